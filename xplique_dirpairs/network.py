@@ -1,0 +1,271 @@
+"""The two halves of a classifier: up to the layer under study, and from there to the classes.
+
+`split_model` cuts a Keras model at a layer. `Head` is the second half as the rest of the package
+uses it: logits, class probabilities, prediction entropy, compiled once, and evaluated on pooled
+features where it begins with a global average pooling (which commutes with every linear move).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+_POOLINGS = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+)
+
+
+def split_model(
+    model: keras.Model, layer: str | int | keras.layers.Layer
+) -> tuple[keras.Model, keras.Model]:
+    """Cut a classifier in two at a layer's output.
+
+    Parameters
+    ----------
+    model
+        A built single-input, single-output Keras classifier.
+    layer
+        The layer's name, its index in ``model.layers``, or the layer itself. The classes must
+        depend on the input through this layer's output alone.
+
+    Returns
+    -------
+    input_to_latent_model : keras.Model
+        Images to activations.
+    latent_to_logit_model : keras.Model
+        Activations to logits: a final softmax or sigmoid is stripped.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is not a Keras model.
+    ValueError
+        If the model is not built, has several inputs or outputs, has no such layer, or the layer
+        is bypassed on the way to the classes.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    except AttributeError as error:
+        raise ValueError("model must be built before it is split: call it on a batch") from error
+    if not inputs or not outputs:
+        raise ValueError(
+            "model must be a functional or sequential Keras model that is built "
+            f"(subclassed models have no graph to cut); got {type(model).__name__}"
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            f"model must have one input and one output, not {len(inputs)} and {len(outputs)}"
+        )
+    cut = _layer_output(model, layer)
+    if cut is outputs[0]:
+        raise ValueError("the layer is the model's output: choose one before the classes")
+    _check_is_cut(cut, inputs[0], outputs[0])
+    first = keras.Model(inputs[0], cut, name="input_to_latent")
+    second = _without_final_activation(keras.Model(cut, outputs[0], name="latent_to_logit"))
+    return first, second
+
+
+def _layer_output(model: keras.Model, layer: str | int | keras.layers.Layer):
+    if isinstance(layer, keras.layers.Layer):
+        found = layer
+        if all(found is not candidate for candidate in model.layers):
+            raise ValueError(f"layer {layer.name!r} is not one of the model's layers")
+    elif isinstance(layer, str):
+        matches = [candidate for candidate in model.layers if candidate.name == layer]
+        if not matches:
+            names = [candidate.name for candidate in model.layers]
+            shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
+            raise ValueError(f"the model has no layer {layer!r}; it has: {shown}")
+        found = matches[0]
+    elif isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
+        if not -len(model.layers) <= layer < len(model.layers):
+            raise ValueError(f"layer index {layer} is out of range for {len(model.layers)} layers")
+        found = model.layers[layer]
+    else:
+        raise TypeError(f"layer must be a name, an index or a layer, not {type(layer).__name__}")
+    try:
+        output = found.output
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            f"layer {found.name!r} has no single output (it is unused or used several times)"
+        ) from error
+    if isinstance(output, (list, tuple, dict)):
+        raise ValueError(f"layer {found.name!r} has several outputs; choose one with a single one")
+    return output
+
+
+def _check_is_cut(cut, source, target) -> None:
+    """Every path from the input to the classes must pass through the layer's output."""
+    pending, seen = [target], set()
+    while pending:
+        tensor = pending.pop()
+        if tensor is cut or id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        history = tensor._keras_history
+        parents = history.operation._inbound_nodes[history.node_index].input_tensors
+        if tensor is source or not parents:
+            raise ValueError(
+                "the classes do not depend on this layer alone: a branch goes around it. "
+                "Choose a layer that every path passes, such as the sum after a residual block"
+            )
+        pending.extend(parents)
+    if id(source) in seen:
+        raise ValueError("the classes do not depend on this layer")
+
+
+def final_activation(model: keras.Model) -> str:
+    """'softmax', 'sigmoid' or 'linear': what the model's last layer ends in, read off its graph."""
+    layer = _last_layer(model)
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.Model):
+        return final_activation(layer)
+    for name in ("softmax", "sigmoid"):
+        if activation is keras.activations.get(name):
+            return name
+        if type(layer).__name__.lower() == name:  # a bare operation, keras.ops.softmax(x)
+            return name
+    return "linear"
+
+
+def _last_layer(model: keras.Model):
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        layers = model.layers
+        if not layers:
+            return None
+        return layers[-1]
+    return outputs[0]._keras_history.operation
+
+
+def _without_final_activation(model: keras.Model) -> keras.Model:
+    """The same model ending in logits; weights are shared, the original is left as it is."""
+    kind = final_activation(model)
+    if kind == "linear":
+        return model
+    output = model.outputs[0]
+    history = output._keras_history
+    last = history.operation
+    before = last._inbound_nodes[history.node_index].input_tensors
+    if isinstance(last, keras.Model):
+        inner = _without_final_activation(last)
+        return keras.Model(model.inputs[0], inner(before[0]), name=model.name)
+    if getattr(last, "activation", None) is None or isinstance(last, keras.layers.Activation):
+        return keras.Model(model.inputs[0], before[0], name=model.name)
+    config = last.get_config()
+    config["activation"] = "linear"
+    config["name"] = f"{last.name}_logits"
+    twin = type(last).from_config(config)
+    logits = twin(before[0])
+    for name in ("kernel", "bias"):  # share the variables rather than copy them
+        variable = getattr(last, name, None)
+        if variable is not None:
+            getattr(twin, name).assign(variable)
+    return keras.Model(model.inputs[0], logits, name=model.name)
+
+
+class Head:
+    """The network from the layer under study to its classes.
+
+    Parameters
+    ----------
+    model
+        Activations ``(n, *spatial, D)`` to logits or probabilities ``(n, K)``. Which of the two is
+        read off its last activation.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is not callable.
+    """
+
+    def __init__(self, model: keras.Model):
+        if not callable(model):
+            raise TypeError(f"latent_to_logit_model must be callable, not {type(model).__name__}")
+        self.model = model
+        self.ends_in = final_activation(model) if isinstance(model, keras.Model) else "linear"
+
+    @cached_property
+    def after_pooling(self) -> keras.Model | None:
+        """The head after its global average pooling, or None where it begins otherwise."""
+        try:
+            source, target = self.model.inputs[0], self.model.outputs[0]
+        except (AttributeError, TypeError, IndexError):
+            return None
+        consumers = [
+            operation
+            for operation in self.model.operations
+            for node in operation._inbound_nodes
+            if any(tensor is source for tensor in node.input_tensors)
+        ]
+        if len(consumers) != 1 or not isinstance(consumers[0], _POOLINGS):
+            return None
+        pooled = consumers[0].output
+        if consumers[0].keepdims:
+            return None
+        if pooled is target:
+            return None
+        return keras.Model(pooled, target, name="after_pooling")
+
+    @property
+    def pools_first(self) -> bool:
+        """Whether the head begins with a global average pooling."""
+        return self.after_pooling is not None
+
+    def pool(self, activations: NDArray) -> NDArray:
+        """Features as `outputs` wants them: averaged over positions if the head pools first."""
+        if self.pools_first and activations.ndim > 2:
+            return activations.mean(axis=tuple(range(1, activations.ndim - 1)))
+        return activations
+
+    def outputs(self, features: tf.Tensor) -> tf.Tensor:
+        """What the model says, (n, K), of features that `pool` has prepared; differentiable."""
+        model = self.after_pooling if self.pools_first else self.model
+        return model(features, training=False)
+
+    def entropy(self, features: tf.Tensor) -> tf.Tensor:
+        """H(f⁺(x)) in bits, (n,), of features that `pool` has prepared; differentiable.
+
+        Several sigmoid outputs count as so many two-class predictions, averaged.
+        """
+        outputs = tf.cast(self.outputs(features), tf.float32)
+        if self.ends_in == "softmax":
+            return _entropy_of_probabilities(outputs)
+        if self.ends_in == "sigmoid" or outputs.shape[-1] == 1:
+            probability = outputs if self.ends_in == "sigmoid" else tf.sigmoid(outputs)
+            both = tf.stack([probability, 1.0 - probability], axis=-1)
+            return tf.reduce_mean(_entropy_of_probabilities(both), axis=-1)
+        log_p = tf.nn.log_softmax(outputs)
+        return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1) / np.log(2.0)
+
+    @cached_property
+    def number_of_classes(self) -> int | None:
+        """K, or None where the model does not tell before it is called."""
+        shape = getattr(self.model, "output_shape", None)
+        return int(shape[-1]) if isinstance(shape, tuple) and shape[-1] else None
+
+    @cached_property
+    def _compiled_outputs(self):
+        return tf.function(self.outputs, reduce_retracing=True)
+
+    def predict(self, features: NDArray, batch_size: int = 64) -> NDArray:
+        """`outputs` for any number of features, in batches, as a numpy array (n, K)."""
+        batches = [
+            self._compiled_outputs(tf.convert_to_tensor(features[start : start + batch_size]))
+            for start in range(0, len(features), batch_size)
+        ]
+        return np.concatenate([batch.numpy() for batch in batches])
+
+
+def _entropy_of_probabilities(p: tf.Tensor) -> tf.Tensor:
+    p = tf.clip_by_value(p, 1e-12, 1.0)
+    return -tf.reduce_sum(p * tf.math.log(p), axis=-1) / np.log(2.0)
