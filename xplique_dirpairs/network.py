@@ -148,7 +148,7 @@ def _last_layer(model: keras.Model):
 
 
 def _without_final_activation(model: keras.Model) -> keras.Model:
-    """The same model ending in logits; weights are shared, the original is left as it is."""
+    """The same model ending in logits; the original is left as it is."""
     kind = final_activation(model)
     if kind == "linear":
         return model
@@ -166,7 +166,7 @@ def _without_final_activation(model: keras.Model) -> keras.Model:
     config["name"] = f"{last.name}_logits"
     twin = type(last).from_config(config)
     logits = twin(before[0])
-    for name in ("kernel", "bias"):  # share the variables rather than copy them
+    for name in ("kernel", "bias"):  # the twin ends in logits, with the same values
         variable = getattr(last, name, None)
         if variable is not None:
             getattr(twin, name).assign(variable)
@@ -202,16 +202,17 @@ class Head:
         except (AttributeError, TypeError, IndexError):
             return None
         consumers = [
-            operation
+            (operation, node)
             for operation in self.model.operations
             for node in operation._inbound_nodes
             if any(tensor is source for tensor in node.input_tensors)
         ]
-        if len(consumers) != 1 or not isinstance(consumers[0], _POOLINGS):
+        if len(consumers) != 1:
             return None
-        pooled = consumers[0].output
-        if consumers[0].keepdims:
+        pooling, node = consumers[0]
+        if not isinstance(pooling, _POOLINGS) or pooling.keepdims:
             return None
+        pooled = node.output_tensors[0]
         if pooled is target:
             return None
         return keras.Model(pooled, target, name="after_pooling")

@@ -1,33 +1,257 @@
-"""Stub until the learner lands: whitened K-Means as detectors."""
+"""The learning of direction pairs: the stages in order."""
 
 from __future__ import annotations
 
+import logging
+import math
+import time
+
+import keras
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import as_pixels, check_activations
+from xplique_dirpairs.learning import coordinates as coordinates_
+from xplique_dirpairs.learning.callbacks import EpochRecord, NaNGuard, Progress
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.objective import Detectors, Objective
+from xplique_dirpairs.learning.reading import measure_pairs
+from xplique_dirpairs.learning.recipe import Recipe, Stage, get_recipe
+from xplique_dirpairs.learning.starts import start_filters
+from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
+
+logger = logging.getLogger("xplique_dirpairs")
+
+#: Restarts are run side by side as long as a step sees no more detections (P · I · R) than this.
+_CHEAP_STEP = 200_000
+#: Feature maps in a step through a head that begins with a pooling: vectors, cheap.
+_POOLED_MAPS = 64
+#: What a violated constraint costs when the best restart is chosen.
+_VIOLATION_PRICE = 10.0
 
 
 def learn_pairs(
-    activations,
-    number_of_concepts,
+    activations: ArrayLike,
+    number_of_concepts: int,
     *,
-    head=None,
-    recipe="default",
-    random_state=None,
-    verbose=1,
-):
-    x = as_pixels(check_activations(activations))
-    mean, sd = x.mean(0), x.std(0) + 1e-3
-    km = MiniBatchKMeans(number_of_concepts, random_state=random_state, n_init=3).fit((x - mean) / sd)
-    w = km.cluster_centers_ / sd
-    w /= np.linalg.norm(w, axis=1, keepdims=True)
-    z = x @ w.T
-    b = np.quantile(z, 1 - 1 / max(2, number_of_concepts), axis=0)
-    on = z > b
-    s = np.stack([x[on[:, i]].mean(0) - x[~on[:, i]].mean(0) for i in range(len(w))])
-    m = np.array([z[~on[:, i], i].mean() for i in range(len(w))])
-    pairs = DirectionPairs(w * 5, b * 5, s, mean, m * 5)
-    return pairs, History(occupancy=on.mean(0))
+    head: Head | None = None,
+    recipe: str | Recipe = "default",
+    random_state: int | None = None,
+    verbose: int = 1,
+) -> tuple[DirectionPairs, History]:
+    """Learn direction pairs from activations.
+
+    Parameters
+    ----------
+    activations : (N, H, W, D), (N, T, D) or (N, D)
+        Of unlabelled images, at the layer under study.
+    number_of_concepts
+        I.
+    head
+        The rest of the network; without it the network terms L^uur and L^cur are left out.
+    recipe
+        A name (see `recipe.RECIPES`) or a Recipe.
+    random_state
+        Seed; the same seed on the same machine gives the same pairs.
+    verbose
+        0: silent; 1: a progress bar per stage.
+
+    Returns
+    -------
+    pairs : DirectionPairs
+    history : History
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the activations are not finite, constant, or of the wrong rank; if the number of
+        concepts is not a positive integer.
+    """
+    recipe = get_recipe(recipe)
+    activations = check_activations(activations)
+    check_number_of_concepts(number_of_concepts)
+    features = as_pixels(activations)
+    moments = Moments.of(features)
+    rng = np.random.default_rng(random_state)
+    learner = _Learner(activations, features, moments, number_of_concepts, head, recipe, verbose)
+    detectors = learner.start(rng)
+    for stage in recipe.stages:
+        detectors = learner.run(stage, detectors, int(rng.integers(2**31)))
+    return learner.finish(detectors)
+
+
+def check_number_of_concepts(number: int) -> None:
+    """Raise unless it is a positive integer."""
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+        raise TypeError(f"number_of_concepts must be an integer, not {number!r}")
+    if number < 1:
+        raise ValueError(f"number_of_concepts must be at least 1, not {number}")
+
+
+class _Learner:
+    """What the stages of one fit share."""
+
+    def __init__(self, activations, features, moments, concepts, head, recipe, verbose):
+        self.activations, self.features, self.moments = activations, features, moments
+        self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
+        self.history = History()
+        self._coordinates: dict[str, tuple[Coordinates, NDArray]] = {}
+        self._values: NDArray | None = None
+        if head is None:
+            self._note("no head was given: the network terms are left out")
+
+    def _note(self, text: str) -> None:
+        self.history.notes.append(text)
+        logger.info(text)
+
+    def coordinates(self, name: str) -> tuple[Coordinates, NDArray]:
+        """Coordinates by name, and the features in them, (P, A); the last ones are kept."""
+        if name not in self._coordinates:
+            if name == "standardised":
+                made = coordinates_.standardised(self.moments)
+            else:
+                make = {"whitened": coordinates_.whitened, "centred": coordinates_.centred}[name]
+                made = make(self.moments, self.concepts)
+            self._coordinates = {name: (made, made.features(self.features))}
+        return self._coordinates[name]
+
+    @property
+    def restarts(self) -> int:
+        """R."""
+        if self.recipe.restarts is not None:
+            return self.recipe.restarts
+        step = min(self.recipe.batch, len(self.features)) * self.concepts
+        return int(np.clip(_CHEAP_STEP // step, 1, 8))
+
+    def start(self, rng: np.random.Generator) -> Detectors:
+        """R starts in the first stage's coordinates."""
+        made, features = self.coordinates(self.recipe.stages[0].coordinates)
+        if self.concepts > made.axes:
+            self._note(
+                f"{self.concepts} concepts in {made.axes} dimensions that vary: the filters "
+                "cannot be orthonormal, the surplus ones start at random"
+            )
+        filters, thresholds = zip(
+            *(
+                start_filters(self.recipe.start, features, self.concepts, rng)
+                for _ in range(self.restarts)
+            ),
+            strict=True,
+        )
+        return Detectors(made.filters_to_raw(np.stack(filters)), np.stack(thresholds))
+
+    def run(self, stage: Stage, start: Detectors, seed: int) -> Detectors:
+        """One stage, by Keras fit."""
+        began = time.perf_counter()
+        made, features = self.coordinates(stage.coordinates)
+        if self._values is not None:
+            start = self._survivors(start)
+        if stage.signals == "free" and start.signals is None:
+            start = Detectors(start.filters, start.biases, self._signals_of(start))
+        full_batch = len(features) <= self.recipe.batch
+        per_epoch = stage.steps_per_epoch or math.ceil(len(features) / self.recipe.batch)
+        model = Objective(
+            stage,
+            made,
+            start,
+            gamma=self.recipe.gamma,
+            head=self.head,
+            steps=stage.epochs * per_epoch,
+            full_batch=full_batch,
+            seed=seed,
+        )
+        rate: float | keras.optimizers.schedules.LearningRateSchedule = stage.learning_rate
+        record, guard = EpochRecord(), NaNGuard()
+        callbacks: list[keras.callbacks.Callback] = [guard, record]
+        if stage.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(rate, stage.epochs * per_epoch, 0.02)
+        else:
+            callbacks += _plateau(stage.patience)
+        if self.verbose:
+            callbacks.append(Progress(f"Learning {self.concepts} concepts, stage {stage.name}"))
+        model.compile(
+            keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False
+        )
+        model.fit(
+            self._batches(features, model.uses_network, full_batch, seed),
+            epochs=stage.epochs,
+            steps_per_epoch=per_epoch,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        self._close(stage, model, record, guard, time.perf_counter() - began)
+        return model.detectors()
+
+    def _close(self, stage, model, record, guard, seconds) -> None:
+        """Keep what the stage reported."""
+        self._values = model.reported()["objective"].copy()
+        for violation in model.violations().values():
+            self._values += _VIOLATION_PRICE * violation
+        self._records = getattr(self, "_records", {})
+        self._records[stage.name] = record.epochs
+        self._violations = model.violations()
+        self.history.seconds[stage.name] = seconds
+        if guard.tripped_at is not None:
+            self._note(f"stage {stage.name}: NaN in epoch {guard.tripped_at + 1}, stopped there")
+
+    def _batches(self, features, uses_network, full_batch, seed) -> tf.data.Dataset:
+        """Endless batches of positions, with feature maps beside them for the network terms."""
+        if full_batch:
+            pixels = tf.data.Dataset.from_tensors(features).repeat()
+        else:
+            whole = tf.constant(features)
+            order = tf.data.Dataset.range(len(features)).shuffle(len(features), seed=seed)
+            order = order.repeat().batch(self.recipe.batch, drop_remainder=True)
+            pixels = order.map(lambda index: tf.gather(whole, index))
+        if not uses_network:
+            return pixels.map(lambda p: {"pixels": p}).prefetch(2)
+        pooled = self.head.pool(self.activations)
+        size = min(len(pooled), _POOLED_MAPS if self.head.pools_first else self.recipe.maps)
+        images = tf.constant(pooled)
+        order = tf.data.Dataset.range(len(pooled)).shuffle(len(pooled), seed=seed + 1)
+        maps = order.repeat().batch(size, drop_remainder=True)
+        maps = maps.map(lambda index: tf.gather(images, index))
+        both = tf.data.Dataset.zip((pixels, maps))
+        return both.map(lambda p, m: {"pixels": p, "features": m}).prefetch(2)
+
+    def _survivors(self, detectors: Detectors) -> Detectors:
+        """The better half of the restarts: not fewer, for the last stage tells the best one."""
+        order = np.argsort(np.where(np.isfinite(self._values), self._values, np.inf))
+        return detectors.keep(np.sort(order[: math.ceil(len(order) / 2)]))
+
+    def _signals_of(self, detectors: Detectors) -> NDArray:
+        """Stage c: section 3 of the method, for every restart."""
+        return np.stack(
+            [
+                measure_pairs(self.features, self.moments, filters, biases).signals
+                for filters, biases in zip(detectors.filters, detectors.biases, strict=True)
+            ]
+        )
+
+    def finish(self, detectors: Detectors) -> tuple[DirectionPairs, History]:
+        """The best restart as pairs, and how it went."""
+        best = int(np.nanargmin(self._values))
+        signals = None if detectors.signals is None else detectors.signals[best]
+        measured = measure_pairs(
+            self.features, self.moments, detectors.filters[best], detectors.biases[best], signals
+        )
+        history = self.history
+        for name, epochs in self._records.items():
+            history.stages[name] = {
+                loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]
+            }
+        broken = {name: float(values[best]) for name, values in self._violations.items()}
+        history.violations.update({name: value for name, value in broken.items() if value > 0})
+        return measured.pairs, history
+
+
+def _plateau(patience: int) -> list[keras.callbacks.Callback]:
+    return [
+        keras.callbacks.ReduceLROnPlateau(
+            "loss", factor=0.5, patience=patience, cooldown=patience, min_lr=1e-7
+        ),
+        keras.callbacks.EarlyStopping("loss", patience=5 * patience, restore_best_weights=True),
+    ]

@@ -1,0 +1,142 @@
+"""The coordinates a stage learns in, and how filters and signal vectors return from them.
+
+Learned coordinates are x̃ = (x − E[x]) F with F of shape (D, A); a filter w̃ there is w = F w̃ in
+features, a signal vector s̃ is ŝ = Gᵀ s̃ with F G the projection on what varies. In every one of
+them wᵀ(x − E[x]) = w̃ᵀx̃ and wᵀŝ = w̃ᵀs̃, so nothing is lost or approximated on the way back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Standard deviations below this share of the largest count as no variation at all.
+_RELATIVE_FLOOR = 1e-3
+#: More axes than this are kept only where the spectrum shows that they carry signal.
+_AXES = 128
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean (D,) and covariance (D, D) of features, in float64, and of how many positions."""
+
+    mean: NDArray
+    covariance: NDArray
+    count: int
+
+    @classmethod
+    def of(cls, features: NDArray, chunk: int = 65536) -> Moments:
+        """Of features (P, D); a second pass for the covariance keeps it exact.
+
+        Raises
+        ------
+        ValueError
+            If the features are constant.
+        """
+        mean = features.mean(axis=0, dtype=np.float64)
+        covariance = np.zeros((features.shape[1],) * 2)
+        for start in range(0, len(features), chunk):
+            centred = (features[start : start + chunk] - mean).astype(np.float32)
+            covariance += centred.T @ centred
+        covariance /= len(features)
+        if covariance.diagonal().max() <= 1e-12 * max(1.0, float(np.square(mean).max())):
+            raise ValueError(
+                "the activations are constant: there is nothing to learn from. Check the images, "
+                "their preprocessing and the layer"
+            )
+        return cls(mean, covariance, len(features))
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """x̃ = (x − mean) @ forward; ``backward`` (A, D) takes signal vectors back.
+
+    Attributes
+    ----------
+    mean : (D,)
+    forward : (D, A)
+    backward : (A, D)
+    scale
+        Root mean square of the channels' standard deviations, in these coordinates' units of
+        length: L^mm is measured against it, so that it does not depend on the features' scale.
+    """
+
+    mean: NDArray
+    forward: NDArray
+    backward: NDArray
+    scale: float = 1.0
+
+    @property
+    def axes(self) -> int:
+        """A."""
+        return self.forward.shape[1]
+
+    def features(self, x: NDArray) -> NDArray:
+        """x (..., D) → x̃ (..., A), float32."""
+        offset = (self.mean @ self.forward).astype(np.float32)
+        return x @ self.forward.astype(np.float32) - offset
+
+    def filters_to_raw(self, filters: NDArray) -> NDArray:
+        """w̃ (..., A) → w (..., D)."""
+        return filters @ self.forward.T
+
+    def filters_from_raw(self, filters: NDArray) -> NDArray:
+        """w (..., D) → w̃ (..., A), exact on the data: wᵀ(x − mean) = w̃ᵀx̃."""
+        return filters @ self.backward.T
+
+    def signals_to_raw(self, signals: NDArray) -> NDArray:
+        """s̃ (..., A) → s (..., D)."""
+        return signals @ self.backward
+
+    def signals_from_raw(self, signals: NDArray) -> NDArray:
+        """s (..., D) → s̃ (..., A)."""
+        return signals @ self.forward
+
+
+def principal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
+    """Directions (A, D) that carry signal and their standard deviations (A,), largest first.
+
+    An axis carries signal where its variance is above the noise edge, 1.1 · median ·
+    (1 + √(D/P))² [ours]. Where that leaves most of the axes there is no noise floor to see, and
+    max(128, 2 I) are kept.
+    """
+    values, vectors = np.linalg.eigh(moments.covariance)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1].T
+    channels = len(values)
+    edge = 1.1 * np.median(values) * (1.0 + np.sqrt(channels / moments.count)) ** 2
+    varies = values > _RELATIVE_FLOOR**2 * values[0]
+    kept = int((varies & (values > edge)).sum())
+    if kept > channels // 2 or edge <= _RELATIVE_FLOOR**2 * values[0]:
+        kept = int(varies.sum())
+        if kept > channels // 2:
+            kept = min(kept, max(_AXES, 2 * concepts))
+    kept = max(kept, 1)
+    return vectors[:kept], np.sqrt(values[:kept])
+
+
+def whitened(moments: Moments, concepts: int) -> Coordinates:
+    """Principal axes, each scaled to unit variance."""
+    axes, deviations = principal_axes(moments, concepts)
+    return Coordinates(moments.mean, axes.T / deviations, axes * deviations[:, None])
+
+
+def standardised(moments: Moments) -> Coordinates:
+    """Each channel scaled to unit variance [paper]; channels that never vary are left out."""
+    deviations = np.sqrt(moments.covariance.diagonal())
+    varies = deviations > 1e-6 * deviations.max()
+    forward = np.eye(len(deviations))[:, varies]
+    safe = deviations[varies]
+    return Coordinates(moments.mean, forward / safe, forward.T * safe[:, None])
+
+
+def centred(moments: Moments, concepts: int) -> Coordinates:
+    """Principal axes in the features' own scale: "raw" features without directions of no variance.
+
+    Filters learned in standardised channels may lie almost wholly in channels that hardly vary;
+    passing through these coordinates drops that part and changes no projection of the data.
+    """
+    axes, _ = principal_axes(moments, concepts)
+    scale = float(np.sqrt(moments.covariance.diagonal().mean()))
+    return Coordinates(moments.mean, axes.T, axes, scale)

@@ -1,0 +1,75 @@
+"""Where the learning begins: initial filters in whitened or standardised coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
+
+
+def start_filters(
+    name: str, features: NDArray, concepts: int, rng: np.random.Generator
+) -> tuple[NDArray, NDArray]:
+    """Initial unit filters (I, A) and thresholds (I,) in the coordinates of ``features`` (P, A).
+
+    Thresholds are the (1 − 1/I) quantiles of the projections: each concept starts on its share.
+
+    Parameters
+    ----------
+    name
+        ``"skewness"``, ``"k-means"`` or ``"random"``.
+    """
+    filters = STARTS[name](features, concepts, rng)
+    filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
+    share = 1.0 / max(concepts, 2)
+    thresholds = np.quantile(features @ filters.T.astype(np.float32), 1.0 - share, axis=0)
+    return filters, thresholds
+
+
+def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+    """Orthonormal rows of a random rotation; random unit rows where I > A."""
+    axes = features.shape[1]
+    gaussian = rng.standard_normal((axes, concepts))
+    if concepts > axes:
+        return gaussian.T
+    q, r = np.linalg.qr(gaussian)
+    return (q * np.sign(np.diag(r))).T
+
+
+def skewness_filters(
+    features: NDArray, concepts: int, rng: np.random.Generator, iterations: int = 60
+) -> NDArray:
+    """Rows of the symmetric ICA with contrast u², of largest skewness, signed positive [ours].
+
+    In whitened features concepts are the skewed sources (rarely present, never negative) and
+    distractors are not. Rows beyond A, where I > A, are random.
+    """
+    axes = features.shape[1]
+    rotation = random_filters(features, axes, rng)
+    features = features.astype(np.float32)
+    for _ in range(iterations):
+        y = features @ rotation.T.astype(np.float32)
+        update = (y**2).T @ features / len(features) - 2.0 * y.mean(axis=0)[:, None] * rotation
+        left, _, right = np.linalg.svd(update, full_matrices=False)
+        rotation = left @ right
+    y = features @ rotation.T.astype(np.float32)
+    skewness = ((y - y.mean(axis=0)) ** 3).mean(axis=0)
+    order = np.argsort(-np.abs(skewness))[:concepts]
+    chosen = rotation[order] * np.where(skewness[order] < 0, -1.0, 1.0)[:, None]
+    if concepts > axes:
+        extra = random_filters(features, concepts, rng)[axes:]
+        chosen = np.concatenate([chosen, extra])
+    return chosen
+
+
+def k_means_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+    """Centroids of the features, symmetrically orthogonalised where I ≤ A."""
+    clusters = MiniBatchKMeans(concepts, random_state=int(rng.integers(2**31)), n_init=3)
+    centroids = clusters.fit(features).cluster_centers_
+    if concepts <= features.shape[1]:
+        left, _, right = np.linalg.svd(centroids, full_matrices=False)
+        return left @ right
+    return centroids
+
+
+STARTS = {"random": random_filters, "skewness": skewness_filters, "k-means": k_means_filters}

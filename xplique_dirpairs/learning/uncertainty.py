@@ -1,0 +1,55 @@
+"""Features moved to the detectors' hyperplanes, where the network should be uncertain.
+
+x' = x − κ dx with κ ~ U[0.5, 0.9]. All functions take filters and signal vectors with any leading
+axes (restarts), ``(..., I, D)``, and features ``(..., P, D)``; they return dx, ``(..., P, D)``.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+#: Ridge of the pseudo-inverses, relative to unit filters and signal vectors [ours].
+RIDGE = 1e-4
+
+
+def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
+    """(GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky: its gradients are steady."""
+    normal = tf.matmul(gram, gram, transpose_a=True)
+    ridge = RIDGE * tf.eye(gram.shape[-1], dtype=gram.dtype)
+    factor = tf.linalg.cholesky(normal + ridge)
+    return tf.linalg.cholesky_solve(factor, tf.linalg.matrix_transpose(gram))
+
+
+def unconstrained_displacement(
+    x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor
+) -> tf.Tensor:
+    """dx^uur = (Wᵀ)⁺(Wᵀx − b): the shortest way onto all hyperplanes at once.
+
+    (Wᵀ)⁺ = W(WᵀW)⁻¹; margins cancel between the two factors, so unit filters are inverted.
+    """
+    unit, excess = _unit_filters_and_excess(x, filters, biases)
+    gram = tf.matmul(unit, unit, transpose_b=True)
+    return tf.matmul(tf.matmul(excess, damped_inverse(gram), transpose_b=True), unit)
+
+
+def constrained_displacement(
+    x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor, signals: tf.Tensor
+) -> tf.Tensor:
+    """dx^cur = Ŝ(WᵀŜ)⁺(Wᵀx − b): the same, moving along the (unit) signal vectors only."""
+    unit, excess = _unit_filters_and_excess(x, filters, biases)
+    gram = tf.matmul(unit, signals, transpose_b=True)
+    return tf.matmul(tf.matmul(excess, damped_inverse(gram), transpose_b=True), signals)
+
+
+def fired_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
+    """dx = Σ_i ReLU(wᵢᵀx − bᵢ) wᵢ/‖wᵢ‖²: only along detectors that fired (CBE, predecessor)."""
+    unit, excess = _unit_filters_and_excess(x, filters, biases)
+    return tf.matmul(tf.nn.relu(excess), unit)
+
+
+def _unit_filters_and_excess(x, filters, biases):
+    """w̄ (..., I, D) and (wᵀx − b) M (..., P, I)."""
+    lengths = tf.norm(filters, axis=-1, keepdims=True)
+    unit = filters / lengths
+    excess = tf.matmul(x, unit, transpose_b=True) - (biases / lengths[..., 0])[..., None, :]
+    return unit, excess
