@@ -7,6 +7,7 @@ features where it begins with a global average pooling (which commutes with ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import keras
@@ -181,6 +182,8 @@ class Head:
     model
         Activations ``(n, *spatial, D)`` to logits or probabilities ``(n, K)``. Which of the two is
         read off its last activation.
+    ends_in
+        "softmax", "sigmoid" or "linear", where ``model`` is a function that hides its layers.
 
     Raises
     ------
@@ -188,19 +191,20 @@ class Head:
         If ``model`` is not callable.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: Callable, ends_in: str | None = None):
         if not callable(model):
             raise TypeError(f"latent_to_logit_model must be callable, not {type(model).__name__}")
         self.model = model
-        self.ends_in = final_activation(model) if isinstance(model, keras.Model) else "linear"
+        if ends_in is None:
+            ends_in = final_activation(model) if isinstance(model, keras.Model) else "linear"
+        self.ends_in = ends_in
 
     @cached_property
     def after_pooling(self) -> keras.Model | None:
         """The head after its global average pooling, or None where it begins otherwise."""
-        try:
-            source, target = self.model.inputs[0], self.model.outputs[0]
-        except (AttributeError, TypeError, IndexError):
+        if not isinstance(self.model, keras.Model) or not getattr(self.model, "inputs", None):
             return None
+        source, target = self.model.inputs[0], self.model.outputs[0]
         consumers = [
             (operation, node)
             for operation in self.model.operations
@@ -230,7 +234,7 @@ class Head:
 
     def outputs(self, features: tf.Tensor) -> tf.Tensor:
         """What the model says, (n, K), of features that `pool` has prepared; differentiable."""
-        model = self.after_pooling if self.pools_first else self.model
+        model = self.after_pooling or self.model
         return model(features, training=False)
 
     def entropy(self, features: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Encoding-decoding direction pairs: the learned value, how it reads features and how it writes them.
+"""Encoding-decoding direction pairs: the learned value; how it reads and writes features.
 
 Everything that is done with a pair, once it is learned, is a formula of this module.
 Notation: D channels, I concepts; features ``x`` have any leading shape and D last, ``(..., D)``.
@@ -180,7 +180,7 @@ class DirectionPairs:
         z = self.project(x)
         if off == "absent":
             return np.maximum(z - self.absent_levels, 0.0)
-        return (z - self.biases) @ self._cross_inverse.T.astype(z.dtype)
+        return (z - self.biases) @ self.cross_inverse.T.astype(z.dtype)
 
     # ---------------------------------------------------------------- writing
 
@@ -244,6 +244,11 @@ class DirectionPairs:
         """x + amount · ŝ_concept at every position, (..., D) → (..., D)."""
         self._check_concept(concept)
         return self._features(x) + np.float32(amount) * self.signals[concept]
+
+    @cached_property
+    def cross_inverse(self) -> NDArray:
+        """(WᵀŜ)⁺, (I, I) float64: from projections to coordinates along the signal vectors."""
+        return _cross_inverse(self.filters, self.signals)
 
     # ---------------------------------------------------------------- quality
 
@@ -329,10 +334,6 @@ class DirectionPairs:
     @cached_property
     def _absent_bank(self) -> NDArray:
         return _absent_bank(self.filters, self.signals).astype(np.float32)
-
-    @cached_property
-    def _cross_inverse(self) -> NDArray:
-        return _cross_inverse(self.filters, self.signals)
 
     def _features(self, x: ArrayLike) -> NDArray:
         x = np.asarray(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import keras
 import numpy as np
@@ -59,7 +60,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, label: str):
         super().__init__()
         self._label = label
-        self._bar: keras.utils.Progbar | None = None
+        self._bar: Any = None
 
     def on_train_begin(self, logs=None):
         """Draw the empty bar."""

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 #: Standard deviations below this share of the largest count as no variation at all.
 _RELATIVE_FLOOR = 1e-3
 #: More axes than this are kept only where the spectrum shows that they carry signal.
-_AXES = 128
+_AXES = 64
+#: Ratio of two neighbouring eigenvalues that counts as the edge of a noise floor.
+_DROP = 1.5
 
 
 @dataclass(frozen=True)
@@ -99,20 +101,17 @@ def principal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
     """Directions (A, D) that carry signal and their standard deviations (A,), largest first.
 
     An axis carries signal where its variance is above the noise edge, 1.1 · median ·
-    (1 + √(D/P))² [ours]. Where that leaves most of the axes there is no noise floor to see, and
-    max(128, 2 I) are kept.
+    (1 + √(D/P))² [ours], and the spectrum drops there. Where it does not drop, as in real
+    networks, there is no noise floor to see, and max(64, 2 I) axes are kept.
     """
     values, vectors = np.linalg.eigh(moments.covariance)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1].T
-    channels = len(values)
-    edge = 1.1 * np.median(values) * (1.0 + np.sqrt(channels / moments.count)) ** 2
-    varies = values > _RELATIVE_FLOOR**2 * values[0]
-    kept = int((varies & (values > edge)).sum())
-    if kept > channels // 2 or edge <= _RELATIVE_FLOOR**2 * values[0]:
-        kept = int(varies.sum())
-        if kept > channels // 2:
-            kept = min(kept, max(_AXES, 2 * concepts))
-    kept = max(kept, 1)
+    floor = _RELATIVE_FLOOR**2 * values[0]
+    edge = 1.1 * np.median(values) * (1.0 + np.sqrt(len(values) / moments.count)) ** 2
+    kept = int((values > max(edge, floor)).sum())
+    drops = kept < len(values) and values[kept - 1] > _DROP * values[kept]
+    if not drops:
+        kept = min(int((values > floor).sum()), max(_AXES, 2 * concepts))
     return vectors[:kept], np.sqrt(values[:kept])
 
 

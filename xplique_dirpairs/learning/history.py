@@ -1,11 +1,23 @@
-"""How a fit went."""
+"""How a fit went, and what is wrong with its result."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
+
+#: A concept detected on less than this share of its fair share 1/I counts as dead.
+_DEAD = 0.02
+#: Two concepts whose detections overlap by more than this IoU count as duplicates.
+_DUPLICATE = 0.8
+
+
+class LearningWarning(UserWarning):
+    """What was learned needs a look: dead or duplicate concepts, a broken constraint, …"""
 
 
 @dataclass(frozen=True)
@@ -15,25 +27,87 @@ class History:
     Attributes
     ----------
     stages
-        Stage name → name of a loss or constraint → its value after every epoch.
+        Stage name → name of a loss, or "objective" → its value in every epoch, of the restart
+        that was kept.
     violations
-        Name of a constraint → by how much the result breaks it (only those that are broken).
+        Name of a constrained loss → by how much its bound is broken at the end (only those that
+        are).
     occupancy : (I,)
         Share of the positions on which each concept is detected.
     dead
-        Concepts that are (almost) never detected.
+        Concepts that are hardly ever detected.
     duplicates
         Pairs of concepts that are detected at the same positions.
+    condition_number
+        Of ŴᵀŜ; see `DirectionPairs.condition_number`.
     notes
-        In words: what was decided on the way, and what a user should know.
+        In words: what was decided on the way.
     seconds
         Stage name → wall time.
     """
 
-    stages: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    violations: dict[str, float] = field(default_factory=dict)
-    occupancy: NDArray = field(default_factory=lambda: np.zeros(0))
-    dead: list[int] = field(default_factory=list)
-    duplicates: list[tuple[int, int]] = field(default_factory=list)
+    stages: dict[str, dict[str, list[float]]]
+    violations: dict[str, float]
+    occupancy: NDArray
+    dead: list[int]
+    duplicates: list[tuple[int, int]]
+    condition_number: float
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        """What a user should know before trusting the result, a sentence each; often empty."""
+        found = []
+        if self.dead:
+            found.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
+        if self.duplicates:
+            found.append(f"concepts {self.duplicates} are detected at the same positions")
+        for name, excess in self.violations.items():
+            found.append(f"the bound on L^{name} is broken by {excess:.3g}")
+        crowded = np.flatnonzero(self.occupancy > 0.5)
+        if crowded.size and len(self.occupancy) > 2:
+            found.append(f"concepts {crowded.tolist()} are detected on more than half of all cells")
+        if self.condition_number > WELL_CONDITIONED:
+            found.append(
+                f"filters and signal vectors are ill-conditioned ({self.condition_number:.0f}, "
+                f"above {WELL_CONDITIONED:.0f}): a regularised inverse is used, and switching one "
+                "concept off moves others a little"
+            )
+        return found
+
+    def warn(self) -> None:
+        """Raise one LearningWarning if there are problems."""
+        problems = self.problems()
+        if problems:
+            warnings.warn("; ".join(problems), LearningWarning, stacklevel=3)
+
+    def summary(self) -> str:
+        """A few lines for a terminal or a notebook."""
+        lines = []
+        for name, losses in self.stages.items():
+            values = ", ".join(f"{loss} {values[-1]:.3g}" for loss, values in losses.items())
+            lines.append(f"stage {name} ({self.seconds.get(name, 0.0):.1f} s): {values}")
+        lines.append(
+            f"detected on {self.occupancy.min():.1%} to {self.occupancy.max():.1%} of positions; "
+            f"condition number {self.condition_number:.1f}"
+        )
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"look at: {problem}" for problem in self.problems()]
+        return "\n".join(lines)
+
+
+def find_problems(
+    pairs: DirectionPairs, occupancy: NDArray, overlaps: NDArray
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Dead concepts and duplicate pairs of concepts.
+
+    Parameters
+    ----------
+    occupancy : (I,)
+    overlaps : (I, I)
+        IoU of the detections of every two concepts.
+    """
+    concepts = pairs.number_of_concepts
+    dead = np.flatnonzero(occupancy < _DEAD / concepts).tolist()
+    first, second = np.nonzero(np.triu(overlaps > _DUPLICATE, 1))
+    return dead, list(zip(first.tolist(), second.tolist(), strict=True))

@@ -31,7 +31,7 @@ def sparsity_bound(log_y: tf.Tensor) -> tf.Tensor:
 
 
 def maximum_activation(log_y: tf.Tensor) -> tf.Tensor:
-    """L^ma = E_p[−Σ_i q_{p,i} log2 y_{p,i}] (UIBE): each position should have a detected concept."""
+    """L^ma = E_p[−Σ_i q_{p,i} log2 y_{p,i}] (UIBE): each position should have a concept."""
     q = tf.nn.softmax(log_y)
     return -_BITS * tf.reduce_mean(tf.reduce_sum(q * log_y, axis=-1), axis=-1)
 

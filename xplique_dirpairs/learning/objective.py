@@ -26,6 +26,8 @@ from xplique_dirpairs.network import Head
 
 #: How much of a running mean one minibatch replaces.
 _RENEWAL = 0.1
+#: The losses that pass features through the head.
+_NETWORK = ("uur", "cur", "fired")
 #: Share of the steps over which the sharpness rises.
 _RISE = 0.7
 
@@ -68,6 +70,8 @@ class Objective(keras.Model):
         Steps of the whole stage, for the sharpness.
     full_batch
         Whether every step sees all positions; running means stand in where it does not.
+    network_every
+        The network terms are computed in every n-th step only, with n times the gradient.
     seed
         Of κ.
     """
@@ -82,15 +86,16 @@ class Objective(keras.Model):
         head: Head | None,
         steps: int,
         full_batch: bool,
+        network_every: int,
         seed: int,
     ):
         super().__init__(name=f"stage_{stage.name}")
         self._stage, self._coordinates, self._gamma = stage, coordinates, gamma
-        self._head_entropy = None if head is None else head.entropy
-        self._steps, self._full_batch = steps, full_batch
-        network = {"uur", "cur", "fired"}
-        self.terms = tuple(n for n in stage.terms if head is not None or n not in network)
-        self.uses_network = bool(network & set(self.terms))
+        self._head = head
+        self._steps, self._full_batch, self._network_every = steps, full_batch, network_every
+        self.terms = tuple(n for n in stage.terms if head is not None or n not in _NETWORK)
+        self._network_terms = tuple(n for n in self.terms if n in _NETWORK)
+        self.uses_network = bool(self._network_terms)
         self._seed = keras.random.SeedGenerator(seed)
         self._forward = tf.constant(coordinates.forward, tf.float32)
         self._backward = tf.constant(coordinates.backward, tf.float32)
@@ -118,6 +123,7 @@ class Objective(keras.Model):
                 name=name,
                 shape=value.shape,
                 trainable=trainable,
+                dtype="float32",
                 initializer=lambda shape, dtype=None: keras.ops.convert_to_tensor(value, dtype),
             )
 
@@ -128,6 +134,8 @@ class Objective(keras.Model):
             self.log_margins = variable("log_margins", np.log(margins))
         self.free_signals = None
         if stage.signals == "free":
+            if start.signals is None:
+                raise ValueError("free signal vectors need to start somewhere")
             signals = self._coordinates.signals_from_raw(start.signals)
             # unit length in coordinates: only the direction counts, and Adam's step is absolute
             signals = signals / np.linalg.norm(signals, axis=-1, keepdims=True)
@@ -142,6 +150,9 @@ class Objective(keras.Model):
         self._violation = np.full((restarts, bounded), np.inf)
         # Epoch means of everything reported, (R, number of reported values).
         self._reported = (*self.terms, "objective")
+        self._last_network = variable(
+            "last_network", np.zeros((len(self._network_terms), restarts)), False
+        )
         self._sums = variable("sums", np.zeros((restarts, len(self._reported))), False)
         self._count = variable("count", 0.0, False)
 
@@ -159,7 +170,7 @@ class Objective(keras.Model):
         """M, (R, I) or (R, 1), at the present step."""
         if self.log_margins is not None:
             return tf.exp(tf.convert_to_tensor(self.log_margins))
-        first, last = self._stage.sharpness
+        first, last = self._stage.sharpness or (1.0, 1.0)
         done = tf.minimum(tf.convert_to_tensor(self._step) / (_RISE * self._steps), 1.0)
         return (1.0 / (first * (last / first) ** done))[None, None]
 
@@ -200,7 +211,7 @@ class Objective(keras.Model):
         else:
             raw_signals = None
         if self.uses_network:
-            values.update(self._network_losses(batch["features"], directions, raw_signals))
+            values.update(self._sometimes(batch["features"], directions, raw_signals))
         return {name: values[name] for name in self.terms}
 
     def _detector_losses(self, log_y: tf.Tensor, filters: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -218,8 +229,30 @@ class Objective(keras.Model):
             ),
         }
 
-    def _network_losses(self, features, directions, signals) -> dict[str, tf.Tensor]:
-        """−E[H(f⁺(x − κ dx))] for every network term, (R,)."""
+    def _sometimes(self, features, directions, signals) -> dict[str, tf.Tensor]:
+        """The network terms in every n-th step; between, their last values without gradient."""
+        every = self._network_every
+        if every == 1:
+            current = self._network_losses(features, directions, signals)
+            return dict(zip(self._network_terms, current, strict=True))
+        last = tf.convert_to_tensor(self._last_network)
+
+        def compute():
+            current = tf.stack(self._network_losses(features, directions, signals))
+            constant = tf.stop_gradient(current)
+            return constant + every * (current - constant)
+
+        due = tf.equal(tf.cast(tf.convert_to_tensor(self._step), tf.int32) % every, 0)
+        values = tf.cond(due, compute, lambda: last)
+        self._last_network.assign(tf.stop_gradient(values))
+        return dict(zip(self._network_terms, tf.unstack(values), strict=True))
+
+    def _entropy(self, features: tf.Tensor) -> tf.Tensor:
+        assert self._head is not None, "network terms are left out without a head"
+        return self._head.entropy(features)
+
+    def _network_losses(self, features, directions, signals) -> list[tf.Tensor]:
+        """−E[H(f⁺(x − κ dx))] for every network term, (R,) each."""
         restarts, channels = directions.shape[0], self._forward.shape[0]
         filters = tf.matmul(directions, self._forward, transpose_b=True)
         shape = tf.shape(features)
@@ -235,15 +268,15 @@ class Objective(keras.Model):
             "cur": lambda: constrained_displacement(centred, filters, thresholds, signals),
             "fired": lambda: fired_displacement(centred, filters, thresholds),
         }
-        values = {}
-        for name in [name for name in moves if name in self.terms]:
+        values = []
+        for name in self._network_terms:
             dx = tf.reshape(moves[name](), tf.concat([[restarts], shape], axis=0))
             moved = tf.reshape(
                 features - kappa * dx, tf.concat([[restarts * images], shape[1:]], axis=0)
             )
             moved.set_shape([None, *features.shape[1:]])
-            entropy = tf.reshape(self._head_entropy(moved), (restarts, -1))
-            values[name] = -tf.reduce_mean(entropy, axis=-1)
+            entropy = tf.reshape(self._entropy(moved), (restarts, -1))
+            values.append(-tf.reduce_mean(entropy, axis=-1))
         return values
 
     def objective_of(self, values: dict[str, tf.Tensor]) -> tf.Tensor:

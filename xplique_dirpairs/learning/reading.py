@@ -63,8 +63,8 @@ def measure_pairs(
     raw_biases = biases + filters @ moments.mean
     count = np.zeros(concepts)
     both = np.zeros((concepts, concepts))
-    sum_z, sum_x, sum_xz = np.zeros(concepts), np.zeros((concepts, channels)), 0.0
-    total_z = np.zeros(concepts)
+    sum_z, total_z = np.zeros(concepts), np.zeros(concepts)
+    sum_x, sum_xz = np.zeros((concepts, channels)), np.zeros((concepts, channels))
     mean = moments.mean.astype(np.float32)
     for start in range(0, len(features), _CHUNK):
         centred = features[start : start + _CHUNK] - mean
@@ -75,7 +75,7 @@ def measure_pairs(
         sum_z += (on * z).sum(axis=0, dtype=np.float64)
         total_z += z.sum(axis=0, dtype=np.float64)
         sum_x += on.T @ centred
-        sum_xz = sum_xz + (on * z).T @ centred
+        sum_xz += (on * z).T @ centred
     positives = np.maximum(count, 1.0)
     if signals is None:
         covariance = sum_xz / positives[:, None] - (
@@ -85,9 +85,10 @@ def measure_pairs(
         too_few = (count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
         signals = np.where(too_few[:, None], everywhere, covariance)
     negatives = len(features) - count
-    absent = np.where(
-        negatives > 0, (total_z - sum_z) / np.maximum(negatives, 1.0), biases
-    ) + filters @ moments.mean
+    absent = (
+        np.where(negatives > 0, (total_z - sum_z) / np.maximum(negatives, 1.0), biases)
+        + filters @ moments.mean
+    )
     union = count[:, None] + count[None, :] - both
     overlaps = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     pairs = DirectionPairs(filters, raw_biases, signals, moments.mean, absent)

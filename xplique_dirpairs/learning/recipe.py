@@ -31,6 +31,10 @@ class Stage:
     sharpness
         1/M in these coordinates, from and to, geometric over the first 70 % of the steps; None:
         margins are learned.
+    soft_sharpness
+        Used instead of ``sharpness`` where the stage before ended with L^s above
+        `Recipe.clear_below` bits: where positions carry overlapping concepts, as in real networks,
+        sharp detectors have too few positions to learn from.
     signals
         "none"; "tied": recomputed from the detections at every step, with gradients; "free":
         parameters of their own, as in the paper.
@@ -53,6 +57,7 @@ class Stage:
     orthonormal: bool = False
     shared: bool = False
     sharpness: tuple[float, float] | None = None
+    soft_sharpness: tuple[float, float] | None = None
     signals: Literal["none", "tied", "free"] = "none"
     epochs: int = 20
     steps_per_epoch: int | None = 40
@@ -92,9 +97,13 @@ class Recipe:
     gamma
         Exponent of the activity E_p[y^γ].
     batch
-        Positions a step sees; all of them where there are no more.
+        Positions a step sees; all of them where there are at most twice as many.
     maps
-        Feature maps a step passes through the head (network terms).
+        Feature maps a step passes through a head that does not begin with a pooling.
+    network_every
+        Such a head is used in every n-th step only, with n times the weight.
+    clear_below
+        Bits of L^s, see `Stage.soft_sharpness`.
     """
 
     name: str
@@ -102,8 +111,10 @@ class Recipe:
     start: Literal["skewness", "k-means", "random"] = "skewness"
     restarts: int | None = None
     gamma: float = 1.1
-    batch: int = 8192
+    batch: int = 4096
     maps: int = 4
+    network_every: int = 5
+    clear_below: float = 0.1
 
 
 _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
@@ -116,6 +127,7 @@ DEFAULT = Recipe(
             "d",
             {**_DETECTORS, "fso": 1.0, "cur": 2.0},
             sharpness=(50.0, 200.0),
+            soft_sharpness=(3.0, 6.0),
             signals="tied",
             learning_rate=2e-3,
         ),

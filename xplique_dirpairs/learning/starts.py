@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
+#: Positions a start is computed from: so many for each concept, and never fewer than the second.
+_POSITIONS_PER_CONCEPT, _POSITIONS = 500, 10_000
+
 
 def start_filters(
     name: str, features: NDArray, concepts: int, rng: np.random.Generator
@@ -19,6 +22,9 @@ def start_filters(
     name
         ``"skewness"``, ``"k-means"`` or ``"random"``.
     """
+    enough = max(_POSITIONS, _POSITIONS_PER_CONCEPT * concepts)
+    if len(features) > enough:
+        features = features[rng.choice(len(features), enough, replace=False)]
     filters = STARTS[name](features, concepts, rng)
     filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
     share = 1.0 / max(concepts, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -15,7 +16,7 @@ from xplique_dirpairs.activations import as_pixels, check_activations
 from xplique_dirpairs.learning import coordinates as coordinates_
 from xplique_dirpairs.learning.callbacks import EpochRecord, NaNGuard, Progress
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
-from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.history import History, find_problems
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.reading import measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe, Stage, get_recipe
@@ -31,6 +32,8 @@ _CHEAP_STEP = 200_000
 _POOLED_MAPS = 64
 #: What a violated constraint costs when the best restart is chosen.
 _VIOLATION_PRICE = 10.0
+#: Correlation of projections from which a concept of another restart is the same one.
+_COMES_BACK = 0.9
 
 
 def learn_pairs(
@@ -64,6 +67,16 @@ def learn_pairs(
     pairs : DirectionPairs
     history : History
 
+    Notes
+    -----
+    Ctrl-C ends the learning and keeps what was learned so far: the pairs are complete, and the
+    history says so.
+
+    Warns
+    -----
+    LearningWarning
+        If the result needs a look; see `History.problems`.
+
     Raises
     ------
     TypeError, ValueError
@@ -80,6 +93,8 @@ def learn_pairs(
     detectors = learner.start(rng)
     for stage in recipe.stages:
         detectors = learner.run(stage, detectors, int(rng.integers(2**31)))
+        if learner.interrupted:
+            break
     return learner.finish(detectors)
 
 
@@ -97,14 +112,18 @@ class _Learner:
     def __init__(self, activations, features, moments, concepts, head, recipe, verbose):
         self.activations, self.features, self.moments = activations, features, moments
         self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
-        self.history = History()
+        self.interrupted = False
+        self._notes: list[str] = []
+        self._seconds: dict[str, float] = {}
         self._coordinates: dict[str, tuple[Coordinates, NDArray]] = {}
-        self._values: NDArray | None = None
+        self._values: NDArray = np.zeros(0)  # objective of each restart, after a stage
+        self._violations: dict[str, NDArray] = {}
+        self._records: dict[str, list[dict[str, NDArray]]] = {}
         if head is None:
             self._note("no head was given: the network terms are left out")
 
     def _note(self, text: str) -> None:
-        self.history.notes.append(text)
+        self._notes.append(text)
         logger.info(text)
 
     def coordinates(self, name: str) -> tuple[Coordinates, NDArray]:
@@ -123,7 +142,7 @@ class _Learner:
         """R."""
         if self.recipe.restarts is not None:
             return self.recipe.restarts
-        step = min(self.recipe.batch, len(self.features)) * self.concepts
+        step = min(2 * self.recipe.batch, len(self.features)) * self.concepts
         return int(np.clip(_CHEAP_STEP // step, 1, 8))
 
     def start(self, rng: np.random.Generator) -> Detectors:
@@ -147,12 +166,14 @@ class _Learner:
         """One stage, by Keras fit."""
         began = time.perf_counter()
         made, features = self.coordinates(stage.coordinates)
-        if self._values is not None:
+        if self._values.size:
             start = self._survivors(start)
         if stage.signals == "free" and start.signals is None:
             start = Detectors(start.filters, start.biases, self._signals_of(start))
-        full_batch = len(features) <= self.recipe.batch
-        per_epoch = stage.steps_per_epoch or math.ceil(len(features) / self.recipe.batch)
+        stage = self._as_sharp_as_clear(stage)
+        full_batch = len(features) <= 2 * self.recipe.batch
+        passes = 1 if full_batch else math.ceil(len(features) / self.recipe.batch)
+        per_epoch = stage.steps_per_epoch or passes
         model = Objective(
             stage,
             made,
@@ -161,6 +182,7 @@ class _Learner:
             head=self.head,
             steps=stage.epochs * per_epoch,
             full_batch=full_batch,
+            network_every=self._network_every,
             seed=seed,
         )
         rate: float | keras.optimizers.schedules.LearningRateSchedule = stage.learning_rate
@@ -168,20 +190,24 @@ class _Learner:
         callbacks: list[keras.callbacks.Callback] = [guard, record]
         if stage.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, stage.epochs * per_epoch, 0.02)
+            callbacks.append(_stop_early(patience=5, after=math.ceil(0.7 * stage.epochs)))
         else:
-            callbacks += _plateau(stage.patience)
+            callbacks += [_halve_on_plateau(stage.patience), _stop_early(5 * stage.patience)]
         if self.verbose:
             callbacks.append(Progress(f"Learning {self.concepts} concepts, stage {stage.name}"))
-        model.compile(
-            keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False
-        )
-        model.fit(
-            self._batches(features, model.uses_network, full_batch, seed),
-            epochs=stage.epochs,
-            steps_per_epoch=per_epoch,
-            callbacks=callbacks,
-            verbose=0,
-        )
+        model.compile(keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False)
+        try:
+            model.fit(
+                self._batches(features, model.uses_network, full_batch, seed),
+                epochs=stage.epochs,
+                steps_per_epoch=per_epoch,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=0,
+            )
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self._note(f"interrupted in stage {stage.name}: what was learned so far is kept")
         self._close(stage, model, record, guard, time.perf_counter() - began)
         return model.detectors()
 
@@ -190,10 +216,9 @@ class _Learner:
         self._values = model.reported()["objective"].copy()
         for violation in model.violations().values():
             self._values += _VIOLATION_PRICE * violation
-        self._records = getattr(self, "_records", {})
         self._records[stage.name] = record.epochs
         self._violations = model.violations()
-        self.history.seconds[stage.name] = seconds
+        self._seconds[stage.name] = seconds
         if guard.tripped_at is not None:
             self._note(f"stage {stage.name}: NaN in epoch {guard.tripped_at + 1}, stopped there")
 
@@ -217,10 +242,31 @@ class _Learner:
         both = tf.data.Dataset.zip((pixels, maps))
         return both.map(lambda p, m: {"pixels": p, "features": m}).prefetch(2)
 
+    @property
+    def _network_every(self) -> int:
+        return 1 if self.head is None or self.head.pools_first else self.recipe.network_every
+
+    def _as_sharp_as_clear(self, stage: Stage) -> Stage:
+        """The stage with its soft sharpness, where the last one left positions ambiguous."""
+        if stage.soft_sharpness is None or not self._records:
+            return stage
+        last = list(self._records.values())[-1][-1]
+        entropy = float(np.nanmin(last.get("s", np.zeros(1))))
+        if entropy <= self.recipe.clear_below:
+            return stage
+        self._note(
+            f"positions carry overlapping concepts (L^s {entropy:.2f} bits after the stage "
+            f"before): stage {stage.name} keeps its detectors soft"
+        )
+        return dataclasses.replace(stage, sharpness=stage.soft_sharpness)
+
     def _survivors(self, detectors: Detectors) -> Detectors:
         """The better half of the restarts: not fewer, for the last stage tells the best one."""
         order = np.argsort(np.where(np.isfinite(self._values), self._values, np.inf))
-        return detectors.keep(np.sort(order[: math.ceil(len(order) / 2)]))
+        kept = np.sort(order[: math.ceil(len(order) / 2)])
+        for epochs in self._records.values():
+            epochs[:] = [{name: values[kept] for name, values in e.items()} for e in epochs]
+        return detectors.keep(kept)
 
     def _signals_of(self, detectors: Detectors) -> NDArray:
         """Stage c: section 3 of the method, for every restart."""
@@ -232,26 +278,51 @@ class _Learner:
         )
 
     def finish(self, detectors: Detectors) -> tuple[DirectionPairs, History]:
-        """The best restart as pairs, and how it went."""
-        best = int(np.nanargmin(self._values))
+        """The best restart as pairs, and how it went; warns of what is wrong with it."""
+        best = int(np.argmin(np.where(np.isfinite(self._values), self._values, np.inf)))
         signals = None if detectors.signals is None else detectors.signals[best]
         measured = measure_pairs(
             self.features, self.moments, detectors.filters[best], detectors.biases[best], signals
         )
-        history = self.history
-        for name, epochs in self._records.items():
-            history.stages[name] = {
-                loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]
-            }
+        pairs = measured.pairs
+        if len(detectors.filters) > 1:
+            recurrence = self._recurrence(detectors.filters, best)
+            pairs = dataclasses.replace(pairs, recurrence=recurrence)
+        dead, duplicates = find_problems(pairs, measured.occupancy, measured.overlaps)
         broken = {name: float(values[best]) for name, values in self._violations.items()}
-        history.violations.update({name: value for name, value in broken.items() if value > 0})
-        return measured.pairs, history
+        history = History(
+            stages={
+                name: {loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]}
+                for name, epochs in self._records.items()
+            },
+            violations={name: value for name, value in broken.items() if value > 0},
+            occupancy=measured.occupancy,
+            dead=dead,
+            duplicates=duplicates,
+            condition_number=pairs.condition_number,
+            notes=self._notes,
+            seconds=self._seconds,
+        )
+        history.warn()
+        return pairs, history
+
+    def _recurrence(self, filters: NDArray, best: int) -> NDArray:
+        """Share of the other restarts with a concept whose projections correlate by ≥ 0.9."""
+        cross = np.einsum("id,de,rje->rij", filters[best], self.moments.covariance, filters)
+        variances = np.einsum("rid,de,rie->ri", filters, self.moments.covariance, filters)
+        correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
+        others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
+        return others.mean(axis=0)
 
 
-def _plateau(patience: int) -> list[keras.callbacks.Callback]:
-    return [
-        keras.callbacks.ReduceLROnPlateau(
-            "loss", factor=0.5, patience=patience, cooldown=patience, min_lr=1e-7
-        ),
-        keras.callbacks.EarlyStopping("loss", patience=5 * patience, restore_best_weights=True),
-    ]
+def _halve_on_plateau(patience: int) -> keras.callbacks.Callback:
+    return keras.callbacks.ReduceLROnPlateau(
+        "loss", factor=0.5, patience=patience, cooldown=patience, min_lr=1e-7
+    )
+
+
+def _stop_early(patience: int, after: int = 0) -> keras.callbacks.Callback:
+    """Stop when no restart has improved for so many epochs; not while the sharpness rises."""
+    return keras.callbacks.EarlyStopping(
+        "loss", min_delta=1e-4, patience=patience, start_from_epoch=after
+    )

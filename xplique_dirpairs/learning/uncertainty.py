@@ -20,9 +20,7 @@ def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
     return tf.linalg.cholesky_solve(factor, tf.linalg.matrix_transpose(gram))
 
 
-def unconstrained_displacement(
-    x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor
-) -> tf.Tensor:
+def unconstrained_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
     """dx^uur = (Wᵀ)⁺(Wᵀx − b): the shortest way onto all hyperplanes at once.
 
     (Wᵀ)⁺ = W(WᵀW)⁻¹; margins cancel between the two factors, so unit filters are inverted.

@@ -1,0 +1,126 @@
+import socket
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.datasets import digit_scenes as module
+from xplique_dirpairs.datasets.digit_scenes import (
+    CLASS_NAMES,
+    DIGITS,
+    digit_masks,
+    digit_scenes,
+    small_cnn,
+)
+
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    images, labels, names = digit_scenes(120, seed=5)
+    return images, labels, names, digit_masks(120, seed=5)
+
+
+def test_pictures_are_colour_in_zero_to_one(scenes):
+    images, labels, names, masks = scenes
+    assert images.shape == (120, 96, 96, 3)
+    assert images.dtype == np.float32
+    assert images.min() >= 0.0
+    assert images.max() <= 1.0
+    assert np.ptp(images, axis=(1, 2, 3)).min() > 0.3
+    assert labels.shape == (120,)
+    assert masks.shape == (120, 96, 96)
+    assert names == CLASS_NAMES
+
+
+def test_every_class_occurs_equally_often(scenes):
+    np.testing.assert_array_equal(np.bincount(scenes[1]), [20] * len(CLASS_NAMES))
+
+
+def test_a_class_is_a_photograph_and_a_digit():
+    assert len(set(CLASS_NAMES)) == len(module.PHOTOGRAPHS) * len(DIGITS)
+    for photograph in module.PHOTOGRAPHS:
+        for digit in DIGITS:
+            assert f"{photograph} + {digit}" in CLASS_NAMES
+
+
+def test_the_ink_is_as_large_as_a_digit_and_wholly_inside(scenes):
+    masks = scenes[3]
+    share = masks.mean(axis=(1, 2))
+    assert share.min() > 0.01
+    assert share.max() < 0.2
+    for edge in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]):
+        assert not edge.any()
+    height = masks.any(axis=2).sum(axis=1)
+    assert height.min() >= 20
+    assert height.max() <= 60
+
+
+def test_the_ink_stands_out_from_what_is_around_it(scenes):
+    import cv2
+
+    images, _, _, masks = scenes
+    contrast = []
+    for image, mask in zip(images, masks, strict=True):
+        near = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9))).astype(bool)
+        luminance = image @ LUMINANCE
+        contrast.append(abs(luminance[mask].mean() - luminance[near & ~mask].mean()))
+    assert np.min(contrast) > 0.15
+    assert np.median(contrast) > 0.3
+
+
+def test_a_seed_is_a_data_set_and_the_splits_differ_under_it():
+    a, again, b = (digit_scenes(12, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a[0], again[0])
+    np.testing.assert_array_equal(a[1], again[1])
+    assert not np.allclose(a[0], b[0])
+    assert not np.allclose(a[0], digit_scenes(12, 1, "test")[0])
+
+
+@pytest.mark.parametrize("digit", DIGITS)
+def test_no_handwritten_sample_is_in_both_splits(digit):
+    train, test = (
+        {sample.tobytes() for sample in module._handwriting(digit, split)}
+        for split in ("train", "test")
+    )
+    assert not train & test
+    assert len(train) > 100
+    assert len(test) > 30
+
+
+def test_nothing_is_downloaded(monkeypatch):
+    def refuse(*_):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    module._photograph.cache_clear()
+    module._handwriting.cache_clear()
+    assert digit_scenes(6)[0].shape == (6, 96, 96, 3)
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="n must be at least 1, not 0"):
+        digit_scenes(0)
+    with pytest.raises(ValueError, match="split must be 'train' or 'test', not 'val'"):
+        digit_scenes(3, split="val")
+
+
+def test_the_network_ends_in_maps_of_8_by_8_and_logits_and_soon_knows_the_photograph():
+    images, labels, _ = digit_scenes(480)
+    model = small_cnn(images, labels, epochs=4, verbose=0)
+    assert model.get_layer("last_conv").output.shape == (None, 8, 8, 48)
+    assert model.output_shape == (None, len(CLASS_NAMES))
+    fresh, truth, _ = digit_scenes(120, split="test")
+    photograph = model.predict(fresh, verbose=0).argmax(axis=1) // len(DIGITS)
+    assert np.mean(photograph == truth // len(DIGITS)) > 0.8
+
+
+def test_the_network_is_the_same_under_a_seed(scenes):
+    images, labels, _, _ = scenes
+    first, again = (
+        small_cnn(images[:32], labels[:32], epochs=1, seed=3, verbose=0).predict(
+            images[:4], verbose=0
+        )
+        for _ in range(2)
+    )
+    np.testing.assert_allclose(first, again, rtol=1e-4, atol=1e-5)

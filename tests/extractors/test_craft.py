@@ -1,0 +1,233 @@
+"""CRAFT's workflow over any factorizer: the residual is kept, importances are the network's own."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import NETWORKS, make_images
+from sklearn.exceptions import NotFittedError
+
+from xplique_dirpairs.extractors.craft import FactorizerCraftTf
+from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.metrics.importance import sobol_design, total_sobol_indices
+
+
+class Projection(DirectionsFactorizer):
+    """u = (x − mean) Qᵀ, x̂ = u Q + mean with random orthonormal Q: affine, not linear."""
+
+    number_of_concepts = 3
+
+    def fit(self, activations):
+        rng = np.random.default_rng(0)
+        self.mean = activations.mean(axis=0)
+        self.q = np.linalg.qr(rng.normal(size=(activations.shape[1], 3)))[0].T.astype(np.float32)
+        return self.q, self.encode(activations)
+
+    def encode(self, activations):
+        return (activations - self.mean) @ self.q.T
+
+    def encode_differentiable(self, activations):
+        return (activations - self.mean) @ self.q.T
+
+    def decode(self, coefficients):
+        return coefficients @ self.q + self.mean
+
+    def get_concept_bank(self):
+        return self.q
+
+    encoding_directions = property(get_concept_bank)
+    is_fitted = property(lambda self: hasattr(self, "q"))
+    requires_positive_activations = False
+
+
+class Bent(Projection):
+    """The same with a decoder that does not commute with averaging."""
+
+    decodes_affinely = False
+
+    def decode(self, coefficients):
+        straight = super().decode(coefficients)
+        return tf.nn.relu(straight) if tf.is_tensor(straight) else np.maximum(straight, 0)
+
+
+def fitted(halves, images, name="conv_gap", factorizer=Projection, **options):
+    craft = FactorizerCraftTf(*halves(name), factorizer(), patch_size=12, random_state=0, **options)
+    craft.fit(images(name), class_id=1)
+    return craft
+
+
+def slow_importance(craft, images, nb_design):
+    """One mask, one feature map, one call of the head at a time: r + decode(m · u)."""
+    head, f = craft.latent_to_logit_model, craft.factorizer
+    rng = np.random.default_rng(0)
+    indices = []
+    for x in craft.input_to_latent_model.predict(images, verbose=0):
+        flat = x.reshape(-1, x.shape[-1])
+        u, scores = f.encode(flat), []
+        for mask in sobol_design(3, nb_design, rng):
+            moved = f.residual(flat) + f.decode(mask * u)
+            scores.append(float(head(moved.reshape(1, *x.shape))[0, 1]))
+        indices.append(total_sobol_indices(scores, 3))
+    return np.mean(indices, axis=0)
+
+
+@pytest.mark.parametrize("factorizer", [Projection, Bent])
+@pytest.mark.parametrize("name", ["conv_gap", "conv_flatten", "vectors", "class_token"])
+def test_importance_is_that_of_a_slow_second_writing(halves, images, name, factorizer):
+    craft = fitted(halves, images, name, factorizer)
+    slow = slow_importance(craft, images(name), 4)
+    assert slow.max() > 0.05
+    np.testing.assert_allclose(craft.estimate_importance(nb_design=4), slow, rtol=2e-3, atol=1e-4)
+
+
+def test_a_score_that_no_concept_moves_has_no_importance(halves, images):
+    craft = fitted(halves, images)
+    kernel, bias = craft.latent_to_logit_model.get_weights()
+    craft.latent_to_logit_model.set_weights([0 * kernel, bias + 1])
+    try:
+        np.testing.assert_array_equal(craft.estimate_importance(nb_design=4), 0)
+    finally:
+        craft.latent_to_logit_model.set_weights([kernel, bias])
+
+
+def test_global_importance_sets_sensitivity_and_local_leaves_it_alone(halves, images):
+    craft = fitted(halves, images)
+    importances = craft.estimate_importance(nb_design=8)
+    sensitivity = craft.sensitivity
+    np.testing.assert_array_equal(sensitivity.importances, importances)
+    assert (np.diff(importances[sensitivity.most_important_concepts]) <= 0).all()
+    local = craft.estimate_importance(images("conv_gap")[0], nb_design=8)
+    assert local.shape == (3,) and craft.sensitivity is sensitivity
+
+
+def test_a_seed_fixes_the_importances(halves, images):
+    craft = fitted(halves, images)
+    first = craft.estimate_importance(nb_design=4)
+    np.testing.assert_array_equal(craft.estimate_importance(nb_design=4), first)
+
+
+def test_coefficients_keep_the_places_of_the_layer(halves, images):
+    for name, shape in {"tall": (16, 8), "class_token": (17,), "vectors": ()}.items():
+        craft = fitted(halves, images, name)
+        assert craft.transform(images(name)).shape == (6, *shape, 3)
+        assert craft.transform(images(name)[0]).shape == (1, *shape, 3)
+
+
+def test_given_activations_stand_for_images(halves, images):
+    craft = fitted(halves, images)
+    activations = craft.input_to_latent_model.predict(images("conv_gap"), verbose=0)
+    given = craft.transform(None, activations=activations)
+    np.testing.assert_allclose(given, craft.transform(images("conv_gap")), atol=1e-6)
+
+
+def test_fit_passes_every_image_through_the_network_once(halves, images, monkeypatch):
+    import xplique_dirpairs.extractors.craft as module
+
+    seen, compute = [], module.compute_activations
+    monkeypatch.setattr(
+        module, "compute_activations", lambda m, x, b: seen.append(len(x)) or compute(m, x, b)
+    )
+    fitted(halves, images)
+    assert seen == [6]
+
+
+def test_crops_and_bank_are_what_craft_returns(halves, images):
+    craft = FactorizerCraftTf(*halves("tall"), Projection(), patch_size=20)
+    crops, crops_u, bank = craft.fit(images("tall"), class_id=2)
+    assert crops.shape == (6 * 3 * 1, 20, 20, 3)  # starts 0, 16, 32 down and 0 across
+    assert crops_u.shape == (18, 3) and bank.shape == (3, 8) and bank.dtype == np.float32
+    made = craft.factorization
+    assert (
+        made.class_id == 2 and made.crops is crops and made.reducer.components_.dtype == bank.dtype
+    )
+    np.testing.assert_array_equal(made.inputs, images("tall"))
+    pixels = np.ones((5, 8), np.float32)
+    np.testing.assert_array_equal(made.reducer.transform(pixels), craft.factorizer.encode(pixels))
+
+
+def test_uint8_images_stay_uint8_in_the_crops(halves, images):
+    pictures = (255 * images("conv_gap")).astype(np.uint8)
+    craft = FactorizerCraftTf(*halves("conv_gap"), Projection(), patch_size=12)
+    crops, *_ = craft.fit(pictures)
+    assert crops.dtype == np.uint8
+    expected = craft.transform(pictures.astype(np.float32))
+    np.testing.assert_array_equal(craft.transform(pictures), expected)
+
+
+def test_a_patch_larger_than_the_image_gives_the_whole_image(halves, images):
+    craft = FactorizerCraftTf(*halves("conv_gap"), Projection(), patch_size=500)
+    crops, crops_u, _ = craft.fit(images("conv_gap"))
+    np.testing.assert_array_equal(crops, images("conv_gap"))
+    maps = craft.transform(images("conv_gap"))
+    np.testing.assert_allclose(crops_u, maps.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def nan(images):
+    images[0, 0, 0, 0] = np.nan
+    return images
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda x: x[:0], "no images"),
+        (nan, "NaN"),
+        (lambda x: x[..., 0], "images have shape|images must have shape"),
+        (lambda x: x[..., :1], "images have shape"),
+        (lambda x: x[:, :16], "images have shape"),
+        (lambda x: x[0, 0, 0], "images must have shape"),
+    ],
+)
+def test_images_it_cannot_use_are_refused_by_every_method(halves, images, spoil, message):
+    craft = fitted(halves, images)
+    for method in (craft.fit, craft.transform, craft.estimate_importance):
+        with pytest.raises(ValueError, match=message):
+            method(spoil(images("conv_gap").copy()))
+
+
+def test_activations_it_cannot_use_are_refused(halves, images):
+    craft = fitted(halves, images)
+    for activations, message in [
+        (np.full((1, 4, 4, 8), np.inf), "NaN or infinite"),
+        (np.ones((1, 4, 4, 7)), "8 channels"),
+        (np.ones(8), "shape"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            craft.transform(None, activations=activations)
+    with pytest.raises(ValueError, match="give images"):
+        craft.transform(None)
+
+
+@pytest.mark.parametrize("class_id, error", [(3, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_a_class_the_network_does_not_have_is_refused(halves, images, class_id, error):
+    craft = FactorizerCraftTf(*halves("conv_gap"), Projection())
+    with pytest.raises(error, match="class_id"):
+        craft.fit(images("conv_gap"), class_id=class_id)
+
+
+def test_before_fit_every_method_says_to_fit(halves, images):
+    craft = FactorizerCraftTf(*halves("conv_gap"), Projection())
+    for method in (craft.transform, craft.estimate_importance, craft.plot_image_concepts):
+        with pytest.raises(NotFittedError, match="call fit"):
+            method(images("conv_gap"))
+
+
+@pytest.mark.parametrize("name, value", [("batch_size", 0), ("patch_size", 1.5)])
+def test_settings_that_make_no_sense_are_refused(halves, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        FactorizerCraftTf(*halves("conv_gap"), Projection(), **{name: value})
+
+
+def test_a_factorizer_for_positive_activations_refuses_negative_ones(halves, images):
+    class Positive(Projection):
+        requires_positive_activations = True
+
+    craft = FactorizerCraftTf(*halves("gelu"), Positive())
+    gelu = craft.input_to_latent_model.predict(images("gelu"), verbose=0)
+    assert gelu.min() < 0
+    with pytest.raises(ValueError, match="nowhere negative"):
+        craft.fit(images("gelu"))
+
+
+def test_networks_of_the_tests_are_what_their_names_say():
+    assert make_images(2, NETWORKS["grayscale"][1]).shape == (2, 32, 32, 1)
+    assert make_images(2, NETWORKS["tall"][1]).shape == (2, 64, 32, 3)

@@ -1,0 +1,266 @@
+"""Direction pairs do what a script of Xplique's `CraftTf` and `CraftManagerTf` asks."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import CLASSES, NETWORKS
+from sklearn.exceptions import NotFittedError
+from xplique.concepts import CraftManagerTf, CraftTf, DisplayImportancesOrder
+
+from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.pairs import DirectionPairs
+
+pytestmark = pytest.mark.usefixtures("quick_learning")
+
+
+@pytest.fixture
+def fitted(halves, images):
+    def fit(name="conv_gap", concepts=5, count=6, **options):
+        pairs = DirectionPairsTf(
+            *halves(name), concepts, 16, 16, random_state=0, verbose=0, **options
+        )
+        pairs.fit(images(name, count), class_id=1)
+        return pairs
+
+    return fit
+
+
+@pytest.mark.parametrize("off", ["absent", "undecided"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_coefficients_and_residual_give_the_networks_own_output(fitted, images, name, off):
+    pairs = fitted(name, off=off)
+    g, h = pairs.input_to_latent_model, pairs.latent_to_logit_model
+    activations = g.predict(images(name), verbose=0)
+    flat = activations.reshape(-1, activations.shape[-1])
+    restored = pairs.transform(images(name)) @ pairs.concept_bank_w
+    restored = restored + pairs.factorizer.residual(flat).reshape(activations.shape)
+    own = h.predict(activations, verbose=0)
+    error = np.abs(h.predict(restored, verbose=0) - own).max()
+    assert error <= 1e-5 * np.abs(own).max()
+
+
+@pytest.mark.parametrize("concepts, count", [(3, 4), (20, 1)])  # 20: more than channels
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_layer_can_be_fitted_read_and_ranked(fitted, images, name, concepts, count):
+    pairs = fitted(name, concepts, count)
+    x = images(name, count)
+    u, y = pairs.transform(x), pairs.detect(x)
+    assert u.shape == y.shape and u.shape[0] == count and u.shape[-1] == concepts
+    assert u.dtype == np.float32 and (u >= 0).all() and ((y >= 0) & (y <= 1)).all()
+    importances = pairs.estimate_importance(nb_design=4)
+    assert importances.shape == (concepts,) and (importances >= 0).all()
+    # a single feature vector does not vary: no concept is there, and none is important
+    assert (importances.max() > 0) == (u.size > concepts)
+
+
+def test_detections_are_those_of_the_pairs(fitted, images):
+    pairs = fitted()
+    activations = pairs.input_to_latent_model.predict(images("conv_gap"), verbose=0)
+    np.testing.assert_allclose(
+        pairs.detect(images("conv_gap")), pairs.pairs.detect(activations), atol=1e-6
+    )
+    given = pairs.detect(None, activations=activations)
+    np.testing.assert_allclose(given, pairs.pairs.detect(activations), atol=1e-6)
+
+
+def test_crops_count_a_concept_only_where_it_is_detected(fitted, images):
+    pairs = fitted(concepts=3)
+    x = images("conv_gap")
+    shown = pairs.transform(x) * (pairs.detect(x) > 0.5)
+    # the first crop of 16 pixels lies on the first 4 × 4 of the 8 × 8 cells
+    first = pairs.factorization.crops_u.reshape(6, -1, 3)[:, 0]
+    np.testing.assert_allclose(first, shown[:, :4, :4].mean(axis=(1, 2)), rtol=1e-4, atol=1e-6)
+
+
+def test_the_learning_is_given_maps_and_the_rest_of_the_network(fitted, monkeypatch):
+    from conftest import fake_learn_pairs
+
+    asked = {}
+
+    def learn(activations, concepts, **options):
+        asked.update(options, shape=activations.shape)
+        return fake_learn_pairs(activations, concepts, **options)
+
+    monkeypatch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", learn)
+    pairs = fitted(recipe="paper-deep")
+    assert asked["shape"] == (6, 8, 8, 8) and asked["head"] is pairs.head
+    assert asked["recipe"] == "paper-deep" and asked["verbose"] == 0 and asked["random_state"] == 0
+    assert isinstance(pairs.pairs, DirectionPairs) and pairs.history_.notes == []
+
+
+def test_before_fit_there_are_no_pairs(halves):
+    with pytest.raises(NotFittedError, match="call fit"):
+        _ = DirectionPairsTf(*halves("conv_gap")).pairs
+
+
+@pytest.mark.parametrize("concepts", [0, -1, 2.5, True])
+def test_a_number_of_concepts_that_makes_no_sense_is_refused(halves, concepts):
+    with pytest.raises(ValueError, match="number_of_concepts must be"):
+        DirectionPairsTf(*halves("conv_gap"), concepts)
+
+
+def test_two_keras_models_are_needed(halves):
+    with pytest.raises(TypeError):
+        DirectionPairsTf(halves("conv_gap")[0], lambda x: 2 * x)
+
+
+# ---------------------------------------------------------------- a script of the CRAFT tutorial
+
+
+def tutorial(craft_class, manager_class, g, h, images, labels, monkeypatch, tmp_path):
+    """The CRAFT tutorial of Xplique's documentation, plot by plot; returns what it prints."""
+    shows = []
+    monkeypatch.setattr(plt, "show", lambda: shows.append(plt.gcf()))
+    craft = craft_class(
+        input_to_latent_model=g,
+        latent_to_logit_model=h,
+        number_of_concepts=4,
+        patch_size=16,
+        batch_size=64,
+    )
+    crops, crops_u, w = craft.fit(images, class_id=1)
+    importances = craft.estimate_importance()
+    images_u = craft.transform(images)
+    craft.plot_concepts_importances(importances, verbose=True)
+    craft.plot_concepts_crops(nb_crops=10, nb_most_important_concepts=1)
+    craft.plot_concept_attribution_legend(nb_most_important_concepts=3)
+    craft.plot_concept_attribution_maps(images[:3], nb_most_important_concepts=3)
+    local = craft.estimate_importance(images[0])
+    craft.plot_image_concepts(
+        images[0],
+        display_importance_order=DisplayImportancesOrder.LOCAL,
+        nb_most_important_concepts=3,
+        filepath=str(tmp_path / "image.png"),
+    )
+    manager = manager_class(
+        input_to_latent_model=g,
+        latent_to_logit_model=h,
+        inputs=images,
+        labels=labels,
+        list_of_class_of_interest=[int(labels[0])],
+        number_of_concepts=4,
+        patch_size=16,
+        batch_size=64,
+    )
+    manager.fit(nb_samples_per_class=50)
+    manager.estimate_importance()
+    manager.plot_concepts_importances(class_id=int(labels[0]), verbose=True)
+    manager.plot_image_concepts(images[1], class_id=int(labels[0]))
+    return {
+        "crops": crops.shape,
+        "crops_u": crops_u.shape,
+        "w": (w.shape, w.dtype),
+        "u": images_u.shape,
+        "importances": (importances.shape, local.shape),
+        "shows": len(shows),
+        "saved": (tmp_path / "image.png").exists(),
+    }
+
+
+def test_a_craft_script_runs_with_the_class_names_changed(halves, images, monkeypatch, tmp_path):
+    g, h = halves("conv_gap")
+    x = images("conv_gap", 4)
+    labels = h.predict(g.predict(x, verbose=0), verbose=0).argmax(axis=1)
+    rest = (g, h, x, labels, monkeypatch, tmp_path)
+    ours = tutorial(DirectionPairsTf, DirectionPairsManagerTf, *rest)
+    theirs = tutorial(CraftTf, CraftManagerTf, *rest)
+    assert ours == theirs
+
+
+# ---------------------------------------------------------------- several classes
+
+
+@pytest.fixture
+def manager(halves, images, monkeypatch):
+    def make(shared=True, classes=None, one_hot=False, fit=True, **options):
+        g, h = halves("conv_gap")
+        monkeypatch.setattr(
+            DirectionPairsManagerTf, "_predict", lambda self, a: np.array([0, 0, 1, 1, 1, 0, 0, 1])
+        )  # an untrained network predicts one class only
+        labels = np.array([0, 0, 1, 1, 1, 0, 0, 2])
+        labels = np.eye(CLASSES)[labels] if one_hot else labels
+        made = DirectionPairsManagerTf(
+            g,
+            h,
+            images("conv_gap", 8),
+            labels,
+            classes,
+            4,
+            16,
+            16,
+            shared=shared,
+            random_state=0,
+            verbose=0,
+        )
+        if fit:
+            made.fit(**options)
+        return made
+
+    return make
+
+
+def test_one_set_of_pairs_serves_all_classes(manager):
+    made = manager(classes=[0, 1])
+    made.estimate_importance(nb_design=4)
+    zero, one = made.craft_instances[0], made.craft_instances[1]
+    assert zero.pairs is one.pairs is made.pairs
+    assert (zero.factorization.class_id, one.factorization.class_id) == (0, 1)
+    assert made.history_ is zero.history_
+    assert (zero.sensitivity.importances != one.sensitivity.importances).any()
+
+
+def test_a_shared_concept_has_one_colour_in_all_classes(manager):
+    made = manager(classes=[0, 1])
+    made.estimate_importance(nb_design=4)
+    colors = [[cmap(1.0) for cmap in made.craft_instances[k]._cmaps(np.arange(4))] for k in (0, 1)]
+    assert colors[0] == colors[1] and len(set(colors[0])) == 4
+
+
+def test_each_class_has_pairs_of_its_own_on_request(manager):
+    made = manager(shared=False, classes=[0, 1])
+    assert set(made.pairs) == set(made.history_) == {0, 1}
+    assert (made.pairs[0].filters != made.pairs[1].filters).any()
+
+
+def test_images_are_chosen_by_prediction_and_limited(manager):
+    made = manager(classes=[0, 1])
+    assert [len(made.craft_instances[k].factorization.inputs) for k in (0, 1)] == [4, 4]
+    made = manager(classes=[0, 1], nb_samples_per_class=3)
+    np.testing.assert_array_equal(
+        made.craft_instances[1].factorization.inputs, made.inputs[[2, 3, 4]]
+    )
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_without_a_list_the_classes_are_those_of_the_labels(manager, one_hot):
+    made = manager(one_hot=one_hot, fit=False)
+    assert list(made.craft_instances) == [0, 1, 2]
+
+
+def test_a_class_nobody_predicts_is_left_out_with_a_warning(manager):
+    made = manager(classes=[2, 0], fit=False)
+    with pytest.warns(UserWarning, match=r"no image to the classes \[2\]"):
+        made.fit()
+    made.estimate_importance(nb_design=4)
+    assert made.plot_concepts_crops(0, nb_crops=3).axes
+    with pytest.raises(NotFittedError, match="class 2 was left out"):
+        made.plot_concepts_crops(2)
+
+
+def test_what_the_manager_cannot_do_is_said(manager):
+    with pytest.raises(ValueError, match="none of the 8 images"):
+        manager(classes=[2])
+    with pytest.raises(ValueError, match="out of range"):
+        manager(classes=[7])
+    with pytest.raises(ValueError, match="not one of the classes"):
+        manager(classes=[0]).plot_concepts_crops(1)
+    with pytest.raises(NotFittedError, match="call fit"):
+        _ = manager(fit=False).pairs
+
+
+def test_predictions_are_the_networks(halves, images):
+    g, h = halves("conv_gap")
+    x = images("conv_gap", 8)
+    made = DirectionPairsManagerTf(g, h, x, np.zeros(8, int))
+    expected = h.predict(g.predict(x, verbose=0), verbose=0).argmax(axis=1)
+    np.testing.assert_array_equal(made.compute_predictions(), expected)

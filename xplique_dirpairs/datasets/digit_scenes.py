@@ -1,0 +1,228 @@
+"""The demo's pictures, handwritten digits in photographs, and a small network that reads both.
+
+Everything comes with the installed packages, nothing is downloaded: the photographs of
+scikit-learn (temple, flower) and scikit-image (cat), and scikit-learn's handwritten 8×8 digits.
+A class is a photograph together with a digit, so that no single kind of evidence decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "test"]
+
+PHOTOGRAPHS = ("cat", "flower", "temple")
+DIGITS = (0, 3)
+CLASS_NAMES = tuple(f"{photograph} + {digit}" for photograph in PHOTOGRAPHS for digit in DIGITS)
+
+#: Side of a picture, in pixels.
+SIDE = 96
+#: Side of the part of a photograph that a picture shows, as a share of the short side.
+CROP = (0.45, 0.75)
+#: Height of the 8×8 digit, in pixels (its ink fills about 0.9 of it), and its turn in degrees.
+DIGIT_HEIGHT = (36.0, 46.0)
+DIGIT_TURN = 14.0
+#: Every fourth handwritten sample is kept for the test split.
+TEST_EVERY = 4
+
+
+def digit_scenes(
+    n: int, seed: int = 0, split: Split = "train"
+) -> tuple[NDArray, NDArray, tuple[str, ...]]:
+    """Pictures of a digit set into a part of a photograph.
+
+    No handwritten sample occurs in both splits. The parts of the photographs are cut out at random
+    places, sizes and mirrored or not, independently in the two splits: no two pictures show the
+    same part, but parts of one photograph overlap.
+
+    Parameters
+    ----------
+    n
+        Number of pictures; the classes differ by at most one in number.
+    seed
+        The same seed gives the same pictures; the splits differ under one seed.
+    split
+        ``"train"`` or ``"test"``.
+
+    Returns
+    -------
+    images : (n, 96, 96, 3), float32
+        In [0, 1].
+    labels : (n,)
+    class_names
+        Name of each class, such as ``"cat + 3"``.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not positive or there is no such split.
+    """
+    images, labels, _ = _scenes(n, seed, split)
+    return images, labels, CLASS_NAMES
+
+
+def digit_masks(n: int, seed: int = 0, split: Split = "train") -> NDArray:
+    """Where the ink is in the pictures that `digit_scenes` makes of the same arguments.
+
+    Returns
+    -------
+    masks : (n, 96, 96), bool
+    """
+    return _scenes(n, seed, split)[2]
+
+
+def _scenes(n: int, seed: int, split: Split) -> tuple[NDArray, NDArray, NDArray]:
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    rng = np.random.default_rng([seed, ("train", "test").index(split)])
+    labels = rng.permutation(np.arange(n) % len(CLASS_NAMES))
+    images = np.empty((n, SIDE, SIDE, 3), np.float32)
+    masks = np.empty((n, SIDE, SIDE), bool)
+    for image, mask, label in zip(images, masks, labels, strict=True):
+        photograph, digit = divmod(int(label), len(DIGITS))
+        samples = _handwriting(DIGITS[digit], split)
+        background = _cut_out(_photograph(PHOTOGRAPHS[photograph]), rng)
+        stroke = _stroke(samples[rng.integers(len(samples))], rng)
+        image[:] = _ink_over(background, stroke, rng)
+        mask[:] = stroke > 0.5
+    return images, labels, masks
+
+
+@cache
+def _photograph(name: str) -> NDArray:
+    """(height, width, 3) in [0, 1]; read from the files that are part of the packages."""
+    from skimage.data import chelsea
+    from sklearn.datasets import load_sample_image
+
+    picture = {
+        "cat": chelsea,
+        "flower": lambda: load_sample_image("flower.jpg"),
+        "temple": lambda: load_sample_image("china.jpg"),
+    }[name]()
+    # The subject of each: whole pictures hold large parts of plain wall, leaves or lake.
+    rows, columns = {
+        "cat": (slice(0, 300), slice(0, 400)),
+        "flower": (slice(40, 427), slice(130, 480)),
+        "temple": (slice(0, 427), slice(40, 560)),
+    }[name]
+    return np.asarray(picture, np.float32)[rows, columns] / 255.0
+
+
+@cache
+def _handwriting(digit: int, split: Split) -> NDArray:
+    """(samples, 8, 8) ink in [0, 1]."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    samples = data.images[data.target == digit].astype(np.float32) / 16.0
+    in_test = np.arange(len(samples)) % TEST_EVERY == 0
+    return samples[in_test if split == "test" else ~in_test]
+
+
+def _cut_out(photograph: NDArray, rng: np.random.Generator) -> NDArray:
+    """A square part of a photograph, (SIDE, SIDE, 3), mirrored half of the time."""
+    height, width = photograph.shape[:2]
+    side = int(rng.uniform(*CROP) * min(height, width))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    part = photograph[top : top + side, left : left + side]
+    part = cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    if rng.random() < 0.5:
+        part = part[:, ::-1]
+    return np.clip(part * rng.uniform(0.9, 1.1), 0.0, 1.0)
+
+
+def _stroke(sample: NDArray, rng: np.random.Generator) -> NDArray:
+    """An 8×8 digit, enlarged, turned and moved to a random place: opacity (SIDE, SIDE)."""
+    scale = rng.uniform(*DIGIT_HEIGHT) / 8
+    turn = cv2.getRotationMatrix2D((3.5, 3.5), rng.uniform(-DIGIT_TURN, DIGIT_TURN), scale)
+    margin = 4.5 * scale
+    turn[:, 2] = turn[:, 2] + rng.uniform(margin, SIDE - margin, size=2) - 3.5
+    large = cv2.warpAffine(sample, turn, (SIDE, SIDE), flags=cv2.INTER_CUBIC)
+    large = cv2.GaussianBlur(large, (0, 0), 0.33 * scale)
+    # A steep ramp below half the ink's darkness turns the blurred enlargement into a pen stroke.
+    edge = np.clip((large - 0.35) / 0.15, 0.0, 1.0)
+    return edge * edge * (3 - 2 * edge)
+
+
+def _ink_over(background: NDArray, stroke: NDArray, rng: np.random.Generator) -> NDArray:
+    """The stroke in a random ink, dark on light ground and light on dark, with a soft edge."""
+    under = (background * stroke[..., None]).sum(axis=(0, 1)) / stroke.sum()
+    ground_is_light = under @ [0.299, 0.587, 0.114] > 0.42
+    hue = 360 * rng.random()
+    if ground_is_light:
+        hsv, edge = (hue, rng.uniform(0.7, 1.0), rng.uniform(0.12, 0.32)), 1.0
+    else:
+        hsv, edge = (hue, rng.uniform(0.0, 0.4), rng.uniform(0.95, 1.0)), 0.0
+    ink = cv2.cvtColor(np.array([[hsv]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
+    halo = 0.6 * np.clip(1.8 * cv2.GaussianBlur(stroke, (0, 0), 1.8), 0.0, 1.0)[..., None]
+    opacity = 0.94 * stroke[..., None]
+    return (background * (1 - halo) + edge * halo) * (1 - opacity) + ink * opacity
+
+
+def small_cnn(
+    images: NDArray,
+    labels: NDArray,
+    *,
+    class_names: Sequence[str] = CLASS_NAMES,
+    epochs: int = 9,
+    seed: int = 0,
+    verbose: int = 1,
+):
+    """A small convolutional classifier, trained on the pictures.
+
+    Parameters
+    ----------
+    images : (n, 96, 96, 3), in [0, 1]
+    labels : (n,)
+    class_names
+        One output for each.
+    epochs
+        Passes over the pictures.
+    seed
+        Of the weights' start and of the order of the pictures. Sets Keras' global seed.
+    verbose
+        As in Keras' ``fit``.
+
+    Returns
+    -------
+    model : keras.Model
+        Ends in logits. ``"last_conv"`` (a ReLU) gives feature maps (8, 8, 48).
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model = _untrained(images.shape[1:], len(class_names))
+    steps = epochs * -(-len(images) // 32)
+    model.compile(
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(images, labels, batch_size=32, epochs=epochs, verbose=verbose)
+    return model
+
+
+def _untrained(image_shape: tuple[int, ...], number_of_classes: int):
+    """96×96 pictures → 32 → 16 → 8 → 8, global average, logits."""
+    from keras import Input, Model, layers
+
+    x = inputs = Input(image_shape)
+    for filters, size, stride, name in (
+        (24, 5, 3, None),
+        (32, 3, 2, None),
+        (48, 3, 2, None),
+        (48, 3, 1, "last_conv"),
+    ):
+        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU(name=name)(x)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    return Model(inputs, layers.Dense(number_of_classes, name="logits")(x), name="small_cnn")

@@ -1,0 +1,363 @@
+"""The plot methods of `CraftTf`, under the same names and arguments, without its traps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+from xplique.concepts import DisplayImportancesOrder
+
+from xplique_dirpairs.extractors.crops import best_crops
+from xplique_dirpairs.plots.concepts import (
+    draw_concept_map,
+    draw_crop_rows,
+    draw_image_concepts,
+    draw_importances,
+    draw_legend,
+    empty_axes,
+)
+from xplique_dirpairs.plots.images import as_picture
+from xplique_dirpairs.plots.palette import line_color
+
+#: Crops beside an image in `plot_image_concepts`.
+CROPS_BESIDE_IMAGE = 6
+
+
+class ConceptPlots:
+    """Plots of a fitted `FactorizerCraftTf`; each returns its figure.
+
+    A concept has one colour in all of them: that of its rank in the global importance. Maps show
+    a concept only where it is detected.
+    """
+
+    factorization: Any  # Xplique's Factorization, None before fit
+    sensitivity: Any  # Xplique's Sensitivity, None before estimate_importance
+    number_of_concepts: int
+    check_if_fitted: Callable[[], None]
+    estimate_importance: Callable[..., NDArray]
+    _shown_maps: Callable[..., NDArray]
+    _pixel_limits: tuple[float, float]
+
+    def plot_concepts_importances(
+        self,
+        importances: NDArray | None = None,
+        display_importance_order: DisplayImportancesOrder = DisplayImportancesOrder.GLOBAL,
+        nb_most_important_concepts: int | None = None,
+        verbose: bool = False,
+    ) -> Figure:
+        """Bars of the concepts' importances, on the current axes if they are empty.
+
+        Parameters
+        ----------
+        importances : (I,), optional
+            As `estimate_importance` returns them. None: the global ones.
+        display_importance_order
+            For the title: whether the importances are global or local.
+        nb_most_important_concepts
+            So many, most important first. None: all, by number.
+        verbose
+            Whether to print them.
+        """
+        values = self._importances(importances)
+        concepts = self._ranked(values, nb_most_important_concepts)
+        if nb_most_important_concepts is None:
+            concepts = np.arange(len(values))
+        ax = empty_axes((max(6.0, 0.24 * len(concepts)), 4.0))
+        colors = [line_color(cmap) for cmap in self._cmaps(concepts)]
+        draw_importances(ax, concepts, values[concepts], colors, _title(display_importance_order))
+        if verbose:
+            _print_importances(concepts, values)
+        return plt.gcf()
+
+    def plot_concepts_crops(
+        self,
+        nb_crops: int = 10,
+        nb_most_important_concepts: int | None = None,
+        verbose: bool = False,
+    ) -> Figure:
+        """The crops with the largest coefficients of each concept, most important concept first.
+
+        One figure, a row for each concept; fewer crops where a concept is in fewer.
+
+        Parameters
+        ----------
+        nb_crops
+            Crops of a concept.
+        nb_most_important_concepts
+            So many concepts. None: all.
+        verbose
+            Whether to print the importances.
+        """
+        values = self._importances()
+        concepts = self._ranked(values, nb_most_important_concepts)
+        if verbose:
+            _print_importances(concepts, values)
+        figure = draw_crop_rows(
+            concepts,
+            [self._best_crops(concept, nb_crops) for concept in concepts],
+            values[concepts],
+            [line_color(cmap) for cmap in self._cmaps(concepts)],
+            nb_crops,
+        )
+        plt.show()
+        return figure
+
+    def plot_concept_attribution_legend(
+        self, nb_most_important_concepts: int = 6, border_width: int = 5
+    ) -> Figure:
+        """The best crop of each concept in a frame of the concept's colour.
+
+        Parameters
+        ----------
+        nb_most_important_concepts
+            So many concepts.
+        border_width
+            Of the frame, in pixels of the crop.
+        """
+        concepts = self._ranked(self._importances(), nb_most_important_concepts)
+        figure = draw_legend(
+            concepts,
+            [self._best_crops(concept, 1) for concept in concepts],
+            [line_color(cmap) for cmap in self._cmaps(concepts)],
+            border_width,
+        )
+        plt.show()
+        return figure
+
+    def plot_concept_attribution_maps(
+        self,
+        images: ArrayLike,
+        importances: NDArray | None = None,
+        nb_most_important_concepts: int = 5,
+        filter_percentile: int = 90,
+        clip_percentile: float | None = 10.0,
+        alpha: float = 0.65,
+        cols: int = 5,
+        img_size: float = 2.0,
+        **plot_kwargs,
+    ) -> Figure:
+        """Images with their concepts laid over them; the legend is shown first.
+
+        Parameters
+        ----------
+        images : (N, height, width, channels)
+            Or a single image.
+        importances : (I,), optional
+            Local importances to choose the concepts by. None: the global ones.
+        nb_most_important_concepts
+            So many concepts.
+        filter_percentile
+            Cells below this percentile of a concept's map are not shown.
+        clip_percentile
+            The brightest so many percent of what is shown look alike. None: no clipping.
+        alpha
+            Opacity of the maps.
+        cols
+            Images in a row.
+        img_size
+            Width of an image, in inches.
+        plot_kwargs
+            For ``imshow``.
+        """
+        chosen = self._ranked(self._importances(importances), nb_most_important_concepts)
+        self.plot_concept_attribution_legend(nb_most_important_concepts=nb_most_important_concepts)
+        images = np.asarray(images)
+        images = images[None] if images.ndim == 3 else images
+        layout, rows, width, height = self.compute_subplots_layout_parameters(
+            images, cols=min(cols, len(images)), img_size=img_size
+        )
+        figure = plt.figure(figsize=(width, height))
+        figure.subplots_adjust(**layout)
+        for i, image in enumerate(images):
+            figure.add_subplot(rows, min(cols, len(images)), i + 1)
+            self.plot_concept_attribution_map(
+                image,
+                chosen,
+                nb_most_important_concepts,
+                filter_percentile=filter_percentile,
+                clip_percentile=clip_percentile,
+                alpha=alpha,
+                **plot_kwargs,
+            )
+        return figure
+
+    def plot_concept_attribution_map(
+        self,
+        image: ArrayLike,
+        most_important_concepts: ArrayLike,
+        nb_most_important_concepts: int = 5,
+        filter_percentile: int = 90,
+        clip_percentile: float | None = 10,
+        alpha: float = 0.65,
+        **plot_kwargs,
+    ) -> Figure:
+        """One image with concepts laid over it, on the current axes if they are empty.
+
+        Parameters
+        ----------
+        image : (height, width, channels)
+        most_important_concepts
+            Numbers of the concepts, the one on top first.
+        nb_most_important_concepts
+            So many of them.
+        filter_percentile, clip_percentile, alpha, plot_kwargs
+            As in `plot_concept_attribution_maps`.
+        """
+        self._importances()
+        concepts = np.asarray(most_important_concepts)[:nb_most_important_concepts]
+        ax = empty_axes((5.0, 5.0))
+        draw_concept_map(
+            ax,
+            self._picture(image),
+            self._shown_maps(image)[..., concepts],
+            self._cmaps(concepts),
+            filter_percentile,
+            clip_percentile,
+            alpha,
+            **plot_kwargs,
+        )
+        return plt.gcf()
+
+    def plot_image_concepts(
+        self,
+        img: ArrayLike,
+        display_importance_order: DisplayImportancesOrder = DisplayImportancesOrder.GLOBAL,
+        nb_most_important_concepts: int = 5,
+        filter_percentile: int = 90,
+        clip_percentile: float | None = 10,
+        alpha: float = 0.65,
+        filepath: str | None = None,
+        **plot_kwargs,
+    ) -> Figure:
+        """An image with its concepts, their best crops and their importances.
+
+        Parameters
+        ----------
+        img : (height, width, channels)
+        display_importance_order
+            Concepts by their global importance, or by that for this image.
+        nb_most_important_concepts
+            So many concepts.
+        filter_percentile, clip_percentile, alpha, plot_kwargs
+            As in `plot_concept_attribution_maps`.
+        filepath
+            Where the figure is saved. None: ``plt.show()`` is called.
+        """
+        values = self._importances()
+        if display_importance_order == DisplayImportancesOrder.LOCAL:
+            values = self.estimate_importance(img)
+        concepts = self._ranked(values, nb_most_important_concepts)
+        figure = draw_image_concepts(
+            self._picture(img),
+            self._shown_maps(img)[..., concepts],
+            concepts,
+            [self._best_crops(concept, CROPS_BESIDE_IMAGE) for concept in concepts],
+            values[concepts],
+            self._cmaps(concepts),
+            _title(display_importance_order),
+            filter_percentile=filter_percentile,
+            clip_percentile=clip_percentile,
+            alpha=alpha,
+            **plot_kwargs,
+        )
+        if filepath is None:
+            plt.show()
+        else:
+            figure.savefig(filepath)
+        return figure
+
+    @staticmethod
+    def compute_subplots_layout_parameters(
+        images: NDArray,
+        cols: int = 5,
+        img_size: float = 2.0,
+        margin: float = 0.3,
+        spacing: float = 0.3,
+    ) -> tuple[dict[str, float], int, float, float]:
+        """Arguments of ``Figure.subplots_adjust`` for a grid of images of any proportions.
+
+        Parameters
+        ----------
+        images : (N, height, width, channels)
+        cols
+            Images in a row.
+        img_size, margin, spacing
+            Width of an image, outer margin, gap; in inches.
+
+        Returns
+        -------
+        layout_parameters, rows, figure width, figure height
+        """
+        count, height, width = images.shape[:3]
+        rows = ceil(count / cols)
+        img_height = img_size * height / width
+        figure_width = cols * img_size + (cols - 1) * spacing + 2 * margin
+        figure_height = rows * img_height + (rows - 1) * spacing + 2 * margin
+        layout = {
+            "left": margin / figure_width,
+            "right": 1.0 - margin / figure_width,
+            "bottom": margin / figure_height,
+            "top": 1.0 - margin / figure_height,
+            "wspace": spacing / img_size,
+            "hspace": spacing / img_height,
+        }
+        return layout, rows, figure_width, figure_height
+
+    # ---------------------------------------------------------------- inside
+
+    def _importances(self, importances: NDArray | None = None) -> NDArray:
+        """Given importances, checked, or the global ones; colours need the latter in any case."""
+        self.check_if_fitted()
+        if self.sensitivity is None:
+            raise NotFittedError(
+                "there are no global importances to order and colour the concepts by: "
+                "call estimate_importance() first"
+            )
+        if importances is None:
+            return np.asarray(self.sensitivity.importances)
+        importances = np.asarray(importances)
+        if importances.shape != (self.number_of_concepts,):
+            raise ValueError(
+                f"importances must have shape ({self.number_of_concepts},), not {importances.shape}"
+            )
+        return importances
+
+    @staticmethod
+    def _ranked(importances: NDArray, count: int | None) -> NDArray:
+        """The most important concepts, most important first."""
+        if count is not None and count < 1:
+            raise ValueError(f"nb_most_important_concepts must be at least 1, not {count}")
+        return np.argsort(-importances, kind="stable")[:count]
+
+    def _cmaps(self, concepts: NDArray) -> list[Colormap]:
+        """Colour maps of concepts; Xplique keeps them by global rank."""
+        ranks = np.argsort(self.sensitivity.most_important_concepts)
+        return [self.sensitivity.cmaps[rank] for rank in ranks[concepts]]
+
+    def _best_crops(self, concept: int, count: int) -> NDArray:
+        """Pictures (k, patch, patch, 3) of a concept's best crops, k ≤ count."""
+        made = self.factorization
+        best = best_crops(made.crops_u[:, concept], len(made.inputs), count)
+        return as_picture(made.crops[best], self._pixel_limits)
+
+    def _picture(self, image: ArrayLike) -> NDArray:
+        image = np.asarray(image)
+        image = image[0] if image.ndim == 4 else image
+        return as_picture(image, self._pixel_limits)
+
+
+def _title(order: DisplayImportancesOrder) -> str:
+    kind = "Global" if order == DisplayImportancesOrder.GLOBAL else "Local"
+    return f"{kind} Concept Importance"
+
+
+def _print_importances(concepts: NDArray, importances: NDArray) -> None:
+    for concept in concepts:
+        print(f"Concept {concept} has an importance value of {importances[concept]:.2f}")

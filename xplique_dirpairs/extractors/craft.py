@@ -1,0 +1,319 @@
+"""CRAFT's workflow over any `DirectionsFactorizer`, with the residual kept."""
+
+from __future__ import annotations
+
+import logging
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+from xplique.concepts import CraftTf
+from xplique.concepts.craft import Factorization, Sensitivity
+
+from xplique_dirpairs.activations import (
+    as_pixels,
+    check_activations,
+    check_images,
+    compute_activations,
+)
+from xplique_dirpairs.extractors.concept_plots import ConceptPlots
+from xplique_dirpairs.extractors.crops import (
+    concept_maps,
+    crop_coefficients,
+    extract_crops,
+    fitting_patch,
+)
+from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.metrics.importance import sobol_design, total_sobol_indices
+from xplique_dirpairs.network import Head
+from xplique_dirpairs.plots.images import pixel_limits
+from xplique_dirpairs.plots.palette import concept_colors
+
+logger = logging.getLogger("xplique_dirpairs")
+
+#: Features (numbers, not bytes) that go through the head at once: where one image has few, many
+#: masked copies of it make a pass, and the cost of calling the head is paid once.
+FEATURES_AT_ONCE = 2**23
+
+
+class FactorizerCraftTf(ConceptPlots, CraftTf):
+    """`CraftTf` with the concepts of any `DirectionsFactorizer`.
+
+    Methods, arguments and shapes are those of `CraftTf`. What differs: concepts are learned from
+    every position of the whole images, in one pass through the network, and what the concepts do
+    not explain of the features (the residual) is added back, so that importances are about the
+    network's own output.
+
+    Parameters
+    ----------
+    input_to_latent_model : keras.Model
+        Images to activations, of any sign: ``(N, H, W, D)``, tokens ``(N, T, D)`` or ``(N, D)``.
+    latent_to_logit_model : keras.Model
+        Activations to logits or probabilities, ``(N, K)``.
+    factorizer
+        What finds the concepts.
+    batch_size
+        Images, or masked feature maps, in one pass.
+    patch_size
+        Side of the square crops shown for the concepts, in pixels.
+    random_state : int or numpy.random.Generator, optional
+        Seed of the masks of `estimate_importance`.
+
+    Attributes
+    ----------
+    factorization : xplique.concepts.craft.Factorization
+        After `fit`; its ``reducer`` is the factorizer.
+    sensitivity : xplique.concepts.craft.Sensitivity
+        After ``estimate_importance()``.
+    """
+
+    def __init__(
+        self,
+        input_to_latent_model: keras.Model,
+        latent_to_logit_model: keras.Model,
+        factorizer: DirectionsFactorizer,
+        batch_size: int = 64,
+        patch_size: int = 64,
+        *,
+        random_state: int | np.random.Generator | None = None,
+    ):
+        concepts = factorizer.number_of_concepts
+        for name, value in {
+            "number_of_concepts": concepts,
+            "batch_size": batch_size,
+            "patch_size": patch_size,
+        }.items():
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+        super().__init__(
+            input_to_latent_model, latent_to_logit_model, concepts, batch_size, patch_size
+        )
+        self.factorizer = factorizer
+        self.random_state = random_state
+        self.head = Head(latent_to_logit_model)
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[NDArray, NDArray, NDArray]:
+        """Learn the concepts of a class from its images.
+
+        Parameters
+        ----------
+        inputs : (N, height, width, channels)
+            Images as ``input_to_latent_model`` takes them; uint8 is accepted.
+        class_id
+            The class whose score `estimate_importance` is about.
+
+        Returns
+        -------
+        crops : (n, patch, patch, channels)
+            Of the same grid as CRAFT's: whole patches, ``int(0.8 * patch)`` apart.
+        crops_u : (n, I)
+            A crop's coefficients: the mean of the concept maps (coefficients where the concept
+            is detected) over its area.
+        concept_bank_w : (I, D) float32
+
+        Raises
+        ------
+        ValueError
+            If there are no images, they or their activations are not finite or of another shape
+            than the models take, or there is no such class.
+        """
+        self._check_class(class_id)
+        images = _as_batch(inputs)
+        activations = self._activations(images)
+        self._fit_factorizer(activations)
+        return self._describe(images, activations, class_id)
+
+    def _fit_factorizer(self, activations: NDArray) -> None:
+        if self.factorizer.requires_positive_activations and activations.min() < 0:
+            raise ValueError(
+                f"{type(self.factorizer).__name__} needs activations that are nowhere negative: "
+                "choose a layer after a ReLU, or another factorizer"
+            )
+        self.factorizer.fit(as_pixels(activations))
+
+    def _describe(
+        self, images: NDArray, activations: NDArray, class_id: int
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Crops of the images and what the fitted factorizer says of them."""
+        patch = fitting_patch(self.patch_size, images.shape[1:])
+        shown = self._by_position(self.factorizer.shown_coefficients, activations)
+        maps = concept_maps(shown, images.shape[1:])
+        self.number_of_concepts = maps.shape[-1]
+        self.factorization = Factorization(
+            inputs=images,
+            class_id=class_id,
+            crops=extract_crops(images, patch),
+            reducer=self.factorizer,
+            crops_u=crop_coefficients(maps, images.shape[1:], patch),
+            concept_bank_w=self.factorizer.components_,
+        )
+        self.sensitivity = None
+        self._pixel_limits = pixel_limits(images)
+        # Pooled features are a few numbers an image: kept, they save importances a network pass.
+        self._pooled = self._importance_parts(activations) if self._pools else None
+        self.__dict__.pop("_scores", None)
+        return self.factorization.crops, self.factorization.crops_u, self.concept_bank_w
+
+    @property
+    def concept_bank_w(self) -> NDArray:
+        """(I, D) float32; the features are ``transform(...) @ concept_bank_w`` and the rest."""
+        self.check_if_fitted()
+        return self.factorization.concept_bank_w
+
+    def check_if_fitted(self) -> None:
+        """Raise sklearn's `NotFittedError` before `fit`."""
+        if self.factorization is None:
+            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
+
+    # ---------------------------------------------------------------- reading
+
+    def transform(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> NDArray:
+        """Concept coefficients of images.
+
+        Parameters
+        ----------
+        inputs : (N, height, width, channels)
+            A single image counts as a batch of one. None where activations are given.
+        activations : (N, *spatial, D), optional
+            Activations of the images, if they are known.
+
+        Returns
+        -------
+        coeffs_u : (N, *spatial, I)
+            ``(N, H, W, I)``, ``(N, T, I)`` for tokens, ``(N, I)`` for vectors.
+        """
+        self.check_if_fitted()
+        return self._by_position(self.factorizer.encode, self._activations(inputs, activations))
+
+    def _activations(self, inputs, activations=None) -> NDArray:
+        """Checked activations: the given ones, or those of the images."""
+        if activations is None:
+            if inputs is None:
+                raise ValueError("there is nothing to read: give images or their activations")
+            images = check_images(inputs)
+            self._check_image_shape(images.shape[1:])
+            return compute_activations(self.input_to_latent_model, images, self.batch_size)
+        activations = check_activations(activations)
+        channels = self.factorization.concept_bank_w.shape[1]
+        if activations.shape[-1] != channels:
+            raise ValueError(
+                f"activations must end in the {channels} channels the concepts were learned in, "
+                f"but have shape {activations.shape}"
+            )
+        return activations
+
+    def _check_image_shape(self, shape: tuple[int, ...]) -> None:
+        wanted = self.input_to_latent_model.input_shape[1:]
+        fits = len(wanted) == len(shape) and all(
+            want in (None, came) for want, came in zip(wanted, shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"images have shape {shape}, but input_to_latent_model takes {wanted}")
+
+    @staticmethod
+    def _by_position(function, activations: NDArray) -> NDArray:
+        """A function of flat ``(P, ·)`` arrays, applied to ``(N, *spatial, ·)``."""
+        values = function(as_pixels(activations))
+        return values.reshape(*activations.shape[:-1], values.shape[-1])
+
+    def _shown_maps(self, image: NDArray) -> NDArray:
+        """What pictures show of one image, (H, W, I)."""
+        activations = self._activations(image)
+        shown = self._by_position(self.factorizer.shown_coefficients, activations)
+        return concept_maps(shown, _as_batch(image).shape[1:])[0]
+
+    # ---------------------------------------------------------------- importance
+
+    def estimate_importance(self, inputs: ArrayLike | None = None, nb_design: int = 32) -> NDArray:
+        """Total Sobol indices of the class score, each concept dimmed at all positions at once.
+
+        A mask m ∈ [0, 1]^I turns an image's features x into r + decode(m · u), with the residual
+        r = x − decode(u): m = 1 is the network's own output. Every image has masks of its own, so
+        that the error of few masks averages out over images.
+
+        Parameters
+        ----------
+        inputs : (N, height, width, channels), optional
+            Images for local importances. None: the images of `fit`, and `sensitivity` is set.
+        nb_design
+            n; the head is evaluated n · (I + 2) times an image. A single image leaves nothing to
+            average over: 128 is then worth its time.
+
+        Returns
+        -------
+        importances : (I,)
+            Mean over the images, ≥ 0; 0 where the score does not depend on the masks.
+        """
+        self.check_if_fitted()
+        if inputs is None and self._pooled is not None:
+            features, coefficients = self._pooled
+        else:
+            images = self.factorization.inputs if inputs is None else inputs
+            features, coefficients = self._importance_parts(self._activations(images))
+        generator = np.random.default_rng(self.random_state)
+        concepts = self.number_of_concepts
+        importances = np.zeros(concepts)
+        for x, u in zip(features, coefficients, strict=True):
+            masks = sobol_design(concepts, nb_design, generator)
+            scores = self._masked_scores(x, u, masks)
+            importances += total_sobol_indices(scores, concepts) / len(features)
+        if inputs is None:
+            order = np.argsort(-importances, kind="stable")
+            self.sensitivity = Sensitivity(importances, order, cmaps=concept_colors(concepts))
+        return importances
+
+    @property
+    def _pools(self) -> bool:
+        """Whether pooled features suffice: averaging commutes with an affine decode."""
+        return self.head.pools_first and self.factorizer.decodes_affinely
+
+    def _importance_parts(self, activations: NDArray) -> tuple[NDArray, NDArray]:
+        """Features and coefficients, ``(N, *spatial, ·)``, averaged over positions if that does."""
+        coefficients = self._by_position(self.factorizer.encode, activations)
+        if self._pools:
+            return self.head.pool(activations), self.head.pool(coefficients)
+        return activations, coefficients
+
+    def _masked_scores(self, x: NDArray, u: NDArray, masks: NDArray) -> NDArray:
+        """Class score of one image's features under each mask, (M,)."""
+        size = max(self.batch_size, FEATURES_AT_ONCE // x.size)
+        if "_scores" not in self.__dict__:
+            self._scores = tf.function(self._scores_of_batch, reduce_retracing=True)
+        x, u = tf.constant(x), tf.constant(u, tf.float32)
+        batches = (masks[start : start + size] for start in range(0, len(masks), size))
+        outputs = np.concatenate([self._scores(x, u, tf.constant(m)).numpy() for m in batches])
+        self._check_class(self.factorization.class_id, outputs.shape[-1])
+        return outputs[:, self.factorization.class_id]
+
+    def _scores_of_batch(self, x: tf.Tensor, u: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+        """Head outputs (B, K) of x + decode(m · u) − decode(u), which is r + decode(m · u)."""
+        concepts = u.shape[-1]
+        masks = tf.reshape(masks, [-1, *[1] * (len(u.shape) - 1), concepts])
+        intact = tf.reshape(self.factorizer.decode(tf.reshape(u, [-1, concepts])), x.shape)
+        dimmed = self.factorizer.decode(tf.reshape(masks * u, [-1, concepts]))
+        features = tf.reshape(dimmed, [-1, *x.shape]) + (x - intact)
+        return self._head_outputs(features)
+
+    def _head_outputs(self, features: tf.Tensor) -> tf.Tensor:
+        return (
+            self.head.outputs(features)
+            if self._pools
+            else self.head.model(features, training=False)
+        )
+
+    def _check_class(self, class_id: int, number_of_classes: int | None = None) -> None:
+        if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
+            raise TypeError(f"class_id must be an integer, not {class_id!r}")
+        classes = number_of_classes or self.head.number_of_classes
+        if class_id < 0 or (classes is not None and class_id >= classes):
+            raise ValueError(f"class_id {class_id} is out of range for {classes} classes")
+
+
+def _as_batch(images: ArrayLike) -> NDArray:
+    """Images as they are (dtype kept), with the batch axis."""
+    images = np.asarray(images)
+    return images[None] if images.ndim == 3 else images

@@ -1,0 +1,340 @@
+"""Direction pairs where `CraftTf` and `CraftManagerTf` stood."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
+
+from xplique_dirpairs.extractors.craft import FactorizerCraftTf
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.pairs import DirectionPairs, Off
+from xplique_dirpairs.plots.palette import concept_colors
+
+logger = logging.getLogger("xplique_dirpairs")
+
+
+class DirectionPairsTf(FactorizerCraftTf):
+    """Concepts as encoding-decoding direction pairs, used like `CraftTf`.
+
+    Parameters
+    ----------
+    input_to_latent_model : keras.Model
+        Images to activations; `split_model` makes both halves.
+    latent_to_logit_model : keras.Model
+        Activations to logits or probabilities.
+    number_of_concepts
+        I; may exceed the number of channels.
+    batch_size
+        Images, or masked feature maps, in one pass.
+    patch_size
+        Side of the square crops shown for the concepts, in pixels.
+    recipe
+        How the pairs are learned, as `learn_pairs` takes it.
+    off
+        What "a concept is switched off" means: see `DirectionPairs.coefficients`.
+    random_state
+        Seed of the learning and of the masks of `estimate_importance`.
+    verbose
+        0 for silence.
+    """
+
+    def __init__(
+        self,
+        input_to_latent_model: keras.Model,
+        latent_to_logit_model: keras.Model,
+        number_of_concepts: int = 20,
+        batch_size: int = 64,
+        patch_size: int = 64,
+        *,
+        recipe: Any = "default",
+        off: Off = "absent",
+        random_state: int | None = None,
+        verbose: int = 1,
+    ):
+        factorizer = DirectionPairsFactorizer(
+            number_of_concepts, recipe=recipe, off=off, random_state=random_state, verbose=verbose
+        )
+        super().__init__(
+            input_to_latent_model,
+            latent_to_logit_model,
+            factorizer,
+            batch_size,
+            patch_size,
+            random_state=random_state,
+        )
+
+    @property
+    def pairs(self) -> DirectionPairs:
+        """The learned direction pairs."""
+        self.check_if_fitted()
+        return self.factorizer.pairs_
+
+    @property
+    def history_(self) -> History:
+        """How the fit went."""
+        self.check_if_fitted()
+        return self.factorizer.history_
+
+    def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> NDArray:
+        """Concept detections y of images, in [0, 1]; the concept is there where y > 0.5.
+
+        Arguments and shape as for `transform`.
+        """
+        self.check_if_fitted()
+        return self._by_position(self.factorizer.detect, self._activations(inputs, activations))
+
+    def _fit_factorizer(self, activations: NDArray) -> None:
+        self.factorizer.fit_maps(activations, self.head)
+
+
+class DirectionPairsManagerTf(CraftManagerTf):
+    """Direction pairs of several classes, used like `CraftManagerTf`.
+
+    Parameters
+    ----------
+    input_to_latent_model, latent_to_logit_model : keras.Model
+        The network's halves.
+    inputs : (N, height, width, channels)
+    labels : (N,) or (N, K)
+        Class indices, or one-hot rows.
+    list_of_class_of_interest
+        Classes to explain. None: all that occur in the labels.
+    number_of_concepts, batch_size, patch_size
+        As in `DirectionPairsTf`.
+    shared
+        True: one set of pairs, learned from the images of all the classes of interest, with
+        importances for each class. False: a set for each class, as CRAFT does.
+    recipe, off, random_state, verbose
+        As in `DirectionPairsTf`.
+
+    Attributes
+    ----------
+    craft_instances : dict
+        Class → its `DirectionPairsTf`.
+    """
+
+    def __init__(
+        self,
+        input_to_latent_model: keras.Model,
+        latent_to_logit_model: keras.Model,
+        inputs: ArrayLike,
+        labels: ArrayLike,
+        list_of_class_of_interest: Sequence[int] | None = None,
+        number_of_concepts: int = 20,
+        batch_size: int = 64,
+        patch_size: int = 64,
+        *,
+        shared: bool = True,
+        recipe: Any = "default",
+        off: Off = "absent",
+        random_state: int | None = None,
+        verbose: int = 1,
+    ):
+        inputs, labels = np.asarray(inputs), _class_indices(labels)
+        if len(inputs) != len(labels):
+            raise ValueError(f"there are {len(inputs)} images but {len(labels)} labels")
+        classes = (
+            np.unique(labels) if list_of_class_of_interest is None else list_of_class_of_interest
+        )
+        super().__init__(
+            input_to_latent_model,
+            latent_to_logit_model,
+            inputs,
+            labels,
+            [int(class_id) for class_id in classes],
+            number_of_concepts,
+            batch_size,
+            patch_size,
+        )
+        self.shared = shared
+        self.craft_instances = {
+            class_id: DirectionPairsTf(
+                input_to_latent_model,
+                latent_to_logit_model,
+                number_of_concepts,
+                batch_size,
+                patch_size,
+                recipe=recipe,
+                off=off,
+                random_state=random_state,
+                verbose=verbose,
+            )
+            for class_id in self.list_of_class_of_interest
+        }
+        for class_id, instance in self.craft_instances.items():
+            instance._check_class(class_id)
+
+    def compute_predictions(self) -> NDArray:
+        """The network's class of every image, (N,)."""
+        return self._predict(self._activations())
+
+    def _any_instance(self) -> DirectionPairsTf:
+        if not self.craft_instances:
+            raise ValueError("list_of_class_of_interest is empty: there is nothing to explain")
+        return next(iter(self.craft_instances.values()))
+
+    def _activations(self) -> NDArray:
+        return self._any_instance()._activations(self.inputs)
+
+    def _predict(self, activations: NDArray) -> NDArray:
+        head = self._any_instance().head
+        return head.predict(head.pool(activations)).argmax(axis=-1)
+
+    def fit(self, nb_samples_per_class: int | None = None, verbose: bool = False) -> None:
+        """Learn the concepts from the images that the network assigns to the classes of interest.
+
+        Parameters
+        ----------
+        nb_samples_per_class
+            At most so many images of each class; None for all.
+        verbose
+            Whether to print the class being fitted.
+
+        Raises
+        ------
+        ValueError
+            If no image is assigned to any of the classes.
+
+        Warns
+        -----
+        UserWarning
+            For a class that no image is assigned to; it is left out.
+        """
+        activations = self._activations()
+        predictions = self._predict(activations)
+        chosen = {}
+        for class_id in self.craft_instances:
+            indices = np.flatnonzero(predictions == class_id)[:nb_samples_per_class]
+            if indices.size:
+                chosen[class_id] = indices
+        if not chosen:
+            raise ValueError(
+                f"the network assigns none of the {len(predictions)} images to any of the classes "
+                f"{list(self.craft_instances)}, but to {np.unique(predictions).tolist()}"
+            )
+        missing = [class_id for class_id in self.craft_instances if class_id not in chosen]
+        if missing:
+            warnings.warn(
+                f"the network assigns no image to the classes {missing}: they are left out",
+                UserWarning,
+                stacklevel=2,
+            )
+        for instance in self.craft_instances.values():
+            instance.factorization = None  # a class left out now must not keep an earlier fit
+        shared = None
+        if self.shared:
+            shared = self.craft_instances[next(iter(chosen))]
+            shared._fit_factorizer(activations[np.concatenate(list(chosen.values()))])
+        for class_id, indices in chosen.items():
+            if verbose:
+                print(f"Fitting direction pairs for class {class_id}")
+            instance = self.craft_instances[class_id]
+            if shared is None:
+                instance._fit_factorizer(activations[indices])
+            else:
+                instance.factorizer = shared.factorizer
+            instance._describe(self.inputs[indices], activations[indices], class_id)
+
+    def _fitted(self) -> dict[int, DirectionPairsTf]:
+        fitted = {k: c for k, c in self.craft_instances.items() if c.factorization is not None}
+        if not fitted:
+            raise NotFittedError("this DirectionPairsManagerTf is not fitted: call fit() first")
+        return fitted
+
+    @property
+    def pairs(self) -> DirectionPairs | dict[int, DirectionPairs]:
+        """The shared pairs, or those of each class where they are not shared."""
+        by_class = {class_id: craft.pairs for class_id, craft in self._fitted().items()}
+        return next(iter(by_class.values())) if self.shared else by_class
+
+    @property
+    def history_(self) -> History | dict[int, History]:
+        """How the fit went; of each class where pairs are not shared."""
+        by_class = {class_id: craft.history_ for class_id, craft in self._fitted().items()}
+        return next(iter(by_class.values())) if self.shared else by_class
+
+    def estimate_importance(self, nb_design: int = 32, verbose: bool = False) -> None:
+        """Importances of the concepts for every fitted class: see `DirectionPairsTf`.
+
+        Where the pairs are shared, a concept has the same colour in the pictures of every class.
+        """
+        fitted = self._fitted()
+        for class_id, instance in fitted.items():
+            if verbose:
+                print(f"Estimating importances for class {class_id}")
+            instance.estimate_importance(nb_design=nb_design)
+        if self.shared:
+            overall = np.mean([c.sensitivity.importances for c in fitted.values()], axis=0)
+            colors = np.empty((len(overall), 3))
+            colors[np.argsort(-overall, kind="stable")] = concept_colors(len(overall))
+            for instance in fitted.values():
+                order = instance.sensitivity.most_important_concepts
+                instance.sensitivity.set_concept_attribution_cmap([tuple(c) for c in colors[order]])
+
+    def _instance(self, class_id: int) -> DirectionPairsTf:
+        if class_id not in self.craft_instances:
+            raise ValueError(
+                f"class {class_id} is not one of the classes of interest, "
+                f"{list(self.craft_instances)}"
+            )
+        if self.craft_instances[class_id] not in self._fitted().values():
+            raise NotFittedError(f"class {class_id} was left out of the fit: no image is predicted")
+        return self.craft_instances[class_id]
+
+    def plot_concepts_importances(
+        self, class_id: int, nb_most_important_concepts: int = 5, verbose: bool = False
+    ) -> Figure:
+        """Bars of the importances of one class: see `DirectionPairsTf`."""
+        return self._instance(class_id).plot_concepts_importances(
+            nb_most_important_concepts=nb_most_important_concepts, verbose=verbose
+        )
+
+    def plot_concepts_crops(
+        self, class_id: int, nb_crops: int = 10, nb_most_important_concepts: int | None = None
+    ) -> Figure:
+        """Best crops of each concept among the images of one class: see `DirectionPairsTf`."""
+        return self._instance(class_id).plot_concepts_crops(
+            nb_crops=nb_crops, nb_most_important_concepts=nb_most_important_concepts
+        )
+
+    def plot_image_concepts(
+        self,
+        img: ArrayLike,
+        class_id: int,
+        display_importance_order: DisplayImportancesOrder = DisplayImportancesOrder.GLOBAL,
+        nb_most_important_concepts: int = 5,
+        filter_percentile: int = 90,
+        clip_percentile: float | None = 10,
+        alpha: float = 0.65,
+        filepath: str | None = None,
+    ) -> Figure:
+        """One image and what a class's concepts say of it: see `DirectionPairsTf`."""
+        return self._instance(class_id).plot_image_concepts(
+            img,
+            display_importance_order=display_importance_order,
+            nb_most_important_concepts=nb_most_important_concepts,
+            filter_percentile=filter_percentile,
+            clip_percentile=clip_percentile,
+            alpha=alpha,
+            filepath=filepath,
+        )
+
+
+def _class_indices(labels: ArrayLike) -> NDArray:
+    """Class indices (N,) of labels (N,), (N, 1) or one-hot (N, K)."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must have shape (N,) or one-hot (N, K), not {labels.shape}")
+    return labels.astype(int)

@@ -1,0 +1,283 @@
+"""Direction pairs on Xplique's holistic interface, where `HolisticCraftTf` stood."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+from xplique.concepts import EncodedData, HolisticCraftTf
+from xplique.concepts.craft import Factorization, Sensitivity
+from xplique.concepts.factorizer import ConceptFactorizer
+from xplique.concepts.latent_extractor import LatentData
+from xplique.concepts.tf.latent_extractor import TfLatentExtractor
+from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
+
+from xplique_dirpairs.activations import as_pixels, check_activations, check_images
+from xplique_dirpairs.extractors.crops import concept_maps
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.network import Head, final_activation
+from xplique_dirpairs.pairs import DirectionPairs, Off
+from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
+from xplique_dirpairs.plots.images import concept_heatmap as heatmap_at_size
+from xplique_dirpairs.plots.palette import concept_colors
+
+logger = logging.getLogger("xplique_dirpairs")
+
+
+class HolisticDirectionPairsTf(HolisticCraftTf):
+    """Direction pairs used like `HolisticCraftTf`, with the residual kept when decoding.
+
+    Parameters
+    ----------
+    latent_extractor
+        Xplique's extractor, which holds the two parts of the network.
+    number_of_concepts
+        I; may exceed the number of channels.
+    factorizer
+        Another way to find concepts, fitted as it is; the residual is kept all the same. None:
+        direction pairs.
+    latent_to_logit_model
+        Activations to logits or probabilities, (N, K), for the learning's network term. None: the
+        extractor's own where it comes from Xplique's `LayeredModelExtractorBuilder`; for other
+        extractors there is then no network term, which is logged.
+    recipe, off, random_state, verbose
+        As in `DirectionPairsTf`; without effect where a factorizer is given.
+    """
+
+    def __init__(
+        self,
+        latent_extractor: TfLatentExtractor,
+        number_of_concepts: int = 20,
+        factorizer: ConceptFactorizer | None = None,
+        *,
+        latent_to_logit_model: Callable | None = None,
+        recipe: Any = "default",
+        off: Off = "absent",
+        random_state: int | None = None,
+        verbose: int = 1,
+    ):
+        if factorizer is None:
+            factorizer = DirectionPairsFactorizer(
+                number_of_concepts,
+                recipe=recipe,
+                off=off,
+                random_state=random_state,
+                verbose=verbose,
+            )
+        elif getattr(factorizer, "number_of_concepts", number_of_concepts) != number_of_concepts:
+            raise ValueError(
+                f"number_of_concepts is {number_of_concepts}, but the factorizer has "
+                f"{factorizer.number_of_concepts}"
+            )
+        super().__init__(latent_extractor, number_of_concepts, factorizer)
+        self.latent_to_logit_model = latent_to_logit_model
+        # Xplique's drawing takes them from the end.
+        colors = concept_colors(number_of_concepts)[::-1]
+        self.cmaps = [Sensitivity._get_alpha_cmap(color) for color in colors]
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(self, inputs: ArrayLike, class_id: int = 0) -> None:
+        """Learn the concepts from all positions of the images.
+
+        Parameters
+        ----------
+        inputs : (N, height, width, channels)
+        class_id
+            Kept in ``factorization``.
+        """
+        activations = np.concatenate(
+            [
+                latent_data.get_activations(as_numpy=True)
+                for latent_data in self.latent_extractor.input_to_latent_generator(_images(inputs))
+            ]
+        )
+        activations = check_activations(activations)
+        pixels = as_pixels(activations)
+        if isinstance(self.factorizer, DirectionPairsFactorizer):
+            self.factorizer.fit_maps(activations, self._head())
+            coefficients = self.factorizer.encode(pixels)
+        else:
+            if self.factorizer.requires_positive_activations and activations.min() < 0:
+                raise ValueError(
+                    f"{type(self.factorizer).__name__} needs activations that are nowhere negative"
+                )
+            _, coefficients = self.factorizer.fit(pixels)
+        self.factorization = Factorization(
+            inputs=None,
+            class_id=class_id,
+            crops=None,
+            reducer=self.factorizer,
+            crops_u=None,
+            concept_bank_w=self.factorizer.get_concept_bank().astype(np.float32),
+            coeffs_u=coefficients.reshape(*activations.shape[:-1], -1),
+        )
+
+    def _head(self) -> Head | None:
+        """The rest of the network, for the network term, where it is within reach."""
+        if self.latent_to_logit_model is not None:
+            return Head(self.latent_to_logit_model)
+        extractor = self.latent_extractor
+        layered = extractor.latent_data_class is LayeredLatentData
+        if not (layered and isinstance(extractor.model, keras.Model)):
+            return None
+        return Head(
+            lambda x, **_: extractor.latent_to_logit_model(LayeredLatentData(x)),
+            ends_in=final_activation(extractor.model),
+        )
+
+    @property
+    def pairs(self) -> DirectionPairs:
+        """The learned direction pairs."""
+        self.check_if_fitted()
+        return self.factorizer.pairs_
+
+    @property
+    def history_(self) -> History:
+        """How the fit went."""
+        self.check_if_fitted()
+        return self.factorizer.history_
+
+    # ---------------------------------------------------------------- reading and writing
+
+    def encode(
+        self,
+        inputs: ArrayLike,
+        resize: tuple[int, int] | None = None,
+        differentiable: bool = False,
+    ) -> list[EncodedData]:
+        """Latent data and coefficients of images, batch by batch: see `HolisticCraft.encode`."""
+        self.check_if_fitted()
+        return super().encode(_images(inputs), resize, differentiable)
+
+    def detect(self, inputs: ArrayLike) -> NDArray:
+        """Concept detections y of images, in [0, 1], in the shape of `transform`."""
+        self.check_if_fitted()
+        batches = self.latent_extractor.input_to_latent_generator(_images(inputs))
+        return np.concatenate(
+            [self.pairs.detect(batch.get_activations(as_numpy=True)) for batch in batches]
+        )
+
+    def _decode_coefficients(self, latent_data: LatentData, coeffs_u: NDArray | tf.Tensor) -> Any:
+        """Predictions of r + decode(u), r = x − decode(encode(x)) the residual of ``latent_data``.
+
+        ``latent_data`` keeps its activations: it is a copy that goes through the network.
+        """
+        self.check_if_fitted()
+        coeffs_u = tf.convert_to_tensor(coeffs_u, dtype=tf.float32)
+        x = latent_data.get_activations(as_numpy=True)
+        own = self.latent_to_concept(latent_data).astype(np.float32)
+        features = x + self._decode_maps(coeffs_u) - self._decode_maps(tf.constant(own))
+        moved = _copy(latent_data)
+        moved.set_activations(features)
+        return self.latent_extractor.latent_to_logit(moved)
+
+    def _decode_maps(self, coefficients: tf.Tensor) -> tf.Tensor:
+        """`decode` of (n, *spatial, I)."""
+        flat = tf.reshape(coefficients, [-1, self.number_of_concepts])
+        decoded = self.factorizer.decode(flat)
+        shape = tf.concat([tf.shape(coefficients)[:-1], tf.shape(decoded)[-1:]], axis=0)
+        maps = tf.reshape(decoded, shape)
+        return tf.ensure_shape(maps, [*coefficients.shape[:-1], decoded.shape[-1]])
+
+    def check_if_fitted(self) -> None:
+        """Raise sklearn's `NotFittedError` before `fit`."""
+        if self.factorization is None:
+            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
+
+    def estimate_importance(
+        self,
+        images: ArrayLike,
+        operator: Callable,
+        class_id: int,
+        method: str = "gradient_input",
+        *args: Any,
+        **kwargs: Any,
+    ) -> NDArray:
+        """Importances (I,) of the concepts: see `HolisticCraft.estimate_importance`.
+
+        Raises
+        ------
+        ValueError
+            For ``method="sobol"`` on a layer without maps: Xplique's Sobol explainer masks maps.
+        """
+        self.check_if_fitted()
+        shape = self.factorization.coeffs_u.shape
+        if method == "sobol" and len(shape) != 4:
+            raise ValueError(
+                'method="sobol" masks concept maps (N, H, W, I), but those of this layer have '
+                f'shape {shape}: use method="gradient_input", or DirectionPairsTf'
+            )
+        return super().estimate_importance(images, operator, class_id, method, *args, **kwargs)
+
+    # ---------------------------------------------------------------- pictures
+
+    def _prepare_coefficients_for_display(
+        self, images: ArrayLike, coeffs_u: NDArray | None
+    ) -> NDArray:
+        """Concept maps (N, H, W, I): coefficients where the concept is detected."""
+        coefficients = self.transform(images) if coeffs_u is None else np.asarray(coeffs_u)
+        if coefficients.shape[-1] != self.number_of_concepts:
+            raise ValueError(
+                f"coeffs_u must end in {self.number_of_concepts} concepts, "
+                f"but have shape {coefficients.shape}"
+            )
+        shape = self._to_numpy_image_batch(images).shape[1:]
+        if isinstance(self.factorizer, DirectionPairsFactorizer):
+            # Cells of a finer or coarser map than the layer's own cannot be matched to detections.
+            detected = self.detect(images)
+            if detected.shape == coefficients.shape:
+                coefficients = np.maximum(coefficients, 0.0) * (detected > 0.5)
+        return concept_maps(coefficients, shape)
+
+    def display_concept_heatmap(
+        self,
+        image: NDArray,
+        concept_heatmap: NDArray,
+        concept_idx: int,
+        ax: Axes,
+        filter_percentile: int = 80,
+        clip_percentile: int = 5,
+    ) -> None:
+        """One concept over one image: arguments as in `HolisticCraft`.
+
+        Magnitudes are shown; where the map is zero, nothing is.
+        """
+        heatmap = np.asarray(concept_heatmap, dtype=np.float32)
+        if heatmap.ndim == 3 and heatmap.shape[-1] == 1:
+            heatmap = heatmap[..., 0]
+        if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
+            raise ValueError(
+                f"concept_heatmap must be finite, (H, W) or (H, W, 1), not {heatmap.shape}"
+            )
+        picture = as_picture(image)
+        draw_picture(ax, picture)
+        shape = picture.shape[:2]
+        shown = heatmap_at_size(np.abs(heatmap), shape, filter_percentile, clip_percentile)
+        draw_heatmap(ax, shown, self.cmaps[::-1][concept_idx % len(self.cmaps)], alpha=0.65)
+
+
+def _images(inputs: ArrayLike | tf.Tensor) -> NDArray | tf.Tensor:
+    """Checked images; tensors pass, since gradients may be wanted."""
+    return inputs if tf.is_tensor(inputs) else check_images(inputs)
+
+
+def _copy(latent_data: LatentData) -> LatentData:
+    """A copy whose activations can be set without a trace in the original.
+
+    Tensors are shared; lists and dicts, in which some extractors keep activations, are not.
+    """
+    twin = copy.copy(latent_data)
+    for name, value in vars(latent_data).items():
+        if isinstance(value, (list, dict)):
+            setattr(twin, name, copy.copy(value))
+    return twin

@@ -1,0 +1,214 @@
+"""Direction pairs as a `ConceptFactorizer`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+
+from xplique_dirpairs.activations import check_activations
+from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.network import Head
+from xplique_dirpairs.pairs import DirectionPairs, Off
+
+logger = logging.getLogger("xplique_dirpairs")
+
+
+class DirectionPairsFactorizer(DirectionsFactorizer):
+    """Encoding-decoding direction pairs, learned from activations.
+
+    Parameters
+    ----------
+    number_of_concepts
+        I; may exceed the number of channels.
+    latent_to_logit_model
+        The rest of the network, activations to logits or probabilities. With ``map_shape`` it
+        gives the learning its network term; without, there is none, which is logged.
+    map_shape
+        Spatial shape of the activations before they were flattened: ``(7, 7)``, ``(197,)`` for
+        tokens, ``()`` for vectors.
+    off
+        What a coefficient of zero means: see `DirectionPairs.coefficients`.
+    recipe
+        As `learn_pairs` takes it.
+    random_state
+        Seed of the learning.
+    verbose
+        0 for silence.
+
+    Attributes
+    ----------
+    pairs_ : DirectionPairs
+    history_ : History
+        How the fit went; None where the pairs were given (`from_pairs`).
+    """
+
+    pairs_: DirectionPairs
+    history_: History | None
+
+    def __init__(
+        self,
+        number_of_concepts: int = 20,
+        *,
+        latent_to_logit_model: Callable | None = None,
+        map_shape: tuple[int, ...] | None = None,
+        off: Off = "absent",
+        recipe: Any = "default",
+        random_state: int | None = None,
+        verbose: int = 0,
+    ):
+        self.number_of_concepts = number_of_concepts
+        self.latent_to_logit_model = latent_to_logit_model
+        self.map_shape = map_shape
+        self.off = off
+        self.recipe = recipe
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @classmethod
+    def from_pairs(cls, pairs: DirectionPairs, off: Off = "absent") -> DirectionPairsFactorizer:
+        """A fitted factorizer around pairs learned, or loaded, elsewhere."""
+        if not isinstance(pairs, DirectionPairs):
+            raise TypeError(f"pairs must be DirectionPairs, not {type(pairs).__name__}")
+        factorizer = cls(pairs.number_of_concepts, off=off)
+        factorizer._check_off()
+        factorizer.pairs_ = pairs
+        factorizer.history_ = None
+        return factorizer
+
+    def fit(self, activations: ArrayLike) -> tuple[NDArray, NDArray]:
+        """Learn the pairs from flat activations.
+
+        Parameters
+        ----------
+        activations : (P, D)
+            Positions of all images, one image after the other.
+
+        Returns
+        -------
+        concept_bank_w : (I, D)
+        coeffs_u : (P, I)
+
+        Raises
+        ------
+        ValueError
+            If the activations are not flat and finite, or do not fill maps of ``map_shape``.
+        """
+        pixels = np.asarray(activations)
+        if pixels.ndim != 2:
+            raise ValueError(f"activations must be flat, (P, D), not {pixels.shape}")
+        pixels = check_activations(pixels)
+        maps, head = pixels, None
+        if self.latent_to_logit_model is not None and self.map_shape is not None:
+            maps, head = _as_maps_of(pixels, self.map_shape), Head(self.latent_to_logit_model)
+        self.fit_maps(maps, head)
+        return self.get_concept_bank(), self.encode(pixels)
+
+    def fit_maps(self, activations: NDArray, head: Head | None) -> DirectionPairsFactorizer:
+        """Learn the pairs from activations ``(N, *spatial, D)`` whose shape is known.
+
+        Parameters
+        ----------
+        activations : (N, *spatial, D)
+        head
+            The rest of the network, for the network term; None for none.
+        """
+        self._check_off()
+        if head is None:
+            logger.info(
+                "direction pairs are learned without the network term: it needs "
+                "latent_to_logit_model and map_shape"
+            )
+        self.pairs_, self.history_ = learn_pairs(
+            check_activations(activations),
+            self.number_of_concepts,
+            head=head,
+            recipe=self.recipe,
+            random_state=self.random_state,
+            verbose=self.verbose,
+        )
+        return self
+
+    def encode(self, activations: NDArray) -> NDArray:
+        """Concept coefficients, (P, D) → (P, I)."""
+        return self._fitted().coefficients(activations, off=self.off)
+
+    def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
+        """`encode` as a tensor, (P, D) → (P, I); gradients flow to the activations."""
+        pairs = self._fitted()
+        x = tf.convert_to_tensor(activations)
+        z = tf.matmul(x, tf.constant(pairs.filters, x.dtype), transpose_b=True)
+        if self.off == "absent":
+            return tf.nn.relu(z - tf.constant(pairs.absent_levels, x.dtype))
+        inverse = tf.constant(pairs.cross_inverse, x.dtype)
+        return tf.matmul(z - tf.constant(pairs.biases, x.dtype), inverse, transpose_b=True)
+
+    def decode(self, coefficients: NDArray | tf.Tensor) -> NDArray | tf.Tensor:
+        """The part of the features the coefficients stand for, (P, I) → (P, D).
+
+        Arrays give arrays, tensors give tensors.
+        """
+        pairs = self._fitted()
+        if tf.is_tensor(coefficients):
+            return coefficients @ tf.constant(pairs.bank(self.off), coefficients.dtype)
+        return pairs.combine(coefficients, off=self.off)
+
+    def detect(self, activations: NDArray) -> NDArray:
+        """Concept detections in [0, 1], (..., D) → (..., I); the concept is there above 0.5."""
+        return self._fitted().detect(activations)
+
+    def shown_coefficients(self, activations: NDArray) -> NDArray:
+        """Coefficients where the concept is detected, zero elsewhere, (P, D) → (P, I).
+
+        A positive coefficient alone only says "above its usual absent level".
+        """
+        return np.maximum(self.encode(activations), 0.0) * (self.detect(activations) > 0.5)
+
+    def get_concept_bank(self) -> NDArray:
+        """(I, D): Bᵀ in the absent form, Ŝᵀ in the undecided one."""
+        return self._fitted().bank(self.off)
+
+    @property
+    def encoding_directions(self) -> NDArray:
+        """Signal vectors ŝ_i, (I, D)."""
+        return self._fitted().signals
+
+    @property
+    def decoding_directions(self) -> NDArray:
+        """Filters w_i, (I, D)."""
+        return self._fitted().filters
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there are pairs."""
+        return hasattr(self, "pairs_")
+
+    @property
+    def requires_positive_activations(self) -> bool:
+        """False: activations of any sign."""
+        return False
+
+    def _fitted(self) -> DirectionPairs:
+        if not self.is_fitted:
+            raise NotFittedError("this DirectionPairsFactorizer is not fitted: call fit() first")
+        return self.pairs_
+
+    def _check_off(self) -> None:
+        # here as well as in DirectionPairs, so that a typing error does not cost a whole fit
+        if self.off not in get_args(Off):
+            raise ValueError(f"off must be one of {get_args(Off)}, not {self.off!r}")
+
+
+def _as_maps_of(pixels: NDArray, map_shape: tuple[int, ...]) -> NDArray:
+    """``(P, D)`` → ``(N, *map_shape, D)``."""
+    if len(pixels) % math.prod(map_shape):
+        raise ValueError(f"{len(pixels)} positions are not whole maps of map_shape={map_shape}")
+    return pixels.reshape(-1, *map_shape, pixels.shape[-1])
