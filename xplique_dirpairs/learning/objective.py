@@ -261,7 +261,7 @@ class Objective(keras.Model):
         thresholds = thresholds + tf.zeros_like(filters[..., 0])
         x = tf.reshape(features, (-1, channels))
         centred = (x - self._mean)[None]
-        kappa = keras.random.uniform((images,), 0.5, 0.9, seed=self._seed)
+        kappa = keras.random.uniform((images,), *self._stage.kappa, seed=self._seed)
         kappa = tf.reshape(kappa, tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
         moves = {
             "uur": lambda: unconstrained_displacement(centred, filters, thresholds),

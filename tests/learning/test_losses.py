@@ -1,0 +1,189 @@
+"""Every loss against a slow second writing, straight from the formulas of the paper."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xplique_dirpairs.learning import losses
+
+P, I, GAMMA, TAU, RHO = 11, 4, 1.1, 0.8, 0.3
+
+
+# ------------------------------------------------------------------ the second writing
+
+
+def slow_entropy(q):
+    return -sum(v * math.log2(v) for v in q if v > 0)
+
+
+def slow_soft_maximum(values, n=4):
+    below = sum(v**n for v in values)
+    return sum(v ** (n + 1) for v in values) / below if below > 0 else 0.0
+
+
+def slow_entropies(y):
+    return [slow_entropy([v / sum(row) for v in row]) for row in y]
+
+
+def slow_activities(y):
+    return [sum(row[i] ** GAMMA for row in y) / len(y) for i in range(len(y[0]))]
+
+
+def slow_maximum_activation(y):
+    return sum(-sum(v / sum(row) * math.log2(v) for v in row) for row in y) / len(y)
+
+
+def slow_inactive(y):
+    nu = TAU / len(y[0])
+    return sum(max(nu - a, 0.0) / nu for a in slow_activities(y)) / len(y[0])
+
+
+def slow_excessive(y):
+    return slow_soft_maximum([max(a - RHO, 0.0) / (1 - RHO) for a in slow_activities(y)])
+
+
+#: Name → (the loss of log y, its slow second writing of y).
+DETECTOR_LOSSES = {
+    "s": (losses.sparsity, lambda y: sum(slow_entropies(y)) / len(y)),
+    "sb": (losses.sparsity_bound, lambda y: slow_soft_maximum(slow_entropies(y))),
+    "ma": (losses.maximum_activation, slow_maximum_activation),
+    "ic": (
+        lambda log_y: losses.inactive_classifier(losses.activity(log_y, GAMMA), TAU),
+        slow_inactive,
+    ),
+    "eac": (
+        lambda log_y: losses.excessively_active_classifier(losses.activity(log_y, GAMMA), RHO),
+        slow_excessive,
+    ),
+}
+by_name = pytest.mark.parametrize("name", DETECTOR_LOSSES)
+
+
+def logits(seed=0, shape=(P, I)):
+    """Rare concepts and frequent ones, so that no loss is at its end."""
+    usual = np.linspace(-5.0, 2.0, shape[-1])
+    return np.random.default_rng(seed).normal(usual, 2.0, shape)
+
+
+def value(name, z, dtype=tf.float64):
+    return DETECTOR_LOSSES[name][0](tf.math.log_sigmoid(tf.constant(z, dtype))).numpy()
+
+
+@by_name
+@pytest.mark.parametrize("seed", range(3))
+def test_a_loss_of_the_detections_is_its_formula(name, seed):
+    z = logits(seed)
+    slow = DETECTOR_LOSSES[name][1]((1 / (1 + np.exp(-z))).tolist())
+    assert slow > 0, "where the formula is zero, the test would show nothing"
+    np.testing.assert_allclose(value(name, z), slow, rtol=1e-9)
+    np.testing.assert_allclose(value(name, z, tf.float32), slow, rtol=2e-5)
+
+
+@by_name
+def test_restarts_side_by_side_are_as_one_at_a_time(name):
+    z = logits(shape=(2, 3, P, I))
+    alone = [[value(name, one) for one in row] for row in z]
+    np.testing.assert_allclose(value(name, z), alone, rtol=1e-12)
+
+
+@by_name
+def test_neither_the_order_of_positions_nor_that_of_concepts_counts(name, rng):
+    z = logits()
+    shuffled = z[rng.permutation(P)][:, rng.permutation(I)]
+    np.testing.assert_allclose(value(name, shuffled), value(name, z), rtol=1e-12)
+
+
+@by_name
+@pytest.mark.parametrize("size", [0.0, 1e3, -1e3, "mixed"])
+def test_detectors_as_sharp_as_can_be_have_finite_losses_and_gradients(name, size, rng):
+    z = 1e3 * rng.choice([-1.0, 1.0], (P, I)) if size == "mixed" else np.full((P, I), size)
+    z = tf.Variable(z, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        loss = DETECTOR_LOSSES[name][0](tf.math.log_sigmoid(z))
+    assert np.isfinite(loss)
+    assert np.isfinite(tape.gradient(loss, z)).all()
+
+
+def test_one_concept_a_position_is_the_lower_end_of_every_loss_of_the_detections():
+    one_each = 60.0 * np.eye(I)[np.arange(4 * I) % I] - 30.0
+    for name in ("s", "sb", "ma", "ic", "eac"):
+        assert value(name, one_each) == pytest.approx(0.0, abs=1e-8), name
+
+
+def test_sparsity_is_log2_of_the_concepts_where_all_are_equal():
+    for name in ("s", "sb"):
+        assert value(name, np.full((P, I), 0.7)) == pytest.approx(math.log2(I))
+
+
+def test_maximum_activation_is_the_bits_by_which_detections_fall_short_of_one():
+    assert value("ma", np.full((P, I), np.log(1 / 7))) == pytest.approx(3.0)  # y = 1/8
+
+
+def test_dead_concepts_are_the_upper_end_of_the_inactive_and_omnipresent_ones_of_the_other():
+    assert value("ic", np.full((P, I), -50.0)) == pytest.approx(1.0)
+    assert value("eac", np.full((P, I), 50.0)) == pytest.approx(1.0)
+    half_dead = np.where(np.arange(I) < I / 2, -50.0, 50.0) * np.ones((P, 1))
+    assert value("ic", half_dead) == pytest.approx(0.5)
+
+
+def test_rho_is_capped_at_nine_tenths():
+    activities = tf.constant([0.95, 0.2], tf.float64)
+    for rho in (0.9, 1.2, 3.0):
+        loss = losses.excessively_active_classifier(activities, rho)
+        assert float(loss) == pytest.approx(0.5)
+
+
+def test_maximum_margin_is_the_mean_length_of_the_filters(rng):
+    filters = rng.normal(size=(2, I, 5))
+    slow = [sum(math.sqrt(sum(v * v for v in w)) for w in one) / I for one in filters]
+    np.testing.assert_allclose(losses.maximum_margin(tf.constant(filters)), slow)
+
+
+def test_filter_signal_orthogonality_is_its_formula_and_spares_the_diagonal(rng):
+    cosines = rng.uniform(-1, 1, (2, I, I))
+    slow = []
+    for c in cosines:
+        squares = [c[i, j] ** 2 if i != j else 0.0 for i in range(I) for j in range(I)]
+        slow.append(math.sqrt(sum(squares) / I**2 + 1e-12))
+    found = losses.filter_signal_orthogonality(tf.constant(cosines))
+    np.testing.assert_allclose(found, slow, rtol=1e-12)
+
+
+def test_filter_signal_orthogonality_is_steady_at_both_ends():
+    orthogonal = tf.Variable(np.eye(I), dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        loss = losses.filter_signal_orthogonality(orthogonal)
+    assert float(loss) == pytest.approx(1e-6)
+    assert np.isfinite(tape.gradient(loss, orthogonal)).all()
+    alike = float(losses.filter_signal_orthogonality(tf.ones((I, I), tf.float64)))
+    assert alike == pytest.approx(math.sqrt((I - 1) / I))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0, 1e12])
+def test_the_soft_maximum_lies_between_mean_and_maximum_at_any_size(size):
+    values = np.array([0.1, 0.5, 1.0])
+    found = losses.soft_maximum(tf.constant(size * values, tf.float32)).numpy() / size
+    assert found == pytest.approx(slow_soft_maximum(values), rel=1e-5)
+    assert values.mean() < found < values.max()
+
+
+def test_the_soft_maximum_has_the_gradient_of_its_formula(rng):
+    values = tf.Variable(rng.uniform(0.1, 1.0, 6))
+    with tf.GradientTape() as tape:
+        found = losses.soft_maximum(values)
+    step, slow = 1e-6, []
+    for k in range(6):
+        up, down = values.numpy(), values.numpy()
+        up[k], down[k] = up[k] + step, down[k] - step
+        slow.append((slow_soft_maximum(up) - slow_soft_maximum(down)) / (2 * step))
+    np.testing.assert_allclose(tape.gradient(found, values), slow, atol=1e-7)
+
+
+def test_the_soft_maximum_of_nothing_is_zero_with_a_finite_gradient():
+    values = tf.Variable(tf.zeros((2, 3)))
+    with tf.GradientTape() as tape:
+        found = losses.soft_maximum(values)
+    assert found.numpy().tolist() == [0.0, 0.0]
+    assert np.isfinite(tape.gradient(found, values)).all()

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from xplique_dirpairs.learning.coordinates import Moments, whitened
+from xplique_dirpairs.learning.starts import STARTS, random_filters, start_filters
+
+every_start = pytest.mark.parametrize("name", STARTS)
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    """Four skewed sources among Gaussian and symmetric distractors, mixed and whitened."""
+    rng = np.random.default_rng(1)
+    count = 20_000
+    concepts = rng.gamma(0.5, size=(count, 4))
+    gaussian, uniform = rng.normal(size=(count, 4)), rng.uniform(-1, 1, size=(count, 4))
+    sources = np.concatenate([concepts, gaussian, uniform], axis=1)
+    x = (sources @ rng.normal(size=(12, 12))).astype(np.float32)
+    return concepts, whitened(Moments.of(x), 12).features(x)
+
+
+def correlations(features, filters, sources):
+    count = sources.shape[1]
+    return np.corrcoef(features @ filters.T, sources, rowvar=False)[:-count, -count:]
+
+
+def test_skewness_finds_the_skewed_sources_among_distractors_and_their_signs(mixture):
+    sources, features = mixture
+    filters, _ = start_filters("skewness", features, 4, np.random.default_rng(0))
+    found = correlations(features, filters, sources)
+    assert sorted(found.argmax(axis=1)) == [0, 1, 2, 3]
+    assert found.max(axis=1).min() > 0.97, "signed: a mirrored source is not found"
+
+
+def test_a_random_start_does_not(mixture):
+    sources, features = mixture
+    filters, _ = start_filters("random", features, 4, np.random.default_rng(0))
+    assert correlations(features, filters, sources).max(axis=1).min() < 0.9
+
+
+def test_random_filters_are_orthonormal_and_not_always_the_same(rng):
+    features = np.zeros((10, 7), np.float32)
+    first, second = (random_filters(features, 5, rng) for _ in range(2))
+    np.testing.assert_allclose(first @ first.T, np.eye(5), atol=1e-12)
+    assert np.abs(first - second).max() > 0.1
+    many = np.stack([random_filters(features, 5, rng) for _ in range(200)])
+    assert np.abs(many.mean(axis=0)).max() < 0.2, "no direction is preferred"
+
+
+@every_start
+@pytest.mark.parametrize("concepts", [1, 4, 30])
+def test_any_number_of_concepts_starts_from_unit_filters_on_their_share(name, concepts, mixture):
+    features = mixture[1][:3000]
+    filters, thresholds = start_filters(name, features, concepts, np.random.default_rng(0))
+    assert filters.shape == (concepts, features.shape[1]) and thresholds.shape == (concepts,)
+    np.testing.assert_allclose(np.linalg.norm(filters, axis=1), 1.0)
+    share = (features @ filters.T > thresholds).mean(axis=0)
+    np.testing.assert_allclose(share, 1 / max(concepts, 2), atol=0.01)
+
+
+@every_start
+def test_the_generator_alone_decides(name, mixture):
+    features = mixture[1]  # more positions than a start looks at: the choice is random, too
+    first, again, other = (
+        start_filters(name, features, 3, np.random.default_rng(seed))[0] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-6
