@@ -60,9 +60,7 @@ def test_with_labels_the_mean_difference_is_the_pattern_cav(problem):
     x, _, labels = problem
     slow = [x[t > 0].mean(axis=0) - x[t == 0].mean(axis=0) for t in labels.T]
     # ... which is the Haufe pattern cov[x, t] / var[t] of the labels over all samples
-    haufe = [
-        np.mean((x - x.mean(0)) * (t - t.mean())[:, None], axis=0) / t.var() for t in labels.T
-    ]
+    haufe = [np.mean((x - x.mean(0)) * (t - t.mean())[:, None], axis=0) / t.var() for t in labels.T]
     found = mean_difference(tf.constant(x), tf.constant(labels))
     np.testing.assert_allclose(found, slow, atol=1e-6)
     np.testing.assert_allclose(found, haufe, atol=1e-6)

@@ -9,13 +9,14 @@ every_start = pytest.mark.parametrize("name", STARTS)
 
 @pytest.fixture(scope="module")
 def mixture():
-    """Four skewed sources among Gaussian and symmetric distractors, mixed and whitened."""
+    """Four skewed sources among Gaussian and symmetric distractors, mixed into 40 channels,
+    and whitened."""
     rng = np.random.default_rng(1)
     count = 20_000
     concepts = rng.gamma(0.5, size=(count, 4))
     gaussian, uniform = rng.normal(size=(count, 4)), rng.uniform(-1, 1, size=(count, 4))
     sources = np.concatenate([concepts, gaussian, uniform], axis=1)
-    x = (sources @ rng.normal(size=(12, 12))).astype(np.float32)
+    x = (sources @ rng.normal(size=(12, 40))).astype(np.float32)
     return concepts, whitened(Moments.of(x), 12).features(x)
 
 
@@ -53,7 +54,7 @@ def test_any_number_of_concepts_starts_from_unit_filters_on_their_share(name, co
     features = mixture[1][:3000]
     filters, thresholds = start_filters(name, features, concepts, np.random.default_rng(0))
     assert filters.shape == (concepts, features.shape[1]) and thresholds.shape == (concepts,)
-    np.testing.assert_allclose(np.linalg.norm(filters, axis=1), 1.0)
+    np.testing.assert_allclose(np.linalg.norm(filters, axis=1), 1.0, rtol=1e-6)
     share = (features @ filters.T > thresholds).mean(axis=0)
     np.testing.assert_allclose(share, 1 / max(concepts, 2), atol=0.01)
 

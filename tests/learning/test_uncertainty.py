@@ -15,7 +15,9 @@ D, I, P = 9, 4, 20
 def problem(request):
     """x (P, D), filters (I, D) of very different margins, biases (I,), unit signals (I, D)."""
     rng = np.random.default_rng(request.param)
-    rows = np.linalg.qr(rng.normal(size=(D, I)))[0].T  # well-conditioned, so that the ridge is small
+    rows = np.linalg.qr(rng.normal(size=(D, I)))[
+        0
+    ].T  # well-conditioned, so that the ridge is small
     signals = rows + 0.1 * rng.normal(size=(I, D))
     signals /= np.linalg.norm(signals, axis=1, keepdims=True)
     margins = np.array([10.0, 1.0, 0.1, 0.005])

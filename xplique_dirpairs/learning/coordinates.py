@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 #: Standard deviations below this share of the largest count as no variation at all.
 _RELATIVE_FLOOR = 1e-3
-#: More axes than this are kept only where the spectrum shows that they carry signal.
+#: Axes kept where the spectrum does not show how many carry signal: so many, or 2 I.
 _AXES = 64
 #: Ratio of two neighbouring eigenvalues that counts as the edge of a noise floor.
-_DROP = 1.5
+_DROP = 2.0
 
 
 @dataclass(frozen=True)
@@ -97,21 +97,35 @@ class Coordinates:
         return signals @ self.forward
 
 
+def rank_of_signal(moments: Moments, concepts: int) -> int | None:
+    """How many principal axes stand above a floor of noise, or None where there is no floor.
+
+    The signal-distractor model x = Sα + Dβ + μ has I + F axes of signal, then nothing, or noise:
+    the spectrum drops [ours: by a factor of 2 between neighbours, not before the I-th axis]. The
+    spectra of real networks fall smoothly. Axes that are missing because a channel never varies,
+    or because there are fewer positions than channels, are no floor.
+    """
+    values = np.maximum(np.linalg.eigvalsh(moments.covariance)[::-1], 0.0)
+    variances = moments.covariance.diagonal()
+    varying = int((variances > 1e-10 * variances.max()).sum())
+    full = int(0.9 * min(varying, moments.count))  # a floor is more than the last few axes
+    floor = _RELATIVE_FLOOR**2 * values[0]
+    for rank in range(concepts, full):
+        if values[rank - 1] > floor and values[rank - 1] > _DROP * max(values[rank], floor):
+            return rank
+    return None
+
+
 def principal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
     """Directions (A, D) that carry signal and their standard deviations (A,), largest first.
 
-    An axis carries signal where its variance is above the noise edge, 1.1 · median ·
-    (1 + √(D/P))² [ours], and the spectrum drops there. Where it does not drop, as in real
-    networks, there is no noise floor to see, and max(64, 2 I) axes are kept.
+    `rank_of_signal` of them; where there is no floor of noise, max(64, 2 I).
     """
     values, vectors = np.linalg.eigh(moments.covariance)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1].T
-    floor = _RELATIVE_FLOOR**2 * values[0]
-    edge = 1.1 * np.median(values) * (1.0 + np.sqrt(len(values) / moments.count)) ** 2
-    kept = int((values > max(edge, floor)).sum())
-    drops = kept < len(values) and values[kept - 1] > _DROP * values[kept]
-    if not drops:
-        kept = min(int((values > floor).sum()), max(_AXES, 2 * concepts))
+    varies = int((values > _RELATIVE_FLOOR**2 * values[0]).sum())
+    kept = rank_of_signal(moments, concepts) or max(_AXES, 2 * concepts)
+    kept = min(kept, varies)
     return vectors[:kept], np.sqrt(values[:kept])
 
 

@@ -31,10 +31,6 @@ class Stage:
     sharpness
         1/M in these coordinates, from and to, geometric over the first 70 % of the steps; None:
         margins are learned.
-    soft_sharpness
-        Used instead of ``sharpness`` where the stage before ended with L^s above
-        `Recipe.clear_below` bits: where positions carry overlapping concepts, as in real networks,
-        sharp detectors have too few positions to learn from.
     signals
         "none"; "tied": recomputed from the detections at every step, with gradients; "free":
         parameters of their own, as in the paper.
@@ -59,7 +55,6 @@ class Stage:
     orthonormal: bool = False
     shared: bool = False
     sharpness: tuple[float, float] | None = None
-    soft_sharpness: tuple[float, float] | None = None
     signals: Literal["none", "tied", "free"] = "none"
     epochs: int = 20
     steps_per_epoch: int | None = 40
@@ -105,8 +100,13 @@ class Recipe:
         Feature maps a step passes through a head that does not begin with a pooling.
     network_every
         Such a head is used in every n-th step only, with n times the weight.
+    otherwise
+        The recipe to use instead where positions carry overlapping concepts, as in real networks:
+        sharp detectors have too few positions to learn from there. It is used from the start where
+        the features' spectrum has no floor of noise, and after the first stage where that stage
+        ends with L^s above ``clear_below`` bits. None: there is no such choice.
     clear_below
-        Bits of L^s, see `Stage.soft_sharpness`.
+        Bits.
     """
 
     name: str
@@ -117,6 +117,7 @@ class Recipe:
     batch: int = 4096
     maps: int = 4
     network_every: int = 5
+    otherwise: Recipe | None = None
     clear_below: float = 0.1
 
 
@@ -127,6 +128,24 @@ _TO_THE_END = (0.9, 1.0)
 
 _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
 
+#: For activations of real networks: soft detectors, started from whitened K-Means.
+SOFT = Recipe(
+    "soft",
+    start="k-means",
+    stages=(
+        Stage("a", {**_DETECTORS, "uur": 2.0}, sharpness=(3.0, 6.0), kappa=_TO_THE_END),
+        Stage(
+            "d",
+            {**_DETECTORS, "fso": 1.0, "cur": 2.0},
+            sharpness=(3.0, 6.0),
+            signals="tied",
+            learning_rate=2e-3,
+            kappa=_TO_THE_END,
+        ),
+    ),
+)
+
+#: Sharp detectors, started from a skewness ICA, where the signal-distractor model holds; else soft.
 DEFAULT = Recipe(
     "default",
     stages=(
@@ -135,12 +154,12 @@ DEFAULT = Recipe(
             "d",
             {**_DETECTORS, "fso": 1.0, "cur": 2.0},
             sharpness=(50.0, 200.0),
-            soft_sharpness=(3.0, 6.0),
-            kappa=_TO_THE_END,
             signals="tied",
             learning_rate=2e-3,
+            kappa=_TO_THE_END,
         ),
     ),
+    otherwise=SOFT,
 )
 
 _DEEP = {"s": 0.85, "sb": 2.6, "ma": 2.8, "mm": 0.6, "ic": 15.0, "eac": 15.0}
@@ -228,7 +247,7 @@ PAPER_SYNTHETIC = Recipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER_DEEP, PAPER_SYNTHETIC)}
+RECIPES = {recipe.name: recipe for recipe in (DEFAULT, SOFT, PAPER_DEEP, PAPER_SYNTHETIC)}
 
 
 def get_recipe(recipe: str | Recipe) -> Recipe:

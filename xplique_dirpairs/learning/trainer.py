@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from xplique_dirpairs.activations import as_pixels, check_activations
 from xplique_dirpairs.learning import coordinates as coordinates_
 from xplique_dirpairs.learning.callbacks import EpochRecord, NaNGuard, Progress
-from xplique_dirpairs.learning.coordinates import Coordinates, Moments
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
 from xplique_dirpairs.learning.history import History, find_problems
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.reading import measure_pairs
@@ -90,12 +90,7 @@ def learn_pairs(
     moments = Moments.of(features)
     rng = np.random.default_rng(random_state)
     learner = _Learner(activations, features, moments, number_of_concepts, head, recipe, verbose)
-    detectors = learner.start(rng)
-    for stage in recipe.stages:
-        detectors = learner.run(stage, detectors, int(rng.integers(2**31)))
-        if learner.interrupted:
-            break
-    return learner.finish(detectors)
+    return learner.finish(learner.learn(rng))
 
 
 def check_number_of_concepts(number: int) -> None:
@@ -145,6 +140,31 @@ class _Learner:
         step = min(2 * self.recipe.batch, len(self.features)) * self.concepts
         return int(np.clip(_CHEAP_STEP // step, 1, 8))
 
+    def learn(self, rng: np.random.Generator) -> Detectors:
+        """All stages of the recipe, or of the one that suits the features better."""
+        recipe = self.recipe
+        if recipe.otherwise and rank_of_signal(self.moments, self.concepts) is None:
+            return self._learn_otherwise("the spectrum of the features has no floor of noise", rng)
+        detectors = self.start(rng)
+        for stage in recipe.stages:
+            detectors = self.run(stage, detectors, int(rng.integers(2**31)))
+            if self.interrupted:
+                break
+            if recipe.otherwise and stage is recipe.stages[0]:
+                entropy = float(np.nanmin(self._records[stage.name][-1]["s"]))
+                if not entropy <= recipe.clear_below:
+                    why = f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
+                    return self._learn_otherwise(why, rng)
+        return detectors
+
+    def _learn_otherwise(self, why: str, rng: np.random.Generator) -> Detectors:
+        """The other recipe, from its start."""
+        assert self.recipe.otherwise is not None
+        self._note(f"{why}: recipe {self.recipe.otherwise.name!r}")
+        self.recipe = self.recipe.otherwise
+        self._values, self._records = np.zeros(0), {}
+        return self.learn(rng)
+
     def start(self, rng: np.random.Generator) -> Detectors:
         """R starts in the first stage's coordinates."""
         made, features = self.coordinates(self.recipe.stages[0].coordinates)
@@ -170,7 +190,6 @@ class _Learner:
             start = self._survivors(start)
         if stage.signals == "free" and start.signals is None:
             start = Detectors(start.filters, start.biases, self._signals_of(start))
-        stage = self._as_sharp_as_clear(stage)
         full_batch = len(features) <= 2 * self.recipe.batch
         passes = 1 if full_batch else math.ceil(len(features) / self.recipe.batch)
         per_epoch = stage.steps_per_epoch or passes
@@ -245,20 +264,6 @@ class _Learner:
     @property
     def _network_every(self) -> int:
         return 1 if self.head is None or self.head.pools_first else self.recipe.network_every
-
-    def _as_sharp_as_clear(self, stage: Stage) -> Stage:
-        """The stage with its soft sharpness, where the last one left positions ambiguous."""
-        if stage.soft_sharpness is None or not self._records:
-            return stage
-        last = list(self._records.values())[-1][-1]
-        entropy = float(np.nanmin(last.get("s", np.zeros(1))))
-        if entropy <= self.recipe.clear_below:
-            return stage
-        self._note(
-            f"positions carry overlapping concepts (L^s {entropy:.2f} bits after the stage "
-            f"before): stage {stage.name} keeps its detectors soft"
-        )
-        return dataclasses.replace(stage, sharpness=stage.soft_sharpness)
 
     def _survivors(self, detectors: Detectors) -> Detectors:
         """The better half of the restarts: not fewer, for the last stage tells the best one."""
