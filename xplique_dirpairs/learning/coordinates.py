@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 #: Standard deviations below this share of the largest count as no variation at all.
 _RELATIVE_FLOOR = 1e-3
 #: Axes kept where the spectrum does not show how many carry signal: so many, or 2 I.
-_AXES = 64
+_AXES = 128
 #: Ratio of two neighbouring eigenvalues that counts as the edge of a noise floor.
 _DROP = 2.0
 
@@ -119,7 +119,7 @@ def rank_of_signal(moments: Moments, concepts: int) -> int | None:
 def principal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
     """Directions (A, D) that carry signal and their standard deviations (A,), largest first.
 
-    `rank_of_signal` of them; where there is no floor of noise, max(64, 2 I).
+    `rank_of_signal` of them; where there is no floor of noise, max(128, 2 I).
     """
     values, vectors = np.linalg.eigh(moments.covariance)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1].T

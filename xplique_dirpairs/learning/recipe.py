@@ -123,8 +123,8 @@ class Recipe:
 
 #: With the paper's κ, 0.7 on average, a head that is linear in the features is most uncertain at
 #: 0.7 of the way and overshoots by 0.43 times its intact logits at the hyperplanes themselves;
-#: "all concepts off" is meant to be the uncertain state, so features are moved (almost) all the way.
-_TO_THE_END = (0.9, 1.0)
+#: "all concepts off" is meant to be the uncertain state, so features are moved nearly all the way.
+_TO_THE_END = (0.8, 1.0)
 
 _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
 
@@ -137,7 +137,7 @@ SOFT = Recipe(
         Stage(
             "d",
             {**_DETECTORS, "fso": 1.0, "cur": 2.0},
-            sharpness=(3.0, 6.0),
+            sharpness=(3.0, 8.0),
             signals="tied",
             learning_rate=2e-3,
             kappa=_TO_THE_END,

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from xplique_dirpairs.learning import reading
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.reading import measure_pairs
+
+P, D, I = 60, 4, 3
+
+
+@pytest.fixture
+def problem(rng):
+    x = (rng.normal(size=(P, D)) + 3.0).astype(np.float32)
+    return x, rng.normal(size=(I, D)), np.array([-0.5, 0.2, 0.8])
+
+
+def measure(x, filters, biases, **given):
+    return measure_pairs(x, Moments.of(x), filters, biases, **given)
+
+
+def test_pairs_are_completed_by_the_formulas_of_the_method(problem, monkeypatch):
+    x, filters, biases = problem
+    monkeypatch.setattr(reading, "_CHUNK", 7)  # in several portions
+    found = measure(*problem)
+    mean = x.mean(axis=0, dtype=float)
+    z = x @ filters.T
+    on = z - filters @ mean > biases
+    for i in range(I):
+        chosen = x[on[:, i]].astype(float)
+        slow = (chosen - chosen.mean(0)).T @ (z[on[:, i], i] - z[on[:, i], i].mean())
+        slow /= np.linalg.norm(slow)
+        np.testing.assert_allclose(found.signals[i], slow, atol=1e-4)
+        assert found.pairs.absent_levels[i] == pytest.approx(z[~on[:, i], i].mean(), rel=1e-4)
+        for j in range(I):
+            union = (on[:, i] | on[:, j]).sum()
+            overlap = (on[:, i] & on[:, j]).sum() / union
+            assert found.overlaps[i, j] == pytest.approx(overlap)
+    np.testing.assert_allclose(found.occupancy, on.mean(axis=0))
+    np.testing.assert_allclose(found.pairs.mean, mean, rtol=1e-5)
+    np.testing.assert_array_equal(found.pairs.detect(x) > 0.5, on)
+
+
+def test_a_dead_concept_and_one_that_is_everywhere_are_complete_all_the_same(problem):
+    x, filters, _ = problem
+    found = measure(x, filters, np.array([1e3, -1e3, 0.0]))
+    np.testing.assert_allclose(found.occupancy[:2], [0.0, 1.0])
+    everywhere = np.cov(x.T) @ filters[0]
+    everywhere /= np.linalg.norm(everywhere)
+    np.testing.assert_allclose(found.signals[0], everywhere, atol=1e-4)
+    # never off: its absent level is its threshold
+    assert found.pairs.absent_levels[1] == pytest.approx(found.pairs.biases[1], rel=1e-5)
+
+
+def test_given_signal_vectors_are_kept(problem, rng):
+    signals = rng.normal(size=(I, D))
+    found = measure(*problem, signals=signals).signals
+    np.testing.assert_allclose(
+        found, signals / np.linalg.norm(signals, axis=1, keepdims=True), rtol=1e-5
+    )

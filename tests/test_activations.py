@@ -1,0 +1,120 @@
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.activations import (
+    as_maps,
+    as_pixels,
+    check_activations,
+    check_images,
+    compute_activations,
+)
+
+
+def test_a_single_image_is_a_batch_of_one():
+    assert check_images(np.ones((8, 4, 3))).shape == (1, 8, 4, 3)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, bool, np.float16, np.float64])
+def test_images_become_float32_without_rescaling(kind, rng):
+    images = rng.integers(0, 2 if kind is bool else 255, (2, 4, 4, 1)).astype(kind)
+    checked = check_images(images)
+    assert checked.dtype == np.float32
+    np.testing.assert_array_equal(checked, images.astype(np.float32))
+
+
+def test_images_given_are_not_changed_and_may_be_a_list():
+    images = np.ones((2, 4, 4, 1), np.float32)
+    images.setflags(write=False)
+    np.testing.assert_array_equal(check_images(list(images)), images)
+
+
+def with_value(shape, value):
+    array = np.zeros(shape)
+    array.flat[-1] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.ones((8, 8)), r"not \(8, 8\)"),
+        (np.ones((1, 1, 8, 8, 3)), "must have shape"),
+        (np.ones((0, 8, 8, 3)), "no images"),
+        (np.ones((2, 8, 0, 3)), "no images"),
+        (with_value((2, 4, 4, 3), np.nan), "NaN or infinite"),
+        (with_value((4, 4, 3), -np.inf), "NaN or infinite"),
+        (np.array([["a"]]), "numeric"),
+        (np.array([np.ones(2), None], dtype=object), "several sizes"),
+        (None, "numeric"),
+    ],
+)
+def test_images_that_cannot_be_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        check_images(images)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 3, 7), (5, 2, 3, 7)])
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int32])
+def test_activations_of_every_rank_are_taken_as_float32(shape, kind):
+    checked = check_activations(np.ones(shape, kind))
+    assert checked.shape == shape and checked.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "activations, message",
+    [
+        (np.ones(4), r"\(4,\)"),
+        (np.ones((1, 2, 3, 4, 5)), "must be numeric with shape"),
+        (np.ones((0, 4)), "no activations"),
+        (np.ones((2, 3, 0)), "no activations"),
+        (with_value((3, 4), np.nan), "NaN or infinite"),
+        (with_value((3, 2, 2, 4), np.inf), "NaN or infinite"),
+        (np.full((2, 2), "a"), "must be numeric"),
+        (np.ones((2, 2), complex), "must be numeric"),
+    ],
+)
+def test_activations_that_cannot_be_are_refused(activations, message):
+    with pytest.raises(ValueError, match=message):
+        check_activations(activations)
+
+
+def test_activations_do_not_depend_on_the_batch_size(halves, images):
+    first, _ = halves("conv_gap")
+    pictures = images("conv_gap", 5)
+    found = compute_activations(first, pictures, batch_size=2)
+    np.testing.assert_allclose(found, first(pictures), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(compute_activations(first, pictures[3])[0], found[3], rtol=1e-5)
+
+
+def test_a_network_that_returns_nan_is_noticed():
+    inputs = keras.Input((4, 4, 1))
+    model = keras.Model(inputs, keras.ops.log(inputs))
+    with pytest.raises(ValueError, match="activations hold NaN"):
+        compute_activations(model, -np.ones((1, 4, 4, 1)))
+
+
+def test_pixels_keep_their_channels(rng):
+    activations = rng.normal(size=(2, 3, 4, 5))
+    np.testing.assert_array_equal(as_pixels(activations)[1 * 12 + 2 * 4 + 3], activations[1, 2, 3])
+    assert as_pixels(activations[:, 0, 0]).shape == (2, 5)
+
+
+def test_tokens_fill_a_square_row_by_row_and_a_class_token_is_left_out(rng):
+    tokens = rng.normal(size=(2, 10, 3))
+    maps = as_maps(tokens)
+    assert maps.shape == (2, 3, 3, 3)
+    np.testing.assert_array_equal(maps[1, 2, 0], tokens[1, 1 + 2 * 3 + 0])
+    np.testing.assert_array_equal(as_maps(tokens[:, 1:]), maps)
+
+
+def test_maps_stay_and_vectors_are_one_cell(rng):
+    maps, vectors = rng.normal(size=(2, 3, 5, 4)), rng.normal(size=(2, 4))
+    assert as_maps(maps) is maps
+    np.testing.assert_array_equal(as_maps(vectors)[:, 0, 0], vectors)
+
+
+@pytest.mark.parametrize("count", [3, 7, 12])
+def test_tokens_that_fill_no_square_are_refused(count):
+    with pytest.raises(ValueError, match=f"{count} tokens do not fill a square"):
+        as_maps(np.ones((2, count, 3)))
