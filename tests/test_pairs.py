@@ -433,7 +433,6 @@ def test_a_file_that_lost_its_recurrence_is_refused(file):
         DirectionPairs.load(file)
 
 
-
 def rewrite(file, **changes):
     with np.load(file) as archive:
         arrays = {**{name: archive[name] for name in archive.files}, **changes}

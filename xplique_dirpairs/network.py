@@ -67,7 +67,7 @@ def split_model(
     cut = _layer_output(model, layer)
     if cut is outputs[0]:
         raise ValueError("the layer is the model's output: choose one before the classes")
-    _check_is_cut(cut, inputs[0], outputs[0])
+    _check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     second = _without_final_activation(keras.Model(cut, outputs[0], name="latent_to_logit"))
     return first, second
@@ -91,86 +91,79 @@ def _layer_output(model: keras.Model, layer: str | int | keras.layers.Layer):
         found = model.layers[layer]
     else:
         raise TypeError(f"layer must be a name, an index or a layer, not {type(layer).__name__}")
-    try:
-        output = found.output
-    except (AttributeError, ValueError) as error:
-        raise ValueError(
-            f"layer {found.name!r} has no single output (it is unused or used several times)"
-        ) from error
-    if isinstance(output, (list, tuple, dict)):
+    nodes = [node for node in _nodes(model.outputs[0]) if node.operation is found]
+    if len(nodes) != 1:
+        how = "is not on the way to the classes" if not nodes else "is used several times"
+        raise ValueError(f"layer {found.name!r} {how}: choose one that is used once")
+    if len(nodes[0].output_tensors) != 1:
         raise ValueError(f"layer {found.name!r} has several outputs; choose one with a single one")
-    return output
+    return nodes[0].output_tensors[0]
 
 
-def _check_is_cut(cut, source, target) -> None:
-    """Every path from the input to the classes must pass through the layer's output."""
-    pending, seen = [target], set()
+def _node(tensor):
+    """The graph's node that made a Keras tensor."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _nodes(target, until=None) -> list:
+    """Nodes of the graph that lead to a tensor; not beyond the tensor ``until``."""
+    pending, nodes, seen = [target], [], set()
     while pending:
         tensor = pending.pop()
-        if tensor is cut or id(tensor) in seen:
+        if tensor is until or id(_node(tensor)) in seen:
             continue
-        seen.add(id(tensor))
-        history = tensor._keras_history
-        parents = history.operation._inbound_nodes[history.node_index].input_tensors
-        if tensor is source or not parents:
-            raise ValueError(
-                "the classes do not depend on this layer alone: a branch goes around it. "
-                "Choose a layer that every path passes, such as the sum after a residual block"
-            )
-        pending.extend(parents)
-    if id(source) in seen:
-        raise ValueError("the classes do not depend on this layer")
+        node = _node(tensor)
+        seen.add(id(node))
+        nodes.append(node)
+        pending.extend(node.input_tensors)
+    return nodes
+
+
+def _check_is_cut(cut, target) -> None:
+    """Every path from the input to the classes must pass through the layer's output."""
+    if any(not node.input_tensors for node in _nodes(target, until=cut)):
+        raise ValueError(
+            "the classes do not depend on this layer alone: a branch goes around it. "
+            "Choose a layer that every path passes, such as the sum after a residual block"
+        )
 
 
 def final_activation(model: keras.Model) -> str:
     """'softmax', 'sigmoid' or 'linear': what the model's last layer ends in, read off its graph."""
     layer = _last_layer(model)
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.Model):
         return final_activation(layer)
-    for name in ("softmax", "sigmoid"):
-        if activation is keras.activations.get(name):
-            return name
-        if type(layer).__name__.lower() == name:  # a bare operation, keras.ops.softmax(x)
-            return name
-    return "linear"
+    # An activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
+    activation = getattr(layer, "activation", None) or layer
+    name = getattr(activation, "__name__", type(activation).__name__).lower()
+    return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
 
 
 def _last_layer(model: keras.Model):
     outputs = getattr(model, "outputs", None)
-    if not outputs:
-        layers = model.layers
-        if not layers:
-            return None
-        return layers[-1]
-    return outputs[0]._keras_history.operation
+    if outputs:
+        return _node(outputs[0]).operation
+    return model.layers[-1] if model.layers else None
 
 
 def _without_final_activation(model: keras.Model) -> keras.Model:
     """The same model ending in logits; the original is left as it is."""
-    kind = final_activation(model)
-    if kind == "linear":
+    if final_activation(model) == "linear":
         return model
-    output = model.outputs[0]
-    history = output._keras_history
-    last = history.operation
-    before = last._inbound_nodes[history.node_index].input_tensors
+    node = _node(model.outputs[0])
+    last, before = node.operation, node.input_tensors[0]
     if isinstance(last, keras.Model):
-        inner = _without_final_activation(last)
-        return keras.Model(model.inputs[0], inner(before[0]), name=model.name)
+        logits = _without_final_activation(last)(before)
+        return keras.Model(model.inputs[0], logits, name=model.name)
     if getattr(last, "activation", None) is None or isinstance(last, keras.layers.Activation):
-        return keras.Model(model.inputs[0], before[0], name=model.name)
+        return keras.Model(model.inputs[0], before, name=model.name)
     config = last.get_config()
     config["activation"] = "linear"
     config["name"] = f"{last.name}_logits"
     twin = type(last).from_config(config)
-    logits = twin(before[0])
-    for name in ("kernel", "bias"):  # the twin ends in logits, with the same values
-        variable = getattr(last, name, None)
-        if variable is not None:
-            getattr(twin, name).assign(variable)
+    logits = twin(before)
+    twin.set_weights(last.get_weights())
     return keras.Model(model.inputs[0], logits, name=model.name)
 
 
@@ -206,18 +199,19 @@ class Head:
             return None
         source, target = self.model.inputs[0], self.model.outputs[0]
         consumers = [
-            (operation, node)
-            for operation in self.model.operations
-            for node in operation._inbound_nodes
+            node
+            for node in _nodes(target)
             if any(tensor is source for tensor in node.input_tensors)
         ]
         if len(consumers) != 1:
             return None
-        pooling, node = consumers[0]
-        if not isinstance(pooling, _POOLINGS) or pooling.keepdims:
-            return None
-        pooled = node.output_tensors[0]
-        if pooled is target:
+        pooling, pooled = consumers[0].operation, consumers[0].output_tensors[0]
+        over_positions = (
+            isinstance(pooling, _POOLINGS)
+            and pooling.data_format == "channels_last"
+            and not pooling.keepdims
+        )
+        if not over_positions or pooled is target:
             return None
         return keras.Model(pooled, target, name="after_pooling")
 
@@ -233,12 +227,16 @@ class Head:
         return activations
 
     def outputs(self, features: tf.Tensor) -> tf.Tensor:
-        """What the model says, (n, K), of features that `pool` has prepared; differentiable."""
-        model = self.after_pooling or self.model
-        return model(features, training=False)
+        """What the model says, (n, K), of features, pooled by `pool` or not; differentiable."""
+        model: Callable = self.model
+        if self.after_pooling is not None and len(features.shape) == 2:
+            model = self.after_pooling
+        if isinstance(model, keras.layers.Layer):
+            return model(features, training=False)
+        return model(features)
 
     def entropy(self, features: tf.Tensor) -> tf.Tensor:
-        """H(f⁺(x)) in bits, (n,), of features that `pool` has prepared; differentiable.
+        """H(f⁺(x)) in bits, (n,), of features, pooled by `pool` or not; differentiable.
 
         Several sigmoid outputs count as so many two-class predictions, averaged.
         """

@@ -245,7 +245,9 @@ def test_between_its_steps_the_network_term_is_remembered(activations, start):
     plain, _ = objective(activations, start, head=rest, stage=stage)
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(plain.losses_of(batch)["uur"])
-    np.testing.assert_allclose(gradient, 3 * tape.gradient(total, plain.directions.value), rtol=1e-3)
+    np.testing.assert_allclose(
+        gradient, 3 * tape.gradient(total, plain.directions.value), rtol=1e-3
+    )
 
 
 def test_a_minibatch_renews_a_tenth_of_the_running_activity_and_has_its_own_gradient(

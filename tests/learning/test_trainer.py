@@ -8,7 +8,6 @@ from keras import layers
 
 from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
-    random_directions,
     synthetic_signals,
 )
 from xplique_dirpairs.learning.callbacks import EpochRecord
@@ -28,7 +27,7 @@ def quick(recipe="default", epochs=2, steps=2, **changes):
     recipe = get_recipe(recipe)
     changes = {"epochs": epochs, "steps_per_epoch": steps, **changes}
     stages = tuple(dataclasses.replace(stage, **changes) for stage in recipe.stages)
-    return dataclasses.replace(recipe, stages=stages, otherwise=None)
+    return dataclasses.replace(recipe, stages=stages, restarts=2, otherwise=None)
 
 
 def learn(activations, concepts=3, recipe=None, **settings):
@@ -38,7 +37,7 @@ def learn(activations, concepts=3, recipe=None, **settings):
 
 @pytest.fixture(scope="module")
 def data():
-    return synthetic_signals(150, seed=0)
+    return synthetic_signals(60, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +75,8 @@ def complete(pairs, history, concepts):
 # ------------------------------------------------------------------ what is learned
 
 
-@pytest.mark.parametrize("kind", ["table 6", "random directions"])
-def test_the_reference_experiment_is_recovered(kind):
-    directions = (None, None) if kind == "table 6" else random_directions(2)
-    data, fresh = (synthetic_signals(1000, seed, *directions) for seed in (0, 1))
+def test_the_reference_experiment_is_recovered():
+    data, fresh = (synthetic_signals(1000, seed) for seed in (0, 1))
     head = Head(pooled_dense_head(data.features, data.labels))
     pairs, history = learn_pairs(data.features, 3, head=head, random_state=0, verbose=0)
     found = recovery(
@@ -102,25 +99,31 @@ def test_the_reference_experiment_is_recovered(kind):
 
 
 @pytest.fixture(scope="module")
-def learned(data):
-    return learn(data.features, recipe=one_start(40))[0]
+def clear():
+    """Three rare concepts in ten channels, too clear for chance to have a say."""
+    rng = np.random.default_rng(0)
+    return rng.gamma(0.2, size=(600, 3)) @ rng.normal(size=(3, 10)) + 1.0
 
 
-def test_the_order_of_the_images_does_not_matter(data, learned, rng):
-    shuffled = data.features[rng.permutation(len(data.features))]
-    again, _ = learn(shuffled, recipe=one_start(40))
+@pytest.fixture(scope="module")
+def learned(clear):
+    return learn(clear, recipe=one_start(40))[0]
+
+
+def test_the_order_of_the_images_does_not_matter(clear, learned, rng):
+    again, _ = learn(rng.permutation(clear), recipe=one_start(40))
     order, cosine = match(learned, again)
     assert cosine > 0.999
     np.testing.assert_allclose(again.biases[order], learned.biases, rtol=0.01)
 
 
 @pytest.mark.parametrize("scale, offset", [(1e-2, 0.0), (100.0, -300.0)])
-def test_neither_the_scale_nor_the_origin_of_the_features_matters(scale, offset, data, learned):
-    moved = (scale * data.features + offset).astype(np.float32)
+def test_neither_the_scale_nor_the_origin_of_the_features_matters(scale, offset, clear, learned):
+    moved = (scale * clear + offset).astype(np.float32)
     again, _ = learn(moved, recipe=one_start(40))
     order, cosine = match(learned, again)
     assert cosine > 0.999
-    agree = (learned.detect(data.features) > 0.5) == (again.detect(moved)[..., order] > 0.5)
+    agree = (learned.detect(clear) > 0.5) == (again.detect(moved)[..., order] > 0.5)
     assert agree.mean() > 0.99
 
 
@@ -129,12 +132,6 @@ def test_the_seed_decides(data, head):
     for name in ("filters", "biases", "signals", "absent_levels"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     assert np.abs(first.filters - other.filters).max() > 1e-3
-
-
-def test_with_minibatches_too_the_seed_decides(data):
-    recipe = dataclasses.replace(quick(), batch=64)
-    first, again = (learn(data.features, recipe=recipe)[0] for _ in range(2))
-    np.testing.assert_array_equal(first.filters, again.filters)
 
 
 def test_without_a_head_the_network_terms_are_left_out_and_it_says_so(data, head):
@@ -228,8 +225,10 @@ def test_orthonormal_filters_are_given_up_for_more_concepts_than_channels():
 
 
 def test_minibatches_run_where_there_are_many_positions(data, head):
-    recipe = dataclasses.replace(quick(steps=None), batch=100)
-    assert complete(*learn(data.features, head=head, recipe=recipe), 3)
+    recipe = dataclasses.replace(quick(steps=None), batch=50)
+    first, again = (learn(data.features, head=head, recipe=recipe) for _ in range(2))
+    assert complete(*first, 3)
+    np.testing.assert_array_equal(first[0].filters, again[0].filters)
 
 
 def test_up_to_as_many_concepts_as_channels_the_pairs_can_be_well_conditioned(rng):

@@ -113,3 +113,22 @@ def test_duplicate_filters_keep_moves_and_gradients_finite(concepts, rng):
         total += tf.reduce_sum(constrained_displacement(x, filters, biases, signals) ** 2)
     assert np.isfinite(total)
     assert np.isfinite(tape.gradient(total, filters)).all()
+
+
+def _best_off_logit(low, high, intact=4.0):
+    """The logit at the hyperplanes (κ = 1) that makes a linear two-class head most uncertain.
+
+    Logits of a linear head move linearly: l(κ) = (1 − κ) intact + κ off.
+    """
+    kappa = np.linspace(low, high, 201)
+    off = np.linspace(-intact, intact, 1601)
+    logits = (1 - kappa) * intact + kappa * off[:, None]
+    p = 1 / (1 + np.exp(-logits))
+    entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean(axis=1)
+    return off[entropy.argmax()]
+
+
+def test_the_papers_kappa_makes_all_concepts_off_a_certain_state_again():
+    # U[0.5, 0.9] is most uncertain at its middle: beyond it the classes change sides
+    assert _best_off_logit(0.5, 0.9) / 4.0 == pytest.approx(-0.4, abs=0.03)
+    assert abs(_best_off_logit(0.8, 1.0)) / 4.0 < 0.13

@@ -296,14 +296,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         intact = tf.reshape(self.factorizer.decode(tf.reshape(u, [-1, concepts])), x.shape)
         dimmed = self.factorizer.decode(tf.reshape(masks * u, [-1, concepts]))
         features = tf.reshape(dimmed, [-1, *x.shape]) + (x - intact)
-        return self._head_outputs(features)
-
-    def _head_outputs(self, features: tf.Tensor) -> tf.Tensor:
-        return (
-            self.head.outputs(features)
-            if self._pools
-            else self.head.model(features, training=False)
-        )
+        return self.head.outputs(features)
 
     def _check_class(self, class_id: int, number_of_classes: int | None = None) -> None:
         if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):

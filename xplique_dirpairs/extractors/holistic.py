@@ -131,7 +131,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         if not (layered and isinstance(extractor.model, keras.Model)):
             return None
         return Head(
-            lambda x, **_: extractor.latent_to_logit_model(LayeredLatentData(x)),
+            lambda x: extractor.latent_to_logit_model(LayeredLatentData(x)),
             ends_in=final_activation(extractor.model),
         )
 

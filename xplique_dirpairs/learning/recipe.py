@@ -122,7 +122,7 @@ class Recipe:
 
 
 #: With the paper's κ, 0.7 on average, a head that is linear in the features is most uncertain at
-#: 0.7 of the way and overshoots by 0.43 times its intact logits at the hyperplanes themselves;
+#: 0.7 of the way and overshoots by about 0.4 times its intact logits at the hyperplanes themselves;
 #: "all concepts off" is meant to be the uncertain state, so features are moved nearly all the way.
 _TO_THE_END = (0.8, 1.0)
 
