@@ -40,7 +40,7 @@ def check_images(images: ArrayLike) -> NDArray:
 
 
 def check_activations(activations: ArrayLike) -> NDArray:
-    """Activations as float32 ``(N, *spatial, D)``, finite and not constant.
+    """Activations as float32 ``(N, *spatial, D)``, finite.
 
     Raises
     ------

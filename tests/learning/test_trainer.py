@@ -17,7 +17,6 @@ from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.recovery import match_concepts, recovery, signal_cosines
 from xplique_dirpairs.network import Head
 
-
 # Keras' ReduceLROnPlateau reads the learning rate in a way that numpy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -30,9 +29,15 @@ def quick(recipe="default", epochs=2, steps=2, **changes):
     return dataclasses.replace(recipe, stages=stages, restarts=2, otherwise=None)
 
 
+def quicker(**changes):
+    """The last stage alone: compiling is what takes the time."""
+    recipe = quick(**changes)
+    return dataclasses.replace(recipe, stages=recipe.stages[1:])
+
+
 def learn(activations, concepts=3, recipe=None, **settings):
     settings = {"random_state": 0, "verbose": 0, **settings}
-    return learn_pairs(activations, concepts, recipe=recipe or quick(), **settings)
+    return learn_pairs(activations, concepts, recipe=recipe or quicker(), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def match(pairs, others):
 
 def one_start(steps):
     """Long enough to have learned something, with nothing to choose between."""
-    return dataclasses.replace(quick(steps=steps), restarts=1)
+    return dataclasses.replace(quicker(steps=steps), restarts=1)
 
 
 def complete(pairs, history, concepts):
@@ -127,11 +132,11 @@ def test_neither_the_scale_nor_the_origin_of_the_features_matters(scale, offset,
     assert agree.mean() > 0.99
 
 
-def test_the_seed_decides(data, head):
-    first, again, other = (learn(data.features, head=head, random_state=s)[0] for s in (3, 3, 4))
+def test_the_seed_decides(clear, learned):
+    again, other = (learn(clear, recipe=one_start(40), random_state=s)[0] for s in (0, 1))
     for name in ("filters", "biases", "signals", "absent_levels"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-    assert np.abs(first.filters - other.filters).max() > 1e-3
+        np.testing.assert_array_equal(getattr(learned, name), getattr(again, name))
+    assert np.abs(learned.filters - other.filters).max() > 1e-6
 
 
 def test_without_a_head_the_network_terms_are_left_out_and_it_says_so(data, head):
@@ -139,17 +144,7 @@ def test_without_a_head_the_network_terms_are_left_out_and_it_says_so(data, head
     _, with_head = learn(data.features, head=head)
     assert any("no head" in note for note in without.notes)
     assert not any("no head" in note for note in with_head.notes)
-    assert "uur" in with_head.stages["a"] and "uur" not in without.stages["a"]
-
-
-def test_logits_and_probabilities_teach_the_same(data, head):
-    logits = head.model
-    probabilities = keras.Model(logits.input, layers.Softmax()(logits.output))
-    first, second = (
-        learn(data.features, head=Head(model), recipe=one_start(20))[0]
-        for model in (logits, probabilities)
-    )
-    assert match(first, second)[1] > 0.999
+    assert "cur" in with_head.stages["d"] and "cur" not in without.stages["d"]
 
 
 # ------------------------------------------------------------------ every recipe, every size
@@ -167,7 +162,10 @@ FREE = Recipe(
 
 @pytest.mark.parametrize(
     "recipe, pools",
-    [*((name, True) for name in RECIPES), ("default", False), pytest.param(FREE, False, id="free")],
+    [
+        *((name, name != "default") for name in RECIPES),  # default: above, through a pooling
+        pytest.param(FREE, False, id="free"),
+    ],
 )
 def test_every_recipe_runs_and_keeps_a_history(recipe, pools, data, head):
     if not pools:
@@ -206,14 +204,12 @@ def vectors(count, channels=6):
         (vectors(2), 3),
         (vectors(40, 1), 2),
         (vectors(200).reshape(50, 4, 6), 4),
-        (vectors(200, 100).astype(np.float16), 8),
+        (vectors(200, 20).astype(np.float16), 8),
     ],
     ids=["one", "as channels", "more", "two positions", "one channel", "tokens", "half precision"],
 )
 def test_any_number_of_concepts_channels_and_positions(activations, concepts):
-    recipe = quick()
-    recipe = dataclasses.replace(recipe, stages=recipe.stages[1:])
-    pairs, history = learn(activations, concepts, recipe=recipe)
+    pairs, history = learn(activations, concepts)
     assert complete(pairs, history, concepts)
     dimensions = min(activations.shape[-1], len(activations) - 1)
     said = any(f"{concepts} concepts in {dimensions} dimensions" in n for n in history.notes)
@@ -221,11 +217,13 @@ def test_any_number_of_concepts_channels_and_positions(activations, concepts):
 
 
 def test_orthonormal_filters_are_given_up_for_more_concepts_than_channels():
-    assert complete(*learn(vectors(200), 15, recipe=quick("paper-deep")), 15)
+    recipe = quick("paper-deep")
+    recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
+    assert complete(*learn(vectors(200), 15, recipe=recipe), 15)
 
 
 def test_minibatches_run_where_there_are_many_positions(data, head):
-    recipe = dataclasses.replace(quick(steps=None), batch=50)
+    recipe = dataclasses.replace(quicker(steps=None), batch=50)
     first, again = (learn(data.features, head=head, recipe=recipe) for _ in range(2))
     assert complete(*first, 3)
     np.testing.assert_array_equal(first[0].filters, again[0].filters)
@@ -235,7 +233,7 @@ def test_up_to_as_many_concepts_as_channels_the_pairs_can_be_well_conditioned(rn
     # six independent sources in eight channels of falling variance
     sources = rng.gamma(0.3, size=(3000, 6)) @ rng.normal(size=(6, 8))
     x = sources + 0.1 * rng.normal(size=sources.shape)
-    recipe = quick(steps=20)
+    recipe = quicker(steps=20)
     pairs, _ = learn(x[:, None] * 1.5 ** -np.arange(8), 6, recipe=recipe)
     assert pairs.condition_number < 1e4
 
@@ -247,7 +245,7 @@ def test_it_is_silent_or_shows_a_bar_per_stage(data, capfd):
     learn(data.features, verbose=0)
     silent = capfd.readouterr()
     assert silent.out == ""
-    learn(data.features, verbose=1)
+    learn(data.features, recipe=quick(), verbose=1)
     shown = capfd.readouterr().out
     for stage in ("a", "d"):
         assert shown.count(f"Learning 3 concepts, stage {stage}") == 1
@@ -271,10 +269,10 @@ class BreaksDown(layers.Layer):
 def test_a_network_that_breaks_down_costs_no_more_than_the_epochs_since(data, head):
     inputs = keras.Input(data.features.shape[1:])
     broken = Head(keras.Model(inputs, head.model(BreaksDown()(inputs))))
-    pairs, history = learn(data.features, head=broken, recipe=quick(epochs=6))
+    pairs, history = learn(data.features, head=broken, recipe=quicker(epochs=8))
     assert complete(pairs, history, 3)
-    assert any("stage a: NaN in epoch" in note for note in history.notes)
-    assert len(history.stages["a"]["objective"]) <= 6
+    assert any("stage d: NaN in epoch" in note for note in history.notes)
+    assert len(history.stages["d"]["objective"]) < 8
 
 
 no_guard = pytest.mark.xfail(
@@ -286,7 +284,7 @@ no_guard = pytest.mark.xfail(
 
 @pytest.mark.parametrize("steps", [pytest.param(1, marks=no_guard), 2])
 def test_an_infinite_learning_rate_leaves_the_start(steps, data):
-    recipe = quick(epochs=3, steps=steps, learning_rate=float("inf"))
+    recipe = quicker(epochs=3, steps=steps, learning_rate=float("inf"))
     pairs, history = learn(data.features, recipe=recipe)
     assert complete(pairs, history, 3)
     assert any("NaN" in note for note in history.notes)
@@ -297,8 +295,8 @@ def test_an_infinite_learning_rate_leaves_the_start(steps, data):
 )
 def test_a_fit_that_broke_down_from_the_first_step_does_not_look_perfect(data):
     with pytest.warns(LearningWarning, match="NaN"):
-        _, history = learn(data.features, recipe=quick(learning_rate=float("inf")))
-    assert 0.0 not in history.stages["a"]["ma"]
+        _, history = learn(data.features, recipe=quicker(learning_rate=float("inf")))
+    assert 0.0 not in history.stages["d"]["ma"]
 
 
 def interrupt(monkeypatch, callback, at):
@@ -324,13 +322,12 @@ nothing_recorded = pytest.mark.xfail(
     [
         pytest.param(1, "a", marks=nothing_recorded),
         (2, "a"),
-        pytest.param(4, "d", marks=nothing_recorded),
-        (5, "d"),
+        pytest.param(3, "d", marks=nothing_recorded),
     ],
 )
-def test_ctrl_c_keeps_what_was_learned_so_far(at, stage, data, head, monkeypatch):
+def test_ctrl_c_keeps_what_was_learned_so_far(at, stage, data, monkeypatch):
     interrupt(monkeypatch, EpochRecord, at)
-    pairs, history = learn(data.features, head=head, recipe=quick(epochs=3))
+    pairs, history = learn(data.features, recipe=quick())
     assert complete(pairs, history, 3)
     assert any(f"interrupted in stage {stage}" in note for note in history.notes)
     assert ("d" in history.stages) <= (stage == "d")
@@ -383,14 +380,14 @@ def test_more_concepts_than_there_are_kinds_of_positions_are_warned_of(rng):
     kinds = np.repeat(np.eye(2, 5), 100, axis=0) * 3.0
     x = (kinds + 1e-3 * rng.normal(size=kinds.shape))[:, None]
     with pytest.warns(LearningWarning, match="same positions|hardly ever"):
-        _, history = learn(x, 6, recipe=quick(steps=20))
+        _, history = learn(x, 6, recipe=quicker(steps=20))
     assert history.dead or history.duplicates
 
 
 def test_a_good_fit_does_not_warn(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearningWarning)
-        learn(data.features, recipe=quick(steps=60))
+        learn(data.features, recipe=quicker(steps=60))
 
 
 def with_value(value):
@@ -428,5 +425,5 @@ def test_a_stage_of_network_terms_alone_needs_a_head_and_says_so(data):
 
 @pytest.mark.xfail(strict=True, reason="scikit-learn's own error: n_samples=3 should be >= ...")
 def test_the_k_means_start_takes_fewer_positions_than_concepts():
-    recipe = dataclasses.replace(quick(), start="k-means")
+    recipe = dataclasses.replace(quicker(), start="k-means")
     assert complete(*learn(vectors(3), 5, recipe=recipe), 5)
