@@ -135,6 +135,7 @@ def fake_learn_pairs(activations, number_of_concepts, *, head=None, random_state
     history = History(
         stages={},
         violations={},
+        cut_short=[],
         occupancy=on.mean(axis=0),
         dead=[],
         duplicates=[],

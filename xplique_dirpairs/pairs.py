@@ -80,7 +80,7 @@ class DirectionPairs:
             value = getattr(self, field.name)
             if value is None and field.name == "recurrence":
                 continue
-            array = np.array(value, dtype=np.float32)
+            array = np.array(value, dtype=np.float64 if field.name == "signals" else np.float32)
             if not np.isfinite(array).all():
                 raise ValueError(f"{field.name} must be finite, but holds NaN or infinite values")
             object.__setattr__(self, field.name, array)
@@ -105,7 +105,7 @@ class DirectionPairs:
             zero = np.flatnonzero(np.linalg.norm(getattr(self, name), axis=1) == 0)
             if zero.size:
                 raise ValueError(f"{name} must not be zero, but rows {zero.tolist()} are")
-        lengths = np.linalg.norm(self.signals.astype(np.float64), axis=1, keepdims=True)
+        lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
         object.__setattr__(self, "signals", (self.signals / lengths).astype(np.float32))
         for field in fields(self):
             array = getattr(self, field.name)
@@ -128,7 +128,7 @@ class DirectionPairs:
     @cached_property
     def margins(self) -> NDArray:
         """M_i = 1/‖w_i‖, (I,): half-width of a detector's transition, in feature units."""
-        return 1.0 / np.linalg.norm(self.filters, axis=1)
+        return _frozen(1.0 / np.linalg.norm(self.filters, axis=1))
 
     # ---------------------------------------------------------------- reading
 
@@ -231,10 +231,12 @@ class DirectionPairs:
             The layer's own range (lowest, highest), to clip the result to; ``(0, None)`` after a
             ReLU. Default: no clipping.
         """
-        chosen = np.atleast_1d(np.asarray(concepts, dtype=int))
+        chosen = np.atleast_1d(concepts)
         for concept in chosen:
             self._check_concept(concept)
         x = self._features(x)
+        if not chosen.size:
+            return x.copy()
         filters, signals = self.filters[chosen], self.signals[chosen]
         excess = np.maximum(x @ filters.T - self.biases[chosen], 0.0)
         moved = x - excess @ _absent_bank(filters, signals).astype(x.dtype)
@@ -248,7 +250,7 @@ class DirectionPairs:
     @cached_property
     def cross_inverse(self) -> NDArray:
         """(WᵀŜ)⁺, (I, I) float64: from projections to coordinates along the signal vectors."""
-        return _cross_inverse(self.filters, self.signals)
+        return _frozen(_cross_inverse(self.filters, self.signals))
 
     # ---------------------------------------------------------------- quality
 
@@ -277,14 +279,11 @@ class DirectionPairs:
 
     def save(self, path: str | Path) -> None:
         """Write the pairs to ``path`` as a numpy archive, without pickle, under that very name."""
-        header = {"format": FORMAT, "version": FORMAT_VERSION}
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        header = {"format": FORMAT, "version": FORMAT_VERSION, "arrays": sorted(arrays)}
         with open(path, "wb") as file:
-            np.savez(
-                file,
-                header=np.array(json.dumps(header)),
-                **{name: array for name, array in arrays.items() if array is not None},
-            )
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> DirectionPairs:
@@ -303,7 +302,7 @@ class DirectionPairs:
         if not zipfile.is_zipfile(path):
             raise ValueError(f"{foreign}, or it is damaged")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except Exception as error:  # zlib, zip and numpy each raise their own
             raise ValueError(f"{path} is damaged: {error}") from error
@@ -319,6 +318,10 @@ class DirectionPairs:
                 f"{path} has format version {version}, this installation reads up to "
                 f"{FORMAT_VERSION}: update xplique-dirpairs"
             )
+        if sorted(arrays) != header.get("arrays"):
+            raise ValueError(
+                f"{path} is damaged: it holds {sorted(arrays)} instead of {header.get('arrays')}"
+            )
         try:
             return cls(**arrays)
         except TypeError as error:
@@ -333,7 +336,7 @@ class DirectionPairs:
 
     @cached_property
     def _absent_bank(self) -> NDArray:
-        return _absent_bank(self.filters, self.signals).astype(np.float32)
+        return _frozen(_absent_bank(self.filters, self.signals).astype(np.float32))
 
     def _features(self, x: ArrayLike) -> NDArray:
         x = np.asarray(x)
@@ -344,6 +347,8 @@ class DirectionPairs:
         return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
 
     def _check_concept(self, concept: int) -> None:
+        if isinstance(concept, (bool, np.bool_)) or not isinstance(concept, (int, np.integer)):
+            raise TypeError(f"concepts are given by their indices, not by {concept!r}")
         if not 0 <= concept < self.number_of_concepts:
             raise ValueError(
                 f"there is no concept {concept}: concepts are numbered 0 to "
@@ -370,6 +375,11 @@ def _cross_inverse(filters: NDArray, signals: NDArray) -> NDArray:
 def _absent_bank(filters: NDArray, signals: NDArray) -> NDArray:
     """Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D)."""
     return _cross_inverse(filters, signals).T @ signals.astype(np.float64)
+
+
+def _frozen(array: NDArray) -> NDArray:
+    array.setflags(write=False)
+    return array
 
 
 def _sigmoid(values: NDArray) -> NDArray:

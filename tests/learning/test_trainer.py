@@ -73,7 +73,7 @@ def complete(pairs, history, concepts):
         assert value is None or np.isfinite(value).all()
     assert history.summary()
     for stage in history.stages.values():
-        assert all(np.isfinite(values).all() for values in stage.values())
+        assert history.cut_short or all(np.isfinite(values).all() for values in stage.values())
     return True
 
 
@@ -271,28 +271,18 @@ def test_a_network_that_breaks_down_costs_no_more_than_the_epochs_since(data, he
     broken = Head(keras.Model(inputs, head.model(BreaksDown()(inputs))))
     pairs, history = learn(data.features, head=broken, recipe=quicker(epochs=8))
     assert complete(pairs, history, 3)
-    assert any("stage d: NaN in epoch" in note for note in history.notes)
+    assert "stage d met NaN in epoch" in history.cut_short[0]
     assert len(history.stages["d"]["objective"]) < 8
 
 
-no_guard = pytest.mark.xfail(
-    strict=True,
-    reason="the objective is finite before the step that breaks the values: NaN is kept as good, "
-    "and 'filters must be finite' is all the user gets",
-)
-
-
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=no_guard), 2])
+@pytest.mark.parametrize("steps", [1, 2])
 def test_an_infinite_learning_rate_leaves_the_start(steps, data):
     recipe = quicker(epochs=3, steps=steps, learning_rate=float("inf"))
     pairs, history = learn(data.features, recipe=recipe)
     assert complete(pairs, history, 3)
-    assert any("NaN" in note for note in history.notes)
+    assert "NaN" in history.cut_short[0]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an epoch of NaN is recorded as zeros, and problems() is silent about it"
-)
 def test_a_fit_that_broke_down_from_the_first_step_does_not_look_perfect(data):
     with pytest.warns(LearningWarning, match="NaN"):
         _, history = learn(data.features, recipe=quicker(learning_rate=float("inf")))
@@ -312,24 +302,15 @@ def interrupt(monkeypatch, callback, at):
     monkeypatch.setattr(callback, "on_epoch_end", on_epoch_end)
 
 
-nothing_recorded = pytest.mark.xfail(
-    strict=True, reason="IndexError: no epoch of the stage is recorded yet"
-)
-
-
 @pytest.mark.parametrize(
     "at, stage",
-    [
-        pytest.param(1, "a", marks=nothing_recorded),
-        (2, "a"),
-        pytest.param(3, "d", marks=nothing_recorded),
-    ],
+    [(1, "a"), (2, "a"), (3, "d")],
 )
 def test_ctrl_c_keeps_what_was_learned_so_far(at, stage, data, monkeypatch):
     interrupt(monkeypatch, EpochRecord, at)
     pairs, history = learn(data.features, recipe=quick())
     assert complete(pairs, history, 3)
-    assert any(f"interrupted in stage {stage}" in note for note in history.notes)
+    assert f"stage {stage} was interrupted" in history.cut_short[0]
     assert ("d" in history.stages) <= (stage == "d")
 
 
@@ -355,12 +336,11 @@ def with_bound(name, bound, stages=("a",)):
 def test_broken_bounds_are_listed_with_by_how_much_and_kept_ones_are_not(data):
     with pytest.warns(LearningWarning, match=r"bound on L\^ma is broken"):
         _, history = learn(data.features, recipe=with_bound("ma", 0.01))
-    assert history.violations == {"ma": pytest.approx(history.stages["a"]["ma"][-1] - 0.01)}
+    assert history.violations["a"] == {"ma": pytest.approx(history.stages["a"]["ma"][-1] - 0.01)}
     _, history = learn(data.features, recipe=with_bound("ma", 100.0))
-    assert history.violations == {}
+    assert history.violations == {"a": {}}
 
 
-@pytest.mark.xfail(strict=True, reason="only the last stage's constraints are reported")
 def test_bounds_broken_in_an_earlier_stage_are_listed_too(data):
     stages = (with_bound("ma", 0.01).stages[0], Stage("d", {"s": 1.0}, epochs=1, steps_per_epoch=1))
     _, history = learn(data.features, recipe=Recipe("two", stages))
@@ -416,14 +396,12 @@ def test_what_cannot_be_learned_from_is_refused(activations, concepts, error, me
         learn(activations, concepts)
 
 
-@pytest.mark.xfail(strict=True, reason="TensorFlow's own error from add_n of nothing")
 def test_a_stage_of_network_terms_alone_needs_a_head_and_says_so(data):
     recipe = Recipe("network", (Stage("a", {"uur": 1.0}, epochs=1, steps_per_epoch=1),))
     with pytest.raises(ValueError, match="head"):
         learn(data.features, recipe=recipe)
 
 
-@pytest.mark.xfail(strict=True, reason="scikit-learn's own error: n_samples=3 should be >= ...")
 def test_the_k_means_start_takes_fewer_positions_than_concepts():
     recipe = dataclasses.replace(quicker(), start="k-means")
     assert complete(*learn(vectors(3), 5, recipe=recipe), 5)

@@ -41,7 +41,7 @@ class NaNGuard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Keep the values if any restart is finite; otherwise restore and stop."""
-        if np.isfinite(self.model.reported()["objective"]).any():
+        if self.model.finite_restarts().any():
             self._good = self.model.get_weights()
             return
         self.tripped_at = epoch

@@ -18,6 +18,8 @@ _RELATIVE_FLOOR = 1e-3
 _AXES = 128
 #: Ratio of two neighbouring eigenvalues that counts as the edge of a noise floor.
 _DROP = 2.0
+#: Ratio of a floor's first and last eigenvalue, at most.
+_FLAT = 3.0
 
 
 @dataclass(frozen=True)
@@ -101,19 +103,22 @@ def rank_of_signal(moments: Moments, concepts: int) -> int | None:
     """How many principal axes stand above a floor of noise, or None where there is no floor.
 
     The signal-distractor model x = Sα + Dβ + μ has I + F axes of signal, then nothing, or noise:
-    the spectrum drops [ours: by a factor of 2 between neighbours, not before the I-th axis]. The
-    spectra of real networks fall smoothly. Axes that are missing because a channel never varies,
-    or because there are fewer positions than channels, are no floor.
+    the spectrum drops, and what follows is flat [ours: after the largest ratio of neighbours from
+    the I-th axis on, at least 2, eigenvalues differ by less than a factor of 3]. The spectra of
+    real networks fall smoothly. Axes that are missing because a channel never varies, or because
+    there are fewer positions than channels, are no floor.
     """
     values = np.maximum(np.linalg.eigvalsh(moments.covariance)[::-1], 0.0)
     variances = moments.covariance.diagonal()
     varying = int((variances > 1e-10 * variances.max()).sum())
     full = int(0.9 * min(varying, moments.count))  # a floor is more than the last few axes
-    floor = _RELATIVE_FLOOR**2 * values[0]
-    for rank in range(concepts, full):
-        if values[rank - 1] > floor and values[rank - 1] > _DROP * max(values[rank], floor):
-            return rank
-    return None
+    values = np.maximum(values, _RELATIVE_FLOOR**2 * values[0])
+    if full <= concepts:
+        return None
+    ratios = values[concepts - 1 : full - 1] / values[concepts:full]
+    rank = concepts + int(ratios.argmax())
+    flat = values[rank] < _FLAT * values[full - 1]
+    return rank if ratios.max() > _DROP and flat else None
 
 
 def principal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:

@@ -30,8 +30,8 @@ class History:
         Stage name → name of a loss, or "objective" → its value in every epoch, of the restart
         that was kept.
     violations
-        Name of a constrained loss → by how much its bound is broken at the end (only those that
-        are).
+        Stage name → name of a constrained loss → by how much its bound is broken at the stage's
+        end (only those that are).
     occupancy : (I,)
         Share of the positions on which each concept is detected.
     dead
@@ -40,6 +40,8 @@ class History:
         Pairs of concepts that are detected at the same positions.
     condition_number
         Of ŴᵀŜ; see `DirectionPairs.condition_number`.
+    cut_short
+        Stages that did not run to their end, and why: NaN, or Ctrl-C.
     notes
         In words: what was decided on the way.
     seconds
@@ -47,22 +49,24 @@ class History:
     """
 
     stages: dict[str, dict[str, list[float]]]
-    violations: dict[str, float]
+    violations: dict[str, dict[str, float]]
     occupancy: NDArray
     dead: list[int]
     duplicates: list[tuple[int, int]]
     condition_number: float
+    cut_short: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """What a user should know before trusting the result, a sentence each; often empty."""
-        found = []
+        found = list(self.cut_short)
         if self.dead:
             found.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
         if self.duplicates:
             found.append(f"concepts {self.duplicates} are detected at the same positions")
-        for name, excess in self.violations.items():
+        last = list(self.violations.values())[-1] if self.violations else {}
+        for name, excess in last.items():
             found.append(f"the bound on L^{name} is broken by {excess:.3g}")
         crowded = np.flatnonzero(self.occupancy > 0.5)
         if crowded.size and len(self.occupancy) > 2:

@@ -96,6 +96,11 @@ class Objective(keras.Model):
         self.terms = tuple(n for n in stage.terms if head is not None or n not in _NETWORK)
         self._network_terms = tuple(n for n in self.terms if n in _NETWORK)
         self.uses_network = bool(self._network_terms)
+        if not set(self.terms) & set(stage.weights):
+            raise ValueError(
+                f"stage {stage.name!r} has nothing to minimise without a head: its losses are "
+                f"{sorted(stage.weights)}"
+            )
         self._seed = keras.random.SeedGenerator(seed)
         self._forward = tf.constant(coordinates.forward, tf.float32)
         self._backward = tf.constant(coordinates.backward, tf.float32)
@@ -321,6 +326,14 @@ class Objective(keras.Model):
         """The epoch's mean of every loss and of the objective, name → (R,)."""
         means = self.epoch_means().numpy()
         return {name: means[:, k] for k, name in enumerate(self._reported)}
+
+    def finite_restarts(self) -> NDArray:
+        """(R,): whether a restart's objective and all its variables are finite."""
+        finite = np.isfinite(self.reported()["objective"])
+        for variable in self.trainable_variables:
+            values = variable.numpy()
+            finite &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+        return finite
 
     # ------------------------------------------------------------ constraints
 

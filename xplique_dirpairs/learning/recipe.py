@@ -38,8 +38,9 @@ class Stage:
         An epoch is the unit of progress, of dual updates and of the history; steps_per_epoch None
         is one pass over the positions.
     schedule
-        "cosine" to 2 % of the learning rate; "plateau": halved when the objective does not improve
-        for ``patience`` epochs, stopped when it does not for 5 × patience.
+        "constant"; "cosine" to 2 % of the learning rate, stopped where the last 30 % of the epochs
+        bring no more; "plateau": halved when the objective does not improve for ``patience``
+        epochs, stopped when it does not for 5 × patience.
     kappa
         Range of κ: how far towards the hyperplanes features are moved for the network terms.
     tau
@@ -59,7 +60,7 @@ class Stage:
     epochs: int = 20
     steps_per_epoch: int | None = 40
     learning_rate: float = 3e-3
-    schedule: Literal["cosine", "plateau"] = "cosine"
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
     patience: int = 10
     kappa: tuple[float, float] = (0.5, 0.9)
     tau: float = 0.8
@@ -71,6 +72,17 @@ class Stage:
             raise ValueError(f"unknown losses {unknown}; there are: {', '.join(LOSSES)}")
         if self.signals == "none" and {"fso", "cur"} & (set(self.weights) | set(self.constraints)):
             raise ValueError("L^fso and L^cur need signal vectors: signals='tied' or 'free'")
+        if not self.weights:
+            raise ValueError(f"stage {self.name!r} has no losses to minimise")
+        _check_choice("coordinates", self.coordinates, ("standardised", "whitened", "centred"))
+        _check_choice("signals", self.signals, ("none", "tied", "free"))
+        _check_choice("schedule", self.schedule, ("constant", "cosine", "plateau"))
+        _check_positive("epochs", self.epochs)
+        if self.steps_per_epoch is not None:
+            _check_positive("steps_per_epoch", self.steps_per_epoch)
+        _check_positive("learning_rate", self.learning_rate)
+        for value in self.sharpness or ():
+            _check_positive("sharpness", value)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -119,6 +131,28 @@ class Recipe:
     network_every: int = 5
     otherwise: Recipe | None = None
     clear_below: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError(f"recipe {self.name!r} has no stages")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages need names of their own, not {names}")
+        _check_choice("start", self.start, ("skewness", "k-means", "random"))
+        for name in ("restarts", "batch", "maps", "network_every"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_positive(name, value)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, not {value!r}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, not {value!r}")
 
 
 #: With the paper's κ, 0.7 on average, a head that is linear in the features is most uncertain at
@@ -223,13 +257,14 @@ PAPER_SYNTHETIC = Recipe(
         Stage(
             "a",
             {"s": 1.0, "uur": 0.25},
-            _SMALL_BOUNDS,
+            dict(_SMALL_BOUNDS),
             coordinates="standardised",
             orthonormal=True,
             shared=True,
             epochs=20,
             steps_per_epoch=1000,
             learning_rate=5e-5,
+            schedule="constant",
             tau=1.0,
         ),
         Stage(
@@ -241,6 +276,7 @@ PAPER_SYNTHETIC = Recipe(
             epochs=20,
             steps_per_epoch=1000,
             learning_rate=5e-5,
+            schedule="constant",
             tau=1.0,
             rho=1.5,
         ),

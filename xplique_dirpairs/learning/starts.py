@@ -25,6 +25,8 @@ def start_filters(
     enough = max(_POSITIONS, _POSITIONS_PER_CONCEPT * concepts)
     if len(features) > enough:
         features = features[rng.choice(len(features), enough, replace=False)]
+    if name == "k-means" and len(features) < concepts:
+        name = "random"
     filters = STARTS[name](features, concepts, rng)
     filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
     share = 1.0 / max(concepts, 2)

@@ -112,7 +112,8 @@ class _Learner:
         self._seconds: dict[str, float] = {}
         self._coordinates: dict[str, tuple[Coordinates, NDArray]] = {}
         self._values: NDArray = np.zeros(0)  # objective of each restart, after a stage
-        self._violations: dict[str, NDArray] = {}
+        self._cut_short: list[str] = []
+        self._violations: dict[str, dict[str, NDArray]] = {}
         self._records: dict[str, list[dict[str, NDArray]]] = {}
         if head is None:
             self._note("no head was given: the network terms are left out")
@@ -162,7 +163,7 @@ class _Learner:
         assert self.recipe.otherwise is not None
         self._note(f"{why}: recipe {self.recipe.otherwise.name!r}")
         self.recipe = self.recipe.otherwise
-        self._values, self._records = np.zeros(0), {}
+        self._values, self._records, self._violations = np.zeros(0), {}, {}
         return self.learn(rng)
 
     def start(self, rng: np.random.Generator) -> Detectors:
@@ -206,18 +207,18 @@ class _Learner:
         )
         rate: float | keras.optimizers.schedules.LearningRateSchedule = stage.learning_rate
         record, guard = EpochRecord(), NaNGuard()
-        callbacks: list[keras.callbacks.Callback] = [guard, record]
+        callbacks: list[keras.callbacks.Callback] = [record, guard]
         if stage.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, stage.epochs * per_epoch, 0.02)
             callbacks.append(_stop_early(patience=5, after=math.ceil(0.7 * stage.epochs)))
-        else:
+        elif stage.schedule == "plateau":
             callbacks += [_halve_on_plateau(stage.patience), _stop_early(5 * stage.patience)]
         if self.verbose:
             callbacks.append(Progress(f"Learning {self.concepts} concepts, stage {stage.name}"))
         model.compile(keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False)
         try:
             model.fit(
-                self._batches(features, model.uses_network, full_batch, seed),
+                self._batches(features, model, full_batch, seed),
                 epochs=stage.epochs,
                 steps_per_epoch=per_epoch,
                 callbacks=callbacks,
@@ -226,22 +227,24 @@ class _Learner:
             )
         except KeyboardInterrupt:
             self.interrupted = True
-            self._note(f"interrupted in stage {stage.name}: what was learned so far is kept")
+            self._cut_short.append(f"stage {stage.name} was interrupted: what it had is kept")
         self._close(stage, model, record, guard, time.perf_counter() - began)
         return model.detectors()
 
     def _close(self, stage, model, record, guard, seconds) -> None:
         """Keep what the stage reported."""
-        self._values = model.reported()["objective"].copy()
+        self._values = np.where(model.finite_restarts(), model.reported()["objective"], np.nan)
         for violation in model.violations().values():
             self._values += _VIOLATION_PRICE * violation
         self._records[stage.name] = record.epochs
-        self._violations = model.violations()
+        self._violations[stage.name] = model.violations()
         self._seconds[stage.name] = seconds
         if guard.tripped_at is not None:
-            self._note(f"stage {stage.name}: NaN in epoch {guard.tripped_at + 1}, stopped there")
+            self._cut_short.append(
+                f"stage {stage.name} met NaN in epoch {guard.tripped_at + 1}: what it had is kept"
+            )
 
-    def _batches(self, features, uses_network, full_batch, seed) -> tf.data.Dataset:
+    def _batches(self, features, model, full_batch, seed) -> tf.data.Dataset:
         """Endless batches of positions, with feature maps beside them for the network terms."""
         if full_batch:
             pixels = tf.data.Dataset.from_tensors(features).repeat()
@@ -250,12 +253,13 @@ class _Learner:
             order = tf.data.Dataset.range(len(features)).shuffle(len(features), seed=seed)
             order = order.repeat().batch(self.recipe.batch, drop_remainder=True)
             pixels = order.map(lambda index: tf.gather(whole, index))
-        if not uses_network:
+        if not model.uses_network:
             return pixels.map(lambda p: {"pixels": p}).prefetch(2)
-        pooled = self.head.pool(self.activations)
-        size = min(len(pooled), _POOLED_MAPS if self.head.pools_first else self.recipe.maps)
-        images = tf.constant(pooled)
-        order = tf.data.Dataset.range(len(pooled)).shuffle(len(pooled), seed=seed + 1)
+        # pooling commutes with linear moves only, which that of the predecessor is not
+        pools = self.head.pools_first and "fired" not in model.terms
+        images = tf.constant(self.head.pool(self.activations) if pools else self.activations)
+        size = min(len(images), _POOLED_MAPS if pools else self.recipe.maps)
+        order = tf.data.Dataset.range(len(images)).shuffle(len(images), seed=seed + 1)
         maps = order.repeat().batch(size, drop_remainder=True)
         maps = maps.map(lambda index: tf.gather(images, index))
         both = tf.data.Dataset.zip((pixels, maps))
@@ -269,8 +273,11 @@ class _Learner:
         """The better half of the restarts: not fewer, for the last stage tells the best one."""
         order = np.argsort(np.where(np.isfinite(self._values), self._values, np.inf))
         kept = np.sort(order[: math.ceil(len(order) / 2)])
+        kept = kept[np.isfinite(self._values[kept])]
         for epochs in self._records.values():
             epochs[:] = [{name: values[kept] for name, values in e.items()} for e in epochs]
+        for broken in self._violations.values():
+            broken.update({name: values[kept] for name, values in broken.items()})
         return detectors.keep(kept)
 
     def _signals_of(self, detectors: Detectors) -> NDArray:
@@ -294,17 +301,21 @@ class _Learner:
             recurrence = self._recurrence(detectors.filters, best)
             pairs = dataclasses.replace(pairs, recurrence=recurrence)
         dead, duplicates = find_problems(pairs, measured.occupancy, measured.overlaps)
-        broken = {name: float(values[best]) for name, values in self._violations.items()}
         history = History(
             stages={
                 name: {loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]}
                 for name, epochs in self._records.items()
+                if epochs
             },
-            violations={name: value for name, value in broken.items() if value > 0},
+            violations={
+                name: {loss: float(v[best]) for loss, v in broken.items() if v[best] > 0}
+                for name, broken in self._violations.items()
+            },
             occupancy=measured.occupancy,
             dead=dead,
             duplicates=duplicates,
             condition_number=pairs.condition_number,
+            cut_short=self._cut_short,
             notes=self._notes,
             seconds=self._seconds,
         )

@@ -10,13 +10,16 @@ import tensorflow as tf
 
 #: Ridge of the pseudo-inverses, relative to unit filters and signal vectors [ours].
 RIDGE = 1e-4
+#: And in units of the trace of GᵀG.
+ROUNDING = 3e-7
 
 
 def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
     """(GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky: its gradients are steady."""
     normal = tf.matmul(gram, gram, transpose_a=True)
-    ridge = RIDGE * tf.eye(gram.shape[-1], dtype=gram.dtype)
-    factor = tf.linalg.cholesky(normal + ridge)
+    # float32 rounds GᵀG by more than the ridge where hundreds of filters coincide
+    ridge = RIDGE + ROUNDING * tf.linalg.trace(normal)[..., None, None]
+    factor = tf.linalg.cholesky(normal + ridge * tf.eye(gram.shape[-1], dtype=gram.dtype))
     return tf.linalg.cholesky_solve(factor, tf.linalg.matrix_transpose(gram))
 
 
