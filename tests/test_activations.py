@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.activations import (
-    as_maps,
     as_pixels,
     check_activations,
     check_images,
@@ -98,23 +97,3 @@ def test_pixels_keep_their_channels(rng):
     activations = rng.normal(size=(2, 3, 4, 5))
     np.testing.assert_array_equal(as_pixels(activations)[1 * 12 + 2 * 4 + 3], activations[1, 2, 3])
     assert as_pixels(activations[:, 0, 0]).shape == (2, 5)
-
-
-def test_tokens_fill_a_square_row_by_row_and_a_class_token_is_left_out(rng):
-    tokens = rng.normal(size=(2, 10, 3))
-    maps = as_maps(tokens)
-    assert maps.shape == (2, 3, 3, 3)
-    np.testing.assert_array_equal(maps[1, 2, 0], tokens[1, 1 + 2 * 3 + 0])
-    np.testing.assert_array_equal(as_maps(tokens[:, 1:]), maps)
-
-
-def test_maps_stay_and_vectors_are_one_cell(rng):
-    maps, vectors = rng.normal(size=(2, 3, 5, 4)), rng.normal(size=(2, 4))
-    assert as_maps(maps) is maps
-    np.testing.assert_array_equal(as_maps(vectors)[:, 0, 0], vectors)
-
-
-@pytest.mark.parametrize("count", [3, 7, 12])
-def test_tokens_that_fill_no_square_are_refused(count):
-    with pytest.raises(ValueError, match=f"{count} tokens do not fill a square"):
-        as_maps(np.ones((2, count, 3)))

@@ -247,6 +247,7 @@ def ends_in(last):
         (layers.Dense(1, activation="sigmoid"), "sigmoid"),
         (layers.Activation("sigmoid"), "sigmoid"),
         (keras.Sequential([layers.Dense(K, activation="softmax")]), "softmax"),
+        (keras.Sequential([layers.Softmax(), layers.Activation("linear")]), "softmax"),
         (layers.Dense(K), "linear"),
         (layers.Dense(K, activation="relu"), "linear"),
         (layers.Dense(K, activation=tf.nn.softmax), "softmax"),
@@ -399,3 +400,22 @@ def test_a_head_may_be_any_function_and_says_how_many_classes_where_it_knows():
 def test_layers_that_drop_units_out_in_training_do_not():
     head = head_of(lambda x: layers.Dense(K)(layers.Dropout(0.9)(layers.Flatten()(x))))
     np.testing.assert_array_equal(head.predict(features()), head.predict(features()))
+
+
+@pytest.mark.parametrize(
+    "make_head",
+    [
+        lambda x: layers.Dense(K)(layers.GlobalAveragePooling2D()(x)),
+        lambda x: layers.Dense(K, use_bias=False)(layers.Flatten()(x)),
+        lambda x: layers.Dense(K, activation="softmax")(layers.Flatten()(x)),
+        lambda x: layers.Reshape((K,))(layers.Dense(K)(layers.Flatten()(x))),
+    ],
+)
+def test_the_score_of_one_class_is_its_column(make_head):
+    head = head_of(make_head)
+    pooled = tf.constant(head.pool(features()))
+    for class_id in range(K):
+        column = head.outputs(pooled)[:, class_id]
+        np.testing.assert_allclose(
+            head.class_scores(pooled, tf.constant(class_id)), column, rtol=1e-5, atol=1e-6
+        )

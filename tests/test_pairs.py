@@ -502,9 +502,10 @@ def test_no_pickle_in_a_file_is_ever_loaded(file):
 
 
 def test_no_file_or_a_folder_is_not_found(tmp_path):
-    for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no file of direction pairs"):
-            DirectionPairs.load(path)
+    with pytest.raises(FileNotFoundError, match="no file of direction pairs"):
+        DirectionPairs.load(tmp_path / "nowhere")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        DirectionPairs.load(tmp_path)
 
 
 def test_saving_again_replaces_the_file(file):

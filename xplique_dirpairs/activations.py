@@ -47,6 +47,16 @@ def check_activations(activations: ArrayLike) -> NDArray:
     ValueError
         With what came and what was wanted.
     """
+    array = as_activations(activations)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            "activations hold NaN or infinite values: check the images and their preprocessing"
+        )
+    return array
+
+
+def as_activations(activations: ArrayLike) -> NDArray:
+    """Activations as float32 ``(N, *spatial, D)``; whether they are finite is not looked at."""
     array = np.asarray(activations)
     if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiub":
         raise ValueError(
@@ -55,12 +65,7 @@ def check_activations(activations: ArrayLike) -> NDArray:
         )
     if array.size == 0:
         raise ValueError(f"there are no activations: shape {array.shape}")
-    array = array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise ValueError(
-            "activations hold NaN or infinite values: check the images and their preprocessing"
-        )
-    return array
+    return array.astype(np.float32, copy=False)
 
 
 def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int = 64) -> NDArray:
@@ -79,28 +84,3 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
 def as_pixels(activations: NDArray) -> NDArray:
     """``(N, *spatial, D)`` → ``(P, D)``."""
     return activations.reshape(-1, activations.shape[-1])
-
-
-def as_maps(values: NDArray) -> NDArray:
-    """``(N, *spatial, I)`` → ``(N, H, W, I)``, for pictures.
-
-    Tokens fill a square; one token more than a square is a class token, put first, and left out.
-    Vectors are maps of one cell.
-
-    Raises
-    ------
-    ValueError
-        If the tokens do not fill a square, with or without a class token.
-    """
-    if values.ndim == 4:
-        return values
-    if values.ndim == 2:
-        return values[:, None, None, :]
-    tokens = values.shape[1]
-    for skipped in (0, 1):
-        side = round((tokens - skipped) ** 0.5)
-        if side * side == tokens - skipped and side > 0:
-            return values[:, skipped:].reshape(len(values), side, side, values.shape[-1])
-    raise ValueError(
-        f"{tokens} tokens do not fill a square, with or without a class token: no maps to show"
-    )

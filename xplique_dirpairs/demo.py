@@ -120,12 +120,14 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     accuracy = _accuracy(model, data.test, data.test_labels)
     images = data.train[data.train_labels == CLASS_ID][:PICTURES_PER_CLASS]
 
-    pairs = DirectionPairsTf(
+    pairs: Any = DirectionPairsTf(
         g, h, concepts, patch_size=PATCH, random_state=seed, verbose=min(verbose, 1)
     )
     craft = CraftTf(g, h, concepts, patch_size=PATCH)
     with steps("direction pairs: fit", f"{len(images)} pictures of {CLASS_NAMES[CLASS_ID]!r}"):
         pairs.fit(images, class_id=CLASS_ID)
+    if pairs.history_.interrupted:  # the demo is over: half-learned pairs show nothing
+        raise KeyboardInterrupt
     with steps("CRAFT: fit", "the same pictures"):
         np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
         craft.fit(images, class_id=CLASS_ID)
@@ -228,7 +230,7 @@ def _look(
     craft_maps = _read(craft, activations, "CRAFT", steps)
     pair_maps = _read(pairs, activations, "direction pairs", steps)
     detections = pairs.detect(None, activations=activations)
-    projections = pairs.pairs.project(activations)
+    pair_coefficients = pair_maps
     pair_maps = np.maximum(pair_maps, 0.0) * (detections > 0.5)
 
     partners, correlations = counterparts(pair_maps, craft_maps)
@@ -242,7 +244,7 @@ def _look(
         _view("direction pairs", pairs, pair_maps, pair_colors),
     )
     ink = data.test_ink[chosen]
-    auc = (_ink_auc(craft_maps, ink), _ink_auc(projections, ink))
+    auc = (_ink_auc(craft_maps, ink), _ink_auc(pair_coefficients, ink))
     return views, Readings(pictures, activations, detections, partners, correlations, auc)
 
 
@@ -297,7 +299,7 @@ def _figures(data, pairs, craft, manager, views, readings) -> dict[str, Figure]:
         "2_concepts": plot_concepts(
             views[0], views[1], readings.partners, readings.correlations,
             f"Concepts of “{class_name}”: best crops and importance\n"
-            "(“like”: the other method's concept whose maps correlate most, in the same colour)",
+            "(“like”: the other method's concept it is paired with, by the correlation of maps)",
         ),
         "3_maps": plot_maps(
             readings.pictures[examples], shown, "Where the concepts are in new pictures"

@@ -134,10 +134,20 @@ def final_activation(model: keras.Model) -> str:
     layer = _last_layer(model)
     if isinstance(layer, keras.Model):
         return final_activation(layer)
+    if _changes_nothing(layer):
+        node = _node(model.outputs[0])
+        return final_activation(keras.Model(model.inputs[0], node.input_tensors[0]))
     # An activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
     activation = getattr(layer, "activation", None) or layer
     name = getattr(activation, "__name__", type(activation).__name__).lower()
     return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
+
+
+def _changes_nothing(layer) -> bool:
+    """Whether a layer passes on what it gets: often put behind a softmax to cast its type."""
+    activation = getattr(layer, "activation", None)
+    linear = isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear
+    return linear or isinstance(layer, (keras.layers.Identity, keras.layers.Dropout))
 
 
 def _last_layer(model: keras.Model):
@@ -153,6 +163,8 @@ def _without_final_activation(model: keras.Model) -> keras.Model:
         return model
     node = _node(model.outputs[0])
     last, before = node.operation, node.input_tensors[0]
+    if _changes_nothing(last):
+        return _without_final_activation(keras.Model(model.inputs[0], before, name=model.name))
     if isinstance(last, keras.Model):
         logits = _without_final_activation(last)(before)
         return keras.Model(model.inputs[0], logits, name=model.name)
@@ -234,6 +246,32 @@ class Head:
         if isinstance(model, keras.layers.Layer):
             return model(features, training=False)
         return model(features)
+
+    @cached_property
+    def _class_layer(self) -> tuple[Callable, keras.layers.Dense] | None:
+        """A last layer that is linear and dense, and the model before it; None elsewhere."""
+        model = self.after_pooling or self.model
+        if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
+            return None
+        node, source = _node(model.outputs[0]), model.inputs[0]
+        last, hidden = node.operation, node.input_tensors[0] if node.input_tensors else None
+        if type(last) is not keras.layers.Dense or last.activation is not keras.activations.linear:
+            return None
+        return keras.layers.Identity() if hidden is source else keras.Model(source, hidden), last
+
+    def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
+        """One class's column of `outputs`, (n,), of features as `pool` leaves them.
+
+        A linear dense last layer is evaluated for this class alone.
+        """
+        unpooled = self.pools_first and len(features.shape) > 2
+        if self._class_layer is None or unpooled:
+            return tf.gather(self.outputs(features), class_id, axis=1)
+        before, dense = self._class_layer
+        scores = tf.linalg.matvec(
+            before(features, training=False), tf.gather(dense.kernel, class_id, axis=1)
+        )
+        return scores if dense.bias is None else scores + tf.gather(dense.bias, class_id)
 
     def entropy(self, features: tf.Tensor) -> tf.Tensor:
         """H(f⁺(x)) in bits, (n,), of features, pooled by `pool` or not; differentiable.

@@ -60,7 +60,8 @@ class DirectionPairs:
     absent_levels : (I,)
         m_i, mean of wᵢᵀx over the positions where concept i is not detected.
     recurrence : (I,), optional
-        Share of the learner's restarts in which the concept came back; None if there was one.
+        Share of the learner's other restarts (of those that reached its last stage) in which the
+        concept came back; None if there was one only.
 
     Raises
     ------
@@ -146,9 +147,15 @@ class DirectionPairs:
         Raises
         ------
         ValueError
-            If the last axis of ``x`` is not D long.
+            If the last axis of ``x`` is not D long, or a value is NaN or infinite.
         """
-        return self._features(x) @ self.filters.T
+        with np.errstate(invalid="ignore", over="ignore"):
+            z = self._features(x) @ self.filters.T
+        if not np.isfinite(z).all():
+            raise ValueError(
+                "activations hold NaN or infinite values: check the images and their preprocessing"
+            )
+        return z
 
     def detect(self, x: ArrayLike) -> NDArray:
         """Concept detections y = σ(Wᵀx − b), (..., I), in [0, 1]; y > 0.5 where the concept is."""
@@ -291,11 +298,13 @@ class DirectionPairs:
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
+        FileNotFoundError, IsADirectoryError
+            If there is no such file, or it is a folder.
         ValueError
             If the file is damaged, of another kind, or of a newer format than this version reads.
         """
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{path} is a folder, not a file of direction pairs")
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file of direction pairs at {path}")
         foreign = f"{path} is not a file of direction pairs (as DirectionPairs.save writes)"
@@ -313,15 +322,15 @@ class DirectionPairs:
             raise ValueError(foreign) from error
         if kind != FORMAT:
             raise ValueError(f"{foreign}: it holds {kind!r}")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if type(version) is not int or version < 1:
+            raise ValueError(f"{path} is damaged: its header is {header}")
+        if version > FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format version {version}, this installation reads up to "
                 f"{FORMAT_VERSION}: update xplique-dirpairs"
             )
         if sorted(arrays) != header.get("arrays"):
-            raise ValueError(
-                f"{path} is damaged: it holds {sorted(arrays)} instead of {header.get('arrays')}"
-            )
+            raise ValueError(f"{path} is damaged: it does not hold the arrays its header names")
         try:
             return cls(**arrays)
         except TypeError as error:

@@ -49,7 +49,7 @@ def test_a_concept_in_one_corner_is_in_the_crop_of_that_corner():
 
 
 def test_a_patch_larger_than_the_image_is_the_images_shorter_side_and_logged(caplog):
-    with caplog.at_level(logging.WARNING, logger="xplique_dirpairs"):
+    with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
         assert fitting_patch(64, (48, 32, 3)) == 32
     assert "patch_size 64 is larger" in caplog.text
     assert fitting_patch(20, (48, 32, 3)) == 20
@@ -72,7 +72,7 @@ def test_tokens_lie_in_the_images_proportions_without_the_class_token(tokens, im
 
 
 def test_tokens_without_a_place_become_one_cell_and_the_log_says_so(caplog):
-    with caplog.at_level(logging.WARNING, logger="xplique_dirpairs"):
+    with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
         maps = concept_maps(np.ones((2, 7, 3)), (32, 32))
     assert maps.shape == (2, 1, 1, 3) and "without a place" in caplog.text
 

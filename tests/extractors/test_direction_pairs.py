@@ -84,7 +84,11 @@ def test_the_learning_is_given_maps_and_the_rest_of_the_network(fitted, monkeypa
     monkeypatch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", learn)
     pairs = fitted(recipe="paper-deep")
     assert asked["shape"] == (6, 8, 8, 8) and asked["head"] is pairs.head
-    assert asked["recipe"] == "paper-deep" and asked["verbose"] == 0 and asked["random_state"] == 0
+    assert (
+        asked["recipe"].name == "paper-deep"
+        and asked["verbose"] == 0
+        and asked["random_state"] == 0
+    )
     assert isinstance(pairs.pairs, DirectionPairs) and pairs.history_.notes == []
 
 

@@ -212,6 +212,10 @@ class ConceptPlots:
         """
         self._importances()
         concepts = np.asarray(most_important_concepts)[:nb_most_important_concepts]
+        if concepts.size and not 0 <= concepts.min() <= concepts.max() < self.number_of_concepts:
+            raise ValueError(
+                f"concepts are numbered 0 to {self.number_of_concepts - 1}, not {concepts.tolist()}"
+            )
         ax = empty_axes((5.0, 5.0))
         draw_concept_map(
             ax,

@@ -13,8 +13,8 @@ from xplique.concepts import CraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
 
 from xplique_dirpairs.activations import (
+    as_activations,
     as_pixels,
-    check_activations,
     check_images,
     compute_activations,
 )
@@ -79,6 +79,12 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         *,
         random_state: int | np.random.Generator | None = None,
     ):
+        for name, model in {
+            "input_to_latent_model": input_to_latent_model,
+            "latent_to_logit_model": latent_to_logit_model,
+        }.items():
+            if not isinstance(model, keras.Model):
+                raise TypeError(f"{name} must be a keras.Model, not {type(model).__name__}")
         concepts = factorizer.number_of_concepts
         for name, value in {
             "number_of_concepts": concepts,
@@ -122,6 +128,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             than the models take, or there is no such class.
         """
         self._check_class(class_id)
+        check_images(inputs)
         images = _as_batch(inputs)
         activations = self._activations(images)
         self._fit_factorizer(activations)
@@ -197,7 +204,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             images = check_images(inputs)
             self._check_image_shape(images.shape[1:])
             return compute_activations(self.input_to_latent_model, images, self.batch_size)
-        activations = check_activations(activations)
+        activations = as_activations(activations)
         channels = self.factorization.concept_bank_w.shape[1]
         if activations.shape[-1] != channels:
             raise ValueError(
@@ -207,7 +214,10 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         return activations
 
     def _check_image_shape(self, shape: tuple[int, ...]) -> None:
-        wanted = self.input_to_latent_model.input_shape[1:]
+        wanted = getattr(self.input_to_latent_model, "input_shape", None)
+        if wanted is None:  # a subclassed model takes what it takes
+            return
+        wanted = wanted[1:]
         fits = len(wanted) == len(shape) and all(
             want in (None, came) for want, came in zip(wanted, shape, strict=True)
         )
@@ -217,7 +227,12 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     @staticmethod
     def _by_position(function, activations: NDArray) -> NDArray:
         """A function of flat ``(P, ·)`` arrays, applied to ``(N, *spatial, ·)``."""
-        values = function(as_pixels(activations))
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = function(as_pixels(activations))
+        if not np.isfinite(values).all():  # cheaper to see here than in the activations
+            raise ValueError(
+                "activations hold NaN or infinite values: check the images and their preprocessing"
+            )
         return values.reshape(*activations.shape[:-1], values.shape[-1])
 
     def _shown_maps(self, image: NDArray) -> NDArray:
@@ -285,18 +300,19 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             self._scores = tf.function(self._scores_of_batch, reduce_retracing=True)
         x, u = tf.constant(x), tf.constant(u, tf.float32)
         batches = (masks[start : start + size] for start in range(0, len(masks), size))
-        outputs = np.concatenate([self._scores(x, u, tf.constant(m)).numpy() for m in batches])
-        self._check_class(self.factorization.class_id, outputs.shape[-1])
-        return outputs[:, self.factorization.class_id]
+        class_id = tf.constant(self.factorization.class_id)
+        return np.concatenate([self._scores(x, u, tf.constant(m), class_id) for m in batches])
 
-    def _scores_of_batch(self, x: tf.Tensor, u: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
-        """Head outputs (B, K) of x + decode(m · u) − decode(u), which is r + decode(m · u)."""
+    def _scores_of_batch(
+        self, x: tf.Tensor, u: tf.Tensor, masks: tf.Tensor, class_id: tf.Tensor
+    ) -> tf.Tensor:
+        """Class scores (B,) of x + decode(m · u) − decode(u), which is r + decode(m · u)."""
         concepts = u.shape[-1]
         masks = tf.reshape(masks, [-1, *[1] * (len(u.shape) - 1), concepts])
         intact = tf.reshape(self.factorizer.decode(tf.reshape(u, [-1, concepts])), x.shape)
         dimmed = self.factorizer.decode(tf.reshape(masks * u, [-1, concepts]))
         features = tf.reshape(dimmed, [-1, *x.shape]) + (x - intact)
-        return self.head.outputs(features)
+        return self.head.class_scores(features, class_id)
 
     def _check_class(self, class_id: int, number_of_classes: int | None = None) -> None:
         if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):

@@ -7,8 +7,6 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import as_maps
-
 logger = logging.getLogger("xplique_dirpairs")
 
 #: Stride of the crop grid as a share of the patch size: that of CRAFT.
@@ -24,7 +22,7 @@ def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
     """``patch_size``, or the image's shorter side where that is less (which is logged)."""
     patch = min(patch_size, *image_shape[:2])
     if patch < patch_size:
-        logger.warning(
+        logger.info(
             "patch_size %d is larger than the images (%d x %d): %d is used",
             patch_size,
             *image_shape[:2],
@@ -83,8 +81,10 @@ def concept_maps(values: NDArray, image_shape: tuple[int, ...]) -> NDArray:
     first) left out. Tokens that fill no such grid are averaged to one cell, which is logged:
     where they lie is then unknown.
     """
-    if values.ndim != 3:
-        return as_maps(values)
+    if values.ndim == 4:
+        return values
+    if values.ndim == 2:  # vectors have no places: maps of one cell
+        return values[:, None, None, :]
     tokens = values.shape[1]
     height, width = image_shape[:2]
     for skipped in (0, 1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,9 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
+from xplique_dirpairs.activations import check_images
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.palette import concept_colors
 
@@ -46,6 +47,9 @@ class DirectionPairsTf(FactorizerCraftTf):
         Seed of the learning and of the masks of `estimate_importance`.
     verbose
         0 for silence.
+    pairs
+        Pairs learned, or loaded, elsewhere: `fit` then learns none, and only reads the images.
+        ``number_of_concepts``, ``recipe`` and ``verbose`` are without effect.
     """
 
     def __init__(
@@ -56,14 +60,23 @@ class DirectionPairsTf(FactorizerCraftTf):
         batch_size: int = 64,
         patch_size: int = 64,
         *,
-        recipe: Any = "default",
+        recipe: str | Recipe = "default",
         off: Off = "absent",
         random_state: int | None = None,
         verbose: int = 1,
+        pairs: DirectionPairs | None = None,
     ):
-        factorizer = DirectionPairsFactorizer(
-            number_of_concepts, recipe=recipe, off=off, random_state=random_state, verbose=verbose
-        )
+        self._given = pairs is not None
+        if pairs is not None:
+            factorizer = DirectionPairsFactorizer.from_pairs(pairs, off)
+        else:
+            factorizer = DirectionPairsFactorizer(
+                number_of_concepts,
+                recipe=get_recipe(recipe),
+                off=off,
+                random_state=random_state,
+                verbose=verbose,
+            )
         super().__init__(
             input_to_latent_model,
             latent_to_logit_model,
@@ -80,8 +93,8 @@ class DirectionPairsTf(FactorizerCraftTf):
         return self.factorizer.pairs_
 
     @property
-    def history_(self) -> History:
-        """How the fit went."""
+    def history_(self) -> History | None:
+        """How the fit went; None where the pairs were given."""
         self.check_if_fitted()
         return self.factorizer.history_
 
@@ -94,7 +107,15 @@ class DirectionPairsTf(FactorizerCraftTf):
         return self._by_position(self.factorizer.detect, self._activations(inputs, activations))
 
     def _fit_factorizer(self, activations: NDArray) -> None:
-        self.factorizer.fit_maps(activations, self.head)
+        if not self._given:
+            self.factorizer.fit_maps(activations, self.head)
+            return
+        channels = self.factorizer.pairs_.channels
+        if activations.shape[-1] != channels:
+            raise ValueError(
+                f"the pairs are of a layer of {channels} channels, but the activations have shape "
+                f"{activations.shape}"
+            )
 
 
 class DirectionPairsManagerTf(CraftManagerTf):
@@ -135,12 +156,14 @@ class DirectionPairsManagerTf(CraftManagerTf):
         patch_size: int = 64,
         *,
         shared: bool = True,
-        recipe: Any = "default",
+        recipe: str | Recipe = "default",
         off: Off = "absent",
         random_state: int | None = None,
         verbose: int = 1,
     ):
+        check_images(inputs)
         inputs, labels = np.asarray(inputs), _class_indices(labels)
+        inputs = inputs[None] if inputs.ndim == 3 else inputs
         if len(inputs) != len(labels):
             raise ValueError(f"there are {len(inputs)} images but {len(labels)} labels")
         classes = (
@@ -210,6 +233,8 @@ class DirectionPairsManagerTf(CraftManagerTf):
         UserWarning
             For a class that no image is assigned to; it is left out.
         """
+        if nb_samples_per_class is not None and nb_samples_per_class < 1:
+            raise ValueError(f"nb_samples_per_class must be at least 1, not {nb_samples_per_class}")
         activations = self._activations()
         predictions = self._predict(activations)
         chosen = {}
@@ -244,6 +269,8 @@ class DirectionPairsManagerTf(CraftManagerTf):
             else:
                 instance.factorizer = shared.factorizer
             instance._describe(self.inputs[indices], activations[indices], class_id)
+            if shared is None and instance.history_ and instance.history_.interrupted:
+                break  # Ctrl-C is meant for the whole fit; what there is stays
 
     def _fitted(self) -> dict[int, DirectionPairsTf]:
         fitted = {k: c for k, c in self.craft_instances.items() if c.factorization is not None}
@@ -258,7 +285,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         return next(iter(by_class.values())) if self.shared else by_class
 
     @property
-    def history_(self) -> History | dict[int, History]:
+    def history_(self) -> History | dict[int, History | None] | None:
         """How the fit went; of each class where pairs are not shared."""
         by_class = {class_id: craft.history_ for class_id, craft in self._fitted().items()}
         return next(iter(by_class.values())) if self.shared else by_class

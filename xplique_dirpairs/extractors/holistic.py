@@ -24,6 +24,8 @@ from xplique_dirpairs.activations import as_pixels, check_activations, check_ima
 from xplique_dirpairs.extractors.crops import concept_maps
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.trainer import check_number_of_concepts
 from xplique_dirpairs.network import Head, final_activation
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
@@ -60,15 +62,16 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         factorizer: ConceptFactorizer | None = None,
         *,
         latent_to_logit_model: Callable | None = None,
-        recipe: Any = "default",
+        recipe: str | Recipe = "default",
         off: Off = "absent",
         random_state: int | None = None,
         verbose: int = 1,
     ):
+        check_number_of_concepts(number_of_concepts)
         if factorizer is None:
             factorizer = DirectionPairsFactorizer(
                 number_of_concepts,
-                recipe=recipe,
+                recipe=get_recipe(recipe),
                 off=off,
                 random_state=random_state,
                 verbose=verbose,

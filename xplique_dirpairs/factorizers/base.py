@@ -58,7 +58,7 @@ class DirectionsFactorizer(ConceptFactorizer):
     @property
     def components_(self) -> NDArray:
         """The concept bank, (I, D) float32."""
-        return self.get_concept_bank().astype(np.float32, copy=False)
+        return self.get_concept_bank().astype(np.float32)
 
     def transform(self, activations: NDArray) -> NDArray:
         """`encode` under sklearn's name."""

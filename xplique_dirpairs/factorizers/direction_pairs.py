@@ -174,7 +174,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
     def get_concept_bank(self) -> NDArray:
         """(I, D): Bᵀ in the absent form, Ŝᵀ in the undecided one."""
-        return self._fitted().bank(self.off)
+        return self._fitted().bank(self.off).copy()
 
     @property
     def encoding_directions(self) -> NDArray:

@@ -45,7 +45,9 @@ class Moments:
             centred = (features[start : start + chunk] - mean).astype(np.float32)
             covariance += centred.T @ centred
         covariance /= len(features)
-        if covariance.diagonal().max() <= 1e-12 * max(1.0, float(np.square(mean).max())):
+        if len(features) == 1:
+            raise ValueError("there is one position only: give more images, or a layer of maps")
+        if covariance.diagonal().max() <= 1e-12 * float(np.square(mean).max()):
             raise ValueError(
                 "the activations are constant: there is nothing to learn from. Check the images, "
                 "their preprocessing and the layer"

@@ -42,6 +42,8 @@ class History:
         Of ŴᵀŜ; see `DirectionPairs.condition_number`.
     cut_short
         Stages that did not run to their end, and why: NaN, or Ctrl-C.
+    interrupted
+        Whether it was Ctrl-C: loops over fits should end, too.
     notes
         In words: what was decided on the way.
     seconds
@@ -55,6 +57,7 @@ class History:
     duplicates: list[tuple[int, int]]
     condition_number: float
     cut_short: list[str] = field(default_factory=list)
+    interrupted: bool = False
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

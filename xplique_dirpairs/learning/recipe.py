@@ -167,7 +167,13 @@ SOFT = Recipe(
     "soft",
     start="k-means",
     stages=(
-        Stage("a", {**_DETECTORS, "uur": 2.0}, sharpness=(3.0, 6.0), kappa=_TO_THE_END),
+        Stage(
+            "a",
+            {**_DETECTORS, "uur": 2.0},
+            sharpness=(3.0, 6.0),
+            steps_per_epoch=30,
+            kappa=_TO_THE_END,
+        ),
         Stage(
             "d",
             {**_DETECTORS, "fso": 1.0, "cur": 2.0},

@@ -6,6 +6,9 @@ import dataclasses
 import logging
 import math
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import keras
 import numpy as np
@@ -29,7 +32,7 @@ logger = logging.getLogger("xplique_dirpairs")
 #: Restarts are run side by side as long as a step sees no more detections (P · I · R) than this.
 _CHEAP_STEP = 200_000
 #: Feature maps in a step through a head that begins with a pooling: vectors, cheap.
-_POOLED_MAPS = 64
+_POOLED_MAPS = 32
 #: What a violated constraint costs when the best restart is chosen.
 _VIOLATION_PRICE = 10.0
 #: Correlation of projections from which a concept of another restart is the same one.
@@ -217,14 +220,15 @@ class _Learner:
             callbacks.append(Progress(f"Learning {self.concepts} concepts, stage {stage.name}"))
         model.compile(keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False)
         try:
-            model.fit(
-                self._batches(features, model, full_batch, seed),
-                epochs=stage.epochs,
-                steps_per_epoch=per_epoch,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=0,
-            )
+            with _quiet():
+                model.fit(
+                    self._batches(features, model, full_batch, seed),
+                    epochs=stage.epochs,
+                    steps_per_epoch=per_epoch,
+                    callbacks=callbacks,
+                    shuffle=False,
+                    verbose=0,
+                )
         except KeyboardInterrupt:
             self.interrupted = True
             self._cut_short.append(f"stage {stage.name} was interrupted: what it had is kept")
@@ -316,6 +320,7 @@ class _Learner:
             duplicates=duplicates,
             condition_number=pairs.condition_number,
             cut_short=self._cut_short,
+            interrupted=self.interrupted,
             notes=self._notes,
             seconds=self._seconds,
         )
@@ -329,6 +334,24 @@ class _Learner:
         correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
         others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
         return others.mean(axis=0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what TensorFlow and Keras say of themselves, not of the learning.
+
+    Several fits in one process trace several functions, which TensorFlow takes for a mistake, and
+    ReduceLROnPlateau reads a variable in a way that numpy deprecates.
+    """
+    tensorflow = logging.getLogger("tensorflow")
+    level = tensorflow.level
+    tensorflow.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            yield
+    finally:
+        tensorflow.setLevel(level)
 
 
 def _halve_on_plateau(patience: int) -> keras.callbacks.Callback:

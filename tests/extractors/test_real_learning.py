@@ -1,0 +1,88 @@
+"""Extractors with the real learner, made short: the other tests of this folder replace it."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.pairs import DirectionPairs
+
+
+def short(name="soft"):
+    recipe = get_recipe(name)
+    stages = [dataclasses.replace(stage, epochs=2, steps_per_epoch=3) for stage in recipe.stages]
+    return dataclasses.replace(recipe, stages=tuple(stages))
+
+
+@pytest.mark.parametrize("network", ["conv_gap", "conv_flatten", "class_token", "vectors"])
+def test_from_images_to_importances(network, halves, images):
+    pairs = DirectionPairsTf(
+        *halves(network), 4, patch_size=16, recipe=short(), random_state=0, verbose=0
+    )
+    x = images(network, 12)
+    pairs.fit(x, class_id=1)
+    assert set(pairs.history_.stages) == {"a", "d"}
+    assert {"uur"} <= set(pairs.history_.stages["a"]) and "cur" in pairs.history_.stages["d"]
+    importances = pairs.estimate_importance(nb_design=8)
+    assert importances.shape == (4,) and np.isfinite(importances).all()
+    assert pairs.detect(x).shape == pairs.transform(x).shape
+
+
+def test_pairs_that_are_given_are_shown_and_not_learned_again(tmp_path, halves, images):
+    x = images("conv_gap", 12)
+    first = DirectionPairsTf(*halves("conv_gap"), 4, patch_size=16, recipe=short(), verbose=0)
+    _, crops_u, bank = first.fit(x, class_id=1)
+    first.pairs.save(tmp_path / "pairs.npz")
+    loaded = DirectionPairs.load(tmp_path / "pairs.npz")
+    second = DirectionPairsTf(*halves("conv_gap"), patch_size=16, pairs=loaded)
+    _, same_u, same_bank = second.fit(x, class_id=1)
+    np.testing.assert_array_equal(same_u, crops_u)
+    np.testing.assert_array_equal(same_bank, bank)
+    assert second.pairs is loaded and second.history_ is None
+    assert second.number_of_concepts == 4
+    other = DirectionPairsTf(*halves("vectors"), patch_size=16, pairs=loaded)
+    with pytest.raises(ValueError, match="layer of 8 channels"):
+        other.fit(images("vectors", 12))
+
+
+def test_subclassed_halves_work_as_they_do_for_craft(images):
+    class First(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = keras.layers.Conv2D(8, 3, 4, activation="gelu")
+
+        def call(self, x):
+            return self.convolution(x)
+
+    class Rest(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.pooling, self.dense = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(self.pooling(x))
+
+    pairs = DirectionPairsTf(First(), Rest(), 3, patch_size=16, recipe=short(), verbose=0)
+    pairs.fit(images("conv_gap", 12), class_id=1)
+    assert pairs.estimate_importance(nb_design=8).shape == (3,)
+
+
+def test_ctrl_c_ends_the_fits_of_all_classes(halves, images, monkeypatch):
+    from xplique_dirpairs.learning.callbacks import EpochRecord
+
+    def interrupt(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpochRecord, "on_epoch_end", interrupt)
+    x = images("conv_gap", 30)
+    manager = DirectionPairsManagerTf(
+        *halves("conv_gap"), x, np.arange(30) % 3, number_of_concepts=3, patch_size=16,
+        shared=False, recipe=short(), verbose=0,
+    )  # fmt: skip
+    monkeypatch.setattr(manager, "_predict", lambda activations: np.arange(30) % 3)
+    manager.fit()
+    fitted = [k for k, craft in manager.craft_instances.items() if craft.factorization is not None]
+    assert fitted == [0] and manager.history_[0].interrupted
