@@ -21,7 +21,8 @@ time and then all together, both methods are fitted on the same photographs, and
 
 and of the direction pairs alone
 
-    entropy         all concepts off (undecided): mean prediction entropy / log K
+    entropy         all concepts off (undecided): mean prediction entropy / log K, as it is and with
+                    features clipped at 0, the range of these layers
     above           all concepts off (absent): largest projection above its absent level, in
                     standard deviations of that projection, before clipping; and the mean excess
                     after clipping features at 0
@@ -60,7 +61,7 @@ from xplique_dirpairs.plots.side_by_side import (
 
 COLUMNS = (
     "layer", "photographs", "method", "fit s", "transform s", "importance s", "logits",
-    "entropy", "above, clipped", "cond", "occupancy",
+    "entropy, clipped", "above, clipped", "cond", "occupancy",
 )  # fmt: skip
 NB_DESIGN = 32
 
@@ -90,12 +91,16 @@ def rebuilt_by_pairs(pairs: DirectionPairsTf, activations: NDArray) -> NDArray:
     return factorizer.decode(factorizer.encode(flat)) + factorizer.residual(flat)
 
 
-def entropy_undecided(pairs: DirectionPairsTf, activations: NDArray) -> float:
+def entropies_undecided(pairs: DirectionPairsTf, activations: NDArray) -> list[float]:
+    """Mean entropy / log K with all concepts off: as it is, and clipped at 0, the layer's range."""
     head, learned = pairs.head, pairs.pairs
     off = activations - learned.combine(learned.coefficients(activations, "undecided"), "undecided")
-    batches = np.array_split(head.pool(off.astype(np.float32)), -(-len(off) // 32))
-    entropy = np.concatenate([head.entropy(batch).numpy() for batch in batches])
-    return float(entropy.mean() / np.log2(head.number_of_classes))
+    found = []
+    for features in (off, np.maximum(off, 0.0)):
+        batches = np.array_split(head.pool(features.astype(np.float32)), -(-len(off) // 32))
+        entropy = np.concatenate([head.entropy(batch).numpy() for batch in batches])
+        found.append(float(entropy.mean() / np.log2(head.number_of_classes)))
+    return found
 
 
 def excess_absent(pairs: DirectionPairsTf, activations: NDArray) -> tuple[float, float]:
@@ -137,7 +142,7 @@ def compare(halves, images, class_id, val, concepts, importance_images, seed):
             above, clipped = excess_absent(pairs, activations)
             share = (pairs.detect(None, activations) > 0.5).reshape(-1, concepts).mean(axis=0)
             rest = (
-                f"{entropy_undecided(pairs, activations):.3f}",
+                "{:.3f}, {:.3f}".format(*entropies_undecided(pairs, activations)),
                 f"{above:.1e}, {clipped:.2f}",
                 f"{pairs.pairs.condition_number:.1f}",
                 f"{share.min():.3f} to {share.max():.3f}",

@@ -8,7 +8,7 @@ from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
-from xplique_dirpairs.metrics.importance import sobol_design, total_sobol_indices
+from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
 
 
 class Projection(DirectionsFactorizer):
@@ -58,12 +58,12 @@ def fitted(halves, images, name="conv_gap", factorizer=Projection, **options):
 def slow_importance(craft, images, nb_design):
     """One mask, one feature map, one call of the head at a time: r + decode(m · u)."""
     head, f = craft.latent_to_logit_model, craft.factorizer
-    rng = np.random.default_rng(0)
+    designs = sobol_designs(3, nb_design, 0)
     indices = []
     for x in craft.input_to_latent_model.predict(images, verbose=0):
         flat = x.reshape(-1, x.shape[-1])
         u, scores = f.encode(flat), []
-        for mask in sobol_design(3, nb_design, rng):
+        for mask in next(designs):
             moved = f.residual(flat) + f.decode(mask * u)
             scores.append(float(head(moved.reshape(1, *x.shape))[0, 1]))
         indices.append(total_sobol_indices(scores, 3))

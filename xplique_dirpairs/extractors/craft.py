@@ -26,7 +26,7 @@ from xplique_dirpairs.extractors.crops import (
     fitting_patch,
 )
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
-from xplique_dirpairs.metrics.importance import sobol_design, total_sobol_indices
+from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
@@ -269,11 +269,10 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         else:
             images = self.factorization.inputs if inputs is None else inputs
             features, coefficients = self._importance_parts(self._activations(images))
-        generator = np.random.default_rng(self.random_state)
         concepts = self.number_of_concepts
+        designs = sobol_designs(concepts, nb_design, self.random_state)
         importances = np.zeros(concepts)
-        for x, u in zip(features, coefficients, strict=True):
-            masks = sobol_design(concepts, nb_design, generator)
+        for x, u, masks in zip(features, coefficients, designs, strict=False):
             scores = self._masked_scores(x, u, masks)
             importances += total_sobol_indices(scores, concepts) / len(features)
         if inputs is None:

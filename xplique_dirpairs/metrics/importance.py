@@ -8,6 +8,7 @@ Unsigned: it does not say whether the concept raises or lowers the score.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,16 +45,29 @@ def sobol_design(
     ValueError
         If ``nb_design`` is below 2.
     """
+    return next(sobol_designs(number_of_concepts, nb_design, random_state))
+
+
+def sobol_designs(
+    number_of_concepts: int, nb_design: int, random_state: int | np.random.Generator | None = None
+) -> Iterator[NDArray]:
+    """Endless designs as `sobol_design` gives them, each of points of its own.
+
+    They are successive parts of one scrambled sequence: every part of 2^m points is balanced.
+    """
+    if isinstance(nb_design, bool) or not isinstance(nb_design, (int, np.integer)):
+        raise TypeError(f"nb_design must be an integer, not {nb_design!r}")
     if nb_design < 2:
         raise ValueError(f"nb_design must be at least 2 to have a variance, not {nb_design}")
     sampler = qmc.Sobol(2 * number_of_concepts, seed=np.random.default_rng(random_state))
-    # whole powers of two are what balances the sequence; a part of one is still usable
-    points = sampler.random_base2(math.ceil(math.log2(nb_design)))[:nb_design]
-    a, b = np.split(points.astype(np.float32), 2, axis=1)
-    mixed = np.repeat(a[None], number_of_concepts, axis=0)
     index = np.arange(number_of_concepts)
-    mixed[index, :, index] = b.T
-    return np.concatenate([a, b, mixed.reshape(-1, number_of_concepts)])
+    while True:
+        # whole powers of two are what balances the sequence; a part of one is still usable
+        points = sampler.random(2 ** math.ceil(math.log2(nb_design)))[:nb_design]
+        a, b = np.split(points.astype(np.float32), 2, axis=1)
+        mixed = np.repeat(a[None], number_of_concepts, axis=0)
+        mixed[index, :, index] = b.T
+        yield np.concatenate([a, b, mixed.reshape(-1, number_of_concepts)])
 
 
 def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> NDArray:
