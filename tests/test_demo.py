@@ -27,7 +27,7 @@ def summary():
         off_entropy={"absent": 0.3, "undecided": 0.95},
         history=History(
             stages={"a": {"objective": [2.0, 1.0]}},
-            violations={"ic": 0.25},
+            violations={"d": {"ic": 0.25}},
             occupancy=np.array([0.1, 0.3]),
             dead=[7],
             duplicates=[],
