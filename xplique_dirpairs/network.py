@@ -54,7 +54,10 @@ def split_model(
     try:
         inputs, outputs = model.inputs, model.outputs
     except AttributeError as error:
-        raise ValueError("model must be built before it is split: call it on a batch") from error
+        raise ValueError(
+            "model must be a functional Keras model, or a sequential one that is built (call it on "
+            "a batch); a subclassed one has no graph to cut"
+        ) from error
     if not inputs or not outputs:
         raise ValueError(
             "model must be a functional or sequential Keras model that is built "

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
+from xplique_dirpairs.activations import check_images
 from xplique_dirpairs.extractors.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
     draw_concept_map,
@@ -95,6 +96,8 @@ class ConceptPlots:
         verbose
             Whether to print the importances.
         """
+        if nb_crops < 1:
+            raise ValueError(f"nb_crops must be at least 1, not {nb_crops}")
         values = self._importances()
         concepts = self._ranked(values, nb_most_important_concepts)
         if verbose:
@@ -168,8 +171,7 @@ class ConceptPlots:
         """
         chosen = self._ranked(self._importances(importances), nb_most_important_concepts)
         self.plot_concept_attribution_legend(nb_most_important_concepts=nb_most_important_concepts)
-        images = np.asarray(images)
-        images = images[None] if images.ndim == 3 else images
+        images = check_images(images)
         layout, rows, width, height = self.compute_subplots_layout_parameters(
             images, cols=min(cols, len(images)), img_size=img_size
         )
@@ -254,7 +256,7 @@ class ConceptPlots:
         filepath
             Where the figure is saved. None: ``plt.show()`` is called.
         """
-        values = self._importances()
+        title, values = _title(display_importance_order), self._importances()
         if display_importance_order == DisplayImportancesOrder.LOCAL:
             values = self.estimate_importance(img)
         concepts = self._ranked(values, nb_most_important_concepts)
@@ -265,7 +267,7 @@ class ConceptPlots:
             [self._best_crops(concept, CROPS_BESIDE_IMAGE) for concept in concepts],
             values[concepts],
             self._cmaps(concepts),
-            _title(display_importance_order),
+            title,
             filter_percentile=filter_percentile,
             clip_percentile=clip_percentile,
             alpha=alpha,
@@ -327,9 +329,10 @@ class ConceptPlots:
         if importances is None:
             return np.asarray(self.sensitivity.importances)
         importances = np.asarray(importances)
-        if importances.shape != (self.number_of_concepts,):
+        if importances.shape != (self.number_of_concepts,) or not np.isfinite(importances).all():
             raise ValueError(
-                f"importances must have shape ({self.number_of_concepts},), not {importances.shape}"
+                f"importances must be finite, of shape ({self.number_of_concepts},), "
+                f"not {importances}"
             )
         return importances
 
@@ -352,12 +355,17 @@ class ConceptPlots:
         return as_picture(made.crops[best], self._pixel_limits)
 
     def _picture(self, image: ArrayLike) -> NDArray:
-        image = np.asarray(image)
-        image = image[0] if image.ndim == 4 else image
-        return as_picture(image, self._pixel_limits)
+        images = check_images(image)
+        if len(images) > 1:
+            raise ValueError(f"one image was expected, not {len(images)}")
+        return as_picture(images[0], self._pixel_limits)
 
 
 def _title(order: DisplayImportancesOrder) -> str:
+    if not isinstance(order, DisplayImportancesOrder):
+        raise TypeError(
+            f"display_importance_order must be a DisplayImportancesOrder, not {order!r}"
+        )
     kind = "Global" if order == DisplayImportancesOrder.GLOBAL else "Local"
     return f"{kind} Concept Importance"
 

@@ -360,8 +360,16 @@ class DirectionPairsManagerTf(CraftManagerTf):
 def _class_indices(labels: ArrayLike) -> NDArray:
     """Class indices (N,) of labels (N,), (N, 1) or one-hot (N, K)."""
     labels = np.asarray(labels)
-    if labels.ndim == 2:
-        labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
-    if labels.ndim != 1:
-        raise ValueError(f"labels must have shape (N,) or one-hot (N, K), not {labels.shape}")
-    return labels.astype(int)
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "fiub":
+        raise ValueError(
+            "labels must be class indices (N,) or one-hot rows (N, K), "
+            f"not {labels.dtype} {labels.shape}"
+        )
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
+            raise ValueError("rows of labels must be one-hot: one 1, the rest 0")
+        return labels.argmax(axis=1)
+    indices = labels.reshape(len(labels)).astype(int)
+    if (indices != labels.reshape(len(labels))).any():
+        raise ValueError("labels must be whole class indices")
+    return indices

@@ -91,9 +91,18 @@ def learn_pairs(
     check_number_of_concepts(number_of_concepts)
     features = as_pixels(activations)
     moments = Moments.of(features)
-    rng = np.random.default_rng(random_state)
+    rng = _generator(random_state)
     learner = _Learner(activations, features, moments, number_of_concepts, head, recipe, verbose)
     return learner.finish(learner.learn(rng))
+
+
+def _generator(random_state: int | None) -> np.random.Generator:
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"random_state must be None or an integer of at least 0, not {random_state!r}"
+        ) from error
 
 
 def check_number_of_concepts(number: int) -> None:
