@@ -209,7 +209,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--no-together", action="store_true")
     parser.add_argument(
-        "--importance-images", type=int, default=5, help="photographs for estimate_importance"
+        "--importance-images", type=int, default=20, help="photographs for estimate_importance"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, metavar="DIR", help="where pictures are written")
