@@ -107,6 +107,7 @@ class DirectionPairs:
             if zero.size:
                 raise ValueError(f"{name} must not be zero, but rows {zero.tolist()} are")
         lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
+        lengths[np.abs(lengths - 1.0) < 1e-6] = 1.0  # unit rows stay as they are, to the last bit
         object.__setattr__(self, "signals", (self.signals / lengths).astype(np.float32))
         for field in fields(self):
             array = getattr(self, field.name)
