@@ -155,7 +155,7 @@ FREE = Recipe(
         Stage("a", {"s": 1.0, "fired": 0.5}, {"ma": 5.0}, orthonormal=True, schedule="plateau"),
         Stage("d", {"s": 1.0, "cur": 1.0}, {"ic": 1.0, "fso": 1.0}, signals="free"),
     ),
-    start="k-means",
+    start="consensus",
     restarts=3,
 )
 
@@ -402,6 +402,6 @@ def test_a_stage_of_network_terms_alone_needs_a_head_and_says_so(data):
         learn(data.features, recipe=recipe)
 
 
-def test_the_k_means_start_takes_fewer_positions_than_concepts():
-    recipe = dataclasses.replace(quicker(), start="k-means")
+def test_the_consensus_start_takes_fewer_positions_than_concepts():
+    recipe = dataclasses.replace(quicker(), start="consensus")
     assert complete(*learn(vectors(3), 5, recipe=recipe), 5)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.pairs import DirectionPairs
 
 #: Positions read at a time.
@@ -43,6 +43,7 @@ def measure_pairs(
     filters: NDArray,
     biases: NDArray,
     signals: NDArray | None = None,
+    coordinates: Coordinates | None = None,
 ) -> MeasuredPairs:
     """Complete detectors to pairs.
 
@@ -57,6 +58,9 @@ def measure_pairs(
         Of centred features.
     signals : (I, D), optional
         Given signal vectors, instead of estimated ones.
+    coordinates
+        Those the detectors were learned in: estimated signal vectors keep only what lies along
+        their axes, as they did in the learning; the rest is noise of the estimate.
     """
     concepts, channels = filters.shape
     filters = filters.astype(np.float64)
@@ -84,6 +88,8 @@ def measure_pairs(
         everywhere = filters @ moments.covariance
         too_few = (count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
         signals = np.where(too_few[:, None], everywhere, covariance)
+        if coordinates is not None:
+            signals = coordinates.signals_to_raw(coordinates.signals_from_raw(signals))
     negatives = len(features) - count
     absent = (
         np.where(negatives > 0, (total_z - sum_z) / np.maximum(negatives, 1.0), biases)

@@ -101,7 +101,8 @@ class Recipe:
     stages
         In order.
     start
-        Initial filters: "skewness", "k-means" or "random" (see `starts`).
+        Initial filters: "skewness", "consensus" or "random" (see `starts`). A consensus depends on
+        the features alone; the seed decides the order in which they are learned from.
     restarts
         Starts learned side by side, the best kept; None: as many, up to 8, as cost little.
     gamma
@@ -123,7 +124,7 @@ class Recipe:
 
     name: str
     stages: tuple[Stage, ...]
-    start: Literal["skewness", "k-means", "random"] = "skewness"
+    start: Literal["skewness", "consensus", "random"] = "skewness"
     restarts: int | None = None
     gamma: float = 1.1
     batch: int = 4096
@@ -138,7 +139,7 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages need names of their own, not {names}")
-        _check_choice("start", self.start, ("skewness", "k-means", "random"))
+        _check_choice("start", self.start, ("skewness", "consensus", "random"))
         for name in ("restarts", "batch", "maps", "network_every"):
             value = getattr(self, name)
             if value is not None:
@@ -162,24 +163,30 @@ _TO_THE_END = (0.8, 1.0)
 
 _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
 
-#: For activations of real networks: soft detectors, started from whitened K-Means.
+#: For activations of real networks: soft detectors that learn slowly from a start that does not
+#: depend on the seed. Faster learning leads different seeds to different concepts.
 SOFT = Recipe(
     "soft",
-    start="k-means",
+    start="consensus",
+    restarts=1,
+    gamma=2.0,
     stages=(
         Stage(
             "a",
             {**_DETECTORS, "uur": 2.0},
-            sharpness=(3.0, 6.0),
+            sharpness=(2.0, 4.0),
+            epochs=10,
             steps_per_epoch=30,
+            learning_rate=1e-3,
             kappa=_TO_THE_END,
         ),
         Stage(
             "d",
             {**_DETECTORS, "fso": 1.0, "cur": 2.0},
-            sharpness=(3.0, 8.0),
+            sharpness=(2.0, 5.0),
             signals="tied",
-            learning_rate=2e-3,
+            epochs=12,
+            learning_rate=7e-4,
             kappa=_TO_THE_END,
         ),
     ),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 
 #: Positions a start is computed from: so many for each concept, and never fewer than the second.
-_POSITIONS_PER_CONCEPT, _POSITIONS = 500, 10_000
+_POSITIONS_PER_CONCEPT, _POSITIONS = 500, 25_000
+#: Clusterings that the consensus is of, and how many positions each of them sees.
+_CLUSTERINGS, _POSITIONS_SEEN = 50, 10_000
+#: First principal axes that are clustered (or I of them, if that is more) [ours: later ones are
+#: specific to single photographs].
+_CLUSTERED_AXES = 32
 
 
 def start_filters(
@@ -20,12 +25,12 @@ def start_filters(
     Parameters
     ----------
     name
-        ``"skewness"``, ``"k-means"`` or ``"random"``.
+        ``"skewness"``, ``"consensus"`` or ``"random"``.
     """
     enough = max(_POSITIONS, _POSITIONS_PER_CONCEPT * concepts)
     if len(features) > enough:
         features = features[rng.choice(len(features), enough, replace=False)]
-    if name == "k-means" and len(features) < concepts:
+    if name == "consensus" and len(features) < concepts:
         name = "random"
     filters = STARTS[name](features, concepts, rng)
     filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
@@ -70,14 +75,42 @@ def skewness_filters(
     return chosen
 
 
-def k_means_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
-    """Centroids of the features, symmetrically orthogonalised where I ≤ A."""
-    clusters = MiniBatchKMeans(concepts, random_state=int(rng.integers(2**31)), n_init=3)
-    centroids = clusters.fit(features).cluster_centers_
+def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+    """Centroids on which many clusterings of the features' directions agree [ours].
+
+    The directions x̃/‖x̃‖ in the first whitened axes are clustered by K-Means many times, each time
+    from other initial centroids and other positions; clustering all the centroids found gives one
+    that hardly depends on any of them. A filter is the mean of its cluster. Filters are
+    symmetrically orthogonalised where I ≤ A.
+    """
+    clustered = features[:, : max(_CLUSTERED_AXES, concepts)]
+    lengths = np.linalg.norm(clustered, axis=1, keepdims=True)
+    directions = clustered / np.maximum(lengths, np.finfo(np.float32).tiny)
+    centroids = []
+    for _ in range(_CLUSTERINGS):
+        seen = directions
+        if len(directions) > _POSITIONS_SEEN:
+            seen = directions[rng.choice(len(directions), _POSITIONS_SEEN, replace=False)]
+        clustering = MiniBatchKMeans(concepts, n_init=1, random_state=int(rng.integers(2**31)))
+        centroids.append(clustering.fit(seen).cluster_centers_)
+    pooled = np.concatenate(centroids)
+    agreed = KMeans(concepts, n_init=20, random_state=int(rng.integers(2**31))).fit(pooled)
+    unit = agreed.cluster_centers_
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    nearest = (directions @ unit.T.astype(np.float32)).argmax(axis=1)
+    filters = np.zeros((concepts, features.shape[1]))
+    for concept in range(concepts):
+        members = nearest == concept
+        mean = clustered[members].mean(axis=0) if members.any() else unit[concept]
+        filters[concept, : clustered.shape[1]] = mean
     if concepts <= features.shape[1]:
-        left, _, right = np.linalg.svd(centroids, full_matrices=False)
+        left, _, right = np.linalg.svd(filters, full_matrices=False)
         return left @ right
-    return centroids
+    return filters
 
 
-STARTS = {"random": random_filters, "skewness": skewness_filters, "k-means": k_means_filters}
+STARTS = {
+    "random": random_filters,
+    "skewness": skewness_filters,
+    "consensus": consensus_filters,
+}

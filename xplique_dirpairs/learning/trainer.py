@@ -186,11 +186,11 @@ class _Learner:
                 f"{self.concepts} concepts in {made.axes} dimensions that vary: the filters "
                 "cannot be orthonormal, the surplus ones start at random"
             )
+        generators = [rng] * self.restarts
+        if self.recipe.start == "consensus":  # it should not depend on the seed
+            generators = [np.random.default_rng(restart) for restart in range(self.restarts)]
         filters, thresholds = zip(
-            *(
-                start_filters(self.recipe.start, features, self.concepts, rng)
-                for _ in range(self.restarts)
-            ),
+            *(start_filters(self.recipe.start, features, self.concepts, g) for g in generators),
             strict=True,
         )
         return Detectors(made.filters_to_raw(np.stack(filters)), np.stack(thresholds))
@@ -307,7 +307,12 @@ class _Learner:
         best = int(np.argmin(np.where(np.isfinite(self._values), self._values, np.inf)))
         signals = None if detectors.signals is None else detectors.signals[best]
         measured = measure_pairs(
-            self.features, self.moments, detectors.filters[best], detectors.biases[best], signals
+            self.features,
+            self.moments,
+            detectors.filters[best],
+            detectors.biases[best],
+            signals,
+            self.coordinates(self.recipe.stages[-1].coordinates)[0],
         )
         pairs = measured.pairs
         if len(detectors.filters) > 1:
