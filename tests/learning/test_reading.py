@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.learning import reading
-from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.reading import measure_pairs
 
 P, D, I = 60, 4, 3
@@ -57,3 +57,19 @@ def test_given_signal_vectors_are_kept(problem, rng):
     np.testing.assert_allclose(
         found, signals / np.linalg.norm(signals, axis=1, keepdims=True), rtol=1e-5
     )
+
+
+def test_estimated_signal_vectors_keep_what_lies_along_the_axes_of_the_learning(rng):
+    deviations = np.array([4.0, 2.0, 0.01, 0.01])
+    x = (rng.normal(size=(500, D)) * deviations).astype(np.float32)
+    moments = Moments.of(x)
+    axes, scale = np.eye(2, D), deviations[:2]
+    learned_in = Coordinates(moments.mean, axes.T / scale, axes * scale[:, None])
+    filters, biases = rng.normal(size=(I, 2)) @ axes, np.zeros(I)
+    free, kept = (
+        measure(x, filters, biases, coordinates=given).signals for given in (None, learned_in)
+    )
+    assert np.abs(free[:, 2:]).max() > 0
+    np.testing.assert_array_equal(kept[:, 2:], 0.0)
+    along = free[:, :2] / np.linalg.norm(free[:, :2], axis=1, keepdims=True)
+    np.testing.assert_allclose(kept[:, :2], along, rtol=1e-5)

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
+from xplique_dirpairs.learning import starts
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.starts import STARTS, random_filters, start_filters
 
@@ -37,6 +39,46 @@ def test_a_random_start_does_not(mixture):
     sources, features = mixture
     filters, _ = start_filters("random", features, 4, np.random.default_rng(0))
     assert correlations(features, filters, sources).max(axis=1).min() < 0.9
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    """Whitened positions whose directions crowd, loosely, around eight random ones."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(8, 12))
+    x = centres[rng.integers(8, size=6000)] * rng.gamma(4.0, size=(6000, 1))
+    x += 1.5 * rng.normal(size=x.shape)
+    return whitened(Moments.of(x.astype(np.float32)), 8).features(x.astype(np.float32))
+
+
+def agreement(first, second):
+    cosines = np.abs(first @ second.T)
+    rows, columns = linear_sum_assignment(-cosines)
+    return cosines[rows, columns].mean()
+
+
+def test_a_consensus_hardly_depends_on_its_seed_where_one_clustering_does(crowded, monkeypatch):
+    def mean_agreement():
+        found = [
+            start_filters("consensus", crowded, 12, np.random.default_rng(seed))[0]
+            for seed in range(4)
+        ]
+        return np.mean([agreement(found[i], found[j]) for i in range(4) for j in range(i)])
+
+    many = mean_agreement()
+    monkeypatch.setattr(starts, "_CLUSTERINGS", 1)
+    one = mean_agreement()
+    assert many > 0.9 and many > one + 0.05, (many, one)
+
+
+def test_a_consensus_follows_directions_and_not_lengths(crowded, rng):
+    lengths = np.exp(rng.normal(size=(len(crowded), 1))).astype(np.float32)
+    plain, scaled = (consensus_clusters(features) for features in (crowded, crowded * lengths))
+    assert agreement(plain, scaled) > 0.95
+
+
+def consensus_clusters(features):
+    return start_filters("consensus", features, 8, np.random.default_rng(0))[0]
 
 
 def test_random_filters_are_orthonormal_and_not_always_the_same(rng):

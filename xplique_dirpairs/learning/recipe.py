@@ -182,7 +182,7 @@ SOFT = Recipe(
         ),
         Stage(
             "d",
-            {**_DETECTORS, "fso": 1.0, "cur": 2.0},
+            {**_DETECTORS, "fso": 30.0, "cur": 2.0},
             sharpness=(2.0, 5.0),
             signals="tied",
             epochs=12,
@@ -196,12 +196,19 @@ SOFT = Recipe(
 DEFAULT = Recipe(
     "default",
     stages=(
-        Stage("a", {**_DETECTORS, "uur": 2.0}, sharpness=(10.0, 50.0), kappa=_TO_THE_END),
+        Stage(
+            "a",
+            {**_DETECTORS, "uur": 2.0},
+            sharpness=(10.0, 50.0),
+            epochs=12,
+            kappa=_TO_THE_END,
+        ),
         Stage(
             "d",
             {**_DETECTORS, "fso": 1.0, "cur": 2.0},
             sharpness=(50.0, 200.0),
             signals="tied",
+            epochs=12,
             learning_rate=2e-3,
             kappa=_TO_THE_END,
         ),
