@@ -119,3 +119,12 @@ def test_the_losses_of_a_stage_are_those_with_a_weight_or_a_constraint_in_one_or
 def test_recipes_are_data_that_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
         get_recipe("default").gamma = 2.0
+
+
+def test_a_stage_learns_faster_and_longer_in_fewer_axes_than_it_is_meant_for():
+    stage = Stage("a", {"s": 1.0}, epochs=10, learning_rate=1e-3, meant_for_axes=128)
+    for axes, factor in ((1000, 1.0), (128, 1.0), (64, 2.0), (8, 3.0)):
+        found = stage.in_axes(axes)
+        assert found.epochs == 10 * factor and found.learning_rate == pytest.approx(1e-3 * factor)
+    for recipe in ("paper-deep", "paper-synthetic", "default"):
+        assert all(stage.in_axes(2) == stage for stage in get_recipe(recipe).stages)

@@ -10,6 +10,7 @@ from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
     synthetic_signals,
 )
+from xplique_dirpairs.learning import trainer
 from xplique_dirpairs.learning.callbacks import EpochRecord
 from xplique_dirpairs.learning.history import LearningWarning, find_problems
 from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage, get_recipe
@@ -25,6 +26,7 @@ def quick(recipe="default", epochs=2, steps=2, **changes):
     """The recipe with very short stages; not what is learned is looked at, but that it runs."""
     recipe = get_recipe(recipe)
     changes = {"epochs": epochs, "steps_per_epoch": steps, **changes}
+    changes["meant_for_axes"] = None
     stages = tuple(dataclasses.replace(stage, **changes) for stage in recipe.stages)
     return dataclasses.replace(recipe, stages=stages, restarts=2, otherwise=None)
 
@@ -405,3 +407,20 @@ def test_a_stage_of_network_terms_alone_needs_a_head_and_says_so(data):
 def test_the_consensus_start_takes_fewer_positions_than_concepts():
     recipe = dataclasses.replace(quicker(), start="consensus")
     assert complete(*learn(vectors(3), 5, recipe=recipe), 5)
+
+
+def test_a_consensus_start_is_the_same_for_every_seed(data, monkeypatch):
+    starts = []
+    recipe = dataclasses.replace(quicker(), start="consensus", restarts=2)
+    run = trainer._Learner.run
+
+    def watched(self, stage, start, seed):
+        starts.append(start.filters)
+        return run(self, stage, start, seed)
+
+    monkeypatch.setattr(trainer._Learner, "run", watched)
+    recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
+    for seed in (0, 1):
+        learn(data.features, recipe=recipe, random_state=seed)
+    np.testing.assert_array_equal(*starts)
+    assert np.abs(starts[0][0] - starts[0][1]).max() > 1e-6, "restarts start elsewhere"

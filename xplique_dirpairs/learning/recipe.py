@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 #: Names of the losses, as in `losses`; those with a weight or a constraint are computed.
@@ -47,6 +47,9 @@ class Stage:
         ν = τ/I, the least activity of a concept (L^ic).
     rho
         The highest activity of a concept, ρ = rho · τ/I (L^eac).
+    meant_for_axes
+        Axes that learning rate and epochs are meant for. In fewer of them steps are cheap, and
+        slow learning would stop short: both grow in proportion, up to three times.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Stage:
     kappa: tuple[float, float] = (0.5, 0.9)
     tau: float = 0.8
     rho: float = 1.5
+    meant_for_axes: int | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted((set(self.weights) | set(self.constraints)) - set(LOSSES))
@@ -83,6 +87,13 @@ class Stage:
         _check_positive("learning_rate", self.learning_rate)
         for value in self.sharpness or ():
             _check_positive("sharpness", value)
+
+    def in_axes(self, axes: int) -> Stage:
+        """This stage for so many axes: see ``meant_for_axes``."""
+        factor = min(max((self.meant_for_axes or 0) / axes, 1.0), 3.0)
+        return replace(
+            self, learning_rate=factor * self.learning_rate, epochs=round(factor * self.epochs)
+        )
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -179,15 +190,17 @@ SOFT = Recipe(
             steps_per_epoch=30,
             learning_rate=1e-3,
             kappa=_TO_THE_END,
+            meant_for_axes=128,
         ),
         Stage(
             "d",
-            {**_DETECTORS, "fso": 30.0, "cur": 2.0},
+            {**_DETECTORS, "fso": 10.0, "cur": 2.0},
             sharpness=(2.0, 5.0),
             signals="tied",
             epochs=12,
             learning_rate=7e-4,
             kappa=_TO_THE_END,
+            meant_for_axes=128,
         ),
     ),
 )

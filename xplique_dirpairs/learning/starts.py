@@ -79,9 +79,9 @@ def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator
     """Centroids on which many clusterings of the features' directions agree [ours].
 
     The directions x̃/‖x̃‖ in the first whitened axes are clustered by K-Means many times, each time
-    from other initial centroids and other positions; clustering all the centroids found gives one
-    that hardly depends on any of them. A filter is the mean of its cluster. Filters are
-    symmetrically orthogonalised where I ≤ A.
+    from other initial centroids and other positions. The centroids of them all are clustered, and
+    the result depends little on any one of them. A filter is the mean of the positions nearest to
+    an agreed direction; filters are symmetrically orthogonalised where I ≤ A.
     """
     clustered = features[:, : max(_CLUSTERED_AXES, concepts)]
     lengths = np.linalg.norm(clustered, axis=1, keepdims=True)
@@ -93,10 +93,9 @@ def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator
             seen = directions[rng.choice(len(directions), _POSITIONS_SEEN, replace=False)]
         clustering = MiniBatchKMeans(concepts, n_init=1, random_state=int(rng.integers(2**31)))
         centroids.append(clustering.fit(seen).cluster_centers_)
-    pooled = np.concatenate(centroids)
-    agreed = KMeans(concepts, n_init=20, random_state=int(rng.integers(2**31))).fit(pooled)
-    unit = agreed.cluster_centers_
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    agreed = KMeans(concepts, n_init=20, random_state=int(rng.integers(2**31)))
+    agreed = agreed.fit(np.concatenate(centroids)).cluster_centers_
+    unit = agreed / np.maximum(np.linalg.norm(agreed, axis=1, keepdims=True), 1e-12)
     nearest = (directions @ unit.T.astype(np.float32)).argmax(axis=1)
     filters = np.zeros((concepts, features.shape[1]))
     for concept in range(concepts):

@@ -199,6 +199,7 @@ class _Learner:
         """One stage, by Keras fit."""
         began = time.perf_counter()
         made, features = self.coordinates(stage.coordinates)
+        stage = stage.in_axes(made.axes)
         if self._values.size:
             start = self._survivors(start)
         if stage.signals == "free" and start.signals is None:
