@@ -55,6 +55,7 @@ from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.plots.side_by_side import (
     ExtractorView,
     counterparts,
+    paired_colors,
     plot_concepts,
     plot_maps,
 )
@@ -164,9 +165,9 @@ def draw(pairs, craft, val, images, title: str, folder: Path, stem: str) -> None
     maps = [np.asarray(craft.transform(examples)), pairs.transform(examples)]
     maps[1] = np.maximum(maps[1], 0.0) * (pairs.detect(examples) > 0.5)
     partners, correlations = counterparts(maps[1], maps[0])
-    colors = np.empty((2, len(partners), 3))
-    colors[1, np.argsort(-pairs.importances, kind="stable")] = concept_colors(len(partners))
-    colors[0, partners] = colors[1]
+    colors = np.array(concept_colors(2 * len(partners)))
+    colors[np.argsort(-pairs.importances, kind="stable")] = colors[: len(partners)].copy()
+    colors, craft_colors = paired_colors(colors, partners, correlations)
     limits = pixel_limits(images)
     views = [
         ExtractorView(
@@ -179,7 +180,7 @@ def draw(pairs, craft, val, images, title: str, folder: Path, stem: str) -> None
             colors=[tuple(color) for color in side],
         )
         for name, extractor, shown, side in zip(
-            ("CRAFT", "direction pairs"), (craft, pairs), maps, colors, strict=True
+            ("CRAFT", "direction pairs"), (craft, pairs), maps, (craft_colors, colors), strict=True
         )
     ]
     figures = {

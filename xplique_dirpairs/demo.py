@@ -42,6 +42,7 @@ from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.plots.side_by_side import (
     ExtractorView,
     counterparts,
+    paired_colors,
     plot_concepts,
     plot_importances,
     plot_maps,
@@ -235,9 +236,9 @@ def _look(
 
     partners, correlations = counterparts(pair_maps, craft_maps)
     ranked = pairs.sensitivity.most_important_concepts
-    pair_colors, craft_colors = np.empty((2, len(ranked), 3))
-    pair_colors[ranked] = concept_colors(len(ranked))
-    craft_colors[partners] = pair_colors
+    colors = np.array(concept_colors(2 * len(ranked)))
+    colors[ranked] = colors[: len(ranked)].copy()
+    pair_colors, craft_colors = paired_colors(colors, partners, correlations)
     _recolor(craft, craft_colors)
     views = (
         _view("CRAFT", craft, craft_maps, craft_colors),

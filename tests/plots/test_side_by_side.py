@@ -12,6 +12,7 @@ from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.plots.side_by_side import (
     ExtractorView,
     counterparts,
+    paired_colors,
     plot_concepts,
     plot_importances,
     plot_maps,
@@ -58,6 +59,13 @@ def test_counterparts_are_one_to_one_and_a_constant_map_agrees_with_none(rng):
     assert np.abs(correlations).max() < 1.0
 
 
+def test_concepts_that_agree_share_a_colour_and_no_others():
+    given = np.arange(18.0).reshape(6, 3)
+    ours, theirs = paired_colors(given, np.array([1, 2, 0]), np.array([0.5, 0.2, 0.3]))
+    np.testing.assert_array_equal(ours, given[:3])
+    np.testing.assert_array_equal(theirs[[1, 2, 0]], given[[0, 4, 2]])
+
+
 def test_best_crops_are_the_best_of_each_image_best_first(view):
     values = view.crops_u[:, 2].reshape(IMAGES, CROPS)
     best = [i * CROPS + values[i].argmax() for i in np.argsort(-values.max(axis=1))]
@@ -83,8 +91,8 @@ def test_concepts_name_method_importance_and_counterpart(view):
     assert found.count("some method") == 2
     assert found.count("concept 1\n0.700") == 2
     likes = {text for text in found if text.startswith("like")}
-    of_the_right = {"like 1: r = 0.50", "like 2: r = 0.25", "like 0: r = 0.75"}
-    of_the_left = {"like 2: r = 0.75", "like 0: r = 0.50", "like 1: r = 0.25"}
+    of_the_right = {"like 1: r = 0.50", "like none", "like 0: r = 0.75"}
+    of_the_left = {"like 2: r = 0.75", "like 0: r = 0.50", "like none"}
     assert likes == of_the_right | of_the_left
     assert found.count("found in no crop") == 2
 

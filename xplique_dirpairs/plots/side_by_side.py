@@ -22,6 +22,8 @@ from xplique_dirpairs.plots.palette import Color
 
 #: Brightness that is left of a picture where a concept is not.
 DIMMED = 0.3
+#: Correlation of their maps from which two extractors' concepts share a colour.
+ALIKE = 0.3
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,39 @@ def counterparts(maps: NDArray, other_maps: NDArray) -> tuple[NDArray, NDArray]:
     return partners, correlations[rows, partners]
 
 
+def paired_colors(
+    colors: NDArray, partners: NDArray, correlations: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Colours of both extractors' concepts: shared by two that agree, and by no others.
+
+    Parameters
+    ----------
+    colors : (2 I, 3)
+        The first I are for one extractor's concepts, in their order; the others for those of the
+        other extractor that agree with none of them (r below `ALIKE`).
+    partners, correlations : (I,)
+        See `counterparts`.
+
+    Returns
+    -------
+    colors, other_colors : (I, 3)
+    """
+    concepts = len(partners)
+    others = np.empty((concepts, 3))
+    others[partners] = np.where(
+        correlations[:, None] >= ALIKE, colors[:concepts], colors[concepts:]
+    )
+    return colors[:concepts], others
+
+
 def _standardised(values: NDArray) -> NDArray:
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+
+
+def _likeness(other: int, correlation: float) -> str:
+    return f"like {other}: r = {correlation:.2f}" if correlation >= ALIKE else "like none"
 
 
 def plot_concepts(
@@ -127,7 +158,7 @@ def plot_concepts(
                 color=view.colors[concept], fontweight="bold",
             )  # fmt: skip
             ax.text(
-                x, 0.2, f"like {others[concept]}: r = {agreement[concept]:.2f}",
+                x, 0.2, _likeness(others[concept], agreement[concept]),
                 transform=ax.transAxes, ha=align, va="center", fontsize=8, color="0.4",
             )  # fmt: skip
     return figure
