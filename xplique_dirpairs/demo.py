@@ -134,7 +134,7 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
         craft.fit(images, class_id=CLASS_ID)
     with steps("direction pairs: importances"):
         pairs.estimate_importance(nb_design=NB_DESIGN)
-    with steps("CRAFT: importances", "one pass per picture: some 20 s"):
+    with steps("CRAFT: importances", "one pass per picture: some 10 s"):
         craft.estimate_importance(nb_design=NB_DESIGN)
     with steps("direction pairs: one set for all classes"):
         manager = _shared_pairs(g, h, data, concepts, seed, verbose)

@@ -369,7 +369,8 @@ def test_more_concepts_than_there_are_kinds_of_positions_are_warned_of(rng):
 def test_a_good_fit_does_not_warn(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearningWarning)
-        learn(data.features, recipe=quicker(steps=60))
+        _, history = learn(data.features, recipe=quicker(steps=60))
+    assert history.problems() == []
 
 
 def with_value(value):

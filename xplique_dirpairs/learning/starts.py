@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 _POSITIONS_PER_CONCEPT, _POSITIONS = 500, 25_000
 #: Clusterings that the consensus is of, and how many positions each of them sees.
 _CLUSTERINGS, _POSITIONS_SEEN = 50, 10_000
-#: First principal axes that are clustered (or I of them, if that is more) [ours: later ones are
-#: specific to single photographs].
+#: First principal axes that are clustered (or I of them, if that is more) [ours: in more of
+#: them clusterings agree less].
 _CLUSTERED_AXES = 32
 
 
