@@ -141,6 +141,16 @@ def test_the_seed_decides(clear, learned):
     assert np.abs(learned.filters - other.filters).max() > 1e-6
 
 
+def test_no_seed_but_its_own_decides(data, head):
+    """Neither TensorFlow's nor numpy's global seed."""
+    recipe = dataclasses.replace(quicker(), batch=64)
+    fits = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        fits.append(learn(data.features, recipe=recipe, head=head)[0])
+    np.testing.assert_array_equal(fits[0].filters, fits[1].filters)
+
+
 def test_without_a_head_the_network_terms_are_left_out_and_it_says_so(data, head):
     _, without = learn(data.features)
     _, with_head = learn(data.features, head=head)

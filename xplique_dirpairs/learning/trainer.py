@@ -264,8 +264,7 @@ class _Learner:
             pixels = tf.data.Dataset.from_tensors(features).repeat()
         else:
             whole = tf.constant(features)
-            order = tf.data.Dataset.range(len(features)).shuffle(len(features), seed=seed)
-            order = order.repeat().batch(self.recipe.batch, drop_remainder=True)
+            order = _shuffled(len(features), self.recipe.batch, seed)
             pixels = order.map(lambda index: tf.gather(whole, index))
         if not model.uses_network:
             return pixels.map(lambda p: {"pixels": p}).prefetch(2)
@@ -273,8 +272,7 @@ class _Learner:
         pools = self.head.pools_first and "fired" not in model.terms
         images = tf.constant(self.head.pool(self.activations) if pools else self.activations)
         size = min(len(images), _POOLED_MAPS if pools else self.recipe.maps)
-        order = tf.data.Dataset.range(len(images)).shuffle(len(images), seed=seed + 1)
-        maps = order.repeat().batch(size, drop_remainder=True)
+        maps = _shuffled(len(images), size, seed + 1)
         maps = maps.map(lambda index: tf.gather(images, index))
         both = tf.data.Dataset.zip((pixels, maps))
         return both.map(lambda p, m: {"pixels": p, "features": m}).prefetch(2)
@@ -349,6 +347,21 @@ class _Learner:
         correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
         others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
         return others.mean(axis=0)
+
+
+def _shuffled(count: int, size: int, seed: int) -> tf.data.Dataset:
+    """Endless batches (size,) of indices: another order in every pass, without a remainder.
+
+    The order depends on the seed alone; that of `Dataset.shuffle` depends on what was passed to
+    `tf.random.set_seed` too.
+    """
+    batches = count // size
+
+    def one_pass(number):
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=[seed, number])
+        return tf.reshape(order[: batches * size], (batches, size))
+
+    return tf.data.Dataset.counter().map(one_pass).unbatch()
 
 
 @contextmanager
