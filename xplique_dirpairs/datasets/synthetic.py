@@ -100,12 +100,26 @@ class SyntheticSignals:
 
 
 def random_directions(
-    seed: int, number_of_concepts: int = 3, number_of_distractors: int = 2, channels: int = 16
+    seed: int,
+    number_of_concepts: int = 3,
+    number_of_distractors: int = 2,
+    channels: int = 16,
+    cosine: float = 0.0,
 ) -> tuple[NDArray, NDArray]:
-    """Unit signal vectors (I, D) and distractors (F, D), uniform on the sphere."""
+    """Unit signal vectors (I, D) and distractors (F, D), uniform on the sphere.
+
+    With ``cosine``, signal vectors share a component of length √cosine: in many channels every two
+    of them have about that cosine.
+    """
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(number_of_concepts + number_of_distractors, channels))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    if cosine:
+        common = rng.normal(size=channels)
+        common *= np.sqrt(cosine) / np.linalg.norm(common)
+        signals = common + np.sqrt(1.0 - cosine) * directions[:number_of_concepts]
+        signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+        directions[:number_of_concepts] = signals
     return directions[:number_of_concepts], directions[number_of_concepts:]
 
 

@@ -1,0 +1,138 @@
+"""Signals and distractors of any size: many concepts, coherent maps, rare and overlapping concepts.
+
+The features of `synthetic` at the size of real layers: x = Sα + Dβ + μ (+ noise), with classes that
+prefer some of the concepts, so that a head can be trained on them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.datasets.synthetic import (
+    ABSENT,
+    DISTRACTOR,
+    OFFSET,
+    PRESENT,
+    SyntheticSignals,
+)
+
+#: How much more often a concept is seen in the two classes that prefer it.
+_PREFERRED = 4.0
+#: Images whose features are computed at a time.
+_CHUNK = 4096
+
+
+def signal_maps(
+    images: int,
+    signals: ArrayLike,
+    distractors: ArrayLike,
+    *,
+    seed: int = 0,
+    map_shape: tuple[int, int] = (1, 2),
+    patches: int | None = None,
+    concepts_per_pixel: int = 1,
+    classes: int = 10,
+    zipf: float = 0.0,
+    present: tuple[float, float] = PRESENT,
+    absent: tuple[float, float] = ABSENT,
+    distractor: tuple[float, float] = DISTRACTOR,
+    offset: float = OFFSET,
+    noise: float = 0.0,
+) -> SyntheticSignals:
+    """Feature maps of signals and distractors.
+
+    Parameters
+    ----------
+    images
+        N.
+    signals : (I, D)
+        Rows of unit length; see `random_directions`.
+    distractors : (F, D)
+    seed
+        Of everything but the directions: another seed gives fresh data of the same experiment.
+    map_shape
+        (H, W).
+    patches
+        Coherent regions per image, each of one set of concepts (the cells nearest to so many random
+        points); None: every pixel is on its own.
+    concepts_per_pixel
+        How many concepts each pixel carries.
+    classes
+        K, at most I; class k sees the concepts i with i mod K in {k, k + 1} four times as often.
+    zipf
+        Frequencies fall as 1/rank^zipf; 0: all concepts are as frequent.
+    present, absent
+        Ranges of the uniform α of a concept that is there, and one that is not.
+    distractor
+        Range of the uniform β.
+    offset
+        μ, on every channel.
+    noise
+        Standard deviation of a normal noise on every channel.
+
+    Returns
+    -------
+    data
+        Features of shape (N, H, W, D).
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a pixel has more concepts than there are, or the directions'
+        channels differ.
+    """
+    signals = np.asarray(signals, dtype=np.float64)
+    distractors = np.asarray(distractors, dtype=np.float64)
+    if signals.ndim != 2 or distractors.ndim != 2 or signals.shape[1] != distractors.shape[1]:
+        raise ValueError(
+            "signals must have shape (I, D) and distractors (F, D), not "
+            f"{signals.shape} and {distractors.shape}"
+        )
+    concepts, channels = signals.shape
+    sizes = {"images": images, "classes": classes, "patches": 1 if patches is None else patches}
+    sizes |= {"map_shape": min(map_shape), "concepts_per_pixel": concepts_per_pixel}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+    if concepts_per_pixel > concepts:
+        raise ValueError(f"{concepts_per_pixel} concepts per pixel, but only {concepts} concepts")
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(min(classes, concepts), size=images)
+    masks = _masks(rng, labels, concepts, map_shape, patches, concepts_per_pixel, zipf)
+    alpha = np.where(masks, rng.uniform(*present, masks.shape), rng.uniform(*absent, masks.shape))
+    alpha = alpha.astype(np.float32)
+    features = np.empty((images, *map_shape, channels), np.float32)
+    for start in range(0, images, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        shape = features[part].shape
+        beta = rng.uniform(*distractor, size=(*shape[:-1], len(distractors)))
+        x = alpha[part] @ signals.astype(np.float32)
+        x += beta.astype(np.float32) @ distractors.astype(np.float32) + np.float32(offset)
+        if noise:
+            x += noise * rng.standard_normal(shape, dtype=np.float32)
+        features[part] = x
+    return SyntheticSignals(features, labels, masks, alpha, signals, distractors)
+
+
+def _masks(rng, labels, concepts, map_shape, patches, per_pixel, zipf) -> NDArray:
+    """Which pixel carries which concepts, (N, H, W, I); equal within a patch."""
+    images, (height, width) = len(labels), map_shape
+    classes = int(labels.max()) + 1
+    kind = np.arange(concepts) % classes
+    prefers = (kind == labels[:, None]) | (kind == (labels[:, None] + 1) % classes)
+    weights = np.where(prefers, _PREFERRED, 1.0) / np.arange(1, concepts + 1) ** zipf
+    regions = height * width if patches is None else patches
+    # the largest of log w + Gumbel noise are draws without replacement in proportion to w
+    keys = np.log(weights)[:, None] + rng.gumbel(size=(images, regions, concepts))
+    drawn = np.argpartition(-keys, per_pixel - 1, axis=-1)[..., :per_pixel]
+    carried = np.zeros((images, regions, concepts), bool)
+    np.put_along_axis(carried, drawn, True, axis=-1)
+    if patches is None:
+        return carried.reshape(images, height, width, concepts)
+    points = rng.uniform(size=(images, patches, 2)) * map_shape
+    rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
+    away = (rows[:, None] - points[..., None, None, 0]) ** 2
+    away = away + (columns - points[..., None, None, 1]) ** 2
+    nearest = away.argmin(axis=1).reshape(images, -1, 1)
+    return np.take_along_axis(carried, nearest, axis=1).reshape(images, height, width, concepts)
