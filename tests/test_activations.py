@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from xplique_dirpairs.activations import (
     as_pixels,
@@ -43,9 +44,13 @@ def with_value(shape, value):
         (np.ones((2, 8, 0, 3)), "no images"),
         (with_value((2, 4, 4, 3), np.nan), "NaN or infinite"),
         (with_value((4, 4, 3), -np.inf), "NaN or infinite"),
-        (np.array([["a"]]), "numeric"),
+        (np.array([["a"]]), r"one numeric array, not <U1 \(1, 1\)"),
         (np.array([np.ones(2), None], dtype=object), "several sizes"),
-        (None, "numeric"),
+        ([np.ones((8, 8, 3)), np.ones((8, 9, 3))], "several sizes: bring them to one size"),
+        ([np.ones((8, 8, 3)), np.ones((4, 4, 3))], "several sizes"),
+        (None, "one numeric array, not NoneType"),
+        (tf.data.Dataset.from_tensors(np.ones((8, 8, 3))), "one numeric array, not .*Dataset"),
+        (1j * np.ones((8, 8, 3)), "one numeric array, not complex"),
     ],
 )
 def test_images_that_cannot_be_are_refused(images, message):
@@ -69,8 +74,9 @@ def test_activations_of_every_rank_are_taken_as_float32(shape, kind):
         (np.ones((2, 3, 0)), "no activations"),
         (with_value((3, 4), np.nan), "NaN or infinite"),
         (with_value((3, 2, 2, 4), np.inf), "NaN or infinite"),
-        (np.full((2, 2), "a"), "must be numeric"),
-        (np.ones((2, 2), complex), "must be numeric"),
+        (np.full((2, 2), "a"), "one numeric array, not <U1"),
+        (np.ones((2, 2), complex), "one numeric array, not complex"),
+        ([np.ones((2, 3)), np.ones((2, 4))], "activations of several sizes"),
     ],
 )
 def test_activations_that_cannot_be_are_refused(activations, message):
@@ -84,6 +90,12 @@ def test_activations_do_not_depend_on_the_batch_size(halves, images):
     found = compute_activations(first, pictures, batch_size=2)
     np.testing.assert_allclose(found, first(pictures), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(compute_activations(first, pictures[3])[0], found[3], rtol=1e-5)
+
+
+def test_images_of_another_size_than_the_network_takes_are_refused(halves, images):
+    first, _ = halves("conv_gap")
+    with pytest.raises(ValueError, match=r"shape \(16, 32, 3\), but the network takes \(32, 32"):
+        compute_activations(first, images("conv_gap")[:, :16])
 
 
 def test_a_network_that_returns_nan_is_noticed():

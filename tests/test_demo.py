@@ -1,11 +1,13 @@
 """The demo's parts; the whole of it is run in test_cli.py."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
 
 from xplique_dirpairs import demo
-from xplique_dirpairs.demo import Data, Steps, _ink_auc, _network
+from xplique_dirpairs.demo import Data, Steps, _ink_auc, _network, _without_xla_messages
 from xplique_dirpairs.demo_summary import CAPTIONS, Summary, write_summary
 from xplique_dirpairs.learning.history import History
 
@@ -52,6 +54,7 @@ def test_the_summary_says_what_was_found_and_what_went_wrong(summary, tmp_path):
             assert f"- {line}" in text
         assert "concepts [7]" in text
         assert "undecided 0.95" in text
+        assert "- the losses: objective their weighted sum" in text
     for name in CAPTIONS:
         assert f"![{name}]({name}.png)" in page
 
@@ -88,6 +91,16 @@ def test_steps_are_announced_and_timed(capsys):
     with Steps(verbose=0)("think"):
         pass
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("level, seen", [("3", False), ("0", True)])
+def test_messages_of_xla_are_kept_back_with_those_of_tensorflow(level, seen, monkeypatch, capfd):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    with _without_xla_messages():
+        os.write(2, b"Compiled cluster using XLA!")
+    os.write(2, b"an error afterwards")
+    text = capfd.readouterr().err
+    assert ("XLA" in text) is seen and "an error afterwards" in text
 
 
 @pytest.fixture

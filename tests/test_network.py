@@ -56,12 +56,41 @@ def nested_classifier():
 def backbone(made_by):
     """A network on top of a whole model, as in transfer learning; the model is the layer."""
     if made_by == "sequential":
-        base = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3)], name="cut")
+        base = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, name="inner")], name="cut")
     else:
         base_inputs = keras.Input(SHAPE)
         base = keras.Model(base_inputs, layers.Conv2D(4, 3)(base_inputs), name="cut")
     inputs = keras.Input(SHAPE)
     return keras.Model(inputs, pooled_dense(base(inputs)))
+
+
+def twice_nested():
+    outer = keras.Sequential([keras.Input(SHAPE), backbone("sequential").layers[1]], name="outer")
+    return keras.Sequential([keras.Input(SHAPE), outer, layers.Flatten(), layers.Dense(K)])
+
+
+def segmentation():
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 3, name="cut")(inputs)
+    return keras.Model(inputs, layers.Conv2D(K, 1)(x))
+
+
+def under(make_last):
+    """Softmax, and something behind it."""
+
+    def make():
+        inputs = keras.Input(SHAPE)
+        x = layers.Conv2D(4, 3, name="cut")(inputs)
+        return keras.Model(inputs, make_last(pooled_dense(x)))
+
+    return make
+
+
+def softmax_before_the_reshaping():
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 3, name="cut")(inputs)
+    x = layers.Dense(K, activation="softmax")(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    return keras.Model(inputs, layers.Flatten()(x))
 
 
 def bare_operation():
@@ -112,6 +141,11 @@ def images(count=5):
         pytest.param(lambda: backbone("sequential"), id="sequential backbone"),
         pytest.param(lambda: backbone("functional"), id="functional backbone"),
         custom_last_layer,
+        softmax_before_the_reshaping,
+        pytest.param(under(layers.Reshape((K,))), id="reshaped"),
+        pytest.param(under(lambda x: keras.ops.reshape(x, (-1, K))), id="reshape operation"),
+        pytest.param(under(lambda x: keras.ops.squeeze(keras.ops.expand_dims(x, 1), 1)), id="axes"),
+        pytest.param(under(lambda x: keras.ops.cast(x, "float32")), id="cast"),
     ],
 )
 def test_the_two_halves_are_the_network_up_to_its_final_activation(maker):
@@ -207,6 +241,9 @@ def unbuilt():
         (functional, 7, "index 7 is out of range for 4 layers"),
         (functional, -1, "the model's output"),
         (functional, layers.Dense(3, name="stranger"), "'stranger' is not one of"),
+        (lambda: backbone("sequential"), "inner", "'inner' is inside 'cut'.*one layer.*build"),
+        (lambda: twice_nested(), "inner", "'inner' is inside 'outer'"),
+        (segmentation, "cut", r"\(N, K\), but its output has shape \(None, 6, 4, 3\)"),
     ],
 )
 def test_what_cannot_be_split_is_refused_and_says_why(maker, layer, message):
@@ -220,9 +257,19 @@ def test_a_layer_of_a_wrong_type_is_refused(layer):
         split_model(functional(), layer)
 
 
+def test_a_layer_object_inside_a_nested_model_is_found_there():
+    model = backbone("functional")
+    inner = model.get_layer("cut").layers[-1]
+    with pytest.raises(ValueError, match="is inside 'cut'"):
+        split_model(model, inner)
+
+
 def test_a_model_of_a_wrong_type_is_refused():
     with pytest.raises(TypeError, match=r"keras\.Model, not function"):
         split_model(images, "cut")
+    of_keras_2 = type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential"})
+    with pytest.raises(TypeError, match=r"tf_keras \(Keras 2\) Sequential.*Keras 3"):
+        split_model(of_keras_2(), "cut")
     with pytest.raises(TypeError, match="callable, not list"):
         Head([1, 2])
 
@@ -254,6 +301,12 @@ def ends_in(last):
         (layers.Activation(tf.nn.softmax), "softmax"),
         (layers.Dense(K, activation=keras.ops.softmax), "softmax"),
         (layers.Dense(K, activation=layers.Softmax()), "softmax"),
+        (lambda x: layers.Reshape((K,))(layers.Softmax()(x)), "softmax"),
+        (lambda x: layers.Flatten()(layers.Reshape((1, K))(layers.Softmax()(x))), "softmax"),
+        (lambda x: keras.ops.squeeze(keras.ops.expand_dims(keras.ops.softmax(x), 1), 1), "softmax"),
+        (lambda x: keras.ops.cast(keras.ops.softmax(x), "float32"), "softmax"),
+        # positions that become classes: not one prediction over K classes
+        (lambda x: layers.Flatten()(layers.Softmax()(layers.RepeatVector(2)(x))), "linear"),
     ],
 )
 def test_the_final_activation_is_read_off_the_graph(last, kind):
@@ -261,6 +314,34 @@ def test_the_final_activation_is_read_off_the_graph(last, kind):
 
 
 # ------------------------------------------------------------------ the head
+
+
+@pytest.mark.parametrize("last", [lambda x: x[:, None], lambda x: x[:, 0]])
+def test_a_head_whose_outputs_are_no_classes_is_refused(last):
+    message = r"\(N, K\), but its output has shape"
+    with pytest.raises(ValueError, match=message):
+        head_of(lambda x: last(layers.Dense(K)(layers.Flatten()(x))))
+    with pytest.raises(ValueError, match=message):
+        Head(last).outputs(tf.ones((5, 4)))
+    inputs = keras.Input((4,))
+    with pytest.raises(ValueError, match=r"one output \(N, K\) over classes, not 2"):
+        Head(keras.Model(inputs, [layers.Dense(K)(inputs), layers.Dense(K)(inputs)]))
+
+
+def test_what_a_head_ends_in_is_one_of_three():
+    with pytest.raises(ValueError, match="'linear', not 'foo'"):
+        Head(functional(), ends_in="foo")
+
+
+def test_activations_of_another_layer_do_not_fit_a_head():
+    head = Head(functional())
+    head.check_takes(SHAPE)
+    head.check_takes((None, 6, 2))
+    Head(split_model(functional(), "cut")[1]).check_takes((4,))  # pooled already
+    for shape in ((8, 6, 3), (2,)):
+        with pytest.raises(ValueError, match=r"takes activations of shape \(8, 6, 2\)"):
+            head.check_takes(shape)
+    Head(tf.nn.softmax).check_takes((1, 2))  # a function does not tell
 
 
 def head_of(make_head, shape=(3, 2, 4)):
@@ -419,3 +500,41 @@ def test_the_score_of_one_class_is_its_column(make_head):
         np.testing.assert_allclose(
             head.class_scores(pooled, tf.constant(class_id)), column, rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.fixture
+def mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.usefixtures("mixed_precision")
+@pytest.mark.parametrize(
+    "make_head",
+    [
+        lambda x: layers.Dense(K)(layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))),
+        lambda x: layers.Dense(K)(layers.Dense(5)(layers.GlobalAveragePooling2D()(x))),
+        lambda x: layers.Dense(K)(layers.GlobalAveragePooling2D()(x)),
+        lambda x: layers.Dense(K, activation="softmax", dtype="float32")(layers.Flatten()(x)),
+        lambda x: layers.Dense(K, activation="softmax")(layers.Flatten()(x)),
+    ],
+)
+def test_the_score_of_one_class_is_its_column_in_half_precision_too(make_head):
+    head = head_of(make_head)
+    pooled = tf.constant(head.pool(features()))
+    for class_id in range(K):
+        scores = head.class_scores(pooled, tf.constant(class_id))
+        assert scores.dtype == tf.float32
+        np.testing.assert_allclose(scores, head.outputs(pooled)[:, class_id], atol=5e-3)
+
+
+# Keras' own, when it reads a variable under numpy 2
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_the_score_of_one_class_is_its_column_in_a_quantised_head():
+    head = head_of(lambda x: layers.Dense(K)(layers.Flatten()(x)))
+    head.model.layers[-1].quantize("int8")
+    x = tf.constant(features())
+    np.testing.assert_allclose(
+        head.class_scores(x, tf.constant(1)), head.outputs(x)[:, 1], rtol=1e-5
+    )

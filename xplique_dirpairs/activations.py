@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.network import fits
+
 
 def check_images(images: ArrayLike) -> NDArray:
     """Images as a float32 batch ``(N, height, width, channels)``, values as they are.
@@ -21,9 +23,7 @@ def check_images(images: ArrayLike) -> NDArray:
     ValueError
         If there is no image, the rank is wrong, or a value is not finite.
     """
-    array = np.asarray(images)
-    if array.dtype == object or array.dtype.kind in "USV":
-        raise ValueError("images must be one numeric array; images of several sizes: resize first")
+    array = _as_array("images", images)
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4:
@@ -37,6 +37,19 @@ def check_images(images: ArrayLike) -> NDArray:
     if not np.isfinite(array).all():
         raise ValueError("images hold NaN or infinite values")
     return array
+
+
+def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
+    """Images of a shape, (height, width, channels), must be as a model takes them.
+
+    Raises
+    ------
+    ValueError
+        If the model says that it takes others; a subclassed one does not say.
+    """
+    wanted = getattr(model, "input_shape", None)
+    if isinstance(wanted, tuple) and not fits(shape, wanted[1:]):
+        raise ValueError(f"images have shape {tuple(shape)}, but the network takes {wanted[1:]}")
 
 
 def check_activations(activations: ArrayLike) -> NDArray:
@@ -57,8 +70,8 @@ def check_activations(activations: ArrayLike) -> NDArray:
 
 def as_activations(activations: ArrayLike) -> NDArray:
     """Activations as float32 ``(N, *spatial, D)``; whether they are finite is not looked at."""
-    array = np.asarray(activations)
-    if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiub":
+    array = _as_array("activations", activations)
+    if array.ndim not in (2, 3, 4):
         raise ValueError(
             "activations must be numeric with shape (N, H, W, D), (N, T, D) or (N, D), "
             f"not {array.dtype} {array.shape}"
@@ -66,6 +79,33 @@ def as_activations(activations: ArrayLike) -> NDArray:
     if array.size == 0:
         raise ValueError(f"there are no activations: shape {array.shape}")
     return array.astype(np.float32, copy=False)
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """A number of things is whole, and not less than ``least``.
+
+    Raises
+    ------
+    ValueError
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+
+def _as_array(name: str, values: ArrayLike) -> NDArray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # a list whose members differ in shape
+        raise ValueError(
+            f"{name} of several sizes: bring them to one size, in one array"
+        ) from error
+    if array.dtype == object and array.ndim:
+        raise ValueError(f"{name} of several sizes: bring them to one size, in one array")
+    if array.dtype.kind not in "fiub":
+        came = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
+        raise ValueError(f"{name} must be one numeric array, not {came}")
+    return array
 
 
 def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int = 64) -> NDArray:
@@ -78,6 +118,7 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     images : (N, height, width, channels)
     """
     images = check_images(images)
+    check_images_fit(images.shape[1:], model)
     return check_activations(model.predict(images, batch_size=batch_size, verbose=0))
 
 

@@ -5,6 +5,7 @@ Heavy imports are at the top: the command line imports this module only when the
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,6 +90,22 @@ class Data:
     test_ink: NDArray
 
 
+@contextmanager
+def _without_xla_messages() -> Iterator[None]:
+    """XLA announces its first compilation (of CRAFT's estimator) past TF_CPP_MIN_LOG_LEVEL."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int = 1) -> Summary:
     """Make the data, train or load the network, fit both methods, draw and write everything.
 
@@ -134,7 +151,7 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
         craft.fit(images, class_id=CLASS_ID)
     with steps("direction pairs: importances"):
         pairs.estimate_importance(nb_design=NB_DESIGN)
-    with steps("CRAFT: importances", "one pass per picture: some 10 s"):
+    with steps("CRAFT: importances", "one pass per picture: some 10 s"), _without_xla_messages():
         craft.estimate_importance(nb_design=NB_DESIGN)
     with steps("direction pairs: one set for all classes"):
         manager = _shared_pairs(g, h, data, concepts, seed, verbose)
@@ -308,7 +325,7 @@ def _figures(data, pairs, craft, manager, views, readings) -> dict[str, Figure]:
         "4_importances": plot_importances(views, f"What makes the network say “{class_name}”"),
         "5_detections": plot_detections(
             readings.pictures[:18], readings.detections[:18], views[1],
-            "Where direction pairs detect their four most important concepts",
+            "Where direction pairs detect their most important concepts",
         ),
         "6_image_pairs": pairs.plot_image_concepts(example, filepath=_nowhere()),
         "7_image_craft": _craft_image(craft, example),
@@ -339,7 +356,7 @@ def _all_classes(data: Data, manager: Any) -> tuple[Figure, Figure]:
     fitted = [c.factorization for c in instances.values()]
     view = ExtractorView(
         name="direction pairs",
-        crops=np.concatenate([f.crops for f in fitted]),
+        crops=np.concatenate([np.asarray(f.crops) for f in fitted]),
         crops_u=np.concatenate([f.crops_u for f in fitted]),
         number_of_images=sum(len(f.inputs) for f in fitted),
         importances=mean,
@@ -357,7 +374,7 @@ def _all_classes(data: Data, manager: Any) -> tuple[Figure, Figure]:
     detections = next(iter(instances.values())).detect(pictures)
     found = plot_detections(
         pictures, detections, view, "Where the shared pairs are detected, all classes",
-        nb_concepts=6,
+        nb_concepts=5, number="importance, mean over the classes",
     )  # fmt: skip
     return matrix, found
 

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.plots.overview import LOSS_NAMES
 
 #: What each picture shows, by the name of its file.
 CAPTIONS = {
     "1_pictures": "The data: a photograph and a digit make a class.",
     "2_concepts": "Concepts with their best crops, CRAFT's beside the direction pairs'.",
     "3_maps": "New pictures, lit where each of the most important concepts is.",
-    "4_importances": "Importances of all concepts, side by side.",
+    "4_importances": "Importances of the most important concepts, side by side.",
     "5_detections": "What the detectors find in new pictures.",
     "6_image_pairs": "`plot_image_concepts` of `DirectionPairsTf`.",
     "7_image_craft": "The same call of `CraftTf`.",
@@ -149,7 +150,10 @@ class Summary:
     def _how_it_went(self) -> str:
         off = ", ".join(f"{form} {share:.2f}" for form, share in self.off_entropy.items())
         entropy = f"with all concepts off, prediction entropy / log K: {off}"
-        return "\n".join(f"- {line}" for line in [*self.history.summary().splitlines(), entropy])
+        used = {name for losses in self.history.stages.values() for name in losses}
+        names = ", ".join(f"{k} {name}" for k, name in LOSS_NAMES.items() if k in used)
+        lines = [*self.history.summary().splitlines(), f"the losses: {names}", entropy]
+        return "\n".join(f"- {line}" for line in lines)
 
 
 def write_summary(summary: Summary, folder: Path) -> None:

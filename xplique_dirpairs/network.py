@@ -39,18 +39,20 @@ def split_model(
     input_to_latent_model : keras.Model
         Images to activations.
     latent_to_logit_model : keras.Model
-        Activations to logits: a final softmax or sigmoid is stripped.
+        Activations to logits: a final softmax or sigmoid is stripped, also from under layers that
+        only cast or reshape. One inside a ``Lambda`` or a layer of your own, or under arithmetic
+        (an average of two softmaxes), cannot be seen and stays: say so with
+        ``learn_pairs(..., head=Head(latent_to_logit_model, ends_in="softmax"))``.
 
     Raises
     ------
     TypeError
         If ``model`` is not a Keras model.
     ValueError
-        If the model is not built, has several inputs or outputs, has no such layer, or the layer
-        is bypassed on the way to the classes.
+        If the model is not built, has several inputs or outputs, has outputs other than (N, K),
+        has no such layer, or the layer is bypassed on the way to the classes.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    check_keras_model("model", model)
     try:
         inputs, outputs = model.inputs, model.outputs
     except AttributeError as error:
@@ -67,6 +69,7 @@ def split_model(
         raise ValueError(
             f"model must have one input and one output, not {len(inputs)} and {len(outputs)}"
         )
+    _check_output_shape("model", outputs[0].shape)
     cut = _layer_output(model, layer)
     if cut is outputs[0]:
         raise ValueError("the layer is the model's output: choose one before the classes")
@@ -76,14 +79,51 @@ def split_model(
     return first, second
 
 
+def check_keras_model(name: str, model: object) -> None:
+    """A Keras 3 model is needed: its graph is read."""
+    if isinstance(model, keras.Model):
+        return
+    came = type(model).__name__
+    if type(model).__module__.split(".")[0] == "tf_keras":
+        came = f"a tf_keras (Keras 2) {came}: build or load it with Keras 3, without tf_keras"
+    raise TypeError(f"{name} must be a keras.Model, not {came}")
+
+
+def _check_output_shape(name: str, shape) -> None:
+    if isinstance(shape, (list, dict)):
+        raise ValueError(f"{name} must have one output (N, K) over classes, not {len(shape)}")
+    if tf.TensorShape(shape).rank not in (None, 2):
+        raise ValueError(
+            f"{name} must end in K classes for each image, (N, K), but its output has shape "
+            f"{tuple(shape)}: reduce it to (N, K), by pooling over positions for one"
+        )
+
+
+def check_class(class_id: int, number_of_classes: int | None) -> None:
+    """A class index must be a whole number below ``number_of_classes`` (None: not known).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not whole, or there is no such class.
+    """
+    if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
+        raise TypeError(f"class_id must be an integer, not {class_id!r}")
+    if class_id < 0 or (number_of_classes is not None and class_id >= number_of_classes):
+        there_are = "" if number_of_classes is None else f" for {number_of_classes} classes"
+        raise ValueError(f"class_id {class_id} is out of range{there_are}")
+
+
 def _layer_output(model: keras.Model, layer: str | int | keras.layers.Layer):
     if isinstance(layer, keras.layers.Layer):
         found = layer
         if all(found is not candidate for candidate in model.layers):
+            _check_not_nested(model, layer.name, lambda inner: inner is layer)
             raise ValueError(f"layer {layer.name!r} is not one of the model's layers")
     elif isinstance(layer, str):
         matches = [candidate for candidate in model.layers if candidate.name == layer]
         if not matches:
+            _check_not_nested(model, layer, lambda inner: inner.name == layer)
             names = [candidate.name for candidate in model.layers]
             shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
             raise ValueError(f"the model has no layer {layer!r}; it has: {shown}")
@@ -101,6 +141,22 @@ def _layer_output(model: keras.Model, layer: str | int | keras.layers.Layer):
     if len(nodes[0].output_tensors) != 1:
         raise ValueError(f"layer {found.name!r} has several outputs; choose one with a single one")
     return nodes[0].output_tensors[0]
+
+
+def _check_not_nested(model: keras.Model, name: str, is_wanted: Callable) -> None:
+    for outer in model.layers:
+        if _holds(outer, is_wanted):
+            raise ValueError(
+                f"layer {name!r} is inside {outer.name!r}, a model that counts as one layer here: "
+                f"cut at {outer.name!r}, or build the classifier on that model's own input and "
+                "output instead of calling it as a layer"
+            )
+
+
+def _holds(layer: keras.layers.Layer, is_wanted: Callable) -> bool:
+    return isinstance(layer, keras.Model) and any(
+        is_wanted(inner) or _holds(inner, is_wanted) for inner in layer.layers
+    )
 
 
 def _node(tensor):
@@ -137,20 +193,31 @@ def final_activation(model: keras.Model) -> str:
     layer = _last_layer(model)
     if isinstance(layer, keras.Model):
         return final_activation(layer)
-    if _changes_nothing(layer):
-        node = _node(model.outputs[0])
-        return final_activation(keras.Model(model.inputs[0], node.input_tensors[0]))
+    if _passes_on(layer):
+        before = _node(model.outputs[0]).input_tensors[0]
+        if _same_values(before.shape, model.outputs[0].shape):
+            return final_activation(keras.Model(model.inputs[0], before))
     # An activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
     activation = getattr(layer, "activation", None) or layer
     name = getattr(activation, "__name__", type(activation).__name__).lower()
     return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
 
 
-def _changes_nothing(layer) -> bool:
-    """Whether a layer passes on what it gets: often put behind a softmax to cast its type."""
+#: Operations that are often put behind a softmax, by the names of their classes: those that
+#: ``keras.ops.cast`` and its like put into a graph are not public.
+_PASSING_ON = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "ExpandDims"}
+
+
+def _passes_on(layer) -> bool:
+    """Whether a layer hands on the values it gets, cast or reshaped perhaps."""
     activation = getattr(layer, "activation", None)
     linear = isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear
-    return linear or isinstance(layer, (keras.layers.Identity, keras.layers.Dropout))
+    return linear or type(layer).__name__ in _PASSING_ON
+
+
+def _same_values(shape, other) -> bool:
+    """Whether two shapes differ by axes of length 1 at most: classes are where they were."""
+    return [n for n in shape if n != 1] == [n for n in other if n != 1]
 
 
 def _last_layer(model: keras.Model):
@@ -166,8 +233,11 @@ def _without_final_activation(model: keras.Model) -> keras.Model:
         return model
     node = _node(model.outputs[0])
     last, before = node.operation, node.input_tensors[0]
-    if _changes_nothing(last):
-        return _without_final_activation(keras.Model(model.inputs[0], before, name=model.name))
+    if _passes_on(last):
+        stripped = _without_final_activation(keras.Model(model.inputs[0], before, name=model.name))
+        if tuple(before.shape) == tuple(model.outputs[0].shape):
+            return stripped
+        return keras.Model(model.inputs[0], last(stripped.outputs[0]), name=model.name)
     if isinstance(last, keras.Model):
         logits = _without_final_activation(last)(before)
         return keras.Model(model.inputs[0], logits, name=model.name)
@@ -191,17 +261,23 @@ class Head:
         Activations ``(n, *spatial, D)`` to logits or probabilities ``(n, K)``. Which of the two is
         read off its last activation.
     ends_in
-        "softmax", "sigmoid" or "linear", where ``model`` is a function that hides its layers.
+        "softmax", "sigmoid" or "linear", where ``model`` hides it: see `split_model`. Outputs are
+        never looked at to tell.
 
     Raises
     ------
     TypeError
         If ``model`` is not callable.
+    ValueError
+        If its outputs are not (n, K), or ``ends_in`` is none of the three.
     """
 
     def __init__(self, model: Callable, ends_in: str | None = None):
         if not callable(model):
             raise TypeError(f"latent_to_logit_model must be callable, not {type(model).__name__}")
+        if ends_in not in (None, "softmax", "sigmoid", "linear"):
+            raise ValueError(f"ends_in must be 'softmax', 'sigmoid' or 'linear', not {ends_in!r}")
+        _check_output_shape("latent_to_logit_model", getattr(model, "output_shape", None))
         self.model = model
         if ends_in is None:
             ends_in = final_activation(model) if isinstance(model, keras.Model) else "linear"
@@ -246,9 +322,27 @@ class Head:
         model: Callable = self.model
         if self.after_pooling is not None and len(features.shape) == 2:
             model = self.after_pooling
-        if isinstance(model, keras.layers.Layer):
-            return model(features, training=False)
-        return model(features)
+        is_layer = isinstance(model, keras.layers.Layer)
+        outputs = model(features, training=False) if is_layer else model(features)
+        _check_output_shape("latent_to_logit_model", outputs.shape)
+        return outputs
+
+    def check_takes(self, shape: tuple[int | None, ...]) -> None:
+        """Activations of one image must have the shape, ``(*spatial, D)``, that the model takes.
+
+        Raises
+        ------
+        ValueError
+            If they have another one.
+        """
+        wanted = getattr(self.model, "input_shape", None)
+        if not isinstance(wanted, tuple) or fits(shape, wanted[1:]):
+            return
+        if not (self.pools_first and fits(shape, wanted[-1:])):  # pooled features do as well
+            raise ValueError(
+                f"latent_to_logit_model takes activations of shape {wanted[1:]}, but they have "
+                f"shape {tuple(shape)}: both halves must come from one split_model(model, layer)"
+            )
 
     @cached_property
     def _class_layer(self) -> tuple[Callable, keras.layers.Dense] | None:
@@ -260,20 +354,22 @@ class Head:
         last, hidden = node.operation, node.input_tensors[0] if node.input_tensors else None
         if type(last) is not keras.layers.Dense or last.activation is not keras.activations.linear:
             return None
+        if last.quantization_mode is not None:  # its kernel is not in the units of its outputs
+            return None
         return keras.layers.Identity() if hidden is source else keras.Model(source, hidden), last
 
     def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
-        """One class's column of `outputs`, (n,), of features as `pool` leaves them.
+        """One class's column of `outputs`, (n,) float32, of features as `pool` leaves them.
 
         A linear dense last layer is evaluated for this class alone.
         """
         unpooled = self.pools_first and len(features.shape) > 2
         if self._class_layer is None or unpooled:
-            return tf.gather(self.outputs(features), class_id, axis=1)
+            return tf.cast(tf.gather(self.outputs(features), class_id, axis=1), tf.float32)
         before, dense = self._class_layer
-        scores = tf.linalg.matvec(
-            before(features, training=False), tf.gather(dense.kernel, class_id, axis=1)
-        )
+        kernel = tf.gather(dense.kernel, class_id, axis=1)
+        hidden = tf.cast(before(features, training=False), kernel.dtype)  # float16 where mixed
+        scores = tf.linalg.matvec(hidden, kernel)
         return scores if dense.bias is None else scores + tf.gather(dense.bias, class_id)
 
     def entropy(self, features: tf.Tensor) -> tf.Tensor:
@@ -313,3 +409,10 @@ class Head:
 def _entropy_of_probabilities(p: tf.Tensor) -> tf.Tensor:
     p = tf.clip_by_value(p, 1e-12, 1.0)
     return -tf.reduce_sum(p * tf.math.log(p), axis=-1) / np.log(2.0)
+
+
+def fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether a shape is as wanted; None stands for any length."""
+    return len(shape) == len(wanted) and all(
+        None in (came, want) or came == want for came, want in zip(shape, wanted, strict=True)
+    )

@@ -81,7 +81,8 @@ class DirectionPairs:
             value = getattr(self, field.name)
             if value is None and field.name == "recurrence":
                 continue
-            array = np.array(value, dtype=np.float64 if field.name == "signals" else np.float32)
+            dtype = np.float64 if field.name == "signals" else np.float32
+            array = _real(field.name, value).astype(dtype)
             if not np.isfinite(array).all():
                 raise ValueError(f"{field.name} must be finite, but holds NaN or infinite values")
             object.__setattr__(self, field.name, array)
@@ -113,6 +114,10 @@ class DirectionPairs:
             array = getattr(self, field.name)
             if array is not None:
                 array.setflags(write=False)
+
+    def __reduce__(self):
+        # Copies and pickles go through the constructor: their arrays are read-only as well.
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def __repr__(self) -> str:
         return f"DirectionPairs({self.number_of_concepts} concepts, {self.channels} channels)"
@@ -150,12 +155,12 @@ class DirectionPairs:
         ValueError
             If the last axis of ``x`` is not D long, or a value is NaN or infinite.
         """
+        return self._project(self._features(x))
+
+    def _project(self, x: NDArray) -> NDArray:
         with np.errstate(invalid="ignore", over="ignore"):
-            z = self._features(x) @ self.filters.T
-        if not np.isfinite(z).all():
-            raise ValueError(
-                "activations hold NaN or infinite values: check the images and their preprocessing"
-            )
+            z = x @ self.filters.T
+        _check_finite(z)  # cheaper to see here than in the features
         return z
 
     def detect(self, x: ArrayLike) -> NDArray:
@@ -164,9 +169,8 @@ class DirectionPairs:
 
     def signal_values(self, x: ArrayLike) -> NDArray:
         """Signal values about their mean, α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i), (..., I)."""
-        x = self._features(x)
         gain = np.einsum("id,id->i", self.filters, self.signals)
-        return ((x - self.mean) @ self.filters.T) / gain
+        return self._project(self._features(x) - self.mean) / gain
 
     def coefficients(self, x: ArrayLike, off: Off = "absent") -> NDArray:
         """Concept coefficients: how far each concept is from being switched off.
@@ -211,7 +215,7 @@ class DirectionPairs:
         off
             The form they were read in.
         """
-        u = np.asarray(coefficients)
+        u = _real("coefficients", coefficients)
         if u.shape[-1:] != (self.number_of_concepts,):
             raise ValueError(
                 f"coefficients must end in {self.number_of_concepts} concepts, "
@@ -234,16 +238,18 @@ class DirectionPairs:
         ----------
         x : (..., D)
         concepts
-            Indices of the concepts to suppress.
+            Indices of the concepts to suppress; one given twice counts once.
         limits
             The layer's own range (lowest, highest), to clip the result to; ``(0, None)`` after a
             ReLU. Default: no clipping.
         """
-        chosen = np.atleast_1d(concepts)
-        for concept in chosen:
+        given = np.atleast_1d(concepts)
+        for concept in given:
             self._check_concept(concept)
+        chosen = list(dict.fromkeys(given.tolist()))
         x = self._features(x)
-        if not chosen.size:
+        _check_finite(x)
+        if not chosen:
             return x.copy()
         filters, signals = self.filters[chosen], self.signals[chosen]
         excess = np.maximum(x @ filters.T - self.biases[chosen], 0.0)
@@ -253,7 +259,11 @@ class DirectionPairs:
     def steer(self, x: ArrayLike, concept: int, amount: float) -> NDArray:
         """x + amount · ŝ_concept at every position, (..., D) → (..., D)."""
         self._check_concept(concept)
-        return self._features(x) + np.float32(amount) * self.signals[concept]
+        x = self._features(x)
+        _check_finite(x)
+        if not np.isfinite(amount):
+            raise ValueError(f"amount must be finite, not {amount}")
+        return x + np.float32(amount) * self.signals[concept]
 
     @cached_property
     def cross_inverse(self) -> NDArray:
@@ -334,7 +344,7 @@ class DirectionPairs:
             raise ValueError(f"{path} is damaged: it does not hold the arrays its header names")
         try:
             return cls(**arrays)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
 
     # ---------------------------------------------------------------- inside
@@ -349,7 +359,7 @@ class DirectionPairs:
         return _frozen(_absent_bank(self.filters, self.signals).astype(np.float32))
 
     def _features(self, x: ArrayLike) -> NDArray:
-        x = np.asarray(x)
+        x = _real("features", x)
         if x.shape[-1:] != (self.channels,):
             raise ValueError(
                 f"features must end in {self.channels} channels, but have shape {x.shape}"
@@ -385,6 +395,20 @@ def _cross_inverse(filters: NDArray, signals: NDArray) -> NDArray:
 def _absent_bank(filters: NDArray, signals: NDArray) -> NDArray:
     """Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D)."""
     return _cross_inverse(filters, signals).T @ signals.astype(np.float64)
+
+
+def _real(name: str, values: ArrayLike) -> NDArray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be real numbers, not {array.dtype}")
+    return array
+
+
+def _check_finite(values: NDArray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "activations hold NaN or infinite values: check the images and their preprocessing"
+        )
 
 
 def _frozen(array: NDArray) -> NDArray:

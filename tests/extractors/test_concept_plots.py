@@ -182,3 +182,38 @@ def test_importances_of_another_length_are_refused(ready):
         pairs.plot_concepts_importances(np.ones(4))
     with pytest.raises(ValueError, match="at least 1"):
         pairs.plot_concepts_crops(nb_most_important_concepts=0)
+
+
+@pytest.mark.parametrize("concepts", [[], [0.5], [5], [-1], 0])
+def test_concepts_to_draw_are_numbers_of_concepts(ready, concepts):
+    pairs, x = ready()
+    with pytest.raises(ValueError, match="must be numbers of concepts, 0 to 4"):
+        pairs.plot_concept_attribution_map(x[0], concepts)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(cols=0), "cols must be an integer of at least 1, not 0"),
+        (dict(cols=1.5), "cols must be an integer"),
+        (dict(img_size=0), "img_size must be a positive number"),
+        (dict(img_size=float("nan")), "img_size must be a positive number"),
+        (dict(nb_most_important_concepts=1.5), "nb_most_important_concepts must be an integer"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused_before_anything_is_drawn(
+    ready, shows, options, message
+):
+    pairs, x = ready()
+    with pytest.raises(ValueError, match=message):
+        pairs.plot_concept_attribution_maps(x, **options)
+    assert not shows and not plt.get_fignums()
+
+
+def test_borders_and_crops_are_counted_in_whole_numbers(ready):
+    pairs, _ = ready()
+    with pytest.raises(ValueError, match="border_width must be an integer of at least 0, not -1"):
+        pairs.plot_concept_attribution_legend(border_width=-1)
+    with pytest.raises(ValueError, match="nb_crops must be an integer"):
+        pairs.plot_concepts_crops(nb_crops=1.5)

@@ -1,5 +1,6 @@
 """CRAFT's workflow over any factorizer: the residual is kept, importances are the network's own."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +10,7 @@ from sklearn.exceptions import NotFittedError
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
+from xplique_dirpairs.network import split_model
 
 
 class Projection(DirectionsFactorizer):
@@ -140,6 +142,7 @@ def test_crops_and_bank_are_what_craft_returns(halves, images):
         made.class_id == 2 and made.crops is crops and made.reducer.components_.dtype == bank.dtype
     )
     np.testing.assert_array_equal(made.inputs, images("tall"))
+    np.testing.assert_array_equal(crops.numpy()[0], images("tall")[0, :20, :20])
     pixels = np.ones((5, 8), np.float32)
     np.testing.assert_array_equal(made.reducer.transform(pixels), craft.factorizer.encode(pixels))
 
@@ -195,6 +198,33 @@ def test_activations_it_cannot_use_are_refused(halves, images):
             craft.transform(None, activations=activations)
     with pytest.raises(ValueError, match="give images"):
         craft.transform(None)
+
+
+def test_halves_of_two_different_cuts_do_not_fit(halves):
+    with pytest.raises(ValueError, match=r"takes activations of shape \(10,\), but .*one split"):
+        FactorizerCraftTf(halves("conv_gap")[0], halves("vectors")[1], Projection())
+
+
+@pytest.mark.parametrize("spatial", [True, False])
+def test_mixed_precision_gives_the_same_importances(images, spatial):
+    def importances(policy):
+        keras.utils.set_random_seed(0)
+        keras.config.set_dtype_policy(policy)
+        try:
+            inputs = keras.Input((32, 32, 3))
+            x = keras.layers.Conv2D(8, 3, 4, activation="relu", name="features")(inputs)
+            pool = keras.layers.Flatten if spatial else keras.layers.GlobalAveragePooling2D
+            x = keras.layers.Dropout(0.1)(pool()(x))
+            halves = split_model(keras.Model(inputs, keras.layers.Dense(3)(x)), "features")
+            craft = FactorizerCraftTf(*halves, Projection(), random_state=0)
+            craft.fit(images("conv_gap"), class_id=1)
+            return craft.estimate_importance(nb_design=4)
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    single = importances("float32")
+    assert single.max() > 0.05
+    np.testing.assert_allclose(importances("mixed_float16"), single, atol=0.02)
 
 
 @pytest.mark.parametrize("class_id, error", [(3, ValueError), (-1, ValueError), (1.5, TypeError)])

@@ -104,7 +104,7 @@ def test_a_number_of_concepts_that_makes_no_sense_is_refused(halves, concepts):
 
 
 def test_two_keras_models_are_needed(halves):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"latent_to_logit_model must be a keras\.Model"):
         DirectionPairsTf(halves("conv_gap")[0], lambda x: 2 * x)
 
 
@@ -151,7 +151,8 @@ def tutorial(craft_class, manager_class, g, h, images, labels, monkeypatch, tmp_
     manager.plot_concepts_importances(class_id=int(labels[0]), verbose=True)
     manager.plot_image_concepts(images[1], class_id=int(labels[0]))
     return {
-        "crops": crops.shape,
+        "crops": (type(crops), crops.numpy().shape, type(craft.factorization.crops)),
+        "arrays": (type(crops_u), type(w), type(craft.factorization.inputs)),
         "crops_u": crops_u.shape,
         "w": (w.shape, w.dtype),
         "u": images_u.shape,
@@ -260,6 +261,25 @@ def test_what_the_manager_cannot_do_is_said(manager):
         manager(classes=[0]).plot_concepts_crops(1)
     with pytest.raises(NotFittedError, match="call fit"):
         _ = manager(fit=False).pairs
+
+
+@pytest.mark.parametrize(
+    "classes, error, message",
+    [
+        ([1.7], TypeError, "class_id must be an integer, not 1.7"),
+        (1, TypeError, "list_of_class_of_interest must be a list of classes, not 1"),
+        ([0, -1], ValueError, "class_id -1 is out of range for 3 classes"),
+    ],
+)
+def test_classes_of_interest_are_a_list_of_class_indices(manager, classes, error, message):
+    with pytest.raises(error, match=message):
+        manager(classes=classes, fit=False)
+
+
+@pytest.mark.parametrize("number", [0, 1.5, "all"])
+def test_a_number_of_samples_is_a_whole_one(manager, number):
+    with pytest.raises(ValueError, match="nb_samples_per_class must be an integer of at least 1"):
+        manager(nb_samples_per_class=number)
 
 
 def test_predictions_are_the_networks(halves, images):

@@ -217,3 +217,60 @@ def test_a_factorizer_of_the_users_own_is_fitted_as_it_is(networks, images):
     np.testing.assert_array_equal(holistic.factorization.concept_bank_w, factorizer.pairs_.signals)
     with pytest.raises(ValueError, match="the factorizer has 3"):
         HolisticDirectionPairsTf(networks("conv_gap")[1], 4, factorizer)
+
+
+@pytest.mark.parametrize(
+    "class_id, error, message",
+    [
+        (99, ValueError, "class_id 99 is out of range for 3 classes"),
+        (-1, ValueError, "out of range"),
+        (1.5, TypeError, "class_id must be an integer"),
+        ("a", TypeError, "class_id must be an integer"),
+        (None, TypeError, "class_id must be an integer"),
+    ],
+)
+def test_a_class_the_network_does_not_have_is_refused(fitted, class_id, error, message):
+    holistic, _, x = fitted()
+    with pytest.raises(error, match=message):
+        holistic.fit(x, class_id=class_id)
+    with pytest.raises(error, match=message):
+        holistic.estimate_importance(x, operator, class_id)
+
+
+def test_a_class_of_an_unknown_extractor_is_looked_up_in_the_given_head(foreign, halves, images):
+    holistic = HolisticDirectionPairsTf(foreign, 3, verbose=0)
+    with pytest.raises(ValueError, match=r"class_id -1 is out of range$"):
+        holistic.fit(images("conv_gap"), class_id=-1)
+    given = HolisticDirectionPairsTf(
+        foreign, 3, latent_to_logit_model=halves("conv_gap")[1], verbose=0
+    )
+    with pytest.raises(ValueError, match="out of range for 3 classes"):
+        given.fit(images("conv_gap"), class_id=3)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, tf.constant])
+def test_images_of_another_size_are_refused(fitted, convert):
+    holistic, _, x = fitted()
+    for method in (holistic.fit, holistic.transform, holistic.detect, holistic.encode):
+        with pytest.raises(ValueError, match=r"\(16, 32, 3\), but the network takes \(32, 32, 3\)"):
+            method(convert(x[:, :16]))
+
+
+def test_a_model_is_no_latent_extractor_and_the_error_says_how_to_make_one(networks):
+    with pytest.raises(TypeError, match="not Functional: LayeredModelExtractorBuilder"):
+        HolisticDirectionPairsTf(networks("conv_gap")[0], 3)
+
+
+def test_a_network_whose_outputs_are_no_classes_needs_a_head_that_has_some(images):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, 4, activation="relu")(inputs)
+    segmenting = keras.Model(inputs, keras.layers.Conv2D(3, 1)(x))
+    extractor = LayeredModelExtractorBuilder.build(segmenting, 1, batch_size=4)
+    with pytest.raises(ValueError, match=r"\(N, K\), but its output has shape \(None, 8, 8, 3\)"):
+        HolisticDirectionPairsTf(extractor, 3, verbose=0).fit(images("conv_gap"))
+    pooled = HolisticDirectionPairsTf(
+        extractor, 3, latent_to_logit_model=lambda x: tf.reduce_mean(x, (1, 2)), verbose=0
+    )
+    pooled.fit(images("conv_gap"), class_id=2)
+    assert pooled.history_.notes == []

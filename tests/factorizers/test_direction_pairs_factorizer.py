@@ -103,7 +103,9 @@ def learner(monkeypatch):
 def test_with_a_head_and_a_map_shape_the_network_term_is_learned_on_maps(
     learner, x, map_shape, expected
 ):
-    factorizer = DirectionPairsFactorizer(3, latent_to_logit_model=conv_gap(), map_shape=map_shape)
+    factorizer = DirectionPairsFactorizer(
+        3, latent_to_logit_model=lambda features: features, map_shape=map_shape
+    )
     bank, u = factorizer.fit(x(8))
     assert learner.shape == expected and learner.options["head"].model is not None
     assert bank.shape == (3, 8) and u.shape == (40, 3)
@@ -125,11 +127,28 @@ def test_without_them_there_is_no_network_term_and_the_log_says_so(learner, x, c
         (np.zeros((0, 8)), {}, "no activations"),
         (np.zeros((7, 8)), {"map_shape": (5, 2), "latent_to_logit_model": conv_gap}, "whole maps"),
         (np.zeros((4, 8)), {"off": "sideways"}, "off must be one of"),
+        (
+            np.zeros((4, 8)),
+            {"map_shape": (0, 4), "latent_to_logit_model": conv_gap},
+            "map_shape must be an integer of at least 1, not 0",
+        ),
+        (
+            np.zeros((4, 8)),
+            {"map_shape": (2, 2), "latent_to_logit_model": conv_gap()},
+            r"takes activations of shape \(32, 32, 3\), but they have shape \(2, 2, 8\)",
+        ),
     ],
 )
 def test_what_it_cannot_learn_from_is_said_at_once(activations, options, message):
     with pytest.raises(ValueError, match=message):
         DirectionPairsFactorizer(3, **options).fit(activations)
+
+
+def test_a_map_shape_is_a_tuple():
+    with pytest.raises(TypeError, match=r"map_shape must be a tuple, as .*not 16"):
+        DirectionPairsFactorizer(3, latent_to_logit_model=conv_gap, map_shape=16).fit(
+            np.zeros((32, 8))
+        )
 
 
 @pytest.mark.parametrize("method", ["encode", "decode", "detect", "encode_differentiable"])

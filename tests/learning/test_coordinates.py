@@ -117,6 +117,11 @@ def test_constant_features_are_refused(value):
         Moments.of(np.full((50, D), value, np.float32))
 
 
+def test_features_whose_squares_overflow_are_refused(rng):
+    with pytest.raises(ValueError, match="too large: their squares overflow"):
+        Moments.of((1e18 * rng.normal(size=(500, D))).astype(np.float32))
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 @pytest.mark.parametrize("rank", [3, 5, 9])

@@ -5,11 +5,23 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from skimage.color import rgb2lab
 from xplique.concepts.craft import Sensitivity
 
-from xplique_dirpairs.plots.concepts import draw_crop_rows, draw_importances
+from xplique_dirpairs.plots.concepts import (
+    OVERLAID,
+    draw_crop_rows,
+    draw_image_concepts,
+    draw_importances,
+)
 from xplique_dirpairs.plots.images import as_picture, concept_heatmap, draw_heatmap, montage
-from xplique_dirpairs.plots.palette import concept_colors, line_color
+from xplique_dirpairs.plots.palette import (
+    _DEUTERANOPIA,
+    _PROTANOPIA,
+    _as_seen,
+    concept_colors,
+    line_color,
+)
 
 VEIL = Sensitivity._get_alpha_cmap((0.0, 0.5, 1.0))
 
@@ -20,6 +32,13 @@ def test_fifty_concepts_have_fifty_colours_and_any_number_has_enough():
     distances = np.linalg.norm(np.array(colors)[:, None] - np.array(colors), axis=-1)
     assert distances[~np.eye(50, dtype=bool)].min() > 0.05
     assert len(concept_colors(1000)) == 1000
+
+
+def test_the_first_colour_is_far_from_the_next_four_to_every_eye():
+    colors = np.array(concept_colors(5))
+    for seen in (colors, _as_seen(colors, _PROTANOPIA), _as_seen(colors, _DEUTERANOPIA)):
+        lab = rgb2lab(seen)
+        assert np.linalg.norm(lab[1:] - lab[0], axis=1).min() > 50
 
 
 def test_xpliques_colour_maps_leave_the_colours_as_they_are():
@@ -97,3 +116,21 @@ def test_labels_of_bars_do_not_overlap(count, width):
     figure.canvas.draw()
     boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
     assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_an_image_of_many_concepts_stays_readable(count, rng):
+    figure = draw_image_concepts(
+        rng.random((16, 16, 3)),
+        rng.random((4, 4, count)),
+        range(count),
+        [rng.random((6, 8, 8, 3))] * count,
+        rng.random(count),
+        [Sensitivity._get_alpha_cmap(color) for color in concept_colors(count)],
+        "title",
+    )
+    figure.canvas.draw()
+    image, bars = figure.axes[0], figure.axes[-1]
+    assert len(image.images) == 1 + min(count, OVERLAID)
+    assert ("the first 8 of 40" in image.get_title()) == (count > OVERLAID)
+    assert min(label.get_fontsize() for label in bars.get_xticklabels()) > 7

@@ -1,8 +1,12 @@
+from itertools import combinations, pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from xplique_dirpairs.learning.recipe import LOSSES
 from xplique_dirpairs.plots.overview import (
+    LOSS_NAMES,
     plot_class_importances,
     plot_detections,
     plot_learning,
@@ -108,6 +112,39 @@ def test_maps_light_a_concept_where_it_is_and_leave_nothing_lit_elsewhere(view):
     assert dark.max() < 0.3
 
 
+def test_headings_of_two_concepts_do_not_touch(view):
+    two = ExtractorView(**{**vars(view), "importances": view.importances[:2]})
+    figure = plot_maps(np.zeros((2, 16, 16, 3)), [two, two], "title")
+    figure.canvas.draw()
+    headings = [text for text in figure.texts if text is not figure._suptitle]
+    boxes = [text.get_window_extent() for text in headings]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    columns = [ax.get_window_extent() for ax in figure.axes if ax.get_title().startswith("con")]
+    assert boxes[0].x0 >= columns[0].x0 and boxes[2].x1 <= columns[-1].x1
+
+
+def test_labels_of_importances_do_not_touch(view):
+    view.importances[:] = [0.165, 0.01, 0.0]
+    figure = plot_importances([view, view], "title")
+    figure.canvas.draw()
+    for ax in figure.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+        assert len(boxes) <= 6
+        assert all(left.x1 + 5 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_titles_are_centred_on_the_axes(view, rng):
+    for figure in (
+        plot_pictures(rng.random((2, 8, 8, 3)), np.array([0, 1]), ["few", "many"], "title"),
+        plot_importances([view, view], "title"),
+        plot_class_importances(rng.random((2, CONCEPTS)), ["left", "right"], view, "title"),
+    ):
+        boxes = [ax.get_position() for ax in figure.axes]
+        middle = (min(box.x0 for box in boxes) + max(box.x1 for box in boxes)) / 2
+        assert figure._suptitle.get_position()[0] == pytest.approx(middle, abs=1e-3)
+
+
 def test_importances_are_bars_most_important_on_top(view):
     figure = plot_importances([view, view], "title")
     for ax in figure.axes:
@@ -124,6 +161,7 @@ def test_detections_outline_what_is_detected_and_nothing_else(view, rng):
     nothing, something = figure.axes[:2]
     assert not nothing.collections
     assert something.collections
+    assert "numbers: importance" in texts(figure)
 
 
 def test_class_importances_are_written_in_their_cells(view):
@@ -139,6 +177,18 @@ def test_learning_has_a_panel_for_each_stage_and_a_line_for_each_loss():
     figure = plot_learning(stages, "title")
     assert [len(ax.lines) for ax in figure.axes] == [2, 1]
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [3.0, 2.0])
+    assert {"s: sparsity", "objective: their weighted sum"} <= set(texts(figure))
+
+
+def test_a_loss_that_falls_steadily_through_zero_is_drawn_so():
+    figure = plot_learning({"a": {"objective": np.linspace(1, -1, 21).tolist()}}, "title")
+    line = figure.axes[0].lines[0]
+    heights = np.diff(line.get_transform().transform(line.get_xydata())[:, 1])
+    np.testing.assert_allclose(heights, heights[0], rtol=1e-3)
+
+
+def test_every_loss_has_a_name():
+    assert set(LOSS_NAMES) == {*LOSSES, "objective"}
 
 
 def test_pictures_stand_in_the_row_of_their_class(rng):

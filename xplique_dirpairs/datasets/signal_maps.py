@@ -59,7 +59,8 @@ def signal_maps(
     concepts_per_pixel
         How many concepts each pixel carries.
     classes
-        K, at most I; class k sees the concepts i with i mod K in {k, k + 1} four times as often.
+        K, at most I; class k sees the concepts i with i mod K in {k, k + 1} four times as often
+        as the others (with two classes, i mod K = k).
     zipf
         Frequencies fall as 1/rank^zipf; 0: all concepts are as frequent.
     present, absent
@@ -98,8 +99,11 @@ def signal_maps(
     if concepts_per_pixel > concepts:
         raise ValueError(f"{concepts_per_pixel} concepts per pixel, but only {concepts} concepts")
     rng = np.random.default_rng(seed)
-    labels = rng.integers(min(classes, concepts), size=images)
-    masks = _masks(rng, labels, concepts, map_shape, patches, concepts_per_pixel, zipf)
+    classes = min(classes, concepts)
+    labels = rng.integers(classes, size=images)
+    prefers = _preferred(labels, classes, concepts)
+    weights = np.where(prefers, _PREFERRED, 1.0) / np.arange(1, concepts + 1) ** zipf
+    masks = _masks(rng, weights, map_shape, patches, concepts_per_pixel)
     alpha = np.where(masks, rng.uniform(*present, masks.shape), rng.uniform(*absent, masks.shape))
     alpha = alpha.astype(np.float32)
     features = np.empty((images, *map_shape, channels), np.float32)
@@ -115,13 +119,21 @@ def signal_maps(
     return SyntheticSignals(features, labels, masks, alpha, signals, distractors)
 
 
-def _masks(rng, labels, concepts, map_shape, patches, per_pixel, zipf) -> NDArray:
-    """Which pixel carries which concepts, (N, H, W, I); equal within a patch."""
-    images, (height, width) = len(labels), map_shape
-    classes = int(labels.max()) + 1
+def _preferred(labels, classes, concepts) -> NDArray:
+    """Which concepts the class of each image prefers, (N, I)."""
     kind = np.arange(concepts) % classes
-    prefers = (kind == labels[:, None]) | (kind == (labels[:, None] + 1) % classes)
-    weights = np.where(prefers, _PREFERRED, 1.0) / np.arange(1, concepts + 1) ** zipf
+    prefers = kind == labels[:, None]
+    if classes > 2:  # with two, every class would prefer every concept
+        prefers |= kind == (labels[:, None] + 1) % classes
+    return prefers
+
+
+def _masks(rng, weights, map_shape, patches, per_pixel) -> NDArray:
+    """Which pixel carries which concepts, (N, H, W, I); equal within a patch.
+
+    The odds of the concepts in an image are its row of ``weights`` (N, I).
+    """
+    (images, concepts), (height, width) = weights.shape, map_shape
     regions = height * width if patches is None else patches
     # the largest of log w + Gumbel noise are draws without replacement in proportion to w
     keys = np.log(weights)[:, None] + rng.gumbel(size=(images, regions, concepts))

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
-from xplique_dirpairs.activations import check_images
+from xplique_dirpairs.activations import check_count, check_images
 from xplique_dirpairs.extractors.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
     draw_concept_map,
@@ -96,8 +96,7 @@ class ConceptPlots:
         verbose
             Whether to print the importances.
         """
-        if nb_crops < 1:
-            raise ValueError(f"nb_crops must be at least 1, not {nb_crops}")
+        check_count("nb_crops", nb_crops)
         values = self._importances()
         concepts = self._ranked(values, nb_most_important_concepts)
         if verbose:
@@ -124,6 +123,7 @@ class ConceptPlots:
         border_width
             Of the frame, in pixels of the crop.
         """
+        check_count("border_width", border_width, least=0)
         concepts = self._ranked(self._importances(), nb_most_important_concepts)
         figure = draw_legend(
             concepts,
@@ -170,11 +170,12 @@ class ConceptPlots:
             For ``imshow``.
         """
         chosen = self._ranked(self._importances(importances), nb_most_important_concepts)
-        self.plot_concept_attribution_legend(nb_most_important_concepts=nb_most_important_concepts)
         images = check_images(images)
+        check_count("cols", cols)
         layout, rows, width, height = self.compute_subplots_layout_parameters(
             images, cols=min(cols, len(images)), img_size=img_size
         )
+        self.plot_concept_attribution_legend(nb_most_important_concepts=nb_most_important_concepts)
         figure = plt.figure(figsize=(width, height))
         figure.subplots_adjust(**layout)
         for i, image in enumerate(images):
@@ -213,11 +214,15 @@ class ConceptPlots:
             As in `plot_concept_attribution_maps`.
         """
         self._importances()
-        concepts = np.asarray(most_important_concepts)[:nb_most_important_concepts]
-        if concepts.size and not 0 <= concepts.min() <= concepts.max() < self.number_of_concepts:
+        check_count("nb_most_important_concepts", nb_most_important_concepts)
+        concepts = np.asarray(most_important_concepts)
+        numbers = concepts.ndim == 1 and concepts.size and concepts.dtype.kind in "iu"
+        if not numbers or not 0 <= concepts.min() <= concepts.max() < self.number_of_concepts:
             raise ValueError(
-                f"concepts are numbered 0 to {self.number_of_concepts - 1}, not {concepts.tolist()}"
+                "most_important_concepts must be numbers of concepts, 0 to "
+                f"{self.number_of_concepts - 1}, and one at least, not {most_important_concepts!r}"
             )
+        concepts = concepts[:nb_most_important_concepts]
         ax = empty_axes((5.0, 5.0))
         draw_concept_map(
             ax,
@@ -242,7 +247,7 @@ class ConceptPlots:
         filepath: str | None = None,
         **plot_kwargs,
     ) -> Figure:
-        """An image with its concepts, their best crops and their importances.
+        """An image with its concepts (the first 8 of more), their best crops and importances.
 
         Parameters
         ----------
@@ -301,6 +306,9 @@ class ConceptPlots:
         -------
         layout_parameters, rows, figure width, figure height
         """
+        check_count("cols", cols)
+        if not (np.isfinite(img_size) and img_size > 0):
+            raise ValueError(f"img_size must be a positive number of inches, not {img_size!r}")
         count, height, width = images.shape[:3]
         rows = ceil(count / cols)
         img_height = img_size * height / width
@@ -339,8 +347,8 @@ class ConceptPlots:
     @staticmethod
     def _ranked(importances: NDArray, count: int | None) -> NDArray:
         """The most important concepts, most important first."""
-        if count is not None and count < 1:
-            raise ValueError(f"nb_most_important_concepts must be at least 1, not {count}")
+        if count is not None:
+            check_count("nb_most_important_concepts", count)
         return np.argsort(-importances, kind="stable")[:count]
 
     def _cmaps(self, concepts: NDArray) -> list[Colormap]:
@@ -352,7 +360,7 @@ class ConceptPlots:
         """Pictures (k, patch, patch, 3) of a concept's best crops, k ≤ count."""
         made = self.factorization
         best = best_crops(made.crops_u[:, concept], len(made.inputs), count)
-        return as_picture(made.crops[best], self._pixel_limits)
+        return as_picture(np.asarray(made.crops)[best], self._pixel_limits)
 
     def _picture(self, image: ArrayLike) -> NDArray:
         images = check_images(image)

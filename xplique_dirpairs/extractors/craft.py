@@ -15,6 +15,7 @@ from xplique.concepts.craft import Factorization, Sensitivity
 from xplique_dirpairs.activations import (
     as_activations,
     as_pixels,
+    check_count,
     check_images,
     compute_activations,
 )
@@ -27,7 +28,7 @@ from xplique_dirpairs.extractors.crops import (
 )
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.network import Head, check_class, check_keras_model
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 
@@ -83,26 +84,27 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             "input_to_latent_model": input_to_latent_model,
             "latent_to_logit_model": latent_to_logit_model,
         }.items():
-            if not isinstance(model, keras.Model):
-                raise TypeError(f"{name} must be a keras.Model, not {type(model).__name__}")
+            check_keras_model(name, model)
         concepts = factorizer.number_of_concepts
         for name, value in {
             "number_of_concepts": concepts,
             "batch_size": batch_size,
             "patch_size": patch_size,
         }.items():
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+            check_count(name, value)
         super().__init__(
             input_to_latent_model, latent_to_logit_model, concepts, batch_size, patch_size
         )
         self.factorizer = factorizer
         self.random_state = random_state
         self.head = Head(latent_to_logit_model)
+        given = getattr(input_to_latent_model, "output_shape", None)
+        if isinstance(given, tuple):
+            self.head.check_takes(given[1:])
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[NDArray, NDArray, NDArray]:
+    def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, NDArray, NDArray]:
         """Learn the concepts of a class from its images.
 
         Parameters
@@ -114,8 +116,9 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Returns
         -------
-        crops : (n, patch, patch, channels)
-            Of the same grid as CRAFT's: whole patches, ``int(0.8 * patch)`` apart.
+        crops : tf.Tensor (n, patch, patch, channels)
+            Of the same grid as CRAFT's: whole patches, ``int(0.8 * patch)`` apart. A tensor, as
+            CRAFT returns it; the others are arrays.
         crops_u : (n, I)
             A crop's coefficients: the mean of the concept maps (coefficients where the concept
             is detected) over its area.
@@ -127,7 +130,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             If there are no images, they or their activations are not finite or of another shape
             than the models take, or there is no such class.
         """
-        self._check_class(class_id)
+        check_class(class_id, self.head.number_of_classes)
         check_images(inputs)
         images = _as_batch(inputs)
         activations = self._activations(images)
@@ -144,7 +147,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     def _describe(
         self, images: NDArray, activations: NDArray, class_id: int
-    ) -> tuple[NDArray, NDArray, NDArray]:
+    ) -> tuple[tf.Tensor, NDArray, NDArray]:
         """Crops of the images and what the fitted factorizer says of them."""
         patch = fitting_patch(self.patch_size, images.shape[1:])
         shown = self._by_position(self.factorizer.shown_coefficients, activations)
@@ -153,7 +156,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         self.factorization = Factorization(
             inputs=images,
             class_id=class_id,
-            crops=extract_crops(images, patch),
+            crops=tf.convert_to_tensor(extract_crops(images, patch)),
             reducer=self.factorizer,
             crops_u=crop_coefficients(maps, images.shape[1:], patch),
             concept_bank_w=self.factorizer.components_,
@@ -201,9 +204,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         if activations is None:
             if inputs is None:
                 raise ValueError("there is nothing to read: give images or their activations")
-            images = check_images(inputs)
-            self._check_image_shape(images.shape[1:])
-            return compute_activations(self.input_to_latent_model, images, self.batch_size)
+            return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
         activations = as_activations(activations)
         channels = self.factorization.concept_bank_w.shape[1]
         if activations.shape[-1] != channels:
@@ -212,17 +213,6 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
                 f"but have shape {activations.shape}"
             )
         return activations
-
-    def _check_image_shape(self, shape: tuple[int, ...]) -> None:
-        wanted = getattr(self.input_to_latent_model, "input_shape", None)
-        if wanted is None:  # a subclassed model takes what it takes
-            return
-        wanted = wanted[1:]
-        fits = len(wanted) == len(shape) and all(
-            want in (None, came) for want, came in zip(wanted, shape, strict=True)
-        )
-        if not fits:
-            raise ValueError(f"images have shape {shape}, but input_to_latent_model takes {wanted}")
 
     @staticmethod
     def _by_position(function, activations: NDArray) -> NDArray:
@@ -312,13 +302,6 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         dimmed = self.factorizer.decode(tf.reshape(masks * u, [-1, concepts]))
         features = tf.reshape(dimmed, [-1, *x.shape]) + (x - intact)
         return self.head.class_scores(features, class_id)
-
-    def _check_class(self, class_id: int, number_of_classes: int | None = None) -> None:
-        if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
-            raise TypeError(f"class_id must be an integer, not {class_id!r}")
-        classes = number_of_classes or self.head.number_of_classes
-        if class_id < 0 or (classes is not None and class_id >= classes):
-            raise ValueError(f"class_id {class_id} is out of range for {classes} classes")
 
 
 def _as_batch(images: ArrayLike) -> NDArray:

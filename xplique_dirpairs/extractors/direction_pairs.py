@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
-from xplique_dirpairs.activations import check_images
+from xplique_dirpairs.activations import check_count, check_images
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.network import Head, check_class
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.palette import concept_colors
 
@@ -166,9 +167,13 @@ class DirectionPairsManagerTf(CraftManagerTf):
         inputs = inputs[None] if inputs.ndim == 3 else inputs
         if len(inputs) != len(labels):
             raise ValueError(f"there are {len(inputs)} images but {len(labels)} labels")
-        classes = (
-            np.unique(labels) if list_of_class_of_interest is None else list_of_class_of_interest
-        )
+        given = list_of_class_of_interest
+        classes: Sequence[int] | NDArray = np.unique(labels) if given is None else given
+        if np.ndim(classes) != 1:
+            raise TypeError(f"list_of_class_of_interest must be a list of classes, not {classes!r}")
+        number_of_classes = Head(latent_to_logit_model).number_of_classes
+        for class_id in classes:
+            check_class(class_id, number_of_classes)
         super().__init__(
             input_to_latent_model,
             latent_to_logit_model,
@@ -194,8 +199,6 @@ class DirectionPairsManagerTf(CraftManagerTf):
             )
             for class_id in self.list_of_class_of_interest
         }
-        for class_id, instance in self.craft_instances.items():
-            instance._check_class(class_id)
 
     def compute_predictions(self) -> NDArray:
         """The network's class of every image, (N,)."""
@@ -233,8 +236,8 @@ class DirectionPairsManagerTf(CraftManagerTf):
         UserWarning
             For a class that no image is assigned to; it is left out.
         """
-        if nb_samples_per_class is not None and nb_samples_per_class < 1:
-            raise ValueError(f"nb_samples_per_class must be at least 1, not {nb_samples_per_class}")
+        if nb_samples_per_class is not None:
+            check_count("nb_samples_per_class", nb_samples_per_class)
         activations = self._activations()
         predictions = self._predict(activations)
         chosen = {}

@@ -20,13 +20,18 @@ from xplique.concepts.latent_extractor import LatentData
 from xplique.concepts.tf.latent_extractor import TfLatentExtractor
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
 
-from xplique_dirpairs.activations import as_pixels, check_activations, check_images
+from xplique_dirpairs.activations import (
+    as_pixels,
+    check_activations,
+    check_images,
+    check_images_fit,
+)
 from xplique_dirpairs.extractors.crops import concept_maps
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.learning.trainer import check_number_of_concepts
-from xplique_dirpairs.network import Head, final_activation
+from xplique_dirpairs.network import Head, check_class
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
 from xplique_dirpairs.plots.images import concept_heatmap as heatmap_at_size
@@ -67,6 +72,12 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         random_state: int | None = None,
         verbose: int = 1,
     ):
+        if not isinstance(latent_extractor, TfLatentExtractor):
+            raise TypeError(
+                "latent_extractor must be one of Xplique's TfLatentExtractor, not "
+                f"{type(latent_extractor).__name__}: LayeredModelExtractorBuilder.build(model, "
+                "layer_index) makes one of a Keras model"
+            )
         check_number_of_concepts(number_of_concepts)
         if factorizer is None:
             factorizer = DirectionPairsFactorizer(
@@ -97,11 +108,17 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         inputs : (N, height, width, channels)
         class_id
             Kept in ``factorization``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the images or their activations cannot be used, or there is no such class.
         """
+        check_class(class_id, self._number_of_classes())
         activations = np.concatenate(
             [
                 latent_data.get_activations(as_numpy=True)
-                for latent_data in self.latent_extractor.input_to_latent_generator(_images(inputs))
+                for latent_data in self._latent_data(inputs)
             ]
         )
         activations = check_activations(activations)
@@ -129,14 +146,35 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         """The rest of the network, for the network term, where it is within reach."""
         if self.latent_to_logit_model is not None:
             return Head(self.latent_to_logit_model)
-        extractor = self.latent_extractor
-        layered = extractor.latent_data_class is LayeredLatentData
-        if not (layered and isinstance(extractor.model, keras.Model)):
+        extractor, model = self.latent_extractor, self._whole_model
+        if model is None:
             return None
         return Head(
             lambda x: extractor.latent_to_logit_model(LayeredLatentData(x)),
-            ends_in=final_activation(extractor.model),
+            ends_in=Head(model).ends_in,
         )
+
+    @property
+    def _whole_model(self) -> keras.Model | None:
+        """The network where it is known that the extractor only cuts it in two."""
+        layered = self.latent_extractor.latent_data_class is LayeredLatentData
+        model = self.latent_extractor.model
+        return model if layered and isinstance(model, keras.Model) else None
+
+    def _number_of_classes(self) -> int | None:
+        """K, or None where neither the given head nor the extractor's model tells."""
+        model = self.latent_to_logit_model or self._whole_model
+        shape = getattr(model, "output_shape", None)  # of a detector, say, not (N, K)
+        return shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
+
+    def _images(self, inputs: ArrayLike | tf.Tensor) -> NDArray | tf.Tensor:
+        """Checked images; tensors stay tensors, since gradients may be wanted."""
+        images: Any = inputs if tf.is_tensor(inputs) else check_images(inputs)
+        check_images_fit(images.shape[1:], self._whole_model)
+        return images
+
+    def _latent_data(self, inputs: ArrayLike | tf.Tensor):
+        return self.latent_extractor.input_to_latent_generator(self._images(inputs))
 
     @property
     def pairs(self) -> DirectionPairs:
@@ -160,14 +198,16 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
     ) -> list[EncodedData]:
         """Latent data and coefficients of images, batch by batch: see `HolisticCraft.encode`."""
         self.check_if_fitted()
-        return super().encode(_images(inputs), resize, differentiable)
+        return super().encode(self._images(inputs), resize, differentiable)
 
     def detect(self, inputs: ArrayLike) -> NDArray:
         """Concept detections y of images, in [0, 1], in the shape of `transform`."""
         self.check_if_fitted()
-        batches = self.latent_extractor.input_to_latent_generator(_images(inputs))
         return np.concatenate(
-            [self.pairs.detect(batch.get_activations(as_numpy=True)) for batch in batches]
+            [
+                self.pairs.detect(batch.get_activations(as_numpy=True))
+                for batch in self._latent_data(inputs)
+            ]
         )
 
     def _decode_coefficients(self, latent_data: LatentData, coeffs_u: NDArray | tf.Tensor) -> Any:
@@ -210,10 +250,12 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
 
         Raises
         ------
-        ValueError
-            For ``method="sobol"`` on a layer without maps: Xplique's Sobol explainer masks maps.
+        TypeError, ValueError
+            If there is no such class; or for ``method="sobol"`` on a layer without maps: Xplique's
+            Sobol explainer masks maps.
         """
         self.check_if_fitted()
+        check_class(class_id, self._number_of_classes())
         shape = self.factorization.coeffs_u.shape
         if method == "sobol" and len(shape) != 4:
             raise ValueError(
@@ -267,11 +309,6 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         shape = picture.shape[:2]
         shown = heatmap_at_size(np.abs(heatmap), shape, filter_percentile, clip_percentile)
         draw_heatmap(ax, shown, self.cmaps[::-1][concept_idx % len(self.cmaps)], alpha=0.65)
-
-
-def _images(inputs: ArrayLike | tf.Tensor) -> NDArray | tf.Tensor:
-    """Checked images; tensors pass, since gradients may be wanted."""
-    return inputs if tf.is_tensor(inputs) else check_images(inputs)
 
 
 def _copy(latent_data: LatentData) -> LatentData:

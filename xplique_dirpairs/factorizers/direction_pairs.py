@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from xplique_dirpairs.activations import check_activations
+from xplique_dirpairs.activations import check_activations, check_count
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -122,13 +122,16 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             The rest of the network, for the network term; None for none.
         """
         self._check_off()
-        if head is None:
+        activations = check_activations(activations)
+        if head is not None:
+            head.check_takes(activations.shape[1:])
+        else:
             logger.info(
                 "direction pairs are learned without the network term: it needs "
                 "latent_to_logit_model and map_shape"
             )
         self.pairs_, self.history_ = learn_pairs(
-            check_activations(activations),
+            activations,
             self.number_of_concepts,
             head=head,
             recipe=self.recipe,
@@ -209,6 +212,10 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
 def _as_maps_of(pixels: NDArray, map_shape: tuple[int, ...]) -> NDArray:
     """``(P, D)`` → ``(N, *map_shape, D)``."""
+    if not isinstance(map_shape, (tuple, list)):
+        raise TypeError(f"map_shape must be a tuple, as (7, 7) or (197,), not {map_shape!r}")
+    for length in map_shape:
+        check_count("map_shape", length)
     if len(pixels) % math.prod(map_shape):
         raise ValueError(f"{len(pixels)} positions are not whole maps of map_shape={map_shape}")
     return pixels.reshape(-1, *map_shape, pixels.shape[-1])

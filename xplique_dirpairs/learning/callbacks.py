@@ -65,7 +65,9 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Draw the empty bar."""
         print(self._label)
-        self._bar = keras.utils.Progbar(self.params["epochs"], unit_name="epoch")
+        self._bar = keras.utils.Progbar(
+            self.params["epochs"], unit_name="epoch", stateful_metrics=["objective"]
+        )  # stateful: shown as it is, not averaged over the epochs
 
     def on_epoch_end(self, epoch, logs=None):
         """Advance it."""

@@ -37,16 +37,22 @@ class Moments:
         Raises
         ------
         ValueError
-            If the features are constant.
+            If the features are constant, or too large for their squares.
         """
         mean = features.mean(axis=0, dtype=np.float64)
         covariance = np.zeros((features.shape[1],) * 2)
         for start in range(0, len(features), chunk):
-            centred = (features[start : start + chunk] - mean).astype(np.float32)
-            covariance += centred.T @ centred
+            with np.errstate(over="ignore", invalid="ignore"):  # said below
+                centred = (features[start : start + chunk] - mean).astype(np.float32)
+                covariance += centred.T @ centred
         covariance /= len(features)
         if len(features) == 1:
             raise ValueError("there is one position only: give more images, or a layer of maps")
+        if not np.isfinite(covariance).all():
+            raise ValueError(
+                "the activations are too large: their squares overflow. Check the images' "
+                "preprocessing and the layer, or scale the activations down"
+            )
         if covariance.diagonal().max() <= 1e-12 * float(np.square(mean).max()):
             raise ValueError(
                 "the activations are constant: there is nothing to learn from. Check the images, "

@@ -27,6 +27,8 @@ from xplique_dirpairs.plots.palette import Color, line_color
 
 #: Crops in one line of a figure.
 CROPS_PER_LINE = 10
+#: Concepts laid over one image in `draw_image_concepts`: outlines of more cannot be told apart.
+OVERLAID = 8
 
 
 def empty_axes(figsize: tuple[float, float]) -> Axes:
@@ -238,6 +240,8 @@ def draw_image_concepts(
 ) -> Figure:
     """One image with its concepts, their best crops on both sides, their importances at the right.
 
+    Of many concepts the first `OVERLAID` are laid over the image.
+
     Parameters
     ----------
     picture, maps, cmaps
@@ -254,11 +258,15 @@ def draw_image_concepts(
     rows = min(per_side, max(3, ceil(per_side**0.5)))
     columns = ceil(per_side / rows)
     height = max(6.4, 2.3 * rows)
-    widths = [3.1 * columns, height - 0.2, 3.1 * columns, 0.2, 4.6]
+    widths = [3.1 * columns, height - 0.2, 3.1 * columns, 0.2, max(4.6, 0.24 * len(concepts))]
     figure = plt.figure(figsize=(sum(widths) + 0.8, height), layout="constrained")
     grid = figure.add_gridspec(1, 5, width_ratios=widths, wspace=0.02)
     colors = [line_color(cmap) for cmap in cmaps]
-    draw_concept_map(figure.add_subplot(grid[1]), picture, maps, cmaps, **map_kwargs)
+    ax = figure.add_subplot(grid[1])
+    draw_concept_map(ax, picture, maps[..., :OVERLAID], cmaps, **map_kwargs)
+    if len(concepts) > OVERLAID:
+        note = f"on the image: the first {OVERLAID} of {len(concepts)} concepts"
+        ax.set_title(note, fontsize=11)
     for side, place in enumerate((0, 2)):
         cells = grid[place].subgridspec(rows, columns, hspace=0.08)
         for cell, i in enumerate(range(side * per_side, min(len(concepts), (side + 1) * per_side))):

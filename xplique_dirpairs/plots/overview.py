@@ -16,6 +16,21 @@ from xplique_dirpairs.plots.images import concept_heatmap, draw_picture
 from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.plots.side_by_side import ExtractorView, thumbnail
 
+#: Names of the losses, by their symbols in the paper.
+LOSS_NAMES = {
+    "s": "sparsity",
+    "sb": "sparsity bound",
+    "ma": "maximum activation",
+    "mm": "maximum margin",
+    "ic": "inactive classifier",
+    "eac": "excessively active classifier",
+    "fso": "filter-signal orthogonality",
+    "uur": "unconstrained uncertainty region",
+    "cur": "constrained uncertainty region",
+    "fired": "fired uncertainty region",
+    "objective": "their weighted sum",
+}
+
 
 def plot_pictures(
     pictures: NDArray, labels: NDArray, class_names: Sequence[str], title: str, per_class: int = 8
@@ -25,11 +40,12 @@ def plot_pictures(
     figure, axes = plt.subplots(
         classes, per_class, figsize=(1.3 + 1.2 * per_class, 1.23 * classes + 0.65), squeeze=False
     )
+    left = 1.25 / figure.get_figwidth()
     figure.subplots_adjust(
-        left=1.25 / figure.get_figwidth(), right=0.995, bottom=0.01,
+        left=left, right=0.995, bottom=0.01,
         top=1 - 0.55 / figure.get_figheight(), wspace=0.04, hspace=0.04,
     )  # fmt: skip
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=13, x=(left + 0.995) / 2)
     for row, name in enumerate(class_names):
         chosen = pictures[labels == row][:per_class]
         for ax in axes[row]:
@@ -49,6 +65,7 @@ def plot_detections(
     title: str,
     nb_concepts: int = 4,
     columns: int = 6,
+    number: str = "importance",
 ) -> Figure:
     """Pictures with an outline, in the concept's colour, around where each concept is detected.
 
@@ -58,6 +75,8 @@ def plot_detections(
         In [0, 1].
     detections : (n, H, W, I)
         y in [0, 1]; the outline runs at 0.5.
+    number
+        What the number under a concept, its importance in the view, is.
     """
     rows = ceil(len(pictures) / columns)
     figure, axes = plt.subplots(
@@ -88,6 +107,7 @@ def plot_detections(
             x + 0.005, 0.5, f"concept {concept}\n{view.importances[concept]:.3f}", va="center",
             color=view.colors[concept], fontweight="bold", fontsize=10,
         )  # fmt: skip
+    legend.text(0.5, 0.0, f"numbers: {number}", ha="center", va="bottom", fontsize=9, color="0.4")
     return figure
 
 
@@ -111,10 +131,9 @@ def plot_class_importances(
     values = importances[:, order]
     figure, ax = plt.subplots(figsize=(1.9 + 0.86 * concepts, 2.0 + 0.5 * classes))
     height, width = figure.get_figheight(), figure.get_figwidth()
-    figure.subplots_adjust(
-        left=1.3 / width, right=1 - 0.2 / width, bottom=0.35 / height, top=1 - 1.5 / height
-    )
-    figure.suptitle(title, fontsize=13, y=1 - 0.1 / height, va="top")
+    left, right = 1.3 / width, 1 - 0.2 / width
+    figure.subplots_adjust(left=left, right=right, bottom=0.35 / height, top=1 - 1.5 / height)
+    figure.suptitle(title, fontsize=13, x=(left + right) / 2, y=1 - 0.1 / height, va="top")
     relative = values / np.maximum(values.max(axis=1, keepdims=True), 1e-12)
     ax.imshow(relative, cmap="Blues", vmin=0.0, vmax=1.25, aspect="auto")
     for row, column in np.ndindex(values.shape):
@@ -145,19 +164,22 @@ def plot_learning(stages: Mapping[str, Mapping[str, Sequence[float]]], title: st
     names = sorted({name for losses in stages.values() for name in losses} - {"objective"})
     styles = dict(zip(names, concept_colors(len(names)), strict=True)) | {"objective": "black"}
     figure, axes = plt.subplots(
-        1, len(stages), figsize=(5.2 * len(stages) + 1.6, 4.0), squeeze=False, layout="constrained"
-    )
+        1, len(stages), figsize=(max(5.2 * len(stages), 8.0), 4.8), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
     figure.suptitle(title, fontsize=13)
     for ax, (stage, losses) in zip(axes[0], stages.items(), strict=True):
         for name, values in losses.items():
             ax.plot(range(1, len(values) + 1), values, color=styles[name], linewidth=1.8)
-        ax.set_yscale("symlog", linthresh=0.01)
+        ax.set_yscale("symlog", linthresh=1.0)
         ax.set_title(f"stage {stage}")
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("value (logarithmic beyond ±1)")
     handles = [
-        Line2D([], [], color=color, linewidth=2.5, label=name) for name, color in styles.items()
+        Line2D([], [], color=color, linewidth=2.5, label=f"{name}: {LOSS_NAMES.get(name, '')}")
+        for name, color in styles.items()
     ]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure

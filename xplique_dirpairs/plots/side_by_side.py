@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -224,9 +225,12 @@ def plot_maps(
             column += 1
         centre = (first.get_position().x0 + last.get_position().x1) / 2
         figure.text(
-            centre, 1 - 0.66 / height, f"{view.name}: most important first",
+            centre, 1 - 0.56 / height, view.name,
             ha="center", va="center", fontsize=11, fontweight="bold",
         )  # fmt: skip
+        figure.text(
+            centre, 1 - 0.74 / height, "most important first", ha="center", va="center", fontsize=9
+        )
         column += 1
     return figure
 
@@ -256,10 +260,11 @@ def plot_importances(views: Sequence[ExtractorView], title: str, nb_concepts: in
         1, len(views), figsize=(5.6 * len(views), 1.3 + 0.52 * rows), squeeze=False
     )
     height = figure.get_figheight()
+    left, right = 0.12, 0.97
     figure.subplots_adjust(
-        left=0.12, right=0.97, wspace=0.42, top=1 - 0.85 / height, bottom=0.6 / height
+        left=left, right=right, wspace=0.42, top=1 - 0.85 / height, bottom=0.6 / height
     )
-    figure.suptitle(title, fontsize=13, y=1 - 0.12 / height, va="top")
+    figure.suptitle(title, fontsize=13, x=(left + right) / 2, y=1 - 0.12 / height, va="top")
     for ax, view in zip(axes[0], views, strict=True):
         concepts = view.ranked[:nb_concepts]
         values = view.importances[concepts]
@@ -271,6 +276,7 @@ def plot_importances(views: Sequence[ExtractorView], title: str, nb_concepts: in
         ax.tick_params(axis="y", length=0, pad=38)
         ax.set_ylim(rows - 0.4, -0.6)
         ax.set_xlim(0, max(values.max() * 1.18, 1e-9))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_xlabel("importance: total Sobol index")
         ax.set_title(view.name, fontweight="bold", fontsize=12)
