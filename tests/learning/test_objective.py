@@ -170,7 +170,7 @@ def trained(activations, start, stage, steps=5, **settings):
 
 
 def test_restarts_do_not_see_each_other(activations, start):
-    stage = Stage("a", {"s": 1.0, "ma": 1.0, "ic": 5.0, "fso": 1.0}, signals="tied")
+    stage = Stage("a", {"s": 1.0, "ma": 1.0, "ic": 5.0, "fso": 1.0}, signals="joint")
     both = trained(activations, start, stage).detectors()
     alone = trained(activations, start.keep(np.array([1])), stage).detectors()
     np.testing.assert_allclose(alone.filters[0], both.filters[1], rtol=1e-3, atol=1e-3)

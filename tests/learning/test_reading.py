@@ -4,6 +4,7 @@ import pytest
 from xplique_dirpairs.learning import reading
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.reading import measure_pairs
+from xplique_dirpairs.learning.signals import excess_covariances, joint_signals
 
 P, D, I = 60, 4, 3
 
@@ -73,3 +74,13 @@ def test_estimated_signal_vectors_keep_what_lies_along_the_axes_of_the_learning(
     np.testing.assert_array_equal(kept[:, 2:], 0.0)
     along = free[:, :2] / np.linalg.norm(free[:, :2], axis=1, keepdims=True)
     np.testing.assert_allclose(kept[:, :2], along, rtol=1e-5)
+
+
+def test_joint_signals_are_those_of_the_learning(problem, monkeypatch):
+    x, filters, biases = problem
+    monkeypatch.setattr(reading, "_CHUNK", 7)
+    found = measure(*problem, signals="joint").signals
+    centred = x - x.mean(axis=0, dtype=float)
+    expected = joint_signals(*excess_covariances(centred, centred @ filters.T - biases)).numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-4)

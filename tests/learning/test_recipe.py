@@ -82,7 +82,7 @@ def test_a_stage_refuses_losses_of_signal_vectors_it_does_not_have(loss):
         Stage("d", {"s": 1.0, loss: 1.0})
     with pytest.raises(ValueError, match="signal vectors"):
         Stage("d", {"s": 1.0}, {loss: 1.0})
-    assert loss in Stage("d", {"s": 1.0, loss: 1.0}, signals="tied").terms
+    assert loss in Stage("d", {"s": 1.0, loss: 1.0}, signals="joint").terms
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,21 @@ def test_a_stage_refuses_losses_of_signal_vectors_it_does_not_have(loss):
         dict(steps_per_epoch=0),
         dict(sharpness=(0.0, 10.0)),
         dict(weights={}),
+        dict(weights={"s": "a"}),
+        dict(constraints={"ma": float("nan")}),
+        dict(epochs=1.5),
+        dict(steps_per_epoch=True),
+        dict(patience=None),
+        dict(meant_for_axes=0),
+        dict(learning_rate="fast"),
+        dict(sharpness=10.0),
+        dict(sharpness=(1.0, 2.0, 3.0)),
+        dict(kappa=(2, 1)),
+        dict(kappa=(-0.5, 1)),
+        dict(kappa=3),
+        dict(kappa=("a", 1)),
+        dict(tau=-1),
+        dict(rho=0),
     ],
     ids=str,
 )
@@ -103,7 +118,19 @@ def test_a_stage_refuses_what_it_cannot_do(wrong):
         Stage("a", **{"weights": {"s": 1.0}, **wrong})
 
 
-@pytest.mark.parametrize("wrong", [dict(stages=()), dict(start="ica"), dict(restarts=0)], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(stages=()),
+        dict(start="ica"),
+        dict(restarts=0),
+        dict(restarts=1.5),
+        dict(batch=None),
+        dict(gamma=-1),
+        dict(otherwise="soft"),
+    ],
+    ids=str,
+)
 def test_a_recipe_refuses_what_it_cannot_do(wrong):
     stages = (Stage("a", {"s": 1.0}),)
     with pytest.raises(ValueError):

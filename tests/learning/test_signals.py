@@ -2,8 +2,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xplique_dirpairs.datasets.synthetic import synthetic_signals
-from xplique_dirpairs.learning.signals import mean_difference, positives_covariance
+from xplique_dirpairs.datasets.signal_maps import signal_maps
+from xplique_dirpairs.datasets.synthetic import random_directions, synthetic_signals
+from xplique_dirpairs.learning.signals import (
+    excess_covariances,
+    joint_signals,
+    mean_difference,
+    positives_covariance,
+)
 
 P, A, I = 40, 5, 3
 
@@ -79,3 +85,54 @@ def test_on_positives_it_finds_the_signal_where_the_pattern_cav_does_not():
     ours = positives_covariance(x, tf.constant(alpha), tf.constant(masks))
     theirs = mean_difference(x, tf.constant(masks))
     assert cosines(ours).min() > 0.99 > 0.9 > cosines(theirs).min()
+
+
+def jointly(x, excess):
+    return joint_signals(*excess_covariances(tf.constant(x), tf.constant(excess))).numpy()
+
+
+def test_joint_signals_are_a_regression_with_the_rectified_excess_as_instrument(problem):
+    x, z, _ = problem
+    excess = z - 0.3
+    slow_r = [[e if e > 0 else 0.01 * e for e in row] for row in excess]
+    r = np.array(slow_r) - np.mean(slow_r, axis=0)
+    with_x = sum(np.outer(r[p], x[p]) for p in range(P)) / P
+    with_z = sum(np.outer(r[p], z[p]) for p in range(P)) / P
+    expected = np.linalg.solve(with_z, with_x)
+    np.testing.assert_allclose(jointly(x, excess), expected, rtol=0.01, atol=0.01)
+
+
+def test_a_joint_signal_moves_its_own_projection_and_no_other(rng):
+    x = rng.gamma(0.5, size=(5000, A)) - 0.5
+    filters = rng.normal(size=(I, A))
+    gram = filters @ jointly(x, x @ filters.T).T
+    np.testing.assert_allclose(gram, np.eye(I), atol=0.01)
+
+
+def test_neither_shifting_nor_scaling_changes_the_directions_of_joint_signals(problem):
+    x, z, _ = problem
+    first, other = jointly(x, z - 0.3), jointly(5.0 * x + 100.0, 1e-3 * (z - 0.3))
+    lengths = [np.linalg.norm(s, axis=1, keepdims=True) for s in (first, other)]
+    np.testing.assert_allclose(first / lengths[0], other / lengths[1], atol=1e-4)
+
+
+def test_a_concept_without_positives_or_of_no_variance_has_a_finite_joint_signal(problem):
+    x, z, _ = problem
+    found = jointly(x, np.stack([z - 1e3, z + 1e3, 0.0 * z]))
+    assert np.isfinite(found).all() and found[:2].any(axis=-1).all()
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.5])
+@pytest.mark.parametrize("concepts", [3, 24])
+def test_joint_signals_need_neither_many_positives_nor_incoherent_signals(concepts, cosine):
+    """With the true filters. The covariance over positives needs the one, the mean difference the
+    other and many concepts."""
+    directions = random_directions(0, concepts, 4, 64, cosine)
+    data = signal_maps(5000, *directions, seed=1, absent=(0.0, 2.5))
+    x = data.features.reshape(-1, 64).astype(np.float64)
+    x -= x.mean(axis=0)
+    filters = np.linalg.pinv(np.concatenate(directions)).T[:concepts]
+    bias = 2.5 - data.alpha.reshape(-1, concepts).mean(axis=0)
+    found = jointly(x, x @ filters.T - bias)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    assert np.sum(found * data.signals, axis=1).min() > 0.99

@@ -287,9 +287,17 @@ def test_a_network_that_breaks_down_costs_no_more_than_the_epochs_since(data, he
     assert len(history.stages["d"]["objective"]) < 8
 
 
+def hopeless(**changes):
+    """A learning rate that a recipe would refuse, so that the first step breaks down."""
+    recipe = quicker(**changes)
+    for stage in recipe.stages:
+        object.__setattr__(stage, "learning_rate", float("inf"))
+    return recipe
+
+
 @pytest.mark.parametrize("steps", [1, 2])
-def test_an_infinite_learning_rate_leaves_the_start(steps, data):
-    recipe = quicker(epochs=3, steps=steps, learning_rate=float("inf"))
+def test_a_hopeless_learning_rate_leaves_the_start(steps, data):
+    recipe = hopeless(epochs=3, steps=steps)
     pairs, history = learn(data.features, recipe=recipe)
     assert complete(pairs, history, 3)
     assert "NaN" in history.cut_short[0]
@@ -297,7 +305,7 @@ def test_an_infinite_learning_rate_leaves_the_start(steps, data):
 
 def test_a_fit_that_broke_down_from_the_first_step_does_not_look_perfect(data):
     with pytest.warns(LearningWarning, match="NaN"):
-        _, history = learn(data.features, recipe=quicker(learning_rate=float("inf")))
+        _, history = learn(data.features, recipe=hopeless())
     assert 0.0 not in history.stages["d"]["ma"]
 
 
@@ -407,6 +415,13 @@ def with_value(value):
 def test_what_cannot_be_learned_from_is_refused(activations, concepts, error, message):
     with pytest.raises(error, match=message):
         learn(activations, concepts)
+
+
+def test_a_head_must_be_one_and_take_these_activations(data, head):
+    with pytest.raises(TypeError, match=r"must be a Head, not Functional: wrap .* Head\("):
+        learn(data.features, head=head.model)
+    with pytest.raises(ValueError, match="both halves must come from one split_model"):
+        learn(vectors(20, channels=5), head=head)
 
 
 def test_a_stage_of_network_terms_alone_needs_a_head_and_says_so(data):

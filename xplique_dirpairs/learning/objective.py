@@ -16,7 +16,11 @@ from xplique_dirpairs.learning import losses
 from xplique_dirpairs.learning.constraints import dual_update, penalty
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.recipe import Stage
-from xplique_dirpairs.learning.signals import positives_covariance
+from xplique_dirpairs.learning.signals import (
+    excess_covariances,
+    joint_signals,
+    positives_covariance,
+)
 from xplique_dirpairs.learning.uncertainty import (
     constrained_displacement,
     fired_displacement,
@@ -148,6 +152,7 @@ class Objective(keras.Model):
         # Minibatch estimates: E_p[y^γ] and the tied signal vectors; and the step.
         self._activity = variable("activity", np.zeros((restarts, concepts)), False)
         self._covariance = variable("covariance", np.zeros((restarts, concepts, axes)), False)
+        self._gains = variable("gains", np.zeros((restarts, concepts, concepts)), False)
         self._step = variable("step", 0.0, False)
         bounded = len([name for name in self.terms if name in stage.constraints])
         self._multipliers = variable("multipliers", np.zeros((restarts, bounded)), False)
@@ -179,12 +184,17 @@ class Objective(keras.Model):
         done = tf.minimum(tf.convert_to_tensor(self._step) / (_RISE * self._steps), 1.0)
         return (1.0 / (first * (last / first) ** done))[None, None]
 
-    def _signals(self, x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.Tensor | None:
+    def _signals(self, x, z, thresholds, positive) -> tf.Tensor | None:
         """Signal vectors in coordinates, (R, I, A), of any length."""
         if self._stage.signals == "free":
             return tf.convert_to_tensor(self.free_signals)
         if self._stage.signals == "none":
             return None
+        if self._stage.signals == "joint":
+            with_x, with_z = excess_covariances(x, z - thresholds[:, None, :])
+            return joint_signals(
+                self._running(self._covariance, with_x), self._running(self._gains, with_z)
+            )
         return self._running(self._covariance, positives_covariance(x, z, positive))
 
     def _running(self, mean: keras.Variable, current: tf.Tensor) -> tf.Tensor:
@@ -204,7 +214,7 @@ class Objective(keras.Model):
         logits = (z - thresholds[:, None, :]) / margins[:, None, :]
         log_y = tf.math.log_sigmoid(logits)
         positive = tf.stop_gradient(tf.cast(logits > 0, tf.float32))
-        signals = self._signals(x, z, positive)
+        signals = self._signals(x, z, thresholds, positive)
         values = self._detector_losses(log_y, directions / margins[..., None])
         if "fso" in self.terms or "cur" in self.terms:
             filters = tf.matmul(directions, self._forward, transpose_b=True)
@@ -310,7 +320,8 @@ class Objective(keras.Model):
         report = tf.stack([*(values[name] for name in self.terms), objective], axis=-1)
         self._sums.assign_add(report)
         self._count.assign_add(1.0)
-        return {"loss": tf.reduce_min(self.epoch_means()[:, -1])}
+        # not "loss": Keras would put its own tracker, never updated, in the place of that name
+        return {"objective": tf.reduce_min(self.epoch_means()[:, -1])}
 
     def epoch_means(self) -> tf.Tensor:
         """Means over the epoch of the losses and the objective, (R, losses + 1)."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
+from xplique_dirpairs.learning.signals import joint_signals, rectified
 from xplique_dirpairs.pairs import DirectionPairs
 
 #: Positions read at a time.
@@ -42,13 +44,12 @@ def measure_pairs(
     moments: Moments,
     filters: NDArray,
     biases: NDArray,
-    signals: NDArray | None = None,
+    signals: NDArray | str = "positives",
     coordinates: Coordinates | None = None,
 ) -> MeasuredPairs:
     """Complete detectors to pairs.
 
-    ŝ_i ∝ cov[x, z_i] over the positives of concept i (method, section 3), m_i the mean of z_i over
-    its negatives. A concept without positives takes cov[x, z_i] over all positions.
+    m_i is the mean of z_i over the negatives of concept i.
 
     Parameters
     ----------
@@ -56,46 +57,82 @@ def measure_pairs(
     filters : (I, D)
     biases : (I,)
         Of centred features.
-    signals : (I, D), optional
-        Given signal vectors, instead of estimated ones.
+    signals
+        ``"positives"``: ŝ_i ∝ cov[x, z_i] over the positives of concept i (method, section 3), over
+        all positions where there are too few; ``"joint"``: `signals.joint_signals`; or given signal
+        vectors (I, D).
     coordinates
         Those the detectors were learned in: estimated signal vectors keep only what lies along
         their axes, as they did in the learning; the rest is noise of the estimate.
     """
-    concepts, channels = filters.shape
     filters = filters.astype(np.float64)
-    raw_biases = biases + filters @ moments.mean
-    count = np.zeros(concepts)
-    both = np.zeros((concepts, concepts))
-    sum_z, total_z = np.zeros(concepts), np.zeros(concepts)
-    sum_x, sum_xz = np.zeros((concepts, channels)), np.zeros((concepts, channels))
-    mean = moments.mean.astype(np.float32)
+    sums = _Sums(filters, biases, moments.mean)
     for start in range(0, len(features), _CHUNK):
-        centred = features[start : start + _CHUNK] - mean
-        z = centred @ filters.T.astype(np.float32)
-        on = (z > biases.astype(np.float32)).astype(np.float32)
-        count += on.sum(axis=0, dtype=np.float64)
-        both += on.T @ on
-        sum_z += (on * z).sum(axis=0, dtype=np.float64)
-        total_z += z.sum(axis=0, dtype=np.float64)
-        sum_x += on.T @ centred
-        sum_xz += (on * z).T @ centred
-    positives = np.maximum(count, 1.0)
-    if signals is None:
-        covariance = sum_xz / positives[:, None] - (
-            (sum_z / positives)[:, None] * (sum_x / positives[:, None])
-        )
-        everywhere = filters @ moments.covariance
-        too_few = (count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
-        signals = np.where(too_few[:, None], everywhere, covariance)
+        sums.add(features[start : start + _CHUNK])
+    if isinstance(signals, str):
+        if signals == "joint":
+            signals = sums.joint_signals()
+        else:
+            signals = sums.positives_covariance(everywhere=filters @ moments.covariance)
         if coordinates is not None:
             signals = coordinates.signals_to_raw(coordinates.signals_from_raw(signals))
-    negatives = len(features) - count
-    absent = (
-        np.where(negatives > 0, (total_z - sum_z) / np.maximum(negatives, 1.0), biases)
-        + filters @ moments.mean
-    )
-    union = count[:, None] + count[None, :] - both
-    overlaps = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
-    pairs = DirectionPairs(filters, raw_biases, signals, moments.mean, absent)
-    return MeasuredPairs(pairs, count / len(features), overlaps)
+    at_mean = filters @ moments.mean
+    absent = sums.absent_levels() + at_mean
+    pairs = DirectionPairs(filters, biases + at_mean, signals, moments.mean, absent)
+    return MeasuredPairs(pairs, sums.count / sums.positions, sums.overlaps())
+
+
+class _Sums:
+    """What is summed over positions, in float64, chunk by chunk: x is centred, z = Wᵀx − b."""
+
+    def __init__(self, filters: NDArray, biases: NDArray, mean: NDArray):
+        concepts, channels = filters.shape
+        self._filters, self._biases = filters.astype(np.float32), biases.astype(np.float32)
+        self._mean = mean.astype(np.float32)
+        self.positions = 0
+        self.count = np.zeros(concepts)
+        self._both = np.zeros((concepts, concepts))
+        # over all positions, over positives, and weighted by r, the rectified excess
+        self._z, self._z_on, self._r = np.zeros((3, concepts))
+        self._x_on, self._xz_on, self._xr = np.zeros((3, concepts, channels))
+        self._zr = np.zeros((concepts, concepts))
+
+    def add(self, features: NDArray) -> None:
+        x = features - self._mean
+        z = x @ self._filters.T - self._biases
+        on = (z > 0).astype(np.float32)
+        z_on, r = on * z, rectified(z).numpy()
+        self.positions += len(x)
+        self.count += on.sum(axis=0, dtype=np.float64)
+        self._both += on.T @ on
+        self._z += z.sum(axis=0, dtype=np.float64)
+        self._z_on += z_on.sum(axis=0, dtype=np.float64)
+        self._r += r.sum(axis=0, dtype=np.float64)
+        self._x_on += on.T @ x
+        self._xz_on += z_on.T @ x
+        self._xr += r.T @ x
+        self._zr += r.T @ z
+
+    def positives_covariance(self, everywhere: NDArray) -> NDArray:
+        """(I, D); the given rows where a concept has too few positives."""
+        positives = np.maximum(self.count, 1.0)[:, None]
+        mean_z = self._z_on[:, None] / positives
+        covariance = self._xz_on / positives - mean_z * (self._x_on / positives)
+        too_few = (self.count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
+        return np.where(too_few[:, None], everywhere, covariance)
+
+    def joint_signals(self) -> NDArray:
+        """(I, D), as `signals.joint_signals`."""
+        with_z = self._zr - np.outer(self._r, self._z) / self.positions
+        return joint_signals(tf.constant(self._xr), tf.constant(with_z)).numpy()
+
+    def absent_levels(self) -> NDArray:
+        """(I,), of centred features; the bias of a concept that is never absent."""
+        negatives = self.positions - self.count
+        below = (self._z - self._z_on) / np.maximum(negatives, 1.0)
+        return self._biases.astype(np.float64) + np.where(negatives > 0, below, 0.0)
+
+    def overlaps(self) -> NDArray:
+        """(I, I): IoU of detections."""
+        union = self.count[:, None] + self.count - self._both
+        return np.divide(self._both, union, out=np.zeros_like(union), where=union > 0)

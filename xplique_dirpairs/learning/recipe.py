@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
+from numbers import Integral, Real
 from typing import Literal
 
 #: Names of the losses, as in `losses`; those with a weight or a constraint are computed.
@@ -32,7 +35,8 @@ class Stage:
         1/M in these coordinates, from and to, geometric over the first 70 % of the steps; None:
         margins are learned.
     signals
-        "none"; "tied": recomputed from the detections at every step, with gradients; "free":
+        "none"; "positives" or "joint": recomputed from the detections at every step, with
+        gradients, by `signals.positives_covariance` or `signals.joint_signals`; "free":
         parameters of their own, as in the paper.
     epochs, steps_per_epoch
         An epoch is the unit of progress, of dual updates and of the history; steps_per_epoch None
@@ -59,7 +63,7 @@ class Stage:
     orthonormal: bool = False
     shared: bool = False
     sharpness: tuple[float, float] | None = None
-    signals: Literal["none", "tied", "free"] = "none"
+    signals: Literal["none", "positives", "joint", "free"] = "none"
     epochs: int = 20
     steps_per_epoch: int | None = 40
     learning_rate: float = 3e-3
@@ -75,22 +79,32 @@ class Stage:
         if unknown:
             raise ValueError(f"unknown losses {unknown}; there are: {', '.join(LOSSES)}")
         if self.signals == "none" and {"fso", "cur"} & (set(self.weights) | set(self.constraints)):
-            raise ValueError("L^fso and L^cur need signal vectors: signals='tied' or 'free'")
+            raise ValueError("L^fso and L^cur need signal vectors: signals='joint', for one")
         if not self.weights:
             raise ValueError(f"stage {self.name!r} has no losses to minimise")
         _check_choice("coordinates", self.coordinates, ("standardised", "whitened", "centred"))
-        _check_choice("signals", self.signals, ("none", "tied", "free"))
+        _check_choice("signals", self.signals, ("none", "positives", "joint", "free"))
         _check_choice("schedule", self.schedule, ("constant", "cosine", "plateau"))
-        _check_positive("epochs", self.epochs)
-        if self.steps_per_epoch is not None:
-            _check_positive("steps_per_epoch", self.steps_per_epoch)
-        _check_positive("learning_rate", self.learning_rate)
-        for value in self.sharpness or ():
-            _check_positive("sharpness", value)
+        for name in ("epochs", "steps_per_epoch", "patience", "meant_for_axes"):
+            if getattr(self, name) is not None or name in ("epochs", "patience"):
+                _check_whole(name, getattr(self, name))
+        for name in ("learning_rate", "tau", "rho"):
+            _check_positive(name, getattr(self, name))
+        for name, value in (*self.weights.items(), *self.constraints.items()):
+            _check_number(f"weight or bound of {name!r}", value)
+        if self.sharpness is not None:
+            _check_pair("sharpness", self.sharpness)
+            for value in self.sharpness:
+                _check_positive("sharpness", value)
+        _check_pair("kappa", self.kappa)
+        if not 0 <= self.kappa[0] <= self.kappa[1]:
+            raise ValueError(f"kappa must be a range from low to high, not {self.kappa!r}")
 
     def in_axes(self, axes: int) -> Stage:
         """This stage for so many axes: see ``meant_for_axes``."""
-        factor = min(max((self.meant_for_axes or 0) / axes, 1.0), 3.0)
+        if self.meant_for_axes is None:
+            return self
+        factor = min(max(self.meant_for_axes / axes, 1.0), 3.0)
         return replace(
             self, learning_rate=factor * self.learning_rate, epochs=round(factor * self.epochs)
         )
@@ -152,9 +166,16 @@ class Recipe:
             raise ValueError(f"stages need names of their own, not {names}")
         _check_choice("start", self.start, ("skewness", "consensus", "random"))
         for name in ("restarts", "batch", "maps", "network_every"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_positive(name, value)
+            if getattr(self, name) is not None or name != "restarts":
+                _check_whole(name, getattr(self, name))
+        _check_positive("gamma", self.gamma)
+        if not isinstance(self.otherwise, (Recipe, type(None))):
+            raise ValueError(f"otherwise must be a Recipe or None, not {self.otherwise!r}")
+
+    @property
+    def estimator(self) -> str:
+        """How signal vectors are read off detectors: as the last stage ties them."""
+        return "joint" if self.stages[-1].signals == "joint" else "positives"
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -162,9 +183,27 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {choices}, not {value!r}")
 
 
+def _check_number(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {value!r}")
+
+
 def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
+    _check_number(name, value)
+    if value <= 0:
         raise ValueError(f"{name} must be positive, not {value!r}")
+
+
+def _check_whole(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def _check_pair(name: str, value: tuple[float, float]) -> None:
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"{name} must be two numbers, not {value!r}")
+    for number in value:
+        _check_number(name, number)
 
 
 #: With the paper's κ, 0.7 on average, a head that is linear in the features is most uncertain at
@@ -194,11 +233,11 @@ SOFT = Recipe(
         ),
         Stage(
             "d",
-            {**_DETECTORS, "fso": 10.0, "cur": 2.0},
+            {**_DETECTORS, "cur": 5.0},
             sharpness=(2.0, 5.0),
-            signals="tied",
+            signals="joint",
             epochs=12,
-            learning_rate=7e-4,
+            learning_rate=1.5e-3,
             kappa=_TO_THE_END,
             meant_for_axes=128,
         ),
@@ -211,19 +250,23 @@ DEFAULT = Recipe(
     stages=(
         Stage(
             "a",
-            {**_DETECTORS, "uur": 2.0},
-            sharpness=(10.0, 50.0),
+            {**_DETECTORS, "uur": 0.25},
+            sharpness=(20.0, 50.0),
             epochs=12,
             kappa=_TO_THE_END,
+            tau=0.3,
+            rho=60.0,
         ),
         Stage(
             "d",
-            {**_DETECTORS, "fso": 1.0, "cur": 2.0},
-            sharpness=(50.0, 200.0),
-            signals="tied",
+            {**_DETECTORS, "cur": 0.25},
+            sharpness=(50.0, 300.0),
+            signals="joint",
             epochs=12,
             learning_rate=2e-3,
             kappa=_TO_THE_END,
+            tau=0.3,
+            rho=60.0,
         ),
     ),
     otherwise=SOFT,

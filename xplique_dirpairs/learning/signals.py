@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from xplique_dirpairs.learning.uncertainty import damped_inverse
+
+#: Slope of the rectified excess where a concept is not detected.
+_SLOPE = 0.01
+
 
 def positives_covariance(x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
     """ŝ_i ∝ cov[x, z_i] over the concept's positives [paper, section 3; after Haufe et al. 2014].
@@ -29,6 +34,51 @@ def positives_covariance(x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.
     count = tf.reduce_sum(positive, axis=-2, keepdims=True) + 1e-6
     centred = positive * (z - tf.reduce_sum(positive * z, axis=-2, keepdims=True) / count)
     return tf.matmul(centred / count, x, transpose_a=True)
+
+
+def excess_covariances(x: tf.Tensor, excess: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """cov[r_i, x] and cov[r_i, z_j]: what `joint_signals` needs, and what minibatches average.
+
+    Parameters
+    ----------
+    x : (P, A)
+        Features.
+    excess : (..., P, I)
+        z − b: how far projections exceed the detectors' hyperplanes.
+
+    Returns
+    -------
+    with_features : (..., I, A)
+    with_projections : (..., I, I)
+        r = `rectified` excess.
+    """
+    r = rectified(excess)
+    r -= tf.reduce_mean(r, axis=-2, keepdims=True)
+    r /= tf.cast(tf.shape(r)[-2], r.dtype)
+    return tf.matmul(r, x, transpose_a=True), tf.matmul(r, excess, transpose_a=True)
+
+
+def rectified(excess: tf.Tensor) -> tf.Tensor:
+    """r = ReLU(z − b), with a slope of 0.01 below: a concept without positives has a value too."""
+    return tf.nn.leaky_relu(excess, _SLOPE)
+
+
+def joint_signals(with_features: tf.Tensor, with_projections: tf.Tensor) -> tf.Tensor:
+    """All signal vectors at once, (..., I, A): columns of cov[x, r] cov[z, r]⁻¹ [ours].
+
+    x is regressed on all projections z together, with the rectified excess r over the hyperplanes
+    as instrument: a positive concept's share in x is not put down to another one that is absent
+    more often, and what the filters let through of distractors is not put down to any. WᵀŜ = 1:
+    a concept is switched off without moving another one.
+
+    Parameters
+    ----------
+    with_features, with_projections
+        From `excess_covariances`.
+    """
+    scale = tf.sqrt(tf.maximum(tf.linalg.diag_part(with_projections), 1e-12))[..., None]
+    gains = with_projections / scale / tf.linalg.matrix_transpose(scale)
+    return tf.matmul(damped_inverse(gains), with_features / scale) / scale
 
 
 def mean_difference(x: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:

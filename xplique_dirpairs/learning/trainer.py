@@ -23,7 +23,7 @@ from xplique_dirpairs.learning.history import History, find_problems
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.reading import measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe, Stage, get_recipe
-from xplique_dirpairs.learning.starts import start_filters
+from xplique_dirpairs.learning.starts import make_start, positions_for
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -84,12 +84,19 @@ def learn_pairs(
     ------
     TypeError, ValueError
         If the activations are not finite, constant, or of the wrong rank; if the number of
-        concepts is not a positive integer.
+        concepts is not a positive integer; if the head is no Head, or takes other activations.
     """
     recipe = get_recipe(recipe)
     activations = check_activations(activations)
     check_number_of_concepts(number_of_concepts)
     features = as_pixels(activations)
+    if head is not None:
+        if not isinstance(head, Head):
+            raise TypeError(
+                f"head must be a Head, not {type(head).__name__}: wrap the rest of the network, "
+                "Head(latent_to_logit_model)"
+            )
+        head.check_takes(activations.shape[1:])
     moments = Moments.of(features)
     rng = _generator(random_state)
     learner = _Learner(activations, features, moments, number_of_concepts, head, recipe, verbose)
@@ -119,7 +126,7 @@ class _Learner:
     def __init__(self, activations, features, moments, concepts, head, recipe, verbose):
         self.activations, self.features, self.moments = activations, features, moments
         self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
-        self.interrupted = False
+        self.interrupted = self._clear_start = False
         self._notes: list[str] = []
         self._seconds: dict[str, float] = {}
         self._coordinates: dict[str, tuple[Coordinates, NDArray]] = {}
@@ -165,7 +172,7 @@ class _Learner:
                 break
             if recipe.otherwise and stage is recipe.stages[0]:
                 entropy = float(np.nanmin(self._records[stage.name][-1]["s"]))
-                if not entropy <= recipe.clear_below:
+                if not (entropy <= recipe.clear_below or self._clear_start):
                     why = f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
                     return self._learn_otherwise(why, rng)
         return detectors
@@ -189,11 +196,17 @@ class _Learner:
         generators = [rng] * self.restarts
         if self.recipe.start == "consensus":  # it should not depend on the seed
             generators = [np.random.default_rng(restart) for restart in range(self.restarts)]
-        filters, thresholds = zip(
-            *(start_filters(self.recipe.start, features, self.concepts, g) for g in generators),
-            strict=True,
-        )
-        return Detectors(made.filters_to_raw(np.stack(filters)), np.stack(thresholds))
+        starts = []
+        for generator in generators:
+            sample, enough = features, positions_for(self.concepts)
+            if len(features) > enough:
+                sample = features[generator.choice(len(features), enough, replace=False)]
+            starts.append(
+                make_start(self.recipe.start, sample, self.concepts, generator, made.backward)
+            )
+        self._clear_start = any(start.clear for start in starts)
+        filters = made.filters_to_raw(np.stack([start.filters for start in starts]))
+        return Detectors(filters, np.stack([start.thresholds for start in starts]))
 
     def run(self, stage: Stage, start: Detectors, seed: int) -> Detectors:
         """One stage, by Keras fit."""
@@ -304,7 +317,9 @@ class _Learner:
     def finish(self, detectors: Detectors) -> tuple[DirectionPairs, History]:
         """The best restart as pairs, and how it went; warns of what is wrong with it."""
         best = int(np.argmin(np.where(np.isfinite(self._values), self._values, np.inf)))
-        signals = None if detectors.signals is None else detectors.signals[best]
+        signals: NDArray | str = self.recipe.estimator
+        if detectors.signals is not None:
+            signals = detectors.signals[best]
         measured = measure_pairs(
             self.features,
             self.moments,
@@ -384,12 +399,12 @@ def _quiet() -> Iterator[None]:
 
 def _halve_on_plateau(patience: int) -> keras.callbacks.Callback:
     return keras.callbacks.ReduceLROnPlateau(
-        "loss", factor=0.5, patience=patience, cooldown=patience, min_lr=1e-7
+        "objective", mode="min", factor=0.5, patience=patience, cooldown=patience, min_lr=1e-7
     )
 
 
 def _stop_early(patience: int, after: int = 0) -> keras.callbacks.Callback:
     """Stop when no restart has improved for so many epochs; not while the sharpness rises."""
     return keras.callbacks.EarlyStopping(
-        "loss", min_delta=1e-4, patience=patience, start_from_epoch=after
+        "objective", mode="min", min_delta=1e-4, patience=patience, start_from_epoch=after
     )
