@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
@@ -68,6 +70,7 @@ class DirectionPairsTf(FactorizerCraftTf):
         pairs: DirectionPairs | None = None,
     ):
         self._given = pairs is not None
+        self._resume: str | os.PathLike | None = None
         if pairs is not None:
             factorizer = DirectionPairsFactorizer.from_pairs(pairs, off)
         else:
@@ -99,6 +102,24 @@ class DirectionPairsTf(FactorizerCraftTf):
         self.check_if_fitted()
         return self.factorizer.history_
 
+    def fit(
+        self, inputs: ArrayLike, class_id: int = 0, *, resume: str | os.PathLike | None = None
+    ) -> tuple[tf.Tensor, NDArray, NDArray]:
+        """Learn the direction pairs; arguments and results as for `FactorizerCraftTf.fit`.
+
+        Parameters
+        ----------
+        inputs, class_id
+        resume
+            A folder that keeps the state of the learning after every epoch; if it holds the state
+            of a fit of the same images with the same settings, that one goes on.
+        """
+        self._resume = resume
+        try:
+            return super().fit(inputs, class_id)
+        finally:
+            self._resume = None
+
     def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> NDArray:
         """Concept detections y of images, in [0, 1]; the concept is there where y > 0.5.
 
@@ -109,7 +130,7 @@ class DirectionPairsTf(FactorizerCraftTf):
 
     def _fit_factorizer(self, activations: NDArray) -> None:
         if not self._given:
-            self.factorizer.fit_maps(activations, self.head)
+            self.factorizer.fit_maps(activations, self.head, resume=self._resume)
             return
         channels = self.factorizer.pairs_.channels
         if activations.shape[-1] != channels:
@@ -216,7 +237,13 @@ class DirectionPairsManagerTf(CraftManagerTf):
         head = self._any_instance().head
         return head.predict(head.pool(activations)).argmax(axis=-1)
 
-    def fit(self, nb_samples_per_class: int | None = None, verbose: bool = False) -> None:
+    def fit(
+        self,
+        nb_samples_per_class: int | None = None,
+        verbose: bool = False,
+        *,
+        resume: str | os.PathLike | None = None,
+    ) -> None:
         """Learn the concepts from the images that the network assigns to the classes of interest.
 
         Parameters
@@ -225,6 +252,8 @@ class DirectionPairsManagerTf(CraftManagerTf):
             At most so many images of each class; None for all.
         verbose
             Whether to print the class being fitted.
+        resume
+            As in `DirectionPairsTf.fit`; a folder in it for each class where they are not shared.
 
         Raises
         ------
@@ -262,12 +291,14 @@ class DirectionPairsManagerTf(CraftManagerTf):
         shared = None
         if self.shared:
             shared = self.craft_instances[next(iter(chosen))]
+            shared._resume = resume
             shared._fit_factorizer(activations[np.concatenate(list(chosen.values()))])
         for class_id, indices in chosen.items():
             if verbose:
                 print(f"Fitting direction pairs for class {class_id}")
             instance = self.craft_instances[class_id]
             if shared is None:
+                instance._resume = resume and os.path.join(resume, f"class_{class_id}")
                 instance._fit_factorizer(activations[indices])
             else:
                 instance.factorizer = shared.factorizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -112,7 +113,13 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         self.fit_maps(maps, head)
         return self.get_concept_bank(), self.encode(pixels)
 
-    def fit_maps(self, activations: NDArray, head: Head | None) -> DirectionPairsFactorizer:
+    def fit_maps(
+        self,
+        activations: NDArray,
+        head: Head | None,
+        *,
+        resume: str | os.PathLike | None = None,
+    ) -> DirectionPairsFactorizer:
         """Learn the pairs from activations ``(N, *spatial, D)`` whose shape is known.
 
         Parameters
@@ -120,6 +127,8 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         activations : (N, *spatial, D)
         head
             The rest of the network, for the network term; None for none.
+        resume
+            As `learn_pairs` takes it.
         """
         self._check_off()
         activations = check_activations(activations)
@@ -137,6 +146,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             recipe=self.recipe,
             random_state=self.random_state,
             verbose=self.verbose,
+            resume=resume,
         )
         return self
 

@@ -80,3 +80,17 @@ class Progress(keras.callbacks.Callback):
         """Finish the line of a stage that stopped early."""
         if self.model.stop_training:
             print()
+
+
+def halve_on_plateau(patience: int) -> keras.callbacks.Callback:
+    """Halve the learning rate when no restart has improved for so many epochs."""
+    return keras.callbacks.ReduceLROnPlateau(
+        "objective", mode="min", factor=0.5, patience=patience, cooldown=patience, min_lr=1e-7
+    )
+
+
+def stop_early(patience: int, after: int = 0) -> keras.callbacks.Callback:
+    """Stop when no restart has improved for so many epochs; not while the sharpness rises."""
+    return keras.callbacks.EarlyStopping(
+        "objective", mode="min", min_delta=1e-4, patience=patience, start_from_epoch=after
+    )

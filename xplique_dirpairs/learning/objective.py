@@ -157,7 +157,7 @@ class Objective(keras.Model):
         bounded = len([name for name in self.terms if name in stage.constraints])
         self._multipliers = variable("multipliers", np.zeros((restarts, bounded)), False)
         self._penalty_weights = variable("penalty_weights", np.ones((restarts, bounded)), False)
-        self._violation = np.full((restarts, bounded), np.inf)
+        self.last_violation = np.full((restarts, bounded), np.inf)
         # Epoch means of everything reported, (R, number of reported values).
         self._reported = (*self.terms, "objective")
         self._last_network = variable(
@@ -365,11 +365,11 @@ class Objective(keras.Model):
             return
         g = np.stack([reported[name] - bounds[name] for name in names], axis=-1)
         multipliers, weights = dual_update(
-            g, self._violation, self._multipliers.numpy(), self._penalty_weights.numpy()
+            g, self.last_violation, self._multipliers.numpy(), self._penalty_weights.numpy()
         )
         self._multipliers.assign(multipliers)
         self._penalty_weights.assign(weights)
-        self._violation = g
+        self.last_violation = g
 
     # ------------------------------------------------------------ result
 

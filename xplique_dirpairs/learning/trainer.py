@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,12 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import as_pixels, check_activations
 from xplique_dirpairs.learning import coordinates as coordinates_
-from xplique_dirpairs.learning.callbacks import EpochRecord, NaNGuard, Progress
+from xplique_dirpairs.learning.batches import as_batches, every_position, random_rows
+from xplique_dirpairs.learning.callbacks import (
+    EpochRecord,
+    NaNGuard,
+    Progress,
+    halve_on_plateau,
+    stop_early,
+)
+from xplique_dirpairs.learning.checkpoint import Checkpoint, EpochState, restore
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
 from xplique_dirpairs.learning.history import History, find_problems
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.reading import measure_pairs
-from xplique_dirpairs.learning.recipe import Recipe, Stage, get_recipe
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.learning.starts import make_start, positions_for
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
@@ -31,10 +40,10 @@ logger = logging.getLogger("xplique_dirpairs")
 
 #: Restarts are run side by side as long as a step sees no more detections (P · I · R) than this.
 _CHEAP_STEP = 200_000
-#: Feature maps in a step through a head that begins with a pooling: vectors, cheap.
-_POOLED_MAPS = 32
 #: What a violated constraint costs when the best restart is chosen.
 _VIOLATION_PRICE = 10.0
+#: Feature maps in a step through a head that begins with a pooling: vectors, cheap.
+_POOLED_MAPS = 32
 #: Correlation of projections from which a concept of another restart is the same one.
 _COMES_BACK = 0.9
 
@@ -47,6 +56,7 @@ def learn_pairs(
     recipe: str | Recipe = "default",
     random_state: int | None = None,
     verbose: int = 1,
+    resume: str | os.PathLike | None = None,
 ) -> tuple[DirectionPairs, History]:
     """Learn direction pairs from activations.
 
@@ -64,6 +74,9 @@ def learn_pairs(
         Seed; the same seed on the same machine gives the same pairs.
     verbose
         0: silent; 1: a progress bar per stage.
+    resume
+        A folder. The state of the fit is kept there after every epoch; if it holds the state of a
+        fit with the same settings, that one goes on.
 
     Returns
     -------
@@ -84,7 +97,8 @@ def learn_pairs(
     ------
     TypeError, ValueError
         If the activations are not finite, constant, or of the wrong rank; if the number of
-        concepts is not a positive integer; if the head is no Head, or takes other activations.
+        concepts is not a positive integer; if the head is no Head, or takes other activations; if
+        ``resume`` holds the state of another fit.
     """
     recipe = get_recipe(recipe)
     activations = check_activations(activations)
@@ -100,6 +114,15 @@ def learn_pairs(
     moments = Moments.of(features)
     rng = _generator(random_state)
     learner = _Learner(activations, features, moments, number_of_concepts, head, recipe, verbose)
+    if resume is not None:
+        settings = {
+            "number_of_concepts": str(number_of_concepts),
+            "recipe": str(recipe),
+            "random_state": str(random_state),
+            "head": "none" if head is None else "given",
+            "activations": str(activations.shape),
+        }
+        learner.checkpoint = Checkpoint(resume, settings, moments.mean)
     return learner.finish(learner.learn(rng))
 
 
@@ -126,6 +149,7 @@ class _Learner:
     def __init__(self, activations, features, moments, concepts, head, recipe, verbose):
         self.activations, self.features, self.moments = activations, features, moments
         self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
+        self.checkpoint: Checkpoint | None = None
         self.interrupted = self._clear_start = False
         self._notes: list[str] = []
         self._seconds: dict[str, float] = {}
@@ -162,28 +186,39 @@ class _Learner:
 
     def learn(self, rng: np.random.Generator) -> Detectors:
         """All stages of the recipe, or of the one that suits the features better."""
-        recipe = self.recipe
-        if recipe.otherwise and rank_of_signal(self.moments, self.concepts) is None:
-            return self._learn_otherwise("the spectrum of the features has no floor of noise", rng)
-        detectors = self.start(rng)
-        for stage in recipe.stages:
-            detectors = self.run(stage, detectors, int(rng.integers(2**31)))
-            if self.interrupted:
-                break
-            if recipe.otherwise and stage is recipe.stages[0]:
-                entropy = float(np.nanmin(self._records[stage.name][-1]["s"]))
-                if not (entropy <= recipe.clear_below or self._clear_start):
-                    why = f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
-                    return self._learn_otherwise(why, rng)
+        resumed = None if self.checkpoint is None else self.checkpoint.load()
+        if resumed is not None:
+            number, detectors = self._restore(*resumed, rng)
+        else:
+            if self.recipe.otherwise and rank_of_signal(self.moments, self.concepts) is None:
+                self._switch("the spectrum of the features has no floor of noise")
+            number, detectors = 0, self.start(rng)
+        while number < len(self.recipe.stages) and not self.interrupted:
+            detectors = self.run(number, detectors, rng, resumed)
+            resumed = None
+            why = self._unsuitable() if number == 0 and not self.interrupted else None
+            if why is None:
+                number += 1
+            else:
+                self._switch(why)
+                number, detectors = 0, self.start(rng)
         return detectors
 
-    def _learn_otherwise(self, why: str, rng: np.random.Generator) -> Detectors:
-        """The other recipe, from its start."""
+    def _unsuitable(self) -> str | None:
+        """Why the other recipe is the better one, after the first stage."""
+        if self.recipe.otherwise is None or self._clear_start:
+            return None
+        entropy = float(np.nanmin(self._records[self.recipe.stages[0].name][-1]["s"]))
+        if entropy <= self.recipe.clear_below:
+            return None
+        return f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
+
+    def _switch(self, why: str) -> None:
+        """To the other recipe, from its start."""
         assert self.recipe.otherwise is not None
         self._note(f"{why}: recipe {self.recipe.otherwise.name!r}")
         self.recipe = self.recipe.otherwise
         self._values, self._records, self._violations = np.zeros(0), {}, {}
-        return self.learn(rng)
 
     def start(self, rng: np.random.Generator) -> Detectors:
         """R starts in the first stage's coordinates."""
@@ -208,15 +243,21 @@ class _Learner:
         filters = made.filters_to_raw(np.stack([start.filters for start in starts]))
         return Detectors(filters, np.stack([start.thresholds for start in starts]))
 
-    def run(self, stage: Stage, start: Detectors, seed: int) -> Detectors:
-        """One stage, by Keras fit."""
+    def run(self, number: int, start: Detectors, rng: np.random.Generator, resumed) -> Detectors:
+        """The stage of that number, by Keras fit; ``resumed`` is what the checkpoint had of it."""
         began = time.perf_counter()
+        stage = self.recipe.stages[number]
         made, features = self.coordinates(stage.coordinates)
         stage = stage.in_axes(made.axes)
-        if self._values.size:
-            start = self._survivors(start)
-        if stage.signals == "free" and start.signals is None:
-            start = Detectors(start.filters, start.biases, self._signals_of(start))
+        if resumed is not None:
+            seed, first_epoch = resumed[0]["seed"], resumed[0]["epoch"]
+            began -= resumed[0]["seconds"]
+        else:
+            seed, first_epoch = int(rng.integers(2**31)), 0
+            if self._values.size:
+                start = self._survivors(start)
+            if stage.signals == "free" and start.signals is None:
+                start = Detectors(start.filters, start.biases, self._signals_of(start))
         full_batch = len(features) <= 2 * self.recipe.batch
         passes = 1 if full_batch else math.ceil(len(features) / self.recipe.batch)
         per_epoch = stage.steps_per_epoch or passes
@@ -236,27 +277,86 @@ class _Learner:
         callbacks: list[keras.callbacks.Callback] = [record, guard]
         if stage.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, stage.epochs * per_epoch, 0.02)
-            callbacks.append(_stop_early(patience=5, after=math.ceil(0.7 * stage.epochs)))
+            callbacks.append(stop_early(patience=5, after=math.ceil(0.7 * stage.epochs)))
         elif stage.schedule == "plateau":
-            callbacks += [_halve_on_plateau(stage.patience), _stop_early(5 * stage.patience)]
+            callbacks += [halve_on_plateau(stage.patience), stop_early(5 * stage.patience)]
         if self.verbose:
             callbacks.append(Progress(f"Learning {self.concepts} concepts, stage {stage.name}"))
         model.compile(keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False)
-        try:
-            with _quiet():
-                model.fit(
-                    self._batches(features, model, full_batch, seed),
-                    epochs=stage.epochs,
-                    steps_per_epoch=per_epoch,
-                    callbacks=callbacks,
-                    shuffle=False,
-                    verbose=0,
-                )
-        except KeyboardInterrupt:
-            self.interrupted = True
-            self._cut_short.append(f"stage {stage.name} was interrupted: what it had is kept")
+        if resumed is not None:
+            restore(model, resumed[1])
+            record.epochs = self._records.get(stage.name, [])
+        if self.checkpoint is not None:
+
+            def save(data, arrays):
+                self._records[stage.name] = record.epochs
+                data |= {"number": number, "seed": seed, "seconds": time.perf_counter() - began}
+                self._save(data, arrays, start, rng)
+
+            callbacks.append(EpochState(list(callbacks), save, resumed))
+        batches = self._batches(features, model, full_batch, seed).skip(first_epoch * per_epoch)
+        if resumed is None or not resumed[0]["stopped"]:
+            try:
+                with _quiet():
+                    model.fit(
+                        batches,
+                        initial_epoch=first_epoch,
+                        epochs=stage.epochs,
+                        steps_per_epoch=per_epoch,
+                        callbacks=callbacks,
+                        shuffle=False,
+                        verbose=0,
+                    )
+            except KeyboardInterrupt:
+                self.interrupted = True
+                self._cut_short.append(f"stage {stage.name} was interrupted: what it had is kept")
         self._close(stage, model, record, guard, time.perf_counter() - began)
         return model.detectors()
+
+    def _save(self, data, arrays, start: Detectors, rng: np.random.Generator) -> None:
+        """All that the rest of the fit depends on, beside the variables of the stage."""
+        assert self.checkpoint is not None
+        data |= {
+            "recipe": self.recipe.name,
+            "generator": rng.bit_generator.state,
+            "notes": self._notes,
+            "cut_short": self._cut_short,
+            "stage_seconds": self._seconds,
+            "clear_start": self._clear_start,
+            "records": {
+                name: [{loss: v.tolist() for loss, v in epoch.items()} for epoch in epochs]
+                for name, epochs in self._records.items()
+            },
+            "violations": {
+                name: {loss: v.tolist() for loss, v in broken.items()}
+                for name, broken in self._violations.items()
+            },
+        }
+        arrays |= {"filters": start.filters, "biases": start.biases}
+        if start.signals is not None:
+            arrays["signals"] = start.signals
+        self.checkpoint.save(data, arrays)
+
+    def _restore(self, data, arrays, rng: np.random.Generator) -> tuple[int, Detectors]:
+        """Undo `_save`: the stage that was running, and where it had begun."""
+        rng.bit_generator.state = data["generator"]
+        if data["recipe"] != self.recipe.name:
+            assert self.recipe.otherwise is not None
+            self.recipe = self.recipe.otherwise
+        self._notes[:] = data["notes"]
+        self._note(f"went on with stage {self.recipe.stages[data['number']].name}")
+        self._cut_short, self._seconds = data["cut_short"], data["stage_seconds"]
+        self._clear_start = data["clear_start"]
+        self._records = {
+            name: [{loss: np.array(v, np.float32) for loss, v in epoch.items()} for epoch in epochs]
+            for name, epochs in data["records"].items()
+        }
+        self._violations = {
+            name: {loss: np.array(v) for loss, v in broken.items()}
+            for name, broken in data["violations"].items()
+        }
+        start = Detectors(arrays["filters"], arrays["biases"], arrays.get("signals"))
+        return data["number"], start
 
     def _close(self, stage, model, record, guard, seconds) -> None:
         """Keep what the stage reported."""
@@ -272,23 +372,16 @@ class _Learner:
             )
 
     def _batches(self, features, model, full_batch, seed) -> tf.data.Dataset:
-        """Endless batches of positions, with feature maps beside them for the network terms."""
-        if full_batch:
-            pixels = tf.data.Dataset.from_tensors(features).repeat()
-        else:
-            whole = tf.constant(features)
-            order = _shuffled(len(features), self.recipe.batch, seed)
-            pixels = order.map(lambda index: tf.gather(whole, index))
+        positions = every_position(features)
+        if not full_batch:
+            positions = random_rows(features, self.recipe.batch, seed)
         if not model.uses_network:
-            return pixels.map(lambda p: {"pixels": p}).prefetch(2)
+            return as_batches(positions)
         # pooling commutes with linear moves only, which that of the predecessor is not
         pools = self.head.pools_first and "fired" not in model.terms
-        images = tf.constant(self.head.pool(self.activations) if pools else self.activations)
+        images = self.head.pool(self.activations) if pools else self.activations
         size = min(len(images), _POOLED_MAPS if pools else self.recipe.maps)
-        maps = _shuffled(len(images), size, seed + 1)
-        maps = maps.map(lambda index: tf.gather(images, index))
-        both = tf.data.Dataset.zip((pixels, maps))
-        return both.map(lambda p, m: {"pixels": p, "features": m}).prefetch(2)
+        return as_batches(positions, random_rows(images, size, seed + 1))
 
     @property
     def _network_every(self) -> int:
@@ -364,21 +457,6 @@ class _Learner:
         return others.mean(axis=0)
 
 
-def _shuffled(count: int, size: int, seed: int) -> tf.data.Dataset:
-    """Endless batches (size,) of indices: another order in every pass, without a remainder.
-
-    The order depends on the seed alone; that of `Dataset.shuffle` depends on what was passed to
-    `tf.random.set_seed` too.
-    """
-    batches = count // size
-
-    def one_pass(number):
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=[seed, number])
-        return tf.reshape(order[: batches * size], (batches, size))
-
-    return tf.data.Dataset.counter().map(one_pass).unbatch()
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what TensorFlow and Keras say of themselves, not of the learning.
@@ -395,16 +473,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         tensorflow.setLevel(level)
-
-
-def _halve_on_plateau(patience: int) -> keras.callbacks.Callback:
-    return keras.callbacks.ReduceLROnPlateau(
-        "objective", mode="min", factor=0.5, patience=patience, cooldown=patience, min_lr=1e-7
-    )
-
-
-def _stop_early(patience: int, after: int = 0) -> keras.callbacks.Callback:
-    """Stop when no restart has improved for so many epochs; not while the sharpness rises."""
-    return keras.callbacks.EarlyStopping(
-        "objective", mode="min", min_delta=1e-4, patience=patience, start_from_epoch=after
-    )

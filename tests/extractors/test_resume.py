@@ -1,0 +1,36 @@
+"""Extractors pass the folder of an interrupted fit on; see tests/learning/test_checkpoint.py."""
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.learning.recipe import Recipe, Stage
+
+pytestmark = pytest.mark.filterwarnings("ignore::xplique_dirpairs.learning.history.LearningWarning")
+
+QUICK = Recipe("quick", (Stage("a", {"s": 1.0, "ma": 1.0}, epochs=1, steps_per_epoch=1),))
+
+
+def test_a_fit_goes_on_from_the_folder_it_is_kept_in(halves, images, tmp_path):
+    def fit():
+        pairs = DirectionPairsTf(
+            *halves("conv_gap"), 3, 16, 16, random_state=0, verbose=0, recipe=QUICK
+        )
+        pairs.fit(images("conv_gap", 6), class_id=1, resume=tmp_path)
+        return pairs
+
+    first, again = fit(), fit()
+    np.testing.assert_array_equal(first.pairs.filters, again.pairs.filters)
+    assert any("went on" in note for note in again.history_.notes)
+
+
+def test_a_manager_keeps_every_class_in_a_folder_of_its_own(halves, images, tmp_path):
+    g, h = halves("conv_gap")
+    x = images("conv_gap", 12)
+    labels = h.predict(g.predict(x, verbose=0), verbose=0).argmax(axis=1)
+    manager = DirectionPairsManagerTf(
+        g, h, x, labels, None, 3, 16, 16, shared=False, random_state=0, verbose=0, recipe=QUICK
+    )
+    manager.fit(resume=tmp_path)
+    kept = {path.parent.name for path in tmp_path.rglob("state.npz")}
+    assert kept == {f"class_{label}" for label in np.unique(labels)}
