@@ -4,18 +4,9 @@
     python benchmarks/synthetic.py --seeds 20 --signals random
 
 Every seed is a data set (3000 images of two pixels, D = 16, I = 3) and a start. Methods are fitted
-on it and measured on fresh data of the same directions. Each method is taken on its own terms:
-
-    direction pairs   own filters, biases and signal vectors, the default recipe
-    PCA               components; about its mean
-    FastICA           detectors from the unmixing, signal vectors from the mixing matrix
-    NMF               codes and components (features are positive here)
-    K-Means           a cell of the partition is a detector, centroid − mean its signal vector
-    Pattern-CAV       with concept labels: logistic regression as detector, mean(positives) −
-                      mean(negatives) as signal vector
-
-PCA, FastICA and NMF have no thresholds: theirs is the 1 − 1/I quantile, which here is the true
-share. The sign of a PCA or ICA component is arbitrary: the one along its concept is taken.
+on it and measured on fresh data of the same directions. Direction pairs have their own filters,
+biases and signal vectors, by the default recipe; benchmarks/baselines.py says what is taken of the
+other methods.
 Detectors are matched to concepts by the Hungarian method on the IoU.
 """
 
@@ -25,15 +16,10 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.decomposition import NMF, PCA, FastICA
+from baselines import BASELINES, Found, along_concepts, measure, of_pairs
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from xplique_dirpairs.datasets.synthetic import (
     SyntheticSignals,
@@ -42,34 +28,11 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.metrics.recovery import (
-    Recovery,
-    detector_iou,
-    match_concepts,
-    recovery,
-    signal_cosines,
-)
+from xplique_dirpairs.metrics.recovery import Recovery
 from xplique_dirpairs.network import Head
 
 #: Success: every concept of the fit meets all of these.
 IOU, IOU_OTHERS, COSINE, MEAN_COSINE, RMSE = 0.95, 0.02, 0.97, 0.99, 0.12
-
-
-@dataclass
-class Found:
-    """What a method says of pixels (P, D): detections and centred signal values, both (P, J)."""
-
-    signals: NDArray
-    read: Callable[[NDArray], tuple[NDArray, NDArray]]
-    either_sign: bool = False
-
-
-def pixels(data: SyntheticSignals) -> NDArray:
-    return data.features.reshape(-1, data.features.shape[-1])
-
-
-def by_quantile(values: NDArray, like: NDArray) -> NDArray:
-    return values > np.quantile(like, 1 - 1 / like.shape[-1], axis=0)
 
 
 def direction_pairs(data: SyntheticSignals, seed: int) -> Found:
@@ -77,105 +40,10 @@ def direction_pairs(data: SyntheticSignals, seed: int) -> Found:
     pairs, _ = learn_pairs(
         data.features, len(data.signals), head=head, random_state=seed, verbose=0
     )
-    return Found(pairs.signals, lambda x: (pairs.detect(x) > 0.5, pairs.signal_values(x)))
+    return of_pairs(pairs)
 
 
-def pca(data: SyntheticSignals, seed: int) -> Found:
-    model = PCA(len(data.signals), random_state=seed)
-    codes = model.fit_transform(pixels(data))
-
-    def read(x):
-        values = model.transform(x)
-        return by_quantile(values, codes), values
-
-    return Found(model.components_, read, either_sign=True)
-
-
-def fast_ica(data: SyntheticSignals, seed: int) -> Found:
-    model = FastICA(len(data.signals), random_state=seed, whiten="unit-variance", max_iter=1000)
-    codes = model.fit_transform(pixels(data))
-
-    def read(x):
-        values = model.transform(x)
-        return by_quantile(values, codes), values * np.linalg.norm(model.mixing_, axis=0)
-
-    return Found(model.mixing_.T, read, either_sign=True)
-
-
-def nmf(data: SyntheticSignals, seed: int) -> Found:
-    model = NMF(len(data.signals), random_state=seed, max_iter=1000)
-    codes = model.fit_transform(pixels(data))
-
-    def read(x):
-        values = model.transform(x)
-        lengths = np.linalg.norm(model.components_, axis=1)
-        return by_quantile(values, codes), (values - codes.mean(axis=0)) * lengths
-
-    return Found(model.components_, read)
-
-
-def k_means(data: SyntheticSignals, seed: int) -> Found:
-    model = KMeans(len(data.signals), random_state=seed, n_init=10).fit(pixels(data))
-    offsets = model.cluster_centers_ - pixels(data).mean(axis=0)
-    share = np.bincount(model.labels_) / len(model.labels_)
-
-    def read(x):
-        inside = np.eye(len(offsets), dtype=bool)[model.predict(x)]
-        return inside, (inside - share) * np.linalg.norm(offsets, axis=1)
-
-    return Found(offsets, read)
-
-
-def pattern_cav(data: SyntheticSignals, seed: int) -> Found:
-    x, labels = pixels(data), data.masks.reshape(-1, data.masks.shape[-1])
-    mean = x.mean(axis=0)
-    models = [LogisticRegression(max_iter=2000).fit(x - mean, t) for t in labels.T]
-    filters = np.concatenate([model.coef_ for model in models])
-    biases = np.concatenate([model.intercept_ for model in models])
-    signals = np.stack([x[t].mean(axis=0) - x[~t].mean(axis=0) for t in labels.T])
-    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
-    gain = np.einsum("id,id->i", filters, signals)
-
-    def read(y):
-        z = (y - mean) @ filters.T
-        return z + biases > 0, z / gain
-
-    return Found(signals, read)
-
-
-METHODS: dict[str, Callable[[SyntheticSignals, int], Found]] = {
-    "direction pairs": direction_pairs,
-    "PCA": pca,
-    "FastICA": fast_ica,
-    "NMF": nmf,
-    "K-Means": k_means,
-    "Pattern-CAV (labels)": pattern_cav,
-}
-
-
-def measure(found: Found, fresh: SyntheticSignals) -> Recovery:
-    """Recovery on fresh data; components without a sign are turned along their concepts."""
-    x = pixels(fresh)
-    detected, values = found.read(x)
-    signals = found.signals
-    masks = fresh.masks.reshape(-1, fresh.masks.shape[-1])
-    if found.either_sign:
-        mirrored = by_quantile(-values, -values)
-        matching = match_concepts(
-            np.maximum(detector_iou(detected, masks), detector_iou(mirrored, masks))
-        )
-        sign = np.ones(len(signals))
-        sign[matching] = np.sign(np.diag(signal_cosines(signals[matching], fresh.signals)))
-        detected = np.where(sign < 0, mirrored, detected)
-        values, signals = values * sign, signals * sign[:, None]
-    return recovery(
-        detected=detected,
-        masks=masks,
-        signals=signals,
-        true_signals=fresh.signals,
-        signal_values=values,
-        alpha=fresh.alpha.reshape(masks.shape),
-    )
+METHODS = {"direction pairs": direction_pairs, **BASELINES}
 
 
 def succeeded(result: Recovery) -> bool:
@@ -225,7 +93,7 @@ def main() -> None:
             start = time.perf_counter()
             found = METHODS[name](data, seed)
             seconds[name].append(time.perf_counter() - start)
-            result = measure(found, fresh)
+            result = measure(along_concepts(found, fresh), fresh)
             results[name].append(result)
             if arguments.verbose:
                 print(
