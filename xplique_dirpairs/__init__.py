@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     )
     from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
     from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+    from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
     from xplique_dirpairs.learning.history import History, LearningWarning
+    from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
     from xplique_dirpairs.learning.recipe import Recipe, Stage
     from xplique_dirpairs.learning.trainer import learn_pairs
     from xplique_dirpairs.network import Head, split_model
     from xplique_dirpairs.pairs import DirectionPairs
+    from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
 
 _MODULES = {
     "DirectionPairs": "pairs",
@@ -35,7 +38,10 @@ _MODULES = {
     "LearningWarning": "learning.history",
     "Recipe": "learning.recipe",
     "Stage": "learning.recipe",
+    "count_skewed_sources": "learning.number_of_concepts",
     "learn_pairs": "learning.trainer",
+    "plot_number_of_concepts": "plots.number_of_concepts",
+    "scan_number_of_concepts": "learning.concept_scan",
     "split_model": "network",
 }
 
@@ -52,7 +58,10 @@ __all__ = [
     "Recipe",
     "Stage",
     "__version__",
+    "count_skewed_sources",
     "learn_pairs",
+    "plot_number_of_concepts",
+    "scan_number_of_concepts",
     "split_model",
 ]
 

@@ -1,0 +1,193 @@
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+from conftest import fake_learn_pairs
+
+from xplique_dirpairs.learning import concept_scan
+from xplique_dirpairs.learning.concept_scan import (
+    ConceptScan,
+    ScannedNumber,
+    scan_number_of_concepts,
+)
+from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.recipe import get_recipe
+
+
+@pytest.fixture
+def features(rng):
+    return rng.normal(size=(60, 6)).astype(np.float32)
+
+
+def entry(number, stability=1.0, **changes):
+    sound = {"fits": 2, "signal_stability": stability, "filter_stability": stability}
+    sound |= {"dead": 0.0, "duplicates": 0.0, "condition_number": 2.0}
+    return ScannedNumber(number, **{**sound, **changes})
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """What `learn_pairs` was asked for; what it does beside that is set by the test."""
+    calls = []
+
+    def learn(activations, number, **settings):
+        calls.append((number, settings["random_state"]))
+        learn.seen.append({tuple(row) for row in activations.tolist()})
+        learn.before(number, settings["random_state"])
+        pairs, history = fake_learn_pairs(activations, number, **settings)
+        return pairs, dataclasses.replace(history, **learn.history)
+
+    learn.before, learn.history, learn.calls, learn.seen = lambda *_: None, {}, calls, []
+    monkeypatch.setattr(concept_scan, "learn_pairs", learn)
+    return learn
+
+
+# ------------------------------------------------------------------ the suggestion
+
+
+def test_the_largest_sound_number_is_suggested():
+    scan = ConceptScan((entry(6), entry(7), entry(8), entry(9, 0.8), entry(10, 0.7)))
+    assert scan.suggested == 8 and "9" in scan.reason
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        {"signal_stability": 0.9},
+        {"filter_stability": 0.9},
+        {"dead": 0.5},
+        {"duplicates": 0.5},
+        {"condition_number": 100.0},
+        {"error": "interrupted"},
+    ],
+    ids=str,
+)
+def test_what_makes_a_number_unsound(flaw):
+    scan = ConceptScan((entry(3), entry(4, **flaw)))
+    assert entry(4).is_sound and not scan.numbers[1].is_sound
+    assert scan.suggested == 3
+
+
+def test_where_the_largest_number_is_sound_more_may_be_and_it_says_so():
+    scan = ConceptScan((entry(3), entry(4)))
+    assert scan.suggested is None and "larger" in scan.reason
+
+
+def test_numbers_that_were_skipped_are_said():
+    assert "between" in ConceptScan((entry(3), entry(6, 0.5))).reason
+    assert "between" not in ConceptScan((entry(3), entry(4, 0.5))).reason
+
+
+def test_a_larger_number_that_failed_does_not_bound_it():
+    scan = ConceptScan((entry(3), entry(4), ScannedNumber(5, error="ValueError")))
+    assert scan.suggested is None and "larger" in scan.reason
+
+
+def test_without_a_sound_number_there_is_no_suggestion():
+    assert ConceptScan((entry(3, 0.5), entry(4, 0.5))).suggested is None
+    assert "two seeds" in ConceptScan((ScannedNumber(3, 1),)).reason
+
+
+# ------------------------------------------------------------------ the fits
+
+
+def test_every_number_is_fitted_with_every_seed_once_and_in_order(features, learned):
+    scan = scan_number_of_concepts(features, [4, 2, 4], seeds=3, random_state=7, verbose=0)
+    assert learned.calls == [(n, s) for n in (2, 4) for s in (7, 8, 9)]
+    assert [(row["number"], row["fits"]) for row in scan.rows()] == [(2, 3), (4, 3)]
+
+
+def test_fits_that_are_compared_share_no_image(features, learned):
+    scan_number_of_concepts(features, [2, 3], verbose=0)
+    first, second, *others = learned.seen
+    assert len(first) == len(second) == 30 and not first & second
+    assert others == [first, second], "the same for every number"
+
+
+def test_stability_is_one_for_the_same_directions_in_any_order_and_sign(rng):
+    a = rng.normal(size=(5, 8))
+    again = -3.0 * a[rng.permutation(5)]
+    assert concept_scan._stability([a, again, a]) == pytest.approx(1.0)
+    assert concept_scan._stability([np.eye(8)[:4], np.eye(8)[4:]]) == 0.0
+    assert np.isnan(concept_scan._stability([a]))
+
+
+def test_losses_are_those_of_the_last_stage_and_sparsity_a_share_of_its_maximum(features, learned):
+    learned.history = {
+        "stages": {"a": {"s": [9.0], "objective": [9.0]}, "d": {"s": [2.0, 1.0], "objective": [3]}},
+        "dead": [0],
+        "duplicates": [(0, 1), (2, 3)],
+    }
+    row = scan_number_of_concepts(features, [4], verbose=0).numbers[0]
+    assert (row.sparsity, row.objective, row.dead, row.duplicates) == (0.5, 3.0, 1.0, 2.0)
+    assert row.occupancy_median == pytest.approx(4 / 3, rel=0.1), "the fakes are on at a third"
+
+
+def test_a_number_that_fails_does_not_lose_the_others(features, learned):
+    def fail(number, seed):
+        if number == 3 and seed == 1:
+            raise RuntimeError("no luck")
+
+    learned.before = fail
+    rows = scan_number_of_concepts(features, [2, 3, 4], verbose=0).numbers
+    assert [row.fits for row in rows] == [2, 1, 2]
+    assert rows[1].error == "RuntimeError: no luck" and rows[0].error is rows[2].error is None
+    assert np.isfinite(rows[1].occupancy_median), "what its other fit was like is kept"
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside a fit", "between fits"])
+def test_an_interrupted_scan_keeps_what_is_done(inside, features, learned):
+    def interrupt(number, seed):
+        if number == 3:
+            if not inside:
+                raise KeyboardInterrupt
+            learned.history = {"interrupted": True}
+
+    learned.before = interrupt
+    scan = scan_number_of_concepts(features, [2, 3, 4], verbose=0)
+    assert scan.interrupted
+    assert [(row.number, row.fits) for row in scan.numbers] == [(2, 2), (3, 0)]
+
+
+def test_warnings_of_the_fits_are_kept_and_not_emitted(features, learned):
+    learned.before = lambda *_: warnings.warn("dead", LearningWarning, stacklevel=2)
+    learned.history = {"dead": [1]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scan = scan_number_of_concepts(features, [3], verbose=0)
+    assert len(scan.numbers[0].problems) == 1, "once, though both fits have it"
+    assert "hardly ever" in scan.numbers[0].problems[0]
+
+
+@pytest.mark.parametrize(
+    "numbers, settings, error",
+    [
+        ([], {}, ValueError),
+        ([0, 2], {}, ValueError),
+        ([2.0], {}, TypeError),
+        ([2], {"seeds": 0}, ValueError),
+        ([2], {"recipe": "none such"}, ValueError),
+    ],
+)
+def test_what_cannot_be_scanned_is_refused_at_once(numbers, settings, error, features, learned):
+    with pytest.raises(error):
+        scan_number_of_concepts(features, numbers, verbose=0, **settings)
+    assert not learned.calls
+
+
+def test_one_image_has_no_halves(features, learned):
+    with pytest.raises(ValueError, match="one image"):
+        scan_number_of_concepts(features[None], [2], verbose=0)
+
+
+def test_it_learns(rng):
+    """Rare concepts in more channels, few steps: the right number is found again, others run."""
+    x = rng.gamma(0.2, size=(600, 3)) @ rng.normal(size=(3, 10)) + 1.0
+    recipe = get_recipe("default")
+    stage = dataclasses.replace(recipe.stages[1], epochs=2, steps_per_epoch=20)
+    recipe = dataclasses.replace(recipe, stages=(stage,), restarts=1, otherwise=None)
+    scan = scan_number_of_concepts(x, [3, 5], recipe=recipe, verbose=0)
+    right, wrong = scan.numbers
+    assert not right.error and not wrong.error
+    assert right.signal_stability > 0.98 > wrong.signal_stability

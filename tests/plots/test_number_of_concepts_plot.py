@@ -1,0 +1,76 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from xplique_dirpairs.learning.concept_scan import ConceptScan, ScannedNumber
+from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
+from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
+
+
+def entry(number, stability):
+    return ScannedNumber(
+        number, 2, stability, stability, 0.5, 1.0, 0.0, 0.0, 0.01, 0.3, 2.0 + number, 1.0
+    )
+
+
+@pytest.fixture
+def scan():
+    failed = ScannedNumber(8, error="ValueError: no")
+    return ConceptScan((entry(4, 0.9), entry(6, 1.0), entry(7, 0.8), failed))
+
+
+@pytest.fixture
+def count():
+    skewnesses = np.r_[np.full(6, 0.8), np.full(4, 0.01)]
+    return SkewnessCount(6, "six of them", skewnesses, np.full(10, 0.01), 0.1)
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return [t.get_text() for t in figure.findobj(plt.Text) if t.get_text() and t.get_visible()]
+
+
+def test_every_fitted_number_is_a_point_and_a_failed_one_is_named(scan):
+    figure = plot_number_of_concepts(scan)
+    assert len(figure.axes) == 6
+    for ax in figure.axes:
+        curves = [line for line in ax.lines if line.get_marker() == "o"]
+        assert curves
+        for line in curves:
+            assert list(line.get_xdata()) == [4, 6, 7]
+        assert "failed" in [t.get_text() for t in ax.texts]
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), [0.9, 1.0, 0.8])
+
+
+def test_the_suggestion_is_marked_and_said_with_its_reason(scan, count):
+    assert scan.suggested == 6
+    figure = plot_number_of_concepts(scan, count, "a title")
+    title = figure.get_suptitle()
+    assert title.startswith("a title") and "scan: 6" in title and "skewness: 6" in title
+    skewness, *panels = figure.axes
+    assert "6" in [t.get_text() for t in skewness.texts]
+    assert all(6 in ax.lines[0].get_xdata() for ax in panels)
+
+
+def test_where_nothing_can_be_told_it_says_so(count):
+    scan = ConceptScan((entry(4, 0.5), entry(6, 0.5)))
+    unclear = SkewnessCount(None, "no gap", count.skewnesses, count.errors)
+    title = plot_number_of_concepts(scan, unclear).get_suptitle()
+    assert title.count("cannot tell") == 2 and "no gap" in title
+
+
+def test_a_count_alone_is_one_panel(count):
+    figure = plot_number_of_concepts(count=count)
+    (ax,) = figure.axes
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), count.skewnesses)
+
+
+def test_a_count_without_skewnesses_and_a_scan_without_fits_can_be_drawn():
+    nothing = SkewnessCount(None, "too few images", np.zeros(0), np.zeros(0))
+    scan = ConceptScan((ScannedNumber(3, error="ValueError: no"),))
+    assert "too few images" in " ".join(texts(plot_number_of_concepts(scan, nothing)))
+
+
+def test_there_must_be_something_to_draw():
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_number_of_concepts()

@@ -1,0 +1,238 @@
+"""How many concepts: fits with several numbers, side by side."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+
+from xplique_dirpairs.activations import check_activations
+from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.trainer import check_number_of_concepts, learn_pairs
+from xplique_dirpairs.network import Head
+from xplique_dirpairs.pairs import WELL_CONDITIONED
+
+logger = logging.getLogger("xplique_dirpairs")
+
+#: Mean cosine over fits from which concepts count as found again.
+_STABLE = 0.98
+
+
+@dataclass(frozen=True)
+class ScannedNumber:
+    """What the fits with one number of concepts have in common; means over fits.
+
+    Attributes
+    ----------
+    number
+        I.
+    fits
+        Fits that ran to their end.
+    signal_stability, filter_stability
+        Absolute cosine of matched signal vectors and filters, mean over concepts and over every two
+        fits, in [0, 1]; NaN with fewer than two fits.
+    occupancy_min, occupancy_median
+        Over concepts, of the share of positions each is detected on, in units of 1/I.
+    dead, duplicates
+        Dead concepts; pairs of concepts detected at the same positions. A number per fit.
+    sparsity
+        L^s at the end as a share of log2 I, its largest value, in [0, 1]: of this size it compares
+        across I. NaN where the recipe's last stage does not compute it, and for I = 1.
+    objective
+        The last stage's weighted sum, of the same weights for every I; terms in bits grow with I.
+        Comparable only where all fits used one recipe.
+    condition_number
+        Of ŴᵀŜ, the largest of all fits.
+    seconds
+        Of one fit.
+    problems
+        What the fits warned of, without repetition.
+    error
+        Why the number has no fit, or fewer than asked for.
+    """
+
+    number: int
+    fits: int = 0
+    signal_stability: float = float("nan")
+    filter_stability: float = float("nan")
+    occupancy_min: float = float("nan")
+    occupancy_median: float = float("nan")
+    dead: float = float("nan")
+    duplicates: float = float("nan")
+    sparsity: float = float("nan")
+    objective: float = float("nan")
+    condition_number: float = float("nan")
+    seconds: float = float("nan")
+    problems: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all fits find the same concepts, alive, different and well-conditioned."""
+        return (
+            min(self.signal_stability, self.filter_stability) >= _STABLE
+            and self.dead == self.duplicates == 0
+            and self.condition_number <= WELL_CONDITIONED
+            and not self.error
+        )
+
+
+@dataclass(frozen=True)
+class ConceptScan:
+    """Fits with several numbers of concepts, side by side.
+
+    Attributes
+    ----------
+    numbers
+        One entry for each number that was begun, in rising order.
+    interrupted
+        Whether Ctrl-C ended the scan: later numbers are missing.
+    """
+
+    numbers: tuple[ScannedNumber, ...]
+    interrupted: bool = False
+
+    def rows(self) -> list[dict]:
+        """The entries as plain dictionaries, for a table."""
+        return [asdict(entry) for entry in self.numbers]
+
+    @property
+    def suggested(self) -> int | None:
+        """The largest number that is sound while the next larger one is not; or None."""
+        return self._suggestion()[0]
+
+    @property
+    def reason(self) -> str:
+        """Why that number, or why none."""
+        return self._suggestion()[1]
+
+    def _suggestion(self) -> tuple[int | None, str]:
+        sound = [entry.number for entry in self.numbers if entry.is_sound]
+        measured = [e.number for e in self.numbers if np.isfinite(e.signal_stability)]
+        if not measured:
+            return None, "no number was fitted with two seeds: there is nothing to compare"
+        if not sound:
+            return None, "with no number did all fits find the same, different, living concepts"
+        if sound[-1] == measured[-1]:
+            return None, f"{sound[-1]}, the largest number tried, is still sound: try larger ones"
+        following = measured[measured.index(sound[-1]) + 1]
+        reason = f"with {sound[-1]} concepts all fits find the same ones; with {following} not"
+        if following > sound[-1] + 1:
+            reason += ", and numbers between them were not tried"
+        return sound[-1], reason
+
+
+def scan_number_of_concepts(
+    activations: ArrayLike,
+    numbers: Iterable[int],
+    *,
+    head: Head | None = None,
+    recipe: str | Recipe = "default",
+    seeds: int = 2,
+    random_state: int = 0,
+    verbose: int = 1,
+) -> ConceptScan:
+    """Learn direction pairs with several numbers of concepts and compare.
+
+    Every fit has a seed of its own and sees a half of the images of its own: a start that does not
+    depend on the seed (recipe ``soft``) would agree with itself whatever the number. A number that
+    fails has its error in the scan and does not end it; Ctrl-C does, and keeps the fits that are
+    complete. What fits warn of is in ``problems`` and is not emitted.
+
+    Parameters
+    ----------
+    activations, head, recipe, verbose
+        As in `learn_pairs`.
+    numbers
+        Candidates for I.
+    seeds
+        Fits for each number, with random states ``random_state``, ``random_state + 1``, …; the
+        first two halves share no image, nor do the next two, and so on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no number or only one image, a number or ``seeds`` is no positive integer, or
+        the activations or the recipe are of no use to `learn_pairs`.
+    """
+    activations, recipe = check_activations(activations), get_recipe(recipe)
+    candidates = list(numbers)
+    for number in [*candidates, seeds]:
+        check_number_of_concepts(number)
+    if not candidates:
+        raise ValueError("numbers is empty: give the numbers of concepts to compare")
+    if len(activations) < 2:
+        raise ValueError("there is one image only: its halves cannot be compared")
+    entries: list[ScannedNumber] = []
+    for number in sorted(set(candidates)):
+        fits, error, interrupted = [], None, False
+        try:
+            for seed in range(seeds):
+                half = activations[_half(len(activations), seed, random_state)]
+                began = time.perf_counter()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", LearningWarning)
+                    pairs, history = learn_pairs(
+                        half, number,
+                        head=head, recipe=recipe, random_state=random_state + seed, verbose=verbose,
+                    )  # fmt: skip
+                if history.interrupted:
+                    raise KeyboardInterrupt
+                fits.append((pairs, history, time.perf_counter() - began))
+        except KeyboardInterrupt:
+            interrupted, error = True, "interrupted"
+        except Exception as exception:  # whatever one number meets, the others are worth having
+            error = f"{type(exception).__name__}: {exception}"
+            logger.warning("%d concepts: %s", number, error)
+        entries.append(_compare(number, fits, error))
+        if interrupted:
+            break
+    return ConceptScan(tuple(entries), interrupted)
+
+
+def _half(images: int, seed: int, random_state: int) -> NDArray:
+    order = np.random.default_rng((random_state, seed // 2)).permutation(images)
+    return np.sort(order[seed % 2 :: 2])
+
+
+def _compare(number: int, fits: list, error: str | None) -> ScannedNumber:
+    if not fits:
+        return ScannedNumber(number, error=error)
+    histories = [history for _, history, _ in fits]
+    occupancies = np.array([history.occupancy for history in histories]) * number
+    last = [list(history.stages.values())[-1] if history.stages else {} for history in histories]
+    bits = np.log2(number) if number > 1 else float("nan")
+    return ScannedNumber(
+        number,
+        len(fits),
+        _stability([pairs.signals for pairs, _, _ in fits]),
+        _stability([pairs.filters for pairs, _, _ in fits]),
+        float(occupancies.min(axis=1).mean()),
+        float(np.median(occupancies, axis=1).mean()),
+        float(np.mean([len(history.dead) for history in histories])),
+        float(np.mean([len(history.duplicates) for history in histories])),
+        float(np.mean([s.get("s", [np.nan])[-1] for s in last]) / bits),
+        float(np.mean([s.get("objective", [np.nan])[-1] for s in last])),
+        float(max(history.condition_number for history in histories)),
+        float(np.mean([seconds for _, _, seconds in fits])),
+        tuple(dict.fromkeys(p for history in histories for p in history.problems())),
+        error,
+    )
+
+
+def _stability(directions: list[NDArray]) -> float:
+    """Mean absolute cosine of matched rows (I, D), over every two; NaN if there are not two."""
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in directions]
+    cosines = []
+    for first, second in combinations(unit, 2):
+        matrix = np.abs(first @ second.T)
+        cosines.append(matrix[linear_sum_assignment(matrix, maximize=True)].mean())
+    return float(np.mean(cosines)) if cosines else float("nan")

@@ -1,0 +1,174 @@
+"""How many concepts: from the skewness of the features alone, without learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.activations import as_pixels, check_activations
+from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal, whitened
+from xplique_dirpairs.learning.starts import skewness_filters
+
+#: Images from which errors of a skewness can be estimated, and positions that are enough.
+_IMAGES, _POSITIONS = 40, 60_000
+#: A skewness counts from so many standard errors on; noise is taken to reach half of that.
+_ERRORS = 4.0
+#: Ratio of two neighbouring skewnesses that counts as a gap.
+_GAP = 2.0
+#: Steps in which a direction finds the nearest maximum of skewness; they converge quadratically.
+_STEPS = 30
+#: Cosine, in whitened features, from which a direction is where it was, or where another one is.
+_STAYS = 0.8
+
+
+@dataclass(frozen=True)
+class SkewnessCount:
+    """How many skewed sources features are made of.
+
+    Attributes
+    ----------
+    number
+        I, or None where the features do not tell.
+    reason
+        In words: what the number stands on, or why there is none.
+    skewnesses : (A,)
+        Absolute skewness along the A independent directions, largest first, of positions that the
+        directions were not chosen on.
+    errors : (A,)
+        Their standard errors, over images.
+    threshold
+        The middle of the gap; NaN where there is none.
+    """
+
+    number: int | None
+    reason: str
+    skewnesses: NDArray
+    errors: NDArray
+    threshold: float = float("nan")
+
+
+def count_skewed_sources(activations: ArrayLike, *, random_state: int | None = 0) -> SkewnessCount:
+    """How many concepts features x = Sα + Dβ + μ have, from the skewness of α [ours].
+
+    In whitened features concepts are the skewed sources (rarely there, never negative) and
+    distractors are not. On each half of the images a symmetric ICA with contrast u² finds
+    directions; their skewness is measured on the other half. Sorted, it falls off a cliff after
+    the last concept. Then every direction is let go alone, without orthogonality to the others:
+    those of concepts stay where they are (each is a maximum of skewness in its own right), and a
+    concept that orthogonality had no room for is found from where all others are absent.
+
+    Parameters
+    ----------
+    activations : (N, H, W, D), (N, T, D) or (N, D)
+        At least 40 images; about 60 000 positions are used.
+    random_state
+        Seed of the halves and of the first directions.
+
+    Returns
+    -------
+    count
+        With ``number`` None where the spectrum has no floor of noise (every real network so far),
+        where there is no gap, where directions do not stay apart, or where the halves disagree.
+
+    Notes
+    -----
+    It stands on two assumptions: distractors are symmetric, concepts are not. A concept that is
+    present on about half of all positions is symmetric, too.
+    """
+    activations = check_activations(activations)
+    rng = np.random.default_rng(random_state)
+    if len(activations) < _IMAGES:
+        none = np.zeros(0)
+        return SkewnessCount(None, f"fewer than {_IMAGES} images tell nothing", none, none)
+    chosen = rng.permutation(len(activations))
+    per_image = int(np.prod(activations.shape[1:-1]))
+    chosen = chosen[: max(_IMAGES, _POSITIONS // per_image)]
+    moments = Moments.of(as_pixels(activations))
+    made = whitened(moments, 1)
+    halves = [made.features(as_pixels(activations[part])) for part in np.array_split(chosen, 2)]
+    first, second = halves
+    looks = [_Look.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
+    skewnesses = np.mean([look.skewnesses for look in looks], axis=0)
+    errors = np.mean([look.errors for look in looks], axis=0) / np.sqrt(2.0)
+    if rank_of_signal(moments, 1) is None:
+        reason = "the spectrum of the features has no floor of noise: what is skewed has no end"
+        return SkewnessCount(None, reason, skewnesses, errors)
+    above, threshold = _gap(skewnesses, errors)
+    if not above:
+        reason = "the sorted skewnesses have no gap: concepts and distractors are not told apart"
+        return SkewnessCount(None, reason, skewnesses, errors)
+    let_go = [look.let_go(half, threshold) for look, half in zip(looks, halves, strict=True)]
+    numbers = sorted({number for number, _ in let_go})
+    wander = max(moved for _, moved in let_go)
+    number = None
+    if wander > 1:  # one may: the most frequent concept, which the others' orthogonality bends
+        reason = f"{wander} of {above} skewed directions do not stay where they are on their own"
+    elif numbers[0] < above:
+        reason = f"only {numbers[0]} of {above} skewed directions differ when left on their own"
+    elif len(numbers) > 1:
+        reason = f"two halves of the images disagree: {numbers[0]} and {numbers[1]}"
+    else:
+        number = numbers[0]
+        reason = f"{number} skewed sources in {len(skewnesses)} axes of signal"
+    return SkewnessCount(number, reason, skewnesses, errors, threshold)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Directions (A, A) that one half of the positions shows, by their skewness on the other."""
+
+    directions: NDArray
+    skewnesses: NDArray
+    errors: NDArray
+    other: NDArray
+
+    @classmethod
+    def of(cls, half: NDArray, other: NDArray, per_image: int, rng: np.random.Generator) -> _Look:
+        directions, _ = skewness_filters(half, half.shape[1], rng)
+        directions = directions.astype(np.float32)
+        y = _standardised(other @ directions.T)
+        skewness = (y**3).mean(axis=0)
+        skewnesses = np.abs(skewness)
+        # what a position adds to the skewness (delta method); positions of an image go together
+        influence = (
+            (y**3 - 3.0 * y - 1.5 * skewness * y**2).reshape(-1, per_image, y.shape[1]).mean(axis=1)
+        )
+        errors = influence.std(axis=0) / np.sqrt(len(influence))
+        order = np.argsort(-skewnesses)
+        return cls(directions[order], skewnesses[order], errors[order], other)
+
+    def let_go(self, half: NDArray, threshold: float) -> tuple[int, int]:
+        """How many maxima of skewness there are, and how many directions were none: one-unit ICA.
+
+        It begins at those above the threshold, and where all of these are absent.
+        """
+        found = self.directions[self.skewnesses > threshold]
+        free = np.concatenate([found, -found.sum(axis=0, keepdims=True)])
+        for _ in range(_STEPS):
+            free = ((half @ free.T) ** 2).T @ half
+            free /= np.linalg.norm(free, axis=1, keepdims=True)
+        wander = int(((free[:-1] * found).sum(axis=1) < _STAYS).sum())
+        skewnesses = (_standardised(self.other @ free.T) ** 3).mean(axis=0)
+        maxima: list[NDArray] = []
+        for direction in free[skewnesses > threshold]:
+            if all(abs(direction @ known) < _STAYS for known in maxima):
+                maxima.append(direction)
+        return len(maxima), wander
+
+
+def _standardised(y: NDArray) -> NDArray:
+    y = y - y.mean(axis=0)
+    return y / y.std(axis=0)
+
+
+def _gap(skewnesses: NDArray, errors: NDArray) -> tuple[int, float]:
+    """How many sorted skewnesses are above the largest gap, and its middle; 0 where none is."""
+    noise = _ERRORS / 2.0 * errors
+    below = np.maximum(np.append(skewnesses[1:], 0.0), np.append(noise[1:], noise[-1]))
+    ratios = np.where(skewnesses > _ERRORS * errors, skewnesses / below, 0.0)
+    last = int(ratios.argmax())
+    if ratios[last] < _GAP:
+        return 0, float("nan")
+    return last + 1, float(np.sqrt(skewnesses[last] * below[last]))
