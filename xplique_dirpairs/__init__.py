@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from xplique_dirpairs.network import Head, split_model
     from xplique_dirpairs.pairs import DirectionPairs
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
+    from xplique_dirpairs.shards import ActivationShards
 
 _MODULES = {
+    "ActivationShards": "shards",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
     "DirectionPairsManagerTf": "extractors.direction_pairs",
@@ -46,6 +48,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "ActivationShards",
     "DirectionPairs",
     "DirectionPairsFactorizer",
     "DirectionPairsManagerTf",

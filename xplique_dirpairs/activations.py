@@ -6,6 +6,9 @@ Activations have shape ``(N, *spatial, D)``: ``(N, H, W, D)`` feature maps, ``(N
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -125,3 +128,12 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
 def as_pixels(activations: NDArray) -> NDArray:
     """``(N, *spatial, D)`` → ``(P, D)``."""
     return activations.reshape(-1, activations.shape[-1])
+
+
+def blocks_of(features: Any, size: int = 65536) -> Iterator[NDArray]:
+    """Positions (n, D) in order: of an array (P, D), or of anything with ``blocks()``."""
+    if hasattr(features, "blocks"):
+        yield from features.blocks()
+        return
+    for start in range(0, len(features), size):
+        yield features[start : start + size]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
+    random_directions,
     synthetic_signals,
 )
 from xplique_dirpairs.learning import trainer
@@ -450,3 +452,21 @@ def test_a_consensus_start_is_the_same_for_every_seed(data, monkeypatch):
         learn(data.features, recipe=recipe, random_state=seed)
     np.testing.assert_array_equal(*starts)
     assert np.abs(starts[0][0] - starts[0][1]).max() > 1e-6, "restarts start elsewhere"
+
+
+def signals(concepts, positions, **options):
+    directions = random_directions(0, concepts, 2, 40)
+    return signal_maps(positions // 2, *directions, seed=0, **options).features
+
+
+def test_sharp_detectors_say_where_they_are_not_sure():
+    def doubts(features, concepts):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LearningWarning)
+            return learn(features, concepts, recipe="default")[1].doubts
+
+    assert doubts(signals(6, 12_000), 6) == []
+    assert (
+        "positions carry several concepts" in doubts(signals(6, 12_000, concepts_per_pixel=3), 6)[0]
+    )
+    assert "there are 500 positions per concept" in doubts(signals(6, 3_000), 6)[0]

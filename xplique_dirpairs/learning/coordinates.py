@@ -8,9 +8,12 @@ them wᵀ(x − E[x]) = w̃ᵀx̃ and wᵀŝ = w̃ᵀs̃, so nothing is lost or 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xplique_dirpairs.activations import blocks_of
 
 #: Standard deviations below this share of the largest count as no variation at all.
 _RELATIVE_FLOOR = 1e-3
@@ -31,19 +34,27 @@ class Moments:
     count: int
 
     @classmethod
-    def of(cls, features: NDArray, chunk: int = 65536) -> Moments:
-        """Of features (P, D); a second pass for the covariance keeps it exact.
+    def of(cls, features: Any, chunk: int = 65536) -> Moments:
+        """Of features; a second pass for the covariance keeps it exact.
+
+        Parameters
+        ----------
+        features : (P, D)
+            Or anything with ``blocks()`` of positions.
+        chunk
+            Positions at a time.
 
         Raises
         ------
         ValueError
             If the features are constant, or too large for their squares.
         """
-        mean = features.mean(axis=0, dtype=np.float64)
-        covariance = np.zeros((features.shape[1],) * 2)
-        for start in range(0, len(features), chunk):
+        mean = sum(x.sum(axis=0, dtype=np.float64) for x in blocks_of(features, chunk))
+        mean = np.asarray(mean) / len(features)
+        covariance = np.zeros((len(mean),) * 2)
+        for x in blocks_of(features, chunk):
             with np.errstate(over="ignore", invalid="ignore"):  # said below
-                centred = (features[start : start + chunk] - mean).astype(np.float32)
+                centred = (x - mean).astype(np.float32)
                 covariance += centred.T @ centred
         covariance /= len(features)
         if len(features) == 1:

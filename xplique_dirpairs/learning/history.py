@@ -42,6 +42,9 @@ class History:
         Of ŴᵀŜ; see `DirectionPairs.condition_number`.
     cut_short
         Stages that did not run to their end, and why: NaN, or Ctrl-C.
+    doubts
+        Why detections and signal vectors are less sure than where the model of signals and
+        distractors holds, in words.
     interrupted
         Whether it was Ctrl-C: loops over fits should end, too.
     notes
@@ -57,13 +60,14 @@ class History:
     duplicates: list[tuple[int, int]]
     condition_number: float
     cut_short: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     interrupted: bool = False
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """What a user should know before trusting the result, a sentence each; often empty."""
-        found = list(self.cut_short)
+        found = [*self.cut_short, *self.doubts]
         if self.dead:
             found.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
         if self.duplicates:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.activations import blocks_of
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.signals import joint_signals, rectified
 from xplique_dirpairs.pairs import DirectionPairs
@@ -40,7 +42,7 @@ class MeasuredPairs:
 
 
 def measure_pairs(
-    features: NDArray,
+    features: Any,
     moments: Moments,
     filters: NDArray,
     biases: NDArray,
@@ -54,6 +56,7 @@ def measure_pairs(
     Parameters
     ----------
     features : (P, D)
+        Or anything with ``blocks()`` of positions.
     filters : (I, D)
     biases : (I,)
         Of centred features.
@@ -67,8 +70,8 @@ def measure_pairs(
     """
     filters = filters.astype(np.float64)
     sums = _Sums(filters, biases, moments.mean)
-    for start in range(0, len(features), _CHUNK):
-        sums.add(features[start : start + _CHUNK])
+    for block in blocks_of(features, _CHUNK):
+        sums.add(block)
     if isinstance(signals, str):
         if signals == "joint":
             signals = sums.joint_signals()

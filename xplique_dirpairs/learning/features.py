@@ -1,0 +1,137 @@
+"""The features that are learned from: held in memory, or streamed from shards on disk.
+
+Both give the learning the same four things: blocks of positions for sums over all of them, a random
+sample for the start, batches in a stage's coordinates, and feature maps for the network terms.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from xplique_dirpairs.activations import as_pixels
+from xplique_dirpairs.learning.batches import every_position, random_rows
+from xplique_dirpairs.learning.coordinates import Coordinates
+from xplique_dirpairs.shards import ActivationShards
+
+#: Positions in a block.
+_BLOCK = 65536
+#: Files of shards that batches are drawn from at a time.
+_FILES = 4
+#: Streamed feature maps that the network terms see: a random sample of so many megabytes.
+_MAPS_MEGABYTES = 256.0
+
+
+class HeldFeatures:
+    """Activations in memory, ``(N, *spatial, D)``."""
+
+    def __init__(self, activations: NDArray):
+        self._activations, self._pixels = activations, as_pixels(activations)
+        self.shape = activations.shape
+        self._last: tuple[Coordinates, NDArray] | None = None
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self._pixels)
+
+    def blocks(self) -> Iterator[NDArray]:
+        """Positions (n, D), all of them in order."""
+        for start in range(0, len(self), _BLOCK):
+            yield self._pixels[start : start + _BLOCK]
+
+    def sample(self, made: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
+        """At most ``count`` random positions in coordinates, (n, A)."""
+        features = self._in(made)
+        if len(self) <= count:
+            return features
+        return features[rng.choice(len(self), count, replace=False)]
+
+    def batches(self, made: Coordinates, size: int | None, seed: int) -> tf.data.Dataset:
+        """Endless batches in coordinates, (size, A); of all positions where size is None."""
+        features = self._in(made)
+        return every_position(features) if size is None else random_rows(features, size, seed)
+
+    def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
+        """Endless batches of at most ``size`` feature maps, passed through ``pool`` if given."""
+        images = self._activations if pool is None else pool(self._activations)
+        return random_rows(images, min(size, len(images)), seed)
+
+    def _in(self, made: Coordinates) -> NDArray:
+        """Positions in coordinates (P, A); the last ones are kept."""
+        if self._last is None or self._last[0] is not made:
+            self._last = None
+            self._last = made, made.features(self._pixels)
+        return self._last[1]
+
+
+class StreamedFeatures:
+    """Activations in shards; memory does not grow with their number."""
+
+    def __init__(self, shards: ActivationShards):
+        self._shards, self.shape = shards, shards.shape
+
+    def __len__(self) -> int:
+        """P."""
+        return int(np.prod(self.shape[:-1]))
+
+    def blocks(self) -> Iterator[NDArray]:
+        """Positions (n, D), all of them in order."""
+        for activations in self._shards:
+            pixels = as_pixels(activations)
+            for start in range(0, len(pixels), _BLOCK):
+                yield pixels[start : start + _BLOCK]
+
+    def sample(self, made: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
+        """At most ``count`` random positions in coordinates, (n, A)."""
+        if len(self) <= count:
+            return np.concatenate([made.features(block) for block in self.blocks()])
+        chosen = np.sort(rng.choice(len(self), count, replace=False))
+        return np.concatenate([made.features(rows) for rows in self._rows(chosen, self.blocks())])
+
+    def batches(self, made: Coordinates, size: int | None, seed: int) -> tf.data.Dataset:
+        """Endless batches in coordinates, (size, A); of all positions where size is None."""
+        if size is None:
+            rng = np.random.default_rng(0)
+            return every_position(self.sample(made, len(self), rng))
+        signature = tf.TensorSpec((size, made.axes), tf.float32)
+        return tf.data.Dataset.from_generator(
+            lambda: self._stream(made, size, seed), output_signature=signature
+        )
+
+    def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
+        """Endless batches of at most ``size`` feature maps, of a sample that fits in memory."""
+        per_map = 4e-6 * float(np.prod(self.shape[1:] if pool is None else self.shape[-1:]))
+        count = min(self.shape[0], max(size, int(_MAPS_MEGABYTES / per_map)))
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.choice(self.shape[0], count, replace=False))
+        parts = self._rows(chosen, iter(self._shards))
+        images = np.concatenate([part if pool is None else pool(part) for part in parts])
+        return random_rows(images, min(size, count), seed)
+
+    def _stream(self, made: Coordinates, size: int, seed: int) -> Iterator[NDArray]:
+        """Positions of a few random files at a time, in random order; another one in every pass."""
+        files = len(self._shards.counts)
+        for number in itertools.count():
+            rng = np.random.default_rng([seed, number])
+            kept = np.zeros((0, made.axes), np.float32)
+            for group in np.array_split(rng.permutation(files), max(1, files // _FILES)):
+                read = [made.features(as_pixels(self._shards.read(k))) for k in group]
+                rows = np.concatenate([kept, *read])
+                rng.shuffle(rows)
+                whole = len(rows) // size * size
+                yield from rows[:whole].reshape(-1, size, made.axes)
+                kept = rows[whole:]
+
+    @staticmethod
+    def _rows(chosen: NDArray, blocks: Iterator[NDArray]) -> Iterator[NDArray]:
+        """The chosen rows, sorted numbers over all blocks, block by block."""
+        first = 0
+        for block in blocks:
+            inside = chosen[(chosen >= first) & (chosen < first + len(block))] - first
+            if inside.size:
+                yield block[inside]
+            first += len(block)
