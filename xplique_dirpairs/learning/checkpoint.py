@@ -72,9 +72,14 @@ class Checkpoint:
     def save(self, data: dict[str, Any], arrays: dict[str, NDArray]) -> None:
         """Replace what was saved."""
         info = {"version": _VERSION, "settings": self._settings, "data": data}
+        contents: dict[str, Any] = {
+            "info": np.array(json.dumps(info)),
+            "mean": self._mean,
+            **arrays,
+        }
         beside = self._path.with_suffix(".new")
         with open(beside, "wb") as file:
-            np.savez(file, info=np.array(json.dumps(info)), mean=self._mean, **arrays)
+            np.savez(file, **contents)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, self._path)
