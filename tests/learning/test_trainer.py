@@ -442,9 +442,9 @@ def test_a_consensus_start_is_the_same_for_every_seed(data, monkeypatch):
     recipe = dataclasses.replace(quicker(), start="consensus", restarts=2)
     run = trainer._Learner.run
 
-    def watched(self, stage, start, seed):
+    def watched(self, number, start, *rest):
         starts.append(start.filters)
-        return run(self, stage, start, seed)
+        return run(self, number, start, *rest)
 
     monkeypatch.setattr(trainer._Learner, "run", watched)
     recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
