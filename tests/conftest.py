@@ -133,6 +133,7 @@ def fake_learn_pairs(activations, number_of_concepts, *, head=None, random_state
     absent = np.where(on, 0, z).sum(axis=0) / np.maximum((~on).sum(axis=0), 1)
     pairs = DirectionPairs(filters, biases, signals, x.mean(axis=0), absent)
     history = History(
+        recipe="default",
         stages={},
         violations={},
         cut_short=[],

@@ -28,6 +28,7 @@ def summary():
         logit_error={"direction pairs": 1e-7, "CRAFT": 0.1},
         off_entropy={"absent": 0.3, "undecided": 0.95},
         history=History(
+            recipe="default",
             stages={"a": {"objective": [2.0, 1.0]}},
             violations={"d": {"ic": 0.25}},
             occupancy=np.array([0.1, 0.3]),

@@ -128,5 +128,5 @@ def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "savez", cut_off)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save({"epoch": 2}, {"x": np.arange(4)})
-    data, arrays = checkpoint.load()
-    assert data == {"epoch": 1} and list(arrays["x"]) == [0, 1, 2]
+    saved = checkpoint.load()
+    assert saved.data == {"epoch": 1} and list(saved.arrays["x"]) == [0, 1, 2]

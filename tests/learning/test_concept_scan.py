@@ -165,7 +165,7 @@ def test_warnings_of_the_fits_are_kept_and_not_emitted(features, learned):
     [
         ([], {}, ValueError),
         ([0, 2], {}, ValueError),
-        ([2.0], {}, TypeError),
+        ([2.0], {}, ValueError),
         ([2], {"seeds": 0}, ValueError),
         ([2], {"recipe": "none such"}, ValueError),
     ],

@@ -12,12 +12,17 @@ from xplique_dirpairs.datasets.synthetic import (
     random_directions,
     synthetic_signals,
 )
-from xplique_dirpairs.learning import trainer
+from xplique_dirpairs.learning import learner
 from xplique_dirpairs.learning.callbacks import EpochRecord
 from xplique_dirpairs.learning.history import LearningWarning, find_problems
 from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage, get_recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.metrics.recovery import match_concepts, recovery, signal_cosines
+from xplique_dirpairs.metrics.recovery import (
+    detector_iou,
+    match_concepts,
+    recovery,
+    signal_cosines,
+)
 from xplique_dirpairs.network import Head
 
 # Keras' ReduceLROnPlateau reads the learning rate in a way that numpy 2 deprecates
@@ -409,9 +414,9 @@ def with_value(value):
         (np.ones(5), 3, ValueError, "must be numeric with shape"),
         (np.ones((0, 5)), 3, ValueError, "no activations"),
         (vectors(20), 0, ValueError, "at least 1, not 0"),
-        (vectors(20), 2.0, TypeError, "integer, not 2.0"),
-        (vectors(20), True, TypeError, "integer, not True"),
-        (vectors(20), None, TypeError, "integer, not None"),
+        (vectors(20), 2.0, ValueError, "integer of at least 1, not 2.0"),
+        (vectors(20), True, ValueError, "integer of at least 1, not True"),
+        (vectors(20), None, ValueError, "integer of at least 1, not None"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(activations, concepts, error, message):
@@ -440,13 +445,13 @@ def test_the_consensus_start_takes_fewer_positions_than_concepts():
 def test_a_consensus_start_is_the_same_for_every_seed(data, monkeypatch):
     starts = []
     recipe = dataclasses.replace(quicker(), start="consensus", restarts=2)
-    run = trainer._Learner.run
+    run = learner.Learner.run
 
     def watched(self, number, start, *rest):
         starts.append(start.filters)
         return run(self, number, start, *rest)
 
-    monkeypatch.setattr(trainer._Learner, "run", watched)
+    monkeypatch.setattr(learner.Learner, "run", watched)
     recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
     for seed in (0, 1):
         learn(data.features, recipe=recipe, random_state=seed)
@@ -470,3 +475,49 @@ def test_sharp_detectors_say_where_they_are_not_sure():
         "positions carry several concepts" in doubts(signals(6, 12_000, concepts_per_pixel=3), 6)[0]
     )
     assert "there are 500 positions per concept" in doubts(signals(6, 3_000), 6)[0]
+
+
+def test_n_init_starts_are_all_learned_to_the_end_and_the_least_objective_is_kept(data):
+    recipe = quicker()
+    pairs, history = learn(data.features, recipe=recipe, n_init=5)
+    assert len(history.restarts) == 5
+    last = history.stages["d"]["objective"][-1]
+    violations = 10 * sum(history.violations.get("d", {}).values())
+    assert last + violations == pytest.approx(min(history.restarts), rel=1e-5)
+    # shares of the four others
+    np.testing.assert_allclose(4 * pairs.recurrence, np.round(4 * pairs.recurrence))
+
+
+def test_one_start_has_no_others_to_come_back_in(data):
+    pairs, history = learn(data.features, n_init=1)
+    assert pairs.recurrence is None and len(history.restarts) == 1
+
+
+def test_n_init_reaches_the_recipe_that_is_handed_over_to():
+    features = np.random.default_rng(0).standard_exponential((600, 2, 12)).astype(np.float32)
+    features = features @ np.diag(0.8 ** np.arange(12)).astype(np.float32)
+    recipe = dataclasses.replace(quicker(), otherwise=dataclasses.replace(quicker(), name="other"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearningWarning)
+        _, history = learn(features, recipe=recipe, n_init=3)
+    assert history.recipe == "other" and len(history.restarts) == 3
+
+
+@pytest.mark.parametrize("n_init", [0, -1, 2.5, "two", True])
+def test_n_init_must_be_a_whole_number(data, n_init):
+    with pytest.raises(ValueError, match="n_init must be"):
+        learn(data.features, n_init=n_init)
+
+
+def test_of_several_starts_the_one_that_finds_the_concepts_is_kept(monkeypatch):
+    data = signal_maps(6_000, *random_directions(0, 6, 2, 40), seed=0)
+    names = iter(["random", "random", "skewness"])
+    make = learner.make_start
+    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make(next(names), *rest))
+    recipe = dataclasses.replace(get_recipe("default"), otherwise=None)
+    pairs, history = learn(data.features, 6, recipe=recipe, n_init=3)
+    assert np.argmin(history.restarts) == 2
+    overlaps = detector_iou(
+        pairs.detect(data.features).reshape(-1, 6) > 0.5, data.masks.reshape(-1, 6)
+    )
+    assert overlaps.max(axis=0).min() > 0.95

@@ -46,13 +46,15 @@ class DirectionPairsTf(FactorizerCraftTf):
         How the pairs are learned, as `learn_pairs` takes it.
     off
         What "a concept is switched off" means: see `DirectionPairs.coefficients`.
+    n_init
+        Starts to learn from, the best kept, as `learn_pairs` takes it.
     random_state
         Seed of the learning and of the masks of `estimate_importance`.
     verbose
         0 for silence.
     pairs
         Pairs learned, or loaded, elsewhere: `fit` then learns none, and only reads the images.
-        ``number_of_concepts``, ``recipe`` and ``verbose`` are without effect.
+        ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are without effect.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class DirectionPairsTf(FactorizerCraftTf):
         *,
         recipe: str | Recipe = "default",
         off: Off = "absent",
+        n_init: int | None = None,
         random_state: int | None = None,
         verbose: int = 1,
         pairs: DirectionPairs | None = None,
@@ -78,6 +81,7 @@ class DirectionPairsTf(FactorizerCraftTf):
                 number_of_concepts,
                 recipe=get_recipe(recipe),
                 off=off,
+                n_init=n_init,
                 random_state=random_state,
                 verbose=verbose,
             )
@@ -157,7 +161,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
     shared
         True: one set of pairs, learned from the images of all the classes of interest, with
         importances for each class. False: a set for each class, as CRAFT does.
-    recipe, off, random_state, verbose
+    recipe, off, n_init, random_state, verbose
         As in `DirectionPairsTf`.
 
     Attributes
@@ -180,6 +184,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         shared: bool = True,
         recipe: str | Recipe = "default",
         off: Off = "absent",
+        n_init: int | None = None,
         random_state: int | None = None,
         verbose: int = 1,
     ):
@@ -215,6 +220,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
                 patch_size,
                 recipe=recipe,
                 off=off,
+                n_init=n_init,
                 random_state=random_state,
                 verbose=verbose,
             )

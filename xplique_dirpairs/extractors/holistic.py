@@ -23,6 +23,7 @@ from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
 from xplique_dirpairs.activations import (
     as_pixels,
     check_activations,
+    check_count,
     check_images,
     check_images_fit,
 )
@@ -30,7 +31,6 @@ from xplique_dirpairs.extractors.crops import concept_maps
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
-from xplique_dirpairs.learning.trainer import check_number_of_concepts
 from xplique_dirpairs.network import Head, check_class
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
@@ -56,7 +56,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         Activations to logits or probabilities, (N, K), for the learning's network term. None: the
         extractor's own where it comes from Xplique's `LayeredModelExtractorBuilder`; for other
         extractors there is then no network term, which is logged.
-    recipe, off, random_state, verbose
+    recipe, off, n_init, random_state, verbose
         As in `DirectionPairsTf`; without effect where a factorizer is given.
     """
 
@@ -69,6 +69,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         latent_to_logit_model: Callable | None = None,
         recipe: str | Recipe = "default",
         off: Off = "absent",
+        n_init: int | None = None,
         random_state: int | None = None,
         verbose: int = 1,
     ):
@@ -78,12 +79,13 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
                 f"{type(latent_extractor).__name__}: LayeredModelExtractorBuilder.build(model, "
                 "layer_index) makes one of a Keras model"
             )
-        check_number_of_concepts(number_of_concepts)
+        check_count("number_of_concepts", number_of_concepts)
         if factorizer is None:
             factorizer = DirectionPairsFactorizer(
                 number_of_concepts,
                 recipe=get_recipe(recipe),
                 off=off,
+                n_init=n_init,
                 random_state=random_state,
                 verbose=verbose,
             )

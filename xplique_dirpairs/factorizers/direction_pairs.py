@@ -38,8 +38,8 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         tokens, ``()`` for vectors.
     off
         What a coefficient of zero means: see `DirectionPairs.coefficients`.
-    recipe
-        As `learn_pairs` takes it.
+    recipe, n_init
+        As `learn_pairs` takes them.
     random_state
         Seed of the learning.
     verbose
@@ -63,6 +63,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         map_shape: tuple[int, ...] | None = None,
         off: Off = "absent",
         recipe: Any = "default",
+        n_init: int | None = None,
         random_state: int | None = None,
         verbose: int = 0,
     ):
@@ -71,6 +72,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         self.map_shape = map_shape
         self.off = off
         self.recipe = recipe
+        self.n_init = n_init
         self.random_state = random_state
         self.verbose = verbose
 
@@ -144,6 +146,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             self.number_of_concepts,
             head=head,
             recipe=self.recipe,
+            n_init=self.n_init,
             random_state=self.random_state,
             verbose=self.verbose,
             resume=resume,

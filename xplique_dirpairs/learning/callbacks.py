@@ -14,11 +14,17 @@ logger = logging.getLogger("xplique_dirpairs")
 
 
 class EpochRecord(keras.callbacks.Callback):
-    """Keeps every loss per epoch and updates the multipliers of the constraints."""
+    """Keeps every loss per epoch and updates the multipliers of the constraints.
 
-    def __init__(self):
+    Parameters
+    ----------
+    epochs
+        Appended to: name of a loss → its value in every restart, (R,).
+    """
+
+    def __init__(self, epochs: list[dict[str, np.ndarray]]):
         super().__init__()
-        self.epochs: list[dict[str, np.ndarray]] = []
+        self.epochs = epochs
 
     def on_epoch_end(self, epoch, logs=None):
         """Record, then one dual update."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ _NAME = "state.npz"
 _FOREIGN = (
     "is not the state of a fit, or is damaged: give another folder, or delete it to start anew"
 )
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """Plain data and arrays of a fit."""
+
+    data: dict[str, Any]
+    arrays: dict[str, NDArray]
 
 
 class Checkpoint:
@@ -40,8 +50,8 @@ class Checkpoint:
         except OSError as error:
             raise ValueError(f"resume={str(folder)!r} is no folder to keep a fit in") from error
 
-    def load(self) -> tuple[dict[str, Any], dict[str, NDArray]] | None:
-        """What was saved last: plain data and arrays; None if nothing was.
+    def load(self) -> SavedState | None:
+        """What was saved last; None if nothing was.
 
         Raises
         ------
@@ -67,7 +77,7 @@ class Checkpoint:
                 f"{self._path} is the state of a fit with other {', '.join(other)}: give another "
                 "folder, or delete it to start anew"
             )
-        return info["data"], arrays
+        return SavedState(info["data"], arrays)
 
     def save(self, data: dict[str, Any], arrays: dict[str, NDArray]) -> None:
         """Replace what was saved."""
@@ -104,7 +114,12 @@ class EpochState(keras.callbacks.Callback):
         What was saved; None to begin.
     """
 
-    def __init__(self, callbacks, save, resumed):
+    def __init__(
+        self,
+        callbacks: list[keras.callbacks.Callback],
+        save: Callable[[dict[str, Any], dict[str, NDArray]], None],
+        resumed: SavedState | None,
+    ):
         super().__init__()
         self._others, self._save, self._resumed = callbacks, save, resumed
 
@@ -112,8 +127,8 @@ class EpochState(keras.callbacks.Callback):
         """Put the memories of the others back, which have just forgotten them."""
         if self._resumed is None:
             return
-        data, _ = self._resumed
-        for callback, memory in zip(self._others, data["memories"], strict=True):
+        memories = self._resumed.data["memories"]
+        for callback, memory in zip(self._others, memories, strict=True):
             for name, value in memory.items():
                 setattr(callback, name, value)
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from xplique_dirpairs.activations import check_activations
+from xplique_dirpairs.activations import check_activations, check_count
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
-from xplique_dirpairs.learning.trainer import check_number_of_concepts, learn_pairs
+from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import WELL_CONDITIONED
 
@@ -166,7 +166,7 @@ def scan_number_of_concepts(
     activations, recipe = check_activations(activations), get_recipe(recipe)
     candidates = list(numbers)
     for number in [*candidates, seeds]:
-        check_number_of_concepts(number)
+        check_count("number_of_concepts", number)
     if not candidates:
         raise ValueError("numbers is empty: give the numbers of concepts to compare")
     if len(activations) < 2:

@@ -26,6 +26,8 @@ class History:
 
     Attributes
     ----------
+    recipe
+        Name of the recipe that was used in the end.
     stages
         Stage name → name of a loss, or "objective" → its value in every epoch, of the restart
         that was kept.
@@ -51,8 +53,12 @@ class History:
         In words: what was decided on the way.
     seconds
         Stage name → wall time.
+    restarts : (R,)
+        The objective, plus ten times every violation, of all restarts that were learned to the end;
+        the pairs are those of the least.
     """
 
+    recipe: str
     stages: dict[str, dict[str, list[float]]]
     violations: dict[str, dict[str, float]]
     occupancy: NDArray
@@ -64,6 +70,7 @@ class History:
     interrupted: bool = False
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    restarts: list[float] = field(default_factory=list)
 
     def problems(self) -> list[str]:
         """What a user should know before trusting the result, a sentence each; often empty."""

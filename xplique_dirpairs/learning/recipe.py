@@ -129,7 +129,8 @@ class Recipe:
         Initial filters: "skewness", "consensus" or "random" (see `starts`). A consensus depends on
         the features alone; the seed decides the order in which they are learned from.
     restarts
-        Starts learned side by side, the best kept; None: as many, up to 8, as cost little.
+        Starts learned side by side, each to the end, the best kept; None: as many, up to 8, as cost
+        little, of which the worse half ends with every stage.
     gamma
         Exponent of the activity E_p[y^γ].
     batch

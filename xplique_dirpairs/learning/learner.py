@@ -1,0 +1,346 @@
+"""The stages of one fit, in order: start, stages, the best restart as pairs and how it went."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xplique_dirpairs.learning import coordinates as coordinates_
+from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
+from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
+from xplique_dirpairs.learning.history import History, find_problems
+from xplique_dirpairs.learning.objective import Detectors
+from xplique_dirpairs.learning.reading import measure_pairs
+from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.learning.stage_fit import fit_stage
+from xplique_dirpairs.learning.starts import make_start, positions_for
+from xplique_dirpairs.network import Head
+from xplique_dirpairs.pairs import DirectionPairs
+
+logger = logging.getLogger("xplique_dirpairs")
+
+#: Restarts are run side by side as long as a step sees no more detections (P · I · R) than this.
+_CHEAP_STEP = 200_000
+#: Fewer positions per concept than this make sharp detectors fit their own positions [measured:
+#: D = 512, 100 000 positions, 781 per concept: IoU .92 on them, .86 on fresh ones].
+_POSITIONS_PER_CONCEPT = 1000
+#: Correlation of projections from which a concept of another restart is the same one.
+_COMES_BACK = 0.9
+
+
+class Learner:
+    """What the stages of one fit share.
+
+    Parameters
+    ----------
+    features, moments
+        What is learned from.
+    concepts
+        I.
+    head
+        The rest of the network, or None.
+    recipe
+    verbose
+        1: a progress bar per stage.
+    checkpoint
+        Where the state is kept after every epoch, or None.
+    """
+
+    def __init__(
+        self,
+        features: HeldFeatures | StreamedFeatures,
+        moments: Moments,
+        concepts: int,
+        head: Head | None,
+        recipe: Recipe,
+        verbose: int = 0,
+        checkpoint: Checkpoint | None = None,
+    ):
+        self.features, self.moments = features, moments
+        self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
+        self.checkpoint = checkpoint
+        self.interrupted = self._clear_start = False
+        self._notes: list[str] = []
+        self._seconds: dict[str, float] = {}
+        self._coordinates: dict[str, Coordinates] = {}
+        self._values: NDArray = np.zeros(0)  # of each restart, after a stage
+        self._cut_short: list[str] = []
+        self._violations: dict[str, dict[str, NDArray]] = {}
+        self._records: dict[str, list[dict[str, NDArray]]] = {}
+        if head is None:
+            self._note("no head was given: the network terms are left out")
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        logger.info(text)
+
+    def coordinates(self, name: str) -> Coordinates:
+        """Coordinates by name; always the same object."""
+        if name not in self._coordinates:
+            if name == "standardised":
+                self._coordinates[name] = coordinates_.standardised(self.moments)
+            else:
+                make = {"whitened": coordinates_.whitened, "centred": coordinates_.centred}[name]
+                self._coordinates[name] = make(self.moments, self.concepts)
+        return self._coordinates[name]
+
+    @property
+    def restarts(self) -> int:
+        """R."""
+        if self.recipe.restarts is not None:
+            return self.recipe.restarts
+        step = min(2 * self.recipe.batch, len(self.features)) * self.concepts
+        return int(np.clip(_CHEAP_STEP // step, 1, 8))
+
+    def learn(self, rng: np.random.Generator) -> Detectors:
+        """All stages of the recipe, or of the one that suits the features better."""
+        resumed = None if self.checkpoint is None else self.checkpoint.load()
+        if resumed is not None:
+            number, detectors = self._restore(resumed, rng)
+        else:
+            if self.recipe.otherwise and rank_of_signal(self.moments, self.concepts) is None:
+                self._switch("the spectrum of the features has no floor of noise")
+            number, detectors = 0, self.start(rng)
+        while number < len(self.recipe.stages) and not self.interrupted:
+            detectors = self.run(number, detectors, rng, resumed)
+            resumed = None
+            why = self._unsuitable() if number == 0 and not self.interrupted else None
+            if why is None:
+                number += 1
+            else:
+                self._switch(why)
+                number, detectors = 0, self.start(rng)
+        return detectors
+
+    def _unsuitable(self) -> str | None:
+        """Why the other recipe is the better one, after the first stage."""
+        if self.recipe.otherwise is None or self._clear_start:
+            return None
+        entropy = float(np.nanmin(self._records[self.recipe.stages[0].name][-1]["s"]))
+        if entropy <= self.recipe.clear_below:
+            return None
+        return f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
+
+    def _switch(self, why: str) -> None:
+        """To the other recipe, from its start."""
+        assert self.recipe.otherwise is not None
+        self._note(f"{why}: recipe {self.recipe.otherwise.name!r}")
+        self.recipe = self.recipe.otherwise
+        self._values, self._records, self._violations = np.zeros(0), {}, {}
+
+    def start(self, rng: np.random.Generator) -> Detectors:
+        """R starts in the first stage's coordinates."""
+        made = self.coordinates(self.recipe.stages[0].coordinates)
+        if self.concepts > made.axes:
+            self._note(
+                f"{self.concepts} concepts in {made.axes} dimensions that vary: the filters "
+                "cannot be orthonormal, the surplus ones start at random"
+            )
+        generators = [rng] * self.restarts
+        if self.recipe.start == "consensus":  # it should not depend on the seed
+            generators = [np.random.default_rng(restart) for restart in range(self.restarts)]
+        starts = []
+        for generator in generators:
+            sample = self.features.sample(made, positions_for(self.concepts), generator)
+            starts.append(
+                make_start(self.recipe.start, sample, self.concepts, generator, made.backward)
+            )
+        self._clear_start = any(start.clear for start in starts)
+        filters = made.filters_to_raw(np.stack([start.filters for start in starts]))
+        return Detectors(filters, np.stack([start.thresholds for start in starts]))
+
+    def run(
+        self,
+        number: int,
+        start: Detectors,
+        rng: np.random.Generator,
+        resumed: SavedState | None = None,
+    ) -> Detectors:
+        """The stage of that number; ``resumed`` is what the checkpoint had of it."""
+        began = time.perf_counter() - (0.0 if resumed is None else resumed.data["seconds"])
+        stage = self.recipe.stages[number]
+        made = self.coordinates(stage.coordinates)
+        stage = stage.in_axes(made.axes)
+        if resumed is not None:
+            seed = resumed.data["seed"]
+        else:
+            seed = int(rng.integers(2**31))
+            if self._values.size:
+                start = self._survivors(start)
+            if stage.signals == "free" and start.signals is None:
+                start = Detectors(start.filters, start.biases, self._signals_of(start))
+
+        def save(data, arrays):
+            known = {"number": number, "seed": seed, "seconds": time.perf_counter() - began}
+            self._save(data | known, arrays, start, rng)
+
+        result = fit_stage(
+            stage,
+            made,
+            start,
+            self.features,
+            self.head,
+            self.recipe,
+            seed=seed,
+            records=self._records.setdefault(stage.name, []),
+            verbose=self.verbose,
+            save=None if self.checkpoint is None else save,
+            resumed=resumed,
+        )
+        self._values, self._violations[stage.name] = result.values, result.violations
+        self._seconds[stage.name] = time.perf_counter() - began
+        self.interrupted = result.interrupted
+        if result.cut_short is not None:
+            self._cut_short.append(result.cut_short)
+        return result.detectors
+
+    def _save(self, data, arrays, start: Detectors, rng: np.random.Generator) -> None:
+        """All that the rest of the fit depends on, beside the variables of the stage."""
+        assert self.checkpoint is not None
+        data |= {
+            "recipe": self.recipe.name,
+            "generator": rng.bit_generator.state,
+            "notes": self._notes,
+            "cut_short": self._cut_short,
+            "stage_seconds": self._seconds,
+            "clear_start": self._clear_start,
+            "records": {
+                name: [_as_lists(epoch) for epoch in epochs]
+                for name, epochs in self._records.items()
+            },
+            "violations": {name: _as_lists(broken) for name, broken in self._violations.items()},
+        }
+        arrays |= {"filters": start.filters, "biases": start.biases}
+        if start.signals is not None:
+            arrays["signals"] = start.signals
+        self.checkpoint.save(data, arrays)
+
+    def _restore(self, saved: SavedState, rng: np.random.Generator) -> tuple[int, Detectors]:
+        """Undo `_save`: the stage that was running, and where it had begun."""
+        data, arrays = saved.data, saved.arrays
+        rng.bit_generator.state = data["generator"]
+        if data["recipe"] != self.recipe.name:
+            assert self.recipe.otherwise is not None
+            self.recipe = self.recipe.otherwise
+        self._notes[:] = data["notes"]
+        self._note(f"went on with stage {self.recipe.stages[data['number']].name}")
+        self._cut_short, self._seconds = data["cut_short"], data["stage_seconds"]
+        self._clear_start = data["clear_start"]
+        self._records = {
+            name: [_as_arrays(epoch, np.float32) for epoch in epochs]
+            for name, epochs in data["records"].items()
+        }
+        self._violations = {
+            name: _as_arrays(broken, np.float64) for name, broken in data["violations"].items()
+        }
+        start = Detectors(arrays["filters"], arrays["biases"], arrays.get("signals"))
+        return data["number"], start
+
+    def _survivors(self, detectors: Detectors) -> Detectors:
+        """The restarts that go on: the better half, not fewer, for the last stage tells the best.
+
+        All that are finite where their number was asked for.
+        """
+        order = np.argsort(np.where(np.isfinite(self._values), self._values, np.inf))
+        count = len(order) if self.recipe.restarts is not None else math.ceil(len(order) / 2)
+        kept = np.sort(order[:count])
+        kept = kept[np.isfinite(self._values[kept])]
+        for epochs in self._records.values():
+            epochs[:] = [{name: values[kept] for name, values in e.items()} for e in epochs]
+        for broken in self._violations.values():
+            broken.update({name: values[kept] for name, values in broken.items()})
+        return detectors.keep(kept)
+
+    def _signals_of(self, detectors: Detectors) -> NDArray:
+        """Stage c: section 3 of the method, for every restart."""
+        return np.stack(
+            [
+                measure_pairs(self.features, self.moments, filters, biases).signals
+                for filters, biases in zip(detectors.filters, detectors.biases, strict=True)
+            ]
+        )
+
+    def finish(self, detectors: Detectors) -> tuple[DirectionPairs, History]:
+        """The best restart as pairs, and how it went; warns of what is wrong with it."""
+        best = int(np.argmin(np.where(np.isfinite(self._values), self._values, np.inf)))
+        signals: NDArray | str = self.recipe.estimator
+        if detectors.signals is not None:
+            signals = detectors.signals[best]
+        measured = measure_pairs(
+            self.features,
+            self.moments,
+            detectors.filters[best],
+            detectors.biases[best],
+            signals,
+            self.coordinates(self.recipe.stages[-1].coordinates),
+        )
+        pairs = measured.pairs
+        if len(detectors.filters) > 1:
+            recurrence = self._recurrence(detectors.filters, best)
+            pairs = dataclasses.replace(pairs, recurrence=recurrence)
+        dead, duplicates = find_problems(pairs, measured.occupancy, measured.overlaps)
+        history = History(
+            recipe=self.recipe.name,
+            stages={
+                name: {loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]}
+                for name, epochs in self._records.items()
+                if epochs
+            },
+            violations={
+                name: {loss: float(v[best]) for loss, v in broken.items() if v[best] > 0}
+                for name, broken in self._violations.items()
+            },
+            occupancy=measured.occupancy,
+            dead=dead,
+            duplicates=duplicates,
+            condition_number=pairs.condition_number,
+            cut_short=self._cut_short,
+            doubts=self._doubts(best),
+            interrupted=self.interrupted,
+            notes=self._notes,
+            seconds=self._seconds,
+            restarts=self._values.tolist(),
+        )
+        history.warn()
+        return pairs, history
+
+    def _doubts(self, best: int) -> list[str]:
+        """Of sharp detectors: soft ones promise less."""
+        if self.recipe.otherwise is None:
+            return []
+        found, epochs = [], self._records.get(self.recipe.stages[-1].name)
+        entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
+        if entropy > self.recipe.clear_below:
+            found.append(
+                f"positions carry several concepts, rare ones or noise (L^s {entropy:.2f} bits): "
+                "thresholds are not where a concept begins"
+            )
+        each = len(self.features) / self.concepts
+        if each < _POSITIONS_PER_CONCEPT:
+            found.append(
+                f"there are {each:.0f} positions per concept, {_POSITIONS_PER_CONCEPT} are wanted: "
+                "detections on other images are less sure than on these"
+            )
+        return found
+
+    def _recurrence(self, filters: NDArray, best: int) -> NDArray:
+        """Share of the other restarts with a concept whose projections correlate by ≥ 0.9."""
+        cross = np.einsum("id,de,rje->rij", filters[best], self.moments.covariance, filters)
+        variances = np.einsum("rid,de,rie->ri", filters, self.moments.covariance, filters)
+        correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
+        others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
+        return others.mean(axis=0)
+
+
+def _as_lists(values: dict[str, NDArray]) -> dict[str, list]:
+    return {name: value.tolist() for name, value in values.items()}
+
+
+def _as_arrays(values: dict[str, list], dtype: type) -> dict[str, NDArray]:
+    return {name: np.array(value, dtype) for name, value in values.items()}
