@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from xplique_dirpairs.network import Head, final_activation, split_model
+from xplique_dirpairs.model_graph import final_activation
+from xplique_dirpairs.network import Head, split_model
 
 K, SHAPE = 3, (8, 6, 2)
 
@@ -538,3 +539,39 @@ def test_the_score_of_one_class_is_its_column_in_a_quantised_head():
     np.testing.assert_allclose(
         head.class_scores(x, tf.constant(1)), head.outputs(x)[:, 1], rtol=1e-5
     )
+
+
+# ------------------------------------------------------------------ logits and class rows
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_logits_give_the_outputs_back(activation):
+    inputs = keras.Input((3, 3, 4))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    head = Head(keras.Model(inputs, keras.layers.Dense(5, activation=activation)(pooled)))
+    x = np.random.default_rng(0).normal(size=(7, 3, 3, 4)).astype(np.float32)
+    logits, outputs = head.logits(x), head.predict(x)
+    if activation == "softmax":
+        back = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    else:
+        back = 1 / (1 + np.exp(-logits)) if activation == "sigmoid" else logits
+    np.testing.assert_allclose(back, outputs, rtol=1e-5)
+    assert head.is_multilabel == (activation == "sigmoid")
+
+
+def test_certain_outputs_have_finite_logits():
+    inputs = keras.Input((2,))
+    for activation in ("softmax", "sigmoid"):
+        head = Head(keras.Model(inputs, keras.layers.Activation(activation)(inputs)))
+        assert np.isfinite(head.logits(np.array([[1e4, -1e4]], np.float32))).all()
+
+
+def test_a_linear_head_has_a_row_of_weights_for_every_class():
+    inputs = keras.Input((3, 3, 4))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    dense = keras.layers.Dense(5)
+    head = Head(keras.Model(inputs, dense(pooled)))
+    x = np.random.default_rng(0).normal(size=(7, 3, 3, 4)).astype(np.float32)
+    np.testing.assert_allclose(head.pool(x) @ head.class_rows.T, head.predict(x), atol=1e-5)
+    hidden = keras.layers.Dense(6, activation="relu")(pooled)
+    assert Head(keras.Model(inputs, keras.layers.Dense(5)(hidden))).class_rows is None

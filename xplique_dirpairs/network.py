@@ -15,6 +15,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.model_graph import (
+    check_is_cut,
+    check_keras_model,
+    final_activation,
+    layer_output,
+    node_of,
+    nodes_before,
+    without_final_activation,
+)
+
 _POOLINGS = (
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
@@ -70,23 +80,13 @@ def split_model(
             f"model must have one input and one output, not {len(inputs)} and {len(outputs)}"
         )
     _check_output_shape("model", outputs[0].shape)
-    cut = _layer_output(model, layer)
+    cut = layer_output(model, layer)
     if cut is outputs[0]:
         raise ValueError("the layer is the model's output: choose one before the classes")
-    _check_is_cut(cut, outputs[0])
+    check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
-    second = _without_final_activation(keras.Model(cut, outputs[0], name="latent_to_logit"))
+    second = without_final_activation(keras.Model(cut, outputs[0], name="latent_to_logit"))
     return first, second
-
-
-def check_keras_model(name: str, model: object) -> None:
-    """A Keras 3 model is needed: its graph is read."""
-    if isinstance(model, keras.Model):
-        return
-    came = type(model).__name__
-    if type(model).__module__.split(".")[0] == "tf_keras":
-        came = f"a tf_keras (Keras 2) {came}: build or load it with Keras 3, without tf_keras"
-    raise TypeError(f"{name} must be a keras.Model, not {came}")
 
 
 def _check_output_shape(name: str, shape) -> None:
@@ -112,144 +112,6 @@ def check_class(class_id: int, number_of_classes: int | None) -> None:
     if class_id < 0 or (number_of_classes is not None and class_id >= number_of_classes):
         there_are = "" if number_of_classes is None else f" for {number_of_classes} classes"
         raise ValueError(f"class_id {class_id} is out of range{there_are}")
-
-
-def _layer_output(model: keras.Model, layer: str | int | keras.layers.Layer):
-    if isinstance(layer, keras.layers.Layer):
-        found = layer
-        if all(found is not candidate for candidate in model.layers):
-            _check_not_nested(model, layer.name, lambda inner: inner is layer)
-            raise ValueError(f"layer {layer.name!r} is not one of the model's layers")
-    elif isinstance(layer, str):
-        matches = [candidate for candidate in model.layers if candidate.name == layer]
-        if not matches:
-            _check_not_nested(model, layer, lambda inner: inner.name == layer)
-            names = [candidate.name for candidate in model.layers]
-            shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
-            raise ValueError(f"the model has no layer {layer!r}; it has: {shown}")
-        found = matches[0]
-    elif isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
-        if not -len(model.layers) <= layer < len(model.layers):
-            raise ValueError(f"layer index {layer} is out of range for {len(model.layers)} layers")
-        found = model.layers[layer]
-    else:
-        raise TypeError(f"layer must be a name, an index or a layer, not {type(layer).__name__}")
-    nodes = [node for node in _nodes(model.outputs[0]) if node.operation is found]
-    if len(nodes) != 1:
-        how = "is not on the way to the classes" if not nodes else "is used several times"
-        raise ValueError(f"layer {found.name!r} {how}: choose one that is used once")
-    if len(nodes[0].output_tensors) != 1:
-        raise ValueError(f"layer {found.name!r} has several outputs; choose one with a single one")
-    return nodes[0].output_tensors[0]
-
-
-def _check_not_nested(model: keras.Model, name: str, is_wanted: Callable) -> None:
-    for outer in model.layers:
-        if _holds(outer, is_wanted):
-            raise ValueError(
-                f"layer {name!r} is inside {outer.name!r}, a model that counts as one layer here: "
-                f"cut at {outer.name!r}, or build the classifier on that model's own input and "
-                "output instead of calling it as a layer"
-            )
-
-
-def _holds(layer: keras.layers.Layer, is_wanted: Callable) -> bool:
-    return isinstance(layer, keras.Model) and any(
-        is_wanted(inner) or _holds(inner, is_wanted) for inner in layer.layers
-    )
-
-
-def _node(tensor):
-    """The graph's node that made a Keras tensor."""
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]
-
-
-def _nodes(target, until=None) -> list:
-    """Nodes of the graph that lead to a tensor; not beyond the tensor ``until``."""
-    pending, nodes, seen = [target], [], set()
-    while pending:
-        tensor = pending.pop()
-        if tensor is until or id(_node(tensor)) in seen:
-            continue
-        node = _node(tensor)
-        seen.add(id(node))
-        nodes.append(node)
-        pending.extend(node.input_tensors)
-    return nodes
-
-
-def _check_is_cut(cut, target) -> None:
-    """Every path from the input to the classes must pass through the layer's output."""
-    if any(not node.input_tensors for node in _nodes(target, until=cut)):
-        raise ValueError(
-            "the classes do not depend on this layer alone: a branch goes around it. "
-            "Choose a layer that every path passes, such as the sum after a residual block"
-        )
-
-
-def final_activation(model: keras.Model) -> str:
-    """'softmax', 'sigmoid' or 'linear': what the model's last layer ends in, read off its graph."""
-    layer = _last_layer(model)
-    if isinstance(layer, keras.Model):
-        return final_activation(layer)
-    if _passes_on(layer):
-        before = _node(model.outputs[0]).input_tensors[0]
-        if _same_values(before.shape, model.outputs[0].shape):
-            return final_activation(keras.Model(model.inputs[0], before))
-    # An activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
-    activation = getattr(layer, "activation", None) or layer
-    name = getattr(activation, "__name__", type(activation).__name__).lower()
-    return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
-
-
-#: Operations that are often put behind a softmax, by the names of their classes: those that
-#: ``keras.ops.cast`` and its like put into a graph are not public.
-_PASSING_ON = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "ExpandDims"}
-
-
-def _passes_on(layer) -> bool:
-    """Whether a layer hands on the values it gets, cast or reshaped perhaps."""
-    activation = getattr(layer, "activation", None)
-    linear = isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear
-    return linear or type(layer).__name__ in _PASSING_ON
-
-
-def _same_values(shape, other) -> bool:
-    """Whether two shapes differ by axes of length 1 at most: classes are where they were."""
-    return [n for n in shape if n != 1] == [n for n in other if n != 1]
-
-
-def _last_layer(model: keras.Model):
-    outputs = getattr(model, "outputs", None)
-    if outputs:
-        return _node(outputs[0]).operation
-    return model.layers[-1] if model.layers else None
-
-
-def _without_final_activation(model: keras.Model) -> keras.Model:
-    """The same model ending in logits; the original is left as it is."""
-    if final_activation(model) == "linear":
-        return model
-    node = _node(model.outputs[0])
-    last, before = node.operation, node.input_tensors[0]
-    if _passes_on(last):
-        stripped = _without_final_activation(keras.Model(model.inputs[0], before, name=model.name))
-        if tuple(before.shape) == tuple(model.outputs[0].shape):
-            return stripped
-        return keras.Model(model.inputs[0], last(stripped.outputs[0]), name=model.name)
-    if isinstance(last, keras.Model):
-        logits = _without_final_activation(last)(before)
-        return keras.Model(model.inputs[0], logits, name=model.name)
-    if getattr(last, "activation", None) is None or isinstance(last, keras.layers.Activation):
-        return keras.Model(model.inputs[0], before, name=model.name)
-    config = last.get_config()
-    config["activation"] = "linear"
-    config["name"] = f"{last.name}_logits"
-    twin = type(last).from_config(config)
-    logits = twin(before)
-    twin.set_weights(last.get_weights())
-    return keras.Model(model.inputs[0], logits, name=model.name)
 
 
 class Head:
@@ -291,7 +153,7 @@ class Head:
         source, target = self.model.inputs[0], self.model.outputs[0]
         consumers = [
             node
-            for node in _nodes(target)
+            for node in nodes_before(target)
             if any(tensor is source for tensor in node.input_tensors)
         ]
         if len(consumers) != 1:
@@ -350,7 +212,7 @@ class Head:
         model = self.after_pooling or self.model
         if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
             return None
-        node, source = _node(model.outputs[0]), model.inputs[0]
+        node, source = node_of(model.outputs[0]), model.inputs[0]
         last, hidden = node.operation, node.input_tensors[0] if node.input_tensors else None
         if type(last) is not keras.layers.Dense or last.activation is not keras.activations.linear:
             return None
@@ -387,6 +249,21 @@ class Head:
         log_p = tf.nn.log_softmax(outputs)
         return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1) / np.log(2.0)
 
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether outputs are yes or no each on its own, as one output always is."""
+        return self.ends_in == "sigmoid" or self.number_of_classes == 1
+
+    @property
+    def class_rows(self) -> NDArray | None:
+        """Each class's weights over the channels, (K, D): of a head that is linear, or None.
+
+        It may begin with a global average pooling.
+        """
+        if self._class_layer is None or not isinstance(self._class_layer[0], keras.layers.Identity):
+            return None
+        return np.asarray(self._class_layer[1].kernel).T
+
     @cached_property
     def number_of_classes(self) -> int | None:
         """K, or None where the model does not tell before it is called."""
@@ -404,6 +281,20 @@ class Head:
             for start in range(0, len(features), batch_size)
         ]
         return np.concatenate([batch.numpy() for batch in batches])
+
+    def logits(self, features: NDArray, batch_size: int = 64) -> NDArray:
+        """Logits (n, K), float64, also of a head that ends in probabilities.
+
+        Those of a softmax are up to a constant of each image: log p, whose softmax is p.
+        """
+        outputs = self.predict(features, batch_size).astype(np.float64)
+        if self.ends_in == "linear":
+            return outputs
+        tiny = float(np.finfo(np.float32).tiny)
+        logits = np.log(np.maximum(outputs, tiny))
+        if self.ends_in == "sigmoid":
+            logits -= np.log(np.maximum(1.0 - outputs, tiny))
+        return logits
 
 
 def _entropy_of_probabilities(p: tf.Tensor) -> tf.Tensor:

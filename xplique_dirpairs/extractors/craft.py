@@ -28,7 +28,8 @@ from xplique_dirpairs.extractors.crops import (
 )
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
-from xplique_dirpairs.network import Head, check_class, check_keras_model
+from xplique_dirpairs.model_graph import check_keras_model
+from xplique_dirpairs.network import Head, check_class
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 
