@@ -1,0 +1,601 @@
+"""Deletion, insertion and μ-fidelity: against a second writing, and at their ends."""
+
+import dataclasses
+from itertools import pairwise, permutations
+
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.metrics import manipulation
+from xplique_dirpairs.metrics.fidelity import (
+    FRACTIONS,
+    Curves,
+    contribution_orders,
+    curve_areas,
+    deletion_curves,
+    fidelity,
+    insertion_curves,
+    leave_one_out,
+    mu_fidelity,
+    probabilities_at,
+    random_orders,
+    random_subsets,
+)
+from xplique_dirpairs.metrics.manipulation import Reading, all_off_negative_mass, outcomes
+from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.network import Head, split_model
+
+#: Axes of positions: none, tokens, maps.
+POSITIONS = {"vectors": (), "tokens": (5,), "maps": (3, 2)}
+CLASSES = 4
+
+
+class ReluHead:
+    """Two layers over features averaged over positions."""
+
+    def __init__(self, rng, channels, classes=CLASSES):
+        self.hidden = rng.normal(size=(channels, 7))
+        self.out = rng.normal(size=(7, classes))
+
+    def __call__(self, features):
+        pooled = features.reshape(len(features), -1, features.shape[-1]).mean(axis=1)
+        return np.maximum(pooled @ self.hidden, 0) @ self.out
+
+
+def make_reading(rng, positions=(3, 2), images=6, concepts=5, channels=8, **changes):
+    """A ReLU layer, signed coefficients, so that clipping binds and deletion goes both ways."""
+    x = np.maximum(rng.normal(0.5, 1.0, (images, *positions, channels)), 0)
+    parts = {
+        "activations": x,
+        "coefficients": rng.normal(0.3, 1.0, (images, *positions, concepts)),
+        "bank": rng.normal(size=(concepts, channels)) / 3,
+        "predict": ReluHead(rng, channels),
+        "class_ids": rng.integers(CLASSES, size=images),
+        "limits": (0.0, np.inf),
+    }
+    return Reading(**parts | changes)
+
+
+def make_additive(rng, images=4, concepts=4):
+    """One feature for each concept, logit = Σ contribution: nothing interacts, nothing clips."""
+    weights = rng.normal(size=(concepts, 1))
+    return Reading(
+        activations=rng.uniform(1, 2, (images, concepts)),
+        coefficients=rng.uniform(0.1, 1, (images, concepts)),
+        bank=np.eye(concepts),
+        predict=lambda features: features @ weights,
+        class_ids=np.zeros(images, int),
+        limits=(-np.inf, np.inf),
+        final_activation="sigmoid",
+    )
+
+
+@pytest.fixture(params=POSITIONS)
+def reading(request, rng):
+    return make_reading(rng, POSITIONS[request.param])
+
+
+def per_image(result):
+    """All that is known of every image, (N, …) arrays by name."""
+    return result.values | {
+        "crossed": result.crossed,
+        "deletion_curve": result.deletion.probabilities,
+        "deletion_norm": result.deletion.changed,
+        "insertion_curve": result.insertion.probabilities,
+    }
+
+
+def assert_same(one, other, rows=slice(None)):
+    one, other = per_image(one), per_image(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name][rows], other[name], rtol=2e-4, atol=1e-5, err_msg=name)
+
+
+# The second writing: one image, one concept, one position at a time.
+
+
+def slow_softmax(logits):
+    e = [np.exp(value) for value in logits]
+    return [value / sum(e) for value in e]
+
+
+def slow_features(reading, n, off, clip=True):
+    """x − Σ_{i off} u_i B_i at every position, in float64."""
+    low, high = (float(limit) for limit in reading.limits)
+    x = reading.activations[n].astype(float)
+    flat = x.reshape(-1, x.shape[-1]).copy()
+    u = reading.coefficients[n].reshape(len(flat), -1)
+    for p in range(len(flat)):
+        for i in off:
+            flat[p] -= float(u[p, i]) * reading.bank[i].astype(float)
+        if clip:
+            flat[p] = [min(max(value, low), high) for value in flat[p]]
+    return flat.reshape(x.shape)
+
+
+def slow_image(reading, n, subsets):
+    """Every metric of image n, straight from their definitions."""
+    k, concepts = reading.class_ids[n], reading.number_of_concepts
+    x = reading.activations[n].astype(float)
+    everything = list(range(concepts))
+
+    def logits(off):
+        return reading.predict(slow_features(reading, n, off)[None])[0]
+
+    def probability(off):
+        return slow_softmax(logits(off))[k]
+
+    def fraction(off):
+        moved = slow_features(reading, n, off)
+        return np.sqrt(((moved - x) ** 2).sum()) / np.sqrt((x**2).sum())
+
+    def trapezoid(points):
+        return sum((a + b) / 2 / concepts for a, b in pairwise(points))
+
+    contributions = [logits([])[k] - logits([i])[k] for i in everything]
+    order = sorted(everything, key=lambda i: -contributions[i])
+    deletion = [probability(order[:j]) for j in range(concepts + 1)]
+    changed = [fraction(order[:j]) for j in range(concepts + 1)]
+    insertion = [min(probability(order[j:]), probability([])) for j in range(concepts + 1)]
+    result = {"deletion": trapezoid(deletion), "insertion": trapezoid(insertion)}
+    crossed = []
+    for f in FRACTIONS:
+        at, found = deletion[-1], False
+        for j in range(1, concepts + 1):
+            if changed[j] >= f:
+                t = (f - changed[j - 1]) / (changed[j] - changed[j - 1])
+                at, found = deletion[j - 1] + t * (deletion[j] - deletion[j - 1]), True
+                break
+        result[f"p_at_{f}"] = at
+        crossed.append(found)
+    sets = [list(np.flatnonzero(subset)) for subset in subsets]
+    sums = [sum(contributions[i] for i in members) for members in sets]
+    drops = [logits([])[k] - logits(members)[k] for members in sets]
+    result["mu_fidelity"] = np.corrcoef(sums, drops)[0, 1]
+    result["all_off_norm"] = fraction(everything)
+    unclipped = slow_features(reading, n, everything, clip=False)
+    outside = np.abs(unclipped - slow_features(reading, n, everything)).sum()
+    result["all_off_negative_mass"] = outside / np.abs(x).sum()
+    off = slow_softmax(logits(everything))
+    result["all_off_entropy"] = -sum(p * np.log2(p) for p in off)
+    return result, {
+        "crossed": crossed,
+        "deletion_curve": deletion,
+        "deletion_norm": changed,
+        "insertion_curve": insertion,
+    }
+
+
+def test_every_metric_is_that_of_a_slow_second_writing(reading):
+    fast = per_image(fidelity(reading, nb_subsets=8, random_state=3))
+    subsets = random_subsets(reading.number_of_concepts, 8, 3)
+    for n in range(reading.number_of_images):
+        values, curves = slow_image(reading, n, subsets)
+        assert fast.keys() == values.keys() | curves.keys()
+        for name, value in (values | curves).items():
+            np.testing.assert_allclose(fast[name][n], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_the_examples_are_not_trivial(rng):
+    reading = make_reading(rng, images=30)
+    result = fidelity(reading)
+    assert (result.contributions < 0).any() and (result.contributions > 0).any()
+    assert (result.values["all_off_negative_mass"] > 0).all()  # clipping binds
+    crossings = make_reading(rng, images=30, bank=rng.normal(size=(5, 8)) / 20)
+    crossed = fidelity(crossings).crossed
+    assert crossed.any() and not crossed.all()
+
+
+def test_a_keras_head_is_read_as_its_own_predictions_say(rng):
+    inputs = keras.Input((3, 2, 8))
+    features = keras.layers.Activation("relu", name="features")(inputs)
+    pooled = keras.layers.Flatten()(features)
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(pooled))
+    head = Head(split_model(model, "features")[1])
+    reading = make_reading(rng, predict=head.predict)
+    curves = deletion_curves(reading, random_orders(6, 5, 0))
+    row, ids = np.arange(6), reading.class_ids
+    intact = model.predict(reading.activations, verbose=0)[row, ids]
+    np.testing.assert_allclose(curves.probabilities[:, 0], intact, rtol=1e-4)
+    moved = reading.activations - reading.coefficients @ reading.bank
+    off = model.predict(moved, verbose=0)[row, ids]  # its ReLU clips to the layer's range
+    np.testing.assert_allclose(curves.probabilities[:, -1], off, rtol=1e-4)
+    assert np.abs(intact - off).max() > 0.01
+
+
+# Ends
+
+
+def test_contributions_of_an_additive_head_are_its_terms(rng):
+    reading = make_additive(rng)
+    weights = reading.predict(np.eye(4))[:, 0]
+    np.testing.assert_allclose(leave_one_out(reading), reading.coefficients * weights, rtol=1e-4)
+
+
+def test_of_an_additive_head_no_order_deletes_or_inserts_better_than_the_signed_one(rng):
+    reading = make_additive(rng)
+    best = fidelity(reading)
+    reverse = fidelity(reading, orders=best.orders[:, ::-1]).values
+    for order in permutations(range(4)):
+        given = fidelity(reading, orders=np.tile(order, (4, 1))).values
+        assert (best.values["deletion"] <= given["deletion"] + 1e-6).all()
+        assert (given["deletion"] <= reverse["deletion"] + 1e-6).all()
+        assert (best.values["insertion"] >= given["insertion"] - 1e-6).all()
+    shuffled = fidelity(reading, orders=random_orders(4, 4, 1)).values["deletion"]
+    assert best.values["deletion"].mean() < shuffled.mean() < reverse["deletion"].mean()
+
+
+def test_mu_fidelity_of_an_additive_head_is_one_and_of_reversed_contributions_minus_one(rng):
+    reading = make_additive(rng)
+    np.testing.assert_allclose(fidelity(reading).values["mu_fidelity"], 1, atol=1e-5)
+    reverse = fidelity(reading, contributions=-leave_one_out(reading))
+    np.testing.assert_allclose(reverse.values["mu_fidelity"], -1, atol=1e-5)
+
+
+def test_given_contributions_order_the_curves(rng):
+    reading = make_reading(rng)
+    contributions = rng.normal(size=(6, 5))
+    result = fidelity(reading, contributions=contributions)
+    np.testing.assert_array_equal(result.orders, contribution_orders(contributions))
+    np.testing.assert_array_equal(
+        result.deletion.probabilities, deletion_curves(reading, result.orders).probabilities
+    )
+
+
+def test_signed_contributions_order_from_helping_to_hurting():
+    np.testing.assert_array_equal(contribution_orders([[-3.0, 1.0, 0.0, 2.0]]), [[3, 1, 2, 0]])
+
+
+def test_deletion_ends_where_insertion_begins_and_the_other_way_round(reading):
+    result = fidelity(reading)
+    p, inserted = result.deletion.probabilities, result.insertion.probabilities
+    np.testing.assert_allclose(inserted[:, -1], p[:, 0])
+    np.testing.assert_allclose(inserted[:, 0], np.minimum(p[:, 0], p[:, -1]))
+    np.testing.assert_allclose(result.deletion.changed[:, 0], 0)
+    np.testing.assert_allclose(result.insertion.changed[:, 0], result.deletion.changed[:, -1])
+    np.testing.assert_allclose(result.insertion.changed[:, -1], 0)
+
+
+def test_insertion_counts_no_more_than_the_intact_probability(rng):
+    reading = make_reading(rng, images=40)
+    orders = contribution_orders(leave_one_out(reading))
+    curves = insertion_curves(reading, orders)
+    turn = np.argsort(orders, axis=1)
+    raw = outcomes(reading, turn[:, None, :] < np.arange(6)[:, None]).probabilities
+    intact = reading.intact.probabilities
+    assert (raw > intact + 0.01).any()  # there was something to cap
+    np.testing.assert_allclose(curves.probabilities, np.minimum(raw, intact), rtol=1e-4)
+
+
+def test_without_coefficients_there_is_nothing_to_delete(reading):
+    nothing = dataclasses.replace(reading, coefficients=np.zeros_like(reading.coefficients))
+    result = fidelity(nothing)
+    intact = nothing.intact.probabilities
+    for curve in (result.deletion, result.insertion):
+        np.testing.assert_allclose(curve.probabilities, np.tile(intact, 6), rtol=1e-5)
+        np.testing.assert_array_equal(curve.changed, 0)
+    assert not result.crossed.any()
+    for name in ("deletion", "insertion", "p_at_0.1", "p_at_0.3"):
+        np.testing.assert_allclose(result.values[name], intact[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(result.values["all_off_norm"], 0)
+    np.testing.assert_array_equal(result.values["all_off_negative_mass"], 0)
+    assert np.isnan(result.values["mu_fidelity"]).all()
+
+
+def test_one_concept_is_deleted_in_one_step(rng):
+    reading = make_reading(rng, concepts=1)
+    result = fidelity(reading)
+    intact, off = reading.intact.probabilities[:, 0], reading.all_off.probabilities[:, 0]
+    np.testing.assert_allclose(result.values["deletion"], (intact + off) / 2)
+    np.testing.assert_allclose(
+        result.values["insertion"], (intact + np.minimum(off, intact)) / 2, rtol=1e-6
+    )
+    assert np.isnan(result.values["mu_fidelity"]).all()  # all subsets are the same
+
+
+def test_an_image_without_features_has_no_fraction_of_its_norm(rng):
+    reading = make_reading(rng)
+    activations = reading.activations.copy()
+    activations[2] = 0
+    result = fidelity(dataclasses.replace(reading, activations=activations))
+    for name in ("p_at_0.1", "p_at_0.2", "p_at_0.3", "all_off_norm", "all_off_negative_mass"):
+        np.testing.assert_array_equal(np.isnan(result.values[name]), np.arange(6) == 2)
+    assert np.isfinite(result.values["deletion"]).all()
+
+
+def test_negative_mass_is_that_of_the_negative_features():
+    reading = Reading(
+        activations=[[1.0, 3.0]],
+        coefficients=[[2.0]],
+        bank=[[1.0, 1.0]],
+        predict=lambda features: features,
+        class_ids=[0],
+        limits=(0, np.inf),
+    )
+    np.testing.assert_allclose(all_off_negative_mass(reading), [1 / 4])  # x° = (−1, 1)
+    np.testing.assert_allclose(reading.all_off.changed, [[np.sqrt(1 + 4) / np.sqrt(10)]])
+
+
+def test_features_are_clipped_to_each_channel_s_range(rng):
+    seen = []
+
+    def predict(features):
+        seen.append(features)
+        return ReluHead(np.random.default_rng(0), 8)(features)
+
+    reading = make_reading(rng, predict=predict)
+    low, high = np.full(8, -0.1), reading.activations.max(axis=(0, 1, 2)) + 0.05
+    fidelity(dataclasses.replace(reading, limits=(low, high)))
+    seen = np.concatenate(seen).reshape(-1, 8)
+    np.testing.assert_allclose(seen.min(axis=0), low, rtol=1e-6)
+    assert (seen.max(axis=0) <= np.float32(high)).all()
+    assert (seen.max(axis=0) == np.float32(high)).any()
+
+
+# P@
+
+
+def curves(probabilities, changed):
+    return Curves(np.array([probabilities], float), np.array([changed], float))
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected", "crosses"),
+    [
+        ([0, 0.1, 0.3, 0.6], 0.6, True),  # halfway between the second and the third point
+        ([0, 0.2, 0.3, 0.6], 0.8, True),  # exactly at a step
+        ([0, 0.4, 0.1, 0.6], 0.9, True),  # the first crossing counts, though it comes back
+        ([0, 0.05, 0.1, 0.2], 0.1, True),  # exactly at the last step
+        ([0, 0.05, 0.1, 0.19], 0.1, False),  # never: the last value
+        ([0, 0, 0, 0], 0.1, False),
+        ([0, 0.1, 0.1, 0.3], 0.25, True),  # a step that changed nothing
+    ],
+)
+def test_p_at_a_fraction_is_read_where_it_is_first_crossed(changed, expected, crosses):
+    at, crossed = probabilities_at(curves([1.0, 0.8, 0.4, 0.1], changed), 0.2)
+    np.testing.assert_allclose(at, expected)
+    assert crossed == [crosses]
+
+
+def test_areas_are_over_the_share_of_the_concepts():
+    np.testing.assert_allclose(curve_areas([[1, 0], [0.3, 0.3]]), [0.5, 0.3])
+    np.testing.assert_allclose(curve_areas([[1, 1, 0, 0, 0]]), [1.5 / 4])
+
+
+# Invariances
+
+
+def test_the_order_of_the_images_does_not_matter(reading):
+    rows = np.array([3, 1, 5, 0, 4, 2])
+    shuffled = dataclasses.replace(
+        reading,
+        activations=reading.activations[rows],
+        coefficients=reading.coefficients[rows],
+        class_ids=reading.class_ids[rows],
+    )
+    assert_same(fidelity(reading), fidelity(shuffled), rows)
+
+
+def test_the_order_of_the_concepts_does_not_matter(reading):
+    swap = np.array([2, 4, 1, 0, 3])
+    other = dataclasses.replace(
+        reading, coefficients=reading.coefficients[..., swap], bank=reading.bank[swap]
+    )
+    one, two = fidelity(reading), fidelity(other)
+    # the subsets of concepts are drawn by place: the same draw is another set
+    subsets = random_subsets(5, 50, 0)
+    drops = reading.intact.logits - outcomes(reading, ~subsets).logits
+    swapped = outcomes(other, ~subsets[:, swap]).logits
+    np.testing.assert_allclose(drops, other.intact.logits - swapped, atol=1e-5)
+    two.values["mu_fidelity"] = mu_fidelity(two.contributions, subsets[:, swap], drops)
+    assert_same(one, two)
+
+
+@pytest.mark.parametrize("floats", [1, 200, 2**22])
+def test_the_size_of_the_chunks_does_not_matter(reading, monkeypatch, floats):
+    sizes = []
+
+    def predict(features):
+        sizes.append(features.size)
+        return reading.predict(features)
+
+    expected = fidelity(reading)
+    monkeypatch.setattr(manipulation, "CHUNK_FLOATS", floats)
+    assert_same(expected, fidelity(dataclasses.replace(reading, predict=predict)))
+    assert max(sizes) <= max(floats, reading.activations[0].size)
+
+
+def test_precision_of_what_is_given_does_not_matter(rng):
+    reading = make_reading(rng)
+    doubled = {
+        name: getattr(reading, name).astype(np.float64)
+        for name in ("activations", "coefficients", "bank")
+    }
+    assert_same(fidelity(reading), fidelity(dataclasses.replace(reading, **doubled)))
+
+
+def test_the_scale_of_the_coefficients_does_not_matter(reading):
+    scaled = dataclasses.replace(
+        reading, coefficients=reading.coefficients * 37, bank=reading.bank / 37
+    )
+    assert_same(fidelity(reading), fidelity(scaled))
+
+
+def test_the_scale_and_sign_of_each_concept_do_not_matter(reading):
+    scale = np.array([-1, 2, -0.5, 10, 1])
+    scaled = dataclasses.replace(
+        reading, coefficients=reading.coefficients * scale, bank=reading.bank / scale[:, None]
+    )
+    assert_same(fidelity(reading), fidelity(scaled))
+
+
+def test_what_is_given_is_left_as_it_was(reading):
+    before = [reading.activations.copy(), reading.coefficients.copy(), reading.bank.copy()]
+    fidelity(reading, reconstructions=reading.coefficients @ reading.bank)
+    for kept, now in zip(
+        before, (reading.activations, reading.coefficients, reading.bank), strict=True
+    ):
+        np.testing.assert_array_equal(kept, now)
+
+
+def test_the_untouched_network_and_the_off_state_are_computed_once(rng):
+    count = []
+
+    def predict(features):
+        count.append(len(features))
+        return ReluHead(np.random.default_rng(0), 8)(features)
+
+    reading = make_reading(rng, predict=predict)
+    fidelity(reading, reconstructions=reading.activations, labels=reading.class_ids, nb_subsets=10)
+    concepts = 5
+    passes = 1 + 1 + concepts + 2 * (concepts - 1) + 10 + 1  # reconstruction last
+    assert sum(count) == 6 * passes
+
+
+# Networks of one output, or of several independent ones
+
+
+def test_a_network_of_one_output_is_that_of_two_with_a_logit_of_zero(rng):
+    head = ReluHead(rng, 8, classes=1)
+    reading = make_reading(
+        rng, predict=head, class_ids=np.zeros(6, int), final_activation="sigmoid"
+    )
+
+    def two(features):
+        logits = head(features)
+        return np.concatenate([logits, np.zeros_like(logits)], axis=1)
+
+    assert_same(
+        fidelity(reading),
+        fidelity(dataclasses.replace(reading, predict=two, final_activation="softmax")),
+    )
+
+
+def test_independent_outputs_do_not_compete(rng):
+    reading = make_reading(rng, final_activation="sigmoid")
+    logits = reading.intact_logits[np.arange(6), reading.class_ids]
+    np.testing.assert_allclose(reading.intact.probabilities[:, 0], 1 / (1 + np.exp(-logits)))
+    assert (reading.all_off.entropies <= 1).all()
+
+
+# Random draws
+
+
+def test_orders_hold_every_concept_once_and_differ_between_images():
+    orders = random_orders(30, 6, 0)
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(6), (30, 1)))
+    assert len(np.unique(orders, axis=0)) > 20
+    np.testing.assert_array_equal(orders, random_orders(30, 6, 0))
+
+
+@pytest.mark.parametrize(("concepts", "size"), [(1, 1), (2, 1), (3, 2), (5, 2), (25, 5), (40, 8)])
+def test_subsets_are_a_fifth_of_the_concepts_and_two_where_that_can_be(concepts, size):
+    subsets = random_subsets(concepts, 20, 0)
+    np.testing.assert_array_equal(subsets.sum(axis=1), size)
+    np.testing.assert_array_equal(subsets, random_subsets(concepts, 20, 0))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"activations": np.full((6, 3, 2, 8), np.nan)}, ValueError, "activations must be finite"),
+        ({"activations": np.full((6, 3, 2, 8), 1e300)}, ValueError, "finite in float32"),
+        ({"activations": "features"}, ValueError, "activations must be an array of numbers"),
+        ({"activations": np.zeros(6)}, ValueError, r"activations must be \(N, \*positions, D\)"),
+        ({"coefficients": np.full((6, 3, 2, 5), np.inf)}, ValueError, "coefficients must be fin"),
+        ({"coefficients": np.zeros((6, 2, 3, 5))}, ValueError, r"coefficients must be \(6, 3, 2"),
+        ({"coefficients": np.zeros((6, 5))}, ValueError, "coefficients must be"),
+        ({"bank": np.zeros((8, 5))}, ValueError, r"bank must be \(I, D\) = \(5, 8\)"),
+        ({"predict": None}, TypeError, "predict must be callable, not NoneType"),
+        ({"class_ids": np.zeros(5, int)}, ValueError, "class_ids must be one for each of 6"),
+        ({"class_ids": np.zeros(6)}, TypeError, "class_ids must be integers"),
+        ({"class_ids": np.full(6, -1)}, ValueError, "class_ids must not be negative"),
+        ({"limits": (1.0, 0.0)}, ValueError, "limits must be in order"),
+        ({"limits": (np.nan, 1.0)}, ValueError, "limits must be in order"),
+        ({"limits": 3.0}, ValueError, r"limits must be \(low, high\)"),
+        ({"limits": (np.zeros(5), np.inf)}, ValueError, r"limits must be numbers or arrays \(8,\)"),
+        ({"limits": (0.0, 0.1)}, ValueError, "limits must hold the activations"),
+        ({"final_activation": "linear"}, ValueError, "final_activation must be one of"),
+    ],
+)
+def test_readings_that_do_not_fit_are_refused(rng, changes, error, match):
+    with pytest.raises(error, match=match):
+        make_reading(rng, **changes)
+
+
+@pytest.mark.parametrize(
+    ("predict", "class_id", "match"),
+    [
+        (lambda x: np.zeros((len(x), 3)), 3, "class_ids must be below 3"),
+        (lambda x: np.zeros((len(x), 1)), 0, "softmax over one output is always 1"),
+        (lambda x: np.zeros(len(x)), 0, r"predict must return logits \(6, K\)"),
+        (lambda x: np.zeros((1, 3)), 0, r"predict must return logits \(6, K\)"),
+        (lambda x: np.full((len(x), 3), np.nan), 0, "logits that are not finite"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(rng, predict, class_id, match):
+    reading = make_reading(rng, predict=predict, class_ids=np.full(6, class_id))
+    with pytest.raises(ValueError, match=match):
+        fidelity(reading)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"contributions": np.zeros((6, 4))}, r"contributions must be \(N, I\) = \(6, 5\)"),
+        ({"contributions": np.full((6, 5), np.nan)}, "contributions must be finite"),
+        ({"orders": np.tile(np.arange(4), (6, 1))}, r"orders must be \(N, I\) = \(6, 5\)"),
+        ({"orders": np.zeros((6, 5), int)}, "must hold every concept 0 … 4 once"),
+        ({"orders": np.tile(np.arange(1, 6), (6, 1))}, "must hold every concept 0 … 4 once"),
+        ({"labels": np.zeros(6, int)}, "labels are for the completeness"),
+        ({"nb_subsets": 1}, "at least 2 subsets"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_before_the_network_is_run(rng, arguments, match):
+    def predict(features):
+        raise AssertionError("the network was run")
+
+    with pytest.raises(ValueError, match=match):
+        fidelity(make_reading(rng, predict=predict), **arguments)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 5), (1, 6, 3, 5)])
+def test_masks_that_do_not_fit_are_refused(rng, shape):
+    with pytest.raises(ValueError, match="masks must be"):
+        outcomes(make_reading(rng), np.ones(shape))
+
+
+def test_a_network_that_writes_into_its_input_changes_nothing(rng):
+    head = ReluHead(rng, 8)
+
+    def careless(features):
+        features *= 2
+        features /= 2
+        logits = head(features)
+        features[:] = 0
+        return logits
+
+    reading = make_reading(rng, predict=head)
+    assert_same(
+        fidelity(reading, reconstructions=reading.activations),
+        fidelity(
+            dataclasses.replace(reading, predict=careless), reconstructions=reading.activations
+        ),
+    )
+
+
+def test_fractions_and_shares_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="fraction must be above 0"):
+        probabilities_at(curves([1, 0], [0, 1]), 0.0)
+    with pytest.raises(ValueError, match="share must be above 0"):
+        random_subsets(5, 10, share=0.0)
+
+
+def test_probabilities_of_far_apart_logits_are_exact():
+    np.testing.assert_allclose(class_probabilities([[1000.0, 0.0]]), [[1, 0]])
+    np.testing.assert_allclose(class_probabilities([[-1000.0]], "sigmoid"), [[0]])

@@ -1,0 +1,76 @@
+"""The one list of metrics."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.metrics import registry
+from xplique_dirpairs.metrics.fidelity import fidelity
+from xplique_dirpairs.metrics.manipulation import Reading
+from xplique_dirpairs.metrics.registry import METRICS, Metric, register
+
+FIDELITY_KINDS = {"curves", "all off", "reconstruction"}
+
+
+@pytest.fixture
+def metric():
+    return Metric("warmth", "warmth", True, "How warm it is, in kelvin; nobody 1900", "weather")
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(registry, "METRICS", dict(METRICS))
+    return registry.METRICS
+
+
+def test_fidelity_returns_what_is_registered_and_nothing_else(rng):
+    x = rng.uniform(size=(6, 4))
+    reading = Reading(
+        activations=x,
+        coefficients=x[:, :2],
+        bank=np.eye(2, 4),
+        predict=lambda features: features,
+        class_ids=np.arange(6) % 4,
+        limits=(0, 1),
+    )
+    values = fidelity(reading, reconstructions=x, labels=reading.class_ids).values
+    assert list(values) == [key for key, metric in METRICS.items() if metric.kind in FIDELITY_KINDS]
+    for key, value in values.items():
+        assert len(value) == 6
+        assert np.isfinite(METRICS[key].summary(value, resamples=10).value)
+
+
+def test_every_metric_says_what_it_is(rng):
+    for key, metric in METRICS.items():
+        assert metric.key == key and key.replace(".", "_").isidentifier()
+        assert metric.name.strip() and metric.kind.strip()
+        assert "\n" not in metric.description and len(metric.description) > 20
+        assert metric.higher_is_better in (True, False, None)
+
+
+def test_better_is_up_down_or_neither(metric):
+    assert metric.arrow == "↑"
+    assert dataclasses.replace(metric, higher_is_better=False).arrow == "↓"
+    assert dataclasses.replace(metric, higher_is_better=None).arrow == ""
+    assert [METRICS[key].arrow for key in ("deletion", "insertion", "p_at_0.2")] == ["↓", "↑", "↓"]
+    assert METRICS["all_off_norm"].arrow == ""
+
+
+def test_a_metric_that_is_registered_comes_last(metric, own_registry):
+    assert register(metric) is metric
+    assert list(own_registry)[-1] == "warmth" and own_registry["warmth"] is metric
+
+
+@pytest.mark.parametrize("changes", [{"key": "kl"}, {"name": "KL"}])
+def test_a_key_or_a_name_is_taken_once(metric, own_registry, changes):
+    before = dict(own_registry)
+    with pytest.raises(ValueError, match="registered already"):
+        register(dataclasses.replace(metric, **changes))
+    assert own_registry == before
+
+
+def test_a_metric_s_own_statistic_makes_its_figure():
+    columns = np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 3.0]])
+    np.testing.assert_allclose(METRICS["logit_r2"].summary(columns).value, 6 / 9)
+    np.testing.assert_allclose(METRICS["deletion"].summary(columns[:, 0]).value, 2)

@@ -1,0 +1,111 @@
+"""Confidence intervals by the bootstrap over images."""
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.metrics import summary as module
+from xplique_dirpairs.metrics.summary import ratio_of_means, summary
+
+
+def slow_bootstrap(values, resamples, seed):
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(values), size=(resamples, len(values)))
+    means = sorted(sum(values[i] for i in row) / len(values) for row in drawn)
+    return np.quantile(means, 0.025), np.quantile(means, 0.975)
+
+
+def test_the_interval_is_that_of_a_slow_second_writing(rng):
+    values = rng.exponential(size=30)
+    found = summary(values, resamples=500, random_state=4)
+    np.testing.assert_allclose(found[1:3], slow_bootstrap(values, 500, 4))
+    np.testing.assert_allclose(found.value, values.mean())
+    assert found.undefined == 0
+
+
+def test_it_is_about_as_wide_as_theory_says(rng):
+    values = rng.normal(size=400)
+    found = summary(values, resamples=4000)
+    width = 2 * 1.96 * values.std() / np.sqrt(400)
+    np.testing.assert_allclose(found.high - found.low, width, rtol=0.05)
+    assert found.low < found.value < found.high
+
+
+def test_it_holds_the_truth_as_often_as_it_says(rng):
+    found = [summary(rng.normal(size=60), resamples=300) for _ in range(300)]
+    assert 0.9 < np.mean([one.low < 0 < one.high for one in found]) < 0.98
+
+
+def test_more_confidence_is_a_wider_interval(rng):
+    values = rng.normal(size=50)
+    half, most = summary(values, confidence=0.5), summary(values, confidence=0.99)
+    assert most.low < half.low < half.high < most.high
+
+
+def test_undefined_values_are_left_out_and_counted(rng):
+    values = rng.normal(size=20)
+    with_gaps = np.insert(values, [0, 7, 20], np.nan)
+    assert summary(with_gaps) == summary(values)._replace(undefined=3)
+    columns = rng.uniform(1, 2, size=(20, 2))
+    gaps = columns.copy()
+    gaps[3, 0] = gaps[5, 1] = np.nan
+    expected = summary(np.delete(columns, [3, 5], axis=0), ratio_of_means)
+    assert summary(gaps, ratio_of_means) == expected._replace(undefined=2)
+
+
+def test_without_values_nothing_is_known_and_of_one_no_interval():
+    nothing = summary([np.nan, np.nan])
+    assert np.isnan(nothing[:3]).all() and nothing.undefined == 2
+    one = summary([0.3, np.nan])
+    assert one.value == 0.3 and np.isnan([one.low, one.high]).all() and one.undefined == 1
+
+
+def test_a_ratio_is_of_the_means_and_images_are_drawn_with_both_columns(rng):
+    below = rng.uniform(1, 9, 40)
+    exact = summary(np.stack([0.7 * below, below], axis=1), ratio_of_means)
+    np.testing.assert_allclose(exact[:3], 0.7)  # of one ratio in every image: no spread
+    above = rng.uniform(0, 1, 40)
+    found = summary(np.stack([above, below], axis=1), ratio_of_means)
+    np.testing.assert_allclose(found.value, above.sum() / below.sum())
+    assert found.low < found.value < found.high
+
+
+def test_any_statistic_of_the_images_can_be_resampled(rng):
+    values = rng.exponential(size=(50, 3))
+
+    def largest_median(samples):
+        return np.median(samples, axis=1).max(axis=1)
+
+    found = summary(values, largest_median)
+    np.testing.assert_allclose(found.value, np.median(values, axis=0).max())
+    assert found.low < found.high
+
+
+def test_a_seed_fixes_the_interval_whatever_is_held_at_a_time(rng, monkeypatch):
+    values = rng.normal(size=30)
+    assert summary(values, random_state=1) == summary(values, random_state=1)
+    assert summary(values, random_state=1) != summary(values, random_state=2)
+    whole = summary(values)
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    assert summary(values) == whole
+
+
+def test_extractors_are_compared_on_the_same_images(rng):
+    values = rng.normal(0, 5, 60)
+    better = values + 0.1 + 0.01 * rng.normal(size=60)
+    assert summary(better).low < summary(values).high  # apart they overlap
+    assert summary(better - values).low > 0.09
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "match"),
+    [
+        (3.0, {}, "one row per image"),
+        ([], {}, "one row per image"),
+        ([1.0, np.inf], {}, "some are infinite"),
+        ([1.0], {"confidence": 1.0}, "confidence must lie between 0 and 1"),
+        ([1.0], {"resamples": 0}, "resamples must be at least 1"),
+    ],
+)
+def test_what_cannot_be_summarised_is_refused(values, options, match):
+    with pytest.raises(ValueError, match=match):
+        summary(values, **options)
