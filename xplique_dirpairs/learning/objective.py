@@ -214,7 +214,7 @@ class Objective(keras.Model):
         scaled = directions / margins[..., None]
         biases = tf.convert_to_tensor(self.thresholds) / margins
         logits = tf.matmul(x, scaled, transpose_b=True) - biases[:, None, :]
-        values = self._detector_losses(tf.math.log_sigmoid(logits), scaled)
+        values = self._detector_losses(losses.log_detections(logits), scaled)
         if "fso" in self.terms or "cur" in self.terms:
             signals = self._signals(x, logits, directions, margins)
             filters = tf.matmul(directions, self._forward, transpose_b=True)
