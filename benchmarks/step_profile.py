@@ -19,7 +19,8 @@ Detectors are learned in A axes: as many as channels vary (A = D, the worst case
 the spectrum shows a floor of noise, the I + F axes that carry signal: what the default recipe does.
 
 Timings of all rows are interleaved, so that a busy machine slows all of them alike; the least of
-many repetitions is printed, and the median in brackets. Milliseconds.
+many repetitions is printed, and the median in brackets. Milliseconds. Shares are medians over the
+repetitions, each against the rate of the same moment.
 """
 
 from __future__ import annotations
@@ -72,6 +73,12 @@ class Timings:
     def best(self, name: str) -> float:
         """Seconds."""
         return min(self._seconds[name])
+
+    def share(self, name: str, fastest: dict[str, float], flops: float) -> float:
+        """Of the rate of the products (name → flops): the median over the rounds."""
+        rates = [flops / np.array(self._seconds[key]) for key, flops in fastest.items()]
+        own = flops / np.array(self._seconds[name])
+        return float(np.median(own / np.max(rates, axis=0)))
 
     def show(self, name: str) -> str:
         """Milliseconds: the least, and the median."""
@@ -164,8 +171,8 @@ def product_rows(timings: Timings, x: tf.Tensor, concepts: int) -> None:
     timings.add("square", compiled(tf.matmul, square, square), calls=1)
 
 
-def print_products(timings: Timings, positions: int, axes: int, concepts: int) -> float:
-    """And return the best rate, in flops per second."""
+def print_products(timings: Timings, positions: int, axes: int, concepts: int) -> None:
+    """Their times and rates."""
     flops = 2.0 * positions * axes * concepts
     rates = {
         "z = Wᵀx": flops / timings.best("Wᵀx"),
@@ -176,7 +183,6 @@ def print_products(timings: Timings, positions: int, axes: int, concepts: int) -
     print("| product | ms | Gflop/s |\n|---|---|---|")
     for (name, rate), key in zip(rates.items(), ("Wᵀx", "gᵀx", "square"), strict=True):
         print(f"| {name} | {timings.show(key)} | {rate / 1e9:.0f} |")
-    return max(rates.values())
 
 
 def profile_steps(positions: int, axes: int, concepts: int, repeat: int) -> None:
@@ -200,9 +206,10 @@ def profile_steps(positions: int, axes: int, concepts: int, repeat: int) -> None
         timings.add(f"without {part}", step(model, batch))
     timings.run(repeat)
 
-    rate = print_products(timings, positions, axes, concepts)
+    print_products(timings, positions, axes, concepts)
     floor = (timings.best("Wᵀx") + timings.best("gᵀx")) * 1e3
     flops = 4.0 * positions * axes * concepts
+    products = {"Wᵀx": flops / 2, "gᵀx": flops / 2, "square": 2.0 * 1024**3}
     print(f"\n### Steps without a head, P = {positions}, A = {axes}, I = {concepts}\n")
     print(f"Two products of these shapes: {floor:.2f} ms.\n")
     print("| stage | losses | + gradient | step | 4·P·A·I at the step's rate, Gflop/s | share |")
@@ -210,7 +217,7 @@ def profile_steps(positions: int, axes: int, concepts: int, repeat: int) -> None
     for name in stages:
         seconds = timings.best(f"step {name}")
         cells = [timings.show(f"{what} {name}") for what in ("losses", "gradient", "step")]
-        share = f"{flops / seconds / rate:.0%}"
+        share = f"{timings.share(f'step {name}', products, flops):.0%}"
         print(f"| {name} | {' | '.join(cells)} | {flops / seconds / 1e9:.0f} | {share} |")
     whole = timings.best("step default a")
     print("\n| stage a without | step | saves |\n|---|---|---|")
