@@ -187,3 +187,56 @@ def test_the_soft_maximum_of_nothing_is_zero_with_a_finite_gradient():
         found = losses.soft_maximum(values)
     assert found.numpy().tolist() == [0.0, 0.0]
     assert np.isfinite(tape.gradient(found, values)).all()
+
+
+def gradient_of(function, z):
+    z = tf.constant(z, tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        result = function(z)
+    return tape.gradient(result, z).numpy()
+
+
+def plain_entropies(z):
+    y = tf.sigmoid(z)
+    q = y / tf.reduce_sum(y, axis=-1, keepdims=True)
+    return -tf.reduce_sum(q * tf.math.log(q), axis=-1) / math.log(2.0)
+
+
+def plain_surprises(z):
+    y = tf.sigmoid(z)
+    q = y / tf.reduce_sum(y, axis=-1, keepdims=True)
+    return -tf.reduce_sum(q * tf.math.log(y), axis=-1) / math.log(2.0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain"),
+    [
+        (lambda log_y: losses.entropies_and_surprises(log_y)[0], plain_entropies),
+        (lambda log_y: losses.entropies_and_surprises(log_y)[1], plain_surprises),
+        (
+            lambda log_y: tf.add_n(losses.entropies_and_surprises(log_y)),
+            lambda z: plain_entropies(z) + plain_surprises(z),
+        ),
+        (
+            lambda log_y: losses.activity(log_y, GAMMA),
+            lambda z: tf.reduce_mean(tf.sigmoid(z) ** GAMMA, axis=-2),
+        ),
+    ],
+    ids=["entropies", "surprises", "both", "activity"],
+)
+def test_gradients_that_are_written_out_are_those_of_the_formulas(ours, plain):
+    z = logits(shape=(2, P, I))
+    shape = plain(tf.constant(z)).shape
+    weights = np.random.default_rng(0).normal(
+        size=shape
+    )  # of no symmetry that could hide a mistake
+    found = gradient_of(lambda z: weights * ours(losses.log_detections(z)), z)
+    np.testing.assert_allclose(found, gradient_of(lambda z: weights * plain(z), z), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_detections_are_exact_where_detections_underflow_and_where_they_are_certain(dtype):
+    z = np.array([-1e4, -200.0, -20.0, -1.0, 0.0, 1.0, 20.0, 200.0], dtype)
+    found = losses.log_detections(tf.constant(z)).numpy()
+    np.testing.assert_allclose(found, tf.math.log_sigmoid(z), rtol=1e-6, atol=1e-7)

@@ -3,7 +3,10 @@ import pytest
 import tensorflow as tf
 
 from xplique_dirpairs.learning.uncertainty import (
+    RIDGE,
+    ROUNDING,
     constrained_displacement,
+    damped_inverse,
     fired_displacement,
     unconstrained_displacement,
 )
@@ -121,3 +124,23 @@ def test_the_papers_kappa_makes_all_concepts_off_a_certain_state_again():
     # U[0.5, 0.9] is most uncertain at its middle: beyond it the classes change sides
     assert _best_off_logit(0.5, 0.9) / 4.0 == pytest.approx(-0.4, abs=0.03)
     assert abs(_best_off_logit(0.8, 1.0)) / 4.0 < 0.13
+
+
+def test_the_gradient_of_the_damped_inverse_is_that_of_its_formula():
+    rng = np.random.default_rng(0)
+    gram, weights = (tf.constant(rng.normal(size=(2, I, I))) for _ in range(2))
+
+    def formula(gram):
+        normal = tf.matmul(gram, gram, transpose_a=True)
+        ridge = RIDGE + ROUNDING * tf.linalg.trace(normal)[..., None, None]
+        inverse = tf.linalg.inv(normal + ridge * tf.eye(I, dtype=tf.float64))
+        return tf.matmul(inverse, gram, transpose_b=True)
+
+    gradients = []
+    for function in (damped_inverse, formula):
+        with tf.GradientTape() as tape:
+            tape.watch(gram)
+            result = function(gram)
+        gradients.append(tape.gradient(result, gram, output_gradients=weights).numpy())
+        np.testing.assert_allclose(result, formula(gram), rtol=1e-9)
+    np.testing.assert_allclose(*gradients, rtol=1e-7)

@@ -14,26 +14,64 @@ import tensorflow as tf
 _BITS = 1.0 / np.log(2.0)
 
 
-def concept_entropies(log_y: tf.Tensor) -> tf.Tensor:
-    """H(q_p) in bits, (..., P), of q_p = y_p / ‖y_p‖₁ (the softmax of log y_p)."""
-    log_q = tf.nn.log_softmax(log_y)
-    return -_BITS * tf.reduce_sum(tf.exp(log_q) * log_q, axis=-1)
+@tf.custom_gradient
+def log_detections(logits: tf.Tensor):
+    """log y = log σ(z), at two thirds of the time of `tf.math.log_sigmoid` [measured].
+
+    min(z, 0) − log(1 + exp(−|z|)): what log(1 + e) loses against log1p(e) is below the rounding of
+    1 + y, and no loss divides by it.
+    """
+    log_y = tf.minimum(logits, 0.0) - tf.math.log(1.0 + tf.exp(-tf.abs(logits)))
+    return log_y, lambda g: g * tf.sigmoid(-logits)
+
+
+@tf.custom_gradient
+def entropies_and_surprises(log_y: tf.Tensor):
+    """H(q_p) and −Σ_i q_{p,i} log2 y_{p,i} in bits, (..., P) each, of q_p = y_p / ‖y_p‖₁.
+
+    q is the softmax of log y. One pass gives both, and so does its gradient, written out [ours]:
+    with ℓ = log y − max and its mean ℓ̄ = Σ_i q_i ℓ_i, H = log Σ_i exp(ℓ_i) − ℓ̄, ∂H = −q (ℓ − ℓ̄),
+    and the second one's is −q (ℓ − ℓ̄ + 1).
+    """
+    largest = tf.reduce_max(log_y, axis=-1, keepdims=True)
+    shifted = log_y - largest
+    weights = tf.exp(shifted)
+    total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+    mean = tf.reduce_sum(weights * shifted, axis=-1, keepdims=True) / total
+    entropies = _BITS * (tf.math.log(total) - mean)[..., 0]
+    surprises = -_BITS * (largest + mean)[..., 0]
+
+    def gradient(of_entropies, of_surprises):
+        of_surprises = _BITS * of_surprises[..., None]
+        both = _BITS * of_entropies[..., None] + of_surprises
+        return weights * (shifted * (-both / total) + (both * mean - of_surprises) / total)
+
+    return (entropies, surprises), gradient
+
+
+def position_losses(log_y: tf.Tensor) -> dict[str, tf.Tensor]:
+    """L^s, L^sb and L^ma, by name, from one pass."""
+    entropies, surprises = entropies_and_surprises(log_y)
+    return {
+        "s": tf.reduce_mean(entropies, axis=-1),
+        "sb": soft_maximum(entropies),
+        "ma": tf.reduce_mean(surprises, axis=-1),
+    }
 
 
 def sparsity(log_y: tf.Tensor) -> tf.Tensor:
     """L^s = E_p[H(q_p)] (UIBE): each position should carry few concepts. 0 to log2 I bits."""
-    return tf.reduce_mean(concept_entropies(log_y), axis=-1)
+    return position_losses(log_y)["s"]
 
 
 def sparsity_bound(log_y: tf.Tensor) -> tf.Tensor:
     """L^sb = R_SW({H(q_p)}_p) (EDDP): sparsity at the worst positions. 0 to log2 I bits."""
-    return soft_maximum(concept_entropies(log_y))
+    return position_losses(log_y)["sb"]
 
 
 def maximum_activation(log_y: tf.Tensor) -> tf.Tensor:
     """L^ma = E_p[−Σ_i q_{p,i} log2 y_{p,i}] (UIBE): each position should have a concept."""
-    q = tf.nn.softmax(log_y)
-    return -_BITS * tf.reduce_mean(tf.reduce_sum(q * log_y, axis=-1), axis=-1)
+    return position_losses(log_y)["ma"]
 
 
 def maximum_margin(filters: tf.Tensor) -> tf.Tensor:
@@ -43,7 +81,14 @@ def maximum_margin(filters: tf.Tensor) -> tf.Tensor:
 
 def activity(log_y: tf.Tensor, gamma: float) -> tf.Tensor:
     """E_p[y_{p,i}^γ], (..., I): the share of positions each concept takes; γ > 1."""
-    return tf.reduce_mean(tf.exp(gamma * log_y), axis=-2)
+
+    @tf.custom_gradient
+    def share(log_y):  # γ y^γ / P: one pass, where differentiating step by step takes three
+        powers = tf.exp(gamma * log_y)
+        rate = gamma / tf.cast(tf.shape(log_y)[-2], log_y.dtype)
+        return tf.reduce_mean(powers, axis=-2), lambda g: powers * (rate * g)[..., None, :]
+
+    return share(log_y)
 
 
 def inactive_classifier(activities: tf.Tensor, tau: float) -> tf.Tensor:

@@ -17,7 +17,7 @@ from xplique_dirpairs.learning.constraints import dual_update, penalty
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import (
-    excess_covariances,
+    excess_covariance,
     joint_signals,
     positives_covariance,
 )
@@ -184,18 +184,20 @@ class Objective(keras.Model):
         done = tf.minimum(tf.convert_to_tensor(self._step) / (_RISE * self._steps), 1.0)
         return (1.0 / (first * (last / first) ** done))[None, None]
 
-    def _signals(self, x, z, thresholds, positive) -> tf.Tensor | None:
+    def _signals(self, x, logits, directions, margins) -> tf.Tensor:
         """Signal vectors in coordinates, (R, I, A), of any length."""
         if self._stage.signals == "free":
             return tf.convert_to_tensor(self.free_signals)
-        if self._stage.signals == "none":
-            return None
         if self._stage.signals == "joint":
-            with_x, with_z = excess_covariances(x, z - thresholds[:, None, :])
+            # of M·logits = w̄ᵀx − t; M is taken out of the sums over positions
+            with_x = margins[..., None] * excess_covariance(x, logits)
+            with_z = tf.matmul(with_x, directions, transpose_b=True)
             return joint_signals(
                 self._running(self._covariance, with_x), self._running(self._gains, with_z)
             )
-        return self._running(self._covariance, positives_covariance(x, z, positive))
+        positive = tf.stop_gradient(tf.cast(logits > 0, tf.float32))
+        covariance = margins[..., None] * positives_covariance(x, logits, positive)
+        return self._running(self._covariance, covariance)
 
     def _running(self, mean: keras.Variable, current: tf.Tensor) -> tf.Tensor:
         """The running mean's value with the current batch's gradient."""
@@ -209,14 +211,12 @@ class Objective(keras.Model):
         """Every loss of the stage on a batch, name → (R,)."""
         x = batch["pixels"]
         directions, margins = self.unit_directions(), self.margins()
-        thresholds = tf.convert_to_tensor(self.thresholds)
-        z = tf.einsum("pa,ria->rpi", x, directions)
-        logits = (z - thresholds[:, None, :]) / margins[:, None, :]
-        log_y = tf.math.log_sigmoid(logits)
-        positive = tf.stop_gradient(tf.cast(logits > 0, tf.float32))
-        signals = self._signals(x, z, thresholds, positive)
-        values = self._detector_losses(log_y, directions / margins[..., None])
+        scaled = directions / margins[..., None]
+        biases = tf.convert_to_tensor(self.thresholds) / margins
+        logits = tf.matmul(x, scaled, transpose_b=True) - biases[:, None, :]
+        values = self._detector_losses(losses.log_detections(logits), scaled)
         if "fso" in self.terms or "cur" in self.terms:
+            signals = self._signals(x, logits, directions, margins)
             filters = tf.matmul(directions, self._forward, transpose_b=True)
             raw_signals = tf.math.l2_normalize(tf.matmul(signals, self._backward), axis=-1)
             if "fso" in self.terms:
@@ -234,9 +234,7 @@ class Objective(keras.Model):
         concepts = activities.shape[-1]
         stage = self._stage
         return {
-            "s": losses.sparsity(log_y),
-            "sb": losses.sparsity_bound(log_y),
-            "ma": losses.maximum_activation(log_y),
+            **losses.position_losses(log_y),
             "mm": losses.maximum_margin(filters) * self._coordinates.scale,
             "ic": losses.inactive_classifier(activities, stage.tau),
             "eac": losses.excessively_active_classifier(

@@ -52,10 +52,14 @@ def excess_covariances(x: tf.Tensor, excess: tf.Tensor) -> tuple[tf.Tensor, tf.T
     with_projections : (..., I, I)
         r = `rectified` excess.
     """
+    return excess_covariance(x, excess), excess_covariance(excess, excess)
+
+
+def excess_covariance(x: tf.Tensor, excess: tf.Tensor) -> tf.Tensor:
+    """cov[r_i, x], (..., I, A); that with z = Wᵀx is W times it."""
     r = rectified(excess)
     r -= tf.reduce_mean(r, axis=-2, keepdims=True)
-    r /= tf.cast(tf.shape(r)[-2], r.dtype)
-    return tf.matmul(r, x, transpose_a=True), tf.matmul(r, excess, transpose_a=True)
+    return tf.matmul(r, x, transpose_a=True) / tf.cast(tf.shape(r)[-2], r.dtype)
 
 
 def rectified(excess: tf.Tensor) -> tf.Tensor:

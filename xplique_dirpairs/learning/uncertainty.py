@@ -15,12 +15,29 @@ ROUNDING = 3e-7
 
 
 def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
-    """(GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky: its gradients are steady."""
+    """(GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky."""
     normal = tf.matmul(gram, gram, transpose_a=True)
     # float32 rounds GᵀG by more than the ridge where hundreds of filters coincide
     ridge = RIDGE + ROUNDING * tf.linalg.trace(normal)[..., None, None]
-    factor = tf.linalg.cholesky(normal + ridge * tf.eye(gram.shape[-1], dtype=gram.dtype))
-    return tf.linalg.cholesky_solve(factor, tf.linalg.matrix_transpose(gram))
+    ridge *= tf.eye(gram.shape[-1], dtype=gram.dtype)
+    return _solve(normal + ridge, tf.linalg.matrix_transpose(gram))
+
+
+@tf.custom_gradient
+def _solve(normal: tf.Tensor, right: tf.Tensor):
+    """N⁻¹B of a positive definite N.
+
+    Its gradient solves with the same factor once more: Y = N⁻¹ ∂X, ∂N = −Y Xᵀ, ∂B = Y. That of the
+    factor itself takes longer, and is not as steady.
+    """
+    factor = tf.linalg.cholesky(normal)
+    solved = tf.linalg.cholesky_solve(factor, right)
+
+    def gradient(of_solved):
+        of_right = tf.linalg.cholesky_solve(factor, of_solved)
+        return -tf.matmul(of_right, solved, transpose_b=True), of_right
+
+    return solved, gradient
 
 
 def unconstrained_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
