@@ -322,6 +322,15 @@ def test_filters_that_read_their_own_signal_only_have_no_cross_talk(rng):
     assert cross_talk_rms(signals[:1], signals[:1]) == 0
 
 
+@pytest.mark.parametrize("metric", [cross_talk, cross_talk_rms])
+def test_cross_talk_does_not_depend_on_order_signs_lengths_or_dtype(rng, metric):
+    filters, signals = rng.normal(size=(5, 6)), rng.normal(size=(5, 6))
+    expected, order = metric(filters, signals), rng.permutation(5)
+    factors = rng.choice([-1.0, 1.0], size=(2, 5, 1)) * rng.uniform(0.1, 10, size=(2, 5, 1))
+    filters, signals = (factors * [filters, signals])[:, order].astype(np.float32)
+    assert metric(filters, signals) == pytest.approx(expected, rel=1e-5)
+
+
 # ------------------------------------------------------------------ what cannot be
 
 

@@ -231,6 +231,25 @@ def test_errors_are_as_large_as_the_estimates_scatter(nb_design):
         assert 0.4 < scatter / np.sqrt(np.mean(errors**2)) < 1.25
 
 
+@pytest.mark.parametrize("nb_design", [2, 8, 16, 48])
+def test_totals_are_never_negative_and_a_concept_without_effect_has_none(rng, nb_design):
+    hidden = rng.normal(size=(30, 6, 8))
+    hidden[:, 2] = 0
+    masks = sobol_design(6, nb_design, 0)
+    scores = np.maximum(np.einsum("mi,sih->smh", masks, hidden) - 0.5, 0).sum(axis=-1)
+    total = sobol_indices(scores, masks).total
+    assert total.min() > -1e-12 and total.max() > 0.1
+    np.testing.assert_allclose(total[:, 2], 0, atol=1e-12)
+
+
+def test_errors_shrink_as_the_mean_over_images_with_masks_of_their_own(rng):
+    head, truth = additive_head(rng, "saturating")
+    designs = [masks for masks, _ in zip(sobol_designs(20, 32, 0), range(64), strict=False)]
+    first = np.array([sobol_indices(head(masks), masks).first for masks in designs])
+    one = np.abs(first - truth).sum(axis=1).mean()
+    assert np.abs(first.mean(axis=0) - truth).sum() < one / 3
+
+
 @pytest.mark.parametrize("degree", [0, 5])
 @pytest.mark.parametrize("level", [0.0, 3.0, -1e4])
 def test_constant_scores_have_neither_indices_nor_errors(rng, level, degree):

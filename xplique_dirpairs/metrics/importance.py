@@ -36,12 +36,12 @@ class SobolIndices:
     ----------
     first
         Share of the variance due to the concept alone. Sums to 1 for an additive score, below
-        with interactions. Estimates may leave [0, 1] by their error.
+        with interactions. An estimate may be below 0 by its error.
     first_error
         Standard error of ``first``.
     total
-        Share of the variance the concept has any part in, so ≥ first. Sums to 1 for an additive
-        score, above with interactions.
+        Share of the variance the concept has any part in, ≥ 0. Sums to 1 for an additive score,
+        above with interactions.
     total_error
         Standard error of ``total``.
     """
@@ -163,12 +163,14 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     V̂_i(g), and likewise for the variance. Consistent whatever g is (control variates: A. B. Owen,
     "Monte Carlo theory, methods and examples", 8.9).
 
-    Points that 2 % in L1 take, at 20 concepts:
+    Points n for 2 % in L1 at 20 concepts (the worst of 20 seeds):
 
-    | effects of the concepts | total | first order | without g: total | first order |
-    |---|---|---|---|---|
-    | linear: as with a linear head and no clipping | 8 | 8 | 512 | 1024 |
-    | bent or saturating, additive | 32 | 256 | 256–512 | 1024 |
+    | effects of the concepts, additive | total | first order |
+    |---|---|---|
+    | linear: as with a linear head and no clipping | 8 | 8 |
+    | saturating smoothly, as tanh | 32 | 32 |
+    | with a kink or a steep step | 128 | 512 |
+    | any, without g | 1024 | 2048 |
 
     Interactions are left to the points: with strong ones 32 points are off by 0.3 in the totals
     and 0.6 in the first-order indices, as the errors say. Errors average out over images, if every
@@ -238,7 +240,8 @@ def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArr
     """Additive polynomial fitted to the scores: its values at the masks, each concept's variance.
 
     Each concept's part by least squares on f(A) − f(C_i), in which the other concepts cancel, but
-    for interactions: a concept without effect gets none. In Legendre polynomials, orthonormal on
+    for interactions: a concept without effect gets none, and what is left of the squares, as
+    Jansen's estimator takes them, is not negative. In Legendre polynomials, orthonormal on
     [0, 1]: a part's variance is the sum of its squared coefficients. Shapes ``(..., M)``,
     ``(..., I)``.
     """
