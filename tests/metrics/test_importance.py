@@ -231,6 +231,26 @@ def test_errors_are_as_large_as_the_estimates_scatter(nb_design):
         assert 0.4 < scatter / np.sqrt(np.mean(errors**2)) < 1.25
 
 
+def test_errors_are_what_a_bootstrap_over_the_rows_of_the_design_gives(rng):
+    masks = sobol_design(3, 256, 0)
+    scores = masks[:, 0] + 0.5 * masks[:, 1] ** 4 + masks[:, 1] * masks[:, 2]
+    rows = scores.reshape(5, 256)
+    again = [rows[:, rng.integers(256, size=256)].ravel() for _ in range(1000)]
+    scatter = {"total_error": np.std([total_sobol_indices(drawn, 3) for drawn in again], axis=0)}
+    scatter["first_error"] = np.std([first_slowly(drawn, 3) for drawn in again], axis=0)
+    indices = sobol_indices(scores, masks, degree=0)
+    for name, expected in scatter.items():
+        np.testing.assert_allclose(getattr(indices, name), expected, rtol=0.15)
+
+
+def first_slowly(scores, concepts):
+    """Saltelli's estimator of scores alone."""
+    count = len(scores) // (concepts + 2)
+    blocks = (scores - scores[: 2 * count].mean()).reshape(-1, count)
+    a, b, *mixed = blocks
+    return [np.mean(b * (c - a)) / np.var([*a, *b], ddof=1) for c in mixed]
+
+
 @pytest.mark.parametrize("nb_design", [2, 8, 16, 48])
 def test_totals_are_never_negative_and_a_concept_without_effect_has_none(rng, nb_design):
     hidden = rng.normal(size=(30, 6, 8))

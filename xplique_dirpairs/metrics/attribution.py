@@ -25,6 +25,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.metrics.importance import check_scores
+
 #: Coefficients (N, *S, I), a tensor, to the class score of each image (N,), residual kept.
 Score = Callable[[tf.Tensor], tf.Tensor]
 
@@ -243,7 +245,7 @@ def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
     """
     masks = np.asarray(masks)
     between = _check_permutation_design(masks)
-    scores = _check_scores(scores, len(masks))
+    scores = check_scores(scores, len(masks))
     orders, steps, concepts = between.shape
 
     def end(row: int) -> NDArray:
@@ -283,13 +285,6 @@ def leave_one_out(scores: ArrayLike) -> NDArray:
     """
     scores = np.asarray(scores, dtype=np.float64)
     return scores[..., :1] - scores[..., 1:]
-
-
-def _check_scores(scores: ArrayLike, points: int) -> NDArray:
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim < 1 or scores.shape[-1] != points:
-        raise ValueError(f"scores must be (..., {points}), one a mask, not {scores.shape}")
-    return scores
 
 
 def _check_permutation_design(masks: NDArray) -> NDArray:

@@ -200,7 +200,7 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     """
     masks = np.asarray(masks, dtype=np.float64)
     nb_design = _check_sobol_design(masks)
-    scores = _check_scores(scores, len(masks))
+    scores = check_scores(scores, len(masks))
     degree = min(degree, nb_design // _POINTS_PER_DEGREE)
 
     model, known = _additive_model(scores, masks, degree)
@@ -257,7 +257,8 @@ def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArr
     return np.einsum("mid,...id->...m", basis, weights), np.square(weights).sum(axis=-1)
 
 
-def _check_scores(scores: ArrayLike, points: int) -> NDArray:
+def check_scores(scores: ArrayLike, points: int) -> NDArray:
+    """Scores (..., M) as float64, or a ValueError if they are not one a mask."""
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim < 1 or scores.shape[-1] != points:
         raise ValueError(f"scores must be (..., {points}), one a mask, not {scores.shape}")
