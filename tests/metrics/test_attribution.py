@@ -139,6 +139,12 @@ def test_drops_are_counted_in_full_for_both_concepts_of_an_interaction():
     np.testing.assert_array_equal(leave_one_out(7 * masks[:, 0] * masks[:, 1]), [7, 7, 0])
 
 
+@pytest.mark.parametrize("scores", [1.0, [1.0]])
+def test_drops_need_the_scores_of_all_masks(scores):
+    with pytest.raises(ValueError, match=r"\(\.\.\., I \+ 1\)"):
+        leave_one_out(scores)
+
+
 # ------------------------------------------------------------------ gradients
 
 

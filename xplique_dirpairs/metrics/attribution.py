@@ -282,8 +282,15 @@ def leave_one_out(scores: ArrayLike) -> NDArray:
     -------
     drops : (..., I)
         Signed, in units of the score: above 0 the concept raises it. Exact, there is no sampling.
+
+    Raises
+    ------
+    ValueError
+        If there are no scores but that of everything on.
     """
     scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim < 1 or scores.shape[-1] < 2:
+        raise ValueError(f"scores must be (..., I + 1), one a mask, not {scores.shape}")
     return scores[..., :1] - scores[..., 1:]
 
 
