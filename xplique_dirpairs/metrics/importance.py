@@ -1,21 +1,55 @@
-"""Importance of concepts: total Sobol indices of a class score, by Jansen's estimator.
+"""Importance of concepts: Sobol indices of a class score, first order and total.
 
-A concept's index is the share of the score's variance that is lost when every concept but this
-one is fixed (main effect and all interactions), as the concepts are dimmed by masks in [0, 1].
-Unsigned: it does not say whether the concept raises or lowers the score.
+As the concepts are dimmed by masks in [0, 1], a concept's first-order index is the share of the
+score's variance that it causes alone, and its total index the share that is lost when every
+concept but this one is fixed (main effect and all interactions). Unsigned: they do not say whether
+the concept raises or lowers the score, which `metrics.attribution` does.
+
+A *design* is masks (M, I), and an estimator a function of the M scores of one image under them.
+A mask m makes x' = x − ((1 − m) · u) @ bank of the features: 1 leaves them alone, 0 switches every
+concept off and keeps the residual. Scores may have leading axes: images, classes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import qmc
 
 #: Scores that vary by less than this share of their size count as constant: float32 rounding.
 ROUNDING = 1e-6
+
+#: Points of A per coefficient fitted to a concept, at least; with fewer the degree is lowered.
+_POINTS_PER_DEGREE = 8
+
+
+@dataclass(frozen=True)
+class SobolIndices:
+    """First-order and total indices with their standard errors, each ``(..., I)``.
+
+    Attributes
+    ----------
+    first
+        Share of the variance due to the concept alone. Sums to 1 for an additive score, below
+        with interactions. An estimate may be below 0 by its error.
+    first_error
+        Standard error of ``first``.
+    total
+        Share of the variance the concept has any part in, ≥ 0. Sums to 1 for an additive score,
+        above with interactions.
+    total_error
+        Standard error of ``total``.
+    """
+
+    first: NDArray
+    first_error: NDArray
+    total: NDArray
+    total_error: NDArray
 
 
 def sobol_design(
@@ -60,14 +94,19 @@ def sobol_designs(
     if nb_design < 2:
         raise ValueError(f"nb_design must be at least 2 to have a variance, not {nb_design}")
     sampler = qmc.Sobol(2 * number_of_concepts, seed=np.random.default_rng(random_state))
-    index = np.arange(number_of_concepts)
     while True:
         # whole powers of two are what balances the sequence; a part of one is still usable
         points = sampler.random(2 ** math.ceil(math.log2(nb_design)))[:nb_design]
         a, b = np.split(points.astype(np.float32), 2, axis=1)
-        mixed = np.repeat(a[None], number_of_concepts, axis=0)
-        mixed[index, :, index] = b.T
-        yield np.concatenate([a, b, mixed.reshape(-1, number_of_concepts)])
+        yield _design(a, b)
+
+
+def _design(a: NDArray, b: NDArray) -> NDArray:
+    """A, B, and A with column i from B for each i."""
+    index = np.arange(a.shape[1])
+    mixed = np.repeat(a[None], len(index), axis=0)
+    mixed[index, :, index] = b.T
+    return np.concatenate([a, b, mixed.reshape(-1, len(index))])
 
 
 def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> NDArray:
@@ -108,3 +147,131 @@ def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> NDArray:
     size = np.abs(scores).max(axis=-1, keepdims=True)
     constant = variance <= (ROUNDING * size) ** 2
     return np.where(constant, 0.0, squares / np.where(constant, 1.0, variance))
+
+
+def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> SobolIndices:
+    """First-order and total Sobol indices, with standard errors, made precise by a control variate.
+
+    From f(A), f(B), f(C_i), where C_i is A with column i from B, and with f centred:
+
+        first  S_i = E[f(B) (f(C_i) − f(A))] / Var f        (Saltelli et al. 2010, table 2, row b)
+        total  T_i = E[(f(A) − f(C_i))²] / (2 Var f)        (Jansen 1999; ibid., row f)
+
+    At few points both are noisy, mostly by how the concepts' own, known effects happen to fall. So
+    an additive polynomial g is fitted to the scores. Its indices are known exactly, and what the
+    estimators make of it on the very same points is exchanged for the truth: V_i(g) + V̂_i(f) −
+    V̂_i(g), and likewise for the variance. Consistent whatever g is (control variates: A. B. Owen,
+    "Monte Carlo theory, methods and examples", 8.9).
+
+    Points n for 2 % in L1 at 20 concepts (the worst of 20 seeds):
+
+    | effects of the concepts, additive | total | first order |
+    |---|---|---|
+    | linear: as with a linear head and no clipping | 8 | 8 |
+    | saturating smoothly, as tanh | 32 | 32 |
+    | with a kink or a steep step | 128 | 512 |
+    | any, without g | 1024 | 2048 |
+
+    Interactions are left to the points: with strong ones 32 points are off by 0.3 in the totals
+    and 0.6 in the first-order indices, as the errors say. Errors average out over images, if every
+    image has masks of its own (`sobol_designs`). `total_sobol_indices` is the plain estimator.
+
+    Parameters
+    ----------
+    scores : (..., n · (I + 2))
+        f at the masks.
+    masks : (n · (I + 2), I)
+        Of `sobol_design`.
+    degree
+        Of the polynomial in each concept's mask; lowered to n // 8. 0: the plain estimators.
+
+    Returns
+    -------
+    indices
+        All zero where the scores do not vary. The errors are those of the ratio of two means over
+        the n rows of the design, by the delta method: what a bootstrap over the rows converges to.
+        They take the rows as independent; those of a scrambled sequence are better spread, so
+        that the true errors tend to be smaller. They are not to be trusted below n = 16.
+
+    Raises
+    ------
+    ValueError
+        If the masks are not a design, or the scores not about them.
+    """
+    masks = np.asarray(masks, dtype=np.float64)
+    nb_design = _check_sobol_design(masks)
+    scores = check_scores(scores, len(masks))
+    degree = min(degree, nb_design // _POINTS_PER_DEGREE)
+
+    model, known = _additive_model(scores, masks, degree)
+    of_scores, of_model = _sobol_terms(scores, nb_design), _sobol_terms(model, nb_design)
+    first, total, variance = (f - g for f, g in zip(of_scores, of_model, strict=True))
+    first, total = first + known[..., None], total + known[..., None]
+    variance = variance + known.sum(axis=-1)[..., None, None]
+
+    size = np.abs(scores).max(axis=-1)[..., None]
+    constant = of_scores[2].mean(axis=-1) <= (ROUNDING * size) ** 2
+    whole = variance.mean(axis=-1)
+    # a difference of two estimates; the model's own variance is a lower bound of the truth
+    whole = np.where(whole > 0, whole, known.sum(axis=-1)[..., None])
+    whole = np.where(constant | (whole <= 0), np.inf, whole)
+
+    def ratio(part: NDArray) -> tuple[NDArray, NDArray]:
+        index = part.mean(axis=-1) / whole
+        slopes = (part - index[..., None] * variance) / whole[..., None]
+        return index, slopes.std(axis=-1, ddof=1) / math.sqrt(nb_design)
+
+    return SobolIndices(*ratio(first), *ratio(total))
+
+
+def _sobol_terms(scores: NDArray, nb_design: int) -> tuple[NDArray, NDArray, NDArray]:
+    """First-order, total and variance of each row of the design; their means are the estimates.
+
+    Shapes ``(..., I, n)``, ``(..., I, n)``, ``(..., 1, n)``.
+    """
+    blocks = scores.reshape(*scores.shape[:-1], -1, nb_design)
+    blocks = blocks - blocks[..., :2, :].mean(axis=(-2, -1), keepdims=True)
+    a, b, mixed = blocks[..., :1, :], blocks[..., 1:2, :], blocks[..., 2:, :]
+    unbiased = 2 * nb_design / (2 * nb_design - 1)
+    return b * (mixed - a), (a - mixed) ** 2 / 2, (a**2 + b**2) / 2 * unbiased
+
+
+def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArray, NDArray]:
+    """Additive polynomial fitted to the scores: its values at the masks, each concept's variance.
+
+    Each concept's part by least squares on f(A) − f(C_i), in which the other concepts cancel, but
+    for interactions: a concept without effect gets none, and what is left of the squares, as
+    Jansen's estimator takes them, is not negative. In Legendre polynomials, orthonormal on
+    [0, 1]: a part's variance is the sum of its squared coefficients. Shapes ``(..., M)``,
+    ``(..., I)``.
+    """
+    concepts = masks.shape[1]
+    orders = np.arange(1, degree + 1)
+    basis = legendre.legvander(2 * masks - 1, degree)[..., 1:] * np.sqrt(2 * orders + 1)
+    index = np.arange(concepts)
+    blocks = basis.reshape(concepts + 2, len(masks) // (concepts + 2), concepts, degree)
+    changes = blocks[0].swapaxes(0, 1) - blocks[2:][index, :, index]
+    of_scores = scores.reshape(*scores.shape[:-1], concepts + 2, -1)
+    gains = of_scores[..., :1, :] - of_scores[..., 2:, :]
+    weights = np.einsum("idn,...in->...id", np.linalg.pinv(changes), gains)
+    return np.einsum("mid,...id->...m", basis, weights), np.square(weights).sum(axis=-1)
+
+
+def check_scores(scores: ArrayLike, points: int) -> NDArray:
+    """Scores (..., M) as float64, or a ValueError if they are not one a mask."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim < 1 or scores.shape[-1] != points:
+        raise ValueError(f"scores must be (..., {points}), one a mask, not {scores.shape}")
+    return scores
+
+
+def _check_sobol_design(masks: NDArray) -> int:
+    """Number n of points of a `sobol_design`."""
+    fits = masks.ndim == 2 and masks.size and len(masks) % (masks.shape[1] + 2) == 0
+    if fits:
+        nb_design = len(masks) // (masks.shape[1] + 2)
+        rebuilt = _design(masks[:nb_design], masks[nb_design : 2 * nb_design])
+        fits = nb_design > 1 and np.array_equal(rebuilt, masks)
+    if not fits:
+        raise ValueError(f"masks {masks.shape} are not a design: take those of sobol_design")
+    return nb_design

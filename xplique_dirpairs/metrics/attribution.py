@@ -1,0 +1,310 @@
+"""Signed attribution of a class score to concepts, in units of the score.
+
+Above 0 a concept raises the score, below 0 it lowers it. On a head that is linear in the
+coefficients all four agree, each concept getting u_i · ∂score/∂u_i; on an additive one all but the
+first do.
+
+| measure | costs | of an interaction a concept gets |
+|---|---|---|
+| gradient × coefficient | one gradient | what the slope at the image tells |
+| integrated gradients | ``steps`` gradients | a share, by the path from all off to the image |
+| Shapley values | n · (I − 1) + 2 scores | an equal share |
+| leave-one-out | I + 1 scores | all that is there when everything is on |
+
+The gradients take the score as a function of the coefficients, the other two the scores of one
+image under masks of a design of theirs: see `metrics.importance`, whose masks they share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.metrics.importance import check_scores
+
+#: Coefficients (N, *S, I), a tensor, to the class score of each image (N,), residual kept.
+Score = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class ShapleyValues:
+    """Shapley values with their standard errors, each ``(..., I)``, in units of the score.
+
+    Attributes
+    ----------
+    values
+        Signed: above 0 the concept raises the score. They sum to score(all on) − score(all off).
+    error
+        Standard error of ``values``.
+    """
+
+    values: NDArray
+    error: NDArray
+
+
+@dataclass(frozen=True)
+class IntegratedGradients:
+    """Attributions ``(N, I)`` and how far they are from complete ``(N,)``, in units of the score.
+
+    Attributes
+    ----------
+    values
+        Signed: above 0 the concept raises the score.
+    gap
+        Σ values − (score(intact) − score(all off)): the error of the quadrature, 0 at best.
+    """
+
+    values: NDArray
+    gap: NDArray
+
+
+# ------------------------------------------------------------------------------ gradients
+
+
+def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> NDArray:
+    """Σ_p u_{p,i} ∂score/∂u_{p,i}: what the slope at the image promises for concept i.
+
+    Parameters
+    ----------
+    score
+        Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
+    coefficients : (N, *S, I)
+        u.
+
+    Returns
+    -------
+    values : (N, I)
+        Summed over the positions. Signed, in units of the score.
+
+    Raises
+    ------
+    ValueError
+        If the score is not one number an image, or has no gradient.
+    """
+    u = _as_coefficients(coefficients)
+    return _over_positions(u * _gradient(score, u))
+
+
+def integrated_gradients(
+    score: Score, coefficients: ArrayLike, steps: int = 32
+) -> IntegratedGradients:
+    """Σ_p u_{p,i} ∫₀¹ ∂score/∂u_{p,i} (t u) dt, from everything off to the intact image.
+
+    M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks", 2017, eq. 1, in
+    the coefficients and from 0. Gauss–Legendre quadrature: exact where the gradient along the path
+    is a polynomial of degree below 2 · ``steps``; features that reach a limit on the way make it
+    jump, which the gap shows.
+
+    Parameters
+    ----------
+    score
+        Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
+    coefficients : (N, *S, I)
+        u.
+    steps
+        Gradients taken, one batch of N after the other.
+
+    Returns
+    -------
+    values and gap
+
+    Raises
+    ------
+    ValueError
+        If ``steps`` is not positive, or the score is not one number an image or has no gradient.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    u = _as_coefficients(coefficients)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    mean = tf.zeros_like(u)
+    for node, weight in zip(nodes, weights, strict=True):
+        mean += weight / 2 * _gradient(score, (node + 1) / 2 * u)
+    values = _over_positions(u * mean)
+    change = _scores(score, u) - _scores(score, tf.zeros_like(u))
+    return IntegratedGradients(values, values.sum(axis=-1) - change.numpy())
+
+
+def _scores(score: Score, u: tf.Tensor) -> tf.Tensor:
+    scores = tf.convert_to_tensor(score(u))
+    if scores.shape != u.shape[:1]:
+        raise ValueError(f"score must give {tuple(u.shape[:1])}, one an image, not {scores.shape}")
+    return scores
+
+
+def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
+    """Gradient of each image's score in its own coefficients."""
+    with tf.GradientTape() as tape:
+        tape.watch(u)
+        scores = _scores(score, u)
+    gradient = tape.gradient(scores, u)
+    if gradient is None:
+        raise ValueError(
+            "score has no gradient in the coefficients: it must be computed from the tensor it is "
+            "given, by TensorFlow throughout"
+        )
+    return gradient
+
+
+def _as_coefficients(coefficients: ArrayLike) -> tf.Tensor:
+    u = tf.convert_to_tensor(coefficients)
+    u = u if u.dtype.is_floating else tf.cast(u, tf.float32)
+    if u.shape.rank < 2:
+        raise ValueError(f"coefficients must be (N, *S, I), not {tuple(u.shape)}")
+    return u
+
+
+def _over_positions(maps: tf.Tensor) -> NDArray:
+    maps = maps.numpy().astype(np.float64)
+    return maps.sum(axis=tuple(range(1, maps.ndim - 1)))
+
+
+# ------------------------------------------------------------------------------ Shapley values
+
+
+def permutation_design(
+    number_of_concepts: int,
+    nb_permutations: int,
+    random_state: int | np.random.Generator | None = None,
+) -> NDArray:
+    """Masks for `shapley_values`: concepts switched on one by one, in random orders.
+
+    Every second order is the one before it backwards (antithetic): a concept that comes early in
+    one comes late in the other. R. Mitchell et al., "Sampling permutations for Shapley value
+    estimation", JMLR 2022.
+
+    Parameters
+    ----------
+    number_of_concepts
+        I.
+    nb_permutations
+        n, even, and at least 4 for there to be an error estimate.
+    random_state
+        Seed or generator of the orders.
+
+    Returns
+    -------
+    masks : (2 + n · (I − 1), I) float32
+        Of zeros and ones: all off, all on, and what lies between them, order after order.
+
+    Raises
+    ------
+    ValueError
+        If ``nb_permutations`` is odd or below 4.
+    """
+    if isinstance(nb_permutations, bool) or not isinstance(nb_permutations, (int, np.integer)):
+        raise TypeError(f"nb_permutations must be an integer, not {nb_permutations!r}")
+    if nb_permutations < 4 or nb_permutations % 2:
+        raise ValueError(
+            f"nb_permutations must be even and at least 4, not {nb_permutations}: the orders come "
+            "in pairs, and one pair has no error estimate"
+        )
+    rng = np.random.default_rng(random_state)
+    half = np.tile(np.arange(number_of_concepts), (nb_permutations // 2, 1))
+    forwards = rng.permuted(half, axis=1)
+    ranks = np.stack([forwards, number_of_concepts - 1 - forwards], axis=1)
+    ranks = ranks.reshape(nb_permutations, 1, number_of_concepts)
+    between = ranks < np.arange(1, number_of_concepts)[:, None]
+    ends = np.repeat([[False], [True]], number_of_concepts, axis=1)
+    return np.concatenate([ends, between.reshape(-1, number_of_concepts)]).astype(np.float32)
+
+
+def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
+    """Signed Shapley values: what a concept adds to the score, mean over the orders of arrival.
+
+        φ_i = E_order[ f(those before i, and i) − f(those before i) ]
+
+    J. Castro, D. Gómez, J. Tejada, "Polynomial calculation of the Shapley value based on
+    sampling", 2009. A coalition's concepts are on, the others off.
+
+    For every single order the values sum to f(all on) − f(all off), so their mean does. Exact for
+    an additive score, and for one with interactions of pairs only: of a pair, each concept gets
+    half in an order and its reverse together.
+
+    Parameters
+    ----------
+    scores : (..., 2 + n · (I − 1))
+        f at the masks.
+    masks : (2 + n · (I − 1), I)
+        Of `permutation_design`.
+
+    Returns
+    -------
+    values
+        The errors are the spread of the pairs of orders, which are independent.
+
+    Raises
+    ------
+    ValueError
+        If the masks are not a design, or the scores not about them.
+    """
+    masks = np.asarray(masks)
+    between = _check_permutation_design(masks)
+    scores = check_scores(scores, len(masks))
+    orders, steps, concepts = between.shape
+
+    def end(row: int) -> NDArray:
+        return np.repeat(scores[..., None, row : row + 1], orders, axis=-2)
+
+    inner = scores[..., 2:].reshape(*scores.shape[:-1], orders, steps)
+    gains = np.diff(np.concatenate([end(0), inner, end(1)], axis=-1), axis=-1)
+    # a concept that arrives as the k-th is on in all masks between but the first k
+    arrivals = steps - between.sum(axis=1).astype(int)
+    values = np.take_along_axis(gains, np.broadcast_to(arrivals, gains.shape), axis=-1)
+    pairs = values.reshape(*scores.shape[:-1], orders // 2, 2, concepts).mean(axis=-2)
+    error = pairs.std(axis=-2, ddof=1) / math.sqrt(orders // 2)
+    return ShapleyValues(pairs.mean(axis=-2), error)
+
+
+# ------------------------------------------------------------------------------ leave-one-out
+
+
+def leave_one_out_design(number_of_concepts: int) -> NDArray:
+    """Masks (I + 1, I) float32 for `leave_one_out`: all on, then each concept off alone."""
+    everything = np.ones((1, number_of_concepts), np.float32)
+    return np.concatenate([everything, 1 - np.eye(number_of_concepts, dtype=np.float32)])
+
+
+def leave_one_out(scores: ArrayLike) -> NDArray:
+    """Drop of the score as one concept is switched off, the others on: f(all) − f(all but i).
+
+    Parameters
+    ----------
+    scores : (..., I + 1)
+        f at the rows of `leave_one_out_design`.
+
+    Returns
+    -------
+    drops : (..., I)
+        Signed, in units of the score: above 0 the concept raises it. Exact, there is no sampling.
+
+    Raises
+    ------
+    ValueError
+        If there are no scores but that of everything on.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim < 1 or scores.shape[-1] < 2:
+        raise ValueError(f"scores must be (..., I + 1), one a mask, not {scores.shape}")
+    return scores[..., :1] - scores[..., 1:]
+
+
+def _check_permutation_design(masks: NDArray) -> NDArray:
+    """Masks between all off and all on, (n, I − 1, I), of a `permutation_design`."""
+    fits = masks.ndim == 2 and len(masks) > 1 and not masks[0].any() and masks[1].all()
+    if fits:
+        concepts = masks.shape[1]
+        # a single concept has one order, and nothing between: as good as four of them
+        orders, rest = divmod(len(masks) - 2, concepts - 1) if concepts > 1 else (4, 0)
+        fits = orders >= 4 and orders % 2 == 0 and rest == 0
+    if fits:
+        between = masks[2:].reshape(orders, concepts - 1, concepts)
+        fits = bool((between.sum(axis=-1) == np.arange(1, concepts)).all())
+    if not fits:
+        raise ValueError(f"masks {masks.shape} are not a design: take those of permutation_design")
+    return between
