@@ -175,5 +175,66 @@ for _metric in (
         "reconstruction",
         ratio_of_means,
     ),
+    Metric(
+        "max_coherence",
+        "coherence",
+        False,
+        "Largest |cosine| of two encoding directions, in [0, 1]; Donoho and Huo 2001",
+        "dictionary",
+    ),
+    Metric(
+        "stable_rank",
+        "stable rank",
+        None,
+        "‖D‖_F² / ‖D‖_2² of unit encoding directions, in [1, I]; Rudelson and Vershynin 2007",
+        "dictionary",
+    ),
+    Metric(
+        "hoyer",
+        "Hoyer",
+        None,
+        "Sparsity of a position's coefficients, each times the length of its direction, in [0, 1]; "
+        "Hoyer 2004",
+        "dictionary",
+    ),
+    Metric(
+        "l0",
+        "L0",
+        None,
+        "Concepts that are on at a position, in [0, I]; method section 6",
+        "dictionary",
+    ),
+    Metric(
+        "dead",
+        "dead",
+        False,
+        "Concepts whose part in the features is nowhere above 1e-3 of the strongest one's; method "
+        "section 6",
+        "dictionary",
+    ),
+    Metric(
+        "ood",
+        "OOD",
+        False,
+        "1 − mean cosine of an encoding direction with the nearest feature, without the constant "
+        "of the decoding, in [0, 2]; Fel et al. 2025",
+        "dictionary",
+    ),
+    Metric(
+        "plausibility",
+        "plausibility",
+        True,
+        "Mean over the classes of the largest cosine of their weights with an encoding direction, "
+        "in [−1, 1]; Fel et al. 2025",
+        "dictionary",
+    ),
+    Metric(
+        "cross_talk",
+        "cross-talk",
+        False,
+        "Mean |cosine| of filters with the encoding directions of other concepts, in [0, 1]; "
+        "method section 6",
+        "dictionary",
+    ),
 ):
     register(_metric)
