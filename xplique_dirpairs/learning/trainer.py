@@ -17,6 +17,13 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import check_activations
+from xplique_dirpairs.distribution import (
+    as_on_chief,
+    check_alike,
+    check_strategy,
+    distributed,
+    is_chief,
+)
 from xplique_dirpairs.learning import coordinates as coordinates_
 from xplique_dirpairs.learning.batches import as_batches
 from xplique_dirpairs.learning.callbacks import (
@@ -120,17 +127,21 @@ def learn_pairs(
                 "Head(latent_to_logit_model)"
             )
         head.check_takes(features.shape[1:])
-    moments = Moments.of(features)
     rng = _generator(random_state)
+    settings = {
+        "number_of_concepts": str(number_of_concepts),
+        "recipe": str(recipe),
+        "random_state": str(random_state),
+        "head": "none" if head is None else "given",
+        "activations": str(features.shape),
+    }
+    check_strategy(features.shape[0], random_state)
+    moments = Moments.of(features)
+    check_alike(**settings, resume=str(resume is None), values=float(np.abs(moments.mean).sum()))
+    moments = as_on_chief(moments)
+    verbose = verbose if is_chief() else 0
     learner = _Learner(features, moments, number_of_concepts, head, recipe, verbose)
     if resume is not None:
-        settings = {
-            "number_of_concepts": str(number_of_concepts),
-            "recipe": str(recipe),
-            "random_state": str(random_state),
-            "head": "none" if head is None else "given",
-            "activations": str(features.shape),
-        }
         learner.checkpoint = Checkpoint(resume, settings, moments.mean)
     return learner.finish(learner.learn(rng))
 
@@ -182,6 +193,7 @@ class _Learner:
             else:
                 make = {"whitened": coordinates_.whitened, "centred": coordinates_.centred}[name]
                 self._coordinates[name] = make(self.moments, self.concepts)
+            self._coordinates[name] = as_on_chief(self._coordinates[name])
         return self._coordinates[name]
 
     @property
@@ -195,6 +207,7 @@ class _Learner:
     def learn(self, rng: np.random.Generator) -> Detectors:
         """All stages of the recipe, or of the one that suits the features better."""
         resumed = None if self.checkpoint is None else self.checkpoint.load()
+        check_alike(state_in_resume=str(resumed and (resumed[0]["number"], resumed[0]["epoch"])))
         if resumed is not None:
             number, detectors = self._restore(*resumed, rng)
         else:
@@ -245,6 +258,7 @@ class _Learner:
             starts.append(
                 make_start(self.recipe.start, sample, self.concepts, generator, made.backward)
             )
+        starts = [as_on_chief(start) for start in starts]
         self._clear_start = any(start.clear for start in starts)
         filters = made.filters_to_raw(np.stack([start.filters for start in starts]))
         return Detectors(filters, np.stack([start.thresholds for start in starts]))
@@ -306,7 +320,7 @@ class _Learner:
             try:
                 with _quiet():
                     model.fit(
-                        batches,
+                        distributed(batches),
                         initial_epoch=first_epoch,
                         epochs=stage.epochs,
                         steps_per_epoch=per_epoch,
