@@ -84,22 +84,34 @@ def least_cosine(path, other):
     return least
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Case → the pairs of one process without a strategy."""
+    folders = {}
+
+    def learned(case):
+        if case not in folders:
+            folders[case] = tmp_path_factory.mktemp(case)
+            run("alone", case, folders[case])
+        return folders[case] / "alone_0.npz"
+
+    return learned
+
+
 # ------------------------------------------------------------------ one process against several
 
 
-def test_two_replicas_learn_what_one_process_learns(tmp_path):
-    for kind in ("alone", "mirrored"):
-        run(kind, "default", tmp_path)
-    assert least_cosine(tmp_path / "alone_0.npz", tmp_path / "mirrored_0.npz") > 0.9999
+def test_two_replicas_learn_what_one_process_learns(alone, tmp_path):
+    run("mirrored", "default", tmp_path)
+    assert least_cosine(alone("default"), tmp_path / "mirrored_0.npz") > 0.9999
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["default", "batches", "paper"])
-def test_two_workers_learn_what_one_process_learns(case, tmp_path):
-    for kind in ("alone", "workers"):
-        run(kind, case, tmp_path)
+def test_two_workers_learn_what_one_process_learns(case, alone, tmp_path):
+    run("workers", case, tmp_path)
     first, second = (tmp_path / f"workers_{worker}.npz" for worker in range(2))
-    assert least_cosine(tmp_path / "alone_0.npz", first) > 0.999
+    assert least_cosine(alone(case), first) > 0.999
     ours, others = DirectionPairs.load(first), DirectionPairs.load(second)
     for name in ("filters", "biases", "signals", "mean", "absent_levels"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(others, name))
@@ -107,11 +119,10 @@ def test_two_workers_learn_what_one_process_learns(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["batches", "paper"])
-def test_two_replicas_learn_the_same_in_every_recipe(case, tmp_path):
-    for kind in ("alone", "mirrored", "one_device"):
-        run(kind, case, tmp_path)
+def test_two_replicas_learn_the_same_in_every_recipe(case, alone, tmp_path):
     for kind in ("mirrored", "one_device"):
-        assert least_cosine(tmp_path / "alone_0.npz", tmp_path / f"{kind}_0.npz") > 0.999
+        run(kind, case, tmp_path)
+        assert least_cosine(alone(case), tmp_path / f"{kind}_0.npz") > 0.999
 
 
 @pytest.mark.slow
@@ -122,9 +133,8 @@ def test_two_workers_learn_the_same_from_shards(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_one_process_began_two_workers_finish(tmp_path):
+def test_what_one_process_began_two_workers_finish(alone, tmp_path):
     state, settings = tmp_path / "state", {"resume": str(tmp_path / "state")}
-    run("alone", "default", tmp_path)
     process = start([ONE_FIT, "alone", "default", tmp_path, json.dumps(settings)])
     end = time.monotonic() + PATIENCE
     while not (state / "state.npz").exists() and process.poll() is None:
@@ -136,7 +146,7 @@ def test_what_one_process_began_two_workers_finish(tmp_path):
     for output in run("workers", "default", tmp_path, **settings):
         assert "went on with stage" in output
     assert (state / "state.npz").stat().st_mtime_ns > written
-    assert least_cosine(tmp_path / "alone_0.npz", tmp_path / "workers_1.npz") > 0.999
+    assert least_cosine(alone("default"), tmp_path / "workers_1.npz") > 0.999
 
 
 @pytest.mark.slow
@@ -151,10 +161,10 @@ def test_the_script_of_the_documentation_learns_on_two_workers(tmp_path):
 # ------------------------------------------------------------------ devices and precision
 
 
-def test_devices_that_the_user_does_not_use_change_nothing(tmp_path):
-    for kind in ("alone", "devices"):
-        run(kind, "paper", tmp_path)
-    assert least_cosine(tmp_path / "alone_0.npz", tmp_path / "devices_0.npz") > 0.9999
+@pytest.mark.slow
+def test_devices_that_the_user_does_not_use_change_nothing(alone, tmp_path):
+    run("devices", "default", tmp_path)
+    assert least_cosine(alone("default"), tmp_path / "devices_0.npz") > 0.9999
 
 
 def test_no_code_of_ours_names_a_device():
@@ -163,12 +173,12 @@ def test_no_code_of_ours_names_a_device():
         assert not named.search(path.read_text()), path
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_finds_the_same_directions(policy, tmp_path):
-    (tmp_path / policy).mkdir()
-    run("alone", "default", tmp_path)
-    run("alone", "default", tmp_path / policy, policy=policy)
-    assert least_cosine(tmp_path / "alone_0.npz", tmp_path / policy / "alone_0.npz") > 0.999
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
+def test_mixed_precision_finds_the_same_directions(policy, alone, tmp_path):
+    run("alone", "default", tmp_path, policy=policy)
+    assert least_cosine(alone("default"), tmp_path / "alone_0.npz") > 0.999
 
 
 # ------------------------------------------------------------------ mistakes
@@ -188,6 +198,7 @@ def test_workers_that_cannot_learn_together_say_why(settings, message, tmp_path)
         assert message in output
 
 
+@pytest.mark.slow
 def test_every_replica_needs_an_image(tmp_path):
     (output,) = run("mirrored", "default", tmp_path, fails=True, drop=359)
     assert "1 images cannot be shared by 2 replicas" in output

@@ -2,8 +2,9 @@
 step of the learning. Several restarts are learned side by side along a leading axis R; they do
 not interact.
 
-Everything is float32, whatever Keras's policy: projections from bfloat16 factors are off by 0.003 of
-their spread, which a detector of slope 300 takes for a logit. The head computes as its layers say.
+Everything is float32, whatever Keras's policy: projections from bfloat16 factors are off by 0.003
+of their spread, which a detector of slope 300 takes for a logit. The head computes as its layers
+say.
 """
 
 from __future__ import annotations
