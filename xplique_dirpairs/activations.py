@@ -11,8 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.distribution import workers
 from xplique_dirpairs.network import fits
 
 
@@ -105,6 +107,8 @@ def _as_array(name: str, values: ArrayLike) -> NDArray:
         ) from error
     if array.dtype == object and array.ndim:
         raise ValueError(f"{name} of several sizes: bring them to one size, in one array")
+    if array.dtype.name == "bfloat16":  # of mixed precision; no kind of number to numpy
+        array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         came = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
         raise ValueError(f"{name} must be one numeric array, not {came}")
@@ -122,7 +126,17 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     """
     images = check_images(images)
     check_images_fit(images.shape[1:], model)
-    return check_activations(model.predict(images, batch_size=batch_size, verbose=0))
+    return check_activations(outputs_of(model, images, batch_size))
+
+
+def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
+    """What a model makes of images, in batches; of all of them on every worker."""
+    if workers() == 1:
+        return model.predict(images, batch_size=batch_size, verbose=0)
+    # Under several workers Keras [3.15] predicts other rows than it was given, without a word.
+    run = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    return np.concatenate([run(tf.constant(part)).numpy() for part in parts])
 
 
 def as_pixels(activations: NDArray) -> NDArray:

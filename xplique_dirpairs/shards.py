@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import check_activations, check_images
+from xplique_dirpairs.activations import check_activations, check_images, outputs_of
+from xplique_dirpairs.distribution import workers
 
 _INDEX = "index.json"
 _FORMAT, _VERSION = "xplique-dirpairs activations", 1
@@ -73,8 +74,13 @@ class ActivationShards:
         ------
         ValueError
             If there are no batches, they are not finite or of several shapes, or the folder holds
-            activations already.
+            activations already; or if several workers would write to it.
         """
+        if workers() > 1:
+            raise ValueError(
+                "several workers cannot write one folder: write the shards in one process, outside "
+                "the strategy's scope; a fit under the strategy reads them on every worker"
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / _INDEX).exists():
@@ -127,9 +133,8 @@ class ActivationShards:
         batches
             Images ``(n, height, width, channels)``, a batched `tf.data.Dataset` for one.
         """
-        return cls.write(
-            folder, (model.predict_on_batch(check_images(x)) for x in batches), megabytes
-        )
+        checked = map(check_images, batches)
+        return cls.write(folder, (outputs_of(model, x, len(x)) for x in checked), megabytes)
 
     def read(self, number: int) -> NDArray:
         """Activations ``(n, *spatial, D)`` of one file."""

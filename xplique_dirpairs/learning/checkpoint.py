@@ -13,8 +13,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from xplique_dirpairs.distribution import is_chief
+
 #: Number of the layout of the file.
-_VERSION = 1
+_VERSION = 2
 _NAME = "state.npz"
 _FOREIGN = (
     "is not the state of a fit, or is damaged: give another folder, or delete it to start anew"
@@ -31,6 +33,8 @@ class SavedState:
 
 class Checkpoint:
     """One file in a folder, replaced as a whole: a kill while writing leaves the one before.
+
+    Of several workers the chief writes, and all read: they share the folder.
 
     Parameters
     ----------
@@ -81,6 +85,8 @@ class Checkpoint:
 
     def save(self, data: dict[str, Any], arrays: dict[str, NDArray]) -> None:
         """Replace what was saved."""
+        if not is_chief():
+            return
         info = {"version": _VERSION, "settings": self._settings, "data": data}
         contents: dict[str, Any] = {
             "info": np.array(json.dumps(info)),
@@ -139,7 +145,7 @@ class EpochState(keras.callbacks.Callback):
             for c in self._others
         ]
         variables = [*self.model.variables, *self.model.optimizer.variables]
-        arrays = {f"variable_{k}": np.asarray(v) for k, v in enumerate(variables)}
+        arrays = {f"variable_{k}": v.numpy() for k, v in enumerate(variables)}
         arrays["violation"] = self.model.last_violation
         stopped = bool(self.model.stop_training)
         self._save({"epoch": epoch + 1, "stopped": stopped, "memories": memories}, arrays)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.activations import as_pixels
+from xplique_dirpairs.distribution import whole_parts
 from xplique_dirpairs.learning.batches import every_position, random_rows
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.shards import ActivationShards
@@ -58,7 +59,7 @@ class HeldFeatures:
     def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
         """Endless batches of at most ``size`` feature maps, passed through ``pool`` if given."""
         images = self._activations if pool is None else pool(self._activations)
-        return random_rows(images, min(size, len(images)), seed)
+        return random_rows(images, _maps_in_a_step(size, len(images)), seed)
 
     def _in(self, made: Coordinates) -> NDArray:
         """Positions in coordinates (P, A); the last ones are kept."""
@@ -110,7 +111,7 @@ class StreamedFeatures:
         chosen = np.sort(rng.choice(self.shape[0], count, replace=False))
         parts = self._rows(chosen, iter(self._shards))
         images = np.concatenate([part if pool is None else pool(part) for part in parts])
-        return random_rows(images, min(size, count), seed)
+        return random_rows(images, _maps_in_a_step(size, count), seed)
 
     def _stream(self, made: Coordinates, size: int, seed: int) -> Iterator[NDArray]:
         """Positions of a few random files at a time, in random order; another one in every pass."""
@@ -135,3 +136,8 @@ class StreamedFeatures:
             if inside.size:
                 yield block[inside]
             first += len(block)
+
+
+def _maps_in_a_step(wanted: int, images: int) -> int:
+    """Never more than there are; as many for every replica."""
+    return min(whole_parts(min(wanted, images)), images)

@@ -10,6 +10,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from xplique_dirpairs.distribution import as_on_chief, check_alike
 from xplique_dirpairs.learning import coordinates as coordinates_
 from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
@@ -88,6 +89,7 @@ class Learner:
             else:
                 make = {"whitened": coordinates_.whitened, "centred": coordinates_.centred}[name]
                 self._coordinates[name] = make(self.moments, self.concepts)
+            self._coordinates[name] = as_on_chief(self._coordinates[name])
         return self._coordinates[name]
 
     @property
@@ -101,6 +103,8 @@ class Learner:
     def learn(self, rng: np.random.Generator) -> Detectors:
         """All stages of the recipe, or of the one that suits the features better."""
         resumed = None if self.checkpoint is None else self.checkpoint.load()
+        place = None if resumed is None else (resumed.data["number"], resumed.data["epoch"])
+        check_alike(state_in_resume=str(place))
         if resumed is not None:
             number, detectors = self._restore(resumed, rng)
         else:
@@ -151,6 +155,7 @@ class Learner:
             starts.append(
                 make_start(self.recipe.start, sample, self.concepts, generator, made.backward)
             )
+        starts = [as_on_chief(start) for start in starts]
         self._clear_start = any(start.clear for start in starts)
         filters = made.filters_to_raw(np.stack([start.filters for start in starts]))
         return Detectors(filters, np.stack([start.thresholds for start in starts]))

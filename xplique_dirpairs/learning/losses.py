@@ -3,13 +3,18 @@
 Every function takes any leading axes (restarts are learned side by side along one) and returns a
 tensor of those axes alone. ``log_y`` are natural logarithms of the detections y = σ(Wᵀx − b), shape
 ``(..., P, I)`` for P positions and I concepts; logarithms, because sharp detectors underflow.
-Entropies are in bits.
+Entropies are in bits. Means over positions are those of the positions given; only the
+sparsity bound, which is no mean, looks beyond them where replicas share a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
+
+from xplique_dirpairs.distribution import average
 
 _BITS = 1.0 / np.log(2.0)
 
@@ -50,13 +55,9 @@ def entropies_and_surprises(log_y: tf.Tensor):
 
 
 def position_losses(log_y: tf.Tensor) -> dict[str, tf.Tensor]:
-    """L^s, L^sb and L^ma, by name, from one pass."""
+    """L^s and L^ma, by name, from one pass."""
     entropies, surprises = entropies_and_surprises(log_y)
-    return {
-        "s": tf.reduce_mean(entropies, axis=-1),
-        "sb": soft_maximum(entropies),
-        "ma": tf.reduce_mean(surprises, axis=-1),
-    }
+    return {"s": tf.reduce_mean(entropies, axis=-1), "ma": tf.reduce_mean(surprises, axis=-1)}
 
 
 def sparsity(log_y: tf.Tensor) -> tf.Tensor:
@@ -66,7 +67,8 @@ def sparsity(log_y: tf.Tensor) -> tf.Tensor:
 
 def sparsity_bound(log_y: tf.Tensor) -> tf.Tensor:
     """L^sb = R_SW({H(q_p)}_p) (EDDP): sparsity at the worst positions. 0 to log2 I bits."""
-    return position_losses(log_y)["sb"]
+    entropies, _ = entropies_and_surprises(log_y)
+    return soft_maximum(entropies, average=average)
 
 
 def maximum_activation(log_y: tf.Tensor) -> tf.Tensor:
@@ -113,15 +115,16 @@ def filter_signal_orthogonality(cosines: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_mean(tf.square(others), axis=[-2, -1]) + 1e-12)
 
 
-def soft_maximum(values: tf.Tensor, n: int = 4) -> tf.Tensor:
+def soft_maximum(values: tf.Tensor, n: int = 4, average: Callable = lambda sums: sums) -> tf.Tensor:
     """R_SW({ℓ_k}) = Σ_k ℓ_k^{n+1} / Σ_k ℓ_k^n over the last axis, of values ≥ 0; 0 where all are 0.
 
     Divided and multiplied by the largest value, which changes nothing but the underflow.
+    ``average`` makes it that of the values of several replicas, from their sums.
     """
-    largest = tf.stop_gradient(tf.reduce_max(values, axis=-1, keepdims=True))
+    largest = average(tf.stop_gradient(tf.reduce_max(values, axis=-1, keepdims=True)))
     relative = tf.math.divide_no_nan(values, largest)
     powers = relative**n
-    ratio = tf.math.divide_no_nan(
-        tf.reduce_sum(powers * relative, axis=-1), tf.reduce_sum(powers, axis=-1)
+    above, below = average(
+        (tf.reduce_sum(powers * relative, axis=-1), tf.reduce_sum(powers, axis=-1))
     )
-    return ratio * largest[..., 0]
+    return tf.math.divide_no_nan(above, below) * largest[..., 0]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.activations import blocks_of
+from xplique_dirpairs.distribution import own_share, summed
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.signals import joint_signals, rectified
 from xplique_dirpairs.pairs import DirectionPairs
@@ -51,7 +52,8 @@ def measure_pairs(
 ) -> MeasuredPairs:
     """Complete detectors to pairs.
 
-    m_i is the mean of z_i over the negatives of concept i.
+    m_i is the mean of z_i over the negatives of concept i. Several workers, who must all call this
+    with the same features, read their shares of the blocks and end with the same pairs.
 
     Parameters
     ----------
@@ -70,8 +72,9 @@ def measure_pairs(
     """
     filters = filters.astype(np.float64)
     sums = _Sums(filters, biases, moments.mean)
-    for block in blocks_of(features, _CHUNK):
+    for block in own_share(blocks_of(features, _CHUNK)):
         sums.add(block)
+    sums.over_workers()
     if isinstance(signals, str):
         if signals == "joint":
             signals = sums.joint_signals()
@@ -87,6 +90,8 @@ def measure_pairs(
 
 class _Sums:
     """What is summed over positions, in float64, chunk by chunk: x is centred, z = Wᵀx − b."""
+
+    _GIVEN = ("_filters", "_biases", "_mean")
 
     def __init__(self, filters: NDArray, biases: NDArray, mean: NDArray):
         concepts, channels = filters.shape
@@ -115,6 +120,12 @@ class _Sums:
         self._xz_on += z_on.T @ x
         self._xr += r.T @ x
         self._zr += r.T @ z
+
+    def over_workers(self) -> None:
+        """The sums of all workers instead of this one's."""
+        own = {name: v for name, v in vars(self).items() if name not in self._GIVEN}
+        for (name, value), total in zip(own.items(), summed(list(own.values())), strict=True):
+            setattr(self, name, type(value)(total) if np.isscalar(value) else total)
 
     def positives_covariance(self, everywhere: NDArray) -> NDArray:
         """(I, D); the given rows where a concept has too few positives."""

@@ -1,12 +1,14 @@
 """Signal vectors from labels or detections; the estimators of the encoding direction.
 
-Features are any coordinates x (P, A); results are directions there, not normalised.
+Features are any coordinates x (P, A); results are directions there, not normalised. Where replicas
+share a batch, the estimates of the training step are those of the whole batch.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from xplique_dirpairs.distribution import average
 from xplique_dirpairs.learning.uncertainty import damped_inverse
 
 #: Slope of the rectified excess where a concept is not detected.
@@ -31,9 +33,14 @@ def positives_covariance(x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.
         Positive multiples of the signal vectors; zero without positives. The gradient runs
         through z.
     """
-    count = tf.reduce_sum(positive, axis=-2, keepdims=True) + 1e-6
-    centred = positive * (z - tf.reduce_sum(positive * z, axis=-2, keepdims=True) / count)
-    return tf.matmul(centred / count, x, transpose_a=True)
+    count, total = average(
+        (
+            tf.reduce_sum(positive, axis=-2, keepdims=True) + 1e-6,
+            tf.reduce_sum(positive * z, axis=-2, keepdims=True),
+        )
+    )
+    centred = positive * (z - total / count)
+    return average(tf.matmul(centred / count, x, transpose_a=True))
 
 
 def excess_covariances(x: tf.Tensor, excess: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -58,8 +65,8 @@ def excess_covariances(x: tf.Tensor, excess: tf.Tensor) -> tuple[tf.Tensor, tf.T
 def excess_covariance(x: tf.Tensor, excess: tf.Tensor) -> tf.Tensor:
     """cov[r_i, x], (..., I, A); that with z = Wᵀx is W times it."""
     r = rectified(excess)
-    r -= tf.reduce_mean(r, axis=-2, keepdims=True)
-    return tf.matmul(r, x, transpose_a=True) / tf.cast(tf.shape(r)[-2], r.dtype)
+    r -= average(tf.reduce_mean(r, axis=-2, keepdims=True))
+    return average(tf.matmul(r, x, transpose_a=True) / tf.cast(tf.shape(r)[-2], r.dtype))
 
 
 def rectified(excess: tf.Tensor) -> tf.Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.distribution import distributed
 from xplique_dirpairs.learning.batches import as_batches
 from xplique_dirpairs.learning.callbacks import (
     EpochRecord,
@@ -132,7 +133,7 @@ def fit_stage(
         try:
             with _quiet():
                 model.fit(
-                    batches.skip(first_epoch * per_epoch),
+                    distributed(batches.skip(first_epoch * per_epoch)),
                     initial_epoch=first_epoch,
                     epochs=stage.epochs,
                     steps_per_epoch=per_epoch,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.activations import check_activations, check_count
+from xplique_dirpairs.distribution import as_on_chief, check_alike, check_strategy, is_chief
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
@@ -92,18 +93,20 @@ def learn_pairs(
                 "Head(latent_to_logit_model)"
             )
         head.check_takes(features.shape[1:])
-    moments = Moments.of(features)
     rng = _generator(random_state)
-    checkpoint = None
-    if resume is not None:
-        settings = {
-            "number_of_concepts": str(number_of_concepts),
-            "recipe": str(recipe),
-            "random_state": str(random_state),
-            "head": "none" if head is None else "given",
-            "activations": str(features.shape),
-        }
-        checkpoint = Checkpoint(resume, settings, moments.mean)
+    settings = {
+        "number_of_concepts": str(number_of_concepts),
+        "recipe": str(recipe),
+        "random_state": str(random_state),
+        "head": "none" if head is None else "given",
+        "activations": str(features.shape),
+    }
+    check_strategy(features.shape[0], random_state)
+    moments = Moments.of(features)
+    check_alike(**settings, resume=str(resume is None), values=float(np.abs(moments.mean).sum()))
+    moments = as_on_chief(moments)
+    checkpoint = None if resume is None else Checkpoint(resume, settings, moments.mean)
+    verbose = verbose if is_chief() else 0
     learner = Learner(features, moments, number_of_concepts, head, recipe, verbose, checkpoint)
     return learner.finish(learner.learn(rng))
 

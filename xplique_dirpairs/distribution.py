@@ -1,0 +1,264 @@
+"""Learning under the user's ``tf.distribute`` strategy; without one, nothing here does anything.
+
+A strategy has *workers* (processes) and *replicas* (each worker has one or more). Every worker is
+given all activations and makes the same endless batches from the same seed; every replica takes its
+part of each batch. What the losses need to know of the whole batch is averaged over the replicas,
+so that all of them have the same objective; each differentiates an N-th of it, and the optimizer
+sums the gradients. What is computed outside the training step (coordinates, starts) is the
+chief's, so that workers of different make do not disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+_T = TypeVar("_T")
+_SYNCHRONOUS = (
+    tf.distribute.MirroredStrategy,
+    tf.distribute.MultiWorkerMirroredStrategy,
+    tf.distribute.OneDeviceStrategy,
+)
+#: Relative difference of numbers that is rounding.
+_ROUNDING = 1e-4
+
+
+# ------------------------------------------------------------ who takes part
+
+
+def replicas() -> int:
+    """N, in all workers together."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def workers() -> int:
+    """How many processes learn together."""
+    if not tf.distribute.has_strategy():
+        return 1
+    return max(1, replicas() // _own_replicas())
+
+
+def is_chief() -> bool:
+    """Whether this process writes and reports; the only one always does."""
+    return _own_number() == 0
+
+
+def _own_replicas() -> int:
+    return len(tf.distribute.get_strategy().extended.worker_devices)
+
+
+def _own_number() -> int:
+    """0 for the chief, then the other workers."""
+    if workers() == 1:
+        return 0
+    resolver = tf.distribute.get_strategy().cluster_resolver
+    if resolver.task_type == "chief":
+        return 0
+    return len(resolver.cluster_spec().as_dict().get("chief", [])) + resolver.task_id
+
+
+def check_strategy(images: int, random_state: int | None) -> None:
+    """A fit must be able to run under the strategy of this scope.
+
+    Raises
+    ------
+    ValueError
+        If replicas do not learn in step, would get no image, or workers have no common seed.
+    """
+    if not tf.distribute.has_strategy():
+        return
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, _SYNCHRONOUS):
+        raise ValueError(
+            f"direction pairs cannot be learned under {type(strategy).__name__}: use "
+            "MirroredStrategy or MultiWorkerMirroredStrategy"
+        )
+    if images < replicas():
+        raise ValueError(
+            f"{images} images cannot be shared by {replicas()} replicas: every replica needs one"
+        )
+    if workers() > 1 and random_state is None:
+        raise ValueError(
+            f"{workers()} workers need the same random_state: give an integer, not None"
+        )
+
+
+def check_alike(**given: Any) -> None:
+    """Numbers and texts must be the same on every worker.
+
+    Raises
+    ------
+    ValueError
+        With the names of those that are not; on every worker.
+    """
+    if workers() == 1:
+        return
+    numbers = [
+        zlib.crc32(value.encode()) if isinstance(value, str) else value for value in given.values()
+    ]
+    table = np.zeros((workers(), len(numbers)))
+    table[_own_number()] = numbers
+    (table,) = summed([table])
+    alike = np.isclose(table, table[0], rtol=_ROUNDING, atol=0.0).all(axis=0)
+    other = [name for name, same in zip(given, alike, strict=True) if not same]
+    if other:
+        raise ValueError(
+            f"the workers have different {', '.join(other)}: every worker needs what the others "
+            "have, activations, settings and resume folder"
+        )
+
+
+# ------------------------------------------------------------ inside a step
+
+
+def average(tensors: _T) -> _T:
+    """Means over the replicas of a tensor, or of several at once; differentiable.
+
+    Parts of a batch are equal: the mean of their means is the batch's. Not to be called inside
+    `tf.cond`, where replicas would wait for each other in vain.
+    """
+    context = _replica()
+    return tensors if context is None else context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+
+
+def own_part(rows: tf.Tensor) -> tf.Tensor:
+    """The rows of this replica, of rows for the whole batch."""
+    context = _replica()
+    if context is None:
+        return rows
+    size = tf.shape(rows)[0] // context.num_replicas_in_sync
+    return rows[context.replica_id_in_sync_group * size :][:size]
+
+
+def _replica() -> tf.distribute.ReplicaContext | None:
+    """One of several replicas; None elsewhere."""
+    context = tf.distribute.get_replica_context()
+    return None if context is None or context.num_replicas_in_sync == 1 else context
+
+
+# ------------------------------------------------------------ around the steps
+
+
+def whole_parts(size: int) -> int:
+    """The next size of a batch that replicas can share equally."""
+    return -(-size // replicas()) * replicas()
+
+
+def distributed(batches: tf.data.Dataset) -> Any:
+    """Every replica's part of the batches.
+
+    A remainder of fewer positions than replicas is left out. TensorFlow's own way to share a
+    dataset cannot cut it: it would shard the endless stream of batches, not a batch.
+    """
+    if not tf.distribute.has_strategy():
+        return batches
+    number = replicas()
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        own = number // context.num_input_pipelines
+        first = own * context.input_pipeline_id
+
+        def cut(batch):
+            parts = {}
+            for name, rows in batch.items():
+                size = tf.shape(rows)[0] // number
+                chosen = rows[first * size : (first + own) * size]
+                parts[name] = tf.reshape(chosen, tf.concat([[own, size], rows.shape[1:]], 0))
+                parts[name].set_shape([own, None, *rows.shape[1:]])
+            return tf.data.Dataset.from_tensor_slices(parts)
+
+        return batches.flat_map(cut).prefetch(2 * own)
+
+    return tf.distribute.get_strategy().distribute_datasets_from_function(of_worker)
+
+
+class DistributedModel(keras.Model):
+    """A model with a ``train_step`` of its own that Keras's `fit` can run under a strategy.
+
+    The step is called on every replica. It returns scalars by name.
+    """
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Keras's own [3.15] takes an optional batch in a `tf.while_loop`: workers cannot."""
+        if self._distribute_strategy is None:
+            super().make_train_function(force)
+        else:
+            self.train_function = _steps_function(self.train_step, self.steps_per_execution)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        """Keras would take a batch from all replicas, to build what is built."""
+        if self._distribute_strategy is None:
+            super()._maybe_symbolic_build(iterator, data_batch)
+        elif not self.optimizer.built:
+            with self._distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+
+def _steps_function(step: Callable, steps: int) -> Callable:
+    """So many training steps on every replica, compiled."""
+    strategy = tf.distribute.get_strategy()
+
+    @tf.function
+    def several(iterator):
+        for _ in tf.range(steps - 1):
+            strategy.run(step, args=(next(iterator),))
+        logs = strategy.run(step, args=(next(iterator),))
+        # one value for all: no worker stops on its own for a difference in rounding
+        return {
+            name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
+            for name, value in logs.items()
+        }
+
+    return several
+
+
+# ------------------------------------------------------------ between workers
+
+
+def own_share(blocks: Iterable[_T]) -> Iterator[_T]:
+    """Every n-th block, for n workers."""
+    return itertools.islice(blocks, _own_number(), None, workers())
+
+
+def summed(arrays: Sequence[NDArray]) -> list[NDArray]:
+    """Sums over the workers, which must all call this."""
+    if workers() == 1:
+        return list(arrays)
+    strategy, own = tf.distribute.get_strategy(), _own_replicas()
+
+    def of_all(array):
+        def of_replica(context):
+            first = context.replica_id_in_sync_group % own == 0
+            return tf.constant(array if first else np.zeros_like(array))
+
+        values = strategy.experimental_distribute_values_from_function(of_replica)
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
+
+    return [of_all(np.asarray(array)) for array in arrays]
+
+
+def from_chief(arrays: Sequence[NDArray]) -> list[NDArray]:
+    """The chief's arrays, for workers that have some of the same shapes."""
+    return summed([array if is_chief() else np.zeros_like(array) for array in arrays])
+
+
+def as_on_chief(value: _T) -> _T:
+    """A dataclass with the chief's arrays and numbers in it."""
+    if workers() == 1:
+        return value
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+    fields = {name: v for name, v in fields.items() if v is not None}
+    numbers = from_chief([np.asarray(v, np.float64) for v in fields.values()])
+    new = {
+        name: came.astype(v.dtype) if isinstance(v, np.ndarray) else type(v)(came)
+        for (name, v), came in zip(fields.items(), numbers, strict=True)
+    }
+    return dataclasses.replace(value, **new)  # type: ignore[type-var]
