@@ -115,7 +115,8 @@ class FastICAFactorizer(LinearFactorizer):
             raise _too_many(self, len(axes))
         axes = axes[: self.number_of_concepts]
         deviations = deviations[: self.number_of_concepts, None]
-        whitened = (x - moments.mean) @ (axes / deviations).T
+        centred = x - moments.mean.astype(np.float32)
+        whitened = centred @ (axes / deviations).T.astype(np.float32)
         ica = FastICA(
             whiten=False,
             fun=self.fun,
@@ -125,7 +126,7 @@ class FastICAFactorizer(LinearFactorizer):
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # said below, with what to do
-            ica.fit(whitened)
+            ica.fit(whitened.astype(np.float64))
         self._note_end(ica.n_iter_, ica.n_iter_ < self.max_iter, self.tol)
         # The unmixing of whitened features is a rotation: its inverse is its transpose.
         bank, lengths = unit_rows(ica.components_ @ (axes * deviations))
@@ -192,7 +193,7 @@ class KMeansFactorizer(AffineFactorizer):
             random_state=self.random_state,
         )
         mean = x.mean(axis=0, dtype=np.float64)
-        model.fit((x - mean).astype(np.float32))
+        model.fit(x - mean.astype(np.float32))
         self._note_end(model.n_iter_, model.n_iter_ < self.max_iter, self.tol)
         return model.cluster_centers_, mean
 

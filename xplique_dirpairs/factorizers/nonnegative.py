@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
+from xplique_dirpairs.activations import blocks_of
 from xplique_dirpairs.factorizers.affine import AffineFactorizer, unit_rows
 
 #: Numbers below this share of the largest of a position count as zero.
@@ -152,8 +153,9 @@ class SemiNMFFactorizer(AffineFactorizer):
         concepts = self.number_of_concepts
         labels = KMeans(concepts, n_init=1, random_state=self.random_state).fit_predict(x)
         u = np.eye(concepts)[:, labels] + 0.2  # (I, P)
-        squares = float(np.square(x, dtype=np.float64).sum())
-        enough = self.tol * float(x.var(axis=0, dtype=np.float64).sum()) * len(x)
+        squares = sum(float(np.square(b, dtype=np.float64).sum()) for b in blocks_of(x, _BLOCK))
+        of_mean = len(x) * float(np.square(x.mean(axis=0, dtype=np.float64)).sum())
+        enough = self.tol * (squares - of_mean)
         objective: list[float] = []
         converged = False
         while not converged and len(objective) < self.max_iter:
@@ -188,9 +190,9 @@ def nonnegative_least_squares(x: NDArray, bank: NDArray) -> NDArray:
     bank : (I, D)
         W.
     """
-    gram = bank.astype(np.float64) @ bank.T.astype(np.float64)
-    gram += _RIDGE * np.eye(len(gram))
-    target = x.astype(np.float64) @ bank.T.astype(np.float64)
+    w = bank.astype(np.float64)
+    gram = w @ w.T + _RIDGE * np.eye(len(w))
+    target = np.concatenate([block.astype(np.float64) @ w.T for block in blocks_of(x, _BLOCK)])
     u = np.zeros_like(target.T)
     _descend(u, gram, target.T, _SWEEPS)
     rows = max(1, _NUMBERS // gram.size)
