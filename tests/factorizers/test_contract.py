@@ -1,0 +1,367 @@
+"""What every concept factorizer promises, whatever it calls a concept.
+
+A new factorizer is one more line of `FACTORIZERS`: docs/add_an_extractor.md.
+"""
+
+import copy
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import NETWORKS
+from sklearn.exceptions import NotFittedError
+from threadpoolctl import threadpool_limits
+from xplique.concepts import HolisticCraftTf
+from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtractorBuilder
+
+from xplique_dirpairs.extractors.craft import FactorizerCraftTf
+from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
+from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
+from xplique_dirpairs.factorizers.decompositions import (
+    FastICAFactorizer,
+    KMeansFactorizer,
+    PCAFactorizer,
+)
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+
+#: Name → what makes an unfitted factorizer of (number_of_concepts, random_state=...).
+FACTORIZERS = {
+    "NMF": NMFFactorizer,
+    "PCA": PCAFactorizer,
+    "FastICA": FastICAFactorizer,
+    "K-Means": KMeansFactorizer,
+    "semi-NMF": SemiNMFFactorizer,
+    "random": RandomFactorizer,
+    "no learning": NoLearningFactorizer,
+    "direction pairs": DirectionPairsFactorizer,
+}
+
+#: What the learner says of activations it cannot use, its own tests say: here it is a fake one.
+LEARNED = {"direction pairs"}
+
+pytestmark = pytest.mark.usefixtures("quick_learning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Of many small problems: threads that wait for each other take longer than the work."""
+    with threadpool_limits(1):
+        yield
+
+
+@functools.cache
+def features(sign, positions=120, channels=8, seed=0):
+    """Four rare parts of eight channels, and some noise: nowhere negative, or about −1."""
+    rng = np.random.default_rng(seed)
+    parts = np.random.default_rng(99).uniform(size=(4, channels))
+    present = rng.uniform(size=(positions, 4)) < 0.4
+    x = (present * rng.uniform(1, 3, present.shape)) @ parts
+    x += rng.uniform(0, 0.2, x.shape)
+    x = (x - (1.0 if sign == "signed" else 0.0)).astype(np.float32)
+    x.setflags(write=False)
+    return x
+
+
+@functools.cache
+def fitted_once(name, sign, concepts):
+    factorizer = FACTORIZERS[name](concepts, random_state=0)
+    if sign == "signed" and factorizer.requires_positive_activations:
+        pytest.skip("takes no negative activations")
+    factorizer.fit(features(sign))
+    return factorizer
+
+
+@pytest.fixture(params=FACTORIZERS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=["non-negative", "signed"])
+def x(request):
+    return features(request.param)
+
+
+@pytest.fixture
+def fitted(name, x):
+    """The factorizer, fitted on the features with four concepts; a copy, for the test alone."""
+    sign = "signed" if x.min() < 0 else "non-negative"
+    return copy.deepcopy(fitted_once(name, sign, 4))
+
+
+def test_it_names_its_directions_and_its_shapes(fitted, x):
+    assert isinstance(fitted, DirectionsFactorizer) and fitted.is_fitted
+    assert fitted.number_of_concepts == 4
+    assert fitted.get_concept_bank().shape == fitted.components_.shape == (4, 8)
+    assert fitted.components_.dtype == np.float32
+    assert fitted.encoding_directions.shape == (4, 8)
+    reading = fitted.decoding_directions
+    assert reading is None or reading.shape == (4, 8)
+    assert fitted.encode(x).shape == fitted.shown_coefficients(x).shape == (120, 4)
+
+
+def test_fit_returns_the_bank_and_the_coefficients(name, x):
+    made = FACTORIZERS[name](4, random_state=0)
+    if x.min() < 0 and made.requires_positive_activations:
+        pytest.skip("takes no negative activations")
+    before = x.copy()
+    bank, u = made.fit(x)
+    np.testing.assert_array_equal(bank, made.get_concept_bank())
+    np.testing.assert_allclose(u, made.encode(x), atol=1e-6)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_no_direction_is_zero(fitted):
+    lengths = np.linalg.norm(fitted.encoding_directions, axis=1)
+    assert np.isfinite(lengths).all() and lengths.min() > 1e-3
+
+
+def test_decoded_coefficients_and_residual_are_the_features(fitted, x):
+    fresh = features("signed", seed=1) if x.min() < 0 else features("non-negative", seed=1)
+    for positions in (x, fresh):
+        restored = fitted.decode(fitted.encode(positions)) + fitted.residual(positions)
+        assert np.abs(restored - positions).max() <= 1e-5 * np.abs(positions).max()
+
+
+def test_a_decoder_that_says_so_is_affine(fitted, x):
+    if not fitted.decodes_affinely:
+        pytest.skip("says it is not")
+    u = fitted.encode(x).astype(np.float64)
+    v = u[::-1] + 0.5
+    step = fitted.decode(u) - fitted.decode(v)
+    np.testing.assert_allclose(step, (u - v) @ fitted.get_concept_bank(), atol=1e-4)
+    mean = fitted.decode(u.mean(axis=0, keepdims=True))[0]
+    np.testing.assert_allclose(mean, fitted.decode(u).mean(axis=0), atol=1e-4)
+
+
+def test_arrays_give_arrays_and_tensors_the_same_values_as_tensors(fitted, x):
+    u = fitted.encode(x)
+    decoded = fitted.decode(u)
+    assert isinstance(u, np.ndarray) and isinstance(decoded, np.ndarray)
+    read = fitted.encode_differentiable(tf.constant(x))
+    written = fitted.decode(tf.constant(u))
+    assert tf.is_tensor(read) and tf.is_tensor(written)
+    np.testing.assert_allclose(read, u, atol=1e-4)
+    np.testing.assert_allclose(written, decoded, atol=1e-4)
+    compiled = tf.function(lambda t: fitted.decode(fitted.encode_differentiable(t)))
+    np.testing.assert_allclose(compiled(tf.constant(x)), decoded, atol=1e-3)
+
+
+def test_the_gradient_of_the_coefficients_is_their_slope(fitted, x):
+    rng = np.random.default_rng(3)
+    towards = rng.normal(size=x.shape).astype(np.float32)
+    along = rng.normal(size=4).astype(np.float32)
+    tensor = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        values = tf.reduce_sum(fitted.encode_differentiable(tensor) * along)
+    gradient = tape.gradient(values, tensor, unconnected_gradients="zero").numpy()
+    step = 1e-2
+    change = fitted.encode(x + step * towards) - fitted.encode(x - step * towards)
+    slope = change @ along / (2 * step)
+    expected = (gradient * towards).sum(axis=1)
+    # but for positions that cross a kink within the step
+    agrees = np.abs(slope - expected) <= 0.02 * np.abs(expected) + 0.02 * np.abs(slope).std()
+    assert agrees.mean() > 0.8
+
+
+def test_gradients_flow_through_decoding(fitted, x):
+    u = tf.constant(fitted.encode(x))
+    with tf.GradientTape() as tape:
+        tape.watch(u)
+        total = tf.reduce_sum(fitted.decode(u))
+    assert np.abs(tape.gradient(total, u)).max() > 0
+
+
+def test_a_position_is_read_the_same_in_any_company(fitted, x):
+    u = fitted.encode(x)
+    order = np.random.default_rng(0).permutation(len(x))
+    np.testing.assert_allclose(fitted.encode(x[order]), u[order], atol=1e-4)
+    np.testing.assert_allclose(fitted.encode(x[:7]), u[:7], atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_result(name, fitted, x):
+    again = FACTORIZERS[name](4, random_state=0)
+    bank, u = again.fit(x)
+    np.testing.assert_allclose(bank, fitted.get_concept_bank(), atol=1e-5)
+    np.testing.assert_allclose(u, fitted.encode(x), atol=1e-5)
+
+
+def test_double_precision_changes_nothing(name, fitted, x):
+    u, double = fitted.encode(x), fitted.encode(x.astype(np.float64))
+    np.testing.assert_allclose(double, u, atol=1e-4)
+    np.testing.assert_allclose(
+        fitted.decode(double.astype(np.float64)), fitted.decode(u), atol=1e-4
+    )
+    bank, _ = FACTORIZERS[name](4, random_state=0).fit(x.astype(np.float64))
+    np.testing.assert_allclose(bank, fitted.get_concept_bank(), atol=1e-4)
+
+
+def test_what_it_hands_out_is_not_its_own(fitted, x):
+    before = fitted.encode(x), fitted.decode(fitted.encode(x))
+    fitted.get_concept_bank()[:] = 0
+    fitted.components_[:] = 0
+    np.testing.assert_array_equal(fitted.encode(x), before[0])
+    np.testing.assert_array_equal(fitted.decode(before[0]), before[1])
+
+
+def test_a_copy_reads_as_the_original(fitted, x):
+    np.testing.assert_array_equal(copy.deepcopy(fitted).encode(x), fitted.encode(x))
+
+
+def test_it_can_be_fitted_again(fitted, x):
+    bank, _ = fitted.fit(x[:60] * 2)
+    np.testing.assert_array_equal(bank, fitted.get_concept_bank())
+    assert fitted.encode(x).shape == (120, 4)
+
+
+@pytest.mark.parametrize("concepts", [1, 8])
+def test_one_concept_and_as_many_as_channels(name, x, concepts):
+    made = FACTORIZERS[name](concepts, random_state=0)
+    if x.min() < 0 and made.requires_positive_activations:
+        pytest.skip("takes no negative activations")
+    bank, u = made.fit(x)
+    assert bank.shape == (concepts, 8) and u.shape == (120, concepts)
+    assert np.isfinite(bank).all() and np.isfinite(u).all() and np.abs(u).max() > 0
+
+
+def test_more_concepts_than_channels_work_or_are_refused_in_so_many_words(name):
+    x = features("non-negative")
+    made = FACTORIZERS[name](11, random_state=0)
+    try:
+        bank, u = made.fit(x)
+    except ValueError as error:
+        assert "at most 8 concepts" in str(error) and "11" in str(error)
+        return
+    assert bank.shape == (11, 8) and u.shape == (120, 11)
+    restored = made.decode(made.encode(x)) + made.residual(x)
+    assert np.abs(restored - x).max() <= 1e-5 * np.abs(x).max()
+
+
+def test_a_channel_that_never_varies_is_no_obstacle(name):
+    x = features("non-negative").copy()
+    x[:, 3] = 0.0
+    made = FACTORIZERS[name](4, random_state=0)
+    _, u = made.fit(x)
+    assert np.isfinite(u).all()
+    restored = made.decode(u) + made.residual(x)
+    assert np.abs(restored - x).max() <= 1e-5 * np.abs(x).max()
+
+
+@pytest.mark.parametrize(
+    "activations, message",
+    [
+        (np.zeros((2, 3, 3, 8)), r"\(P, D\)"),
+        (np.full((9, 8), np.nan), "NaN"),
+        (np.zeros((0, 8)), "no activations"),
+        (np.array([["a", "b"]] * 9), "numeric"),
+        (np.ones((9, 8)), "constant"),
+        (np.arange(24.0).reshape(3, 8), "positions"),
+    ],
+)
+def test_what_it_cannot_learn_from_is_said_at_once(name, activations, message):
+    if name in LEARNED and message in ("constant", "positions"):
+        pytest.skip("for the learner to say")
+    made = FACTORIZERS[name](4, random_state=0)
+    with pytest.raises(ValueError, match=message):
+        made.fit(activations)
+    assert not made.is_fitted
+
+
+@pytest.mark.parametrize("concepts", [0, -1, 2.5, "4"])
+def test_a_number_of_concepts_is_a_whole_number(name, concepts):
+    if name in LEARNED:
+        pytest.skip("for the learner to say")
+    with pytest.raises((ValueError, TypeError), match="number_of_concepts must be an integer"):
+        FACTORIZERS[name](concepts, random_state=0).fit(features("non-negative"))
+
+
+def test_what_does_not_fit_the_bank_is_refused(fitted, x):
+    with pytest.raises(ValueError, match="8"):
+        fitted.encode(x[:, :5])
+    with pytest.raises(ValueError, match="4 concepts"):
+        fitted.decode(np.zeros((3, 5), np.float32))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda f, x: f.encode(x),
+        lambda f, x: f.encode_differentiable(tf.constant(x)),
+        lambda f, x: f.decode(x[:, :4]),
+        lambda f, x: f.residual(x),
+        lambda f, x: f.get_concept_bank(),
+        lambda f, x: f.encoding_directions,
+    ],
+    ids=["encode", "encode_differentiable", "decode", "residual", "bank", "directions"],
+)
+def test_before_fit_it_says_to_fit(name, use):
+    made = FACTORIZERS[name](4, random_state=0)
+    assert not made.is_fitted
+    with pytest.raises(NotFittedError, match="fit"):
+        use(made, features("non-negative"))
+
+
+# ---------------------------------------------------------------- in the extractors
+
+
+@pytest.mark.parametrize("network", ["conv_gap", "gelu", "vectors"])
+def test_under_the_craft_interface_the_networks_own_output_comes_back(
+    halves, images, name, network
+):
+    made = FACTORIZERS[name](3, random_state=0)
+    if network == "gelu" and made.requires_positive_activations:
+        pytest.skip("takes no negative activations")
+    g, h = halves(network)
+    pictures = images(network)
+    craft = FactorizerCraftTf(g, h, made, patch_size=16, random_state=0)
+    crops, crops_u, bank = craft.fit(pictures, class_id=1)
+    assert len(crops) == len(crops_u) and crops_u.shape[1] == len(bank) == 3
+    activations = g.predict(pictures, verbose=0)
+    u = craft.transform(pictures)
+    assert u.shape == (*activations.shape[:-1], 3)
+    flat = activations.reshape(-1, activations.shape[-1])
+    restored = made.decode(u.reshape(-1, 3)) + made.residual(flat)
+    own = h.predict(activations, verbose=0)
+    back = h.predict(restored.reshape(activations.shape).astype(np.float32), verbose=0)
+    assert np.abs(back - own).max() <= 1e-5 * np.abs(own).max()
+    importances = craft.estimate_importance(nb_design=4)
+    assert importances.shape == (3,) and np.isfinite(importances).all() and (importances >= 0).all()
+    assert importances.max() > 0
+
+
+def test_under_the_holistic_interface_the_networks_own_output_comes_back(images, name):
+    model, extractor = small_extractor()
+    pictures = images("conv_gap")
+    holistic = HolisticDirectionPairsTf(extractor, 3, FACTORIZERS[name](3, random_state=0))
+    holistic.fit(pictures)
+    decoded = [
+        holistic.decode(batch.latent_data, batch.coeffs_u).tensor
+        for batch in holistic.encode(pictures)
+    ]
+    own = model(pictures).numpy()
+    assert np.abs(np.concatenate(decoded) - own).max() <= 1e-5 * np.abs(own).max()
+    read = holistic.encode(pictures, differentiable=True)[0].coeffs_u
+    np.testing.assert_allclose(read, holistic.encode(pictures)[0].coeffs_u, atol=1e-4)
+
+
+def test_it_runs_in_xpliques_own_holistic_interface(images, name):
+    _, extractor = small_extractor()
+    pictures = images("conv_gap")
+    holistic = HolisticCraftTf(extractor, 3, FACTORIZERS[name](3, random_state=0))
+    holistic.fit(pictures)
+    batch = holistic.encode(pictures)[0]
+    assert batch.coeffs_u.shape[-1] == 3
+    assert np.isfinite(holistic.decode(batch.latent_data, batch.coeffs_u).tensor).all()
+
+
+@functools.cache
+def small_extractor():
+    keras.utils.set_random_seed(0)
+    maker, shape, layer = NETWORKS["conv_gap"]
+    model = maker(shape)
+    index = [candidate.name for candidate in model.layers].index(layer)
+    return model, LayeredModelExtractorBuilder.build(model, index, batch_size=4)

@@ -1,0 +1,221 @@
+"""Decompositions about the mean of the features: PCA, FastICA, K-Means.
+
+In all of them ``constant_`` is the mean: with every concept off, the features are average ones.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
+
+from xplique_dirpairs.factorizers.affine import (
+    AffineFactorizer,
+    LinearFactorizer,
+    signs_of,
+    unit_rows,
+)
+from xplique_dirpairs.learning.coordinates import Moments, principal_axes
+
+
+class PCAFactorizer(LinearFactorizer):
+    """Principal components (Pearson 1901): orthonormal axes of largest variance.
+
+    A component both reads and writes: u = (x − mean) Vᵀ, x̂ = u V + mean, which of all affine maps
+    to I dimensions and back loses least. Coefficients keep their sign: a component is one concept,
+    not split into its two ends; "off" is the mean. Which end is positive is a convention: the
+    largest loading.
+
+    Parameters
+    ----------
+    number_of_concepts
+        I, at most D.
+    random_state
+        Without effect: the result is exact. Here so that all factorizers are made alike.
+
+    Attributes
+    ----------
+    explained_variances_ : (I,)
+        Variances along the components, largest first.
+    """
+
+    explained_variances_: NDArray
+
+    def __init__(self, number_of_concepts: int = 20, *, random_state: int | None = None):
+        self.number_of_concepts = number_of_concepts
+        self.random_state = random_state
+
+    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+        if self.number_of_concepts > x.shape[1]:
+            raise _too_many(self, x.shape[1])
+        moments = Moments.of(x)
+        values, vectors = np.linalg.eigh(moments.covariance)
+        axes = vectors.T[::-1][: self.number_of_concepts]
+        self.explained_variances_ = np.maximum(values[::-1][: self.number_of_concepts], 0.0)
+        bank = axes * signs_of(axes)
+        self.filters_ = bank.astype(np.float32)
+        return bank, moments.mean
+
+
+class FastICAFactorizer(LinearFactorizer):
+    """Independent components (Hyvärinen & Oja 2000), by scikit-learn's symmetric FastICA.
+
+    On the first I principal axes, whitened. x − mean = A s: columns of the mixing A are encoding
+    directions, rows of the unmixing A⁺ decoding directions. Each column is scaled to unit length,
+    and its source with it: a coefficient is in units of the features. Coefficients are signed;
+    the largest loading of an encoding direction is positive.
+
+    Parameters
+    ----------
+    number_of_concepts
+        I, at most the number of axes along which the features vary (standard deviation above a
+        thousandth of the largest).
+    fun
+        Contrast: "logcosh", "exp" or "cube".
+    tol
+        Converged when no row of the unmixing turns by more in an iteration, as 1 − |cosine|.
+    max_iter
+        A fit that is not converged by then warns, and ``converged_`` is False.
+    random_state
+        Seed of the first unmixing.
+
+    Attributes
+    ----------
+    converged_ : bool
+    n_iter_ : int
+    """
+
+    converged_: bool
+    n_iter_: int
+
+    def __init__(
+        self,
+        number_of_concepts: int = 20,
+        *,
+        fun: str = "logcosh",
+        tol: float = 1e-4,
+        max_iter: int = 1000,
+        random_state: int | None = None,
+    ):
+        self.number_of_concepts = number_of_concepts
+        self.fun = fun
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+        moments = Moments.of(x)
+        axes, deviations = principal_axes(moments, self.number_of_concepts)
+        if len(axes) < self.number_of_concepts:
+            raise _too_many(self, len(axes))
+        axes = axes[: self.number_of_concepts]
+        deviations = deviations[: self.number_of_concepts, None]
+        centred = x - moments.mean.astype(np.float32)
+        whitened = centred @ (axes / deviations).T.astype(np.float32)
+        ica = FastICA(
+            whiten=False,
+            fun=self.fun,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            random_state=self.random_state,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, with what to do
+            ica.fit(whitened.astype(np.float64))
+        self._note_end(ica.n_iter_, ica.n_iter_ < self.max_iter, self.tol)
+        # The unmixing of whitened features is a rotation: its inverse is its transpose.
+        bank, lengths = unit_rows(ica.components_ @ (axes * deviations))
+        signs = signs_of(bank)
+        filters = ica.components_ @ (axes / deviations)
+        self.filters_ = (filters * lengths * signs).astype(np.float32)
+        return bank * signs, moments.mean
+
+
+class KMeansFactorizer(AffineFactorizer):
+    """K-Means (Lloyd 1982): a concept is a cluster, its coefficient 1 in the cluster and 0 outside.
+
+    x̂ = centroid = mean + Σ_i u_i (centroid_i − mean): bank rows are *centroid − mean*, not unit,
+    and the constant is the mean. Decoding is the same as with centroids as rows and no constant,
+    but switching a concept off is not: from the centroid, features then fall to the average
+    feature, not to the origin, which for a cluster is far outside the data.
+
+    There are no decoding directions: the nearest centroid is no linear filter. The coefficients
+    have no gradient (zero wherever it exists).
+
+    Parameters
+    ----------
+    number_of_concepts
+        I.
+    n_init
+        Clusterings from different beginnings (k-means++), of which the best is kept.
+    tol, max_iter
+        As in `sklearn.cluster.KMeans`; a fit that is not converged by then warns, and
+        ``converged_`` is False.
+    random_state
+        Seed of the beginnings.
+
+    Attributes
+    ----------
+    converged_ : bool
+    n_iter_ : int
+        Of the best clustering.
+    """
+
+    converged_: bool
+    n_iter_: int
+
+    def __init__(
+        self,
+        number_of_concepts: int = 20,
+        *,
+        n_init: int = 4,
+        tol: float = 1e-4,
+        max_iter: int = 300,
+        random_state: int | None = None,
+    ):
+        self.number_of_concepts = number_of_concepts
+        self.n_init = n_init
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+        model = KMeans(
+            self.number_of_concepts,
+            n_init=self.n_init,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            random_state=self.random_state,
+        )
+        mean = x.mean(axis=0, dtype=np.float64)
+        model.fit(x - mean.astype(np.float32))
+        self._note_end(model.n_iter_, model.n_iter_ < self.max_iter, self.tol)
+        return model.cluster_centers_, mean
+
+    def _read(self, x: NDArray) -> NDArray:
+        # ‖x − c‖² without what is the same for all centroids
+        nearness = (x - self.constant_) @ self.bank_.T - 0.5 * np.square(self.bank_).sum(axis=1)
+        u = np.zeros_like(nearness)
+        u[np.arange(len(u)), nearness.argmax(axis=1)] = 1.0
+        return u
+
+    def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
+        """`encode` as a tensor, (P, D) → (P, I), without a gradient: see the class."""
+        x = self._features_tensor(activations)
+        bank = tf.constant(self.bank_, x.dtype)
+        centred = x - tf.constant(self.constant_, x.dtype)
+        nearness = tf.matmul(centred, bank, transpose_b=True)
+        nearness -= 0.5 * tf.reduce_sum(tf.square(bank), axis=1)
+        return tf.one_hot(tf.argmax(nearness, axis=1), len(self.bank_), dtype=x.dtype)
+
+
+def _too_many(factorizer: LinearFactorizer, most: int) -> ValueError:
+    return ValueError(
+        f"{type(factorizer).__name__} finds at most {most} concepts in these activations, as many "
+        f"as they vary along, not number_of_concepts={factorizer.number_of_concepts}"
+    )
