@@ -422,20 +422,20 @@ def _classes(
     """The class whose score counts for each image, and the true classes if there are any."""
     if labels is None:
         return logits.argmax(axis=1), None
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape == logits.shape:
-        labels = labels.argmax(axis=1)
-    if labels.shape != (images,) or not np.issubdtype(labels.dtype, np.integer):
+    classes = np.asarray(labels)
+    if classes.ndim == 2 and classes.shape == logits.shape:
+        classes = classes.argmax(axis=1)
+    if classes.shape != (images,) or not np.issubdtype(classes.dtype, np.integer):
         raise ValueError(
             f"labels must be class indices ({images},) or one-hot rows {logits.shape}, not "
-            f"{labels.dtype} of shape {labels.shape}"
+            f"{classes.dtype} of shape {classes.shape}"
         )
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+    if classes.min() < 0 or classes.max() >= logits.shape[1]:
         raise ValueError(
-            f"labels must be classes 0 … {logits.shape[1] - 1}, but go from {labels.min()} to "
-            f"{labels.max()}"
+            f"labels must be classes 0 … {logits.shape[1] - 1}, but go from {classes.min()} to "
+            f"{classes.max()}"
         )
-    return labels, labels
+    return classes, classes
 
 
 def _images_to_fit(
