@@ -33,8 +33,8 @@ logger = logging.getLogger("xplique_dirpairs")
 
 #: Controls that stand in every table: directions that mean nothing, and detectors nobody trained.
 RANDOM, NO_LEARNING = "random directions", "no learning"
-#: Positions that dictionary metrics look at, about.
-_DICTIONARY_POSITIONS = 5000
+#: Positions that dictionary metrics and the mean residual are of, about.
+_SOME_POSITIONS = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,7 +317,7 @@ class _Bench:
         )
         measured = fidelity(
             reading,
-            reconstructions=reader.reconstructions(coefficients),
+            reconstructions=reader.reconstructions(coefficients) + self._left_over(reader),
             labels=self.labels,
             random_state=self.random_state,
         )
@@ -330,7 +330,7 @@ class _Bench:
         self, reader: ConceptReader, coefficients: NDArray
     ) -> dict[str, NDArray]:
         pixels, read = as_pixels(self.activations), as_pixels(coefficients)
-        some = slice(None, None, max(1, len(pixels) // _DICTIONARY_POSITIONS))
+        some = slice(None, None, max(1, len(pixels) // _SOME_POSITIONS))
         rows = self.head.class_rows
         return dictionary_values(
             reader.encoding,
