@@ -17,7 +17,7 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
 )
 
 #: Positions that a free dictionary starts from, and that K-Means sees.
-_STARTED_FROM, _CLUSTERED = 5_000, 20_000
+_STARTED_FROM, _CLUSTERED = 2_000, 20_000
 #: Centroids by default: so many per concept, and at least so many.
 _CENTROIDS_PER_CONCEPT, _FEWEST_CENTROIDS = 10, 100
 
@@ -164,8 +164,9 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
         if self.centroids is None:
             count = self._count_centroids(x)
             sample = _sample(x, max(_CLUSTERED, count), centre, scale, rng)
+            # k-means++ would take twenty times as long here, for centroids that are no better
             clustering = MiniBatchKMeans(
-                count, batch_size=2048, max_iter=10, n_init=1, random_state=seed
+                count, init="random", batch_size=2048, max_iter=10, n_init=1, random_state=seed
             )
             centroids = clustering.fit(sample).cluster_centers_
         else:
