@@ -29,7 +29,8 @@ class TopKFactorizer(AutoencoderFactorizer):
     learned offset, and an auxiliary loss for concepts that do not fire, see
     `SparseAutoencoder.terms`. The atoms start at positions of the data that lie in different
     directions (k-means++), which leaves few concepts dead. Coefficients have the units of the
-    features.
+    features. The problem is not convex: of a known dictionary some starts miss an atom, with a
+    lower ``history_.final_r2``, so compare a few seeds.
 
     Parameters
     ----------
