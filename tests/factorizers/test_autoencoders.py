@@ -1,0 +1,520 @@
+"""What the sparse autoencoders promise: constraints, recovery of a known dictionary, both ways."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.exceptions import NotFittedError
+
+from xplique_dirpairs.factorizers.autoencoder_factorizer import default_k
+from xplique_dirpairs.factorizers.autoencoder_history import explained_variance
+from xplique_dirpairs.factorizers.autoencoders import (
+    ArchetypalFactorizer,
+    RelaxedArchetypalFactorizer,
+    TopKFactorizer,
+)
+from xplique_dirpairs.factorizers.sparse_autoencoder import (
+    AUXILIARY_WEIGHT,
+    ArchetypalDictionary,
+    FreeDictionary,
+    SparseAutoencoder,
+    onto_simplex,
+    top_k,
+)
+from xplique_dirpairs.learning.callbacks import NaNGuard
+from xplique_dirpairs.learning.history import LearningWarning
+
+KINDS = [TopKFactorizer, ArchetypalFactorizer, RelaxedArchetypalFactorizer]
+ARCHETYPAL = KINDS[1:]
+TWO_KINDS = [TopKFactorizer, RelaxedArchetypalFactorizer]
+CHANNELS, CONCEPTS = 12, 6
+#: Of the factorizers that `fitted` gives.
+FITTED = {"number_of_concepts": CONCEPTS, "k": 2, "steps": 150, "random_state": 0}
+
+
+def sparse_mixtures(positions, channels, concepts, seed=0, noise=0.05, offset=3.0):
+    """Features of which few of the atoms are part, and the atoms (unit rows)."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(concepts, channels))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    there = rng.random((positions, concepts)) < min(0.3, 2.5 / concepts)
+    x = (there * rng.uniform(0.5, 2.0, there.shape)) @ atoms + offset
+    return (x + noise * rng.normal(size=x.shape)).astype(np.float32), atoms
+
+
+def relu_features(positions, channels, seed=0):
+    """Non-negative and heavy-tailed, most of them zero."""
+    rng = np.random.default_rng(seed)
+    mixed = rng.standard_t(3, (positions, 8)) @ rng.normal(size=(8, channels))
+    return np.maximum(mixed - 1.0, 0.0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return sparse_mixtures(600, CHANNELS, CONCEPTS)[0]
+
+
+@pytest.fixture(scope="module")
+def fitted(x):
+    """``fitted(kind)`` → a factorizer of few steps, one a module."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = kind(**FITTED)
+            made[kind].fit(x)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def recovered():
+    """A TopK autoencoder with everything at its default, and the atoms it should find."""
+    x, atoms = sparse_mixtures(5000, 32, 12)
+    factorizer = TopKFactorizer(12, random_state=0)
+    factorizer.fit(x)
+    return factorizer, atoms
+
+
+# ------------------------------------------------------------------ learning
+
+
+def test_the_true_dictionary_is_recovered(recovered):
+    factorizer, atoms = recovered
+    cosines = atoms @ factorizer.encoding_directions.T
+    assert cosines.max(axis=1).mean() > 0.9
+    # one start in two or so ends with one atom missed and another found twice
+    assert len(set(cosines.argmax(axis=1))) >= 11
+    assert factorizer.history_.final_r2 > 0.85
+    assert factorizer.history_.dead == []
+
+
+def test_each_filter_reads_its_own_atom(recovered):
+    factorizer, _ = recovered
+    cross = factorizer.decoding_directions @ factorizer.encoding_directions.T
+    assert (np.abs(cross).argmax(axis=1) == np.arange(12)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_reduces_the_loss(fitted, kind):
+    history = fitted(kind).history_
+    for name in ("objective", "reconstruction"):
+        assert len(history.losses[name]) == 50
+        assert history.losses[name][-1] < 0.95 * history.losses[name][0]
+    assert history.r2[-1] > history.r2[0]
+    assert history.final_r2 == pytest.approx(history.r2[-1], abs=0.05)
+    assert 0 < history.final_l0 <= 2
+    assert f"R² {history.final_r2:.3f}" in history.summary()
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_features_of_a_relu_layer_are_explained(kind):
+    x = relu_features(800, 20)
+    factorizer = kind(8, steps=400, random_state=0)
+    factorizer.fit(x)
+    assert factorizer.history_.final_r2 > 0.4
+    assert len(factorizer.history_.dead) <= 1
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_the_same_seed_gives_the_same_dictionary_whatever_the_global_one(fitted, kind, x):
+    known = fitted(kind).get_concept_bank()
+    tf.random.set_seed(123)
+    np.random.seed(123)  # noqa: NPY002
+    np.testing.assert_array_equal(kind(**FITTED).fit(x)[0], known)
+
+
+def test_another_seed_gives_another_dictionary(fitted, x):
+    known = fitted(TopKFactorizer).get_concept_bank()
+    other, _ = TopKFactorizer(**FITTED | {"random_state": 1}).fit(x)
+    assert np.abs(other - known).max() > 1e-3
+
+
+def test_an_interrupted_training_leaves_a_usable_factorizer(x, monkeypatch):
+    def interrupt(self, epoch, logs=None):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(NaNGuard, "on_epoch_end", interrupt)
+    factorizer = TopKFactorizer(CONCEPTS, steps=100, random_state=0)
+    with pytest.warns(LearningWarning, match="interrupted"):
+        factorizer.fit(x)
+    assert factorizer.history_.interrupted
+    assert len(factorizer.history_.l0) == 4
+    assert_identity(factorizer, x)
+
+
+def test_an_interruption_before_the_first_step_leaves_the_start(x, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SparseAutoencoder, "train_step", interrupt)
+    factorizer = TopKFactorizer(CONCEPTS, random_state=0)
+    with pytest.warns(LearningWarning, match="interrupted"):
+        factorizer.fit(x)
+    assert factorizer.history_.r2 == []
+    assert_identity(factorizer, x)
+
+
+def test_nan_ends_the_training_on_finite_values(x):
+    factorizer = ArchetypalFactorizer(CONCEPTS, steps=100, learning_rate=1e38, random_state=0)
+    with pytest.warns(LearningWarning, match="NaN in epoch 1"):
+        factorizer.fit(x)
+    assert not factorizer.history_.interrupted
+    assert_identity(factorizer, x)
+
+
+def test_many_dead_concepts_are_warned_of():
+    two_points = np.repeat([[0.0, 1.0], [1.0, 0.0]], 50, axis=0)
+    factorizer = TopKFactorizer(10, k=1, steps=50, random_state=0)
+    with pytest.warns(LearningWarning, match="fire nowhere"):
+        factorizer.fit(two_points)
+    assert len(factorizer.history_.dead) >= 5
+    assert factorizer.history_.dead_share[-1] >= 0.5
+
+
+def test_a_dead_concept_comes_back():
+    """Its encoder looks away from all features: only the auxiliary loss can reach it."""
+    x, atoms = sparse_mixtures(2000, 8, 3, offset=0.0)
+    model = SparseAutoencoder(FreeDictionary(atoms), 3, centre=np.zeros(8), scale=1.0, patience=5)
+    model.shift.assign([0.0, 0.0, -5.0])
+    model.compile(keras.optimizers.Adam(0.02), steps_per_execution=100)
+    before = model.terms(tf.constant(x))[1].numpy()
+    assert before[:, 2].max() == 0
+    batches = tf.data.Dataset.from_tensors(x).repeat()
+    model.fit(batches, steps_per_epoch=400, shuffle=False, verbose=0)
+    assert (model.terms(tf.constant(x))[1].numpy()[:, 2] > 0).mean() > 0.1
+
+
+# -------------------------------------------------------------- invariants
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_constraints_hold_after_every_step(x, kind, monkeypatch):
+    seen = []
+
+    def look(self, epoch, logs=None):
+        dictionary = self.model.dictionary
+        if kind is TopKFactorizer:
+            lengths = np.linalg.norm(dictionary.atoms().numpy(), axis=1)
+            np.testing.assert_allclose(lengths, 1.0, atol=1e-5)
+        else:
+            mixture = dictionary.mixture.numpy()
+            assert mixture.min() >= 0
+            np.testing.assert_allclose(mixture.sum(axis=1), 1.0, atol=1e-5)
+            radius = 0.05 if kind is RelaxedArchetypalFactorizer else 0.0
+            lengths = np.linalg.norm(dictionary.relaxation.numpy(), axis=1)
+            assert lengths.max() <= radius * (1 + 1e-5)
+            seen.append(lengths.max())
+
+    monkeypatch.setattr(NaNGuard, "on_epoch_end", look)
+    only_relaxed = {"delta": 0.05} if kind is RelaxedArchetypalFactorizer else {}
+    # 50 epochs of one step each, long enough for the bound to bind
+    kind(CONCEPTS, steps=50, learning_rate=0.05, random_state=0, **only_relaxed).fit(x)
+    if kind is RelaxedArchetypalFactorizer:
+        assert seen[-1] > 0.04
+
+
+@pytest.mark.parametrize("kind", ARCHETYPAL)
+def test_atoms_are_mixtures_of_centroids_within_delta(fitted, kind, x):
+    factorizer = fitted(kind)
+    assert factorizer.mixture_.shape == (CONCEPTS, 100)
+    in_the_hull = factorizer.mixture_ @ factorizer.centroids_
+    archetypes = factorizer.dictionary_ + factorizer.offset_
+    np.testing.assert_allclose(archetypes, in_the_hull + factorizer.relaxation_, atol=1e-5)
+    np.testing.assert_allclose(factorizer.offset_, x.mean(axis=0), atol=1e-5)
+    delta = getattr(factorizer, "delta", 0.0)
+    distances = np.linalg.norm(archetypes - in_the_hull, axis=1)
+    assert distances.max() <= delta * factorizer.scale_ + 1e-5
+    # no atom beyond the centroids in any direction
+    assert (in_the_hull <= factorizer.centroids_.max(axis=0) + 1e-5).all()
+
+
+def test_relaxed_by_nothing_is_archetypal(fitted, x):
+    relaxed, _ = RelaxedArchetypalFactorizer(**FITTED, delta=0).fit(x)
+    np.testing.assert_array_equal(relaxed, fitted(ArchetypalFactorizer).get_concept_bank())
+
+
+def test_centroids_are_seeded_or_given(fitted, x):
+    seeded = fitted(ArchetypalFactorizer).centroids_
+    other = ArchetypalFactorizer(CONCEPTS, steps=1, random_state=1)
+    other.fit(x)
+    assert np.abs(seeded - other.centroids_).max() > 1e-3
+    given = ArchetypalFactorizer(CONCEPTS, centroids=seeded[:20], steps=1, random_state=1)
+    given.fit(x)
+    np.testing.assert_allclose(given.centroids_, seeded[:20], atol=1e-5)
+
+
+def test_the_simplex_projection_is_the_nearest_point(rng):
+    rows = rng.normal(size=(5, 4)) * 2
+    projected = onto_simplex(tf.constant(rows)).numpy()
+    assert projected.min() >= 0
+    np.testing.assert_allclose(projected.sum(axis=1), 1.0)
+    distance = np.linalg.norm(rows - projected, axis=1)
+    for other in rng.dirichlet(np.ones(4) * 0.5, size=500):
+        assert (distance <= np.linalg.norm(rows - other, axis=1) + 1e-9).all()
+    on_it = rng.dirichlet(np.ones(4), size=3)
+    np.testing.assert_allclose(onto_simplex(tf.constant(on_it)), on_it)
+
+
+# ------------------------------------------------------- reading and writing
+
+
+def assert_identity(factorizer, x):
+    restored = factorizer.decode(factorizer.encode(x)) + factorizer.residual(x)
+    assert np.abs(restored - x).max() <= 1e-5 * np.abs(x).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoded_coefficients_and_residual_are_the_features(fitted, kind, x):
+    assert_identity(fitted(kind), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_position_has_at_most_k_concepts_none_negative(fitted, kind, x):
+    u = fitted(kind).encode(x)
+    assert u.min() >= 0
+    assert (u > 0).sum(axis=1).max() == 2
+
+
+def test_equal_coefficients_do_not_make_more_than_k():
+    kept = top_k(tf.constant([[1.0, 1.0, 1.0, 0.5], [0.0, 2.0, 3.0, 1.0]]), 2).numpy()
+    np.testing.assert_array_equal(kept, [[1.0, 1.0, 0.0, 0.0], [0.0, 2.0, 3.0, 0.0]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encode_and_decode_equal_a_slow_second_writing(fitted, kind, x):
+    factorizer = fitted(kind)
+    u = factorizer.encode(x[:20])
+    for position, found in zip(x[:20].astype(float), u, strict=True):
+        z = [f @ position - b for f, b in zip(factorizer.filters_, factorizer.biases_, strict=True)]
+        best = sorted(range(CONCEPTS), key=lambda i: -z[i])[:2]
+        slow = [max(z[i], 0.0) if i in best else 0.0 for i in range(CONCEPTS)]
+        np.testing.assert_allclose(found, slow, atol=1e-4)
+        decoded = factorizer.offset_.astype(float)
+        for coefficient, atom in zip(slow, factorizer.dictionary_, strict=True):
+            decoded = decoded + coefficient * atom
+        np.testing.assert_allclose(factorizer.decode(found[None])[0], decoded, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_folded_weights_are_the_model_of_scaled_features(fitted, kind, x):
+    """R² of raw features and loss of scaled ones are two ways to the same number."""
+    factorizer = fitted(kind)
+    lost = np.square(factorizer.residual(x)).sum() / np.square(x - x.mean(axis=0)).sum()
+    assert factorizer.history_.final_r2 == pytest.approx(1 - lost, abs=1e-4)
+    assert factorizer.scale_**2 == pytest.approx(np.square(x - x.mean(axis=0)).sum() / len(x))
+
+
+@pytest.mark.parametrize("archetypal", [False, True])
+def test_the_loss_equals_a_slow_second_writing(rng, archetypal):
+    centre, scale, k = rng.normal(size=5), 1.7, 2
+    if archetypal:
+        centroids, mixture = rng.normal(size=(7, 5)), rng.dirichlet(np.ones(7), size=4)
+        dictionary = ArchetypalDictionary(centroids, mixture, 0.1)
+        relaxation = 0.04 * rng.normal(size=(4, 5))
+        dictionary.relaxation.assign(relaxation)
+        atoms = mixture @ centroids + relaxation
+    else:
+        dictionary = FreeDictionary(rng.normal(size=(4, 5)))
+        atoms = dictionary.atoms().numpy().astype(float)
+    model = SparseAutoencoder(dictionary, k, centre=centre, scale=scale, patience=3)
+    encoder, shift, offset = rng.normal(size=(4, 5)), rng.normal(size=4), rng.normal(size=5)
+    model.encoder.assign(encoder)
+    model.shift.assign(shift)
+    model.offset.assign(offset)
+    dead = [1, 3]
+    model._idle.assign([0.0, 3.0, 2.0, 8.0])
+    features = rng.normal(size=(9, 5)).astype(np.float32)
+
+    reconstruction = auxiliary = 0.0
+    for feature in features:
+        scaled = (feature - centre) / scale
+        z = encoder @ (scaled - offset) + shift
+        left = scaled - offset
+        for i in np.argsort(-z)[:k]:
+            left = left - max(z[i], 0.0) * atoms[i]
+        reconstruction += (left**2).sum() / len(features)
+        again = sum(max(z[i], 0.0) * atoms[i] for i in dead)
+        auxiliary += ((left - again) ** 2).sum() / len(features)
+
+    losses, _ = model.terms(tf.constant(features))
+    assert losses["reconstruction"].numpy() == pytest.approx(reconstruction, rel=1e-4)
+    assert losses["auxiliary"].numpy() == pytest.approx(auxiliary, rel=1e-4)
+    objective = reconstruction + AUXILIARY_WEIGHT * auxiliary
+    assert losses["objective"].numpy() == pytest.approx(objective, rel=1e-4)
+    model._idle.assign(np.zeros(4))
+    assert model.terms(tf.constant(features))[0]["auxiliary"].numpy() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_do_not_know_each_other(fitted, kind, x, rng):
+    order = rng.permutation(len(x))
+    u = fitted(kind).encode(x)
+    np.testing.assert_allclose(fitted(kind).encode(x[order]), u[order], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_differentiable_path_gives_the_same_numbers(fitted, kind, x):
+    factorizer = fitted(kind)
+    u = factorizer.encode_differentiable(tf.constant(x))
+    np.testing.assert_array_equal(u, factorizer.encode(x))
+    decoded = factorizer.decode(u)
+    assert tf.is_tensor(decoded)
+    np.testing.assert_allclose(decoded, factorizer.decode(u.numpy()), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_flow_through_encoding_and_decoding(fitted, kind, x):
+    factorizer = fitted(kind)
+    positions = tf.constant(x[:5], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(positions)
+        decoded = factorizer.decode(factorizer.encode_differentiable(positions))
+        sums = tf.reduce_sum(decoded**2)
+    gradient = tape.gradient(sums, positions).numpy()
+    u = factorizer.encode_differentiable(positions).numpy()
+    along_atoms = 2 * decoded.numpy() @ factorizer.dictionary_.T.astype(float)
+    np.testing.assert_allclose(gradient, ((u > 0) * along_atoms) @ factorizer.filters_, rtol=1e-5)
+
+
+# ------------------------------------------------------------ odd requests
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_a_single_concept(x, kind):
+    factorizer = kind(1, steps=20, random_state=0)
+    bank, u = factorizer.fit(x)
+    assert bank.shape == (1, CHANNELS)
+    assert u.shape == (len(x), 1)
+    assert_identity(factorizer, x)
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_more_concepts_than_channels(kind):
+    x, _ = sparse_mixtures(300, 4, 10)
+    factorizer = kind(10, steps=20, random_state=0)
+    bank, _ = factorizer.fit(x)
+    assert bank.shape == factorizer.decoding_directions.shape == (10, 4)
+    assert_identity(factorizer, x)
+
+
+def test_more_concepts_than_positions(x):
+    factorizer = TopKFactorizer(12, steps=10, random_state=0)
+    bank, u = factorizer.fit(x[:7])
+    assert bank.shape == (12, CHANNELS)
+    assert np.isfinite(u).all()
+
+
+def test_float64_and_lists_are_taken(fitted, x):
+    single, double = fitted(TopKFactorizer), TopKFactorizer(**FITTED)
+    bank, u = double.fit(x.astype(np.float64).tolist())
+    np.testing.assert_array_equal(bank, single.get_concept_bank())
+    np.testing.assert_array_equal(u, single.encode(x.astype(np.float64)))
+    assert_identity(double, x.astype(np.float64))
+
+
+def test_a_fifth_of_the_concepts_by_default(recovered):
+    wanted = {1: 1, 5: 1, 6: 2, 8: 2, 20: 4, 24: 5}
+    assert {concepts: default_k(concepts) for concepts in wanted} == wanted
+    factorizer, _ = recovered
+    assert (factorizer.k, factorizer.k_) == (None, 3)
+
+
+def test_verbose_shows_progress_and_the_default_does_not(x, capsys):
+    TopKFactorizer(CONCEPTS, steps=5, random_state=0).fit(x)
+    assert capsys.readouterr().out == ""
+    TopKFactorizer(CONCEPTS, steps=5, random_state=0, verbose=1).fit(x)
+    assert "Learning 6 concepts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "kind, wrong, message",
+    [
+        (TopKFactorizer, {"k": 7}, "k=7 concepts per position of number_of_concepts=6"),
+        (TopKFactorizer, {"k": 0}, "k must be an integer of at least 1"),
+        (TopKFactorizer, {"steps": 0}, "steps must be"),
+        (TopKFactorizer, {"batch_size": 2.5}, "batch_size must be"),
+        (TopKFactorizer, {"learning_rate": 0}, "learning_rate must be above 0"),
+        (TopKFactorizer, {"number_of_concepts": 0}, "number_of_concepts must be at least 1"),
+        (RelaxedArchetypalFactorizer, {"delta": -0.1}, "delta must be a number of at least 0"),
+        (RelaxedArchetypalFactorizer, {"delta": np.nan}, "delta must be"),
+        (ArchetypalFactorizer, {"n_centroids": 5}, "n_centroids must be an integer of at least 6"),
+        (ArchetypalFactorizer, {"n_centroids": 601}, "more than the 600 positions"),
+        (ArchetypalFactorizer, {"centroids": np.ones((9, 3))}, r"\(n ≥ 6, 12\), not \(9, 3\)"),
+        (ArchetypalFactorizer, {"centroids": np.ones((5, 12))}, r"\(5, 12\) came"),
+        (
+            ArchetypalFactorizer,
+            {"centroids": np.ones((9, 12)), "n_centroids": 8},
+            "9 centroids came, but n_centroids=8",
+        ),
+    ],
+)
+def test_parameters_out_of_range_are_refused(x, kind, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**{"number_of_concepts": CONCEPTS} | wrong).fit(x)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (np.zeros((4, 3, 2)), "flat"),
+        (np.full((4, 3), np.nan), "NaN"),
+        (np.full((40, 3), 7.3), "the same at all 40 positions"),
+    ],
+)
+def test_activations_that_cannot_be_used_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        TopKFactorizer(2).fit(bad)
+
+
+def test_other_shapes_than_those_of_the_fit_are_refused(fitted):
+    factorizer = fitted(TopKFactorizer)
+    with pytest.raises(ValueError, match=r"\(P, 12\)"):
+        factorizer.encode(np.zeros((3, 5)))
+    with pytest.raises(ValueError, match=r"\(P, 6\)"):
+        factorizer.decode(np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_before_the_fit_there_is_nothing_to_read(kind):
+    factorizer = kind()
+    assert not factorizer.is_fitted
+    assert not factorizer.requires_positive_activations
+    for ask in (
+        lambda: factorizer.encode(np.zeros((2, 3))),
+        lambda: factorizer.encode_differentiable(tf.zeros((2, 3))),
+        lambda: factorizer.decode(np.zeros((2, 20))),
+        factorizer.get_concept_bank,
+        lambda: factorizer.encoding_directions,
+        lambda: factorizer.decoding_directions,
+    ):
+        with pytest.raises(NotFittedError, match=kind.__name__):
+            ask()
+
+
+# ----------------------------------------------------------------------- R²
+
+
+def test_r2_of_the_mean_is_0_and_of_the_features_1(rng):
+    # channels of very different means: against one mean of all of them the mean would score high
+    x = rng.normal(size=(200, 3)) * [1.0, 2.0, 0.1] + [100.0, -50.0, 0.0]
+    mean = x.mean(axis=0)
+    assert explained_variance(x, lambda block: np.tile(mean, (len(block), 1))) == pytest.approx(0)
+    assert explained_variance(x, lambda block: block) == 1.0
+    assert explained_variance(x, lambda block: 0 * block) < 0
+
+
+def test_r2_of_a_layer_in_the_history_is_0_for_an_autoencoder_that_decodes_its_mean(x):
+    model = SparseAutoencoder(
+        FreeDictionary(np.eye(2, CHANNELS)),
+        1,
+        centre=x.mean(axis=0),
+        scale=float(np.sqrt(np.square(x - x.mean(axis=0)).sum() / len(x))),
+        patience=1,
+    )
+    model.encoder.assign(np.zeros((2, CHANNELS)))
+    assert 1 - model.terms(tf.constant(x))[0]["reconstruction"].numpy() == pytest.approx(
+        0, abs=1e-4
+    )

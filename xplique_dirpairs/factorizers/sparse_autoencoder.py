@@ -1,0 +1,221 @@
+"""A sparse autoencoder as a Keras model, over one of two kinds of dictionary.
+
+    u = TopK(ReLU(E (x − b) + e)),   x̂ = u D + b        E, D (I, D);  e (I,);  b (D,)
+
+Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093). Features come
+centred and scaled to a mean squared length of 1, so that the reconstruction loss is the share of
+the variance that is lost, whatever the layer and the number of its channels.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+
+#: Weight of the auxiliary loss: α of Gao et al.
+AUXILIARY_WEIGHT = 1 / 32
+
+
+class FreeDictionary(keras.layers.Layer):
+    """Atoms anywhere on the unit sphere, (I, D)."""
+
+    #: Whether the model's offset is learned, or stays at the mean.
+    frees_offset = True
+
+    def __init__(self, atoms: NDArray):
+        super().__init__(name="dictionary")
+        self._atoms = _variable(self, "atoms", atoms)
+        self.project()
+
+    def atoms(self) -> tf.Tensor:
+        """D, (I, D), unit rows."""
+        return tf.convert_to_tensor(self._atoms)
+
+    def project(self) -> None:
+        """Back onto the sphere."""
+        self._atoms.assign(tf.math.l2_normalize(self._atoms, axis=-1))
+
+
+class ArchetypalDictionary(keras.layers.Layer):
+    """Atoms in, or within δ of, the convex hull of the centroids: D = W C + Λ.
+
+    Fel et al. 2025, "Archetypal SAE" (arXiv 2502.12892): rows of W on the simplex, ‖Λ_i‖ ≤ δ. Their
+    code multiplies D by one learned number as well; the coefficients do that here.
+
+    Parameters
+    ----------
+    centroids : (n, D)
+        C.
+    mixture : (I, n)
+        Where W starts.
+    delta
+        δ; 0 leaves Λ out.
+    """
+
+    #: At the mean, an atom and the offset add up to a point of the hull in raw features.
+    frees_offset = False
+
+    def __init__(self, centroids: NDArray, mixture: NDArray, delta: float):
+        super().__init__(name="dictionary")
+        self.centroids = tf.constant(centroids, tf.float32)
+        self._delta = delta
+        self.mixture = _variable(self, "mixture", mixture)
+        shape = (len(mixture), centroids.shape[1])
+        self.relaxation = _variable(self, "relaxation", np.zeros(shape), trainable=delta > 0)
+        self.project()
+
+    def atoms(self) -> tf.Tensor:
+        """D = W C + Λ, (I, D)."""
+        return tf.matmul(self.mixture, self.centroids) + self.relaxation
+
+    def project(self) -> None:
+        """W onto the simplex, Λ into its ball: the nearest points of both."""
+        self.mixture.assign(onto_simplex(self.mixture))
+        if self._delta > 0:
+            self.relaxation.assign(tf.clip_by_norm(self.relaxation, self._delta, axes=[-1]))
+
+
+class SparseAutoencoder(keras.Model):
+    """Encoder, dictionary and offset, and one step of their learning.
+
+    Parameters
+    ----------
+    dictionary
+        With ``atoms()`` and, called after every step, ``project()``.
+    top_k
+        k: how many concepts a position may have.
+    centre, scale
+        Of the raw features: the model learns x̃ = (x − centre)/scale.
+    patience
+        Steps without firing after which a concept counts as dead.
+    """
+
+    def __init__(
+        self,
+        dictionary: FreeDictionary | ArchetypalDictionary,
+        top_k: int,
+        *,
+        centre: NDArray,
+        scale: float,
+        patience: int,
+    ):
+        super().__init__(name="autoencoder")
+        self.dictionary = dictionary
+        self._top_k, self._patience = top_k, patience
+        self._centre, self._scale = tf.constant(centre, tf.float32), scale
+        atoms = dictionary.atoms().numpy()
+        # tied to the atoms at the start: a single atom is then read as well as can be
+        squares = np.square(atoms).sum(axis=-1, keepdims=True)
+        self.encoder = _variable(self, "encoder", atoms / np.maximum(squares, 0.01))
+        self.shift = _variable(self, "shift", np.zeros(len(atoms)))
+        self.offset = _variable(
+            self, "offset", np.zeros(len(centre)), trainable=dictionary.frees_offset
+        )
+        self._idle = _variable(self, "idle", np.zeros(len(atoms)), trainable=False)
+        self._means = {name: keras.metrics.Mean(name) for name in (*self.loss_names, "l0")}
+        self._finite = _variable(self, "finite", 1.0, trainable=False)
+        self.built = True
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """What `terms` computes."""
+        return ("objective", "reconstruction", "auxiliary")
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Means over the steps of an epoch."""
+        return list(self._means.values())
+
+    def terms(self, features: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Losses of raw features (P, D), each a scalar, and the coefficients (P, I).
+
+        reconstruction   E_p ‖x̃ − x̂‖²
+        auxiliary        E_p ‖ẽ − ê‖²: what is left, ẽ = x̃ − x̂ (held), reconstructed by dead
+                         concepts alone, 0 if there are none (AuxK of Gao et al., k_aux = all)
+        objective        reconstruction + α auxiliary
+        """
+        x = (features - self._centre) / self._scale
+        atoms = self.dictionary.atoms()
+        z = tf.matmul(x - self.offset, self.encoder, transpose_b=True) + self.shift
+        u = top_k(tf.nn.relu(z), self._top_k)
+        left = x - self.offset - tf.matmul(u, atoms)
+        dead = self.dead()
+        again = _relu_with_gradient(z) * tf.cast(dead, z.dtype)
+        missed = tf.stop_gradient(left) - tf.matmul(again, atoms)
+        reconstruction = tf.reduce_mean(tf.reduce_sum(tf.square(left), axis=-1))
+        auxiliary = tf.reduce_mean(tf.reduce_sum(tf.square(missed), axis=-1))
+        auxiliary = tf.where(tf.reduce_any(dead), auxiliary, 0.0)
+        objective = reconstruction + AUXILIARY_WEIGHT * auxiliary
+        losses = {"objective": objective, "reconstruction": reconstruction, "auxiliary": auxiliary}
+        return losses, u
+
+    def dead(self) -> tf.Tensor:
+        """(I,): which concepts have not fired for ``patience`` steps."""
+        return self._idle >= float(self._patience)
+
+    def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One step of Adam, and back onto the constraints."""
+        variables = self.trainable_variables
+        with tf.GradientTape() as tape:
+            losses, u = self.terms(data)
+        gradients = tape.gradient(losses["objective"], variables)
+        self.optimizer.apply(gradients, variables)
+        self.dictionary.project()
+        fires = u > 0
+        self._idle.assign(tf.where(tf.reduce_any(fires, axis=0), 0.0, self._idle + 1.0))
+        sums = [tf.reduce_sum(tf.convert_to_tensor(variable)) for variable in variables]
+        finite = tf.math.is_finite(tf.add_n([losses["objective"], *sums]))
+        self._finite.assign(tf.cast(finite, tf.float32))
+        for name, loss in losses.items():
+            self._means[name].update_state(loss)
+        self._means["l0"].update_state(tf.reduce_sum(tf.cast(fires, tf.float32), axis=-1))
+        reported = {name: mean.result() for name, mean in self._means.items()}
+        reported["dead"] = tf.reduce_mean(tf.cast(self.dead(), tf.float32))
+        return reported
+
+    # What the callbacks of the learning ask; here is one start, there are several.
+
+    def finite_restarts(self) -> NDArray:
+        """(1,): whether the last step's objective, and what it left, are numbers."""
+        return self._finite.numpy()[None] > 0
+
+    def reported(self) -> dict[str, NDArray]:
+        """The objective, (1,): its mean over the last epoch."""
+        return {"objective": np.asarray(self._means["objective"].result())[None]}
+
+
+@tf.custom_gradient
+def _relu_with_gradient(z: tf.Tensor):
+    """ReLU whose gradient is the identity's: a concept that fires nowhere has one, too."""
+    return tf.nn.relu(z), lambda upstream: upstream
+
+
+def top_k(coefficients: tf.Tensor, k: int) -> tf.Tensor:
+    """The k largest of every row, (P, I); zero elsewhere. Of equal ones the first are kept."""
+    values, indices = tf.math.top_k(coefficients, k, sorted=False)
+    rows = tf.repeat(tf.range(tf.shape(coefficients)[0]), k)
+    where = tf.stack([rows, tf.reshape(indices, [-1])], axis=-1)
+    return tf.scatter_nd(where, tf.reshape(values, [-1]), tf.shape(coefficients))
+
+
+def onto_simplex(rows: tf.Tensor) -> tf.Tensor:
+    """The nearest point with w ≥ 0 and Σ w = 1 to every row, (I, n).
+
+    w = ReLU(v − θ), where θ is such that the sum is 1 (Duchi et al. 2008).
+    """
+    rows = tf.convert_to_tensor(rows)
+    ordered = tf.sort(rows, axis=-1, direction="DESCENDING")
+    count = tf.range(1, tf.shape(rows)[1] + 1, dtype=rows.dtype)
+    thetas = (tf.cumsum(ordered, axis=-1) - 1.0) / count
+    positive = tf.reduce_sum(tf.cast(ordered > thetas, tf.int32), axis=-1)
+    theta = tf.gather(thetas, tf.maximum(positive, 1) - 1, batch_dims=1)  # NaN: 0 positive
+    return tf.nn.relu(rows - theta[:, None])
+
+
+def _variable(owner, name: str, value: ArrayLike, trainable: bool = True) -> keras.Variable:
+    value = np.asarray(value, np.float32)
+    return owner.add_weight(
+        shape=value.shape, initializer=lambda *_, **__: value, name=name, trainable=trainable
+    )
