@@ -20,9 +20,15 @@ def concept_entropies(log_y: tf.Tensor) -> tf.Tensor:
     return -_BITS * tf.reduce_sum(tf.exp(log_q) * log_q, axis=-1)
 
 
-def sparsity(log_y: tf.Tensor) -> tf.Tensor:
-    """L^s = E_p[H(q_p)] (UIBE): each position should carry few concepts. 0 to log2 I bits."""
-    return tf.reduce_mean(concept_entropies(log_y), axis=-1)
+def sparsity(log_y: tf.Tensor, per_position: int = 1) -> tf.Tensor:
+    """L^s = E_p[H(q_p)] (UIBE): each position should carry few concepts. 0 to log2 I bits.
+
+    With n = ``per_position`` concepts on every position, E_p[|H(q_p) − log2 n|] [ours].
+    """
+    entropies = concept_entropies(log_y)
+    if per_position > 1:
+        entropies = tf.abs(entropies - float(np.log2(per_position)))
+    return tf.reduce_mean(entropies, axis=-1)
 
 
 def sparsity_bound(log_y: tf.Tensor) -> tf.Tensor:

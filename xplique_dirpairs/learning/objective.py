@@ -234,7 +234,7 @@ class Objective(keras.Model):
         concepts = activities.shape[-1]
         stage = self._stage
         return {
-            "s": losses.sparsity(log_y),
+            "s": losses.sparsity(log_y, stage.per_position),
             "sb": losses.sparsity_bound(log_y),
             "ma": losses.maximum_activation(log_y),
             "mm": losses.maximum_margin(filters) * self._coordinates.scale,
