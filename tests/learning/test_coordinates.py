@@ -166,3 +166,14 @@ def test_a_large_offset_costs_no_precision(rng):
     np.testing.assert_allclose(
         standardised(Moments.of(shifted)).features(shifted), plain, atol=3e-4
     )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.2])
+def test_the_floor_of_noise_is_what_noise_adds_along_a_filter(noise, rng):
+    clean = rng.gamma(0.5, size=(20_000, 6)) @ rng.normal(size=(6, 40))
+    added = noise * rng.normal(size=clean.shape)
+    moments = Moments.of((clean + added).astype(np.float32))
+    made = whitened(moments, 6)
+    assert coordinates.floor_of_noise(moments, 6) == pytest.approx(noise, rel=0.02, abs=1e-4)
+    along = np.sqrt(np.mean((added @ made.forward).var(axis=0)))
+    assert made.noise == pytest.approx(along, rel=0.02, abs=1e-4)

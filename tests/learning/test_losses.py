@@ -112,6 +112,16 @@ def test_one_concept_a_position_is_the_lower_end_of_every_loss_of_the_detections
         assert value(name, one_each) == pytest.approx(0.0, abs=1e-8), name
 
 
+def test_sparsity_for_two_concepts_a_position_wants_no_more_and_no_fewer():
+    def loss(on, per_position):
+        z = tf.constant(np.where(np.arange(I) < on, 30.0, -30.0) * np.ones((P, 1)))
+        return float(losses.sparsity(tf.math.log_sigmoid(z), per_position))
+
+    assert loss(2, 2) == pytest.approx(0.0, abs=1e-8)
+    assert loss(1, 2) == pytest.approx(1.0) == loss(2, 1)
+    assert loss(3, 2) == pytest.approx(math.log2(3) - 1.0)
+
+
 def test_sparsity_is_log2_of_the_concepts_where_all_are_equal():
     for name in ("s", "sb"):
         assert value(name, np.full((P, I), 0.7)) == pytest.approx(math.log2(I))

@@ -109,6 +109,7 @@ def test_a_stage_refuses_losses_of_signal_vectors_it_does_not_have(loss):
         dict(kappa=3),
         dict(kappa=("a", 1)),
         dict(tau=-1),
+        dict(per_position=0),
         dict(rho=0),
     ],
     ids=str,
@@ -155,3 +156,12 @@ def test_a_stage_learns_faster_and_longer_in_fewer_axes_than_it_is_meant_for():
         assert found.epochs == 10 * factor and found.learning_rate == pytest.approx(1e-3 * factor)
     for recipe in ("paper-deep", "paper-synthetic", "default"):
         assert all(stage.in_axes(2) == stage for stage in get_recipe(recipe).stages)
+
+
+def test_detectors_are_no_sharper_than_noise_leaves_edges():
+    stage = Stage("a", {"s": 1.0}, sharpness=(20.0, 300.0))
+    assert stage.for_noise(0.0) == stage.for_noise(1e-4) == stage
+    first, last = stage.for_noise(0.1).sharpness
+    assert first == 20.0 and 10.0 < last < 100.0
+    assert stage.for_noise(0.2).sharpness[1] == pytest.approx(last / 2)
+    assert Stage("a", {"s": 1.0}).for_noise(0.1).sharpness is None

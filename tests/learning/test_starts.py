@@ -2,14 +2,12 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from xplique_dirpairs.datasets.signal_maps import signal_maps
+from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning import starts
 from xplique_dirpairs.learning.coordinates import Moments, whitened
-from xplique_dirpairs.learning.starts import (
-    make_start,
-    random_filters,
-    separating_thresholds,
-    skewness_filters,
-)
+from xplique_dirpairs.learning.ica import random_filters, skewness_filters
+from xplique_dirpairs.learning.starts import make_start, separating_thresholds
 
 every_start = pytest.mark.parametrize("name", ["skewness", "consensus", "random"])
 
@@ -128,5 +126,48 @@ def test_thresholds_separate_rare_and_frequent_concepts_in_any_unit(rng):
     present = np.eye(4)[rng.choice(4, size=20_000, p=shares)] > 0
     z = np.where(present, rng.uniform(2.5, 5, present.shape), rng.uniform(0, 2.5, present.shape))
     lengths = np.array([1.0, 20.0, 0.3, 4.0])
-    thresholds = separating_thresholds(z / lengths, lengths) * lengths
-    np.testing.assert_allclose(thresholds, 2.5, atol=0.05)
+    thresholds, separation = separating_thresholds(z / lengths, lengths)
+    np.testing.assert_allclose(thresholds * lengths, 2.5, atol=0.05)
+    assert separation == pytest.approx(1.0, abs=0.01)
+
+
+def sources_of(concepts=8, **options):
+    """Concepts among two distractors: where they are, whitened features, backward."""
+    data = signal_maps(15_000, *random_directions(3, concepts, 2, 48), seed=3, **options)
+    x = data.features.reshape(-1, 48)
+    made = whitened(Moments.of(x), concepts)
+    return data.masks.reshape(-1, concepts), made.features(x), made.backward
+
+
+def ious(found, features, masks):
+    """IoU of detections with where each concept is, matched."""
+    on = features @ found.filters.T.astype(np.float32) > found.thresholds
+    both = on.T.astype(float) @ masks
+    iou = both / (on.sum(axis=0)[:, None] + masks.sum(axis=0) - both)
+    return iou[linear_sum_assignment(-iou)]
+
+
+@pytest.mark.parametrize("per_position", [1, 2])
+def test_the_start_sees_how_many_concepts_a_position_carries(per_position):
+    masks, features, backward = sources_of(concepts_per_pixel=per_position)
+    found = make_start("skewness", features, 8, np.random.default_rng(0), backward)
+    assert found.clear and found.per_position == per_position
+    assert found.separation > 0.9 and ious(found, features, masks).min() > 0.9
+
+
+def test_the_most_frequent_concept_is_found_where_all_others_are_absent():
+    masks, features, backward = sources_of(24, zipf=1.0)
+    frequent = masks[:, masks.sum(axis=0).argmax()]
+
+    def best(filters):
+        return max(np.corrcoef(row, frequent)[0, 1] for row in filters @ features.T)
+
+    orthogonal, clear = skewness_filters(features, 24, np.random.default_rng(0))
+    found = make_start("skewness", features, 24, np.random.default_rng(0), backward)
+    assert not clear and best(orthogonal) < 0.1
+    assert found.clear and best(found.filters) > 0.8
+
+
+def test_gaussian_features_have_no_clear_start(rng):
+    features = rng.normal(size=(20_000, 24)).astype(np.float32)
+    assert not start("skewness", features, 16).clear

@@ -84,12 +84,16 @@ class Coordinates:
     scale
         Root mean square of the channels' standard deviations, in these coordinates' units of
         length: L^mm is measured against it, so that it does not depend on the features' scale.
+    noise
+        Standard deviation along a direction of unit length, on average over directions, of what the
+        floor of noise adds; 0 where the spectrum shows no floor.
     """
 
     mean: NDArray
     forward: NDArray
     backward: NDArray
     scale: float = 1.0
+    noise: float = 0.0
 
     @property
     def axes(self) -> int:
@@ -140,6 +144,15 @@ def rank_of_signal(moments: Moments, concepts: int) -> int | None:
     return rank if ratios.max() > _DROP and flat else None
 
 
+def floor_of_noise(moments: Moments, concepts: int) -> float:
+    """Standard deviation of a channel's noise: of the axes beyond `rank_of_signal`, or 0."""
+    rank = rank_of_signal(moments, concepts)
+    if rank is None:
+        return 0.0
+    values = np.linalg.eigvalsh(moments.covariance)[::-1]
+    return float(np.sqrt(max(values[rank:].mean(), 0.0)))
+
+
 def principal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
     """Directions (A, D) that carry signal and their standard deviations (A,), largest first.
 
@@ -156,7 +169,8 @@ def principal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
 def whitened(moments: Moments, concepts: int) -> Coordinates:
     """Principal axes, each scaled to unit variance."""
     axes, deviations = principal_axes(moments, concepts)
-    return Coordinates(moments.mean, axes.T / deviations, axes * deviations[:, None])
+    noise = floor_of_noise(moments, concepts) * float(np.sqrt(np.mean(deviations**-2.0)))
+    return Coordinates(moments.mean, axes.T / deviations, axes * deviations[:, None], noise=noise)
 
 
 def standardised(moments: Moments) -> Coordinates:

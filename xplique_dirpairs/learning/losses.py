@@ -54,15 +54,20 @@ def entropies_and_surprises(log_y: tf.Tensor):
     return (entropies, surprises), gradient
 
 
-def position_losses(log_y: tf.Tensor) -> dict[str, tf.Tensor]:
-    """L^s and L^ma, by name, from one pass."""
+def position_losses(log_y: tf.Tensor, per_position: int = 1) -> dict[str, tf.Tensor]:
+    """L^s (see `sparsity`) and L^ma, by name, from one pass."""
     entropies, surprises = entropies_and_surprises(log_y)
+    if per_position > 1:
+        entropies = tf.abs(entropies - float(np.log2(per_position)))
     return {"s": tf.reduce_mean(entropies, axis=-1), "ma": tf.reduce_mean(surprises, axis=-1)}
 
 
-def sparsity(log_y: tf.Tensor) -> tf.Tensor:
-    """L^s = E_p[H(q_p)] (UIBE): each position should carry few concepts. 0 to log2 I bits."""
-    return position_losses(log_y)["s"]
+def sparsity(log_y: tf.Tensor, per_position: int = 1) -> tf.Tensor:
+    """L^s = E_p[H(q_p)] (UIBE): each position should carry few concepts. 0 to log2 I bits.
+
+    With n = ``per_position`` concepts on every position, E_p[|H(q_p) − log2 n|] [ours].
+    """
+    return position_losses(log_y, per_position)["s"]
 
 
 def sparsity_bound(log_y: tf.Tensor) -> tf.Tensor:

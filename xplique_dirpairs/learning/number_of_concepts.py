@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import as_pixels, check_activations
 from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal, whitened
-from xplique_dirpairs.learning.starts import skewness_filters
+from xplique_dirpairs.learning.ica import skewness_filters
 
 #: Images from which errors of a skewness can be estimated, and positions that are enough.
 _IMAGES, _POSITIONS = 40, 60_000

@@ -238,7 +238,7 @@ class Objective(DistributedModel):
 
     def _detector_losses(self, log_y: tf.Tensor, filters: tf.Tensor) -> dict[str, tf.Tensor]:
         stage = self._stage
-        positions = losses.position_losses(log_y)
+        positions = losses.position_losses(log_y, stage.per_position)
         activities, sparsity, activation = average(
             (losses.activity(log_y, self._gamma), positions["s"], positions["ma"])
         )

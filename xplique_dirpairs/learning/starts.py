@@ -8,10 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from xplique_dirpairs.learning.ica import random_filters, skewness_filters, with_the_missing
+
 #: Positions a start is computed from: so many for each concept, and never fewer than the second.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000
-#: Ratio of neighbours in the sorted skewnesses that counts as a gap [ours].
-_GAP = 2.0
+#: Rounds of thresholds and filters in turn; they have settled by then.
+_ROUNDS = 4
+#: Positions that thresholds are chosen on.
+_SORTED = 25_000
+#: Most concepts that a position may be taken to carry; a quarter of them all where that is less.
+_PER_POSITION = 4
+#: Mean IoU of detections with where concepts are among the largest, from which they are separate
+#: [ours: directions of Gaussian features have about 0.5].
+_SEPARATE = 0.7
 #: Clusterings that the consensus is of, and how many positions each of them sees.
 _CLUSTERINGS, _POSITIONS_SEEN = 50, 10_000
 #: First principal axes that are clustered (or I of them, if that is more) [ours: in more of
@@ -29,12 +38,18 @@ class Start:
         Unit rows.
     thresholds : (I,)
     clear
-        Whether exactly these concepts stand out from everything else that varies.
+        Whether these concepts stand out from everything else that varies, or are separate.
+    per_position
+        How many concepts a position carries, in a clear start.
+    separation
+        How well thresholds separate where a concept is among so many largest (mean IoU).
     """
 
     filters: NDArray
     thresholds: NDArray
-    clear: bool
+    clear: bool = False
+    per_position: int = 1
+    separation: float = 0.0
 
 
 def positions_for(concepts: int) -> int:
@@ -54,26 +69,55 @@ def make_start(
     backward : (A, D)
         Of the coordinates: how long a vector is in features.
     """
-    clear = False
     if name == "consensus" and len(features) < concepts:
         name = "random"
     if name == "skewness":
-        filters, clear = skewness_filters(features, concepts, rng)
+        filters, gap = skewness_filters(features, concepts, rng)
+        if 1 < concepts <= features.shape[1]:
+            found = separate(features, with_the_missing(features, filters), backward)
+            if gap or found.separation > _SEPARATE:
+                return found
     else:
         make = {"consensus": consensus_filters, "random": random_filters}[name]
         filters = make(features, concepts, rng)
     filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
     z = features @ filters.T.astype(np.float32)
-    if clear:
+    return Start(filters, np.quantile(z, 1.0 - 1.0 / max(concepts, 2), axis=0))
+
+
+def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:
+    """Thresholds and filters from each other, in turn [ours].
+
+    In whitened features the covariance with one of several independent sources' functions is a
+    multiple of that source's filter. The excess over the threshold ReLU(z - t) is a function that
+    tells a concept from what it is not, rare or frequent; the square, which the skewness looks at,
+    wants it rare.
+    """
+    some = np.linspace(0, len(features) - 1, min(len(features), _SORTED)).astype(int)
+    some = features[some]
+
+    def thresholds_for(filters, per_position):
         lengths = np.linalg.norm(filters @ backward, axis=1)
-        thresholds = separating_thresholds(z, lengths)
-    else:
-        thresholds = np.quantile(z, 1.0 - 1.0 / max(concepts, 2), axis=0)
-    return Start(filters, thresholds, clear)
+        return separating_thresholds(some @ filters.T, lengths, per_position)
+
+    filters = filters.astype(np.float32)
+    filters /= np.linalg.norm(filters, axis=1, keepdims=True)
+    most = max(1, min(_PER_POSITION, len(filters) // 4))
+    tried = {n: thresholds_for(filters, n) for n in range(1, most + 1)}
+    per_position = max(tried, key=lambda n: tried[n][1])
+    thresholds, separation = tried[per_position]
+    for _ in range(_ROUNDS):
+        excess = np.maximum(features @ filters.T - thresholds.astype(np.float32), 0.0)
+        filters = excess.T @ features
+        filters /= np.linalg.norm(filters, axis=1, keepdims=True)
+        thresholds, separation = thresholds_for(filters, per_position)
+    return Start(filters, thresholds, True, per_position, separation)
 
 
-def separating_thresholds(z: NDArray, lengths: NDArray) -> NDArray:
-    """For each concept the threshold with the best IoU with where it is the largest of all, (I,).
+def separating_thresholds(
+    z: NDArray, lengths: NDArray, per_position: int = 1
+) -> tuple[NDArray, float]:
+    """For each concept the threshold with the best IoU with where it is among the largest of all.
 
     Parameters
     ----------
@@ -81,57 +125,25 @@ def separating_thresholds(z: NDArray, lengths: NDArray) -> NDArray:
         Projections.
     lengths : (I,)
         Of the concepts' shares in the features for z = 1: makes projections comparable.
+    per_position
+        A concept is among the largest if no more than so many, itself included, are.
+
+    Returns
+    -------
+    thresholds : (I,)
+    separation
+        The mean of these IoU.
     """
-    largest = (z * lengths.astype(np.float32)).argmax(axis=1)
-    thresholds = np.empty(z.shape[1])
+    size = z * lengths.astype(np.float32)
+    largest = size >= -np.partition(-size, per_position - 1, axis=1)[:, per_position - 1, None]
+    thresholds, best = np.empty((2, z.shape[1]))
     fired = np.arange(1, len(z) + 1)
     for concept, values in enumerate(z.T):
         order = np.argsort(-values)
-        own = largest[order] == concept
-        hits = np.cumsum(own)
+        hits = np.cumsum(largest[order, concept])
         iou = hits / (fired + max(hits[-1], 1) - hits)
-        thresholds[concept] = values[order[iou.argmax()]]
-    return thresholds
-
-
-def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
-    """Orthonormal rows of a random rotation; random unit rows where I > A."""
-    axes = features.shape[1]
-    gaussian = rng.standard_normal((axes, concepts))
-    if concepts > axes:
-        return gaussian.T
-    q, r = np.linalg.qr(gaussian)
-    return (q * np.sign(np.diag(r))).T
-
-
-def skewness_filters(
-    features: NDArray, concepts: int, rng: np.random.Generator, iterations: int = 60
-) -> tuple[NDArray, bool]:
-    """Rows of the symmetric ICA with contrast u², of largest skewness, signed positive [ours].
-
-    In whitened features concepts are the skewed sources (rarely present, never negative) and
-    distractors are not. Rows beyond A, where I > A, are random. Also whether there is a gap: every
-    chosen row is at least twice as skewed as any other.
-    """
-    axes = features.shape[1]
-    rotation = random_filters(features, axes, rng)
-    features = features.astype(np.float32)
-    for _ in range(iterations):
-        y = features @ rotation.T.astype(np.float32)
-        update = (y**2).T @ features / len(features) - 2.0 * y.mean(axis=0)[:, None] * rotation
-        left, _, right = np.linalg.svd(update, full_matrices=False)
-        rotation = left @ right
-    y = features @ rotation.T.astype(np.float32)
-    skewness = ((y - y.mean(axis=0)) ** 3).mean(axis=0)
-    order = np.argsort(-np.abs(skewness))
-    sizes = np.append(np.abs(skewness)[order], 0.0)
-    clear = concepts <= axes and bool(sizes[concepts - 1] > _GAP * sizes[concepts])
-    order = order[:concepts]
-    chosen = rotation[order] * np.where(skewness[order] < 0, -1.0, 1.0)[:, None]
-    if concepts > axes:
-        extra = random_filters(features, concepts, rng)[axes:]
-        chosen = np.concatenate([chosen, extra])
-    return chosen, clear
+        thresholds[concept], best[concept] = values[order[iou.argmax()]], iou.max()
+    return thresholds, float(best.mean())
 
 
 def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:

@@ -1,0 +1,70 @@
+"""Independent components by their skewness: the start where the signal-distractor model holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Ratio of neighbours in the sorted skewnesses that counts as a gap [ours].
+_GAP = 2.0
+#: Steps in which a single direction finds the nearest maximum of skewness.
+_STEPS = 30
+#: Cosine, in whitened features, from which two directions are the same.
+_SAME = 0.8
+
+
+def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+    """Orthonormal rows of a random rotation; random unit rows where I > A."""
+    axes = features.shape[1]
+    gaussian = rng.standard_normal((axes, concepts))
+    if concepts > axes:
+        return gaussian.T
+    q, r = np.linalg.qr(gaussian)
+    return (q * np.sign(np.diag(r))).T
+
+
+def skewness_filters(
+    features: NDArray, concepts: int, rng: np.random.Generator, iterations: int = 60
+) -> tuple[NDArray, bool]:
+    """Rows of the symmetric ICA with contrast u², of largest skewness, signed positive [ours].
+
+    In whitened features concepts are the skewed sources (rarely present, never negative) and
+    distractors are not. Rows beyond A, where I > A, are random. Also whether there is a gap: every
+    chosen row is at least twice as skewed as any other.
+    """
+    axes = features.shape[1]
+    rotation = random_filters(features, axes, rng)
+    features = features.astype(np.float32)
+    for _ in range(iterations):
+        y = features @ rotation.T.astype(np.float32)
+        update = (y**2).T @ features / len(features) - 2.0 * y.mean(axis=0)[:, None] * rotation
+        left, _, right = np.linalg.svd(update, full_matrices=False)
+        rotation = left @ right
+    y = features @ rotation.T.astype(np.float32)
+    skewness = ((y - y.mean(axis=0)) ** 3).mean(axis=0)
+    order = np.argsort(-np.abs(skewness))
+    sizes = np.append(np.abs(skewness)[order], 0.0)
+    clear = concepts <= axes and bool(sizes[concepts - 1] > _GAP * sizes[concepts])
+    order = order[:concepts]
+    chosen = rotation[order] * np.where(skewness[order] < 0, -1.0, 1.0)[:, None]
+    if concepts > axes:
+        extra = random_filters(features, concepts, rng)[axes:]
+        chosen = np.concatenate([chosen, extra])
+    return chosen, clear
+
+
+def with_the_missing(features: NDArray, filters: NDArray) -> NDArray:
+    """The filters, the last one replaced by the concept that they leave out, if they do [ours].
+
+    Where frequencies differ much, the most frequent concept is there where all others are not: it
+    is anticorrelated with them, and the symmetric ICA has no room for it. A single direction that
+    starts from minus the sum of all others climbs to it.
+    """
+    others = filters[:-1].astype(np.float32)
+    free = -others.sum(axis=0, keepdims=True)
+    for _ in range(_STEPS):
+        free = ((features @ free.T) ** 2).T @ features
+        free /= np.linalg.norm(free)
+    if np.abs(others @ free[0]).max() > _SAME:
+        return filters
+    return np.concatenate([filters[:-1], free])
