@@ -18,6 +18,11 @@ from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtra
 
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
+from xplique_dirpairs.factorizers.autoencoders import (
+    ArchetypalFactorizer,
+    RelaxedArchetypalFactorizer,
+    TopKFactorizer,
+)
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
 from xplique_dirpairs.factorizers.decompositions import (
@@ -38,6 +43,9 @@ FACTORIZERS = {
     "random": RandomFactorizer,
     "no learning": NoLearningFactorizer,
     "direction pairs": DirectionPairsFactorizer,
+    "TopK": functools.partial(TopKFactorizer, steps=30),
+    "A-SAE": functools.partial(ArchetypalFactorizer, steps=30),
+    "RA-SAE": functools.partial(RelaxedArchetypalFactorizer, steps=30),
 }
 
 #: What the learner says of activations it cannot use, its own tests say: here it is a fake one.

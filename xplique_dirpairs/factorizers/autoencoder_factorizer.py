@@ -9,14 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import NotFittedError
 
-from xplique_dirpairs.activations import blocks_of, check_activations, check_count
+from xplique_dirpairs.activations import blocks_of, check_count
+from xplique_dirpairs.factorizers.affine import AffineFactorizer
 from xplique_dirpairs.factorizers.autoencoder_history import (
     AutoencoderHistory,
     explained_variance,
 )
-from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
     ArchetypalDictionary,
     FreeDictionary,
@@ -24,24 +23,23 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     top_k,
 )
 from xplique_dirpairs.learning.batches import random_rows
-from xplique_dirpairs.learning.callbacks import NaNGuard, Progress
-from xplique_dirpairs.learning.trainer import _quiet, check_number_of_concepts
+from xplique_dirpairs.learning.callbacks import NaNGuard, Progress, quiet
 
 #: Points of the history, whatever the number of steps.
 _EPOCHS = 50
 
 
-class AutoencoderFactorizer(DirectionsFactorizer):
+class AutoencoderFactorizer(AffineFactorizer):
     """A sparse autoencoder with a linear encoder: u = TopK(ReLU(F x − b)), x̂ = u D + offset.
 
     Attributes
     ----------
-    dictionary_ : (I, D)
-        Atoms, in the units of the features where they have units.
+    bank_ : (I, D)
+        The dictionary: atoms, in the units of the features where they have units.
     filters_ : (I, D)
     biases_ : (I,)
         A concept is a candidate at x where filters_ @ x > biases_.
-    offset_ : (D,)
+    constant_ : (D,)
         What is decoded where no concept fires.
     k_ : int
         The k that was used.
@@ -50,10 +48,8 @@ class AutoencoderFactorizer(DirectionsFactorizer):
     history_ : AutoencoderHistory
     """
 
-    dictionary_: NDArray
     filters_: NDArray
     biases_: NDArray
-    offset_: NDArray
     k_: int
     scale_: float
     history_: AutoencoderHistory
@@ -97,27 +93,12 @@ class AutoencoderFactorizer(DirectionsFactorizer):
             If the activations are not flat and finite or do not vary, or a parameter is out of
             its range.
         """
-        x = np.asarray(activations)
-        if x.ndim != 2:
-            raise ValueError(f"activations must be flat, (P, D), not {x.shape}")
-        x = check_activations(x)
-        k = self._check_parameters(x)
         began = time.perf_counter()
-        rng = np.random.default_rng(self.random_state)
-        centre, scale = _centre_and_scale(x)
-        model = SparseAutoencoder(
-            self._make_dictionary(x, centre, scale, rng),
-            k,
-            centre=centre,
-            scale=scale,
-            patience=self._steps_per_epoch,
-        )
-        curves, cut_short, interrupted = self._train(model, x, seed=int(rng.integers(2**31)))
-        self.k_, self.scale_ = k, scale
-        self._keep(model, centre, scale)
-        coefficients = self.encode(x)
+        bank, coefficients = super().fit(activations)
+        curves, cut_short, interrupted = self._training
+        x = np.asarray(activations, np.float32)
         self.history_ = AutoencoderHistory(
-            losses={name: curves.get(name, []) for name in model.loss_names},
+            losses={name: curves.get(name, []) for name in self._loss_names},
             l0=curves.get("l0", []),
             dead_share=curves.get("dead", []),
             occupancy=(coefficients > 0).mean(axis=0),
@@ -127,11 +108,36 @@ class AutoencoderFactorizer(DirectionsFactorizer):
             seconds=time.perf_counter() - began,
         )
         self.history_.warn()
-        return self.get_concept_bank(), coefficients
+        return bank, coefficients
+
+    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+        k = self._check_parameters(x)
+        rng = np.random.default_rng(self.random_state)
+        centre, scale = _centre_and_scale(x)
+        model = SparseAutoencoder(
+            self._make_dictionary(x, centre, scale, rng),
+            k,
+            centre=centre,
+            scale=scale,
+            patience=self._steps_per_epoch,
+        )
+        self._training = self._train(model, x, seed=int(rng.integers(2**31)))
+        self._loss_names = model.loss_names
+        self.k_, self.scale_ = k, scale
+        return self._keep(model, centre, scale)
+
+    def _keep(
+        self, model: SparseAutoencoder, centre: NDArray, scale: float
+    ) -> tuple[NDArray, NDArray]:
+        """What was learned of x̃ = (x − centre)/scale, for x: bank and constant are returned."""
+        filters = model.encoder.numpy().astype(np.float64) / scale
+        offset = centre + scale * model.offset.numpy()
+        self.filters_ = filters.astype(np.float32)
+        self.biases_ = (filters @ offset - model.shift.numpy()).astype(np.float32)
+        return model.dictionary.atoms().numpy() * scale, offset
 
     def _check_parameters(self, x: NDArray) -> int:
         """k, after a look at everything."""
-        check_number_of_concepts(self.number_of_concepts)
         k = default_k(self.number_of_concepts) if self.k is None else self.k
         check_count("k", k)
         if k > self.number_of_concepts:
@@ -169,7 +175,7 @@ class AutoencoderFactorizer(DirectionsFactorizer):
         batches = random_rows(x, min(self.batch_size, len(x)), seed).prefetch(2)
         cut_short, interrupted = [], False
         try:
-            with _quiet():
+            with quiet():
                 model.fit(
                     batches,
                     epochs=-(-self.steps // per_epoch),
@@ -189,82 +195,26 @@ class AutoencoderFactorizer(DirectionsFactorizer):
         }
         return curves, cut_short, interrupted
 
-    def _keep(self, model: SparseAutoencoder, centre: NDArray, scale: float) -> None:
-        """What was learned of x̃ = (x − centre)/scale, for x."""
-        filters = model.encoder.numpy().astype(np.float64) / scale
-        offset = centre + scale * model.offset.numpy()
-        biases = filters @ offset - model.shift.numpy()
-        atoms = model.dictionary.atoms().numpy() * scale
-        self.filters_, self.biases_ = filters.astype(np.float32), biases.astype(np.float32)
-        self.dictionary_, self.offset_ = atoms.astype(np.float32), offset.astype(np.float32)
+    # ---------------------------------------------------------------- reading
 
-    # ------------------------------------------------- reading and writing
-
-    def encode(self, activations: ArrayLike) -> NDArray:
-        """Concept coefficients u = TopK(ReLU(F x − b)), (P, D) → (P, I): ≥ 0, at most k not 0."""
-        self._check_fitted()
-        x = check_activations(activations)
-        if x.ndim != 2 or x.shape[1] != self.dictionary_.shape[1]:
-            raise ValueError(
-                f"activations must have shape (P, {self.dictionary_.shape[1]}), as those of fit, "
-                f"not {x.shape}"
-            )
-        blocks = [self.encode_differentiable(tf.constant(b)).numpy() for b in blocks_of(x)]
+    def _read(self, x: NDArray) -> NDArray:
+        """u = TopK(ReLU(F x − b)): ≥ 0, at most k not 0."""
+        blocks = [self._coefficients(tf.constant(block)).numpy() for block in blocks_of(x)]
         return np.concatenate(blocks)
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
         """`encode` as a tensor, (P, D) → (P, I); gradients flow to the activations."""
-        self._check_fitted()
-        x = tf.convert_to_tensor(activations)
+        return self._coefficients(self._features_tensor(activations))
+
+    def _coefficients(self, x: tf.Tensor) -> tf.Tensor:
         z = tf.matmul(x, tf.constant(self.filters_, x.dtype), transpose_b=True)
         return top_k(tf.nn.relu(z - tf.constant(self.biases_, x.dtype)), self.k_)
-
-    def decode(self, coefficients: NDArray | tf.Tensor) -> NDArray | tf.Tensor:
-        """u D + offset, (P, I) → (P, D). Arrays give arrays, tensors give tensors.
-
-        The offset is decoded for u = 0, too.
-        """
-        self._check_fitted()
-        if tf.is_tensor(coefficients):
-            bank = tf.constant(self.dictionary_, coefficients.dtype)
-            return coefficients @ bank + tf.constant(self.offset_, coefficients.dtype)
-        u = np.asarray(coefficients)
-        if u.shape[-1:] != (self.number_of_concepts,):
-            raise ValueError(
-                f"coefficients must have shape (P, {self.number_of_concepts}), not {u.shape}"
-            )
-        return u @ self.dictionary_ + self.offset_
-
-    def get_concept_bank(self) -> NDArray:
-        """The dictionary, (I, D)."""
-        self._check_fitted()
-        return self.dictionary_.copy()
-
-    @property
-    def encoding_directions(self) -> NDArray:
-        """Atoms, (I, D)."""
-        self._check_fitted()
-        return self.dictionary_
 
     @property
     def decoding_directions(self) -> NDArray:
         """Rows of the encoder, (I, D): the linear filters before ReLU and TopK."""
-        self._check_fitted()
-        return self.filters_
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether there is a dictionary."""
-        return hasattr(self, "dictionary_")
-
-    @property
-    def requires_positive_activations(self) -> bool:
-        """False: activations of any sign."""
-        return False
-
-    def _check_fitted(self) -> None:
-        if not self.is_fitted:
-            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
+        self._check_is_fitted()
+        return self.filters_.copy()
 
 
 def default_k(number_of_concepts: int) -> int:

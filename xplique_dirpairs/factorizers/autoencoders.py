@@ -64,11 +64,13 @@ class TopKFactorizer(AutoencoderFactorizer):
         atoms[:chosen] = starts + 0.01 * atoms[:chosen]
         return FreeDictionary(atoms)
 
-    def _keep(self, model: SparseAutoencoder, centre: NDArray, scale: float) -> None:
-        super()._keep(model, centre, scale)
+    def _keep(
+        self, model: SparseAutoencoder, centre: NDArray, scale: float
+    ) -> tuple[NDArray, NDArray]:
+        _, offset = super()._keep(model, centre, scale)
         # unit atoms in raw features, too
-        self.dictionary_ = model.dictionary.atoms().numpy()
         self.filters_, self.biases_ = self.filters_ * scale, self.biases_ * scale
+        return model.dictionary.atoms().numpy(), offset
 
 
 class ArchetypalFactorizer(AutoencoderFactorizer):
@@ -98,7 +100,7 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     mixture_ : (I, n)
         W: each row is how an archetype is mixed of the centroids.
     relaxation_ : (I, D)
-        Λ, raw features; zero here. dictionary_ = mixture_ @ centroids_ − offset_ + relaxation_.
+        Λ, raw features; zero here. bank_ = mixture_ @ centroids_ − constant_ + relaxation_.
     """
 
     centroids_: NDArray
@@ -177,12 +179,15 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
         mixture = np.eye(len(centroids), dtype=np.float32)[corners]
         return ArchetypalDictionary(centroids, mixture, self._radius)
 
-    def _keep(self, model: SparseAutoencoder, centre: NDArray, scale: float) -> None:
-        super()._keep(model, centre, scale)
+    def _keep(
+        self, model: SparseAutoencoder, centre: NDArray, scale: float
+    ) -> tuple[NDArray, NDArray]:
+        bank, offset = super()._keep(model, centre, scale)
         dictionary = model.dictionary
         self.centroids_ = (centre + scale * dictionary.centroids.numpy()).astype(np.float32)
         self.mixture_ = dictionary.mixture.numpy()
         self.relaxation_ = scale * dictionary.relaxation.numpy()
+        return bank, offset
 
 
 class RelaxedArchetypalFactorizer(ArchetypalFactorizer):

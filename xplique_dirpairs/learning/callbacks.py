@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -100,3 +103,21 @@ def stop_early(patience: int, after: int = 0) -> keras.callbacks.Callback:
     return keras.callbacks.EarlyStopping(
         "objective", mode="min", min_delta=1e-4, patience=patience, start_from_epoch=after
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what TensorFlow and Keras say of themselves, not of the learning.
+
+    Several fits in one process trace several functions, which TensorFlow takes for a mistake, and
+    ReduceLROnPlateau reads a variable in a way that numpy deprecates.
+    """
+    tensorflow = logging.getLogger("tensorflow")
+    level = tensorflow.level
+    tensorflow.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            yield
+    finally:
+        tensorflow.setLevel(level)

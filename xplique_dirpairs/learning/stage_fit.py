@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +19,7 @@ from xplique_dirpairs.learning.callbacks import (
     NaNGuard,
     Progress,
     halve_on_plateau,
+    quiet,
     stop_early,
 )
 from xplique_dirpairs.learning.checkpoint import EpochState, SavedState, restore
@@ -131,7 +129,7 @@ def fit_stage(
             model, made, features, head, recipe, None if full_batch else recipe.batch, seed
         )
         try:
-            with _quiet():
+            with quiet():
                 model.fit(
                     distributed(batches.skip(first_epoch * per_epoch)),
                     initial_epoch=first_epoch,
@@ -175,21 +173,3 @@ def _batches(model, made, features, head, recipe, size, seed) -> tf.data.Dataset
     pools = head.pools_first and "fired" not in model.terms
     pool, maps = (head.pool, _POOLED_MAPS) if pools else (None, recipe.maps)
     return as_batches(positions, features.maps(pool, maps, seed + 1))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what TensorFlow and Keras say of themselves, not of the learning.
-
-    Several fits in one process trace several functions, which TensorFlow takes for a mistake, and
-    ReduceLROnPlateau reads a variable in a way that numpy deprecates.
-    """
-    tensorflow = logging.getLogger("tensorflow")
-    level = tensorflow.level
-    tensorflow.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            yield
-    finally:
-        tensorflow.setLevel(level)
