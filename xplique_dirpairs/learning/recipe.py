@@ -383,7 +383,32 @@ PAPER_SYNTHETIC = Recipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEFAULT, SOFT, PAPER_DEEP, PAPER_SYNTHETIC)}
+_PREDECESSOR = Stage(
+    "a",
+    {"s": 2.6, "ma": 2.8, "mm": 0.6},
+    coordinates="standardised",
+    orthonormal=True,
+    shared=True,
+    epochs=30,
+    learning_rate=3e-3,
+    tau=0.9,
+)
+
+#: The predecessors: orthonormal filters with one margin and one bias, the paper's weights of its
+#: stage a, our schedule. Signal vectors are the paper's estimate, afterwards.
+UIBE = Recipe("uibe", start="random", restarts=1, stages=(_PREDECESSOR,))
+
+#: UIBE, with L^ic and the network asked where the detectors that fired are left behind.
+CBE = Recipe(
+    "cbe",
+    start="random",
+    restarts=1,
+    stages=(replace(_PREDECESSOR, weights={**_PREDECESSOR.weights, "ic": 5.0, "fired": 0.25}),),
+)
+
+RECIPES = {
+    recipe.name: recipe for recipe in (DEFAULT, SOFT, PAPER_DEEP, PAPER_SYNTHETIC, UIBE, CBE)
+}
 
 
 def get_recipe(recipe: str | Recipe) -> Recipe:
