@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 from xplique_dirpairs.version import __version__
 
 if TYPE_CHECKING:
+    from xplique_dirpairs.comparison import Comparison, compare
     from xplique_dirpairs.extractors.craft import FactorizerCraftTf
     from xplique_dirpairs.extractors.direction_pairs import (
         DirectionPairsManagerTf,
         DirectionPairsTf,
     )
     from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
+    from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
+    from xplique_dirpairs.factorizers.decompositions import (
+        FastICAFactorizer,
+        KMeansFactorizer,
+        PCAFactorizer,
+    )
     from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+    from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
     from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
     from xplique_dirpairs.learning.history import History, LearningWarning
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
@@ -29,17 +37,26 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "ActivationShards": "shards",
+    "Comparison": "comparison",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
     "DirectionPairsManagerTf": "extractors.direction_pairs",
     "DirectionPairsTf": "extractors.direction_pairs",
     "FactorizerCraftTf": "extractors.craft",
+    "FastICAFactorizer": "factorizers.decompositions",
     "Head": "network",
     "History": "learning.history",
     "HolisticDirectionPairsTf": "extractors.holistic",
+    "KMeansFactorizer": "factorizers.decompositions",
     "LearningWarning": "learning.history",
+    "NMFFactorizer": "factorizers.nonnegative",
+    "NoLearningFactorizer": "factorizers.controls",
+    "PCAFactorizer": "factorizers.decompositions",
+    "RandomFactorizer": "factorizers.controls",
     "Recipe": "learning.recipe",
+    "SemiNMFFactorizer": "factorizers.nonnegative",
     "Stage": "learning.recipe",
+    "compare": "comparison",
     "count_skewed_sources": "learning.number_of_concepts",
     "learn_pairs": "learning.trainer",
     "plot_number_of_concepts": "plots.number_of_concepts",
@@ -49,18 +66,27 @@ _MODULES = {
 
 __all__ = [
     "ActivationShards",
+    "Comparison",
     "DirectionPairs",
     "DirectionPairsFactorizer",
     "DirectionPairsManagerTf",
     "DirectionPairsTf",
     "FactorizerCraftTf",
+    "FastICAFactorizer",
     "Head",
     "History",
     "HolisticDirectionPairsTf",
+    "KMeansFactorizer",
     "LearningWarning",
+    "NMFFactorizer",
+    "NoLearningFactorizer",
+    "PCAFactorizer",
+    "RandomFactorizer",
     "Recipe",
+    "SemiNMFFactorizer",
     "Stage",
     "__version__",
+    "compare",
     "count_skewed_sources",
     "learn_pairs",
     "plot_number_of_concepts",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 FORMATS = ("plain", "markdown", "csv", "latex", "html")
 
@@ -14,16 +17,26 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "μ": r"$\mu$", "²": r"$^2$", "±": r"$\pm$",
-    "–": "--", "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "–": "--", "−": "$-$", "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "[": "{[}", "]": "{]}",  # after \\ a bracket would be an argument
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: as it is printed, and whether it is the best of its column."""
+    """One figure: as it is printed, and whether it is the best of its column.
+
+    Attributes
+    ----------
+    text
+    best
+    numbers
+        What CSV holds: the figure, or the figure and the ends of its interval. Empty: the text.
+    """
 
     text: str
     best: bool = False
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,11 @@ class Table:
         As many cells each as there are headers.
     caption
         Notes below the table, a line each.
+
+    Raises
+    ------
+    ValueError
+        If a row has another number of cells.
     """
 
     headers: Sequence[str]
@@ -62,7 +80,8 @@ class Table:
         ----------
         format
             "plain" for a terminal (the best of a column between asterisks), "markdown", "csv"
-            (figures alone), "latex" (for booktabs) or "html".
+            (numbers in full; intervals in columns of their own; no marks, no notes), "latex" (for
+            booktabs; notes as comments) or "html".
 
         Raises
         ------
@@ -73,9 +92,16 @@ class Table:
             raise ValueError(f"format must be one of {FORMATS}, not {format!r}")
         return getattr(self, f"_as_{format}")()
 
+    def _texts(self, escaped: Callable[[str], str], best: str) -> list[list[str]]:
+        """Headers and rows, escaped; ``best`` is put around the best, with {} for the text."""
+        lines = [[escaped(_one_line(header)) for header in self.headers]]
+        for row in self.rows:
+            texts = [(escaped(_one_line(cell.text)), cell.best) for cell in row]
+            lines.append([best.replace("{}", text, 1) if good else text for text, good in texts])
+        return lines
+
     def _as_plain(self) -> str:
-        texts = [[f"*{c.text}*" if c.best else c.text for c in row] for row in self.rows]
-        lines = [list(self.headers), *texts]
+        lines = self._texts(str, "*{}*")
         widths = [max(len(line[k]) for line in lines) for k in range(len(self.headers))]
         padded = [
             "  ".join(
@@ -85,51 +111,68 @@ class Table:
             for line in lines
         ]
         rule = "  ".join("-" * width for width in widths)
-        return "\n".join([padded[0], rule, *padded[1:], *self.caption])
+        return "\n".join([padded[0], rule, *padded[1:], *map(_one_line, self.caption)])
 
     def _as_markdown(self) -> str:
-        def line(texts: Sequence[str]) -> str:
-            return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
-
-        rule = "|" + "---|" + "---:|" * (len(self.headers) - 1)
-        rows = [line([f"**{c.text}**" if c.best else c.text for c in row]) for row in self.rows]
-        notes = ["", *(f"{note}  " for note in self.caption)] if self.caption else []
-        return "\n".join([line(self.headers), rule, *rows, *notes])
+        lines = ["| " + " | ".join(texts) + " |" for texts in self._texts(_markdown, "**{}**")]
+        rule = "|---|" + "---:|" * (len(self.headers) - 1)
+        notes = [f"{_markdown(_one_line(note))}  " for note in self.caption]
+        return "\n".join([lines[0], rule, *lines[1:], *([""] if notes else []), *notes])
 
     def _as_csv(self) -> str:
+        sizes = [max([1, *(len(row[k].numbers) for row in self.rows)]) for k in self._columns]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.headers)
-        writer.writerows([cell.text for cell in row] for row in self.rows)
+        writer.writerow(
+            f"{self.headers[k]}{part}"
+            for k in self._columns
+            for part in ("", " (low)", " (high)")[: sizes[k]]
+        )
+        for row in self.rows:
+            fields: list[str] = []
+            for k in self._columns:
+                numbers = ["" if np.isnan(n) else repr(float(n)) for n in row[k].numbers]
+                texts = numbers or [row[k].text]
+                fields += texts + [""] * (sizes[k] - len(texts))
+            writer.writerow(fields)
         return out.getvalue().rstrip("\n")
 
+    @property
+    def _columns(self) -> range:
+        return range(len(self.headers))
+
     def _as_latex(self) -> str:
-        def escaped(text: str) -> str:
-            return "".join(_LATEX.get(character, character) for character in text)
-
-        def shown(cell: Cell) -> str:
-            return rf"\textbf{{{escaped(cell.text)}}}" if cell.best else escaped(cell.text)
-
+        first, *rest = (" & ".join(texts) + r" \\" for texts in self._texts(_latex, r"\textbf{{}}"))
         lines = [
             r"\begin{tabular}{l" + "r" * (len(self.headers) - 1) + "}",
             r"\toprule",
-            " & ".join(escaped(header) for header in self.headers) + r" \\",
+            first,
             r"\midrule",
-            *(" & ".join(shown(cell) for cell in row) + r" \\" for row in self.rows),
+            *rest,
             r"\bottomrule",
             r"\end{tabular}",
         ]
-        return "\n".join([*lines, *(f"% {note}" for note in self.caption)])
+        return "\n".join([*lines, *(f"% {_one_line(note)}" for note in self.caption)])
 
     def _as_html(self) -> str:
-        def row(tag: str, cells: Sequence[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+        def row(tag: str, texts: Sequence[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
 
-        def shown(cell: Cell) -> str:
-            text = html.escape(cell.text)
-            return f"<strong>{text}</strong>" if cell.best else text
-
-        head = row("th", [html.escape(header) for header in self.headers])
-        body = "\n".join(row("td", [shown(cell) for cell in cells]) for cells in self.rows)
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.caption)
+        first, *rest = self._texts(html.escape, "<strong>{}</strong>")
+        body = "\n".join(row("td", texts) for texts in rest)
+        notes = "".join(f"<p>{html.escape(_one_line(note))}</p>" for note in self.caption)
+        head = row("th", first)
         return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>{notes}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _markdown(text: str) -> str:
+    """Without what Markdown, or HTML within it, would take for markup."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))

@@ -31,6 +31,8 @@ class Metric:
         Table it belongs to: "curves", "all off", "reconstruction", …
     statistic : callable
         Makes one figure of the values per image; see `metrics.summary`.
+    decimals : int
+        Of the figure where it is printed.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Metric:
     description: str
     kind: str
     statistic: Statistic = mean
+    decimals: int = 3
 
     @property
     def arrow(self) -> str:
@@ -188,6 +191,7 @@ for _metric in (
         None,
         "‖D‖_F² / ‖D‖_2² of unit encoding directions, in [1, I]; Rudelson and Vershynin 2007",
         "dictionary",
+        decimals=1,
     ),
     Metric(
         "hoyer",
@@ -203,6 +207,7 @@ for _metric in (
         None,
         "Concepts that are on at a position, in [0, I]; method section 6",
         "dictionary",
+        decimals=1,
     ),
     Metric(
         "dead",
@@ -211,6 +216,7 @@ for _metric in (
         "Concepts whose part in the features is nowhere above 1e-3 of the strongest one's; method "
         "section 6",
         "dictionary",
+        decimals=1,
     ),
     Metric(
         "ood",
@@ -235,6 +241,17 @@ for _metric in (
         "Mean |cosine| of filters with the encoding directions of other concepts, in [0, 1]; "
         "method section 6",
         "dictionary",
+    ),
+    *(
+        Metric(
+            f"stability_{which}",
+            f"stability ({which})",
+            True,
+            f"Mean |cosine| of matched {which} directions of two seeds, over all pairs of seeds, "
+            "in [0, 1]; Fel et al. 2025",
+            "dictionary",
+        )
+        for which in ("encoding", "decoding")
     ),
 ):
     register(_metric)

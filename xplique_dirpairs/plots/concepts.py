@@ -119,7 +119,7 @@ def draw_crop_rows(
         ax = figure.add_axes(
             (label, bottom + 0.06 / height, 1.0 - label - 0.1 / width, lines / height)
         )
-        _draw_crop_sheet(ax, crops, columns, lines, colors[row])
+        draw_crop_sheet(ax, crops, columns, lines, colors[row])
         middle = bottom + 0.5 / len(concepts)
         figure.text(
             label - 0.12 / width,
@@ -134,7 +134,7 @@ def draw_crop_rows(
     return figure
 
 
-def _draw_crop_sheet(ax: Axes, crops: NDArray, columns: int, lines: int, color: Color) -> None:
+def draw_crop_sheet(ax: Axes, crops: NDArray, columns: int, lines: int, color: Color) -> None:
     """Crops side by side in a frame of the concept's colour, or a word that there are none."""
     if len(crops):
         ax.imshow(montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24)))
@@ -192,7 +192,7 @@ def draw_legend(
             width = min(border_width, crops.shape[1] // 4)
             draw_picture(ax, framed(crops[0], color, width))
         else:
-            _draw_crop_sheet(ax, crops, 1, 1, color)
+            draw_crop_sheet(ax, crops, 1, 1, color)
     return figure
 
 
@@ -271,7 +271,7 @@ def draw_image_concepts(
         cells = grid[place].subgridspec(rows, columns, hspace=0.08)
         for cell, i in enumerate(range(side * per_side, min(len(concepts), (side + 1) * per_side))):
             ax = figure.add_subplot(cells[cell // columns, cell % columns])
-            _draw_crop_sheet(ax, crops[i], 3, 2, colors[i])
+            draw_crop_sheet(ax, crops[i], 3, 2, colors[i])
             ax.set_anchor("C")
             ax.set_title(f"concept {concepts[i]}", color=colors[i], fontweight="bold", fontsize=11)
     margin = (height - 5.0) / 2

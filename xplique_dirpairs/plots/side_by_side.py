@@ -213,7 +213,7 @@ def plot_maps(
             scale = np.percentile(shown[shown > 0], 99) if (shown > 0).any() else 1.0
             for row, picture in enumerate(pictures):
                 ax = figure.add_subplot(grid[row, column])
-                _draw_lit(ax, picture, shown[row] / scale, view.colors[concept])
+                draw_lit(ax, picture, shown[row] / scale, view.colors[concept])
                 if row == 0:
                     ax.set_title(
                         f"concept {concept}", fontsize=10, fontweight="bold",
@@ -235,7 +235,7 @@ def plot_maps(
     return figure
 
 
-def _draw_lit(ax: Axes, picture: NDArray, shown: NDArray, color: Color) -> None:
+def draw_lit(ax: Axes, picture: NDArray, shown: NDArray, color: Color) -> None:
     """The picture, dark but where the concept is, with an outline in the concept's colour."""
     light = _enlarged(shown, picture.shape[:2])
     bright = np.sqrt(light)[..., None]
