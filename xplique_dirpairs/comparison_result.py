@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -313,7 +313,8 @@ class Comparison:
     def plot_maps(self, image: int, n: int = 5) -> Figure:
         """One of the images, with the n concepts of every extractor that count most for its class.
 
-        By leave-one-out contribution to the class's logit.
+        By leave-one-out contribution to the class's logit, which stands above each map with the
+        number of the concept. Maps whose coefficients are mostly negative are turned around.
 
         Parameters
         ----------
@@ -333,7 +334,9 @@ class Comparison:
             contributions = result.fidelity.contributions[image]
             chosen = np.argsort(-contributions, kind="stable")[:n]
             rows[name] = [ConceptMap(int(i), contributions[i], maps[..., i]) for i in chosen]
-        title = f"Image {image}: concepts that raise the logit of class {self.class_ids[image]}"
+        title = (
+            f"Image {image}: concepts, by their part in the logit of class {self.class_ids[image]}"
+        )
         return plot_extractor_maps(self._picture(image), rows, self._styles, title)
 
     def plot_aligned(self, a: str, b: str, n: int = 8, nb_crops: int = 5) -> Figure:
@@ -403,15 +406,15 @@ class Comparison:
             written.append(folder / name)
         if not self.results:
             return written
-        draw = {
+        draw: dict[str, Callable[[], Figure]] = {
             "fidelity": self.plot,
             "importances": self.plot_importances,
-            "maps": lambda: self.plot_maps(0),
+            "maps": partial(self.plot_maps, 0),
         }
         first, *others = [name for name in self.results if name not in CONTROLS] or [RANDOM]
         for other in others:
             stem = _unused(f"aligned_{_file_name(first)}_{_file_name(other)}", draw)
-            draw[stem] = lambda other=other: self.plot_aligned(first, other)
+            draw[stem] = partial(self.plot_aligned, first, other)
         for stem, make in draw.items():
             figure = make()
             for ending in ("png", "svg"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from xplique_dirpairs.activations import as_pixels
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 
 #: What concepts can be read of.
-Extractor = CraftTf | HolisticCraftTf | ConceptFactorizer
+Extractor: TypeAlias = CraftTf | HolisticCraftTf | ConceptFactorizer
 
 #: How far, relative to its size, decode(u) may be from u @ bank + constant.
 _AFFINE = 1e-3

@@ -6,15 +6,18 @@ only.
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from textwrap import fill
+from textwrap import wrap
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -25,7 +28,7 @@ from xplique_dirpairs.plots.side_by_side import ALIKE, draw_lit
 
 _GREYS = ((0.35, 0.35, 0.35), (0.6, 0.6, 0.6))
 _DASHES = ("--", ":")
-#: After so many colours, the next extractors have lines of another kind as well.
+#: Further colours are dark and less different: their lines are dashed, each in another way.
 _COLORS_ALONE = 7
 #: Bars further below are cut off there, and say their value.
 _LOWEST_BAR = -0.5
@@ -87,9 +90,9 @@ def extractor_styles(
     """Name → style, in the order given; controls are grey and take no colour."""
     own = [name for name in names if name not in controls]
     grey = [name for name in names if name in controls]
-    lines: tuple = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)))
+    dashes = ((0, (6, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))
     styles = {
-        name: ExtractorStyle(color, lines[k // _COLORS_ALONE % len(lines)])
+        name: ExtractorStyle(color, "-" if k < _COLORS_ALONE else dashes[k % len(dashes)])
         for k, (name, color) in enumerate(zip(own, concept_colors(len(own)), strict=True))
     }
     for k, name in enumerate(grey):
@@ -121,11 +124,13 @@ def plot_fidelity(
     """
     count = len(curves)
     low = 0.7 + 0.21 * count if bars else 0.0
-    figure = plt.figure(figsize=(12.5, 3.6 + low + 0.25 * ceil(count / 5)), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.06, h_pad=0.06)
-    rows = figure.subfigures(2 if bars else 1, 1, height_ratios=[3.6, low] if bars else None)
-    top, bottom = rows if bars else (rows, None)
-    axes = top.subplots(1, 3, sharey=True)
+    figure = plt.figure(
+        figsize=(12.5, 3.6 + low + 0.25 * ceil(count / 5)),
+        layout=ConstrainedLayoutEngine(hspace=0.06, h_pad=0.06),
+    )
+    heights = [3.6, low] if bars else [1.0]
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    axes = parts[0, 0].subplots(1, 3, sharey=True)
     for curve in curves:
         style = styles[curve.name]
         how = {"color": style.color, "linestyle": style.line, "linewidth": 1.8}
@@ -152,13 +157,16 @@ def plot_fidelity(
         axes[2].get_lines(), names, loc="outside lower center", ncols=min(count, 5), frameon=False,
         handlelength=3.0,
     )  # fmt: skip
-    if bottom is not None:
-        _draw_bars(bottom, bars, [curve.name for curve in curves], styles)
+    if bars:
+        _draw_bars(parts[1, 0], bars, [curve.name for curve in curves], styles)
     return figure
 
 
 def _draw_bars(
-    figure, bars: Mapping[str, NDArray], names: Sequence[str], styles: Mapping[str, ExtractorStyle]
+    figure: FigureBase,
+    bars: Mapping[str, NDArray],
+    names: Sequence[str],
+    styles: Mapping[str, ExtractorStyle],
 ) -> None:
     """A panel for each metric with a scale of its own, extractors one below the other."""
     axes = figure.subplots(1, len(bars), squeeze=False, sharey=True)[0]
@@ -182,7 +190,7 @@ def _draw_bars(
         ax.xaxis.set_major_locator(MaxNLocator(4))
         _dress(ax, title)
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(places, [_short(name) for name in names])
+    axes[0].set_yticks(places, [_short(name, 24, lines=1) for name in names])
     axes[0].set_ylim(len(names) - 0.4, -0.6)
 
 
@@ -269,7 +277,7 @@ def plot_extractor_maps(
         )  # fmt: skip
         for ax, found in zip(line[1:], concepts, strict=False):
             top = float(found.shown.max())
-            draw_lit(ax, picture, found.shown / top if top > 0 else found.shown, color)
+            draw_lit(ax, picture, found.shown / max(top, 1e-12), _bright(color))
             ax.set_axis_off()
             ax.set_title(
                 f"{found.concept}: {found.contribution:+.2f}", fontsize=9, pad=3, color=color
@@ -302,7 +310,7 @@ def plot_aligned_concepts(
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
         left=0.5 / width, right=1 - 0.5 / width, top=1 - 0.8 / height, bottom=0.05 / height,
-        wspace=1.5 / (0.85 * nb_crops), hspace=0.08,
+        wspace=1.2 / (0.85 * nb_crops), hspace=0.08,
     )  # fmt: skip
     figure.suptitle(
         "Concepts that are at the same places (r: correlation of their maps)",
@@ -330,12 +338,18 @@ def plot_aligned_concepts(
     return figure
 
 
-def _short(name: str, width: int = _NAME_WIDTH) -> str:
-    """A name in at most two lines, without markup."""
-    lines = fill(" ".join(name.split()), width).split("\n")
-    if len(lines) > 2:
-        lines = [lines[0], lines[1][: width - 1] + "…"]
-    return "\n".join(lines).replace("$", r"\$")
+def _short(name: str, width: int = _NAME_WIDTH, lines: int = 2) -> str:
+    """A name in at most so many lines, without markup."""
+    found = wrap(" ".join(name.split()), width)
+    if len(found) > lines:
+        found = [*found[: lines - 1], found[lines - 1][: width - 1] + "…"]
+    return "\n".join(found).replace("$", r"\$")
+
+
+def _bright(color: Color) -> Color:
+    """The colour, light enough for an outline on a darkened picture."""
+    hue, light, saturation = colorsys.rgb_to_hls(*color)
+    return colorsys.hls_to_rgb(hue, max(light, 0.65), saturation)
 
 
 def _dress(ax: Axes, title: str) -> None:
