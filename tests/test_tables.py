@@ -18,11 +18,19 @@ def table():
     return Table(
         ["extractor", "deletion ↓", "dead"],
         [
-            [Cell("CRAFT"), Cell("0.250 ± 0.010", True, (0.25, 0.24, 0.26)), Cell("2", False, (2,))],
-            [Cell(NASTY), Cell("0.500 ± 0.100 =", False, (0.5, 0.4, 0.6)), Cell("–", numbers=(np.nan,))],
+            [
+                Cell("CRAFT"),
+                Cell("0.250 ± 0.010", True, (0.25, 0.24, 0.26)),
+                Cell("2", numbers=(2.0,)),
+            ],
+            [
+                Cell(NASTY),
+                Cell("0.500 ± 0.100 =", False, (0.5, 0.4, 0.6)),
+                Cell("–", numbers=(np.nan,)),
+            ],
         ],
         ["a note"],
-    )  # fmt: skip
+    )
 
 
 class Cells(HTMLParser):

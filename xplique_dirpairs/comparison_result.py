@@ -217,7 +217,7 @@ class Comparison:
     # ---------------------------------------------------------------- for Xplique's plots
 
     def scores(self, metrics: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-        """Metric's name → extractor → figure, as ``xplique.plots.barplot`` takes them.
+        """Metric's name → extractor → figure, as ``xplique.plots.metrics.barplot`` takes them.
 
         Parameters
         ----------
@@ -244,7 +244,7 @@ class Comparison:
     def detailed_scores(self, curve: str = "deletion") -> dict[str, dict[int, float]]:
         """Extractor → number of concepts → mean probability, as ``fidelity_curves`` takes them.
 
-        That of ``xplique.plots``. ``curve``: "deletion" or "insertion".
+        That of ``xplique.plots.metrics``. ``curve``: "deletion" or "insertion".
         """
         if curve not in ("deletion", "insertion"):
             raise ValueError(f"curve must be 'deletion' or 'insertion', not {curve!r}")

@@ -124,7 +124,7 @@ def test_a_decoder_that_is_affine_only_with_all_concepts_on_is_refused(activatio
 
 def test_another_layer_and_what_is_no_extractor_are_refused(activations):
     fitted = DirectionPairsFactorizer.from_pairs(make_pairs(5, 2))
-    with pytest.raises(ValueError, match="layer of 5 channels, but .* give 8"):
+    with pytest.raises(ValueError, match=r"layer of 5 channels, but .* give 8"):
         reader_of(fitted, as_pixels(activations))
     with pytest.raises(TypeError, match="not dict"):
         reader_of({}, as_pixels(activations))

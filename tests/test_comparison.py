@@ -1,0 +1,708 @@
+"""`compare`: every extractor by the same measures, and none of them at the cost of another."""
+
+import csv
+import io
+import warnings
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import NETWORKS, fake_learn_pairs, make_pairs
+from sklearn.exceptions import ConvergenceWarning
+from xplique.concepts import CraftTf, HolisticCraftTf
+from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtractorBuilder
+from xplique.plots.metrics import barplot, fidelity_curves
+
+from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, RandomFactorizer, split_model
+from xplique_dirpairs import compare as exported
+from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.comparison import Comparison, ExtractorResult, average, compare
+from xplique_dirpairs.comparison_result import CONTROLS, NO_LEARNING, RANDOM
+from xplique_dirpairs.comparison_table import comparison_table, paired_difference
+from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.metrics.dictionary import (
+    dictionary_stability,
+    max_coherence,
+    oriented,
+    plausibility,
+)
+from xplique_dirpairs.metrics.fidelity import fidelity
+from xplique_dirpairs.metrics.importance import sobol_design, sobol_indices
+from xplique_dirpairs.metrics.manipulation import Reading, outcomes
+from xplique_dirpairs.metrics.registry import METRICS
+from xplique_dirpairs.network import Head
+
+pytestmark = pytest.mark.usefixtures("quick_learning")
+
+QUICK = {"importance_images": 2, "nb_design": 4, "verbose": 0}
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture
+def data(images):
+    """(images to measure on, images to fit on)."""
+    return images("conv_gap", 6, seed=1), images("conv_gap", 8, seed=2)
+
+
+@pytest.fixture
+def run(halves, data):
+    """``run(extractors, **options)`` → a comparison on the small network."""
+
+    def run(extractors, labels=LABELS, **options):
+        g, h = halves(options.pop("network", "conv_gap"))
+        options = {
+            "fit_images": data[1],
+            "input_to_latent_model": g,
+            "latent_to_logit_model": h,
+        } | options
+        return compare(extractors, options.pop("images", data[0]), labels, **QUICK | options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def shared(halves):
+    """One comparison for the tests that only look at it."""
+    from conftest import make_images
+
+    g, h = halves("conv_gap")
+    shape = NETWORKS["conv_gap"][1]
+    with pytest.MonkeyPatch.context() as patch:
+        module = "xplique_dirpairs.factorizers.direction_pairs"
+        patch.setattr(f"{module}.learn_pairs", fake_learn_pairs)
+        return compare(
+            {
+                "CRAFT": CraftTf(g, h, 3, patch_size=16),
+                "pairs": DirectionPairsTf(g, h, 4, patch_size=16, random_state=0, verbose=0),
+                "PCA": PCAFactorizer(3),
+            },
+            make_images(6, shape, 1),
+            LABELS,
+            fit_images=make_images(8, shape, 2),
+            **QUICK,
+        )
+
+
+def fitted(factorizer, halves, images):
+    factorizer.fit(as_pixels(compute_activations(halves("conv_gap")[0], images)))
+    return factorizer
+
+
+# ------------------------------------------------------------------ values
+
+
+def test_values_are_those_of_calling_the_metrics_directly(run, halves, data):
+    pca = fitted(PCAFactorizer(3), halves, data[1])
+    found = run({"PCA": pca}).results["PCA"]
+    g, h = halves("conv_gap")
+    head = Head(h)
+    x, x_fit = (compute_activations(g, images) for images in data)
+    u = pca.encode(as_pixels(x)).reshape(*x.shape[:-1], 3)
+    limits = min(x.min(), x_fit.min()), max(x.max(), x_fit.max())
+    reading = Reading(x, u, pca.bank_, head.logits, LABELS, limits)
+    rebuilt = pca.decode(as_pixels(u)).reshape(x.shape)  # the mean residual of PCA is zero
+    expected = fidelity(reading, reconstructions=rebuilt, labels=LABELS, random_state=0)
+    for key, values in expected.values.items():
+        np.testing.assert_allclose(found.values[key], values, atol=2e-4, err_msg=key)
+    directions = oriented(pca.bank_, as_pixels(u))
+    rows = head.class_rows
+    assert found.values["plausibility"] == pytest.approx(plausibility(directions, rows), abs=1e-5)
+    coherence = max_coherence(pca.bank_)
+    assert found.values["max_coherence"] == pytest.approx(coherence, abs=1e-6)
+    np.testing.assert_allclose(found.fidelity.deletion.areas, expected.deletion.areas, atol=1e-5)
+
+
+def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, halves, data):
+    pca = fitted(PCAFactorizer(3), halves, data[1])
+    found = run({"PCA": pca}, importance_images=1, nb_design=8).results["PCA"].importances
+    g, h = halves("conv_gap")
+    x = compute_activations(g, data[0])
+    u = pca.encode(as_pixels(x)).reshape(*x.shape[:-1], 3)
+    wide = (-100.0, 100.0)  # nothing is clipped here in either
+    reading = Reading(x[:1], u[:1], pca.bank_, Head(h).logits, LABELS[:1], wide)
+    masks = sobol_design(3, 8, 0)
+    expected = sobol_indices(outcomes(reading, masks).logits[0], masks)
+    np.testing.assert_allclose(found.total, expected.total, atol=0.02)
+    np.testing.assert_allclose(found.total_error, expected.total_error, atol=0.02)
+
+
+def test_craft_as_xplique_ships_it_is_a_row(shared):
+    found = shared.results["CRAFT"]
+    assert found.reader.decoding is None
+    assert "cross_talk" not in found.values and "cross_talk" in shared.results["pairs"].values
+    assert found.seconds.keys() == {"fit", "read", "measure"}
+    assert 0 < found.summaries["deletion"].value < 1
+
+
+def test_controls_are_always_there_last_and_of_the_commonest_size(shared, run, halves, data):
+    assert list(shared.results) == ["CRAFT", "pairs", "PCA", *CONTROLS]
+    assert len(shared.results[RANDOM].reader.bank) == 3
+    assert len(shared.results[NO_LEARNING].reader.bank) == 3
+    alone = run({"PCA": fitted(PCAFactorizer(2), halves, data[1])}, controls=False)
+    assert list(alone.results) == ["PCA"]
+
+
+def test_the_order_of_extractors_changes_nothing(run, halves, data):
+    extractors = {
+        "a": fitted(PCAFactorizer(3), halves, data[1]),
+        "b": fitted(RandomFactorizer(2, random_state=1), halves, data[1]),
+    }
+    one, other = run(extractors), run(dict(reversed(extractors.items())))
+    for name, result in one.results.items():
+        for key, values in result.values.items():
+            np.testing.assert_array_equal(values, other.results[name].values[key], err_msg=key)
+
+
+def test_the_mean_of_the_residual_counts_for_every_extractor(run, halves, data):
+    class Uncentred(PCAFactorizer):
+        """PCA that does not decode the mean, so that it lacks in its reconstructions."""
+
+        def decode(self, coefficients):
+            return super().decode(coefficients) - self.constant_
+
+    both = run(
+        {"with": fitted(PCAFactorizer(2), halves, data[1]),
+         "without": fitted(Uncentred(2), halves, data[1])}
+    )  # fmt: skip
+    ours, theirs = (both.results[name].values["activation_r2"] for name in ("with", "without"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_extractors_of_every_kind_and_pairs_themselves_can_be_compared(run, halves, data, images):
+    keras.utils.set_random_seed(0)
+    maker, shape, layer = NETWORKS["conv_gap"]
+    model = maker(shape)  # the same weights as those of the halves
+    index = [candidate.name for candidate in model.layers].index(layer)
+    latent = LayeredModelExtractorBuilder.build(model, index, batch_size=4)
+    pairs = make_pairs(8, 3)
+    found = run(
+        {
+            "pairs": pairs,
+            "factorizer": DirectionPairsFactorizer.from_pairs(pairs),
+            "given": DirectionPairsTf(*halves("conv_gap"), pairs=pairs, patch_size=16),
+            "holistic": HolisticCraftTf(latent, 3),
+            "to fit": KMeansFactorizer(3, random_state=0),
+        },
+        controls=False,
+    )
+    assert not found.errors and len(found.results) == 5
+    areas = [found.results[name].values["deletion"] for name in ("pairs", "factorizer", "given")]
+    np.testing.assert_array_equal(areas[0], areas[1])
+    np.testing.assert_array_equal(areas[0], areas[2])
+
+
+def test_uint8_images_one_image_and_labels_in_one_hot_rows(run, data, halves):
+    pictures = (255 * data[0]).astype(np.uint8)
+    extractors = {"PCA": fitted(PCAFactorizer(2), halves, 255 * data[1])}
+    options = {"fit_images": (255 * data[1]).astype(np.uint8), "images": pictures}
+    by_index = run(extractors, **options)
+    one_hot = run(extractors, np.eye(3)[LABELS].tolist(), **options)
+    assert by_index.images.dtype == np.uint8
+    assert by_index.images.shape == pictures.shape
+    for key, values in by_index.results["PCA"].values.items():
+        np.testing.assert_array_equal(values, one_hot.results["PCA"].values[key])
+    single = run(extractors, [1], **options | {"images": pictures[0]})
+    assert single.results["PCA"].values["deletion"].shape == (1,)
+    assert "PCA" in str(single)
+
+
+def test_without_labels_the_predicted_class_counts_and_completeness_is_missing(run, halves, data):
+    found = run({"PCA": fitted(PCAFactorizer(2), halves, data[1])}, labels=None)
+    g, h = halves("conv_gap")
+    predicted = Head(h).logits(compute_activations(g, data[0])).argmax(axis=1)
+    np.testing.assert_array_equal(found.class_ids, predicted)
+    assert "completeness" not in found.results["PCA"].values
+    assert "completeness" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "outputs, labels, class_ids",
+    [
+        (1, [0, 1, 1, 0, 1, 0], [0] * 6),
+        (2, [[0, 1], [1, 0], [1, 0], [0, 1], [1, 0], [0, 1]], [1, 0, 0, 1, 0, 1]),
+    ],
+)
+def test_independent_outputs_are_compared_too(data, outputs, labels, class_ids):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(6, 3, 4, activation="relu", bias_initializer="ones", name="f")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(outputs, activation="sigmoid")(x))
+    g, h = split_model(model, "f")
+    h = keras.Model(h.input, keras.layers.Activation("sigmoid")(h.output))
+    found = compare(
+        {"PCA": PCAFactorizer(2)}, data[0], labels, fit_images=data[1],
+        input_to_latent_model=g, latent_to_logit_model=h, controls=False, **QUICK,
+    )  # fmt: skip
+    assert not found.errors
+    np.testing.assert_array_equal(found.class_ids, class_ids)
+    assert found.results["PCA"].values["completeness"].shape == (6, 2)
+
+
+@pytest.mark.parametrize("network", ["tokens", "class_token", "vectors", "conv_flatten", "gelu"])
+def test_layers_of_any_shape_are_compared_and_drawn(run, images, network):
+    found = run(
+        {"PCA": PCAFactorizer(2), "pairs": DirectionPairsFactorizer(3, random_state=0)},
+        network=network, images=images(network, 6, 1), fit_images=images(network, 8, 2),
+    )  # fmt: skip
+    assert not found.errors and len(found.results) == 4
+    for figure in (found.plot(), found.plot_maps(1, n=2), found.plot_aligned("PCA", "pairs")):
+        figure.canvas.draw()
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+class Broken(PCAFactorizer):
+    def encode(self, activations):
+        raise RuntimeError("it\nbroke <b>")
+
+
+class Interrupted(PCAFactorizer):
+    def fit(self, activations):
+        raise KeyboardInterrupt
+
+
+def test_an_extractor_that_fails_does_not_lose_the_others(run, caplog):
+    found = run({"broken": Broken(2), "PCA": PCAFactorizer(2)})
+    assert list(found.results) == ["PCA", *CONTROLS]
+    assert found.errors == {"broken": "RuntimeError: it\nbroke <b>"}
+    assert "broken has no result" in caplog.text
+    assert "broken has no result: RuntimeError: it broke <b>" in str(found)
+    assert "<b>" not in found._repr_html_()
+
+
+def test_where_all_fail_there_is_still_a_table_and_figures_say_why(run, tmp_path):
+    found = run({"broken": Broken(2)}, controls=False)
+    assert "broken has no result" in str(found) and "broken" in found._repr_html_()
+    for draw in (found.plot, found.plot_importances, lambda: found.plot_maps(0)):
+        with pytest.raises(ValueError, match=r"no extractor has a result.*broke"):
+            draw()
+    assert [path.name for path in found.save_report(tmp_path)] == ["table.md", "table.csv"]
+
+
+def test_an_interrupt_keeps_what_is_measured(run):
+    found = run({"a": PCAFactorizer(2), "b": Interrupted(2), "c": PCAFactorizer(2)})
+    assert found.interrupted and list(found.results) == ["a"] and not found.errors
+    assert "interrupted: later extractors are missing" in str(found)
+
+
+def test_pairs_whose_fit_was_interrupted_are_not_measured_half_learned(run, monkeypatch):
+    import dataclasses
+
+    def interrupted(*args, **options):
+        pairs, history = fake_learn_pairs(*args, **options)
+        return pairs, dataclasses.replace(history, interrupted=True)
+
+    module = "xplique_dirpairs.factorizers.direction_pairs"
+    monkeypatch.setattr(f"{module}.learn_pairs", interrupted)
+    found = run({"a": PCAFactorizer(2), "b": DirectionPairsFactorizer(2)})
+    assert found.interrupted and list(found.results) == ["a"]
+
+
+def test_what_fits_warn_of_stands_under_the_table_and_other_warnings_are_passed_on(run):
+    class Slow(PCAFactorizer):
+        def fit(self, activations):
+            warnings.warn("not there yet", ConvergenceWarning, stacklevel=1)
+            warnings.warn("something else", UserWarning, stacklevel=1)
+            return super().fit(activations)
+
+    with pytest.warns(UserWarning, match="something else") as seen:
+        found = run({"slow": Slow(2)}, controls=False)
+    assert not any(issubclass(warning.category, ConvergenceWarning) for warning in seen)
+    assert found.results["slow"].remarks == ("not there yet",)
+    assert str(found).endswith("slow: not there yet")
+
+
+def test_a_fit_that_was_cut_short_before_is_flagged(run, halves, data):
+    craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
+    craft.fit(data[1])
+    craft.factorization.reducer.n_iter_ = craft.factorization.reducer.max_iter
+    found = run({"CRAFT": craft}, controls=False)
+    assert found.results["CRAFT"].remarks == ("its fit was cut short after 200 iterations",)
+
+
+def test_extractors_of_another_layer_are_one_clear_error(run, halves, data):
+    extractors = {
+        "right": PCAFactorizer(2),
+        "pairs elsewhere": make_pairs(5, 2),
+        "craft elsewhere": CraftTf(*halves("vectors"), 2),
+    }
+    message = r"layer .*\(8 x 8 x 8\), but 'pairs elsewhere' \(5 channels\), 'craft elsewhere' \(10"
+    with pytest.raises(ValueError, match=message):
+        run(extractors)
+
+
+def test_the_same_layer_cut_twice_is_the_same_layer_and_another_network_is_not(run, data):
+    maker, shape, layer = NETWORKS["conv_gap"]
+    keras.utils.set_random_seed(0)
+    same = split_model(maker(shape), layer)
+    keras.utils.set_random_seed(1)
+    other = split_model(maker(shape), layer)
+    found = run({"same": DirectionPairsTf(*same, 2, verbose=0)}, controls=False)
+    assert list(found.results) == ["same"]
+    with pytest.raises(ValueError, match=r"'other' .* is of another one"):
+        run({"other": DirectionPairsTf(*other, 2, verbose=0)})
+
+
+@pytest.mark.parametrize(
+    "extractors, error, message",
+    [
+        ({}, ValueError, "no extractors"),
+        ([PCAFactorizer(2)], TypeError, "must be a dictionary"),
+        ({3: PCAFactorizer(2)}, TypeError, "names of extractors"),
+        ({" ": PCAFactorizer(2)}, TypeError, "names of extractors"),
+        ({RANDOM: PCAFactorizer(2)}, ValueError, "name of a control"),
+        ({"a": "CRAFT"}, TypeError, "'a' must be a CraftTf.*not str"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(run, extractors, error, message):
+    with pytest.raises(error, match=message):
+        run(extractors)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0, 1], "labels must be class indices"),
+        ([0.0, 1, 2, 0, 1, 2], "labels must be class indices.*float64"),
+        ([0, 1, 2, 3, 0, 0], "classes 0 … 2"),
+        ([0, 1, -1, 0, 0, 0], "classes 0 … 2"),
+        (np.ones((6, 3)), "a single 1 each"),
+        (np.full((6, 3), 0.3), "rows of 0 and 1"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(run, labels, message):
+    with pytest.raises(ValueError, match=message):
+        run({"a": PCAFactorizer(2)}, labels)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"fit_images": None}, "'a' are not fitted"),
+        ({"latent_to_logit_model": None}, "both halves"),
+        ({"input_to_latent_model": None, "latent_to_logit_model": None}, "knows the network"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"nb_design": 1}, "nb_design must be"),
+        ({"importance_images": 0.5}, "importance_images must be"),
+        ({"images": np.zeros((0, 32, 32, 3))}, "no images"),
+        ({"images": np.zeros((2, 16, 16, 3))}, "images have shape"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(run, options, message):
+    with pytest.raises(ValueError, match=message):
+        run({"a": PCAFactorizer(2)}, **options)
+
+
+def test_halves_of_two_networks_do_not_fit(run, halves):
+    with pytest.raises(ValueError, match="takes activations of shape"):
+        run({"a": PCAFactorizer(2)}, latent_to_logit_model=halves("vectors")[1])
+
+
+def test_the_controls_are_fitted_on_the_images_of_the_extractors_own_fit(run, halves, data):
+    def craft(images):
+        made = DirectionPairsTf(*halves("conv_gap"), 2, patch_size=16, random_state=0, verbose=0)
+        made.fit(images)
+        return made
+
+    a, b, c = craft(data[1]), craft(data[1]), craft(data[0])
+    given = run({"a": a, "b": b})
+    found = run({"a": a, "b": b}, fit_images=None)
+    for name in CONTROLS:
+        ours, theirs = (r.results[name].values["deletion"] for r in (given, found))
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="fitted on different images: give fit_images"):
+        run({"a": a, "c": c}, fit_images=None)
+    with pytest.raises(ValueError, match="none are known: give fit_images"):
+        run({"a": a.factorizer}, fit_images=None)
+    assert list(run({"a": a, "c": c}, fit_images=None, controls=False).results) == ["a", "c"]
+
+
+def test_xpliques_own_factorizers_say_how_many_concepts_they_have(run, halves, data):
+    from xplique.concepts.tf.factorizer import TfSklearnNMFFactorizer
+
+    found = run({"NMF": TfSklearnNMFFactorizer(n_components=3, max_iter=2000)})
+    assert not found.errors
+    assert len(found.results["NMF"].reader.bank) == len(found.results[RANDOM].reader.bank) == 3
+
+
+def test_a_factorizer_for_positive_features_fails_alone_where_they_are_negative(run, images):
+    class Positive(PCAFactorizer):
+        requires_positive_activations = True
+
+    found = run(
+        {"positive": Positive(2), "PCA": PCAFactorizer(2)},
+        network="gelu", images=images("gelu", 6, 1), fit_images=images("gelu", 8, 2),
+    )  # fmt: skip
+    assert "Positive needs activations that are nowhere negative" in found.errors["positive"]
+    assert "PCA" in found.results
+
+
+def test_progress_is_a_line_for_each_extractor_and_none_in_silence(run, capsys):
+    run({"a": PCAFactorizer(2), "broken": Broken(2)}, verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("[1/4] a: fit ") and lines[0].endswith(" s")
+    assert lines[1] == "[2/4] broken: failed"
+    run({"a": PCAFactorizer(2)})
+    assert capsys.readouterr().out == ""
+
+
+def test_compare_is_what_the_package_exports():
+    assert exported is compare
+
+
+# ------------------------------------------------------------------ tables
+
+
+def fake(name, **values):
+    values = {key: np.asarray(value, float) for key, value in values.items()}
+    return ExtractorResult(name, None, None, values, None, None, {})
+
+
+def column(results, key):
+    table = comparison_table({r.name: r for r in results}, [METRICS[key]], None)
+    return {row[0].text: row[1] for row in table.rows}
+
+
+def test_best_respects_the_direction_of_a_metric(rng):
+    a, b = rng.uniform(0.0, 0.1, 20), rng.uniform(0.8, 0.9, 20)
+    one, other = fake("a", deletion=a, insertion=a), fake("b", deletion=b, insertion=b)
+    assert [cell.best for cell in column([one, other], "deletion").values()] == [True, False]
+    assert [cell.best for cell in column([one, other], "insertion").values()] == [False, True]
+    off = fake("a", all_off_norm=a), fake("b", all_off_norm=b)
+    assert not any(cell.best for cell in column(off, "all_off_norm").values())
+
+
+def test_what_is_printed_alike_is_best_alike():
+    found = column([fake("a", dead=0), fake("b", dead=0.0), fake("c", dead=1)], "dead")
+    assert [cell.best for cell in found.values()] == [True, True, False]
+    assert [cell.text for cell in found.values()] == ["0.0", "0.0", "1.0"]
+
+
+def test_ties_are_those_of_the_paired_difference_not_of_the_intervals(rng):
+    level = rng.uniform(0.0, 1.0, 40)  # images differ a lot, extractors on each of them little
+    noise = rng.normal(0.0, 1e-3, 40)
+    rows = [
+        fake("best", deletion=level),
+        fake("worse on each", deletion=level + 0.02 + noise),
+        fake("the same on average", deletion=level + 0.002 + 0.05 * rng.normal(size=40)),
+    ]
+    found = column(rows, "deletion")
+    assert "=" not in found["worse on each"].text
+    low, high = found["best"].numbers[1:]
+    assert low < rows[1].summaries["deletion"].value < high  # the intervals themselves overlap
+    tied = found["the same on average"]
+    assert tied.text.endswith(" =") or tied.best
+
+
+def test_ratios_are_compared_in_pairs_too(rng):
+    size = rng.uniform(1.0, 9.0, 30)
+    a, b = (np.stack([share * size, size], axis=1) for share in (0.5, 0.6))
+    difference = paired_difference(METRICS["logit_r2"], a, b)
+    np.testing.assert_allclose(difference[:3], -0.1, atol=1e-9)
+
+
+def test_undefined_figures_are_dashes_and_never_best():
+    found = column(
+        [fake("a", plausibility=np.nan), fake("b", plausibility=0.1), fake("c", dead=1)],
+        "plausibility",
+    )
+    assert [cell.text for cell in found.values()] == ["–", "0.100", "–"]
+    assert [cell.best for cell in found.values()] == [False, True, False]
+
+
+def test_tables_of_one_kind_hold_its_metrics(shared):
+    for kind in ("curves", "all off", "reconstruction", "dictionary"):
+        headers = shared.table(kind).headers[1:]
+        names = [f"{m.name} {m.arrow}".rstrip() for m in METRICS.values() if m.kind == kind]
+        assert list(headers) == [name for name in names if "stability" not in name]
+        assert len(shared.table(kind).rows) == 5
+    with pytest.raises(ValueError, match="kind must be one of"):
+        shared.table("weather")
+
+
+def test_the_csv_of_a_comparison_holds_its_figures(shared):
+    rows = list(csv.DictReader(io.StringIO(shared.table().formatted("csv"))))
+    assert [row["extractor"] for row in rows] == list(shared.results)
+    for row, result in zip(rows, shared.results.values(), strict=True):
+        figure = result.summaries["deletion"]
+        got = [float(row[f"deletion ↓{part}"]) for part in ("", " (low)", " (high)")]
+        assert got == list(figure[:3])
+        assert float(row["L0"]) == result.summaries["l0"].value
+
+
+def test_is_tied_with_itself_and_symmetric(shared):
+    assert shared.is_tied("deletion", "PCA", "PCA")
+    assert shared.is_tied("max_coherence", "PCA", "PCA")
+    for key in ("insertion", "logit_r2", "max_coherence"):
+        assert shared.is_tied(key, "PCA", "CRAFT") == shared.is_tied(key, "CRAFT", "PCA")
+
+
+# ------------------------------------------------------------------ several seeds
+
+
+@pytest.fixture
+def seeds(run):
+    return [
+        run({"PCA": PCAFactorizer(2), "random": RandomFactorizer(3, random_state=seed)},
+            random_state=seed)
+        for seed in range(3)
+    ]  # fmt: skip
+
+
+def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
+    found = average(seeds)
+    assert list(found.results) == ["PCA", "random", *CONTROLS]
+    for key in ("deletion", "logit_r2", "l0"):
+        expected = np.mean([seed.results["random"].values[key] for seed in seeds], axis=0)
+        np.testing.assert_allclose(found.results["random"].values[key], expected)
+    figures = [seed.results["random"].summaries["deletion"].value for seed in seeds]
+    assert found.seed_spread("deletion")["random"] == pytest.approx(np.std(figures, ddof=1))
+    assert found.seed_spread("deletion")["PCA"] == pytest.approx(0.0, abs=1e-9)
+    assert np.isnan(seeds[0].seed_spread("deletion")["PCA"])
+    with pytest.raises(ValueError, match="no metrics"):
+        found.seed_spread("warmth")
+
+
+def test_stability_is_the_mean_over_all_pairs_of_seeds(seeds):
+    found = average(seeds)
+    banks = [seed.results["random"].reader.encoding for seed in seeds]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    expected = np.mean([dictionary_stability(banks[i], banks[j]) for i, j in pairs])
+    assert found.results["random"].values["stability_encoding"] == pytest.approx(expected)
+    assert found.results["PCA"].values["stability_encoding"] == pytest.approx(1.0)
+    assert found.results["PCA"].values["stability_decoding"] == pytest.approx(1.0)
+    headers = found.table("dictionary").headers
+    assert headers[-2:] == ["stability (encoding) ↑", "stability (decoding) ↑"]
+    assert "stability" not in str(seeds[0])
+
+
+def test_deletion_by_change_of_an_average_is_the_mean_over_seeds(seeds):
+    found, changes = average(seeds), [0.0, 0.05, 0.1]
+    expected = np.mean([s.results["random"].deletion_at(changes) for s in seeds], axis=0)
+    np.testing.assert_allclose(found.results["random"].deletion_at(changes), expected)
+    curve = found.detailed_scores("insertion")["random"]
+    means = [np.mean([s.detailed_scores("insertion")["random"][n] for s in seeds]) for n in curve]
+    np.testing.assert_allclose(list(curve.values()), means)
+    figures = (
+        found.plot(),
+        found.plot_importances(),
+        found.plot_maps(0),
+        found.plot_aligned("PCA", "random"),
+    )
+    assert all(isinstance(figure, plt.Figure) for figure in figures)
+
+
+def test_an_extractor_that_failed_with_one_seed_is_missing_in_the_average(seeds):
+    first = seeds[0]
+    lost = Comparison(
+        {name: r for name, r in first.results.items() if name != "PCA"},
+        {"PCA": "ValueError: no"}, first.images, first.class_ids,
+    )  # fmt: skip
+    found = average([lost, *seeds[1:]])
+    assert list(found.results) == ["random", *CONTROLS]
+    assert found.errors == {"PCA": "missing in 1 of 3: ValueError: no"}
+
+
+def test_averages_of_what_does_not_belong_together_are_refused(seeds, run, images):
+    with pytest.raises(ValueError, match="two comparisons at least"):
+        average(seeds[:1])
+    other = run({"PCA": PCAFactorizer(2)}, images=images("conv_gap", 6, 9))
+    with pytest.raises(ValueError, match="same images and classes"):
+        average([seeds[0], other])
+    larger = run({"PCA": PCAFactorizer(3)}, controls=False)
+    with pytest.raises(ValueError, match="'PCA' has 2 and 3 concepts"):
+        average([seeds[0], larger])
+
+
+# ------------------------------------------------------------------ curves and pictures
+
+
+def test_deletion_at_a_change_is_what_p_at_is(shared):
+    result = shared.results["pairs"]
+    at = result.deletion_at([0.0, 0.1, 0.3])
+    assert at[0] == pytest.approx(result.fidelity.deletion.probabilities[:, 0].mean())
+    assert at[1] == pytest.approx(result.values["p_at_0.1"].mean())
+    assert at[2] == pytest.approx(result.values["p_at_0.3"].mean())
+
+
+def test_xpliques_own_plots_take_the_scores(shared, tmp_path):
+    scores = shared.scores()
+    assert "deletion" in scores and "cross-talk" not in scores  # which CRAFT has not
+    assert all(list(of) == list(shared.results) for of in scores.values())
+    barplot(scores, methods_colors=shared.colors, filepath=tmp_path / "bars.png")
+    barplot(shared.scores(["deletion", "kl"]), "deletion", filepath=tmp_path / "two.png")
+    for curve in ("deletion", "insertion"):
+        detailed = shared.detailed_scores(curve)
+        fidelity_curves(detailed, methods_colors=shared.colors, filepath=tmp_path / "c.png")
+    assert list(detailed["pairs"]) == [0, 1, 2, 3, 4]
+    ends = shared.results["pairs"].fidelity.insertion.probabilities.mean(axis=0)[[0, -1]]
+    np.testing.assert_allclose([detailed["pairs"][0], detailed["pairs"][4]], ends)
+    with pytest.raises(ValueError, match="curve must be"):
+        shared.detailed_scores("both")
+    with pytest.raises(ValueError, match="no metrics"):
+        shared.scores(["warmth"])
+
+
+def test_maps_show_the_concepts_that_count_most_for_the_image(shared):
+    figure = shared.plot_maps(2, n=2)
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    for row, result in enumerate(shared.results.values()):
+        contributions = result.fidelity.contributions[2]
+        best = np.argsort(-contributions)[:2]
+        assert titles[2 * row : 2 * row + 2] == [f"{i}: {contributions[i]:+.2f}" for i in best]
+    for image in (6, -1, 1.5):
+        with pytest.raises(ValueError, match="image must be"):
+            shared.plot_maps(image)
+
+
+def test_an_extractor_aligned_with_its_mirror_image_is_found_again(run, halves, data):
+    class Mirrored(PCAFactorizer):
+        """The same components in another order, with the signs turned."""
+
+        def _learn(self, x):
+            bank, constant = super()._learn(x)
+            self.filters_ = -self.filters_[::-1]
+            return -bank[::-1], constant
+
+    found = run({"a": PCAFactorizer(3), "b": Mirrored(3), "c": PCAFactorizer(2)})
+    figure = found.plot_aligned("a", "b")
+    texts = [text.get_text() for text in figure.texts]
+    assert texts.count("r = 1.00") == 3
+    numbers = [ax.texts[0].get_text() for ax in figure.axes]
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    assert all(int(ours) + int(theirs) == 2 for ours, theirs in pairs)
+    for names in (("a", "c"), ("c", "a")):  # of unequal numbers, the smaller is found in the larger
+        figure = found.plot_aligned(*names)
+        assert [text.get_text() for text in figure.texts].count("r = 1.00") == 2
+        assert all(ax.texts[0].get_text() in "01" for ax in figure.axes)
+    with pytest.raises(KeyError, match="no result of 'd'"):
+        found.plot_aligned("a", "d")
+
+
+def test_a_report_is_a_folder_of_tables_and_figures_with_safe_names(shared, tmp_path):
+    results = {
+        "A/B: ../<script>": shared.results["CRAFT"],
+        "PCA": shared.results["PCA"],
+        "pca!": shared.results["pairs"],
+        RANDOM: shared.results[RANDOM],
+    }
+    renamed = Comparison(results, {"x": "TypeError: y"}, shared.images, shared.class_ids)
+    paths = renamed.save_report(tmp_path / "new" / "report")
+    assert {path.parent for path in paths} == {tmp_path / "new" / "report"}
+    stems = [
+        "fidelity",
+        "importances",
+        "maps",
+        "aligned_a-b-script_pca",
+        "aligned_a-b-script_pca_2",
+    ]
+    figures = [f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")]
+    assert [path.name for path in paths] == ["table.md", "table.csv", *figures]
+    assert all(path.stat().st_size > 100 for path in paths)
+    assert "<script>" not in (paths[0]).read_text(encoding="utf-8")
+    assert not plt.get_fignums()
