@@ -254,7 +254,7 @@ def plot_extractor_maps(
     columns = max(len(concepts) for concepts in rows.values())
     size = 1.45
     height = size * picture.shape[0] / picture.shape[1] + 0.3
-    label = 1.5
+    label = 1.75
     figure, axes = plt.subplots(
         len(rows), columns + 1,
         figsize=(label + size * (columns + 1), height * len(rows) + 0.45),
