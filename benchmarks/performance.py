@@ -126,7 +126,9 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
     if passes:
         stages = [dataclasses.replace(s, steps_per_epoch=None, epochs=4) for s in recipe.stages]
         recipe = dataclasses.replace(recipe, stages=tuple(stages))
-    per_epoch = -(-positions // recipe.batch) if passes else recipe.stages[0].steps_per_epoch
+    per_epoch = (
+        -(-positions // recipe.batch_for(concepts)) if passes else recipe.stages[0].steps_per_epoch
+    )
     with tempfile.TemporaryDirectory() as folder:
         if shards:
             activations = ActivationShards.write(folder, activations_of(positions, directions))
@@ -142,7 +144,9 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
     in_epochs = sum(len(times) * np.diff(times, axis=0).mean(axis=0) for times in ends)
     epochs = sum(map(len, ends))
     rate = matrix_rate()
-    flops = products(positions, channels, concepts, epochs * per_epoch, shards, recipe.batch)
+    flops = products(
+        positions, channels, concepts, epochs * per_epoch, shards, recipe.batch_for(concepts)
+    )
     cosines = np.abs(pairs.signals @ directions[0].T).max(axis=0)
     values = (
         *seconds.round(1).tolist(),

@@ -46,11 +46,13 @@ class Detectors:
     """R restarts of I detectors in raw features: filters (R, I, D), biases (R, I) about the mean.
 
     ``biases`` belong to centred features: y = σ(wᵀ(x − E[x]) − b). ``signals`` (R, I, D) or None.
+    ``sharpest`` (R, I) limits a scheduled 1/M; None: no limit.
     """
 
     filters: NDArray
     biases: NDArray
     signals: NDArray | None = None
+    sharpest: NDArray | None = None
 
     def keep(self, restarts: NDArray) -> Detectors:
         """Only the given restarts."""
@@ -111,6 +113,9 @@ class Objective(DistributedModel):
                 f"{sorted(stage.weights)}"
             )
         self._seed = keras.random.SeedGenerator(seed)
+        self._sharpest = None
+        if start.sharpest is not None:
+            self._sharpest = tf.constant(start.sharpest, tf.float32)
         self._forward = tf.constant(coordinates.forward, tf.float32)
         self._backward = tf.constant(coordinates.backward, tf.float32)
         self._mean = tf.constant(coordinates.mean, tf.float32)
@@ -189,7 +194,10 @@ class Objective(DistributedModel):
             return tf.exp(tf.convert_to_tensor(self.log_margins))
         first, last = self._stage.sharpness or (1.0, 1.0)
         done = tf.minimum(tf.convert_to_tensor(self._step) / (_RISE * self._steps), 1.0)
-        return (1.0 / (first * (last / first) ** done))[None, None]
+        sharpness = (first * (last / first) ** done)[None, None]
+        return 1.0 / (
+            sharpness if self._sharpest is None else tf.minimum(sharpness, self._sharpest)
+        )
 
     def _signals(self, x, logits, directions, margins) -> tf.Tensor:
         """Signal vectors in coordinates, (R, I, A), of any length."""

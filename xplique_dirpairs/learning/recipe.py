@@ -156,8 +156,9 @@ class Recipe:
         little, of which the worse half ends with every stage.
     gamma
         Exponent of the activity E_p[y^γ].
-    batch
-        Positions a step sees; all of them where there are at most twice as many.
+    batch, batch_per_concept
+        Positions a step sees, the larger of ``batch`` and I times ``batch_per_concept``; all of
+        them where there are at most twice as many.
     maps
         Feature maps a step passes through a head that does not begin with a pooling.
     network_every
@@ -177,6 +178,7 @@ class Recipe:
     restarts: int | None = None
     gamma: float = 1.1
     batch: int = 4096
+    batch_per_concept: int = 1
     maps: int = 4
     network_every: int = 5
     otherwise: Recipe | None = None
@@ -189,12 +191,16 @@ class Recipe:
         if len(set(names)) != len(names):
             raise ValueError(f"stages need names of their own, not {names}")
         _check_choice("start", self.start, ("skewness", "consensus", "random"))
-        for name in ("restarts", "batch", "maps", "network_every"):
+        for name in ("restarts", "batch", "batch_per_concept", "maps", "network_every"):
             if getattr(self, name) is not None or name != "restarts":
                 _check_whole(name, getattr(self, name))
         _check_positive("gamma", self.gamma)
         if not isinstance(self.otherwise, (Recipe, type(None))):
             raise ValueError(f"otherwise must be a Recipe or None, not {self.otherwise!r}")
+
+    def batch_for(self, concepts: int) -> int:
+        """Positions a step sees."""
+        return max(self.batch, self.batch_per_concept * concepts)
 
     @property
     def estimator(self) -> str:
@@ -271,6 +277,7 @@ SOFT = Recipe(
 #: Sharp detectors, started from a skewness ICA, where the signal-distractor model holds; else soft.
 DEFAULT = Recipe(
     "default",
+    batch_per_concept=64,
     stages=(
         Stage(
             "a",

@@ -98,8 +98,9 @@ def fit_stage(
     """
     first_epoch = 0 if resumed is None else resumed.data["epoch"]
     positions = len(features)
-    full_batch = positions <= 2 * recipe.batch
-    passes = 1 if full_batch else math.ceil(positions / recipe.batch)
+    size = recipe.batch_for(start.filters.shape[1])
+    full_batch = positions <= 2 * size
+    passes = 1 if full_batch else math.ceil(positions / size)
     per_epoch = stage.steps_per_epoch or passes
     model = Objective(
         stage,
@@ -125,9 +126,7 @@ def fit_stage(
         callbacks.append(EpochState(list(callbacks), save, resumed))
     cut_short, interrupted = None, False
     if resumed is None or not resumed.data["stopped"]:
-        batches = _batches(
-            model, made, features, head, recipe, None if full_batch else recipe.batch, seed
-        )
+        batches = _batches(model, made, features, head, recipe, None if full_batch else size, seed)
         try:
             with quiet():
                 model.fit(
