@@ -1,5 +1,7 @@
 """The objective of a stage against a second writing on raw features and raw detectors."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -263,3 +265,16 @@ def test_a_minibatch_renews_a_tenth_of_the_running_activity_and_has_its_own_grad
     model._step.assign(1.0)
     found = model.losses_of(other)["ic"]
     np.testing.assert_allclose(found, 0.9 * first + 0.1 * second, rtol=1e-4)
+
+
+def test_a_limit_of_sharpness_is_kept_for_each_concept(activations, start):
+    limits = np.full(start.biases.shape, 1000.0)
+    limits[0, 1] = 10.0
+    stage = Stage("a", {"s": 1.0}, sharpness=(4.0, 64.0))
+    limited = dataclasses.replace(start, sharpest=limits)
+    model, _ = objective(activations, limited, stage=stage, steps=100)
+    for step, others in ((0, 4.0), (100, 64.0)):
+        model._step.assign(float(step))
+        sharpness = 1.0 / model.margins().numpy()
+        assert sharpness[0, 1] == pytest.approx(min(others, 10.0))
+        assert np.delete(sharpness.ravel(), 1) == pytest.approx(others)

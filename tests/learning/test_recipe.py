@@ -165,3 +165,9 @@ def test_detectors_are_no_sharper_than_noise_leaves_edges():
     assert first == 20.0 and 10.0 < last < 100.0
     assert stage.for_noise(0.2).sharpness[1] == pytest.approx(last / 2)
     assert Stage("a", {"s": 1.0}).for_noise(0.1).sharpness is None
+
+
+def test_a_step_sees_enough_positions_of_every_concept():
+    recipe = get_recipe("default")
+    assert recipe.batch_for(3) == 4096 and recipe.batch_for(128) == 8192
+    assert get_recipe("paper-deep").batch_for(500) == 4096, "the paper's"

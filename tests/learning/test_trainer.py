@@ -531,3 +531,61 @@ def test_of_several_starts_the_one_that_finds_the_concepts_is_kept(monkeypatch):
         pairs.detect(data.features).reshape(-1, 6) > 0.5, data.masks.reshape(-1, 6)
     )
     assert overlaps.max(axis=0).min() > 0.95
+
+
+# ------------------------------------------------------------------ too many concepts, outliers
+
+
+@pytest.fixture(scope="module")
+def eight():
+    """Clean data of eight concepts."""
+    return signal_maps(1500, *random_directions(0, 8, 4, 64), seed=0, map_shape=(2, 4))
+
+
+def best_cosines(pairs, data):
+    return np.abs(signal_cosines(pairs.signals, data.signals)).max(axis=0)
+
+
+def with_problems(*args, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearningWarning)
+        return learn(*args, recipe="default", **settings)
+
+
+def test_surplus_concepts_are_reported_and_do_not_harm_the_others(eight):
+    pairs, history = with_problems(eight.features, 10)
+    assert best_cosines(pairs, eight).min() > 0.98
+    assert len(history.surplus) == 2
+    assert any(str(history.surplus) in problem for problem in history.problems())
+    real = np.delete(pairs.signals, history.surplus, axis=0)
+    assert np.abs(signal_cosines(real, eight.signals)).max(axis=0).min() > 0.98
+
+
+def test_an_image_unlike_the_others_is_left_out_and_said(eight):
+    features = eight.features.copy()
+    features[0] *= 3
+    pairs, history = with_problems(features, 8)
+    assert best_cosines(pairs, eight).min() > 0.95
+    assert any("images [0] are unlike all others" in problem for problem in history.problems())
+
+
+def test_one_wild_position_does_not_break_the_start(eight):
+    features = eight.features.copy()
+    features[0, 0, 0] *= 20
+    assert complete(*with_problems(features, 8), 8)
+
+
+def test_rounded_features_are_not_called_noisy(eight):
+    _, history = with_problems(np.round(10 * eight.features) / 10, 8)
+    assert history.problems() == []
+
+
+def test_detectors_are_no_sharper_than_their_detections_allow(monkeypatch):
+    limits = []
+    fit = learner.fit_stage
+    monkeypatch.setattr(
+        learner, "fit_stage", lambda *args, **k: limits.append(args[2].sharpest) or fit(*args, **k)
+    )
+    learn(signals(6, 3_000), 6, recipe=quick())
+    counts = limits[0] * 8 / 10  # of 8 axes
+    assert counts.min() > 200 and counts.max() < 1_500, "a sixth of 3000 positions, roughly"

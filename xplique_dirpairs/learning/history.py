@@ -40,6 +40,10 @@ class History:
         Concepts that are hardly ever detected.
     duplicates
         Pairs of concepts that are detected at the same positions.
+    surplus
+        Concepts that are detected hardly more often than L^ic demands: they stand for nothing.
+    missing
+        Concepts that came back in none of at least two other restarts.
     condition_number
         Of ŴᵀŜ; see `DirectionPairs.condition_number`.
     cut_short
@@ -65,6 +69,8 @@ class History:
     dead: list[int]
     duplicates: list[tuple[int, int]]
     condition_number: float
+    surplus: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
     cut_short: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -79,6 +85,13 @@ class History:
             found.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
         if self.duplicates:
             found.append(f"concepts {self.duplicates} are detected at the same positions")
+        if self.surplus:
+            found.append(
+                f"concepts {self.surplus} are detected hardly more often than the learning demands "
+                "of every concept: there are fewer concepts, and these signal vectors mean nothing"
+            )
+        if self.missing:
+            found.append(f"concepts {self.missing} came back in none of the other starts")
         last = list(self.violations.values())[-1] if self.violations else {}
         for name, excess in last.items():
             found.append(f"the bound on L^{name} is broken by {excess:.3g}")
@@ -87,9 +100,9 @@ class History:
             found.append(f"concepts {crowded.tolist()} are detected on more than half of all cells")
         if self.condition_number > WELL_CONDITIONED:
             found.append(
-                f"filters and signal vectors are ill-conditioned ({self.condition_number:.0f}, "
+                f"filters and signal vectors are ill-conditioned ({self.condition_number:.3g}, "
                 f"above {WELL_CONDITIONED:.0f}): a regularised inverse is used, and switching one "
-                "concept off moves others a little"
+                "concept off moves others a little. Too few or too many concepts do that"
             )
         return found
 

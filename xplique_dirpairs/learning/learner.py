@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import History, find_problems
 from xplique_dirpairs.learning.objective import Detectors
-from xplique_dirpairs.learning.reading import measure_pairs
+from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.stage_fit import fit_stage
 from xplique_dirpairs.learning.starts import make_start, positions_for
@@ -34,6 +35,13 @@ _DETECTIONS_PER_AXIS = 10
 #: 1/M, in whitened units, per detection per axis, at most [measured, I = 128 and Zipf's law: the
 #: share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
 _SHARPNESS_PER_DETECTION = 10.0
+#: A concept that is detected on less than so many times the share L^ic demands, τ/I, stands for
+#: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
+#: of 64 concepts is on 2.1 times τ/I].
+_DEMANDED = 1.5
+#: Noise along a filter, in deviations of the features, from which it blurs thresholds [measured:
+#: rounding at .01 costs nothing, .13 costs .1 of IoU].
+_BLURS = 0.03
 #: Correlation of projections from which a concept of another restart is the same one.
 _COMES_BACK = 0.9
 
@@ -54,6 +62,8 @@ class Learner:
         1: a progress bar per stage.
     checkpoint
         Where the state is kept after every epoch, or None.
+    left_out
+        Numbers of the images that ``features`` are without.
     """
 
     def __init__(
@@ -65,10 +75,11 @@ class Learner:
         recipe: Recipe,
         verbose: int = 0,
         checkpoint: Checkpoint | None = None,
+        left_out: Sequence[int] = (),
     ):
         self.features, self.moments = features, moments
         self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
-        self.checkpoint = checkpoint
+        self.checkpoint, self.left_out = checkpoint, left_out
         self.interrupted = self._clear_start = False
         self._per_position = 1
         self._notes: list[str] = []
@@ -316,10 +327,13 @@ class Learner:
             detectors.biases[best],
             signals,
             self.coordinates(self.recipe.stages[-1].coordinates),
+            _DEMANDED * self.recipe.stages[-1].tau if self._is_sharp else 0.0,
         )
-        pairs = measured.pairs
+        pairs, missing = measured.pairs, []
         if len(detectors.filters) > 1:
             recurrence = self._recurrence(detectors.filters, best)
+            if len(detectors.filters) > 2:
+                missing = np.flatnonzero(recurrence == 0.0).tolist()
             pairs = dataclasses.replace(pairs, recurrence=recurrence)
         dead, duplicates = find_problems(pairs, measured.occupancy, measured.overlaps)
         history = History(
@@ -336,9 +350,11 @@ class Learner:
             occupancy=measured.occupancy,
             dead=dead,
             duplicates=duplicates,
+            surplus=[concept for concept in measured.surplus if concept not in dead],
+            missing=missing,
             condition_number=pairs.condition_number,
             cut_short=self._cut_short,
-            doubts=self._doubts(best, measured.occupancy),
+            doubts=self._doubts(best, measured),
             interrupted=self.interrupted,
             notes=self._notes,
             seconds=self._seconds,
@@ -347,26 +363,34 @@ class Learner:
         history.warn()
         return pairs, history
 
-    def _doubts(self, best: int, occupancy: NDArray) -> list[str]:
-        """Of sharp detectors: soft ones promise less."""
-        if self.recipe.otherwise is None:
-            return []
-        found, epochs = [], self._records.get(self.recipe.stages[-1].name)
+    @property
+    def _is_sharp(self) -> bool:
+        """Whether the recipe is one for where the model of signals and distractors holds."""
+        return self.recipe.otherwise is not None
+
+    def _doubts(self, best: int, measured: MeasuredPairs) -> list[str]:
+        """What is less sure; of sharp detectors most of all, for soft ones promise less."""
+        found = []
+        if self.left_out:
+            found.append(f"images {self.left_out} are unlike all others, and were left out")
+        if not self._is_sharp:
+            return found
+        epochs = self._records.get(self.recipe.stages[-1].name)
         entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
         if entropy > self.recipe.clear_below:
             found.append(
                 f"positions carry several concepts, rare ones or noise (L^s {entropy:.2f} bits): "
                 "thresholds are not where a concept begins"
             )
-        stage = self.recipe.stages[-1]
-        made = self.coordinates(stage.coordinates)
-        if stage.for_noise(made.noise) != stage:
+        made = self.coordinates(self.recipe.stages[-1].coordinates)
+        if made.noise > _BLURS:
             found.append(
                 "noise blurs where concepts begin (its deviation along a filter is "
                 f"{made.noise:.2f} of the features'): detections near thresholds are not sure"
             )
         enough = _DETECTIONS_PER_AXIS * made.axes
-        rare = np.flatnonzero(occupancy * len(self.features) < enough)
+        detections = measured.occupancy * len(self.features)
+        rare = np.setdiff1d(np.flatnonzero(detections < enough), measured.surplus)
         if rare.size:
             found.append(
                 f"{rare.size} of {self.concepts} concepts are detected on fewer than {enough} "

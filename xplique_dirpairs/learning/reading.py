@@ -30,11 +30,14 @@ class MeasuredPairs:
         Share of the positions on which each concept is detected.
     overlaps : (I, I)
         IoU of the detections of every two concepts.
+    surplus
+        Concepts that were left out of the others' signal vectors.
     """
 
     pairs: DirectionPairs
     occupancy: NDArray
     overlaps: NDArray
+    surplus: list[int]
 
     @property
     def signals(self) -> NDArray:
@@ -49,6 +52,7 @@ def measure_pairs(
     biases: NDArray,
     signals: NDArray | str = "positives",
     coordinates: Coordinates | None = None,
+    least_share: float = 0.0,
 ) -> MeasuredPairs:
     """Complete detectors to pairs.
 
@@ -69,15 +73,20 @@ def measure_pairs(
     coordinates
         Those the detectors were learned in: estimated signal vectors keep only what lies along
         their axes, as they did in the learning; the rest is noise of the estimate.
+    least_share
+        Concepts detected on less than this share of 1/I are surplus. The joint estimate of the
+        others does without them: a filter that stands for no concept, but is correlated with some,
+        would be held against theirs.
     """
     filters = filters.astype(np.float64)
     sums = _Sums(filters, biases, moments.mean)
     for block in own_share(blocks_of(features, _CHUNK)):
         sums.add(block)
     sums.over_workers()
+    surplus = np.flatnonzero(sums.count < least_share / len(filters) * sums.positions)
     if isinstance(signals, str):
         if signals == "joint":
-            signals = sums.joint_signals()
+            signals = sums.joint_signals(surplus)
         else:
             signals = sums.positives_covariance(everywhere=filters @ moments.covariance)
         if coordinates is not None:
@@ -85,7 +94,12 @@ def measure_pairs(
     at_mean = filters @ moments.mean
     absent = sums.absent_levels() + at_mean
     pairs = DirectionPairs(filters, biases + at_mean, signals, moments.mean, absent)
-    return MeasuredPairs(pairs, sums.count / sums.positions, sums.overlaps())
+    return MeasuredPairs(
+        pairs,
+        sums.count / sums.positions,
+        sums.overlaps(),
+        surplus.tolist(),
+    )
 
 
 class _Sums:
@@ -135,10 +149,15 @@ class _Sums:
         too_few = (self.count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
         return np.where(too_few[:, None], everywhere, covariance)
 
-    def joint_signals(self) -> NDArray:
-        """(I, D), as `signals.joint_signals`."""
-        with_z = self._zr - np.outer(self._r, self._z) / self.positions
-        return joint_signals(tf.constant(self._xr), tf.constant(with_z)).numpy()
+    def joint_signals(self, surplus: NDArray) -> NDArray:
+        """(I, D), as `signals.joint_signals`; those of the others without the surplus concepts."""
+        with_x, with_z = self._xr, self._zr - np.outer(self._r, self._z) / self.positions
+        signals = joint_signals(tf.constant(with_x), tf.constant(with_z)).numpy()
+        others = np.setdiff1d(np.arange(len(with_z)), surplus)
+        if surplus.size and others.size:
+            among = tf.constant(with_z[np.ix_(others, others)])
+            signals[others] = joint_signals(tf.constant(with_x[others]), among).numpy()
+        return signals
 
     def absent_levels(self) -> NDArray:
         """(I,), of centred features; the bias of a concept that is never absent."""

@@ -108,8 +108,9 @@ def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:
     thresholds, separation = tried[per_position]
     for _ in range(_ROUNDS):
         excess = np.maximum(features @ filters.T - thresholds.astype(np.float32), 0.0)
-        filters = excess.T @ features
-        filters /= np.linalg.norm(filters, axis=1, keepdims=True)
+        turned = excess.T @ features
+        lengths = np.linalg.norm(turned, axis=1, keepdims=True)
+        filters = np.where(lengths > 0.0, turned / np.maximum(lengths, 1e-30), filters)
         thresholds, separation = thresholds_for(filters, per_position)
     return Start(filters, thresholds, True, per_position, separation)
 

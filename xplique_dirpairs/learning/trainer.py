@@ -15,6 +15,7 @@ from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.learner import Learner
+from xplique_dirpairs.learning.outliers import leave_out_far
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
@@ -104,10 +105,13 @@ def learn_pairs(
     check_strategy(features.shape[0], random_state)
     moments = Moments.of(features)
     check_alike(**settings, resume=str(resume is None), values=float(np.abs(moments.mean).sum()))
+    features, moments, left_out = leave_out_far(features, moments, number_of_concepts)
     moments = as_on_chief(moments)
     checkpoint = None if resume is None else Checkpoint(resume, settings, moments.mean)
     verbose = verbose if is_chief() else 0
-    learner = Learner(features, moments, number_of_concepts, head, recipe, verbose, checkpoint)
+    learner = Learner(
+        features, moments, number_of_concepts, head, recipe, verbose, checkpoint, left_out.tolist()
+    )
     return learner.finish(learner.learn(rng))
 
 
