@@ -1,0 +1,150 @@
+"""Every extractor on one table: fidelity, reconstruction and dictionary, on a real network.
+
+    python benchmarks/compare_extractors.py --data DIR --output DIR
+    python benchmarks/compare_extractors.py --data DIR --output DIR --part train --seeds 1
+
+DIR of --data is laid out as for benchmarks/real_network.py. With ``--part test`` extractors are
+fitted on the "train" photographs of all classes and measured on the "test" ones; with ``--part
+train``, for choosing settings, fitted on 70 % of "train" and measured on the other 30 %. Tables and
+figures of the means over seeds go to --output, a folder for each layer; the tables are printed.
+
+CRAFT is Xplique's own, unmodified, fitted on the photographs. The others are fitted on the
+activations: direction pairs and the predecessors (recipes uibe, cbe) with the network, the rest on
+--positions random positions. "no learning" and "random directions" are the controls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from real_network import load_data
+from sklearn.exceptions import ConvergenceWarning
+from xplique.concepts import CraftTf
+
+from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.comparison import average, compare
+from xplique_dirpairs.factorizers.autoencoders import (
+    ArchetypalFactorizer,
+    RelaxedArchetypalFactorizer,
+    TopKFactorizer,
+)
+from xplique_dirpairs.factorizers.decompositions import (
+    FastICAFactorizer,
+    KMeansFactorizer,
+    PCAFactorizer,
+)
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.network import Head, split_model
+
+#: Name → factorizer of (I, seed), fitted on positions alone.
+ON_POSITIONS: dict[str, Callable[[int, int], Any]] = {
+    "NMF": lambda i, seed: NMFFactorizer(i, random_state=seed),
+    "semi-NMF": lambda i, seed: SemiNMFFactorizer(i, random_state=seed),
+    "PCA": lambda i, seed: PCAFactorizer(i, random_state=seed),
+    "FastICA": lambda i, seed: FastICAFactorizer(i, random_state=seed),
+    "K-Means": lambda i, seed: KMeansFactorizer(i, random_state=seed),
+    "TopK SAE": lambda i, seed: TopKFactorizer(i, random_state=seed),
+    "A-SAE": lambda i, seed: ArchetypalFactorizer(i, random_state=seed),
+    "RA-SAE": lambda i, seed: RelaxedArchetypalFactorizer(i, random_state=seed),
+}
+#: Name → recipe of our learner.
+RECIPES = {"direction pairs": "default", "UIBE": "uibe", "CBE": "cbe"}
+NAMES = ["direction pairs", "CRAFT", *ON_POSITIONS, "UIBE", "CBE"]
+
+
+def fitted(name: str, concepts: int, seed: int, halves, images, activations, positions: int):
+    """One extractor, fitted."""
+    if name == "CRAFT":
+        np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
+        craft = CraftTf(*halves, concepts)
+        craft.fit(images, 0)
+        return craft
+    if name in RECIPES:
+        made = DirectionPairsFactorizer(concepts, recipe=RECIPES[name], random_state=seed)
+        return made.fit_maps(activations, Head(halves[1]))
+    made = ON_POSITIONS[name](concepts, seed)
+    pixels = as_pixels(activations)
+    made.fit(pixels[np.random.default_rng(seed).permutation(len(pixels))[:positions]])
+    return made
+
+
+def photographs(data, part: str):
+    """(images, labels) to fit and to measure on."""
+    images, labels, _ = data.photos("train")
+    images = data.preprocess(images)
+    if part == "test":
+        others, their_labels, _ = data.photos("test")
+        return images, (data.preprocess(others), their_labels)
+    fit = np.random.default_rng(0).permutation(len(images)) < 0.7 * len(images)
+    return images[fit], (images[~fit], labels[~fit])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--layers", nargs="+", default=["out_relu", "block_13_expand_relu"])
+    parser.add_argument("--concepts", type=int, default=25, metavar="I")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N")
+    parser.add_argument("--extractors", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--part", choices=["train", "test"], default="test")
+    parser.add_argument("--positions", type=int, default=20_000, metavar="P")
+    parser.add_argument("--images", type=int, metavar="N", help="measure on every k-th only")
+    arguments = parser.parse_args()
+    if not (arguments.data / "load.py").is_file():
+        print(f"skipped: there is no {arguments.data / 'load.py'} (see --help for the layout)")
+        return
+    warnings.simplefilter("ignore", ConvergenceWarning)  # said below the tables
+    warnings.simplefilter("ignore", LearningWarning)
+    data = load_data(arguments.data)
+    model = data.model()
+    images, (measured, labels) = photographs(data, arguments.part)
+    if arguments.images is not None:
+        chosen = np.linspace(0, len(measured) - 1, arguments.images).round().astype(int)
+        measured, labels = measured[chosen], labels[chosen]
+    for layer in arguments.layers:
+        halves = split_model(model, layer)
+        activations = compute_activations(halves[0], images)
+        seeds = []
+        for seed in range(arguments.seeds):
+            extractors = {}
+            for name in arguments.extractors:
+                start = time.perf_counter()
+                extractors[name] = fitted(
+                    name, arguments.concepts, seed, halves, images, activations, arguments.positions
+                )
+                print(f"{layer}, seed {seed}, {name}: fit {time.perf_counter() - start:.1f} s")
+            seeds.append(
+                compare(
+                    extractors,
+                    measured,
+                    labels,
+                    fit_images=images,
+                    input_to_latent_model=halves[0],
+                    latent_to_logit_model=halves[1],
+                    random_state=seed,
+                )
+            )
+        comparison = average(seeds) if len(seeds) > 1 else seeds[0]
+        comparison.save_report(arguments.output / layer)
+        print(f"\n{layer}, {len(measured)} photographs, {arguments.seeds} seeds\n")
+        for kind in ("curves", "all off", "reconstruction", "dictionary"):
+            print(comparison.table(kind).formatted("markdown"), "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
