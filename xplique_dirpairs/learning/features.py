@@ -73,34 +73,10 @@ class HeldFeatures:
         return self._last[1]
 
 
-class _ShardsWithout:
-    """Shards, of which some images are not there."""
-
-    def __init__(self, shards: ActivationShards | _ShardsWithout, images: NDArray):
-        self._shards = shards
-        ends = np.cumsum(shards.counts)
-        self._missing = [
-            images[(images >= end - count) & (images < end)] - (end - count)
-            for end, count in zip(ends, shards.counts, strict=True)
-        ]
-        self.counts: list[int] = [
-            count - len(missing)
-            for count, missing in zip(shards.counts, self._missing, strict=True)
-        ]
-        self.shape: tuple[int, ...] = (sum(self.counts), *shards.shape[1:])
-
-    def read(self, number: int) -> NDArray:
-        """One file's activations."""
-        return np.delete(self._shards.read(number), self._missing[number], axis=0)
-
-    def __iter__(self) -> Iterator[NDArray]:
-        return (self.read(number) for number in range(len(self.counts)))
-
-
 class StreamedFeatures:
     """Activations in shards; memory does not grow with their number beyond a few hundred MB."""
 
-    def __init__(self, shards: ActivationShards | _ShardsWithout):
+    def __init__(self, shards: ActivationShards):
         self._shards, self.shape = shards, shards.shape
         self._last: tuple[Coordinates, NDArray] | None = None
 
@@ -110,7 +86,8 @@ class StreamedFeatures:
 
     def without(self, images: NDArray) -> StreamedFeatures:
         """Without some images, by their numbers."""
-        return StreamedFeatures(_ShardsWithout(self._shards, images))
+        kept = np.delete(np.arange(self.shape[0]), images)
+        return StreamedFeatures(self._shards.part(kept))
 
     def blocks(self) -> Iterator[NDArray]:
         """Positions (n, D), all of them in order."""

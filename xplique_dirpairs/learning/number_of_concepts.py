@@ -9,16 +9,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import as_pixels, check_activations, check_random_state
 from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal, whitened
+from xplique_dirpairs.learning.features import HeldFeatures
 from xplique_dirpairs.learning.ica import GAP, SAME, nearest_maxima, skewness_filters
+from xplique_dirpairs.learning.outliers import leave_out_far
 from xplique_dirpairs.shards import ActivationShards
 
 #: Images from which errors of a skewness can be estimated, and positions that are enough.
 _IMAGES, _POSITIONS = 40, 60_000
 #: A skewness counts from so many standard errors on; noise is taken to reach half of that.
 _ERRORS = 4.0
-#: One image in so many, the farthest from the mean, is left out: a third power tells of nothing
-#: else where one is not like the others.
-_OUTLYING = 1000
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def count_skewed_sources(
     ----------
     activations : (N, H, W, D), (N, T, D) or (N, D)
         At least 40 images; or `ActivationShards`. About 60 000 positions are used, of images at
-        random; one image in 1000, the farthest from the mean, is left out.
+        random; images unlike all others are left out, as in `learn_pairs`.
     random_state
         Seed of the images, the halves and the first directions.
 
@@ -90,8 +89,10 @@ def count_skewed_sources(
         none = np.zeros(0)
         return SkewnessCount(None, f"fewer than {_IMAGES} images tell nothing", none, none)
     per_image = int(np.prod(activations.shape[1:-1]))
-    images = _without_outlying(_some(activations, max(_IMAGES, _POSITIONS // per_image), rng))
-    moments = Moments.of(as_pixels(images))
+    images = _some(activations, max(_IMAGES, _POSITIONS // per_image), rng)
+    features = HeldFeatures(images)
+    _, moments, left_out = leave_out_far(features, Moments.of(features), 1)
+    images = np.delete(images, left_out, axis=0)
     made = whitened(moments, 1)
     halves = [made.features(as_pixels(half)) for half in np.array_split(images, 2)]
     first, second = halves
@@ -169,17 +170,6 @@ def _some(activations: NDArray | ActivationShards, count: int, rng: np.random.Ge
         return activations[chosen]
     read = np.concatenate(list(activations.part(chosen)))  # in rising order
     return read[np.argsort(np.argsort(chosen))]
-
-
-def _without_outlying(images: NDArray) -> NDArray:
-    """Without those that have a position farthest from the mean of all."""
-    flat = images.reshape(len(images), -1, images.shape[-1])
-    # in units in which squares do not overflow
-    scale = max(float(np.abs(flat).max()), np.finfo(np.float32).tiny)
-    mean = flat.mean(axis=(0, 1), dtype=np.float64)
-    far = [float(np.square((image - mean) / scale).sum(axis=1).max()) for image in flat]
-    kept = np.argsort(far)[: len(images) - -(-len(images) // _OUTLYING)]
-    return images[np.sort(kept)]
 
 
 def _standardised(y: NDArray) -> NDArray:
