@@ -7,6 +7,7 @@ from xplique_dirpairs.activations import (
     as_pixels,
     check_activations,
     check_images,
+    check_random_state,
     compute_activations,
 )
 
@@ -82,6 +83,21 @@ def test_activations_of_every_rank_are_taken_as_float32(shape, kind):
 def test_activations_that_cannot_be_are_refused(activations, message):
     with pytest.raises(ValueError, match=message):
         check_activations(activations)
+
+
+def test_who_streams_is_told_where_to():
+    dataset = tf.data.Dataset.from_tensors(np.ones((8, 3)))
+    for stream in (dataset, iter(dataset), (x for x in [np.ones((8, 3))])):
+        with pytest.raises(ValueError, match=r"write shards with ActivationShards.write"):
+            check_activations(stream)
+    with pytest.raises(ValueError, match=r"not NoneType$"):
+        check_activations(None)
+
+
+@pytest.mark.parametrize("seed", ["a", -1, 1.5])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="random_state must be None or an integer of at least 0"):
+        check_random_state(seed)
 
 
 def test_activations_do_not_depend_on_the_batch_size(halves, images):

@@ -12,6 +12,7 @@ from xplique_dirpairs.datasets.synthetic import (
     random_directions,
     synthetic_signals,
 )
+from xplique_dirpairs.learning import features as features_
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -51,6 +52,66 @@ def test_images_of_a_dataset_become_activations(tmp_path, rng):
     np.testing.assert_allclose(np.concatenate(list(shards)), expected, atol=1e-6)
 
 
+def test_one_array_is_a_batch_whatever_its_rank(tmp_path, activations):
+    for number, array in enumerate((activations, activations[:, 0], tf.constant(activations))):
+        shards = ActivationShards.write(tmp_path / str(number), array, megabytes=1e-3)
+        np.testing.assert_array_equal(np.concatenate(list(shards)), array)
+
+
+def test_one_array_of_images_or_one_image_is_computed(tmp_path, rng):
+    images = rng.uniform(size=(70, 8, 8, 3)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    expected = model.predict(images, verbose=0)
+    for number, given in enumerate((images, tf.data.Dataset.from_tensor_slices(images).take(5))):
+        found = np.concatenate(list(ActivationShards.compute(tmp_path / f"{number}", model, given)))
+        np.testing.assert_allclose(found, expected[: len(found)], atol=1e-6)
+        assert len(found) == (70, 5)[number]
+    one = ActivationShards.compute(tmp_path / "one", model, images[0])
+    assert one.shape == (1, 6, 6, 2)
+
+
+def test_a_generator_may_fill_the_same_array_again(tmp_path, activations):
+    def again():
+        buffer = np.empty_like(activations[:5])
+        for start in range(0, len(activations), 5):
+            buffer[:] = activations[start : start + 5]
+            yield buffer
+
+    shards = ActivationShards.write(tmp_path, again())
+    np.testing.assert_array_equal(np.concatenate(list(shards)), activations)
+
+
+def test_empty_batches_are_left_out(tmp_path, activations):
+    shards = ActivationShards.write(tmp_path, [activations[:0], activations, activations[:0]])
+    assert shards.shape == activations.shape
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["all", "a part of a part"])
+def test_a_part_has_the_images_asked_for_in_order(again, tmp_path, activations):
+    shards, images = written(tmp_path, activations), np.arange(50)
+    if again:
+        images = np.array([0, 1, 20, 21, 22, 40, 49])
+        shards = shards.part(images)
+    chosen = np.array([len(images) - 1, 3, 2])
+    part = shards.part(chosen)
+    expected = activations[images[np.sort(chosen)]]
+    np.testing.assert_array_equal(np.concatenate(list(part)), expected)
+    assert part.shape == expected.shape and len(shards.counts) > len(part.counts)
+
+
+def test_the_index_is_written_as_a_whole(tmp_path, activations, monkeypatch):
+    """A kill while it is written leaves a folder that can be written again."""
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            written(tmp_path, activations)
+    assert written(tmp_path, activations).shape == activations.shape
+
+
 def test_incomplete_foreign_or_damaged_folders_are_refused(tmp_path, activations):
     with pytest.raises(ValueError, match="holds no complete activations"):
         ActivationShards(tmp_path / "nowhere")
@@ -70,12 +131,77 @@ def test_incomplete_foreign_or_damaged_folders_are_refused(tmp_path, activations
     with pytest.raises(ValueError, match="of other activations"):
         shards.read(1)
     (tmp_path / "good" / "000001.npy").write_bytes(b"no")
-    with pytest.raises(ValueError, match="missing or damaged"):
+    with pytest.raises(ValueError, match="missing or damaged: write the activations anew"):
         shards.read(1)
     index = json.loads((tmp_path / "good" / "index.json").read_text())
     (tmp_path / "good" / "index.json").write_text(json.dumps(index | {"version": 99}))
-    with pytest.raises(ValueError, match="holds no complete activations"):
+    with pytest.raises(ValueError, match=r"of another version .* once it is deleted"):
         ActivationShards(tmp_path / "good")
+
+
+def test_nan_in_a_file_is_said_with_the_file(tmp_path, activations):
+    shards = written(tmp_path, activations)
+    damaged = shards.read(2)
+    damaged[0, 0, 0, 0] = np.nan
+    np.save(tmp_path / "000002.npy", damaged)
+    with pytest.raises(ValueError, match=r"000002.npy hold NaN"):
+        learn_pairs(shards, 2, random_state=0, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({"megabytes": "3"}, ValueError, "megabytes must be a number above 0, not '3'"),
+        ({"megabytes": 0}, ValueError, "megabytes must be a number above 0, not 0"),
+        ({"megabytes": -1.0}, ValueError, "megabytes"),
+        ({"megabytes": np.nan}, ValueError, "megabytes"),
+        ({"folder": 3}, TypeError, "folder must be a path, not 3"),
+        ({"batches": None}, TypeError, "batches must be arrays .* not None"),
+        ({"batches": "activations.npy"}, TypeError, "batches must be arrays"),
+        ({"batches": np.array(3.0)}, ValueError, "batch 0: activations must be"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(settings, error, message, tmp_path, activations):
+    with pytest.raises(error, match=message):
+        ActivationShards.write(**{"folder": tmp_path, "batches": [activations], **settings})
+
+
+def test_a_file_is_no_folder(tmp_path, activations):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is no folder"):
+        ActivationShards.write(tmp_path / "file", [activations])
+    with pytest.raises(TypeError, match="folder must be a path"):
+        ActivationShards(3)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 2, 4)])
+def test_a_dataset_that_is_not_batched_is_refused(shape, tmp_path, rng):
+    """An image's rows would pass for images, its columns for tokens."""
+    activations = rng.normal(size=(6, *shape)).astype(np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices(activations)
+    with pytest.raises(ValueError, match=r"batch them, dataset.batch\(64\)"):
+        ActivationShards.write(tmp_path, dataset)
+    assert ActivationShards.write(tmp_path, dataset.batch(4)).shape == activations.shape
+    whole = dataset.batch(3, drop_remainder=True).as_numpy_iterator()
+    assert ActivationShards.write(tmp_path / "b", whole).shape == activations.shape
+
+
+def test_labels_are_to_be_dropped(tmp_path, rng):
+    images = rng.uniform(size=(4, 8, 8, 3)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(4))).batch(2)
+    message = r"dataset.map\(lambda x, y: x\)"
+    with pytest.raises(ValueError, match=message):
+        ActivationShards.compute(tmp_path, model, dataset)
+    with pytest.raises(ValueError, match=message):
+        ActivationShards.write(tmp_path, dataset)
+    assert ActivationShards.compute(tmp_path, model, dataset.map(lambda x, y: x)).shape[0] == 4
+
+
+def test_images_of_another_size_than_the_model_takes_are_refused(tmp_path, rng):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    with pytest.raises(ValueError, match=r"batch 0: .*network takes \(8, 8, 3\)"):
+        ActivationShards.compute(tmp_path, model, [rng.uniform(size=(2, 9, 9, 3))])
 
 
 def test_bad_batches_are_refused(tmp_path, activations):
@@ -83,12 +209,15 @@ def test_bad_batches_are_refused(tmp_path, activations):
         ActivationShards.write(tmp_path / "a", [])
     with pytest.raises(ValueError, match="after others of"):
         ActivationShards.write(tmp_path / "b", [activations, activations[:, :2]])
-    with pytest.raises(ValueError, match="NaN"):
-        ActivationShards.write(tmp_path / "c", [np.full((2, 3), np.nan)])
+    with pytest.raises(ValueError, match="batch 1: activations hold NaN"):
+        ActivationShards.write(tmp_path / "c", [np.ones((2, 3)), np.full((2, 3), np.nan)])
 
 
-@pytest.fixture
-def both(tmp_path, activations):
+@pytest.fixture(params=["kept", "streamed"])
+def both(request, tmp_path, activations, monkeypatch):
+    """Held and streamed features; of these all or none fit in what memory is given to them."""
+    if request.param == "streamed":
+        monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
     return HeldFeatures(activations), StreamedFeatures(written(tmp_path, activations))
 
 
@@ -125,6 +254,24 @@ def test_a_pass_shows_every_position_about_once_in_an_order_of_the_seed(kind, bo
     assert np.abs(passed[:32] - batches(0, 18)[288:320]).max() > 0.1, "another order in every pass"
 
 
+def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_held_ones(
+    tmp_path, activations, monkeypatch
+):
+    held, shards = HeldFeatures(activations), written(tmp_path, activations)
+    made, streamed, read = whitened(Moments.of(held), 2), StreamedFeatures(shards), []
+    reading = shards.read
+    monkeypatch.setattr(shards, "read", lambda number: read.append(number) or reading(number))
+    batches = [[b.numpy() for b in f.batches(made, 32, 5).take(30)] for f in (held, streamed)]
+    np.testing.assert_allclose(*batches, atol=1e-6)
+    samples = [f.sample(made, 20, np.random.default_rng(1)) for f in (held, streamed)]
+    np.testing.assert_allclose(*samples, atol=1e-6)
+    assert read == list(range(len(shards.counts)))
+    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 4e-6 * (300 * made.axes - 1))
+    read.clear()
+    list(StreamedFeatures(shards).batches(made, 32, 5).take(30))
+    assert len(read) > 3 * len(shards.counts), "above it every pass reads them"
+
+
 @pytest.mark.parametrize("kind", [0, 1])
 def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
     maps = next(iter(both[kind].maps(None, 8, 0))).numpy()
@@ -134,7 +281,8 @@ def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
     assert pooled.shape == (50, 4)
 
 
-def test_learning_from_shards_recovers_what_learning_from_memory_does(tmp_path):
+def test_learning_from_shards_recovers_what_learning_from_memory_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
     signals, distractors = random_directions(1)
     data = synthetic_signals(2000, 1, signals, distractors)  # 12 000 positions: minibatches
     head = Head(pooled_dense_head(data.features, data.labels))

@@ -17,6 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from xplique_dirpairs.distribution import workers
 from xplique_dirpairs.network import fits
 
+#: What to do with a dataset or generator where an array is wanted.
+_STREAM = (
+    ". For more than memory holds, write shards with ActivationShards.write (from activations) or "
+    "ActivationShards.compute (from images): learn_pairs, scan_number_of_concepts and "
+    "count_skewed_sources take them"
+)
+
 
 def check_images(images: ArrayLike) -> NDArray:
     """Images as a float32 batch ``(N, height, width, channels)``, values as they are.
@@ -66,16 +73,26 @@ def check_activations(activations: ArrayLike) -> NDArray:
         With what came and what was wanted.
     """
     array = as_activations(activations)
+    check_finite("activations", array)
+    return array
+
+
+def check_finite(name: str, array: NDArray) -> None:
+    """No activation is NaN or infinite.
+
+    Raises
+    ------
+    ValueError
+    """
     if not np.isfinite(array).all():
         raise ValueError(
-            "activations hold NaN or infinite values: check the images and their preprocessing"
+            f"{name} hold NaN or infinite values: check the images and their preprocessing"
         )
-    return array
 
 
 def as_activations(activations: ArrayLike) -> NDArray:
     """Activations as float32 ``(N, *spatial, D)``; whether they are finite is not looked at."""
-    array = _as_array("activations", activations)
+    array = _as_array("activations", activations, _STREAM)
     if array.ndim not in (2, 3, 4):
         raise ValueError(
             "activations must be numeric with shape (N, H, W, D), (N, T, D) or (N, D), "
@@ -98,7 +115,24 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
-def _as_array(name: str, values: ArrayLike) -> NDArray:
+def check_random_state(random_state: int | None) -> np.random.Generator:
+    """A generator of random numbers from a seed.
+
+    Raises
+    ------
+    ValueError
+        If it is no seed.
+    """
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"random_state must be None or an integer of at least 0, not {random_state!r}"
+        ) from error
+
+
+def _as_array(name: str, values: ArrayLike, instead: str = "") -> NDArray:
+    """``instead``: what to do with what can be iterated over, but is no array."""
     try:
         array = np.asarray(values)
     except ValueError as error:  # a list whose members differ in shape
@@ -111,7 +145,9 @@ def _as_array(name: str, values: ArrayLike) -> NDArray:
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         came = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
-        raise ValueError(f"{name} must be one numeric array, not {came}")
+        streams = array.ndim == 0 and hasattr(values, "__iter__") and not isinstance(values, str)
+        advice = instead if streams else ""
+        raise ValueError(f"{name} must be one numeric array, not {came}{advice}")
     return array
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import fake_learn_pairs
 
+from xplique_dirpairs.datasets.synthetic import pooled_dense_head
 from xplique_dirpairs.learning import concept_scan
 from xplique_dirpairs.learning.concept_scan import (
     ConceptScan,
@@ -13,6 +14,8 @@ from xplique_dirpairs.learning.concept_scan import (
 )
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.network import Head
+from xplique_dirpairs.shards import ActivationShards
 
 
 @pytest.fixture
@@ -161,19 +164,55 @@ def test_warnings_of_the_fits_are_kept_and_not_emitted(features, learned):
 
 
 @pytest.mark.parametrize(
-    "numbers, settings, error",
+    "numbers, settings, message",
     [
-        ([], {}, ValueError),
-        ([0, 2], {}, ValueError),
-        ([2.0], {}, ValueError),
-        ([2], {"seeds": 0}, ValueError),
-        ([2], {"recipe": "none such"}, ValueError),
+        ([], {}, "numbers is empty"),
+        ([0, 2], {}, "each of numbers must be an integer of at least 1, not 0"),
+        ([2.0], {}, "each of numbers must be an integer"),
+        (3, {}, "numbers must be several numbers of concepts"),
+        ([2], {"seeds": 0}, "seeds must be an integer of at least 1, not 0"),
+        ([2], {"recipe": "none such"}, "none such"),
+        ([2], {"head": "x"}, "head must be a Head, not str"),
+        ([2], {"random_state": -1}, "random_state must be"),
+        ([2], {"random_state": "a"}, "random_state must be"),
     ],
 )
-def test_what_cannot_be_scanned_is_refused_at_once(numbers, settings, error, features, learned):
-    with pytest.raises(error):
+def test_what_cannot_be_scanned_is_refused_at_once(numbers, settings, message, features, learned):
+    with pytest.raises((TypeError, ValueError), match=message):
         scan_number_of_concepts(features, numbers, verbose=0, **settings)
     assert not learned.calls
+
+
+def test_activations_that_cannot_be_learned_from_are_refused_at_once(features, learned):
+    for activations, message in ((np.ones_like(features), "constant"), ("x", "numeric array")):
+        with pytest.raises(ValueError, match=message):
+            scan_number_of_concepts(activations, [2], verbose=0)
+    head = Head(pooled_dense_head(features[:, None, None], np.arange(60) % 2))
+    with pytest.raises(ValueError, match="latent_to_logit_model takes"):
+        scan_number_of_concepts(features[:, :5], [2], head=head, verbose=0)
+    assert not learned.calls
+
+
+def test_without_a_seed_fits_have_other_seeds_in_every_scan(features, learned):
+    for _ in range(2):
+        scan_number_of_concepts(features, [2], random_state=None, verbose=0)
+    first, second, third, _ = (seed for _, seed in learned.calls)
+    assert second == first + 1 and third != first
+
+
+def test_halves_of_shards_are_shards_of_the_same_images(tmp_path, features, monkeypatch):
+    seen = []
+
+    def learn(activations, number, **settings):
+        held = not isinstance(activations, ActivationShards)
+        seen.append(activations if held else np.concatenate(list(activations)))
+        return fake_learn_pairs(seen[-1], number, **settings)
+
+    monkeypatch.setattr(concept_scan, "learn_pairs", learn)
+    shards = ActivationShards.write(tmp_path, features, megabytes=1e-4)
+    scans = [scan_number_of_concepts(x, [2, 3], verbose=0) for x in (features, shards)]
+    np.testing.assert_array_equal(seen[:4], seen[4:])
+    assert len(shards.counts) > 3 and scans[0].suggested == scans[1].suggested
 
 
 def test_one_image_has_no_halves(features, learned):
@@ -181,12 +220,15 @@ def test_one_image_has_no_halves(features, learned):
         scan_number_of_concepts(features[None], [2], verbose=0)
 
 
-def test_it_learns(rng):
+@pytest.mark.parametrize("sharded", [False, True], ids=["held", "shards"])
+def test_it_learns(sharded, rng, tmp_path):
     """Rare concepts in more channels, few steps: the right number is found again, others run."""
     x = rng.gamma(0.2, size=(600, 3)) @ rng.normal(size=(3, 10)) + 1.0
     recipe = get_recipe("default")
     stage = dataclasses.replace(recipe.stages[1], epochs=2, steps_per_epoch=20)
     recipe = dataclasses.replace(recipe, stages=(stage,), restarts=1, otherwise=None)
+    if sharded:
+        x = ActivationShards.write(tmp_path, x, megabytes=0.01)
     scan = scan_number_of_concepts(x, [3, 5], recipe=recipe, verbose=0)
     right, wrong = scan.numbers
     assert not right.error and not wrong.error

@@ -4,6 +4,7 @@ import pytest
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
+from xplique_dirpairs.shards import ActivationShards
 
 
 def maps(concepts, distractors=4, seed=0, channels=32, images=10_000, cosine=0.0, **settings):
@@ -43,6 +44,32 @@ def test_a_concept_that_orthogonality_has_no_room_for_is_counted():
     count = count_skewed_sources(maps(16, channels=64, zipf=1.0, images=25_000))
     assert (count.skewnesses > count.threshold).sum() == 15
     assert count.number == 16
+
+
+@pytest.mark.parametrize("size", [30.0, 1e4, 1e12])
+def test_one_image_unlike_all_others_changes_nothing(size):
+    features = maps(8)
+    without = count_skewed_sources(features)
+    features[17] *= size
+    count = count_skewed_sources(features)
+    assert count.number == 8, count.reason
+    np.testing.assert_allclose(count.skewnesses[:8], without.skewnesses[:8], atol=0.05)
+
+
+def test_many_images_unlike_the_others_are_no_reason_for_raw_warnings():
+    features = maps(8)
+    features[:200] *= 1e5
+    assert count_skewed_sources(features).reason
+
+
+@pytest.mark.parametrize("settings", [{}, {"map_shape": (6, 6), "patches": 3, "images": 2500}])
+def test_shards_tell_what_their_activations_tell(settings, tmp_path):
+    """Of more positions than are used some images are chosen: the same ones."""
+    features = maps(8, **settings)
+    shards = ActivationShards.write(tmp_path, features, megabytes=1.0)
+    held, streamed = count_skewed_sources(features), count_skewed_sources(shards)
+    assert streamed.number == held.number == 8
+    np.testing.assert_allclose(streamed.skewnesses, held.skewnesses, atol=1e-5)
 
 
 def test_gaussian_features_have_no_gap(rng):
@@ -108,5 +135,7 @@ def test_a_few_images_tell_nothing():
 def test_what_are_no_activations_is_refused():
     with pytest.raises(ValueError):
         count_skewed_sources(np.full((50, 4), np.nan))
+    with pytest.raises(ValueError, match="random_state must be None or an integer"):
+        count_skewed_sources(np.ones((50, 4)), random_state="a")
     with pytest.raises(ValueError, match="constant"):
         count_skewed_sources(np.ones((50, 4)))

@@ -14,11 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
 from xplique_dirpairs.activations import check_activations, check_count
+from xplique_dirpairs.distribution import check_strategy
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import WELL_CONDITIONED
+from xplique_dirpairs.shards import ActivationShards
 
 logger = logging.getLogger("xplique_dirpairs")
 
@@ -131,13 +135,13 @@ class ConceptScan:
 
 
 def scan_number_of_concepts(
-    activations: ArrayLike,
+    activations: ArrayLike | ActivationShards,
     numbers: Iterable[int],
     *,
     head: Head | None = None,
     recipe: str | Recipe = "default",
     seeds: int = 2,
-    random_state: int = 0,
+    random_state: int | None = 0,
     verbose: int = 1,
 ) -> ConceptScan:
     """Learn direction pairs with several numbers of concepts and compare.
@@ -150,33 +154,36 @@ def scan_number_of_concepts(
     Parameters
     ----------
     activations, head, recipe, verbose
-        As in `learn_pairs`.
+        As in `learn_pairs`. Of `ActivationShards` the halves read the same files.
     numbers
         Candidates for I.
     seeds
         Fits for each number, with random states ``random_state``, ``random_state + 1``, …; the
         first two halves share no image, nor do the next two, and so on.
+    random_state
+        Seed; None: another one in every scan.
 
     Raises
     ------
     TypeError, ValueError
         If there is no number or only one image, a number or ``seeds`` is no positive integer, or
-        the activations or the recipe are of no use to `learn_pairs`.
+        the activations, the head, the recipe or the seed are of no use to `learn_pairs`.
     """
-    activations, recipe = check_activations(activations), get_recipe(recipe)
-    candidates = list(numbers)
-    for number in [*candidates, seeds]:
-        check_count("number_of_concepts", number)
-    if not candidates:
-        raise ValueError("numbers is empty: give the numbers of concepts to compare")
-    if len(activations) < 2:
-        raise ValueError("there is one image only: its halves cannot be compared")
+    if not isinstance(activations, ActivationShards):
+        activations = check_activations(activations)
+    recipe, candidates = get_recipe(recipe), _candidates(numbers)
+    check_count("seeds", seeds)
+    if random_state is not None:
+        check_count("random_state", random_state, least=0)
+    _check_learnable(activations, head, random_state)
+    if random_state is None:
+        random_state = int(np.random.default_rng().integers(2**31))
     entries: list[ScannedNumber] = []
-    for number in sorted(set(candidates)):
+    for number in candidates:
         fits, error, interrupted = [], None, False
         try:
             for seed in range(seeds):
-                half = activations[_half(len(activations), seed, random_state)]
+                half = _half(activations, seed, random_state)
                 began = time.perf_counter()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", LearningWarning)
@@ -198,9 +205,51 @@ def scan_number_of_concepts(
     return ConceptScan(tuple(entries), interrupted)
 
 
-def _half(images: int, seed: int, random_state: int) -> NDArray:
-    order = np.random.default_rng((random_state, seed // 2)).permutation(images)
-    return np.sort(order[seed % 2 :: 2])
+def _candidates(numbers: Iterable[int]) -> list[int]:
+    """The numbers, each once, in rising order."""
+    try:
+        candidates = list(numbers)
+    except TypeError as error:
+        raise TypeError(
+            f"numbers must be several numbers of concepts, [8, 10, 12] for one, not {numbers!r}"
+        ) from error
+    if not candidates:
+        raise ValueError("numbers is empty: give the numbers of concepts to compare")
+    for number in candidates:
+        check_count("each of numbers", number)
+    return sorted(set(candidates))
+
+
+def _check_learnable(
+    activations: NDArray | ActivationShards, head: object, random_state: int | None
+) -> None:
+    """What every fit would fail with is raised at once, and not written down for every number."""
+    if head is not None:
+        if not isinstance(head, Head):
+            raise TypeError(
+                f"head must be a Head, not {type(head).__name__}: wrap the rest of the network, "
+                "Head(latent_to_logit_model)"
+            )
+        head.check_takes(activations.shape[1:])
+    images = activations.shape[0]
+    if images < 2:
+        raise ValueError("there is one image only: its halves cannot be compared")
+    check_strategy(images // 2, random_state)
+    if isinstance(activations, ActivationShards):
+        Moments.of(StreamedFeatures(activations))
+    else:
+        Moments.of(HeldFeatures(activations))
+
+
+def _half(
+    activations: NDArray | ActivationShards, seed: int, random_state: int
+) -> NDArray | ActivationShards:
+    """A half of the images of its own for every seed."""
+    order = np.random.default_rng((random_state, seed // 2)).permutation(activations.shape[0])
+    images = np.sort(order[seed % 2 :: 2])
+    if isinstance(activations, ActivationShards):
+        return activations.part(images)
+    return activations[images]
 
 
 def _compare(number: int, fits: list, error: str | None) -> ScannedNumber:

@@ -23,6 +23,9 @@ from xplique_dirpairs.shards import ActivationShards
 _BLOCK = 65536
 #: Files of shards that batches are drawn from at a time.
 _FILES = 4
+#: Streamed positions that are kept in memory, in coordinates, where all of them are no more than
+#: so many megabytes: reading, projecting and shuffling them in every pass takes far longer.
+_KEPT_MEGABYTES = 256.0
 #: Streamed feature maps that the network terms see: a random sample of so many megabytes.
 _MAPS_MEGABYTES = 256.0
 
@@ -50,10 +53,7 @@ class HeldFeatures:
 
     def sample(self, made: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
         """At most ``count`` random positions in coordinates, (n, A)."""
-        features = self._in(made)
-        if len(self) <= count:
-            return features
-        return features[rng.choice(len(self), count, replace=False)]
+        return _some(self._in(made), count, rng)
 
     def batches(self, made: Coordinates, size: int | None, seed: int) -> tf.data.Dataset:
         """Endless batches in coordinates, (size, A); of all positions where size is None."""
@@ -73,35 +73,12 @@ class HeldFeatures:
         return self._last[1]
 
 
-class _ShardsWithout:
-    """Shards, of which some images are not there."""
-
-    def __init__(self, shards: ActivationShards | _ShardsWithout, images: NDArray):
-        self._shards = shards
-        ends = np.cumsum(shards.counts)
-        self._missing = [
-            images[(images >= end - count) & (images < end)] - (end - count)
-            for end, count in zip(ends, shards.counts, strict=True)
-        ]
-        self.counts: list[int] = [
-            count - len(missing)
-            for count, missing in zip(shards.counts, self._missing, strict=True)
-        ]
-        self.shape: tuple[int, ...] = (sum(self.counts), *shards.shape[1:])
-
-    def read(self, number: int) -> NDArray:
-        """One file's activations."""
-        return np.delete(self._shards.read(number), self._missing[number], axis=0)
-
-    def __iter__(self) -> Iterator[NDArray]:
-        return (self.read(number) for number in range(len(self.counts)))
-
-
 class StreamedFeatures:
-    """Activations in shards; memory does not grow with their number."""
+    """Activations in shards; memory does not grow with their number beyond a few hundred MB."""
 
-    def __init__(self, shards: ActivationShards | _ShardsWithout):
+    def __init__(self, shards: ActivationShards):
         self._shards, self.shape = shards, shards.shape
+        self._last: tuple[Coordinates, NDArray] | None = None
 
     def __len__(self) -> int:
         """P."""
@@ -109,7 +86,8 @@ class StreamedFeatures:
 
     def without(self, images: NDArray) -> StreamedFeatures:
         """Without some images, by their numbers."""
-        return StreamedFeatures(_ShardsWithout(self._shards, images))
+        kept = np.delete(np.arange(self.shape[0]), images)
+        return StreamedFeatures(self._shards.part(kept))
 
     def blocks(self) -> Iterator[NDArray]:
         """Positions (n, D), all of them in order."""
@@ -120,16 +98,19 @@ class StreamedFeatures:
 
     def sample(self, made: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
         """At most ``count`` random positions in coordinates, (n, A)."""
+        if self._fits(made):
+            return _some(self._in(made), count, rng)
         if len(self) <= count:
-            return np.concatenate([made.features(block) for block in self.blocks()])
+            return self._in(made)
         chosen = np.sort(rng.choice(len(self), count, replace=False))
         return np.concatenate([made.features(rows) for rows in self._rows(chosen, self.blocks())])
 
     def batches(self, made: Coordinates, size: int | None, seed: int) -> tf.data.Dataset:
         """Endless batches in coordinates, (size, A); of all positions where size is None."""
         if size is None:
-            rng = np.random.default_rng(0)
-            return every_position(self.sample(made, len(self), rng))
+            return every_position(self._in(made))
+        if self._fits(made):
+            return random_rows(self._in(made), size, seed)
         signature = tf.TensorSpec((size, made.axes), tf.float32)
         return tf.data.Dataset.from_generator(
             lambda: self._stream(made, size, seed), output_signature=signature
@@ -144,6 +125,20 @@ class StreamedFeatures:
         parts = self._rows(chosen, iter(self._shards))
         images = np.concatenate([part if pool is None else pool(part) for part in parts])
         return random_rows(images, _maps_in_a_step(size, count), seed)
+
+    def _fits(self, made: Coordinates) -> bool:
+        """Whether all positions may be kept in memory, in coordinates."""
+        return 4e-6 * len(self) * made.axes <= _KEPT_MEGABYTES
+
+    def _in(self, made: Coordinates) -> NDArray:
+        """Positions in coordinates (P, A); the last ones are kept where they fit."""
+        if self._last is None or self._last[0] is not made:
+            self._last = None
+            features = np.concatenate([made.features(block) for block in self.blocks()])
+            if not self._fits(made):
+                return features
+            self._last = made, features
+        return self._last[1]
 
     def _stream(self, made: Coordinates, size: int, seed: int) -> Iterator[NDArray]:
         """Positions of a few random files at a time, in random order; another one in every pass."""
@@ -168,6 +163,13 @@ class StreamedFeatures:
             if inside.size:
                 yield block[inside]
             first += len(block)
+
+
+def _some(features: NDArray, count: int, rng: np.random.Generator) -> NDArray:
+    """At most ``count`` random rows."""
+    if len(features) <= count:
+        return features
+    return features[rng.choice(len(features), count, replace=False)]
 
 
 def _maps_in_a_step(wanted: int, images: int) -> int:

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Ratio of neighbours in the sorted skewnesses that counts as a gap [ours].
-_GAP = 2.0
-#: Steps in which a single direction finds the nearest maximum of skewness.
-_STEPS = 30
+GAP = 2.0
 #: Cosine, in whitened features, from which two directions are the same.
-_SAME = 0.8
+SAME = 0.8
+#: Steps in which a single direction finds the nearest maximum of skewness; they converge
+#: quadratically.
+_STEPS = 30
 
 
 def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
@@ -44,7 +45,7 @@ def skewness_filters(
     skewness = ((y - y.mean(axis=0)) ** 3).mean(axis=0)
     order = np.argsort(-np.abs(skewness))
     sizes = np.append(np.abs(skewness)[order], 0.0)
-    clear = concepts <= axes and bool(sizes[concepts - 1] > _GAP * sizes[concepts])
+    clear = concepts <= axes and bool(sizes[concepts - 1] > GAP * sizes[concepts])
     order = order[:concepts]
     chosen = rotation[order] * np.where(skewness[order] < 0, -1.0, 1.0)[:, None]
     if concepts > axes:
@@ -61,10 +62,19 @@ def with_the_missing(features: NDArray, filters: NDArray) -> NDArray:
     starts from minus the sum of all others climbs to it.
     """
     others = filters[:-1].astype(np.float32)
-    free = -others.sum(axis=0, keepdims=True)
-    for _ in range(_STEPS):
-        free = ((features @ free.T) ** 2).T @ features
-        free /= np.linalg.norm(free)
-    if np.abs(others @ free[0]).max() > _SAME:
+    free = nearest_maxima(features, -others.sum(axis=0, keepdims=True))
+    if np.abs(others @ free[0]).max() > SAME:
         return filters
     return np.concatenate([filters[:-1], free])
+
+
+def nearest_maxima(features: NDArray, directions: NDArray) -> NDArray:
+    """One-unit ICA: the maximum of skewness that each direction (n, A) climbs to alone, unit rows.
+
+    Of whitened features (P, A), without orthogonality to the others.
+    """
+    for _ in range(_STEPS):
+        directions = ((features @ directions.T) ** 2).T @ features
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        directions = directions / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return directions

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import as_pixels, check_activations
+from xplique_dirpairs.activations import as_pixels, check_activations, check_random_state
 from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal, whitened
-from xplique_dirpairs.learning.ica import skewness_filters
+from xplique_dirpairs.learning.features import HeldFeatures
+from xplique_dirpairs.learning.ica import GAP, SAME, nearest_maxima, skewness_filters
+from xplique_dirpairs.learning.outliers import leave_out_far
+from xplique_dirpairs.shards import ActivationShards
 
 #: Images from which errors of a skewness can be estimated, and positions that are enough.
 _IMAGES, _POSITIONS = 40, 60_000
 #: A skewness counts from so many standard errors on; noise is taken to reach half of that.
 _ERRORS = 4.0
-#: Ratio of two neighbouring skewnesses that counts as a gap.
-_GAP = 2.0
-#: Steps in which a direction finds the nearest maximum of skewness; they converge quadratically.
-_STEPS = 30
-#: Cosine, in whitened features, from which a direction is where it was, or where another one is.
-_STAYS = 0.8
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,9 @@ class SkewnessCount:
     threshold: float = float("nan")
 
 
-def count_skewed_sources(activations: ArrayLike, *, random_state: int | None = 0) -> SkewnessCount:
+def count_skewed_sources(
+    activations: ArrayLike | ActivationShards, *, random_state: int | None = 0
+) -> SkewnessCount:
     """How many concepts features x = Sα + Dβ + μ have, from the skewness of α [ours].
 
     In whitened features concepts are the skewed sources (rarely there, never negative) and
@@ -62,9 +61,10 @@ def count_skewed_sources(activations: ArrayLike, *, random_state: int | None = 0
     Parameters
     ----------
     activations : (N, H, W, D), (N, T, D) or (N, D)
-        At least 40 images; about 60 000 positions are used.
+        At least 40 images; or `ActivationShards`. About 60 000 positions are used, of images at
+        random; images unlike all others are left out, as in `learn_pairs`.
     random_state
-        Seed of the halves and of the first directions.
+        Seed of the images, the halves and the first directions.
 
     Returns
     -------
@@ -76,18 +76,25 @@ def count_skewed_sources(activations: ArrayLike, *, random_state: int | None = 0
     -----
     It stands on two assumptions: distractors are symmetric, concepts are not. A concept that is
     present on about half of all positions is symmetric, too.
+
+    Raises
+    ------
+    ValueError
+        If the activations are not finite, constant, or of the wrong rank; if the seed is none.
     """
-    activations = check_activations(activations)
-    rng = np.random.default_rng(random_state)
-    if len(activations) < _IMAGES:
+    if not isinstance(activations, ActivationShards):
+        activations = check_activations(activations)
+    rng = check_random_state(random_state)
+    if activations.shape[0] < _IMAGES:
         none = np.zeros(0)
         return SkewnessCount(None, f"fewer than {_IMAGES} images tell nothing", none, none)
-    chosen = rng.permutation(len(activations))
     per_image = int(np.prod(activations.shape[1:-1]))
-    chosen = chosen[: max(_IMAGES, _POSITIONS // per_image)]
-    moments = Moments.of(as_pixels(activations))
+    images = _some(activations, max(_IMAGES, _POSITIONS // per_image), rng)
+    features = HeldFeatures(images)
+    _, moments, left_out = leave_out_far(features, Moments.of(features), 1)
+    images = np.delete(images, left_out, axis=0)
     made = whitened(moments, 1)
-    halves = [made.features(as_pixels(activations[part])) for part in np.array_split(chosen, 2)]
+    halves = [made.features(as_pixels(half)) for half in np.array_split(images, 2)]
     first, second = halves
     looks = [_Look.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
     skewnesses = np.mean([look.skewnesses for look in looks], axis=0)
@@ -145,30 +152,38 @@ class _Look:
         It begins at those above the threshold, and where all of these are absent.
         """
         found = self.directions[self.skewnesses > threshold]
-        free = np.concatenate([found, -found.sum(axis=0, keepdims=True)])
-        for _ in range(_STEPS):
-            free = ((half @ free.T) ** 2).T @ half
-            free /= np.linalg.norm(free, axis=1, keepdims=True)
-        wander = int(((free[:-1] * found).sum(axis=1) < _STAYS).sum())
+        starts = np.concatenate([found, -found.sum(axis=0, keepdims=True)])
+        free = nearest_maxima(half, starts)
+        wander = int(((free[:-1] * found).sum(axis=1) < SAME).sum())
         skewnesses = (_standardised(self.other @ free.T) ** 3).mean(axis=0)
         maxima: list[NDArray] = []
         for direction in free[skewnesses > threshold]:
-            if all(abs(direction @ known) < _STAYS for known in maxima):
+            if all(abs(direction @ known) < SAME for known in maxima):
                 maxima.append(direction)
         return len(maxima), wander
 
 
+def _some(activations: NDArray | ActivationShards, count: int, rng: np.random.Generator) -> NDArray:
+    """At most ``count`` random images, in random order."""
+    chosen = rng.permutation(activations.shape[0])[:count]
+    if not isinstance(activations, ActivationShards):
+        return activations[chosen]
+    read = np.concatenate(list(activations.part(chosen)))  # in rising order
+    return read[np.argsort(np.argsort(chosen))]
+
+
 def _standardised(y: NDArray) -> NDArray:
     y = y - y.mean(axis=0)
-    return y / y.std(axis=0)
+    return y / np.maximum(y.std(axis=0), 1e-9)
 
 
 def _gap(skewnesses: NDArray, errors: NDArray) -> tuple[int, float]:
     """How many sorted skewnesses are above the largest gap, and its middle; 0 where none is."""
     noise = _ERRORS / 2.0 * errors
     below = np.maximum(np.append(skewnesses[1:], 0.0), np.append(noise[1:], noise[-1]))
+    below = np.maximum(below, 1e-9)
     ratios = np.where(skewnesses > _ERRORS * errors, skewnesses / below, 0.0)
     last = int(ratios.argmax())
-    if ratios[last] < _GAP:
+    if ratios[last] < GAP:
         return 0, float("nan")
     return last + 1, float(np.sqrt(skewnesses[last] * below[last]))

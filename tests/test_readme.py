@@ -1,0 +1,76 @@
+"""README.md, done as it says."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import NETWORKS, make_images
+
+from xplique_dirpairs import DirectionPairsTf, split_model
+from xplique_dirpairs.learning import trainer
+from xplique_dirpairs.learning.recipe import get_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
+#: What a block of code is for → its code.
+BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```python\n(.*?)```\n", PAGE, flags=re.DOTALL))
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch):
+    """What the README has by then: a small network of 16 channels, images, learning cut short."""
+
+    def hurried(recipe):
+        recipe = get_recipe("soft" if isinstance(recipe, str) else recipe)
+        short = {"epochs": 1, "steps_per_epoch": 2}
+        stages = tuple(dataclasses.replace(stage, **short) for stage in recipe.stages)
+        return dataclasses.replace(recipe, stages=stages, otherwise=None, start="random")
+
+    monkeypatch.setattr(trainer, "get_recipe", hurried)
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    maker, shape, layer = NETWORKS["conv_gap"]
+    g, h = split_model(maker(shape, channels=16), layer)
+    images = make_images(60, shape)
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(60) % 3)).batch(20)
+    found = {"g": g, "h": h, "images": images, "dataset": dataset, "other_images": images[:8]}
+    return found | {"DirectionPairsTf": DirectionPairsTf}
+
+
+def run(block, names):
+    # the images of the page are of more classes than the small network tells apart
+    exec(BLOCKS[block].replace("class_id=3", "class_id=1"), names)
+
+
+def test_every_marked_block_is_tested():
+    assert list(BLOCKS) == ["number", "restarts", "shards", "compare"]
+
+
+def test_links_lead_somewhere():
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)", PAGE):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_number_of_concepts(names, capsys):
+    run("number", names)
+    assert [entry.number for entry in names["scan"].numbers] == [8, 12, 16]
+    assert all(entry.fits == 2 for entry in names["scan"].numbers), names["scan"]
+    assert names["count"].reason in capsys.readouterr().out
+
+
+def test_restarts_then_a_comparison(names, tmp_path, capsys):
+    run("restarts", names)
+    assert names["craft"].pairs.recurrence.shape == (12,)
+    assert list((tmp_path / "fit").iterdir())
+    run("compare", names)
+    printed = capsys.readouterr().out
+    assert "PCA" in printed and "pairs" in printed and "random directions" in printed
+
+
+def test_shards(names):
+    run("shards", names)
+    assert names["shards"].shape == (60, 8, 8, 16) and names["pairs"].filters.shape == (12, 16)
