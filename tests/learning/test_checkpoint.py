@@ -288,7 +288,9 @@ def test_a_fit_goes_on_with_the_recipe_it_had_changed_to_whatever_its_name(
     with monkeypatch.context() as patched, pytest.raises(Killed):
         kill_in_epoch(patched, at=2)
         fit()
-    assert list(fit().stages) == ["d"], "the first one's first stage is a"
+    history = fit()
+    assert list(history.stages) == ["d"]
+    assert "went on with stage d" in history.notes, "the first one's first stage is a"
 
 
 def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
