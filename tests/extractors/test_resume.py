@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::xplique_dirpairs.learning.history.LearningWarning")
 
 QUICK = Recipe("quick", (Stage("a", {"s": 1.0, "ma": 1.0}, epochs=1, steps_per_epoch=1),))
+BREAKS_A_BOUND = Recipe(
+    "bound", (Stage("a", {"s": 1.0}, {"ma": 1e-9}, epochs=1, steps_per_epoch=1),)
+)
 
 
 def test_a_fit_goes_on_from_the_folder_it_is_kept_in(halves, images, tmp_path):
@@ -34,3 +38,12 @@ def test_a_manager_keeps_every_class_in_a_folder_of_its_own(halves, images, tmp_
     manager.fit(resume=tmp_path)
     kept = {path.parent.name for path in tmp_path.rglob("state.npz")}
     assert kept == {f"class_{label}" for label in np.unique(labels)}
+
+
+def test_the_warning_of_a_fit_points_at_the_line_that_called_it(halves, images):
+    pairs = DirectionPairsTf(
+        *halves("conv_gap"), 3, 16, 16, random_state=0, verbose=0, recipe=BREAKS_A_BOUND
+    )
+    with pytest.warns(LearningWarning, match="bound") as warned:
+        pairs.fit(images("conv_gap", 6), class_id=1)
+    assert [w.filename for w in warned if w.category is LearningWarning] == [__file__]

@@ -4,13 +4,17 @@ import dataclasses
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head, synthetic_signals
+from xplique_dirpairs.learning.callbacks import EpochRecord
 from xplique_dirpairs.learning.checkpoint import Checkpoint
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.fingerprint import Fingerprint
+from xplique_dirpairs.learning.recipe import Stage, get_recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.network import Head
 
@@ -25,6 +29,14 @@ def problem(name):
     stages = [dataclasses.replace(stage, **changes) for stage in recipe.stages]
     recipe = dataclasses.replace(recipe, stages=tuple(stages), batch=50, restarts=2, otherwise=None)
     return data.features, Head(pooled_dense_head(data.features, data.labels)), recipe
+
+
+def other_head():
+    """With the weights of another training."""
+    head = problem("default")[1]
+    weights = head.model.get_weights()
+    head.model.set_weights([1.01 * w for w in weights])
+    return head
 
 
 def learn(name, resume=None):
@@ -92,7 +104,9 @@ def test_a_finished_fit_is_not_learned_again(tmp_path):
         ({"random_state": 1}, "random_state"),
         ({"recipe": "soft"}, "recipe"),
         ({"head": None}, "head"),
+        ({"head": other_head()}, "weights of the head"),
         ({"activations": problem("default")[0] + 1.0}, "activations"),
+        ({"activations": problem("default")[0][::-1]}, "order of the positions"),
     ],
 )
 def test_the_state_of_another_fit_is_refused(changes, named, tmp_path):
@@ -100,8 +114,52 @@ def test_the_state_of_another_fit_is_refused(changes, named, tmp_path):
     settings = {"activations": features, "number_of_concepts": 3, "head": head, "recipe": recipe}
     settings |= {"random_state": 0, "verbose": 0, "resume": tmp_path}
     learn_pairs(**settings)
-    with pytest.raises(ValueError, match=f"a fit with other {named}: give another folder"):
+    with pytest.raises(ValueError, match=f"a fit with other {named}[^:]*: give another folder"):
         learn_pairs(**(settings | changes))
+
+
+def standardised(seed, scale=1.0, positions=400):
+    x = np.random.default_rng(seed).normal(size=(positions, 4, 5))
+    return (scale * (x - x.mean(axis=(0, 1))) / x.std(axis=(0, 1))).astype(np.float32)
+
+
+def fingerprint(x, head=None):
+    return Fingerprint.of(Moments.of(x.reshape(-1, x.shape[-1])), head)
+
+
+def swapped(x):
+    return x[[1, 0, *range(2, len(x))]]
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+def test_features_are_told_apart_at_any_scale_but_not_by_rounding(scale):
+    x = standardised(0, scale)
+    ours = fingerprint(x)
+    noise = 1 + 1e-4 * np.random.default_rng(1).normal(size=x.shape)
+    for same in (x, x * noise.astype(np.float32)):
+        assert fingerprint(same).differences(ours) == []
+    for other in (standardised(1, scale), swapped(x)):
+        assert "order of the positions" in fingerprint(other).differences(ours)[0]
+    stretched = x * np.array([1, 1, 1, 1, 1.1], np.float32)
+    for other in (1.1 * x, x + 0.1 * scale, stretched, x[..., :4], x[1:]):
+        assert fingerprint(other).differences(ours) == ["activations"]
+
+
+def test_values_far_from_zero_may_be_rounded():
+    x = standardised(0) + 1e4
+    x[..., 0] = 50.0  # a channel that only rounding moves
+    again = x.copy()
+    again[::2, ..., 0] += 1e-5
+    assert fingerprint(again).differences(fingerprint(x)) == []
+
+
+def test_weights_of_a_keras_head_are_known_and_of_another_callable_none_are():
+    features, head, _ = problem("default")
+    ours = fingerprint(features, head)
+    assert fingerprint(features, other_head()).differences(ours) == ["weights of the head"]
+    assert fingerprint(features, Head(lambda x: x[:, 0])).head == 0
+    kept = Fingerprint.from_arrays(ours.as_arrays())
+    assert kept.differences(ours) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x80\x04N."])
@@ -111,14 +169,132 @@ def test_a_damaged_or_foreign_state_is_refused(content, tmp_path):
         learn("default", tmp_path)
 
 
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "file").write_text("text")
-    with pytest.raises(ValueError, match="is no folder"):
-        learn("default", tmp_path / "file")
+def test_the_state_of_another_version_says_what_to_do(tmp_path):
+    # as an older version wrote it: nothing but this is known of its layout
+    np.savez(tmp_path / "state.npz", info=np.array('{"version": 2}'))
+    with pytest.raises(ValueError, match=r"another version .*layout 2.*: finish .* or delete it"):
+        learn("default", tmp_path)
+
+
+@pytest.mark.parametrize("name, blocked", [("file", "file"), (".", "state.new")])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(
+    name, blocked, tmp_path, monkeypatch
+):
+    if blocked == "file":
+        (tmp_path / "file").write_text("text")
+    else:
+        (tmp_path / "state.new").mkdir()
+    monkeypatch.setattr(Moments, "of", None)  # nothing is computed
+    with pytest.raises(ValueError, match=r"is no folder to keep a fit in .*: give one that can"):
+        learn("default", tmp_path / name)
+
+
+def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
+    def denied(path, _):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", denied)  # root may write everywhere
+    monkeypatch.setattr(Moments, "of", None)
+    with pytest.raises(ValueError, match=r"is no folder to keep a fit in .*Permission denied"):
+        learn("default", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "resume, error, message",
+    [
+        (5, TypeError, "resume must be a folder or None, not int"),
+        (b"state", TypeError, "resume must be a folder or None, not bytes"),
+        ("", ValueError, "resume is empty: give a folder"),
+    ],
+)
+def test_what_is_no_folder_is_refused(resume, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        learn("default", resume)
+    assert not list(tmp_path.iterdir())
+
+
+class Unchecked(Stage):
+    """A stage that a recipe would refuse."""
+
+    def __post_init__(self):
+        pass
+
+
+class Killed(Exception):
+    """Instead of a signal: the process that goes on is this one."""
+
+
+def kill_in_epoch(monkeypatch, at):
+    """The at-th of the whole fit."""
+    epochs, proceed = [], EpochRecord.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        epochs.append(epoch)
+        if len(epochs) == at:
+            raise Killed
+        proceed(self, epoch, logs)
+
+    monkeypatch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+
+
+@pytest.mark.parametrize("first, then", [(0, 1), (1, 0)])
+def test_a_fit_goes_on_with_or_without_a_progress_bar(first, then, tmp_path, monkeypatch, capsys):
+    features, head, recipe = problem("paper-deep")  # its plateau schedules have memories
+
+    def fit(verbose, **settings):
+        settings |= {"head": head, "recipe": recipe, "random_state": 0, "verbose": verbose}
+        return learn_pairs(features, 3, **settings)[0]
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_in_epoch(patched, at=3)
+        fit(first, resume=tmp_path)
+    whole, resumed = fit(0), fit(then, resume=tmp_path)
+    np.testing.assert_allclose(resumed.filters, whole.filters, rtol=1e-5, atol=1e-6)
+    assert "stage b" in capsys.readouterr().out or not then
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_stage_that_broke_down_is_remembered_whenever_the_fit_is_killed(
+    at, tmp_path, monkeypatch
+):
+    """The first stage does in its first epoch; the kill is in the next one's first or second."""
+    features, _, recipe = problem("default")
+    hopeless = Unchecked(**vars(recipe.stages[0]) | {"learning_rate": float("inf")})
+    recipe = dataclasses.replace(recipe, stages=(hopeless, *recipe.stages[1:]))
+
+    def fit():
+        settings = {"recipe": recipe, "random_state": 0, "verbose": 0, "resume": tmp_path}
+        return learn_pairs(features, 3, **settings)[1]
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_in_epoch(patched, at)
+        fit()
+    assert fit().cut_short == ["stage a met NaN in epoch 1: what it had is kept"]
+
+
+def test_a_fit_goes_on_with_the_recipe_it_had_changed_to_whatever_its_name(
+    tmp_path, monkeypatch, rng
+):
+    smooth = (rng.normal(size=(200, 2, 12)) * 0.8 ** np.arange(12)).astype(np.float32)
+    _, _, recipe = problem("default")
+    other = dataclasses.replace(recipe, stages=recipe.stages[1:], start="random")
+    recipe = dataclasses.replace(recipe, otherwise=other)
+
+    def fit():
+        settings = {"recipe": recipe, "random_state": 0, "verbose": 0, "resume": tmp_path}
+        return learn_pairs(smooth, 3, **settings)[1]
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_in_epoch(patched, at=2)
+        fit()
+    history = fit()
+    assert list(history.stages) == ["d"]
+    assert "went on with stage d" in history.notes, "the first one's first stage is a"
 
 
 def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
-    checkpoint = Checkpoint(tmp_path, {"a": "1"}, np.zeros(2))
+    checkpoint = Checkpoint(tmp_path, {"a": "1"}, fingerprint(standardised(0)))
     checkpoint.save({"epoch": 1}, {"x": np.arange(3)})
 
     def cut_off(file, **arrays):
@@ -130,3 +306,4 @@ def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
         checkpoint.save({"epoch": 2}, {"x": np.arange(4)})
     saved = checkpoint.load()
     assert saved.data == {"epoch": 1} and list(saved.arrays["x"]) == [0, 1, 2]
+    assert Checkpoint.folder_for(tmp_path) == tmp_path, "half a file is no obstacle"

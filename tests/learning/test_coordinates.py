@@ -36,6 +36,13 @@ def test_moments_are_mean_and_covariance_in_chunks_too(x):
         np.testing.assert_allclose(moments.covariance, slow, atol=1e-5)
 
 
+def test_moments_know_the_order_of_positions_in_any_chunks(x, rng):
+    order = Moments.of(x).order
+    np.testing.assert_allclose(Moments.of(x, 7).order, order, rtol=1e-9)
+    np.testing.assert_allclose(Moments.of(100.0 * x - 3.0).order, 100.0 * order, rtol=1e-3)
+    assert np.abs(Moments.of(rng.permutation(x)).order - order).max() > 1.0 / np.sqrt(P)
+
+
 @every_kind
 def test_filters_keep_every_projection_of_the_data_on_both_ways(kind, x, rng):
     made = KINDS[kind](Moments.of(x))

@@ -12,7 +12,7 @@ from xplique_dirpairs.datasets.synthetic import (
     random_directions,
     synthetic_signals,
 )
-from xplique_dirpairs.learning import learner
+from xplique_dirpairs.learning import learner, objective
 from xplique_dirpairs.learning.callbacks import EpochRecord
 from xplique_dirpairs.learning.history import LearningWarning, find_problems
 from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage, get_recipe
@@ -294,12 +294,18 @@ def test_a_network_that_breaks_down_costs_no_more_than_the_epochs_since(data, he
     assert len(history.stages["d"]["objective"]) < 8
 
 
+class Unchecked(Stage):
+    """A stage that a recipe would refuse."""
+
+    def __post_init__(self):
+        pass
+
+
 def hopeless(**changes):
-    """A learning rate that a recipe would refuse, so that the first step breaks down."""
+    """A learning rate with which the first step breaks down."""
     recipe = quicker(**changes)
-    for stage in recipe.stages:
-        object.__setattr__(stage, "learning_rate", float("inf"))
-    return recipe
+    stages = [Unchecked(**vars(s) | {"learning_rate": float("inf")}) for s in recipe.stages]
+    return dataclasses.replace(recipe, stages=tuple(stages))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -311,8 +317,9 @@ def test_a_hopeless_learning_rate_leaves_the_start(steps, data):
 
 
 def test_a_fit_that_broke_down_from_the_first_step_does_not_look_perfect(data):
-    with pytest.warns(LearningWarning, match="NaN"):
+    with pytest.warns(LearningWarning, match="NaN") as warned:
         _, history = learn(data.features, recipe=hopeless())
+    assert [w.filename for w in warned if w.category is LearningWarning] == [__file__]
     assert 0.0 not in history.stages["d"]["ma"]
 
 
@@ -339,6 +346,83 @@ def test_ctrl_c_keeps_what_was_learned_so_far(at, stage, data, monkeypatch):
     assert complete(pairs, history, 3)
     assert f"stage {stage} was interrupted" in history.cut_short[0]
     assert ("d" in history.stages) <= (stage == "d")
+
+
+def interrupt_once(monkeypatch, owner, name, at=1):
+    """Ctrl-C in the at-th call, outside the steps."""
+    calls, proceed = [], getattr(owner, name)
+
+    def called(*arguments, **named):
+        calls.append(name)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return proceed(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, called)
+
+
+def stage_a():
+    recipe = quick()
+    return dataclasses.replace(recipe, stages=recipe.stages[:1])
+
+
+def unsuitable(learning):
+    """Instead of `Learner._unsuitable`: every recipe that there is another one for."""
+    return None if learning.recipe.otherwise is None else "for the test"
+
+
+@pytest.mark.parametrize(
+    "owner, name, at",
+    [
+        (learner, "make_start", 3),  # two restarts have had one each
+        (learner, "fit_stage", 2),
+        (objective.Objective, "train_step", 3),  # traced twice a stage
+    ],
+)
+def test_ctrl_c_between_recipes_keeps_what_the_first_one_learned(
+    owner, name, at, data, monkeypatch
+):
+    monkeypatch.setattr(learner.Learner, "_unsuitable", unsuitable)
+    whole, _ = learn(data.features, recipe=stage_a())
+    interrupt_once(monkeypatch, owner, name, at)
+    other = dataclasses.replace(quick("soft"), start="random")  # its own start takes its time
+    recipe = dataclasses.replace(quick(), otherwise=other)
+    pairs, history = learn(data.features, recipe=recipe)
+    assert complete(pairs, history, 3) and history.interrupted
+    assert history.recipe == "default" and list(history.stages) == ["a"]
+    assert "recipe default was interrupted after stage a" in history.cut_short[0]
+    np.testing.assert_array_equal(pairs.filters, whole.filters)
+
+
+@pytest.mark.parametrize("name", ["_survivors", "_sharpest"])
+def test_ctrl_c_between_stages_keeps_the_one_before(name, data, monkeypatch):
+    whole, _ = learn(data.features, recipe=stage_a())
+    interrupt_once(monkeypatch, learner.Learner, name, at=1 if name == "_survivors" else 2)
+    pairs, history = learn(data.features, recipe=quick())
+    assert complete(pairs, history, 3) and list(history.stages) == ["a"]
+    np.testing.assert_array_equal(pairs.filters, whole.filters)
+
+
+@pytest.mark.parametrize(
+    "owner, name", [(learner, "make_start"), (objective.Objective, "train_step")]
+)
+def test_ctrl_c_passes_while_there_is_nothing_to_keep(owner, name, data, monkeypatch):
+    interrupt_once(monkeypatch, owner, name)
+    with pytest.raises(KeyboardInterrupt):
+        learn(data.features)
+
+
+def test_ctrl_c_while_the_pairs_are_completed_loses_nothing_the_first_time(data, monkeypatch):
+    whole, _ = learn(data.features)
+    with monkeypatch.context() as patched:
+        interrupt_once(patched, learner, "measure_pairs")
+        pairs, history = learn(data.features)
+    assert history.interrupted and any("done again" in note for note in history.notes)
+    np.testing.assert_array_equal(pairs.signals, whole.signals)
+    interrupt(monkeypatch, EpochRecord, 1)
+    interrupt_once(monkeypatch, learner, "measure_pairs")
+    with pytest.raises(KeyboardInterrupt):
+        learn(data.features)
 
 
 def test_a_stage_stops_when_nothing_improves(data):

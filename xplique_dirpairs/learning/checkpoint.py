@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xplique_dirpairs.distribution import is_chief
+from xplique_dirpairs.learning.fingerprint import Fingerprint
 
 #: Number of the layout of the file.
-_VERSION = 2
+_VERSION = 3
 _NAME = "state.npz"
-_FOREIGN = (
-    "is not the state of a fit, or is damaged: give another folder, or delete it to start anew"
-)
+_ANEW = "give another folder, or delete it to start anew"
+_FOREIGN = f"is not the state of a fit, or is damaged: {_ANEW}"
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,43 @@ class Checkpoint:
     Parameters
     ----------
     folder
-        Made if it is not there.
+        From `folder_for`.
     settings
         What makes one fit the continuation of another, as text.
-    mean : (D,)
-        Of the features; stands for the data.
+    fingerprint
+        Stands for the data and the network.
     """
 
-    def __init__(self, folder: str | os.PathLike, settings: dict[str, str], mean: NDArray):
-        self._path = Path(folder) / _NAME
-        self._settings, self._mean = settings, mean
+    def __init__(self, folder: Path, settings: dict[str, str], fingerprint: Fingerprint):
+        self._path = folder / _NAME
+        self._settings, self._fingerprint = settings, fingerprint
+
+    @staticmethod
+    def folder_for(resume: str | os.PathLike) -> Path:
+        """A folder to keep a fit in, made if it is not there; the chief can write to it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no path, or the state cannot be written there.
+        """
+        if not isinstance(resume, (str, os.PathLike)):
+            raise TypeError(f"resume must be a folder or None, not {type(resume).__name__}")
+        if not os.fspath(resume):
+            raise ValueError("resume is empty: give a folder to keep the fit in, or None")
+        folder = Path(resume)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            if is_chief():
+                beside = _beside(folder / _NAME)
+                beside.write_bytes(b"")
+                beside.unlink()
         except OSError as error:
-            raise ValueError(f"resume={str(folder)!r} is no folder to keep a fit in") from error
+            raise ValueError(
+                f"resume={str(folder)!r} is no folder to keep a fit in ({error}): give one that "
+                "can be written to"
+            ) from error
+        return folder
 
     def load(self) -> SavedState | None:
         """What was saved last; None if nothing was.
@@ -68,18 +91,27 @@ class Checkpoint:
             with open(self._path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             info = json.loads(str(arrays.pop("info")))
-            version, settings, mean = info["version"], info["settings"], arrays.pop("mean")
+            version = info["version"]
         except Exception as error:
             raise ValueError(f"{self._path} {_FOREIGN}") from error
         if version != _VERSION:
-            raise ValueError(f"{self._path} has version {version} of the layout, not {_VERSION}")
+            raise ValueError(
+                f"{self._path} was written by another version of xplique_dirpairs (layout "
+                f"{version}, not {_VERSION}): finish the fit with that version, {_ANEW}"
+            )
+        try:
+            settings, fingerprint = info["settings"], Fingerprint.from_arrays(arrays)
+        except Exception as error:
+            raise ValueError(f"{self._path} {_FOREIGN}") from error
         other = [name for name, value in self._settings.items() if settings.get(name) != value]
-        if mean.shape != self._mean.shape or not np.allclose(mean, self._mean, rtol=1e-4):
-            other.append("activations")
+        other += [
+            name
+            for name in self._fingerprint.differences(fingerprint)
+            if not any(name.endswith(of_setting) for of_setting in other)  # said already
+        ]
         if other:
             raise ValueError(
-                f"{self._path} is the state of a fit with other {', '.join(other)}: give another "
-                "folder, or delete it to start anew"
+                f"{self._path} is the state of a fit with other {', '.join(other)}: {_ANEW}"
             )
         return SavedState(info["data"], arrays)
 
@@ -90,10 +122,10 @@ class Checkpoint:
         info = {"version": _VERSION, "settings": self._settings, "data": data}
         contents: dict[str, Any] = {
             "info": np.array(json.dumps(info)),
-            "mean": self._mean,
+            **self._fingerprint.as_arrays(),
             **arrays,
         }
-        beside = self._path.with_suffix(".new")
+        beside = _beside(self._path)
         with open(beside, "wb") as file:
             np.savez(file, **contents)
             file.flush()
@@ -101,14 +133,20 @@ class Checkpoint:
         os.replace(beside, self._path)
 
 
-#: What early stopping and plateau schedules remember between epochs.
-_MEMORIES = ("wait", "best", "cooldown_counter", "stopped_epoch")
+def _beside(path: Path) -> Path:
+    """What is written first."""
+    return path.with_suffix(".new")
+
+
+#: What early stopping, plateau schedules and the NaN guard remember between epochs.
+_MEMORIES = ("wait", "best", "cooldown_counter", "stopped_epoch", "tripped_at")
 
 
 class EpochState(keras.callbacks.Callback):
     """Hands the whole state of a stage to ``save`` after every epoch, and puts one back.
 
-    The last of the callbacks: it sees what the others decided.
+    The last of the callbacks: it sees what the others decided. They are known by their class, of
+    which there is one each: not all are there in every process, nor in a fit that goes on.
 
     Parameters
     ----------
@@ -131,24 +169,38 @@ class EpochState(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Put the memories of the others back, which have just forgotten them."""
-        if self._resumed is None:
-            return
-        memories = self._resumed.data["memories"]
-        for callback, memory in zip(self._others, memories, strict=True):
-            for name, value in memory.items():
+        self.put_back()
+
+    def put_back(self) -> None:
+        """The memories of the others, as they were saved."""
+        memories = {} if self._resumed is None else self._resumed.data["memories"]
+        for callback in self._others:
+            for name, value in memories.get(type(callback).__name__, {}).items():
                 setattr(callback, name, value)
 
     def on_epoch_end(self, epoch, logs=None):
         """Save."""
-        memories = [
-            {name: float(v) for name in _MEMORIES if (v := getattr(c, name, None)) is not None}
+        memories = {
+            type(c).__name__: {
+                name: float(v) for name in _MEMORIES if (v := getattr(c, name, None)) is not None
+            }
             for c in self._others
-        ]
+        }
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {f"variable_{k}": v.numpy() for k, v in enumerate(variables)}
         arrays["violation"] = self.model.last_violation
         stopped = bool(self.model.stop_training)
         self._save({"epoch": epoch + 1, "stopped": stopped, "memories": memories}, arrays)
+
+
+def as_lists(kept: dict[str, NDArray]) -> dict[str, list]:
+    """Arrays by name as plain data."""
+    return {name: value.tolist() for name, value in kept.items()}
+
+
+def as_arrays(kept: dict[str, list], dtype: type) -> dict[str, NDArray]:
+    """Undo `as_lists`."""
+    return {name: np.array(value, dtype) for name, value in kept.items()}
 
 
 def restore(model: keras.Model, arrays: dict[str, NDArray]) -> None:

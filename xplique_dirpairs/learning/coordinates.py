@@ -27,11 +27,23 @@ _FLAT = 3.0
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (D,) and covariance (D, D) of features, in float64, and of how many positions."""
+    """Moments of features, in float64.
+
+    Attributes
+    ----------
+    mean : (D,)
+    covariance : (D, D)
+    count
+        Of how many positions.
+    order : (D,)
+        Mean of centred features times a random number for each position, which depends on its
+        place alone: tells features apart that differ in their order only.
+    """
 
     mean: NDArray
     covariance: NDArray
     count: int
+    order: NDArray
 
     @classmethod
     def of(cls, features: Any, chunk: int = 65536) -> Moments:
@@ -51,12 +63,15 @@ class Moments:
         """
         mean = sum(x.sum(axis=0, dtype=np.float64) for x in blocks_of(features, chunk))
         mean = np.asarray(mean) / len(features)
-        covariance = np.zeros((len(mean),) * 2)
+        covariance, order = np.zeros((len(mean),) * 2), np.zeros(len(mean))
+        weights = np.random.default_rng(0)
         for x in blocks_of(features, chunk):
             with np.errstate(over="ignore", invalid="ignore"):  # said below
-                centred = (x - mean).astype(np.float32)
+                centred = x - mean
+                order += weights.standard_normal(len(x)) @ centred
+                centred = centred.astype(np.float32)
                 covariance += centred.T @ centred
-        covariance /= len(features)
+        covariance, order = covariance / len(features), order / len(features)
         if len(features) == 1:
             raise ValueError("there is one position only: give more images, or a layer of maps")
         if not np.isfinite(covariance).all():
@@ -69,7 +84,7 @@ class Moments:
                 "the activations are constant: there is nothing to learn from. Check the images, "
                 "their preprocessing and the layer"
             )
-        return cls(mean, covariance, len(features))
+        return cls(mean, covariance, len(features), order)
 
 
 @dataclass(frozen=True)

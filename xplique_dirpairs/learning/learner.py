@@ -7,16 +7,18 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xplique_dirpairs.caller import warn_caller
 from xplique_dirpairs.distribution import as_on_chief, check_alike, from_chief
 from xplique_dirpairs.learning import coordinates as coordinates_
-from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState
+from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState, as_arrays, as_lists
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
-from xplique_dirpairs.learning.history import History, find_problems
+from xplique_dirpairs.learning.history import History, LearningWarning, find_problems
 from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe
@@ -44,6 +46,35 @@ _DEMANDED = 1.5
 _BLURS = 0.03
 #: Correlation of projections from which a concept of another restart is the same one.
 _COMES_BACK = 0.9
+
+
+@dataclass(frozen=True)
+class _Complete:
+    """What a learner had after a stage: Ctrl-C before the next one's first step goes back to it."""
+
+    detectors: Detectors
+    stage: str
+    recipe: Recipe
+    values: NDArray
+    records: dict[str, list[dict[str, NDArray]]]
+    violations: dict[str, dict[str, NDArray]]
+
+    @classmethod
+    def of(cls, learner: Learner, number: int, detectors: Detectors) -> _Complete:
+        records = {name: list(epochs) for name, epochs in learner._records.items()}
+        violations = {name: dict(broken) for name, broken in learner._violations.items()}
+        recipe, values = learner.recipe, learner._values
+        return cls(detectors, recipe.stages[number].name, recipe, values, records, violations)
+
+    def back_to(self, learner: Learner) -> Detectors:
+        learner.interrupted = True
+        learner._cut_short.append(
+            f"recipe {self.recipe.name} was interrupted after stage {self.stage}: what it had then "
+            "is kept"
+        )
+        learner.recipe, learner._values = self.recipe, self.values
+        learner._records, learner._violations = self.records, self.violations
+        return self.detectors
 
 
 class Learner:
@@ -81,12 +112,13 @@ class Learner:
         self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
         self.checkpoint, self.left_out = checkpoint, left_out
         self.interrupted = self._clear_start = False
-        self._per_position = 1
+        self._per_position, self._switches = 1, 0
         self._notes: list[str] = []
         self._seconds: dict[str, float] = {}
         self._coordinates: dict[str, Coordinates] = {}
         self._values: NDArray = np.zeros(0)  # of each restart, after a stage
         self._cut_short: list[str] = []
+        self._complete: _Complete | None = None  # the last stage that is
         self._violations: dict[str, dict[str, NDArray]] = {}
         self._records: dict[str, list[dict[str, NDArray]]] = {}
         if head is None:
@@ -117,7 +149,21 @@ class Learner:
         return int(np.clip(_CHEAP_STEP // step, 1, 8))
 
     def learn(self, rng: np.random.Generator) -> Detectors:
-        """All stages of the recipe, or of the one that suits the features better."""
+        """All stages of the recipe, or of the one that suits the features better.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If it comes before anything is learned; afterwards what is learned is returned.
+        """
+        try:
+            return self._learn(rng)
+        except KeyboardInterrupt:
+            if self._complete is None:
+                raise
+            return self._complete.back_to(self)
+
+    def _learn(self, rng: np.random.Generator) -> Detectors:
         resumed = None if self.checkpoint is None else self.checkpoint.load()
         place = None if resumed is None else (resumed.data["number"], resumed.data["epoch"])
         check_alike(state_in_resume=str(place))
@@ -130,6 +176,7 @@ class Learner:
         while number < len(self.recipe.stages) and not self.interrupted:
             detectors = self.run(number, detectors, rng, resumed)
             resumed = None
+            self._complete = _Complete.of(self, number, detectors)
             why = self._unsuitable() if number == 0 and not self.interrupted else None
             if why is None:
                 number += 1
@@ -152,6 +199,7 @@ class Learner:
         assert self.recipe.otherwise is not None
         self._note(f"{why}: recipe {self.recipe.otherwise.name!r}")
         self.recipe = self.recipe.otherwise
+        self._switches += 1
         self._values, self._records, self._violations = np.zeros(0), {}, {}
 
     def start(self, rng: np.random.Generator) -> Detectors:
@@ -251,7 +299,7 @@ class Learner:
         """All that the rest of the fit depends on, beside the variables of the stage."""
         assert self.checkpoint is not None
         data |= {
-            "recipe": self.recipe.name,
+            "switches": self._switches,
             "generator": rng.bit_generator.state,
             "notes": self._notes,
             "cut_short": self._cut_short,
@@ -259,10 +307,10 @@ class Learner:
             "clear_start": self._clear_start,
             "per_position": self._per_position,
             "records": {
-                name: [_as_lists(epoch) for epoch in epochs]
+                name: [as_lists(epoch) for epoch in epochs]
                 for name, epochs in self._records.items()
             },
-            "violations": {name: _as_lists(broken) for name, broken in self._violations.items()},
+            "violations": {name: as_lists(broken) for name, broken in self._violations.items()},
         }
         arrays |= {"filters": start.filters, "biases": start.biases}
         if start.signals is not None:
@@ -273,7 +321,8 @@ class Learner:
         """Undo `_save`: the stage that was running, and where it had begun."""
         data, arrays = saved.data, saved.arrays
         rng.bit_generator.state = data["generator"]
-        if data["recipe"] != self.recipe.name:
+        self._switches = data["switches"]
+        for _ in range(self._switches):  # names of recipes need not differ
             assert self.recipe.otherwise is not None
             self.recipe = self.recipe.otherwise
         self._notes[:] = data["notes"]
@@ -281,11 +330,11 @@ class Learner:
         self._cut_short, self._seconds = data["cut_short"], data["stage_seconds"]
         self._clear_start, self._per_position = data["clear_start"], data["per_position"]
         self._records = {
-            name: [_as_arrays(epoch, np.float32) for epoch in epochs]
+            name: [as_arrays(epoch, np.float32) for epoch in epochs]
             for name, epochs in data["records"].items()
         }
         self._violations = {
-            name: _as_arrays(broken, np.float64) for name, broken in data["violations"].items()
+            name: as_arrays(broken, np.float64) for name, broken in data["violations"].items()
         }
         start = Detectors(arrays["filters"], arrays["biases"], arrays.get("signals"))
         return data["number"], start
@@ -320,15 +369,18 @@ class Learner:
         signals: NDArray | str = self.recipe.estimator
         if detectors.signals is not None:
             signals = detectors.signals[best]
-        measured = measure_pairs(
-            self.features,
-            self.moments,
-            detectors.filters[best],
-            detectors.biases[best],
-            signals,
-            self.coordinates(self.recipe.stages[-1].coordinates),
-            _DEMANDED * self.recipe.stages[-1].tau if self._is_sharp else 0.0,
-        )
+        made = self.coordinates(self.recipe.stages[-1].coordinates)
+        least = _DEMANDED * self.recipe.stages[-1].tau if self._is_sharp else 0.0
+        filters, biases = detectors.filters[best], detectors.biases[best]
+        what = self.features, self.moments, filters, biases, signals, made, least
+        try:
+            measured = measure_pairs(*what)
+        except KeyboardInterrupt:
+            if self.interrupted:
+                raise
+            self.interrupted = True
+            self._note("interrupted while the pairs were completed: this was done again")
+            measured = measure_pairs(*what)
         pairs, missing = measured.pairs, []
         if len(detectors.filters) > 1:
             recurrence = self._recurrence(detectors.filters, best)
@@ -360,7 +412,8 @@ class Learner:
             seconds=self._seconds,
             restarts=self._values.tolist(),
         )
-        history.warn()
+        if problems := history.problems():
+            warn_caller("; ".join(problems), LearningWarning)
         return pairs, history
 
     @property
@@ -406,11 +459,3 @@ class Learner:
         correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
         others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
         return others.mean(axis=0)
-
-
-def _as_lists(values: dict[str, NDArray]) -> dict[str, list]:
-    return {name: value.tolist() for name, value in values.items()}
-
-
-def _as_arrays(values: dict[str, list], dtype: type) -> dict[str, NDArray]:
-    return {name: np.array(value, dtype) for name, value in values.items()}

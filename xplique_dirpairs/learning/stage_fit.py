@@ -95,6 +95,12 @@ def fit_stage(
         Called after every epoch with what a resumed stage needs.
     resumed
         What was saved.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it comes before the first steps, or after the last: the stage has nothing to keep, or
+        is not complete. In between, what was learned is kept.
     """
     first_epoch = 0 if resumed is None else resumed.data["epoch"]
     positions = len(features)
@@ -123,7 +129,9 @@ def fit_stage(
     if resumed is not None:
         restore(model, resumed.arrays)
     if save is not None:
-        callbacks.append(EpochState(list(callbacks), save, resumed))
+        state = EpochState(list(callbacks), save, resumed)
+        state.put_back()  # a stage that had stopped is not run
+        callbacks.append(state)
     cut_short, interrupted = None, False
     if resumed is None or not resumed.data["stopped"]:
         batches = _batches(model, made, features, head, recipe, None if full_batch else size, seed)
@@ -139,11 +147,13 @@ def fit_stage(
                     verbose=0,
                 )
         except KeyboardInterrupt:
+            if not int(model.optimizer.iterations.numpy()):
+                raise
             interrupted = True
             cut_short = f"stage {stage.name} was interrupted: what it had is kept"
     if guard.tripped_at is not None:
         cut_short = (
-            f"stage {stage.name} met NaN in epoch {guard.tripped_at + 1}: what it had is kept"
+            f"stage {stage.name} met NaN in epoch {int(guard.tripped_at) + 1}: what it had is kept"
         )
     violations = model.violations()
     values = np.where(model.finite_restarts(), model.reported()["objective"], np.nan)

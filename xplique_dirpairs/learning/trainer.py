@@ -13,6 +13,7 @@ from xplique_dirpairs.distribution import as_on_chief, check_alike, check_strate
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
+from xplique_dirpairs.learning.fingerprint import Fingerprint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.learner import Learner
 from xplique_dirpairs.learning.outliers import leave_out_far
@@ -66,7 +67,9 @@ def learn_pairs(
     Notes
     -----
     Ctrl-C ends the learning and keeps what was learned so far: the pairs are complete, and the
-    history says so.
+    history says so. Before the first steps there is nothing to keep, and KeyboardInterrupt passes,
+    as it does when it comes again while the pairs are completed. A fit that went on from ``resume``
+    may pass it on before its first new steps: its state is in the folder.
 
     Warns
     -----
@@ -78,7 +81,7 @@ def learn_pairs(
     TypeError, ValueError
         If the activations are not finite, constant, or of the wrong rank; if the number of
         concepts is not a positive integer; if the head is no Head, or takes other activations; if
-        ``resume`` holds the state of another fit.
+        ``resume`` cannot be written to, or holds the state of another fit.
     """
     recipe = _with_restarts(get_recipe(recipe), n_init)
     check_count("number_of_concepts", number_of_concepts)
@@ -95,6 +98,7 @@ def learn_pairs(
             )
         head.check_takes(features.shape[1:])
     rng = _generator(random_state)
+    folder = None if resume is None else Checkpoint.folder_for(resume)
     settings = {
         "number_of_concepts": str(number_of_concepts),
         "recipe": str(recipe),
@@ -107,7 +111,10 @@ def learn_pairs(
     check_alike(**settings, resume=str(resume is None), values=float(np.abs(moments.mean).sum()))
     features, moments, left_out = leave_out_far(features, moments, number_of_concepts)
     moments = as_on_chief(moments)
-    checkpoint = None if resume is None else Checkpoint(resume, settings, moments.mean)
+    checkpoint = None
+    if folder is not None:
+        fingerprint = as_on_chief(Fingerprint.of(moments, head))
+        checkpoint = Checkpoint(folder, settings, fingerprint)
     verbose = verbose if is_chief() else 0
     learner = Learner(
         features, moments, number_of_concepts, head, recipe, verbose, checkpoint, left_out.tolist()
