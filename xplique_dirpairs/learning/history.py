@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +13,15 @@ from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
 _DEAD = 0.02
 #: Two concepts whose detections overlap by more than this IoU count as duplicates.
 _DUPLICATE = 0.8
+
+#: Detections per axis below which a sharp detector fits its own positions [measured: fresh data
+#: has an IoU of .97 at 20 of them, .91 at 11, .87 at 6].
+_DETECTIONS_PER_AXIS = 10
+#: Noise along a filter, in deviations of the features, from which it blurs thresholds [measured:
+#: rounding at .01 costs nothing, .13 costs .1 of IoU].
+_BLURS = 0.03
+#: Correlation of projections from which a concept of another restart is the same one.
+_COMES_BACK = 0.9
 
 
 class LearningWarning(UserWarning):
@@ -106,12 +114,6 @@ class History:
             )
         return found
 
-    def warn(self) -> None:
-        """Raise one LearningWarning if there are problems."""
-        problems = self.problems()
-        if problems:
-            warnings.warn("; ".join(problems), LearningWarning, stacklevel=3)
-
     def summary(self) -> str:
         """A few lines for a terminal or a notebook."""
         lines = []
@@ -142,3 +144,57 @@ def find_problems(
     dead = np.flatnonzero(occupancy < _DEAD / concepts).tolist()
     first, second = np.nonzero(np.triu(overlaps > _DUPLICATE, 1))
     return dead, list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def find_doubts(entropy: float | None, noise: float, axes: int, detections: NDArray) -> list[str]:
+    """Why sharp detectors and their signal vectors are less sure than they look, in words.
+
+    Parameters
+    ----------
+    entropy
+        L^s at the end, in bits, where it is too high; None elsewhere.
+    noise
+        Standard deviation along a filter of what the floor of noise adds, in whitened units.
+    axes
+        A.
+    detections : (I,)
+        On how many positions each concept is detected.
+    """
+    found = []
+    if entropy is not None:
+        found.append(
+            f"positions carry several concepts, rare ones or noise (L^s {entropy:.2f} bits): "
+            "thresholds are not where a concept begins"
+        )
+    if noise > _BLURS:
+        found.append(
+            "noise blurs where concepts begin (its deviation along a filter is "
+            f"{noise:.2f} of the features'): detections near thresholds are not sure"
+        )
+    enough = _DETECTIONS_PER_AXIS * axes
+    rare = int((detections < enough).sum())
+    if rare:
+        found.append(
+            f"{rare} of {len(detections)} concepts are detected on fewer than {enough} positions, "
+            f"{_DETECTIONS_PER_AXIS} for each axis along which features vary: detections on other "
+            "images are less sure than on these"
+        )
+    return found
+
+
+def share_of_returns(filters: NDArray, best: int, covariance: NDArray) -> NDArray:
+    """Share of the other restarts with a concept whose projections correlate by ≥ 0.9, (I,).
+
+    Parameters
+    ----------
+    filters : (R, I, D)
+    best
+        The restart whose concepts are looked for in the others.
+    covariance : (D, D)
+        Of the features.
+    """
+    cross = np.einsum("id,de,rje->rij", filters[best], covariance, filters, optimize=True)
+    variances = np.einsum("rid,de,rie->ri", filters, covariance, filters, optimize=True)
+    correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
+    others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
+    return others.mean(axis=0)

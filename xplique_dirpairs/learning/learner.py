@@ -18,7 +18,13 @@ from xplique_dirpairs.learning import coordinates as coordinates_
 from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState, as_arrays, as_lists
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
-from xplique_dirpairs.learning.history import History, LearningWarning, find_problems
+from xplique_dirpairs.learning.history import (
+    History,
+    LearningWarning,
+    find_doubts,
+    find_problems,
+    share_of_returns,
+)
 from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe
@@ -31,9 +37,6 @@ logger = logging.getLogger("xplique_dirpairs")
 
 #: Restarts are run side by side as long as a step sees no more detections (P · I · R) than this.
 _CHEAP_STEP = 200_000
-#: Detections per axis below which a sharp detector fits its own positions [measured: fresh data
-#: has an IoU of .97 at 20 of them, .91 at 11, .87 at 6].
-_DETECTIONS_PER_AXIS = 10
 #: 1/M, in whitened units, per detection per axis, at most [measured, I = 128 and Zipf's law: the
 #: share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
 _SHARPNESS_PER_DETECTION = 10.0
@@ -41,11 +44,6 @@ _SHARPNESS_PER_DETECTION = 10.0
 #: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
 #: of 64 concepts is on 2.1 times τ/I].
 _DEMANDED = 1.5
-#: Noise along a filter, in deviations of the features, from which it blurs thresholds [measured:
-#: rounding at .01 costs nothing, .13 costs .1 of IoU].
-_BLURS = 0.03
-#: Correlation of projections from which a concept of another restart is the same one.
-_COMES_BACK = 0.9
 
 
 @dataclass(frozen=True)
@@ -383,7 +381,7 @@ class Learner:
             measured = measure_pairs(*what)
         pairs, missing = measured.pairs, []
         if len(detectors.filters) > 1:
-            recurrence = self._recurrence(detectors.filters, best)
+            recurrence = share_of_returns(detectors.filters, best, self.moments.covariance)
             if len(detectors.filters) > 2:
                 missing = np.flatnonzero(recurrence == 0.0).tolist()
             pairs = dataclasses.replace(pairs, recurrence=recurrence)
@@ -406,7 +404,7 @@ class Learner:
             missing=missing,
             condition_number=pairs.condition_number,
             cut_short=self._cut_short,
-            doubts=self._doubts(best, measured),
+            doubts=self._doubts(best, measured, made),
             interrupted=self.interrupted,
             notes=self._notes,
             seconds=self._seconds,
@@ -421,41 +419,15 @@ class Learner:
         """Whether the recipe is one for where the model of signals and distractors holds."""
         return self.recipe.otherwise is not None
 
-    def _doubts(self, best: int, measured: MeasuredPairs) -> list[str]:
+    def _doubts(self, best: int, measured: MeasuredPairs, made: Coordinates) -> list[str]:
         """What is less sure; of sharp detectors most of all, for soft ones promise less."""
         found = []
         if self.left_out:
             found.append(f"images {self.left_out} are unlike all others, and were left out")
-        if not self._is_sharp:
-            return found
-        epochs = self._records.get(self.recipe.stages[-1].name)
-        entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
-        if entropy > self.recipe.clear_below:
-            found.append(
-                f"positions carry several concepts, rare ones or noise (L^s {entropy:.2f} bits): "
-                "thresholds are not where a concept begins"
-            )
-        made = self.coordinates(self.recipe.stages[-1].coordinates)
-        if made.noise > _BLURS:
-            found.append(
-                "noise blurs where concepts begin (its deviation along a filter is "
-                f"{made.noise:.2f} of the features'): detections near thresholds are not sure"
-            )
-        enough = _DETECTIONS_PER_AXIS * made.axes
-        detections = measured.occupancy * len(self.features)
-        rare = np.setdiff1d(np.flatnonzero(detections < enough), measured.surplus)
-        if rare.size:
-            found.append(
-                f"{rare.size} of {self.concepts} concepts are detected on fewer than {enough} "
-                f"positions, {_DETECTIONS_PER_AXIS} for each axis along which features vary: "
-                "detections on other images are less sure than on these"
-            )
+        if self._is_sharp:
+            epochs = self._records.get(self.recipe.stages[-1].name)
+            entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
+            detections = np.delete(measured.occupancy, measured.surplus) * len(self.features)
+            several = entropy > self.recipe.clear_below
+            found += find_doubts(entropy if several else None, made.noise, made.axes, detections)
         return found
-
-    def _recurrence(self, filters: NDArray, best: int) -> NDArray:
-        """Share of the other restarts with a concept whose projections correlate by ≥ 0.9."""
-        cross = np.einsum("id,de,rje->rij", filters[best], self.moments.covariance, filters)
-        variances = np.einsum("rid,de,rie->ri", filters, self.moments.covariance, filters)
-        correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
-        others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
-        return others.mean(axis=0)

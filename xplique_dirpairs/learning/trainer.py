@@ -8,7 +8,7 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.activations import check_activations, check_count
+from xplique_dirpairs.activations import check_activations, check_count, check_random_state
 from xplique_dirpairs.distribution import as_on_chief, check_alike, check_strategy, is_chief
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.coordinates import Moments
@@ -97,7 +97,7 @@ def learn_pairs(
                 "Head(latent_to_logit_model)"
             )
         head.check_takes(features.shape[1:])
-    rng = _generator(random_state)
+    rng = check_random_state(random_state)
     folder = None if resume is None else Checkpoint.folder_for(resume)
     settings = {
         "number_of_concepts": str(number_of_concepts),
@@ -129,12 +129,3 @@ def _with_restarts(recipe: Recipe, n_init: int | None) -> Recipe:
     check_count("n_init", n_init)
     otherwise = None if recipe.otherwise is None else _with_restarts(recipe.otherwise, n_init)
     return dataclasses.replace(recipe, restarts=n_init, otherwise=otherwise)
-
-
-def _generator(random_state: int | None) -> np.random.Generator:
-    try:
-        return np.random.default_rng(random_state)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"random_state must be None or an integer of at least 0, not {random_state!r}"
-        ) from error
