@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head, synthetic_signals
-from xplique_dirpairs.learning.callbacks import EpochRecord
-from xplique_dirpairs.learning.checkpoint import Checkpoint
+from xplique_dirpairs.learning.callbacks import EpochRecord, Progress, halve_on_plateau, stop_early
+from xplique_dirpairs.learning.checkpoint import Checkpoint, EpochState, SavedState
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.fingerprint import Fingerprint
 from xplique_dirpairs.learning.recipe import Stage, get_recipe
@@ -51,7 +52,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from test_checkpoint import learn
-from xplique_dirpairs.learning.callbacks import EpochRecord
+from xplique_dirpairs.learning.callbacks import EpochRecord, Progress, halve_on_plateau, stop_early
 
 proceed, epochs = EpochRecord.on_epoch_end, []
 
@@ -252,6 +253,21 @@ def test_a_fit_goes_on_with_or_without_a_progress_bar(first, then, tmp_path, mon
     whole, resumed = fit(0), fit(then, resume=tmp_path)
     np.testing.assert_allclose(resumed.filters, whole.filters, rtol=1e-5, atol=1e-6)
     assert "stage b" in capsys.readouterr().out or not then
+
+
+def test_what_callbacks_remember_returns_to_those_of_the_same_class():
+    halving, stopping, bar = halve_on_plateau(3), stop_early(5), Progress("stage")
+    halving.wait, halving.best, stopping.wait, stopping.best = 1, 0.5, 2, 0.25
+    saved = []
+    state = EpochState([bar, halving, stopping], lambda *what: saved.append(what), None)
+    optimizer = SimpleNamespace(variables=[])
+    state.set_model(
+        SimpleNamespace(variables=[], optimizer=optimizer, last_violation=0.0, stop_training=False)
+    )
+    state.on_epoch_end(0)
+    others = [halve_on_plateau(3), stop_early(5)]
+    EpochState(others, print, SavedState(*saved[0])).on_train_begin()
+    assert [(c.wait, c.best) for c in others] == [(1, 0.5), (2, 0.25)]
 
 
 @pytest.mark.parametrize("at", [2, 3])
