@@ -105,7 +105,7 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
     """One fit."""
     from xplique_dirpairs.datasets.synthetic import random_directions
     from xplique_dirpairs.learning import trainer
-    from xplique_dirpairs.learning.recipe import DEFAULT
+    from xplique_dirpairs.learning.presets import DEFAULT
     from xplique_dirpairs.shards import ActivationShards
 
     ends: list[list[tuple[float, float]]] = []

@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from real_network import load_data
-from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF, FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.activations import compute_activations
 from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.metrics.dictionary import dictionary_stability
 from xplique_dirpairs.network import Head, split_model
 
 #: Encoding and, where there are any, decoding directions, (I, D) each.
@@ -81,9 +81,7 @@ def agreement(first: NDArray | None, second: NDArray | None) -> float:
     """Mean matched absolute cosine."""
     if first is None or second is None:
         return float("nan")
-    first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second))
-    cosines = np.abs(first @ second.T)
-    return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())
+    return dictionary_stability(first, second)
 
 
 def main() -> None:

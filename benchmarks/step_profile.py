@@ -36,7 +36,8 @@ import tensorflow as tf
 
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.objective import Detectors, Objective
-from xplique_dirpairs.learning.recipe import DEFAULT, SOFT, Stage
+from xplique_dirpairs.learning.presets import DEFAULT, SOFT
+from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import excess_covariance, joint_signals
 from xplique_dirpairs.learning.uncertainty import damped_inverse
 from xplique_dirpairs.network import Head

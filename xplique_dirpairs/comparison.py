@@ -191,6 +191,7 @@ class _Bench:
     random_state: int
 
     def measure(self, name: str, extractor: Extractor) -> ExtractorResult:
+        """Fit it if it is not fitted, read the images with it, and measure what it reads."""
         seconds: dict[str, float] = {}
         with _remarks() as remarks:
             if is_fitted(extractor):

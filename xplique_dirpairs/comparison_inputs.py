@@ -28,6 +28,13 @@ _SAME = 1e-3
 def checked_extractors(
     extractors: Mapping[str, Extractor | DirectionPairs],
 ) -> dict[str, Extractor]:
+    """The extractors, by names that are free; direction pairs become their factorizer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are none, or one is no extractor, or has no name or that of a control.
+    """
     if not isinstance(extractors, Mapping):
         raise TypeError(
             f"extractors must be a dictionary, name to extractor, not {type(extractors).__name__}"
@@ -55,6 +62,13 @@ def checked_extractors(
 def network_halves(
     extractors: dict[str, Extractor], first: keras.Model | None, second: keras.Model | None
 ) -> tuple[keras.Model, keras.Model]:
+    """The network's halves: the given ones, or those of the first extractor that knows them.
+
+    Raises
+    ------
+    ValueError
+        If one is given without the other, or none is known.
+    """
     if (first is None) != (second is None):
         raise ValueError("give both halves of the network, or none")
     if first is not None and second is not None:
@@ -149,6 +163,13 @@ def scored_classes(
 def images_to_fit(
     extractors: dict[str, Extractor], fit_images: ArrayLike | None, controls: bool
 ) -> NDArray | None:
+    """What is fitted here is fitted on these: the given images, or those all were fitted on.
+
+    Raises
+    ------
+    ValueError
+        If some are needed and none are known.
+    """
     if fit_images is not None:
         return as_images(fit_images)
     missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
@@ -172,6 +193,13 @@ def images_to_fit(
 
 
 def controls_for(extractors: dict[str, Extractor], random_state: int) -> dict[str, Extractor]:
+    """Both controls, with the commonest number of concepts (of several, the largest).
+
+    Raises
+    ------
+    ValueError
+        If no extractor says how many it has.
+    """
     numbers = [number_of_concepts(extractor) for extractor in extractors.values()]
     known = [number for number in numbers if number is not None]
     if not known:

@@ -297,6 +297,23 @@ class Head:
         return logits
 
 
+def check_head(head: object, shape: tuple[int | None, ...]) -> None:
+    """A head, where one is given, is a `Head` that takes activations ``(N, *spatial, D)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if head is None:
+        return
+    if not isinstance(head, Head):
+        raise TypeError(
+            f"head must be a Head, not {type(head).__name__}: wrap the rest of the network, "
+            "Head(latent_to_logit_model)"
+        )
+    head.check_takes(shape[1:])
+
+
 def _entropy_of_probabilities(p: tf.Tensor) -> tf.Tensor:
     p = tf.clip_by_value(p, 1e-12, 1.0)
     return -tf.reduce_sum(p * tf.math.log(p), axis=-1) / np.log(2.0)

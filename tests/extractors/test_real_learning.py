@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.pairs import DirectionPairs
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head, synthetic_signals
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.shards import ActivationShards

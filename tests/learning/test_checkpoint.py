@@ -15,7 +15,8 @@ from xplique_dirpairs.learning.callbacks import EpochRecord, Progress, halve_on_
 from xplique_dirpairs.learning.checkpoint import Checkpoint, EpochState, SavedState
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.fingerprint import Fingerprint
-from xplique_dirpairs.learning.recipe import Stage, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.network import Head
 

@@ -4,7 +4,7 @@ import pytest
 from xplique_dirpairs.learning import reading
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.reading import measure_pairs
-from xplique_dirpairs.learning.signals import excess_covariances, joint_signals
+from xplique_dirpairs.learning.signals import excess_covariance, joint_signals
 
 P, D, I = 60, 4, 3
 
@@ -81,6 +81,7 @@ def test_joint_signals_are_those_of_the_learning(problem, monkeypatch):
     monkeypatch.setattr(reading, "_CHUNK", 7)
     found = measure(*problem, signals="joint").signals
     centred = x - x.mean(axis=0, dtype=float)
-    expected = joint_signals(*excess_covariances(centred, centred @ filters.T - biases)).numpy()
+    with_x = excess_covariance(centred, centred @ filters.T - biases)
+    expected = joint_signals(with_x, with_x @ filters.T).numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=1e-4)

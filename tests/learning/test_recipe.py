@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from xplique_dirpairs.learning.recipe import LOSSES, RECIPES, Recipe, Stage, get_recipe
+from xplique_dirpairs.learning.presets import RECIPES, get_recipe
+from xplique_dirpairs.learning.recipe import LOSSES, Recipe, Stage
 
 #: Doumanoglou et al., deep classifier: the table of the paper, dashes left out.
 DEEP = {

@@ -5,7 +5,7 @@ import tensorflow as tf
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions, synthetic_signals
 from xplique_dirpairs.learning.signals import (
-    excess_covariances,
+    excess_covariance,
     joint_signals,
     mean_difference,
     positives_covariance,
@@ -88,7 +88,8 @@ def test_on_positives_it_finds_the_signal_where_the_pattern_cav_does_not():
 
 
 def jointly(x, excess):
-    return joint_signals(*excess_covariances(tf.constant(x), tf.constant(excess))).numpy()
+    x, excess = tf.constant(x), tf.constant(excess)
+    return joint_signals(excess_covariance(x, excess), excess_covariance(excess, excess)).numpy()
 
 
 def test_joint_signals_are_a_regression_with_the_rectified_excess_as_instrument(problem):

@@ -15,7 +15,8 @@ from xplique_dirpairs.datasets.synthetic import (
 from xplique_dirpairs.learning import learner, objective
 from xplique_dirpairs.learning.callbacks import EpochRecord
 from xplique_dirpairs.learning.history import LearningWarning, find_problems
-from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage, get_recipe
+from xplique_dirpairs.learning.presets import RECIPES, get_recipe
+from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.recovery import (
     detector_iou,

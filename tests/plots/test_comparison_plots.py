@@ -5,6 +5,7 @@ from itertools import combinations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from xplique_dirpairs.plots.comparison import (
     AlignedConcept,
@@ -204,6 +205,10 @@ def test_aligned_concepts_stand_side_by_side_with_their_correlation(rng):
 
 
 def test_nothing_is_shown_by_itself(monkeypatch):
-    monkeypatch.setattr(plt, "show", lambda *_: pytest.fail("plt.show() was called"))
-    fidelity_figure(3, 3)
-    plot_extractor_importances([bars("a", 5)], extractor_styles(["a"]))
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda *_: shown.append(True))
+    figures = [
+        fidelity_figure(3, 3),
+        plot_extractor_importances([bars("a", 5)], extractor_styles(["a"])),
+    ]
+    assert not shown and all(isinstance(figure, Figure) for figure in figures)

@@ -19,7 +19,8 @@ from xplique_dirpairs.activations import check_count, check_images
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.network import Head, check_class
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.palette import concept_colors

@@ -11,16 +11,17 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
 
 from xplique_dirpairs.activations import check_activations, check_count
 from xplique_dirpairs.distribution import check_strategy
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.metrics.dictionary import dictionary_stability
+from xplique_dirpairs.network import Head, check_head
 from xplique_dirpairs.pairs import WELL_CONDITIONED
 from xplique_dirpairs.shards import ActivationShards
 
@@ -224,13 +225,7 @@ def _check_learnable(
     activations: NDArray | ActivationShards, head: object, random_state: int | None
 ) -> None:
     """What every fit would fail with is raised at once, and not written down for every number."""
-    if head is not None:
-        if not isinstance(head, Head):
-            raise TypeError(
-                f"head must be a Head, not {type(head).__name__}: wrap the rest of the network, "
-                "Head(latent_to_logit_model)"
-            )
-        head.check_takes(activations.shape[1:])
+    check_head(head, activations.shape)
     images = activations.shape[0]
     if images < 2:
         raise ValueError("there is one image only: its halves cannot be compared")
@@ -278,10 +273,6 @@ def _compare(number: int, fits: list, error: str | None) -> ScannedNumber:
 
 
 def _stability(directions: list[NDArray]) -> float:
-    """Mean absolute cosine of matched rows (I, D), over every two; NaN if there are not two."""
-    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in directions]
-    cosines = []
-    for first, second in combinations(unit, 2):
-        matrix = np.abs(first @ second.T)
-        cosines.append(matrix[linear_sum_assignment(matrix, maximize=True)].mean())
-    return float(np.mean(cosines)) if cosines else float("nan")
+    """Mean `dictionary_stability` of every two; NaN if there are not two."""
+    found = [dictionary_stability(first, second) for first, second in combinations(directions, 2)]
+    return float(np.mean(found)) if found else float("nan")

@@ -59,12 +59,14 @@ class _Complete:
 
     @classmethod
     def of(cls, learner: Learner, number: int, detectors: Detectors) -> _Complete:
+        """After the stage of that number."""
         records = {name: list(epochs) for name, epochs in learner._records.items()}
         violations = {name: dict(broken) for name, broken in learner._violations.items()}
         recipe, values = learner.recipe, learner._values
         return cls(detectors, recipe.stages[number].name, recipe, values, records, violations)
 
     def back_to(self, learner: Learner) -> Detectors:
+        """The learner as it was then, interrupted."""
         learner.interrupted = True
         learner._cut_short.append(
             f"recipe {self.recipe.name} was interrupted after stage {self.stage}: what it had then "

@@ -120,6 +120,7 @@ class _Sums:
         self._zr = np.zeros((concepts, concepts))
 
     def add(self, features: NDArray) -> None:
+        """Some positions, (n, D)."""
         x = features - self._mean
         z = x @ self._filters.T - self._biases
         on = (z > 0).astype(np.float32)

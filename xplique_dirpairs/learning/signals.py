@@ -43,27 +43,21 @@ def positives_covariance(x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.
     return average(tf.matmul(centred / count, x, transpose_a=True))
 
 
-def excess_covariances(x: tf.Tensor, excess: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """cov[r_i, x] and cov[r_i, z_j]: what `joint_signals` needs, and what minibatches average.
+def excess_covariance(x: tf.Tensor, excess: tf.Tensor) -> tf.Tensor:
+    """cov[r_i, x], what `joint_signals` needs, and what minibatches average.
 
     Parameters
     ----------
     x : (P, A)
         Features.
     excess : (..., P, I)
-        z − b: how far projections exceed the detectors' hyperplanes.
+        z − b: how far projections exceed the detectors' hyperplanes; r is `rectified` of it.
 
     Returns
     -------
-    with_features : (..., I, A)
-    with_projections : (..., I, I)
-        r = `rectified` excess.
+    covariance : (..., I, A)
+        Times W it is cov[r_i, z_j]: no second product over the positions.
     """
-    return excess_covariance(x, excess), excess_covariance(excess, excess)
-
-
-def excess_covariance(x: tf.Tensor, excess: tf.Tensor) -> tf.Tensor:
-    """cov[r_i, x], (..., I, A); that with z = Wᵀx is W times it."""
     r = rectified(excess)
     r -= average(tf.reduce_mean(r, axis=-2, keepdims=True))
     return average(tf.matmul(r, x, transpose_a=True) / tf.cast(tf.shape(r)[-2], r.dtype))
@@ -85,7 +79,7 @@ def joint_signals(with_features: tf.Tensor, with_projections: tf.Tensor) -> tf.T
     Parameters
     ----------
     with_features, with_projections
-        From `excess_covariances`.
+        From `excess_covariance`, the second times W.
     """
     scale = tf.sqrt(tf.maximum(tf.linalg.diag_part(with_projections), 1e-12))[..., None]
     gains = with_projections / scale / tf.linalg.matrix_transpose(scale)

@@ -17,8 +17,9 @@ from xplique_dirpairs.learning.fingerprint import Fingerprint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.learner import Learner
 from xplique_dirpairs.learning.outliers import leave_out_far
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.network import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.shards import ActivationShards
 
@@ -46,7 +47,7 @@ def learn_pairs(
     head
         The rest of the network; without it the network terms L^uur and L^cur are left out.
     recipe
-        A name (see `recipe.RECIPES`) or a Recipe.
+        A name (see `presets.RECIPES`) or a Recipe.
     n_init
         Starts that are learned side by side, each to the end. The one with the least objective,
         plus ten times what it violates of its constraints, is kept; `DirectionPairs.recurrence`
@@ -90,13 +91,7 @@ def learn_pairs(
         features = StreamedFeatures(activations)
     else:
         features = HeldFeatures(check_activations(activations))
-    if head is not None:
-        if not isinstance(head, Head):
-            raise TypeError(
-                f"head must be a Head, not {type(head).__name__}: wrap the rest of the network, "
-                "Head(latent_to_logit_model)"
-            )
-        head.check_takes(features.shape[1:])
+    check_head(head, features.shape)
     rng = check_random_state(random_state)
     folder = None if resume is None else Checkpoint.folder_for(resume)
     settings = {
