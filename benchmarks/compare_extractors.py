@@ -7,6 +7,7 @@ DIR of --data is laid out as for benchmarks/real_network.py. With ``--part test`
 fitted on the "train" photographs of all classes and measured on the "test" ones; with ``--part
 train``, for choosing settings, fitted on 70 % of "train" and measured on the other 30 %. Tables and
 figures of the means over seeds go to --output, a folder for each layer; the tables are printed.
+What is measured is kept there, too, extractor by extractor, and not measured again.
 
 CRAFT is Xplique's own, unmodified, fitted on the photographs. The others are fitted on the
 activations: direction pairs and the predecessors (recipes uibe, cbe) with the network, the rest on
@@ -32,7 +33,9 @@ from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.activations import as_pixels, compute_activations
-from xplique_dirpairs.comparison import average, compare
+from xplique_dirpairs.comparison.average import average
+from xplique_dirpairs.comparison.compare import compare
+from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,
@@ -119,28 +122,37 @@ def main() -> None:
     for layer in arguments.layers:
         halves = split_model(model, layer)
         activations = compute_activations(halves[0], images)
+        folder = arguments.output / layer
+        folder.mkdir(parents=True, exist_ok=True)
         seeds = []
         for seed in range(arguments.seeds):
-            extractors = {}
+            path, found = folder / f"seed{seed}.npz", None
+            if path.exists():
+                found = Comparison.load(path)
             for name in arguments.extractors:
+                if found is not None and name in found.results:
+                    continue
                 start = time.perf_counter()
-                extractors[name] = fitted(
+                extractor = fitted(
                     name, arguments.concepts, seed, halves, images, activations, arguments.positions
                 )
-                print(f"{layer}, seed {seed}, {name}: fit {time.perf_counter() - start:.1f} s")
-            seeds.append(
-                compare(
-                    extractors,
+                seconds = time.perf_counter() - start
+                print(f"{layer}, seed {seed}, {name}: fit {seconds:.1f} s", flush=True)
+                one = compare(
+                    {name: extractor},
                     measured,
                     labels,
                     fit_images=images,
                     input_to_latent_model=halves[0],
                     latent_to_logit_model=halves[1],
+                    controls=found is None,
                     random_state=seed,
                 )
-            )
+                found = one if found is None else found.joined(one)
+                found.save(path)
+            seeds.append(found)
         comparison = average(seeds) if len(seeds) > 1 else seeds[0]
-        comparison.save_report(arguments.output / layer)
+        comparison.save_report(folder)
         print(f"\n{layer}, {len(measured)} photographs, {arguments.seeds} seeds\n")
         for kind in ("curves", "all off", "reconstruction", "dictionary"):
             print(comparison.table(kind).formatted("markdown"), "\n", flush=True)

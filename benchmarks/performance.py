@@ -40,6 +40,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 
@@ -104,13 +105,14 @@ def products(
 def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool) -> dict:
     """One fit."""
     from xplique_dirpairs.datasets.synthetic import random_directions
-    from xplique_dirpairs.learning import trainer
+    from xplique_dirpairs.learning import stage_fit
     from xplique_dirpairs.learning.presets import DEFAULT
+    from xplique_dirpairs.learning.trainer import learn_pairs
     from xplique_dirpairs.shards import ActivationShards
 
     ends: list[list[tuple[float, float]]] = []
 
-    class TimedRecord(trainer.EpochRecord):
+    class TimedRecord(stage_fit.EpochRecord):
         """Notes when epochs end."""
 
         def on_train_begin(self, logs=None):
@@ -120,7 +122,6 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
             super().on_epoch_end(epoch, logs)
             ends[-1].append(clocks())
 
-    trainer.EpochRecord = TimedRecord  # the learning takes no callbacks of its user
     directions = random_directions(0, concepts, DISTRACTORS, channels)
     recipe = dataclasses.replace(DEFAULT, otherwise=None)
     if passes:
@@ -135,9 +136,11 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
         else:
             activations = np.concatenate(list(activations_of(positions, directions)))
         before, start = peak(), clocks()
-        pairs, history = trainer.learn_pairs(
-            activations, concepts, recipe=recipe, random_state=0, verbose=0
-        )
+        # the learning takes no callbacks of its user
+        with mock.patch.object(stage_fit, "EpochRecord", TimedRecord):
+            pairs, history = learn_pairs(
+                activations, concepts, recipe=recipe, random_state=0, verbose=0
+            )
         seconds = clocks() - start
     memory = peak()
     # the first epoch of a stage is left out, and counts as one of the others

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from xplique_dirpairs.version import __version__
 
 if TYPE_CHECKING:
-    from xplique_dirpairs.comparison import Comparison, compare
+    from xplique_dirpairs.comparison.compare import compare
+    from xplique_dirpairs.comparison.result import Comparison
     from xplique_dirpairs.extractors.craft import FactorizerCraftTf
     from xplique_dirpairs.extractors.direction_pairs import (
         DirectionPairsManagerTf,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "ActivationShards": "shards",
-    "Comparison": "comparison",
+    "Comparison": "comparison.result",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
     "DirectionPairsManagerTf": "extractors.direction_pairs",
@@ -56,7 +57,7 @@ _MODULES = {
     "Recipe": "learning.recipe",
     "SemiNMFFactorizer": "factorizers.nonnegative",
     "Stage": "learning.recipe",
-    "compare": "comparison",
+    "compare": "comparison.compare",
     "count_skewed_sources": "learning.number_of_concepts",
     "learn_pairs": "learning.trainer",
     "plot_number_of_concepts": "plots.number_of_concepts",

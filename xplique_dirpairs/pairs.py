@@ -6,8 +6,6 @@ Notation: D channels, I concepts; features ``x`` have any leading shape and D la
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -17,10 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.archives import ArchiveFormat
+
 Off = Literal["absent", "undecided"]
 
-FORMAT = "xplique_dirpairs.DirectionPairs"
-FORMAT_VERSION = 1
+FORMAT = ArchiveFormat(
+    "xplique_dirpairs.DirectionPairs", 1, "direction pairs", "DirectionPairs.save"
+)
 
 #: Above this condition number of ŴᵀŜ the plain inverse is given up for a regularised one.
 WELL_CONDITIONED = 30.0
@@ -298,10 +299,7 @@ class DirectionPairs:
     def save(self, path: str | Path) -> None:
         """Write the pairs to ``path`` as a numpy archive, without pickle, under that very name."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {name: array for name, array in arrays.items() if array is not None}
-        header = {"format": FORMAT, "version": FORMAT_VERSION, "arrays": sorted(arrays)}
-        with open(path, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        FORMAT.write(path, {name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
     def load(cls, path: str | Path) -> DirectionPairs:
@@ -314,34 +312,7 @@ class DirectionPairs:
         ValueError
             If the file is damaged, of another kind, or of a newer format than this version reads.
         """
-        if Path(path).is_dir():
-            raise IsADirectoryError(f"{path} is a folder, not a file of direction pairs")
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no file of direction pairs at {path}")
-        foreign = f"{path} is not a file of direction pairs (as DirectionPairs.save writes)"
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{foreign}, or it is damaged")
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except Exception as error:  # zlib, zip and numpy each raise their own
-            raise ValueError(f"{path} is damaged: {error}") from error
-        try:
-            header = json.loads(str(arrays.pop("header")))
-            kind, version = header["format"], header["version"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(foreign) from error
-        if kind != FORMAT:
-            raise ValueError(f"{foreign}: it holds {kind!r}")
-        if type(version) is not int or version < 1:
-            raise ValueError(f"{path} is damaged: its header is {header}")
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {version}, this installation reads up to "
-                f"{FORMAT_VERSION}: update xplique-dirpairs"
-            )
-        if sorted(arrays) != header.get("arrays"):
-            raise ValueError(f"{path} is damaged: it does not hold the arrays its header names")
+        arrays, _ = FORMAT.read(path)
         try:
             return cls(**arrays)
         except (TypeError, ValueError) as error:

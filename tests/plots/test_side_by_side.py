@@ -54,6 +54,11 @@ def test_counterparts_undo_a_permutation_whatever_the_scale(rng):
     np.testing.assert_allclose(correlations, 1.0)
 
 
+def test_counterparts_of_more_concepts_than_there_are_is_an_error(rng):
+    with pytest.raises(ValueError, match="at least the 4 concepts of maps, not 3"):
+        counterparts(rng.random((2, 4, 4, 4)), rng.random((2, 4, 4, 3)))
+
+
 def test_counterparts_are_one_to_one_and_a_constant_map_agrees_with_none(rng):
     maps = rng.random((3, 4, 4, 3))
     maps[..., 0] = 0.0

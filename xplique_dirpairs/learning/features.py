@@ -25,7 +25,7 @@ _BLOCK = 65536
 _FILES = 4
 #: Streamed positions that are kept in memory, in coordinates, where all of them are no more than
 #: so many megabytes: reading, projecting and shuffling them in every pass takes far longer.
-_KEPT_MEGABYTES = 256.0
+_KEPT_MEGABYTES = 64.0
 #: Streamed feature maps that the network terms see: a random sample of so many megabytes.
 _MAPS_MEGABYTES = 256.0
 
@@ -74,7 +74,7 @@ class HeldFeatures:
 
 
 class StreamedFeatures:
-    """Activations in shards; memory does not grow with their number beyond a few hundred MB."""
+    """Activations in shards; memory does not grow with their number beyond some 200 MB."""
 
     def __init__(self, shards: ActivationShards):
         self._shards, self.shape = shards, shards.shape

@@ -73,7 +73,8 @@ def counterparts(maps: NDArray, other_maps: NDArray) -> tuple[NDArray, NDArray]:
     Parameters
     ----------
     maps : (N, H, W, I)
-    other_maps : (N, H, W, I)
+    other_maps : (N, H, W, J)
+        At least as many: J ≥ I.
 
     Returns
     -------
@@ -81,7 +82,17 @@ def counterparts(maps: NDArray, other_maps: NDArray) -> tuple[NDArray, NDArray]:
         The other extractor's concept that belongs to each concept.
     correlations : (I,)
         Pearson's, of the two maps over all positions; 0 where a map is constant.
+
+    Raises
+    ------
+    ValueError
+        If the other extractor has fewer concepts.
     """
+    if other_maps.shape[-1] < maps.shape[-1]:
+        raise ValueError(
+            f"other_maps must hold at least the {maps.shape[-1]} concepts of maps, not "
+            f"{other_maps.shape[-1]}: pass the maps of fewer concepts first"
+        )
     ours, theirs = (_standardised(m.reshape(-1, m.shape[-1])) for m in (maps, other_maps))
     correlations = ours.T @ theirs / len(ours)
     rows, partners = linear_sum_assignment(correlations, maximize=True)

@@ -7,7 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from xplique_dirpairs.comparison_result import CONTROLS, Comparison, ExtractorResult
+from xplique_dirpairs.comparison.extractor_result import ExtractorResult
+from xplique_dirpairs.comparison.result import CONTROLS, Comparison
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
 from xplique_dirpairs.metrics.fidelity import Curves, Fidelity
 
@@ -37,8 +38,7 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
         raise ValueError(f"an average is of two comparisons at least, not {len(comparisons)}")
     first = comparisons[0]
     for other in comparisons[1:]:
-        same_images = np.array_equal(first.images, other.images)
-        if not same_images or not np.array_equal(first.class_ids, other.class_ids):
+        if not first.is_of_same_images(other):
             raise ValueError("the comparisons must be of the same images and classes")
     results, errors = {}, {}
     names = dict.fromkeys(
@@ -60,7 +60,7 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
 
 def _averaged(seeds: list[ExtractorResult]) -> ExtractorResult:
     first = seeds[0]
-    numbers = sorted({len(seed.reader.bank) for seed in seeds})
+    numbers = sorted({len(seed.encoding) for seed in seeds})
     if len(numbers) > 1:
         raise ValueError(
             f"{first.name!r} has {' and '.join(map(str, numbers))} concepts: only fits with the "
@@ -72,7 +72,7 @@ def _averaged(seeds: list[ExtractorResult]) -> ExtractorResult:
         if all(key in seed.values for seed in seeds)
     }
     for which in ("encoding", "decoding"):
-        directions = [getattr(seed.reader, which) for seed in seeds]
+        directions = [getattr(seed, which) for seed in seeds]
         if all(rows is not None for rows in directions):
             pairs = combinations(directions, 2)
             stability = np.mean([dictionary_stability(one, other) for one, other in pairs])
@@ -92,7 +92,8 @@ def _averaged(seeds: list[ExtractorResult]) -> ExtractorResult:
     remarks = tuple(dict.fromkeys(remark for seed in seeds for remark in seed.remarks))
     return ExtractorResult(
         first.name,
-        first.reader,
+        first.encoding,
+        first.decoding,
         first.shown,
         values,
         fidelity,

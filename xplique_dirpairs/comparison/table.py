@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.metrics.registry import Metric
 from xplique_dirpairs.metrics.summary import Summary, summary
 from xplique_dirpairs.tables import Cell, Table
-
-if TYPE_CHECKING:
-    from xplique_dirpairs.comparison_result import ExtractorResult
 
 CAPTION = (
     "↑ higher is better, ↓ lower is better. ± is half of the 95 % bootstrap interval over images; "

@@ -18,8 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts.factorizer import ConceptFactorizer
 
 from xplique_dirpairs.activations import as_pixels, check_count, compute_activations
-from xplique_dirpairs.comparison_average import average
-from xplique_dirpairs.comparison_inputs import (
+from xplique_dirpairs.comparison.extractor_result import ExtractorResult
+from xplique_dirpairs.comparison.inputs import (
     as_images,
     check_same_layer,
     checked_extractors,
@@ -28,7 +28,7 @@ from xplique_dirpairs.comparison_inputs import (
     network_halves,
     scored_classes,
 )
-from xplique_dirpairs.comparison_result import Comparison, ExtractorResult
+from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.reader import (
     ConceptReader,
     Extractor,
@@ -44,8 +44,6 @@ from xplique_dirpairs.metrics.importance import SobolIndices, sobol_designs, sob
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
-
-__all__ = ["Comparison", "ExtractorResult", "average", "compare"]
 
 logger = logging.getLogger("xplique_dirpairs")
 
@@ -218,7 +216,8 @@ class _Bench:
                 importances = self._importances(reading)
         return ExtractorResult(
             name,
-            reader,
+            reader.encoding,
+            reader.decoding,
             shown,
             values,
             measured,

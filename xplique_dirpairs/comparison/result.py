@@ -14,21 +14,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xplique_dirpairs.activations import check_count
-from xplique_dirpairs.comparison_table import comparison_table, paired_difference
-from xplique_dirpairs.extractors.crops import (
-    best_crops,
-    concept_maps,
-    crop_coefficients,
-    extract_crops,
-    fitting_patch,
-)
-from xplique_dirpairs.extractors.reader import ConceptReader
-from xplique_dirpairs.metrics.fidelity import Fidelity, probabilities_at
-from xplique_dirpairs.metrics.importance import SobolIndices
+from xplique_dirpairs.comparison.extractor_result import ExtractorResult
+from xplique_dirpairs.comparison.files import read_results, write_results
+from xplique_dirpairs.comparison.pictures import aligned_concepts, picture, upright_maps
+from xplique_dirpairs.comparison.table import comparison_table, paired_difference
 from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.metrics.summary import Summary
 from xplique_dirpairs.plots.comparison import (
-    AlignedConcept,
     ConceptMap,
     ExtractorBars,
     ExtractorCurves,
@@ -38,8 +30,6 @@ from xplique_dirpairs.plots.comparison import (
     plot_extractor_maps,
     plot_fidelity,
 )
-from xplique_dirpairs.plots.images import as_picture, pixel_limits
-from xplique_dirpairs.plots.side_by_side import counterparts
 from xplique_dirpairs.tables import Table
 
 #: Controls that stand in every table: directions that mean nothing, and detectors nobody trained.
@@ -49,71 +39,6 @@ CONTROLS = (RANDOM, NO_LEARNING)
 BARS = ("deletion", "insertion", "p_at_0.2", "mu_fidelity", "agreement", "activation_r2")
 #: Changes of the features, as fractions of their norm, at which deletion is drawn.
 CHANGES = np.linspace(0.0, 0.6, 25)
-#: Side of the crops in `Comparison.plot_aligned`, as a share of the shorter side of an image.
-_CROP = 0.3
-
-
-@dataclass(frozen=True, eq=False)
-class ExtractorResult:
-    """What was measured of one extractor.
-
-    Attributes
-    ----------
-    name
-    reader
-        How it reads and writes features.
-    shown : (N, *S, I)
-        Coefficients of the images as pictures show them.
-    values
-        Key of `METRICS` → a value for every image, (N,) or (N, 2), or one figure, ().
-    fidelity
-        With the curves and the contributions of every image, (N, I).
-    importances
-        Sobol indices of the class score, each (I,), means over some of the images.
-    seconds
-        "fit" (if it was fitted here), "read", "measure" → wall time.
-    remarks
-        What is to be known of the fit: that it was cut short, say.
-    seeds
-        Of an `average`, the results it is of; the reader, shown coefficients, contributions and
-        importances are then those of the first of them. Empty otherwise.
-    """
-
-    name: str
-    reader: ConceptReader
-    shown: NDArray
-    values: dict[str, NDArray]
-    fidelity: Fidelity
-    importances: SobolIndices
-    seconds: dict[str, float]
-    remarks: tuple[str, ...] = ()
-    seeds: tuple[ExtractorResult, ...] = ()
-
-    @cached_property
-    def summaries(self) -> dict[str, Summary]:
-        """Key of `METRICS` → figure with its 95 % bootstrap interval over images."""
-        found = {}
-        for key, values in self.values.items():
-            if np.ndim(values):
-                found[key] = METRICS[key].summary(values)
-            else:
-                found[key] = Summary(float(values), float("nan"), float("nan"), 0)
-        return found
-
-    def deletion_at(self, changes: Iterable[float]) -> NDArray:
-        """Mean class probability where deletion changed the features so much, (n,).
-
-        As P@ is defined; over the images, and the seeds if there are some.
-        """
-        parts = self.seeds or (self,)
-        return np.array([np.mean([_mean_at(part, change) for part in parts]) for change in changes])
-
-
-def _mean_at(result: ExtractorResult, change: float) -> float:
-    deletion = result.fidelity.deletion
-    if change <= 0:
-        return float(deletion.probabilities[:, 0].mean())
-    return float(np.nanmean(probabilities_at(deletion, change)[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,14 +255,14 @@ class Comparison:
             raise ValueError(f"image must be below {len(self.images)}, not {image}")
         rows = {}
         for name, result in self.results.items():
-            maps = self._maps(result, slice(image, image + 1))[0]
+            maps = upright_maps(result.shown[image : image + 1], self.images.shape[1:])[0]
             contributions = result.fidelity.contributions[image]
             chosen = np.argsort(-contributions, kind="stable")[:n]
             rows[name] = [ConceptMap(int(i), contributions[i], maps[..., i]) for i in chosen]
         title = (
             f"Image {image}: concepts, by their part in the logit of class {self.class_ids[image]}"
         )
-        return plot_extractor_maps(self._picture(image), rows, self._styles, title)
+        return plot_extractor_maps(picture(self.images, image), rows, self._styles, title)
 
     def plot_aligned(self, a: str, b: str, n: int = 8, nb_crops: int = 5) -> Figure:
         """Concepts of two extractors that are found at the same places, side by side.
@@ -364,22 +289,69 @@ class Comparison:
                 raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
         check_count("n", n)
         check_count("nb_crops", nb_crops)
-        ours, theirs = (self._maps(self.results[name]) for name in (a, b))
-        swap = ours.shape[-1] > theirs.shape[-1]  # `counterparts` gives the first one's partners
-        partners, correlations = counterparts(*((theirs, ours) if swap else (ours, theirs)))
-        pairs = np.stack([np.arange(len(partners)), partners], axis=1)
-        pairs = pairs[:, ::-1] if swap else pairs
-        shown = [
-            AlignedConcept(
-                int(pairs[k, 0]),
-                int(pairs[k, 1]),
-                float(correlations[k]),
-                self._crops(ours[..., pairs[k, 0]], nb_crops),
-                self._crops(theirs[..., pairs[k, 1]], nb_crops),
-            )
-            for k in np.argsort(-correlations, kind="stable")[:n]
-        ]
+        ours, theirs = (
+            upright_maps(self.results[name].shown, self.images.shape[1:]) for name in (a, b)
+        )
+        shown = aligned_concepts(ours, theirs, self.images, n, nb_crops)
         return plot_aligned_concepts(a, b, shown, nb_crops, self._styles)
+
+    # ---------------------------------------------------------------- files
+
+    def joined(self, other: Comparison) -> Comparison:
+        """This comparison with the results of another one beside its own.
+
+        Parameters
+        ----------
+        other
+            Of the same images and classes. Controls that are in both are taken from this one.
+
+        Raises
+        ------
+        ValueError
+            If the images or classes differ, or an extractor has results in both.
+        """
+        if not self.is_of_same_images(other):
+            raise ValueError("only comparisons of the same images and classes can be joined")
+        twice = [n for n in other.results if n in self.results and n not in CONTROLS]
+        if twice:
+            raise ValueError(f"{twice} have results in both comparisons: rename or leave them out")
+        results = other.results | self.results
+        ordered = [*self.results, *other.results]
+        return Comparison(
+            {name: results[name] for name in sorted(ordered, key=lambda name: name in CONTROLS)},
+            {n: why for n, why in (other.errors | self.errors).items() if n not in results},
+            self.images,
+            self.class_ids,
+            self.interrupted or other.interrupted,
+        )
+
+    def is_of_same_images(self, other: Comparison) -> bool:
+        """Whether another comparison is of the same images and classes."""
+        return np.array_equal(self.images, other.images) and np.array_equal(
+            self.class_ids, other.class_ids
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write all that was measured, and the images, to one file, without pickle."""
+        about = {"errors": self.errors, "interrupted": self.interrupted}
+        arrays = {"images": self.images, "class_ids": self.class_ids}
+        write_results(path, self.results, arrays, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read a comparison that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError, IsADirectoryError
+            If there is no such file, or it is a folder.
+        ValueError
+            If the file is damaged, of another kind, or of a newer format than this version reads.
+        """
+        results, arrays, about = read_results(path)
+        return cls(
+            results, about["errors"], arrays["images"], arrays["class_ids"], about["interrupted"]
+        )
 
     def save_report(self, folder: str | Path) -> list[Path]:
         """Write ``table.md``, ``table.csv`` and all figures as PNG and SVG.
@@ -429,29 +401,6 @@ class Comparison:
     def _check_any(self) -> None:
         if not self.results:
             raise ValueError(f"no extractor has a result: {self.errors or 'interrupted'}")
-
-    def _picture(self, image: int) -> NDArray:
-        return as_picture(self.images[image], pixel_limits(self.images))
-
-    def _maps(self, result: ExtractorResult, images: slice = slice(None)) -> NDArray:
-        """Shown concept maps (n, H, W, I), mostly negative ones turned around."""
-        maps = concept_maps(result.shown[images], self.images.shape[1:])
-        flat = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
-        # the long tail tells, as in `metrics.dictionary.oriented`
-        return maps * np.where((flat**3).sum(axis=0) < 0, -1.0, 1.0).astype(np.float32)
-
-    def _crops(self, maps: NDArray, count: int) -> NDArray:
-        """Best crops (k, patch, patch, 3) of one concept's maps (N, H, W), of different images."""
-        shape = self.images.shape[1:]
-        patch = fitting_patch(max(1, round(_CROP * min(shape[:2]))), shape)
-        if maps[0].size == 1:  # no places: whole images, as far as they are square
-            patch = min(shape[:2])
-        values = crop_coefficients(maps[..., None], shape, patch).reshape(len(maps), -1)
-        chosen = best_crops(values.max(axis=1), len(maps), count)
-        crops = [extract_crops(self.images[i][None], patch)[values[i].argmax()] for i in chosen]
-        if not crops:
-            return np.zeros((0, patch, patch, 3), np.float32)
-        return as_picture(np.stack(crops), pixel_limits(self.images))
 
 
 def _kinds() -> list[str]:

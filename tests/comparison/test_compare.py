@@ -17,9 +17,16 @@ from xplique.plots.metrics import barplot, fidelity_curves
 from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, RandomFactorizer, split_model
 from xplique_dirpairs import compare as exported
 from xplique_dirpairs.activations import as_pixels, compute_activations
-from xplique_dirpairs.comparison import Comparison, ExtractorResult, average, compare
-from xplique_dirpairs.comparison_result import CONTROLS, NO_LEARNING, RANDOM
-from xplique_dirpairs.comparison_table import comparison_table, paired_difference
+from xplique_dirpairs.comparison.average import average
+from xplique_dirpairs.comparison.compare import compare
+from xplique_dirpairs.comparison.result import (
+    CONTROLS,
+    NO_LEARNING,
+    RANDOM,
+    Comparison,
+    ExtractorResult,
+)
+from xplique_dirpairs.comparison.table import comparison_table, paired_difference
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.metrics.dictionary import (
@@ -130,7 +137,7 @@ def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, h
 
 def test_craft_as_xplique_ships_it_is_a_row(shared):
     found = shared.results["CRAFT"]
-    assert found.reader.decoding is None
+    assert found.decoding is None
     assert "cross_talk" not in found.values and "cross_talk" in shared.results["pairs"].values
     assert found.seconds.keys() == {"fit", "read", "measure"}
     assert 0 < found.summaries["deletion"].value < 1
@@ -138,8 +145,8 @@ def test_craft_as_xplique_ships_it_is_a_row(shared):
 
 def test_controls_are_always_there_last_and_of_the_commonest_size(shared, run, halves, data):
     assert list(shared.results) == ["CRAFT", "pairs", "PCA", *CONTROLS]
-    assert len(shared.results[RANDOM].reader.bank) == 3
-    assert len(shared.results[NO_LEARNING].reader.bank) == 3
+    assert len(shared.results[RANDOM].encoding) == 3
+    assert len(shared.results[NO_LEARNING].encoding) == 3
     alone = run({"PCA": fitted(PCAFactorizer(2), halves, data[1])}, controls=False)
     assert list(alone.results) == ["PCA"]
 
@@ -426,7 +433,7 @@ def test_xpliques_own_factorizers_say_how_many_concepts_they_have(run, halves, d
 
     found = run({"NMF": TfSklearnNMFFactorizer(n_components=3, max_iter=2000)})
     assert not found.errors
-    assert len(found.results["NMF"].reader.bank) == len(found.results[RANDOM].reader.bank) == 3
+    assert len(found.results["NMF"].encoding) == len(found.results[RANDOM].encoding) == 3
 
 
 def test_a_factorizer_for_positive_features_fails_alone_where_they_are_negative(run, images):
@@ -460,7 +467,7 @@ def test_compare_is_what_the_package_exports():
 
 def fake(name, **values):
     values = {key: np.asarray(value, float) for key, value in values.items()}
-    return ExtractorResult(name, None, None, values, None, None, {})
+    return ExtractorResult(name, None, None, None, values, None, None, {})
 
 
 def column(results, key):
@@ -570,7 +577,7 @@ def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
 
 def test_stability_is_the_mean_over_all_pairs_of_seeds(seeds):
     found = average(seeds)
-    banks = [seed.results["random"].reader.encoding for seed in seeds]
+    banks = [seed.results["random"].encoding for seed in seeds]
     pairs = [(0, 1), (0, 2), (1, 2)]
     expected = np.mean([dictionary_stability(banks[i], banks[j]) for i, j in pairs])
     assert found.results["random"].values["stability_encoding"] == pytest.approx(expected)
@@ -709,3 +716,80 @@ def test_a_report_is_a_folder_of_tables_and_figures_with_safe_names(shared, tmp_
     assert all(path.stat().st_size > 100 for path in paths)
     assert "<script>" not in (paths[0]).read_text(encoding="utf-8")
     assert not plt.get_fignums()
+
+
+# ---------------------------------------------------------------- files, and joined
+
+
+def same(one, other):
+    """Whether two results hold the same arrays."""
+    assert one.values.keys() == other.values.keys()
+    for key in one.values:
+        np.testing.assert_array_equal(one.values[key], other.values[key])
+    for part in ("encoding", "decoding", "shown"):
+        np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
+    for part in ("contributions", "orders", "crossed"):
+        np.testing.assert_array_equal(getattr(one.fidelity, part), getattr(other.fidelity, part))
+    for part in ("deletion", "insertion"):
+        ours, theirs = getattr(one.fidelity, part), getattr(other.fidelity, part)
+        np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
+        np.testing.assert_array_equal(ours.changed, theirs.changed)
+    np.testing.assert_array_equal(one.importances.total, other.importances.total)
+    assert (one.name, one.seconds, one.remarks) == (other.name, other.seconds, other.remarks)
+
+
+def test_a_comparison_is_saved_and_loaded_whole(shared, seeds, tmp_path):
+    for found in (shared, average(seeds)):
+        found.save(tmp_path / "comparison.npz")
+        loaded = Comparison.load(tmp_path / "comparison.npz")
+
+        assert str(loaded) == str(found)
+        assert list(loaded.results) == list(found.results)
+        for name, result in found.results.items():
+            same(loaded.results[name], result)
+            for one, other in zip(loaded.results[name].seeds, result.seeds, strict=True):
+                same(one, other)
+        assert loaded.is_of_same_images(found)
+    plt.close(loaded.plot())
+    plt.close(loaded.plot_maps(0))
+
+
+def test_what_failed_is_kept_in_the_file(shared, tmp_path):
+    found = Comparison({}, {"SAE": "ValueError: <no>"}, shared.images, shared.class_ids, True)
+    found.save(tmp_path / "comparison.npz")
+    loaded = Comparison.load(tmp_path / "comparison.npz")
+
+    assert (loaded.errors, loaded.interrupted) == (found.errors, True)
+
+
+def test_a_file_of_something_else_is_refused(shared, tmp_path):
+    make_pairs(4, 2).save(tmp_path / "pairs.npz")
+    with pytest.raises(ValueError, match=r"not a file of a comparison.*DirectionPairs"):
+        Comparison.load(tmp_path / "pairs.npz")
+    shared.save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        Comparison.load(tmp_path / "half.npz")
+    with pytest.raises(FileNotFoundError, match="no file of a comparison"):
+        Comparison.load(tmp_path / "none.npz")
+
+
+def test_comparisons_of_the_same_images_are_joined(shared):
+    parts = [
+        Comparison({n: shared.results[n] for n in names}, errors, shared.images, shared.class_ids)
+        for names, errors in ((["pairs", RANDOM], {"PCA": "too slow"}), (["PCA", RANDOM], {}))
+    ]
+    joined = parts[0].joined(parts[1])
+
+    assert list(joined.results) == ["pairs", "PCA", RANDOM]
+    assert joined.results["PCA"] is shared.results["PCA"]
+    assert not joined.errors  # by now PCA has a result
+
+
+def test_comparisons_that_do_not_belong_together_are_not_joined(shared):
+    with pytest.raises(ValueError, match=r"'PCA'.*have results in both"):
+        shared.joined(shared)
+    other = Comparison({}, {}, shared.images + 1, shared.class_ids)
+    with pytest.raises(ValueError, match="same images and classes"):
+        shared.joined(other)

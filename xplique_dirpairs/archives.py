@@ -1,0 +1,87 @@
+"""Files of arrays with a header: numpy archives, written and read without pickle."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class ArchiveFormat:
+    """What kind of file it is.
+
+    Parameters
+    ----------
+    name
+        Stands in the file.
+    version
+        Of the format; later versions are refused.
+    what
+        What is in it, for messages: "direction pairs".
+    writer
+        What writes such files, for messages.
+    compressed
+        Whether arrays are deflated.
+    """
+
+    name: str
+    version: int
+    what: str
+    writer: str
+    compressed: bool = False
+
+    def write(
+        self, path: str | Path, arrays: Mapping[str, ArrayLike], about: Mapping[str, Any] = {}
+    ) -> None:
+        """Write arrays, and what JSON can hold, to ``path`` under that very name."""
+        header = {"format": self.name, "version": self.version, "arrays": sorted(arrays), **about}
+        write = np.savez_compressed if self.compressed else np.savez
+        with open(path, "wb") as file:
+            write(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+
+    def read(self, path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """(arrays, header) of a file that `write` wrote.
+
+        Raises
+        ------
+        FileNotFoundError, IsADirectoryError
+            If there is no such file, or it is a folder.
+        ValueError
+            If the file is damaged, of another kind, or of a newer format than this version reads.
+        """
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{path} is a folder, not a file of {self.what}")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file of {self.what} at {path}")
+        foreign = f"{path} is not a file of {self.what} (as {self.writer} writes)"
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{foreign}, or it is damaged")
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except Exception as error:  # zlib, zip and numpy each raise their own
+            raise ValueError(f"{path} is damaged: {error}") from error
+        try:
+            header = json.loads(str(arrays.pop("header")))
+            kind, version = header["format"], header["version"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(foreign) from error
+        if kind != self.name:
+            raise ValueError(f"{foreign}: it holds {kind!r}")
+        if type(version) is not int or version < 1:
+            raise ValueError(f"{path} is damaged: its header is {header}")
+        if version > self.version:
+            raise ValueError(
+                f"{path} has format version {version}, this installation reads up to "
+                f"{self.version}: update xplique-dirpairs"
+            )
+        if sorted(arrays) != header.get("arrays"):
+            raise ValueError(f"{path} is damaged: it does not hold the arrays its header names")
+        return arrays, header

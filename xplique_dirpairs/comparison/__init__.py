@@ -1,0 +1,1 @@
+"""Several extractors on the same images: `compare`, and what it finds."""
