@@ -158,6 +158,7 @@ def slow_image(reading, n, subsets):
     unclipped = slow_features(reading, n, everything, clip=False)
     outside = np.abs(unclipped - slow_features(reading, n, everything)).sum()
     result["all_off_negative_mass"] = outside / np.abs(x).sum()
+    result["all_off_probability"] = probability(everything)
     off = slow_softmax(logits(everything))
     result["all_off_entropy"] = -sum(p * np.log2(p) for p in off)
     return result, {

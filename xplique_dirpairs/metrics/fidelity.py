@@ -142,6 +142,7 @@ def fidelity(
         "mu_fidelity": mu_fidelity(contributions, subsets, drops),
         "all_off_norm": reading.all_off.changed[:, 0],
         "all_off_negative_mass": all_off_negative_mass(reading),
+        "all_off_probability": reading.all_off.probabilities[:, 0],
         "all_off_entropy": reading.all_off.entropies[:, 0],
     }
     crossed = np.stack([crossed for _, crossed in crossings], axis=1)

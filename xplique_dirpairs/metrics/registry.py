@@ -128,6 +128,14 @@ for _metric in (
         "all off",
     ),
     Metric(
+        "all_off_probability",
+        "all-off probability",
+        None,
+        "Probability of the class with every concept off, where insertion begins, in [0, 1]: what "
+        "the residual keeps of it; defined by this project",
+        "all off",
+    ),
+    Metric(
         "all_off_entropy",
         "all-off entropy",
         None,
