@@ -272,6 +272,23 @@ def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_hel
     assert len(read) > 3 * len(shards.counts), "above it every pass reads them"
 
 
+@pytest.mark.parametrize("skip", [4, 9, 23])
+def test_batches_that_are_skipped_are_those_that_would_have_come(skip, both):
+    made = whitened(Moments.of(both[0]), 2)
+    for features in both:
+        whole = [b.numpy() for b in features.batches(made, 32, 5).take(skip + 3)]
+        rest = [b.numpy() for b in features.batches(made, 32, 5, skip).take(3)]
+        np.testing.assert_array_equal(rest, whole[skip:])
+
+
+def test_whole_passes_that_are_skipped_are_not_read(both, monkeypatch):
+    streamed, read = both[1], []
+    made, reading = whitened(Moments.of(both[0]), 2), streamed._shards.read
+    monkeypatch.setattr(streamed._shards, "read", lambda k: read.append(k) or reading(k))
+    list(streamed.batches(made, 32, 5, 10 * (300 // 32)).take(1))
+    assert 0 < len(read) <= len(streamed._shards.counts)
+
+
 @pytest.mark.parametrize("kind", [0, 1])
 def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
     maps = next(iter(both[kind].maps(None, 8, 0))).numpy()

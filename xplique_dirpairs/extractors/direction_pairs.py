@@ -18,6 +18,7 @@ from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 from xplique_dirpairs.activations import check_count, check_images
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
@@ -274,6 +275,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         """
         if nb_samples_per_class is not None:
             check_count("nb_samples_per_class", nb_samples_per_class)
+        folder = None if resume is None else Checkpoint.folder_for(resume)
         activations = self._activations()
         predictions = self._predict(activations)
         chosen = {}
@@ -298,14 +300,14 @@ class DirectionPairsManagerTf(CraftManagerTf):
         shared = None
         if self.shared:
             shared = self.craft_instances[next(iter(chosen))]
-            shared._resume = resume
+            shared._resume = folder
             shared._fit_factorizer(activations[np.concatenate(list(chosen.values()))])
         for class_id, indices in chosen.items():
             if verbose:
                 print(f"Fitting direction pairs for class {class_id}")
             instance = self.craft_instances[class_id]
             if shared is None:
-                instance._resume = resume and os.path.join(resume, f"class_{class_id}")
+                instance._resume = folder and folder / f"class_{class_id}"
                 instance._fit_factorizer(activations[indices])
             else:
                 instance.factorizer = shared.factorizer

@@ -55,10 +55,17 @@ class HeldFeatures:
         """At most ``count`` random positions in coordinates, (n, A)."""
         return _some(self._in(made), count, rng)
 
-    def batches(self, made: Coordinates, size: int | None, seed: int) -> tf.data.Dataset:
-        """Endless batches in coordinates, (size, A); of all positions where size is None."""
+    def batches(
+        self, made: Coordinates, size: int | None, seed: int, skip: int = 0
+    ) -> tf.data.Dataset:
+        """Endless batches in coordinates, (size, A), after the first ``skip`` of them.
+
+        Of all positions where size is None.
+        """
         features = self._in(made)
-        return every_position(features) if size is None else random_rows(features, size, seed)
+        if size is None:
+            return every_position(features)
+        return random_rows(features, size, seed).skip(skip)
 
     def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
         """Endless batches of at most ``size`` feature maps, passed through ``pool`` if given."""
@@ -105,16 +112,22 @@ class StreamedFeatures:
         chosen = np.sort(rng.choice(len(self), count, replace=False))
         return np.concatenate([made.features(rows) for rows in self._rows(chosen, self.blocks())])
 
-    def batches(self, made: Coordinates, size: int | None, seed: int) -> tf.data.Dataset:
-        """Endless batches in coordinates, (size, A); of all positions where size is None."""
+    def batches(
+        self, made: Coordinates, size: int | None, seed: int, skip: int = 0
+    ) -> tf.data.Dataset:
+        """Endless batches in coordinates, (size, A), after the first ``skip`` of them.
+
+        Of all positions where size is None.
+        """
         if size is None:
             return every_position(self._in(made))
         if self._fits(made):
-            return random_rows(self._in(made), size, seed)
+            return random_rows(self._in(made), size, seed).skip(skip)
+        passes, rest = divmod(skip, len(self) // size)  # whole passes need not be read again
         signature = tf.TensorSpec((size, made.axes), tf.float32)
         return tf.data.Dataset.from_generator(
-            lambda: self._stream(made, size, seed), output_signature=signature
-        )
+            lambda: self._stream(made, size, seed, passes), output_signature=signature
+        ).skip(rest)
 
     def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
         """Endless batches of at most ``size`` feature maps, of a sample that fits in memory."""
@@ -140,10 +153,12 @@ class StreamedFeatures:
             self._last = made, features
         return self._last[1]
 
-    def _stream(self, made: Coordinates, size: int, seed: int) -> Iterator[NDArray]:
+    def _stream(
+        self, made: Coordinates, size: int, seed: int, first_pass: int
+    ) -> Iterator[NDArray]:
         """Positions of a few random files at a time, in random order; another one in every pass."""
         files = len(self._shards.counts)
-        for number in itertools.count():
+        for number in itertools.count(first_pass):
             rng = np.random.default_rng([seed, number])
             kept = np.zeros((0, made.axes), np.float32)
             for group in np.array_split(rng.permutation(files), max(1, files // _FILES)):

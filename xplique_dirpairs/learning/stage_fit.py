@@ -134,11 +134,12 @@ def fit_stage(
         callbacks.append(state)
     cut_short, interrupted = None, False
     if resumed is None or not resumed.data["stopped"]:
-        batches = _batches(model, made, features, head, recipe, None if full_batch else size, seed)
+        rows, skip = None if full_batch else size, first_epoch * per_epoch
+        batches = _batches(model, made, features, head, recipe, rows, seed, skip)
         try:
             with quiet():
                 model.fit(
-                    distributed(batches.skip(first_epoch * per_epoch)),
+                    distributed(batches),
                     initial_epoch=first_epoch,
                     epochs=stage.epochs,
                     steps_per_epoch=per_epoch,
@@ -173,12 +174,12 @@ def _schedule(stage: Stage, per_epoch: int) -> tuple[Any, list[keras.callbacks.C
     return rate, []
 
 
-def _batches(model, made, features, head, recipe, size, seed) -> tf.data.Dataset:
-    """Endless batches for the objective."""
-    positions = features.batches(made, size, seed)
+def _batches(model, made, features, head, recipe, size, seed, skip) -> tf.data.Dataset:
+    """Endless batches for the objective, after the first ``skip`` of them."""
+    positions = features.batches(made, size, seed, skip)
     if not model.uses_network:
         return as_batches(positions)
     # pooling commutes with linear moves only, which that of the predecessor is not
     pools = head.pools_first and "fired" not in model.terms
     pool, maps = (head.pool, _POOLED_MAPS) if pools else (None, recipe.maps)
-    return as_batches(positions, features.maps(pool, maps, seed + 1))
+    return as_batches(positions, features.maps(pool, maps, seed + 1).skip(skip))
