@@ -28,7 +28,7 @@ from real_network import load_data
 from xplique_dirpairs.activations import compute_activations
 from xplique_dirpairs.influence_table import influence_table
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.metrics.influence import Influence, influence
+from xplique_dirpairs.metrics.influence import STATISTICS, Influence, influence
 from xplique_dirpairs.network import Head, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -50,13 +50,10 @@ def no_learning(activations: NDArray, concepts: int, seed: int) -> DirectionPair
     return DirectionPairs(filters, biases, signals, x.mean(axis=0), np.zeros(concepts))
 
 
-def timed(head, activations, labels, pairs, features, count, permutations, early_stopping):
+def timed(head, activations, labels, pairs, features, count, **how) -> tuple[Influence, float]:
     detections = pairs.project(features)[..., :count] > pairs.biases[:count]
     start = time.perf_counter()
-    found = influence(
-        head, activations, labels, pairs.signals[:count], detections, features,
-        permutations=permutations, early_stopping=early_stopping,
-    )  # fmt: skip
+    found = influence(head, activations, labels, pairs.signals[:count], detections, features, **how)
     return found, time.perf_counter() - start
 
 
@@ -86,6 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train-images", type=int, default=50, help="of a class, to learn from")
     parser.add_argument("--permutations", type=int, default=1000, help="of the run 'own'")
     parser.add_argument("--any-permutations", type=int, default=100, help="of the run 'any'")
+    parser.add_argument("--statistic", choices=STATISTICS, default=STATISTICS[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the directions, timed")
     parser.add_argument("--runs", nargs="+", choices=("own", "any"), default=["own", "any"])
     parser.add_argument("--full", action="store_true", help="without early stopping as well")
@@ -130,8 +128,9 @@ def main() -> None:
         for early in (True, False) if arguments.full else (True,):
             name = run if early else f"{run}, not stopped"
             found[name], seconds = timed(
-                head, activations, of_images, pairs, features, count, permutations, early
-            )
+                head, activations, of_images, pairs, features, count,
+                permutations=permutations, early_stopping=early, statistic=arguments.statistic,
+            )  # fmt: skip
             print(row(name, found[name], len(labels), seconds, arguments.directions), flush=True)
     print()
     print(influence_table(found, ("benjamini-hochberg", "none", "paper")).formatted("markdown"))

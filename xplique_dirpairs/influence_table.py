@@ -34,6 +34,13 @@ _MEANINGS = {
 }
 
 
+_STATISTICS = {
+    "change": "|mean Δ|",
+    "signed change": "the mean Δ on its own side of 0, p doubled",
+    "score": "|SC|",
+}
+
+
 def influence_table(
     influences: Mapping[str, Influence],
     corrections: Sequence[str] = ("benjamini-hochberg", "paper"),
@@ -157,13 +164,15 @@ def _notes(influences: Mapping[str, Influence], corrections: Sequence[str]) -> l
                 "With so many permutations Benjamini–Hochberg finds either nothing or at least "
                 f"{', '.join(map(str, least))} pairs at once."
             )
-    draws = sorted({found.permutations for found in influences.values()})
-    kinds = sorted({found.statistic for found in influences.values()})
-    sizes = {"change": "|mean Δ|", "signed change": "mean Δ, p doubled", "score": "|SC|"}
-    notes.append(
-        f"Noise vectors for each direction: {', '.join(map(str, draws))}; compared by "
-        f"{', '.join(sizes[kind] for kind in kinds)}."
-    )
+    how = {
+        name: f"{found.permutations} noise vectors for each direction, compared by "
+        f"{_STATISTICS[found.statistic]}"
+        for name, found in influences.items()
+    }
+    if len(set(how.values())) == 1:
+        notes.append(f"{next(iter(how.values()))}.")
+    else:
+        notes += [f"{name}: {said}." for name, said in how.items()]
     left_out = {name: found.untested.tolist() for name, found in influences.items()}
     for name, untested in left_out.items():
         if untested:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.metrics import noise_vectors as module
 from xplique_dirpairs.metrics.noise_vectors import (
     balanced_sample,
     mean_difference_noise,
@@ -81,17 +80,20 @@ def test_a_balanced_sample_has_as_many_of_both(rng, positives, negatives, at_mos
 
 
 @pytest.mark.parametrize("count", [1, 64, 150])
-def test_noise_does_not_depend_on_the_size_of_blocks(rng, monkeypatch, count):
+def test_noise_does_not_depend_on_the_size_of_blocks(rng, count):
     sample = rng.normal(size=(12, 3)).astype(np.float32)
 
-    def drawn():
-        blocks = noise_vectors(sample, count, mean_difference_noise, np.random.default_rng(1))
-        return np.concatenate(list(blocks))
+    def drawn(size):
+        blocks = list(
+            noise_vectors(sample, count, size, mean_difference_noise, np.random.default_rng(1))
+        )
+        assert max(map(len, blocks)) <= size
+        return np.concatenate(blocks)
 
-    whole = drawn()
+    whole = drawn(1000)
     assert whole.shape == (count, 3)
-    monkeypatch.setattr(module, "BLOCK", 7)
-    np.testing.assert_allclose(drawn(), whole, atol=1e-6)
+    for size in (1, 7, 64):
+        np.testing.assert_allclose(drawn(size), whole, atol=1e-6)
 
 
 def stream(rng, batches):

@@ -5,7 +5,9 @@
 
 (Pfau et al., "Robust Semantic Interpretability: Revisiting Concept Activation Vectors", 2020;
 Doumanoglou et al., arXiv 2509.23926; ties count as no influence [ours].) |SC| saturates, so
-significance is of the mean Δ by default: against noise signal vectors of permuted labels.
+significance is of the mean Δ by default: against noise signal vectors of permuted labels. log p
+ends at 0, though: help to a class that is certain is smaller than the harm that noise does, and only
+noise of the same sign shows it ("signed change").
 
 Where the head pools first its features can be given pooled (`Head.pool`): any number of images fits
 into memory then. Where it is linear nothing passes through the network at all.
@@ -278,7 +280,7 @@ def influence(
 
         exceeded[i], compared[i] = compare_with_noise(
             _strengths(observed[i], signs[i], statistic, tie),
-            noise_vectors(sample, permutations, estimator, rng),
+            noise_vectors(sample, permutations, response.at_once, estimator, rng),
             strengths,
             stop_at,
         )

@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 #: A sample (S, D) and permuted labels ±1 (B, S) → B unit noise signal vectors (B, D).
 NoiseEstimator = Callable[[NDArray, NDArray], NDArray]
 
-#: Vectors drawn at a time.
-BLOCK = 64
 #: Ridge of the noise filters, relative to the features' mean variance.
 _RIDGE = 1e-2
 
@@ -92,14 +90,14 @@ def balanced_sample(
 
 
 def noise_vectors(
-    sample: NDArray, count: int, estimator: NoiseEstimator, rng: np.random.Generator
+    sample: NDArray, count: int, block: int, estimator: NoiseEstimator, rng: np.random.Generator
 ) -> Iterator[NDArray]:
-    """``count`` noise signal vectors of a balanced sample, in blocks of `BLOCK`, (B, D) each."""
+    """``count`` noise signal vectors of a balanced sample, (B, D) each, B up to ``block``."""
     half = len(sample) // 2
     labels = np.repeat(np.array([1.0, -1.0], np.float32), half)
-    for start in range(0, count, BLOCK):
-        block = np.tile(labels, (min(BLOCK, count - start), 1))
-        yield estimator(sample, rng.permuted(block, axis=1, out=block))
+    for start in range(0, count, block):
+        permuted = np.tile(labels, (min(block, count - start), 1))
+        yield estimator(sample, rng.permuted(permuted, axis=1, out=permuted))
 
 
 def sample_positions(

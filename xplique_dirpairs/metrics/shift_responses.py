@@ -107,6 +107,9 @@ class LinearResponse(ShiftResponse):
 
     class_rows: NDArray
 
+    #: Shifts that are best asked for at a time: many, for the matrix product.
+    at_once = 64
+
     @cached_property
     def _by_class(self) -> tuple[LinearResponse, NDArray, NDArray]:
         """Images sorted by class, the classes there are, and where each begins."""
@@ -200,6 +203,9 @@ class PassedResponse(ShiftResponse):
     features: NDArray
     predict: Callable[[NDArray], NDArray]
 
+    #: Few: what is passed after a test has ended is lost.
+    at_once = 16
+
     def changes(self, shifts: NDArray) -> NDArray:
         """Δ of M shifts (M, D) of every image in every class, (M, N, K)."""
         images = np.arange(len(self.features))
@@ -231,10 +237,10 @@ class PassedResponse(ShiftResponse):
     ) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
         """Index of the vector, index of the image, and Δ (n, K), a batch at a time."""
         shifts = np.asarray(shifts, np.float32)
-        at_once = max(1, CHUNK_FLOATS // max(self.features[0].size, self.logits.shape[1]))
+        rows_at_once = max(1, CHUNK_FLOATS // max(self.features[0].size, self.logits.shape[1]))
         positions = [1] * (self.features.ndim - 2)
-        for start in range(0, len(shifts) * len(images), at_once):
-            rows = np.arange(start, min(start + at_once, len(shifts) * len(images)))
+        for start in range(0, len(shifts) * len(images), rows_at_once):
+            rows = np.arange(start, min(start + rows_at_once, len(shifts) * len(images)))
             vector, place = np.divmod(rows, len(images))
             image = images[place]
             moved = self.features[image]
