@@ -6,8 +6,8 @@
 (Pfau et al., "Robust Semantic Interpretability: Revisiting Concept Activation Vectors", 2020;
 Doumanoglou et al., arXiv 2509.23926; ties count as no influence [ours].) |SC| saturates, so
 significance is of the mean Δ by default: against noise signal vectors of permuted labels. log p
-ends at 0, though: help to a class that is certain is smaller than the harm that noise does, and only
-noise of the same sign shows it ("signed change").
+ends at 0, though: what helps a class that is certain is smaller than the harm that noise does, and
+only noise of the same sign shows it ("signed change").
 
 Where the head pools first its features can be given pooled (`Head.pool`): any number of images fits
 into memory then. Where it is linear nothing passes through the network at all.
