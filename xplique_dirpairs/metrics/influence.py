@@ -23,6 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.metrics.influence_inputs import (
+    check_count,
+    checked_labels,
+    checked_shifts,
+    generators_of,
+    labelled_positions,
+)
 from xplique_dirpairs.metrics.influence_summary import InfluenceSummary, summarise_influence
 from xplique_dirpairs.metrics.manipulation import CHUNK_FLOATS, finite_float32
 from xplique_dirpairs.metrics.noise_vectors import (
@@ -183,7 +190,7 @@ def sensitivity(
         If an argument is not as said.
     """
     response = shift_response(head, activations, labels, tie)
-    found = response.statistics(_shifts(directions, amount, np.shape(activations)[-1]))
+    found = response.statistics(checked_shifts(directions, amount, np.shape(activations)[-1]))
     return Sensitivity(found.scores, found.changes, response.images)
 
 
@@ -192,7 +199,7 @@ def log_probability_changes(
 ) -> NDArray:
     """Δ of every image, (N, I, K): what `sensitivity` is the mean of; arguments as there."""
     response = shift_response(head, activations, None, 0.0)
-    shifts = _shifts(directions, amount, np.shape(activations)[-1])
+    shifts = checked_shifts(directions, amount, np.shape(activations)[-1])
     return response.changes(shifts).swapaxes(0, 1)
 
 
@@ -253,16 +260,16 @@ def influence(
         If an argument is not as said.
     """
     check_level(level)
-    _check_count("permutations", permutations, 1)
-    _check_count("positions", positions, 2)
+    check_count("permutations", permutations, 1)
+    check_count("positions", positions, 2)
     if statistic not in STATISTICS:
         raise ValueError(f"statistic must be one of {STATISTICS}, not {statistic!r}")
     if not callable(estimator):
         raise TypeError(f"estimator must be callable, not {type(estimator).__name__}")
     response = shift_response(head, activations, labels, tie)
-    shifts = _shifts(directions, amount, np.shape(activations)[-1])
-    x, detected = _labelled_positions(features, activations, detections, shifts.shape)
-    generators = _generators(random_state, len(shifts))
+    shifts = checked_shifts(directions, amount, np.shape(activations)[-1])
+    x, detected = labelled_positions(features, activations, detections, shifts.shape)
+    generators = generators_of(random_state, len(shifts))
 
     found = response.statistics(shifts)
     observed = _compared(found, statistic)
@@ -317,7 +324,7 @@ def shift_response(
     if not np.isfinite(logits).all():
         raise ValueError("the head's outputs for these activations are not finite")
     kind = "sigmoid" if head.is_multilabel or logits.shape[1] == 1 else "softmax"
-    ids = _checked_labels(labels, *logits.shape)
+    ids = checked_labels(labels, *logits.shape)
     if head.class_rows is not None and x.ndim == 2 and head.ends_in == "linear":
         return LinearResponse(logits, ids, tie, kind, head.class_rows)
     return PassedResponse(logits, ids, tie, kind, x, predict)
@@ -335,73 +342,3 @@ def _strengths(values: NDArray, sign: NDArray, statistic: str, tie: float) -> ND
     """How strong values are, ≥ 0, and 0 up to ``tie``; NaN stays."""
     size = sign * values if statistic == "signed change" else np.abs(values)
     return np.where(size <= tie, 0.0, size)
-
-
-def _shifts(directions: ArrayLike, amount: float, channels: int) -> NDArray:
-    """a ŝ/‖ŝ‖, (I, D)."""
-    vectors = finite_float32("directions", directions)
-    if vectors.ndim != 2 or vectors.shape[1] != channels or not len(vectors):
-        raise ValueError(
-            f"directions must be (I, D) with D = {channels}, as activations are, but have shape "
-            f"{vectors.shape}"
-        )
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not lengths.all():
-        zero = np.flatnonzero(lengths == 0).tolist()
-        raise ValueError(f"directions must not be zero, but rows {zero} are")
-    if not (np.isfinite(amount) and amount != 0):
-        raise ValueError(f"amount must be a number other than 0, not {amount!r}")
-    return amount * vectors / lengths
-
-
-def _checked_labels(labels: ArrayLike | None, images: int, classes: int) -> NDArray | None:
-    if labels is None:
-        return None
-    ids = np.asarray(labels)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"labels must be integers, a class for each image, not {ids.dtype}")
-    if ids.shape != (images,):
-        raise ValueError(f"labels must be one for each of {images} images, not {ids.shape}")
-    if ids.min() < 0 or ids.max() >= classes:
-        raise ValueError(
-            f"labels must be classes, 0 to {classes - 1}, but reach from {ids.min()} to {ids.max()}"
-        )
-    return ids
-
-
-def _labelled_positions(
-    features: ArrayLike | None, activations: ArrayLike, detections: ArrayLike, of: tuple[int, ...]
-) -> tuple[NDArray, NDArray]:
-    """Features (P, D) and detections (P, I)."""
-    x = finite_float32("features", activations if features is None else features)
-    detected = np.asarray(detections)
-    if detected.dtype != bool:
-        raise TypeError(
-            f"detections must be bool, not {detected.dtype}: pairs.detect(features) > 0.5"
-        )
-    wanted = (*x.shape[:-1], of[0])
-    if x.shape[-1:] != of[1:] or detected.shape != wanted:
-        name = "activations" if features is None else "features"
-        hint = "; pass what they are of as features" if features is None else ""
-        raise ValueError(
-            f"detections must be {wanted}, one for each position and direction, beside {name} of "
-            f"shape {x.shape} and {of[0]} directions of {of[1]} channels, but have shape "
-            f"{detected.shape}{hint}"
-        )
-    return x.reshape(-1, x.shape[-1]), detected.reshape(-1, of[0])
-
-
-def _generators(random_state: int | None, count: int) -> list[np.random.Generator]:
-    try:
-        seeds = np.random.SeedSequence(random_state).spawn(count)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"random_state must be None or an integer of at least 0, not {random_state!r}"
-        ) from error
-    return [np.random.default_rng(seed) for seed in seeds]
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
