@@ -16,6 +16,7 @@ into memory then. Where it is linear nothing passes through the network at all.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ from xplique_dirpairs.metrics.shift_responses import (
     ShiftStatistics,
 )
 from xplique_dirpairs.metrics.significance import (
+    NoiseComparison,
     check_level,
     compare_with_noise,
     hopeless_count,
@@ -273,28 +275,38 @@ def influence(
 
     found = response.statistics(shifts)
     observed = _compared(found, statistic)
-    signs = np.sign(observed)
     stop_at = hopeless_count(permutations, level / _sides(statistic)) if early_stopping else None
     exceeded, compared = np.zeros((2, *observed.shape), int)
     for i, rng in enumerate(generators):
         sample = balanced_sample(x, detected[:, i], positions, rng)
-        if not len(sample):
-            continue
-
-        def strengths(noise: NDArray, live: NDArray, sign: NDArray = signs[i]) -> NDArray:
-            of_noise = _compared(response.statistics(amount * noise, live), statistic)
-            return _strengths(of_noise, sign, statistic, tie)
-
-        exceeded[i], compared[i] = compare_with_noise(
-            _strengths(observed[i], signs[i], statistic, tie),
-            noise_vectors(sample, permutations, response.at_once, estimator, rng),
-            strengths,
-            stop_at,
-        )
+        if len(sample):
+            noise = noise_vectors(sample, permutations, response.at_once, estimator, rng)
+            exceeded[i], compared[i] = _against_noise(
+                observed[i], noise, response, statistic, amount, stop_at
+            )
     return Influence(
         found.scores, found.changes, response.images,
         exceeded, compared, permutations, statistic, level,
     )  # fmt: skip
+
+
+def _against_noise(
+    observed: NDArray,
+    noise: Iterable[NDArray],
+    response: LinearResponse | PassedResponse,
+    statistic: str,
+    amount: float,
+    stop_at: int | None,
+) -> NoiseComparison:
+    """One direction's values (K,) against those of its noise."""
+    sign, tie = np.sign(observed), response.tie
+
+    def strengths(block: NDArray, live: NDArray) -> NDArray:
+        of_noise = _compared(response.statistics(amount * block, live), statistic)
+        return _strengths(of_noise, sign, statistic, tie)
+
+    own = _strengths(observed, sign, statistic, tie)
+    return compare_with_noise(own, noise, strengths, stop_at)
 
 
 def shift_response(
