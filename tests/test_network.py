@@ -575,3 +575,24 @@ def test_a_linear_head_has_a_row_of_weights_for_every_class():
     np.testing.assert_allclose(head.pool(x) @ head.class_rows.T, head.predict(x), atol=1e-5)
     hidden = keras.layers.Dense(6, activation="relu")(pooled)
     assert Head(keras.Model(inputs, keras.layers.Dense(5)(hidden))).class_rows is None
+
+
+def test_dropout_before_the_classes_is_no_part_of_a_linear_head_unless_it_stays_on():
+    inputs = keras.Input((3, 3, 4))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    x = np.random.default_rng(0).normal(size=(7, 3, 3, 4)).astype(np.float32)
+    for training, linear in ((None, True), (False, True), (True, False)):
+        dropped = keras.layers.Dropout(0.5)(keras.layers.Identity()(pooled), training=training)
+        head = Head(keras.Model(inputs, keras.layers.Dense(5)(dropped)))
+        assert (head.class_rows is not None) == linear
+        if linear:
+            np.testing.assert_allclose(head.pool(x) @ head.class_rows.T, head.predict(x), atol=1e-5)
+
+
+def test_pooled_features_and_maps_can_both_be_predicted_in_any_order_and_number():
+    head = Head(split_model(functional(), "cut")[1])
+    x = np.random.default_rng(0).normal(size=(9, 6, 4, 4)).astype(np.float32)
+    wanted = head.outputs(x).numpy()
+    for count in (9, 5, 3):
+        np.testing.assert_allclose(head.predict(x[:count]), wanted[:count], atol=1e-5)
+        np.testing.assert_allclose(head.predict(head.pool(x[:count])), wanted[:count], atol=1e-5)

@@ -29,6 +29,13 @@ _POOLINGS = (
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
 )
+#: Layers that do nothing once training is over.
+_IDLE = (
+    keras.layers.Identity,
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
 
 
 def split_model(
@@ -218,6 +225,8 @@ class Head:
             return None
         if last.quantization_mode is not None:  # its kernel is not in the units of its outputs
             return None
+        while hidden is not source and _is_idle(node_of(hidden)):
+            hidden = node_of(hidden).input_tensors[0]
         return keras.layers.Identity() if hidden is source else keras.Model(source, hidden), last
 
     def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
@@ -258,7 +267,7 @@ class Head:
     def class_rows(self) -> NDArray | None:
         """Each class's weights over the channels, (K, D): of a head that is linear, or None.
 
-        It may begin with a global average pooling.
+        It may begin with a global average pooling; dropout does not count.
         """
         if self._class_layer is None or not isinstance(self._class_layer[0], keras.layers.Identity):
             return None
@@ -272,12 +281,15 @@ class Head:
 
     @cached_property
     def _compiled_outputs(self):
-        return tf.function(self.outputs, reduce_retracing=True)
+        # pooled features and maps have functions of their own: one that is retraced for both would
+        # take features of any rank, and not know whether to pool
+        return [tf.function(self.outputs, reduce_retracing=True) for _ in range(2)]
 
     def predict(self, features: NDArray, batch_size: int = 64) -> NDArray:
         """`outputs` for any number of features, in batches, as a numpy array (n, K)."""
+        run = self._compiled_outputs[features.ndim > 2]
         batches = [
-            self._compiled_outputs(tf.convert_to_tensor(features[start : start + batch_size]))
+            run(tf.convert_to_tensor(features[start : start + batch_size]))
             for start in range(0, len(features), batch_size)
         ]
         return np.concatenate([batch.numpy() for batch in batches])
@@ -295,6 +307,11 @@ class Head:
         if self.ends_in == "sigmoid":
             logits -= np.log(np.maximum(1.0 - outputs, tiny))
         return logits
+
+
+def _is_idle(node) -> bool:
+    """Whether a node of the graph passes on what it gets; dropout can be told to stay on."""
+    return type(node.operation) in _IDLE and not node.arguments.kwargs.get("training")
 
 
 def check_head(head: object, shape: tuple[int | None, ...]) -> None:

@@ -1,0 +1,140 @@
+"""How long influence and its significance take on a real network.
+
+    python benchmarks/influence.py --data DIR
+    python benchmarks/influence.py --data DIR --share 0.1        # a tenth, extrapolated
+
+DIR is laid out as for benchmarks/real_network.py. Directions are learned from the "train"
+photographs; images of the classes are the "val" photographs. Two runs on the layer:
+
+    own     SC over each class's own photographs, for the classes that have any
+    any     SC over all photographs, for every class of the network
+
+The noise signal vectors are of the detections on the "train" photographs, whose features are drawn
+again for every direction. Each run is timed as it is by default, and, with --full, without early
+stopping. A --share below 1 takes so many of the directions; seconds are then extrapolated, the
+fixed part (activations, learning) apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from real_network import load_data
+
+from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.influence_table import influence_table
+from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.metrics.influence import STATISTICS, Influence, influence
+from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.pairs import DirectionPairs
+
+COLUMNS = (
+    "run", "directions", "classes", "images", "permutations", "compared", "s", "s for all",
+)  # fmt: skip
+
+
+def no_learning(activations: NDArray, concepts: int, seed: int) -> DirectionPairs:
+    """Detectors at random positions' features, each on at a share of 2/I: times are the same."""
+    x = activations.reshape(-1, activations.shape[-1])
+    rng = np.random.default_rng(seed)
+    x = x[np.sort(rng.permutation(len(x))[:20_000])]
+    filters = x[rng.permutation(len(x))[:concepts]] - x.mean(axis=0)
+    z = x @ filters.T
+    biases = np.quantile(z, 1 - 2 / concepts, axis=0)
+    on = (z > biases).astype(np.float32)
+    signals = (on / on.sum(axis=0)).T @ x - x.mean(axis=0)
+    return DirectionPairs(filters, biases, signals, x.mean(axis=0), np.zeros(concepts))
+
+
+def timed(head, activations, labels, pairs, features, count, **how) -> tuple[Influence, float]:
+    detections = pairs.project(features)[..., :count] > pairs.biases[:count]
+    start = time.perf_counter()
+    found = influence(head, activations, labels, pairs.signals[:count], detections, features, **how)
+    return found, time.perf_counter() - start
+
+
+def row(name: str, found: Influence, images: int, seconds: float, directions: int) -> str:
+    tested = found.compared[found.compared > 0]
+    cells = (
+        name,
+        f"{len(found.scores)} of {directions}",
+        str(int((found.images > 0).sum())),
+        str(images),
+        str(found.permutations),
+        f"{tested.mean():.0f}",
+        f"{seconds:.1f}",
+        f"{seconds * directions / len(found.scores):.0f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--layer", default="out_relu")
+    parser.add_argument("--directions", type=int, default=100)
+    parser.add_argument("--images", type=int, default=50, help="photographs of a class")
+    parser.add_argument("--train-images", type=int, default=50, help="of a class, to learn from")
+    parser.add_argument("--permutations", type=int, default=1000, help="of the run 'own'")
+    parser.add_argument("--any-permutations", type=int, default=100, help="of the run 'any'")
+    parser.add_argument("--statistic", choices=STATISTICS, default=STATISTICS[0])
+    parser.add_argument("--share", type=float, default=1.0, help="of the directions, timed")
+    parser.add_argument("--runs", nargs="+", choices=("own", "any"), default=["own", "any"])
+    parser.add_argument("--full", action="store_true", help="without early stopping as well")
+    parser.add_argument("--no-learning", action="store_true", help="directions in a second")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if not (arguments.data / "load.py").is_file():
+        print(f"skipped: there is no {arguments.data / 'load.py'} (see --help for the layout)")
+        return
+    data = load_data(arguments.data)
+    g, h = split_model(data.model(), arguments.layer)
+    head = Head(h)
+
+    def read(split: str, per_class: int) -> tuple[NDArray, NDArray]:
+        images, labels, _ = data.photos(split)
+        of_class = [np.flatnonzero(labels == k)[:per_class] for k in np.unique(labels)]
+        chosen = np.concatenate(of_class)
+        return compute_activations(g, data.preprocess(images[chosen])), labels[chosen]
+
+    start = time.perf_counter()
+    features, _ = read("train", arguments.train_images)
+    activations, labels = read("val", arguments.images)
+    if arguments.no_learning:
+        pairs = no_learning(features, arguments.directions, arguments.seed)
+    else:
+        pairs, _ = learn_pairs(
+            features, arguments.directions, head=head, random_state=arguments.seed, verbose=0
+        )
+    print(f"activations and directions: {time.perf_counter() - start:.0f} s\n")
+
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|" + "---|" * len(COLUMNS), flush=True)
+    count = max(1, round(arguments.share * arguments.directions))
+    found = {}
+    for run in arguments.runs:
+        permutations = arguments.permutations if run == "own" else arguments.any_permutations
+        of_images = labels if run == "own" else None
+        for early in (True, False) if arguments.full else (True,):
+            name = run if early else f"{run}, not stopped"
+            found[name], seconds = timed(
+                head, activations, of_images, pairs, features, count,
+                permutations=permutations, early_stopping=early, statistic=arguments.statistic,
+            )  # fmt: skip
+            print(row(name, found[name], len(labels), seconds, arguments.directions), flush=True)
+    print()
+    print(influence_table(found, ("benjamini-hochberg", "none", "paper")).formatted("markdown"))
+
+
+if __name__ == "__main__":
+    main()
