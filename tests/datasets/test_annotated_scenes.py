@@ -252,7 +252,7 @@ def test_the_distractor_is_in_its_share_of_every_class(scenes):
     there = occurs(scenes, "object", DISTRACTOR)
     for label in range(8):
         share = there[scenes.labels == label].mean()
-        assert share == pytest.approx(DISTRACTOR_SHARE, abs=4 * np.sqrt(0.24 / 100))
+        assert share == pytest.approx(DISTRACTOR_SHARE, abs=4 * 0.05)
 
 
 # ----------------------------------------------------------------------------- reproducibility

@@ -94,8 +94,8 @@ CLASSES = {
     "picnic": SceneClass("meadow", ("table", "parasol"), ("house", "tree", "flowers")),
     "street": SceneClass("town", ("house", "car"), ("tree", "flowers")),
     "terrace": SceneClass("town", ("table", "parasol"), ("house", "car", "flowers")),
-    "kitchen": SceneClass("room", ("table", "lamp"), ("picture",)),
-    "living room": SceneClass("room", ("sofa", "picture"), ("lamp",)),
+    "kitchen": SceneClass("room", ("table", "lamp"), ("picture", "rug")),
+    "living room": SceneClass("room", ("sofa", "picture"), ("lamp", "rug")),
 }
 
 #: Thing → range of its size, in pixels: what that means, its function says.
@@ -110,6 +110,7 @@ _SIZES = {
     "lamp": (14, 19),
     "flowers": (17, 22),
     "picture": (13, 19),
+    "rug": (34, 48),
 }
 #: Thing → how far below the horizon it stands, as a share of the ground's depth.
 _DEPTHS = {
@@ -190,14 +191,18 @@ def _outdoors(rng: Random, kind: SceneClass, ground: str) -> Arranged:
 def _room(rng: Random, kind: SceneClass) -> Arranged:
     """A wall with what hangs there, and a floor."""
     horizon = between(rng, 34, 43)
-    strokes = [Stroke("wall", None, _below(0), _wall(rng)), *_floor(rng, horizon)]
+    strokes = [Stroke("wall", None, _below(0), _wall(rng))]
+    strokes.append(Stroke("floor", None, _below(horizon), _floor(rng, horizon)))
     names = [*kind.defining, *_extra(rng, kind)]
     hanging = [name for name in names if name in ("lamp", "picture")]
     placed: Placed = []
     for x, name in zip(_slots(rng, len(hanging), 8, 56), hanging, strict=True):
         y = between(rng, 14, 24) if name == "lamp" else between(rng, 12, 19)
         placed.append((horizon - 1, _thing(rng, name, x, y, 1.0), name))
-    standing = [name for name in names if name not in hanging]
+    if "rug" in names:  # lies under everything
+        x, y = between(rng, 22, 42), between(rng, horizon + 12, 62)
+        placed.append((horizon, _thing(rng, "rug", x, y, 1.0), "rug"))
+    standing = [name for name in names if name not in ("lamp", "picture", "rug")]
     return _stacked(strokes, placed + _spread(rng, standing, horizon), kind)
 
 
@@ -214,21 +219,13 @@ def _wall(rng: Random) -> Paint:
     return decoration(rng, style, ("yellow" if colour == "white" else "white", colour))
 
 
-def _floor(rng: Random, horizon: float) -> Strokes:
-    """A floor, with a rug on it if it has no pattern of its own."""
+def _floor(rng: Random, horizon: float) -> Paint:
     style = pick(rng, "wooden wooden wooden chequered plain plain")
-    below = _below(horizon)
     if style == "chequered":
-        return [Stroke("floor", None, below, decoration(rng, style, two_colours(rng), horizon))]
+        return decoration(rng, style, two_colours(rng), horizon)
     if style == "wooden":
-        paint = material(rng, style, pick(rng, "orange orange grey"), horizon=horizon)
-    else:
-        paint = plain(rng, pick(rng, "grey grey green blue pink"))
-    strokes = [Stroke("floor", None, below, paint)]
-    if rng.random() < 0.7:
-        y, size = between(rng, horizon + 12, 62), between(rng, 34, 48)
-        strokes += THINGS["rug"](rng, between(rng, 22, 42), y, size)
-    return strokes
+        return material(rng, style, pick(rng, "orange orange grey"), horizon=horizon)
+    return plain(rng, pick(rng, "grey grey green blue pink"))
 
 
 _SETTINGS = {"water": _water, "meadow": _meadow, "town": _town, "room": _room}
