@@ -26,8 +26,8 @@ def train_scene_network(
 ) -> keras.Model:
     """A classifier of the scenes.
 
-    With 5000 images of `annotated_scenes` it is right about 96 to 97 % of fresh ones. That takes two
-    minutes of one core. Most of its errors are between the two kinds of rooms.
+    With 5000 images of `annotated_scenes` it is right about 96 to 97 % of fresh ones. That takes
+    two minutes of one core. Most of its errors are between the two kinds of rooms.
 
     Parameters
     ----------
