@@ -1,0 +1,306 @@
+import colorsys
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.datasets import annotated_scenes as module
+from xplique_dirpairs.datasets.annotated_scenes import (
+    CLASS_NAMES,
+    CLASSES,
+    CONCEPTS,
+    DISTRACTOR,
+    DISTRACTOR_SHARE,
+    annotated_scenes,
+    scene_labels,
+    stream_scenes,
+)
+from xplique_dirpairs.datasets.scene_settings import LEAST_VISIBLE
+
+OBJECTS = CONCEPTS["object"]
+#: Part → the objects that have it.
+WHOLES = {
+    "roof": {"house"},
+    "door": {"house"},
+    "window": {"house", "car"},
+    "chimney": {"house"},
+    "crown": {"tree"},
+    "trunk": {"tree"},
+    "wheel": {"car"},
+    "hull": {"boat"},
+    "sail": {"boat"},
+    "pole": {"boat", "parasol"},
+    "blossom": {"flowers"},
+    "table top": {"table"},
+    "leg": {"table", "sofa"},
+    "canopy": {"parasol"},
+    "cushion": {"sofa"},
+    "lampshade": {"lamp"},
+}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return annotated_scenes(800, seed=5)
+
+
+@pytest.fixture(scope="module")
+def some():
+    return annotated_scenes(64, seed=8)
+
+
+def occurs(scenes, category, name):
+    return scenes.mask(category, name).any(axis=(1, 2))
+
+
+def test_images_are_colour_in_zero_to_one_and_masks_of_their_size(some):
+    assert some.images.shape == (64, 64, 64, 3)
+    assert some.images.dtype == np.float32
+    assert some.images.min() >= 0.0
+    assert some.images.max() <= 1.0
+    assert np.ptp(some.images, axis=(1, 2, 3)).min() > 0.5
+    assert list(some.masks) == ["object", "part", "texture", "colour"]
+    assert some.class_names == CLASS_NAMES
+
+
+def test_there_are_more_than_thirty_concepts_in_four_categories(some):
+    assert len(some.flat_concepts) == sum(map(len, CONCEPTS.values())) > 50
+    assert min(map(len, CONCEPTS.values())) >= 10
+
+
+def test_eight_images_are_one_of_each_class(scenes):
+    for start in range(0, 800, 8):
+        np.testing.assert_array_equal(np.sort(scenes.labels[start : start + 8]), np.arange(8))
+
+
+# ------------------------------------------------------------------------------- exact masks
+
+
+def test_an_object_left_out_changes_the_pixels_of_its_mask_and_no_others(some):
+    for name in OBJECTS:
+        rest = annotated_scenes(64, seed=8, without=[name])
+        mask = some.mask("object", name)
+        changed = (rest.images != some.images).any(axis=-1)
+        assert mask.any(), name
+        assert not (changed & ~mask).any(), name
+        # two whites, both brighter than an image can show, are the same white
+        white = (some.images > 0.99).all(axis=-1) | (rest.images > 0.99).all(axis=-1)
+        assert changed[mask & ~white].all(), name
+        assert not rest.mask("object", name).any()
+        for category in CONCEPTS:
+            outside = some.masks[category][~mask]
+            np.testing.assert_array_equal(rest.masks[category][~mask], outside)
+
+
+def test_left_out_together_is_left_out_one_after_the_other(some):
+    both = annotated_scenes(64, seed=8, without=["house", "tree"])
+    for name in ("house", "tree"):
+        assert not both.mask("object", name).any()
+    untouched = ~(some.mask("object", "house") | some.mask("object", "tree"))
+    np.testing.assert_array_equal(both.images[untouched], some.images[untouched])
+
+
+def test_every_pixel_is_of_an_object_and_of_a_colour(scenes):
+    assert scenes.masks["object"].min() > 0
+    assert scenes.masks["colour"].min() > 0
+
+
+def test_parts_lie_in_their_objects(scenes):
+    assert set(WHOLES) == set(CONCEPTS["part"])
+    for part, wholes in WHOLES.items():
+        found = np.unique(scenes.masks["object"][scenes.mask("part", part)])
+        assert {OBJECTS[number - 1] for number in found} == wholes, part
+
+
+def named(rgb):
+    """Names that people would give a colour: a second writing, by hue, saturation and value."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
+    hue *= 360
+    grey = saturation < 0.22
+    names = {
+        "white": grey and value > 0.62,
+        "grey": grey and 0.22 < value < 0.8,
+        "black": value < 0.27,
+        "red": saturation > 0.55 and (hue < 15 or hue > 340),
+        "pink": value > 0.6 and saturation < 0.65 and (hue > 310 or hue < 12),
+        "brown": value < 0.62 and 5 < hue < 45,
+        "orange": value > 0.5 and 10 < hue < 42,
+        "yellow": value > 0.45 and 40 < hue < 70,
+        "green": 70 < hue < 160,
+        "blue": 195 < hue < 250,
+        "purple": 255 < hue < 305,
+    }
+    return {name for name, fits in names.items() if fits}
+
+
+def test_pixels_have_the_colour_that_their_mask_says(scenes, rng):
+    for colour in CONCEPTS["colour"]:
+        pixels = scenes.images[scenes.mask("colour", colour)]
+        pixels = pixels[rng.permutation(len(pixels))[:2000]]
+        right = np.mean([colour in named(pixel) for pixel in pixels])
+        assert right > 0.93, (colour, right)
+
+
+def test_textured_pixels_vary_and_others_do_not(scenes):
+    luminance = scenes.images @ np.array([0.299, 0.587, 0.114])
+    texture = scenes.masks["texture"]
+    where = [scenes.masks[name].astype(int) for name in ("object", "part", "texture")]
+    near = np.stack([np.abs(np.diff(luminance, axis=axis))[:, :63, :63] for axis in (1, 2)])
+    within = np.all(
+        [np.diff(mask, axis=axis)[:, :63, :63] == 0 for mask in where for axis in (1, 2)], axis=0
+    )
+    steps = near.max(axis=0)
+    plain = np.median(steps[within & (texture[:, :63, :63] == 0)])
+    for number, name in enumerate(CONCEPTS["texture"], start=1):
+        found = steps[within & (texture[:, :63, :63] == number)]
+        # the widest stripes vary at every fourth pixel
+        assert np.quantile(found, 0.8) > 3 * plain, name
+
+
+def test_a_chequered_floor_is_of_two_colours_in_equal_parts(scenes):
+    floor = scenes.mask("texture", "chequered") & scenes.mask("object", "floor")
+    shares = []
+    for mask, colour in zip(floor, scenes.masks["colour"], strict=True):
+        if mask.sum() > 400:
+            counts = np.unique(colour[mask], return_counts=True)[1]
+            assert len(counts) == 2
+            shares.append(counts.min() / counts.sum())
+    assert len(shares) > 20
+    assert np.median(shares) > 0.45
+
+
+# ------------------------------------------------------------------------ classes and concepts
+
+
+def test_every_concept_is_in_some_of_the_images_and_none_in_all(scenes):
+    share = scenes.occurrence().mean(axis=0)
+    for concept, found in zip(scenes.flat_concepts, share, strict=True):
+        assert 0.04 < found < 0.97, (concept, found)
+
+
+def test_what_defines_a_class_is_in_all_of_its_images(scenes):
+    for label, name in enumerate(CLASS_NAMES):
+        for thing in CLASSES[name].defining:
+            there = occurs(scenes, "object", thing)[scenes.labels == label]
+            assert there.all(), (name, thing)
+
+
+def test_no_object_but_the_sofa_is_in_one_class_alone(scenes):
+    for name in OBJECTS:
+        classes = set(scenes.labels[occurs(scenes, "object", name)])
+        assert (len(classes) > 1) == (name != "sofa"), (name, classes)
+
+
+def test_no_two_classes_have_the_same_objects(scenes):
+    kinds = [(kind.setting, frozenset(kind.defining)) for kind in CLASSES.values()]
+    assert len(set(kinds)) == len(CLASSES)
+    settings = [kind.setting for kind in CLASSES.values()]
+    assert {settings.count(setting) for setting in settings} == {2}
+
+
+def test_what_defines_a_class_is_mostly_in_sight(some):
+    """Behind the distractor it may be anywhere: that must not depend on the class."""
+    in_front = annotated_scenes(64, seed=8, without=[DISTRACTOR])
+    for thing in {thing for kind in CLASSES.values() for thing in kind.defining}:
+        others = [name for name in OBJECTS if name != thing]
+        alone = annotated_scenes(64, seed=8, without=others)
+        classes = [k for k, name in enumerate(CLASS_NAMES) if thing in CLASSES[name].defining]
+        seen, whole = (
+            part.mask("object", thing)[np.isin(some.labels, classes)].sum(axis=(1, 2))
+            for part in (in_front, alone)
+        )
+        assert (seen >= LEAST_VISIBLE * whole).all(), thing
+        assert whole.min() > 40, thing
+
+
+def test_things_differ_in_size_and_place(scenes):
+    for name in ("house", "tree", "car", "boat", "table", "parasol", "sofa", "lamp", DISTRACTOR):
+        masks = scenes.mask("object", name)[occurs(scenes, "object", name)]
+        sizes = masks.sum(axis=(1, 2))
+        assert np.quantile(sizes, 0.9) > 1.3 * np.quantile(sizes, 0.1), name
+        columns = (masks.any(axis=1) * np.arange(64)).sum(axis=1) / masks.any(axis=1).sum(axis=1)
+        assert columns.std() > 5, name
+
+
+# --------------------------------------------------------------------------------- distractor
+
+
+def test_the_distractor_is_the_same_whatever_the_class():
+    for index in range(24):
+        drawn = [module._draw(3, index, label, frozenset()) for label in range(8)]
+        number = OBJECTS.index(DISTRACTOR) + 1
+        mask = drawn[0].masks[0] == number
+        for canvas in drawn[1:]:
+            np.testing.assert_array_equal(canvas.masks[0] == number, mask)
+            np.testing.assert_array_equal(canvas.masks[:, mask], drawn[0].masks[:, mask])
+            np.testing.assert_array_equal(canvas.rgb[mask], drawn[0].rgb[mask])
+
+
+def test_the_distractor_is_in_front_of_all_else(some):
+    alone = annotated_scenes(64, seed=8, without=[o for o in OBJECTS if o != DISTRACTOR])
+    mask = some.mask("object", DISTRACTOR)
+    np.testing.assert_array_equal(alone.mask("object", DISTRACTOR), mask)
+    np.testing.assert_array_equal(alone.images[mask], some.images[mask])
+
+
+def test_what_is_around_the_distractor_does_not_depend_on_it(some):
+    rest = annotated_scenes(64, seed=8, without=[DISTRACTOR])
+    outside = ~some.mask("object", DISTRACTOR)
+    np.testing.assert_array_equal(rest.images[outside], some.images[outside])
+
+
+def test_the_distractor_is_in_its_share_of_every_class(scenes):
+    there = occurs(scenes, "object", DISTRACTOR)
+    for label in range(8):
+        share = there[scenes.labels == label].mean()
+        assert share == pytest.approx(DISTRACTOR_SHARE, abs=4 * 0.05)
+
+
+# ----------------------------------------------------------------------------- reproducibility
+
+
+def test_a_seed_is_a_data_set_in_whatever_blocks_it_is_drawn():
+    whole = annotated_scenes(21, seed=2)
+    for start, n in ((0, 21), (5, 3), (15, 6)):
+        part = annotated_scenes(n, seed=2, start=start)
+        np.testing.assert_array_equal(part.images, whole.images[start : start + n])
+        np.testing.assert_array_equal(part.labels, whole.labels[start : start + n])
+        np.testing.assert_array_equal(scene_labels(n, 2, start=start), part.labels)
+        for category, mask in part.masks.items():
+            np.testing.assert_array_equal(mask, whole.masks[category][start : start + n])
+    assert not np.array_equal(annotated_scenes(21, seed=3).labels, whole.labels)
+
+
+def test_no_image_comes_twice():
+    images = np.concatenate([annotated_scenes(40, seed).images for seed in (0, 1)])
+    assert len({image.tobytes() for image in images}) == 80
+
+
+def test_a_stream_gives_the_same_images():
+    whole = annotated_scenes(20, seed=4, without=["cloud"])
+    stream = stream_scenes(20, seed=4, without=["cloud"])
+    assert stream.concepts == whole.concepts
+    for _ in range(2):
+        batches = list(stream.batches(8))
+        assert [len(images) for images, _ in batches] == [8, 8, 4]
+        np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), whole.images)
+        parts = np.concatenate([masks["part"] for _, masks in batches])
+        np.testing.assert_array_equal(parts, whole.masks["part"])
+
+
+@pytest.mark.parametrize("make", [annotated_scenes, stream_scenes])
+def test_what_does_not_fit_is_named(make):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, not 0"):
+        make(0)
+    with pytest.raises(ValueError, match=r"n must be an integer of at least 1, not 2\.5"):
+        make(2.5)
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, not -1"):
+        make(3, seed=-1)
+    with pytest.raises(TypeError, match=r"without must be a collection of names, .* not 'tree'"):
+        make(3, without="tree")
+    with pytest.raises(ValueError, match=r"there are no objects \['trees'\], only \['sky'"):
+        make(3, without=["trees"])
+
+
+def test_the_first_number_is_checked():
+    with pytest.raises(ValueError, match="start must be an integer of at least 0, not -8"):
+        annotated_scenes(3, start=-8)

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from xplique_dirpairs.datasets.annotated_scenes import annotated_scenes
+from xplique_dirpairs.datasets.scene_network import (
+    LAYER,
+    random_scene_network,
+    train_scene_network,
+)
+from xplique_dirpairs.network import split_model
+
+
+@pytest.fixture(scope="module")
+def halves():
+    return split_model(random_scene_network(seed=1), LAYER)
+
+
+def test_the_network_ends_in_maps_of_8_by_8_and_logits(halves, rng):
+    maps = halves[0].predict(rng.random((2, 64, 64, 3)), verbose=0)
+    assert maps.shape == (2, 8, 8, 128)
+    assert maps.min() >= 0.0
+    assert maps.max() > 0.0
+    assert halves[1].output_shape == (None, 8)
+
+
+def test_the_edge_of_an_image_is_no_concept(halves):
+    maps = halves[0].predict(np.full((1, 64, 64, 3), [0.8, 0.3, 0.5]), verbose=0)
+    np.testing.assert_allclose(maps, np.broadcast_to(maps[:, :1, :1], maps.shape), atol=1e-5)
+
+
+def test_cells_are_centred_on_what_they_see(halves, rng):
+    image = rng.random((64, 64, 3)).astype(np.float32)
+    changed = np.repeat(image[None], 64, axis=0)
+    changed[np.arange(64), np.arange(64)] = 0.5  # in image k row k is grey
+    maps = halves[0].predict(np.concatenate([image[None], changed]), verbose=0)
+    for cell in (3, 4):
+        differs = (np.abs(maps[1:, cell] - maps[0, cell]) > 1e-6).any(axis=(1, 2))
+        seen = np.flatnonzero(differs)
+        assert (seen.min() + seen.max()) / 2 == 8 * cell + 3.5
+
+
+def test_random_weights_are_those_of_the_seed():
+    one, again, other = (random_scene_network(seed).get_weights() for seed in (4, 4, 5))
+    for a, b in zip(one, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(one[0], other[0])
+
+
+def test_training_is_the_same_under_a_seed():
+    scenes = annotated_scenes(32, seed=1)
+    first, again = (
+        train_scene_network(scenes.images, scenes.labels, epochs=1, seed=3, verbose=0).predict(
+            scenes.images[:4], verbose=0
+        )
+        for _ in range(2)
+    )
+    np.testing.assert_allclose(first, again, rtol=1e-3, atol=1e-4)
+
+
+def test_what_does_not_fit_is_named():
+    images = np.zeros((2, 64, 64, 3))
+    with pytest.raises(ValueError, match=r"images must have shape \(n, 64, 64, 3\), not \(2, 8, 8"):
+        train_scene_network(images[:, :8, :8], [0, 1])
+    with pytest.raises(ValueError, match=r"labels must have shape \(2,\), not \(3,\)"):
+        train_scene_network(images, [0, 1, 2])
+
+
+@pytest.mark.slow
+def test_the_network_learns_the_classes():
+    scenes, fresh = annotated_scenes(5000, seed=0), annotated_scenes(1600, seed=1000)
+    model = train_scene_network(scenes.images, scenes.labels, verbose=0)
+    right = model.predict(fresh.images, verbose=0).argmax(axis=1) == fresh.labels
+    assert right.mean() > 0.95
+    there = fresh.mask("object", "balloon").any(axis=(1, 2))
+    assert abs(right[there].mean() - right[~there].mean()) < 0.04

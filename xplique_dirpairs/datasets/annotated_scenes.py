@@ -1,0 +1,186 @@
+"""Annotated scenes: generated images whose classes depend on what stands in them, with exact masks.
+
+Every pixel is labelled in up to four categories (object, part, texture, colour), as in Broden.
+Eight classes share four settings, two each, and the things that tell the two apart are shared with
+classes of other settings: a table and a parasol make a picnic on grass and a terrace on a road, a
+table makes a room a kitchen.
+
+One thing, the balloon (`DISTRACTOR`), has nothing to do with the class. It is drawn last, in front
+of all else and in a light of its own, from random numbers of its own. With B the balloon's pixels
+and what they show, P(image | class) = P(B) P(pixels outside B | class): the odds of the classes are
+those of the pixels outside B. No classifier has a reason to use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xplique_dirpairs.datasets.annotation import AnnotatedImages, AnnotatedStream
+from xplique_dirpairs.datasets.scene_paint import COLOURS, Canvas, Random, Strokes, between
+from xplique_dirpairs.datasets.scene_settings import (
+    CLASSES,
+    DISTRACTOR,
+    GROUNDS,
+    PARTS,
+    THINGS,
+    scene_strokes,
+)
+from xplique_dirpairs.datasets.scene_shapes import SIDE
+from xplique_dirpairs.datasets.scene_textures import TEXTURES
+
+CLASS_NAMES = tuple(CLASSES)
+#: Category → names of its concepts.
+CONCEPTS = {
+    "object": GROUNDS + tuple(THINGS),
+    "part": PARTS,
+    "texture": TEXTURES,
+    "colour": tuple(COLOURS),
+}
+#: Share of the images with the distractor.
+DISTRACTOR_SHARE = 0.5
+#: Standard deviation of the noise on every pixel.
+NOISE = 0.012
+
+#: Last parts of the seeds, so that the streams of random numbers differ.
+_SCENE, _DISTRACTOR, _LABELS = 1, 2, 3
+
+
+def annotated_scenes(
+    n: int, seed: int = 0, *, start: int = 0, without: Collection[str] = ()
+) -> AnnotatedImages:
+    """Scenes with masks of objects, parts, textures and colours.
+
+    Image i of a seed is always the same one, however many are made and in whatever blocks: for more
+    than memory holds, see `stream_scenes`. Any eight images from a multiple of eight on are one of
+    each class.
+
+    Parameters
+    ----------
+    n
+        Number of images.
+    seed
+        Of everything; another seed gives fresh images of the same kind.
+    start
+        Number of the first image.
+    without
+        Objects (see ``CONCEPTS["object"]``) that are left out: the same scenes otherwise, with what
+        is behind them. Labels are those of the complete scenes.
+
+    Returns
+    -------
+    scenes
+        Images (n, 64, 64, 3) float32 in [0, 1]; masks of the four categories of `CONCEPTS`, uint8;
+        labels as in `CLASS_NAMES`.
+
+    Raises
+    ------
+    TypeError
+        If ``without`` is not a collection of names.
+    ValueError
+        If a number is out of range, or there is no such object.
+    """
+    _check_numbers(n=(n, 1), seed=(seed, 0), start=(start, 0))
+    left_out = _checked_objects(without)
+    images = np.empty((n, SIDE, SIDE, 3), np.float32)
+    masks = {category: np.empty((n, SIDE, SIDE), np.uint8) for category in CONCEPTS}
+    labels = scene_labels(n, seed, start=start)
+    for k in range(n):
+        canvas = _draw(seed, start + k, int(labels[k]), left_out)
+        images[k] = canvas.rgb.reshape(SIDE, SIDE, 3)
+        for mask, drawn in zip(masks.values(), canvas.masks, strict=True):
+            mask[k] = drawn.reshape(SIDE, SIDE)
+    return AnnotatedImages(images, masks, CONCEPTS, labels, CLASS_NAMES)
+
+
+def stream_scenes(n: int, seed: int = 0, *, without: Collection[str] = ()) -> AnnotatedStream:
+    """The images of `annotated_scenes`, drawn anew whenever they are asked for.
+
+    Memory holds one batch at a time.
+
+    Parameters
+    ----------
+    n, seed, without
+        As of `annotated_scenes`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `annotated_scenes`.
+    """
+    _check_numbers(n=(n, 1), seed=(seed, 0))
+    _checked_objects(without)
+
+    def batches(batch_size: int) -> Iterator[tuple[NDArray, dict[str, NDArray]]]:
+        for first in range(0, n, batch_size):
+            count = min(batch_size, n - first)
+            part = annotated_scenes(count, seed, start=first, without=without)
+            yield part.images, part.masks
+
+    return AnnotatedStream(batches, CONCEPTS)
+
+
+def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:
+    """Classes of the images that `annotated_scenes` makes of the same arguments, (n,).
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+    _check_numbers(n=(n, 1), seed=(seed, 0), start=(start, 0))
+    classes = len(CLASS_NAMES)
+    first, last = start // classes, (start + n - 1) // classes
+    blocks = [
+        np.random.default_rng([seed, block, _LABELS]).permutation(classes)
+        for block in range(first, last + 1)
+    ]
+    return np.concatenate(blocks)[start - first * classes :][:n]
+
+
+def _check_numbers(**numbers: tuple[int, int]) -> None:
+    for name, (value, least) in numbers.items():
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+
+def _checked_objects(names: Collection[str]) -> frozenset[str]:
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise TypeError(f"without must be a collection of names, such as ['tree'], not {names!r}")
+    unknown = [name for name in names if name not in CONCEPTS["object"]]
+    if unknown:
+        raise ValueError(f"there are no objects {unknown}, only {list(CONCEPTS['object'])}")
+    return frozenset(names)
+
+
+def _draw(seed: int, index: int, label: int, left_out: frozenset[str]) -> Canvas:
+    """One image."""
+    rng = np.random.default_rng([seed, index, _SCENE])
+    own = np.random.default_rng([seed, index, _DISTRACTOR])
+    canvas = Canvas(CONCEPTS)
+    strokes = scene_strokes(rng, CLASSES[CLASS_NAMES[label]])
+    canvas.paint(stroke for stroke in strokes if stroke.object not in left_out)
+    canvas.light(*_light(rng))
+    # the light of the scene must not show on what is in front of it
+    distractor, noise = _distractor(own), own.standard_normal((SIDE * SIDE, 3), np.float32)
+    canvas.paint(stroke for stroke in distractor if stroke.object not in left_out)
+    canvas.rgb += np.float32(NOISE) * noise
+    np.clip(canvas.rgb, 0.0, 1.0, out=canvas.rgb)
+    return canvas
+
+
+def _light(rng: Random) -> tuple[NDArray, tuple[float, float]]:
+    """Colour of the light, and how much brighter it is towards one side."""
+    warmth = between(rng, -0.04, 0.04)
+    gains = between(rng, 0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth])
+    return gains, (between(rng, -0.09, 0.09), between(rng, -0.05, 0.05))
+
+
+def _distractor(rng: Random) -> Strokes:
+    present = rng.random() < DISTRACTOR_SHARE
+    # high up, it hides little of what the class depends on
+    x, y, size = between(rng, 8, 56), between(rng, 9, 28), between(rng, 12, 17)
+    return THINGS[DISTRACTOR](rng, x, y, size) if present else []
