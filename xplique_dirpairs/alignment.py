@@ -77,7 +77,7 @@ def upsampled_bands(
     flat = np.ascontiguousarray(maps, np.float32).reshape(h, w * detectors)
     at_once = max(1, _VALUES_AT_ONCE // (width * detectors))
     for start in range(0, height, at_once):
-        rows = slice(start, min(start + at_once, height))
+        rows = slice(start, start + at_once)
         tall = (across_rows[rows] @ flat).reshape(-1, w, detectors)
         yield rows, np.matmul(across_columns, tall).reshape(-1, detectors)
 

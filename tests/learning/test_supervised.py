@@ -154,6 +154,27 @@ def test_no_threshold_has_a_larger_iou_than_the_bias(rng, odds):
     assert iou(best_bias(with_it, without, odds)) == pytest.approx(best)
 
 
+def test_the_biases_are_the_best_thresholds_over_all_positions(signals):
+    data = annotations(noise=1.5, signals=signals)
+    found = supervised_pairs(data, own, positions=10_000)
+    cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
+    z = found.pairs.project(data.activations)
+    for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
+        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        truth, values = where[known].ravel(), z[known][..., i].ravel()
+        best = max(jaccard_score(truth, values > limit) for limit in np.sort(values)[::5])
+        reached = jaccard_score(truth, values > found.pairs.biases[i])
+        assert 0.3 < best - 1e-3 < reached < 1.0
+
+
+def test_a_sample_of_positions_is_weighted_back_to_all(signals):
+    data = annotations(noise=1.5, signals=signals, images=120)
+    every = supervised_pairs(data, own, positions=10_000).pairs
+    part = supervised_pairs(data, own, positions=200).pairs
+    shares = [(p.project(data.activations) > p.biases).mean() for p in (every, part)]
+    assert shares[1] == pytest.approx(shares[0], rel=0.15)
+
+
 def test_the_rarer_a_concept_the_higher_its_bias(rng):
     with_it, without = rng.normal(1.0, 1.0, 400), rng.normal(0.0, 1.0, 700)
     biases = [best_bias(with_it, without, odds) for odds in (1.0, 0.1, 0.001)]

@@ -35,7 +35,9 @@ Read = Callable[[NDArray], ArrayLike]
 class Annotated(Protocol):
     """Annotated images: `AnnotatedImages`, `AnnotatedStream`, or anything like them."""
 
-    concepts: dict[str, tuple[str, ...]]
+    @property
+    def concepts(self) -> Mapping[str, tuple[str, ...]]:
+        """Category → names; number c in the masks is ``names[c - 1]``."""
 
     def batches(self, batch_size: int = ...) -> Iterable[tuple[NDArray, Mapping[str, NDArray]]]:
         """Images (n, H, W, …) and masks {category: (n, H, W) int}, the same at every call."""

@@ -169,9 +169,9 @@ class _LabelCounts:
         self.concepts = dissection.concepts
         self.starts = category_starts(self.concepts)
         self.groups = np.unique(labels[labels != NO_LABEL])
-        order = np.argsort(labels, kind="stable")
-        self._members = order[np.count_nonzero(labels == NO_LABEL) :]
-        self._first = np.searchsorted(labels[self._members], self.groups)
+        members = [np.flatnonzero(labels == label) for label in self.groups]
+        self._first = np.array([found[0] for found in members], np.int64)
+        self._several = [(g, found) for g, found in enumerate(members) if len(found) > 1]
         self._all_labels = np.concatenate([labels, self.groups])
         categories = category_of(self.concepts)[self._all_labels]
         self._categories = np.where(self._all_labels == NO_LABEL, NO_LABEL, categories)
@@ -214,9 +214,9 @@ class _LabelCounts:
     def _with_groups(self, values: NDArray) -> NDArray:
         """Where each detector fires, and any of each group, (P, I + L) bool."""
         fires = values > self.dissection.thresholds
-        if not len(self.groups):
-            return fires
-        groups = np.logical_or.reduceat(fires[:, self._members], self._first, axis=1)
+        groups = fires[:, self._first]
+        for g, members in self._several:
+            groups[:, g] = fires[:, members].any(axis=1)
         return np.concatenate([fires, groups], axis=1)
 
     def _count_levels(
