@@ -83,7 +83,7 @@ def plot_labels(
         right.plot([0, of_label.max()], [place, place], color=color, linewidth=1.2, alpha=0.5)
         right.plot(of_label, np.full(len(of_label), place), "o", color=color, markersize=4)
     left.set_yticks(places, [concepts[c][1] for c in shown], fontsize=8)
-    left.invert_yaxis()
+    left.set_ylim(len(shown) - 0.3, -0.7)
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     left.set_xlabel("detectors", fontsize=9)
     right.axvline(_LEAST, color=_GUIDE, linewidth=1.0, linestyle=":")
