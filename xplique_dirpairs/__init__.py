@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from xplique_dirpairs.learning.history import History, LearningWarning
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
     from xplique_dirpairs.learning.recipe import Recipe, Stage
+    from xplique_dirpairs.learning.supervised import SupervisedPairs, supervised_pairs
     from xplique_dirpairs.learning.trainer import learn_pairs
+    from xplique_dirpairs.metrics.dissection import Dissection, dissect
+    from xplique_dirpairs.metrics.interpretability import Interpretability
+    from xplique_dirpairs.metrics.labelled_detectors import interpretability, score_labels
     from xplique_dirpairs.network import Head, split_model
     from xplique_dirpairs.pairs import DirectionPairs
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
@@ -43,11 +47,13 @@ _MODULES = {
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
     "DirectionPairsManagerTf": "extractors.direction_pairs",
     "DirectionPairsTf": "extractors.direction_pairs",
+    "Dissection": "metrics.dissection",
     "FactorizerCraftTf": "extractors.craft",
     "FastICAFactorizer": "factorizers.decompositions",
     "Head": "network",
     "History": "learning.history",
     "HolisticDirectionPairsTf": "extractors.holistic",
+    "Interpretability": "metrics.interpretability",
     "KMeansFactorizer": "factorizers.decompositions",
     "LearningWarning": "learning.history",
     "NMFFactorizer": "factorizers.nonnegative",
@@ -57,12 +63,17 @@ _MODULES = {
     "Recipe": "learning.recipe",
     "SemiNMFFactorizer": "factorizers.nonnegative",
     "Stage": "learning.recipe",
+    "SupervisedPairs": "learning.supervised",
     "compare": "comparison.compare",
     "count_skewed_sources": "learning.number_of_concepts",
+    "dissect": "metrics.dissection",
+    "interpretability": "metrics.labelled_detectors",
     "learn_pairs": "learning.trainer",
     "plot_number_of_concepts": "plots.number_of_concepts",
     "scan_number_of_concepts": "learning.concept_scan",
+    "score_labels": "metrics.labelled_detectors",
     "split_model": "network",
+    "supervised_pairs": "learning.supervised",
 }
 
 __all__ = [
@@ -72,11 +83,13 @@ __all__ = [
     "DirectionPairsFactorizer",
     "DirectionPairsManagerTf",
     "DirectionPairsTf",
+    "Dissection",
     "FactorizerCraftTf",
     "FastICAFactorizer",
     "Head",
     "History",
     "HolisticDirectionPairsTf",
+    "Interpretability",
     "KMeansFactorizer",
     "LearningWarning",
     "NMFFactorizer",
@@ -86,13 +99,18 @@ __all__ = [
     "Recipe",
     "SemiNMFFactorizer",
     "Stage",
+    "SupervisedPairs",
     "__version__",
     "compare",
     "count_skewed_sources",
+    "dissect",
+    "interpretability",
     "learn_pairs",
     "plot_number_of_concepts",
     "scan_number_of_concepts",
+    "score_labels",
     "split_model",
+    "supervised_pairs",
 ]
 
 

@@ -261,5 +261,56 @@ for _metric in (
         )
         for which in ("encoding", "decoding")
     ),
+    Metric(
+        "s1",
+        "S¹",
+        True,
+        "Sum over the detectors of the IoU with their label on images it is not from, in [0, I]; "
+        "Doumanoglou et al. 2023",
+        "interpretability",
+        decimals=2,
+    ),
+    Metric(
+        "s2",
+        "S²",
+        True,
+        "Sum over the labels of the best IoU of a detector labelled so, in [0, C]; Doumanoglou et "
+        "al. 2023",
+        "interpretability",
+        decimals=2,
+    ),
+    Metric(
+        "linear_or",
+        "Linear-OR",
+        True,
+        "Sum over the labels of the IoU of all detectors labelled so together, in [0, C]; "
+        "Doumanoglou et al. 2024",
+        "interpretability",
+        decimals=2,
+    ),
+    *(
+        Metric(
+            f"label_{key}",
+            name,
+            True,
+            f"Mean over the detectors of the {what} with regard to their label, in [0, 1]; method "
+            "section 6",
+            "interpretability",
+        )
+        for key, name, what in (
+            ("precision", "precision", "share of their pixels that are of it"),
+            ("recall", "recall", "share of its pixels where they fire"),
+            ("f1", "F1", "harmonic mean of precision and recall"),
+            ("ap", "AP", "average precision of their maps"),
+        )
+    ),
+    Metric(
+        "interpretable",
+        "interpretable",
+        True,
+        "Detectors with an IoU of at least 0.04 with their label; Bau et al. 2017",
+        "interpretability",
+        decimals=0,
+    ),
 ):
     register(_metric)

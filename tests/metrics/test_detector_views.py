@@ -1,0 +1,74 @@
+"""Where detectors are strongest."""
+
+import numpy as np
+import pytest
+from annotated_maps import CONCEPTS, annotations, slow_upsampled
+
+from xplique_dirpairs.metrics.detector_views import strongest_images
+from xplique_dirpairs.metrics.labelled_detectors import interpretability
+from xplique_dirpairs.plots.interpretability import plot_best_detectors
+
+FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]
+
+
+def own(maps):
+    return maps
+
+
+@pytest.fixture
+def data(rng):
+    return annotations(rng, images=11)
+
+
+@pytest.fixture
+def scores(data):
+    return interpretability(data, data, own, np.full(5, 0.3))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_they_are_those_with_the_largest_values(data, scores, batch_size):
+    views = strongest_images(data, own, scores, detectors=[3, 0], count=3, batch_size=batch_size)
+    assert [view.detector for view in views] == [3, 0]
+    for view in views:
+        strength = data.maps[..., view.detector].max(axis=(1, 2))
+        best = sorted(range(11), key=lambda n: -strength[n])[:3]
+        np.testing.assert_array_equal(view.images, data.maps[best])
+        category, name = FLAT[scores.labels[view.detector]]
+        number = CONCEPTS[category].index(name) + 1
+        np.testing.assert_array_equal(view.masks, data.masks[category][best] == number)
+        for n, fires in zip(best, view.detections, strict=True):
+            slow = slow_upsampled(data.maps[n, ..., view.detector], (10, 13)) > 0.3
+            np.testing.assert_array_equal(fires, slow)
+        assert name in view.name and f"{scores.iou[view.detector]:.2f}" in view.name
+
+
+def test_the_best_detectors_come_first(data, scores):
+    views = strongest_images(data, own, scores)
+    order = [view.detector for view in views]
+    assert order == sorted(range(5), key=lambda i: -scores.iou[i])
+
+
+def test_there_are_no_more_images_than_there_are(data, scores):
+    view = strongest_images(data, own, scores, detectors=[1], count=20)[0]
+    assert len(view.images) == len(view.masks) == len(view.detections) == 11
+
+
+def test_a_detector_without_a_label_has_no_mask(data):
+    scores = interpretability(data, data, own, np.full(5, 1e6))
+    view = strongest_images(data, own, scores, count=2)[0]
+    assert not view.masks.any() and not view.detections.any() and "no label" in view.name
+
+
+def test_they_can_be_drawn(data, scores):
+    images = np.random.default_rng(0).random((11, 10, 13, 3))
+    data.maps, maps = images, data.maps
+    views = strongest_images(data, own, scores, count=2, activations=maps)
+    columns = zip(*((v.images, v.masks, v.detections, v.name) for v in views), strict=True)
+    assert len(plot_best_detectors(*map(list, columns)).axes) == 5 * 2 * 2
+
+
+def test_what_does_not_fit_is_said(data, scores):
+    with pytest.raises(ValueError, match="numbers from 0 to 4"):
+        strongest_images(data, own, scores, detectors=[5])
+    with pytest.raises(ValueError, match="count"):
+        strongest_images(data, own, scores, count=0)

@@ -1,0 +1,390 @@
+"""Direction pairs from annotations: what unsupervised ones are compared with.
+
+Signal vectors are Pattern-CAVs, mean(positives) − mean(negatives) (Pahde et al. 2024; method
+section 3). Filters and biases are linear detectors in the manner of Interpretable Basis
+Decomposition (B. Zhou et al., ECCV 2018): a logistic regression for each concept, on as many
+positions with it as memory allows and a balanced weight of those without.
+
+A position is positive where the concept covers enough of its cell. Images without a label of the
+concept's category say nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.activations import check_count, check_random_state
+from xplique_dirpairs.alignment import Shift, check_shift, coverage_matrix
+from xplique_dirpairs.metrics.dissection import (
+    Annotated,
+    LabelledImage,
+    category_of,
+    category_starts,
+    flat_concepts,
+    one_thread,
+    read_batches,
+)
+from xplique_dirpairs.pairs import DirectionPairs
+
+#: What a small concept has to cover of a cell, as parts of what is asked for, until enough do.
+_PARTS = np.array([1.0, 0.5, 0.25, 0.125])
+#: Negatives for each positive in a fit; they weigh as much together as the positives.
+_NEGATIVES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class SupervisedPairs:
+    """Direction pairs of annotated concepts.
+
+    Attributes
+    ----------
+    pairs : DirectionPairs
+        Filters and biases of the logistic regressions, Pattern-CAVs as signal vectors.
+    concepts : tuple of (category, name)
+        Of the pairs, in order.
+    labels : (I,)
+        Their numbers among the flat concepts of the data set, for `score_labels`.
+    positives : (I,)
+        Positions with the concept.
+    coverage : (I,)
+        Share of a cell from which on it counted.
+    left_out : tuple of (category, name)
+        Concepts with too few positions.
+    """
+
+    pairs: DirectionPairs
+    concepts: tuple[tuple[str, str], ...]
+    labels: NDArray
+    positives: NDArray
+    coverage: NDArray
+    left_out: tuple[tuple[str, str], ...]
+
+    def index(self, category: str, name: str) -> int:
+        """Which pair is of a concept.
+
+        Raises
+        ------
+        ValueError
+            If none is.
+        """
+        if (category, name) in self.concepts:
+            return self.concepts.index((category, name))
+        why = "it has too few positions" if (category, name) in self.left_out else "no such concept"
+        raise ValueError(f"there is no pair of {category} {name!r}: {why}")
+
+
+def supervised_pairs(
+    annotated: Annotated,
+    compute: Callable[[NDArray], ArrayLike] | None = None,
+    *,
+    activations: Any = None,
+    coverage: float = 0.5,
+    least: int = 20,
+    positions: int = 500,
+    regularisation: float = 0.01,
+    batch_size: int = 32,
+    shift: Shift = 0.0,
+    random_state: int | None = 0,
+) -> SupervisedPairs:
+    """Learn direction pairs of the annotated concepts.
+
+    The data is read twice for its masks and once for its activations. Means are over all positions;
+    a fit sees ``positions`` positives at most, drawn without regard to images, and four times as
+    many negatives. Its bias is where the IoU over the positions, the sample weighted back to all of
+    them, is largest: of a balanced fit, a detection probability of a half would be far too often
+    exceeded by a rare concept's negatives.
+
+    Parameters
+    ----------
+    annotated
+        Images and masks, as `dissect` takes them.
+    compute
+        Images (n, H, W, …) → activations (n, h, w, D). Not needed with ``activations``.
+    activations : (N, h, w, D), optional
+        Of the same images in the same order.
+    coverage
+        Share of a cell that a concept must cover, in (0, 1]. For a concept that nowhere covers so
+        much of ``least`` cells, half, a quarter or an eighth of it.
+    least
+        Concepts with fewer positive, or negative, positions are left out.
+    positions
+        Positives in a fit.
+    regularisation
+        C of scikit-learn's `LogisticRegression`, on standardised features.
+    batch_size, shift
+        As of `dissect`.
+    random_state
+        Which positions are drawn.
+
+    Returns
+    -------
+    supervised
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or no concept has enough positions; as of `dissect`.
+    """
+    _check_settings(coverage, least, positions, regularisation)
+    check_shift(shift)
+    if activations is not None:
+        compute = np.asarray
+    elif compute is None:
+        raise ValueError("give compute, from images to activations, or the activations")
+    features = _Features(annotated, compute, activations, batch_size, shift)
+    wanted, positives, negatives = _asked_coverage(features, coverage * _PARTS, least)
+    kept = np.flatnonzero((positives >= least) & (negatives >= least))
+    names = flat_concepts(annotated.concepts)
+    if not len(kept):
+        raise ValueError(
+            f"no concept has {least} positions with and without it: lower coverage or least, or "
+            "give more images"
+        )
+    sample = _sampled_positions(features, wanted, kept, positions, random_state)
+    means, mean, spread, found = _read_features(features, wanted, kept, sample)
+    fits = [
+        _fit(*found(number), mean, spread, regularisation, positives[c] / negatives[c])
+        for number, c in enumerate(kept)
+    ]
+    filters, biases, absent = (np.array(values) for values in zip(*fits, strict=True))
+    return SupervisedPairs(
+        pairs=DirectionPairs(filters, biases, means[0] - means[1], mean, absent),
+        concepts=tuple(names[c] for c in kept),
+        labels=kept,
+        positives=positives[kept],
+        coverage=wanted[kept],
+        left_out=tuple(name for c, name in enumerate(names) if c not in set(kept)),
+    )
+
+
+def cell_coverage(
+    masks: Mapping[str, NDArray],
+    concepts: Mapping[str, tuple[str, ...]],
+    cells: tuple[int, int],
+    shift: Shift = 0.0,
+) -> tuple[NDArray, NDArray]:
+    """What share of each cell of a map each concept covers.
+
+    Parameters
+    ----------
+    masks
+        Category → (n, H, W) numbers of concepts, 0 for none.
+    concepts
+        Category → names.
+    cells
+        (h, w).
+    shift
+        See `alignment`.
+
+    Returns
+    -------
+    coverage : (n, h, w, C) float32
+        In [0, 1].
+    known : (n, C) bool
+        Whether the image has a label of the concept's category.
+    """
+    count = len(next(iter(masks.values())))
+    category, starts = category_of(concepts), category_starts(concepts)
+    coverage = np.zeros((count, *cells, len(category)), np.float32)
+    known = np.zeros((count, len(category)), bool)
+    for number in range(count):
+        image = LabelledImage(masks, number, concepts, starts)
+        (height, width), (down, right) = image.shape, check_shift(shift)
+        where = image.indicators(slice(None))[:-1].reshape(-1, height, width).astype(np.float32)
+        rows = coverage_matrix(cells[0], height, down)
+        columns = coverage_matrix(cells[1], width, right)
+        with one_thread():
+            shares = rows @ where @ columns.T
+        coverage[number][..., image.present] = np.moveaxis(shares, 0, -1)
+        known[number] = np.isin(category, image.categories)
+    return coverage, known
+
+
+# ------------------------------------------------------------------------------ reading the data
+
+
+class _Features:
+    """Annotated images as positions: what covers them, and their activations."""
+
+    def __init__(self, annotated: Annotated, read, activations, batch_size: int, shift: Shift):
+        self._annotated, self._shift = annotated, shift
+        self._source = (read, activations, batch_size)
+        maps, _ = next(self._batches())
+        self.cells = maps.shape[1:3]
+        self.channels = maps.shape[-1]
+
+    def _batches(self):
+        return read_batches(self._annotated, *self._source)
+
+    def _of_masks(self, masks: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
+        shares, known = cell_coverage(masks, self._annotated.concepts, self.cells, self._shift)
+        known = np.repeat(known, self.cells[0] * self.cells[1], axis=0)
+        return shares.reshape(known.shape), known
+
+    def labels(self) -> Iterator[tuple[NDArray, NDArray]]:
+        """Covered shares and whether the image knows the category, (P, C) each; no activations."""
+        for _, masks in self._annotated.batches(self._source[2]):
+            yield self._of_masks(masks)
+
+    def blocks(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+        """Activations (P, D), and `labels` of the same positions."""
+        for maps, masks in self._batches():
+            yield maps.reshape(-1, self.channels), *self._of_masks(masks)
+
+
+def _asked_coverage(
+    features: _Features, parts: NDArray, least: int
+) -> tuple[NDArray, NDArray, NDArray]:
+    """The first of the coverages that enough cells have, and its positives and negatives, (C,)."""
+    positive, known_positions = np.zeros((len(parts), 1), int), np.zeros(1, int)
+    for shares, known in features.labels():
+        positive = positive + [_positive(shares, part).sum(axis=0) for part in parts]
+        known_positions = known_positions + known.sum(axis=0)
+    asked = (positive >= least).argmax(axis=0)
+    positives = positive[asked, np.arange(positive.shape[1])]
+    return parts[asked], positives, known_positions - positives
+
+
+def _check_settings(coverage: float, least: int, positions: int, regularisation: float) -> None:
+    if not 0.0 < coverage <= 1.0:
+        raise ValueError(f"coverage must be a share of a cell, in (0, 1], not {coverage!r}")
+    if not regularisation > 0.0:
+        raise ValueError(f"regularisation must be positive, not {regularisation!r}")
+    for name, value in (("least", least), ("positions", positions)):
+        check_count(name, value)
+
+
+def _positive(shares: NDArray, wanted: NDArray | float) -> NDArray:
+    # a cell that is covered wholly may have a share just below 1
+    return shares >= np.float32(1 - 1e-5) * np.asarray(wanted, np.float32)
+
+
+def _sampled_positions(
+    features: _Features, wanted: NDArray, kept: NDArray, size: int, random_state: int | None
+) -> tuple[NDArray, NDArray]:
+    """Numbers of random positions with and without each kept concept: (I, n) and (I, 4 n).
+
+    The positions with the smallest of random keys, the same for all concepts, so that they share
+    most of their negatives. −1 where there are fewer.
+    """
+    rng = check_random_state(random_state)
+    with_it, without = _Smallest(len(kept), size), _Smallest(len(kept), _NEGATIVES * size)
+    first = 0
+    for shares, known in features.labels():
+        keys, numbers = rng.random(len(shares)), first + np.arange(len(shares))
+        positive = _positive(shares[:, kept], wanted[kept])
+        with_it.add(keys, numbers, positive)
+        without.add(keys, numbers, known[:, kept] & ~positive)
+        first += len(shares)
+    return with_it.numbers, without.numbers
+
+
+class _Smallest:
+    """The numbers that come with the smallest keys, for each of several concepts."""
+
+    def __init__(self, concepts: int, size: int):
+        self._keys = np.full((concepts, size), np.inf)
+        self.numbers = np.full((concepts, size), -1)
+
+    def add(self, keys: NDArray, numbers: NDArray, member: NDArray) -> None:
+        """``member`` (P, I): which concepts each key counts for."""
+        size = self._keys.shape[1]
+        for i, kept in enumerate(self._keys):
+            better = np.flatnonzero(member[:, i] & (keys < kept.max()))
+            if len(better):
+                together = np.concatenate([kept, keys[better]])
+                chosen = np.argpartition(together, size - 1)[:size]
+                self._keys[i] = together[chosen]
+                self.numbers[i] = np.concatenate([self.numbers[i], numbers[better]])[chosen]
+
+
+def _read_features(
+    features: _Features, wanted: NDArray, kept: NDArray, sample: tuple[NDArray, NDArray]
+) -> tuple[NDArray, NDArray, NDArray, Callable[[int], tuple[NDArray, NDArray]]]:
+    """One pass over the activations.
+
+    Returns
+    -------
+    means : (2, I, D)
+        Of the positions with and without each kept concept.
+    mean, spread : (D,)
+        Mean and standard deviation over all positions.
+    found
+        Number of a kept concept → its sampled features, with it and without.
+    """
+    drawn = np.unique(np.concatenate([numbers.ravel() for numbers in sample]))
+    drawn = drawn[drawn >= 0]
+    rows = np.empty((len(drawn), features.channels), np.float32)
+    sums = np.zeros((2, len(kept), features.channels))
+    count = np.zeros((2, len(kept)))
+    moments, first = np.zeros((2, features.channels)), 0
+    for x, shares, known in features.blocks():
+        positive = _positive(shares[:, kept], wanted[kept])
+        for k, member in enumerate((positive, known[:, kept] & ~positive)):
+            sums[k] += member.T.astype(np.float32) @ x
+            count[k] += member.sum(axis=0)
+        moments += x.sum(axis=0, dtype=float), np.square(x, dtype=float).sum(axis=0)
+        here = slice(*np.searchsorted(drawn, [first, first + len(x)]))
+        rows[here] = x[drawn[here] - first]
+        first += len(x)
+    mean = moments[0] / first
+    spread = np.sqrt(np.maximum(moments[1] / first - np.square(mean), 0.0))
+
+    def found(number: int) -> tuple[NDArray, NDArray]:
+        with_it, without = (numbers[number][numbers[number] >= 0] for numbers in sample)
+        return rows[np.searchsorted(drawn, with_it)], rows[np.searchsorted(drawn, without)]
+
+    return sums / count[..., None], mean, spread, found
+
+
+# ------------------------------------------------------------------------------ one concept
+
+
+def _fit(
+    with_it: NDArray,
+    without: NDArray,
+    mean: NDArray,
+    spread: NDArray,
+    regularisation: float,
+    odds: float,
+) -> tuple[NDArray, float, float]:
+    """Filter (D,), bias and absent level of one concept."""
+    from sklearn.linear_model import LogisticRegression
+
+    scale = np.where(
+        spread > 1e-6 * spread.max(), spread, np.inf
+    )  # a constant channel says nothing
+    x = (np.concatenate([with_it, without]) - mean) / scale
+    t = np.arange(len(x)) < len(with_it)
+    model = LogisticRegression(C=regularisation, class_weight="balanced", max_iter=1000)
+    with one_thread():
+        w = model.fit(x, t).coef_[0] / scale
+        z = np.concatenate([with_it, without]) @ w
+    return w, best_bias(z[t], z[~t], odds), float(z[~t].mean())
+
+
+def best_bias(with_it: NDArray, without: NDArray, odds: float) -> float:
+    """The threshold with the largest IoU, halfway between two of the projections.
+
+    Parameters
+    ----------
+    with_it, without : (n,), (m,)
+        Projections of random positions with and without the concept.
+    odds
+        Number of all positions with it over that of all without.
+    """
+    z = np.concatenate([with_it, without])
+    order = np.argsort(-z, kind="stable")
+    ordered = z[order]
+    hits = np.cumsum(order < len(with_it)) / len(with_it)
+    misses = np.cumsum(order >= len(with_it)) / len(without)
+    iou = odds * hits / (odds + misses)
+    last = np.append(ordered[:-1] > ordered[1:], True)  # a threshold does not part equal values
+    best = int(np.where(last, iou, -1.0).argmax())
+    below = ordered[best + 1] if best + 1 < len(z) else ordered[best] - 1.0
+    return float((ordered[best] + below) / 2)

@@ -1,0 +1,379 @@
+"""Network Dissection: which detector fires where which concept is (method section 6).
+
+After D. Bau et al., "Network Dissection", CVPR 2017. Maps z (h, w, I) of an image are upsampled
+bilinearly to the resolution of its masks (half-pixel centres, see `alignment`) and detector i fires
+where z_i > b_i. Intersections and areas are counted in pixels over a data set, one image in memory
+at a time. As in Broden a pixel may have a label in each of several categories; images without any
+label of a category do not count for its concepts, while unlabelled pixels of images that have one
+count as pixels without the concept.
+
+Shapes: I detectors, C concepts (all categories one after the other), G categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import ThreadpoolController
+
+from xplique_dirpairs.alignment import Shift, check_shift, upsampled_bands
+from xplique_dirpairs.tables import Cell, Table
+
+#: The label of a detector that fires nowhere on a concept.
+NO_LABEL = -1
+
+_BLAS = ThreadpoolController()
+
+#: What reads maps (n, h, w, I) of a batch of images, or of the activations given in their place.
+Read = Callable[[NDArray], ArrayLike]
+
+
+class Annotated(Protocol):
+    """Annotated images: `AnnotatedImages`, `AnnotatedStream`, or anything like them."""
+
+    @property
+    def concepts(self) -> Mapping[str, tuple[str, ...]]:
+        """Category → names; number c in the masks is ``names[c - 1]``."""
+
+    def batches(self, batch_size: int = ...) -> Iterable[tuple[NDArray, Mapping[str, NDArray]]]:
+        """Images (n, H, W, …) and masks {category: (n, H, W) int}, the same at every call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dissection:
+    """Counts of pixels over a data set, of every detector with every concept.
+
+    Attributes
+    ----------
+    concepts
+        Category → names.
+    thresholds : (I,)
+    intersection : (I, C) int64
+        Pixels of the concept where the detector fires.
+    detector_area : (I, G) int64
+        Pixels where the detector fires, of the images with a label of the category.
+    concept_area : (C,) int64
+    pixels, images : (G,) int64
+        Of the images with a label of the category.
+    lowest, highest : (I,)
+        Range of a detector's maps over all images.
+    """
+
+    concepts: dict[str, tuple[str, ...]]
+    thresholds: NDArray
+    intersection: NDArray
+    detector_area: NDArray
+    concept_area: NDArray
+    pixels: NDArray
+    images: NDArray
+    lowest: NDArray
+    highest: NDArray
+
+    @property
+    def flat_concepts(self) -> list[tuple[str, str]]:
+        """(category, name) of every concept."""
+        return flat_concepts(self.concepts)
+
+    @property
+    def union(self) -> NDArray:
+        """Pixels of a detector or a concept, (I, C)."""
+        area = self.detector_area[:, category_of(self.concepts)]
+        return area + self.concept_area - self.intersection
+
+    @property
+    def iou(self) -> NDArray:
+        """φ_i(c): intersection over union, (I, C) in [0, 1], higher is better.
+
+        0 where neither is ever there; NaN for the concepts of a category that no image has a label
+        of.
+        """
+        union = self.union
+        iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
+        iou[:, (self.images == 0)[category_of(self.concepts)]] = np.nan
+        return iou
+
+    @property
+    def labels(self) -> NDArray:
+        """c*_i = argmax_c φ_i(c), (I,); `NO_LABEL` for a detector that meets no concept."""
+        iou = np.nan_to_num(self.iou)
+        return np.where(iou.max(axis=1) > 0, iou.argmax(axis=1), NO_LABEL)
+
+    def merged(self, other: Dissection) -> Dissection:
+        """The same of the images of both.
+
+        Raises
+        ------
+        ValueError
+            If they are of other concepts or thresholds.
+        """
+        if self.concepts != other.concepts or not np.array_equal(self.thresholds, other.thresholds):
+            raise ValueError(
+                "only dissections of the same concepts and thresholds can be merged: dissect both "
+                "parts with the same ones"
+            )
+        fixed = {
+            "concepts": self.concepts,
+            "thresholds": self.thresholds,
+            "lowest": np.minimum(self.lowest, other.lowest),
+            "highest": np.maximum(self.highest, other.highest),
+        }
+        names = [field.name for field in fields(self) if field.name not in fixed]
+        return Dissection(**fixed, **{n: getattr(self, n) + getattr(other, n) for n in names})
+
+    def table(self, best: int = 1) -> Table:
+        """Detectors, best first, with the ``best`` concepts of each and their IoU."""
+        iou, names = np.nan_to_num(self.iou), self.flat_concepts
+        best = min(best, len(names))
+        rows = []
+        for i in np.argsort(-iou.max(axis=1), kind="stable"):
+            cells = [Cell(str(i)), number_cell(self.thresholds[i])]
+            for c in np.argsort(-iou[i], kind="stable")[:best]:
+                category, name = names[c]
+                cells += [Cell(name), Cell(category), number_cell(iou[i, c])]
+            rows.append(cells)
+        headers = ["detector", "threshold", *["concept", "category", "IoU"] * best]
+        return Table(headers, rows)
+
+
+def dissect(
+    annotated: Annotated,
+    read: Read,
+    thresholds: ArrayLike,
+    *,
+    activations: Any = None,
+    batch_size: int = 32,
+    shift: Shift = 0.0,
+) -> Dissection:
+    """Count where detectors fire, and where concepts are, over annotated images.
+
+    Parameters
+    ----------
+    annotated
+        Images and masks.
+    read
+        Images (n, H, W, …) → maps (n, h, w, I), such as
+        ``lambda images: pairs.project(g(images))``.
+    thresholds : (I,)
+        b_i: detector i fires where its upsampled map is above.
+    activations : (N, …), optional
+        Of the same images in the same order: given to ``read`` in their place, which saves a pass
+        through the network for every extractor.
+    batch_size
+        Images read at a time; of no consequence to the result.
+    shift
+        By how many pixels the cells lie farther down and right than usual; see `alignment`.
+
+    Returns
+    -------
+    dissection
+
+    Raises
+    ------
+    ValueError
+        If maps, thresholds, masks and activations do not fit one another, or maps are not finite.
+    """
+    limits = check_thresholds(thresholds)
+    check_shift(shift)
+    concepts = dict(annotated.concepts)
+    count, starts = len(flat_concepts(concepts)), category_starts(concepts)
+    intersection = np.zeros((len(limits), count), np.int64)
+    detector_area = np.zeros((len(limits), len(concepts)), np.int64)
+    concept_area = np.zeros(count, np.int64)
+    pixels, images = np.zeros((2, len(concepts)), np.int64)
+    lowest, highest = np.full(len(limits), np.inf), np.full(len(limits), -np.inf)
+    for maps, masks in read_batches(annotated, read, activations, batch_size, len(limits)):
+        lowest = np.minimum(lowest, maps.min(axis=(0, 1, 2)))
+        highest = np.maximum(highest, maps.max(axis=(0, 1, 2)))
+        for number, one_map in enumerate(maps):
+            labelled = LabelledImage(masks, number, concepts, starts)
+            fires = np.zeros((len(labelled.present) + 1, len(limits)), np.int64)
+            with one_thread():
+                for rows, values in upsampled_bands(one_map, labelled.shape, shift):
+                    fires += count_overlaps(labelled.indicators(rows), values > limits)
+            intersection[:, labelled.present] += fires[:-1].T
+            concept_area[labelled.present] += labelled.areas
+            detector_area[:, labelled.categories] += fires[-1][:, None]
+            pixels[labelled.categories] += labelled.shape[0] * labelled.shape[1]
+            images[labelled.categories] += 1
+    return Dissection(
+        concepts, limits, intersection, detector_area, concept_area, pixels, images, lowest, highest
+    )
+
+
+# ------------------------------------------------------------------------------ one image
+
+
+class LabelledImage:
+    """The concepts of one image.
+
+    Attributes
+    ----------
+    shape
+        (H, W) of the masks.
+    present : (c,)
+        Concepts of which there are pixels.
+    areas : (c,)
+        How many.
+    categories : (g,)
+        Categories with a label somewhere in the image.
+    """
+
+    def __init__(
+        self,
+        masks: Mapping[str, NDArray],
+        number: int,
+        concepts: Mapping[str, tuple[str, ...]],
+        starts: NDArray,
+    ):
+        self._found: list[tuple[NDArray, NDArray]] = []
+        present, areas, categories = [], [], []
+        for g, (category, names) in enumerate(concepts.items()):
+            mask = masks[category][number]
+            self.shape = mask.shape
+            counts = np.bincount(mask.ravel(), minlength=len(names) + 1)
+            if len(counts) > len(names) + 1:
+                raise ValueError(
+                    f"masks[{category!r}] hold the number {len(counts) - 1}, but there are "
+                    f"{len(names)} concepts: number c is names[c - 1], 0 is unlabelled"
+                )
+            numbers = np.flatnonzero(counts[1:]) + 1
+            if len(numbers):
+                self._found.append((mask, numbers.astype(mask.dtype)))
+                present.append(starts[g] + numbers - 1)
+                areas.append(counts[numbers])
+                categories.append(g)
+        nothing = np.zeros(0, np.int64)
+        self.present = np.concatenate([nothing, *present])
+        self.areas = np.concatenate([nothing, *areas])
+        self.categories = np.array(categories, np.int64)
+
+    def indicators(self, rows: slice) -> NDArray:
+        """Where each concept is in a band of rows, then ones: (c + 1, rows * W) bool."""
+        width = self.shape[1]
+        ones = np.ones((1, len(range(*rows.indices(self.shape[0]))) * width), bool)
+        where = [mask[rows].ravel() == numbers[:, None] for mask, numbers in self._found]
+        return np.concatenate([*where, ones])
+
+
+def count_overlaps(a: NDArray, b: NDArray) -> NDArray:
+    """How many pixels of each row of a (A, P) are of each column of b (P, B): (A, B) int64.
+
+    A product of single-precision matrices counts exactly up to 2²⁴ pixels.
+    """
+    step = 2**24
+    products = [
+        a[:, start : start + step].astype(np.float32) @ b[start : start + step].astype(np.float32)
+        for start in range(0, len(b), step)
+    ]
+    return np.sum(np.array(products).astype(np.int64), axis=0)
+
+
+# ------------------------------------------------------------------------------ shared
+
+
+def one_thread():
+    """A context in which numpy's matrix products take one thread.
+
+    Those of one image are small: several threads wait for one another, and on a busy machine take
+    a hundred times as long.
+    """
+    return _BLAS.limit(limits=1, user_api="blas")
+
+
+def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """(category, name) of every concept, category by category."""
+    return [(category, name) for category, names in concepts.items() for name in names]
+
+
+def category_starts(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
+    """Where each category begins among the flat concepts, (G,)."""
+    sizes = [len(names) for names in concepts.values()]
+    return np.cumsum([0, *sizes])[:-1]
+
+
+def category_of(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
+    """Number of each flat concept's category, (C,)."""
+    return np.repeat(np.arange(len(concepts)), [len(names) for names in concepts.values()])
+
+
+def number_cell(value: float, decimals: int = 3) -> Cell:
+    """A figure, or a dash where it is not defined."""
+    text = "–" if np.isnan(value) else f"{value:.{decimals}f}"
+    return Cell(text, numbers=(float(value),))
+
+
+def check_thresholds(thresholds: ArrayLike) -> NDArray:
+    """Thresholds (I,) as float32.
+
+    Raises
+    ------
+    ValueError
+    """
+    limits = np.asarray(thresholds, np.float32)
+    if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
+        raise ValueError(
+            f"thresholds must be one number for each detector, (I,), not {limits.dtype} "
+            f"{limits.shape}{' with NaN' if np.isnan(limits).any() else ''}"
+        )
+    return limits
+
+
+def read_batches(
+    annotated: Annotated,
+    read: Read,
+    activations: Any,
+    batch_size: int,
+    detectors: int | None = None,
+) -> Iterator[tuple[NDArray, Mapping[str, NDArray]]]:
+    """Maps (n, h, w, I) float32 and masks, batch by batch, checked.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or what comes does not fit.
+    """
+    done = 0
+    for images, masks in annotated.batches(batch_size):
+        count = len(images)
+        given = images if activations is None else activations[done : done + count]
+        done += count
+        if len(given) == count:
+            _check_masks(masks, count, annotated.concepts)
+            yield _checked_maps(read(given), count, detectors), masks
+    if not done:
+        raise ValueError("there are no annotated images")
+    if activations is not None and len(activations) != done:
+        raise ValueError(
+            f"activations must be of the annotated images, {done} of them, not {len(activations)}"
+        )
+
+
+def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> NDArray:
+    array = np.asarray(maps, np.float32)
+    if array.ndim != 4 or len(array) != count or not array.size:
+        raise ValueError(
+            f"read must give maps (n, h, w, I), {count} of them for {count} images, not "
+            f"{array.shape}: bring tokens into a grid, and give vectors a height and width of 1"
+        )
+    if detectors is not None and array.shape[-1] != detectors:
+        raise ValueError(f"read gives maps of {array.shape[-1]} detectors for {detectors} expected")
+    if not np.isfinite(array).all():
+        raise ValueError("read gives maps with NaN or infinite values")
+    return array
+
+
+def _check_masks(masks: Mapping[str, NDArray], count: int, concepts: Mapping) -> None:
+    if set(masks) != set(concepts):
+        raise ValueError(
+            f"masks are of the categories {sorted(masks)}, concepts of {sorted(concepts)}"
+        )
+    for category, mask in masks.items():
+        if mask.ndim != 3 or len(mask) != count or mask.dtype.kind not in "iu" or mask.min() < 0:
+            raise ValueError(
+                f"masks[{category!r}] must be numbers of concepts, integers from 0 of shape "
+                f"(n, H, W), {count} of them, not {mask.dtype} {mask.shape}"
+            )
