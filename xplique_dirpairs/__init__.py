@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
     from xplique_dirpairs.learning.recipe import Recipe, Stage
     from xplique_dirpairs.learning.trainer import learn_pairs
+    from xplique_dirpairs.maximisation import maximise
+    from xplique_dirpairs.maximisation_report import FiringReport, measure_firing
     from xplique_dirpairs.network import Head, split_model
     from xplique_dirpairs.pairs import DirectionPairs
+    from xplique_dirpairs.plots.maximisation import plot_maximised
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
     from xplique_dirpairs.shards import ActivationShards
 
@@ -44,6 +47,7 @@ _MODULES = {
     "DirectionPairsTf": "extractors.direction_pairs",
     "FactorizerCraftTf": "extractors.craft",
     "FastICAFactorizer": "factorizers.decompositions",
+    "FiringReport": "maximisation_report",
     "Head": "network",
     "History": "learning.history",
     "HolisticDirectionPairsTf": "extractors.holistic",
@@ -59,6 +63,9 @@ _MODULES = {
     "compare": "comparison",
     "count_skewed_sources": "learning.number_of_concepts",
     "learn_pairs": "learning.trainer",
+    "maximise": "maximisation",
+    "measure_firing": "maximisation_report",
+    "plot_maximised": "plots.maximisation",
     "plot_number_of_concepts": "plots.number_of_concepts",
     "scan_number_of_concepts": "learning.concept_scan",
     "split_model": "network",
@@ -73,6 +80,7 @@ __all__ = [
     "DirectionPairsTf",
     "FactorizerCraftTf",
     "FastICAFactorizer",
+    "FiringReport",
     "Head",
     "History",
     "HolisticDirectionPairsTf",
@@ -89,6 +97,9 @@ __all__ = [
     "compare",
     "count_skewed_sources",
     "learn_pairs",
+    "maximise",
+    "measure_firing",
+    "plot_maximised",
     "plot_number_of_concepts",
     "scan_number_of_concepts",
     "split_model",
