@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from xplique_dirpairs.learning.recipe import Recipe, Stage
     from xplique_dirpairs.learning.supervised import SupervisedPairs, supervised_pairs
     from xplique_dirpairs.learning.trainer import learn_pairs
+    from xplique_dirpairs.maximisation import maximise
+    from xplique_dirpairs.maximisation_report import FiringReport, measure_firing
     from xplique_dirpairs.metrics.dissection import Dissection, dissect
     from xplique_dirpairs.metrics.interpretability import Interpretability
     from xplique_dirpairs.metrics.labelled_detectors import interpretability, score_labels
     from xplique_dirpairs.network import Head, split_model
     from xplique_dirpairs.pairs import DirectionPairs
+    from xplique_dirpairs.plots.maximisation import plot_maximised
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
     from xplique_dirpairs.shards import ActivationShards
 
@@ -50,6 +53,7 @@ _MODULES = {
     "Dissection": "metrics.dissection",
     "FactorizerCraftTf": "extractors.craft",
     "FastICAFactorizer": "factorizers.decompositions",
+    "FiringReport": "maximisation_report",
     "Head": "network",
     "History": "learning.history",
     "HolisticDirectionPairsTf": "extractors.holistic",
@@ -69,6 +73,9 @@ _MODULES = {
     "dissect": "metrics.dissection",
     "interpretability": "metrics.labelled_detectors",
     "learn_pairs": "learning.trainer",
+    "maximise": "maximisation",
+    "measure_firing": "maximisation_report",
+    "plot_maximised": "plots.maximisation",
     "plot_number_of_concepts": "plots.number_of_concepts",
     "scan_number_of_concepts": "learning.concept_scan",
     "score_labels": "metrics.labelled_detectors",
@@ -86,6 +93,7 @@ __all__ = [
     "Dissection",
     "FactorizerCraftTf",
     "FastICAFactorizer",
+    "FiringReport",
     "Head",
     "History",
     "HolisticDirectionPairsTf",
@@ -106,6 +114,9 @@ __all__ = [
     "dissect",
     "interpretability",
     "learn_pairs",
+    "maximise",
+    "measure_firing",
+    "plot_maximised",
     "plot_number_of_concepts",
     "scan_number_of_concepts",
     "score_labels",

@@ -121,3 +121,37 @@ def best_crops(values: NDArray, number_of_images: int, count: int) -> NDArray:
     flat = candidates.ravel()
     order = flat[np.argsort(-values[flat], kind="stable")][:count]
     return order[values[order] > 0]
+
+
+def best_crops_of_images(images: NDArray, maps: NDArray, patch: int, count: int) -> list[NDArray]:
+    """Each concept's best crops, of different images, best first.
+
+    Parameters
+    ----------
+    images : (N, height, width, C)
+    maps : (N, H, W, I)
+        Concept maps, as `concept_maps` gives them; zero where a concept is not.
+    patch
+        Side of the crops, in pixels.
+    count
+        How many are wanted. There may be fewer: an image without the concept gives none.
+
+    Returns
+    -------
+    crops
+        For each concept (k, patch, patch, C), k from 0 to ``count``.
+    """
+    shape = images.shape[1:3]
+    columns = len(crop_starts(shape[1], patch))
+    step = max(1, int(STRIDE * patch))
+    values = crop_coefficients(maps, shape, patch).reshape(len(images), -1, maps.shape[-1])
+    crops = []
+    for of_images in np.moveaxis(values, -1, 0):
+        best = np.argsort(-of_images.max(axis=1), kind="stable")[:count]
+        found = np.zeros((0, patch, patch, images.shape[-1]), images.dtype)
+        for image in best[of_images.max(axis=1)[best] > 0]:
+            row, column = divmod(int(of_images[image].argmax()), columns)
+            crop = images[image, row * step :, column * step :][:patch, :patch]
+            found = np.concatenate([found, crop[None]])
+        crops.append(found)
+    return crops

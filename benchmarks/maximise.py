@@ -1,0 +1,120 @@
+"""Do pictures made for a concept fire its detector, and no other? On the demo's small network.
+
+    python benchmarks/maximise.py
+    python benchmarks/maximise.py --concepts 24 --output DIR
+
+Trains the demo's network, learns direction pairs of all its classes, makes a picture of every
+concept along its filter and its signal vector, with the strongest other detector counted against it
+and without, and with Xplique's own `Objective.direction` and `optimize` as they are; passes them
+through the network and prints, as means over the concepts, what fires. "best photograph": for each
+concept the training picture that fires its detector most. Figures go to --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from xplique.features_visualizations import Objective, optimize
+
+from xplique_dirpairs import Head, learn_pairs, split_model
+from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
+from xplique_dirpairs.extractors.crops import best_crops_of_images
+from xplique_dirpairs.maximisation import maximise
+from xplique_dirpairs.maximisation_report import FiringReport, measure_firing
+from xplique_dirpairs.plots.maximisation import plot_maximised
+from xplique_dirpairs.tables import Cell, Table
+
+LAYER = "last_conv"
+PATCH = 32
+
+
+def by_xplique(g: keras.Model, directions: NDArray, seed: int) -> NDArray:
+    """Xplique's own pictures, one direction at a time; all settings but the size its own."""
+    made = []
+    for direction in directions:
+        tf.random.set_seed(seed)
+        objective = Objective.direction(g, -1, direction[None, None])
+        images, _ = optimize(objective, custom_shape=g.input_shape[1:3])
+        made.append(images[-1].numpy())
+    return np.concatenate(made)
+
+
+def table(reports: dict[str, FiringReport], seconds: dict[str, float]) -> Table:
+    headers = ["pictures", *next(iter(reports.values())).figures, "s per picture"]
+    rows = []
+    for name, report in reports.items():
+        cells = [Cell(f"{v:.3f}", numbers=(v,)) for v in report.figures.values()]
+        spent = Cell(f"{seconds[name]:.1f}") if name in seconds else Cell("–")
+        rows.append([Cell(name), *cells, spent])
+    return Table(headers, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concepts", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--network", type=Path, help="a stored network of the demo")
+    parser.add_argument("--output", type=Path, help="folder of the figure")
+    arguments = parser.parse_args()
+
+    images, labels, _ = digit_scenes(3600, arguments.seed)
+    if arguments.network:
+        model = keras.models.load_model(arguments.network)
+    else:
+        model = small_cnn(images, labels, seed=arguments.seed, verbose=0)
+    images = images[:900]
+    g, h = split_model(model, LAYER)
+    activations = compute_activations(g, images)
+    pairs, _ = learn_pairs(
+        activations, arguments.concepts, head=Head(h), random_state=arguments.seed, verbose=0
+    )
+
+    made, seconds = {}, {}
+    for along in ("filters", "signals"):
+        for weight in (1.0, 0.0):
+            name = f"{along}, against rival {weight:g}"
+            start = time.perf_counter()
+            made[name] = maximise(
+                model, LAYER, pairs, along=along, against_rival=weight,
+                steps=arguments.steps, random_state=arguments.seed, verbose=0,
+            )  # fmt: skip
+            seconds[name] = (time.perf_counter() - start) / arguments.concepts
+    for name, directions in (("filters", pairs.filters), ("signals", pairs.signals)):
+        start = time.perf_counter()
+        made[f"{name}, Xplique's own"] = by_xplique(g, directions, arguments.seed)
+        seconds[f"{name}, Xplique's own"] = (time.perf_counter() - start) / arguments.concepts
+    excess = pairs.project(activations) - pairs.biases
+    best = excess.max(axis=(1, 2)).argmax(axis=0)
+    reports = {
+        name: measure_firing(model, LAYER, pairs, pictures)
+        for name, pictures in (made | {"best photograph": images[best]}).items()
+    }
+    print(table(reports, seconds))
+
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        crops = best_crops_of_images(
+            images, pairs.coefficients(activations) * (excess > 0), PATCH, 5
+        )
+        shown = {name: made[f"{name}, against rival 1"] for name in ("filters", "signals")}
+        figure = plot_maximised(
+            shown, crops, np.arange(arguments.concepts), limits=(0.0, 1.0),
+            title="Pictures made for a concept, and the best crops of photographs",
+        )  # fmt: skip
+        figure.savefig(arguments.output / "maximised.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Which detectors an image fires that was made, or chosen, for one concept.
+
+A picture of synthetic activation maximisation is worth looking at if the network sees in it what
+it was made for: its own detector fires, the others do not. Everything follows from the excess of
+each projection over its bias, ``z_i − b_i``; detector i fires where it is positive (y_i > 0.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Firing:
+    """Figures of n images, each of one concept; (n,) all of them.
+
+    Attributes
+    ----------
+    concepts
+        Whose image it is.
+    own_share
+        Share of the image's positions where its own detector fires, in [0, 1].
+    own_excess
+        The own detector's largest excess over its bias, in units of the scales.
+    others_firing
+        Share of the other detectors that fire anywhere in the image; NaN where there is no other.
+    others_share
+        Share of the positions where another detector fires, mean over the others; NaN likewise.
+    stronger
+        Number of other detectors whose largest excess is at least the own one's.
+    rival
+        The other detector with the largest excess; −1 where there is no other.
+    """
+
+    concepts: NDArray
+    own_share: NDArray
+    own_excess: NDArray
+    others_firing: NDArray
+    others_share: NDArray
+    stronger: NDArray
+    rival: NDArray
+
+    @property
+    def fires(self) -> NDArray:
+        """Whether the own detector fires anywhere."""
+        return self.own_share > 0
+
+    @property
+    def alone(self) -> NDArray:
+        """Whether the own detector fires and no other does."""
+        return self.fires & ~(self.others_firing > 0)
+
+    @property
+    def strongest(self) -> NDArray:
+        """Whether the own detector's excess is larger than that of every other."""
+        return self.stronger == 0
+
+
+def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = None) -> Firing:
+    """What fires in images that belong to one concept each.
+
+    Parameters
+    ----------
+    excess : (n, *spatial, I)
+        Projections minus biases, z − b, or any other detector's values minus its threshold.
+    concepts : (n,)
+        The concept that each image is of.
+    scales : (I,), optional
+        What one unit of excess is, per detector: standard deviations of the projections, for
+        instance. Default: 1, which is the detector's own margin for direction pairs (z is in
+        units of M_i).
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a concept is not one of the detectors, or a scale is not positive.
+    """
+    excess = np.asarray(excess, np.float64)
+    if excess.ndim < 2 or excess.size == 0:
+        raise ValueError(f"excess must have shape (n, *spatial, I), not {excess.shape}")
+    excess = excess.reshape(len(excess), -1, excess.shape[-1])
+    count, _, detectors = excess.shape
+    concepts = np.asarray(concepts)
+    if concepts.shape != (count,) or concepts.dtype.kind not in "iu":
+        raise ValueError(
+            f"concepts must be {count} indices, one for each image, not "
+            f"{concepts.dtype} {concepts.shape}"
+        )
+    if (concepts < 0).any() or (concepts >= detectors).any():
+        raise ValueError(
+            f"concepts must be in 0 to {detectors - 1}, not {concepts.min()} to {concepts.max()}"
+        )
+    largest = excess.max(axis=1) / _checked_scales(scales, detectors)
+    on = excess > 0
+    rows = np.arange(count)
+    is_own = concepts[:, None] == np.arange(detectors)
+    own_excess = largest[rows, concepts]
+    rivals = np.where(is_own, -np.inf, largest)
+    others = max(detectors - 1, 1)
+    nothing = np.nan if detectors == 1 else 0.0
+    shares = on.mean(axis=1)
+    return Firing(
+        concepts=concepts,
+        own_share=shares[rows, concepts],
+        own_excess=own_excess,
+        others_firing=(on.any(axis=1) & ~is_own).sum(axis=1) / others + nothing,
+        others_share=np.where(is_own, 0.0, shares).sum(axis=1) / others + nothing,
+        stronger=(rivals >= own_excess[:, None]).sum(axis=1),
+        rival=np.full(count, -1) if detectors == 1 else rivals.argmax(axis=1),
+    )
+
+
+def _checked_scales(scales: ArrayLike | None, detectors: int) -> NDArray:
+    array = np.ones(detectors) if scales is None else np.asarray(scales, np.float64)
+    if array.shape != (detectors,) or not (np.isfinite(array) & (array > 0)).all():
+        raise ValueError(
+            f"scales must be {detectors} positive numbers, one for each detector, not {scales!r}"
+        )
+    return array
