@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from xplique_dirpairs.datasets.synthetic import pooled_dense_head, synthetic_sig
 from xplique_dirpairs.learning.callbacks import EpochRecord, Progress, halve_on_plateau, stop_early
 from xplique_dirpairs.learning.checkpoint import Checkpoint, EpochState, SavedState
 from xplique_dirpairs.learning.coordinates import Moments
-from xplique_dirpairs.learning.fingerprint import Fingerprint
+from xplique_dirpairs.learning.fingerprint import PROBES, Fingerprint
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -39,6 +40,17 @@ def other_head():
     weights = head.model.get_weights()
     head.model.set_weights([1.01 * w for w in weights])
     return head
+
+
+def maximum_head():
+    """With the same weights, after another pooling."""
+    head = problem("default")[1]
+    inputs = keras.Input(head.model.input_shape[1:])
+    maximum = {3: keras.layers.GlobalMaxPooling1D, 4: keras.layers.GlobalMaxPooling2D}
+    logits = keras.layers.Dense(head.model.output_shape[-1])
+    model = keras.Model(inputs, logits(maximum[len(head.model.input_shape)]()(inputs)))
+    model.set_weights(head.model.get_weights())
+    return Head(model)
 
 
 def learn(name, resume=None):
@@ -107,6 +119,7 @@ def test_a_finished_fit_is_not_learned_again(tmp_path):
         ({"recipe": "soft"}, "recipe"),
         ({"head": None}, "head"),
         ({"head": other_head()}, "weights of the head"),
+        ({"head": maximum_head()}, "outputs of the head"),
         ({"activations": problem("default")[0] + 1.0}, "activations"),
         ({"activations": problem("default")[0][::-1]}, "order of the positions"),
     ],
@@ -126,7 +139,7 @@ def standardised(seed, scale=1.0, positions=400):
 
 
 def fingerprint(x, head=None):
-    return Fingerprint.of(Moments.of(x.reshape(-1, x.shape[-1])), head)
+    return Fingerprint.of(Moments.of(x.reshape(-1, x.shape[-1])), x[:PROBES], head)
 
 
 def swapped(x):
@@ -155,11 +168,22 @@ def test_values_far_from_zero_may_be_rounded():
     assert fingerprint(again).differences(fingerprint(x)) == []
 
 
-def test_weights_of_a_keras_head_are_known_and_of_another_callable_none_are():
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_callable_head_is_known_by_what_it_says_but_not_by_rounding(scale):
+    x = standardised(0, scale)
+    ours = fingerprint(x, Head(lambda maps: maps[:, 0]))
+    noise = 1 + 1e-4 * np.random.default_rng(1).normal(size=x.shape)
+    again = (x * noise).astype(np.float32)
+    assert fingerprint(again, Head(lambda maps: maps[:, 0])).differences(ours) == []
+    for other in (lambda maps: maps[:, 1], lambda maps: 1.1 * maps[:, 0], lambda m: m[:, 0, :3]):
+        assert fingerprint(x, Head(other)).differences(ours) == ["outputs of the head"]
+
+
+def test_the_weights_of_a_keras_head_are_known_and_a_callable_shows_none():
     features, head, _ = problem("default")
     ours = fingerprint(features, head)
     assert fingerprint(features, other_head()).differences(ours) == ["weights of the head"]
-    assert fingerprint(features, Head(lambda x: x[:, 0])).head == 0
+    assert fingerprint(features, Head(lambda x: x[:, 0, 0])).head == 0
     kept = Fingerprint.from_arrays(ours.as_arrays())
     assert kept.differences(ours) == []
 

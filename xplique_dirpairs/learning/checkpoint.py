@@ -17,7 +17,7 @@ from xplique_dirpairs.distribution import is_chief
 from xplique_dirpairs.learning.fingerprint import Fingerprint
 
 #: Number of the layout of the file.
-_VERSION = 3
+_VERSION = 4
 _NAME = "state.npz"
 _ANEW = "give another folder, or delete it to start anew"
 _FOREIGN = f"is not the state of a fit, or is damaged: {_ANEW}"

@@ -46,6 +46,10 @@ class HeldFeatures:
         """Without some images, by their numbers."""
         return HeldFeatures(np.delete(self._activations, images, axis=0))
 
+    def first(self, count: int) -> NDArray:
+        """The first feature maps (n, *spatial, D), at most ``count``."""
+        return self._activations[:count]
+
     def blocks(self) -> Iterator[NDArray]:
         """Positions (n, D), all of them in order."""
         for start in range(0, len(self), _BLOCK):
@@ -95,6 +99,10 @@ class StreamedFeatures:
         """Without some images, by their numbers."""
         kept = np.delete(np.arange(self.shape[0]), images)
         return StreamedFeatures(self._shards.part(kept))
+
+    def first(self, count: int) -> NDArray:
+        """Of the first feature maps (n, *spatial, D), at most ``count``: those of one file."""
+        return self._shards.read(0)[:count]
 
     def blocks(self) -> Iterator[NDArray]:
         """Positions (n, D), all of them in order."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.learning.coordinates import Moments
@@ -24,6 +25,11 @@ _FLOOR = 1e-3
 #: Difference of `Moments.order`, where another order of all positions has about 1.4 and two images
 #: of N that changed places have about 3/√N.
 _OTHER_ORDER = 0.01
+#: Feature maps that a head is known by: their number, and that of numbers kept of each output.
+PROBES, _NUMBERS = 8, 8
+#: Differences of a head's outputs that are rounding, of the features and of the network: in
+#: standard deviations of the outputs.
+_OUTPUT_ROUNDING = 1e-2
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class Fingerprint:
         P.
     head
         Checksum of the network's weights; 0 where it shows none.
+    outputs : (n, 8)
+        What the head says of the first feature maps, in 8 random combinations of the classes: tells
+        apart what has the same weights, or shows none. Zeros without a head.
     """
 
     mean: NDArray
@@ -45,12 +54,27 @@ class Fingerprint:
     order: NDArray
     count: int
     head: int
+    outputs: NDArray
 
     @classmethod
-    def of(cls, moments: Moments, head: Head | None) -> Fingerprint:
-        """Of features by their moments, and of a head."""
-        variances = moments.covariance.diagonal()
-        return cls(moments.mean, variances, moments.order, moments.count, weights_checksum(head))
+    def of(cls, moments: Moments, maps: NDArray, head: Head | None) -> Fingerprint:
+        """Of features by their moments, and of a head by its weights and what it says of ``maps``.
+
+        Parameters
+        ----------
+        moments
+        maps : (n, *spatial, D)
+            The first of the features, at most `PROBES`.
+        head
+        """
+        return cls(
+            mean=moments.mean,
+            variances=moments.covariance.diagonal(),
+            order=moments.order,
+            count=moments.count,
+            head=weights_checksum(head),
+            outputs=_combined_outputs(head, maps),
+        )
 
     def as_arrays(self) -> dict[str, NDArray]:
         """For a file; undone by `from_arrays`."""
@@ -73,6 +97,8 @@ class Fingerprint:
             found.append("order of the positions, or activations alike in mean and variance only")
         if self.head != other.head:
             found.append("weights of the head")
+        elif not found and not self._same_outputs(other):
+            found.append("outputs of the head")
         return found
 
     def _deviations(self) -> NDArray:
@@ -91,6 +117,21 @@ class Fingerprint:
     def _same_order(self, other: Fingerprint) -> bool:
         difference = (self.order - other.order) / self._deviations()
         return float(np.sqrt(self.count * np.square(difference).mean())) < _OTHER_ORDER
+
+    def _same_outputs(self, other: Fingerprint) -> bool:
+        ours, others = self.outputs, other.outputs
+        if ours.shape != others.shape:
+            return False
+        rounding = _OUTPUT_ROUNDING * ours.std() + _RELATIVE_ROUNDING * np.abs(ours).max()
+        return bool(np.abs(ours - others).max() <= rounding)
+
+
+def _combined_outputs(head: Head | None, maps: NDArray) -> NDArray:
+    """(n, 8), float64: as long for any number of classes, which workers may not agree about."""
+    if head is None:
+        return np.zeros((len(maps), _NUMBERS))
+    outputs = tf.cast(head.outputs(tf.constant(maps)), tf.float32).numpy().astype(np.float64)
+    return outputs @ np.random.default_rng(0).standard_normal((outputs.shape[1], _NUMBERS))
 
 
 def weights_checksum(head: Head | None) -> int:

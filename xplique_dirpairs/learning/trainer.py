@@ -13,7 +13,7 @@ from xplique_dirpairs.distribution import as_on_chief, check_alike, check_strate
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
-from xplique_dirpairs.learning.fingerprint import Fingerprint
+from xplique_dirpairs.learning.fingerprint import PROBES, Fingerprint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.learner import Learner
 from xplique_dirpairs.learning.outliers import leave_out_far
@@ -108,7 +108,7 @@ def learn_pairs(
     moments = as_on_chief(moments)
     checkpoint = None
     if folder is not None:
-        fingerprint = as_on_chief(Fingerprint.of(moments, head))
+        fingerprint = as_on_chief(Fingerprint.of(moments, features.first(PROBES), head))
         checkpoint = Checkpoint(folder, settings, fingerprint)
     verbose = verbose if is_chief() else 0
     learner = Learner(
