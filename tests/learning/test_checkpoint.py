@@ -1,6 +1,8 @@
 """A fit that was killed goes on where it was."""
 
 import dataclasses
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from xplique_dirpairs.learning.callbacks import EpochRecord, Progress, halve_on_
 from xplique_dirpairs.learning.checkpoint import Checkpoint, EpochState, SavedState
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.fingerprint import PROBES, Fingerprint
+from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -202,17 +205,11 @@ def test_the_state_of_another_version_says_what_to_do(tmp_path):
         learn("default", tmp_path)
 
 
-@pytest.mark.parametrize("name, blocked", [("file", "file"), (".", "state.new")])
-def test_a_folder_that_cannot_be_written_to_is_refused_at_once(
-    name, blocked, tmp_path, monkeypatch
-):
-    if blocked == "file":
-        (tmp_path / "file").write_text("text")
-    else:
-        (tmp_path / "state.new").mkdir()
+def test_a_file_is_no_folder_to_keep_a_fit_in(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("text")
     monkeypatch.setattr(Moments, "of", None)  # nothing is computed
     with pytest.raises(ValueError, match=r"is no folder to keep a fit in .*: give one that can"):
-        learn("default", tmp_path / name)
+        learn("default", tmp_path / "file")
 
 
 def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
@@ -347,4 +344,48 @@ def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
         checkpoint.save({"epoch": 2}, {"x": np.arange(4)})
     saved = checkpoint.load()
     assert saved.data == {"epoch": 1} and list(saved.arrays["x"]) == [0, 1, 2]
-    assert Checkpoint.folder_for(tmp_path) == tmp_path, "half a file is no obstacle"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_a_fit_that_begins_in_a_folder_leaves_the_writing_of_another_alone(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path, {"a": "1"}, fingerprint(standardised(0)))
+    keep = os.fsync
+
+    def another_begins(descriptor):
+        keep(descriptor)
+        Checkpoint.folder_for(tmp_path)
+
+    monkeypatch.setattr(os, "fsync", another_begins)
+    checkpoint.save({"epoch": 1}, {"x": np.arange(3)})
+    assert checkpoint.load().data == {"epoch": 1} and checkpoint.failure is None
+
+
+def test_a_full_disk_does_not_end_a_fit(tmp_path, monkeypatch):
+    """What was kept before stays; the state is kept again where there is room again."""
+    keep, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) in (2, 3):
+            raise OSError(28, "No space left on device")
+        keep(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(LearningWarning, match="No space left .* learning goes on") as warned:
+        pairs, history = learn("default", tmp_path)
+    assert sum("learning goes on" in str(one.message) for one in warned) == 1
+    assert any("could not be kept in" in note for note in history.notes)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+    np.testing.assert_array_equal(learn("default", tmp_path)[0].filters, pairs.filters)
+
+
+def test_a_folder_that_is_removed_does_not_end_a_fit(tmp_path, monkeypatch):
+    folder, proceed = tmp_path / "state", EpochRecord.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        shutil.rmtree(folder, ignore_errors=True)
+        proceed(self, epoch, logs)
+
+    monkeypatch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+    with pytest.warns(LearningWarning, match="No such file .* learning goes on"):
+        assert learn("default", folder)[0].number_of_concepts == 3

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from xplique_dirpairs.caller import warn_caller
 from xplique_dirpairs.distribution import is_chief
 from xplique_dirpairs.learning.fingerprint import Fingerprint
+from xplique_dirpairs.learning.history import LearningWarning
+
+logger = logging.getLogger("xplique_dirpairs")
 
 #: Number of the layout of the file.
 _VERSION = 4
@@ -44,11 +51,17 @@ class Checkpoint:
         What makes one fit the continuation of another, as text.
     fingerprint
         Stands for the data and the network.
+
+    Attributes
+    ----------
+    failure
+        Why the state could not be kept when it was last tried in vain, in words; None if it could.
     """
 
     def __init__(self, folder: Path, settings: dict[str, str], fingerprint: Fingerprint):
         self._path = folder / _NAME
         self._settings, self._fingerprint = settings, fingerprint
+        self.failure: str | None = None
 
     @staticmethod
     def folder_for(resume: str | os.PathLike) -> Path:
@@ -116,9 +129,31 @@ class Checkpoint:
         return SavedState(info["data"], arrays)
 
     def save(self, data: dict[str, Any], arrays: dict[str, NDArray]) -> None:
-        """Replace what was saved."""
+        """Replace what was saved.
+
+        Warns
+        -----
+        LearningWarning
+            Once, if it cannot be written: a healthy fit is not ended for it.
+        """
         if not is_chief():
             return
+        try:
+            self._replace(data, arrays)
+        except OSError as error:
+            failed_before = self.failure is not None
+            self.failure = (
+                f"the state of the fit could not be kept in {self._path.parent} ({error})"
+            )
+            logger.warning(self.failure)
+            if not failed_before:
+                warn_caller(
+                    f"{self.failure}: learning goes on without it, and it is tried again after "
+                    "every epoch",
+                    LearningWarning,
+                )
+
+    def _replace(self, data: dict[str, Any], arrays: dict[str, NDArray]) -> None:
         info = {"version": _VERSION, "settings": self._settings, "data": data}
         contents: dict[str, Any] = {
             "info": np.array(json.dumps(info)),
@@ -126,16 +161,21 @@ class Checkpoint:
             **arrays,
         }
         beside = _beside(self._path)
-        with open(beside, "wb") as file:
-            np.savez(file, **contents)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self._path)
+        try:
+            with open(beside, "wb") as file:
+                np.savez(file, **contents)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self._path)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
 
 
 def _beside(path: Path) -> Path:
-    """What is written first."""
-    return path.with_suffix(".new")
+    """What is written first; of no other fit in the folder."""
+    return path.with_suffix(f".{uuid.uuid4().hex}.new")
 
 
 #: What early stopping, plateau schedules and the NaN guard remember between epochs.

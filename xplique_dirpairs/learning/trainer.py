@@ -75,7 +75,8 @@ def learn_pairs(
     Warns
     -----
     LearningWarning
-        If the result needs a look; see `History.problems`.
+        If the result needs a look; see `History.problems`. If the state cannot be kept in
+        ``resume`` any more: learning goes on without it.
 
     Raises
     ------
@@ -114,7 +115,10 @@ def learn_pairs(
     learner = Learner(
         features, moments, number_of_concepts, head, recipe, verbose, checkpoint, left_out.tolist()
     )
-    return learner.finish(learner.learn(rng))
+    pairs, history = learner.finish(learner.learn(rng))
+    if checkpoint is not None and checkpoint.failure is not None:
+        history.notes.append(checkpoint.failure)
+    return pairs, history
 
 
 def _with_restarts(recipe: Recipe, n_init: int | None) -> Recipe:
