@@ -112,6 +112,37 @@ def test_the_index_is_written_as_a_whole(tmp_path, activations, monkeypatch):
     assert written(tmp_path, activations).shape == activations.shape
 
 
+def test_a_folder_has_one_writer_at_a_time(tmp_path, activations):
+    def meets_another():
+        yield activations[:25]
+        with pytest.raises(ValueError, match=r"being written to, .* delete .*being_written and"):
+            written(tmp_path, -activations)
+        yield activations[25:]
+
+    shards = ActivationShards.write(tmp_path, meets_another(), megabytes=1e-4)
+    np.testing.assert_array_equal(np.concatenate(list(shards)), activations)
+    assert not (tmp_path / "being_written").exists()
+
+
+def test_a_mark_that_is_deleted_too_early_does_not_mix_activations(tmp_path, activations):
+    def meets_another():
+        yield activations
+        (tmp_path / "being_written").unlink()
+        written(tmp_path, -activations)
+
+    with pytest.raises(ValueError, match="holds activations already"):
+        ActivationShards.write(tmp_path, meets_another())
+    np.testing.assert_array_equal(np.concatenate(list(ActivationShards(tmp_path))), -activations)
+
+
+def test_a_killed_writer_leaves_a_mark_that_says_what_to_do(tmp_path, activations):
+    (tmp_path / "being_written").touch()
+    with pytest.raises(ValueError, match=r"was killed: .* delete .*being_written and write again"):
+        written(tmp_path, activations)
+    (tmp_path / "being_written").unlink()
+    assert written(tmp_path, activations).shape == activations.shape
+
+
 def test_incomplete_foreign_or_damaged_folders_are_refused(tmp_path, activations):
     with pytest.raises(ValueError, match="holds no complete activations"):
         ActivationShards(tmp_path / "nowhere")

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from xplique_dirpairs.activations import (
 from xplique_dirpairs.distribution import workers
 
 _INDEX = "index.json"
+#: Is there while a folder is written to.
+_MARKER = "being_written"
 _FORMAT, _VERSION = "xplique-dirpairs activations", 1
 #: Images in a batch where they come as one array.
 _BATCH = 64
@@ -56,8 +59,8 @@ class ActivationShards:
         path = self.folder / _INDEX
         if not path.exists():
             raise ValueError(
-                f"{self.folder} holds no complete activations: make them with {_MAKE}, which may "
-                "write over what was broken off"
+                f"{self.folder} holds no complete activations: wait for what writes them, or make "
+                f"them with {_MAKE}, which may write over what was broken off"
             )
         try:
             index = json.loads(path.read_text())
@@ -96,7 +99,7 @@ class ActivationShards:
         ------
         ValueError
             If there are no batches, they are not finite or of several shapes, or the folder holds
-            activations already; or if several workers would write to it.
+            activations already, or others are written to it; or if several workers would write.
         """
         parts = _numbered(_batches(batches, of_one=(1, 2, 3)), check_activations)
         return cls._write(folder, parts, megabytes)
@@ -150,13 +153,20 @@ class ActivationShards:
         number = isinstance(megabytes, (int, float, np.number)) and not isinstance(megabytes, bool)
         if not number or not 0 < megabytes < float("inf"):
             raise ValueError(f"megabytes must be a number above 0, not {megabytes!r}")
-        folder = _made(folder)
+        with _reserved(folder) as made:
+            cls._write_files(made, batches, megabytes)
+        return cls(made)
+
+    @staticmethod
+    def _write_files(folder: Path, batches: Iterable[NDArray], megabytes: float) -> None:
+        """Files, and then the index, in a folder that no one else writes to."""
         counts: list[int] = []
         held: list[NDArray] = []
         shape: tuple[int, ...] | None = None
 
         def flush() -> None:
             if held:
+                _check_vacant(folder)  # the mark may have been deleted too early
                 np.save(folder / _name(len(counts)), np.concatenate(held), allow_pickle=False)
                 counts.append(sum(map(len, held)))
                 held.clear()
@@ -178,8 +188,8 @@ class ActivationShards:
         index = {"format": _FORMAT, "version": _VERSION, "shape": shape, "counts": counts}
         beside = folder / f"{_INDEX}.new"
         beside.write_text(json.dumps(index))
+        _check_vacant(folder)
         os.replace(beside, folder / _INDEX)  # last, and as a whole: what is there is complete
-        return cls(folder)
 
     def part(self, images: NDArray) -> ActivationShards:
         """Some of the images, in rising order of their numbers, as shards that read these files.
@@ -238,19 +248,39 @@ def _path(folder: str | os.PathLike) -> Path:
         raise TypeError(f"folder must be a path, not {folder!r}") from error
 
 
-def _made(folder: str | os.PathLike) -> Path:
-    """The folder, without activations in it."""
+@contextmanager
+def _reserved(folder: str | os.PathLike) -> Iterator[Path]:
+    """The folder, without activations in it, marked as being written to."""
     path = _path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{path} is no folder and cannot be made one: {error}") from error
+    marker = path / _MARKER
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError as error:
+        _check_vacant(path)
+        raise ValueError(
+            f"{path} is being written to, or what wrote to it was killed: give another folder; or, "
+            f"if nothing writes there any more, delete {marker} and write again"
+        ) from error
+    except OSError as error:
+        _check_vacant(path)
+        raise ValueError(f"{path} cannot be written to: {error}") from error
+    try:
+        _check_vacant(path)
+        yield path
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+def _check_vacant(path: Path) -> None:
     if (path / _INDEX).exists():
         raise ValueError(
             f"{path} holds activations already, or an {_INDEX} of something else: open them with "
             "ActivationShards(folder), give another folder, or delete this one"
         )
-    return path
 
 
 def _is_array(value: Any) -> bool:
