@@ -213,8 +213,24 @@ def test_a_dataset_that_is_not_batched_is_refused(shape, tmp_path, rng):
     with pytest.raises(ValueError, match=r"batch them, dataset.batch\(64\)"):
         ActivationShards.write(tmp_path, dataset)
     assert ActivationShards.write(tmp_path, dataset.batch(4)).shape == activations.shape
-    whole = dataset.batch(3, drop_remainder=True).as_numpy_iterator()
-    assert ActivationShards.write(tmp_path / "b", whole).shape == activations.shape
+    whole, tokens = dataset.batch(3, drop_remainder=True), len(shape) == 2
+    found = ActivationShards.write(tmp_path / "b", whole.as_numpy_iterator(), tokens=tokens)
+    assert found.shape == activations.shape
+
+
+def of_unknown_rank(maps):
+    return tf.data.Dataset.from_generator(lambda: iter(maps), output_types=tf.float32)
+
+
+@pytest.mark.parametrize("of", [list, tuple, iter, of_unknown_rank])
+def test_maps_that_come_one_by_one_are_no_batches_of_tokens(of, tmp_path, activations):
+    message = r"batch 0: .*\(3, 2, 4\): .* np.stack\(maps\); .* batch of 3 .* tokens=True"
+    with pytest.raises(ValueError, match=message):
+        ActivationShards.write(tmp_path, of(list(activations)))
+    known = tf.data.Dataset.from_tensor_slices(activations)
+    for number, batches in enumerate((of(list(activations)), known)):
+        shards = ActivationShards.write(tmp_path / str(number), batches, tokens=True)
+        assert shards.shape == (150, 2, 4)
 
 
 def test_labels_are_to_be_dropped(tmp_path, rng):

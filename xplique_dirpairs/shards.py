@@ -82,6 +82,7 @@ class ActivationShards:
         folder: str | os.PathLike,
         batches: Iterable,
         megabytes: float = 32.0,
+        tokens: bool = False,
     ) -> ActivationShards:
         """Write batches of activations.
 
@@ -94,15 +95,32 @@ class ActivationShards:
             by one. A single array is one batch.
         megabytes
             Size of a file, about.
+        tokens
+            Whether elements of rank 3 that come one by one are batches of token sequences,
+            ``(n, T, D)``: an image's map ``(H, W, D)`` looks the same. Of a single array, and of a
+            batched `tf.data.Dataset` of known rank, it is clear without.
 
         Raises
         ------
         ValueError
-            If there are no batches, they are not finite or of several shapes, or the folder holds
-            activations already, or others are written to it; or if several workers would write.
+            If there are no batches, they are not finite or of several shapes, or of rank 3 without
+            ``tokens``, or the folder holds activations already, or others are written to it; or if
+            several workers would write.
         """
-        parts = _numbered(_batches(batches, of_one=(1, 2, 3)), check_activations)
-        return cls._write(folder, parts, megabytes)
+        told = tokens or _is_array(batches) or _has_rank(batches)
+
+        def checked(batch: ArrayLike) -> NDArray:
+            array = check_activations(batch)
+            if array.ndim == 3 and not told:
+                raise ValueError(
+                    f"activations of shape {array.shape}: if this is the map of one image, give "
+                    f"batches of maps, np.stack(maps); if it is a batch of {array.shape[0]} token "
+                    "sequences, say so with tokens=True"
+                )
+            return array
+
+        of_one = (1, 2) if tokens else (1, 2, 3)
+        return cls._write(folder, _numbered(_batches(batches, of_one), checked), megabytes)
 
     @classmethod
     def compute(
@@ -287,18 +305,27 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) or tf.is_tensor(value)
 
 
+def _element_shape(dataset: tf.data.Dataset) -> tf.TensorShape:
+    return getattr(dataset.element_spec, "shape", tf.TensorShape(None))
+
+
+def _has_rank(batches: Any) -> bool:
+    """Whether it is a dataset that says which rank its elements have: `_batches` looked at it."""
+    return isinstance(batches, tf.data.Dataset) and _element_shape(batches).rank is not None
+
+
 def _batches(batches: Any, of_one: tuple[int, ...] = ()) -> Iterable:
     """What the batches come from; ``of_one``: ranks that an image without others may have."""
     if _is_array(batches):
         return [batches]
     if isinstance(batches, tf.data.Dataset):
-        shape = getattr(batches.element_spec, "shape", tf.TensorShape(None))
+        shape = _element_shape(batches)
         # the first length of batches that are not all of one size is None
         if shape.rank in of_one and shape[0] is not None:
             raise ValueError(
                 f"the elements of the dataset have shape {tuple(shape)}: if each is one image, "
                 "batch them, dataset.batch(64); if each is a batch, give "
-                "dataset.as_numpy_iterator()"
+                f"dataset.as_numpy_iterator(){', and tokens=True' if shape.rank == 3 else ''}"
             )
     if isinstance(batches, str) or not hasattr(batches, "__iter__"):
         raise TypeError(

@@ -15,7 +15,7 @@ def make(request, tmp_path):
         if request.param == "held":
             return HeldFeatures(activations)
         parts = np.array_split(activations, 5)
-        return StreamedFeatures(ActivationShards.write(tmp_path, parts, megabytes=0.01))
+        return StreamedFeatures(ActivationShards.write(tmp_path, parts, 0.01, tokens=True))
 
     return features
 
