@@ -171,7 +171,7 @@ def test_a_detector_too_many_does_no_harm(rng):
 # ------------------------------------------------------------------ what does not fit
 
 
-def test_shapes_that_do_not_fit_are_named(rng):
+def test_arrays_that_do_not_fit_are_named(rng):
     masks, signals, alpha = truth(rng)
     given = dict(
         detected=masks,
@@ -183,6 +183,12 @@ def test_shapes_that_do_not_fit_are_named(rng):
     )
     with pytest.raises(ValueError, match="detected and masks must be about the same pixels"):
         recovery(**given | {"detected": masks[:3]})
+    with pytest.raises(ValueError, match=r"must be boolean: pairs.detect\(x\) > 0.5, not float64"):
+        recovery(**given | {"detected": 0.9 * masks})
+    with pytest.raises(ValueError, match="masks must be boolean"):
+        recovery(**given | {"masks": np.where(masks, np.nan, 0.0)})
+    ones = recovery(**given | {"detected": masks.astype(float), "masks": masks.astype(int)})
+    np.testing.assert_array_equal(ones.iou, 1.0)
     with pytest.raises(ValueError, match="signals must be about 4 directions, not 3"):
         recovery(**given | {"signals": signals[:3]})
     with pytest.raises(ValueError, match="one shape"):

@@ -68,9 +68,10 @@ def detector_iou(detected: ArrayLike, masks: ArrayLike) -> NDArray:
     Raises
     ------
     ValueError
-        If the two are not about the same pixels.
+        If the two are not about the same pixels, or hold values other than 0 and 1.
     """
-    detected, masks = np.asarray(detected, dtype=bool), np.asarray(masks, dtype=bool)
+    detected = _as_boolean(detected, "detections must be boolean: pairs.detect(x) > 0.5")
+    masks = _as_boolean(masks, "masks must be boolean")
     _check_same_pixels("detected", detected, "masks", masks)
     detected = detected.reshape(-1, detected.shape[-1]).astype(np.float64)
     masks = masks.reshape(-1, masks.shape[-1]).astype(np.float64)
@@ -182,7 +183,7 @@ def recovery(
     Raises
     ------
     ValueError
-        If the shapes do not fit each other.
+        If the shapes do not fit each other, or detections or masks hold values other than 0 and 1.
     """
     signals, true_signals = np.asarray(signals), np.asarray(true_signals)
     signal_values, alpha = np.asarray(signal_values), np.asarray(alpha)
@@ -219,6 +220,14 @@ def recovery(
             signal_value_rmse(signal_values[..., detectors], alpha[..., concepts]), np.nan
         ),
     )
+
+
+def _as_boolean(values: ArrayLike, wanted: str) -> NDArray:
+    """A probability of 0.01 would count as true."""
+    array = np.asarray(values)
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{wanted}, not {array.dtype} with values other than 0 and 1")
+    return array.astype(bool)
 
 
 def _unit(vectors: ArrayLike) -> NDArray:
