@@ -1,5 +1,6 @@
 """Activations on disk, and learning from them."""
 
+import dataclasses
 import json
 
 import keras
@@ -13,8 +14,10 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import features as features_
+from xplique_dirpairs.learning.callbacks import EpochRecord
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.shards import ActivationShards
@@ -343,6 +346,24 @@ def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
     assert all((np.abs(activations - one).max(axis=(1, 2, 3)) == 0).any() for one in maps)
     pooled = next(iter(both[kind].maps(lambda x: x.mean(axis=(1, 2)), 80, 0))).numpy()
     assert pooled.shape == (50, 4)
+
+
+def test_a_shard_that_is_damaged_while_it_is_learned_from_is_named(
+    tmp_path, activations, monkeypatch
+):
+    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
+    recipe = get_recipe("soft")
+    stage = dataclasses.replace(recipe.stages[0], epochs=3, steps_per_epoch=30)  # of two passes
+    recipe = dataclasses.replace(recipe, stages=(stage,), restarts=1, batch=20)
+    shards, proceed = written(tmp_path, activations), EpochRecord.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        proceed(self, epoch, logs)
+        np.save(tmp_path / "000002.npy", np.full((5, 3, 2, 4), np.nan, np.float32))
+
+    monkeypatch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+    with pytest.raises(ValueError, match=r"000002\.npy hold NaN or infinite"):
+        learn_pairs(shards, 2, recipe=recipe, random_state=0, verbose=0)
 
 
 def test_learning_from_shards_recovers_what_learning_from_memory_does(tmp_path, monkeypatch):

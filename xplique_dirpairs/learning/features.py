@@ -33,6 +33,9 @@ _MAPS_MEGABYTES = 256.0
 class HeldFeatures:
     """Activations in memory, ``(N, *spatial, D)``."""
 
+    #: As of `StreamedFeatures`.
+    failure: Exception | None = None
+
     def __init__(self, activations: NDArray):
         self._activations, self._pixels = activations, as_pixels(activations)
         self.shape = activations.shape
@@ -85,10 +88,17 @@ class HeldFeatures:
 
 
 class StreamedFeatures:
-    """Activations in shards; memory does not grow with their number beyond some 200 MB."""
+    """Activations in shards; memory does not grow with their number beyond some 200 MB.
+
+    Attributes
+    ----------
+    failure
+        Why batches ended: TensorFlow turns what is raised there into an error of its own.
+    """
 
     def __init__(self, shards: ActivationShards):
         self._shards, self.shape = shards, shards.shape
+        self.failure: Exception | None = None
         self._last: tuple[Coordinates, NDArray] | None = None
 
     def __len__(self) -> int:
@@ -134,7 +144,7 @@ class StreamedFeatures:
         passes, rest = divmod(skip, len(self) // size)  # whole passes need not be read again
         signature = tf.TensorSpec((size, made.axes), tf.float32)
         return tf.data.Dataset.from_generator(
-            lambda: self._stream(made, size, seed, passes), output_signature=signature
+            lambda: self._noted(self._stream(made, size, seed, passes)), output_signature=signature
         ).skip(rest)
 
     def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
@@ -160,6 +170,14 @@ class StreamedFeatures:
                 return features
             self._last = made, features
         return self._last[1]
+
+    def _noted(self, batches: Iterator[NDArray]) -> Iterator[NDArray]:
+        """The batches; what ends them is kept."""
+        try:
+            yield from batches
+        except Exception as error:
+            self.failure = error
+            raise
 
     def _stream(
         self, made: Coordinates, size: int, seed: int, first_pass: int

@@ -98,6 +98,8 @@ def fit_stage(
 
     Raises
     ------
+    ValueError
+        If the features cannot be read any more.
     KeyboardInterrupt
         If it comes before the first steps, or after the last: the stage has nothing to keep, or
         is not complete. In between, what was learned is kept.
@@ -147,6 +149,10 @@ def fit_stage(
                     shuffle=False,
                     verbose=0,
                 )
+        except tf.errors.OpError:
+            if features.failure is not None:
+                raise features.failure from None
+            raise
         except KeyboardInterrupt:
             if not int(model.optimizer.iterations.numpy()):
                 raise
