@@ -354,6 +354,8 @@ def test_under_the_holistic_interface_the_networks_own_output_comes_back(images,
     assert np.abs(np.concatenate(decoded) - own).max() <= 1e-5 * np.abs(own).max()
     read = holistic.encode(pictures, differentiable=True)[0].coeffs_u
     np.testing.assert_allclose(read, holistic.encode(pictures)[0].coeffs_u, atol=1e-4)
+    importances = holistic.estimate_importance(pictures, class_score, 1)
+    assert importances.shape == (3,) and np.isfinite(importances).all() and importances.max() > 0
 
 
 def test_it_runs_in_xpliques_own_holistic_interface(images, name):
@@ -364,6 +366,10 @@ def test_it_runs_in_xpliques_own_holistic_interface(images, name):
     batch = holistic.encode(pictures)[0]
     assert batch.coeffs_u.shape[-1] == 3
     assert np.isfinite(holistic.decode(batch.latent_data, batch.coeffs_u).tensor).all()
+
+
+def class_score(model, coefficients, targets):
+    return tf.reduce_sum(model(coefficients) * targets, axis=-1)
 
 
 @functools.cache
