@@ -248,6 +248,26 @@ def test_independent_outputs_are_compared_too(data, outputs, labels, class_ids):
     assert found.results["PCA"].values["completeness"].shape == (6, 2)
 
 
+def test_sigmoids_stay_sigmoids_when_the_network_is_cut(data):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(6, 3, 4, activation="relu", bias_initializer="ones", name="f")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(x))
+    g, h = split_model(model, "f")
+    by_hand = keras.Model(h.input, h.output)
+    labels = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 1]])
+    pca = PCAFactorizer(2)
+    for half, multilabel in ((h, None), (by_hand, True)):
+        found = compare(
+            {"PCA": pca}, data[0], labels, fit_images=data[1], input_to_latent_model=g,
+            latent_to_logit_model=half, multilabel=multilabel, controls=False, **QUICK,
+        )  # fmt: skip
+        intact = found.results["PCA"].fidelity.deletion.probabilities[:, 0]
+        own = model(data[0]).numpy()[np.arange(6), found.class_ids]
+        np.testing.assert_allclose(intact, own, atol=1e-5)
+
+
 @pytest.mark.parametrize("network", ["tokens", "class_token", "vectors", "conv_flatten", "gelu"])
 def test_layers_of_any_shape_are_compared_and_drawn(run, images, network):
     found = run(

@@ -59,6 +59,8 @@ def compare(
     fit_images: ArrayLike | None = None,
     input_to_latent_model: keras.Model | None = None,
     latent_to_logit_model: keras.Model | None = None,
+    ends_in: str | None = None,
+    multilabel: bool | None = None,
     controls: bool = True,
     importance_images: int = 20,
     nb_design: int = 16,
@@ -86,6 +88,9 @@ def compare(
         the images that every `CraftTf` was fitted on, if these are the same.
     input_to_latent_model, latent_to_logit_model
         The network's halves; None: those of the first `CraftTf`.
+    ends_in, multilabel
+        As `Head` takes them, for a second half that does not come from `split_model`: in what its
+        outputs end, and whether each is a yes or no of its own.
     controls
         Whether random directions and detectors without learning are measured, too, with as many
         concepts as most extractors have.
@@ -125,7 +130,7 @@ def compare(
     }.items():
         check_count(name, value, 2 if name == "nb_design" else 1)
     first, second = network_halves(compared, input_to_latent_model, latent_to_logit_model)
-    images, head = as_images(images), Head(second)
+    images, head = as_images(images), Head(second, ends_in, multilabel)
     activations = compute_activations(first, images, batch_size)
     head.check_takes(activations.shape[1:])
     check_same_layer(compared, first, images[:2], activations[:2])
