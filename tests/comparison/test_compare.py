@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from dataclasses import replace
 
 import keras
 import matplotlib.pyplot as plt
@@ -313,7 +314,8 @@ def test_where_all_fail_there_is_still_a_table_and_figures_say_why(run, tmp_path
 def test_an_interrupt_keeps_what_is_measured(run):
     found = run({"a": PCAFactorizer(2), "b": Interrupted(2), "c": PCAFactorizer(2)})
     assert found.interrupted and list(found.results) == ["a"] and not found.errors
-    assert "interrupted: later extractors are missing" in str(found)
+    assert found.missing == ("b", "c", *CONTROLS)
+    assert f"interrupted: without b, c, {RANDOM}, {NO_LEARNING}" in str(found)
 
 
 def test_pairs_whose_fit_was_interrupted_are_not_measured_half_learned(run, monkeypatch):
@@ -626,10 +628,8 @@ def test_deletion_by_change_of_an_average_is_the_mean_over_seeds(seeds):
 
 def test_an_extractor_that_failed_with_one_seed_is_missing_in_the_average(seeds):
     first = seeds[0]
-    lost = Comparison(
-        {name: r for name, r in first.results.items() if name != "PCA"},
-        {"PCA": "ValueError: no"}, first.images, first.class_ids,
-    )  # fmt: skip
+    rest = {name: r for name, r in first.results.items() if name != "PCA"}
+    lost = replace(first, results=rest, errors={"PCA": "ValueError: no"})
     found = average([lost, *seeds[1:]])
     assert list(found.results) == ["random", *CONTROLS]
     assert found.errors == {"PCA": "missing in 1 of 3: ValueError: no"}
@@ -813,3 +813,47 @@ def test_comparisons_that_do_not_belong_together_are_not_joined(shared):
     other = Comparison({}, {}, shared.images + 1, shared.class_ids)
     with pytest.raises(ValueError, match="same images and classes"):
         shared.joined(other)
+
+
+def test_comparisons_that_were_made_differently_are_neither_joined_nor_averaged(
+    run, halves, data, images, tmp_path
+):
+    pca = fitted(PCAFactorizer(2), halves, data[1])
+    one = run({"PCA": pca}, controls=False)
+    one.save(tmp_path / "one.npz")
+    loaded = Comparison.load(tmp_path / "one.npz")
+    ways = {
+        "nb_design (4 and 8)": {"nb_design": 8},
+        "importance_images (2 and 3)": {"importance_images": 3},
+        "fit_images": {"fit_images": images("conv_gap", 8, seed=3)},
+    }
+    others = {what: run({"same": pca}, controls=False, **how) for what, how in ways.items()}
+    _, h = halves("conv_gap")
+    other_head = keras.models.clone_model(h)
+    other_head.set_weights([weight + 0.5 for weight in h.get_weights()])
+    others["logits of the intact network"] = run(
+        {"same": pca}, controls=False, latent_to_logit_model=other_head
+    )
+    for what, other in others.items():
+        for put_together in (loaded.joined, lambda other: average([one, other])):
+            with pytest.raises(ValueError, match="made differently") as told:
+                put_together(other)
+            assert what in str(told.value)
+    seed = run({"again": pca}, controls=False, random_state=1)
+    with pytest.raises(ValueError, match=r"random_state \(0 and 1\)"):
+        one.joined(seed)
+    assert average([loaded, seed]).settings.random_state == [0, 1]
+    with pytest.raises(ValueError, match="not known how one"):
+        one.joined(replace(seed, settings=None))
+
+
+def test_what_an_interruption_left_out_can_be_made_up_for(run, tmp_path):
+    begun = run({"a": PCAFactorizer(2), "b": Interrupted(2)}, controls=False)
+    begun.save(tmp_path / "begun.npz")
+    begun = Comparison.load(tmp_path / "begun.npz")
+    assert begun.interrupted and begun.missing == ("b",)
+
+    other = begun.joined(run({"c": PCAFactorizer(2)}, controls=False))
+    assert other.interrupted and other.missing == ("b",)
+    whole = other.joined(run({"b": PCAFactorizer(2)}, controls=False))
+    assert not whole.interrupted and list(whole.results) == ["a", "c", "b"]

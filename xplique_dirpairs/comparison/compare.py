@@ -29,6 +29,7 @@ from xplique_dirpairs.comparison.inputs import (
     scored_classes,
 )
 from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.comparison.settings import Settings, checksum
 from xplique_dirpairs.extractors.reader import (
     ConceptReader,
     Extractor,
@@ -154,6 +155,15 @@ def compare(
         nb_design=nb_design,
         random_state=random_state,
     )
+    settings = Settings(
+        shape=tuple(int(length) for length in activations.shape[1:]),
+        logits=logits,
+        limits=bench.limits,
+        fit_images=checksum(to_fit),
+        importance_images=int(bench.importance_images),
+        nb_design=int(nb_design),
+        random_state=int(random_state),
+    )
     results: dict[str, ExtractorResult] = {}
     errors: dict[str, str] = {}
     for number, (name, extractor) in enumerate(compared.items(), 1):
@@ -164,12 +174,13 @@ def compare(
             _say(verbose, ", ".join(f"{what} {seconds:.1f} s" for what, seconds in spent))
         except KeyboardInterrupt:
             _say(verbose, "interrupted")
-            return Comparison(results, errors, images, class_ids, interrupted=True)
+            missing = tuple(compared)[number - 1 :]
+            return Comparison(results, errors, images, class_ids, True, settings, missing)
         except Exception as error:  # whatever one extractor meets, the others are worth having
             errors[name] = f"{type(error).__name__}: {error}"
             _say(verbose, "failed")
             logger.warning("%s has no result: %s", name, errors[name])
-    return Comparison(results, errors, images, class_ids)
+    return Comparison(results, errors, images, class_ids, settings=settings)
 
 
 def _say(verbose: int, text: str, end: str = "\n") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from xplique_dirpairs.activations import check_count
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.comparison.files import read_results, write_results
 from xplique_dirpairs.comparison.pictures import aligned_concepts, picture, upright_maps
+from xplique_dirpairs.comparison.settings import Settings
 from xplique_dirpairs.comparison.table import comparison_table, paired_difference
 from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.metrics.summary import Summary
@@ -56,6 +57,10 @@ class Comparison:
         The class whose score counts, for each image.
     interrupted
         Whether Ctrl-C ended it: later extractors are missing.
+    settings
+        What it was made with; None: not known.
+    missing
+        Names of the extractors that an interruption left out, where they are known.
     """
 
     results: dict[str, ExtractorResult]
@@ -63,6 +68,8 @@ class Comparison:
     images: NDArray
     class_ids: NDArray
     interrupted: bool = False
+    settings: Settings | None = None
+    missing: tuple[str, ...] = ()
 
     # ---------------------------------------------------------------- tables
 
@@ -94,7 +101,8 @@ class Comparison:
         ]
 
     def _notes(self) -> list[str]:
-        notes = ["interrupted: later extractors are missing"] if self.interrupted else []
+        missing = ", ".join(self.missing) or "later extractors"
+        notes = [f"interrupted: without {missing}"] if self.interrupted else []
         notes += [f"{name} has no result: {why}" for name, why in self.errors.items()]
         for name, result in self.results.items():
             notes += [f"{name}: {remark}" for remark in result.remarks]
@@ -303,27 +311,51 @@ class Comparison:
         Parameters
         ----------
         other
-            Of the same images and classes. Controls that are in both are taken from this one.
+            Of the same images and classes, made with the same settings. Controls that are in both
+            are taken from this one. What an interruption left out here, or failed, may be there.
 
         Raises
         ------
         ValueError
-            If the images or classes differ, or an extractor has results in both.
+            If the images, classes or settings differ, or an extractor has results in both.
         """
-        if not self.is_of_same_images(other):
-            raise ValueError("only comparisons of the same images and classes can be joined")
+        self.check_belongs_to(other)
         twice = [n for n in other.results if n in self.results and n not in CONTROLS]
         if twice:
             raise ValueError(f"{twice} have results in both comparisons: rename or leave them out")
         results = other.results | self.results
         ordered = [*self.results, *other.results]
-        return Comparison(
-            {name: results[name] for name in sorted(ordered, key=lambda name: name in CONTROLS)},
-            {n: why for n, why in (other.errors | self.errors).items() if n not in results},
-            self.images,
-            self.class_ids,
-            self.interrupted or other.interrupted,
+        ended = [one for one in (self, other) if one.interrupted]
+        missing = dict.fromkeys(n for one in ended for n in one.missing if n not in results)
+        return replace(
+            self,
+            results={n: results[n] for n in sorted(ordered, key=lambda name: name in CONTROLS)},
+            errors={n: why for n, why in (other.errors | self.errors).items() if n not in results},
+            interrupted=bool(missing) or not all(one.missing for one in ended),
+            missing=tuple(missing),
         )
+
+    def check_belongs_to(self, other: Comparison, seeds_may_differ: bool = False) -> None:
+        """Another comparison must be of the same images, classes, layer, network and settings.
+
+        Raises
+        ------
+        ValueError
+            Which says what differs.
+        """
+        if not self.is_of_same_images(other):
+            raise ValueError("the comparisons must be of the same images and classes")
+        if (self.settings is None) != (other.settings is None):
+            raise ValueError(
+                "it is not known how one of the comparisons was made: measure it again"
+            )
+        if self.settings is not None and other.settings is not None:
+            theirs = other.settings
+            if seeds_may_differ:
+                theirs = replace(theirs, random_state=self.settings.random_state)
+            differences = self.settings.differences(theirs)
+            if differences:
+                raise ValueError(f"the comparisons were made differently: {'; '.join(differences)}")
 
     def is_of_same_images(self, other: Comparison) -> bool:
         """Whether another comparison is of the same images and classes."""
@@ -333,8 +365,15 @@ class Comparison:
 
     def save(self, path: str | Path) -> None:
         """Write all that was measured, and the images, to one file, without pickle."""
-        about = {"errors": self.errors, "interrupted": self.interrupted}
+        about = {
+            "errors": self.errors,
+            "interrupted": self.interrupted,
+            "missing": self.missing,
+            "settings": None if self.settings is None else self.settings.as_json(),
+        }
         arrays = {"images": self.images, "class_ids": self.class_ids}
+        if self.settings is not None:
+            arrays["logits"] = self.settings.logits
         write_results(path, self.results, arrays, about)
 
     @classmethod
@@ -349,8 +388,15 @@ class Comparison:
             If the file is damaged, of another kind, or of a newer format than this version reads.
         """
         results, arrays, about = read_results(path)
+        settings = about.get("settings")  # not in the first files
         return cls(
-            results, about["errors"], arrays["images"], arrays["class_ids"], about["interrupted"]
+            results,
+            about["errors"],
+            arrays["images"],
+            arrays["class_ids"],
+            about["interrupted"],
+            None if settings is None else Settings.from_json(settings, arrays["logits"]),
+            tuple(about.get("missing", ())),
         )
 
     def save_report(self, folder: str | Path) -> list[Path]:
