@@ -59,8 +59,9 @@ def split_model(
     latent_to_logit_model : keras.Model
         Activations to logits: a final softmax or sigmoid is stripped, also from under layers that
         only cast or reshape. That it was a sigmoid stays in the model's name, where `Head` finds
-        it: as logits, K yes-or-no outputs look like K classes. One inside a ``Lambda`` or a layer of your own, or under arithmetic
-        (an average of two softmaxes), cannot be seen and stays: say so with
+        it: as logits, K yes-or-no outputs look like K classes. One inside a ``Lambda`` or a layer
+        of your own, or under arithmetic (an average of two softmaxes), cannot be seen and stays:
+        say so with
         ``learn_pairs(..., head=Head(latent_to_logit_model, ends_in="softmax"))``.
 
     Raises
