@@ -571,6 +571,46 @@ def test_is_tied_with_itself_and_symmetric(shared):
         assert shared.is_tied(key, "PCA", "CRAFT") == shared.is_tied(key, "CRAFT", "PCA")
 
 
+def test_errors_of_is_tied_name_what_there_is(shared):
+    for key, names, error, told in (
+        ("warmth", ("PCA", "CRAFT"), ValueError, "deletion"),
+        ("deletion", ("PCA", "nobody"), KeyError, "CRAFT"),
+        ("cross_talk", ("PCA", "CRAFT"), KeyError, "'CRAFT' has no 'cross_talk', but .*insertion"),
+    ):
+        with pytest.raises(error, match=told):
+            shared.is_tied(key, *names)
+
+
+def test_controls_are_never_marked():
+    results = {row.name: row for row in (fake("a", insertion=0.5), fake(RANDOM, insertion=1.0))}
+    table = comparison_table(results, [METRICS["insertion"]], [], controls=CONTROLS)
+    assert [row[1].best for row in table.rows] == [True, False]
+    assert "=" not in table.rows[1][1].text
+    assert any("neither best" in line for line in table.caption)
+    assert not any("neither best" in line for line in comparison_table(results, [], []).caption)
+
+
+def test_notes_tell_what_was_left_out_and_what_deletion_never_reached(shared):
+    one = shared.results["PCA"]
+    gaps = np.where(np.arange(6) < 2, np.nan, 0.5)
+    crossed = np.zeros((6, 3), bool)
+    crossed[:, 0] = True
+    crossed[:3, 1] = True
+    at_chance = np.tile([[0.5, 0.5], [-0.5, -0.5]], (3, 1))
+    changed = replace(
+        one,
+        values=one.values | {"mu_fidelity": gaps, "completeness": at_chance},
+        fidelity=replace(one.fidelity, crossed=crossed),
+    )
+    found = replace(shared, results={"PCA": changed})
+    for caption in (found.table().caption, found._tables()[-1].caption):
+        text = "\n".join(caption)
+        assert "μ-fidelity: images left out as undefined: 2 of 6 of PCA" in text
+        assert "share of the images: PCA 50 % at 0.2 and 100 % at 0.3" in text
+        assert "completeness is undefined" in text and "clearly above 0): PCA" in text
+    assert "P@" not in "\n".join(found.table("dictionary").caption)
+
+
 # ------------------------------------------------------------------ several seeds
 
 
@@ -595,6 +635,14 @@ def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
     assert np.isnan(seeds[0].seed_spread("deletion")["PCA"])
     with pytest.raises(ValueError, match="no metrics"):
         found.seed_spread("warmth")
+    row = next(row for row in found.table("curves").rows if row[0].text == "random")
+    spread = found.seed_spread("deletion")["random"]
+    assert f"(± {spread:.3f})" in row[1].text and row[1].numbers[3] == spread
+    assert any("from seed to seed" in line for line in found.table().caption)
+    line = list(csv.DictReader(io.StringIO(found.table().formatted("csv"))))[1]
+    assert float(line["deletion ↓ (seeds SD)"]) == pytest.approx(np.std(figures, ddof=1))
+    assert line["coherence ↓"] and line["coherence ↓ (low)"] == ""
+    assert "seed" not in str(seeds[0])
 
 
 def test_stability_is_the_mean_over_all_pairs_of_seeds(seeds):

@@ -18,7 +18,12 @@ from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.comparison.files import read_results, write_results
 from xplique_dirpairs.comparison.pictures import aligned_concepts, picture, upright_maps
 from xplique_dirpairs.comparison.settings import Settings
-from xplique_dirpairs.comparison.table import comparison_table, paired_difference
+from xplique_dirpairs.comparison.table import (
+    captions,
+    comparison_table,
+    paired_difference,
+    seed_spread,
+)
 from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.metrics.summary import Summary
 from xplique_dirpairs.plots.comparison import (
@@ -89,7 +94,7 @@ class Comparison:
         """
         if kind is not None and kind not in _kinds():
             raise ValueError(f"kind must be one of {_kinds()}, not {kind!r}")
-        return comparison_table(self.results, self._metrics(kind), self._notes())
+        return comparison_table(self.results, self._metrics(kind), self._notes(), CONTROLS)
 
     def _metrics(self, kind: str | None = None) -> list[Metric]:
         """Metrics that at least one extractor has, of one kind or of all."""
@@ -112,11 +117,26 @@ class Comparison:
         """Whether two extractors cannot be told apart by a metric.
 
         The 95 % bootstrap interval over the images of their paired difference holds 0; of metrics
-        of one figure, both are equal.
+        of one figure, both are equal. False where one is undefined. Of an `average` nothing is
+        said of other seeds: see `seed_spread`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such extractor, or it has not been measured by the metric.
+        ValueError
+            If there is no such metric.
         """
+        _check_keys([key])
+        for which in (name, other):
+            self._check_name(which)
+            if key not in self.results[which].values:
+                raise KeyError(f"{which!r} has no {key!r}, but {list(self.results[which].values)}")
         ours, theirs = (self.results[n].values[key] for n in (name, other))
         if not np.ndim(ours):
             return bool(ours == theirs)
+        if not all(np.isfinite(self.results[n].summaries[key].value) for n in (name, other)):
+            return False
         difference = paired_difference(METRICS[key], ours, theirs)
         return bool(difference.low <= 0.0 <= difference.high)
 
@@ -126,11 +146,7 @@ class Comparison:
         NaN with fewer than two seeds.
         """
         _check_keys([key])
-        spread = {}
-        for name, result in self.results.items():
-            figures = [s.summaries[key].value for s in result.seeds if key in s.summaries]
-            spread[name] = float(np.std(figures, ddof=1)) if len(figures) > 1 else float("nan")
-        return spread
+        return {name: seed_spread(result, key) for name, result in self.results.items()}
 
     def _repr_html_(self) -> str:
         return "\n".join(table._repr_html_() for table in self._tables())
@@ -140,12 +156,12 @@ class Comparison:
 
     def _tables(self) -> list[Table]:
         """One for each kind of metrics, which is as wide as a screen; notes under the last."""
-        metrics = [found for kind in _kinds() if (found := self._metrics(kind))]
-        last = len(metrics) - 1
-        return [
-            comparison_table(self.results, found, self._notes() if k == last else None)
-            for k, found in enumerate(metrics)
-        ] or [self.table()]
+        kinds = [found for kind in _kinds() if (found := self._metrics(kind))]
+        tables = [comparison_table(self.results, found, None, CONTROLS) for found in kinds]
+        if not tables:
+            return [self.table()]
+        notes = [*captions(self.results, self._metrics(), CONTROLS), *self._notes()]
+        return [*tables[:-1], replace(tables[-1], caption=notes)]
 
     # ---------------------------------------------------------------- for Xplique's plots
 
@@ -293,8 +309,7 @@ class Comparison:
             If there is no such extractor.
         """
         for name in (a, b):
-            if name not in self.results:
-                raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
+            self._check_name(name)
         check_count("n", n)
         check_count("nb_crops", nb_crops)
         ours, theirs = (
@@ -447,6 +462,10 @@ class Comparison:
     def _check_any(self) -> None:
         if not self.results:
             raise ValueError(f"no extractor has a result: {self.errors or 'interrupted'}")
+
+    def _check_name(self, name: str) -> None:
+        if name not in self.results:
+            raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
 
 
 def _kinds() -> list[str]:
