@@ -28,6 +28,7 @@ from xplique_dirpairs.comparison.result import (
     ExtractorResult,
 )
 from xplique_dirpairs.comparison.table import comparison_table, paired_difference
+from xplique_dirpairs.factorizers.autoencoders import TopKFactorizer
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.metrics.dictionary import (
@@ -351,6 +352,18 @@ def test_a_fit_that_was_cut_short_before_is_flagged(run, halves, data):
     craft.factorization.reducer.n_iter_ = craft.factorization.reducer.max_iter
     found = run({"CRAFT": craft}, controls=False)
     assert found.results["CRAFT"].remarks == ("its fit was cut short after 200 iterations",)
+
+
+def test_what_autoencoders_and_pairs_fitted_before_warned_of_is_told(run, halves, data):
+    sae = fitted(TopKFactorizer(2, k=1, steps=2, random_state=0), halves, data[1])
+    sae.history_ = replace(sae.history_, cut_short=["the training was interrupted"])
+    pairs = DirectionPairsTf(*halves("conv_gap"), 2, patch_size=16, random_state=0, verbose=0)
+    pairs.fit(data[1])
+    pairs.factorizer.history_ = replace(pairs.history_, doubts=["it is unsure"], dead=[1])
+    found = run({"SAE": sae, "pairs": pairs}, controls=False)
+    assert "the training was interrupted" in found.results["SAE"].remarks
+    assert "it is unsure" in found.results["pairs"].remarks
+    assert "pairs: it is unsure" in str(found)
 
 
 def test_extractors_of_another_layer_are_one_clear_error(run, halves, data):

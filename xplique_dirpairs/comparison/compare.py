@@ -342,7 +342,10 @@ def _remarks() -> Iterator[list[str]]:
 
 
 def _unfinished(factorizer: Any) -> list[str]:
-    """That an iterative fit done before was cut short: then it was warned of elsewhere."""
+    """What a fit done before, and elsewhere, warned of there."""
+    problems = getattr(getattr(factorizer, "history_", None), "problems", None)
+    if problems is not None:  # of direction pairs, or an autoencoder
+        return problems()
     converged = getattr(factorizer, "converged_", None)
     if converged is None and not isinstance(factorizer, ConceptFactorizer):  # CRAFT's NMF
         converged = factorizer.n_iter_ < factorizer.max_iter
