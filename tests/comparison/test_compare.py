@@ -15,6 +15,7 @@ from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtractorBuilder
 from xplique.plots.metrics import barplot, fidelity_curves
 
+import xplique_dirpairs
 from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, RandomFactorizer, split_model
 from xplique_dirpairs import compare as exported
 from xplique_dirpairs.activations import as_pixels, compute_activations
@@ -495,6 +496,10 @@ def test_progress_is_a_line_for_each_extractor_and_none_in_silence(run, capsys):
 
 def test_compare_is_what_the_package_exports():
     assert exported is compare
+    for name in xplique_dirpairs.__all__:  # the list, and where each is looked for
+        assert getattr(xplique_dirpairs, name)
+    assert xplique_dirpairs.average is average
+    assert xplique_dirpairs.TopKFactorizer is TopKFactorizer
 
 
 # ------------------------------------------------------------------ tables

@@ -294,6 +294,14 @@ def test_what_does_not_fit_the_bank_is_refused(fitted, x):
         fitted.decode(np.zeros((3, 5), np.float32))
 
 
+def test_only_flat_features_are_read(name, fitted, x):
+    if name in LEARNED:
+        pytest.skip("reads maps as well")
+    for wrong in (x[0], x[None], x[:0], np.full_like(x, np.nan)):
+        with pytest.raises(ValueError, match="activations"):
+            fitted.encode(wrong)
+
+
 @pytest.mark.parametrize(
     "use",
     [
