@@ -12,7 +12,9 @@ photographs of all classes and measured on the "test" ones; with ``--part train`
 settings, fitted on 70 % of "train" and measured on the other 30 %.
 
 Tables and figures of the means over seeds go to --output, a folder for each layer; the tables are
-printed. What is measured is kept there, too, extractor by extractor, and not measured again.
+printed. What is measured is kept there, too, extractor by extractor, and not measured again: with
+other settings another --output is needed. An extractor that fails is left out, and tried again the
+next time; Ctrl-C ends the script, which goes on from there the next time.
 
 CRAFT is Xplique's own, unmodified, fitted on the photographs. The others are fitted on the
 activations: direction pairs and the predecessors (recipes uibe, cbe) with the network, the rest on
@@ -22,9 +24,12 @@ activations: direction pairs and the predecessors (recipes uibe, cbe) with the n
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +45,14 @@ from xplique.concepts import CraftTf
 from xplique_dirpairs.activations import as_pixels, compute_activations
 from xplique_dirpairs.comparison.average import average
 from xplique_dirpairs.comparison.compare import compare
-from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.comparison.result import CONTROLS, Comparison
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,
     TopKFactorizer,
 )
+from xplique_dirpairs.factorizers.controls import RandomFactorizer
 from xplique_dirpairs.factorizers.decompositions import (
     FastICAFactorizer,
     KMeansFactorizer,
@@ -89,6 +95,22 @@ def fitted(name: str, concepts: int, seed: int, halves, images, activations, pos
     return made
 
 
+def fitted_and_told(what: str, name: str, **options):
+    """`fitted`, with a line for it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Also where a fit ended normally on Ctrl-C, as those of pairs and autoencoders do.
+    """
+    start = time.perf_counter()
+    extractor = fitted(name, **options)
+    if getattr(getattr(extractor, "history_", None), "interrupted", False):
+        raise KeyboardInterrupt
+    print(f"{what}, {name}: fit {time.perf_counter() - start:.1f} s", flush=True)
+    return extractor
+
+
 def builtin():
     """(network, images to fit on, (images, labels) to measure on), of the built-in data."""
     images, labels, _ = digit_scenes(1800, 0, "train")
@@ -105,6 +127,90 @@ def photographs(data, part: str):
         return images, (data.preprocess(others), their_labels)
     fit = np.random.default_rng(0).permutation(len(images)) < 0.7 * len(images)
     return images[fit], (images[~fit], labels[~fit])
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """What is kept in a folder was measured with the same settings; new folders get theirs.
+
+    Raises
+    ------
+    SystemExit
+        Which names the arguments that differ.
+    """
+    path = folder / "settings.json"
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        kept = dict.fromkeys(settings, "not known") if any(folder.glob("seed*.npz")) else settings
+    differing = [
+        f"--{name} was {kept.get(name)}, is {value}"
+        for name, value in settings.items()
+        if kept.get(name) != value
+    ]
+    if differing:
+        raise SystemExit(
+            f"{folder} holds results of other settings ({'; '.join(differing)}): choose another "
+            "--output, or remove it"
+        )
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def measured_extractors(
+    path: Path,
+    names: list[str],
+    fit: Callable[[str], Any],
+    measure: Callable[..., Comparison],
+    stand_in: Callable[[], Any],
+) -> Comparison:
+    """A comparison of all names and the controls; what ``path`` holds already is taken from there.
+
+    Parameters
+    ----------
+    path
+        Written after every extractor.
+    names
+    fit
+        Name → fitted extractor. What it raises is kept as the reason why there is no result.
+    measure
+        (extractors, controls) → comparison.
+    stand_in
+        Makes a cheap extractor with which controls alone can be measured.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, when what was measured by then is written.
+    """
+    found = Comparison.load(path) if path.exists() else None
+    if found is None or not set(CONTROLS) <= set(found.results):
+        one = measure({"stand-in": stand_in()}, controls=True)
+        controls = {name: one.results[name] for name in CONTROLS if name in one.results}
+        one = replace(
+            one,
+            results=controls,
+            missing=tuple(name for name in one.missing if name in CONTROLS),
+        )
+        found = one if found is None else found.joined(one)
+        found.save(path)
+        if one.interrupted:
+            raise KeyboardInterrupt
+    for name in names:
+        if name in found.results:
+            continue
+        try:
+            extractor = fit(name)
+        except Exception as error:  # whatever one extractor meets, the others are worth having
+            why = f"{type(error).__name__}: {error}"
+            print(f"{name} cannot be fitted: {why}", flush=True)
+            found = replace(found, errors=found.errors | {name: why})
+            found.save(path)
+            continue
+        one = measure({name: extractor}, controls=False)
+        found = found.joined(one)
+        found.save(path)
+        if one.interrupted:
+            raise KeyboardInterrupt
+    return found
 
 
 def main() -> None:
@@ -143,33 +249,46 @@ def main() -> None:
         activations = compute_activations(halves[0], images)
         folder = arguments.output / layer
         folder.mkdir(parents=True, exist_ok=True)
+        check_settings(
+            folder,
+            {
+                "data": "built-in" if arguments.data is None else str(arguments.data.resolve()),
+                "part": arguments.part,
+                "concepts": concepts,
+                "positions": arguments.positions,
+                "images": arguments.images,
+            },
+        )
         seeds = []
         for seed in range(arguments.seeds):
-            path, found = folder / f"seed{seed}.npz", None
-            if path.exists():
-                found = Comparison.load(path)
-            for name in arguments.extractors:
-                if found is not None and name in found.results:
-                    continue
-                start = time.perf_counter()
-                extractor = fitted(
-                    name, concepts, seed, halves, images, activations, arguments.positions
+            fit = partial(
+                fitted_and_told,
+                f"{layer}, seed {seed}",
+                concepts=concepts,
+                seed=seed,
+                halves=halves,
+                images=images,
+                activations=activations,
+                positions=arguments.positions,
+            )
+            measure = partial(
+                compare,
+                images=measured,
+                labels=labels,
+                fit_images=images,
+                input_to_latent_model=halves[0],
+                latent_to_logit_model=halves[1],
+                random_state=seed,
+            )
+            stand_in = partial(RandomFactorizer, concepts, random_state=seed)
+            path = folder / f"seed{seed}.npz"
+            try:
+                seeds.append(
+                    measured_extractors(path, arguments.extractors, fit, measure, stand_in)
                 )
-                seconds = time.perf_counter() - start
-                print(f"{layer}, seed {seed}, {name}: fit {seconds:.1f} s", flush=True)
-                one = compare(
-                    {name: extractor},
-                    measured,
-                    labels,
-                    fit_images=images,
-                    input_to_latent_model=halves[0],
-                    latent_to_logit_model=halves[1],
-                    controls=found is None,
-                    random_state=seed,
-                )
-                found = one if found is None else found.joined(one)
-                found.save(path)
-            seeds.append(found)
+            except KeyboardInterrupt:
+                print("interrupted: the same command goes on from here")
+                return
         comparison = average(seeds) if len(seeds) > 1 else seeds[0]
         comparison.save_report(folder)
         print(f"\n{layer}, {len(measured)} images, {arguments.seeds} seeds\n")

@@ -2,8 +2,11 @@
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
@@ -35,3 +38,72 @@ def test_performance_times_every_epoch_of_a_fit(shards, load):
 
     assert row["epochs"] == 8
     assert 0 < row["s epochs"] <= row["s stages"] <= row["s fit"]
+
+
+@pytest.fixture
+def measured_in_parts(load, tmp_path):
+    """``run(names, fit)``: what the script measures and keeps, on a small layer."""
+    from xplique_dirpairs.comparison.compare import compare
+    from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
+
+    script = load("compare_extractors")
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(6, 4, 4, 3)).astype(np.float32)
+    inputs = keras.Input((4, 4, 3))
+    g = keras.Model(inputs, keras.layers.Conv2D(4, 2)(inputs))
+    latent = keras.Input((3, 3, 4))
+    pooled = keras.layers.GlobalAveragePooling2D()(latent)
+    h = keras.Model(latent, keras.layers.Dense(2)(pooled))
+    measure = partial(
+        compare, images=images, labels=[0, 1] * 3, fit_images=images, input_to_latent_model=g,
+        latent_to_logit_model=h, importance_images=1, nb_design=2, verbose=0,
+    )  # fmt: skip
+
+    def run(names, fit=lambda name: PCAFactorizer(2)):
+        return script.measured_extractors(
+            tmp_path / "seed0.npz", names, fit, measure, lambda: PCAFactorizer(2)
+        )
+
+    return run
+
+
+def test_what_cannot_be_fitted_is_left_out_and_tried_again(measured_in_parts):
+    from xplique_dirpairs.comparison.result import CONTROLS
+
+    def fail(name):
+        raise ValueError("not today")
+
+    assert measured_in_parts(["a"], fail).errors == {"a": "ValueError: not today"}
+    found = measured_in_parts(["a", "b"])
+    assert list(found.results) == ["a", "b", *CONTROLS] and not found.errors
+    assert list(measured_in_parts(["a"], fail).results) == ["a", "b", *CONTROLS]
+
+
+def test_an_interruption_ends_it_and_leaves_what_was_measured(measured_in_parts):
+    from xplique_dirpairs.comparison.result import CONTROLS
+    from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
+
+    class Interrupted(PCAFactorizer):
+        def fit(self, activations):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured_in_parts(
+            ["a", "b", "c"], lambda name: (Interrupted if name == "b" else PCAFactorizer)(2)
+        )
+    found = measured_in_parts(["a"])
+    assert list(found.results) == ["a", *CONTROLS] and found.missing == ("b",)
+    found = measured_in_parts(["a", "b"])
+    assert list(found.results) == ["a", "b", *CONTROLS] and not found.interrupted
+
+
+def test_results_of_other_settings_are_not_taken_for_these(load, tmp_path):
+    check = load("compare_extractors").check_settings
+    check(tmp_path, {"part": "test", "concepts": 10})
+    check(tmp_path, {"part": "test", "concepts": 10})
+    with pytest.raises(SystemExit, match=r"--concepts was 10, is 12\)"):
+        check(tmp_path, {"part": "test", "concepts": 12})
+    (tmp_path / "settings.json").unlink()
+    (tmp_path / "seed0.npz").touch()
+    with pytest.raises(SystemExit, match="--part was not known"):
+        check(tmp_path, {"part": "test", "concepts": 10})

@@ -329,6 +329,26 @@ def test_a_head_whose_outputs_are_no_classes_is_refused(last):
         Head(keras.Model(inputs, [layers.Dense(K)(inputs), layers.Dense(K)(inputs)]))
 
 
+def test_that_sigmoids_were_cut_off_is_remembered():
+    model = functional("sigmoid")
+    _, logits = split_model(model, "cut")
+    as_loaded = keras.Model.from_config(logits.get_config())
+    for half in (logits, keras.models.clone_model(logits), as_loaded):
+        head = Head(half)
+        assert head.ends_in == "linear" and head.is_multilabel
+    assert not Head(split_model(functional("softmax"), "cut")[1]).is_multilabel
+    x = tf.constant(np.random.default_rng(0).normal(size=(5, 6, 4, 4)).astype(np.float32))
+    whole = keras.Model(model.get_layer("cut").output, model.output)
+    np.testing.assert_allclose(Head(logits).entropy(x), Head(whole).entropy(x), rtol=1e-4)
+
+
+def test_of_logits_cut_by_hand_it_is_said_whether_outputs_are_independent():
+    half = keras.Sequential([keras.Input((4,)), layers.Dense(K)])
+    assert Head(half, multilabel=True).is_multilabel and not Head(half).is_multilabel
+    with pytest.raises(ValueError, match="multilabel=False contradicts"):
+        Head(half, "sigmoid", multilabel=False)
+
+
 def test_what_a_head_ends_in_is_one_of_three():
     with pytest.raises(ValueError, match="'linear', not 'foo'"):
         Head(functional(), ends_in="foo")

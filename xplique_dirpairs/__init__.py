@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from xplique_dirpairs.version import __version__
 
 if TYPE_CHECKING:
+    from xplique_dirpairs.comparison.average import average
     from xplique_dirpairs.comparison.compare import compare
     from xplique_dirpairs.comparison.result import Comparison
     from xplique_dirpairs.extractors.craft import FactorizerCraftTf
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
         DirectionPairsTf,
     )
     from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
+    from xplique_dirpairs.factorizers.autoencoders import (
+        ArchetypalFactorizer,
+        RelaxedArchetypalFactorizer,
+        TopKFactorizer,
+    )
     from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
     from xplique_dirpairs.factorizers.decompositions import (
         FastICAFactorizer,
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "ActivationShards": "shards",
+    "ArchetypalFactorizer": "factorizers.autoencoders",
     "Comparison": "comparison.result",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
@@ -65,9 +72,12 @@ _MODULES = {
     "PCAFactorizer": "factorizers.decompositions",
     "RandomFactorizer": "factorizers.controls",
     "Recipe": "learning.recipe",
+    "RelaxedArchetypalFactorizer": "factorizers.autoencoders",
     "SemiNMFFactorizer": "factorizers.nonnegative",
     "Stage": "learning.recipe",
     "SupervisedPairs": "learning.supervised",
+    "TopKFactorizer": "factorizers.autoencoders",
+    "average": "comparison.average",
     "compare": "comparison.compare",
     "count_skewed_sources": "learning.number_of_concepts",
     "dissect": "metrics.dissection",
@@ -85,6 +95,7 @@ _MODULES = {
 
 __all__ = [
     "ActivationShards",
+    "ArchetypalFactorizer",
     "Comparison",
     "DirectionPairs",
     "DirectionPairsFactorizer",
@@ -105,10 +116,13 @@ __all__ = [
     "PCAFactorizer",
     "RandomFactorizer",
     "Recipe",
+    "RelaxedArchetypalFactorizer",
     "SemiNMFFactorizer",
     "Stage",
     "SupervisedPairs",
+    "TopKFactorizer",
     "__version__",
+    "average",
     "compare",
     "count_skewed_sources",
     "dissect",

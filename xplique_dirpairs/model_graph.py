@@ -92,6 +92,10 @@ def check_is_cut(cut, target) -> None:
         )
 
 
+#: Name of a second half whose final sigmoid was stripped: a name survives saving and cloning.
+SIGMOID_LOGITS = "latent_to_sigmoid_logit"
+
+
 def final_activation(model: keras.Model) -> str:
     """'softmax', 'sigmoid' or 'linear': what the model's last layer ends in, read off its graph."""
     layer = _last_layer(model)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.model_graph import (
+    SIGMOID_LOGITS,
     check_is_cut,
     check_keras_model,
     final_activation,
@@ -57,8 +58,10 @@ def split_model(
         Images to activations.
     latent_to_logit_model : keras.Model
         Activations to logits: a final softmax or sigmoid is stripped, also from under layers that
-        only cast or reshape. One inside a ``Lambda`` or a layer of your own, or under arithmetic
-        (an average of two softmaxes), cannot be seen and stays: say so with
+        only cast or reshape. That it was a sigmoid stays in the model's name, where `Head` finds
+        it: as logits, K yes-or-no outputs look like K classes. One inside a ``Lambda`` or a layer
+        of your own, or under arithmetic (an average of two softmaxes), cannot be seen and stays:
+        say so with
         ``learn_pairs(..., head=Head(latent_to_logit_model, ends_in="softmax"))``.
 
     Raises
@@ -92,8 +95,10 @@ def split_model(
         raise ValueError("the layer is the model's output: choose one before the classes")
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
-    second = without_final_activation(keras.Model(cut, outputs[0], name="latent_to_logit"))
-    return first, second
+    whole = keras.Model(cut, outputs[0], name="latent_to_logit")
+    if final_activation(whole) == "sigmoid":
+        whole = keras.Model(cut, outputs[0], name=SIGMOID_LOGITS)
+    return first, without_final_activation(whole)
 
 
 def _check_output_shape(name: str, shape) -> None:
@@ -132,16 +137,20 @@ class Head:
     ends_in
         "softmax", "sigmoid" or "linear", where ``model`` hides it: see `split_model`. Outputs are
         never looked at to tell.
+    multilabel
+        Whether outputs are yes or no each on its own, where ``model`` ends in the logits of
+        sigmoids and `split_model` did not make it. None: read off ``ends_in``, or the cut.
 
     Raises
     ------
     TypeError
         If ``model`` is not callable.
     ValueError
-        If its outputs are not (n, K), or ``ends_in`` is none of the three.
+        If its outputs are not (n, K), ``ends_in`` is none of the three, or ``multilabel``
+        contradicts it.
     """
 
-    def __init__(self, model: Callable, ends_in: str | None = None):
+    def __init__(self, model: Callable, ends_in: str | None = None, multilabel: bool | None = None):
         if not callable(model):
             raise TypeError(f"latent_to_logit_model must be callable, not {type(model).__name__}")
         if ends_in not in (None, "softmax", "sigmoid", "linear"):
@@ -151,6 +160,9 @@ class Head:
         if ends_in is None:
             ends_in = final_activation(model) if isinstance(model, keras.Model) else "linear"
         self.ends_in = ends_in
+        if multilabel is not None and ends_in in (("softmax",) if multilabel else ("sigmoid",)):
+            raise ValueError(f"multilabel={multilabel} contradicts a model that ends in {ends_in}")
+        self._multilabel = multilabel
 
     @cached_property
     def after_pooling(self) -> keras.Model | None:
@@ -251,7 +263,7 @@ class Head:
         outputs = tf.cast(self.outputs(features), tf.float32)
         if self.ends_in == "softmax":
             return _entropy_of_probabilities(outputs)
-        if self.ends_in == "sigmoid" or outputs.shape[-1] == 1:
+        if self.is_multilabel or outputs.shape[-1] == 1:
             probability = outputs if self.ends_in == "sigmoid" else tf.sigmoid(outputs)
             both = tf.stack([probability, 1.0 - probability], axis=-1)
             return tf.reduce_mean(_entropy_of_probabilities(both), axis=-1)
@@ -261,7 +273,10 @@ class Head:
     @property
     def is_multilabel(self) -> bool:
         """Whether outputs are yes or no each on its own, as one output always is."""
-        return self.ends_in == "sigmoid" or self.number_of_classes == 1
+        if self._multilabel is not None:
+            return self._multilabel
+        was_cut = getattr(self.model, "name", None) == SIGMOID_LOGITS
+        return self.ends_in == "sigmoid" or was_cut or self.number_of_classes == 1
 
     @property
     def class_rows(self) -> NDArray | None:

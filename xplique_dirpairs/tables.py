@@ -31,7 +31,8 @@ class Cell:
     text
     best
     numbers
-        What CSV holds: the figure, or the figure and the ends of its interval. Empty: the text.
+        What CSV holds: the figure, or the figure and the ends of its interval, or these and its
+        standard deviation over seeds. Empty: the text.
     """
 
     text: str
@@ -124,15 +125,15 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
-            f"{self.headers[k]}{part}"
+            f"{_one_line(self.headers[k])}{part}"
             for k in self._columns
-            for part in ("", " (low)", " (high)")[: sizes[k]]
+            for part in ("", " (low)", " (high)", " (seeds SD)")[: sizes[k]]
         )
         for row in self.rows:
             fields: list[str] = []
             for k in self._columns:
                 numbers = ["" if np.isnan(n) else repr(float(n)) for n in row[k].numbers]
-                texts = numbers or [row[k].text]
+                texts = numbers or [_one_line(row[k].text)]
                 fields += texts + [""] * (sizes[k] - len(texts))
             writer.writerow(fields)
         return out.getvalue().rstrip("\n")

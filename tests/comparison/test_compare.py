@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from dataclasses import replace
 
 import keras
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtractorBuilder
 from xplique.plots.metrics import barplot, fidelity_curves
 
+import xplique_dirpairs
 from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, RandomFactorizer, split_model
 from xplique_dirpairs import compare as exported
 from xplique_dirpairs.activations import as_pixels, compute_activations
@@ -27,6 +29,7 @@ from xplique_dirpairs.comparison.result import (
     ExtractorResult,
 )
 from xplique_dirpairs.comparison.table import comparison_table, paired_difference
+from xplique_dirpairs.factorizers.autoencoders import TopKFactorizer
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.metrics.dictionary import (
@@ -248,6 +251,26 @@ def test_independent_outputs_are_compared_too(data, outputs, labels, class_ids):
     assert found.results["PCA"].values["completeness"].shape == (6, 2)
 
 
+def test_sigmoids_stay_sigmoids_when_the_network_is_cut(data):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(6, 3, 4, activation="relu", bias_initializer="ones", name="f")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(x))
+    g, h = split_model(model, "f")
+    by_hand = keras.Model(h.input, h.output)
+    labels = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 1]])
+    pca = PCAFactorizer(2)
+    for half, multilabel in ((h, None), (by_hand, True)):
+        found = compare(
+            {"PCA": pca}, data[0], labels, fit_images=data[1], input_to_latent_model=g,
+            latent_to_logit_model=half, multilabel=multilabel, controls=False, **QUICK,
+        )  # fmt: skip
+        intact = found.results["PCA"].fidelity.deletion.probabilities[:, 0]
+        own = model(data[0]).numpy()[np.arange(6), found.class_ids]
+        np.testing.assert_allclose(intact, own, atol=1e-5)
+
+
 @pytest.mark.parametrize("network", ["tokens", "class_token", "vectors", "conv_flatten", "gelu"])
 def test_layers_of_any_shape_are_compared_and_drawn(run, images, network):
     found = run(
@@ -293,7 +316,8 @@ def test_where_all_fail_there_is_still_a_table_and_figures_say_why(run, tmp_path
 def test_an_interrupt_keeps_what_is_measured(run):
     found = run({"a": PCAFactorizer(2), "b": Interrupted(2), "c": PCAFactorizer(2)})
     assert found.interrupted and list(found.results) == ["a"] and not found.errors
-    assert "interrupted: later extractors are missing" in str(found)
+    assert found.missing == ("b", "c", *CONTROLS)
+    assert f"interrupted: without b, c, {RANDOM}, {NO_LEARNING}" in str(found)
 
 
 def test_pairs_whose_fit_was_interrupted_are_not_measured_half_learned(run, monkeypatch):
@@ -329,6 +353,18 @@ def test_a_fit_that_was_cut_short_before_is_flagged(run, halves, data):
     craft.factorization.reducer.n_iter_ = craft.factorization.reducer.max_iter
     found = run({"CRAFT": craft}, controls=False)
     assert found.results["CRAFT"].remarks == ("its fit was cut short after 200 iterations",)
+
+
+def test_what_autoencoders_and_pairs_fitted_before_warned_of_is_told(run, halves, data):
+    sae = fitted(TopKFactorizer(2, k=1, steps=2, random_state=0), halves, data[1])
+    sae.history_ = replace(sae.history_, cut_short=["the training was interrupted"])
+    pairs = DirectionPairsTf(*halves("conv_gap"), 2, patch_size=16, random_state=0, verbose=0)
+    pairs.fit(data[1])
+    pairs.factorizer.history_ = replace(pairs.history_, doubts=["it is unsure"], dead=[1])
+    found = run({"SAE": sae, "pairs": pairs}, controls=False)
+    assert "the training was interrupted" in found.results["SAE"].remarks
+    assert "it is unsure" in found.results["pairs"].remarks
+    assert "pairs: it is unsure" in str(found)
 
 
 def test_extractors_of_another_layer_are_one_clear_error(run, halves, data):
@@ -460,6 +496,10 @@ def test_progress_is_a_line_for_each_extractor_and_none_in_silence(run, capsys):
 
 def test_compare_is_what_the_package_exports():
     assert exported is compare
+    for name in xplique_dirpairs.__all__:  # the list, and where each is looked for
+        assert getattr(xplique_dirpairs, name)
+    assert xplique_dirpairs.average is average
+    assert xplique_dirpairs.TopKFactorizer is TopKFactorizer
 
 
 # ------------------------------------------------------------------ tables
@@ -549,6 +589,46 @@ def test_is_tied_with_itself_and_symmetric(shared):
         assert shared.is_tied(key, "PCA", "CRAFT") == shared.is_tied(key, "CRAFT", "PCA")
 
 
+def test_errors_of_is_tied_name_what_there_is(shared):
+    for key, names, error, told in (
+        ("warmth", ("PCA", "CRAFT"), ValueError, "deletion"),
+        ("deletion", ("PCA", "nobody"), KeyError, "CRAFT"),
+        ("cross_talk", ("PCA", "CRAFT"), KeyError, "'CRAFT' has no 'cross_talk', but .*insertion"),
+    ):
+        with pytest.raises(error, match=told):
+            shared.is_tied(key, *names)
+
+
+def test_controls_are_never_marked():
+    results = {row.name: row for row in (fake("a", insertion=0.5), fake(RANDOM, insertion=1.0))}
+    table = comparison_table(results, [METRICS["insertion"]], [], controls=CONTROLS)
+    assert [row[1].best for row in table.rows] == [True, False]
+    assert "=" not in table.rows[1][1].text
+    assert any("neither best" in line for line in table.caption)
+    assert not any("neither best" in line for line in comparison_table(results, [], []).caption)
+
+
+def test_notes_tell_what_was_left_out_and_what_deletion_never_reached(shared):
+    one = shared.results["PCA"]
+    gaps = np.where(np.arange(6) < 2, np.nan, 0.5)
+    crossed = np.zeros((6, 3), bool)
+    crossed[:, 0] = True
+    crossed[:3, 1] = True
+    at_chance = np.tile([[0.5, 0.5], [-0.5, -0.5]], (3, 1))
+    changed = replace(
+        one,
+        values=one.values | {"mu_fidelity": gaps, "completeness": at_chance},
+        fidelity=replace(one.fidelity, crossed=crossed),
+    )
+    found = replace(shared, results={"PCA": changed})
+    for caption in (found.table().caption, found._tables()[-1].caption):
+        text = "\n".join(caption)
+        assert "μ-fidelity: images left out as undefined: 2 of 6 of PCA" in text
+        assert "share of the images: PCA 50 % at 0.2 and 100 % at 0.3" in text
+        assert "completeness is undefined" in text and "clearly above 0): PCA" in text
+    assert "P@" not in "\n".join(found.table("dictionary").caption)
+
+
 # ------------------------------------------------------------------ several seeds
 
 
@@ -573,6 +653,14 @@ def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
     assert np.isnan(seeds[0].seed_spread("deletion")["PCA"])
     with pytest.raises(ValueError, match="no metrics"):
         found.seed_spread("warmth")
+    row = next(row for row in found.table("curves").rows if row[0].text == "random")
+    spread = found.seed_spread("deletion")["random"]
+    assert f"(± {spread:.3f})" in row[1].text and row[1].numbers[3] == spread
+    assert any("from seed to seed" in line for line in found.table().caption)
+    line = list(csv.DictReader(io.StringIO(found.table().formatted("csv"))))[1]
+    assert float(line["deletion ↓ (seeds SD)"]) == pytest.approx(np.std(figures, ddof=1))
+    assert line["coherence ↓"] and line["coherence ↓ (low)"] == ""
+    assert "seed" not in str(seeds[0])
 
 
 def test_stability_is_the_mean_over_all_pairs_of_seeds(seeds):
@@ -606,10 +694,8 @@ def test_deletion_by_change_of_an_average_is_the_mean_over_seeds(seeds):
 
 def test_an_extractor_that_failed_with_one_seed_is_missing_in_the_average(seeds):
     first = seeds[0]
-    lost = Comparison(
-        {name: r for name, r in first.results.items() if name != "PCA"},
-        {"PCA": "ValueError: no"}, first.images, first.class_ids,
-    )  # fmt: skip
+    rest = {name: r for name, r in first.results.items() if name != "PCA"}
+    lost = replace(first, results=rest, errors={"PCA": "ValueError: no"})
     found = average([lost, *seeds[1:]])
     assert list(found.results) == ["random", *CONTROLS]
     assert found.errors == {"PCA": "missing in 1 of 3: ValueError: no"}
@@ -793,3 +879,47 @@ def test_comparisons_that_do_not_belong_together_are_not_joined(shared):
     other = Comparison({}, {}, shared.images + 1, shared.class_ids)
     with pytest.raises(ValueError, match="same images and classes"):
         shared.joined(other)
+
+
+def test_comparisons_that_were_made_differently_are_neither_joined_nor_averaged(
+    run, halves, data, images, tmp_path
+):
+    pca = fitted(PCAFactorizer(2), halves, data[1])
+    one = run({"PCA": pca}, controls=False)
+    one.save(tmp_path / "one.npz")
+    loaded = Comparison.load(tmp_path / "one.npz")
+    ways = {
+        "nb_design (4 and 8)": {"nb_design": 8},
+        "importance_images (2 and 3)": {"importance_images": 3},
+        "fit_images": {"fit_images": images("conv_gap", 8, seed=3)},
+    }
+    others = {what: run({"same": pca}, controls=False, **how) for what, how in ways.items()}
+    _, h = halves("conv_gap")
+    other_head = keras.models.clone_model(h)
+    other_head.set_weights([weight + 0.5 for weight in h.get_weights()])
+    others["logits of the intact network"] = run(
+        {"same": pca}, controls=False, latent_to_logit_model=other_head
+    )
+    for what, other in others.items():
+        for put_together in (loaded.joined, lambda other: average([one, other])):
+            with pytest.raises(ValueError, match="made differently") as told:
+                put_together(other)
+            assert what in str(told.value)
+    seed = run({"again": pca}, controls=False, random_state=1)
+    with pytest.raises(ValueError, match=r"random_state \(0 and 1\)"):
+        one.joined(seed)
+    assert average([loaded, seed]).settings.random_state == [0, 1]
+    with pytest.raises(ValueError, match="not known how one"):
+        one.joined(replace(seed, settings=None))
+
+
+def test_what_an_interruption_left_out_can_be_made_up_for(run, tmp_path):
+    begun = run({"a": PCAFactorizer(2), "b": Interrupted(2)}, controls=False)
+    begun.save(tmp_path / "begun.npz")
+    begun = Comparison.load(tmp_path / "begun.npz")
+    assert begun.interrupted and begun.missing == ("b",)
+
+    other = begun.joined(run({"c": PCAFactorizer(2)}, controls=False))
+    assert other.interrupted and other.missing == ("b",)
+    whole = other.joined(run({"b": PCAFactorizer(2)}, controls=False))
+    assert not whole.interrupted and list(whole.results) == ["a", "c", "b"]

@@ -294,6 +294,14 @@ def test_what_does_not_fit_the_bank_is_refused(fitted, x):
         fitted.decode(np.zeros((3, 5), np.float32))
 
 
+def test_only_flat_features_are_read(name, fitted, x):
+    if name in LEARNED:
+        pytest.skip("reads maps as well")
+    for wrong in (x[0], x[None], x[:0], np.full_like(x, np.nan)):
+        with pytest.raises(ValueError, match="activations"):
+            fitted.encode(wrong)
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -354,6 +362,8 @@ def test_under_the_holistic_interface_the_networks_own_output_comes_back(images,
     assert np.abs(np.concatenate(decoded) - own).max() <= 1e-5 * np.abs(own).max()
     read = holistic.encode(pictures, differentiable=True)[0].coeffs_u
     np.testing.assert_allclose(read, holistic.encode(pictures)[0].coeffs_u, atol=1e-4)
+    importances = holistic.estimate_importance(pictures, class_score, 1)
+    assert importances.shape == (3,) and np.isfinite(importances).all() and importances.max() > 0
 
 
 def test_it_runs_in_xpliques_own_holistic_interface(images, name):
@@ -364,6 +374,10 @@ def test_it_runs_in_xpliques_own_holistic_interface(images, name):
     batch = holistic.encode(pictures)[0]
     assert batch.coeffs_u.shape[-1] == 3
     assert np.isfinite(holistic.decode(batch.latent_data, batch.coeffs_u).tensor).all()
+
+
+def class_score(model, coefficients, targets):
+    return tf.reduce_sum(model(coefficients) * targets, axis=-1)
 
 
 @functools.cache

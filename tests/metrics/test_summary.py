@@ -69,6 +69,19 @@ def test_a_ratio_is_of_the_means_and_images_are_drawn_with_both_columns(rng):
     assert found.low < found.value < found.high
 
 
+def test_a_ratio_to_what_cannot_be_told_from_zero_is_undefined(rng):
+    right = np.tile([1.0, 0.0, 0.0], 20)  # at chance among three classes: what is left is rounding
+    at_chance = np.stack([right, right], axis=1) - 1 / 3
+    assert at_chance[:, 1].mean() != 0 and np.isnan(ratio_of_means(at_chance[None])).all()
+    assert np.isnan(summary(at_chance, ratio_of_means)[:3]).all()
+    near = np.concatenate([at_chance, np.full((2, 2), 2 / 3)])
+    assert np.isnan(summary(near, ratio_of_means)[:3]).all()
+    above = np.concatenate([at_chance, np.full((60, 2), 2 / 3)])
+    np.testing.assert_allclose(summary(above, ratio_of_means)[:3], 1.0)
+    sizes = np.eye(1, 6).repeat(2, axis=0).T  # of nothing negative, little is enough
+    assert summary(sizes, ratio_of_means).value == 1.0
+
+
 def test_any_statistic_of_the_images_can_be_resampled(rng):
     values = rng.exponential(size=(50, 3))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -24,22 +25,22 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
     Parameters
     ----------
     comparisons
-        Two or more, of the same images and classes. An extractor that is missing in one of them
+        Two or more, of the same images and classes, made with the same settings but for
+        ``random_state``. An extractor that is missing in one of them
         is missing in the average.
 
     Raises
     ------
     ValueError
-        If there are fewer than two, their images or classes differ, or an extractor has several
-        numbers of concepts.
+        If there are fewer than two, their images, classes or settings differ, or an extractor has
+        several numbers of concepts.
     """
     comparisons = list(comparisons)
     if len(comparisons) < 2:
         raise ValueError(f"an average is of two comparisons at least, not {len(comparisons)}")
     first = comparisons[0]
     for other in comparisons[1:]:
-        if not first.is_of_same_images(other):
-            raise ValueError("the comparisons must be of the same images and classes")
+        first.check_belongs_to(other, seeds_may_differ=True)
     results, errors = {}, {}
     names = dict.fromkeys(
         name for comparison in comparisons for name in (*comparison.results, *comparison.errors)
@@ -54,8 +55,18 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
             errors[name] = f"missing in {missing} of {len(comparisons)}: " + (
                 "; ".join(dict.fromkeys(why)) or "not compared"
             )
-    interrupted = any(comparison.interrupted for comparison in comparisons)
-    return Comparison(results, errors, first.images, first.class_ids, interrupted)
+    settings = first.settings
+    if settings is not None:
+        states = [c.settings.random_state for c in comparisons if c.settings is not None]
+        settings = replace(settings, random_state=states)
+    return replace(
+        first,
+        results=results,
+        errors=errors,
+        interrupted=any(comparison.interrupted for comparison in comparisons),
+        settings=settings,
+        missing=tuple(dict.fromkeys(name for c in comparisons for name in c.missing)),
+    )
 
 
 def _averaged(seeds: list[ExtractorResult]) -> ExtractorResult:

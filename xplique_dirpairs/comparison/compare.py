@@ -29,6 +29,7 @@ from xplique_dirpairs.comparison.inputs import (
     scored_classes,
 )
 from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.comparison.settings import Settings, checksum
 from xplique_dirpairs.extractors.reader import (
     ConceptReader,
     Extractor,
@@ -59,6 +60,8 @@ def compare(
     fit_images: ArrayLike | None = None,
     input_to_latent_model: keras.Model | None = None,
     latent_to_logit_model: keras.Model | None = None,
+    ends_in: str | None = None,
+    multilabel: bool | None = None,
     controls: bool = True,
     importance_images: int = 20,
     nb_design: int = 16,
@@ -86,6 +89,9 @@ def compare(
         the images that every `CraftTf` was fitted on, if these are the same.
     input_to_latent_model, latent_to_logit_model
         The network's halves; None: those of the first `CraftTf`.
+    ends_in, multilabel
+        As `Head` takes them, for a second half that does not come from `split_model`: in what its
+        outputs end, and whether each is a yes or no of its own.
     controls
         Whether random directions and detectors without learning are measured, too, with as many
         concepts as most extractors have.
@@ -125,7 +131,7 @@ def compare(
     }.items():
         check_count(name, value, 2 if name == "nb_design" else 1)
     first, second = network_halves(compared, input_to_latent_model, latent_to_logit_model)
-    images, head = as_images(images), Head(second)
+    images, head = as_images(images), Head(second, ends_in, multilabel)
     activations = compute_activations(first, images, batch_size)
     head.check_takes(activations.shape[1:])
     check_same_layer(compared, first, images[:2], activations[:2])
@@ -149,6 +155,15 @@ def compare(
         nb_design=nb_design,
         random_state=random_state,
     )
+    settings = Settings(
+        shape=tuple(int(length) for length in activations.shape[1:]),
+        logits=logits,
+        limits=bench.limits,
+        fit_images=checksum(to_fit),
+        importance_images=int(bench.importance_images),
+        nb_design=int(nb_design),
+        random_state=int(random_state),
+    )
     results: dict[str, ExtractorResult] = {}
     errors: dict[str, str] = {}
     for number, (name, extractor) in enumerate(compared.items(), 1):
@@ -159,12 +174,13 @@ def compare(
             _say(verbose, ", ".join(f"{what} {seconds:.1f} s" for what, seconds in spent))
         except KeyboardInterrupt:
             _say(verbose, "interrupted")
-            return Comparison(results, errors, images, class_ids, interrupted=True)
+            missing = tuple(compared)[number - 1 :]
+            return Comparison(results, errors, images, class_ids, True, settings, missing)
         except Exception as error:  # whatever one extractor meets, the others are worth having
             errors[name] = f"{type(error).__name__}: {error}"
             _say(verbose, "failed")
             logger.warning("%s has no result: %s", name, errors[name])
-    return Comparison(results, errors, images, class_ids)
+    return Comparison(results, errors, images, class_ids, settings=settings)
 
 
 def _say(verbose: int, text: str, end: str = "\n") -> None:
@@ -326,7 +342,10 @@ def _remarks() -> Iterator[list[str]]:
 
 
 def _unfinished(factorizer: Any) -> list[str]:
-    """That an iterative fit done before was cut short: then it was warned of elsewhere."""
+    """What a fit done before, and elsewhere, warned of there."""
+    problems = getattr(getattr(factorizer, "history_", None), "problems", None)
+    if problems is not None:  # of direction pairs, or an autoencoder
+        return problems()
     converged = getattr(factorizer, "converged_", None)
     if converged is None and not isinstance(factorizer, ConceptFactorizer):  # CRAFT's NMF
         converged = factorizer.n_iter_ < factorizer.max_iter

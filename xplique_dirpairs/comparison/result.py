@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,7 +17,13 @@ from xplique_dirpairs.activations import check_count
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.comparison.files import read_results, write_results
 from xplique_dirpairs.comparison.pictures import aligned_concepts, picture, upright_maps
-from xplique_dirpairs.comparison.table import comparison_table, paired_difference
+from xplique_dirpairs.comparison.settings import Settings
+from xplique_dirpairs.comparison.table import (
+    captions,
+    comparison_table,
+    paired_difference,
+    seed_spread,
+)
 from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.metrics.summary import Summary
 from xplique_dirpairs.plots.comparison import (
@@ -56,6 +62,10 @@ class Comparison:
         The class whose score counts, for each image.
     interrupted
         Whether Ctrl-C ended it: later extractors are missing.
+    settings
+        What it was made with; None: not known.
+    missing
+        Names of the extractors that an interruption left out, where they are known.
     """
 
     results: dict[str, ExtractorResult]
@@ -63,6 +73,8 @@ class Comparison:
     images: NDArray
     class_ids: NDArray
     interrupted: bool = False
+    settings: Settings | None = None
+    missing: tuple[str, ...] = ()
 
     # ---------------------------------------------------------------- tables
 
@@ -82,7 +94,7 @@ class Comparison:
         """
         if kind is not None and kind not in _kinds():
             raise ValueError(f"kind must be one of {_kinds()}, not {kind!r}")
-        return comparison_table(self.results, self._metrics(kind), self._notes())
+        return comparison_table(self.results, self._metrics(kind), self._notes(), CONTROLS)
 
     def _metrics(self, kind: str | None = None) -> list[Metric]:
         """Metrics that at least one extractor has, of one kind or of all."""
@@ -94,7 +106,8 @@ class Comparison:
         ]
 
     def _notes(self) -> list[str]:
-        notes = ["interrupted: later extractors are missing"] if self.interrupted else []
+        missing = ", ".join(self.missing) or "later extractors"
+        notes = [f"interrupted: without {missing}"] if self.interrupted else []
         notes += [f"{name} has no result: {why}" for name, why in self.errors.items()]
         for name, result in self.results.items():
             notes += [f"{name}: {remark}" for remark in result.remarks]
@@ -104,11 +117,26 @@ class Comparison:
         """Whether two extractors cannot be told apart by a metric.
 
         The 95 % bootstrap interval over the images of their paired difference holds 0; of metrics
-        of one figure, both are equal.
+        of one figure, both are equal. False where one is undefined. Of an `average` nothing is
+        said of other seeds: see `seed_spread`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such extractor, or it has not been measured by the metric.
+        ValueError
+            If there is no such metric.
         """
+        _check_keys([key])
+        for which in (name, other):
+            self._check_name(which)
+            if key not in self.results[which].values:
+                raise KeyError(f"{which!r} has no {key!r}, but {list(self.results[which].values)}")
         ours, theirs = (self.results[n].values[key] for n in (name, other))
         if not np.ndim(ours):
             return bool(ours == theirs)
+        if not all(np.isfinite(self.results[n].summaries[key].value) for n in (name, other)):
+            return False
         difference = paired_difference(METRICS[key], ours, theirs)
         return bool(difference.low <= 0.0 <= difference.high)
 
@@ -118,11 +146,7 @@ class Comparison:
         NaN with fewer than two seeds.
         """
         _check_keys([key])
-        spread = {}
-        for name, result in self.results.items():
-            figures = [s.summaries[key].value for s in result.seeds if key in s.summaries]
-            spread[name] = float(np.std(figures, ddof=1)) if len(figures) > 1 else float("nan")
-        return spread
+        return {name: seed_spread(result, key) for name, result in self.results.items()}
 
     def _repr_html_(self) -> str:
         return "\n".join(table._repr_html_() for table in self._tables())
@@ -132,12 +156,12 @@ class Comparison:
 
     def _tables(self) -> list[Table]:
         """One for each kind of metrics, which is as wide as a screen; notes under the last."""
-        metrics = [found for kind in _kinds() if (found := self._metrics(kind))]
-        last = len(metrics) - 1
-        return [
-            comparison_table(self.results, found, self._notes() if k == last else None)
-            for k, found in enumerate(metrics)
-        ] or [self.table()]
+        kinds = [found for kind in _kinds() if (found := self._metrics(kind))]
+        tables = [comparison_table(self.results, found, None, CONTROLS) for found in kinds]
+        if not tables:
+            return [self.table()]
+        notes = [*captions(self.results, self._metrics(), CONTROLS), *self._notes()]
+        return [*tables[:-1], replace(tables[-1], caption=notes)]
 
     # ---------------------------------------------------------------- for Xplique's plots
 
@@ -285,8 +309,7 @@ class Comparison:
             If there is no such extractor.
         """
         for name in (a, b):
-            if name not in self.results:
-                raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
+            self._check_name(name)
         check_count("n", n)
         check_count("nb_crops", nb_crops)
         ours, theirs = (
@@ -303,27 +326,51 @@ class Comparison:
         Parameters
         ----------
         other
-            Of the same images and classes. Controls that are in both are taken from this one.
+            Of the same images and classes, made with the same settings. Controls that are in both
+            are taken from this one. What an interruption left out here, or failed, may be there.
 
         Raises
         ------
         ValueError
-            If the images or classes differ, or an extractor has results in both.
+            If the images, classes or settings differ, or an extractor has results in both.
         """
-        if not self.is_of_same_images(other):
-            raise ValueError("only comparisons of the same images and classes can be joined")
+        self.check_belongs_to(other)
         twice = [n for n in other.results if n in self.results and n not in CONTROLS]
         if twice:
             raise ValueError(f"{twice} have results in both comparisons: rename or leave them out")
         results = other.results | self.results
         ordered = [*self.results, *other.results]
-        return Comparison(
-            {name: results[name] for name in sorted(ordered, key=lambda name: name in CONTROLS)},
-            {n: why for n, why in (other.errors | self.errors).items() if n not in results},
-            self.images,
-            self.class_ids,
-            self.interrupted or other.interrupted,
+        ended = [one for one in (self, other) if one.interrupted]
+        missing = dict.fromkeys(n for one in ended for n in one.missing if n not in results)
+        return replace(
+            self,
+            results={n: results[n] for n in sorted(ordered, key=lambda name: name in CONTROLS)},
+            errors={n: why for n, why in (other.errors | self.errors).items() if n not in results},
+            interrupted=bool(missing) or not all(one.missing for one in ended),
+            missing=tuple(missing),
         )
+
+    def check_belongs_to(self, other: Comparison, seeds_may_differ: bool = False) -> None:
+        """Another comparison must be of the same images, classes, layer, network and settings.
+
+        Raises
+        ------
+        ValueError
+            Which says what differs.
+        """
+        if not self.is_of_same_images(other):
+            raise ValueError("the comparisons must be of the same images and classes")
+        if (self.settings is None) != (other.settings is None):
+            raise ValueError(
+                "it is not known how one of the comparisons was made: measure it again"
+            )
+        if self.settings is not None and other.settings is not None:
+            theirs = other.settings
+            if seeds_may_differ:
+                theirs = replace(theirs, random_state=self.settings.random_state)
+            differences = self.settings.differences(theirs)
+            if differences:
+                raise ValueError(f"the comparisons were made differently: {'; '.join(differences)}")
 
     def is_of_same_images(self, other: Comparison) -> bool:
         """Whether another comparison is of the same images and classes."""
@@ -333,8 +380,15 @@ class Comparison:
 
     def save(self, path: str | Path) -> None:
         """Write all that was measured, and the images, to one file, without pickle."""
-        about = {"errors": self.errors, "interrupted": self.interrupted}
+        about = {
+            "errors": self.errors,
+            "interrupted": self.interrupted,
+            "missing": self.missing,
+            "settings": None if self.settings is None else self.settings.as_json(),
+        }
         arrays = {"images": self.images, "class_ids": self.class_ids}
+        if self.settings is not None:
+            arrays["logits"] = self.settings.logits
         write_results(path, self.results, arrays, about)
 
     @classmethod
@@ -349,8 +403,15 @@ class Comparison:
             If the file is damaged, of another kind, or of a newer format than this version reads.
         """
         results, arrays, about = read_results(path)
+        settings = about.get("settings")  # not in the first files
         return cls(
-            results, about["errors"], arrays["images"], arrays["class_ids"], about["interrupted"]
+            results,
+            about["errors"],
+            arrays["images"],
+            arrays["class_ids"],
+            about["interrupted"],
+            None if settings is None else Settings.from_json(settings, arrays["logits"]),
+            tuple(about.get("missing", ())),
         )
 
     def save_report(self, folder: str | Path) -> list[Path]:
@@ -401,6 +462,10 @@ class Comparison:
     def _check_any(self) -> None:
         if not self.results:
             raise ValueError(f"no extractor has a result: {self.errors or 'interrupted'}")
+
+    def _check_name(self, name: str) -> None:
+        if name not in self.results:
+            raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
 
 
 def _kinds() -> list[str]:

@@ -199,7 +199,8 @@ class AutoencoderFactorizer(AffineFactorizer):
 
     def _read(self, x: NDArray) -> NDArray:
         """u = TopK(ReLU(F x − b)): ≥ 0, at most k not 0."""
-        blocks = [self._coefficients(tf.constant(block)).numpy() for block in blocks_of(x)]
+        with tf.init_scope():  # arrays are read at once, also while others trace a graph
+            blocks = [self._coefficients(tf.constant(block)).numpy() for block in blocks_of(x)]
         return np.concatenate(blocks)
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:

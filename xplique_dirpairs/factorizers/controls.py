@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from xplique_dirpairs.activations import as_pixels, check_activations, check_count
@@ -99,6 +99,22 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         )
         self.pairs_, self.history_ = measured.pairs, None
         return self
+
+    def encode(self, activations: ArrayLike) -> NDArray:
+        """Concept coefficients, (P, D) → (P, I).
+
+        Raises
+        ------
+        ValueError
+            If the activations are not flat and finite, with the channels of `fit`.
+        """
+        channels = self._fitted().filters.shape[1]
+        x = check_activations(activations)
+        if x.ndim != 2 or x.shape[1] != channels:
+            raise ValueError(
+                f"activations must be flat and end in {channels} channels, but are {x.shape}"
+            )
+        return super().encode(x)
 
 
 def clustered_detectors(

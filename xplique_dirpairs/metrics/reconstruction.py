@@ -119,7 +119,7 @@ def completeness(intact: ArrayLike, rebuilt: ArrayLike, chance: float) -> NDArra
     -------
     columns : (N, 2)
         Numerator and denominator of each image; the ratio of their means is η: 0 at chance, 1 as
-        accurate as the network, undefined where the network itself is at chance.
+        accurate as the network, undefined where the network itself is not clearly above chance.
     """
     return np.stack([np.asarray(rebuilt), np.asarray(intact)], axis=1) - chance
 

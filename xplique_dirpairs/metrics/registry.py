@@ -182,7 +182,7 @@ for _metric in (
         "completeness",
         True,
         "Accuracy above chance from the reconstruction without residual, as a fraction of the "
-        "network's own; Yeh et al. 2020",
+        "network's own; undefined where that is not clearly above chance; Yeh et al. 2020",
         "reconstruction",
         ratio_of_means,
     ),

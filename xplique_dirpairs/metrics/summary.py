@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 #: ``statistic(samples)`` reduces axis 1, the images: (B, N, …) → (B,).
 Statistic = Callable[[NDArray], NDArray]
 
+#: What is smaller than this, relative to its terms, is no more than their rounding.
+_ROUNDING = 1e-12
+
 #: Floats of resampled values held at a time.
 _BLOCK = 2**22
 
@@ -26,7 +29,8 @@ class Summary(NamedTuple):
     Attributes
     ----------
     value : float
-        The statistic of all defined rows; NaN if there are none.
+        The statistic of all defined rows; NaN if there are none, and of a ratio whose denominator
+        cannot be told from 0 (see `summary`).
     low, high : float
         Percentile bootstrap interval; NaN with fewer than two defined rows.
     undefined : int
@@ -45,10 +49,14 @@ def mean(samples: NDArray) -> NDArray:
 
 
 def ratio_of_means(samples: NDArray) -> NDArray:
-    """(B, N, 2) → (B,): mean of the first column over mean of the second; NaN where that is 0."""
+    """(B, N, 2) → (B,): mean of the first column over mean of the second; NaN where that is 0.
+
+    To rounding: terms of both signs that cancel out leave a little.
+    """
     means = samples.mean(axis=1)
     above, below = means[:, 0], means[:, 1]
-    return np.divide(above, below, out=np.full(len(means), np.nan), where=below != 0)
+    there_is = np.abs(below) > _ROUNDING * np.abs(samples[..., 1]).mean(axis=1)
+    return np.divide(above, below, out=np.full(len(means), np.nan), where=there_is)
 
 
 def summary(
@@ -82,6 +90,11 @@ def summary(
     -------
     summary
 
+    Notes
+    -----
+    A `ratio_of_means` whose denominators have both signs (a network's accuracy above chance) is
+    undefined unless the interval of their mean is above 0: the ratio would be of any size and sign.
+
     Raises
     ------
     ValueError
@@ -106,11 +119,16 @@ def summary(
     value = float(statistic(defined[None])[0])
     if len(defined) < 2:
         return Summary(value, np.nan, np.nan, undefined)
-    drawn = _bootstrap(defined, statistic, resamples, np.random.default_rng(random_state))
+    tail = (1.0 - confidence) / 2
+    rng = np.random.default_rng(random_state)
+    if statistic is ratio_of_means and defined[:, 1].min() < 0:
+        below = _bootstrap(defined[:, 1], mean, resamples, np.random.default_rng(0))
+        if np.quantile(below, tail) <= 0:
+            return Summary(np.nan, np.nan, np.nan, undefined)
+    drawn = _bootstrap(defined, statistic, resamples, rng)
     drawn = drawn[~np.isnan(drawn)]  # a ratio may be undefined on a resample
     if not len(drawn):
         return Summary(value, np.nan, np.nan, undefined)
-    tail = (1.0 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return Summary(value, float(low), float(high), undefined)
 
