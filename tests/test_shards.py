@@ -353,8 +353,8 @@ def test_a_shard_that_is_damaged_while_it_is_learned_from_is_named(
 ):
     monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
     recipe = get_recipe("soft")
-    stage = dataclasses.replace(recipe.stages[0], epochs=3, steps_per_epoch=30)  # of two passes
-    recipe = dataclasses.replace(recipe, stages=(stage,), restarts=1, batch=20)
+    stage = dataclasses.replace(recipe.stages[0], epochs=2, steps_per_epoch=30)  # of two passes
+    recipe = dataclasses.replace(recipe, stages=(stage,), start="random", restarts=1, batch=20)
     shards, proceed = written(tmp_path, activations), EpochRecord.on_epoch_end
 
     def on_epoch_end(self, epoch, logs=None):
