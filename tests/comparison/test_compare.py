@@ -605,6 +605,7 @@ def test_controls_are_never_marked():
     assert [row[1].best for row in table.rows] == [True, False]
     assert "=" not in table.rows[1][1].text
     assert any("neither best" in line for line in table.caption)
+    assert any("insertion by doing nothing" in line for line in table.caption)
     assert not any("neither best" in line for line in comparison_table(results, [], []).caption)
 
 

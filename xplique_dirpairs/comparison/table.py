@@ -18,9 +18,10 @@ CAPTION = (
     "= marks what cannot be told apart from the best of its column (the 95 % interval of the "
     "paired difference holds 0)."
 )
-OF_CONTROLS = (
-    "Controls are neither best nor =. Who leaves the class in the residual wins insertion by doing "
-    "nothing: read it beside the all-off probability."
+OF_CONTROLS = "Controls are neither best nor =."
+OF_INSERTION = (
+    "Who leaves the class in the residual wins insertion by doing nothing: read it beside the "
+    "all-off probability."
 )
 OF_SEEDS = (
     "Figures are means over seeds, (± …) their standard deviation from seed to seed. The interval "
@@ -64,6 +65,8 @@ def captions(
     found = [CAPTION]
     if any(name in controls for name in results):
         found.append(OF_CONTROLS)
+    if any(metric.key == "insertion" for metric in metrics):
+        found.append(OF_INSERTION)
     if any(result.seeds for result in results.values()):
         found.append(OF_SEEDS)
     return found + measured_notes(results, metrics)
