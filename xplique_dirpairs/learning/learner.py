@@ -95,6 +95,8 @@ class Learner:
         Where the state is kept after every epoch, or None.
     left_out
         Numbers of the images that ``features`` are without.
+    far
+        How many images are unlike the others, but too many to be left out.
     """
 
     def __init__(
@@ -107,10 +109,11 @@ class Learner:
         verbose: int = 0,
         checkpoint: Checkpoint | None = None,
         left_out: Sequence[int] = (),
+        far: int = 0,
     ):
         self.features, self.moments = features, moments
         self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
-        self.checkpoint, self.left_out = checkpoint, left_out
+        self.checkpoint, self.left_out, self.far = checkpoint, left_out, far
         self.interrupted = self._clear_start = False
         self._per_position, self._switches = 1, 0
         self._notes: list[str] = []
@@ -425,7 +428,13 @@ class Learner:
         """What is less sure; of sharp detectors most of all, for soft ones promise less."""
         found = []
         if self.left_out:
-            found.append(f"images {self.left_out} are unlike all others, and were left out")
+            named = self.left_out if len(self.left_out) <= 10 else f"{self.left_out[:10]} and more"
+            found.append(f"images {named} are unlike all others, and were left out")
+        if self.far:
+            found.append(
+                f"{self.far} images are unlike the others, too many to be left out: one direction "
+                "of theirs can turn all signal vectors"
+            )
         if self._is_sharp:
             epochs = self._records.get(self.recipe.stages[-1].name)
             entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
