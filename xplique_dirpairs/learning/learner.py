@@ -29,7 +29,7 @@ from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.stage_fit import fit_stage
-from xplique_dirpairs.learning.starts import make_start, positions_for
+from xplique_dirpairs.learning.starts import count_maxima, make_start, positions_for
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -40,6 +40,8 @@ _CHEAP_STEP = 200_000
 #: 1/M, in whitened units, per detection per axis, at most [measured, I = 128 and Zipf's law: the
 #: share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
 _SHARPNESS_PER_DETECTION = 10.0
+#: Positions that are asked for skewed sources.
+_ASKED = 25_000
 #: A concept that is detected on less than so many times the share L^ic demands, τ/I, stands for
 #: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
 #: of 64 concepts is on 2.1 times τ/I].
@@ -435,10 +437,30 @@ class Learner:
                 f"{self.far} images are unlike the others, too many to be left out: one direction "
                 "of theirs can turn all signal vectors"
             )
+        if (self._is_sharp or self._switches) and rank_of_signal(self.moments, self.concepts):
+            found += self._doubts_of_model()
         if self._is_sharp:
             epochs = self._records.get(self.recipe.stages[-1].name)
             entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
             detections = np.delete(measured.occupancy, measured.surplus) * len(self.features)
             several = entropy > self.recipe.clear_below
             found += find_doubts(entropy if several else None, made.noise, made.axes, detections)
+        return found
+
+    def _doubts_of_model(self) -> list[str]:
+        """Where features look like signals and distractors, but the learning did not find these."""
+        found = []
+        if self._switches:
+            found.append(
+                "features look like signals and distractors (their spectrum has a floor of noise), "
+                "but no such concepts were found: these directions are clusters, thresholds are "
+                "shares of the positions, and neither need be those of concepts"
+            )
+        made, rng = self.coordinates("whitened"), np.random.default_rng(0)
+        maxima = count_maxima(self.features.sample(made, _ASKED, rng), rng)
+        if maxima > self.concepts:
+            found.append(
+                f"there are at least {maxima} skewed sources for {self.concepts} concepts: too few "
+                "concepts are wrong ones (unless distractors are skewed, too)"
+            )
         return found
