@@ -95,3 +95,13 @@ def test_no_more_skewed_sources_are_counted_than_there_are(concepts, images):
     data = signals(images, concepts, 1).features.reshape(-1, 32)
     made = whitened(Moments.of(data), concepts)
     assert count_maxima(made.features(data), np.random.default_rng(0)) <= concepts
+
+
+def test_more_concepts_than_dimensions_are_said_as_such(monkeypatch):
+    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
+    recipe = replace(get_recipe("soft"), stages=brief(get_recipe("soft").stages))
+    recipe = replace(get_recipe("default"), otherwise=recipe)
+    _, history = learn(signals(200).features, 10, recipe=recipe)
+    text = "; ".join(history.problems() + history.notes)
+    assert "vary in 6 dimensions only: at most 6 directions can be told apart, not 10" in text
+    assert "ill-conditioned" not in text and "floor of noise" not in text

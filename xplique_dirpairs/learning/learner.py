@@ -19,6 +19,7 @@ from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState, as_arra
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import (
+    MORE_THAN_DIMENSIONS,
     History,
     LearningWarning,
     find_doubts,
@@ -176,7 +177,10 @@ class Learner:
             number, detectors = self._restore(resumed, rng)
         else:
             if self.recipe.otherwise and rank_of_signal(self.moments, self.concepts) is None:
-                self._switch("the spectrum of the features has no floor of noise")
+                axes = self.coordinates("whitened").axes
+                few = f"{MORE_THAN_DIMENSIONS} {axes} dimensions only"
+                none = "the spectrum of the features has no floor of noise"
+                self._switch(few if axes < self.concepts else none)
             number, detectors = 0, self.start(rng)
         while number < len(self.recipe.stages) and not self.interrupted:
             detectors = self.run(number, detectors, rng, resumed)
@@ -436,6 +440,11 @@ class Learner:
             found.append(
                 f"{self.far} images are unlike the others, too many to be left out: one direction "
                 "of theirs can turn all signal vectors"
+            )
+        if self.concepts > made.axes:
+            found.append(
+                f"{MORE_THAN_DIMENSIONS} {made.axes} dimensions only: at most {made.axes} "
+                f"directions can be told apart, not {self.concepts}"
             )
         if (self._is_sharp or self._switches) and rank_of_signal(self.moments, self.concepts):
             found += self._doubts_of_model()
