@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from xplique_dirpairs.datasets.signal_maps import signal_maps
+from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.outliers import leave_out_far
@@ -31,14 +33,50 @@ def left_out(features):
 
 def test_nothing_is_left_out_of_clean_features(make, clean):
     features = make(clean)
-    kept, _, images = left_out(features)
-    assert kept is features and not images.size
+    kept, _, images, far = left_out(features)
+    assert kept is features and not images.size and not far
+
+
+@pytest.mark.parametrize(
+    "make_tail",
+    [
+        lambda rng: np.maximum(rng.normal(size=(900, 3, 3, 30)) - 1.5, 0.0),
+        lambda rng: np.maximum(
+            rng.normal(size=(400, 2, 2, 40)) * rng.lognormal(0, 0.5, (400, 1, 1, 1)) - 1.0, 0.0
+        ),
+        lambda rng: rng.gamma(0.3, size=(600, 2, 2, 40)) @ rng.normal(size=(40, 40)),
+        lambda rng: rng.standard_exponential((2000, 20)) ** 2,
+        lambda rng: rng.normal(size=(30, 200)),
+        lambda rng: rng.normal(size=(400, 1)) * (rng.random((400, 8)) < 0.02),
+    ],
+    ids=["rectified", "rectified, of brightness", "skewed", "heavy", "few images", "mostly zero"],
+)
+def test_a_tail_is_no_outlier(make_tail, rng):
+    features = HeldFeatures(make_tail(rng).astype(np.float32))
+    kept, _, images, far = left_out(features)
+    assert kept is features and not images.size and not far
+
+
+@pytest.mark.parametrize("size", [1.5, 3.0, 30.0, 1e12])
+@pytest.mark.parametrize("images", [[3], [3, 77], list(range(10))])
+def test_bright_images_are_left_out_up_to_one_in_a_hundred(size, images):
+    features = signal_maps(1000, *random_directions(0, 4, 2, 32), seed=1).features
+    features[images] *= size
+    assert left_out(HeldFeatures(features))[2].tolist() == images
+
+
+def test_a_bright_map_of_few_is_left_out():
+    """Its own positions make the moments that it is far by."""
+    directions = random_directions(0, 4, 2, 32)
+    features = signal_maps(200, *directions, seed=1, map_shape=(7, 7)).features
+    features[3] *= 3
+    assert left_out(HeldFeatures(features))[2].tolist() == [3]
 
 
 @pytest.mark.parametrize("image", [0, 333, 699])
 def test_an_image_with_a_far_position_is_left_out(make, clean, image):
     clean[image, 1] *= 30
-    kept, moments, images = left_out(make(clean))
+    kept, moments, images, _ = left_out(make(clean))
     assert images.tolist() == [image]
     others = np.delete(clean, image, axis=0)
     assert kept.shape == others.shape and len(kept) == 1398
@@ -52,11 +90,17 @@ def test_an_outlier_does_not_hide_another(make):
     assert left_out(make(clean))[2].tolist() == [7, 8]
 
 
-def test_what_many_images_show_is_no_outlier(make, clean):
-    clean[:4, 0] += 300.0
+def test_what_many_images_show_is_no_outlier_and_is_counted(make, clean):
+    clean[:8, 0] += 300.0
     features = make(clean)
-    kept, _, images = left_out(features)
-    assert kept is features and not images.size
+    kept, _, images, far = left_out(features)
+    assert kept is features and not images.size and far == 8
+
+
+def test_images_that_differ_only_rarely_are_kept(make):
+    features = np.ones((200, 1, 3), np.float32)
+    features[:2] += np.random.default_rng(0).normal(size=(2, 1, 3))
+    assert not left_out(make(features))[2].size
 
 
 def test_few_features_are_all_kept(make):

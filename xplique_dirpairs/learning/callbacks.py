@@ -56,7 +56,7 @@ class NaNGuard(keras.callbacks.Callback):
         self.tripped_at = epoch
         self.model.set_weights(self._good)
         self.model.stop_training = True
-        logger.warning(
+        logger.info(  # the caller warns of it
             "%s: the objective became NaN in epoch %d; the last finite epoch is kept",
             self.model.name,
             epoch + 1,

@@ -24,6 +24,10 @@ _BLURS = 0.03
 _COMES_BACK = 0.9
 
 
+#: How the doubt begins that there are more concepts than dimensions.
+MORE_THAN_DIMENSIONS = "features vary in"
+
+
 class LearningWarning(UserWarning):
     """What was learned needs a look: dead or duplicate concepts, a broken constraint, …"""
 
@@ -106,13 +110,18 @@ class History:
         crowded = np.flatnonzero(self.occupancy > 0.5)
         if crowded.size and len(self.occupancy) > 2:
             found.append(f"concepts {crowded.tolist()} are detected on more than half of all cells")
-        if self.condition_number > WELL_CONDITIONED:
+        if self.condition_number > WELL_CONDITIONED and not self._more_than_dimensions:
             found.append(
                 f"filters and signal vectors are ill-conditioned ({self.condition_number:.3g}, "
                 f"above {WELL_CONDITIONED:.0f}): a regularised inverse is used, and switching one "
                 "concept off moves others a little. Too few or too many concepts do that"
             )
         return found
+
+    @property
+    def _more_than_dimensions(self) -> bool:
+        """Whether a doubt says already why the conditioning is bad."""
+        return any(doubt.startswith(MORE_THAN_DIMENSIONS) for doubt in self.doubts)
 
     def summary(self) -> str:
         """A few lines for a terminal or a notebook."""
@@ -163,8 +172,8 @@ def find_doubts(entropy: float | None, noise: float, axes: int, detections: NDAr
     found = []
     if entropy is not None:
         found.append(
-            f"positions carry several concepts, rare ones or noise (L^s {entropy:.2f} bits): "
-            "thresholds are not where a concept begins"
+            "positions carry several concepts, rare ones, noise, or more concepts than asked for "
+            f"(L^s {entropy:.2f} bits): thresholds are not where a concept begins"
         )
     if noise > _BLURS:
         found.append(

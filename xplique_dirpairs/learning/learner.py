@@ -19,6 +19,7 @@ from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState, as_arra
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import (
+    MORE_THAN_DIMENSIONS,
     History,
     LearningWarning,
     find_doubts,
@@ -29,7 +30,7 @@ from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.stage_fit import fit_stage
-from xplique_dirpairs.learning.starts import make_start, positions_for
+from xplique_dirpairs.learning.starts import count_maxima, make_start, positions_for
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -40,6 +41,8 @@ _CHEAP_STEP = 200_000
 #: 1/M, in whitened units, per detection per axis, at most [measured, I = 128 and Zipf's law: the
 #: share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
 _SHARPNESS_PER_DETECTION = 10.0
+#: Positions that are asked for skewed sources.
+_ASKED = 25_000
 #: A concept that is detected on less than so many times the share L^ic demands, τ/I, stands for
 #: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
 #: of 64 concepts is on 2.1 times τ/I].
@@ -95,6 +98,8 @@ class Learner:
         Where the state is kept after every epoch, or None.
     left_out
         Numbers of the images that ``features`` are without.
+    far
+        How many images are unlike the others, but too many to be left out.
     """
 
     def __init__(
@@ -107,10 +112,11 @@ class Learner:
         verbose: int = 0,
         checkpoint: Checkpoint | None = None,
         left_out: Sequence[int] = (),
+        far: int = 0,
     ):
         self.features, self.moments = features, moments
         self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
-        self.checkpoint, self.left_out = checkpoint, left_out
+        self.checkpoint, self.left_out, self.far = checkpoint, left_out, far
         self.interrupted = self._clear_start = False
         self._per_position, self._switches = 1, 0
         self._notes: list[str] = []
@@ -171,7 +177,10 @@ class Learner:
             number, detectors = self._restore(resumed, rng)
         else:
             if self.recipe.otherwise and rank_of_signal(self.moments, self.concepts) is None:
-                self._switch("the spectrum of the features has no floor of noise")
+                axes = self.coordinates("whitened").axes
+                few = f"{MORE_THAN_DIMENSIONS} {axes} dimensions only"
+                none = "the spectrum of the features has no floor of noise"
+                self._switch(few if axes < self.concepts else none)
             number, detectors = 0, self.start(rng)
         while number < len(self.recipe.stages) and not self.interrupted:
             detectors = self.run(number, detectors, rng, resumed)
@@ -425,11 +434,42 @@ class Learner:
         """What is less sure; of sharp detectors most of all, for soft ones promise less."""
         found = []
         if self.left_out:
-            found.append(f"images {self.left_out} are unlike all others, and were left out")
+            named = self.left_out if len(self.left_out) <= 10 else f"{self.left_out[:10]} and more"
+            found.append(f"images {named} are unlike all others, and were left out")
+        if self.far:
+            found.append(
+                f"{self.far} images are unlike the others, too many to be left out: one direction "
+                "of theirs can turn all signal vectors"
+            )
+        if self.concepts > made.axes:
+            found.append(
+                f"{MORE_THAN_DIMENSIONS} {made.axes} dimensions only: at most {made.axes} "
+                f"directions can be told apart, not {self.concepts}"
+            )
+        if (self._is_sharp or self._switches) and rank_of_signal(self.moments, self.concepts):
+            found += self._doubts_of_model()
         if self._is_sharp:
             epochs = self._records.get(self.recipe.stages[-1].name)
             entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
             detections = np.delete(measured.occupancy, measured.surplus) * len(self.features)
             several = entropy > self.recipe.clear_below
             found += find_doubts(entropy if several else None, made.noise, made.axes, detections)
+        return found
+
+    def _doubts_of_model(self) -> list[str]:
+        """Where features look like signals and distractors, but the learning did not find these."""
+        found = []
+        if self._switches:
+            found.append(
+                "features look like signals and distractors (their spectrum has a floor of noise), "
+                "but no such concepts were found: these directions are clusters, thresholds are "
+                "shares of the positions, and neither need be those of concepts"
+            )
+        made, rng = self.coordinates("whitened"), np.random.default_rng(0)
+        maxima = count_maxima(self.features.sample(made, _ASKED, rng), rng)
+        if maxima > self.concepts:
+            found.append(
+                f"there are at least {maxima} skewed sources for {self.concepts} concepts: too few "
+                "concepts are wrong ones (unless distractors are skewed, too)"
+            )
         return found

@@ -91,7 +91,7 @@ def count_skewed_sources(
     per_image = int(np.prod(activations.shape[1:-1]))
     images = _some(activations, max(_IMAGES, _POSITIONS // per_image), rng)
     features = HeldFeatures(images)
-    _, moments, left_out = leave_out_far(features, Moments.of(features), 1)
+    _, moments, left_out, _ = leave_out_far(features, Moments.of(features), 1)
     images = np.delete(images, left_out, axis=0)
     made = whitened(moments, 1)
     halves = [made.features(as_pixels(half)) for half in np.array_split(images, 2)]

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
-from xplique_dirpairs.learning.ica import random_filters, skewness_filters, with_the_missing
+from xplique_dirpairs.learning.ica import (
+    GAP,
+    SAME,
+    nearest_maxima,
+    random_filters,
+    skewness_filters,
+    with_the_missing,
+)
 
 #: Positions a start is computed from: so many for each concept, and never fewer than the second.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000
@@ -72,10 +79,14 @@ def make_start(
     if name == "consensus" and len(features) < concepts:
         name = "random"
     if name == "skewness":
-        filters, gap = skewness_filters(features, concepts, rng)
+        all_filters, _ = skewness_filters(features, max(concepts, features.shape[1]), rng)
+        filters = all_filters[:concepts]
         if 1 < concepts <= features.shape[1]:
-            found = separate(features, with_the_missing(features, filters), backward)
-            if gap or found.separation > _SEPARATE:
+            chosen = with_the_missing(features, filters)
+            if np.array_equal(chosen, filters):
+                chosen = with_the_absence(features, all_filters, concepts)
+            found = separate(features, chosen, backward)
+            if has_gap(features, all_filters, chosen) or found.separation > _SEPARATE:
                 return found
     else:
         make = {"consensus": consensus_filters, "random": random_filters}[name]
@@ -83,6 +94,61 @@ def make_start(
     filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
     z = features @ filters.T.astype(np.float32)
     return Start(filters, np.quantile(z, 1.0 - 1.0 / max(concepts, 2), axis=0))
+
+
+def has_gap(features: NDArray, filters: NDArray, chosen: NDArray) -> bool:
+    """Whether every chosen filter is at least twice as skewed as any that is not [ours].
+
+    Parameters
+    ----------
+    features : (P, A)
+    filters : (A, A)
+        All there are, the most skewed ones first.
+    chosen : (I, A)
+        The first ones; the last of them may be one that they left out, instead of the I-th.
+    """
+    count = len(chosen) if np.array_equal(chosen, filters[: len(chosen)]) else len(chosen) - 1
+    rest = skewnesses(features, filters[count:])
+    return skewnesses(features, chosen).min() > GAP * max(rest, default=0.0)
+
+
+def with_the_absence(features: NDArray, filters: NDArray, concepts: int) -> NDArray:
+    """The first filters, the last one replaced by minus the sum of the others, if that is a gap.
+
+    A concept on a third of all positions is hardly skewed: a direction that is let go leaves it for
+    a rarer one. But it is there where all others are not, and that is twice as skewed as any filter
+    that is left [ours].
+    """
+    others = filters[: concepts - 1]
+    absence = -others.sum(axis=0, keepdims=True)
+    absence /= np.linalg.norm(absence)
+    replaced = np.concatenate([others, absence])
+    return replaced if has_gap(features, filters, replaced) else filters[:concepts]
+
+
+def skewnesses(features: NDArray, filters: NDArray) -> NDArray:
+    """Absolute skewness of the projections on each filter (n, A)."""
+    y = features @ filters.T.astype(np.float32)
+    y = y - y.mean(axis=0)
+    return np.abs((y**3).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
+
+
+def count_maxima(features: NDArray, rng: np.random.Generator) -> int:
+    """How many directions of whitened features (P, A) are clear maxima of skewness alone [ours].
+
+    At least so many skewed sources there are: with few of them, some are the absence of others.
+    """
+    some = features[:_SORTED]
+    filters, _ = skewness_filters(some, some.shape[1], rng)
+    starts = np.concatenate([filters, -filters.sum(axis=0, keepdims=True)])
+    free = nearest_maxima(some, starts.astype(np.float32))
+    sizes = skewnesses(some, free)
+    chance = 2.0 * np.sqrt(6.0 * some.shape[1] / len(some))  # what a maximum over noise has
+    found: list[NDArray] = []
+    for direction in free[sizes > max(sizes.max() / 2.0, chance)]:
+        if all(abs(direction @ known) < SAME for known in found):
+            found.append(direction)
+    return len(found)
 
 
 def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:

@@ -105,7 +105,7 @@ def learn_pairs(
     check_strategy(features.shape[0], random_state)
     moments = Moments.of(features)
     check_alike(**settings, resume=str(resume is None), values=float(np.abs(moments.mean).sum()))
-    features, moments, left_out = leave_out_far(features, moments, number_of_concepts)
+    features, moments, left_out, kept = leave_out_far(features, moments, number_of_concepts)
     moments = as_on_chief(moments)
     checkpoint = None
     if folder is not None:
@@ -113,8 +113,9 @@ def learn_pairs(
         checkpoint = Checkpoint(folder, settings, fingerprint)
     verbose = verbose if is_chief() else 0
     learner = Learner(
-        features, moments, number_of_concepts, head, recipe, verbose, checkpoint, left_out.tolist()
-    )
+        features, moments, number_of_concepts, head, recipe, verbose, checkpoint,
+        left_out.tolist(), kept,
+    )  # fmt: skip
     pairs, history = learner.finish(learner.learn(rng))
     if checkpoint is not None and checkpoint.failure is not None:
         history.notes.append(checkpoint.failure)

@@ -1,0 +1,107 @@
+"""What a fit says of itself where its result is not what it looks like."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.datasets.signal_maps import signal_maps
+from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.learning import learner
+from xplique_dirpairs.learning.coordinates import Moments, whitened
+from xplique_dirpairs.learning.features import HeldFeatures
+from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.starts import count_maxima, make_start
+from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.metrics.recovery import detector_iou
+
+
+def signals(images=1000, concepts=4, seed=0, **settings):
+    """Two positions per image, one concept on each; 32 channels, two distractors."""
+    return signal_maps(images, *random_directions(seed, concepts, 2, 32), seed=seed + 1, **settings)
+
+
+def learn(features, concepts, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearningWarning)
+        return learn_pairs(features, concepts, random_state=0, verbose=0, **settings)
+
+
+def doubts(features, concepts):
+    """Of a fit that hardly learns."""
+    recipe = get_recipe("default")
+    soft = replace(recipe.otherwise, start="random", stages=brief(recipe.otherwise.stages))
+    recipe = replace(recipe, stages=brief(recipe.stages), otherwise=soft)
+    return "; ".join(learn(features, concepts, recipe=recipe)[1].doubts)
+
+
+def brief(stages):
+    return tuple(replace(s, epochs=1, steps_per_epoch=2, meant_for_axes=None) for s in stages)
+
+
+def test_two_bright_images_are_left_out_and_turn_nothing():
+    data = signals()
+    data.features[[3, 77]] *= 30
+    pairs, history = learn(data.features, 4)
+    assert np.abs(pairs.signals @ data.signals.T).max(axis=0).min() > 0.98
+    assert "images [3, 77] are unlike all others" in history.doubts[0]
+
+
+def test_many_bright_images_are_kept_and_said():
+    features = signals().features
+    features[:30] *= 3
+    assert "30 images are unlike the others" in doubts(features, 4)
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_concept_on_a_third_of_all_positions_is_found_from_where_the_others_are_absent(seed):
+    data = signals(5000, 8, seed, zipf=1.0)
+    features = HeldFeatures(data.features)
+    made = whitened(Moments.of(features), 8)
+    sample = features.sample(made, 10_000, np.random.default_rng(0))
+    start = make_start("skewness", sample, 8, np.random.default_rng(0), made.backward)
+    assert start.clear and start.per_position == 1
+    detected = made.features(data.features.reshape(-1, 32)) @ start.filters.T > start.thresholds
+    assert detector_iou(detected, data.masks.reshape(-1, 8)).max(axis=0).min() > 0.8
+
+
+def test_clusters_instead_of_concepts_are_said_where_there_may_be_concepts(monkeypatch):
+    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
+    assert "these directions are clusters" in doubts(signals(1000, 8).features, 8)
+
+
+def test_clusters_in_a_smooth_spectrum_are_what_is_expected(rng):
+    features = rng.gamma(0.3, size=(600, 20)) * np.exp(-np.arange(20) / 5)
+    assert "clusters" not in doubts(features.astype(np.float32), 4)
+
+
+@pytest.mark.parametrize("concepts", [1, 3, 7])
+def test_fewer_concepts_than_skewed_sources_are_said(concepts):
+    assert f"at least 8 skewed sources for {concepts} concepts" in doubts(
+        signals(1000, 8).features, concepts
+    )
+
+
+@pytest.mark.parametrize("concepts", [8, 9])
+def test_as_many_concepts_as_skewed_sources_are_enough(concepts):
+    assert "skewed sources" not in doubts(signals(1000, 8).features, concepts)
+
+
+@pytest.mark.parametrize("images", [60, 200, 1000])
+@pytest.mark.parametrize("concepts", [2, 3, 4, 5, 8])
+def test_no_more_skewed_sources_are_counted_than_there_are(concepts, images):
+    data = signals(images, concepts, 1).features.reshape(-1, 32)
+    made = whitened(Moments.of(data), concepts)
+    assert count_maxima(made.features(data), np.random.default_rng(0)) <= concepts
+
+
+def test_more_concepts_than_dimensions_are_said_as_such(monkeypatch):
+    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
+    recipe = replace(get_recipe("soft"), stages=brief(get_recipe("soft").stages))
+    recipe = replace(get_recipe("default"), otherwise=recipe)
+    _, history = learn(signals(200).features, 10, recipe=recipe)
+    text = "; ".join(history.problems() + history.notes)
+    assert "vary in 6 dimensions only: at most 6 directions can be told apart, not 10" in text
+    assert "ill-conditioned" not in text and "floor of noise" not in text
