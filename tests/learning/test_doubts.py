@@ -105,3 +105,8 @@ def test_more_concepts_than_dimensions_are_said_as_such(monkeypatch):
     text = "; ".join(history.problems() + history.notes)
     assert "vary in 6 dimensions only: at most 6 directions can be told apart, not 10" in text
     assert "ill-conditioned" not in text and "floor of noise" not in text
+
+
+def test_copies_are_said_and_are_no_more_to_learn_from():
+    text = doubts(signals(5).features.repeat(200, axis=0), 4)
+    assert "995 of 1000 images are copies" in text

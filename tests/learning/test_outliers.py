@@ -3,9 +3,10 @@ import pytest
 
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.learning import features as features_
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
-from xplique_dirpairs.learning.outliers import leave_out_far
+from xplique_dirpairs.learning.outliers import distinct_images, leave_out_far
 from xplique_dirpairs.shards import ActivationShards
 
 
@@ -106,3 +107,9 @@ def test_images_that_differ_only_rarely_are_kept(make):
 def test_few_features_are_all_kept(make):
     few = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     assert not left_out(make(few))[2].size
+
+
+@pytest.mark.parametrize("copies", [1, 20])
+def test_copies_of_images_are_counted_once(copies, make, clean, monkeypatch):
+    monkeypatch.setattr(features_, "_BLOCK", 7)  # images reach over its ends
+    assert distinct_images(make(clean[:50].repeat(copies, axis=0))) == 50

@@ -27,6 +27,7 @@ from xplique_dirpairs.learning.history import (
     share_of_returns,
 )
 from xplique_dirpairs.learning.objective import Detectors
+from xplique_dirpairs.learning.outliers import distinct_images
 from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.stage_fit import fit_stage
@@ -43,6 +44,8 @@ _CHEAP_STEP = 200_000
 _SHARPNESS_PER_DETECTION = 10.0
 #: Positions that are asked for skewed sources.
 _ASKED = 25_000
+#: Share of images that may be copies of others.
+_COPIES = 0.1
 #: A concept that is detected on less than so many times the share L^ic demands, τ/I, stands for
 #: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
 #: of 64 concepts is on 2.1 times τ/I].
@@ -441,6 +444,10 @@ class Learner:
                 f"{self.far} images are unlike the others, too many to be left out: one direction "
                 "of theirs can turn all signal vectors"
             )
+        images = self.features.shape[0]
+        distinct = distinct_images(self.features)
+        if images - distinct > _COPIES * images:
+            found.append(f"{images - distinct} of {images} images are copies of others")
         if self.concepts > made.axes:
             found.append(
                 f"{MORE_THAN_DIMENSIONS} {made.axes} dimensions only: at most {made.axes} "
@@ -452,6 +459,7 @@ class Learner:
             epochs = self._records.get(self.recipe.stages[-1].name)
             entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
             detections = np.delete(measured.occupancy, measured.surplus) * len(self.features)
+            detections *= distinct / images
             several = entropy > self.recipe.clear_below
             found += find_doubts(entropy if several else None, made.noise, made.axes, detections)
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,3 +94,18 @@ def _distances(
         )
     by_image = np.concatenate(squares, axis=1).reshape(2, features.shape[0], -1)
     return np.concatenate([by_image.mean(axis=2), by_image.max(axis=2)])
+
+
+def distinct_images(features: HeldFeatures | StreamedFeatures) -> int:
+    """How many images are not copies of others; 8 bytes for each are kept."""
+    per_image, place = len(features) // features.shape[0], 0
+    digests, digest = set(), blake2b(digest_size=8)
+    for block in features.blocks():
+        first = (-place) % per_image  # where a new image begins
+        for rows in np.split(block, range(first or per_image, len(block), per_image)):
+            digest.update(np.ascontiguousarray(rows).tobytes())
+            place += len(rows)
+            if place % per_image == 0:
+                digests.add(digest.digest())
+                digest = blake2b(digest_size=8)
+    return len(digests)
