@@ -84,7 +84,10 @@ def make_start(
         if 1 < concepts <= features.shape[1]:
             chosen = with_the_missing(features, filters)
             if np.array_equal(chosen, filters):
-                chosen = with_the_absence(features, all_filters, concepts)
+                with_absence = with_the_absence(features, all_filters, concepts)
+                found = separate(features, with_absence, backward)
+                if found.separation > _SEPARATE:
+                    return found
             found = separate(features, chosen, backward)
             if has_gap(features, all_filters, chosen) or found.separation > _SEPARATE:
                 return found
@@ -117,7 +120,8 @@ def with_the_absence(features: NDArray, filters: NDArray, concepts: int) -> NDAr
 
     A concept on a third of all positions is hardly skewed: a direction that is let go leaves it for
     a rarer one. But it is there where all others are not, and that is twice as skewed as any filter
-    that is left [ours].
+    that is left [ours]. (So is the absence of independent sources, which is no concept: it does not
+    separate from them.)
     """
     others = filters[: concepts - 1]
     absence = -others.sum(axis=0, keepdims=True)
