@@ -116,7 +116,8 @@ def measured(
 ) -> dict[str, float]:
     """The figures of one fit."""
     recipe, concepts = switched(RECIPES[arguments.base], row), arguments.concepts
-    folder, how = arguments.output / data.name, {"permutations": arguments.permutations}
+    folder = arguments.output / data.name
+    how = {"permutations": arguments.permutations, "amount": arguments.amount}
     settings = {
         "data": data.about,
         "validation": len(data.validation),
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, default=40, metavar="I")
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--permutations", type=int, default=1000, metavar="N")
+    parser.add_argument("--amount", type=float, default=5.0, metavar="A", help="a of RCAV")
     add_scene_options(parser)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", LearningWarning)
@@ -172,15 +174,13 @@ def main() -> None:
         significant.append([Cell(row.name), *counts])
     note = (
         f"Recipe {arguments.base!r}, I = {arguments.concepts}, {arguments.seeds} seed(s), "
-        f"{arguments.permutations} noise vectors; mean ± standard deviation over seeds."
+        f"a = {arguments.amount:g}, {arguments.permutations} noise vectors; mean ± standard "
+        "deviation over seeds."
     )
     print("\n" + Table(["losses", *MEASURES], rows, [note]).formatted("markdown"), "\n")
     headers = [f"{name}{said(test)}" for test in OWN_TESTS for name in ("SDC", "SCDP")]
-    print(
-        Table(["losses", *headers], significant, ["Benjamini–Hochberg, 0.05."]).formatted(
-            "markdown"
-        )
-    )
+    caption = ["Benjamini–Hochberg, 0.05."]
+    print(Table(["losses", *headers], significant, caption).formatted("markdown"))
 
 
 if __name__ == "__main__":
