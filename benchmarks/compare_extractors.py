@@ -38,64 +38,32 @@ import matplotlib
 matplotlib.use("Agg")
 
 import numpy as np
+from extractors import ON_POSITIONS, OURS, fitted
 from real_network import load_data
 from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.activations import compute_activations
 from xplique_dirpairs.comparison.average import average
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import CONTROLS, Comparison
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
-from xplique_dirpairs.factorizers.autoencoders import (
-    ArchetypalFactorizer,
-    RelaxedArchetypalFactorizer,
-    TopKFactorizer,
-)
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
-from xplique_dirpairs.factorizers.decompositions import (
-    FastICAFactorizer,
-    KMeansFactorizer,
-    PCAFactorizer,
-)
-from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.network import Head, split_model
 
-#: Name → factorizer of (I, seed), fitted on positions alone.
-ON_POSITIONS: dict[str, Callable[[int, int], Any]] = {
-    "NMF": lambda i, seed: NMFFactorizer(i, random_state=seed),
-    "semi-NMF": lambda i, seed: SemiNMFFactorizer(i, random_state=seed),
-    "PCA": lambda i, seed: PCAFactorizer(i, random_state=seed),
-    "FastICA": lambda i, seed: FastICAFactorizer(i, random_state=seed),
-    "K-Means": lambda i, seed: KMeansFactorizer(i, random_state=seed),
-    "TopK SAE": lambda i, seed: TopKFactorizer(i, random_state=seed),
-    "A-SAE": lambda i, seed: ArchetypalFactorizer(i, random_state=seed),
-    "RA-SAE": lambda i, seed: RelaxedArchetypalFactorizer(i, random_state=seed),
-}
-#: Name → recipe of our learner.
-RECIPES = {"direction pairs": "default", "UIBE": "uibe", "CBE": "cbe"}
-NAMES = ["direction pairs", "CRAFT", *ON_POSITIONS, "UIBE", "CBE"]
+NAMES = [OURS, "CRAFT", *ON_POSITIONS, "UIBE", "CBE"]
 
 
-def fitted(name: str, concepts: int, seed: int, halves, images, activations, positions: int):
-    """One extractor, fitted."""
-    if name == "CRAFT":
-        np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
-        craft = CraftTf(*halves, concepts, patch_size=round(images.shape[1] / 3.5))
-        craft.fit(images, 0)
-        return craft
-    if name in RECIPES:
-        made = DirectionPairsFactorizer(concepts, recipe=RECIPES[name], random_state=seed)
-        return made.fit_maps(activations, Head(halves[1]))
-    made = ON_POSITIONS[name](concepts, seed)
-    pixels = as_pixels(activations)
-    made.fit(pixels[np.random.default_rng(seed).permutation(len(pixels))[:positions]])
+def craft(concepts: int, seed: int, halves, images) -> CraftTf:
+    """Xplique's own, fitted."""
+    np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
+    made = CraftTf(*halves, concepts, patch_size=round(images.shape[1] / 3.5))
+    made.fit(images, 0)
     return made
 
 
-def fitted_and_told(what: str, name: str, **options):
+def fitted_and_told(what: str, name: str, concepts: int, seed: int, halves, images, **options):
     """`fitted`, with a line for it.
 
     Raises
@@ -104,7 +72,10 @@ def fitted_and_told(what: str, name: str, **options):
         Also where a fit ended normally on Ctrl-C, as those of pairs and autoencoders do.
     """
     start = time.perf_counter()
-    extractor = fitted(name, **options)
+    if name == "CRAFT":
+        extractor = craft(concepts, seed, halves, images)
+    else:
+        extractor = fitted(name, concepts, seed, **options)
     if getattr(getattr(extractor, "history_", None), "interrupted", False):
         raise KeyboardInterrupt
     print(f"{what}, {name}: fit {time.perf_counter() - start:.1f} s", flush=True)
@@ -246,7 +217,7 @@ def main() -> None:
         measured, labels = measured[chosen], labels[chosen]
     for layer in layers:
         halves = split_model(model, layer)
-        activations = compute_activations(halves[0], images)
+        activations, head = compute_activations(halves[0], images), Head(halves[1])
         folder = arguments.output / layer
         folder.mkdir(parents=True, exist_ok=True)
         check_settings(
@@ -268,6 +239,7 @@ def main() -> None:
                 seed=seed,
                 halves=halves,
                 images=images,
+                head=head,
                 activations=activations,
                 positions=arguments.positions,
             )

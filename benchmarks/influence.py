@@ -1,10 +1,21 @@
-"""How long influence and its significance take on a real network.
+"""Do the directions matter to the network, and is that more than noise? And how long that takes.
 
+    python benchmarks/influence.py --output DIR
     python benchmarks/influence.py --data DIR
     python benchmarks/influence.py --data DIR --share 0.1        # a tenth, extrapolated
 
-DIR is laid out as for benchmarks/real_network.py. Directions are learned from the "train"
-photographs; images of the classes are the "val" photographs. Two runs on the layer:
+Without --data, on the annotated scenes: direction pairs learned from the training part with the
+network terms and without, SDC, SCDP and S³ (against Pattern-CAVs), mean and standard deviation over
+seeds; the influence of Pattern-CAVs of concepts that define classes, and of the distractor, which
+defines none (Xplique's own TCAV scores beside it); how often directions are significant on networks
+with random weights: which of the tests are valid. SC is over the validation images of each class,
+or ("any") over all of them. Noise vectors are differences of the means of permuted labels (the
+default of `influence`) or the signal vectors of filters trained on them (the paper's). The network
+and the pairs are kept in --output.
+
+With --data, times on a real network: DIR is laid out as for benchmarks/real_network.py. Directions
+are learned from the "train" photographs; images of the classes are the "val" photographs. Two runs
+on the layer:
 
     own     SC over each class's own photographs, for the classes that have any
     any     SC over all photographs, for every class of the network
@@ -19,22 +30,44 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+from annotated import add_scene_options, scene_layer
+from extractors import NO_NETWORK, OURS, RECIPES
+from kept import learned, mean_and_spread
 from numpy.typing import NDArray
 from real_network import load_data
+from scene_influence import (
+    IMAGES,
+    Test,
+    changes_table,
+    false_positives_table,
+    known_concepts,
+    known_concepts_table,
+    known_signs,
+    of_pairs,
+    s3_of,
+    tcav_table,
+)
 
 from xplique_dirpairs.activations import compute_activations
 from xplique_dirpairs.influence_table import influence_table
+from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.supervised import supervised_pairs
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.influence import STATISTICS, Influence, influence
 from xplique_dirpairs.network import Head, split_model
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.tables import Cell, Table
 
 COLUMNS = (
     "run", "directions", "classes", "images", "permutations", "compared", "s", "s for all",
 )  # fmt: skip
+
+#: Of the columns of SDC, SCDP (twice) and S³.
+DECIMALS = (1, 1, 1, 1, 3)
 
 
 def no_learning(activations: NDArray, concepts: int, seed: int) -> DirectionPairs:
@@ -76,9 +109,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="of the scenes")
+    parser.add_argument("--directions", type=int, help="40; with --data 100")
+    parser.add_argument(
+        "--amounts", type=float, nargs="+", default=[5.0], metavar="A", help="a; timed: the first"
+    )
+    add_scene_options(parser)
+    parser.add_argument("--seeds", type=int, default=3, help="of the pairs, on the scenes")
+    parser.add_argument("--random-networks", type=int, default=5, metavar="N")
     parser.add_argument("--layer", default="out_relu")
-    parser.add_argument("--directions", type=int, default=100)
     parser.add_argument("--images", type=int, default=50, help="photographs of a class")
     parser.add_argument("--train-images", type=int, default=50, help="of a class, to learn from")
     parser.add_argument("--permutations", type=int, default=1000, help="of the run 'own'")
@@ -89,11 +129,76 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="without early stopping as well")
     parser.add_argument("--no-learning", action="store_true", help="directions in a second")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.data is None and arguments.output is None:
+        parser.error("give --output for the scenes, or --data for a real network")
+    if arguments.directions is None:
+        arguments.directions = 40 if arguments.data is None else 100
+    return arguments
+
+
+def on_scenes(arguments: argparse.Namespace) -> None:
+    """Everything on the annotated scenes."""
+    data = scene_layer(arguments)
+    supervised = supervised_pairs(data.training, activations=data.x_training)
+    for amount in arguments.amounts:
+        how = {"permutations": arguments.permutations, "amount": amount}
+        print(f"\na = {amount:g}\n")
+        learned_directions(data, supervised, how, arguments)
+        names, by_test = known_concepts(data, supervised, how)
+        print(known_concepts_table(names, by_test).formatted("markdown"), "\n")
+        print(tcav_table(data, supervised, names).formatted("markdown"), "\n", flush=True)
+        for images in IMAGES:
+            test = Test(images, "mean difference", "signed change")
+            print(f"{images} images: {known_signs(names, by_test[test])}.\n")
+            print(f"{', '.join(test)}:\n")
+            print(changes_table(names, by_test[test]).formatted("markdown"), "\n", flush=True)
+    if arguments.random_networks:
+        table = false_positives_table(
+            arguments.random_networks, arguments.training_images, arguments.validation_images,
+            arguments.directions, how,
+        )  # fmt: skip
+        print(table.formatted("markdown"))
+
+
+def learned_directions(data, supervised, how: dict, arguments: argparse.Namespace) -> None:
+    """SDC, SCDP and S³ of direction pairs, with the network terms and without."""
+    figures: dict[tuple[str, Test], list[list[float]]] = {}
+    first = {}
+    for name in (OURS, NO_NETWORK):
+        for seed in range(arguments.seeds):
+            pairs, _ = learned(
+                arguments.output / data.name, data.about, data.x_training, data.head,
+                arguments.directions, seed, RECIPES[name],
+            )  # fmt: skip
+            of_cavs = s3_of(data, pairs, supervised, how["amount"])
+            for test, found in of_pairs(data, pairs, how).items():
+                bh, paper = found.summary(), found.summary("paper")
+                values = [bh.sdc, bh.scdp, paper.sdc, paper.scdp, of_cavs]
+                figures.setdefault((name, test), []).append(values)
+                first.setdefault(f"{name}, {test.noise}, {test.statistic}", found)
+    rows = [
+        [Cell(name), Cell(test.noise), Cell(test.statistic)]
+        + [mean_and_spread(v, k) for v, k in zip(np.transpose(values), DECIMALS, strict=True)]
+        for (name, test), values in figures.items()
+    ]
+    note = (
+        f"Mean ± standard deviation over {arguments.seeds} seed(s); I = {arguments.directions}, "
+        f"a = {how['amount']:g}, {how['permutations']} noise vectors. S³ is of SC: it does not "
+        "depend on the statistic."
+    )
+    headers = ["directions", "noise", "statistic", "SDC", "SCDP", "SDC, paper", "SCDP, paper", "S³"]
+    print(Table(headers, rows, [note]).formatted("markdown"), "\n", flush=True)
+    corrections = ("benjamini-hochberg", "none", "paper")
+    print("Seed 0:\n\n" + influence_table(first, corrections).formatted("markdown"), "\n")
 
 
 def main() -> None:
     arguments = parse_arguments()
+    warnings.simplefilter("ignore", LearningWarning)
+    if arguments.data is None:
+        on_scenes(arguments)
+        return
     if not (arguments.data / "load.py").is_file():
         print(f"skipped: there is no {arguments.data / 'load.py'} (see --help for the layout)")
         return
@@ -130,6 +235,7 @@ def main() -> None:
             found[name], seconds = timed(
                 head, activations, of_images, pairs, features, count,
                 permutations=permutations, early_stopping=early, statistic=arguments.statistic,
+                amount=arguments.amounts[0],
             )  # fmt: skip
             print(row(name, found[name], len(labels), seconds, arguments.directions), flush=True)
     print()

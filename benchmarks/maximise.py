@@ -1,13 +1,15 @@
-"""Do pictures made for a concept fire its detector, and no other? On the demo's small network.
+"""Do pictures made for a concept fire its detector, and no other? On a small network.
 
     python benchmarks/maximise.py
     python benchmarks/maximise.py --concepts 24 --output DIR
+    python benchmarks/maximise.py --scenes --output DIR
 
-Trains the demo's network, learns direction pairs of all its classes, makes a picture of every
-concept along its filter and its signal vector, with the strongest other detector counted against it
-and without, and with Xplique's own `Objective.direction` and `optimize` as they are; passes them
-through the network and prints, as means over the concepts, what fires. "best photograph": for each
-concept the training picture that fires its detector most. Figures go to --output.
+Trains the demo's network or, with --scenes, that of the annotated scenes (kept in --output, and the
+pairs with it), learns direction pairs of all its classes, makes a picture of every concept along
+its filter and its signal vector, with the strongest other detector counted against it and without,
+and with Xplique's own `Objective.direction` and `optimize` as they are; passes them through the
+network and prints, as means over the concepts, what fires. "best photograph": for each concept the
+training picture that fires its detector most. Figures go to --output.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ matplotlib.use("Agg")
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated import add_scene_options, scene_layer
+from kept import learned
 from numpy.typing import NDArray
 from xplique.features_visualizations import Objective, optimize
 
@@ -32,11 +36,13 @@ from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.extractors.crops import best_crops_of_images
 from xplique_dirpairs.maximisation import maximise
 from xplique_dirpairs.maximisation_report import FiringReport, measure_firing
+from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.maximisation import plot_maximised
 from xplique_dirpairs.tables import Cell, Table
 
 LAYER = "last_conv"
-PATCH = 32
+#: Side of the crops, about a third of a picture's: of the demo's, of a scene.
+PATCH, SCENE_PATCH = 32, 20
 
 
 def by_xplique(g: keras.Model, directions: NDArray, seed: int) -> NDArray:
@@ -60,26 +66,50 @@ def table(reports: dict[str, FiringReport], seconds: dict[str, float]) -> Table:
     return Table(headers, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--concepts", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=128)
-    parser.add_argument("--network", type=Path, help="a stored network of the demo")
-    parser.add_argument("--output", type=Path, help="folder of the figure")
-    arguments = parser.parse_args()
-
+def of_demo(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, DirectionPairs]:
+    """The demo's network, some pictures, and their pairs."""
     images, labels, _ = digit_scenes(3600, arguments.seed)
     if arguments.network:
         model = keras.models.load_model(arguments.network)
     else:
         model = small_cnn(images, labels, seed=arguments.seed, verbose=0)
-    images = images[:900]
     g, h = split_model(model, LAYER)
-    activations = compute_activations(g, images)
     pairs, _ = learn_pairs(
-        activations, arguments.concepts, head=Head(h), random_state=arguments.seed, verbose=0
+        compute_activations(g, images[:900]), arguments.concepts or 10, head=Head(h),
+        random_state=arguments.seed, verbose=0,
+    )  # fmt: skip
+    return model, images[:900], pairs
+
+
+def of_scenes(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, DirectionPairs]:
+    """The same of the annotated scenes."""
+    data = scene_layer(arguments)
+    pairs, _ = learned(
+        arguments.output / data.name, data.about, data.x_training, data.head,
+        arguments.concepts or 40, arguments.seed,
+    )  # fmt: skip
+    return data.model, data.training.images, pairs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--concepts", type=int, help="10; of the scenes 40")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--scenes", action="store_true", help="the annotated scenes' network")
+    parser.add_argument("--network", type=Path, help="a stored network of the demo")
+    parser.add_argument("--output", type=Path, help="folder of the figure; needed by --scenes")
+    add_scene_options(parser)
+    arguments = parser.parse_args()
+    if arguments.scenes and not arguments.output:
+        parser.error("--scenes keeps its network in --output: give one")
+
+    model, images, pairs = (of_scenes if arguments.scenes else of_demo)(arguments)
+    concepts = pairs.number_of_concepts
+    g, _ = split_model(model, LAYER)
+    activations = compute_activations(g, images)
 
     made, seconds = {}, {}
     for along in ("filters", "signals"):
@@ -90,11 +120,11 @@ def main() -> None:
                 model, LAYER, pairs, along=along, against_rival=weight,
                 steps=arguments.steps, random_state=arguments.seed, verbose=0,
             )  # fmt: skip
-            seconds[name] = (time.perf_counter() - start) / arguments.concepts
+            seconds[name] = (time.perf_counter() - start) / concepts
     for name, directions in (("filters", pairs.filters), ("signals", pairs.signals)):
         start = time.perf_counter()
         made[f"{name}, Xplique's own"] = by_xplique(g, directions, arguments.seed)
-        seconds[f"{name}, Xplique's own"] = (time.perf_counter() - start) / arguments.concepts
+        seconds[f"{name}, Xplique's own"] = (time.perf_counter() - start) / concepts
     excess = pairs.project(activations) - pairs.biases
     best = excess.max(axis=(1, 2)).argmax(axis=0)
     reports = {
@@ -106,11 +136,14 @@ def main() -> None:
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
         crops = best_crops_of_images(
-            images, pairs.coefficients(activations) * (excess > 0), PATCH, 5
+            images,
+            pairs.coefficients(activations) * (excess > 0),
+            SCENE_PATCH if arguments.scenes else PATCH,
+            5,
         )
         shown = {name: made[f"{name}, against rival 1"] for name in ("filters", "signals")}
         figure = plot_maximised(
-            shown, crops, np.arange(arguments.concepts), limits=(0.0, 1.0),
+            shown, crops, np.arange(concepts), limits=(0.0, 1.0),
             title="Pictures made for a concept, and the best crops of photographs",
         )  # fmt: skip
         figure.savefig(arguments.output / "maximised.png", dpi=100)

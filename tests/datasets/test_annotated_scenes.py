@@ -279,6 +279,7 @@ def test_a_stream_gives_the_same_images():
     whole = annotated_scenes(20, seed=4, without=["cloud"])
     stream = stream_scenes(20, seed=4, without=["cloud"])
     assert stream.concepts == whole.concepts
+    assert stream.exhaustive and whole.exhaustive
     for _ in range(2):
         batches = list(stream.batches(8))
         assert [len(images) for images, _ in batches] == [8, 8, 4]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,8 @@ def test_a_subset_keeps_images_masks_and_labels_together(annotated):
         np.testing.assert_array_equal(part.labels, annotated.labels[numbers])
         assert part.concepts == annotated.concepts
         assert part.class_names == annotated.class_names
+        assert not part.exhaustive
+        assert dataclasses.replace(annotated, exhaustive=True).subset(which).exhaustive
 
 
 def test_a_split_has_every_image_once(annotated):
@@ -91,6 +95,7 @@ def test_one_mask_for_each_image_is_renumbered_in_the_order_of_the_names(rng, ba
     )
     listed = [name for number, name in names.items() if number != background]
     assert found.flat_concepts == [("cloth", name) for name in listed]
+    assert not found.exhaustive
     for number, name in names.items():
         if number == background:
             np.testing.assert_array_equal(found.masks["cloth"] == 0, masks == number)

@@ -26,6 +26,7 @@ class Annotations:
     activations: np.ndarray
     masks: dict
     concepts: dict
+    exhaustive: bool = False
 
     def batches(self, batch_size=32):
         for start in range(0, len(self.activations), batch_size):
@@ -82,6 +83,9 @@ def test_coverage_is_the_share_of_a_cell_s_pixels(rng):
                         assert coverage[n, r, c, flat] == pytest.approx(share, abs=1e-6)
                         flat += 1
     np.testing.assert_array_equal(known, [[1] * 5, [1, 1, 1, 0, 0], [1] * 5])
+    same, known = cell_coverage(masks, CONCEPTS, (2, 3), exhaustive=True)
+    np.testing.assert_array_equal(same, coverage)
+    assert known.all()
 
 
 # ------------------------------------------------------------------ Pattern-CAVs
@@ -99,6 +103,20 @@ def test_signal_vectors_are_pattern_cavs_of_the_images_that_know_the_category(da
         theirs = mean_difference(tf.constant(x), tf.constant(t[:, None], tf.float32))[0]
         assert signal_cosines(found.pairs.signals[i : i + 1], theirs[None]) > 1 - 1e-6
         assert found.positives[i] == t.sum()
+
+
+def test_where_masks_show_all_that_there_is_every_image_is_a_negative(data):
+    data.exhaustive = True
+    found = supervised_pairs(data, own)
+    cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
+    assert any((mask == 0).all(axis=(1, 2)).any() for mask in cells.values())
+    x = data.activations.reshape(-1, CHANNELS)
+    for signal, where in zip(
+        found.pairs.signals, np.moveaxis(indicators(cells), -1, 0), strict=True
+    ):
+        t = where.reshape(-1)
+        slow = x[t].mean(axis=0) - x[~t].mean(axis=0)
+        np.testing.assert_allclose(signal, slow / np.linalg.norm(slow), atol=1e-5)
 
 
 def test_the_truth_is_found(data, signals):

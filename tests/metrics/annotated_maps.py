@@ -14,6 +14,7 @@ class Annotations:
     maps: np.ndarray
     masks: dict
     concepts: dict
+    exhaustive: bool = False
 
     def batches(self, batch_size=32):
         for start in range(0, len(self.maps), batch_size):
@@ -22,7 +23,7 @@ class Annotations:
 
     def subset(self, which):
         masks = {name: mask[which] for name, mask in self.masks.items()}
-        return Annotations(self.maps[which], masks, self.concepts)
+        return Annotations(self.maps[which], masks, self.concepts, self.exhaustive)
 
 
 def annotations(rng, images=6, cells=(3, 4), shape=(10, 13), detectors=5, dtype=np.uint8):
@@ -52,12 +53,12 @@ def slow_upsampled(maps, shape):
 
 
 def slow_pixels(data):
-    """For each category: upsampled maps (P, I) and labels (P,) of the images that have one."""
+    """For each category: upsampled maps (P, I) and labels (P,) of the images that count for it."""
     found = {}
     for category, masks in data.masks.items():
         values, labels = [], []
         for maps, mask in zip(data.maps, masks, strict=True):
-            if not mask.any():
+            if not (mask.any() or data.exhaustive):
                 continue
             up = [slow_upsampled(maps[..., i], mask.shape) for i in range(maps.shape[-1])]
             values.append(np.stack(up, axis=-1).reshape(-1, maps.shape[-1]))

@@ -34,10 +34,11 @@ def thresholds(rng):
 # ------------------------------------------------------------------ against a slow second writing
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_iou_is_that_of_sets_of_pixels(seed):
+@pytest.mark.parametrize(("seed", "exhaustive"), [(0, False), (1, False), (2, False), (3, True)])
+def test_iou_is_that_of_sets_of_pixels(seed, exhaustive):
     rng = np.random.default_rng(seed)
     data, limits = annotations(rng, images=4), rng.normal(0.3, 0.3, size=5)
+    data.exhaustive = exhaustive
     found = dissect(data, own, limits)
     pixels = slow_pixels(data)
     for c, (category, name) in enumerate(FLAT):
@@ -58,6 +59,27 @@ def test_images_without_a_label_of_the_category_do_not_count_for_it(data, thresh
     np.testing.assert_array_equal(found.pixels, np.array([6, 6, 2]) * 130)
     np.testing.assert_array_equal(found.iou[:, -1], parts.iou[:, -1])
     np.testing.assert_array_equal(found.detector_area[:, -1], parts.detector_area[:, -1])
+
+
+def test_every_image_counts_where_masks_show_all_that_there_is(data, thresholds):
+    data.masks["object"][2] = 0
+    known, whole = dissect(data, own, thresholds), dataclasses.replace(data, exhaustive=True)
+    found = dissect(whole, own, thresholds)
+    np.testing.assert_array_equal(found.images, [6, 6, 6])
+    np.testing.assert_array_equal(found.pixels, np.array([6, 6, 6]) * 130)
+    # what fires in an image without parts is wrong now; what is hit, and what there is, stay
+    np.testing.assert_array_equal(found.intersection, known.intersection)
+    np.testing.assert_array_equal(found.concept_area, known.concept_area)
+    np.testing.assert_array_equal(found.iou[:, 3:5], known.iou[:, 3:5])
+    assert (found.iou[:, -1] < known.iou[:, -1]).any()
+    # the same detector fires alike, whatever category it is asked about
+    np.testing.assert_array_equal(found.detector_area, found.detector_area[:, [1, 1, 1]])
+
+
+def test_a_category_of_which_there_is_nothing_has_iou_zero_where_masks_show_all(data, thresholds):
+    data.masks["part"][:] = 0
+    found = dissect(dataclasses.replace(data, exhaustive=True), own, thresholds)
+    np.testing.assert_array_equal(found.iou[:, -1], 0.0)
 
 
 def test_overlaps_are_counted_exactly(rng):

@@ -69,7 +69,13 @@ def test_labels_are_from_the_training_part(found, training, thresholds):
     np.testing.assert_array_equal(found.training_iou, dissection.iou.max(axis=1))
 
 
-def test_scores_are_those_of_the_validation_part_s_pixels(found, validation, thresholds):
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_scores_are_those_of_the_validation_part_s_pixels(
+    training, validation, thresholds, exhaustive
+):
+    training.exhaustive = validation.exhaustive = exhaustive
+    found = interpretability(training, validation, own, thresholds)
+    assert (found.images == len(validation.maps)).all() == exhaustive
     for i, label in enumerate(found.labels):
         values, there = pixels_of(validation, label)
         fires = values[:, i] > thresholds[i]

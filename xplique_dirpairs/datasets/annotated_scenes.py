@@ -73,7 +73,7 @@ def annotated_scenes(
     -------
     scenes
         Images (n, 64, 64, 3) float32 in [0, 1]; masks of the four categories of `CONCEPTS`, uint8;
-        labels as in `CLASS_NAMES`.
+        labels as in `CLASS_NAMES`. The masks are exhaustive.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def annotated_scenes(
         images[k] = canvas.rgb.reshape(SIDE, SIDE, 3)
         for mask, drawn in zip(masks.values(), canvas.masks, strict=True):
             mask[k] = drawn.reshape(SIDE, SIDE)
-    return AnnotatedImages(images, masks, CONCEPTS, labels, CLASS_NAMES)
+    return AnnotatedImages(images, masks, CONCEPTS, labels, CLASS_NAMES, exhaustive=True)
 
 
 def stream_scenes(n: int, seed: int = 0, *, without: Collection[str] = ()) -> AnnotatedStream:
@@ -119,7 +119,7 @@ def stream_scenes(n: int, seed: int = 0, *, without: Collection[str] = ()) -> An
             part = annotated_scenes(count, seed, start=first, without=without)
             yield part.images, part.masks
 
-    return AnnotatedStream(batches, CONCEPTS)
+    return AnnotatedStream(batches, CONCEPTS, exhaustive=True)
 
 
 def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:

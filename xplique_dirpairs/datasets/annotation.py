@@ -8,7 +8,7 @@ sets that memory does not hold as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ class _Annotated:
     """What sets in memory and streams share: the list of concepts."""
 
     concepts: dict[str, tuple[str, ...]]
+    exhaustive: bool
 
     @property
     def flat_concepts(self) -> list[Concept]:
@@ -63,6 +64,10 @@ class AnnotatedImages(_Annotated):
         Class of each image.
     class_names
         Of the classes, if they have names.
+    exhaustive
+        Whether the masks show all that there is, so that an image without a label of a category has
+        nothing of that category. Otherwise it may only not have been annotated, as in Broden, and
+        says nothing about the category.
 
     Raises
     ------
@@ -77,6 +82,7 @@ class AnnotatedImages(_Annotated):
     concepts: dict[str, tuple[str, ...]]
     labels: NDArray | None = None
     class_names: tuple[str, ...] | None = None
+    exhaustive: bool = False
 
     def __post_init__(self):
         concepts = _checked_concepts(self.concepts)
@@ -105,7 +111,7 @@ class AnnotatedImages(_Annotated):
         background: int | None = 0,
         labels: ArrayLike | None = None,
     ) -> AnnotatedImages:
-        """Images that have a single mask each.
+        """Images that have a single mask each, not taken to be ``exhaustive``.
 
         Parameters
         ----------
@@ -192,7 +198,7 @@ class AnnotatedImages(_Annotated):
         which = np.asarray(which)
         labels = None if self.labels is None else self.labels[which]
         images, masks = self.images[which], _part(self.masks, which)
-        return AnnotatedImages(images, masks, self.concepts, labels, self.class_names)
+        return replace(self, images=images, masks=masks, labels=labels)
 
     def split(
         self, share: float = 0.5, *, groups: ArrayLike | None = None, random_state: int = 0
@@ -237,6 +243,8 @@ class AnnotatedStream(_Annotated):
         in the same order at every call.
     concepts
         Category → names, as of `AnnotatedImages`.
+    exhaustive
+        As of `AnnotatedImages`.
 
     Raises
     ------
@@ -248,6 +256,8 @@ class AnnotatedStream(_Annotated):
         self,
         make_batches: Callable[[int], Iterable[tuple[ArrayLike, Mapping[str, ArrayLike]]]],
         concepts: Mapping[str, Sequence[str]],
+        *,
+        exhaustive: bool = False,
     ):
         if not callable(make_batches):
             raise TypeError(
@@ -256,6 +266,7 @@ class AnnotatedStream(_Annotated):
             )
         self._make_batches = make_batches
         self.concepts = _checked_concepts(concepts)
+        self.exhaustive = exhaustive
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
         """Images and masks in order, one batch at a time in memory.

@@ -6,7 +6,7 @@ Decomposition (B. Zhou et al., ECCV 2018): a logistic regression for each concep
 positions with it as memory allows and a balanced weight of those without.
 
 A position is positive where the concept covers enough of its cell. Images without a label of the
-concept's category say nothing about it.
+concept's category say nothing about it, unless the masks are exhaustive.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from xplique_dirpairs.metrics.dissection import (
     category_of,
     category_starts,
     flat_concepts,
+    is_exhaustive,
     one_thread,
     read_batches,
 )
@@ -167,6 +168,8 @@ def cell_coverage(
     concepts: Mapping[str, tuple[str, ...]],
     cells: tuple[int, int],
     shift: Shift = 0.0,
+    *,
+    exhaustive: bool = False,
 ) -> tuple[NDArray, NDArray]:
     """What share of each cell of a map each concept covers.
 
@@ -180,20 +183,23 @@ def cell_coverage(
         (h, w).
     shift
         See `alignment`.
+    exhaustive
+        Whether an image without a label of a category has nothing of it.
 
     Returns
     -------
     coverage : (n, h, w, C) float32
         In [0, 1].
     known : (n, C) bool
-        Whether the image has a label of the concept's category.
+        Whether the image says anything about the concept's category: if it has a label of it, or
+        the masks are exhaustive.
     """
     count = len(next(iter(masks.values())))
     category, starts = category_of(concepts), category_starts(concepts)
     coverage = np.zeros((count, *cells, len(category)), np.float32)
     known = np.zeros((count, len(category)), bool)
     for number in range(count):
-        image = LabelledImage(masks, number, concepts, starts)
+        image = LabelledImage(masks, number, concepts, starts, exhaustive)
         (height, width), (down, right) = image.shape, check_shift(shift)
         where = image.indicators(slice(None))[:-1].reshape(-1, height, width).astype(np.float32)
         rows = coverage_matrix(cells[0], height, down)
@@ -222,7 +228,10 @@ class _Features:
         return read_batches(self._annotated, *self._source)
 
     def _of_masks(self, masks: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
-        shares, known = cell_coverage(masks, self._annotated.concepts, self.cells, self._shift)
+        shares, known = cell_coverage(
+            masks, self._annotated.concepts, self.cells, self._shift,
+            exhaustive=is_exhaustive(self._annotated),
+        )  # fmt: skip
         known = np.repeat(known, self.cells[0] * self.cells[1], axis=0)
         return shares.reshape(known.shape), known
 

@@ -5,7 +5,8 @@ bilinearly to the resolution of its masks (half-pixel centres, see `alignment`) 
 where z_i > b_i. Intersections and areas are counted in pixels over a data set, one image in memory
 at a time. As in Broden a pixel may have a label in each of several categories; images without any
 label of a category do not count for its concepts, while unlabelled pixels of images that have one
-count as pixels without the concept.
+count as pixels without the concept. Where masks are exhaustive (`AnnotatedImages`) every image
+counts for every category.
 
 Shapes: I detectors, C concepts (all categories one after the other), G categories.
 """
@@ -33,7 +34,11 @@ Read = Callable[[NDArray], ArrayLike]
 
 
 class Annotated(Protocol):
-    """Annotated images: `AnnotatedImages`, `AnnotatedStream`, or anything like them."""
+    """Annotated images: `AnnotatedImages`, `AnnotatedStream`, or anything like them.
+
+    A true attribute ``exhaustive`` says that an image without a label of a category has nothing of
+    it; without such an attribute, that it may not have been annotated.
+    """
 
     @property
     def concepts(self) -> Mapping[str, tuple[str, ...]]:
@@ -55,10 +60,11 @@ class Dissection:
     intersection : (I, C) int64
         Pixels of the concept where the detector fires.
     detector_area : (I, G) int64
-        Pixels where the detector fires, of the images with a label of the category.
+        Pixels where the detector fires, of the images that count for the category: those with a
+        label of it, or all if the masks are exhaustive.
     concept_area : (C,) int64
     pixels, images : (G,) int64
-        Of the images with a label of the category.
+        Of the images that count for the category.
     lowest, highest : (I,)
         Range of a detector's maps over all images.
     """
@@ -88,8 +94,7 @@ class Dissection:
     def iou(self) -> NDArray:
         """φ_i(c): intersection over union, (I, C) in [0, 1], higher is better.
 
-        0 where neither is ever there; NaN for the concepts of a category that no image has a label
-        of.
+        0 where neither is ever there; NaN for the concepts of a category that no image counts for.
         """
         union = self.union
         iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
@@ -180,6 +185,7 @@ def dissect(
     check_shift(shift)
     concepts = dict(annotated.concepts)
     count, starts = len(flat_concepts(concepts)), category_starts(concepts)
+    exhaustive = is_exhaustive(annotated)
     intersection = np.zeros((len(limits), count), np.int64)
     detector_area = np.zeros((len(limits), len(concepts)), np.int64)
     concept_area = np.zeros(count, np.int64)
@@ -189,7 +195,7 @@ def dissect(
         lowest = np.minimum(lowest, maps.min(axis=(0, 1, 2)))
         highest = np.maximum(highest, maps.max(axis=(0, 1, 2)))
         for number, one_map in enumerate(maps):
-            labelled = LabelledImage(masks, number, concepts, starts)
+            labelled = LabelledImage(masks, number, concepts, starts, exhaustive)
             fires = np.zeros((len(labelled.present) + 1, len(limits)), np.int64)
             with one_thread():
                 for rows, values in upsampled_bands(one_map, labelled.shape, shift):
@@ -219,7 +225,8 @@ class LabelledImage:
     areas : (c,)
         How many.
     categories : (g,)
-        Categories with a label somewhere in the image.
+        Categories that the image counts for: with a label somewhere in it, or, if its masks are
+        exhaustive, all.
     """
 
     def __init__(
@@ -228,6 +235,7 @@ class LabelledImage:
         number: int,
         concepts: Mapping[str, tuple[str, ...]],
         starts: NDArray,
+        exhaustive: bool = False,
     ):
         self._found: list[tuple[NDArray, NDArray]] = []
         present, areas, categories = [], [], []
@@ -245,6 +253,7 @@ class LabelledImage:
                 self._found.append((mask, numbers.astype(mask.dtype)))
                 present.append(starts[g] + numbers - 1)
                 areas.append(counts[numbers])
+            if exhaustive or len(numbers):
                 categories.append(g)
         nothing = np.zeros(0, np.int64)
         self.present = np.concatenate([nothing, *present])
@@ -282,6 +291,11 @@ def one_thread():
     a hundred times as long.
     """
     return _BLAS.limit(limits=1, user_api="blas")
+
+
+def is_exhaustive(annotated: Annotated) -> bool:
+    """Whether an image without a label of a category has nothing of it: see `Annotated`."""
+    return bool(getattr(annotated, "exhaustive", False))
 
 
 def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:

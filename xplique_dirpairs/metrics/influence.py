@@ -242,8 +242,9 @@ def influence(
     statistic
         "change": |mean Δ|. "score": |SC|. "signed change": the mean Δ against noise of its own
         sign, p doubled: log p has an upper end, so that nothing can help a class that is certain
-        as much as noise hurts it, and "change" will not call it significant [ours]. Up to ``tie``
-        any counts as none.
+        as much as noise hurts it, and "change" will not call it significant [ours]. For noise
+        that is as likely on either side: the default ``estimator``, not `trained_filter_noise`.
+        Up to ``tie`` any counts as none.
     level
         θ, in (0, 1).
     estimator

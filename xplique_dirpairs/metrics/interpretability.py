@@ -98,7 +98,7 @@ class Interpretability:
     training_iou : (I,)
         Of detector and label on the part that the label is from; NaN if that is not known.
     intersection, detector_area, concept_area : (I,) int64
-        Pixels of the validation part, of the images with a label of the category: of both, of the
+        Pixels of the validation part, of the images that count for the category: of both, of the
         detector, of its label.
     images : (I,) int64
         How many these images are.

@@ -19,6 +19,7 @@ from xplique_dirpairs.metrics.dissection import (
     count_overlaps,
     dissect,
     flat_concepts,
+    is_exhaustive,
     one_thread,
     read_batches,
 )
@@ -135,9 +136,10 @@ def score_labels(
     chosen = dissection.labels if labels is None else np.asarray(labels)
     counts = _LabelCounts(dissection, _checked_labels(chosen, dissection), resamples, random_state)
     detectors = len(dissection.thresholds)
+    exhaustive = is_exhaustive(annotated)
     for maps, masks in read_batches(annotated, read, activations, batch_size, detectors):
         for number, one_map in enumerate(maps):
-            image = LabelledImage(masks, number, counts.concepts, counts.starts)
+            image = LabelledImage(masks, number, counts.concepts, counts.starts, exhaustive)
             with one_thread():
                 counts.add(image, one_map, shift)
     return counts.result()

@@ -43,6 +43,10 @@ def trained_filter_noise(sample: NDArray, labels: NDArray) -> NDArray:
     The filter is that of ridge regression on the labels [ours]; the signal vector is
     cov[x, z] over its positives, z > 0 (method section 3). Parameters and result as of
     `mean_difference_noise`.
+
+    Where features are skewed, as behind a ReLU, these vectors have a mean that is not zero,
+    whatever the labels: they suit statistics that have no sign ("change", "score"). Those of
+    `mean_difference_noise` turn round when labels are swapped, and are as likely on either side.
     """
     covariance = sample.T @ sample / len(sample)
     ridge = _RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float32).tiny

@@ -1,0 +1,121 @@
+"""Annotated images and a network's layer that sees them, as several benchmarks take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from real_network import load_data
+
+from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.datasets.annotated_scenes import annotated_scenes
+from xplique_dirpairs.datasets.annotation import AnnotatedImages
+from xplique_dirpairs.datasets.scene_network import LAYER, train_scene_network
+from xplique_dirpairs.network import Head, split_model
+
+#: Seeds of the scenes that the network, the extractors and the scores are from.
+NETWORK_SEED, TRAINING_SEED, VALIDATION_SEED = 0, 1, 2
+#: Images that the network is trained on; of the training and of the validation part.
+NETWORK_IMAGES, TRAINING_IMAGES, VALIDATION_IMAGES = 5000, 1000, 1000
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedLayer:
+    """Two parts of annotated images, and what a layer makes of them.
+
+    Attributes
+    ----------
+    name
+        Of the layer.
+    model : keras.Model
+    head : Head
+        From the layer to the classes.
+    training, validation : AnnotatedImages
+    x_training, x_validation : (N, h, w, D)
+        Activations.
+    about
+        Where all of it is from, for the settings of what is kept.
+    """
+
+    name: str
+    model: keras.Model
+    head: Head
+    training: AnnotatedImages
+    validation: AnnotatedImages
+    x_training: NDArray
+    x_validation: NDArray
+    about: dict[str, Any]
+
+
+def add_scene_options(parser) -> None:
+    """Options of how many scenes there are."""
+    for name, default, what in (
+        ("network", NETWORK_IMAGES, "the network is trained on, once"),
+        ("training", TRAINING_IMAGES, "concepts are learned from, and labels are from"),
+        ("validation", VALIDATION_IMAGES, "everything is scored on"),
+    ):
+        parser.add_argument(
+            f"--{name}-images", type=int, default=default, metavar="N", help=f"scenes that {what}"
+        )
+
+
+def scene_network(folder: Path, images: int = NETWORK_IMAGES) -> keras.Model:
+    """The scenes' network, trained once and kept in the folder."""
+    path = folder / f"scene_network_{images}.keras"
+    if path.exists():
+        return keras.models.load_model(path)
+    print(f"training the scenes' network on {images} scenes", flush=True)
+    scenes = annotated_scenes(images, seed=NETWORK_SEED)
+    model = train_scene_network(scenes.images, scenes.labels, verbose=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    return model
+
+
+def scene_layer(arguments) -> AnnotatedLayer:
+    """The trained network on scenes that it was not trained on; options of `add_scene_options`."""
+    model = scene_network(arguments.output, arguments.network_images)
+    about = {"network": arguments.network_images}
+    made = layer_of_scenes(model, arguments.training_images, arguments.validation_images, about)
+    predicted = made.head.logits(made.x_validation).argmax(axis=1)
+    right = np.mean(predicted == made.validation.labels)
+    print(f"the network is right about {right:.1%} of the validation scenes", flush=True)
+    return made
+
+
+def layer_of_scenes(
+    model: keras.Model, training: int, validation: int, about: dict[str, Any]
+) -> AnnotatedLayer:
+    """A network of `scene_network`'s form on so many scenes."""
+    g, h = split_model(model, LAYER)
+    parts = (
+        annotated_scenes(training, seed=TRAINING_SEED),
+        annotated_scenes(validation, seed=VALIDATION_SEED),
+    )
+    activations = [compute_activations(g, part.images) for part in parts]
+    about = about | {"scenes": training, "layer": LAYER}
+    return AnnotatedLayer(LAYER, model, Head(h), *parts, *activations, about)
+
+
+def clothing_layers(folder: Path, layers: list[str], seed: int = 0) -> Iterator[AnnotatedLayer]:
+    """The real network on photographs with clothing masks, split in half by photograph.
+
+    The part of a file's name before "_" says which photograph it is of.
+    """
+    data = load_data(folder)
+    images, masks, names = data.clothing()
+    paths = sorted((folder / "clothing" / "images").glob("*.jpg"))
+    annotated = AnnotatedImages.from_one_mask(images, masks, names, category="clothing")
+    groups = [path.stem.split("_")[0] for path in paths]
+    parts = annotated.split(0.5, groups=groups, random_state=seed)
+    model = data.model()
+    for layer in layers:
+        g, h = split_model(model, layer)
+        activations = [compute_activations(g, data.preprocess(part.images)) for part in parts]
+        about = {"layer": layer, "photographs": len(parts[0])}
+        yield AnnotatedLayer(layer, model, Head(h), *parts, *activations, about)

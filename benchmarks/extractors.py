@@ -1,0 +1,81 @@
+"""Concept extractors by name, as several benchmarks fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xplique_dirpairs.activations import as_pixels
+from xplique_dirpairs.factorizers.autoencoders import (
+    ArchetypalFactorizer,
+    RelaxedArchetypalFactorizer,
+    TopKFactorizer,
+)
+from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
+from xplique_dirpairs.factorizers.decompositions import (
+    FastICAFactorizer,
+    KMeansFactorizer,
+    PCAFactorizer,
+)
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+from xplique_dirpairs.learning.presets import DEFAULT
+from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.network import Head
+
+#: The losses that ask the network.
+NETWORK_TERMS = ("uur", "cur", "fired")
+OURS, NO_NETWORK = "direction pairs", "direction pairs, no network term"
+
+
+def without_network(recipe: Recipe) -> Recipe:
+    """A recipe that does not ask the network, nor does the one it may hand over to."""
+    stages = tuple(
+        replace(s, weights={k: v for k, v in s.weights.items() if k not in NETWORK_TERMS})
+        for s in recipe.stages
+    )
+    otherwise = None if recipe.otherwise is None else without_network(recipe.otherwise)
+    return replace(recipe, name=f"{recipe.name}, no network", stages=stages, otherwise=otherwise)
+
+
+#: Name → factorizer of (I, seed), fitted on positions alone.
+ON_POSITIONS: dict[str, Callable[[int, int], Any]] = {
+    "NMF": lambda i, seed: NMFFactorizer(i, random_state=seed),
+    "semi-NMF": lambda i, seed: SemiNMFFactorizer(i, random_state=seed),
+    "PCA": lambda i, seed: PCAFactorizer(i, random_state=seed),
+    "FastICA": lambda i, seed: FastICAFactorizer(i, random_state=seed),
+    "K-Means": lambda i, seed: KMeansFactorizer(i, random_state=seed),
+    "TopK SAE": lambda i, seed: TopKFactorizer(i, random_state=seed),
+    "A-SAE": lambda i, seed: ArchetypalFactorizer(i, random_state=seed),
+    "RA-SAE": lambda i, seed: RelaxedArchetypalFactorizer(i, random_state=seed),
+}
+#: Name → recipe of our learner.
+RECIPES: dict[str, str | Recipe] = {OURS: "default", "UIBE": "uibe", "CBE": "cbe"}
+RECIPES |= {NO_NETWORK: without_network(DEFAULT)}
+#: What a method has to beat.
+CONTROLS: dict[str, Callable[[int, int], Any]] = {
+    "no learning": lambda i, seed: NoLearningFactorizer(i, random_state=seed),
+    "random directions": lambda i, seed: RandomFactorizer(i, random_state=seed),
+}
+
+
+def fitted(name: str, concepts: int, seed: int, head: Head, activations: NDArray, positions: int):
+    """A factorizer, fitted: those that may ask the network, and controls, on all activations.
+
+    The others on so many random positions.
+    """
+    if name in RECIPES:
+        made = DirectionPairsFactorizer(concepts, recipe=RECIPES[name], random_state=seed)
+        return made.fit_maps(activations, head)
+    pixels = as_pixels(activations)
+    if name in CONTROLS:
+        made = CONTROLS[name](concepts, seed)
+    else:
+        made = ON_POSITIONS[name](concepts, seed)
+        pixels = pixels[np.random.default_rng(seed).permutation(len(pixels))[:positions]]
+    made.fit(pixels)
+    return made

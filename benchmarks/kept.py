@@ -1,0 +1,97 @@
+"""What a benchmark has measured, kept in files and not measured again."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xplique_dirpairs.archives import ArchiveFormat
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.network import Head
+from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.tables import Cell
+
+FORMAT = ArchiveFormat("benchmark-measurement", 1, "measurements", "benchmarks/", compressed=True)
+
+Measured = tuple[dict[str, NDArray], dict[str, Any]]
+
+
+def kept(path: Path, settings: Mapping[str, Any], measure: Callable[[], Measured]) -> Measured:
+    """(arrays, what else is known of them): from the file, if it is of the same settings.
+
+    Settings, and what ``measure`` knows besides the arrays, are what JSON can hold. Of another
+    version of the code a file knows nothing: delete it.
+    """
+    wanted = json.loads(json.dumps(settings))
+    if path.exists():
+        arrays, header = FORMAT.read(path)
+        if header["settings"] == wanted:
+            return arrays, header["about"]
+        print(f"{path} is of other settings: measured again", flush=True)
+    arrays, about = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    FORMAT.write(unfinished, arrays, {"settings": wanted, "about": about})
+    unfinished.replace(path)
+    return arrays, about
+
+
+def mean_and_spread(values: Sequence[float], decimals: int, best: bool = False) -> Cell:
+    """Mean and standard deviation over seeds, of the values that are defined."""
+    defined = [value for value in values if np.isfinite(value)]
+    if not defined:
+        return Cell("–", numbers=(np.nan,))
+    mean, text = float(np.mean(defined)), f"{np.mean(defined):.{decimals}f}"
+    if len(defined) > 1:
+        text += f" ± {np.std(defined, ddof=1):.{decimals}f}"
+    return Cell(text, best, (mean,))
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's."""
+    return re.sub(r"\W+", "_", name).strip("_").lower()
+
+
+def learned(
+    folder: Path,
+    data: Mapping[str, Any],
+    activations: NDArray,
+    head: Head,
+    concepts: int,
+    seed: int,
+    recipe: str | Recipe = "default",
+) -> tuple[DirectionPairs, float]:
+    """Direction pairs, and the seconds that they took; learned once for all benchmarks.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept.
+    data
+        What the activations are of, for the settings.
+    """
+    recipe = get_recipe(recipe)
+    settings = {"data": data, "concepts": concepts, "seed": seed, "recipe": str(recipe)}
+    path = folder / "pairs" / f"{slug(recipe.name)}_{concepts}_{seed}.npz"
+
+    def measure() -> Measured:
+        start = time.perf_counter()
+        pairs, _ = learn_pairs(
+            activations, concepts, head=head, recipe=recipe, random_state=seed, verbose=0
+        )
+        names = ("filters", "biases", "signals", "mean", "absent_levels")
+        seconds = time.perf_counter() - start
+        print(f"learned: {recipe.name}, seed {seed}, {seconds:.1f} s", flush=True)
+        return {name: getattr(pairs, name) for name in names}, {"seconds": seconds}
+
+    arrays, about = kept(path, settings, measure)
+    return DirectionPairs(**arrays), about["seconds"]

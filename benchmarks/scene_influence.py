@@ -1,0 +1,256 @@
+"""The influence of directions on the annotated scenes: what influence.py and ablation.py share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from annotated import AnnotatedLayer, layer_of_scenes
+from numpy.typing import NDArray
+
+from xplique_dirpairs.datasets.annotated_scenes import CLASS_NAMES
+from xplique_dirpairs.datasets.scene_network import random_scene_network
+from xplique_dirpairs.datasets.scene_settings import CLASSES, DISTRACTOR
+from xplique_dirpairs.learning.supervised import SupervisedPairs, cell_coverage, supervised_pairs
+from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.metrics.dissection import dissect, flat_concepts
+from xplique_dirpairs.metrics.influence import Influence, influence, sensitivity
+from xplique_dirpairs.metrics.influence_summary import s3
+from xplique_dirpairs.metrics.noise_vectors import mean_difference_noise, trained_filter_noise
+from xplique_dirpairs.metrics.tcav import tcav_scores
+from xplique_dirpairs.network import split_model
+from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.tables import Cell, Table
+
+
+class Test(NamedTuple):
+    """How significance is tested."""
+
+    images: str
+    noise: str
+    statistic: str
+
+
+#: Images that SC of a class is over; noise vectors; what is compared with noise.
+IMAGES = ("own", "any")
+NOISE = {"mean difference": mean_difference_noise, "trained filter": trained_filter_noise}
+STATISTICS = ("change", "signed change")
+#: Of what each class's own images say: the paper's score.
+OWN_TESTS = tuple(Test("own", noise, statistic) for noise in NOISE for statistic in STATISTICS)
+ALL_TESTS = tuple(Test(im, noise, st) for im in IMAGES for _, noise, st in OWN_TESTS)
+
+#: What is on the ground of each setting, and of no other.
+_GROUNDS = {"water": "sea", "meadow": "grass", "town": "road", "room": "wall"}
+#: Things that tell classes apart. Not the boat, which says no more than the sea; nor the picture,
+#: which is in many kitchens.
+_THINGS = ("house", "table", "parasol", "sofa", "car", "tree", "lamp")
+#: Concepts that define classes, and which: (C, K).
+DEFINING = (*_THINGS, *_GROUNDS.values())
+DEFINES = np.array(
+    [
+        [name in (*kind.defining, _GROUNDS[kind.setting]) for kind in CLASSES.values()]
+        for name in DEFINING
+    ]
+)
+
+Found = dict[Test, Influence]
+
+
+def influences(
+    data: AnnotatedLayer,
+    directions: NDArray,
+    detections: NDArray,
+    how: dict[str, Any],
+    tests: Sequence[Test] = OWN_TESTS,
+) -> Found:
+    """Directions on the validation images, against noise of the training part's detections."""
+    labels = {"own": data.validation.labels, "any": None}
+    return {
+        test: influence(
+            data.head, data.x_validation, labels[test.images], directions, detections,
+            data.x_training, statistic=test.statistic, estimator=NOISE[test.noise], **how,
+        )
+        for test in tests
+    }  # fmt: skip
+
+
+def of_pairs(
+    data: AnnotatedLayer,
+    pairs: DirectionPairs,
+    how: dict[str, Any],
+    tests: Sequence[Test] = OWN_TESTS,
+) -> Found:
+    """Of the signal vectors."""
+    detections = pairs.project(data.x_training) > pairs.biases
+    return influences(data, pairs.signals, detections, how, tests)
+
+
+def of_references(
+    data: AnnotatedLayer,
+    supervised: SupervisedPairs,
+    which: Sequence[int] | slice,
+    how: dict[str, Any],
+) -> Found:
+    """Of Pattern-CAVs of annotated concepts, against noise of the masks' own labels."""
+    cells, concepts = data.x_training.shape[1:3], data.training.concepts
+    shares, _ = cell_coverage(data.training.masks, concepts, cells)
+    there = shares[..., supervised.labels] >= (1 - 1e-5) * supervised.coverage
+    return influences(data, supervised.pairs.signals[which], there[..., which], how, ALL_TESTS)
+
+
+def s3_of(
+    data: AnnotatedLayer, pairs: DirectionPairs, supervised: SupervisedPairs, amount: float
+) -> float:
+    """S³ of the pairs' signal vectors, labelled on the training part."""
+    labels = dissect(data.training, pairs.project, pairs.biases, activations=data.x_training).labels
+    scores, of_cavs = (
+        sensitivity(data.head, data.x_validation, data.validation.labels, d, amount=amount).scores
+        for d in (pairs.signals, supervised.pairs.signals)
+    )
+    rows = np.full((len(flat_concepts(data.training.concepts)), scores.shape[1]), np.nan)
+    rows[supervised.labels] = of_cavs
+    return s3(scores, labels, rows)
+
+
+# ------------------------------------------------------------------------------ known concepts
+
+
+def known_concepts(
+    data: AnnotatedLayer, supervised: SupervisedPairs, how: dict[str, Any]
+) -> tuple[list[str], Found]:
+    """Names and influence of what defines classes, and, last, of the distractor.
+
+    Corrections are for these tests.
+    """
+    names = [n for n in (*DEFINING, DISTRACTOR) if ("object", n) in supervised.concepts]
+    rows = [supervised.index("object", name) for name in names]
+    return names, of_references(data, supervised, rows, how)
+
+
+def changes_table(names: list[str], found: Influence) -> Table:
+    """Mean Δ of each on each class."""
+    rows, marked = [], found.significant()
+    for i, name in enumerate(names):
+        cells = [Cell(name)]
+        for k, change in enumerate(found.changes[i]):
+            mark = "*" if marked[i, k] else "°" * bool(found.p_values[i, k] <= found.level)
+            defines = name in DEFINING and DEFINES[DEFINING.index(name), k]
+            cells.append(Cell(f"{change:+.2f}{mark}", bool(defines), (change,)))
+        rows.append(cells)
+    note = (
+        "Mean Δ (nats). Bold: the concept defines the class. *: significant (Benjamini–Hochberg "
+        f"over the table), °: p ≤ {found.level:g}, not corrected."
+    )
+    return Table(["Pattern-CAV", *CLASS_NAMES], rows, [note])
+
+
+def known_signs(names: list[str], found: Influence) -> str:
+    """Mean Δ where it must be positive, elsewhere, and of the distractor."""
+    rows = [i for i, name in enumerate(names) if name in DEFINING]
+    defines = DEFINES[[DEFINING.index(names[i]) for i in rows]]
+    changes = found.changes[rows]
+    said = (
+        f"mean Δ is positive for {int((changes[defines] > 0).sum())} of {defines.sum()} pairs of a "
+        f"concept and a class that it defines, {changes[defines].mean():+.2f} on average; of the "
+        f"same concepts on other classes {changes[~defines].mean():+.2f}"
+    )
+    if DISTRACTOR in names:
+        of_distractor = found.changes[names.index(DISTRACTOR)]
+        said += (
+            f"; of the {DISTRACTOR} {of_distractor.mean():+.2f}, |mean Δ| "
+            f"{np.abs(of_distractor).mean():.2f}, of the others {np.abs(changes).mean():.2f}"
+        )
+    return said
+
+
+def known_concepts_table(names: list[str], by_test: Found) -> Table:
+    """How many of the pairs that must be significant are, and of those that must not be."""
+    nothing = np.zeros(len(CLASS_NAMES), bool)
+    defines = np.array([DEFINES[DEFINING.index(n)] if n in DEFINING else nothing for n in names])
+    corrections = {"none": "p ≤ 0.05", "benjamini-hochberg": "BH", "bonferroni": "Bonferroni"}
+    rows = []
+    for test, found in by_test.items():
+        cells = [*map(Cell, test)]
+        for correction in corrections:
+            if not found.reachable(correction):
+                cells += [Cell("unreachable", numbers=(np.nan,))] * 2
+                continue
+            significant = found.significant(correction)
+            marked = significant & defines
+            counts = [int((marked & (sign * found.changes > 0)).sum()) for sign in (1, -1)]
+            text = f"{counts[0]} help, {counts[1]} hurt"
+            cells.append(Cell(text, numbers=tuple(map(float, counts))))
+            ignored = int(significant[names.index(DISTRACTOR)].sum()) if DISTRACTOR in names else 0
+            cells.append(Cell(str(ignored), numbers=(ignored,)))
+        rows.append(cells)
+    headers = ["images", "noise", "statistic"]
+    for short in corrections.values():
+        headers += [f"defining, {short}", f"{DISTRACTOR}, {short}"]
+    note = (
+        f"Of {defines.sum()} pairs of a concept and a class that it defines, those significant; of "
+        f"{len(CLASS_NAMES)} classes, those for which the {DISTRACTOR} is. Images: the class's "
+        "own, or any."
+    )
+    return Table(headers, rows, [note])
+
+
+def tcav_table(data: AnnotatedLayer, supervised: SupervisedPairs, names: list[str]) -> Table:
+    """Xplique's TCAV of the same Pattern-CAVs, minus that of their opposites: in [−1, 1]."""
+    _, h = split_model(data.model, data.name)
+    directions = supervised.pairs.signals[[supervised.index("object", name) for name in names]]
+    along, against = (
+        tcav_scores(h, data.x_validation, data.validation.labels, sign * directions)
+        for sign in (1, -1)
+    )
+    rows = []
+    for i, name in enumerate(names):
+        cells = [Cell(name)]
+        for k, score in enumerate(along[i] - against[i]):
+            defines = name in DEFINING and DEFINES[DEFINING.index(name), k]
+            cells.append(Cell(f"{score:+.2f}", bool(defines), (float(score),)))
+        rows.append(cells)
+    note = "TCAV of the direction minus TCAV of its opposite. Bold: the concept defines the class."
+    return Table(["TCAV", *CLASS_NAMES], rows, [note])
+
+
+# ------------------------------------------------------------------------------ random weights
+
+
+def false_positives_table(
+    networks: int, training: int, validation: int, concepts: int, how: dict[str, Any]
+) -> Table:
+    """How often directions are significant on networks that have learned nothing."""
+    counted: dict[tuple[str, Test], list[tuple[float, ...]]] = {}
+    for seed in range(networks):
+        data = layer_of_scenes(random_scene_network(seed), training, validation, {})
+        pairs, _ = learn_pairs(
+            data.x_training, concepts, head=data.head, random_state=seed, verbose=0
+        )
+        supervised = supervised_pairs(data.training, activations=data.x_training)
+        kinds = {
+            "direction pairs": of_pairs(data, pairs, how, ALL_TESTS),
+            "Pattern-CAVs": of_references(data, supervised, slice(None), how),
+        }
+        for kind, by_test in kinds.items():
+            for test, found in by_test.items():
+                tests = max(found.tests, 1)
+                shares = [
+                    float(found.significant(c).sum() / tests)
+                    for c in ("none", "benjamini-hochberg")
+                ]
+                any_at_all = float(found.significant("bonferroni").any())
+                counted.setdefault((kind, test), []).append((tests, *shares, any_at_all))
+    rows = []
+    for (kind, test), values in counted.items():
+        tests, *shares, any_at_all = np.array(values).T
+        cells = [Cell(kind), *map(Cell, test), Cell(f"{int(tests.sum())}")]
+        cells += [Cell(f"{s.mean():.3f} ({s.max():.3f})", numbers=(s.mean(),)) for s in shares]
+        rows.append([*cells, Cell(f"{int(any_at_all.sum())} of {networks}")])
+    headers = ["directions", "images", "noise", "statistic", "tests"]
+    note = (
+        f"Shares of the tests, mean (largest) over {networks} networks with random weights, and "
+        "networks with any; nominal level: 0.05. Tests of one network share its weights: shares "
+        "differ more from network to network than independent tests' would."
+    )
+    return Table([*headers, "p ≤ 0.05", "BH", "any, Bonferroni"], rows, [note])
