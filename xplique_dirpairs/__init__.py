@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from xplique_dirpairs.version import __version__
 
 if TYPE_CHECKING:
+    from xplique_dirpairs.comparison.attributions import Attributions, attribute
     from xplique_dirpairs.comparison.average import average
     from xplique_dirpairs.comparison.compare import compare
     from xplique_dirpairs.comparison.result import Comparison
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ActivationShards": "shards",
     "ArchetypalFactorizer": "factorizers.autoencoders",
+    "Attributions": "comparison.attributions",
     "Comparison": "comparison.result",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
@@ -77,6 +79,7 @@ _MODULES = {
     "Stage": "learning.recipe",
     "SupervisedPairs": "learning.supervised",
     "TopKFactorizer": "factorizers.autoencoders",
+    "attribute": "comparison.attributions",
     "average": "comparison.average",
     "compare": "comparison.compare",
     "count_skewed_sources": "learning.number_of_concepts",
@@ -96,6 +99,7 @@ _MODULES = {
 __all__ = [
     "ActivationShards",
     "ArchetypalFactorizer",
+    "Attributions",
     "Comparison",
     "DirectionPairs",
     "DirectionPairsFactorizer",
@@ -122,6 +126,7 @@ __all__ = [
     "SupervisedPairs",
     "TopKFactorizer",
     "__version__",
+    "attribute",
     "average",
     "compare",
     "count_skewed_sources",

@@ -315,12 +315,16 @@ class Head:
         Those of a softmax are up to a constant of each image: log p, whose softmax is p.
         """
         outputs = self.predict(features, batch_size).astype(np.float64)
+        return self.logits_of(tf.constant(outputs)).numpy()
+
+    def logits_of(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Logits of what `outputs` gave, as `logits` has them; differentiable."""
         if self.ends_in == "linear":
             return outputs
         tiny = float(np.finfo(np.float32).tiny)
-        logits = np.log(np.maximum(outputs, tiny))
+        logits = tf.math.log(tf.maximum(outputs, tiny))
         if self.ends_in == "sigmoid":
-            logits -= np.log(np.maximum(1.0 - outputs, tiny))
+            logits -= tf.math.log(tf.maximum(1.0 - outputs, tiny))
         return logits
 
 

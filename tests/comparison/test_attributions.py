@@ -1,0 +1,162 @@
+"""`attribute`: any extractor's concepts and a class score, without a closure of one's own."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_pairs
+from xplique.concepts import CraftTf
+
+from xplique_dirpairs import (
+    DirectionPairsFactorizer,
+    NMFFactorizer,
+    PCAFactorizer,
+    attribute,
+)
+from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.comparison.attributions import MEASURES
+from xplique_dirpairs.extractors.reader import reader_of
+
+CLASSES = np.array([0, 2, 1, 1, 0])
+every_measure = pytest.mark.parametrize("measure", MEASURES)
+
+
+@pytest.fixture
+def data(images):
+    return images("conv_gap", 5, seed=1)
+
+
+@pytest.fixture
+def fitted(halves, data):
+    activations = as_pixels(compute_activations(halves("conv_gap")[0], data))
+
+    def fit(factorizer):
+        factorizer.fit(activations)
+        return factorizer
+
+    return fit
+
+
+@pytest.fixture
+def run(halves, data):
+    def run(extractor, images=data, class_ids=CLASSES, network="conv_gap", **options):
+        g, h = halves(network)
+        options = {"input_to_latent_model": g, "latent_to_logit_model": h} | options
+        return attribute(extractor, images, class_ids, **options)
+
+    return run
+
+
+def by_hand(halves, extractor, images, masks):
+    """Logits (N, M, K) with concepts switched off by masks, features clipped, one at a time."""
+    g, h = halves("conv_gap")
+    x = compute_activations(g, images)
+    reader = reader_of(extractor, as_pixels(x))
+    u = reader.coefficients(x)
+    moved = [x - ((1 - mask) * u) @ reader.bank for mask in masks]
+    return np.stack([h(np.clip(one, x.min(), x.max())).numpy() for one in moved], axis=1)
+
+
+def test_leave_one_out_is_the_drop_of_the_logit(run, fitted, halves, data):
+    nmf = fitted(NMFFactorizer(3))
+    logits = by_hand(halves, nmf, data, [np.ones(3), *(1 - np.eye(3))])
+    of_class = np.take_along_axis(logits, CLASSES[:, None, None], axis=2)[..., 0]
+    found = run(nmf, measure="leave-one-out")
+    np.testing.assert_allclose(found.values, of_class[:, :1] - of_class[:, 1:], atol=1e-5)
+    assert found.error is None and found.gap is None
+
+
+@pytest.mark.parametrize("measure", ["shapley", "integrated gradients"])
+def test_what_is_complete_sums_to_what_all_concepts_do(measure, run, fitted, halves, data):
+    nmf = fitted(NMFFactorizer(3))
+    logits = by_hand(halves, nmf, data, [np.ones(3), np.zeros(3)])
+    change = (logits[:, 0] - logits[:, 1])[np.arange(5), CLASSES]
+    found = run(nmf, measure=measure, steps=200)
+    missed = 0 if found.gap is None else found.gap
+    np.testing.assert_allclose(found.values.sum(axis=1) - missed, change, atol=1e-4)
+    assert np.abs(missed).max() < 0.02 * np.abs(change).max()
+
+
+@pytest.fixture(scope="module")
+def unclipped():
+    """A layer whose range concepts do not leave, under a linear head."""
+    inputs = keras.Input((6, 6, 2))
+    g = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    latent = keras.Input((4, 4, 4))
+    pooled = keras.layers.GlobalAveragePooling2D()(latent)
+    return g, keras.Model(latent, keras.layers.Dense(3)(pooled))
+
+
+def test_all_agree_on_a_linear_head(unclipped, rng):
+    """One small concept moves features little: nothing is clipped, and u · ∂score/∂u is it."""
+    g, h = unclipped
+    images = rng.normal(size=(7, 6, 6, 2)).astype(np.float32)
+    images[0] *= 50  # the range of the others is inside that of this one
+    pca = PCAFactorizer(3)
+    pca.fit(as_pixels(compute_activations(g, images[1:])))
+    x = compute_activations(g, images)
+    u = pca.encode(as_pixels(x)).reshape(7, 16, 3)
+    weights = h.layers[-1].kernel.numpy()
+    truth = u.mean(axis=1)[1:] * (pca.get_concept_bank() @ weights).T[[0, 1, 2, 0, 1, 2]]
+    halves = {"input_to_latent_model": g, "latent_to_logit_model": h}
+    for measure in MEASURES:
+        found = attribute(pca, images, [0, 0, 1, 2, 0, 1, 2], measure=measure, **halves)
+        np.testing.assert_allclose(found.values[1:], truth, atol=1e-4, err_msg=measure)
+
+
+@every_measure
+def test_a_batch_of_another_size_or_order_changes_nothing(measure, run, fitted, data):
+    nmf = fitted(NMFFactorizer(3))
+    whole = run(nmf, measure=measure).values
+    np.testing.assert_allclose(run(nmf, measure=measure, batch_size=2).values, whole, atol=1e-5)
+    turned = run(nmf, data[::-1], CLASSES[::-1], measure=measure).values
+    if measure != "shapley":  # orders are of the place in the design, the same for all images
+        np.testing.assert_allclose(turned[::-1], whole, atol=1e-5)
+
+
+def test_probabilities_and_logits_of_a_network_agree_up_to_the_softmax(run, fitted, halves, data):
+    """Of log p a concept gets what it does to log p: leave-one-out, by hand."""
+    nmf, (g, h) = fitted(NMFFactorizer(3)), halves("conv_gap")
+    with_softmax = keras.Model(h.inputs, keras.layers.Softmax()(h.outputs[0]))
+    options = {"input_to_latent_model": g, "latent_to_logit_model": with_softmax}
+    found = attribute(nmf, data, CLASSES, measure="integrated gradients", steps=200, **options)
+    logits = by_hand(halves, nmf, data, [np.ones(3), np.zeros(3)])
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    change = (log_p[:, 0] - log_p[:, 1])[np.arange(5), CLASSES]
+    np.testing.assert_allclose(found.values.sum(axis=1) - found.gap, change, atol=1e-4)
+
+
+def test_pairs_and_crafts_are_taken_as_they_are(run, halves, data):
+    pairs = make_pairs(halves("conv_gap")[0].output_shape[-1], 4)
+    factorizer = DirectionPairsFactorizer.from_pairs(pairs)
+    np.testing.assert_array_equal(run(pairs).values, run(factorizer).values)
+    craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
+    craft.fit(data, 0)
+    found = attribute(craft, data)  # which knows the network, and the classes are the predicted
+    assert found.values.shape == (5, 3)
+    logits = halves("conv_gap")[1](compute_activations(halves("conv_gap")[0], data)).numpy()
+    np.testing.assert_array_equal(found.class_ids, logits.argmax(axis=1))
+
+
+def test_one_seed_one_result(run, fitted):
+    nmf = fitted(NMFFactorizer(6))
+    first, again, other = (run(nmf, random_state=seed, nb_permutations=4) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.values, again.values)
+    assert first.error is not None and np.abs(first.values - other.values).max() > 0
+
+
+def test_what_cannot_be_is_refused(run, fitted):
+    nmf = fitted(NMFFactorizer(3))
+    with pytest.raises(ValueError, match="must be one of shapley, leave-one-out"):
+        run(nmf, measure="lime")
+    with pytest.raises(ValueError, match="not fitted: call its fit first"):
+        run(NMFFactorizer(3))
+    with pytest.raises(TypeError, match="must be a CraftTf, a HolisticCraftTf"):
+        run("NMF")
+    with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
+        run(nmf, steps=0)
+    with pytest.raises(ValueError, match="even and at least 4"):
+        run(nmf, nb_permutations=3)
+    with pytest.raises(ValueError, match="classes 0 … 2"):
+        run(nmf, class_ids=[0, 1, 2, 3, 0])
+    with pytest.raises(ValueError, match="none of the extractors is a CraftTf"):
+        run(nmf, input_to_latent_model=None, latent_to_logit_model=None)
