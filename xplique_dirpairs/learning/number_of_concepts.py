@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import as_pixels, check_activations, check_random_state
-from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal, whitened
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
 from xplique_dirpairs.learning.features import HeldFeatures
 from xplique_dirpairs.learning.ica import GAP, SAME, nearest_maxima, skewness_filters
 from xplique_dirpairs.learning.outliers import leave_out_far
@@ -16,6 +16,8 @@ from xplique_dirpairs.shards import ActivationShards
 
 #: Images from which errors of a skewness can be estimated, and positions that are enough.
 _IMAGES, _POSITIONS = 40, 60_000
+#: Splits of the images, all of which must agree, and the fewest sources that can be told.
+_SPLITS, _FEWEST = 3, 4
 #: A skewness counts from so many standard errors on; noise is taken to reach half of that.
 _ERRORS = 4.0
 
@@ -52,11 +54,12 @@ def count_skewed_sources(
     """How many concepts features x = Sα + Dβ + μ have, from the skewness of α [ours].
 
     In whitened features concepts are the skewed sources (rarely there, never negative) and
-    distractors are not. On each half of the images a symmetric ICA with contrast u² finds
-    directions; their skewness is measured on the other half. Sorted, it falls off a cliff after
-    the last concept. Then every direction is let go alone, without orthogonality to the others:
-    those of concepts stay where they are (each is a maximum of skewness in its own right), and a
-    concept that orthogonality had no room for is found from where all others are absent.
+    distractors are not. Images are split in halves, three times; on each half a symmetric ICA with
+    contrast u² finds directions; their skewness is measured on the other half. Sorted, it falls off
+    a cliff after the last concept. Then every direction is let go alone, without orthogonality to
+    the others: those of concepts stay where they are (each is a maximum of skewness in its own
+    right), and a concept that orthogonality had no room for is found from where all others are
+    absent.
 
     Parameters
     ----------
@@ -70,7 +73,8 @@ def count_skewed_sources(
     -------
     count
         With ``number`` None where the spectrum has no floor of noise (every real network so far),
-        where there is no gap, where directions do not stay apart, or where the halves disagree.
+        where there is no gap, where directions do not stay apart, where halves disagree, or where
+        there are fewer than four: of so few, one is the absence of the others.
 
     Notes
     -----
@@ -94,12 +98,30 @@ def count_skewed_sources(
     _, moments, left_out, _ = leave_out_far(features, Moments.of(features), 1)
     images = np.delete(images, left_out, axis=0)
     made = whitened(moments, 1)
+    has_floor = rank_of_signal(moments, 1) is not None
+    counts = []
+    for _ in range(_SPLITS):
+        counts.append(_count(images, made, per_image, has_floor, rng))
+        if counts[-1].number is None:
+            return counts[-1]
+        images = images[rng.permutation(len(images))]
+    numbers = sorted({count.number for count in counts if count.number is not None})
+    if len(numbers) > 1:
+        found = ", ".join(map(str, numbers))
+        return replace(counts[0], number=None, reason=f"halves of the images disagree: {found}")
+    return counts[0]
+
+
+def _count(
+    images: NDArray, made: Coordinates, per_image: int, has_floor: bool, rng: np.random.Generator
+) -> SkewnessCount:
+    """What one split of the images in halves tells."""
     halves = [made.features(as_pixels(half)) for half in np.array_split(images, 2)]
     first, second = halves
     looks = [_Look.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
     skewnesses = np.mean([look.skewnesses for look in looks], axis=0)
     errors = np.mean([look.errors for look in looks], axis=0) / np.sqrt(2.0)
-    if rank_of_signal(moments, 1) is None:
+    if not has_floor:
         reason = "the spectrum of the features has no floor of noise: what is skewed has no end"
         return SkewnessCount(None, reason, skewnesses, errors)
     above, threshold = _gap(skewnesses, errors)
@@ -116,9 +138,14 @@ def count_skewed_sources(
         reason = f"only {numbers[0]} of {above} skewed directions differ when left on their own"
     elif len(numbers) > 1:
         reason = f"two halves of the images disagree: {numbers[0]} and {numbers[1]}"
+    elif numbers[0] < _FEWEST:
+        reason = f"of so few skewed sources ({numbers[0]}) others may be the absence"
     else:
         number = numbers[0]
-        reason = f"{number} skewed sources in {len(skewnesses)} axes of signal"
+        reason = (
+            f"{number} skewed sources in {len(skewnesses)} axes of signal; a distractor that is "
+            "skewed counts as one, and a symmetric concept does not"
+        )
     return SkewnessCount(number, reason, skewnesses, errors, threshold)
 
 
