@@ -23,8 +23,8 @@ SOFT = Recipe(
     stages=(
         Stage(
             "a",
-            {**_DETECTORS, "uur": 2.0},
-            sharpness=(2.0, 4.0),
+            {**_DETECTORS, "uur": 4.0},
+            sharpness=(1.0, 2.0),
             epochs=10,
             steps_per_epoch=30,
             learning_rate=1e-3,
@@ -33,8 +33,8 @@ SOFT = Recipe(
         ),
         Stage(
             "d",
-            {**_DETECTORS, "cur": 5.0},
-            sharpness=(2.0, 5.0),
+            {**_DETECTORS, "cur": 10.0},
+            sharpness=(1.0, 2.5),
             signals="joint",
             epochs=12,
             learning_rate=1.5e-3,
