@@ -84,7 +84,7 @@ def fitted_and_told(what: str, name: str, concepts: int, seed: int, halves, imag
 
 def builtin():
     """(network, images to fit on, (images, labels) to measure on), of the built-in data."""
-    images, labels, _ = digit_scenes(1800, 0, "train")
+    images, labels, _ = digit_scenes(3600, 0, "train")
     model = small_cnn(images, labels, seed=0, verbose=0)
     return model, images[:300], digit_scenes(240, 0, "test")[:2]
 
