@@ -1,0 +1,74 @@
+"""The pages of docs/ point to what is there."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import xplique_dirpairs
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def resolve(name):
+    """The object ``a.b.C.d`` inside the package."""
+    parts = name.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module("xplique_dirpairs." + ".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[count:]:
+            found = getattr(found, attribute)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+def functions_of_the_method():
+    text = (DOCS / "method.md").read_text(encoding="utf-8")
+    return sorted(
+        set(re.findall(r"`((?:pairs\.DirectionPairs|network|learning|metrics)\.[\w.]+)`", text))
+    )
+
+
+def test_the_method_names_functions():
+    assert len(functions_of_the_method()) > 40
+
+
+@pytest.mark.parametrize("name", functions_of_the_method())
+def test_every_function_of_the_method_is_there(name):
+    assert callable(resolve(name))
+
+
+def anchors(page):
+    """Headings of a page as the links to them are written."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_pages_and_headings(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", text):
+        if target and "://" not in target:
+            assert (page.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#\s]*)#([^)]*)\)", text):
+        if "://" not in target:
+            assert heading in anchors(page.parent / target if target else page), heading
+
+
+def test_the_reference_has_every_public_name():
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^::: xplique_dirpairs\.(\S+)$", text, flags=re.M)
+    public = set(xplique_dirpairs.__all__) - {"__version__"}
+    assert {entry.rsplit(".", 1)[1] for entry in entries} == public
+    assert len(entries) == len(public)
+    for entry in entries:
+        assert resolve(entry) is getattr(xplique_dirpairs, entry.rsplit(".", 1)[1])
+
+
+def test_the_site_has_every_page():
+    listed = re.findall(r"- (\w+\.md)", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(page.name for page in PAGES)
