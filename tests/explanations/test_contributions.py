@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.exceptions import NotFittedError
 from conftest import CLASSES, make_images, make_pairs
+from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.explanations.contributions import compare_predictions, explain_prediction
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
@@ -127,9 +127,7 @@ def test_what_is_not_in_the_image_adds_nothing_and_concepts_may_come_in_any_orde
     order = [2, 0, 3, 1]
     turned = DirectionPairs(*(f[order] for f in fields[:3]), pairs.mean, pairs.absent_levels[order])
     one, other = (explain_prediction(p, images[0], 0, **kwargs) for p in (pairs, turned))
-    np.testing.assert_allclose(
-        other.contributions, one.contributions[..., order], atol=1e-6
-    )
+    np.testing.assert_allclose(other.contributions, one.contributions[..., order], atol=1e-6)
 
 
 def test_dtype_and_a_batch_of_one_do_not_matter(network):

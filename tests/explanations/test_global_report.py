@@ -190,7 +190,8 @@ def test_by_default_a_class_is_held_against_the_one_it_is_taken_for(halves, pair
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0
     found = explain_model(pairs, images, labels, **QUICK, **halves)
-    assert [(c.source, c.target) for c in found.confusions][0] == (0, 2)
+    first = found.confusions[0]
+    assert (first.source, first.target) == (0, 2)
     assert found.confusion("class 0", "class 2").confused == 1
     never = [c for c in found.confusions if c.confused == 0]
     assert never and all(np.isnan(c.confused_contributions).all() for c in never)

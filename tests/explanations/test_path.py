@@ -92,9 +92,7 @@ def test_of_a_head_it_is_the_mean_of_many_gradients(maker, shape, rng):
     start, end = rng.normal(size=(2, *shape)).astype(np.float32) * 2
     score = class_score(Head(model), np.array([0.0, 0.0, 1.0]))
     found = mean_gradient(score, start, end, 1e-5, 4000)
-    np.testing.assert_allclose(
-        found.gradient, slow_mean_gradient(model, start, end, 2), atol=2e-3
-    )
+    np.testing.assert_allclose(found.gradient, slow_mean_gradient(model, start, end, 2), atol=2e-3)
     assert abs(found.gap) < 1e-4
 
 

@@ -189,22 +189,18 @@ def _draw_discs(ax: Axes, values: NDArray, grades: NDArray, cell: float, row: fl
         ax.axvline(j * cell, color="white", linewidth=1.2)
     largest = np.abs(values).max(initial=0.0) or 1.0
     half = 0.47 * min(cell, row)
+    discs, inside, edges, lines = [], [], [], []
     for k, j in np.argwhere((grades > 0) & (values != 0)):
-        color = RAISES if values[k, j] > 0 else LOWERS
-        full = grades[k, j] == 2
+        color, full = RAISES if values[k, j] > 0 else LOWERS, grades[k, j] == 2
         radius = half * max(0.22, float(np.sqrt(abs(values[k, j]) / largest)))
-        middle = ((j + 0.5) * cell, (k + 0.5) * row)
-        line = 0.0 if full else min(1.6, 45 * radius * 0.35)
-        disc = Circle(middle, radius - line / 144)
-        ax.add_collection(
-            PatchCollection(
-                [disc],
-                facecolors=[color if full else "white"],
-                edgecolors=[color],
-                linewidths=line,
-                zorder=2,
-            )
-        )
+        line = 0.0 if full else min(1.6, 16 * radius)
+        discs.append(Circle(((j + 0.5) * cell, (k + 0.5) * row), radius - line / 144))
+        inside.append(color if full else (1.0, 1.0, 1.0))
+        edges.append(color)
+        lines.append(line)
+    ax.add_collection(
+        PatchCollection(discs, facecolors=inside, edgecolors=edges, linewidths=lines, zorder=2)
+    )
 
 
 def _legend(figure: Figure, values: NDArray, left_out: int, beyond: int) -> None:
