@@ -6,8 +6,8 @@
 
 Without --data, on the digit scenes (a photograph with a digit: classes share concepts by
 construction) with a small network that is trained once and kept in --output. With --data on a real
-network: DIR is laid out as for benchmarks/real_network.py. Direction pairs are learned from training
-images, and explain others ("val"). For each layer
+network: DIR is laid out as for benchmarks/real_network.py. Direction pairs are learned from
+training images, and explain others ("val"). For each layer
 
     fit         seconds of learning
     model       seconds of explain_model
@@ -115,6 +115,7 @@ def explain(material: Material, layer: str, arguments: argparse.Namespace) -> No
     of_predictions = time.perf_counter()
     stem = f"{material.name}_{layer}"
     save(explained.plot(), arguments.output, stem, "influence")
+    save(explained.plot(significant_only=False), arguments.output, stem, "influence all")
     save(explained.plot_shared(), arguments.output, stem, "shared")
     for k, name, found in zip(classes, explained.class_names, predictions, strict=True):
         save(explained.plot_class(k), arguments.output, stem, f"class {name}")

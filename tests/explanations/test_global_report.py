@@ -2,6 +2,7 @@
 
 import pickle
 
+import keras
 import numpy as np
 import pytest
 from planted import (
@@ -128,6 +129,27 @@ def test_so_are_those_of_a_head_that_is_not_linear(pairs, data):
     assert np.abs(fewer.gaps).max() < 2e-2
 
 
+def test_a_head_that_knows_places_is_explained_by_some_of_the_images(pairs, data):
+    images, labels = data[0][:12], data[1][:12]
+    inputs, latent = keras.Input(images.shape[1:]), keras.Input(images.shape[1:])
+    keras.utils.set_random_seed(0)
+    x = keras.layers.Conv2D(4, 4, 4, activation="relu", bias_initializer="ones")(latent)
+    outputs = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))
+    halves = {
+        "input_to_latent_model": keras.Model(inputs, keras.layers.Identity()(inputs)),
+        "latent_to_logit_model": keras.Model(latent, outputs),
+    }
+    how = {"path_images": 2, "permutations": 8, "confusions": [(1, 0)], **halves}
+    found = explain_model(pairs, images, labels, **how)
+    first_and_last = images[labels == 1][[0, -1]]
+    own = [explain_prediction(pairs, image, 1, **halves) for image in first_and_last]
+    wanted = np.mean([one.concept_contributions for one in own], axis=0)
+    np.testing.assert_allclose(found.contributions[1], wanted, atol=1e-2)
+    assert np.abs(found.gaps).max() < 2e-2 and found.images.tolist() == [4, 4, 4]
+    assert found.influence.images.tolist() == [6, 6, 6]  # two of each class
+    assert abs(found.confusions[0].gap) < 2e-2
+
+
 def test_rates_are_counts(explained, data):
     images, labels = data
     for c in range(CLASSES):
@@ -142,17 +164,17 @@ def test_rates_are_counts(explained, data):
             assert explained.occupancy_outside[c, i] == pytest.approx(np.mean(outside), abs=1e-6)
 
 
-def test_influence_is_that_of_the_metric(explained, halves, pairs, data):
+@pytest.mark.parametrize("over", ["all", "class"])
+def test_influence_is_that_of_the_metric(halves, pairs, data, over):
     images, labels = data
+    found = explain_model(pairs, images, labels, influence_images=over, **QUICK, **halves)
     head = Head(halves["latent_to_logit_model"])
     wanted = influence(
-        head, images, labels, pairs.signals, pairs.detect(images) > 0.5,
-        statistic="signed change", **QUICK,
+        head, images, labels if over == "class" else None, pairs.signals,
+        pairs.detect(images) > 0.5, statistic="signed change", **QUICK,
     )  # fmt: skip
     for name in ("scores", "changes", "p_values", "images"):
-        np.testing.assert_allclose(
-            getattr(explained.influence, name), getattr(wanted, name), atol=1e-6
-        )
+        np.testing.assert_allclose(getattr(found.influence, name), getattr(wanted, name), atol=1e-6)
 
 
 def test_accuracy_and_confusions_are_those_of_the_predictions(explained, halves, data):
@@ -225,7 +247,8 @@ def test_some_of_the_classes_are_explained_as_among_all(explained, halves, pairs
     np.testing.assert_allclose(some.contributions[0], explained.contributions[2])
     np.testing.assert_allclose(some.presence_outside[0], explained.presence_outside[2])
     assert some.influence.scores.shape == (CONCEPTS, 1)
-    np.testing.assert_allclose(some.influence.changes[:, 0], explained.influence.changes[:, 2])
+    own = explain_model(pairs, *data, influence_images="class", **QUICK, **halves)
+    np.testing.assert_allclose(some.influence.changes[:, 0], own.influence.changes[:, 2], atol=1e-6)
 
 
 def test_without_labels_images_belong_to_the_predicted_class(halves, pairs, data):
@@ -302,6 +325,7 @@ def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
         ({"confusions": [(0, 9)]}, ValueError, "out of range"),
         ({"class_names": "ab"}, ValueError, "class_names"),
         ({"concept_names": ["a"]}, ValueError, "concept_names must be 4"),
+        ({"influence_images": "some"}, ValueError, "influence_images"),
         ({"statistic": "p"}, ValueError, "statistic"),
         ({"level": 2}, ValueError, "level"),
         ({"permutations": 0}, ValueError, "permutations"),

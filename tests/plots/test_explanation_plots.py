@@ -25,6 +25,7 @@ from xplique_dirpairs.plots.prediction import (
 from xplique_dirpairs.plots.shared_concepts import SharedRow, plot_shared_concepts
 
 LONG = "German_short-haired_pointer with $x$ and more"
+NAME = "Concept names words that wrap"
 
 
 def some_crops(rng, count=5):
@@ -110,6 +111,16 @@ def test_each_disc_is_in_its_class_and_concept():
     assert places == {(0, 0), (0, 1), (1, 0), (2, 1)}
 
 
+def test_on_demand_all_influences_are_drawn(rng):
+    changes, grades = rng.normal(size=(6, 4)), rng.integers(0, 3, size=(6, 4))
+    figure = plot_influence_diagram(
+        changes, grades, list("abcd"), list("uvwxyz"), significant_only=False
+    )
+    assert len(discs(figure)) == 24
+    assert any("pale: not significant" in t.get_text() for t in texts_of(figure))
+    check_words(figure)
+
+
 def test_what_is_not_significant_and_what_is_too_much_is_counted(rng):
     count = MOST_CONCEPTS + 7
     changes, grades = rng.normal(size=(count, 4)), np.full((count, 4), 2)
@@ -155,7 +166,7 @@ def concept_row(rng, k, sign, name=None):
 
 @pytest.mark.parametrize(("ups", "downs"), [(5, 5), (1, 0), (0, 2), (25, 25)])
 def test_a_class_report_has_a_row_for_each_concept(ups, downs, rng):
-    supporting = [concept_row(rng, k, 1, LONG if k == 0 else None) for k in range(ups)]
+    supporting = [concept_row(rng, k, 1, NAME if k == 0 else None) for k in range(ups)]
     opposing = [concept_row(rng, 25 + k, -1) for k in range(downs)]
     figure = plot_class_report(LONG, "some details", supporting, opposing)
     check_words(figure)
@@ -198,7 +209,7 @@ def test_shared_concepts_name_their_classes_or_how_many_more(rng):
     classes = [(f"class number {k}", 1.0 - 0.2 * k) for k in range(12)]
     rows = [
         SharedRow("3", concept_colors(2)[0], some_crops(rng), classes),
-        SharedRow(LONG, concept_colors(2)[1], some_crops(rng, 0), classes[:2]),
+        SharedRow(NAME, concept_colors(2)[1], some_crops(rng, 0), classes[:2]),
     ]
     figure = plot_shared_concepts(rows, 0.05, 3)
     check_words(figure)

@@ -59,7 +59,8 @@ def explain_model(
     latent_to_logit_model: keras.Model | None = None,
     off: Off | None = None,
     amount: float = 5.0,
-    permutations: int = 1000,
+    permutations: int | None = None,
+    influence_images: str = "all",
     statistic: str = "signed change",
     level: float = 0.05,
     nb_crops: int = 5,
@@ -101,14 +102,19 @@ def explain_model(
         "absent" or "undecided", for direction pairs: see `DirectionPairs.coefficients`. None: as
         the extractor has it, "absent" for pairs alone.
     amount, permutations, statistic, level
-        Of `influence`: a, N, what is compared with noise, θ.
+        Of `influence`: a, N, what is compared with noise, θ. ``permutations`` None: 1000; 100 for a
+        head that does not pool first, where every noise vector is passed through it.
+    influence_images
+        "all": a class's log p is looked at in the images of all explained classes, so that what
+        helps a class can be seen where the class is not certain already. "class": in its own.
     nb_crops
         Of a concept.
     patch_size
         Side of the crops; None: 0.3 of the images' shorter side.
     path_images
         Where the head is not linear, contributions are means over at most so many images of a
-        class, evenly spaced: each takes gradients along a path.
+        class, evenly spaced: each takes gradients along a path. Where it does not pool first,
+        influence is over these, too.
     batch_size
     random_state
         Seed of the noise.
@@ -130,11 +136,13 @@ def explain_model(
     """
     for name, value in {
         "nb_crops": nb_crops, "path_images": path_images, "batch_size": batch_size,
-        "permutations": permutations,
+        **({} if permutations is None else {"permutations": permutations}),
         **({} if patch_size is None else {"patch_size": patch_size}),
     }.items():  # fmt: skip
         check_count(name, value)
     check_level(level)
+    if influence_images not in ("all", "class"):
+        raise ValueError(f"influence_images must be 'all' or 'class', not {influence_images!r}")
     if statistic not in STATISTICS:
         raise ValueError(f"statistic must be one of {STATISTICS}, not {statistic!r}")
     images = as_images(images)
@@ -148,13 +156,15 @@ def explain_model(
     ids = predicted if ids is None else ids
     chosen = _chosen_classes(classes, ids, scan.logits.shape[1])
 
-    own = np.isin(ids, chosen)
+    members = [np.flatnonzero(ids == k) for k in chosen]
+    maps = scan.features.ndim > 2  # every noise vector passes through the head with every image
+    some = np.concatenate([_spaced(of, path_images) if maps else of for of in members])
     found = influence(
-        layer.head, scan.features[own], ids[own], layer.reader.encoding, scan.sample_detections,
-        scan.sample, amount=amount, permutations=permutations, statistic=statistic, level=level,
+        layer.head, scan.features[some], ids[some] if influence_images == "class" else None,
+        layer.reader.encoding, scan.sample_detections, scan.sample, amount=amount,
+        permutations=permutations or (100 if maps else 1000), statistic=statistic, level=level,
         random_state=random_state,
     )  # fmt: skip
-    members = [np.flatnonzero(ids == k) for k in chosen]
     means = [
         _mean_shares(layer, scan, of, k, None, path_images)
         for k, of in zip(chosen, members, strict=True)
@@ -257,9 +267,7 @@ def _mean_shares(
         off = scan.features[among] - scan.coefficients_of(among, layer) @ layer.bank
         residual = float((layer.head.logits(off.astype(np.float32)) @ score.weights).mean())
         return _MeanShares(contributions, residual, mean)
-    some = among[
-        np.unique(np.linspace(0, len(among) - 1, min(most, len(among))).round().astype(int))
-    ]
+    some = _spaced(among, most)
     found = [
         score.shares(x, u)
         for x, u in zip(scan.features[some], scan.coefficients_of(some, layer), strict=True)
@@ -270,6 +278,12 @@ def _mean_shares(
         float(np.mean([one.residual for one in found])),
         float(np.mean([one.score for one in found])),
     )
+
+
+def _spaced(among: NDArray, most: int) -> NDArray:
+    """At most so many of them, evenly spaced."""
+    places = np.linspace(0, len(among) - 1, min(most, len(among))).round().astype(int)
+    return among[np.unique(places)]
 
 
 def _rates(detected: NDArray, of: NDArray) -> _Rates:

@@ -90,7 +90,8 @@ class ModelExplanation:
     accuracy : (C,)
         Share of them that the network gets right.
     influence : Influence
-        Of each concept on these classes, (I, C): SC, mean Δ, p-values.
+        Of each concept on these classes, (I, C): SC, mean Δ, p-values; over the images of all of
+        them, or over each class's own.
     contributions : (C, I)
         Of each concept to its class's logit, mean over the class's images.
     residuals, logits : (C,)
@@ -248,11 +249,18 @@ class ModelExplanation:
 
     # ---------------------------------------------------------------- pictures
 
-    def plot(self, title: str = "Concept influence") -> Figure:
-        """The concept influence diagram: classes × concepts, significant influence only."""
+    def plot(self, significant_only: bool = True, title: str = "Concept influence") -> Figure:
+        """The concept influence diagram: classes × concepts.
+
+        Parameters
+        ----------
+        significant_only
+            False: what is not significant is drawn as well, pale.
+        title
+        """
         return plot_influence_diagram(
             self.influence.changes, self.significance, self.class_names, self.concept_names,
-            self.crops, colors=self.colors, title=title,
+            self.crops, colors=self.colors, title=title, significant_only=significant_only,
         )  # fmt: skip
 
     def plot_class(

@@ -20,7 +20,7 @@ from xplique_dirpairs.plots.row_grid import (
     plain,
 )
 
-_ROW, _LABEL, _BARS = 0.62, 0.95, 1.75
+_ROW, _LABEL, _BARS = 0.62, 1.1, 1.75
 _HEADING = 0.3
 #: Rows without crops: all others together, the residual.
 _THIN = 0.34
@@ -186,7 +186,7 @@ def plot_confusion(
     if not rows:
         raise ValueError("there are no concepts to show")
     heights = [_THIN if row.crops is None else _ROW for row in rows]
-    widths = [_LABEL + 0.2, nb_crops * _ROW, 2.6, 2.2]
+    widths = [_LABEL + 0.1, nb_crops * _ROW, 2.6, 2.2]
     grid = RowGrid(heights, widths, above=0.98, below=0.62)
     source, target = (plain(name) for name in names)
     grid.title(f"What pushes {source} towards {target}", details)

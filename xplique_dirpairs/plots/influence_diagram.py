@@ -22,6 +22,8 @@ _ROOM, _LARGEST, _SMALLEST = 15.0, 0.72, 0.3
 _LOWEST_ROW = 0.24
 #: Concepts drawn at most; the strongest.
 MOST_CONCEPTS = 50
+#: Strength of the colours of what is not significant.
+_PALE = 0.35
 #: From so many classes on alike ones are put side by side.
 _SORTED_FROM = 9
 #: Inches for the words under the drawing.
@@ -37,6 +39,7 @@ def plot_influence_diagram(
     *,
     colors: Sequence[Color] | None = None,
     title: str = "",
+    significant_only: bool = True,
 ) -> Figure:
     """Classes (rows) × concepts (columns): a disc where a concept moves a class.
 
@@ -57,6 +60,8 @@ def plot_influence_diagram(
     colors
         Of the concepts.
     title
+    significant_only
+        False: the others are drawn as well, pale.
 
     Raises
     ------
@@ -78,7 +83,8 @@ def plot_influence_diagram(
         if given is not None and len(given) != count:
             raise ValueError(f"{name} must be {count}, not {len(given)}")
     colors = concept_colors(len(values)) if colors is None else colors
-    marked = np.where(grades > 0, np.nan_to_num(values), 0.0)
+    least = 1 if significant_only else 0
+    marked = np.where(grades >= least, np.nan_to_num(values), 0.0)
     columns, beyond = _columns(marked)
     rows = _rows(marked[columns])
     columns = _in_order_of_classes(marked, columns, rows)
@@ -174,7 +180,7 @@ def _draw(
             draw_picture(picture, framed(as_picture(shown[j], (0, 255)), colors[k], border))
     if title:
         figure.text(0.12 / width, 1 - 0.1 / height, title, fontsize=12, fontweight="bold", va="top")
-    _legend(figure, values, left_out, beyond)
+    _legend(figure, values, left_out, beyond, bool(((grades == 0) & (values != 0)).any()))
     if not len(concepts):
         ax.text(0.0, row * down / 2, "  no influence is significant", va="center", color="0.4")
     return figure
@@ -190,12 +196,16 @@ def _draw_discs(ax: Axes, values: NDArray, grades: NDArray, cell: float, row: fl
     largest = np.abs(values).max(initial=0.0) or 1.0
     half = 0.47 * min(cell, row)
     discs, inside, edges, lines = [], [], [], []
-    for k, j in np.argwhere((grades > 0) & (values != 0)):
-        color, full = RAISES if values[k, j] > 0 else LOWERS, grades[k, j] == 2
-        radius = half * max(0.22, float(np.sqrt(abs(values[k, j]) / largest)))
-        line = 0.0 if full else min(1.6, 16 * radius)
+    for k, j in np.argwhere(values):
+        color, grade = RAISES if values[k, j] > 0 else LOWERS, grades[k, j]
+        least = 0.22 if grade else 0.05
+        radius = half * max(least, float(np.sqrt(abs(values[k, j]) / largest)))
+        line = min(1.6, 16 * radius) if grade == 1 else 0.0
         discs.append(Circle(((j + 0.5) * cell, (k + 0.5) * row), radius - line / 144))
-        inside.append(color if full else (1.0, 1.0, 1.0))
+        if grade == 0:
+            red, green, blue = (1.0 - _PALE * (1.0 - part) for part in color)
+            color = red, green, blue
+        inside.append((1.0, 1.0, 1.0) if grade == 1 else color)
         edges.append(color)
         lines.append(line)
     ax.add_collection(
@@ -203,7 +213,7 @@ def _draw_discs(ax: Axes, values: NDArray, grades: NDArray, cell: float, row: fl
     )
 
 
-def _legend(figure: Figure, values: NDArray, left_out: int, beyond: int) -> None:
+def _legend(figure: Figure, values: NDArray, left_out: int, beyond: int, all_drawn: bool) -> None:
     width, height = figure.get_size_inches()
     ax = figure.add_axes((0.12 / width, 0.08 / height, 4.4 / width, 0.56 / height))
     ax.set_xlim(0, 4.4)
@@ -217,7 +227,7 @@ def _legend(figure: Figure, values: NDArray, left_out: int, beyond: int) -> None
     largest = np.abs(values).max(initial=0.0)
     said = f"area: |mean Δ of log p|, up to {largest:.2g} nats" if largest else ""
     ax.text(0.02, 0.25, said, va="center", fontsize=8, color="0.25")
-    notes = []
+    notes = ["pale: not significant"] if all_drawn else []
     if left_out:
         notes.append(f"{left_out} concepts move no class significantly")
     if beyond:

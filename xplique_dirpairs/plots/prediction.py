@@ -28,7 +28,7 @@ from xplique_dirpairs.plots.row_grid import (
 
 _SIGNED = "RdBu_r"
 #: Inches: rows with maps, and without; columns of names and of bars.
-_ROW, _THIN, _LABEL, _BARS = 1.05, 0.36, 1.0, 3.4
+_ROW, _THIN, _LABEL, _BARS = 1.05, 0.36, 1.1, 3.4
 #: Brightness that is left of an image where a concept is not.
 _DIMMED = 0.35
 _LIKELY = (0.45, 0.45, 0.45)
@@ -92,15 +92,12 @@ def plot_prediction(
     tall = picture.shape[0] / picture.shape[1]
     with_crops = any(row.crops is not None for row in rows)
     heights = [_THIN if row.contributions is None else _ROW for row in rows]
-    # a short list still leaves room for the image and its classes
-    gaps = np.zeros(len(rows))
-    missing = 4.0 - sum(heights)
-    gaps[-1] = max(0.0, missing) if len(rows) > 1 else 0.0
     map_width = _ROW / tall
     crops_width = 0.75 * _ROW * nb_crops if with_crops else 0.05
-    side = min(2.7, (sum(heights) + gaps.sum() - 1.5) / tall)
+    body = max(4.0, sum(heights))  # a short list still leaves room for the image and its classes
+    side = min(2.7, (body - 0.3 - 0.27 * len(likeliest)) / tall)
     widths = [max(2.3, side), _LABEL, crops_width, map_width, map_width, _BARS]
-    grid = RowGrid(heights, widths, gaps, above=0.85, below=0.75)
+    grid = RowGrid(heights, widths, above=0.85, below=0.75, least=body)
     name, probability = likeliest[0]
     grid.title(f"{plain(name)}, {probability:.0%}", f"{score_name}: {score:.2f}")
 

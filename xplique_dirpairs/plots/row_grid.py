@@ -38,6 +38,8 @@ class RowGrid:
         Room above each row beyond the usual, for a heading; None for none.
     above, below
         Room for titles, and for what stands under the axes.
+    least
+        Height of the body at least; a column may hold more than the rows.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class RowGrid:
         *,
         above: float = 0.7,
         below: float = 0.5,
+        least: float = 0.0,
     ):
         extra = np.zeros(len(heights)) if gaps is None else np.asarray(gaps, float)
         ends = np.cumsum(np.asarray(heights, float) + extra + _GAP)
@@ -57,7 +60,7 @@ class RowGrid:
         self.middles = self.tops + self.heights / 2
         self.widths = np.asarray(widths, float)
         self.lefts = 0.12 + np.append(0.0, np.cumsum(self.widths + _GUTTER)[:-1])
-        self.body = float(ends[-1])
+        self.body = max(float(ends[-1]), least)
         self.above, self.below = above, below
         self.width = float(self.lefts[-1] + self.widths[-1] + 0.15)
         self.height = above + self.body + below
@@ -200,7 +203,7 @@ def label_bars(
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
 
 
-def wrapped(name: str, width: int = 13) -> str:
+def wrapped(name: str, width: int = 12) -> str:
     """A name on up to two lines, without markup."""
     lines = textwrap.wrap(" ".join(name.replace("_", " ").split()), width) or [""]
     if len(lines) > 2:

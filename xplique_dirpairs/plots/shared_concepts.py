@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xplique_dirpairs.plots.palette import Color
 from xplique_dirpairs.plots.row_grid import LOWERS, RAISES, RowGrid, draw_crops, draw_names, plain
 
-_ROW, _LABEL = 0.62, 0.95
+_ROW, _LABEL = 0.62, 1.1
 #: Classes named beside a concept.
 _NAMED = 8
 #: Inches that a line of classes may take.
@@ -72,7 +72,7 @@ def _draw_classes(ax: Axes, middle: float, classes: Sequence[tuple[str, float]])
     texts = [
         (f"{plain(name, 20)} {value:+.2f}".replace("-", "−"), value) for name, value in classes
     ]
-    widths = [0.075 * len(text) + 0.26 for text, _ in texts]
+    widths = [0.068 * len(text) + 0.24 for text, _ in texts]
     lines: list[list[int]] = [[]]
     used = 0.0
     for k in range(min(len(texts), _NAMED)):
