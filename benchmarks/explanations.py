@@ -101,8 +101,9 @@ def explain(material: Material, layer: str, arguments: argparse.Namespace) -> No
     pairs.fit(material.training, int(material.labels[0]))
     fitted = time.perf_counter()
     explained = explain_model(
-        pairs, material.images, material.labels, class_names=material.class_names
-    )
+        pairs, material.images, material.labels, class_names=material.class_names,
+        influence_images=arguments.influence_images,
+    )  # fmt: skip
     of_model = time.perf_counter()
     classes = explained.class_ids.tolist()
     first = [int(np.flatnonzero(material.labels == k)[0]) for k in classes]
@@ -141,6 +142,11 @@ def explain(material: Material, layer: str, arguments: argparse.Namespace) -> No
         f"{of_predictions - of_model:.1f}", f"{largest:.1e}", f"{steps:.0f}", f"{end - fitted:.0f}",
     )  # fmt: skip
     print("| " + " | ".join(cells) + " |\n", flush=True)
+    grades = explained.significance
+    print(
+        f"Of {grades.size} influences {(grades == 2).sum()} are significant after correction, "
+        f"{(grades > 0).sum()} before it.\n"
+    )
     print(explained.table().formatted("markdown"), "\n")
     print(explained.shared_table().formatted("markdown"), "\n")
     for found in explained.confusions:
@@ -162,6 +168,7 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, help="10; with --data 25")
     parser.add_argument("--images", type=int, default=50, help="of a class, to explain")
     parser.add_argument("--train-images", type=int, default=50, help="of a class, to learn from")
+    parser.add_argument("--influence-images", choices=("all", "class"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.data is not None and not (arguments.data / "load.py").is_file():
