@@ -25,6 +25,7 @@ from xplique_dirpairs.explanations.model_explanation import (
     ModelExplanation,
     strongest,
 )
+from xplique_dirpairs.explanations.path import few_logits
 from xplique_dirpairs.explanations.scan import Scan, scan_images
 from xplique_dirpairs.explanations.shares import ScoreOfLayer
 from xplique_dirpairs.metrics.influence import (
@@ -134,27 +135,23 @@ def explain_model(
     Memory: a few numbers for each image and concept, and features, averaged over positions where
     the head begins with a global average pooling; those of any other head are kept whole.
     """
-    for name, value in {
-        "nb_crops": nb_crops, "path_images": path_images, "batch_size": batch_size,
-        **({} if permutations is None else {"permutations": permutations}),
-        **({} if patch_size is None else {"patch_size": patch_size}),
-    }.items():  # fmt: skip
-        check_count(name, value)
-    check_level(level)
-    if influence_images not in ("all", "class"):
-        raise ValueError(f"influence_images must be 'all' or 'class', not {influence_images!r}")
-    if statistic not in STATISTICS:
-        raise ValueError(f"statistic must be one of {STATISTICS}, not {statistic!r}")
+    counts = {"nb_crops": nb_crops, "path_images": path_images, "batch_size": batch_size}
+    optional = {"patch_size": patch_size, "permutations": permutations}
+    counts |= {name: value for name, value in optional.items() if value is not None}
+    _check_settings(counts, level, influence_images, statistic)
     images = as_images(images)
-    layer, _ = concept_layer(
+    layer, some_activations = concept_layer(
         extractor, images[:2], input_to_latent_model, latent_to_logit_model, off
     )
     named = concept_names_of(concept_names, layer.number_of_concepts)
+    number_of_classes = few_logits(layer.head, some_activations).shape[1]
+    given = checked_labels(labels, len(images), number_of_classes)
     scan = scan_images(layer, images, patch_size, batch_size, random_state)
     predicted = scan.logits.argmax(axis=1)
-    ids = checked_labels(labels, *scan.logits.shape)
-    ids = predicted if ids is None else ids
-    chosen = _chosen_classes(classes, ids, scan.logits.shape[1])
+    ids = predicted if given is None else given
+    chosen = _chosen_classes(classes, ids, number_of_classes)
+    names = tuple(class_name_of(class_names, int(k)) for k in chosen)
+    wanted = _confusions(confusions, chosen, ids, scan)
 
     members = [np.flatnonzero(ids == k) for k in chosen]
     maps = scan.features.ndim > 2  # every noise vector passes through the head with every image
@@ -171,12 +168,11 @@ def explain_model(
     ]
     rates = [_rates(scan.detected, of) for of in members]
     pushes = tuple(
-        _confusion(layer, scan, ids, a, b, class_names, amount, path_images)
-        for a, b in _confusions(confusions, chosen, ids, scan)
+        _confusion(layer, scan, ids, a, b, class_names, amount, path_images) for a, b in wanted
     )
     return ModelExplanation(
         class_ids=chosen,
-        class_names=tuple(class_name_of(class_names, int(k)) for k in chosen),
+        class_names=names,
         concept_names=named,
         images=np.array([len(of) for of in members]),
         accuracy=np.array(
@@ -218,6 +214,19 @@ class _Rates(NamedTuple):
     images_outside: NDArray
     positions: NDArray
     positions_outside: NDArray
+
+
+def _check_settings(
+    counts: dict[str, int], level: float, influence_images: str, statistic: str
+) -> None:
+    """What can be told before anything is computed."""
+    for name, value in counts.items():
+        check_count(name, value)
+    check_level(level)
+    if influence_images not in ("all", "class"):
+        raise ValueError(f"influence_images must be 'all' or 'class', not {influence_images!r}")
+    if statistic not in STATISTICS:
+        raise ValueError(f"statistic must be one of {STATISTICS}, not {statistic!r}")
 
 
 def _chosen_classes(classes: Sequence[int] | None, ids: NDArray, count: int) -> NDArray:
