@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from xplique_dirpairs.comparison.average import average
     from xplique_dirpairs.comparison.compare import compare
     from xplique_dirpairs.comparison.result import Comparison
+    from xplique_dirpairs.explanations.contributions import (
+        compare_predictions,
+        explain_prediction,
+    )
+    from xplique_dirpairs.explanations.global_report import explain_model
+    from xplique_dirpairs.explanations.model_explanation import ModelExplanation
+    from xplique_dirpairs.explanations.prediction_explanation import (
+        PredictionComparison,
+        PredictionExplanation,
+    )
     from xplique_dirpairs.extractors.craft import FactorizerCraftTf
     from xplique_dirpairs.extractors.direction_pairs import (
         DirectionPairsManagerTf,
@@ -69,9 +79,12 @@ _MODULES = {
     "Interpretability": "metrics.interpretability",
     "KMeansFactorizer": "factorizers.decompositions",
     "LearningWarning": "learning.history",
+    "ModelExplanation": "explanations.model_explanation",
     "NMFFactorizer": "factorizers.nonnegative",
     "NoLearningFactorizer": "factorizers.controls",
     "PCAFactorizer": "factorizers.decompositions",
+    "PredictionComparison": "explanations.prediction_explanation",
+    "PredictionExplanation": "explanations.prediction_explanation",
     "RandomFactorizer": "factorizers.controls",
     "Recipe": "learning.recipe",
     "RelaxedArchetypalFactorizer": "factorizers.autoencoders",
@@ -82,8 +95,11 @@ _MODULES = {
     "attribute": "comparison.attributions",
     "average": "comparison.average",
     "compare": "comparison.compare",
+    "compare_predictions": "explanations.contributions",
     "count_skewed_sources": "learning.number_of_concepts",
     "dissect": "metrics.dissection",
+    "explain_model": "explanations.global_report",
+    "explain_prediction": "explanations.contributions",
     "interpretability": "metrics.labelled_detectors",
     "learn_pairs": "learning.trainer",
     "maximise": "maximisation",
@@ -115,9 +131,12 @@ __all__ = [
     "Interpretability",
     "KMeansFactorizer",
     "LearningWarning",
+    "ModelExplanation",
     "NMFFactorizer",
     "NoLearningFactorizer",
     "PCAFactorizer",
+    "PredictionComparison",
+    "PredictionExplanation",
     "RandomFactorizer",
     "Recipe",
     "RelaxedArchetypalFactorizer",
@@ -129,8 +148,11 @@ __all__ = [
     "attribute",
     "average",
     "compare",
+    "compare_predictions",
     "count_skewed_sources",
     "dissect",
+    "explain_model",
+    "explain_prediction",
     "interpretability",
     "learn_pairs",
     "maximise",

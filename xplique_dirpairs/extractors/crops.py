@@ -42,6 +42,13 @@ def extract_crops(images: NDArray, patch: int) -> NDArray:
     return grid.reshape(-1, patch, patch, images.shape[-1])
 
 
+def crop_at(image: NDArray, place: int, patch: int) -> NDArray:
+    """One crop (patch, patch, C) of an image (height, width, C), by its place in the grid."""
+    row, column = divmod(place, len(crop_starts(image.shape[1], patch)))
+    step = max(1, int(STRIDE * patch))
+    return image[row * step :, column * step :][:patch, :patch]
+
+
 def crop_coefficients(maps: NDArray, image_shape: tuple[int, ...], patch: int) -> NDArray:
     """Mean of each concept map over the area of each crop.
 
@@ -142,16 +149,13 @@ def best_crops_of_images(images: NDArray, maps: NDArray, patch: int, count: int)
         For each concept (k, patch, patch, C), k from 0 to ``count``.
     """
     shape = images.shape[1:3]
-    columns = len(crop_starts(shape[1], patch))
-    step = max(1, int(STRIDE * patch))
     values = crop_coefficients(maps, shape, patch).reshape(len(images), -1, maps.shape[-1])
     crops = []
     for of_images in np.moveaxis(values, -1, 0):
         best = np.argsort(-of_images.max(axis=1), kind="stable")[:count]
         found = np.zeros((0, patch, patch, images.shape[-1]), images.dtype)
         for image in best[of_images.max(axis=1)[best] > 0]:
-            row, column = divmod(int(of_images[image].argmax()), columns)
-            crop = images[image, row * step :, column * step :][:patch, :patch]
+            crop = crop_at(images[image], int(of_images[image].argmax()), patch)
             found = np.concatenate([found, crop[None]])
         crops.append(found)
     return crops

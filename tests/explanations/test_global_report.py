@@ -1,0 +1,352 @@
+"""A model whose reasons are known is explained by them; every number is that of plain loops."""
+
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from planted import (
+    BIASES,
+    CLASSES,
+    CONCEPTS,
+    NAMES,
+    planted_halves,
+    planted_images,
+    planted_pairs,
+)
+
+from xplique_dirpairs.explanations.contributions import explain_prediction
+from xplique_dirpairs.explanations.global_report import explain_model
+from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.metrics.influence import influence, log_probability_changes
+from xplique_dirpairs.network import Head
+
+QUICK = {"permutations": 200, "amount": 1.0}
+
+
+@pytest.fixture(scope="module")
+def halves():
+    return planted_halves()
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return planted_pairs()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return planted_images(45)
+
+
+@pytest.fixture(scope="module")
+def explained(halves, pairs, data):
+    images, labels = data
+    return explain_model(pairs, images, labels, concept_names=NAMES, **QUICK, **halves)
+
+
+@pytest.fixture(scope="module")
+def singles(halves, pairs, data):
+    """Every image explained alone, for its class."""
+    images, labels = data
+    return [
+        explain_prediction(pairs, image, int(label), **halves)
+        for image, label in zip(images[:9], labels[:9], strict=True)
+    ]
+
+
+# ------------------------------------------------------------------ the right reasons
+
+
+def test_each_class_is_driven_by_its_own_concept(explained):
+    for class_id in range(CLASSES):
+        for by in ("contribution", "influence"):
+            supporting, _ = explained.ranked(class_id, by=by)
+            assert supporting[0] == class_id
+    assert explained.ranked(2)[1].tolist() == [0]  # A speaks against class 2
+    assert explained.ranked("class 0")[0].tolist() == [0, 3]
+
+
+def test_the_shared_concept_is_found_and_no_other_for_both_classes(explained):
+    shared = explained.shared(0.1)
+    assert shared.tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [-1, 0, 1, 0]]
+    rows = [[cell.text for cell in row] for row in explained.shared_table(0.1).rows]
+    assert rows == [["A", "2", "class 0", "class 2"], ["D", "2", "class 0, class 1", "–"]]
+    assert not explained.shared_table(1.0).rows
+
+
+def test_influence_of_what_the_network_does_not_use_is_not_significant(explained):
+    signs = np.sign(explained.influence.scores).astype(int)
+    assert signs[:3].diagonal().tolist() == [1, 1, 1]
+    assert explained.significance.shape == (CONCEPTS, CLASSES)
+    assert set(np.unique(explained.significance)) <= {0, 1, 2}
+
+
+def test_crops_show_the_concept_where_it_is_strongest(explained, data):
+    images, labels = data
+    places = [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)]  # whole crops of 3, 2 apart
+    for i in range(CONCEPTS):
+        best = []
+        for image in images:
+            u = np.where(image[..., i] > 0.5, 10 * image[..., i], 0.0)
+            best.append(max((u[r : r + 3, c : c + 3].mean(), -r, -c) for r, c in places))
+        order = sorted(range(len(images)), key=lambda n: -best[n][0])[:5]
+        for crop, n in zip(explained.crops[i], order, strict=True):
+            r, c = -best[n][1], -best[n][2]
+            pixels = images[n, r : r + 3, c : c + 3].mean(axis=-1)  # of six channels the mean
+            np.testing.assert_allclose(crop[..., 0] / 255, pixels, atol=0.003)
+    assert not len(explained.class_crops[2, 3])  # no D in class 2
+    np.testing.assert_array_equal(explained.crops_of(3, 2), explained.crops[3])
+    assert len(explained.class_crops[2, 2]) == 5 and len(labels) == 45
+
+
+# ------------------------------------------------------------------ the right numbers
+
+
+def test_contributions_are_the_means_of_the_single_explanations(halves, pairs, data, singles):
+    images, labels = data[0][:9], data[1][:9]
+    found = explain_model(pairs, images, labels, **QUICK, **halves)
+    for c in range(CLASSES):
+        own = [one for one in singles if one.class_id == c]
+        wanted = np.mean([one.concept_contributions for one in own], axis=0)
+        np.testing.assert_allclose(found.contributions[c], wanted, atol=1e-5)
+        assert found.residuals[c] == pytest.approx(np.mean([o.residual for o in own]), abs=1e-5)
+        assert found.logits[c] == pytest.approx(np.mean([o.score for o in own]), abs=1e-5)
+    np.testing.assert_allclose(found.gaps, 0.0, atol=1e-5)
+    np.testing.assert_allclose(found.residuals, BIASES, atol=1e-5)  # distractors weigh nothing
+
+
+def test_so_are_those_of_a_head_that_is_not_linear(pairs, data):
+    images, labels = data[0][:6], data[1][:6]
+    halves = planted_halves(hidden=True)
+    found = explain_model(pairs, images, labels, path_images=6, **QUICK, **halves)
+    own = [explain_prediction(pairs, image, 1, **halves) for image in images[labels == 1]]
+    wanted = np.mean([one.concept_contributions for one in own], axis=0)
+    np.testing.assert_allclose(found.contributions[1], wanted, atol=1e-2)
+    assert np.abs(found.gaps).max() < 2e-2
+    fewer = explain_model(pairs, images, labels, path_images=1, **QUICK, **halves)
+    np.testing.assert_allclose(fewer.contributions[1], own[0].concept_contributions, atol=1e-2)
+    assert np.abs(fewer.gaps).max() < 2e-2
+
+
+def test_a_head_that_knows_places_is_explained_by_some_of_the_images(pairs, data):
+    images, labels = data[0][:12], data[1][:12]
+    inputs, latent = keras.Input(images.shape[1:]), keras.Input(images.shape[1:])
+    keras.utils.set_random_seed(0)
+    x = keras.layers.Conv2D(4, 4, 4, activation="relu", bias_initializer="ones")(latent)
+    outputs = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))
+    halves = {
+        "input_to_latent_model": keras.Model(inputs, keras.layers.Identity()(inputs)),
+        "latent_to_logit_model": keras.Model(latent, outputs),
+    }
+    how = {"path_images": 2, "permutations": 8, "confusions": [(1, 0)], **halves}
+    found = explain_model(pairs, images, labels, **how)
+    first_and_last = images[labels == 1][[0, -1]]
+    own = [explain_prediction(pairs, image, 1, **halves) for image in first_and_last]
+    wanted = np.mean([one.concept_contributions for one in own], axis=0)
+    np.testing.assert_allclose(found.contributions[1], wanted, atol=1e-2)
+    assert np.abs(found.gaps).max() < 2e-2 and found.images.tolist() == [4, 4, 4]
+    assert found.influence.images.tolist() == [6, 6, 6]  # two of each class
+    assert abs(found.confusions[0].gap) < 2e-2
+
+
+def test_rates_are_counts(explained, data):
+    images, labels = data
+    for c in range(CLASSES):
+        for i in range(CONCEPTS):
+            inside, outside = [], []
+            for image, label in zip(images, labels, strict=True):
+                cells = [value > 0.5 for row in image[..., i] for value in row]
+                (inside if label == c else outside).append(sum(cells) / len(cells))
+            assert explained.presence[c, i] == pytest.approx(np.mean(np.array(inside) > 0))
+            assert explained.presence_outside[c, i] == pytest.approx(np.mean(np.array(outside) > 0))
+            assert explained.occupancy[c, i] == pytest.approx(np.mean(inside), abs=1e-6)
+            assert explained.occupancy_outside[c, i] == pytest.approx(np.mean(outside), abs=1e-6)
+
+
+@pytest.mark.parametrize("over", ["all", "class"])
+def test_influence_is_that_of_the_metric(halves, pairs, data, over):
+    images, labels = data
+    found = explain_model(pairs, images, labels, influence_images=over, **QUICK, **halves)
+    head = Head(halves["latent_to_logit_model"])
+    wanted = influence(
+        head, images, labels if over == "class" else None, pairs.signals,
+        pairs.detect(images) > 0.5, statistic="signed change", **QUICK,
+    )  # fmt: skip
+    for name in ("scores", "changes", "p_values", "images"):
+        np.testing.assert_allclose(getattr(found.influence, name), getattr(wanted, name), atol=1e-6)
+
+
+def test_accuracy_and_confusions_are_those_of_the_predictions(explained, halves, data):
+    images, labels = data
+    predicted = Head(halves["latent_to_logit_model"]).logits(images).argmax(axis=1)
+    for c in range(CLASSES):
+        assert explained.accuracy[c] == pytest.approx((predicted[labels == c] == c).mean())
+    for found in explained.confusions:
+        wanted = ((labels == found.source) & (predicted == found.target)).sum()
+        assert found.confused == wanted and found.images == 15
+
+
+def test_a_confusion_is_the_mean_of_explanations_against_the_class(halves, pairs, data):
+    images, labels = data[0][:12].copy(), data[1][:12]
+    images[0, ..., 2] = 1.0  # an image of class 0 that is taken for class 2
+    found = explain_model(
+        pairs, images, labels, confusions=[(0, 2), (1, 0)], **QUICK, **halves
+    ).confusion(0, 2)
+    own = [
+        explain_prediction(pairs, image, 2, against=0, **halves) for image in images[labels == 0]
+    ]
+    shares = np.array([one.concept_contributions for one in own])
+    np.testing.assert_allclose(found.contributions, shares.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.confused_contributions, shares[0], atol=1e-5)
+    assert (found.images, found.confused) == (4, 1)
+    assert found.confused_difference == pytest.approx(own[0].score, abs=1e-5)
+    assert found.confused_residual == pytest.approx(own[0].residual, abs=1e-5)
+    assert found.gap == pytest.approx(0.0, abs=1e-5)
+    head = Head(halves["latent_to_logit_model"])
+    moved = log_probability_changes(head, images[labels == 0], pairs.signals, amount=1.0)
+    np.testing.assert_allclose(found.changes, (moved[..., 2] - moved[..., 0]).mean(axis=0))
+
+
+def test_by_default_a_class_is_held_against_the_one_it_is_taken_for(halves, pairs, data):
+    images, labels = data[0][:12].copy(), data[1][:12]
+    images[0, ..., 2] = 1.0
+    found = explain_model(pairs, images, labels, **QUICK, **halves)
+    first = found.confusions[0]
+    assert (first.source, first.target) == (0, 2)
+    assert found.confusion("class 0", "class 2").confused == 1
+    never = [c for c in found.confusions if c.confused == 0]
+    assert never and all(np.isnan(c.confused_contributions).all() for c in never)
+
+
+# ------------------------------------------------------------------ what must not matter
+
+
+def test_order_and_batches_do_not_matter(explained, halves, pairs, data, rng):
+    images, labels = data
+    order = rng.permutation(len(images))
+    again = explain_model(
+        pairs, images[order].astype(np.float64), labels[order], batch_size=7,
+        concept_names=NAMES, **QUICK, **halves,
+    )  # fmt: skip
+    for name in ("contributions", "residuals", "presence", "occupancy", "accuracy"):
+        np.testing.assert_allclose(getattr(again, name), getattr(explained, name), atol=1e-5)
+    np.testing.assert_allclose(again.influence.changes, explained.influence.changes, atol=1e-5)
+    for one, other in zip(again.crops, explained.crops, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_same_seed_gives_the_same_noise(explained, halves, pairs, data):
+    again = explain_model(pairs, *data, **QUICK, **halves)
+    np.testing.assert_array_equal(again.influence.p_values, explained.influence.p_values)
+
+
+def test_some_of_the_classes_are_explained_as_among_all(explained, halves, pairs, data):
+    some = explain_model(pairs, *data, classes=[2], **QUICK, **halves)
+    assert some.class_ids.tolist() == [2]
+    np.testing.assert_allclose(some.contributions[0], explained.contributions[2])
+    np.testing.assert_allclose(some.presence_outside[0], explained.presence_outside[2])
+    assert some.influence.scores.shape == (CONCEPTS, 1)
+    own = explain_model(pairs, *data, influence_images="class", **QUICK, **halves)
+    np.testing.assert_allclose(some.influence.changes[:, 0], own.influence.changes[:, 2], atol=1e-6)
+
+
+def test_without_labels_images_belong_to_the_predicted_class(halves, pairs, data):
+    images, _ = data
+    predicted = Head(halves["latent_to_logit_model"]).logits(images).argmax(axis=1)
+    one = explain_model(pairs, images, **QUICK, **halves)
+    other = explain_model(pairs, images, predicted, **QUICK, **halves)
+    np.testing.assert_array_equal(one.contributions, other.contributions)
+    assert (one.accuracy == 1).all()
+
+
+def test_an_extractor_knows_its_network(halves, pairs, data, explained):
+    images, labels = data
+    extractor = DirectionPairsTf(*halves.values(), patch_size=4, verbose=0, pairs=pairs)
+    extractor.fit(images)
+    found = explain_model(extractor, images, labels, **QUICK)
+    np.testing.assert_array_equal(found.contributions, explained.contributions)
+
+
+def test_one_class_alone_has_no_outside(halves, pairs, data):
+    images, labels = data
+    found = explain_model(pairs, images[labels == 0], labels[labels == 0], **QUICK, **halves)
+    assert np.isnan(found.presence_outside).all()
+    assert found.class_table(0).rows[0][7].text == "–"
+    assert found.plot_class(0) and found.plot()
+
+
+# ------------------------------------------------------------------ the value
+
+
+def test_tables_hold_the_numbers(explained):
+    row = explained.table().rows[1]
+    assert row[0].text == "class 1" and row[1].text == "15"
+    logit, residual, concepts = (row[k].numbers[0] for k in (3, 4, 5))
+    assert logit == pytest.approx(residual + concepts, abs=1e-5)
+    rows = explained.class_table(2).rows
+    assert [(r[0].text, r[1].text) for r in rows] == [("C", "for"), ("A", "against")]
+    assert rows[0][2].numbers[0] == explained.contributions[2, 2]
+    found = explained.confusions[0]
+    table = explained.confusion_table(found.source, found.target)
+    assert {r[1].text for r in table.rows} <= {"pushes", "holds"}
+    assert all((r[2].numbers[0] > 0) == (r[1].text == "pushes") for r in table.rows)
+
+
+def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
+    with pytest.raises(ValueError, match="read-only"):
+        explained.contributions[0] = 0
+    again = pickle.loads(pickle.dumps(explained))
+    np.testing.assert_array_equal(again.contributions, explained.contributions)
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(isinstance(k, str) and plain(v) for k, v in value.items())
+        if isinstance(value, (list, tuple)):
+            return all(map(plain, value))
+        return isinstance(value, (str, int, float, np.ndarray))
+
+    assert plain(explained.to_dict())
+    assert repr(explained) == "ModelExplanation(3 classes, 4 concepts, 45 images)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"labels": [0, 1]}, ValueError, "labels must be one for each of 45"),
+        ({"labels": np.full(45, 3)}, ValueError, "labels must be classes"),
+        ({"labels": np.zeros(45)}, TypeError, "labels must be integers"),
+        ({"images": np.zeros((0, 8, 8, 6))}, ValueError, "no images"),
+        ({"images": np.zeros((3, 8, 8, 5))}, ValueError, "the network takes"),
+        ({"classes": [7]}, ValueError, "out of range"),
+        ({"classes": []}, ValueError, "classes must have images"),
+        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, "is not explained"),
+        ({"confusions": [(0, 0)]}, ValueError, "two classes"),
+        ({"confusions": [(0, 9)]}, ValueError, "out of range"),
+        ({"class_names": "ab"}, ValueError, "class_names"),
+        ({"concept_names": ["a"]}, ValueError, "concept_names must be 4"),
+        ({"influence_images": "some"}, ValueError, "influence_images"),
+        ({"statistic": "p"}, ValueError, "statistic"),
+        ({"level": 2}, ValueError, "level"),
+        ({"permutations": 0}, ValueError, "permutations"),
+        ({"nb_crops": 0}, ValueError, "nb_crops"),
+        ({"path_images": 0}, ValueError, "path_images"),
+        ({"amount": 0}, ValueError, "amount"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(halves, pairs, data, changed, error, message):
+    images, labels = data
+    arguments = {"extractor": pairs, "images": images, "labels": labels, **halves} | changed
+    with pytest.raises(error, match=message):
+        explain_model(**arguments)
+
+
+def test_what_was_not_measured_is_said(explained):
+    with pytest.raises(ValueError, match="confusions="):
+        explained.confusion(0, 7)
+    with pytest.raises(ValueError, match="'dog' is not among"):
+        explained.plot_class("dog")
+    with pytest.raises(ValueError, match="by must be"):
+        explained.ranked(0, by="size")
+    with pytest.raises(ValueError, match="at_least"):
+        explained.shared(0)

@@ -1,0 +1,312 @@
+"""Pictures of explanations draw what they are given, and their words are where they belong."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.collections import PatchCollection
+
+from xplique_dirpairs.plots.class_report import (
+    ConceptRow,
+    PushRow,
+    plot_class_report,
+    plot_confusion,
+)
+from xplique_dirpairs.plots.influence_diagram import MOST_CONCEPTS, plot_influence_diagram
+from xplique_dirpairs.plots.palette import concept_colors
+from xplique_dirpairs.plots.prediction import (
+    ComparisonRow,
+    PredictionRow,
+    plot_prediction,
+    plot_two_predictions,
+    plot_waterfall,
+)
+from xplique_dirpairs.plots.shared_concepts import SharedRow, plot_shared_concepts
+
+LONG = "German_short-haired_pointer with $x$ and more"
+NAME = "Concept names words that wrap"
+
+
+def some_crops(rng, count=5):
+    return rng.integers(0, 255, (count, 12, 12, 3)).astype(np.uint8)
+
+
+def hidden_words(ax):
+    """Words of an axes without frame, and of ticks beyond its ends: never drawn."""
+    for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        for tick in axis.get_major_ticks() + axis.get_minor_ticks():
+            if not ax.axison or not min(limits) <= tick.get_loc() <= max(limits):
+                yield from (tick.label1, tick.label2)
+        if not ax.axison:
+            yield axis.label
+
+
+def texts_of(figure):
+    figure.draw_without_rendering()
+    hidden = {id(text) for ax in figure.axes for text in hidden_words(ax)}
+    found = figure.findobj(plt.Text)
+    return [t for t in found if t.get_text().strip() and t.get_visible() and id(t) not in hidden]
+
+
+def check_words(figure):
+    """No words leave the figure or lie on one another."""
+    renderer = figure.canvas.get_renderer()
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts_of(figure)]
+    bounds = figure.bbox
+    for text, box in boxes:
+        assert bounds.x0 - 1 <= box.x0 and box.x1 <= bounds.x1 + 1, text
+        assert bounds.y0 - 1 <= box.y0 and box.y1 <= bounds.y1 + 1, text
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        over = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(over) < 1.5, (one, other)
+
+
+# ------------------------------------------------------------------ the influence diagram
+
+
+def discs(figure):
+    """(column, row, filled) of every disc, in order of columns."""
+    ax = figure.axes[0]
+    width, height = ax.get_xlim()[1], ax.get_ylim()[0]
+    drawn = next(one for one in ax.collections if isinstance(one, PatchCollection))
+    return [
+        (
+            path.get_extents().intervalx.mean() / width,
+            path.get_extents().intervaly.mean() / height,
+            not np.allclose(inside[:3], 1.0),
+            tuple(edge[:3]),
+        )
+        for path, inside, edge in zip(
+            drawn.get_paths(), drawn.get_facecolors(), drawn.get_edgecolors(), strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize(("concepts", "classes"), [(50, 12), (12, 50), (3, 3), (1, 1)])
+def test_discs_are_the_significant_influences_and_nothing_else(concepts, classes, rng):
+    changes = rng.normal(size=(concepts, classes))
+    grades = rng.integers(0, 3, size=changes.shape)
+    grades[0, 0] = 2
+    names = [f"class number {k}" for k in range(classes)]
+    crops = [some_crops(rng, k % 4) for k in range(concepts)]
+    figure = plot_influence_diagram(
+        changes, grades, names, [str(i) for i in range(concepts)], crops, title="Concept influence"
+    )
+    found = discs(figure)
+    assert len(found) == (grades > 0).sum()
+    assert sum(full for *_, full, _ in found) == (grades == 2).sum()
+    red = sum(color[0] > color[2] for *_, color in found)
+    assert red == ((grades > 0) & (changes > 0)).sum()
+    check_words(figure)
+
+
+def test_each_disc_is_in_its_class_and_concept():
+    changes = np.array([[0.0, 2.0], [1.0, -1.0], [0.5, 0.0]])
+    figure = plot_influence_diagram(changes, (changes != 0) * 2, ["a", "b"], ["p", "q", "r"])
+    # columns by the class they help most, the strongest first: q, r (class a), then p (class b)
+    names = [t.get_text() for t in figure.texts if t.get_text() in "pqr"]
+    assert names == ["q", "r", "p"]
+    places = {(round(3 * x - 0.5), round(2 * y - 0.5)) for x, y, *_ in discs(figure)}
+    assert places == {(0, 0), (0, 1), (1, 0), (2, 1)}
+
+
+def test_on_demand_all_influences_are_drawn(rng):
+    changes, grades = rng.normal(size=(6, 4)), rng.integers(0, 3, size=(6, 4))
+    figure = plot_influence_diagram(
+        changes, grades, list("abcd"), list("uvwxyz"), significant_only=False
+    )
+    assert len(discs(figure)) == 24
+    assert any("pale: not significant" in t.get_text() for t in texts_of(figure))
+    check_words(figure)
+
+
+def test_what_is_not_significant_and_what_is_too_much_is_counted(rng):
+    count = MOST_CONCEPTS + 7
+    changes, grades = rng.normal(size=(count, 4)), np.full((count, 4), 2)
+    grades[:3] = 0
+    figure = plot_influence_diagram(changes, grades, list("abcd"), [str(i) for i in range(count)])
+    words = " ".join(t.get_text() for t in texts_of(figure))
+    assert "3 concepts move no class" in words and "4 weaker ones are left out" in words
+    nothing = plot_influence_diagram(
+        changes, 0 * grades, list("abcd"), list(map(str, range(count)))
+    )
+    assert any("no influence is significant" in t.get_text() for t in texts_of(nothing))
+    check_words(nothing)
+
+
+def test_alike_classes_stand_side_by_side(rng):
+    pattern = rng.permutation(np.arange(20) % 2)  # two kinds of classes
+    changes = np.where(pattern[None] == [[0], [1]], 2.0, -2.0)
+    figure = plot_influence_diagram(
+        changes, np.full((2, 20), 2), list(map(str, pattern)), ["x", "y"]
+    )
+    kinds = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert sum(a != b for a, b in itertools.pairwise(kinds)) == 1
+
+
+def test_shapes_of_a_diagram_must_fit():
+    with pytest.raises(ValueError, match="concepts, classes"):
+        plot_influence_diagram(np.zeros((2, 3)), np.zeros((3, 2)), list("abc"), list("xy"))
+    for wrong in ({"class_names": ["a"]}, {"concept_names": ["x"]}, {"crops": []}):
+        names = {"class_names": list("abc"), "concept_names": list("xy")} | wrong
+        with pytest.raises(ValueError, match="must be"):
+            plot_influence_diagram(np.zeros((2, 3)), np.zeros((2, 3)), **names)
+
+
+# ------------------------------------------------------------------ a class, a confusion
+
+
+def concept_row(rng, k, sign, name=None):
+    return ConceptRow(
+        name or str(k), concept_colors(60)[k], some_crops(rng, k % 6), k % 2 == 0,
+        sign * rng.exponential(), sign * rng.exponential(), k % 3, rng.random(), rng.random(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("ups", "downs"), [(5, 5), (1, 0), (0, 2), (12, 9)])
+def test_a_class_report_has_a_row_for_each_concept(ups, downs, rng):
+    supporting = [concept_row(rng, k, 1, NAME if k == 0 else None) for k in range(ups)]
+    opposing = [concept_row(rng, 25 + k, -1) for k in range(downs)]
+    figure = plot_class_report(LONG, "some details", supporting, opposing)
+    check_words(figure)
+    words = [t.get_text() for t in texts_of(figure)]
+    for row in supporting + opposing:
+        said = f"{row.contribution:+.2f}".replace("-", "−")
+        assert said in words
+    assert ("speaks for it" in words) == bool(ups)
+    assert ("speaks against it" in words) == bool(downs)
+    with pytest.raises(ValueError, match="no concepts"):
+        plot_class_report("a", "", [], [])
+
+
+@pytest.mark.parametrize("confused", [True, False])
+def test_a_confusion_shows_what_pushes_and_the_images_that_went_wrong(confused, rng):
+    rows = [
+        PushRow(
+            str(k), concept_colors(9)[k], some_crops(rng), v, v + 0.1 if confused else np.nan, -v
+        )
+        for k, v in enumerate((1.5, 0.2, -0.3, -2.0))
+    ]
+    rows.append(PushRow("residual", (0.3,) * 3, None, -4.0, 1.0 if confused else np.nan, np.nan))
+    figure = plot_confusion((LONG, LONG), "some details", rows)
+    check_words(figure)
+    drawn = [p.get_width() for ax in figure.axes for p in ax.patches if len(ax.patches) == 5]
+    np.testing.assert_allclose(drawn, [row.contribution for row in rows])
+    marks = [ln for ax in figure.axes for ln in ax.lines if ln.get_marker() == "D"]
+    if confused:
+        shown = marks[0].get_xdata()
+        np.testing.assert_allclose(shown, [row.confused for row in rows])
+        low, high = marks[0].axes.get_xlim()
+        assert low < min(shown) and max(shown) < high
+    words = " ".join(t.get_text() for t in texts_of(figure))
+    assert ("taken for it" in words) == confused
+    with pytest.raises(ValueError, match="no concepts"):
+        plot_confusion(("a", "b"), "", [])
+
+
+def test_shared_concepts_name_their_classes_or_how_many_more(rng):
+    classes = [(f"class number {k}", 1.0 - 0.2 * k) for k in range(12)]
+    rows = [
+        SharedRow("3", concept_colors(2)[0], some_crops(rng), classes),
+        SharedRow(NAME, concept_colors(2)[1], some_crops(rng, 0), classes[:2]),
+    ]
+    figure = plot_shared_concepts(rows, 0.05, 3)
+    check_words(figure)
+    words = [t.get_text() for t in texts_of(figure)]
+    named = sum("class number" in text for text in words) - 2
+    assert f"and {12 - named} more" in words and named >= 4
+    assert any("2 of 3 shown" in text for text in words)
+    assert "no concept" in plot_shared_concepts([], 0.05, 0).texts[0].get_text()
+
+
+# ------------------------------------------------------------------ a prediction
+
+
+def prediction_rows(rng, count, crops=True, shape=(5, 4)):
+    rows = [
+        PredictionRow(
+            str(k), concept_colors(60)[k], rng.normal(), some_crops(rng, 3) if crops else None,
+            np.maximum(rng.normal(size=shape), 0.0) * (k != 1), rng.normal(size=shape),
+        )
+        for k in range(count)
+    ]  # fmt: skip
+    grey = (0.3, 0.3, 0.3)
+    return [*rows, PredictionRow("20 others", grey, -0.4), PredictionRow("residual", grey, 2.5)]
+
+
+def waterfall_bars(figure):
+    ax = max(figure.axes, key=lambda ax: len(ax.patches) * (ax.get_xlabel() == "logits"))
+    return [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches]
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])
+@pytest.mark.parametrize("crops", [True, False])
+@pytest.mark.parametrize("side", [(40, 30), (30, 60)])
+def test_a_prediction_is_a_waterfall_from_the_residual_to_the_score(count, crops, side, rng):
+    rows = prediction_rows(rng, count, crops)
+    score = sum(row.contribution for row in rows)
+    likeliest = [(LONG, 0.5), ("b", 0.3), ("c", 0.1)]
+    figure = plot_prediction(rng.random((*side, 3)), likeliest, f"logit of {LONG}", score, rows)
+    check_words(figure)
+    bars = waterfall_bars(figure)
+    assert len(bars) == len(rows)
+    assert bars[-1][0] == pytest.approx(0.0) and bars[0][1] == pytest.approx(score)
+    for upper, lower in itertools.pairwise(bars):
+        assert upper[0] == pytest.approx(lower[1])
+    said = [t.get_text() for t in texts_of(figure)]
+    assert ("not\ndetected" in said) == (count > 1)
+    images = [ax for ax in figure.axes if ax.images]
+    # the image; where it is; what it adds (grey, and colours); the scale of colours has none
+    assert len(images) == 1 + (3 if crops else 2) * count
+
+
+def test_a_waterfall_alone_has_the_same_bars(rng):
+    rows = prediction_rows(rng, 30)
+    score = sum(row.contribution for row in rows)
+    figure = plot_waterfall("logit of x", score, rows)
+    check_words(figure)
+    bars = waterfall_bars(figure)
+    assert bars[0][1] == pytest.approx(score) and len(bars) == 32
+    for function in (
+        plot_waterfall,
+        lambda *a: plot_prediction(np.zeros((2, 2, 3)), [("a", 1.0)], *a),
+    ):
+        with pytest.raises(ValueError, match="nothing to show"):
+            function("logit", 1.0, [])
+
+
+@pytest.mark.parametrize("crops", [True, False])
+@pytest.mark.parametrize("count", [1, 8])
+def test_two_predictions_share_their_rows_and_their_colours(count, crops, rng):
+    rows = [
+        ComparisonRow(
+            str(k), concept_colors(60)[k], (rng.normal(), rng.normal()),
+            some_crops(rng, 3) if crops else None,
+            (rng.normal(size=(3, 4)), 10 * rng.normal(size=(3, 4))),
+        )
+        for k in range(count)
+    ]  # fmt: skip
+    rows.append(ComparisonRow("residual", (0.3, 0.3, 0.3), (1.0, 3.0)))
+    pictures = rng.random((30, 50, 3)), rng.random((30, 30, 3))
+    figure = plot_two_predictions(
+        pictures, f"logit of {LONG}", (1.0, 2.0), ((LONG, 0.9), ("b", 0.2)), rows
+    )
+    check_words(figure)
+    maps = [ax.images[1] for ax in figure.axes if len(ax.images) == 2]
+    assert len(maps) == 2 * count
+    assert len({(m.norm.vmin, m.norm.vmax) for m in maps}) == 1
+    with pytest.raises(ValueError, match="nothing to show"):
+        plot_two_predictions(pictures, "s", (1.0, 2.0), (("a", 1.0), ("b", 1.0)), [])
+
+
+@pytest.mark.parametrize("values", [np.zeros((3, 3)), np.full((1, 1), 2.0), -np.ones((2, 2))])
+def test_maps_that_are_flat_or_empty_are_drawn_as_well(values, rng):
+    row = PredictionRow(
+        "1", (1.0, 0.0, 0.0), float(values.sum()), None, np.maximum(values, 0), values
+    )
+    figure = plot_prediction(
+        rng.random((8, 8, 3)), [("a", 1.0)], "logit of a", float(values.sum()),
+        [row, PredictionRow("residual", (0.3,) * 3, 0.0)],
+    )  # fmt: skip
+    check_words(figure)

@@ -1,0 +1,1 @@
+"""What drives a model, and a prediction, by concepts."""
