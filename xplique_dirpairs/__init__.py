@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     )
     from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
     from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+    from xplique_dirpairs.interventions.counterfactual_result import (
+        Counterfactual,
+        Counterfactuals,
+    )
+    from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
+    from xplique_dirpairs.interventions.counterfactuals import counterfactuals
+    from xplique_dirpairs.interventions.distance import TrainingDistance
     from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
     from xplique_dirpairs.learning.history import History, LearningWarning
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
     from xplique_dirpairs.metrics.labelled_detectors import interpretability, score_labels
     from xplique_dirpairs.network import Head, split_model
     from xplique_dirpairs.pairs import DirectionPairs
+    from xplique_dirpairs.plots.counterfactuals import plot_moves
     from xplique_dirpairs.plots.maximisation import plot_maximised
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
     from xplique_dirpairs.shards import ActivationShards
@@ -53,6 +61,9 @@ _MODULES = {
     "ActivationShards": "shards",
     "ArchetypalFactorizer": "factorizers.autoencoders",
     "Comparison": "comparison.result",
+    "Counterfactual": "interventions.counterfactual_result",
+    "CounterfactualSearch": "interventions.counterfactual_search",
+    "Counterfactuals": "interventions.counterfactual_result",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
     "DirectionPairsManagerTf": "extractors.direction_pairs",
@@ -77,15 +88,18 @@ _MODULES = {
     "Stage": "learning.recipe",
     "SupervisedPairs": "learning.supervised",
     "TopKFactorizer": "factorizers.autoencoders",
+    "TrainingDistance": "interventions.distance",
     "average": "comparison.average",
     "compare": "comparison.compare",
     "count_skewed_sources": "learning.number_of_concepts",
+    "counterfactuals": "interventions.counterfactuals",
     "dissect": "metrics.dissection",
     "interpretability": "metrics.labelled_detectors",
     "learn_pairs": "learning.trainer",
     "maximise": "maximisation",
     "measure_firing": "maximisation_report",
     "plot_maximised": "plots.maximisation",
+    "plot_moves": "plots.counterfactuals",
     "plot_number_of_concepts": "plots.number_of_concepts",
     "scan_number_of_concepts": "learning.concept_scan",
     "score_labels": "metrics.labelled_detectors",
@@ -97,6 +111,9 @@ __all__ = [
     "ActivationShards",
     "ArchetypalFactorizer",
     "Comparison",
+    "Counterfactual",
+    "CounterfactualSearch",
+    "Counterfactuals",
     "DirectionPairs",
     "DirectionPairsFactorizer",
     "DirectionPairsManagerTf",
@@ -121,16 +138,19 @@ __all__ = [
     "Stage",
     "SupervisedPairs",
     "TopKFactorizer",
+    "TrainingDistance",
     "__version__",
     "average",
     "compare",
     "count_skewed_sources",
+    "counterfactuals",
     "dissect",
     "interpretability",
     "learn_pairs",
     "maximise",
     "measure_firing",
     "plot_maximised",
+    "plot_moves",
     "plot_number_of_concepts",
     "scan_number_of_concepts",
     "score_labels",
