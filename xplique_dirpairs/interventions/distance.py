@@ -30,8 +30,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import as_pixels, check_activations, check_random_state
 
-#: Training images whose means are kept for nearest neighbours, at most; beyond, a random sample.
-MOST_NEIGHBOURS = 5000
+#: Training images that are neighbours, and whose own distances are measured, at most; beyond, a
+#: random sample. The covariance is of all.
+MOST_NEIGHBOURS = 2000
 #: Variances of principal axes count as no less than this share of their mean: along axes without
 #: variance (channels that are always 0) any rounding would be infinitely far.
 VARIANCE_FLOOR = 1e-3

@@ -55,7 +55,10 @@ def plot_counterfactual(found: Counterfactual, title: str = "") -> Figure:
         _draw_all_maps(figure, grid[1].subgridspec(2, max(shown, 3)), found, shown)
     bottom = grid[len(heights) - 1].subgridspec(1, 2, width_ratios=(1.5, 1.0))
     draw_moved_concepts(figure.add_subplot(bottom[0]), found)
-    draw_distances(figure.add_subplot(bottom[1]), found)
+    corner = bottom[1]
+    if lower > 3.0:  # two rows of distances stay together, however many concepts were moved
+        corner = corner.subgridspec(2, 1, height_ratios=(2.0, lower - 2.0))[0]
+    draw_distances(figure.add_subplot(corner), found)
     figure.suptitle(title or _headline(found), fontsize=12)
     return figure
 
