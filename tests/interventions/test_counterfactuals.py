@@ -13,6 +13,7 @@ from xplique_dirpairs.interventions.counterfactual_search import CounterfactualS
 from xplique_dirpairs.interventions.counterfactuals import counterfactuals
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.plots.counterfactuals import plot_moves
 
 D, CLASSES = 6, 3
 
@@ -237,6 +238,11 @@ def test_the_unit_of_coefficients_does_not_matter(rows, x, found):
     np.testing.assert_allclose(there.changed, found.changed[:9], rtol=2e-3)
 
 
+def test_an_image_without_features_has_no_relative_change(search, x):
+    found = search.find(np.zeros_like(x[:1]), stay_within=None)
+    assert np.isnan(found.changed[0])
+
+
 def test_float64_features_are_taken(search, found, x):
     there = search.find(x[:3].astype(np.float64), stay_within=None)
     np.testing.assert_allclose(there.shifts, found.shifts[:3], rtol=1e-5)
@@ -257,6 +263,8 @@ def test_one_image_has_its_path_and_its_maps(search, found, x):
     np.testing.assert_allclose(one.maps_after.mean(axis=(0, 1)), one.means_after, rtol=1e-4)
     assert set(one.words) <= {"removed", "lowered", "raised", "added"}
     assert found[-1].before == found.before[-1]
+    assert "→" in one.plot().get_suptitle()
+    assert len(plot_moves(found).axes[0].get_xticklabels()) == 4
     with pytest.raises(IndexError, match="no image 60"):
         found[60]
 
