@@ -19,8 +19,9 @@ all. Of every extractor and every number of concepts that may be moved:
 
 the last three over the images whose predictions all extractors change, and, in brackets, the share
 of these images for which it is less than along the direction pairs (equal ones count half). The
-intact images' own figures are in the first row. ``(least)``: without keeping within the percentile,
-the least norm.
+intact images' own figures are in the first row; in the second, for a head that is linear after
+pooling, those of the shortest step to the boundary, which neither concepts nor limits restrict.
+``(least)``: without keeping within the percentile, the least norm.
 
 With ``real`` there is one table more: seconds of each class.
 """
@@ -101,6 +102,8 @@ def compare(name: str, layer, arguments) -> None:
         name, 0, f"{len(x)} intact images", "", 0, ", ".join(f"{s.mean():.3f}" for s in inside), 0,
         f"{own.positions.mean():.3f}", f"{own.image.mean():.3f}", "",
     )  # fmt: skip
+    if head.class_rows is not None:
+        floor(name, head, searches[arguments.directions[0]].distance, x)
     for stay_within in (99.0, None):
         for most in arguments.moved:
             found, seconds = {}, {}
@@ -114,6 +117,30 @@ def compare(name: str, layer, arguments) -> None:
             report(name, label, found, seconds)
             if stay_within and arguments.pictures:
                 draw(found[arguments.directions[0]], arguments.output, f"{name}_{most}")
+
+
+def floor(name: str, head: Head, distance, x) -> None:
+    """The least change of all, along the difference of two classes' rows, with nothing clipped."""
+    logits = head.logits(x)
+    own = logits.argmax(axis=1)
+    steps = head.class_rows[None] - head.class_rows[own][:, None]
+    squares = (steps**2).sum(axis=2)
+    gaps = logits[np.arange(len(x)), own][:, None] - logits
+    image = np.arange(len(x))
+    squares[image, own] = np.nan  # no step leads from a class to itself
+    nearest = np.nanargmin(gaps / np.sqrt(squares), axis=1)
+    share = (gaps / squares)[image, nearest]
+    step = (share[:, None] * steps[image, nearest]).astype(np.float32)
+    moved = x + step.reshape(len(x), *[1] * (x.ndim - 2), -1)
+    after = distance(moved)
+    norm = np.linalg.norm((moved - x).reshape(len(x), -1), axis=1)
+    inside = [after.positions_percentile <= 99, after.image_percentile <= 99]
+    inside.append(inside[0] & inside[1])
+    row(
+        name, "any", "step to the boundary", "", "", ", ".join(f"{s.mean():.3f}" for s in inside),
+        f"{(norm / np.linalg.norm(x.reshape(len(x), -1), axis=1)).mean():.3f}",
+        f"{after.positions.mean():.3f}", f"{after.image.mean():.3f}", "",
+    )  # fmt: skip
 
 
 def report(name: str, label: str, found, seconds) -> None:
