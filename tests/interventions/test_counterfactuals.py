@@ -11,6 +11,7 @@ from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer
 from xplique_dirpairs.interventions import counterfactual_search, moved_features
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 from xplique_dirpairs.interventions.counterfactuals import counterfactuals
+from xplique_dirpairs.interventions.search import Wanted, _shortened
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.counterfactuals import plot_moves
@@ -88,8 +89,16 @@ def test_predictions_change_on_clipped_features(search, found, x):
 
 
 def test_the_move_ends_where_the_prediction_just_changes(search, found, x):
-    logits = search.head.logits(search.moved.features(x, x[..., :4], 0.99 * found.shifts))
+    logits = search.head.logits(search.moved.features(x, x[..., :4], 0.9995 * found.shifts))
     np.testing.assert_array_equal(logits.argmax(axis=1), found.before)
+
+
+def test_shifts_that_go_too_far_are_cut_back_to_the_boundary(search, found, x):
+    u = x[:8, ..., :4]
+    wanted = Wanted(found.before[:8], None, 0.0, 3, (found.shifts[:8], found.shifts[:8]))
+    ends, gap, _ = _shortened(search.moved, x[:8], u, np.arange(8), 1.7 * found.shifts[:8], wanted)
+    np.testing.assert_allclose(ends, found.shifts[:8], rtol=2e-3)
+    assert (gap > 0).all()
 
 
 def test_no_more_concepts_are_moved_than_allowed(search, x):
@@ -148,7 +157,7 @@ def test_a_linear_head_without_limits_gets_the_closed_form(pairs, rows, x):
             if j != own
         ]
         norm = found.changed[k] * np.linalg.norm(x[k])
-        assert norm == pytest.approx(np.sqrt(6) * min(distances), rel=5e-3)
+        assert norm == pytest.approx(np.sqrt(6) * min(distances), rel=5e-4)
 
 
 # ------------------------------------------------------------------------------ limits
@@ -313,6 +322,8 @@ def test_any_head_and_layer(halves, images, name):
     moved = search.moved.features(x[:6], pairs.coefficients(x[:6]), found.shifts)
     after = Head(h).logits(moved).argmax(axis=1)
     assert ((after != found.before) == found.found).all()
+    short = search.moved.features(x[:6], pairs.coefficients(x[:6]), 0.999 * found.shifts)
+    assert (Head(h).logits(short).argmax(axis=1) == found.before).all()
     assert found[0].maps_before.shape == (*x.shape[1:-1], found.number_moved[0])
 
 
