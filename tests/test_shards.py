@@ -368,6 +368,7 @@ def test_a_shard_that_is_damaged_while_it_is_learned_from_is_named(
         learn_pairs(shards, 2, recipe=recipe, random_state=0, verbose=0)
 
 
+@pytest.mark.slow
 def test_learning_from_shards_recovers_what_learning_from_memory_does(tmp_path, monkeypatch):
     monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
     signals, distractors = random_directions(1)
