@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     )
     from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
     from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+    from xplique_dirpairs.interventions.correction import choose_k, correct
+    from xplique_dirpairs.interventions.correction_report import (
+        CorrectionReport,
+        report_correction,
+    )
     from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
     from xplique_dirpairs.learning.history import History, LearningWarning
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
@@ -53,6 +58,7 @@ _MODULES = {
     "ActivationShards": "shards",
     "ArchetypalFactorizer": "factorizers.autoencoders",
     "Comparison": "comparison.result",
+    "CorrectionReport": "interventions.correction_report",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
     "DirectionPairsManagerTf": "extractors.direction_pairs",
@@ -78,7 +84,9 @@ _MODULES = {
     "SupervisedPairs": "learning.supervised",
     "TopKFactorizer": "factorizers.autoencoders",
     "average": "comparison.average",
+    "choose_k": "interventions.correction",
     "compare": "comparison.compare",
+    "correct": "interventions.correction",
     "count_skewed_sources": "learning.number_of_concepts",
     "dissect": "metrics.dissection",
     "interpretability": "metrics.labelled_detectors",
@@ -87,6 +95,7 @@ _MODULES = {
     "measure_firing": "maximisation_report",
     "plot_maximised": "plots.maximisation",
     "plot_number_of_concepts": "plots.number_of_concepts",
+    "report_correction": "interventions.correction_report",
     "scan_number_of_concepts": "learning.concept_scan",
     "score_labels": "metrics.labelled_detectors",
     "split_model": "network",
@@ -97,6 +106,7 @@ __all__ = [
     "ActivationShards",
     "ArchetypalFactorizer",
     "Comparison",
+    "CorrectionReport",
     "DirectionPairs",
     "DirectionPairsFactorizer",
     "DirectionPairsManagerTf",
@@ -123,7 +133,9 @@ __all__ = [
     "TopKFactorizer",
     "__version__",
     "average",
+    "choose_k",
     "compare",
+    "correct",
     "count_skewed_sources",
     "dissect",
     "interpretability",
@@ -132,6 +144,7 @@ __all__ = [
     "measure_firing",
     "plot_maximised",
     "plot_number_of_concepts",
+    "report_correction",
     "scan_number_of_concepts",
     "score_labels",
     "split_model",

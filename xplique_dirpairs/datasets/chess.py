@@ -242,8 +242,8 @@ def _glyph(label: int) -> tuple[NDArray, NDArray]:
 
 def _board(rng: np.random.Generator) -> NDArray:
     """Squares of two colours, one behind the middle of the picture; (SIDE, SIDE, 3)."""
-    hue, *saturations = _BOARDS[rng.integers(len(_BOARDS))]
-    hue, saturation = hue + rng.uniform(-10, 10), rng.uniform(*saturations)
+    base, low, high = _BOARDS[rng.integers(len(_BOARDS))]
+    hue, saturation = base + rng.uniform(-10, 10), rng.uniform(low, high)
     light, shade = rng.uniform(0.78, 0.97), rng.uniform(0.5, 0.72)
     colors = _rgb(hue, 0.6 * saturation, light), _rgb(hue, 1.2 * saturation, light * shade)
 
@@ -254,8 +254,8 @@ def _board(rng: np.random.Generator) -> NDArray:
     down = (np.cos(turn) * points[:, None] - np.sin(turn) * points) / square
     off = rng.uniform(-0.12, 0.12, size=2)
     number = np.floor(across + 0.5 - off[0]) + np.floor(down + 0.5 - off[1]) + rng.integers(2)
-    board = np.where(number[..., None] % 2 == 1, colors[1], colors[0]).astype(np.float32)
-    board = cv2.resize(board, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    fine = np.where(number[..., None] % 2 == 1, colors[1], colors[0]).astype(np.float32)
+    board = cv2.resize(fine, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
     grain = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)).astype(np.float32), (0, 0), 1.0)
     slopes, place = rng.uniform(-0.08, 0.08, size=2), np.arange(SIDE) / SIDE - 0.5
@@ -268,7 +268,8 @@ def _piece_over(board: NDArray, label: int, rng: np.random.Generator) -> NDArray
     scale = rng.uniform(*_SIZE) * SIDE / _CANVAS
     middle = (_CANVAS / 2, _CANVAS / 2)
     turn = cv2.getRotationMatrix2D(middle, rng.uniform(-_TURN, _TURN), scale)
-    turn[:, 2] += SIDE / 2 - _CANVAS / 2 + rng.uniform(-_OFF_CENTRE, _OFF_CENTRE, size=2)
+    off = rng.uniform(-_OFF_CENTRE, _OFF_CENTRE, size=2)
+    turn[:, 2] = turn[:, 2] + (SIDE - _CANVAS) / 2 + off
     body, lines = (
         # blurred first: a pixel of the picture is several of the canvas
         cv2.warpAffine(cv2.GaussianBlur(part, (0, 0), 0.35 / scale), turn, (SIDE, SIDE))

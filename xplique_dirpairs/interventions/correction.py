@@ -141,11 +141,18 @@ def choose_k(
     images = check_images(images)
     labels = _checked_labels(labels, len(images), model)
     if candidates is None:
-        first = keras.Model(model.inputs, target)
-        candidates = _distance(pairs, chosen, first, images, batch_size) * np.array(SHARES)
+        first = keras.Model(_one_or_all(model.inputs), target)
+        distance = _distance(pairs, chosen, first, images, batch_size)
+        candidates = [distance * share for share in SHARES]
     best, right = None, -1.0
+    corrected = correct(model, layer, pairs, chosen, k=1.0, limits=limits)
+    step = next(
+        new
+        for new in corrected.layers
+        if new.name.endswith("_step") and not any(new.name == old.name for old in model.layers)
+    )
     for k in sorted(_checked_k(k) for k in candidates):
-        corrected = correct(model, layer, pairs, chosen, k=k, limits=limits)
+        step.set_weights([np.float32(k) * pairs.signals[chosen]])  # compiled once for all k
         outputs = outputs_of(corrected, images, batch_size)
         share = float(np.mean(outputs.argmax(axis=-1) == labels))
         if share > right:
@@ -190,8 +197,8 @@ class _Weights:
     """
 
     def __init__(self, readings: list[tuple[NDArray, NDArray, str]], rows: NDArray):
-        self.readings = [(np.float32(w), np.float32(b), kind) for w, b, kind in readings]
-        self.rows = np.float32(rows)
+        self.readings = readings
+        self.rows = rows
 
 
 def _to_hyperplanes(pairs: DirectionPairs, chosen: list[int]) -> _Weights:
@@ -242,9 +249,7 @@ def _suppressed(x: Any, name: str, weights: _Weights, limits: Limits) -> Any:
     u = readings[0]
     if len(readings) > 1:
         u = layers.Minimum(dtype="float32", name=f"{name}_least")(readings)
-    step = layers.Dense(
-        weights.rows.shape[1], use_bias=False, dtype="float32", name=f"{name}_step"
-    )
+    step = layers.Dense(weights.rows.shape[1], use_bias=False, dtype="float32", name=f"{name}_step")
     moved = layers.Subtract(dtype="float32", name=f"{name}_subtract")(
         [x, _called(step, u, [weights.rows])]
     )
@@ -266,9 +271,10 @@ def _clipped(x: Any, name: str, limits: Limits) -> Any:
     def shifted(values: Any, scale: float, offset: float, step: str) -> Any:
         return layers.Rescaling(scale, offset, dtype="float32", name=f"{name}_{step}")(values)
 
-    if low is None and high is None:
-        return x
-    if low is None:  # high − ReLU(high − x)
+    if low is None:
+        if high is None:
+            return x
+        # high − ReLU(high − x)
         below = layers.ReLU(dtype="float32", name=f"{name}_clip")(shifted(x, -1.0, high, "down"))
         return shifted(below, -1.0, high, "up")
     reach = None if high is None else high - low
@@ -302,7 +308,7 @@ def _with_inserted(model: keras.Model, target: Any, insert: Callable) -> keras.M
         _, twin_of_changed = twins.get(id(changed), (None, None))
         return insert(output, name) if layer is twin_of_changed else output
 
-    functional = keras.Model(model.inputs, model.outputs, name=model.name)
+    functional = keras.Model(_one_or_all(model.inputs), _one_or_all(model.outputs), name=model.name)
     try:
         copied = keras.models.clone_model(functional, clone_function=twin, call_function=call)
         for original, copy in twins.values():
@@ -314,6 +320,11 @@ def _with_inserted(model: keras.Model, target: Any, insert: Callable) -> keras.M
             f"from_config ({error})"
         ) from error
     return copied
+
+
+def _one_or_all(tensors: list) -> Any:
+    """A model of one input takes a tensor, not a list of one."""
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def _layer_to_correct(model: Any, layer: Any, pairs: Any) -> Any:
@@ -347,7 +358,7 @@ def _chosen(pairs: DirectionPairs, concepts: int | Sequence[int]) -> list[int]:
 
 
 def _checked_k(k: Any) -> float:
-    if isinstance(k, bool) or not isinstance(k, Real) or not np.isfinite(k) or k <= 0:
+    if isinstance(k, bool) or not isinstance(k, Real) or not np.isfinite(float(k)) or k <= 0:
         raise ValueError(f"k must be a positive number, not {k!r}")
     return float(k)
 

@@ -75,8 +75,8 @@ def check_limits(limits: object) -> Limits:
     ValueError
     """
     try:
-        low, high = limits  # type: ignore[misc]
-        low, high = (None if end is None or np.isinf(end) else float(end) for end in (low, high))
+        first, last = limits  # type: ignore[misc]
+        low, high = (None if end is None or np.isinf(end) else float(end) for end in (first, last))
     except (TypeError, ValueError) as error:
         raise ValueError(
             "limits must be (lowest, highest), numbers or None where there is no end, "
