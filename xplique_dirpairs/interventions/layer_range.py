@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -67,7 +69,7 @@ def layer_limits(output: keras.KerasTensor) -> Limits:
     return _RANGES.get(getattr(activation, "__name__", ""), (None, None))
 
 
-def check_limits(limits: object) -> Limits:
+def check_limits(limits: Any) -> Limits:
     """Limits given by hand: (lowest, highest), numbers or None, in order.
 
     Raises
@@ -75,7 +77,7 @@ def check_limits(limits: object) -> Limits:
     ValueError
     """
     try:
-        first, last = limits  # type: ignore[misc]
+        first, last = limits
         low, high = (None if end is None or np.isinf(end) else float(end) for end in (first, last))
     except (TypeError, ValueError) as error:
         raise ValueError(
