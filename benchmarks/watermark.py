@@ -35,7 +35,7 @@ import numpy as np
 from kept import Measured, kept, mean_and_spread, slug
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.activations import compute_activations
 from xplique_dirpairs.datasets.chess import (
     CLASS_NAMES,
     LAYER,
@@ -47,6 +47,7 @@ from xplique_dirpairs.datasets.chess import (
     watermark,
 )
 from xplique_dirpairs.interventions.correction import choose_k, correct
+from xplique_dirpairs.learning.estimate_signals import estimate_signals
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -129,15 +130,6 @@ def accuracies(model: keras.Model, groups: Groups) -> list[float]:
     return [float(np.mean(part)) for part in (*right, np.concatenate(right))]
 
 
-def mean_differences(pairs: DirectionPairs, pixels: NDArray, detected: NDArray) -> DirectionPairs:
-    """The pairs with mean(positives) − mean(negatives) as signal vectors, where there are both."""
-    signals = np.array(pairs.signals)
-    for i, on in enumerate(detected.T):
-        if 0 < on.sum() < len(on):
-            signals[i] = pixels[on].mean(axis=0) - pixels[~on].mean(axis=0)
-    return replace(pairs, signals=signals)
-
-
 def found_by(
     recipe: str | Recipe, seed: int, model: keras.Model, images: NDArray, groups: Groups
 ) -> tuple[DirectionPairs, DirectionPairs, dict[str, Any]]:
@@ -148,8 +140,7 @@ def found_by(
     start = time.perf_counter()
     learned, _ = learn_pairs(of_rooks, 6, head=head, recipe=recipe, random_state=seed, verbose=0)
     seconds = time.perf_counter() - start
-    pixels = as_pixels(of_rooks)
-    pairs = mean_differences(learned, pixels, learned.detect(pixels) > 0.5)
+    pairs = estimate_signals(learned, of_rooks)
 
     influence = sensitivity(head, x, None, pairs.signals)
     first = int(influence.changes[:, ROOK].argmax())

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from xplique_dirpairs.interventions.counterfactuals import counterfactuals
     from xplique_dirpairs.interventions.distance import TrainingDistance
     from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
+    from xplique_dirpairs.learning.estimate_signals import estimate_signals
     from xplique_dirpairs.learning.history import History, LearningWarning
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
     from xplique_dirpairs.learning.recipe import Recipe, Stage
@@ -110,6 +111,7 @@ _MODULES = {
     "count_skewed_sources": "learning.number_of_concepts",
     "counterfactuals": "interventions.counterfactuals",
     "dissect": "metrics.dissection",
+    "estimate_signals": "learning.estimate_signals",
     "explain_model": "explanations.global_report",
     "explain_prediction": "explanations.contributions",
     "interpretability": "metrics.labelled_detectors",
@@ -173,6 +175,7 @@ __all__ = [
     "count_skewed_sources",
     "counterfactuals",
     "dissect",
+    "estimate_signals",
     "explain_model",
     "explain_prediction",
     "interpretability",
