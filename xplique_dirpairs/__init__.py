@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from xplique_dirpairs.pairs import DirectionPairs
     from xplique_dirpairs.plots.maximisation import plot_maximised
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
+    from xplique_dirpairs.report.content import Report
+    from xplique_dirpairs.report.make_report import make_report, write_report
     from xplique_dirpairs.shards import ActivationShards
 
 _MODULES = {
@@ -88,6 +90,7 @@ _MODULES = {
     "RandomFactorizer": "factorizers.controls",
     "Recipe": "learning.recipe",
     "RelaxedArchetypalFactorizer": "factorizers.autoencoders",
+    "Report": "report.content",
     "SemiNMFFactorizer": "factorizers.nonnegative",
     "Stage": "learning.recipe",
     "SupervisedPairs": "learning.supervised",
@@ -102,6 +105,7 @@ _MODULES = {
     "explain_prediction": "explanations.contributions",
     "interpretability": "metrics.labelled_detectors",
     "learn_pairs": "learning.trainer",
+    "make_report": "report.make_report",
     "maximise": "maximisation",
     "measure_firing": "maximisation_report",
     "plot_maximised": "plots.maximisation",
@@ -110,6 +114,7 @@ _MODULES = {
     "score_labels": "metrics.labelled_detectors",
     "split_model": "network",
     "supervised_pairs": "learning.supervised",
+    "write_report": "report.make_report",
 }
 
 __all__ = [
@@ -140,6 +145,7 @@ __all__ = [
     "RandomFactorizer",
     "Recipe",
     "RelaxedArchetypalFactorizer",
+    "Report",
     "SemiNMFFactorizer",
     "Stage",
     "SupervisedPairs",
@@ -155,6 +161,7 @@ __all__ = [
     "explain_prediction",
     "interpretability",
     "learn_pairs",
+    "make_report",
     "maximise",
     "measure_firing",
     "plot_maximised",
@@ -163,6 +170,7 @@ __all__ = [
     "score_labels",
     "split_model",
     "supervised_pairs",
+    "write_report",
 ]
 
 
