@@ -204,10 +204,15 @@ def test_filters_narrow_down_and_are_found_again_on_the_way_back(browser, plain_
         page.get_by_label("predicted wrong").check()
         wrong = [n for n in expected if report.images.likeliest[n, 0] != 3]
         assert page.locator(".gallery li").count() == len(wrong)
-        page.locator(".gallery a").first.click()
+        page.set_viewport_size(PHONE)
+        page.mouse.wheel(0, 200)
+        page.wait_for_function("() => scrollY === 200")
+        page.locator(".gallery a").first.press("Enter")
         assert page.locator("h1").inner_text() == f"image {wrong[0]}"
+        assert page.evaluate("scrollY") == 0
         page.go_back()
         page.wait_for_selector(".gallery")
+        page.wait_for_function("() => scrollY === 200")
         assert page.locator(".gallery li").count() == len(wrong)
         assert page.get_by_label("predicted wrong").is_checked()
 

@@ -47,8 +47,22 @@ function showPage(first) {
     else link.removeAttribute('aria-current');
   }
   if (first === true) return;
-  window.scrollTo(0, 0);
   title.focus({ preventScroll: true });
+  // a link leads to the top of a page; going back, to where one was
+  window.scrollTo(0, followed ? 0 : places.get(location.hash) || 0);
+  followed = false;
+}
+
+const places = new Map();
+let followed = false;
+
+function rememberPlaces() {
+  history.scrollRestoration = 'manual';
+  document.addEventListener('click', (event) => {
+    if (event.target.closest('a')) followed = true;
+  });
+  window.addEventListener('scroll', () => places.set(location.hash, window.scrollY),
+    { passive: true });
 }
 
 /** Filters stand in the address, so that going back finds them as they were. */
@@ -88,6 +102,7 @@ function startSearch() {
   const go = (href) => {
     input.value = '';
     close();
+    followed = true;
     if (location.hash === href) showPage();
     else location.hash = href;
   };
@@ -199,6 +214,7 @@ async function start() {
   });
   startSearch();
   startKeys();
+  rememberPlaces();
   window.addEventListener('hashchange', showPage);
   showPage(true);
 }

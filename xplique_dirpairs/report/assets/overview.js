@@ -19,7 +19,7 @@ function overviewPage(main) {
       el('a', { href: '#/help' }, 'How to read this')),
     section('What drives each class', filteredCards(report.classes, classCard, (one) =>
       className(one.id), 'classes')),
-    section('Concepts and classes', matrix()),
+    section('Concepts and classes', atOnce() ? matrix() : whenAsked(matrix)),
   ]);
 }
 
@@ -66,6 +66,18 @@ function classCard(one) {
       ' right'),
     [...up, ...down.slice(0, 2)].map((i) => el('div', { class: 'row' },
       crops(i, 1), conceptLink(i), signedBar(one.contributions[i], most))));
+}
+
+/** Whether the table of all concepts and classes is small enough to be made unasked. */
+function atOnce() {
+  return report.classes.length * report.concepts.length <= 5000;
+}
+
+function whenAsked(make) {
+  const place = el('div');
+  const button = el('button', { type: 'button', class: 'quiet',
+    onclick: () => replaceContent(place, make()) }, 'Show the table');
+  return add(place, [button]);
 }
 
 const SHOWN = {
