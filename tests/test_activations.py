@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -106,6 +108,20 @@ def test_activations_do_not_depend_on_the_batch_size(halves, images):
     found = compute_activations(first, pictures, batch_size=2)
     np.testing.assert_allclose(found, first(pictures), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(compute_activations(first, pictures[3])[0], found[3], rtol=1e-5)
+
+
+def test_a_model_of_several_replicas_is_left_to_keras(halves, images, monkeypatch):
+    """Given a batch, it would hand the whole of it to every replica and return it as often."""
+    model, pictures = halves("conv_gap")[0], images("conv_gap", 5)
+    expected = compute_activations(model, pictures)
+    shared, two = [], SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(keras.Model, "distribute_strategy", two)
+    monkeypatch.setattr(
+        keras.Model, "predict", lambda self, x, **_: shared.append(len(x)) or self(x).numpy()
+    )
+    found = compute_activations(model, pictures, batch_size=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert shared == [5]
 
 
 def test_images_of_another_size_than_the_network_takes_are_refused(halves, images):

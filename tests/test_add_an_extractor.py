@@ -77,7 +77,7 @@ def test_the_example_works_in_craft(written, images):
     assert importances.shape == (4,) and importances.max() > 0
     bank = names["concept_bank_w"]
     np.testing.assert_allclose(bank @ bank.T, np.eye(4), atol=1e-5)
-    x = names["g"].predict(names["images"], verbose=0).reshape(-1, bank.shape[1])
+    x = names["g"].predict_on_batch(names["images"]).reshape(-1, bank.shape[1])
     energies = np.linalg.svd(x, compute_uv=False)
     lost = np.square(craft.factorizer.residual(x), dtype=np.float64).sum()
     assert lost == pytest.approx(np.square(energies[4:]).sum(), rel=1e-3)

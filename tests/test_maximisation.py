@@ -78,7 +78,7 @@ def test_more_steps_give_a_larger_excess(halves, images):
     g, _ = halves("conv_gap")
     pairs = make_pairs(8, 3)
     excess = [
-        np.diagonal((pairs.project(g.predict(made, verbose=0)) - pairs.biases).mean((1, 2)))
+        np.diagonal((pairs.project(g.predict_on_batch(made)) - pairs.biases).mean((1, 2)))
         for made in (
             quickly(g, pairs, layer=-1, steps=steps, against_rival=0.0) for steps in (1, 60)
         )

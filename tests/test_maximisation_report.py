@@ -18,7 +18,7 @@ def test_the_report_is_of_the_features_the_network_makes(network, images):
     concepts = [3, 0, 0, 1, 2]
     report = measure_firing(network, -1, pairs, pictures, concepts, batch_size=2)
     wanted = firing(
-        pairs.project(network.predict(pictures, verbose=0)) - pairs.biases, np.array(concepts)
+        pairs.project(network.predict_on_batch(pictures)) - pairs.biases, np.array(concepts)
     )
     for name in wanted.__dataclass_fields__:
         np.testing.assert_allclose(

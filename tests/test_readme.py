@@ -27,7 +27,7 @@ def names(tmp_path, monkeypatch):
     def hurried(recipe):
         recipe = get_recipe("soft" if isinstance(recipe, str) else recipe)
         short = {"epochs": 1, "steps_per_epoch": 2}
-        stages = tuple(dataclasses.replace(stage, **short) for stage in recipe.stages)
+        stages = (dataclasses.replace(recipe.stages[-1], **short),)  # compiling takes the time
         return dataclasses.replace(recipe, stages=stages, otherwise=None, start="random")
 
     monkeypatch.setattr(trainer, "get_recipe", hurried)

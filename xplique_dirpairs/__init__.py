@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from xplique_dirpairs.comparison.average import average
     from xplique_dirpairs.comparison.compare import compare
     from xplique_dirpairs.comparison.result import Comparison
-    from xplique_dirpairs.explanations.contributions import (
-        compare_predictions,
-        explain_prediction,
-    )
+    from xplique_dirpairs.explanations.contributions import compare_predictions, explain_prediction
     from xplique_dirpairs.explanations.global_report import explain_model
     from xplique_dirpairs.explanations.model_explanation import ModelExplanation
     from xplique_dirpairs.explanations.prediction_explanation import (
@@ -43,6 +40,10 @@ if TYPE_CHECKING:
     )
     from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
     from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+    from xplique_dirpairs.interventions.counterfactual_result import Counterfactual, Counterfactuals
+    from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
+    from xplique_dirpairs.interventions.counterfactuals import counterfactuals
+    from xplique_dirpairs.interventions.distance import TrainingDistance
     from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
     from xplique_dirpairs.learning.history import History, LearningWarning
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from xplique_dirpairs.metrics.labelled_detectors import interpretability, score_labels
     from xplique_dirpairs.network import Head, split_model
     from xplique_dirpairs.pairs import DirectionPairs
+    from xplique_dirpairs.plots.counterfactuals import plot_moves
     from xplique_dirpairs.plots.maximisation import plot_maximised
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
     from xplique_dirpairs.report.content import Report
@@ -67,6 +69,9 @@ _MODULES = {
     "ArchetypalFactorizer": "factorizers.autoencoders",
     "Attributions": "comparison.attributions",
     "Comparison": "comparison.result",
+    "Counterfactual": "interventions.counterfactual_result",
+    "CounterfactualSearch": "interventions.counterfactual_search",
+    "Counterfactuals": "interventions.counterfactual_result",
     "DirectionPairs": "pairs",
     "DirectionPairsFactorizer": "factorizers.direction_pairs",
     "DirectionPairsManagerTf": "extractors.direction_pairs",
@@ -95,11 +100,13 @@ _MODULES = {
     "Stage": "learning.recipe",
     "SupervisedPairs": "learning.supervised",
     "TopKFactorizer": "factorizers.autoencoders",
+    "TrainingDistance": "interventions.distance",
     "attribute": "comparison.attributions",
     "average": "comparison.average",
     "compare": "comparison.compare",
     "compare_predictions": "explanations.contributions",
     "count_skewed_sources": "learning.number_of_concepts",
+    "counterfactuals": "interventions.counterfactuals",
     "dissect": "metrics.dissection",
     "explain_model": "explanations.global_report",
     "explain_prediction": "explanations.contributions",
@@ -109,6 +116,7 @@ _MODULES = {
     "maximise": "maximisation",
     "measure_firing": "maximisation_report",
     "plot_maximised": "plots.maximisation",
+    "plot_moves": "plots.counterfactuals",
     "plot_number_of_concepts": "plots.number_of_concepts",
     "scan_number_of_concepts": "learning.concept_scan",
     "score_labels": "metrics.labelled_detectors",
@@ -122,6 +130,9 @@ __all__ = [
     "ArchetypalFactorizer",
     "Attributions",
     "Comparison",
+    "Counterfactual",
+    "CounterfactualSearch",
+    "Counterfactuals",
     "DirectionPairs",
     "DirectionPairsFactorizer",
     "DirectionPairsManagerTf",
@@ -150,12 +161,14 @@ __all__ = [
     "Stage",
     "SupervisedPairs",
     "TopKFactorizer",
+    "TrainingDistance",
     "__version__",
     "attribute",
     "average",
     "compare",
     "compare_predictions",
     "count_skewed_sources",
+    "counterfactuals",
     "dissect",
     "explain_model",
     "explain_prediction",
@@ -165,6 +178,7 @@ __all__ = [
     "maximise",
     "measure_firing",
     "plot_maximised",
+    "plot_moves",
     "plot_number_of_concepts",
     "scan_number_of_concepts",
     "score_labels",

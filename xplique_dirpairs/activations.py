@@ -167,12 +167,15 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
 
 def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
     """What a model makes of images, in batches; of all of them on every worker."""
-    if workers() == 1:
-        return model.predict(images, batch_size=batch_size, verbose=0)
-    # Under several workers Keras [3.15] predicts other rows than it was given, without a word.
-    run = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
     parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    return np.concatenate([run(tf.constant(part)).numpy() for part in parts])
+    if workers() > 1:
+        # Keras [3.15] predicts other rows than it was given, without a word.
+        run = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+        return np.concatenate([run(tf.constant(part)).numpy() for part in parts])
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return model.predict(images, batch_size=batch_size, verbose=0)
+    # `predict` makes a dataset every time: longer than a small network takes for a batch.
+    return np.concatenate([model.predict_on_batch(part) for part in parts])
 
 
 def as_pixels(activations: NDArray) -> NDArray:

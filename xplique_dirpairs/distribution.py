@@ -194,11 +194,13 @@ class DistributedModel(keras.Model):
             self.train_function = _steps_function(self.train_step, self.steps_per_execution)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
-        """Keras would take a batch from all replicas, to build what is built."""
-        if self._distribute_strategy is None:
-            super()._maybe_symbolic_build(iterator, data_batch)
-        elif not self.optimizer.built:
-            with self._distribute_strategy.scope():
+        """What is built needs no batch; Keras would take one from all replicas.
+
+        Without a strategy it would leave the optimizer to the first step, which is then traced
+        twice: half of what a short stage takes.
+        """
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
 

@@ -111,15 +111,15 @@ def test_the_network_ends_in_maps_of_8_by_8_and_logits_and_soon_knows_the_photog
     assert model.get_layer("last_conv").output.shape == (None, 8, 8, 48)
     assert model.output_shape == (None, len(CLASS_NAMES))
     fresh, truth, _ = digit_scenes(120, split="test")
-    photograph = model.predict(fresh, verbose=0).argmax(axis=1) // len(DIGITS)
+    photograph = model.predict_on_batch(fresh).argmax(axis=1) // len(DIGITS)
     assert np.mean(photograph == truth // len(DIGITS)) > 0.8
 
 
 def test_the_network_is_the_same_under_a_seed(scenes):
     images, labels, _, _ = scenes
     first, again = (
-        small_cnn(images[:32], labels[:32], epochs=1, seed=3, verbose=0).predict(
-            images[:4], verbose=0
+        small_cnn(images[:32], labels[:32], epochs=1, seed=3, verbose=0).predict_on_batch(
+            images[:4]
         )
         for _ in range(2)
     )

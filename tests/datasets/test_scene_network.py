@@ -16,7 +16,7 @@ def halves():
 
 
 def test_the_network_ends_in_maps_of_8_by_8_and_logits(halves, rng):
-    maps = halves[0].predict(rng.random((2, 64, 64, 3)), verbose=0)
+    maps = halves[0].predict_on_batch(rng.random((2, 64, 64, 3)))
     assert maps.shape == (2, 8, 8, 128)
     assert maps.min() >= 0.0
     assert maps.max() > 0.0
@@ -24,7 +24,7 @@ def test_the_network_ends_in_maps_of_8_by_8_and_logits(halves, rng):
 
 
 def test_the_edge_of_an_image_is_no_concept(halves):
-    maps = halves[0].predict(np.full((1, 64, 64, 3), [0.8, 0.3, 0.5]), verbose=0)
+    maps = halves[0].predict_on_batch(np.full((1, 64, 64, 3), [0.8, 0.3, 0.5]))
     np.testing.assert_allclose(maps, np.broadcast_to(maps[:, :1, :1], maps.shape), atol=1e-5)
 
 
@@ -32,7 +32,7 @@ def test_cells_are_centred_on_what_they_see(halves, rng):
     image = rng.random((64, 64, 3)).astype(np.float32)
     changed = np.repeat(image[None], 64, axis=0)
     changed[np.arange(64), np.arange(64)] = 0.5  # in image k row k is grey
-    maps = halves[0].predict(np.concatenate([image[None], changed]), verbose=0)
+    maps = halves[0].predict_on_batch(np.concatenate([image[None], changed]))
     for cell in (3, 4):
         differs = (np.abs(maps[1:, cell] - maps[0, cell]) > 1e-6).any(axis=(1, 2))
         seen = np.flatnonzero(differs)
@@ -49,9 +49,9 @@ def test_random_weights_are_those_of_the_seed():
 def test_training_is_the_same_under_a_seed():
     scenes = annotated_scenes(32, seed=1)
     first, again = (
-        train_scene_network(scenes.images, scenes.labels, epochs=1, seed=3, verbose=0).predict(
-            scenes.images[:4], verbose=0
-        )
+        train_scene_network(
+            scenes.images, scenes.labels, epochs=1, seed=3, verbose=0
+        ).predict_on_batch(scenes.images[:4])
         for _ in range(2)
     )
     np.testing.assert_allclose(first, again, rtol=1e-3, atol=1e-4)

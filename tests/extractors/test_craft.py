@@ -62,7 +62,7 @@ def slow_importance(craft, images, nb_design):
     head, f = craft.latent_to_logit_model, craft.factorizer
     designs = sobol_designs(3, nb_design, 0)
     indices = []
-    for x in craft.input_to_latent_model.predict(images, verbose=0):
+    for x in craft.input_to_latent_model.predict_on_batch(images):
         flat = x.reshape(-1, x.shape[-1])
         u, scores = f.encode(flat), []
         for mask in next(designs):
@@ -116,7 +116,7 @@ def test_coefficients_keep_the_places_of_the_layer(halves, images):
 
 def test_given_activations_stand_for_images(halves, images):
     craft = fitted(halves, images)
-    activations = craft.input_to_latent_model.predict(images("conv_gap"), verbose=0)
+    activations = craft.input_to_latent_model.predict_on_batch(images("conv_gap"))
     given = craft.transform(None, activations=activations)
     np.testing.assert_allclose(given, craft.transform(images("conv_gap")), atol=1e-6)
 
@@ -252,7 +252,7 @@ def test_a_factorizer_for_positive_activations_refuses_negative_ones(halves, ima
         requires_positive_activations = True
 
     craft = FactorizerCraftTf(*halves("gelu"), Positive())
-    gelu = craft.input_to_latent_model.predict(images("gelu"), verbose=0)
+    gelu = craft.input_to_latent_model.predict_on_batch(images("gelu"))
     assert gelu.min() < 0
     with pytest.raises(ValueError, match="nowhere negative"):
         craft.fit(images("gelu"))

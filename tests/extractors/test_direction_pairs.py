@@ -30,12 +30,12 @@ def fitted(halves, images):
 def test_coefficients_and_residual_give_the_networks_own_output(fitted, images, name, off):
     pairs = fitted(name, off=off)
     g, h = pairs.input_to_latent_model, pairs.latent_to_logit_model
-    activations = g.predict(images(name), verbose=0)
+    activations = g.predict_on_batch(images(name))
     flat = activations.reshape(-1, activations.shape[-1])
     restored = pairs.transform(images(name)) @ pairs.concept_bank_w
     restored = restored + pairs.factorizer.residual(flat).reshape(activations.shape)
-    own = h.predict(activations, verbose=0)
-    error = np.abs(h.predict(restored, verbose=0) - own).max()
+    own = h.predict_on_batch(activations)
+    error = np.abs(h.predict_on_batch(restored) - own).max()
     assert error <= 1e-5 * np.abs(own).max()
 
 
@@ -55,7 +55,7 @@ def test_any_layer_can_be_fitted_read_and_ranked(fitted, images, name, concepts,
 
 def test_detections_are_those_of_the_pairs(fitted, images):
     pairs = fitted()
-    activations = pairs.input_to_latent_model.predict(images("conv_gap"), verbose=0)
+    activations = pairs.input_to_latent_model.predict_on_batch(images("conv_gap"))
     np.testing.assert_allclose(
         pairs.detect(images("conv_gap")), pairs.pairs.detect(activations), atol=1e-6
     )
@@ -165,7 +165,7 @@ def tutorial(craft_class, manager_class, g, h, images, labels, monkeypatch, tmp_
 def test_a_craft_script_runs_with_the_class_names_changed(halves, images, monkeypatch, tmp_path):
     g, h = halves("conv_gap")
     x = images("conv_gap", 4)
-    labels = h.predict(g.predict(x, verbose=0), verbose=0).argmax(axis=1)
+    labels = h.predict_on_batch(g.predict_on_batch(x)).argmax(axis=1)
     rest = (g, h, x, labels, monkeypatch, tmp_path)
     ours = tutorial(DirectionPairsTf, DirectionPairsManagerTf, *rest)
     theirs = tutorial(CraftTf, CraftManagerTf, *rest)
@@ -286,5 +286,5 @@ def test_predictions_are_the_networks(halves, images):
     g, h = halves("conv_gap")
     x = images("conv_gap", 8)
     made = DirectionPairsManagerTf(g, h, x, np.zeros(8, int))
-    expected = h.predict(g.predict(x, verbose=0), verbose=0).argmax(axis=1)
+    expected = h.predict_on_batch(g.predict_on_batch(x)).argmax(axis=1)
     np.testing.assert_array_equal(made.compute_predictions(), expected)

@@ -31,7 +31,7 @@ def test_a_fit_goes_on_from_the_folder_it_is_kept_in(halves, images, tmp_path):
 def test_a_manager_keeps_every_class_in_a_folder_of_its_own(halves, images, tmp_path):
     g, h = halves("conv_gap")
     x = images("conv_gap", 12)
-    labels = h.predict(g.predict(x, verbose=0), verbose=0).argmax(axis=1)
+    labels = h.predict_on_batch(g.predict_on_batch(x)).argmax(axis=1)
     manager = DirectionPairsManagerTf(
         g, h, x, labels, None, 3, 16, 16, shared=False, random_state=0, verbose=0, recipe=QUICK
     )

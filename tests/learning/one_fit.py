@@ -1,4 +1,4 @@
-"""One fit in a process of its own; not a test: test_distribution.py runs it.
+"""One fit, often in a process of its own; not a test: test_distribution.py runs it.
 
 TensorFlow's devices are fixed when it is first used, and a strategy of several workers can be made
 once in a process. ``one_fit.py STRATEGY CASE FOLDER [SETTINGS]`` writes every worker's pairs to a
@@ -86,7 +86,7 @@ def fit(case, strategy, drop=0, shards=None, **settings):
 
 
 def main(kind, case, folder, given="{}"):
-    """Settings are of `fit`, and Keras's policy; a list has one for each worker."""
+    """Settings are of `fit`; a list has one for each worker."""
     warnings.simplefilter("ignore")
     strategy = strategy_of(kind)
     worker = strategy.cluster_resolver.task_id if kind == "workers" else 0
@@ -94,7 +94,6 @@ def main(kind, case, folder, given="{}"):
         name: value[worker] if isinstance(value, list) else value
         for name, value in json.loads(given).items()
     }
-    keras.config.set_dtype_policy(settings.pop("policy", "float32"))
     pairs, history = fit(case, strategy, **settings)
     pairs.save(Path(folder) / f"{kind}_{worker}.npz")
     print(history.summary())

@@ -1,6 +1,7 @@
 """A fit that was killed goes on where it was."""
 
 import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from xplique_dirpairs.learning.checkpoint import Checkpoint, EpochState, SavedSt
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.fingerprint import PROBES, Fingerprint
 from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -63,37 +65,76 @@ def learn(name, resume=None):
     )
 
 
+@functools.cache
+def whole_fit(name):
+    """Of one process that nobody stopped, and that keeps no state."""
+    return learn(name)
+
+
+class Killed(BaseException):
+    """Instead of a signal: the process that goes on is this one."""
+
+
+def killed_by_itself(self, epoch, logs=None):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def broken_off(self, epoch, logs=None):
+    raise Killed
+
+
+def kill_in_epoch(patch, at, end=broken_off):
+    """The at-th of the whole fit."""
+    epochs, proceed = [], EpochRecord.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        epochs.append(epoch)
+        (end if len(epochs) == at else proceed)(self, epoch, logs)
+
+    patch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+
+
 #: Kills itself in the epoch whose number, over all stages, is given.
 KILLED = """
-import os, signal, sys
+import sys
 sys.path.insert(0, {tests!r})
-from test_checkpoint import learn
-from xplique_dirpairs.learning.callbacks import EpochRecord, Progress, halve_on_plateau, stop_early
+import pytest
+from test_checkpoint import kill_in_epoch, killed_by_itself, learn
 
-proceed, epochs = EpochRecord.on_epoch_end, []
-
-def on_epoch_end(self, epoch, logs=None):
-    epochs.append(epoch)
-    if len(epochs) == {at}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    proceed(self, epoch, logs)
-
-EpochRecord.on_epoch_end = on_epoch_end
+kill_in_epoch(pytest.MonkeyPatch(), {at}, killed_by_itself)
 learn({name!r}, {folder!r})
 """
+
+ANY_STAGE = [("default", 1), ("default", 2), ("default", 5), ("paper-deep", 6)]
+ANY_STAGE.append(("paper-synthetic", 5))
 
 
 @pytest.mark.parametrize(
     "name, at",
-    [("default", 1), ("default", 2), ("default", 5), ("paper-deep", 6), ("paper-synthetic", 5)],
+    [
+        pytest.param(*where, marks=pytest.mark.slow if where != ("default", 2) else ())
+        for where in ANY_STAGE
+    ],
 )
-def test_a_fit_killed_in_any_stage_ends_as_if_it_had_not_been(name, at, tmp_path, request):
+def test_a_process_killed_in_any_stage_leaves_what_a_fit_goes_on_from(name, at, tmp_path, request):
     tests = str(request.path.parent)
     script = KILLED.format(tests=tests, at=at, name=name, folder=str(tmp_path))
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    whole, history = learn(name)
-    resumed, resumed_history = learn(name, tmp_path)
+    ends_as_if_it_had_not_been_killed(name, at, tmp_path)
+
+
+@pytest.mark.parametrize("name, at", ANY_STAGE)
+def test_a_fit_broken_off_in_any_stage_ends_as_if_it_had_not_been(name, at, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_in_epoch(patched, at)
+        learn(name, tmp_path)
+    ends_as_if_it_had_not_been_killed(name, at, tmp_path)
+
+
+def ends_as_if_it_had_not_been_killed(name, at, folder):
+    whole, history = whole_fit(name)
+    resumed, resumed_history = learn(name, folder)
     for part in ("filters", "biases", "signals", "absent_levels"):
         np.testing.assert_allclose(
             getattr(resumed, part), getattr(whole, part), rtol=1e-5, atol=1e-6
@@ -106,12 +147,24 @@ def test_a_fit_killed_in_any_stage_ends_as_if_it_had_not_been(name, at, tmp_path
     assert went_on == (at > 1), "nothing is there before the first epoch's end"
 
 
-def test_a_finished_fit_is_not_learned_again(tmp_path):
-    first, _ = learn("default", tmp_path)
-    again, _ = learn("default", tmp_path)
-    np.testing.assert_array_equal(first.filters, again.filters)
-    np.testing.assert_array_equal(learn("default")[0].filters, first.filters)
-    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a fit that came to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    learn("default", folder)
+    return folder
+
+
+def no_more_steps(*_, **__):
+    raise AssertionError("learned again")
+
+
+def test_a_finished_fit_is_not_learned_again(finished, monkeypatch):
+    whole, _ = whole_fit("default")
+    monkeypatch.setattr(Objective, "train_step", no_more_steps)
+    again, _ = learn("default", finished)
+    np.testing.assert_array_equal(whole.filters, again.filters)
+    assert [path.name for path in finished.iterdir()] == ["state.npz"]
 
 
 @pytest.mark.parametrize(
@@ -127,11 +180,10 @@ def test_a_finished_fit_is_not_learned_again(tmp_path):
         ({"activations": problem("default")[0][::-1]}, "order of the positions"),
     ],
 )
-def test_the_state_of_another_fit_is_refused(changes, named, tmp_path):
+def test_the_state_of_another_fit_is_refused(changes, named, finished):
     features, head, recipe = problem("default")
     settings = {"activations": features, "number_of_concepts": 3, "head": head, "recipe": recipe}
-    settings |= {"random_state": 0, "verbose": 0, "resume": tmp_path}
-    learn_pairs(**settings)
+    settings |= {"random_state": 0, "verbose": 0, "resume": finished}
     with pytest.raises(ValueError, match=f"a fit with other {named}[^:]*: give another folder"):
         learn_pairs(**(settings | changes))
 
@@ -244,26 +296,10 @@ class Unchecked(Stage):
         pass
 
 
-class Killed(Exception):
-    """Instead of a signal: the process that goes on is this one."""
-
-
-def kill_in_epoch(monkeypatch, at):
-    """The at-th of the whole fit."""
-    epochs, proceed = [], EpochRecord.on_epoch_end
-
-    def on_epoch_end(self, epoch, logs=None):
-        epochs.append(epoch)
-        if len(epochs) == at:
-            raise Killed
-        proceed(self, epoch, logs)
-
-    monkeypatch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
-
-
 @pytest.mark.parametrize("first, then", [(0, 1), (1, 0)])
 def test_a_fit_goes_on_with_or_without_a_progress_bar(first, then, tmp_path, monkeypatch, capsys):
     features, head, recipe = problem("paper-deep")  # its plateau schedules have memories
+    recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
 
     def fit(verbose, **settings):
         settings |= {"head": head, "recipe": recipe, "random_state": 0, "verbose": verbose}
@@ -274,7 +310,7 @@ def test_a_fit_goes_on_with_or_without_a_progress_bar(first, then, tmp_path, mon
         fit(first, resume=tmp_path)
     whole, resumed = fit(0), fit(then, resume=tmp_path)
     np.testing.assert_allclose(resumed.filters, whole.filters, rtol=1e-5, atol=1e-6)
-    assert "stage b" in capsys.readouterr().out or not then
+    assert "stage a" in capsys.readouterr().out or not then
 
 
 def test_what_callbacks_remember_returns_to_those_of_the_same_class():

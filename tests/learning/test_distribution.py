@@ -1,5 +1,6 @@
-"""Fits under ``tf.distribute`` strategies and mixed precision, each in processes of its own."""
+"""Fits under ``tf.distribute`` strategies, in processes of their own, and mixed precision."""
 
+import functools
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from one_fit import fit
 
 import xplique_dirpairs
 from xplique_dirpairs import distribution
@@ -74,9 +77,11 @@ def run(kind, case, folder, fails=False, **settings):
     return outputs_of([start(command, index, ports) for index in range(2)], fails)
 
 
-def least_cosine(path, other):
-    """Between filters, and between signal vectors, of the same concepts."""
-    ours, others = DirectionPairs.load(path), DirectionPairs.load(other)
+def least_cosine(ours, others):
+    """Between filters, and between signal vectors, of the same concepts; files are loaded."""
+    ours, others = (
+        DirectionPairs.load(pairs) if isinstance(pairs, Path) else pairs for pairs in (ours, others)
+    )
     least = 1.0
     for a, b in ((ours.filters, others.filters), (ours.signals, others.signals)):
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -84,31 +89,30 @@ def least_cosine(path, other):
     return least
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Case → the pairs of one process without a strategy."""
-    folders = {}
-
-    def learned(case):
-        if case not in folders:
-            folders[case] = tmp_path_factory.mktemp(case)
-            run("alone", case, folders[case])
-        return folders[case] / "alone_0.npz"
-
-    return learned
+@functools.cache
+def alone(case):
+    """The pairs of one process without a strategy, which is this one."""
+    return fit(case, None)[0]
 
 
 # ------------------------------------------------------------------ one process against several
 
 
-def test_two_replicas_learn_what_one_process_learns(alone, tmp_path):
+def test_one_replica_learns_what_no_strategy_learns():
+    """All that a strategy changes but the sharing, which needs a process of its own."""
+    alike, _ = fit("default", tf.distribute.OneDeviceStrategy("CPU:0"))
+    assert least_cosine(alone("default"), alike) > 0.9999
+
+
+@pytest.mark.slow
+def test_two_replicas_learn_what_one_process_learns(tmp_path):
     run("mirrored", "default", tmp_path)
     assert least_cosine(alone("default"), tmp_path / "mirrored_0.npz") > 0.9999
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["default", "batches", "paper"])
-def test_two_workers_learn_what_one_process_learns(case, alone, tmp_path):
+def test_two_workers_learn_what_one_process_learns(case, tmp_path):
     run("workers", case, tmp_path)
     first, second = (tmp_path / f"workers_{worker}.npz" for worker in range(2))
     assert least_cosine(alone(case), first) > 0.999
@@ -119,7 +123,7 @@ def test_two_workers_learn_what_one_process_learns(case, alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["batches", "paper"])
-def test_two_replicas_learn_the_same_in_every_recipe(case, alone, tmp_path):
+def test_two_replicas_learn_the_same_in_every_recipe(case, tmp_path):
     for kind in ("mirrored", "one_device"):
         run(kind, case, tmp_path)
         assert least_cosine(alone(case), tmp_path / f"{kind}_0.npz") > 0.999
@@ -133,7 +137,7 @@ def test_two_workers_learn_the_same_from_shards(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_one_process_began_two_workers_finish(alone, tmp_path):
+def test_what_one_process_began_two_workers_finish(tmp_path):
     state, settings = tmp_path / "state", {"resume": str(tmp_path / "state")}
     process = start([ONE_FIT, "alone", "default", tmp_path, json.dumps(settings)])
     end = time.monotonic() + PATIENCE
@@ -164,7 +168,7 @@ def test_the_script_of_the_documentation_learns_on_two_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_devices_that_the_user_does_not_use_change_nothing(alone, tmp_path):
+def test_devices_that_the_user_does_not_use_change_nothing(tmp_path):
     run("devices", "default", tmp_path)
     assert least_cosine(alone("default"), tmp_path / "devices_0.npz") > 0.9999
 
@@ -178,9 +182,15 @@ def test_no_code_of_ours_names_a_device():
 @pytest.mark.parametrize(
     "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
 )
-def test_mixed_precision_finds_the_same_directions(policy, alone, tmp_path):
-    run("alone", "default", tmp_path, policy=policy)
-    assert least_cosine(alone("default"), tmp_path / "alone_0.npz") > 0.999
+def test_mixed_precision_finds_the_same_directions(policy):
+    whole = alone("default")
+    keras.config.set_dtype_policy(policy)
+    try:
+        mixed, _ = fit("default", None)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert least_cosine(whole, mixed) > 0.999
+    assert np.abs(whole.filters - mixed.filters).max() > 0, "the head did not compute as told"
 
 
 # ------------------------------------------------------------------ mistakes

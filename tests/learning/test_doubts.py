@@ -32,7 +32,7 @@ def learn(features, concepts, **settings):
 def doubts(features, concepts):
     """Of a fit that hardly learns."""
     recipe = get_recipe("default")
-    soft = replace(recipe.otherwise, start="random", stages=brief(recipe.otherwise.stages))
+    soft = replace(recipe.otherwise, start="random", stages=brief(recipe.otherwise.stages)[1:])
     recipe = replace(recipe, stages=brief(recipe.stages), otherwise=soft)
     return "; ".join(learn(features, concepts, recipe=recipe)[1].doubts)
 
@@ -77,7 +77,7 @@ def test_clusters_in_a_smooth_spectrum_are_what_is_expected(rng):
     assert "clusters" not in doubts(features.astype(np.float32), 4)
 
 
-@pytest.mark.parametrize("concepts", [1, 3, 7])
+@pytest.mark.parametrize("concepts", [1, 7])
 def test_fewer_concepts_than_skewed_sources_are_said(concepts):
     assert f"at least 8 skewed sources for {concepts} concepts" in doubts(
         signals(1000, 8).features, concepts

@@ -60,6 +60,12 @@ def head(data):
     return Head(pooled_dense_head(data.features, data.labels))
 
 
+@pytest.fixture(scope="module")
+def learned_quickly(data):
+    """Without a head: the pairs and their history."""
+    return learn(data.features)
+
+
 def match(pairs, others):
     """The concepts of the others in the order of ours, and the least cosine with ours."""
     order = match_concepts(signal_cosines(others.signals, pairs.signals))
@@ -73,6 +79,18 @@ def match(pairs, others):
 def one_start(steps):
     """Long enough to have learned something, with nothing to choose between."""
     return dataclasses.replace(quicker(steps=steps), restarts=1)
+
+
+def brief_default():
+    """A sixth of the default recipe's steps: where the start is clear, all that is asked of it."""
+
+    def brief(recipe):
+        changes = {"epochs": 4, "steps_per_epoch": 20, "meant_for_axes": None}
+        stages = tuple(dataclasses.replace(stage, **changes) for stage in recipe.stages)
+        return dataclasses.replace(recipe, stages=stages, restarts=1)
+
+    recipe = get_recipe("default")
+    return dataclasses.replace(brief(recipe), otherwise=brief(recipe.otherwise))
 
 
 def complete(pairs, history, concepts):
@@ -151,7 +169,7 @@ def test_the_seed_decides(clear, learned):
 
 def test_no_seed_but_its_own_decides(data, head):
     """Neither TensorFlow's nor numpy's global seed."""
-    recipe = dataclasses.replace(quicker(), batch=64)
+    recipe = dataclasses.replace(quicker(steps=None), batch=50)
     fits = []
     for seed in (1, 2):
         keras.utils.set_random_seed(seed)
@@ -159,8 +177,8 @@ def test_no_seed_but_its_own_decides(data, head):
     np.testing.assert_array_equal(fits[0].filters, fits[1].filters)
 
 
-def test_without_a_head_the_network_terms_are_left_out_and_it_says_so(data, head):
-    _, without = learn(data.features)
+def test_without_a_head_the_network_terms_are_left_out_and_it_says_so(data, head, learned_quickly):
+    _, without = learned_quickly
     _, with_head = learn(data.features, head=head)
     assert any("no head" in note for note in without.notes)
     assert not any("no head" in note for note in with_head.notes)
@@ -244,9 +262,7 @@ def test_orthonormal_filters_are_given_up_for_more_concepts_than_channels():
 
 def test_minibatches_run_where_there_are_many_positions(data, head):
     recipe = dataclasses.replace(quicker(steps=None), batch=50)
-    first, again = (learn(data.features, head=head, recipe=recipe) for _ in range(2))
-    assert complete(*first, 3)
-    np.testing.assert_array_equal(first[0].filters, again[0].filters)
+    assert complete(*learn(data.features, head=head, recipe=recipe), 3)
 
 
 def test_up_to_as_many_concepts_as_channels_the_pairs_can_be_well_conditioned(rng):
@@ -367,6 +383,12 @@ def stage_a():
     return dataclasses.replace(recipe, stages=recipe.stages[:1])
 
 
+@pytest.fixture(scope="module")
+def first_stage(data):
+    """What stage a alone learns."""
+    return learn(data.features, recipe=stage_a())[0]
+
+
 def unsuitable(learning):
     """Instead of `Learner._unsuitable`: every recipe that there is another one for."""
     return None if learning.recipe.otherwise is None else "for the test"
@@ -377,14 +399,13 @@ def unsuitable(learning):
     [
         (learner, "make_start", 3),  # two restarts have had one each
         (learner, "fit_stage", 2),
-        (objective.Objective, "train_step", 3),  # traced twice a stage
+        (objective.Objective, "train_step", 2),  # traced once a stage
     ],
 )
 def test_ctrl_c_between_recipes_keeps_what_the_first_one_learned(
-    owner, name, at, data, monkeypatch
+    owner, name, at, data, first_stage, monkeypatch
 ):
     monkeypatch.setattr(learner.Learner, "_unsuitable", unsuitable)
-    whole, _ = learn(data.features, recipe=stage_a())
     interrupt_once(monkeypatch, owner, name, at)
     other = dataclasses.replace(quick("soft"), start="random")  # its own start takes its time
     recipe = dataclasses.replace(quick(), otherwise=other)
@@ -392,16 +413,15 @@ def test_ctrl_c_between_recipes_keeps_what_the_first_one_learned(
     assert complete(pairs, history, 3) and history.interrupted
     assert history.recipe == "default" and list(history.stages) == ["a"]
     assert "recipe default was interrupted after stage a" in history.cut_short[0]
-    np.testing.assert_array_equal(pairs.filters, whole.filters)
+    np.testing.assert_array_equal(pairs.filters, first_stage.filters)
 
 
 @pytest.mark.parametrize("name", ["_survivors", "_sharpest"])
-def test_ctrl_c_between_stages_keeps_the_one_before(name, data, monkeypatch):
-    whole, _ = learn(data.features, recipe=stage_a())
+def test_ctrl_c_between_stages_keeps_the_one_before(name, data, first_stage, monkeypatch):
     interrupt_once(monkeypatch, learner.Learner, name, at=1 if name == "_survivors" else 2)
     pairs, history = learn(data.features, recipe=quick())
     assert complete(pairs, history, 3) and list(history.stages) == ["a"]
-    np.testing.assert_array_equal(pairs.filters, whole.filters)
+    np.testing.assert_array_equal(pairs.filters, first_stage.filters)
 
 
 @pytest.mark.parametrize(
@@ -413,13 +433,14 @@ def test_ctrl_c_passes_while_there_is_nothing_to_keep(owner, name, data, monkeyp
         learn(data.features)
 
 
-def test_ctrl_c_while_the_pairs_are_completed_loses_nothing_the_first_time(data, monkeypatch):
-    whole, _ = learn(data.features)
+def test_ctrl_c_while_the_pairs_are_completed_loses_nothing_the_first_time(
+    data, learned_quickly, monkeypatch
+):
     with monkeypatch.context() as patched:
         interrupt_once(patched, learner, "measure_pairs")
         pairs, history = learn(data.features)
     assert history.interrupted and any("done again" in note for note in history.notes)
-    np.testing.assert_array_equal(pairs.signals, whole.signals)
+    np.testing.assert_array_equal(pairs.signals, learned_quickly[0].signals)
     interrupt(monkeypatch, EpochRecord, 1)
     interrupt_once(monkeypatch, learner, "measure_pairs")
     with pytest.raises(KeyboardInterrupt):
@@ -550,15 +571,12 @@ def signals(concepts, positions, **options):
 
 
 def test_sharp_detectors_say_where_they_are_not_sure():
-    def doubts(features, concepts):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LearningWarning)
-            return learn(features, concepts, recipe="default")[1].doubts
+    def doubts(features, concepts, recipe=None):
+        return with_problems(features, concepts, recipe=recipe or brief_default())[1].doubts
 
     assert doubts(signals(6, 12_000), 6) == []
-    assert (
-        "positions carry several concepts" in doubts(signals(6, 12_000, concepts_per_pixel=3), 6)[0]
-    )
+    several = doubts(signals(6, 12_000, concepts_per_pixel=3), 6, "default")
+    assert "positions carry several concepts" in several[0]
     assert "noise blurs where concepts begin" in doubts(signals(6, 12_000, noise=0.1), 6)[0]
     assert "6 of 6 concepts are detected on fewer than 80" in doubts(signals(6, 300), 6)[0]
 
@@ -631,10 +649,10 @@ def best_cosines(pairs, data):
     return np.abs(signal_cosines(pairs.signals, data.signals)).max(axis=0)
 
 
-def with_problems(*args, **settings):
+def with_problems(activations, concepts, recipe="default"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LearningWarning)
-        return learn(*args, recipe="default", **settings)
+        return learn(activations, concepts, recipe=recipe)
 
 
 def test_surplus_concepts_are_reported_and_do_not_harm_the_others(eight):
@@ -649,7 +667,7 @@ def test_surplus_concepts_are_reported_and_do_not_harm_the_others(eight):
 def test_an_image_unlike_the_others_is_left_out_and_said(eight):
     features = eight.features.copy()
     features[0] *= 3
-    pairs, history = with_problems(features, 8)
+    pairs, history = with_problems(features, 8, brief_default())
     assert best_cosines(pairs, eight).min() > 0.95
     assert any("images [0] are unlike all others" in problem for problem in history.problems())
 
@@ -657,12 +675,12 @@ def test_an_image_unlike_the_others_is_left_out_and_said(eight):
 def test_one_wild_position_does_not_break_the_start(eight):
     features = eight.features.copy()
     features[0, 0, 0] *= 20
-    assert complete(*with_problems(features, 8), 8)
+    assert complete(*with_problems(features, 8, brief_default()), 8)
 
 
 def test_rounded_features_are_not_called_noisy(eight):
-    _, history = with_problems(np.round(10 * eight.features) / 10, 8)
-    assert history.problems() == []
+    rounded = np.round(10 * eight.features) / 10
+    assert with_problems(rounded, 8, brief_default())[1].problems() == []
 
 
 def test_detectors_are_no_sharper_than_their_detections_allow(monkeypatch):

@@ -198,10 +198,10 @@ def test_a_keras_head_is_read_as_its_own_predictions_say(rng):
     reading = make_reading(rng, predict=head.predict)
     curves = deletion_curves(reading, random_orders(6, 5, 0))
     row, ids = np.arange(6), reading.class_ids
-    intact = model.predict(reading.activations, verbose=0)[row, ids]
+    intact = model.predict_on_batch(reading.activations)[row, ids]
     np.testing.assert_allclose(curves.probabilities[:, 0], intact, rtol=1e-4)
     moved = reading.activations - reading.coefficients @ reading.bank
-    off = model.predict(moved, verbose=0)[row, ids]  # its ReLU clips to the layer's range
+    off = model.predict_on_batch(moved)[row, ids]  # its ReLU clips to the layer's range
     np.testing.assert_allclose(curves.probabilities[:, -1], off, rtol=1e-4)
     assert np.abs(intact - off).max() > 0.01
 

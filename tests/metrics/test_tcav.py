@@ -68,12 +68,12 @@ def test_what_the_network_ignores_scores_zero_as_what_hurts_does(images):
 
 def test_batches_and_repeated_calls_change_nothing_and_leave_the_model_as_it_was(images, rng):
     model, labels, directions = half(3, True), np.arange(20) % 3, rng.normal(size=(3, 5))
-    before = model.predict(images, verbose=0)
+    before = model.predict_on_batch(images)
     whole = tcav_scores(model, images, labels, directions)
     np.testing.assert_array_equal(
         tcav_scores(model, images, labels, directions, batch_size=3), whole
     )
-    np.testing.assert_array_equal(model.predict(images, verbose=0), before)
+    np.testing.assert_array_equal(model.predict_on_batch(images), before)
 
 
 def test_what_does_not_fit_is_refused(images):

@@ -168,6 +168,7 @@ class AutoencoderFactorizer(AffineFactorizer):
         per_epoch = self._steps_per_epoch
         rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.steps, 0.02)
         model.compile(keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False)
+        model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
         record, guard = keras.callbacks.History(), NaNGuard()
         callbacks = [record, guard]
         if self.verbose:

@@ -1,0 +1,400 @@
+"""Counterfactuals change the head's prediction, within what was seen, by the least there is."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_images, make_pairs
+from sklearn.exceptions import NotFittedError
+
+from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
+from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer
+from xplique_dirpairs.interventions import counterfactual_search, moved_features
+from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
+from xplique_dirpairs.interventions.counterfactuals import counterfactuals
+from xplique_dirpairs.interventions.search import Wanted, _shortened
+from xplique_dirpairs.network import Head
+from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.plots.counterfactuals import plot_moves
+
+D, CLASSES = 6, 3
+
+
+def pooled_head(rows, bias=0.0, activation=None):
+    """Global average, then dense with the given rows (K, D)."""
+    inputs = keras.Input((2, 3, D))
+    dense = keras.layers.Dense(len(rows), activation=activation)
+    model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(inputs)))
+    dense.set_weights([np.asarray(rows, np.float32).T, np.full(len(rows), bias, np.float32)])
+    return Head(model)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Concepts are the first four channels: everything can be worked out by hand."""
+    eye = np.eye(D)[:4]
+    return DirectionPairs(eye, np.ones(4), eye, np.zeros(D), np.zeros(4))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Class k is for channel k, and class 0 against channel 3."""
+    weights = np.eye(CLASSES, D) * 2.0
+    weights[0, 3] = -1.0
+    return weights
+
+
+@pytest.fixture(scope="module")
+def x():
+    """Features (60, 2, 3, 6) ≥ 0, each image with much of one of the first three channels."""
+    rng = np.random.default_rng(0)
+    x = rng.exponential(0.5, size=(60, 2, 3, D))
+    x[np.arange(60), ..., np.arange(60) % 3] += rng.uniform(0.5, 3.0, size=(60, 2, 3))
+    return x.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def search(pairs, rows, x):
+    return CounterfactualSearch(pooled_head(rows), pairs, x)
+
+
+@pytest.fixture(scope="module")
+def found(search, x):
+    return search.find(x, stay_within=None)
+
+
+def written_slowly(x, shifts, seen, limits):
+    """x' position by position, for pairs whose concepts are channels."""
+    moved = x.astype(np.float64).copy()
+    for image in range(len(x)):
+        for place in np.ndindex(x.shape[1:-1]):
+            for i, t in enumerate(shifts[image]):
+                u = float(x[image][place][i])
+                moved[image][place][i] = min(max(u + t, min(u, seen.low[i])), max(u, seen.high[i]))
+    return np.clip(moved, *limits)
+
+
+# ------------------------------------------------------------------------------ what is promised
+
+
+def test_predictions_change_on_clipped_features(search, found, x):
+    assert found.found.all()
+    moved = written_slowly(x, found.shifts, search.seen, search.limits)
+    logits = search.head.logits(moved.astype(np.float32))
+    assert (logits.argmax(axis=1) != found.before).all()
+    np.testing.assert_array_equal(logits.argmax(axis=1), found.after)
+    size = np.linalg.norm((moved - x).reshape(60, -1), axis=1)
+    np.testing.assert_allclose(
+        found.changed, size / np.linalg.norm(x.reshape(60, -1), axis=1), rtol=1e-3
+    )
+
+
+def test_the_move_ends_where_the_prediction_just_changes(search, found, x):
+    logits = search.head.logits(search.moved.features(x, x[..., :4], 0.9995 * found.shifts))
+    np.testing.assert_array_equal(logits.argmax(axis=1), found.before)
+
+
+def test_shifts_that_go_too_far_are_cut_back_to_the_boundary(search, found, x):
+    u = x[:8, ..., :4]
+    wanted = Wanted(found.before[:8], None, 0.0, 3, (found.shifts[:8], found.shifts[:8]))
+    ends, gap, _ = _shortened(search.moved, x[:8], u, np.arange(8), 1.7 * found.shifts[:8], wanted)
+    np.testing.assert_allclose(ends, found.shifts[:8], rtol=2e-3)
+    assert (gap > 0).all()
+
+
+def test_no_more_concepts_are_moved_than_allowed(search, x):
+    for most in (1, 2):
+        some = search.find(x[:20], max_concepts=most, stay_within=None)
+        assert (some.number_moved <= most).all()
+        assert (some.number_moved > 0).all()
+
+
+def test_more_concepts_never_need_a_larger_change(search, found, x):
+    single = search.find(x, max_concepts=1, stay_within=None)
+    both = single.found & found.found
+    assert both.mean() > 0.5
+    assert (found.changed[both] <= 1.001 * single.changed[both]).all()
+    assert found.changed[both].mean() < single.changed[both].mean()
+
+
+def test_single_concepts_are_as_good_as_trying_all(search, x):
+    """Every concept, both ways, in 2000 steps."""
+    found = search.find(x[:6], max_concepts=1, stay_within=None)
+    u = x[:6, ..., :4]
+    least, most = search.seen.furthest(u.reshape(6, -1, 4))
+    for k in range(6):
+        best = np.inf
+        for i in range(4):
+            for end in (least[k, i], most[k, i]):
+                shifts = np.zeros((2000, 4), np.float32)
+                shifts[:, i] = np.linspace(0, end, 2000)
+                logits, norm = search.moved.outcomes(
+                    x[k : k + 1], u[k : k + 1], np.zeros(2000, int), shifts
+                )
+                changes = logits.argmax(axis=1) != found.before[k]
+                best = min([best, *norm[changes]])
+        norm = found.changed[k] * np.linalg.norm(x[k])
+        assert norm == pytest.approx(best, rel=5e-3) or (not found.found[k] and best == np.inf)
+
+
+def test_a_linear_head_without_limits_gets_the_closed_form(pairs, rows, x):
+    """Where nothing is cut off the least norm is gap / ‖difference of the classes' rows‖ √P."""
+    search = CounterfactualSearch(pooled_head(rows), pairs, x, limits=(None, None))
+    wide = np.full(4, 20.0)
+    for name in ("low", "low_mean"):
+        object.__setattr__(search.seen, name, -wide)
+    for name in ("high", "high_mean"):
+        object.__setattr__(search.seen, name, wide)
+    search.moved = moved_features.MovedFeatures(
+        search.head, search.bank, (-np.inf, np.inf), search.seen
+    )
+    found = search.find(x[:12], max_concepts=4, stay_within=None)
+    logits = search.head.logits(x[:12])
+    for k in range(12):
+        own = found.before[k]
+        distances = [
+            (logits[k, own] - logits[k, j]) / np.linalg.norm((rows[own] - rows[j])[:4])
+            for j in range(CLASSES)
+            if j != own
+        ]
+        norm = found.changed[k] * np.linalg.norm(x[k])
+        assert norm == pytest.approx(np.sqrt(6) * min(distances), rel=5e-4)
+
+
+# ------------------------------------------------------------------------------ limits
+
+
+def test_coefficients_stay_within_what_was_seen(search, found, x):
+    u = x[..., :4].reshape(60, -1, 4)
+    moved = search.seen.shifted(u, found.shifts)
+    assert (moved >= 0).all()
+    assert (moved <= np.maximum(u, search.seen.high) + 1e-6).all()
+    assert (found.means_after <= np.maximum(found.means_before, search.seen.high_mean) + 1e-5).all()
+
+
+def test_removing_only_lowers_and_adding_only_raises(search, x):
+    removed = search.find(x, moves="remove", stay_within=None)
+    added = search.find(x, moves="add", stay_within=None)
+    assert (removed.shifts <= 0).all() and removed.found.any()
+    assert (added.shifts >= 0).all() and added.found.any()
+    assert (removed.means_after <= removed.means_before + 1e-6).all()
+
+
+def test_only_the_concepts_given_are_moved(search, x):
+    found = search.find(x, only=[1, 3], stay_within=None)
+    assert (found.shifts[:, [0, 2]] == 0).all()
+    assert (found.shifts[:, 1] != 0).any()
+
+
+def test_a_target_wins_against_all_others(search, x):
+    found = search.find(x, target=2, stay_within=None)
+    was = found.before == 2
+    assert (found.status[was] == "already the target").all()
+    assert (found.shifts[was] == 0).all()
+    assert found.found[~was].mean() > 0.9
+    assert (found.after[found.found] == 2).all()
+
+
+def test_a_margin_is_a_lead_in_logits(search, x):
+    found = search.find(x[:20], margin=0.5, stay_within=None)
+    logits = search.head.logits(search.moved.features(x[:20], x[:20, ..., :4], found.shifts))
+    lead = np.sort(logits, axis=1)[:, -1] - logits[np.arange(20), found.before]
+    assert found.found.mean() > 0.8
+    assert (lead[found.found] >= 0.5 - 1e-4).all()
+    assert (lead[found.found] < 0.55).all()
+
+
+def test_what_cannot_be_found_is_said(search, x):
+    """Concept 3 speaks against class 0 alone: removing it changes no other prediction."""
+    others = x[search.head.logits(x).argmax(axis=1) != 0]
+    found = search.find(others, only=[3], moves="add", stay_within=None)
+    assert (found.status == "not found").all()
+    assert not found.found.any()
+    assert "0 of" in str(found) and "not found within the limits" in str(found)
+    assert "not found" in str(found[0])
+    assert (found.before == found.after).all()
+
+
+def test_staying_within_the_data_costs_more_change_and_less_distance(search, found, x):
+    within = search.find(x, stay_within=90.0)
+    assert within.found.all()
+    assert within.within(90.0).sum() >= found.within(90.0).sum()
+    assert (within.changed >= found.changed * 0.999).all()
+
+
+# ------------------------------------------------------------------------------ invariances
+
+
+def test_order_and_batches_of_images_do_not_matter(search, found, x, monkeypatch):
+    monkeypatch.setattr(counterfactual_search, "_PART_FLOATS", 3000)
+    monkeypatch.setattr(moved_features, "CHUNK_FLOATS", 7 * x[0].size)
+    some = search.find(x[:9][::-1], stay_within=None)
+    np.testing.assert_allclose(some.changed[::-1], found.changed[:9], rtol=2e-3)
+    np.testing.assert_array_equal(some.after[::-1], found.after[:9])
+
+
+def test_the_order_of_concepts_does_not_matter(rows, x, found):
+    order = [3, 1, 0, 2]
+    eye = np.eye(D)[:4][order]
+    turned = DirectionPairs(eye, np.ones(4), eye, np.zeros(D), np.zeros(4))
+    there = CounterfactualSearch(pooled_head(rows), turned, x).find(x[:9], stay_within=None)
+    np.testing.assert_allclose(there.changed, found.changed[:9], rtol=2e-3)
+
+
+def test_the_unit_of_coefficients_does_not_matter(rows, x, found):
+    eye = np.eye(D)[:4]
+    large = DirectionPairs(7 * eye, np.ones(4), eye, np.zeros(D), np.zeros(4))
+    there = CounterfactualSearch(pooled_head(rows), large, x).find(x[:9], stay_within=None)
+    np.testing.assert_allclose(there.changed, found.changed[:9], rtol=2e-3)
+
+
+def test_an_image_without_features_has_no_relative_change(search, x):
+    found = search.find(np.zeros_like(x[:1]), stay_within=None)
+    assert np.isnan(found.changed[0])
+
+
+def test_float64_features_are_taken(search, found, x):
+    there = search.find(x[:3].astype(np.float64), stay_within=None)
+    np.testing.assert_allclose(there.shifts, found.shifts[:3], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------ one image
+
+
+def test_one_image_has_its_path_and_its_maps(search, found, x):
+    one = found[4]
+    assert one.found and one.before == found.before[4]
+    assert one.path[0] == 0 and one.path[-1] == 1
+    np.testing.assert_allclose(one.probabilities.sum(axis=1), 1.0, rtol=1e-6)
+    assert one.probabilities[0].argmax() == one.before
+    assert one.probabilities[-1].argmax() == one.after
+    assert one.probabilities[:-1].argmax(axis=1).tolist() == [one.before] * 20
+    np.testing.assert_allclose(one.maps_before, x[4][..., one.concepts], rtol=1e-6)
+    np.testing.assert_allclose(one.maps_after.mean(axis=(0, 1)), one.means_after, rtol=1e-4)
+    assert set(one.words) <= {"removed", "lowered", "raised", "added"}
+    assert found[-1].before == found.before[-1]
+    assert "→" in one.plot().get_suptitle()
+    assert len(plot_moves(found).axes[0].get_xticklabels()) == 4
+    with pytest.raises(IndexError, match="no image 60"):
+        found[60]
+
+
+def test_levels_are_set_as_asked(search, x):
+    found = search.set_levels(x[:5], {0: 0.0, 2: 0.4})
+    np.testing.assert_allclose(found.means_after[:, 0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(found.means_after[:, 2], 0.4, rtol=1e-3)
+    np.testing.assert_allclose(found.means_after[:, 1], found.means_before[:, 1], rtol=1e-6)
+    assert found[0].words.count("removed") == 1
+    with pytest.raises(ValueError, match="cannot be set to 99"):
+        search.set_levels(x, {0: 99.0})
+    with pytest.raises(ValueError, match="no concept 9"):
+        search.set_levels(x, {9: 0.0})
+
+
+# ------------------------------------------------------------------------------ other networks
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_heads_that_end_in_probabilities(pairs, rows, x, activation):
+    weights = rows if activation == "softmax" else rows[:1]
+    bias = 0.0 if activation == "softmax" else -1.0
+    head = pooled_head(weights, bias, activation)
+    found = CounterfactualSearch(head, pairs, x).find(x[:12], stay_within=None)
+    assert found.found.mean() > 0.9
+    moved = head.predict(
+        written_slowly(x[:12], found.shifts, found.search.seen, found.search.limits).astype("f4")
+    )
+    answers = moved.argmax(axis=1) if activation == "softmax" else (moved[:, 0] > 0.5).astype(int)
+    assert (answers != found.before)[found.found].all()
+
+
+def test_independent_outputs_are_refused(pairs, rows, x):
+    with pytest.raises(ValueError, match="3 independent yes-or-no outputs"):
+        CounterfactualSearch(pooled_head(rows, activation="sigmoid"), pairs, x)
+
+
+@pytest.mark.parametrize("name", ["conv_flatten", "tokens", "vectors", "gelu"])
+def test_any_head_and_layer(halves, images, name):
+    g, h = halves(name)
+    x = g.predict(images(name, 24), verbose=0)
+    pairs = make_pairs(x.shape[-1], 4)
+    search = CounterfactualSearch(Head(h), pairs, x, quantile=1.0)
+    found = search.find(x[:6], max_concepts=4, stay_within=None)
+    moved = search.moved.features(x[:6], pairs.coefficients(x[:6]), found.shifts)
+    after = Head(h).logits(moved).argmax(axis=1)
+    assert ((after != found.before) == found.found).all()
+    short = search.moved.features(x[:6], pairs.coefficients(x[:6]), 0.999 * found.shifts)
+    assert (Head(h).logits(short).argmax(axis=1) == found.before).all()
+    assert found[0].maps_before.shape == (*x.shape[1:-1], found.number_moved[0])
+
+
+@pytest.mark.parametrize("made", [NMFFactorizer(4, random_state=0), PCAFactorizer(4)])
+def test_concepts_of_any_extractor(rows, x, made):
+    head = pooled_head(rows)
+    with pytest.raises(NotFittedError, match="call fit first"):
+        CounterfactualSearch(head, made, x)
+    made.fit(x.reshape(-1, D))
+    search = CounterfactualSearch(head, made, x)
+    found = search.find(x[:10], max_concepts=4, stay_within=None)
+    assert found.found.mean() >= 0.8
+    u = search.reader.coefficients(x[:10]).reshape(10, 6, 4)
+    change = search.seen.shifted(u, found.shifts) - u
+    residual_kept = x[:10] + (change @ made.get_concept_bank()).reshape(10, 2, 3, D)
+    np.testing.assert_allclose(
+        search.moved.features(x[:10], u.reshape(10, 2, 3, 4), found.shifts),
+        np.clip(residual_kept, *search.limits),
+        atol=1e-4,
+    )
+
+
+def test_one_call_from_images(halves):
+    g, h = halves("conv_gap")
+    model = keras.Model(g.inputs[0], h(g.outputs[0]))
+    pictures = make_images(12, (32, 32, 3))
+    found = counterfactuals(
+        keras.Model(g.inputs[0], h(g.outputs[0])),
+        "features",
+        make_pairs(8, 4),
+        pictures[:2],
+        pictures,
+        class_names=["a", "b", "c"],
+    )
+    np.testing.assert_array_equal(model.predict(pictures[:2], verbose=0).argmax(1), found.before)
+    assert found[0].image.shape == (32, 32, 3)
+    assert "a" in found.search.class_names
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"target": 3}, "class_id 3"),
+        ({"max_concepts": 0}, "max_concepts"),
+        ({"moves": "both"}, "moves must be"),
+        ({"only": [4]}, "no concept 4"),
+        ({"only": []}, "no concept is given"),
+        ({"margin": -1.0}, "margin"),
+        ({"stay_within": 0.0}, "stay_within"),
+        ({"images": np.zeros((2, 4, 4, 3))}, "2 images for 3 activations"),
+    ],
+)
+def test_bad_settings_are_refused(search, x, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        search.find(x[:3], **wrong)
+
+
+def test_bad_parts_are_refused(search, pairs, rows, x):
+    head = pooled_head(rows)
+    with pytest.raises(TypeError, match="DirectionPairs or a fitted extractor, not str"):
+        CounterfactualSearch(head, "pairs", x)
+    with pytest.raises(TypeError, match="head must be a Head"):
+        CounterfactualSearch(None, pairs, x)
+    with pytest.raises(ValueError, match="5 channels"):
+        CounterfactualSearch(head, make_pairs(5, 2), x)
+    with pytest.raises(ValueError, match="class_names must be 3 names, not 2"):
+        CounterfactualSearch(head, pairs, x, class_names=["a", "b"])
+    with pytest.raises(ValueError, match="limits must be in order"):
+        CounterfactualSearch(head, pairs, x, limits=(1.0, 0.0))
+    with pytest.raises(ValueError, match="6 channels"):
+        search.find(x[..., :5])

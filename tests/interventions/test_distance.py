@@ -1,0 +1,155 @@
+"""How far features are from the training features: ends of the range, and a second writing."""
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.interventions import distance as module
+from xplique_dirpairs.interventions.distance import TrainingDistance
+
+
+@pytest.fixture
+def x(rng):
+    """Two clusters of images, (80, 2, 3, 6), with one channel that is always 0."""
+    mixing = rng.normal(size=(6, 6))
+    x = rng.normal(size=(80, 2, 3, 6)) @ mixing + 4.0
+    x[::2] += 6.0
+    x[..., 5] = 0.0
+    return x.astype(np.float32)
+
+
+def slowly(training, images):
+    """Both distances, image by image and neighbour by neighbour, by an eigendecomposition."""
+    flat = training.reshape(-1, training.shape[-1]).astype(np.float64)
+    mean = flat.mean(axis=0)
+    variances, axes = np.linalg.eigh(np.cov(flat.T, bias=True))
+    floor = module.VARIANCE_FLOOR * variances.mean()
+    positions, nearest = [], []
+    for image in images.astype(np.float64):
+        total = 0.0
+        for position in image.reshape(-1, image.shape[-1]):
+            for variance, axis in zip(variances, axes.T, strict=True):
+                total += ((position - mean) @ axis) ** 2 / max(variance, floor)
+        positions.append(np.sqrt(total / (image.size // len(mean)) / len(mean)))
+        own = image.reshape(-1, len(mean)).mean(axis=0)
+        others = training.reshape(len(training), -1, len(mean)).mean(axis=1)
+        nearest.append(min(np.linalg.norm(own - other) for other in others))
+    return np.array(positions), np.array(nearest)
+
+
+def test_agrees_with_the_formulas_written_slowly(x):
+    fresh = x[:5] + np.float32(0.7)
+    found = TrainingDistance(x)(fresh)
+    positions, image = slowly(x, fresh)
+    np.testing.assert_allclose(found.positions, positions, rtol=1e-4)
+    np.testing.assert_allclose(found.image, image, rtol=1e-4)
+
+
+def test_a_training_images_neighbour_is_another_one(x):
+    distance = TrainingDistance(x)
+    _, nearest = slowly(x[1:], x[:1])
+    assert distance.training.image[0] == pytest.approx(nearest[0], rel=1e-4)
+    assert distance(x).image.max() < 1e-3  # asked as a fresh image, it is its own
+
+
+@pytest.mark.parametrize("places", [6, 1])
+def test_a_training_images_positions_are_measured_by_the_others(x, places):
+    """Few images of many channels: with its own positions in it, the covariance would be blind."""
+    some = x[:30].reshape(30, 6, 6)[:, :places, :5]
+    distance = TrainingDistance(some)
+    alone = np.array(
+        [slowly(np.delete(some, k, axis=0), some[k : k + 1])[0][0] for k in range(len(some))]
+    )
+    error = np.abs(distance.training.positions - alone).mean()
+    assert error < 0.5 * np.abs(distance(some).positions - alone).mean()  # the mean is that of all
+    np.testing.assert_allclose(distance.training.positions, alone, rtol=0.12)
+
+
+def test_fresh_images_rank_as_training_images_do_even_of_many_channels(rng):
+    mixing = rng.normal(size=(60, 60))
+    x = (rng.normal(size=(120, 4, 60)) @ mixing).astype(np.float32)
+    distance = TrainingDistance(x[:60])
+    assert 20 < np.median(distance(x[60:]).positions_percentile) < 80
+    with_itself = distance(x[:60]).positions_percentile
+    assert np.median(with_itself) < 5
+
+
+def test_training_images_rank_from_the_lowest_to_the_highest(x):
+    distance = TrainingDistance(x)
+    for ranks in (distance.training.positions_percentile, distance.training.image_percentile):
+        assert ranks.min() == 0.0
+        assert ranks.max() == pytest.approx(100 * 79 / 80)
+        assert np.mean(ranks <= 99) == pytest.approx(0.99, abs=0.02)
+
+
+def test_features_of_another_world_are_beyond_every_training_image(x):
+    far = TrainingDistance(x)(x[:3] + np.float32(100.0))
+    assert (far.percentile == 100.0).all()
+
+
+def test_the_mean_of_all_positions_is_nearer_than_any_image(x):
+    mean = np.broadcast_to(x.mean(axis=(0, 1, 2)), x[:1].shape)
+    found = TrainingDistance(x)(mean)
+    assert found.positions[0] < 1e-3
+    assert found.positions_percentile[0] == 0.0
+    # between two clusters: every position is ordinary, the image is not
+    assert found.image_percentile[0] == 100.0
+    assert found.percentile[0] == 100.0
+
+
+def test_a_constant_channel_that_moves_is_far_but_not_infinitely(x):
+    odd = x[:1].copy()
+    odd[..., 5] = 5.0
+    found = TrainingDistance(x)(odd)
+    assert np.isfinite(found.positions[0])
+    assert found.positions_percentile[0] == 100.0
+
+
+def test_order_and_batches_do_not_matter(x, monkeypatch, rng):
+    whole = TrainingDistance(x)
+    order = rng.permutation(len(x))
+    monkeypatch.setattr(module, "_CHUNK_FLOATS", 3 * x[0].size)
+    parts = TrainingDistance(x[order])
+    fresh = x[:7] * np.float32(1.2)
+    for name in ("positions", "image", "positions_percentile", "image_percentile"):
+        there, here = getattr(parts(fresh[::-1]), name)[::-1], getattr(whole(fresh), name)
+        np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-4)
+
+
+def test_scale_of_the_features_does_not_change_ranks(x):
+    fresh = x[:9] + np.float32(0.5)
+    small, large = TrainingDistance(x), TrainingDistance(1000 * x)
+    np.testing.assert_allclose(
+        large(1000 * fresh).percentile, small(fresh).percentile, atol=100 / 80 + 1e-6
+    )
+
+
+def test_float64_and_vectors_without_positions_are_taken(x):
+    vectors = x[:, 0, 0].astype(np.float64)
+    found = TrainingDistance(vectors)(vectors[:4])
+    np.testing.assert_allclose(found.positions, slowly(vectors, vectors[:4])[0], rtol=1e-4)
+
+
+def test_many_training_images_are_a_sample(x, monkeypatch):
+    monkeypatch.setattr(module, "MOST_NEIGHBOURS", 20)
+    distance = TrainingDistance(x)
+    assert len(distance.training.image) == 20
+    with pytest.raises(ValueError, match="random_state"):
+        TrainingDistance(x, random_state="no")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x[:1], "at least 2 training images"),
+        (lambda x: x[:4] * np.nan, "NaN"),
+        (lambda x: "images", "numeric"),
+    ],
+)
+def test_bad_training_features_are_refused(x, change, said):
+    with pytest.raises(ValueError, match=said):
+        TrainingDistance(change(x))
+
+
+def test_features_of_other_channels_are_refused(x):
+    with pytest.raises(ValueError, match="6 channels"):
+        TrainingDistance(x)(x[..., :4])

@@ -1,0 +1,160 @@
+"""Pictures of counterfactuals hold what they say, at any number of concepts."""
+
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from xplique_dirpairs.interventions.counterfactual_result import Counterfactual, Counterfactuals
+from xplique_dirpairs.interventions.distance import Distances
+from xplique_dirpairs.plots.counterfactuals import (
+    draw_distances,
+    draw_moved_concepts,
+    draw_path,
+    plot_counterfactual,
+    plot_moves,
+)
+
+
+def distances(positions, image):
+    values = np.atleast_1d(np.asarray(positions, float)), np.atleast_1d(np.asarray(image, float))
+    return Distances(*values, *(50.0 * np.ones(len(v)) for v in values))
+
+
+def one(count=3, image=True, status="changed", spatial=(4, 5)):
+    rng = np.random.default_rng(count)
+    after = np.linspace(0, 1, 21)
+    probabilities = np.stack([1 - 0.6 * after, 0.2 * after, 0.4 * after], axis=1)
+    before, later = rng.uniform(0, 1, count), rng.uniform(0, 1, count)
+    return Counterfactual(
+        status=status,
+        before=0,
+        after=2 if status == "changed" else 0,
+        concepts=np.arange(count),
+        means_before=before,
+        means_after=later,
+        range_of_means=np.stack([np.zeros(count), np.ones(count)]),
+        words=tuple("raised" if b < a else "lowered" for b, a in zip(before, later, strict=True)),
+        maps_before=rng.uniform(size=(*spatial, count)),
+        maps_after=rng.uniform(size=(*spatial, count)),
+        path=after,
+        probabilities=probabilities,
+        changed=0.25,
+        distances_before=distances(0.7, 1.0),
+        distances_after=distances(0.8, 3.0),
+        training_distances=distances(rng.uniform(0.5, 1, 50), rng.uniform(1, 2, 50)),
+        image=rng.uniform(size=(16, 20, 3)) if image else None,
+        class_names=["a class with a very long name that is cut", "b $5", "c"],
+        concept_names=[f"concept {i}" for i in range(count)],
+    )
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return [t for ax in figure.axes for t in ax.get_yticklabels() if t.get_text()]
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 50])
+def test_every_moved_concept_is_named_and_names_do_not_overlap(count):
+    figure = plot_counterfactual(one(count))
+    labels = [t for t in texts(figure) if t.get_text().startswith("concept")]
+    assert len(labels) == count
+    boxes = sorted(t.get_window_extent().bounds[1::2] for t in labels)
+    for (y, height), (above, _) in pairwise(boxes):
+        assert y + height <= above + 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [({"image": False}, "a class"), ({"spatial": ()}, "a class")]
+)
+def test_without_image_or_positions_there_is_a_picture(kind, said):
+    figure = plot_counterfactual(one(**kind), "a title")
+    assert figure.get_suptitle() == "a title"
+    figure.canvas.draw()
+
+
+def test_what_was_not_found_is_said_in_the_title():
+    assert "not found" in plot_counterfactual(one(status="not found")).get_suptitle()
+
+
+def test_nothing_moved_is_said():
+    figure = plot_counterfactual(one(0, status="already the target"))
+    assert any("no concept was moved" in t.get_text() for ax in figure.axes for t in ax.texts)
+
+
+def test_the_path_is_that_of_the_class_before_and_the_class_after():
+    found = one()
+    ax = draw_path(plt.subplots()[1], found)
+    lines = ax.get_lines()
+    np.testing.assert_allclose(lines[0].get_ydata(), found.probabilities[:, 0])
+    np.testing.assert_allclose(lines[1].get_ydata(), found.probabilities[:, 2])
+    assert lines[0].get_label().endswith("…")
+
+
+def test_arrows_go_from_before_to_after():
+    found = one(4)
+    ax = draw_moved_concepts(plt.subplots()[1], found)
+    arrows = [t for t in ax.texts if t.arrow_patch is not None]
+    np.testing.assert_allclose([t.xy[0] for t in arrows], found.means_after)
+    np.testing.assert_allclose([t.xyann[0] for t in arrows], found.means_before)
+
+
+def test_distances_are_in_units_of_the_99th_percentile():
+    found = one()
+    ax = draw_distances(plt.subplots()[1], found)
+    limit = np.quantile(found.training_distances.image, 0.99)
+    drawn = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 1]
+    assert drawn[-1] == pytest.approx(3.0 / limit)
+
+
+# ------------------------------------------------------------------------------ of many images
+
+
+class Seen:
+    low_mean, high_mean = np.zeros(3), np.full(3, 2.0)
+
+
+class Search:
+    class_names, concept_names, seen = ["a", "b", "c"], ["0", "1", "2"], Seen()
+
+
+def many(status):
+    status = np.array(status)
+    n = len(status)
+    after = np.zeros((n, 3))
+    after[:, 1] = np.arange(n)
+    return Counterfactuals(
+        search=Search(), activations=np.zeros((n, 2)), images=None, status=status,
+        before=np.arange(n) % 2, after=np.full(n, 2), shifts=after.copy(),
+        means_before=np.zeros((n, 3)), means_after=after, changed=np.full(n, 0.1),
+        distances_before=distances(np.ones(n), np.ones(n)),
+        distances_after=distances(np.ones(n), np.ones(n)), stay_within=99.0,
+    )  # fmt: skip
+
+
+def test_moves_are_means_of_those_that_changed():
+    found = many(["changed"] * 5 + ["not found"])
+    ax = plot_moves(found).axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a → c (3)", "b → c (2)"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[1.0], [1.0]])
+
+
+def test_moves_that_are_left_out_are_counted():
+    assert (
+        "1 most frequent of 2" in plot_moves(many(["changed"] * 4), at_most=1).axes[0].get_title()
+    )
+
+
+def test_without_any_change_there_is_nothing_to_draw():
+    with pytest.raises(ValueError, match="no prediction was changed"):
+        plot_moves(many(["not found"] * 3))
+
+
+def test_the_table_has_a_row_for_each_image_and_says_what_is_missing():
+    text = str(many(["changed", "not found", "already the target"]).table(2))
+    assert "1 of 2 predictions changed" in text
+    assert "1 not found within the limits" in text
+    assert "The first 2 of 3 images" in text
+    assert "0 −" not in text and "1 +" in text

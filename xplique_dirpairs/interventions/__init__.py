@@ -1,0 +1,1 @@
+"""What would change a prediction, and models that no longer use a concept."""
