@@ -12,6 +12,7 @@ from xplique_dirpairs.explanations.contributions import explain_prediction
 from xplique_dirpairs.extractors.crops import concept_maps, crop_coefficients, extract_crops
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.report.image_reading import pairs_of
@@ -154,18 +155,7 @@ def test_labels_and_counterfactuals_come_to_their_pages(case):
             for name in ("iou", "precision", "recall", "average_precision")
         },
     )
-    shifts = np.zeros((IMAGES, CONCEPTS))
-    shifts[3, [1, 4]] = -1.0, 2.0
-    means = np.arange(IMAGES * CONCEPTS).reshape(IMAGES, CONCEPTS)
-    moved = _Counterfactuals(
-        status=np.array(["changed"] * IMAGES),
-        after=np.arange(IMAGES) % 3,
-        shifts=shifts,
-        means_before=means,
-        means_after=means + 1,
-        changed=np.full(IMAGES, 0.5),
-        distances_after=SimpleNamespace(percentile=np.full(IMAGES, 40.0)),
-    )
+    moved = CounterfactualSearch(Head(case.h), case.pairs, case.x).find(case.x)
     found = case.make(
         interpretability=labelled, counterfactuals=moved, explanation=case.report.explanation
     )
@@ -174,14 +164,15 @@ def test_labels_and_counterfactuals_come_to_their_pages(case):
         ("part", "ear", 0.0), None, ("object", "dog", 0.2), ("object", "dog", 0.3),
         ("object", "cat", 0.4),
     ]  # fmt: skip
-    change = found.images.changes[3]
-    assert change.concepts.tolist() == [4, 1]  # the largest first
-    assert change.before_means.tolist() == [19, 16] and change.after_means.tolist() == [20, 17]
-
-
-class _Counterfactuals(SimpleNamespace):
-    def __len__(self):
-        return len(self.status)
+    assert any(len(change.concepts) for change in found.images.changes)
+    for change, one in zip(found.images.changes, moved, strict=True):
+        assert (change.status, change.after) == (one.status, one.after)
+        assert sorted(change.concepts) == sorted(one.concepts)
+        sizes = np.abs(change.after_means - change.before_means)
+        by_concept = dict(zip(one.concepts.tolist(), one.means_after, strict=True))
+        for i, after, size in zip(change.concepts, change.after_means, sizes, strict=True):
+            assert after == pytest.approx(by_concept[int(i)], abs=1e-5) and size > 0
+        assert change.percentile == one.distances_after.percentile[0]
 
 
 def test_a_comparison_brings_its_tables_and_what_others_say_of_each_class(case):

@@ -37,14 +37,14 @@ function histogram(shares, color, what) {
   const tall = (share) => (share > floor ? 1 - Math.log10(share) / Math.log10(floor) : 0) * height;
   const above = shares.slice(shares.length / 2).reduce((sum, share) => sum + share, 0);
   return el('svg', {
-    class: 'histogram', viewBox: '-1 -4 322 ' + (height + foot + 4), role: 'img',
+    class: 'histogram', viewBox: '-38 -8 360 ' + (height + foot + 8), role: 'img',
     'aria-label': 'Histogram of positions by ' + what + ', from 0 to 1: ' + percent(above) +
       ' are in the upper half, ' + percent(shares[0]) + ' in the lowest step.',
   },
   [0.001, 0.01, 0.1, 1].map((share) => {
     const y = height - tall(share);
     return [el('line', { x1: 0, x2: width, y1: y, y2: y, class: 'grid' }),
-      el('text', { x: width, y: y + 9, 'text-anchor': 'end' }, 100 * share + '\u00a0%')];
+      el('text', { x: -5, y: y + 3, 'text-anchor': 'end' }, 100 * share + '\u00a0%')];
   }),
   shares.map((share, k) => el('rect', {
     x: k * bar + 1, width: bar - 2, y: height - tall(share), height: tall(share), fill: color,
