@@ -15,7 +15,7 @@ from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorize
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.report.image_reading import pairs_of
+from xplique_dirpairs.report.image_reading import Overview, pairs_of
 from xplique_dirpairs.report.make_report import make_report
 
 CONCEPTS, IMAGES = 5, 10
@@ -127,6 +127,18 @@ def test_where_not_all_are_shown_the_best_crops_come_first_then_all_classes(case
     ):
         expected = [chosen.index(n) if n in chosen else -1 for n in places.tolist()]
         assert few_places.tolist() == expected
+
+
+def test_beyond_the_best_crops_classes_take_turns():
+    nothing, labels = np.zeros((9, 2)), np.array([0] * 6 + [1] * 2 + [2])
+    seen = Overview(nothing, nothing, nothing, None, nothing, nothing, 3, (9, 9, 3))
+    assert seen.shown(labels, 4).tolist() == [0, 1, 6, 8]
+    values = nothing.copy()
+    values[[4, 5], 1] = 1.0, 2.0
+    seen = Overview(nothing, nothing, nothing, None, values, nothing, 3, (9, 9, 3))
+    assert seen.shown(labels, 1).tolist() == [5]
+    assert seen.shown(labels, 4).tolist() == [0, 4, 5, 6]
+    assert seen.shown(labels, 9).tolist() == list(range(9))
 
 
 def test_pictures_stand_in_for_the_images_at_any_size(case):

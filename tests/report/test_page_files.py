@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_report import HOSTILE, fake_report, hostile
 
+from xplique_dirpairs.report.make_report import write_report
 from xplique_dirpairs.report.page_files import BESIDE, MARKER, SCRIPTS
 from xplique_dirpairs.report.payload import as_script, clean, number
 from xplique_dirpairs.report.thumbnails import crop_side, cut, encoded, scaled_down
@@ -172,6 +173,15 @@ def test_a_folder_and_a_file_are_told_apart(tmp_path):
         fake_report().save(file)
     with pytest.raises(IsADirectoryError, match="is a folder"):
         fake_report().save(tmp_path, single_file=True)
+
+
+def test_where_a_report_cannot_be_written_is_said_before_anything_is_read(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(NotADirectoryError):
+        write_report(file, None, None)
+    with pytest.raises(IsADirectoryError):
+        write_report(tmp_path, None, None, single_file=True)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -27,6 +27,7 @@ from xplique_dirpairs.metrics.predictions import class_probabilities
 from xplique_dirpairs.pairs import Off
 from xplique_dirpairs.report.content import ImagePages, Report
 from xplique_dirpairs.report.image_reading import ImageReading, pairs_of
+from xplique_dirpairs.report.page_files import check_place
 from xplique_dirpairs.report.report_parts import (
     Gallery,
     changes_of,
@@ -67,6 +68,7 @@ def write_report(
     page : Path
         What to open in a browser.
     """
+    check_place(Path(path), single_file)  # not after minutes
     return make_report(extractor, images, labels, **options).save(path, single_file)
 
 

@@ -33,14 +33,28 @@ MARKER = "made_by_xplique_dirpairs.txt"
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
-def write_folder(report: Report, folder: Path) -> Path:
-    """index.html, and all else in a folder beside it, which replaces that of an earlier report."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"a report is written to a folder, but {folder} is a file")
-    beside = folder / BESIDE
+def check_place(path: Path, single_file: bool) -> None:
+    """A report can be written there.
+
+    Raises
+    ------
+    NotADirectoryError, IsADirectoryError, FileExistsError
+    """
+    if single_file and path.is_dir():
+        raise IsADirectoryError(f"with single_file a report is a file, but {path} is a folder")
+    if single_file:
+        return
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"a report is written to a folder, but {path} is a file")
+    beside = path / BESIDE
     if beside.exists() and not (beside / MARKER).exists():
         raise FileExistsError(f"{beside} is not of a report: choose another folder, or move it")
-    page = folder / "index.html"
+
+
+def write_folder(report: Report, folder: Path) -> Path:
+    """index.html, and all else in a folder beside it, which replaces that of an earlier report."""
+    check_place(folder, single_file=False)
+    page, beside = folder / "index.html", folder / BESIDE
     page.unlink(missing_ok=True)  # an interrupted report has none
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -66,8 +80,7 @@ def write_folder(report: Report, folder: Path) -> Path:
 
 def write_file(report: Report, page: Path) -> Path:
     """One file: data and pictures stand in scripts that do not run, until they are looked at."""
-    if page.is_dir():
-        raise IsADirectoryError(f"with single_file a report is a file, but {page} is a folder")
+    check_place(page, single_file=True)
     page.parent.mkdir(parents=True, exist_ok=True)
     payload = Payload(report)
     data = payload.data()

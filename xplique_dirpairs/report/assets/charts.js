@@ -59,9 +59,10 @@ function histogram(shares, color, what) {
 /** One of several crops that are one picture. */
 function crop(strip, k, alt) {
   const place = strip.count > 1 ? (100 * k) / (strip.count - 1) : 0;
+  // `loading` has to stand before `src`, or Firefox does not heed it
   return el('img', {
-    class: 'crop' + (strip.small ? ' small' : ''), src: pictureUrl(strip.picture), alt,
-    loading: 'lazy', decoding: 'async', style: { 'object-position': place + '% 0' },
+    class: 'crop' + (strip.small ? ' small' : ''), alt, loading: 'lazy', decoding: 'async',
+    style: { 'object-position': place + '% 0' }, src: pictureUrl(strip.picture),
   });
 }
 
@@ -77,8 +78,8 @@ function crops(i, most) {
 function picture(n, alt, lazy = true) {
   const image = report.images[n];
   return el('img', {
-    src: pictureUrl(image.picture), alt, width: image.width, height: image.height,
-    class: image.small ? 'small' : null, loading: lazy ? 'lazy' : null, decoding: 'async',
+    alt, width: image.width, height: image.height, class: image.small ? 'small' : null,
+    loading: lazy ? 'lazy' : null, decoding: 'async', src: pictureUrl(image.picture),
   });
 }
 
