@@ -220,6 +220,7 @@ def test_concepts_of_other_extractors_make_a_report_without_detections(case):
         ({"image_names": ["a", "b"]}, "image_names must be one for each of 10 images, not 2"),
         ({"pictures": np.zeros((3, 8, 8, 3))}, "pictures must be one for each of 10 images, not 3"),
         ({"pictures": [np.zeros(4)] * 10}, "picture 0 is float64"),
+        ({"class_names": ["a", "b"]}, "class_names must have a name for class 2, but are 2"),
         ({"max_images": 0}, "max_images must be an integer of at least 1, not 0"),
         ({"nb_crops": 2.5}, "nb_crops must be an integer"),
         ({"concept_names": ["a"]}, "concept_names must be 5 names"),

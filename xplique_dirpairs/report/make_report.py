@@ -164,6 +164,8 @@ def make_report(
     if image_names is None:
         image_names = [f"image {n}" for n in range(len(array))]
     _check_one_each("image_names", image_names, len(array))
+    if layer.head.number_of_classes is not None:  # any class may be predicted: not after minutes
+        class_name_of(class_names, layer.head.number_of_classes - 1)
     gallery = Gallery(array, pictures)
     if counterfactuals is not None:
         _check_one_each("counterfactuals", counterfactuals, len(array))
