@@ -9,11 +9,23 @@ import pytest
 from xplique_dirpairs import cli
 from xplique_dirpairs.version import __version__
 
+#: What the demo finds, as far as the command line looks at it.
+FOUND = SimpleNamespace(
+    text=lambda: "what was found",
+    accuracy=0.9,
+    importances={"CRAFT": np.array([0.5, np.nan])},
+    ink_auc={},
+    logit_error={},
+    off_entropy={},
+    seconds={},
+    figures=["1_pictures"],
+)
+
 
 @pytest.fixture
 def demo(monkeypatch):
     """Replaces the demo: ``demo.calls`` has its arguments, ``demo.raises`` what it raises."""
-    import xplique_dirpairs.demo
+    import xplique_dirpairs.commands.demo
 
     record = SimpleNamespace(calls=[], raises=None)
 
@@ -21,9 +33,9 @@ def demo(monkeypatch):
         record.calls.append(arguments)
         if record.raises is not None:
             raise record.raises
-        return SimpleNamespace(text=lambda: "what was found")
+        return FOUND
 
-    monkeypatch.setattr(xplique_dirpairs.demo, "run_demo", run_demo)
+    monkeypatch.setattr(xplique_dirpairs.commands.demo, "run_demo", run_demo)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     return record
 
