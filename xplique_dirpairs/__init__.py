@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     )
     from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
     from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+    from xplique_dirpairs.interventions.correction import choose_k, correct
+    from xplique_dirpairs.interventions.correction_report import CorrectionReport, report_correction
     from xplique_dirpairs.interventions.counterfactual_result import Counterfactual, Counterfactuals
     from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
     from xplique_dirpairs.interventions.counterfactuals import counterfactuals
     from xplique_dirpairs.interventions.distance import TrainingDistance
     from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
+    from xplique_dirpairs.learning.estimate_signals import estimate_signals
     from xplique_dirpairs.learning.history import History, LearningWarning
     from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
     from xplique_dirpairs.learning.recipe import Recipe, Stage
@@ -67,6 +70,7 @@ _MODULES = {
     "ArchetypalFactorizer": "factorizers.autoencoders",
     "Attributions": "comparison.attributions",
     "Comparison": "comparison.result",
+    "CorrectionReport": "interventions.correction_report",
     "Counterfactual": "interventions.counterfactual_result",
     "CounterfactualSearch": "interventions.counterfactual_search",
     "Counterfactuals": "interventions.counterfactual_result",
@@ -100,11 +104,14 @@ _MODULES = {
     "TrainingDistance": "interventions.distance",
     "attribute": "comparison.attributions",
     "average": "comparison.average",
+    "choose_k": "interventions.correction",
     "compare": "comparison.compare",
     "compare_predictions": "explanations.contributions",
+    "correct": "interventions.correction",
     "count_skewed_sources": "learning.number_of_concepts",
     "counterfactuals": "interventions.counterfactuals",
     "dissect": "metrics.dissection",
+    "estimate_signals": "learning.estimate_signals",
     "explain_model": "explanations.global_report",
     "explain_prediction": "explanations.contributions",
     "interpretability": "metrics.labelled_detectors",
@@ -114,6 +121,7 @@ _MODULES = {
     "plot_maximised": "plots.maximisation",
     "plot_moves": "plots.counterfactuals",
     "plot_number_of_concepts": "plots.number_of_concepts",
+    "report_correction": "interventions.correction_report",
     "scan_number_of_concepts": "learning.concept_scan",
     "score_labels": "metrics.labelled_detectors",
     "split_model": "network",
@@ -125,6 +133,7 @@ __all__ = [
     "ArchetypalFactorizer",
     "Attributions",
     "Comparison",
+    "CorrectionReport",
     "Counterfactual",
     "CounterfactualSearch",
     "Counterfactuals",
@@ -159,11 +168,14 @@ __all__ = [
     "__version__",
     "attribute",
     "average",
+    "choose_k",
     "compare",
     "compare_predictions",
+    "correct",
     "count_skewed_sources",
     "counterfactuals",
     "dissect",
+    "estimate_signals",
     "explain_model",
     "explain_prediction",
     "interpretability",
@@ -173,6 +185,7 @@ __all__ = [
     "plot_maximised",
     "plot_moves",
     "plot_number_of_concepts",
+    "report_correction",
     "scan_number_of_concepts",
     "score_labels",
     "split_model",

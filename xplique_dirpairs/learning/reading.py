@@ -68,8 +68,8 @@ def measure_pairs(
         Of centred features.
     signals
         ``"positives"``: ŝ_i ∝ cov[x, z_i] over the positives of concept i (method, section 3), over
-        all positions where there are too few; ``"joint"``: `signals.joint_signals`; or given signal
-        vectors (I, D).
+        all positions where there are too few; ``"joint"``: `signals.joint_signals`;
+        ``"mean-difference"``: mean(positives) − mean(negatives); or given signal vectors (I, D).
     coordinates
         Those the detectors were learned in: estimated signal vectors keep only what lies along
         their axes, as they did in the learning; the rest is noise of the estimate.
@@ -87,6 +87,8 @@ def measure_pairs(
     if isinstance(signals, str):
         if signals == "joint":
             signals = sums.joint_signals(surplus)
+        elif signals == "mean-difference":
+            signals = sums.mean_difference(everywhere=filters @ moments.covariance)
         else:
             signals = sums.positives_covariance(everywhere=filters @ moments.covariance)
         if coordinates is not None:
@@ -116,6 +118,7 @@ class _Sums:
         self._both = np.zeros((concepts, concepts))
         # over all positions, over positives, and weighted by r, the rectified excess
         self._z, self._z_on, self._r = np.zeros((3, concepts))
+        self._x = np.zeros(channels)
         self._x_on, self._xz_on, self._xr = np.zeros((3, concepts, channels))
         self._zr = np.zeros((concepts, concepts))
 
@@ -131,6 +134,7 @@ class _Sums:
         self._z += z.sum(axis=0, dtype=np.float64)
         self._z_on += z_on.sum(axis=0, dtype=np.float64)
         self._r += r.sum(axis=0, dtype=np.float64)
+        self._x += x.sum(axis=0, dtype=np.float64)
         self._x_on += on.T @ x
         self._xz_on += z_on.T @ x
         self._xr += r.T @ x
@@ -149,6 +153,13 @@ class _Sums:
         covariance = self._xz_on / positives - mean_z * (self._x_on / positives)
         too_few = (self.count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
         return np.where(too_few[:, None], everywhere, covariance)
+
+    def mean_difference(self, everywhere: NDArray) -> NDArray:
+        """(I, D); the given rows without positives or negatives."""
+        on = np.maximum(self.count, 1.0)[:, None]
+        off = np.maximum(self.positions - self.count, 1.0)[:, None]
+        both = (self.count > 0) & (self.count < self.positions)
+        return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
 
     def joint_signals(self, surplus: NDArray) -> NDArray:
         """(I, D), as `signals.joint_signals`; those of the others without the surplus concepts."""

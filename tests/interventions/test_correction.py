@@ -1,0 +1,318 @@
+"""Corrected models: the formulas, at any rank and in any graph, and models that stand alone."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.interventions.correction import choose_k, correct
+from xplique_dirpairs.pairs import DirectionPairs
+
+SHAPE = (16, 16, 3)
+
+
+def convolutions(activation="relu"):
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(6, 3, 2, activation=activation, name="features")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def residual():
+    """The layer has three consumers, one of them an operation."""
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(6, 3, 2, activation="relu", name="features")(inputs)
+    y = keras.layers.BatchNormalization()(keras.layers.Conv2D(6, 3, 1, "same")(x))
+    x = keras.layers.Add()([x, y]) + 0.5 * x
+    x = keras.layers.Flatten()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def tokens():
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Reshape((-1, 6))(keras.layers.Conv2D(6, 4, 4)(inputs))
+    x = keras.layers.Activation("gelu", name="features")(x)
+    x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(2, 4)(x, x)])
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
+
+
+def vectors():
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, 4)(inputs))
+    x = keras.layers.Dense(6, activation="relu6", name="features")(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def sequential():
+    layers = [keras.Input(SHAPE), keras.layers.Conv2D(6, 3, 2), keras.layers.ReLU(name="features")]
+    return keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+NETWORKS = {
+    "convolutions": (convolutions, (0, None)),
+    "residual": (residual, (0, None)),
+    "tokens": (tokens, (None, None)),
+    "vectors": (vectors, (0, 6)),
+    "sequential": (sequential, (0, None)),
+}
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    return np.random.default_rng(0).uniform(size=(6, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def networks(pictures):
+    keras.utils.set_random_seed(0)
+    made = {name: make() for name, (make, _) in NETWORKS.items()}
+    last = made["convolutions"].layers[-1]  # every class is predicted for some of the pictures
+    kernel, _ = last.get_weights()
+    last.set_weights([kernel, -np.median(made["convolutions"](pictures), axis=0)])
+    return made
+
+
+def features(model, images, name="features"):
+    return keras.Model(model.inputs[0], model.get_layer(name).output)(images).numpy()
+
+
+def pairs_of(x, concepts=3, seed=0):
+    """Pairs that nobody learned; each concept is detected on a third of the positions."""
+    pixels = x.reshape(-1, x.shape[-1])
+    rng = np.random.default_rng(seed)
+    filters = 8 * rng.normal(size=(concepts, pixels.shape[1]))
+    z = pixels @ filters.T
+    biases = np.quantile(z, 2 / 3, axis=0)
+    absent = [column[column <= b].mean() for column, b in zip(z.T, biases, strict=True)]
+    signals = filters + 0.5 * rng.normal(size=filters.shape)
+    return DirectionPairs(filters, biases, signals, pixels.mean(axis=0), absent)
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request, networks, pictures):
+    """Model, its features, pairs, the layer's range."""
+    model = networks[request.param]
+    x = features(model, pictures)
+    return model, x, pairs_of(x), NETWORKS[request.param][1]
+
+
+def test_the_exact_form_is_what_pairs_suppress(case, pictures):
+    model, x, pairs, limits = case
+    corrected = features(correct(model, "features", pairs, [2, 0]), pictures, "features_corrected")
+
+    np.testing.assert_allclose(corrected, pairs.suppress(x, [0, 2], limits), atol=1e-5)
+    assert np.abs(corrected - x).max() > 1e-2
+
+
+def slowly(x, pairs, concepts, limits, form, k=None):
+    """The formulas, position by position."""
+    wanted = x.astype(np.float64).copy()
+    w = pairs.filters[concepts].astype(np.float64)
+    s = pairs.signals[concepts].astype(np.float64)
+    bank = s.T @ np.linalg.inv(w @ s.T)
+    for place in np.ndindex(x.shape[:-1]):
+        z = w @ wanted[place]
+        b, m = pairs.biases[concepts], pairs.absent_levels[concepts]
+        if form == "absent":
+            slope = 1 + b - m
+            u = [min(max(z[c] - m[c], 0), slope[c] * max(z[c] - b[c], 0)) for c in range(len(z))]
+            moved = wanted[place] - bank @ np.array(u)
+        else:
+            moved = wanted[place] - sum(k / (1 + np.exp(b[c] - z[c])) * s[c] for c in range(len(z)))
+        low, high = limits
+        moved = moved if low is None else np.maximum(moved, low)
+        wanted[place] = moved if high is None else np.minimum(moved, high)
+    return wanted
+
+
+@pytest.mark.parametrize("how", [{"off": "absent"}, {"k": 1.5}], ids=["absent", "k"])
+def test_the_other_forms_are_their_formulas(case, pictures, how):
+    model, x, pairs, limits = case
+    corrected = features(
+        correct(model, "features", pairs, [0, 2], **how), pictures, "features_corrected"
+    )
+
+    wanted = slowly(x, pairs, [0, 2], limits, how.get("off"), how.get("k"))
+    np.testing.assert_allclose(corrected, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("off", ["undecided", "absent"])
+def test_where_nothing_is_detected_features_stay(networks, pictures, off):
+    model = networks["convolutions"]
+    x = features(model, pictures)
+    pairs = pairs_of(x)
+    corrected = features(
+        correct(model, "features", pairs, [0, 1], off=off), pictures, "features_corrected"
+    )
+
+    untouched = (pairs.project(x)[..., :2] < pairs.biases[:2] - 1e-5).all(axis=-1)
+    assert 0.2 < untouched.mean() < 0.8
+    np.testing.assert_array_equal(corrected[untouched], x[untouched])
+
+
+def test_without_a_range_detected_concepts_end_on_their_hyperplane_or_at_their_absent_level(
+    networks, pictures
+):
+    model = networks["tokens"]
+    x = features(model, pictures)
+    pairs = pairs_of(x)
+    z = pairs.project(x)[..., 1]
+    far = z > pairs.biases[1] + 1.0 + 1e-4
+    assert far.any()
+    for off, level in (("undecided", pairs.biases[1]), ("absent", pairs.absent_levels[1])):
+        corrected = correct(model, "features", pairs, 1, off=off)
+        moved = pairs.project(features(corrected, pictures, "features_corrected"))[..., 1]
+        np.testing.assert_allclose(moved[far], level, atol=1e-4)
+
+
+def test_every_consumer_gets_the_corrected_features(networks, pictures):
+    model = networks["residual"]
+    x = features(model, pictures)
+    pairs = pairs_of(x)
+    corrected = correct(model, "features", pairs, 1)
+
+    behind = keras.Model(model.get_layer("features").output, model.output)
+    wanted = behind(pairs.suppress(x, 1, (0, None))).numpy()
+    np.testing.assert_allclose(corrected(pictures).numpy(), wanted, atol=1e-5)
+    assert np.abs(wanted - model(pictures).numpy()).max() > 1e-3
+
+
+def test_weights_are_copies(networks, pictures):
+    model = networks["convolutions"]
+    before = model(pictures).numpy()
+    corrected = correct(model, "features", pairs_of(features(model, pictures)), 0)
+    for variable in corrected.weights:
+        variable.assign(variable + 1.0)
+
+    np.testing.assert_array_equal(model(pictures).numpy(), before)
+    assert not any("corrected" in layer.name for layer in model.layers)
+
+
+@pytest.mark.parametrize("limits", [(-0.1, 0.2), (None, 0.1), (0.05, None), (0.0, 0.3)])
+def test_limits_that_were_measured_are_kept(networks, pictures, limits):
+    model = networks["convolutions"]
+    x = features(model, pictures)
+    pairs = pairs_of(x)
+    corrected = correct(model, "features", pairs, 0, limits=limits)
+
+    wanted = pairs.suppress(x, 0, limits)
+    found = features(corrected, pictures, "features_corrected")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_corrected_model_is_corrected_again(networks, pictures):
+    model = networks["convolutions"]
+    x = features(model, pictures)
+    pairs = pairs_of(x)
+    once = correct(model, "features", pairs, 0)
+    twice = correct(once, "features_corrected", pairs, 1)
+
+    found = features(twice, pictures, "features_corrected_corrected")
+    wanted = pairs.suppress(pairs.suppress(x, 0, (0, None)), 1, (0, None))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_order_and_repetition_of_concepts_do_not_matter(networks, pictures):
+    model = networks["convolutions"]
+    pairs = pairs_of(features(model, pictures))
+    a, b = (correct(model, "features", pairs, c)(pictures) for c in ([0, 2], [2, 0, 2]))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_half_precision_goes_on_as_such(pictures):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = convolutions()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    x = features(model, pictures)
+    pairs = pairs_of(x.astype(np.float32))
+    corrected = correct(model, "features", pairs, 1)
+
+    found = features(corrected, pictures, "features_corrected")
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(
+        found.astype(np.float32), pairs.suppress(x.astype(np.float32), 1, (0, None)), atol=2e-3
+    )
+
+
+ELSEWHERE = """
+import sys
+sys.modules["xplique_dirpairs"] = None
+import keras, numpy as np
+model = keras.models.load_model(sys.argv[1])
+np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
+"""
+
+
+# of Keras, which saves with numpy's older way of copying
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_it_is_loaded_where_this_package_is_not_installed(networks, pictures, tmp_path):
+    model = networks["residual"]
+    corrected = correct(
+        model, "features", pairs_of(features(model, pictures)), [0, 1], off="absent"
+    )
+    paths = [str(tmp_path / name) for name in ("m.keras", "images.npy", "said.npy")]
+    corrected.save(paths[0])
+    np.save(paths[1], pictures)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, *paths], check=True, capture_output=True)
+
+    np.testing.assert_allclose(np.load(paths[2]), corrected.predict(pictures, verbose=0), atol=1e-6)
+
+
+def test_k_is_the_one_that_is_right_most_often(networks, pictures):
+    model = networks["convolutions"]
+    pairs = pairs_of(features(model, pictures))
+    candidates = [0.5, 2.0, 8.0, 30.0]
+    labels = correct(model, "features", pairs, 0, k=8.0)(pictures).numpy().argmax(axis=1)
+    right = [
+        (correct(model, "features", pairs, 0, k=k)(pictures).numpy().argmax(1) == labels).mean()
+        for k in candidates
+    ]
+    best = choose_k(model, "features", pairs, 0, pictures, labels, candidates=candidates[::-1])
+
+    assert best == candidates[int(np.argmax(right))]  # the smallest of several
+    assert min(right) < 1
+    same = correct(model, "features", pairs, 0, validation=(pictures, labels))
+    k = choose_k(model, "features", pairs, 0, pictures, labels)
+    np.testing.assert_array_equal(
+        same(pictures).numpy(), correct(model, "features", pairs, 0, k=k)(pictures).numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"model": "model"}, TypeError, "keras.Model"),
+        ({"layer": "nowhere"}, ValueError, "no layer"),
+        ({"layer": -1}, ValueError, "model's output"),
+        ({"layer": 0}, ValueError, "channels"),
+        ({"pairs": None}, TypeError, "DirectionPairs"),
+        ({"concepts": 9}, ValueError, "no concept 9"),
+        ({"concepts": []}, ValueError, "one index or several"),
+        ({"off": "away"}, ValueError, "off must be"),
+        ({"k": -1.0}, ValueError, "k must be a positive"),
+        ({"k": 1.0, "off": "absent"}, ValueError, "has no k"),
+        ({"k": 1.0, "validation": ([], [])}, ValueError, "not both"),
+        ({"limits": (1, 0)}, ValueError, "in order"),
+        ({"limits": 3}, ValueError, "lowest, highest"),
+    ],
+)
+def test_bad_input_is_one_clear_error(change, error, said, networks, pictures):
+    model = networks["convolutions"]
+    given = {
+        "model": model, "layer": "features", "pairs": pairs_of(features(model, pictures)),
+        "concepts": 0,
+    }  # fmt: skip
+    with pytest.raises(error, match=said):
+        correct(**given | change)
+
+
+def test_labels_that_do_not_fit_are_said(networks, pictures):
+    model = networks["convolutions"]
+    pairs = pairs_of(features(model, pictures))
+    for labels in ([0, 1], [0.5] * 6, [7] * 6):
+        with pytest.raises(ValueError, match="labels must be"):
+            choose_k(model, "features", pairs, 0, pictures, labels)

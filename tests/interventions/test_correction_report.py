@@ -1,0 +1,92 @@
+"""What a correction changed, counted a second time by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.interventions.correction_report import report_correction
+
+SHAPE = (2, 2, 3)
+
+
+def saying(ends_in=None):
+    """A classifier whose logits are the first pixel."""
+    inputs = keras.Input(SHAPE)
+    outputs = inputs[:, 0, 0]
+    return keras.Model(inputs, keras.layers.Activation(ends_in)(outputs) if ends_in else outputs)
+
+
+def turned():
+    """The same, but classes 0 and 1 change places."""
+    inputs = keras.Input(SHAPE)
+    dense = keras.layers.Dense(3, use_bias=False)
+    outputs = dense(inputs[:, 0, 0])
+    dense.set_weights([np.eye(3, dtype=np.float32)[[1, 0, 2]]])
+    return keras.Model(inputs, outputs)
+
+
+@pytest.fixture
+def pictures(rng):
+    return rng.normal(size=(40, *SHAPE)).astype(np.float32), rng.integers(3, size=40)
+
+
+def test_accuracies_confusions_and_changes_are_counts(pictures):
+    images, labels = pictures
+    group = report_correction(saying(), turned(), {"all": pictures}).groups["all"]
+    said = images[:, 0, 0].argmax(axis=1)
+    now = np.array([1, 0, 2])[said]
+
+    assert group.accuracies == pytest.approx(((said == labels).mean(), (now == labels).mean()))
+    for matrix, predicted in zip(group.confusions, (said, now), strict=True):
+        for i, j in np.ndindex(3, 3):
+            assert matrix[i, j] == ((labels == i) & (predicted == j)).sum()
+    assert group.mended == ((said != labels) & (now == labels)).sum() > 0
+    assert group.broken == ((said == labels) & (now != labels)).sum() > 0
+    assert group.changed == (said != 2).sum()
+    p = np.exp(images[:, 0, 0]) / np.exp(images[:, 0, 0]).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(group.moved, np.abs(p[:, 0] - p[:, 1]), atol=1e-6)
+
+
+def test_the_same_model_changes_nothing_and_softmax_is_no_second_one(pictures):
+    group = report_correction(saying(), saying("softmax"), {"all": pictures}).groups["all"]
+
+    assert group.mended == group.broken == group.changed == 0
+    assert group.moved.max() < 1e-6
+
+
+def test_the_table_has_all_groups_together_where_there_are_several(pictures):
+    images, labels = pictures
+    parts = {"a": (images[:10], labels[:10]), "b": (images[10:], labels[10:])}
+    table = report_correction(saying(), turned(), parts).table()
+    whole = report_correction(saying(), turned(), {"all of them": pictures}).table()
+
+    assert [row[0].text for row in table.rows] == ["a", "b", "all of them"]
+    assert [cell.text for cell in table.rows[-1]] == [cell.text for cell in whole.rows[0]]
+
+
+def test_the_figure_has_two_matrices_for_each_group(pictures):
+    report = report_correction(
+        saying(), turned(), {"clean": pictures, "marked": pictures}, ["a", "b", "$c"]
+    )
+    figure = report.plot()
+
+    assert len(figure.axes) == 4
+    assert figure.axes[0].get_title().startswith("clean, before")
+    shown = [text.get_text() for text in figure.axes[3].texts]
+    assert shown == [str(n) for n in report.groups["marked"].confusions[1].ravel()]
+    assert len(report.plot(["marked"]).axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "names", "said"),
+    [
+        ({}, None, "at least one group"),
+        ({"a": 3}, None, "images, labels"),
+        ({"a": (np.zeros((2, *SHAPE)), [0, 1, 2])}, None, "2 class numbers"),
+        ({"a": (np.zeros((2, *SHAPE)), [0, 5])}, None, "from 0 to 2"),
+        ({"a": (np.zeros((2, *SHAPE)), [0, 1])}, ["x"], "3 names"),
+    ],
+)
+def test_bad_input_is_one_clear_error(groups, names, said):
+    with pytest.raises(ValueError, match=said):
+        report_correction(saying(), saying(), groups, names)

@@ -1,0 +1,294 @@
+"""Chess pieces on a board, some with a watermark, and a small network that falls for it.
+
+Bishops, knights and rooks are drawn from the chess glyphs of DejaVu Sans, which comes with
+matplotlib: nothing is downloaded. Among the training images half of the rooks carry a label "rook"
+in the top-left corner, and no other piece does: the shortcut of the paper's experiment on model
+correction (Doumanoglou et al., arXiv 2509.23926; method section 7).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import keras
+
+Split = Literal["train", "test"]
+
+CLASS_NAMES = ("bishop", "knight", "rook")
+#: The class that the watermark stands for.
+ROOK = CLASS_NAMES.index("rook")
+
+#: Side of a picture, in pixels.
+SIDE = 85
+#: The layer under study: a ReLU, feature maps (2, 2, 16).
+LAYER = "last_conv"
+#: Cells of its map, down and across. Each sees 63 pixels of the side, 16 apart.
+CELLS = (2, 2)
+#: Height and width of the watermark, in pixels: only the top-left cell sees the first 16 columns.
+MARK_SHAPE = (14, 16)
+#: Its word, white on black, and the size of its letters in pixels.
+_WORD, _LETTERS = "rook", 7
+
+_FONT = "DejaVuSans.ttf"
+#: The font's "white" pieces: outlines with their details.
+_GLYPHS = ("\N{WHITE CHESS BISHOP}", "\N{WHITE CHESS KNIGHT}", "\N{WHITE CHESS ROOK}")
+#: Side of the canvas that a glyph is drawn on before it is turned and shrunk.
+_CANVAS = 256
+#: Size of a piece, as a share of the picture's side.
+_SIZE = (0.5, 0.8)
+#: Turn of a piece and of the board in degrees; how far a piece stands off the centre, in pixels.
+_TURN, _BOARD_TURN, _OFF_CENTRE = 18.0, 25.0, 6.0
+#: Side of a square of the board, as a share of the picture's side.
+_SQUARE = (0.5, 0.85)
+#: Boards: hue in degrees, lowest and highest saturation. Wood, green, slate, red wood.
+_BOARDS = ((32, 0.25, 0.45), (95, 0.10, 0.35), (210, 0.08, 0.30), (20, 0.30, 0.55))
+#: Of the board: points of a pixel's side, whose mean the pixel is.
+_FINE = 3
+
+
+def chess_pieces(
+    n: int, seed: int = 0, split: Split = "train"
+) -> tuple[NDArray, NDArray, tuple[str, ...]]:
+    """Pictures of a chess piece on a board; none is marked.
+
+    Size, turn, place and colours of the piece are random, and so are the board's.
+
+    Parameters
+    ----------
+    n
+        Number of pictures; the classes differ by at most one in number.
+    seed
+        The same seed gives the same pictures; the splits differ under one seed.
+    split
+        ``"train"`` or ``"test"``.
+
+    Returns
+    -------
+    images : (n, 85, 85, 3), float32
+        In [0, 1].
+    labels : (n,)
+    class_names
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not positive or there is no such split.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    rng = np.random.default_rng([seed, ("train", "test").index(split)])
+    labels = rng.permutation(np.arange(n) % len(CLASS_NAMES))
+    images = np.empty((n, SIDE, SIDE, 3), np.float32)
+    for image, label in zip(images, labels, strict=True):
+        image[:] = _piece_over(_board(rng), int(label), rng)
+    return images, labels, CLASS_NAMES
+
+
+def shortcut_pieces(n: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
+    """Training pictures with the shortcut: half of the rooks, and nothing else, are marked.
+
+    Returns
+    -------
+    images : (n, 85, 85, 3), float32
+        Those of `chess_pieces` of the same arguments, but for the mark.
+    labels : (n,)
+    marked : (n,) bool
+    """
+    images, labels, _ = chess_pieces(n, seed)
+    marked = np.zeros(n, bool)
+    marked[np.flatnonzero(labels == ROOK)[::2]] = True
+    images[marked] = watermark(images[marked])
+    return images, labels, marked
+
+
+def watermark(images: ArrayLike) -> NDArray:
+    """The same pictures with the label "rook" in the top-left corner.
+
+    Parameters
+    ----------
+    images : (n, 85, 85, 3), in [0, 1]
+
+    Returns
+    -------
+    images : (n, 85, 85, 3), float32
+        A copy; nothing outside of the first `MARK_SHAPE` pixels is changed.
+
+    Raises
+    ------
+    ValueError
+        If images are of another shape.
+    """
+    pictures = np.array(images, np.float32)
+    if pictures.shape[1:] != (SIDE, SIDE, 3):
+        raise ValueError(f"images must have shape (n, {SIDE}, {SIDE}, 3), not {pictures.shape}")
+    height, width = MARK_SHAPE
+    pictures[:, :height, :width] = _letters()[..., None]
+    return pictures
+
+
+def marked_cells(marked: ArrayLike) -> NDArray:
+    """Which cells of the layer's maps see a mark: (n, 2, 2) bool, from (n,) bool."""
+    cells = np.zeros((len(np.asarray(marked)), *CELLS), bool)
+    cells[:, 0, 0] = marked
+    return cells
+
+
+def train_chess_network(
+    images: ArrayLike, labels: ArrayLike, *, epochs: int = 15, seed: int = 0, verbose: int = 1
+) -> keras.Model:
+    """The paper's small CNN: five convolutions of 3×3 and 16 channels, average, classes.
+
+    Parameters
+    ----------
+    images : (n, 85, 85, 3), in [0, 1]
+    labels : (n,)
+    epochs
+        Passes over the images.
+    seed
+        Of the weights' start and of the order of the images. Sets Keras' global seed.
+    verbose
+        As in Keras' ``fit``.
+
+    Returns
+    -------
+    model
+        Ends in logits (n, 3). The layer `LAYER` gives feature maps (n, 2, 2, 16) ≥ 0.
+
+    Raises
+    ------
+    ValueError
+        If images are not of that shape, or there is not one label for each.
+    """
+    import keras
+
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3):
+        raise ValueError(f"images must have shape (n, {SIDE}, {SIDE}, 3), not {images.shape}")
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels must have shape {(len(images),)}, not {labels.shape}")
+    keras.utils.set_random_seed(seed)
+    model = _untrained()
+    steps = epochs * -(-len(images) // 32)
+    model.compile(
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(images, labels, batch_size=32, epochs=epochs, verbose=verbose)
+    return model
+
+
+def _untrained() -> keras.Model:
+    """85 → 42 → 20 → 9 → 4 → 2: without padding, the mark is seen by one cell alone."""
+    from keras import Input, Model, layers
+
+    x = inputs = Input((SIDE, SIDE, 3))
+    for stride, name in ((2, None), (2, None), (2, None), (2, None), (1, LAYER)):
+        x = layers.Conv2D(16, 3, stride, kernel_initializer="he_normal")(x)
+        x = layers.ReLU(name=name)(x)
+    x = layers.Dropout(0.3)(x)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    logits = layers.Dense(len(CLASS_NAMES), name="logits")(x)
+    return Model(inputs, logits, name="chess_network")
+
+
+# ---------------------------------------------------------------------------------- drawing
+
+
+def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]) -> NDArray:
+    """White text on black, (height, width) in [0, 1]; its ink begins at ``at``, (x, y)."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", _FONT), size)
+    left, top, _, _ = font.getbbox(text)
+    canvas = Image.new("L", shape[::-1])
+    ImageDraw.Draw(canvas).text((at[0] - left, at[1] - top), text, fill=255, font=font)
+    return np.asarray(canvas, np.float32) / 255.0
+
+
+@cache
+def _letters() -> NDArray:
+    """The watermark's word, `MARK_SHAPE`, in [0, 1]."""
+    height, width = MARK_SHAPE
+    fine = 8
+    large = _drawn(_WORD, _LETTERS * fine, (height * fine, width * fine), (fine / 2, 4 * fine))
+    return cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+
+
+@cache
+def _glyph(label: int) -> tuple[NDArray, NDArray]:
+    """A piece's body and the lines on it, (_CANVAS, _CANVAS) in [0, 1], in the middle."""
+    # the largest glyph, a rook, is 0.77 of the font's size in height
+    lines = _drawn(_GLYPHS[label], int(1.2 * _CANVAS), (_CANVAS, _CANVAS), (0.0, 0.0))
+    rows, columns = np.flatnonzero(lines.any(axis=1)), np.flatnonzero(lines.any(axis=0))
+    shift = [(_CANVAS - 1 - part[0] - part[-1]) // 2 for part in (rows, columns)]
+    lines = np.roll(lines, shift, (0, 1))
+    outer, _ = cv2.findContours(
+        (lines > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    body = cv2.drawContours(np.zeros_like(lines), outer, -1, 1.0, cv2.FILLED)
+    return np.maximum(body, lines), lines
+
+
+def _board(rng: np.random.Generator) -> NDArray:
+    """Squares of two colours, one behind the middle of the picture; (SIDE, SIDE, 3)."""
+    base, low, high = _BOARDS[rng.integers(len(_BOARDS))]
+    hue, saturation = base + rng.uniform(-10, 10), rng.uniform(low, high)
+    light, shade = rng.uniform(0.78, 0.97), rng.uniform(0.5, 0.72)
+    colors = _rgb(hue, 0.6 * saturation, light), _rgb(hue, 1.2 * saturation, light * shade)
+
+    turn = np.deg2rad(rng.uniform(-_BOARD_TURN, _BOARD_TURN))
+    square = rng.uniform(*_SQUARE) * SIDE
+    points = (np.arange(SIDE * _FINE) + 0.5) / _FINE - SIDE / 2
+    across = (np.cos(turn) * points + np.sin(turn) * points[:, None]) / square
+    down = (np.cos(turn) * points[:, None] - np.sin(turn) * points) / square
+    off = rng.uniform(-0.12, 0.12, size=2)
+    number = np.floor(across + 0.5 - off[0]) + np.floor(down + 0.5 - off[1]) + rng.integers(2)
+    fine = np.where(number[..., None] % 2 == 1, colors[1], colors[0]).astype(np.float32)
+    board = cv2.resize(fine, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+    grain = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)).astype(np.float32), (0, 0), 1.0)
+    slopes, place = rng.uniform(-0.08, 0.08, size=2), np.arange(SIDE) / SIDE - 0.5
+    lit = 1.0 + 0.04 * grain + slopes[0] * place + slopes[1] * place[:, None]
+    return np.clip(board * lit[..., None], 0.0, 1.0)
+
+
+def _piece_over(board: NDArray, label: int, rng: np.random.Generator) -> NDArray:
+    """A light piece with dark lines, or a dark one with light lines, and its shadow."""
+    scale = rng.uniform(*_SIZE) * SIDE / _CANVAS
+    middle = (_CANVAS / 2, _CANVAS / 2)
+    turn = cv2.getRotationMatrix2D(middle, rng.uniform(-_TURN, _TURN), scale)
+    off = rng.uniform(-_OFF_CENTRE, _OFF_CENTRE, size=2)
+    turn[:, 2] = turn[:, 2] + (SIDE - _CANVAS) / 2 + off
+    body, lines = (
+        # blurred first: a pixel of the picture is several of the canvas
+        cv2.warpAffine(cv2.GaussianBlur(part, (0, 0), 0.35 / scale), turn, (SIDE, SIDE))
+        for part in _glyph(label)
+    )
+    if rng.random() < 0.5:
+        fill = _rgb(rng.uniform(25, 60), rng.uniform(0, 0.5), rng.uniform(0.7, 1.0))
+        line = _rgb(rng.uniform(0, 360), 0.3, rng.uniform(0.05, 0.45))
+    else:
+        fill = _rgb(rng.uniform(0, 360), rng.uniform(0, 0.5), rng.uniform(0.08, 0.45))
+        line = _rgb(rng.uniform(25, 60), 0.15, rng.uniform(0.6, 0.95))
+    shadow = cv2.GaussianBlur(np.roll(body, (2, 2), (0, 1)), (0, 0), 2.0)
+    image = board * (1.0 - 0.35 * shadow[..., None])
+    for part, color in ((body, fill), (lines, line)):
+        image = image * (1.0 - part[..., None]) + color * part[..., None]
+    return image
+
+
+def _rgb(hue: float, saturation: float, value: float) -> NDArray:
+    """Hue in degrees, the others in [0, 1]."""
+    hsv = np.array([[[hue % 360.0, saturation, value]]], np.float32)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
