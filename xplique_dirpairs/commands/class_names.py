@@ -80,6 +80,8 @@ class ClassNames:
 
     def near(self, name: str) -> str:
         """Names alike, for a message."""
+        if name.strip().isdigit():
+            return f"numbers go from 0 to {len(self) - 1}"
         close = get_close_matches(_key(name), list(self._places), n=3, cutoff=0.5)
         alike = list(dict.fromkeys(self.shown[self._places[key][0]] for key in close))
         return f"near it: {', '.join(alike)}" if alike else "nothing near it"

@@ -20,6 +20,7 @@ from xplique_dirpairs.commands.subject import (
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.metrics.registry import METRICS
+from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 
 
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
         tell_parts(to_fit, to_measure, console)
         pairs = None if arguments.pairs is None else load_pairs(arguments.pairs, subject)
+        tell_of_given(pairs, console)
         if pairs is None:
             concepts = number_of_concepts(
                 arguments.concepts, to_fit.activations, arguments.seed, console
@@ -70,6 +72,12 @@ def tell_parts(to_fit: Subject, to_measure: Subject, console: Console) -> None:
         console.note(
             f"learned from {len(to_fit.images)} images, measured on {len(to_measure.images)} others"
         )
+
+
+def tell_of_given(pairs: DirectionPairs | None, console: Console) -> None:
+    """Nobody knows what pairs of a file were learned from."""
+    if pairs is not None:
+        console.note("the pairs of --pairs may have been learned from images that are measured on")
 
 
 def compared(

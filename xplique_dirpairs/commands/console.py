@@ -86,7 +86,11 @@ class Console:
         """What libraries print goes to stderr, and what they warn of becomes notes."""
 
         def noted(message, category, filename, lineno, file=None, line=None) -> None:
-            if issubclass(category, UserWarning):
+            if str(message).startswith("Glyph "):  # matplotlib's, one for each character
+                self.note(
+                    "some characters of names are not in the font of the pictures: boxes there"
+                )
+            elif issubclass(category, UserWarning):
                 self.note(" ".join(str(message).split()))
             elif self.verbose:
                 print(f"{category.__name__}: {message}", file=sys.stderr)

@@ -102,6 +102,7 @@ def learn(
     factorizer.fit_maps(
         subject.activations, subject.head, resume=getattr(arguments, "resume", None)
     )
+    assert factorizer.history_ is not None  # of pairs that were learned here
     return factorizer.pairs_, factorizer.history_
 
 

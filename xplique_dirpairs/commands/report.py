@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from xplique_dirpairs.commands.compare import compared, comparison_data, tell_parts
+from xplique_dirpairs.commands.compare import (
+    compared,
+    comparison_data,
+    tell_of_given,
+    tell_parts,
+)
 from xplique_dirpairs.commands.concept_number import number_of_concepts
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.extractor_names import extractors
@@ -26,6 +31,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         pairs = None if arguments.pairs is None else load_pairs(arguments.pairs, subject)
         share = 0.0 if pairs is not None and not arguments.beside else arguments.held_out
         to_fit, shown = subject.parts(share, arguments.seed)
+        if arguments.beside:
+            tell_of_given(pairs, console)
         if pairs is None or arguments.beside:
             tell_parts(to_fit, shown, console)
         learned, comparison = _learned(arguments, to_fit, shown, pairs, console)

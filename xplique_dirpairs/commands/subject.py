@@ -26,6 +26,7 @@ from xplique_dirpairs.commands.image_folder import ImageFiles, Skipped, find_ima
 from xplique_dirpairs.commands.layers import candidates, layers_table, suggestion
 from xplique_dirpairs.commands.model_file import load_model
 from xplique_dirpairs.commands.preprocessing import Preprocessing, preprocessing
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.network import Head, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -152,6 +153,7 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     FileNotFoundError, ValueError, …
         If something is not as said.
     """
+    get_recipe(getattr(arguments, "recipe", "default"))  # says what is wrong before images are read
     console.step("load the model")
     model = load_model(arguments.model, arguments.imports)
     before = _beside(getattr(arguments, "pairs", None))
