@@ -1,6 +1,7 @@
 """The commands, on a tiny network and eight tiny images, with learning faked."""
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import keras
@@ -118,6 +119,17 @@ def test_json_is_all_of_stdout(call):
 
 def test_quiet_is_quiet(call):
     assert call("fit", "--concepts", 2, "--quiet") == (0, "", "")
+
+
+def test_a_fit_that_is_interrupted_keeps_what_it_has(call, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        pairs, history = fake_learn_pairs(*arguments, **options)
+        return pairs, replace(history, interrupted=True)
+
+    monkeypatch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", interrupted)
+    ran = call("fit", "--concepts", 2)
+    assert (ran.status, ran.out) == (130, "")
+    assert [path.name for path in (tmp_path / "concepts").iterdir()] == ["pairs.npz"]
 
 
 def test_auto_says_when_the_number_cannot_be_told(call, monkeypatch):

@@ -33,9 +33,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         pairs = None if arguments.pairs is None else load_pairs(arguments.pairs, subject)
         tell_of_given(pairs, console)
         if pairs is None:
-            concepts = number_of_concepts(
-                arguments.concepts, to_fit.activations, arguments.seed, console
-            )
+            concepts = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
         else:
             concepts = pairs.number_of_concepts
         methods = extractors(arguments.extractors, subject, concepts, arguments, console, pairs)
@@ -43,6 +41,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         console.step("draw the figures")
         written = [path.name for path in found.save_report(arguments.output)]
         found.save(arguments.output / "comparison.npz")
+        if found.interrupted:
+            console.note(f"what was measured by then is in {arguments.output}")
+            raise KeyboardInterrupt
     summary = {
         "command": "compare",
         "version": __version__,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from numpy.typing import NDArray
-
 from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.subject import Subject
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 
 #: As `CraftTf` has it.
 USUAL = 20
 
 
-def number_of_concepts(wanted: int | str, activations: NDArray, seed: int, console: Console) -> int:
+def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:
     """The number that was asked for; "auto": what the features tell, or else the usual one."""
     if isinstance(wanted, int):
         return wanted
     console.step("count the concepts")
     try:
-        count = count_skewed_sources(activations, random_state=seed)
+        count = count_skewed_sources(subject.activations, random_state=seed)
         number, reason = count.number, count.reason
     except ValueError as error:  # too few images
         number, reason = None, str(error)

@@ -65,6 +65,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         pairs, history = learn(arguments, subject, console)
         arguments.output.mkdir(parents=True, exist_ok=True)
         pairs.save(arguments.output / "pairs.npz")
+        if history.interrupted:
+            console.note(f"what was learned by then is in {arguments.output / 'pairs.npz'}")
+            raise KeyboardInterrupt
         console.step("importances of the concepts for each class")
         classes = explain_classes(subject, pairs, arguments.seed)
         console.step("draw the pictures")
@@ -94,7 +97,7 @@ def learn(
     arguments: argparse.Namespace, subject: Subject, console: Console
 ) -> tuple[DirectionPairs, History]:
     """Pairs from all images of the subject."""
-    number = number_of_concepts(arguments.concepts, subject.activations, arguments.seed, console)
+    number = number_of_concepts(arguments.concepts, subject, arguments.seed, console)
     console.step(f"learn {number} concepts from {len(subject.images)} images")
     factorizer = DirectionPairsFactorizer(
         number, recipe=arguments.recipe, random_state=arguments.seed, verbose=console.progress

@@ -63,7 +63,7 @@ def _learned(
 ):
     """The pairs, and a comparison with the extractors beside them, if there are any."""
     concepts = (
-        number_of_concepts(arguments.concepts, to_fit.activations, arguments.seed, console)
+        number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
         if pairs is None
         else pairs.number_of_concepts
     )
@@ -73,11 +73,15 @@ def _learned(
     comparison = None
     if len(names) > 1:
         comparison = compared(methods, to_fit, shown, arguments.seed, console)
+        if comparison.interrupted:
+            raise KeyboardInterrupt
         if NAMES[0] not in comparison.results:
-            raise ValueError(comparison.errors.get(NAMES[0], "interrupted before there were pairs"))
+            raise ValueError(comparison.errors[NAMES[0]])
     elif isinstance(ours, DirectionPairsTf):
         console.step(f"learn {concepts} concepts from {len(to_fit.images)} images")
         ours.fit(to_fit.images)
+        if ours.history_ is not None and ours.history_.interrupted:
+            raise KeyboardInterrupt
     return (ours.pairs if isinstance(ours, DirectionPairsTf) else ours), comparison
 
 
