@@ -141,3 +141,48 @@ def test_pixels_keep_their_channels(rng):
     activations = rng.normal(size=(2, 3, 4, 5))
     np.testing.assert_array_equal(as_pixels(activations)[1 * 12 + 2 * 4 + 3], activations[1, 2, 3])
     assert as_pixels(activations[:, 0, 0]).shape == (2, 5)
+
+
+def test_a_model_is_traced_for_a_few_shapes_and_not_for_every_number_of_images(rng):
+    traced = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            traced.append(x.shape)
+            return 2.0 * x
+
+    inputs = keras.Input((None, None, 1))
+    model = keras.Model(inputs, Counting()(inputs))
+    traced.clear()
+    for count in (1, 7, 12, 3, 9, 30, 8):
+        images = rng.uniform(size=(count, 4, 4, 1)).astype(np.float32)
+        np.testing.assert_array_equal(compute_activations(model, images, 8), 2 * images)
+    assert len(traced) <= 3, traced
+    wide = rng.uniform(size=(2, 4, 6, 1)).astype(np.float32)
+    np.testing.assert_array_equal(compute_activations(model, wide, 8), 2 * wide)
+
+
+def test_what_is_compiled_does_not_outlive_its_model(rng):
+    import gc
+    import weakref
+
+    from xplique_dirpairs import activations
+
+    inputs = keras.Input((4, 4, 1))
+    model = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    compute_activations(model, rng.uniform(size=(2, 4, 4, 1)).astype(np.float32))
+    assert model in activations._COMPILED
+    itself = weakref.ref(model)
+    del model, inputs
+    gc.collect()
+    assert itself() is None
+
+
+def test_weights_that_change_are_seen(rng):
+    inputs = keras.Input((4, 4, 1))
+    dense = keras.layers.Dense(1, use_bias=False)
+    model = keras.Model(inputs, dense(inputs))
+    images = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
+    for weight in (2.0, -1.0):
+        dense.set_weights([np.full((1, 1), weight)])
+        np.testing.assert_allclose(compute_activations(model, images), weight * images, rtol=1e-6)

@@ -6,6 +6,7 @@ Activations have shape ``(N, *spatial, D)``: ``(N, H, W, D)`` feature maps, ``(N
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,9 @@ _STREAM = (
     "ActivationShards.compute (from images): learn_pairs, scan_number_of_concepts and "
     "count_skewed_sources take them"
 )
+
+#: Models as compiled functions, for as long as they live.
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def check_images(images: ArrayLike) -> NDArray:
@@ -168,14 +172,24 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
 def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
     """What a model makes of images, in batches; of all of them on every worker."""
     parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    if workers() > 1:
-        # Keras [3.15] predicts other rows than it was given, without a word.
-        run = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
-        return np.concatenate([run(tf.constant(part)).numpy() for part in parts])
-    if model.distribute_strategy.num_replicas_in_sync > 1:
+    if workers() == 1 and model.distribute_strategy.num_replicas_in_sync > 1:
         return model.predict(images, batch_size=batch_size, verbose=0)
-    # `predict` makes a dataset every time: longer than a small network takes for a batch.
-    return np.concatenate([model.predict_on_batch(part) for part in parts])
+    # Under workers `predict` [Keras 3.15] gives other rows than it was given, without a word; and
+    # it makes a dataset every time, which takes longer than a small network does for a batch.
+    run = _compiled(model)
+    return np.concatenate([run(tf.constant(part)).numpy() for part in parts])
+
+
+def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+    """A model as one compiled function, made once: it takes any batch without tracing anew."""
+    if model not in _COMPILED:
+        itself = weakref.ref(model)  # else the function would keep its model alive, and itself
+
+        def run(batch: tf.Tensor) -> tf.Tensor:
+            return itself()(batch, training=False)  # type: ignore[misc]
+
+        _COMPILED[model] = tf.function(run, reduce_retracing=True)
+    return _COMPILED[model]
 
 
 def as_pixels(activations: NDArray) -> NDArray:
