@@ -1,14 +1,18 @@
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from xplique_dirpairs import cli
+from xplique_dirpairs import cli, cli_texts
 from xplique_dirpairs.version import __version__
 
+ROOT = Path(__file__).parent.parent
 #: What the demo finds, as far as the command line looks at it.
 FOUND = SimpleNamespace(
     text=lambda: "what was found",
@@ -59,6 +63,27 @@ def test_help_teaches_by_example(arguments, capsys):
     text = capsys.readouterr().out
     assert "xplique-dirpairs demo --output pictures --concepts 12 --seed 1" in text
     assert "exit status" in text
+
+
+def example_commands():
+    """Every command line of the help, the README and the pages."""
+    found = [getattr(cli_texts, name) for name in dir(cli_texts) if name.isupper()]
+    found += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
+    found.append((ROOT / "README.md").read_text(encoding="utf-8"))
+    text = "\n".join(found).replace("\\\n", " ")
+    lines = re.findall(r"^ *xplique-dirpairs (.+)$", text, flags=re.MULTILINE)
+    return sorted({re.split(r" && | > ", line)[0] for line in lines} - {"COMMAND --help"})
+
+
+@pytest.mark.parametrize("line", example_commands())
+def test_every_example_is_a_command(line):
+    arguments = cli._parser().parse_args(shlex.split(line, comments=True))
+    assert arguments.command == line.split()[0]
+
+
+def test_there_are_examples_of_every_command():
+    commands = {line.split()[0] for line in example_commands()}
+    assert commands == {"demo", "layers", "fit", "compare", "report", "correct"}
 
 
 def test_it_runs_as_a_module():

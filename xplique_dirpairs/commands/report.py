@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.single_file and not arguments.output.suffix:
         arguments.output = arguments.output.with_suffix(".html")
     with console.running():
+        _check_place(arguments)
         subject = open_subject(arguments, console)
         pairs = None if arguments.pairs is None else load_pairs(arguments.pairs, subject)
         share = 0.0 if pairs is not None and not arguments.beside else arguments.held_out
@@ -52,6 +53,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "page": str(page),
     }
     console.result(f"Open {page} in a browser", summary)
+
+
+def _check_place(arguments: argparse.Namespace) -> None:
+    """A report can be written there: said before anything is learned."""
+    from xplique_dirpairs.report.page_files import check_place
+
+    check_place(arguments.output, arguments.single_file)
 
 
 def _learned(
