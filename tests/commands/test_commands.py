@@ -132,6 +132,13 @@ def test_a_fit_that_is_interrupted_keeps_what_it_has(call, tmp_path, monkeypatch
     assert [path.name for path in (tmp_path / "concepts").iterdir()] == ["pairs.npz"]
 
 
+def test_of_many_classes_those_with_the_most_images_are_explained(call, monkeypatch):
+    monkeypatch.setattr("xplique_dirpairs.commands.fit._EXPLAINED", 2)
+    ran = call("fit", "--concepts", 2, "--json", "--max-images", 8)
+    assert len(json.loads(ran.out)["importances"]) == 2
+    assert "of the 2 classes with the most images; 1 others are left out" in ran.err
+
+
 def test_auto_says_when_the_number_cannot_be_told(call, monkeypatch):
     monkeypatch.setattr("xplique_dirpairs.commands.concept_number.USUAL", 4)
     ran = call("fit", "--concepts", "auto", "--json")

@@ -32,8 +32,9 @@ from xplique_dirpairs.plots.side_by_side import ExtractorView
 from xplique_dirpairs.tables import Cell, Table
 from xplique_dirpairs.version import __version__
 
-#: Classes that have a picture of their own, and that stand in the overview.
-_PICTURED, _IN_OVERVIEW = 10, 30
+#: Classes that are explained, those with the most images; that stand in the overview; that have a
+#: picture of their own.
+_EXPLAINED, _IN_OVERVIEW, _PICTURED = 50, 30, 10
 #: Images of a class that its crops and importances are of; of importances where the head does not
 #: begin with a pooling, and every mask is a pass through it.
 _DESCRIBED, _MASKED = 100, 5
@@ -70,6 +71,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             raise KeyboardInterrupt
         console.step("importances of the concepts for each class")
         classes = explain_classes(subject, pairs, arguments.seed)
+        others = len(np.unique(subject.ids)) - len(classes)
+        if others:
+            console.note(
+                f"importances are of the {len(classes)} classes with the most images; {others} "
+                "others are left out: --classes chooses"
+            )
         console.step("draw the pictures")
         written = ["pairs.npz", *_write(arguments.output, subject, history, classes)]
     summary = {
@@ -110,9 +117,9 @@ def learn(
 
 
 def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[OfClass]:
-    """Crops and importances of every class that has images."""
+    """Crops and importances of the classes with the most images."""
     found = []
-    for k in np.unique(subject.ids):
+    for k in shown_classes(subject.ids, _EXPLAINED):
         members = np.flatnonzero(subject.ids == k)
         some = members[:: -(-len(members) // _DESCRIBED)]
         extractor = DirectionPairsTf(
