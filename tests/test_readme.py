@@ -47,7 +47,7 @@ def run(block, names):
 
 
 def test_every_marked_block_is_tested():
-    assert list(BLOCKS) == ["number", "restarts", "shards", "compare"]
+    assert list(BLOCKS) == ["number", "restarts", "shards", "compare", "report"]
 
 
 def test_links_lead_somewhere():
@@ -62,13 +62,15 @@ def test_the_number_of_concepts(names, capsys):
     assert names["count"].reason in capsys.readouterr().out
 
 
-def test_restarts_then_a_comparison(names, tmp_path, capsys):
+def test_restarts_then_a_comparison_and_its_report(names, tmp_path, capsys):
     run("restarts", names)
     assert names["craft"].pairs.recurrence.shape == (12,)
     assert list((tmp_path / "fit").iterdir())
     run("compare", names)
     printed = capsys.readouterr().out
     assert "PCA" in printed and "pairs" in printed and "random directions" in printed
+    run("report", names)
+    assert names["page"].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_shards(names):

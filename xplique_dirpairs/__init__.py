@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from xplique_dirpairs.plots.counterfactuals import plot_moves
     from xplique_dirpairs.plots.maximisation import plot_maximised
     from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
+    from xplique_dirpairs.report.content import Report
+    from xplique_dirpairs.report.make_report import make_report, write_report
     from xplique_dirpairs.shards import ActivationShards
 
 _MODULES = {
@@ -97,6 +99,7 @@ _MODULES = {
     "RandomFactorizer": "factorizers.controls",
     "Recipe": "learning.recipe",
     "RelaxedArchetypalFactorizer": "factorizers.autoencoders",
+    "Report": "report.content",
     "SemiNMFFactorizer": "factorizers.nonnegative",
     "Stage": "learning.recipe",
     "SupervisedPairs": "learning.supervised",
@@ -116,6 +119,7 @@ _MODULES = {
     "explain_prediction": "explanations.contributions",
     "interpretability": "metrics.labelled_detectors",
     "learn_pairs": "learning.trainer",
+    "make_report": "report.make_report",
     "maximise": "maximisation",
     "measure_firing": "maximisation_report",
     "plot_maximised": "plots.maximisation",
@@ -126,6 +130,7 @@ _MODULES = {
     "score_labels": "metrics.labelled_detectors",
     "split_model": "network",
     "supervised_pairs": "learning.supervised",
+    "write_report": "report.make_report",
 }
 
 __all__ = [
@@ -160,6 +165,7 @@ __all__ = [
     "RandomFactorizer",
     "Recipe",
     "RelaxedArchetypalFactorizer",
+    "Report",
     "SemiNMFFactorizer",
     "Stage",
     "SupervisedPairs",
@@ -180,6 +186,7 @@ __all__ = [
     "explain_prediction",
     "interpretability",
     "learn_pairs",
+    "make_report",
     "maximise",
     "measure_firing",
     "plot_maximised",
@@ -190,6 +197,7 @@ __all__ = [
     "score_labels",
     "split_model",
     "supervised_pairs",
+    "write_report",
 ]
 
 

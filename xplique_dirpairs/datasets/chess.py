@@ -183,6 +183,7 @@ def train_chess_network(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
     model.fit(images, labels, batch_size=32, epochs=epochs, verbose=verbose)
     return model
 

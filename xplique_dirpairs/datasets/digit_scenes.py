@@ -206,6 +206,7 @@ def small_cnn(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
     model.fit(images, labels, batch_size=32, epochs=epochs, verbose=verbose)
     return model
 

@@ -1,0 +1,157 @@
+"""Reports of numbers that nobody measured, of any size and with any names."""
+
+import numpy as np
+
+from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation
+from xplique_dirpairs.metrics.influence import Influence
+from xplique_dirpairs.report.content import (
+    Change,
+    ConceptPages,
+    ExtractorConcepts,
+    ImagePages,
+    Label,
+    Report,
+)
+from xplique_dirpairs.tables import Cell, Table
+
+#: What breaks pages that put names into markup, scripts, addresses or narrow columns.
+HOSTILE = (
+    "<script>window.broken = 1</script>",
+    "\"><img src=x onerror='window.broken = 2'>",
+    "</script><script>window.broken = 3</script>",
+    "javascript:window.broken = 4//",
+    "${window.broken = 5} `x` {{style}} {{scripts}}",
+    "  spaces  and\ttabs\nand lines  ",
+    "日本語の名前 🐕 Ελληνικά عربى ‮reversed",
+    "w" * 200,
+    "a name of many words that goes on " * 6,
+    "half a pair \ud800 &amp; & 'quotes' \"",
+)
+
+
+def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, seed=0):
+    """A `Report`; ``names(kind, i)`` gives the names of "class", "concept" and "image" i."""
+    rng = np.random.default_rng(seed)
+    names = names or (lambda kind, i: f"{kind} {i}")
+    contributions = rng.normal(size=(classes, concepts)) * rng.random(concepts) * 3
+    named = {k: names("class", k) for k in range(classes)}
+    logits, residuals = rng.normal(6, 1, classes), rng.normal(1, 1, classes)
+    explanation = ModelExplanation(
+        class_ids=np.arange(classes),
+        class_names=tuple(named.values()),
+        concept_names=tuple(names("concept", i) for i in range(concepts)),
+        images=np.full(classes, max(1, images // classes)),
+        accuracy=rng.random(classes),
+        influence=Influence(
+            np.clip(contributions.T, -1, 1), contributions.T / 3,
+            np.full(classes, 10), rng.integers(0, 100, (concepts, classes)),
+            np.full((concepts, classes), 1000), 1000, "signed change", 0.05,
+        ),
+        contributions=contributions,
+        residuals=residuals,
+        logits=logits,
+        presence=rng.random((classes, concepts)),
+        presence_outside=rng.random((classes, concepts)),
+        occupancy=rng.random((classes, concepts)),
+        occupancy_outside=rng.random((classes, concepts)),
+        confusions=tuple(
+            Confusion(
+                k, (k + 1) % classes, (named[k], named[(k + 1) % classes]), 10, 2,
+                contributions[(k + 1) % classes] - contributions[k], 0.5, -1.0,
+                np.zeros(concepts), np.zeros(concepts), 0.0, 0.0,
+            )
+            for k in range(classes)
+        ),
+        crops=(),
+        class_crops={},
+        amount=5.0,
+    )  # fmt: skip
+    crop = max(8, side // 3)
+    directions = rng.normal(size=(concepts, 32))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    pages = ConceptPages(
+        crops=tuple(
+            rng.integers(0, 255, (8 if i else 0, crop, crop, 3), np.uint8) for i in range(concepts)
+        ),
+        crop_images=tuple(
+            rng.integers(-1, images, 8 if i else 0) for i in range(concepts)
+        ),
+        presence=rng.random(concepts),
+        occupancy=rng.random(concepts) / 4,
+        histogram=rng.dirichlet(np.geomspace(30, 0.1, 20), concepts),
+        histogram_of="detection",
+        signal_cosines=directions @ directions.T,
+        filter_cosines=directions @ directions.T / 2,
+        overlaps=np.abs(directions @ directions.T),
+        labels=tuple(
+            Label(names("label", i), "object", 0.3, 0.5, 0.4, 0.35) if i % 2 else None
+            for i in range(concepts)
+        ),
+    )  # fmt: skip
+    likeliest = np.argsort(rng.random((images, classes)), axis=1)[:, :5]
+    of_images = rng.normal(size=(images, concepts))
+    maps = np.clip(rng.normal(-0.6, 0.5, (images, cells, cells, concepts)), 0, 1)
+    shown = ImagePages(
+        pictures=tuple(fake_picture(rng, side) for _ in range(images)),
+        names=tuple(names("image", n) for n in range(images)),
+        labels=np.arange(images) % classes,
+        likeliest=likeliest,
+        probabilities=-np.sort(-rng.dirichlet(np.ones(likeliest.shape[1]), images), axis=1),
+        scores=of_images.sum(axis=1) + 1.0,
+        residuals=np.ones(images),
+        contributions=of_images,
+        maps=maps,
+        changes=tuple(
+            Change("changed", int(likeliest[n, -1]), np.arange(min(2, concepts)),
+                   np.ones(2)[:concepts], np.array([0.0, 3.0])[:concepts], 0.2, 63.0)
+            if n % 2 else None
+            for n in range(images)
+        ),
+    )  # fmt: skip
+    extractors = tuple(
+        ExtractorConcepts(
+            names("extractor", e),
+            {k: rng.normal(size=concepts) for k in range(classes)},
+            {i: rng.integers(0, 255, (2, crop, crop, 3), np.uint8) for i in range(concepts)},
+        )
+        for e in range(2)
+    )
+    return Report(
+        title=names("title", 0),
+        explanation=explanation,
+        concepts=pages,
+        images=shown,
+        class_names=named,
+        extractors=extractors,
+        tables=(fake_table(names),),
+        metrics={"deletion ↓": "Area under the class probability"},
+        notes=(names("note", 0),),
+    )
+
+
+def fake_table(names):
+    """Three extractors by two metrics; one figure is missing."""
+    figures = [(0.31, 0.9), (0.12, None), (0.205, 0.88)]
+    rows = [
+        [Cell(names("extractor", k))]
+        + [
+            Cell("–", numbers=(float("nan"),))
+            if value is None
+            else Cell(f"{value:.3f}", best=value in (0.12, 0.9), numbers=(value,))
+            for value in row
+        ]
+        for k, row in enumerate(figures)
+    ]
+    return Table(["extractor", "deletion ↓", "insertion ↑"], rows, [names("caption", 0)])
+
+
+def fake_picture(rng, side):
+    """Smooth blobs with a little noise: as large as JPEG as a photograph."""
+    coarse = rng.uniform(0, 255, (side // 16 + 1, side // 16 + 1, 3))
+    fine = coarse.repeat(16, axis=0).repeat(16, axis=1)[:side, :side]
+    return np.clip(fine + rng.normal(0, 12, fine.shape), 0, 255).astype(np.uint8)
+
+
+def hostile(kind, i):
+    """One of `HOSTILE`, each kind from another one on."""
+    return HOSTILE[(i + len(kind)) % len(HOSTILE)]

@@ -1,0 +1,363 @@
+"""A report in a browser, opened from disk: headless Chromium, by Playwright; skipped without."""
+
+import itertools
+import re
+import shutil
+
+import pytest
+from fake_report import HOSTILE, fake_report, hostile
+
+from xplique_dirpairs.report.payload import clean
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
+)
+
+CLASSES, CONCEPTS, IMAGES = 12, 11, 70
+ROUTES = (
+    "/overview", "/concepts", "/concept/0", "/concept/3", "/classes", "/class/4", "/images",
+    "/image/5", "/image/69?concept=2", "/comparison", "/help", "/nothing", "/concept/99",
+)  # fmt: skip
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def hostile_pages(tmp_path_factory):
+    report = fake_report(CLASSES, CONCEPTS, IMAGES, 48, hostile, cells=4)
+    folder = tmp_path_factory.mktemp("a folder with spaces & signs #1")
+    return {
+        "folder": report.save(folder),
+        "file": report.save(folder / "one file.html", single_file=True),
+    }
+
+
+@pytest.fixture(scope="module")
+def plain_page(tmp_path_factory):
+    return fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4).save(
+        tmp_path_factory.mktemp("plain")
+    )
+
+
+class Visit:
+    """A page that writes down what goes wrong, and what it asks for."""
+
+    def __init__(self, browser, path, viewport=WIDE, **options):
+        self.context = browser.new_context(viewport=viewport, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.wrong, self.requests = [], []
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("main h1")
+
+    def _said(self, message):
+        if message.type in ("error", "warning"):
+            self.wrong.append(message.text)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+    def go(self, route):
+        self.page.evaluate("to => { location.hash = to }", "#" + route)
+        self.page.wait_for_function("to => location.hash.startsWith(to)", arg="#" + route)
+        self.page.wait_for_timeout(30)
+
+    def all_pictures(self):
+        """How many there are, once all of them are loaded."""
+        return self.page.evaluate(
+            """async () => {
+                for (const img of document.images) img.loading = 'eager';
+                await Promise.all([...document.images].map((img) => img.decode()));
+                return document.images.length;
+            }"""
+        )
+
+    def texts(self, selector):
+        return self.page.locator(selector).all_inner_texts()
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_every_page_is_sound_with_any_name(browser, hostile_pages, form):
+    with Visit(browser, hostile_pages[form], PHONE) as visit:
+        for route in ROUTES:
+            visit.go(route)
+            visit.all_pictures()  # fails if one is broken
+            look = visit.page.evaluate(
+                """() => ({
+                    broken: window.broken,
+                    over: document.documentElement.scrollWidth - innerWidth,
+                    scripts: [...document.querySelectorAll('main script, header script')].length,
+                    noAlt: [...document.images].filter((img) => !img.alt).length,
+                    title: document.querySelector('main h1').textContent,
+                    strange: [...document.querySelectorAll('main *')].filter((node) =>
+                        node.getAttributeNames().some((name) => name.startsWith('on'))).length,
+                })"""
+            )
+            assert look["broken"] is None and look["scripts"] == look["strange"] == 0, route
+            assert look["over"] <= 0, f"{route} is wider than a phone"
+            assert look["noAlt"] == 0, f"{route} has pictures without alternative text"
+            assert look["title"]
+        assert visit.wrong == []
+        assert all(url.startswith(("file:", "blob:", "data:")) for url in visit.requests)
+
+
+def test_names_are_shown_letter_by_letter(browser, hostile_pages):
+    with Visit(browser, hostile_pages["folder"]) as visit:
+        visit.go("/concepts")
+        shown = visit.page.evaluate(
+            "() => [...document.querySelectorAll('.card h3 bdi')].map((node) => node.textContent)"
+        )
+        assert shown == [clean(hostile("concept", i)) for i in range(CONCEPTS)]
+        visit.go("/class/4")
+        heading = visit.page.evaluate("() => document.querySelector('h1 bdi').textContent")
+        assert heading == clean(hostile("class", 4))
+
+
+def test_search_finds_by_name_and_goes_there_by_keyboard(browser, plain_page):
+    with Visit(browser, plain_page) as visit:
+        page = visit.page
+        page.keyboard.press("/")
+        page.keyboard.type("CLASS 1")
+        options = visit.texts("#found [role=option]")
+        assert [re.sub(r"\s+", " ", text) for text in options] == [
+            "class class 1", "class class 10", "class class 11",
+        ]  # fmt: skip
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        assert page.locator("#search").get_attribute("aria-activedescendant") == "found-1"
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => location.hash === '#/class/10'")
+        assert page.locator("h1").inner_text() == "class 10"
+        assert page.evaluate("document.activeElement.tagName") == "H1"
+        assert page.title().startswith("class 10")
+        page.locator("#search").fill("no such thing")
+        assert visit.texts("#found") == ["Nothing found"]
+        page.keyboard.press("Escape")
+        assert page.locator("#found").is_hidden()
+        assert visit.wrong == []
+
+
+def test_hostile_search_words_find_literally(browser, hostile_pages):
+    with Visit(browser, hostile_pages["file"]) as visit:
+        for word in ("<script>", ".*", "(", '"'):
+            visit.page.locator("#search").fill(word)
+            found = visit.texts("#found [role=option]")
+            assert bool(found) == any(word in name for name in HOSTILE), word
+        assert visit.wrong == []
+
+
+def test_tables_sort_both_ways_and_say_so(browser, plain_page):
+    with Visit(browser, plain_page) as visit:
+        visit.go("/comparison")
+        column = visit.page.locator("th", has_text="deletion")
+
+        def figures():
+            texts = visit.texts("tbody td:nth-child(2)")
+            return [text.replace("(best)", "").strip() for text in texts]
+
+        assert figures() == ["0.310", "0.120", "0.205"]
+        column.locator("button").click()
+        assert figures() == ["0.120", "0.205", "0.310"]  # lower is better: it comes first
+        assert column.get_attribute("aria-sort") == "ascending"
+        column.locator("button").press("Enter")
+        assert figures() == ["0.310", "0.205", "0.120"]
+        assert column.get_attribute("aria-sort") == "descending"
+        other = visit.page.locator("th", has_text="insertion")
+        other.locator("button").click()
+        assert [t[:5] for t in visit.texts("tbody td:nth-child(3)")] == ["0.900", "0.880", "–"]
+        other.locator("button").click()
+        # what is missing comes last, whichever way
+        assert [t[:5] for t in visit.texts("tbody td:nth-child(3)")] == ["0.880", "0.900", "–"]
+        assert column.get_attribute("aria-sort") is None
+
+
+def test_filters_narrow_down_and_are_found_again_on_the_way_back(browser, plain_page):
+    report = fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4)
+    with Visit(browser, plain_page) as visit:
+        page = visit.page
+        visit.go("/images")
+        assert page.locator(".gallery li").count() == 60
+        page.get_by_role("button", name="Show more").click()
+        assert page.locator(".gallery li").count() == IMAGES
+        page.get_by_label("Class", exact=True).select_option("class 3")
+        expected = [n for n in range(IMAGES) if report.images.labels[n] == 3]
+        assert page.locator(".gallery li").count() == len(expected)
+        assert f"{len(expected)} of {IMAGES}" in page.locator("#said").inner_text()
+        page.get_by_label("predicted wrong").check()
+        wrong = [n for n in expected if report.images.likeliest[n, 0] != 3]
+        assert page.locator(".gallery li").count() == len(wrong)
+        page.set_viewport_size(PHONE)
+        page.mouse.wheel(0, 200)
+        page.wait_for_function("() => scrollY === 200")
+        page.locator(".gallery a").first.press("Enter")
+        assert page.locator("h1").inner_text() == f"image {wrong[0]}"
+        assert page.evaluate("scrollY") == 0
+        page.go_back()
+        page.wait_for_selector(".gallery")
+        page.wait_for_function("() => scrollY === 200")
+        assert page.locator(".gallery li").count() == len(wrong)
+        assert page.get_by_label("predicted wrong").is_checked()
+
+        visit.go("/concepts")
+        page.get_by_label("Name or label").fill("label 3")
+        assert visit.texts(".card h3") == ["concept 3"]
+        page.get_by_label("Name or label").fill("")
+        page.get_by_label("Moves class").select_option("class 2")
+        moved = [i for i in range(CONCEPTS) if report.explanation.significance[i, 2] == 2]
+        assert visit.texts(".card h3") == [f"concept {i}" for i in moved]
+        page.get_by_label("Moves class").select_option("")
+        page.get_by_label("Order by").select_option("presence")
+        order = sorted(range(CONCEPTS), key=lambda i: -report.concepts.presence[i])
+        assert visit.texts(".card h3") == [f"concept {i}" for i in order]
+        assert visit.wrong == []
+
+
+def test_an_image_lights_up_where_the_chosen_concept_is(browser, plain_page):
+    maps = fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4).images.maps
+    with Visit(browser, plain_page) as visit:
+        visit.go("/image/69?concept=2")
+        pressed = visit.page.locator(".chips [aria-pressed=true]")
+        pressed.wait_for()
+        assert pressed.inner_text().strip() == "concept 2"
+        assert_lit(visit, maps[69, ..., 2])
+        visit.page.get_by_role("button", name="concept 5", exact=True).click()
+        assert_lit(visit, maps[69, ..., 5])
+        visit.page.get_by_role("button", name="concept 5", exact=True).click()
+        assert visit.page.locator(".stage canvas").is_hidden()
+
+
+def assert_lit(visit, cells):
+    visit.page.wait_for_timeout(50)
+    alpha = visit.page.evaluate(
+        """() => {
+            const canvas = document.querySelector('.stage canvas');
+            const pen = canvas.getContext('2d');
+            const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
+            return Array.from({ length: data.length / 4 }, (_, k) =>
+                data[4 * k] + data[4 * k + 1] + data[4 * k + 2] > 0);
+        }"""
+    )
+    assert alpha == (cells > 0).ravel().tolist()
+
+
+def test_pages_turn_by_key_and_focus_moves_to_the_heading(browser, plain_page):
+    with Visit(browser, plain_page) as visit:
+        visit.go("/concept/3")
+        visit.page.keyboard.press("ArrowRight")
+        visit.page.wait_for_function("() => location.hash === '#/concept/4'")
+        visit.page.keyboard.press("ArrowLeft")
+        visit.page.wait_for_function("() => location.hash === '#/concept/3'")
+        assert visit.page.evaluate("document.activeElement.tagName") == "H1"
+        current = visit.page.locator("nav [aria-current=page]")
+        assert current.all_inner_texts() == ["Concepts"]
+        # everything that can be pressed has a name, and headings leave out no level
+        nameless = visit.page.evaluate(
+            """() => [...document.querySelectorAll('a, button, input, select')].filter((node) =>
+                !(node.textContent.trim() || node.getAttribute('aria-label') ||
+                node.labels?.length || node.querySelector('img')?.alt)
+            ).length"""
+        )
+        assert nameless == 0
+        levels = visit.page.evaluate(
+            "() => [...document.querySelectorAll('h1, h2, h3')].map((node) => +node.tagName[1])"
+        )
+        assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_follow_the_system_until_they_are_chosen_and_text_can_be_read(
+    browser, plain_page, scheme
+):
+    with Visit(browser, plain_page, color_scheme=scheme) as visit:
+        button = visit.page.locator("#theme")
+        assert is_dark(visit) == (scheme == "dark")
+        for route in ("/overview", "/concept/3", "/class/2", "/image/3", "/comparison"):
+            visit.go(route)
+            assert visit.page.evaluate(LEAST_CONTRAST) >= 4.5, route
+        button.click()
+        assert not is_dark(visit)
+        button.click()
+        assert is_dark(visit)
+        visit.page.reload()
+        visit.page.wait_for_selector("main h1")
+        assert is_dark(visit)
+
+
+def is_dark(visit):
+    color = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", color)[:3])) < 300
+
+
+#: The least contrast of a text with the opaque colour behind it, by WCAG 2.
+LEAST_CONTRAST = """() => {
+    const rgb = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) =>
+        v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+    const behind = (node) => {
+        for (let up = node; up; up = up.parentElement) {
+            const color = rgb(getComputedStyle(up).backgroundColor);
+            if (color.length === 3 || color[3] === 1) return color;
+        }
+        return [255, 255, 255];
+    };
+    let least = 99;
+    for (const node of document.querySelectorAll('body *')) {
+        const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+        const left = '.hidden, script, .matrix td, span.quiet';  // none, or no text to read
+        if (!own || !node.offsetParent || node.closest(left)) continue;
+        const [a, b] = [light(rgb(getComputedStyle(node).color)), light(behind(node))];
+        least = Math.min(least, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+    }
+    return least;
+}"""
+
+
+def test_without_its_data_a_page_says_what_is_missing(browser, plain_page, tmp_path):
+    page = tmp_path / "index.html"
+    shutil.copytree(plain_page.parent / "report_files", tmp_path / "report_files")
+    shutil.copy(plain_page, page)
+    (tmp_path / "report_files" / "data.js").unlink()
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(page.as_uri())
+    opened.wait_for_selector("main .note")
+    assert "keep the folder report_files beside index.html" in opened.inner_text("main")
+    context.close()
+
+
+@pytest.mark.slow
+def test_a_large_report_is_small_and_opens_at_once(browser, tmp_path):
+    report = fake_report(50, 50, 500, 320, cells=14)
+    folder, file = report.save(tmp_path / "large"), report.save(tmp_path / "large.html", True)
+    whole = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file())
+    assert whole < 60e6 and file.stat().st_size < 60e6
+    for path in (folder, file):
+        seconds = []
+        for _ in range(3):
+            with Visit(browser, path) as visit:
+                visit.page.wait_for_function(
+                    "() => [...document.images].filter((img) => "
+                    "img.getBoundingClientRect().top < innerHeight).every((img) => img.complete)"
+                )
+                seconds.append(visit.page.evaluate("performance.now()") / 1000)
+                assert visit.wrong == []
+        assert min(seconds) < 2.0, path

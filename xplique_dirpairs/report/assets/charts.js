@@ -1,0 +1,123 @@
+// Small pictures made of the data: bars, histograms, crops, concept maps over images.
+
+/** A number with a bar from a middle line: to the right above 0, to the left below. */
+function signedBar(value, most, digits = 2) {
+  const share = most > 0 && value !== null ? Math.min(1, Math.abs(value) / most) : 0;
+  const side = value >= 0 ? 'for' : 'against';
+  return el('span', { class: 'signed' },
+    el('span', { class: 'track', 'aria-hidden': 'true' },
+      el('span', { class: 'fill ' + side, style: { width: 50 * share + '%' } })),
+    el('span', { class: 'number' }, signed(value, digits)));
+}
+
+/** A share of 1 with a bar. */
+function shareBar(value, color) {
+  return el('span', { class: 'share' },
+    el('span', { class: 'track', 'aria-hidden': 'true' },
+      el('span', { class: 'fill', style: {
+        width: 100 * Math.max(0, Math.min(1, value || 0)) + '%', background: color || null,
+      } })),
+    el('span', { class: 'number' }, percent(value)));
+}
+
+/** Significance in a sign and in words. */
+function stars(grade) {
+  if (!grade) return el('span', { class: 'stars' });
+  const words = grade === 2 ? 'significant' : 'significant without correction for many tests';
+  return el('span', { class: 'stars', title: words },
+    el('span', { 'aria-hidden': 'true' }, grade === 2 ? '\u25cf' : '\u25cb'),
+    el('span', { class: 'hidden' }, ' (' + words + ')'));
+}
+
+/** Counts by detection, on a scale on which rare ones are seen, too. */
+function histogram(shares, color, what) {
+  const [width, height, foot] = [320, 110, 20];
+  const bar = width / shares.length;
+  const floor = 1e-4;
+  const tall = (share) => (share > floor ? 1 - Math.log10(share) / Math.log10(floor) : 0) * height;
+  const above = shares.slice(shares.length / 2).reduce((sum, share) => sum + share, 0);
+  return el('svg', {
+    class: 'histogram', viewBox: '-38 -8 360 ' + (height + foot + 8), role: 'img',
+    'aria-label': 'Histogram of positions by ' + what + ', from 0 to 1: ' + percent(above) +
+      ' are in the upper half, ' + percent(shares[0]) + ' in the lowest step.',
+  },
+  [0.001, 0.01, 0.1, 1].map((share) => {
+    const y = height - tall(share);
+    return [el('line', { x1: 0, x2: width, y1: y, y2: y, class: 'grid' }),
+      el('text', { x: -5, y: y + 3, 'text-anchor': 'end' }, 100 * share + '\u00a0%')];
+  }),
+  shares.map((share, k) => el('rect', {
+    x: k * bar + 1, width: bar - 2, y: height - tall(share), height: tall(share), fill: color,
+  })),
+  el('line', { x1: 0, x2: width, y1: height, y2: height, class: 'axis' }),
+  [0, 0.5, 1].map((value) => el('text', {
+    x: value * width, y: height + 14,
+    'text-anchor': value === 0 ? 'start' : value === 1 ? 'end' : 'middle',
+  }, value)));
+}
+
+/** One of several crops that are one picture. */
+function crop(strip, k, alt) {
+  const place = strip.count > 1 ? (100 * k) / (strip.count - 1) : 0;
+  // `loading` has to stand before `src`, or Firefox does not heed it
+  return el('img', {
+    class: 'crop' + (strip.small ? ' small' : ''), alt, loading: 'lazy', decoding: 'async',
+    style: { 'object-position': place + '% 0' }, src: pictureUrl(strip.picture),
+  });
+}
+
+/** The first crops of a concept; where there are none, that. */
+function crops(i, most) {
+  const strip = report.concepts[i].crops;
+  if (!strip) return el('span', { class: 'nocrop muted', title: 'detected nowhere' }, 'none');
+  const all = Array.from({ length: Math.min(most, strip.count) }, (_, k) =>
+    crop(strip, k, 'Crop ' + (k + 1) + ' of ' + conceptName(i)));
+  return el('span', { class: 'crops' }, all);
+}
+
+function picture(n, alt, lazy = true) {
+  const image = report.images[n];
+  return el('img', {
+    alt, width: image.width, height: image.height, class: image.small ? 'small' : null,
+    loading: lazy ? 'lazy' : null, decoding: 'async', src: pictureUrl(image.picture),
+  });
+}
+
+function describeImage(n) {
+  const image = report.images[n];
+  const predicted = className(image.likeliest[0]);
+  return 'Image ' + image.name + ', of class ' + className(image.label) +
+    (image.likeliest[0] === image.label ? ', predicted right' : ', predicted as ' + predicted);
+}
+
+/** An image, dimmed except where a concept is; `show(i)` changes the concept, null for none. */
+function mappedPicture(n, alt, lazy) {
+  const canvas = el('canvas', { 'aria-hidden': 'true' });
+  const box = el('span', { class: 'mapped' }, picture(n, alt, lazy), canvas);
+  let wanted = null;
+  async function show(i) {
+    wanted = i;
+    const maps = i === null ? null : await mapsOf(n);
+    if (wanted === i) drawMap(canvas, maps, i);
+  }
+  return { box, show };
+}
+
+function drawMap(canvas, maps, i) {
+  const place = maps ? maps.concepts.indexOf(i) : -1;
+  canvas.hidden = i === null;
+  if (i === null) return;
+  canvas.width = maps.width;
+  canvas.height = maps.height;
+  const pen = canvas.getContext('2d');
+  const pixels = pen.createImageData(maps.width, maps.height);
+  const size = maps.width * maps.height;
+  const color = [1, 3, 5].map((k) => parseInt(report.concepts[i].color.slice(k, k + 2), 16));
+  for (let cell = 0; cell < size; cell += 1) {
+    const value = place < 0 ? 0 : maps.cells[place * size + cell] / 255;
+    // a veil of black where the concept is not, of its colour where it is
+    const rgb = value > 0 ? color : [0, 0, 0];
+    pixels.data.set([...rgb, value > 0 ? 40 + 130 * value : 110], 4 * cell);
+  }
+  pen.putImageData(pixels, 0, 0);
+}

@@ -1,0 +1,150 @@
+// All classes, and a page for each.
+
+function classesPage(main) {
+  const rows = report.classes.map((one) => {
+    const [up, down] = strongest(one.contributions, 1);
+    const best = (found) => (found.length ? conceptLink(found[0]) : '\u2013');
+    const value = (found) => (found.length ? one.contributions[found[0]] : null);
+    return [
+      { node: classLink(one.id), value: className(one.id) },
+      { node: one.images, value: one.images },
+      { node: percent(one.accuracy), value: one.accuracy },
+      { node: fixed(one.logit, 2), value: one.logit },
+      { node: fixed(one.residual, 2), value: one.residual },
+      { node: one.significance.filter((grade) => grade === 2).length,
+        value: one.significance.filter((grade) => grade === 2).length },
+      { node: best(up), value: value(up) },
+      { node: best(down), value: value(down) },
+    ];
+  });
+  const filter = (text) => rows.filter((row) =>
+    row[0].value.toLowerCase().includes(text.trim().toLowerCase()));
+  const place = el('div');
+  const fill = (text) => {
+    const found = filter(text);
+    replaceContent(place, found.length ? sortableTable('Classes', [
+      { title: 'class', type: 'text', rising: true },
+      { title: 'images' },
+      { title: 'right', hint: 'share of its images that are predicted right' },
+      { title: 'logit', hint: 'mean over its images' },
+      { title: 'without concepts', hint: 'mean logit with every concept off' },
+      { title: 'concepts that move it', hint: 'significant influence' },
+      { title: 'most for it', type: 'text' },
+      { title: 'most against it', type: 'text' },
+    ], found) : emptyNote('No class with such a name.'));
+    return found.length;
+  };
+  fill('');
+  const input = el('input', { type: 'search', oninput: () =>
+    announce(fill(input.value) + ' of ' + rows.length + ' classes') });
+  add(main, [heading('Classes'), el('div', { class: 'filters' }, field('Filter classes', input)),
+    place]);
+}
+
+function classPage(main, id) {
+  const one = report.classes[placeOfClass(id)];
+  const ids = report.classes.map((other) => other.id);
+  const [up, down] = strongest(one.contributions, 6);
+  const most = largest(one.contributions);
+  const sum = one.contributions.reduce((total, value) => total + (value || 0), 0);
+  const list = (found, nothing) => (found.length
+    ? el('ol', { class: 'ranking' }, found.map((i) => classConcept(one, i, most)))
+    : emptyNote(nothing));
+  add(main, [
+    heading(bdi(className(id)), pager('class', placeOfClass(id), ids.length, ids)),
+    facts([
+      ['images', one.images],
+      ['predicted right', percent(one.accuracy)],
+      ['mean logit', fixed(one.logit, 2)],
+      ['of it, by concepts', signed(sum)],
+      ['without concepts', fixed(one.residual, 2)],
+    ]),
+    el('div', { class: 'columns' },
+      section('Speaks for it', list(up, 'Nothing.')),
+      section('Speaks against it', list(down, 'Nothing.'))),
+    one.confusions.map((found) => section(['Pushes it towards ', classLink(found.target)],
+      confusionOf(found))),
+    one.extractors.length ? section('By each extractor', extractorsOf(one)) : null,
+    section('All concepts', classTable(one)),
+    section('Images', imagesOfClass(id)),
+  ]);
+}
+
+function classConcept(one, i, most) {
+  return el('li', {},
+    crops(i, 3),
+    el('span', { class: 'what' }, conceptLink(i), labelNote(i),
+      signedBar(one.contributions[i], most),
+      el('span', { class: 'muted' }, 'influence ' + signed(one.changes[i]),
+        one.significance[i] ? stars(one.significance[i]) : null, ' \u00b7 in ' + percent(one.presence[i]) +
+        ' of its images, ' + percent(one.outside[i]) + ' of others')));
+}
+
+function labelNote(i) {
+  const label = report.concepts[i].label;
+  return label ? el('span', { class: 'muted' }, ' labelled ', bdi(label.name)) : null;
+}
+
+function confusionOf(found) {
+  const [up, down] = strongest(found.contributions, 3);
+  const most = largest(found.contributions);
+  return [
+    el('p', {}, 'Its logit is ' + signed(found.difference) + ' to that of this class; ' +
+      found.confused + ' of ' + count(found.images, 'image') + ' are taken for it.'),
+    el('ol', { class: 'ranking' }, [...up, ...down].map((i) => el('li', {}, crops(i, 2),
+      el('span', { class: 'what' }, conceptLink(i), labelNote(i),
+        signedBar(found.contributions[i], most))))),
+  ];
+}
+
+function extractorsOf(one) {
+  return [
+    el('p', { class: 'muted' }, 'What each extractor\u2019s concepts do to the class\u2019s logit ' +
+      'when they are switched off one by one: means over its images in the comparison.'),
+    el('div', { class: 'cards' }, one.extractors.map((extractor) => {
+      const most = largest(extractor.concepts.map((found) => found.contribution));
+      return el('article', { class: 'card' }, el('h3', {}, bdi(extractor.name)),
+        extractor.concepts.length ? null : emptyNote('Nothing.'),
+        extractor.concepts.map((found) => el('div', { class: 'row' },
+          el('span', { class: 'crops' }, found.crops
+            ? Array.from({ length: Math.min(2, found.crops.count) }, (_, k) => crop(found.crops, k,
+              'Crop ' + (k + 1) + ' of concept ' + found.concept + ' of ' + extractor.name))
+            : null),
+          el('span', {}, 'concept ' + found.concept),
+          signedBar(found.contribution, most))));
+    })),
+  ];
+}
+
+function classTable(one) {
+  const most = largest(one.contributions);
+  const furthest = largest(one.changes);
+  return sortableTable('All concepts and ' + className(one.id), [
+    { title: 'concept', type: 'text', rising: true },
+    { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
+    { title: 'influence', hint: 'mean change of log p by more of the concept' },
+    { title: 'SC', hint: 'share of images it helps minus share it hurts' },
+    { title: 'p', hint: 'against noise directions', rising: true },
+    { title: 'in its images' },
+    { title: 'elsewhere' },
+  ], report.concepts.map((_, i) => [
+    { node: conceptLink(i), value: i },
+    { node: signedBar(one.contributions[i], most), value: one.contributions[i] },
+    { node: [signedBar(one.changes[i], furthest), stars(one.significance[i])],
+      value: one.changes[i] },
+    { node: signed(one.scores[i]), value: one.scores[i] },
+    { node: pValue(one.p[i]), value: one.p[i] },
+    { node: percent(one.presence[i]), value: one.presence[i] },
+    { node: percent(one.outside[i]), value: one.outside[i] },
+  ]), { sortBy: 1 });
+}
+
+function imagesOfClass(id) {
+  const own = report.images.map((_, n) => n).filter((n) => report.images[n].label === id);
+  if (!own.length) return emptyNote('None of its images is shown.');
+  return [
+    el('ul', { class: 'gallery' }, own.slice(0, 12).map(imageTile)),
+    own.length > 12 ? el('p', {}, el('a', { href: '#/images?class=' + id },
+      'All ' + own.length + ' images')) : null,
+  ];
+}

@@ -1,0 +1,33 @@
+// Extractors side by side: the tables of a comparison.
+
+function comparisonPage(main) {
+  add(main, [heading('Comparison'), report.tables.map((table, k) => el('section', {},
+    comparisonTable(table, k), columnMeanings(table))), comparisonNotes()]);
+}
+
+function comparisonTable(table, k) {
+  const columns = table.headers.map((title, column) => ({
+    title, type: column === 0 ? 'text' : 'number', hint: report.metrics[title],
+    rising: column === 0 || title.endsWith('\u2193'),
+  }));
+  const rows = table.rows.map((cells) => cells.map((cell) => ({
+    node: cell.best ? el('strong', {}, cell.text, el('span', { class: 'hidden' }, ' (best)'))
+      : cell.text,
+    value: cell.number === null && cells.indexOf(cell) === 0 ? cell.text : cell.number,
+  })));
+  return sortableTable('Table ' + (k + 1) + ': ' + table.headers.slice(1).join(', '), columns, rows);
+}
+
+function columnMeanings(table) {
+  const known = table.headers.filter((title) => report.metrics[title]);
+  if (!known.length) return null;
+  return el('details', {}, el('summary', {}, 'What the columns mean'),
+    el('dl', {}, known.map((title) => [el('dt', {}, title), el('dd', {}, report.metrics[title])])));
+}
+
+/** Notes of all tables, each once. */
+function comparisonNotes() {
+  const notes = [...new Set(report.tables.flatMap((table) => table.caption))];
+  return notes.length ? section('Notes', el('ul', {}, notes.map((note) => el('li', {}, note))))
+    : null;
+}

@@ -1,0 +1,165 @@
+// All concepts, and a page for each.
+
+const CONCEPT_ORDERS = {
+  number: ['number', () => 0],
+  presence: ['images it is in', (i) => -report.concepts[i].presence],
+  most: ['largest contribution', (i) => -largest(report.classes.map((one) =>
+    one.contributions[i]))],
+  classes: ['classes it moves', (i) => -movedClasses(i).length],
+};
+
+function movedClasses(i) {
+  return report.classes.filter((one) => one.significance[i] === 2);
+}
+
+function conceptsPage(main, query) {
+  const place = el('div');
+  const box = el('div', { class: 'cards' });
+  const state = { text: query.get('text') || '', class: query.get('class') || '',
+    order: query.get('order') || 'number' };
+  function fill(said) {
+    const of = state.class === '' ? null : report.classes[placeOfClass(Number(state.class))];
+    const wanted = state.text.trim().toLowerCase();
+    const found = report.concepts.map((_, i) => i).filter((i) =>
+      (!of || of.significance[i] === 2) && conceptWords(i).toLowerCase().includes(wanted));
+    const key = (CONCEPT_ORDERS[state.order] || CONCEPT_ORDERS.number)[1];
+    found.sort((one, other) => key(one) - key(other) || one - other);
+    box.replaceChildren();
+    replaceContent(place, manyOf(found, conceptCard, box, 48),
+      found.length ? null : emptyNote('No such concept.'));
+    if (said) announce(found.length + ' of ' + report.concepts.length + ' concepts');
+    keepQuery('concepts', state);
+  }
+  const input = el('input', { type: 'search', value: state.text,
+    oninput: () => { state.text = input.value; fill(true); } });
+  const set = (name) => (value) => { state[name] = value; fill(true); };
+  add(main, [
+    heading('Concepts'),
+    el('div', { class: 'filters' },
+      field('Name or label', input),
+      field('Moves class', choice([['', 'any, or none'], ...report.classes.map((one) =>
+        [one.id, className(one.id)])], state.class, set('class'))),
+      field('Order by', choice(Object.entries(CONCEPT_ORDERS).map(([key, [text]]) => [key, text]),
+        state.order, set('order')))),
+    place,
+  ]);
+  fill(false);
+}
+
+function conceptWords(i) {
+  const label = report.concepts[i].label;
+  return conceptName(i) + (label ? ' ' + label.name + ' ' + label.category : '');
+}
+
+function conceptCard(i) {
+  const concept = report.concepts[i];
+  const moved = movedClasses(i);
+  return el('article', { class: 'card' },
+    el('h3', {}, conceptLink(i)),
+    concept.label ? el('p', {}, 'labelled ', bdi(concept.label.name)) : null,
+    crops(i, 4),
+    el('p', { class: 'muted' }, 'in ' + percent(concept.presence) + ' of the images; moves ' +
+      count(moved.length, 'class', 'classes')));
+}
+
+function conceptPage(main, i) {
+  const concept = report.concepts[i];
+  add(main, [
+    heading([swatch(i), bdi(conceptName(i))], pager('concept', i, report.concepts.length)),
+    concept.label ? labelOf(concept.label) : null,
+    section('Where it is strongest', strongestPlaces(i)),
+    section('How often', facts([
+      ['of all positions', percent(concept.occupancy)],
+      ['of all images', percent(concept.presence)],
+      ['significant for', count(movedClasses(i).length, 'class', 'classes')],
+    ]), el('figure', { class: 'chart' },
+      histogram(concept.histogram, concept.color, report.histogramOf),
+      el('figcaption', {}, report.histogramOf === 'detection'
+        ? 'Positions by detection, 0 (not there) to 1 (there); logarithmic.'
+        : 'Cells of the shown images by coefficient, as a share of its largest; logarithmic.'))),
+    section('Classes', conceptClasses(i)),
+    section('Nearest concepts', nearestConcepts(concept)),
+  ]);
+}
+
+function labelOf(label) {
+  return el('p', { class: 'note' }, 'Annotations call it ', el('b', {}, bdi(label.name)), ' (',
+    bdi(label.category), '): IoU ' + fixed(label.iou, 3) + ', precision ' +
+    fixed(label.precision, 2) + ', recall ' + fixed(label.recall, 2) + ', average precision ' +
+    fixed(label.averagePrecision, 2) + '.');
+}
+
+/** Crops, each above its whole image with the concept's map. */
+function strongestPlaces(i) {
+  const { crops: strip, cropImages } = report.concepts[i];
+  if (!strip) return emptyNote('It is detected in none of the images.');
+  return el('ol', { class: 'places' }, Array.from({ length: strip.count }, (_, k) => {
+    const n = cropImages[k];
+    const cut = crop(strip, k, 'Crop ' + (k + 1) + ' of ' + conceptName(i));
+    if (n < 0) return el('li', {}, cut);
+    const mapped = mappedPicture(n, describeImage(n) + '; lit where ' + conceptName(i) + ' is',
+      true);
+    mapped.show(i);
+    return el('li', {}, cut, el('a', { href: '#/image/' + n + '?concept=' + i }, mapped.box),
+      el('span', { class: 'caption' }, bdi(report.images[n].name)));
+  }));
+}
+
+function conceptClasses(i) {
+  const most = largest(report.classes.map((one) => one.contributions[i]));
+  const furthest = largest(report.classes.map((one) => one.changes[i]));
+  const { level, permutations, amount } = report.influence;
+  return [
+    sortableTable('What it does to each class', [
+      { title: 'class', type: 'text', rising: true },
+      { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
+      { title: 'influence', hint: 'mean change of log p by more of the concept' },
+      { title: 'SC', hint: 'share of images it helps minus share it hurts' },
+      { title: 'p', hint: 'against noise directions', rising: true },
+      { title: 'in its images' },
+      { title: 'elsewhere' },
+    ], report.classes.map((one) => [
+      { node: classLink(one.id), value: className(one.id) },
+      { node: signedBar(one.contributions[i], most), value: one.contributions[i] },
+      { node: [signedBar(one.changes[i], furthest), stars(one.significance[i])],
+        value: one.changes[i] },
+      { node: signed(one.scores[i]), value: one.scores[i] },
+      { node: pValue(one.p[i]), value: one.p[i] },
+      { node: percent(one.presence[i]), value: one.presence[i] },
+      { node: percent(one.outside[i]), value: one.outside[i] },
+    ]), { sortBy: 1 }),
+    el('p', { class: 'muted' }, '\u25cf significant at ' + level + ' after correction for all ' +
+      'tests (Benjamini\u2013Hochberg), \u25cb without; ' + permutations +
+      ' noise directions; influence of moving ' + amount + ' along the concept.'),
+  ];
+}
+
+function nearestConcepts(concept) {
+  if (!concept.nearest.length) return emptyNote('There is no other concept.');
+  const filters = concept.nearest[0].filter !== null;
+  return sortableTable('By the direction that stands for them', [
+    { title: 'concept', type: 'text', rising: true },
+    { title: 'crops', type: 'text' },
+    { title: 'signal vectors', hint: 'cosine of the encoding directions' },
+    ...(filters ? [{ title: 'filters', hint: 'cosine of the decoding directions' }] : []),
+    { title: 'found together', hint: 'positions of both, as a share of those of either' },
+  ], concept.nearest.map((near) => [
+    { node: conceptLink(near.concept), value: conceptName(near.concept) },
+    { node: crops(near.concept, 3), value: near.concept },
+    { node: signed(near.signal), value: near.signal },
+    ...(filters ? [{ node: signed(near.filter), value: near.filter }] : []),
+    { node: percent(near.overlap), value: near.overlap },
+  ]));
+}
+
+/** To the ones before and after. */
+function pager(kind, place, total, ids) {
+  const id = (k) => (ids ? ids[k] : k);
+  const link = (k, text, sign) => (k < 0 || k >= total
+    ? el('span', { class: 'quiet', 'aria-hidden': 'true' }, sign)
+    : el('a', { class: 'quiet', href: '#/' + kind + '/' + id(k), 'aria-label': text + ' ' + kind },
+      sign));
+  return el('span', { class: 'pager' }, link(place - 1, 'Previous', '\u2190'),
+    el('span', { class: 'muted' }, place + 1 + '\u202f/\u202f' + total),
+    link(place + 1, 'Next', '\u2192'));
+}

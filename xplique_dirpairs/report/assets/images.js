@@ -1,0 +1,174 @@
+// All images that are shown, and a page for each.
+
+function imagesPage(main, query) {
+  const state = { text: query.get('text') || '', class: query.get('class') || '',
+    concept: query.get('concept') || '', wrong: query.get('wrong') || '' };
+  const place = el('div');
+  const box = el('ul', { class: 'gallery' });
+  const inside = conceptsInside();
+  function fill(said) {
+    const wanted = state.text.trim().toLowerCase();
+    const found = report.images.map((_, n) => n).filter((n) => {
+      const image = report.images[n];
+      return (state.class === '' || image.label === Number(state.class)) &&
+        (state.wrong === '' || image.label !== image.likeliest[0]) &&
+        (state.concept === '' || inside(n).has(Number(state.concept))) &&
+        image.name.toLowerCase().includes(wanted);
+    });
+    box.replaceChildren();
+    replaceContent(place, manyOf(found, imageTile, box),
+      found.length ? null : emptyNote('No such image.'));
+    if (said) announce(found.length + ' of ' + report.images.length + ' images');
+    keepQuery('images', state);
+  }
+  const set = (name) => (value) => { state[name] = value; fill(true); };
+  const input = el('input', { type: 'search', value: state.text,
+    oninput: () => set('text')(input.value) });
+  const wrong = el('input', { type: 'checkbox', checked: state.wrong !== '',
+    onchange: () => set('wrong')(wrong.checked ? '1' : '') });
+  const shown = [...new Set(report.images.map((image) => image.label))];
+  add(main, [
+    heading('Images'),
+    report.images.length < report.imagesOfAll ? el('p', { class: 'muted' },
+      report.images.length + ' of ' + report.imagesOfAll + ' images are shown; figures are of all.')
+      : null,
+    el('div', { class: 'filters' },
+      field('Name', input),
+      field('Class', choice([['', 'any'], ...shown.map((id) => [id, className(id)])],
+        state.class, set('class'))),
+      field('Pushed most by', choice([['', 'any concept'], ...report.concepts.map((_, i) =>
+        [i, conceptName(i)])], state.concept, set('concept'))),
+      el('label', { class: 'check' }, wrong, 'predicted wrong')),
+    place,
+  ]);
+  fill(false);
+}
+
+/** The five concepts that do most to an image's prediction, as a set. */
+function conceptsInside() {
+  const known = new Map();
+  return (n) => {
+    if (!known.has(n)) known.set(n, new Set(bySize(report.images[n].contributions).slice(0, 5)));
+    return known.get(n);
+  };
+}
+
+/** Places by the size of the value, those of 0 left out. */
+function bySize(values) {
+  return values.map((value, i) => [Math.abs(value || 0), i]).filter(([size]) => size > 0)
+    .sort((one, other) => other[0] - one[0]).map(([, i]) => i);
+}
+
+function imageTile(n) {
+  const image = report.images[n];
+  const right = image.likeliest[0] === image.label;
+  return el('li', {}, el('a', { href: '#/image/' + n },
+    picture(n, describeImage(n)),
+    el('span', { class: 'caption' }, bdi(image.name)),
+    el('span', { class: right ? 'caption muted' : 'caption wrong' },
+      right ? bdi(className(image.label))
+        : [bdi(className(image.label)), ' \u2192 ', bdi(className(image.likeliest[0]))])));
+}
+
+function imagePage(main, n, query) {
+  const image = report.images[n];
+  const mapped = mappedPicture(n, describeImage(n), false);
+  const asked = query.get('concept');
+  add(main, [
+    heading(bdi(image.name), pager('image', n, report.images.length)),
+    el('p', {}, 'Class ', classLink(image.label), ', predicted ',
+      image.likeliest[0] === image.label ? 'right.' : [classLink(image.likeliest[0]), '.']),
+    el('div', { class: 'columns' },
+      el('section', { class: 'stage' }, el('h2', {}, 'Where the concepts are'), mapped.box,
+        mapChooser(n, mapped, asked === null ? null : Number(asked))),
+      el('section', {}, el('h2', {}, 'What the network says'), likeliestOf(image),
+        el('h2', {}, 'Which concepts make it so'), contributionsOf(image))),
+    image.change ? section('What would change it', changeOf(image)) : null,
+  ]);
+}
+
+function likeliestOf(image) {
+  return el('ul', { class: 'bars' }, image.likeliest.map((id, k) => el('li', {},
+    el('span', {}, classLink(id)), shareBar(image.probabilities[k]))));
+}
+
+/** Buttons that light a concept up. */
+function mapChooser(n, mapped, asked) {
+  const box = el('div', { class: 'chips', role: 'group', 'aria-label': 'Concepts in the image' });
+  const said = el('p', { class: 'muted' }, 'Choose a concept to see where it is.');
+  mapsOf(n).then((maps) => {
+    const rank = bySize(report.images[n].contributions);
+    const there = maps.concepts.slice().sort((one, other) => rank.indexOf(one) -
+      rank.indexOf(other));
+    const buttons = new Map();
+    const press = (i) => {
+      const on = buttons.get(i).getAttribute('aria-pressed') !== 'true';
+      buttons.forEach((button) => button.setAttribute('aria-pressed', 'false'));
+      buttons.get(i).setAttribute('aria-pressed', String(on));
+      mapped.show(on ? i : null);
+      replaceContent(said, on ? [bdi(conceptName(i)), ' is where the image is lit: ' +
+        percent(shareOfCells(maps, i)) + ' of it.'] : 'Choose a concept to see where it is.');
+    };
+    for (const i of there) {
+      buttons.set(i, el('button', { type: 'button', 'aria-pressed': 'false',
+        onclick: () => press(i) }, swatch(i), bdi(conceptName(i))));
+    }
+    add(box, [...buttons.values()]);
+    if (!there.length) replaceContent(said, 'None is detected in it.');
+    else press(buttons.has(asked) ? asked : there[0]);
+  }, (error) => replaceContent(said, error.message));
+  return [box, said];
+}
+
+function shareOfCells(maps, i) {
+  const size = maps.width * maps.height;
+  const start = maps.concepts.indexOf(i) * size;
+  return maps.cells.slice(start, start + size).filter((value) => value > 0).length / size;
+}
+
+/** From what is there without concepts to the logit: bars, strongest first. */
+function contributionsOf(image) {
+  const order = bySize(image.contributions);
+  const [first, others] = [order.slice(0, 8), order.slice(8)];
+  const rest = others.reduce((sum, i) => sum + image.contributions[i], 0);
+  const total = image.contributions.reduce((sum, value) => sum + (value || 0), 0);
+  const gap = image.score - image.residual - total;
+  const most = Math.max(Math.abs(image.residual), Math.abs(rest), largest(image.contributions));
+  const row = (what, value, kind) => el('tr', { class: kind },
+    el('th', { scope: 'row', class: 'text' }, what), el('td', {}, signedBar(value, most)));
+  const all = el('tbody', { hidden: true }, others.map((i) =>
+    row(conceptLink(i), image.contributions[i])));
+  const toggle = el('button', { type: 'button', class: 'quiet', 'aria-expanded': 'false',
+    onclick: () => {
+      all.hidden = !all.hidden;
+      toggle.setAttribute('aria-expanded', String(!all.hidden));
+    } }, count(others.length, 'other concept'));
+  return el('table', { class: 'waterfall' },
+    el('caption', {}, 'Parts of the logit of ', bdi(className(image.likeliest[0]))),
+    el('tbody', {}, first.map((i) => row(conceptLink(i), image.contributions[i])),
+      others.length ? row(toggle, rest) : null),
+    all,
+    el('tbody', {}, row('without any concept', image.residual),
+      Math.abs(gap) >= 0.005 ? row('not accounted for', gap) : null,
+      el('tr', { class: 'total' }, el('th', { scope: 'row', class: 'text' }, 'logit'),
+        el('td', {}, el('span', { class: 'number' }, fixed(image.score, 2))))));
+}
+
+function changeOf(image) {
+  const change = image.change;
+  if (change.status === 'already the target') {
+    return el('p', {}, 'Nothing: it is predicted so already.');
+  }
+  const found = change.status === 'changed';
+  return [
+    el('p', {}, found ? ['It would be taken for ', classLink(change.after), ' with this change: ']
+      : 'No change of so few concepts does it, within what images have. What came nearest:'),
+    el('ul', {}, change.concepts.map((i, k) => el('li', {}, conceptLink(i), ' ',
+      change.means[k] > change.before[k] ? 'raised' : 'lowered', ' from ' +
+      fixed(change.before[k], 2) + ' to ' + fixed(change.means[k], 2)))),
+    el('p', { class: 'muted' }, 'The least found: it changes the features by ' +
+      percent(change.changed) + ', and leaves them at the ' +
+      (change.percentile === null ? '\u2013' : Math.round(change.percentile)) +
+      'th percentile of the training images\u2019 distances.'),
+  ];
+}
