@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from conftest import conv_gap, fake_learn_pairs, make_images, make_pairs
 from PIL import Image
+from xplique.concepts import CraftTf
 
 from xplique_dirpairs import cli
 from xplique_dirpairs.commands import report
+from xplique_dirpairs.commands.extractor_names import SeededCraft
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.network import split_model
 from xplique_dirpairs.pairs import DirectionPairs
@@ -291,24 +293,22 @@ def test_an_unknown_extractor_lists_those_there_are(call):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_craft_is_fitted_on_what_memory_holds(place, monkeypatch):
-    from xplique_dirpairs.commands.console import Console
-    from xplique_dirpairs.commands.extractor_names import SeededCraft
-
+def test_craft_by_parts_is_craft(monkeypatch):
     first, second = split_model(conv_gap((32, 32, 3)), "features")
-    monkeypatch.setattr("xplique_dirpairs.commands.extractor_names._CRAFT_BYTES", 200_000)
-    console, images = Console(quiet=True), make_images(30, (32, 32, 3))
-    halves = dict(input_to_latent_model=first, latent_to_logit_model=second)
-    crafts = [
-        SeededCraft(**halves, number_of_concepts=2, patch_size=16, seed=0, console=console)
-        for _ in range(2)
-    ]
-    for craft in crafts:
-        craft.fit(images)
-    # 4 crops of 12 288 bytes at full size: 4 images
-    assert len(crafts[0].factorization.inputs) == 4
-    assert "fitted on 4 of 30 images" in console.notes[0] and len(console.notes) == 1
-    np.testing.assert_array_equal(crafts[0].factorization.crops_u, crafts[1].factorization.crops_u)
+    images = make_images(7, (32, 32, 3))
+    options = {"number_of_concepts": 2, "patch_size": 16}
+    np.random.seed(0)  # noqa: NPY002 (CraftTf's NMF takes no seed)
+    theirs = CraftTf(first, second, **options).fit(images)
+    seen = []
+    monkeypatch.setattr("xplique_dirpairs.commands.extractor_names._CROP_BYTES", 160_000)
+    extract = CraftTf._extract_patches
+    monkeypatch.setattr(
+        CraftTf, "_extract_patches", lambda self, x: seen.append(len(x)) or extract(self, x)
+    )
+    ours = SeededCraft(first, second, **options, seed=0).fit(images)
+    assert seen == [3, 3, 1]  # 4 crops of 12 288 bytes each, at full size, of an image
+    for mine, wanted in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------ correct

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.console import Console
@@ -38,42 +39,38 @@ _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "A-SAE": ArchetypalFactorizer,
     "RA-SAE": RelaxedArchetypalFactorizer,
 }
-#: CraftTf sends every crop through the network at full size, all held at once: at most 1 GB.
-_CRAFT_BYTES = 2**30
+#: `CraftTf` holds every crop of its images at full size: so much of it at a time, 128 MB.
+_CROP_BYTES = 2**27
 
 
 class SeededCraft(CraftTf):
-    """Xplique's `CraftTf`, seeded, on no more images than its crops leave room for in memory.
+    """Xplique's `CraftTf`, seeded, its crops going through the network a few images at a time.
 
     Parameters
     ----------
     seed
         Of its NMF.
-    console
-        Is told if images are left out.
     """
 
-    def __init__(self, *arguments: Any, seed: int, console: Console, **options: Any):
+    def __init__(self, *arguments: Any, seed: int, **options: Any):
         super().__init__(*arguments, **options)
-        self._seed, self._console = seed, console
+        self._seed = seed
 
     def fit(self, inputs: ArrayLike, class_id: int = 0):
-        """As `CraftTf.fit`, of an even part of the images if they are many."""
-        images = np.asarray(inputs, np.float32)
-        stride = int(self.patch_size * 0.8)
-        height, width = images.shape[1:3]
-        crops = ((height - self.patch_size) // stride + 1) * (
-            (width - self.patch_size) // stride + 1
-        )
-        room = max(1, _CRAFT_BYTES // (crops * images[0].nbytes))
-        if len(images) > room:
-            self._console.note(
-                f"CRAFT is fitted on {room} of {len(images)} images: it holds every crop of them "
-                "at full size"
-            )
-            images = images[np.linspace(0, len(images) - 1, room).round().astype(int)]
+        """As `CraftTf.fit`; uint8 images are converted."""
         np.random.seed(self._seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
-        return super().fit(images, class_id=class_id)
+        return super().fit(np.asarray(inputs, np.float32), class_id=class_id)
+
+    def _extract_patches(self, inputs: NDArray) -> tuple[tf.Tensor, NDArray]:
+        stride = int(self.patch_size * 0.8)
+        across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
+        few = max(1, _CROP_BYTES // max(1, across * down * inputs[0].nbytes))
+        parts = [
+            super(SeededCraft, self)._extract_patches(inputs[start : start + few])
+            for start in range(0, len(inputs), few)
+        ]
+        patches, activations = zip(*parts, strict=True)
+        return tf.concat(patches, axis=0), np.concatenate([np.asarray(a) for a in activations])
 
 
 def extractors(
@@ -110,7 +107,7 @@ def extractors(
         elif name == "CRAFT":
             made[name] = SeededCraft(
                 *halves, number_of_concepts=concepts, patch_size=subject.patch_size,
-                seed=arguments.seed, console=console,
+                seed=arguments.seed,
             )  # fmt: skip
         else:
             factorizer = _FACTORIZERS[name](concepts, random_state=arguments.seed)
