@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pytest
-from conftest import conv_gap, fake_learn_pairs, make_images, make_pairs
+from conftest import conv_flatten, conv_gap, fake_learn_pairs, make_images, make_pairs
 from PIL import Image
 from xplique.concepts import CraftTf
 
@@ -121,6 +121,16 @@ def test_json_is_all_of_stdout(call):
 
 def test_quiet_is_quiet(call):
     assert call("fit", "--concepts", 2, "--quiet") == (0, "", "")
+
+
+def test_a_head_that_does_not_pool_and_many_concepts(call, tmp_path):
+    keras.utils.set_random_seed(0)
+    conv_flatten().save(tmp_path / "flatten.keras")
+    ran = call("fit", "--model", tmp_path / "flatten.keras", "--concepts", 18, "--max-images", 3)
+    assert ran.status == 0, ran.err
+    rows = (tmp_path / "concepts" / "importances.csv").read_text(encoding="utf-8").splitlines()[1:]
+    values = np.array([row.split(",")[-18:] for row in rows], float)
+    assert values.shape == (3, 18) and (values.max(axis=1) > 0).all()
 
 
 def test_a_fit_that_is_interrupted_keeps_what_it_has(call, tmp_path, monkeypatch):

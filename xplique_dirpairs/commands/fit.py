@@ -132,7 +132,8 @@ def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[
         else:
             few = some[:: -(-len(some) // _MASKED)]
             values = extractor.estimate_importance(subject.images[few], _NB_DESIGN_MASKED)
-            extractor.sensitivity = Sensitivity(values, np.argsort(-values, kind="stable"))
+            order = np.argsort(-values, kind="stable")
+            extractor.sensitivity = Sensitivity(values, order, cmaps=concept_colors(len(values)))
         right = float((subject.predicted[members] == k).mean())
         name = subject.class_names.shown[k]
         found.append(OfClass(int(k), name, len(members), right, extractor))
