@@ -15,7 +15,7 @@ pictures and a summary to the folder "demo" (about 2 minutes).
 With a model and images of your own: which layers there are, then a report.
 
     xplique-dirpairs layers --model m.keras
-    xplique-dirpairs report --model m.keras --images photos --layer top_relu
+    xplique-dirpairs report --model m.keras --images photos --layer out_relu
 
 "photos" has one folder of images for each class, or just images.
 """
@@ -82,10 +82,10 @@ Written to DIR:
 
 FIT_EXAMPLES = f"""\
 examples:
-    xplique-dirpairs fit --model m.keras --images photos --layer top_relu
-    xplique-dirpairs fit --model m.keras --images photos --layer top_relu \\
-        --preprocessing resnet50 --class-names imagenet.json --concepts 12
-    xplique-dirpairs fit --model m.keras --images photos --layer top_relu \\
+    xplique-dirpairs fit --model m.keras --images photos --layer out_relu
+    xplique-dirpairs fit --model m.keras --images photos --layer out_relu \\
+        --preprocessing mobilenet_v2 --class-names imagenet.json --concepts 12
+    xplique-dirpairs fit --model m.keras --images photos --layer out_relu \\
         --concepts auto --resume state       # goes on after it was stopped
     xplique-dirpairs fit --model m.keras --images photos      # asks for the layer
 
@@ -106,10 +106,10 @@ controls (random directions, and detectors without learning). Written to DIR:
 
 COMPARE_EXAMPLES = f"""\
 examples:
-    xplique-dirpairs compare --model m.keras --images photos --layer top_relu
-    xplique-dirpairs compare --model m.keras --images photos --layer top_relu \\
+    xplique-dirpairs compare --model m.keras --images photos --layer out_relu
+    xplique-dirpairs compare --model m.keras --images photos --layer out_relu \\
         --extractors pairs CRAFT PCA "RA-SAE" --concepts 12
-    xplique-dirpairs compare --model m.keras --images photos --layer top_relu \\
+    xplique-dirpairs compare --model m.keras --images photos --layer out_relu \\
         --pairs concepts/pairs.npz --json > comparison.json
 
 {STATUS}"""
@@ -124,12 +124,12 @@ With --beside, other extractors stand beside them.
 
 REPORT_EXAMPLES = f"""\
 examples:
-    xplique-dirpairs report --model m.keras --images photos --layer top_relu
+    xplique-dirpairs report --model m.keras --images photos --layer out_relu
     xplique-dirpairs report --model m.keras --images photos \\
         --pairs concepts/pairs.npz           # of "fit", which knows the layer
-    xplique-dirpairs report --model m.keras --images photos --layer top_relu \\
+    xplique-dirpairs report --model m.keras --images photos --layer out_relu \\
         --beside CRAFT --single-file --output report.html
-    xplique-dirpairs report --model m.keras --images photos --layer top_relu \\
+    xplique-dirpairs report --model m.keras --images photos --layer out_relu \\
         --preprocessing mobilenet_v2 --class-names imagenet.json --classes tench 482
 
 {STATUS}"""

@@ -123,6 +123,21 @@ def test_quiet_is_quiet(call):
     assert call("fit", "--concepts", 2, "--quiet") == (0, "", "")
 
 
+def test_what_is_said_reaches_the_learning(call, tmp_path, monkeypatch):
+    seen = {}
+
+    def learned(activations, number, **options):
+        seen.update(options, number=number, images=len(activations))
+        return fake_learn_pairs(activations, number, **options)
+
+    monkeypatch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", learned)
+    options = ["--recipe", "soft", "--resume", "state", "--seed", 7, "--quiet", "--max-images", 6]
+    assert call("fit", "--concepts", 2, *options).status == 0
+    wanted = {"number": 2, "images": 6, "recipe": "soft", "random_state": 7, "verbose": 0}
+    assert wanted.items() <= seen.items() and str(seen["resume"]) == "state"
+    assert seen["head"].number_of_classes == 3
+
+
 def test_a_head_that_does_not_pool_and_many_concepts(call, tmp_path):
     keras.utils.set_random_seed(0)
     conv_flatten().save(tmp_path / "flatten.keras")
