@@ -353,6 +353,20 @@ def test_correct_writes_a_model_and_what_changed(call, place, tmp_path):
     assert set(data["written"]) == {path.name for path in (tmp_path / "mended").iterdir()}
 
 
+def test_a_model_of_one_output_is_corrected_too(call, place, tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, 2, activation="relu", name="features")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(1, activation="sigmoid")(x)
+    keras.Model(inputs, outputs).save(tmp_path / "one.keras")
+    options = ["--pairs", place / "given.npz", "--suppress", 1, "--json"]
+    ran = call("correct", "--model", tmp_path / "one.keras", *options, images="flat")
+    assert ran.status == 0, ran.err
+    data = json.loads(ran.out)
+    assert (data["groups"], data["written"]) == ({}, ["corrected.keras", "summary.json"])
+    assert any("one output" in note for note in data["notes"])
+
+
 def test_a_concept_that_there_is_not(call, place):
     ran = call("correct", "--pairs", place / "given.npz", "--suppress", 3)
     assert ran.status == 1 and "there is no concept 3" in ran.err and "concepts 0 to 2" in ran.err

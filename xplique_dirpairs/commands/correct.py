@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
@@ -40,20 +41,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         corrected = correct(
             subject.model, subject.layer, pairs, wanted, off=arguments.off, k=arguments.k
         )
-        if subject.labels is None:
-            console.note(
-                "the classes of the images are not known: what the model predicted before counts "
-                "as right"
-            )
-        report = report_correction(
-            subject.preprocessing.before(subject.model),
-            subject.preprocessing.before(corrected),
-            _groups(subject),
-            subject.class_names.shown,
-        )
         arguments.output.mkdir(parents=True, exist_ok=True)
         corrected.save(arguments.output / "corrected.keras")
-        written = ["corrected.keras", *_write(arguments, report, len(subject.class_names))]
+        report = _report(subject, corrected, console)
+        written = ["corrected.keras"]
+        if report is not None:
+            written += _write(arguments, report, len(subject.class_names))
     summary = {
         "command": "correct",
         "version": __version__,
@@ -70,14 +63,33 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
                 "broken": group.broken,
                 "changed": group.changed,
             }
-            for name, group in report.groups.items()
+            for name, group in ({} if report is None else report.groups).items()
         },
         "output": str(arguments.output),
         "written": [*written, SUMMARY],
     }
     (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
-    text = f"{report}\n\nEverything is in {arguments.output}/: the model is corrected.keras"
+    table = "" if report is None else f"{report}\n\n"
+    text = f"{table}Everything is in {arguments.output}/: the model is corrected.keras"
     console.result(text, summary)
+
+
+def _report(subject: Subject, corrected: keras.Model, console: Console) -> CorrectionReport | None:
+    """What changed on the images; None of a model of one output, which has no classes to count."""
+    if len(subject.class_names) < 2:
+        console.note("the model has one output: what changed is not counted")
+        return None
+    if subject.labels is None:
+        console.note(
+            "the classes of the images are not known: what the model predicted before counts as "
+            "right"
+        )
+    return report_correction(
+        subject.preprocessing.before(subject.model),
+        subject.preprocessing.before(corrected),
+        _groups(subject),
+        subject.class_names.shown,
+    )
 
 
 def _groups(subject: Subject) -> dict[str, tuple[NDArray, NDArray]]:
