@@ -49,45 +49,15 @@ from xplique_dirpairs.datasets.chess import (
 from xplique_dirpairs.interventions.correction import choose_k, correct
 from xplique_dirpairs.learning.estimate_signals import estimate_signals
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.recipe import Recipe, Stage
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.influence import sensitivity
 from xplique_dirpairs.network import Head, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.tables import Cell, Table
 
-_BOUNDS = {"ma": 0.8, "mm": 8.0, "ic": 0.01}
-#: The paper's constrained problem with its bounds for this experiment; the learning rate is larger,
-#: the steps are fewer, and there are several starts [ours]. With its τ = 1 every concept would have
-#: to be on a sixth of the cells: the mark is on an eighth of the rooks'.
-WATERMARK = Recipe(
-    "watermark",
-    start="random",
-    restarts=8,
-    stages=(
-        Stage(
-            "a",
-            {"s": 1.0, "uur": 0.25},
-            dict(_BOUNDS),
-            coordinates="standardised",
-            orthonormal=True,
-            shared=True,
-            steps_per_epoch=50,
-            tau=0.7,
-        ),
-        Stage(
-            "d",
-            {"s": 1.0, "sb": 1.0, "cur": 0.25},
-            {**_BOUNDS, "eac": 0.01},
-            coordinates="centred",
-            signals="joint",
-            steps_per_epoch=50,
-            tau=0.7,
-            rho=1.5,
-        ),
-    ),
-)
-RECIPES: dict[str, str | Recipe] = {"watermark": WATERMARK, "default": "default"}
+#: Recipes to find it with; corrections are of the first.
+RECIPES = ("constrained", "default")
 
 #: Loads a model where this package cannot be imported, and writes what it predicts.
 _ELSEWHERE = """
@@ -131,7 +101,7 @@ def accuracies(model: keras.Model, groups: Groups) -> list[float]:
 
 
 def found_by(
-    recipe: str | Recipe, seed: int, model: keras.Model, images: NDArray, groups: Groups
+    recipe: str, seed: int, model: keras.Model, images: NDArray, groups: Groups
 ) -> tuple[DirectionPairs, DirectionPairs, dict[str, Any]]:
     """Pairs as learned, with differences of means, and how well the first in influence does."""
     g, h = split_model(model, LAYER)
@@ -187,11 +157,11 @@ def measured(seed: int, arguments: argparse.Namespace) -> Measured:
     images, labels, marked = shortcut_pieces(arguments.training_images, seed)
     model = network(arguments.output, seed, images, labels, "model")
     found: dict[str, Any] = {}
-    for name, recipe in RECIPES.items():
-        learned_, pairs_, found[name] = found_by(recipe, seed, model, images, groups)
-        if name == "watermark":
+    for name in RECIPES:
+        learned_, pairs_, found[name] = found_by(name, seed, model, images, groups)
+        if name == RECIPES[0]:
             learned, pairs = learned_, pairs_
-    i = found["watermark"]["first"]
+    i = found[RECIPES[0]]["first"]
     g, _ = split_model(model, LAYER)
     ways = directions(learned, pairs, compute_activations(g, images), marked, i)
 
@@ -297,7 +267,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         settings = {
             "seed": seed, "training": arguments.training_images, "test": arguments.test_images,
-            "random": arguments.random, "recipes": {n: str(r) for n, r in RECIPES.items()},
+            "random": arguments.random, "recipes": {n: str(get_recipe(n)) for n in RECIPES},
         }  # fmt: skip
         start = time.perf_counter()
         path = arguments.output / f"seed{seed}.npz"
@@ -307,7 +277,7 @@ def main() -> None:
     print("\n" + found_table(seeds).formatted("markdown") + "\n")
     print(correction_table(seeds).formatted("markdown") + "\n")
     if arguments.check:
-        check_elsewhere(arguments, seeds[0]["found"]["watermark"]["first"])
+        check_elsewhere(arguments, seeds[0]["found"][RECIPES[0]]["first"])
 
 
 if __name__ == "__main__":

@@ -474,6 +474,13 @@ def test_broken_bounds_are_listed_with_by_how_much_and_kept_ones_are_not(data):
     assert history.violations == {"a": {}}
 
 
+def test_a_bound_that_is_just_missed_is_kept(data):
+    _, history = learn(data.features, recipe=with_bound("ma", 100.0))
+    bound = history.stages["a"]["ma"][-1]
+    _, history = learn(data.features, recipe=with_bound("ma", bound * 0.995))
+    assert history.violations == {"a": {}}
+
+
 def test_bounds_broken_in_an_earlier_stage_are_listed_too(data):
     stages = (with_bound("ma", 0.01).stages[0], Stage("d", {"s": 1.0}, epochs=1, steps_per_epoch=1))
     _, history = learn(data.features, recipe=Recipe("two", stages))

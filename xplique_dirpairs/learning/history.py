@@ -45,7 +45,7 @@ class History:
         that was kept.
     violations
         Stage name → name of a constrained loss → by how much its bound is broken at the stage's
-        end (only those that are).
+        end (only those that are, by more than a hundredth).
     occupancy : (I,)
         Share of the positions on which each concept is detected.
     dead

@@ -50,6 +50,8 @@ _COPIES = 0.1
 #: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
 #: of 64 concepts is on 2.1 times τ/I].
 _DEMANDED = 1.5
+#: Of a bound, by how much it may be exceeded: an augmented Lagrangian ends near it, on either side.
+_BROKEN = 0.01
 
 
 @dataclass(frozen=True)
@@ -408,8 +410,13 @@ class Learner:
                 if epochs
             },
             violations={
-                name: {loss: float(v[best]) for loss, v in broken.items() if v[best] > 0}
-                for name, broken in self._violations.items()
+                stage.name: {
+                    loss: float(excess[best])
+                    for loss, excess in self._violations.get(stage.name, {}).items()
+                    if excess[best] > _BROKEN * stage.constraints[loss]
+                }
+                for stage in self.recipe.stages
+                if stage.name in self._violations
             },
             occupancy=measured.occupancy,
             dead=dead,

@@ -160,6 +160,39 @@ PAPER_SYNTHETIC = Recipe(
     ),
 )
 
+_WATERMARK_BOUNDS = {"ma": 0.8, "mm": 8.0, "ic": 0.01}
+
+#: For small networks and few concepts: the paper's constrained problem with the bounds of its
+#: watermark experiment. The learning rate is larger, the steps are fewer, there are several starts,
+#: and τ is 0.7 [ours]: with 1 every concept would have to be on a full share 1/I of the positions.
+CONSTRAINED = Recipe(
+    "constrained",
+    start="random",
+    restarts=8,
+    stages=(
+        Stage(
+            "a",
+            {"s": 1.0, "uur": 0.25},
+            dict(_WATERMARK_BOUNDS),
+            coordinates="standardised",
+            orthonormal=True,
+            shared=True,
+            steps_per_epoch=50,
+            tau=0.7,
+        ),
+        Stage(
+            "d",
+            {"s": 1.0, "sb": 1.0, "cur": 0.25},
+            {**_WATERMARK_BOUNDS, "eac": 0.01},
+            coordinates="centred",
+            signals="joint",
+            steps_per_epoch=50,
+            tau=0.7,
+            rho=1.5,
+        ),
+    ),
+)
+
 _PREDECESSOR = Stage(
     "a",
     {"s": 2.6, "ma": 2.8, "mm": 0.6},
@@ -184,7 +217,8 @@ CBE = Recipe(
 )
 
 RECIPES = {
-    recipe.name: recipe for recipe in (DEFAULT, SOFT, PAPER_DEEP, PAPER_SYNTHETIC, UIBE, CBE)
+    recipe.name: recipe
+    for recipe in (DEFAULT, SOFT, CONSTRAINED, PAPER_DEEP, PAPER_SYNTHETIC, UIBE, CBE)
 }
 
 
