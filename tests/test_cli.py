@@ -65,6 +65,15 @@ def test_help_teaches_by_example(arguments, capsys):
     assert "exit status" in text
 
 
+def test_the_help_names_every_recipe(capsys, monkeypatch):
+    from xplique_dirpairs.learning.presets import RECIPES
+
+    monkeypatch.setenv("COLUMNS", "500")  # no name is broken at its hyphen
+    assert cli.main(["fit", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"how pairs are learned: {', '.join(RECIPES)}" in text
+
+
 def example_commands():
     """Every command line of the help, the README and the pages."""
     found = [getattr(cli_texts, name) for name in dir(cli_texts) if name.isupper()]
