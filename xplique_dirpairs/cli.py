@@ -314,8 +314,8 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         default="default",
         metavar="NAME",
-        help="how pairs are learned: default, soft, constrained, paper-deep, paper-synthetic, uibe, "
-        "cbe",
+        help="how pairs are learned: default, soft, constrained, paper-deep, paper-synthetic, "
+        "uibe, cbe",
     )
 
 
