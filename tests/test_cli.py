@@ -1,19 +1,35 @@
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from xplique_dirpairs import cli
+from xplique_dirpairs import cli, cli_texts
 from xplique_dirpairs.version import __version__
+
+ROOT = Path(__file__).parent.parent
+#: What the demo finds, as far as the command line looks at it.
+FOUND = SimpleNamespace(
+    text=lambda: "what was found",
+    accuracy=0.9,
+    importances={"CRAFT": np.array([0.5, np.nan])},
+    ink_auc={},
+    logit_error={},
+    off_entropy={},
+    seconds={},
+    figures=["1_pictures"],
+)
 
 
 @pytest.fixture
 def demo(monkeypatch):
     """Replaces the demo: ``demo.calls`` has its arguments, ``demo.raises`` what it raises."""
-    import xplique_dirpairs.demo
+    import xplique_dirpairs.commands.demo
 
     record = SimpleNamespace(calls=[], raises=None)
 
@@ -21,9 +37,9 @@ def demo(monkeypatch):
         record.calls.append(arguments)
         if record.raises is not None:
             raise record.raises
-        return SimpleNamespace(text=lambda: "what was found")
+        return FOUND
 
-    monkeypatch.setattr(xplique_dirpairs.demo, "run_demo", run_demo)
+    monkeypatch.setattr(xplique_dirpairs.commands.demo, "run_demo", run_demo)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     return record
 
@@ -47,6 +63,36 @@ def test_help_teaches_by_example(arguments, capsys):
     text = capsys.readouterr().out
     assert "xplique-dirpairs demo --output pictures --concepts 12 --seed 1" in text
     assert "exit status" in text
+
+
+def test_the_help_names_every_recipe(capsys, monkeypatch):
+    from xplique_dirpairs.learning.presets import RECIPES
+
+    monkeypatch.setenv("COLUMNS", "500")  # no name is broken at its hyphen
+    assert cli.main(["fit", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"how pairs are learned: {', '.join(RECIPES)}" in text
+
+
+def example_commands():
+    """Every command line of the help, the README and the pages."""
+    found = [getattr(cli_texts, name) for name in dir(cli_texts) if name.isupper()]
+    found += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
+    found.append((ROOT / "README.md").read_text(encoding="utf-8"))
+    text = "\n".join(found).replace("\\\n", " ")
+    lines = re.findall(r"^ *xplique-dirpairs (.+)$", text, flags=re.MULTILINE)
+    return sorted({re.split(r" && | > ", line)[0] for line in lines} - {"COMMAND --help"})
+
+
+@pytest.mark.parametrize("line", example_commands())
+def test_every_example_is_a_command(line):
+    arguments = cli._parser().parse_args(shlex.split(line, comments=True))
+    assert arguments.command == line.split()[0]
+
+
+def test_there_are_examples_of_every_command():
+    commands = {line.split()[0] for line in example_commands()}
+    assert commands == {"demo", "layers", "fit", "compare", "report", "correct"}
 
 
 def test_it_runs_as_a_module():

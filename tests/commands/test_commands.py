@@ -1,0 +1,420 @@
+"""The commands, on a tiny network and eight tiny images, with learning faked."""
+
+import json
+from dataclasses import replace
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from conftest import conv_flatten, conv_gap, fake_learn_pairs, make_images, make_pairs
+from PIL import Image
+from xplique.concepts import CraftTf
+
+from xplique_dirpairs import cli
+from xplique_dirpairs.commands import report
+from xplique_dirpairs.commands.extractor_names import SeededCraft
+from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.network import split_model
+from xplique_dirpairs.pairs import DirectionPairs
+
+# Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+HOSTILE = ["<script>alert(1)<", "$\\frac$ & Größe 日本", "y" * 200]
+
+
+class Ran(NamedTuple):
+    """What a command said, and how it ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", fake_learn_pairs)
+        patch.setenv("MPLBACKEND", "Agg")
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with m.keras, photos (three hostile classes, broken and empty folders) and flat."""
+    folder = tmp_path_factory.mktemp("commands")
+    keras.utils.set_random_seed(0)
+    conv_gap((32, 32, 3)).save(folder / "m.keras")
+    (folder / "flat").mkdir()
+    for k, name in enumerate(HOSTILE):
+        (folder / "photos" / name).mkdir(parents=True)
+        for n, image in enumerate(make_images(3, (40, 48 + 8 * k, 3), seed=k)):
+            pixels = Image.fromarray((255 * image).astype(np.uint8))
+            pixels.save(folder / "photos" / name / f"{n}.png")
+            pixels.save(folder / "flat" / f"{k}{n}.png")
+    (folder / "photos" / HOSTILE[0] / "broken.jpg").write_bytes(b"no picture")
+    (folder / "photos" / "empty").mkdir()
+    make_pairs(8, 3).save(folder / "given.npz")
+    return folder
+
+
+@pytest.fixture
+def call(place, monkeypatch, capsys, tmp_path):
+    """``call("fit", …)`` → what was said, of the model and photos of `place`."""
+    monkeypatch.chdir(tmp_path)
+
+    def called(command, *options, images="photos", prepared=True):
+        given = [command, "--model", str(place / "m.keras")]
+        if command != "layers":
+            given += ["--images", str(place / images)]
+        if prepared:
+            given += ["--layer", "features", "--preprocessing", "unit"]
+        status = cli.main([*given, *map(str, options)])
+        return Ran(status, *capsys.readouterr())
+
+    return called
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+# ------------------------------------------------------------------ fit
+
+
+def test_fit_writes_what_it_says(call, tmp_path):
+    ran = call("fit", "--concepts", 3, "--output", "found")
+    assert ran.status == 0, ran.err
+    assert "3 concepts of layer features, learned from 9 images" in ran.out
+    assert "1 files could not be read" in ran.err and "broken.jpg: not an image" in ran.err
+    assert "without images are left out: empty" in ran.err
+    assert ran.err.count("font of the pictures") == 1
+    found = tmp_path / "found"
+    assert DirectionPairs.load(found / "pairs.npz").number_of_concepts == 3
+    summary = summary_of(found)
+    assert sorted(summary["written"]) == sorted(path.name for path in found.iterdir())
+    assert summary["classes"] == {str(k): name for k, name in enumerate(sorted(HOSTILE))}
+    assert json.loads((found / "history.json").read_text())["problems"] == summary["problems"]
+    rows = (found / "importances.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "class,output,images,right,concept 0,concept 1,concept 2" and len(rows) == 4
+    page = (found / "importances.md").read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in page and "<script>" not in page
+    pictures = sorted(found.glob("*.png"))
+    assert [path.stem for path in pictures] == [
+        "class_0000", "class_0001", "class_0002", "importances",
+    ]  # fmt: skip
+    for picture in pictures:
+        assert f"({picture.name})" in page
+        assert np.asarray(Image.open(picture)).std() > 10
+
+
+def test_json_is_all_of_stdout(call):
+    ran = call("fit", "--concepts", 2, "--json")
+    data = json.loads(ran.out)
+    assert (ran.status, data["command"], data["concepts"], data["seed"]) == (0, "fit", 2, 0)
+    assert [one["path"].split("/")[1] for one in data["images"]["skipped"]] == ["broken.jpg"]
+    assert np.isfinite(data["importances"]["0"]).all()
+    assert any("empty" in note for note in data["notes"])
+    assert "learn 2 concepts" in ran.err
+
+
+def test_quiet_is_quiet(call):
+    assert call("fit", "--concepts", 2, "--quiet") == (0, "", "")
+
+
+def test_what_is_said_reaches_the_learning(call, tmp_path, monkeypatch):
+    seen = {}
+
+    def learned(activations, number, **options):
+        seen.update(options, number=number, images=len(activations))
+        return fake_learn_pairs(activations, number, **options)
+
+    monkeypatch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", learned)
+    options = ["--recipe", "soft", "--resume", "state", "--seed", 7, "--quiet", "--max-images", 6]
+    assert call("fit", "--concepts", 2, *options).status == 0
+    wanted = {"number": 2, "images": 6, "recipe": "soft", "random_state": 7, "verbose": 0}
+    assert wanted.items() <= seen.items() and str(seen["resume"]) == "state"
+    assert seen["head"].number_of_classes == 3
+
+
+def test_a_head_that_does_not_pool_and_many_concepts(call, tmp_path):
+    keras.utils.set_random_seed(0)
+    conv_flatten().save(tmp_path / "flatten.keras")
+    ran = call("fit", "--model", tmp_path / "flatten.keras", "--concepts", 18, "--max-images", 3)
+    assert ran.status == 0, ran.err
+    rows = (tmp_path / "concepts" / "importances.csv").read_text(encoding="utf-8").splitlines()[1:]
+    values = np.array([row.split(",")[-18:] for row in rows], float)
+    assert values.shape == (3, 18) and (values.max(axis=1) > 0).all()
+
+
+def test_a_fit_that_is_interrupted_keeps_what_it_has(call, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        pairs, history = fake_learn_pairs(*arguments, **options)
+        return pairs, replace(history, interrupted=True)
+
+    monkeypatch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", interrupted)
+    ran = call("fit", "--concepts", 2)
+    assert (ran.status, ran.out) == (130, "")
+    assert [path.name for path in (tmp_path / "concepts").iterdir()] == ["pairs.npz"]
+
+
+def test_of_many_classes_those_with_the_most_images_are_explained(call, monkeypatch):
+    monkeypatch.setattr("xplique_dirpairs.commands.fit._EXPLAINED", 2)
+    ran = call("fit", "--concepts", 2, "--json", "--max-images", 8)
+    assert len(json.loads(ran.out)["importances"]) == 2
+    assert "of the 2 classes with the most images; 1 others are left out" in ran.err
+
+
+def test_auto_says_when_the_number_cannot_be_told(call, monkeypatch):
+    monkeypatch.setattr("xplique_dirpairs.commands.concept_number.USUAL", 4)
+    ran = call("fit", "--concepts", "auto", "--json")
+    assert (ran.status, json.loads(ran.out)["concepts"]) == (0, 4)
+    assert "do not tell how many concepts (fewer than 40 images" in ran.err
+
+
+def test_only_some_classes(call, place):
+    ran = call("fit", "--concepts", 2, "--json", "--classes", "2", HOSTILE[0])
+    data = json.loads(ran.out)
+    assert (ran.status, data["images"]["used"]) == (0, 6)
+    assert set(data["classes"].values()) == {HOSTILE[0], HOSTILE[2]}
+
+
+def test_flat_images_are_of_the_classes_that_are_predicted(call, place):
+    ran = call("fit", "--concepts", 2, "--json", "--max-images", 5, images="flat")
+    data = json.loads(ran.out)
+    assert (ran.status, data["classes_are"], data["images"]["used"]) == (0, "predicted", 5)
+    assert set(data["classes"]) <= {"0", "1", "2"}
+
+
+def test_folders_that_are_not_as_many_as_the_outputs(call, place, tmp_path):
+    (tmp_path / "two").mkdir()
+    for name in HOSTILE[:2]:
+        (tmp_path / "two" / name).symlink_to(place / "photos" / name)
+    ran = call("fit", "--concepts", 2, "--json", images=tmp_path / "two")
+    assert (ran.status, json.loads(ran.out)["classes_are"]) == (0, "predicted")
+    assert "2 class folders for 3 outputs" in ran.err
+    (tmp_path / "names.txt").write_text("\n".join(["zebra", *HOSTILE[:2]]), encoding="utf-8")
+    names = ["--class-names", tmp_path / "names.txt"]
+    ran = call("fit", "--concepts", 2, "--json", *names, images=tmp_path / "two")
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["classes"] == {"1": HOSTILE[0], "2": HOSTILE[1]}
+    (tmp_path / "names.txt").write_text("zebra\nhorse\n<script>alert(2)<", encoding="utf-8")
+    ran = call("fit", *names, images=tmp_path / "two")
+    assert ran.status == 1 and "near it: <script>alert(2)<" in ran.err.splitlines()[-1]
+
+
+# ------------------------------------------------------------------ what is left ran.out, or wrong
+
+
+def test_a_layer_left_out_is_asked_for_with_a_table(call):
+    ran = call("fit", "--preprocessing", "unit", prepared=False)
+    assert (ran.status, ran.out) == (2, "")
+    assert "8 x 8 x 8" in ran.err and "Start with --layer features" in ran.err
+
+
+def test_preprocessing_left_out_is_asked_for(call):
+    ran = call("fit", "--layer", "features", prepared=False)
+    assert (ran.status, ran.out) == (2, "")
+    assert "symmetric (-1 to 1)" in ran.err and "resnet50" in ran.err
+
+
+def test_layers_has_a_table_and_json(call):
+    ran = call("layers", "--quiet", prepared=False)
+    assert (ran.status, ran.err) == (0, "") and "Start with --layer features" in ran.out
+    ran = call("layers", "--json", prepared=False)
+    data = json.loads(ran.out)
+    assert data["suggestion"] == "features"
+    assert {"name": "features", "shape": [8, 8, 8]}.items() <= data["layers"][2].items()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "complaint"),
+    [
+        (["--layer", "nowhere"], 1, "the model has no layer 'nowhere'; it has: "),
+        (["--size", "64"], 2, "--size 64x64: the model takes 32x32 only"),
+        (["--recipe", "cake"], 1, "there is no recipe 'cake'"),
+        (["--classes", "scripd"], 1, "have no class 'scripd'"),
+        (["--import", "there_is_none"], 2, "module 'there_is_none' cannot be imported"),
+    ],
+)
+def test_one_clear_error(call, options, status, complaint):
+    ran = call("fit", *options)
+    assert (ran.status, ran.out) == (status, "")
+    assert complaint in ran.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "complaint"),
+    [
+        ("--model", "none.keras", "there is no file none.keras"),
+        ("--model", ".", "--model must be a file, but . is a folder"),
+        ("--images", "none", "there is no folder none"),
+        ("--class-names", "none", "--class-names: there is no file none"),
+        ("--pairs", "none", "--pairs: there is no file none"),
+        ("--output", "full.txt", "--output must be a folder, but full.txt is a file"),
+    ],
+)
+def test_wrong_paths_are_said_before_anything_starts(call, tmp_path, option, path, complaint):
+    (tmp_path / "full.txt").write_text("")
+    ran = call("report", option, path)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert complaint in ran.err
+
+
+def test_an_empty_folder_and_one_of_broken_files(call, tmp_path):
+    (tmp_path / "photos").mkdir()
+    ran = call("fit", images=tmp_path / "photos")
+    assert ran.status == 1 and "photos holds no images" in ran.err.splitlines()[-1]
+    (tmp_path / "photos" / "x.png").write_bytes(b"")
+    ran = call("fit", images=tmp_path / "photos")
+    assert ran.status == 1 and "none of the 1 images can be read: x.png" in ran.err.splitlines()[-1]
+
+
+def test_a_file_that_is_no_model(call, tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"no model")
+    ran = call("fit", "--model", tmp_path / "m.keras")
+    assert ran.status == 1 and "cannot be loaded as a Keras model" in ran.err.splitlines()[-1]
+
+
+def test_a_model_of_grey_images_of_any_size(call, tmp_path):
+    keras.utils.set_random_seed(0)
+    conv_gap((None, None, 1)).save(tmp_path / "grey.keras")
+    grey = ["--model", tmp_path / "grey.keras", "--concepts", 2, "--json"]
+    ran = call("fit", *grey)
+    assert ran.status == 2 and "takes images of any size: give --size 224" in ran.err
+    ran = call("fit", *grey, "--size", "24x32")
+    assert (ran.status, json.loads(ran.out)["images"]["shape"]) == (0, [24, 32, 1]), ran.err
+
+
+def test_pairs_of_another_layer(call, tmp_path):
+    make_pairs(5, 2).save(tmp_path / "pairs.npz")
+    ran = call("compare", "--pairs", tmp_path / "pairs.npz")
+    assert ran.status == 1 and "of a layer of 5 channels, but 'features' has 8" in ran.err
+
+
+# ------------------------------------------------------------------ compare
+
+
+def test_compare_measures_extractors_by_name(call, tmp_path):
+    ran = call(
+        "compare", "--extractors", "PAIRS", "craft", "k means", "--concepts", 3, "--json",
+        "--output", "found",
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
+    data = json.loads(ran.out)
+    assert list(data["metrics"])[:3] == ["pairs", "CRAFT", "K-Means"] and not data["errors"]
+    assert data["measured_on"] == 3  # one of three of each class
+    assert "learned from 6 images, measured on 3 others" in ran.err
+    found = Comparison.load(tmp_path / "found" / "comparison.npz")
+    value = data["metrics"]["K-Means"]["deletion"]["value"]
+    assert value == pytest.approx(found.results["K-Means"].summaries["deletion"].value)
+    assert set(data["written"]) == {path.name for path in (tmp_path / "found").iterdir()}
+
+
+def test_an_unknown_extractor_lists_those_there_are(call):
+    ran = call("compare", "--extractors", "pairs", "magic")
+    assert ran.status == 2 and "no extractor 'magic'; there are: pairs, CRAFT" in ran.err
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_craft_by_parts_is_craft(monkeypatch):
+    first, second = split_model(conv_gap((32, 32, 3)), "features")
+    images = make_images(7, (32, 32, 3))
+    options = {"number_of_concepts": 2, "patch_size": 16}
+    np.random.seed(0)  # noqa: NPY002 (CraftTf's NMF takes no seed)
+    theirs = CraftTf(first, second, **options).fit(images)
+    seen = []
+    monkeypatch.setattr("xplique_dirpairs.commands.extractor_names._CROP_BYTES", 160_000)
+    extract = CraftTf._extract_patches
+    monkeypatch.setattr(
+        CraftTf, "_extract_patches", lambda self, x: seen.append(len(x)) or extract(self, x)
+    )
+    ours = SeededCraft(first, second, **options, seed=0).fit(images)
+    assert seen == [3, 3, 1]  # 4 crops of 12 288 bytes each, at full size, of an image
+    for mine, wanted in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------ correct
+
+
+def test_correct_writes_a_model_and_what_changed(call, place, tmp_path):
+    pairs = ["--pairs", place / "given.npz"]
+    ran = call("correct", *pairs, "--suppress", 0, 2, "--output", "mended", "--json")
+    assert ran.status == 0, ran.err
+    data = json.loads(ran.out)
+    assert list(data["groups"]) == sorted(HOSTILE) and data["suppressed"] == [0, 2]
+    before = keras.models.load_model(place / "m.keras")
+    after = keras.models.load_model(tmp_path / "mended" / "corrected.keras")
+    images = make_images(4, (32, 32, 3), seed=9)
+    outputs = [model.predict(images, verbose=0) for model in (before, after)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
+    assert set(data["written"]) == {path.name for path in (tmp_path / "mended").iterdir()}
+
+
+def test_a_model_of_one_output_is_corrected_too(call, place, tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, 2, activation="relu", name="features")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(1, activation="sigmoid")(x)
+    keras.Model(inputs, outputs).save(tmp_path / "one.keras")
+    options = ["--pairs", place / "given.npz", "--suppress", 1, "--json"]
+    ran = call("correct", "--model", tmp_path / "one.keras", *options, images="flat")
+    assert ran.status == 0, ran.err
+    data = json.loads(ran.out)
+    assert (data["groups"], data["written"]) == ({}, ["corrected.keras", "summary.json"])
+    assert any("one output" in note for note in data["notes"])
+
+
+def test_a_concept_that_there_is_not(call, place):
+    ran = call("correct", "--pairs", place / "given.npz", "--suppress", 3)
+    assert ran.status == 1 and "there is no concept 3" in ran.err and "concepts 0 to 2" in ran.err
+
+
+# ------------------------------------------------------------------ report
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What arrives where the report is written."""
+    arrived = []
+
+    def write_html(arguments, shown, pairs, comparison, console):
+        arguments.output.mkdir(exist_ok=True)
+        arrived.append((arguments, shown, pairs, comparison, console))
+        return arguments.output / "index.html"
+
+    monkeypatch.setattr(report, "write_html", write_html)
+    monkeypatch.setattr(report, "_check_place", lambda arguments: None)
+    return arrived
+
+
+def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
+    ran = call("report", "--concepts", 2, "--beside", "PCA")
+    assert ran.status == 0, ran.err
+    assert "Open report/index.html in a browser" in ran.out
+    [(_, shown, pairs, comparison, console)] = written
+    assert (len(shown.images), pairs.number_of_concepts) == (3, 2)
+    assert list(comparison.results)[:2] == ["pairs", "PCA"]
+    assert "1 files could not be read" in console.skipped_notes()[0]
+
+
+def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(call, written):
+    assert call("fit", "--concepts", 2).status == 0
+    ran = call("report", "--pairs", "concepts/pairs.npz", "--json", prepared=False)
+    assert ran.status == 0, ran.err
+    [(_, shown, pairs, comparison, _)] = written
+    assert (shown.layer, shown.preprocessing.name, len(shown.images)) == ("features", "unit", 9)
+    assert comparison is None
+    np.testing.assert_array_equal(pairs.filters, DirectionPairs.load("concepts/pairs.npz").filters)
+    assert json.loads(ran.out)["page"] == "report/index.html"
+
+
+def test_the_report_itself(call, place, tmp_path):
+    pytest.importorskip("xplique_dirpairs.report.make_report")
+    pairs = ["--pairs", place / "given.npz", "--single-file", "--output", "one.html"]
+    ran = call("report", *pairs)
+    assert ran.status == 0, ran.err
+    text = (tmp_path / "one.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text and "alert(1)" in text
