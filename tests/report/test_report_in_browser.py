@@ -76,9 +76,23 @@ class Visit:
         self.context.close()
 
     def go(self, route):
-        self.page.evaluate("to => { location.hash = to }", "#" + route)
-        self.page.wait_for_function("to => location.hash.startsWith(to)", arg="#" + route)
+        self.page.evaluate(
+            """async (to) => {
+                if (location.hash === to) return;
+                const shown = new Promise((then) => {
+                    addEventListener('hashchange', () => setTimeout(then, 0), { once: true });
+                });
+                location.hash = to;
+                await shown;
+            }""",
+            "#" + route,
+        )
         self.page.wait_for_timeout(30)
+
+    def wait_for_heading(self, text):
+        self.page.wait_for_function(
+            "text => document.querySelector('h1')?.innerText === text", arg=text
+        )
 
     def all_pictures(self):
         """How many there are, once all of them are loaded."""
@@ -145,7 +159,7 @@ def test_search_finds_by_name_and_goes_there_by_keyboard(browser, plain_page):
         assert page.locator("#search").get_attribute("aria-activedescendant") == "found-1"
         page.keyboard.press("Enter")
         page.wait_for_function("() => location.hash === '#/class/10'")
-        assert page.locator("h1").inner_text() == "class 10"
+        visit.wait_for_heading("class 10")
         assert page.evaluate("document.activeElement.tagName") == "H1"
         assert page.title().startswith("class 10")
         page.locator("#search").fill("no such thing")
@@ -208,8 +222,8 @@ def test_filters_narrow_down_and_are_found_again_on_the_way_back(browser, plain_
         page.mouse.wheel(0, 200)
         page.wait_for_function("() => scrollY === 200")
         page.locator(".gallery a").first.press("Enter")
-        assert page.locator("h1").inner_text() == f"image {wrong[0]}"
-        assert page.evaluate("scrollY") == 0
+        visit.wait_for_heading(f"image {wrong[0]}")
+        page.wait_for_function("() => scrollY === 0")
         page.go_back()
         page.wait_for_selector(".gallery")
         page.wait_for_function("() => scrollY === 200")
