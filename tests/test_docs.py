@@ -54,6 +54,7 @@ def test_links_lead_to_pages_and_headings(page):
     for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", text):
         if target and "://" not in target:
             assert (page.parent / target).exists(), target
+            assert not target.startswith(".."), f"{target}: the site ends at docs/"
     for target, heading in re.findall(r"\]\(([^)#\s]*)#([^)]*)\)", text):
         if "://" not in target:
             assert heading in anchors(page.parent / target if target else page), heading
