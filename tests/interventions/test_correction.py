@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from xplique_dirpairs.interventions.correction import choose_k, correct
 from xplique_dirpairs.pairs import DirectionPairs
@@ -260,6 +261,20 @@ def test_it_is_loaded_where_this_package_is_not_installed(networks, pictures, tm
     subprocess.run([sys.executable, "-c", ELSEWHERE, *paths], check=True, capture_output=True)
 
     np.testing.assert_allclose(np.load(paths[2]), corrected.predict(pictures, verbose=0), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated.*:UserWarning")
+@pytest.mark.parametrize("off", ["undecided", "absent"])
+def test_it_is_converted_for_small_devices(networks, pictures, off):
+    model = networks["convolutions"]
+    corrected = correct(model, "features", pairs_of(features(model, pictures)), [0, 1], off=off)
+    lite = tf.lite.TFLiteConverter.from_keras_model(corrected).convert()
+    interpreter = tf.lite.Interpreter(model_content=lite)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pictures[:1])
+    interpreter.invoke()
+    said = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(said, corrected(pictures[:1]), atol=1e-5)
 
 
 def test_k_is_the_one_that_is_right_most_often(networks, pictures):
