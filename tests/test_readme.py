@@ -34,11 +34,12 @@ def names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     maker, shape, layer = NETWORKS["conv_gap"]
-    g, h = split_model(maker(shape, channels=16), layer)
+    model = maker(shape, channels=16)
+    g, h = split_model(model, layer)
     images = make_images(60, shape)
     dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(60) % 3)).batch(20)
     found = {"g": g, "h": h, "images": images, "dataset": dataset, "other_images": images[:8]}
-    return found | {"DirectionPairsTf": DirectionPairsTf}
+    return found | {"DirectionPairsTf": DirectionPairsTf, "model": model, "layer": layer}
 
 
 def run(block, names):
@@ -47,7 +48,7 @@ def run(block, names):
 
 
 def test_every_marked_block_is_tested():
-    assert list(BLOCKS) == ["number", "restarts", "shards", "compare", "report"]
+    assert list(BLOCKS) == ["number", "restarts", "shards", "compare", "explain", "report"]
 
 
 def test_links_lead_somewhere():
@@ -69,6 +70,9 @@ def test_restarts_then_a_comparison_and_its_report(names, tmp_path, capsys):
     run("compare", names)
     printed = capsys.readouterr().out
     assert "PCA" in printed and "pairs" in printed and "random directions" in printed
+    run("explain", names)
+    assert abs(names["found_why"].gap) < 1e-4
+    assert names["corrected"](names["images"][:2]).shape == (2, 3)
     run("report", names)
     assert names["page"].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
