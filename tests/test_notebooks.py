@@ -50,6 +50,7 @@ def test_links_lead_to_files(path):
 def test_it_runs_without_warnings(path, tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path.parents[1])]))
     notebook = nbformat.read(path, as_version=4)
