@@ -85,9 +85,10 @@ def make_start(
             chosen = with_the_missing(features, filters)
             if np.array_equal(chosen, filters):
                 with_absence = with_the_absence(features, all_filters, concepts)
-                found = separate(features, with_absence, backward)
-                if found.separation > _SEPARATE:
-                    return found
+                if not np.array_equal(with_absence, filters):
+                    found = separate(features, with_absence, backward)
+                    if found.separation > _SEPARATE:
+                        return found
             found = separate(features, chosen, backward)
             if has_gap(features, all_filters, chosen) or found.separation > _SEPARATE:
                 return found
