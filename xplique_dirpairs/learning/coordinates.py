@@ -46,7 +46,7 @@ class Moments:
     order: NDArray
 
     @classmethod
-    def of(cls, features: Any, chunk: int = 65536) -> Moments:
+    def of(cls, features: Any, chunk: int = 8192) -> Moments:
         """Of features; a second pass for the covariance keeps it exact.
 
         Parameters

@@ -20,7 +20,7 @@ from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.shards import ActivationShards
 
 #: Positions in a block.
-_BLOCK = 65536
+_BLOCK = 8192
 #: Files of shards that batches are drawn from at a time.
 _FILES = 4
 #: Streamed positions that are kept in memory, in coordinates, where all of them are no more than

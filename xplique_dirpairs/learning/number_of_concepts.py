@@ -163,12 +163,13 @@ class _Look:
         directions, _ = skewness_filters(half, half.shape[1], rng)
         directions = directions.astype(np.float32)
         y = _standardised(other @ directions.T)
-        skewness = (y**3).mean(axis=0)
+        skewness = (y * y * y).mean(axis=0)
         skewnesses = np.abs(skewness)
         # what a position adds to the skewness (delta method); positions of an image go together
-        influence = (
-            (y**3 - 3.0 * y - 1.5 * skewness * y**2).reshape(-1, per_image, y.shape[1]).mean(axis=1)
+        influence = (y * y * y - 3.0 * y - 1.5 * skewness * (y * y)).reshape(
+            -1, per_image, y.shape[1]
         )
+        influence = influence.mean(axis=1)
         errors = influence.std(axis=0) / np.sqrt(len(influence))
         order = np.argsort(-skewnesses)
         return cls(directions[order], skewnesses[order], errors[order], other)
@@ -182,7 +183,8 @@ class _Look:
         starts = np.concatenate([found, -found.sum(axis=0, keepdims=True)])
         free = nearest_maxima(half, starts)
         wander = int(((free[:-1] * found).sum(axis=1) < SAME).sum())
-        skewnesses = (_standardised(self.other @ free.T) ** 3).mean(axis=0)
+        y = _standardised(self.other @ free.T)
+        skewnesses = (y * y * y).mean(axis=0)
         maxima: list[NDArray] = []
         for direction in free[skewnesses > threshold]:
             if all(abs(direction @ known) < SAME for known in maxima):

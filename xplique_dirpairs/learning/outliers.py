@@ -86,26 +86,31 @@ def _distances(
     axes = axes[: max(1, typical.shape[0] // _IMAGES_PER_AXIS)]
     whiten = (axes.T / deviations[: len(axes)]).astype(np.float32)
     mean = moments.mean.astype(np.float32)
-    squares = []
+    per_image, place = len(features) // features.shape[0], 0
+    total, largest = np.zeros((2, 2, features.shape[0]))
     for block in features.blocks():
         x = block - mean
-        squares.append(
-            [np.einsum("pa,pa->p", y, y, dtype=np.float64) for y in (x @ whiten, x)],
-        )
-    by_image = np.concatenate(squares, axis=1).reshape(2, features.shape[0], -1)
-    return np.concatenate([by_image.mean(axis=2), by_image.max(axis=2)])
+        image = (place + np.arange(len(x))) // per_image  # a block may end within one
+        first = np.flatnonzero(np.diff(image, prepend=-1))
+        image = image[first]
+        for k, y in enumerate((x @ whiten, x)):
+            squares = np.einsum("pa,pa->p", y, y, dtype=np.float64)
+            total[k, image] += np.add.reduceat(squares, first)
+            largest[k, image] = np.maximum(largest[k, image], np.maximum.reduceat(squares, first))
+        place += len(x)
+    return np.concatenate([total / per_image, largest])
 
 
 def distinct_images(features: HeldFeatures | StreamedFeatures) -> int:
     """How many images are not copies of others; 8 bytes for each are kept."""
     per_image, place = len(features) // features.shape[0], 0
-    digests, digest = set(), blake2b(digest_size=8)
+    digests, digest = np.empty(features.shape[0], np.uint64), blake2b(digest_size=8)
     for block in features.blocks():
         first = (-place) % per_image  # where a new image begins
         for rows in np.split(block, range(first or per_image, len(block), per_image)):
             digest.update(np.ascontiguousarray(rows).tobytes())
             place += len(rows)
             if place % per_image == 0:
-                digests.add(digest.digest())
+                digests[place // per_image - 1] = int.from_bytes(digest.digest(), "little")
                 digest = blake2b(digest_size=8)
-    return len(digests)
+    return len(np.unique(digests))

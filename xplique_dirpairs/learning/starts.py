@@ -135,7 +135,7 @@ def skewnesses(features: NDArray, filters: NDArray) -> NDArray:
     """Absolute skewness of the projections on each filter (n, A)."""
     y = features @ filters.T.astype(np.float32)
     y = y - y.mean(axis=0)
-    return np.abs((y**3).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
+    return np.abs((y * y * y).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
 
 
 def count_maxima(features: NDArray, rng: np.random.Generator) -> int:
