@@ -297,6 +297,27 @@ def test_k_is_the_one_that_is_right_most_often(networks, pictures):
     )
 
 
+def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictures):
+    whole = networks["convolutions"]
+    pooled = keras.layers.GlobalAveragePooling2D()(whole.get_layer("features").output)
+    dense = keras.layers.Dense(1)
+    model = keras.Model(whole.input, dense(pooled))
+    pairs = pairs_of(features(whole, pictures))
+    dense.set_weights([pairs.signals[0][:, None], np.zeros(1, np.float32)])
+    candidates = [0.01, 0.1, 0.4, 2.0]
+    some = [correct(model, "features", pairs, 0, k=k)(pictures)[0].numpy() for k in candidates]
+    dense.set_weights([pairs.signals[0][:, None], -(some[1] + some[2]) / 2])  # the first is turned
+    yes = [correct(model, "features", pairs, 0, k=k)(pictures).numpy() > 0 for k in candidates]
+    labels = yes[2][:, 0].astype(int)
+    right = [(said[:, 0] == labels).mean() for said in yes]
+
+    k = choose_k(model, "features", pairs, 0, pictures, labels, candidates=candidates)
+    assert k == candidates[int(np.argmax(right))]
+    assert min(right) < 1
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        choose_k(model, "features", pairs, 0, pictures, labels + 2)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [

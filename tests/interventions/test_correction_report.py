@@ -54,6 +54,27 @@ def test_the_same_model_changes_nothing_and_softmax_is_no_second_one(pictures):
     assert group.moved.max() < 1e-6
 
 
+@pytest.mark.parametrize("ends_in", [None, "sigmoid"])
+def test_one_output_is_a_no_and_a_yes(pictures, ends_in):
+    def one_output(sign):
+        inputs = keras.Input(SHAPE)
+        dense = keras.layers.Dense(1, use_bias=False, activation=ends_in)
+        outputs = dense(inputs[:, 0, 0])
+        dense.set_weights([np.array([[sign], [0.0], [0.0]], np.float32)])
+        return keras.Model(inputs, outputs)
+
+    images, labels = pictures[0], (pictures[1] > 0).astype(int)
+    group = report_correction(one_output(1.0), one_output(-1.0), {"all": (images, labels)}).groups[
+        "all"
+    ]
+    said = (images[:, 0, 0, 0] > 0).astype(int)
+
+    assert group.accuracies == pytest.approx(((said == labels).mean(), (said != labels).mean()))
+    assert group.changed == len(images)
+    yes = 1 / (1 + np.exp(-images[:, 0, 0, 0]))
+    np.testing.assert_allclose(group.moved, np.abs(2 * yes - 1), atol=1e-6)
+
+
 def test_the_table_has_all_groups_together_where_there_are_several(pictures):
     images, labels = pictures
     parts = {"a": (images[:10], labels[:10]), "b": (images[10:], labels[10:])}

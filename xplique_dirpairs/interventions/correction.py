@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.activations import check_images, outputs_of
+from xplique_dirpairs.interventions.correction_report import probabilities_of
 from xplique_dirpairs.interventions.layer_range import Limits, check_limits, layer_limits
 from xplique_dirpairs.model_graph import check_keras_model, layer_output, node_of
 from xplique_dirpairs.pairs import DirectionPairs, Off
@@ -126,6 +127,7 @@ def choose_k(
         As of `correct`.
     images : (n, ...)
     labels : (n,) int
+        Of a model of one output 0 (no) and 1 (yes).
     candidates
         None: `SHARES` of how far, on average, positions where the concept is detected lie from its
         absent level along its signal vector.
@@ -153,8 +155,8 @@ def choose_k(
     )
     for k in sorted(_checked_k(k) for k in candidates):
         step.set_weights([np.float32(k) * pairs.signals[chosen]])  # compiled once for all k
-        outputs = outputs_of(corrected, images, batch_size)
-        share = float(np.mean(outputs.argmax(axis=-1) == labels))
+        predicted = probabilities_of(corrected, images, batch_size).argmax(axis=1)
+        share = float(np.mean(predicted == labels))
         if share > right:
             best, right = k, share
     if best is None:
@@ -369,7 +371,8 @@ def _checked_labels(labels: ArrayLike, count: int, model: keras.Model) -> NDArra
         raise ValueError(
             f"labels must be {count} class numbers, one for each image, not {ids.dtype} {ids.shape}"
         )
-    classes = model.outputs[0].shape[-1]
-    if ids.min() < 0 or (classes is not None and ids.max() >= classes):
+    outputs = model.outputs[0].shape[-1]
+    classes = np.inf if outputs is None else max(outputs, 2)  # one output: no and yes
+    if ids.min() < 0 or ids.max() >= classes:
         raise ValueError(f"labels must be from 0 to {classes - 1}, not up to {ids.max()}")
     return ids

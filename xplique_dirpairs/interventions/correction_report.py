@@ -161,7 +161,8 @@ def report_correction(
     Parameters
     ----------
     before, after
-        Classifiers, (n, K); any two: a corrected one, one that was trained again.
+        Classifiers, (n, K); any two: a corrected one, one that was trained again. One output counts
+        as two classes, no (0) and yes (1).
     groups
         By name: images and labels. Such as "clean" and "marked".
     class_names : K of them
@@ -183,7 +184,7 @@ def report_correction(
         except (TypeError, ValueError) as error:
             raise ValueError(f"group {name!r} must be (images, labels)") from error
         images = check_images(images)
-        probabilities = [_probabilities(m, images, batch_size) for m in (before, after)]
+        probabilities = [probabilities_of(m, images, batch_size) for m in (before, after)]
         changes[name] = _checked_change(name, np.asarray(labels), *probabilities)
     classes = next(iter(changes.values())).before.shape[1]
     if class_names is None:
@@ -193,13 +194,16 @@ def report_correction(
     return CorrectionReport(changes, tuple(map(str, class_names)))
 
 
-def _probabilities(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
+def probabilities_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
+    """Class probabilities, (n, K); of a model of one output, (n, 2): no and yes."""
     outputs = np.asarray(outputs_of(model, images, batch_size), np.float64)
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise ValueError(f"models must end in at least two classes, (n, K), not {outputs.shape}")
-    if final_activation(model) == "linear":
-        return class_probabilities(outputs)
-    return outputs
+    if outputs.ndim != 2:
+        raise ValueError(f"models must end in classes, (n, K), not {outputs.shape}")
+    linear = final_activation(model) == "linear"
+    if outputs.shape[1] == 1:
+        yes = class_probabilities(outputs, "sigmoid") if linear else outputs
+        return np.hstack([1.0 - yes, yes])
+    return class_probabilities(outputs) if linear else outputs
 
 
 def _checked_change(name: str, labels: NDArray, before: NDArray, after: NDArray) -> GroupChange:
