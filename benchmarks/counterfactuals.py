@@ -110,7 +110,11 @@ def compare(name: str, layer, arguments) -> None:
             for method, search in searches.items():
                 start = time.perf_counter()
                 found[method] = search.find(
-                    x, max_concepts=most, stay_within=stay_within, images=images[right]
+                    x,
+                    max_concepts=most,
+                    stay_within=stay_within,
+                    images=images[right],
+                    verbose=0,
                 )
                 seconds[method] = time.perf_counter() - start
             label = str(most) if stay_within else f"{most} (least)"
@@ -207,7 +211,10 @@ def real(arguments) -> None:
         for method, search in searches.items():
             start = time.perf_counter()
             found = search.find(
-                x[right], max_concepts=max(arguments.moved), images=photographs[right]
+                x[right],
+                max_concepts=max(arguments.moved),
+                images=photographs[right],
+                verbose=0,
             )
             seconds = time.perf_counter() - start
             row(

@@ -102,7 +102,7 @@ def explain(material: Material, layer: str, arguments: argparse.Namespace) -> No
     fitted = time.perf_counter()
     explained = explain_model(
         pairs, material.images, material.labels, class_names=material.class_names,
-        influence_images=arguments.influence_images,
+        influence_images=arguments.influence_images, verbose=0,
     )  # fmt: skip
     of_model = time.perf_counter()
     classes = explained.class_ids.tolist()

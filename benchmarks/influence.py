@@ -86,7 +86,9 @@ def no_learning(activations: NDArray, concepts: int, seed: int) -> DirectionPair
 def timed(head, activations, labels, pairs, features, count, **how) -> tuple[Influence, float]:
     detections = pairs.project(features)[..., :count] > pairs.biases[:count]
     start = time.perf_counter()
-    found = influence(head, activations, labels, pairs.signals[:count], detections, features, **how)
+    found = influence(
+        head, activations, labels, pairs.signals[:count], detections, features, verbose=0, **how
+    )
     return found, time.perf_counter() - start
 
 

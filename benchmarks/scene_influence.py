@@ -69,7 +69,8 @@ def influences(
     return {
         test: influence(
             data.head, data.x_validation, labels[test.images], directions, detections,
-            data.x_training, statistic=test.statistic, estimator=NOISE[test.noise], **how,
+            data.x_training, statistic=test.statistic, estimator=NOISE[test.noise], verbose=0,
+            **how,
         )
         for test in tests
     }  # fmt: skip

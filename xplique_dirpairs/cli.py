@@ -200,6 +200,11 @@ def _add_report(commands: Any) -> None:
     _add_held_out(report)
     report.add_argument("--title", metavar="TEXT", help="of the report")
     report.add_argument(
+        "--no-counterfactuals",
+        action="store_true",
+        help="leave out what would change each image's prediction",
+    )
+    report.add_argument(
         "--single-file", action="store_true", help="one HTML file: --output is its name"
     )
     _add_output(report, "report")

@@ -380,9 +380,9 @@ def written(monkeypatch):
     """What arrives where the report is written."""
     arrived = []
 
-    def write_html(arguments, shown, pairs, comparison, console):
+    def write_html(arguments, shown, pairs, comparison, changes, console):
         arguments.output.mkdir(exist_ok=True)
-        arrived.append((arguments, shown, pairs, comparison, console))
+        arrived.append((arguments, shown, pairs, comparison, changes, console))
         return arguments.output / "index.html"
 
     monkeypatch.setattr(report, "write_html", write_html)
@@ -394,17 +394,20 @@ def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
     ran = call("report", "--concepts", 2, "--beside", "PCA")
     assert ran.status == 0, ran.err
     assert "Open report/index.html in a browser" in ran.out
-    [(_, shown, pairs, comparison, console)] = written
+    [(_, shown, pairs, comparison, changes, console)] = written
     assert (len(shown.images), pairs.number_of_concepts) == (3, 2)
+    assert len(changes) == 3
     assert list(comparison.results)[:2] == ["pairs", "PCA"]
     assert "1 files could not be read" in console.skipped_notes()[0]
 
 
 def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(call, written):
     assert call("fit", "--concepts", 2).status == 0
-    ran = call("report", "--pairs", "concepts/pairs.npz", "--json", prepared=False)
+    quick = ("--no-counterfactuals", "--json")
+    ran = call("report", "--pairs", "concepts/pairs.npz", *quick, prepared=False)
     assert ran.status == 0, ran.err
-    [(_, shown, pairs, comparison, _)] = written
+    [(_, shown, pairs, comparison, changes, _)] = written
+    assert changes is None
     assert (shown.layer, shown.preprocessing.name, len(shown.images)) == ("features", "unit", 9)
     assert comparison is None
     np.testing.assert_array_equal(pairs.filters, DirectionPairs.load("concepts/pairs.npz").filters)

@@ -55,6 +55,19 @@ def singles(halves, pairs, data):
     ]
 
 
+def test_progress_is_shown_unless_silence_is_asked_for(halves, pairs, data, capsys):
+    images, labels = data
+    quick = {**QUICK, "permutations": 20, **halves}
+    capsys.readouterr()
+    explain_model(pairs, images, labels, verbose=0, **quick)
+    assert capsys.readouterr().out == ""
+    explain_model(pairs, images, labels, **quick)
+    said = capsys.readouterr().out
+    for what in ("images", "influence", "contributions", "confusions"):
+        assert f"{what}\n" in said
+    assert f"{CONCEPTS}/{CONCEPTS}" in said
+
+
 # ------------------------------------------------------------------ the right reasons
 
 

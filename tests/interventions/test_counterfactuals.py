@@ -62,6 +62,14 @@ def found(search, x):
     return search.find(x, stay_within=None)
 
 
+def test_progress_is_shown_unless_silence_is_asked_for(search, x, capsys):
+    capsys.readouterr()
+    search.find(x[:3], verbose=0)
+    assert capsys.readouterr().out == ""
+    search.find(x[:3])
+    assert "counterfactuals\n" in capsys.readouterr().out
+
+
 def written_slowly(x, shifts, seen, limits):
     """x' position by position, for pairs whose concepts are channels."""
     moved = x.astype(np.float64).copy()

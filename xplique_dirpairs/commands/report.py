@@ -16,8 +16,12 @@ from xplique_dirpairs.commands.concept_number import number_of_concepts
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.extractor_names import extractors
 from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
+from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractor_list import NAMES
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.reader import Extractor
+from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
+from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 
@@ -37,8 +41,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         if pairs is None or arguments.beside:
             tell_parts(to_fit, shown, console)
         learned, comparison = _learned(arguments, to_fit, shown, pairs, console)
+        changes = _counterfactuals(arguments, to_fit, shown, learned, console)
         console.step("write the report")
-        page = write_html(arguments, shown, learned, comparison, console)
+        page = write_html(arguments, shown, learned, comparison, changes, console)
         if not arguments.single_file and pairs is None:
             learned.save(arguments.output / "pairs.npz")
     summary: dict[str, Any] = {
@@ -93,8 +98,32 @@ def _learned(
     return (ours.pairs if isinstance(ours, DirectionPairsTf) else ours), comparison
 
 
+def _counterfactuals(
+    arguments: argparse.Namespace,
+    to_fit: Subject,
+    shown: Subject,
+    concepts: DirectionPairs | Extractor,
+    console: Console,
+) -> Counterfactuals | None:
+    """Of the images that are shown; none if they are not wanted, or not defined."""
+    if arguments.no_counterfactuals:
+        return None
+    outputs = int(shown.model.outputs[0].shape[-1])
+    if outputs == 1 or shown.head.is_multilabel:
+        console.note("no counterfactuals: the model's outputs are not classes to choose between")
+        return None
+    console.step("look for the least changes of concepts that change predictions")
+    search = CounterfactualSearch(shown.head, concepts, to_fit.activations)
+    return search.find(shown.activations, images=shown.images, verbose=console.progress)
+
+
 def write_html(
-    arguments: argparse.Namespace, shown: Subject, pairs: DirectionPairs, comparison, console
+    arguments: argparse.Namespace,
+    shown: Subject,
+    pairs: DirectionPairs | Extractor,
+    comparison: Comparison | None,
+    changes: Counterfactuals | None,
+    console: Console,
 ) -> Path:
     """The report itself: the one place that knows how it is made."""
     from xplique_dirpairs.report.make_report import write_report
@@ -112,6 +141,8 @@ def write_html(
         image_names=shown.names,
         pictures=shown.pictures,
         comparison=comparison,
+        counterfactuals=changes,
         notes=console.notes + console.skipped_notes(),
         random_state=arguments.seed,
+        verbose=console.progress,
     )

@@ -38,6 +38,7 @@ from xplique_dirpairs.metrics.influence_inputs import checked_labels
 from xplique_dirpairs.metrics.significance import check_level
 from xplique_dirpairs.network import check_class
 from xplique_dirpairs.pairs import Off
+from xplique_dirpairs.progress import progress
 
 #: What a path of a mean may miss, in logits, and the gradients it may take.
 _TOLERANCE, _MAX_STEPS = 1e-2, 128
@@ -69,6 +70,7 @@ def explain_model(
     path_images: int = 8,
     batch_size: int = 64,
     random_state: int | None = 0,
+    verbose: int = 1,
 ) -> ModelExplanation:
     """What drives each class: which concepts speak for it and against it, and by how much.
 
@@ -119,6 +121,8 @@ def explain_model(
     batch_size
     random_state
         Seed of the noise.
+    verbose
+        0 for silence; else progress bars.
 
     Returns
     -------
@@ -146,7 +150,7 @@ def explain_model(
     named = concept_names_of(concept_names, layer.number_of_concepts)
     number_of_classes = few_logits(layer.head, some_activations).shape[1]
     given = checked_labels(labels, len(images), number_of_classes)
-    scan = scan_images(layer, images, patch_size, batch_size, random_state)
+    scan = scan_images(layer, images, patch_size, batch_size, random_state, verbose)
     predicted = scan.logits.argmax(axis=1)
     ids = predicted if given is None else given
     chosen = _chosen_classes(classes, ids, number_of_classes)
@@ -160,15 +164,18 @@ def explain_model(
         layer.head, scan.features[some], ids[some] if influence_images == "class" else None,
         layer.reader.encoding, scan.sample_detections, scan.sample, amount=amount,
         permutations=permutations or (100 if maps else 1000), statistic=statistic, level=level,
-        random_state=random_state,
+        random_state=random_state, verbose=verbose,
     )  # fmt: skip
     means = [
         _mean_shares(layer, scan, of, k, None, path_images)
-        for k, of in zip(chosen, members, strict=True)
+        for k, of in progress(
+            zip(chosen, members, strict=True), len(chosen), "contributions", verbose, "class"
+        )
     ]
     rates = [_rates(scan.detected, of) for of in members]
     pushes = tuple(
-        _confusion(layer, scan, ids, a, b, class_names, amount, path_images) for a, b in wanted
+        _confusion(layer, scan, ids, a, b, class_names, amount, path_images)
+        for a, b in progress(wanted, len(wanted), "confusions", verbose, "pair")
     )
     return ModelExplanation(
         class_ids=chosen,

@@ -18,6 +18,7 @@ from xplique_dirpairs.extractors.crops import (
 )
 from xplique_dirpairs.metrics.noise_vectors import sample_positions
 from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
+from xplique_dirpairs.progress import progress
 
 #: Numbers that the sampled positions may take: 2**24 floats are 64 MB.
 _SAMPLED_FLOATS = 2**24
@@ -89,7 +90,12 @@ class Scan:
 
 
 def scan_images(
-    layer: ConceptLayer, images: NDArray, patch_size: int | None, batch_size: int, seed: int | None
+    layer: ConceptLayer,
+    images: NDArray,
+    patch_size: int | None,
+    batch_size: int,
+    seed: int | None,
+    verbose: int = 0,
 ) -> Scan:
     """Read images, a batch at a time; see `Scan`."""
     shape = images.shape[1:]
@@ -100,7 +106,8 @@ def scan_images(
     sides = [patch]
 
     def batches() -> Iterator[tuple[NDArray, NDArray]]:
-        for start in range(0, len(images), batch_size):
+        starts = range(0, len(images), batch_size)
+        for start in progress(starts, len(starts), "images", verbose, "batch"):
             x = layer.activations(images[start : start + batch_size], batch_size)
             u, shown = layer.read(x)
             maps = concept_maps(shown, shape)

@@ -29,6 +29,7 @@ from xplique_dirpairs.interventions.search import Attempts, Wanted, least_change
 from xplique_dirpairs.metrics.predictions import class_probabilities
 from xplique_dirpairs.network import Head, check_class, check_head
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.progress import progress
 
 Moves = Literal["any", "remove", "add"]
 
@@ -107,6 +108,7 @@ class CounterfactualSearch:
         margin: float = 0.0,
         stay_within: float | None = 99.0,
         images: NDArray | None = None,
+        verbose: int = 1,
     ) -> Counterfactuals:
         """Counterfactuals of activations (N, *S, D); see `counterfactuals`.
 
@@ -122,7 +124,8 @@ class CounterfactualSearch:
             raise ValueError(f"stay_within must be a percentile up to 100, not {stay_within!r}")
         allowed = self._allowed(moves, only)
         shifts = np.zeros((len(x), len(self.bank)), np.float32)
-        for rows in self._search_parts(x):
+        parts = list(self._search_parts(x))
+        for rows in progress(parts, len(parts), "counterfactuals", verbose, "part"):
             u = self.reader.coefficients(x[rows])
             least, most = self.seen.furthest(_flat(u))
             original = self._logits(x[rows], u, shifts[rows]).argmax(axis=1)

@@ -31,6 +31,7 @@ def counterfactuals(
     quantile: float = 0.99,
     class_names: Sequence[str] | None = None,
     concept_names: Sequence[str] | None = None,
+    verbose: int = 1,
 ) -> Counterfactuals:
     """The least change in concept coefficients that changes each image's prediction.
 
@@ -64,6 +65,8 @@ def counterfactuals(
         Share of the training images that the range of coefficients is of; see `CoefficientRange`.
     class_names : K of them
     concept_names : I of them
+    verbose
+        0 for silence; else a progress bar.
 
     Returns
     -------
@@ -94,4 +97,5 @@ def counterfactuals(
         margin=margin,
         stay_within=stay_within,
         images=pictures,
+        verbose=verbose,
     )

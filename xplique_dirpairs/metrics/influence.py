@@ -53,6 +53,7 @@ from xplique_dirpairs.metrics.significance import (
     permutations_needed,
     significant,
 )
+from xplique_dirpairs.progress import progress
 
 if TYPE_CHECKING:
     from xplique_dirpairs.network import Head
@@ -222,6 +223,7 @@ def influence(
     positions: int = 5000,
     early_stopping: bool = True,
     random_state: int | None = 0,
+    verbose: int = 1,
 ) -> Influence:
     """SC, mean Δ, and which of them noise signal vectors do not reach.
 
@@ -256,6 +258,8 @@ def influence(
         the level; see `metrics.significance.compare_with_noise`.
     random_state
         Seed. Every direction has a generator of its own.
+    verbose
+        0 for silence; else a progress bar over the directions.
 
     Raises
     ------
@@ -278,7 +282,8 @@ def influence(
     observed = _compared(found, statistic)
     stop_at = hopeless_count(permutations, level / _sides(statistic)) if early_stopping else None
     exceeded, compared = np.zeros((2, *observed.shape), int)
-    for i, rng in enumerate(generators):
+    tests = progress(enumerate(generators), len(generators), "influence", verbose, "direction")
+    for i, rng in tests:
         sample = balanced_sample(x, detected[:, i], positions, rng)
         if len(sample):
             noise = noise_vectors(sample, permutations, response.at_once, estimator, rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from xplique_dirpairs.extractors.crops import (
 )
 from xplique_dirpairs.extractors.reader import factorizer_of
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.progress import Part, progress
 
 #: Steps of the histogram of detections.
 BINS = 20
@@ -141,12 +142,20 @@ class ImageReading:
         The concepts' detectors; None where there are none.
     images : (N, height, width, channels)
     batch_size
+    verbose
+        0 for silence.
     """
 
     def __init__(
-        self, layer: ConceptLayer, pairs: DirectionPairs | None, images: NDArray, batch_size: int
+        self,
+        layer: ConceptLayer,
+        pairs: DirectionPairs | None,
+        images: NDArray,
+        batch_size: int,
+        verbose: int = 0,
     ) -> None:
         self.layer, self.pairs, self.images, self.batch_size = layer, pairs, images, batch_size
+        self.verbose = verbose
         self._kept: dict[int, NDArray] = {}
 
     def overview(self) -> Overview:
@@ -155,7 +164,7 @@ class ImageReading:
         patch = fitting_patch(ceil(_CROP * min(shape[:2])), shape)
         logits, detected, values, places = [], [], [], []
         together, histogram = np.zeros((concepts, concepts)), np.zeros((concepts, BINS))
-        for x in self._batches():
+        for x in self._progress(self._batches(), "images again"):
             u, shown = self.layer.read(x)
             maps = concept_maps(shown, shape)
             if maps[0, ..., 0].size == 1:  # no places: the largest square
@@ -195,7 +204,8 @@ class ImageReading:
         scores: dict[int, ScoreOfLayer] = {}
         classes = logits.shape[1]
         found, maps = [], []
-        for start in range(0, len(self.images), self.batch_size):
+        starts = range(0, len(self.images), self.batch_size)
+        for start in self._progress(starts, "pages of images"):
             among = shown[(shown >= start) & (shown < start + self.batch_size)]
             if not len(among):
                 continue
@@ -216,6 +226,10 @@ class ImageReading:
             np.stack(contributions),
             _scaled(np.concatenate(maps)),
         )
+
+    def _progress(self, parts: Iterable[Part], what: str) -> Iterator[Part]:
+        count = len(range(0, len(self.images), self.batch_size))
+        return progress(parts, count, what, self.verbose, "batch")
 
     def _batches(self) -> Iterator[NDArray]:
         for start in range(0, len(self.images), self.batch_size):

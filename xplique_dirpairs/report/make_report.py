@@ -95,6 +95,7 @@ def make_report(
     picture_side: int = 320,
     batch_size: int = 64,
     random_state: int | None = 0,
+    verbose: int = 1,
 ) -> Report:
     """Everything that a report shows of a model, its concepts and some images.
 
@@ -139,6 +140,8 @@ def make_report(
     batch_size
     random_state
         Seed of the noise of `explain_model`.
+    verbose
+        0 for silence; else progress bars.
 
     Returns
     -------
@@ -177,7 +180,7 @@ def make_report(
     if explanation is None:
         explanation = explain_model(
             extractor, array, labels, class_names=class_names, concept_names=concept_names,
-            off=off, batch_size=batch_size, random_state=random_state, **network,
+            off=off, batch_size=batch_size, random_state=random_state, verbose=verbose, **network,
         )  # fmt: skip
     elif len(explanation.concept_names) != layer.number_of_concepts:
         raise ValueError(
@@ -185,7 +188,7 @@ def make_report(
             f"{layer.number_of_concepts}: make it with the same extractor"
         )
 
-    reading = ImageReading(layer, pairs_of(extractor), array, batch_size)
+    reading = ImageReading(layer, pairs_of(extractor), array, batch_size, verbose)
     seen = reading.overview()
     ids = checked_labels(labels, *seen.logits.shape)
     ids = seen.logits.argmax(axis=1) if ids is None else ids
