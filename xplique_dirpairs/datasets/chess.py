@@ -170,22 +170,11 @@ def train_chess_network(
     """
     import keras
 
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3):
-        raise ValueError(f"images must have shape (n, {SIDE}, {SIDE}, 3), not {images.shape}")
-    if labels.shape != (len(images),):
-        raise ValueError(f"labels must have shape {(len(images),)}, not {labels.shape}")
+    from xplique_dirpairs.datasets.classifier_training import checked_pictures, train_classifier
+
+    images, labels = checked_pictures(images, labels, SIDE)
     keras.utils.set_random_seed(seed)
-    model = _untrained()
-    steps = epochs * -(-len(images) // 32)
-    model.compile(
-        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps)),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
-    model.fit(images, labels, batch_size=32, epochs=epochs, verbose=verbose)
-    return model
+    return train_classifier(_untrained(), images, labels, epochs, verbose)
 
 
 def _untrained() -> keras.Model:

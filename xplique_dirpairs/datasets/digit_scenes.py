@@ -198,17 +198,11 @@ def small_cnn(
     """
     import keras
 
+    from xplique_dirpairs.datasets.classifier_training import train_classifier
+
     keras.utils.set_random_seed(seed)
     model = _untrained(images.shape[1:], len(class_names))
-    steps = epochs * -(-len(images) // 32)
-    model.compile(
-        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps)),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
-    model.fit(images, labels, batch_size=32, epochs=epochs, verbose=verbose)
-    return model
+    return train_classifier(model, images, labels, epochs, verbose)
 
 
 def _untrained(image_shape: tuple[int, ...], number_of_classes: int):

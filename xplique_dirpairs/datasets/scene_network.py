@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
 from keras import layers
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.datasets.annotated_scenes import CLASS_NAMES
+from xplique_dirpairs.datasets.classifier_training import checked_pictures, train_classifier
 from xplique_dirpairs.datasets.scene_shapes import SIDE
 
 #: The layer under study: a ReLU, feature maps (8, 8, 128).
@@ -52,21 +52,8 @@ def train_scene_network(
     ValueError
         If images are not of that shape, or there is not one label for each.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3):
-        raise ValueError(f"images must have shape (n, {SIDE}, {SIDE}, 3), not {images.shape}")
-    if labels.shape != (len(images),):
-        raise ValueError(f"labels must have shape {(len(images),)}, not {labels.shape}")
-    model = random_scene_network(seed)
-    steps = epochs * -(-len(images) // 32)
-    model.compile(
-        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps)),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
-    model.fit(images, labels, batch_size=32, epochs=epochs, verbose=verbose)
-    return model
+    images, labels = checked_pictures(images, labels, SIDE)
+    return train_classifier(random_scene_network(seed), images, labels, epochs, verbose)
 
 
 def random_scene_network(seed: int = 0) -> keras.Model:
