@@ -116,6 +116,20 @@ def test_no_more_concepts_are_moved_than_allowed(search, x):
         assert (some.number_moved > 0).all()
 
 
+@pytest.mark.parametrize("missing", ["in an image", "not allowed"])
+def test_nor_are_they_where_the_first_concept_cannot_be_lowered(search, x, missing):
+    """Every one of its levels down costs nothing, as leaving it alone does."""
+    some, only = x[:12].copy(), None
+    if missing == "in an image":
+        some[0, ..., 0] = 0.0
+    else:
+        only = [1, 2, 3]
+    found = search.find(some, max_concepts=1, only=only, stay_within=None)
+    assert (found.number_moved <= 1).all()
+    alone = search.find(some[1:], max_concepts=1, only=only, stay_within=None)
+    np.testing.assert_allclose(found.changed[1:], alone.changed, rtol=1e-3)
+
+
 def test_more_concepts_never_need_a_larger_change(search, found, x):
     single = search.find(x, max_concepts=1, stay_within=None)
     both = single.found & found.found

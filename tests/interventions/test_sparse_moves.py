@@ -93,7 +93,7 @@ def test_sets_are_as_cheap_as_the_cheapest_or_nearly(rng, at_most):
     gains = steepness * levels
     costs = np.broadcast_to(rng.uniform(0.5, 1.5, size=(12, 4, 1)) * levels, gains.shape)
     need = 0.5 * np.sort(gains.max(axis=2), axis=1)[:, -1]
-    chosen, cost, missing = best_concepts(gains, costs, need, at_most)
+    chosen, cost, missing = best_concepts(gains, costs, need, at_most, 0)
     assert (missing == 0).all()
     assert ((chosen != 0).sum(axis=1) <= at_most).all()
     for k in range(12):
@@ -106,7 +106,7 @@ def test_sets_are_as_cheap_as_the_cheapest_or_nearly(rng, at_most):
 def test_a_need_that_is_out_of_reach_is_said(rng):
     gains = np.array([[[0.0, 1.0, 2.0], [0.0, 0.5, 1.0]]])
     costs = np.array([[[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]])
-    chosen, _, missing = best_concepts(gains, costs, np.array([10.0]), 2)
+    chosen, _, missing = best_concepts(gains, costs, np.array([10.0]), 2, 0)
     assert chosen.tolist() == [[2, 2]]  # as far as it goes
     assert missing[0] == pytest.approx(7.0)
 

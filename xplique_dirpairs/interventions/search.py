@@ -129,6 +129,7 @@ def _screened(
     gains = gains - np.take_along_axis(gains, own[..., None, None], axis=3)
     need = np.take_along_axis(intact, own, axis=1) - intact + wanted.margin
     fine = np.unique(np.concatenate([-_FINE, steps, _FINE]))
+    unmoved = int(np.searchsorted(fine, 0.0))
     fine_cost, fine_shifts = _interpolated(steps, cost, fine), _at(wanted.limits, fine)
     found = []
     for target in _classes_tried(gains, cost, need, wanted).T:
@@ -136,7 +137,7 @@ def _screened(
         fine_gains = _interpolated(steps, of_target, fine)
         needed = np.maximum(np.take_along_axis(need, target[:, None], axis=1)[:, 0], 1e-6)
         for count in range(1, min(wanted.at_most, cost.shape[1]) + 1):
-            levels, price, missing = best_concepts(fine_gains, fine_cost, needed, count)
+            levels, price, missing = best_concepts(fine_gains, fine_cost, needed, count, unmoved)
             shifts = np.take_along_axis(fine_shifts, levels[..., None], axis=2)[..., 0]
             price = np.where(missing > 0, 1e9 + missing, price)  # out of reach: the nearest first
             found.append((count, shifts, target, price))

@@ -23,7 +23,7 @@ _SWEEPS = 20
 
 
 def best_concepts(
-    gains: NDArray, costs: NDArray, need: NDArray, at_most: int
+    gains: NDArray, costs: NDArray, need: NDArray, at_most: int, unmoved: int
 ) -> tuple[NDArray, NDArray, NDArray]:
     """The cheapest levels of at most so many concepts whose gains add up to the need.
 
@@ -32,11 +32,14 @@ def best_concepts(
     gains : (n, I, L)
         What each level of each concept adds to the gap.
     costs : (n, I, L)
-        c, ≥ 0. One level is that of the concept left alone, with gain and cost 0.
+        c, ≥ 0.
     need : (n,)
         The sum of gains that is wanted, > 0.
     at_most
-        k, the number of concepts that may leave level 0.
+        k, the number of concepts that may be moved.
+    unmoved
+        The level of a concept that is left alone, with gain and cost 0. Others may cost nothing,
+        too: a concept that an image has none of cannot be lowered.
 
     Returns
     -------
@@ -55,24 +58,23 @@ def best_concepts(
     low = np.full(len(gains), 1e-12)
     for _ in range(_HALVINGS):
         middle = np.sqrt(low * high)  # λ may be of any order of magnitude
-        reached = _chosen(gains, squares, middle, at_most)[1] >= need
+        reached = _chosen(gains, squares, middle, at_most, unmoved)[1] >= need
         low, high = np.where(reached, low, middle), np.where(reached, middle, high)
-    levels, gain = _chosen(gains, squares, high, at_most)
+    levels, gain = _chosen(gains, squares, high, at_most, unmoved)
     cost = np.take_along_axis(squares, levels[..., None], axis=2)[..., 0].sum(axis=1)
     return levels, np.sqrt(cost), np.maximum(need - gain, 0.0)
 
 
 def _chosen(
-    gains: NDArray, squares: NDArray, multiplier: NDArray, at_most: int
+    gains: NDArray, squares: NDArray, multiplier: NDArray, at_most: int, unmoved: int
 ) -> tuple[NDArray, NDArray]:
-    """Levels (n, I) of the most valuable concepts under λ, the others at 0, and their gain (n,)."""
+    """Levels (n, I) of the most valuable concepts under λ, the others unmoved; their gain (n,)."""
     value = multiplier[:, None, None] * gains - squares
     levels = value.argmax(axis=2)
     best = np.take_along_axis(value, levels[..., None], axis=2)[..., 0]
     order = np.argsort(-best, axis=1, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(order.shape[1])[None], axis=1)
-    unmoved = (squares[0, 0] == 0).argmax()
     levels = np.where((rank < at_most) & (best > 0), levels, unmoved)
     gain = np.take_along_axis(gains, levels[..., None], axis=2)[..., 0].sum(axis=1)
     return levels, gain
