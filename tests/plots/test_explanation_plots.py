@@ -128,9 +128,10 @@ def test_what_is_not_significant_and_what_is_too_much_is_counted(rng):
     figure = plot_influence_diagram(changes, grades, list("abcd"), [str(i) for i in range(count)])
     words = " ".join(t.get_text() for t in texts_of(figure))
     assert "3 concepts move no class" in words and "4 weaker ones are left out" in words
-    nothing = plot_influence_diagram(
-        changes, 0 * grades, list("abcd"), list(map(str, range(count)))
-    )
+    given = changes, 0 * grades, list("abcd"), list(map(str, range(count)))
+    nothing = plot_influence_diagram(*given, [some_crops(rng)] * count)
+    without_crops = plot_influence_diagram(*given)
+    assert nothing.get_figheight() == without_crops.get_figheight()  # no room left for them
     assert any("no influence is significant" in t.get_text() for t in texts_of(nothing))
     check_words(nothing)
 

@@ -144,7 +144,9 @@ def _draw(
     cell = min(_LARGEST, max(_SMALLEST, _ROOM / across))
     row = max(_LOWEST_ROW, min(cell, 14.0 / down))
     size = 9.0 if row >= 0.28 else 8.0
-    per_column = 0 if crops is None else (3 if across <= 16 else 2 if across <= 30 else 1)
+    per_column = 3 if across <= 16 else 2 if across <= 30 else 1
+    if crops is None or not concepts:
+        per_column = 0
     left = 0.25 + 0.0085 * size * max(map(len, classes))
     upright = all(0.0087 * size * len(name) < cell for name in concepts)
     names = 0.22 if upright else 0.12 + 0.0085 * size * max(map(len, concepts))
