@@ -180,6 +180,21 @@ def test_every_consumer_gets_the_corrected_features(networks, pictures):
     assert np.abs(wanted - model(pictures).numpy()).max() > 1e-3
 
 
+def test_functions_in_the_model_are_kept(pictures):
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(6, 3, 2, activation="relu", name="features")(inputs)
+    x = keras.layers.Lambda(lambda y: 2 * y)(x)
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, outputs)
+    x = features(model, pictures)
+    pairs = pairs_of(x)
+
+    behind = keras.Model(model.get_layer("features").output, outputs)
+    wanted = behind(pairs.suppress(x, 1, (0, None))).numpy()
+    found = correct(model, "features", pairs, 1)(pictures).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_weights_are_copies(networks, pictures):
     model = networks["convolutions"]
     before = model(pictures).numpy()
@@ -318,6 +333,12 @@ def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictur
         choose_k(model, "features", pairs, 0, pictures, labels + 2)
 
 
+class Fitted:
+    """An extractor that has pairs."""
+
+    pairs = None
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
@@ -326,6 +347,8 @@ def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictur
         ({"layer": -1}, ValueError, "model's output"),
         ({"layer": 0}, ValueError, "channels"),
         ({"pairs": None}, TypeError, "DirectionPairs"),
+        ({"pairs": Fitted()}, TypeError, "not Fitted: give its .pairs"),
+        ({"validation": np.zeros((6, 16, 16, 3))}, ValueError, r"\(images, labels\)"),
         ({"concepts": 9}, ValueError, "no concept 9"),
         ({"concepts": []}, ValueError, "one index or several"),
         ({"off": "away"}, ValueError, "off must be"),

@@ -97,6 +97,8 @@ def correct(
     if off == "absent" and (k is not None or validation is not None):
         raise ValueError("off='absent' has no k: leave out k and validation, or off")
     if validation is not None:
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise ValueError("validation must be (images, labels)")
         k = choose_k(model, layer, pairs, chosen, *validation, limits=limits)
     if k is not None:
         weights = _scaled(pairs, chosen, _checked_k(k))
@@ -301,7 +303,9 @@ def _with_inserted(model: keras.Model, target: Any, insert: Callable) -> keras.M
     def twin(layer: Any) -> Any:
         if isinstance(layer, keras.layers.InputLayer):
             return keras.layers.InputLayer.from_config(layer.get_config())
-        copy = type(layer).from_config(layer.get_config())
+        # a function that is at work here already is no danger
+        trusted = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
+        copy = type(layer).from_config(layer.get_config(), **trusted)
         twins[id(layer)] = (layer, copy)
         return copy
 
@@ -333,7 +337,8 @@ def _layer_to_correct(model: Any, layer: Any, pairs: Any) -> Any:
     """The output of the layer, once everything fits."""
     check_keras_model("model", model)
     if not isinstance(pairs, DirectionPairs):
-        raise TypeError(f"pairs must be DirectionPairs, not {type(pairs).__name__}")
+        hint = ": give its .pairs" if hasattr(pairs, "pairs") else ""
+        raise TypeError(f"pairs must be DirectionPairs, not {type(pairs).__name__}{hint}")
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise ValueError(
             "model must be a functional Keras model, or a sequential one that is built (call it on "
