@@ -11,6 +11,7 @@ from conftest import CLASSES, make_images, make_pairs
 from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.explanations.contributions import compare_predictions, explain_prediction
+from xplique_dirpairs.explanations.global_report import explain_model
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
@@ -272,7 +273,8 @@ def test_arrays_of_an_explanation_cannot_be_written_and_its_data_are_plain(netwo
         ({"tolerance": 0}, ValueError, "tolerance"),
         ({"max_steps": 1}, ValueError, "max_steps"),
         ({"concept_names": ["a"]}, ValueError, "concept_names must be 4"),
-        ({"class_names": ["a"]}, ValueError, "class_names"),
+        ({"class_names": ["a"]}, ValueError, "class_names must be 3"),
+        ({"class_names": list("abcd")}, ValueError, "class_names must be 3, .*not 4"),
         ({"crops": [np.zeros((1, 2, 2, 3))]}, ValueError, "crops must be 4"),
         ({"off": "away"}, ValueError, "off must be"),
         ({"input_to_latent_model": None}, ValueError, "give both"),
@@ -284,6 +286,21 @@ def test_what_cannot_be_explained_is_said(network, changed, error, message):
     arguments = {"extractor": pairs, "image": images[0], "class_id": 1, **kwargs} | changed
     with pytest.raises(error, match=message):
         explain_prediction(**arguments)
+
+
+def test_one_output_has_the_name_of_its_yes(network):
+    kwargs, pairs, images = network("conv_gap")
+    latent = kwargs["latent_to_logit_model"].input
+    pooled = keras.layers.GlobalAveragePooling2D()(latent)
+    one = keras.Model(latent, keras.layers.Dense(1, activation="sigmoid")(pooled))
+    both = kwargs | {"latent_to_logit_model": one}
+    with pytest.raises(ValueError, match="the name of its yes"):
+        explain_prediction(pairs, images[0], class_names=["no", "yes"], **both)
+    found = explain_prediction(pairs, images[0], class_names=["yes"], **both)
+    yes = one(kwargs["input_to_latent_model"](images[:1])).numpy()[0, 0]
+    assert found.likeliest == (("yes", pytest.approx(yes, abs=1e-5)),)
+    with pytest.raises(ValueError, match="0 alone, its yes"):
+        explain_model(pairs, images, [0, 1, 1], **both)
 
 
 def test_pairs_alone_do_not_know_the_network(network):

@@ -337,6 +337,7 @@ def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
         ({"confusions": [(0, 0)]}, ValueError, "two classes"),
         ({"confusions": [(0, 9)]}, ValueError, "out of range"),
         ({"class_names": "ab"}, ValueError, "class_names"),
+        ({"class_names": ["a", "b"]}, ValueError, "class_names must be 3, .*not 2"),
         ({"concept_names": ["a"]}, ValueError, "concept_names must be 4"),
         ({"influence_images": "some"}, ValueError, "influence_images"),
         ({"statistic": "p"}, ValueError, "statistic"),

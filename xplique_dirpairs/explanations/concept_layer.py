@@ -208,6 +208,24 @@ def concept_names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]
     return tuple(str(name) for name in names)
 
 
+def check_class_names(names: Names, count: int) -> None:
+    """A sequence has a name for each of the network's outputs; a dictionary may have any.
+
+    Raises
+    ------
+    ValueError
+    """
+    if names is None or isinstance(names, Mapping):
+        return
+    if isinstance(names, str) or len(names) != count:
+        said = repr(names) if isinstance(names, str) else len(names)
+        one = "; of one output it is the name of its yes" if count == 1 else ""
+        raise ValueError(
+            f"class_names must be {count}, one for each output of the network in order{one}, or a "
+            f"dictionary, not {said}"
+        )
+
+
 def class_name_of(names: Names, class_id: int) -> str:
     """A class's name; "class 3" where it has none.
 

@@ -13,6 +13,7 @@ from xplique_dirpairs.explanations.concept_layer import (
     Explaining,
     Names,
     as_images,
+    check_class_names,
     class_name_of,
     concept_layer,
     concept_names_of,
@@ -70,7 +71,7 @@ def explain_prediction(
         A second class: contributions are to the difference of the two logits, class_id's minus
         this one's, which is what decides between them.
     class_names
-        Of all K classes, or a dictionary of some.
+        Of all K classes, or a dictionary of some. One output has one name, that of its yes.
     concept_names : I of them, optional
     crops
         For each concept some crops (k, patch, patch, C), uint8 or in [0, 1], to show what it is:
@@ -105,6 +106,7 @@ def explain_prediction(
     names = concept_names_of(concept_names, layer.number_of_concepts)
     shown_crops = crops_of_fit(extractor) if crops is None else _checked_crops(crops, len(names))
     logits = few_logits(layer.head, activations)[0]
+    check_class_names(class_names, len(logits))
     for given in (class_id, against):
         if given is not None:
             check_class(given, len(logits))

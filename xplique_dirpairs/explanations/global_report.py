@@ -16,6 +16,7 @@ from xplique_dirpairs.explanations.concept_layer import (
     Explaining,
     Names,
     as_images,
+    check_class_names,
     class_name_of,
     concept_layer,
     concept_names_of,
@@ -97,7 +98,7 @@ def explain_model(
         one that its images are taken for most often, or, where there is no such, the likeliest
         other one.
     class_names
-        Of all K classes, or a dictionary of some.
+        Of all K classes, or a dictionary of some. One output has one name, that of its yes.
     concept_names : I of them, optional
     input_to_latent_model, latent_to_logit_model
         Halves of the network, of `split_model`; None: those of the extractor.
@@ -149,6 +150,7 @@ def explain_model(
     )
     named = concept_names_of(concept_names, layer.number_of_concepts)
     number_of_classes = few_logits(layer.head, some_activations).shape[1]
+    check_class_names(class_names, number_of_classes)
     given = checked_labels(labels, len(images), number_of_classes)
     scan = scan_images(layer, images, patch_size, batch_size, random_state, verbose)
     predicted = scan.logits.argmax(axis=1)
