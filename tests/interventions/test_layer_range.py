@@ -14,6 +14,7 @@ L = keras.layers
         ([L.ReLU()], (0.0, None)),
         ([L.ReLU(max_value=6.0)], (0.0, 6.0)),
         ([L.ReLU(negative_slope=0.1)], (None, None)),
+        ([L.ReLU(threshold=0.5)], (0.0, None)),
         ([L.Conv2D(2, 1, activation="relu6")], (0.0, 6.0)),
         ([L.Conv2D(2, 1, activation="gelu")], (None, None)),
         ([L.Conv2D(2, 1)], (None, None)),

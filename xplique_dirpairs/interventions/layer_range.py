@@ -53,10 +53,7 @@ def layer_limits(output: keras.KerasTensor) -> Limits:
     node = node_of(output)
     layer = node.operation
     if isinstance(layer, keras.layers.ReLU):
-        # a slope below the threshold, and a threshold that lets through, leave other ranges
-        if layer.negative_slope or layer.threshold:
-            return (None, layer.max_value)
-        return (0.0, layer.max_value)
+        return (None if layer.negative_slope else 0.0, layer.max_value)
     if isinstance(layer, keras.layers.Softmax):
         return (0.0, 1.0)
     if isinstance(layer, _KEEPS_RANGE):
