@@ -2,8 +2,10 @@
 integrated gradients elsewhere."""
 
 import itertools
+from dataclasses import replace
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -101,6 +103,15 @@ def test_the_gap_of_too_few_steps_is_said(network):
     assert total == pytest.approx(rough.score, abs=1e-9)
     assert rough.steps == 16
     assert "16 gradients" in str(rough.table())
+
+
+def test_a_gap_that_can_be_seen_has_a_bar(network):
+    kwargs, pairs, images = network("conv_gap")
+    found = explain_prediction(pairs, images[0], 1, **kwargs)
+    for gap, seen in ((0.0, False), (0.5, True)):
+        figure = replace(found, score=found.score + gap).plot_waterfall()
+        assert ("gap" in [text.get_text() for text in figure.findobj(plt.Text)]) == seen
+        plt.close(figure)
 
 
 @pytest.mark.parametrize("name", ["conv_gap", "hidden"])

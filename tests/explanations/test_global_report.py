@@ -95,6 +95,16 @@ def test_influence_of_what_the_network_does_not_use_is_not_significant(explained
     assert set(np.unique(explained.significance)) <= {0, 1, 2}
 
 
+def test_grades_of_significance_are_before_and_after_correction(explained):
+    p, level = explained.influence.p_values, explained.influence.level
+    order = np.sort(p.ravel())
+    passed = np.flatnonzero(order <= level * np.arange(1, p.size + 1) / p.size)  # by Benjamini
+    limit = order[passed[-1]] if len(passed) else -1.0
+    wanted = (p <= level).astype(int) + (p <= limit)
+    np.testing.assert_array_equal(explained.significance, wanted)
+    assert (wanted > 0).any()
+
+
 def test_crops_show_the_concept_where_it_is_strongest(explained, data):
     images, labels = data
     places = [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)]  # whole crops of 3, 2 apart

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -166,6 +167,18 @@ def test_without_a_range_detected_concepts_end_on_their_hyperplane_or_at_their_a
         corrected = correct(model, "features", pairs, 1, off=off)
         moved = pairs.project(features(corrected, pictures, "features_corrected"))[..., 1]
         np.testing.assert_allclose(moved[far], level, atol=1e-4)
+
+
+def test_a_level_above_the_hyperplane_is_the_hyperplane(networks, pictures):
+    model = networks["tokens"]
+    x = features(model, pictures)
+    pairs = pairs_of(x)
+    above = replace(pairs, absent_levels=pairs.biases + 0.7)
+    found, wanted = (
+        correct(model, "features", p, [0, 1], off=off)(pictures).numpy()
+        for p, off in ((above, "absent"), (pairs, "undecided"))
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_every_consumer_gets_the_corrected_features(networks, pictures):

@@ -9,9 +9,10 @@ from sklearn.exceptions import NotFittedError
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer
 from xplique_dirpairs.interventions import counterfactual_search, moved_features
+from xplique_dirpairs.interventions import search as search_module
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 from xplique_dirpairs.interventions.counterfactuals import counterfactuals
-from xplique_dirpairs.interventions.search import Wanted, _shortened
+from xplique_dirpairs.interventions.search import Attempts, Wanted, _shortened
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.counterfactuals import plot_moves
@@ -241,6 +242,34 @@ def test_staying_within_the_data_costs_more_change_and_less_distance(search, fou
     assert within.found.all()
     assert within.within(90.0).sum() >= found.within(90.0).sum()
     assert (within.changed >= found.changed * 0.999).all()
+
+
+def test_what_changes_nothing_is_not_preferred_for_being_near(search, x):
+    u = x[:1, ..., :4]
+    _, most = search.seen.furthest(u.reshape(1, -1, 4))
+    shifts = np.stack([most, 0.0 * most], axis=1).astype(np.float32)
+    assert search.distance(search.moved.features(x[:1], u, shifts[:, 0])).percentile > 50
+    assert search.distance(x[:1]).percentile <= 99
+    for met, wanted in (([True, False], 0), ([True, True], 1)):
+        attempts = Attempts(shifts, np.array([met]))
+        chosen = search._chosen(x[:1], u, attempts, float(search.distance(x[:1]).percentile[0]))
+        np.testing.assert_array_equal(chosen, shifts[:, wanted])
+
+
+def test_a_target_is_tried_however_far_it_seems(search, x, monkeypatch):
+    wanted = search.find(x, target=2, stay_within=None)
+    monkeypatch.setattr(search_module, "CLASSES_TRIED", 1)
+    found = search.find(x, target=2, stay_within=None)
+    np.testing.assert_array_equal(found.found, wanted.found)
+
+
+def test_what_is_beyond_the_layer_s_limits_already_stays_there(pairs, rows, x):
+    search = CounterfactualSearch(pooled_head(rows), pairs, x, limits=(0.2, 1.0))
+    same = search.moved.features(x, x[..., :4], np.zeros((len(x), 4)))
+    np.testing.assert_array_equal(same, x)
+    raised = search.moved.features(x, x[..., :4], np.full((len(x), 4), 0.5))
+    assert (raised <= np.maximum(x, 1.0)).all()
+    assert (raised > x).any()
 
 
 # ------------------------------------------------------------------------------ invariances

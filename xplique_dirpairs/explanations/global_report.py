@@ -341,7 +341,6 @@ def _confusions(
         taken = np.bincount(logits.argmax(axis=1), minlength=count).astype(float)
         taken[a] = -1.0
         rivals = logits.mean(axis=0)
-        rivals[a] = -np.inf
         best = np.lexsort((rivals, taken))[-1]
         pairs.append((int(a), int(best)))
     return pairs
