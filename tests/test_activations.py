@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from xplique_dirpairs import activations
 from xplique_dirpairs.activations import (
     as_pixels,
     check_activations,
     check_images,
     check_random_state,
     compute_activations,
+    outputs_of,
 )
 
 
@@ -186,3 +188,13 @@ def test_weights_that_change_are_seen(rng):
     for weight in (2.0, -1.0):
         dense.set_weights([np.full((1, 1), weight)])
         np.testing.assert_allclose(compute_activations(model, images), weight * images, rtol=1e-6)
+
+
+def test_a_model_is_traced_once_for_all_batches_and_no_warning_comes_of_many_models(rng, caplog):
+    for count in (3, 5, 4, 7, 2, 6):
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+        x = rng.normal(size=(count, 4)).astype(np.float32)
+        np.testing.assert_allclose(outputs_of(model, x, 2), model(x), atol=1e-6)
+        assert activations._COMPILED[model].experimental_get_tracing_count() == 1
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]

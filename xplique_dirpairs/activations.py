@@ -177,7 +177,18 @@ def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
     # Under workers `predict` [Keras 3.15] gives other rows than it was given, without a word; and
     # it makes a dataset every time, which takes longer than a small network does for a batch.
     run = _compiled(model)
-    return np.concatenate([run(tf.constant(part)).numpy() for part in parts])
+    return np.concatenate([any_number(run, part).numpy() for part in parts])
+
+
+def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: NDArray) -> Any:
+    """A compiled function of arrays (n, ...), traced once for every n.
+
+    Called as it is, it is traced for the first n and then for any, and TensorFlow warns of too many
+    traces once some networks have come by.
+    """
+    tensors = [tf.constant(array) for array in batch]
+    any_batch = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in tensors]
+    return function.get_concrete_function(*any_batch)(*tensors)
 
 
 def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:

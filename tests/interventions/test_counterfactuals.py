@@ -449,3 +449,12 @@ def test_bad_parts_are_refused(search, pairs, rows, x):
         CounterfactualSearch(head, pairs, x, limits=(1.0, 0.0))
     with pytest.raises(ValueError, match="6 channels"):
         search.find(x[..., :5])
+
+
+def test_searches_are_traced_once_each_and_tensorflow_does_not_warn(rows, pairs, x, caplog):
+    for count in (2, 3, 5):
+        search = CounterfactualSearch(pooled_head(rows), pairs, x)
+        search.find(x[:count], verbose=0)
+        for run in (search.moved._run, search.moved._run_slopes, search.moved._run_features):
+            assert run.experimental_get_tracing_count() == 1
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.activations import any_number
 from xplique_dirpairs.interventions.coefficient_range import CoefficientRange
 from xplique_dirpairs.network import Head
 
@@ -68,7 +69,12 @@ class MovedFeatures:
         shifts : (r, I)
         """
         parts = [
-            [part.numpy() for part in self._run(x[image[rows]], u[image[rows]], _t(shifts[rows]))]
+            [
+                part.numpy()
+                for part in any_number(
+                    self._run, x[image[rows]], u[image[rows]], shifts[rows].astype(np.float32)
+                )
+            ]
             for rows in self._chunks(len(image), x)
         ]
         logits, norms = (
@@ -89,8 +95,12 @@ class MovedFeatures:
         parts = [
             [
                 part.numpy()
-                for part in self._run_slopes(
-                    x[image[rows]], u[image[rows]], _t(shifts[rows]), tf.constant(gap[rows])
+                for part in any_number(
+                    self._run_slopes,
+                    x[image[rows]],
+                    u[image[rows]],
+                    shifts[rows].astype(np.float32),
+                    gap[rows],
                 )
             ]
             for rows in self._chunks(len(image), x)
@@ -103,7 +113,9 @@ class MovedFeatures:
     def features(self, x: NDArray, u: NDArray, shifts: NDArray) -> NDArray:
         """x', (n, *S, D) float32; as much as this is held in memory."""
         parts = [
-            self._run_features(x[rows], u[rows], _t(shifts[rows])).numpy()
+            any_number(
+                self._run_features, x[rows], u[rows], shifts[rows].astype(np.float32)
+            ).numpy()
             for rows in self._chunks(len(x), x)
         ]
         return np.concatenate(parts)
@@ -157,10 +169,6 @@ class MovedFeatures:
             one = tf.gather(logits, tf.maximum(gap[:, 1], 0), axis=1, batch_dims=1)
             gaps = wins - tf.where(gap[:, 1] < 0, strongest, one)
         return gaps, tape.gradient(gaps, shifts)
-
-
-def _t(shifts: NDArray) -> tf.Tensor:
-    return tf.constant(shifts, tf.float32)
 
 
 def _columns(parts: list[list[NDArray]]) -> tuple[NDArray, NDArray]:
