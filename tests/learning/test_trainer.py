@@ -14,7 +14,12 @@ from xplique_dirpairs.datasets.synthetic import (
 )
 from xplique_dirpairs.learning import learner, objective
 from xplique_dirpairs.learning.callbacks import EpochRecord
-from xplique_dirpairs.learning.history import LearningWarning, find_doubts, find_problems
+from xplique_dirpairs.learning.history import (
+    LearningWarning,
+    find_doubts,
+    find_problems,
+    share_of_returns,
+)
 from xplique_dirpairs.learning.presets import RECIPES, get_recipe
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -609,6 +614,37 @@ def test_n_init_starts_are_all_learned_to_the_end_and_the_least_objective_is_kep
     assert last + violations == pytest.approx(min(history.restarts), rel=1e-5)
     # shares of the four others
     np.testing.assert_allclose(4 * pairs.recurrence, np.round(4 * pairs.recurrence))
+
+
+def test_a_concept_comes_back_where_a_projection_correlates_with_its_own(rng):
+    mixing = rng.normal(size=(6, 6))
+    one, two, three, four, five, _ = np.linalg.inv(mixing)  # uncorrelated projections
+    at_a_cosine_of = {c: c * two + np.sqrt(1 - c**2) * four for c in (0.85, 0.95)}
+    filters = np.array(
+        [
+            [3.0 * one, four, -two],  # mirrored, it is another concept
+            [one, two, three],
+            [five, one, at_a_cosine_of[0.85]],
+            [at_a_cosine_of[0.95], 0.1 * one, 7.0 * two],
+        ]
+    )
+    x = rng.normal(size=(2000, 6)) @ mixing.T
+    shares = share_of_returns(filters, 1, mixing @ mixing.T)
+    np.testing.assert_allclose(shares, [1.0, 1 / 3, 0.0])
+    others = np.delete(filters, 1, axis=0)
+    for concept, share in zip(filters[1], shares, strict=True):
+        again = [
+            max(np.corrcoef(x @ concept, x @ other)[0, 1] for other in restart) >= 0.9
+            for restart in others
+        ]
+        assert share == np.mean(again)
+
+
+def test_concepts_that_no_other_start_has_are_said(data, monkeypatch):
+    monkeypatch.setattr(learner, "share_of_returns", lambda *_: np.array([1.0, 0.0, 0.5]))
+    with pytest.warns(LearningWarning, match=r"\[1\] came back in none of the other starts"):
+        pairs, history = learn(data.features, n_init=3)
+    assert history.missing == [1] and pairs.recurrence.tolist() == [1.0, 0.0, 0.5]
 
 
 def test_one_start_has_no_others_to_come_back_in(data):
