@@ -103,6 +103,14 @@ def test_a_part_has_the_images_asked_for_in_order(again, tmp_path, activations):
     assert part.shape == expected.shape and len(shards.counts) > len(part.counts)
 
 
+def test_of_a_file_only_the_images_of_a_part_are_read(tmp_path, activations, monkeypatch):
+    part, load, loaded = written(tmp_path, activations).part(np.array([8])), np.load, []
+    monkeypatch.setattr(np, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1])
+    (array,) = part
+    assert [type(whole) for whole in loaded] == [np.memmap] and type(array) is np.ndarray
+    np.testing.assert_array_equal(array, activations[[8]])
+
+
 @pytest.mark.parametrize(
     "images",
     [[], [-1], [50], [3, 3], [1.0], [[1, 2]], np.arange(50) < 10],

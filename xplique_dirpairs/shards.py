@@ -253,7 +253,8 @@ class ActivationShards:
         file, rows = self._files[number]
         path = self.folder / _name(file)
         try:
-            array = np.load(path, allow_pickle=False)
+            # of a few images, only theirs are read
+            array = np.load(path, allow_pickle=False, mmap_mode=None if rows is None else "r")
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path} is missing or damaged: {_AGAIN}") from error
         enough = len(array) > rows[-1] if rows is not None else len(array) == self.counts[number]
