@@ -14,6 +14,8 @@ from xplique_dirpairs.datasets.synthetic import (
 )
 from xplique_dirpairs.learning import learner, objective
 from xplique_dirpairs.learning.callbacks import EpochRecord
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.features import HeldFeatures
 from xplique_dirpairs.learning.history import (
     LearningWarning,
     find_doubts,
@@ -645,6 +647,20 @@ def test_concepts_that_no_other_start_has_are_said(data, monkeypatch):
     with pytest.warns(LearningWarning, match=r"\[1\] came back in none of the other starts"):
         pairs, history = learn(data.features, n_init=3)
     assert history.missing == [1] and pairs.recurrence.tolist() == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("asked, going_on", [(None, [1, 3]), (4, [0, 1, 3])])
+def test_the_better_half_goes_on_and_all_where_their_number_was_asked_for(asked, going_on, data):
+    features, values = HeldFeatures(data.features), np.arange(4.0)
+    recipe = dataclasses.replace(quick(), restarts=asked)
+    learning = learner.Learner(features, Moments.of(features), 3, None, recipe)
+    learning._values = np.array([3.0, 1.0, np.nan, 2.0])
+    learning._records = {"a": [{"s": values}]}
+    learning._violations = {"a": {"ic": values}}
+    kept = learning._survivors(objective.Detectors(values[:, None, None], values[:, None]))
+    of_losses = learning._records["a"][0]["s"], learning._violations["a"]["ic"]
+    for found in (kept.filters.ravel(), kept.biases.ravel(), *of_losses):
+        assert found.tolist() == going_on
 
 
 def test_one_start_has_no_others_to_come_back_in(data):
