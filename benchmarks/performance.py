@@ -89,13 +89,15 @@ def products(
     positions: int, channels: int, concepts: int, steps: int, streamed: bool, batch: int
 ) -> float:
     """Flops of the matrix products of a fit without a head."""
+    from xplique_dirpairs.learning.features import _KEPT_MEGABYTES
     from xplique_dirpairs.learning.starts import positions_for
 
     axes = min(channels, concepts + DISTRACTORS)
+    read_again = streamed and 4e-6 * positions * axes > _KEPT_MEGABYTES
     sample = min(positions, positions_for(concepts))
     moments = 2.0 * positions * channels**2
     start = 60 * 4.0 * sample * axes**2  # iterations of the skewness ICA
-    seen = steps * batch + sample if streamed else positions
+    seen = steps * batch + sample if read_again else positions
     coordinates = 2.0 * seen * channels * axes
     learned = steps * 4.0 * batch * axes * concepts
     read = 2.0 * positions * concepts * (4 * channels + 2 * concepts)

@@ -103,6 +103,25 @@ def test_a_part_has_the_images_asked_for_in_order(again, tmp_path, activations):
     assert part.shape == expected.shape and len(shards.counts) > len(part.counts)
 
 
+def test_of_a_file_only_the_images_of_a_part_are_read(tmp_path, activations, monkeypatch):
+    part, load, loaded = written(tmp_path, activations).part(np.array([8])), np.load, []
+    monkeypatch.setattr(np, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1])
+    (array,) = part
+    assert [type(whole) for whole in loaded] == [np.memmap] and type(array) is np.ndarray
+    np.testing.assert_array_equal(array, activations[[8]])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [[], [-1], [50], [3, 3], [1.0], [[1, 2]], np.arange(50) < 10],
+    ids=["none", "negative", "too large", "twice", "no whole number", "of two axes", "a mask"],
+)
+def test_a_part_of_what_are_no_images_is_refused(images, tmp_path, activations):
+    shards = written(tmp_path, activations)
+    with pytest.raises(ValueError, match=r"images must be numbers from 0 to 49, each once"):
+        shards.part(np.array(images))
+
+
 def test_the_index_is_written_as_a_whole(tmp_path, activations, monkeypatch):
     """A kill while it is written leaves a folder that can be written again."""
 

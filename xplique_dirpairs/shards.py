@@ -216,10 +216,23 @@ class ActivationShards:
         ----------
         images : (n,)
             Their numbers, each once.
+
+        Raises
+        ------
+        ValueError
+            If these are no such numbers, or there are none.
         """
+        numbers = np.asarray(images)
+        chosen = np.unique(numbers)
+        whole = np.issubdtype(numbers.dtype, np.integer) and numbers.shape == chosen.shape
+        if not whole or not chosen.size or chosen[0] < 0 or chosen[-1] >= self.shape[0]:
+            raise ValueError(
+                f"images must be numbers from 0 to {self.shape[0] - 1}, each once (of a mask: "
+                f"np.flatnonzero(mask)), not {images!r}"
+            )
         found = copy.copy(self)
         found.counts, found._files = [], []
-        images, first = np.sort(images), 0
+        images, first = chosen, 0
         for (number, rows), count in zip(self._files, self.counts, strict=True):
             inside = images[slice(*np.searchsorted(images, [first, first + count]))] - first
             if inside.size:
@@ -240,7 +253,8 @@ class ActivationShards:
         file, rows = self._files[number]
         path = self.folder / _name(file)
         try:
-            array = np.load(path, allow_pickle=False)
+            # of a few images, only theirs are read
+            array = np.load(path, allow_pickle=False, mmap_mode=None if rows is None else "r")
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path} is missing or damaged: {_AGAIN}") from error
         enough = len(array) > rows[-1] if rows is not None else len(array) == self.counts[number]

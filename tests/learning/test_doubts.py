@@ -110,3 +110,4 @@ def test_more_concepts_than_dimensions_are_said_as_such(monkeypatch):
 def test_copies_are_said_and_are_no_more_to_learn_from():
     text = doubts(signals(5).features.repeat(200, axis=0), 4)
     assert "995 of 1000 images are copies" in text
+    assert "4 of 4 concepts are detected on fewer than 60 positions" in text, "each counts once"

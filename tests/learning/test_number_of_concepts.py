@@ -3,7 +3,8 @@ import pytest
 
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
-from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
+from xplique_dirpairs.learning import number_of_concepts
+from xplique_dirpairs.learning.number_of_concepts import SkewnessCount, count_skewed_sources
 from xplique_dirpairs.shards import ActivationShards
 
 
@@ -119,6 +120,31 @@ def test_errors_are_those_of_a_skewness(rng):
         count = count_skewed_sources(features.repeat(repeats, axis=1)[: 60_000 // repeats])
         images = min(20_000, 60_000 // repeats)
         np.testing.assert_allclose(count.errors, np.sqrt(6 / images), rtol=0.15)
+
+
+def test_errors_of_skewed_sources_are_those_of_samples_of_their_size(rng):
+    features = rng.exponential(size=(20_000, 1, 4)).astype(np.float32)
+    count = count_skewed_sources(features)
+    samples = rng.exponential(size=(500, 20_000))
+    samples -= samples.mean(axis=1, keepdims=True)
+    skewnesses = (samples**3).mean(axis=1) / samples.std(axis=1) ** 3
+    np.testing.assert_allclose(count.errors, skewnesses.std(), rtol=0.3)
+
+
+@pytest.mark.parametrize(
+    "found, number, reason",
+    [([8, 8, 8], 8, "found 8"), ([8, 8, 7], None, "disagree: 7, 8"), ([8, 8, None], None, "none")],
+)
+def test_all_splits_must_agree(found, number, reason, monkeypatch):
+    none, counts = np.zeros(0), iter(found)
+
+    def count(*_):
+        found = next(counts)
+        return SkewnessCount(found, "none" if found is None else f"found {found}", none, none)
+
+    monkeypatch.setattr(number_of_concepts, "_count", count)
+    told = count_skewed_sources(maps(4, images=100))
+    assert told.number == number and reason in told.reason
 
 
 def test_the_seed_decides():

@@ -91,6 +91,12 @@ def test_an_outlier_does_not_hide_another(make):
     assert left_out(make(clean))[2].tolist() == [7, 8]
 
 
+def test_an_outlier_hidden_by_one_that_hides_is_found_too(make):
+    clean = np.random.default_rng(0).normal(size=(3000, 1, 5)).astype(np.float32)
+    clean[[7, 8, 9], 0, 0] = 1e12, 1e6, 100.0
+    assert left_out(make(clean))[2].tolist() == [7, 8, 9]
+
+
 def test_what_many_images_show_is_no_outlier_and_is_counted(make, clean):
     clean[:8, 0] += 300.0
     features = make(clean)

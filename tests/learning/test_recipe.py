@@ -139,6 +139,14 @@ def test_a_recipe_refuses_what_it_cannot_do(wrong):
         Recipe("mine", **{"stages": stages, **wrong})
 
 
+@pytest.mark.parametrize("weights", [({"ma": 1.0}, {"s": 1.0}), ({"s": 1.0}, {"ma": 1.0})])
+def test_a_recipe_that_may_hand_over_needs_the_loss_that_decides(weights):
+    stages = tuple(Stage(name, w) for name, w in zip("ad", weights, strict=True))
+    with pytest.raises(ValueError, match=r"needs L\^s, by which .* set otherwise=None"):
+        Recipe("mine", stages, otherwise=get_recipe("soft"))
+    assert Recipe("mine", stages).otherwise is None
+
+
 def test_the_losses_of_a_stage_are_those_with_a_weight_or_a_constraint_in_one_order():
     stage = Stage("a", {"uur": 1.0, "s": 1.0}, {"ma": 0.8, "s": 0.5})
     assert stage.terms == ("s", "ma", "uur")

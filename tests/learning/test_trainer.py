@@ -14,7 +14,14 @@ from xplique_dirpairs.datasets.synthetic import (
 )
 from xplique_dirpairs.learning import learner, objective
 from xplique_dirpairs.learning.callbacks import EpochRecord
-from xplique_dirpairs.learning.history import LearningWarning, find_doubts, find_problems
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.features import HeldFeatures
+from xplique_dirpairs.learning.history import (
+    LearningWarning,
+    find_doubts,
+    find_problems,
+    share_of_returns,
+)
 from xplique_dirpairs.learning.presets import RECIPES, get_recipe
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -609,6 +616,51 @@ def test_n_init_starts_are_all_learned_to_the_end_and_the_least_objective_is_kep
     assert last + violations == pytest.approx(min(history.restarts), rel=1e-5)
     # shares of the four others
     np.testing.assert_allclose(4 * pairs.recurrence, np.round(4 * pairs.recurrence))
+
+
+def test_a_concept_comes_back_where_a_projection_correlates_with_its_own(rng):
+    mixing = rng.normal(size=(6, 6))
+    one, two, three, four, five, _ = np.linalg.inv(mixing)  # uncorrelated projections
+    at_a_cosine_of = {c: c * two + np.sqrt(1 - c**2) * four for c in (0.85, 0.95)}
+    filters = np.array(
+        [
+            [3.0 * one, four, -two],  # mirrored, it is another concept
+            [one, two, three],
+            [five, one, at_a_cosine_of[0.85]],
+            [at_a_cosine_of[0.95], 0.1 * one, 7.0 * two],
+        ]
+    )
+    x = rng.normal(size=(2000, 6)) @ mixing.T
+    shares = share_of_returns(filters, 1, mixing @ mixing.T)
+    np.testing.assert_allclose(shares, [1.0, 1 / 3, 0.0])
+    others = np.delete(filters, 1, axis=0)
+    for concept, share in zip(filters[1], shares, strict=True):
+        again = [
+            max(np.corrcoef(x @ concept, x @ other)[0, 1] for other in restart) >= 0.9
+            for restart in others
+        ]
+        assert share == np.mean(again)
+
+
+def test_concepts_that_no_other_start_has_are_said(data, monkeypatch):
+    monkeypatch.setattr(learner, "share_of_returns", lambda *_: np.array([1.0, 0.0, 0.5]))
+    with pytest.warns(LearningWarning, match=r"\[1\] came back in none of the other starts"):
+        pairs, history = learn(data.features, n_init=3)
+    assert history.missing == [1] and pairs.recurrence.tolist() == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("asked, going_on", [(None, [1, 3]), (4, [0, 1, 3])])
+def test_the_better_half_goes_on_and_all_where_their_number_was_asked_for(asked, going_on, data):
+    features, values = HeldFeatures(data.features), np.arange(4.0)
+    recipe = dataclasses.replace(quick(), restarts=asked)
+    learning = learner.Learner(features, Moments.of(features), 3, None, recipe)
+    learning._values = np.array([3.0, 1.0, np.nan, 2.0])
+    learning._records = {"a": [{"s": values}]}
+    learning._violations = {"a": {"ic": values}}
+    kept = learning._survivors(objective.Detectors(values[:, None, None], values[:, None]))
+    of_losses = learning._records["a"][0]["s"], learning._violations["a"]["ic"]
+    for found in (kept.filters.ravel(), kept.biases.ravel(), *of_losses):
+        assert found.tolist() == going_on
 
 
 def test_one_start_has_no_others_to_come_back_in(data):

@@ -172,8 +172,8 @@ def find_doubts(entropy: float | None, noise: float, axes: int, detections: NDAr
     found = []
     if entropy is not None:
         found.append(
-            "positions carry several concepts, rare ones, noise, or more concepts than asked for "
-            f"(L^s {entropy:.2f} bits): thresholds are not where a concept begins"
+            "positions carry several concepts, rare ones, noise, or more or fewer concepts than "
+            f"asked for (L^s {entropy:.2f} bits): thresholds are not where a concept begins"
         )
     if noise > _BLURS:
         found.append(

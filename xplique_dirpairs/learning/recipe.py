@@ -197,6 +197,13 @@ class Recipe:
         _check_positive("gamma", self.gamma)
         if not isinstance(self.otherwise, (Recipe, type(None))):
             raise ValueError(f"otherwise must be a Recipe or None, not {self.otherwise!r}")
+        if self.otherwise is not None:
+            for stage in (self.stages[0], self.stages[-1]):
+                if "s" not in stage.terms:
+                    raise ValueError(
+                        f"stage {stage.name!r} of recipe {self.name!r} needs L^s, by which the "
+                        "other recipe is chosen: give it a weight, or set otherwise=None"
+                    )
 
     def batch_for(self, concepts: int) -> int:
         """Positions a step sees."""
