@@ -598,6 +598,14 @@ def test_sharp_detectors_say_where_they_are_not_sure():
     assert "6 of 6 concepts are detected on fewer than 80" in doubts(signals(6, 300), 6)[0]
 
 
+def test_distractors_that_pass_for_concepts_are_doubted():
+    features = signal_maps(3000, *random_directions(0, 8, 4, 64), seed=1).features
+    _, history = with_problems(features, 11, recipe=brief_default())
+    assert any("8 skewed sources are found for 11 concepts" in doubt for doubt in history.doubts)
+    _, history = learn(features, 8, recipe=brief_default())
+    assert not any("skewed sources" in doubt for doubt in history.doubts)
+
+
 def test_positions_with_two_concepts_each_are_learned_as_such():
     recipe = dataclasses.replace(get_recipe("default"), restarts=1)
     data = signal_maps(6000, *random_directions(0, 12, 2, 40), seed=0, concepts_per_pixel=2)

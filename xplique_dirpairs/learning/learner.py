@@ -487,4 +487,9 @@ class Learner:
                 f"there are at least {maxima} skewed sources for {self.concepts} concepts: too few "
                 "concepts are wrong ones (unless distractors are skewed, too)"
             )
+        if maxima < self.concepts and self._per_position > 1:
+            found.append(
+                f"{maxima} skewed sources are found for {self.concepts} concepts: others may be "
+                f"distractors, and then positions do not carry {self._per_position} concepts each"
+            )
         return found

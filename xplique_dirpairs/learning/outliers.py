@@ -7,6 +7,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from xplique_dirpairs.distribution import from_chief
 from xplique_dirpairs.learning.coordinates import Moments, principal_axes
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 
@@ -28,12 +29,16 @@ _OF_IMAGES = 100
 
 
 def leave_out_far(
-    features: HeldFeatures | StreamedFeatures, moments: Moments, concepts: int
+    features: HeldFeatures | StreamedFeatures,
+    moments: Moments,
+    concepts: int,
+    on_all_workers: bool = False,
 ) -> tuple[HeldFeatures | StreamedFeatures, Moments, NDArray, int]:
     """Features without the images that are far from all others, whole or in one position [ours].
 
     Outliers have a share in the moments of all features, and hide in them, and one another. What is
-    typical is told by random images without the farthest of them.
+    typical is told by random images without the farthest of them. ``on_all_workers`` says that every
+    worker of a cluster asks: rounding may differ, so the chief's answer is taken.
 
     Returns
     -------
@@ -45,6 +50,10 @@ def leave_out_far(
         How many images are far, but too many to be left out.
     """
     far = _far_images(features, concepts)
+    if on_all_workers:
+        is_far = np.zeros(features.shape[0])
+        is_far[far] = 1.0
+        far = np.flatnonzero(from_chief([is_far])[0])
     if far.size > max(1, features.shape[0] // _OF_IMAGES):
         return features, moments, np.zeros(0, int), far.size
     if not far.size:

@@ -105,7 +105,9 @@ def learn_pairs(
     check_strategy(features.shape[0], random_state)
     moments = Moments.of(features)
     check_alike(**settings, resume=str(resume is None), values=float(np.abs(moments.mean).sum()))
-    features, moments, left_out, kept = leave_out_far(features, moments, number_of_concepts)
+    features, moments, left_out, kept = leave_out_far(
+        features, moments, number_of_concepts, on_all_workers=True
+    )
     moments = as_on_chief(moments)
     checkpoint = None
     if folder is not None:
