@@ -7,14 +7,20 @@
     Pattern-CAV       with concept labels: logistic regression as detector, mean(positives) −
                       mean(negatives) as signal vector
 
-PCA, FastICA and NMF have no thresholds: theirs is the quantile that leaves the true share of the
-positions. The sign of a PCA or ICA component is arbitrary: the one along its concept is taken.
+    semi-NMF, TopK SAE, A-SAE, RA-SAE
+                      the package's factorizers with their defaults: coefficients, encoding
+                      directions
+
+PCA, FastICA, NMF and these have no thresholds: theirs is the quantile that leaves the true share of
+the positions. The sign of a PCA or ICA component is arbitrary: the one along its concept is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +30,12 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from xplique_dirpairs.datasets.synthetic import SyntheticSignals
+from xplique_dirpairs.factorizers.autoencoders import (
+    ArchetypalFactorizer,
+    RelaxedArchetypalFactorizer,
+    TopKFactorizer,
+)
+from xplique_dirpairs.factorizers.nonnegative import SemiNMFFactorizer
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.reading import measure_pairs
 from xplique_dirpairs.learning.signals import mean_difference
@@ -136,6 +148,26 @@ def pattern_cav(data: SyntheticSignals, seed: int) -> Found:
     return Found(signals, read, filters)
 
 
+def factorizer(make: Callable[..., Any], data: SyntheticSignals, seed: int) -> Found:
+    model, share = make(len(data.signals), random_state=seed), data.masks.mean()
+    model.fit(pixels(data))
+    codes = model.encode(pixels(data))
+    signals = np.asarray(model.encoding_directions)
+
+    def read(x):
+        values = np.asarray(model.encode(x))
+        lengths = np.linalg.norm(signals, axis=1)
+        return by_quantile(values, codes, share), (values - codes.mean(axis=0)) * lengths
+
+    return Found(signals, read)
+
+
+FACTORIZERS: dict[str, Callable[..., Found]] = {
+    "semi-NMF": partial(factorizer, SemiNMFFactorizer),
+    "TopK SAE": partial(factorizer, TopKFactorizer),
+    "A-SAE": partial(factorizer, ArchetypalFactorizer),
+    "RA-SAE": partial(factorizer, RelaxedArchetypalFactorizer),
+}
 BASELINES: dict[str, Callable[..., Found]] = {
     "PCA": pca,
     "FastICA": fast_ica,

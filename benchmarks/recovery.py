@@ -25,9 +25,9 @@ Columns are means over concepts and seeds; of the share recovered also the least
     ceiling    those true filters, the thresholds of the largest IoU, and the best of several
                estimates of the signal vectors, named below the table: all chosen by the truth
 
-Baselines: benchmarks/baselines.py. FastICA (at most 300 iterations), NMF (at most 200) and K-Means
-(3 starts) are fitted on 25 000 of the positions (--slow-positions), all are measured on all fresh
-ones.
+Baselines: benchmarks/baselines.py. FastICA (at most 300 iterations), NMF (at most 200), K-Means (3
+starts), semi-NMF and the autoencoders are fitted on 25 000 of the positions (--slow-positions), all
+are measured on all fresh ones.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ import keras
 import numpy as np
 from baselines import (
     BASELINES,
+    FACTORIZERS,
     Found,
     along_concepts,
     ceiling,
@@ -78,6 +79,7 @@ SLOW = {
     "NMF": functools.partial(BASELINES["NMF"], max_iter=200),
     "K-Means": functools.partial(BASELINES["K-Means"], n_init=3),
 }
+SLOW |= FACTORIZERS
 METHODS: dict[str, Callable[..., Found]] = {**BASELINES, **SLOW}
 NAMES = [PAIRS, *METHODS]
 

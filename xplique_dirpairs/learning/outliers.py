@@ -37,8 +37,8 @@ def leave_out_far(
     """Features without the images that are far from all others, whole or in one position [ours].
 
     Outliers have a share in the moments of all features, and hide in them, and one another. What is
-    typical is told by random images without the farthest of them. ``on_all_workers`` says that every
-    worker of a cluster asks: rounding may differ, so the chief's answer is taken.
+    typical is told by random images without the farthest of them. ``on_all_workers`` says that
+    every worker of a cluster asks: rounding may differ, so the chief's answer is taken.
 
     Returns
     -------
