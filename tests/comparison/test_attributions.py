@@ -15,6 +15,7 @@ from xplique_dirpairs import (
 from xplique_dirpairs.activations import as_pixels, compute_activations
 from xplique_dirpairs.comparison.attributions import MEASURES
 from xplique_dirpairs.extractors.reader import reader_of
+from xplique_dirpairs.factorizers.controls import RandomFactorizer
 
 CLASSES = np.array([0, 2, 1, 1, 0])
 every_measure = pytest.mark.parametrize("measure", MEASURES)
@@ -101,6 +102,29 @@ def test_all_agree_on_a_linear_head(unclipped, rng):
     for measure in MEASURES:
         found = attribute(pca, images, [0, 0, 1, 2, 0, 1, 2], measure=measure, **halves)
         np.testing.assert_allclose(found.values[1:], truth, atol=1e-4, err_msg=measure)
+
+
+def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, rng):
+    """Features of a ReLU are often 0, which many concepts and a residual sum to but roughly."""
+    inputs = keras.Input((6, 6, 2))
+    g = keras.Model(inputs, keras.layers.Conv2D(4, 3, activation="relu")(inputs))
+    h = unclipped[1]
+    images = rng.normal(size=(7, 6, 6, 2)).astype(np.float32)
+    x = compute_activations(g, images)
+    assert (x == 0).mean() > 0.2
+    factorizer = RandomFactorizer(1000, random_state=0)
+    factorizer.fit(rng.normal(size=(1000, 4)))
+    slopes = factorizer.get_concept_bank() @ h.layers[-1].kernel.numpy()[:, 1] / 16
+    truth = factorizer.encode(as_pixels(x)).reshape(7, 16, 1000).sum(axis=1) * slopes
+    found = attribute(
+        factorizer,
+        images,
+        np.full(7, 1),
+        measure="gradient x coefficient",
+        input_to_latent_model=g,
+        latent_to_logit_model=h,
+    )
+    np.testing.assert_allclose(found.values, truth, atol=1e-6)
 
 
 @every_measure

@@ -146,10 +146,12 @@ def attribute(
     if measure == "leave-one-out":
         masks = leave_one_out_design(reading.number_of_concepts)
         return Attributions(leave_one_out(outcomes(reading, masks).logits), ids, measure)
+    # at the image nothing leaves the range but by rounding, which would cut off gradients
     run: Callable[..., Any] = gradient_times_coefficient
+    limits: tuple[Any, Any] = (-np.inf, np.inf)
     if measure == "integrated gradients":
-        run = functools.partial(integrated_gradients, steps=steps)
-    score, parts = _class_score(head, reading), list[Any]()
+        run, limits = functools.partial(integrated_gradients, steps=steps), reading.limits
+    score, parts = _class_score(head, reading.bank, limits), list[Any]()
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
         u = reading.coefficients[rows]
@@ -166,12 +168,12 @@ def attribute(
     )
 
 
-def _class_score(head: Head, reading: Reading) -> Callable[..., tf.Tensor]:
+def _class_score(head: Head, bank: NDArray, limits: tuple[Any, Any]) -> Callable[..., tf.Tensor]:
     """Coefficients, residual, classes → the logits of these classes; compiled once."""
 
     @functools.partial(tf.function, reduce_retracing=True)
     def score(u: tf.Tensor, residual: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
-        features = tf.clip_by_value(residual + tf.linalg.matmul(u, reading.bank), *reading.limits)
+        features = tf.clip_by_value(residual + tf.linalg.matmul(u, bank), *limits)
         logits = tf.cast(head.logits_of(head.outputs(features)), tf.float32)
         return tf.gather(logits, class_ids, axis=1, batch_dims=1)
 
