@@ -431,6 +431,8 @@ def test_labels_that_do_not_fit_are_refused(run, labels, message):
         ({"batch_size": 0}, "batch_size must be"),
         ({"nb_design": 1}, "nb_design must be"),
         ({"importance_images": 0.5}, "importance_images must be"),
+        ({"random_state": None}, "random_state must be an integer of at least 0, not None"),
+        ({"random_state": -1}, "random_state must be"),
         ({"images": np.zeros((0, 32, 32, 3))}, "no images"),
         ({"images": np.zeros((2, 16, 16, 3))}, "images have shape"),
     ],

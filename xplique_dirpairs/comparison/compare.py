@@ -130,6 +130,7 @@ def compare(
         "batch_size": batch_size,
     }.items():
         check_count(name, value, 2 if name == "nb_design" else 1)
+    check_count("random_state", random_state, least=0)
     first, second = network_halves(compared, input_to_latent_model, latent_to_logit_model)
     images, head = as_images(images), Head(second, ends_in, multilabel)
     activations = compute_activations(first, images, batch_size)
