@@ -189,6 +189,21 @@ def test_nmf_shifts_the_channels_that_need_it_and_takes_the_shift_back(parts):
     np.testing.assert_allclose(restored, lowest - 5, atol=1e-5)
 
 
+def test_an_interrupted_fit_leaves_the_nmf_before_it_whole(parts, monkeypatch):
+    x = parts[-1]
+    nmf = NMFFactorizer(3, random_state=0)
+    nmf.fit(x)
+    before = nmf.encode(x)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xplique_dirpairs.factorizers.nonnegative.NMF.fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nmf.fit(x - 2.0)
+    np.testing.assert_array_equal(nmf.encode(x), before)
+
+
 # ---------------------------------------------------------------- semi-NMF
 
 

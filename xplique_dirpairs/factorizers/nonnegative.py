@@ -77,7 +77,7 @@ class NMFFactorizer(AffineFactorizer):
         self.random_state = random_state
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
-        self.shift_ = np.maximum(-x.min(axis=0), 0.0)
+        shift = np.maximum(-x.min(axis=0), 0.0)
         model = NMF(
             self.number_of_concepts,
             # NNDSVD of one component is already the answer: nothing is left to measure tol against
@@ -88,9 +88,10 @@ class NMFFactorizer(AffineFactorizer):
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # said below, with what to do
-            model.fit(np.maximum(x + self.shift_, 0.0))
+            model.fit(np.maximum(x + shift, 0.0))
         self._note_end(model.n_iter_, model.n_iter_ < self.max_iter, self.tol)
-        return unit_rows(model.components_)[0], -self.shift_
+        self.shift_ = shift  # not before: a fit that is interrupted leaves the one before it whole
+        return unit_rows(model.components_)[0], -shift
 
     def _read(self, x: NDArray) -> NDArray:
         return nonnegative_least_squares(np.maximum(x + self.shift_, 0.0), self.bank_)
