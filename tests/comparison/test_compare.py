@@ -35,11 +35,12 @@ from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorize
 from xplique_dirpairs.metrics.dictionary import (
     dictionary_stability,
     max_coherence,
+    ood_score,
     oriented,
     plausibility,
 )
 from xplique_dirpairs.metrics.fidelity import fidelity
-from xplique_dirpairs.metrics.importance import sobol_design, sobol_indices
+from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.network import Head
@@ -119,6 +120,10 @@ def test_values_are_those_of_calling_the_metrics_directly(run, halves, data):
     directions = oriented(pca.bank_, as_pixels(u))
     rows = head.class_rows
     assert found.values["plausibility"] == pytest.approx(plausibility(directions, rows), abs=1e-5)
+    two = run({"PCA": pca}, np.array([0, 2, 0, 2, 0, 2]), controls=False).results["PCA"].values
+    assert two["plausibility"] == pytest.approx(plausibility(directions, rows[[0, 2]]), abs=1e-5)
+    about_mean = ood_score(directions, as_pixels(x) - pca.constant_)
+    assert found.values["ood"] == pytest.approx(about_mean, abs=1e-5)
     coherence = max_coherence(pca.bank_)
     assert found.values["max_coherence"] == pytest.approx(coherence, abs=1e-6)
     np.testing.assert_allclose(found.fidelity.deletion.areas, expected.deletion.areas, atol=1e-5)
@@ -126,16 +131,21 @@ def test_values_are_those_of_calling_the_metrics_directly(run, halves, data):
 
 def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, halves, data):
     pca = fitted(PCAFactorizer(3), halves, data[1])
-    found = run({"PCA": pca}, importance_images=1, nb_design=8).results["PCA"].importances
+    found = run({"PCA": pca}, importance_images=2, nb_design=8).results["PCA"].importances
     g, h = halves("conv_gap")
-    x = compute_activations(g, data[0])
-    u = pca.encode(as_pixels(x)).reshape(*x.shape[:-1], 3)
-    wide = (-100.0, 100.0)  # nothing is clipped here in either
-    reading = Reading(x[:1], u[:1], pca.bank_, Head(h).logits, LABELS[:1], wide)
-    masks = sobol_design(3, 8, 0)
-    expected = sobol_indices(outcomes(reading, masks).logits[0], masks)
-    np.testing.assert_allclose(found.total, expected.total, atol=0.02)
-    np.testing.assert_allclose(found.total_error, expected.total_error, atol=0.02)
+    x, x_fit = (compute_activations(g, images) for images in data)
+    limits = min(x.min(), x_fit.min()), max(x.max(), x_fit.max())
+    expected = []
+    for image, masks in zip((0, 5), sobol_designs(3, 8, 0), strict=False):  # masks of its own
+        one = x[image : image + 1]
+        u = pca.encode(as_pixels(one)).reshape(*one.shape[:-1], 3)
+        reading = Reading(one, u, pca.bank_, Head(h).logits, LABELS[image : image + 1], limits)
+        expected.append(sobol_indices(outcomes(reading, masks).logits[0], masks))
+    for of, its_error in (("first", "first_error"), ("total", "total_error")):
+        means = np.mean([getattr(each, of) for each in expected], axis=0)
+        np.testing.assert_allclose(getattr(found, of), means, atol=1e-5)
+        squares = np.sum([getattr(each, its_error) ** 2 for each in expected], axis=0)
+        np.testing.assert_allclose(getattr(found, its_error), np.sqrt(squares) / 2, atol=1e-5)
 
 
 def test_craft_as_xplique_ships_it_is_a_row(shared):
@@ -160,6 +170,7 @@ def test_the_order_of_extractors_changes_nothing(run, halves, data):
         "b": fitted(RandomFactorizer(2, random_state=1), halves, data[1]),
     }
     one, other = run(extractors), run(dict(reversed(extractors.items())))
+    assert len(one.results[RANDOM].encoding) == 3  # of two equally common sizes the larger
     for name, result in one.results.items():
         for key, values in result.values.items():
             np.testing.assert_array_equal(values, other.results[name].values[key], err_msg=key)
@@ -664,6 +675,11 @@ def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
     assert float(line["deletion ↓ (seeds SD)"]) == pytest.approx(np.std(figures, ddof=1))
     assert line["coherence ↓"] and line["coherence ↓ (low)"] == ""
     assert "seed" not in str(seeds[0])
+    crossed = [np.full((6, 3), seed > 0) for seed in range(3)]
+    for seed, its in zip(seeds, crossed, strict=True):
+        one = seed.results["PCA"]
+        seed.results["PCA"] = replace(one, fidelity=replace(one.fidelity, crossed=its))
+    assert not average(seeds).results["PCA"].fidelity.crossed.any()
 
 
 def test_stability_is_the_mean_over_all_pairs_of_seeds(seeds):

@@ -154,6 +154,17 @@ def test_fresh_positions_belong_to_the_nearest_centroid(blobs, rng):
     np.testing.assert_array_equal(factorizer.encode(fresh).argmax(axis=1), distances.argmin(axis=1))
 
 
+def test_of_several_clusterings_the_best_is_kept(rng):
+    x = rng.normal(size=(200, 6)).astype(np.float32)
+    lost = np.empty((5, 2))
+    for seed in range(5):
+        for k, n_init in enumerate((1, 8)):
+            factorizer = KMeansFactorizer(8, n_init=n_init, random_state=seed)
+            factorizer.fit(x)
+            lost[seed, k] = squared_error(factorizer, x)
+    assert lost[:, 1].mean() < lost[:, 0].mean() and lost[:, 1].max() < lost[:, 0].max()
+
+
 # ---------------------------------------------------------------- NMF
 
 
@@ -185,6 +196,9 @@ def test_nmf_shifts_the_channels_that_need_it_and_takes_the_shift_back(parts):
     assert squared_error(nmf, x + offset) < 1e-3 * np.square(x - x.mean(axis=0)).sum()
     lowest = (x + offset).min(axis=0, keepdims=True)
     np.testing.assert_allclose(nmf.encode(lowest - 5), nmf.encode(lowest), atol=1e-6)
+    np.testing.assert_allclose(
+        nmf.encode_differentiable(tf.constant(lowest - 5)), nmf.encode(lowest - 5), atol=1e-6
+    )
     restored = nmf.decode(nmf.encode(lowest - 5)) + nmf.residual(lowest - 5)
     np.testing.assert_allclose(restored, lowest - 5, atol=1e-5)
 
