@@ -131,8 +131,14 @@ def test_values_are_those_of_calling_the_metrics_directly(run, halves, data):
 
 def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, halves, data):
     pca = fitted(PCAFactorizer(3), halves, data[1])
-    found = run({"PCA": pca}, importance_images=2, nb_design=8).results["PCA"].importances
-    g, h = halves("conv_gap")
+    g, _ = halves("conv_gap")
+    keras.utils.set_random_seed(0)
+    latent = keras.Input(g.output_shape[1:])
+    pooled = keras.layers.GlobalAveragePooling2D()(latent)
+    bent = keras.layers.Dense(8, "tanh", kernel_initializer="orthogonal")(30 * pooled)
+    h = keras.Model(latent, keras.layers.Dense(3)(bent))  # not additive: there are errors
+    options = {"importance_images": 2, "nb_design": 8, "latent_to_logit_model": h}
+    found = run({"PCA": pca}, controls=False, **options).results["PCA"].importances
     x, x_fit = (compute_activations(g, images) for images in data)
     limits = min(x.min(), x_fit.min()), max(x.max(), x_fit.max())
     expected = []
@@ -143,9 +149,11 @@ def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, h
         expected.append(sobol_indices(outcomes(reading, masks).logits[0], masks))
     for of, its_error in (("first", "first_error"), ("total", "total_error")):
         means = np.mean([getattr(each, of) for each in expected], axis=0)
-        np.testing.assert_allclose(getattr(found, of), means, atol=1e-5)
+        np.testing.assert_allclose(getattr(found, of), means, atol=1e-4)
         squares = np.sum([getattr(each, its_error) ** 2 for each in expected], axis=0)
-        np.testing.assert_allclose(getattr(found, its_error), np.sqrt(squares) / 2, atol=1e-5)
+        errors = np.sqrt(squares) / 2
+        assert errors.min() > 1e-3
+        np.testing.assert_allclose(getattr(found, its_error), errors, atol=1e-4)
 
 
 def test_craft_as_xplique_ships_it_is_a_row(shared):

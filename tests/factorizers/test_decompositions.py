@@ -196,9 +196,9 @@ def test_nmf_shifts_the_channels_that_need_it_and_takes_the_shift_back(parts):
     assert squared_error(nmf, x + offset) < 1e-3 * np.square(x - x.mean(axis=0)).sum()
     lowest = (x + offset).min(axis=0, keepdims=True)
     np.testing.assert_allclose(nmf.encode(lowest - 5), nmf.encode(lowest), atol=1e-6)
-    np.testing.assert_allclose(
-        nmf.encode_differentiable(tf.constant(lowest - 5)), nmf.encode(lowest - 5), atol=1e-6
-    )
+    below = (x + offset)[:50] - 5.0 * (np.arange(10) == 0).astype(np.float32)
+    read = nmf.encode_differentiable(tf.constant(below))
+    np.testing.assert_allclose(read, nmf.encode(below), atol=1e-5)
     restored = nmf.decode(nmf.encode(lowest - 5)) + nmf.residual(lowest - 5)
     np.testing.assert_allclose(restored, lowest - 5, atol=1e-5)
 
