@@ -184,7 +184,8 @@ def measured_extractors(
     return found
 
 
-def main() -> None:
+def parsed(given: list[str] | None = None) -> argparse.Namespace:
+    """Arguments, looked at before anything is trained."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -196,8 +197,17 @@ def main() -> None:
     parser.add_argument("--extractors", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--part", choices=["train", "test"], default="test")
     parser.add_argument("--positions", type=int, default=20_000, metavar="P")
-    parser.add_argument("--images", type=int, metavar="N", help="measure on every k-th only")
-    arguments = parser.parse_args()
+    parser.add_argument("--images", type=int, metavar="N", help="measure on N only, evenly spaced")
+    arguments = parser.parse_args(given)
+    for name in ("concepts", "seeds", "positions", "images"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, not {value}")
+    return arguments
+
+
+def main() -> None:
+    arguments = parsed()
     warnings.simplefilter("ignore", ConvergenceWarning)  # said below the tables
     warnings.simplefilter("ignore", LearningWarning)
     if arguments.data is None:

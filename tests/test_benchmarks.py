@@ -102,6 +102,15 @@ def test_an_interruption_ends_it_and_leaves_what_was_measured(measured_in_parts)
     assert list(found.results) == ["a", "b", *CONTROLS] and not found.interrupted
 
 
+def test_numbers_below_one_are_refused_before_anything_is_trained(load, capsys):
+    parsed = load("compare_extractors").parsed
+    assert parsed(["--output", "x", "--seeds", "1"]).seeds == 1
+    for name in ("concepts", "seeds", "positions", "images"):
+        with pytest.raises(SystemExit):
+            parsed(["--output", "x", f"--{name}", "0"])
+        assert f"--{name} must be at least 1, not 0" in capsys.readouterr().err
+
+
 def test_results_of_other_settings_are_not_taken_for_these(load, tmp_path):
     check = load("compare_extractors").check_settings
     check(tmp_path, {"part": "test", "concepts": 10})
