@@ -867,6 +867,15 @@ def test_a_comparison_is_saved_and_loaded_whole(shared, seeds, tmp_path):
     plt.close(loaded.plot_maps(0))
 
 
+def test_metrics_that_are_registered_elsewhere_are_kept_in_the_file(shared, tmp_path):
+    one = shared.results["PCA"]
+    mine = replace(one, values=one.values | {"mine": np.arange(6.0)})
+    replace(shared, results=shared.results | {"PCA": mine}).save(tmp_path / "c.npz")
+    loaded = Comparison.load(tmp_path / "c.npz")
+    np.testing.assert_array_equal(loaded.results["PCA"].values["mine"], np.arange(6.0))
+    assert str(loaded) == str(shared)
+
+
 def test_what_failed_is_kept_in_the_file(shared, tmp_path):
     found = Comparison({}, {"SAE": "ValueError: <no>"}, shared.images, shared.class_ids, True)
     found.save(tmp_path / "comparison.npz")

@@ -56,9 +56,14 @@ class ExtractorResult:
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:
-        """Key of `METRICS` → figure with its 95 % bootstrap interval over images."""
+        """Key of `METRICS` → figure with its 95 % bootstrap interval over images.
+
+        Without values of metrics that are not registered: a file may come from where they are.
+        """
         found = {}
         for key, values in self.values.items():
+            if key not in METRICS:
+                continue
             if np.ndim(values):
                 found[key] = METRICS[key].summary(values)
             else:
