@@ -10,8 +10,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from xplique_dirpairs.activations import check_activations, check_count
+from xplique_dirpairs.activations import blocks_of, check_activations, check_count
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.learning.coordinates import TOO_LARGE
 
 
 class AffineFactorizer(DirectionsFactorizer):
@@ -53,8 +54,9 @@ class AffineFactorizer(DirectionsFactorizer):
         Raises
         ------
         ValueError
-            If the activations are not flat, finite and varying, if there are fewer positions than
-            concepts, or (PCA, ICA) if there are more concepts than the features have dimensions.
+            If the activations are not flat, finite and varying, or too large for float32, if there
+            are fewer positions than concepts, or (PCA, ICA) more concepts than the features have
+            dimensions.
         """
         check_count("number_of_concepts", self.number_of_concepts)
         x = _as_flat(activations)
@@ -68,6 +70,9 @@ class AffineFactorizer(DirectionsFactorizer):
                 "the activations are constant: there is nothing to learn from. Check the images, "
                 "their preprocessing and the layer"
             )
+        squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks_of(x))
+        if squares > float(np.finfo(np.float32).max):
+            raise ValueError(TOO_LARGE)
         bank, constant = self._learn(x)
         self.bank_ = bank.astype(np.float32)
         self.constant_ = constant.astype(np.float32)

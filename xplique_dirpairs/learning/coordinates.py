@@ -24,6 +24,12 @@ _DROP = 2.0
 #: Ratio of a floor's first and last eigenvalue, at most.
 _FLAT = 3.0
 
+#: What is said of activations whose squares are not finite in float32.
+TOO_LARGE = (
+    "the activations are too large: their squares overflow. Check the images' preprocessing and "
+    "the layer, or scale the activations down"
+)
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -75,10 +81,7 @@ class Moments:
         if len(features) == 1:
             raise ValueError("there is one position only: give more images, or a layer of maps")
         if not np.isfinite(covariance).all():
-            raise ValueError(
-                "the activations are too large: their squares overflow. Check the images' "
-                "preprocessing and the layer, or scale the activations down"
-            )
+            raise ValueError(TOO_LARGE)
         if covariance.diagonal().max() <= 1e-12 * float(np.square(mean).max()):
             raise ValueError(
                 "the activations are constant: there is nothing to learn from. Check the images, "
