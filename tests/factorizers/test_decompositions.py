@@ -232,6 +232,15 @@ def test_semi_nmf_takes_directions_of_any_sign_and_its_objective_never_rises(mix
     np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1.0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "option, message",
+    [({"max_iter": 0}, "max_iter must be"), ({"tol": np.nan}, "tol must be at least 0, not nan")],
+)
+def test_semi_nmf_refuses_ends_that_cannot_be(option, message, mixed):
+    with pytest.raises(ValueError, match=message):
+        SemiNMFFactorizer(3, **option).fit(mixed[2])
+
+
 def test_directions_of_any_sign_lose_no_more_than_non_negative_ones(parts, rng):
     x = parts[1] + rng.uniform(0, 0.5, parts[1].shape).astype(np.float32)
     nmf, semi = NMFFactorizer(4, random_state=0), SemiNMFFactorizer(4, random_state=0)

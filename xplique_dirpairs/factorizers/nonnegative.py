@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.activations import blocks_of
+from xplique_dirpairs.activations import blocks_of, check_count
 from xplique_dirpairs.factorizers.affine import AffineFactorizer, unit_rows
 
 #: Numbers below this share of the largest of a position count as zero.
@@ -151,6 +151,9 @@ class SemiNMFFactorizer(AffineFactorizer):
         self.random_state = random_state
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+        check_count("max_iter", self.max_iter)
+        if not self.tol >= 0:
+            raise ValueError(f"tol must be at least 0, not {self.tol!r}")
         concepts = self.number_of_concepts
         labels = KMeans(concepts, n_init=1, random_state=self.random_state).fit_predict(x)
         u = np.eye(concepts)[:, labels] + 0.2  # (I, P)
