@@ -374,3 +374,8 @@ def test_what_was_not_measured_is_said(explained):
         explained.ranked(0, by="size")
     with pytest.raises(ValueError, match="at_least"):
         explained.shared(0)
+
+
+def test_a_class_is_given_in_a_list(halves, pairs, data):
+    with pytest.raises(TypeError, match="a list of their numbers, not 2"):
+        explain_model(pairs, *data, classes=2, **QUICK, **halves)

@@ -426,6 +426,7 @@ def test_one_call_from_images(halves):
         ({"only": [4]}, "no concept 4"),
         ({"only": []}, "no concept is given"),
         ({"margin": -1.0}, "margin"),
+        ({"margin": "much"}, "margin"),
         ({"stay_within": 0.0}, "stay_within"),
         ({"images": np.zeros((2, 4, 4, 3))}, "2 images for 3 activations"),
     ],
@@ -433,6 +434,11 @@ def test_one_call_from_images(halves):
 def test_bad_settings_are_refused(search, x, wrong, said):
     with pytest.raises(ValueError, match=said):
         search.find(x[:3], **wrong)
+
+
+def test_a_concept_is_given_in_a_list(search, x):
+    with pytest.raises(TypeError, match="a list of their numbers, not 1"):
+        search.find(x[:3], only=1)
 
 
 def test_bad_parts_are_refused(search, pairs, rows, x):

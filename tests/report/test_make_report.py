@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from conftest import NETWORKS, make_images, make_pairs
@@ -238,3 +239,19 @@ def test_concepts_of_other_extractors_make_a_report_without_detections(case):
 def test_what_does_not_fit_is_one_clear_error(case, options, words):
     with pytest.raises(ValueError, match=words):
         case.make(**options)
+
+
+def test_counterfactuals_of_one_output_have_no_place(case):
+    first = case.network["input_to_latent_model"]
+    one = keras.Sequential(
+        [
+            keras.Input(case.x.shape[1:]),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    with pytest.raises(ValueError, match="leave them out"):
+        make_report(
+            case.pairs, case.images, input_to_latent_model=first, latent_to_logit_model=one,
+            counterfactuals=[None] * len(case.images),
+        )  # fmt: skip

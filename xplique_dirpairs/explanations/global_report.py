@@ -243,6 +243,8 @@ def _chosen_classes(classes: Sequence[int] | None, ids: NDArray, count: int) -> 
     with_images = np.unique(ids)
     if classes is None:
         return with_images
+    if not isinstance(classes, (Sequence, np.ndarray)) or isinstance(classes, str):
+        raise TypeError(f"classes are given as a list of their numbers, not {classes!r}")
     for class_id in classes:
         check_class(class_id, count)
     chosen = np.unique(np.asarray(classes, int))

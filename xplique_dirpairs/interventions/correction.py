@@ -67,7 +67,7 @@ def correct(
         Indices of the concepts to suppress; one given twice counts once.
     off
         Where detected concepts are moved to: "undecided", their hyperplanes; "absent", the level
-        that they have where they are not detected.
+        that they have where they are not detected: for a shortcut that is to have no say any more.
     k
         Use the paper's formula, with this k > 0, in the features' units.
     validation : (images, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -118,7 +119,7 @@ class CounterfactualSearch:
         if target is not None:
             check_class(target, len(self.class_names))
         check_count("max_concepts", max_concepts)
-        if not (np.isfinite(margin) and margin >= 0):
+        if not (isinstance(margin, Real) and np.isfinite(margin) and margin >= 0):
             raise ValueError(f"margin must be a number of logits of at least 0, not {margin!r}")
         if stay_within is not None and not 0 < stay_within <= 100:
             raise ValueError(f"stay_within must be a percentile up to 100, not {stay_within!r}")
@@ -192,6 +193,8 @@ class CounterfactualSearch:
 
     def _concepts(self, concepts: Sequence[int]) -> NDArray:
         count = len(self.bank)
+        if not isinstance(concepts, (Sequence, np.ndarray)) or isinstance(concepts, str):
+            raise TypeError(f"concepts are given as a list of their numbers, not {concepts!r}")
         for concept in concepts:
             whole = isinstance(concept, (int, np.integer)) and not isinstance(concept, bool)
             if not whole or not 0 <= concept < count:
