@@ -414,6 +414,23 @@ def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(ca
     assert json.loads(ran.out)["page"] == "report/index.html"
 
 
+def test_of_one_image_there_is_a_report_without_counterfactuals(call, written):
+    ran = call("report", "--concepts", 2, "--max-images", 1)
+    assert ran.status == 0, ran.err
+    [(*_, changes, console)] = written
+    assert changes is None and any("from one image" in note for note in console.notes)
+
+
+@pytest.mark.parametrize("broken", [KeyboardInterrupt, ValueError])
+def test_pairs_are_kept_where_a_report_is_not_finished(call, tmp_path, monkeypatch, broken):
+    def fail(*_):
+        raise broken
+
+    monkeypatch.setattr(report, "_counterfactuals", fail)
+    assert call("report", "--concepts", 2).status in (1, 130)
+    assert DirectionPairs.load(tmp_path / "report" / "pairs.npz").number_of_concepts == 2
+
+
 def test_the_report_itself(call, place, tmp_path):
     pytest.importorskip("xplique_dirpairs.report.make_report")
     pairs = ["--pairs", place / "given.npz", "--single-file", "--output", "one.html"]
