@@ -284,8 +284,8 @@ def test_an_image_says_what_would_change_its_prediction(browser, plain_page):
 @pytest.mark.parametrize("viewport", [WIDE, PHONE])
 def test_numbers_have_room_beside_their_bars(browser, tmp_path, viewport):
     report = fake_report(3, 4, 4, 48, cells=4)
-    strong = replace(report.explanation, contributions=np.outer([-120.0, -2345.6, 21.78], np.ones(4)))
-    report = replace(report, explanation=strong)
+    large = np.outer([-120.0, -2345.6, 21.78], np.ones(4))
+    report = replace(report, explanation=replace(report.explanation, contributions=large))
     report.images.contributions[0] = -123.4
     report.images.probabilities[:, 1:] = 1e-4
     with Visit(browser, report.save(tmp_path / "wide"), viewport) as visit:
