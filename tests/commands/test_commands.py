@@ -397,6 +397,7 @@ def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
     [(_, shown, pairs, comparison, changes, console)] = written
     assert (len(shown.images), pairs.number_of_concepts) == (3, 2)
     assert len(changes) == 3
+    assert len(changes[0].training_distances.image) == 6  # of those that were learned from
     assert list(comparison.results)[:2] == ["pairs", "PCA"]
     assert "1 files could not be read" in console.skipped_notes()[0]
 
@@ -419,6 +420,28 @@ def test_of_one_image_there_is_a_report_without_counterfactuals(call, written):
     assert ran.status == 0, ran.err
     [(*_, changes, console)] = written
     assert changes is None and any("from one image" in note for note in console.notes)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_of_yes_or_no_outputs_there_is_a_report_without_counterfactuals(
+    call, place, tmp_path, written, outputs
+):
+    network = keras.models.load_model(place / "m.keras")
+    layer = network.get_layer("features").output
+    heads = keras.layers.Dense(outputs, "sigmoid")(keras.layers.GlobalAveragePooling2D()(layer))
+    keras.Model(network.input, heads).save(tmp_path / "heads.keras")
+    ran = call("report", "--model", tmp_path / "heads.keras", "--concepts", 2, images="flat")
+    assert ran.status == 0, ran.err
+    [(*_, changes, console)] = written
+    assert changes is None and any("to choose between" in note for note in console.notes)
+
+
+def test_pairs_beside_others_are_measured_on_what_the_others_have_not_seen(call, place, written):
+    ran = call("report", "--pairs", place / "given.npz", "--beside", "PCA", "--no-counterfactuals")
+    assert ran.status == 0, ran.err
+    [(_, shown, pairs, comparison, *_)] = written
+    assert (len(shown.images), pairs.number_of_concepts) == (3, 3)
+    assert list(comparison.results)[:2] == ["pairs", "PCA"]
 
 
 @pytest.mark.parametrize("broken", [KeyboardInterrupt, ValueError])
