@@ -105,6 +105,12 @@ def test_plain_columns_are_aligned_and_the_best_is_between_asterisks(table):
     assert set(rule) == {"-", " "} and note == "a note"
 
 
+def test_a_long_name_leaves_figures_in_sight_in_a_terminal_and_is_whole_elsewhere():
+    made = Table(["class", "images"], [[Cell("y" * 200), Cell("7")]])
+    assert max(map(len, str(made).splitlines())) < 80 and "7" in str(made)
+    assert all("y" * 200 in made.formatted(format) for format in FORMATS if format != "plain")
+
+
 @pytest.mark.parametrize("format", ["plain", "markdown", "latex", "html"])
 def test_a_name_with_a_new_line_is_one_row(format):
     def of(name):

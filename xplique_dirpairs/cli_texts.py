@@ -119,7 +119,9 @@ Write an HTML report: a page for each concept, class and image.
 
 It opens from disk in any browser. The concepts are learned here from one part of
 the images, and shown on the other; or they are those of --pairs, on all images.
-With --beside, other extractors stand beside them.
+With --beside, other extractors stand beside them. An image's page says which
+concepts made its prediction, and what least change of them would make it another.
+Written to DIR: index.html, what it shows, and pairs.npz if they were learned here.
 """
 
 REPORT_EXAMPLES = f"""\

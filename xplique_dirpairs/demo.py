@@ -252,9 +252,7 @@ def _look(
     pair_maps = np.maximum(pair_maps, 0.0) * (detections > 0.5)
 
     partners, correlations = counterparts(pair_maps, craft_maps)
-    ranked = pairs.sensitivity.most_important_concepts
-    colors = np.array(concept_colors(2 * len(ranked)))
-    colors[ranked] = colors[: len(ranked)].copy()
+    colors = np.array(concept_colors(2 * len(partners)))
     pair_colors, craft_colors = paired_colors(colors, partners, correlations)
     _recolor(craft, craft_colors)
     views = (
@@ -351,8 +349,6 @@ def _all_classes(data: Data, manager: Any) -> tuple[Figure, Figure]:
     instances = manager.craft_instances
     importances = np.stack([c.sensitivity.importances for c in instances.values()])
     mean = importances.mean(axis=0)
-    colors = np.empty((len(mean), 3))
-    colors[np.argsort(-mean, kind="stable")] = concept_colors(len(mean))
     fitted = [c.factorization for c in instances.values()]
     view = ExtractorView(
         name="direction pairs",
@@ -361,7 +357,7 @@ def _all_classes(data: Data, manager: Any) -> tuple[Figure, Figure]:
         number_of_images=sum(len(f.inputs) for f in fitted),
         importances=mean,
         maps=np.zeros((0, 1, 1, len(mean))),
-        colors=[tuple(color) for color in colors],
+        colors=concept_colors(len(mean)),
     )
     matrix = plot_class_importances(
         importances,

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: Letters of a row's name in a terminal: figures stay in sight of it.
+_LONGEST_NAME = 60
+
 FORMATS = ("plain", "markdown", "csv", "latex", "html")
 
 _LATEX = {
@@ -80,7 +83,8 @@ class Table:
         Parameters
         ----------
         format
-            "plain" for a terminal (the best of a column between asterisks), "markdown", "csv"
+            "plain" for a terminal (the best of a column between asterisks; long names of rows are
+            cut off), "markdown", "csv"
             (numbers in full; intervals in columns of their own; no marks, no notes), "latex" (for
             booktabs; notes as comments) or "html".
 
@@ -102,7 +106,7 @@ class Table:
         return lines
 
     def _as_plain(self) -> str:
-        lines = self._texts(str, "*{}*")
+        lines = [[_cut(line[0]), *line[1:]] for line in self._texts(str, "*{}*")]
         widths = [max(len(line[k]) for line in lines) for k in range(len(self.headers))]
         padded = [
             "  ".join(
@@ -164,6 +168,10 @@ class Table:
         notes = "".join(f"<p>{html.escape(_one_line(note))}</p>" for note in self.caption)
         head = row("th", first)
         return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>{notes}"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _one_line(text: str) -> str:

@@ -293,6 +293,18 @@ def test_pairs_of_another_layer(call, tmp_path):
     assert ran.status == 1 and "of a layer of 5 channels, but 'features' has 8" in ran.err
 
 
+def test_pairs_are_read_at_the_layer_they_were_learned_at(call, place, written):
+    layers = [layer.name for layer in keras.models.load_model(place / "m.keras").layers]
+    assert call("fit", "--concepts", 2, "--layer", layers.index("features")).status == 0
+    learned = ["--pairs", "concepts/pairs.npz", "--no-counterfactuals"]
+    other = layers[layers.index("features") - 1]
+    ran = call("report", *learned, "--layer", other)
+    assert ran.status == 1 and f"not at {other!r}: leave --layer out" in ran.err
+    ran = call("report", *learned, "--layer", "features", "--preprocessing", "symmetric")
+    assert ran.status == 0, ran.err
+    assert "the pairs were learned with unit" in ran.err
+
+
 # ------------------------------------------------------------------ compare
 
 
@@ -397,6 +409,7 @@ def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
     [(_, shown, pairs, comparison, changes, console)] = written
     assert (len(shown.images), pairs.number_of_concepts) == (3, 2)
     assert len(changes) == 3
+    assert len(changes[0].training_distances.image) == 6  # of those that were learned from
     assert list(comparison.results)[:2] == ["pairs", "PCA"]
     assert "1 files could not be read" in console.skipped_notes()[0]
 
@@ -412,6 +425,45 @@ def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(ca
     assert comparison is None
     np.testing.assert_array_equal(pairs.filters, DirectionPairs.load("concepts/pairs.npz").filters)
     assert json.loads(ran.out)["page"] == "report/index.html"
+
+
+def test_of_one_image_there_is_a_report_without_counterfactuals(call, written):
+    ran = call("report", "--concepts", 2, "--max-images", 1)
+    assert ran.status == 0, ran.err
+    [(*_, changes, console)] = written
+    assert changes is None and any("from one image" in note for note in console.notes)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_of_yes_or_no_outputs_there_is_a_report_without_counterfactuals(
+    call, place, tmp_path, written, outputs
+):
+    network = keras.models.load_model(place / "m.keras")
+    layer = network.get_layer("features").output
+    heads = keras.layers.Dense(outputs, "sigmoid")(keras.layers.GlobalAveragePooling2D()(layer))
+    keras.Model(network.input, heads).save(tmp_path / "heads.keras")
+    ran = call("report", "--model", tmp_path / "heads.keras", "--concepts", 2, images="flat")
+    assert ran.status == 0, ran.err
+    [(*_, changes, console)] = written
+    assert changes is None and any("to choose between" in note for note in console.notes)
+
+
+def test_pairs_beside_others_are_measured_on_what_the_others_have_not_seen(call, place, written):
+    ran = call("report", "--pairs", place / "given.npz", "--beside", "PCA", "--no-counterfactuals")
+    assert ran.status == 0, ran.err
+    [(_, shown, pairs, comparison, *_)] = written
+    assert (len(shown.images), pairs.number_of_concepts) == (3, 3)
+    assert list(comparison.results)[:2] == ["pairs", "PCA"]
+
+
+@pytest.mark.parametrize("broken", [KeyboardInterrupt, ValueError])
+def test_pairs_are_kept_where_a_report_is_not_finished(call, tmp_path, monkeypatch, broken):
+    def fail(*_):
+        raise broken
+
+    monkeypatch.setattr(report, "_counterfactuals", fail)
+    assert call("report", "--concepts", 2).status in (1, 130)
+    assert DirectionPairs.load(tmp_path / "report" / "pairs.npz").number_of_concepts == 2
 
 
 def test_the_report_itself(call, place, tmp_path):

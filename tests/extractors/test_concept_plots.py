@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
-from xplique_dirpairs.plots.palette import line_color
+from xplique_dirpairs.plots.palette import concept_colors, line_color
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
 
@@ -140,6 +140,8 @@ def test_a_concept_has_the_same_colour_in_bars_legend_and_crops(ready, shows):
     assert [tick.get_text() for tick in bars.get_xticklabels()] == [str(c) for c in order]
     legend = pairs.plot_concept_attribution_legend(5)
     assert [axes.title.get_color() for axes in legend.axes] == expected
+    # by its number: as in explanations and reports
+    np.testing.assert_allclose(expected, np.array(concept_colors(5))[order], atol=1e-6)
     crops = pairs.plot_concepts_crops()
     assert [axes.spines["top"].get_edgecolor()[:3] for axes in crops.axes] == expected
     by_number = pairs.plot_concepts_importances().axes[0]

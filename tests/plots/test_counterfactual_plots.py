@@ -1,5 +1,6 @@
 """Pictures of counterfactuals hold what they say, at any number of concepts."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -106,6 +107,9 @@ def test_distances_are_in_units_of_the_99th_percentile():
     limit = np.quantile(found.training_distances.image, 0.99)
     drawn = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 1]
     assert drawn[-1] == pytest.approx(3.0 / limit)
+    training_image = replace(found, distances_before=distances(0.0, 0.0))
+    ax = draw_distances(plt.subplots()[1], training_image)
+    assert ax.get_xlim()[0] < 0  # a mark at 0 is not cut in half
 
 
 # ------------------------------------------------------------------------------ of many images

@@ -265,6 +265,7 @@ def test_a_prediction_is_a_waterfall_from_the_residual_to_the_score(count, crops
 def test_a_waterfall_alone_has_the_same_bars(rng):
     rows = prediction_rows(rng, 30)
     score = sum(row.contribution for row in rows)
+    check_words(plot_waterfall("logit of " + 60 * "x", score, rows))
     figure = plot_waterfall("logit of x", score, rows)
     check_words(figure)
     bars = waterfall_bars(figure)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.plots.maximisation import plot_maximised
+from xplique_dirpairs.plots.palette import concept_colors
 
 
 def texts(figure):
@@ -34,6 +35,11 @@ def test_a_row_holds_the_pictures_and_the_crops_of_its_concept(rng):
 def test_a_concept_without_crops_says_so(rng):
     _, figure = draw(rng, 2, crops=0)
     assert texts(figure).count("not detected in any crop") == 2
+
+
+def test_a_concept_has_its_colour_also_where_only_some_are_drawn(rng):
+    _, figure = draw(rng, 3)
+    assert [text.get_color() for text in figure.texts[:3]] == concept_colors(8)[5:]
 
 
 @pytest.mark.parametrize("count", [1, 10, 24])

@@ -101,12 +101,7 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         residuals=np.ones(images),
         contributions=of_images,
         maps=maps,
-        changes=tuple(
-            Change("changed", int(likeliest[n, -1]), np.arange(min(2, concepts)),
-                   np.ones(2)[:concepts], np.array([0.0, 3.0])[:concepts], 0.2, 63.0)
-            if n % 2 else None
-            for n in range(images)
-        ),
+        changes=tuple(fake_change(n, int(likeliest[n, -1]), concepts) for n in range(images)),
     )  # fmt: skip
     extractors = tuple(
         ExtractorConcepts(
@@ -127,6 +122,21 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         metrics={"deletion ↓": "Area under the class probability"},
         notes=(names("note", 0),),
     )
+
+
+def fake_change(n, after, concepts):
+    """Of each odd image a counterfactual: one of four, by turns."""
+    if n % 2 == 0:
+        return None
+    moved = np.arange(min(2, concepts))
+    before, means = np.array([[1.0, 0.00412], [0.0, 0.00419]])[:, : len(moved)]
+    changes = (
+        Change("changed", after, moved, before, means, 0.2, 63.0),
+        Change("not found", after, moved, before, means, 0.2, 111.4),
+        Change("not found", after, moved[:0], before[:0], means[:0], np.nan, np.nan),
+        Change("already the target", after, moved[:0], before[:0], means[:0], 0.0, 1.0),
+    )
+    return changes[n // 2 % 4]
 
 
 def fake_table(names):

@@ -3,7 +3,9 @@
 import itertools
 import re
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from fake_report import HOSTILE, fake_report, hostile
 
@@ -256,6 +258,44 @@ def test_an_image_lights_up_where_the_chosen_concept_is(browser, plain_page):
         assert_lit(visit, maps[69, ..., 5])
         visit.page.get_by_role("button", name="concept 5", exact=True).click()
         assert visit.page.locator(".stage canvas").is_hidden()
+
+
+def test_an_image_says_what_would_change_its_prediction(browser, plain_page):
+    changes = {
+        1: ["taken for class", "0 lowered from 1.00 to 0.00", "1 raised from 0.00412 to 0.00419",
+            "least change found: it changes the features by 20 %", "at the 63rd percentile"],
+        3: ["No change of so few concepts", "What came nearest", "It changes", "the 111th perc"],
+        5: ["No change of so few concepts does it, within what images have."],
+        7: ["Nothing: it is predicted so already."],
+    }  # fmt: skip
+    with Visit(browser, plain_page) as visit:
+        for n, words in changes.items():
+            visit.go(f"/image/{n}")
+            said = visit.page.locator("section", has_text="What would change it").last.inner_text()
+            said = re.sub(r"\s+", " ", said)
+            assert all(word in said for word in words), said
+            assert ("least" in said) == (n == 1)
+            assert ("nearest" in said) == ("percentile" in said and n == 3)
+        visit.go("/image/2")
+        assert visit.page.locator("section", has_text="What would change it").count() == 0
+        assert visit.wrong == []
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE])
+def test_numbers_have_room_beside_their_bars(browser, tmp_path, viewport):
+    report = fake_report(3, 4, 4, 48, cells=4)
+    large = np.outer([-120.0, -2345.6, 21.78], np.ones(4))
+    report = replace(report, explanation=replace(report.explanation, contributions=large))
+    report.images.contributions[0] = -123.4
+    report.images.probabilities[:, 1:] = 1e-4
+    with Visit(browser, report.save(tmp_path / "wide"), viewport) as visit:
+        for route in ("/overview", "/class/1", "/concept/1", "/image/0"):
+            visit.go(route)
+            over = visit.page.evaluate(
+                """() => [...document.querySelectorAll('.number')].filter((node) =>
+                    node.scrollWidth > node.clientWidth).map((node) => node.textContent)"""
+            )
+            assert over == [], route
 
 
 def assert_lit(visit, cells):

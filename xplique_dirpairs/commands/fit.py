@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from xplique.concepts.craft import Sensitivity
 
 from xplique_dirpairs.commands.concept_number import number_of_concepts
 from xplique_dirpairs.commands.console import Console, as_json
@@ -21,6 +20,7 @@ from xplique_dirpairs.commands.subject import (
     open_subject,
     shown_classes,
 )
+from xplique_dirpairs.extractors.craft import sensitivity_of
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
@@ -132,28 +132,11 @@ def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[
         else:
             few = some[:: -(-len(some) // _MASKED)]
             values = extractor.estimate_importance(subject.images[few], _NB_DESIGN_MASKED)
-            order = np.argsort(-values, kind="stable")
-            extractor.sensitivity = Sensitivity(values, order, cmaps=concept_colors(len(values)))
+            extractor.sensitivity = sensitivity_of(values)
         right = float((subject.predicted[members] == k).mean())
         name = subject.class_names.shown[k]
         found.append(OfClass(int(k), name, len(members), right, extractor))
-    _same_colors(found)
     return found
-
-
-def _same_colors(classes: list[OfClass]) -> None:
-    """A concept has one colour in the pictures of every class."""
-    for one in classes:
-        order = one.extractor.sensitivity.most_important_concepts
-        colors = _colors(classes)[order]
-        one.extractor.sensitivity.set_concept_attribution_cmap([tuple(c) for c in colors])
-
-
-def _colors(classes: list[OfClass]) -> NDArray:
-    mean = np.mean([one.importances for one in classes], axis=0)
-    colors = np.empty((len(mean), 3))
-    colors[np.argsort(-mean, kind="stable")] = concept_colors(len(mean))
-    return colors
 
 
 # -------------------------------------------------------------------- tables
@@ -269,7 +252,7 @@ def _overview(subject: Subject, classes: list[OfClass]) -> Figure:
         number_of_images=sum(len(f.inputs) for f in fitted),
         importances=importances.mean(axis=0),
         maps=np.zeros((0, 1, 1, importances.shape[1])),
-        colors=[tuple(color) for color in _colors(classes)],
+        colors=concept_colors(importances.shape[1]),
     )
     names = [_short(one.name) for one in chosen]
     return plot_class_importances(importances, names, view, "Importances of the concepts")

@@ -41,11 +41,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         if pairs is None or arguments.beside:
             tell_parts(to_fit, shown, console)
         learned, comparison = _learned(arguments, to_fit, shown, pairs, console)
+        if not arguments.single_file and pairs is None:  # before what else takes time, or fails
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            learned.save(arguments.output / "pairs.npz")
         changes = _counterfactuals(arguments, to_fit, shown, learned, console)
         console.step("write the report")
         page = write_html(arguments, shown, learned, comparison, changes, console)
-        if not arguments.single_file and pairs is None:
-            learned.save(arguments.output / "pairs.npz")
     summary: dict[str, Any] = {
         "command": "report",
         "version": __version__,
@@ -111,6 +112,9 @@ def _counterfactuals(
     outputs = int(shown.model.outputs[0].shape[-1])
     if outputs == 1 or shown.head.is_multilabel:
         console.note("no counterfactuals: the model's outputs are not classes to choose between")
+        return None
+    if len(to_fit.images) < 2:
+        console.note("no counterfactuals: what is within the data cannot be told from one image")
         return None
     console.step("look for the least changes of concepts that change predictions")
     search = CounterfactualSearch(shown.head, concepts, to_fit.activations)

@@ -159,8 +159,18 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     before = _beside(getattr(arguments, "pairs", None))
     layer = _layer(model, arguments.layer, before.get("layer"))
     first, second = split_model(model, layer)
+    if before and _layer_name(model, layer) != _layer_name(model, _layer(model, before["layer"])):
+        raise ValueError(
+            f"--layer: {printable(arguments.pairs)} was learned at {before['layer']!r}, not at "
+            f"{arguments.layer!r}: leave --layer out, or learn pairs there"
+        )
     name = arguments.preprocessing or before.get("preprocessing")
     prepared = preprocessing(name, model)
+    if before and prepared.name != before.get("preprocessing"):
+        console.note(
+            f"--preprocessing {prepared.name}: the pairs were learned with "
+            f"{before.get('preprocessing')}"
+        )
     size, channels = _input_size(model, arguments.size)
 
     files = find_images(arguments.images)
@@ -207,10 +217,17 @@ def _beside(pairs: Path | None) -> dict[str, Any]:
         found = json.loads(pairs.with_name(SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.get("command") == "fit" else {}
+    is_ours = isinstance(found, dict) and found.get("command") == "fit" and "layer" in found
+    return found if is_ours else {}
 
 
-def _layer(model: keras.Model, wanted: str | None, known: str | None) -> str | int:
+def _layer_name(model: keras.Model, layer: str | int) -> str:
+    count = len(model.layers)
+    is_place = isinstance(layer, int) and -count <= layer < count
+    return model.layers[layer].name if is_place else str(layer)
+
+
+def _layer(model: keras.Model, wanted: str | None, known: str | None = None) -> str | int:
     name = wanted or known
     if name is None:
         found = candidates(model)

@@ -267,8 +267,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             scores = self._masked_scores(x, u, masks)
             importances += total_sobol_indices(scores, concepts) / len(features)
         if inputs is None:
-            order = np.argsort(-importances, kind="stable")
-            self.sensitivity = Sensitivity(importances, order, cmaps=concept_colors(concepts))
+            self.sensitivity = sensitivity_of(importances)
         return importances
 
     @property
@@ -303,6 +302,13 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         dimmed = self.factorizer.decode(tf.reshape(masks * u, [-1, concepts]))
         features = tf.reshape(dimmed, [-1, *x.shape]) + (x - intact)
         return self.head.class_scores(features, class_id)
+
+
+def sensitivity_of(importances: NDArray) -> Sensitivity:
+    """Importances in order; a concept has its colour by its number, as in every other figure."""
+    order = np.argsort(-importances, kind="stable")
+    colors = concept_colors(len(importances))
+    return Sensitivity(importances, order, cmaps=[colors[i] for i in order])
 
 
 def _as_batch(images: ArrayLike) -> NDArray:

@@ -24,7 +24,6 @@ from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.network import Head, check_class
 from xplique_dirpairs.pairs import DirectionPairs, Off
-from xplique_dirpairs.plots.palette import concept_colors
 
 logger = logging.getLogger("xplique_dirpairs")
 
@@ -336,20 +335,13 @@ class DirectionPairsManagerTf(CraftManagerTf):
     def estimate_importance(self, nb_design: int = 32, verbose: bool = False) -> None:
         """Importances of the concepts for every fitted class: see `DirectionPairsTf`.
 
-        Where the pairs are shared, a concept has the same colour in the pictures of every class.
+        A concept has its colour by its number: where the pairs are shared, the same in every class.
         """
         fitted = self._fitted()
         for class_id, instance in fitted.items():
             if verbose:
                 print(f"Estimating importances for class {class_id}")
             instance.estimate_importance(nb_design=nb_design)
-        if self.shared:
-            overall = np.mean([c.sensitivity.importances for c in fitted.values()], axis=0)
-            colors = np.empty((len(overall), 3))
-            colors[np.argsort(-overall, kind="stable")] = concept_colors(len(overall))
-            for instance in fitted.values():
-                order = instance.sensitivity.most_important_concepts
-                instance.sensitivity.set_concept_attribution_cmap([tuple(c) for c in colors[order]])
 
     def _instance(self, class_id: int) -> DirectionPairsTf:
         if class_id not in self.craft_instances:

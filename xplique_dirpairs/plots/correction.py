@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 #: Up to so many classes every cell has its number, and every class its name.
 _NUMBERED, _NAMED = 12, 40
 _LONGEST_NAME = 20
+#: Longer ones stand upright below the columns: side by side they would overlap.
+_SHORT_NAME = 5
 
 
 def plot_correction(
@@ -67,7 +69,8 @@ def _draw(ax: Axes, matrix: NDArray, names: Sequence[str]) -> None:
             ax.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8, color=color)
     if classes <= _NAMED:
         size = 8 if classes <= 20 else 6
-        ax.set_xticks(range(classes), names, rotation=90 if classes > 4 else 0, fontsize=size)
+        upright = classes > 4 or max(map(len, names)) > _SHORT_NAME
+        ax.set_xticks(range(classes), names, rotation=90 if upright else 0, fontsize=size)
         ax.set_yticks(range(classes), names, fontsize=size)
     ax.tick_params(length=0)
 

@@ -153,7 +153,7 @@ def draw_distances(ax: Axes, found: Counterfactual) -> Axes:
                 label="after" if not place else None)  # fmt: skip
         most = max(most, before, after)
     ax.axvline(1.0, color=_RISES, linewidth=1.0, linestyle=":")
-    ax.set_xlim(0.0, 1.08 * most)
+    ax.set_xlim(-0.06 * most, 1.08 * most)  # a training image's own distance is 0: all of its mark
     ax.set_ylim(1.6, -0.6)
     ax.set_yticks(range(2), [label for _, label in rows], fontsize=9)
     ax.set_title("distance to the training features", fontsize=9, loc="left", pad=20)

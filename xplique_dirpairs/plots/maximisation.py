@@ -65,7 +65,9 @@ def plot_maximised(
         raise ValueError(
             f"pictures and crops are wanted for each of {len(concepts)} concepts, not {counts}"
         )
-    colors = concept_colors(len(concepts)) if colors is None else colors
+    if colors is None:  # by number, also of some
+        of_all = concept_colors(int(concepts.max()) + 1)
+        colors = [of_all[int(i)] for i in concepts]
     blocks = ceil(len(concepts) / _ROWS)
     rows = ceil(len(concepts) / blocks)
     block = _LABEL + (_SIDE + _GAP) * len(pictures) + 0.12 + _SIDE * nb_crops + 0.25

@@ -135,7 +135,9 @@ def plot_waterfall(score_name: str, score: float, rows: Sequence[PredictionRow])
     if not rows:
         raise ValueError("there is nothing to show")
     grid = RowGrid([_THIN * 0.8] * len(rows), [1.35, 4.6], above=0.72, below=0.5)
-    grid.title(score_name, f"{score:.2f}: the residual's share, below, and the concepts'")
+    grid.title(
+        plain(score_name, 52), f"{score:.2f}: the residual's share, below, and the concepts'"
+    )
     draw_names(grid.words(0), grid.middles, [r.name for r in rows], [r.color for r in rows])
     _draw_waterfall(grid, 1, rows, score)
     return grid.figure

@@ -82,7 +82,7 @@ class Change(NamedTuple):
     after : int
         The class then predicted.
     concepts : (k,) int
-        Which were moved.
+        Which were moved, the largest change of features first.
     before_means, after_means : (k,)
         Of their coefficients over the image.
     changed : float

@@ -201,7 +201,7 @@ def _change(change: Change | None) -> dict[str, Any] | None:
         return None
     return {
         "status": change.status, "after": change.after, "concepts": change.concepts.tolist(),
-        "before": numbers(change.before_means), "means": numbers(change.after_means),
+        "before": numbers(change.before_means, 8), "means": numbers(change.after_means, 8),
         "changed": number(change.changed), "percentile": number(change.percentile),
     }  # fmt: skip
 
@@ -232,17 +232,17 @@ def clean(text: object) -> str:
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
-def number(value: float) -> float | None:
+def number(value: float, digits: int = _DIGITS) -> float | None:
     """To a few digits; None for NaN and infinity, which JSON does not have."""
     value = float(value)
     if not math.isfinite(value):
         return None
-    return float(f"{value:.{_DIGITS}g}")
+    return float(f"{value:.{digits}g}")
 
 
-def numbers(values: ArrayLike) -> list[float | None]:
+def numbers(values: ArrayLike, digits: int = _DIGITS) -> list[float | None]:
     """`number` of each."""
-    return [number(value) for value in np.asarray(values, np.float64)]
+    return [number(value, digits) for value in np.asarray(values, np.float64)]
 
 
 def as_script(value: Any) -> str:

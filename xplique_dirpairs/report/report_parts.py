@@ -135,9 +135,11 @@ def changes_of(found: Counterfactuals | None, shown: NDArray) -> tuple[Change | 
     if found is None:
         return (None,) * len(shown)
     changes = []
+    lengths = np.sqrt(np.diag(found.search.moved.gram))
     for n in shown:
         moved = np.flatnonzero(found.shifts[n])
-        moved = moved[np.argsort(-np.abs(found.shifts[n, moved]), kind="stable")]
+        sizes = np.abs(found.means_after[n, moved] - found.means_before[n, moved]) * lengths[moved]
+        moved = moved[np.argsort(-sizes, kind="stable")]
         changes.append(
             Change(
                 str(found.status[n]),

@@ -4,10 +4,11 @@
 function signedBar(value, most, digits = 2) {
   const share = most > 0 && value !== null ? Math.min(1, Math.abs(value) / most) : 0;
   const side = value >= 0 ? 'for' : 'against';
+  const whole = Math.floor(Math.log10(Math.abs(value) || 1)); // of large ones fewer digits: room
   return el('span', { class: 'signed' },
     el('span', { class: 'track', 'aria-hidden': 'true' },
       el('span', { class: 'fill ' + side, style: { width: 50 * share + '%' } })),
-    el('span', { class: 'number' }, signed(value, digits)));
+    el('span', { class: 'number' }, signed(value, Math.max(0, Math.min(digits, 3 - whole)))));
 }
 
 /** A share of 1 with a bar. */

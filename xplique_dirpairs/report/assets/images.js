@@ -160,15 +160,22 @@ function changeOf(image) {
     return el('p', {}, 'Nothing: it is predicted so already.');
   }
   const found = change.status === 'changed';
+  const moved = change.concepts.map((i, k) => {
+    const [before, after] = [change.before[k], change.means[k]];
+    const digits = digitsThatDiffer(before, after);
+    return el('li', {}, conceptLink(i), after > before ? ' raised' : ' lowered', ' from ' +
+      fixed(before, digits) + ' to ' + fixed(after, digits));
+  });
   return [
-    el('p', {}, found ? ['It would be taken for ', classLink(change.after), ' with this change: ']
-      : 'No change of so few concepts does it, within what images have. What came nearest:'),
-    el('ul', {}, change.concepts.map((i, k) => el('li', {}, conceptLink(i), ' ',
-      change.means[k] > change.before[k] ? 'raised' : 'lowered', ' from ' +
-      fixed(change.before[k], 2) + ' to ' + fixed(change.means[k], 2)))),
-    el('p', { class: 'muted' }, 'The least found: it changes the features by ' +
-      percent(change.changed) + ', and leaves them at the ' +
-      (change.percentile === null ? '\u2013' : Math.round(change.percentile)) +
-      'th percentile of the training images\u2019 distances.'),
+    el('p', {}, found
+      ? ['It would be taken for ', classLink(change.after), ' with this change:']
+      : 'No change of so few concepts does it, within what images have.' +
+        (moved.length ? ' What came nearest:' : '')),
+    moved.length ? el('ul', {}, moved) : null,
+    moved.length ? el('p', { class: 'muted' }, 'Coefficients, mean over the image. ' +
+      (found ? 'The least change found: it' : 'It') + ' changes the features by ' +
+      percent(change.changed) + ', and leaves them at the ' + ordinal(change.percentile) +
+      ' percentile of the training images\u2019 distances. ',
+    el('a', { href: '#/help' }, 'How to read this')) : null,
   ];
 }

@@ -60,6 +60,20 @@ function percent(value) {
   return (share < 10 && share > 0 ? share.toFixed(1) : share.toFixed(0)) + '\u00a0%';
 }
 
+/** Digits after the point that show how far two numbers are apart: two at least. */
+function digitsThatDiffer(one, other) {
+  const apart = Math.abs(one - other);
+  return apart > 0 ? Math.min(9, Math.max(2, -Math.floor(Math.log10(apart)))) : 2;
+}
+
+/** 1st, 2nd, 3rd, 4th, \u2026 */
+function ordinal(value) {
+  if (value === null || value === undefined) return '\u2013';
+  const n = Math.round(value);
+  const teen = n % 100 > 10 && n % 100 < 14;
+  return n + ((!teen && { 1: 'st', 2: 'nd', 3: 'rd' }[n % 10]) || 'th');
+}
+
 function pValue(p) {
   if (p === null || p === undefined) return '\u2013';
   return p < 0.001 ? '< 0.001' : p.toFixed(3);
