@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import keras
@@ -13,6 +14,8 @@ from xplique.concepts import CraftTf
 
 from xplique_dirpairs import cli
 from xplique_dirpairs.commands import report
+from xplique_dirpairs.commands.concept_number import number_of_concepts
+from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.extractor_names import SeededCraft
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.network import split_model
@@ -171,6 +174,14 @@ def test_auto_says_when_the_number_cannot_be_told(call, monkeypatch):
     ran = call("fit", "--concepts", "auto", "--json")
     assert (ran.status, json.loads(ran.out)["concepts"]) == (0, 4)
     assert "do not tell how many concepts (fewer than 40 images" in ran.err
+
+
+def test_more_concepts_than_channels_is_said_before_they_are_learned():
+    subject = SimpleNamespace(layer="features", second=SimpleNamespace(input_shape=(None, 4, 4, 8)))
+    console = Console(quiet=True)
+    assert number_of_concepts(8, subject, 0, console) == 8 and not console.notes
+    assert number_of_concepts(9, subject, 0, console) == 9
+    assert "--concepts 9: layer 'features' has 8 channels" in console.notes[0]
 
 
 def test_only_some_classes(call, place):

@@ -13,6 +13,12 @@ USUAL = 20
 def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:
     """The number that was asked for; "auto": what the features tell, or else the usual one."""
     if isinstance(wanted, int):
+        channels = subject.second.input_shape[-1]
+        if channels is not None and wanted > channels:
+            console.note(
+                f"--concepts {wanted}: layer {subject.layer!r} has {channels} channels, and no more "
+                "directions can be told apart"
+            )
         return wanted
     console.step("count the concepts")
     try:
