@@ -16,8 +16,8 @@ def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: 
         channels = subject.second.input_shape[-1]
         if channels is not None and wanted > channels:
             console.note(
-                f"--concepts {wanted}: layer {subject.layer!r} has {channels} channels, and no more "
-                "directions can be told apart"
+                f"--concepts {wanted}: layer {subject.layer!r} has {channels} channels, and no "
+                "more directions can be told apart"
             )
         return wanted
     console.step("count the concepts")
