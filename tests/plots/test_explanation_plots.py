@@ -312,3 +312,5 @@ def test_maps_that_are_flat_or_empty_are_drawn_as_well(values, rng):
         [row, PredictionRow("residual", (0.3,) * 3, 0.0)],
     )  # fmt: skip
     check_words(figure)
+    maps = [ax.images[1] for ax in figure.axes if len(ax.images) == 2]
+    assert maps and all(np.isfinite([m.norm.vmin, m.norm.vmax]).all() for m in maps)
