@@ -138,9 +138,9 @@ def test_dead_concepts_are_the_upper_end_of_the_inactive_and_omnipresent_ones_of
     assert value("ic", half_dead) == pytest.approx(0.5)
 
 
-def test_rho_is_capped_at_a_half():
-    activities = tf.constant([0.75, 0.2], tf.float64)
-    for rho in (0.5, 0.9, 3.0):
+def test_rho_is_capped_at_nine_tenths():
+    activities = tf.constant([0.95, 0.2], tf.float64)
+    for rho in (0.9, 1.0, 3.0):
         loss = losses.excessively_active_classifier(activities, rho)
         assert float(loss) == pytest.approx(0.5)
 

@@ -180,3 +180,11 @@ def test_a_step_sees_enough_positions_of_every_concept():
     recipe = get_recipe("default")
     assert recipe.batch_for(3) == 4096 and recipe.batch_for(128) == 8192
     assert get_recipe("paper-deep").batch_for(500) == 4096, "the paper's"
+
+
+def test_rho_is_a_multiple_of_the_fair_share_that_ends_somewhere():
+    (deep,) = (stage for stage in get_recipe("paper-deep").stages if stage.name == "b")
+    assert deep.rho_of(500) == pytest.approx(12 * 0.9 / 500)
+    assert deep.rho_of(8) == 0.9
+    for name in ("default", "soft"):
+        assert {stage.rho_of(1) for stage in get_recipe(name).stages} == {0.5}

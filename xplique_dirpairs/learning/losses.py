@@ -107,10 +107,9 @@ def inactive_classifier(activities: tf.Tensor, tau: float) -> tf.Tensor:
 def excessively_active_classifier(activities: tf.Tensor, rho: float) -> tf.Tensor:
     """L^eac = R_SW({ReLU(E_p[y^γ] − ρ) / (1−ρ)}_i) (EDDP), of activities (..., I). 0 to 1.
 
-    ρ is capped at 0.5: multiples of τ/I exceed 1 for few concepts, and a concept that is on most
-    positions is the background [ours].
+    ρ is capped at 0.9: multiples of τ/I exceed 1 for few concepts.
     """
-    rho = min(rho, 0.5)
+    rho = min(rho, 0.9)
     return soft_maximum(tf.nn.relu(activities - rho) / (1.0 - rho))
 
 

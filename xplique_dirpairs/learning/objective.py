@@ -257,9 +257,7 @@ class Objective(DistributedModel):
             "ma": activation,
             "mm": losses.maximum_margin(filters) * self._coordinates.scale,
             "ic": losses.inactive_classifier(activities, stage.tau),
-            "eac": losses.excessively_active_classifier(
-                activities, stage.rho * stage.tau / concepts
-            ),
+            "eac": losses.excessively_active_classifier(activities, stage.rho_of(concepts)),
         }
         if "sb" in self.terms:
             values["sb"] = losses.sparsity_bound(log_y)

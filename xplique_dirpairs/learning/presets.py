@@ -11,6 +11,9 @@ from xplique_dirpairs.learning.recipe import Recipe, Stage
 #: "all concepts off" is meant to be the uncertain state, so features are moved nearly all the way.
 _TO_THE_END = (0.8, 1.0)
 
+#: A concept that is on most positions is the background.
+_AT_MOST_HALF = 0.5
+
 _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
 
 #: For activations of real networks: soft detectors that learn slowly from a start that does not
@@ -29,6 +32,7 @@ SOFT = Recipe(
             steps_per_epoch=30,
             learning_rate=1e-3,
             kappa=_TO_THE_END,
+            largest_rho=_AT_MOST_HALF,
             meant_for_axes=128,
         ),
         Stage(
@@ -39,6 +43,7 @@ SOFT = Recipe(
             epochs=12,
             learning_rate=1.5e-3,
             kappa=_TO_THE_END,
+            largest_rho=_AT_MOST_HALF,
             meant_for_axes=128,
         ),
     ),
@@ -57,6 +62,7 @@ DEFAULT = Recipe(
             kappa=_TO_THE_END,
             tau=0.1,
             rho=180.0,
+            largest_rho=_AT_MOST_HALF,
         ),
         Stage(
             "d",
@@ -68,6 +74,7 @@ DEFAULT = Recipe(
             kappa=_TO_THE_END,
             tau=0.1,
             rho=180.0,
+            largest_rho=_AT_MOST_HALF,
         ),
     ),
     otherwise=SOFT,

@@ -55,6 +55,8 @@ class Stage:
         ν = τ/I, the least activity of a concept (L^ic).
     rho
         The highest activity of a concept, ρ = rho · τ/I (L^eac).
+    largest_rho
+        And ρ is no more than that.
     per_position
         How many concepts a position carries: what L^s asks for.
     meant_for_axes
@@ -78,6 +80,7 @@ class Stage:
     kappa: tuple[float, float] = (0.5, 0.9)
     tau: float = 0.8
     rho: float = 1.5
+    largest_rho: float = 0.9
     per_position: int = 1
     meant_for_axes: int | None = None
 
@@ -95,7 +98,7 @@ class Stage:
         for name in ("epochs", "steps_per_epoch", "patience", "per_position", "meant_for_axes"):
             if getattr(self, name) is not None or name not in ("steps_per_epoch", "meant_for_axes"):
                 _check_whole(name, getattr(self, name))
-        for name in ("learning_rate", "tau", "rho"):
+        for name in ("learning_rate", "tau", "rho", "largest_rho"):
             _check_positive(name, getattr(self, name))
         for name, value in (*self.weights.items(), *self.constraints.items()):
             _check_number(f"weight or bound of {name!r}", value)
@@ -131,6 +134,10 @@ class Stage:
             return self
         first, last = (min(end, _SHARPEST / noise) for end in self.sharpness)
         return replace(self, sharpness=(first, last))
+
+    def rho_of(self, concepts: int) -> float:
+        """ρ of so many concepts."""
+        return min(self.rho * self.tau / concepts, self.largest_rho)
 
     @property
     def terms(self) -> tuple[str, ...]:
