@@ -376,20 +376,6 @@ def test_correct_writes_a_model_and_what_changed(call, place, tmp_path):
     assert set(data["written"]) == {path.name for path in (tmp_path / "mended").iterdir()}
 
 
-def test_a_model_of_one_output_is_corrected_too(call, place, tmp_path):
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(8, 3, 2, activation="relu", name="features")(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    outputs = keras.layers.Dense(1, activation="sigmoid")(x)
-    keras.Model(inputs, outputs).save(tmp_path / "one.keras")
-    options = ["--pairs", place / "given.npz", "--suppress", 1, "--json"]
-    ran = call("correct", "--model", tmp_path / "one.keras", *options, images="flat")
-    assert ran.status == 0, ran.err
-    data = json.loads(ran.out)
-    assert (data["groups"], data["written"]) == ({}, ["corrected.keras", "summary.json"])
-    assert any("one output" in note for note in data["notes"])
-
-
 def test_a_concept_that_there_is_not(call, place):
     ran = call("correct", "--pairs", place / "given.npz", "--suppress", 3)
     assert ran.status == 1 and "there is no concept 3" in ran.err and "concepts 0 to 2" in ran.err
@@ -445,13 +431,12 @@ def test_of_one_image_there_is_a_report_without_counterfactuals(call, written):
     assert changes is None and any("from one image" in note for note in console.notes)
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
 def test_of_yes_or_no_outputs_there_is_a_report_without_counterfactuals(
-    call, place, tmp_path, written, outputs
+    call, place, tmp_path, written
 ):
     network = keras.models.load_model(place / "m.keras")
     layer = network.get_layer("features").output
-    heads = keras.layers.Dense(outputs, "sigmoid")(keras.layers.GlobalAveragePooling2D()(layer))
+    heads = keras.layers.Dense(3, "sigmoid")(keras.layers.GlobalAveragePooling2D()(layer))
     keras.Model(network.input, heads).save(tmp_path / "heads.keras")
     ran = call("report", "--model", tmp_path / "heads.keras", "--concepts", 2, images="flat")
     assert ran.status == 0, ran.err
@@ -484,3 +469,39 @@ def test_the_report_itself(call, place, tmp_path):
     assert ran.status == 0, ran.err
     text = (tmp_path / "one.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in text and "alert(1)" in text
+
+
+# ------------------------------------------------------------------ a model of one output
+
+
+def test_a_model_of_one_output_has_two_classes_in_every_command(call, place, tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, 2, activation="relu", name="features")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(1, activation="sigmoid")(x)
+    keras.Model(inputs, outputs).save(tmp_path / "one.keras")
+    for k, name in enumerate(("no", "yes")):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        for n, image in enumerate(make_images(3, (32, 32, 3), seed=k)):
+            Image.fromarray((255 * image).astype(np.uint8)).save(
+                tmp_path / "two" / name / f"{n}.png"
+            )
+    given = ["--model", tmp_path / "one.keras", "--json"]
+    commands = {
+        "fit": ["--concepts", 3],
+        "correct": ["--pairs", place / "given.npz", "--suppress", 1],
+        "report": ["--pairs", place / "given.npz"],
+    }
+    for command, options in commands.items():
+        ran = call(command, *given, *options, "--output", command, images=tmp_path / "two")
+        assert ran.status == 0, ran.err
+        data = json.loads(ran.out)
+        assert data["classes"] == {"0": "no", "1": "yes"}, command
+        assert "no counterfactuals" not in ran.err and "class folders for" not in ran.err
+        if command == "correct":
+            assert {name: of["images"] for name, of in data["groups"].items()} == {
+                "no": 3,
+                "yes": 3,
+            }
+    rows = (tmp_path / "fit" / "importances.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["class", "no", "yes"]

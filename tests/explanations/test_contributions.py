@@ -299,19 +299,37 @@ def test_what_cannot_be_explained_is_said(network, changed, error, message):
         explain_prediction(**arguments)
 
 
-def test_one_output_has_the_name_of_its_yes(network):
+def test_one_output_is_a_no_and_a_yes(network):
     kwargs, pairs, images = network("conv_gap")
     latent = kwargs["latent_to_logit_model"].input
     pooled = keras.layers.GlobalAveragePooling2D()(latent)
-    one = keras.Model(latent, keras.layers.Dense(1, activation="sigmoid")(pooled))
-    both = kwargs | {"latent_to_logit_model": one}
-    with pytest.raises(ValueError, match="the name of its yes"):
-        explain_prediction(pairs, images[0], class_names=["no", "yes"], **both)
-    found = explain_prediction(pairs, images[0], class_names=["yes"], **both)
-    yes = one(kwargs["input_to_latent_model"](images[:1])).numpy()[0, 0]
-    assert found.likeliest == (("yes", pytest.approx(yes, abs=1e-5)),)
-    with pytest.raises(ValueError, match="0 alone, its yes"):
-        explain_model(pairs, images, [0, 1, 1], **both)
+    dense = keras.layers.Dense(1)
+    one = dense(pooled)
+    heads = [one, keras.layers.Activation("sigmoid")(one), keras.layers.Rescaling(1.0)(one)]
+    features = kwargs["input_to_latent_model"](images)
+    logits = keras.Model(latent, one)(features).numpy()[:, 0]
+    dense.bias.assign([-np.sort(logits)[:2].mean()])
+    logits += dense.bias.numpy()
+    assert len({*(logits > 0)}) == 2
+    models = [keras.Model(latent, output) for output in heads]
+    for head in (*models, lambda features: models[0](features)):
+        both = kwargs | {"latent_to_logit_model": head}
+        for image, z in zip(images, logits, strict=True):
+            found = explain_prediction(pairs, image, class_names=["no", "yes"], **both)
+            assert found.class_name == ("yes" if z > 0 else "no")
+            assert found.score == pytest.approx(abs(z), abs=1e-4)
+            assert found.residual + found.contributions.sum() == pytest.approx(abs(z), abs=1e-3)
+            p = 1.0 / (1.0 + np.exp(-abs(z)))
+            assert found.probability == pytest.approx(p, abs=1e-5)
+            no, yes = (explain_prediction(pairs, image, class_id=k, **both) for k in (0, 1))
+            np.testing.assert_allclose(no.contributions, -yes.contributions, atol=1e-4)
+        with pytest.raises(ValueError, match="its no and its yes"):
+            explain_prediction(pairs, images[0], class_names=["yes"], **both)
+        labels = [0, *(1 for _ in images[1:])]
+        whole = explain_model(pairs, images, labels, class_names=["no", "yes"], verbose=0, **both)
+        assert whole.class_names == ("no", "yes")
+        right = np.mean((logits > 0)[1:])
+        assert whole.accuracy.tolist() == [float(logits[0] <= 0), pytest.approx(right)]
 
 
 def test_pairs_alone_do_not_know_the_network(network):

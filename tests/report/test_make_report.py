@@ -241,7 +241,7 @@ def test_what_does_not_fit_is_one_clear_error(case, options, words):
         case.make(**options)
 
 
-def test_counterfactuals_of_one_output_have_no_place(case):
+def test_a_report_of_one_output_has_two_classes_as_its_counterfactuals_have(case):
     first = case.network["input_to_latent_model"]
     one = keras.Sequential(
         [
@@ -250,8 +250,14 @@ def test_counterfactuals_of_one_output_have_no_place(case):
             keras.layers.Dense(1),
         ]
     )
-    with pytest.raises(ValueError, match="leave them out"):
-        make_report(
-            case.pairs, case.images, input_to_latent_model=first, latent_to_logit_model=one,
-            counterfactuals=[None] * len(case.images),
-        )  # fmt: skip
+    labels = np.arange(len(case.images)) % 2
+    search = CounterfactualSearch(Head(one), case.pairs, case.x, class_names=["no", "yes"])
+    found = search.find(case.x, max_concepts=1, images=case.images, verbose=0)
+    made = make_report(
+        case.pairs, case.images, labels, input_to_latent_model=first, latent_to_logit_model=one,
+        class_names=["no", "yes"], counterfactuals=found, verbose=0,
+    )  # fmt: skip
+    assert made.explanation.class_names == ("no", "yes")
+    changes = [change for change in made.images.changes if change is not None]
+    assert changes and dict(made.class_names) == {0: "no", 1: "yes"}
+    assert {change.after for change in changes} <= {0, 1}

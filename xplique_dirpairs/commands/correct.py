@@ -44,9 +44,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         arguments.output.mkdir(parents=True, exist_ok=True)
         corrected.save(arguments.output / "corrected.keras")
         report = _report(subject, corrected, console)
-        written = ["corrected.keras"]
-        if report is not None:
-            written += _write(arguments, report, len(subject.class_names))
+        written = ["corrected.keras", *_write(arguments, report, len(subject.class_names))]
     summary = {
         "command": "correct",
         "version": __version__,
@@ -63,22 +61,18 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
                 "broken": group.broken,
                 "changed": group.changed,
             }
-            for name, group in ({} if report is None else report.groups).items()
+            for name, group in report.groups.items()
         },
         "output": str(arguments.output),
         "written": [*written, SUMMARY],
     }
     (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
-    table = "" if report is None else f"{report}\n\n"
-    text = f"{table}Everything is in {arguments.output}/: the model is corrected.keras"
+    text = f"{report}\n\nEverything is in {arguments.output}/: the model is corrected.keras"
     console.result(text, summary)
 
 
-def _report(subject: Subject, corrected: keras.Model, console: Console) -> CorrectionReport | None:
-    """What changed on the images; None of a model of one output, which has no classes to count."""
-    if len(subject.class_names) < 2:
-        console.note("the model has one output: what changed is not counted")
-        return None
+def _report(subject: Subject, corrected: keras.Model, console: Console) -> CorrectionReport:
+    """What changed on the images."""
     if subject.labels is None:
         console.note(
             "the classes of the images are not known: what the model predicted before counts as "

@@ -22,6 +22,7 @@ from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.extractors.reader import Extractor
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
+from xplique_dirpairs.network import Head, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 
@@ -109,15 +110,15 @@ def _counterfactuals(
     """Of the images that are shown; none if they are not wanted, or not defined."""
     if arguments.no_counterfactuals:
         return None
-    outputs = int(shown.model.outputs[0].shape[-1])
-    if outputs == 1 or shown.head.is_multilabel:
+    head = Head(split_model(shown.model, shown.layer)[1])
+    if head.is_multilabel and head.number_of_classes != 1:
         console.note("no counterfactuals: the model's outputs are not classes to choose between")
         return None
     if len(to_fit.images) < 2:
         console.note("no counterfactuals: what is within the data cannot be told from one image")
         return None
     console.step("look for the least changes of concepts that change predictions")
-    search = CounterfactualSearch(shown.head, concepts, to_fit.activations)
+    search = CounterfactualSearch(head, concepts, to_fit.activations)
     return search.find(shown.activations, images=shown.images, verbose=console.progress)
 
 

@@ -29,6 +29,7 @@ from xplique_dirpairs.commands.preprocessing import Preprocessing, preprocessing
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.network import Head, split_model
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.two_classes import no_and_yes
 
 #: What a command did, in the folder it wrote to.
 SUMMARY = "summary.json"
@@ -45,7 +46,8 @@ class Subject:
     layer
     preprocessing
     first, second
-        Halves of the network; the first takes `images`.
+        Halves of the network; the first takes `images`. The second of a model of one output has
+        two, no and yes.
     images : (N, height, width, C)
         uint8 pixels, or what a preprocessing function of the user's made of them.
     pictures : (N, height, width, C) uint8
@@ -177,6 +179,8 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     for note in files.notes:
         console.note(note)
     number = int(model.outputs[0].shape[-1])
+    if number == 1:
+        number, second = 2, no_and_yes(second)
     class_names, outputs = _classes(arguments, files, number, console)
     chosen = class_names.chosen(arguments.classes) if arguments.classes else None
     if outputs is not None and chosen is not None:

@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.activations import as_pixels, check_images, compute_activations
+from xplique_dirpairs.explanations.path import few_logits
 from xplique_dirpairs.extractors.crops import best_crops
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf
 from xplique_dirpairs.extractors.reader import (
@@ -26,6 +27,7 @@ from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorize
 from xplique_dirpairs.network import Head
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
+from xplique_dirpairs.two_classes import as_two_classes
 
 #: Whose concepts explain: pairs, a fitted extractor, or a manager whose pairs are shared.
 Explaining: TypeAlias = DirectionPairs | Extractor | DirectionPairsManagerTf
@@ -41,6 +43,7 @@ class ConceptLayer:
     ----------
     input_to_latent_model
     head
+        With a column for each class: see `as_two_classes`.
     reader
         x = r + u @ bank: r is what is left with every concept off, the residual and, of extractors
         that have one, the constant of their decoder.
@@ -113,6 +116,7 @@ def concept_layer(
     head = Head(second)
     activations = compute_activations(first, images)
     head.check_takes(activations.shape[1:])
+    head = as_two_classes(head, few_logits(head, activations).shape[1])
     reader = reader_of(_in_form(extractor, off), as_pixels(activations))
     return ConceptLayer(first, head, reader), activations
 
@@ -209,7 +213,7 @@ def concept_names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]
 
 
 def check_class_names(names: Names, count: int) -> None:
-    """A sequence has a name for each of the network's outputs; a dictionary may have any.
+    """A sequence has a name for each of the network's classes; a dictionary may have any.
 
     Raises
     ------
@@ -219,10 +223,9 @@ def check_class_names(names: Names, count: int) -> None:
         return
     if isinstance(names, str) or len(names) != count:
         said = repr(names) if isinstance(names, str) else len(names)
-        one = "; of one output it is the name of its yes" if count == 1 else ""
         raise ValueError(
-            f"class_names must be {count}, one for each output of the network in order{one}, or a "
-            f"dictionary, not {said}"
+            f"class_names must be {count}, one for each class in order (of a network of one output "
+            f"its no and its yes), or a dictionary, not {said}"
         )
 
 

@@ -71,7 +71,7 @@ def explain_prediction(
         A second class: contributions are to the difference of the two logits, class_id's minus
         this one's, which is what decides between them.
     class_names
-        Of all K classes, or a dictionary of some. One output has one name, that of its yes.
+        Of all K classes, or a dictionary of some. One output has two, its no and its yes.
     concept_names : I of them, optional
     crops
         For each concept some crops (k, patch, patch, C), uint8 or in [0, 1], to show what it is:

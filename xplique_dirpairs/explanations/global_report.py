@@ -98,7 +98,7 @@ def explain_model(
         one that its images are taken for most often, or, where there is no such, the likeliest
         other one.
     class_names
-        Of all K classes, or a dictionary of some. One output has one name, that of its yes.
+        Of all K classes, or a dictionary of some. One output has two, its no and its yes.
     concept_names : I of them, optional
     input_to_latent_model, latent_to_logit_model
         Halves of the network, of `split_model`; None: those of the extractor.

@@ -179,7 +179,8 @@ def sensitivity(
     activations : (N, *S, D)
         Of the classes' images; or (N, D), pooled, where the head pools first.
     labels : (N,) int, or None
-        Class of each image. None: all images count for every class.
+        Class of each image; of a network of one output 0 (no) or 1 (yes), which are its two
+        classes. None: all images count for every class.
     directions : (I, D)
         Signal vectors, or others.
     amount
@@ -336,16 +337,22 @@ def shift_response(
     batch_size = min(_LARGEST_BATCH, max(64, CHUNK_FLOATS // x[0].size))
 
     def predict(features: NDArray) -> NDArray:
-        return head.logits(features, batch_size)
+        return _of_classes(head.logits(features, batch_size))
 
     logits = predict(x)
     if not np.isfinite(logits).all():
         raise ValueError("the head's outputs for these activations are not finite")
-    kind = "sigmoid" if head.is_multilabel or logits.shape[1] == 1 else "softmax"
+    one_output = head.logits(x[:1], 1).shape[1] == 1
+    kind = "sigmoid" if head.is_multilabel or one_output else "softmax"
     ids = checked_labels(labels, *logits.shape)
     if head.class_rows is not None and x.ndim == 2 and head.ends_in == "linear":
-        return LinearResponse(logits, ids, tie, kind, head.class_rows)
+        return LinearResponse(logits, ids, tie, kind, _of_classes(head.class_rows.T).T)
     return PassedResponse(logits, ids, tie, kind, x, predict)
+
+
+def _of_classes(logits: NDArray) -> NDArray:
+    """(n, K) as they are; of one output −z and z, its no and its yes: see `two_classes`."""
+    return np.concatenate([-logits, logits], axis=1) if logits.shape[1] == 1 else logits
 
 
 def _sides(statistic: str) -> int:

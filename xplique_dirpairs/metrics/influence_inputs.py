@@ -45,10 +45,8 @@ def checked_labels(labels: ArrayLike | None, images: int, classes: int) -> NDArr
     if ids.shape != (images,):
         raise ValueError(f"labels must be one for each of {images} images, not {ids.shape}")
     if ids.min() < 0 or ids.max() >= classes:
-        one = ". One output has class 0 alone, its yes: give its images" if classes == 1 else ""
         raise ValueError(
-            f"labels must be classes, 0 to {classes - 1}, but reach from {ids.min()} to "
-            f"{ids.max()}{one}"
+            f"labels must be classes, 0 to {classes - 1}, but reach from {ids.min()} to {ids.max()}"
         )
     return ids
 

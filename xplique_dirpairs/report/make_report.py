@@ -172,11 +172,6 @@ def make_report(
     gallery = Gallery(array, pictures)
     if counterfactuals is not None:
         _check_one_each("counterfactuals", counterfactuals, len(array))
-        if layer.head.number_of_classes == 1:
-            raise ValueError(
-                "counterfactuals of a network of one output are between no and yes, and its report "
-                "has one class, the yes: leave them out"
-            )
     if interpretability is not None and len(interpretability.labels) != layer.number_of_concepts:
         raise ValueError(
             f"interpretability is of {len(interpretability.labels)} concepts, but the extractor "
