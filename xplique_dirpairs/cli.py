@@ -205,7 +205,9 @@ def _add_report(commands: Any) -> None:
         help="leave out what would change each image's prediction",
     )
     report.add_argument(
-        "--single-file", action="store_true", help="one HTML file: --output is its name"
+        "--single-file",
+        action="store_true",
+        help="one HTML file: --output is its name; learned pairs lie beside it",
     )
     _add_output(report, "report")
     _add_amount(report)

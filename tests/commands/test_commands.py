@@ -460,6 +460,9 @@ def test_pairs_are_kept_where_a_report_is_not_finished(call, tmp_path, monkeypat
     monkeypatch.setattr(report, "_counterfactuals", fail)
     assert call("report", "--concepts", 2).status in (1, 130)
     assert DirectionPairs.load(tmp_path / "report" / "pairs.npz").number_of_concepts == 2
+    one = ["--single-file", "--output", "a/one.html"]
+    assert call("report", "--concepts", 3, *one).status in (1, 130)
+    assert DirectionPairs.load(tmp_path / "a" / "one_pairs.npz").number_of_concepts == 3
 
 
 def test_the_report_itself(call, place, tmp_path):

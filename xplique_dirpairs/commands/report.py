@@ -42,9 +42,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         if pairs is None or arguments.beside:
             tell_parts(to_fit, shown, console)
         learned, comparison = _learned(arguments, to_fit, shown, pairs, console)
-        if not arguments.single_file and pairs is None:  # before what else takes time, or fails
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            learned.save(arguments.output / "pairs.npz")
+        if pairs is None:  # before what else takes time, or fails
+            _save(learned, arguments)
         changes = _counterfactuals(arguments, to_fit, shown, learned, console)
         console.step("write the report")
         page = write_html(arguments, shown, learned, comparison, changes, console)
@@ -60,6 +59,14 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "page": str(page),
     }
     console.result(f"Open {page} in a browser", summary)
+
+
+def _save(pairs: Any, arguments: argparse.Namespace) -> None:
+    """Learned pairs, in the report's folder, or beside its one file, under its name."""
+    beside = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
+    path = beside if arguments.single_file else arguments.output / "pairs.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pairs.save(path)
 
 
 def _check_place(arguments: argparse.Namespace) -> None:
