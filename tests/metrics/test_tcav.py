@@ -86,3 +86,15 @@ def test_what_does_not_fit_is_refused(images):
         tcav_scores(model, images, np.zeros(19, int), np.eye(5))
     with pytest.raises(ValueError, match="0 to 2"):
         tcav_scores(model, images, np.full(20, 3), np.eye(5))
+
+
+def test_models_of_half_precision_are_read_as_well(images, rng):
+    labels, directions = np.arange(20) % 3, rng.normal(size=(4, 5))
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = half(3, False)
+        found = tcav_scores(model, images, labels, directions)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    rows = Head(model).class_rows
+    np.testing.assert_array_equal(found, directions @ rows.T > 0)

@@ -70,8 +70,9 @@ def tcav_scores(
             f"labels must be an integer for each of {len(x)} images, not {ids.dtype} {ids.shape}"
         )
     # Tcav watches what a layer puts out: an identity in front of the half makes activations that.
-    source = keras.Input(x.shape[1:])
-    outputs = latent_to_logit_model(keras.layers.Identity(name=_LAYER)(source))
+    # In float32, whatever the policy: Tcav multiplies its gradients by the directions.
+    source = keras.Input(x.shape[1:], dtype="float32")
+    outputs = latent_to_logit_model(keras.layers.Identity(name=_LAYER, dtype="float32")(source))
     model = keras.Model(source, outputs)
     classes = outputs.shape[-1]
     if ids.size and (ids.min() < 0 or ids.max() >= classes):
