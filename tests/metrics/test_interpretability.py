@@ -318,12 +318,30 @@ def test_what_does_not_fit_is_said(training, validation, thresholds):
             score_labels(validation, own, dissection, labels)
     with pytest.raises(ValueError, match="other concepts"):
         score_labels(dataclasses.replace(validation, concepts={"a": ("b",)}), own, dissection)
-    with pytest.raises(ValueError, match="resamples"):
-        score_labels(validation, own, dissection, resamples=-1)
+    for how, words in (
+        ({"resamples": -1}, "resamples must be"),
+        ({"resamples": 2.5}, "resamples must be"),
+        ({"random_state": "a"}, "random_state must be"),
+        ({"random_state": -1}, "random_state must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            score_labels(validation, own, dissection, **how)
     with pytest.raises(ValueError, match="maps of 4 detectors"):
         score_labels(validation, lambda x: x[..., :4], dissection)
     with pytest.raises(ValueError, match="labels must have shape"):
         s2(np.zeros(4), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("how", [{"resamples": 2.5}, {"random_state": "a"}, {"shift": (1, 2, 3)}])
+def test_what_does_not_fit_is_said_before_the_training_part_is_read(training, validation, how):
+    def read(maps):
+        raise AssertionError("read")
+
+    with pytest.raises(ValueError, match="must be"):
+        interpretability(training, validation, read, np.zeros(5), **how)
+    other = dataclasses.replace(validation, concepts={"a": ("b",)})
+    with pytest.raises(ValueError, match="other concepts"):
+        interpretability(training, other, read, np.zeros(5))
 
 
 # ------------------------------------------------------------------ size
