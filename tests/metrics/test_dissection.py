@@ -227,6 +227,7 @@ def test_masks_that_do_not_fit_are_named(data, thresholds):
         (masks | {"part": masks["part"].astype(float)}, r"masks\['part'\] must be numbers"),
         (masks | {"part": masks["part"].astype(int) - 1}, r"masks\['part'\] must be numbers"),
         (masks | {"part": masks["part"] * 2}, "number 2, but there are 1 concepts"),
+        (masks | {"part": masks["part"][:, :5]}, "must be of one shape, .*6, 5, 13"),
     ):
         with pytest.raises(ValueError, match=words):
             dissect(dataclasses.replace(data, masks=wrong), own, thresholds)
