@@ -351,6 +351,20 @@ def test_a_detector_that_is_always_or_never_on_is_not_tested(heads, data):
     assert np.isfinite(found.scores[:, :3]).all()
 
 
+@pytest.mark.parametrize("maker", [pooled_dense, convolution])
+def test_noise_that_is_no_direction_makes_nothing_significant(heads, data, maker):
+    def p_values(x, detections):
+        return influence(
+            heads[maker], x, data.labels, data.directions, detections,
+            permutations=39, estimator=trained_filter_noise,
+        ).p_values[:, :3]  # fmt: skip
+
+    assert (p_values(np.ones_like(data.x), data.detections) == 1).all()  # features all the same
+    once = np.zeros_like(data.detections)
+    once[0, 0, 0] = True  # a filter that is on at a single position has no signal vector
+    assert (p_values(data.x, once) == 1).all()
+
+
 def test_results_come_back_with_the_seed_and_the_noise_of_a_direction_is_its_own(heads, data):
     def run(seed, count=3):
         return influence(
