@@ -218,6 +218,18 @@ def tcav_table(data: AnnotatedLayer, supervised: SupervisedPairs, names: list[st
 # ------------------------------------------------------------------------------ random weights
 
 
+def any_at_all(found: Influence) -> float:
+    """Whether any test is significant by Bonferroni; NaN if there was too little noise for that."""
+    return float(found.significant("bonferroni").any()) if found.reachable("bonferroni") else np.nan
+
+
+def networks_cell(any_of_network: NDArray) -> Cell:
+    """How many networks have any."""
+    if np.isnan(any_of_network).any():
+        return Cell("unreachable", numbers=(np.nan,))
+    return Cell(f"{int(any_of_network.sum())} of {len(any_of_network)}")
+
+
 def false_positives_table(
     networks: int, training: int, validation: int, concepts: int, how: dict[str, Any]
 ) -> Table:
@@ -240,14 +252,13 @@ def false_positives_table(
                     float(found.significant(c).sum() / tests)
                     for c in ("none", "benjamini-hochberg")
                 ]
-                any_at_all = float(found.significant("bonferroni").any())
-                counted.setdefault((kind, test), []).append((tests, *shares, any_at_all))
+                counted.setdefault((kind, test), []).append((tests, *shares, any_at_all(found)))
     rows = []
     for (kind, test), values in counted.items():
-        tests, *shares, any_at_all = np.array(values).T
+        tests, *shares, any_of_network = np.array(values).T
         cells = [Cell(kind), *map(Cell, test), Cell(f"{int(tests.sum())}")]
         cells += [Cell(f"{s.mean():.3f} ({s.max():.3f})", numbers=(s.mean(),)) for s in shares]
-        rows.append([*cells, Cell(f"{int(any_at_all.sum())} of {networks}")])
+        rows.append([*cells, networks_cell(any_of_network)])
     headers = ["directions", "images", "noise", "statistic", "tests"]
     note = (
         f"Shares of the tests, mean (largest) over {networks} networks with random weights, and "

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.learning.presets import DEFAULT, SOFT
+from xplique_dirpairs.metrics.influence import Influence
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
@@ -174,3 +175,20 @@ def test_the_ablation_s_row_of_ours_is_ours(load):
     ablation = load("ablation")
     ours = ablation.switched(SOFT, ablation.Row(("cur", "eac")))
     assert dataclasses.replace(ours, name="soft") == SOFT
+
+
+def test_what_too_little_noise_cannot_show_is_not_counted_as_none(load):
+    script = load("scene_influence")
+
+    def any_at_all(permutations, exceeded):
+        shape = (10, 8)
+        found = Influence(
+            np.ones(shape), np.ones(shape), np.ones(8, int), np.full(shape, exceeded),
+            np.full(shape, permutations), permutations, "change", 0.05,
+        )  # fmt: skip
+        return script.any_at_all(found)
+
+    reached = np.array([any_at_all(1999, 0), any_at_all(1999, 500)])
+    assert script.networks_cell(reached).text == "1 of 2"
+    with_little = np.array([any_at_all(1999, 0), any_at_all(999, 0)])
+    assert script.networks_cell(with_little).text == "unreachable"

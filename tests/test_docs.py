@@ -4,7 +4,10 @@ import importlib
 import re
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+from conftest import NETWORKS, make_images, make_pairs
 
 import xplique_dirpairs
 
@@ -73,3 +76,25 @@ def test_the_reference_has_every_public_name():
 def test_the_site_has_every_page():
     listed = re.findall(r"- (\w+\.md)", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(page.name for page in PAGES)
+
+
+def test_the_code_about_interpretability_and_influence_does_as_it_is():
+    pages = ("interpretability", "influence")
+    text = "".join((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in pages)
+    marked = r"<!-- test: (\S+) -->\n```python\n(.*?)```\n"
+    blocks = dict(re.findall(marked, text, flags=re.DOTALL))
+    assert list(blocks) == ["interpretability", "influence", "maximise"]
+    assert text.count("```python") == len(blocks)
+
+    keras.utils.set_random_seed(0)
+    maker, shape, layer = NETWORKS["conv_gap"]
+    model, images = maker(shape), make_images(12, shape)
+    g, _ = xplique_dirpairs.split_model(model, layer)
+    masks = np.random.default_rng(0).integers(0, 3, images.shape[:3])
+    names = {"model": model, "layer": layer, "g": g, "pairs": make_pairs(8, 3), "images": images}
+    names |= {"masks": masks, "labels": np.arange(12) % 3, "training_images": images[:5]}
+    for block in blocks.values():
+        exec(block.replace("random_state=0)  # (I", "steps=1, verbose=0)  # (I"), names)
+    assert 0 < names["scores"].s2 <= names["scores"].s1
+    assert names["found"].scores.shape == (3, 3)
+    assert names["made"].shape == (3, *shape)

@@ -88,6 +88,20 @@ def test_coverage_is_the_share_of_a_cell_s_pixels(rng):
     assert known.all()
 
 
+def test_a_shift_moves_the_cells_not_the_masks(data):
+    found = supervised_pairs(data, own, shift=(SIDE, -SIDE))
+
+    def seen(mask):  # cell (r, c) sees what is one cell below and one to the left, if it is there
+        seen = np.zeros_like(mask)
+        seen[:, :-SIDE, SIDE:] = mask[:, SIDE:, :-SIDE]
+        return seen
+
+    masks = {name: seen(mask) for name, mask in data.masks.items()}
+    other = supervised_pairs(dataclasses.replace(data, masks=masks), own)
+    np.testing.assert_array_equal(found.positives, other.positives)
+    np.testing.assert_array_equal(found.pairs.signals, other.pairs.signals)
+
+
 # ------------------------------------------------------------------ Pattern-CAVs
 
 

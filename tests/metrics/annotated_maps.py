@@ -1,6 +1,6 @@
 """Random detectors on randomly annotated images, for the tests of Network Dissection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,14 @@ def annotations(rng, images=6, cells=(3, 4), shape=(10, 13), detectors=5, dtype=
         masks[category] = mask.astype(dtype)
     masks["part"][np.arange(images) % 3 > 0] = 0
     return Annotations(rng.normal(size=(images, *cells, detectors)), masks, CONCEPTS)
+
+
+def moved(data, down, right):
+    """Maps as large as the masks whose cells lie so many pixels farther down and right."""
+    height, width = data.maps.shape[1:3]
+    rows = np.clip(np.arange(height) - down, 0, height - 1)
+    columns = np.clip(np.arange(width) - right, 0, width - 1)
+    return replace(data, maps=data.maps[:, rows][:, :, columns])
 
 
 def slow_upsampled(maps, shape):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from annotated_maps import CONCEPTS, annotations, slow_upsampled
+from annotated_maps import CONCEPTS, annotations, moved, slow_upsampled
 
 from xplique_dirpairs.metrics.detector_views import strongest_images
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
@@ -40,6 +40,14 @@ def test_they_are_those_with_the_largest_values(data, scores, batch_size):
             slow = slow_upsampled(data.maps[n, ..., view.detector], (10, 13)) > 0.3
             np.testing.assert_array_equal(fires, slow)
         assert name in view.name and f"{scores.iou[view.detector]:.2f}" in view.name
+
+
+def test_a_shift_moves_where_they_fire(rng):
+    data = annotations(rng, cells=(10, 13))
+    scores = interpretability(data, data, own, np.full(5, 0.3))
+    view = strongest_images(data, own, scores, detectors=[2], count=6, shift=(2, 1))[0]
+    order = np.argsort(-data.maps[..., 2].max(axis=(1, 2)))
+    np.testing.assert_array_equal(view.detections, moved(data, 2, 1).maps[order, ..., 2] > 0.3)
 
 
 def test_the_best_detectors_come_first(data, scores):

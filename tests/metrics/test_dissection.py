@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from annotated_maps import CONCEPTS, annotations, slow_pixels
+from annotated_maps import CONCEPTS, annotations, moved, slow_pixels
 
+from xplique_dirpairs import alignment
 from xplique_dirpairs.metrics.dissection import NO_LABEL, count_overlaps, dissect
 
 FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]
@@ -177,6 +178,19 @@ def test_activations_stand_in_for_the_images(data, thresholds):
     assert_equal_counts(given, dissect(data, own, thresholds))
 
 
+def test_a_shift_moves_the_maps_not_the_masks(rng, thresholds):
+    data = annotations(rng, cells=(10, 13))
+    found = dissect(data, own, thresholds, shift=(2, 1))
+    assert_equal_counts(found, dissect(moved(data, 2, 1), own, thresholds))
+    assert (found.intersection != dissect(data, own, thresholds).intersection).any()
+
+
+def test_bands_of_rows_do_not_matter(data, thresholds, monkeypatch):
+    whole = dissect(data, own, thresholds)
+    monkeypatch.setattr(alignment, "_VALUES_AT_ONCE", 3 * 13 * 5)
+    assert_equal_counts(dissect(data, own, thresholds), whole)
+
+
 def test_only_a_batch_is_read_at_a_time(data, thresholds):
     sizes = []
     dissect(data, lambda maps: sizes.append(len(maps)) or maps, thresholds, batch_size=4)
@@ -227,6 +241,7 @@ def test_masks_that_do_not_fit_are_named(data, thresholds):
         (masks | {"part": masks["part"].astype(float)}, r"masks\['part'\] must be numbers"),
         (masks | {"part": masks["part"].astype(int) - 1}, r"masks\['part'\] must be numbers"),
         (masks | {"part": masks["part"] * 2}, "number 2, but there are 1 concepts"),
+        (masks | {"part": masks["part"][:, :5]}, "must be of one shape, .*6, 5, 13"),
     ):
         with pytest.raises(ValueError, match=words):
             dissect(dataclasses.replace(data, masks=wrong), own, thresholds)

@@ -159,6 +159,32 @@ def test_a_class_goes_up_along_its_own_weights_and_down_against_them(heads, data
     assert (np.diag(down.scores) == -1).all() and (np.diag(down.changes) < 0).all()
 
 
+def one_output(inputs):
+    return keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(inputs))
+
+
+@pytest.mark.parametrize("kind", ["linear", "sigmoid", "function"])
+def test_a_network_of_one_output_has_two_classes_no_and_yes(data, kind):
+    head = head_of(one_output)
+    rows = head.class_rows[0].astype(float)
+    bias = head.logits(np.zeros((1, *SHAPE), np.float32))[0, 0]
+    if kind == "sigmoid":
+        model = head.model
+        head = Head(keras.Model(model.inputs, keras.layers.Activation("sigmoid")(model.outputs[0])))
+    if kind == "function":  # does not tell how many outputs it has before it is called
+        head = Head(head.model.__call__)
+    labels = np.arange(12) % 2
+    found = sensitivity(head, data.x, labels, data.directions, amount=0.5)
+    before = data.x.mean(axis=(1, 2)) @ rows + bias
+    for i, direction in enumerate(data.directions):
+        after = before + 0.5 * direction @ rows / np.linalg.norm(direction)
+        for k, sign in enumerate((-1, 1)):
+            own = np.log(1 + np.exp(-sign * before)) - np.log(1 + np.exp(-sign * after))
+            assert found.changes[i, k] == pytest.approx(own[labels == k].mean(), abs=1e-5)
+    np.testing.assert_array_equal(found.scores, np.sign(found.changes))
+    assert found.images.tolist() == [6, 6]
+
+
 # ------------------------------------------------------------------ significance
 
 
@@ -323,6 +349,20 @@ def test_a_detector_that_is_always_or_never_on_is_not_tested(heads, data):
     assert found.untested.tolist() == [0, 2] and found.tests == 3
     assert np.isnan(found.p_values[[0, 2]]).all() and not found.significant("paper")[[0, 2]].any()
     assert np.isfinite(found.scores[:, :3]).all()
+
+
+@pytest.mark.parametrize("maker", [pooled_dense, convolution])
+def test_noise_that_is_no_direction_makes_nothing_significant(heads, data, maker):
+    def p_values(x, detections):
+        return influence(
+            heads[maker], x, data.labels, data.directions, detections,
+            permutations=39, estimator=trained_filter_noise,
+        ).p_values[:, :3]  # fmt: skip
+
+    assert (p_values(np.ones_like(data.x), data.detections) == 1).all()  # features all the same
+    once = np.zeros_like(data.detections)
+    once[0, 0, 0] = True  # a filter that is on at a single position has no signal vector
+    assert (p_values(data.x, once) == 1).all()
 
 
 def test_results_come_back_with_the_seed_and_the_noise_of_a_direction_is_its_own(heads, data):

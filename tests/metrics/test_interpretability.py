@@ -6,9 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from annotated_maps import CONCEPTS, annotations, slow_pixels
+from annotated_maps import CONCEPTS, annotations, moved, slow_pixels
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
+from xplique_dirpairs import alignment
 from xplique_dirpairs.metrics import labelled_detectors
 from xplique_dirpairs.metrics.dissection import NO_LABEL, dissect
 from xplique_dirpairs.metrics.interpretability import (
@@ -233,6 +234,37 @@ def test_batches_do_not_change_what_the_bootstrap_draws(training, validation, th
     np.testing.assert_array_equal(other.resampled_iou, found.resampled_iou)
 
 
+def test_the_bootstrap_draws_alike_whatever_the_labels(training, validation, thresholds):
+    # an image that says nothing about the labels of some detectors is drawn for them, too
+    dissection = dissect(training, own, thresholds)
+    parts, houses = (
+        score_labels(validation, own, dissection, np.array([label, NO_LABEL, 0, 0, 0]))
+        for label in (5, 0)
+    )
+    alone = score_labels(validation, own, dissection, np.array([5, *[NO_LABEL] * 4]))
+    np.testing.assert_array_equal(parts.resampled_iou[:, 2:], houses.resampled_iou[:, 2:])
+    np.testing.assert_array_equal(alone.resampled_iou[:, 0], parts.resampled_iou[:, 0])
+
+
+def test_bands_of_rows_do_not_matter(training, validation, thresholds, found, monkeypatch):
+    monkeypatch.setattr(alignment, "_VALUES_AT_ONCE", 3 * 13 * 5)
+    other = interpretability(training, validation, own, thresholds)
+    for name in PER_DETECTOR:
+        np.testing.assert_allclose(getattr(other, name), getattr(found, name), atol=1e-6)
+    assert other.linear_or == found.linear_or
+
+
+@pytest.mark.parametrize("limits", [None, [0.3] * 5], ids=["quantile", "own"])
+def test_a_shift_moves_the_maps_of_both_parts(limits):
+    parts = [annotations(np.random.default_rng(k), cells=(10, 13)) for k in range(2)]
+    found = interpretability(*parts, own, limits, shift=(2, 1))
+    # quantiles are of the maps as they are
+    other = interpretability(*(moved(part, 2, 1) for part in parts), own, found.thresholds)
+    for name in ("labels", "training_iou", "iou", "precision", "recall"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(found, name), err_msg=name)
+    assert (found.iou != interpretability(*parts, own, found.thresholds).iou).any()
+
+
 def test_the_order_of_the_detectors_orders_their_scores(training, validation, thresholds, found):
     order = [3, 1, 4, 0, 2]
     other = interpretability(training, validation, lambda x: x[..., order], thresholds[order])
@@ -318,12 +350,30 @@ def test_what_does_not_fit_is_said(training, validation, thresholds):
             score_labels(validation, own, dissection, labels)
     with pytest.raises(ValueError, match="other concepts"):
         score_labels(dataclasses.replace(validation, concepts={"a": ("b",)}), own, dissection)
-    with pytest.raises(ValueError, match="resamples"):
-        score_labels(validation, own, dissection, resamples=-1)
+    for how, words in (
+        ({"resamples": -1}, "resamples must be"),
+        ({"resamples": 2.5}, "resamples must be"),
+        ({"random_state": "a"}, "random_state must be"),
+        ({"random_state": -1}, "random_state must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            score_labels(validation, own, dissection, **how)
     with pytest.raises(ValueError, match="maps of 4 detectors"):
         score_labels(validation, lambda x: x[..., :4], dissection)
     with pytest.raises(ValueError, match="labels must have shape"):
         s2(np.zeros(4), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("how", [{"resamples": 2.5}, {"random_state": "a"}, {"shift": (1, 2, 3)}])
+def test_what_does_not_fit_is_said_before_the_training_part_is_read(training, validation, how):
+    def read(maps):
+        raise AssertionError("read")
+
+    with pytest.raises(ValueError, match="must be"):
+        interpretability(training, validation, read, np.zeros(5), **how)
+    other = dataclasses.replace(validation, concepts={"a": ("b",)})
+    with pytest.raises(ValueError, match="other concepts"):
+        interpretability(training, other, read, np.zeros(5))
 
 
 # ------------------------------------------------------------------ size

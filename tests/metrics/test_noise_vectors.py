@@ -96,6 +96,15 @@ def test_noise_does_not_depend_on_the_size_of_blocks(rng, count):
         np.testing.assert_allclose(drawn(size), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [lambda x, t: x[:2], lambda x, t: t, lambda x, t: np.full((len(t), x.shape[1]), np.nan)],
+)
+def test_an_estimator_that_gives_no_vector_for_each_permutation_is_refused(rng, estimator):
+    with pytest.raises(ValueError, match=r"must give finite noise vectors \(7, 3\)"):
+        next(noise_vectors(np.ones((10, 3), np.float32), 7, 64, estimator, rng))
+
+
 def stream(rng, batches):
     index = np.arange(240).reshape(-1, 2, 3)
     parts = np.array_split(index, batches)

@@ -76,6 +76,17 @@ def test_batches_and_repeated_calls_change_nothing_and_leave_the_model_as_it_was
     np.testing.assert_array_equal(model.predict_on_batch(images), before)
 
 
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_a_network_of_one_output_has_two_classes_as_in_rcav(images, rng, sigmoid):
+    logit, labels, directions = half(1, False), np.arange(20) % 2, rng.normal(size=(6, 5))
+    outputs = keras.layers.Activation("sigmoid")(logit.output) if sigmoid else logit.output
+    model = keras.Model(logit.input, outputs)
+    scores = sensitivity(Head(model), images, labels, directions).scores
+    helped, hurt = (tcav_scores(model, images, labels, s * directions) for s in (1, -1))
+    assert scores.shape == (6, 2)
+    np.testing.assert_array_equal(helped - hurt, scores)
+
+
 def test_what_does_not_fit_is_refused(images):
     model = half(3, False)
     with pytest.raises(TypeError, match=r"must be a keras\.Model"):
@@ -84,5 +95,20 @@ def test_what_does_not_fit_is_refused(images):
         tcav_scores(model, images, np.zeros(20, int), np.eye(4))
     with pytest.raises(ValueError, match="integer for each of 20 images"):
         tcav_scores(model, images, np.zeros(19, int), np.eye(5))
-    with pytest.raises(ValueError, match="0 to 2"):
-        tcav_scores(model, images, np.full(20, 3), np.eye(5))
+    for labels, said in ((np.full(20, 3), "0 to 2, .* from 3 to 3"), (np.arange(20) - 18, "-18")):
+        with pytest.raises(ValueError, match=said):
+            tcav_scores(model, images, labels, np.eye(5))
+    with pytest.raises(ValueError, match="activations must be of some images"):
+        tcav_scores(model, images[:0], np.zeros(0, int), np.eye(5))
+
+
+def test_models_of_half_precision_are_read_as_well(images, rng):
+    labels, directions = np.arange(20) % 3, rng.normal(size=(4, 5))
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = half(3, False)
+        found = tcav_scores(model, images, labels, directions)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    rows = Head(model).class_rows
+    np.testing.assert_array_equal(found, directions @ rows.T > 0)

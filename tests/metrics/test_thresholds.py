@@ -68,6 +68,14 @@ def test_the_better_of_the_candidates_is_chosen(data):
     np.testing.assert_array_equal(choice.dissection.thresholds, fifth)
 
 
+def test_a_single_detector_is_on_at_half_of_the_positions_and_it_says_so(data):
+    choice = choose_thresholds(data, lambda maps: maps[..., :1])
+    assert choice.name == "top 1/2"
+    assert (data.maps[..., 0] > choice.dissection.thresholds[0]).mean() == pytest.approx(
+        0.5, abs=1e-3
+    )
+
+
 def test_sharp_detectors_take_the_smaller_share(data):
     # one cell of every other image is far above the others, and a concept: 0.4 % of all
     rng = np.random.default_rng(1)

@@ -391,3 +391,6 @@ def _check_masks(masks: Mapping[str, NDArray], count: int, concepts: Mapping) ->
                 f"masks[{category!r}] must be numbers of concepts, integers from 0 of shape "
                 f"(n, H, W), {count} of them, not {mask.dtype} {mask.shape}"
             )
+    if len({mask.shape for mask in masks.values()}) > 1:
+        shapes = {category: mask.shape for category, mask in masks.items()}
+        raise ValueError(f"masks of all categories must be of one shape, not {shapes}")

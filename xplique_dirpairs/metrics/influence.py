@@ -229,7 +229,8 @@ def influence(
     """SC, mean Δ, and which of them noise signal vectors do not reach.
 
     For each direction a balanced sample of positions with and without its concept, their labels
-    permuted N times, a noise signal vector for each: see `metrics.noise_vectors`.
+    permuted N times, a noise signal vector for each: see `metrics.noise_vectors`. One of length
+    zero, as of a single position or of features that are all the same, counts as stronger.
 
     Parameters
     ----------
@@ -310,7 +311,9 @@ def _against_noise(
 
     def strengths(block: NDArray, live: NDArray) -> NDArray:
         of_noise = _compared(response.statistics(amount * block, live), statistic)
-        return _strengths(of_noise, sign, statistic, tie)
+        found = _strengths(of_noise, sign, statistic, tie)
+        found[~block.any(axis=1)] = np.inf  # noise that is no direction has not lost to any
+        return found
 
     own = _strengths(observed, sign, statistic, tie)
     return compare_with_noise(own, noise, strengths, stop_at)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.activations import check_count, check_random_state
 from xplique_dirpairs.alignment import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.metrics.dissection import (
     NO_LABEL,
@@ -66,8 +67,10 @@ def interpretability(
     Raises
     ------
     ValueError
-        As of `dissect`.
+        If the two parts are of other concepts, and as of `score_labels`: before anything is read
+        where it can be.
     """
+    _check_settings(validation, dict(training.concepts), shift, resamples, random_state)
     how: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
     of_training = how | {"activations": training_activations}
     if thresholds is None:
@@ -125,14 +128,10 @@ def score_labels(
     Raises
     ------
     ValueError
-        If the concepts are others, labels are not numbers of concepts, ``resamples`` is negative,
-        and as of `dissect`.
+        If the concepts are others, labels are not numbers of concepts, ``resamples`` or
+        ``random_state`` is out of range, and as of `dissect`.
     """
-    if dict(annotated.concepts) != dissection.concepts:
-        raise ValueError("the validation part has other concepts than the dissection")
-    check_shift(shift)
-    if resamples < 0:
-        raise ValueError(f"resamples must be at least 0, not {resamples!r}")
+    _check_settings(annotated, dissection.concepts, shift, resamples, random_state)
     chosen = dissection.labels if labels is None else np.asarray(labels)
     counts = _LabelCounts(dissection, _checked_labels(chosen, dissection), resamples, random_state)
     detectors = len(dissection.thresholds)
@@ -143,6 +142,20 @@ def score_labels(
             with one_thread():
                 counts.add(image, one_map, shift)
     return counts.result()
+
+
+def _check_settings(
+    validation: Annotated,
+    concepts: dict[str, tuple[str, ...]],
+    shift: Shift,
+    resamples: int,
+    random_state: int,
+) -> None:
+    if dict(validation.concepts) != concepts:
+        raise ValueError("the validation part has other concepts than the training part")
+    check_shift(shift)
+    check_count("resamples", resamples, least=0)
+    check_random_state(random_state)
 
 
 def _checked_labels(labels: NDArray, dissection: Dissection) -> NDArray:
@@ -180,7 +193,7 @@ class _LabelCounts:
         # rows: pixels of both, of the detector, of the concept; images
         self._counts = np.zeros((4, len(self._all_labels)), np.int64)
         self._drawn = np.zeros((resamples, *self._counts.shape), np.int64)
-        self._rng = np.random.default_rng(random_state)
+        self._rng = check_random_state(random_state)
         detectors = len(labels)
         self._levels = np.zeros((2, detectors, AP_LEVELS), np.int64)  # positive, all
         span = dissection.highest - dissection.lowest

@@ -96,12 +96,25 @@ def balanced_sample(
 def noise_vectors(
     sample: NDArray, count: int, block: int, estimator: NoiseEstimator, rng: np.random.Generator
 ) -> Iterator[NDArray]:
-    """``count`` noise signal vectors of a balanced sample, (B, D) each, B up to ``block``."""
+    """``count`` noise signal vectors of a balanced sample, (B, D) each, B up to ``block``.
+
+    Raises
+    ------
+    ValueError
+        If the estimator gives something else.
+    """
     half = len(sample) // 2
     labels = np.repeat(np.array([1.0, -1.0], np.float32), half)
     for start in range(0, count, block):
         permuted = np.tile(labels, (min(block, count - start), 1))
-        yield estimator(sample, rng.permuted(permuted, axis=1, out=permuted))
+        found = np.asarray(estimator(sample, rng.permuted(permuted, axis=1, out=permuted)))
+        wanted = (len(permuted), sample.shape[1])
+        if found.shape != wanted or not np.isfinite(found).all():
+            raise ValueError(
+                f"the estimator must give finite noise vectors {wanted}, one for each permutation, "
+                f"but gives {found.dtype} {found.shape}"
+            )
+        yield found
 
 
 def sample_positions(

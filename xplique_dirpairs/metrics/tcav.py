@@ -39,7 +39,7 @@ def tcav_scores(
     activations : (N, *S, D)
         Of the images.
     labels : (N,) int
-        Class of each.
+        Class of each; of a network of one output 0 (no) or 1 (yes), which are its two classes.
     directions : (I, D)
         Their lengths do not matter.
     batch_size
@@ -65,17 +65,24 @@ def tcav_scores(
     ids = np.asarray(labels)
     if vectors.ndim != 2 or vectors.shape[1] != x.shape[-1]:
         raise ValueError(f"directions must be (I, {x.shape[-1]}), but have shape {vectors.shape}")
+    if not x.size:
+        raise ValueError(f"activations must be of some images, but have shape {x.shape}")
     if ids.shape != x.shape[:1] or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(
             f"labels must be an integer for each of {len(x)} images, not {ids.dtype} {ids.shape}"
         )
     # Tcav watches what a layer puts out: an identity in front of the half makes activations that.
-    source = keras.Input(x.shape[1:])
-    outputs = latent_to_logit_model(keras.layers.Identity(name=_LAYER)(source))
+    # In float32, whatever the policy: Tcav multiplies its gradients by the directions.
+    source = keras.Input(x.shape[1:], dtype="float32")
+    outputs = latent_to_logit_model(keras.layers.Identity(name=_LAYER, dtype="float32")(source))
+    if outputs.shape[-1] == 1:  # no falls as far as yes rises, logit or probability
+        outputs = keras.layers.Concatenate()([-outputs, outputs])
     model = keras.Model(source, outputs)
     classes = outputs.shape[-1]
-    if ids.size and (ids.min() < 0 or ids.max() >= classes):
-        raise ValueError(f"labels must be classes, 0 to {classes - 1}, not {ids.max()}")
+    if ids.min() < 0 or ids.max() >= classes:
+        raise ValueError(
+            f"labels must be classes, 0 to {classes - 1}, but reach from {ids.min()} to {ids.max()}"
+        )
     tcav = Tcav(model, _LAYER, batch_size=batch_size)
     scores = np.full((len(vectors), classes), np.nan)
     for k in np.unique(ids):

@@ -118,7 +118,8 @@ def choose_thresholds(
     annotated, read, activations, batch_size, shift
         As of `dissect`.
     candidates
-        Name → thresholds (I,). None: the top 1/I and the top 0.5 % of each detector.
+        Name → thresholds (I,). None: the top 1/I (of a single detector 1/2) and the top 0.5 % of
+        each detector.
 
     Returns
     -------
@@ -132,8 +133,8 @@ def choose_thresholds(
     how: dict[str, Any] = {"activations": activations, "batch_size": batch_size}
     if candidates is None:
         maps, _ = next(read_batches(annotated, read, activations, batch_size))
-        detectors = maps.shape[-1]
-        names = {f"top 1/{detectors}": 1 / max(detectors, 2), f"top {TOP_SHARE:.1%}": TOP_SHARE}
+        parts = max(maps.shape[-1], 2)
+        names = {f"top 1/{parts}": 1 / parts, f"top {TOP_SHARE:.1%}": TOP_SHARE}
         limits = quantile_thresholds(annotated, read, list(names.values()), **how)
         candidates = dict(zip(names, limits, strict=True))
     if not candidates:
