@@ -123,6 +123,11 @@ def maximise(
         If an argument is not as described, or the network's activations turn NaN.
     """
     g = network_to_layer(model, layer, pairs, image_shape)
+    if "float" not in str(model.inputs[0].dtype):
+        raise ValueError(
+            f"model takes {model.inputs[0].dtype} images, through which no gradient flows: pass it "
+            "from behind the cast to floats on"
+        )
     chosen = chosen_concepts(pairs, concepts)
     if along not in ("filters", "signals"):
         raise ValueError(f"along must be 'filters' or 'signals', not {along!r}")
