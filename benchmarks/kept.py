@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,8 @@ def kept(path: Path, settings: Mapping[str, Any], measure: Callable[[], Measured
         print(f"{path} is of other settings: measured again", flush=True)
     arrays, about = measure()
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
+    # another benchmark may be measuring the same
+    unfinished = path.with_name(f"{path.stem}.{os.getpid()}.part")
     FORMAT.write(unfinished, arrays, {"settings": wanted, "about": about})
     unfinished.replace(path)
     return arrays, about

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -140,6 +141,22 @@ def test_what_is_kept_is_measured_again_for_other_settings_only(load, tmp_path):
     other, _ = kept(path, {"seed": 1, "sizes": (2, 3)}, measure)
     assert calls == [0, 1]
     np.testing.assert_array_equal(other["values"], [2, 3, 4])
+
+
+def test_two_benchmarks_may_measure_the_same_at_once(load, tmp_path, monkeypatch):
+    script, path = load("kept"), tmp_path / "one.npz"
+    measured = {"values": np.arange(3)}, {}
+
+    def write(unfinished, *what):
+        archive.write(unfinished, *what)
+        monkeypatch.setattr(script, "FORMAT", archive)
+        monkeypatch.setattr(script.os, "getpid", lambda: -1)
+        script.kept(path, {}, lambda: measured)  # the other one, done before this one is
+
+    archive = script.FORMAT
+    monkeypatch.setattr(script, "FORMAT", SimpleNamespace(read=archive.read, write=write))
+    script.kept(path, {}, lambda: measured)
+    assert [file.name for file in tmp_path.iterdir()] == ["one.npz"]
 
 
 def test_without_the_network_no_loss_asks_it(load):

@@ -261,6 +261,12 @@ def test_models_and_pairs_of_another_kind_are_refused(colors):
     model = keras.Model(anything, keras.layers.Conv2D(3, 1, name="colors")(anything))
     with pytest.raises(ValueError, match="give image_shape"):
         quickly(model, pairs)
+    pixel = keras.Input((1, 1, 3))
+    with pytest.raises(ValueError, match="single pixel"):  # TensorFlow's FFT would end the process
+        quickly(keras.Model(pixel, keras.layers.Conv2D(3, 1, name="colors")(pixel)), pairs)
+    whole = keras.Input((4, 4, 3), dtype="uint8")
+    with pytest.raises(ValueError, match="takes uint8 images"):
+        quickly(keras.Model(whole, keras.layers.Conv2D(3, 1, name="colors")(whole)), pairs)
     two = [keras.Input((4, 4, 3)), keras.Input((4, 4, 3))]
     with pytest.raises(ValueError, match="one input, not 2"):
         quickly(keras.Model(two, keras.layers.Add(name="colors")(two)), pairs)

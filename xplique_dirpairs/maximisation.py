@@ -90,7 +90,7 @@ def maximise(
         another detector more than the own one.
     values_range
         Lowest and highest value of the network's input, (−1, 1) for many. Every picture has
-        both in it.
+        both in it, but for what resizing takes from one that is not square.
     image_shape
         (height, width, channels), where the model's input leaves it open.
     steps
@@ -123,6 +123,11 @@ def maximise(
         If an argument is not as described, or the network's activations turn NaN.
     """
     g = network_to_layer(model, layer, pairs, image_shape)
+    if "float" not in str(model.inputs[0].dtype):
+        raise ValueError(
+            f"model takes {model.inputs[0].dtype} images, through which no gradient flows: pass it "
+            "from behind the cast to floats on"
+        )
     chosen = chosen_concepts(pairs, concepts)
     if along not in ("filters", "signals"):
         raise ValueError(f"along must be 'filters' or 'signals', not {along!r}")
@@ -132,6 +137,8 @@ def maximise(
     low, high = _checked_range(values_range)
     height, width, channels = g.input_shape[1:]
     side = max(height, width)
+    if side < 2:
+        raise ValueError("images of a single pixel have no spectrum to make pictures of")
     shift = int(_SHIFT * side) if shift is None else shift
     check_count("shift", shift, least=0)
     seed = int(check_random_state(random_state).integers(2**31))
