@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xplique_dirpairs.activations import as_pixels
+from xplique_dirpairs.datasets.annotation import AnnotatedImages
+from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,
@@ -25,8 +27,11 @@ from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorize
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
 from xplique_dirpairs.learning.presets import DEFAULT
 from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.metrics.dissection import Dissection, dissect
+from xplique_dirpairs.metrics.thresholds import choose_thresholds
 from xplique_dirpairs.network import Head
 
+Read = Callable[[NDArray], NDArray]
 #: The losses that ask the network.
 NETWORK_TERMS = ("uur", "cur", "fired")
 OURS, NO_NETWORK = "direction pairs", "direction pairs, no network term"
@@ -61,6 +66,22 @@ CONTROLS: dict[str, Callable[[int, int], Any]] = {
     "no learning": lambda i, seed: NoLearningFactorizer(i, random_state=seed),
     "random directions": lambda i, seed: RandomFactorizer(i, random_state=seed),
 }
+
+
+def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, str, Dissection]:
+    """What reads maps, what its thresholds are, and where it fires on the training part.
+
+    Its own thresholds, or, if it has none, the better quantile.
+    """
+    if isinstance(factorizer, DirectionPairsFactorizer):
+        read, thresholds, said = factorizer.pairs_.project, factorizer.pairs_.biases, "own"
+    else:
+        read = reader_of(factorizer, as_pixels(x[:8])).coefficients
+        if not isinstance(factorizer, KMeansFactorizer):
+            choice = choose_thresholds(training, read, activations=x)
+            return read, choice.name, choice.dissection
+        thresholds, said = np.full(factorizer.number_of_concepts, 0.5), "nearest centroid"
+    return read, said, dissect(training, read, thresholds, activations=x)
 
 
 def fitted(name: str, concepts: int, seed: int, head: Head, activations: NDArray, positions: int):

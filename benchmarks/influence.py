@@ -10,7 +10,8 @@ seeds; the influence of Pattern-CAVs of concepts that define classes, and of the
 defines none (Xplique's own TCAV scores beside it); how often directions are significant on networks
 with random weights: which of the tests are valid. SC is over the validation images of each class,
 or ("any") over all of them. Noise vectors are differences of the means of permuted labels (the
-default of `influence`) or the signal vectors of filters trained on them (the paper's). The network
+default of `influence`) or the signal vectors of filters trained on them (the paper's). Every other
+extractor's encoding directions, its detectors as in interpretability.py, stand beside. The network
 and the pairs are kept in --output.
 
 With --data, times on a real network: DIR is laid out as for benchmarks/real_network.py. Directions
@@ -35,15 +36,25 @@ from pathlib import Path
 
 import numpy as np
 from annotated import add_scene_options, scene_layer
-from extractors import NO_NETWORK, OURS, RECIPES
+from extractors import (
+    CONTROLS,
+    NO_NETWORK,
+    ON_POSITIONS,
+    OURS,
+    RECIPES,
+    dissected,
+    fitted,
+)
 from kept import learned, mean_and_spread
 from numpy.typing import NDArray
 from real_network import load_data
 from scene_influence import (
     IMAGES,
+    OWN_TESTS,
     Test,
     changes_table,
     false_positives_table,
+    influences,
     known_concepts,
     known_concepts_table,
     known_signs,
@@ -52,7 +63,9 @@ from scene_influence import (
     tcav_table,
 )
 
-from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.extractors.reader import reader_of
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.influence_table import influence_table
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.supervised import supervised_pairs
@@ -61,6 +74,10 @@ from xplique_dirpairs.metrics.influence import STATISTICS, Influence, influence
 from xplique_dirpairs.network import Head, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.tables import Cell, Table
+
+#: Extractors side by side; those that do not ask the network are fitted on so many positions.
+EXTRACTORS = (OURS, NO_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)
+_POSITIONS = 50_000
 
 COLUMNS = (
     "run", "directions", "classes", "images", "permutations", "compared", "s", "s for all",
@@ -147,6 +164,8 @@ def on_scenes(arguments: argparse.Namespace) -> None:
         how = {"permutations": arguments.permutations, "amount": amount}
         print(f"\na = {amount:g}\n")
         learned_directions(data, supervised, how, arguments)
+        table = every_extractor(data, supervised, how, arguments)
+        print(table.formatted("markdown"), "\n", flush=True)
         names, by_test = known_concepts(data, supervised, how)
         print(known_concepts_table(names, by_test).formatted("markdown"), "\n")
         print(tcav_table(data, supervised, names).formatted("markdown"), "\n", flush=True)
@@ -173,7 +192,10 @@ def learned_directions(data, supervised, how: dict, arguments: argparse.Namespac
                 arguments.output / data.name, data.about, data.x_training, data.head,
                 arguments.directions, seed, RECIPES[name],
             )  # fmt: skip
-            of_cavs = s3_of(data, pairs, supervised, how["amount"])
+            _, _, dissection = dissected(
+                DirectionPairsFactorizer.from_pairs(pairs), data.training, data.x_training
+            )
+            of_cavs = s3_of(data, pairs.signals, dissection.labels, supervised, how["amount"])
             for test, found in of_pairs(data, pairs, how).items():
                 bh, paper = found.summary(), found.summary("paper")
                 values = [bh.sdc, bh.scdp, paper.sdc, paper.scdp, of_cavs]
@@ -193,6 +215,43 @@ def learned_directions(data, supervised, how: dict, arguments: argparse.Namespac
     print(Table(headers, rows, [note]).formatted("markdown"), "\n", flush=True)
     corrections = ("benjamini-hochberg", "none", "paper")
     print("Seed 0:\n\n" + influence_table(first, corrections).formatted("markdown"), "\n")
+
+
+def every_extractor(data, supervised, how: dict, arguments: argparse.Namespace) -> Table:
+    """SDC, SCDP and S³ of the encoding directions of every extractor, by the default test."""
+    rows = []
+    for name in EXTRACTORS:
+        figures = []
+        for seed in range(arguments.seeds):
+            if name in RECIPES:
+                pairs, _ = learned(
+                    arguments.output / data.name, data.about, data.x_training, data.head,
+                    arguments.directions, seed, RECIPES[name],
+                )  # fmt: skip
+                factorizer = DirectionPairsFactorizer.from_pairs(pairs)
+            else:
+                factorizer = fitted(
+                    name, arguments.directions, seed, data.head, data.x_training, _POSITIONS
+                )
+            read, _, dissection = dissected(factorizer, data.training, data.x_training)
+            directions = reader_of(factorizer, as_pixels(data.x_training[:8])).encoding
+            detections = read(data.x_training) > dissection.thresholds
+            (found,) = influences(data, directions, detections, how, OWN_TESTS[:1]).values()
+            bh, paper = found.summary(), found.summary("paper")
+            of_cavs = s3_of(data, directions, dissection.labels, supervised, how["amount"])
+            size = float(np.nanmean(np.abs(found.changes)))
+            figures.append([bh.sdc, bh.scdp, paper.sdc, paper.scdp, of_cavs, size])
+        cells = [
+            mean_and_spread(values, decimals)
+            for values, decimals in zip(np.transpose(figures), (*DECIMALS, 2), strict=True)
+        ]
+        rows.append([Cell(name), *cells])
+    note = (
+        f"Encoding directions, a = {how['amount']:g}, {how['permutations']} noise vectors "
+        f"({', '.join(OWN_TESTS[0])}); mean ± standard deviation over {arguments.seeds} seed(s)."
+    )
+    headers = ["extractor", "SDC", "SCDP", "SDC, paper", "SCDP, paper", "S³", "mean |mean Δ|"]
+    return Table(headers, rows, [note])
 
 
 def main() -> None:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -37,24 +36,28 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from annotated import AnnotatedLayer, add_scene_options, clothing_layers, scene_layer
-from extractors import CONTROLS, NO_NETWORK, ON_POSITIONS, OURS, RECIPES, fitted
+from extractors import (
+    CONTROLS,
+    NO_NETWORK,
+    ON_POSITIONS,
+    OURS,
+    RECIPES,
+    Read,
+    dissected,
+    fitted,
+)
 from kept import Measured, kept, learned, mean_and_spread, slug
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.activations import as_pixels
-from xplique_dirpairs.extractors.reader import reader_of
-from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.supervised import supervised_pairs
 from xplique_dirpairs.metrics.detector_views import strongest_images
-from xplique_dirpairs.metrics.dissection import dissect, flat_concepts
+from xplique_dirpairs.metrics.dissection import flat_concepts
 from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2
 from xplique_dirpairs.metrics.labelled_detectors import score_labels
 from xplique_dirpairs.metrics.registry import METRICS
-from xplique_dirpairs.metrics.thresholds import choose_thresholds
 from xplique_dirpairs.plots.interpretability import plot_above, plot_best_detectors, plot_labels
 from xplique_dirpairs.tables import Cell, Table
 
@@ -62,22 +65,11 @@ SUPERVISED = "supervised"
 NAMES = [OURS, NO_NETWORK, "UIBE", "CBE", *(n for n in ON_POSITIONS if n != "semi-NMF")]
 NAMES += [*CONTROLS, SUPERVISED]
 
-Read = Callable[[NDArray], NDArray]
 #: An extractor's scores, one for each seed, and what else is known of each.
 Found = dict[str, list[tuple[Interpretability, dict]]]
 
 
 # ------------------------------------------------------------------------------ measuring
-
-
-def detectors(factorizer, sample: NDArray) -> tuple[Read, NDArray | None, str]:
-    """What reads maps, thresholds if the extractor has any, and what these are."""
-    if isinstance(factorizer, DirectionPairsFactorizer):
-        return factorizer.pairs_.project, factorizer.pairs_.biases, "own"
-    read = reader_of(factorizer, sample).coefficients
-    if isinstance(factorizer, KMeansFactorizer):
-        return read, np.full(factorizer.number_of_concepts, 0.5), "nearest centroid"
-    return read, None, ""
 
 
 def measure(
@@ -98,12 +90,7 @@ def measure(
         else:
             factorizer = fitted(name, concepts, seed, data.head, x, arguments.positions)
         seconds = time.perf_counter() - start
-    read, thresholds, said = detectors(factorizer, as_pixels(x[:8]))
-    if thresholds is None:
-        choice = choose_thresholds(data.training, read, activations=x)
-        dissection, said = choice.dissection, choice.name
-    else:
-        dissection = dissect(data.training, read, thresholds, activations=x)
+    read, said, dissection = dissected(factorizer, data.training, x)
     scores = score_labels(
         data.validation, read, dissection, labels,
         activations=data.x_validation, resamples=arguments.resamples,

@@ -14,7 +14,7 @@ from xplique_dirpairs.datasets.scene_network import random_scene_network
 from xplique_dirpairs.datasets.scene_settings import CLASSES, DISTRACTOR
 from xplique_dirpairs.learning.supervised import SupervisedPairs, cell_coverage, supervised_pairs
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.metrics.dissection import dissect, flat_concepts
+from xplique_dirpairs.metrics.dissection import flat_concepts
 from xplique_dirpairs.metrics.influence import Influence, influence, sensitivity
 from xplique_dirpairs.metrics.influence_summary import s3
 from xplique_dirpairs.metrics.noise_vectors import mean_difference_noise, trained_filter_noise
@@ -101,13 +101,16 @@ def of_references(
 
 
 def s3_of(
-    data: AnnotatedLayer, pairs: DirectionPairs, supervised: SupervisedPairs, amount: float
+    data: AnnotatedLayer,
+    directions: NDArray,
+    labels: NDArray,
+    supervised: SupervisedPairs,
+    amount: float,
 ) -> float:
-    """S³ of the pairs' signal vectors, labelled on the training part."""
-    labels = dissect(data.training, pairs.project, pairs.biases, activations=data.x_training).labels
+    """S³ of directions whose detectors are labelled so."""
     scores, of_cavs = (
         sensitivity(data.head, data.x_validation, data.validation.labels, d, amount=amount).scores
-        for d in (pairs.signals, supervised.pairs.signals)
+        for d in (directions, supervised.pairs.signals)
     )
     rows = np.full((len(flat_concepts(data.training.concepts)), scores.shape[1]), np.nan)
     rows[supervised.labels] = of_cavs
