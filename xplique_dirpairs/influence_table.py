@@ -150,7 +150,9 @@ def _notes(influences: Mapping[str, Influence], corrections: Sequence[str]) -> l
     for correction in corrections:
         said = "; ".join(_MEANINGS[correction].format(level=level) for level in levels)
         notes.append(f"{correction}: {said}.")
-        few = [name for name, found in influences.items() if not found.reachable(correction)]
+        few = [
+            n for n, found in influences.items() if found.tests and not found.reachable(correction)
+        ]
         if few:
             notes.append(
                 f"unreachable ({correction}"
@@ -173,12 +175,13 @@ def _notes(influences: Mapping[str, Influence], corrections: Sequence[str]) -> l
         notes.append(f"{next(iter(how.values()))}.")
     else:
         notes += [f"{name}: {said}." for name, said in how.items()]
-    left_out = {name: found.untested.tolist() for name, found in influences.items()}
-    for name, untested in left_out.items():
-        if untested:
-            of = f" of {name}" if name else ""
-            notes.append(
-                f"Not tested, since their detectors fire everywhere or nowhere: directions "
-                f"{untested}{of}."
+    for name, found in influences.items():
+        if len(found.untested):
+            why = (
+                "it was interrupted"
+                if found.interrupted
+                else "detectors fire everywhere or nowhere"
             )
+            of = f" of {name}" if name else ""
+            notes.append(f"Not tested, since {why}: directions {found.untested.tolist()}{of}.")
     return notes

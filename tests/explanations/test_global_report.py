@@ -379,3 +379,12 @@ def test_what_was_not_measured_is_said(explained):
 def test_a_class_is_given_in_a_list(halves, pairs, data):
     with pytest.raises(TypeError, match="a list of their numbers, not 2"):
         explain_model(pairs, *data, classes=2, **QUICK, **halves)
+
+
+def test_an_interruption_ends_the_explanation(halves, pairs, data, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xplique_dirpairs.metrics.influence.noise_vectors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        explain_model(pairs, *data, **QUICK, **halves)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from xplique_dirpairs.influence_table import influence_table
 from xplique_dirpairs.metrics.influence import (
     Influence,
     influence,
@@ -384,6 +385,28 @@ def test_another_estimator_of_noise_can_be_used(heads, data):
         permutations=30, estimator=trained_filter_noise,
     )  # fmt: skip
     assert np.isfinite(found.p_values[:, :3]).all()
+
+
+def test_an_interruption_keeps_what_was_tested(heads, data):
+    arguments = (heads[pooled_dense], data.x, data.labels, data.directions, data.detections)
+    left = [2]
+
+    def interrupting(*given):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return mean_difference_noise(*given)
+
+    whole = influence(*arguments, permutations=30, early_stopping=False, verbose=0)
+    found = influence(
+        *arguments, permutations=30, early_stopping=False, estimator=interrupting, verbose=0
+    )
+    assert found.interrupted and not whole.interrupted
+    tested = np.setdiff1d(np.arange(len(whole.scores)), found.untested)
+    assert 0 < len(tested) < len(whole.scores)
+    np.testing.assert_array_equal(found.p_values[tested], whole.p_values[tested])
+    np.testing.assert_array_equal(found.changes, whole.changes)
+    assert "since it was interrupted" in str(influence_table({"a": found}))
 
 
 def result(exceeded, permutations):

@@ -168,6 +168,8 @@ def explain_model(
         permutations=permutations or (100 if maps else 1000), statistic=statistic, level=level,
         random_state=random_state, verbose=verbose,
     )  # fmt: skip
+    if found.interrupted:
+        raise KeyboardInterrupt
     means = [
         _mean_shares(layer, scan, of, k, None, path_images)
         for k, of in progress(

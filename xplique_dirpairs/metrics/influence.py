@@ -100,6 +100,8 @@ class Influence(Sensitivity):
         "change" (|mean Δ|), "signed change" or "score" (|SC|).
     level : float
         θ.
+    interrupted : bool
+        Whether Ctrl-C ended it: directions from some on are not tested.
     """
 
     exceeded: NDArray
@@ -107,6 +109,7 @@ class Influence(Sensitivity):
     permutations: int
     statistic: str
     level: float
+    interrupted: bool = False
 
     @cached_property
     def p_values(self) -> NDArray:
@@ -125,7 +128,9 @@ class Influence(Sensitivity):
 
     @property
     def untested(self) -> NDArray:
-        """Directions whose detector fires everywhere or nowhere, so that labels say nothing."""
+        """Directions without a test: their detectors fire everywhere or nowhere, or, where it was
+        interrupted, they were still to come.
+        """
         return np.flatnonzero(~(self.compared > 0).any(axis=1))
 
     def significant(self, correction: str = "benjamini-hochberg") -> NDArray:
@@ -263,6 +268,11 @@ def influence(
     verbose
         0 for silence; else a progress bar over the directions.
 
+    Returns
+    -------
+    influence
+        On Ctrl-C, too: `Influence.interrupted` says so, and what is not tested has no p-value.
+
     Raises
     ------
     TypeError, ValueError
@@ -284,17 +294,20 @@ def influence(
     observed = _compared(found, statistic)
     stop_at = hopeless_count(permutations, level / _sides(statistic)) if early_stopping else None
     exceeded, compared = np.zeros((2, *observed.shape), int)
-    tests = progress(enumerate(generators), len(generators), "influence", verbose, "direction")
-    for i, rng in tests:
-        sample = balanced_sample(x, detected[:, i], positions, rng)
-        if len(sample):
-            noise = noise_vectors(sample, permutations, response.at_once, estimator, rng)
-            exceeded[i], compared[i] = _against_noise(
-                observed[i], noise, response, statistic, amount, stop_at
-            )
+    interrupted = False
+    try:
+        tests = progress(enumerate(generators), len(generators), "influence", verbose, "direction")
+        for i, rng in tests:
+            sample = balanced_sample(x, detected[:, i], positions, rng)
+            if len(sample):
+                noise = noise_vectors(sample, permutations, response.at_once, estimator, rng)
+                of_noise = _against_noise(observed[i], noise, response, statistic, amount, stop_at)
+                exceeded[i], compared[i] = of_noise
+    except KeyboardInterrupt:  # what was compared by then is worth having
+        interrupted = True
     return Influence(
         found.scores, found.changes, response.images,
-        exceeded, compared, permutations, statistic, level,
+        exceeded, compared, permutations, statistic, level, interrupted,
     )  # fmt: skip
 
 
