@@ -106,6 +106,8 @@ def timed(head, activations, labels, pairs, features, count, **how) -> tuple[Inf
     found = influence(
         head, activations, labels, pairs.signals[:count], detections, features, verbose=0, **how
     )
+    if found.interrupted:
+        raise KeyboardInterrupt
     return found, time.perf_counter() - start
 
 

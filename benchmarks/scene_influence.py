@@ -66,14 +66,17 @@ def influences(
 ) -> Found:
     """Directions on the validation images, against noise of the training part's detections."""
     labels = {"own": data.validation.labels, "any": None}
-    return {
-        test: influence(
+    by_test = {}
+    for test in tests:
+        found = influence(
             data.head, data.x_validation, labels[test.images], directions, detections,
             data.x_training, statistic=test.statistic, estimator=NOISE[test.noise], verbose=0,
             **how,
-        )
-        for test in tests
-    }  # fmt: skip
+        )  # fmt: skip
+        if found.interrupted:
+            raise KeyboardInterrupt  # a table of what was tested by then would not say so
+        by_test[test] = found
+    return by_test
 
 
 def of_pairs(
