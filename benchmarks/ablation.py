@@ -33,11 +33,11 @@ from annotated import AnnotatedLayer, add_scene_options, scene_layer
 from kept import Measured, kept, learned, mean_and_spread, slug
 from scene_influence import OWN_TESTS, Test, of_pairs
 
+from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.presets import RECIPES
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
-from xplique_dirpairs.tables import Cell, Table
 
 #: The paper's λ of L^s and L^sb where both are on, and of L^fso.
 _SPARSITY, _BOUND, _ORTHOGONALITY = 0.85, 2.6, 1.0

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from real_network import load_data
 
-from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.annotated_images import AnnotatedImages
 from xplique_dirpairs.datasets.annotated_scenes import annotated_scenes
-from xplique_dirpairs.datasets.annotation import AnnotatedImages
 from xplique_dirpairs.datasets.scene_network import LAYER, train_scene_network
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 
 #: Seeds of the scenes that the network, the extractors and the scores are from.
 NETWORK_SEED, TRAINING_SEED, VALIDATION_SEED = 0, 1, 2

@@ -44,15 +44,16 @@ from real_network import load_data
 from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.activations import compute_activations
 from xplique_dirpairs.commands.extractor_names import SeededCraft
 from xplique_dirpairs.comparison.average import average
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import CONTROLS, Comparison
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 
 NAMES = [OURS, "CRAFT", *ON_POSITIONS, "UIBE", "CBE"]
 

@@ -43,10 +43,11 @@ from annotated import add_scene_options, scene_layer
 from extractors import OURS, fitted
 from real_network import load_data
 
-from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_scenes, small_cnn
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 
 METHODS = (OURS, "NMF", "PCA", "random directions")
 COLUMNS = (

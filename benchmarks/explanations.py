@@ -44,7 +44,7 @@ from xplique_dirpairs.explanations.contributions import compare_predictions, exp
 from xplique_dirpairs.explanations.global_report import explain_model
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.network import split_model
+from xplique_dirpairs.models.split import split_model
 
 COLUMNS = ("network", "layer", "fit s", "model s", "predictions s", "sums", "steps", "all s")
 #: Digit scenes that the network is trained on.

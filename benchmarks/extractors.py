@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import as_pixels
-from xplique_dirpairs.datasets.annotation import AnnotatedImages
+from xplique_dirpairs.data.activations import as_pixels
+from xplique_dirpairs.data.annotated_images import AnnotatedImages
 from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
@@ -29,7 +29,7 @@ from xplique_dirpairs.learning.presets import DEFAULT
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.metrics.dissection import Dissection, dissect
 from xplique_dirpairs.metrics.thresholds import choose_thresholds
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 Read = Callable[[NDArray], NDArray]
 #: The losses that ask the network.

@@ -63,17 +63,18 @@ from scene_influence import (
     tcav_table,
 )
 
-from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.activations import as_pixels, compute_activations
 from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.influence_table import influence_table
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.supervised import supervised_pairs
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.metrics.influence import STATISTICS, Influence, influence
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.tables import Cell, Table
+from xplique_dirpairs.sensitivity.influence import STATISTICS, Influence, influence
+from xplique_dirpairs.sensitivity.influence_table import influence_table
 
 #: Extractors side by side; those that do not ask the network are fitted on so many positions.
 EXTRACTORS = (OURS, NO_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)

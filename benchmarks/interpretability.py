@@ -49,6 +49,7 @@ from extractors import (
 from kept import Measured, kept, learned, mean_and_spread, slug
 from sklearn.exceptions import ConvergenceWarning
 
+from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.presets import get_recipe
@@ -59,7 +60,6 @@ from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2
 from xplique_dirpairs.metrics.labelled_detectors import score_labels
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.interpretability import plot_above, plot_best_detectors, plot_labels
-from xplique_dirpairs.tables import Cell, Table
 
 SUPERVISED = "supervised"
 NAMES = [OURS, NO_NETWORK, "UIBE", "CBE", *(n for n in ON_POSITIONS if n != "semi-NMF")]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.archives import ArchiveFormat
+from xplique_dirpairs.core.archives import ArchiveFormat
+from xplique_dirpairs.core.tables import Cell
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.tables import Cell
 
 FORMAT = ArchiveFormat("benchmark-measurement", 1, "measurements", "benchmarks/", compressed=True)
 

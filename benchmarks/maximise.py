@@ -31,14 +31,14 @@ from numpy.typing import NDArray
 from xplique.features_visualizations import Objective, optimize
 
 from xplique_dirpairs import Head, learn_pairs, split_model
-from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.crops import best_crops_of_images
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
-from xplique_dirpairs.extractors.crops import best_crops_of_images
-from xplique_dirpairs.maximisation import maximise
-from xplique_dirpairs.maximisation_report import FiringReport, measure_firing
+from xplique_dirpairs.maximisation.firing_report import FiringReport, measure_firing
+from xplique_dirpairs.maximisation.maximise import maximise
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.maximisation import plot_maximised
-from xplique_dirpairs.tables import Cell, Table
 
 LAYER = "last_conv"
 #: Side of the crops, about a third of a picture's: of the demo's, of a scene.

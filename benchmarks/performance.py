@@ -106,11 +106,11 @@ def products(
 
 def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool) -> dict:
     """One fit."""
+    from xplique_dirpairs.data.shards import ActivationShards
     from xplique_dirpairs.datasets.synthetic import random_directions
     from xplique_dirpairs.learning import stage_fit
     from xplique_dirpairs.learning.presets import DEFAULT
     from xplique_dirpairs.learning.trainer import learn_pairs
-    from xplique_dirpairs.shards import ActivationShards
 
     ends: list[list[tuple[float, float]]] = []
 

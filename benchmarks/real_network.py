@@ -47,9 +47,10 @@ import numpy as np
 from numpy.typing import NDArray
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.plots.side_by_side import (

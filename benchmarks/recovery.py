@@ -66,7 +66,7 @@ from xplique_dirpairs.datasets.synthetic import (
 )
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 #: A concept is recovered if it meets both; a seed succeeds if so many of its concepts are.
 COSINE, IOU, SHARE = 0.95, 0.9, 0.95

@@ -30,10 +30,11 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF, FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 
 #: Encoding and, where there are any, decoding directions, (I, D) each.
 Directions = tuple[NDArray, NDArray | None]

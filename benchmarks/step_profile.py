@@ -40,7 +40,7 @@ from xplique_dirpairs.learning.presets import DEFAULT, SOFT
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import excess_covariance, joint_signals
 from xplique_dirpairs.learning.uncertainty import damped_inverse
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 CLASSES, DISTRACTORS = 1000, 16
 #: Feature maps a step passes through a head: that pools first; that does not.

@@ -29,7 +29,7 @@ from xplique_dirpairs.datasets.synthetic import (
 )
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.recovery import Recovery
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 #: Success: every concept of the fit meets all of these.
 IOU, IOU_OTHERS, COSINE, MEAN_COSINE, RMSE = 0.95, 0.02, 0.97, 0.99, 0.12

@@ -35,7 +35,8 @@ import numpy as np
 from kept import Measured, kept, mean_and_spread, slug
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import compute_activations
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.datasets.chess import (
     CLASS_NAMES,
     LAYER,
@@ -51,10 +52,10 @@ from xplique_dirpairs.learning.estimate_signals import estimate_signals
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.metrics.influence import sensitivity
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.tables import Cell, Table
+from xplique_dirpairs.sensitivity.influence import sensitivity
 
 #: Recipes to find it with; corrections are of the first.
 RECIPES = ("constrained", "default")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.network import split_model
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
 CLASSES = 3

@@ -9,10 +9,14 @@ ROOMS = PAGE.split("## Rooms")[1].split("## How learning works")[0]
 PACKAGE = ROOT / "xplique_dirpairs"
 
 
-def test_every_module_has_a_room_and_every_room_a_module():
-    modules = {path.name for path in PACKAGE.rglob("*.py")} - {"__main__.py", "version.py"}
-    modules |= {path.name for path in (ROOT / "benchmarks").glob("*.py")}
-    assert set(re.findall(r"\w+\.py", ROOMS)) - {"conftest.py"} == modules
+def test_the_table_of_rooms_lists_every_folder_of_the_package():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)`", ROOMS, re.MULTILINE)) == folders | {"pairs"}
+
+
+def test_the_root_of_the_package_holds_pairs_only():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert modules == {"__init__", "__main__", "version", "pairs"}
 
 
 def test_links_lead_somewhere():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.learning.presets import DEFAULT, SOFT
-from xplique_dirpairs.metrics.influence import Influence
+from xplique_dirpairs.sensitivity.influence import Influence
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 

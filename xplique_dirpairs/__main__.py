@@ -2,6 +2,6 @@
 
 import sys
 
-from xplique_dirpairs.cli import main
+from xplique_dirpairs.commands.cli import main
 
 sys.exit(main())

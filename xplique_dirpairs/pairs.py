@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.archives import ArchiveFormat
+from xplique_dirpairs.core.archives import ArchiveFormat
 
 Off = Literal["absent", "undecided"]
 

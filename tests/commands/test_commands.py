@@ -12,13 +12,12 @@ from conftest import conv_flatten, conv_gap, fake_learn_pairs, make_images, make
 from PIL import Image
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs import cli
-from xplique_dirpairs.commands import report
+from xplique_dirpairs.commands import cli, report
 from xplique_dirpairs.commands.concept_number import number_of_concepts
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.extractor_names import SeededCraft
 from xplique_dirpairs.comparison.result import Comparison
-from xplique_dirpairs.network import split_model
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
 # Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.

@@ -3,7 +3,7 @@ import pytest
 from conftest import NETWORKS, conv_gap
 
 from xplique_dirpairs.commands.layers import candidates, layers_table, suggestion
-from xplique_dirpairs.network import split_model
+from xplique_dirpairs.models.split import split_model
 
 
 def residual():

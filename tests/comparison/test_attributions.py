@@ -12,8 +12,8 @@ from xplique_dirpairs import (
     PCAFactorizer,
     attribute,
 )
-from xplique_dirpairs.activations import as_pixels, compute_activations
 from xplique_dirpairs.comparison.attributions import MEASURES
+from xplique_dirpairs.data.activations import as_pixels, compute_activations
 from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 

@@ -18,7 +18,6 @@ from xplique.plots.metrics import barplot, fidelity_curves
 import xplique_dirpairs
 from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, RandomFactorizer, split_model
 from xplique_dirpairs import compare as exported
-from xplique_dirpairs.activations import as_pixels, compute_activations
 from xplique_dirpairs.comparison.average import average
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import (
@@ -29,6 +28,7 @@ from xplique_dirpairs.comparison.result import (
     ExtractorResult,
 )
 from xplique_dirpairs.comparison.table import comparison_table, paired_difference
+from xplique_dirpairs.data.activations import as_pixels, compute_activations
 from xplique_dirpairs.factorizers.autoencoders import TopKFactorizer
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
@@ -43,7 +43,7 @@ from xplique_dirpairs.metrics.fidelity import fidelity
 from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
 from xplique_dirpairs.metrics.registry import METRICS
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
 

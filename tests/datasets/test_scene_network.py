@@ -7,7 +7,7 @@ from xplique_dirpairs.datasets.scene_network import (
     random_scene_network,
     train_scene_network,
 )
-from xplique_dirpairs.network import split_model
+from xplique_dirpairs.models.split import split_model
 
 
 @pytest.fixture(scope="module")

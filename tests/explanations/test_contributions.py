@@ -17,7 +17,8 @@ from xplique_dirpairs.explanations.global_report import explain_model
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
 NETWORKS = ["conv_gap", "conv_flatten", "tokens", "class_token", "vectors", "gelu", "hidden"]

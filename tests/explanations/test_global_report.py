@@ -18,8 +18,8 @@ from planted import (
 from xplique_dirpairs.explanations.contributions import explain_prediction
 from xplique_dirpairs.explanations.global_report import explain_model
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
-from xplique_dirpairs.metrics.influence import influence, log_probability_changes
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.sensitivity.influence import influence, log_probability_changes
 
 QUICK = {"permutations": 200, "amount": 1.0}
 
@@ -385,6 +385,6 @@ def test_an_interruption_ends_the_explanation(halves, pairs, data, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xplique_dirpairs.metrics.influence.noise_vectors", interrupted)
+    monkeypatch.setattr("xplique_dirpairs.sensitivity.influence.noise_vectors", interrupted)
     with pytest.raises(KeyboardInterrupt):
         explain_model(pairs, *data, **QUICK, **halves)

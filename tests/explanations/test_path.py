@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from xplique_dirpairs.explanations.path import class_score, few_logits, mean_gradient
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 ZERO, ONE = np.zeros(1, np.float32), np.ones(1, np.float32)
 

@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
-from xplique_dirpairs.network import split_model
+from xplique_dirpairs.models.split import split_model
 
 
 class Projection(DirectionsFactorizer):

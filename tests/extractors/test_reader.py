@@ -7,7 +7,7 @@ from conftest import NETWORKS, make_pairs
 from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtractorBuilder
 
-from xplique_dirpairs.activations import as_pixels, compute_activations
+from xplique_dirpairs.data.activations import as_pixels, compute_activations
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.reader import (
     bank_of,

@@ -13,7 +13,7 @@ from xplique_dirpairs.interventions import search as search_module
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 from xplique_dirpairs.interventions.counterfactuals import counterfactuals
 from xplique_dirpairs.interventions.search import Attempts, Wanted, _shortened
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.counterfactuals import plot_moves
 

@@ -24,7 +24,7 @@ from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

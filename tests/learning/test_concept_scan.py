@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import fake_learn_pairs
 
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head
 from xplique_dirpairs.learning import concept_scan
 from xplique_dirpairs.learning.concept_scan import (
@@ -14,8 +15,7 @@ from xplique_dirpairs.learning.concept_scan import (
 )
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.presets import get_recipe
-from xplique_dirpairs.network import Head
-from xplique_dirpairs.shards import ActivationShards
+from xplique_dirpairs.models.head import Head
 
 
 @pytest.fixture

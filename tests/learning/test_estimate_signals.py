@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs import DirectionPairs, estimate_signals
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning.estimate_signals import ESTIMATORS
-from xplique_dirpairs.shards import ActivationShards
 
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 

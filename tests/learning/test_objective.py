@@ -11,7 +11,7 @@ from keras import layers
 from xplique_dirpairs.learning.coordinates import Moments, centred, standardised, whitened
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import Stage
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 N, H, W, D, I, R, K = 12, 2, 3, 6, 3, 2, 4
 KAPPA, TAU, RHO, GAMMA = 0.7, 0.8, 1.5, 1.1

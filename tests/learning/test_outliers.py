@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning import features as features_
@@ -8,7 +9,6 @@ from xplique_dirpairs.learning import outliers
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.outliers import distinct_images, leave_out_far
-from xplique_dirpairs.shards import ActivationShards
 
 
 @pytest.fixture(params=["held", "streamed"])

@@ -31,7 +31,7 @@ from xplique_dirpairs.metrics.recovery import (
     recovery,
     signal_cosines,
 )
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 # Keras' ReduceLROnPlateau reads the learning rate in a way that numpy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_pixels
 
-from xplique_dirpairs import alignment
+from xplique_dirpairs.core import upsampling as alignment
 from xplique_dirpairs.metrics.dissection import NO_LABEL, count_overlaps, dissect
 
 FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]

@@ -24,7 +24,8 @@ from xplique_dirpairs.metrics.fidelity import (
 )
 from xplique_dirpairs.metrics.manipulation import Reading, all_off_negative_mass, outcomes
 from xplique_dirpairs.metrics.predictions import class_probabilities
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 
 #: Axes of positions: none, tokens, maps.
 POSITIONS = {"vectors": (), "tokens": (5,), "maps": (3, 2)}

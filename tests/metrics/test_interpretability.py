@@ -9,7 +9,7 @@ import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_pixels
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
-from xplique_dirpairs import alignment
+from xplique_dirpairs.core import upsampling as alignment
 from xplique_dirpairs.metrics import labelled_detectors
 from xplique_dirpairs.metrics.dissection import NO_LABEL, dissect
 from xplique_dirpairs.metrics.interpretability import (

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation
-from xplique_dirpairs.metrics.influence import Influence
 from xplique_dirpairs.report.content import (
     Change,
     ConceptPages,
@@ -12,7 +12,7 @@ from xplique_dirpairs.report.content import (
     Label,
     Report,
 )
-from xplique_dirpairs.tables import Cell, Table
+from xplique_dirpairs.sensitivity.influence import Influence
 
 #: What breaks pages that put names into markup, scripts, addresses or narrow columns.
 HOSTILE = (

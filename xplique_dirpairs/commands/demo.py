@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xplique_dirpairs.commands.console import Console
-from xplique_dirpairs.demo import run_demo
+from xplique_dirpairs.demo.run import run_demo
 from xplique_dirpairs.version import __version__
 
 

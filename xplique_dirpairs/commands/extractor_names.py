@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.extractor_list import NAMES
 from xplique_dirpairs.commands.subject import Subject
-from xplique_dirpairs.extractor_list import NAMES
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.autoencoders import (

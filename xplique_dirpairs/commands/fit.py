@@ -20,6 +20,7 @@ from xplique_dirpairs.commands.subject import (
     open_subject,
     shown_classes,
 )
+from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.extractors.craft import sensitivity_of
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
@@ -29,7 +30,6 @@ from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.overview import plot_class_importances, plot_learning
 from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.plots.side_by_side import ExtractorView
-from xplique_dirpairs.tables import Cell, Table
 from xplique_dirpairs.version import __version__
 
 #: Classes that are explained, those with the most images; that stand in the overview; that have a

@@ -9,9 +9,9 @@ import keras
 
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.model_file import load_model
-from xplique_dirpairs.model_graph import check_is_cut, layer_output, nodes_before
-from xplique_dirpairs.network import split_model
-from xplique_dirpairs.tables import Cell, Table
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.models.graph import check_is_cut, layer_output, nodes_before
+from xplique_dirpairs.models.split import split_model
 
 _POOLS = (
     keras.layers.GlobalAveragePooling1D,

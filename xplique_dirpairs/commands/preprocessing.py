@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xplique_dirpairs.commands.console import UsageError
-from xplique_dirpairs.model_graph import nodes_before
+from xplique_dirpairs.models.graph import nodes_before
 
 #: Keras's networks whose preprocessing has their name.
 NETWORKS = (

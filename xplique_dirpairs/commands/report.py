@@ -14,15 +14,16 @@ from xplique_dirpairs.commands.compare import (
 )
 from xplique_dirpairs.commands.concept_number import number_of_concepts
 from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.extractor_list import NAMES
 from xplique_dirpairs.commands.extractor_names import extractors
 from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
 from xplique_dirpairs.comparison.result import Comparison
-from xplique_dirpairs.extractor_list import NAMES
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.extractors.reader import Extractor
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 

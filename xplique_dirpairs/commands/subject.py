@@ -14,7 +14,6 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import compute_activations
 from xplique_dirpairs.commands.class_names import (
     ClassNames,
     check_all_found,
@@ -26,10 +25,12 @@ from xplique_dirpairs.commands.image_folder import ImageFiles, Skipped, find_ima
 from xplique_dirpairs.commands.layers import candidates, layers_table, suggestion
 from xplique_dirpairs.commands.model_file import load_model
 from xplique_dirpairs.commands.preprocessing import Preprocessing, preprocessing
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.learning.presets import get_recipe
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
+from xplique_dirpairs.models.two_classes import no_and_yes
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.two_classes import no_and_yes
 
 #: What a command did, in the folder it wrote to.
 SUMMARY = "summary.json"

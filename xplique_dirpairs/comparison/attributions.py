@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import as_pixels, check_count, compute_activations
 from xplique_dirpairs.comparison.inputs import (
     as_images,
     check_same_layer,
@@ -20,6 +19,7 @@ from xplique_dirpairs.comparison.inputs import (
     network_halves,
     scored_classes,
 )
+from xplique_dirpairs.data.activations import as_pixels, check_count, compute_activations
 from xplique_dirpairs.extractors.reader import Extractor, is_fitted, reader_of
 from xplique_dirpairs.metrics.attribution import (
     gradient_times_coefficient,
@@ -30,7 +30,7 @@ from xplique_dirpairs.metrics.attribution import (
     shapley_values,
 )
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
 
 #: Ways to attribute a score to concepts (`metrics.attribution`).

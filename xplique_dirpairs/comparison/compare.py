@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts.factorizer import ConceptFactorizer
 
-from xplique_dirpairs.activations import as_pixels, check_count, compute_activations
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.comparison.inputs import (
     as_images,
@@ -30,6 +29,7 @@ from xplique_dirpairs.comparison.inputs import (
 )
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.comparison.settings import Settings, checksum
+from xplique_dirpairs.data.activations import as_pixels, check_count, compute_activations
 from xplique_dirpairs.extractors.reader import (
     ConceptReader,
     Extractor,
@@ -43,7 +43,7 @@ from xplique_dirpairs.metrics.dictionary_values import dictionary_values
 from xplique_dirpairs.metrics.fidelity import fidelity
 from xplique_dirpairs.metrics.importance import SobolIndices, sobol_designs, sobol_indices
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
 
 logger = logging.getLogger("xplique_dirpairs")

@@ -9,8 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from xplique_dirpairs.archives import ArchiveFormat
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
+from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.metrics.fidelity import Curves, Fidelity
 from xplique_dirpairs.metrics.importance import SobolIndices
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from xplique.concepts import CraftTf, HolisticCraftTf
 
-from xplique_dirpairs.activations import check_images, compute_activations
 from xplique_dirpairs.comparison.result import CONTROLS, NO_LEARNING, RANDOM
+from xplique_dirpairs.data.activations import check_images, compute_activations
 from xplique_dirpairs.extractors.reader import (
     Extractor,
     bank_of,

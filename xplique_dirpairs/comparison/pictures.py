@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.extractors.crops import (
+from xplique_dirpairs.data.crops import (
     best_crops,
     concept_maps,
     crop_coefficients,

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import check_count
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.comparison.files import read_results, write_results
 from xplique_dirpairs.comparison.pictures import aligned_concepts, picture, upright_maps
@@ -24,6 +23,8 @@ from xplique_dirpairs.comparison.table import (
     paired_difference,
     seed_spread,
 )
+from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.data.activations import check_count
 from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.metrics.summary import Summary
 from xplique_dirpairs.plots.comparison import (
@@ -36,7 +37,6 @@ from xplique_dirpairs.plots.comparison import (
     plot_extractor_maps,
     plot_fidelity,
 )
-from xplique_dirpairs.tables import Table
 
 #: Controls that stand in every table: directions that mean nothing, and detectors nobody trained.
 RANDOM, NO_LEARNING = "random directions", "no learning"

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.datasets.annotation import AnnotatedImages, AnnotatedStream
+from xplique_dirpairs.data.annotated_images import AnnotatedImages, AnnotatedStream
 from xplique_dirpairs.datasets.scene_paint import COLOURS, Canvas, Random, Strokes, between
 from xplique_dirpairs.datasets.scene_settings import (
     CLASSES,

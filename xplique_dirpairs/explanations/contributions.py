@@ -8,8 +8,14 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import check_count
-from xplique_dirpairs.explanations.concept_layer import (
+from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.explanations.path import few_logits
+from xplique_dirpairs.explanations.prediction_explanation import (
+    PredictionComparison,
+    PredictionExplanation,
+)
+from xplique_dirpairs.explanations.shares import ScoreOfLayer
+from xplique_dirpairs.extractors.concept_layer import (
     Explaining,
     Names,
     as_images,
@@ -19,14 +25,8 @@ from xplique_dirpairs.explanations.concept_layer import (
     concept_names_of,
     crops_of_fit,
 )
-from xplique_dirpairs.explanations.path import few_logits
-from xplique_dirpairs.explanations.prediction_explanation import (
-    PredictionComparison,
-    PredictionExplanation,
-)
-from xplique_dirpairs.explanations.shares import ScoreOfLayer
 from xplique_dirpairs.metrics.predictions import class_probabilities
-from xplique_dirpairs.network import check_class
+from xplique_dirpairs.models.head import check_class
 from xplique_dirpairs.pairs import Off
 
 #: Classes that are named with their probabilities.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.tables import Cell, Table
+from xplique_dirpairs.core.tables import Cell, Table
 
 if TYPE_CHECKING:
     from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation

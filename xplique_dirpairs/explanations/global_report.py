@@ -10,8 +10,16 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import check_count
-from xplique_dirpairs.explanations.concept_layer import (
+from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.explanations.model_explanation import (
+    Confusion,
+    ModelExplanation,
+    strongest,
+)
+from xplique_dirpairs.explanations.path import few_logits
+from xplique_dirpairs.explanations.shares import ScoreOfLayer
+from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
     Explaining,
     Names,
@@ -21,25 +29,17 @@ from xplique_dirpairs.explanations.concept_layer import (
     concept_layer,
     concept_names_of,
 )
-from xplique_dirpairs.explanations.model_explanation import (
-    Confusion,
-    ModelExplanation,
-    strongest,
-)
-from xplique_dirpairs.explanations.path import few_logits
-from xplique_dirpairs.explanations.scan import Scan, scan_images
-from xplique_dirpairs.explanations.shares import ScoreOfLayer
-from xplique_dirpairs.metrics.influence import (
+from xplique_dirpairs.extractors.scan import Scan, scan_images
+from xplique_dirpairs.metrics.significance import check_level
+from xplique_dirpairs.models.head import check_class
+from xplique_dirpairs.pairs import Off
+from xplique_dirpairs.sensitivity.influence import (
     STATISTICS,
     Influence,
     influence,
     log_probability_changes,
 )
-from xplique_dirpairs.metrics.influence_inputs import checked_labels
-from xplique_dirpairs.metrics.significance import check_level
-from xplique_dirpairs.network import check_class
-from xplique_dirpairs.pairs import Off
-from xplique_dirpairs.progress import progress
+from xplique_dirpairs.sensitivity.influence_inputs import checked_labels
 
 #: What a path of a mean may miss, in logits, and the gradients it may take.
 _TOLERANCE, _MAX_STEPS = 1e-2, 128

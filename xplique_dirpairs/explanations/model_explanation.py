@@ -11,14 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import check_count
+from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.data.activations import check_count
 from xplique_dirpairs.explanations.explanation_tables import (
     class_table,
     confusion_table,
     overview_table,
     shared_table,
 )
-from xplique_dirpairs.metrics.influence import Influence
 from xplique_dirpairs.plots.class_report import (
     ConceptRow,
     PushRow,
@@ -28,7 +28,7 @@ from xplique_dirpairs.plots.class_report import (
 from xplique_dirpairs.plots.influence_diagram import plot_influence_diagram
 from xplique_dirpairs.plots.palette import Color, concept_colors
 from xplique_dirpairs.plots.shared_concepts import SharedRow, plot_shared_concepts
-from xplique_dirpairs.tables import Table
+from xplique_dirpairs.sensitivity.influence import Influence
 
 #: What a class's concepts may be ranked by.
 RANKINGS = ("contribution", "influence")

@@ -18,7 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.metrics.manipulation import CHUNK_FLOATS
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 #: (n, ...) features to scores (n,) and the gradient of each, (n, ...).
 ScoreAndGradient = Callable[[NDArray], tuple[NDArray, NDArray]]

@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import check_count
+from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.explanations.explanation_tables import comparison_table, prediction_table
-from xplique_dirpairs.extractors.crops import concept_maps
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.palette import Color, concept_colors
 from xplique_dirpairs.plots.prediction import (
@@ -22,7 +23,6 @@ from xplique_dirpairs.plots.prediction import (
     plot_two_predictions,
     plot_waterfall,
 )
-from xplique_dirpairs.tables import Table
 
 #: A gap from here on, in logits, has a bar of its own.
 VISIBLE_GAP = 5e-3

@@ -16,13 +16,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.explanations.concept_layer import ConceptLayer
 from xplique_dirpairs.explanations.path import (
     ScoreAndGradient,
     class_score,
     few_logits,
     mean_gradient,
 )
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
-from xplique_dirpairs.activations import check_count, check_images
-from xplique_dirpairs.extractors.crops import best_crops
+from xplique_dirpairs.data.activations import check_count, check_images
+from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
     draw_concept_map,
     draw_crop_rows,

@@ -12,24 +12,24 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
 
-from xplique_dirpairs.activations import (
+from xplique_dirpairs.data.activations import (
     as_activations,
     as_pixels,
     check_count,
     check_images,
     compute_activations,
 )
-from xplique_dirpairs.extractors.concept_plots import ConceptPlots
-from xplique_dirpairs.extractors.crops import (
+from xplique_dirpairs.data.crops import (
     concept_maps,
     crop_coefficients,
     extract_crops,
     fitting_patch,
 )
+from xplique_dirpairs.extractors.concept_plots import ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
-from xplique_dirpairs.model_graph import check_keras_model
-from xplique_dirpairs.network import Head, check_class
+from xplique_dirpairs.models.graph import check_keras_model
+from xplique_dirpairs.models.head import Head, check_class
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 

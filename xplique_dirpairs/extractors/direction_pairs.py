@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
-from xplique_dirpairs.activations import check_count, check_images
+from xplique_dirpairs.data.activations import check_count, check_images
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.network import Head, check_class
+from xplique_dirpairs.models.head import Head, check_class
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 logger = logging.getLogger("xplique_dirpairs")

@@ -20,19 +20,19 @@ from xplique.concepts.latent_extractor import LatentData
 from xplique.concepts.tf.latent_extractor import TfLatentExtractor
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
 
-from xplique_dirpairs.activations import (
+from xplique_dirpairs.data.activations import (
     as_pixels,
     check_activations,
     check_count,
     check_images,
     check_images_fit,
 )
-from xplique_dirpairs.extractors.crops import concept_maps
+from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.network import Head, check_class
+from xplique_dirpairs.models.head import Head, check_class
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
 from xplique_dirpairs.plots.images import concept_heatmap as heatmap_at_size

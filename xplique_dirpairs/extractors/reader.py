@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
 
-from xplique_dirpairs.activations import as_pixels
+from xplique_dirpairs.data.activations import as_pixels
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 
 #: What concepts can be read of.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from xplique_dirpairs.activations import blocks_of, check_activations, check_count
+from xplique_dirpairs.data.activations import blocks_of, check_activations, check_count
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.coordinates import TOO_LARGE
 

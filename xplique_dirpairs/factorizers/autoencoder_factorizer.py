@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import blocks_of, check_count
+from xplique_dirpairs.data.activations import blocks_of, check_count
 from xplique_dirpairs.factorizers.affine import AffineFactorizer
 from xplique_dirpairs.factorizers.autoencoder_history import (
     AutoencoderHistory,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import blocks_of
+from xplique_dirpairs.data.activations import blocks_of
 from xplique_dirpairs.learning.history import LearningWarning
 
 #: A larger share of dead concepts is warned of.

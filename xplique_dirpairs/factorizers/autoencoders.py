@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 
-from xplique_dirpairs.activations import check_count
+from xplique_dirpairs.data.activations import check_count
 from xplique_dirpairs.factorizers.autoencoder_factorizer import AutoencoderFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
     ArchetypalDictionary,

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
-from xplique_dirpairs.activations import as_pixels, check_activations, check_count
+from xplique_dirpairs.data.activations import as_pixels, check_activations, check_count
 from xplique_dirpairs.factorizers.affine import LinearFactorizer, unit_rows
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.reading import measure_pairs
 from xplique_dirpairs.learning.starts import positions_for, random_filters
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import Off
 
 

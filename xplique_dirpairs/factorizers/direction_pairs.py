@@ -13,11 +13,11 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from xplique_dirpairs.activations import check_activations, check_count
+from xplique_dirpairs.data.activations import check_activations, check_count
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.trainer import learn_pairs
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 logger = logging.getLogger("xplique_dirpairs")

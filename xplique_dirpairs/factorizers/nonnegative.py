@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.activations import blocks_of, check_count
+from xplique_dirpairs.data.activations import blocks_of, check_count
 from xplique_dirpairs.factorizers.affine import AffineFactorizer, unit_rows
 
 #: Numbers below this share of the largest of a position count as zero.

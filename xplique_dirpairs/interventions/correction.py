@@ -22,10 +22,10 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import check_images, outputs_of
+from xplique_dirpairs.data.activations import check_images, outputs_of
 from xplique_dirpairs.interventions.correction_report import probabilities_of
 from xplique_dirpairs.interventions.layer_range import Limits, check_limits, layer_limits
-from xplique_dirpairs.model_graph import check_keras_model, layer_output, node_of
+from xplique_dirpairs.models.graph import check_keras_model, layer_output, node_of
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 #: Strengths that `choose_k` tries by default, in units of the features' RMS deviation along the

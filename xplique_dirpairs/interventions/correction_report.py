@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import check_images, outputs_of
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.activations import check_images, outputs_of
 from xplique_dirpairs.metrics.predictions import class_probabilities
-from xplique_dirpairs.model_graph import check_keras_model, final_activation
-from xplique_dirpairs.tables import Cell, Table
+from xplique_dirpairs.models.graph import check_keras_model, final_activation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

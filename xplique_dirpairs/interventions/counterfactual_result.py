@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.interventions.distance import Distances
-from xplique_dirpairs.tables import Cell, Table
 
 if TYPE_CHECKING:
     from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from xplique_dirpairs.activations import (
+from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.data.activations import (
     as_pixels,
     check_activations,
     check_count,
@@ -28,9 +29,8 @@ from xplique_dirpairs.interventions.distance import Distances, TrainingDistance
 from xplique_dirpairs.interventions.moved_features import MovedFeatures
 from xplique_dirpairs.interventions.search import Attempts, Wanted, least_changes
 from xplique_dirpairs.metrics.predictions import class_probabilities
-from xplique_dirpairs.network import Head, check_class, check_head
+from xplique_dirpairs.models.head import Head, check_class, check_head
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.progress import progress
 
 Moves = Literal["any", "remove", "add"]
 

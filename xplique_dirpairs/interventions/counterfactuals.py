@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import keras
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.activations import check_images, compute_activations
+from xplique_dirpairs.data.activations import check_images, compute_activations
 from xplique_dirpairs.extractors.reader import Extractor
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch, Moves
-from xplique_dirpairs.network import Head, split_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
 

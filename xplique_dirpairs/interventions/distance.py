@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import as_pixels, check_activations, check_random_state
+from xplique_dirpairs.data.activations import as_pixels, check_activations, check_random_state
 
 #: Training images that are neighbours, and whose own distances are measured, at most; beyond, a
 #: random sample. The covariance is of all.

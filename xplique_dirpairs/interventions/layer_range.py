@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from xplique_dirpairs.model_graph import node_of
+from xplique_dirpairs.models.graph import node_of
 
 #: (lowest, highest); None: no end.
 Limits = tuple[float | None, float | None]

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import any_number
+from xplique_dirpairs.data.activations import any_number
 from xplique_dirpairs.interventions.coefficient_range import CoefficientRange
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 #: Floats of moved features held at a time, 16 MB.
 CHUNK_FLOATS = 2**22

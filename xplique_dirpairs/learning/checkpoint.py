@@ -16,8 +16,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.caller import warn_caller
-from xplique_dirpairs.distribution import is_chief
+from xplique_dirpairs.core.caller import warn_caller
+from xplique_dirpairs.data.devices import is_chief
 from xplique_dirpairs.learning.fingerprint import Fingerprint
 from xplique_dirpairs.learning.history import LearningWarning
 

@@ -12,8 +12,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import check_activations, check_count
-from xplique_dirpairs.distribution import check_strategy
+from xplique_dirpairs.data.activations import check_activations, check_count
+from xplique_dirpairs.data.devices import check_strategy
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import LearningWarning
@@ -21,9 +22,8 @@ from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
-from xplique_dirpairs.network import Head, check_head
+from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import WELL_CONDITIONED
-from xplique_dirpairs.shards import ActivationShards
 
 logger = logging.getLogger("xplique_dirpairs")
 

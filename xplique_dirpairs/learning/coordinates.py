@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import blocks_of
+from xplique_dirpairs.data.activations import blocks_of
 
 #: Standard deviations below this share of the largest count as no variation at all.
 _RELATIVE_FLOOR = 1e-3

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.activations import check_activations
+from xplique_dirpairs.data.activations import check_activations
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.reading import measure_pairs
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.shards import ActivationShards
 
 #: Estimators by name.
 ESTIMATORS = ("mean-difference", "positives", "joint")

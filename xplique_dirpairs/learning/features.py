@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import as_pixels
-from xplique_dirpairs.distribution import whole_parts
+from xplique_dirpairs.data.activations import as_pixels
+from xplique_dirpairs.data.devices import whole_parts
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.batches import every_position, random_rows
 from xplique_dirpairs.learning.coordinates import Coordinates
-from xplique_dirpairs.shards import ActivationShards
 
 #: Positions in a block.
 _BLOCK = 8192

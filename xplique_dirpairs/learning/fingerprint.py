@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.learning.coordinates import Moments
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 #: Differences of mean and variance that are rounding: in standard deviations and variances.
 _ROUNDING = 1e-3

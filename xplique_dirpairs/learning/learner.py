@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.caller import warn_caller
-from xplique_dirpairs.distribution import as_on_chief, check_alike, from_chief
+from xplique_dirpairs.core.caller import warn_caller
+from xplique_dirpairs.data.devices import as_on_chief, check_alike, from_chief
 from xplique_dirpairs.learning import coordinates as coordinates_
 from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState, as_arrays, as_lists
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
@@ -32,7 +32,7 @@ from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.stage_fit import fit_stage
 from xplique_dirpairs.learning.starts import count_maxima, make_start, positions_for
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
 
 logger = logging.getLogger("xplique_dirpairs")

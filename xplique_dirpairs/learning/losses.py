@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from xplique_dirpairs.distribution import average
+from xplique_dirpairs.data.devices import average
 
 _BITS = 1.0 / np.log(2.0)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import as_pixels, check_activations, check_random_state
+from xplique_dirpairs.data.activations import as_pixels, check_activations, check_random_state
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
 from xplique_dirpairs.learning.features import HeldFeatures
 from xplique_dirpairs.learning.ica import GAP, SAME, nearest_maxima, skewness_filters
 from xplique_dirpairs.learning.outliers import leave_out_far
-from xplique_dirpairs.shards import ActivationShards
 
 #: Images from which errors of a skewness can be estimated, and positions that are enough.
 _IMAGES, _POSITIONS = 40, 60_000

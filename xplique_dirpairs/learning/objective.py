@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.distribution import DistributedModel, average, own_part, replicas
+from xplique_dirpairs.data.devices import DistributedModel, average, own_part, replicas
 from xplique_dirpairs.learning import losses
 from xplique_dirpairs.learning.constraints import dual_update, penalty
 from xplique_dirpairs.learning.coordinates import Coordinates
@@ -31,7 +31,7 @@ from xplique_dirpairs.learning.uncertainty import (
     fired_displacement,
     unconstrained_displacement,
 )
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 #: How much of a running mean one minibatch replaces.
 _RENEWAL = 0.1

@@ -7,7 +7,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.distribution import from_chief
+from xplique_dirpairs.data.devices import from_chief
 from xplique_dirpairs.learning.coordinates import Moments, principal_axes
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.activations import blocks_of
-from xplique_dirpairs.distribution import own_share, summed
+from xplique_dirpairs.data.activations import blocks_of
+from xplique_dirpairs.data.devices import own_share, summed
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.signals import joint_signals, rectified
 from xplique_dirpairs.pairs import DirectionPairs

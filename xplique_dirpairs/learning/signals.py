@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from xplique_dirpairs.distribution import average
+from xplique_dirpairs.data.devices import average
 from xplique_dirpairs.learning.uncertainty import damped_inverse
 
 #: Slope of the rectified excess where a concept is not detected.

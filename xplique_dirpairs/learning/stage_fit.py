@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.distribution import distributed
+from xplique_dirpairs.data.devices import distributed
 from xplique_dirpairs.learning.batches import as_batches
 from xplique_dirpairs.learning.callbacks import (
     EpochRecord,
@@ -27,7 +27,7 @@ from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import Recipe, Stage
-from xplique_dirpairs.network import Head
+from xplique_dirpairs.models.head import Head
 
 #: What a violated constraint costs when the best restart is chosen.
 _VIOLATION_PRICE = 10.0

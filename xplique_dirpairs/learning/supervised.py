@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.activations import check_count, check_random_state
-from xplique_dirpairs.alignment import Shift, check_shift, coverage_matrix
+from xplique_dirpairs.core.upsampling import Shift, check_shift, coverage_matrix
+from xplique_dirpairs.data.activations import check_count, check_random_state
 from xplique_dirpairs.metrics.dissection import (
     Annotated,
     LabelledImage,

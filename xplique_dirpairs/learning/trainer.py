@@ -8,8 +8,9 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.activations import check_activations, check_count, check_random_state
-from xplique_dirpairs.distribution import as_on_chief, check_alike, check_strategy, is_chief
+from xplique_dirpairs.data.activations import check_activations, check_count, check_random_state
+from xplique_dirpairs.data.devices import as_on_chief, check_alike, check_strategy, is_chief
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
@@ -19,9 +20,8 @@ from xplique_dirpairs.learning.learner import Learner
 from xplique_dirpairs.learning.outliers import leave_out_far
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.network import Head, check_head
+from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.shards import ActivationShards
 
 
 def learn_pairs(

@@ -19,10 +19,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.metrics.dissection import NO_LABEL, flat_concepts, number_cell
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.metrics.summary import Summary
-from xplique_dirpairs.tables import Cell, Table
 
 #: From this IoU on a detector counts as interpretable (Bau et al. 2017).
 INTERPRETABLE = 0.04

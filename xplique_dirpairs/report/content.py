@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from numpy.typing import NDArray
 
-from xplique_dirpairs.tables import Table
+from xplique_dirpairs.core.tables import Table
 
 if TYPE_CHECKING:
     from xplique_dirpairs.explanations.model_explanation import ModelExplanation

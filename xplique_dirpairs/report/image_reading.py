@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
 
-from xplique_dirpairs.activations import as_pixels
-from xplique_dirpairs.alignment import coverage_matrix
-from xplique_dirpairs.explanations.concept_layer import ConceptLayer, Explaining
-from xplique_dirpairs.explanations.shares import ScoreOfLayer
-from xplique_dirpairs.extractors.crops import (
+from xplique_dirpairs.core.progress import Part, progress
+from xplique_dirpairs.core.upsampling import coverage_matrix
+from xplique_dirpairs.data.activations import as_pixels
+from xplique_dirpairs.data.crops import (
     STRIDE,
     concept_maps,
     crop_coefficients,
     crop_starts,
     fitting_patch,
 )
+from xplique_dirpairs.explanations.shares import ScoreOfLayer
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer, Explaining
 from xplique_dirpairs.extractors.reader import factorizer_of
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.progress import Part, progress
 
 #: Steps of the histogram of detections.
 BINS = 20

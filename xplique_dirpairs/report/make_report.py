@@ -10,18 +10,17 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.activations import check_count
 from xplique_dirpairs.comparison.result import Comparison
-from xplique_dirpairs.explanations.concept_layer import (
+from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.explanations.global_report import explain_model
+from xplique_dirpairs.explanations.model_explanation import ModelExplanation
+from xplique_dirpairs.extractors.concept_layer import (
     Explaining,
     Names,
     as_images,
     class_name_of,
     concept_layer,
 )
-from xplique_dirpairs.explanations.global_report import explain_model
-from xplique_dirpairs.explanations.model_explanation import ModelExplanation
-from xplique_dirpairs.metrics.influence_inputs import checked_labels
 from xplique_dirpairs.metrics.interpretability import Interpretability
 from xplique_dirpairs.metrics.predictions import class_probabilities
 from xplique_dirpairs.pairs import Off
@@ -37,6 +36,7 @@ from xplique_dirpairs.report.report_parts import (
     other_extractors,
 )
 from xplique_dirpairs.report.thumbnails import scaled_down
+from xplique_dirpairs.sensitivity.influence_inputs import checked_labels
 
 if TYPE_CHECKING:
     from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.report.content import Change, Label, Report
 from xplique_dirpairs.report.report_parts import largest
 from xplique_dirpairs.report.thumbnails import SMALL, encoded, strip
-from xplique_dirpairs.tables import Table
 from xplique_dirpairs.version import __version__
 
 #: Images whose maps come in one file.

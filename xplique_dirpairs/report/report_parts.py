@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.comparison.pictures import upright_maps
 from xplique_dirpairs.comparison.result import CONTROLS, Comparison
-from xplique_dirpairs.explanations.concept_layer import ConceptLayer
+from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.data.crops import best_crops_of_images, fitting_patch
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
-from xplique_dirpairs.extractors.crops import best_crops_of_images, fitting_patch
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.dissection import NO_LABEL, flat_concepts
 from xplique_dirpairs.metrics.interpretability import Interpretability
 from xplique_dirpairs.metrics.registry import METRICS
@@ -20,7 +21,6 @@ from xplique_dirpairs.plots.images import as_picture, pixel_limits
 from xplique_dirpairs.report.content import Change, ConceptPages, ExtractorConcepts, Label
 from xplique_dirpairs.report.image_reading import BINS, Overview
 from xplique_dirpairs.report.thumbnails import crop_side, cut
-from xplique_dirpairs.tables import Table
 
 if TYPE_CHECKING:
     from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals

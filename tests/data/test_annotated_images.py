@@ -1,0 +1,214 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.data.annotated_images import AnnotatedImages, AnnotatedStream
+
+CONCEPTS = {"object": ("house", "tree"), "colour": ("red", "green", "blue")}
+
+
+@pytest.fixture
+def annotated(rng):
+    masks = {name: rng.integers(0, len(c) + 1, (10, 4, 5)) for name, c in CONCEPTS.items()}
+    masks["object"][:4][masks["object"][:4] == 2] = 0
+    images = np.arange(10 * 4 * 5 * 3, dtype=np.float32).reshape(10, 4, 5, 3)
+    return AnnotatedImages(images, masks, CONCEPTS, np.arange(10) % 3, ("a", "b", "c"))
+
+
+def test_concepts_are_listed_category_by_category_and_number_c_is_the_name_before(annotated):
+    flat = [("object", "house"), ("object", "tree")]
+    flat += [("colour", name) for name in ("red", "green", "blue")]
+    assert annotated.flat_concepts == flat
+    assert annotated.concept_number("colour", "blue") == 3
+    np.testing.assert_array_equal(annotated.mask("colour", "blue"), annotated.masks["colour"] == 3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 64])
+def test_batches_are_all_of_the_images_in_order(annotated, size):
+    batches = list(annotated.batches(size))
+    assert max(len(images) for images, _ in batches) <= size
+    np.testing.assert_array_equal(
+        np.concatenate([images for images, _ in batches]), annotated.images
+    )
+    for category, mask in annotated.masks.items():
+        parts = [masks[category] for _, masks in batches]
+        np.testing.assert_array_equal(np.concatenate(parts), mask)
+
+
+def test_occurrence_says_which_image_shows_which_concept(annotated):
+    found = annotated.occurrence()
+    slowly = [
+        [annotated.mask(category, name)[k].any() for category, name in annotated.flat_concepts]
+        for k in range(len(annotated))
+    ]
+    np.testing.assert_array_equal(found, slowly)
+    assert not found[:4, 1].any()
+    assert found[4:, 1].all()
+
+
+def test_a_subset_keeps_images_masks_and_labels_together(annotated):
+    for which in ([7, 2], np.isin(np.arange(10), [2, 7])):
+        part = annotated.subset(which)
+        numbers = np.flatnonzero(which) if np.asarray(which).dtype == bool else which
+        np.testing.assert_array_equal(part.images, annotated.images[numbers])
+        np.testing.assert_array_equal(part.masks["object"], annotated.masks["object"][numbers])
+        np.testing.assert_array_equal(part.labels, annotated.labels[numbers])
+        assert part.concepts == annotated.concepts
+        assert part.class_names == annotated.class_names
+        assert not part.exhaustive
+        assert dataclasses.replace(annotated, exhaustive=True).subset(which).exhaustive
+
+
+def test_a_split_has_every_image_once(annotated):
+    first, second = annotated.split(0.3, random_state=1)
+    assert (len(first), len(second)) == (3, 7)
+    both = np.concatenate([first.images, second.images])[:, 0, 0, 0]
+    np.testing.assert_array_equal(np.sort(both), annotated.images[:, 0, 0, 0])
+
+
+def test_a_split_is_the_same_under_a_seed_and_another_under_another(annotated):
+    one, again, other = (annotated.split(random_state=seed)[0].images for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_a_split_keeps_groups_together(annotated):
+    groups = np.array(list("abcdeedcba"))
+    for seed in range(5):
+        first, second = annotated.split(0.4, groups=groups, random_state=seed)
+        number = {
+            int(image[0, 0, 0]): group
+            for image, group in zip(annotated.images, groups, strict=True)
+        }
+        sides = [{number[int(image[0, 0, 0])] for image in part.images} for part in (first, second)]
+        assert not sides[0] & sides[1]
+        assert (len(sides[0]), len(sides[1])) == (2, 3)
+
+
+@pytest.mark.parametrize("background", [0, 7, None])
+def test_one_mask_for_each_image_is_renumbered_in_the_order_of_the_names(rng, background):
+    names = {7: "hat", 0: "skin", 200: "shoe", 3: "belt"}
+    masks = rng.choice([0, 3, 7, 200], (6, 4, 4))
+    found = AnnotatedImages.from_one_mask(
+        np.zeros((6, 4, 4, 3), np.uint8), masks, names, category="cloth", background=background
+    )
+    listed = [name for number, name in names.items() if number != background]
+    assert found.flat_concepts == [("cloth", name) for name in listed]
+    assert not found.exhaustive
+    for number, name in names.items():
+        if number == background:
+            np.testing.assert_array_equal(found.masks["cloth"] == 0, masks == number)
+        else:
+            np.testing.assert_array_equal(found.mask("cloth", name), masks == number)
+
+
+def test_a_background_needs_no_name():
+    masks = np.array([[[0, 4]]])
+    found = AnnotatedImages.from_one_mask(np.zeros((1, 1, 2, 3)), masks, {4: "hat"})
+    np.testing.assert_array_equal(found.masks["object"], [[[0, 1]]])
+
+
+def test_a_stream_can_be_read_again_and_gives_what_is_in_memory(annotated):
+    stream = AnnotatedStream(annotated.batches, CONCEPTS)
+    assert stream.flat_concepts == annotated.flat_concepts
+    for _ in range(2):
+        for came, wanted in zip(stream.batches(4), annotated.batches(4), strict=True):
+            np.testing.assert_array_equal(came[0], wanted[0])
+            np.testing.assert_array_equal(came[1]["colour"], wanted[1]["colour"])
+
+
+def test_a_stream_asks_for_one_batch_at_a_time(annotated):
+    asked = []
+
+    def batches(size):
+        for k, batch in enumerate(annotated.batches(size)):
+            asked.append(k)
+            yield batch
+
+    iterator = AnnotatedStream(batches, CONCEPTS).batches(3)
+    assert asked == []
+    next(iterator)
+    assert asked == [0]
+
+
+def test_masks_may_be_bool_where_there_is_one_concept():
+    mask = np.array([[[True, False]]])
+    found = AnnotatedImages(np.zeros((1, 1, 2, 3)), {"sign": mask}, {"sign": ["mark"]})
+    np.testing.assert_array_equal(found.mask("sign", "mark"), mask)
+
+
+IMAGES = np.zeros((2, 3, 3, 3), np.float32)
+MASK = np.zeros((2, 3, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"images": IMAGES[0]}, ValueError, r"images must be numbers of shape .* not float32 \(3"),
+        ({"images": IMAGES[:0]}, ValueError, r"there are no images: shape \(0, 3, 3, 3\)"),
+        ({"images": IMAGES.astype(str)}, ValueError, "images must be numbers"),
+        ({"masks": MASK}, TypeError, "masks must be a dict .* not ndarray: .*from_one_mask"),
+        ({"masks": {"colour": MASK}}, ValueError, r"categories \['colour'\], concepts of \['obj"),
+        ({"masks": {"object": MASK[:, :2]}}, ValueError, r"shape \(2, 2, 3\), .* \(2, 3, 3\) is w"),
+        ({"masks": {"object": MASK * 1.0}}, ValueError, "must be integers, not float64"),
+        ({"masks": {"object": MASK + 3}}, ValueError, "from 3 to 3, but there are 2 names"),
+        ({"masks": {"object": MASK - 1.0}}, ValueError, "must be integers"),
+        ({"masks": {"object": MASK.astype(int) - 1}}, ValueError, "numbers from -1 to -1"),
+        ({"concepts": ["house"]}, TypeError, "concepts must be a dict .* not list"),
+        ({"concepts": {}}, ValueError, "at least one category"),
+        ({"concepts": {"object": "house"}}, TypeError, r"concepts\['object'\] must be a list"),
+        ({"concepts": {"object": ["a", "b", "a"]}}, ValueError, r"names \['a'\] twice"),
+        ({"concepts": {"object": []}}, ValueError, "is empty"),
+        ({"labels": [0, 1, 2]}, ValueError, r"each of the 2 images, not int64 of shape \(3,\)"),
+        ({"labels": [0.5, 1.0]}, ValueError, "labels must be a class number .* not float64"),
+        ({"labels": [0, -1]}, ValueError, "labels must be a class number .* from -1"),
+        ({"labels": [0, 2]}, ValueError, "labels go up to 2, but there are 2 names"),
+    ],
+)
+def test_what_does_not_fit_is_named(changed, error, message):
+    whole = {
+        "images": IMAGES,
+        "masks": {"object": MASK},
+        "concepts": {"object": ["house", "tree"]},
+        "labels": [0, 1],
+        "class_names": ["a", "b"],
+    }
+    AnnotatedImages(**whole)
+    with pytest.raises(error, match=message):
+        AnnotatedImages(**whole | changed)
+
+
+def test_errors_of_one_mask():
+    with pytest.raises(TypeError, match=r"names must be a dict of number → name, not list"):
+        AnnotatedImages.from_one_mask(IMAGES, MASK, ["hat"])
+    with pytest.raises(ValueError, match=r"numbers without a name: \[5\]"):
+        AnnotatedImages.from_one_mask(IMAGES, MASK + 5, {1: "hat"})
+    with pytest.raises(ValueError, match="masks must be integers, not float64"):
+        AnnotatedImages.from_one_mask(IMAGES, MASK * 1.0, {1: "hat"})
+
+
+def test_errors_of_use(annotated):
+    with pytest.raises(ValueError, match=r"no category 'part', only \['object', 'colour'\]"):
+        annotated.mask("part", "roof")
+    with pytest.raises(ValueError, match=r"no object 'car', only \['house', 'tree'\]"):
+        annotated.mask("object", "car")
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, not 0"):
+        annotated.batches(0)
+    for share in (0.0, 1.0, 0.01):
+        with pytest.raises(ValueError, match="leaves one of the two sets empty"):
+            annotated.split(share)
+    with pytest.raises(ValueError, match=r"groups must have shape \(10,\), not \(3,\)"):
+        annotated.split(groups=[1, 2, 3])
+    with pytest.raises(ValueError, match="there are no images"):
+        annotated.subset(np.zeros(10, bool))
+
+
+def test_errors_of_a_stream(annotated):
+    with pytest.raises(TypeError, match=r"make_batches must be a function .* not generator"):
+        AnnotatedStream((batch for batch in annotated.batches(2)), CONCEPTS)
+    other = AnnotatedStream(annotated.batches, {"object": ["house", "tree"]})
+    with pytest.raises(ValueError, match="masks are of the categories"):
+        next(other.batches(2))
+    with pytest.raises(ValueError, match="batch_size"):
+        other.batches(-1)

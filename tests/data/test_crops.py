@@ -1,0 +1,109 @@
+"""Crops are CRAFT's, and a crop's coefficients are those of the map under it."""
+
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xplique_dirpairs.data.crops import (
+    best_crops,
+    best_crops_of_images,
+    concept_maps,
+    crop_coefficients,
+    extract_crops,
+    fitting_patch,
+)
+
+
+@pytest.mark.parametrize("shape, patch", [((32, 32), 15), ((64, 32), 20), ((20, 33), 20)])
+def test_crops_are_the_same_as_crafts(rng, shape, patch):
+    images = rng.uniform(size=(3, *shape, 3)).astype(np.float32)
+    stride = int(patch * 0.8)
+    theirs = tf.image.extract_patches(
+        images, [1, patch, patch, 1], [1, stride, stride, 1], [1, 1, 1, 1], "VALID"
+    )
+    theirs = tf.reshape(theirs, (-1, patch, patch, 3))
+    np.testing.assert_array_equal(extract_crops(images, patch), theirs)
+
+
+def slow_means(maps, image_shape, patch):
+    """Every map painted onto the pixels of its image, then averaged over each crop."""
+    height, width = image_shape
+    rows, columns = height // maps.shape[1], width // maps.shape[2]
+    painted = maps.repeat(rows, axis=1).repeat(columns, axis=2)
+    return extract_crops(painted, patch).mean(axis=(1, 2))
+
+
+@pytest.mark.parametrize("patch", [1, 5, 12, 16])
+def test_a_crops_coefficient_is_the_mean_of_the_map_over_its_area(rng, patch):
+    maps = rng.uniform(size=(2, 8, 4, 3)).astype(np.float32)
+    fast = crop_coefficients(maps, (32, 16, 3), patch)
+    np.testing.assert_allclose(fast, slow_means(maps, (32, 16), patch), rtol=1e-5)
+
+
+def test_a_concept_in_one_corner_is_in_the_crop_of_that_corner():
+    maps = np.zeros((1, 4, 4, 1), np.float32)
+    maps[0, 0, 3] = 1
+    u = crop_coefficients(maps, (32, 32), 16).reshape(2, 2)
+    assert u[0, 1] > 0 and np.count_nonzero(u) == 1
+
+
+def test_a_patch_larger_than_the_image_is_the_images_shorter_side_and_logged(caplog):
+    with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
+        assert fitting_patch(64, (48, 32, 3)) == 32
+    assert "patch_size 64 is larger" in caplog.text
+    assert fitting_patch(20, (48, 32, 3)) == 20
+
+
+@pytest.mark.parametrize(
+    "tokens, image, expected",
+    [
+        (16, (32, 32), (4, 4)),
+        (17, (32, 32), (4, 4)),
+        (32, (64, 32), (8, 4)),
+        (33, (32, 64), (4, 8)),
+    ],
+)
+def test_tokens_lie_in_the_images_proportions_without_the_class_token(tokens, image, expected):
+    values = np.arange(tokens, dtype=float).reshape(1, tokens, 1)
+    maps = concept_maps(values, image)
+    assert maps.shape == (1, *expected, 1)
+    assert maps[0, -1, -1, 0] == tokens - 1 and maps[0, 0, 0, 0] == tokens - np.prod(expected)
+
+
+def test_tokens_without_a_place_become_one_cell_and_the_log_says_so(caplog):
+    with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
+        maps = concept_maps(np.ones((2, 7, 3)), (32, 32))
+    assert maps.shape == (2, 1, 1, 3) and "without a place" in caplog.text
+
+
+def test_best_crops_are_sorted_and_those_without_the_concept_left_out():
+    values = np.array([0.0, 3.0, -1.0, 5.0, 0.0, 4.0])
+    assert best_crops(values, 2, 10).tolist() == [3, 5, 1]
+    assert best_crops(values, 2, 2).tolist() == [3, 5]
+    assert best_crops(np.zeros(6), 2, 2).size == 0
+
+
+def test_where_all_crops_of_an_image_are_alike_each_image_gives_one():
+    values = np.repeat([1.0, 3.0, 2.0], 4)
+    assert (best_crops(values, 3, 10) // 4).tolist() == [1, 2, 0]
+
+
+def test_the_best_crops_of_images_are_the_best_crop_of_each_of_the_best_images(rng):
+    images = rng.uniform(size=(5, 20, 33, 3)).astype(np.float32)
+    maps = rng.uniform(size=(5, 4, 3, 2)).astype(np.float32)
+    every = extract_crops(images, 8).reshape(5, -1, 8, 8, 3)
+    values = crop_coefficients(maps, (20, 33), 8).reshape(5, -1, 2)
+    for concept, crops in enumerate(best_crops_of_images(images, maps, 8, 3)):
+        best = sorted(range(5), key=lambda n: -values[n, :, concept].max())[:3]
+        for crop, n in zip(crops, best, strict=True):
+            np.testing.assert_array_equal(crop, every[n, values[n, :, concept].argmax()])
+
+
+def test_images_without_a_concept_give_no_crop_of_it(rng):
+    images = rng.uniform(size=(4, 16, 16, 3)).astype(np.float32)
+    maps = np.zeros((4, 2, 2, 2), np.float32)
+    maps[2, 1, 0, 0] = 1.0
+    one, none = best_crops_of_images(images, maps, 8, 3)
+    assert one.shape == (1, 8, 8, 3) and none.shape == (0, 8, 8, 3)

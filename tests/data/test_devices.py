@@ -1,0 +1,238 @@
+"""Fits under ``tf.distribute`` strategies, in processes of their own, and mixed precision."""
+
+import functools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from one_fit import fit
+
+import xplique_dirpairs
+from xplique_dirpairs.data import devices as distribution
+from xplique_dirpairs.pairs import DirectionPairs
+
+PACKAGE = Path(xplique_dirpairs.__file__).parent
+ONE_FIT = Path(__file__).with_name("one_fit.py")
+DOCS = PACKAGE.parent / "docs" / "several_devices.md"
+#: Seconds after which a process hangs: two workers on two busy cores are slow.
+PATIENCE = 900
+
+
+def start(command, index=None, ports=()):
+    """A process; the worker of that index where there are ports."""
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if ports:
+        cluster = {"worker": [f"localhost:{port}" for port in ports]}
+        task = {"type": "worker", "index": index}
+        variables["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_ports(count):
+    """Ports that nobody listens at now."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def outputs_of(processes, fails=False):
+    """What they printed, when all have ended as they should; none is left running."""
+    try:
+        outputs, end = [], time.monotonic() + PATIENCE
+        for process in processes:
+            outputs.append(process.communicate(timeout=max(1.0, end - time.monotonic()))[0])
+        for process, output in zip(processes, outputs, strict=True):
+            assert (process.returncode != 0) == fails, output[-4000:]
+        return outputs
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run(kind, case, folder, fails=False, **settings):
+    """A fit by `one_fit.py`; what each process printed."""
+    command = [ONE_FIT, kind, case, folder, json.dumps(settings)]
+    if kind != "workers":
+        return outputs_of([start(command)], fails)
+    ports = free_ports(2)
+    return outputs_of([start(command, index, ports) for index in range(2)], fails)
+
+
+def least_cosine(ours, others):
+    """Between filters, and between signal vectors, of the same concepts; files are loaded."""
+    ours, others = (
+        DirectionPairs.load(pairs) if isinstance(pairs, Path) else pairs for pairs in (ours, others)
+    )
+    least = 1.0
+    for a, b in ((ours.filters, others.filters), (ours.signals, others.signals)):
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        least = min(least, ((a * b).sum(axis=1) / norms).min())
+    return least
+
+
+@functools.cache
+def alone(case):
+    """The pairs of one process without a strategy, which is this one."""
+    return fit(case, None)[0]
+
+
+# ------------------------------------------------------------------ one process against several
+
+
+def test_one_replica_learns_what_no_strategy_learns():
+    """All that a strategy changes but the sharing, which needs a process of its own."""
+    alike, _ = fit("default", tf.distribute.OneDeviceStrategy("CPU:0"))
+    assert least_cosine(alone("default"), alike) > 0.9999
+
+
+@pytest.mark.slow
+def test_two_replicas_learn_what_one_process_learns(tmp_path):
+    run("mirrored", "default", tmp_path)
+    assert least_cosine(alone("default"), tmp_path / "mirrored_0.npz") > 0.9999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["default", "batches", "paper"])
+def test_two_workers_learn_what_one_process_learns(case, tmp_path):
+    run("workers", case, tmp_path)
+    first, second = (tmp_path / f"workers_{worker}.npz" for worker in range(2))
+    assert least_cosine(alone(case), first) > 0.999
+    ours, others = DirectionPairs.load(first), DirectionPairs.load(second)
+    for name in ("filters", "biases", "signals", "mean", "absent_levels"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(others, name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["batches", "paper"])
+def test_two_replicas_learn_the_same_in_every_recipe(case, tmp_path):
+    for kind in ("mirrored", "one_device"):
+        run(kind, case, tmp_path)
+        assert least_cosine(alone(case), tmp_path / f"{kind}_0.npz") > 0.999
+
+
+@pytest.mark.slow
+def test_two_workers_learn_the_same_from_shards(tmp_path):
+    run("alone", "batches", tmp_path, shards=str(tmp_path / "alone"))
+    run("workers", "batches", tmp_path, shards=[str(tmp_path / name) for name in "ab"])
+    assert least_cosine(tmp_path / "alone_0.npz", tmp_path / "workers_1.npz") > 0.999
+
+
+@pytest.mark.slow
+def test_what_one_process_began_two_workers_finish(tmp_path):
+    state, settings = tmp_path / "state", {"resume": str(tmp_path / "state")}
+    process = start([ONE_FIT, "alone", "default", tmp_path, json.dumps(settings)])
+    end = time.monotonic() + PATIENCE
+    while not (state / "state.npz").exists() and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    written = (state / "state.npz").stat().st_mtime_ns
+    # the chief shows its progress, which the first process did not, and the other worker does not
+    outputs = run("workers", "default", tmp_path, **settings, verbose=1)
+    assert all("went on with stage" in output for output in outputs)
+    assert ["Learning 3 concepts" in output for output in outputs] == [True, False]
+    assert (state / "state.npz").stat().st_mtime_ns > written
+    assert least_cosine(alone("default"), tmp_path / "workers_1.npz") > 0.999
+
+
+@pytest.mark.slow
+def test_the_script_of_the_documentation_learns_on_two_workers(tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)[0])
+    ports = free_ports(2)
+    outputs_of([start([script, tmp_path], index, ports) for index in range(2)])
+    assert least_cosine(tmp_path / "pairs_0.npz", tmp_path / "pairs_1.npz") > 0.999
+
+
+# ------------------------------------------------------------------ devices and precision
+
+
+@pytest.mark.slow
+def test_devices_that_the_user_does_not_use_change_nothing(tmp_path):
+    run("devices", "default", tmp_path)
+    assert least_cosine(alone("default"), tmp_path / "devices_0.npz") > 0.9999
+
+
+def test_no_code_of_ours_names_a_device():
+    named = re.compile(r"tf\.device|keras\.device|[\"'/](CPU|GPU|TPU)\b|\.(gpu|cuda)\(", re.I)
+    for path in PACKAGE.rglob("*.py"):
+        assert not named.search(path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
+def test_mixed_precision_finds_the_same_directions(policy):
+    whole = alone("default")
+    keras.config.set_dtype_policy(policy)
+    try:
+        mixed, _ = fit("default", None)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert least_cosine(whole, mixed) > 0.999
+    assert np.abs(whole.filters - mixed.filters).max() > 0, "the head did not compute as told"
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"random_state": None}, "2 workers need the same random_state"),
+        ({"random_state": [0, 1]}, "the workers have different random_state"),
+        ({"drop": [0, 3]}, "the workers have different activations"),
+    ],
+)
+def test_workers_that_cannot_learn_together_say_why(settings, message, tmp_path):
+    for output in run("workers", "default", tmp_path, fails=True, **settings):
+        assert message in output
+
+
+@pytest.mark.slow
+def test_every_replica_needs_an_image(tmp_path):
+    (output,) = run("mirrored", "default", tmp_path, fails=True, drop=359)
+    assert "1 images cannot be shared by 2 replicas" in output
+
+
+def test_replicas_that_do_not_learn_in_step_are_refused():
+    strategy = tf.distribute.experimental.CentralStorageStrategy()
+    with strategy.scope(), pytest.raises(ValueError, match="under CentralStorageStrategy"):
+        distribution.check_strategy(10, 0)
+
+
+# ------------------------------------------------------------------ without a strategy
+
+
+def test_without_a_strategy_nothing_is_shared():
+    rows, dataset = tf.ones((4, 2)), tf.data.Dataset.range(3)
+    assert distribution.average(rows) is rows and distribution.own_part(rows) is rows
+    assert distribution.distributed(dataset) is dataset
+    assert list(distribution.own_share(range(3))) == [0, 1, 2] and distribution.is_chief()
+    distribution.check_strategy(1, None)
+
+
+def test_batches_grow_to_what_replicas_can_share(monkeypatch):
+    monkeypatch.setattr(distribution, "replicas", lambda: 3)
+    assert [distribution.whole_parts(size) for size in (1, 3, 4)] == [3, 3, 6]

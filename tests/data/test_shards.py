@@ -1,0 +1,401 @@
+"""Activations on disk, and learning from them."""
+
+import dataclasses
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xplique_dirpairs.data.shards import ActivationShards
+from xplique_dirpairs.datasets.synthetic import (
+    pooled_dense_head,
+    random_directions,
+    synthetic_signals,
+)
+from xplique_dirpairs.learning import features as features_
+from xplique_dirpairs.learning.callbacks import EpochRecord
+from xplique_dirpairs.learning.coordinates import Moments, whitened
+from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.models.head import Head
+
+
+@pytest.fixture
+def activations(rng):
+    return rng.normal(size=(50, 3, 2, 4)).astype(np.float32)
+
+
+def written(tmp_path, activations, per_file=7, batch=5):
+    batches = (activations[k : k + batch] for k in range(0, len(activations), batch))
+    return ActivationShards.write(
+        tmp_path, batches, megabytes=per_file * activations[0].nbytes / 1e6
+    )
+
+
+@pytest.mark.parametrize("per_file, batch", [(7, 5), (5, 20), (1, 1), (100, 7)])
+def test_what_is_written_is_read_in_order_and_no_file_is_larger_than_asked(
+    per_file, batch, tmp_path, activations
+):
+    written(tmp_path, activations, per_file, batch)
+    shards = ActivationShards(tmp_path)
+    assert shards.shape == activations.shape
+    np.testing.assert_array_equal(np.concatenate(list(shards)), activations)
+    assert max(shards.counts) <= per_file
+
+
+def test_images_of_a_dataset_become_activations(tmp_path, rng):
+    images = rng.uniform(size=(10, 8, 8, 3)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(4)
+    shards = ActivationShards.compute(tmp_path, model, dataset)
+    expected = model(images).numpy()
+    np.testing.assert_allclose(np.concatenate(list(shards)), expected, atol=1e-6)
+
+
+def test_one_array_is_a_batch_whatever_its_rank(tmp_path, activations):
+    for number, array in enumerate((activations, activations[:, 0], tf.constant(activations))):
+        shards = ActivationShards.write(tmp_path / str(number), array, megabytes=1e-3)
+        np.testing.assert_array_equal(np.concatenate(list(shards)), array)
+
+
+def test_one_array_of_images_or_one_image_is_computed(tmp_path, rng):
+    images = rng.uniform(size=(70, 8, 8, 3)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    expected = model(images).numpy()
+    for number, given in enumerate((images, tf.data.Dataset.from_tensor_slices(images).take(5))):
+        found = np.concatenate(list(ActivationShards.compute(tmp_path / f"{number}", model, given)))
+        np.testing.assert_allclose(found, expected[: len(found)], atol=1e-6)
+        assert len(found) == (70, 5)[number]
+    one = ActivationShards.compute(tmp_path / "one", model, images[0])
+    assert one.shape == (1, 6, 6, 2)
+
+
+def test_a_generator_may_fill_the_same_array_again(tmp_path, activations):
+    def again():
+        buffer = np.empty_like(activations[:5])
+        for start in range(0, len(activations), 5):
+            buffer[:] = activations[start : start + 5]
+            yield buffer
+
+    shards = ActivationShards.write(tmp_path, again())
+    np.testing.assert_array_equal(np.concatenate(list(shards)), activations)
+
+
+def test_empty_batches_are_left_out(tmp_path, activations):
+    shards = ActivationShards.write(tmp_path, [activations[:0], activations, activations[:0]])
+    assert shards.shape == activations.shape
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["all", "a part of a part"])
+def test_a_part_has_the_images_asked_for_in_order(again, tmp_path, activations):
+    shards, images = written(tmp_path, activations), np.arange(50)
+    if again:
+        images = np.array([0, 1, 20, 21, 22, 40, 49])
+        shards = shards.part(images)
+    chosen = np.array([len(images) - 1, 3, 2])
+    part = shards.part(chosen)
+    expected = activations[images[np.sort(chosen)]]
+    np.testing.assert_array_equal(np.concatenate(list(part)), expected)
+    assert part.shape == expected.shape and len(shards.counts) > len(part.counts)
+
+
+def test_of_a_file_only_the_images_of_a_part_are_read(tmp_path, activations, monkeypatch):
+    part, load, loaded = written(tmp_path, activations).part(np.array([8])), np.load, []
+    monkeypatch.setattr(np, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1])
+    (array,) = part
+    assert [type(whole) for whole in loaded] == [np.memmap] and type(array) is np.ndarray
+    np.testing.assert_array_equal(array, activations[[8]])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [[], [-1], [50], [3, 3], [1.0], [[1, 2]], np.arange(50) < 10],
+    ids=["none", "negative", "too large", "twice", "no whole number", "of two axes", "a mask"],
+)
+def test_a_part_of_what_are_no_images_is_refused(images, tmp_path, activations):
+    shards = written(tmp_path, activations)
+    with pytest.raises(ValueError, match=r"images must be numbers from 0 to 49, each once"):
+        shards.part(np.array(images))
+
+
+def test_the_index_is_written_as_a_whole(tmp_path, activations, monkeypatch):
+    """A kill while it is written leaves a folder that can be written again."""
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            written(tmp_path, activations)
+    assert written(tmp_path, activations).shape == activations.shape
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path, activations):
+    def meets_another():
+        yield activations[:25]
+        with pytest.raises(ValueError, match=r"being written to, .* delete .*being_written and"):
+            written(tmp_path, -activations)
+        yield activations[25:]
+
+    shards = ActivationShards.write(tmp_path, meets_another(), megabytes=1e-4)
+    np.testing.assert_array_equal(np.concatenate(list(shards)), activations)
+    assert not (tmp_path / "being_written").exists()
+
+
+def test_a_mark_that_is_deleted_too_early_does_not_mix_activations(tmp_path, activations):
+    def meets_another():
+        yield activations
+        (tmp_path / "being_written").unlink()
+        written(tmp_path, -activations)
+
+    with pytest.raises(ValueError, match="holds activations already"):
+        ActivationShards.write(tmp_path, meets_another())
+    np.testing.assert_array_equal(np.concatenate(list(ActivationShards(tmp_path))), -activations)
+
+
+def test_a_killed_writer_leaves_a_mark_that_says_what_to_do(tmp_path, activations):
+    (tmp_path / "being_written").touch()
+    with pytest.raises(ValueError, match=r"was killed: .* delete .*being_written and write again"):
+        written(tmp_path, activations)
+    (tmp_path / "being_written").unlink()
+    assert written(tmp_path, activations).shape == activations.shape
+
+
+def test_incomplete_foreign_or_damaged_folders_are_refused(tmp_path, activations):
+    with pytest.raises(ValueError, match="holds no complete activations"):
+        ActivationShards(tmp_path / "nowhere")
+
+    def breaks_off():
+        yield activations
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ActivationShards.write(tmp_path / "cut", breaks_off(), megabytes=1e-3)
+    with pytest.raises(ValueError, match="holds no complete activations"):
+        ActivationShards(tmp_path / "cut")
+    shards = written(tmp_path / "good", activations)
+    with pytest.raises(ValueError, match="holds activations already"):
+        written(tmp_path / "good", activations)
+    np.save(tmp_path / "good" / "000001.npy", activations[:2])
+    with pytest.raises(ValueError, match="of other activations"):
+        shards.read(1)
+    (tmp_path / "good" / "000001.npy").write_bytes(b"no")
+    with pytest.raises(ValueError, match="missing or damaged: write the activations anew"):
+        shards.read(1)
+    index = json.loads((tmp_path / "good" / "index.json").read_text())
+    (tmp_path / "good" / "index.json").write_text(json.dumps(index | {"version": 99}))
+    with pytest.raises(ValueError, match=r"of another version .* once it is deleted"):
+        ActivationShards(tmp_path / "good")
+
+
+def test_nan_in_a_file_is_said_with_the_file(tmp_path, activations):
+    shards = written(tmp_path, activations)
+    damaged = shards.read(2)
+    damaged[0, 0, 0, 0] = np.nan
+    np.save(tmp_path / "000002.npy", damaged)
+    with pytest.raises(ValueError, match=r"000002.npy hold NaN"):
+        learn_pairs(shards, 2, random_state=0, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({"megabytes": "3"}, ValueError, "megabytes must be a number above 0, not '3'"),
+        ({"megabytes": 0}, ValueError, "megabytes must be a number above 0, not 0"),
+        ({"megabytes": -1.0}, ValueError, "megabytes"),
+        ({"megabytes": np.nan}, ValueError, "megabytes"),
+        ({"folder": 3}, TypeError, "folder must be a path, not 3"),
+        ({"batches": None}, TypeError, "batches must be arrays .* not None"),
+        ({"batches": "activations.npy"}, TypeError, "batches must be arrays"),
+        ({"batches": np.array(3.0)}, ValueError, "batch 0: activations must be"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(settings, error, message, tmp_path, activations):
+    with pytest.raises(error, match=message):
+        ActivationShards.write(**{"folder": tmp_path, "batches": [activations], **settings})
+
+
+def test_a_file_is_no_folder(tmp_path, activations):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is no folder"):
+        ActivationShards.write(tmp_path / "file", [activations])
+    with pytest.raises(TypeError, match="folder must be a path"):
+        ActivationShards(3)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 2, 4)])
+def test_a_dataset_that_is_not_batched_is_refused(shape, tmp_path, rng):
+    """An image's rows would pass for images, its columns for tokens."""
+    activations = rng.normal(size=(6, *shape)).astype(np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices(activations)
+    with pytest.raises(ValueError, match=r"batch them, dataset.batch\(64\)"):
+        ActivationShards.write(tmp_path, dataset)
+    assert ActivationShards.write(tmp_path, dataset.batch(4)).shape == activations.shape
+    whole, tokens = dataset.batch(3, drop_remainder=True), len(shape) == 2
+    found = ActivationShards.write(tmp_path / "b", whole.as_numpy_iterator(), tokens=tokens)
+    assert found.shape == activations.shape
+
+
+def of_unknown_rank(maps):
+    return tf.data.Dataset.from_generator(lambda: iter(maps), output_types=tf.float32)
+
+
+@pytest.mark.parametrize("of", [list, tuple, iter, of_unknown_rank])
+def test_maps_that_come_one_by_one_are_no_batches_of_tokens(of, tmp_path, activations):
+    message = r"batch 0: .*\(3, 2, 4\): .* np.stack\(maps\); .* batch of 3 .* tokens=True"
+    with pytest.raises(ValueError, match=message):
+        ActivationShards.write(tmp_path, of(list(activations)))
+    known = tf.data.Dataset.from_tensor_slices(activations)
+    for number, batches in enumerate((of(list(activations)), known)):
+        shards = ActivationShards.write(tmp_path / str(number), batches, tokens=True)
+        assert shards.shape == (150, 2, 4)
+
+
+def test_labels_are_to_be_dropped(tmp_path, rng):
+    images = rng.uniform(size=(4, 8, 8, 3)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(4))).batch(2)
+    message = r"dataset.map\(lambda x, y: x\)"
+    with pytest.raises(ValueError, match=message):
+        ActivationShards.compute(tmp_path, model, dataset)
+    with pytest.raises(ValueError, match=message):
+        ActivationShards.write(tmp_path, dataset)
+    assert ActivationShards.compute(tmp_path, model, dataset.map(lambda x, y: x)).shape[0] == 4
+
+
+def test_images_of_another_size_than_the_model_takes_are_refused(tmp_path, rng):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    with pytest.raises(ValueError, match=r"batch 0: .*network takes \(8, 8, 3\)"):
+        ActivationShards.compute(tmp_path, model, [rng.uniform(size=(2, 9, 9, 3))])
+
+
+def test_bad_batches_are_refused(tmp_path, activations):
+    with pytest.raises(ValueError, match="batches are empty"):
+        ActivationShards.write(tmp_path / "a", [])
+    with pytest.raises(ValueError, match="after others of"):
+        ActivationShards.write(tmp_path / "b", [activations, activations[:, :2]])
+    with pytest.raises(ValueError, match="batch 1: activations hold NaN"):
+        ActivationShards.write(tmp_path / "c", [np.ones((2, 3)), np.full((2, 3), np.nan)])
+
+
+@pytest.fixture(params=["kept", "streamed"])
+def both(request, tmp_path, activations, monkeypatch):
+    """Held and streamed features; of these all or none fit in what memory is given to them."""
+    if request.param == "streamed":
+        monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
+    return HeldFeatures(activations), StreamedFeatures(written(tmp_path, activations))
+
+
+def test_streamed_features_are_the_held_ones(both, activations):
+    held, streamed = both
+    assert len(held) == len(streamed) == 300 and held.shape == streamed.shape
+    first, other = (np.concatenate(list(features.blocks())) for features in both)
+    np.testing.assert_array_equal(first, other)
+    moments = [Moments.of(features) for features in both]
+    np.testing.assert_allclose(moments[0].covariance, moments[1].covariance, rtol=1e-5)
+    made = whitened(moments[0], 2)
+    samples = [f.sample(made, 40, np.random.default_rng(3)) for f in both]
+    for sample in samples:
+        assert sample.shape == (40, made.axes)
+        away = np.abs(sample[:, None] - made.features(first)[None]).max(axis=2).min(axis=1)
+        assert away.max() < 1e-5, "positions of the data"
+        assert len(np.unique(sample.round(4), axis=0)) == 40, "without replacement"
+    everything = [next(iter(f.batches(made, None, 0))).numpy() for f in both]
+    np.testing.assert_allclose(*everything, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_pass_shows_every_position_about_once_in_an_order_of_the_seed(kind, both):
+    features = both[kind]
+    made = whitened(Moments.of(features), 2)
+
+    def batches(seed, count):
+        return np.concatenate([b.numpy() for b in features.batches(made, 32, seed).take(count)])
+
+    passed = batches(0, 9)  # 288 of 300
+    assert len(np.unique(passed.round(4), axis=0)) > 0.85 * 288
+    np.testing.assert_array_equal(passed, batches(0, 9))
+    assert np.abs(passed - batches(1, 9)).max() > 0.1
+    assert np.abs(passed[:32] - batches(0, 18)[288:320]).max() > 0.1, "another order in every pass"
+
+
+def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_held_ones(
+    tmp_path, activations, monkeypatch
+):
+    held, shards = HeldFeatures(activations), written(tmp_path, activations)
+    made, streamed, read = whitened(Moments.of(held), 2), StreamedFeatures(shards), []
+    reading = shards.read
+    monkeypatch.setattr(shards, "read", lambda number: read.append(number) or reading(number))
+    batches = [[b.numpy() for b in f.batches(made, 32, 5).take(30)] for f in (held, streamed)]
+    np.testing.assert_allclose(*batches, atol=1e-6)
+    samples = [f.sample(made, 20, np.random.default_rng(1)) for f in (held, streamed)]
+    np.testing.assert_allclose(*samples, atol=1e-6)
+    assert read == list(range(len(shards.counts)))
+    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 4e-6 * (300 * made.axes - 1))
+    read.clear()
+    list(StreamedFeatures(shards).batches(made, 32, 5).take(30))
+    assert len(read) > 3 * len(shards.counts), "above it every pass reads them"
+
+
+@pytest.mark.parametrize("skip", [4, 9, 23])
+def test_batches_that_are_skipped_are_those_that_would_have_come(skip, both):
+    made = whitened(Moments.of(both[0]), 2)
+    for features in both:
+        whole = [b.numpy() for b in features.batches(made, 32, 5).take(skip + 3)]
+        rest = [b.numpy() for b in features.batches(made, 32, 5, skip).take(3)]
+        np.testing.assert_array_equal(rest, whole[skip:])
+
+
+def test_whole_passes_that_are_skipped_are_not_read(both, monkeypatch):
+    streamed, read = both[1], []
+    made, reading = whitened(Moments.of(both[0]), 2), streamed._shards.read
+    monkeypatch.setattr(streamed._shards, "read", lambda k: read.append(k) or reading(k))
+    list(streamed.batches(made, 32, 5, 10 * (300 // 32)).take(1))
+    assert 0 < len(read) <= len(streamed._shards.counts)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
+    maps = next(iter(both[kind].maps(None, 8, 0))).numpy()
+    assert maps.shape == (8, 3, 2, 4)
+    assert all((np.abs(activations - one).max(axis=(1, 2, 3)) == 0).any() for one in maps)
+    pooled = next(iter(both[kind].maps(lambda x: x.mean(axis=(1, 2)), 80, 0))).numpy()
+    assert pooled.shape == (50, 4)
+
+
+def test_a_shard_that_is_damaged_while_it_is_learned_from_is_named(
+    tmp_path, activations, monkeypatch
+):
+    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
+    recipe = get_recipe("soft")
+    stage = dataclasses.replace(recipe.stages[0], epochs=2, steps_per_epoch=30)  # of two passes
+    recipe = dataclasses.replace(recipe, stages=(stage,), start="random", restarts=1, batch=20)
+    shards, proceed = written(tmp_path, activations), EpochRecord.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        proceed(self, epoch, logs)
+        np.save(tmp_path / "nan.npy", np.full((5, 3, 2, 4), np.nan, np.float32))
+        os.replace(tmp_path / "nan.npy", tmp_path / "000002.npy")  # it is read ahead meanwhile
+
+    monkeypatch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+    with pytest.raises(ValueError, match=r"000002\.npy hold NaN or infinite"):
+        learn_pairs(shards, 2, recipe=recipe, random_state=0, verbose=0)
+
+
+@pytest.mark.slow
+def test_learning_from_shards_recovers_what_learning_from_memory_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
+    signals, distractors = random_directions(1)
+    data = synthetic_signals(2000, 1, signals, distractors)  # 12 000 positions: minibatches
+    head = Head(pooled_dense_head(data.features, data.labels))
+    shards = written(tmp_path, data.features, per_file=300, batch=100)
+    recipe = dataclasses.replace(get_recipe("default"), restarts=1)
+    for activations in (data.features, shards):
+        pairs, _ = learn_pairs(activations, 3, head=head, recipe=recipe, random_state=0, verbose=0)
+        cosines = np.sort(np.abs(pairs.signals @ signals.T).max(axis=0))
+        assert cosines[0] > 0.97, cosines

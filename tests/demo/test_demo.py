@@ -1,0 +1,159 @@
+"""The demo's parts; the whole of it is run in test_cli.py."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.demo import run as demo
+from xplique_dirpairs.demo.run import Data, Steps, _ink_auc, _network, _without_xla_messages
+from xplique_dirpairs.demo.summary import CAPTIONS, Summary, write_summary
+from xplique_dirpairs.learning.history import History
+
+# Keras' own, when it saves weights under numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def summary():
+    return Summary(
+        class_name="cat + 3",
+        class_names=("cat + 0", "cat + 3"),
+        pictures=100,
+        nb_design=32,
+        accuracy=0.975,
+        importances={"direction pairs": np.array([0.1, 0.9]), "CRAFT": np.array([0.6, 0.4])},
+        ink_auc={"direction pairs": np.array([0.5, 0.8]), "CRAFT": np.array([0.7, 0.6])},
+        logit_error={"direction pairs": 1e-7, "CRAFT": 0.1},
+        off_entropy={"absent": 0.3, "undecided": 0.95},
+        history=History(
+            recipe="default",
+            stages={"a": {"objective": [2.0, 1.0]}},
+            violations={"d": {"ic": 0.25}},
+            occupancy=np.array([0.1, 0.3]),
+            dead=[7],
+            duplicates=[],
+            condition_number=12.0,
+        ),
+        seconds={
+            f"{method}: {step}": 1.5
+            for method in ("direction pairs", "CRAFT")
+            for step in ("fit", "importances", "transform")
+        },
+        figures=list(CAPTIONS),
+    )
+
+
+def test_the_summary_says_what_was_found_and_what_went_wrong(summary, tmp_path):
+    write_summary(summary, tmp_path)
+    page = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    plain = (tmp_path / "summary.txt").read_text(encoding="utf-8")
+    for text in (page, plain):
+        assert "97.5%" in text
+        for line in summary.history.summary().splitlines():
+            assert f"- {line}" in text
+        assert "concepts [7]" in text
+        assert "undecided 0.95" in text
+        assert "- the losses: objective their weighted sum" in text
+    for name in CAPTIONS:
+        assert f"![{name}]({name}.png)" in page
+
+
+def test_the_tables_of_the_summary_are_tables(summary):
+    lines = summary.markdown().splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert tables
+    for i, line in enumerate(lines):
+        if line.startswith("|---"):
+            assert line.count("|") == lines[i - 1].count("|") == lines[i + 1].count("|")
+
+
+def test_the_summary_lists_each_method_most_important_first(summary):
+    rows = [line.strip("| ").split(" | ") for line in summary.markdown().splitlines()]
+    assert ["1", "0.900", "0.80", "0", "0.600", "0.70"] in rows
+    assert ["0", "0.100", "0.50", "1", "0.400", "0.60"] in rows
+
+
+def test_ink_auc_is_one_for_the_ink_itself_and_zero_for_its_negative():
+    ink = np.zeros((2, 8, 8), dtype=bool)
+    ink[0, :4, :4] = ink[1, 4:, :4] = True
+    cells = ink.reshape(2, 2, 4, 2, 4).mean(axis=(2, 4))
+    maps = np.stack([cells, -cells, np.zeros_like(cells)], axis=-1)
+    np.testing.assert_allclose(_ink_auc(maps, ink), [1.0, 0.0, 0.5])
+
+
+def test_steps_are_announced_and_timed(capsys):
+    steps = Steps(verbose=1)
+    with steps("think", "hard"):
+        pass
+    assert "think (hard)" in capsys.readouterr().out
+    assert 0 <= steps.seconds["think"] < 1
+    with Steps(verbose=0)("think"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("level, seen", [("3", False), ("0", True)])
+def test_messages_of_xla_are_kept_back_with_those_of_tensorflow(level, seen, monkeypatch, capfd):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    with _without_xla_messages():
+        os.write(2, b"Compiled cluster using XLA!")
+    os.write(2, b"an error afterwards")
+    text = capfd.readouterr().err
+    assert ("XLA" in text) is seen and "an error afterwards" in text
+
+
+@pytest.fixture
+def data():
+    images = np.zeros((6, 4, 4, 3), np.float32)
+    labels = np.zeros(6, int)
+    return Data(images, labels, images, labels, np.zeros((6, 4, 4), bool))
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Replaces the training by a model that always says class 0; counts how often."""
+    trained = []
+
+    def train(images, labels, **_):
+        inputs = keras.Input(images.shape[1:])
+        logits = keras.layers.Dense(2, kernel_initializer="zeros", name="logits")
+        model = keras.Model(inputs, logits(keras.layers.Flatten()(inputs)))
+        logits.bias.assign([1.0, 0.0])
+        trained.append(model)
+        return model
+
+    monkeypatch.setattr(demo, "small_cnn", train)
+    return trained
+
+
+def test_the_network_is_trained_once_and_then_loaded(data, training, tmp_path):
+    path = tmp_path / "network.keras"
+    first, second = (_network(data, path, 0, 0) for _ in range(2))
+    assert len(training) == 1
+    np.testing.assert_array_equal(*(m.predict(data.test, verbose=0) for m in (first, second)))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no archive", b"PK\x03\x04" + bytes(200)])
+def test_a_damaged_network_is_trained_anew(content, data, training, tmp_path):
+    path = tmp_path / "network.keras"
+    path.write_bytes(content)
+    _network(data, path, 0, 0)
+    assert len(training) == 1
+
+
+def test_a_truncated_network_is_trained_anew(data, training, tmp_path):
+    path = tmp_path / "network.keras"
+    _network(data, path, 0, 0)
+    path.write_bytes(path.read_bytes()[:-200])
+    _network(data, path, 0, 0)
+    assert len(training) == 2
+
+
+def test_a_network_of_other_pictures_is_trained_anew(data, training, tmp_path):
+    path = tmp_path / "network.keras"
+    _network(data, path, 0, 0)
+    data.test_labels[:] = 1
+    _network(data, path, 0, 0)
+    assert len(training) == 2

@@ -1,0 +1,279 @@
+"""Pictures that maximise a direction: where the answer is known, and what comes back."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import NETWORKS, make_pairs
+from xplique.features_visualizations import Objective, fft_to_rgb, get_fft_scale
+from xplique.features_visualizations.losses import dot_cossim
+from xplique.features_visualizations.preconditioning import to_valid_rgb
+
+from xplique_dirpairs.maximisation.firing_report import measure_firing
+from xplique_dirpairs.maximisation.maximise import _Canvas, _score, maximise
+from xplique_dirpairs.pairs import DirectionPairs
+
+RED, GREEN, BLUE = 2.0 * np.eye(3) - 1.0
+
+
+@pytest.fixture(scope="module")
+def colors():
+    """A linear layer whose three channels are the colours of a pixel."""
+    inputs = keras.Input((8, 8, 3))
+    layer = keras.layers.Conv2D(3, 1, use_bias=False, name="colors")
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(inputs)))
+    layer.set_weights([np.eye(3, dtype=np.float32)[None, None]])
+    return model
+
+
+def color_pairs(filters, biases=0.5, signals=None):
+    filters = np.atleast_2d(filters)
+    count = len(filters)
+    signals = filters if signals is None else np.atleast_2d(signals)
+    return DirectionPairs(
+        filters, np.broadcast_to(biases, count), signals, np.full(3, 0.5), np.zeros(count)
+    )
+
+
+def quickly(model, pairs, concepts=None, along="filters", layer="colors", **how):
+    settings = {"steps": 100, "random_state": 0, "verbose": 0}
+    return maximise(model, layer, pairs, concepts, along, **(settings | how))
+
+
+# ------------------------------------------------------------------ where the answer is known
+
+
+@pytest.mark.parametrize("along", ["filters", "signals"])
+def test_of_a_layer_of_colours_the_picture_is_the_colour(colors, along):
+    pairs = color_pairs([RED, GREEN, BLUE])
+    images = quickly(colors, pairs, along=along)
+    # from grey, where every projection is −.5, towards the pure colour, where the own one is 1
+    projections = pairs.project(images).mean(axis=(1, 2))
+    own, others = np.diag(projections), projections[~np.eye(3, dtype=bool)]
+    assert own.min() > -0.1 and others.max() < -0.3
+
+
+def test_a_filter_and_a_signal_vector_of_one_concept_have_their_own_pictures(colors):
+    pairs = color_pairs([1.0, -1.0, 0.0], signals=[1.0, 1.0, -1.0])
+    by_filter, by_signal = (
+        quickly(colors, pairs, along=along).mean(axis=(0, 1, 2)) for along in ("filters", "signals")
+    )
+    assert by_filter[0] > 0.7 and by_filter[1] < 0.3
+    assert by_signal[:2].min() > 0.65 and by_signal[2] < 0.4
+
+
+def test_a_picture_that_fires_another_detector_more_is_kept_from_it(colors):
+    pairs = color_pairs([[1.0, 1.0, 0.0], [0.0, 2.0, 0.0]], [0.7, 0.5])
+    plain, kept = (quickly(colors, pairs, 0, against_rival=weight) for weight in (0.0, 1.0))
+    own, rival = (pairs.project(plain) - pairs.biases).mean(axis=(0, 1, 2))
+    assert rival > own > 0
+    own, rival = (pairs.project(kept) - pairs.biases).mean(axis=(0, 1, 2))
+    assert own > 0.2 > rival
+    shares = [measure_firing(colors, "colors", pairs, made, 0).firing for made in (plain, kept)]
+    assert shares[0].others_share > 0.9 and shares[1].others_share < 0.75
+    assert shares[1].own_share > 0.9
+
+
+def test_more_steps_give_a_larger_excess(halves, images):
+    g, _ = halves("conv_gap")
+    pairs = make_pairs(8, 3)
+    excess = [
+        np.diagonal((pairs.project(g.predict_on_batch(made)) - pairs.biases).mean((1, 2)))
+        for made in (
+            quickly(g, pairs, layer=-1, steps=steps, against_rival=0.0) for steps in (1, 60)
+        )
+    ]
+    assert (excess[1] > excess[0] + 0.05).all()
+
+
+@pytest.mark.parametrize("along", ["filters", "signals"])
+@pytest.mark.parametrize("spatial", [(3, 2), (4,), ()])
+def test_what_is_maximised_is_the_formula(rng, along, spatial):
+    pairs = make_pairs(6, 4)
+    pairs = DirectionPairs(
+        pairs.filters, pairs.biases, pairs.signals, rng.normal(size=6), pairs.absent_levels
+    )
+    x = rng.normal(size=(2, *spatial, 6)).astype(np.float32)
+    own = [3, 1]
+    masks = np.eye(4)[own].reshape(2, *(1,) * len(spatial), 4)
+    score = _score(pairs, along, 0.7, len(spatial))
+    slowly = []
+    for image, i in zip(x.reshape(2, -1, 6), own, strict=True):
+        terms = []
+        for position in image:
+            z = [float(w @ position) - float(b) for w, b in zip(*read(pairs), strict=True)]
+            main = z[i]
+            if along == "signals":
+                away = position - pairs.mean
+                cosine = pairs.signals[i] @ away / np.linalg.norm(away)
+                main = pairs.signals[i] @ away * max(cosine, 0.1) ** 2 / pairs.margins[i]
+            terms.append(main - 0.7 * max(0.0, *(z[j] for j in range(4) if j != i)))
+        slowly.append(np.mean(terms))
+    np.testing.assert_allclose(score(x, masks), slowly, rtol=1e-4, atol=1e-5)
+    # Xplique hands a single output over with one more axis in front
+    np.testing.assert_allclose(score(x[None], masks)[0], slowly, rtol=1e-4, atol=1e-5)
+
+
+def read(pairs):
+    return pairs.filters.astype(np.float64), pairs.biases
+
+
+def test_the_score_has_a_finite_gradient_where_the_features_are_their_mean():
+    pairs = make_pairs(6, 4)
+    x = tf.Variable(np.broadcast_to(pairs.mean, (1, 2, 2, 6)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        value = _score(pairs, "signals", 1.0, 2)(x, np.eye(4)[:1].reshape(1, 1, 1, 4))
+    assert np.isfinite(tape.gradient(value, x).numpy()).all()
+
+
+# ------------------------------------------------------------------ what comes back
+
+
+@pytest.mark.parametrize("name", ["tall", "grayscale", "gelu", "tokens", "vectors"])
+def test_pictures_are_as_the_network_takes_them(halves, name):
+    g, _ = halves(name)
+    pairs = make_pairs(g.output_shape[-1], 3)
+    made = quickly(g, pairs, [2, 0], layer=-1, steps=3, values_range=(-1.0, 2.0))
+    assert made.shape == (2, *NETWORKS[name][1]) and made.dtype == np.float32
+    assert made.min() >= -1.0 and made.max() <= 2.0
+    if name != "tall":  # brought to its shape after the stretch
+        np.testing.assert_allclose([made.min(), made.max()], [-1.0, 2.0], atol=1e-5)
+    assert np.isfinite(measure_firing(g, -1, pairs, made, [2, 0]).firing.own_excess).all()
+
+
+def test_a_network_of_any_size_is_given_one():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="colors")(inputs))
+    made = quickly(model, make_pairs(4, 2), 1, steps=2, image_shape=(12, 10, 3))
+    assert made.shape == (1, 12, 10, 3)
+
+
+def test_the_seed_decides_and_nothing_else_does(colors):
+    pairs = color_pairs([RED, GREEN, BLUE])
+    tf.random.set_seed(1)
+    first = quickly(colors, pairs, [0, 2], steps=5)
+    tf.random.set_seed(2)
+    np.testing.assert_array_equal(quickly(colors, pairs, [0, 2], steps=5), first)
+    other = quickly(colors, pairs, [0, 2], steps=5, random_state=1)
+    assert np.abs(other - first).mean() > 0.01
+    free = [quickly(colors, pairs, 0, steps=2, random_state=None) for _ in range(2)]
+    assert np.abs(free[0] - free[1]).mean() > 0.01
+
+
+def test_a_concepts_picture_does_not_depend_on_its_company(colors):
+    pairs = color_pairs([RED, GREEN, BLUE])
+    together = quickly(colors, pairs, steps=10)
+    apart = quickly(colors, pairs, [2, 0, 1], steps=10, batch_size=2)
+    np.testing.assert_allclose(apart[[1, 2, 0]], together, atol=2e-3)
+
+
+def test_what_only_one_place_of_the_grid_shows_is_lost_under_a_shift():
+    inputs = keras.Input((8, 8, 3))  # every fourth pixel is seen
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1, 4, name="colors")(inputs))
+    model.layers[-1].set_weights([np.eye(3, dtype=np.float32)[None, None], np.zeros(3)])
+    still, shifted = (quickly(model, color_pairs([RED]), shift=most)[0] for most in (0, 5))
+    seen_more = [(made @ RED)[::4, ::4].mean() - (made @ RED).mean() for made in (still, shifted)]
+    assert seen_more[0] > 0.1 and seen_more[1] < 0.5 * seen_more[0]
+
+
+def test_silence_and_one_bar_over_all_batches(colors, capfd):
+    pairs = color_pairs([RED, GREEN, BLUE])
+    quickly(colors, pairs, steps=3, batch_size=2)
+    assert capfd.readouterr() == ("", "")
+    quickly(colors, pairs, steps=3, batch_size=2, verbose=1)
+    out, err = capfd.readouterr()
+    assert "6/6" in out and not err
+
+
+# ------------------------------------------------------------------ Xplique's habits
+# Where one of these fails, Xplique has changed, and what works round it can go.
+
+
+def test_xpliques_stretch_lets_two_pixels_decide_the_contrast_and_ours_does_not(rng):
+    values = 0.05 * rng.normal(size=(1, 16, 16, 3)).astype(np.float32)
+    values[0, 3, 3], values[0, 9, 9] = 20.0, -20.0
+    canvas = _Canvas((16, 16, 3), np.array([0]), 0, 1.0, 1.0)
+    canvas._start = tf.zeros_like(canvas._start)
+    usual = to_valid_rgb(values, "sigmoid").numpy()
+    assert usual.std() < 0.1
+    quiet = np.clip(values, -1.0, 1.0)
+    assert to_valid_rgb(quiet, canvas.normalise).numpy().std() > 0.1
+
+
+def test_xpliques_score_of_a_direction_mixes_the_pictures_of_a_batch():
+    x = np.array([[[[1.0, 0.0]]], [[[0.0, 5.0]]]], np.float32)
+    mask = np.array([[[[1.0, 0.0]]], [[[0.0, 1.0]]]], np.float32)
+    alone = dot_cossim(x[:1], mask[:1])
+    assert dot_cossim(x, mask)[0] > 2 * alone[0]
+
+
+def test_xpliques_fourier_pictures_are_cut_to_a_square():
+    scale = get_fft_scale(8, 4)
+    assert fft_to_rgb((1, 8, 4, 3), tf.zeros((2, 1, 3, *scale.shape)), scale).shape == (1, 4, 4, 3)
+
+
+def test_xpliques_difference_of_two_objectives_is_minus_their_sum(colors):
+    first, second = (Objective.channel(colors, "colors", k) for k in (0, 1))
+    _, function, _, _ = (first - second).compile()
+    outputs = [tf.fill((1, 8, 8, 3), 1.0), tf.fill((1, 8, 8, 3), 3.0)]
+    np.testing.assert_allclose(function(outputs), -(1.0 + 3.0) / 3.0, rtol=1e-6)
+
+
+# ------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"concepts": 3}, "numbered 0 to 2"),
+        ({"concepts": [-1]}, "numbered 0 to 2"),
+        ({"concepts": []}, "indices of concepts"),
+        ({"concepts": 0.5}, "indices of concepts"),
+        ({"along": "filter"}, "along must be"),
+        ({"layer": "missing"}, "no layer 'missing'"),
+        ({"steps": 0}, "steps must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"shift": -1}, "shift must be"),
+        ({"against_rival": -1.0}, "against_rival must be at least 0"),
+        ({"fft_decay": np.nan}, "fft_decay must be at least 0"),
+        ({"contrast": 0.0}, "contrast must be more than 0"),
+        ({"values_range": (1.0, 0.0)}, "rise from lowest to highest"),
+        ({"values_range": 1.0}, "values_range must be"),
+        ({"image_shape": (9, 8, 3)}, r"takes \(8, 8, 3\)"),
+        ({"random_state": -1}, "random_state must be"),
+        ({"random_state": "a"}, "random_state must be"),
+    ],
+)
+def test_what_does_not_fit_is_said(colors, how, message):
+    with pytest.raises(ValueError, match=message):
+        quickly(colors, color_pairs([RED, GREEN, BLUE]), **how)
+
+
+def test_models_and_pairs_of_another_kind_are_refused(colors):
+    pairs = color_pairs([RED])
+    with pytest.raises(TypeError, match=r"attribute \.pairs"):
+        quickly(colors, np.eye(3))
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        quickly(lambda x: x, pairs)
+    with pytest.raises(ValueError, match="3 channels, but the pairs have 8"):
+        quickly(colors, make_pairs(8, 2))
+    anything = keras.Input((None, None, 3))
+    model = keras.Model(anything, keras.layers.Conv2D(3, 1, name="colors")(anything))
+    with pytest.raises(ValueError, match="give image_shape"):
+        quickly(model, pairs)
+    pixel = keras.Input((1, 1, 3))
+    with pytest.raises(ValueError, match="single pixel"):  # TensorFlow's FFT would end the process
+        quickly(keras.Model(pixel, keras.layers.Conv2D(3, 1, name="colors")(pixel)), pairs)
+    whole = keras.Input((4, 4, 3), dtype="uint8")
+    with pytest.raises(ValueError, match="takes uint8 images"):
+        quickly(keras.Model(whole, keras.layers.Conv2D(3, 1, name="colors")(whole)), pairs)
+    two = [keras.Input((4, 4, 3)), keras.Input((4, 4, 3))]
+    with pytest.raises(ValueError, match="one input, not 2"):
+        quickly(keras.Model(two, keras.layers.Add(name="colors")(two)), pairs)
+
+
+def test_a_network_that_turns_nan_is_said(colors):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x * np.nan, name="colors")(inputs))
+    with pytest.raises(ValueError, match="turned NaN"):
+        quickly(model, color_pairs([RED]), steps=2)

@@ -1,0 +1,480 @@
+"""Influence on small networks: equal to plain loops, silent about what the network ignores, right
+about what defines a class, and at its nominal level where labels mean nothing."""
+
+import math
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.metrics.significance import CORRECTIONS
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.sensitivity.influence import (
+    Influence,
+    influence,
+    log_probability_changes,
+    sensitivity,
+    shift_response,
+)
+from xplique_dirpairs.sensitivity.influence_table import influence_table
+from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, trained_filter_noise
+from xplique_dirpairs.sensitivity.shift_responses import LinearResponse, PassedResponse
+
+SHAPE, K, TIE = (3, 2, 6), 4, 1e-6
+#: Channels of the scenes: three define a class each, the others are distractors.
+CHANNELS = 24
+
+
+def pooled_dense(inputs):
+    return keras.layers.Dense(K)(keras.layers.GlobalAveragePooling2D()(inputs))
+
+
+def pooled_hidden(inputs):
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    return keras.layers.Dense(K)(keras.layers.Dense(8, activation="relu")(x))
+
+
+def convolution(inputs):
+    x = keras.layers.Conv2D(5, 2, activation="relu", bias_initializer="ones")(inputs)
+    return keras.layers.Dense(K)(keras.layers.Flatten()(x))
+
+
+def ending_in_softmax(inputs):
+    return keras.layers.Softmax()(pooled_dense(inputs))
+
+
+HEADS = (pooled_dense, pooled_hidden, convolution, ending_in_softmax)
+
+
+def head_of(maker, shape=SHAPE):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(shape)
+    return Head(keras.Model(inputs, maker(inputs)))
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return {maker: head_of(maker) for maker in HEADS}
+
+
+@pytest.fixture
+def data(rng):
+    """Images of the first three classes of four; directions, and where their concepts are."""
+    x = rng.normal(size=(12, *SHAPE)).astype(np.float32)
+    return SimpleNamespace(
+        x=x,
+        labels=rng.permutation(np.arange(12) % 3),
+        directions=rng.normal(size=(3, SHAPE[-1])),
+        detections=rng.random((12, *SHAPE[:-1], 3)) < 0.3,
+    )
+
+
+def slow_changes(head, x, direction, amount):
+    """Δ of each image and class, one image at a time, every position moved by hand."""
+    found = []
+    for image in x:
+        moved = image.astype(float).copy()
+        for i in range(SHAPE[0]):
+            for j in range(SHAPE[1]):
+                moved[i, j] += amount * direction / math.sqrt(sum(direction**2))
+        logs = []
+        for features in (image, moved):
+            z = head.logits(features[None].astype(np.float32))[0]
+            logs.append([zk - math.log(sum(math.exp(zj) for zj in z)) for zk in z])
+        found.append([after - before for before, after in zip(*logs, strict=True)])
+    return np.array(found)
+
+
+def slow_sensitivity(head, data, labels, amount, vectors):
+    scores, means = np.full((2, len(vectors), K), np.nan)
+    for i, direction in enumerate(vectors):
+        changes = slow_changes(head, data.x, direction, amount)
+        for k in range(K):
+            own = [c[k] for n, c in enumerate(changes) if labels is None or labels[n] == k]
+            if own:
+                scores[i, k] = sum(int(c > TIE) - int(c < -TIE) for c in own) / len(own)
+                means[i, k] = sum(own) / len(own)
+    return scores, means
+
+
+# ------------------------------------------------------------------ sensitivity
+
+
+@pytest.mark.parametrize("maker", HEADS)
+@pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
+@pytest.mark.parametrize("amount", [5.0, -2.0])
+def test_sensitivity_is_that_of_plain_loops(heads, data, maker, regardless, amount):
+    labels = None if regardless else data.labels
+    found = sensitivity(heads[maker], data.x, labels, data.directions, amount=amount)
+    scores, means = slow_sensitivity(heads[maker], data, labels, amount, data.directions)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-12)
+    np.testing.assert_allclose(found.changes, means, atol=1e-5)
+    assert found.images.tolist() == ([12] * K if regardless else [4, 4, 4, 0])
+
+
+def test_changes_of_each_image_are_given_as_well(heads, data):
+    for maker in (pooled_dense, convolution):
+        found = log_probability_changes(heads[maker], data.x, data.directions)
+        assert found.shape == (12, 3, K)
+        for i, direction in enumerate(data.directions):
+            slow = slow_changes(heads[maker], data.x, direction, 5.0)
+            np.testing.assert_allclose(found[:, i], slow, atol=1e-5)
+
+
+def test_a_linear_head_is_not_passed_through_and_others_are(heads, data):
+    kinds = {maker: type(shift_response(heads[maker], data.x, None, TIE)) for maker in HEADS}
+    assert kinds.pop(pooled_dense) is LinearResponse
+    assert set(kinds.values()) == {PassedResponse}
+
+
+@pytest.mark.parametrize("maker", [pooled_dense, pooled_hidden])
+def test_pooled_features_do_as_well_as_maps(heads, data, maker):
+    head = heads[maker]
+    maps = sensitivity(head, data.x, data.labels, data.directions)
+    pooled = sensitivity(head, head.pool(data.x), data.labels, data.directions)
+    np.testing.assert_allclose(pooled.changes, maps.changes, atol=1e-6)
+
+
+@pytest.mark.parametrize("maker", [pooled_dense, convolution])
+def test_order_lengths_and_dtypes_do_not_matter(heads, data, rng, maker):
+    head = heads[maker]
+    before = sensitivity(head, data.x, data.labels, data.directions)
+    images, concepts = rng.permutation(12), rng.permutation(3)
+    after = sensitivity(
+        head,
+        data.x[images].astype(np.float64),
+        data.labels[images].astype(np.uint8),
+        (7.0 * data.directions[concepts]).astype(np.float32),
+    )
+    np.testing.assert_array_equal(after.scores, before.scores[concepts])
+    np.testing.assert_allclose(after.changes, before.changes[concepts], atol=1e-5)
+
+
+def test_a_class_goes_up_along_its_own_weights_and_down_against_them(heads, data):
+    head = heads[pooled_dense]
+    apart = head.class_rows - head.class_rows.mean(axis=0)
+    up = sensitivity(head, data.x, None, apart, amount=1e-2)
+    down = sensitivity(head, data.x, None, apart, amount=-1e-2)
+    assert (np.diag(up.scores) == 1).all() and (np.diag(up.changes) > 0).all()
+    assert (np.diag(down.scores) == -1).all() and (np.diag(down.changes) < 0).all()
+
+
+def one_output(inputs):
+    return keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(inputs))
+
+
+@pytest.mark.parametrize("kind", ["linear", "sigmoid", "function"])
+def test_a_network_of_one_output_has_two_classes_no_and_yes(data, kind):
+    head = head_of(one_output)
+    rows = head.class_rows[0].astype(float)
+    bias = head.logits(np.zeros((1, *SHAPE), np.float32))[0, 0]
+    if kind == "sigmoid":
+        model = head.model
+        head = Head(keras.Model(model.inputs, keras.layers.Activation("sigmoid")(model.outputs[0])))
+    if kind == "function":  # does not tell how many outputs it has before it is called
+        head = Head(head.model.__call__)
+    labels = np.arange(12) % 2
+    found = sensitivity(head, data.x, labels, data.directions, amount=0.5)
+    before = data.x.mean(axis=(1, 2)) @ rows + bias
+    for i, direction in enumerate(data.directions):
+        after = before + 0.5 * direction @ rows / np.linalg.norm(direction)
+        for k, sign in enumerate((-1, 1)):
+            own = np.log(1 + np.exp(-sign * before)) - np.log(1 + np.exp(-sign * after))
+            assert found.changes[i, k] == pytest.approx(own[labels == k].mean(), abs=1e-5)
+    np.testing.assert_array_equal(found.scores, np.sign(found.changes))
+    assert found.images.tolist() == [6, 6]
+
+
+# ------------------------------------------------------------------ significance
+
+
+@pytest.mark.parametrize("maker", [pooled_dense, convolution])
+@pytest.mark.parametrize("statistic", ["change", "signed change", "score"])
+@pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
+def test_p_values_are_those_of_plain_loops(heads, data, maker, statistic, regardless):
+    head, labels = heads[maker], None if regardless else data.labels
+    drawn, count = [], 6
+
+    def recorded(sample, signs):
+        drawn.append(mean_difference_noise(sample, signs))
+        return drawn[-1]
+
+    found = influence(
+        head, data.x, labels, data.directions, data.detections,
+        permutations=count, statistic=statistic, estimator=recorded, early_stopping=False,
+    )  # fmt: skip
+    which = 0 if statistic == "score" else 1
+    own = slow_sensitivity(head, data, labels, 5.0, data.directions)[which]
+    noise = np.concatenate(drawn)
+    assert len(noise) == 3 * count
+    of_noise = slow_sensitivity(head, data, labels, 5.0, noise)[which]
+    for i in range(3):
+        for k in range(K):
+            if np.isnan(own[i, k]):
+                assert np.isnan(found.p_values[i, k])
+                continue
+            block = of_noise[i * count : (i + 1) * count, k]
+            if statistic == "signed change":
+                stronger = sum(value / own[i, k] >= 1 for value in block)
+                assert found.p_values[i, k] == min(1, 2 * (1 + stronger) / (count + 1))
+            else:
+                stronger = sum(abs(value) >= abs(own[i, k]) for value in block)
+                assert found.p_values[i, k] == (1 + stronger) / (count + 1)
+
+
+@pytest.mark.parametrize("maker", [pooled_dense, convolution])
+@pytest.mark.parametrize("statistic", ["change", "signed change"])
+def test_stopping_early_changes_no_decision(rng, maker, statistic):
+    def run(early):
+        return influence_on_scenes(
+            np.random.default_rng(0), maker, 60, level=0.2, amount=0.2, statistic=statistic,
+            early_stopping=early,
+        )  # fmt: skip
+
+    full, early = run(False), run(True)
+    assert (full.compared[:, :3] == 60).all() and early.compared[:, :3].mean() < 50
+    for correction in CORRECTIONS:
+        np.testing.assert_array_equal(early.significant(correction), full.significant(correction))
+    small = full.p_values <= 0.2
+    assert small.any() and not small.all()
+    np.testing.assert_array_equal(early.p_values[small], full.p_values[small])
+
+
+def scenes(rng, count=90):
+    """Maps in which channel c < 3 lights up in class c, and every other one anywhere."""
+    labels = np.arange(count) % 3
+    concepts = rng.random((count, *SHAPE[:2], CHANNELS)) < 0.3
+    for c in range(3):
+        concepts[..., c] &= (labels == c)[:, None, None]
+    x = 2.0 * concepts + 0.3 * rng.normal(size=concepts.shape)
+    return x.astype(np.float32), labels, concepts
+
+
+def head_that_ignores_distractors(maker):
+    head = head_of(maker, (*SHAPE[:2], CHANNELS))
+    classes = np.arange(3)
+    for layer in head.model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel = np.zeros_like(layer.kernel)
+            kernel[..., classes, classes] = 1.0
+            layer.set_weights([kernel, np.ones(5, np.float32)])
+        if isinstance(layer, keras.layers.Dense):
+            kernel = np.zeros_like(layer.kernel)
+            channels, weight = (5, 0.1) if maker is convolution else (CHANNELS, 1.0)
+            kernel.reshape(-1, channels, K)[:, classes, classes] = weight
+            layer.set_weights([kernel, np.zeros(K, np.float32)])
+    return head
+
+
+def influence_on_scenes(rng, maker, permutations=199, **how):
+    x, labels, concepts = scenes(rng)
+    head, directions = head_that_ignores_distractors(maker), np.eye(4, CHANNELS)
+    return influence(
+        head, x, labels, directions, concepts[..., :4], permutations=permutations, **how
+    )
+
+
+@pytest.mark.parametrize("maker", [pooled_dense, convolution])
+@pytest.mark.parametrize(("statistic", "amount"), [("signed change", 5.0), ("change", 0.2)])
+def test_what_defines_a_class_is_significant_with_its_sign_and_a_distractor_is_not(
+    rng, maker, statistic, amount
+):
+    found = influence_on_scenes(rng, maker, statistic=statistic, amount=amount)
+    # a class's own concept helps it, those of the others hurt
+    np.testing.assert_array_equal(found.scores[:3, :3], 2 * np.eye(3) - 1)
+    smallest = (2 if statistic == "signed change" else 1) / 200
+    assert (np.diag(found.p_values)[:3] == smallest).all()
+    assert found.significant().any(axis=1).tolist() == [True, True, True, False]
+    assert (found.p_values[3, :3] == 1).all() and (found.scores[3, :3] == 0).all()
+    assert np.isnan(found.p_values[:, 3]).all() and found.tests == 12
+    summary = found.summary()
+    assert summary.sdc == 3 and summary.positive_directions == 3 and summary.most_helped == 1
+    assert summary.scdp == found.significant().sum()
+
+
+def test_what_helps_a_class_is_compared_with_what_helps_it_or_noise_that_hurts_is_stronger(rng):
+    size, signed = (
+        influence_on_scenes(rng, pooled_dense, statistic=statistic)
+        for statistic in ("change", "signed change")
+    )
+    assert (np.diag(size.changes)[:3] > 0).all()
+    assert (np.diag(size.p_values)[:3] > 0.1).all() and (np.diag(signed.p_values)[:3] < 0.05).all()
+
+
+def false_positives(head, rng, directions, permutations, statistic="change"):
+    """p-values where detections are drawn at random, and signal vectors are estimated from them."""
+    x = rng.normal(size=(60, *SHAPE)) @ rng.normal(size=(6, 6))
+    detections = rng.random((*x.shape[:-1], directions)) < 0.2
+    flat, on = x.reshape(-1, 6), detections.reshape(-1, directions)
+    signals = [flat[o].mean(axis=0) - flat[~o].mean(axis=0) for o in on.T]
+    found = influence(
+        head, x[:8], np.arange(8) % 2, signals, detections, x,
+        permutations=permutations, statistic=statistic,
+    )  # fmt: skip
+    return found.p_values[:, :2]
+
+
+@pytest.mark.parametrize(("maker", "directions"), [(pooled_dense, 600), (pooled_hidden, 200)])
+@pytest.mark.parametrize("statistic", ["change", "signed change"])
+def test_on_a_network_with_random_weights_false_positives_are_at_the_nominal_level(
+    heads, rng, maker, directions, statistic
+):
+    p = false_positives(heads[maker], rng, directions, 39, statistic)
+    for k in range(2):
+        spread = 3 * np.sqrt(0.05 * 0.95 / directions)
+        assert abs((p[:, k] <= 0.05).mean() - 0.05) < spread
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("maker", HEADS[:3])
+def test_false_positives_are_at_the_nominal_level_with_many_directions(heads, rng, maker):
+    p = false_positives(heads[maker], rng, 2000, 39)
+    assert (np.abs((p <= 0.05).mean(axis=0) - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 2000)).all()
+
+
+def test_the_share_of_signs_saturates_and_so_says_nothing_where_the_mean_change_does(rng):
+    change, score = (
+        influence_on_scenes(rng, pooled_dense, statistic=statistic, amount=0.2)
+        for statistic in ("change", "score")
+    )
+    assert np.diag(score.scores).tolist()[:3] == [1, 1, 1]
+    assert (np.diag(score.p_values)[:3] > np.diag(change.p_values)[:3]).all()
+
+
+def test_a_detector_that_is_always_or_never_on_is_not_tested(heads, data):
+    data.detections[..., 0], data.detections[..., 2] = True, False
+    found = influence(
+        heads[pooled_dense], data.x, data.labels, data.directions, data.detections, permutations=20
+    )
+    assert found.untested.tolist() == [0, 2] and found.tests == 3
+    assert np.isnan(found.p_values[[0, 2]]).all() and not found.significant("paper")[[0, 2]].any()
+    assert np.isfinite(found.scores[:, :3]).all()
+
+
+@pytest.mark.parametrize("maker", [pooled_dense, convolution])
+def test_noise_that_is_no_direction_makes_nothing_significant(heads, data, maker):
+    def p_values(x, detections):
+        return influence(
+            heads[maker], x, data.labels, data.directions, detections,
+            permutations=39, estimator=trained_filter_noise,
+        ).p_values[:, :3]  # fmt: skip
+
+    assert (p_values(np.ones_like(data.x), data.detections) == 1).all()  # features all the same
+    once = np.zeros_like(data.detections)
+    once[0, 0, 0] = True  # a filter that is on at a single position has no signal vector
+    assert (p_values(data.x, once) == 1).all()
+
+
+def test_results_come_back_with_the_seed_and_the_noise_of_a_direction_is_its_own(heads, data):
+    def run(seed, count=3):
+        return influence(
+            heads[pooled_dense], data.x, data.labels, data.directions[:count],
+            data.detections[..., :count], permutations=50, random_state=seed, early_stopping=False,
+        )  # fmt: skip
+
+    first = run(1)
+    np.testing.assert_array_equal(run(1).exceeded, first.exceeded)
+    np.testing.assert_array_equal(run(1, 2).exceeded, first.exceeded[:2])
+    assert (run(2).exceeded != first.exceeded).any()
+
+
+def test_another_estimator_of_noise_can_be_used(heads, data):
+    found = influence(
+        heads[pooled_dense], data.x, data.labels, data.directions, data.detections,
+        permutations=30, estimator=trained_filter_noise,
+    )  # fmt: skip
+    assert np.isfinite(found.p_values[:, :3]).all()
+
+
+def test_an_interruption_keeps_what_was_tested(heads, data):
+    arguments = (heads[pooled_dense], data.x, data.labels, data.directions, data.detections)
+    left = [2]
+
+    def interrupting(*given):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return mean_difference_noise(*given)
+
+    whole = influence(*arguments, permutations=30, early_stopping=False, verbose=0)
+    found = influence(
+        *arguments, permutations=30, early_stopping=False, estimator=interrupting, verbose=0
+    )
+    assert found.interrupted and not whole.interrupted
+    tested = np.setdiff1d(np.arange(len(whole.scores)), found.untested)
+    assert 0 < len(tested) < len(whole.scores)
+    np.testing.assert_array_equal(found.p_values[tested], whole.p_values[tested])
+    np.testing.assert_array_equal(found.changes, whole.changes)
+    assert "since it was interrupted" in str(influence_table({"a": found}))
+
+
+def result(exceeded, permutations):
+    exceeded = np.asarray(exceeded)
+    compared = np.full(exceeded.shape, permutations)
+    scores = np.where(exceeded % 2 == 0, 1.0, -1.0)
+    images = np.ones(exceeded.shape[1], int)
+    return Influence(scores, scores, images, exceeded, compared, permutations, "change", 0.05)
+
+
+def test_what_too_few_permutations_cannot_reach_is_told():
+    found = result(np.zeros((10, 5), int), 99)
+    assert found.significant("paper").all() and found.significant("none").all()
+    assert not found.reachable("bonferroni") and not found.significant("bonferroni").any()
+    assert found.reachable() and found.significant().all()
+    assert found.least_rejections() == 10 and found.least_rejections("bonferroni") == 51
+    assert result(np.zeros((10, 5), int), 999).reachable("bonferroni")
+    for correction in ("none", "benjamini-hochberg"):
+        assert not result(np.zeros((10, 5), int), 18).reachable(correction)
+        assert result(np.zeros((10, 5), int), 19).reachable(correction)
+    some = np.ones((10, 5), int) * 50
+    some.flat[:9] = 0
+    assert not result(some, 99).significant().any()  # nine are one too few
+    some.flat[9] = 0
+    assert result(some, 99).significant().sum() == 10
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"head": lambda x: x}, TypeError, "head must be a Head"),
+        ({"activations": np.zeros((12, 3, 3, 6))}, ValueError, "takes activations of shape"),
+        ({"activations": np.full((12, *SHAPE), np.nan)}, ValueError, "must be finite"),
+        ({"labels": np.zeros(11, int)}, ValueError, "one for each of 12 images"),
+        ({"labels": np.full(12, 4)}, ValueError, "0 to 3"),
+        ({"labels": np.zeros(12)}, TypeError, "must be integers"),
+        ({"directions": np.ones((3, 5))}, ValueError, "with D = 6"),
+        ({"directions": np.eye(3, 6) * [[1], [0], [1]]}, ValueError, r"rows \[1\]"),
+        ({"detections": np.ones((12, 3, 2, 3))}, TypeError, "must be bool"),
+        ({"detections": np.ones((12, 3, 2, 2), bool)}, ValueError, "one for each position"),
+        ({"features": np.ones((5, 6))}, ValueError, "beside features of shape"),
+        ({"amount": 0.0}, ValueError, "amount must be"),
+        ({"tie": -1.0}, ValueError, "tie must be"),
+        ({"permutations": 0}, ValueError, "permutations must be an integer"),
+        ({"positions": 1}, ValueError, "positions must be an integer"),
+        ({"statistic": "mean"}, ValueError, "statistic must be one of"),
+        ({"level": 0.0}, ValueError, "level must lie"),
+        ({"estimator": "svm"}, TypeError, "estimator must be callable"),
+        ({"random_state": -1}, ValueError, "random_state must be"),
+    ],
+)
+def test_bad_input_is_told_what_was_wanted(heads, data, changed, error, said):
+    given = {
+        "head": heads[convolution],
+        "activations": data.x,
+        "labels": data.labels,
+        "directions": data.directions,
+        "detections": data.detections,
+        **changed,
+    }
+    with pytest.raises(error, match=said):
+        influence(**given)
+
+
+def test_pooled_activations_without_the_features_of_the_detections_are_told_so(heads, data):
+    head = heads[pooled_dense]
+    with pytest.raises(ValueError, match="pass what they are of as features"):
+        influence(head, head.pool(data.x), data.labels, data.directions, data.detections)

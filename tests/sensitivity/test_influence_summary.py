@@ -1,0 +1,110 @@
+"""SDC, SCDP, Table 8 and S³ against loops, and at their ends."""
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.sensitivity.influence_summary import (
+    InfluenceSummary,
+    reference_shares,
+    s3,
+    summarise_influence,
+)
+
+
+@pytest.fixture(params=range(3))
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+def slow_summary(scores, significant):
+    concepts, all_classes = scores.shape
+    classes = [k for k in range(all_classes) if not np.isnan(scores[0, k])]
+    entries = {(i, k): scores[i, k] for i in range(concepts) for k in classes if significant[i, k]}
+
+    def of(sign):
+        return {pair for pair, score in entries.items() if sign * score > 0}
+
+    def most(pairs):
+        return max([sum(i == j for i, _ in pairs) for j in range(concepts)])
+
+    helps, hurts = of(1), of(-1)
+    return InfluenceSummary(
+        len({i for i, _ in entries}), len(entries),
+        len({i for i, _ in helps}), len({i for i, _ in hurts}),
+        len(helps) / len(classes), len(hurts) / len(classes),
+        most(helps), most(hurts),
+        len({k for _, k in helps}), len({k for _, k in hurts}),
+    )  # fmt: skip
+
+
+def test_the_summary_is_that_of_plain_counting(rng):
+    scores = rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0], (7, 5))
+    scores[:, 2] = np.nan
+    significant = rng.random((7, 5)) < 0.4
+    assert summarise_influence(scores, significant) == slow_summary(scores, significant)
+
+
+def test_nothing_significant_is_nothing_and_all_of_it_everything():
+    scores = np.ones((4, 3))
+    assert summarise_influence(scores, scores < 0) == InfluenceSummary(*[0] * 10)
+    assert summarise_influence(scores, scores > 0) == (4, 12, 4, 0, 4.0, 0.0, 3, 0, 3, 0)
+    assert summarise_influence(-scores, scores > 0) == (4, 12, 0, 4, 0.0, 4.0, 0, 3, 0, 3)
+
+
+def test_without_images_averages_are_undefined():
+    found = summarise_influence(np.full((2, 3), np.nan), np.zeros((2, 3), bool))
+    assert found.sdc == 0 and np.isnan(found.positive_per_class)
+
+
+def slow_s3(scores, labels, reference, level):
+    below = []
+    for label in range(len(reference)):
+        of_label = [j for j, own in enumerate(labels) if own == label]
+        for k in range(scores.shape[1]):
+            if not of_label or np.isnan(scores[0, k]) or np.isnan(reference[label, k]):
+                continue
+            stronger = sum(abs(scores[j, k]) >= abs(reference[label, k]) for j in of_label)
+            below.append(stronger / len(of_label) < level / len(of_label))
+    return sum(below) / len(below)
+
+
+def test_s3_is_that_of_plain_loops(rng):
+    scores, reference = rng.integers(-3, 4, (9, 6)) / 3, rng.integers(-3, 4, (5, 6)) / 3
+    scores[:, 1] = np.nan
+    reference[2] = np.nan
+    labels = rng.integers(-1, 4, 9)
+    wanted = slow_s3(scores, labels, reference, 0.05)
+    assert s3(scores, labels, reference) == pytest.approx(wanted)
+    order = rng.permutation(9)
+    assert s3(scores[order], labels[order], reference) == pytest.approx(wanted)
+    assert 0 < wanted < 1
+
+
+def test_s3_is_zero_where_signal_vectors_are_stronger_and_one_where_pattern_cavs_are():
+    labels = [0, 1, 1]
+    strong, weak = np.full((3, 4), -1.0), np.full((3, 4), 0.5)
+    assert s3(strong, labels, weak[:2]) == 0.0
+    assert s3(weak, labels, strong[:2]) == 1.0
+    assert s3(weak, labels, weak[:2]) == 0.0  # as influential is influential enough
+    one = weak.copy()
+    one[1] = 1.0  # one of the label's directions suffices
+    assert s3(one, [0, 0, 0], strong[:1]) == 0.0
+
+
+def test_labels_without_directions_are_not_counted():
+    shares = reference_shares(np.ones((2, 3)), [0, -1], np.zeros((2, 3)))
+    assert (shares[0] == 1).all() and np.isnan(shares[1]).all()
+    assert np.isnan(s3(np.ones((2, 3)), [-1, -1], np.zeros((2, 3))))
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="as the scores are"):
+        summarise_influence(np.ones((2, 3)), np.ones((3, 2), bool))
+    with pytest.raises(ValueError, match="same classes"):
+        s3(np.ones((2, 3)), [0, 0], np.ones((1, 2)))
+    with pytest.raises(ValueError, match="rows of reference, 0 to 0"):
+        s3(np.ones((2, 3)), [0, 1], np.ones((1, 3)))
+    with pytest.raises(ValueError, match="integer for each of 2 directions"):
+        s3(np.ones((2, 3)), [0.0, 1.0], np.ones((1, 3)))
+    with pytest.raises(ValueError, match="level"):
+        s3(np.ones((2, 3)), [0, 0], np.ones((1, 3)), level=0)

@@ -1,0 +1,153 @@
+"""Closed form and passes against plain loops; both ends of the range; nothing that depends on how
+the work is divided."""
+
+import math
+
+import numpy as np
+import pytest
+
+from xplique_dirpairs.sensitivity import shift_responses
+from xplique_dirpairs.sensitivity.shift_responses import LinearResponse, PassedResponse
+
+N, K, D, M = 9, 4, 5, 6
+TIE = 1e-6
+
+
+@pytest.fixture(params=range(2))
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+class Problem:
+    """Pooled features, a linear head, shifts; class 3 has no images."""
+
+    def __init__(self, rng):
+        self.x = rng.normal(size=(N, D)).astype(np.float32)
+        self.rows = rng.normal(size=(K, D)).astype(np.float32)
+        self.labels = rng.permutation(np.arange(N) % (K - 1))
+        self.shifts = rng.normal(size=(M, D)).astype(np.float32)
+        self.shifts[0] = 0.0
+
+    def predict(self, x):
+        return x.astype(np.float64) @ self.rows.T.astype(np.float64)
+
+    def linear(self, labels, kind="softmax"):
+        return LinearResponse(self.predict(self.x), labels, TIE, kind, self.rows)
+
+    def passed(self, labels, kind="softmax"):
+        return PassedResponse(self.predict(self.x), labels, TIE, kind, self.x, self.predict)
+
+
+def slow_log_p(logits, k, kind):
+    if kind == "sigmoid":
+        return -math.log1p(math.exp(-logits[k]))
+    return logits[k] - math.log(sum(math.exp(z) for z in logits))
+
+
+def slow_statistics(problem, labels, kind):
+    """Straight from the formula: image by image, shift by shift, class by class."""
+    scores, means = np.full((2, M, K), np.nan)
+    for m, v in enumerate(problem.shifts.astype(float)):
+        for k in range(K):
+            changes = []
+            for n, x in enumerate(problem.x.astype(float)):
+                if labels is None or labels[n] == k:
+                    before = [
+                        sum(a * b for a, b in zip(x, row, strict=True)) for row in problem.rows
+                    ]
+                    after = [
+                        sum(a * b for a, b in zip(x + v, row, strict=True)) for row in problem.rows
+                    ]
+                    changes.append(slow_log_p(after, k, kind) - slow_log_p(before, k, kind))
+            if changes:
+                signs = [int(c > TIE) - int(c < -TIE) for c in changes]
+                scores[m, k] = sum(signs) / len(signs)
+                means[m, k] = sum(changes) / len(changes)
+    return scores, means
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
+@pytest.mark.parametrize("response", ["linear", "passed"])
+def test_statistics_are_those_of_plain_loops(rng, response, regardless, kind):
+    problem = Problem(rng)
+    labels = None if regardless else problem.labels
+    scores, means = slow_statistics(problem, labels, kind)
+    found = getattr(problem, response)(labels, kind).statistics(problem.shifts)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-12)
+    np.testing.assert_allclose(found.changes, means, atol=1e-6)
+    assert regardless == (not np.isnan(found.scores).any())
+    assert (np.nan_to_num(found.scores[0]) == 0).all()  # no shift: ties
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_changes_are_what_the_statistics_are_means_of(rng, kind):
+    problem = Problem(rng)
+    for response in (problem.linear(None, kind), problem.passed(None, kind)):
+        changes = response.changes(problem.shifts)
+        assert changes.shape == (M, N, K)
+        found = response.statistics(problem.shifts)
+        np.testing.assert_allclose(changes.mean(axis=1), found.changes, atol=1e-12)
+
+
+@pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
+@pytest.mark.parametrize("response", ["linear", "passed"])
+def test_how_the_work_is_divided_changes_nothing(rng, monkeypatch, response, regardless):
+    problem = Problem(rng)
+    response = getattr(problem, response)(None if regardless else problem.labels)
+    whole = response.statistics(problem.shifts)
+    for floats in (1, 7 * D, 13 * D):
+        monkeypatch.setattr(shift_responses, "CHUNK_FLOATS", floats)
+        parts = response.statistics(problem.shifts)
+        np.testing.assert_array_equal(parts.scores, whole.scores)
+        np.testing.assert_allclose(parts.changes, whole.changes, atol=1e-12)
+
+
+def test_the_order_of_images_does_not_matter(rng):
+    problem, order = Problem(rng), rng.permutation(N)
+    before = problem.linear(problem.labels).statistics(problem.shifts)
+    problem.x, labels = problem.x[order], problem.labels[order]
+    after = problem.linear(labels).statistics(problem.shifts)
+    np.testing.assert_array_equal(after.scores, before.scores)
+    np.testing.assert_allclose(after.changes, before.changes, atol=1e-12)
+
+
+def test_a_shift_that_all_logits_share_is_a_tie_everywhere():
+    rows = np.ones((K, D), np.float32)
+    logits = np.random.default_rng(0).normal(size=(N, K))
+    for labels in (None, np.arange(N) % K):
+        found = LinearResponse(logits, labels, TIE, "softmax", rows).statistics(np.ones((1, D)))
+        assert (found.scores == 0).all()
+        np.testing.assert_allclose(found.changes, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(N) % K], ids=["any", "own"])
+def test_shifts_too_large_for_exponentials_are_right_as_well(rng, labels):
+    rows = 400.0 * rng.normal(size=(K, D)).astype(np.float32)
+    logits = 50.0 * rng.normal(size=(N, K))
+    shifts = rng.normal(size=(M, D))
+    response = LinearResponse(logits, labels, TIE, "softmax", rows)
+    assert np.ptp(shifts @ rows.T, axis=1).max() > shift_responses._WIDEST_MOVE
+    found = response.statistics(shifts)
+    for k in range(K):
+        own = response.changes(shifts)[:, slice(None) if labels is None else labels == k, k]
+        np.testing.assert_allclose(found.changes[:, k], own.mean(axis=1))
+        signs = (own > TIE) * 1.0 - (own < -TIE)
+        np.testing.assert_allclose(found.scores[:, k], signs.mean(axis=1))
+
+
+def test_only_images_of_live_classes_pass_through_the_network(rng):
+    problem, seen = Problem(rng), []
+
+    def predict(x):
+        seen.append(len(x))
+        return problem.predict(x)
+
+    response = PassedResponse(
+        problem.predict(problem.x), problem.labels, TIE, "softmax", problem.x, predict
+    )
+    live = np.arange(K) == 1
+    found = response.statistics(problem.shifts, live)
+    assert sum(seen) == M * (problem.labels == 1).sum()
+    whole = problem.linear(problem.labels).statistics(problem.shifts)
+    np.testing.assert_array_equal(found.scores[:, 1], whole.scores[:, 1])

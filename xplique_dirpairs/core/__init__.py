@@ -1,0 +1,1 @@
+"""What everything else stands on: validation, linear algebra, geometry, progress, tables, files."""

@@ -1,0 +1,1 @@
+"""Images and activations, in memory and on disk."""

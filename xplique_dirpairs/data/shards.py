@@ -1,0 +1,366 @@
+"""Activations on disk, in shards: for more images than memory holds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.data.activations import (
+    check_activations,
+    check_finite,
+    check_images,
+    check_images_fit,
+    outputs_of,
+)
+from xplique_dirpairs.data.devices import workers
+
+_INDEX = "index.json"
+#: Is there while a folder is written to.
+_MARKER = "being_written"
+_FORMAT, _VERSION = "xplique-dirpairs activations", 1
+#: Images in a batch where they come as one array.
+_BATCH = 64
+_MAKE = "ActivationShards.compute (from images) or ActivationShards.write (from activations)"
+_AGAIN = "write the activations anew, into another folder or into this one once it is deleted"
+
+
+class ActivationShards:
+    """Activations ``(N, *spatial, D)`` in the files of a folder, read one file at a time.
+
+    Parameters
+    ----------
+    folder
+        As `write` or `compute` made it.
+
+    Attributes
+    ----------
+    shape : (N, *spatial, D)
+    counts
+        Images in each file.
+
+    Raises
+    ------
+    ValueError
+        If the folder does not hold complete activations.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = _path(folder)
+        path = self.folder / _INDEX
+        if not path.exists():
+            raise ValueError(
+                f"{self.folder} holds no complete activations: wait for what writes them, or make "
+                f"them with {_MAKE}, which may write over what was broken off"
+            )
+        try:
+            index = json.loads(path.read_text())
+            if (index["format"], index["version"]) != (_FORMAT, _VERSION):
+                raise KeyError("format")
+            self.counts: list[int] = index["counts"]
+            self.shape = (sum(self.counts), *index["shape"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder} holds no complete activations: {_INDEX} is damaged, of another "
+                f"version or of another program; {_AGAIN}"
+            ) from error
+        #: Of each file: its number, and the images that count (None: all).
+        self._files: list[tuple[int, NDArray | None]] = [(k, None) for k in range(len(self.counts))]
+
+    @classmethod
+    def write(
+        cls,
+        folder: str | os.PathLike,
+        batches: Iterable,
+        megabytes: float = 32.0,
+        tokens: bool = False,
+    ) -> ActivationShards:
+        """Write batches of activations.
+
+        Parameters
+        ----------
+        folder
+            Made if it is not there; must hold no activations yet.
+        batches
+            Arrays or tensors ``(n, *spatial, D)``, a batched `tf.data.Dataset` for one; taken one
+            by one. A single array is one batch.
+        megabytes
+            Size of a file, about.
+        tokens
+            Whether elements of rank 3 that come one by one are batches of token sequences,
+            ``(n, T, D)``: an image's map ``(H, W, D)`` looks the same. Of a single array, and of a
+            batched `tf.data.Dataset` of known rank, it is clear without.
+
+        Raises
+        ------
+        ValueError
+            If there are no batches, they are not finite or of several shapes, or of rank 3 without
+            ``tokens``, or the folder holds activations already, or others are written to it; or if
+            several workers would write.
+        """
+        told = tokens or _is_array(batches) or _has_rank(batches)
+
+        def checked(batch: ArrayLike) -> NDArray:
+            array = check_activations(batch)
+            if array.ndim == 3 and not told:
+                raise ValueError(
+                    f"activations of shape {array.shape}: if this is the map of one image, give "
+                    f"batches of maps, np.stack(maps); if it is a batch of {array.shape[0]} token "
+                    "sequences, say so with tokens=True"
+                )
+            return array
+
+        of_one = (1, 2) if tokens else (1, 2, 3)
+        return cls._write(folder, _numbered(_batches(batches, of_one), checked), megabytes)
+
+    @classmethod
+    def compute(
+        cls,
+        folder: str | os.PathLike,
+        model: keras.Model,
+        batches: Iterable,
+        megabytes: float = 32.0,
+    ) -> ActivationShards:
+        """Write the activations of batches of images.
+
+        Parameters
+        ----------
+        folder, megabytes
+            As in `write`.
+        model
+            ``input_to_latent_model``.
+        batches
+            Images ``(n, height, width, channels)``, a batched `tf.data.Dataset` for one. A single
+            array is all images.
+
+        Raises
+        ------
+        ValueError
+            As `write`; and if images are not as the model takes them.
+        """
+
+        def activations(batch: ArrayLike) -> NDArray:
+            images = check_images(batch)
+            check_images_fit(images.shape[1:], model)
+            return check_activations(outputs_of(model, images, len(images)))
+
+        if _is_array(batches):
+            images = check_images(np.asarray(batches))
+            batches = [images[k : k + _BATCH] for k in range(0, len(images), _BATCH)]
+        return cls._write(folder, _numbered(_batches(batches), activations), megabytes)
+
+    @classmethod
+    def _write(
+        cls, folder: str | os.PathLike, batches: Iterable[NDArray], megabytes: float
+    ) -> ActivationShards:
+        """Write batches that are checked."""
+        if workers() > 1:
+            raise ValueError(
+                "several workers cannot write one folder: write the shards in one process, outside "
+                "the strategy's scope; a fit under the strategy reads them on every worker"
+            )
+        number = isinstance(megabytes, (int, float, np.number)) and not isinstance(megabytes, bool)
+        if not number or not 0 < megabytes < float("inf"):
+            raise ValueError(f"megabytes must be a number above 0, not {megabytes!r}")
+        with _reserved(folder) as made:
+            cls._write_files(made, batches, megabytes)
+        return cls(made)
+
+    @staticmethod
+    def _write_files(folder: Path, batches: Iterable[NDArray], megabytes: float) -> None:
+        """Files, and then the index, in a folder that no one else writes to."""
+        counts: list[int] = []
+        held: list[NDArray] = []
+        shape: tuple[int, ...] | None = None
+
+        def flush() -> None:
+            if held:
+                _check_vacant(folder)  # the mark may have been deleted too early
+                np.save(folder / _name(len(counts)), np.concatenate(held), allow_pickle=False)
+                counts.append(sum(map(len, held)))
+                held.clear()
+
+        for array in batches:
+            if shape is None:
+                shape = array.shape[1:]
+            if array.shape[1:] != shape:
+                raise ValueError(f"activations of shape {array.shape[1:]} after others of {shape}")
+            per_file = max(1, int(megabytes * 1e6 / array[0].nbytes))
+            for start in range(0, len(array), per_file):
+                part = array[start : start + per_file]
+                if sum(map(len, held)) + len(part) > per_file:
+                    flush()
+                held.append(part.copy())  # a generator may fill the same array again
+        flush()
+        if shape is None:
+            raise ValueError("there are no activations: the batches are empty")
+        index = {"format": _FORMAT, "version": _VERSION, "shape": shape, "counts": counts}
+        beside = folder / f"{_INDEX}.new"
+        beside.write_text(json.dumps(index))
+        _check_vacant(folder)
+        os.replace(beside, folder / _INDEX)  # last, and as a whole: what is there is complete
+
+    def part(self, images: NDArray) -> ActivationShards:
+        """Some of the images, in rising order of their numbers, as shards that read these files.
+
+        Parameters
+        ----------
+        images : (n,)
+            Their numbers, each once.
+
+        Raises
+        ------
+        ValueError
+            If these are no such numbers, or there are none.
+        """
+        numbers = np.asarray(images)
+        chosen = np.unique(numbers)
+        whole = np.issubdtype(numbers.dtype, np.integer) and numbers.shape == chosen.shape
+        if not whole or not chosen.size or chosen[0] < 0 or chosen[-1] >= self.shape[0]:
+            raise ValueError(
+                f"images must be numbers from 0 to {self.shape[0] - 1}, each once (of a mask: "
+                f"np.flatnonzero(mask)), not {images!r}"
+            )
+        found = copy.copy(self)
+        found.counts, found._files = [], []
+        images, first = chosen, 0
+        for (number, rows), count in zip(self._files, self.counts, strict=True):
+            inside = images[slice(*np.searchsorted(images, [first, first + count]))] - first
+            if inside.size:
+                found.counts.append(len(inside))
+                found._files.append((number, inside if rows is None else rows[inside]))
+            first += count
+        found.shape = (sum(found.counts), *self.shape[1:])
+        return found
+
+    def read(self, number: int) -> NDArray:
+        """Activations ``(n, *spatial, D)`` of one file.
+
+        Raises
+        ------
+        ValueError
+            If it is not as it was written, or holds NaN.
+        """
+        file, rows = self._files[number]
+        path = self.folder / _name(file)
+        try:
+            # of a few images, only theirs are read
+            array = np.load(path, allow_pickle=False, mmap_mode=None if rows is None else "r")
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is missing or damaged: {_AGAIN}") from error
+        enough = len(array) > rows[-1] if rows is not None else len(array) == self.counts[number]
+        if array.dtype != np.float32 or array.shape[1:] != self.shape[1:] or not enough:
+            raise ValueError(f"{path} is of other activations: {_AGAIN}")
+        array = array if rows is None else array[rows]
+        check_finite(f"the activations in {path}", array)
+        return array
+
+    def __iter__(self) -> Iterator[NDArray]:
+        """File by file."""
+        return map(self.read, range(len(self.counts)))
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.npy"
+
+
+def _path(folder: str | os.PathLike) -> Path:
+    try:
+        return Path(folder)
+    except TypeError as error:
+        raise TypeError(f"folder must be a path, not {folder!r}") from error
+
+
+@contextmanager
+def _reserved(folder: str | os.PathLike) -> Iterator[Path]:
+    """The folder, without activations in it, marked as being written to."""
+    path = _path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} is no folder and cannot be made one: {error}") from error
+    marker = path / _MARKER
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError as error:
+        _check_vacant(path)
+        raise ValueError(
+            f"{path} is being written to, or what wrote to it was killed: give another folder; or, "
+            f"if nothing writes there any more, delete {marker} and write again"
+        ) from error
+    except OSError as error:
+        _check_vacant(path)
+        raise ValueError(f"{path} cannot be written to: {error}") from error
+    try:
+        _check_vacant(path)
+        yield path
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+def _check_vacant(path: Path) -> None:
+    if (path / _INDEX).exists():
+        raise ValueError(
+            f"{path} holds activations already, or an {_INDEX} of something else: open them with "
+            "ActivationShards(folder), give another folder, or delete this one"
+        )
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or tf.is_tensor(value)
+
+
+def _element_shape(dataset: tf.data.Dataset) -> tf.TensorShape:
+    return getattr(dataset.element_spec, "shape", tf.TensorShape(None))
+
+
+def _has_rank(batches: Any) -> bool:
+    """Whether it is a dataset that says which rank its elements have: `_batches` looked at it."""
+    return isinstance(batches, tf.data.Dataset) and _element_shape(batches).rank is not None
+
+
+def _batches(batches: Any, of_one: tuple[int, ...] = ()) -> Iterable:
+    """What the batches come from; ``of_one``: ranks that an image without others may have."""
+    if _is_array(batches):
+        return [batches]
+    if isinstance(batches, tf.data.Dataset):
+        shape = _element_shape(batches)
+        # the first length of batches that are not all of one size is None
+        if shape.rank in of_one and shape[0] is not None:
+            raise ValueError(
+                f"the elements of the dataset have shape {tuple(shape)}: if each is one image, "
+                "batch them, dataset.batch(64); if each is a batch, give "
+                f"dataset.as_numpy_iterator(){', and tokens=True' if shape.rank == 3 else ''}"
+            )
+    if isinstance(batches, str) or not hasattr(batches, "__iter__"):
+        raise TypeError(
+            f"batches must be arrays one after another (a list, generator or tf.data.Dataset), not "
+            f"{batches!r}"
+        )
+    return batches
+
+
+def _numbered(batches: Iterable, make: Any) -> Iterator[NDArray]:
+    """Activations of the batches; empty ones are left out, and errors say which batch it was."""
+    for number, batch in enumerate(batches):
+        if isinstance(batch, (tuple, dict)):
+            raise ValueError(
+                f"batch {number} is a {type(batch).__name__} of {len(batch)}, not one array: "
+                "if it holds labels, drop them, dataset.map(lambda x, y: x)"
+            )
+        if tuple(getattr(batch, "shape", ()))[:1] == (0,):
+            continue
+        try:
+            array = make(batch)
+        except ValueError as error:
+            raise ValueError(f"batch {number}: {error}") from error
+        yield array

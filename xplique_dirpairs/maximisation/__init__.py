@@ -1,0 +1,1 @@
+"""Images that maximise a concept, and what the network detects in them."""

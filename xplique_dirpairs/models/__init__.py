@@ -1,0 +1,1 @@
+"""The network: its graph, its two halves, its head."""

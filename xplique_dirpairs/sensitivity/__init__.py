@@ -1,0 +1,1 @@
+"""Influence of concepts on classes, with its significance."""
