@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.data.activations import as_pixels
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.data.annotated_images import AnnotatedImages
 from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.autoencoders import (
@@ -76,7 +76,7 @@ def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, 
     if isinstance(factorizer, DirectionPairsFactorizer):
         read, thresholds, said = factorizer.pairs_.project, factorizer.pairs_.biases, "own"
     else:
-        read = reader_of(factorizer, as_pixels(x[:8])).coefficients
+        read = reader_of(factorizer, as_positions(x[:8])).coefficients
         if not isinstance(factorizer, KMeansFactorizer):
             choice = choose_thresholds(training, read, activations=x)
             return read, choice.name, choice.dissection
@@ -92,7 +92,7 @@ def fitted(name: str, concepts: int, seed: int, head: Head, activations: NDArray
     if name in RECIPES:
         made = DirectionPairsFactorizer(concepts, recipe=RECIPES[name], random_state=seed)
         return made.fit_maps(activations, head)
-    pixels = as_pixels(activations)
+    pixels = as_positions(activations)
     if name in CONTROLS:
         made = CONTROLS[name](concepts, seed)
     else:

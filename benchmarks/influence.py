@@ -63,8 +63,9 @@ from scene_influence import (
     tcav_table,
 )
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.data.activations import as_pixels, compute_activations
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
@@ -237,7 +238,7 @@ def every_extractor(data, supervised, how: dict, arguments: argparse.Namespace) 
                     name, arguments.directions, seed, data.head, data.x_training, _POSITIONS
                 )
             read, _, dissection = dissected(factorizer, data.training, data.x_training)
-            directions = reader_of(factorizer, as_pixels(data.x_training[:8])).encoding
+            directions = reader_of(factorizer, as_positions(data.x_training[:8])).encoding
             detections = read(data.x_training) > dissection.thresholds
             (found,) = influences(data, directions, detections, how, OWN_TESTS[:1]).values()
             bh, paper = found.summary(), found.summary("paper")

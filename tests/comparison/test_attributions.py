@@ -13,7 +13,8 @@ from xplique_dirpairs import (
     attribute,
 )
 from xplique_dirpairs.comparison.attributions import MEASURES
-from xplique_dirpairs.data.activations import as_pixels, compute_activations
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 
@@ -28,7 +29,7 @@ def data(images):
 
 @pytest.fixture
 def fitted(halves, data):
-    activations = as_pixels(compute_activations(halves("conv_gap")[0], data))
+    activations = as_positions(compute_activations(halves("conv_gap")[0], data))
 
     def fit(factorizer):
         factorizer.fit(activations)
@@ -51,7 +52,7 @@ def by_hand(halves, extractor, images, masks):
     """Logits (N, M, K) with concepts switched off by masks, features clipped, one at a time."""
     g, h = halves("conv_gap")
     x = compute_activations(g, images)
-    reader = reader_of(extractor, as_pixels(x))
+    reader = reader_of(extractor, as_positions(x))
     u = reader.coefficients(x)
     moved = [x - ((1 - mask) * u) @ reader.bank for mask in masks]
     return np.stack([h(np.clip(one, x.min(), x.max())).numpy() for one in moved], axis=1)
@@ -93,9 +94,9 @@ def test_all_agree_on_a_linear_head(unclipped, rng):
     images = rng.normal(size=(7, 6, 6, 2)).astype(np.float32)
     images[0] *= 50  # the range of the others is inside that of this one
     pca = PCAFactorizer(3)
-    pca.fit(as_pixels(compute_activations(g, images[1:])))
+    pca.fit(as_positions(compute_activations(g, images[1:])))
     x = compute_activations(g, images)
-    u = pca.encode(as_pixels(x)).reshape(7, 16, 3)
+    u = pca.encode(as_positions(x)).reshape(7, 16, 3)
     weights = h.layers[-1].kernel.numpy()
     truth = u.mean(axis=1)[1:] * (pca.get_concept_bank() @ weights).T[[0, 1, 2, 0, 1, 2]]
     halves = {"input_to_latent_model": g, "latent_to_logit_model": h}
@@ -115,7 +116,7 @@ def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, r
     factorizer = RandomFactorizer(1000, random_state=0)
     factorizer.fit(rng.normal(size=(1000, 4)))
     slopes = factorizer.get_concept_bank() @ h.layers[-1].kernel.numpy()[:, 1] / 16
-    truth = factorizer.encode(as_pixels(x)).reshape(7, 16, 1000).sum(axis=1) * slopes
+    truth = factorizer.encode(as_positions(x)).reshape(7, 16, 1000).sum(axis=1) * slopes
     found = attribute(
         factorizer,
         images,

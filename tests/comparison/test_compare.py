@@ -28,7 +28,8 @@ from xplique_dirpairs.comparison.result import (
     ExtractorResult,
 )
 from xplique_dirpairs.comparison.table import comparison_table, paired_difference
-from xplique_dirpairs.data.activations import as_pixels, compute_activations
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.factorizers.autoencoders import TopKFactorizer
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
@@ -97,7 +98,7 @@ def shared(halves):
 
 
 def fitted(factorizer, halves, images):
-    factorizer.fit(as_pixels(compute_activations(halves("conv_gap")[0], images)))
+    factorizer.fit(as_positions(compute_activations(halves("conv_gap")[0], images)))
     return factorizer
 
 
@@ -110,19 +111,19 @@ def test_values_are_those_of_calling_the_metrics_directly(run, halves, data):
     g, h = halves("conv_gap")
     head = Head(h)
     x, x_fit = (compute_activations(g, images) for images in data)
-    u = pca.encode(as_pixels(x)).reshape(*x.shape[:-1], 3)
+    u = pca.encode(as_positions(x)).reshape(*x.shape[:-1], 3)
     limits = min(x.min(), x_fit.min()), max(x.max(), x_fit.max())
     reading = Reading(x, u, pca.bank_, head.logits, LABELS, limits)
-    rebuilt = pca.decode(as_pixels(u)).reshape(x.shape)  # the mean residual of PCA is zero
+    rebuilt = pca.decode(as_positions(u)).reshape(x.shape)  # the mean residual of PCA is zero
     expected = fidelity(reading, reconstructions=rebuilt, labels=LABELS, random_state=0)
     for key, values in expected.values.items():
         np.testing.assert_allclose(found.values[key], values, atol=2e-4, err_msg=key)
-    directions = oriented(pca.bank_, as_pixels(u))
+    directions = oriented(pca.bank_, as_positions(u))
     rows = head.class_rows
     assert found.values["plausibility"] == pytest.approx(plausibility(directions, rows), abs=1e-5)
     two = run({"PCA": pca}, np.array([0, 2, 0, 2, 0, 2]), controls=False).results["PCA"].values
     assert two["plausibility"] == pytest.approx(plausibility(directions, rows[[0, 2]]), abs=1e-5)
-    about_mean = ood_score(directions, as_pixels(x) - pca.constant_)
+    about_mean = ood_score(directions, as_positions(x) - pca.constant_)
     assert found.values["ood"] == pytest.approx(about_mean, abs=1e-5)
     coherence = max_coherence(pca.bank_)
     assert found.values["max_coherence"] == pytest.approx(coherence, abs=1e-6)
@@ -144,7 +145,7 @@ def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, h
     expected = []
     for image, masks in zip((0, 5), sobol_designs(3, 8, 0), strict=False):  # masks of its own
         one = x[image : image + 1]
-        u = pca.encode(as_pixels(one)).reshape(*one.shape[:-1], 3)
+        u = pca.encode(as_positions(one)).reshape(*one.shape[:-1], 3)
         reading = Reading(one, u, pca.bank_, Head(h).logits, LABELS[image : image + 1], limits)
         expected.append(sobol_indices(outcomes(reading, masks).logits[0], masks))
     for of, its_error in (("first", "first_error"), ("total", "total_error")):

@@ -5,15 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import check_activations, check_images, check_random_state
 from xplique_dirpairs.data import activations
-from xplique_dirpairs.data.activations import (
-    as_pixels,
-    check_activations,
-    check_images,
-    check_random_state,
-    compute_activations,
-    outputs_of,
-)
+from xplique_dirpairs.data.activations import compute_activations, outputs_of
 
 
 def test_a_single_image_is_a_batch_of_one():
@@ -141,8 +136,10 @@ def test_a_network_that_returns_nan_is_noticed():
 
 def test_pixels_keep_their_channels(rng):
     activations = rng.normal(size=(2, 3, 4, 5))
-    np.testing.assert_array_equal(as_pixels(activations)[1 * 12 + 2 * 4 + 3], activations[1, 2, 3])
-    assert as_pixels(activations[:, 0, 0]).shape == (2, 5)
+    np.testing.assert_array_equal(
+        as_positions(activations)[1 * 12 + 2 * 4 + 3], activations[1, 2, 3]
+    )
+    assert as_positions(activations[:, 0, 0]).shape == (2, 5)
 
 
 def test_a_model_is_traced_for_a_few_shapes_and_not_for_every_number_of_images(rng):

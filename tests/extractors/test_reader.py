@@ -7,7 +7,8 @@ from conftest import NETWORKS, make_pairs
 from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtractorBuilder
 
-from xplique_dirpairs.data.activations import as_pixels, compute_activations
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.reader import (
     bank_of,
@@ -30,14 +31,14 @@ def activations(halves, images):
 @pytest.mark.parametrize("factorizer", [NMFFactorizer, PCAFactorizer, KMeansFactorizer])
 def test_a_factorizers_reader_reads_and_writes_as_it_does(activations, factorizer):
     fitted = factorizer(3, random_state=0)
-    pixels = as_pixels(activations)
+    pixels = as_positions(activations)
     fitted.fit(pixels)
     reader = reader_of(fitted, pixels)
     coefficients = reader.coefficients(activations)
     assert coefficients.shape == (*activations.shape[:-1], 3)
-    np.testing.assert_allclose(as_pixels(coefficients), fitted.encode(pixels), rtol=1e-5)
+    np.testing.assert_allclose(as_positions(coefficients), fitted.encode(pixels), rtol=1e-5)
     np.testing.assert_allclose(
-        as_pixels(reader.reconstructions(coefficients)),
+        as_positions(reader.reconstructions(coefficients)),
         fitted.decode(fitted.encode(pixels)),
         atol=1e-4,
     )
@@ -48,7 +49,7 @@ def test_an_unmodified_craft_is_read_by_its_own_transform(halves, images, activa
     craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
     assert not is_fitted(craft) and number_of_concepts(craft) == 3
     craft.fit(images("conv_gap"))
-    reader = reader_of(craft, as_pixels(activations))
+    reader = reader_of(craft, as_positions(activations))
     own = craft.transform(images("conv_gap"))
     np.testing.assert_allclose(reader.coefficients(activations), own, atol=1e-4)
     np.testing.assert_array_equal(reader.bank, craft.factorization.concept_bank_w)
@@ -59,7 +60,7 @@ def test_an_unmodified_craft_is_read_by_its_own_transform(halves, images, activa
 
 def test_pairs_show_a_concept_only_where_it_is_detected(activations):
     fitted = DirectionPairsFactorizer.from_pairs(make_pairs(8, 4))
-    reader = reader_of(fitted, as_pixels(activations))
+    reader = reader_of(fitted, as_positions(activations))
     shown, u = reader.shown_coefficients(activations), reader.coefficients(activations)
     detected = fitted.detect(activations) > 0.5
     assert 0 < detected.mean() < 1
@@ -69,8 +70,8 @@ def test_pairs_show_a_concept_only_where_it_is_detected(activations):
 
 def test_where_nothing_else_is_said_pictures_show_the_coefficients(activations):
     fitted = PCAFactorizer(2)
-    fitted.fit(as_pixels(activations))
-    reader = reader_of(fitted, as_pixels(activations))
+    fitted.fit(as_positions(activations))
+    reader = reader_of(fitted, as_positions(activations))
     assert reader.shown is None
     np.testing.assert_array_equal(
         reader.shown_coefficients(activations), reader.coefficients(activations)
@@ -81,7 +82,7 @@ def test_a_craft_over_a_factorizer_and_a_holistic_one_are_read_as_the_factorizer
     pictures = images("conv_gap")
     craft = FactorizerCraftTf(*halves("conv_gap"), PCAFactorizer(3), patch_size=16)
     craft.fit(pictures)
-    pixels = as_pixels(compute_activations(halves("conv_gap")[0], pictures))
+    pixels = as_positions(compute_activations(halves("conv_gap")[0], pictures))
     np.testing.assert_array_equal(bank_of(craft), craft.factorizer.get_concept_bank())
     keras.utils.set_random_seed(0)
     maker, shape, layer = NETWORKS["conv_gap"]
@@ -101,9 +102,9 @@ def test_a_decoder_that_is_not_affine_is_refused(activations):
             return np.maximum(super().decode(coefficients) - 1.0, 0.0)
 
     fitted = Rectified(3, random_state=0)
-    fitted.fit(as_pixels(activations))
+    fitted.fit(as_positions(activations))
     with pytest.raises(ValueError, match=r"Rectified\.decode\(u\) is not .* switched off"):
-        reader_of(fitted, as_pixels(activations))
+        reader_of(fitted, as_positions(activations))
 
 
 def test_a_decoder_that_is_affine_only_with_all_concepts_on_is_refused(activations):
@@ -117,25 +118,25 @@ def test_a_decoder_that_is_affine_only_with_all_concepts_on_is_refused(activatio
             return super().decode(np.round(coefficients, 1))
 
     fitted = Gated(3)
-    fitted.fit(as_pixels(activations))
+    fitted.fit(as_positions(activations))
     with pytest.raises(ValueError, match="switched off"):
-        reader_of(fitted, as_pixels(activations))
+        reader_of(fitted, as_positions(activations))
 
 
 def test_another_layer_and_what_is_no_extractor_are_refused(activations):
     fitted = DirectionPairsFactorizer.from_pairs(make_pairs(5, 2))
     with pytest.raises(ValueError, match=r"layer of 5 channels, but .* give 8"):
-        reader_of(fitted, as_pixels(activations))
+        reader_of(fitted, as_positions(activations))
     with pytest.raises(TypeError, match="not dict"):
-        reader_of({}, as_pixels(activations))
+        reader_of({}, as_positions(activations))
 
 
 def test_many_positions_are_read_in_parts(activations, monkeypatch):
     import xplique_dirpairs.extractors.reader as module
 
     fitted = PCAFactorizer(2)
-    fitted.fit(as_pixels(activations))
-    reader = reader_of(fitted, as_pixels(activations))
+    fitted.fit(as_positions(activations))
+    reader = reader_of(fitted, as_positions(activations))
     whole = reader.coefficients(activations)
     monkeypatch.setattr(module, "_POSITIONS", 7)
     np.testing.assert_allclose(reader.coefficients(activations), whole, atol=1e-6)

@@ -13,13 +13,14 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.comparison.inputs import (
-    as_images,
     check_same_layer,
     checked_extractors,
     network_halves,
     scored_classes,
 )
-from xplique_dirpairs.data.activations import as_pixels, check_count, compute_activations
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import as_images, check_integer
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.reader import Extractor, is_fitted, reader_of
 from xplique_dirpairs.metrics.attribution import (
     gradient_times_coefficient,
@@ -116,7 +117,7 @@ def attribute(
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, not {measure!r}")
     for name, value in {"batch_size": batch_size, "steps": steps}.items():
-        check_count(name, value)
+        check_integer(name, value)
     compared = checked_extractors({"the extractor": extractor})
     (checked,) = compared.values()
     if not is_fitted(checked):
@@ -128,7 +129,7 @@ def attribute(
     check_same_layer(compared, first, images[:2], activations[:2])
     logits = head.logits(activations, batch_size)
     ids, _ = scored_classes(class_ids, logits, head.is_multilabel)
-    pixels = as_pixels(activations)
+    pixels = as_positions(activations)
     reader = reader_of(checked, pixels[:: max(1, len(pixels) // 64)])
     reading = Reading(
         activations,

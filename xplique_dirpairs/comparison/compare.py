@@ -19,7 +19,6 @@ from xplique.concepts.factorizer import ConceptFactorizer
 
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.comparison.inputs import (
-    as_images,
     check_same_layer,
     checked_extractors,
     controls_for,
@@ -29,7 +28,9 @@ from xplique_dirpairs.comparison.inputs import (
 )
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.comparison.settings import Settings, checksum
-from xplique_dirpairs.data.activations import as_pixels, check_count, compute_activations
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import as_images, check_integer
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.reader import (
     ConceptReader,
     Extractor,
@@ -129,8 +130,8 @@ def compare(
         "nb_design": nb_design,
         "batch_size": batch_size,
     }.items():
-        check_count(name, value, 2 if name == "nb_design" else 1)
-    check_count("random_state", random_state, least=0)
+        check_integer(name, value, 2 if name == "nb_design" else 1)
+    check_integer("random_state", random_state, minimum=0)
     first, second = network_halves(compared, input_to_latent_model, latent_to_logit_model)
     images, head = as_images(images), Head(second, ends_in, multilabel)
     activations = compute_activations(first, images, batch_size)
@@ -215,7 +216,7 @@ class _Bench:
                 with _timed(seconds, "fit"):
                     self._fit(extractor)
             with _timed(seconds, "read"):
-                pixels = as_pixels(self.activations)
+                pixels = as_positions(self.activations)
                 reader = reader_of(extractor, pixels[:: max(1, len(pixels) // 64)])
                 coefficients = reader.coefficients(self.activations)
                 shown = coefficients
@@ -253,7 +254,7 @@ class _Bench:
                 raise ValueError(
                     f"{type(extractor).__name__} needs activations that are nowhere negative"
                 )
-            extractor.fit(as_pixels(self.fitted_on))
+            extractor.fit(as_positions(self.fitted_on))
         else:
             extractor.fit(self.fit_images)
         # a fit of direction pairs ends normally on Ctrl-C: what it had learned by then
@@ -273,7 +274,7 @@ class _Bench:
 
     def _left_over(self, reader: ConceptReader) -> NDArray:
         """Mean of x − decode(encode(x)) over positions of the images of the fit, (D,)."""
-        x = as_pixels(self.activations if self.fitted_on is None else self.fitted_on)
+        x = as_positions(self.activations if self.fitted_on is None else self.fitted_on)
         x = x[:: max(1, len(x) // _SOME_POSITIONS)]
         left = x - reader.reconstructions(reader.coefficients(x))
         return left.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -281,7 +282,7 @@ class _Bench:
     def _dictionary_values(
         self, reader: ConceptReader, coefficients: NDArray
     ) -> dict[str, NDArray]:
-        pixels, read = as_pixels(self.activations), as_pixels(coefficients)
+        pixels, read = as_positions(self.activations), as_positions(coefficients)
         some = slice(None, None, max(1, len(pixels) // _SOME_POSITIONS))
         rows = self.head.class_rows
         return dictionary_values(

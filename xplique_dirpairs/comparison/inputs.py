@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from xplique.concepts import CraftTf, HolisticCraftTf
 
 from xplique_dirpairs.comparison.result import CONTROLS, NO_LEARNING, RANDOM
-from xplique_dirpairs.data.activations import check_images, compute_activations
+from xplique_dirpairs.core.validation import as_images, check_images
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.reader import (
     Extractor,
     bank_of,
@@ -80,13 +81,6 @@ def network_halves(
         "none of the extractors is a CraftTf that knows the network: give input_to_latent_model "
         "and latent_to_logit_model, from split_model(model, layer)"
     )
-
-
-def as_images(images: ArrayLike) -> NDArray:
-    """Checked images as they are (dtype kept), with the batch axis."""
-    check_images(images)
-    array = np.asarray(images)
-    return array[None] if array.ndim == 3 else array
 
 
 def check_same_layer(

@@ -24,7 +24,7 @@ from xplique_dirpairs.comparison.table import (
     seed_spread,
 )
 from xplique_dirpairs.core.tables import Table
-from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.metrics.summary import Summary
 from xplique_dirpairs.plots.comparison import (
@@ -251,7 +251,7 @@ class Comparison:
     def plot_importances(self, n: int = 10) -> Figure:
         """Total Sobol indices with standard errors, the n largest of every extractor."""
         self._check_any()
-        check_count("n", n)
+        check_integer("n", n)
         found = []
         for name, result in self.results.items():
             total, error = result.importances.total, result.importances.total_error
@@ -273,8 +273,8 @@ class Comparison:
             Concepts of each extractor.
         """
         self._check_any()
-        check_count("n", n)
-        check_count("image", image, least=0)
+        check_integer("n", n)
+        check_integer("image", image, minimum=0)
         if image >= len(self.images):
             raise ValueError(f"image must be below {len(self.images)}, not {image}")
         rows = {}
@@ -310,8 +310,8 @@ class Comparison:
         """
         for name in (a, b):
             self._check_name(name)
-        check_count("n", n)
-        check_count("nb_crops", nb_crops)
+        check_integer("n", n)
+        check_integer("nb_crops", nb_crops)
         ours, theirs = (
             upright_maps(self.results[name].shown, self.images.shape[1:]) for name in (a, b)
         )

@@ -15,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.activations import (
+from xplique_dirpairs.core.validation import (
     check_activations,
     check_finite,
     check_images,
     check_images_fit,
-    outputs_of,
 )
+from xplique_dirpairs.data.activations import outputs_of
 from xplique_dirpairs.data.devices import workers
 
 _INDEX = "index.json"

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.core.validation import as_images, check_class, check_integer
 from xplique_dirpairs.explanations.path import few_logits
 from xplique_dirpairs.explanations.prediction_explanation import (
     PredictionComparison,
@@ -18,7 +18,6 @@ from xplique_dirpairs.explanations.shares import ScoreOfLayer
 from xplique_dirpairs.extractors.concept_layer import (
     Explaining,
     Names,
-    as_images,
     check_class_names,
     class_name_of,
     concept_layer,
@@ -26,7 +25,6 @@ from xplique_dirpairs.extractors.concept_layer import (
     crops_of_fit,
 )
 from xplique_dirpairs.metrics.predictions import class_probabilities
-from xplique_dirpairs.models.head import check_class
 from xplique_dirpairs.pairs import Off
 
 #: Classes that are named with their probabilities.
@@ -96,7 +94,7 @@ def explain_prediction(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, not {tolerance!r}")
-    check_count("max_steps", max_steps, 2)
+    check_integer("max_steps", max_steps, 2)
     images = as_images(image)
     if len(images) != 1:
         raise ValueError(f"one image is explained at a time, not {len(images)}")

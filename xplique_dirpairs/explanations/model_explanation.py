@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Table
-from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.explanations.explanation_tables import (
     class_table,
     confusion_table,
@@ -179,7 +179,7 @@ class ModelExplanation:
         ValueError
             If there is no such class or ranking.
         """
-        check_count("count", count)
+        check_integer("count", count)
         c = self._place(class_id)
         if by not in RANKINGS:
             raise ValueError(f"by must be one of {RANKINGS}, not {by!r}")
@@ -244,7 +244,7 @@ class ModelExplanation:
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
         """Concepts that push a class towards another, and that hold it, at most so many of each."""
-        check_count("count", count)
+        check_integer("count", count)
         return confusion_table(self, self.confusion(source, target), count)
 
     # ---------------------------------------------------------------- pictures
@@ -285,7 +285,7 @@ class ModelExplanation:
 
     def plot_shared(self, at_least: float = 0.05, count: int = 12, nb_crops: int = 4) -> Figure:
         """Concepts that matter to several classes, with these; see `shared`."""
-        check_count("count", count)
+        check_integer("count", count)
         sides = self.shared(at_least)
         order = np.argsort(-(sides != 0).sum(axis=0), kind="stable")
         several = [int(i) for i in order if (sides[:, i] != 0).sum() > 1]
@@ -308,7 +308,7 @@ class ModelExplanation:
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
         """What pushes a class towards another one: at most so many concepts on either side."""
-        check_count("count", count)
+        check_integer("count", count)
         found = self.confusion(source, target)
         pushes, holds = strongest(found.contributions, count)
         shown = [int(i) for i in (*pushes, *holds[::-1])]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Table
-from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.explanations.explanation_tables import comparison_table, prediction_table
 from xplique_dirpairs.plots.images import as_picture
@@ -122,12 +122,12 @@ class PredictionExplanation:
 
     def table(self, count: int = 10) -> Table:
         """Concepts by contribution, then the others, the residual, the gap and the score."""
-        check_count("count", count)
+        check_integer("count", count)
         return prediction_table(self, self.ranked[:count])
 
     def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
         """The image, its strongest concepts (what, where, how much), and the waterfall."""
-        check_count("count", count)
+        check_integer("count", count)
         maps, presence = self.contribution_maps, self.presence_maps
         shown = [int(i) for i in self.ranked[:count]]
         rows = [
@@ -144,7 +144,7 @@ class PredictionExplanation:
 
     def plot_waterfall(self, count: int = 12) -> Figure:
         """From the residual's share to the score, concept by concept."""
-        check_count("count", count)
+        check_integer("count", count)
         shown = [int(i) for i in self.ranked[:count]]
         rows = [
             PredictionRow(
@@ -219,12 +219,12 @@ class PredictionComparison:
 
     def table(self, count: int = 10) -> Table:
         """Concepts by difference, then the others, the residual and the score."""
-        check_count("count", count)
+        check_integer("count", count)
         return comparison_table(self, self.ranked[:count])
 
     def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
         """Both images with the concepts in which they differ most."""
-        check_count("count", count)
+        check_integer("count", count)
         one, other = self.first, self.second
         maps = [explained.contribution_maps for explained in (one, other)]
         shares = [explained.concept_contributions for explained in (one, other)]

@@ -8,11 +8,12 @@ from typing import TypeAlias
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.data.activations import as_pixels, check_images, compute_activations
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.explanations.path import few_logits
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf
@@ -117,7 +118,7 @@ def concept_layer(
     activations = compute_activations(first, images)
     head.check_takes(activations.shape[1:])
     head = as_two_classes(head, few_logits(head, activations).shape[1])
-    reader = reader_of(_in_form(extractor, off), as_pixels(activations))
+    reader = reader_of(_in_form(extractor, off), as_positions(activations))
     return ConceptLayer(first, head, reader), activations
 
 
@@ -189,13 +190,6 @@ def crops_of_fit(extractor: Explaining, count: int = 3) -> tuple[NDArray, ...] |
         as_picture(crops[best_crops(of_concept, len(images), count)], limits)
         for of_concept in values.T
     )
-
-
-def as_images(images: ArrayLike) -> NDArray:
-    """Checked images as they are (dtype kept), with the batch axis."""
-    check_images(images)
-    array = np.asarray(images)
-    return array[None] if array.ndim == 3 else array
 
 
 def concept_names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
-from xplique_dirpairs.data.activations import check_count, check_images
+from xplique_dirpairs.core.validation import check_images, check_integer
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
     draw_concept_map,
@@ -96,7 +96,7 @@ class ConceptPlots:
         verbose
             Whether to print the importances.
         """
-        check_count("nb_crops", nb_crops)
+        check_integer("nb_crops", nb_crops)
         values = self._importances()
         concepts = self._ranked(values, nb_most_important_concepts)
         if verbose:
@@ -123,7 +123,7 @@ class ConceptPlots:
         border_width
             Of the frame, in pixels of the crop.
         """
-        check_count("border_width", border_width, least=0)
+        check_integer("border_width", border_width, minimum=0)
         concepts = self._ranked(self._importances(), nb_most_important_concepts)
         figure = draw_legend(
             concepts,
@@ -171,7 +171,7 @@ class ConceptPlots:
         """
         chosen = self._ranked(self._importances(importances), nb_most_important_concepts)
         images = check_images(images)
-        check_count("cols", cols)
+        check_integer("cols", cols)
         layout, rows, width, height = self.compute_subplots_layout_parameters(
             images, cols=min(cols, len(images)), img_size=img_size
         )
@@ -214,7 +214,7 @@ class ConceptPlots:
             As in `plot_concept_attribution_maps`.
         """
         self._importances()
-        check_count("nb_most_important_concepts", nb_most_important_concepts)
+        check_integer("nb_most_important_concepts", nb_most_important_concepts)
         concepts = np.asarray(most_important_concepts)
         numbers = concepts.ndim == 1 and concepts.size and concepts.dtype.kind in "iu"
         if not numbers or not 0 <= concepts.min() <= concepts.max() < self.number_of_concepts:
@@ -306,7 +306,7 @@ class ConceptPlots:
         -------
         layout_parameters, rows, figure width, figure height
         """
-        check_count("cols", cols)
+        check_integer("cols", cols)
         if not (np.isfinite(img_size) and img_size > 0):
             raise ValueError(f"img_size must be a positive number of inches, not {img_size!r}")
         count, height, width = images.shape[:3]
@@ -348,7 +348,7 @@ class ConceptPlots:
     def _ranked(importances: NDArray, count: int | None) -> NDArray:
         """The most important concepts, most important first."""
         if count is not None:
-            check_count("nb_most_important_concepts", count)
+            check_integer("nb_most_important_concepts", count)
         return np.argsort(-importances, kind="stable")[:count]
 
     def _cmaps(self, concepts: NDArray) -> list[Colormap]:

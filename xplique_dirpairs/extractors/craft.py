@@ -12,13 +12,14 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
 
-from xplique_dirpairs.data.activations import (
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import (
     as_activations,
-    as_pixels,
-    check_count,
+    check_class,
     check_images,
-    compute_activations,
+    check_integer,
 )
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.data.crops import (
     concept_maps,
     crop_coefficients,
@@ -29,7 +30,7 @@ from xplique_dirpairs.extractors.concept_plots import ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
 from xplique_dirpairs.models.graph import check_keras_model
-from xplique_dirpairs.models.head import Head, check_class
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 
@@ -92,7 +93,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             "batch_size": batch_size,
             "patch_size": patch_size,
         }.items():
-            check_count(name, value)
+            check_integer(name, value)
         super().__init__(
             input_to_latent_model, latent_to_logit_model, concepts, batch_size, patch_size
         )
@@ -144,7 +145,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
                 f"{type(self.factorizer).__name__} needs activations that are nowhere negative: "
                 "choose a layer after a ReLU, or another factorizer"
             )
-        self.factorizer.fit(as_pixels(activations))
+        self.factorizer.fit(as_positions(activations))
 
     def _describe(
         self, images: NDArray, activations: NDArray, class_id: int
@@ -219,7 +220,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     def _by_position(function, activations: NDArray) -> NDArray:
         """A function of flat ``(P, ·)`` arrays, applied to ``(N, *spatial, ·)``."""
         with np.errstate(invalid="ignore", over="ignore"):
-            values = function(as_pixels(activations))
+            values = function(as_positions(activations))
         if not np.isfinite(values).all():  # cheaper to see here than in the activations
             raise ValueError(
                 "activations hold NaN or infinite values: check the images and their preprocessing"

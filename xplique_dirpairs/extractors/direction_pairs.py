@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
-from xplique_dirpairs.data.activations import check_count, check_images
+from xplique_dirpairs.core.validation import check_class, check_images, check_integer
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.models.head import Head, check_class
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 logger = logging.getLogger("xplique_dirpairs")
@@ -273,7 +273,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
             For a class that no image is assigned to; it is left out.
         """
         if nb_samples_per_class is not None:
-            check_count("nb_samples_per_class", nb_samples_per_class)
+            check_integer("nb_samples_per_class", nb_samples_per_class)
         folder = None if resume is None else Checkpoint.folder_for(resume)
         activations = self._activations()
         predictions = self._predict(activations)

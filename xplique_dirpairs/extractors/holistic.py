@@ -20,19 +20,20 @@ from xplique.concepts.latent_extractor import LatentData
 from xplique.concepts.tf.latent_extractor import TfLatentExtractor
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
 
-from xplique_dirpairs.data.activations import (
-    as_pixels,
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import (
     check_activations,
-    check_count,
+    check_class,
     check_images,
     check_images_fit,
+    check_integer,
 )
 from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.models.head import Head, check_class
+from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
 from xplique_dirpairs.plots.images import concept_heatmap as heatmap_at_size
@@ -80,7 +81,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
                 f"{type(latent_extractor).__name__}: LayeredModelExtractorBuilder.build(model, "
                 "layer_index) makes one of a Keras model"
             )
-        check_count("number_of_concepts", number_of_concepts)
+        check_integer("number_of_concepts", number_of_concepts)
         if factorizer is None:
             factorizer = DirectionPairsFactorizer(
                 number_of_concepts,
@@ -125,7 +126,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
             ]
         )
         activations = check_activations(activations)
-        pixels = as_pixels(activations)
+        pixels = as_positions(activations)
         if isinstance(self.factorizer, DirectionPairsFactorizer):
             self.factorizer.fit_maps(activations, self._head())
             coefficients = self.factorizer.encode(pixels)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
 
-from xplique_dirpairs.data.activations import as_pixels
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 
 #: What concepts can be read of.
@@ -63,7 +63,7 @@ class ConceptReader:
 
 
 def _by_position(function: Callable, activations: NDArray) -> NDArray:
-    pixels = as_pixels(activations)
+    pixels = as_positions(activations)
     parts = [
         np.asarray(function(pixels[start : start + _POSITIONS]), np.float32)
         for start in range(0, len(pixels), _POSITIONS)

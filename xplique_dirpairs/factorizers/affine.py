@@ -10,7 +10,8 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from xplique_dirpairs.data.activations import blocks_of, check_activations, check_count
+from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.coordinates import TOO_LARGE
 
@@ -58,7 +59,7 @@ class AffineFactorizer(DirectionsFactorizer):
             are fewer positions than concepts, or (PCA, ICA) more concepts than the features have
             dimensions.
         """
-        check_count("number_of_concepts", self.number_of_concepts)
+        check_integer("number_of_concepts", self.number_of_concepts)
         x = _as_flat(activations)
         if len(x) < self.number_of_concepts:
             raise ValueError(
@@ -70,7 +71,7 @@ class AffineFactorizer(DirectionsFactorizer):
                 "the activations are constant: there is nothing to learn from. Check the images, "
                 "their preprocessing and the layer"
             )
-        squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks_of(x))
+        squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in iter_blocks(x))
         if squares > float(np.finfo(np.float32).max):
             raise ValueError(TOO_LARGE)
         bank, constant = self._learn(x)
@@ -195,12 +196,3 @@ def unit_rows(rows: NDArray) -> tuple[NDArray, NDArray]:
     """Rows (I, D) of unit length, and their lengths (I, 1); a zero row stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0), lengths
-
-
-def signs_of(rows: NDArray) -> NDArray:
-    """±1 for each row, (I, 1), that makes its entry of largest magnitude positive.
-
-    Components that are found up to their sign come out the same every time.
-    """
-    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
-    return np.where(largest < 0, -1.0, 1.0)

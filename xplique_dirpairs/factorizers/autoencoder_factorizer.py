@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.activations import blocks_of, check_count
+from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.factorizers.affine import AffineFactorizer
 from xplique_dirpairs.factorizers.autoencoder_history import (
     AutoencoderHistory,
@@ -139,14 +140,14 @@ class AutoencoderFactorizer(AffineFactorizer):
     def _check_parameters(self, x: NDArray) -> int:
         """k, after a look at everything."""
         k = default_k(self.number_of_concepts) if self.k is None else self.k
-        check_count("k", k)
+        check_integer("k", k)
         if k > self.number_of_concepts:
             raise ValueError(
                 f"k={k} concepts per position of number_of_concepts={self.number_of_concepts}: "
                 "k must not be larger"
             )
-        check_count("steps", self.steps)
-        check_count("batch_size", self.batch_size)
+        check_integer("steps", self.steps)
+        check_integer("batch_size", self.batch_size)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate!r}")
         return k
@@ -201,7 +202,7 @@ class AutoencoderFactorizer(AffineFactorizer):
     def _read(self, x: NDArray) -> NDArray:
         """u = TopK(ReLU(F x − b)): ≥ 0, at most k not 0."""
         with tf.init_scope():  # arrays are read at once, also while others trace a graph
-            blocks = [self._coefficients(tf.constant(block)).numpy() for block in blocks_of(x)]
+            blocks = [self._coefficients(tf.constant(block)).numpy() for block in iter_blocks(x)]
         return np.concatenate(blocks)
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
@@ -227,7 +228,7 @@ def default_k(number_of_concepts: int) -> int:
 def _centre_and_scale(x: NDArray) -> tuple[NDArray, float]:
     """Mean (D,), and RMS distance from it, of positions (P, D)."""
     centre = x.mean(axis=0, dtype=np.float64)
-    squares = sum(float(np.square(block - centre).sum()) for block in blocks_of(x))
+    squares = sum(float(np.square(block - centre).sum()) for block in iter_blocks(x))
     scale = float(np.sqrt(squares / len(x)))
     if scale <= 1e-6 * np.linalg.norm(centre) or scale == 0.0:
         raise ValueError(f"the activations are the same at all {len(x)} positions")

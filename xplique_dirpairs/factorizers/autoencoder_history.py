@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.data.activations import blocks_of
+from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.learning.history import LearningWarning
 
 #: A larger share of dead concepts is warned of.
@@ -105,7 +105,7 @@ def explained_variance(features: NDArray, reconstruct: Callable[[NDArray], NDArr
     """
     mean = features.mean(axis=0, dtype=np.float64)
     lost = total = 0.0
-    for block in blocks_of(features):
+    for block in iter_blocks(features):
         lost += np.square(block - reconstruct(block), dtype=np.float64).sum()
         total += np.square(block - mean).sum()
     return float(1.0 - lost / total)

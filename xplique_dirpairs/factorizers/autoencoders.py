@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 
-from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.factorizers.autoencoder_factorizer import AutoencoderFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
     ArchetypalDictionary,
@@ -150,7 +150,7 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
                 raise ValueError(f"{len(given)} centroids came, but n_centroids={self.n_centroids}")
             return k
         count = self._count_centroids(x)
-        check_count("n_centroids", count, least=self.number_of_concepts)
+        check_integer("n_centroids", count, minimum=self.number_of_concepts)
         if count > len(x):
             raise ValueError(f"n_centroids={count} are more than the {len(x)} positions")
         return k

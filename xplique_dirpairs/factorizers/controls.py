@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
-from xplique_dirpairs.data.activations import as_pixels, check_activations, check_count
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.factorizers.affine import LinearFactorizer, unit_rows
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.coordinates import Moments, whitened
@@ -87,8 +88,8 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         """
         self._check_off()
         concepts = self.number_of_concepts
-        check_count("number_of_concepts", concepts)
-        x = as_pixels(check_activations(activations))
+        check_integer("number_of_concepts", concepts)
+        x = as_positions(check_activations(activations))
         moments = Moments.of(x)
         rng = np.random.default_rng(self.random_state)
         coordinates = whitened(moments, concepts)

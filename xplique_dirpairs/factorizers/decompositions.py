@@ -14,12 +14,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.factorizers.affine import (
-    AffineFactorizer,
-    LinearFactorizer,
-    signs_of,
-    unit_rows,
-)
+from xplique_dirpairs.core.linear_algebra import largest_entry_signs
+from xplique_dirpairs.factorizers.affine import AffineFactorizer, LinearFactorizer, unit_rows
 from xplique_dirpairs.learning.coordinates import Moments, principal_axes
 
 
@@ -57,7 +53,7 @@ class PCAFactorizer(LinearFactorizer):
         values, vectors = np.linalg.eigh(moments.covariance)
         axes = vectors.T[::-1][: self.number_of_concepts]
         self.explained_variances_ = np.maximum(values[::-1][: self.number_of_concepts], 0.0)
-        bank = axes * signs_of(axes)
+        bank = axes * largest_entry_signs(axes)
         self.filters_ = bank.astype(np.float32)
         return bank, moments.mean
 
@@ -130,7 +126,7 @@ class FastICAFactorizer(LinearFactorizer):
         self._note_end(ica.n_iter_, ica.n_iter_ < self.max_iter, self.tol)
         # The unmixing of whitened features is a rotation: its inverse is its transpose.
         bank, lengths = unit_rows(ica.components_ @ (axes * deviations))
-        signs = signs_of(bank)
+        signs = largest_entry_signs(bank)
         filters = ica.components_ @ (axes / deviations)
         self.filters_ = (filters * lengths * signs).astype(np.float32)
         return bank * signs, moments.mean

@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from xplique_dirpairs.data.activations import check_activations, check_count
+from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.trainer import learn_pairs
@@ -228,7 +228,7 @@ def _as_maps_of(pixels: NDArray, map_shape: tuple[int, ...]) -> NDArray:
     if not isinstance(map_shape, (tuple, list)):
         raise TypeError(f"map_shape must be a tuple, as (7, 7) or (197,), not {map_shape!r}")
     for length in map_shape:
-        check_count("map_shape", length)
+        check_integer("map_shape", length)
     if len(pixels) % math.prod(map_shape):
         raise ValueError(f"{len(pixels)} positions are not whole maps of map_shape={map_shape}")
     return pixels.reshape(-1, *map_shape, pixels.shape[-1])

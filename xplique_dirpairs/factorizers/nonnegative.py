@@ -15,7 +15,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.data.activations import blocks_of, check_count
+from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.factorizers.affine import AffineFactorizer, unit_rows
 
 #: Numbers below this share of the largest of a position count as zero.
@@ -151,13 +152,13 @@ class SemiNMFFactorizer(AffineFactorizer):
         self.random_state = random_state
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
-        check_count("max_iter", self.max_iter)
+        check_integer("max_iter", self.max_iter)
         if not self.tol >= 0:
             raise ValueError(f"tol must be at least 0, not {self.tol!r}")
         concepts = self.number_of_concepts
         labels = KMeans(concepts, n_init=1, random_state=self.random_state).fit_predict(x)
         u = np.eye(concepts)[:, labels] + 0.2  # (I, P)
-        squares = sum(float(np.square(b, dtype=np.float64).sum()) for b in blocks_of(x, _BLOCK))
+        squares = sum(float(np.square(b, dtype=np.float64).sum()) for b in iter_blocks(x, _BLOCK))
         of_mean = len(x) * float(np.square(x.mean(axis=0, dtype=np.float64)).sum())
         enough = self.tol * (squares - of_mean)
         objective: list[float] = []
@@ -196,7 +197,7 @@ def nonnegative_least_squares(x: NDArray, bank: NDArray) -> NDArray:
     """
     w = bank.astype(np.float64)
     gram = w @ w.T + _RIDGE * np.eye(len(w))
-    target = np.concatenate([block.astype(np.float64) @ w.T for block in blocks_of(x, _BLOCK)])
+    target = np.concatenate([block.astype(np.float64) @ w.T for block in iter_blocks(x, _BLOCK)])
     u = np.zeros_like(target.T)
     _descend(u, gram, target.T, _SWEEPS)
     rows = max(1, _NUMBERS // gram.size)

@@ -22,7 +22,8 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.activations import check_images, outputs_of
+from xplique_dirpairs.core.validation import check_images
+from xplique_dirpairs.data.activations import outputs_of
 from xplique_dirpairs.interventions.correction_report import probabilities_of
 from xplique_dirpairs.interventions.layer_range import Limits, check_limits, layer_limits
 from xplique_dirpairs.models.graph import check_keras_model, layer_output, node_of

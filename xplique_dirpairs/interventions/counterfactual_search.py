@@ -10,12 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.progress import progress
-from xplique_dirpairs.data.activations import (
-    as_pixels,
-    check_activations,
-    check_count,
-)
+from xplique_dirpairs.core.validation import check_activations, check_class, check_integer
 from xplique_dirpairs.extractors.reader import ConceptReader, Extractor, is_fitted, reader_of
 from xplique_dirpairs.interventions.coefficient_range import CoefficientRange
 from xplique_dirpairs.interventions.counterfactual_result import (
@@ -29,7 +26,7 @@ from xplique_dirpairs.interventions.distance import Distances, TrainingDistance
 from xplique_dirpairs.interventions.moved_features import MovedFeatures
 from xplique_dirpairs.interventions.search import Attempts, Wanted, least_changes
 from xplique_dirpairs.metrics.predictions import class_probabilities
-from xplique_dirpairs.models.head import Head, check_class, check_head
+from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
 
 Moves = Literal["any", "remove", "add"]
@@ -118,7 +115,7 @@ class CounterfactualSearch:
         x = self._checked(activations, images)
         if target is not None:
             check_class(target, len(self.class_names))
-        check_count("max_concepts", max_concepts)
+        check_integer("max_concepts", max_concepts)
         if not (isinstance(margin, Real) and np.isfinite(margin) and margin >= 0):
             raise ValueError(f"margin must be a number of logits of at least 0, not {margin!r}")
         if stay_within is not None and not 0 < stay_within <= 100:
@@ -357,7 +354,7 @@ def _reader(concepts: DirectionPairs | Extractor, x: NDArray) -> ConceptReader:
         )
     if not is_fitted(concepts):
         raise NotFittedError(f"{type(concepts).__name__} is not fitted: call fit first")
-    return reader_of(concepts, as_pixels(x)[:4096])
+    return reader_of(concepts, as_positions(x)[:4096])
 
 
 def _limits(limits: tuple[float | None, float | None] | None, x: NDArray) -> tuple[float, float]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import keras
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.data.activations import check_images, compute_activations
+from xplique_dirpairs.core.validation import check_images
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.reader import Extractor
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
 from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch, Moves

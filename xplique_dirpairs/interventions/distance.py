@@ -28,7 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.activations import as_pixels, check_activations, check_random_state
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import check_activations, check_random_state
 
 #: Training images that are neighbours, and whose own distances are measured, at most; beyond, a
 #: random sample. The covariance is of all.
@@ -158,7 +159,7 @@ class TrainingDistance:
 
     def _whitened(self, x: NDArray) -> NDArray:
         """Λ^(−½) Vᵀ (x − E[x]) of every position, (n, P, D)."""
-        return ((as_pixels(x) - self._mean) @ self._whitening).reshape(len(x), -1, x.shape[-1])
+        return ((as_positions(x) - self._mean) @ self._whitening).reshape(len(x), -1, x.shape[-1])
 
     def _mahalanobis(self, x: NDArray) -> NDArray:
         """Root mean square over positions, (n,), of ‖Λ^(−½) Vᵀ (x − E[x])‖ / sqrt(D)."""
@@ -178,13 +179,13 @@ def _whitening(x: NDArray) -> tuple[NDArray, NDArray]:
     channels = x.shape[-1]
     total, count = np.zeros(channels), 0
     for rows in _chunks(x, len(x)):
-        pixels = as_pixels(x[rows])
+        pixels = as_positions(x[rows])
         total += pixels.sum(axis=0, dtype=np.float64)
         count += len(pixels)
     mean = (total / count).astype(np.float32)
     covariance = np.zeros((channels, channels))
     for rows in _chunks(x, len(x)):
-        centred = as_pixels(x[rows]) - mean
+        centred = as_positions(x[rows]) - mean
         covariance += centred.T @ centred
     variances, axes = np.linalg.eigh(covariance / count)
     average = max(float(variances.mean()), float(np.finfo(np.float32).tiny))

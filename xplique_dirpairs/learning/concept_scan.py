@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.activations import check_activations, check_count
+from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.data.devices import check_strategy
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Moments
@@ -173,9 +173,9 @@ def scan_number_of_concepts(
     if not isinstance(activations, ActivationShards):
         activations = check_activations(activations)
     recipe, candidates = get_recipe(recipe), _candidates(numbers)
-    check_count("seeds", seeds)
+    check_integer("seeds", seeds)
     if random_state is not None:
-        check_count("random_state", random_state, least=0)
+        check_integer("random_state", random_state, minimum=0)
     _check_learnable(activations, head, random_state)
     if random_state is None:
         random_state = int(np.random.default_rng().integers(2**31))
@@ -217,7 +217,7 @@ def _candidates(numbers: Iterable[int]) -> list[int]:
     if not candidates:
         raise ValueError("numbers is empty: give the numbers of concepts to compare")
     for number in candidates:
-        check_count("each of numbers", number)
+        check_integer("each of numbers", number)
     return sorted(set(candidates))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.data.activations import blocks_of
+from xplique_dirpairs.core.batching import iter_blocks
 
 #: Standard deviations below this share of the largest count as no variation at all.
 _RELATIVE_FLOOR = 1e-3
@@ -67,11 +67,11 @@ class Moments:
         ValueError
             If the features are constant, or too large for their squares.
         """
-        mean = sum(x.sum(axis=0, dtype=np.float64) for x in blocks_of(features, chunk))
+        mean = sum(x.sum(axis=0, dtype=np.float64) for x in iter_blocks(features, chunk))
         mean = np.asarray(mean) / len(features)
         covariance, order = np.zeros((len(mean),) * 2), np.zeros(len(mean))
         weights = np.random.default_rng(0)
-        for x in blocks_of(features, chunk):
+        for x in iter_blocks(features, chunk):
             with np.errstate(over="ignore", invalid="ignore"):  # said below
                 centred = x - mean
                 order += weights.standard_normal(len(x)) @ centred

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.data.activations import check_activations
+from xplique_dirpairs.core.validation import check_activations
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures

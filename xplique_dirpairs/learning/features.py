@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.data.activations import as_pixels
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.data.devices import whole_parts
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.batches import every_position, random_rows
@@ -37,7 +37,7 @@ class HeldFeatures:
     failure: Exception | None = None
 
     def __init__(self, activations: NDArray):
-        self._activations, self._pixels = activations, as_pixels(activations)
+        self._activations, self._pixels = activations, as_positions(activations)
         self.shape = activations.shape
         self._last: tuple[Coordinates, NDArray] | None = None
 
@@ -117,7 +117,7 @@ class StreamedFeatures:
     def blocks(self) -> Iterator[NDArray]:
         """Positions (n, D), all of them in order."""
         for activations in self._shards:
-            pixels = as_pixels(activations)
+            pixels = as_positions(activations)
             for start in range(0, len(pixels), _BLOCK):
                 yield pixels[start : start + _BLOCK]
 
@@ -197,7 +197,7 @@ class StreamedFeatures:
 
     def _read(self, made: Coordinates, number: int) -> NDArray:
         """One file's positions in coordinates."""
-        return made.features(as_pixels(self._shards.read(number)))
+        return made.features(as_positions(self._shards.read(number)))
 
     @staticmethod
     def _rows(chosen: NDArray, blocks: Iterator[NDArray]) -> Iterator[NDArray]:

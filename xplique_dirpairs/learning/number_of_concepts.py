@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.activations import as_pixels, check_activations, check_random_state
+from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.validation import check_activations, check_random_state
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
 from xplique_dirpairs.learning.features import HeldFeatures
@@ -116,7 +117,7 @@ def _count(
     images: NDArray, made: Coordinates, per_image: int, has_floor: bool, rng: np.random.Generator
 ) -> SkewnessCount:
     """What one split of the images in halves tells."""
-    halves = [made.features(as_pixels(half)) for half in np.array_split(images, 2)]
+    halves = [made.features(as_positions(half)) for half in np.array_split(images, 2)]
     first, second = halves
     looks = [_Look.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
     skewnesses = np.mean([look.skewnesses for look in looks], axis=0)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.data.activations import blocks_of
+from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.data.devices import own_share, summed
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments
 from xplique_dirpairs.learning.signals import joint_signals, rectified
@@ -80,7 +80,7 @@ def measure_pairs(
     """
     filters = filters.astype(np.float64)
     sums = _Sums(filters, biases, moments.mean)
-    for block in own_share(blocks_of(features, _CHUNK)):
+    for block in own_share(iter_blocks(features, _CHUNK)):
         sums.add(block)
     sums.over_workers()
     surplus = np.flatnonzero(sums.count < least_share / len(filters) * sums.positions)

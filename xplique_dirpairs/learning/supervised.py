@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.upsampling import Shift, check_shift, coverage_matrix
-from xplique_dirpairs.data.activations import check_count, check_random_state
+from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.metrics.dissection import (
     Annotated,
     LabelledImage,
@@ -265,7 +265,7 @@ def _check_settings(coverage: float, least: int, positions: int, regularisation:
     if not regularisation > 0.0:
         raise ValueError(f"regularisation must be positive, not {regularisation!r}")
     for name, value in (("least", least), ("positions", positions)):
-        check_count(name, value)
+        check_integer(name, value)
 
 
 def _positive(shares: NDArray, wanted: NDArray | float) -> NDArray:

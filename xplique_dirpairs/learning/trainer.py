@@ -8,7 +8,7 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.data.activations import check_activations, check_count, check_random_state
+from xplique_dirpairs.core.validation import check_activations, check_integer, check_random_state
 from xplique_dirpairs.data.devices import as_on_chief, check_alike, check_strategy, is_chief
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.checkpoint import Checkpoint
@@ -86,7 +86,7 @@ def learn_pairs(
         ``resume`` cannot be written to, or holds the state of another fit.
     """
     recipe = _with_restarts(get_recipe(recipe), n_init)
-    check_count("number_of_concepts", number_of_concepts)
+    check_integer("number_of_concepts", number_of_concepts)
     features: HeldFeatures | StreamedFeatures
     if isinstance(activations, ActivationShards):
         features = StreamedFeatures(activations)
@@ -128,6 +128,6 @@ def _with_restarts(recipe: Recipe, n_init: int | None) -> Recipe:
     """The recipe, and the one it may hand over to, with so many restarts."""
     if n_init is None:
         return recipe
-    check_count("n_init", n_init)
+    check_integer("n_init", n_init)
     otherwise = None if recipe.otherwise is None else _with_restarts(recipe.otherwise, n_init)
     return dataclasses.replace(recipe, restarts=n_init, otherwise=otherwise)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.data.activations import check_count, check_images, outputs_of
+from xplique_dirpairs.core.validation import check_images, check_integer
+from xplique_dirpairs.data.activations import outputs_of
 from xplique_dirpairs.learning.callbacks import quiet
 from xplique_dirpairs.maximisation.maximise import chosen_concepts, network_to_layer
 from xplique_dirpairs.metrics.firing import Firing, firing
@@ -133,7 +134,7 @@ def measure_firing(
     """
     images = check_images(images)
     g = network_to_layer(model, layer, pairs, images.shape[1:])
-    check_count("batch_size", batch_size)
+    check_integer("batch_size", batch_size)
     chosen = chosen_concepts(pairs, concepts)
     if len(chosen) != len(images):
         raise ValueError(

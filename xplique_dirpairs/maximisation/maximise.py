@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from xplique.features_visualizations import Objective, fft_to_rgb, get_fft_scale, optimize
 from xplique.features_visualizations.preconditioning import recorrelate_colors
 
-from xplique_dirpairs.data.activations import check_count, check_random_state
+from xplique_dirpairs.core.validation import check_integer, check_random_state, shape_fits
 from xplique_dirpairs.learning.callbacks import quiet
 from xplique_dirpairs.models.graph import check_keras_model, layer_output
-from xplique_dirpairs.models.head import fits
 from xplique_dirpairs.pairs import DirectionPairs
 
 Along = Literal["filters", "signals"]
@@ -131,8 +130,8 @@ def maximise(
     chosen = chosen_concepts(pairs, concepts)
     if along not in ("filters", "signals"):
         raise ValueError(f"along must be 'filters' or 'signals', not {along!r}")
-    check_count("steps", steps)
-    check_count("batch_size", batch_size)
+    check_integer("steps", steps)
+    check_integer("batch_size", batch_size)
     _check_not_negative(against_rival=against_rival, fft_decay=fft_decay, contrast=contrast)
     low, high = _checked_range(values_range)
     height, width, channels = g.input_shape[1:]
@@ -140,7 +139,7 @@ def maximise(
     if side < 2:
         raise ValueError("images of a single pixel have no spectrum to make pictures of")
     shift = int(_SHIFT * side) if shift is None else shift
-    check_count("shift", shift, least=0)
+    check_integer("shift", shift, minimum=0)
     seed = int(check_random_state(random_state).integers(2**31))
 
     batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
@@ -297,7 +296,7 @@ def network_to_layer(
         raise ValueError(f"model must have one input, not {len(model.inputs)}")
     wanted = tuple(model.inputs[0].shape[1:])
     shape = wanted if image_shape is None else tuple(image_shape)
-    if len(wanted) != 3 or not fits(shape, wanted):
+    if len(wanted) != 3 or not shape_fits(shape, wanted):
         raise ValueError(f"images have shape {shape}, but the network takes {wanted}")
     if None in shape:
         raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.upsampling import Shift, check_shift, upsampled_bands
-from xplique_dirpairs.data.activations import check_count, check_random_state
+from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.metrics.dissection import (
     NO_LABEL,
     Annotated,
@@ -154,7 +154,7 @@ def _check_settings(
     if dict(validation.concepts) != concepts:
         raise ValueError("the validation part has other concepts than the training part")
     check_shift(shift)
-    check_count("resamples", resamples, least=0)
+    check_integer("resamples", resamples, minimum=0)
     check_random_state(random_state)
 
 

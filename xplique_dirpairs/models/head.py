@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.models.graph import (
     SIGMOID_LOGITS,
     final_activation,
@@ -44,21 +45,6 @@ def check_output_shape(name: str, shape) -> None:
             f"{name} must end in K classes for each image, (N, K), but its output has shape "
             f"{tuple(shape)}: reduce it to (N, K), by pooling over positions for one"
         )
-
-
-def check_class(class_id: int, number_of_classes: int | None) -> None:
-    """A class index must be a whole number below ``number_of_classes`` (None: not known).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not whole, or there is no such class.
-    """
-    if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
-        raise TypeError(f"class_id must be an integer, not {class_id!r}")
-    if class_id < 0 or (number_of_classes is not None and class_id >= number_of_classes):
-        there_are = "" if number_of_classes is None else f" for {number_of_classes} classes"
-        raise ValueError(f"class_id {class_id} is out of range{there_are}")
 
 
 class Head:
@@ -152,9 +138,9 @@ class Head:
             If they have another one.
         """
         wanted = getattr(self.model, "input_shape", None)
-        if not isinstance(wanted, tuple) or fits(shape, wanted[1:]):
+        if not isinstance(wanted, tuple) or shape_fits(shape, wanted[1:]):
             return
-        if not (self.pools_first and fits(shape, wanted[-1:])):  # pooled features do as well
+        if not (self.pools_first and shape_fits(shape, wanted[-1:])):  # pooled features do as well
             raise ValueError(
                 f"latent_to_logit_model takes activations of shape {wanted[1:]}, but they have "
                 f"shape {tuple(shape)}: both halves must come from one split_model(model, layer)"
@@ -288,10 +274,3 @@ def check_head(head: object, shape: tuple[int | None, ...]) -> None:
 def _entropy_of_probabilities(p: tf.Tensor) -> tf.Tensor:
     p = tf.clip_by_value(p, 1e-12, 1.0)
     return -tf.reduce_sum(p * tf.math.log(p), axis=-1) / np.log(2.0)
-
-
-def fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether a shape is as wanted; None stands for any length."""
-    return len(shape) == len(wanted) and all(
-        None in (came, want) or came == want for came, want in zip(shape, wanted, strict=True)
-    )

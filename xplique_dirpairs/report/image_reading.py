@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.progress import Part, progress
 from xplique_dirpairs.core.upsampling import coverage_matrix
-from xplique_dirpairs.data.activations import as_pixels
 from xplique_dirpairs.data.crops import (
     STRIDE,
     concept_maps,
@@ -172,11 +172,11 @@ class ImageReading:
             of_crops = crop_coefficients(maps, shape, patch).reshape(len(x), -1, concepts)
             values.append(of_crops.max(axis=1))
             places.append(of_crops.argmax(axis=1))
-            on = as_pixels(shown) > 0
+            on = as_positions(shown) > 0
             together += on.T.astype(np.float32) @ on.astype(np.float32)
             detected.append((shown > 0).mean(axis=tuple(range(1, u.ndim - 1))))
             if self.pairs is not None:
-                y = self.pairs.detect(as_pixels(x))
+                y = self.pairs.detect(as_positions(x))
                 steps = np.minimum((y * BINS).astype(int), BINS - 1) + BINS * np.arange(concepts)
                 counts = np.bincount(steps.ravel(), minlength=BINS * concepts)
                 histogram += counts.reshape(concepts, BINS)

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.result import Comparison
-from xplique_dirpairs.data.activations import check_count
+from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.explanations.global_report import explain_model
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.extractors.concept_layer import (
     Explaining,
     Names,
-    as_images,
     class_name_of,
     concept_layer,
 )
@@ -157,7 +156,7 @@ def make_report(
         "batch_size": batch_size,
     }  # fmt: skip
     for name, value in counts.items():
-        check_count(name, value)
+        check_integer(name, value)
     array = as_images(images)
     network: dict[str, Any] = {
         "input_to_latent_model": input_to_latent_model,

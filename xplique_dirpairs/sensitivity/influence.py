@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.metrics.manipulation import CHUNK_FLOATS, finite_float32
 from xplique_dirpairs.metrics.significance import (
     NoiseComparison,
@@ -36,7 +37,6 @@ from xplique_dirpairs.metrics.significance import (
     significant,
 )
 from xplique_dirpairs.sensitivity.influence_inputs import (
-    check_count,
     checked_labels,
     checked_shifts,
     generators_of,
@@ -279,8 +279,8 @@ def influence(
         If an argument is not as said.
     """
     check_level(level)
-    check_count("permutations", permutations, 1)
-    check_count("positions", positions, 2)
+    check_integer("permutations", permutations, 1)
+    check_integer("positions", positions, 2)
     if statistic not in STATISTICS:
         raise ValueError(f"statistic must be one of {STATISTICS}, not {statistic!r}")
     if not callable(estimator):

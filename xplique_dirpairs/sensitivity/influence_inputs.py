@@ -92,15 +92,3 @@ def generators_of(random_state: int | None, count: int) -> list[np.random.Genera
             f"random_state must be None or an integer of at least 0, not {random_state!r}"
         ) from error
     return [np.random.default_rng(seed) for seed in seeds]
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    """A number of things is whole, and not less than ``least``.
-
-    Raises
-    ------
-    ValueError
-    """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")

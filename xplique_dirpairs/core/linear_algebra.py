@@ -1,0 +1,52 @@
+"""Operations on rows of vectors that several rooms need: lengths, matching, principal axes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+
+#: Index of the row matched with a column that has no partner.
+UNMATCHED = -1
+
+
+def unit_rows(rows: ArrayLike) -> NDArray:
+    """Scale vectors along the last axis to unit length; a zero vector stays zero.
+
+    Floating dtypes are kept.
+    """
+    rows = np.asarray(rows)
+    rows = rows if rows.dtype.kind == "f" else rows.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+
+
+def cosines(rows: ArrayLike, others: ArrayLike) -> NDArray:
+    """Return the cosine of every row with every other row, (J, I); 0 for a zero vector."""
+    return unit_rows(np.asarray(rows, np.float64)) @ unit_rows(np.asarray(others, np.float64)).T
+
+
+def match(scores: ArrayLike) -> NDArray:
+    """Match columns with rows one to one, so that the sum of scores is largest (Hungarian method).
+
+    Parameters
+    ----------
+    scores : array-like of shape (J, I)
+        Higher is better: IoU, cosine, …
+
+    Returns
+    -------
+    matching : ndarray of shape (I,), int
+        Row of each column; -1 where there are fewer rows than columns.
+    """
+    scores = np.asarray(scores)
+    rows, columns = linear_sum_assignment(scores, maximize=True)
+    matching = np.full(scores.shape[1], UNMATCHED)
+    matching[columns] = rows
+    return matching
+
+
+def largest_entry_signs(rows: NDArray) -> NDArray:
+    """Return ±1 for each row, (I, 1), that makes its entry of largest magnitude positive."""
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    return np.where(largest < 0, -1.0, 1.0)

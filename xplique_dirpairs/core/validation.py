@@ -1,0 +1,334 @@
+"""Checks of arguments at the public edge: what came, what was wanted, what to do.
+
+Every check returns its argument in the form in which the package computes with it. Below the public
+edge nothing is checked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+#: Names of all classes, in order, or of some of them by index.
+Names: TypeAlias = Sequence[str] | Mapping[int, str] | None
+
+#: Advice for a dataset or generator where an array is wanted.
+_STREAM = (
+    ". For more than memory holds, write shards with ActivationShards.write (from activations) or "
+    "ActivationShards.compute (from images): learn_pairs, scan_number_of_concepts and "
+    "count_skewed_sources take them"
+)
+
+
+# ------------------------------------------------------------ images and activations
+
+
+def check_images(images: ArrayLike) -> NDArray:
+    """Return images as a float32 batch, values as they are.
+
+    Parameters
+    ----------
+    images : array-like of shape (N, height, width, C) or (height, width, C)
+        Integer images (uint8) are converted, not rescaled.
+
+    Returns
+    -------
+    images : ndarray of shape (N, height, width, C)
+
+    Raises
+    ------
+    ValueError
+        If there is no image, the rank is wrong, or a value is not finite.
+    """
+    array = as_images(images).astype(np.float32, copy=False)
+    check_finite("images", array, advice="")
+    return array
+
+
+def as_images(images: ArrayLike) -> NDArray:
+    """Return images with the batch axis and their own dtype; only their shape is checked."""
+    array = _as_array("images", images)
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4:
+        raise ValueError(
+            "images must have shape (N, height, width, channels) or (height, width, channels), "
+            f"not {array.shape}"
+        )
+    if array.size == 0:
+        raise ValueError(f"there are no images: shape {array.shape}")
+    return array
+
+
+def check_activations(activations: ArrayLike) -> NDArray:
+    """Return activations as float32 of shape (N, *spatial, D).
+
+    Raises
+    ------
+    ValueError
+        If there are none, the rank is wrong, or a value is not finite.
+    """
+    array = as_activations(activations)
+    check_finite("activations", array)
+    return array
+
+
+def as_activations(activations: ArrayLike) -> NDArray:
+    """Return activations as float32 of shape (N, *spatial, D), finite or not."""
+    array = _as_array("activations", activations, _STREAM)
+    if array.ndim not in (2, 3, 4):
+        raise ValueError(
+            "activations must be numeric with shape (N, H, W, D), (N, T, D) or (N, D), "
+            f"not {array.dtype} {array.shape}"
+        )
+    if array.size == 0:
+        raise ValueError(f"there are no activations: shape {array.shape}")
+    return array.astype(np.float32, copy=False)
+
+
+def check_finite(
+    name: str, array: NDArray, advice: str = ": check the images and their preprocessing"
+) -> None:
+    """Raise a ValueError if a value is NaN or infinite."""
+    # A sum is finite only if every term is: a pass over the array without a copy of its size.
+    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+        raise ValueError(f"{name} hold NaN or infinite values{advice}")
+
+
+def shape_fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Return whether a shape is the wanted one; None stands for any length."""
+    return len(shape) == len(wanted) and all(
+        None in (came, want) or came == want for came, want in zip(shape, wanted, strict=True)
+    )
+
+
+def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
+    """Raise a ValueError if images (height, width, C) are not of the shape that a model takes.
+
+    A subclassed model does not say what it takes.
+    """
+    wanted = getattr(model, "input_shape", None)
+    if isinstance(wanted, tuple) and not shape_fits(shape, wanted[1:]):
+        raise ValueError(f"images have shape {tuple(shape)}, but the network takes {wanted[1:]}")
+
+
+def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> NDArray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # a list whose members differ in shape
+        raise ValueError(
+            f"{name} of several sizes: bring them to one size, in one array"
+        ) from error
+    if array.dtype == object and array.ndim:
+        raise ValueError(f"{name} of several sizes: bring them to one size, in one array")
+    if array.dtype.name == "bfloat16":  # of mixed precision; no kind of number to numpy
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        came = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
+        streams = array.ndim == 0 and hasattr(values, "__iter__") and not isinstance(values, str)
+        raise ValueError(
+            f"{name} must be one numeric array, not {came}{stream_advice if streams else ''}"
+        )
+    return array
+
+
+# ------------------------------------------------------------ numbers
+
+
+def check_integer(name: str, value: int, minimum: int = 1) -> None:
+    """Raise a ValueError unless a value is an integer of at least ``minimum``."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, not {value!r}")
+
+
+def check_number(
+    name: str, value: float, above: float | None = None, minimum: float | None = None
+) -> None:
+    """Raise a ValueError unless a value is a finite number within its bounds."""
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not np.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {value!r}")
+    if above is not None and value <= above:
+        raise ValueError(f"{name} must be more than {above:g}, not {value!r}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum:g}, not {value!r}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise a ValueError unless a value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {tuple(choices)}, not {value!r}")
+
+
+def check_random_state(random_state: int | np.random.SeedSequence | None) -> np.random.Generator:
+    """Return a random generator of a seed.
+
+    Raises
+    ------
+    ValueError
+        If it is not a valid seed.
+    """
+    return np.random.default_rng(check_seed(random_state))
+
+
+def check_seed(random_state: int | np.random.SeedSequence | None) -> np.random.SeedSequence:
+    """Return a seed as a `numpy.random.SeedSequence`, which can be spawned.
+
+    Raises
+    ------
+    ValueError
+        If it is not a valid seed.
+    """
+    if isinstance(random_state, np.random.SeedSequence):
+        return random_state
+    try:
+        return np.random.SeedSequence(random_state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"random_state must be None or an integer of at least 0, not {random_state!r}"
+        ) from error
+
+
+# ------------------------------------------------------------ classes, labels and names
+
+
+def check_class(class_id: int, number_of_classes: int | None) -> None:
+    """Raise an error unless ``class_id`` is the index of a class.
+
+    Parameters
+    ----------
+    class_id : int
+    number_of_classes : int or None
+        None where it is not known.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
+        raise TypeError(f"class_id must be an integer, not {class_id!r}")
+    if class_id < 0 or (number_of_classes is not None and class_id >= number_of_classes):
+        there_are = "" if number_of_classes is None else f" for {number_of_classes} classes"
+        raise ValueError(f"class_id {class_id} is out of range{there_are}")
+
+
+def check_labels(
+    labels: ArrayLike, count: int, number_of_classes: int | None, name: str = "labels"
+) -> NDArray:
+    """Return one class index for each image.
+
+    Parameters
+    ----------
+    labels : array-like of shape (N,), (N, 1) or (N, K)
+        Class indices, or one-hot rows.
+    count : int
+        N.
+    number_of_classes : int or None
+        K; None where it is not known.
+    name : str, default="labels"
+
+    Returns
+    -------
+    labels : ndarray of shape (N,), int
+
+    Raises
+    ------
+    TypeError
+        If they are not numbers.
+    ValueError
+        If they are not one for each image, not integers, not one-hot, or out of range.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be class indices or one-hot rows, not {array.dtype}")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2:
+        if number_of_classes is not None and array.shape[1] != number_of_classes:
+            raise ValueError(
+                f"one-hot {name} must have {number_of_classes} columns, not {array.shape[1]}"
+            )
+        if not (np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()):
+            raise ValueError(f"rows of {name} must be one-hot: one 1, the rest 0")
+        array = array.argmax(axis=1)
+    if array.shape != (count,):
+        raise ValueError(
+            f"{name} must be one for each of {count} images, class indices ({count},) or one-hot "
+            f"rows, not of shape {np.shape(labels)}"
+        )
+    indices = array.astype(int)
+    if (indices != array).any():
+        raise ValueError(f"{name} must be integer class indices")
+    if count and (
+        indices.min() < 0 or (number_of_classes is not None and indices.max() >= number_of_classes)
+    ):
+        last = "" if number_of_classes is None else number_of_classes - 1
+        raise ValueError(
+            f"{name} must be classes 0 to {last}, but go from {indices.min()} to {indices.max()}"
+        )
+    return indices
+
+
+def check_concepts(concepts: ArrayLike | None, number_of_concepts: int) -> NDArray:
+    """Return indices of concepts; None stands for all.
+
+    Raises
+    ------
+    ValueError
+        If they are not indices, or out of range.
+    """
+    if concepts is None:
+        return np.arange(number_of_concepts)
+    indices = np.atleast_1d(np.asarray(concepts))
+    if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
+        raise ValueError(f"concepts must be indices of concepts, or None for all, not {concepts!r}")
+    if indices.min() < 0 or indices.max() >= number_of_concepts:
+        raise ValueError(f"concepts are numbered 0 to {number_of_concepts - 1}, not {concepts!r}")
+    return indices
+
+
+def check_concept_names(names: Sequence[str] | None, number_of_concepts: int) -> tuple[str, ...]:
+    """Return a name for each concept; None stands for their numbers.
+
+    Raises
+    ------
+    ValueError
+        If their number is wrong.
+    """
+    if names is None:
+        return tuple(str(i) for i in range(number_of_concepts))
+    if isinstance(names, str) or len(names) != number_of_concepts:
+        raise ValueError(f"concept_names must be {number_of_concepts} names, not {names!r}")
+    return tuple(str(name) for name in names)
+
+
+def check_class_names(names: Names, number_of_classes: int) -> tuple[str, ...]:
+    """Return a name for each class: "class 3" where it has none.
+
+    Parameters
+    ----------
+    names : sequence of str, dict of int to str, or None
+        A sequence names every class, in order; a dictionary names those it lists.
+    number_of_classes : int
+
+    Raises
+    ------
+    ValueError
+        If a sequence has another length.
+    """
+    numbered = (f"class {k}" for k in range(number_of_classes))
+    if names is None:
+        return tuple(numbered)
+    if isinstance(names, Mapping):
+        return tuple(str(names.get(k, default)) for k, default in enumerate(numbered))
+    if isinstance(names, str) or len(names) != number_of_classes:
+        received = repr(names) if isinstance(names, str) else len(names)
+        raise ValueError(
+            f"class_names must be {number_of_classes}, one for each class in order (of a network "
+            f"of one output its no and its yes), or a dictionary, not {received}"
+        )
+    return tuple(str(name) for name in names)
