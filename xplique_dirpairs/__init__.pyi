@@ -10,6 +10,7 @@ from .explanations.global_report import explain_model as explain_model
 from .explanations.model_explanation import ModelExplanation as ModelExplanation
 from .explanations.prediction_explanation import PredictionComparison as PredictionComparison
 from .explanations.prediction_explanation import PredictionExplanation as PredictionExplanation
+from .extractors.concept_layer import ConceptLayer as ConceptLayer
 from .extractors.craft import FactorizerCraftTf as FactorizerCraftTf
 from .extractors.direction_pairs import DirectionPairsManagerTf as DirectionPairsManagerTf
 from .extractors.direction_pairs import DirectionPairsTf as DirectionPairsTf
@@ -53,6 +54,7 @@ from .metrics.interpretability import Interpretability as Interpretability
 from .metrics.labelled_detectors import interpretability as interpretability
 from .metrics.labelled_detectors import score_labels as score_labels
 from .models.head import Head as Head
+from .models.split import SplitModel as SplitModel
 from .models.split import split_model as split_model
 from .pairs import DirectionPairs as DirectionPairs
 from .plots.counterfactuals import plot_moves as plot_moves

@@ -158,6 +158,30 @@ def check_number(
         raise ValueError(f"{name} must be at least {minimum:g}, not {value!r}")
 
 
+def check_limits(
+    limits: Sequence[float | None], name: str = "limits"
+) -> tuple[float | None, float | None]:
+    """Return a range (lowest, highest); None, or an infinite number, where there is no bound.
+
+    Raises
+    ------
+    ValueError
+        If it is not two numbers in ascending order.
+    """
+    try:
+        low, high = (None if end is None or np.isinf(end) else float(end) for end in limits)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be (lowest, highest), numbers or None where there is no end, "
+            f"not {limits!r}"
+        ) from error
+    if any(end is not None and np.isnan(end) for end in (low, high)):
+        raise ValueError(f"{name} must not be NaN, but are {limits!r}")
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"{name} must be in order, lowest first, not {limits!r}")
+    return low, high
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError unless a value is one of the choices."""
     if value not in choices:

@@ -1,243 +1,468 @@
-"""A layer of a network with the concepts that an extractor found in it: what explanations ask."""
+"""`ConceptLayer`: concepts fitted at a layer of a network.
+
+Everything that asks what concepts do to a network works with this one object. `ConceptLayer.of`
+makes it of whatever a user has; this file alone tells kinds of extractors apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
-from xplique.concepts import CraftTf
+from xplique.concepts import CraftManagerTf, CraftTf, HolisticCraftTf
+from xplique.concepts.factorizer import ConceptFactorizer
 
-from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.batching import as_positions, by_position
+from xplique_dirpairs.core.validation import Names, check_class_names, check_concept_names
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.data.crops import best_crops
-from xplique_dirpairs.explanations.path import few_logits
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf
-from xplique_dirpairs.extractors.reader import (
-    ConceptReader,
-    Extractor,
-    factorizer_of,
-    is_fitted,
-    reader_of,
-)
+from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.models.two_classes import as_two_classes
-from xplique_dirpairs.pairs import DirectionPairs, Off
+from xplique_dirpairs.models.split import SplitModel
+from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
-#: Whose concepts explain: pairs, a fitted extractor, or a manager whose pairs are shared.
-Explaining: TypeAlias = DirectionPairs | Extractor | DirectionPairsManagerTf
-#: Names of all classes, or of some.
-Names: TypeAlias = Sequence[str] | Mapping[int, str] | None
+#: An object with concepts of a single set: what one of Xplique's interfaces or ours fits.
+Extractor: TypeAlias = CraftTf | HolisticCraftTf | ConceptFactorizer
+#: The halves of a network.
+Split: TypeAlias = SplitModel | tuple[keras.Model, keras.Model]
+
+#: How far, relative to its size, decode(u) may be from u @ bank + constant.
+_AFFINE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class ConceptLayer:
-    """The network up to a layer, the concepts there, and the network from there to its classes.
+    """Concepts fitted at a layer of a network: x = u @ bank + constant + residual.
+
+    Make one with `ConceptLayer.of`. Whatever takes a ``ConceptLayer`` also takes what
+    `ConceptLayer.of` takes without a second argument.
 
     Attributes
     ----------
-    input_to_latent_model
-    head
-        With a column for each class: see `as_two_classes`.
-    reader
-        x = r + u @ bank: r is what is left with every concept off, the residual and, of extractors
-        that have one, the constant of their decoder.
+    split : SplitModel
+        The network's halves.
+    head : Head
+        The second half with a column for each class: see `Head.by_class`.
+    encode : callable
+        Positions (P, D) to coefficients u (P, I).
+    encode_shown : callable
+        Positions (P, D) to coefficients as pictures show them (P, I): 0 where a concept is absent.
+    bank : ndarray of shape (I, D)
+        What a unit of each coefficient adds to the features.
+    constant : ndarray of shape (D,)
+        What the decoder adds whatever the coefficients are; 0 for most.
+    encoding : ndarray of shape (I, D)
+        Encoding directions: how the features change along each concept.
+    decoding : ndarray of shape (I, D) or None
+        Linear filters that read the concepts; None where reading is not linear.
+    pairs : DirectionPairs or None
+        Where the concepts are direction pairs.
+    concept_names : tuple of str
+    class_names : sequence of str, dict of int to str, or None
+        As given: see `names_of_classes`.
+    fitted : object
+        What this was made of.
     """
 
-    input_to_latent_model: keras.Model
+    split: SplitModel
     head: Head
-    reader: ConceptReader
+    encode: Callable[[NDArray], NDArray]
+    encode_shown: Callable[[NDArray], NDArray]
+    bank: NDArray
+    constant: NDArray
+    encoding: NDArray
+    decoding: NDArray | None
+    pairs: DirectionPairs | None
+    concept_names: tuple[str, ...]
+    class_names: Names
+    fitted: Any
+
+    @classmethod
+    def of(
+        cls,
+        fitted: Any,
+        split: Split | None = None,
+        *,
+        model: keras.Model | None = None,
+        class_names: Names = None,
+        concept_names: Sequence[str] | None = None,
+    ) -> ConceptLayer:
+        """Return concepts fitted at a layer of a network, of whatever holds them.
+
+        Parameters
+        ----------
+        fitted : object
+            A `ConceptLayer`; a fitted CRAFT or holistic extractor, of this package or Xplique's; a
+            `DirectionPairsManagerTf` with shared pairs; with ``split``, a fitted
+            `ConceptFactorizer` or `DirectionPairs`, which count as switched off when "absent".
+        split : SplitModel or (keras.Model, keras.Model), optional
+            The network's halves, from `split_model`; None: those of the extractor.
+        model : keras.Model, optional
+            The whole classifier, where it is needed (`correct`) and was cut by hand into two
+            halves: a `SplitModel` knows it.
+        class_names : sequence of str or dict of int to str, optional
+            Of all K classes, or of some. One output has two classes, its no and its yes.
+        concept_names : sequence of str, optional
+            I names; None: their numbers.
+
+        Raises
+        ------
+        TypeError
+            If ``fitted`` is none of these.
+        ValueError
+            If the network is not known, is of another layer, or decoding is not affine: then a
+            concept cannot be switched off without the others.
+        NotFittedError
+            If the extractor is not fitted.
+        """
+        if isinstance(fitted, ConceptLayer):
+            layer = fitted if split is None else cls.of(fitted.fitted, split)
+        else:
+            layer = _new_layer(cls, fitted, split)
+        if model is not None:
+            layer = replace(layer, split=replace(layer.split, model=model))
+        if class_names is not None:
+            count = layer.head.number_of_classes
+            if count is not None:
+                check_class_names(class_names, count)
+            layer = replace(layer, class_names=class_names)
+        if concept_names is not None:
+            names = check_concept_names(concept_names, layer.number_of_concepts)
+            layer = replace(layer, concept_names=names)
+        return layer
+
+    # ------------------------------------------------------------ the network
 
     @property
-    def bank(self) -> NDArray:
-        """B, (I, D)."""
-        return self.reader.bank
+    def model(self) -> keras.Model:
+        """The whole classifier.
+
+        Raises
+        ------
+        ValueError
+            If only its halves are known.
+        """
+        if self.split.model is None:
+            raise ValueError(
+                "the whole network is needed, but the concepts know its two halves only: give "
+                "ConceptLayer.of(extractor, model=model), or build the extractor on "
+                "split_model(model, layer)"
+            )
+        return self.split.model
+
+    @property
+    def layer(self) -> str | None:
+        """Name of the layer; None where halves were given."""
+        return self.split.layer
 
     @property
     def number_of_concepts(self) -> int:
         """I."""
-        return len(self.reader.bank)
+        return len(self.bank)
 
-    def activations(self, images: NDArray, batch_size: int = 64) -> NDArray:
-        """x of images, (N, *S, D)."""
-        return compute_activations(self.input_to_latent_model, images, batch_size)
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.bank.shape[1]
 
-    def read(self, activations: NDArray) -> tuple[NDArray, NDArray]:
-        """Coefficients u, and what pictures show of them (≥ 0, 0 where absent), (N, *S, I) each."""
-        u = self.reader.coefficients(activations)
-        shown = u if self.reader.shown is None else self.reader.shown_coefficients(activations)
-        return u, np.maximum(shown, 0.0)
+    def names_of_classes(self, number_of_classes: int) -> tuple[str, ...]:
+        """Return a name for each of K classes: "class 3" where it has none."""
+        return check_class_names(self.class_names, number_of_classes)
+
+    def class_name(self, class_id: int) -> str:
+        """Return the name of a class; "class 3" where it has none."""
+        if self.class_names is None:
+            return f"class {class_id}"
+        if isinstance(self.class_names, Sequence):
+            return str(self.class_names[class_id])
+        return str(self.class_names.get(class_id, f"class {class_id}"))
 
     def linear_rows(self, activations: NDArray) -> NDArray | None:
-        """Each class's weights over the channels, (K, D), where logits are linear in mean features.
+        """Return each class's weights over the channels, (K, D), or None.
 
-        None for every other head.
+        They are given where logits are linear in the features averaged over positions.
         """
-        head = self.head
-        pooled = activations.ndim == 2 or head.pools_first
-        return head.class_rows if pooled and head.ends_in == "linear" else None
+        pooled = activations.ndim == 2 or self.head.pools_first
+        return self.head.class_rows if pooled and self.head.ends_in == "linear" else None
+
+    # ------------------------------------------------------------ reading images
+
+    def activations(self, images: NDArray, batch_size: int = 64) -> NDArray:
+        """Return the features x of images, (N, *spatial, D).
+
+        Raises
+        ------
+        ValueError
+            If images or activations are not finite, or are of another shape than the network takes.
+        """
+        activations = compute_activations(self.split.input_to_latent_model, images, batch_size)
+        self.head.check_takes(activations.shape[1:])
+        if activations.shape[-1] != self.channels:
+            raise ValueError(
+                f"the concepts are of a layer of {self.channels} channels, but the network's "
+                f"halves give {activations.shape[-1]}"
+            )
+        return activations
+
+    def coefficients(self, activations: NDArray) -> NDArray:
+        """Return coefficients u of activations (N, *spatial, D), (N, *spatial, I)."""
+        return by_position(self.encode, activations)
+
+    def shown(self, activations: NDArray) -> NDArray:
+        """Return coefficients as pictures show them: ≥ 0, and 0 where a concept is absent."""
+        return np.maximum(by_position(self.encode_shown, activations), 0.0)
+
+    def read(self, activations: NDArray) -> tuple[NDArray, NDArray]:
+        """Return `coefficients` and what is `shown` of them, (N, *spatial, I) each."""
+        u = self.coefficients(activations)
+        if self.encode_shown is self.encode:
+            return u, np.maximum(u, 0.0)
+        return u, self.shown(activations)
+
+    def reconstructions(self, coefficients: NDArray) -> NDArray:
+        """Return decode(u), without the residual, (N, *spatial, I) → (N, *spatial, D)."""
+        return (coefficients @ self.bank + self.constant).astype(np.float32)
+
+    def detections(self, positions: NDArray) -> NDArray | None:
+        """Return detections y in [0, 1], (P, D) → (P, I); None where there are no detectors."""
+        return None if self.pairs is None else self.pairs.detect(positions)
+
+    def crops_of_fit(self, count: int = 3) -> tuple[NDArray, ...] | None:
+        """Return each concept's best crops (k, patch, patch, 3) in [0, 1], of the images of a fit.
+
+        None where the extractor kept none.
+        """
+        factorization = getattr(self.fitted, "factorization", None)
+        if factorization is None or getattr(factorization, "crops", None) is None:
+            return None
+        images, crops = factorization.inputs, np.asarray(factorization.crops)
+        if len(crops) % len(images):
+            return None
+        limits = pixel_limits(np.asarray(images))
+        return tuple(
+            as_picture(crops[best_crops(values, len(images), count)], limits)
+            for values in np.asarray(factorization.crops_u).T
+        )
 
 
-def concept_layer(
-    extractor: Explaining,
-    images: NDArray,
-    input_to_latent_model: keras.Model | None,
-    latent_to_logit_model: keras.Model | None,
-    off: Off | None,
-) -> tuple[ConceptLayer, NDArray]:
-    """The layer that an extractor's concepts are of, and the activations of some images there.
+# ------------------------------------------------------------ what kinds of extractors there are
 
-    The network is the extractor's own, or the given one.
 
-    Parameters
-    ----------
-    extractor
-    images : (N, height, width, channels)
-        A few: on their features it is checked that decoding is affine.
-    input_to_latent_model, latent_to_logit_model
-        Halves of the network, or None for those of a `CraftTf`.
-    off
-        What "off" means for direction pairs; None: as the extractor has it, else "absent".
+def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
+    """Return an extractor of a single set of concepts: direction pairs become their factorizer.
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If it is no extractor, is not fitted or of another layer, or the network is not known.
+    TypeError
+        If it holds no concepts.
+    ValueError
+        If it is a manager whose classes have sets of their own.
+    NotFittedError
+        If it is a manager that is not fitted.
     """
-    extractor = _single(extractor)
-    first, second = _halves(extractor, input_to_latent_model, latent_to_logit_model)
-    if not isinstance(extractor, DirectionPairs) and not is_fitted(extractor):
-        raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
-    head = Head(second)
-    activations = compute_activations(first, images)
-    head.check_takes(activations.shape[1:])
-    head = as_two_classes(head, few_logits(head, activations).shape[1])
-    reader = reader_of(_in_form(extractor, off), as_positions(activations))
-    return ConceptLayer(first, head, reader), activations
+    if isinstance(fitted, ConceptLayer):
+        fitted = fitted.fitted
+    if isinstance(fitted, DirectionPairs):
+        return DirectionPairsFactorizer.from_pairs(fitted)
+    if isinstance(fitted, CraftManagerTf):
+        return _shared_instance(fitted)
+    if isinstance(fitted, Extractor):
+        return fitted
+    raise TypeError(
+        f"{name} must be a ConceptLayer, DirectionPairs, a CraftTf, a HolisticCraftTf, a "
+        "ConceptFactorizer or a DirectionPairsManagerTf with shared pairs, not "
+        f"{type(fitted).__name__}"
+    )
 
 
-def _single(extractor: Explaining) -> DirectionPairs | Extractor:
-    """One extractor: of a manager with shared pairs, any of its fitted ones."""
-    if not isinstance(extractor, DirectionPairsManagerTf):
-        if isinstance(extractor, (DirectionPairs, Extractor)):
-            return extractor
-        raise TypeError(
-            "extractor must be DirectionPairs, a CraftTf, a HolisticCraftTf, a ConceptFactorizer "
-            f"or a DirectionPairsManagerTf, not {type(extractor).__name__}"
-        )
-    if not extractor.shared:
+def _shared_instance(manager: CraftManagerTf) -> CraftTf:
+    name = type(manager).__name__
+    if not getattr(manager, "shared", False):
         raise ValueError(
             "the manager has pairs of their own for each class: give one of its craft_instances, "
             "or fit one with shared=True"
         )
-    for instance in extractor.craft_instances.values():
+    for instance in manager.craft_instances.values():
         if is_fitted(instance):
             return instance
-    raise NotFittedError("this DirectionPairsManagerTf is not fitted: call fit() first")
+    raise NotFittedError(f"this {name} is not fitted: call fit() first")
 
 
-def _in_form(extractor: DirectionPairs | Extractor, off: Off | None) -> Extractor:
-    """Direction pairs as a factorizer with "off" as wanted; other extractors as they are."""
-    if isinstance(extractor, DirectionPairs):
-        return DirectionPairsFactorizer.from_pairs(extractor, off or "absent")
-    if off is None:
+def factorizer_of(extractor: Extractor) -> Any:
+    """Return what finds an extractor's concepts: a `ConceptFactorizer`, or CRAFT's NMF.
+
+    None for a `CraftTf` of Xplique's that is not fitted.
+    """
+    if isinstance(extractor, ConceptFactorizer):
         return extractor
-    factorizer = factorizer_of(extractor)
-    if not isinstance(factorizer, DirectionPairsFactorizer):
-        raise ValueError(
-            f"off={off!r} is for direction pairs: {type(extractor).__name__} has one form only"
-        )
-    return DirectionPairsFactorizer.from_pairs(factorizer.pairs_, off)
+    factorizer = getattr(extractor, "factorizer", None)
+    if factorizer is None and extractor.factorization is not None:
+        factorizer = extractor.factorization.reducer
+    return factorizer
 
 
-def _halves(
-    extractor: DirectionPairs | Extractor,
-    first: keras.Model | None,
-    second: keras.Model | None,
-) -> tuple[keras.Model, keras.Model]:
-    if (first is None) != (second is None):
-        raise ValueError("give both input_to_latent_model and latent_to_logit_model, or neither")
-    if first is not None and second is not None:
-        return first, second
+def is_fitted(extractor: Extractor) -> bool:
+    """Return whether an extractor, or a factorizer, has concepts."""
+    if isinstance(extractor, ConceptFactorizer):
+        return extractor.is_fitted
+    return extractor.factorization is not None
+
+
+def number_of_concepts(extractor: Extractor) -> int | None:
+    """Return I: of the bank, or as asked for before the fit; None where it is not known."""
+    if is_fitted(extractor):
+        return len(_bank_of(extractor))
+    for name in ("number_of_concepts", "n_components"):  # ours and CRAFT's; Xplique's factorizers'
+        value = getattr(extractor, name, None)
+        if value is not None:
+            return int(value)
+    return None
+
+
+def split_of(extractor: Extractor) -> SplitModel | None:
+    """Return the halves of the network that an extractor was built on; None if it knows none."""
+    if not isinstance(extractor, CraftTf):
+        return None
+    split = getattr(extractor, "split", None)
+    if isinstance(split, SplitModel):
+        return split
+    return SplitModel.of(extractor.input_to_latent_model, extractor.latent_to_logit_model)
+
+
+def own_activations(extractor: Extractor, images: NDArray) -> NDArray | None:
+    """Return the activations of images in an extractor's own network; None if it has none."""
     if isinstance(extractor, CraftTf):
-        return extractor.input_to_latent_model, extractor.latent_to_logit_model
-    raise ValueError(
-        f"{type(extractor).__name__} does not know the network: give input_to_latent_model and "
-        "latent_to_logit_model, from split_model(model, layer)"
+        return compute_activations(extractor.input_to_latent_model, images)
+    if isinstance(extractor, HolisticCraftTf):
+        batches = extractor.latent_extractor.input_to_latent_generator(images)
+        return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
+    return None
+
+
+def fitted_images(extractors: Iterable[Extractor]) -> list[NDArray]:
+    """Return the images that CRAFT extractors among these were fitted on."""
+    return [
+        np.asarray(extractor.factorization.inputs)
+        for extractor in extractors
+        if isinstance(extractor, CraftTf) and extractor.factorization is not None
+    ]
+
+
+def fit_extractor(extractor: Extractor, images: NDArray, activations: NDArray, head: Head) -> None:
+    """Fit an extractor on images whose activations (N, *spatial, D) are known.
+
+    Raises
+    ------
+    ValueError
+        If its factorizer needs activations that are nowhere negative, and some are.
+    """
+    if isinstance(extractor, DirectionPairsFactorizer):
+        extractor.fit_maps(activations, head)
+    elif isinstance(extractor, ConceptFactorizer):
+        if extractor.requires_positive_activations and activations.min() < 0:
+            raise ValueError(
+                f"{type(extractor).__name__} needs activations that are nowhere negative"
+            )
+        extractor.fit(as_positions(activations))
+    else:
+        extractor.fit(images)
+
+
+# ------------------------------------------------------------ making a layer
+
+
+def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> ConceptLayer:
+    extractor = as_extractor(fitted)
+    halves = split_of(extractor) if split is None else SplitModel.of(split)
+    if halves is None:
+        raise ValueError(
+            f"{type(fitted).__name__} does not know the network: give ConceptLayer.of(concepts, "
+            "split_model(model, layer))"
+        )
+    if not is_fitted(extractor):
+        raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
+    bank, factorizer = _bank_of(extractor), factorizer_of(extractor)
+    output_shape = getattr(halves.input_to_latent_model, "output_shape", None)
+    channels = output_shape[-1] if isinstance(output_shape, tuple) else None
+    if channels not in (None, bank.shape[1]):
+        raise ValueError(
+            f"the concepts are of a layer of {bank.shape[1]} channels, but the network's halves "
+            f"give {channels}"
+        )
+    encoding, decoding, pairs = bank, None, None
+    constant = np.zeros(bank.shape[1], np.float32)
+    if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
+        encode = encode_shown = _encode_by_nmf(factorizer)
+    else:
+        encode = encode_shown = factorizer.encode
+        origin = np.zeros((1, len(bank)), np.float32)
+        constant = np.asarray(factorizer.decode(origin), np.float32)[0]
+        _check_affine(factorizer, bank, constant)
+    if isinstance(factorizer, DirectionsFactorizer):
+        encoding = np.asarray(factorizer.encoding_directions, np.float32)
+        if factorizer.decoding_directions is not None:
+            decoding = np.asarray(factorizer.decoding_directions, np.float32)
+        if type(factorizer).shown_coefficients is not DirectionsFactorizer.shown_coefficients:
+            encode_shown = factorizer.shown_coefficients
+    if isinstance(factorizer, DirectionPairsFactorizer):
+        pairs = factorizer.pairs_
+    return cls(
+        split=halves,
+        head=_head_by_class(halves),
+        encode=encode,
+        encode_shown=encode_shown,
+        bank=bank,
+        constant=constant,
+        encoding=encoding,
+        decoding=decoding,
+        pairs=pairs,
+        concept_names=check_concept_names(None, len(bank)),
+        class_names=None,
+        fitted=fitted if isinstance(fitted, DirectionPairs) else extractor,
     )
 
 
-def crops_of_fit(extractor: Explaining, count: int = 3) -> tuple[NDArray, ...] | None:
-    """Best crops (k, patch, patch, 3) in [0, 1] of each concept, of the images of a fit.
-
-    None where the extractor has none.
-    """
-    single = _single(extractor)
-    fitted = single.factorization if isinstance(single, CraftTf) else None
-    if fitted is None or fitted.crops is None:
-        return None
-    images, crops, values = fitted.inputs, np.asarray(fitted.crops), np.asarray(fitted.crops_u)
-    if len(crops) % len(images):
-        return None
-    limits = pixel_limits(np.asarray(images))
-    return tuple(
-        as_picture(crops[best_crops(of_concept, len(images), count)], limits)
-        for of_concept in values.T
-    )
+def _head_by_class(split: SplitModel) -> Head:
+    shape = getattr(split.input_to_latent_model, "output_shape", None)
+    if split.head.number_of_classes is None and (not shape or None in shape[1:]):
+        return split.head  # a callable of maps of any size: not known before there are images
+    return split.head.by_class(np.zeros((1, *(shape or (None,))[1:]), np.float32))
 
 
-def concept_names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """A name for each concept; None: their numbers.
-
-    Raises
-    ------
-    ValueError
-    """
-    if names is None:
-        return tuple(str(i) for i in range(count))
-    if isinstance(names, str) or len(names) != count:
-        raise ValueError(f"concept_names must be {count} names, not {names!r}")
-    return tuple(str(name) for name in names)
+def _bank_of(extractor: Extractor) -> NDArray:
+    if isinstance(extractor, ConceptFactorizer):
+        return np.asarray(extractor.get_concept_bank(), np.float32)
+    return np.asarray(extractor.factorization.concept_bank_w, np.float32)
 
 
-def check_class_names(names: Names, count: int) -> None:
-    """A sequence has a name for each of the network's classes; a dictionary may have any.
-
-    Raises
-    ------
-    ValueError
-    """
-    if names is None or isinstance(names, Mapping):
-        return
-    if isinstance(names, str) or len(names) != count:
-        said = repr(names) if isinstance(names, str) else len(names)
+def _check_affine(factorizer: ConceptFactorizer, bank: NDArray, constant: NDArray) -> None:
+    """Raise a ValueError unless decode(u) = u @ bank + constant, at a few random coefficients."""
+    rng = np.random.default_rng(0)
+    size = np.linalg.norm(constant) / max(float(np.linalg.norm(bank)), 1e-12)
+    coefficients = max(1.0, size) * rng.random((64, len(bank)), dtype=np.float32)
+    coefficients[::2] *= rng.random(coefficients[::2].shape) < 0.2  # most concepts off
+    decoded = np.asarray(factorizer.decode(coefficients), np.float32)
+    difference = np.linalg.norm(decoded - (coefficients @ bank + constant))
+    if difference > _AFFINE_TOLERANCE * max(float(np.linalg.norm(decoded)), 1e-12):
         raise ValueError(
-            f"class_names must be {count}, one for each class in order (of a network of one output "
-            f"its no and its yes), or a dictionary, not {said}"
+            f"{type(factorizer).__name__}.decode(u) is not u @ get_concept_bank() + constant: "
+            "one concept cannot be switched off without the others"
         )
 
 
-def class_name_of(names: Names, class_id: int) -> str:
-    """A class's name; "class 3" where it has none.
+def _encode_by_nmf(nmf: Any) -> Callable[[NDArray], NDArray]:
+    """Return the reading of Xplique's CRAFT: scikit-learn's non-negative least squares."""
 
-    Raises
-    ------
-    ValueError
-        If a sequence is too short.
-    """
-    if names is None:
-        return f"class {class_id}"
-    if isinstance(names, Mapping):
-        return str(names.get(class_id, f"class {class_id}"))
-    if isinstance(names, str) or class_id >= len(names):
-        raise ValueError(
-            f"class_names must have a name for class {class_id}, but are {len(names)}: give one "
-            "for each class, in order, or a dictionary"
-        )
-    return str(names[class_id])
+    def encode(positions: NDArray) -> NDArray:
+        if positions.min() < 0:
+            raise ValueError("CRAFT needs activations that are nowhere negative")
+        return nmf.transform(positions.astype(nmf.components_.dtype))
+
+    return encode

@@ -15,6 +15,7 @@ from xplique.concepts.craft import Factorization, Sensitivity
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.validation import (
     as_activations,
+    as_images,
     check_class,
     check_images,
     check_integer,
@@ -30,7 +31,7 @@ from xplique_dirpairs.extractors.concept_plots import ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
 from xplique_dirpairs.models.graph import check_keras_model
-from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 
@@ -51,15 +52,16 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     Parameters
     ----------
-    input_to_latent_model : keras.Model
-        Images to activations, of any sign: ``(N, H, W, D)``, tokens ``(N, T, D)`` or ``(N, D)``.
-    latent_to_logit_model : keras.Model
-        Activations to logits or probabilities, ``(N, K)``.
-    factorizer
-        What finds the concepts.
-    batch_size
+    input_to_latent_model : SplitModel or keras.Model
+        Both halves of the network, from `split_model`; or the first one, images to activations of
+        any sign: maps (N, H, W, D), tokens (N, T, D) or vectors (N, D).
+    latent_to_logit_model : keras.Model, optional
+        The second half, activations to logits or probabilities (N, K).
+    factorizer : DirectionsFactorizer
+        The method that finds the concepts.
+    batch_size : int, default=64
         Images, or masked feature maps, in one pass.
-    patch_size
+    patch_size : int, default=64
         Side of the square crops shown for the concepts, in pixels.
     random_state : int or numpy.random.Generator, optional
         Seed of the masks of `estimate_importance`.
@@ -74,19 +76,17 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     def __init__(
         self,
-        input_to_latent_model: keras.Model,
-        latent_to_logit_model: keras.Model,
-        factorizer: DirectionsFactorizer,
+        input_to_latent_model: SplitModel | keras.Model,
+        latent_to_logit_model: keras.Model | None = None,
+        factorizer: DirectionsFactorizer | None = None,
         batch_size: int = 64,
         patch_size: int = 64,
         *,
         random_state: int | np.random.Generator | None = None,
     ):
-        for name, model in {
-            "input_to_latent_model": input_to_latent_model,
-            "latent_to_logit_model": latent_to_logit_model,
-        }.items():
-            check_keras_model(name, model)
+        split = check_split(input_to_latent_model, latent_to_logit_model)
+        if factorizer is None:
+            raise TypeError("factorizer is missing: what finds the concepts, PCAFactorizer(12)")
         concepts = factorizer.number_of_concepts
         for name, value in {
             "number_of_concepts": concepts,
@@ -94,15 +94,11 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             "patch_size": patch_size,
         }.items():
             check_integer(name, value)
-        super().__init__(
-            input_to_latent_model, latent_to_logit_model, concepts, batch_size, patch_size
-        )
+        super().__init__(*split, concepts, batch_size, patch_size)
+        self.split = split
         self.factorizer = factorizer
         self.random_state = random_state
-        self.head = Head(latent_to_logit_model)
-        given = getattr(input_to_latent_model, "output_shape", None)
-        if isinstance(given, tuple):
-            self.head.check_takes(given[1:])
+        self.head = split.head
 
     # ---------------------------------------------------------------- fitting
 
@@ -134,7 +130,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """
         check_class(class_id, self.head.number_of_classes)
         check_images(inputs)
-        images = _as_batch(inputs)
+        images = as_images(inputs)
         activations = self._activations(images)
         self._fit_factorizer(activations)
         return self._describe(images, activations, class_id)
@@ -231,7 +227,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """What pictures show of one image, (H, W, I)."""
         activations = self._activations(image)
         shown = self._by_position(self.factorizer.shown_coefficients, activations)
-        return concept_maps(shown, _as_batch(image).shape[1:])[0]
+        return concept_maps(shown, as_images(image).shape[1:])[0]
 
     # ---------------------------------------------------------------- importance
 
@@ -305,14 +301,22 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         return self.head.class_scores(features, class_id)
 
 
+def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> SplitModel:
+    """Return the halves that a CRAFT class was given, both Keras models.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if not isinstance(first, SplitModel):
+        check_keras_model("input_to_latent_model", first)
+        if second is not None:
+            check_keras_model("latent_to_logit_model", second)
+    return SplitModel.of(first, second)
+
+
 def sensitivity_of(importances: NDArray) -> Sensitivity:
     """Importances in order; a concept has its colour by its number, as in every other figure."""
     order = np.argsort(-importances, kind="stable")
     colors = concept_colors(len(importances))
     return Sensitivity(importances, order, cmaps=[colors[i] for i in order])
-
-
-def _as_batch(images: ArrayLike) -> NDArray:
-    """Images as they are (dtype kept), with the batch axis."""
-    images = np.asarray(images)
-    return images[None] if images.ndim == 3 else images

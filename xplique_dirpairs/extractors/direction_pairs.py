@@ -15,14 +15,20 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
-from xplique_dirpairs.core.validation import check_class, check_images, check_integer
-from xplique_dirpairs.extractors.craft import FactorizerCraftTf
+from xplique_dirpairs.core.validation import (
+    as_images,
+    check_class,
+    check_images,
+    check_integer,
+    check_labels,
+)
+from xplique_dirpairs.extractors.craft import FactorizerCraftTf, check_split
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 logger = logging.getLogger("xplique_dirpairs")
@@ -33,35 +39,35 @@ class DirectionPairsTf(FactorizerCraftTf):
 
     Parameters
     ----------
-    input_to_latent_model : keras.Model
-        Images to activations; `split_model` makes both halves.
-    latent_to_logit_model : keras.Model
-        Activations to logits or probabilities.
-    number_of_concepts
+    input_to_latent_model : SplitModel or keras.Model
+        Both halves of the network, from `split_model`; or the first one, images to activations.
+    latent_to_logit_model : keras.Model, optional
+        The second half, activations to logits or probabilities.
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    batch_size
+    batch_size : int, default=64
         Images, or masked feature maps, in one pass.
-    patch_size
+    patch_size : int, default=64
         Side of the square crops shown for the concepts, in pixels.
-    recipe
-        How the pairs are learned, as `learn_pairs` takes it.
-    off
+    recipe : str or Recipe, default="default"
+        How the pairs are learned: see `learn_pairs`.
+    off : {"absent", "undecided"}, default="absent"
         What "a concept is switched off" means: see `DirectionPairs.coefficients`.
-    n_init
-        Starts to learn from, the best kept, as `learn_pairs` takes it.
-    random_state
+    n_init : int, optional
+        Number of restarts, of which the best is kept: see `learn_pairs`.
+    random_state : int, optional
         Seed of the learning and of the masks of `estimate_importance`.
-    verbose
+    verbose : int, default=1
         0 for silence.
-    pairs
-        Pairs learned, or loaded, elsewhere: `fit` then learns none, and only reads the images.
+    pairs : DirectionPairs, optional
+        Pairs learned, or loaded, before: `fit` then learns none, and only reads the images.
         ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are without effect.
     """
 
     def __init__(
         self,
-        input_to_latent_model: keras.Model,
-        latent_to_logit_model: keras.Model,
+        input_to_latent_model: SplitModel | keras.Model,
+        latent_to_logit_model: keras.Model | None = None,
         number_of_concepts: int = 20,
         batch_size: int = 64,
         patch_size: int = 64,
@@ -150,10 +156,10 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     Parameters
     ----------
-    input_to_latent_model, latent_to_logit_model : keras.Model
-        The network's halves.
-    inputs : (N, height, width, channels)
-    labels : (N,) or (N, K)
+    input_to_latent_model, latent_to_logit_model
+        As in `DirectionPairsTf`.
+    inputs : array-like of shape (N, height, width, C)
+    labels : array-like of shape (N,) or (N, K)
         Class indices, or one-hot rows.
     list_of_class_of_interest
         Classes to explain. None: all that occur in the labels.
@@ -173,10 +179,10 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     def __init__(
         self,
-        input_to_latent_model: keras.Model,
-        latent_to_logit_model: keras.Model,
-        inputs: ArrayLike,
-        labels: ArrayLike,
+        input_to_latent_model: SplitModel | keras.Model,
+        latent_to_logit_model: keras.Model | None = None,
+        inputs: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
         list_of_class_of_interest: Sequence[int] | None = None,
         number_of_concepts: int = 20,
         batch_size: int = 64,
@@ -189,21 +195,20 @@ class DirectionPairsManagerTf(CraftManagerTf):
         random_state: int | None = None,
         verbose: int = 1,
     ):
+        split = check_split(input_to_latent_model, latent_to_logit_model)
+        if inputs is None or labels is None:
+            raise TypeError("inputs and labels are missing: images, and the class of each")
         check_images(inputs)
-        inputs, labels = np.asarray(inputs), _class_indices(labels)
-        inputs = inputs[None] if inputs.ndim == 3 else inputs
-        if len(inputs) != len(labels):
-            raise ValueError(f"there are {len(inputs)} images but {len(labels)} labels")
+        inputs = as_images(inputs)
+        labels = check_labels(labels, len(inputs), None)
         given = list_of_class_of_interest
         classes: Sequence[int] | NDArray = np.unique(labels) if given is None else given
         if np.ndim(classes) != 1:
             raise TypeError(f"list_of_class_of_interest must be a list of classes, not {classes!r}")
-        number_of_classes = Head(latent_to_logit_model).number_of_classes
         for class_id in classes:
-            check_class(class_id, number_of_classes)
+            check_class(class_id, split.head.number_of_classes)
         super().__init__(
-            input_to_latent_model,
-            latent_to_logit_model,
+            *split,
             inputs,
             labels,
             [int(class_id) for class_id in classes],
@@ -214,11 +219,10 @@ class DirectionPairsManagerTf(CraftManagerTf):
         self.shared = shared
         self.craft_instances = {
             class_id: DirectionPairsTf(
-                input_to_latent_model,
-                latent_to_logit_model,
-                number_of_concepts,
-                batch_size,
-                patch_size,
+                split,
+                number_of_concepts=number_of_concepts,
+                batch_size=batch_size,
+                patch_size=patch_size,
                 recipe=recipe,
                 off=off,
                 n_init=n_init,
@@ -390,21 +394,3 @@ class DirectionPairsManagerTf(CraftManagerTf):
             alpha=alpha,
             filepath=filepath,
         )
-
-
-def _class_indices(labels: ArrayLike) -> NDArray:
-    """Class indices (N,) of labels (N,), (N, 1) or one-hot (N, K)."""
-    labels = np.asarray(labels)
-    if labels.ndim not in (1, 2) or labels.dtype.kind not in "fiub":
-        raise ValueError(
-            "labels must be class indices (N,) or one-hot rows (N, K), "
-            f"not {labels.dtype} {labels.shape}"
-        )
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
-            raise ValueError("rows of labels must be one-hot: one 1, the rest 0")
-        return labels.argmax(axis=1)
-    indices = labels.reshape(len(labels)).astype(int)
-    if (indices != labels.reshape(len(labels))).any():
-        raise ValueError("labels must be whole class indices")
-    return indices

@@ -1,15 +1,55 @@
-"""The graph of a Keras model: a layer's output, what lies behind it, and what the model ends in."""
+"""The graph of a Keras model: a layer's output and its range, and what the model ends in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
+#: Range of values, lowest and highest; None where there is no bound.
+Limits: TypeAlias = tuple[float | None, float | None]
+
+#: Name of an identity layer behind the logits of a sigmoid that was taken off: unlike an attribute,
+#: it survives saving, loading, cloning and nesting.
+_SIGMOID_MARKER = "logits_of_sigmoid"
+
+#: Range of activations by name.
+_RANGES: dict[str, Limits] = {
+    "relu": (0.0, None),
+    "relu6": (0.0, 6.0),
+    "softplus": (0.0, None),
+    "sigmoid": (0.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "hard_tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+}
+#: Layers whose outputs stay in the range of their inputs.
+_KEEPS_RANGE = (
+    keras.layers.Identity,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Permute,
+    keras.layers.UpSampling2D,
+)
+
 
 def check_keras_model(name: str, model: object) -> None:
-    """A Keras 3 model is needed: its graph is read."""
+    """Raise a TypeError unless ``model`` is a Keras 3 model: its graph is read."""
     if isinstance(model, keras.Model):
         return
     came = type(model).__name__
@@ -18,10 +58,17 @@ def check_keras_model(name: str, model: object) -> None:
     raise TypeError(f"{name} must be a keras.Model, not {came}")
 
 
-def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer):
+def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> keras.KerasTensor:
+    """Return the output of a layer given by its name, its index or itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no such layer, or the layer is not used exactly once with one output.
+    """
     if isinstance(layer, keras.layers.Layer):
-        found = layer
-        if all(found is not candidate for candidate in model.layers):
+        target = layer
+        if all(target is not candidate for candidate in model.layers):
             _check_not_nested(model, layer.name, lambda inner: inner is layer)
             raise ValueError(f"layer {layer.name!r} is not one of the model's layers")
     elif isinstance(layer, str):
@@ -31,19 +78,19 @@ def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer):
             names = [candidate.name for candidate in model.layers]
             shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
             raise ValueError(f"the model has no layer {layer!r}; it has: {shown}")
-        found = matches[0]
+        target = matches[0]
     elif isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
         if not -len(model.layers) <= layer < len(model.layers):
             raise ValueError(f"layer index {layer} is out of range for {len(model.layers)} layers")
-        found = model.layers[layer]
+        target = model.layers[layer]
     else:
         raise TypeError(f"layer must be a name, an index or a layer, not {type(layer).__name__}")
-    nodes = [node for node in nodes_before(model.outputs[0]) if node.operation is found]
+    nodes = [node for node in nodes_before(model.outputs[0]) if node.operation is target]
     if len(nodes) != 1:
         how = "is not on the way to the classes" if not nodes else "is used several times"
-        raise ValueError(f"layer {found.name!r} {how}: choose one that is used once")
+        raise ValueError(f"layer {target.name!r} {how}: choose one that is used once")
     if len(nodes[0].output_tensors) != 1:
-        raise ValueError(f"layer {found.name!r} has several outputs; choose one with a single one")
+        raise ValueError(f"layer {target.name!r} has several outputs; choose one with a single one")
     return nodes[0].output_tensors[0]
 
 
@@ -63,14 +110,35 @@ def _holds(layer: keras.layers.Layer, is_wanted: Callable) -> bool:
     )
 
 
+def output_limits(output: keras.KerasTensor) -> Limits:
+    """Return the range that a tensor's values can have, as its activation or one before it allows.
+
+    (None, None) where the graph does not tell: a convolution without activation, a sum.
+    """
+    node = node_of(output)
+    layer = node.operation
+    if isinstance(layer, keras.layers.ReLU):
+        return (None if layer.negative_slope else 0.0, layer.max_value)
+    if isinstance(layer, keras.layers.Softmax):
+        return (0.0, 1.0)
+    if isinstance(layer, _KEEPS_RANGE):
+        return output_limits(node.input_tensors[0])
+    activation = getattr(layer, "activation", None)
+    if activation is None:  # operations such as keras.ops.relu in the graph
+        return _RANGES.get(type(layer).__name__.lower(), (None, None))
+    if isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear:
+        return output_limits(node.input_tensors[0])
+    return _RANGES.get(getattr(activation, "__name__", ""), (None, None))
+
+
 def node_of(tensor):
-    """The graph's node that made a Keras tensor."""
+    """Return the graph's node that made a Keras tensor."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
 
 def nodes_before(target, until=None) -> list:
-    """Nodes of the graph that lead to a tensor; not beyond the tensor ``until``."""
+    """Return the nodes of the graph that lead to a tensor, not beyond the tensor ``until``."""
     pending, nodes, seen = [target], [], set()
     while pending:
         tensor = pending.pop()
@@ -84,7 +152,7 @@ def nodes_before(target, until=None) -> list:
 
 
 def check_is_cut(cut, target) -> None:
-    """Every path from the input to the classes must pass through the layer's output."""
+    """Raise a ValueError if a path from the input to the classes avoids the layer's output."""
     if any(not node.input_tensors for node in nodes_before(target, until=cut)):
         raise ValueError(
             "the classes do not depend on this layer alone: a branch goes around it. "
@@ -92,12 +160,8 @@ def check_is_cut(cut, target) -> None:
         )
 
 
-#: Name of a second half whose final sigmoid was stripped: a name survives saving and cloning.
-SIGMOID_LOGITS = "latent_to_sigmoid_logit"
-
-
 def final_activation(model: keras.Model) -> str:
-    """'softmax', 'sigmoid' or 'linear': what the model's last layer ends in, read off its graph."""
+    """Return 'softmax', 'sigmoid' or 'linear': what the model's graph ends in."""
     layer = _last_layer(model)
     if isinstance(layer, keras.Model):
         return final_activation(layer)
@@ -111,20 +175,40 @@ def final_activation(model: keras.Model) -> str:
     return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
 
 
+def with_sigmoid_marker(model: keras.Model) -> keras.Model:
+    """Return a model of sigmoid logits that keeps, in its graph, that a sigmoid was taken off."""
+    marker = keras.layers.Activation("linear", name=_SIGMOID_MARKER)
+    return keras.Model(model.inputs[0], marker(model.outputs[0]), name=model.name)
+
+
+def ends_in_sigmoid_logits(model: keras.Model) -> bool:
+    """Return whether a model carries the marker of `with_sigmoid_marker`."""
+    layer = _last_layer(model)
+    if isinstance(layer, keras.Model):
+        return ends_in_sigmoid_logits(layer)
+    if getattr(layer, "name", None) == _SIGMOID_MARKER:
+        return True
+    if layer is None or not _passes_on(layer):
+        return False
+    return ends_in_sigmoid_logits(
+        keras.Model(model.inputs[0], node_of(model.outputs[0]).input_tensors[0])
+    )
+
+
 #: Operations that are often put behind a softmax, by the names of their classes: those that
 #: ``keras.ops.cast`` and its like put into a graph are not public.
 _PASSING_ON = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "ExpandDims"}
 
 
 def _passes_on(layer) -> bool:
-    """Whether a layer hands on the values it gets, cast or reshaped perhaps."""
+    """Return whether a layer returns the values it gets, cast or reshaped perhaps."""
     activation = getattr(layer, "activation", None)
     linear = isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear
     return linear or type(layer).__name__ in _PASSING_ON
 
 
 def _same_values(shape, other) -> bool:
-    """Whether two shapes differ by axes of length 1 at most: classes are where they were."""
+    """Return whether two shapes differ by axes of length 1 at most."""
     return [n for n in shape if n != 1] == [n for n in other if n != 1]
 
 
@@ -136,7 +220,7 @@ def _last_layer(model: keras.Model):
 
 
 def without_final_activation(model: keras.Model) -> keras.Model:
-    """The same model ending in logits; the original is left as it is."""
+    """Return the same model ending in logits; the original stays as it is."""
     if final_activation(model) == "linear":
         return model
     node = node_of(model.outputs[0])

@@ -1,12 +1,13 @@
 """`Head`: the network from the layer under study to its classes, as the package uses it.
 
-It gives logits, class probabilities and the entropy of predictions, is compiled once, and is
-evaluated on pooled features where it begins with a global average pooling (which commutes with
-every linear move).
+It gives outputs, logits and the entropy of predictions, is compiled once, and is evaluated on
+pooled features where it begins with a global average pooling (which commutes with every linear
+move). It alone knows how outputs become logits, and that one output is two classes.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 
@@ -15,9 +16,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.models.graph import (
-    SIGMOID_LOGITS,
+    ends_in_sigmoid_logits,
     final_activation,
     node_of,
     nodes_before,
@@ -34,10 +36,11 @@ _IDLE = (
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
 )
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def check_output_shape(name: str, shape) -> None:
-    """Check that a model has one output of shape (N, K)."""
+    """Raise a ValueError unless a model has one output of shape (N, K)."""
     if isinstance(shape, (list, dict)):
         raise ValueError(f"{name} must have one output (N, K) over classes, not {len(shape)}")
     if tf.TensorShape(shape).rank not in (None, 2):
@@ -52,23 +55,22 @@ class Head:
 
     Parameters
     ----------
-    model
-        Activations ``(n, *spatial, D)`` to logits or probabilities ``(n, K)``. Which of the two is
-        read off its last activation.
-    ends_in
-        "softmax", "sigmoid" or "linear", where ``model`` hides it: see `split_model`. Outputs are
-        never looked at to tell.
-    multilabel
-        Whether outputs are yes or no each on its own, where ``model`` ends in the logits of
-        sigmoids and `split_model` did not make it. None: read off ``ends_in``, or the cut.
+    model : keras.Model or callable
+        Activations (N, *spatial, D) to logits or probabilities (N, K). Which of the two is read
+        off its graph.
+    ends_in : {"softmax", "sigmoid", "linear"}, optional
+        What ``model`` ends in, where its graph does not show it: see `split_model`. Outputs are
+        never used to tell.
+    multilabel : bool, optional
+        Whether outputs are independent of each other, where ``model`` ends in the logits of
+        sigmoids and `split_model` did not make it.
 
     Raises
     ------
     TypeError
         If ``model`` is not callable.
     ValueError
-        If its outputs are not (n, K), ``ends_in`` is none of the three, or ``multilabel``
-        contradicts it.
+        If its outputs are not (N, K), ``ends_in`` is invalid, or ``multilabel`` contradicts it.
     """
 
     def __init__(self, model: Callable, ends_in: str | None = None, multilabel: bool | None = None):
@@ -78,12 +80,140 @@ class Head:
             raise ValueError(f"ends_in must be 'softmax', 'sigmoid' or 'linear', not {ends_in!r}")
         check_output_shape("latent_to_logit_model", getattr(model, "output_shape", None))
         self.model = model
+        is_model = isinstance(model, keras.Model)
         if ends_in is None:
-            ends_in = final_activation(model) if isinstance(model, keras.Model) else "linear"
+            ends_in = final_activation(model) if is_model else "linear"
         self.ends_in = ends_in
         if multilabel is not None and ends_in in (("softmax",) if multilabel else ("sigmoid",)):
             raise ValueError(f"multilabel={multilabel} contradicts a model that ends in {ends_in}")
+        if multilabel is None:
+            multilabel = ends_in == "sigmoid" or (is_model and ends_in_sigmoid_logits(model))
         self._multilabel = multilabel
+        self._has_no_and_yes = False
+
+    # ------------------------------------------------------------ outputs, logits, entropy
+
+    def outputs(self, features: tf.Tensor) -> tf.Tensor:
+        """Return outputs (N, K) for features, pooled by `pool` or not; differentiable."""
+        model: Callable = self.model
+        if self.after_pooling is not None and len(features.shape) == 2:
+            model = self.after_pooling
+        is_layer = isinstance(model, keras.layers.Layer)
+        outputs = model(features, training=False) if is_layer else model(features)
+        check_output_shape("latent_to_logit_model", outputs.shape)
+        if self._has_no_and_yes:
+            no = 1.0 - outputs if self.ends_in == "sigmoid" else -outputs
+            outputs = tf.concat([no, outputs], axis=1)
+        return outputs
+
+    def logits_of(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Return the logits (N, K) of what `outputs` gave; differentiable.
+
+        Those of a softmax are known up to a constant of each image: log p, whose softmax is p.
+        """
+        if self.ends_in == "linear":
+            return outputs
+        logits = tf.math.log(tf.maximum(outputs, _TINY))
+        if self.ends_in == "sigmoid":
+            logits -= tf.math.log(tf.maximum(1.0 - outputs, _TINY))
+        return logits
+
+    def logits(self, features: NDArray, batch_size: int = 64) -> NDArray:
+        """Return logits (N, K), float64, also of a head that ends in probabilities."""
+        outputs = self.predict(features, batch_size).astype(np.float64)
+        return self.logits_of(tf.constant(outputs)).numpy()
+
+    def few_logits(self, features: NDArray) -> NDArray:
+        """Return `logits` of a few features, without compiling anything for them."""
+        outputs = tf.cast(self.outputs(tf.constant(features, tf.float32)), tf.float32)
+        return self.logits_of(outputs).numpy().astype(np.float64)
+
+    def predict(self, features: NDArray, batch_size: int = 64) -> NDArray:
+        """Return `outputs` for any number of features, in batches, as an ndarray (N, K)."""
+        run = self._compiled_outputs[features.ndim > 2]
+        batches = [
+            run(tf.convert_to_tensor(features[part])).numpy()
+            for part in slices(len(features), batch_size)
+        ]
+        return np.concatenate(batches)
+
+    def entropy(self, features: tf.Tensor) -> tf.Tensor:
+        """Return H(f⁺(x)) in bits, (N,), of features pooled by `pool` or not; differentiable.
+
+        The entropies of several independent outputs are averaged.
+        """
+        outputs = tf.cast(self.outputs(features), tf.float32)
+        if self.ends_in == "softmax":
+            return _entropy_of_probabilities(outputs)
+        if self.is_multilabel or outputs.shape[-1] == 1:
+            probability = outputs if self.ends_in == "sigmoid" else tf.sigmoid(outputs)
+            both = tf.stack([probability, 1.0 - probability], axis=-1)
+            return tf.reduce_mean(_entropy_of_probabilities(both), axis=-1)
+        log_p = tf.nn.log_softmax(outputs)
+        return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1) / np.log(2.0)
+
+    # ------------------------------------------------------------ classes
+
+    @cached_property
+    def number_of_classes(self) -> int | None:
+        """K, or None where the model does not tell before it is called."""
+        shape = getattr(self.model, "output_shape", None)
+        if not isinstance(shape, tuple) or not shape[-1]:
+            return None
+        return int(shape[-1]) * (2 if self._has_no_and_yes else 1)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether outputs are independent of each other, as one output always is."""
+        return self._multilabel or self.number_of_classes == 1
+
+    def by_class(self, features: NDArray) -> Head:
+        """Return the head with a column for each class: one output has two, no (0) and yes (1).
+
+        Their logits are −z and z, their probabilities 1 − p and p: each class's logit is the log of
+        its odds, and its sigmoid the class's probability. Where Xplique's interface takes an index
+        of the network's outputs, as ``CraftTf.estimate_importance`` does, that remains 0.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, *spatial, D)
+            A few, for a model that does not tell its number of outputs before it is called.
+        """
+        count = self.number_of_classes or self.few_logits(features[:1]).shape[1]
+        if count != 1 or self.ends_in == "softmax":
+            return self
+        head = copy.copy(self)
+        for name in ("number_of_classes", "_compiled_outputs", "_class_layer"):
+            head.__dict__.pop(name, None)
+        head._has_no_and_yes = head._multilabel = True
+        return head
+
+    @property
+    def class_rows(self) -> NDArray | None:
+        """Each class's weights over the channels, (K, D), of a head that is linear; else None.
+
+        It may begin with a global average pooling; dropout does not count.
+        """
+        if self._class_layer is None or not isinstance(self._class_layer[0], keras.layers.Identity):
+            return None
+        rows = np.asarray(self._class_layer[1].kernel).T
+        return np.concatenate([-rows, rows]) if self._has_no_and_yes else rows
+
+    def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
+        """Return one class's column of `outputs`, (N,) float32, of features as `pool` leaves them.
+
+        A linear dense last layer is evaluated for this class alone.
+        """
+        unpooled = self.pools_first and len(features.shape) > 2
+        if self._class_layer is None or unpooled or self._has_no_and_yes:
+            return tf.cast(tf.gather(self.outputs(features), class_id, axis=1), tf.float32)
+        before, dense = self._class_layer
+        kernel = tf.gather(dense.kernel, class_id, axis=1)
+        hidden = tf.cast(before(features, training=False), kernel.dtype)  # float16 where mixed
+        scores = tf.linalg.matvec(hidden, kernel)
+        return scores if dense.bias is None else scores + tf.gather(dense.bias, class_id)
+
+    # ------------------------------------------------------------ features
 
     @cached_property
     def after_pooling(self) -> keras.Model | None:
@@ -114,29 +244,13 @@ class Head:
         return self.after_pooling is not None
 
     def pool(self, activations: NDArray) -> NDArray:
-        """Features as `outputs` wants them: averaged over positions if the head pools first."""
+        """Return features as `outputs` takes them: averaged over positions if the head does so."""
         if self.pools_first and activations.ndim > 2:
             return activations.mean(axis=tuple(range(1, activations.ndim - 1)))
         return activations
 
-    def outputs(self, features: tf.Tensor) -> tf.Tensor:
-        """What the model says, (n, K), of features, pooled by `pool` or not; differentiable."""
-        model: Callable = self.model
-        if self.after_pooling is not None and len(features.shape) == 2:
-            model = self.after_pooling
-        is_layer = isinstance(model, keras.layers.Layer)
-        outputs = model(features, training=False) if is_layer else model(features)
-        check_output_shape("latent_to_logit_model", outputs.shape)
-        return outputs
-
     def check_takes(self, shape: tuple[int | None, ...]) -> None:
-        """Activations of one image must have the shape, ``(*spatial, D)``, that the model takes.
-
-        Raises
-        ------
-        ValueError
-            If they have another one.
-        """
+        """Raise a ValueError unless the model takes activations (*spatial, D) of this shape."""
         wanted = getattr(self.model, "input_shape", None)
         if not isinstance(wanted, tuple) or shape_fits(shape, wanted[1:]):
             return
@@ -152,110 +266,52 @@ class Head:
         model = self.after_pooling or self.model
         if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
             return None
-        node, source = node_of(model.outputs[0]), model.inputs[0]
-        last, hidden = node.operation, node.input_tensors[0] if node.input_tensors else None
-        if type(last) is not keras.layers.Dense or last.activation is not keras.activations.linear:
+        source = model.inputs[0]
+        node = _last_acting_node(model.outputs[0], source)
+        if node is None or type(node.operation) is not keras.layers.Dense:
+            return None
+        last = node.operation
+        if last.activation is not keras.activations.linear:
             return None
         if last.quantization_mode is not None:  # its kernel is not in the units of its outputs
             return None
-        while hidden is not source and _is_idle(node_of(hidden)):
-            hidden = node_of(hidden).input_tensors[0]
-        return keras.layers.Identity() if hidden is source else keras.Model(source, hidden), last
-
-    def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
-        """One class's column of `outputs`, (n,) float32, of features as `pool` leaves them.
-
-        A linear dense last layer is evaluated for this class alone.
-        """
-        unpooled = self.pools_first and len(features.shape) > 2
-        if self._class_layer is None or unpooled:
-            return tf.cast(tf.gather(self.outputs(features), class_id, axis=1), tf.float32)
-        before, dense = self._class_layer
-        kernel = tf.gather(dense.kernel, class_id, axis=1)
-        hidden = tf.cast(before(features, training=False), kernel.dtype)  # float16 where mixed
-        scores = tf.linalg.matvec(hidden, kernel)
-        return scores if dense.bias is None else scores + tf.gather(dense.bias, class_id)
-
-    def entropy(self, features: tf.Tensor) -> tf.Tensor:
-        """H(f⁺(x)) in bits, (n,), of features, pooled by `pool` or not; differentiable.
-
-        Several sigmoid outputs count as so many two-class predictions, averaged.
-        """
-        outputs = tf.cast(self.outputs(features), tf.float32)
-        if self.ends_in == "softmax":
-            return _entropy_of_probabilities(outputs)
-        if self.is_multilabel or outputs.shape[-1] == 1:
-            probability = outputs if self.ends_in == "sigmoid" else tf.sigmoid(outputs)
-            both = tf.stack([probability, 1.0 - probability], axis=-1)
-            return tf.reduce_mean(_entropy_of_probabilities(both), axis=-1)
-        log_p = tf.nn.log_softmax(outputs)
-        return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1) / np.log(2.0)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether outputs are yes or no each on its own, as one output always is."""
-        if self._multilabel is not None:
-            return self._multilabel
-        was_cut = getattr(self.model, "name", None) == SIGMOID_LOGITS
-        return self.ends_in == "sigmoid" or was_cut or self.number_of_classes == 1
-
-    @property
-    def class_rows(self) -> NDArray | None:
-        """Each class's weights over the channels, (K, D): of a head that is linear, or None.
-
-        It may begin with a global average pooling; dropout does not count.
-        """
-        if self._class_layer is None or not isinstance(self._class_layer[0], keras.layers.Identity):
-            return None
-        return np.asarray(self._class_layer[1].kernel).T
-
-    @cached_property
-    def number_of_classes(self) -> int | None:
-        """K, or None where the model does not tell before it is called."""
-        shape = getattr(self.model, "output_shape", None)
-        return int(shape[-1]) if isinstance(shape, tuple) and shape[-1] else None
+        hidden = node.input_tensors[0]
+        if _last_acting_node(hidden, source) is None:
+            return keras.layers.Identity(), last
+        return keras.Model(source, hidden), last
 
     @cached_property
     def _compiled_outputs(self):
-        # pooled features and maps have functions of their own: one that is retraced for both would
-        # take features of any rank, and not know whether to pool
+        # Pooled features and maps have functions of their own: one that is retraced for both would
+        # take features of any rank, and not know whether to pool.
         return [tf.function(self.outputs, reduce_retracing=True) for _ in range(2)]
 
-    def predict(self, features: NDArray, batch_size: int = 64) -> NDArray:
-        """`outputs` for any number of features, in batches, as a numpy array (n, K)."""
-        run = self._compiled_outputs[features.ndim > 2]
-        batches = [
-            run(tf.convert_to_tensor(features[start : start + batch_size]))
-            for start in range(0, len(features), batch_size)
-        ]
-        return np.concatenate([batch.numpy() for batch in batches])
 
-    def logits(self, features: NDArray, batch_size: int = 64) -> NDArray:
-        """Logits (n, K), float64, also of a head that ends in probabilities.
-
-        Those of a softmax are up to a constant of each image: log p, whose softmax is p.
-        """
-        outputs = self.predict(features, batch_size).astype(np.float64)
-        return self.logits_of(tf.constant(outputs)).numpy()
-
-    def logits_of(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Logits of what `outputs` gave, as `logits` has them; differentiable."""
-        if self.ends_in == "linear":
-            return outputs
-        tiny = float(np.finfo(np.float32).tiny)
-        logits = tf.math.log(tf.maximum(outputs, tiny))
-        if self.ends_in == "sigmoid":
-            logits -= tf.math.log(tf.maximum(1.0 - outputs, tiny))
-        return logits
-
-
-def _is_idle(node) -> bool:
-    """Whether a node of the graph passes on what it gets; dropout can be told to stay on."""
-    return type(node.operation) in _IDLE and not node.arguments.kwargs.get("training")
+def _last_acting_node(tensor, source):
+    """Return the last node before a tensor that changes values; None from ``source`` on."""
+    while tensor is not source:
+        node = node_of(tensor)
+        layer = node.operation
+        is_linear = (
+            isinstance(layer, keras.layers.Activation)
+            and layer.activation is keras.activations.linear
+        )
+        # dropout can be told to stay on
+        is_idle = type(layer) in _IDLE and not node.arguments.kwargs.get("training")
+        if not (is_linear or is_idle):
+            return node
+        tensor = node.input_tensors[0]
+    return None
 
 
 def check_head(head: object, shape: tuple[int | None, ...]) -> None:
-    """A head, where one is given, is a `Head` that takes activations ``(N, *spatial, D)``.
+    """Raise an error unless ``head`` is None or a `Head` that takes activations of this shape.
+
+    Parameters
+    ----------
+    head : Head or None
+    shape : tuple
+        (N, *spatial, D).
 
     Raises
     ------

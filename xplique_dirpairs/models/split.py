@@ -1,44 +1,131 @@
-"""The two halves of a classifier: up to the layer under study, and from there to the classes."""
+"""A classifier cut in two at a layer: images to activations, activations to logits."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import keras
 
 from xplique_dirpairs.models.graph import (
-    SIGMOID_LOGITS,
+    Limits,
     check_is_cut,
     check_keras_model,
     final_activation,
     layer_output,
+    output_limits,
+    with_sigmoid_marker,
     without_final_activation,
 )
-from xplique_dirpairs.models.head import check_output_shape
+from xplique_dirpairs.models.head import Head, check_output_shape
+
+
+@dataclass(frozen=True, eq=False)
+class SplitModel:
+    """The two halves of a classifier, and what is known of the whole.
+
+    It unpacks as its halves: ``input_to_latent_model, latent_to_logit_model = split``.
+
+    Attributes
+    ----------
+    input_to_latent_model : keras.Model
+        Images to activations, (N, height, width, C) → (N, *spatial, D).
+    latent_to_logit_model : keras.Model or callable
+        Activations to logits, (N, *spatial, D) → (N, K).
+    head : Head
+        The second half as the package uses it; knows whether outputs are independent of each other.
+    layer : str or None
+        Name of the layer; None where halves were given.
+    limits : tuple
+        Lowest and highest value that the layer's features can have; None where there is no bound.
+    model : keras.Model or None
+        The whole classifier; None where halves were given.
+    """
+
+    input_to_latent_model: keras.Model
+    latent_to_logit_model: keras.Model | Callable
+    head: Head
+    layer: str | None = None
+    limits: Limits = (None, None)
+    model: keras.Model | None = None
+
+    def __iter__(self) -> Iterator[keras.Model]:
+        yield self.input_to_latent_model
+        yield self.latent_to_logit_model
+
+    @classmethod
+    def of(
+        cls,
+        first: SplitModel | tuple[keras.Model, keras.Model] | keras.Model,
+        second: keras.Model | Callable | None = None,
+    ) -> SplitModel:
+        """Return a `SplitModel` as it is, or make one of two halves.
+
+        Parameters
+        ----------
+        first : SplitModel, pair of models, or keras.Model
+            The first half, where ``second`` is given.
+        second : keras.Model or callable, optional
+            The second half.
+
+        Raises
+        ------
+        TypeError
+            If the halves are not models, or there is only one.
+        ValueError
+            If the second half does not take what the first one gives.
+        """
+        if isinstance(first, SplitModel):
+            if second is not None:
+                raise TypeError("a SplitModel has both halves: leave latent_to_logit_model out")
+            return first
+        if isinstance(first, tuple) and len(first) == 2 and second is None:
+            first, second = first
+        check_keras_model("input_to_latent_model", first)
+        if second is None:
+            raise TypeError(
+                "the second half of the network is missing: give split_model(model, layer), or "
+                "both input_to_latent_model and latent_to_logit_model"
+            )
+        head = Head(second)
+        output_shape = getattr(first, "output_shape", None)
+        if isinstance(output_shape, tuple):
+            head.check_takes(output_shape[1:])
+        has_graph = bool(getattr(first, "outputs", None))
+        limits = output_limits(first.outputs[0]) if has_graph else (None, None)
+        return cls(first, second, head, limits=limits)
 
 
 def split_model(
-    model: keras.Model, layer: str | int | keras.layers.Layer
-) -> tuple[keras.Model, keras.Model]:
+    model: keras.Model,
+    layer: str | int | keras.layers.Layer,
+    *,
+    ends_in: str | None = None,
+    multilabel: bool | None = None,
+) -> SplitModel:
     """Cut a classifier in two at a layer's output.
 
     Parameters
     ----------
-    model
-        A built single-input, single-output Keras classifier.
-    layer
+    model : keras.Model
+        A built classifier of one input and one output.
+    layer : str, int or keras.layers.Layer
         The layer's name, its index in ``model.layers``, or the layer itself. The classes must
         depend on the input through this layer's output alone.
+    ends_in : {"softmax", "sigmoid", "linear"}, optional
+        What the model ends in, where its graph does not show it: inside a ``Lambda`` or a layer of
+        your own, or under arithmetic (an average of two softmaxes).
+    multilabel : bool, optional
+        Whether outputs are independent of each other, where the model ends in the logits of
+        sigmoids and so does not tell.
 
     Returns
     -------
-    input_to_latent_model : keras.Model
-        Images to activations.
-    latent_to_logit_model : keras.Model
-        Activations to logits: a final softmax or sigmoid is stripped, also from under layers that
-        only cast or reshape. That it was a sigmoid stays in the model's name, where `Head` finds
-        it: as logits, K yes-or-no outputs look like K classes. One inside a ``Lambda`` or a layer
-        of your own, or under arithmetic (an average of two softmaxes), cannot be seen and stays:
-        say so with
-        ``learn_pairs(..., head=Head(latent_to_logit_model, ends_in="softmax"))``.
+    split : SplitModel
+        Unpacks as ``input_to_latent_model, latent_to_logit_model``. A final softmax or sigmoid is
+        taken off the second half, also from under layers that only cast or reshape. Of a sigmoid a
+        marker stays in its graph, where `Head` finds it: as logits, K independent outputs look like
+        K classes.
 
     Raises
     ------
@@ -46,7 +133,7 @@ def split_model(
         If ``model`` is not a Keras model.
     ValueError
         If the model is not built, has several inputs or outputs, has outputs other than (N, K),
-        has no such layer, or the layer is bypassed on the way to the classes.
+        has no such layer, or a branch goes around the layer.
     """
     check_keras_model("model", model)
     try:
@@ -72,6 +159,14 @@ def split_model(
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     whole = keras.Model(cut, outputs[0], name="latent_to_logit")
+    second = without_final_activation(whole)
     if final_activation(whole) == "sigmoid":
-        whole = keras.Model(cut, outputs[0], name=SIGMOID_LOGITS)
-    return first, without_final_activation(whole)
+        second = with_sigmoid_marker(second)
+    return SplitModel(
+        first,
+        second,
+        Head(second, ends_in, multilabel),
+        layer=cut._keras_history.operation.name,
+        limits=output_limits(cut),
+        model=model,
+    )
