@@ -53,6 +53,9 @@ class SplitModel:
         yield self.input_to_latent_model
         yield self.latent_to_logit_model
 
+    def __getitem__(self, index: int) -> keras.Model:
+        return (self.input_to_latent_model, self.latent_to_logit_model)[index]
+
     @classmethod
     def of(
         cls,
