@@ -32,7 +32,7 @@ from .interventions.correction_report import CorrectionReport as CorrectionRepor
 from .interventions.correction_report import report_correction as report_correction
 from .interventions.counterfactual_result import Counterfactual as Counterfactual
 from .interventions.counterfactual_result import Counterfactuals as Counterfactuals
-from .interventions.counterfactual_search import CounterfactualSearch as CounterfactualSearch
+from .interventions.counterfactuals import CounterfactualSearch as CounterfactualSearch
 from .interventions.counterfactuals import counterfactuals as counterfactuals
 from .interventions.distance import TrainingDistance as TrainingDistance
 from .learning.concept_scan import scan_number_of_concepts as scan_number_of_concepts

@@ -1,4 +1,4 @@
-"""Corrected models: the formulas, at any rank and in any graph, and models that stand alone."""
+"""Corrected models follow the formulas at any rank, in any graph, and stand alone."""
 
 import subprocess
 import sys
@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.extractors.craft import FactorizerCraftTf
+from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.interventions.correction import choose_k, correct
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
 SHAPE = (16, 16, 3)
@@ -92,6 +97,10 @@ def pairs_of(x, concepts=3, seed=0):
     return DirectionPairs(filters, biases, signals, pixels.mean(axis=0), absent)
 
 
+def concepts_of(model, pairs, layer="features"):
+    return ConceptLayer.of(pairs, split_model(model, layer))
+
+
 @pytest.fixture(params=NETWORKS)
 def case(request, networks, pictures):
     """Model, its features, pairs, the layer's range."""
@@ -102,7 +111,7 @@ def case(request, networks, pictures):
 
 def test_the_exact_form_is_what_pairs_suppress(case, pictures):
     model, x, pairs, limits = case
-    corrected = features(correct(model, "features", pairs, [2, 0]), pictures, "features_corrected")
+    corrected = features(correct(concepts_of(model, pairs), [2, 0]), pictures, "features_corrected")
 
     np.testing.assert_allclose(corrected, pairs.suppress(x, [0, 2], limits), atol=1e-5)
     assert np.abs(corrected - x).max() > 1e-2
@@ -133,7 +142,7 @@ def slowly(x, pairs, concepts, limits, form, k=None):
 def test_the_other_forms_are_their_formulas(case, pictures, how):
     model, x, pairs, limits = case
     corrected = features(
-        correct(model, "features", pairs, [0, 2], **how), pictures, "features_corrected"
+        correct(concepts_of(model, pairs), [0, 2], **how), pictures, "features_corrected"
     )
 
     wanted = slowly(x, pairs, [0, 2], limits, how.get("off"), how.get("k"))
@@ -146,7 +155,7 @@ def test_where_nothing_is_detected_features_stay(networks, pictures, off):
     x = features(model, pictures)
     pairs = pairs_of(x)
     corrected = features(
-        correct(model, "features", pairs, [0, 1], off=off), pictures, "features_corrected"
+        correct(concepts_of(model, pairs), [0, 1], off=off), pictures, "features_corrected"
     )
 
     untouched = (pairs.project(x)[..., :2] < pairs.biases[:2] - 1e-5).all(axis=-1)
@@ -164,7 +173,7 @@ def test_without_a_range_detected_concepts_end_on_their_hyperplane_or_at_their_a
     far = z > pairs.biases[1] + 1.0 + 1e-4
     assert far.any()
     for off, level in (("undecided", pairs.biases[1]), ("absent", pairs.absent_levels[1])):
-        corrected = correct(model, "features", pairs, 1, off=off)
+        corrected = correct(concepts_of(model, pairs), 1, off=off)
         moved = pairs.project(features(corrected, pictures, "features_corrected"))[..., 1]
         np.testing.assert_allclose(moved[far], level, atol=1e-4)
 
@@ -175,7 +184,7 @@ def test_a_level_above_the_hyperplane_is_the_hyperplane(networks, pictures):
     pairs = pairs_of(x)
     above = replace(pairs, absent_levels=pairs.biases + 0.7)
     found, wanted = (
-        correct(model, "features", p, [0, 1], off=off)(pictures).numpy()
+        correct(concepts_of(model, p), [0, 1], off=off)(pictures).numpy()
         for p, off in ((above, "absent"), (pairs, "undecided"))
     )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -185,7 +194,7 @@ def test_every_consumer_gets_the_corrected_features(networks, pictures):
     model = networks["residual"]
     x = features(model, pictures)
     pairs = pairs_of(x)
-    corrected = correct(model, "features", pairs, 1)
+    corrected = correct(concepts_of(model, pairs), 1)
 
     behind = keras.Model(model.get_layer("features").output, model.output)
     wanted = behind(pairs.suppress(x, 1, (0, None))).numpy()
@@ -204,14 +213,14 @@ def test_functions_in_the_model_are_kept(pictures):
 
     behind = keras.Model(model.get_layer("features").output, outputs)
     wanted = behind(pairs.suppress(x, 1, (0, None))).numpy()
-    found = correct(model, "features", pairs, 1)(pictures).numpy()
+    found = correct(concepts_of(model, pairs), 1)(pictures).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_weights_are_copies(networks, pictures):
     model = networks["convolutions"]
     before = model(pictures).numpy()
-    corrected = correct(model, "features", pairs_of(features(model, pictures)), 0)
+    corrected = correct(concepts_of(model, pairs_of(features(model, pictures))), 0)
     for variable in corrected.weights:
         variable.assign(variable + 1.0)
 
@@ -224,7 +233,7 @@ def test_limits_that_were_measured_are_kept(networks, pictures, limits):
     model = networks["convolutions"]
     x = features(model, pictures)
     pairs = pairs_of(x)
-    corrected = correct(model, "features", pairs, 0, limits=limits)
+    corrected = correct(concepts_of(model, pairs), 0, limits=limits)
 
     wanted = pairs.suppress(x, 0, limits)
     found = features(corrected, pictures, "features_corrected")
@@ -235,8 +244,8 @@ def test_a_corrected_model_is_corrected_again(networks, pictures):
     model = networks["convolutions"]
     x = features(model, pictures)
     pairs = pairs_of(x)
-    once = correct(model, "features", pairs, 0)
-    twice = correct(once, "features_corrected", pairs, 1)
+    once = correct(concepts_of(model, pairs), 0)
+    twice = correct(concepts_of(once, pairs, "features_corrected"), 1)
 
     found = features(twice, pictures, "features_corrected_corrected")
     wanted = pairs.suppress(pairs.suppress(x, 0, (0, None)), 1, (0, None))
@@ -246,7 +255,7 @@ def test_a_corrected_model_is_corrected_again(networks, pictures):
 def test_order_and_repetition_of_concepts_do_not_matter(networks, pictures):
     model = networks["convolutions"]
     pairs = pairs_of(features(model, pictures))
-    a, b = (correct(model, "features", pairs, c)(pictures) for c in ([0, 2], [2, 0, 2]))
+    a, b = (correct(concepts_of(model, pairs), c)(pictures) for c in ([0, 2], [2, 0, 2]))
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -258,7 +267,7 @@ def test_half_precision_goes_on_as_such(pictures):
         keras.mixed_precision.set_global_policy("float32")
     x = features(model, pictures)
     pairs = pairs_of(x.astype(np.float32))
-    corrected = correct(model, "features", pairs, 1)
+    corrected = correct(concepts_of(model, pairs), 1)
 
     found = features(corrected, pictures, "features_corrected")
     assert found.dtype == np.float16
@@ -281,9 +290,9 @@ np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
 def test_it_is_loaded_where_this_package_is_not_installed(networks, pictures, tmp_path):
     model = networks["residual"]
     corrected = correct(
-        model, "features", pairs_of(features(model, pictures)), [0, 1], off="absent"
+        concepts_of(model, pairs_of(features(model, pictures))), [0, 1], off="absent"
     )
-    paths = [str(tmp_path / name) for name in ("m.keras", "images.npy", "said.npy")]
+    paths = [str(tmp_path / name) for name in ("m.keras", "images.npy", "outputs.npy")]
     corrected.save(paths[0])
     np.save(paths[1], pictures)
     subprocess.run([sys.executable, "-c", ELSEWHERE, *paths], check=True, capture_output=True)
@@ -295,33 +304,33 @@ def test_it_is_loaded_where_this_package_is_not_installed(networks, pictures, tm
 @pytest.mark.parametrize("off", ["undecided", "absent"])
 def test_it_is_converted_for_small_devices(networks, pictures, off):
     model = networks["convolutions"]
-    corrected = correct(model, "features", pairs_of(features(model, pictures)), [0, 1], off=off)
+    corrected = correct(concepts_of(model, pairs_of(features(model, pictures))), [0, 1], off=off)
     lite = tf.lite.TFLiteConverter.from_keras_model(corrected).convert()
     interpreter = tf.lite.Interpreter(model_content=lite)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pictures[:1])
     interpreter.invoke()
-    said = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    np.testing.assert_allclose(said, corrected(pictures[:1]), atol=1e-5)
+    outputs = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(outputs, corrected(pictures[:1]), atol=1e-5)
 
 
 def test_k_is_the_one_that_is_right_most_often(networks, pictures):
     model = networks["convolutions"]
     pairs = pairs_of(features(model, pictures))
     candidates = [0.5, 2.0, 8.0, 30.0]
-    labels = correct(model, "features", pairs, 0, k=8.0)(pictures).numpy().argmax(axis=1)
+    labels = correct(concepts_of(model, pairs), 0, k=8.0)(pictures).numpy().argmax(axis=1)
     right = [
-        (correct(model, "features", pairs, 0, k=k)(pictures).numpy().argmax(1) == labels).mean()
+        (correct(concepts_of(model, pairs), 0, k=k)(pictures).numpy().argmax(1) == labels).mean()
         for k in candidates
     ]
-    best = choose_k(model, "features", pairs, 0, pictures, labels, candidates=candidates[::-1])
+    best = choose_k(concepts_of(model, pairs), 0, pictures, labels, candidates=candidates[::-1])
 
     assert best == candidates[int(np.argmax(right))]  # the smallest of several
     assert min(right) < 1
-    same = correct(model, "features", pairs, 0, validation=(pictures, labels))
-    k = choose_k(model, "features", pairs, 0, pictures, labels)
+    same = correct(concepts_of(model, pairs), 0, validation=(pictures, labels))
+    k = choose_k(concepts_of(model, pairs), 0, pictures, labels)
     np.testing.assert_array_equal(
-        same(pictures).numpy(), correct(model, "features", pairs, 0, k=k)(pictures).numpy()
+        same(pictures).numpy(), correct(concepts_of(model, pairs), 0, k=k)(pictures).numpy()
     )
 
 
@@ -333,58 +342,76 @@ def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictur
     pairs = pairs_of(features(whole, pictures))
     dense.set_weights([pairs.signals[0][:, None], np.zeros(1, np.float32)])
     candidates = [0.01, 0.1, 0.4, 2.0]
-    some = [correct(model, "features", pairs, 0, k=k)(pictures)[0].numpy() for k in candidates]
+    some = [correct(concepts_of(model, pairs), 0, k=k)(pictures)[0].numpy() for k in candidates]
     dense.set_weights([pairs.signals[0][:, None], -(some[1] + some[2]) / 2])  # the first is turned
-    yes = [correct(model, "features", pairs, 0, k=k)(pictures).numpy() > 0 for k in candidates]
+    yes = [correct(concepts_of(model, pairs), 0, k=k)(pictures).numpy() > 0 for k in candidates]
     labels = yes[2][:, 0].astype(int)
-    right = [(said[:, 0] == labels).mean() for said in yes]
+    right = [(answers[:, 0] == labels).mean() for answers in yes]
 
-    k = choose_k(model, "features", pairs, 0, pictures, labels, candidates=candidates)
+    k = choose_k(concepts_of(model, pairs), 0, pictures, labels, candidates=candidates)
     assert k == candidates[int(np.argmax(right))]
     assert min(right) < 1
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        choose_k(model, "features", pairs, 0, pictures, labels + 2)
+    with pytest.raises(ValueError, match="classes 0 to 1"):
+        choose_k(concepts_of(model, pairs), 0, pictures, labels + 2)
 
 
-class Fitted:
-    """An extractor that has pairs."""
+def test_the_whole_classifier_is_that_of_the_split_or_is_given(networks, pictures):
+    model = networks["convolutions"]
+    g, h = split_model(model, "features")
+    pairs = pairs_of(g(pictures).numpy())
+    factorizer = DirectionPairsFactorizer.from_pairs(pairs)
+    with pytest.raises(ValueError, match=r"model=model"):
+        correct(ConceptLayer.of(pairs, (g, h)), 0)
+    wanted = correct(ConceptLayer.of(factorizer, split_model(model, "features")), 0)(pictures)
+    given = correct(ConceptLayer.of(pairs, (g, h), model=model), 0)(pictures)
+    np.testing.assert_array_equal(given, wanted)
+    with pytest.raises(ValueError, match="no layer 'features'"):
+        ConceptLayer.of(pairs, (g, h), model=keras.Sequential([keras.Input((4,))]))
 
-    pairs = None
+
+def test_concepts_without_detectors_are_refused(networks, pictures):
+    craft = FactorizerCraftTf(*split_model(networks["convolutions"], "features"), PCAFactorizer(2))
+    craft.fit(pictures)
+    with pytest.raises(TypeError, match="must be direction pairs"):
+        correct(craft, 0)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
-        ({"model": "model"}, TypeError, "keras.Model"),
-        ({"layer": "nowhere"}, ValueError, "no layer"),
-        ({"layer": -1}, ValueError, "model's output"),
-        ({"layer": 0}, ValueError, "channels"),
-        ({"pairs": None}, TypeError, "DirectionPairs"),
-        ({"pairs": Fitted()}, TypeError, "not Fitted: give its .pairs"),
+        ({"concepts": "pairs"}, TypeError, "not str"),
         ({"validation": np.zeros((6, 16, 16, 3))}, ValueError, r"\(images, labels\)"),
-        ({"concepts": 9}, ValueError, "no concept 9"),
-        ({"concepts": []}, ValueError, "one index or several"),
+        ({"indices": 9}, ValueError, "numbered 0 to 2, not 9"),
+        ({"indices": []}, ValueError, "must be indices"),
+        ({"indices": None}, ValueError, "the concepts to suppress"),
         ({"off": "away"}, ValueError, "off must be"),
-        ({"k": -1.0}, ValueError, "k must be a positive"),
+        ({"k": -1.0}, ValueError, "k must be more than 0"),
         ({"k": 1.0, "off": "absent"}, ValueError, "has no k"),
         ({"k": 1.0, "validation": ([], [])}, ValueError, "not both"),
         ({"limits": (1, 0)}, ValueError, "in order"),
         ({"limits": 3}, ValueError, "lowest, highest"),
     ],
 )
-def test_bad_input_is_one_clear_error(change, error, said, networks, pictures):
+def test_bad_input_is_one_clear_error(change, error, message, networks, pictures):
     model = networks["convolutions"]
-    given = {
-        "model": model, "layer": "features", "pairs": pairs_of(features(model, pictures)),
-        "concepts": 0,
-    }  # fmt: skip
-    with pytest.raises(error, match=said):
-        correct(**given | change)
+    concepts = concepts_of(model, pairs_of(features(model, pictures)))
+    with pytest.raises(error, match=message):
+        correct(**{"concepts": concepts, "indices": 0} | change)
 
 
-def test_labels_that_do_not_fit_are_said(networks, pictures):
+@pytest.mark.parametrize("labels", [[0, 1], [0.5] * 6, [7] * 6])
+def test_labels_that_do_not_fit_are_refused(networks, pictures, labels):
+    model = networks["convolutions"]
+    concepts = concepts_of(model, pairs_of(features(model, pictures)))
+    with pytest.raises(ValueError, match="labels must be"):
+        choose_k(concepts, 0, pictures, labels)
+
+
+def test_k_cannot_be_chosen_where_no_concept_is_detected(networks, pictures):
     model = networks["convolutions"]
     pairs = pairs_of(features(model, pictures))
-    for labels in ([0, 1], [0.5] * 6, [7] * 6):
-        with pytest.raises(ValueError, match="labels must be"):
-            choose_k(model, "features", pairs, 0, pictures, labels)
+    never = replace(pairs, biases=pairs.biases + 1e6)
+    with pytest.raises(ValueError, match="detected in no validation image"):
+        choose_k(concepts_of(model, never), 0, pictures, [0] * 6)
+    with pytest.raises(ValueError, match="candidates are empty"):
+        choose_k(concepts_of(model, pairs), 0, pictures, [0] * 6, candidates=[])

@@ -1,4 +1,4 @@
-"""What a correction changed, counted a second time by hand."""
+"""A correction report counts what changed as a count by hand does."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from xplique_dirpairs.interventions.correction_report import report_correction
 SHAPE = (2, 2, 3)
 
 
-def saying(ends_in=None):
+def first_pixel(ends_in=None):
     """A classifier whose logits are the first pixel."""
     inputs = keras.Input(SHAPE)
     outputs = inputs[:, 0, 0]
@@ -32,25 +32,27 @@ def pictures(rng):
 
 def test_accuracies_confusions_and_changes_are_counts(pictures):
     images, labels = pictures
-    group = report_correction(saying(), turned(), {"all": pictures}).groups["all"]
-    said = images[:, 0, 0].argmax(axis=1)
-    now = np.array([1, 0, 2])[said]
+    group = report_correction(first_pixel(), turned(), {"all": pictures}).groups["all"]
+    predicted = images[:, 0, 0].argmax(axis=1)
+    now = np.array([1, 0, 2])[predicted]
 
-    assert group.accuracies == pytest.approx(((said == labels).mean(), (now == labels).mean()))
-    for matrix, predicted in zip(group.confusions, (said, now), strict=True):
+    assert group.accuracies == pytest.approx(((predicted == labels).mean(), (now == labels).mean()))
+    for matrix, classes in zip(group.confusions, (predicted, now), strict=True):
         for i, j in np.ndindex(3, 3):
-            assert matrix[i, j] == ((labels == i) & (predicted == j)).sum()
-    assert group.mended == ((said != labels) & (now == labels)).sum() > 0
-    assert group.broken == ((said == labels) & (now != labels)).sum() > 0
-    assert group.changed == (said != 2).sum()
+            assert matrix[i, j] == ((labels == i) & (classes == j)).sum()
+    assert group.fixed == ((predicted != labels) & (now == labels)).sum() > 0
+    assert group.broken == ((predicted == labels) & (now != labels)).sum() > 0
+    assert group.changed == (predicted != 2).sum()
     p = np.exp(images[:, 0, 0]) / np.exp(images[:, 0, 0]).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(group.moved, np.abs(p[:, 0] - p[:, 1]), atol=1e-6)
 
 
-def test_the_same_model_changes_nothing_and_softmax_is_no_second_one(pictures):
-    group = report_correction(saying(), saying("softmax"), {"all": pictures}).groups["all"]
+def test_the_same_model_changes_nothing_and_a_softmax_is_not_applied_twice(pictures):
+    group = report_correction(first_pixel(), first_pixel("softmax"), {"all": pictures}).groups[
+        "all"
+    ]
 
-    assert group.mended == group.broken == group.changed == 0
+    assert group.fixed == group.broken == group.changed == 0
     assert group.moved.max() < 1e-6
 
 
@@ -67,9 +69,11 @@ def test_one_output_is_a_no_and_a_yes(pictures, ends_in):
     group = report_correction(one_output(1.0), one_output(-1.0), {"all": (images, labels)}).groups[
         "all"
     ]
-    said = (images[:, 0, 0, 0] > 0).astype(int)
+    predicted = (images[:, 0, 0, 0] > 0).astype(int)
 
-    assert group.accuracies == pytest.approx(((said == labels).mean(), (said != labels).mean()))
+    assert group.accuracies == pytest.approx(
+        ((predicted == labels).mean(), (predicted != labels).mean())
+    )
     assert group.changed == len(images)
     yes = 1 / (1 + np.exp(-images[:, 0, 0, 0]))
     np.testing.assert_allclose(group.moved, np.abs(2 * yes - 1), atol=1e-6)
@@ -78,8 +82,8 @@ def test_one_output_is_a_no_and_a_yes(pictures, ends_in):
 def test_the_table_has_all_groups_together_where_there_are_several(pictures):
     images, labels = pictures
     parts = {"a": (images[:10], labels[:10]), "b": (images[10:], labels[10:])}
-    table = report_correction(saying(), turned(), parts).table()
-    whole = report_correction(saying(), turned(), {"all of them": pictures}).table()
+    table = report_correction(first_pixel(), turned(), parts).table()
+    whole = report_correction(first_pixel(), turned(), {"all of them": pictures}).table()
 
     assert [row[0].text for row in table.rows] == ["a", "b", "all of them"]
     assert [cell.text for cell in table.rows[-1]] == [cell.text for cell in whole.rows[0]]
@@ -87,7 +91,7 @@ def test_the_table_has_all_groups_together_where_there_are_several(pictures):
 
 def test_the_figure_has_two_matrices_for_each_group(pictures):
     report = report_correction(
-        saying(), turned(), {"clean": pictures, "marked": pictures}, ["a", "b", "$c"]
+        first_pixel(), turned(), {"clean": pictures, "marked": pictures}, ["a", "b", "$c"]
     )
     figure = report.plot()
 
@@ -99,15 +103,15 @@ def test_the_figure_has_two_matrices_for_each_group(pictures):
 
 
 @pytest.mark.parametrize(
-    ("groups", "names", "said"),
+    ("groups", "names", "message"),
     [
         ({}, None, "at least one group"),
         ({"a": 3}, None, "images, labels"),
-        ({"a": (np.zeros((2, *SHAPE)), [0, 1, 2])}, None, "2 class numbers"),
-        ({"a": (np.zeros((2, *SHAPE)), [0, 5])}, None, "from 0 to 2"),
-        ({"a": (np.zeros((2, *SHAPE)), [0, 1])}, ["x"], "3 names"),
+        ({"a": (np.zeros((2, *SHAPE)), [0, 1, 2])}, None, "one for each of 2 images"),
+        ({"a": (np.zeros((2, *SHAPE)), [0, 5])}, None, "classes 0 to 2"),
+        ({"a": (np.zeros((2, *SHAPE)), [0, 1])}, ["x"], "must be 3, one for each"),
     ],
 )
-def test_bad_input_is_one_clear_error(groups, names, said):
-    with pytest.raises(ValueError, match=said):
-        report_correction(saying(), saying(), groups, names)
+def test_bad_input_is_one_clear_error(groups, names, message):
+    with pytest.raises(ValueError, match=message):
+        report_correction(first_pixel(), first_pixel(), groups, names)

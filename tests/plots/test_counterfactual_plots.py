@@ -9,6 +9,7 @@ import pytest
 
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactual, Counterfactuals
 from xplique_dirpairs.interventions.distance import Distances
+from xplique_dirpairs.interventions.moved_features import CoefficientRange
 from xplique_dirpairs.plots.counterfactuals import (
     draw_distances,
     draw_moved_concepts,
@@ -115,12 +116,12 @@ def test_distances_are_in_units_of_the_99th_percentile():
 # ------------------------------------------------------------------------------ of many images
 
 
-class Seen:
-    low_mean, high_mean = np.zeros(3), np.full(3, 2.0)
+class Layer:
+    concept_names = ("0", "1", "2")
 
 
-class Search:
-    class_names, concept_names, seen = ["a", "b", "c"], ["0", "1", "2"], Seen()
+class Moved:
+    bounds = CoefficientRange(np.zeros(3), np.ones(3), np.zeros(3), np.full(3, 2.0))
 
 
 def many(status):
@@ -129,11 +130,13 @@ def many(status):
     after = np.zeros((n, 3))
     after[:, 1] = np.arange(n)
     return Counterfactuals(
-        search=Search(), activations=np.zeros((n, 2)), images=None, status=status,
+        concepts=Layer(), class_names=("a", "b", "c"), moved=Moved(),
+        activations=np.zeros((n, 2)), images=None, status=status,
         before=np.arange(n) % 2, after=np.full(n, 2), shifts=after.copy(),
         means_before=np.zeros((n, 3)), means_after=after, changed=np.full(n, 0.1),
         distances_before=distances(np.ones(n), np.ones(n)),
-        distances_after=distances(np.ones(n), np.ones(n)), stay_within=99.0,
+        distances_after=distances(np.ones(n), np.ones(n)),
+        training_distances=distances(np.ones(n), np.ones(n)), stay_within=99.0,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
                 "images": len(group.labels),
                 "accuracy_before": group.accuracies[0],
                 "accuracy_after": group.accuracies[1],
-                "mended": group.mended,
+                "mended": group.fixed,
                 "broken": group.broken,
                 "changed": group.changed,
             }

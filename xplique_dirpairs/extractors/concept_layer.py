@@ -127,7 +127,7 @@ class ConceptLayer:
         else:
             layer = _new_layer(cls, fitted, split)
         if model is not None:
-            layer = replace(layer, split=replace(layer.split, model=model))
+            layer = replace(layer, split=layer.split.with_model(model))
         if class_names is not None:
             count = layer.head.number_of_classes
             if count is not None:

@@ -1,33 +1,31 @@
-"""What a correction changed: accuracy by group, confusion matrices, and every other change."""
+"""What a correction changed: accuracies, confusion matrices and predictions of groups of images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.core.validation import check_images
-from xplique_dirpairs.data.activations import outputs_of
+from xplique_dirpairs.core.validation import check_class_names, check_images, check_labels
 from xplique_dirpairs.metrics.predictions import class_probabilities
-from xplique_dirpairs.models.graph import check_keras_model, final_activation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from xplique_dirpairs.models.graph import check_keras_model
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.plots.correction import plot_correction
 
 
 @dataclass(frozen=True, eq=False)
 class GroupChange:
-    """One group of n images, before and after.
+    """One group of n images, before and after a correction.
 
     Attributes
     ----------
-    labels : (n,) int
-    before, after : (n, K)
+    labels : ndarray of shape (n,), int
+    before, after : ndarray of shape (n, K)
         Class probabilities.
     """
 
@@ -37,50 +35,61 @@ class GroupChange:
 
     @property
     def accuracies(self) -> tuple[float, float]:
-        """Share of images that are right, before and after."""
-        right_before, right_after = self._right
-        return float(right_before.mean()), float(right_after.mean())
+        """Share of images that are classified correctly, before and after."""
+        was_right, is_right = self._right
+        return float(was_right.mean()), float(is_right.mean())
 
     @property
     def confusions(self) -> tuple[NDArray, NDArray]:
-        """Images by class (rows) and prediction (columns), (K, K) int, before and after."""
-        before, after = (self._confusion(p) for p in (self.before, self.after))
-        return before, after
+        """Counts of images by class (rows) and prediction (columns), (K, K), before and after."""
+        return self._confusion(self.before), self._confusion(self.after)
 
     @property
-    def mended(self) -> int:
-        """Images that are right only since."""
-        right_before, right_after = self._right
-        return int((~right_before & right_after).sum())
+    def fixed(self) -> int:
+        """Number of images that only the corrected model classifies correctly."""
+        was_right, is_right = self._right
+        return int((~was_right & is_right).sum())
 
     @property
     def broken(self) -> int:
-        """Images that were right, and are not any more."""
-        right_before, right_after = self._right
-        return int((right_before & ~right_after).sum())
+        """Number of images that only the original model classifies correctly."""
+        was_right, is_right = self._right
+        return int((was_right & ~is_right).sum())
 
     @property
     def changed(self) -> int:
-        """Images with another prediction than before, right or wrong."""
+        """Number of images with another prediction than before, right or wrong."""
         return int((self.before.argmax(axis=1) != self.after.argmax(axis=1)).sum())
 
     @property
     def moved(self) -> NDArray:
-        """How much probability went to other classes, (n,) in [0, 1]: Σ_k |p_k − p'_k| / 2."""
+        """Probability that moved to other classes, (n,) in [0, 1]: Σ_k |p_k − p'_k| / 2."""
         return np.abs(self.before - self.after).sum(axis=1) / 2.0
 
     @property
     def _right(self) -> tuple[NDArray, NDArray]:
-        return (
-            self.before.argmax(axis=1) == self.labels,
-            self.after.argmax(axis=1) == self.labels,
-        )
+        before, after = self.before.argmax(axis=1), self.after.argmax(axis=1)
+        return before == self.labels, after == self.labels
 
     def _confusion(self, probabilities: NDArray) -> NDArray:
         classes = probabilities.shape[1]
-        predicted = probabilities.argmax(axis=1)
-        flat = np.bincount(self.labels * classes + predicted, minlength=classes**2)
-        return flat.reshape(classes, classes)
+        flat = self.labels * classes + probabilities.argmax(axis=1)
+        return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+
+    def row(self, name: str) -> list[Cell]:
+        """Return the group's row of `CorrectionReport.table`."""
+        before, after = self.accuracies
+        mean, largest = float(self.moved.mean()), float(self.moved.max())
+        counts = (self.fixed, self.broken, self.changed)
+        return [
+            Cell(name),
+            Cell(str(len(self.labels)), numbers=(len(self.labels),)),
+            Cell(f"{before:.3f}", numbers=(before,)),
+            Cell(f"{after:.3f}", numbers=(after,)),
+            *(Cell(str(count), numbers=(count,)) for count in counts),
+            Cell(f"{mean:.4f}", numbers=(mean,)),
+            Cell(f"{largest:.3f}", numbers=(largest,)),
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +98,10 @@ class CorrectionReport:
 
     Attributes
     ----------
-    groups
-        By name, in the order given.
-    class_names : K of them
+    groups : dict of str to GroupChange
+        In the order given.
+    class_names : tuple of str
+        K names.
     """
 
     groups: dict[str, GroupChange]
@@ -104,49 +114,31 @@ class CorrectionReport:
         return self.table().formatted("html")
 
     def table(self) -> Table:
-        """A row for each group, and one for all of them where there are several."""
-        groups = dict(self.groups)
-        if len(groups) > 1:
-            parts = list(groups.values())
-            groups["all of them"] = GroupChange(
-                *(np.concatenate([getattr(part, name) for part in parts])
-                  for name in ("labels", "before", "after"))
-            )  # fmt: skip
-        rows = []
-        for name, group in groups.items():
-            before, after = group.accuracies
-            largest = float(group.moved.max())
-            rows.append(
-                [
-                    Cell(name),
-                    Cell(str(len(group.labels)), numbers=(len(group.labels),)),
-                    Cell(f"{before:.3f}", numbers=(before,)),
-                    Cell(f"{after:.3f}", numbers=(after,)),
-                    Cell(str(group.mended), numbers=(group.mended,)),
-                    Cell(str(group.broken), numbers=(group.broken,)),
-                    Cell(str(group.changed), numbers=(group.changed,)),
-                    Cell(f"{group.moved.mean():.4f}", numbers=(float(group.moved.mean()),)),
-                    Cell(f"{largest:.3f}", numbers=(largest,)),
-                ]
+        """Return a row for each group, and one for all images where there are several groups."""
+        rows = [group.row(name) for name, group in self.groups.items()]
+        if len(rows) > 1:
+            groups = self.groups.values()
+            together = GroupChange(
+                np.concatenate([group.labels for group in groups]),
+                np.concatenate([group.before for group in groups]),
+                np.concatenate([group.after for group in groups]),
             )
+            rows.append(together.row("all of them"))
         headers = [
-            "group", "images", "accuracy before", "after", "mended", "broken", "other prediction",
+            "group", "images", "accuracy before", "after", "fixed", "broken", "other prediction",
             "moved, mean", "largest",
         ]  # fmt: skip
         note = "Moved: probability that went to other classes, Σ|p − p'|/2."
         return Table(headers, rows, [note])
 
     def plot(self, groups: Sequence[str] | None = None) -> Figure:
-        """Confusion matrices of every group, before and after; see `plot_correction`."""
-        from xplique_dirpairs.plots.correction import plot_correction
-
+        """Draw confusion matrices of groups, before and after; see `plot_correction`."""
         names = list(self.groups) if groups is None else list(groups)
         unknown = [name for name in names if name not in self.groups]
         if unknown or not names:
             raise ValueError(f"there is no group {unknown}; there are: {', '.join(self.groups)}")
-        return plot_correction(
-            {name: self.groups[name].confusions for name in names}, self.class_names
-        )
+        confusions = {name: self.groups[name].confusions for name in names}
+        return plot_correction(confusions, self.class_names)
 
 
 def report_correction(
@@ -161,62 +153,46 @@ def report_correction(
 
     Parameters
     ----------
-    before, after
+    before, after : keras.Model
         Classifiers, (n, K); any two: a corrected one, one that was trained again. One output counts
         as two classes, no (0) and yes (1).
-    groups
-        By name: images and labels. Such as "clean" and "marked".
-    class_names : K of them
-        None: their numbers.
+    groups : dict of str to (images, labels)
+        For example "clean" and "marked". Labels are class indices or one-hot rows.
+    class_names : sequence of str, optional
+        K names; None: the numbers of the classes.
+    batch_size : int, default=64
 
     Raises
     ------
-    TypeError, ValueError
-        If the models are not of the same classes, or images and labels do not fit.
+    TypeError
+        If the models are not Keras models.
+    ValueError
+        If the models have different classes, or images and labels do not fit.
     """
     for name, model in (("before", before), ("after", after)):
         check_keras_model(name, model)
     if not groups:
         raise ValueError("give at least one group of images: {'clean': (images, labels)}")
-    changes = {}
+    heads, changes, classes = (Head(before), Head(after)), {}, 0
     for name, pair in groups.items():
         try:
             images, labels = pair
         except (TypeError, ValueError) as error:
             raise ValueError(f"group {name!r} must be (images, labels)") from error
         images = check_images(images)
-        probabilities = [probabilities_of(m, images, batch_size) for m in (before, after)]
-        changes[name] = _checked_change(name, np.asarray(labels), *probabilities)
-    classes = next(iter(changes.values())).before.shape[1]
+        first, second = (_probabilities(head, images, batch_size) for head in heads)
+        classes = first.shape[1]
+        if second.shape[1] != classes:
+            raise ValueError(
+                f"both models must have the same classes, not {classes} and {second.shape[1]}"
+            )
+        indices = check_labels(labels, len(images), classes, name=f"labels of {name!r}")
+        changes[name] = GroupChange(indices, first, second)
     if class_names is None:
         class_names = [str(number) for number in range(classes)]
-    if len(class_names) != classes:
-        raise ValueError(f"class_names must be {classes} names, not {len(class_names)}")
-    return CorrectionReport(changes, tuple(map(str, class_names)))
+    return CorrectionReport(changes, check_class_names(class_names, classes))
 
 
-def probabilities_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
-    """Class probabilities, (n, K); of a model of one output, (n, 2): no and yes."""
-    outputs = np.asarray(outputs_of(model, images, batch_size), np.float64)
-    if outputs.ndim != 2:
-        raise ValueError(f"models must end in classes, (n, K), not {outputs.shape}")
-    linear = final_activation(model) == "linear"
-    if outputs.shape[1] == 1:
-        yes = class_probabilities(outputs, "sigmoid") if linear else outputs
-        return np.hstack([1.0 - yes, yes])
-    return class_probabilities(outputs) if linear else outputs
-
-
-def _checked_change(name: str, labels: NDArray, before: NDArray, after: NDArray) -> GroupChange:
-    if before.shape != after.shape:
-        raise ValueError(
-            f"both models must have the same classes, not {before.shape[1]} and {after.shape[1]}"
-        )
-    if labels.shape != (len(before),) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels of {name!r} must be {len(before)} class numbers, not {labels.dtype} "
-            f"{labels.shape}"
-        )
-    if labels.min() < 0 or labels.max() >= before.shape[1]:
-        raise ValueError(f"labels of {name!r} must be from 0 to {before.shape[1] - 1}")
-    return GroupChange(labels, before, after)
+def _probabilities(head: Head, images: NDArray, batch_size: int) -> NDArray:
+    head = head.by_class(images)
+    return class_probabilities(head.logits(images, batch_size), head.class_activation)

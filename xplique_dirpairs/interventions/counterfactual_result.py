@@ -1,22 +1,23 @@
-"""What a search for counterfactuals found: of many images, and of one."""
+"""Counterfactuals: the table of many images, and one image's moves, maps and path."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.distance import Distances
-
-if TYPE_CHECKING:
-    from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
+from xplique_dirpairs.interventions.moved_features import MovedFeatures, flat_maps
+from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.plots.counterfactuals import plot_counterfactual
 
 CHANGED, NOT_FOUND, ALREADY = "changed", "not found", "already the target"
+#: Points of a path.
+_PATH = 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,35 +26,38 @@ class Counterfactual:
 
     Attributes
     ----------
-    status
-        "changed"; "not found": within the limits no change of so many concepts does it, and what
-        is here came nearest; "already the target".
-    before, after
+    status : str
+        "changed"; "not found": within the limits no change of this many concepts does it, and the
+        one given here came nearest; "already the target".
+    before, after : int
         Classes predicted.
-    concepts : (k,)
-        Which were moved, the largest change of features first.
-    means_before, means_after : (k,)
-        Of their coefficients over the image's positions.
-    range_of_means : (2, k)
-        What images were seen to have.
-    words
-        What happened to each: "removed" (none is left), "lowered", "raised", "added" (there was
-        less than a hundredth of what images have).
-    maps_before, maps_after : (*S, k)
+    concepts : ndarray of shape (k,), int
+        The concepts that were moved, the largest change of features first.
+    means_before, means_after : ndarray of shape (k,)
+        Means of their coefficients over the image's positions.
+    range_of_means : ndarray of shape (2, k)
+        Lowest and highest mean among training images.
+    words : tuple of str
+        What happened to each: "removed" (nothing is left), "lowered", "raised", "added" (there was
+        less than a hundredth of the highest mean).
+    maps_before, maps_after : ndarray of shape (*S, k)
         Their coefficients.
-    path : (steps,)
-        Shares of the way, 0 to 1.
-    probabilities : (steps, K)
+    path : ndarray of shape (steps,)
+        Shares of the move, 0 to 1.
+    probabilities : ndarray of shape (steps, K)
         Class probabilities along it, by the real head on clipped features.
-    changed
+    changed : float
         ‖x' − x‖_F / ‖x‖_F.
     distances_before, distances_after : Distances
-        To the training features, of one image.
+        To the training features, of this image.
     training_distances : Distances
         Of the training images.
-    image
-        As given; None if there was none.
-    class_names, concept_names
+    image : ndarray or None
+        As given.
+    class_names : tuple of str
+        K names.
+    concept_names : tuple of str
+        I names.
     """
 
     status: str
@@ -73,34 +77,31 @@ class Counterfactual:
     distances_after: Distances
     training_distances: Distances
     image: NDArray | None
-    class_names: Sequence[str]
-    concept_names: Sequence[str]
+    class_names: tuple[str, ...]
+    concept_names: tuple[str, ...]
 
     @property
     def found(self) -> bool:
-        """Whether the prediction is changed as wanted."""
+        """Whether the prediction is changed as asked for."""
         return self.status == CHANGED
 
     def __str__(self) -> str:
-        moved = ", ".join(
-            f"{self.concept_names[i]} {word} ({b:.3g} → {a:.3g})"
-            for i, word, b, a in zip(
+        moves = ", ".join(
+            f"{self.concept_names[i]} {word} ({before:.3g} → {after:.3g})"
+            for i, word, before, after in zip(
                 self.concepts, self.words, self.means_before, self.means_after, strict=True
             )
         )
-        what = f"{self.class_names[self.before]} → {self.class_names[self.after]}"
-        if not self.found:
-            what = f"{self.class_names[self.before]}: {self.status}"
+        outcome = f" → {self.class_names[self.after]}" if self.found else f": {self.status}"
         rank = float(self.distances_after.percentile[0])
         return (
-            f"{what}: {moved or 'nothing moved'}; features changed by {self.changed:.1%}, "
-            f"at the {rank:.0f}th percentile of the training distances"
+            f"{self.class_names[self.before]}{outcome}: {moves or 'nothing moved'}; features "
+            f"changed by {self.changed:.1%}, at the {rank:.0f}th percentile of the training "
+            "distances"
         )
 
     def plot(self, title: str = "") -> Figure:
-        """One picture: what was moved, where, the way of the probabilities, and the distance."""
-        from xplique_dirpairs.plots.counterfactuals import plot_counterfactual
-
+        """Draw what was moved, where, the probabilities along the move, and the distance."""
         return plot_counterfactual(self, title)
 
 
@@ -110,25 +111,29 @@ class Counterfactuals:
 
     Attributes
     ----------
-    status : (N,) str
+    status : ndarray of shape (N,), str
         See `Counterfactual`.
-    before, after : (N,) int
+    before, after : ndarray of shape (N,), int
         Classes predicted of the intact and of the moved features.
-    shifts : (N, I)
+    shifts : ndarray of shape (N, I)
         By how much each concept's coefficients were moved, before the range cuts it off.
-    means_before, means_after : (N, I)
-        Of the coefficients, over the positions of an image.
-    changed : (N,)
+    means_before, means_after : ndarray of shape (N, I)
+        Means of the coefficients over the positions of an image.
+    changed : ndarray of shape (N,)
         ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
-    distances_before, distances_after : Distances
-        To the training features.
-    stay_within
-        The percentile of the training distances that was kept to where possible; None: any.
+    distances_before, distances_after, training_distances : Distances
+        To the training features, of these images and of the training images.
+    stay_within : float or None
+        The percentile of the training distances that was kept to where possible.
+    concepts : ConceptLayer
+    class_names : tuple of str
+    moved : MovedFeatures
+        The network as a function of shifts.
+    activations : ndarray of shape (N, *S, D)
+    images : ndarray or None
+        As given.
     """
 
-    search: CounterfactualSearch
-    activations: NDArray
-    images: NDArray | None
     status: NDArray
     before: NDArray
     after: NDArray
@@ -138,7 +143,13 @@ class Counterfactuals:
     changed: NDArray
     distances_before: Distances
     distances_after: Distances
+    training_distances: Distances
     stay_within: float | None
+    concepts: ConceptLayer
+    class_names: tuple[str, ...]
+    moved: MovedFeatures
+    activations: NDArray
+    images: NDArray | None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -146,11 +157,41 @@ class Counterfactuals:
     def __getitem__(self, index: int) -> Counterfactual:
         if not -len(self) <= index < len(self):
             raise IndexError(f"there is no image {index}: there are {len(self)}")
-        return self.search.describe(self, index % len(self))
+        index %= len(self)
+        x = self.activations[index : index + 1]
+        u, shift = self.concepts.coefficients(x), self.shifts[index]
+        path = np.linspace(0.0, 1.0, _PATH)
+        logits, _ = self.moved.outcomes(x, u, np.zeros(_PATH, int), path[:, None] * shift)
+        concepts = self.moved_concepts(index)
+        before, after = self.means_before[index, concepts], self.means_after[index, concepts]
+        shifted = self.moved.bounds.shifted(flat_maps(u), shift[None]).reshape(u.shape)
+        low, high = self.range_of_means[:, concepts]
+        image = None if self.images is None else np.asarray(self.images[index])
+        return Counterfactual(
+            status=str(self.status[index]),
+            before=int(self.before[index]),
+            after=int(self.after[index]),
+            concepts=concepts,
+            means_before=before,
+            means_after=after,
+            range_of_means=np.stack([low, high]),
+            words=tuple(map(_word, before, after, low, high)),
+            maps_before=u[0][..., concepts],
+            maps_after=shifted[0][..., concepts],
+            path=path,
+            probabilities=class_probabilities(logits, self.moved.head.class_activation),
+            changed=float(self.changed[index]),
+            distances_before=self.distances_before[index],
+            distances_after=self.distances_after[index],
+            training_distances=self.training_distances,
+            image=image,
+            class_names=self.class_names,
+            concept_names=self.concept_names,
+        )
 
     @property
     def found(self) -> NDArray:
-        """Whether the prediction is changed as wanted, (N,) bool."""
+        """Whether each prediction is changed as asked for, (N,) bool."""
         return self.status == CHANGED
 
     @property
@@ -158,40 +199,55 @@ class Counterfactuals:
         """How many concepts were moved, (N,)."""
         return (self.shifts != 0).sum(axis=1)
 
+    @property
+    def concept_names(self) -> tuple[str, ...]:
+        """I names."""
+        return self.concepts.concept_names
+
+    @property
+    def range_of_means(self) -> NDArray:
+        """Lowest and highest mean coefficient of training images, (2, I)."""
+        return np.stack([self.moved.bounds.low_mean, self.moved.bounds.high_mean])
+
     def within(self, percentile: float = 99.0) -> NDArray:
-        """Whether both distances of the moved features are within a percentile, (N,) bool."""
+        """Return whether both distances of the moved features are within a percentile, (N,)."""
         return self.distances_after.percentile <= percentile
+
+    def moved_concepts(self, index: int) -> NDArray:
+        """Return the concepts moved in one image, the largest change of features first, (k,)."""
+        concepts = np.flatnonzero(self.shifts[index])
+        change = np.abs(self.means_after[index] - self.means_before[index])
+        sizes = (change * np.sqrt(np.diag(self.moved.gram)))[concepts]
+        return concepts[np.argsort(-sizes, kind="stable")]
 
     def __str__(self) -> str:
         return str(self.table())
 
     def table(self, at_most: int = 20) -> Table:
-        """A row for each image, and below what holds of all of them."""
-        names = self.search.class_names
-        rows = []
-        for i in range(min(at_most, len(self))):
-            moved = np.flatnonzero(self.shifts[i])
-            what = ", ".join(
-                f"{self.search.concept_names[k]} {'+' if self.shifts[i, k] > 0 else '−'}"
-                for k in moved
-            )
-            rank = self.distances_after.percentile[i]
-            rows.append(
-                [
-                    Cell(str(i)),
-                    Cell(names[self.before[i]]),
-                    Cell(names[self.after[i]] if self.found[i] else str(self.status[i])),
-                    Cell(what or "–"),
-                    Cell(f"{self.changed[i]:.3f}", numbers=(float(self.changed[i]),)),
-                    Cell(f"{rank:.0f}", numbers=(float(rank),)),
-                ]
-            )
+        """Return a row for each image, and notes on all of them."""
         headers = ["image", "before", "after", "concepts", "changed", "distance, percentile"]
+        rows = [self._row(index) for index in range(min(at_most, len(self)))]
         return Table(headers, rows, self._notes(at_most))
 
+    def _row(self, index: int) -> list[Cell]:
+        shift, names = self.shifts[index], self.concept_names
+        moves = [f"{names[i]} {'+' if shift[i] > 0 else '−'}" for i in np.flatnonzero(shift)]
+        is_found = self.found[index]
+        after = self.class_names[self.after[index]] if is_found else str(self.status[index])
+        changed = float(self.changed[index])
+        rank = float(self.distances_after.percentile[index])
+        return [
+            Cell(str(index)),
+            Cell(self.class_names[self.before[index]]),
+            Cell(after),
+            Cell(", ".join(moves) or "–"),
+            Cell(f"{changed:.3f}", numbers=(changed,)),
+            Cell(f"{rank:.0f}", numbers=(rank,)),
+        ]
+
     def _notes(self, at_most: int) -> list[str]:
-        wanted = self.status != ALREADY
-        notes = [f"{int(self.found.sum())} of {int(wanted.sum())} predictions changed."]
+        sought = self.status != ALREADY
+        notes = [f"{int(self.found.sum())} of {int(sought.sum())} predictions changed."]
         missed = int((self.status == NOT_FOUND).sum())
         if missed:
             notes.append(
@@ -206,3 +262,13 @@ class Counterfactuals:
         if len(self) > at_most:
             notes.insert(0, f"The first {at_most} of {len(self)} images.")
         return notes
+
+
+def _word(before: float, after: float, low: float, high: float) -> str:
+    """Return what happened to a concept, by its means and their range."""
+    little = 0.01 * max(high, 1e-12)
+    if low >= 0 and after < before and after <= 1e-6 * max(high, before):
+        return "removed"
+    if low >= 0 and after > before and before <= little:
+        return "added"
+    return "raised" if after > before else "lowered"

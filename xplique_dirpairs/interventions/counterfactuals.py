@@ -1,97 +1,106 @@
-"""Counterfactuals: the least change of concepts that changes a prediction, in one call."""
+"""Counterfactuals: the least change of concepts that changes a prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
-import keras
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.validation import check_images
-from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.extractors.reader import Extractor
-from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
-from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch, Moves
-from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.validation import (
+    check_activations,
+    check_choice,
+    check_class,
+    check_concepts,
+    check_images,
+    check_integer,
+    check_limits,
+    check_number,
+)
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.interventions.counterfactual_result import (
+    ALREADY,
+    CHANGED,
+    NOT_FOUND,
+    Counterfactuals,
+)
+from xplique_dirpairs.interventions.distance import TrainingDistance
+from xplique_dirpairs.interventions.least_changes import Attempts, Goal, least_changes
+from xplique_dirpairs.interventions.moved_features import (
+    CoefficientRange,
+    MovedFeatures,
+    flat_maps,
+)
+from xplique_dirpairs.models.graph import Limits
+
+Moves = Literal["any", "remove", "add"]
+
+#: Numbers that the screening of a part of the images may take: 2**24 float32 are 64 MB.
+_PART_FLOATS = 2**24
 
 
 def counterfactuals(
-    model: keras.Model,
-    layer: str | int | keras.layers.Layer,
-    concepts: DirectionPairs | Extractor,
+    concepts: Any,
     images: ArrayLike,
     training_images: ArrayLike,
     *,
     target: int | None = None,
     max_concepts: int = 3,
     moves: Moves = "any",
-    only: Sequence[int] | None = None,
+    only: ArrayLike | None = None,
     margin: float = 0.0,
     stay_within: float | None = 99.0,
     quantile: float = 0.99,
-    class_names: Sequence[str] | None = None,
-    concept_names: Sequence[str] | None = None,
     verbose: int = 1,
 ) -> Counterfactuals:
-    """The least change in concept coefficients that changes each image's prediction.
+    """Find the least change in concept coefficients that changes each image's prediction.
 
     Parameters
     ----------
-    model
-        A Keras classifier.
-    layer
-        The layer that the concepts are of.
-    concepts
-        Direction pairs, or any fitted extractor: coefficients u, x = decode(u) + residual.
-    images : (N, height, width, channels)
-        As the model takes them.
-    training_images : (M, height, width, channels)
-        They say how much of a concept there is in an image, and what features look like.
-    target
-        The class to come to; None: any other.
-    max_concepts
-        How many concepts may be moved. 1: single concepts.
-    moves
-        "remove": coefficients may only fall, "add": only rise.
-    only
+    concepts : ConceptLayer or fitted extractor
+        Whatever `ConceptLayer.of` takes alone: coefficients u, x = decode(u) + residual.
+    images : array-like of shape (N, height, width, C)
+        As the network takes them.
+    training_images : array-like of shape (M, height, width, C)
+        They tell how much of a concept there is in an image, and what features look like.
+    target : int, optional
+        The class to come to; None: any other. One output has two classes, no (0) and yes (1).
+    max_concepts : int, default=3
+        Concepts that may be moved together.
+    moves : {"any", "remove", "add"}, default="any"
+        "remove": coefficients may only fall; "add": only rise.
+    only : array-like of int, optional
         The concepts that may be moved; None: all.
-    margin
-        By how many logits the new class is to lead. 0: the boundary itself.
-    stay_within
-        Of the changes found, the least whose features are within this percentile of the training
-        images' distances is taken (see `TrainingDistance`); where none is, the least. None: always
-        the least.
-    quantile
-        Share of the training images that the range of coefficients is of; see `CoefficientRange`.
-    class_names : K of them
-    concept_names : I of them
-    verbose
+    margin : float, default=0.0
+        Logits by which the new class is to lead; 0: the boundary itself.
+    stay_within : float, default=99.0
+        Among the changes found, the least is taken whose features are within this percentile of
+        the training images' distances (see `TrainingDistance`); where there is no change within
+        it, the least of all. None: always the least of all.
+    quantile : float, default=0.99
+        Share of the training images that the range of coefficients covers.
+    verbose : int, default=1
         0 for silence; else a progress bar.
 
     Returns
     -------
     found : Counterfactuals
-        ``found[i].plot()`` is the picture of one; ``print(found)`` the table of all. Where nothing
-        was found within the limits, ``found.status`` says so.
+        ``found[i].plot()`` is the picture of one; ``print(found)`` the table of all. Where no
+        change was found within the limits, ``found.status`` says so.
 
     Raises
     ------
     TypeError, ValueError, NotFittedError
+        If `ConceptLayer.of` or `CounterfactualSearch` does not take these arguments.
     """
-    g, h = split_model(model, layer)
+    layer = ConceptLayer.of(concepts)
     pictures = check_images(images)
-    search = CounterfactualSearch(
-        Head(h),
-        concepts,
-        compute_activations(g, training_images),
-        quantile=quantile,
-        class_names=class_names,
-        concept_names=concept_names,
-    )
+    search = CounterfactualSearch(layer, layer.activations(training_images), quantile=quantile)
     return search.find(
-        compute_activations(g, pictures),
+        layer.activations(pictures),
         target=target,
         max_concepts=max_concepts,
         moves=moves,
@@ -101,3 +110,240 @@ def counterfactuals(
         images=pictures,
         verbose=verbose,
     )
+
+
+class CounterfactualSearch:
+    """Counterfactuals of activations: training features are read once for many searches.
+
+    Parameters
+    ----------
+    concepts : ConceptLayer or fitted extractor
+        Whatever `ConceptLayer.of` takes alone.
+    training_activations : array-like of shape (M, *S, D)
+    quantile : float, default=0.99
+        See `CoefficientRange.of`.
+    limits : (float or None, float or None), optional
+        Of the layer's features; (0, None): no upper one. None: the range of the training
+        activations.
+
+    Attributes
+    ----------
+    distance : TrainingDistance
+        Of features to the training features.
+    moved : MovedFeatures
+        The network as a function of shifts; ``moved.bounds`` is the range of coefficients.
+
+    Raises
+    ------
+    TypeError, ValueError, NotFittedError
+        If the network has several independent outputs, or arguments are invalid.
+    """
+
+    def __init__(
+        self,
+        concepts: Any,
+        training_activations: ArrayLike,
+        *,
+        quantile: float = 0.99,
+        limits: Limits | None = None,
+    ) -> None:
+        self.concepts = ConceptLayer.of(concepts)
+        x = self._check(training_activations)
+        head = self.concepts.head.by_class(x)
+        if not head.has_exclusive_classes:
+            raise ValueError(
+                "the network's outputs are independent of each other, each a yes or no, so that "
+                "there is no class to change to: cut a model of the one output that is to change"
+            )
+        number_of_classes = head.few_logits(x[:1]).shape[1]
+        self.class_names = self.concepts.names_of_classes(number_of_classes)
+        if limits is None:
+            low, high = float(x.min()), float(x.max())
+        else:
+            lowest, highest = check_limits(limits)
+            low = -np.inf if lowest is None else lowest
+            high = np.inf if highest is None else highest
+        batches = slices(len(x), chunk_size(x[0].size))
+        bounds = CoefficientRange.of(
+            (self.concepts.coefficients(x[rows]) for rows in batches), quantile
+        )
+        self.distance = TrainingDistance(x)
+        self.moved = MovedFeatures(head, self.concepts.bank, (low, high), bounds)
+
+    def find(
+        self,
+        activations: ArrayLike,
+        *,
+        target: int | None = None,
+        max_concepts: int = 3,
+        moves: Moves = "any",
+        only: ArrayLike | None = None,
+        margin: float = 0.0,
+        stay_within: float | None = 99.0,
+        images: NDArray | None = None,
+        verbose: int = 1,
+    ) -> Counterfactuals:
+        """Find the least change that changes each prediction; see `counterfactuals`.
+
+        Parameters
+        ----------
+        activations : array-like of shape (N, *S, D)
+        target, max_concepts, moves, only, margin, stay_within, verbose
+            As of `counterfactuals`.
+        images : ndarray of shape (N, height, width, C), optional
+            For pictures.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is invalid.
+        """
+        x = self._check(activations, images)
+        if target is not None:
+            check_class(target, len(self.class_names))
+        check_integer("max_concepts", max_concepts)
+        check_number("margin", margin, minimum=0)
+        if stay_within is not None:
+            check_number("stay_within", stay_within, above=0)
+            if stay_within > 100:
+                raise ValueError(f"stay_within must be a percentile up to 100, not {stay_within!r}")
+        check_choice("moves", moves, ("any", "remove", "add"))
+        movable = np.zeros(self.concepts.number_of_concepts)
+        movable[check_concepts(only, len(movable))] = 1.0
+        may_fall, may_rise = movable * (moves != "add"), movable * (moves != "remove")
+        shifts = np.zeros((len(x), len(movable)), np.float32)
+        parts = list(self._parts(x))
+        for rows in progress(parts, len(parts), "counterfactuals", verbose, "part"):
+            u = self.concepts.coefficients(x[rows])
+            least, most = self.moved.bounds.furthest_shifts(flat_maps(u))
+            original = self._logits(x[rows], u, shifts[rows]).argmax(axis=1)
+            limits = (least * may_fall, most * may_rise)
+            goal = Goal(original, target, float(margin), max_concepts, limits)
+            attempts = least_changes(self.moved, x[rows], u, goal)
+            chosen = self._choose(x[rows], u, attempts, stay_within)
+            chosen[original == target] = 0.0
+            shifts[rows] = chosen
+        return self._result(x, shifts, target, float(margin), stay_within, images)
+
+    def set_levels(
+        self, activations: ArrayLike, levels: Mapping[int, float], images: NDArray | None = None
+    ) -> Counterfactuals:
+        """Set concepts to given levels, each to a mean over the image, and return what changes.
+
+        Parameters
+        ----------
+        activations : array-like of shape (N, *S, D)
+        levels : dict of int to float
+            Concept → mean of its coefficients over the positions of an image; 0 removes it. The
+            coefficients of all positions are moved by one shift, within the range.
+        images : ndarray of shape (N, height, width, C), optional
+            For pictures.
+
+        Raises
+        ------
+        ValueError
+            If there is no such concept, or no training image has a level like this.
+        """
+        x = self._check(activations, images)
+        bounds, number_of_concepts = self.moved.bounds, self.concepts.number_of_concepts
+        indices = check_concepts(list(levels), number_of_concepts)
+        low, high = bounds.low_mean[indices], bounds.high_mean[indices]
+        goals = np.array([float(value) for value in levels.values()])
+        is_outside = ~((low - 1e-9 <= goals) & (goals <= high + 1e-9))
+        if is_outside.any():
+            k = int(np.argmax(is_outside))
+            raise ValueError(
+                f"concept {indices[k]} cannot be set to {goals[k]:g}: training images have "
+                f"{low[k]:.4g} to {high[k]:.4g} of it"
+            )
+        shifts = np.zeros((len(x), number_of_concepts), np.float32)
+        for rows in self._parts(x):
+            u = flat_maps(self.concepts.coefficients(x[rows]))
+            means = u.mean(axis=1, dtype=np.float64)
+            means[:, indices] = goals
+            shifts[rows, indices] = bounds.shifts_to_means(u, means)[:, indices]
+        return self._result(x, shifts, None, 0.0, None, images)
+
+    def _check(self, activations: ArrayLike, images: NDArray | None = None) -> NDArray:
+        x = check_activations(activations)
+        if x.shape[-1] != self.concepts.channels:
+            raise ValueError(
+                f"the concepts are of a layer of {self.concepts.channels} channels, but the "
+                f"activations have shape {x.shape}"
+            )
+        self.concepts.head.check_takes(x.shape[1:])
+        if images is not None and len(images) != len(x):
+            raise ValueError(f"there are {len(images)} images for {len(x)} activations")
+        return x
+
+    def _parts(self, x: NDArray) -> Iterator[slice]:
+        """Yield parts of the images whose tables of responses, and of positions, fit in memory."""
+        concepts, classes = self.concepts.number_of_concepts, len(self.class_names)
+        positions = max(1, x[0].size // x.shape[-1])
+        floats = max(12 * concepts * classes, 8 * positions * concepts, 100 * concepts, x[0].size)
+        return slices(len(x), chunk_size(floats, floats=_PART_FLOATS))
+
+    def _logits(self, x: NDArray, u: NDArray, shifts: NDArray) -> NDArray:
+        return self.moved.outcomes(x, u, np.arange(len(x)), shifts)[0]
+
+    def _choose(
+        self, x: NDArray, u: NDArray, attempts: Attempts, stay_within: float | None
+    ) -> NDArray:
+        """Return the first attempt that stays within the data, (n, I), or the first."""
+        if stay_within is None:
+            return attempts.shifts[:, 0].copy()
+        images, tries, concepts = attempts.shifts.shape
+        flat = attempts.shifts.reshape(-1, concepts)
+
+        def features(rows: slice) -> NDArray:
+            image = np.arange(rows.start, rows.stop) // tries
+            return self.moved.features(x[image], u[image], flat[rows])
+
+        distances = self.distance.of_moved(images * tries, features, x[0].size)
+        return attempts.first_within(distances.percentile.reshape(images, tries), stay_within)
+
+    def _result(
+        self,
+        x: NDArray,
+        shifts: NDArray,
+        target: int | None,
+        margin: float,
+        stay_within: float | None,
+        images: NDArray | None,
+    ) -> Counterfactuals:
+        means = np.empty((2, *shifts.shape))
+        before, after = np.empty((2, len(x)), int)
+        lead, norm, own = np.empty((3, len(x)))
+        for rows in self._parts(x):
+            u, t = self.concepts.coefficients(x[rows]), shifts[rows]
+            flat, image = flat_maps(u), np.arange(len(t))
+            means[:, rows] = flat.mean(axis=1), self.moved.bounds.shifted(flat, t).mean(axis=1)
+            before[rows] = self._logits(x[rows], u, np.zeros_like(t)).argmax(axis=1)
+            logits, norm[rows] = self.moved.outcomes(x[rows], u, image, t)
+            after[rows] = logits.argmax(axis=1)
+            lead[rows] = Goal(before[rows], target, margin, 1, (t, t)).lead(logits, image)
+            own[rows] = np.linalg.norm(x[rows].reshape(len(t), -1), axis=1)
+        status = np.where((lead > 0) & (lead >= margin), CHANGED, NOT_FOUND)
+        status = np.where(before == target, ALREADY, status)  # its strings may be longer
+
+        def features(rows: slice) -> NDArray:
+            return self.moved.features(x[rows], self.concepts.coefficients(x[rows]), shifts[rows])
+
+        return Counterfactuals(
+            status=status,
+            before=before,
+            after=after,
+            shifts=shifts,
+            means_before=means[0],
+            means_after=means[1],
+            changed=np.divide(norm, own, out=np.full(len(x), np.nan), where=own > 0),
+            distances_before=self.distance(x),
+            distances_after=self.distance.of_moved(len(x), features, x[0].size),
+            training_distances=self.distance.training,
+            stay_within=stay_within,
+            concepts=self.concepts,
+            class_names=self.class_names,
+            moved=self.moved,
+            activations=x,
+            images=images,
+        )

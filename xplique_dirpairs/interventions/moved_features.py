@@ -1,176 +1,248 @@
-"""What the network says of features whose concepts are moved, in compiled batches.
+"""Features whose concepts are moved, and what the network answers to them.
 
-    x' = clip(x + (u' − u) B),   u'_p = clip(u_p + t, range)
+A concept is moved by one shift t at all positions of an image, as far as its range allows:
 
-with one shift t for each concept of an image; u − u' and the residual of x are not touched, so
-that t = 0 gives the network's own output.
+    u'_p = clip(u_p + t, low, high),   x' = clip(x + (u' − u) B, limits)
+
+What a position has beyond its range or limits already, it keeps. The residual of x is not touched,
+so that t = 0 gives the network's own output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.data.activations import any_number
-from xplique_dirpairs.interventions.coefficient_range import CoefficientRange
 from xplique_dirpairs.models.head import Head
 
-#: Floats of moved features held at a time, 16 MB.
-CHUNK_FLOATS = 2**22
+#: Halvings of an interval of shifts: more than float32 can tell apart.
+_HALVINGS = 40
+
+
+@dataclass(frozen=True, eq=False)
+class CoefficientRange:
+    """How little and how much of each concept training images hold.
+
+    Attributes
+    ----------
+    low, high : ndarray of shape (I,)
+        Of one position. ``low`` is 0 if no coefficient is negative; otherwise, as ``high``, a
+        quantile over images of each image's extreme.
+    low_mean, high_mean : ndarray of shape (I,)
+        Of an image's mean over its positions. A concept is rarely everywhere at once: ``high``
+        alone would allow more of it than any image holds.
+    """
+
+    low: NDArray
+    high: NDArray
+    low_mean: NDArray
+    high_mean: NDArray
+
+    @classmethod
+    def of(cls, coefficients: Iterable[NDArray], quantile: float = 0.99) -> CoefficientRange:
+        """Return the range of coefficients.
+
+        Parameters
+        ----------
+        coefficients : iterable of ndarray of shape (n, *S, I)
+            Batches.
+        quantile : float, default=0.99
+            Share of the images that have no more than ``high`` and ``high_mean``; as many have no
+            less than ``low`` and ``low_mean``.
+
+        Raises
+        ------
+        ValueError
+            If ``quantile`` is not in (0.5, 1].
+        """
+        if not 0.5 < quantile <= 1.0:
+            raise ValueError(f"quantile must be above 0.5 and at most 1, not {quantile!r}")
+        batches = [flat_maps(u).astype(np.float64) for u in coefficients]
+        least = np.concatenate([u.min(axis=1) for u in batches])
+        most = np.concatenate([u.max(axis=1) for u in batches])
+        mean = np.concatenate([u.mean(axis=1) for u in batches])
+        never_negative = least.min(axis=0) >= 0
+
+        def lower(values: NDArray) -> NDArray:
+            return np.where(never_negative, 0.0, np.quantile(values, 1 - quantile, axis=0))
+
+        # 0, the concept switched off, is within the range of any extractor.
+        return cls(
+            np.minimum(lower(least), 0.0),
+            np.maximum(np.quantile(most, quantile, axis=0), 0.0),
+            np.minimum(lower(mean), 0.0),
+            np.maximum(np.quantile(mean, quantile, axis=0), 0.0),
+        )
+
+    def shifted(self, u: NDArray, shifts: NDArray) -> NDArray:
+        """Return u' of coefficients (n, P, I) and shifts (n, I), (n, P, I)."""
+        low, high = np.minimum(u, self.low), np.maximum(u, self.high)
+        return np.clip(u + shifts[:, None], low, high)
+
+    def furthest_shifts(self, u: NDArray) -> tuple[NDArray, NDArray]:
+        """Return the lowest (≤ 0) and the highest (≥ 0) shift of each concept, (n, I) each.
+
+        The image's mean stays within ``low_mean`` and ``high_mean``, or where it is already.
+
+        Parameters
+        ----------
+        u : ndarray of shape (n, P, I)
+        """
+        u, down, up = self._ends(u)
+        mean, none = u.mean(axis=1), np.zeros_like(down)
+        lowest = self._shift_to(u, np.minimum(self.low_mean, mean), down, none)
+        highest = self._shift_to(u, np.maximum(self.high_mean, mean), none, up)
+        return np.minimum(lowest, 0.0), np.maximum(highest, 0.0)
+
+    def shifts_to_means(self, u: NDArray, means: NDArray) -> NDArray:
+        """Return shifts (n, I) that bring images' means as near as possible to ``means`` (n, I)."""
+        u, down, up = self._ends(u)
+        return self._shift_to(u, np.broadcast_to(means, down.shape), down, up)
+
+    def _ends(self, u: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Return u in float64, and the shifts beyond which every position is at its range's end."""
+        u = u.astype(np.float64)
+        down = np.minimum(self.low - u.max(axis=1), 0.0)
+        return u, down, np.maximum(self.high - u.min(axis=1), 0.0)
+
+    def _shift_to(self, u: NDArray, means: NDArray, least: NDArray, most: NDArray) -> NDArray:
+        """Return the shifts in [least, most] at which means are reached; else the nearer end."""
+        tolerance = 1e-9 * (1.0 + np.abs(means))
+        is_above = self.shifted(u, least).mean(axis=1) >= means - tolerance
+        is_below = self.shifted(u, most).mean(axis=1) <= means + tolerance
+        low, high = least, most
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            above = self.shifted(u, middle).mean(axis=1) > means
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return np.where(is_below & ~is_above, most, np.where(is_above & ~is_below, least, low))
 
 
 class MovedFeatures:
-    """The head, seen from the shifts of concepts.
+    """The network's answers as functions of shifts, in compiled batches.
 
     Parameters
     ----------
     head : Head
-    bank : (I, D)
-    limits : (low, high)
-        Of the layer. What a feature has beyond them already, it keeps.
-    seen
-        Range of the coefficients.
+        With a column for each class.
+    bank : ndarray of shape (I, D)
+        B.
+    limits : (float, float)
+        Lowest and highest value of the layer's features.
+    bounds : CoefficientRange
 
     Attributes
     ----------
-    gram : (I, I)
+    gram : ndarray of shape (I, I)
         B Bᵀ.
     """
 
     def __init__(
-        self, head: Head, bank: NDArray, limits: tuple[float, float], seen: CoefficientRange
+        self, head: Head, bank: NDArray, limits: tuple[float, float], bounds: CoefficientRange
     ) -> None:
-        self.head, self.seen = head, seen
+        self.head, self.bounds = head, bounds
         self.gram = bank.astype(np.float64) @ bank.astype(np.float64).T
         self._bank = tf.constant(bank, tf.float32)
         self._limits = limits
-        self._low = tf.constant(seen.low, tf.float32)
-        self._high = tf.constant(seen.high, tf.float32)
-        self._run = tf.function(self._outcome, reduce_retracing=True)
-        self._run_slopes = tf.function(self._gap_and_slopes, reduce_retracing=True)
+        self._low = tf.constant(bounds.low, tf.float32)
+        self._high = tf.constant(bounds.high, tf.float32)
+        self._run = tf.function(self._outcomes, reduce_retracing=True)
+        self._run_slopes = tf.function(self._leads_and_slopes, reduce_retracing=True)
         self._run_features = tf.function(self._moved, reduce_retracing=True)
 
-    # ---------------------------------------------------------------- numpy edge
+    # ------------------------------------------------------------ arrays
 
     def outcomes(
         self, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray
     ) -> tuple[NDArray, NDArray]:
-        """Logits (r, K) float64 and ‖x' − x‖_F (r,), of r rows of shifts of r images.
+        """Return logits (r, K) and ‖x' − x‖_F (r,), float64, of r moves of n images.
 
         Parameters
         ----------
-        x : (n, *S, D)
-        u : (n, *S, I)
-        image : (r,) int
-            Which image each row is about.
-        shifts : (r, I)
+        x : ndarray of shape (n, *S, D)
+        u : ndarray of shape (n, *S, I)
+        image : ndarray of shape (r,), int
+            Which image is moved.
+        shifts : ndarray of shape (r, I)
         """
-        parts = [
-            [
-                part.numpy()
-                for part in any_number(
-                    self._run, x[image[rows]], u[image[rows]], shifts[rows].astype(np.float32)
-                )
-            ]
-            for rows in self._chunks(len(image), x)
-        ]
-        logits, norms = (
-            np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)
-        )
-        return logits, norms
+        logits, norms = self._in_chunks(self._run, x, u, image, shifts.astype(np.float32))
+        return logits.astype(np.float64), norms.astype(np.float64)
 
-    def gaps_and_slopes(
-        self, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray, gap: NDArray
+    def leads_and_slopes(
+        self, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray, classes: NDArray
     ) -> tuple[NDArray, NDArray]:
-        """A gap (r,), and its slopes (r, I) in the shifts.
+        """Return leads of one class over another, (r,), and their slopes in the shifts, (r, I).
 
         Parameters
         ----------
-        gap : (r, 2) int
-            The class that is to win, and the one it is to win against; −1: against all others.
+        x, u, image, shifts
+            As of `outcomes`.
+        classes : ndarray of shape (r, 2), int32
+            The class that is to lead, and the one it is to lead over; −1: all others.
         """
-        parts = [
-            [
-                part.numpy()
-                for part in any_number(
-                    self._run_slopes,
-                    x[image[rows]],
-                    u[image[rows]],
-                    shifts[rows].astype(np.float32),
-                    gap[rows],
-                )
-            ]
-            for rows in self._chunks(len(image), x)
-        ]
-        gaps, slopes = (
-            np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)
+        leads, slopes = self._in_chunks(
+            self._run_slopes, x, u, image, shifts.astype(np.float32), classes
         )
-        return gaps, slopes
+        return leads.astype(np.float64), slopes.astype(np.float64)
 
     def features(self, x: NDArray, u: NDArray, shifts: NDArray) -> NDArray:
-        """x', (n, *S, D) float32; as much as this is held in memory."""
-        parts = [
-            any_number(
-                self._run_features, x[rows], u[rows], shifts[rows].astype(np.float32)
-            ).numpy()
-            for rows in self._chunks(len(x), x)
-        ]
-        return np.concatenate(parts)
+        """Return x', (n, *S, D) float32, of one move of each image."""
+        image = np.arange(len(x))
+        return self._in_chunks(self._run_features, x, u, image, shifts.astype(np.float32))[0]
 
-    def _chunks(self, count: int, x: NDArray) -> Iterator[slice]:
-        at_once = max(1, CHUNK_FLOATS // x[0].size)
-        for start in range(0, count, at_once):
-            yield slice(start, min(start + at_once, count))
+    def _in_chunks(
+        self, function: Any, x: NDArray, u: NDArray, image: NDArray, *columns: NDArray
+    ) -> list[NDArray]:
+        parts = []
+        for rows in slices(len(image), chunk_size(x[0].size)):
+            moves = [column[rows] for column in columns]
+            results = any_number(function, x[image[rows]], u[image[rows]], *moves)
+            parts.append([result.numpy() for result in results])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
-    # ---------------------------------------------------------------- tensors
+    # ------------------------------------------------------------ tensors
 
-    def _moved(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+    def _moved(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor) -> tuple[tf.Tensor]:
         x, u = tf.cast(x, tf.float32), tf.cast(u, tf.float32)
-        spread = tf.reshape(
-            shifts, tf.concat([tf.shape(u)[:1], tf.ones([u.shape.rank - 2], tf.int32), [-1]], 0)
-        )
+        ones = tf.ones([u.shape.rank - 2], tf.int32)
+        spread = tf.reshape(shifts, tf.concat([tf.shape(u)[:1], ones, [-1]], 0))
         low, high = tf.minimum(u, self._low), tf.maximum(u, self._high)
         change = tf.clip_by_value(u + spread, low, high) - u
         moved = x + tf.tensordot(change, self._bank, axes=1)
-        # the limits widen to what is there: untouched features stay as they are
-        return tf.clip_by_value(
-            moved, tf.minimum(x, self._limits[0]), tf.maximum(x, self._limits[1])
-        )
+        lowest, highest = self._limits
+        return (tf.clip_by_value(moved, tf.minimum(x, lowest), tf.maximum(x, highest)),)
 
     def _logits(self, features: tf.Tensor) -> tf.Tensor:
-        """(n, K) float32, K ≥ 2: one sigmoid output is a two-class network."""
-        outputs = tf.cast(self.head.outputs(features), tf.float32)
-        if self.head.ends_in == "linear":
-            logits = outputs
-        else:
-            tiny = np.finfo(np.float32).tiny
-            logits = tf.math.log(tf.maximum(outputs, tiny))
-            if self.head.ends_in == "sigmoid":
-                logits -= tf.math.log(tf.maximum(1.0 - outputs, tiny))
-        return tf.concat([tf.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+        return self.head.logits_of(tf.cast(self.head.outputs(features), tf.float32))
 
-    def _outcome(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor):
-        moved = self._moved(x, u, shifts)
+    def _outcomes(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor):
+        (moved,) = self._moved(x, u, shifts)
         axes = list(range(1, moved.shape.rank))
         return self._logits(moved), tf.sqrt(tf.reduce_sum((moved - x) ** 2, axis=axes))
 
-    def _gap_and_slopes(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor, gap: tf.Tensor):
+    def _leads_and_slopes(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor, classes: tf.Tensor):
+        first, second = classes[:, 0], classes[:, 1]
         with tf.GradientTape() as tape:
             tape.watch(shifts)
-            logits = self._logits(self._moved(x, u, shifts))
-            wins = tf.gather(logits, gap[:, 0], axis=1, batch_dims=1)
+            logits = self._logits(self._moved(x, u, shifts)[0])
+            own = tf.gather(logits, first, axis=1, batch_dims=1)
             row = tf.range(tf.shape(logits)[0])
-            own = tf.stack([row, gap[:, 0]], axis=1)
-            low = tf.fill(tf.shape(row), -np.inf)
-            strongest = tf.reduce_max(tf.tensor_scatter_nd_update(logits, own, low), axis=1)
-            one = tf.gather(logits, tf.maximum(gap[:, 1], 0), axis=1, batch_dims=1)
-            gaps = wins - tf.where(gap[:, 1] < 0, strongest, one)
-        return gaps, tape.gradient(gaps, shifts)
+            others = tf.tensor_scatter_nd_update(
+                logits, tf.stack([row, first], axis=1), tf.fill(tf.shape(row), -np.inf)
+            )
+            strongest = tf.reduce_max(others, axis=1)
+            one = tf.gather(logits, tf.maximum(second, 0), axis=1, batch_dims=1)
+            leads = own - tf.where(second < 0, strongest, one)
+        return leads, tape.gradient(leads, shifts)
 
 
-def _columns(parts: list[list[NDArray]]) -> tuple[NDArray, NDArray]:
-    first, second = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
-    return first, second
+def flat_maps(u: NDArray) -> NDArray:
+    """Reshape maps (n, *S, I) to (n, P, I)."""
+    return u.reshape(len(u), -1, u.shape[-1])

@@ -167,6 +167,16 @@ class Head:
         """Whether outputs are independent of each other, as one output always is."""
         return self._multilabel or self.number_of_classes == 1
 
+    @property
+    def has_exclusive_classes(self) -> bool:
+        """Whether an image has exactly one class, as of a softmax, or of one output's no and yes."""
+        return not self._multilabel or self._has_no_and_yes or self.number_of_classes == 1
+
+    @property
+    def class_activation(self) -> str:
+        """What makes class probabilities of `logits`: "softmax", or "sigmoid" of each column."""
+        return "sigmoid" if self.is_multilabel else "softmax"
+
     def by_class(self, features: NDArray) -> Head:
         """Return the head with a column for each class: one output has two, no (0) and yes (1).
 

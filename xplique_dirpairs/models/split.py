@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
@@ -13,6 +13,7 @@ from xplique_dirpairs.models.graph import (
     check_keras_model,
     final_activation,
     layer_output,
+    node_of,
     output_limits,
     with_sigmoid_marker,
     without_final_activation,
@@ -98,6 +99,29 @@ class SplitModel:
         limits = output_limits(first.outputs[0]) if has_graph else (None, None)
         return cls(first, second, head, limits=limits)
 
+    def with_model(self, model: keras.Model) -> SplitModel:
+        """Return the same halves, with the whole classifier that they were cut of.
+
+        Raises
+        ------
+        TypeError
+            If ``model`` is not a Keras model.
+        ValueError
+            If it has no layer of the name of that which the first half ends in.
+        """
+        check_keras_model("model", model)
+        layer = self.layer
+        outputs = getattr(self.input_to_latent_model, "outputs", None)
+        if layer is None and outputs:
+            layer = node_of(outputs[0]).operation.name
+        if layer is None:
+            raise ValueError(
+                "the layer is not known, because the first half has no graph: build the extractor "
+                "on split_model(model, layer)"
+            )
+        layer_output(model, layer)
+        return replace(self, model=model, layer=layer)
+
 
 def split_model(
     model: keras.Model,
@@ -169,7 +193,7 @@ def split_model(
         first,
         second,
         Head(second, ends_in, multilabel),
-        layer=cut._keras_history.operation.name,
+        layer=node_of(cut).operation.name,
         limits=output_limits(cut),
         model=model,
     )

@@ -185,8 +185,8 @@ def plot_moves(found: Counterfactuals, title: str = "", at_most: int = 25) -> Fi
     """
     if not found.found.any():
         raise ValueError("no prediction was changed: there is nothing to draw")
-    seen = found.search.seen
-    span = np.maximum(seen.high_mean - seen.low_mean, 1e-12)
+    low, high = found.range_of_means
+    span = np.maximum(high - low, 1e-12)
     changes = (found.means_after - found.means_before) / span
     pairs = np.stack([found.before, found.after], axis=1)[found.found]
     kinds, kind, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
@@ -195,10 +195,10 @@ def plot_moves(found: Counterfactuals, title: str = "", at_most: int = 25) -> Fi
     values = np.stack(of_kind)
     columns = np.flatnonzero((np.abs(values) > 1e-6).any(axis=0))
     values = values[:, columns]
-    names = found.search.class_names
+    names = found.class_names
     rows = [f"{_short(names[a])} → {_short(names[b])} ({counts[k]})"
             for k, (a, b) in zip(order, kinds[order], strict=True)]  # fmt: skip
-    heads = [_short(found.search.concept_names[i]) for i in columns]
+    heads = [_short(found.concept_names[i]) for i in columns]
     width = 1.2 + 0.075 * max(map(len, rows)) + 0.28 * len(columns)
     height = 1.6 + 0.26 * len(rows) + 0.07 * max(map(len, heads))
     figure, ax = plt.subplots(figsize=(max(5.0, width), height), layout="constrained")

@@ -135,11 +135,8 @@ def changes_of(found: Counterfactuals | None, shown: NDArray) -> tuple[Change | 
     if found is None:
         return (None,) * len(shown)
     changes = []
-    lengths = np.sqrt(np.diag(found.search.moved.gram))
     for n in shown:
-        moved = np.flatnonzero(found.shifts[n])
-        sizes = np.abs(found.means_after[n, moved] - found.means_before[n, moved]) * lengths[moved]
-        moved = moved[np.argsort(-sizes, kind="stable")]
+        moved = found.moved_concepts(n)
         changes.append(
             Change(
                 str(found.status[n]),

@@ -1,4 +1,4 @@
-"""Which concepts to move and by how much: against exhaustive search and a general optimiser."""
+"""Which concepts are moved and by how much: exhaustive search and a general optimiser agree."""
 
 from itertools import combinations, product
 
@@ -6,32 +6,38 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from xplique_dirpairs.interventions.coefficient_range import CoefficientRange
-from xplique_dirpairs.interventions.sparse_moves import best_concepts, closed_form_shifts
+from xplique_dirpairs.interventions.least_changes import (
+    Attempts,
+    best_concepts,
+    closed_form_shifts,
+)
+from xplique_dirpairs.interventions.moved_features import CoefficientRange
 
 
 def wide(concepts):
     """A range that cuts nothing off."""
     ends = np.full(concepts, 1e6)
-    return CoefficientRange(-ends, ends, -ends, ends, 0.99)
+    return CoefficientRange(-ends, ends, -ends, ends)
 
 
 # ------------------------------------------------------------------------------ range
 
 
-def test_the_range_is_what_images_have(rng):
+def test_the_range_holds_quantiles_of_extremes_and_means_of_images(rng):
     u = rng.exponential(size=(200, 4, 3)).astype(np.float32)
-    seen = CoefficientRange.of([u[:50], u[50:]], 0.9)
-    assert (seen.low == 0).all() and (seen.low_mean == 0).all()
-    np.testing.assert_allclose(seen.high, np.quantile(u.max(axis=1), 0.9, axis=0), rtol=1e-6)
-    np.testing.assert_allclose(seen.high_mean, np.quantile(u.mean(axis=1), 0.9, axis=0), rtol=1e-6)
+    bounds = CoefficientRange.of([u[:50], u[50:]], 0.9)
+    assert (bounds.low == 0).all() and (bounds.low_mean == 0).all()
+    np.testing.assert_allclose(bounds.high, np.quantile(u.max(axis=1), 0.9, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        bounds.high_mean, np.quantile(u.mean(axis=1), 0.9, axis=0), rtol=1e-6
+    )
 
 
 def test_the_range_of_signed_coefficients_has_two_ends(rng):
     u = rng.normal(size=(200, 4, 2))
-    seen = CoefficientRange.of([u], 0.9)
-    np.testing.assert_allclose(seen.low, np.quantile(u.min(axis=1), 0.1, axis=0))
-    np.testing.assert_allclose(seen.low_mean, np.quantile(u.mean(axis=1), 0.1, axis=0))
+    bounds = CoefficientRange.of([u], 0.9)
+    np.testing.assert_allclose(bounds.low, np.quantile(u.min(axis=1), 0.1, axis=0))
+    np.testing.assert_allclose(bounds.low_mean, np.quantile(u.mean(axis=1), 0.1, axis=0))
 
 
 @pytest.mark.parametrize("quantile", [0.5, 1.01, float("nan")])
@@ -40,44 +46,44 @@ def test_a_quantile_out_of_range_is_refused(rng, quantile):
         CoefficientRange.of([rng.normal(size=(3, 2, 2))], quantile)
 
 
-def test_at_the_furthest_shift_the_mean_is_the_most_that_was_seen(rng):
+def test_at_the_furthest_shift_the_mean_is_the_highest_of_training_images(rng):
     u = rng.exponential(size=(50, 6, 3))
-    seen = CoefficientRange.of([u], 0.9)
+    bounds = CoefficientRange.of([u], 0.9)
     fewer = 0.5 * u[:10]
-    least, most = seen.furthest(fewer)
-    np.testing.assert_allclose(seen.shifted(fewer, least), 0.0, atol=1e-9)
-    means = seen.shifted(fewer, most).mean(axis=1)
-    reached = np.maximum(seen.high_mean, fewer.mean(axis=1))
+    least, most = bounds.furthest_shifts(fewer)
+    np.testing.assert_allclose(bounds.shifted(fewer, least), 0.0, atol=1e-9)
+    means = bounds.shifted(fewer, most).mean(axis=1)
+    reached = np.maximum(bounds.high_mean, fewer.mean(axis=1))
     np.testing.assert_allclose(means, reached, rtol=1e-6)
 
 
 def test_what_is_beyond_the_range_stays_there():
-    seen = CoefficientRange(np.zeros(1), np.ones(1), np.zeros(1), np.full(1, 0.5), 0.99)
+    bounds = CoefficientRange(np.zeros(1), np.ones(1), np.zeros(1), np.full(1, 0.5))
     u = np.array([[[3.0], [0.2]]])
-    least, most = seen.furthest(u)
+    least, most = bounds.furthest_shifts(u)
     assert most[0, 0] == pytest.approx(0.0)  # the mean is above what was seen already
-    np.testing.assert_allclose(seen.shifted(u, np.array([[0.4]]))[0, :, 0], [3.0, 0.6])
-    np.testing.assert_allclose(seen.shifted(u, least), 0.0)
+    np.testing.assert_allclose(bounds.shifted(u, np.array([[0.4]]))[0, :, 0], [3.0, 0.6])
+    np.testing.assert_allclose(bounds.shifted(u, least), 0.0)
 
 
 def test_a_mean_is_reached_by_one_shift(rng):
     u = rng.exponential(size=(5, 6, 2))
-    seen = CoefficientRange.of([u], 1.0)
+    bounds = CoefficientRange.of([u], 1.0)
     goal = np.array([0.3, 0.6])
-    shifts = seen.shift_to_mean(u, goal)
+    shifts = bounds.shifts_to_means(u, goal)
     np.testing.assert_allclose(
-        seen.shifted(u, shifts).mean(axis=1), np.broadcast_to(goal, (5, 2)), rtol=1e-6
+        bounds.shifted(u, shifts).mean(axis=1), np.broadcast_to(goal, (5, 2)), rtol=1e-6
     )
 
 
 # ------------------------------------------------------------------------------ which concepts
 
 
-def cheapest(gains, costs, need, at_most):
+def cheapest(gains, costs, need, max_concepts):
     """By trying every set and every combination of levels."""
     best = np.inf
-    for chosen in combinations(range(len(gains)), at_most):
-        for levels in product(range(gains.shape[1]), repeat=at_most):
+    for chosen in combinations(range(len(gains)), max_concepts):
+        for levels in product(range(gains.shape[1]), repeat=max_concepts):
             gain = sum(gains[i, level] for i, level in zip(chosen, levels, strict=True))
             if gain >= need:
                 price = sum(costs[i, level] ** 2 for i, level in zip(chosen, levels, strict=True))
@@ -85,25 +91,25 @@ def cheapest(gains, costs, need, at_most):
     return best
 
 
-@pytest.mark.parametrize("at_most", [1, 2, 3])
-def test_sets_are_as_cheap_as_the_cheapest_or_nearly(rng, at_most):
+@pytest.mark.parametrize("max_concepts", [1, 2, 3])
+def test_sets_of_concepts_are_nearly_as_cheap_as_the_cheapest(rng, max_concepts):
     levels = np.linspace(0, 1, 9)
     steepness = rng.normal(size=(12, 4, 1))
     steepness[:, 0] = np.abs(steepness[:, 0])  # one that helps at least
     gains = steepness * levels
     costs = np.broadcast_to(rng.uniform(0.5, 1.5, size=(12, 4, 1)) * levels, gains.shape)
     need = 0.5 * np.sort(gains.max(axis=2), axis=1)[:, -1]
-    chosen, cost, missing = best_concepts(gains, costs, need, at_most, 0)
+    chosen, cost, missing = best_concepts(gains, costs, need, max_concepts, 0)
     assert (missing == 0).all()
-    assert ((chosen != 0).sum(axis=1) <= at_most).all()
+    assert ((chosen != 0).sum(axis=1) <= max_concepts).all()
     for k in range(12):
         gain = gains[k, np.arange(4), chosen[k]].sum()
         assert gain >= need[k] - 1e-12
-        best = cheapest(gains[k], costs[k], need[k], at_most)
+        best = cheapest(gains[k], costs[k], need[k], max_concepts)
         assert best - 1e-9 <= cost[k] <= 1.3 * best  # a level is 1/8 of the way
 
 
-def test_a_need_that_is_out_of_reach_is_said(rng):
+def test_a_need_out_of_reach_is_reported_as_missing(rng):
     gains = np.array([[[0.0, 1.0, 2.0], [0.0, 0.5, 1.0]]])
     costs = np.array([[[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]])
     chosen, _, missing = best_concepts(gains, costs, np.array([10.0]), 2, 0)
@@ -114,7 +120,7 @@ def test_a_need_that_is_out_of_reach_is_said(rng):
 # ------------------------------------------------------------------------------ how far
 
 
-def test_without_limits_it_is_the_least_norm_solution(rng):
+def test_without_limits_shifts_are_the_least_norm_solution(rng):
     bank = rng.normal(size=(3, 8))
     gram, slopes, need = bank @ bank.T, rng.normal(size=(4, 3)), rng.uniform(1, 2, 4)
     u = rng.uniform(size=(4, 5, 3))
@@ -131,12 +137,12 @@ def test_without_limits_it_is_the_least_norm_solution(rng):
 def test_one_shift_for_all_positions_is_the_least_of_all_changes(rng):
     """A general optimiser that is free at every position finds the same."""
     u = np.abs(rng.normal(size=(1, 4, 2)))
-    seen = CoefficientRange.of([np.abs(rng.normal(size=(40, 4, 2)))], 1.0)
+    bounds = CoefficientRange.of([np.abs(rng.normal(size=(40, 4, 2)))], 1.0)
     slopes, gram = np.array([[-1.0, 0.8]]), np.diag([1.0, 1.7])
-    least, most = seen.furthest(u)
+    least, most = bounds.furthest_shifts(u)
     need = np.array([0.35])
-    shifts = closed_form_shifts(u, slopes, gram, need, (least, most), seen)
-    change = seen.shifted(u, shifts) - u
+    shifts = closed_form_shifts(u, slopes, gram, need, (least, most), bounds)
+    change = bounds.shifted(u, shifts) - u
     assert (change[0].mean(axis=0) @ slopes[0]) == pytest.approx(0.35, abs=1e-6)
     assert (u + change == 0).any()  # the range does cut off
 
@@ -181,3 +187,15 @@ def test_the_order_of_concepts_does_not_matter(rng):
         wide(3),
     )
     np.testing.assert_allclose(there, here[:, order], rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------ which attempt
+
+
+def test_an_attempt_near_the_data_is_preferred_only_if_it_meets_the_goal():
+    shifts = np.stack([np.full((3, 2), 1.0), np.full((3, 2), 2.0)], axis=1)
+    is_met = np.array([[True, False], [True, True], [False, False]])
+    chosen = Attempts(shifts, is_met).first_within(np.array([[80.0, 10.0]] * 3), 50.0)
+    np.testing.assert_array_equal(chosen[:, 0], [1.0, 2.0, 1.0])
+    chosen = Attempts(shifts, is_met).first_within(np.array([[80.0, 10.0]] * 3), 90.0)
+    np.testing.assert_array_equal(chosen[:, 0], [1.0, 1.0, 1.0])
