@@ -1,318 +1,19 @@
+"""The head gives outputs, logits, class rows and entropies, whatever the network ends in."""
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from small_networks import SHAPE, K, features, functional, head_of, pooled_dense, sequential
 
-from xplique_dirpairs.models.graph import final_activation
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
-
-K, SHAPE = 3, (8, 6, 2)
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
-
-
-def pooled_dense(x, activation="softmax"):
-    return layers.Dense(K, activation=activation)(layers.GlobalAveragePooling2D()(x))
-
-
-def functional(activation="softmax"):
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(4, 3, activation="relu", name="cut")(inputs)
-    return keras.Model(inputs, pooled_dense(x, activation))
-
-
-def sequential():
-    return keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            layers.Conv2D(4, 3, activation="relu", name="cut"),
-            layers.Flatten(),
-            layers.Dense(K),
-            layers.Softmax(),
-        ]
-    )
-
-
-def residual():
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(4, 3, padding="same", name="before")(inputs)
-    branch = layers.Conv2D(4, 3, padding="same", name="inside")(x)
-    x = layers.Add(name="cut")([x, branch])
-    after = layers.Conv2D(4, 3, padding="same")(x)  # a branch after the cut does no harm
-    return keras.Model(inputs, pooled_dense(layers.Add()([x, after])))
-
-
-def nested_classifier():
-    inner_inputs = keras.Input((4,))
-    inner = keras.Model(inner_inputs, layers.Dense(K, activation="softmax")(inner_inputs))
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(4, 3, name="cut")(inputs)
-    return keras.Model(inputs, inner(layers.GlobalAveragePooling2D()(x)))
-
-
-def backbone(made_by):
-    """A network on top of a whole model, as in transfer learning; the model is the layer."""
-    if made_by == "sequential":
-        base = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, name="inner")], name="cut")
-    else:
-        base_inputs = keras.Input(SHAPE)
-        base = keras.Model(base_inputs, layers.Conv2D(4, 3)(base_inputs), name="cut")
-    inputs = keras.Input(SHAPE)
-    return keras.Model(inputs, pooled_dense(base(inputs)))
-
-
-def twice_nested():
-    outer = keras.Sequential([keras.Input(SHAPE), backbone("sequential").layers[1]], name="outer")
-    return keras.Sequential([keras.Input(SHAPE), outer, layers.Flatten(), layers.Dense(K)])
-
-
-def segmentation():
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(4, 3, name="cut")(inputs)
-    return keras.Model(inputs, layers.Conv2D(K, 1)(x))
-
-
-def under(make_last):
-    """Softmax, and something behind it."""
-
-    def make():
-        inputs = keras.Input(SHAPE)
-        x = layers.Conv2D(4, 3, name="cut")(inputs)
-        return keras.Model(inputs, make_last(pooled_dense(x)))
-
-    return make
-
-
-def softmax_before_the_reshaping():
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(4, 3, name="cut")(inputs)
-    x = layers.Dense(K, activation="softmax")(layers.GlobalAveragePooling2D(keepdims=True)(x))
-    return keras.Model(inputs, layers.Flatten()(x))
-
-
-def bare_operation():
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(4, 3, name="cut")(inputs)
-    return keras.Model(inputs, keras.ops.softmax(pooled_dense(x, None)))
-
-
-def custom_last_layer():
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(4, 3, name="cut")(inputs)
-    return keras.Model(inputs, Cosine(K, "softmax")(layers.GlobalAveragePooling2D()(x)))
-
-
-@keras.saving.register_keras_serializable("tests")
-class Cosine(layers.Layer):
-    """A user's classifier layer; its weights are not called kernel and bias."""
-
-    def __init__(self, units, activation=None, **kwargs):
-        super().__init__(**kwargs)
-        self.units, self.activation = units, keras.activations.get(activation)
-
-    def build(self, shape):
-        self.rows = self.add_weight(shape=(shape[-1], self.units), initializer="random_normal")
-
-    def call(self, x):
-        return self.activation(keras.ops.matmul(x, self.rows))
-
-    def get_config(self):
-        activation = keras.activations.serialize(self.activation)
-        return {**super().get_config(), "units": self.units, "activation": activation}
-
-
-def images(count=5):
-    return np.random.default_rng(0).normal(size=(count, *SHAPE)).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    "maker",
-    [
-        functional,
-        sequential,
-        residual,
-        nested_classifier,
-        bare_operation,
-        pytest.param(lambda: functional(None), id="logits"),
-        pytest.param(lambda: functional("sigmoid"), id="sigmoid"),
-        pytest.param(lambda: backbone("sequential"), id="sequential backbone"),
-        pytest.param(lambda: backbone("functional"), id="functional backbone"),
-        custom_last_layer,
-        softmax_before_the_reshaping,
-        pytest.param(under(layers.Reshape((K,))), id="reshaped"),
-        pytest.param(under(lambda x: keras.ops.reshape(x, (-1, K))), id="reshape operation"),
-        pytest.param(under(lambda x: keras.ops.squeeze(keras.ops.expand_dims(x, 1), 1)), id="axes"),
-        pytest.param(under(lambda x: keras.ops.cast(x, "float32")), id="cast"),
-    ],
-)
-def test_the_two_halves_are_the_network_up_to_its_final_activation(maker):
-    model = maker()
-    weights = [w.numpy() for w in model.weights]
-    expected = model(images()).numpy()
-    first, second = split_model(model, "cut")
-    logits = second(first(images()))
-    finish = {
-        "softmax": keras.ops.softmax,
-        "sigmoid": keras.ops.sigmoid,
-        "linear": lambda values: values,
-    }[final_activation(model)]
-    np.testing.assert_allclose(finish(logits), expected, rtol=1e-5, atol=1e-6)
-    assert final_activation(second) == "linear"
-    # the model itself is as it was
-    np.testing.assert_array_equal(model(images()), expected)
-    assert all(np.array_equal(a, w) for a, w in zip(weights, model.weights, strict=True))
-
-
-def test_a_layer_is_named_numbered_or_given():
-    model = functional()
-    expected = split_model(model, "cut")[0](images())
-    for layer in (model.get_layer("cut"), 1, -3, np.int64(1)):
-        np.testing.assert_array_equal(split_model(model, layer)[0](images()), expected)
-
-
-def test_a_model_can_be_split_twice_and_its_half_again():
-    model = residual()
-    for layer in ("cut", "before", "cut"):
-        first, second = split_model(model, layer)
-        probabilities = keras.ops.softmax(second(first(images())))
-        np.testing.assert_allclose(probabilities, model(images()), rtol=1e-5, atol=1e-6)
-
-
-def test_a_model_made_of_layers_of_another_one_can_be_split():
-    _, second = split_model(residual(), "before")
-    third, last = split_model(second, "cut")
-    x = features(shape=second.input_shape[1:])
-    np.testing.assert_allclose(last(third(x)), second(x), rtol=1e-5, atol=1e-6)
-
-
-def test_half_a_network_of_logits_can_be_cut_right_before_its_softmax():
-    model = sequential()
-    first, second = split_model(model, -2)
-    np.testing.assert_allclose(
-        keras.ops.softmax(second(first(images()))), model(images()), rtol=1e-5
-    )
-
-
-# ------------------------------------------------------------------ what cannot be split
-
-
-def two_inputs():
-    a, b = keras.Input((4,)), keras.Input((4,))
-    return keras.Model([a, b], layers.Dense(K)(layers.Add(name="cut")([a, b])))
-
-
-def two_outputs():
-    inputs = keras.Input((4,))
-    x = layers.Dense(4, name="cut")(inputs)
-    return keras.Model(inputs, [layers.Dense(K)(x), layers.Dense(K)(x)])
-
-
-def used_twice():
-    inputs, shared = keras.Input((4,)), layers.Dense(4, name="cut")
-    return keras.Model(inputs, layers.Dense(K)(shared(shared(inputs))))
-
-
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(K, name="cut")
-
-    def call(self, x):
-        return self.dense(x)
-
-
-def unbuilt():
-    return keras.Sequential([layers.Dense(4, name="cut"), layers.Dense(K)])
-
-
-@pytest.mark.parametrize(
-    "maker, layer, message",
-    [
-        (two_inputs, "cut", "one input and one output, not 2 and 1"),
-        (two_outputs, "cut", "one input and one output, not 1 and 2"),
-        (used_twice, "cut", "used several times"),
-        (Subclassed, "cut", "built"),
-        (unbuilt, "cut", "built"),
-        (residual, "inside", "branch goes around"),
-        (functional, "conv9", r"no layer 'conv9'; it has:.*cut"),
-        (functional, 7, "index 7 is out of range for 4 layers"),
-        (functional, -1, "the model's output"),
-        (functional, layers.Dense(3, name="stranger"), "'stranger' is not one of"),
-        (lambda: backbone("sequential"), "inner", "'inner' is inside 'cut'.*one layer.*build"),
-        (lambda: twice_nested(), "inner", "'inner' is inside 'outer'"),
-        (segmentation, "cut", r"\(N, K\), but its output has shape \(None, 6, 4, 3\)"),
-    ],
-)
-def test_what_cannot_be_split_is_refused_and_says_why(maker, layer, message):
-    with pytest.raises(ValueError, match=message):
-        split_model(maker(), layer)
-
-
-@pytest.mark.parametrize("layer", [None, 1.0, True, ["cut"]])
-def test_a_layer_of_a_wrong_type_is_refused(layer):
-    with pytest.raises(TypeError, match="name, an index or a layer"):
-        split_model(functional(), layer)
-
-
-def test_a_layer_object_inside_a_nested_model_is_found_there():
-    model = backbone("functional")
-    inner = model.get_layer("cut").layers[-1]
-    with pytest.raises(ValueError, match="is inside 'cut'"):
-        split_model(model, inner)
-
-
-def test_a_model_of_a_wrong_type_is_refused():
-    with pytest.raises(TypeError, match=r"keras\.Model, not function"):
-        split_model(images, "cut")
-    of_keras_2 = type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential"})
-    with pytest.raises(TypeError, match=r"tf_keras \(Keras 2\) Sequential.*Keras 3"):
-        split_model(of_keras_2(), "cut")
-    with pytest.raises(TypeError, match="callable, not list"):
-        Head([1, 2])
-
-
-# ------------------------------------------------------------------ the final activation
-
-
-def ends_in(last):
-    inputs = keras.Input((4,))
-    return keras.Model(inputs, last(layers.Dense(K)(inputs)))
-
-
-@pytest.mark.parametrize(
-    "last, kind",
-    [
-        (layers.Dense(K, activation="softmax"), "softmax"),
-        (layers.Dense(K, activation=keras.activations.softmax), "softmax"),
-        (layers.Activation("softmax"), "softmax"),
-        (layers.Softmax(), "softmax"),
-        (keras.ops.softmax, "softmax"),
-        (keras.ops.sigmoid, "sigmoid"),
-        (layers.Dense(1, activation="sigmoid"), "sigmoid"),
-        (layers.Activation("sigmoid"), "sigmoid"),
-        (keras.Sequential([layers.Dense(K, activation="softmax")]), "softmax"),
-        (keras.Sequential([layers.Softmax(), layers.Activation("linear")]), "softmax"),
-        (layers.Dense(K), "linear"),
-        (layers.Dense(K, activation="relu"), "linear"),
-        (layers.Dense(K, activation=tf.nn.softmax), "softmax"),
-        (layers.Activation(tf.nn.softmax), "softmax"),
-        (layers.Dense(K, activation=keras.ops.softmax), "softmax"),
-        (layers.Dense(K, activation=layers.Softmax()), "softmax"),
-        (lambda x: layers.Reshape((K,))(layers.Softmax()(x)), "softmax"),
-        (lambda x: layers.Flatten()(layers.Reshape((1, K))(layers.Softmax()(x))), "softmax"),
-        (lambda x: keras.ops.squeeze(keras.ops.expand_dims(keras.ops.softmax(x), 1), 1), "softmax"),
-        (lambda x: keras.ops.cast(keras.ops.softmax(x), "float32"), "softmax"),
-        # positions that become classes: not one prediction over K classes
-        (lambda x: layers.Flatten()(layers.Softmax()(layers.RepeatVector(2)(x))), "linear"),
-    ],
-)
-def test_the_final_activation_is_read_off_the_graph(last, kind):
-    assert final_activation(ends_in(last)) == kind
 
 
 # ------------------------------------------------------------------ the head
@@ -330,27 +31,16 @@ def test_a_head_whose_outputs_are_no_classes_is_refused(last):
         Head(keras.Model(inputs, [layers.Dense(K)(inputs), layers.Dense(K)(inputs)]))
 
 
-def test_that_sigmoids_were_cut_off_is_remembered():
-    model = functional("sigmoid")
-    _, logits = split_model(model, "cut")
-    as_loaded = keras.Model.from_config(logits.get_config())
-    for half in (logits, keras.models.clone_model(logits), as_loaded):
-        head = Head(half)
-        assert head.ends_in == "linear" and head.is_multilabel
-    assert not Head(split_model(functional("softmax"), "cut")[1]).is_multilabel
-    x = tf.constant(np.random.default_rng(0).normal(size=(5, 6, 4, 4)).astype(np.float32))
-    whole = keras.Model(model.get_layer("cut").output, model.output)
-    np.testing.assert_allclose(Head(logits).entropy(x), Head(whole).entropy(x), rtol=1e-4)
-
-
-def test_of_logits_cut_by_hand_it_is_said_whether_outputs_are_independent():
+def test_of_logits_cut_by_hand_multilabel_tells_whether_outputs_are_independent():
     half = keras.Sequential([keras.Input((4,)), layers.Dense(K)])
     assert Head(half, multilabel=True).is_multilabel and not Head(half).is_multilabel
     with pytest.raises(ValueError, match="multilabel=False contradicts"):
         Head(half, "sigmoid", multilabel=False)
 
 
-def test_what_a_head_ends_in_is_one_of_three():
+def test_a_head_ends_in_one_of_three_activations():
+    with pytest.raises(TypeError, match="callable, not list"):
+        Head([1, 2])
     with pytest.raises(ValueError, match="'linear', not 'foo'"):
         Head(functional(), ends_in="foo")
 
@@ -364,15 +54,6 @@ def test_activations_of_another_layer_do_not_fit_a_head():
         with pytest.raises(ValueError, match=r"takes activations of shape \(8, 6, 2\)"):
             head.check_takes(shape)
     Head(tf.nn.softmax).check_takes((1, 2))  # a function does not tell
-
-
-def head_of(make_head, shape=(3, 2, 4)):
-    inputs = keras.Input(shape)
-    return Head(keras.Model(inputs, make_head(inputs)))
-
-
-def features(count=5, shape=(3, 2, 4)):
-    return np.random.default_rng(1).normal(size=(count, *shape)).astype(np.float32)
 
 
 def bits(p):
@@ -419,13 +100,13 @@ def test_the_entropy_of_a_sure_network_is_zero_with_finite_gradients(name):
 def test_probabilities_and_logits_of_one_network_have_one_entropy():
     probabilities = Head(functional().layers[-1])  # a layer is a function too: tell what it ends in
     dense = probabilities.model
-    said = Head(dense, ends_in="softmax").entropy(tf.constant(features(shape=(4,))))
+    entropy = Head(dense, ends_in="softmax").entropy(tf.constant(features(shape=(4,))))
     logits = features(shape=(4,)) @ dense.kernel.numpy() + dense.bias.numpy()
     raw = Head(layers.Identity()).entropy(tf.constant(logits))
-    np.testing.assert_allclose(raw, said, rtol=1e-4)
+    np.testing.assert_allclose(raw, entropy, rtol=1e-4)
 
 
-def test_a_sequential_head_is_as_good_as_a_functional_one():
+def test_a_sequential_head_predicts_as_its_model_does():
     head = Head(keras.Sequential([keras.Input((3, 2, 4)), layers.Flatten(), layers.Dense(K)]))
     assert not head.pools_first
     np.testing.assert_allclose(
@@ -477,7 +158,7 @@ NOT_POOLING = {
 
 
 @pytest.mark.parametrize("name", NOT_POOLING)
-def test_where_pooling_first_would_not_be_exact_features_stay(name):
+def test_features_are_not_pooled_where_that_would_not_be_exact(name):
     head = head_of(NOT_POOLING[name])
     assert head.pool(features()).shape == features().shape
     np.testing.assert_allclose(
@@ -488,19 +169,19 @@ def test_where_pooling_first_would_not_be_exact_features_stay(name):
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
 def test_predictions_do_not_depend_on_the_batch_size(batch_size):
     head = head_of(lambda x: layers.Dense(K)(layers.Flatten()(x)))
-    found = head.predict(features(7), batch_size)
-    assert isinstance(found, np.ndarray) and found.shape == (7, K)
-    np.testing.assert_allclose(found, head.model(features(7)), rtol=1e-5, atol=1e-6)
+    outputs = head.predict(features(7), batch_size)
+    assert isinstance(outputs, np.ndarray) and outputs.shape == (7, K)
+    np.testing.assert_allclose(outputs, head.model(features(7)), rtol=1e-5, atol=1e-6)
 
 
-def test_a_head_may_be_any_function_and_says_how_many_classes_where_it_knows():
+def test_a_head_may_be_any_function_and_knows_the_number_of_classes_of_a_model():
     function = Head(lambda x: tf.reduce_mean(x, axis=(1, 2)))
     assert not function.pools_first and function.number_of_classes is None
     np.testing.assert_allclose(function.predict(features()), features().mean((1, 2)), rtol=1e-5)
     assert Head(functional()).number_of_classes == K
 
 
-def test_layers_that_drop_units_out_in_training_do_not():
+def test_dropout_is_off_in_predictions():
     head = head_of(lambda x: layers.Dense(K)(layers.Dropout(0.9)(layers.Flatten()(x))))
     np.testing.assert_array_equal(head.predict(features()), head.predict(features()))
 
@@ -617,3 +298,74 @@ def test_pooled_features_and_maps_can_both_be_predicted_in_any_order_and_number(
     for count in (9, 5, 3):
         np.testing.assert_allclose(head.predict(x[:count]), wanted[:count], atol=1e-5)
         np.testing.assert_allclose(head.predict(head.pool(x[:count])), wanted[:count], atol=1e-5)
+
+
+# ------------------------------------------------------------------ one output, two classes
+
+
+def one_output(activation, hidden=False):
+    def make(x):
+        x = layers.GlobalAveragePooling2D()(x)
+        x = layers.Dense(6, activation="gelu")(x) if hidden else x
+        return layers.Dense(1, activation=activation)(x)
+
+    return head_of(make)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_output_is_two_classes_whose_logits_are_opposite(activation):
+    head, x = one_output(activation), features(7)
+    both = head.by_class(x)
+    z = head.logits(x)
+    assert head.number_of_classes == 1 and both.number_of_classes == 2
+    np.testing.assert_allclose(both.logits(x), np.hstack([-z, z]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(both.few_logits(x), both.logits(x), rtol=1e-4, atol=1e-5)
+    outputs = head.predict(x)
+    no = 1 - outputs if activation else -outputs
+    np.testing.assert_allclose(both.predict(x), np.hstack([no, outputs]), atol=1e-6)
+    probabilities = 1 / (1 + np.exp(-both.logits(x)))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        both.entropy(tf.constant(x)), head.entropy(tf.constant(x)), rtol=1e-4
+    )
+    assert head.number_of_classes == 1  # the head itself stays as it is
+
+
+def test_the_class_rows_of_one_output_are_opposite():
+    head, x = one_output(None), features(5)
+    both = head.by_class(x)
+    np.testing.assert_array_equal(
+        both.class_rows, np.concatenate([-head.class_rows, head.class_rows])
+    )
+    assert one_output(None, hidden=True).by_class(x).class_rows is None
+    for class_id in (0, 1):
+        np.testing.assert_allclose(
+            both.class_scores(tf.constant(x), tf.constant(class_id)),
+            both.outputs(tf.constant(x))[:, class_id],
+            rtol=1e-5,
+        )
+
+
+def test_a_head_by_class_is_pooled_first_as_before():
+    head, x = one_output("sigmoid", hidden=True), features(5)
+    both = head.by_class(x)
+    np.testing.assert_allclose(both.predict(both.pool(x)), both.predict(x), rtol=1e-4)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax", "sigmoid"])
+def test_several_outputs_are_classes_already(activation):
+    head = head_of(lambda x: pooled_dense(x, activation))
+    assert head.by_class(features()) is head
+    assert head.by_class(features()).has_exclusive_classes == (activation != "sigmoid")
+    assert head.class_activation == ("sigmoid" if activation == "sigmoid" else "softmax")
+
+
+def test_one_rule_holds_however_often_and_of_whatever_it_is_asked_for():
+    x = features()
+    function = Head(lambda values: tf.reduce_mean(values, axis=(1, 2, 3))[:, None])
+    both = function.by_class(x)
+    np.testing.assert_allclose(both.logits(x)[:, 0], -both.logits(x)[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(both.by_class(x).logits(x), both.logits(x))
+    assert both.has_exclusive_classes and both.class_activation == "sigmoid"
+    assert both.by_class(x).predict(x).shape == (5, 2)
+    assert one_output(None).has_exclusive_classes

@@ -14,7 +14,7 @@ the layer's own range.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ def choose_k(
     images: ArrayLike,
     labels: ArrayLike,
     *,
-    candidates: ArrayLike | None = None,
+    candidates: Sequence[float] | None = None,
     limits: Limits | None = None,
     batch_size: int = 64,
 ) -> float:
@@ -132,7 +132,7 @@ def choose_k(
     images : array-like of shape (n, height, width, C)
     labels : array-like of shape (n,) or (n, K)
         Classes, as indices or one-hot; of a model of one output 0 (no) and 1 (yes).
-    candidates : array-like of float, optional
+    candidates : sequence of float, optional
         Of equally good ones the smallest is returned. None: `SHARES` of how far, on average,
         positions where the concept is detected lie from its absent level along its signal vector.
     batch_size : int, default=64

@@ -98,7 +98,8 @@ def counterfactuals(
     """
     layer = ConceptLayer.of(concepts)
     pictures = check_images(images)
-    search = CounterfactualSearch(layer, layer.activations(training_images), quantile=quantile)
+    training = layer.activations(check_images(training_images))
+    search = CounterfactualSearch(layer, training, quantile=quantile)
     return search.find(
         layer.activations(pictures),
         target=target,
