@@ -45,9 +45,10 @@ from real_network import load_data
 
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_scenes, small_cnn
-from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.models.split import split_model
+from xplique_dirpairs.models.split import SplitModel, split_model
 
 METHODS = (OURS, "NMF", "PCA", "random directions")
 COLUMNS = (
@@ -61,25 +62,25 @@ def row(*cells) -> None:
 
 
 def digits_layer(arguments):
-    """Head, activations of training and of validation images, labels of the latter, images."""
+    """Split, activations of training and of validation images, labels of the latter, images."""
     path = arguments.output / "digits_network.keras"
     if not path.exists():
         images, labels, _ = digit_scenes(3600, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         small_cnn(images, labels, verbose=0).save(path)
-    g, h = split_model(keras.models.load_model(path), "last_conv")
+    split = split_model(keras.models.load_model(path), "last_conv")
     training = digit_scenes(arguments.training_images, 1)[0]
     images, labels, _ = digit_scenes(arguments.validation_images, 0, "test")
-    parts = (compute_activations(g, part) for part in (training, images))
-    return Head(h), *parts, labels, images, CLASS_NAMES
+    parts = (compute_activations(split[0], part) for part in (training, images))
+    return split, *parts, labels, images, CLASS_NAMES
 
 
 def scenes_layer(arguments):
-    made = scene_layer(arguments)
-    validation = made.validation
+    scenes = scene_layer(arguments)
+    validation = scenes.validation
     return (
-        made.head, made.x_training, made.x_validation, validation.labels, validation.images,
-        validation.class_names,
+        split_model(scenes.model, scenes.layer), scenes.x_training, scenes.x_validation,
+        validation.labels, validation.images, validation.class_names,
     )  # fmt: skip
 
 
@@ -88,14 +89,21 @@ def better_share(ours, other) -> str:
     return f"{np.mean(np.where(other == ours, 0.5, other < ours)):.2f}"
 
 
+def search_of(method: str, split: SplitModel, training, class_names, arguments):
+    """Fit an extractor to the training activations and read them."""
+    concepts = fitted(method, arguments.concepts, arguments.seed, split.head, training, 20000)
+    layer = ConceptLayer.of(concepts, split, class_names=class_names)
+    return CounterfactualSearch(layer, training)
+
+
 def compare(name: str, layer, arguments) -> None:
-    head, training, validation, labels, images, class_names = layer
+    split, training, validation, labels, images, class_names = layer
+    head = split.head
     right = np.flatnonzero(head.logits(validation).argmax(axis=1) == labels)[: arguments.images]
     x = validation[right]
     searches = {}
     for method in arguments.directions:
-        made = fitted(method, arguments.concepts, arguments.seed, head, training, 20000)
-        searches[method] = CounterfactualSearch(head, made, training, class_names=class_names)
+        searches[method] = search_of(method, split, training, class_names, arguments)
     own = searches[arguments.directions[0]].distance(x)
     inside = [own.positions_percentile <= 99, own.image_percentile <= 99]
     inside.append(inside[0] & inside[1])
@@ -186,8 +194,8 @@ def real(arguments) -> None:
     """Five classes of a real network: seconds after the fit, and what was found."""
     data = load_data(arguments.data)
     model, names = data.model(), data.class_names()
-    g, h = split_model(model, arguments.layer)
-    head = Head(h)
+    split = split_model(model, arguments.layer)
+    g, head = split[0], split.head
     train, train_labels, _ = data.photos("train")
     val, val_labels, _ = data.photos("val")
     classes = np.unique(train_labels)[:5]
@@ -196,9 +204,8 @@ def real(arguments) -> None:
     searches = {}
     for method in arguments.directions:
         start = time.perf_counter()
-        made = fitted(method, arguments.concepts, arguments.seed, head, training, 20000)
+        searches[method] = search_of(method, split, training, names, arguments)
         fit = time.perf_counter() - start
-        searches[method] = CounterfactualSearch(head, made, training, class_names=names)
         print(f"<!-- {method}: fit of {len(training)} photographs {fit:.0f} s -->", flush=True)
     row(
         "class", "directions", "photographs", "changed", "moved", "intact within: both",

@@ -47,6 +47,7 @@ from xplique_dirpairs.datasets.chess import (
     train_chess_network,
     watermark,
 )
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.correction import choose_k, correct
 from xplique_dirpairs.learning.estimate_signals import estimate_signals
 from xplique_dirpairs.learning.history import LearningWarning
@@ -163,25 +164,27 @@ def measured(seed: int, arguments: argparse.Namespace) -> Measured:
         if name == RECIPES[0]:
             learned, pairs = learned_, pairs_
     i = found[RECIPES[0]]["first"]
-    g, _ = split_model(model, LAYER)
-    ways = directions(learned, pairs, compute_activations(g, images), marked, i)
+    split = split_model(model, LAYER)
+    ways = directions(learned, pairs, compute_activations(split[0], images), marked, i)
 
     # what a user has who knows of the mark by now: some training pictures with it, and without
     clean, y, _ = chess_pieces(150, seed + 1000)
     validation = np.concatenate([clean, watermark(clean)]), np.concatenate([y, y])
     rows = {"original": accuracies(model, groups)}
-    own_k = choose_k(model, LAYER, pairs, i, *validation)
+    own_k = choose_k(ConceptLayer.of(pairs, split), i, *validation)
     for name, way in ways.items():
+        concepts = ConceptLayer.of(way, split)
         for off in ("undecided", "absent"):
-            rows[f"{name}, {off}"] = accuracies(correct(model, LAYER, way, i, off=off), groups)
-        for k, of in ((own_k, "same k"), (choose_k(model, LAYER, way, i, *validation), "own k")):
-            rows[f"{name}, {of}"] = accuracies(correct(model, LAYER, way, i, k=k), groups)
-        rows[f"{name}, k = 450"] = accuracies(correct(model, LAYER, way, i, k=450.0), groups)
+            rows[f"{name}, {off}"] = accuracies(correct(concepts, i, off=off), groups)
+        for k, of in ((own_k, "same k"), (choose_k(concepts, i, *validation), "own k")):
+            rows[f"{name}, {of}"] = accuracies(correct(concepts, i, k=k), groups)
+        rows[f"{name}, k = 450"] = accuracies(correct(concepts, i, k=450.0), groups)
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(arguments.random):
         way = replace(pairs, signals=rng.normal(size=pairs.signals.shape))
-        drawn.append(accuracies(correct(model, LAYER, way, i, k=own_k), groups))
+        concepts = ConceptLayer.of(way, split)
+        drawn.append(accuracies(correct(concepts, i, k=own_k), groups))
     rows["random, same k"] = np.mean(drawn, axis=0).tolist()
     again = network(arguments.output, seed, images[~marked], labels[~marked], "without_marked")
     rows["trained without marked images"] = accuracies(again, groups)
@@ -226,9 +229,10 @@ def check_elsewhere(arguments: argparse.Namespace, concept: int) -> None:
 
     pairs = DirectionPairs.load(arguments.output / "pairs_0.npz")
     model = keras.models.load_model(arguments.output / "model_0.keras")
+    concepts = ConceptLayer.of(pairs, split_model(model, LAYER))
     images = watermark(chess_pieces(64, 0, "test")[0])
     for off in ("undecided", "absent"):
-        corrected = correct(model, LAYER, pairs, concept, off=off)
+        corrected = correct(concepts, concept, off=off)
         paths = [
             arguments.output / f"{slug(off)}{end}" for end in (".keras", "_images.npy", "_said.npy")
         ]
