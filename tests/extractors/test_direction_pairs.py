@@ -1,13 +1,15 @@
 """Direction pairs do what a script of Xplique's `CraftTf` and `CraftManagerTf` asks."""
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import CLASSES, NETWORKS
+from conftest import CLASSES, NETWORKS, fake_learn_pairs
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, CraftTf, DisplayImportancesOrder
 
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
@@ -73,8 +75,6 @@ def test_crops_count_a_concept_only_where_it_is_detected(fitted, images):
 
 
 def test_the_learning_is_given_maps_and_the_rest_of_the_network(fitted, monkeypatch):
-    from conftest import fake_learn_pairs
-
     asked = {}
 
     def learn(activations, concepts, **options):
@@ -175,31 +175,45 @@ def test_a_craft_script_runs_with_the_class_names_changed(halves, images, monkey
 # ---------------------------------------------------------------- several classes
 
 
+#: The class of each image, by its colour.
+CLASS_OF_IMAGE = np.array([0, 0, 1, 1, 1, 0, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def colour_network():
+    """Halves of a network that takes the strongest colour of an image for its class."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    conv = keras.layers.Conv2D(8, 1, 4, activation="relu", name="features")
+    dense = keras.layers.Dense(3, use_bias=False)
+    model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(conv(inputs))))
+    kernel, bias = conv.get_weights()
+    kernel[..., :3] = np.eye(3)
+    conv.set_weights([kernel, bias])
+    dense.set_weights([np.eye(8, 3)])
+    return split_model(model, "features")
+
+
 @pytest.fixture
-def manager(halves, images, monkeypatch):
+def manager(colour_network, images):
     def make(shared=True, classes=None, one_hot=False, fit=True, **options):
-        g, h = halves("conv_gap")
-        monkeypatch.setattr(
-            DirectionPairsManagerTf, "_predict", lambda self, a: np.array([0, 0, 1, 1, 1, 0, 0, 1])
-        )  # an untrained network predicts one class only
+        colours = np.where(np.arange(3) == CLASS_OF_IMAGE[:, None], 1.0, 0.3)
         labels = np.array([0, 0, 1, 1, 1, 0, 0, 2])
-        labels = np.eye(CLASSES)[labels] if one_hot else labels
-        made = DirectionPairsManagerTf(
-            g,
-            h,
-            images("conv_gap", 8),
-            labels,
-            classes,
-            4,
-            16,
-            16,
+        manager = DirectionPairsManagerTf(
+            colour_network,
+            inputs=images("conv_gap", 8) * colours[:, None, None].astype(np.float32),
+            labels=np.eye(CLASSES)[labels] if one_hot else labels,
+            list_of_class_of_interest=classes,
+            number_of_concepts=4,
+            patch_size=16,
             shared=shared,
             random_state=0,
             verbose=0,
         )
+        np.testing.assert_array_equal(manager.compute_predictions(), CLASS_OF_IMAGE)
         if fit:
-            made.fit(**options)
-        return made
+            manager.fit(**options)
+        return manager
 
     return make
 
@@ -217,7 +231,11 @@ def test_one_set_of_pairs_serves_all_classes(manager):
 def test_a_shared_concept_has_one_colour_in_all_classes(manager):
     made = manager(classes=[0, 1])
     made.estimate_importance(nb_design=4)
-    colors = [[cmap(1.0) for cmap in made.craft_instances[k]._cmaps(np.arange(4))] for k in (0, 1)]
+    colors = []
+    for class_id in (0, 1):
+        sensitivity = made.craft_instances[class_id].sensitivity
+        ranks = np.argsort(sensitivity.most_important_concepts)
+        colors.append([sensitivity.cmaps[rank](1.0) for rank in ranks])
     assert colors[0] == colors[1] and len(set(colors[0])) == 4
 
 
@@ -252,7 +270,7 @@ def test_a_class_nobody_predicts_is_left_out_with_a_warning(manager):
         made.plot_concepts_crops(2)
 
 
-def test_what_the_manager_cannot_do_is_said(manager):
+def test_classes_without_images_or_fit_are_refused(manager):
     with pytest.raises(ValueError, match="none of the 8 images"):
         manager(classes=[2])
     with pytest.raises(ValueError, match="out of range"):
@@ -277,7 +295,7 @@ def test_classes_of_interest_are_a_list_of_class_indices(manager, classes, error
 
 
 @pytest.mark.parametrize("number", [0, 1.5, "all"])
-def test_a_number_of_samples_is_a_whole_one(manager, number):
+def test_a_number_of_samples_is_a_positive_integer(manager, number):
     with pytest.raises(ValueError, match="nb_samples_per_class must be an integer of at least 1"):
         manager(nb_samples_per_class=number)
 

@@ -363,16 +363,41 @@ def fit_extractor(extractor: Extractor, images: NDArray, activations: NDArray, h
     ValueError
         If its factorizer needs activations that are nowhere negative, and some are.
     """
-    if isinstance(extractor, DirectionPairsFactorizer):
-        extractor.fit_maps(activations, head)
-    elif isinstance(extractor, ConceptFactorizer):
-        if extractor.requires_positive_activations and activations.min() < 0:
-            raise ValueError(
-                f"{type(extractor).__name__} needs activations that are nowhere negative"
-            )
-        extractor.fit(as_positions(activations))
+    if isinstance(extractor, ConceptFactorizer):
+        fit_factorizer(extractor, activations, head)
     else:
         extractor.fit(images)
+
+
+def fit_factorizer(
+    factorizer: ConceptFactorizer, activations: NDArray, head: Head | None
+) -> NDArray:
+    """Fit a factorizer on activations (N, *spatial, D), and return coefficients (P, I).
+
+    Raises
+    ------
+    ValueError
+        If it needs activations that are nowhere negative, and some are.
+    """
+    positions = as_positions(activations)
+    if isinstance(factorizer, DirectionPairsFactorizer):
+        factorizer.fit_maps(activations, head)
+        return factorizer.encode(positions)
+    if factorizer.requires_positive_activations and activations.min() < 0:
+        raise ValueError(
+            f"{type(factorizer).__name__} needs activations that are nowhere negative: choose a "
+            "layer after a ReLU, or another factorizer"
+        )
+    return factorizer.fit(positions)[1]
+
+
+def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[NDArray], NDArray] | None:
+    """Return the reading of coefficients as pictures show them; None where it is ``encode``."""
+    if not isinstance(factorizer, DirectionsFactorizer):
+        return None
+    if type(factorizer).shown_coefficients is DirectionsFactorizer.shown_coefficients:
+        return None
+    return factorizer.shown_coefficients
 
 
 # ------------------------------------------------------------ making a layer
@@ -401,7 +426,8 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
         encode = encode_shown = _encode_by_nmf(factorizer)
     else:
-        encode = encode_shown = factorizer.encode
+        encode = factorizer.encode
+        encode_shown = shown_encoder(factorizer) or encode
         origin = np.zeros((1, len(bank)), np.float32)
         constant = np.asarray(factorizer.decode(origin), np.float32)[0]
         _check_affine(factorizer, bank, constant)
@@ -409,8 +435,6 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
         encoding = np.asarray(factorizer.encoding_directions, np.float32)
         if factorizer.decoding_directions is not None:
             decoding = np.asarray(factorizer.decoding_directions, np.float32)
-        if type(factorizer).shown_coefficients is not DirectionsFactorizer.shown_coefficients:
-            encode_shown = factorizer.shown_coefficients
     if isinstance(factorizer, DirectionPairsFactorizer):
         pairs = factorizer.pairs_
     return cls(
@@ -445,7 +469,7 @@ def _bank_of(extractor: Extractor) -> NDArray:
 def _check_affine(factorizer: ConceptFactorizer, bank: NDArray, constant: NDArray) -> None:
     """Raise a ValueError unless decode(u) = u @ bank + constant, at a few random coefficients."""
     rng = np.random.default_rng(0)
-    size = np.linalg.norm(constant) / max(float(np.linalg.norm(bank)), 1e-12)
+    size = float(np.linalg.norm(constant)) / max(float(np.linalg.norm(bank)), 1e-12)
     coefficients = max(1.0, size) * rng.random((64, len(bank)), dtype=np.float32)
     coefficients[::2] *= rng.random(coefficients[::2].shape) < 0.2  # most concepts off
     decoded = np.asarray(factorizer.decode(coefficients), np.float32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,12 +10,11 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
 
-from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.batching import by_position, chunk_size, slices
 from xplique_dirpairs.core.validation import (
-    as_activations,
     as_images,
+    check_activations,
     check_class,
-    check_images,
     check_integer,
 )
 from xplique_dirpairs.data.activations import compute_activations
@@ -27,6 +24,7 @@ from xplique_dirpairs.data.crops import (
     extract_crops,
     fitting_patch,
 )
+from xplique_dirpairs.extractors.concept_layer import fit_factorizer
 from xplique_dirpairs.extractors.concept_plots import ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
@@ -35,20 +33,18 @@ from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 
-logger = logging.getLogger("xplique_dirpairs")
-
-#: Features (numbers, not bytes) that go through the head at once: where one image has few, many
-#: masked copies of it make a pass, and the cost of calling the head is paid once.
-FEATURES_AT_ONCE = 2**23
+#: Numbers that masked copies of an image's features may take in one pass through the head: of small
+#: features many copies are in one pass, so that the cost of calling the head is paid once.
+_FEATURES_AT_ONCE = 2**23
 
 
 class FactorizerCraftTf(ConceptPlots, CraftTf):
     """`CraftTf` with the concepts of any `DirectionsFactorizer`.
 
-    Methods, arguments and shapes are those of `CraftTf`. What differs: concepts are learned from
-    every position of the whole images, in one pass through the network, and what the concepts do
-    not explain of the features (the residual) is added back, so that importances are about the
-    network's own output.
+    Methods, arguments and shapes are those of `CraftTf`. Two things differ: concepts are learned
+    from every position of whole images, in one pass through the network; and the residual, the part
+    of the features that the concepts do not explain, is added back, so that importances are about
+    the network's own output.
 
     Parameters
     ----------
@@ -107,20 +103,19 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Parameters
         ----------
-        inputs : (N, height, width, channels)
+        inputs : array-like of shape (N, height, width, C)
             Images as ``input_to_latent_model`` takes them; uint8 is accepted.
-        class_id
+        class_id : int, default=0
             The class whose score `estimate_importance` is about.
 
         Returns
         -------
-        crops : tf.Tensor (n, patch, patch, channels)
-            Of the same grid as CRAFT's: whole patches, ``int(0.8 * patch)`` apart. A tensor, as
-            CRAFT returns it; the others are arrays.
-        crops_u : (n, I)
-            A crop's coefficients: the mean of the concept maps (coefficients where the concept
-            is detected) over its area.
-        concept_bank_w : (I, D) float32
+        crops : tf.Tensor of shape (n, patch, patch, C)
+            On CRAFT's grid: whole patches, ``int(0.8 * patch)`` apart.
+        crops_u : ndarray of shape (n, I)
+            Coefficients of each crop: the mean, over its area, of the concept maps (coefficients
+            where the concept is detected).
+        concept_bank_w : ndarray of shape (I, D), float32
 
         Raises
         ------
@@ -129,26 +124,20 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             than the models take, or there is no such class.
         """
         check_class(class_id, self.head.number_of_classes)
-        check_images(inputs)
         images = as_images(inputs)
         activations = self._activations(images)
         self._fit_factorizer(activations)
         return self._describe(images, activations, class_id)
 
     def _fit_factorizer(self, activations: NDArray) -> None:
-        if self.factorizer.requires_positive_activations and activations.min() < 0:
-            raise ValueError(
-                f"{type(self.factorizer).__name__} needs activations that are nowhere negative: "
-                "choose a layer after a ReLU, or another factorizer"
-            )
-        self.factorizer.fit(as_positions(activations))
+        fit_factorizer(self.factorizer, activations, self.head)
 
     def _describe(
         self, images: NDArray, activations: NDArray, class_id: int
     ) -> tuple[tf.Tensor, NDArray, NDArray]:
-        """Crops of the images and what the fitted factorizer says of them."""
+        """Set `factorization` and return its crops, their coefficients and the concept bank."""
         patch = fitting_patch(self.patch_size, images.shape[1:])
-        shown = self._by_position(self.factorizer.shown_coefficients, activations)
+        shown = by_position(self.factorizer.shown_coefficients, activations)
         maps = concept_maps(shown, images.shape[1:])
         self.number_of_concepts = maps.shape[-1]
         self.factorization = Factorization(
@@ -161,14 +150,14 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         )
         self.sensitivity = None
         self._pixel_limits = pixel_limits(images)
-        # Pooled features are a few numbers an image: kept, they save importances a network pass.
+        # Pooled features are a few numbers an image; keeping them saves a pass through the network.
         self._pooled = self._importance_parts(activations) if self._pools else None
         self.__dict__.pop("_scores", None)
         return self.factorization.crops, self.factorization.crops_u, self.concept_bank_w
 
     @property
     def concept_bank_w(self) -> NDArray:
-        """(I, D) float32; the features are ``transform(...) @ concept_bank_w`` and the rest."""
+        """The concept bank, (I, D) float32: features are ``u @ concept_bank_w`` and a residual."""
         self.check_if_fitted()
         return self.factorization.concept_bank_w
 
@@ -180,30 +169,32 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     # ---------------------------------------------------------------- reading
 
     def transform(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> NDArray:
-        """Concept coefficients of images.
+        """Return concept coefficients of images.
 
         Parameters
         ----------
-        inputs : (N, height, width, channels)
+        inputs : array-like of shape (N, height, width, C), optional
             A single image counts as a batch of one. None where activations are given.
-        activations : (N, *spatial, D), optional
+        activations : array-like of shape (N, *spatial, D), optional
             Activations of the images, if they are known.
 
         Returns
         -------
-        coeffs_u : (N, *spatial, I)
-            ``(N, H, W, I)``, ``(N, T, I)`` for tokens, ``(N, I)`` for vectors.
+        coeffs_u : ndarray of shape (N, *spatial, I)
+            (N, H, W, I), (N, T, I) for tokens, (N, I) for vectors.
         """
         self.check_if_fitted()
-        return self._by_position(self.factorizer.encode, self._activations(inputs, activations))
+        return by_position(self.factorizer.encode, self._activations(inputs, activations))
 
     def _activations(self, inputs, activations=None) -> NDArray:
-        """Checked activations: the given ones, or those of the images."""
+        """Return checked activations: those given, or those of the images."""
         if activations is None:
             if inputs is None:
-                raise ValueError("there is nothing to read: give images or their activations")
+                raise ValueError(
+                    "neither images nor activations are given: give images, or their activations"
+                )
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
-        activations = as_activations(activations)
+        activations = check_activations(activations)
         channels = self.factorization.concept_bank_w.shape[1]
         if activations.shape[-1] != channels:
             raise ValueError(
@@ -212,27 +203,16 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             )
         return activations
 
-    @staticmethod
-    def _by_position(function, activations: NDArray) -> NDArray:
-        """A function of flat ``(P, ·)`` arrays, applied to ``(N, *spatial, ·)``."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            values = function(as_positions(activations))
-        if not np.isfinite(values).all():  # cheaper to see here than in the activations
-            raise ValueError(
-                "activations hold NaN or infinite values: check the images and their preprocessing"
-            )
-        return values.reshape(*activations.shape[:-1], values.shape[-1])
-
     def _shown_maps(self, image: NDArray) -> NDArray:
-        """What pictures show of one image, (H, W, I)."""
+        """Return one image's concept maps as pictures show them, (H, W, I)."""
         activations = self._activations(image)
-        shown = self._by_position(self.factorizer.shown_coefficients, activations)
+        shown = by_position(self.factorizer.shown_coefficients, activations)
         return concept_maps(shown, as_images(image).shape[1:])[0]
 
     # ---------------------------------------------------------------- importance
 
     def estimate_importance(self, inputs: ArrayLike | None = None, nb_design: int = 32) -> NDArray:
-        """Total Sobol indices of the class score, each concept dimmed at all positions at once.
+        """Return total Sobol indices of the class score, each concept dimmed at all positions.
 
         A mask m ∈ [0, 1]^I turns an image's features x into r + decode(m · u), with the residual
         r = x − decode(u): m = 1 is the network's own output. Every image has masks of its own, so
@@ -240,15 +220,15 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Parameters
         ----------
-        inputs : (N, height, width, channels), optional
+        inputs : array-like of shape (N, height, width, C), optional
             Images for local importances. None: the images of `fit`, and `sensitivity` is set.
-        nb_design
-            n; the head is evaluated n · (I + 2) times an image. A single image leaves nothing to
-            average over: 128 is then worth its time.
+        nb_design : int, default=32
+            n; the head is evaluated n · (I + 2) times an image. For a single image, whose error is
+            not averaged over others, 128 is worth its time.
 
         Returns
         -------
-        importances : (I,)
+        importances : ndarray of shape (I,)
             Mean over the images, ≥ 0; 0 where the score does not depend on the masks.
         """
         self.check_if_fitted()
@@ -269,30 +249,33 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     @property
     def _pools(self) -> bool:
-        """Whether pooled features suffice: averaging commutes with an affine decode."""
+        """Whether pooled features are enough: averaging commutes with an affine decoder."""
         return self.head.pools_first and self.factorizer.decodes_affinely
 
     def _importance_parts(self, activations: NDArray) -> tuple[NDArray, NDArray]:
-        """Features and coefficients, ``(N, *spatial, ·)``, averaged over positions if that does."""
-        coefficients = self._by_position(self.factorizer.encode, activations)
+        """Return features and coefficients (N, *spatial, ·); pooled where that is enough."""
+        coefficients = by_position(self.factorizer.encode, activations)
         if self._pools:
             return self.head.pool(activations), self.head.pool(coefficients)
         return activations, coefficients
 
     def _masked_scores(self, x: NDArray, u: NDArray, masks: NDArray) -> NDArray:
-        """Class score of one image's features under each mask, (M,)."""
-        size = max(self.batch_size, FEATURES_AT_ONCE // x.size)
+        """Return the class score of one image's features under each mask, (M,)."""
+        size = chunk_size(x.size, self.batch_size, _FEATURES_AT_ONCE)
         if "_scores" not in self.__dict__:
             self._scores = tf.function(self._scores_of_batch, reduce_retracing=True)
         x, u = tf.constant(x), tf.constant(u, tf.float32)
-        batches = (masks[start : start + size] for start in range(0, len(masks), size))
         class_id = tf.constant(self.factorization.class_id)
-        return np.concatenate([self._scores(x, u, tf.constant(m), class_id) for m in batches])
+        scores = [
+            self._scores(x, u, tf.constant(masks[part]), class_id)
+            for part in slices(len(masks), size)
+        ]
+        return np.concatenate(scores)
 
     def _scores_of_batch(
         self, x: tf.Tensor, u: tf.Tensor, masks: tf.Tensor, class_id: tf.Tensor
     ) -> tf.Tensor:
-        """Class scores (B,) of x + decode(m · u) − decode(u), which is r + decode(m · u)."""
+        """Return class scores (B,) of x + decode(m · u) − decode(u) = r + decode(m · u)."""
         concepts = u.shape[-1]
         masks = tf.reshape(masks, [-1, *[1] * (len(u.shape) - 1), concepts])
         intact = tf.reshape(self.factorizer.decode(tf.reshape(u, [-1, concepts])), x.shape)
@@ -302,11 +285,14 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
 
 def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> SplitModel:
-    """Return the halves that a CRAFT class was given, both Keras models.
+    """Return the halves that a CRAFT class was given.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        If they are not Keras models, or the second is missing.
+    ValueError
+        If they do not belong together.
     """
     if not isinstance(first, SplitModel):
         check_keras_model("input_to_latent_model", first)
@@ -316,7 +302,7 @@ def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> 
 
 
 def sensitivity_of(importances: NDArray) -> Sensitivity:
-    """Importances in order; a concept has its colour by its number, as in every other figure."""
+    """Return importances with their order; a concept's colour goes by its number, as everywhere."""
     order = np.argsort(-importances, kind="stable")
     colors = concept_colors(len(importances))
     return Sensitivity(importances, order, cmaps=[colors[i] for i in order])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
+from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.validation import (
     as_images,
     check_class,
-    check_images,
     check_integer,
     check_labels,
 )
+from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf, check_split
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.checkpoint import Checkpoint
@@ -30,8 +30,6 @@ from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
-
-logger = logging.getLogger("xplique_dirpairs")
 
 
 class DirectionPairsTf(FactorizerCraftTf):
@@ -109,21 +107,22 @@ class DirectionPairsTf(FactorizerCraftTf):
 
     @property
     def history_(self) -> History | None:
-        """How the fit went; None where the pairs were given."""
+        """The course of the fit; None where the pairs were given."""
         self.check_if_fitted()
         return self.factorizer.history_
 
     def fit(
         self, inputs: ArrayLike, class_id: int = 0, *, resume: str | os.PathLike | None = None
     ) -> tuple[tf.Tensor, NDArray, NDArray]:
-        """Learn the direction pairs; arguments and results as for `FactorizerCraftTf.fit`.
+        """Learn the direction pairs; arguments and results as of `FactorizerCraftTf.fit`.
 
         Parameters
         ----------
         inputs, class_id
-        resume
-            A folder that keeps the state of the learning after every epoch; if it holds the state
-            of a fit of the same images with the same settings, that one goes on.
+            As of `FactorizerCraftTf.fit`.
+        resume : path, optional
+            A folder that keeps the state of the learning after every epoch. If it holds the state
+            of a fit of the same images with the same settings, that fit is resumed.
         """
         self._resume = resume
         try:
@@ -132,12 +131,12 @@ class DirectionPairsTf(FactorizerCraftTf):
             self._resume = None
 
     def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> NDArray:
-        """Concept detections y of images, in [0, 1]; the concept is there where y > 0.5.
+        """Return concept detections y of images, in [0, 1]; y > 0.5: the concept is present.
 
-        Arguments and shape as for `transform`.
+        Arguments and shape are those of `transform`.
         """
         self.check_if_fitted()
-        return self._by_position(self.factorizer.detect, self._activations(inputs, activations))
+        return by_position(self.factorizer.detect, self._activations(inputs, activations))
 
     def _fit_factorizer(self, activations: NDArray) -> None:
         if not self._given:
@@ -156,18 +155,19 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     Parameters
     ----------
-    input_to_latent_model, latent_to_logit_model
+    input_to_latent_model : SplitModel or keras.Model
+    latent_to_logit_model : keras.Model, optional
         As in `DirectionPairsTf`.
     inputs : array-like of shape (N, height, width, C)
     labels : array-like of shape (N,) or (N, K)
         Class indices, or one-hot rows.
-    list_of_class_of_interest
+    list_of_class_of_interest : sequence of int, optional
         Classes to explain. None: all that occur in the labels.
     number_of_concepts, batch_size, patch_size
         As in `DirectionPairsTf`.
-    shared
-        True: one set of pairs, learned from the images of all the classes of interest, with
-        importances for each class. False: a set for each class, as CRAFT does.
+    shared : bool, default=True
+        True: one set of pairs, learned from the images of all classes of interest, with importances
+        for each class. False: a set for each class, as CRAFT has.
     recipe, off, n_init, random_state, verbose
         As in `DirectionPairsTf`.
 
@@ -198,7 +198,6 @@ class DirectionPairsManagerTf(CraftManagerTf):
         split = check_split(input_to_latent_model, latent_to_logit_model)
         if inputs is None or labels is None:
             raise TypeError("inputs and labels are missing: images, and the class of each")
-        check_images(inputs)
         inputs = as_images(inputs)
         labels = check_labels(labels, len(inputs), None)
         given = list_of_class_of_interest
@@ -216,7 +215,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
             batch_size,
             patch_size,
         )
-        self.shared = shared
+        self.split, self.batch_size, self.shared = split, batch_size, shared
         self.craft_instances = {
             class_id: DirectionPairsTf(
                 split,
@@ -233,19 +232,14 @@ class DirectionPairsManagerTf(CraftManagerTf):
         }
 
     def compute_predictions(self) -> NDArray:
-        """The network's class of every image, (N,)."""
+        """Return the network's class of every image, (N,)."""
         return self._predict(self._activations())
 
-    def _any_instance(self) -> DirectionPairsTf:
-        if not self.craft_instances:
-            raise ValueError("list_of_class_of_interest is empty: there is nothing to explain")
-        return next(iter(self.craft_instances.values()))
-
     def _activations(self) -> NDArray:
-        return self._any_instance()._activations(self.inputs)
+        return compute_activations(self.split.input_to_latent_model, self.inputs, self.batch_size)
 
     def _predict(self, activations: NDArray) -> NDArray:
-        head = self._any_instance().head
+        head = self.split.head
         return head.predict(head.pool(activations)).argmax(axis=-1)
 
     def fit(
@@ -259,12 +253,12 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
         Parameters
         ----------
-        nb_samples_per_class
-            At most so many images of each class; None for all.
-        verbose
+        nb_samples_per_class : int, optional
+            Largest number of images of each class; None: all.
+        verbose : bool, default=False
             Whether to print the class being fitted.
-        resume
-            As in `DirectionPairsTf.fit`; a folder in it for each class where they are not shared.
+        resume : path, optional
+            As of `DirectionPairsTf.fit`; with a folder for each class where pairs are not shared.
 
         Raises
         ------
@@ -274,7 +268,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         Warns
         -----
         UserWarning
-            For a class that no image is assigned to; it is left out.
+            If no image is assigned to a class, which is then left out.
         """
         if nb_samples_per_class is not None:
             check_integer("nb_samples_per_class", nb_samples_per_class)
@@ -299,7 +293,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
                 stacklevel=2,
             )
         for instance in self.craft_instances.values():
-            instance.factorization = None  # a class left out now must not keep an earlier fit
+            instance.factorization = None  # a class left out must not keep an earlier fit
         shared = None
         if self.shared:
             shared = self.craft_instances[next(iter(chosen))]
@@ -316,7 +310,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
                 instance.factorizer = shared.factorizer
             instance._describe(self.inputs[indices], activations[indices], class_id)
             if shared is None and instance.history_ and instance.history_.interrupted:
-                break  # Ctrl-C is meant for the whole fit; what there is stays
+                break  # Ctrl-C ends the whole fit and keeps what was learned
 
     def _fitted(self) -> dict[int, DirectionPairsTf]:
         fitted = {k: c for k, c in self.craft_instances.items() if c.factorization is not None}
@@ -326,20 +320,20 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     @property
     def pairs(self) -> DirectionPairs | dict[int, DirectionPairs]:
-        """The shared pairs, or those of each class where they are not shared."""
+        """The shared pairs; where they are not shared, those of each class."""
         by_class = {class_id: craft.pairs for class_id, craft in self._fitted().items()}
         return next(iter(by_class.values())) if self.shared else by_class
 
     @property
     def history_(self) -> History | dict[int, History | None] | None:
-        """How the fit went; of each class where pairs are not shared."""
+        """The course of the fit; where pairs are not shared, of each class."""
         by_class = {class_id: craft.history_ for class_id, craft in self._fitted().items()}
         return next(iter(by_class.values())) if self.shared else by_class
 
     def estimate_importance(self, nb_design: int = 32, verbose: bool = False) -> None:
-        """Importances of the concepts for every fitted class: see `DirectionPairsTf`.
+        """Estimate importances of the concepts for every fitted class: see `DirectionPairsTf`.
 
-        A concept has its colour by its number: where the pairs are shared, the same in every class.
+        A concept's colour goes by its number: shared concepts have the same in every class.
         """
         fitted = self._fitted()
         for class_id, instance in fitted.items():
@@ -360,7 +354,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
     def plot_concepts_importances(
         self, class_id: int, nb_most_important_concepts: int = 5, verbose: bool = False
     ) -> Figure:
-        """Bars of the importances of one class: see `DirectionPairsTf`."""
+        """Draw bars of the importances of one class: see `DirectionPairsTf`."""
         return self._instance(class_id).plot_concepts_importances(
             nb_most_important_concepts=nb_most_important_concepts, verbose=verbose
         )
@@ -368,7 +362,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
     def plot_concepts_crops(
         self, class_id: int, nb_crops: int = 10, nb_most_important_concepts: int | None = None
     ) -> Figure:
-        """Best crops of each concept among the images of one class: see `DirectionPairsTf`."""
+        """Draw the best crops of each concept in images of one class: see `DirectionPairsTf`."""
         return self._instance(class_id).plot_concepts_crops(
             nb_crops=nb_crops, nb_most_important_concepts=nb_most_important_concepts
         )
@@ -384,7 +378,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         alpha: float = 0.65,
         filepath: str | None = None,
     ) -> Figure:
-        """One image and what a class's concepts say of it: see `DirectionPairsTf`."""
+        """Draw the concept maps of a class over an image: see `DirectionPairsTf`."""
         return self._instance(class_id).plot_image_concepts(
             img,
             display_importance_order=display_importance_order,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from xplique.concepts.latent_extractor import LatentData
 from xplique.concepts.tf.latent_extractor import TfLatentExtractor
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
 
-from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_class,
@@ -29,6 +28,7 @@ from xplique_dirpairs.core.validation import (
     check_integer,
 )
 from xplique_dirpairs.data.crops import concept_maps
+from xplique_dirpairs.extractors.concept_layer import fit_factorizer, shown_encoder
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.presets import get_recipe
@@ -39,25 +39,22 @@ from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
 from xplique_dirpairs.plots.images import concept_heatmap as heatmap_at_size
 from xplique_dirpairs.plots.palette import concept_colors
 
-logger = logging.getLogger("xplique_dirpairs")
-
 
 class HolisticDirectionPairsTf(HolisticCraftTf):
     """Direction pairs used like `HolisticCraftTf`, with the residual kept when decoding.
 
     Parameters
     ----------
-    latent_extractor
+    latent_extractor : TfLatentExtractor
         Xplique's extractor, which holds the two parts of the network.
-    number_of_concepts
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    factorizer
-        Another way to find concepts, fitted as it is; the residual is kept all the same. None:
-        direction pairs.
-    latent_to_logit_model
+    factorizer : ConceptFactorizer, optional
+        Another method to find concepts; the residual is kept as well. None: direction pairs.
+    latent_to_logit_model : callable, optional
         Activations to logits or probabilities, (N, K), for the learning's network term. None: the
-        extractor's own where it comes from Xplique's `LayeredModelExtractorBuilder`; for other
-        extractors there is then no network term, which is logged.
+        extractor's own if it comes from Xplique's `LayeredModelExtractorBuilder`; with another
+        extractor there is no network term, which is logged.
     recipe, off, n_init, random_state, verbose
         As in `DirectionPairsTf`; without effect where a factorizer is given.
     """
@@ -98,7 +95,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
             )
         super().__init__(latent_extractor, number_of_concepts, factorizer)
         self.latent_to_logit_model = latent_to_logit_model
-        # Xplique's drawing takes them from the end.
+        # Xplique's drawing takes colours from the end.
         colors = concept_colors(number_of_concepts)[::-1]
         self.cmaps = [Sensitivity._get_alpha_cmap(color) for color in colors]
 
@@ -109,33 +106,18 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
 
         Parameters
         ----------
-        inputs : (N, height, width, channels)
-        class_id
+        inputs : array-like of shape (N, height, width, C)
+        class_id : int, default=0
             Kept in ``factorization``.
 
         Raises
         ------
         TypeError, ValueError
-            If the images or their activations cannot be used, or there is no such class.
+            If images or activations are invalid, or there is no such class.
         """
         check_class(class_id, self._number_of_classes())
-        activations = np.concatenate(
-            [
-                latent_data.get_activations(as_numpy=True)
-                for latent_data in self._latent_data(inputs)
-            ]
-        )
-        activations = check_activations(activations)
-        pixels = as_positions(activations)
-        if isinstance(self.factorizer, DirectionPairsFactorizer):
-            self.factorizer.fit_maps(activations, self._head())
-            coefficients = self.factorizer.encode(pixels)
-        else:
-            if self.factorizer.requires_positive_activations and activations.min() < 0:
-                raise ValueError(
-                    f"{type(self.factorizer).__name__} needs activations that are nowhere negative"
-                )
-            _, coefficients = self.factorizer.fit(pixels)
+        activations = check_activations(self._activations(inputs))
+        coefficients = fit_factorizer(self.factorizer, activations, self._head())
         self.factorization = Factorization(
             inputs=None,
             class_id=class_id,
@@ -147,7 +129,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         )
 
     def _head(self) -> Head | None:
-        """The rest of the network, for the network term, where it is within reach."""
+        """Return the rest of the network, for the network term; None where it is not known."""
         if self.latent_to_logit_model is not None:
             return Head(self.latent_to_logit_model)
         extractor, model = self.latent_extractor, self._whole_model
@@ -160,25 +142,29 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
 
     @property
     def _whole_model(self) -> keras.Model | None:
-        """The network where it is known that the extractor only cuts it in two."""
+        """The network, if the extractor is known to only cut it in two."""
         layered = self.latent_extractor.latent_data_class is LayeredLatentData
         model = self.latent_extractor.model
         return model if layered and isinstance(model, keras.Model) else None
 
     def _number_of_classes(self) -> int | None:
-        """K, or None where neither the given head nor the extractor's model tells."""
+        """Return K; None where neither the given head nor the extractor's model tells."""
         model = self.latent_to_logit_model or self._whole_model
-        shape = getattr(model, "output_shape", None)  # of a detector, say, not (N, K)
+        shape = getattr(model, "output_shape", None)  # that of a detector is not (N, K)
         return shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
     def _images(self, inputs: ArrayLike | tf.Tensor) -> NDArray | tf.Tensor:
-        """Checked images; tensors stay tensors, since gradients may be wanted."""
+        """Return checked images; tensors stay tensors, so that gradients can be taken."""
         images: Any = inputs if tf.is_tensor(inputs) else check_images(inputs)
         check_images_fit(images.shape[1:], self._whole_model)
         return images
 
     def _latent_data(self, inputs: ArrayLike | tf.Tensor):
         return self.latent_extractor.input_to_latent_generator(self._images(inputs))
+
+    def _activations(self, inputs: ArrayLike) -> NDArray:
+        batches = self._latent_data(inputs)
+        return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
 
     @property
     def pairs(self) -> DirectionPairs:
@@ -188,7 +174,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
 
     @property
     def history_(self) -> History:
-        """How the fit went."""
+        """The course of the fit."""
         self.check_if_fitted()
         return self.factorizer.history_
 
@@ -200,24 +186,19 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         resize: tuple[int, int] | None = None,
         differentiable: bool = False,
     ) -> list[EncodedData]:
-        """Latent data and coefficients of images, batch by batch: see `HolisticCraft.encode`."""
+        """Return latent data and coefficients of images, in batches: see `HolisticCraft.encode`."""
         self.check_if_fitted()
         return super().encode(self._images(inputs), resize, differentiable)
 
     def detect(self, inputs: ArrayLike) -> NDArray:
-        """Concept detections y of images, in [0, 1], in the shape of `transform`."""
+        """Return concept detections y of images, in [0, 1], in the shape of `transform`."""
         self.check_if_fitted()
-        return np.concatenate(
-            [
-                self.pairs.detect(batch.get_activations(as_numpy=True))
-                for batch in self._latent_data(inputs)
-            ]
-        )
+        return self.pairs.detect(self._activations(inputs))
 
     def _decode_coefficients(self, latent_data: LatentData, coeffs_u: NDArray | tf.Tensor) -> Any:
-        """Predictions of r + decode(u), r = x − decode(encode(x)) the residual of ``latent_data``.
+        """Return predictions of r + decode(u), r = x − decode(encode(x)) being the residual.
 
-        ``latent_data`` keeps its activations: it is a copy that goes through the network.
+        ``latent_data`` keeps its activations: a copy goes through the network.
         """
         self.check_if_fitted()
         coeffs_u = tf.convert_to_tensor(coeffs_u, dtype=tf.float32)
@@ -229,7 +210,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         return self.latent_extractor.latent_to_logit(moved)
 
     def _decode_maps(self, coefficients: tf.Tensor) -> tf.Tensor:
-        """`decode` of (n, *spatial, I)."""
+        """Return decode(u) of maps (n, *spatial, I)."""
         flat = tf.reshape(coefficients, [-1, self.number_of_concepts])
         decoded = self.factorizer.decode(flat)
         shape = tf.concat([tf.shape(coefficients)[:-1], tf.shape(decoded)[-1:]], axis=0)
@@ -250,13 +231,13 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         *args: Any,
         **kwargs: Any,
     ) -> NDArray:
-        """Importances (I,) of the concepts: see `HolisticCraft.estimate_importance`.
+        """Return importances (I,) of the concepts: see `HolisticCraft.estimate_importance`.
 
         Raises
         ------
         TypeError, ValueError
-            If there is no such class; or for ``method="sobol"`` on a layer without maps: Xplique's
-            Sobol explainer masks maps.
+            If there is no such class, or ``method="sobol"`` is asked for on a layer without maps:
+            Xplique's Sobol explainer masks maps.
         """
         self.check_if_fitted()
         check_class(class_id, self._number_of_classes())
@@ -273,7 +254,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
     def _prepare_coefficients_for_display(
         self, images: ArrayLike, coeffs_u: NDArray | None
     ) -> NDArray:
-        """Concept maps (N, H, W, I): coefficients where the concept is detected."""
+        """Return concept maps (N, H, W, I): coefficients where the concept is detected."""
         coefficients = self.transform(images) if coeffs_u is None else np.asarray(coeffs_u)
         if coefficients.shape[-1] != self.number_of_concepts:
             raise ValueError(
@@ -281,11 +262,12 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
                 f"but have shape {coefficients.shape}"
             )
         shape = self._to_numpy_image_batch(images).shape[1:]
-        if isinstance(self.factorizer, DirectionPairsFactorizer):
+        encode_shown = shown_encoder(self.factorizer)
+        if encode_shown is not None:
             # Cells of a finer or coarser map than the layer's own cannot be matched to detections.
-            detected = self.detect(images)
-            if detected.shape == coefficients.shape:
-                coefficients = np.maximum(coefficients, 0.0) * (detected > 0.5)
+            shown = by_position(encode_shown, self._activations(images))
+            if shown.shape == coefficients.shape:
+                coefficients = np.where(shown > 0, np.maximum(coefficients, 0.0), 0.0)
         return concept_maps(coefficients, shape)
 
     def display_concept_heatmap(
@@ -297,9 +279,9 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         filter_percentile: int = 80,
         clip_percentile: int = 5,
     ) -> None:
-        """One concept over one image: arguments as in `HolisticCraft`.
+        """Draw one concept over one image: arguments as of `HolisticCraft`.
 
-        Magnitudes are shown; where the map is zero, nothing is.
+        Magnitudes are shown; where the map is 0, the image alone.
         """
         heatmap = np.asarray(concept_heatmap, dtype=np.float32)
         if heatmap.ndim == 3 and heatmap.shape[-1] == 1:
@@ -316,9 +298,9 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
 
 
 def _copy(latent_data: LatentData) -> LatentData:
-    """A copy whose activations can be set without a trace in the original.
+    """Return a copy whose activations can be set without changing the original.
 
-    Tensors are shared; lists and dicts, in which some extractors keep activations, are not.
+    Tensors are shared; lists and dicts, in which some extractors keep activations, are copied.
     """
     twin = copy.copy(latent_data)
     for name, value in vars(latent_data).items():

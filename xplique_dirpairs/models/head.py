@@ -169,7 +169,7 @@ class Head:
 
     @property
     def has_exclusive_classes(self) -> bool:
-        """Whether an image has exactly one class, as of a softmax, or of one output's no and yes."""
+        """Whether an image has exactly one class: of a softmax, or of one output's no and yes."""
         return not self._multilabel or self._has_no_and_yes or self.number_of_classes == 1
 
     @property
