@@ -95,8 +95,8 @@ class SplitModel:
         output_shape = getattr(first, "output_shape", None)
         if isinstance(output_shape, tuple):
             head.check_takes(output_shape[1:])
-        has_graph = bool(getattr(first, "outputs", None))
-        limits = output_limits(first.outputs[0]) if has_graph else (None, None)
+        outputs = getattr(first, "outputs", None)
+        limits = output_limits(outputs[0]) if outputs else (None, None)
         return cls(first, second, head, limits=limits)
 
     def with_model(self, model: keras.Model) -> SplitModel:
