@@ -33,21 +33,19 @@ from xplique_dirpairs.datasets.digit_scenes import (
 from xplique_dirpairs.demo.summary import Summary, write_summary
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
 from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.plots.overview import (
-    plot_class_importances,
-    plot_detections,
-    plot_learning,
-    plot_pictures,
-)
-from xplique_dirpairs.plots.palette import concept_colors
-from xplique_dirpairs.plots.side_by_side import (
+from xplique_dirpairs.plots.extractor_views import (
     ExtractorView,
     counterparts,
     paired_colors,
+    plot_class_importances,
     plot_concepts,
+    plot_detections,
     plot_importances,
     plot_maps,
+    plot_pictures,
 )
+from xplique_dirpairs.plots.learning import plot_learning
+from xplique_dirpairs.plots.palette import concept_colors
 
 TRAINING_PICTURES = 3600
 TEST_PICTURES = 600

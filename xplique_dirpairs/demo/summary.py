@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.plots.overview import LOSS_NAMES
+from xplique_dirpairs.plots.learning import LOSS_NAMES
 
 #: What each picture shows, by the name of its file.
 CAPTIONS = {

@@ -18,11 +18,11 @@ from xplique_dirpairs.core.validation import check_images, check_integer
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
     draw_concept_map,
-    draw_crop_rows,
-    draw_image_concepts,
     draw_importances,
-    draw_legend,
     empty_axes,
+    plot_crop_rows,
+    plot_image_concepts,
+    plot_legend,
 )
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.palette import line_color
@@ -101,7 +101,7 @@ class ConceptPlots:
         concepts = self._ranked(values, nb_most_important_concepts)
         if verbose:
             _print_importances(concepts, values)
-        figure = draw_crop_rows(
+        figure = plot_crop_rows(
             concepts,
             [self._best_crops(concept, nb_crops) for concept in concepts],
             values[concepts],
@@ -125,7 +125,7 @@ class ConceptPlots:
         """
         check_integer("border_width", border_width, minimum=0)
         concepts = self._ranked(self._importances(), nb_most_important_concepts)
-        figure = draw_legend(
+        figure = plot_legend(
             concepts,
             [self._best_crops(concept, 1) for concept in concepts],
             [line_color(cmap) for cmap in self._cmaps(concepts)],
@@ -265,7 +265,7 @@ class ConceptPlots:
         if display_importance_order == DisplayImportancesOrder.LOCAL:
             values = self.estimate_importance(img)
         concepts = self._ranked(values, nb_most_important_concepts)
-        figure = draw_image_concepts(
+        figure = plot_image_concepts(
             self._picture(img),
             self._shown_maps(img)[..., concepts],
             concepts,
