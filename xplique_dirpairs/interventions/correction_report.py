@@ -15,7 +15,7 @@ from xplique_dirpairs.core.validation import check_class_names, check_images, ch
 from xplique_dirpairs.metrics.predictions import class_probabilities
 from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.plots.correction import plot_correction
+from xplique_dirpairs.plots.interventions import plot_correction
 
 
 @dataclass(frozen=True, eq=False)
