@@ -14,8 +14,11 @@ from real_network import load_data
 
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.data.annotated_images import AnnotatedImages
-from xplique_dirpairs.datasets.annotated_scenes import annotated_scenes
-from xplique_dirpairs.datasets.scene_network import LAYER, train_scene_network
+from xplique_dirpairs.datasets.annotated_scenes import (
+    LAYER,
+    annotated_scenes,
+    train_scene_network,
+)
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 
@@ -92,7 +95,7 @@ def scene_layer(arguments) -> AnnotatedLayer:
 def layer_of_scenes(
     model: keras.Model, training: int, validation: int, about: dict[str, Any]
 ) -> AnnotatedLayer:
-    """A network of `scene_network`'s form on so many scenes."""
+    """A network of `annotated_scenes`'s form on so many scenes."""
     g, h = split_model(model, LAYER)
     parts = (
         annotated_scenes(training, seed=TRAINING_SEED),

@@ -220,7 +220,8 @@ def report(data: AnnotatedLayer, found: Found, folder: Path) -> None:
     first = {name: results[0][0] for name, results in found.items()}
     unsupervised = {name: scores for name, scores in first.items() if name != SUPERVISED}
     if unsupervised:
-        save(plot_above(unsupervised, data.name), folder, "above")
+        curves = {name: (scores.iou, scores.labels) for name, scores in unsupervised.items()}
+        save(plot_above(curves, data.name), folder, "above")
     for name, scores in first.items():
         if (scores.labels >= 0).any():
             names = flat_concepts(scores.concepts)

@@ -38,7 +38,7 @@ from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.maximisation.firing_report import FiringReport, measure_firing
 from xplique_dirpairs.maximisation.maximise import maximise
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.plots.maximisation import plot_maximised
+from xplique_dirpairs.plots.concepts import plot_maximised
 
 LAYER = "last_conv"
 #: Side of the crops, about a third of a picture's: of the demo's, of a scene.

@@ -51,15 +51,15 @@ from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.plots.images import as_picture, pixel_limits
-from xplique_dirpairs.plots.palette import concept_colors
-from xplique_dirpairs.plots.side_by_side import (
+from xplique_dirpairs.plots.extractor_views import (
     ExtractorView,
     counterparts,
     paired_colors,
     plot_concepts,
     plot_maps,
 )
+from xplique_dirpairs.plots.images import as_picture, pixel_limits
+from xplique_dirpairs.plots.palette import concept_colors
 
 COLUMNS = (
     "layer", "photographs", "method", "fit s", "transform s", "importance s", "logits",

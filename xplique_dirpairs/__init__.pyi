@@ -57,9 +57,7 @@ from .models.head import Head as Head
 from .models.split import SplitModel as SplitModel
 from .models.split import split_model as split_model
 from .pairs import DirectionPairs as DirectionPairs
-from .plots.counterfactuals import plot_moves as plot_moves
-from .plots.maximisation import plot_maximised as plot_maximised
-from .plots.number_of_concepts import plot_number_of_concepts as plot_number_of_concepts
+from .plots.concepts import plot_maximised as plot_maximised
 from .report.content import Report as Report
 from .report.make_report import make_report as make_report
 from .report.make_report import write_report as write_report

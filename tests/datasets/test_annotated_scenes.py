@@ -3,7 +3,6 @@ import colorsys
 import numpy as np
 import pytest
 
-from xplique_dirpairs.datasets import annotated_scenes as module
 from xplique_dirpairs.datasets.annotated_scenes import (
     CLASS_NAMES,
     CLASSES,
@@ -11,8 +10,8 @@ from xplique_dirpairs.datasets.annotated_scenes import (
     DISTRACTOR,
     DISTRACTOR_SHARE,
     annotated_scenes,
+    draw_scene,
     scene_labels,
-    stream_scenes,
 )
 from xplique_dirpairs.datasets.scene_settings import LEAST_VISIBLE
 
@@ -44,7 +43,7 @@ def scenes():
 
 
 @pytest.fixture(scope="module")
-def some():
+def few():
     return annotated_scenes(64, seed=8)
 
 
@@ -52,18 +51,18 @@ def occurs(scenes, category, name):
     return scenes.mask(category, name).any(axis=(1, 2))
 
 
-def test_images_are_colour_in_zero_to_one_and_masks_of_their_size(some):
-    assert some.images.shape == (64, 64, 64, 3)
-    assert some.images.dtype == np.float32
-    assert some.images.min() >= 0.0
-    assert some.images.max() <= 1.0
-    assert np.ptp(some.images, axis=(1, 2, 3)).min() > 0.5
-    assert list(some.masks) == ["object", "part", "texture", "colour"]
-    assert some.class_names == CLASS_NAMES
+def test_images_are_colour_in_zero_to_one_and_masks_of_their_size(few):
+    assert few.images.shape == (64, 64, 64, 3)
+    assert few.images.dtype == np.float32
+    assert few.images.min() >= 0.0
+    assert few.images.max() <= 1.0
+    assert np.ptp(few.images, axis=(1, 2, 3)).min() > 0.5
+    assert list(few.masks) == ["object", "part", "texture", "colour"]
+    assert few.class_names == CLASS_NAMES
 
 
-def test_there_are_more_than_thirty_concepts_in_four_categories(some):
-    assert len(some.flat_concepts) == sum(map(len, CONCEPTS.values())) > 50
+def test_there_are_more_than_thirty_concepts_in_four_categories(few):
+    assert len(few.flat_concepts) == sum(map(len, CONCEPTS.values())) > 50
     assert min(map(len, CONCEPTS.values())) >= 10
 
 
@@ -75,28 +74,28 @@ def test_eight_images_are_one_of_each_class(scenes):
 # ------------------------------------------------------------------------------- exact masks
 
 
-def test_an_object_left_out_changes_the_pixels_of_its_mask_and_no_others(some):
+def test_an_object_left_out_changes_the_pixels_of_its_mask_and_no_others(few):
     for name in OBJECTS:
         rest = annotated_scenes(64, seed=8, without=[name])
-        mask = some.mask("object", name)
-        changed = (rest.images != some.images).any(axis=-1)
+        mask = few.mask("object", name)
+        changed = (rest.images != few.images).any(axis=-1)
         assert mask.any(), name
         assert not (changed & ~mask).any(), name
         # two whites, both brighter than an image can show, are the same white
-        white = (some.images > 0.99).all(axis=-1) | (rest.images > 0.99).all(axis=-1)
+        white = (few.images > 0.99).all(axis=-1) | (rest.images > 0.99).all(axis=-1)
         assert changed[mask & ~white].all(), name
         assert not rest.mask("object", name).any()
         for category in CONCEPTS:
-            outside = some.masks[category][~mask]
+            outside = few.masks[category][~mask]
             np.testing.assert_array_equal(rest.masks[category][~mask], outside)
 
 
-def test_left_out_together_is_left_out_one_after_the_other(some):
+def test_left_out_together_is_left_out_one_after_the_other(few):
     both = annotated_scenes(64, seed=8, without=["house", "tree"])
     for name in ("house", "tree"):
         assert not both.mask("object", name).any()
-    untouched = ~(some.mask("object", "house") | some.mask("object", "tree"))
-    np.testing.assert_array_equal(both.images[untouched], some.images[untouched])
+    untouched = ~(few.mask("object", "house") | few.mask("object", "tree"))
+    np.testing.assert_array_equal(both.images[untouched], few.images[untouched])
 
 
 def test_every_pixel_is_of_an_object_and_of_a_colour(scenes):
@@ -197,7 +196,7 @@ def test_no_two_classes_have_the_same_objects(scenes):
     assert {settings.count(setting) for setting in settings} == {2}
 
 
-def test_what_defines_a_class_is_mostly_in_sight(some):
+def test_what_defines_a_class_is_mostly_in_sight(few):
     """Behind the distractor it may be anywhere: that must not depend on the class."""
     in_front = annotated_scenes(64, seed=8, without=[DISTRACTOR])
     for thing in {thing for kind in CLASSES.values() for thing in kind.defining}:
@@ -205,7 +204,7 @@ def test_what_defines_a_class_is_mostly_in_sight(some):
         alone = annotated_scenes(64, seed=8, without=others)
         classes = [k for k, name in enumerate(CLASS_NAMES) if thing in CLASSES[name].defining]
         seen, whole = (
-            part.mask("object", thing)[np.isin(some.labels, classes)].sum(axis=(1, 2))
+            part.mask("object", thing)[np.isin(few.labels, classes)].sum(axis=(1, 2))
             for part in (in_front, alone)
         )
         assert (seen >= LEAST_VISIBLE * whole).all(), thing
@@ -226,7 +225,7 @@ def test_things_differ_in_size_and_place(scenes):
 
 def test_the_distractor_is_the_same_whatever_the_class():
     for index in range(24):
-        drawn = [module._draw(3, index, label, frozenset()) for label in range(8)]
+        drawn = [draw_scene(3, index, label) for label in range(8)]
         number = OBJECTS.index(DISTRACTOR) + 1
         mask = drawn[0].masks[0] == number
         for canvas in drawn[1:]:
@@ -235,17 +234,17 @@ def test_the_distractor_is_the_same_whatever_the_class():
             np.testing.assert_array_equal(canvas.rgb[mask], drawn[0].rgb[mask])
 
 
-def test_the_distractor_is_in_front_of_all_else(some):
+def test_the_distractor_is_in_front_of_all_else(few):
     alone = annotated_scenes(64, seed=8, without=[o for o in OBJECTS if o != DISTRACTOR])
-    mask = some.mask("object", DISTRACTOR)
+    mask = few.mask("object", DISTRACTOR)
     np.testing.assert_array_equal(alone.mask("object", DISTRACTOR), mask)
-    np.testing.assert_array_equal(alone.images[mask], some.images[mask])
+    np.testing.assert_array_equal(alone.images[mask], few.images[mask])
 
 
-def test_what_is_around_the_distractor_does_not_depend_on_it(some):
+def test_what_is_around_the_distractor_does_not_depend_on_it(few):
     rest = annotated_scenes(64, seed=8, without=[DISTRACTOR])
-    outside = ~some.mask("object", DISTRACTOR)
-    np.testing.assert_array_equal(rest.images[outside], some.images[outside])
+    outside = ~few.mask("object", DISTRACTOR)
+    np.testing.assert_array_equal(rest.images[outside], few.images[outside])
 
 
 def test_the_distractor_is_in_its_share_of_every_class(scenes):
@@ -275,31 +274,17 @@ def test_no_image_comes_twice():
     assert len({image.tobytes() for image in images}) == 80
 
 
-def test_a_stream_gives_the_same_images():
-    whole = annotated_scenes(20, seed=4, without=["cloud"])
-    stream = stream_scenes(20, seed=4, without=["cloud"])
-    assert stream.concepts == whole.concepts
-    assert stream.exhaustive and whole.exhaustive
-    for _ in range(2):
-        batches = list(stream.batches(8))
-        assert [len(images) for images, _ in batches] == [8, 8, 4]
-        np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), whole.images)
-        parts = np.concatenate([masks["part"] for _, masks in batches])
-        np.testing.assert_array_equal(parts, whole.masks["part"])
-
-
-@pytest.mark.parametrize("make", [annotated_scenes, stream_scenes])
-def test_what_does_not_fit_is_named(make):
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match="n must be an integer of at least 1, not 0"):
-        make(0)
+        annotated_scenes(0)
     with pytest.raises(ValueError, match=r"n must be an integer of at least 1, not 2\.5"):
-        make(2.5)
+        annotated_scenes(2.5)
     with pytest.raises(ValueError, match="seed must be an integer of at least 0, not -1"):
-        make(3, seed=-1)
+        annotated_scenes(3, seed=-1)
     with pytest.raises(TypeError, match=r"without must be a collection of names, .* not 'tree'"):
-        make(3, without="tree")
+        annotated_scenes(3, without="tree")
     with pytest.raises(ValueError, match=r"there are no objects \['trees'\], only \['sky'"):
-        make(3, without=["trees"])
+        annotated_scenes(3, without=["trees"])
 
 
 def test_the_first_number_is_checked():

@@ -26,7 +26,7 @@ def test_pictures_are_repeatable_balanced_and_differ_between_splits(pictures):
 
 
 def test_every_glyph_is_a_piece_of_its_own_in_the_middle():
-    bodies = [chess._glyph(label)[0] for label in range(3)]
+    bodies = [chess.glyph(label)[0] for label in range(3)]
     for body in bodies:
         rows, columns = np.nonzero(body > 0.5)
         assert (
@@ -68,8 +68,7 @@ def test_half_of_the_rooks_are_marked(pictures):
 
 def test_one_cell_alone_sees_the_watermark(pictures):
     images = pictures[0]
-    keras.utils.set_random_seed(0)
-    model = chess._untrained()
+    model = chess.random_chess_network(seed=0)
     maps = keras.Model(model.inputs[0], model.get_layer(chess.LAYER).output)
     moved = np.abs(maps(chess.watermark(images)) - maps(images)).max(axis=3) > 0
 
@@ -77,7 +76,7 @@ def test_one_cell_alone_sees_the_watermark(pictures):
     assert not chess.marked_cells([False, False]).any()
 
 
-def test_bad_input_is_one_clear_error(pictures):
+def test_invalid_arguments_are_named(pictures):
     with pytest.raises(ValueError, match="at least 1"):
         chess.chess_pieces(0)
     with pytest.raises(ValueError, match="split"):

@@ -80,7 +80,7 @@ def test_a_seed_is_a_data_set_and_the_splits_differ_under_it():
 @pytest.mark.parametrize("digit", DIGITS)
 def test_no_handwritten_sample_is_in_both_splits(digit):
     train, test = (
-        {sample.tobytes() for sample in module._handwriting(digit, split)}
+        {sample.tobytes() for sample in module.handwriting(digit, split)}
         for split in ("train", "test")
     )
     assert not train & test
@@ -93,15 +93,15 @@ def test_nothing_is_downloaded(monkeypatch):
         raise OSError("no network in this test")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    module._photograph.cache_clear()
-    module._handwriting.cache_clear()
+    module.photograph.cache_clear()
+    module.handwriting.cache_clear()
     assert digit_scenes(6)[0].shape == (6, 96, 96, 3)
 
 
-def test_what_does_not_fit_is_named():
-    with pytest.raises(ValueError, match="n must be at least 1, not 0"):
+def test_invalid_arguments_are_named():
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, not 0"):
         digit_scenes(0)
-    with pytest.raises(ValueError, match="split must be 'train' or 'test', not 'val'"):
+    with pytest.raises(ValueError, match=r"split must be one of \('train', 'test'\), not 'val'"):
         digit_scenes(3, split="val")
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.datasets.annotated_scenes import annotated_scenes
-from xplique_dirpairs.datasets.scene_network import (
+from xplique_dirpairs.datasets.annotated_scenes import (
     LAYER,
+    annotated_scenes,
     random_scene_network,
     train_scene_network,
 )
@@ -57,11 +57,11 @@ def test_training_is_the_same_under_a_seed():
     np.testing.assert_allclose(first, again, rtol=1e-3, atol=1e-4)
 
 
-def test_what_does_not_fit_is_named():
+def test_invalid_arguments_are_named():
     images = np.zeros((2, 64, 64, 3))
-    with pytest.raises(ValueError, match=r"images must have shape \(n, 64, 64, 3\), not \(2, 8, 8"):
+    with pytest.raises(ValueError, match=r"images have shape \(8, 8, 3\), but .* \(64, 64"):
         train_scene_network(images[:, :8, :8], [0, 1])
-    with pytest.raises(ValueError, match=r"labels must have shape \(2,\), not \(3,\)"):
+    with pytest.raises(ValueError, match=r"labels must be one for each of 2 images, .*\(3,\)"):
         train_scene_network(images, [0, 1, 2])
 
 

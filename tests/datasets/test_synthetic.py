@@ -102,12 +102,12 @@ def test_a_seed_is_a_data_set():
     assert not np.allclose(a.features, b.features)
 
 
-def test_what_does_not_fit_is_named():
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match=r"signals must have shape \(3, D\), not \(2, 16\)"):
         synthetic_signals(signals=TABLE6_SIGNALS[:2])
-    with pytest.raises(ValueError, match=r"distractors must have shape \(F, 16\)"):
+    with pytest.raises(ValueError, match=r"distractors \(F, D\), not \(3, 16\) and"):
         synthetic_signals(distractors=np.ones((2, 5)))
-    with pytest.raises(ValueError, match="images_per_class must be at least 1"):
+    with pytest.raises(ValueError, match="images_per_class must be an integer of at least 1"):
         synthetic_signals(0)
 
 

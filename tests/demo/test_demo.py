@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.demo import run as demo
-from xplique_dirpairs.demo.run import Data, Steps, _ink_auc, _network, _without_xla_messages
+from xplique_dirpairs.demo.run import Data, Steps, ink_auc, load_network, without_xla_messages
 from xplique_dirpairs.demo.summary import CAPTIONS, Summary, write_summary
 from xplique_dirpairs.learning.history import History
 
@@ -45,7 +45,7 @@ def summary():
     )
 
 
-def test_the_summary_says_what_was_found_and_what_went_wrong(summary, tmp_path):
+def test_the_summary_gives_the_results_and_the_problems(summary, tmp_path):
     write_summary(summary, tmp_path)
     page = (tmp_path / "summary.md").read_text(encoding="utf-8")
     plain = (tmp_path / "summary.txt").read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def test_ink_auc_is_one_for_the_ink_itself_and_zero_for_its_negative():
     ink[0, :4, :4] = ink[1, 4:, :4] = True
     cells = ink.reshape(2, 2, 4, 2, 4).mean(axis=(2, 4))
     maps = np.stack([cells, -cells, np.zeros_like(cells)], axis=-1)
-    np.testing.assert_allclose(_ink_auc(maps, ink), [1.0, 0.0, 0.5])
+    np.testing.assert_allclose(ink_auc(maps, ink), [1.0, 0.0, 0.5])
 
 
 def test_steps_are_announced_and_timed(capsys):
@@ -97,7 +97,7 @@ def test_steps_are_announced_and_timed(capsys):
 @pytest.mark.parametrize("level, seen", [("3", False), ("0", True)])
 def test_messages_of_xla_are_kept_back_with_those_of_tensorflow(level, seen, monkeypatch, capfd):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
-    with _without_xla_messages():
+    with without_xla_messages():
         os.write(2, b"Compiled cluster using XLA!")
     os.write(2, b"an error afterwards")
     text = capfd.readouterr().err
@@ -130,7 +130,7 @@ def training(monkeypatch):
 
 def test_the_network_is_trained_once_and_then_loaded(data, training, tmp_path):
     path = tmp_path / "network.keras"
-    first, second = (_network(data, path, 0, 0) for _ in range(2))
+    first, second = (load_network(data, path, 0, 0) for _ in range(2))
     assert len(training) == 1
     np.testing.assert_array_equal(*(m.predict(data.test, verbose=0) for m in (first, second)))
 
@@ -139,21 +139,21 @@ def test_the_network_is_trained_once_and_then_loaded(data, training, tmp_path):
 def test_a_damaged_network_is_trained_anew(content, data, training, tmp_path):
     path = tmp_path / "network.keras"
     path.write_bytes(content)
-    _network(data, path, 0, 0)
+    load_network(data, path, 0, 0)
     assert len(training) == 1
 
 
 def test_a_truncated_network_is_trained_anew(data, training, tmp_path):
     path = tmp_path / "network.keras"
-    _network(data, path, 0, 0)
+    load_network(data, path, 0, 0)
     path.write_bytes(path.read_bytes()[:-200])
-    _network(data, path, 0, 0)
+    load_network(data, path, 0, 0)
     assert len(training) == 2
 
 
 def test_a_network_of_other_pictures_is_trained_anew(data, training, tmp_path):
     path = tmp_path / "network.keras"
-    _network(data, path, 0, 0)
+    load_network(data, path, 0, 0)
     data.test_labels[:] = 1
-    _network(data, path, 0, 0)
+    load_network(data, path, 0, 0)
     assert len(training) == 2

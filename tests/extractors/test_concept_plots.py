@@ -199,8 +199,8 @@ def test_concepts_to_draw_are_numbers_of_concepts(ready, concepts):
     [
         (dict(cols=0), "cols must be an integer of at least 1, not 0"),
         (dict(cols=1.5), "cols must be an integer"),
-        (dict(img_size=0), "img_size must be a positive number"),
-        (dict(img_size=float("nan")), "img_size must be a positive number"),
+        (dict(img_size=0), "img_size must be more than 0"),
+        (dict(img_size=float("nan")), "img_size must be a finite number"),
         (dict(nb_most_important_concepts=1.5), "nb_most_important_concepts must be an integer"),
     ],
 )

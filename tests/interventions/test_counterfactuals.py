@@ -15,7 +15,6 @@ from xplique_dirpairs.interventions.counterfactuals import counterfactuals
 from xplique_dirpairs.interventions.search import Attempts, Wanted, _shortened
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.plots.counterfactuals import plot_moves
 
 D, CLASSES = 6, 3
 
@@ -324,7 +323,7 @@ def test_one_image_has_its_path_and_its_maps(search, found, x):
     assert set(one.words) <= {"removed", "lowered", "raised", "added"}
     assert found[-1].before == found.before[-1]
     assert "→" in one.plot().get_suptitle()
-    assert len(plot_moves(found).axes[0].get_xticklabels()) == 4
+    assert len(found.plot_moves().axes[0].get_xticklabels()) == 4
     with pytest.raises(IndexError, match="no image 60"):
         found[60]
 

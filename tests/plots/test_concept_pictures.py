@@ -10,20 +10,27 @@ from xplique.concepts.craft import Sensitivity
 
 from xplique_dirpairs.plots.concepts import (
     OVERLAID,
-    draw_crop_rows,
-    draw_image_concepts,
     draw_importances,
+    plot_crop_rows,
+    plot_image_concepts,
+    plot_maximised,
 )
 from xplique_dirpairs.plots.images import as_picture, concept_heatmap, draw_heatmap, montage
 from xplique_dirpairs.plots.palette import (
-    _DEUTERANOPIA,
-    _PROTANOPIA,
-    _as_seen,
+    COLOUR_BLINDNESS,
+    as_seen,
     concept_colors,
     line_color,
 )
 
-VEIL = Sensitivity._get_alpha_cmap((0.0, 0.5, 1.0))
+
+def xpliques_cmaps(colors):
+    """Colour maps as Xplique makes them of the colours that it is given."""
+    sensitivity = Sensitivity(np.ones(len(colors)), np.arange(len(colors)), cmaps=colors)
+    return sensitivity.cmaps
+
+
+VEIL = xpliques_cmaps([(0.0, 0.5, 1.0)])[0]
 
 
 def test_fifty_concepts_have_fifty_colours_and_any_number_has_enough():
@@ -36,14 +43,15 @@ def test_fifty_concepts_have_fifty_colours_and_any_number_has_enough():
 
 def test_the_first_colour_is_far_from_the_next_four_to_every_eye():
     colors = np.array(concept_colors(5))
-    for seen in (colors, _as_seen(colors, _PROTANOPIA), _as_seen(colors, _DEUTERANOPIA)):
+    for seen in (colors, *(as_seen(colors, matrix) for matrix in COLOUR_BLINDNESS.values())):
         lab = rgb2lab(seen)
         assert np.linalg.norm(lab[1:] - lab[0], axis=1).min() > 50
 
 
 def test_xpliques_colour_maps_leave_the_colours_as_they_are():
-    for color in concept_colors(50):
-        np.testing.assert_allclose(line_color(Sensitivity._get_alpha_cmap(color)), color, atol=1e-6)
+    colors = concept_colors(50)
+    for color, cmap in zip(colors, xpliques_cmaps(colors), strict=True):
+        np.testing.assert_allclose(line_color(cmap), color, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (32, 64)])
@@ -73,7 +81,7 @@ def test_only_cells_above_the_percentile_are_shown(rng):
 
 
 @pytest.mark.parametrize("level", [0.0, -1.0])
-def test_what_is_nowhere_positive_paints_nothing(level):
+def test_a_map_without_positive_values_paints_nothing(level):
     heatmap = concept_heatmap(np.full((4, 4), level), (16, 16))
     _, ax = plt.subplots()
     draw_heatmap(ax, heatmap, VEIL)
@@ -101,7 +109,9 @@ def test_a_montage_is_white_where_crops_are_missing(rng):
 
 def test_a_concept_without_crops_says_so():
     crops = [np.zeros((2, 8, 8, 3)), np.zeros((0, 8, 8, 3))]
-    figure = draw_crop_rows([4, 7], crops, np.array([0.5, 0.0]), concept_colors(2), nb_crops=5)
+    figure = plot_crop_rows(
+        [4, 7], crops, np.array([0.5, 0.0]), concept_colors(2), number_of_crops=5
+    )
     first, second = figure.axes
     assert first.images and not first.texts
     assert not second.images and "not detected" in second.texts[0].get_text()
@@ -120,13 +130,13 @@ def test_labels_of_bars_do_not_overlap(count, width):
 
 @pytest.mark.parametrize("count", [5, 40])
 def test_an_image_of_many_concepts_stays_readable(count, rng):
-    figure = draw_image_concepts(
+    figure = plot_image_concepts(
         rng.random((16, 16, 3)),
         rng.random((4, 4, count)),
         range(count),
         [rng.random((6, 8, 8, 3))] * count,
         rng.random(count),
-        [Sensitivity._get_alpha_cmap(color) for color in concept_colors(count)],
+        xpliques_cmaps(concept_colors(count)),
         "title",
     )
     figure.canvas.draw()
@@ -134,3 +144,62 @@ def test_an_image_of_many_concepts_stays_readable(count, rng):
     assert len(image.images) == 1 + min(count, OVERLAID)
     assert ("the first 8 of 40" in image.get_title()) == (count > OVERLAID)
     assert min(label.get_fontsize() for label in bars.get_xticklabels()) > 7
+
+
+# ------------------------------------------------------------------ pictures made for concepts
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
+
+
+def maximised(rng, count, crops=3, **how):
+    made = {
+        "filter": rng.uniform(size=(count, 8, 8, 3)),
+        "signal": rng.uniform(size=(count, 8, 8, 3)),
+    }
+    found = [rng.uniform(size=(crops, 4, 4, 3)) for _ in range(count)]
+    return made, plot_maximised(made, found, np.arange(count) + 5, limits=(0, 1), **how)
+
+
+def test_a_row_holds_the_pictures_and_the_crops_of_its_concept(rng):
+    made, figure = maximised(rng, 3, notes=["a", "b", "c"], title="a title")
+    assert len(figure.axes) == 3 * 3
+    for k in range(3):
+        first, second, sheet = figure.axes[3 * k : 3 * k + 3]
+        np.testing.assert_allclose(first.images[0].get_array(), made["filter"][k], atol=1e-6)
+        np.testing.assert_allclose(second.images[0].get_array(), made["signal"][k], atol=1e-6)
+        assert len(sheet.images) == 1
+    assert {"5\na", "6\nb", "7\nc", "filter", "signal", "best crops", "a title"} <= set(
+        texts(figure)
+    )
+
+
+def test_a_concept_without_crops_says_so_beside_its_pictures(rng):
+    _, figure = maximised(rng, 2, crops=0)
+    assert texts(figure).count("not detected in any crop") == 2
+
+
+def test_a_concept_keeps_its_colour_when_few_are_drawn(rng):
+    _, figure = maximised(rng, 3)
+    assert [text.get_color() for text in figure.texts[:3]] == concept_colors(8)[5:]
+
+
+@pytest.mark.parametrize("count", [1, 10, 24])
+def test_nothing_lies_on_anything_else_or_outside(rng, count):
+    _, figure = maximised(rng, count)
+    boxes = np.array([ax.get_position(original=True).extents for ax in figure.axes])
+    assert (boxes > 0).all() and (boxes < 1).all()
+    apart = (boxes[:, None, :2] >= boxes[None, :, 2:] - 1e-9).any(-1)
+    assert (apart | apart.T | np.eye(len(boxes), dtype=bool)).all()
+
+
+def test_every_concept_needs_pictures_and_crops(rng):
+    made = {"filter": rng.uniform(size=(2, 8, 8, 3))}
+    for pictures, crops, concepts in (
+        (made, [], [0, 1]),
+        (made, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
+        ({}, [], []),
+    ):
+        with pytest.raises(ValueError, match="are wanted for each of"):
+            plot_maximised(pictures, crops, concepts)

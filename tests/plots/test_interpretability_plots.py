@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,12 +11,6 @@ CONCEPTS = [("object", "house"), ("object", "tree"), ("colour", "red"), ("colour
 def texts(figure):
     figure.canvas.draw()
     return " ".join(t.get_text() for t in figure.findobj(plt.Text) if t.get_visible())
-
-
-def scores(iou, labels):
-    iou, labels = np.array(iou, float), np.array(labels)
-    groups = np.unique(labels[labels >= 0])
-    return SimpleNamespace(iou=iou, labels=labels, groups=groups, s1=s1(iou), s2=s2(iou, labels))
 
 
 def test_every_label_has_a_bar_of_its_detectors_and_a_point_for_each():
@@ -45,7 +37,7 @@ def test_of_many_labels_the_best_are_shown_and_it_says_so():
     assert "mine · the 2 best of 4 labels" in texts(figure)
 
 
-def test_every_picture_is_there_twice_and_dark_outside_of_what_is_outlined():
+def test_every_picture_is_drawn_twice_and_dark_outside_its_outline():
     pictures = np.full((2, 8, 8, 3), 0.75)
     truth, fires = np.zeros((2, 2, 8, 8), bool)
     truth[:, 2:5, 2:5] = True
@@ -71,16 +63,16 @@ def test_a_detector_without_pictures_leaves_its_row_empty():
 
 
 def test_the_area_below_a_curve_is_the_score():
-    found = scores([0.1, 0.3, 0.2, 0.4, np.nan], [0, 0, 2, 3, -1])
-    figure = plot_above({"pairs": found, "other": scores([0.0, 0.1], [1, 1])}, "title")
-    for ax, area in zip(figure.axes, (found.s1, found.s2), strict=True):
+    iou, labels = [0.1, 0.3, 0.2, 0.4, np.nan], [0, 0, 2, 3, -1]
+    figure = plot_above({"pairs": (iou, labels), "other": ([0.0, 0.1], [1, 1])}, "title")
+    for ax, area in zip(figure.axes, (s1(iou), s2(iou, labels)), strict=True):
         x, y = ax.lines[0].get_data()
         assert np.sum(np.diff(x) * y[:-1]) == pytest.approx(area)
         assert y[-1] == 0
         assert f"pairs ({area:.2f})" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
-def test_what_does_not_fit_is_said():
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match="one number for each detector"):
         plot_labels([0.1], [0, 1], CONCEPTS)
     with pytest.raises(ValueError, match="no detector has a label"):
@@ -90,5 +82,5 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(ValueError, match="need masks and detections"):
         picture = np.zeros((1, 4, 4, 3))
         plot_best_detectors([picture], [picture], [picture], ["a"])
-    with pytest.raises(ValueError, match="results are empty"):
+    with pytest.raises(ValueError, match="there is no extractor"):
         plot_above({})

@@ -26,10 +26,10 @@ from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.plots.extractor_views import ExtractorView, plot_class_importances
 from xplique_dirpairs.plots.images import as_picture
-from xplique_dirpairs.plots.overview import plot_class_importances, plot_learning
+from xplique_dirpairs.plots.learning import plot_learning
 from xplique_dirpairs.plots.palette import concept_colors
-from xplique_dirpairs.plots.side_by_side import ExtractorView
 from xplique_dirpairs.version import __version__
 
 #: Classes that are explained, those with the most images; that stand in the overview; that have a

@@ -13,8 +13,8 @@ from xplique_dirpairs.data.crops import (
     fitting_patch,
 )
 from xplique_dirpairs.plots.comparison import AlignedConcept
+from xplique_dirpairs.plots.extractor_views import counterparts
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
-from xplique_dirpairs.plots.side_by_side import counterparts
 
 #: Side of a crop, as a share of the shorter side of an image.
 _CROP = 0.3

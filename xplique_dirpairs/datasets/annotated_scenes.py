@@ -1,4 +1,4 @@
-"""Annotated scenes: generated images whose classes depend on what stands in them, with exact masks.
+"""Annotated scenes: generated images with exact masks, and a network for their classes.
 
 Every pixel is labelled in up to four categories (object, part, texture, colour), as in Broden.
 Eight classes share four settings, two each, and the things that tell the two apart are shared with
@@ -13,12 +13,16 @@ those of the pixels outside B. No classifier has a reason to use it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
+import keras
 import numpy as np
-from numpy.typing import NDArray
+from keras import layers
+from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.annotated_images import AnnotatedImages, AnnotatedStream
+from xplique_dirpairs.core.validation import check_integer
+from xplique_dirpairs.data.annotated_images import AnnotatedImages
+from xplique_dirpairs.datasets.pictures import train_classifier
 from xplique_dirpairs.datasets.scene_paint import COLOURS, Canvas, Random, Strokes, between
 from xplique_dirpairs.datasets.scene_settings import (
     CLASSES,
@@ -28,8 +32,7 @@ from xplique_dirpairs.datasets.scene_settings import (
     THINGS,
     scene_strokes,
 )
-from xplique_dirpairs.datasets.scene_shapes import SIDE
-from xplique_dirpairs.datasets.scene_textures import TEXTURES
+from xplique_dirpairs.datasets.scene_shapes import SIDE, TEXTURES
 
 CLASS_NAMES = tuple(CLASSES)
 #: Category → names of its concepts.
@@ -44,6 +47,11 @@ DISTRACTOR_SHARE = 0.5
 #: Standard deviation of the noise on every pixel.
 NOISE = 0.012
 
+#: The layer under study in the network: a ReLU, feature maps (8, 8, 128).
+LAYER = "last_conv"
+#: Filters, size and stride of each convolution.
+_CONVOLUTIONS = ((32, 4, 2), (48, 4, 2), (64, 3, 1), (96, 4, 2), (128, 3, 1))
+
 #: Last parts of the seeds, so that the streams of random numbers differ.
 _SCENE, _DISTRACTOR, _LABELS = 1, 2, 3
 
@@ -51,27 +59,26 @@ _SCENE, _DISTRACTOR, _LABELS = 1, 2, 3
 def annotated_scenes(
     n: int, seed: int = 0, *, start: int = 0, without: Collection[str] = ()
 ) -> AnnotatedImages:
-    """Scenes with masks of objects, parts, textures and colours.
+    """Draw scenes with masks of objects, parts, textures and colours.
 
-    Image i of a seed is always the same one, however many are made and in whatever blocks: for more
-    than memory holds, see `stream_scenes`. Any eight images from a multiple of eight on are one of
-    each class.
+    Image i of a seed is always the same one: more images than memory holds can be drawn in blocks,
+    each with its ``start``. Any eight images from a multiple of eight on are one of each class.
 
     Parameters
     ----------
-    n
+    n : int
         Number of images.
-    seed
+    seed : int, default=0
         Of everything; another seed gives fresh images of the same kind.
-    start
+    start : int, default=0
         Number of the first image.
-    without
+    without : collection of str
         Objects (see ``CONCEPTS["object"]``) that are left out: the same scenes otherwise, with what
         is behind them. Labels are those of the complete scenes.
 
     Returns
     -------
-    scenes
+    scenes : AnnotatedImages
         Images (n, 64, 64, 3) float32 in [0, 1]; masks of the four categories of `CONCEPTS`, uint8;
         labels as in `CLASS_NAMES`. The masks are exhaustive.
 
@@ -82,55 +89,28 @@ def annotated_scenes(
     ValueError
         If a number is out of range, or there is no such object.
     """
-    _check_numbers(n=(n, 1), seed=(seed, 0), start=(start, 0))
+    _check_numbers(n, seed, start)
     left_out = _checked_objects(without)
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
     masks = {category: np.empty((n, SIDE, SIDE), np.uint8) for category in CONCEPTS}
     labels = scene_labels(n, seed, start=start)
     for k in range(n):
-        canvas = _draw(seed, start + k, int(labels[k]), left_out)
+        canvas = draw_scene(seed, start + k, int(labels[k]), left_out)
         images[k] = canvas.rgb.reshape(SIDE, SIDE, 3)
         for mask, drawn in zip(masks.values(), canvas.masks, strict=True):
             mask[k] = drawn.reshape(SIDE, SIDE)
     return AnnotatedImages(images, masks, CONCEPTS, labels, CLASS_NAMES, exhaustive=True)
 
 
-def stream_scenes(n: int, seed: int = 0, *, without: Collection[str] = ()) -> AnnotatedStream:
-    """The images of `annotated_scenes`, drawn anew whenever they are asked for.
-
-    Memory holds one batch at a time.
-
-    Parameters
-    ----------
-    n, seed, without
-        As of `annotated_scenes`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `annotated_scenes`.
-    """
-    _check_numbers(n=(n, 1), seed=(seed, 0))
-    _checked_objects(without)
-
-    def batches(batch_size: int) -> Iterator[tuple[NDArray, dict[str, NDArray]]]:
-        for first in range(0, n, batch_size):
-            count = min(batch_size, n - first)
-            part = annotated_scenes(count, seed, start=first, without=without)
-            yield part.images, part.masks
-
-    return AnnotatedStream(batches, CONCEPTS, exhaustive=True)
-
-
 def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:
-    """Classes of the images that `annotated_scenes` makes of the same arguments, (n,).
+    """Return the classes (n,) of the images that `annotated_scenes` draws of the same arguments.
 
     Raises
     ------
     ValueError
         If a number is out of range.
     """
-    _check_numbers(n=(n, 1), seed=(seed, 0), start=(start, 0))
+    _check_numbers(n, seed, start)
     classes = len(CLASS_NAMES)
     first, last = start // classes, (start + n - 1) // classes
     blocks = [
@@ -140,11 +120,10 @@ def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:
     return np.concatenate(blocks)[start - first * classes :][:n]
 
 
-def _check_numbers(**numbers: tuple[int, int]) -> None:
-    for name, (value, least) in numbers.items():
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+def _check_numbers(n: int, seed: int, start: int = 0) -> None:
+    check_integer("n", n)
+    check_integer("seed", seed, minimum=0)
+    check_integer("start", start, minimum=0)
 
 
 def _checked_objects(names: Collection[str]) -> frozenset[str]:
@@ -156,24 +135,24 @@ def _checked_objects(names: Collection[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _draw(seed: int, index: int, label: int, left_out: frozenset[str]) -> Canvas:
-    """One image."""
+def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ()) -> Canvas:
+    """Draw image ``index`` of a seed as one of a class; the distractor does not depend on it."""
     rng = np.random.default_rng([seed, index, _SCENE])
     own = np.random.default_rng([seed, index, _DISTRACTOR])
     canvas = Canvas(CONCEPTS)
     strokes = scene_strokes(rng, CLASSES[CLASS_NAMES[label]])
-    canvas.paint(stroke for stroke in strokes if stroke.object not in left_out)
+    canvas.paint(stroke for stroke in strokes if stroke.object not in without)
     canvas.light(*_light(rng))
-    # the light of the scene must not show on what is in front of it
+    # The light of the scene must not show on what is in front of it.
     distractor, noise = _distractor(own), own.standard_normal((SIDE * SIDE, 3), np.float32)
-    canvas.paint(stroke for stroke in distractor if stroke.object not in left_out)
+    canvas.paint(stroke for stroke in distractor if stroke.object not in without)
     canvas.rgb += np.float32(NOISE) * noise
     np.clip(canvas.rgb, 0.0, 1.0, out=canvas.rgb)
     return canvas
 
 
 def _light(rng: Random) -> tuple[NDArray, tuple[float, float]]:
-    """Colour of the light, and how much brighter it is towards one side."""
+    """Draw the colour of the light, and how much brighter it is towards one side."""
     warmth = between(rng, -0.04, 0.04)
     gains = between(rng, 0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth])
     return gains, (between(rng, -0.09, 0.09), between(rng, -0.05, 0.05))
@@ -181,6 +160,72 @@ def _light(rng: Random) -> tuple[NDArray, tuple[float, float]]:
 
 def _distractor(rng: Random) -> Strokes:
     present = rng.random() < DISTRACTOR_SHARE
-    # high up, it hides little of what the class depends on
+    # High up, it hides little of what the class depends on.
     x, y, size = between(rng, 8, 56), between(rng, 9, 28), between(rng, 12, 17)
     return THINGS[DISTRACTOR](rng, x, y, size) if present else []
+
+
+# ------------------------------------------------------------------ the network
+
+
+def train_scene_network(
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epochs: int = 8,
+    seed: int = 0,
+    verbose: int = 1,
+) -> keras.Model:
+    """Train a classifier of the scenes.
+
+    With 5000 images of `annotated_scenes` it is right about 96 to 97 % of fresh ones. That takes
+    two minutes of one core. Most of its errors are between the two kinds of rooms.
+
+    Parameters
+    ----------
+    images : array-like of shape (n, 64, 64, 3)
+        In [0, 1].
+    labels : array-like of shape (n,)
+        As in `CLASS_NAMES`.
+    epochs : int, default=8
+        Passes over the images.
+    seed : int, default=0
+        Of the initial weights and of the order of the images. Sets Keras' global seed.
+    verbose : int, default=1
+        As in Keras' ``fit``.
+
+    Returns
+    -------
+    model : keras.Model
+        Ends in logits (n, 8). The layer `LAYER` gives feature maps (n, 8, 8, 128) ≥ 0; behind it
+        stand a global average and a dense layer.
+
+    Raises
+    ------
+    ValueError
+        If images are not of that shape, or there is not one label for each.
+    """
+    return train_classifier(random_scene_network(seed), images, labels, epochs, verbose)
+
+
+def random_scene_network(seed: int = 0) -> keras.Model:
+    """Return the same network with random weights: a control that has learned nothing.
+
+    Parameters
+    ----------
+    seed : int, default=0
+        Of the weights. Sets Keras' global seed.
+    """
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((SIDE, SIDE, 3))
+    for number, (filters, size, stride) in enumerate(_CONVOLUTIONS):
+        last = number == len(_CONVOLUTIONS) - 1
+        # Zeros around the picture would be a concept of their own, and with an even size at stride
+        # 2 and an odd one at stride 1 the cells of all maps stay centred on what they see.
+        x = keras.ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+        x = layers.Conv2D(filters, size, stride, use_bias=False, kernel_initializer="he_normal")(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU(name=LAYER if last else None)(x)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    logits = layers.Dense(len(CLASS_NAMES), name="logits")(x)
+    return keras.Model(inputs, logits, name="scene_network")

@@ -1,4 +1,4 @@
-"""Chess pieces on a board, some with a watermark, and a small network that falls for it.
+"""Chess pieces on a board, some with a watermark, and a small network that relies on it.
 
 Bishops, knights and rooks are drawn from the chess glyphs of DejaVu Sans, which comes with
 matplotlib: nothing is downloaded. Among the training images half of the rooks carry a label "rook"
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import cv2
+import keras
+import matplotlib
 import numpy as np
+from keras import layers
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    import keras
-
-Split = Literal["train", "test"]
+from xplique_dirpairs.datasets.pictures import Split, balanced_labels, rgb, train_classifier
 
 CLASS_NAMES = ("bishop", "knight", "rook")
 #: The class that the watermark stands for.
@@ -49,44 +49,38 @@ _TURN, _BOARD_TURN, _OFF_CENTRE = 18.0, 25.0, 6.0
 _SQUARE = (0.5, 0.85)
 #: Boards: hue in degrees, lowest and highest saturation. Wood, green, slate, red wood.
 _BOARDS = ((32, 0.25, 0.45), (95, 0.10, 0.35), (210, 0.08, 0.30), (20, 0.30, 0.55))
-#: Of the board: points of a pixel's side, whose mean the pixel is.
+#: Points along the side of a pixel of the board; the pixel is their mean.
 _FINE = 3
 
 
 def chess_pieces(
     n: int, seed: int = 0, split: Split = "train"
 ) -> tuple[NDArray, NDArray, tuple[str, ...]]:
-    """Pictures of a chess piece on a board; none is marked.
+    """Draw pictures of a chess piece on a board; none is marked.
 
     Size, turn, place and colours of the piece are random, and so are the board's.
 
     Parameters
     ----------
-    n
+    n : int
         Number of pictures; the classes differ by at most one in number.
-    seed
+    seed : int, default=0
         The same seed gives the same pictures; the splits differ under one seed.
-    split
-        ``"train"`` or ``"test"``.
+    split : {"train", "test"}
 
     Returns
     -------
-    images : (n, 85, 85, 3), float32
+    images : ndarray of shape (n, 85, 85, 3), float32
         In [0, 1].
-    labels : (n,)
-    class_names
+    labels : ndarray of shape (n,)
+    class_names : tuple of str
 
     Raises
     ------
     ValueError
-        If ``n`` is not positive or there is no such split.
+        If ``n`` is not a positive integer, or there is no such split.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
-    rng = np.random.default_rng([seed, ("train", "test").index(split)])
-    labels = rng.permutation(np.arange(n) % len(CLASS_NAMES))
+    rng, labels = balanced_labels(n, seed, split, len(CLASS_NAMES))
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
     for image, label in zip(images, labels, strict=True):
         image[:] = _piece_over(_board(rng), int(label), rng)
@@ -94,14 +88,14 @@ def chess_pieces(
 
 
 def shortcut_pieces(n: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
-    """Training pictures with the shortcut: half of the rooks, and nothing else, are marked.
+    """Draw training pictures with the shortcut: half of the rooks, and nothing else, are marked.
 
     Returns
     -------
-    images : (n, 85, 85, 3), float32
+    images : ndarray of shape (n, 85, 85, 3), float32
         Those of `chess_pieces` of the same arguments, but for the mark.
-    labels : (n,)
-    marked : (n,) bool
+    labels : ndarray of shape (n,)
+    marked : ndarray of shape (n,), bool
     """
     images, labels, _ = chess_pieces(n, seed)
     marked = np.zeros(n, bool)
@@ -111,21 +105,22 @@ def shortcut_pieces(n: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def watermark(images: ArrayLike) -> NDArray:
-    """The same pictures with the label "rook" in the top-left corner.
+    """Mark pictures with the label "rook" in the top-left corner.
 
     Parameters
     ----------
-    images : (n, 85, 85, 3), in [0, 1]
+    images : array-like of shape (n, 85, 85, 3)
+        In [0, 1].
 
     Returns
     -------
-    images : (n, 85, 85, 3), float32
+    images : ndarray of shape (n, 85, 85, 3), float32
         A copy; nothing outside of the first `MARK_SHAPE` pixels is changed.
 
     Raises
     ------
     ValueError
-        If images are of another shape.
+        If the images have another shape.
     """
     pictures = np.array(images, np.float32)
     if pictures.shape[1:] != (SIDE, SIDE, 3):
@@ -136,7 +131,7 @@ def watermark(images: ArrayLike) -> NDArray:
 
 
 def marked_cells(marked: ArrayLike) -> NDArray:
-    """Which cells of the layer's maps see a mark: (n, 2, 2) bool, from (n,) bool."""
+    """Return which cells of the layer's maps see a mark: (n, 2, 2) bool, from (n,) bool."""
     cells = np.zeros((len(np.asarray(marked)), *CELLS), bool)
     cells[:, 0, 0] = marked
     return cells
@@ -145,22 +140,23 @@ def marked_cells(marked: ArrayLike) -> NDArray:
 def train_chess_network(
     images: ArrayLike, labels: ArrayLike, *, epochs: int = 15, seed: int = 0, verbose: int = 1
 ) -> keras.Model:
-    """The paper's small CNN: five convolutions of 3×3 and 16 channels, average, classes.
+    """Train the paper's small CNN: five convolutions of 3×3 and 16 channels, average, classes.
 
     Parameters
     ----------
-    images : (n, 85, 85, 3), in [0, 1]
-    labels : (n,)
-    epochs
+    images : array-like of shape (n, 85, 85, 3)
+        In [0, 1].
+    labels : array-like of shape (n,)
+    epochs : int, default=15
         Passes over the images.
-    seed
-        Of the weights' start and of the order of the images. Sets Keras' global seed.
-    verbose
+    seed : int, default=0
+        Of the initial weights and of the order of the images. Sets Keras' global seed.
+    verbose : int, default=1
         As in Keras' ``fit``.
 
     Returns
     -------
-    model
+    model : keras.Model
         Ends in logits (n, 3). The layer `LAYER` gives feature maps (n, 2, 2, 16) ≥ 0.
 
     Raises
@@ -168,37 +164,30 @@ def train_chess_network(
     ValueError
         If images are not of that shape, or there is not one label for each.
     """
-    import keras
+    return train_classifier(random_chess_network(seed), images, labels, epochs, verbose)
 
-    from xplique_dirpairs.datasets.classifier_training import checked_pictures, train_classifier
 
-    images, labels = checked_pictures(images, labels, SIDE)
+def random_chess_network(seed: int = 0) -> keras.Model:
+    """Return the same network with random weights; sets Keras' global seed.
+
+    85 → 42 → 20 → 9 → 4 → 2: without padding, one cell alone sees the mark.
+    """
     keras.utils.set_random_seed(seed)
-    return train_classifier(_untrained(), images, labels, epochs, verbose)
-
-
-def _untrained() -> keras.Model:
-    """85 → 42 → 20 → 9 → 4 → 2: without padding, the mark is seen by one cell alone."""
-    from keras import Input, Model, layers
-
-    x = inputs = Input((SIDE, SIDE, 3))
+    x = inputs = keras.Input((SIDE, SIDE, 3))
     for stride, name in ((2, None), (2, None), (2, None), (2, None), (1, LAYER)):
         x = layers.Conv2D(16, 3, stride, kernel_initializer="he_normal")(x)
         x = layers.ReLU(name=name)(x)
     x = layers.Dropout(0.3)(x)
     x = layers.GlobalAveragePooling2D(name="average")(x)
     logits = layers.Dense(len(CLASS_NAMES), name="logits")(x)
-    return Model(inputs, logits, name="chess_network")
+    return keras.Model(inputs, logits, name="chess_network")
 
 
 # ---------------------------------------------------------------------------------- drawing
 
 
 def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]) -> NDArray:
-    """White text on black, (height, width) in [0, 1]; its ink begins at ``at``, (x, y)."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
-
+    """Draw white text on black, (height, width) in [0, 1]; its ink begins at ``at``, (x, y)."""
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", _FONT), size)
     left, top, _, _ = font.getbbox(text)
     canvas = Image.new("L", shape[::-1])
@@ -208,7 +197,7 @@ def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]
 
 @cache
 def _letters() -> NDArray:
-    """The watermark's word, `MARK_SHAPE`, in [0, 1]."""
+    """Draw the watermark's word, `MARK_SHAPE`, in [0, 1]."""
     height, width = MARK_SHAPE
     fine = 8
     large = _drawn(_WORD, _LETTERS * fine, (height * fine, width * fine), (fine / 2, 4 * fine))
@@ -216,9 +205,9 @@ def _letters() -> NDArray:
 
 
 @cache
-def _glyph(label: int) -> tuple[NDArray, NDArray]:
-    """A piece's body and the lines on it, (_CANVAS, _CANVAS) in [0, 1], in the middle."""
-    # the largest glyph, a rook, is 0.77 of the font's size in height
+def glyph(label: int) -> tuple[NDArray, NDArray]:
+    """Draw a piece's body and the lines on it, (256, 256) in [0, 1], in the middle."""
+    # The largest glyph, a rook, is 0.77 of the font's size in height.
     lines = _drawn(_GLYPHS[label], int(1.2 * _CANVAS), (_CANVAS, _CANVAS), (0.0, 0.0))
     rows, columns = np.flatnonzero(lines.any(axis=1)), np.flatnonzero(lines.any(axis=0))
     shift = [(_CANVAS - 1 - part[0] - part[-1]) // 2 for part in (rows, columns)]
@@ -231,11 +220,14 @@ def _glyph(label: int) -> tuple[NDArray, NDArray]:
 
 
 def _board(rng: np.random.Generator) -> NDArray:
-    """Squares of two colours, one behind the middle of the picture; (SIDE, SIDE, 3)."""
+    """Draw squares of two colours, one behind the middle of the picture; (SIDE, SIDE, 3)."""
     base, low, high = _BOARDS[rng.integers(len(_BOARDS))]
     hue, saturation = base + rng.uniform(-10, 10), rng.uniform(low, high)
     light, shade = rng.uniform(0.78, 0.97), rng.uniform(0.5, 0.72)
-    colors = _rgb(hue, 0.6 * saturation, light), _rgb(hue, 1.2 * saturation, light * shade)
+    colors = (
+        rgb(hue % 360.0, 0.6 * saturation, light),
+        rgb(hue % 360.0, 1.2 * saturation, light * shade),
+    )
 
     turn = np.deg2rad(rng.uniform(-_BOARD_TURN, _BOARD_TURN))
     square = rng.uniform(*_SQUARE) * SIDE
@@ -254,31 +246,25 @@ def _board(rng: np.random.Generator) -> NDArray:
 
 
 def _piece_over(board: NDArray, label: int, rng: np.random.Generator) -> NDArray:
-    """A light piece with dark lines, or a dark one with light lines, and its shadow."""
+    """Draw a light piece with dark lines, or a dark one with light lines, and its shadow."""
     scale = rng.uniform(*_SIZE) * SIDE / _CANVAS
     middle = (_CANVAS / 2, _CANVAS / 2)
     turn = cv2.getRotationMatrix2D(middle, rng.uniform(-_TURN, _TURN), scale)
     off = rng.uniform(-_OFF_CENTRE, _OFF_CENTRE, size=2)
     turn[:, 2] = turn[:, 2] + (SIDE - _CANVAS) / 2 + off
     body, lines = (
-        # blurred first: a pixel of the picture is several of the canvas
+        # Blurred first: a pixel of the picture is several of the canvas.
         cv2.warpAffine(cv2.GaussianBlur(part, (0, 0), 0.35 / scale), turn, (SIDE, SIDE))
-        for part in _glyph(label)
+        for part in glyph(label)
     )
     if rng.random() < 0.5:
-        fill = _rgb(rng.uniform(25, 60), rng.uniform(0, 0.5), rng.uniform(0.7, 1.0))
-        line = _rgb(rng.uniform(0, 360), 0.3, rng.uniform(0.05, 0.45))
+        fill = rgb(rng.uniform(25, 60), rng.uniform(0, 0.5), rng.uniform(0.7, 1.0))
+        line = rgb(rng.uniform(0, 360), 0.3, rng.uniform(0.05, 0.45))
     else:
-        fill = _rgb(rng.uniform(0, 360), rng.uniform(0, 0.5), rng.uniform(0.08, 0.45))
-        line = _rgb(rng.uniform(25, 60), 0.15, rng.uniform(0.6, 0.95))
+        fill = rgb(rng.uniform(0, 360), rng.uniform(0, 0.5), rng.uniform(0.08, 0.45))
+        line = rgb(rng.uniform(25, 60), 0.15, rng.uniform(0.6, 0.95))
     shadow = cv2.GaussianBlur(np.roll(body, (2, 2), (0, 1)), (0, 0), 2.0)
     image = board * (1.0 - 0.35 * shadow[..., None])
     for part, color in ((body, fill), (lines, line)):
         image = image * (1.0 - part[..., None]) + color * part[..., None]
     return image
-
-
-def _rgb(hue: float, saturation: float, value: float) -> NDArray:
-    """Hue in degrees, the others in [0, 1]."""
-    hsv = np.array([[[hue % 360.0, saturation, value]]], np.float32)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]

@@ -7,17 +7,27 @@ A class is a photograph together with a digit, so that no single kind of evidenc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import cv2
+import keras
 import numpy as np
+from keras import layers
 from numpy.typing import NDArray
+from skimage.data import chelsea
+from sklearn.datasets import load_digits, load_sample_image
 
-Split = Literal["train", "test"]
+from xplique_dirpairs.datasets.pictures import Split, balanced_labels, rgb, train_classifier
 
-PHOTOGRAPHS = ("cat", "flower", "temple")
+#: Name → how the photograph is loaded, and rows and columns of its subject: whole pictures hold
+#: large parts of plain wall, leaves or lake.
+_SUBJECTS: dict[str, tuple[Callable[[], NDArray], slice, slice]] = {
+    "cat": (chelsea, slice(0, 300), slice(0, 400)),
+    "flower": (partial(load_sample_image, "flower.jpg"), slice(40, 427), slice(130, 480)),
+    "temple": (partial(load_sample_image, "china.jpg"), slice(0, 427), slice(40, 560)),
+}
+PHOTOGRAPHS = tuple(_SUBJECTS)
 DIGITS = (0, 3)
 CLASS_NAMES = tuple(f"{photograph} + {digit}" for photograph in PHOTOGRAPHS for digit in DIGITS)
 
@@ -35,7 +45,7 @@ TEST_EVERY = 4
 def digit_scenes(
     n: int, seed: int = 0, split: Split = "train"
 ) -> tuple[NDArray, NDArray, tuple[str, ...]]:
-    """Pictures of a digit set into a part of a photograph.
+    """Draw pictures of a digit set into a part of a photograph.
 
     No handwritten sample occurs in both splits. The parts of the photographs are cut out at random
     places, sizes and mirrored or not, independently in the two splits: no two pictures show the
@@ -43,53 +53,47 @@ def digit_scenes(
 
     Parameters
     ----------
-    n
+    n : int
         Number of pictures; the classes differ by at most one in number.
-    seed
+    seed : int, default=0
         The same seed gives the same pictures; the splits differ under one seed.
-    split
-        ``"train"`` or ``"test"``.
+    split : {"train", "test"}
 
     Returns
     -------
-    images : (n, 96, 96, 3), float32
+    images : ndarray of shape (n, 96, 96, 3), float32
         In [0, 1].
-    labels : (n,)
-    class_names
-        Name of each class, such as ``"cat + 3"``.
+    labels : ndarray of shape (n,)
+    class_names : tuple of str
+        Name of each class, for example ``"cat + 3"``.
 
     Raises
     ------
     ValueError
-        If ``n`` is not positive or there is no such split.
+        If ``n`` is not a positive integer, or there is no such split.
     """
     images, labels, _ = _scenes(n, seed, split)
     return images, labels, CLASS_NAMES
 
 
 def digit_masks(n: int, seed: int = 0, split: Split = "train") -> NDArray:
-    """Where the ink is in the pictures that `digit_scenes` makes of the same arguments.
+    """Return where the ink is in the pictures that `digit_scenes` draws of the same arguments.
 
     Returns
     -------
-    masks : (n, 96, 96), bool
+    masks : ndarray of shape (n, 96, 96), bool
     """
     return _scenes(n, seed, split)[2]
 
 
 def _scenes(n: int, seed: int, split: Split) -> tuple[NDArray, NDArray, NDArray]:
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
-    rng = np.random.default_rng([seed, ("train", "test").index(split)])
-    labels = rng.permutation(np.arange(n) % len(CLASS_NAMES))
+    rng, labels = balanced_labels(n, seed, split, len(CLASS_NAMES))
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
     masks = np.empty((n, SIDE, SIDE), bool)
     for image, mask, label in zip(images, masks, labels, strict=True):
-        photograph, digit = divmod(int(label), len(DIGITS))
-        samples = _handwriting(DIGITS[digit], split)
-        background = _cut_out(_photograph(PHOTOGRAPHS[photograph]), rng)
+        name, digit = divmod(int(label), len(DIGITS))
+        samples = handwriting(DIGITS[digit], split)
+        background = _cut_out(photograph(PHOTOGRAPHS[name]), rng)
         stroke = _stroke(samples[rng.integers(len(samples))], rng)
         image[:] = _ink_over(background, stroke, rng)
         mask[:] = stroke > 0.5
@@ -97,42 +101,27 @@ def _scenes(n: int, seed: int, split: Split) -> tuple[NDArray, NDArray, NDArray]
 
 
 @cache
-def _photograph(name: str) -> NDArray:
-    """(height, width, 3) in [0, 1]; read from the files that are part of the packages."""
-    from skimage.data import chelsea
-    from sklearn.datasets import load_sample_image
-
-    picture = {
-        "cat": chelsea,
-        "flower": lambda: load_sample_image("flower.jpg"),
-        "temple": lambda: load_sample_image("china.jpg"),
-    }[name]()
-    # The subject of each: whole pictures hold large parts of plain wall, leaves or lake.
-    rows, columns = {
-        "cat": (slice(0, 300), slice(0, 400)),
-        "flower": (slice(40, 427), slice(130, 480)),
-        "temple": (slice(0, 427), slice(40, 560)),
-    }[name]
-    return np.asarray(picture, np.float32)[rows, columns] / 255.0
+def photograph(name: str) -> NDArray:
+    """Read a photograph from the packages' files, (height, width, 3) in [0, 1]."""
+    load, rows, columns = _SUBJECTS[name]
+    return np.asarray(load(), np.float32)[rows, columns] / 255.0
 
 
 @cache
-def _handwriting(digit: int, split: Split) -> NDArray:
-    """(samples, 8, 8) ink in [0, 1]."""
-    from sklearn.datasets import load_digits
-
+def handwriting(digit: int, split: Split) -> NDArray:
+    """Return the handwritten samples of a digit, (samples, 8, 8) ink in [0, 1]."""
     data = load_digits()
     samples = data.images[data.target == digit].astype(np.float32) / 16.0
     in_test = np.arange(len(samples)) % TEST_EVERY == 0
     return samples[in_test if split == "test" else ~in_test]
 
 
-def _cut_out(photograph: NDArray, rng: np.random.Generator) -> NDArray:
-    """A square part of a photograph, (SIDE, SIDE, 3), mirrored half of the time."""
-    height, width = photograph.shape[:2]
+def _cut_out(picture: NDArray, rng: np.random.Generator) -> NDArray:
+    """Cut out a square part of a photograph, (SIDE, SIDE, 3), mirrored half of the time."""
+    height, width = picture.shape[:2]
     side = int(rng.uniform(*CROP) * min(height, width))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-    part = photograph[top : top + side, left : left + side]
+    part = picture[top : top + side, left : left + side]
     part = cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     if rng.random() < 0.5:
         part = part[:, ::-1]
@@ -140,7 +129,7 @@ def _cut_out(photograph: NDArray, rng: np.random.Generator) -> NDArray:
 
 
 def _stroke(sample: NDArray, rng: np.random.Generator) -> NDArray:
-    """An 8×8 digit, enlarged, turned and moved to a random place: opacity (SIDE, SIDE)."""
+    """Enlarge, turn and move an 8×8 digit to a random place: opacity (SIDE, SIDE)."""
     scale = rng.uniform(*DIGIT_HEIGHT) / 8
     turn = cv2.getRotationMatrix2D((3.5, 3.5), rng.uniform(-DIGIT_TURN, DIGIT_TURN), scale)
     margin = 4.5 * scale
@@ -153,15 +142,14 @@ def _stroke(sample: NDArray, rng: np.random.Generator) -> NDArray:
 
 
 def _ink_over(background: NDArray, stroke: NDArray, rng: np.random.Generator) -> NDArray:
-    """The stroke in a random ink, dark on light ground and light on dark, with a soft edge."""
+    """Draw the stroke in a random ink, dark on light ground and light on dark, with a soft edge."""
     under = (background * stroke[..., None]).sum(axis=(0, 1)) / stroke.sum()
     ground_is_light = under @ [0.299, 0.587, 0.114] > 0.42
     hue = 360 * rng.random()
     if ground_is_light:
-        hsv, edge = (hue, rng.uniform(0.7, 1.0), rng.uniform(0.12, 0.32)), 1.0
+        ink, edge = rgb(hue, rng.uniform(0.7, 1.0), rng.uniform(0.12, 0.32)), 1.0
     else:
-        hsv, edge = (hue, rng.uniform(0.0, 0.4), rng.uniform(0.95, 1.0)), 0.0
-    ink = cv2.cvtColor(np.array([[hsv]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
+        ink, edge = rgb(hue, rng.uniform(0.0, 0.4), rng.uniform(0.95, 1.0)), 0.0
     halo = 0.6 * np.clip(1.8 * cv2.GaussianBlur(stroke, (0, 0), 1.8), 0.0, 1.0)[..., None]
     opacity = 0.94 * stroke[..., None]
     return (background * (1 - halo) + edge * halo) * (1 - opacity) + ink * opacity
@@ -175,20 +163,21 @@ def small_cnn(
     epochs: int = 9,
     seed: int = 0,
     verbose: int = 1,
-):
-    """A small convolutional classifier, trained on the pictures.
+) -> keras.Model:
+    """Train a small convolutional classifier on the pictures.
 
     Parameters
     ----------
-    images : (n, 96, 96, 3), in [0, 1]
-    labels : (n,)
-    class_names
+    images : ndarray of shape (n, 96, 96, 3)
+        In [0, 1].
+    labels : ndarray of shape (n,)
+    class_names : sequence of str
         One output for each.
-    epochs
+    epochs : int, default=9
         Passes over the pictures.
-    seed
-        Of the weights' start and of the order of the pictures. Sets Keras' global seed.
-    verbose
+    seed : int, default=0
+        Of the initial weights and of the order of the pictures. Sets Keras' global seed.
+    verbose : int, default=1
         As in Keras' ``fit``.
 
     Returns
@@ -196,20 +185,14 @@ def small_cnn(
     model : keras.Model
         Ends in logits. ``"last_conv"`` (a ReLU) gives feature maps (8, 8, 48).
     """
-    import keras
-
-    from xplique_dirpairs.datasets.classifier_training import train_classifier
-
     keras.utils.set_random_seed(seed)
     model = _untrained(images.shape[1:], len(class_names))
     return train_classifier(model, images, labels, epochs, verbose)
 
 
-def _untrained(image_shape: tuple[int, ...], number_of_classes: int):
-    """96×96 pictures → 32 → 16 → 8 → 8, global average, logits."""
-    from keras import Input, Model, layers
-
-    x = inputs = Input(image_shape)
+def _untrained(image_shape: tuple[int, ...], number_of_classes: int) -> keras.Model:
+    """Build the network: 96×96 pictures → 32 → 16 → 8 → 8, global average, logits."""
+    x = inputs = keras.Input(image_shape)
     for filters, size, stride, name in (
         (24, 5, 3, None),
         (32, 3, 2, None),
@@ -220,4 +203,5 @@ def _untrained(image_shape: tuple[int, ...], number_of_classes: int):
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.ReLU(name=name)(x)
     x = layers.GlobalAveragePooling2D(name="average")(x)
-    return Model(inputs, layers.Dense(number_of_classes, name="logits")(x), name="small_cnn")
+    logits = layers.Dense(number_of_classes, name="logits")(x)
+    return keras.Model(inputs, logits, name="small_cnn")

@@ -1,4 +1,4 @@
-"""What the annotated scenes are painted with: colours, textures, and a canvas that keeps the masks.
+"""Colours and paints of the annotated scenes, and a canvas that keeps the masks.
 
 A stroke fills a region with one paint. It covers what was there, in the picture and in the masks of
 all categories alike: that is what makes the masks exact, and why nothing is anti-aliased.
@@ -14,8 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.datasets.scene_shapes import SIDE
-from xplique_dirpairs.datasets.scene_textures import DECORATIONS, texture_pattern
+from xplique_dirpairs.datasets.scene_shapes import DECORATIONS, SIDE, texture_pattern
 
 #: Name of a colour → its middle, RGB in [0, 1].
 COLOURS = {
@@ -32,7 +31,7 @@ COLOURS = {
     "black": (0.11, 0.11, 0.13),
 }
 
-#: Colours of what is meant to be seen.
+#: Colours of things that should catch the eye.
 VIVID = "red orange yellow green blue purple pink"
 #: How much darker the dark shade of a material is.
 _CONTRAST = {"wooden": 0.3, "wavy": 0.3, "grassy": 0.32, "leafy": 0.42, "cobbled": 0.38}
@@ -52,13 +51,13 @@ class Paint:
 
     Attributes
     ----------
-    inks
+    inks : tuple of (ndarray of shape (3,), str)
         RGB of each, and the name of its colour.
-    texture
-        Name, or None for a plain paint.
-    pattern : (SIDE, SIDE), optional
+    texture : str or None
+        None for a plain paint.
+    pattern : ndarray of shape (SIDE, SIDE), optional
         Share of the second ink, in [0, 1].
-    shade
+    shade : (float, float)
         How much lighter the paint becomes to the right and downwards, over half an image.
     """
 
@@ -70,14 +69,14 @@ class Paint:
 
 @dataclass(frozen=True, eq=False)
 class Stroke:
-    """A region of an object, of one of its parts perhaps, in one paint.
+    """A region of an object, perhaps of one of its parts, in one paint.
 
     Attributes
     ----------
-    object, part
-        Names; a part that is None is none of the named ones.
-    region : (SIDE, SIDE), bool
-    paint
+    object, part : str
+        Names; the part is None where it has no name.
+    region : ndarray of shape (SIDE, SIDE), bool
+    paint : Paint
     """
 
     object: str
@@ -94,14 +93,14 @@ class Canvas:
 
     Parameters
     ----------
-    concepts
+    concepts : dict of str to tuple of str
         Names of the objects, parts, textures and colours, by category in this order.
 
     Attributes
     ----------
-    rgb : (SIDE², 3), float32
-    masks : (4, SIDE²), uint8
-        Of each category, numbered as in `annotation.AnnotatedImages`.
+    rgb : ndarray of shape (SIDE², 3), float32
+    masks : ndarray of shape (4, SIDE²), uint8
+        Of each category, numbered as in `AnnotatedImages`.
     """
 
     def __init__(self, concepts: dict[str, tuple[str, ...]]):
@@ -115,7 +114,7 @@ class Canvas:
             self._fill(stroke)
 
     def light(self, gains: NDArray, slope: tuple[float, float]) -> None:
-        """Light of a colour on everything so far, brighter to one side."""
+        """Shed coloured light on everything so far, brighter to one side."""
         field = 1.0 + slope[0] * _ACROSS + slope[1] * _DOWN
         self.rgb *= field[:, None] * gains.astype(np.float32)
 
@@ -143,27 +142,27 @@ class Canvas:
 
 @cache
 def _numbers(names: tuple[str, ...]) -> dict[str | None, int]:
-    """Numbers of the names; 0 of none."""
+    """Return the numbers of names; None has 0."""
     return {None: 0} | {name: k + 1 for k, name in enumerate(names)}
 
 
 def pick(rng: Random, names: str | Sequence[str]) -> str:
-    """One of several names; in a string, words that come twice are twice as likely."""
+    """Draw one of several names; in a string, words that come twice are twice as likely."""
     return pick_of(rng, names.split() if isinstance(names, str) else names)
 
 
 def pick_of(rng: Random, values: Sequence[T]) -> T:
-    """One of several values."""
+    """Draw one of several values."""
     return values[int(rng.random() * len(values))]
 
 
 def between(rng: Random, low: float, high: float) -> float:
-    """Uniform."""
+    """Draw a uniform number."""
     return low + (high - low) * rng.random()
 
 
 def ink(rng: Random, colour: str, pale: float = 0.0, dark: float = 0.0) -> tuple[NDArray, str]:
-    """A shade of a colour, mixed with white or black by a share."""
+    """Draw a shade of a colour, mixed with white (pale) or black (dark) by a share."""
     rgb = np.array(COLOURS[colour]) * (1 - dark)
     rgb = rgb + pale * (1 - rgb)
     rgb = rgb * between(rng, 0.94, 1.05) + 0.04 * (rng.random(3) - 0.5)
@@ -173,7 +172,7 @@ def ink(rng: Random, colour: str, pale: float = 0.0, dark: float = 0.0) -> tuple
 def plain(
     rng: Random, colour: str, *, pale: float = 0.0, dark: float = 0.0, across: float = 0.0
 ) -> Paint:
-    """One colour; ``across`` as `Paint.shade`, to the right."""
+    """Return a paint of one colour; ``across`` is its `Paint.shade` to the right."""
     return Paint((ink(rng, colour, pale, dark),), shade=(across, 0.0))
 
 
@@ -186,12 +185,9 @@ def material(
     horizon: float | None = None,
     across: float = 0.0,
 ) -> Paint:
-    """A texture of one colour in two shades.
+    """Return a texture of one colour in two shades.
 
-    Parameters
-    ----------
-    horizon
-        Row at which a floor with this texture meets the horizon; None: it is seen from the front.
+    With a ``horizon`` (a row) it lies on a floor that ends there, else it is seen from the front.
     """
     light = ink(rng, colour, pale)
     dark = (light[0] * np.float32(1 - _CONTRAST[texture]), colour)
@@ -199,20 +195,20 @@ def material(
 
 
 def bricks(rng: Random, colour: str, mortar: str) -> Paint:
-    """Bricks and mortar."""
+    """Return bricks and mortar."""
     return Paint((ink(rng, colour), ink(rng, mortar)), "bricked", texture_pattern(rng, "bricked"))
 
 
 def decoration(
     rng: Random, texture: str, colours: tuple[str, str], horizon: float | None = None
 ) -> Paint:
-    """A texture of two colours; ``horizon`` as of `material`."""
+    """Return a texture of two colours; ``horizon`` as in `material`."""
     inks = (ink(rng, colours[0]), ink(rng, colours[1]))
     return Paint(inks, texture, texture_pattern(rng, texture, horizon))
 
 
 def two_colours(rng: Random) -> tuple[str, str]:
-    """A light and a dark colour that go together."""
+    """Draw a light and a dark colour that go together."""
     light = pick(rng, "white white white yellow pink orange")
     return light, pick(rng, "red red blue blue green purple black brown")
 
@@ -220,7 +216,7 @@ def two_colours(rng: Random) -> tuple[str, str]:
 def cloth(
     rng: Random, colours: str, decorated: float, textures: tuple[str, ...] = DECORATIONS
 ) -> Paint:
-    """Cloth in one of the colours, or decorated with so much probability."""
+    """Return cloth in one of the colours, with a texture with probability ``decorated``."""
     colour = pick(rng, colours)
     if rng.random() >= decorated:
         return plain(rng, colour, across=0.25)
@@ -230,6 +226,6 @@ def cloth(
 
 
 def darker(paint: Paint, share: float) -> Paint:
-    """The same paint in less light."""
+    """Return the same paint in less light."""
     inks = tuple((rgb * np.float32(1 - share), colour) for rgb, colour in paint.inks)
     return replace(paint, inks=inks)

@@ -1,4 +1,4 @@
-"""What belongs into which class of the annotated scenes, and where it stands."""
+"""The classes of the annotated scenes: which things belong to each, and where they stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.datasets import scene_furniture, scene_outdoors
+from xplique_dirpairs.datasets import scene_things as things
 from xplique_dirpairs.datasets.scene_paint import (
     Paint,
     Random,
@@ -26,43 +26,35 @@ from xplique_dirpairs.datasets.scene_shapes import SIDE, box, polygon
 
 #: What a scene is made of besides things.
 GROUNDS = ("sky", "sea", "grass", "road", "wall", "floor")
-#: Name → how it is drawn, by a function of a generator, x, y and a size.
+#: Name of a thing → function of a generator, x, y and a size that draws it.
 THINGS: dict[str, Callable[[Random, float, float, float], Strokes]] = {
-    "cloud": scene_outdoors.cloud,
-    "hill": scene_outdoors.hill,
-    "house": scene_outdoors.house,
-    "tree": scene_outdoors.tree,
-    "car": scene_outdoors.car,
-    "boat": scene_outdoors.boat,
-    "flowers": scene_outdoors.flowers,
-    "table": scene_furniture.table,
-    "parasol": scene_furniture.parasol,
-    "sofa": scene_furniture.sofa,
-    "lamp": scene_furniture.lamp,
-    "picture": scene_furniture.picture,
-    "rug": scene_furniture.rug,
-    "balloon": scene_furniture.balloon,
+    "cloud": things.cloud,
+    "hill": things.hill,
+    "house": things.house,
+    "tree": things.tree,
+    "car": things.car,
+    "boat": things.boat,
+    "flowers": things.flowers,
+    "table": things.table,
+    "parasol": things.parasol,
+    "sofa": things.sofa,
+    "lamp": things.lamp,
+    "picture": things.picture,
+    "rug": things.rug,
+    "balloon": things.balloon,
 }
-#: Parts, of any thing; windows, poles and legs belong to several.
-PARTS: tuple[str, ...] = (
-    "roof",
-    "door",
-    "window",
-    "chimney",
-    "crown",
-    "trunk",
-    "wheel",
-    "hull",
-    "sail",
-)
-PARTS += ("pole", "blossom", "table top", "leg", "canopy", "cushion", "lampshade")
+#: Parts of any thing; windows, poles and legs belong to several.
+PARTS = (
+    "roof", "door", "window", "chimney", "crown", "trunk", "wheel", "hull", "sail", "pole",
+    "blossom", "table top", "leg", "canopy", "cushion", "lampshade",
+)  # fmt: skip
 #: The object that is in every class equally often and in the same places.
 DISTRACTOR = "balloon"
-#: What defines a class shows at least this share of itself.
+#: Share of each thing that defines a class which must be in sight.
 LEAST_VISIBLE = 0.55
 
 
-#: What stands or hangs somewhere: the row of its foot, its strokes, its name.
+#: Things in their places: the row of the foot, the strokes, the name.
 Placed = list[tuple[float, Strokes, str]]
 #: All strokes of a scene, and those of each thing that defines its class.
 Arranged = tuple[Strokes, list[Strokes]]
@@ -70,16 +62,16 @@ Arranged = tuple[Strokes, list[Strokes]]
 
 @dataclass(frozen=True)
 class SceneClass:
-    """What a class of scenes is.
+    """A class of scenes.
 
     Attributes
     ----------
-    setting
+    setting : str
         "water", "meadow", "town" or "room".
-    defining
+    defining : tuple of str
         Things that are in every image of the class.
-    extras
-        Of these, one is in half of the images: what defines one class is an extra in others.
+    extras : tuple of str
+        One of these is in half of the images: what defines one class is an extra in others.
     """
 
     setting: str
@@ -98,7 +90,7 @@ CLASSES = {
     "living room": SceneClass("room", ("sofa", "picture"), ("lamp", "rug")),
 }
 
-#: Thing → range of its size, in pixels: what that means, its function says.
+#: Thing → range of its size in pixels, as the function that draws it takes it.
 _SIZES = {
     "house": (23, 31),
     "tree": (27, 38),
@@ -125,7 +117,7 @@ _DEPTHS = {
 
 
 def scene_strokes(rng: Random, kind: SceneClass) -> Strokes:
-    """Everything but the distractor, from back to front."""
+    """Draw everything but the distractor, from back to front."""
     while True:
         strokes, defining = _SETTINGS[kind.setting](rng, kind)
         if _visible_shares(strokes, defining).min() >= LEAST_VISIBLE:
@@ -133,7 +125,7 @@ def scene_strokes(rng: Random, kind: SceneClass) -> Strokes:
 
 
 def _visible_shares(strokes: Strokes, groups: list[Strokes]) -> NDArray:
-    """Which share of each group of strokes, as far as it is in the frame, is not covered."""
+    """Return the share of each group of strokes, within the frame, that is not covered."""
     owner = np.full((SIDE, SIDE), -1)
     group_of = {id(stroke): k for k, group in enumerate(groups) for stroke in group}
     for stroke in strokes:
@@ -146,7 +138,7 @@ def _visible_shares(strokes: Strokes, groups: list[Strokes]) -> NDArray:
 
 
 def _water(rng: Random, kind: SceneClass) -> Arranged:
-    """A bank with what stands on it, and boats."""
+    """Draw a bank with things on it, and boats."""
     horizon = between(rng, 22, 30)
     mirrored = rng.random() < 0.5
     strokes = _sky(rng, horizon)
@@ -189,7 +181,7 @@ def _outdoors(rng: Random, kind: SceneClass, ground: str) -> Arranged:
 
 
 def _room(rng: Random, kind: SceneClass) -> Arranged:
-    """A wall with what hangs there, and a floor."""
+    """Draw a wall with things that hang there, and a floor."""
     horizon = between(rng, 34, 43)
     strokes = [Stroke("wall", None, _below(0), _wall(rng))]
     strokes.append(Stroke("floor", None, _below(horizon), _floor(rng, horizon)))
@@ -232,7 +224,7 @@ _SETTINGS = {"water": _water, "meadow": _meadow, "town": _town, "room": _room}
 
 
 def _sky(rng: Random, horizon: float) -> Strokes:
-    """Sky, clouds and hills."""
+    """Draw sky, clouds and hills."""
     colour = pick(rng, "blue blue blue blue blue grey orange pink")
     air = plain(rng, colour, pale=between(rng, 0.35, 0.5) if colour != "grey" else 0.25)
     strokes = [Stroke("sky", None, _below(0), air)]
@@ -268,14 +260,14 @@ def _extra(rng: Random, kind: SceneClass) -> list[str]:
 
 
 def _slots(rng: Random, count: int, low: float, high: float) -> list[float]:
-    """Places beside one another, in random order."""
+    """Draw places beside one another, in random order."""
     wide = (high - low) / max(count, 1)
     places = [low + wide * (k + between(rng, 0.25, 0.75)) for k in range(count)]
     return [places[k] for k in rng.permutation(count)]
 
 
 def _spread(rng: Random, names: list[str], horizon: float) -> Placed:
-    """Things across the ground."""
+    """Place things across the ground."""
     placed: Placed = []
     for x, name in zip(_slots(rng, len(names), 8, 56), names, strict=True):
         y = horizon + between(rng, *_DEPTHS[name]) * (SIDE - horizon)
@@ -288,7 +280,7 @@ def _thing(rng: Random, name: str, x: float, y: float, scale: float) -> Strokes:
 
 
 def _stacked(strokes: Strokes, placed: Placed, kind: SceneClass) -> Arranged:
-    """The nearer things in front."""
+    """Put the nearer things in front."""
     placed = sorted(placed, key=lambda item: item[0])
     defining = [group for _, group, name in placed if name in kind.defining]
     return strokes + [stroke for _, group, _ in placed for stroke in group], defining

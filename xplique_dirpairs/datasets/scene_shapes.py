@@ -1,19 +1,26 @@
-"""Regions of an image, with hard edges: a pixel is inside or not."""
+"""Regions of a scene with hard edges (a pixel is inside or not), and textures that fill them.
+
+A texture is a tile of which a region shows a part.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 #: Side of an image, in pixels.
 SIDE = 64
 
+# ------------------------------------------------------------------ regions, (SIDE, SIDE) bool
+
 
 def polygon(points: Sequence[tuple[float, float]]) -> NDArray:
-    """Region (SIDE, SIDE) within corners (x, y)."""
+    """Return the region within corners (x, y)."""
     region = np.zeros((SIDE, SIDE), np.uint8)
     corners = np.round(np.array(points, np.float64) * 16).astype(np.int32)
     cv2.fillPoly(region, [corners], (1,), cv2.LINE_8, 4)
@@ -21,7 +28,7 @@ def polygon(points: Sequence[tuple[float, float]]) -> NDArray:
 
 
 def box(left: float, top: float, right: float, bottom: float) -> NDArray:
-    """Region of whole pixels; each side is at least one long."""
+    """Return a box of whole pixels; each side is at least one long."""
     region = np.zeros((SIDE, SIDE), bool)
     x, y = round(left), round(top)
     right, bottom = max(round(right), x + 1), max(round(bottom), y + 1)
@@ -30,23 +37,150 @@ def box(left: float, top: float, right: float, bottom: float) -> NDArray:
 
 
 def ellipse(x: float, y: float, across: float, down: float) -> NDArray:
-    """Region of an ellipse with a middle and two half axes."""
+    """Return an ellipse with the middle (x, y) and two half axes."""
     u = (np.arange(SIDE) + 0.5 - x) / across
     v = (np.arange(SIDE) + 0.5 - y) / down
     return (u**2) + (v**2)[:, None] <= 1.0
 
 
 def cut_below(region: NDArray, y: float) -> NDArray:
-    """The part of a region above a row."""
+    """Return the part of a region above a row."""
     region = region.copy()
     region[max(0, round(y)) :] = False
     return region
 
 
 def rounded(left: float, top: float, right: float, bottom: float) -> NDArray:
-    """A box without its corners."""
+    """Return a box without its corners."""
     region = box(left, top, right, bottom)
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     if len(rows) > 2 and len(columns) > 2:
         region[np.ix_(rows[[0, -1]], columns[[0, -1]])] = False
     return region
+
+
+# ------------------------------------------------------------------ textures
+
+#: Textures of two colours, and those of one colour in two shades (bricks have mortar).
+DECORATIONS = ("striped", "chequered", "dotted")
+MATERIALS = ("bricked", "wooden", "wavy", "grassy", "leafy", "cobbled", "shingled")
+TEXTURES = DECORATIONS + MATERIALS
+
+#: Side of a tile.
+_TILE = 192
+#: Number of variants of a texture, by default 1: sizes, and directions for stripes.
+_VARIANTS = {"striped": 6, "chequered": 2, "dotted": 2, "bricked": 2, "wooden": 2}
+
+
+def texture_pattern(
+    rng: np.random.Generator, texture: str, horizon: float | None = None
+) -> NDArray:
+    """Return a random part of a texture's tile, (SIDE, SIDE) in [0, 1].
+
+    It is seen from the front or, given the row of the ``horizon``, lies on the floor.
+    """
+    tile = _tile(texture, int(rng.random() * _VARIANTS.get(texture, 1)))
+    down, left = int(rng.random() * 32), int(rng.random() * 32)
+    if horizon is None:
+        return tile[down : down + SIDE, left : left + SIDE]
+    rows, columns = _floor(round(horizon))
+    return tile[rows[:, None] + down, columns + left]
+
+
+@cache
+def _floor(horizon: int) -> tuple[NDArray, NDArray]:
+    """Return rows (SIDE,) and columns (SIDE, SIDE) of a tile that lies on the floor.
+
+    Milder than true perspective: at the horizon a tile would be finer than a pixel.
+    """
+    depth = np.clip((np.arange(SIDE) - horizon) / (SIDE - horizon), 0, 1)
+    scale = 2.0 - 1.2 * depth
+    columns = SIDE + (np.arange(SIDE) - SIDE / 2 + 0.5) * scale[:, None]
+    rows = np.cumsum(np.where(depth > 0, 1.3 * scale, 0))
+    return rows.astype(int), columns.astype(int)
+
+
+@cache
+def _tile(texture: str, variant: int) -> NDArray:
+    """Return the share of the second ink, (_TILE, _TILE); 0 or 1 where it is another colour."""
+    y, x = np.mgrid[:_TILE, :_TILE]
+    rng = np.random.default_rng([TEXTURES.index(texture), variant])
+    share = _DRAWN[texture](x, y, variant, rng)
+    return np.clip(share, 0.0, 1.0).astype(np.float32)
+
+
+def _striped(x, y, variant, rng):
+    size, along = 6 + 2 * (variant % 2), (x, y, x + y)[variant // 2]
+    return (along % size) < size // 2
+
+
+def _chequered(x, y, variant, rng):
+    size = (4, 5)[variant]
+    return (x // size + y // size) % 2
+
+
+def _dotted(x, y, variant, rng):
+    size = (6, 8)[variant]
+    row = y // size
+    u, v = (x + row % 2 * size // 2) % size - (size - 1) / 2, y % size - (size - 1) / 2
+    return u**2 + v**2 < (0.34 * size) ** 2
+
+
+def _bricked(x, y, variant, rng):
+    height, width = ((4, 8), (5, 10))[variant]
+    row = y // height
+    return (y % height == 0) | ((x + row % 2 * width // 2) % width == 0)
+
+
+def _wooden(x, y, variant, rng):
+    along, across = (x, y) if variant == 0 else (y, x)
+    grain = rng.random((_TILE, _TILE // 8 + 1))[across, along // 8]
+    seam = (across % 6 == 0) | ((along + across // 6 * 23) % 57 == 0)
+    return np.where(seam, 1.0, 0.4 * grain)
+
+
+def _wavy(x, y, variant, rng):
+    crest = y + 1.3 * np.sin(2 * np.pi * x / 19 + 1.8 * np.sin(2 * np.pi * y / 37))
+    return 0.5 + 0.6 * np.sin(2 * np.pi * crest / 7)
+
+
+def _grassy(x, y, variant, rng):
+    blades = cv2.blur(rng.random((_TILE, _TILE)), (1, 4))
+    return 0.5 + 3.2 * (blades - 0.5)
+
+
+def _leafy(x, y, variant, rng):
+    blobs = cv2.GaussianBlur(rng.standard_normal((_TILE, _TILE)), (0, 0), 1.1)
+    return 0.5 + 1.6 * blobs
+
+
+def _cobbled(x, y, variant, rng):
+    """Draw stones around jittered points; the gaps are where the two nearest are equally far."""
+    size = 7
+    rows, columns = np.mgrid[: _TILE // size + 2, : _TILE // size + 2]
+    points = np.stack([columns + (rows % 2) / 2, rows], axis=-1).reshape(-1, 2) * size - size / 2
+    points = points + rng.uniform(-1.5, 1.5, points.shape)
+    places = np.stack([x, y], axis=-1).reshape(-1, 2)
+    near, which = cKDTree(points).query(places, k=2)
+    tone = 0.35 * rng.random(len(points))[which[:, 0]]
+    return np.where(near[:, 1] - near[:, 0] < 1.1, 1.0, tone).reshape(_TILE, _TILE)
+
+
+def _shingled(x, y, variant, rng):
+    row = y // 4
+    u, v = (x + row % 2 * 3) % 6 - 2.5, y % 4
+    return np.where(v + (u / 2.5) ** 2 >= 2.9, 1.0, 0.12 * v)
+
+
+_DRAWN = {
+    "striped": _striped,
+    "chequered": _chequered,
+    "dotted": _dotted,
+    "bricked": _bricked,
+    "wooden": _wooden,
+    "wavy": _wavy,
+    "grassy": _grassy,
+    "leafy": _leafy,
+    "cobbled": _cobbled,
+    "shingled": _shingled,
+}

@@ -9,12 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.datasets.synthetic import (
     ABSENT,
     DISTRACTOR,
     OFFSET,
     PRESENT,
     SyntheticSignals,
+    check_directions,
 )
 
 #: How much more often a concept is seen in the two classes that prefer it.
@@ -36,66 +38,53 @@ def signal_maps(
     zipf: float = 0.0,
     present: tuple[float, float] = PRESENT,
     absent: tuple[float, float] = ABSENT,
-    distractor: tuple[float, float] = DISTRACTOR,
-    offset: float = OFFSET,
     noise: float = 0.0,
 ) -> SyntheticSignals:
-    """Feature maps of signals and distractors.
+    """Draw feature maps of signals and distractors, β ~ U(0, 5) and μ = 10 on every channel.
 
     Parameters
     ----------
-    images
+    images : int
         N.
-    signals : (I, D)
+    signals : array-like of shape (I, D)
         Rows of unit length; see `random_directions`.
-    distractors : (F, D)
-    seed
+    distractors : array-like of shape (F, D)
+    seed : int, default=0
         Of everything but the directions: another seed gives fresh data of the same experiment.
-    map_shape
-        (H, W).
-    patches
-        Coherent regions per image, each of one set of concepts (the cells nearest to so many random
-        points); None: every pixel is on its own.
-    concepts_per_pixel
-        How many concepts each pixel carries.
-    classes
+    map_shape : (int, int), default=(1, 2)
+        H and W.
+    patches : int, optional
+        Number of coherent regions of an image, each with one set of concepts (the positions nearest
+        to one of as many random points). None: every position is on its own.
+    concepts_per_pixel : int, default=1
+        Number of concepts that each position carries.
+    classes : int, default=10
         K, at most I; class k sees the concepts i with i mod K in {k, k + 1} four times as often
         as the others (with two classes, i mod K = k).
-    zipf
-        Frequencies fall as 1/rank^zipf; 0: all concepts are as frequent.
-    present, absent
+    zipf : float, default=0
+        Frequencies fall as 1/rank^zipf; 0: all concepts are equally frequent.
+    present, absent : (float, float)
         Ranges of the uniform α of a concept that is there, and one that is not.
-    distractor
-        Range of the uniform β.
-    offset
-        μ, on every channel.
-    noise
-        Standard deviation of a normal noise on every channel.
+    noise : float, default=0
+        Standard deviation of normal noise on every channel.
 
     Returns
     -------
-    data
+    data : SyntheticSignals
         Features of shape (N, H, W, D).
 
     Raises
     ------
     ValueError
-        If a size is not positive, a pixel has more concepts than there are, or the directions'
-        channels differ.
+        If a size is not a positive integer, a position has more concepts than there are, or the
+        directions' channels differ.
     """
-    signals = np.asarray(signals, dtype=np.float64)
-    distractors = np.asarray(distractors, dtype=np.float64)
-    if signals.ndim != 2 or distractors.ndim != 2 or signals.shape[1] != distractors.shape[1]:
-        raise ValueError(
-            "signals must have shape (I, D) and distractors (F, D), not "
-            f"{signals.shape} and {distractors.shape}"
-        )
+    signals, distractors = check_directions(signals, distractors)
     concepts, channels = signals.shape
     sizes = {"images": images, "classes": classes, "patches": 1 if patches is None else patches}
     sizes |= {"map_shape": min(map_shape), "concepts_per_pixel": concepts_per_pixel}
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+        check_integer(name, size)
     if concepts_per_pixel > concepts:
         raise ValueError(f"{concepts_per_pixel} concepts per pixel, but only {concepts} concepts")
     rng = np.random.default_rng(seed)
@@ -110,9 +99,9 @@ def signal_maps(
     for start in range(0, images, _CHUNK):
         part = slice(start, start + _CHUNK)
         shape = features[part].shape
-        beta = rng.uniform(*distractor, size=(*shape[:-1], len(distractors)))
+        beta = rng.uniform(*DISTRACTOR, size=(*shape[:-1], len(distractors)))
         x = alpha[part] @ signals.astype(np.float32)
-        x += beta.astype(np.float32) @ distractors.astype(np.float32) + np.float32(offset)
+        x += beta.astype(np.float32) @ distractors.astype(np.float32) + np.float32(OFFSET)
         if noise:
             x += noise * rng.standard_normal(shape, dtype=np.float32)
         features[part] = x
@@ -120,7 +109,7 @@ def signal_maps(
 
 
 def _preferred(labels, classes, concepts) -> NDArray:
-    """Which concepts the class of each image prefers, (N, I)."""
+    """Return which concepts the class of each image prefers, (N, I)."""
     kind = np.arange(concepts) % classes
     prefers = kind == labels[:, None]
     if classes > 2:  # with two, every class would prefer every concept
@@ -129,13 +118,13 @@ def _preferred(labels, classes, concepts) -> NDArray:
 
 
 def _masks(rng, weights, map_shape, patches, per_pixel) -> NDArray:
-    """Which pixel carries which concepts, (N, H, W, I); equal within a patch.
+    """Draw which position carries which concepts, (N, H, W, I); equal within a patch.
 
     The odds of the concepts in an image are its row of ``weights`` (N, I).
     """
     (images, concepts), (height, width) = weights.shape, map_shape
     regions = height * width if patches is None else patches
-    # the largest of log w + Gumbel noise are draws without replacement in proportion to w
+    # The largest of log w + Gumbel noise are draws without replacement in proportion to w.
     keys = np.log(weights)[:, None] + rng.gumbel(size=(images, regions, concepts))
     drawn = np.argpartition(-keys, per_pixel - 1, axis=-1)[..., :per_pixel]
     carried = np.zeros((images, regions, concepts), bool)

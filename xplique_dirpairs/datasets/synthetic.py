@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.linear_model import LogisticRegression
 
+from xplique_dirpairs.core.validation import check_integer
+
 #: Signal vectors of the reference experiment, (3, 16).
 TABLE6_SIGNALS = np.array(
     [
@@ -78,16 +80,16 @@ class SyntheticSignals:
 
     Attributes
     ----------
-    features : (N, H, W, D), float32
-    labels : (N,)
+    features : ndarray of shape (N, H, W, D), float32
+    labels : ndarray of shape (N,)
         Class of each image.
-    masks : (N, H, W, I), bool
-        Which pixel carries which concept.
-    alpha : (N, H, W, I), float32
+    masks : ndarray of shape (N, H, W, I), bool
+        Which position carries which concept.
+    alpha : ndarray of shape (N, H, W, I), float32
         Signal values.
-    signals : (I, D)
+    signals : ndarray of shape (I, D)
         Unit rows: the true signal vectors, columns of S.
-    distractors : (F, D)
+    distractors : ndarray of shape (F, D)
         Unit rows, columns of D.
     """
 
@@ -99,6 +101,24 @@ class SyntheticSignals:
     distractors: NDArray
 
 
+def check_directions(signals: ArrayLike, distractors: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Return signal vectors (I, D) and distractors (F, D) as float64.
+
+    Raises
+    ------
+    ValueError
+        If they have other shapes, or their channels differ.
+    """
+    signals = np.asarray(signals, dtype=np.float64)
+    distractors = np.asarray(distractors, dtype=np.float64)
+    if signals.ndim != 2 or distractors.ndim != 2 or signals.shape[1] != distractors.shape[1]:
+        raise ValueError(
+            "signals must have shape (I, D) and distractors (F, D), not "
+            f"{signals.shape} and {distractors.shape}"
+        )
+    return signals, distractors
+
+
 def random_directions(
     seed: int,
     number_of_concepts: int = 3,
@@ -106,7 +126,7 @@ def random_directions(
     channels: int = 16,
     cosine: float = 0.0,
 ) -> tuple[NDArray, NDArray]:
-    """Unit signal vectors (I, D) and distractors (F, D), uniform on the sphere.
+    """Draw unit signal vectors (I, D) and distractors (F, D), uniform on the sphere.
 
     With ``cosine``, signal vectors share a component of length √cosine: in many channels every two
     of them have about that cosine.
@@ -129,46 +149,40 @@ def synthetic_signals(
     signals: ArrayLike | None = None,
     distractors: ArrayLike | None = None,
 ) -> SyntheticSignals:
-    """The reference experiment: three classes, two pixels per image, one concept per pixel.
+    """Draw the reference experiment: three classes, two pixels an image, one concept a pixel.
 
     α ~ U(2.5, 5) where a concept is present, U(0, 2.5) where it is not; β ~ U(0, 5); +10 on every
     dimension.
 
     Parameters
     ----------
-    images_per_class
+    images_per_class : int, default=1000
         N is three times as many.
-    seed
+    seed : int, default=0
         Of the signal values, the distractor values and the order of images and pixels.
-    signals : (3, D), optional
-        Rows are signal vectors. Default: those of Table 6 (D = 16).
-    distractors : (F, D), optional
-        Default: those of Table 6 (F = 2).
+    signals : array-like of shape (3, D), optional
+        Rows are signal vectors; by default those of Table 6 (D = 16).
+    distractors : array-like of shape (F, D), optional
+        By default those of Table 6 (F = 2).
 
     Returns
     -------
-    data
+    data : SyntheticSignals
         Features of shape (N, 1, 2, D).
 
     Raises
     ------
     ValueError
-        If there is no image, or the directions do not have the shapes above.
+        If there is no image, or the directions have other shapes.
     """
-    signals = np.asarray(TABLE6_SIGNALS if signals is None else signals, dtype=np.float64)
-    distractors = np.asarray(
-        TABLE6_DISTRACTORS if distractors is None else distractors, dtype=np.float64
+    signals, distractors = check_directions(
+        TABLE6_SIGNALS if signals is None else signals,
+        TABLE6_DISTRACTORS if distractors is None else distractors,
     )
     concepts = int(CLASS_CONCEPTS.max()) + 1
-    if signals.ndim != 2 or len(signals) != concepts:
+    if len(signals) != concepts:
         raise ValueError(f"signals must have shape ({concepts}, D), not {signals.shape}")
-    if distractors.ndim != 2 or distractors.shape[1] != signals.shape[1]:
-        raise ValueError(
-            f"distractors must have shape (F, {signals.shape[1]}) beside signals of shape "
-            f"{signals.shape}, not {distractors.shape}"
-        )
-    if images_per_class < 1:
-        raise ValueError(f"images_per_class must be at least 1, not {images_per_class}")
+    check_integer("images_per_class", images_per_class)
 
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(CLASS_CONCEPTS)), images_per_class))
@@ -190,7 +204,7 @@ def synthetic_signals(
 
 
 def pooled_dense_head(features: ArrayLike, labels: ArrayLike) -> keras.Model:
-    """The network of the reference experiment: average pool + dense, trained on the features.
+    """Train the network of the reference experiment, average pool and dense, on the features.
 
     The problem is convex, so it is solved to its optimum (multinomial logistic regression with a
     light ridge, on centred features: channels that hardly vary must not get huge weights) and the
@@ -198,13 +212,13 @@ def pooled_dense_head(features: ArrayLike, labels: ArrayLike) -> keras.Model:
 
     Parameters
     ----------
-    features : (N, H, W, D)
-    labels : (N,)
+    features : array-like of shape (N, H, W, D)
+    labels : array-like of shape (N,)
         Classes 0 … K − 1, each with at least one image.
 
     Returns
     -------
-    head
+    head : keras.Model
         Feature maps (n, H, W, D) to logits (n, K).
     """
     features, labels = np.asarray(features), np.asarray(labels)

@@ -1,7 +1,4 @@
-"""The demo: direction pairs and CRAFT on the same small network, as a folder of pictures.
-
-Heavy imports are at the top: the command line imports this module only when the demo runs.
-"""
+"""The demo: direction pairs and CRAFT on the same small network, as a folder of pictures."""
 
 from __future__ import annotations
 
@@ -33,27 +30,25 @@ from xplique_dirpairs.datasets.digit_scenes import (
 from xplique_dirpairs.demo.summary import Summary, write_summary
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
 from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.plots.overview import (
-    plot_class_importances,
-    plot_detections,
-    plot_learning,
-    plot_pictures,
-)
-from xplique_dirpairs.plots.palette import concept_colors
-from xplique_dirpairs.plots.side_by_side import (
+from xplique_dirpairs.plots.extractor_views import (
     ExtractorView,
     counterparts,
     paired_colors,
+    plot_class_importances,
     plot_concepts,
+    plot_detections,
     plot_importances,
     plot_maps,
+    plot_pictures,
 )
+from xplique_dirpairs.plots.learning import plot_learning
+from xplique_dirpairs.plots.palette import concept_colors
 
 TRAINING_PICTURES = 3600
 TEST_PICTURES = 600
-#: A network stored by an earlier run is used if it still gets so many of the test pictures right.
+#: A network stored by an earlier run is used if its accuracy on the test pictures is this high.
 GOOD_ENOUGH = 0.9
-#: The class explained by both methods, and pictures of each class the concepts are learned from.
+#: The class that both methods explain, and pictures of each class that concepts are learned from.
 CLASS_ID = CLASS_NAMES.index("cat + 3")
 PICTURES_PER_CLASS = 100
 PATCH = 36
@@ -63,7 +58,7 @@ LAYER = "last_conv"
 
 @dataclass
 class Steps:
-    """Says what is being done, and keeps how long it took."""
+    """Announces the steps of the demo and measures them."""
 
     verbose: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
@@ -81,7 +76,7 @@ class Steps:
 
 @dataclass
 class Data:
-    """Pictures in [0, 1], their classes, and where the ink of the test pictures is."""
+    """Pictures in [0, 1], their classes, and masks of the ink in the test pictures."""
 
     train: NDArray
     train_labels: NDArray
@@ -91,8 +86,11 @@ class Data:
 
 
 @contextmanager
-def _without_xla_messages() -> Iterator[None]:
-    """XLA announces its first compilation (of CRAFT's estimator) past TF_CPP_MIN_LOG_LEVEL."""
+def without_xla_messages() -> Iterator[None]:
+    """Keep XLA's messages back with those of TensorFlow.
+
+    XLA announces its first compilation (of CRAFT's estimator) whatever TF_CPP_MIN_LOG_LEVEL is.
+    """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
         yield
         return
@@ -107,23 +105,23 @@ def _without_xla_messages() -> Iterator[None]:
 
 
 def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int = 1) -> Summary:
-    """Make the data, train or load the network, fit both methods, draw and write everything.
+    """Generate the data, train or load the network, fit both methods, draw and write everything.
 
     Parameters
     ----------
-    output
-        Folder of the pictures, the summary and the trained network; made if it is not there.
-    concepts
+    output : str or Path
+        Folder of the pictures, the summary and the trained network; created if missing.
+    concepts : int, default=10
         Number of concepts of both methods, 2 to 16 (CRAFT's plots have no more colours).
-    seed
+    seed : int, default=0
         Of the data, the network and the learning.
-    verbose
-        0 for silence.
+    verbose : int, default=1
+        0: nothing is printed.
 
     Returns
     -------
-    summary
-        What `write_summary` wrote to ``summary.md`` and ``summary.txt``.
+    summary : Summary
+        As written to ``summary.md`` and ``summary.txt``.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -133,7 +131,7 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     with steps("make the pictures", f"{TRAINING_PICTURES} for training"):
         data = _make_data(seed)
     with steps("train the network, or load it"):
-        model = _network(data, output / f"small_cnn_seed{seed}.keras", seed, verbose)
+        model = load_network(data, output / f"small_cnn_seed{seed}.keras", seed, verbose)
     g, h = split_model(model, LAYER)
     accuracy = _accuracy(model, data.test, data.test_labels)
     images = data.train[data.train_labels == CLASS_ID][:PICTURES_PER_CLASS]
@@ -144,20 +142,20 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     craft = CraftTf(g, h, concepts, patch_size=PATCH)
     with steps("direction pairs: fit", f"{len(images)} pictures of {CLASS_NAMES[CLASS_ID]!r}"):
         pairs.fit(images, class_id=CLASS_ID)
-    if pairs.history_.interrupted:  # the demo is over: half-learned pairs show nothing
+    if pairs.history_.interrupted:  # the demo ends: half-learned pairs show nothing
         raise KeyboardInterrupt
     with steps("CRAFT: fit", "the same pictures"):
         np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
         craft.fit(images, class_id=CLASS_ID)
     with steps("direction pairs: importances"):
         pairs.estimate_importance(nb_design=NB_DESIGN)
-    with steps("CRAFT: importances", "one pass per picture: some 10 s"), _without_xla_messages():
+    with steps("CRAFT: importances", "one pass per picture: some 10 s"), without_xla_messages():
         craft.estimate_importance(nb_design=NB_DESIGN)
     with steps("direction pairs: one set for all classes"):
         manager = _shared_pairs(g, h, data, concepts, seed, verbose)
 
     with steps("draw the pictures"):
-        views, readings = _look(data, g, pairs, craft, steps)
+        views, readings = _read_both(data, g, pairs, craft, steps)
         figures = _figures(data, pairs, craft, manager, views, readings)
         for name, figure in figures.items():
             figure.savefig(output / f"{name}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
@@ -190,10 +188,13 @@ def _make_data(seed: int) -> Data:
     return Data(train, train_labels, test, test_labels, digit_masks(TEST_PICTURES, seed, "test"))
 
 
-def _network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model:
-    """The stored network if it fits these pictures, or a newly trained one, stored."""
+def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model:
+    """Load the network of an earlier run, or train one and store it.
+
+    It is trained again if its file is damaged, or it does not fit these pictures.
+    """
     if path.is_file():
-        with suppress(ValueError, OSError, KeyError, BadZipFile):  # damaged, or of other pictures
+        with suppress(ValueError, OSError, KeyError, BadZipFile):
             model = keras.models.load_model(path)
             if _accuracy(model, data.test, data.test_labels) >= GOOD_ENOUGH:
                 return model
@@ -228,7 +229,7 @@ def _shared_pairs(g, h, data: Data, concepts: int, seed: int, verbose: int):
 
 @dataclass
 class Readings:
-    """What both methods say of test pictures of the explained class."""
+    """Test pictures of the explained class, as both methods read them."""
 
     pictures: NDArray
     activations: NDArray
@@ -238,34 +239,33 @@ class Readings:
     ink_auc: tuple[NDArray, NDArray]
 
 
-def _look(
+def _read_both(
     data: Data, g: keras.Model, pairs: Any, craft: CraftTf, steps: Steps
 ) -> tuple[tuple[ExtractorView, ExtractorView], Readings]:
-    """Views of CRAFT and of the pairs, in this order, on test pictures of the class."""
+    """Return views of CRAFT and of the pairs, in this order, on test pictures of the class."""
     chosen = data.test_labels == CLASS_ID
     pictures = data.test[chosen]
     activations = compute_activations(g, pictures)
     craft_maps = _read(craft, activations, "CRAFT", steps)
     pair_maps = _read(pairs, activations, "direction pairs", steps)
     detections = pairs.detect(None, activations=activations)
-    pair_coefficients = pair_maps
-    pair_maps = np.maximum(pair_maps, 0.0) * (detections > 0.5)
+    shown_maps = np.maximum(pair_maps, 0.0) * (detections > 0.5)
 
-    partners, correlations = counterparts(pair_maps, craft_maps)
+    partners, correlations = counterparts(shown_maps, craft_maps)
     colors = np.array(concept_colors(2 * len(partners)))
     pair_colors, craft_colors = paired_colors(colors, partners, correlations)
     _recolor(craft, craft_colors)
     views = (
         _view("CRAFT", craft, craft_maps, craft_colors),
-        _view("direction pairs", pairs, pair_maps, pair_colors),
+        _view("direction pairs", pairs, shown_maps, pair_colors),
     )
     ink = data.test_ink[chosen]
-    auc = (_ink_auc(craft_maps, ink), _ink_auc(pair_coefficients, ink))
+    auc = (ink_auc(craft_maps, ink), ink_auc(pair_maps, ink))
     return views, Readings(pictures, activations, detections, partners, correlations, auc)
 
 
 def _read(extractor: CraftTf, activations: NDArray, name: str, steps: Steps) -> NDArray:
-    """``transform``, timed: the best of three, so that no first call is measured."""
+    """Call ``transform`` and measure it: the best of three, so that no first call counts."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -293,8 +293,14 @@ def _recolor(craft: Any, colors: NDArray) -> None:
     craft.sensitivity.set_concept_attribution_cmap([tuple(colors[k]) for k in order])
 
 
-def _ink_auc(maps: NDArray, ink: NDArray) -> NDArray:
-    """ROC AUC of each concept's map at telling cells with ink from cells without, (I,)."""
+def ink_auc(maps: NDArray, ink: NDArray) -> NDArray:
+    """Compute the ROC AUC (I,) of each concept's map at telling cells with ink from others.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n, H, W, I)
+    ink : ndarray of shape (n, height, width), bool
+    """
     n, rows, columns, concepts = maps.shape
     share = ink.reshape(n, rows, ink.shape[1] // rows, columns, -1).mean(axis=(2, 4))
     has_ink = (share > 0.15).ravel()
@@ -303,7 +309,7 @@ def _ink_auc(maps: NDArray, ink: NDArray) -> NDArray:
 
 
 def _figures(data, pairs, craft, manager, views, readings) -> dict[str, Figure]:
-    """File name → figure."""
+    """Return file name → figure."""
     class_name = CLASS_NAMES[CLASS_ID]
     examples = np.arange(6)
     shown = [replace(view, maps=view.maps[examples]) for view in views]
@@ -325,8 +331,8 @@ def _figures(data, pairs, craft, manager, views, readings) -> dict[str, Figure]:
             readings.pictures[:18], readings.detections[:18], views[1],
             "Where direction pairs detect their most important concepts",
         ),
-        "6_image_pairs": pairs.plot_image_concepts(example, filepath=_nowhere()),
-        "7_image_craft": _craft_image(craft, example),
+        "6_image_pairs": _image_concepts(pairs, example),
+        "7_image_craft": _image_concepts(craft, example),
     }  # fmt: skip
     figures["8_all_classes"], figures["9_all_classes_detections"] = _all_classes(data, manager)
     if pairs.history_.stages:
@@ -334,18 +340,14 @@ def _figures(data, pairs, craft, manager, views, readings) -> dict[str, Figure]:
     return figures
 
 
-def _nowhere() -> BytesIO:
-    """A file to save to that is thrown away: Xplique's methods show or save, we do it later."""
-    return BytesIO()
-
-
-def _craft_image(craft: CraftTf, image: NDArray) -> Figure:
-    craft.plot_image_concepts(image.copy(), filepath=_nowhere())
+def _image_concepts(extractor: CraftTf, image: NDArray) -> Figure:
+    """Draw an image's concepts; Xplique's method shows or saves a figure and returns none."""
+    extractor.plot_image_concepts(image.copy(), filepath=BytesIO())
     return plt.gcf()
 
 
 def _all_classes(data: Data, manager: Any) -> tuple[Figure, Figure]:
-    """What each class uses of the shared concepts, and where they are detected."""
+    """Draw what each class uses of the shared concepts, and where they are detected."""
     instances = manager.craft_instances
     importances = np.stack([c.sensitivity.importances for c in instances.values()])
     mean = importances.mean(axis=0)
@@ -368,18 +370,18 @@ def _all_classes(data: Data, manager: Any) -> tuple[Figure, Figure]:
     rows = [np.flatnonzero(data.test_labels == k)[:3] for k in range(len(CLASS_NAMES))]
     pictures = data.test[np.concatenate(rows)]
     detections = next(iter(instances.values())).detect(pictures)
-    found = plot_detections(
+    maps = plot_detections(
         pictures, detections, view, "Where the shared pairs are detected, all classes",
         nb_concepts=5, number="importance, mean over the classes",
     )  # fmt: skip
-    return matrix, found
+    return matrix, maps
 
 
 # -------------------------------------------------------------------- figures of merit
 
 
 def _logit_errors(pairs: Any, craft: Any, activations: NDArray) -> dict[str, float]:
-    """Largest change of a logit, relative to the largest logit, of what each method rebuilds."""
+    """Compute each method's largest change of a logit by decoding, over the largest logit."""
     logits = pairs.head.predict(pairs.head.pool(activations))
     flat = activations.reshape(-1, activations.shape[-1])
     factorizer = pairs.factorizer
@@ -396,7 +398,7 @@ def _logit_errors(pairs: Any, craft: Any, activations: NDArray) -> dict[str, flo
 
 
 def _entropy_with_all_off(pairs: Any, activations: NDArray) -> dict[str, float]:
-    """Mean prediction entropy / log K with every concept switched off, in both forms."""
+    """Compute the mean prediction entropy / log K with every concept off, in both forms."""
     shares = {}
     for off in ("absent", "undecided"):
         learned = pairs.pairs

@@ -1,4 +1,4 @@
-"""The demo's findings in words and tables."""
+"""The results of the demo in words and tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.plots.overview import LOSS_NAMES
+from xplique_dirpairs.plots.learning import LOSS_NAMES
 
 #: What each picture shows, by the name of its file.
 CAPTIONS = {
@@ -29,26 +29,33 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Summary:
-    """What the demo found.
+    """Results of the demo.
 
     Attributes
     ----------
-    class_name
-        The class both methods explain.
-    pictures
-        So many pictures of it.
-    accuracy
+    class_name : str
+        The class that both methods explain.
+    class_names : sequence of str
+    pictures : int
+        Number of pictures of the class.
+    nb_design : int
+        Of the Sobol indices.
+    accuracy : float
         Of the network on the test pictures, in [0, 1].
-    importances
-        Method → total Sobol index of each concept, (I,).
-    ink_auc
-        Method → ROC AUC of each concept's map at telling where the digit's ink is, (I,).
-    logit_error
-        Method → largest change of a logit when features are rebuilt, relative.
-    off_entropy
-        Form of "off" → mean prediction entropy over log K with all concepts switched off.
-    seconds
+    importances : mapping of str to ndarray of shape (I,)
+        Method → total Sobol index of each concept.
+    ink_auc : mapping of str to ndarray of shape (I,)
+        Method → ROC AUC of each concept's map at telling where the digit's ink is.
+    logit_error : mapping of str to float
+        Method → largest change of a logit when features are decoded, relative.
+    off_entropy : mapping of str to float
+        Form of "off" → mean prediction entropy over log K with all concepts off.
+    history : History
+        Of the fit of the direction pairs.
+    seconds : mapping of str to float
         Step → wall time.
+    figures : sequence of str
+        Names of the pictures' files.
     """
 
     class_name: str
@@ -65,7 +72,7 @@ class Summary:
     figures: Sequence[str]
 
     def text(self) -> str:
-        """A page of plain text, for the terminal."""
+        """Return a page of plain text, for the terminal."""
         return "\n".join(
             [
                 f"Network: {self.accuracy:.1%} of the test pictures right, "
@@ -77,12 +84,12 @@ class Summary:
                 _as_text(self._comparison_rows()),
                 "",
                 "How the fit of the direction pairs went:",
-                self._how_it_went(),
+                self._fit_lines(),
             ]
         )
 
     def markdown(self) -> str:
-        """The same with the pictures."""
+        """Return the same with the pictures, as Markdown."""
         lines = [
             f"# Concepts of “{self.class_name}”",
             "",
@@ -104,7 +111,7 @@ class Summary:
             "",
             "## How the fit went",
             "",
-            self._how_it_went(),
+            self._fit_lines(),
             "",
             "## Time",
             "",
@@ -147,7 +154,7 @@ class Summary:
         )
         return rows
 
-    def _how_it_went(self) -> str:
+    def _fit_lines(self) -> str:
         off = ", ".join(f"{form} {share:.2f}" for form, share in self.off_entropy.items())
         entropy = f"with all concepts off, prediction entropy / log K: {off}"
         used = {name for losses in self.history.stages.values() for name in losses}
@@ -157,7 +164,7 @@ class Summary:
 
 
 def write_summary(summary: Summary, folder: Path) -> None:
-    """``summary.md`` with the pictures, ``summary.txt`` for a terminal."""
+    """Write ``summary.md`` with the pictures and ``summary.txt`` for a terminal."""
     (folder / "summary.md").write_text(summary.markdown(), encoding="utf-8")
     (folder / "summary.txt").write_text(summary.text() + "\n", encoding="utf-8")
 

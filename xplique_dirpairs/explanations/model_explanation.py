@@ -19,15 +19,16 @@ from xplique_dirpairs.explanations.explanation_tables import (
     overview_table,
     shared_table,
 )
-from xplique_dirpairs.plots.class_report import (
+from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     PushRow,
+    SharedRow,
     plot_class_report,
     plot_confusion,
+    plot_influence_diagram,
+    plot_shared_concepts,
 )
-from xplique_dirpairs.plots.influence_diagram import plot_influence_diagram
 from xplique_dirpairs.plots.palette import Color, concept_colors
-from xplique_dirpairs.plots.shared_concepts import SharedRow, plot_shared_concepts
 from xplique_dirpairs.sensitivity.influence import Influence
 
 #: What a class's concepts may be ranked by.

@@ -1,4 +1,4 @@
-"""The plot methods of `CraftTf`, under the same names and arguments, without its traps."""
+"""The plot methods of `CraftTf`, under the same names and arguments, without its errors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
-from xplique_dirpairs.core.validation import check_images, check_integer
+from xplique_dirpairs.core.validation import check_images, check_integer, check_number
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
     draw_concept_map,
-    draw_crop_rows,
-    draw_image_concepts,
     draw_importances,
-    draw_legend,
     empty_axes,
+    plot_crop_rows,
+    plot_image_concepts,
+    plot_legend,
 )
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.palette import line_color
@@ -32,10 +32,10 @@ CROPS_BESIDE_IMAGE = 6
 
 
 class ConceptPlots:
-    """Plots of a fitted `FactorizerCraftTf`; each returns its figure.
+    """Mixin with the plots of a fitted `FactorizerCraftTf`; each returns its figure.
 
-    A concept has one colour in all of them: that of its rank in the global importance. Maps show
-    a concept only where it is detected.
+    A concept has one colour in all plots: that of its rank in the global importance. Maps show a
+    concept only where it is detected.
     """
 
     factorization: Any  # Xplique's Factorization, None before fit
@@ -53,17 +53,17 @@ class ConceptPlots:
         nb_most_important_concepts: int | None = None,
         verbose: bool = False,
     ) -> Figure:
-        """Bars of the concepts' importances, on the current axes if they are empty.
+        """Draw the concepts' importances as bars, on the current axes if they are empty.
 
         Parameters
         ----------
-        importances : (I,), optional
-            As `estimate_importance` returns them. None: the global ones.
-        display_importance_order
+        importances : ndarray of shape (I,), optional
+            As `estimate_importance` returns them; by default the global ones.
+        display_importance_order : DisplayImportancesOrder
             For the title: whether the importances are global or local.
-        nb_most_important_concepts
-            So many, most important first. None: all, by number.
-        verbose
+        nb_most_important_concepts : int, optional
+            Number of concepts, most important first; by default all, by number.
+        verbose : bool, default=False
             Whether to print them.
         """
         values = self._importances(importances)
@@ -83,17 +83,17 @@ class ConceptPlots:
         nb_most_important_concepts: int | None = None,
         verbose: bool = False,
     ) -> Figure:
-        """The crops with the largest coefficients of each concept, most important concept first.
+        """Draw the crops with the largest coefficients of each concept, a row for each.
 
-        One figure, a row for each concept; fewer crops where a concept is in fewer.
+        The most important concept comes first; a concept that is in fewer crops has fewer.
 
         Parameters
         ----------
-        nb_crops
+        nb_crops : int, default=10
             Crops of a concept.
-        nb_most_important_concepts
-            So many concepts. None: all.
-        verbose
+        nb_most_important_concepts : int, optional
+            Number of concepts; by default all.
+        verbose : bool, default=False
             Whether to print the importances.
         """
         check_integer("nb_crops", nb_crops)
@@ -101,7 +101,7 @@ class ConceptPlots:
         concepts = self._ranked(values, nb_most_important_concepts)
         if verbose:
             _print_importances(concepts, values)
-        figure = draw_crop_rows(
+        figure = plot_crop_rows(
             concepts,
             [self._best_crops(concept, nb_crops) for concept in concepts],
             values[concepts],
@@ -114,18 +114,18 @@ class ConceptPlots:
     def plot_concept_attribution_legend(
         self, nb_most_important_concepts: int = 6, border_width: int = 5
     ) -> Figure:
-        """The best crop of each concept in a frame of the concept's colour.
+        """Draw the best crop of each concept in a frame of the concept's colour.
 
         Parameters
         ----------
-        nb_most_important_concepts
-            So many concepts.
-        border_width
+        nb_most_important_concepts : int, default=6
+            Number of concepts.
+        border_width : int, default=5
             Of the frame, in pixels of the crop.
         """
         check_integer("border_width", border_width, minimum=0)
         concepts = self._ranked(self._importances(), nb_most_important_concepts)
-        figure = draw_legend(
+        figure = plot_legend(
             concepts,
             [self._best_crops(concept, 1) for concept in concepts],
             [line_color(cmap) for cmap in self._cmaps(concepts)],
@@ -146,25 +146,24 @@ class ConceptPlots:
         img_size: float = 2.0,
         **plot_kwargs,
     ) -> Figure:
-        """Images with their concepts laid over them; the legend is shown first.
+        """Draw images with their concepts laid over them; the legend is shown first.
 
         Parameters
         ----------
-        images : (N, height, width, channels)
-            Or a single image.
-        importances : (I,), optional
-            Local importances to choose the concepts by. None: the global ones.
-        nb_most_important_concepts
-            So many concepts.
-        filter_percentile
+        images : array-like of shape (N, height, width, C) or (height, width, C)
+        importances : ndarray of shape (I,), optional
+            Local importances to choose the concepts by; by default the global ones.
+        nb_most_important_concepts : int, default=5
+            Number of concepts.
+        filter_percentile : int, default=90
             Cells below this percentile of a concept's map are not shown.
-        clip_percentile
-            The brightest so many percent of what is shown look alike. None: no clipping.
-        alpha
+        clip_percentile : float or None, default=10
+            The brightest percent of what is shown look alike. None: no clipping.
+        alpha : float, default=0.65
             Opacity of the maps.
-        cols
+        cols : int, default=5
             Images in a row.
-        img_size
+        img_size : float, default=2
             Width of an image, in inches.
         plot_kwargs
             For ``imshow``.
@@ -201,15 +200,15 @@ class ConceptPlots:
         alpha: float = 0.65,
         **plot_kwargs,
     ) -> Figure:
-        """One image with concepts laid over it, on the current axes if they are empty.
+        """Draw an image with concepts laid over it, on the current axes if they are empty.
 
         Parameters
         ----------
-        image : (height, width, channels)
-        most_important_concepts
+        image : array-like of shape (height, width, C)
+        most_important_concepts : array-like of int
             Numbers of the concepts, the one on top first.
-        nb_most_important_concepts
-            So many of them.
+        nb_most_important_concepts : int, default=5
+            How many of them are drawn.
         filter_percentile, clip_percentile, alpha, plot_kwargs
             As in `plot_concept_attribution_maps`.
         """
@@ -247,25 +246,25 @@ class ConceptPlots:
         filepath: str | None = None,
         **plot_kwargs,
     ) -> Figure:
-        """An image with its concepts (the first 8 of more), their best crops and importances.
+        """Draw an image with its first 8 concepts, and the best crops and importances of all.
 
         Parameters
         ----------
-        img : (height, width, channels)
-        display_importance_order
+        img : array-like of shape (height, width, C)
+        display_importance_order : DisplayImportancesOrder
             Concepts by their global importance, or by that for this image.
-        nb_most_important_concepts
-            So many concepts.
+        nb_most_important_concepts : int, default=5
+            Number of concepts.
         filter_percentile, clip_percentile, alpha, plot_kwargs
             As in `plot_concept_attribution_maps`.
-        filepath
+        filepath : str, optional
             Where the figure is saved. None: ``plt.show()`` is called.
         """
         title, values = _title(display_importance_order), self._importances()
         if display_importance_order == DisplayImportancesOrder.LOCAL:
             values = self.estimate_importance(img)
         concepts = self._ranked(values, nb_most_important_concepts)
-        figure = draw_image_concepts(
+        figure = plot_image_concepts(
             self._picture(img),
             self._shown_maps(img)[..., concepts],
             concepts,
@@ -292,23 +291,25 @@ class ConceptPlots:
         margin: float = 0.3,
         spacing: float = 0.3,
     ) -> tuple[dict[str, float], int, float, float]:
-        """Arguments of ``Figure.subplots_adjust`` for a grid of images of any proportions.
+        """Compute arguments of ``Figure.subplots_adjust`` for a grid of images of any proportions.
 
         Parameters
         ----------
-        images : (N, height, width, channels)
-        cols
+        images : ndarray of shape (N, height, width, C)
+        cols : int, default=5
             Images in a row.
-        img_size, margin, spacing
+        img_size, margin, spacing : float
             Width of an image, outer margin, gap; in inches.
 
         Returns
         -------
-        layout_parameters, rows, figure width, figure height
+        layout_parameters : dict of str to float
+        rows : int
+        width, height : float
+            Of the figure, in inches.
         """
         check_integer("cols", cols)
-        if not (np.isfinite(img_size) and img_size > 0):
-            raise ValueError(f"img_size must be a positive number of inches, not {img_size!r}")
+        check_number("img_size", img_size, above=0)
         count, height, width = images.shape[:3]
         rows = ceil(count / cols)
         img_height = img_size * height / width
@@ -327,7 +328,7 @@ class ConceptPlots:
     # ---------------------------------------------------------------- inside
 
     def _importances(self, importances: NDArray | None = None) -> NDArray:
-        """Given importances, checked, or the global ones; colours need the latter in any case."""
+        """Return given importances, checked, or the global ones, which colours need in any case."""
         self.check_if_fitted()
         if self.sensitivity is None:
             raise NotFittedError(
@@ -346,21 +347,21 @@ class ConceptPlots:
 
     @staticmethod
     def _ranked(importances: NDArray, count: int | None) -> NDArray:
-        """The most important concepts, most important first."""
+        """Return the most important concepts, most important first."""
         if count is not None:
             check_integer("nb_most_important_concepts", count)
         return np.argsort(-importances, kind="stable")[:count]
 
     def _cmaps(self, concepts: NDArray) -> list[Colormap]:
-        """Colour maps of concepts; Xplique keeps them by global rank."""
+        """Return the colour maps of concepts; Xplique keeps them by global rank."""
         ranks = np.argsort(self.sensitivity.most_important_concepts)
         return [self.sensitivity.cmaps[rank] for rank in ranks[concepts]]
 
     def _best_crops(self, concept: int, count: int) -> NDArray:
-        """Pictures (k, patch, patch, 3) of a concept's best crops, k ≤ count."""
-        made = self.factorization
-        best = best_crops(made.crops_u[:, concept], len(made.inputs), count)
-        return as_picture(np.asarray(made.crops)[best], self._pixel_limits)
+        """Return pictures (k, patch, patch, 3) of a concept's best crops, k ≤ count."""
+        fitted = self.factorization
+        best = best_crops(fitted.crops_u[:, concept], len(fitted.inputs), count)
+        return as_picture(np.asarray(fitted.crops)[best], self._pixel_limits)
 
     def _picture(self, image: ArrayLike) -> NDArray:
         images = check_images(image)

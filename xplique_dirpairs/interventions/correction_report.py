@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
@@ -15,9 +15,7 @@ from xplique_dirpairs.core.validation import check_images
 from xplique_dirpairs.data.activations import outputs_of
 from xplique_dirpairs.metrics.predictions import class_probabilities
 from xplique_dirpairs.models.graph import check_keras_model, final_activation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from xplique_dirpairs.plots.interventions import plot_correction
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +136,6 @@ class CorrectionReport:
 
     def plot(self, groups: Sequence[str] | None = None) -> Figure:
         """Confusion matrices of every group, before and after; see `plot_correction`."""
-        from xplique_dirpairs.plots.correction import plot_correction
-
         names = list(self.groups) if groups is None else list(groups)
         unknown = [name for name in names if name not in self.groups]
         if unknown or not names:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.interventions.distance import Distances
+from xplique_dirpairs.plots.interventions import plot_counterfactual, plot_moves
+from xplique_dirpairs.plots.layout import plain
 
 if TYPE_CHECKING:
     from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
@@ -98,10 +100,38 @@ class Counterfactual:
         )
 
     def plot(self, title: str = "") -> Figure:
-        """One picture: what was moved, where, the way of the probabilities, and the distance."""
-        from xplique_dirpairs.plots.counterfactuals import plot_counterfactual
+        """Draw what was moved and where, the probabilities on the way, and the distance."""
+        low, high = self.range_of_means
+        span = np.where(high > low, high - low, 1.0)
+        distances = {
+            f"of {name}": (
+                float(getattr(self.distances_before, attribute)[0]),
+                float(getattr(self.distances_after, attribute)[0]),
+                getattr(self.training_distances, attribute),
+            )
+            for attribute, name in (("positions", "its positions"), ("image", "the image"))
+        }
+        return plot_counterfactual(
+            title or self._headline(),
+            self.image,
+            (self.before, self.after),
+            self.class_names,
+            self.path,
+            self.probabilities,
+            [
+                (self.concept_names[i], word)
+                for i, word in zip(self.concepts, self.words, strict=True)
+            ],
+            np.stack([self.means_before - low, self.means_after - low]) / span,
+            np.stack([self.maps_before, self.maps_after]),
+            distances,
+        )
 
-        return plot_counterfactual(self, title)
+    def _headline(self) -> str:
+        before, after = (plain(self.class_names[k]) for k in (self.before, self.after))
+        if not self.found:
+            return f"{before}: {self.status}; nearest attempt"
+        return f"{before} → {after}: features changed by {100 * self.changed:.0f} %"
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +218,43 @@ class Counterfactuals:
             )
         headers = ["image", "before", "after", "concepts", "changed", "distance, percentile"]
         return Table(headers, rows, self._notes(at_most))
+
+    def plot_moves(self, title: str = "", at_most: int = 25) -> Figure:
+        """Draw which concepts changed which predictions: a row for each change of class.
+
+        Colour: mean change of what an image has of the concept, of the range among training
+        images; red rises, blue falls.
+
+        Parameters
+        ----------
+        title : str, default=""
+        at_most : int, default=25
+            Rows, the most frequent changes first; how many are left out is said.
+
+        Raises
+        ------
+        ValueError
+            If no prediction was changed.
+        """
+        if not self.found.any():
+            raise ValueError("no prediction was changed: there is nothing to draw")
+        seen, names = self.search.seen, self.search.class_names
+        span = np.maximum(seen.high_mean - seen.low_mean, 1e-12)
+        moved = ((self.means_after - self.means_before) / span)[self.found]
+        classes = np.stack([self.before, self.after], axis=1)[self.found]
+        kinds, kind, counts = np.unique(classes, axis=0, return_inverse=True, return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:at_most]
+        changes = np.stack([moved[kind.ravel() == k].mean(axis=0) for k in order])
+        concepts = np.flatnonzero((np.abs(changes) > 1e-6).any(axis=0))
+        rows = [
+            f"{plain(names[a])} → {plain(names[b])} ({counts[k]})"
+            for k, (a, b) in zip(order, kinds[order], strict=True)
+        ]
+        lines = [title] if title else []
+        if len(order) < len(kinds):
+            lines.append(f"the {len(order)} most frequent of {len(kinds)} changes")
+        concept_names = [self.search.concept_names[i] for i in concepts]
+        return plot_moves(changes[:, concepts], rows, concept_names, "\n".join(lines))
 
     def _notes(self, at_most: int) -> list[str]:
         wanted = self.status != ALREADY

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.validation import check_activations, check_integer
@@ -18,12 +19,14 @@ from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
 from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
 from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import WELL_CONDITIONED
+from xplique_dirpairs.plots.learning import plot_number_of_concepts
 
 logger = logging.getLogger("xplique_dirpairs")
 
@@ -118,6 +121,25 @@ class ConceptScan:
     def reason(self) -> str:
         """Why that number, or why none."""
         return self._suggestion()[1]
+
+    def plot(self, count: SkewnessCount | None = None, title: str = "") -> Figure:
+        """Draw a panel for each measure, with the suggested number marked.
+
+        Parameters
+        ----------
+        count : SkewnessCount, optional
+            From `count_skewed_sources`; its skewnesses are drawn beside the scan.
+        title : str, default=""
+        """
+        suggested, reason = self._suggestion()
+        number = "cannot tell" if suggested is None else suggested
+        lines = [title, "" if count is None else count.verdict, f"scan: {number} ({reason})"]
+        return plot_number_of_concepts(
+            self.rows(),
+            suggested,
+            None if count is None else count.curve,
+            [line for line in lines if line],
+        )
 
     def _suggestion(self) -> tuple[int | None, str]:
         sound = [entry.number for entry in self.numbers if entry.is_sound]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.batching import as_positions
@@ -14,6 +15,7 @@ from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_
 from xplique_dirpairs.learning.features import HeldFeatures
 from xplique_dirpairs.learning.ica import GAP, SAME, nearest_maxima, skewness_filters
 from xplique_dirpairs.learning.outliers import leave_out_far
+from xplique_dirpairs.plots.learning import SkewnessCurve, plot_number_of_concepts
 
 #: Images from which errors of a skewness can be estimated, and positions that are enough.
 _IMAGES, _POSITIONS = 40, 60_000
@@ -47,6 +49,22 @@ class SkewnessCount:
     skewnesses: NDArray
     errors: NDArray
     threshold: float = float("nan")
+
+    @property
+    def verdict(self) -> str:
+        """The number and what it stands on, in one line."""
+        number = "cannot tell" if self.number is None else self.number
+        return f"skewness: {number} ({self.reason})"
+
+    @property
+    def curve(self) -> SkewnessCurve:
+        """The sorted skewnesses, as plots take them."""
+        return SkewnessCurve(self.skewnesses, self.errors, self.threshold, self.number)
+
+    def plot(self, title: str = "") -> Figure:
+        """Draw the sorted skewnesses with the number of concepts marked."""
+        lines = [title, self.verdict] if title else [self.verdict]
+        return plot_number_of_concepts(skewnesses=self.curve, lines=lines)
 
 
 def count_skewed_sources(

@@ -1,7 +1,6 @@
 """Several extractors side by side: fidelity, importances, maps of one image, aligned concepts.
 
-Each extractor has one colour in all figures; controls are grey and dashed. Functions know arrays
-only.
+Each extractor has one colour in all figures; controls are grey and dashed.
 """
 
 from __future__ import annotations
@@ -10,27 +9,26 @@ import colorsys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from xplique_dirpairs.plots.concepts import draw_crop_sheet, draw_importances
-from xplique_dirpairs.plots.images import draw_picture
+from xplique_dirpairs.plots.extractor_views import ALIKE
+from xplique_dirpairs.plots.images import draw_lit, draw_picture
+from xplique_dirpairs.plots.layout import dress, wrapped
 from xplique_dirpairs.plots.palette import Color, concept_colors
-from xplique_dirpairs.plots.side_by_side import ALIKE, draw_lit
 
 _GREYS = ((0.35, 0.35, 0.35), (0.6, 0.6, 0.6))
 _DASHES = ("--", ":")
-#: Further colours are dark and less different: their lines are dashed, each in another way.
+#: Colours beyond these are dark and similar: their lines are dashed, each in another way.
 _COLORS_ALONE = 7
-#: Bars further below are cut off there, and say their value.
+#: Bars that go further down are cut off here, and their value is written.
 _LOWEST_BAR = -0.5
 #: Characters of a name in one line of a label.
 _NAME_WIDTH = 16
@@ -38,7 +36,7 @@ _NAME_WIDTH = 16
 
 @dataclass(frozen=True)
 class ExtractorStyle:
-    """How an extractor is drawn."""
+    """Colour and line style of an extractor."""
 
     color: Color
     line: str | tuple
@@ -46,7 +44,16 @@ class ExtractorStyle:
 
 @dataclass(frozen=True)
 class ExtractorCurves:
-    """Means over the images: (I + 1,) after 0, 1, … concepts, and (n,) at n changes."""
+    """Class probabilities under deletion and insertion, means over the images.
+
+    Attributes
+    ----------
+    name : str
+    deletion, insertion : ndarray of shape (I + 1,)
+        After 0, 1, … concepts.
+    by_change : ndarray of shape (n,)
+        Under deletion, at n changes of the features.
+    """
 
     name: str
     deletion: NDArray
@@ -56,7 +63,7 @@ class ExtractorCurves:
 
 @dataclass(frozen=True)
 class ExtractorBars:
-    """Importances of some concepts and their standard errors, (n,) each, largest first."""
+    """Importances of n concepts and their standard errors, (n,) each, largest first."""
 
     name: str
     concepts: NDArray
@@ -66,7 +73,7 @@ class ExtractorBars:
 
 @dataclass(frozen=True)
 class ConceptMap:
-    """One concept on one image: its contribution to the class's logit, its map (H, W)."""
+    """One concept on one image: its contribution to the class's logit, and its map (H, W)."""
 
     concept: int
     contribution: float
@@ -75,7 +82,7 @@ class ConceptMap:
 
 @dataclass(frozen=True)
 class AlignedConcept:
-    """A concept of each of two extractors, and the crops (k, patch, patch, 3) they are best in."""
+    """A concept of each of two extractors, and the best crops (k, patch, patch, 3) of both."""
 
     ours: int
     theirs: int
@@ -87,13 +94,13 @@ class AlignedConcept:
 def extractor_styles(
     names: Sequence[str], controls: Collection[str] = ()
 ) -> dict[str, ExtractorStyle]:
-    """Name → style, in the order given; controls are grey and take no colour."""
-    own = [name for name in names if name not in controls]
+    """Return name → style in the order given; controls are grey and take no colour."""
+    colored = [name for name in names if name not in controls]
     grey = [name for name in names if name in controls]
     dashes = ((0, (6, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))
     styles = {
         name: ExtractorStyle(color, "-" if k < _COLORS_ALONE else dashes[k % len(dashes)])
-        for k, (name, color) in enumerate(zip(own, concept_colors(len(own)), strict=True))
+        for k, (name, color) in enumerate(zip(colored, concept_colors(len(colored)), strict=True))
     }
     for k, name in enumerate(grey):
         styles[name] = ExtractorStyle(_GREYS[k % 2], _DASHES[k % 2])
@@ -109,18 +116,16 @@ def plot_fidelity(
     bars: Mapping[str, NDArray],
     styles: Mapping[str, ExtractorStyle],
 ) -> Figure:
-    """Deletion, insertion, deletion by the change of the features; below, bars of figures.
+    """Draw deletion, insertion, and deletion by the change of the features; below, bars of metrics.
 
     Parameters
     ----------
-    curves
-        Of each extractor.
-    changes : (n,)
-        Fractions of the features' norm that ``by_change`` are at.
-    bars
-        Metric → (extractors, 3): figure and both ends of its interval, NaN where there is none.
-    styles
-        Of each extractor.
+    curves : sequence of ExtractorCurves
+    changes : ndarray of shape (n,)
+        Fractions of the features' norm at which ``by_change`` is given.
+    bars : mapping of str to ndarray of shape (extractors, 3)
+        Metric → value and both ends of its interval, NaN where there is none.
+    styles : mapping of str to ExtractorStyle
     """
     count = len(curves)
     low = 0.7 + 0.21 * count if bars else 0.0
@@ -133,18 +138,18 @@ def plot_fidelity(
     axes = parts[0, 0].subplots(1, 3, sharey=True)
     for curve in curves:
         style = styles[curve.name]
-        how = {"color": style.color, "linestyle": style.line, "linewidth": 1.8}
+        options = {"color": style.color, "linestyle": style.line, "linewidth": 1.8}
         for ax, values in zip(axes, (curve.deletion, curve.insertion), strict=False):
             few = len(values) < 12
-            ax.plot(values, marker="o" if few else None, markersize=3.5, **how)
-        axes[2].plot(changes, curve.by_change, **how, label=curve.name)
+            ax.plot(values, marker="o" if few else None, markersize=3.5, **options)
+        axes[2].plot(changes, curve.by_change, **options, label=curve.name)
     titles = {
         "deletion ↓": "concepts switched off",
         "insertion ↑": "concepts switched on",
         "deletion at equal change ↓": "change of the features (of their norm)",
     }
     for ax, (title, label) in zip(axes, titles.items(), strict=True):
-        _dress(ax, title)
+        dress(ax, title)
         ax.set_xlabel(label)
         ax.set_ylim(0.0, 1.02)
         ax.set_xlim(left=0.0)
@@ -152,7 +157,7 @@ def plot_fidelity(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[2].set_xlim(changes[0], changes[-1])
     axes[0].set_ylabel("probability of the class")
-    names = [_short(curve.name, 30) for curve in curves]
+    names = [wrapped(curve.name, 30) for curve in curves]
     figure.legend(
         axes[2].get_lines(), names, loc="outside lower center", ncols=min(count, 5), frameon=False,
         handlelength=3.0,
@@ -168,11 +173,11 @@ def _draw_bars(
     names: Sequence[str],
     styles: Mapping[str, ExtractorStyle],
 ) -> None:
-    """A panel for each metric with a scale of its own, extractors one below the other."""
+    """Draw a panel for each metric, on its own scale, with extractors one below the other."""
     axes = figure.subplots(1, len(bars), squeeze=False, sharey=True)[0]
     places = np.arange(len(names))
-    for ax, (title, figures) in zip(axes, bars.items(), strict=True):
-        values, low, high = np.asarray(figures, float).T
+    for ax, (title, intervals) in zip(axes, bars.items(), strict=True):
+        values, low, high = np.asarray(intervals, float).T
         shown = np.maximum(values, _LOWEST_BAR)
         ax.barh(places, shown, color=[styles[name].color for name in names], height=0.72)
         errors = np.stack([values - low, high - values])
@@ -188,9 +193,9 @@ def _draw_bars(
         ax.axvline(0.0, color="0.3", linewidth=0.8)
         ax.margins(x=0.04)
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        _dress(ax, title)
+        dress(ax, title)
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(places, [_short(name, 24, lines=1) for name in names])
+    axes[0].set_yticks(places, [wrapped(name, 24, lines=1) for name in names])
     axes[0].set_ylim(len(names) - 0.4, -0.6)
 
 
@@ -200,7 +205,7 @@ def _draw_bars(
 def plot_extractor_importances(
     extractors: Sequence[ExtractorBars], styles: Mapping[str, ExtractorStyle]
 ) -> Figure:
-    """A panel for each extractor: importances, largest first, with their standard errors."""
+    """Draw a panel for each extractor: importances, largest first, with their standard errors."""
     columns = min(4, len(extractors))
     rows = ceil(len(extractors) / columns)
     most = max(len(extractor.concepts) for extractor in extractors)
@@ -221,7 +226,7 @@ def plot_extractor_importances(
             places, extractor.values, yerr=extractor.errors,
             fmt="none", ecolor="black", elinewidth=1.0, capsize=2,
         )  # fmt: skip
-        ax.set_title(_short(extractor.name, 30), fontsize=10, color=color, fontweight="bold")
+        ax.set_title(wrapped(extractor.name, 30), fontsize=10, color=color, fontweight="bold")
         ax.set_ylabel("total Sobol index" if k % columns == 0 else "", fontsize=9)
         is_last = k + columns >= len(extractors)
         ax.set_xlabel("concept" if is_last else "", fontsize=9)
@@ -240,16 +245,16 @@ def plot_extractor_maps(
     styles: Mapping[str, ExtractorStyle],
     title: str,
 ) -> Figure:
-    """One picture under every extractor, lit only where each of its concepts is.
+    """Draw a picture for every concept of every extractor, lit only where the concept is.
 
     Parameters
     ----------
-    picture : (height, width, 3)
+    picture : ndarray of shape (height, width, 3)
         In [0, 1].
-    rows
-        Extractor → its concepts, from left to right. A map is as bright as it goes at its maximum.
-    styles
-        Of each extractor.
+    rows : mapping of str to sequence of ConceptMap
+        Extractor → its concepts, from left to right. A map is brightest at its maximum.
+    styles : mapping of str to ExtractorStyle
+    title : str
     """
     columns = max(len(concepts) for concepts in rows.values())
     size = 1.45
@@ -272,16 +277,14 @@ def plot_extractor_maps(
         draw_picture(line[0], picture, interpolation="lanczos")
         color = styles[name].color
         line[0].text(
-            -0.06, 0.5, _short(name), transform=line[0].transAxes, ha="right", va="center",
-            color=color, fontweight="bold", fontsize=10,
+            -0.06, 0.5, wrapped(name, _NAME_WIDTH), transform=line[0].transAxes, ha="right",
+            va="center", color=color, fontweight="bold", fontsize=10,
         )  # fmt: skip
-        for ax, found in zip(line[1:], concepts, strict=False):
-            top = float(found.shown.max())
-            draw_lit(ax, picture, found.shown / max(top, 1e-12), _bright(color))
-            ax.set_axis_off()
-            ax.set_title(
-                f"{found.concept}: {found.contribution:+.2f}", fontsize=9, pad=3, color=color
-            )
+        for ax, concept in zip(line[1:], concepts, strict=False):
+            top = float(concept.shown.max())
+            draw_lit(ax, picture, concept.shown / max(top, 1e-12), _bright(color))
+            text = f"{concept.concept}: {concept.contribution:+.2f}"
+            ax.set_title(text, fontsize=9, pad=3, color=color)
     return figure
 
 
@@ -292,16 +295,17 @@ def plot_aligned_concepts(
     nb_crops: int,
     styles: Mapping[str, ExtractorStyle],
 ) -> Figure:
-    """Concepts of two extractors in pairs: the best crops of both, and their correlation.
+    """Draw the best crops of two extractors' concepts in pairs, with their correlation.
 
     Parameters
     ----------
-    a, b
+    a, b : str
         The extractors' names.
-    aligned
-        The pairs, from top to bottom.
-    nb_crops
+    aligned : sequence of AlignedConcept
+        From top to bottom.
+    nb_crops : int
         Crops in a row.
+    styles : mapping of str to ExtractorStyle
     """
     rows = len(aligned)
     figure, axes = plt.subplots(
@@ -317,13 +321,12 @@ def plot_aligned_concepts(
         fontsize=11, y=1 - 0.08 / height, va="top",
     )  # fmt: skip
     for ax, name in zip(axes[0], (a, b), strict=True):
-        ax.set_title(_short(name, 40), color=styles[name].color, fontweight="bold", fontsize=11)
+        ax.set_title(wrapped(name, 40), color=styles[name].color, fontweight="bold", fontsize=11)
     for line, pair in zip(axes, aligned, strict=True):
         sides = ((a, pair.ours, pair.our_crops), (b, pair.theirs, pair.their_crops))
         for side, (name, concept, crops) in enumerate(sides):
             ax, color = line[side], styles[name].color
-            draw_crop_sheet(ax, crops, nb_crops, 1, color)
-            ax.set_anchor("C")
+            draw_crop_sheet(ax, crops, nb_crops, 1, color, anchor="C")
             x, align = ((-0.02, "right"), (1.02, "left"))[side]
             ax.text(
                 x, 0.5, str(concept), transform=ax.transAxes, ha=align, va="center",
@@ -338,21 +341,7 @@ def plot_aligned_concepts(
     return figure
 
 
-def _short(name: str, width: int = _NAME_WIDTH, lines: int = 2) -> str:
-    """A name in at most so many lines, without markup."""
-    found = wrap(" ".join(name.split()), width)
-    if len(found) > lines:
-        found = [*found[: lines - 1], found[lines - 1][: width - 1] + "…"]
-    return "\n".join(found).replace("$", r"\$")
-
-
 def _bright(color: Color) -> Color:
-    """The colour, light enough for an outline on a darkened picture."""
+    """Return the colour, light enough for an outline on a darkened picture."""
     hue, light, saturation = colorsys.rgb_to_hls(*color)
     return colorsys.hls_to_rgb(hue, max(light, 0.65), saturation)
-
-
-def _dress(ax: Axes, title: str) -> None:
-    ax.set_title(title, fontsize=10)
-    ax.tick_params(labelsize=8)
-    ax.spines[["top", "right"]].set_visible(False)

@@ -1,12 +1,12 @@
-"""Concepts as people see them: importances, best crops, maps on images.
+"""Concepts as people see them: importances, best crops, maps on images, pictures made for them.
 
-Functions draw on axes they are given and know arrays only. ``colors`` are r, g, b of each concept
-drawn; ``cmaps`` the transparent colour maps of the same concepts.
+Functions whose name begins with "draw" draw on axes they are given. ``colors`` are r, g, b of each
+concept drawn; ``cmaps`` the transparent colour maps of the same concepts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import matplotlib.pyplot as plt
@@ -14,27 +14,33 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.plots.images import (
+    Limits,
+    as_picture,
     concept_heatmap,
     draw_heatmap,
     draw_picture,
     framed,
     montage,
 )
-from xplique_dirpairs.plots.palette import Color, line_color
+from xplique_dirpairs.plots.palette import Color, concept_colors, line_color
 
 #: Crops in one line of a figure.
 CROPS_PER_LINE = 10
-#: Concepts laid over one image in `draw_image_concepts`: outlines of more cannot be told apart.
+#: Concepts laid over one image in `plot_image_concepts`: outlines of more cannot be told apart.
 OVERLAID = 8
+#: Concepts below one another in `plot_maximised`; further ones go into a column of their own.
+_ROWS = 10
+#: Inches: side of a picture, width of a concept's number, between rows, above the first one.
+_SIDE, _LABEL, _GAP, _TOP = 1.15, 0.75, 0.08, 0.5
 
 
 def empty_axes(figsize: tuple[float, float]) -> Axes:
-    """Where a plot goes that may be one of several: the current axes if nothing is on them yet.
+    """Return the current axes if nothing is on them yet, or those of a new figure.
 
-    Without such axes a figure of the given size (inches) is made.
+    A plot that may be one of several goes there. ``figsize`` is in inches.
     """
     if plt.get_fignums():
         figure = plt.gcf()
@@ -53,16 +59,9 @@ def draw_importances(
     colors: Sequence[Color],
     title: str,
 ) -> Axes:
-    """A bar for each concept, in the given order, labelled by its number.
+    """Draw a bar for each concept, in the given order, labelled by its number.
 
-    Parameters
-    ----------
-    concepts
-        Concept numbers, n of them.
-    importances : (n,)
-        Of these concepts.
-    colors
-        Of these concepts.
+    ``concepts`` (numbers), ``importances`` and ``colors`` are n each.
     """
     places = np.arange(len(concepts))
     ax.bar(places, importances, color=colors, width=0.8)
@@ -71,14 +70,10 @@ def draw_importances(
     room = width / len(places)
     size = min(10.0, room / (0.75 * digits))
     upright = size >= 6.0
-    if not upright:  # turned, a label is as wide as it is high
+    if not upright:  # a label that is turned is as wide as it is high
         size = max(3.0, min(9.0, 0.8 * room))
-    ax.set_xticks(
-        places,
-        [str(concept) for concept in concepts],
-        fontsize=size,
-        rotation=0 if upright else 90,
-    )
+    labels = [str(concept) for concept in concepts]
+    ax.set_xticks(places, labels, fontsize=size, rotation=0 if upright else 90)
     ax.set_xlim(-0.6, len(places) - 0.4)
     ax.set_ylim(bottom=0.0)
     ax.set_xlabel("concept")
@@ -89,91 +84,80 @@ def draw_importances(
     return ax
 
 
-def draw_crop_rows(
+def plot_crop_rows(
     concepts: Sequence[int] | NDArray,
-    pictures: Sequence[NDArray],
+    crops: Sequence[NDArray],
     importances: NDArray,
     colors: Sequence[Color],
-    nb_crops: int,
+    number_of_crops: int,
 ) -> Figure:
-    """A row of best crops for each concept.
+    """Draw a row of best crops for each concept.
 
     Parameters
     ----------
-    concepts
-        Concept numbers, n of them.
-    pictures
-        For each concept its crops (k, patch, patch, 3), best first; k may be less than
-        ``nb_crops``, and 0.
-    importances : (n,)
+    concepts : sequence of int
+        Numbers of the n concepts.
+    crops : sequence of ndarray of shape (k, patch, patch, 3)
+        Of each concept, best first; k may be less than ``number_of_crops``, and 0.
+    importances : ndarray of shape (n,)
     colors
-        Of these concepts.
+    number_of_crops : int
+        Room for this many crops.
     """
-    columns = min(nb_crops, CROPS_PER_LINE)
-    lines = ceil(nb_crops / columns)
+    columns = min(number_of_crops, CROPS_PER_LINE)
+    lines = ceil(number_of_crops / columns)
     width, height = 1.3 + columns, len(concepts) * (lines + 0.12)
     figure = plt.figure(figsize=(width, height))
     label = 1.2 / width
-    for row, (concept, crops) in enumerate(zip(concepts, pictures, strict=True)):
+    for row, (concept, shown) in enumerate(zip(concepts, crops, strict=True)):
         bottom = 1.0 - (row + 1) / len(concepts)
         ax = figure.add_axes(
             (label, bottom + 0.06 / height, 1.0 - label - 0.1 / width, lines / height)
         )
-        draw_crop_sheet(ax, crops, columns, lines, colors[row])
-        middle = bottom + 0.5 / len(concepts)
+        draw_crop_sheet(ax, shown, columns, lines, colors[row])
         figure.text(
-            label - 0.12 / width,
-            middle,
-            f"concept {concept}\n{importances[row]:.3f}",
-            ha="right",
-            va="center",
-            fontsize=10,
-            color=colors[row],
-            fontweight="bold",
-        )
+            label - 0.12 / width, bottom + 0.5 / len(concepts),
+            f"concept {concept}\n{importances[row]:.3f}", ha="right", va="center", fontsize=10,
+            color=colors[row], fontweight="bold",
+        )  # fmt: skip
     return figure
 
 
-def draw_crop_sheet(ax: Axes, crops: NDArray, columns: int, lines: int, color: Color) -> None:
-    """Crops side by side in a frame of the concept's colour, or a word that there are none."""
+def draw_crop_sheet(
+    ax: Axes,
+    crops: NDArray,
+    columns: int,
+    lines: int,
+    color: Color,
+    anchor: str = "W",
+    interpolation: str | None = None,
+) -> None:
+    """Draw crops side by side in a frame of the concept's colour, or words if there are none."""
     if len(crops):
-        ax.imshow(montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24)))
-        ax.set_anchor("W")
+        sheet = montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24))
+        ax.imshow(sheet, interpolation=interpolation)
     else:
         ax.text(
-            0.5,
-            0.5,
-            "not detected in any crop",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="0.4",
-            transform=ax.transAxes,
-        )
+            0.5, 0.5, "not detected in any crop", ha="center", va="center", fontsize=8,
+            color="0.4", transform=ax.transAxes,
+        )  # fmt: skip
         ax.set_box_aspect(lines / columns)
-        ax.set_anchor("W")
+    ax.set_anchor(anchor)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set(edgecolor=color, linewidth=2.5)
 
 
-def draw_legend(
+def plot_legend(
     concepts: Sequence[int] | NDArray,
-    pictures: Sequence[NDArray],
+    crops: Sequence[NDArray],
     colors: Sequence[Color],
     border_width: int,
 ) -> Figure:
-    """The best crop of each concept in a frame of its colour.
+    """Draw the best crop of each concept in a frame of its colour, ``border_width`` pixels wide.
 
-    Parameters
-    ----------
-    concepts
-        Concept numbers, n of them.
-    pictures
-        For each concept its crops (k, patch, patch, 3), k may be 0.
-    border_width
-        Of the frame, in pixels of the crop.
+    ``crops`` are (k, patch, patch, 3) of each concept; k may be 0.
     """
     columns = min(len(concepts), CROPS_PER_LINE)
     rows = ceil(len(concepts) / columns)
@@ -186,13 +170,13 @@ def draw_legend(
     )
     for ax in axes.flat[len(concepts) :]:
         ax.set_axis_off()
-    for ax, concept, crops, color in zip(axes.flat, concepts, pictures, colors, strict=False):
+    for ax, concept, shown, color in zip(axes.flat, concepts, crops, colors, strict=False):
         ax.set_title(str(concept), color=color, fontweight="bold", fontsize=10)
-        if len(crops):
-            width = min(border_width, crops.shape[1] // 4)
-            draw_picture(ax, framed(crops[0], color, width))
+        if len(shown):
+            width = min(border_width, shown.shape[1] // 4)
+            draw_picture(ax, framed(shown[0], color, width))
         else:
-            draw_crop_sheet(ax, crops, 1, 1, color)
+            draw_crop_sheet(ax, shown, 1, 1, color)
     return figure
 
 
@@ -206,16 +190,20 @@ def draw_concept_map(
     alpha: float = 0.65,
     **plot_kwargs,
 ) -> Axes:
-    """An image with its concepts laid over it, the first on top.
+    """Draw an image with concepts laid over it, the first on top.
 
     Parameters
     ----------
-    picture : (height, width, 3)
+    ax : Axes
+    picture : ndarray of shape (height, width, 3)
         In [0, 1].
-    maps : (H, W, n)
-        Shown coefficients of the n concepts drawn.
+    maps : ndarray of shape (H, W, n)
+        Coefficients of the n concepts drawn, where they are shown.
     cmaps
-        Of these concepts.
+    filter_percentile, clip_percentile
+        As in `concept_heatmap`.
+    alpha : float, default=0.65
+        Opacity of the maps.
     plot_kwargs
         For ``imshow``.
     """
@@ -228,7 +216,7 @@ def draw_concept_map(
     return ax
 
 
-def draw_image_concepts(
+def plot_image_concepts(
     picture: NDArray,
     maps: NDArray,
     concepts: Sequence[int] | NDArray,
@@ -238,7 +226,7 @@ def draw_image_concepts(
     title: str,
     **map_kwargs,
 ) -> Figure:
-    """One image with its concepts, their best crops on both sides, their importances at the right.
+    """Draw an image with its concepts, their best crops on both sides, and their importances.
 
     Of many concepts the first `OVERLAID` are laid over the image.
 
@@ -246,11 +234,13 @@ def draw_image_concepts(
     ----------
     picture, maps, cmaps
         As in `draw_concept_map`.
-    concepts
-        Concept numbers, n of them, in the order of all other arguments.
-    crops
-        For each concept its best crops, (k, patch, patch, 3).
-    importances : (n,)
+    concepts : sequence of int
+        Numbers of the n concepts, in the order of all other arguments.
+    crops : sequence of ndarray of shape (k, patch, patch, 3)
+        Best crops of each concept.
+    importances : ndarray of shape (n,)
+    title : str
+        Above the importances.
     map_kwargs
         For `draw_concept_map`.
     """
@@ -267,14 +257,95 @@ def draw_image_concepts(
     if len(concepts) > OVERLAID:
         note = f"on the image: the first {OVERLAID} of {len(concepts)} concepts"
         ax.set_title(note, fontsize=11)
-    for side, place in enumerate((0, 2)):
-        cells = grid[place].subgridspec(rows, columns, hspace=0.08)
-        for cell, i in enumerate(range(side * per_side, min(len(concepts), (side + 1) * per_side))):
-            ax = figure.add_subplot(cells[cell // columns, cell % columns])
-            draw_crop_sheet(ax, crops[i], 3, 2, colors[i])
-            ax.set_anchor("C")
-            ax.set_title(f"concept {concepts[i]}", color=colors[i], fontweight="bold", fontsize=11)
+    places = []
+    for side in (0, 2):
+        cells = grid[side].subgridspec(rows, columns, hspace=0.08)
+        places += [cells[k // columns, k % columns] for k in range(per_side)]
+    for i, (place, concept) in enumerate(zip(places, concepts, strict=False)):
+        ax = figure.add_subplot(place)
+        draw_crop_sheet(ax, crops[i], 3, 2, colors[i], anchor="C")
+        ax.set_title(f"concept {concept}", color=colors[i], fontweight="bold", fontsize=11)
     margin = (height - 5.0) / 2
     bars = grid[4].subgridspec(3, 1, height_ratios=[margin, 5.0, margin])
     draw_importances(figure.add_subplot(bars[1]), concepts, importances, colors, title)
+    return figure
+
+
+def plot_maximised(
+    pictures: Mapping[str, ArrayLike],
+    crops: Sequence[NDArray],
+    concepts: Sequence[int] | NDArray,
+    *,
+    limits: Limits | None = None,
+    notes: Sequence[str] | None = None,
+    colors: Sequence[Color] | None = None,
+    nb_crops: int = 5,
+    title: str = "",
+) -> Figure:
+    """Draw a row for each concept: pictures made for it, then its best crops.
+
+    Parameters
+    ----------
+    pictures : mapping of str to array-like of shape (n, height, width, C)
+        What they were made along ("filter", "signal vector") → pictures, one for each concept.
+    crops : sequence of ndarray of shape (k, patch, patch, C)
+        Best crops of each concept, best first; k may be 0.
+    concepts : sequence of int
+        Numbers of the n concepts.
+    limits : (float, float), optional
+        Lowest and highest value of pictures and crops; by default each set's own, as `as_picture`
+        takes them.
+    notes : sequence of str, optional
+        A line of text for each concept, below its number.
+    colors : sequence of (float, float, float), optional
+        Of these concepts.
+    nb_crops : int, default=5
+        Crops shown of each.
+    title : str, default=""
+
+    Raises
+    ------
+    ValueError
+        If there are no pictures, or not as many as concepts.
+    """
+    concepts = np.asarray(concepts)
+    shown = {name: as_picture(images, limits) for name, images in pictures.items()}
+    counts = {name: len(images) for name, images in shown.items()} | {"crops": len(crops)}
+    if not shown or not len(concepts) or set(counts.values()) != {len(concepts)}:
+        raise ValueError(
+            f"pictures and crops are wanted for each of {len(concepts)} concepts, not {counts}"
+        )
+    if colors is None:  # a concept has the colour of its number, also where only some are drawn
+        by_number = concept_colors(int(concepts.max()) + 1)
+        colors = [by_number[int(i)] for i in concepts]
+    blocks = ceil(len(concepts) / _ROWS)
+    rows = ceil(len(concepts) / blocks)
+    block = _LABEL + (_SIDE + _GAP) * len(shown) + 0.12 + _SIDE * nb_crops + 0.25
+    width, height = blocks * block, _TOP + rows * (_SIDE + _GAP)
+    figure = plt.figure(figsize=(width, height))
+
+    def add_axes(left: float, top: float, wide: float, heading: str) -> Axes:
+        area = (left / width, 1 - (top + _SIDE) / height, wide / width, _SIDE / height)
+        ax = figure.add_axes(area)
+        if top == _TOP:
+            ax.set_title(heading, fontsize=9, pad=4)
+        return ax
+
+    for k, concept in enumerate(concepts):
+        column, row = divmod(k, rows)
+        left, top = column * block, _TOP + row * (_SIDE + _GAP)
+        label = f"{concept}" if notes is None else f"{concept}\n{notes[k]}"
+        figure.text(
+            (left + _LABEL - 0.08) / width, 1 - (top + _SIDE / 2) / height, label,
+            ha="right", va="center", fontsize=9, color=colors[k], fontweight="bold",
+        )  # fmt: skip
+        left += _LABEL
+        for name, images in shown.items():
+            draw_picture(add_axes(left, top, _SIDE, name), images[k], interpolation="lanczos")
+            left += _SIDE + _GAP
+        sheet = crops[k] if not len(crops[k]) else as_picture(crops[k], limits)
+        ax = add_axes(left + 0.12, top, _SIDE * nb_crops, "best crops")
+        draw_crop_sheet(ax, sheet, nb_crops, 1, colors[k])
+    if title:
+        figure.suptitle(title, fontsize=11, y=1 - 0.06 / height, va="top")
     return figure

@@ -12,14 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.plots.palette import Color, line_color
 
-#: A concept's outline runs where its shown map reaches this share of its maximum.
+#: A concept's outline runs where its map reaches this share of its maximum.
 OUTLINE = 0.3
+#: Brightness that is left of a picture where a concept is not.
+_DIMMED = 0.3
 
 Limits = tuple[float, float]
 
 
 def pixel_limits(images: NDArray) -> Limits:
-    """(black, white) of a set of images: 0–255 for integers, 0–1 if they fit, else their range."""
+    """Return (black, white): 0–255 for integers, 0–1 if the images fit, else their range."""
     if images.dtype.kind in "ui":
         return 0.0, 255.0
     low, high = float(images.min()), float(images.max())
@@ -29,10 +31,18 @@ def pixel_limits(images: NDArray) -> Limits:
 
 
 def as_picture(images: ArrayLike, limits: Limits | None = None) -> NDArray:
-    """Images ``(..., height, width, C)`` as float RGB in [0, 1].
+    """Convert images to float RGB in [0, 1].
 
-    One channel is grey, three are RGB, of any other number the mean is shown.
-    ``limits``: (black, white); None: `pixel_limits` of these images.
+    Parameters
+    ----------
+    images : array-like of shape (..., height, width, C)
+        One channel is grey, three are RGB; of any other number the mean is shown.
+    limits : (float, float), optional
+        Black and white; by default the `pixel_limits` of these images.
+
+    Returns
+    -------
+    pictures : ndarray of shape (..., height, width, 3)
     """
     images = np.asarray(images)
     low, high = pixel_limits(images) if limits is None else limits
@@ -48,22 +58,22 @@ def concept_heatmap(
     filter_percentile: float = 90,
     clip_percentile: float | None = 10,
 ) -> NDArray:
-    """A concept map at the size of its image, in [0, 1].
+    """Enlarge a concept map to the size of its image, with values in [0, 1].
 
     Parameters
     ----------
-    concept_map : (H, W)
+    concept_map : ndarray of shape (H, W)
         Values at or below zero are not shown.
-    shape
-        (height, width) of the image.
-    filter_percentile
+    shape : (int, int)
+        Height and width of the image.
+    filter_percentile : float, default=90
         Cells below this percentile of the map are not shown.
-    clip_percentile
-        The brightest so many percent of what is shown look alike. None: no clipping.
+    clip_percentile : float or None, default=10
+        The brightest percent of what is shown look alike. None: no clipping.
 
     Returns
     -------
-    heatmap : (height, width)
+    heatmap : ndarray of shape (height, width)
         All zero where nothing is left to show.
     """
     # Percentiles of the shown part: of a map that is zero nearly everywhere, those of the whole
@@ -81,7 +91,7 @@ def concept_heatmap(
 
 
 def draw_picture(ax: Axes, picture: NDArray, **plot_kwargs) -> None:
-    """An image, (height, width, 3) in [0, 1], without ticks."""
+    """Draw an image, (height, width, 3) in [0, 1], without ticks."""
     ax.imshow(picture, **plot_kwargs)
     ax.set_axis_off()
 
@@ -89,17 +99,38 @@ def draw_picture(ax: Axes, picture: NDArray, **plot_kwargs) -> None:
 def draw_heatmap(
     ax: Axes, heatmap: NDArray, cmap: Colormap, alpha: float = 0.65, **plot_kwargs
 ) -> None:
-    """A concept over an image that is drawn already: a veil and an outline; nothing if all zero."""
+    """Lay a concept over an image: a veil and an outline; nothing if the heat map is zero."""
     if not heatmap.any():
         return
-    how: dict[str, Any] = {"cmap": cmap, "alpha": alpha, "vmin": 0.0, "vmax": 1.0}
-    ax.imshow(heatmap, **how | plot_kwargs)
+    defaults: dict[str, Any] = {"cmap": cmap, "alpha": alpha, "vmin": 0.0, "vmax": 1.0}
+    ax.imshow(heatmap, **defaults | plot_kwargs)
     if min(heatmap.shape) > 1 and heatmap.min() < OUTLINE:
         ax.contour(heatmap, levels=[OUTLINE], colors=[line_color(cmap)], linewidths=1.5)
 
 
+def draw_lit(ax: Axes, picture: NDArray, concept_map: NDArray, color: Color) -> None:
+    """Draw a picture that is dark but where a concept is, outlined in the concept's colour.
+
+    The map (H, W) is as bright as it goes at 1.
+    """
+    light = enlarged(concept_map, picture.shape[:2])
+    bright = np.sqrt(light)[..., None]
+    draw_picture(ax, picture * (_DIMMED + (1 - _DIMMED) * bright), interpolation="lanczos")
+    if light.max() > OUTLINE > light.min():
+        ax.contour(light, levels=[OUTLINE], colors=[color], linewidths=1.6)
+
+
+def enlarged(concept_map: NDArray, shape: tuple[int, int]) -> NDArray:
+    """Enlarge a map smoothly to (height, width) without changing its scale, cut to [0, 1]."""
+    top = concept_map.max()
+    if top <= 0:
+        return np.zeros(shape, np.float32)
+    heatmap = concept_heatmap(concept_map, shape, filter_percentile=0, clip_percentile=None)
+    return np.clip(heatmap * min(top, 1.0), 0.0, 1.0)
+
+
 def framed(picture: NDArray, color: Color, width: int) -> NDArray:
-    """A picture with a border of so many pixels painted over its edge."""
+    """Paint a border, ``width`` pixels wide, over the edge of a picture."""
     picture = picture.copy()
     if width > 0:
         for edge in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
@@ -108,14 +139,16 @@ def framed(picture: NDArray, color: Color, width: int) -> NDArray:
 
 
 def montage(pictures: NDArray, columns: int, rows: int, gap: int = 2) -> NDArray:
-    """Pictures (n, height, width, 3) row by row in one, white where there are too few.
+    """Lay pictures out row by row in one, white where there are too few.
 
     Parameters
     ----------
-    columns, rows
-        Of the grid; pictures beyond ``columns * rows`` are left out.
-    gap
-        White pixels between them.
+    pictures : ndarray of shape (n, height, width, 3)
+        Those beyond ``columns * rows`` are left out.
+    columns, rows : int
+        Of the grid.
+    gap : int, default=2
+        White pixels between the pictures.
     """
     _, height, width, _ = pictures.shape
     sheet = np.ones(

@@ -1,9 +1,8 @@
-"""Detectors and what they are labelled with: labels, the best ones beside the truth, curves."""
+"""Detectors and their labels: how many and how good, the best beside the truth, curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,12 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.plots.images import as_picture, draw_picture
+from xplique_dirpairs.plots.layout import dress
 from xplique_dirpairs.plots.palette import Color, concept_colors
 
-if TYPE_CHECKING:
-    from xplique_dirpairs.metrics.interpretability import Interpretability
-
-#: A detector below is not called interpretable.
+#: IoU from which a detector counts as interpretable.
 _LEAST = 0.04
 _GUIDE = "0.55"
 #: How much of its brightness an image keeps outside of an outline.
@@ -36,19 +33,19 @@ def plot_labels(
     max_labels: int = 30,
     title: str = "",
 ) -> Figure:
-    """How many detectors have each label, and how well they do.
+    """Draw how many detectors have each label, and the IoU of each.
 
     Parameters
     ----------
-    iou : (I,)
+    iou : array-like of shape (I,)
         Of each detector with its label; NaN counts as 0.
-    labels : (I,)
+    labels : array-like of shape (I,), int
         Numbers of concepts; negative for none.
-    concepts
-        (category, name) of each number.
-    max_labels
+    concepts : sequence of (str, str)
+        Category and name of each number.
+    max_labels : int, default=30
         Labels shown, those with the best detectors.
-    title
+    title : str, default=""
 
     Raises
     ------
@@ -61,10 +58,10 @@ def plot_labels(
             f"iou and labels must be one number for each detector, not {values.shape} and "
             f"{numbers.shape}"
         )
-    found = np.unique(numbers[numbers >= 0])
-    if not len(found):
+    present = np.unique(numbers[numbers >= 0])
+    if not len(present):
         raise ValueError("no detector has a label: there is nothing to draw")
-    best = {int(c): values[numbers == c].max() for c in found}
+    best = {int(c): values[numbers == c].max() for c in present}
     shown = sorted(best, key=lambda c: -best[c])[:max_labels]
     categories = list(dict.fromkeys(category for category, _ in concepts))
     colors = dict(zip(categories, concept_colors(len(categories)), strict=True))
@@ -79,9 +76,9 @@ def plot_labels(
     rows = [colors[concepts[c][0]] for c in shown]
     left.barh(places, counts, color=rows, height=0.72)
     for place, c, color in zip(places, shown, rows, strict=True):
-        of_label = values[numbers == c]
-        right.plot([0, of_label.max()], [place, place], color=color, linewidth=1.2, alpha=0.5)
-        right.plot(of_label, np.full(len(of_label), place), "o", color=color, markersize=4)
+        points = values[numbers == c]
+        right.plot([0, points.max()], [place, place], color=color, linewidth=1.2, alpha=0.5)
+        right.plot(points, np.full(len(points), place), "o", color=color, markersize=4)
     left.set_yticks(places, [concepts[c][1] for c in shown], fontsize=8)
     left.set_ylim(len(shown) - 0.3, -0.7)
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -90,17 +87,17 @@ def plot_labels(
     right.set_xlim(left=0.0)
     right.set_xlabel(f"IoU of each with its label (dotted: {_LEAST})", fontsize=9)
     for ax in (left, right):
-        _dress(ax)
+        dress(ax)
     right.tick_params(axis="y", length=0)
-    present = [name for name in categories if name in {concepts[c][0] for c in shown}]
-    if len(present) > 1:
-        handles = [Patch(color=colors[name], label=name) for name in present]
+    drawn = {concepts[c][0] for c in shown}
+    if len(drawn) > 1:
+        handles = [Patch(color=colors[name], label=name) for name in categories if name in drawn]
         figure.legend(
             handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8
         )
     notes = [title] if title else []
-    if len(shown) < len(found):
-        notes.append(f"the {len(shown)} best of {len(found)} labels")
+    if len(shown) < len(present):
+        notes.append(f"the {len(shown)} best of {len(present)} labels")
     without = int((numbers < 0).sum())
     if without:
         notes.append(f"{without} of {len(values)} detectors without a label")
@@ -115,17 +112,17 @@ def plot_best_detectors(
     names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """Images of some detectors, each twice: with the outline of the label, and of the detection.
+    """Draw images of detectors twice: with the outline of the label, and of the detection.
 
     Parameters
     ----------
-    pictures
-        For each detector its images (k, H, W, C), the best first; k may differ.
-    masks, detections
-        For each detector (k, H, W) bool: where its label is, and where it fires.
-    names
-        What stands beside each row, such as ``"12 · sky\\nIoU 0.41"``.
-    title
+    pictures : sequence of array-like of shape (k, H, W, C)
+        Images of each detector, the best first; k may differ.
+    masks, detections : sequence of array-like of shape (k, H, W), bool
+        Where each detector's label is, and where it fires.
+    names : sequence of str
+        Beside each row, for example ``"12 · sky\\nIoU 0.41"``.
+    title : str, default=""
 
     Raises
     ------
@@ -169,49 +166,49 @@ def plot_best_detectors(
     return figure
 
 
-def plot_above(results: Mapping[str, Interpretability], title: str = "") -> Figure:
-    """How many detectors, and how many distinct labels, have an IoU above ξ: a curve for each.
+def plot_above(extractors: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "") -> Figure:
+    """Draw how many detectors, and how many distinct labels, have an IoU above ξ.
 
     The areas below the curves are S¹ and S².
 
     Parameters
     ----------
-    results
-        Name of an extractor → its scores.
-    title
+    extractors : mapping of str to (array-like of shape (I,), array-like of shape (I,))
+        Name → the IoU of each detector with its label (NaN counts as 0), and the labels' numbers
+        (negative for none).
+    title : str, default=""
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is no extractor.
     """
-    if not results:
-        raise ValueError("results are empty: give the scores of at least one extractor, by name")
+    if not extractors:
+        raise ValueError("there is no extractor: give the IoU and labels of at least one, by name")
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), layout="constrained")
     styles = ("-", "--", ":", "-.")
-    for k, ((name, result), color) in enumerate(
-        zip(results.items(), concept_colors(len(results)), strict=True)
-    ):
-        iou = np.nan_to_num(result.iou)
-        best = [iou[result.labels == c].max() for c in result.groups]
-        for ax, values, area in ((axes[0], iou, result.s1), (axes[1], np.array(best), result.s2)):
-            steps = np.sort(values[values > 0])
+    colors = concept_colors(len(extractors))
+    for k, (name, (iou, labels)) in enumerate(extractors.items()):
+        values, numbers = np.nan_to_num(np.asarray(iou, float)), np.asarray(labels)
+        best = np.array([values[numbers == c].max() for c in np.unique(numbers[numbers >= 0])])
+        for ax, counted in zip(axes, (values, best), strict=True):
+            steps = np.sort(counted[counted > 0])
             xi = np.concatenate([[0.0], steps])
             above = len(steps) - np.arange(len(xi))
-            # the count falls at each IoU, as "above" does not hold it
+            # The count falls at each IoU, which is not above itself.
             ax.step(
-                xi, above, where="post", color=color, linewidth=1.6,
-                linestyle=styles[(k // 7) % len(styles)], label=f"{name} ({area:.2f})",
+                xi, above, where="post", color=colors[k], linewidth=1.6,
+                linestyle=styles[(k // 7) % len(styles)], label=f"{name} ({counted.sum():.2f})",
             )  # fmt: skip
-    for ax, what, score in zip(axes, ("detectors", "distinct labels"), ("S¹", "S²"), strict=True):
+    for ax, counts, score in zip(axes, ("detectors", "distinct labels"), ("S¹", "S²"), strict=True):
         ax.set_xlim(left=0.0)
         ax.set_ylim(bottom=0.0)
         ax.axvline(_LEAST, color=_GUIDE, linewidth=1.0, linestyle=":")
         ax.set_xlabel("ξ", fontsize=9)
-        ax.set_title(f"{what} with an IoU above ξ", fontsize=10)
+        ax.set_title(f"{counts} with an IoU above ξ", fontsize=10)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(title=score, frameon=False, fontsize=8, title_fontsize=9)
-        _dress(ax)
+        dress(ax)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -221,8 +218,3 @@ def _draw_outlined(ax: Axes, picture: NDArray, where: NDArray, color: Color) -> 
     draw_picture(ax, np.where(where[..., None], picture, _OUTSIDE * picture))
     if where.any() and not where.all():
         ax.contour(where, levels=[0.5], colors=[color], linewidths=1.4)
-
-
-def _dress(ax: Axes) -> None:
-    ax.tick_params(labelsize=8)
-    ax.spines[["top", "right"]].set_visible(False)

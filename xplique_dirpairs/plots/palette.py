@@ -1,4 +1,4 @@
-"""One colour for each concept, told apart by people with and without colour blindness."""
+"""Colours of concepts, told apart by people with and without colour blindness."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from skimage.color import rgb2lab
 
 Color = tuple[float, float, float]
 
-#: The first colours, after Okabe and Ito (2008), at full saturation, so that Xplique's colour
-#: maps (which saturate what they are given) leave them as they are.
+#: What raises a score, and what lowers it.
+RAISES, LOWERS = (0.70, 0.09, 0.17), (0.13, 0.40, 0.67)
+
+#: The first colours, after Okabe and Ito (2008), at full saturation: Xplique's colour maps
+#: saturate the colours that they are given, and leave these as they are.
 _FIRST = (
     (0, 114, 178),
     (230, 159, 0),
@@ -24,27 +27,52 @@ _FIRST = (
     (255, 100, 200),
 )
 
-# Machado, Oliveira and Fernandes (2009), severity 1, in linear RGB.
-_PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216]]
-_PROTANOPIA += [[-0.003882, -0.048116, 1.051998]]
-_DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413]]
-_DEUTERANOPIA += [[-0.011820, 0.042940, 0.968881]]
+#: How linear RGB looks to people with two kinds of colour blindness: Machado, Oliveira and
+#: Fernandes (2009), severity 1.
+COLOUR_BLINDNESS = {
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+}
 
 
-def concept_colors(count: int) -> list[Color]:
-    """``count`` colours (r, g, b) in [0, 1], the most different first.
+def concept_colors(number: int) -> list[Color]:
+    """Return colours (r, g, b) in [0, 1], the most different ones first.
 
     Each is the colour farthest from those before it, for normal sight and for two kinds of colour
-    blindness, whichever is nearest. Beyond the few hundred candidates colours come again.
+    blindness, whichever is nearest. Beyond the few hundred candidates colours are repeated.
     """
     colors = _ordered_colors()
-    return [colors[i % len(colors)] for i in range(count)]
+    return [colors[i % len(colors)] for i in range(number)]
 
 
 def line_color(cmap: Colormap) -> Color:
-    """The opaque colour of a concept's (transparent) colour map."""
+    """Return the opaque colour of a concept's (transparent) colour map."""
     red, green, blue = (float(value) for value in cmap(1.0)[:3])
     return red, green, blue
+
+
+def signed_colors(values: NDArray) -> list[Color]:
+    """Return red for what raises a score (0 included), blue for what lowers it."""
+    return [RAISES if value >= 0 else LOWERS for value in values]
+
+
+def as_seen(colors: NDArray, matrix: NDArray) -> NDArray:
+    """Return how colours (n, 3) look with one kind of `COLOUR_BLINDNESS`."""
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ matrix.T, 0.0, 1.0)
+    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +81,7 @@ def _ordered_colors() -> tuple[Color, ...]:
     candidates = [colorsys.hls_to_rgb(hue, light, 1.0) for hue in hues for light in lights]
     first = [_saturated((r / 255, g / 255, b / 255)) for r, g, b in _FIRST]
     colors = np.array(first + candidates)
-    seen = [rgb2lab(colors), *(rgb2lab(_as_seen(colors, m)) for m in (_PROTANOPIA, _DEUTERANOPIA))]
+    seen = [rgb2lab(colors), *(rgb2lab(as_seen(colors, m)) for m in COLOUR_BLINDNESS.values())]
     readable = seen[0][:, 0] < 80  # lighter ones vanish on white
     nearest = np.where(readable, np.inf, -np.inf)
     order = []
@@ -69,9 +97,3 @@ def _ordered_colors() -> tuple[Color, ...]:
 def _saturated(color: Color) -> Color:
     hue, light, _ = colorsys.rgb_to_hls(*color)
     return colorsys.hls_to_rgb(hue, light, 1.0)
-
-
-def _as_seen(colors: NDArray, matrix: list[list[float]]) -> NDArray:
-    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(linear @ np.array(matrix).T, 0.0, 1.0)
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)

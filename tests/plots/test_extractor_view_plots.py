@@ -4,23 +4,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from xplique_dirpairs.learning.recipe import LOSSES
-from xplique_dirpairs.plots.overview import (
-    LOSS_NAMES,
-    plot_class_importances,
-    plot_detections,
-    plot_learning,
-    plot_pictures,
-)
-from xplique_dirpairs.plots.palette import concept_colors
-from xplique_dirpairs.plots.side_by_side import (
+from xplique_dirpairs.plots.extractor_views import (
     ExtractorView,
     counterparts,
     paired_colors,
+    plot_class_importances,
     plot_concepts,
+    plot_detections,
     plot_importances,
     plot_maps,
+    plot_pictures,
 )
+from xplique_dirpairs.plots.palette import concept_colors
 
 IMAGES, CROPS, CONCEPTS = 5, 4, 3
 
@@ -103,7 +98,7 @@ def test_concepts_name_method_importance_and_counterpart(view):
     of_the_right = {"like 1: r = 0.50", "like none", "like 0: r = 0.75"}
     of_the_left = {"like 2: r = 0.75", "like 0: r = 0.50", "like none"}
     assert likes == of_the_right | of_the_left
-    assert found.count("found in no crop") == 2
+    assert found.count("not detected in any crop") == 2
 
 
 def test_maps_light_a_concept_where_it_is_and_leave_nothing_lit_elsewhere(view):
@@ -121,7 +116,7 @@ def test_headings_of_two_concepts_do_not_touch(view):
     two = ExtractorView(**{**vars(view), "importances": view.importances[:2]})
     figure = plot_maps(np.zeros((2, 16, 16, 3)), [two, two], "title")
     figure.canvas.draw()
-    headings = [text for text in figure.texts if text is not figure._suptitle]
+    headings = [text for text in figure.texts if text.get_text() != "title"]
     boxes = [text.get_window_extent() for text in headings]
     assert len(boxes) == 4
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
@@ -147,7 +142,8 @@ def test_titles_are_centred_on_the_axes(view, rng):
     ):
         boxes = [ax.get_position() for ax in figure.axes]
         middle = (min(box.x0 for box in boxes) + max(box.x1 for box in boxes)) / 2
-        assert figure._suptitle.get_position()[0] == pytest.approx(middle, abs=1e-3)
+        title = next(text for text in figure.texts if text.get_text() == "title")
+        assert title.get_position()[0] == pytest.approx(middle, abs=1e-3)
 
 
 def test_importances_are_bars_most_important_on_top(view):
@@ -175,25 +171,6 @@ def test_class_importances_are_written_in_their_cells(view):
     shown = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shown[1], importances[1, [1, 2, 0]] / 0.66)
     assert {"0.11", "0.55", "left", "right"} <= set(texts(figure))
-
-
-def test_learning_has_a_panel_for_each_stage_and_a_line_for_each_loss():
-    stages = {"a": {"s": [3.0, 2.0], "objective": [1.0, -1.0]}, "d": {"s": [2.0]}}
-    figure = plot_learning(stages, "title")
-    assert [len(ax.lines) for ax in figure.axes] == [2, 1]
-    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [3.0, 2.0])
-    assert {"s: sparsity", "objective: their weighted sum"} <= set(texts(figure))
-
-
-def test_a_loss_that_falls_steadily_through_zero_is_drawn_so():
-    figure = plot_learning({"a": {"objective": np.linspace(1, -1, 21).tolist()}}, "title")
-    line = figure.axes[0].lines[0]
-    heights = np.diff(line.get_transform().transform(line.get_xydata())[:, 1])
-    np.testing.assert_allclose(heights, heights[0], rtol=1e-3)
-
-
-def test_every_loss_has_a_name():
-    assert set(LOSS_NAMES) == {*LOSSES, "objective"}
 
 
 def test_pictures_stand_in_the_row_of_their_class(rng):

@@ -1,9 +1,10 @@
-"""Figures whose rows are concepts: words, crops, maps and bars beside each other, on one line."""
+"""How figures are laid out: rows of concepts, names, signed bars, plain axes."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,10 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.plots.concepts import draw_crop_sheet
 from xplique_dirpairs.plots.images import as_picture
-from xplique_dirpairs.plots.palette import Color
+from xplique_dirpairs.plots.palette import signed_colors
 
-#: What raises a score, and what lowers it.
-RAISES, LOWERS = (0.70, 0.09, 0.17), (0.13, 0.40, 0.67)
 #: Inches between two columns, and between two rows.
 _GUTTER, _GAP = 0.14, 0.07
 _LONGEST_NAME = 28
@@ -26,20 +25,20 @@ _BAR = 0.26
 
 
 class RowGrid:
-    """Rows and columns of given sizes, all in inches.
+    """A figure whose rows and columns have given sizes, all in inches.
 
     Parameters
     ----------
-    heights
+    heights : sequence of float
         Of the rows, top to bottom.
-    widths
+    widths : sequence of float
         Of the columns, left to right.
-    gaps
-        Room above each row beyond the usual, for a heading; None for none.
-    above, below
+    gaps : array-like, optional
+        Room above each row beyond the usual, for a heading.
+    above, below : float
         Room for titles, and for what stands under the axes.
-    least
-        Height of the body at least; a column may hold more than the rows.
+    least : float, default=0
+        Minimum height of the body: a column may hold more than the rows.
     """
 
     def __init__(
@@ -48,8 +47,8 @@ class RowGrid:
         widths: Sequence[float],
         gaps: ArrayLike | None = None,
         *,
-        above: float = 0.7,
-        below: float = 0.5,
+        above: float,
+        below: float,
         least: float = 0.0,
     ):
         extra = np.zeros(len(heights)) if gaps is None else np.asarray(gaps, float)
@@ -67,7 +66,7 @@ class RowGrid:
         self.figure: Figure = plt.figure(figsize=(self.width, self.height))
 
     def area(self, column: int, top: float, height: float) -> Axes:
-        """Axes as wide as a column; ``top`` is below the upper edge of the first row."""
+        """Add axes as wide as a column; ``top`` is below the upper edge of the first row."""
         bottom = self.height - self.above - top - height
         return self.figure.add_axes(
             (
@@ -79,36 +78,38 @@ class RowGrid:
         )
 
     def cell(self, row: int, column: int) -> Axes:
-        """Axes in one row and column."""
+        """Add axes in one row and column."""
         return self.area(column, self.tops[row], self.heights[row])
 
-    def span(self, column: int) -> Axes:
-        """Axes over all rows; rows lie at `middles`, downwards."""
+    def span(self, column: int, heading: str = "", unit: str = "") -> Axes:
+        """Add axes over all rows, which lie at `middles`, downwards."""
         ax = self.area(column, 0.0, self.body)
         ax.set_ylim(self.body, 0.0)
         ax.set_yticks([])
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(labelsize=8)
+        if heading:
+            self.heading(column, heading)
+        ax.set_xlabel(unit, fontsize=8)
         return ax
 
     def words(self, column: int) -> Axes:
-        """An empty span that only holds text; x from 0 to 1."""
+        """Add an empty span that only holds text; x runs from 0 to 1."""
         ax = self.span(column)
         ax.set_xlim(0.0, 1.0)
         ax.set_axis_off()
         return ax
 
-    def heading(self, column: int, text: str, to: int | None = None) -> None:
-        """Words above the columns from ``column`` to ``to``."""
-        last = column if to is None else to
-        middle = (self.lefts[column] + self.lefts[last] + self.widths[last]) / 2
+    def heading(self, column: int, text: str) -> None:
+        """Write words above a column."""
+        middle = self.lefts[column] + self.widths[column] / 2
         place = 1.0 - (self.above - 0.08) / self.height
         self.figure.text(
             middle / self.width, place, text, ha="center", va="bottom", fontsize=9, color="0.25"
         )
 
     def title(self, text: str, details: str = "") -> None:
-        """Words at the very top; the second line smaller."""
+        """Write words at the very top; the second line is smaller."""
         left = self.lefts[0] / self.width
         top = 1.0 - 0.1 / self.height
         self.figure.text(left, top, text, ha="left", va="top", fontsize=12, fontweight="bold")
@@ -116,21 +117,30 @@ class RowGrid:
             below = 1.0 - 0.36 / self.height
             self.figure.text(left, below, details, ha="left", va="top", fontsize=9, color="0.25")
 
+    def names(self, column: int, rows: Sequence[Any]) -> Axes:
+        """Write names of concepts in their colours; return the axes that they are in.
 
-def draw_names(ax: Axes, middles: NDArray, names: Sequence[str], colors: Sequence) -> None:
-    """A name for each row, to the right of its column, in the concept's colour."""
-    for middle, name, color in zip(middles, names, colors, strict=True):
-        ax.text(
-            1.0, middle, wrapped(name), ha="right", va="center", fontsize=9, color=color,
-            fontweight="bold", linespacing=1.05,
-        )  # fmt: skip
+        ``rows`` are objects with ``name`` and ``color``, one for each of the last rows.
+        """
+        words = self.words(column)
+        for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
+            words.text(
+                1.0, self.middles[k], wrapped(row.name), ha="right", va="center", fontsize=9,
+                color=row.color, fontweight="bold", linespacing=1.05,
+            )  # fmt: skip
+        return words
 
+    def crops(self, column: int, rows: Sequence[Any], nb_crops: int) -> None:
+        """Draw crops of concepts in frames of their colours, with room for ``nb_crops``.
 
-def draw_crops(ax: Axes, crops: NDArray, count: int, color: Color) -> None:
-    """Crops (k, patch, patch, 3) uint8 in one line, in a frame of the concept's colour."""
-    pictures = as_picture(crops, (0.0, 255.0)) if len(crops) else crops
-    draw_crop_sheet(ax, pictures, count, 1, color)
-    ax.set_anchor("C")
+        ``rows`` are objects with ``color`` and ``crops``, (k, patch, patch, 3) or None where there
+        is nothing to show, one for each of the last rows; k may be 0.
+        """
+        for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
+            if row.crops is not None:
+                pictures = as_picture(row.crops) if len(row.crops) else row.crops
+                ax = self.cell(k, column)
+                draw_crop_sheet(ax, pictures, nb_crops, 1, row.color, anchor="C")
 
 
 def draw_signed_bars(
@@ -139,26 +149,25 @@ def draw_signed_bars(
     values: NDArray,
     filled: NDArray | None = None,
     marks: NDArray | None = None,
-    decimals: int = 2,
 ) -> None:
-    """Bars to the right (red) and left (blue) of 0, each with its value.
+    """Draw bars to the right (red) and left (blue) of 0, each with its value.
 
     Parameters
     ----------
-    ax, middles, values
-    filled
-        Which bars are not hollow; None: all.
-    marks
+    ax : Axes
+    middles, values : ndarray of shape (n,)
+    filled : ndarray of bool, optional
+        Which bars are not hollow; by default all.
+    marks : ndarray, optional
         A second value of each row, drawn as a diamond; NaN for none.
-    decimals
     """
-    colors = [RAISES if value >= 0 else LOWERS for value in values]
-    full = np.ones(len(values), bool) if filled is None else filled
+    colors = signed_colors(values)
+    solid = np.ones(len(values), bool) if filled is None else filled
     ax.barh(
         middles,
         values,
         height=_BAR,
-        color=[color if on else "none" for color, on in zip(colors, full, strict=True)],
+        color=[color if on else "none" for color, on in zip(colors, solid, strict=True)],
         edgecolor=colors,
         linewidth=0.9,
     )
@@ -168,7 +177,7 @@ def draw_signed_bars(
         ax.plot(marks, middles, "D", color="white", markeredgecolor="0.1", markersize=4.5)
     lows, highs = (extreme(values, others) for extreme in (np.minimum, np.maximum))
     lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
-    label_bars(ax, middles, lows, highs, values, decimals, 4 if marks is None else 7)
+    label_bars(ax, middles, lows, highs, values, 4 if marks is None else 7)
 
 
 def label_bars(
@@ -177,14 +186,16 @@ def label_bars(
     lows: NDArray,
     highs: NDArray,
     values: NDArray,
-    decimals: int = 2,
     distance: float = 4,
 ) -> None:
-    """The value of each bar, so many points beside its far end; an axis that has room for it."""
+    """Write each value beside the far end of its bar, and make the axis wide enough for it.
+
+    ``lows`` and ``highs`` are the ends of the bars; ``distance`` is in points.
+    """
     low, high = min(0.0, float(np.min(lows))), max(0.0, float(np.max(highs)))
     reach = (high - low) or 1.0
-    # a character in 7.5 points takes 0.07 inches
-    texts = [f"{value:+.{decimals}f}".replace("-", "−") for value in values]
+    # A character in 7.5 points takes 0.07 inches.
+    texts = [signed(value) for value in values]
     inches = 0.07 * max(map(len, texts)) + distance / 40
     width = ax.get_window_extent().width / ax.figure.dpi
     up, down = bool((values >= 0).any()), bool((values < 0).any())
@@ -203,16 +214,29 @@ def label_bars(
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
 
 
-def wrapped(name: str, width: int = 12) -> str:
-    """A name on up to two lines, without markup."""
-    lines = textwrap.wrap(" ".join(name.replace("_", " ").split()), width) or [""]
-    if len(lines) > 2:
-        lines = [lines[0], f"{lines[1][: width - 1]}…"]
-    return "\n".join(lines).replace("$", r"\$")
+def signed(value: float) -> str:
+    """Write a number with its sign and two decimals."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def dress(ax: Axes, title: str | None = None) -> None:
+    """Give axes small labels and no frame above and to the right."""
+    if title is not None:
+        ax.set_title(title, fontsize=10)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def wrapped(name: str, width: int = 12, lines: int = 2) -> str:
+    """Write a name on up to ``lines`` lines, without markup."""
+    words = textwrap.wrap(" ".join(name.replace("_", " ").split()), width) or [""]
+    if len(words) > lines:
+        words = [*words[: lines - 1], f"{words[lines - 1][: width - 1]}…"]
+    return "\n".join(words).replace("$", r"\$")
 
 
 def plain(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A name on one line, without markup."""
-    line = " ".join(name.replace("_", " ").split())
+    """Write a name on one line, without markup."""
+    line = " ".join(str(name).replace("_", " ").split())
     line = line if len(line) <= longest else line[: longest - 1] + "…"
     return line.replace("$", r"\$")

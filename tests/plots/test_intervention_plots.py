@@ -1,21 +1,14 @@
-"""Pictures of counterfactuals hold what they say, at any number of concepts."""
+"""Pictures of counterfactuals and corrections hold what they say, whatever the numbers."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactual, Counterfactuals
 from xplique_dirpairs.interventions.distance import Distances
-from xplique_dirpairs.plots.counterfactuals import (
-    draw_distances,
-    draw_moved_concepts,
-    draw_path,
-    plot_counterfactual,
-    plot_moves,
-)
+from xplique_dirpairs.plots.interventions import plot_correction
 
 
 def distances(positions, image):
@@ -51,6 +44,11 @@ def one(count=3, image=True, status="changed", spatial=(4, 5)):
     )
 
 
+def panel(figure, label):
+    """The axes with a label below."""
+    return next(ax for ax in figure.axes if ax.get_xlabel() == label)
+
+
 def texts(figure):
     figure.canvas.draw()
     return [t for ax in figure.axes for t in ax.get_yticklabels() if t.get_text()]
@@ -58,7 +56,7 @@ def texts(figure):
 
 @pytest.mark.parametrize("count", [1, 3, 10, 50])
 def test_every_moved_concept_is_named_and_names_do_not_overlap(count):
-    figure = plot_counterfactual(one(count))
+    figure = one(count).plot()
     labels = [t for t in texts(figure) if t.get_text().startswith("concept")]
     assert len(labels) == count
     boxes = sorted(t.get_window_extent().bounds[1::2] for t in labels)
@@ -70,23 +68,23 @@ def test_every_moved_concept_is_named_and_names_do_not_overlap(count):
     ("kind", "said"), [({"image": False}, "a class"), ({"spatial": ()}, "a class")]
 )
 def test_without_image_or_positions_there_is_a_picture(kind, said):
-    figure = plot_counterfactual(one(**kind), "a title")
+    figure = one(**kind).plot("a title")
     assert figure.get_suptitle() == "a title"
     figure.canvas.draw()
 
 
-def test_what_was_not_found_is_said_in_the_title():
-    assert "not found" in plot_counterfactual(one(status="not found")).get_suptitle()
+def test_the_title_says_that_no_counterfactual_was_found():
+    assert "not found" in one(status="not found").plot().get_suptitle()
 
 
-def test_nothing_moved_is_said():
-    figure = plot_counterfactual(one(0, status="already the target"))
+def test_a_note_says_that_no_concept_was_moved():
+    figure = one(0, status="already the target").plot()
     assert any("no concept was moved" in t.get_text() for ax in figure.axes for t in ax.texts)
 
 
 def test_the_path_is_that_of_the_class_before_and_the_class_after():
     found = one()
-    ax = draw_path(plt.subplots()[1], found)
+    ax = panel(found.plot(), "way of the move, %")
     lines = ax.get_lines()
     np.testing.assert_allclose(lines[0].get_ydata(), found.probabilities[:, 0])
     np.testing.assert_allclose(lines[1].get_ydata(), found.probabilities[:, 2])
@@ -95,7 +93,7 @@ def test_the_path_is_that_of_the_class_before_and_the_class_after():
 
 def test_arrows_go_from_before_to_after():
     found = one(4)
-    ax = draw_moved_concepts(plt.subplots()[1], found)
+    ax = panel(found.plot(), "amount in the image, among training images")
     arrows = [t for t in ax.texts if t.arrow_patch is not None]
     np.testing.assert_allclose([t.xy[0] for t in arrows], found.means_after)
     np.testing.assert_allclose([t.xyann[0] for t in arrows], found.means_before)
@@ -103,12 +101,12 @@ def test_arrows_go_from_before_to_after():
 
 def test_distances_are_in_units_of_the_99th_percentile():
     found = one()
-    ax = draw_distances(plt.subplots()[1], found)
+    ax = panel(found.plot(), "1: 99th percentile of the images there")
     limit = np.quantile(found.training_distances.image, 0.99)
     drawn = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 1]
     assert drawn[-1] == pytest.approx(3.0 / limit)
     training_image = replace(found, distances_before=distances(0.0, 0.0))
-    ax = draw_distances(plt.subplots()[1], training_image)
+    ax = panel(training_image.plot(), "1: 99th percentile of the images there")
     assert ax.get_xlim()[0] < 0  # a mark at 0 is not cut in half
 
 
@@ -139,21 +137,19 @@ def many(status):
 
 def test_moves_are_means_of_those_that_changed():
     found = many(["changed"] * 5 + ["not found"])
-    ax = plot_moves(found).axes[0]
+    ax = found.plot_moves().axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a → c (3)", "b → c (2)"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1"]
     np.testing.assert_allclose(ax.images[0].get_array(), [[1.0], [1.0]])
 
 
 def test_moves_that_are_left_out_are_counted():
-    assert (
-        "1 most frequent of 2" in plot_moves(many(["changed"] * 4), at_most=1).axes[0].get_title()
-    )
+    assert "1 most frequent of 2" in many(["changed"] * 4).plot_moves(at_most=1).axes[0].get_title()
 
 
-def test_without_any_change_there_is_nothing_to_draw():
+def test_moves_cannot_be_drawn_if_no_prediction_changed():
     with pytest.raises(ValueError, match="no prediction was changed"):
-        plot_moves(many(["not found"] * 3))
+        many(["not found"] * 3).plot_moves()
 
 
 def test_the_table_has_a_row_for_each_image_and_says_what_is_missing():
@@ -162,3 +158,20 @@ def test_the_table_has_a_row_for_each_image_and_says_what_is_missing():
     assert "1 not found within the limits" in text
     assert "The first 2 of 3 images" in text
     assert "0 −" not in text and "1 +" in text
+
+
+# ------------------------------------------------------------------ corrections
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["a class of digits", "another", "$x$" * 30]])
+@pytest.mark.parametrize("classes", [2, 3, 12, 30])
+def test_names_of_classes_do_not_overlap(names, classes):
+    counts = np.eye(classes, dtype=int)
+    names = [names[k % 3] for k in range(classes)]
+    figure = plot_correction({"all": (counts, counts)}, names)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+            boxes = [label.get_window_extent() for label in labels]
+            assert len(boxes) == classes
+            assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))

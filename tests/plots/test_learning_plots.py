@@ -1,10 +1,13 @@
+"""How a fit went, and how many concepts there are: panels, lines and what they say."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from xplique_dirpairs.learning.concept_scan import ConceptScan, ScannedNumber
 from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
-from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
+from xplique_dirpairs.learning.recipe import LOSSES
+from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
 
 
 def entry(number, stability):
@@ -31,7 +34,7 @@ def texts(figure):
 
 
 def test_every_fitted_number_is_a_point_and_a_failed_one_is_named(scan):
-    figure = plot_number_of_concepts(scan)
+    figure = scan.plot()
     assert len(figure.axes) == 6
     for ax in figure.axes:
         curves = [line for line in ax.lines if line.get_marker() == "o"]
@@ -42,9 +45,9 @@ def test_every_fitted_number_is_a_point_and_a_failed_one_is_named(scan):
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), [0.9, 1.0, 0.8])
 
 
-def test_the_suggestion_is_marked_and_said_with_its_reason(scan, count):
+def test_the_suggested_number_is_marked_and_the_title_gives_its_reason(scan, count):
     assert scan.suggested == 6
-    figure = plot_number_of_concepts(scan, count, "a title")
+    figure = scan.plot(count, "a title")
     title = figure.get_suptitle()
     assert title.startswith("a title") and "scan: 6" in title and "skewness: 6" in title
     skewness, *panels = figure.axes
@@ -52,15 +55,15 @@ def test_the_suggestion_is_marked_and_said_with_its_reason(scan, count):
     assert all(6 in ax.lines[0].get_xdata() for ax in panels)
 
 
-def test_where_nothing_can_be_told_it_says_so(count):
+def test_the_title_says_that_the_number_cannot_be_told(count):
     scan = ConceptScan((entry(4, 0.5), entry(6, 0.5)))
     unclear = SkewnessCount(None, "no gap", count.skewnesses, count.errors)
-    title = plot_number_of_concepts(scan, unclear).get_suptitle()
+    title = scan.plot(unclear).get_suptitle()
     assert title.count("cannot tell") == 2 and "no gap" in title
 
 
 def test_a_count_alone_is_one_panel(count):
-    figure = plot_number_of_concepts(count=count)
+    figure = count.plot()
     (ax,) = figure.axes
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), count.skewnesses)
 
@@ -68,9 +71,26 @@ def test_a_count_alone_is_one_panel(count):
 def test_a_count_without_skewnesses_and_a_scan_without_fits_can_be_drawn():
     nothing = SkewnessCount(None, "too few images", np.zeros(0), np.zeros(0))
     scan = ConceptScan((ScannedNumber(3, error="ValueError: no"),))
-    assert "too few images" in " ".join(texts(plot_number_of_concepts(scan, nothing)))
+    assert "too few images" in " ".join(texts(scan.plot(nothing)))
 
 
-def test_there_must_be_something_to_draw():
-    with pytest.raises(ValueError, match="nothing to draw"):
-        plot_number_of_concepts()
+# ------------------------------------------------------------------ the learning
+
+
+def test_learning_has_a_panel_for_each_stage_and_a_line_for_each_loss():
+    stages = {"a": {"s": [3.0, 2.0], "objective": [1.0, -1.0]}, "d": {"s": [2.0]}}
+    figure = plot_learning(stages, "title")
+    assert [len(ax.lines) for ax in figure.axes] == [2, 1]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [3.0, 2.0])
+    assert {"s: sparsity", "objective: their weighted sum"} <= set(texts(figure))
+
+
+def test_a_loss_that_falls_steadily_through_zero_is_drawn_so():
+    figure = plot_learning({"a": {"objective": np.linspace(1, -1, 21).tolist()}}, "title")
+    line = figure.axes[0].lines[0]
+    heights = np.diff(line.get_transform().transform(line.get_xydata())[:, 1])
+    np.testing.assert_allclose(heights, heights[0], rtol=1e-3)
+
+
+def test_every_loss_has_a_name():
+    assert set(LOSS_NAMES) == {*LOSSES, "objective"}

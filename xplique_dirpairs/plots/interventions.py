@@ -1,0 +1,311 @@
+"""Counterfactuals of one image and of many, and confusion matrices of a correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecBase
+from numpy.typing import NDArray
+
+from xplique_dirpairs.plots.images import as_picture, draw_picture
+from xplique_dirpairs.plots.layout import dress, plain
+from xplique_dirpairs.plots.palette import LOWERS, RAISES, concept_colors
+
+#: Concepts whose maps are drawn; the bars show all.
+_MAPS = 4
+#: Classes whose probabilities are drawn along the path.
+_CLASSES = 5
+#: Moved concepts that there is room for.
+_BARS = 50
+
+# ------------------------------------------------------------------ one counterfactual
+
+
+def plot_counterfactual(
+    title: str,
+    image: NDArray | None,
+    predicted: tuple[int, int],
+    class_names: Sequence[str],
+    path: NDArray,
+    probabilities: NDArray,
+    moves: Sequence[tuple[str, str]],
+    amounts: NDArray,
+    maps: NDArray,
+    distances: Mapping[str, tuple[float, float, NDArray]],
+) -> Figure:
+    """Draw what was moved and where, class probabilities on the way, the distance to the data.
+
+    Parameters
+    ----------
+    title : str
+    image : ndarray of shape (height, width, C), optional
+    predicted : (int, int)
+        Classes before and after.
+    class_names : sequence of K str
+    path : ndarray of shape (steps,)
+        Shares of the way, 0 to 1.
+    probabilities : ndarray of shape (steps, K)
+    moves : sequence of k (str, str)
+        Names of the moved concepts and what happened to each, the largest change first.
+    amounts : ndarray of shape (2, k)
+        Of the concepts before and after; 0 and 1 are the ends of their range in training images.
+    maps : ndarray of shape (2, *S, k)
+        Coefficients before and after.
+    distances : mapping of str to (float, float, ndarray)
+        Label → distance to the training features before and after, and those of training images.
+    """
+    bars = max(1, min(len(moves), _BARS))
+    shown = min(len(moves), _MAPS) if maps.ndim == 4 else 0
+    lower = max(1.9, 0.75 + 0.24 * bars)
+    # A row of maps, before above after, if there are maps; below it bars and distances.
+    heights = [3.0, lower] if not shown else [3.0, 3.5, lower]
+    figure = plt.figure(figsize=(10.0, sum(heights) + 0.6), layout="constrained")
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    top = grid[0].subgridspec(1, 2, width_ratios=(1.0, 2.2))
+    _draw_image(figure.add_subplot(top[0]), image, predicted, class_names, probabilities)
+    _draw_path(figure.add_subplot(top[1]), path, probabilities, class_names, predicted)
+    if shown:
+        _draw_maps(figure, grid[1].subgridspec(2, max(shown, 3)), image, maps, moves[:shown])
+    bottom = grid[len(heights) - 1].subgridspec(1, 2, width_ratios=(1.5, 1.0))
+    _draw_moved_concepts(figure.add_subplot(bottom[0]), moves, amounts)
+    corner = bottom[1]
+    if lower > 3.0:  # two rows of distances stay together, however many concepts were moved
+        corner = corner.subgridspec(2, 1, height_ratios=(2.0, lower - 2.0))[0]
+    _draw_distances(figure.add_subplot(corner), distances)
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _draw_image(
+    ax: Axes,
+    image: NDArray | None,
+    predicted: tuple[int, int],
+    class_names: Sequence[str],
+    probabilities: NDArray,
+) -> None:
+    (before, after), start, end = predicted, probabilities[0], probabilities[-1]
+    lines = [f"{plain(class_names[before])}: {start[before]:.2f}"]
+    if after != before:
+        lines.append(f"{plain(class_names[after])}: {start[after]:.2f}, then {end[after]:.2f}")
+    if image is None:
+        ax.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=10)
+        ax.set_axis_off()
+        return
+    draw_picture(ax, as_picture(image))
+    ax.set_title("\n".join(lines), fontsize=9)
+
+
+def _draw_path(
+    ax: Axes,
+    path: NDArray,
+    probabilities: NDArray,
+    class_names: Sequence[str],
+    predicted: tuple[int, int],
+) -> None:
+    """Draw the probabilities of the classes that are ever the most probable ones."""
+    order = np.argsort(-probabilities.max(axis=0), kind="stable")[:_CLASSES]
+    first = list(dict.fromkeys(predicted))
+    classes = first + [int(k) for k in order if k not in first]
+    colors = concept_colors(len(classes))
+    for rank, k in enumerate(classes[: max(_CLASSES, len(first))]):
+        ax.plot(
+            100 * path,
+            probabilities[:, k],
+            color=colors[rank],
+            linewidth=2.2 if rank < len(first) else 1.2,
+            label=plain(class_names[k]),
+        )
+    ax.set_xlim(0, 100)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_xlabel("way of the move, %", fontsize=9)
+    ax.set_ylabel("class probability", fontsize=9)
+    dress(ax)
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _draw_maps(
+    figure: Figure,
+    grid: GridSpecBase,
+    image: NDArray | None,
+    maps: NDArray,
+    moves: Sequence[tuple[str, str]],
+) -> None:
+    for column, (name, word) in enumerate(moves):
+        both = maps[..., column]
+        low, high = min(float(both.min()), 0.0), max(float(both.max()), 1e-12)
+        for row, (values, label) in enumerate(zip(both, ("before", f"after: {word}"), strict=True)):
+            ax = figure.add_subplot(grid[row, column])
+            extent = (0.0, values.shape[1], values.shape[0], 0.0)
+            if image is not None:
+                grey = as_picture(image).mean(axis=-1)
+                ax.imshow(grey, cmap="gray", vmin=-1.2, vmax=1.0, extent=extent)
+            alpha = None if image is None else 0.65
+            ax.imshow(
+                values, cmap="magma", vmin=low, vmax=high, extent=extent, alpha=alpha,
+                interpolation="nearest",
+            )  # fmt: skip
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_xlabel(label, fontsize=8)
+            if not row:
+                ax.set_title(plain(name), fontsize=9)
+
+
+def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: NDArray) -> None:
+    """Draw an arrow for each moved concept, from what there was to what there is."""
+    if not moves:
+        ax.text(0.5, 0.5, "no concept was moved", ha="center", va="center", color="0.45")
+        ax.set_axis_off()
+        return
+    number = min(len(moves), _BARS)
+    before, after = amounts[:, :number]
+    for place, (start, end) in enumerate(zip(before, after, strict=True)):
+        color = RAISES if end > start else LOWERS
+        ax.plot([0, 1], [place, place], color="0.9", linewidth=min(7.0, 250 / number), zorder=0,
+                solid_capstyle="butt")  # fmt: skip
+        ax.annotate(
+            "", xy=(end, place), xytext=(start, place),
+            arrowprops={
+                "arrowstyle": "-|>", "color": color, "linewidth": 1.6,
+                "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11,
+            },
+        )  # fmt: skip
+        ax.plot(start, place, "o", color=color, markersize=4)
+    labels = [f"{plain(name)}: {word}" for name, word in moves[:number]]
+    ax.set_yticks(range(number), labels, fontsize=min(9.0, 400.0 / number))
+    ax.set_ylim(number - 0.4, -0.6)
+    reach = np.concatenate([before, after, [0.0, 1.0]])
+    ax.set_xlim(reach.min() - 0.04, reach.max() + 0.04)
+    ax.set_xticks([0.0, 0.5, 1.0], ["least seen", "", "most seen"], fontsize=8)
+    ax.set_xlabel("amount in the image, among training images", fontsize=9)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    if len(moves) > number:
+        ax.set_title(f"{len(moves) - number} more were moved", fontsize=8, loc="left")
+
+
+def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, NDArray]]) -> None:
+    """Draw both distances to the training features, before and after, and where images are.
+
+    The bar spans the 1st to the 99th percentile of the training images, with a tick at the median.
+    """
+    largest = 1.0
+    for place, (before, after, training) in enumerate(distances.values()):
+        limit = float(np.quantile(training, 0.99)) or 1.0
+        low, middle, high = np.quantile(training, [0.01, 0.5, 0.99]) / limit
+        ax.plot([low, high], [place, place], color="0.8", linewidth=9, solid_capstyle="butt")
+        ax.plot([middle, middle], [place - 0.14, place + 0.14], color="white", linewidth=1.5)
+        before, after = before / limit, after / limit
+        labels = (None, None) if place else ("before", "after")
+        ax.plot(before, place, "o", color="black", markerfacecolor="white", markersize=7,
+                label=labels[0])  # fmt: skip
+        ax.plot(after, place, "o", color="black", markersize=5, label=labels[1])
+        largest = max(largest, before, after)
+    ax.axvline(1.0, color=RAISES, linewidth=1.0, linestyle=":")
+    # A training image's own distance is 0: its whole mark must be seen.
+    ax.set_xlim(-0.06 * largest, 1.08 * largest)
+    ax.set_ylim(1.6, -0.6)
+    ax.set_yticks(range(len(distances)), list(distances), fontsize=9)
+    ax.set_title("distance to the training features", fontsize=9, loc="left", pad=20)
+    ax.set_xlabel("1: 99th percentile of the images there", fontsize=8)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+# ------------------------------------------------------------------ many counterfactuals
+
+
+def plot_moves(
+    changes: NDArray, rows: Sequence[str], concept_names: Sequence[str], title: str = ""
+) -> Figure:
+    """Draw which concepts changed which predictions; red rises, blue falls.
+
+    Parameters
+    ----------
+    changes : ndarray of shape (R, C)
+        Mean change of each concept, as a share of its range in training images.
+    rows : sequence of R str
+    concept_names : sequence of C str
+    title : str, default=""
+    """
+    names = [plain(name) for name in concept_names]
+    width = 1.2 + 0.075 * max(map(len, rows)) + 0.28 * len(names)
+    height = 1.6 + 0.26 * len(rows) + 0.07 * max(map(len, names))
+    figure, ax = plt.subplots(figsize=(max(5.0, width), height), layout="constrained")
+    top = float(np.abs(changes).max())
+    picture = ax.imshow(changes, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    ax.set_xticks(range(len(names)), names, fontsize=8, rotation=90)
+    ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.0)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    bar = figure.colorbar(picture, ax=ax, shrink=0.8, aspect=20)
+    bar.set_label("mean change, of the range seen", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    if title:
+        ax.set_title(title, fontsize=10)
+    return figure
+
+
+# ------------------------------------------------------------------ a correction
+
+#: Up to this many classes every cell has its number, and every class its name.
+_NUMBERED, _NAMED = 12, 40
+#: Longer names stand upright below the columns: side by side they would overlap.
+_SHORT_NAME = 5
+
+
+def plot_correction(
+    confusions: Mapping[str, tuple[NDArray, NDArray]], class_names: Sequence[str]
+) -> Figure:
+    """Draw two confusion matrices for each group of images: before a correction, and after.
+
+    Colours are shares of a class (a row); numbers are images.
+
+    Parameters
+    ----------
+    confusions : mapping of str to (ndarray, ndarray)
+        Group → counts (K, K) of class (rows) and prediction (columns), before and after.
+    class_names : sequence of K str
+    """
+    classes = len(class_names)
+    names = [plain(name, 20) for name in class_names]
+    side = float(np.clip(0.55 * classes, 1.7, 6.0))
+    margin = 0.5 + (0.075 * max(map(len, names)) if classes <= _NAMED else 0.2)
+    figure, axes = plt.subplots(
+        2, len(confusions), squeeze=False, layout="constrained",
+        figsize=((side + margin) * len(confusions) + 0.4, 2 * (side + margin + 0.35)),
+    )  # fmt: skip
+    for column, (group, matrices) in enumerate(confusions.items()):
+        for ax, matrix, when in zip(axes[:, column], matrices, ("before", "after"), strict=True):
+            _draw_confusion(ax, matrix, names)
+            right = np.trace(matrix) / max(matrix.sum(), 1)
+            ax.set_title(f"{plain(group, 20)}, {when}: {right:.1%} right", fontsize=9)
+        axes[1, column].set_xlabel("prediction", fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("class", fontsize=9)
+    return figure
+
+
+def _draw_confusion(ax: Axes, matrix: NDArray, names: Sequence[str]) -> None:
+    classes = len(names)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    if classes <= _NUMBERED:
+        for i, j in np.ndindex(matrix.shape):
+            color = "white" if shares[i, j] > 0.55 else "0.2"
+            ax.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8, color=color)
+    if classes <= _NAMED:
+        size = 8 if classes <= 20 else 6
+        upright = classes > 4 or max(map(len, names)) > _SHORT_NAME
+        ax.set_xticks(range(classes), names, rotation=90 if upright else 0, fontsize=size)
+        ax.set_yticks(range(classes), names, fontsize=size)
+    ax.tick_params(length=0)
