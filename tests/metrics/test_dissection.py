@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_pixels
 
-from xplique_dirpairs.core import upsampling as alignment
 from xplique_dirpairs.metrics.dissection import NO_LABEL, count_overlaps, dissect
 
 FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]
@@ -185,10 +184,13 @@ def test_a_shift_moves_the_maps_not_the_masks(rng, thresholds):
     assert (found.intersection != dissect(data, own, thresholds).intersection).any()
 
 
-def test_bands_of_rows_do_not_matter(data, thresholds, monkeypatch):
-    whole = dissect(data, own, thresholds)
-    monkeypatch.setattr(alignment, "_VALUES_AT_ONCE", 3 * 13 * 5)
-    assert_equal_counts(dissect(data, own, thresholds), whole)
+def test_more_detectors_than_fit_in_memory_at_once_are_counted_alike(data, thresholds):
+    # upsampled row by row
+    many = dataclasses.replace(data, maps=np.tile(data.maps, 20_000))
+    counted = dissect(many, own, np.tile(thresholds, 20_000))
+    few = dissect(data, own, thresholds)
+    np.testing.assert_array_equal(counted.intersection, np.tile(few.intersection, (20_000, 1)))
+    np.testing.assert_array_equal(counted.detector_area, np.tile(few.detector_area, (20_000, 1)))
 
 
 def test_only_a_batch_is_read_at_a_time(data, thresholds):

@@ -9,7 +9,6 @@ import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_pixels
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
-from xplique_dirpairs.core import upsampling as alignment
 from xplique_dirpairs.metrics import labelled_detectors
 from xplique_dirpairs.metrics.dissection import NO_LABEL, dissect
 from xplique_dirpairs.metrics.interpretability import (
@@ -244,14 +243,6 @@ def test_the_bootstrap_draws_alike_whatever_the_labels(training, validation, thr
     alone = score_labels(validation, own, dissection, np.array([5, *[NO_LABEL] * 4]))
     np.testing.assert_array_equal(parts.resampled_iou[:, 2:], houses.resampled_iou[:, 2:])
     np.testing.assert_array_equal(alone.resampled_iou[:, 0], parts.resampled_iou[:, 0])
-
-
-def test_bands_of_rows_do_not_matter(training, validation, thresholds, found, monkeypatch):
-    monkeypatch.setattr(alignment, "_VALUES_AT_ONCE", 3 * 13 * 5)
-    other = interpretability(training, validation, own, thresholds)
-    for name in PER_DETECTOR:
-        np.testing.assert_allclose(getattr(other, name), getattr(found, name), atol=1e-6)
-    assert other.linear_or == found.linear_or
 
 
 @pytest.mark.parametrize("limits", [None, [0.3] * 5], ids=["quantile", "own"])

@@ -1,4 +1,4 @@
-"""Checks of arguments at the public edge: what came, what was wanted, what to do.
+"""Checks of arguments at the public edge: what was received, what is expected, what to do.
 
 Every check returns its argument in the form in which the package computes with it. Below the public
 edge nothing is checked again.
@@ -94,8 +94,27 @@ def check_finite(
 ) -> None:
     """Raise a ValueError if a value is NaN or infinite."""
     # A sum is finite only if every term is: a pass over the array without a copy of its size.
-    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_finite = np.isfinite(array.sum(dtype=np.float64))
+    if not is_finite and not np.isfinite(array).all():
         raise ValueError(f"{name} hold NaN or infinite values{advice}")
+
+
+def check_float32(name: str, values: ArrayLike) -> NDArray:
+    """Return values as a float32 array in C order.
+
+    Raises
+    ------
+    ValueError
+        If they are not numbers, or not finite in float32.
+    """
+    try:
+        with np.errstate(over="ignore"):  # values that overflow are refused below
+            array = np.ascontiguousarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error
+    check_finite(name, array, advice=" in float32")
+    return array
 
 
 def shape_fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -156,6 +175,12 @@ def check_number(
         raise ValueError(f"{name} must be more than {above:g}, not {value!r}")
     if minimum is not None and value < minimum:
         raise ValueError(f"{name} must be at least {minimum:g}, not {value!r}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise a ValueError unless a value lies strictly between 0 and 1."""
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

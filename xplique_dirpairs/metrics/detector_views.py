@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.core.upsampling import Shift, upsample
+from xplique_dirpairs.core.geometry import Shift, upsample
 from xplique_dirpairs.metrics.dissection import (
     NO_LABEL,
     Annotated,

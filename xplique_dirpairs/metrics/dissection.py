@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import ThreadpoolController
 
+from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.core.upsampling import Shift, check_shift, upsampled_bands
 
 #: The label of a detector that fires nowhere on a concept.
 NO_LABEL = -1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.upsampling import Shift, check_shift, upsampled_bands
+from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.metrics.dissection import (
     NO_LABEL,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.upsampling import Shift
+from xplique_dirpairs.core.geometry import Shift
 from xplique_dirpairs.metrics.dissection import Annotated, Dissection, Read, dissect, read_batches
 
 #: The share of positions on which Network Dissection lets a unit fire.
