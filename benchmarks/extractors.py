@@ -28,7 +28,7 @@ from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFacto
 from xplique_dirpairs.learning.presets import DEFAULT
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.metrics.dissection import Dissection, dissect
-from xplique_dirpairs.metrics.thresholds import choose_thresholds
+from xplique_dirpairs.metrics.labelled_detectors import choose_thresholds
 from xplique_dirpairs.models.head import Head
 
 Read = Callable[[NDArray], NDArray]

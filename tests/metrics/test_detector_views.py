@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_upsampled
 
-from xplique_dirpairs.metrics.detector_views import strongest_images
+from xplique_dirpairs.metrics.interpretability import strongest_images
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
 from xplique_dirpairs.plots.interpretability import plot_best_detectors
 
@@ -76,7 +76,7 @@ def test_they_can_be_drawn(data, scores):
 
 
 def test_what_does_not_fit_is_said(data, scores):
-    with pytest.raises(ValueError, match="numbers from 0 to 4"):
+    with pytest.raises(ValueError, match="numbered 0 to 4"):
         strongest_images(data, own, scores, detectors=[5])
     with pytest.raises(ValueError, match="count"):
         strongest_images(data, own, scores, count=0)

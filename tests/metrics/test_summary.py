@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.metrics import summary as module
-from xplique_dirpairs.metrics.summary import ratio_of_means, summary
+from xplique_dirpairs.metrics.registry import ratio_of_means, summary
 
 
 def slow_bootstrap(values, resamples, seed):
@@ -93,13 +92,18 @@ def test_any_statistic_of_the_images_can_be_resampled(rng):
     assert found.low < found.high
 
 
-def test_a_seed_fixes_the_interval_whatever_is_held_at_a_time(rng, monkeypatch):
+def test_a_seed_fixes_the_interval(rng):
     values = rng.normal(size=30)
     assert summary(values, random_state=1) == summary(values, random_state=1)
     assert summary(values, random_state=1) != summary(values, random_state=2)
-    whole = summary(values)
-    monkeypatch.setattr(module, "_BLOCK", 100)
-    assert summary(values) == whole
+
+
+def test_resamples_that_do_not_fit_in_memory_at_once_are_the_same(rng):
+    values = rng.normal(size=50_000)  # 100 resamples in two chunks
+    found = summary(values, resamples=100, random_state=4)
+    drawn = np.random.default_rng(4).integers(len(values), size=(100, len(values)))
+    means = values[drawn].mean(axis=1)
+    np.testing.assert_allclose(found[1:3], np.quantile(means, [0.025, 0.975]))
 
 
 def test_extractors_are_compared_on_the_same_images(rng):
@@ -116,7 +120,7 @@ def test_extractors_are_compared_on_the_same_images(rng):
         ([], {}, "one row per image"),
         ([1.0, np.inf], {}, "some are infinite"),
         ([1.0], {"confidence": 1.0}, "confidence must lie between 0 and 1"),
-        ([1.0], {"resamples": 0}, "resamples must be at least 1"),
+        ([1.0], {"resamples": 0}, "resamples must be an integer of at least 1"),
     ],
 )
 def test_what_cannot_be_summarised_is_refused(values, options, match):

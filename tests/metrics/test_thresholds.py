@@ -5,7 +5,7 @@ import pytest
 from annotated_maps import annotations
 
 from xplique_dirpairs.metrics.dissection import dissect
-from xplique_dirpairs.metrics.thresholds import (
+from xplique_dirpairs.metrics.labelled_detectors import (
     QUANTILE_LEVELS,
     choose_thresholds,
     quantile_thresholds,
