@@ -122,7 +122,7 @@ def check_float32(name: str, values: ArrayLike) -> NDArray:
 def shape_fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
     """Return whether a shape is the wanted one; None stands for any length."""
     return len(shape) == len(wanted) and all(
-        None in (came, want) or came == want for came, want in zip(shape, wanted, strict=True)
+        None in (length, want) or length == want for length, want in zip(shape, wanted, strict=True)
     )
 
 
@@ -148,10 +148,10 @@ def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> NDArray:
     if array.dtype.name == "bfloat16":  # of mixed precision; no kind of number to numpy
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
-        came = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
+        received = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
         streams = array.ndim == 0 and hasattr(values, "__iter__") and not isinstance(values, str)
         raise ValueError(
-            f"{name} must be one numeric array, not {came}{stream_advice if streams else ''}"
+            f"{name} must be one numeric array, not {received}{stream_advice if streams else ''}"
         )
     return array
 
@@ -239,8 +239,8 @@ def check_class(class_id: int, number_of_classes: int | None) -> None:
     if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
         raise TypeError(f"class_id must be an integer, not {class_id!r}")
     if class_id < 0 or (number_of_classes is not None and class_id >= number_of_classes):
-        there_are = "" if number_of_classes is None else f" for {number_of_classes} classes"
-        raise ValueError(f"class_id {class_id} is out of range{there_are}")
+        of_classes = "" if number_of_classes is None else f" for {number_of_classes} classes"
+        raise ValueError(f"class_id {class_id} is out of range{of_classes}")
 
 
 def check_labels(

@@ -67,7 +67,7 @@ class DirectionsFactorizer(ConceptFactorizer):
         """
         return self.encode(activations)
 
-    # What Xplique's `Factorization.reducer`, an sklearn NMF there, is asked for.
+    # The interface of Xplique's `Factorization.reducer`, an sklearn NMF there.
 
     @property
     def components_(self) -> NDArray:

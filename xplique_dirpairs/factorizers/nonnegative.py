@@ -127,8 +127,8 @@ class SemiNMFFactorizer(IterativeFactorizer):
         labels = KMeans(concepts, n_init=1, random_state=self.random_state).fit_predict(x)
         u = np.eye(concepts)[:, labels] + 0.2  # (I, P)
         squares = sum(float(np.square(b, dtype=np.float64).sum()) for b in iter_blocks(x, _BLOCK))
-        of_mean = len(x) * float(np.square(x.mean(axis=0, dtype=np.float64)).sum())
-        enough = self.tol * (squares - of_mean)
+        mean_squares = len(x) * float(np.square(x.mean(axis=0, dtype=np.float64)).sum())
+        enough = self.tol * (squares - mean_squares)
         objective: list[float] = []
         converged = False
         while not converged and len(objective) < self.max_iter:

@@ -192,13 +192,13 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     degree = min(degree, nb_design // _POINTS_PER_DEGREE)
 
     model, known = _additive_model(scores, masks, degree)
-    of_scores, of_model = _sobol_terms(scores, nb_design), _sobol_terms(model, nb_design)
-    first, total, variance = (f - g for f, g in zip(of_scores, of_model, strict=True))
+    score_terms, model_terms = _sobol_terms(scores, nb_design), _sobol_terms(model, nb_design)
+    first, total, variance = (f - g for f, g in zip(score_terms, model_terms, strict=True))
     first, total = first + known[..., None], total + known[..., None]
     variance = variance + known.sum(axis=-1)[..., None, None]
 
     size = np.abs(scores).max(axis=-1)[..., None]
-    constant = of_scores[2].mean(axis=-1) <= (ROUNDING * size) ** 2
+    constant = score_terms[2].mean(axis=-1) <= (ROUNDING * size) ** 2
     whole = variance.mean(axis=-1)
     # a difference of two estimates; the model's own variance is a lower bound of the truth
     whole = np.where(whole > 0, whole, known.sum(axis=-1)[..., None])
@@ -239,8 +239,8 @@ def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArr
     index = np.arange(concepts)
     blocks = basis.reshape(concepts + 2, len(masks) // (concepts + 2), concepts, degree)
     changes = blocks[0].swapaxes(0, 1) - blocks[2:][index, :, index]
-    of_scores = scores.reshape(*scores.shape[:-1], concepts + 2, -1)
-    gains = of_scores[..., :1, :] - of_scores[..., 2:, :]
+    score_blocks = scores.reshape(*scores.shape[:-1], concepts + 2, -1)
+    gains = score_blocks[..., :1, :] - score_blocks[..., 2:, :]
     weights = np.einsum("idn,...in->...id", np.linalg.pinv(changes), gains)
     return np.einsum("mid,...id->...m", basis, weights), np.square(weights).sum(axis=-1)
 

@@ -84,12 +84,12 @@ def interpretability(
         where it can be.
     """
     _check_settings(validation, dict(training.concepts), shift, resamples, random_state)
-    how: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
-    of_training = how | {"activations": training_activations}
+    options: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
+    training_options = options | {"activations": training_activations}
     if thresholds is None:
-        dissection = choose_thresholds(training, read, **of_training).dissection
+        dissection = choose_thresholds(training, read, **training_options).dissection
     else:
-        dissection = dissect(training, read, thresholds, **of_training)
+        dissection = dissect(training, read, thresholds, **training_options)
     return score_labels(
         validation,
         read,
@@ -97,7 +97,7 @@ def interpretability(
         activations=validation_activations,
         resamples=resamples,
         random_state=random_state,
-        **how,
+        **options,
     )
 
 
@@ -260,17 +260,17 @@ class _LabelCounts:
         cells += columns * AP_LEVELS
         size = detectors * AP_LEVELS
         self._levels[1] += np.bincount(cells.ravel(), minlength=size).reshape(detectors, -1)
-        there = np.flatnonzero(present[columns])
-        if len(there):
-            positive = cells[:, there][where[own[columns[there]]].T]
+        labelled = np.flatnonzero(present[columns])
+        if len(labelled):
+            positive = cells[:, labelled][where[own[columns[labelled]]].T]
             self._levels[0] += np.bincount(positive, minlength=size).reshape(detectors, -1)
 
     def result(self) -> Interpretability:
         """Return the scores of all images counted."""
         labels, detectors = self.labels, len(self.labels)
         both, area, concept, images = self._counts
-        inside, fired, there, drawn = np.moveaxis(self._drawn[..., :detectors], 1, 0)
-        union = fired + there - inside
+        inside, fired, labelled, drawn = np.moveaxis(self._drawn[..., :detectors], 1, 0)
+        union = fired + labelled - inside
         resampled = np.divide(inside, union, out=np.zeros(union.shape), where=union > 0)
         resampled[(drawn == 0) & (labels != NO_LABEL)] = np.nan
         precision = average_precision(*self._levels)
@@ -401,17 +401,17 @@ def choose_thresholds(
     ValueError
         If there is no candidate, and as in `dissect`.
     """
-    how: dict[str, Any] = {"activations": activations, "batch_size": batch_size}
+    options: dict[str, Any] = {"activations": activations, "batch_size": batch_size}
     if candidates is None:
         maps, _ = next(read_batches(annotated, read, activations, batch_size))
         parts = max(maps.shape[-1], 2)
         names = {f"top 1/{parts}": 1 / parts, f"top {TOP_SHARE:.1%}": TOP_SHARE}
-        limits = quantile_thresholds(annotated, read, list(names.values()), **how)
+        limits = quantile_thresholds(annotated, read, list(names.values()), **options)
         candidates = dict(zip(names, limits, strict=True))
     if not candidates:
         raise ValueError("candidates are empty: give thresholds (I,) by name, or None")
     dissections = {
-        name: dissect(annotated, read, thresholds, shift=shift, **how)
+        name: dissect(annotated, read, thresholds, shift=shift, **options)
         for name, thresholds in candidates.items()
     }
     scores = {

@@ -256,7 +256,7 @@ def _moved(reading: Reading, x: NDArray, image: NDArray, off: NDArray) -> NDArra
 def _outcomes(reading: Reading, logits: NDArray, image: NDArray, changed: NDArray) -> Outcomes:
     kind, class_ids = reading.final_activation, reading.class_ids[image]
     row = np.arange(len(image))
-    of_class, probabilities, entropies = (
+    class_logits, probabilities, entropies = (
         values.reshape(changed.shape)
         for values in (
             logits[row, class_ids].astype(np.float64),
@@ -264,7 +264,7 @@ def _outcomes(reading: Reading, logits: NDArray, image: NDArray, changed: NDArra
             entropy_bits(logits, kind),
         )
     )
-    return Outcomes(of_class, probabilities, entropies, changed)
+    return Outcomes(class_logits, probabilities, entropies, changed)
 
 
 def _norms(features: NDArray) -> NDArray:
