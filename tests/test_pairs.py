@@ -304,14 +304,14 @@ def test_copies_are_the_same_bit_by_bit_and_cannot_be_written_to_either(copied, 
 
 
 @pytest.mark.parametrize("derived", ["bank", "margins", "cross_inverse"])
-def test_what_is_derived_from_pairs_cannot_be_written_to_either(derived):
+def test_arrays_derived_from_pairs_are_read_only(derived):
     pairs = make()
     array = pairs.bank() if derived == "bank" else getattr(pairs, derived)
     with pytest.raises(ValueError, match="read-only"):
         array[...] = 0.0
 
 
-def test_they_say_how_many_they_are():
+def test_the_repr_names_the_numbers_of_concepts_and_channels():
     assert (make().number_of_concepts, make().channels) == (I, D)
     assert repr(make()) == "DirectionPairs(3 concepts, 7 channels)"
 

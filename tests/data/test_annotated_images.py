@@ -170,7 +170,7 @@ MASK = np.zeros((2, 3, 3), np.uint8)
         ({"labels": [0, 2]}, ValueError, "labels go up to 2, but there are 2 names"),
     ],
 )
-def test_what_does_not_fit_is_named(changed, error, message):
+def test_arguments_that_do_not_fit_are_named(changed, error, message):
     whole = {
         "images": IMAGES,
         "masks": {"object": MASK},
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_named(changed, error, message):
         AnnotatedImages(**whole | changed)
 
 
-def test_errors_of_one_mask():
+def test_single_masks_that_do_not_fit_are_named():
     with pytest.raises(TypeError, match=r"names must be a dict of number → name, not list"):
         AnnotatedImages.from_one_mask(IMAGES, MASK, ["hat"])
     with pytest.raises(ValueError, match=r"numbers without a name: \[5\]"):
@@ -192,7 +192,7 @@ def test_errors_of_one_mask():
         AnnotatedImages.from_one_mask(IMAGES, MASK * 1.0, {1: "hat"})
 
 
-def test_errors_of_use(annotated):
+def test_arguments_of_methods_that_do_not_fit_are_named(annotated):
     with pytest.raises(ValueError, match=r"no category 'part', only \['object', 'colour'\]"):
         annotated.mask("part", "roof")
     with pytest.raises(ValueError, match=r"no object 'car', only \['house', 'tree'\]"):
@@ -208,7 +208,7 @@ def test_errors_of_use(annotated):
         annotated.subset(np.zeros(10, bool))
 
 
-def test_errors_of_a_stream(annotated):
+def test_streams_that_do_not_fit_are_named(annotated):
     with pytest.raises(TypeError, match=r"make_batches must be a function .* not generator"):
         AnnotatedStream((batch for batch in annotated.batches(2)), CONCEPTS)
     other = AnnotatedStream(annotated.batches, {"object": ["house", "tree"]})

@@ -202,7 +202,7 @@ def test_double_precision_changes_nothing(name, fitted, x):
     np.testing.assert_allclose(bank, fitted.get_concept_bank(), atol=1e-4)
 
 
-def test_what_it_hands_out_is_not_its_own(fitted, x):
+def test_returned_arrays_are_copies(fitted, x):
     before = fitted.encode(x), fitted.decode(fitted.encode(x))
     fitted.get_concept_bank()[:] = 0
     fitted.components_[:] = 0

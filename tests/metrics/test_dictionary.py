@@ -73,7 +73,7 @@ def test_directions_that_one_dictionary_has_besides_cost_nothing(rng):
     assert dictionary_stability(few, np.concatenate([more, few])) == pytest.approx(1.0)
 
 
-def test_those_left_over_have_no_cosine_and_the_others_their_partners(rng):
+def test_directions_without_a_partner_have_no_cosine(rng):
     few = rng.normal(size=(2, 8))
     larger = np.concatenate([-3 * few[1:], orthonormal(rng, 3, 8), few[:1]])
     cosines = matched_cosines(larger, few)
@@ -165,7 +165,7 @@ def test_l0_counts_what_is_on_each_concept_in_its_own_units(rng):
     np.testing.assert_array_equal(l0(-np.ones((3, 4))), 4)
 
 
-def test_dead_is_what_never_adds_anything(rng):
+def test_concepts_that_never_add_anything_are_dead(rng):
     u, dictionary = rng.normal(size=(10, 2, 4)), rng.normal(size=(4, 5))
     np.testing.assert_array_equal(dead_concepts(u, dictionary), False)
     u[..., 1] = 0  # never on
@@ -261,12 +261,12 @@ def test_cross_talk_does_not_depend_on_order_signs_lengths_or_dtype(rng):
 
 @pytest.mark.parametrize("wrong", [np.zeros(4), np.zeros((0, 4)), np.zeros((2, 3, 4))])
 @pytest.mark.parametrize("metric", [max_coherence, stable_rank])
-def test_what_is_no_dictionary_is_refused(metric, wrong):
+def test_arrays_of_another_rank_are_refused(metric, wrong):
     with pytest.raises(ValueError, match=r"\(I, D\)"):
         metric(wrong)
 
 
-def test_what_is_not_finite_is_refused():
+def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         stable_rank([[1.0, np.nan]])
     with pytest.raises(ValueError, match="finite"):
@@ -274,7 +274,7 @@ def test_what_is_not_finite_is_refused():
 
 
 @pytest.mark.parametrize("metric", [dictionary_stability, plausibility, cross_talk, ood_score])
-def test_other_channels_are_refused(metric):
+def test_directions_of_other_channels_are_refused(metric):
     with pytest.raises(ValueError, match=r"channels|\(\.\.\., 4\)"):
         metric(np.ones((3, 4)), np.ones((3, 5)))
 

@@ -208,7 +208,7 @@ def test_thresholds_are_one_for_each_detector(data, limits):
         dissect(data, own, limits)
 
 
-def test_what_does_not_fit_is_said(data, thresholds):
+def test_arguments_that_do_not_fit_are_refused(data, thresholds):
     with pytest.raises(ValueError, match="maps of 5 detectors for 4"):
         dissect(data, own, thresholds[:4])
     with pytest.raises(ValueError, match="bring tokens into a grid"):

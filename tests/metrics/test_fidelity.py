@@ -347,7 +347,7 @@ def test_the_scale_and_sign_of_each_concept_do_not_matter(reading):
     assert_same(fidelity(reading), fidelity(scaled))
 
 
-def test_what_is_given_is_left_as_it_was(reading):
+def test_the_reading_is_not_changed(reading):
     before = [reading.activations.copy(), reading.coefficients.copy(), reading.bank.copy()]
     fidelity(reading, reconstructions=reading.coefficients @ reading.bank)
     for kept, now in zip(
@@ -471,7 +471,7 @@ def test_a_network_that_writes_into_its_input_changes_nothing(rng):
     )
 
 
-def test_fractions_and_shares_that_cannot_be_are_refused():
+def test_fractions_and_shares_out_of_range_are_refused():
     with pytest.raises(ValueError, match="fraction must be above 0"):
         probabilities_at(curves([1, 0], [0, 1]), 0.0)
     with pytest.raises(ValueError, match="share must be above 0"):

@@ -190,7 +190,9 @@ def test_twins_count_twice_in_s1_and_once_in_s2(training, validation, thresholds
     assert two.linear_or == one.linear_or
 
 
-def test_what_the_validation_part_cannot_tell_is_not_counted(training, validation, thresholds):
+def test_scores_that_the_validation_part_does_not_determine_are_left_out(
+    training, validation, thresholds
+):
     dissection = dissect(training, own, thresholds)
     validation.masks["part"][:] = 0
     validation.masks["object"][validation.masks["object"] == 1] = 0
@@ -322,7 +324,7 @@ def test_differences_of_an_extractor_and_itself_are_zero(training, validation, t
         paired_interval(found, interpretability(training, validation, own, resamples=3))
 
 
-def test_what_does_not_fit_is_said(training, validation, thresholds):
+def test_arguments_that_do_not_fit_are_refused(training, validation, thresholds):
     dissection = dissect(training, own, thresholds)
     for labels, words in (
         ([0, 1], "integers of shape"),
@@ -349,7 +351,9 @@ def test_what_does_not_fit_is_said(training, validation, thresholds):
 
 
 @pytest.mark.parametrize("how", [{"resamples": 2.5}, {"random_state": "a"}, {"shift": (1, 2, 3)}])
-def test_what_does_not_fit_is_said_before_the_training_part_is_read(training, validation, how):
+def test_settings_that_do_not_fit_are_refused_before_the_training_part_is_read(
+    training, validation, how
+):
     def read(maps):
         raise AssertionError("read")
 

@@ -179,6 +179,6 @@ def test_the_order_of_the_images_does_not_matter(reading, labels, rng):
         (lambda x: x, np.full(20, 0.5), "labels must be integer class indices"),
     ],
 )
-def test_what_does_not_fit_is_refused(reading, rebuilt, labels, match):
+def test_arguments_that_do_not_fit_are_refused(reading, rebuilt, labels, match):
     with pytest.raises(ValueError, match=match):
         reconstruction(reading, rebuilt(reading.activations), labels)

@@ -21,7 +21,7 @@ def test_the_interval_is_that_of_a_slow_second_writing(rng):
     assert found.undefined == 0
 
 
-def test_it_is_about_as_wide_as_theory_says(rng):
+def test_the_interval_is_about_as_wide_as_theory_predicts(rng):
     values = rng.normal(size=400)
     found = summary(values, resamples=4000)
     width = 2 * 1.96 * values.std() / np.sqrt(400)
@@ -29,7 +29,7 @@ def test_it_is_about_as_wide_as_theory_says(rng):
     assert found.low < found.value < found.high
 
 
-def test_it_holds_the_truth_as_often_as_it_says(rng):
+def test_the_interval_covers_the_true_mean_as_often_as_stated(rng):
     found = [summary(rng.normal(size=60), resamples=300) for _ in range(300)]
     assert 0.9 < np.mean([one.low < 0 < one.high for one in found]) < 0.98
 
@@ -51,7 +51,7 @@ def test_undefined_values_are_left_out_and_counted(rng):
     assert summary(gaps, ratio_of_means) == expected._replace(undefined=2)
 
 
-def test_without_values_nothing_is_known_and_of_one_no_interval():
+def test_no_values_have_no_summary_and_a_single_one_no_interval():
     nothing = summary([np.nan, np.nan])
     assert np.isnan(nothing[:3]).all() and nothing.undefined == 2
     one = summary([0.3, np.nan])
@@ -68,7 +68,7 @@ def test_a_ratio_is_of_the_means_and_images_are_drawn_with_both_columns(rng):
     assert found.low < found.value < found.high
 
 
-def test_a_ratio_to_what_cannot_be_told_from_zero_is_undefined(rng):
+def test_a_ratio_to_a_mean_that_may_be_zero_is_undefined(rng):
     right = np.tile([1.0, 0.0, 0.0], 20)  # at chance among three classes: what is left is rounding
     at_chance = np.stack([right, right], axis=1) - 1 / 3
     assert at_chance[:, 1].mean() != 0 and np.isnan(ratio_of_means(at_chance[None])).all()
@@ -123,6 +123,6 @@ def test_extractors_are_compared_on_the_same_images(rng):
         ([1.0], {"resamples": 0}, "resamples must be an integer of at least 1"),
     ],
 )
-def test_what_cannot_be_summarised_is_refused(values, options, match):
+def test_values_and_options_out_of_range_are_refused(values, options, match):
     with pytest.raises(ValueError, match=match):
         summary(values, **options)

@@ -92,6 +92,6 @@ def test_shares_lie_between_0_and_1(data, shares):
         quantile_thresholds(data, own, shares)
 
 
-def test_there_is_a_candidate(data):
+def test_empty_candidates_are_refused(data):
     with pytest.raises(ValueError, match="candidates are empty"):
         choose_thresholds(data, own, {})
