@@ -362,7 +362,7 @@ class Fitted:
         ({"pairs": None}, TypeError, "DirectionPairs"),
         ({"pairs": Fitted()}, TypeError, "not Fitted: give its .pairs"),
         ({"validation": np.zeros((6, 16, 16, 3))}, ValueError, r"\(images, labels\)"),
-        ({"concepts": 9}, ValueError, "no concept 9"),
+        ({"concepts": 9}, ValueError, "numbered 0 to"),
         ({"concepts": []}, ValueError, "one index or several"),
         ({"off": "away"}, ValueError, "off must be"),
         ({"k": -1.0}, ValueError, "k must be a positive"),

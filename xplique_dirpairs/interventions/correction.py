@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.validation import check_images
+from xplique_dirpairs.core.validation import check_choice, check_concepts, check_images
 from xplique_dirpairs.data.activations import outputs_of
 from xplique_dirpairs.interventions.correction_report import probabilities_of
 from xplique_dirpairs.interventions.layer_range import Limits, check_limits, layer_limits
@@ -91,7 +91,7 @@ def correct(
     """
     target = _layer_to_correct(model, layer, pairs)
     chosen = _chosen(pairs, concepts)
-    pairs._check_off(off)
+    check_choice("off", off, get_args(Off))
     bounds = layer_limits(target) if limits is None else check_limits(limits)
     if k is not None and validation is not None:
         raise ValueError("give k, or validation images to choose it on, not both")
@@ -360,9 +360,7 @@ def _chosen(pairs: DirectionPairs, concepts: int | Sequence[int]) -> list[int]:
     given = np.atleast_1d(concepts)
     if given.ndim != 1 or given.size == 0:
         raise ValueError(f"concepts must be one index or several, not {concepts!r}")
-    for concept in given:
-        pairs._check_concept(concept)
-    return list(dict.fromkeys(given.tolist()))
+    return list(dict.fromkeys(check_concepts(given, pairs.number_of_concepts).tolist()))
 
 
 def _checked_k(k: Any) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.validation import check_images
 from xplique_dirpairs.data.activations import outputs_of
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.models.graph import check_keras_model, final_activation
 from xplique_dirpairs.plots.interventions import plot_correction
 

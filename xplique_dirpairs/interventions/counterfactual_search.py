@@ -25,7 +25,7 @@ from xplique_dirpairs.interventions.counterfactual_result import (
 from xplique_dirpairs.interventions.distance import Distances, TrainingDistance
 from xplique_dirpairs.interventions.moved_features import MovedFeatures
 from xplique_dirpairs.interventions.search import Attempts, Wanted, least_changes
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
 

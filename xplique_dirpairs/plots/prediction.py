@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from xplique_dirpairs.core.upsampling import upsample
+from xplique_dirpairs.core.geometry import upsample
 from xplique_dirpairs.plots.images import OUTLINE, draw_picture
 from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, label_bars, plain
 from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
