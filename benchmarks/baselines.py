@@ -29,6 +29,7 @@ from sklearn.decomposition import NMF, PCA, FastICA
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from xplique_dirpairs.core.linear_algebra import cosines, match
 from xplique_dirpairs.datasets.synthetic import SyntheticSignals
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
@@ -42,9 +43,7 @@ from xplique_dirpairs.learning.signals import mean_difference
 from xplique_dirpairs.metrics.recovery import (
     Recovery,
     detector_iou,
-    match_concepts,
     recovery,
-    signal_cosines,
 )
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -231,9 +230,9 @@ def along_concepts(found: Found, fresh: SyntheticSignals) -> Found:
     detected, values = found.read(pixels(fresh))
     mirrored = by_quantile(-values, -values, share)
     ious = np.maximum(detector_iou(detected, masks), detector_iou(mirrored, masks))
-    matching = match_concepts(ious)
+    matching = match(ious)
     sign = np.ones(len(found.signals))
-    sign[matching] = np.sign(np.diag(signal_cosines(found.signals[matching], fresh.signals)))
+    sign[matching] = np.sign(np.diag(cosines(found.signals[matching], fresh.signals)))
 
     def read(x):
         detected, values = found.read(x)
@@ -266,4 +265,4 @@ def filter_cosines(found: Found, data: SyntheticSignals, matching: NDArray) -> N
         return None
     directions = np.concatenate([data.signals, data.distractors])
     seen = found.filters @ np.linalg.pinv(directions) @ directions
-    return np.diag(signal_cosines(seen[matching], true_filters(data)))
+    return np.diag(cosines(seen[matching], true_filters(data)))

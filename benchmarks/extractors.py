@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xplique_dirpairs.extractors.reader import reader_of
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.data.annotated_images import AnnotatedImages
-from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,
@@ -28,7 +28,7 @@ from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFacto
 from xplique_dirpairs.learning.presets import DEFAULT
 from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.metrics.dissection import Dissection, dissect
-from xplique_dirpairs.metrics.thresholds import choose_thresholds
+from xplique_dirpairs.metrics.labelled_detectors import choose_thresholds
 from xplique_dirpairs.models.head import Head
 
 Read = Callable[[NDArray], NDArray]

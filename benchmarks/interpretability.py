@@ -50,13 +50,12 @@ from kept import Measured, kept, learned, mean_and_spread, slug
 from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.supervised import supervised_pairs
-from xplique_dirpairs.metrics.detector_views import strongest_images
-from xplique_dirpairs.metrics.dissection import flat_concepts
-from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2
+from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2, strongest_images
 from xplique_dirpairs.metrics.labelled_detectors import score_labels
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.interpretability import plot_above, plot_best_detectors, plot_labels

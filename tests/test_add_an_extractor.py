@@ -36,7 +36,7 @@ def test_every_block_of_code_of_the_page_is_tested():
 def test_the_files_and_names_the_page_speaks_of_exist():
     for path in re.findall(r"`((?:tests|factorizers)/[\w/.]+)`", PAGE):
         assert (ROOT / path).exists() or (ROOT / "xplique_dirpairs" / path).exists(), path
-    source = (ROOT / "xplique_dirpairs" / "factorizers" / "affine.py").read_text(encoding="utf-8")
+    source = (ROOT / "xplique_dirpairs" / "factorizers" / "base.py").read_text(encoding="utf-8")
     assert "class AffineFactorizer" in source and "class LinearFactorizer" in source
 
 

@@ -1,6 +1,6 @@
-"""Encoding-decoding direction pairs: the learned value; how it reads and writes features.
+"""Encoding-decoding direction pairs: the learned value, and how it reads and writes features.
 
-Everything that is done with a pair, once it is learned, is a formula of this module.
+Every operation on learned pairs is a formula of this module.
 Notation: D channels, I concepts; features ``x`` have any leading shape and D last, ``(..., D)``.
 """
 
@@ -10,12 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.archives import ArchiveFormat
+from xplique_dirpairs.core.linear_algebra import regularised_inverse, unit_rows
+from xplique_dirpairs.core.validation import (
+    check_choice,
+    check_concepts,
+    check_finite,
+    check_number,
+)
 
 Off = Literal["absent", "undecided"]
 
@@ -23,22 +30,8 @@ FORMAT = ArchiveFormat(
     "xplique_dirpairs.DirectionPairs", 1, "direction pairs", "DirectionPairs.save"
 )
 
-#: Above this condition number of ŴᵀŜ the plain inverse is given up for a regularised one.
+#: Above this condition number of ŴᵀŜ a regularised inverse replaces the plain one.
 WELL_CONDITIONED = 30.0
-#: Ridge of the regularised inverse, relative to unit-norm filters and signal vectors.
-RIDGE = 1e-4
-
-
-def regularised_inverse(gram: NDArray) -> NDArray:
-    """(GᵀG + ridge)⁻¹Gᵀ, the pseudo-inverse with small singular values damped.
-
-    Parameters
-    ----------
-    gram : (I, I) or (..., I, I)
-        ŴᵀŜ, of unit-norm filters and unit-norm signal vectors.
-    """
-    transposed = np.swapaxes(gram, -1, -2)
-    return np.linalg.solve(transposed @ gram + RIDGE * np.eye(gram.shape[-1]), transposed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +43,19 @@ class DirectionPairs:
 
     Parameters
     ----------
-    filters : (I, D)
+    filters : array-like of shape (I, D)
         w_i, decoding directions. Their length is 1 / margin.
-    biases : (I,)
+    biases : array-like of shape (I,)
         b_i: concept i is detected where ``wᵢᵀx > bᵢ``.
-    signals : (I, D)
-        ŝ_i, encoding directions; unit rows (normalised if they are not).
-    mean : (D,)
+    signals : array-like of shape (I, D)
+        ŝ_i, encoding directions; normalised to unit rows.
+    mean : array-like of shape (D,)
         E[x] over the features learned from.
-    absent_levels : (I,)
+    absent_levels : array-like of shape (I,)
         m_i, mean of wᵢᵀx over the positions where concept i is not detected.
-    recurrence : (I,), optional
-        Share of the learner's other restarts (of those that reached its last stage) in which the
-        concept came back; None if there was one only.
+    recurrence : array-like of shape (I,), optional
+        Share of the learner's other restarts (those that reached its last stage) in which the
+        concept came back; None if there was only one restart.
 
     Raises
     ------
@@ -83,10 +76,21 @@ class DirectionPairs:
             if value is None and field.name == "recurrence":
                 continue
             dtype = np.float64 if field.name == "signals" else np.float32
-            array = _real(field.name, value).astype(dtype)
+            array = _as_real(field.name, value).astype(dtype)
             if not np.isfinite(array).all():
                 raise ValueError(f"{field.name} must be finite, but holds NaN or infinite values")
             object.__setattr__(self, field.name, array)
+        self._check_shapes()
+        lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
+        is_unit = np.abs(lengths - 1.0) < 1e-6  # these rows stay the same to the last bit
+        signals = np.where(is_unit, self.signals, unit_rows(self.signals))
+        object.__setattr__(self, "signals", signals.astype(np.float32))
+        for field in fields(self):
+            array = getattr(self, field.name)
+            if array is not None:
+                array.setflags(write=False)
+
+    def _check_shapes(self) -> None:
         if self.filters.ndim != 2 or 0 in self.filters.shape:
             raise ValueError(f"filters must have shape (I, D), not {self.filters.shape}")
         concepts, channels = self.filters.shape
@@ -108,16 +112,9 @@ class DirectionPairs:
             zero = np.flatnonzero(np.linalg.norm(getattr(self, name), axis=1) == 0)
             if zero.size:
                 raise ValueError(f"{name} must not be zero, but rows {zero.tolist()} are")
-        lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
-        lengths[np.abs(lengths - 1.0) < 1e-6] = 1.0  # unit rows stay as they are, to the last bit
-        object.__setattr__(self, "signals", (self.signals / lengths).astype(np.float32))
-        for field in fields(self):
-            array = getattr(self, field.name)
-            if array is not None:
-                array.setflags(write=False)
 
     def __reduce__(self):
-        # Copies and pickles go through the constructor: their arrays are read-only as well.
+        # Copies and pickles go through the constructor, so that their arrays are read-only as well.
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def __repr__(self) -> str:
@@ -141,55 +138,57 @@ class DirectionPairs:
     # ---------------------------------------------------------------- reading
 
     def project(self, x: ArrayLike) -> NDArray:
-        """Projections z = Wᵀx.
+        """Compute projections z = Wᵀx.
 
         Parameters
         ----------
-        x : (..., D)
+        x : array-like of shape (..., D)
 
         Returns
         -------
-        z : (..., I)
+        z : ndarray of shape (..., I)
 
         Raises
         ------
         ValueError
             If the last axis of ``x`` is not D long, or a value is NaN or infinite.
         """
-        return self._project(self._features(x))
+        return self._project(self._as_features(x))
 
     def _project(self, x: NDArray) -> NDArray:
         with np.errstate(invalid="ignore", over="ignore"):
             z = x @ self.filters.T
-        _check_finite(z)  # cheaper to see here than in the features
+        # Projections of features that are not finite are not finite: fewer values to check.
+        check_finite("activations", z)
         return z
 
     def detect(self, x: ArrayLike) -> NDArray:
-        """Concept detections y = σ(Wᵀx − b), (..., I), in [0, 1]; y > 0.5 where the concept is."""
-        return _sigmoid(self.project(x) - self.biases)
+        """Compute detections y = σ(Wᵀx − b), (..., I), in [0, 1]; y > 0.5: concept detected."""
+        # σ in a form that overflows at neither end
+        return 0.5 * (1.0 + np.tanh(0.5 * (self.project(x) - self.biases)))
 
     def signal_values(self, x: ArrayLike) -> NDArray:
-        """Signal values about their mean, α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i), (..., I)."""
+        """Compute signal values about their mean, α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i), (..., I)."""
         gain = np.einsum("id,id->i", self.filters, self.signals)
-        return self._project(self._features(x) - self.mean) / gain
+        return self._project(self._as_features(x) - self.mean) / gain
 
     def coefficients(self, x: ArrayLike, off: Off = "absent") -> NDArray:
-        """Concept coefficients: how far each concept is from being switched off.
+        """Compute concept coefficients: how far each concept is from being switched off.
 
         Parameters
         ----------
-        x : (..., D)
-        off
+        x : array-like of shape (..., D)
+        off : {"absent", "undecided"}, default="absent"
             What "concept i switched off" means. ``"absent"``: its projection falls to its usual
             level where it is not detected, u_i = ReLU(wᵢᵀx − m_i) ≥ 0. ``"undecided"``: all
             detectors on their hyperplanes at once, v = (WᵀŜ)⁺(Wᵀx − b), signed.
 
         Returns
         -------
-        coefficients : (..., I)
+        coefficients : ndarray of shape (..., I)
             With ``residual = x − combine(coefficients)``, x is restored exactly.
         """
-        self._check_off(off)
+        check_choice("off", off, get_args(Off))
         z = self.project(x)
         if off == "absent":
             return np.maximum(z - self.absent_levels, 0.0)
@@ -198,25 +197,25 @@ class DirectionPairs:
     # ---------------------------------------------------------------- writing
 
     def bank(self, off: Off = "absent") -> NDArray:
-        """Concept bank (I, D): ``combine(u) = u @ bank``. Bᵀ (absent) or Ŝᵀ (undecided).
+        """Return the concept bank (I, D), ``combine(u) = u @ bank``: Bᵀ (absent), Ŝᵀ (undecided).
 
         B = Ŝ(WᵀŜ)⁻¹: moving along its column i changes projection i and no other. Where WᵀŜ is
-        ill-conditioned (see `condition_number`) or I > D, a regularised inverse stands in.
+        ill-conditioned (see `condition_number`) or I > D, a regularised inverse is used.
         """
-        self._check_off(off)
+        check_choice("off", off, get_args(Off))
         return self._absent_bank if off == "absent" else self.signals
 
     def combine(self, coefficients: ArrayLike, off: Off = "absent") -> NDArray:
-        """The part of the features that the coefficients stand for, (..., I) → (..., D).
+        """Compute the part of the features that the coefficients stand for, (..., I) → (..., D).
 
         Parameters
         ----------
-        coefficients : (..., I)
-            As `coefficients` gives them, all or partly switched off.
-        off
-            The form they were read in.
+        coefficients : array-like of shape (..., I)
+            As the method `coefficients` gives them, all or partly switched off.
+        off : {"absent", "undecided"}, default="absent"
+            The form in which they were read.
         """
-        u = _real("coefficients", coefficients)
+        u = _as_real("coefficients", coefficients)
         if u.shape[-1:] != (self.number_of_concepts,):
             raise ValueError(
                 f"coefficients must end in {self.number_of_concepts} concepts, "
@@ -230,40 +229,37 @@ class DirectionPairs:
         concepts: int | Sequence[int],
         limits: tuple[float | None, float | None] = (None, None),
     ) -> NDArray:
-        """Features with the given concepts moved onto their hyperplanes where they are detected.
+        """Move features onto the hyperplanes of the given concepts wherever these are detected.
 
-        x − B_C ReLU(W_Cᵀx − b_C) for the concepts C: no other of the C is changed, positions
-        where none is detected stay as they are.
+        x − B_C ReLU(W_Cᵀx − b_C) for the concepts C: no other concept of C is changed, and
+        positions where none is detected stay as they are.
 
         Parameters
         ----------
-        x : (..., D)
-        concepts
-            Indices of the concepts to suppress; one given twice counts once.
-        limits
-            The layer's own range (lowest, highest), to clip the result to; ``(0, None)`` after a
-            ReLU. Default: no clipping.
+        x : array-like of shape (..., D)
+        concepts : int or sequence of int
+            Indices of the concepts to suppress; an index given twice counts once.
+        limits : (low, high), default=(None, None)
+            The layer's own range, to clip the result to; ``(0, None)`` after a ReLU. Default: no
+            clipping.
         """
         given = np.atleast_1d(concepts)
-        for concept in given:
-            self._check_concept(concept)
-        chosen = list(dict.fromkeys(given.tolist()))
-        x = self._features(x)
-        _check_finite(x)
-        if not chosen:
+        x = self._as_features(x)
+        check_finite("activations", x)
+        if not given.size:
             return x.copy()
+        chosen = list(dict.fromkeys(check_concepts(given, self.number_of_concepts).tolist()))
         filters, signals = self.filters[chosen], self.signals[chosen]
         excess = np.maximum(x @ filters.T - self.biases[chosen], 0.0)
         moved = x - excess @ _absent_bank(filters, signals).astype(x.dtype)
         return np.clip(moved, *limits) if any(v is not None for v in limits) else moved
 
     def steer(self, x: ArrayLike, concept: int, amount: float) -> NDArray:
-        """x + amount · ŝ_concept at every position, (..., D) → (..., D)."""
-        self._check_concept(concept)
-        x = self._features(x)
-        _check_finite(x)
-        if not np.isfinite(amount):
-            raise ValueError(f"amount must be finite, not {amount}")
+        """Compute x + amount · ŝ_concept at every position, (..., D) → (..., D)."""
+        check_concepts(concept, self.number_of_concepts)
+        check_number("amount", amount)
+        x = self._as_features(x)
+        check_finite("activations", x)
         return x + np.float32(amount) * self.signals[concept]
 
     @cached_property
@@ -281,7 +277,7 @@ class DirectionPairs:
         """
         if self.number_of_concepts > self.channels:
             return float("inf")
-        return float(np.linalg.cond(self._unit_filters @ self.signals.T.astype(np.float64)))
+        return float(np.linalg.cond(_unit_gram(self.filters, self.signals)))
 
     @property
     def is_well_conditioned(self) -> bool:
@@ -294,10 +290,14 @@ class DirectionPairs:
         product = self.filters.astype(np.float64) @ self._absent_bank.astype(np.float64).T
         return float(np.abs(product - np.eye(self.number_of_concepts)).max())
 
+    @cached_property
+    def _absent_bank(self) -> NDArray:
+        return _frozen(_absent_bank(self.filters, self.signals).astype(np.float32))
+
     # ---------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
-        """Write the pairs to ``path`` as a numpy archive, without pickle, under that very name."""
+        """Write the pairs to ``path`` as a numpy archive, without pickle; no suffix is added."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         FORMAT.write(path, {name: array for name, array in arrays.items() if array is not None})
 
@@ -308,55 +308,30 @@ class DirectionPairs:
         Raises
         ------
         FileNotFoundError, IsADirectoryError
-            If there is no such file, or it is a folder.
+            If there is no file at ``path``, or it is a folder.
         ValueError
             If the file is damaged, of another kind, or of a newer format than this version reads.
         """
-        arrays, _ = FORMAT.read(path)
-        try:
-            return cls(**arrays)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        return FORMAT.load(path, lambda arrays, _: cls(**arrays))
 
-    # ---------------------------------------------------------------- inside
-
-    @cached_property
-    def _unit_filters(self) -> NDArray:
-        filters = self.filters.astype(np.float64)
-        return filters / np.linalg.norm(filters, axis=1, keepdims=True)
-
-    @cached_property
-    def _absent_bank(self) -> NDArray:
-        return _frozen(_absent_bank(self.filters, self.signals).astype(np.float32))
-
-    def _features(self, x: ArrayLike) -> NDArray:
-        x = _real("features", x)
+    def _as_features(self, x: ArrayLike) -> NDArray:
+        x = _as_real("features", x)
         if x.shape[-1:] != (self.channels,):
             raise ValueError(
                 f"features must end in {self.channels} channels, but have shape {x.shape}"
             )
         return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
 
-    def _check_concept(self, concept: int) -> None:
-        if isinstance(concept, (bool, np.bool_)) or not isinstance(concept, (int, np.integer)):
-            raise TypeError(f"concepts are given by their indices, not by {concept!r}")
-        if not 0 <= concept < self.number_of_concepts:
-            raise ValueError(
-                f"there is no concept {concept}: concepts are numbered 0 to "
-                f"{self.number_of_concepts - 1}"
-            )
 
-    @staticmethod
-    def _check_off(off: str) -> None:
-        if off not in ("absent", "undecided"):
-            raise ValueError(f"off must be 'absent' or 'undecided', not {off!r}")
+def _unit_gram(filters: NDArray, signals: NDArray) -> NDArray:
+    """Return ŴᵀŜ, (I, I) float64."""
+    return unit_rows(filters.astype(np.float64)) @ signals.astype(np.float64).T
 
 
 def _cross_inverse(filters: NDArray, signals: NDArray) -> NDArray:
-    """(WᵀŜ)⁺, (I, I): plain where well-conditioned and I ≤ D, regularised elsewhere."""
-    filters = filters.astype(np.float64)
-    margins = 1.0 / np.linalg.norm(filters, axis=1)
-    gram = (filters * margins[:, None]) @ signals.astype(np.float64).T
+    """Return (WᵀŜ)⁺, (I, I): plain where well-conditioned and I ≤ D, regularised elsewhere."""
+    margins = 1.0 / np.linalg.norm(filters.astype(np.float64), axis=1)
+    gram = _unit_gram(filters, signals)
     concepts, channels = filters.shape
     plain = concepts <= channels and np.linalg.cond(gram) <= WELL_CONDITIONED
     inverse = np.linalg.inv(gram) if plain else regularised_inverse(gram)
@@ -364,29 +339,17 @@ def _cross_inverse(filters: NDArray, signals: NDArray) -> NDArray:
 
 
 def _absent_bank(filters: NDArray, signals: NDArray) -> NDArray:
-    """Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D)."""
+    """Return Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D)."""
     return _cross_inverse(filters, signals).T @ signals.astype(np.float64)
 
 
-def _real(name: str, values: ArrayLike) -> NDArray:
+def _as_real(name: str, values: ArrayLike) -> NDArray:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     return array
 
 
-def _check_finite(values: NDArray) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError(
-            "activations hold NaN or infinite values: check the images and their preprocessing"
-        )
-
-
 def _frozen(array: NDArray) -> NDArray:
     array.setflags(write=False)
     return array
-
-
-def _sigmoid(values: NDArray) -> NDArray:
-    """σ without overflow at either end."""
-    return 0.5 * (1.0 + np.tanh(0.5 * values))

@@ -1,16 +1,24 @@
-"""Long work says how far it is, and nothing when asked for silence."""
+"""Progress of long computations, and warnings that point at the user."""
 
-from xplique_dirpairs.core.progress import progress
+import pytest
+
+from xplique_dirpairs.core.progress import progress, warn_caller
 
 
-def test_parts_come_as_they_are_with_a_bar_or_in_silence(capsys):
+def test_parts_come_in_order_with_a_bar_or_in_silence(capsys):
     assert list(progress("abc", 3, "letters", verbose=0)) == ["a", "b", "c"]
     assert capsys.readouterr().out == ""
     assert list(progress(iter("abc"), 3, "letters", verbose=1, each="letter")) == ["a", "b", "c"]
-    said = capsys.readouterr().out
-    assert said.startswith("letters\n") and "3/3" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("letters\n") and "3/3" in printed
 
 
-def test_no_parts_are_no_work(capsys):
+def test_without_parts_nothing_is_printed(capsys):
     assert list(progress([], 0, "letters", verbose=1)) == []
     assert capsys.readouterr().out == ""
+
+
+def test_a_warning_points_at_the_line_that_called_the_package():
+    with pytest.warns(UserWarning, match="careful") as warned:
+        warn_caller("careful", UserWarning)
+    assert warned[0].filename == __file__

@@ -119,7 +119,7 @@ def test_a_name_with_a_new_line_is_one_row(format):
     assert of("a\nb") == of("a b")
 
 
-def test_a_format_there_is_not_and_rows_of_another_length_are_refused(table):
+def test_an_unknown_format_and_rows_of_another_length_are_refused(table):
     assert all(table.formatted(format) for format in FORMATS)
     with pytest.raises(ValueError, match="format must be one of"):
         table.formatted("word")

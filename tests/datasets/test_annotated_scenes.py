@@ -12,7 +12,6 @@ from xplique_dirpairs.datasets.annotated_scenes import (
     annotated_scenes,
     draw_scene,
     scene_labels,
-    stream_scenes,
 )
 from xplique_dirpairs.datasets.scene_settings import LEAST_VISIBLE
 
@@ -275,31 +274,17 @@ def test_no_image_comes_twice():
     assert len({image.tobytes() for image in images}) == 80
 
 
-def test_a_stream_gives_the_same_images():
-    whole = annotated_scenes(20, seed=4, without=["cloud"])
-    stream = stream_scenes(20, seed=4, without=["cloud"])
-    assert stream.concepts == whole.concepts
-    assert stream.exhaustive and whole.exhaustive
-    for _ in range(2):
-        batches = list(stream.batches(8))
-        assert [len(images) for images, _ in batches] == [8, 8, 4]
-        np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), whole.images)
-        parts = np.concatenate([masks["part"] for _, masks in batches])
-        np.testing.assert_array_equal(parts, whole.masks["part"])
-
-
-@pytest.mark.parametrize("make", [annotated_scenes, stream_scenes])
-def test_invalid_arguments_are_named(make):
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match="n must be an integer of at least 1, not 0"):
-        make(0)
+        annotated_scenes(0)
     with pytest.raises(ValueError, match=r"n must be an integer of at least 1, not 2\.5"):
-        make(2.5)
+        annotated_scenes(2.5)
     with pytest.raises(ValueError, match="seed must be an integer of at least 0, not -1"):
-        make(3, seed=-1)
+        annotated_scenes(3, seed=-1)
     with pytest.raises(TypeError, match=r"without must be a collection of names, .* not 'tree'"):
-        make(3, without="tree")
+        annotated_scenes(3, without="tree")
     with pytest.raises(ValueError, match=r"there are no objects \['trees'\], only \['sky'"):
-        make(3, without=["trees"])
+        annotated_scenes(3, without=["trees"])
 
 
 def test_the_first_number_is_checked():

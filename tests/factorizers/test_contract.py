@@ -1,4 +1,4 @@
-"""What every concept factorizer promises, whatever it calls a concept.
+"""The contract of every concept factorizer.
 
 A new factorizer is one more line of `FACTORIZERS`: docs/add_an_extractor.md.
 """
@@ -48,7 +48,7 @@ FACTORIZERS = {
     "RA-SAE": functools.partial(RelaxedArchetypalFactorizer, steps=8),
 }
 
-#: What the learner says of activations it cannot use, its own tests say: here it is a fake one.
+#: Replaced by a fake learner here; the learner's own tests cover activations it cannot use.
 LEARNED = {"direction pairs"}
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
@@ -56,7 +56,7 @@ pytestmark = pytest.mark.usefixtures("quick_learning")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Of many small problems: threads that wait for each other take longer than the work."""
+    """The problems are small: threads that wait for one another take longer than the work."""
     with threadpool_limits(1):
         yield
 
@@ -128,9 +128,9 @@ def test_decoded_coefficients_and_residual_are_the_features(fitted, x):
         assert np.abs(restored - positions).max() <= 1e-5 * np.abs(positions).max()
 
 
-def test_a_decoder_that_says_so_is_affine(fitted, x):
+def test_a_decoder_that_is_declared_affine_is_affine(fitted, x):
     if not fitted.decodes_affinely:
-        pytest.skip("says it is not")
+        pytest.skip("declared not affine")
     u = fitted.encode(x).astype(np.float64)
     v = u[::-1] + 0.5
     step = fitted.decode(u) - fitted.decode(v)
@@ -202,7 +202,7 @@ def test_double_precision_changes_nothing(name, fitted, x):
     np.testing.assert_allclose(bank, fitted.get_concept_bank(), atol=1e-4)
 
 
-def test_what_it_hands_out_is_not_its_own(fitted, x):
+def test_returned_arrays_are_copies(fitted, x):
     before = fitted.encode(x), fitted.decode(fitted.encode(x))
     fitted.get_concept_bank()[:] = 0
     fitted.components_[:] = 0
@@ -230,7 +230,7 @@ def test_one_concept_and_as_many_as_channels(name, x, concepts):
     assert np.isfinite(bank).all() and np.isfinite(u).all() and np.abs(u).max() > 0
 
 
-def test_more_concepts_than_channels_work_or_are_refused_in_so_many_words(name):
+def test_more_concepts_than_channels_work_or_are_refused(name):
     x = features("non-negative")
     made = FACTORIZERS[name](11, random_state=0)
     try:
@@ -265,9 +265,9 @@ def test_a_channel_that_never_varies_is_no_obstacle(name):
         (np.arange(24.0).reshape(3, 8), "positions"),
     ],
 )
-def test_what_it_cannot_learn_from_is_said_at_once(name, activations, message):
+def test_activations_that_cannot_be_learned_from_are_refused(name, activations, message):
     if name in LEARNED and message in ("constant", "positions", "too large"):
-        pytest.skip("for the learner to say")
+        pytest.skip("checked by the learner")
     made = FACTORIZERS[name](4, random_state=0)
     with pytest.raises(ValueError, match=message):
         made.fit(activations)
@@ -275,14 +275,14 @@ def test_what_it_cannot_learn_from_is_said_at_once(name, activations, message):
 
 
 @pytest.mark.parametrize("concepts", [0, -1, 2.5, "4"])
-def test_a_number_of_concepts_is_a_whole_number(name, concepts):
+def test_the_number_of_concepts_must_be_an_integer(name, concepts):
     if name in LEARNED:
-        pytest.skip("for the learner to say")
+        pytest.skip("checked by the learner")
     with pytest.raises((ValueError, TypeError), match="number_of_concepts must be an integer"):
         FACTORIZERS[name](concepts, random_state=0).fit(features("non-negative"))
 
 
-def test_what_does_not_fit_the_bank_is_refused(fitted, x):
+def test_activations_and_coefficients_of_another_width_are_refused(fitted, x):
     with pytest.raises(ValueError, match="8"):
         fitted.encode(x[:, :5])
     with pytest.raises(ValueError, match="4 concepts"):
@@ -309,7 +309,7 @@ def test_only_flat_features_are_read(name, fitted, x):
     ],
     ids=["encode", "encode_differentiable", "decode", "residual", "bank", "directions"],
 )
-def test_before_fit_it_says_to_fit(name, use):
+def test_before_fit_every_use_raises_not_fitted(name, use):
     made = FACTORIZERS[name](4, random_state=0)
     assert not made.is_fitted
     with pytest.raises(NotFittedError, match="fit"):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.optimize import linear_sum_assignment, nnls
+from scipy.optimize import nnls
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
 from xplique_dirpairs.factorizers.controls import (
     NoLearningFactorizer,
     RandomFactorizer,
@@ -33,10 +34,10 @@ def one_thread():
 
 def matched_cosines(found, true):
     """Cosines of found and true directions (I, D), matched one to one."""
-    found = found / np.linalg.norm(found, axis=1, keepdims=True)
-    true = true / np.linalg.norm(true, axis=1, keepdims=True)
-    cosines = found @ true.T
-    return cosines[linear_sum_assignment(-cosines)]
+    similarity = cosines(true, found)
+    matching = match(similarity)
+    columns = np.flatnonzero(matching != UNMATCHED)
+    return similarity[matching[columns], columns]
 
 
 def squared_error(factorizer, x):
@@ -234,9 +235,12 @@ def test_semi_nmf_takes_directions_of_any_sign_and_its_objective_never_rises(mix
 
 @pytest.mark.parametrize(
     "option, message",
-    [({"max_iter": 0}, "max_iter must be"), ({"tol": np.nan}, "tol must be at least 0, not nan")],
+    [
+        ({"max_iter": 0}, "max_iter must be"),
+        ({"tol": np.nan}, "tol must be a finite number, not nan"),
+    ],
 )
-def test_semi_nmf_refuses_ends_that_cannot_be(option, message, mixed):
+def test_semi_nmf_refuses_limits_out_of_range(option, message, mixed):
     with pytest.raises(ValueError, match=message):
         SemiNMFFactorizer(3, **option).fit(mixed[2])
 
@@ -306,7 +310,7 @@ def test_a_fit_that_is_cut_short_warns_once_and_is_flagged(factorizer, options, 
     assert made.encode(mixed[2]).shape == (400, 4)
 
 
-# ---------------------------------------------------------------- controls
+# ---------------------------------------------------------------- baselines
 
 
 def test_random_directions_are_orthonormal_and_differ_by_seed(mixed):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import jaccard_score
 
+from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.learning.signals import mean_difference
 from xplique_dirpairs.learning.supervised import (
     SupervisedPairs,
@@ -15,7 +16,6 @@ from xplique_dirpairs.learning.supervised import (
     supervised_pairs,
 )
 from xplique_dirpairs.metrics.labelled_detectors import interpretability, score_labels
-from xplique_dirpairs.metrics.recovery import signal_cosines
 
 CONCEPTS = {"object": ("house", "tree", "sun"), "colour": ("red", "blue")}
 CELLS, SIDE, CHANNELS = (4, 5), 6, 12
@@ -115,7 +115,7 @@ def test_signal_vectors_are_pattern_cavs_of_the_images_that_know_the_category(da
         slow = x[t].mean(axis=0) - x[~t].mean(axis=0)
         np.testing.assert_allclose(found.pairs.signals[i], slow / np.linalg.norm(slow), atol=1e-5)
         theirs = mean_difference(tf.constant(x), tf.constant(t[:, None], tf.float32))[0]
-        assert signal_cosines(found.pairs.signals[i : i + 1], theirs[None]) > 1 - 1e-6
+        assert cosines(found.pairs.signals[i : i + 1], theirs[None]) > 1 - 1e-6
         assert found.positives[i] == t.sum()
 
 
@@ -138,7 +138,7 @@ def test_the_truth_is_found(data, signals):
     assert found.concepts == tuple((k, n) for k, names in CONCEPTS.items() for n in names)
     np.testing.assert_array_equal(found.labels, range(5))
     assert not found.left_out
-    assert np.diag(signal_cosines(found.pairs.signals, signals)).min() > 0.85
+    assert np.diag(cosines(found.pairs.signals, signals)).min() > 0.85
     held_out = annotations(seed=1, signals=signals)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in held_out.masks.items()}
     fires = found.pairs.detect(held_out.activations) > 0.5

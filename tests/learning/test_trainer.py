@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from keras import layers
 
+from xplique_dirpairs.core.linear_algebra import cosines as signal_cosines
+from xplique_dirpairs.core.linear_algebra import match as match_concepts
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
@@ -27,9 +29,7 @@ from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.recovery import (
     detector_iou,
-    match_concepts,
     recovery,
-    signal_cosines,
 )
 from xplique_dirpairs.models.head import Head
 

@@ -15,7 +15,7 @@ from xplique_dirpairs.metrics.attribution import (
     permutation_design,
     shapley_values,
 )
-from xplique_dirpairs.metrics.importance import sobol_design, sobol_indices
+from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 
 
 def shapley_slowly(f, concepts):
@@ -107,18 +107,18 @@ def test_many_sets_of_scores_give_the_same_as_each_alone(rng):
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_orders_that_give_no_error_are_refused(count):
-    with pytest.raises(ValueError, match="even and at least 4"):
+    with pytest.raises(ValueError, match="nb_permutations must be"):
         permutation_design(4, count)
 
 
 def test_a_number_of_orders_that_is_no_integer_is_refused():
-    with pytest.raises(TypeError, match="integer"):
+    with pytest.raises(ValueError, match="integer"):
         permutation_design(4, 8.0)
 
 
 def test_masks_of_another_design_are_refused():
     masks = permutation_design(4, 8, 0)
-    for wrong in (sobol_design(4, 8, 0), masks[::-1], masks[:-1], masks[0]):
+    for wrong in (next(sobol_designs(4, 8, 0)), masks[::-1], masks[:-1], masks[0]):
         with pytest.raises(ValueError, match="permutation_design"):
             shapley_values(np.zeros(len(wrong)), wrong)
     with pytest.raises(ValueError, match=r"\(\.\.\., 26\)"):
@@ -243,7 +243,7 @@ def test_on_a_linear_head_all_methods_give_the_true_parts(seed):
     orders, alone, points = (
         permutation_design(20, 4, seed),
         leave_one_out_design(20),
-        sobol_design(20, 16, seed),
+        next(sobol_designs(20, 16, seed)),
     )
     u = head.u[None]
     for found in (
@@ -272,7 +272,7 @@ def test_on_an_additive_head_all_but_the_slope_at_the_image_do(seed):
     orders, alone, points = (
         permutation_design(20, 4, seed),
         leave_one_out_design(20),
-        sobol_design(20, 64, seed),
+        next(sobol_designs(20, 64, seed)),
     )
     u = np.ones((1, 20))
     assert within(shapley_values(of_masks(orders), orders).values, truth, 1e-9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_upsampled
 
-from xplique_dirpairs.metrics.detector_views import strongest_images
+from xplique_dirpairs.metrics.interpretability import strongest_images
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
 from xplique_dirpairs.plots.interpretability import plot_best_detectors
 
@@ -26,7 +26,7 @@ def scores(data):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_they_are_those_with_the_largest_values(data, scores, batch_size):
+def test_the_strongest_images_are_those_with_the_largest_values(data, scores, batch_size):
     views = strongest_images(data, own, scores, detectors=[3, 0], count=3, batch_size=batch_size)
     assert [view.detector for view in views] == [3, 0]
     for view in views:
@@ -56,7 +56,7 @@ def test_the_best_detectors_come_first(data, scores):
     assert order == sorted(range(5), key=lambda i: -scores.iou[i])
 
 
-def test_there_are_no_more_images_than_there_are(data, scores):
+def test_at_most_all_images_are_returned(data, scores):
     view = strongest_images(data, own, scores, detectors=[1], count=20)[0]
     assert len(view.images) == len(view.masks) == len(view.detections) == 11
 
@@ -67,7 +67,7 @@ def test_a_detector_without_a_label_has_no_mask(data):
     assert not view.masks.any() and not view.detections.any() and "no label" in view.name
 
 
-def test_they_can_be_drawn(data, scores):
+def test_the_strongest_images_can_be_drawn(data, scores):
     images = np.random.default_rng(0).random((11, 10, 13, 3))
     data.maps, maps = images, data.maps
     views = strongest_images(data, own, scores, count=2, activations=maps)
@@ -75,8 +75,8 @@ def test_they_can_be_drawn(data, scores):
     assert len(plot_best_detectors(*map(list, columns)).axes) == 5 * 2 * 2
 
 
-def test_what_does_not_fit_is_said(data, scores):
-    with pytest.raises(ValueError, match="numbers from 0 to 4"):
+def test_arguments_that_do_not_fit_are_refused(data, scores):
+    with pytest.raises(ValueError, match="numbered 0 to 4"):
         strongest_images(data, own, scores, detectors=[5])
     with pytest.raises(ValueError, match="count"):
         strongest_images(data, own, scores, count=0)

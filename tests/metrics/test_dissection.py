@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_pixels
 
-from xplique_dirpairs.core import upsampling as alignment
 from xplique_dirpairs.metrics.dissection import NO_LABEL, count_overlaps, dissect
 
 FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]
@@ -160,17 +159,6 @@ def test_monotone_maps_with_their_thresholds_fire_alike(data, thresholds):
     assert_equal_counts(moved, dissect(data, own, thresholds))
 
 
-def test_dissections_of_parts_merge_to_that_of_the_whole(data, thresholds):
-    whole = dissect(data, own, thresholds)
-    parts = [dissect(data.subset(which), own, thresholds) for which in ([0, 1], [2, 3, 4, 5])]
-    merged = parts[0].merged(parts[1])
-    assert_equal_counts(merged, whole)
-    np.testing.assert_array_equal(merged.lowest, whole.lowest)
-    np.testing.assert_array_equal(merged.highest, whole.highest)
-    with pytest.raises(ValueError, match="same concepts and thresholds"):
-        whole.merged(dissect(data, own, thresholds + 1))
-
-
 def test_activations_stand_in_for_the_images(data, thresholds):
     maps = data.maps
     blank = dataclasses.replace(data, maps=np.zeros((6, 10, 13, 3)))
@@ -185,10 +173,13 @@ def test_a_shift_moves_the_maps_not_the_masks(rng, thresholds):
     assert (found.intersection != dissect(data, own, thresholds).intersection).any()
 
 
-def test_bands_of_rows_do_not_matter(data, thresholds, monkeypatch):
-    whole = dissect(data, own, thresholds)
-    monkeypatch.setattr(alignment, "_VALUES_AT_ONCE", 3 * 13 * 5)
-    assert_equal_counts(dissect(data, own, thresholds), whole)
+def test_more_detectors_than_fit_in_memory_at_once_are_counted_alike(data, thresholds):
+    # upsampled row by row
+    many = dataclasses.replace(data, maps=np.tile(data.maps, 20_000))
+    counted = dissect(many, own, np.tile(thresholds, 20_000))
+    few = dissect(data, own, thresholds)
+    np.testing.assert_array_equal(counted.intersection, np.tile(few.intersection, (20_000, 1)))
+    np.testing.assert_array_equal(counted.detector_area, np.tile(few.detector_area, (20_000, 1)))
 
 
 def test_only_a_batch_is_read_at_a_time(data, thresholds):
@@ -217,7 +208,7 @@ def test_thresholds_are_one_for_each_detector(data, limits):
         dissect(data, own, limits)
 
 
-def test_what_does_not_fit_is_said(data, thresholds):
+def test_arguments_that_do_not_fit_are_refused(data, thresholds):
     with pytest.raises(ValueError, match="maps of 5 detectors for 4"):
         dissect(data, own, thresholds[:4])
     with pytest.raises(ValueError, match="bring tokens into a grid"):
@@ -238,9 +229,9 @@ def test_masks_that_do_not_fit_are_named(data, thresholds):
     masks = data.masks
     for wrong, words in (
         ({"object": masks["object"]}, "categories"),
-        (masks | {"part": masks["part"].astype(float)}, r"masks\['part'\] must be numbers"),
-        (masks | {"part": masks["part"].astype(int) - 1}, r"masks\['part'\] must be numbers"),
-        (masks | {"part": masks["part"] * 2}, "number 2, but there are 1 concepts"),
+        (masks | {"part": masks["part"].astype(float)}, r"masks\['part'\] must be integers"),
+        (masks | {"part": masks["part"].astype(int) - 1}, r"masks\['part'\] hold numbers from -1"),
+        (masks | {"part": masks["part"] * 2}, "from 0 to 2, but there are 1 names"),
         (masks | {"part": masks["part"][:, :5]}, "must be of one shape, .*6, 5, 13"),
     ):
         with pytest.raises(ValueError, match=words):

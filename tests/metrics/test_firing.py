@@ -117,6 +117,6 @@ def test_renumbering_the_concepts_changes_nothing_else(rng):
         (np.ones((2, 3)), [0, 1], [1.0, np.nan, 1.0], "3 positive numbers"),
     ],
 )
-def test_what_does_not_fit_is_said(excess, concepts, scales, message):
+def test_arguments_that_do_not_fit_are_refused(excess, concepts, scales, message):
     with pytest.raises(ValueError, match=message):
         firing(excess, concepts, scales)

@@ -3,12 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
+from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
 from xplique_dirpairs.metrics.recovery import (
-    UNMATCHED,
     detector_iou,
-    match_concepts,
     recovery,
-    signal_cosines,
     signal_value_rmse,
 )
 
@@ -51,7 +49,7 @@ def test_iou_is_the_share_of_the_pixels_of_either_that_are_of_both(rng):
 @pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)])
 def test_the_matching_is_the_best_of_all_one_to_one_matchings(rng, shape):
     scores = rng.random(shape)
-    matching = match_concepts(scores)
+    matching = match(scores)
     matched = np.flatnonzero(matching != UNMATCHED)
     found = scores[matching[matched], matched].sum()
     few, many = min(shape), max(shape)
@@ -68,7 +66,7 @@ def test_the_matching_is_the_best_of_all_one_to_one_matchings(rng, shape):
 def test_cosines_are_of_the_vectors_one_by_one(rng):
     found, true = rng.normal(size=(3, 6)), rng.normal(size=(2, 6))
     slow = [[sum(a * b) / (sum(a * a) ** 0.5 * sum(b * b) ** 0.5) for b in true] for a in found]
-    np.testing.assert_allclose(signal_cosines(found, true), slow)
+    np.testing.assert_allclose(cosines(found, true), slow)
 
 
 def test_rmse_is_of_the_signal_values_one_by_one(rng):
@@ -104,8 +102,8 @@ def test_disjoint_masks_have_no_iou_and_neither_has_what_never_fires():
 
 def test_a_mirrored_signal_vector_has_cosine_minus_one_and_a_zero_one_has_none(rng):
     true = rng.normal(size=(1, 5))
-    assert signal_cosines(-3.0 * true, true) == pytest.approx(-1.0)
-    assert signal_cosines(0.0 * true, true) == 0.0
+    assert cosines(-3.0 * true, true) == pytest.approx(-1.0)
+    assert cosines(0.0 * true, true) == 0.0
 
 
 def test_saying_nothing_about_signal_values_costs_their_standard_deviation(rng):
@@ -181,7 +179,7 @@ def test_arrays_that_do_not_fit_are_named(rng):
         signal_values=alpha,
         alpha=alpha,
     )
-    with pytest.raises(ValueError, match="detected and masks must be about the same pixels"):
+    with pytest.raises(ValueError, match="detected and masks must be of the same pixels"):
         recovery(**given | {"detected": masks[:3]})
     with pytest.raises(ValueError, match=r"must be boolean: pairs.detect\(x\) > 0.5, not float64"):
         recovery(**given | {"detected": 0.9 * masks})
@@ -189,7 +187,7 @@ def test_arrays_that_do_not_fit_are_named(rng):
         recovery(**given | {"masks": np.where(masks, np.nan, 0.0)})
     ones = recovery(**given | {"detected": masks.astype(float), "masks": masks.astype(int)})
     np.testing.assert_array_equal(ones.iou, 1.0)
-    with pytest.raises(ValueError, match="signals must be about 4 directions, not 3"):
+    with pytest.raises(ValueError, match="signals must be of 4 directions, not 3"):
         recovery(**given | {"signals": signals[:3]})
     with pytest.raises(ValueError, match="one shape"):
         signal_value_rmse(alpha[:2], alpha)

@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from xplique_dirpairs.metrics import registry
 from xplique_dirpairs.metrics.fidelity import fidelity
 from xplique_dirpairs.metrics.manipulation import Reading
-from xplique_dirpairs.metrics.registry import METRICS, Metric, register
+from xplique_dirpairs.metrics.registry import METRICS, Metric
 
 FIDELITY_KINDS = {"curves", "all off", "reconstruction"}
 
@@ -16,12 +15,6 @@ FIDELITY_KINDS = {"curves", "all off", "reconstruction"}
 @pytest.fixture
 def metric():
     return Metric("warmth", "warmth", True, "How warm it is, in kelvin; nobody 1900", "weather")
-
-
-@pytest.fixture
-def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "METRICS", dict(METRICS))
-    return registry.METRICS
 
 
 def test_fidelity_returns_what_is_registered_and_nothing_else(rng):
@@ -57,17 +50,9 @@ def test_better_is_up_down_or_neither(metric):
     assert METRICS["all_off_norm"].arrow == ""
 
 
-def test_a_metric_that_is_registered_comes_last(metric, own_registry):
-    assert register(metric) is metric
-    assert list(own_registry)[-1] == "warmth" and own_registry["warmth"] is metric
-
-
-@pytest.mark.parametrize("changes", [{"key": "kl"}, {"name": "KL"}])
-def test_a_key_or_a_name_is_taken_once(metric, own_registry, changes):
-    before = dict(own_registry)
-    with pytest.raises(ValueError, match="registered already"):
-        register(dataclasses.replace(metric, **changes))
-    assert own_registry == before
+def test_keys_and_printed_names_are_unique():
+    assert len({metric.name for metric in METRICS.values()}) == len(METRICS)
+    assert [metric.key for metric in METRICS.values()] == list(METRICS)
 
 
 def test_a_metric_s_own_statistic_makes_its_figure():

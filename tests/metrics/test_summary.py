@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.metrics import summary as module
-from xplique_dirpairs.metrics.summary import ratio_of_means, summary
+from xplique_dirpairs.metrics.registry import ratio_of_means, summary
 
 
 def slow_bootstrap(values, resamples, seed):
@@ -22,7 +21,7 @@ def test_the_interval_is_that_of_a_slow_second_writing(rng):
     assert found.undefined == 0
 
 
-def test_it_is_about_as_wide_as_theory_says(rng):
+def test_the_interval_is_about_as_wide_as_theory_predicts(rng):
     values = rng.normal(size=400)
     found = summary(values, resamples=4000)
     width = 2 * 1.96 * values.std() / np.sqrt(400)
@@ -30,7 +29,7 @@ def test_it_is_about_as_wide_as_theory_says(rng):
     assert found.low < found.value < found.high
 
 
-def test_it_holds_the_truth_as_often_as_it_says(rng):
+def test_the_interval_covers_the_true_mean_as_often_as_stated(rng):
     found = [summary(rng.normal(size=60), resamples=300) for _ in range(300)]
     assert 0.9 < np.mean([one.low < 0 < one.high for one in found]) < 0.98
 
@@ -52,7 +51,7 @@ def test_undefined_values_are_left_out_and_counted(rng):
     assert summary(gaps, ratio_of_means) == expected._replace(undefined=2)
 
 
-def test_without_values_nothing_is_known_and_of_one_no_interval():
+def test_no_values_have_no_summary_and_a_single_one_no_interval():
     nothing = summary([np.nan, np.nan])
     assert np.isnan(nothing[:3]).all() and nothing.undefined == 2
     one = summary([0.3, np.nan])
@@ -69,7 +68,7 @@ def test_a_ratio_is_of_the_means_and_images_are_drawn_with_both_columns(rng):
     assert found.low < found.value < found.high
 
 
-def test_a_ratio_to_what_cannot_be_told_from_zero_is_undefined(rng):
+def test_a_ratio_to_a_mean_that_may_be_zero_is_undefined(rng):
     right = np.tile([1.0, 0.0, 0.0], 20)  # at chance among three classes: what is left is rounding
     at_chance = np.stack([right, right], axis=1) - 1 / 3
     assert at_chance[:, 1].mean() != 0 and np.isnan(ratio_of_means(at_chance[None])).all()
@@ -93,13 +92,18 @@ def test_any_statistic_of_the_images_can_be_resampled(rng):
     assert found.low < found.high
 
 
-def test_a_seed_fixes_the_interval_whatever_is_held_at_a_time(rng, monkeypatch):
+def test_a_seed_fixes_the_interval(rng):
     values = rng.normal(size=30)
     assert summary(values, random_state=1) == summary(values, random_state=1)
     assert summary(values, random_state=1) != summary(values, random_state=2)
-    whole = summary(values)
-    monkeypatch.setattr(module, "_BLOCK", 100)
-    assert summary(values) == whole
+
+
+def test_resamples_that_do_not_fit_in_memory_at_once_are_the_same(rng):
+    values = rng.normal(size=50_000)  # 100 resamples in two chunks
+    found = summary(values, resamples=100, random_state=4)
+    drawn = np.random.default_rng(4).integers(len(values), size=(100, len(values)))
+    means = values[drawn].mean(axis=1)
+    np.testing.assert_allclose(found[1:3], np.quantile(means, [0.025, 0.975]))
 
 
 def test_extractors_are_compared_on_the_same_images(rng):
@@ -116,9 +120,9 @@ def test_extractors_are_compared_on_the_same_images(rng):
         ([], {}, "one row per image"),
         ([1.0, np.inf], {}, "some are infinite"),
         ([1.0], {"confidence": 1.0}, "confidence must lie between 0 and 1"),
-        ([1.0], {"resamples": 0}, "resamples must be at least 1"),
+        ([1.0], {"resamples": 0}, "resamples must be an integer of at least 1"),
     ],
 )
-def test_what_cannot_be_summarised_is_refused(values, options, match):
+def test_values_and_options_out_of_range_are_refused(values, options, match):
     with pytest.raises(ValueError, match=match):
         summary(values, **options)

@@ -5,7 +5,7 @@ import pytest
 from annotated_maps import annotations
 
 from xplique_dirpairs.metrics.dissection import dissect
-from xplique_dirpairs.metrics.thresholds import (
+from xplique_dirpairs.metrics.labelled_detectors import (
     QUANTILE_LEVELS,
     choose_thresholds,
     quantile_thresholds,
@@ -92,6 +92,6 @@ def test_shares_lie_between_0_and_1(data, shares):
         quantile_thresholds(data, own, shares)
 
 
-def test_there_is_a_candidate(data):
+def test_empty_candidates_are_refused(data):
     with pytest.raises(ValueError, match="candidates are empty"):
         choose_thresholds(data, own, {})

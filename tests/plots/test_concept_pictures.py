@@ -81,7 +81,7 @@ def test_only_cells_above_the_percentile_are_shown(rng):
 
 
 @pytest.mark.parametrize("level", [0.0, -1.0])
-def test_what_is_nowhere_positive_paints_nothing(level):
+def test_a_map_without_positive_values_paints_nothing(level):
     heatmap = concept_heatmap(np.full((4, 4), level), (16, 16))
     _, ax = plt.subplots()
     draw_heatmap(ax, heatmap, VEIL)
@@ -180,7 +180,7 @@ def test_a_concept_without_crops_says_so_beside_its_pictures(rng):
     assert texts(figure).count("not detected in any crop") == 2
 
 
-def test_a_concept_has_its_colour_also_where_only_some_are_drawn(rng):
+def test_a_concept_keeps_its_colour_when_few_are_drawn(rng):
     _, figure = maximised(rng, 3)
     assert [text.get_color() for text in figure.texts[:3]] == concept_colors(8)[5:]
 
@@ -194,7 +194,7 @@ def test_nothing_lies_on_anything_else_or_outside(rng, count):
     assert (apart | apart.T | np.eye(len(boxes), dtype=bool)).all()
 
 
-def test_pictures_and_crops_are_wanted_of_every_concept(rng):
+def test_every_concept_needs_pictures_and_crops(rng):
     made = {"filter": rng.uniform(size=(2, 8, 8, 3))}
     for pictures, crops, concepts in (
         (made, [], [0, 1]),

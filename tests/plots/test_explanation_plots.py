@@ -128,7 +128,7 @@ def test_on_demand_all_influences_are_drawn(rng):
     check_words(figure)
 
 
-def test_what_is_not_significant_and_what_is_too_much_is_counted(rng):
+def test_concepts_that_are_left_out_are_counted(rng):
     count = MOST_CONCEPTS + 7
     changes, grades = rng.normal(size=(count, 4)), np.full((count, 4), 2)
     grades[:3] = 0

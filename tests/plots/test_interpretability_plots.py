@@ -37,7 +37,7 @@ def test_of_many_labels_the_best_are_shown_and_it_says_so():
     assert "mine · the 2 best of 4 labels" in texts(figure)
 
 
-def test_every_picture_is_there_twice_and_dark_outside_of_what_is_outlined():
+def test_every_picture_is_drawn_twice_and_dark_outside_its_outline():
     pictures = np.full((2, 8, 8, 3), 0.75)
     truth, fires = np.zeros((2, 2, 8, 8), bool)
     truth[:, 2:5, 2:5] = True
@@ -72,7 +72,7 @@ def test_the_area_below_a_curve_is_the_score():
         assert f"pairs ({area:.2f})" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
-def test_what_does_not_fit_is_said():
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match="one number for each detector"):
         plot_labels([0.1], [0, 1], CONCEPTS)
     with pytest.raises(ValueError, match="no detector has a label"):

@@ -74,11 +74,11 @@ def test_without_image_or_positions_there_is_a_picture(kind, said):
     figure.canvas.draw()
 
 
-def test_what_was_not_found_is_said_in_the_title():
+def test_the_title_says_that_no_counterfactual_was_found():
     assert "not found" in one(status="not found").plot().get_suptitle()
 
 
-def test_nothing_moved_is_said():
+def test_a_note_says_that_no_concept_was_moved():
     figure = one(0, status="already the target").plot()
     assert any("no concept was moved" in t.get_text() for ax in figure.axes for t in ax.texts)
 
@@ -150,7 +150,7 @@ def test_moves_that_are_left_out_are_counted():
     assert "1 most frequent of 2" in many(["changed"] * 4).plot_moves(at_most=1).axes[0].get_title()
 
 
-def test_without_any_change_there_is_nothing_to_draw():
+def test_moves_cannot_be_drawn_if_no_prediction_changed():
     with pytest.raises(ValueError, match="no prediction was changed"):
         many(["not found"] * 3).plot_moves()
 

@@ -45,7 +45,7 @@ def test_every_fitted_number_is_a_point_and_a_failed_one_is_named(scan):
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), [0.9, 1.0, 0.8])
 
 
-def test_the_suggestion_is_marked_and_said_with_its_reason(scan, count):
+def test_the_suggested_number_is_marked_and_the_title_gives_its_reason(scan, count):
     assert scan.suggested == 6
     figure = scan.plot(count, "a title")
     title = figure.get_suptitle()
@@ -55,7 +55,7 @@ def test_the_suggestion_is_marked_and_said_with_its_reason(scan, count):
     assert all(6 in ax.lines[0].get_xdata() for ax in panels)
 
 
-def test_where_nothing_can_be_told_it_says_so(count):
+def test_the_title_says_that_the_number_cannot_be_told(count):
     scan = ConceptScan((entry(4, 0.5), entry(6, 0.5)))
     unclear = SkewnessCount(None, "no gap", count.skewnesses, count.errors)
     title = scan.plot(unclear).get_suptitle()

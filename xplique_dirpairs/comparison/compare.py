@@ -40,7 +40,7 @@ from xplique_dirpairs.extractors.reader import (
 )
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.metrics.dictionary_values import dictionary_values
+from xplique_dirpairs.metrics.dictionary import dictionary_values
 from xplique_dirpairs.metrics.fidelity import fidelity
 from xplique_dirpairs.metrics.importance import SobolIndices, sobol_designs, sobol_indices
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from xplique_dirpairs.metrics.fidelity import Fidelity, probabilities_at
 from xplique_dirpairs.metrics.importance import SobolIndices
-from xplique_dirpairs.metrics.registry import METRICS
-from xplique_dirpairs.metrics.summary import Summary
+from xplique_dirpairs.metrics.registry import METRICS, Summary
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,15 +43,15 @@ def read_results(
     ValueError
         If the file is damaged, of another kind, or of a newer format than this version reads.
     """
-    arrays, header = FORMAT.read(path)
-    try:
-        results = [
-            _put_together(entry, f"{number}", arrays)
-            for number, entry in enumerate(header["results"])
-        ]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    return {result.name: result for result in results}, arrays, header
+
+    def build(
+        arrays: dict[str, NDArray], header: dict[str, Any]
+    ) -> tuple[dict[str, ExtractorResult], dict[str, NDArray], dict[str, Any]]:
+        entries = enumerate(header["results"])
+        results = [_put_together(entry, f"{number}", arrays) for number, entry in entries]
+        return {result.name: result for result in results}, arrays, header
+
+    return FORMAT.load(path, build)
 
 
 def _taken_apart(result: ExtractorResult, at: str, arrays: dict[str, NDArray]) -> dict[str, Any]:

@@ -25,8 +25,7 @@ from xplique_dirpairs.comparison.table import (
 )
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.metrics.registry import METRICS, Metric
-from xplique_dirpairs.metrics.summary import Summary
+from xplique_dirpairs.metrics.registry import METRICS, Metric, Summary
 from xplique_dirpairs.plots.comparison import (
     ConceptMap,
     ExtractorBars,

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.metrics.fidelity import FRACTIONS
-from xplique_dirpairs.metrics.registry import Metric
-from xplique_dirpairs.metrics.summary import Summary, ratio_of_means, summary
+from xplique_dirpairs.metrics.registry import Metric, Summary, ratio_of_means, summary
 
 CAPTION = (
     "↑ higher is better, ↓ lower is better. ± is half of the 95 % bootstrap interval over images; "

@@ -4,63 +4,81 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Content = TypeVar("Content")
+
 
 @dataclass(frozen=True)
 class ArchiveFormat:
-    """What kind of file it is.
+    """A kind of file.
 
     Parameters
     ----------
-    name
-        Stands in the file.
-    version
-        Of the format; later versions are refused.
-    what
-        What is in it, for messages: "direction pairs".
-    writer
-        What writes such files, for messages.
-    compressed
+    name : str
+        Identifies the format within the file.
+    version : int
+        Of the format; files of later versions are refused.
+    content : str
+        What a file holds, for messages: "direction pairs".
+    writer : str
+        What writes files of this format, for messages.
+    compressed : bool, default=False
         Whether arrays are deflated.
     """
 
     name: str
     version: int
-    what: str
+    content: str
     writer: str
     compressed: bool = False
 
     def write(
         self, path: str | Path, arrays: Mapping[str, ArrayLike], about: Mapping[str, Any] = {}
     ) -> None:
-        """Write arrays, and what JSON can hold, to ``path`` under that very name."""
+        """Write arrays, and values that JSON can hold, to ``path``; no suffix is added."""
         header = {"format": self.name, "version": self.version, "arrays": sorted(arrays), **about}
         write = np.savez_compressed if self.compressed else np.savez
         with open(path, "wb") as file:
             write(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
 
+    def load(
+        self, path: str | Path, build: Callable[[dict[str, NDArray], dict[str, Any]], Content]
+    ) -> Content:
+        """Return what ``build`` makes of the arrays and the header of a file.
+
+        Raises
+        ------
+        FileNotFoundError, IsADirectoryError, ValueError
+            As `read`; also a ValueError if ``build`` cannot use what the file holds.
+        """
+        arrays, header = self.read(path)
+        try:
+            return build(arrays, header)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
     def read(self, path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
-        """(arrays, header) of a file that `write` wrote.
+        """Return (arrays, header) of a file that `write` wrote.
 
         Raises
         ------
         FileNotFoundError, IsADirectoryError
-            If there is no such file, or it is a folder.
+            If there is no file at ``path``, or it is a folder.
         ValueError
             If the file is damaged, of another kind, or of a newer format than this version reads.
         """
         if Path(path).is_dir():
-            raise IsADirectoryError(f"{path} is a folder, not a file of {self.what}")
+            raise IsADirectoryError(f"{path} is a folder, not a file of {self.content}")
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no file of {self.what} at {path}")
-        foreign = f"{path} is not a file of {self.what} (as {self.writer} writes)"
+            raise FileNotFoundError(f"no file of {self.content} at {path}")
+        foreign = f"{path} is not a file of {self.content} (as {self.writer} writes)"
         if not zipfile.is_zipfile(path):
             raise ValueError(f"{foreign}, or it is damaged")
         try:

@@ -1,4 +1,4 @@
-"""How much is held at a time: positions of activations, and chunk sizes."""
+"""Parts of long computations: positions of activations, and chunk sizes."""
 
 from __future__ import annotations
 

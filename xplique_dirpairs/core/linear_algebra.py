@@ -1,4 +1,4 @@
-"""Operations on rows of vectors that several rooms need: lengths, matching, principal axes."""
+"""Operations on rows of vectors that several rooms need: lengths, matching, inverses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from scipy.optimize import linear_sum_assignment
 
 #: Index of the row matched with a column that has no partner.
 UNMATCHED = -1
+#: Ridge of the regularised inverse, relative to unit rows.
+RIDGE = 1e-4
 
 
 def unit_rows(rows: ArrayLike) -> NDArray:
@@ -50,3 +52,15 @@ def largest_entry_signs(rows: NDArray) -> NDArray:
     """Return ±1 for each row, (I, 1), that makes its entry of largest magnitude positive."""
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
     return np.where(largest < 0, -1.0, 1.0)
+
+
+def regularised_inverse(gram: NDArray) -> NDArray:
+    """Return (GᵀG + ridge)⁻¹Gᵀ, the pseudo-inverse with small singular values damped.
+
+    Parameters
+    ----------
+    gram : ndarray of shape (..., I, I)
+        Products of unit rows with unit rows, such as ŴᵀŜ.
+    """
+    transposed = np.swapaxes(gram, -1, -2)
+    return np.linalg.solve(transposed @ gram + RIDGE * np.eye(gram.shape[-1]), transposed)

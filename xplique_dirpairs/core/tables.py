@@ -1,4 +1,4 @@
-"""A small table of results, in the formats people paste them into."""
+"""A small table of results: plain text, Markdown, CSV, LaTeX, HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Letters of a row's name in a terminal: figures stay in sight of it.
+from xplique_dirpairs.core.validation import check_choice
+
+#: Letters of a row's name in a terminal, so that its figures stay visible.
 _LONGEST_NAME = 60
 
 FORMATS = ("plain", "markdown", "csv", "latex", "html")
@@ -27,15 +29,15 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: as it is printed, and whether it is the best of its column.
+    """One figure: its printed text, and whether it is the best of its column.
 
     Attributes
     ----------
-    text
-    best
-    numbers
-        What CSV holds: the figure, or the figure and the ends of its interval, or these and its
-        standard deviation over seeds. Empty: the text.
+    text : str
+    best : bool
+    numbers : tuple of float
+        Written to CSV: the figure, or the figure and the ends of its interval, or these and its
+        standard deviation over seeds. If empty, the text is written.
     """
 
     text: str
@@ -49,17 +51,17 @@ class Table:
 
     Attributes
     ----------
-    headers
+    headers : sequence of str
         One for each column.
-    rows
-        As many cells each as there are headers.
-    caption
+    rows : sequence of sequence of Cell
+        One cell for each header.
+    caption : sequence of str
         Notes below the table, a line each.
 
     Raises
     ------
     ValueError
-        If a row has another number of cells.
+        If a row does not have one cell for each header.
     """
 
     headers: Sequence[str]
@@ -78,27 +80,25 @@ class Table:
         return self.formatted("html")
 
     def formatted(self, format: str = "plain") -> str:
-        """The table as text.
+        """Return the table as text.
 
         Parameters
         ----------
-        format
-            "plain" for a terminal (the best of a column between asterisks; long names of rows are
-            cut off), "markdown", "csv"
-            (numbers in full; intervals in columns of their own; no marks, no notes), "latex" (for
-            booktabs; notes as comments) or "html".
+        format : {"plain", "markdown", "csv", "latex", "html"}, default="plain"
+            "plain" is for a terminal (the best of a column between asterisks; long names of rows
+            are cut off), "csv" has numbers in full and intervals in columns of their own, without
+            marks and notes, "latex" is for booktabs, with notes as comments.
 
         Raises
         ------
         ValueError
-            If the format is none of these.
+            If the format is not one of these.
         """
-        if format not in FORMATS:
-            raise ValueError(f"format must be one of {FORMATS}, not {format!r}")
+        check_choice("format", format, FORMATS)
         return getattr(self, f"_as_{format}")()
 
     def _texts(self, escaped: Callable[[str], str], best: str) -> list[list[str]]:
-        """Headers and rows, escaped; ``best`` is put around the best, with {} for the text."""
+        """Return escaped headers and rows; ``best`` marks the best, with {} for the text."""
         lines = [[escaped(_one_line(header)) for header in self.headers]]
         for row in self.rows:
             texts = [(escaped(_one_line(cell.text)), cell.best) for cell in row]
@@ -183,5 +183,5 @@ def _latex(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Without what Markdown, or HTML within it, would take for markup."""
+    """Escape characters that are markup in Markdown, or in HTML within it."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))

@@ -1,4 +1,4 @@
-"""Checks of arguments at the public edge: what came, what was wanted, what to do.
+"""Checks of arguments at the public edge: what was received, what is expected, what to do.
 
 Every check returns its argument in the form in which the package computes with it. Below the public
 edge nothing is checked again.
@@ -94,14 +94,35 @@ def check_finite(
 ) -> None:
     """Raise a ValueError if a value is NaN or infinite."""
     # A sum is finite only if every term is: a pass over the array without a copy of its size.
-    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_finite = np.isfinite(array.sum(dtype=np.float64))
+    if not is_finite and not np.isfinite(array).all():
         raise ValueError(f"{name} hold NaN or infinite values{advice}")
+
+
+def check_float32(name: str, values: ArrayLike) -> NDArray:
+    """Return values as a float32 array in C order.
+
+    Raises
+    ------
+    ValueError
+        If they are not numbers, or not finite in float32.
+    """
+    try:
+        with np.errstate(over="ignore"):  # values that overflow are refused below
+            array = np.ascontiguousarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error
+    # the extremes show any NaN or infinity without an array of flags as large as the values
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise ValueError(f"{name} must be finite in float32, but hold NaN or infinite values")
+    return array
 
 
 def shape_fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
     """Return whether a shape is the wanted one; None stands for any length."""
     return len(shape) == len(wanted) and all(
-        None in (came, want) or came == want for came, want in zip(shape, wanted, strict=True)
+        None in (length, want) or length == want for length, want in zip(shape, wanted, strict=True)
     )
 
 
@@ -127,10 +148,10 @@ def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> NDArray:
     if array.dtype.name == "bfloat16":  # of mixed precision; no kind of number to numpy
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
-        came = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
+        received = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
         streams = array.ndim == 0 and hasattr(values, "__iter__") and not isinstance(values, str)
         raise ValueError(
-            f"{name} must be one numeric array, not {came}{stream_advice if streams else ''}"
+            f"{name} must be one numeric array, not {received}{stream_advice if streams else ''}"
         )
     return array
 
@@ -180,6 +201,12 @@ def check_limits(
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{name} must be in order, lowest first, not {limits!r}")
     return low, high
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise a ValueError unless a value lies strictly between 0 and 1."""
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -236,8 +263,8 @@ def check_class(class_id: int, number_of_classes: int | None) -> None:
     if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
         raise TypeError(f"class_id must be an integer, not {class_id!r}")
     if class_id < 0 or (number_of_classes is not None and class_id >= number_of_classes):
-        there_are = "" if number_of_classes is None else f" for {number_of_classes} classes"
-        raise ValueError(f"class_id {class_id} is out of range{there_are}")
+        of_classes = "" if number_of_classes is None else f" for {number_of_classes} classes"
+        raise ValueError(f"class_id {class_id} is out of range{of_classes}")
 
 
 def check_labels(

@@ -1,17 +1,21 @@
-"""Images with masks of what is where: the form in which annotated data is handed on.
+"""Images with masks of their concepts, in memory or as a stream.
 
 A pixel has one label in each of several categories (object, part, texture, colour), or none, as in
-Broden (Bau et al. 2017). What takes annotated images goes through ``batches``, so that it takes
-sets that memory does not hold as well.
+Broden (Bau et al. 2017). Functions that take annotated images go through ``batches``, so that they
+take sets larger than memory as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.validation import check_integer, check_labels
 
 #: (category, name).
 Concept = tuple[str, str]
@@ -19,8 +23,28 @@ Concept = tuple[str, str]
 Batch = tuple[NDArray, dict[str, NDArray]]
 
 
-class _Annotated:
-    """What sets in memory and streams share: the list of concepts."""
+class Annotated(Protocol):
+    """Annotated images: `AnnotatedImages`, `AnnotatedStream`, or an object with their interface.
+
+    With a true attribute ``exhaustive``, an image without a label of a category has nothing of it;
+    without this attribute, it may not have been annotated.
+    """
+
+    @property
+    def concepts(self) -> Mapping[str, tuple[str, ...]]:
+        """Category → names; number c in the masks is ``names[c - 1]``."""
+
+    def batches(self, batch_size: int = ...) -> Iterable[tuple[NDArray, Mapping[str, NDArray]]]:
+        """Images (n, H, W, …) and masks {category: (n, H, W) int}, the same at every call."""
+
+
+def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[Concept]:
+    """Return (category, name) of every concept, category by category."""
+    return [(category, name) for category, names in concepts.items() for name in names]
+
+
+class _ConceptList:
+    """The list of concepts, shared by sets in memory and streams."""
 
     concepts: dict[str, tuple[str, ...]]
     exhaustive: bool
@@ -28,15 +52,15 @@ class _Annotated:
     @property
     def flat_concepts(self) -> list[Concept]:
         """(category, name) of every concept, category by category."""
-        return [(category, name) for category, names in self.concepts.items() for name in names]
+        return flat_concepts(self.concepts)
 
     def concept_number(self, category: str, name: str) -> int:
-        """Which number marks a concept in the masks of its category.
+        """Return the number that marks a concept in the masks of its category.
 
         Raises
         ------
         ValueError
-            If there is no such concept.
+            If there is no concept of this name.
         """
         if category not in self.concepts:
             raise ValueError(f"there is no category {category!r}, only {list(self.concepts)}")
@@ -48,26 +72,24 @@ class _Annotated:
 
 
 @dataclass(frozen=True, eq=False)
-class AnnotatedImages(_Annotated):
+class AnnotatedImages(_ConceptList):
     """Images and masks, in memory.
 
     Parameters
     ----------
-    images : (N, H, W, C)
+    images : ndarray of shape (N, H, W, C)
         Floats or uint8, as the network takes them.
-    masks
-        Category → (N, H, W) integers: 0 where nothing is labelled, c for the category's concept
-        number c.
-    concepts
-        Category → names; number c is ``names[c - 1]``.
-    labels : (N,), optional
+    masks : dict of str to ndarray of shape (N, H, W), int
+        By category: 0 where nothing is labelled, c for the category's concept number c.
+    concepts : dict of str to sequence of str
+        Names by category; number c is ``names[c - 1]``.
+    labels : array-like of shape (N,), optional
         Class of each image.
-    class_names
-        Of the classes, if they have names.
-    exhaustive
-        Whether the masks show all that there is, so that an image without a label of a category has
-        nothing of that category. Otherwise it may only not have been annotated, as in Broden, and
-        says nothing about the category.
+    class_names : sequence of str, optional
+    exhaustive : bool, default=False
+        Whether the masks are complete, so that an image without a label of a category has nothing
+        of that category. Otherwise it may only not have been annotated, as in Broden, and does not
+        count for the category.
 
     Raises
     ------
@@ -87,7 +109,7 @@ class AnnotatedImages(_Annotated):
     def __post_init__(self):
         concepts = _checked_concepts(self.concepts)
         images, masks = _checked_batch(self.images, self.masks, concepts)
-        labels = None if self.labels is None else _checked_labels(self.labels, len(images))
+        labels = None if self.labels is None else check_labels(self.labels, len(images), None)
         names = None if self.class_names is None else tuple(self.class_names)
         if names is not None and labels is not None and labels.max() >= len(names):
             raise ValueError(f"labels go up to {labels.max()}, but there are {len(names)} names")
@@ -111,20 +133,20 @@ class AnnotatedImages(_Annotated):
         background: int | None = 0,
         labels: ArrayLike | None = None,
     ) -> AnnotatedImages:
-        """Images that have a single mask each, not taken to be ``exhaustive``.
+        """Make a set of images that have a single mask each, not ``exhaustive``.
 
         Parameters
         ----------
-        images : (N, H, W, C)
-        masks : (N, H, W)
-            Integers as ``names`` lists them, in any order and with gaps.
-        names
-            Number in the masks → name of the concept.
-        category
+        images : array-like of shape (N, H, W, C)
+        masks : array-like of shape (N, H, W)
+            Integers as in ``names``, in any order and with gaps.
+        names : dict of int to str
+            Names of the concepts by their number in the masks.
+        category : str, default="object"
             Name of the one category.
-        background
-            The number of pixels without a label; None: there is none.
-        labels : (N,), optional
+        background : int or None, default=0
+            The number of pixels without a label, if there is one.
+        labels : array-like of shape (N,), optional
 
         Raises
         ------
@@ -138,9 +160,9 @@ class AnnotatedImages(_Annotated):
             )
         array = _integers("masks", masks)
         listed = [number for number in names if number != background]
-        found = np.unique(array)
+        present = np.unique(array)
         known = listed if background is None else [background, *listed]
-        unknown = [int(number) for number in found if number not in known]
+        unknown = [int(number) for number in present if number not in known]
         if unknown:
             raise ValueError(f"masks hold numbers without a name: {unknown[:10]}")
         order = np.argsort([*known])
@@ -155,40 +177,39 @@ class AnnotatedImages(_Annotated):
         return len(self.images)
 
     def mask(self, category: str, name: str) -> NDArray:
-        """Where a concept is, (N, H, W) bool."""
+        """Return where a concept is, (N, H, W) bool."""
         number = self.concept_number(category, name)
         return self.masks[category] == number
 
     def occurrence(self) -> NDArray:
-        """Which image shows which concept, (N, I) bool in the order of ``flat_concepts``."""
+        """Return which image shows which concept, (N, I) bool in the order of ``flat_concepts``."""
         columns = []
         for category, names in self.concepts.items():
-            there = np.zeros((len(self), len(names) + 1), bool)
-            for row, mask in zip(there, self.masks[category], strict=True):
+            occurs = np.zeros((len(self), len(names) + 1), bool)
+            for row, mask in zip(occurs, self.masks[category], strict=True):
                 row[np.unique(mask)] = True
-            columns.append(there[:, 1:])
+            columns.append(occurs[:, 1:])
         return np.concatenate(columns, axis=1)
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
-        """Images and masks in order, ``batch_size`` at a time.
+        """Yield images and masks in order, ``batch_size`` at a time.
 
         Raises
         ------
         ValueError
             If ``batch_size`` is not positive.
         """
-        _check_size(batch_size)
-        starts = range(0, len(self), batch_size)
-        parts = (slice(start, start + batch_size) for start in starts)
+        check_integer("batch_size", batch_size)
+        parts = slices(len(self), batch_size)
         return ((self.images[part], _part(self.masks, part)) for part in parts)
 
     def subset(self, which: ArrayLike) -> AnnotatedImages:
-        """Some of the images.
+        """Return a part of the images.
 
         Parameters
         ----------
-        which
-            Their numbers, or a bool for each image.
+        which : array-like
+            Their indices, or a bool for each image.
 
         Raises
         ------
@@ -203,16 +224,15 @@ class AnnotatedImages(_Annotated):
     def split(
         self, share: float = 0.5, *, groups: ArrayLike | None = None, random_state: int = 0
     ) -> tuple[AnnotatedImages, AnnotatedImages]:
-        """Two sets without an image in common.
+        """Split into two sets without an image in common.
 
         Parameters
         ----------
-        share
-            Of the images (of the groups, if there are any) in the first set, in (0, 1).
-        groups : (N,), optional
+        share : float, default=0.5
+            Share of the images (or groups) in the first set, in (0, 1).
+        groups : array-like of shape (N,), optional
             Images of one group stay together, such as crops of one photograph.
-        random_state
-            Which ones go where.
+        random_state : int, default=0
 
         Raises
         ------
@@ -233,18 +253,16 @@ class AnnotatedImages(_Annotated):
         return self.subset(in_first[member]), self.subset(~in_first[member])
 
 
-class AnnotatedStream(_Annotated):
-    """Images and masks that come batch by batch, as often as they are asked for.
+class AnnotatedStream(_ConceptList):
+    """Images and masks that are made batch by batch, as often as they are read.
 
     Parameters
     ----------
-    make_batches
+    make_batches : callable
         Batch size → a fresh iterator of (images (n, H, W, C), masks by category), the same images
         in the same order at every call.
-    concepts
-        Category → names, as of `AnnotatedImages`.
-    exhaustive
-        As of `AnnotatedImages`.
+    concepts, exhaustive
+        As in `AnnotatedImages`.
 
     Raises
     ------
@@ -269,14 +287,14 @@ class AnnotatedStream(_Annotated):
         self.exhaustive = exhaustive
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
-        """Images and masks in order, one batch at a time in memory.
+        """Yield images and masks in order, one batch at a time in memory.
 
         Raises
         ------
         TypeError, ValueError
             If ``batch_size`` is not positive; while iterating, if a batch does not fit.
         """
-        _check_size(batch_size)
+        check_integer("batch_size", batch_size)
         return (
             _checked_batch(images, masks, self.concepts)
             for images, masks in self._make_batches(batch_size)
@@ -285,12 +303,6 @@ class AnnotatedStream(_Annotated):
 
 def _part(masks: Mapping[str, NDArray], which) -> dict[str, NDArray]:
     return {category: mask[which] for category, mask in masks.items()}
-
-
-def _check_size(batch_size: int) -> None:
-    whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
-    if not whole or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
 
 
 def _checked_concepts(concepts: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -322,6 +334,27 @@ def _checked_batch(images, masks, concepts: Mapping[str, tuple[str, ...]]) -> Ba
         )
     if images.size == 0:
         raise ValueError(f"there are no images: shape {images.shape}")
+    checked = check_masks(masks, concepts, len(images))
+    for category, mask in checked.items():
+        if mask.shape != images.shape[:3]:
+            raise ValueError(
+                f"masks[{category!r}] have shape {mask.shape}, but must have {images.shape[:3]} "
+                f"for images of shape {images.shape}"
+            )
+    return images, checked
+
+
+def check_masks(
+    masks: Mapping[str, ArrayLike], concepts: Mapping[str, tuple[str, ...]], count: int
+) -> dict[str, NDArray]:
+    """Return the masks of ``count`` images by category, integers of one shape (count, H, W).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not given by category, not integers, not of one shape, or hold numbers without
+        a concept.
+    """
     if not isinstance(masks, Mapping):
         raise TypeError(
             f"masks must be a dict of category → (N, height, width), not {type(masks).__name__}: "
@@ -334,19 +367,22 @@ def _checked_batch(images, masks, concepts: Mapping[str, tuple[str, ...]]) -> Ba
     checked = {}
     for category, names in concepts.items():
         mask = _integers(f"masks[{category!r}]", masks[category])
-        if mask.shape != images.shape[:3]:
+        if mask.ndim != 3 or len(mask) != count:
             raise ValueError(
-                f"masks[{category!r}] have shape {mask.shape}, but the images {images.shape}: "
-                f"{images.shape[:3]} is wanted"
+                f"masks[{category!r}] must have shape (n, H, W) for {count} images, not "
+                f"{mask.shape}"
             )
         low, high = int(mask.min()), int(mask.max())
         if low < 0 or high > len(names):
             raise ValueError(
                 f"masks[{category!r}] hold numbers from {low} to {high}, but there are "
-                f"{len(names)} names: 0 to {len(names)} is wanted, 0 for what has no label"
+                f"{len(names)} names: expected 0 to {len(names)}, 0 for pixels without a label"
             )
         checked[category] = mask
-    return images, checked
+    if len({mask.shape for mask in checked.values()}) > 1:
+        shapes = {category: mask.shape for category, mask in checked.items()}
+        raise ValueError(f"masks of all categories must be of one shape, not {shapes}")
+    return checked
 
 
 def _integers(name: str, values: ArrayLike) -> NDArray:
@@ -355,15 +391,4 @@ def _integers(name: str, values: ArrayLike) -> NDArray:
         return array.astype(np.uint8)
     if array.dtype.kind not in "ui" or array.size == 0:
         raise ValueError(f"{name} must be integers, not {array.dtype} of shape {array.shape}")
-    return array
-
-
-def _checked_labels(labels: ArrayLike, images: int) -> NDArray:
-    array = np.asarray(labels)
-    if array.shape != (images,) or array.dtype.kind not in "ui" or array.min() < 0:
-        raise ValueError(
-            f"labels must be a class number for each of the {images} images, not {array.dtype} of "
-            f"shape {array.shape}"
-            + (f" from {array.min()}" if array.size and array.dtype.kind in "ui" else "")
-        )
     return array

@@ -1,4 +1,7 @@
-"""Crops of images, and the coefficients of a crop read off the part of the concept map under it."""
+"""Crops of images, and the coefficients of a crop read off the part of the concept map under it.
+
+Where crops lie is `core.geometry`'s subject.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,13 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from xplique_dirpairs.core.geometry import crop_place, crop_stride, crop_weights
+
 logger = logging.getLogger("xplique_dirpairs")
-
-#: Stride of the crop grid as a share of the patch size: that of CRAFT.
-STRIDE = 0.8
-
-
-def crop_starts(length: int, patch: int) -> NDArray:
-    """First pixel of every crop along one side of an image, as in CRAFT: only whole crops."""
-    return np.arange(0, length - patch + 1, max(1, int(STRIDE * patch)))
 
 
 def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
-    """``patch_size``, or the image's shorter side where that is less (which is logged)."""
+    """Return ``patch_size``, or the image's shorter side where that is less (which is logged)."""
     patch = min(patch_size, *image_shape[:2])
     if patch < patch_size:
         logger.info(
@@ -32,61 +29,52 @@ def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
 
 
 def extract_crops(images: NDArray, patch: int) -> NDArray:
-    """All crops, (N, height, width, C) → (n, patch, patch, C): image by image, row by row.
+    """Return all crops, (N, height, width, C) → (n, patch, patch, C): image by image, row by row.
 
     Values and dtype are those of the images.
     """
     windows = np.lib.stride_tricks.sliding_window_view(images, (patch, patch), axis=(1, 2))
-    step = max(1, int(STRIDE * patch))
+    step = crop_stride(patch)
     grid = np.moveaxis(windows[:, ::step, ::step], 3, -1)
     return grid.reshape(-1, patch, patch, images.shape[-1])
 
 
-def crop_at(image: NDArray, place: int, patch: int) -> NDArray:
-    """One crop (patch, patch, C) of an image (height, width, C), by its place in the grid."""
-    row, column = divmod(place, len(crop_starts(image.shape[1], patch)))
-    step = max(1, int(STRIDE * patch))
-    return image[row * step :, column * step :][:patch, :patch]
+def crop_at(image: NDArray, index: int, patch: int) -> NDArray:
+    """Return one crop (patch, patch, C) of an image (height, width, C), by its number."""
+    top, left = crop_place(index, image.shape, patch)
+    return image[top : top + patch, left : left + patch]
 
 
 def crop_coefficients(maps: NDArray, image_shape: tuple[int, ...], patch: int) -> NDArray:
-    """Mean of each concept map over the area of each crop.
+    """Compute the mean of each concept map over the area of each crop.
 
     Parameters
     ----------
-    maps : (N, H, W, I)
+    maps : ndarray of shape (N, H, W, I)
         Concept maps; their cells tile the image evenly.
-    image_shape
-        (height, width, ...), in pixels.
-    patch
+    image_shape : (height, width, …)
+        In pixels.
+    patch : int
         Side of the crops, in pixels.
 
     Returns
     -------
-    crops_u : (n, I)
+    crops_u : ndarray of shape (n, I)
         In the order of `extract_crops`. A cell counts by the area it shares with the crop.
     """
-    rows = _area_weights(maps.shape[1], image_shape[0], patch)
-    columns = _area_weights(maps.shape[2], image_shape[1], patch)
+    rows = crop_weights(maps.shape[1], image_shape[0], patch)
+    columns = crop_weights(maps.shape[2], image_shape[1], patch)
     means = np.einsum("yh,nhwi->nywi", rows, maps, optimize=True)
     means = np.einsum("xw,nywi->nyxi", columns, means, optimize=True)
     return means.reshape(-1, maps.shape[-1])
 
 
-def _area_weights(cells: int, length: int, patch: int) -> NDArray:
-    """(crops, cells): share of each crop's side that lies in each cell; rows sum to 1."""
-    edges = np.linspace(0.0, length, cells + 1)
-    starts = crop_starts(length, patch)[:, None]
-    overlap = np.minimum(edges[1:], starts + patch) - np.maximum(edges[:-1], starts)
-    return (np.maximum(overlap, 0.0) / patch).astype(np.float32)
-
-
 def concept_maps(values: NDArray, image_shape: tuple[int, ...]) -> NDArray:
-    """``(N, *spatial, I)`` → ``(N, H, W, I)`` over the image.
+    """Lay coefficients ``(N, *spatial, I)`` out over the image, ``(N, H, W, I)``.
 
-    Tokens are laid out in the image's proportions, a class token (one more than the grid, put
-    first) left out. Tokens that fill no such grid are averaged to one cell, which is logged:
-    where they lie is then unknown.
+    Tokens are laid out in the image's proportions; a class token (one more than the grid, put
+    first) is left out. Tokens that fill no grid of these proportions are averaged to one cell,
+    which is logged, since their places are then unknown.
     """
     if values.ndim == 4:
         return values
@@ -108,16 +96,16 @@ def concept_maps(values: NDArray, image_shape: tuple[int, ...]) -> NDArray:
 
 
 def best_crops(values: NDArray, number_of_images: int, count: int) -> NDArray:
-    """Indices of the crops with the largest positive coefficients, best first.
+    """Return the indices of the crops with the largest positive coefficients, best first.
 
     Parameters
     ----------
-    values : (n,)
+    values : ndarray of shape (n,)
         One concept's ``crops_u``, image by image.
-    number_of_images
+    number_of_images : int
         N; n is a multiple of it.
-    count
-        How many are wanted. There may be fewer: crops without the concept are left out.
+    count : int
+        Upper limit: crops without the concept are left out.
     """
     by_image = values.reshape(number_of_images, -1)
     candidates = np.arange(values.size).reshape(by_image.shape)
@@ -131,31 +119,33 @@ def best_crops(values: NDArray, number_of_images: int, count: int) -> NDArray:
 
 
 def best_crops_of_images(images: NDArray, maps: NDArray, patch: int, count: int) -> list[NDArray]:
-    """Each concept's best crops, of different images, best first.
+    """Return each concept's best crops, from different images, best first.
 
     Parameters
     ----------
-    images : (N, height, width, C)
-    maps : (N, H, W, I)
-        Concept maps, as `concept_maps` gives them; zero where a concept is not.
-    patch
+    images : ndarray of shape (N, height, width, C)
+    maps : ndarray of shape (N, H, W, I)
+        Concept maps, as `concept_maps` gives them; zero where a concept is absent.
+    patch : int
         Side of the crops, in pixels.
-    count
-        How many are wanted. There may be fewer: an image without the concept gives none.
+    count : int
+        Upper limit: an image without the concept gives no crop.
 
     Returns
     -------
-    crops
-        For each concept (k, patch, patch, C), k from 0 to ``count``.
+    crops : list of ndarray of shape (k, patch, patch, C)
+        One array for each concept, k from 0 to ``count``.
     """
-    shape = images.shape[1:3]
-    values = crop_coefficients(maps, shape, patch).reshape(len(images), -1, maps.shape[-1])
+    values = crop_coefficients(maps, images.shape[1:3], patch)
+    values = values.reshape(len(images), -1, maps.shape[-1])
     crops = []
-    for of_images in np.moveaxis(values, -1, 0):
-        best = np.argsort(-of_images.max(axis=1), kind="stable")[:count]
-        found = np.zeros((0, patch, patch, images.shape[-1]), images.dtype)
-        for image in best[of_images.max(axis=1)[best] > 0]:
-            crop = crop_at(images[image], int(of_images[image].argmax()), patch)
-            found = np.concatenate([found, crop[None]])
-        crops.append(found)
+    for concept_values in np.moveaxis(values, -1, 0):
+        strongest = concept_values.max(axis=1)
+        order = np.argsort(-strongest, kind="stable")[:count]
+        chosen = [
+            crop_at(images[n], int(concept_values[n].argmax()), patch)
+            for n in order[strongest[order] > 0]
+        ]
+        empty = np.zeros((0, patch, patch, images.shape[-1]), images.dtype)
+        crops.append(np.stack(chosen) if chosen else empty)
     return crops

@@ -13,7 +13,7 @@ those of the pixels outside B. No classifier has a reason to use it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from keras import layers
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.data.annotated_images import AnnotatedImages, AnnotatedStream
+from xplique_dirpairs.data.annotated_images import AnnotatedImages
 from xplique_dirpairs.datasets.pictures import train_classifier
 from xplique_dirpairs.datasets.scene_paint import COLOURS, Canvas, Random, Strokes, between
 from xplique_dirpairs.datasets.scene_settings import (
@@ -61,9 +61,8 @@ def annotated_scenes(
 ) -> AnnotatedImages:
     """Draw scenes with masks of objects, parts, textures and colours.
 
-    Image i of a seed is always the same one, however many are made and in whatever blocks: for more
-    than memory holds, see `stream_scenes`. Any eight images from a multiple of eight on are one of
-    each class.
+    Image i of a seed is always the same one: more images than memory holds can be drawn in blocks,
+    each with its ``start``. Any eight images from a multiple of eight on are one of each class.
 
     Parameters
     ----------
@@ -101,33 +100,6 @@ def annotated_scenes(
         for mask, drawn in zip(masks.values(), canvas.masks, strict=True):
             mask[k] = drawn.reshape(SIDE, SIDE)
     return AnnotatedImages(images, masks, CONCEPTS, labels, CLASS_NAMES, exhaustive=True)
-
-
-def stream_scenes(n: int, seed: int = 0, *, without: Collection[str] = ()) -> AnnotatedStream:
-    """Stream the images of `annotated_scenes`, drawn anew whenever they are asked for.
-
-    Memory holds one batch at a time.
-
-    Parameters
-    ----------
-    n, seed, without
-        As in `annotated_scenes`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `annotated_scenes`.
-    """
-    _check_numbers(n, seed)
-    _checked_objects(without)
-
-    def batches(batch_size: int) -> Iterator[tuple[NDArray, dict[str, NDArray]]]:
-        for first in range(0, n, batch_size):
-            count = min(batch_size, n - first)
-            part = annotated_scenes(count, seed, start=first, without=without)
-            yield part.images, part.masks
-
-    return AnnotatedStream(batches, CONCEPTS, exhaustive=True)
 
 
 def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:

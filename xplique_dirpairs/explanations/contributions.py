@@ -24,7 +24,7 @@ from xplique_dirpairs.extractors.concept_layer import (
     concept_names_of,
     crops_of_fit,
 )
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.pairs import Off
 
 #: Classes that are named with their probabilities.

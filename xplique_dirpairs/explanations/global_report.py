@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.progress import progress
-from xplique_dirpairs.core.validation import as_images, check_class, check_integer
+from xplique_dirpairs.core.validation import as_images, check_class, check_fraction, check_integer
 from xplique_dirpairs.explanations.model_explanation import (
     Confusion,
     ModelExplanation,
@@ -29,7 +29,6 @@ from xplique_dirpairs.extractors.concept_layer import (
     concept_names_of,
 )
 from xplique_dirpairs.extractors.scan import Scan, scan_images
-from xplique_dirpairs.metrics.significance import check_level
 from xplique_dirpairs.pairs import Off
 from xplique_dirpairs.sensitivity.influence import (
     STATISTICS,
@@ -231,7 +230,7 @@ def _check_settings(
     """What can be told before anything is computed."""
     for name, value in counts.items():
         check_integer(name, value)
-    check_level(level)
+    check_fraction("level", level)
     if influence_images not in ("all", "class"):
         raise ValueError(f"influence_images must be 'all' or 'class', not {influence_images!r}")
     if statistic not in STATISTICS:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.metrics.manipulation import CHUNK_FLOATS
+from xplique_dirpairs.core.batching import CHUNK_FLOATS
 from xplique_dirpairs.models.head import Head
 
 #: (n, ...) features to scores (n,) and the gradient of each, (n, ...).

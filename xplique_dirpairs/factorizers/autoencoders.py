@@ -1,27 +1,213 @@
-"""Three sparse autoencoders, which differ in where the atoms of the dictionary may be."""
+"""Three sparse autoencoders, which differ in where the atoms of the dictionary may lie."""
 
 from __future__ import annotations
 
 import math
+import time
+from abc import abstractmethod
+from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 
-from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.factorizers.autoencoder_factorizer import AutoencoderFactorizer
+from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.validation import check_integer, check_number
+from xplique_dirpairs.factorizers.base import AffineFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
     ArchetypalDictionary,
+    AutoencoderHistory,
     FreeDictionary,
     SparseAutoencoder,
+    top_k,
 )
+from xplique_dirpairs.learning.batches import random_rows
+from xplique_dirpairs.learning.callbacks import NaNGuard, Progress, quiet
 
-#: Positions that a free dictionary starts from, and that K-Means sees.
-_STARTED_FROM, _CLUSTERED = 2_000, 20_000
-#: Centroids by default: so many per concept, and at least so many.
+#: Points of the history, whatever the number of steps.
+_EPOCHS = 50
+#: Positions among which the atoms of a free dictionary start, and those that K-Means sees.
+_START_SAMPLE, _CLUSTER_SAMPLE = 2_000, 20_000
+#: Default number of centroids: per concept, and at least.
 _CENTROIDS_PER_CONCEPT, _FEWEST_CENTROIDS = 10, 100
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
+class AutoencoderFactorizer(AffineFactorizer):
+    """A sparse autoencoder with a linear encoder: u = TopK(ReLU(F x − b)), x̂ = u D + offset.
+
+    Attributes
+    ----------
+    bank_ : ndarray of shape (I, D)
+        The dictionary: atoms, in the units of the features where they have units.
+    filters_ : ndarray of shape (I, D)
+    biases_ : ndarray of shape (I,)
+        A concept is a candidate at x where filters_ @ x > biases_.
+    constant_ : ndarray of shape (D,)
+        Decoded where no concept fires.
+    k_ : int
+        The k that was used.
+    scale_ : float
+        RMS distance of the features from their mean, by which they were scaled for the learning.
+    history_ : AutoencoderHistory
+    """
+
+    k: int | None = None
+    steps: int = 2000
+    batch_size: int = 512
+    learning_rate: float = 1e-2
+    verbose: int = 0
+    filters_: NDArray = field(init=False)
+    biases_: NDArray = field(init=False)
+    k_: int = field(init=False)
+    scale_: float = field(init=False)
+    history_: AutoencoderHistory = field(init=False)
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(self, activations: ArrayLike) -> tuple[NDArray, NDArray]:
+        """Train on flat activations; Ctrl-C ends the training and keeps what was learned.
+
+        Parameters
+        ----------
+        activations : array-like of shape (P, D)
+
+        Returns
+        -------
+        concept_bank_w : ndarray of shape (I, D)
+        coeffs_u : ndarray of shape (P, I)
+
+        Raises
+        ------
+        ValueError
+            If the activations are not flat and finite or do not vary, or a parameter is out of
+            its range.
+        """
+        start = time.perf_counter()
+        bank, coefficients = super().fit(activations)
+        curves, cut_short, interrupted = self._training
+        x = np.asarray(activations, np.float32)
+        lost = sum(
+            float(np.square(block - self.decode(u), dtype=np.float64).sum())
+            for block, u in zip(iter_blocks(x), iter_blocks(coefficients), strict=True)
+        )
+        self.history_ = AutoencoderHistory(
+            losses={name: curves.get(name, []) for name in self._loss_names},
+            l0=curves.get("l0", []),
+            dead_share=curves.get("dead", []),
+            occupancy=(coefficients > 0).mean(axis=0),
+            final_r2=1.0 - lost / (len(x) * self.scale_**2),
+            cut_short=cut_short,
+            interrupted=interrupted,
+            seconds=time.perf_counter() - start,
+        )
+        self.history_.warn()
+        return bank, coefficients
+
+    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+        k = self._check_parameters(x)
+        rng = np.random.default_rng(self.random_state)
+        centre, scale = _centre_and_scale(x)
+        model = SparseAutoencoder(
+            self._make_dictionary(x, centre, scale, rng),
+            k,
+            centre=centre,
+            scale=scale,
+            patience=self._steps_per_epoch,
+        )
+        self._training = self._train(model, x, seed=int(rng.integers(2**31)))
+        self._loss_names = model.loss_names
+        self.k_, self.scale_ = k, scale
+        return self._keep(model, centre, scale)
+
+    def _keep(
+        self, model: SparseAutoencoder, centre: NDArray, scale: float
+    ) -> tuple[NDArray, NDArray]:
+        """Keep what was learned of x̃ = (x − centre)/scale, for x; return bank and constant."""
+        filters = model.encoder.numpy().astype(np.float64) / scale
+        offset = centre + scale * model.offset.numpy()
+        self.filters_ = filters.astype(np.float32)
+        self.biases_ = (filters @ offset - model.shift.numpy()).astype(np.float32)
+        return model.dictionary.atoms().numpy() * scale, offset
+
+    def _check_parameters(self, x: NDArray) -> int:
+        """Check every parameter; return k."""
+        # Several concepts at a position from I = 6 on: with one alone they would be clusters.
+        k = math.ceil(self.number_of_concepts / 5) if self.k is None else self.k
+        check_integer("k", k)
+        if k > self.number_of_concepts:
+            raise ValueError(
+                f"k={k} concepts per position of number_of_concepts={self.number_of_concepts}: "
+                "k must not be larger"
+            )
+        check_integer("steps", self.steps)
+        check_integer("batch_size", self.batch_size)
+        check_number("learning_rate", self.learning_rate, above=0.0)
+        return k
+
+    @abstractmethod
+    def _make_dictionary(
+        self, x: NDArray, centre: NDArray, scale: float, rng: np.random.Generator
+    ) -> FreeDictionary | ArchetypalDictionary:
+        """Return the dictionary at its start, for features (x − centre)/scale."""
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return math.ceil(self.steps / _EPOCHS)
+
+    def _train(
+        self, model: SparseAutoencoder, x: NDArray, seed: int
+    ) -> tuple[dict[str, list[float]], list[str], bool]:
+        """Fit the model; return its curves, what cut them short, and whether that was Ctrl-C."""
+        per_epoch = self._steps_per_epoch
+        rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.steps, 0.02)
+        model.compile(keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False)
+        model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
+        record, guard = keras.callbacks.History(), NaNGuard()
+        callbacks = [record, guard]
+        if self.verbose:
+            callbacks.append(Progress(f"Learning {self.number_of_concepts} concepts"))
+        batches = random_rows(x, min(self.batch_size, len(x)), seed).prefetch(2)
+        cut_short, interrupted = [], False
+        try:
+            with quiet():
+                model.fit(
+                    batches,
+                    epochs=math.ceil(self.steps / per_epoch),
+                    steps_per_epoch=per_epoch,
+                    callbacks=callbacks,
+                    shuffle=False,
+                    verbose=0,
+                )
+        except KeyboardInterrupt:
+            interrupted = True
+            cut_short.append("the training was interrupted: what was learned by then is kept")
+        if guard.tripped_at is not None:
+            epoch = guard.tripped_at + 1
+            cut_short.append(f"the training met NaN in epoch {epoch}: the state before it is kept")
+        curves = {
+            n: [float(v) for v in values] for n, values in getattr(record, "history", {}).items()
+        }
+        return curves, cut_short, interrupted
+
+    # ---------------------------------------------------------------- reading
+
+    def _read(self, x: tf.Tensor) -> tf.Tensor:
+        """Return u = TopK(ReLU(F x − b)): ≥ 0, at most k not 0."""
+        z = tf.matmul(x, tf.constant(self.filters_, x.dtype), transpose_b=True)
+        return top_k(tf.nn.relu(z - tf.constant(self.biases_, x.dtype)), self.k_)
+
+    @property
+    def decoding_directions(self) -> NDArray:
+        """Rows of the encoder, (I, D): the linear filters before ReLU and TopK."""
+        self._check_is_fitted()
+        return self.filters_.copy()
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class TopKFactorizer(AutoencoderFactorizer):
     """TopK sparse autoencoder: at every position the k strongest concepts, and no others.
 
@@ -29,50 +215,52 @@ class TopKFactorizer(AutoencoderFactorizer):
     learned offset, and an auxiliary loss for concepts that do not fire, see
     `SparseAutoencoder.terms`. The atoms start at positions of the data that lie in different
     directions (k-means++), which leaves few concepts dead. Coefficients have the units of the
-    features. The problem is not convex: of a known dictionary some starts miss an atom, with a
-    lower ``history_.final_r2``, so compare a few seeds.
+    features. The problem is not convex: some initialisations miss an atom of a known dictionary,
+    with a lower ``history_.final_r2``, so compare a few seeds.
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    k
+    k : int, optional
         Concepts a position may have, 1 … I. Default: I/5, rounded up. Dictionaries of language
         models have thousands of concepts and k well under a hundredth of that; the ten to thirty
         concepts explained here must share out all of a layer among them, and with k = 1 they
         would be clusters.
-    steps
+    steps : int, default=2000
         Of Adam; the learning rate falls along a cosine.
-    batch_size
+    batch_size : int, default=512
         Positions per step.
-    learning_rate
+    learning_rate : float, default=1e-2
         Of the first step.
-    random_state
-        Seed of the start and of the order of the positions.
-    verbose
+    random_state : int, optional
+        Seed of the initialisation and of the order of the positions.
+    verbose : int, default=0
         0 for silence, 1 for a progress bar.
     """
 
     def _make_dictionary(
         self, x: NDArray, centre: NDArray, scale: float, rng: np.random.Generator
     ) -> FreeDictionary:
-        sample = _unit(_sample(x, _STARTED_FROM, centre, scale, rng))
-        # more concepts than positions, positions that are the same or at the mean: off at random
+        sample = unit_rows(_sample(x, _START_SAMPLE, centre, scale, rng))
+        # Random atoms where there are more concepts than positions, and a little everywhere:
+        # positions may be equal, or lie at the mean.
         atoms = rng.normal(size=(self.number_of_concepts, x.shape[1])) / math.sqrt(x.shape[1])
-        chosen = min(self.number_of_concepts, len(sample))
-        starts, _ = kmeans_plusplus(sample, chosen, random_state=int(rng.integers(2**31)))
-        atoms[:chosen] = starts + 0.01 * atoms[:chosen]
+        count = min(self.number_of_concepts, len(sample))
+        starts, _ = kmeans_plusplus(sample, count, random_state=int(rng.integers(2**31)))
+        atoms[:count] = starts + 0.01 * atoms[:count]
         return FreeDictionary(atoms)
 
     def _keep(
         self, model: SparseAutoencoder, centre: NDArray, scale: float
     ) -> tuple[NDArray, NDArray]:
         _, offset = super()._keep(model, centre, scale)
-        # unit atoms in raw features, too
+        # Atoms of unit length in raw features, too: the scale goes to the coefficients.
         self.filters_, self.biases_ = self.filters_ * scale, self.biases_ * scale
         return model.dictionary.atoms().numpy(), offset
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ArchetypalFactorizer(AutoencoderFactorizer):
     """Archetypal sparse autoencoder, A-SAE: atoms in the convex hull of K-Means centroids.
 
@@ -87,50 +275,27 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     ----------
     number_of_concepts, k, steps, batch_size, learning_rate, random_state, verbose
         As in `TopKFactorizer`; the seed is that of the centroids, too.
-    n_centroids
-        From I to the number of positions. Default: 10 I and at least 100, if there are so many
-        positions.
-    centroids : (n, D), optional
-        Given ones (raw features), instead of those of K-Means.
+    n_centroids : int, optional
+        From I to the number of positions. Default: 10 I and at least 100, or the number of
+        positions where that is less.
+    centroids : array-like of shape (n, D), optional
+        Centroids to use (raw features) instead of those of K-Means.
 
     Attributes
     ----------
-    centroids_ : (n, D)
+    centroids_ : ndarray of shape (n, D)
         C, raw features.
-    mixture_ : (I, n)
-        W: each row is how an archetype is mixed of the centroids.
-    relaxation_ : (I, D)
+    mixture_ : ndarray of shape (I, n)
+        W: how each archetype is mixed from the centroids.
+    relaxation_ : ndarray of shape (I, D)
         Λ, raw features; zero here. bank_ = mixture_ @ centroids_ − constant_ + relaxation_.
     """
 
-    centroids_: NDArray
-    mixture_: NDArray
-    relaxation_: NDArray
-
-    def __init__(
-        self,
-        number_of_concepts: int = 20,
-        *,
-        k: int | None = None,
-        n_centroids: int | None = None,
-        centroids: ArrayLike | None = None,
-        steps: int = 2000,
-        batch_size: int = 512,
-        learning_rate: float = 1e-2,
-        random_state: int | None = None,
-        verbose: int = 0,
-    ):
-        super().__init__(
-            number_of_concepts,
-            k=k,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.n_centroids = n_centroids
-        self.centroids = centroids
+    n_centroids: int | None = None
+    centroids: ArrayLike | None = None
+    centroids_: NDArray = field(init=False)
+    mixture_: NDArray = field(init=False)
+    relaxation_: NDArray = field(init=False)
 
     @property
     def _radius(self) -> float:
@@ -145,9 +310,11 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
             if given.ndim != 2 or given.shape[1] != x.shape[1]:
                 raise ValueError(f"centroids must have shape {wanted}, not {given.shape}")
             if len(given) < self.number_of_concepts or not np.isfinite(given).all():
-                raise ValueError(f"centroids must be finite, {wanted}: {given.shape} came")
+                raise ValueError(f"centroids must be finite, {wanted}: received {given.shape}")
             if self.n_centroids not in (None, len(given)):
-                raise ValueError(f"{len(given)} centroids came, but n_centroids={self.n_centroids}")
+                raise ValueError(
+                    f"received {len(given)} centroids, but n_centroids={self.n_centroids}"
+                )
             return k
         count = self._count_centroids(x)
         check_integer("n_centroids", count, minimum=self.number_of_concepts)
@@ -166,7 +333,7 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
         seed = int(rng.integers(2**31))
         if self.centroids is None:
             count = self._count_centroids(x)
-            sample = _sample(x, max(_CLUSTERED, count), centre, scale, rng)
+            sample = _sample(x, max(_CLUSTER_SAMPLE, count), centre, scale, rng)
             # k-means++ would take twenty times as long here, for centroids that are no better
             clustering = MiniBatchKMeans(
                 count, init="random", batch_size=2048, max_iter=10, n_init=1, random_state=seed
@@ -174,8 +341,9 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
             centroids = clustering.fit(sample).cluster_centers_
         else:
             centroids = (np.asarray(self.centroids, np.float64) - centre) / scale
-        # at centroids in different directions
-        _, corners = kmeans_plusplus(_unit(centroids), self.number_of_concepts, random_state=seed)
+        # archetypes start at centroids in different directions
+        directions = unit_rows(centroids)
+        _, corners = kmeans_plusplus(directions, self.number_of_concepts, random_state=seed)
         mixture = np.eye(len(centroids), dtype=np.float32)[corners]
         return ArchetypalDictionary(centroids, mixture, self._radius)
 
@@ -190,6 +358,7 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
         return bank, offset
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class RelaxedArchetypalFactorizer(ArchetypalFactorizer):
     """Relaxed archetypal sparse autoencoder, RA-SAE: atoms within δ of the hull, D = W C + Λ.
 
@@ -197,58 +366,36 @@ class RelaxedArchetypalFactorizer(ArchetypalFactorizer):
 
     Parameters
     ----------
-    delta
+    delta : float, default=0.1
         δ ≥ 0, in RMS distances of the features from their mean (`scale_`), so that a value means
         the same for every layer; 0 is `ArchetypalFactorizer`.
     """
 
-    def __init__(
-        self,
-        number_of_concepts: int = 20,
-        *,
-        delta: float = 0.1,
-        k: int | None = None,
-        n_centroids: int | None = None,
-        centroids: ArrayLike | None = None,
-        steps: int = 2000,
-        batch_size: int = 512,
-        learning_rate: float = 1e-2,
-        random_state: int | None = None,
-        verbose: int = 0,
-    ):
-        super().__init__(
-            number_of_concepts,
-            k=k,
-            n_centroids=n_centroids,
-            centroids=centroids,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.delta = delta
+    delta: float = 0.1
 
     @property
     def _radius(self) -> float:
         return float(self.delta)
 
     def _check_parameters(self, x: NDArray) -> int:
-        number = isinstance(self.delta, (int, float, np.integer, np.floating))
-        if not number or not 0 <= self.delta < np.inf:
-            raise ValueError(f"delta must be a number of at least 0, not {self.delta!r}")
+        check_number("delta", self.delta, minimum=0.0)
         return super()._check_parameters(x)
+
+
+def _centre_and_scale(x: NDArray) -> tuple[NDArray, float]:
+    """Return the mean (D,) of positions (P, D), and their RMS distance from it."""
+    centre = x.mean(axis=0, dtype=np.float64)
+    squares = sum(float(np.square(block - centre).sum()) for block in iter_blocks(x))
+    scale = float(np.sqrt(squares / len(x)))
+    if scale <= 1e-6 * np.linalg.norm(centre) or scale == 0.0:
+        raise ValueError(f"the activations are constant: the same at all {len(x)} positions")
+    return centre, scale
 
 
 def _sample(
     x: NDArray, size: int, centre: NDArray, scale: float, rng: np.random.Generator
 ) -> NDArray:
-    """At most so many positions, (x − centre)/scale, float32."""
+    """Return at most ``size`` positions, (x − centre)/scale, float32."""
     if len(x) > size:
         x = x[rng.choice(len(x), size, replace=False)]
     return ((x - centre) / scale).astype(np.float32)
-
-
-def _unit(rows: NDArray) -> NDArray:
-    """Rows of length 1; those of length 0 stay."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)

@@ -1,4 +1,4 @@
-"""What other extractors have to beat: random directions, and direction pairs without learning."""
+"""Baselines for other extractors: random directions, and direction pairs without learning."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.validation import check_activations, check_integer
-from xplique_dirpairs.factorizers.affine import LinearFactorizer, unit_rows
+from xplique_dirpairs.factorizers.base import LinearFactorizer, check_flat
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.reading import measure_pairs
@@ -20,7 +21,7 @@ from xplique_dirpairs.pairs import Off
 
 
 class RandomFactorizer(LinearFactorizer):
-    """Random directions: what a method has to beat.
+    """Random directions, the lowest baseline.
 
     Bank rows are orthonormal and of uniformly random orientation; where I > D, independent and of
     unit length. Coefficients are the smallest that fit the features about their mean best (least
@@ -28,37 +29,33 @@ class RandomFactorizer(LinearFactorizer):
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    random_state
+    random_state : int, optional
         Seed of the directions.
     """
 
-    def __init__(self, number_of_concepts: int = 20, *, random_state: int | None = None):
-        self.number_of_concepts = number_of_concepts
-        self.random_state = random_state
-
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         rng = np.random.default_rng(self.random_state)
-        bank, _ = unit_rows(random_filters(x, self.number_of_concepts, rng))
+        bank = unit_rows(random_filters(x, self.number_of_concepts, rng))
         self.filters_ = np.linalg.pinv(bank).T.astype(np.float32)
         return bank, x.mean(axis=0, dtype=np.float64)
 
 
 class NoLearningFactorizer(DirectionPairsFactorizer):
-    """Direction pairs around a clustering: what the learning has to beat.
+    """Direction pairs around a clustering, the baseline of the learning.
 
     Filters and biases are `clustered_detectors`; signal vectors are estimated once, as the default
-    recipe estimates them (`learning.signals.joint_signals`). No loss is minimised, the network is
-    not asked. Coefficients, bank and detections are those of direction pairs.
+    recipe estimates them (`learning.signals.joint_signals`). No loss is minimised, and the network
+    is not used. Coefficients, bank and detections are those of direction pairs.
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    off
+    off : {"absent", "undecided"}, default="absent"
         As in `DirectionPairsFactorizer`.
-    random_state
+    random_state : int, optional
         Seed of the clustering.
     """
 
@@ -82,7 +79,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
 
         Parameters
         ----------
-        activations : (N, *spatial, D)
+        activations : ndarray of shape (N, *spatial, D)
         head, resume
             Without effect.
         """
@@ -102,26 +99,20 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         return self
 
     def encode(self, activations: ArrayLike) -> NDArray:
-        """Concept coefficients, (P, D) → (P, I).
+        """Compute concept coefficients, (P, D) → (P, I).
 
         Raises
         ------
         ValueError
             If the activations are not flat and finite, with the channels of `fit`.
         """
-        channels = self._fitted().filters.shape[1]
-        x = check_activations(activations)
-        if x.ndim != 2 or x.shape[1] != channels:
-            raise ValueError(
-                f"activations must be flat and end in {channels} channels, but are {x.shape}"
-            )
-        return super().encode(x)
+        return super().encode(check_flat(activations, self._fitted().channels))
 
 
 def clustered_detectors(
     x: NDArray, concepts: int, rng: np.random.Generator
 ) -> tuple[NDArray, NDArray]:
-    """Filters (I, A), unit rows, and biases (I,) of whitened features (P, A), from K-Means.
+    """Return filters (I, A), unit rows, and biases (I,) of whitened features (P, A), from K-Means.
 
     A filter points to a centroid; filters are symmetrically orthogonalised where I ≤ A. Each
     detector is on at 1/I of the positions (at half of them where I = 1).
@@ -137,8 +128,8 @@ def clustered_detectors(
             "for fewer concepts"
         )
     clustering = MiniBatchKMeans(concepts, n_init=4, random_state=int(rng.integers(2**31)))
-    filters, _ = unit_rows(clustering.fit(x).cluster_centers_.astype(np.float64))
-    if concepts == 1:  # the only centroid is the mean, zero: the first axis stands in
+    filters = unit_rows(clustering.fit(x).cluster_centers_.astype(np.float64))
+    if concepts == 1:  # the only centroid is the mean, zero: the first axis is used
         filters = np.eye(1, x.shape[1])
     if concepts <= x.shape[1]:
         left, _, right = np.linalg.svd(filters, full_matrices=False)

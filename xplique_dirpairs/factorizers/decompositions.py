@@ -6,6 +6,7 @@ In all of them ``constant_`` is the mean: with every concept off, the features a
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -14,11 +15,16 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.core.linear_algebra import largest_entry_signs
-from xplique_dirpairs.factorizers.affine import AffineFactorizer, LinearFactorizer, unit_rows
+from xplique_dirpairs.core.linear_algebra import largest_entry_signs, unit_rows
+from xplique_dirpairs.factorizers.base import (
+    AffineFactorizer,
+    IterativeFactorizer,
+    LinearFactorizer,
+)
 from xplique_dirpairs.learning.coordinates import Moments, principal_axes
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PCAFactorizer(LinearFactorizer):
     """Principal components (Pearson 1901): orthonormal axes of largest variance.
 
@@ -29,22 +35,18 @@ class PCAFactorizer(LinearFactorizer):
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I, at most D.
-    random_state
-        Without effect: the result is exact. Here so that all factorizers are made alike.
+    random_state : int, optional
+        Without effect: the result is exact. Present so that all factorizers are made alike.
 
     Attributes
     ----------
-    explained_variances_ : (I,)
+    explained_variances_ : ndarray of shape (I,)
         Variances along the components, largest first.
     """
 
-    explained_variances_: NDArray
-
-    def __init__(self, number_of_concepts: int = 20, *, random_state: int | None = None):
-        self.number_of_concepts = number_of_concepts
-        self.random_state = random_state
+    explained_variances_: NDArray = field(init=False)
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         if self.number_of_concepts > x.shape[1]:
@@ -58,7 +60,8 @@ class PCAFactorizer(LinearFactorizer):
         return bank, moments.mean
 
 
-class FastICAFactorizer(LinearFactorizer):
+@dataclass(eq=False, repr=False, kw_only=True)
+class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
     """Independent components (Hyvärinen & Oja 2000), by scikit-learn's symmetric FastICA.
 
     On the first I principal axes, whitened. x − mean = A s: columns of the mixing A are encoding
@@ -68,16 +71,16 @@ class FastICAFactorizer(LinearFactorizer):
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I, at most the number of axes along which the features vary (standard deviation above a
         thousandth of the largest).
-    fun
-        Contrast: "logcosh", "exp" or "cube".
-    tol
+    fun : {"logcosh", "exp", "cube"}, default="logcosh"
+        Contrast.
+    tol : float, default=1e-4
         Converged when no row of the unmixing turns by more in an iteration, as 1 − |cosine|.
-    max_iter
-        A fit that is not converged by then warns, and ``converged_`` is False.
-    random_state
+    max_iter : int, default=1000
+        A fit that has not converged by then warns, and ``converged_`` is False.
+    random_state : int, optional
         Seed of the first unmixing.
 
     Attributes
@@ -86,23 +89,7 @@ class FastICAFactorizer(LinearFactorizer):
     n_iter_ : int
     """
 
-    converged_: bool
-    n_iter_: int
-
-    def __init__(
-        self,
-        number_of_concepts: int = 20,
-        *,
-        fun: str = "logcosh",
-        tol: float = 1e-4,
-        max_iter: int = 1000,
-        random_state: int | None = None,
-    ):
-        self.number_of_concepts = number_of_concepts
-        self.fun = fun
-        self.tol = tol
-        self.max_iter = max_iter
-        self.random_state = random_state
+    fun: str = "logcosh"
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         moments = Moments.of(x)
@@ -121,18 +108,20 @@ class FastICAFactorizer(LinearFactorizer):
             random_state=self.random_state,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, with what to do
+            warnings.simplefilter("ignore", ConvergenceWarning)  # _finish warns, with advice
             ica.fit(whitened.astype(np.float64))
-        self._note_end(ica.n_iter_, ica.n_iter_ < self.max_iter, self.tol)
+        self._finish(ica.n_iter_, ica.n_iter_ < self.max_iter)
         # The unmixing of whitened features is a rotation: its inverse is its transpose.
-        bank, lengths = unit_rows(ica.components_ @ (axes * deviations))
+        mixing = ica.components_ @ (axes * deviations)
+        bank, lengths = unit_rows(mixing), np.linalg.norm(mixing, axis=1, keepdims=True)
         signs = largest_entry_signs(bank)
         filters = ica.components_ @ (axes / deviations)
         self.filters_ = (filters * lengths * signs).astype(np.float32)
         return bank * signs, moments.mean
 
 
-class KMeansFactorizer(AffineFactorizer):
+@dataclass(eq=False, repr=False, kw_only=True)
+class KMeansFactorizer(IterativeFactorizer):
     """K-Means (Lloyd 1982): a concept is a cluster, its coefficient 1 in the cluster and 0 outside.
 
     x̂ = centroid = mean + Σ_i u_i (centroid_i − mean): bank rows are *centroid − mean*, not unit,
@@ -145,15 +134,15 @@ class KMeansFactorizer(AffineFactorizer):
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I.
-    n_init
-        Clusterings from different beginnings (k-means++), of which the best is kept.
-    tol, max_iter
-        As in `sklearn.cluster.KMeans`; a fit that is not converged by then warns, and
+    n_init : int, default=4
+        Clusterings from different initialisations (k-means++); the best is kept.
+    tol, max_iter : float, int
+        As in `sklearn.cluster.KMeans`; a fit that has not converged by then warns, and
         ``converged_`` is False.
-    random_state
-        Seed of the beginnings.
+    random_state : int, optional
+        Seed of the initialisations.
 
     Attributes
     ----------
@@ -162,23 +151,8 @@ class KMeansFactorizer(AffineFactorizer):
         Of the best clustering.
     """
 
-    converged_: bool
-    n_iter_: int
-
-    def __init__(
-        self,
-        number_of_concepts: int = 20,
-        *,
-        n_init: int = 4,
-        tol: float = 1e-4,
-        max_iter: int = 300,
-        random_state: int | None = None,
-    ):
-        self.number_of_concepts = number_of_concepts
-        self.n_init = n_init
-        self.tol = tol
-        self.max_iter = max_iter
-        self.random_state = random_state
+    max_iter: int = 300
+    n_init: int = 4
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         model = KMeans(
@@ -190,28 +164,19 @@ class KMeansFactorizer(AffineFactorizer):
         )
         mean = x.mean(axis=0, dtype=np.float64)
         model.fit(x - mean.astype(np.float32))
-        self._note_end(model.n_iter_, model.n_iter_ < self.max_iter, self.tol)
+        self._finish(model.n_iter_, model.n_iter_ < self.max_iter)
         return model.cluster_centers_, mean
 
-    def _read(self, x: NDArray) -> NDArray:
-        # ‖x − c‖² without what is the same for all centroids
-        nearness = (x - self.constant_) @ self.bank_.T - 0.5 * np.square(self.bank_).sum(axis=1)
-        u = np.zeros_like(nearness)
-        u[np.arange(len(u)), nearness.argmax(axis=1)] = 1.0
-        return u
-
-    def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """`encode` as a tensor, (P, D) → (P, I), without a gradient: see the class."""
-        x = self._features_tensor(activations)
+    def _read(self, x: tf.Tensor) -> tf.Tensor:
         bank = tf.constant(self.bank_, x.dtype)
-        centred = x - tf.constant(self.constant_, x.dtype)
-        nearness = tf.matmul(centred, bank, transpose_b=True)
+        # ‖x − c‖² up to a factor of −½ and a term that is the same for all centroids
+        nearness = tf.matmul(self._centred(x), bank, transpose_b=True)
         nearness -= 0.5 * tf.reduce_sum(tf.square(bank), axis=1)
         return tf.one_hot(tf.argmax(nearness, axis=1), len(self.bank_), dtype=x.dtype)
 
 
-def _too_many(factorizer: LinearFactorizer, most: int) -> ValueError:
+def _too_many(factorizer: AffineFactorizer, limit: int) -> ValueError:
     return ValueError(
-        f"{type(factorizer).__name__} finds at most {most} concepts in these activations, as many "
+        f"{type(factorizer).__name__} finds at most {limit} concepts in these activations, as many "
         f"as they vary along, not number_of_concepts={factorizer.number_of_concepts}"
     )

@@ -1,12 +1,13 @@
 """Factorizations with coefficients that are nowhere negative: NMF and semi-NMF.
 
-Both read coefficients by non-negative least squares, position by position: what a position's
-coefficients are does not depend on the others it is read with.
+Both read coefficients by non-negative least squares, position by position: the coefficients of a
+position do not depend on the positions it is read with.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -15,24 +16,24 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.core.batching import iter_blocks
-from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.factorizers.affine import AffineFactorizer, unit_rows
+from xplique_dirpairs.core.batching import chunk_size, iter_blocks, slices
+from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.validation import check_integer, check_number
+from xplique_dirpairs.factorizers.base import IterativeFactorizer
 
 #: Numbers below this share of the largest of a position count as zero.
 _TOLERANCE = 1e-8
-#: Sweeps of coordinate descent over the concepts before the exact solution is looked for.
+#: Sweeps of coordinate descent over the concepts before the exact solution is computed.
 _SWEEPS = 30
 #: Added to W Wᵀ (unit rows), so that there is one solution.
 _RIDGE = 1e-9
-#: Numbers in the systems that are solved at once.
-_NUMBERS = 2**22
 #: Positions of a block: their coefficients stay in the processor's cache.
 _BLOCK = 2048
 
 
-class NMFFactorizer(AffineFactorizer):
-    """Non-negative matrix factorization (Lee & Seung 1999), CRAFT's way to concepts; converged.
+@dataclass(eq=False, repr=False, kw_only=True)
+class NMFFactorizer(IterativeFactorizer):
+    """Non-negative matrix factorization (Lee & Seung 1999), as CRAFT uses it; run to convergence.
 
     x + shift ≈ U W with U, W ≥ 0, by scikit-learn's coordinate descent. The shift is zero in
     channels that are nowhere negative in the activations of `fit`, and minus the lowest value in
@@ -42,40 +43,25 @@ class NMFFactorizer(AffineFactorizer):
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    tol
+    tol : float, default=1e-4
         Converged when an iteration moves coefficients and bank by less than this share of what
         the first one moved (the projected gradient, as in `sklearn.decomposition.NMF`).
-    max_iter
-        A fit that is not converged by then warns, and ``converged_`` is False.
-    random_state
-        Seed of the beginning (NNDSVD with its zeros at the mean; random where I = 1 or
+    max_iter : int, default=1000
+        A fit that has not converged by then warns, and ``converged_`` is False.
+    random_state : int, optional
+        Seed of the initialisation (NNDSVD with its zeros at the mean; random where I = 1 or
         I > D).
 
     Attributes
     ----------
-    shift_ : (D,)
+    shift_ : ndarray of shape (D,)
     converged_ : bool
     n_iter_ : int
     """
 
-    shift_: NDArray
-    converged_: bool
-    n_iter_: int
-
-    def __init__(
-        self,
-        number_of_concepts: int = 20,
-        *,
-        tol: float = 1e-4,
-        max_iter: int = 1000,
-        random_state: int | None = None,
-    ):
-        self.number_of_concepts = number_of_concepts
-        self.tol = tol
-        self.max_iter = max_iter
-        self.random_state = random_state
+    shift_: NDArray = field(init=False)
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         shift = np.maximum(-x.min(axis=0), 0.0)
@@ -88,79 +74,61 @@ class NMFFactorizer(AffineFactorizer):
             random_state=self.random_state,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, with what to do
+            warnings.simplefilter("ignore", ConvergenceWarning)  # _finish warns, with advice
             model.fit(np.maximum(x + shift, 0.0))
-        self._note_end(model.n_iter_, model.n_iter_ < self.max_iter, self.tol)
-        self.shift_ = shift  # not before: a fit that is interrupted leaves the one before it whole
-        return unit_rows(model.components_)[0], -shift
+        self._finish(model.n_iter_, model.n_iter_ < self.max_iter)
+        # Set last: a fit that is interrupted leaves an earlier one as it was.
+        self.shift_ = shift
+        return unit_rows(model.components_), -shift
 
-    def _read(self, x: NDArray) -> NDArray:
-        return nonnegative_least_squares(np.maximum(x + self.shift_, 0.0), self.bank_)
-
-    def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """`encode` as a tensor, (P, D) → (P, I); see `differentiable_least_squares`."""
-        x = self._features_tensor(activations)
-        return differentiable_least_squares(
-            tf.nn.relu(x + tf.constant(self.shift_, x.dtype)), self.bank_
-        )
+    def _read(self, x: tf.Tensor) -> tf.Tensor:
+        shifted = tf.nn.relu(x + tf.constant(self.shift_, x.dtype))
+        return differentiable_least_squares(shifted, self.bank_)
 
 
-class SemiNMFFactorizer(AffineFactorizer):
+@dataclass(eq=False, repr=False, kw_only=True)
+class SemiNMFFactorizer(IterativeFactorizer):
     """Semi-NMF (Ding, Li & Jordan 2010): x ≈ u W with u ≥ 0 and W of any sign.
 
-    From their start, K-Means labels + 0.2, the two halves take turns: W by least squares (their
-    eq. 10), U by coordinate descent on the non-negative least squares [ours: in place of their
-    multiplicative update; both lower the same objective ‖X − UW‖², this one in fewer steps]. Rows
-    of W have unit length: a coefficient is in units of the features. No shift, no mean:
+    Initialised at K-Means labels + 0.2, the two factors are updated in turn: W by least squares
+    (their eq. 10), U by coordinate descent on the non-negative least squares [ours: in place of
+    their multiplicative update; both lower the same objective ‖X − UW‖², this one in fewer steps].
+    Rows of W have unit length: a coefficient is in units of the features. No shift, no mean:
     ``constant_`` is 0.
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    tol
+    tol : float, default=1e-5
         Converged when an iteration lowers the objective by less than this share of the features'
         total variance.
-    max_iter
-        A fit that is not converged by then warns, and ``converged_`` is False.
-    random_state
+    max_iter : int, default=500
+        A fit that has not converged by then warns, and ``converged_`` is False.
+    random_state : int, optional
         Seed of the K-Means.
 
     Attributes
     ----------
-    objective_ : (n_iter_,)
+    objective_ : ndarray of shape (n_iter_,)
         ‖X − UW‖² after each iteration; never rises.
     converged_ : bool
     n_iter_ : int
     """
 
-    objective_: NDArray
-    converged_: bool
-    n_iter_: int
-
-    def __init__(
-        self,
-        number_of_concepts: int = 20,
-        *,
-        tol: float = 1e-5,
-        max_iter: int = 500,
-        random_state: int | None = None,
-    ):
-        self.number_of_concepts = number_of_concepts
-        self.tol = tol
-        self.max_iter = max_iter
-        self.random_state = random_state
+    tol: float = 1e-5
+    max_iter: int = 500
+    objective_: NDArray = field(init=False)
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         check_integer("max_iter", self.max_iter)
-        if not self.tol >= 0:
-            raise ValueError(f"tol must be at least 0, not {self.tol!r}")
+        check_number("tol", self.tol, minimum=0.0)
         concepts = self.number_of_concepts
         labels = KMeans(concepts, n_init=1, random_state=self.random_state).fit_predict(x)
         u = np.eye(concepts)[:, labels] + 0.2  # (I, P)
         squares = sum(float(np.square(b, dtype=np.float64).sum()) for b in iter_blocks(x, _BLOCK))
-        of_mean = len(x) * float(np.square(x.mean(axis=0, dtype=np.float64)).sum())
-        enough = self.tol * (squares - of_mean)
+        mean_squares = len(x) * float(np.square(x.mean(axis=0, dtype=np.float64)).sum())
+        enough = self.tol * (squares - mean_squares)
         objective: list[float] = []
         converged = False
         while not converged and len(objective) < self.max_iter:
@@ -171,28 +139,24 @@ class SemiNMFFactorizer(AffineFactorizer):
             objective.append(squares - 2.0 * np.vdot(u, target) + np.vdot(u @ u.T, gram))
             converged = len(objective) > 1 and objective[-2] - objective[-1] <= enough
         self.objective_ = np.maximum(objective, 0.0)
-        self._note_end(len(objective), converged, self.tol)
-        return unit_rows(bank)[0], np.zeros(x.shape[1])
+        self._finish(len(objective), converged)
+        return unit_rows(bank), np.zeros(x.shape[1])
 
-    def _read(self, x: NDArray) -> NDArray:
-        return nonnegative_least_squares(x, self.bank_)
-
-    def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """`encode` as a tensor, (P, D) → (P, I); see `differentiable_least_squares`."""
-        return differentiable_least_squares(self._features_tensor(activations), self.bank_)
+    def _read(self, x: tf.Tensor) -> tf.Tensor:
+        return differentiable_least_squares(x, self.bank_)
 
 
 def nonnegative_least_squares(x: NDArray, bank: NDArray) -> NDArray:
-    """u ≥ 0 that minimises ‖x − u W‖², for each position, (P, D) → (P, I) float32.
+    """Minimise ‖x − u W‖² over u ≥ 0 at each position, (P, D) → (P, I) float32.
 
-    Coordinate descent finds nearly which coefficients are positive, block principal pivoting (Kim
-    & Park 2011) then the exact solution: descent alone would crawl where rows of W are nearly
+    Coordinate descent finds nearly all coefficients that are positive, block principal pivoting
+    (Kim & Park 2011) then the exact solution: descent alone is slow where rows of W are nearly
     dependent. Of several solutions (I > D), about the one of least norm; 0 for a zero row of W.
 
     Parameters
     ----------
-    x : (P, D)
-    bank : (I, D)
+    x : ndarray of shape (P, D)
+    bank : ndarray of shape (I, D)
         W.
     """
     w = bank.astype(np.float64)
@@ -200,16 +164,14 @@ def nonnegative_least_squares(x: NDArray, bank: NDArray) -> NDArray:
     target = np.concatenate([block.astype(np.float64) @ w.T for block in iter_blocks(x, _BLOCK)])
     u = np.zeros_like(target.T)
     _descend(u, gram, target.T, _SWEEPS)
-    rows = max(1, _NUMBERS // gram.size)
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
+    for part in slices(len(x), chunk_size(gram.size)):
         u.T[part] = _pivot(gram, target[part], u.T[part] > 0)
     u[np.linalg.norm(bank, axis=1) == 0] = 0.0
     return u.T.astype(np.float32, order="C")
 
 
 def _pivot(gram: NDArray, target: NDArray, positive: NDArray) -> NDArray:
-    """Exact non-negative least squares, (n, I), from a guess of which coefficients are positive.
+    """Solve non-negative least squares exactly, (n, I), from a guess of the positive coefficients.
 
     All coefficients of the wrong sign, or with a gradient of the wrong sign, change sides at once;
     where that has not helped three times, one at a time, which ends (Murty's rule).
@@ -221,11 +183,11 @@ def _pivot(gram: NDArray, target: NDArray, positive: NDArray) -> NDArray:
         free, wanted = positive[pending], target[pending]
         system = gram * (free[:, :, None] & free[:, None, :])
         np.einsum("nii->ni", system)[~free] = 1.0
-        found = np.linalg.solve(system, (wanted * free)[:, :, None])[:, :, 0]
-        u[pending] = found
-        slope = found @ gram - wanted
-        of_sign = np.where(free, found, slope)
-        wrong = of_sign < -_TOLERANCE * np.abs(of_sign).max(axis=1, keepdims=True)
+        solution = np.linalg.solve(system, (wanted * free)[:, :, None])[:, :, 0]
+        u[pending] = solution
+        slope = solution @ gram - wanted
+        signed = np.where(free, solution, slope)  # not negative at the optimum
+        wrong = signed < -_TOLERANCE * np.abs(signed).max(axis=1, keepdims=True)
         count = wrong.sum(axis=1)
         fewer = count < fewest[pending]
         fewest[pending] = np.minimum(count, fewest[pending])
@@ -244,9 +206,8 @@ def _descend(u: NDArray, gram: NDArray, target: NDArray, sweeps: int) -> None:
     """Move u (I, P), in place, towards argmin over u ≥ 0 of uᵀ gram u / 2 − uᵀ target."""
     concepts = np.flatnonzero(gram.diagonal() > 0)
     u[gram.diagonal() <= 0] = 0.0
-    for start in range(0, u.shape[1], _BLOCK):
-        block = u[:, start : start + _BLOCK].copy()
-        wanted = target[:, start : start + _BLOCK]
+    for part in slices(u.shape[1], _BLOCK):
+        block, wanted = u[:, part].copy(), target[:, part]
         for _ in range(sweeps):
             before = block.copy()
             for i in concepts:
@@ -254,15 +215,15 @@ def _descend(u: NDArray, gram: NDArray, target: NDArray, sweeps: int) -> None:
                 np.maximum(block[i] + step, 0.0, out=block[i])
             if np.abs(block - before).max() <= _TOLERANCE * block.max():
                 break
-        u[:, start : start + _BLOCK] = block
+        u[:, part] = block
 
 
 def differentiable_least_squares(x: tf.Tensor, bank: NDArray) -> tf.Tensor:
-    """`nonnegative_least_squares` of a tensor, with its exact gradient.
+    """Compute `nonnegative_least_squares` of a tensor, with its exact gradient.
 
     While the set F of positive coefficients stays the same, they are an ordinary least-squares
     solution, u_F = (W_F W_Fᵀ)⁻¹ W_F x, which is linear in x; where the set changes there is a kink,
-    as in a ReLU. Nothing is unrolled, and the values are those of `encode`.
+    as in a ReLU. No iteration is unrolled, and arrays give the same values.
     """
 
     def values(x):

@@ -1,21 +1,28 @@
-"""A sparse autoencoder as a Keras model, over one of two kinds of dictionary.
+"""A sparse autoencoder as a Keras model, over one of two kinds of dictionary, and its history.
 
     u = TopK(ReLU(E (x − b) + e)),   x̂ = u D + b        E, D (I, D);  e (I,);  b (D,)
 
-Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093). Features come
+Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093). Features are
 centred and scaled to a mean squared length of 1, so that the reconstruction loss is the share of
 the variance that is lost, whatever the layer and the number of its channels.
 """
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass, field
+
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.learning.history import LearningWarning
+
 #: Weight of the auxiliary loss: α of Gao et al.
 AUXILIARY_WEIGHT = 1 / 32
+#: A larger share of dead concepts is warned of.
+_MANY_DEAD = 0.1
 
 
 class FreeDictionary(keras.layers.Layer):
@@ -30,11 +37,11 @@ class FreeDictionary(keras.layers.Layer):
         self.project()
 
     def atoms(self) -> tf.Tensor:
-        """D, (I, D), unit rows."""
+        """Return D, (I, D), unit rows."""
         return tf.convert_to_tensor(self._atoms)
 
     def project(self) -> None:
-        """Back onto the sphere."""
+        """Project the atoms onto the sphere."""
         self._atoms.assign(tf.math.l2_normalize(self._atoms, axis=-1))
 
 
@@ -46,11 +53,11 @@ class ArchetypalDictionary(keras.layers.Layer):
 
     Parameters
     ----------
-    centroids : (n, D)
+    centroids : ndarray of shape (n, D)
         C.
-    mixture : (I, n)
-        Where W starts.
-    delta
+    mixture : ndarray of shape (I, n)
+        W at the start.
+    delta : float
         δ; 0 leaves Λ out.
     """
 
@@ -67,11 +74,11 @@ class ArchetypalDictionary(keras.layers.Layer):
         self.project()
 
     def atoms(self) -> tf.Tensor:
-        """D = W C + Λ, (I, D)."""
+        """Return D = W C + Λ, (I, D)."""
         return tf.matmul(self.mixture, self.centroids) + self.relaxation
 
     def project(self) -> None:
-        """W onto the simplex, Λ into its ball: the nearest points of both."""
+        """Project W onto the simplex and Λ into its ball."""
         self.mixture.assign(onto_simplex(self.mixture))
         if self._delta > 0:
             self.relaxation.assign(tf.clip_by_norm(self.relaxation, self._delta, axes=[-1]))
@@ -82,13 +89,14 @@ class SparseAutoencoder(keras.Model):
 
     Parameters
     ----------
-    dictionary
-        With ``atoms()`` and, called after every step, ``project()``.
-    top_k
-        k: how many concepts a position may have.
-    centre, scale
-        Of the raw features: the model learns x̃ = (x − centre)/scale.
-    patience
+    dictionary : FreeDictionary or ArchetypalDictionary
+        Its ``project()`` is called after every step.
+    top_k : int
+        k, the largest number of concepts at a position.
+    centre : ndarray of shape (D,)
+    scale : float
+        The model learns x̃ = (x − centre)/scale of raw features x.
+    patience : int
         Steps without firing after which a concept counts as dead.
     """
 
@@ -113,26 +121,26 @@ class SparseAutoencoder(keras.Model):
         self.offset = _variable(
             self, "offset", np.zeros(len(centre)), trainable=dictionary.frees_offset
         )
-        self._idle = _variable(self, "idle", np.zeros(len(atoms)), trainable=False)
+        self.idle = _variable(self, "idle", np.zeros(len(atoms)), trainable=False)
         self._means = {name: keras.metrics.Mean(name) for name in (*self.loss_names, "l0")}
         self._finite = _variable(self, "finite", 1.0, trainable=False)
         self.built = True
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """What `terms` computes."""
+        """Names of the losses that `terms` computes."""
         return ("objective", "reconstruction", "auxiliary")
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Means over the steps of an epoch."""
+        """The means over the steps of an epoch."""
         return list(self._means.values())
 
     def terms(self, features: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Losses of raw features (P, D), each a scalar, and the coefficients (P, I).
+        """Compute the losses of raw features (P, D), each a scalar, and the coefficients (P, I).
 
         reconstruction   E_p ‖x̃ − x̂‖²
-        auxiliary        E_p ‖ẽ − ê‖²: what is left, ẽ = x̃ − x̂ (held), reconstructed by dead
+        auxiliary        E_p ‖ẽ − ê‖²: the residual ẽ = x̃ − x̂ (held), reconstructed by dead
                          concepts alone, 0 if there are none (AuxK of Gao et al., k_aux = all)
         objective        reconstruction + α auxiliary
         """
@@ -152,11 +160,11 @@ class SparseAutoencoder(keras.Model):
         return losses, u
 
     def dead(self) -> tf.Tensor:
-        """(I,): which concepts have not fired for ``patience`` steps."""
-        return self._idle >= float(self._patience)
+        """Return which concepts have not fired for ``patience`` steps, (I,) bool."""
+        return self.idle >= float(self._patience)
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One step of Adam, and back onto the constraints."""
+        """Take one step of Adam and project onto the constraints."""
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             losses, u = self.terms(data)
@@ -164,7 +172,7 @@ class SparseAutoencoder(keras.Model):
         self.optimizer.apply(gradients, variables)
         self.dictionary.project()
         fires = u > 0
-        self._idle.assign(tf.where(tf.reduce_any(fires, axis=0), 0.0, self._idle + 1.0))
+        self.idle.assign(tf.where(tf.reduce_any(fires, axis=0), 0.0, self.idle + 1.0))
         sums = [tf.reduce_sum(tf.convert_to_tensor(variable)) for variable in variables]
         finite = tf.math.is_finite(tf.add_n([losses["objective"], *sums]))
         self._finite.assign(tf.cast(finite, tf.float32))
@@ -175,25 +183,25 @@ class SparseAutoencoder(keras.Model):
         reported["dead"] = tf.reduce_mean(tf.cast(self.dead(), tf.float32))
         return reported
 
-    # What the callbacks of the learning ask; here is one start, there are several.
+    # The callbacks of the learning expect an axis of restarts; an autoencoder has one.
 
     def finite_restarts(self) -> NDArray:
-        """(1,): whether the last step's objective, and what it left, are numbers."""
+        """Return whether the last step's objective and variables are finite, (1,)."""
         return self._finite.numpy()[None] > 0
 
     def reported(self) -> dict[str, NDArray]:
-        """The objective, (1,): its mean over the last epoch."""
+        """Return the mean of the objective over the last epoch, (1,)."""
         return {"objective": np.asarray(self._means["objective"].result())[None]}
 
 
 @tf.custom_gradient
 def _relu_with_gradient(z: tf.Tensor):
-    """ReLU whose gradient is the identity's: a concept that fires nowhere has one, too."""
+    """Apply a ReLU with the identity's gradient: a concept that fires nowhere has one, too."""
     return tf.nn.relu(z), lambda upstream: upstream
 
 
 def top_k(coefficients: tf.Tensor, k: int) -> tf.Tensor:
-    """The k largest of every row, (P, I); zero elsewhere. Of equal ones the first are kept."""
+    """Keep the k largest of every row (P, I), the first of equal ones; zero elsewhere."""
     values, indices = tf.math.top_k(coefficients, k, sorted=False)
     rows = tf.repeat(tf.range(tf.shape(coefficients)[0]), k)
     where = tf.stack([rows, tf.reshape(indices, [-1])], axis=-1)
@@ -201,7 +209,7 @@ def top_k(coefficients: tf.Tensor, k: int) -> tf.Tensor:
 
 
 def onto_simplex(rows: tf.Tensor) -> tf.Tensor:
-    """The nearest point with w ≥ 0 and Σ w = 1 to every row, (I, n).
+    """Return the nearest point with w ≥ 0 and Σ w = 1 to every row, (I, n).
 
     w = ReLU(v − θ), where θ is such that the sum is 1 (Duchi et al. 2008).
     """
@@ -219,3 +227,76 @@ def _variable(owner, name: str, value: ArrayLike, trainable: bool = True) -> ker
     return owner.add_weight(
         shape=value.shape, initializer=lambda *_, **__: value, name=name, trainable=trainable
     )
+
+
+@dataclass(frozen=True)
+class AutoencoderHistory:
+    """Curves with one value per epoch, and the result measured on all positions.
+
+    Attributes
+    ----------
+    losses : dict of str to list of float
+        "objective", "reconstruction" (share of the variance that is lost) and "auxiliary": means
+        over the steps of every epoch.
+    l0 : list of float
+        Concepts per position, in every epoch.
+    dead_share : list of float
+        Share of the concepts that had not fired for a whole epoch, at the end of every epoch.
+    occupancy : ndarray of shape (I,)
+        Share of the positions at which each concept fires.
+    final_r2 : float
+        R² of the reconstruction of all positions.
+    cut_short : list of str
+        Why the training did not run to its end: NaN, or Ctrl-C. Empty if it did.
+    interrupted : bool
+        Whether it was Ctrl-C: loops over fits should end, too.
+    seconds : float
+        Wall time.
+    """
+
+    losses: dict[str, list[float]]
+    l0: list[float]
+    dead_share: list[float]
+    occupancy: NDArray
+    final_r2: float
+    cut_short: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def r2(self) -> list[float]:
+        """R² in every epoch: 0 for the mean of the features, 1 for a perfect reconstruction."""
+        return [1.0 - lost for lost in self.losses["reconstruction"]]
+
+    @property
+    def final_l0(self) -> float:
+        """Concepts per position, over all positions."""
+        return float(self.occupancy.sum())
+
+    @property
+    def dead(self) -> list[int]:
+        """Concepts that fire nowhere."""
+        return np.flatnonzero(self.occupancy == 0).tolist()
+
+    def problems(self) -> list[str]:
+        """Return what a user should know before trusting the result, a sentence each."""
+        problems = list(self.cut_short)
+        if len(self.dead) > _MANY_DEAD * len(self.occupancy):
+            problems.append(
+                f"concepts {self.dead} of {len(self.occupancy)} fire nowhere: fewer may be enough"
+            )
+        return problems
+
+    def warn(self) -> None:
+        """Raise one LearningWarning if there are problems."""
+        problems = self.problems()
+        if problems:
+            warnings.warn("; ".join(problems), LearningWarning, stacklevel=3)
+
+    def summary(self) -> str:
+        """Return a few lines for a terminal or a notebook."""
+        lines = [
+            f"{len(self.l0)} epochs ({self.seconds:.1f} s): R² {self.final_r2:.3f}, "
+            f"{self.final_l0:.2f} concepts per position, {len(self.dead)} dead"
+        ]
+        return "\n".join(lines + [f"check: {problem}" for problem in self.problems()])

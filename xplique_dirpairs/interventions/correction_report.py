@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.validation import check_class_names, check_images, check_labels
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.plots.interventions import plot_correction

@@ -12,7 +12,7 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.distance import Distances
 from xplique_dirpairs.interventions.moved_features import MovedFeatures, flat_maps
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.plots.interventions import plot_counterfactual, plot_moves
 from xplique_dirpairs.plots.layout import plain
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.core.caller import warn_caller
+from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.data.devices import is_chief
 from xplique_dirpairs.learning.fingerprint import Fingerprint
 from xplique_dirpairs.learning.history import LearningWarning

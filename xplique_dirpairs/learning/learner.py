@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.core.caller import warn_caller
+from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.data.devices import as_on_chief, check_alike, from_chief
 from xplique_dirpairs.learning import coordinates as coordinates_
 from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState, as_arrays, as_lists

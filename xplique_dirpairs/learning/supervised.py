@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.upsampling import Shift, check_shift, coverage_matrix
+from xplique_dirpairs.core.geometry import Shift, check_shift, coverage_matrix
 from xplique_dirpairs.core.validation import check_integer, check_random_state
+from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
 from xplique_dirpairs.metrics.dissection import (
-    Annotated,
     LabelledImage,
     category_of,
     category_starts,
-    flat_concepts,
     is_exhaustive,
     one_thread,
     read_batches,

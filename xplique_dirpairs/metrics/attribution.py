@@ -4,15 +4,15 @@ Above 0 a concept raises the score, below 0 it lowers it. On a head that is line
 coefficients all four agree, each concept getting u_i · ∂score/∂u_i; on an additive one all but the
 first do.
 
-| measure | costs | of an interaction a concept gets |
+| measure | cost | share of an interaction that a concept gets |
 |---|---|---|
-| gradient × coefficient | one gradient | what the slope at the image tells |
+| gradient × coefficient | one gradient | its slope at the image |
 | integrated gradients | ``steps`` gradients | a share, by the path from all off to the image |
 | Shapley values | n · (I − 1) + 2 scores | an equal share |
-| leave-one-out | I + 1 scores | all that is there when everything is on |
+| leave-one-out | I + 1 scores | all of it that is present with everything on |
 
-The gradients take the score as a function of the coefficients, the other two the scores of one
-image under masks of a design of theirs: see `metrics.importance`, whose masks they share.
+The gradients take the score as a function of the coefficients; the other two take the scores of one
+image under the masks of their design. For masks see `metrics.importance`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.metrics.importance import check_scores
 
 #: Coefficients (N, *S, I), a tensor, to the class score of each image (N,), residual kept.
@@ -67,18 +68,18 @@ class IntegratedGradients:
 
 
 def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> NDArray:
-    """Σ_p u_{p,i} ∂score/∂u_{p,i}: what the slope at the image promises for concept i.
+    """Compute Σ_p u_{p,i} ∂score/∂u_{p,i}, the contribution of concept i by the slope.
 
     Parameters
     ----------
     score
         Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
-    coefficients : (N, *S, I)
+    coefficients : ndarray of shape (N, *S, I)
         u.
 
     Returns
     -------
-    values : (N, I)
+    values : ndarray of shape (N, I)
         Summed over the positions. Signed, in units of the score.
 
     Raises
@@ -93,7 +94,7 @@ def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> NDArray
 def integrated_gradients(
     score: Score, coefficients: ArrayLike, steps: int = 32
 ) -> IntegratedGradients:
-    """Σ_p u_{p,i} ∫₀¹ ∂score/∂u_{p,i} (t u) dt, from everything off to the intact image.
+    """Compute Σ_p u_{p,i} ∫₀¹ ∂score/∂u_{p,i} (t u) dt, from everything off to the intact image.
 
     M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks", 2017, eq. 1, in
     the coefficients and from 0. Gauss–Legendre quadrature: exact where the gradient along the path
@@ -104,7 +105,7 @@ def integrated_gradients(
     ----------
     score
         Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
-    coefficients : (N, *S, I)
+    coefficients : ndarray of shape (N, *S, I)
         u.
     steps
         Gradients taken, one batch of N after the other.
@@ -118,8 +119,7 @@ def integrated_gradients(
     ValueError
         If ``steps`` is not positive, or the score is not one number an image or has no gradient.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    check_integer("steps", steps)
     u = _as_coefficients(coefficients)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     mean = tf.zeros_like(u)
@@ -138,7 +138,7 @@ def _scores(score: Score, u: tf.Tensor) -> tf.Tensor:
 
 
 def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
-    """Gradient of each image's score in its own coefficients."""
+    """Return the gradient of each image's score in its own coefficients."""
     with tf.GradientTape() as tape:
         tape.watch(u)
         scores = _scores(score, u)
@@ -172,7 +172,7 @@ def permutation_design(
     nb_permutations: int,
     random_state: int | np.random.Generator | None = None,
 ) -> NDArray:
-    """Masks for `shapley_values`: concepts switched on one by one, in random orders.
+    """Return masks for `shapley_values`: concepts switched on one by one, in random orders.
 
     Every second order is the one before it backwards (antithetic): a concept that comes early in
     one comes late in the other. R. Mitchell et al., "Sampling permutations for Shapley value
@@ -189,21 +189,17 @@ def permutation_design(
 
     Returns
     -------
-    masks : (2 + n · (I − 1), I) float32
+    masks : ndarray of shape (2 + n · (I − 1), I) float32
         Of zeros and ones: all off, all on, and what lies between them, order after order.
 
     Raises
     ------
     ValueError
-        If ``nb_permutations`` is odd or below 4.
+        If ``nb_permutations`` is odd or below 4: orders come in pairs, and one pair has no error.
     """
-    if isinstance(nb_permutations, bool) or not isinstance(nb_permutations, (int, np.integer)):
-        raise TypeError(f"nb_permutations must be an integer, not {nb_permutations!r}")
-    if nb_permutations < 4 or nb_permutations % 2:
-        raise ValueError(
-            f"nb_permutations must be even and at least 4, not {nb_permutations}: the orders come "
-            "in pairs, and one pair has no error estimate"
-        )
+    check_integer("nb_permutations", nb_permutations, minimum=4)
+    if nb_permutations % 2:
+        raise ValueError(f"nb_permutations must be even, not {nb_permutations}: orders are paired")
     rng = np.random.default_rng(random_state)
     half = np.tile(np.arange(number_of_concepts), (nb_permutations // 2, 1))
     forwards = rng.permuted(half, axis=1)
@@ -215,7 +211,7 @@ def permutation_design(
 
 
 def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
-    """Signed Shapley values: what a concept adds to the score, mean over the orders of arrival.
+    """Estimate signed Shapley values: the gain of the score from a concept, over random orders.
 
         φ_i = E_order[ f(those before i, and i) − f(those before i) ]
 
@@ -228,9 +224,9 @@ def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
 
     Parameters
     ----------
-    scores : (..., 2 + n · (I − 1))
+    scores : ndarray of shape (..., 2 + n · (I − 1))
         f at the masks.
-    masks : (2 + n · (I − 1), I)
+    masks : ndarray of shape (2 + n · (I − 1), I)
         Of `permutation_design`.
 
     Returns
@@ -241,7 +237,7 @@ def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
     Raises
     ------
     ValueError
-        If the masks are not a design, or the scores not about them.
+        If the masks are not a design, or the scores not one a mask.
     """
     masks = np.asarray(masks)
     between = _check_permutation_design(masks)
@@ -265,28 +261,28 @@ def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
 
 
 def leave_one_out_design(number_of_concepts: int) -> NDArray:
-    """Masks (I + 1, I) float32 for `leave_one_out`: all on, then each concept off alone."""
+    """Return masks (I + 1, I) float32 for `leave_one_out`: all on, then each concept off alone."""
     everything = np.ones((1, number_of_concepts), np.float32)
     return np.concatenate([everything, 1 - np.eye(number_of_concepts, dtype=np.float32)])
 
 
 def leave_one_out(scores: ArrayLike) -> NDArray:
-    """Drop of the score as one concept is switched off, the others on: f(all) − f(all but i).
+    """Compute the drop of the score as one concept is switched off: f(all) − f(all but i).
 
     Parameters
     ----------
-    scores : (..., I + 1)
+    scores : ndarray of shape (..., I + 1)
         f at the rows of `leave_one_out_design`.
 
     Returns
     -------
-    drops : (..., I)
-        Signed, in units of the score: above 0 the concept raises it. Exact, there is no sampling.
+    drops : ndarray of shape (..., I)
+        Signed, in units of the score: above 0 the concept raises it. Exact: nothing is sampled.
 
     Raises
     ------
     ValueError
-        If there are no scores but that of everything on.
+        If there is no score besides that of everything on.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim < 1 or scores.shape[-1] < 2:
@@ -295,7 +291,7 @@ def leave_one_out(scores: ArrayLike) -> NDArray:
 
 
 def _check_permutation_design(masks: NDArray) -> NDArray:
-    """Masks between all off and all on, (n, I − 1, I), of a `permutation_design`."""
+    """Return the masks between all off and all on, (n, I − 1, I), of a `permutation_design`."""
     fits = masks.ndim == 2 and len(masks) > 1 and not masks[0].any() and masks[1].all()
     if fits:
         concepts = masks.shape[1]

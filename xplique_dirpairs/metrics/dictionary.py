@@ -1,12 +1,12 @@
-"""What a dictionary of concept directions is like, and its coefficients (method section 6).
+"""Properties of a dictionary of concept directions and of its coefficients (method section 6).
 
 A dictionary is ``(I, D)``, a direction a row. A row's length can be traded against its coefficient,
 so that cosines are taken wherever two directions are compared: lengths do not count. Signs do where
 data or class weights are involved: a direction that may be used both ways, as those of PCA, is
-turned the way it is mostly used by `oriented` first. Zero rows have the cosine 0 with anything.
+first turned the way it is mostly used, by `oriented`. Zero rows have cosine 0 with every row.
 
-Better is: higher stability, stable rank, Hoyer sparsity, plausibility and identifiability; lower
-coherence, L0, OOD score and cross-talk; fewer dead concepts.
+Better is: higher stability, stable rank, Hoyer sparsity and plausibility; lower coherence, L0, OOD
+score and cross-talk; fewer dead concepts.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.metrics.recovery import UNMATCHED, match_concepts, signal_cosines
+from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
+from xplique_dirpairs.metrics.registry import nan_mean
 
 #: Coefficients below this share of the largest one count as zero: what solvers leave over.
 NEGLIGIBLE = 1e-3
 
 #: Rows of data compared with the dictionary at once.
-_ROWS_AT_ONCE = 8192
+_ROWS = 8192
 
 # ------------------------------------------------------------------------------ two dictionaries
 
 
 def matched_cosines(a: ArrayLike, b: ArrayLike) -> NDArray:
-    """|cosine| of each direction of a with its partner in b, one-to-one, the largest sum of all.
+    """Compute |cosine| of each direction of ``a`` with its partner in ``b``.
+
+    The one-to-one matching is that with the largest sum.
 
     Parameters
     ----------
-    a : (I, D)
-    b : (J, D)
+    a : array-like of shape (I, D)
+    b : array-like of shape (J, D)
 
     Returns
     -------
-    cosines : (I,)
-        In [0, 1]; NaN for the I − J directions left over where a is the larger.
+    matched : ndarray of shape (I,)
+        In [0, 1]; NaN for the I − J directions without a partner where ``a`` is the larger.
 
     Raises
     ------
@@ -44,97 +48,65 @@ def matched_cosines(a: ArrayLike, b: ArrayLike) -> NDArray:
         If they are not two dictionaries of the same channels.
     """
     a, b = _check_two("a", a, "b", b)
-    cosines = np.abs(signal_cosines(b, a))
-    matching = match_concepts(cosines)
-    partners = cosines[matching, np.arange(len(a))]
+    similarity = np.abs(cosines(b, a))
+    matching = match(similarity)
+    partners = similarity[matching, np.arange(len(a))]
     return np.where(matching == UNMATCHED, np.nan, np.minimum(partners, 1.0))
 
 
 def dictionary_stability(a: ArrayLike, b: ArrayLike) -> float:
-    """Mean of `matched_cosines` over the min(I, J) pairs: higher is better, in [0, 1].
+    """Compute the mean of `matched_cosines` over the min(I, J) pairs, in [0, 1]; higher is better.
 
-    1 for a dictionary and itself in any order, with any signs and lengths. Of unequal numbers the
-    smaller dictionary is the one judged: the mean is over its directions, and what the larger has
-    besides them costs nothing. By chance it is not 0, and the higher the more directions there are
-    to choose from: `chance_stability`. T. Fel et al., "Archetypal SAE", ICML 2025, with signs
-    resolved.
+    1 for a dictionary and itself in any order, with any signs and lengths. Of dictionaries of
+    unequal size the smaller one is judged: the mean is over its directions, and further directions
+    of the larger one cost nothing. Random dictionaries do not have 0, but more the larger they are.
+    T. Fel et al., "Archetypal SAE", ICML 2025, with signs resolved.
     """
     return float(np.nanmean(matched_cosines(a, b)))
-
-
-def chance_stability(
-    sizes: tuple[int, int],
-    channels: int,
-    draws: int = 10,
-    random_state: int | np.random.Generator | None = None,
-) -> float:
-    """Stability of two dictionaries of random directions: what agreement by chance amounts to.
-
-    Parameters
-    ----------
-    sizes
-        Their numbers of directions, (I, J).
-    channels
-        D.
-    draws
-        Pairs of dictionaries averaged over.
-    random_state
-        Seed or generator.
-    """
-    rng = np.random.default_rng(random_state)
-    pairs = [[rng.normal(size=(size, channels)) for size in sizes] for _ in range(draws)]
-    return float(np.mean([dictionary_stability(a, b) for a, b in pairs]))
 
 
 # ------------------------------------------------------------------------------ one dictionary
 
 
 def max_coherence(dictionary: ArrayLike) -> float:
-    """max_{i≠j} |cos(d_i, d_j)|: lower is better, in [0, 1]; NaN for a single direction.
+    """Compute max_{i≠j} |cos(d_i, d_j)|, in [0, 1]; lower is better.
 
-    The mutual coherence: D. L. Donoho, X. Huo, 2001. 0 if orthogonal, 1 if a direction is there
-    twice.
+    The mutual coherence: D. L. Donoho, X. Huo, 2001. 0 if orthogonal, 1 if two directions are
+    parallel; NaN for a single direction.
     """
     others = _off_diagonal(np.abs(_cosines(dictionary)))
     return float(others.max()) if others.size else np.nan
 
 
-def mean_coherence(dictionary: ArrayLike) -> float:
-    """Mean |cos(d_i, d_j)| over i ≠ j: lower is better, in [0, 1]; NaN for a single direction."""
-    others = _off_diagonal(np.abs(_cosines(dictionary)))
-    return float(others.mean()) if others.size else np.nan
-
-
 def stable_rank(dictionary: ArrayLike) -> float:
-    """‖D‖_F² / ‖D‖_2², of the directions at unit length: higher is better, in [1, min(I, D)].
+    """Compute ‖D‖_F² / ‖D‖_2² of unit directions, in [1, min(I, D)]; higher is better.
 
-    How many directions there are but for their overlap: I if orthogonal, 1 if all are parallel, 0
+    The number of directions, less their overlap: I if orthogonal, 1 if all are parallel, 0
     if all are zero. M. Rudelson, R. Vershynin, "Sampling from large matrices", 2007; at unit length
     because the lengths of a dictionary are arbitrary.
     """
-    cosines = _cosines(dictionary)
-    largest = np.linalg.eigvalsh(cosines)[-1]
-    return float(np.trace(cosines) / largest) if largest > 0 else 0.0
+    gram = _cosines(dictionary)
+    largest = np.linalg.eigvalsh(gram)[-1]
+    return float(np.trace(gram) / largest) if largest > 0 else 0.0
 
 
 # ------------------------------------------------------------------------------ coefficients
 
 
 def hoyer_sparsity(coefficients: ArrayLike) -> NDArray:
-    """(√I − ‖u‖₁/‖u‖₂) / (√I − 1) of each sample: higher is better, in [0, 1].
+    """Compute (√I − ‖u‖₁/‖u‖₂) / (√I − 1) of each sample, in [0, 1]; higher is better.
 
-    1 where a single concept is on, 0 where all are equally, with any signs. Of the coefficients as
-    they are: concepts in units of their own make it a matter of the units, so multiply by the
-    lengths of the directions first where these differ. P. O. Hoyer, "Non-negative matrix
-    factorization with sparseness constraints", 2004.
+    1 where a single concept is on, 0 where all are equally, with any signs. The result depends on
+    the units of the coefficients: where directions differ in length, multiply by the lengths first.
+    P. O. Hoyer, "Non-negative matrix factorization with sparseness constraints", 2004.
 
     Parameters
     ----------
-    coefficients : (..., I)
+    coefficients : ndarray of shape (..., I)
 
     Returns
     -------
-    sparsity : (...)
+    sparsity : ndarray of shape (...)
         NaN where nothing is on, and for a single concept: sparsity is not defined there.
     """
     u = np.abs(_check_coefficients(coefficients))
@@ -149,17 +121,17 @@ def hoyer_sparsity(coefficients: ArrayLike) -> NDArray:
 
 
 def l0(coefficients: ArrayLike) -> NDArray:
-    """Number of concepts that are on in each sample, in [0, I]: lower is sparser.
+    """Count the concepts that are on in each sample, in [0, I]; lower is sparser.
 
-    On: |u_i| above 1e-3 of the largest |u_i| over all samples, each concept in units of its own.
+    A concept is on if |u_i| is above 1e-3 of its largest value over all samples.
 
     Parameters
     ----------
-    coefficients : (..., I)
+    coefficients : ndarray of shape (..., I)
 
     Returns
     -------
-    counts : (...), int
+    counts : ndarray of shape (...), int
     """
     u = np.abs(_check_coefficients(coefficients))
     largest = u.max(axis=tuple(range(u.ndim - 1)))
@@ -167,20 +139,20 @@ def l0(coefficients: ArrayLike) -> NDArray:
 
 
 def dead_concepts(coefficients: ArrayLike, dictionary: ArrayLike) -> NDArray:
-    """Which concepts are never on: what they add to any sample is negligible. Fewer are better.
+    """Return which concepts add next to nothing to any sample. Fewer are better.
 
-    Negligible: the largest |u_i| ‖d_i‖ over the samples is at most 1e-3 of that of the strongest
-    concept.
+    Next to nothing: the largest |u_i| ‖d_i‖ over the samples is at most 1e-3 of that of the
+    strongest concept.
 
     Parameters
     ----------
-    coefficients : (..., I)
-    dictionary : (I, D)
+    coefficients : ndarray of shape (..., I)
+    dictionary : ndarray of shape (I, D)
         The concept bank the coefficients are multiplied with.
 
     Returns
     -------
-    dead : (I,), bool
+    dead : ndarray of shape (I,), bool
     """
     u, dictionary = _check_coefficients(coefficients), _check("dictionary", dictionary)
     _check_concepts("coefficients", u.shape[-1], dictionary)
@@ -190,19 +162,19 @@ def dead_concepts(coefficients: ArrayLike, dictionary: ArrayLike) -> NDArray:
 
 
 def oriented(dictionary: ArrayLike, coefficients: ArrayLike) -> NDArray:
-    """The directions, turned around where their coefficients are mostly negative.
+    """Turn directions around where their coefficients are mostly negative.
 
-    By the sign of Σ u³: by the long tail, where coefficients are centred. Changes nothing for
-    coefficients ≥ 0. For `ood_score` and `plausibility`, which depend on signs.
+    Decided by the sign of Σ u³, so by the long tail where coefficients are centred. Changes nothing
+    for coefficients ≥ 0. For `ood_score` and `plausibility`, which depend on signs.
 
     Parameters
     ----------
-    dictionary : (I, D)
-    coefficients : (..., I)
+    dictionary : ndarray of shape (I, D)
+    coefficients : ndarray of shape (..., I)
 
     Returns
     -------
-    dictionary : (I, D)
+    dictionary : ndarray of shape (I, D)
     """
     u, dictionary = _check_coefficients(coefficients), _check("dictionary", dictionary)
     _check_concepts("coefficients", u.shape[-1], dictionary)
@@ -214,16 +186,16 @@ def oriented(dictionary: ArrayLike, coefficients: ArrayLike) -> NDArray:
 
 
 def ood_score(dictionary: ArrayLike, activations: ArrayLike) -> float:
-    """1 − (1/I) Σ_i max_j cos(d_i, x_j): lower is better, in [0, 2].
+    """Compute 1 − (1/I) Σ_i max_j cos(d_i, x_j), in [0, 2]; lower is better.
 
-    0 if every direction is that of some sample, 1 if all are orthogonal to the data. T. Fel et al.,
-    "Archetypal SAE", ICML 2025.
+    0 if every direction is parallel to a sample, 1 if all are orthogonal to the data.
+    T. Fel et al., "Archetypal SAE", ICML 2025.
 
     Parameters
     ----------
-    dictionary : (I, D)
+    dictionary : ndarray of shape (I, D)
         Turned the way it is used: `oriented`.
-    activations : (..., D)
+    activations : ndarray of shape (..., D)
         x; less the mean, or the constant of `decode`, where the directions are about it.
 
     Raises
@@ -234,26 +206,24 @@ def ood_score(dictionary: ArrayLike, activations: ArrayLike) -> float:
     dictionary, x = _check("dictionary", dictionary), np.asarray(activations)
     if x.ndim < 2 or x.shape[-1] != dictionary.shape[1] or not x.size:
         raise ValueError(f"activations must be (..., {dictionary.shape[1]}), not {x.shape}")
-    x = x.reshape(-1, x.shape[-1])
     nearest = np.full(len(dictionary), -1.0)
-    for start in range(0, len(x), _ROWS_AT_ONCE):
-        rows = x[start : start + _ROWS_AT_ONCE]
-        nearest = np.maximum(nearest, signal_cosines(rows, dictionary).max(axis=0))
+    for rows in iter_blocks(x.reshape(-1, x.shape[-1]), _ROWS):
+        nearest = np.maximum(nearest, cosines(rows, dictionary).max(axis=0))
     return float(1.0 - np.minimum(nearest, 1.0).mean())
 
 
 def plausibility(dictionary: ArrayLike, head_directions: ArrayLike) -> float:
-    """(1/K) Σ_k max_i cos(head_k, d_i): higher is better, in [−1, 1].
+    """Compute (1/K) Σ_k max_i cos(head_k, d_i), in [−1, 1]; higher is better.
 
     1 if the weights of every class are among the directions. T. Fel et al., "Archetypal SAE", ICML
     2025.
 
     Parameters
     ----------
-    dictionary : (I, D)
+    dictionary : ndarray of shape (I, D)
         Turned the way it is used: `oriented`.
-    head_directions : (K, D)
-        A class's weights a row: of a linear head on pooled features, its kernel transposed.
+    head_directions : ndarray of shape (K, D)
+        The weights of one class per row: the transposed kernel of a linear head on pooled features.
 
     Raises
     ------
@@ -261,76 +231,22 @@ def plausibility(dictionary: ArrayLike, head_directions: ArrayLike) -> float:
         If they are not two dictionaries of the same channels.
     """
     dictionary, heads = _check_two("dictionary", dictionary, "head_directions", head_directions)
-    return float(np.minimum(signal_cosines(heads, dictionary).max(axis=1), 1.0).mean())
-
-
-def threshold_accuracies(coefficients: ArrayLike, factors: ArrayLike) -> NDArray:
-    """Accuracy of each concept at predicting each factor by the best threshold of all.
-
-    Both rules count, "there if u_i > t" and "there if u_i ≤ t": a signed concept may stand for a
-    factor either way.
-
-    Parameters
-    ----------
-    coefficients : (..., I)
-    factors : (..., F), bool
-        Which are there in the same samples.
-
-    Returns
-    -------
-    accuracies : (I, F)
-        In [½, 1]; a constant gets the share of the commoner case, max(q, 1 − q).
-
-    Raises
-    ------
-    ValueError
-        If the two are not about the same samples.
-    """
-    u, factors = _check_coefficients(coefficients), np.asarray(factors)
-    if factors.shape[:-1] != u.shape[:-1]:
-        raise ValueError(
-            "factors must be about the same samples as the coefficients, (..., F) for "
-            f"{u.shape}, not {factors.shape}"
-        )
-    if not ((factors == 0) | (factors == 1)).all():
-        raise ValueError("factors must be true or false, or 0 or 1")
-    u, there = u.reshape(-1, u.shape[-1]), factors.reshape(-1, factors.shape[-1]).astype(bool)
-    samples = len(u)
-    accuracies = np.empty((u.shape[1], there.shape[1]))
-    for i, values in enumerate(u.T):
-        order = np.argsort(values, kind="stable")
-        ordered = values[order]
-        # the threshold lies below all, between two samples that differ, or above all
-        cuts = np.concatenate([[0], np.flatnonzero(np.diff(ordered) > 0) + 1, [samples]])
-        below = np.concatenate([np.zeros((1, there.shape[1])), np.cumsum(there[order], axis=0)])
-        hits = (cuts[:, None] - below[cuts]) + (below[-1] - below[cuts])
-        accuracies[i] = np.maximum(hits, samples - hits).max(axis=0) / samples
-    return accuracies
-
-
-def soft_identifiability(coefficients: ArrayLike, factors: ArrayLike) -> NDArray:
-    """Largest of `threshold_accuracies` over the concepts, (F,) in [½, 1]: higher is better.
-
-    1 if some concept, at some threshold, tells where the factor is. T. Fel et al., "Archetypal
-    SAE", ICML 2025. A rare factor starts from 1 minus its share: compare at equal
-    shares.
-    """
-    return threshold_accuracies(coefficients, factors).max(axis=0)
+    return float(np.minimum(cosines(heads, dictionary).max(axis=1), 1.0).mean())
 
 
 # ------------------------------------------------------------------------------ filters and signals
 
 
 def cross_talk(filters: ArrayLike, signals: ArrayLike) -> float:
-    """Mean of |w̄_iᵀ s̄_j| over i ≠ j, of unit vectors: lower is better, in [0, 1].
+    """Compute the mean of |w̄_iᵀ s̄_j| over i ≠ j of unit vectors, in [0, 1]; lower is better.
 
     How much of another concept's signal a filter reads; NaN for a single concept.
 
     Parameters
     ----------
-    filters : (I, D)
+    filters : ndarray of shape (I, D)
         Decoding directions w_i.
-    signals : (I, D)
+    signals : ndarray of shape (I, D)
         Encoding directions ŝ_i, in the same order.
 
     Raises
@@ -342,28 +258,69 @@ def cross_talk(filters: ArrayLike, signals: ArrayLike) -> float:
     return float(others.mean()) if others.size else np.nan
 
 
-def cross_talk_rms(filters: ArrayLike, signals: ArrayLike) -> float:
-    """sqrt(E_{i,j}[((1 − δ_ij) w̄_iᵀ s̄_j)²]), over all I² pairs: lower is better, in [0, 1).
+# ------------------------------------------------------------------------------ one extractor
 
-    What the learning's filter–signal orthogonality L^fso is (method section 2), without its 1e-12.
-    Parameters and errors as those of `cross_talk`.
+
+def dictionary_values(
+    encoding: NDArray,
+    bank: NDArray,
+    coefficients: NDArray,
+    features: NDArray,
+    *,
+    head_rows: NDArray | None = None,
+    filters: NDArray | None = None,
+) -> dict[str, NDArray]:
+    """Compute every metric of a dictionary and of its coefficients, by key of `METRICS`.
+
+    Parameters
+    ----------
+    encoding : ndarray of shape (I, D)
+        Directions along which the features change with the concepts.
+    bank : ndarray of shape (I, D)
+        Added to the features per unit of each coefficient: sparsity is that of u_i ‖b_i‖.
+    coefficients : ndarray of shape (P, I)
+    features : ndarray of shape (P, D)
+        Those the coefficients were read from, without the constant part of the decoding.
+    head_rows : ndarray of shape (K, D), optional
+        Class weights of a linear head, for plausibility.
+    filters : ndarray of shape (I, D), optional
+        For the cross-talk.
+
+    Returns
+    -------
+    values : dict of str to ndarray of shape ()
+        NaN where a metric is undefined.
     """
-    cosines = _pair_cosines(filters, signals)
-    return float(np.sqrt(np.square(_off_diagonal(cosines)).sum() / cosines.size))
+    directions = oriented(encoding, coefficients)
+    sizes = coefficients * np.linalg.norm(bank, axis=1)
+    sparsity = hoyer_sparsity(sizes)
+    values = {
+        "max_coherence": max_coherence(encoding),
+        "stable_rank": stable_rank(encoding),
+        "hoyer": nan_mean(sparsity),
+        "l0": float(np.mean(l0(coefficients))),
+        "dead": float(np.sum(dead_concepts(coefficients, bank))),
+        "ood": ood_score(directions, features),
+    }
+    if head_rows is not None:
+        values["plausibility"] = plausibility(directions, head_rows)
+    if filters is not None:
+        values["cross_talk"] = cross_talk(filters, encoding)
+    return {key: np.asarray(value, np.float64) for key, value in values.items()}
 
 
-# ------------------------------------------------------------------------------ shared
+# ------------------------------------------------------------------------------ checks
 
 
 def _cosines(dictionary: ArrayLike) -> NDArray:
     dictionary = _check("dictionary", dictionary)
-    return signal_cosines(dictionary, dictionary)
+    return cosines(dictionary, dictionary)
 
 
 def _pair_cosines(filters: ArrayLike, signals: ArrayLike) -> NDArray:
     filters, signals = _check_two("filters", filters, "signals", signals)
     _check_concepts("filters", len(filters), signals)
-    return signal_cosines(filters, signals)
+    return cosines(filters, signals)
 
 
 def _off_diagonal(square: NDArray) -> NDArray:

@@ -1,7 +1,7 @@
-"""Network Dissection: which detector fires where which concept is (method section 6).
+"""Network Dissection: overlap of detectors with annotated concepts (method section 6).
 
 After D. Bau et al., "Network Dissection", CVPR 2017. Maps z (h, w, I) of an image are upsampled
-bilinearly to the resolution of its masks (half-pixel centres, see `alignment`) and detector i fires
+bilinearly to the resolution of its masks (see `core.geometry`) and detector i fires
 where z_i > b_i. Intersections and areas are counted in pixels over a data set, one image in memory
 at a time. As in Broden a pixel may have a label in each of several categories; images without any
 label of a category do not count for its concepts, while unlabelled pixels of images that have one
@@ -13,59 +13,46 @@ Shapes: I detectors, C concepts (all categories one after the other), G categori
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import ThreadpoolController
 
+from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.core.upsampling import Shift, check_shift, upsampled_bands
+from xplique_dirpairs.core.validation import check_finite
+from xplique_dirpairs.data.annotated_images import Annotated, check_masks, flat_concepts
 
-#: The label of a detector that fires nowhere on a concept.
+#: The label of a detector that overlaps with no concept.
 NO_LABEL = -1
 
 _BLAS = ThreadpoolController()
 
-#: What reads maps (n, h, w, I) of a batch of images, or of the activations given in their place.
+#: Reads maps (n, h, w, I) of a batch of images, or of the activations given in their place.
 Read = Callable[[NDArray], ArrayLike]
-
-
-class Annotated(Protocol):
-    """Annotated images: `AnnotatedImages`, `AnnotatedStream`, or anything like them.
-
-    A true attribute ``exhaustive`` says that an image without a label of a category has nothing of
-    it; without such an attribute, that it may not have been annotated.
-    """
-
-    @property
-    def concepts(self) -> Mapping[str, tuple[str, ...]]:
-        """Category → names; number c in the masks is ``names[c - 1]``."""
-
-    def batches(self, batch_size: int = ...) -> Iterable[tuple[NDArray, Mapping[str, NDArray]]]:
-        """Images (n, H, W, …) and masks {category: (n, H, W) int}, the same at every call."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dissection:
-    """Counts of pixels over a data set, of every detector with every concept.
+    """Pixel counts of every detector with every concept over a data set.
 
     Attributes
     ----------
     concepts
         Category → names.
-    thresholds : (I,)
-    intersection : (I, C) int64
+    thresholds : ndarray of shape (I,)
+    intersection : ndarray of shape (I, C) int64
         Pixels of the concept where the detector fires.
-    detector_area : (I, G) int64
+    detector_area : ndarray of shape (I, G) int64
         Pixels where the detector fires, of the images that count for the category: those with a
         label of it, or all if the masks are exhaustive.
-    concept_area : (C,) int64
-    pixels, images : (G,) int64
+    concept_area : ndarray of shape (C,) int64
+    pixels, images : ndarray of shape (G,) int64
         Of the images that count for the category.
-    lowest, highest : (I,)
+    lowest, highest : ndarray of shape (I,)
         Range of a detector's maps over all images.
     """
 
@@ -86,7 +73,7 @@ class Dissection:
 
     @property
     def union(self) -> NDArray:
-        """Pixels of a detector or a concept, (I, C)."""
+        """Pixels of the detector or the concept, (I, C)."""
         area = self.detector_area[:, category_of(self.concepts)]
         return area + self.concept_area - self.intersection
 
@@ -94,7 +81,7 @@ class Dissection:
     def iou(self) -> NDArray:
         """φ_i(c): intersection over union, (I, C) in [0, 1], higher is better.
 
-        0 where neither is ever there; NaN for the concepts of a category that no image counts for.
+        0 where both are nowhere; NaN for the concepts of a category that no image counts for.
         """
         union = self.union
         iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
@@ -103,34 +90,12 @@ class Dissection:
 
     @property
     def labels(self) -> NDArray:
-        """c*_i = argmax_c φ_i(c), (I,); `NO_LABEL` for a detector that meets no concept."""
+        """c*_i = argmax_c φ_i(c), (I,); `NO_LABEL` for a detector that overlaps with no concept."""
         iou = np.nan_to_num(self.iou)
         return np.where(iou.max(axis=1) > 0, iou.argmax(axis=1), NO_LABEL)
 
-    def merged(self, other: Dissection) -> Dissection:
-        """The same of the images of both.
-
-        Raises
-        ------
-        ValueError
-            If they are of other concepts or thresholds.
-        """
-        if self.concepts != other.concepts or not np.array_equal(self.thresholds, other.thresholds):
-            raise ValueError(
-                "only dissections of the same concepts and thresholds can be merged: dissect both "
-                "parts with the same ones"
-            )
-        fixed = {
-            "concepts": self.concepts,
-            "thresholds": self.thresholds,
-            "lowest": np.minimum(self.lowest, other.lowest),
-            "highest": np.maximum(self.highest, other.highest),
-        }
-        names = [field.name for field in fields(self) if field.name not in fixed]
-        return Dissection(**fixed, **{n: getattr(self, n) + getattr(other, n) for n in names})
-
     def table(self, best: int = 1) -> Table:
-        """Detectors, best first, with the ``best`` concepts of each and their IoU."""
+        """Return a table of detectors, best first, with the ``best`` concepts of each."""
         iou, names = np.nan_to_num(self.iou), self.flat_concepts
         best = min(best, len(names))
         rows = []
@@ -153,7 +118,7 @@ def dissect(
     batch_size: int = 32,
     shift: Shift = 0.0,
 ) -> Dissection:
-    """Count where detectors fire, and where concepts are, over annotated images.
+    """Count the pixels where detectors fire and where concepts are, over annotated images.
 
     Parameters
     ----------
@@ -162,15 +127,15 @@ def dissect(
     read
         Images (n, H, W, …) → maps (n, h, w, I), such as
         ``lambda images: pairs.project(g(images))``.
-    thresholds : (I,)
+    thresholds : ndarray of shape (I,)
         b_i: detector i fires where its upsampled map is above.
-    activations : (N, …), optional
+    activations : ndarray of shape (N, …), optional
         Of the same images in the same order: given to ``read`` in their place, which saves a pass
         through the network for every extractor.
     batch_size
-        Images read at a time; of no consequence to the result.
+        Images read at a time; without effect on the result.
     shift
-        By how many pixels the cells lie farther down and right than usual; see `alignment`.
+        Pixels by which the cells lie farther down and right than usual; see `core.geometry`.
 
     Returns
     -------
@@ -220,13 +185,13 @@ class LabelledImage:
     ----------
     shape
         (H, W) of the masks.
-    present : (c,)
-        Concepts of which there are pixels.
-    areas : (c,)
-        How many.
-    categories : (g,)
-        Categories that the image counts for: with a label somewhere in it, or, if its masks are
-        exhaustive, all.
+    present : ndarray of shape (c,)
+        Concepts with pixels in the image.
+    areas : ndarray of shape (c,)
+        Their numbers of pixels.
+    categories : ndarray of shape (g,)
+        Categories that the image counts for: those with a label in it, or all if its masks are
+        exhaustive.
     """
 
     def __init__(
@@ -237,39 +202,34 @@ class LabelledImage:
         starts: NDArray,
         exhaustive: bool = False,
     ):
-        self._found: list[tuple[NDArray, NDArray]] = []
+        self._masks: list[tuple[NDArray, NDArray]] = []
         present, areas, categories = [], [], []
         for g, (category, names) in enumerate(concepts.items()):
             mask = masks[category][number]
             self.shape = mask.shape
             counts = np.bincount(mask.ravel(), minlength=len(names) + 1)
-            if len(counts) > len(names) + 1:
-                raise ValueError(
-                    f"masks[{category!r}] hold the number {len(counts) - 1}, but there are "
-                    f"{len(names)} concepts: number c is names[c - 1], 0 is unlabelled"
-                )
             numbers = np.flatnonzero(counts[1:]) + 1
             if len(numbers):
-                self._found.append((mask, numbers.astype(mask.dtype)))
+                self._masks.append((mask, numbers.astype(mask.dtype)))
                 present.append(starts[g] + numbers - 1)
                 areas.append(counts[numbers])
             if exhaustive or len(numbers):
                 categories.append(g)
-        nothing = np.zeros(0, np.int64)
-        self.present = np.concatenate([nothing, *present])
-        self.areas = np.concatenate([nothing, *areas])
+        empty = np.zeros(0, np.int64)
+        self.present = np.concatenate([empty, *present])
+        self.areas = np.concatenate([empty, *areas])
         self.categories = np.array(categories, np.int64)
 
     def indicators(self, rows: slice) -> NDArray:
-        """Where each concept is in a band of rows, then ones: (c + 1, rows * W) bool."""
+        """Return where each concept is in a band of rows, then ones: (c + 1, rows * W) bool."""
         width = self.shape[1]
         ones = np.ones((1, len(range(*rows.indices(self.shape[0]))) * width), bool)
-        where = [mask[rows].ravel() == numbers[:, None] for mask, numbers in self._found]
+        where = [mask[rows].ravel() == numbers[:, None] for mask, numbers in self._masks]
         return np.concatenate([*where, ones])
 
 
 def count_overlaps(a: NDArray, b: NDArray) -> NDArray:
-    """How many pixels of each row of a (A, P) are of each column of b (P, B): (A, B) int64.
+    """Count the pixels of each row of ``a`` (A, P) in each column of ``b`` (P, B): (A, B) int64.
 
     A product of single-precision matrices counts exactly up to 2²⁴ pixels.
     """
@@ -285,47 +245,43 @@ def count_overlaps(a: NDArray, b: NDArray) -> NDArray:
 
 
 def one_thread():
-    """A context in which numpy's matrix products take one thread.
+    """Return a context in which numpy's matrix products take one thread.
 
-    Those of one image are small: several threads wait for one another, and on a busy machine take
-    a hundred times as long.
+    The products of one image are small: several threads wait for one another, and on a busy
+    machine take a hundred times as long.
     """
     return _BLAS.limit(limits=1, user_api="blas")
 
 
 def is_exhaustive(annotated: Annotated) -> bool:
-    """Whether an image without a label of a category has nothing of it: see `Annotated`."""
+    """Return whether an image without a label of a category has nothing of it: see `Annotated`."""
     return bool(getattr(annotated, "exhaustive", False))
 
 
-def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
-    """(category, name) of every concept, category by category."""
-    return [(category, name) for category, names in concepts.items() for name in names]
-
-
 def category_starts(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
-    """Where each category begins among the flat concepts, (G,)."""
+    """Return the index of each category's first flat concept, (G,)."""
     sizes = [len(names) for names in concepts.values()]
     return np.cumsum([0, *sizes])[:-1]
 
 
 def category_of(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
-    """Number of each flat concept's category, (C,)."""
+    """Return the index of each flat concept's category, (C,)."""
     return np.repeat(np.arange(len(concepts)), [len(names) for names in concepts.values()])
 
 
 def number_cell(value: float, decimals: int = 3) -> Cell:
-    """A figure, or a dash where it is not defined."""
+    """Return a cell with a figure, or a dash where it is not defined."""
     text = "–" if np.isnan(value) else f"{value:.{decimals}f}"
     return Cell(text, numbers=(float(value),))
 
 
 def check_thresholds(thresholds: ArrayLike) -> NDArray:
-    """Thresholds (I,) as float32.
+    """Return thresholds (I,) as float32.
 
     Raises
     ------
     ValueError
+        If they are not one number for each detector.
     """
     limits = np.asarray(thresholds, np.float32)
     if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
@@ -343,12 +299,12 @@ def read_batches(
     batch_size: int,
     detectors: int | None = None,
 ) -> Iterator[tuple[NDArray, Mapping[str, NDArray]]]:
-    """Maps (n, h, w, I) float32 and masks, batch by batch, checked.
+    """Yield maps (n, h, w, I) float32 and masks, batch by batch, checked.
 
     Raises
     ------
     ValueError
-        If there are no images, or what comes does not fit.
+        If there are no images, or maps, masks and activations do not fit.
     """
     done = 0
     for images, masks in annotated.batches(batch_size):
@@ -356,7 +312,7 @@ def read_batches(
         given = images if activations is None else activations[done : done + count]
         done += count
         if len(given) == count:
-            _check_masks(masks, count, annotated.concepts)
+            masks = check_masks(masks, annotated.concepts, count)
             yield _checked_maps(read(given), count, detectors), masks
     if not done:
         raise ValueError("there are no annotated images")
@@ -375,22 +331,5 @@ def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> NDArray
         )
     if detectors is not None and array.shape[-1] != detectors:
         raise ValueError(f"read gives maps of {array.shape[-1]} detectors for {detectors} expected")
-    if not np.isfinite(array).all():
-        raise ValueError("read gives maps with NaN or infinite values")
+    check_finite("maps", array)
     return array
-
-
-def _check_masks(masks: Mapping[str, NDArray], count: int, concepts: Mapping) -> None:
-    if set(masks) != set(concepts):
-        raise ValueError(
-            f"masks are of the categories {sorted(masks)}, concepts of {sorted(concepts)}"
-        )
-    for category, mask in masks.items():
-        if mask.ndim != 3 or len(mask) != count or mask.dtype.kind not in "iu" or mask.min() < 0:
-            raise ValueError(
-                f"masks[{category!r}] must be numbers of concepts, integers from 0 of shape "
-                f"(n, H, W), {count} of them, not {mask.dtype} {mask.shape}"
-            )
-    if len({mask.shape for mask in masks.values()}) > 1:
-        shapes = {category: mask.shape for category, mask in masks.items()}
-        raise ValueError(f"masks of all categories must be of one shape, not {shapes}")

@@ -1,9 +1,14 @@
-"""Whether the network uses the concepts as the extractor says: deletion, insertion, μ-fidelity.
+"""Whether the network uses the concepts as an extractor claims, and how much the concepts explain.
 
-The rules that make extractors comparable: concepts are ordered by *signed* contribution; the
-residual is kept and features stay in the layer's range; deletion is read against the number of
-concepts and against the feature norm changed, for areas alone reward leaving the data; insertion
-never counts for more than the intact probability.
+Deletion, insertion and μ-fidelity. The rules that make extractors comparable: concepts are ordered
+by *signed* contribution; the residual is kept and features stay in the layer's range; deletion is
+read against the number of concepts and against the feature norm changed, since areas alone reward
+leaving the data; insertion never counts for more than the intact probability.
+
+Reconstruction: the share of the network's prediction that decode(encode(x)) explains, without the
+residual. A quotient over the whole data set has two columns per image; the quotient is the ratio
+of their means (`registry.ratio_of_means`). So R² and completeness have values per image, too, and
+a bootstrap over images draws both columns together.
 
 Shapes: N images, I concepts. A curve has I + 1 points: after 0, 1, …, I concepts.
 """
@@ -15,14 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.validation import check_float32, check_labels
 from xplique_dirpairs.metrics.importance import ROUNDING
 from xplique_dirpairs.metrics.manipulation import (
     Outcomes,
     Reading,
+    agreement,
     all_off_negative_mass,
+    correct,
+    kl_bits,
     outcomes,
+    predicted,
 )
-from xplique_dirpairs.metrics.reconstruction import reconstruction
 
 #: Changes of the features, as fractions of their norm, at which deletion is read.
 FRACTIONS = (0.1, 0.2, 0.3)
@@ -34,9 +43,9 @@ class Curves:
 
     Attributes
     ----------
-    probabilities : (N, I + 1)
+    probabilities : ndarray of shape (N, I + 1)
         Of the image's class; insertion: at most the intact one.
-    changed : (N, I + 1)
+    changed : ndarray of shape (N, I + 1)
         ‖x' − x‖_F / ‖x‖_F at each point; NaN for an image whose features are all 0.
     """
 
@@ -45,13 +54,14 @@ class Curves:
 
     @property
     def areas(self) -> NDArray:
-        """Area under each curve of probabilities over j/I, (N,)."""
-        return curve_areas(self.probabilities)
+        """Area under each curve of probabilities over j/I by the trapezoid rule, (N,)."""
+        p = self.probabilities
+        return (p[:, :-1] + p[:, 1:]).mean(axis=1) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class Fidelity:
-    """What `fidelity` measured.
+    """The result of `fidelity`.
 
     Attributes
     ----------
@@ -59,11 +69,11 @@ class Fidelity:
         Key of `registry.METRICS` → value of every image, (N,); (N, 2) where the metric's statistic
         is a ratio. NaN where it is undefined.
     deletion, insertion : Curves
-    contributions : (N, I)
-        By which concepts were ordered, unless ``orders`` were given.
-    orders : (N, I)
+    contributions : ndarray of shape (N, I)
+        The order of the concepts follows these, unless ``orders`` were given.
+    orders : ndarray of shape (N, I)
         Concepts in the order of deletion and of insertion.
-    crossed : (N, 3), bool
+    crossed : ndarray of shape (N, 3), bool
         Whether deletion changed the features by each of `FRACTIONS`; where it did not, P@ is the
         probability after the last step.
     """
@@ -86,22 +96,23 @@ def fidelity(
     nb_subsets: int = 50,
     random_state: int | np.random.Generator | None = 0,
 ) -> Fidelity:
-    """Every fidelity metric of one extractor on N images.
+    """Compute every fidelity metric of one extractor on N images.
 
     About 3 I + ``nb_subsets`` passes of the images through the rest of the network.
 
     Parameters
     ----------
-    reading
-        What the extractor reads in the images.
-    contributions : (N, I), optional
+    reading : Reading
+        The coefficients the extractor reads in the images.
+    contributions : ndarray of shape (N, I), optional
         Signed contribution of every concept to the class's logit; `leave_one_out` if not given.
-    orders : (N, I) int, optional
+    orders : ndarray of shape (N, I) int, optional
         Concepts in the order in which they are deleted and inserted, if not that of the
         contributions; see `random_orders`.
-    reconstructions : (N, *S, D), optional
-        decode(u), without the residual. Without it nothing is said of the reconstruction.
-    labels : (N,), optional
+    reconstructions : ndarray of shape (N, *S, D), optional
+        decode(u), without the residual. If not given, reconstruction metrics are left
+        out.
+    labels : ndarray of shape (N,), optional
         True classes; without them no completeness. See `reconstruction`.
     nb_subsets
         Random subsets of concepts for μ-fidelity.
@@ -119,7 +130,7 @@ def fidelity(
     """
     if labels is not None and reconstructions is None:
         raise ValueError("labels are for the completeness of reconstructions: pass them as well")
-    # what came is checked before the many passes
+    # Arguments are checked before the many passes.
     subsets = random_subsets(reading.number_of_concepts, nb_subsets, random_state)
     if contributions is not None:
         contributions = _checked_contributions(contributions, reading)
@@ -150,31 +161,31 @@ def fidelity(
 
 
 def leave_one_out(reading: Reading) -> NDArray:
-    """Drop of the class's logit when one concept alone is switched off, (N, I), signed."""
+    """Compute the drop of the class's logit as each concept alone is switched off, (N, I)."""
     without = 1.0 - np.eye(reading.number_of_concepts, dtype=np.float32)
     return reading.intact.logits - outcomes(reading, without).logits
 
 
 def contribution_orders(contributions: ArrayLike) -> NDArray:
-    """Concepts of every image by signed contribution, largest first, (N, I) int."""
+    """Order the concepts of every image by signed contribution, largest first, (N, I) int."""
     return np.argsort(-np.asarray(contributions), axis=1, kind="stable")
 
 
 def random_orders(
     images: int, concepts: int, random_state: int | np.random.Generator | None = None
 ) -> NDArray:
-    """Concepts in an order drawn for every image, (N, I) int: a control."""
+    """Draw an order of the concepts for every image, (N, I) int: a control."""
     rng = np.random.default_rng(random_state)
     return rng.permuted(np.tile(np.arange(concepts), (images, 1)), axis=1)
 
 
 def deletion_curves(reading: Reading, orders: ArrayLike) -> Curves:
-    """Concepts switched off one after the other, starting with all on.
+    """Switch concepts off one after the other, starting with all on.
 
     Parameters
     ----------
     reading
-    orders : (N, I) int
+    orders : ndarray of shape (N, I) int
         The first is switched off first.
 
     Raises
@@ -189,14 +200,14 @@ def deletion_curves(reading: Reading, orders: ArrayLike) -> Curves:
 
 
 def insertion_curves(reading: Reading, orders: ArrayLike) -> Curves:
-    """Concepts switched on one after the other, starting from the residual alone.
+    """Switch concepts on one after the other, starting from the residual alone.
 
-    The probability is min(p, p_intact): above it only evidence against the class was left out.
+    The probability is min(p, p_intact): a larger one only lacks evidence against the class.
 
     Parameters
     ----------
     reading
-    orders : (N, I) int
+    orders : ndarray of shape (N, I) int
         The first is switched on first.
 
     Raises
@@ -212,14 +223,8 @@ def insertion_curves(reading: Reading, orders: ArrayLike) -> Curves:
     return Curves(capped, curves.changed)
 
 
-def curve_areas(curves: ArrayLike) -> NDArray:
-    """Area under (N, I + 1) points over j/I by the trapezoid rule, (N,), in the curves' unit."""
-    curves = np.asarray(curves, np.float64)
-    return (curves[:, :-1] + curves[:, 1:]).mean(axis=1) / 2
-
-
 def probabilities_at(deletion: Curves, fraction: float) -> tuple[NDArray, NDArray]:
-    """P@fraction: the probability where deletion first changed the features that much.
+    """Compute P@fraction: the probability where deletion first changed the features that much.
 
     At the first step whose ‖x' − x‖_F / ‖x‖_F is at least ``fraction``, linear between it and the
     step before.
@@ -232,10 +237,10 @@ def probabilities_at(deletion: Curves, fraction: float) -> tuple[NDArray, NDArra
 
     Returns
     -------
-    probabilities : (N,)
+    probabilities : ndarray of shape (N,)
         After the last step where the features never change that much; NaN for an image whose
         features are all 0.
-    crossed : (N,), bool
+    crossed : ndarray of shape (N,), bool
         Whether they do.
 
     Raises
@@ -262,10 +267,10 @@ def random_subsets(
     random_state: int | np.random.Generator | None = None,
     share: float = 0.2,
 ) -> NDArray:
-    """Random sets of concepts of one size, (M, I) bool: ``share`` of them.
+    """Draw sets of a share of the concepts, (M, I) bool.
 
-    At least two of three concepts or more: of one concept alone the drop *is* its leave-one-out
-    contribution.
+    At least two concepts where there are three or more: the drop of one concept alone *is* its
+    leave-one-out contribution.
 
     Raises
     ------
@@ -281,7 +286,7 @@ def random_subsets(
 
 
 def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) -> NDArray:
-    """Correlation over subsets S of Σ_{i ∈ S} contribution_i with the drop of the score without S.
+    """Correlate Σ_{i ∈ S} contribution_i with the drop of the score without S, over subsets S.
 
     U. Bhatt, A. Weller, J. Moura, "Evaluating and aggregating feature-based model explanations",
     IJCAI 2020, definition 3 (faithfulness), with concepts for features and "switched off" for
@@ -289,15 +294,15 @@ def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) 
 
     Parameters
     ----------
-    contributions : (N, I)
-    subsets : (M, I), bool
+    contributions : ndarray of shape (N, I)
+    subsets : ndarray of shape (M, I), bool
         The same for every image.
-    drops : (N, M)
+    drops : ndarray of shape (N, M)
         Score of the intact image minus score with the subset off.
 
     Returns
     -------
-    correlation : (N,)
+    correlation : ndarray of shape (N,)
         In [−1, 1]; NaN where the sums or the drops do not vary.
     """
     sums = np.asarray(contributions, np.float64) @ np.asarray(subsets, np.float64).T
@@ -326,7 +331,7 @@ def _curves(first: Outcomes, between: Outcomes, last: Outcomes) -> Curves:
 
 
 def _turns(orders: ArrayLike, reading: Reading) -> NDArray:
-    """Each concept's place in the order, (N, I)."""
+    """Return each concept's place in the order, (N, I)."""
     return np.argsort(_checked_orders(orders, reading), axis=1)
 
 
@@ -348,3 +353,129 @@ def _checked_contributions(contributions: ArrayLike, reading: Reading) -> NDArra
     if not np.isfinite(contributions).all():
         raise ValueError("contributions must be finite, but hold NaN or infinite values")
     return contributions
+
+
+# ------------------------------------------------------------------------------ reconstruction
+
+
+def reconstruction(
+    reading: Reading, reconstructions: ArrayLike, labels: ArrayLike | None = None
+) -> dict[str, NDArray]:
+    """Compute the fidelity of the reconstruction without the residual.
+
+    The network is given the reconstruction clipped to the layer's range, as all manipulated
+    features; ``activation_r2`` is that of the reconstruction itself.
+
+    Parameters
+    ----------
+    reading : Reading
+        The coefficients an extractor reads in the images.
+    reconstructions : ndarray of shape (N, *S, D)
+        decode(encode(x)), of any extractor.
+    labels : ndarray of shape (N,), int, optional
+        True classes, for completeness; 0 or 1 for a network with one sigmoid output, (N, K) of them
+        for one with several. Chance is 1/K under a softmax, ½ under sigmoids.
+
+    Returns
+    -------
+    values : dict
+        ``agreement`` (N,), ``kl`` (N,) in bits, ``logit_r2`` (N, 2), ``activation_r2`` (N, 2), and
+        with labels ``completeness`` (N, 2).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, values are not finite, or labels are not classes.
+    """
+    rebuilt = check_float32("reconstructions", reconstructions)
+    if rebuilt.shape != reading.activations.shape:
+        raise ValueError(
+            f"reconstructions must be shaped as the activations, {reading.activations.shape}, but "
+            f"have shape {rebuilt.shape}"
+        )
+    intact, kind = reading.intact_logits, reading.final_activation
+    if labels is not None:
+        labels = _checked_labels(labels, predicted(intact, kind), intact.shape[1], kind)
+    logits = np.concatenate(
+        [
+            reading.logits(np.clip(rebuilt[rows], *reading.limits))
+            for rows in reading.chunks(reading.number_of_images)
+        ]
+    )
+    values = {
+        "agreement": agreement(intact, logits, kind),
+        "kl": kl_bits(intact, logits, kind),
+        "logit_r2": explained_variance(intact, logits),
+        "activation_r2": explained_variance(reading.activations, rebuilt),
+    }
+    if labels is not None:
+        chance = 1.0 / intact.shape[1] if kind == "softmax" else 0.5
+        values["completeness"] = completeness(
+            correct(intact, labels, kind), correct(logits, labels, kind), chance
+        )
+    return values
+
+
+def explained_variance(values: ArrayLike, predictions: ArrayLike) -> NDArray:
+    """Compute R² = 1 − Σ (v − v̂)² / Σ (v − v̄)² as two columns; R² is the ratio of their means.
+
+    v̄ is the mean of each feature over all images and positions: predicting it scores 0, a perfect
+    prediction 1, and worse ones are below 0. A bootstrap over the columns keeps v̄ as it is.
+
+    Parameters
+    ----------
+    values, predictions : ndarray of shape (N, …, D)
+
+    Returns
+    -------
+    columns : ndarray of shape (N, 2)
+        Variance explained, Σ (v − v̄)² − Σ (v − v̂)², and variance, Σ (v − v̄)², of each image.
+        0 and 0 where nothing varies (to rounding): the ratio is undefined.
+    """
+    values, predictions = np.asarray(values), np.asarray(predictions)
+    features = values.shape[-1]
+    middle = values.reshape(-1, features).mean(axis=0, dtype=np.float64)
+    columns, size = np.empty((len(values), 2)), 0.0
+    for column, pair in zip(columns, zip(values, predictions, strict=True), strict=True):
+        value, prediction = (each.astype(np.float64) for each in pair)  # one image at a time
+        variance = np.square(value - middle).sum()
+        column[:] = variance - np.square(value - prediction).sum(), variance
+        size += np.square(value).sum()
+    varies = columns[:, 1].sum() > ROUNDING**2 * size
+    return columns if varies else np.zeros_like(columns)
+
+
+def completeness(intact: ArrayLike, rebuilt: ArrayLike, chance: float) -> NDArray:
+    """Compute η = (reconstructed accuracy − chance) / (accuracy − chance) as two columns.
+
+    C.-K. Yeh et al., "On completeness-aware concept-based explanations in deep neural networks",
+    NeurIPS 2020, definition 3.1, with the extractor's own decoder for their learned map.
+
+    Parameters
+    ----------
+    intact, rebuilt : ndarray of shape (N,)
+        Accuracy of the network on each image, and on its reconstruction, 0 to 1.
+    chance
+        Accuracy of a random prediction.
+
+    Returns
+    -------
+    columns : ndarray of shape (N, 2)
+        Numerator and denominator of each image; the ratio of their means is η: 0 at chance, 1 as
+        accurate as the network, undefined where the network itself is not clearly above chance.
+    """
+    return np.stack([np.asarray(rebuilt), np.asarray(intact)], axis=1) - chance
+
+
+def _checked_labels(labels: ArrayLike, predictions: NDArray, classes: int, kind: str) -> NDArray:
+    """Return labels in the shape of predictions: one class, or 0 or 1 of every sigmoid output."""
+    if kind == "softmax":
+        return check_labels(labels, len(predictions), classes)
+    if classes == 1:
+        return check_labels(labels, len(predictions), 2)[:, None]
+    labels = np.asarray(labels)
+    if labels.shape != predictions.shape or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"labels must be 0 or 1 for each output, {predictions.shape}, not {labels.shape}"
+        )
+    return labels

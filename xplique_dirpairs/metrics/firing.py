@@ -1,8 +1,8 @@
-"""Which detectors an image fires that was made, or chosen, for one concept.
+"""Which detectors fire in an image that was made, or chosen, for one concept.
 
-A picture of synthetic activation maximisation is worth looking at if the network sees in it what
-it was made for: its own detector fires, the others do not. Everything follows from the excess of
-each projection over its bias, ``z_i − b_i``; detector i fires where it is positive (y_i > 0.5).
+A picture made by activation maximisation is valid if the network sees the concept in it that it was
+made for: its own detector fires, the others do not. All figures follow from the excess of each
+projection over its bias, ``z_i − b_i``; detector i fires where it is positive (y_i > 0.5).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, eq=False)
 class Firing:
-    """Figures of n images, each of one concept; (n,) all of them.
+    """Figures of n images, each of one concept; arrays of shape (n,).
 
     Attributes
     ----------
     concepts
-        Whose image it is.
+        The concept of each image.
     own_share
         Share of the image's positions where its own detector fires, in [0, 1].
     own_excess
@@ -60,18 +60,17 @@ class Firing:
 
 
 def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = None) -> Firing:
-    """What fires in images that belong to one concept each.
+    """Measure which detectors fire in images of one concept each.
 
     Parameters
     ----------
-    excess : (n, *spatial, I)
+    excess : array-like of shape (n, *spatial, I)
         Projections minus biases, z − b, or any other detector's values minus its threshold.
-    concepts : (n,)
+    concepts : array-like of shape (n,), int
         The concept that each image is of.
-    scales : (I,), optional
-        What one unit of excess is, per detector: standard deviations of the projections, for
-        instance. Default: 1, which is the detector's own margin for direction pairs (z is in
-        units of M_i).
+    scales : array-like of shape (I,), optional
+        Unit of each detector's excess, such as the standard deviation of its projections. Default:
+        1, the detector's own margin for direction pairs (z is in units of M_i).
 
     Raises
     ------
@@ -100,14 +99,14 @@ def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = No
     own_excess = largest[rows, concepts]
     rivals = np.where(is_own, -np.inf, largest)
     others = max(detectors - 1, 1)
-    nothing = np.nan if detectors == 1 else 0.0
+    undefined = np.nan if detectors == 1 else 0.0
     shares = on.mean(axis=1)
     return Firing(
         concepts=concepts,
         own_share=shares[rows, concepts],
         own_excess=own_excess,
-        others_firing=(on.any(axis=1) & ~is_own).sum(axis=1) / others + nothing,
-        others_share=np.where(is_own, 0.0, shares).sum(axis=1) / others + nothing,
+        others_firing=(on.any(axis=1) & ~is_own).sum(axis=1) / others + undefined,
+        others_share=np.where(is_own, 0.0, shares).sum(axis=1) / others + undefined,
         stronger=(rivals >= own_excess[:, None]).sum(axis=1),
         rival=np.full(count, -1) if detectors == 1 else rivals.argmax(axis=1),
     )

@@ -21,6 +21,8 @@ from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import qmc
 
+from xplique_dirpairs.core.validation import check_integer
+
 #: Scores that vary by less than this share of their size count as constant: float32 rounding.
 ROUNDING = 1e-6
 
@@ -52,47 +54,35 @@ class SobolIndices:
     total_error: NDArray
 
 
-def sobol_design(
+def sobol_designs(
     number_of_concepts: int, nb_design: int, random_state: int | np.random.Generator | None = None
-) -> NDArray:
-    """Masks for `total_sobol_indices`: A, B, then A with column i from B, for each i.
+) -> Iterator[NDArray]:
+    """Yield designs without end: A, B, then A with column i from B, for each i.
 
-    The points are a *scrambled* Sobol sequence: an unscrambled one (or Halton's) correlates its
-    higher dimensions at few points, which falsifies the indices of more than a few concepts.
+    The points are successive parts of one *scrambled* Sobol sequence; every part of 2^m points is
+    balanced. An unscrambled sequence (or Halton's) correlates its higher dimensions at few points,
+    which falsifies the indices of more than a few concepts.
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int
         I.
-    nb_design
+    nb_design : int
         n, points in A and in B.
-    random_state
-        Seed or generator of the scrambling.
+    random_state : int, Generator or None
+        Seed of the scrambling.
 
-    Returns
-    -------
-    masks : (n · (I + 2), I) float32
+    Yields
+    ------
+    masks : ndarray of shape (n · (I + 2), I), float32
         In [0, 1).
 
     Raises
     ------
     ValueError
-        If ``nb_design`` is below 2.
+        If ``nb_design`` is not an integer of at least 2, which a variance needs.
     """
-    return next(sobol_designs(number_of_concepts, nb_design, random_state))
-
-
-def sobol_designs(
-    number_of_concepts: int, nb_design: int, random_state: int | np.random.Generator | None = None
-) -> Iterator[NDArray]:
-    """Endless designs as `sobol_design` gives them, each of points of its own.
-
-    They are successive parts of one scrambled sequence: every part of 2^m points is balanced.
-    """
-    if isinstance(nb_design, bool) or not isinstance(nb_design, (int, np.integer)):
-        raise TypeError(f"nb_design must be an integer, not {nb_design!r}")
-    if nb_design < 2:
-        raise ValueError(f"nb_design must be at least 2 to have a variance, not {nb_design}")
+    check_integer("nb_design", nb_design, minimum=2)
     sampler = qmc.Sobol(2 * number_of_concepts, seed=np.random.default_rng(random_state))
     while True:
         # whole powers of two are what balances the sequence; a part of one is still usable
@@ -102,7 +92,7 @@ def sobol_designs(
 
 
 def _design(a: NDArray, b: NDArray) -> NDArray:
-    """A, B, and A with column i from B for each i."""
+    """Return A, B, and A with column i from B for each i."""
     index = np.arange(a.shape[1])
     mixed = np.repeat(a[None], len(index), axis=0)
     mixed[index, :, index] = b.T
@@ -110,21 +100,21 @@ def _design(a: NDArray, b: NDArray) -> NDArray:
 
 
 def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> NDArray:
-    """Total Sobol indices, S_i = E[(f(A) − f(C_i))²] / (2 Var f).
+    """Estimate total Sobol indices, S_i = E[(f(A) − f(C_i))²] / (2 Var f).
 
     M. J. W. Jansen, "Analysis of variance designs for model output", 1999, eq. for the total
     effect. The variance is that over A and B together: twice the points, same expectation.
 
     Parameters
     ----------
-    scores : (..., n · (I + 2))
-        f at the rows of `sobol_design`.
+    scores : ndarray of shape (..., n · (I + 2))
+        f at the rows of `sobol_designs`.
     number_of_concepts
         I.
 
     Returns
     -------
-    indices : (..., I)
+    indices : ndarray of shape (..., I)
         ≥ 0; their sum is 1 for an additive f, and above with interactions. Zero where the scores
         do not vary.
 
@@ -140,26 +130,24 @@ def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> NDArray:
             f"{scores.shape[-1]} scores do not fit a design of {number_of_concepts} concepts: "
             f"a multiple of {number_of_concepts + 2} was expected"
         )
-    blocks = scores.reshape(*scores.shape[:-1], number_of_concepts + 2, nb_design)
-    a, mixed = blocks[..., :1, :], blocks[..., 2:, :]
-    variance = blocks[..., :2, :].var(axis=(-2, -1), ddof=1)[..., None]
-    squares = ((a - mixed) ** 2).mean(axis=-1) / 2
+    _, totals, variances = _sobol_terms(scores, nb_design)
+    variance, squares = variances.mean(axis=-1), totals.mean(axis=-1)
     size = np.abs(scores).max(axis=-1, keepdims=True)
     constant = variance <= (ROUNDING * size) ** 2
     return np.where(constant, 0.0, squares / np.where(constant, 1.0, variance))
 
 
 def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> SobolIndices:
-    """First-order and total Sobol indices, with standard errors, made precise by a control variate.
+    """Estimate first-order and total Sobol indices, with standard errors, by a control variate.
 
     From f(A), f(B), f(C_i), where C_i is A with column i from B, and with f centred:
 
         first  S_i = E[f(B) (f(C_i) − f(A))] / Var f        (Saltelli et al. 2010, table 2, row b)
         total  T_i = E[(f(A) − f(C_i))²] / (2 Var f)        (Jansen 1999; ibid., row f)
 
-    At few points both are noisy, mostly by how the concepts' own, known effects happen to fall. So
-    an additive polynomial g is fitted to the scores. Its indices are known exactly, and what the
-    estimators make of it on the very same points is exchanged for the truth: V_i(g) + V̂_i(f) −
+    At few points both are noisy, mostly because of where the points fall on the concepts' own
+    effects. So an additive polynomial g is fitted to the scores. Its indices are known exactly, and
+    the estimates for g on the same points are replaced by them: V_i(g) + V̂_i(f) −
     V̂_i(g), and likewise for the variance. Consistent whatever g is (control variates: A. B. Owen,
     "Monte Carlo theory, methods and examples", 8.9).
 
@@ -178,10 +166,10 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
 
     Parameters
     ----------
-    scores : (..., n · (I + 2))
+    scores : ndarray of shape (..., n · (I + 2))
         f at the masks.
-    masks : (n · (I + 2), I)
-        Of `sobol_design`.
+    masks : ndarray of shape (n · (I + 2), I)
+        Of `sobol_designs`.
     degree
         Of the polynomial in each concept's mask; lowered to n // 8. 0: the plain estimators.
 
@@ -196,7 +184,7 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     Raises
     ------
     ValueError
-        If the masks are not a design, or the scores not about them.
+        If the masks are not a design, or the scores not one a mask.
     """
     masks = np.asarray(masks, dtype=np.float64)
     nb_design = _check_sobol_design(masks)
@@ -204,13 +192,13 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     degree = min(degree, nb_design // _POINTS_PER_DEGREE)
 
     model, known = _additive_model(scores, masks, degree)
-    of_scores, of_model = _sobol_terms(scores, nb_design), _sobol_terms(model, nb_design)
-    first, total, variance = (f - g for f, g in zip(of_scores, of_model, strict=True))
+    score_terms, model_terms = _sobol_terms(scores, nb_design), _sobol_terms(model, nb_design)
+    first, total, variance = (f - g for f, g in zip(score_terms, model_terms, strict=True))
     first, total = first + known[..., None], total + known[..., None]
     variance = variance + known.sum(axis=-1)[..., None, None]
 
     size = np.abs(scores).max(axis=-1)[..., None]
-    constant = of_scores[2].mean(axis=-1) <= (ROUNDING * size) ** 2
+    constant = score_terms[2].mean(axis=-1) <= (ROUNDING * size) ** 2
     whole = variance.mean(axis=-1)
     # a difference of two estimates; the model's own variance is a lower bound of the truth
     whole = np.where(whole > 0, whole, known.sum(axis=-1)[..., None])
@@ -225,7 +213,7 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
 
 
 def _sobol_terms(scores: NDArray, nb_design: int) -> tuple[NDArray, NDArray, NDArray]:
-    """First-order, total and variance of each row of the design; their means are the estimates.
+    """Return first-order, total and variance of each row of the design; means are the estimates.
 
     Shapes ``(..., I, n)``, ``(..., I, n)``, ``(..., 1, n)``.
     """
@@ -237,11 +225,11 @@ def _sobol_terms(scores: NDArray, nb_design: int) -> tuple[NDArray, NDArray, NDA
 
 
 def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArray, NDArray]:
-    """Additive polynomial fitted to the scores: its values at the masks, each concept's variance.
+    """Fit an additive polynomial; return its values at the masks, and each concept's variance.
 
-    Each concept's part by least squares on f(A) − f(C_i), in which the other concepts cancel, but
-    for interactions: a concept without effect gets none, and what is left of the squares, as
-    Jansen's estimator takes them, is not negative. In Legendre polynomials, orthonormal on
+    Each concept's part by least squares on f(A) − f(C_i), in which the other concepts cancel, up
+    to interactions: a concept without effect gets none, and the remaining squares of Jansen's
+    estimator are not negative. In Legendre polynomials, orthonormal on
     [0, 1]: a part's variance is the sum of its squared coefficients. Shapes ``(..., M)``,
     ``(..., I)``.
     """
@@ -251,14 +239,14 @@ def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArr
     index = np.arange(concepts)
     blocks = basis.reshape(concepts + 2, len(masks) // (concepts + 2), concepts, degree)
     changes = blocks[0].swapaxes(0, 1) - blocks[2:][index, :, index]
-    of_scores = scores.reshape(*scores.shape[:-1], concepts + 2, -1)
-    gains = of_scores[..., :1, :] - of_scores[..., 2:, :]
+    score_blocks = scores.reshape(*scores.shape[:-1], concepts + 2, -1)
+    gains = score_blocks[..., :1, :] - score_blocks[..., 2:, :]
     weights = np.einsum("idn,...in->...id", np.linalg.pinv(changes), gains)
     return np.einsum("mid,...id->...m", basis, weights), np.square(weights).sum(axis=-1)
 
 
 def check_scores(scores: ArrayLike, points: int) -> NDArray:
-    """Scores (..., M) as float64, or a ValueError if they are not one a mask."""
+    """Return scores (..., M) as float64, or raise a ValueError if they are not one a mask."""
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim < 1 or scores.shape[-1] != points:
         raise ValueError(f"scores must be (..., {points}), one a mask, not {scores.shape}")
@@ -266,12 +254,12 @@ def check_scores(scores: ArrayLike, points: int) -> NDArray:
 
 
 def _check_sobol_design(masks: NDArray) -> int:
-    """Number n of points of a `sobol_design`."""
+    """Return the number n of points of a design."""
     fits = masks.ndim == 2 and masks.size and len(masks) % (masks.shape[1] + 2) == 0
     if fits:
         nb_design = len(masks) // (masks.shape[1] + 2)
         rebuilt = _design(masks[:nb_design], masks[nb_design : 2 * nb_design])
         fits = nb_design > 1 and np.array_equal(rebuilt, masks)
     if not fits:
-        raise ValueError(f"masks {masks.shape} are not a design: take those of sobol_design")
+        raise ValueError(f"masks {masks.shape} are not a design: take those of sobol_designs")
     return nb_design

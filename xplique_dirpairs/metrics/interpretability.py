@@ -1,4 +1,4 @@
-"""How well detectors do on the concepts they are labelled with (method section 6).
+"""Scores of detectors on the concepts they are labelled with (method section 6).
 
 Labels come from a training part (`dissection`), scores from a validation part. With φ_i the IoU of
 detector i with its label c*_i there:
@@ -6,43 +6,49 @@ detector i with its label c*_i there:
     S¹ = Σ_i φ_i                     = ∫₀¹ number of detectors above ξ dξ
     S² = Σ_c max_{i : c*_i = c} φ_i  = ∫₀¹ number of distinct labels above ξ dξ
 
-A detector without a label (it met no concept on the training part) has 0 of everything. What the
-validation part cannot tell is NaN, and left out of means and sums: all of a detector whose label's
-category has no annotated image, and recall, F1 and AP where it has, but not a pixel of the label.
+A detector without a label (it overlaps with no concept on the training part) scores 0. Scores that
+the validation part does not determine are NaN and left out of means and sums: all scores of a
+detector whose label's category has no annotated image, and recall, F1 and AP where there are images
+but no pixel of the label.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.geometry import Shift, upsample
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.metrics.dissection import NO_LABEL, flat_concepts, number_cell
-from xplique_dirpairs.metrics.registry import METRICS
-from xplique_dirpairs.metrics.summary import Summary
+from xplique_dirpairs.core.validation import check_concepts, check_integer
+from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
+from xplique_dirpairs.metrics.dissection import NO_LABEL, Read, number_cell, read_batches
+from xplique_dirpairs.metrics.registry import Summary, nan_mean, percentile_interval
 
 #: From this IoU on a detector counts as interpretable (Bau et al. 2017).
 INTERPRETABLE = 0.04
 
 
 def s1(iou: ArrayLike) -> NDArray:
-    """S¹ = Σ_i φ_i, (..., I) → (...): higher is better, in [0, I]. NaN counts as 0."""
+    """Compute S¹ = Σ_i φ_i, (..., I) → (...), in [0, I]; higher is better. NaN counts as 0."""
     return np.nansum(np.asarray(iou, float), axis=-1)
 
 
 def s2(iou: ArrayLike, labels: ArrayLike) -> NDArray:
-    """S² = Σ_c max_{i : c*_i = c} φ_i, (..., I) → (...): higher is better.
+    """Compute S² = Σ_c max_{i : c*_i = c} φ_i, (..., I) → (...); higher is better.
 
     In [0, number of distinct labels]; never above S¹. NaN counts as 0.
 
     Parameters
     ----------
-    iou : (..., I)
-    labels : (I,)
-        c*_i; those that are `NO_LABEL` count for nothing.
+    iou : ndarray of shape (..., I)
+    labels : ndarray of shape (I,)
+        c*_i; detectors with `NO_LABEL` are left out.
 
     Raises
     ------
@@ -61,27 +67,27 @@ def s2(iou: ArrayLike, labels: ArrayLike) -> NDArray:
 
 
 def average_precision(positive: ArrayLike, total: ArrayLike) -> NDArray:
-    """AP = Σ_n (R_n − R_{n−1}) P_n over the levels of a histogram, highest first.
+    """Compute AP = Σ_n (R_n − R_{n−1}) P_n over the levels of a histogram, highest first.
 
-    That of scikit-learn, for scores rounded to the levels.
+    As scikit-learn does, for scores rounded to the levels.
 
     Parameters
     ----------
-    positive, total : (..., B)
+    positive, total : ndarray of shape (..., B)
         Numbers of positives, and of all samples, at each level of the score, lowest first.
 
     Returns
     -------
-    ap : (...)
+    ap : ndarray of shape (...)
         In [0, 1], higher is better; NaN without positives.
     """
     hits = np.asarray(positive)[..., ::-1].astype(float)
-    found = hits.cumsum(axis=-1)
+    true = hits.cumsum(axis=-1)
     fired = np.asarray(total)[..., ::-1].cumsum(axis=-1)
-    precision = np.divide(found, fired, out=np.zeros_like(found), where=fired > 0)
-    there = found[..., -1]
+    precision = np.divide(true, fired, out=np.zeros_like(true), where=fired > 0)
+    positives = true[..., -1]
     area = (hits * precision).sum(axis=-1)
-    return np.divide(area, there, out=np.full(there.shape, np.nan), where=there > 0)
+    return np.divide(area, positives, out=np.full(positives.shape, np.nan), where=positives > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,22 +98,22 @@ class Interpretability:
     ----------
     concepts
         Category → names.
-    labels : (I,)
+    labels : ndarray of shape (I,)
         c*_i among the flat concepts, or `NO_LABEL`.
-    thresholds : (I,)
-    training_iou : (I,)
-        Of detector and label on the part that the label is from; NaN if that is not known.
-    intersection, detector_area, concept_area : (I,) int64
-        Pixels of the validation part, of the images that count for the category: of both, of the
-        detector, of its label.
-    images : (I,) int64
-        How many these images are.
-    average_precision : (I,)
-    groups : (L,)
+    thresholds : ndarray of shape (I,)
+    training_iou : ndarray of shape (I,)
+        IoU with the label on the training part; NaN if it is not known.
+    intersection, detector_area, concept_area : ndarray of shape (I,) int64
+        Pixels of both, of the detector and of its label, in the images of the validation part that
+        count for the category.
+    images : ndarray of shape (I,) int64
+        Number of these images.
+    average_precision : ndarray of shape (I,)
+    groups : ndarray of shape (L,)
         The distinct labels.
-    group_intersection, group_area : (L,) int64
-        The same of all detectors of a label together (Linear-OR).
-    resampled_iou : (B, I)
+    group_intersection, group_area : ndarray of shape (L,) int64
+        The same for all detectors of a label together (Linear-OR).
+    resampled_iou : ndarray of shape (B, I)
         IoU over images drawn by the bootstrap; NaN where none of them has a label of the category.
     """
 
@@ -153,7 +159,7 @@ class Interpretability:
         labelled = self.labels != NO_LABEL
         return np.where(labelled & ((self.images == 0) | undefined), np.nan, labelled * values)
 
-    # ---------------------------------------------------------------- of all
+    # ---------------------------------------------------------------- all detectors
 
     @property
     def s1(self) -> float:
@@ -167,7 +173,7 @@ class Interpretability:
 
     @property
     def linear_or(self) -> dict[tuple[str, str], float]:
-        """(category, name) → IoU of the concept with the union of the detectors labelled so."""
+        """IoU of each labelled concept with the union of its detectors, by (category, name)."""
         iou = self._group_iou
         names = flat_concepts(self.concepts)
         return {names[c]: float(value) for c, value in zip(self.groups, iou, strict=True)}
@@ -179,33 +185,33 @@ class Interpretability:
         return np.where(self.images[first] == 0, np.nan, _ratio(self.group_intersection, union))
 
     def interpretable(self, least: float = INTERPRETABLE) -> dict[str, int]:
-        """Category → number of detectors whose IoU is at least ``least``."""
-        names = flat_concepts(self.concepts)
-        found = [names[label][0] for label in self.labels[np.nan_to_num(self.iou) >= least]]
-        return {category: found.count(category) for category in self.concepts}
+        """Count the detectors with an IoU of at least ``least``, by category of their label."""
+        return self._by_category(self.labels[np.nan_to_num(self.iou) >= least])
 
     def interpretable_concepts(self, least: float = INTERPRETABLE) -> dict[str, int]:
-        """Category → number of distinct labels with such a detector."""
+        """Count the distinct labels of detectors with an IoU of at least ``least``, by category."""
+        return self._by_category(np.unique(self.labels[np.nan_to_num(self.iou) >= least]))
+
+    def _by_category(self, labels: NDArray) -> dict[str, int]:
         names = flat_concepts(self.concepts)
-        labels = np.unique(self.labels[np.nan_to_num(self.iou) >= least])
-        found = [names[label][0] for label in labels]
-        return {category: found.count(category) for category in self.concepts}
+        categories = [names[label][0] for label in labels]
+        return {category: categories.count(category) for category in self.concepts}
 
     def summaries(self, confidence: float = 0.95) -> dict[str, Summary]:
-        """Every metric of kind "interpretability" by its key, with percentile bootstrap intervals.
+        """Return every metric of kind "interpretability" by key, with bootstrap intervals.
 
-        Intervals over the images of the validation part, the labels as they are, where these are
-        resampled: of what is a function of the IoU.
+        The images of the validation part are resampled, the labels are not. Only functions of the
+        IoU have an interval.
         """
-        drawn_iou = self.resampled_iou[_whole(self)]
+        drawn_iou, empty = self.resampled_iou[_whole(self)], np.zeros(0)
         figures = {
             "s1": (self.s1, s1(drawn_iou)),
             "s2": (self.s2, s2(drawn_iou, self.labels)),
-            "linear_or": (float(np.nansum(self._group_iou)), None),
-            "label_precision": (_mean(self.precision), None),
-            "label_recall": (_mean(self.recall), None),
-            "label_f1": (_mean(self.f1), None),
-            "label_ap": (_mean(self.average_precision), None),
+            "linear_or": (float(np.nansum(self._group_iou)), empty),
+            "label_precision": (nan_mean(self.precision), empty),
+            "label_recall": (nan_mean(self.recall), empty),
+            "label_f1": (nan_mean(self.f1), empty),
+            "label_ap": (nan_mean(self.average_precision), empty),
             "interpretable": (
                 float(sum(self.interpretable().values())),
                 (np.nan_to_num(drawn_iou) >= INTERPRETABLE).sum(axis=1).astype(float),
@@ -213,12 +219,12 @@ class Interpretability:
         }
         undefined = int(np.isnan(self.iou).sum())
         return {
-            key: Summary(value, *_interval(drawn, confidence), undefined)
+            key: Summary(value, *percentile_interval(drawn, confidence), undefined)
             for key, (value, drawn) in figures.items()
         }
 
     def table(self) -> Table:
-        """Every detector with its label and scores, highest IoU first."""
+        """Return a table of detectors with their labels and scores, highest IoU first."""
         names = [*flat_concepts(self.concepts), ("", "–")]
         columns = {
             "training IoU": self.training_iou,
@@ -239,34 +245,21 @@ class Interpretability:
         return Table(
             ["detector", "label", "category", "threshold", *columns],
             rows,
-            ["Labels and training IoU from the training part, all else from the validation part."],
+            ["Labels and training IoU: training part; all others: validation part."],
         )
-
-
-def interpretability_table(results: dict[str, Interpretability]) -> Table:
-    """Extractors × the metrics of kind "interpretability", the best of each column marked."""
-    metrics = [metric for metric in METRICS.values() if metric.kind == "interpretability"]
-    summaries = {name: result.summaries() for name, result in results.items()}
-    columns = []
-    for metric in metrics:
-        figures = [found[metric.key] for found in summaries.values()]
-        best = max((f.value for f in figures if not np.isnan(f.value)), default=np.nan)
-        columns.append([_summary_cell(f, metric.decimals, f.value == best) for f in figures])
-    rows = [[Cell(name), *cells] for name, *cells in zip(results, *columns, strict=True)]
-    headers = ["extractor", *(f"{metric.name} {metric.arrow}".rstrip() for metric in metrics)]
-    note = "± is half of the 95 % bootstrap interval over the images of the validation part."
-    return Table(headers, rows, [note])
 
 
 def paired_interval(
     ours: Interpretability, theirs: Interpretability, confidence: float = 0.95
 ) -> dict[str, Summary]:
-    """Differences of S¹ and S², ours − theirs, the bootstrap drawing the same images for both.
+    """Return the differences of S¹ and S², ours − theirs, with intervals.
+
+    The bootstrap draws the same images for both.
 
     Raises
     ------
     ValueError
-        If they were not resampled alike.
+        If they were not resampled equally often.
     """
     if len(ours.resampled_iou) != len(theirs.resampled_iou) or not len(ours.resampled_iou):
         raise ValueError(
@@ -279,16 +272,15 @@ def paired_interval(
         (s1(r.resampled_iou[whole]), s2(r.resampled_iou[whole], r.labels)) for r in (ours, theirs)
     ]
     values = [(r.s1, r.s2) for r in (ours, theirs)]
-    return {
-        key: Summary(
-            values[0][k] - values[1][k], *_interval(drawn[0][k] - drawn[1][k], confidence), 0
-        )
-        for k, key in enumerate(("s1", "s2"))
-    }
+    differences = {}
+    for k, key in enumerate(("s1", "s2")):
+        interval = percentile_interval(drawn[0][k] - drawn[1][k], confidence)
+        differences[key] = Summary(values[0][k] - values[1][k], *interval, 0)
+    return differences
 
 
 def _whole(result: Interpretability) -> NDArray:
-    """Draws of the bootstrap that can judge every detector that all images can, (B,) bool."""
+    """Return the draws that determine the IoU of every detector that all images determine, (B,)."""
     return ~(np.isnan(result.resampled_iou) & ~np.isnan(result.iou)).any(axis=1)
 
 
@@ -296,26 +288,106 @@ def _ratio(above: NDArray, below: NDArray) -> NDArray:
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
 
 
-def _mean(values: NDArray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else np.nan
+# ------------------------------------------------------------------------------ pictures
 
 
-def _interval(drawn: NDArray | None, confidence: float) -> tuple[float, float]:
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence!r}")
-    if drawn is None or not len(drawn):
-        return np.nan, np.nan
-    tail = (1.0 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1.0 - tail])
-    return float(low), float(high)
+@dataclass(frozen=True, eq=False)
+class DetectorView:
+    """A detector on its strongest images, as `plot_best_detectors` draws them.
+
+    Attributes
+    ----------
+    detector
+    name
+        Number, label and IoU.
+    images : ndarray of shape (k, H, W, C)
+        The strongest first.
+    masks, detections : ndarray of shape (k, H, W) bool
+        Where the label is, and where the detector fires.
+    """
+
+    detector: int
+    name: str
+    images: NDArray
+    masks: NDArray
+    detections: NDArray
 
 
-def _summary_cell(figure: Summary, decimals: int, best: bool) -> Cell:
-    if np.isnan(figure.value):
-        return Cell("–", numbers=(np.nan,))
-    text = f"{figure.value:.{decimals}f}"
-    if np.isnan(figure.low):
-        return Cell(text, best, (figure.value,))
-    text += f" ± {(figure.high - figure.low) / 2:.{decimals}f}"
-    return Cell(text, best, (figure.value, figure.low, figure.high))
+def strongest_images(
+    annotated: Annotated,
+    read: Read,
+    scores: Interpretability,
+    *,
+    detectors: Sequence[int] | None = None,
+    count: int = 4,
+    activations: Any = None,
+    batch_size: int = 32,
+    shift: Shift = 0.0,
+) -> list[DetectorView]:
+    """Return the images with the largest values of each detector's map, in one pass.
+
+    Parameters
+    ----------
+    annotated, read, activations, batch_size, shift
+        As in `dissect`.
+    scores : Interpretability
+        Of these detectors.
+    detectors : sequence of int, optional
+        Default: the ten with the highest IoU.
+    count : int, default=4
+        Images of each.
+
+    Raises
+    ------
+    ValueError
+        If a detector is out of range, or ``count`` is not positive; as in `dissect`.
+    """
+    if detectors is None:
+        detectors = np.argsort(-np.nan_to_num(scores.iou), kind="stable")[:10].tolist()
+    number = len(scores.labels)
+    check_concepts(detectors, number)
+    check_integer("count", count)
+    kept: dict[int, list] = {i: [] for i in detectors}
+    done = 0
+    batches = read_batches(annotated, read, activations, batch_size, number)
+    for (images, _), (maps, masks) in zip(annotated.batches(batch_size), batches, strict=True):
+        strength = maps.max(axis=(1, 2))
+        for i, heap in kept.items():
+            for n in np.argsort(-strength[:, i], kind="stable")[:count]:
+                # Of equally strong images the first is kept.
+                rank = (float(strength[n, i]), -(done + int(n)))
+                if len(heap) == count and rank < heap[0][:2]:
+                    continue
+                # copies, not views that would keep the whole batch in memory
+                parts = np.array(images[n]), np.array(maps[n, ..., i]), _mask(masks, n, i, scores)
+                heapq.heappush(heap, (*rank, parts))
+                if len(heap) > count:
+                    heapq.heappop(heap)
+        done += len(images)
+    return [
+        _view(i, [entry[2] for entry in sorted(heap, reverse=True)], scores, shift)
+        for i, heap in kept.items()
+    ]
+
+
+def _mask(masks: Mapping[str, NDArray], n: int, detector: int, scores: Interpretability) -> NDArray:
+    """Return where a detector's label is in an image, (H, W) bool."""
+    label = scores.labels[detector]
+    if label == NO_LABEL:
+        return np.zeros(next(iter(masks.values()))[n].shape, bool)
+    category, name = flat_concepts(scores.concepts)[label]
+    return masks[category][n] == scores.concepts[category].index(name) + 1
+
+
+def _view(detector: int, parts: list, scores: Interpretability, shift: Shift) -> DetectorView:
+    limit = scores.thresholds[detector]
+    label = scores.labels[detector]
+    label_name = "no label" if label == NO_LABEL else flat_concepts(scores.concepts)[label][1]
+    fires = [upsample(one[..., None], mask.shape, shift)[..., 0] > limit for _, one, mask in parts]
+    return DetectorView(
+        detector=detector,
+        name=f"{detector} · {label_name}\nIoU {np.nan_to_num(scores.iou[detector]):.2f}",
+        images=np.stack([image for image, _, _ in parts]),
+        masks=np.stack([mask for _, _, mask in parts]),
+        detections=np.stack(fires),
+    )

@@ -1,17 +1,26 @@
-"""Detectors against their labels, counted over a validation part: what `Interpretability` is of."""
+"""Thresholds and labels of detectors from a training part, scored on a validation part.
+
+Detectors without biases of their own get quantiles of their maps as thresholds. Network Dissection
+lets a unit fire on the 0.5 % of all positions where it is highest; for I detectors that share the
+positions between them, the top 1/I is as natural. The better of the two on the training part is
+used for all detectors of an extractor: a threshold chosen for every detector by itself would make
+each one a detector of the most frequent concept.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.upsampling import Shift, check_shift, upsampled_bands
+from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.validation import check_integer, check_random_state
+from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
 from xplique_dirpairs.metrics.dissection import (
     NO_LABEL,
-    Annotated,
     Dissection,
     LabelledImage,
     Read,
@@ -19,13 +28,17 @@ from xplique_dirpairs.metrics.dissection import (
     category_starts,
     count_overlaps,
     dissect,
-    flat_concepts,
     is_exhaustive,
     one_thread,
     read_batches,
 )
 from xplique_dirpairs.metrics.interpretability import Interpretability, average_precision
-from xplique_dirpairs.metrics.thresholds import choose_thresholds
+
+#: The share of positions on which Network Dissection lets a unit fire.
+TOP_SHARE = 0.005
+
+#: Levels of the histogram that quantiles are read from, over the range of a detector.
+QUANTILE_LEVELS = 2**16
 
 #: Levels of a detector's map for its average precision, over its range on the training part.
 AP_LEVELS = 4096
@@ -52,13 +65,13 @@ def interpretability(
         Annotated images; none should be in both.
     read
         Images (n, H, W, …) → maps (n, h, w, I); see `dissect`.
-    thresholds : (I,), optional
+    thresholds : ndarray of shape (I,), optional
         The detectors' own biases. None: the top 1/I or the top 0.5 % of the training part,
         whichever is better there (`choose_thresholds`).
     training_activations, validation_activations, batch_size, shift
-        As of `dissect`.
+        As in `dissect`.
     resamples, random_state
-        As of `score_labels`.
+        As in `score_labels`.
 
     Returns
     -------
@@ -67,16 +80,16 @@ def interpretability(
     Raises
     ------
     ValueError
-        If the two parts are of other concepts, and as of `score_labels`: before anything is read
+        If the two parts are of other concepts, and as in `score_labels`: before anything is read
         where it can be.
     """
     _check_settings(validation, dict(training.concepts), shift, resamples, random_state)
-    how: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
-    of_training = how | {"activations": training_activations}
+    options: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
+    training_options = options | {"activations": training_activations}
     if thresholds is None:
-        dissection = choose_thresholds(training, read, **of_training).dissection
+        dissection = choose_thresholds(training, read, **training_options).dissection
     else:
-        dissection = dissect(training, read, thresholds, **of_training)
+        dissection = dissect(training, read, thresholds, **training_options)
     return score_labels(
         validation,
         read,
@@ -84,7 +97,7 @@ def interpretability(
         activations=validation_activations,
         resamples=resamples,
         random_state=random_state,
-        **how,
+        **options,
     )
 
 
@@ -100,11 +113,11 @@ def score_labels(
     resamples: int = 200,
     random_state: int = 0,
 ) -> Interpretability:
-    """Score detectors on labels from elsewhere.
+    """Score detectors on given labels.
 
     Average precision is read off histograms of `AP_LEVELS` equal steps over each detector's range
-    on the training part; what lies outside counts at the ends. The bootstrap gives every image a
-    weight from the Poisson distribution of mean 1 as it comes (Hanley and MacGibbon 2006): nothing
+    on the training part; values outside count at the ends. The bootstrap weights every image, as it
+    is read, by a draw from the Poisson distribution of mean 1 (Hanley and MacGibbon 2006): nothing
     is kept for an image, and equal seeds weight the same images alike for every extractor.
 
     Parameters
@@ -112,11 +125,11 @@ def score_labels(
     annotated
         The validation part, of the concepts of ``dissection``.
     read, activations, batch_size, shift
-        As of `dissect`.
+        As in `dissect`.
     dissection
         Of the training part: thresholds, ranges, and labels unless they are given.
-    labels : (I,), optional
-        Numbers of flat concepts, where they are known (supervised detectors); −1 for none.
+    labels : ndarray of shape (I,), optional
+        Indices of flat concepts, where they are known (supervised detectors); −1 for none.
     resamples
         Of the bootstrap; 0 for none.
     random_state
@@ -129,7 +142,7 @@ def score_labels(
     ------
     ValueError
         If the concepts are others, labels are not numbers of concepts, ``resamples`` or
-        ``random_state`` is out of range, and as of `dissect`.
+        ``random_state`` is out of range, and as in `dissect`.
     """
     _check_settings(annotated, dissection.concepts, shift, resamples, random_state)
     chosen = dissection.labels if labels is None else np.asarray(labels)
@@ -176,7 +189,7 @@ def _checked_labels(labels: NDArray, dissection: Dissection) -> NDArray:
 class _LabelCounts:
     """Running counts of detectors, and of detectors of one label together, with their labels.
 
-    The I detectors and the L groups of detectors of a label stand one after the other.
+    Columns are the I detectors, then the L groups of detectors of one label.
     """
 
     def __init__(self, dissection: Dissection, labels: NDArray, resamples: int, random_state: int):
@@ -185,8 +198,8 @@ class _LabelCounts:
         self.starts = category_starts(self.concepts)
         self.groups = np.unique(labels[labels != NO_LABEL])
         members = [np.flatnonzero(labels == label) for label in self.groups]
-        self._first = np.array([found[0] for found in members], np.int64)
-        self._several = [(g, found) for g, found in enumerate(members) if len(found) > 1]
+        self._first = np.array([detectors[0] for detectors in members], np.int64)
+        self._several = [(g, several) for g, several in enumerate(members) if len(several) > 1]
         self._all_labels = np.concatenate([labels, self.groups])
         categories = category_of(self.concepts)[self._all_labels]
         self._categories = np.where(self._all_labels == NO_LABEL, NO_LABEL, categories)
@@ -209,9 +222,8 @@ class _LabelCounts:
             return
         row = np.full(len(flat_concepts(self.concepts)), len(image.present))
         row[image.present] = np.arange(len(image.present))
-        own = row[
-            self._all_labels
-        ]  # where the own label is among those present, or the row of ones
+        # Row of the own label among the concepts present, or the row of ones.
+        own = row[self._all_labels]
         present = judged & (own < len(image.present))
         overlaps = np.zeros((len(image.present) + 1, len(own)), np.int64)
         for rows, values in upsampled_bands(maps, image.shape, shift):
@@ -227,7 +239,7 @@ class _LabelCounts:
         self._drawn += weights[:, None, None] * counted
 
     def _with_groups(self, values: NDArray) -> NDArray:
-        """Where each detector fires, and any of each group, (P, I + L) bool."""
+        """Return where each detector, and any detector of each group, fires, (P, I + L) bool."""
         fires = values > self.dissection.thresholds
         groups = fires[:, self._first]
         for g, members in self._several:
@@ -237,7 +249,7 @@ class _LabelCounts:
     def _count_levels(
         self, values: NDArray, where: NDArray, own: NDArray, judged: NDArray, present: NDArray
     ) -> None:
-        """Histograms of values (P, I) of the judged detectors."""
+        """Add values (P, I) of the judged detectors to the histograms."""
         detectors = len(self.labels)
         columns = np.flatnonzero(judged[:detectors])
         chosen = values if len(columns) == detectors else values[:, columns]
@@ -248,17 +260,17 @@ class _LabelCounts:
         cells += columns * AP_LEVELS
         size = detectors * AP_LEVELS
         self._levels[1] += np.bincount(cells.ravel(), minlength=size).reshape(detectors, -1)
-        there = np.flatnonzero(present[columns])
-        if len(there):
-            positive = cells[:, there][where[own[columns[there]]].T]
+        labelled = np.flatnonzero(present[columns])
+        if len(labelled):
+            positive = cells[:, labelled][where[own[columns[labelled]]].T]
             self._levels[0] += np.bincount(positive, minlength=size).reshape(detectors, -1)
 
     def result(self) -> Interpretability:
-        """What was counted."""
+        """Return the scores of all images counted."""
         labels, detectors = self.labels, len(self.labels)
         both, area, concept, images = self._counts
-        inside, fired, there, drawn = np.moveaxis(self._drawn[..., :detectors], 1, 0)
-        union = fired + there - inside
+        inside, fired, labelled, drawn = np.moveaxis(self._drawn[..., :detectors], 1, 0)
+        union = fired + labelled - inside
         resampled = np.divide(inside, union, out=np.zeros(union.shape), where=union > 0)
         resampled[(drawn == 0) & (labels != NO_LABEL)] = np.nan
         precision = average_precision(*self._levels)
@@ -278,3 +290,133 @@ class _LabelCounts:
             group_area=area[detectors:],
             resampled_iou=resampled,
         )
+
+
+# ------------------------------------------------------------------------------ thresholds
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdChoice:
+    """The thresholds with the largest S¹ on the training part.
+
+    Attributes
+    ----------
+    name
+        Of the chosen thresholds.
+    dissection : Dissection
+        Of the training part, with these thresholds.
+    scores
+        S¹ on the training part of every candidate, by name.
+    """
+
+    name: str
+    dissection: Dissection
+    scores: dict[str, float]
+
+
+def quantile_thresholds(
+    annotated: Annotated,
+    read: Read,
+    shares: Sequence[float],
+    *,
+    activations: Any = None,
+    batch_size: int = 32,
+) -> NDArray:
+    """Compute thresholds above which detectors fire at a share of the positions, or just less.
+
+    Positions are those of the maps before upsampling, as in Network Dissection. Two passes: the
+    range of each detector, and a histogram of `QUANTILE_LEVELS` levels over it. The threshold is
+    the lowest edge of a level with few enough positions above: at most 1/65536 of the range too
+    high.
+
+    Parameters
+    ----------
+    annotated, read, activations, batch_size
+        As in `dissect`.
+    shares
+        In (0, 1).
+
+    Returns
+    -------
+    thresholds : ndarray of shape (len(shares), I)
+
+    Raises
+    ------
+    ValueError
+        If a share is out of range, and as in `dissect`.
+    """
+    wanted = np.asarray(shares, float)
+    if wanted.ndim != 1 or not wanted.size or not ((wanted > 0) & (wanted < 1)).all():
+        raise ValueError(f"shares must lie between 0 and 1, not {shares!r}")
+
+    def values():
+        for maps, _ in read_batches(annotated, read, activations, batch_size):
+            yield maps.reshape(-1, maps.shape[-1])
+
+    lowest, highest = np.array(np.inf), np.array(-np.inf)
+    for block in values():
+        lowest = np.minimum(lowest, block.min(axis=0))
+        highest = np.maximum(highest, block.max(axis=0))
+    width = (highest - lowest) / QUANTILE_LEVELS
+    counts = np.zeros((len(lowest), QUANTILE_LEVELS), np.int64)
+    for block in values():
+        # A level includes its upper edge, since "above a threshold" excludes the threshold.
+        levels = np.ceil(
+            np.divide(block - lowest, width, out=np.zeros(block.shape), where=width > 0)
+        )
+        levels = np.clip(levels - 1, 0, QUANTILE_LEVELS - 1).astype(np.intp)
+        for i, column in enumerate(levels.T):
+            counts[i] += np.bincount(column, minlength=QUANTILE_LEVELS)
+    above = counts[:, ::-1].cumsum(axis=1)[:, ::-1] - counts  # the upper edge of each level
+    total = counts.sum(axis=1, keepdims=True)
+    edges = [(above <= share * total).argmax(axis=1) + 1 for share in wanted]
+    return (lowest + width * np.array(edges)).astype(np.float32)
+
+
+def choose_thresholds(
+    annotated: Annotated,
+    read: Read,
+    candidates: Mapping[str, ArrayLike] | None = None,
+    *,
+    activations: Any = None,
+    batch_size: int = 32,
+    shift: Shift = 0.0,
+) -> ThresholdChoice:
+    """Dissect the training part with each candidate; return the one with the largest S¹.
+
+    Parameters
+    ----------
+    annotated, read, activations, batch_size, shift
+        As in `dissect`.
+    candidates
+        Thresholds (I,) by name. Default: the top 1/I (1/2 for a single detector) and the top 0.5 %
+        of each detector.
+
+    Returns
+    -------
+    choice
+
+    Raises
+    ------
+    ValueError
+        If there is no candidate, and as in `dissect`.
+    """
+    options: dict[str, Any] = {"activations": activations, "batch_size": batch_size}
+    if candidates is None:
+        maps, _ = next(read_batches(annotated, read, activations, batch_size))
+        parts = max(maps.shape[-1], 2)
+        names = {f"top 1/{parts}": 1 / parts, f"top {TOP_SHARE:.1%}": TOP_SHARE}
+        limits = quantile_thresholds(annotated, read, list(names.values()), **options)
+        candidates = dict(zip(names, limits, strict=True))
+    if not candidates:
+        raise ValueError("candidates are empty: give thresholds (I,) by name, or None")
+    dissections = {
+        name: dissect(annotated, read, thresholds, shift=shift, **options)
+        for name, thresholds in candidates.items()
+    }
+    scores = {
+        name: float(np.nan_to_num(dissection.iou).max(axis=1).sum())
+        for name, dissection in dissections.items()
+    }
+    best = max(scores, key=lambda name: scores[name])
+    return ThresholdChoice(best, dissections[best], scores)

@@ -1,11 +1,15 @@
-"""Switching concepts off, and what the network says then.
+"""Switching concepts off, and what the network predicts then.
 
 Concepts are switched off in coefficient space and the residual is kept, by masks m in [0, 1]^I:
 
     x' = clip(x − ((1 − m) ⊙ u) B, low, high)          m = 1: intact; m = 0: every concept off
 
-so every extractor starts from the network's true output, and no manipulation can leave the layer's
+so every extractor starts from the network's own output, and no manipulation can leave the layer's
 range.
+
+A network ends in a softmax (classes exclude one another) or in sigmoids (every output is a yes or
+no of its own; one output is a two-class network). Measures over independent outputs are averaged
+over them. Predictions are computed in float64, from logarithms: no probability is rounded to 0.
 """
 
 from __future__ import annotations
@@ -17,19 +21,17 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_expit, log_softmax
 
-from xplique_dirpairs.metrics.predictions import (
-    FINAL_ACTIVATIONS,
-    class_probabilities,
-    entropy_bits,
-)
+from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.validation import check_choice, check_float32, check_labels
 
-#: Floats of manipulated features held at a time, 16 MB: enough to feed the network.
-CHUNK_FLOATS = 2**22
+#: The activations a network may end in, named as in `Head.ends_in`.
+FINAL_ACTIVATIONS = ("softmax", "sigmoid")
 
 
 class Outcomes(NamedTuple):
-    """What comes of M masks on each of N images, (N, M) each.
+    """Predictions under M masks of each of N images, (N, M) each.
 
     Attributes
     ----------
@@ -51,25 +53,26 @@ class Outcomes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What an extractor reads in N images, and the rest of the network.
+    """The coefficients an extractor reads in N images, and the rest of the network.
 
     Parameters
     ----------
-    activations : (N, *S, D)
-        Features x at the layer; S are no, one or two axes of positions. Kept in float32.
-    coefficients : (N, *S, I)
+    activations : ndarray of shape (N, *S, D)
+        Features x at the layer; S are zero, one or two axes of positions. Kept in float32.
+    coefficients : ndarray of shape (N, *S, I)
         u = encode(x), of either sign.
-    bank : (I, D)
+    bank : ndarray of shape (I, D)
         B, the concept bank: decode(u') − decode(u) = (u' − u) B.
-    predict
+    predict : callable
         (n, *S, D) float32 → logits (n, K), as a numpy array.
-    class_ids : (N,) int
+    class_ids : ndarray of shape (N,), int
         The class whose score counts, for each image.
     limits : (low, high)
-        The layer's range, numbers or (D,); ±inf where it has no end. ``activations`` lie in it.
-    final_activation
-        "softmax", or "sigmoid" where the network's outputs are independent of one another (a
-        network with one output has class 0).
+        The layer's range, numbers or arrays (D,); ±inf where it has no end. It must contain the
+        activations.
+    final_activation : {"softmax", "sigmoid"}, default="softmax"
+        "sigmoid" where the network's outputs are independent of one another (a network with one
+        output has class 0).
 
     Raises
     ------
@@ -78,7 +81,7 @@ class Reading:
         activations, or ``class_ids`` are not classes; from `logits` if ``predict`` returns
         anything but finite (n, K) logits.
     TypeError
-        If ``predict`` is not callable or ``class_ids`` are not integers.
+        If ``predict`` is not callable or ``class_ids`` are not numbers.
     """
 
     activations: NDArray
@@ -90,9 +93,9 @@ class Reading:
     final_activation: str = "softmax"
 
     def __post_init__(self) -> None:
-        x = finite_float32("activations", self.activations)
-        u = finite_float32("coefficients", self.coefficients)
-        bank = finite_float32("bank", self.bank)
+        x = check_float32("activations", self.activations)
+        u = check_float32("coefficients", self.coefficients)
+        bank = check_float32("bank", self.bank)
         if x.ndim < 2 or x.size == 0:
             raise ValueError(f"activations must be (N, *positions, D), but have shape {x.shape}")
         if u.ndim != x.ndim or u.shape[:-1] != x.shape[:-1] or u.shape[-1] == 0:
@@ -106,16 +109,12 @@ class Reading:
             )
         if not callable(self.predict):
             raise TypeError(f"predict must be callable, not {type(self.predict).__name__}")
-        if self.final_activation not in FINAL_ACTIVATIONS:
-            raise ValueError(
-                f"final_activation must be one of {FINAL_ACTIVATIONS}, "
-                f"not {self.final_activation!r}"
-            )
+        check_choice("final_activation", self.final_activation, FINAL_ACTIVATIONS)
         checked = {
             "activations": x,
             "coefficients": u,
             "bank": bank,
-            "class_ids": _checked_class_ids(self.class_ids, len(x)),
+            "class_ids": check_labels(self.class_ids, len(x), None, "class_ids"),
             "limits": _checked_limits(self.limits, x),
         }
         for name, value in checked.items():
@@ -132,7 +131,7 @@ class Reading:
         return len(self.bank)
 
     def logits(self, features: NDArray) -> NDArray:
-        """``predict``, its answer checked: finite logits, (n, K), with all ``class_ids``."""
+        """Call ``predict`` and check its result: finite logits, (n, K), with all ``class_ids``."""
         logits = np.asarray(self.predict(features))
         if logits.ndim != 2 or len(logits) != len(features):
             raise ValueError(
@@ -180,24 +179,24 @@ class Reading:
         return outcomes(self, np.zeros((1, self.number_of_concepts)))
 
     def chunks(self, count: int) -> Iterator[NDArray]:
-        """Indices 0 … count − 1 in parts whose features take at most `CHUNK_FLOATS` floats."""
-        at_once = max(1, CHUNK_FLOATS // self.activations[0].size)
-        for start in range(0, count, at_once):
-            yield np.arange(start, min(start + at_once, count))
+        """Yield indices 0 … count − 1 in parts whose features fit in one chunk."""
+        for part in slices(count, chunk_size(self.activations[0].size)):
+            yield np.arange(part.start, part.stop)
 
 
 def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
-    """What the network says with concepts switched off by masks.
+    """Compute the network's predictions with concepts switched off by masks.
 
     Parameters
     ----------
     reading
-    masks : (M, I), or (N, M, I) with masks for each image
+    masks : ndarray of shape (M, I), or (N, M, I) with masks for each image
         In [0, 1]: 0 is off, 1 is on.
 
     Returns
     -------
-    outcomes : (N, M) each
+    outcomes : Outcomes
+        Arrays of shape (N, M).
 
     Raises
     ------
@@ -209,10 +208,10 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
     if off.ndim not in (2, 3) or off.shape not in (off.shape[-2:], (images, *off.shape[-2:])):
         raise ValueError(f"masks must be (M, I) or (N, M, I) with N = {images}, not {off.shape}")
     if off.shape[-1] != concepts:
-        raise ValueError(f"masks must be about {concepts} concepts, not {off.shape[-1]}")
+        raise ValueError(f"masks must be of {concepts} concepts, not {off.shape[-1]}")
     count = off.shape[-2]
     off = np.broadcast_to(off, (images, count, concepts))
-    found = np.empty((len(Outcomes._fields), images * count))
+    values = np.empty((len(Outcomes._fields), images * count))
     for rows in reading.chunks(images * count):
         image, mask = np.divmod(rows, count)
         x = reading.activations[image]
@@ -221,19 +220,19 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
         norms = reading.norms[image]
         changed = _norms(np.subtract(moved, x, out=x))
         changed = np.divide(changed, norms, out=np.full(len(rows), np.nan), where=norms > 0)
-        found[:, rows] = _outcomes(reading, reading.logits(moved), image, changed)
-    return Outcomes(*found.reshape(len(found), images, count))
+        values[:, rows] = _outcomes(reading, reading.logits(moved), image, changed)
+    return Outcomes(*values.reshape(len(values), images, count))
 
 
 def all_off_negative_mass(reading: Reading) -> NDArray:
-    """Mass outside the layer's range with every concept off and nothing clipped.
+    """Compute the mass outside the layer's range with every concept off and nothing clipped.
 
-    ‖x° − clip(x°)‖₁ / ‖x‖₁ with x° = x − u B. Of the intact features' mass, so that extractors
-    compare; at a ReLU layer it is the mass of the negative features.
+    ‖x° − clip(x°)‖₁ / ‖x‖₁ with x° = x − u B: relative to the intact features, so that extractors
+    can be compared. At a ReLU layer it is the mass of the negative features.
 
     Returns
     -------
-    mass : (N,)
+    mass : ndarray of shape (N,)
         ≥ 0, and above 1 where the off-state is far out; NaN for an image whose features are all 0.
     """
     mass = np.full(reading.number_of_images, np.nan)
@@ -247,7 +246,7 @@ def all_off_negative_mass(reading: Reading) -> NDArray:
 
 
 def _moved(reading: Reading, x: NDArray, image: NDArray, off: NDArray) -> NDArray:
-    """x − (off ⊙ u) B, not clipped; off (n, I) or (n, 1)."""
+    """Return x − (off ⊙ u) B, not clipped; off (n, I) or (n, 1)."""
     off = off.reshape(len(image), *[1] * (x.ndim - 2), off.shape[-1])
     taken = reading.coefficients[image] * off
     step = (taken.reshape(-1, taken.shape[-1]) @ reading.bank).reshape(x.shape)
@@ -257,7 +256,7 @@ def _moved(reading: Reading, x: NDArray, image: NDArray, off: NDArray) -> NDArra
 def _outcomes(reading: Reading, logits: NDArray, image: NDArray, changed: NDArray) -> Outcomes:
     kind, class_ids = reading.final_activation, reading.class_ids[image]
     row = np.arange(len(image))
-    of_class, probabilities, entropies = (
+    class_logits, probabilities, entropies = (
         values.reshape(changed.shape)
         for values in (
             logits[row, class_ids].astype(np.float64),
@@ -265,7 +264,7 @@ def _outcomes(reading: Reading, logits: NDArray, image: NDArray, changed: NDArra
             entropy_bits(logits, kind),
         )
     )
-    return Outcomes(of_class, probabilities, entropies, changed)
+    return Outcomes(class_logits, probabilities, entropies, changed)
 
 
 def _norms(features: NDArray) -> NDArray:
@@ -276,36 +275,6 @@ def _norms(features: NDArray) -> NDArray:
 
 def _masses(features: NDArray) -> NDArray:
     return np.abs(features).reshape(len(features), -1).sum(axis=1, dtype=np.float64)
-
-
-def finite_float32(name: str, values: ArrayLike) -> NDArray:
-    """The values as a float32 array.
-
-    Raises
-    ------
-    ValueError
-        If they are not numbers, or not finite.
-    """
-    try:
-        with np.errstate(over="ignore"):  # what overflows is refused below
-            array = np.ascontiguousarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers: {error}") from error
-    # the extremes show any NaN or infinity without an array of flags as large as the features
-    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        raise ValueError(f"{name} must be finite in float32, but hold NaN or infinite values")
-    return array
-
-
-def _checked_class_ids(class_ids: ArrayLike, images: int) -> NDArray:
-    ids = np.asarray(class_ids)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"class_ids must be integers, not {ids.dtype}")
-    if ids.shape != (images,):
-        raise ValueError(f"class_ids must be one for each of {images} images, not {ids.shape}")
-    if ids.min() < 0:
-        raise ValueError(f"class_ids must not be negative, but {ids.min()} is among them")
-    return ids
 
 
 def _checked_limits(limits: tuple[ArrayLike, ArrayLike], x: NDArray) -> tuple[NDArray, NDArray]:
@@ -328,3 +297,72 @@ def _checked_limits(limits: tuple[ArrayLike, ArrayLike], x: NDArray) -> tuple[ND
             "them, or the untouched features would be changed"
         )
     return low, high
+
+
+# ------------------------------------------------------------------------------ predictions
+
+
+def class_probabilities(logits: ArrayLike, final_activation: str = "softmax") -> NDArray:
+    """Compute the probability of every class, (..., K), in [0, 1]."""
+    return np.exp(_log_yes(np.asarray(logits, np.float64), final_activation))
+
+
+def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> NDArray:
+    """Compute H(p) = − Σ_k p_k log2 p_k, (...,), in bits.
+
+    In [0, log2 K] under a softmax; the mean two-class entropy, in [0, 1], under sigmoids.
+    """
+    return _kl_terms(np.asarray(logits, np.float64), None, final_activation)
+
+
+def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> NDArray:
+    """Compute KL(p ‖ p̂) = Σ_k p_k log2(p_k / p̂_k), (...,) ≥ 0, in bits.
+
+    p of ``logits``, p̂ of ``other``. Under sigmoids the mean two-class divergence of the outputs.
+    """
+    logits, other = np.asarray(logits, np.float64), np.asarray(other, np.float64)
+    divergence = _kl_terms(logits, other, final_activation)
+    return np.maximum(divergence, 0.0)  # at p = p̂ rounding may be below 0
+
+
+def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> NDArray:
+    """Return 1 where two predictions are of the same class, else 0, (...,).
+
+    Under sigmoids the share of the outputs on the same side of ½.
+    """
+    return correct(other, predicted(logits, final_activation), final_activation)
+
+
+def predicted(logits: ArrayLike, final_activation: str = "softmax") -> NDArray:
+    """Return the class, (...,) int; under sigmoids which outputs are above ½, (..., K) int."""
+    logits = np.asarray(logits)
+    return logits.argmax(axis=-1) if final_activation == "softmax" else (logits > 0).astype(int)
+
+
+def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softmax") -> NDArray:
+    """Return 1 where the prediction is the label, else 0, (...,); labels have `predicted`'s shape.
+
+    Under sigmoids the share of the outputs that are right.
+    """
+    right = (predicted(logits, final_activation) == np.asarray(labels)).astype(np.float64)
+    return right if final_activation == "softmax" else right.mean(axis=-1)
+
+
+def _log_yes(logits: NDArray, final_activation: str) -> NDArray:
+    return log_softmax(logits, axis=-1) if final_activation == "softmax" else log_expit(logits)
+
+
+def _kl_terms(logits: NDArray, other: NDArray | None, final_activation: str) -> NDArray:
+    """Compute Σ_k p_k (log2 p_k − log2 p̂_k), or without ``other`` − Σ_k p_k log2 p_k."""
+
+    def expected(log_p: NDArray, log_other: NDArray | None) -> NDArray:
+        return np.exp(log_p) * (-log_p if log_other is None else log_p - log_other) / np.log(2.0)
+
+    yes = expected(
+        _log_yes(logits, final_activation),
+        None if other is None else _log_yes(other, final_activation),
+    )
+    if final_activation == "softmax":
+        return yes.sum(axis=-1)
+    no = expected(log_expit(-logits), None if other is None else log_expit(-other))
+    return (yes + no).mean(axis=-1)

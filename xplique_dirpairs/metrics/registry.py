@@ -1,38 +1,181 @@
-"""Every metric by its name: what tables, figures and docs list, and which direction is better.
+"""Every metric by its name, and the figure with its confidence interval that is made of its values.
 
-The functions stand elsewhere and know nothing of this list: a metric is what they return, an array
-with one row per image (or one figure), under a key of `METRICS`.
+A metric gives one row of values for every image, and a *statistic* makes one figure of the rows:
+their `mean`, or, for a quotient over the whole data set (R², completeness), the `ratio_of_means`
+of two columns. The bootstrap draws images, with their whole rows.
+
+`METRICS` lists every metric for tables, figures and docs, with the direction that is better. The
+functions that compute them are elsewhere and do not know this list: they return an array with one
+row per image (or one figure) under a key of `METRICS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.metrics.summary import Statistic, Summary, mean, ratio_of_means, summary
+from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.validation import check_fraction, check_integer
+
+#: ``statistic(samples)`` reduces axis 1, the images: (B, N, …) → (B,).
+Statistic = Callable[[NDArray], NDArray]
+
+#: A sum smaller than this, relative to its terms, is their rounding error.
+_ROUNDING = 1e-12
+
+
+class Summary(NamedTuple):
+    """A figure with its confidence interval.
+
+    Attributes
+    ----------
+    value : float
+        The statistic of all defined rows; NaN if there are none, and of a ratio whose denominator
+        cannot be told from 0 (see `summary`).
+    low, high : float
+        Percentile bootstrap interval; NaN with fewer than two defined rows.
+    undefined : int
+        Rows with a NaN, which were left out.
+    """
+
+    value: float
+    low: float
+    high: float
+    undefined: int
+
+
+def mean(samples: NDArray) -> NDArray:
+    """Compute the mean over the images, (B, N) → (B,)."""
+    return samples.mean(axis=1)
+
+
+def ratio_of_means(samples: NDArray) -> NDArray:
+    """Compute mean of the first column / mean of the second, (B, N, 2) → (B,).
+
+    NaN where the second mean is 0 up to rounding: terms of both signs rarely cancel exactly.
+    """
+    means = samples.mean(axis=1)
+    above, below = means[:, 0], means[:, 1]
+    is_defined = np.abs(below) > _ROUNDING * np.abs(samples[..., 1]).mean(axis=1)
+    return np.divide(above, below, out=np.full(len(means), np.nan), where=is_defined)
+
+
+def summary(
+    values: ArrayLike,
+    statistic: Statistic = mean,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    random_state: int | np.random.Generator | None = 0,
+) -> Summary:
+    """Compute a statistic of per-image values, with its percentile bootstrap interval over images.
+
+    B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13. The same
+    ``random_state`` draws the same images for every extractor (as long as none is undefined), so
+    the interval of a difference is ``summary(values - values_of_another)``.
+
+    Parameters
+    ----------
+    values : array-like of shape (N,) or (N, …)
+        One row per image. A row with a NaN is undefined: left out, and counted.
+    statistic : callable, default=mean
+        `mean`, `ratio_of_means`, or another function (B, N, …) → (B,).
+    confidence : float, default=0.95
+        Share of the bootstrap's values within the interval, in (0, 1).
+    resamples : int, default=2000
+        Number of bootstrap samples.
+    random_state : int, Generator or None, default=0
+
+    Returns
+    -------
+    summary : Summary
+
+    Notes
+    -----
+    A `ratio_of_means` whose denominators have both signs (a network's accuracy above chance) is
+    undefined unless the interval of their mean is above 0: the ratio could have any size and sign.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, values are infinite, or ``confidence`` or ``resamples`` is out of
+        range.
+    """
+    rows = np.asarray(values, np.float64)
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError(f"values must have one row per image, but have shape {rows.shape}")
+    if np.isinf(rows).any():
+        raise ValueError(
+            "values must be finite, or NaN where they are undefined; some are infinite"
+        )
+    check_fraction("confidence", confidence)
+    check_integer("resamples", resamples)
+    defined = rows[~np.isnan(rows).any(axis=tuple(range(1, rows.ndim)))]
+    undefined = len(rows) - len(defined)
+    if not len(defined):
+        return Summary(np.nan, np.nan, np.nan, undefined)
+    value = float(statistic(defined[None])[0])
+    if len(defined) < 2:
+        return Summary(value, np.nan, np.nan, undefined)
+    if statistic is ratio_of_means and defined[:, 1].min() < 0:
+        below = _bootstrap(defined[:, 1], mean, resamples, np.random.default_rng(0))
+        if percentile_interval(below, confidence)[0] <= 0:
+            return Summary(np.nan, np.nan, np.nan, undefined)
+    drawn = _bootstrap(defined, statistic, resamples, np.random.default_rng(random_state))
+    drawn = drawn[~np.isnan(drawn)]  # a ratio may be undefined on a resample
+    return Summary(value, *percentile_interval(drawn, confidence), undefined)
+
+
+def percentile_interval(drawn: NDArray, confidence: float) -> tuple[float, float]:
+    """Return the ends of the middle share ``confidence`` of bootstrap values; NaN of no values."""
+    check_fraction("confidence", confidence)
+    if not len(drawn):
+        return np.nan, np.nan
+    tail = (1.0 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def nan_mean(values: NDArray) -> float:
+    """Return the mean of the values that are not NaN; NaN if there are none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def _bootstrap(
+    rows: NDArray, statistic: Statistic, resamples: int, rng: np.random.Generator
+) -> NDArray:
+    values = []
+    for part in slices(resamples, chunk_size(rows.size)):
+        drawn = rng.integers(len(rows), size=(part.stop - part.start, len(rows)))
+        values.append(statistic(rows[drawn]))
+    return np.concatenate(values)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is measured, and how its values are read.
+    """A metric and how its values are read.
 
     Attributes
     ----------
     key : str
-        Under which results hold it.
+        Key of its values in results.
     name : str
-        As it is printed.
+        Printed name.
     higher_is_better : bool or None
-        None: neither, it is there to judge the others by.
+        None: neither; the metric serves to judge the others.
     description : str
-        One line: what it is, its unit or range, and its source.
+        One line: definition, unit or range, and source.
     kind : str
-        Table it belongs to: "curves", "all off", "reconstruction", …
-    statistic : callable
-        Makes one figure of the values per image; see `metrics.summary`.
-    decimals : int
-        Of the figure where it is printed.
+        The table it belongs to: "curves", "all off", "reconstruction", …
+    statistic : callable, default=mean
+        Makes one figure of the values per image.
+    decimals : int, default=3
+        Of the printed figure.
     """
 
     key: str
@@ -49,33 +192,11 @@ class Metric:
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
     def summary(self, values: ArrayLike, **options) -> Summary:
-        """This metric's figure and its confidence interval; see `metrics.summary.summary`."""
+        """Compute this metric's figure and its confidence interval; see `summary`."""
         return summary(values, self.statistic, **options)
 
 
-#: All metrics by key, in the order in which tables show them.
-METRICS: dict[str, Metric] = {}
-
-
-def register(metric: Metric) -> Metric:
-    """Add a metric to `METRICS`.
-
-    Raises
-    ------
-    ValueError
-        If its key or its printed name is taken.
-    """
-    for other in METRICS.values():
-        if metric.key == other.key or metric.name == other.name:
-            raise ValueError(
-                f"metric {metric.key!r} ({metric.name!r}) has the key or the name of "
-                f"{other.key!r} ({other.name!r}), which is registered already"
-            )
-    METRICS[metric.key] = metric
-    return metric
-
-
-for _metric in (
+_ALL = (
     Metric(
         "deletion",
         "deletion",
@@ -312,5 +433,7 @@ for _metric in (
         "interpretability",
         decimals=0,
     ),
-):
-    register(_metric)
+)
+
+#: All metrics by key, in the order in which tables show them.
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}

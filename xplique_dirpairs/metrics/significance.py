@@ -1,4 +1,4 @@
-"""Significance by comparison with noise, and what many such tests at once allow to say.
+"""Significance by comparison with noise, corrected for many tests at once.
 
 p = (1 + #{noise at least as strong}) / (1 + #{noise compared with})
 """
@@ -12,23 +12,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.validation import check_choice, check_fraction
+
 #: Which entries of many tests count as significant; see `significant`.
 CORRECTIONS = ("benjamini-hochberg", "bonferroni", "none", "paper")
 
-#: Noise weaker by no more than rounding is as strong.
+#: Noise that is weaker by no more than rounding counts as equally strong.
 _ROUNDING = 1e-9
 
 
 class NoiseComparison(NamedTuple):
-    """One direction against its noise, (K,) each.
+    """Comparison of one direction with noise, (K,) each.
 
     Attributes
     ----------
     exceeded
-        Noise vectors at least as strong.
+        Number of noise vectors at least as strong.
     compared
-        Noise vectors compared with: all, or fewer where the test was stopped; 0 where there is
-        nothing to test.
+        Number of noise vectors compared with: all, or fewer where the test was stopped; 0 where
+        there is nothing to test.
     """
 
     exceeded: NDArray
@@ -36,9 +38,9 @@ class NoiseComparison(NamedTuple):
 
 
 def hopeless_count(permutations: int, level: float) -> int:
-    """Noise vectors at least as strong after which p can no longer be ``level`` or less.
+    """Return the number of noise vectors at least as strong after which p must exceed ``level``.
 
-    At least 1: the paper's rule asks for none, whatever the level.
+    At least 1: the paper's rule allows none, whatever the level.
     """
     return max(1, math.floor(level * (permutations + 1) + 1e-9))
 
@@ -49,7 +51,7 @@ def compare_with_noise(
     strengths: Callable[[NDArray, NDArray], NDArray],
     stop_at: int | None,
 ) -> NoiseComparison:
-    """Count the noise that is at least as strong, class by class, until it tells no more.
+    """Count the noise vectors that are at least as strong, class by class, until decided.
 
     With ``stop_at`` = h a test ends at the h-th noise vector that is at least as strong, after l of
     them, and p = (1 + h)/(1 + l): no less than the h/l of J. Besag, P. Clifford, "Sequential Monte
@@ -59,14 +61,14 @@ def compare_with_noise(
 
     Parameters
     ----------
-    observed : (K,)
+    observed : ndarray of shape (K,)
         Strengths ≥ 0; NaN where there is nothing to test.
     blocks
-        Of noise vectors (B, D). Read until every test has ended.
+        Arrays (B, D) of noise vectors, read until every test has ended.
     strengths
         Noise vectors (B, D) and live classes (K,) bool → strengths (B, K), right for those classes.
     stop_at
-        h, or None: never.
+        h; None to compare with all noise.
     """
     live = np.isfinite(observed)
     exceeded, compared = np.zeros((2, len(observed)), int)
@@ -88,7 +90,7 @@ def compare_with_noise(
 
 
 def p_values(exceeded: ArrayLike, compared: ArrayLike) -> NDArray:
-    """(1 + exceeded)/(1 + compared), in (0, 1]; NaN where nothing was compared."""
+    """Compute (1 + exceeded)/(1 + compared), in (0, 1]; NaN where nothing was compared."""
     exceeded, compared = np.asarray(exceeded, float), np.asarray(compared, float)
     return np.where(compared > 0, (1.0 + exceeded) / (1.0 + compared), np.nan)
 
@@ -96,19 +98,19 @@ def p_values(exceeded: ArrayLike, compared: ArrayLike) -> NDArray:
 def significant(
     p: ArrayLike, level: float = 0.05, correction: str = "benjamini-hochberg"
 ) -> NDArray:
-    """Which of many tests are significant.
+    """Return which of many tests are significant.
 
     Parameters
     ----------
     p : any shape
-        p-values; NaN are no tests: never significant, and not counted.
-    level
-        θ. Of m tests and r-th smallest p:
-    correction
-        "benjamini-hochberg": the r smallest for the largest r with p_(r) ≤ r θ / m: of what is
-        called significant a share θ is not, on average (Benjamini, Hochberg 1995).
-        "bonferroni": p ≤ θ / m: not one of them, with probability 1 − θ.
-        "none": p ≤ θ: a share θ of the tests where nothing is.
+        p-values; NaN marks no test: never significant, and not counted.
+    level : float, default=0.05
+        θ.
+    correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
+        With m tests and r-th smallest p-value p_(r). "benjamini-hochberg": the r smallest, for the
+        largest r with p_(r) ≤ r θ / m; of the tests called significant an expected share θ is false
+        (Benjamini, Hochberg 1995). "bonferroni": p ≤ θ / m; none is false with probability 1 − θ.
+        "none": p ≤ θ; a share θ of the tests without an effect is called significant.
 
     Returns
     -------
@@ -117,14 +119,12 @@ def significant(
     Raises
     ------
     ValueError
-        If there is no such correction, or the level is not within (0, 1).
+        If ``correction`` is not one of these, or the level is not within (0, 1).
     """
-    check_level(level)
+    check_fraction("level", level)
     p = np.asarray(p, np.float64)
     tests = p[~np.isnan(p)]
-    if correction not in CORRECTIONS or correction == "paper":
-        wanted = [name for name in CORRECTIONS if name != "paper"]
-        raise ValueError(f"correction must be one of {wanted} here, not {correction!r}")
+    check_choice("correction", correction, [name for name in CORRECTIONS if name != "paper"])
     if not tests.size:
         return np.zeros(p.shape, bool)
     limit = level if correction == "none" else level / tests.size
@@ -137,26 +137,14 @@ def significant(
 
 
 def permutations_needed(tests: int, level: float = 0.05, correction: str = "bonferroni") -> int:
-    """Fewest permutations with which some test could be significant at all.
+    """Return the fewest permutations with which any test can be significant.
 
-    With Benjamini–Hochberg, if all ``tests`` had the smallest possible p; Bonferroni asks for
-    tests / level − 1 of them. The paper's rule needs one.
+    With Benjamini–Hochberg, if all ``tests`` had the smallest possible p; Bonferroni needs
+    tests / level − 1. The paper's rule needs one.
     """
-    check_level(level)
-    if correction not in CORRECTIONS:
-        raise ValueError(f"correction must be one of {CORRECTIONS}, not {correction!r}")
+    check_fraction("level", level)
+    check_choice("correction", correction, CORRECTIONS)
     if correction == "paper":
         return 1
     tests = tests if correction == "bonferroni" else 1
     return max(1, math.ceil(tests / level * (1.0 - _ROUNDING)) - 1)
-
-
-def check_level(level: float) -> None:
-    """A level is a probability.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, not {level!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.plots.concepts import draw_crop_sheet
 from xplique_dirpairs.plots.images import as_picture
-from xplique_dirpairs.plots.palette import Color, signed_colors
+from xplique_dirpairs.plots.palette import signed_colors
 
 #: Inches between two columns, and between two rows.
 _GUTTER, _GAP = 0.14, 0.07
@@ -116,45 +117,30 @@ class RowGrid:
             below = 1.0 - 0.36 / self.height
             self.figure.text(left, below, details, ha="left", va="top", fontsize=9, color="0.25")
 
-    def concepts(
-        self,
-        columns: tuple[int, int],
-        names: Sequence[str],
-        colors: Sequence[Color],
-        crops: Sequence[NDArray | None],
-        number_of_crops: int,
-    ) -> Axes:
-        """Write the names of the last rows into one column, and draw crops into another.
+    def names(self, column: int, rows: Sequence[Any]) -> Axes:
+        """Write names of concepts in their colours; return the axes that they are in.
 
-        Parameters
-        ----------
-        columns : (int, int)
-            That of the names, and that of the crops.
-        names, colors
-            Of the concepts, one for each of the last rows.
-        crops : sequence of (ndarray of shape (k, patch, patch, 3) or None)
-            None where there is nothing to show; k may be 0.
-        number_of_crops : int
-            Room for this many, in a frame of the concept's colour.
-
-        Returns
-        -------
-        words : Axes
-            That the names are in.
+        ``rows`` are objects with ``name`` and ``color``, one for each of the last rows.
         """
-        first = len(self.heights) - len(names)
-        words = self.words(columns[0])
-        for k, (name, color) in enumerate(zip(names, colors, strict=True), start=first):
+        words = self.words(column)
+        for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
             words.text(
-                1.0, self.middles[k], wrapped(name), ha="right", va="center", fontsize=9,
-                color=color, fontweight="bold", linespacing=1.05,
+                1.0, self.middles[k], wrapped(row.name), ha="right", va="center", fontsize=9,
+                color=row.color, fontweight="bold", linespacing=1.05,
             )  # fmt: skip
-        for k, (shown, color) in enumerate(zip(crops, colors, strict=True), start=first):
-            if shown is not None:
-                ax = self.cell(k, columns[1])
-                pictures = as_picture(shown) if len(shown) else shown
-                draw_crop_sheet(ax, pictures, number_of_crops, 1, color, anchor="C")
         return words
+
+    def crops(self, column: int, rows: Sequence[Any], nb_crops: int) -> None:
+        """Draw crops of concepts in frames of their colours, with room for ``nb_crops``.
+
+        ``rows`` are objects with ``color`` and ``crops``, (k, patch, patch, 3) or None where there
+        is nothing to show, one for each of the last rows; k may be 0.
+        """
+        for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
+            if row.crops is not None:
+                pictures = as_picture(row.crops) if len(row.crops) else row.crops
+                ax = self.cell(k, column)
+                draw_crop_sheet(ax, pictures, nb_crops, 1, row.color, anchor="C")
 
 
 def draw_signed_bars(

@@ -94,7 +94,8 @@ def plot_class_report(
     widths = [_LABEL, nb_crops * _ROW, _BARS, _BARS, _BARS]
     grid = RowGrid([_ROW] * len(rows), widths, gaps, above=0.98, below=0.62)
     grid.title(plain(name), details)
-    words = _draw_concepts(grid, rows, nb_crops)
+    words = grid.names(0, rows)
+    grid.crops(1, rows, nb_crops)
     for first, text, color in headings:
         top = grid.tops[first] - 0.08
         words.text(0.0, top, text, fontsize=9.5, color=color, va="bottom", fontweight="bold")
@@ -116,18 +117,6 @@ def plot_class_report(
             bars.plot(0.0, middle, marker="*", color="0.1", markersize=7, zorder=3)
     _draw_rates(grid.span(4, "detected in"), grid.middles, rows)
     return grid.figure
-
-
-def _draw_concepts(
-    grid: RowGrid, rows: Sequence[ConceptRow | PushRow | SharedRow], nb_crops: int
-) -> Axes:
-    return grid.concepts(
-        (0, 1),
-        [row.name for row in rows],
-        [row.color for row in rows],
-        [row.crops for row in rows],
-        nb_crops,
-    )
 
 
 def _draw_rates(ax: Axes, middles: NDArray, rows: Sequence[ConceptRow]) -> None:
@@ -190,7 +179,8 @@ def plot_confusion(
     grid = RowGrid(heights, widths, above=0.98, below=0.62)
     source, target = (plain(name) for name in names)
     grid.title(f"What pushes {source} towards {target}", details)
-    _draw_concepts(grid, rows, nb_crops)
+    grid.names(0, rows)
+    grid.crops(1, rows, nb_crops)
     grid.heading(1, f"in images of {plain(names[0], 20)}")
     marks = np.array([row.confused for row in rows])
     marked = "" if np.isnan(marks).all() else "; ◇: in the images that are taken for it"
@@ -246,7 +236,8 @@ def plot_shared_concepts(
         f"at least {at_least:.0%} of a class's contributions, in logits; red: for it, blue: "
         f"against it{shown}",
     )
-    _draw_concepts(grid, rows, nb_crops)
+    grid.names(0, rows)
+    grid.crops(1, rows, nb_crops)
     ax = grid.words(2)
     ax.set_xlim(0.0, _LINE)
     for middle, row in zip(grid.middles, rows, strict=True):

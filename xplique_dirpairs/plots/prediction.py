@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from xplique_dirpairs.core.upsampling import upsample
+from xplique_dirpairs.core.geometry import upsample
 from xplique_dirpairs.plots.images import OUTLINE, draw_picture
 from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, label_bars, plain
 from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
@@ -86,7 +86,8 @@ def plot_prediction(
     draw_picture(grid.area(0, 0.0, side * tall), picture)
     classes = grid.area(0, side * tall + 0.14, _CLASS * len(likeliest))
     _draw_likeliest(classes, likeliest)
-    _draw_concepts(grid, (1, 2), rows, nb_crops)
+    grid.names(1, rows)
+    grid.crops(2, rows, nb_crops)
     limit = _largest([row.contributions for row in rows])
     for k, row in enumerate(rows):
         if row.presence is not None:
@@ -110,28 +111,13 @@ def plot_waterfall(score_name: str, score: float, rows: Sequence[PredictionRow])
     grid.title(
         plain(score_name, 52), f"{score:.2f}: the residual's share, below, and the concepts'"
     )
-    grid.concepts((0, 1), [r.name for r in rows], [r.color for r in rows], [None] * len(rows), 0)
+    grid.names(0, rows)
     _draw_waterfall(grid.span(1, unit="logits"), grid.middles, rows)
     return grid.figure
 
 
 def _crops_width(rows: Sequence[PredictionRow | ComparisonRow], nb_crops: int) -> float:
     return 0.75 * _ROW * nb_crops if any(row.crops is not None for row in rows) else 0.05
-
-
-def _draw_concepts(
-    grid: RowGrid,
-    columns: tuple[int, int],
-    rows: Sequence[PredictionRow | ComparisonRow],
-    nb_crops: int,
-) -> None:
-    grid.concepts(
-        columns,
-        [row.name for row in rows],
-        [row.color for row in rows],
-        [row.crops for row in rows],
-        nb_crops,
-    )
 
 
 def _draw_presence(ax: Axes, picture: NDArray, presence: NDArray, color: Color) -> None:
@@ -256,7 +242,8 @@ def plot_two_predictions(
     grid = RowGrid(heights, widths, above=0.98, below=0.6)
     grid.title(score_name, f"{scores[0]:.2f} in the first image, {scores[1]:.2f} in the second")
     middles = grid.middles[1:]
-    _draw_concepts(grid, (0, 1), rows, nb_crops)
+    grid.names(0, rows)
+    grid.crops(1, rows, nb_crops)
     limit = max(_largest([None if r.maps is None else r.maps[j] for r in rows]) for j in (0, 1))
     for j, (name, probability) in enumerate(predicted):
         draw_picture(grid.cell(0, 2 + j), pictures[j])

@@ -13,13 +13,11 @@ from xplique.concepts import CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
 
 from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.geometry import coverage_matrix, crop_place
 from xplique_dirpairs.core.progress import Part, progress
-from xplique_dirpairs.core.upsampling import coverage_matrix
 from xplique_dirpairs.data.crops import (
-    STRIDE,
     concept_maps,
     crop_coefficients,
-    crop_starts,
     fitting_patch,
 )
 from xplique_dirpairs.explanations.shares import ScoreOfLayer
@@ -103,10 +101,8 @@ class Overview:
     def place(self, image: int, concept: int) -> tuple[float, float, float, float]:
         """Where the best crop is: (top, left, bottom, right), as shares of the image's sides."""
         height, width = self.image_shape[:2]
-        columns = len(crop_starts(width, self.patch))
-        row, column = divmod(int(self.crop_places[image, concept]), columns)
-        step = max(1, int(STRIDE * self.patch))
-        top, left = row * step, column * step
+        crop = int(self.crop_places[image, concept])
+        top, left = crop_place(crop, self.image_shape, self.patch)
         return (
             top / height, left / width, (top + self.patch) / height, (left + self.patch) / width
         )  # fmt: skip

@@ -21,7 +21,7 @@ from xplique_dirpairs.extractors.concept_layer import (
     concept_layer,
 )
 from xplique_dirpairs.metrics.interpretability import Interpretability
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.pairs import Off
 from xplique_dirpairs.report.content import ImagePages, Report
 from xplique_dirpairs.report.image_reading import ImageReading, pairs_of

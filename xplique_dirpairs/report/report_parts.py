@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from xplique_dirpairs.comparison.pictures import upright_maps
 from xplique_dirpairs.comparison.result import CONTROLS, Comparison
 from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.data.crops import best_crops_of_images, fitting_patch
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.metrics.dissection import NO_LABEL, flat_concepts
+from xplique_dirpairs.metrics.dissection import NO_LABEL
 from xplique_dirpairs.metrics.interpretability import Interpretability
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.images import as_picture, pixel_limits

@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.batching import CHUNK_FLOATS
 from xplique_dirpairs.core.progress import progress
-from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.metrics.manipulation import CHUNK_FLOATS, finite_float32
+from xplique_dirpairs.core.validation import check_float32, check_fraction, check_integer
 from xplique_dirpairs.metrics.significance import (
     NoiseComparison,
-    check_level,
     compare_with_noise,
     hopeless_count,
     p_values,
@@ -278,7 +277,7 @@ def influence(
     TypeError, ValueError
         If an argument is not as said.
     """
-    check_level(level)
+    check_fraction("level", level)
     check_integer("permutations", permutations, 1)
     check_integer("positions", positions, 2)
     if statistic not in STATISTICS:
@@ -341,7 +340,7 @@ def shift_response(
             f"head must be a Head, not {type(head).__name__}: wrap the rest of the network, "
             "Head(latent_to_logit_model)"
         )
-    x = finite_float32("activations", activations)
+    x = check_float32("activations", activations)
     if x.ndim < 2 or x.size == 0:
         raise ValueError(f"activations must be (N, *positions, D), but have shape {x.shape}")
     if not tie >= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.metrics.manipulation import finite_float32
+from xplique_dirpairs.core.validation import check_float32
 
 
 def checked_shifts(directions: ArrayLike, amount: float, channels: int) -> NDArray:
@@ -15,7 +15,7 @@ def checked_shifts(directions: ArrayLike, amount: float, channels: int) -> NDArr
     ------
     ValueError
     """
-    vectors = finite_float32("directions", directions)
+    vectors = check_float32("directions", directions)
     if vectors.ndim != 2 or vectors.shape[1] != channels or not len(vectors):
         raise ValueError(
             f"directions must be (I, D) with D = {channels}, as activations are, but have shape "
@@ -60,7 +60,7 @@ def labelled_positions(
     ------
     TypeError, ValueError
     """
-    x = finite_float32("features", activations if features is None else features)
+    x = check_float32("features", activations if features is None else features)
     detected = np.asarray(detections)
     if detected.dtype != bool:
         raise TypeError(

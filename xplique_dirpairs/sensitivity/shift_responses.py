@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_expit, log_softmax
 
-from xplique_dirpairs.metrics.manipulation import CHUNK_FLOATS
+from xplique_dirpairs.core.batching import CHUNK_FLOATS
 
 #: e^δ is taken in float64, which ends at e^709: logits that move further apart go another way.
 _WIDEST_MOVE = 600.0

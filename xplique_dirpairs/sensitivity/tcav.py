@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from xplique.concepts import Tcav
 
-from xplique_dirpairs.metrics.manipulation import finite_float32
+from xplique_dirpairs.core.validation import check_float32
 
 _LAYER = "xplique_dirpairs_activations"
 
@@ -60,8 +60,8 @@ def tcav_scores(
             "latent_to_logit_model must be a keras.Model, the second half of split_model, not "
             f"{type(latent_to_logit_model).__name__}"
         )
-    x = finite_float32("activations", activations)
-    vectors = finite_float32("directions", directions)
+    x = check_float32("activations", activations)
+    vectors = check_float32("directions", directions)
     ids = np.asarray(labels)
     if vectors.ndim != 2 or vectors.shape[1] != x.shape[-1]:
         raise ValueError(f"directions must be (I, {x.shape[-1]}), but have shape {vectors.shape}")

@@ -1,16 +1,18 @@
-"""Where the cells of a map lie on the image."""
+"""Where the cells of a map, and crops, lie on the image."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from xplique_dirpairs.core import upsampling as alignment
-from xplique_dirpairs.core.upsampling import (
+from xplique_dirpairs.core.geometry import (
     bilinear_matrix,
     coverage_matrix,
+    crop_place,
+    default_patch,
     upsample,
     upsampled_bands,
 )
+from xplique_dirpairs.data.crops import extract_crops
 
 SIZES = [
     ((7, 7), (224, 224)),
@@ -48,15 +50,13 @@ def test_upsampling_stays_within_the_range_of_the_map(rng):
     assert (up.min(axis=(0, 1)) >= maps.min(axis=(0, 1)) - 1e-6).all()
 
 
-def test_bands_of_rows_make_up_the_whole(rng, monkeypatch):
-    maps = rng.normal(size=(5, 6, 4)).astype(np.float32)
-    whole = upsample(maps, (31, 33))
-    monkeypatch.setattr(alignment, "_VALUES_AT_ONCE", 33 * 4 * 4)
-    bands = list(upsampled_bands(maps, (31, 33)))
-    assert len(bands) == 8 and [rows.start for rows, _ in bands] == list(range(0, 31, 4))
-    np.testing.assert_allclose(
-        np.concatenate([v for _, v in bands]), whole.reshape(-1, 4), atol=1e-6
-    )
+def test_bands_of_rows_make_up_the_upsampled_maps(rng):
+    maps = rng.normal(size=(5, 6, 64)).astype(np.float32)
+    bands = list(upsampled_bands(maps, (200, 201)))
+    assert len(bands) > 1 and bands[0][0].start == 0 and bands[-1][0].stop == 200
+    theirs = tf.image.resize(maps, (200, 201), method="bilinear").numpy()
+    values = np.concatenate([v for _, v in bands]).reshape(200, 201, 64)
+    np.testing.assert_allclose(values, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("cells, pixels", [(4, 12), (3, 10), (7, 7), (1, 5), (5, 3)])
@@ -87,3 +87,15 @@ def test_interpolation_and_coverage_of_a_constant_are_the_constant():
 def test_a_shift_is_one_number_or_two(shift):
     with pytest.raises(ValueError, match="shift must be"):
         upsample(np.zeros((2, 2, 1)), (4, 4), shift)
+
+
+@pytest.mark.parametrize("shape, patch", [((100, 64, 3), 20), ((10, 21), 3), ((1, 1, 3), 1)])
+def test_by_default_a_patch_is_three_tenths_of_the_shorter_side_rounded_up(shape, patch):
+    assert default_patch(shape) == patch
+
+
+def test_crops_are_numbered_row_by_row():
+    images = np.arange(20 * 33, dtype=float).reshape(1, 20, 33, 1)
+    for index, crop in enumerate(extract_crops(images, 8)):
+        top, left = crop_place(index, (20, 33, 1), 8)
+        np.testing.assert_array_equal(crop, images[0, top : top + 8, left : left + 8])

@@ -1,0 +1,131 @@
+"""Features with concepts switched off, and predictions from logits."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from readings import ReluHead, make_reading
+
+from xplique_dirpairs.metrics.fidelity import fidelity
+from xplique_dirpairs.metrics.manipulation import (
+    Reading,
+    agreement,
+    all_off_negative_mass,
+    class_probabilities,
+    entropy_bits,
+    kl_bits,
+    outcomes,
+)
+
+
+def test_masks_that_need_several_chunks_give_the_outcomes_of_their_parts(rng):
+    sizes = []
+    reading = make_reading(rng)
+
+    def predict(features):
+        sizes.append(len(features))
+        return reading.predict(features)
+
+    masks = rng.uniform(size=(20_000, 5)).astype(np.float32)
+    together = outcomes(dataclasses.replace(reading, predict=predict), masks)
+    assert len(sizes) > 1
+    for part in (slice(0, 300), slice(19_800, None)):
+        for whole, alone in zip(together, outcomes(reading, masks[part]), strict=True):
+            np.testing.assert_allclose(whole[:, part], alone, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"activations": np.full((6, 3, 2, 8), np.nan)}, ValueError, "activations must be finite"),
+        ({"activations": np.full((6, 3, 2, 8), 1e300)}, ValueError, "finite in float32"),
+        ({"activations": "features"}, ValueError, "activations must be an array of numbers"),
+        ({"activations": np.zeros(6)}, ValueError, r"activations must be \(N, \*positions, D\)"),
+        ({"coefficients": np.full((6, 3, 2, 5), np.inf)}, ValueError, "coefficients must be fin"),
+        ({"coefficients": np.zeros((6, 2, 3, 5))}, ValueError, r"coefficients must be \(6, 3, 2"),
+        ({"coefficients": np.zeros((6, 5))}, ValueError, "coefficients must be"),
+        ({"bank": np.zeros((8, 5))}, ValueError, r"bank must be \(I, D\) = \(5, 8\)"),
+        ({"predict": None}, TypeError, "predict must be callable, not NoneType"),
+        ({"class_ids": np.zeros(5, int)}, ValueError, "class_ids must be one for each of 6"),
+        ({"class_ids": np.full(6, 0.5)}, ValueError, "class_ids must be integer class indices"),
+        ({"class_ids": np.full(6, -1)}, ValueError, "class_ids must be classes 0 to .*from -1"),
+        ({"limits": (1.0, 0.0)}, ValueError, "limits must be in order"),
+        ({"limits": (np.nan, 1.0)}, ValueError, "limits must be in order"),
+        ({"limits": 3.0}, ValueError, r"limits must be \(low, high\)"),
+        ({"limits": (np.zeros(5), np.inf)}, ValueError, r"limits must be numbers or arrays \(8,\)"),
+        ({"limits": (0.0, 0.1)}, ValueError, "limits must hold the activations"),
+        ({"final_activation": "linear"}, ValueError, "final_activation must be one of"),
+    ],
+)
+def test_readings_that_do_not_fit_are_refused(rng, changes, error, match):
+    with pytest.raises(error, match=match):
+        make_reading(rng, **changes)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 5), (1, 6, 3, 5)])
+def test_masks_that_do_not_fit_are_refused(rng, shape):
+    with pytest.raises(ValueError, match="masks must be"):
+        outcomes(make_reading(rng), np.ones(shape))
+
+
+def test_probabilities_of_far_apart_logits_are_exact():
+    np.testing.assert_allclose(class_probabilities([[1000.0, 0.0]]), [[1, 0]])
+    np.testing.assert_allclose(class_probabilities([[-1000.0]], "sigmoid"), [[0]])
+
+
+def test_negative_mass_is_that_of_the_negative_features():
+    reading = Reading(
+        activations=[[1.0, 3.0]],
+        coefficients=[[2.0]],
+        bank=[[1.0, 1.0]],
+        predict=lambda features: features,
+        class_ids=[0],
+        limits=(0, np.inf),
+    )
+    np.testing.assert_allclose(all_off_negative_mass(reading), [1 / 4])  # x° = (−1, 1)
+    np.testing.assert_allclose(reading.all_off.changed, [[np.sqrt(1 + 4) / np.sqrt(10)]])
+
+
+def test_features_are_clipped_to_each_channel_s_range(rng):
+    seen = []
+
+    def predict(features):
+        seen.append(features)
+        return ReluHead(np.random.default_rng(0), 8)(features)
+
+    reading = make_reading(rng, predict=predict)
+    low, high = np.full(8, -0.1), reading.activations.max(axis=(0, 1, 2)) + 0.05
+    fidelity(dataclasses.replace(reading, limits=(low, high)))
+    seen = np.concatenate(seen).reshape(-1, 8)
+    np.testing.assert_allclose(seen.min(axis=0), low, rtol=1e-6)
+    assert (seen.max(axis=0) <= np.float32(high)).all()
+    assert (seen.max(axis=0) == np.float32(high)).any()
+
+
+def test_the_divergence_has_a_direction_and_is_in_bits():
+    p, q = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    expected = 0.5 * np.log2(0.5 / 0.25) + 0.5 * np.log2(0.5 / 0.75)
+    np.testing.assert_allclose(kl_bits(p, q), [expected])
+    assert abs(kl_bits(q, p)[0] - expected) > 0.01
+    assert np.isfinite(kl_bits([[0.0, 900.0]], [[900.0, 0.0]])).all()
+
+
+def test_entropy_is_in_bits():
+    np.testing.assert_allclose(entropy_bits(np.zeros((2, 8))), 3)
+    np.testing.assert_allclose(entropy_bits([[500.0, 0.0]]), 0, atol=1e-12)
+    np.testing.assert_allclose(entropy_bits(np.zeros((2, 8)), "sigmoid"), 1)
+    np.testing.assert_allclose(entropy_bits([[np.log(3)]], "sigmoid"), [0.811278], rtol=1e-6)
+
+
+def test_one_output_is_judged_as_two_classes_are(rng):
+    one, other = rng.normal(size=(2, 40, 1))
+    two, two_other = (np.concatenate([z, np.zeros_like(z)], axis=1) for z in (one, other))
+    np.testing.assert_allclose(kl_bits(one, other, "sigmoid"), kl_bits(two, two_other))
+    np.testing.assert_allclose(entropy_bits(one, "sigmoid"), entropy_bits(two))
+    np.testing.assert_array_equal(agreement(one, other, "sigmoid"), agreement(two, two_other))
+
+
+def test_of_independent_outputs_the_share_that_agrees_counts():
+    np.testing.assert_allclose(
+        agreement([[1.0, -2.0, 3.0, 4.0]], [[2.0, 1.0, 1.0, -1.0]], "sigmoid"), [0.5]
+    )
