@@ -167,6 +167,11 @@ class Head:
         """Whether outputs are independent of each other, as one output always is."""
         return self._multilabel or self.number_of_classes == 1
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether exactly one of the classes (see `by_class`) is true of each image."""
+        return self._has_no_and_yes or not self.is_multilabel
+
     def by_class(self, features: NDArray) -> Head:
         """Return the head with a column for each class: one output has two, no (0) and yes (1).
 
