@@ -61,19 +61,21 @@ def test_leave_one_out_is_the_drop_of_the_logit(run, fitted, halves, data):
     nmf = fitted(NMFFactorizer(3))
     logits = by_hand(halves, nmf, data, [np.ones(3), *(1 - np.eye(3))])
     of_class = np.take_along_axis(logits, CLASSES[:, None, None], axis=2)[..., 0]
-    found = run(nmf, measure="leave-one-out")
-    np.testing.assert_allclose(found.values, of_class[:, :1] - of_class[:, 1:], atol=1e-5)
-    assert found.error is None and found.gap is None
+    result = run(nmf, measure="leave-one-out")
+    np.testing.assert_allclose(result.values, of_class[:, :1] - of_class[:, 1:], atol=1e-5)
+    assert result.error is None and result.gap is None
 
 
 @pytest.mark.parametrize("measure", ["shapley", "integrated gradients"])
-def test_what_is_complete_sums_to_what_all_concepts_do(measure, run, fitted, halves, data):
+def test_shapley_values_and_integrated_gradients_sum_to_the_effect_of_all_concepts(
+    measure, run, fitted, halves, data
+):
     nmf = fitted(NMFFactorizer(3))
     logits = by_hand(halves, nmf, data, [np.ones(3), np.zeros(3)])
     change = (logits[:, 0] - logits[:, 1])[np.arange(5), CLASSES]
-    found = run(nmf, measure=measure, steps=200)
-    missed = 0 if found.gap is None else found.gap
-    np.testing.assert_allclose(found.values.sum(axis=1) - missed, change, atol=1e-4)
+    result = run(nmf, measure=measure, steps=200)
+    missed = 0 if result.gap is None else result.gap
+    np.testing.assert_allclose(result.values.sum(axis=1) - missed, change, atol=1e-4)
     assert np.abs(missed).max() < 0.02 * np.abs(change).max()
 
 
@@ -100,8 +102,8 @@ def test_all_agree_on_a_linear_head(unclipped, rng):
     truth = u.mean(axis=1)[1:] * (pca.get_concept_bank() @ weights).T[[0, 1, 2, 0, 1, 2]]
     concepts = ConceptLayer.of(pca, unclipped)
     for measure in MEASURES:
-        found = attribute(concepts, images, [0, 0, 1, 2, 0, 1, 2], measure=measure)
-        np.testing.assert_allclose(found.values[1:], truth, atol=1e-4, err_msg=measure)
+        result = attribute(concepts, images, [0, 0, 1, 2, 0, 1, 2], measure=measure)
+        np.testing.assert_allclose(result.values[1:], truth, atol=1e-4, err_msg=measure)
 
 
 def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, rng):
@@ -117,8 +119,8 @@ def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, r
     slopes = factorizer.get_concept_bank() @ h.layers[-1].kernel.numpy()[:, 1] / 16
     truth = factorizer.encode(as_positions(x)).reshape(7, 16, 1000).sum(axis=1) * slopes
     concepts = ConceptLayer.of(factorizer, (g, h))
-    found = attribute(concepts, images, np.full(7, 1), measure="gradient x coefficient")
-    np.testing.assert_allclose(found.values, truth, atol=1e-6)
+    result = attribute(concepts, images, np.full(7, 1), measure="gradient x coefficient")
+    np.testing.assert_allclose(result.values, truth, atol=1e-6)
 
 
 @every_measure
@@ -136,23 +138,23 @@ def test_probabilities_and_logits_of_a_network_agree_up_to_the_softmax(run, fitt
     nmf, (g, h) = fitted(NMFFactorizer(3)), halves("conv_gap")
     with_softmax = keras.Model(h.inputs, keras.layers.Softmax()(h.outputs[0]))
     concepts = ConceptLayer.of(nmf, (g, with_softmax))
-    found = attribute(concepts, data, CLASSES, measure="integrated gradients", steps=200)
+    result = attribute(concepts, data, CLASSES, measure="integrated gradients", steps=200)
     logits = by_hand(halves, nmf, data, [np.ones(3), np.zeros(3)])
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     change = (log_p[:, 0] - log_p[:, 1])[np.arange(5), CLASSES]
-    np.testing.assert_allclose(found.values.sum(axis=1) - found.gap, change, atol=1e-4)
+    np.testing.assert_allclose(result.values.sum(axis=1) - result.gap, change, atol=1e-4)
 
 
-def test_pairs_and_crafts_are_taken_as_they_are(run, halves, data):
+def test_pairs_their_factorizer_and_craft_are_all_attributed(run, halves, data):
     pairs = make_pairs(halves("conv_gap")[0].output_shape[-1], 4)
     factorizer = DirectionPairsFactorizer.from_pairs(pairs)
     np.testing.assert_array_equal(run(pairs).values, run(factorizer).values)
     craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
     craft.fit(data, 0)
-    found = attribute(craft, data)  # which knows the network, and the classes are the predicted
-    assert found.values.shape == (5, 3)
+    result = attribute(craft, data)  # which knows the network, and the classes are the predicted
+    assert result.values.shape == (5, 3)
     logits = halves("conv_gap")[1](compute_activations(halves("conv_gap")[0], data)).numpy()
-    np.testing.assert_array_equal(found.class_ids, logits.argmax(axis=1))
+    np.testing.assert_array_equal(result.class_ids, logits.argmax(axis=1))
 
 
 def test_one_seed_one_result(run, fitted):
@@ -162,7 +164,7 @@ def test_one_seed_one_result(run, fitted):
     assert first.error is not None and np.abs(first.values - other.values).max() > 0
 
 
-def test_what_cannot_be_is_refused(run, fitted, data):
+def test_invalid_arguments_are_refused(run, fitted, data):
     nmf = fitted(NMFFactorizer(3))
     with pytest.raises(ValueError, match=r"measure must be one of \('shapley', 'leave-one-out'"):
         run(nmf, measure="lime")

@@ -48,20 +48,20 @@ def seeds(run):
 
 
 def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
-    found = average(seeds)
-    assert list(found.results) == ["PCA", "random", *CONTROLS]
+    comparison = average(seeds)
+    assert list(comparison.results) == ["PCA", "random", *CONTROLS]
     for key in ("deletion", "logit_r2", "l0"):
         expected = np.mean([seed.results["random"].values[key] for seed in seeds], axis=0)
-        np.testing.assert_allclose(found.results["random"].values[key], expected)
+        np.testing.assert_allclose(comparison.results["random"].values[key], expected)
     figures = [seed.results["random"].summaries["deletion"].value for seed in seeds]
-    spread = found.results["random"].seed_spread("deletion")
+    spread = comparison.results["random"].seed_spread("deletion")
     assert spread == pytest.approx(np.std(figures, ddof=1))
-    assert found.results["PCA"].seed_spread("deletion") == pytest.approx(0.0, abs=1e-9)
+    assert comparison.results["PCA"].seed_spread("deletion") == pytest.approx(0.0, abs=1e-9)
     assert np.isnan(seeds[0].results["PCA"].seed_spread("deletion"))
-    row = next(row for row in found.table("curves").rows if row[0].text == "random")
+    row = next(row for row in comparison.table("curves").rows if row[0].text == "random")
     assert f"(± {spread:.3f})" in row[1].text and row[1].numbers[3] == spread
-    assert any("from seed to seed" in line for line in found.table().caption)
-    line = list(csv.DictReader(io.StringIO(found.table().formatted("csv"))))[1]
+    assert any("from seed to seed" in line for line in comparison.table().caption)
+    line = list(csv.DictReader(io.StringIO(comparison.table().formatted("csv"))))[1]
     assert float(line["deletion ↓ (seeds SD)"]) == pytest.approx(np.std(figures, ddof=1))
     assert line["coherence ↓"] and line["coherence ↓ (low)"] == ""
     assert "seed" not in str(seeds[0])
@@ -73,30 +73,30 @@ def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
 
 
 def test_stability_is_the_mean_over_all_pairs_of_seeds(seeds):
-    found = average(seeds)
+    comparison = average(seeds)
     banks = [seed.results["random"].encoding for seed in seeds]
     pairs = [(0, 1), (0, 2), (1, 2)]
     expected = np.mean([dictionary_stability(banks[i], banks[j]) for i, j in pairs])
-    assert found.results["random"].values["stability_encoding"] == pytest.approx(expected)
-    assert found.results["PCA"].values["stability_encoding"] == pytest.approx(1.0)
-    assert found.results["PCA"].values["stability_decoding"] == pytest.approx(1.0)
-    headers = found.table("dictionary").headers
+    assert comparison.results["random"].values["stability_encoding"] == pytest.approx(expected)
+    assert comparison.results["PCA"].values["stability_encoding"] == pytest.approx(1.0)
+    assert comparison.results["PCA"].values["stability_decoding"] == pytest.approx(1.0)
+    headers = comparison.table("dictionary").headers
     assert headers[-2:] == ["stability (encoding) ↑", "stability (decoding) ↑"]
     assert "stability" not in str(seeds[0])
 
 
 def test_deletion_by_change_of_an_average_is_the_mean_over_seeds(seeds):
-    found, changes = average(seeds), [0.0, 0.05, 0.1]
+    comparison, changes = average(seeds), [0.0, 0.05, 0.1]
     expected = np.mean([s.results["random"].deletion_at(changes) for s in seeds], axis=0)
-    np.testing.assert_allclose(found.results["random"].deletion_at(changes), expected)
+    np.testing.assert_allclose(comparison.results["random"].deletion_at(changes), expected)
     curves = [s.results["random"].fidelity.insertion.probabilities for s in seeds]
-    mean_curves = found.results["random"].fidelity.insertion.probabilities
+    mean_curves = comparison.results["random"].fidelity.insertion.probabilities
     np.testing.assert_allclose(mean_curves, np.mean(curves, axis=0))
     figures = (
-        found.plot(),
-        found.plot_importances(),
-        found.plot_maps(0),
-        found.plot_aligned("PCA", "random"),
+        comparison.plot(),
+        comparison.plot_importances(),
+        comparison.plot_maps(0),
+        comparison.plot_aligned("PCA", "random"),
     )
     assert all(isinstance(figure, plt.Figure) for figure in figures)
 
@@ -105,12 +105,12 @@ def test_an_extractor_that_failed_with_one_seed_is_missing_in_the_average(seeds)
     first = seeds[0]
     rest = {name: r for name, r in first.results.items() if name != "PCA"}
     lost = replace(first, results=rest, errors={"PCA": "ValueError: no"})
-    found = average([lost, *seeds[1:]])
-    assert list(found.results) == ["random", *CONTROLS]
-    assert found.errors == {"PCA": "missing in 1 of 3: ValueError: no"}
+    comparison = average([lost, *seeds[1:]])
+    assert list(comparison.results) == ["random", *CONTROLS]
+    assert comparison.errors == {"PCA": "missing in 1 of 3: ValueError: no"}
 
 
-def test_averages_of_what_does_not_belong_together_are_refused(seeds, run, images):
+def test_comparisons_of_other_images_or_numbers_of_concepts_have_no_average(seeds, run, images):
     with pytest.raises(ValueError, match="two comparisons at least"):
         average(seeds[:1])
     other = run({"PCA": PCAFactorizer(2)}, images=images("conv_gap", 6, 9))

@@ -59,7 +59,7 @@ def shared(halves):
 
 def test_values_are_those_of_calling_the_metrics_directly(run, halves):
     pca = fit_on_positions(PCAFactorizer(3), halves)
-    found = run({"PCA": pca}).results["PCA"]
+    result = run({"PCA": pca}).results["PCA"]
     g, h = halves("conv_gap")
     head = Head(h)
     x, x_fit = (compute_activations(g, images) for images in (IMAGES, FIT_IMAGES))
@@ -69,17 +69,17 @@ def test_values_are_those_of_calling_the_metrics_directly(run, halves):
     rebuilt = pca.decode(as_positions(u)).reshape(x.shape)  # the mean residual of PCA is zero
     expected = fidelity(reading, reconstructions=rebuilt, labels=LABELS, random_state=0)
     for key, values in expected.values.items():
-        np.testing.assert_allclose(found.values[key], values, atol=2e-4, err_msg=key)
+        np.testing.assert_allclose(result.values[key], values, atol=2e-4, err_msg=key)
     directions = oriented(pca.bank_, as_positions(u))
     rows = head.class_rows
-    assert found.values["plausibility"] == pytest.approx(plausibility(directions, rows), abs=1e-5)
+    assert result.values["plausibility"] == pytest.approx(plausibility(directions, rows), abs=1e-5)
     two = run({"PCA": pca}, [0, 2, 0, 2, 0, 2], controls=False).results["PCA"].values
     assert two["plausibility"] == pytest.approx(plausibility(directions, rows[[0, 2]]), abs=1e-5)
     about_mean = ood_score(directions, as_positions(x) - pca.constant_)
-    assert found.values["ood"] == pytest.approx(about_mean, abs=1e-5)
+    assert result.values["ood"] == pytest.approx(about_mean, abs=1e-5)
     coherence = max_coherence(pca.bank_)
-    assert found.values["max_coherence"] == pytest.approx(coherence, abs=1e-6)
-    np.testing.assert_allclose(found.fidelity.deletion.areas, expected.deletion.areas, atol=1e-5)
+    assert result.values["max_coherence"] == pytest.approx(coherence, abs=1e-6)
+    np.testing.assert_allclose(result.fidelity.deletion.areas, expected.deletion.areas, atol=1e-5)
 
 
 def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, halves):
@@ -91,7 +91,7 @@ def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, h
     bent = keras.layers.Dense(8, "tanh", kernel_initializer="orthogonal")(30 * pooled)
     h = keras.Model(latent, keras.layers.Dense(3)(bent))  # not additive: there are errors
     options = {"importance_images": 2, "nb_design": 8, "split": (g, h)}
-    found = run({"PCA": pca}, controls=False, **options).results["PCA"].importances
+    result = run({"PCA": pca}, controls=False, **options).results["PCA"].importances
     x, x_fit = (compute_activations(g, images) for images in (IMAGES, FIT_IMAGES))
     limits = min(x.min(), x_fit.min()), max(x.max(), x_fit.max())
     expected = []
@@ -102,19 +102,19 @@ def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, h
         expected.append(sobol_indices(outcomes(reading, masks).logits[0], masks))
     for of, its_error in (("first", "first_error"), ("total", "total_error")):
         means = np.mean([getattr(each, of) for each in expected], axis=0)
-        np.testing.assert_allclose(getattr(found, of), means, atol=1e-4)
+        np.testing.assert_allclose(getattr(result, of), means, atol=1e-4)
         squares = np.sum([getattr(each, its_error) ** 2 for each in expected], axis=0)
         errors = np.sqrt(squares) / 2
         assert errors.min() > 1e-3
-        np.testing.assert_allclose(getattr(found, its_error), errors, atol=1e-4)
+        np.testing.assert_allclose(getattr(result, its_error), errors, atol=1e-4)
 
 
-def test_craft_as_xplique_ships_it_is_a_row(shared):
-    found = shared.results["CRAFT"]
-    assert found.decoding is None
-    assert "cross_talk" not in found.values and "cross_talk" in shared.results["pairs"].values
-    assert found.seconds.keys() == {"fit", "read", "measure"}
-    assert 0 < found.summaries["deletion"].value < 1
+def test_xpliques_own_craft_is_measured(shared):
+    craft = shared.results["CRAFT"]
+    assert craft.decoding is None
+    assert "cross_talk" not in craft.values and "cross_talk" in shared.results["pairs"].values
+    assert craft.seconds.keys() == {"fit", "read", "measure"}
+    assert 0 < craft.summaries["deletion"].value < 1
 
 
 def test_controls_are_always_there_last_and_of_the_commonest_size(shared, run, halves):
@@ -159,7 +159,7 @@ def test_extractors_of_every_kind_and_pairs_themselves_can_be_compared(run, halv
     index = [candidate.name for candidate in model.layers].index(layer)
     latent = LayeredModelExtractorBuilder.build(model, index, batch_size=4)
     pairs = make_pairs(8, 3)
-    found = run(
+    comparison = run(
         {
             "pairs": pairs,
             "layer": ConceptLayer.of(pairs, halves("conv_gap")),
@@ -170,9 +170,10 @@ def test_extractors_of_every_kind_and_pairs_themselves_can_be_compared(run, halv
         },
         controls=False,
     )
-    assert not found.errors and len(found.results) == 6
+    assert not comparison.errors and len(comparison.results) == 6
     first, *others = (
-        found.results[name].values["deletion"] for name in ("pairs", "layer", "factorizer", "given")
+        comparison.results[name].values["deletion"]
+        for name in ("pairs", "layer", "factorizer", "given")
     )
     for other in others:
         np.testing.assert_array_equal(first, other)
@@ -194,12 +195,12 @@ def test_uint8_images_one_image_and_labels_in_one_hot_rows(run, halves):
 
 
 def test_without_labels_the_predicted_class_counts_and_completeness_is_missing(run, halves):
-    found = run({"PCA": fit_on_positions(PCAFactorizer(2), halves)}, labels=None)
+    comparison = run({"PCA": fit_on_positions(PCAFactorizer(2), halves)}, labels=None)
     g, h = halves("conv_gap")
     predicted = Head(h).logits(compute_activations(g, IMAGES)).argmax(axis=1)
-    np.testing.assert_array_equal(found.class_ids, predicted)
-    assert "completeness" not in found.results["PCA"].values
-    assert "completeness" not in str(found)
+    np.testing.assert_array_equal(comparison.class_ids, predicted)
+    assert "completeness" not in comparison.results["PCA"].values
+    assert "completeness" not in str(comparison)
 
 
 def sigmoid_split(outputs):
@@ -222,44 +223,48 @@ def sigmoid_split(outputs):
 def test_independent_outputs_and_one_output_have_completeness(run, outputs, labels, class_ids):
     g, h = sigmoid_split(outputs)[1]
     h = keras.Model(h.input, keras.layers.Activation("sigmoid")(h.output))
-    found = run({"PCA": PCAFactorizer(2)}, labels, split=(g, h), controls=False)
-    assert not found.errors
-    np.testing.assert_array_equal(found.class_ids, class_ids)
-    assert found.results["PCA"].values["completeness"].shape == (6, 2)
+    comparison = run({"PCA": PCAFactorizer(2)}, labels, split=(g, h), controls=False)
+    assert not comparison.errors
+    np.testing.assert_array_equal(comparison.class_ids, class_ids)
+    assert comparison.results["PCA"].values["completeness"].shape == (6, 2)
 
 
 def test_indices_among_independent_outputs_give_no_completeness(run):
     split = sigmoid_split(3)[1]
-    found = run({"PCA": PCAFactorizer(2)}, split=split, controls=False)
-    np.testing.assert_array_equal(found.class_ids, LABELS)
-    assert "completeness" not in found.results["PCA"].values
+    comparison = run({"PCA": PCAFactorizer(2)}, split=split, controls=False)
+    np.testing.assert_array_equal(comparison.class_ids, LABELS)
+    assert "completeness" not in comparison.results["PCA"].values
 
 
 def test_one_output_counts_as_its_probability_or_its_complement(run):
     model, split = sigmoid_split(1)
-    found = run({"PCA": PCAFactorizer(2)}, [0, 1, 1, 0, 1, 0], split=split, controls=False)
-    intact = found.results["PCA"].fidelity.deletion.probabilities[:, 0]
+    comparison = run({"PCA": PCAFactorizer(2)}, [0, 1, 1, 0, 1, 0], split=split, controls=False)
+    intact = comparison.results["PCA"].fidelity.deletion.probabilities[:, 0]
     yes = model(IMAGES).numpy()[:, 0]
-    np.testing.assert_allclose(intact, np.where(found.class_ids == 1, yes, 1 - yes), atol=1e-5)
+    np.testing.assert_allclose(intact, np.where(comparison.class_ids == 1, yes, 1 - yes), atol=1e-5)
 
 
 def test_sigmoids_stay_sigmoids_when_the_network_is_cut(run):
     model, split = sigmoid_split(3)
     labels = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 1]])
     for given in (split, tuple(split)):
-        found = run({"PCA": PCAFactorizer(2)}, labels, split=given, controls=False)
-        intact = found.results["PCA"].fidelity.deletion.probabilities[:, 0]
-        own = model(IMAGES).numpy()[np.arange(6), found.class_ids]
+        comparison = run({"PCA": PCAFactorizer(2)}, labels, split=given, controls=False)
+        intact = comparison.results["PCA"].fidelity.deletion.probabilities[:, 0]
+        own = model(IMAGES).numpy()[np.arange(6), comparison.class_ids]
         np.testing.assert_allclose(intact, own, atol=1e-5)
-    assert found.class_ids[2] == 0 and found.class_ids[4] == 1
+    assert comparison.class_ids[2] == 0 and comparison.class_ids[4] == 1
 
 
 @pytest.mark.parametrize("network", ["tokens", "class_token", "vectors", "conv_flatten", "gelu"])
 def test_layers_of_any_shape_are_compared_and_drawn(run, images, network):
-    found = run(
+    comparison = run(
         {"PCA": PCAFactorizer(2), "pairs": DirectionPairsFactorizer(3, random_state=0)},
         network=network, images=images(network, 6, 1), fit_images=images(network, 8, 2),
     )  # fmt: skip
-    assert not found.errors and len(found.results) == 4
-    for figure in (found.plot(), found.plot_maps(1, n=2), found.plot_aligned("PCA", "pairs")):
+    assert not comparison.errors and len(comparison.results) == 4
+    for figure in (
+        comparison.plot(),
+        comparison.plot_maps(1, n=2),
+        comparison.plot_aligned("PCA", "pairs"),
+    ):
         figure.canvas.draw()

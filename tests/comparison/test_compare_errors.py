@@ -52,28 +52,28 @@ class Broken(PCAFactorizer):
 
 
 def test_an_extractor_that_fails_does_not_lose_the_others(run, caplog):
-    found = run({"broken": Broken(2), "PCA": PCAFactorizer(2)})
-    assert list(found.results) == ["PCA", *CONTROLS]
-    assert found.errors == {"broken": "RuntimeError: it\nbroke <b>"}
+    comparison = run({"broken": Broken(2), "PCA": PCAFactorizer(2)})
+    assert list(comparison.results) == ["PCA", *CONTROLS]
+    assert comparison.errors == {"broken": "RuntimeError: it\nbroke <b>"}
     assert "broken has no result" in caplog.text
-    assert "broken has no result: RuntimeError: it broke <b>" in str(found)
-    assert "<b>" not in found._repr_html_()
+    assert "broken has no result: RuntimeError: it broke <b>" in str(comparison)
+    assert "<b>" not in comparison._repr_html_()
 
 
 def test_where_all_fail_there_is_still_a_table_and_figures_say_why(run, tmp_path):
-    found = run({"broken": Broken(2)}, controls=False)
-    assert "broken has no result" in str(found) and "broken" in found._repr_html_()
-    for draw in (found.plot, found.plot_importances, lambda: found.plot_maps(0)):
+    comparison = run({"broken": Broken(2)}, controls=False)
+    assert "broken has no result" in str(comparison) and "broken" in comparison._repr_html_()
+    for draw in (comparison.plot, comparison.plot_importances, lambda: comparison.plot_maps(0)):
         with pytest.raises(ValueError, match=r"no extractor has a result.*broke"):
             draw()
-    assert [path.name for path in found.save_report(tmp_path)] == ["table.md", "table.csv"]
+    assert [path.name for path in comparison.save_report(tmp_path)] == ["table.md", "table.csv"]
 
 
-def test_an_interrupt_keeps_what_is_measured(run):
-    found = run({"a": PCAFactorizer(2), "b": Interrupted(2), "c": PCAFactorizer(2)})
-    assert found.interrupted and list(found.results) == ["a"] and not found.errors
-    assert found.missing == ("b", "c", *CONTROLS)
-    assert f"interrupted: without b, c, {RANDOM}, {NO_LEARNING}" in str(found)
+def test_an_interruption_keeps_the_results_so_far(run):
+    comparison = run({"a": PCAFactorizer(2), "b": Interrupted(2), "c": PCAFactorizer(2)})
+    assert comparison.interrupted and list(comparison.results) == ["a"] and not comparison.errors
+    assert comparison.missing == ("b", "c", *CONTROLS)
+    assert f"interrupted: without b, c, {RANDOM}, {NO_LEARNING}" in str(comparison)
 
 
 def test_pairs_whose_fit_was_interrupted_are_not_measured_half_learned(run, monkeypatch):
@@ -83,11 +83,11 @@ def test_pairs_whose_fit_was_interrupted_are_not_measured_half_learned(run, monk
 
     module = "xplique_dirpairs.factorizers.direction_pairs"
     monkeypatch.setattr(f"{module}.learn_pairs", interrupted)
-    found = run({"a": PCAFactorizer(2), "b": DirectionPairsFactorizer(2)})
-    assert found.interrupted and list(found.results) == ["a"]
+    comparison = run({"a": PCAFactorizer(2), "b": DirectionPairsFactorizer(2)})
+    assert comparison.interrupted and list(comparison.results) == ["a"]
 
 
-def test_what_fits_warn_of_stands_under_the_table_and_other_warnings_are_passed_on(run):
+def test_warnings_of_fits_stand_under_the_table_and_others_are_passed_on(run):
     class Slow(PCAFactorizer):
         def fit(self, activations):
             warnings.warn("not there yet", ConvergenceWarning, stacklevel=1)
@@ -95,33 +95,33 @@ def test_what_fits_warn_of_stands_under_the_table_and_other_warnings_are_passed_
             return super().fit(activations)
 
     with pytest.warns(UserWarning, match="something else") as seen:
-        found = run({"slow": Slow(2)}, controls=False)
+        comparison = run({"slow": Slow(2)}, controls=False)
     assert not any(issubclass(warning.category, ConvergenceWarning) for warning in seen)
-    assert found.results["slow"].remarks == ("not there yet",)
-    assert str(found).endswith("slow: not there yet")
+    assert comparison.results["slow"].remarks == ("not there yet",)
+    assert str(comparison).endswith("slow: not there yet")
 
 
 def test_a_fit_that_was_cut_short_before_is_flagged(run, halves):
     craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
     craft.fit(FIT_IMAGES)
     craft.factorization.reducer.n_iter_ = craft.factorization.reducer.max_iter
-    found = run({"CRAFT": craft}, controls=False)
-    assert found.results["CRAFT"].remarks == ("its fit was cut short after 200 iterations",)
+    comparison = run({"CRAFT": craft}, controls=False)
+    assert comparison.results["CRAFT"].remarks == ("its fit was cut short after 200 iterations",)
 
 
-def test_what_autoencoders_and_pairs_fitted_before_warned_of_is_told(run, halves):
+def test_problems_of_earlier_fits_are_remarks(run, halves):
     sae = fit_on_positions(TopKFactorizer(2, k=1, steps=2, random_state=0), halves)
     sae.history_ = replace(sae.history_, cut_short=["the training was interrupted"])
     pairs = DirectionPairsTf(*halves("conv_gap"), 2, patch_size=16, random_state=0, verbose=0)
     pairs.fit(FIT_IMAGES)
     pairs.factorizer.history_ = replace(pairs.history_, doubts=["it is unsure"], dead=[1])
-    found = run({"SAE": sae, "pairs": pairs}, controls=False)
-    assert "the training was interrupted" in found.results["SAE"].remarks
-    assert "it is unsure" in found.results["pairs"].remarks
-    assert "pairs: it is unsure" in str(found)
+    comparison = run({"SAE": sae, "pairs": pairs}, controls=False)
+    assert "the training was interrupted" in comparison.results["SAE"].remarks
+    assert "it is unsure" in comparison.results["pairs"].remarks
+    assert "pairs: it is unsure" in str(comparison)
 
 
-def test_extractors_of_another_layer_are_one_clear_error(run, halves):
+def test_one_error_names_all_extractors_of_another_layer(run, halves):
     extractors = {
         "right": PCAFactorizer(2),
         "pairs elsewhere": make_pairs(5, 2),
@@ -138,8 +138,8 @@ def test_the_same_layer_cut_twice_is_the_same_layer_and_another_network_is_not(r
     same = split_model(maker(shape), layer)
     keras.utils.set_random_seed(1)
     other = split_model(maker(shape), layer)
-    found = run({"same": DirectionPairsTf(*same, 2, verbose=0)}, controls=False)
-    assert list(found.results) == ["same"]
+    comparison = run({"same": DirectionPairsTf(*same, 2, verbose=0)}, controls=False)
+    assert list(comparison.results) == ["same"]
     with pytest.raises(ValueError, match=r"'other' .* is of another one"):
         run({"other": DirectionPairsTf(*other, 2, verbose=0)})
 
@@ -155,7 +155,7 @@ def test_the_same_layer_cut_twice_is_the_same_layer_and_another_network_is_not(r
         ({"a": "CRAFT"}, TypeError, "'a' must be a ConceptLayer.*not str"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(run, extractors, error, message):
+def test_extractors_that_cannot_be_compared_are_refused(run, extractors, error, message):
     with pytest.raises(error, match=message):
         run(extractors)
 
@@ -190,7 +190,7 @@ def test_labels_that_do_not_fit_are_refused(run, labels, message):
         ({"images": np.zeros((2, 16, 16, 3))}, "images have shape"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(run, options, message):
+def test_invalid_arguments_are_refused(run, options, message):
     with pytest.raises(ValueError, match=message):
         run({"a": PCAFactorizer(2)}, **options)
 
@@ -208,9 +208,9 @@ def test_the_controls_are_fitted_on_the_images_of_the_extractors_own_fit(run, ha
 
     a, b, c = craft(FIT_IMAGES), craft(FIT_IMAGES), craft(IMAGES)
     given = run({"a": a, "b": b})
-    found = run({"a": a, "b": b}, fit_images=None)
+    comparison = run({"a": a, "b": b}, fit_images=None)
     for name in CONTROLS:
-        ours, theirs = (r.results[name].values["deletion"] for r in (given, found))
+        ours, theirs = (r.results[name].values["deletion"] for r in (given, comparison))
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ValueError, match="fitted on different images: give fit_images"):
         run({"a": a, "c": c}, fit_images=None)
@@ -220,21 +220,21 @@ def test_the_controls_are_fitted_on_the_images_of_the_extractors_own_fit(run, ha
 
 
 def test_xpliques_own_factorizers_say_how_many_concepts_they_have(run, halves):
-    found = run({"NMF": TfSklearnNMFFactorizer(n_components=3, max_iter=2000)})
-    assert not found.errors
-    assert len(found.results["NMF"].encoding) == len(found.results[RANDOM].encoding) == 3
+    comparison = run({"NMF": TfSklearnNMFFactorizer(n_components=3, max_iter=2000)})
+    assert not comparison.errors
+    assert len(comparison.results["NMF"].encoding) == len(comparison.results[RANDOM].encoding) == 3
 
 
 def test_a_factorizer_for_positive_features_fails_alone_where_they_are_negative(run, images):
     class Positive(PCAFactorizer):
         requires_positive_activations = True
 
-    found = run(
+    comparison = run(
         {"positive": Positive(2), "PCA": PCAFactorizer(2)},
         network="gelu", images=images("gelu", 6, 1), fit_images=images("gelu", 8, 2),
     )  # fmt: skip
-    assert "Positive needs activations that are nowhere negative" in found.errors["positive"]
-    assert "PCA" in found.results
+    assert "Positive needs activations that are nowhere negative" in comparison.errors["positive"]
+    assert "PCA" in comparison.results
 
 
 def test_progress_is_a_line_for_each_extractor_and_none_in_silence(run, capsys):

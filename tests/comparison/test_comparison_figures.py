@@ -59,22 +59,22 @@ def test_an_extractor_aligned_with_its_mirror_image_is_found_again(run, halves):
             super().fit(activations)
             self.bank_, self.filters_ = -self.bank_[::-1], -self.filters_[::-1]
 
-    found = run({"a": PCAFactorizer(3), "b": Mirrored(3), "c": PCAFactorizer(2)})
-    figure = found.plot_aligned("a", "b")
+    comparison = run({"a": PCAFactorizer(3), "b": Mirrored(3), "c": PCAFactorizer(2)})
+    figure = comparison.plot_aligned("a", "b")
     texts = [text.get_text() for text in figure.texts]
     assert texts.count("r = 1.00") == 3
     numbers = [ax.texts[0].get_text() for ax in figure.axes]
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
     assert all(int(ours) + int(theirs) == 2 for ours, theirs in pairs)
-    # of unequal numbers, the smaller is found in the larger
+    # Of unequal numbers of concepts, the smaller is found in the larger.
     for names, order in ((("b", "c"), 1), (("c", "b"), -1)):
-        figure = found.plot_aligned(*names)
+        figure = comparison.plot_aligned(*names)
         assert [text.get_text() for text in figure.texts].count("r = 1.00") == 2
         numbers = [ax.texts[0].get_text() for ax in figure.axes]
         pairs = {pair[::order] for pair in zip(numbers[::2], numbers[1::2], strict=True)}
         assert pairs == {("2", "0"), ("1", "1")}
     with pytest.raises(KeyError, match="no result of 'd'"):
-        found.plot_aligned("a", "d")
+        comparison.plot_aligned("a", "d")
 
 
 def test_figures_of_metrics_that_do_not_exist_are_refused(shared):

@@ -60,18 +60,18 @@ def same(one, other):
 
 
 def test_a_comparison_is_saved_and_loaded_whole(shared, seeds, tmp_path):
-    for found in (shared, average(seeds)):
-        found.save(tmp_path / "comparison.npz")
+    for comparison in (shared, average(seeds)):
+        comparison.save(tmp_path / "comparison.npz")
         loaded = Comparison.load(tmp_path / "comparison.npz")
 
-        assert str(loaded) == str(found)
-        assert list(loaded.results) == list(found.results)
-        for name, result in found.results.items():
+        assert str(loaded) == str(comparison)
+        assert list(loaded.results) == list(comparison.results)
+        for name, result in comparison.results.items():
             same(loaded.results[name], result)
             for one, other in zip(loaded.results[name].seeds, result.seeds, strict=True):
                 same(one, other)
-        np.testing.assert_array_equal(loaded.images, found.images)
-        np.testing.assert_array_equal(loaded.class_ids, found.class_ids)
+        np.testing.assert_array_equal(loaded.images, comparison.images)
+        np.testing.assert_array_equal(loaded.class_ids, comparison.class_ids)
     plt.close(loaded.plot())
     plt.close(loaded.plot_maps(0))
 
@@ -85,12 +85,12 @@ def test_metrics_that_are_registered_elsewhere_are_kept_in_the_file(shared, tmp_
     assert str(loaded) == str(shared)
 
 
-def test_what_failed_is_kept_in_the_file(shared, tmp_path):
-    found = Comparison({}, {"SAE": "ValueError: <no>"}, shared.images, shared.class_ids, True)
-    found.save(tmp_path / "comparison.npz")
+def test_errors_are_kept_in_the_file(shared, tmp_path):
+    comparison = Comparison({}, {"SAE": "ValueError: <no>"}, shared.images, shared.class_ids, True)
+    comparison.save(tmp_path / "comparison.npz")
     loaded = Comparison.load(tmp_path / "comparison.npz")
 
-    assert (loaded.errors, loaded.interrupted) == (found.errors, True)
+    assert (loaded.errors, loaded.interrupted) == (comparison.errors, True)
 
 
 def test_a_file_of_something_else_is_refused(shared, tmp_path):
@@ -158,7 +158,7 @@ def test_comparisons_that_were_made_differently_are_neither_joined_nor_averaged(
         one.joined(replace(seed, settings=None))
 
 
-def test_what_an_interruption_left_out_can_be_made_up_for(run, tmp_path):
+def test_joining_fills_in_what_an_interruption_left_out(run, tmp_path):
     begun = run({"a": PCAFactorizer(2), "b": Interrupted(2)}, controls=False)
     begun.save(tmp_path / "begun.npz")
     begun = Comparison.load(tmp_path / "begun.npz")

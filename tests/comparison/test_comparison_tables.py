@@ -52,10 +52,10 @@ def test_best_respects_the_direction_of_a_metric(rng):
     assert not any(cell.best for cell in column(off, "all_off_norm").values())
 
 
-def test_what_is_printed_alike_is_best_alike():
-    found = column([fake("a", dead=0), fake("b", dead=0.0), fake("c", dead=1)], "dead")
-    assert [cell.best for cell in found.values()] == [True, True, False]
-    assert [cell.text for cell in found.values()] == ["0.0", "0.0", "1.0"]
+def test_figures_that_are_printed_alike_are_best_alike():
+    cells = column([fake("a", dead=0), fake("b", dead=0.0), fake("c", dead=1)], "dead")
+    assert [cell.best for cell in cells.values()] == [True, True, False]
+    assert [cell.text for cell in cells.values()] == ["0.0", "0.0", "1.0"]
 
 
 def test_ties_are_those_of_the_paired_difference_not_of_the_intervals(rng):
@@ -66,11 +66,11 @@ def test_ties_are_those_of_the_paired_difference_not_of_the_intervals(rng):
         fake("worse on each", deletion=level + 0.02 + noise),
         fake("the same on average", deletion=level + 0.002 + 0.05 * rng.normal(size=40)),
     ]
-    found = column(rows, "deletion")
-    assert "=" not in found["worse on each"].text
-    low, high = found["best"].numbers[1:]
+    cells = column(rows, "deletion")
+    assert "=" not in cells["worse on each"].text
+    low, high = cells["best"].numbers[1:]
     assert low < rows[1].summaries["deletion"].value < high  # the intervals themselves overlap
-    tied = found["the same on average"]
+    tied = cells["the same on average"]
     assert tied.text.endswith(" =") or tied.best
 
 
@@ -82,12 +82,12 @@ def test_ratios_are_compared_in_pairs_too(rng):
 
 
 def test_undefined_figures_are_dashes_and_never_best():
-    found = column(
+    cells = column(
         [fake("a", plausibility=np.nan), fake("b", plausibility=0.1), fake("c", dead=1)],
         "plausibility",
     )
-    assert [cell.text for cell in found.values()] == ["–", "0.100", "–"]
-    assert [cell.best for cell in found.values()] == [False, True, False]
+    assert [cell.text for cell in cells.values()] == ["–", "0.100", "–"]
+    assert [cell.best for cell in cells.values()] == [False, True, False]
 
 
 def test_tables_of_one_kind_hold_its_metrics(shared):
@@ -121,7 +121,7 @@ def test_controls_are_never_marked():
     assert not any("neither best" in line for line in without.caption)
 
 
-def test_notes_tell_what_was_left_out_and_what_deletion_never_reached(shared):
+def test_notes_count_undefined_images_and_changes_that_deletion_never_reached(shared):
     one = shared.results["PCA"]
     gaps = np.where(np.arange(6) < 2, np.nan, 0.5)
     crossed = np.zeros((6, 3), bool)
@@ -133,9 +133,9 @@ def test_notes_tell_what_was_left_out_and_what_deletion_never_reached(shared):
         values=one.values | {"mu_fidelity": gaps, "completeness": at_chance},
         fidelity=replace(one.fidelity, crossed=crossed),
     )
-    found = replace(shared, results={"PCA": changed})
-    for text in ("\n".join(found.table().caption), str(found)):
+    comparison = replace(shared, results={"PCA": changed})
+    for text in ("\n".join(comparison.table().caption), str(comparison)):
         assert "μ-fidelity: images left out as undefined: 2 of 6 of PCA" in text
         assert "share of the images: PCA 50 % at 0.2 and 100 % at 0.3" in text
         assert "completeness is undefined" in text and "clearly above 0): PCA" in text
-    assert "P@" not in "\n".join(found.table("dictionary").caption)
+    assert "P@" not in "\n".join(comparison.table("dictionary").caption)

@@ -84,7 +84,7 @@ def test_a_picture_that_fires_another_detector_more_is_kept_from_it(colors):
     own, rival = (pairs.project(kept) - pairs.biases).mean(axis=(0, 1, 2))
     assert own > 0.2 > rival
     concepts = ConceptLayer.of(pairs, colors)
-    shares = [measure_firing(concepts, made, 0).firing for made in (plain, kept)]
+    shares = [measure_firing(concepts, pictures, 0).firing for pictures in (plain, kept)]
     assert shares[0].others_share > 0.9 and shares[1].others_share < 0.75
     assert shares[1].own_share > 0.9
 
@@ -92,15 +92,17 @@ def test_a_picture_that_fires_another_detector_more_is_kept_from_it(colors):
 def test_more_steps_give_a_larger_excess(halves, images):
     split, pairs = halves("conv_gap"), make_pairs(8, 3)
     excess = [
-        np.diagonal((pairs.project(split[0].predict_on_batch(made)) - pairs.biases).mean((1, 2)))
-        for made in (quickly(split, pairs, steps=steps, against_rival=0.0) for steps in (1, 60))
+        np.diagonal(
+            (pairs.project(split[0].predict_on_batch(pictures)) - pairs.biases).mean((1, 2))
+        )
+        for pictures in (quickly(split, pairs, steps=steps, against_rival=0.0) for steps in (1, 60))
     ]
     assert (excess[1] > excess[0] + 0.05).all()
 
 
 @pytest.mark.parametrize("along", ["filters", "signals"])
 @pytest.mark.parametrize("spatial", [(3, 2), (4,), ()])
-def test_what_is_maximised_is_the_formula(rng, along, spatial):
+def test_the_score_is_that_of_the_formula(rng, along, spatial):
     pairs = make_pairs(6, 4)
     pairs = DirectionPairs(
         pairs.filters, pairs.biases, pairs.signals, rng.normal(size=6), pairs.absent_levels
@@ -145,19 +147,19 @@ def test_the_score_has_a_finite_gradient_where_the_features_are_their_mean():
 def test_pictures_are_as_the_network_takes_them(halves, name):
     split = halves(name)
     pairs = make_pairs(split[0].output_shape[-1], 3)
-    made = quickly(split, pairs, [2, 0], steps=3, values_range=(-1.0, 2.0))
-    assert made.shape == (2, *NETWORKS[name][1]) and made.dtype == np.float32
-    assert made.min() >= -1.0 and made.max() <= 2.0
+    pictures = quickly(split, pairs, [2, 0], steps=3, values_range=(-1.0, 2.0))
+    assert pictures.shape == (2, *NETWORKS[name][1]) and pictures.dtype == np.float32
+    assert pictures.min() >= -1.0 and pictures.max() <= 2.0
     if name != "tall":  # brought to its shape after the stretch
-        np.testing.assert_allclose([made.min(), made.max()], [-1.0, 2.0], atol=1e-5)
-    report = measure_firing(ConceptLayer.of(pairs, split), made, [2, 0])
+        np.testing.assert_allclose([pictures.min(), pictures.max()], [-1.0, 2.0], atol=1e-5)
+    report = measure_firing(ConceptLayer.of(pairs, split), pictures, [2, 0])
     assert np.isfinite(report.firing.own_excess).all()
 
 
-def test_a_network_of_any_size_is_given_one():
+def test_a_network_of_images_of_any_size_needs_an_image_shape():
     split = color_layer(keras.Input((None, None, 3)))
-    made = quickly(split, color_pairs([RED, GREEN]), 1, steps=2, image_shape=(12, 10, 3))
-    assert made.shape == (1, 12, 10, 3)
+    pictures = quickly(split, color_pairs([RED, GREEN]), 1, steps=2, image_shape=(12, 10, 3))
+    assert pictures.shape == (1, 12, 10, 3)
     with pytest.raises(ValueError, match="give image_shape"):
         quickly(split, color_pairs([RED]))
 
@@ -174,7 +176,7 @@ def test_the_seed_decides_and_nothing_else_does(colors):
     assert np.abs(free[0] - free[1]).mean() > 0.01
 
 
-def test_a_concepts_picture_does_not_depend_on_its_company(colors):
+def test_a_concepts_picture_does_not_depend_on_the_rest_of_its_batch(colors):
     pairs = color_pairs([RED, GREEN, BLUE])
     together = quickly(colors, pairs, steps=10)
     apart = quickly(colors, pairs, [2, 0, 1], steps=10, batch_size=2)
@@ -187,7 +189,9 @@ def test_what_only_one_place_of_the_grid_shows_is_lost_under_a_shift():
         quickly(split, color_pairs([RED]), settings=MaximisationSettings(shift=shift))[0]
         for shift in (0, 5)
     )
-    seen_more = [(made @ RED)[::4, ::4].mean() - (made @ RED).mean() for made in (still, shifted)]
+    seen_more = [
+        (pictures @ RED)[::4, ::4].mean() - (pictures @ RED).mean() for pictures in (still, shifted)
+    ]
     assert seen_more[0] > 0.1 and seen_more[1] < 0.5 * seen_more[0]
 
 
@@ -278,7 +282,7 @@ def test_networks_and_concepts_of_another_kind_are_refused(colors):
         quickly(color_layer(keras.Input((4, 4, 3), dtype="uint8")), pairs)
 
 
-def test_a_network_that_turns_nan_is_told():
+def test_activations_that_turn_nan_are_an_error():
     split = color_layer(keras.Input((8, 8, 3)), keras.layers.Rescaling(np.nan))
     with pytest.raises(ValueError, match="turned NaN"):
         quickly(split, color_pairs([RED]), steps=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
@@ -23,6 +23,8 @@ from xplique_dirpairs.metrics.summary import Summary, ratio_of_means, summary
 RANDOM, NO_LEARNING = "random directions", "no learning"
 CONTROLS = (RANDOM, NO_LEARNING)
 
+#: Fields of `Fidelity` in a file, in their order.
+_CURVES, _FIDELITY_ARRAYS = ("deletion", "insertion"), ("contributions", "orders", "crossed")
 _UNDEFINED = Summary(np.nan, np.nan, np.nan, 0)
 _MARKS = (
     "↑ higher is better, ↓ lower is better. ± is half of the 95 % bootstrap interval over images; "
@@ -108,8 +110,8 @@ class ExtractorResult:
         parts = self.seeds or (self,)
         return np.array([np.mean([_mean_at(part, change) for part in parts]) for change in changes])
 
-    @classmethod
-    def mean_of(cls, seeds: Sequence[ExtractorResult]) -> ExtractorResult:
+    @staticmethod
+    def mean_of(seeds: Sequence[ExtractorResult]) -> ExtractorResult:
         """Return the mean over several seeds of one extractor, with the stability of its concepts.
 
         Raises
@@ -130,26 +132,23 @@ class ExtractorResult:
             if all(rows is not None for rows in directions):
                 stabilities = [dictionary_stability(*pair) for pair in combinations(directions, 2)]
                 values[f"stability_{part}"] = np.asarray(np.mean(stabilities))
-        fidelity = Fidelity(
-            {key: values[key] for key in first.fidelity.values if key in values},
-            _mean_curves([seed.fidelity.deletion for seed in seeds]),
-            _mean_curves([seed.fidelity.insertion for seed in seeds]),
-            first.fidelity.contributions,
-            first.fidelity.orders,
-            np.all([seed.fidelity.crossed for seed in seeds], axis=0),
+        fidelity = replace(
+            first.fidelity,
+            values={key: values[key] for key in first.fidelity.values if key in values},
+            deletion=_mean_curves([seed.fidelity.deletion for seed in seeds]),
+            insertion=_mean_curves([seed.fidelity.insertion for seed in seeds]),
+            crossed=np.all([seed.fidelity.crossed for seed in seeds], axis=0),
         )
         steps = dict.fromkeys(step for seed in seeds for step in seed.seconds)
-        return cls(
-            first.name,
-            first.encoding,
-            first.decoding,
-            first.shown,
-            values,
-            fidelity,
-            first.importances,
-            {s: float(np.mean([seed.seconds.get(s, 0.0) for seed in seeds])) for s in steps},
-            tuple(dict.fromkeys(remark for seed in seeds for remark in seed.remarks)),
-            tuple(seeds),
+        return replace(
+            first,
+            values=values,
+            fidelity=fidelity,
+            seconds={
+                s: float(np.mean([seed.seconds.get(s, 0.0) for seed in seeds])) for s in steps
+            },
+            remarks=tuple(dict.fromkeys(remark for seed in seeds for remark in seed.remarks)),
+            seeds=tuple(seeds),
         )
 
     # ------------------------------------------------------------ files
@@ -159,16 +158,13 @@ class ExtractorResult:
         parts = {
             "shown": self.shown,
             "encoding": self.encoding,
-            "deletion": self.fidelity.deletion.probabilities,
-            "deletion_changed": self.fidelity.deletion.changed,
-            "insertion": self.fidelity.insertion.probabilities,
-            "insertion_changed": self.fidelity.insertion.changed,
-            "contributions": self.fidelity.contributions,
-            "orders": self.fidelity.orders,
-            "crossed": self.fidelity.crossed,
+            **{name: getattr(self.fidelity, name) for name in _FIDELITY_ARRAYS},
             **{f"sobol.{f.name}": getattr(self.importances, f.name) for f in fields(SobolIndices)},
             **{f"values.{key}": value for key, value in self.values.items()},
         }
+        for name in _CURVES:
+            curves = getattr(self.fidelity, name)
+            parts |= {name: curves.probabilities, f"{name}_changed": curves.changed}
         if self.decoding is not None:
             parts["decoding"] = self.decoding
         arrays |= {f"{prefix}.{name}": value for name, value in parts.items()}
@@ -193,13 +189,12 @@ class ExtractorResult:
             return arrays[f"{prefix}.{name}"]
 
         values = {key: part(f"values.{key}") for key in header["values"]}
+        deletion, insertion = (Curves(part(name), part(f"{name}_changed")) for name in _CURVES)
         fidelity = Fidelity(
             {key: values[key] for key in header["fidelity"]},
-            Curves(part("deletion"), part("deletion_changed")),
-            Curves(part("insertion"), part("insertion_changed")),
-            part("contributions"),
-            part("orders"),
-            part("crossed"),
+            deletion,
+            insertion,
+            *map(part, _FIDELITY_ARRAYS),
         )
         return cls(
             header["name"],
@@ -317,7 +312,7 @@ def _notes_on_deletion(results: Mapping[str, ExtractorResult], keys: set[str]) -
     if not shares:
         return []
     return [
-        "P@ is of the last step where deletion never changed the features so far: share of the "
+        "P@ is of the last step where deletion never changed the features so much: share of the "
         f"images: {', '.join(shares)}"
     ]
 

@@ -61,20 +61,18 @@ class Settings:
     fit_images: str | None
     importance_images: int
     nb_design: int
-    random_state: int | list[Any]
+    random_state: Any
 
     def differences(self, other: Settings) -> list[str]:
         """Return what differs, in words, with both values where they are short."""
         differences = []
-        if self.shape != other.shape:
-            differences.append(f"shape of the activations ({self.shape} and {other.shape})")
         if not _are_close(self.logits, other.logits):
             differences.append("logits of the intact network: it is another network")
         if not _are_close(np.array(self.limits), np.array(other.limits)):
             differences.append(f"limits of the layer ({self.limits} and {other.limits})")
         if self.fit_images != other.fit_images:
             differences.append("fit_images")
-        for name in ("importance_images", "nb_design", "random_state"):
+        for name in ("shape", "importance_images", "nb_design", "random_state"):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
                 differences.append(f"{name} ({ours} and {theirs})")

@@ -298,11 +298,8 @@ class Comparison:
 
     def check_belongs_to(self, other: Comparison, seeds_may_differ: bool = False) -> None:
         """Raise a ValueError that says how images, classes, network or settings differ."""
-        are_same = [
-            np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("images", "class_ids")
-        ]
-        if not all(are_same):
+        same_images = np.array_equal(self.images, other.images)
+        if not same_images or not np.array_equal(self.class_ids, other.class_ids):
             raise ValueError("the comparisons must be of the same images and classes")
         ours, theirs = self.settings, other.settings
         if ours is None and theirs is None:
