@@ -92,7 +92,8 @@ def compared(
         to_measure.images,
         _labels(to_measure),
         fit_images=to_fit.images,
-        split=(to_fit.first, to_fit.second),
+        input_to_latent_model=to_fit.first,
+        latent_to_logit_model=to_fit.second,
         random_state=seed,
         verbose=console.progress,
     )

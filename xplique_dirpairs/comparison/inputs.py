@@ -293,7 +293,7 @@ class Subject:
             functools.partial(self.head.logits, batch_size=self.batch_size),
             self.class_ids,
             limits,
-            "sigmoid" if self.head.is_multilabel else "softmax",
+            self.head.class_activation,
         )
 
 
@@ -304,12 +304,14 @@ def _scored_classes(
     if labels is None:
         return logits.argmax(axis=1), None
     rows = np.asarray(labels)
-    if head.is_exclusive or rows.shape != logits.shape:
+    if head.has_exclusive_classes or rows.shape != logits.shape:
         images, classes = logits.shape
         indices = check_labels(labels, images, classes, name)
         if not head.is_multilabel:
             return indices, indices
-        return indices, np.eye(classes, dtype=int)[indices] if head.is_exclusive else None
+        if head.has_exclusive_classes:  # Completeness of sigmoids is about rows of 0 and 1.
+            return indices, np.eye(classes, dtype=int)[indices]
+        return indices, None
     if not np.isin(rows, (0, 1)).all():
         raise ValueError(f"{name} of shape {rows.shape} must be rows of 0 and 1")
     rows = rows.astype(int)

@@ -168,9 +168,14 @@ class Head:
         return self._multilabel or self.number_of_classes == 1
 
     @property
-    def is_exclusive(self) -> bool:
-        """Whether exactly one of the classes (see `by_class`) is true of each image."""
-        return self._has_no_and_yes or not self.is_multilabel
+    def has_exclusive_classes(self) -> bool:
+        """Whether an image has exactly one class: of a softmax, or of one output's no and yes."""
+        return not self._multilabel or self._has_no_and_yes or self.number_of_classes == 1
+
+    @property
+    def class_activation(self) -> str:
+        """What makes class probabilities of `logits`: "softmax", or "sigmoid" of each column."""
+        return "sigmoid" if self.is_multilabel else "softmax"
 
     def by_class(self, features: NDArray) -> Head:
         """Return the head with a column for each class: one output has two, no (0) and yes (1).
