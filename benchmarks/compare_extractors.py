@@ -45,14 +45,13 @@ from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.extractor_names import SeededCraft
-from xplique_dirpairs.comparison.average import average
 from xplique_dirpairs.comparison.compare import compare
-from xplique_dirpairs.comparison.result import CONTROLS, Comparison
+from xplique_dirpairs.comparison.extractor_result import CONTROLS
+from xplique_dirpairs.comparison.result import Comparison, average
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 
 NAMES = [OURS, "CRAFT", *ON_POSITIONS, "UIBE", "CBE"]
@@ -229,7 +228,7 @@ def main() -> None:
         measured, labels = measured[chosen], labels[chosen]
     for layer in layers:
         halves = split_model(model, layer)
-        activations, head = compute_activations(halves[0], images), Head(halves[1])
+        activations = compute_activations(halves[0], images)
         folder = arguments.output / layer
         folder.mkdir(parents=True, exist_ok=True)
         check_settings(
@@ -251,7 +250,7 @@ def main() -> None:
                 seed=seed,
                 halves=halves,
                 images=images,
-                head=head,
+                head=halves.head,
                 activations=activations,
                 positions=arguments.positions,
             )
@@ -260,8 +259,7 @@ def main() -> None:
                 images=measured,
                 labels=labels,
                 fit_images=images,
-                input_to_latent_model=halves[0],
-                latent_to_logit_model=halves[1],
+                split=halves,
                 random_state=seed,
             )
             stand_in = partial(RandomFactorizer, concepts, random_state=seed)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xplique_dirpairs.extractors.reader import reader_of
 
-from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.data.annotated_images import AnnotatedImages
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
@@ -38,7 +37,7 @@ OURS, NO_NETWORK = "direction pairs", "direction pairs, no network term"
 
 
 def without_network(recipe: Recipe) -> Recipe:
-    """A recipe that does not ask the network, nor does the one it may hand over to."""
+    """Return a recipe, and the one it may hand over to, without the losses of the network."""
     stages = tuple(
         replace(s, weights={k: v for k, v in s.weights.items() if k not in NETWORK_TERMS})
         for s in recipe.stages
@@ -61,7 +60,7 @@ ON_POSITIONS: dict[str, Callable[[int, int], Any]] = {
 #: Name → recipe of our learner.
 RECIPES: dict[str, str | Recipe] = {OURS: "default", "UIBE": "uibe", "CBE": "cbe"}
 RECIPES |= {NO_NETWORK: without_network(DEFAULT)}
-#: What a method has to beat.
+#: Baselines without learning.
 CONTROLS: dict[str, Callable[[int, int], Any]] = {
     "no learning": lambda i, seed: NoLearningFactorizer(i, random_state=seed),
     "random directions": lambda i, seed: RandomFactorizer(i, random_state=seed),
@@ -69,25 +68,28 @@ CONTROLS: dict[str, Callable[[int, int], Any]] = {
 
 
 def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, str, Dissection]:
-    """What reads maps, what its thresholds are, and where it fires on the training part.
+    """Return what reads maps, the kind of its thresholds, and its dissection on the training part.
 
-    Its own thresholds, or, if it has none, the better quantile.
+    Thresholds are its own, or, if it has none, the better quantile.
     """
     if isinstance(factorizer, DirectionPairsFactorizer):
-        read, thresholds, said = factorizer.pairs_.project, factorizer.pairs_.biases, "own"
+        read, thresholds, kind = factorizer.pairs_.project, factorizer.pairs_.biases, "own"
     else:
-        read = reader_of(factorizer, as_positions(x[:8])).coefficients
+
+        def read(activations: NDArray) -> NDArray:
+            return by_position(factorizer.encode, activations)
+
         if not isinstance(factorizer, KMeansFactorizer):
             choice = choose_thresholds(training, read, activations=x)
             return read, choice.name, choice.dissection
-        thresholds, said = np.full(factorizer.number_of_concepts, 0.5), "nearest centroid"
-    return read, said, dissect(training, read, thresholds, activations=x)
+        thresholds, kind = np.full(factorizer.number_of_concepts, 0.5), "nearest centroid"
+    return read, kind, dissect(training, read, thresholds, activations=x)
 
 
 def fitted(name: str, concepts: int, seed: int, head: Head, activations: NDArray, positions: int):
-    """A factorizer, fitted: those that may ask the network, and controls, on all activations.
+    """Fit a factorizer: those that use the network, and controls, on all activations.
 
-    The others on so many random positions.
+    The others are fitted on a number of random positions.
     """
     if name in RECIPES:
         made = DirectionPairsFactorizer(concepts, recipe=RECIPES[name], random_state=seed)

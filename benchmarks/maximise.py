@@ -30,7 +30,7 @@ from kept import learned
 from numpy.typing import NDArray
 from xplique.features_visualizations import Objective, optimize
 
-from xplique_dirpairs import Head, learn_pairs, split_model
+from xplique_dirpairs import ConceptLayer, learn_pairs, split_model
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.data.crops import best_crops_of_images
@@ -73,9 +73,9 @@ def of_demo(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, Direct
         model = keras.models.load_model(arguments.network)
     else:
         model = small_cnn(images, labels, seed=arguments.seed, verbose=0)
-    g, h = split_model(model, LAYER)
+    split = split_model(model, LAYER)
     pairs, _ = learn_pairs(
-        compute_activations(g, images[:900]), arguments.concepts or 10, head=Head(h),
+        compute_activations(split[0], images[:900]), arguments.concepts or 10, head=split.head,
         random_state=arguments.seed, verbose=0,
     )  # fmt: skip
     return model, images[:900], pairs
@@ -107,8 +107,8 @@ def main() -> None:
         parser.error("--scenes keeps its network in --output: give one")
 
     model, images, pairs = (of_scenes if arguments.scenes else of_demo)(arguments)
-    concepts = pairs.number_of_concepts
-    g, _ = split_model(model, LAYER)
+    split = split_model(model, LAYER)
+    g, concepts = split.input_to_latent_model, ConceptLayer.of(pairs, split)
     activations = compute_activations(g, images)
 
     made, seconds = {}, {}
@@ -117,18 +117,18 @@ def main() -> None:
             name = f"{along}, against rival {weight:g}"
             start = time.perf_counter()
             made[name] = maximise(
-                model, LAYER, pairs, along=along, against_rival=weight,
+                concepts, along=along, against_rival=weight,
                 steps=arguments.steps, random_state=arguments.seed, verbose=0,
             )  # fmt: skip
-            seconds[name] = (time.perf_counter() - start) / concepts
+            seconds[name] = (time.perf_counter() - start) / len(pairs.filters)
     for name, directions in (("filters", pairs.filters), ("signals", pairs.signals)):
         start = time.perf_counter()
         made[f"{name}, Xplique's own"] = by_xplique(g, directions, arguments.seed)
-        seconds[f"{name}, Xplique's own"] = (time.perf_counter() - start) / concepts
+        seconds[f"{name}, Xplique's own"] = (time.perf_counter() - start) / len(pairs.filters)
     excess = pairs.project(activations) - pairs.biases
     best = excess.max(axis=(1, 2)).argmax(axis=0)
     reports = {
-        name: measure_firing(model, LAYER, pairs, pictures)
+        name: measure_firing(concepts, pictures)
         for name, pictures in (made | {"best photograph": images[best]}).items()
     }
     print(table(reports, seconds))
@@ -143,7 +143,7 @@ def main() -> None:
         )
         shown = {name: made[f"{name}, against rival 1"] for name in ("filters", "signals")}
         figure = plot_maximised(
-            shown, crops, np.arange(concepts), limits=(0.0, 1.0),
+            shown, crops, np.arange(len(pairs.filters)), limits=(0.0, 1.0),
             title="Pictures made for a concept, and the best crops of photographs",
         )  # fmt: skip
         figure.savefig(arguments.output / "maximised.png", dpi=100)

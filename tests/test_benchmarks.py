@@ -62,8 +62,8 @@ def measured_in_parts(load, tmp_path):
     pooled = keras.layers.GlobalAveragePooling2D()(latent)
     h = keras.Model(latent, keras.layers.Dense(2)(pooled))
     measure = partial(
-        compare, images=images, labels=[0, 1] * 3, fit_images=images, input_to_latent_model=g,
-        latent_to_logit_model=h, importance_images=1, nb_design=2, verbose=0,
+        compare, images=images, labels=[0, 1] * 3, fit_images=images, split=(g, h),
+        importance_images=1, nb_design=2, verbose=0,
     )  # fmt: skip
 
     def run(names, fit=lambda name: PCAFactorizer(2)):
@@ -75,7 +75,7 @@ def measured_in_parts(load, tmp_path):
 
 
 def test_what_cannot_be_fitted_is_left_out_and_tried_again(measured_in_parts):
-    from xplique_dirpairs.comparison.result import CONTROLS
+    from xplique_dirpairs.comparison.extractor_result import CONTROLS
 
     def fail(name):
         raise ValueError("not today")
@@ -87,7 +87,7 @@ def test_what_cannot_be_fitted_is_left_out_and_tried_again(measured_in_parts):
 
 
 def test_an_interruption_ends_it_and_leaves_what_was_measured(measured_in_parts):
-    from xplique_dirpairs.comparison.result import CONTROLS
+    from xplique_dirpairs.comparison.extractor_result import CONTROLS
     from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 
     class Interrupted(PCAFactorizer):

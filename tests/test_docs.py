@@ -97,4 +97,4 @@ def test_the_code_about_interpretability_and_influence_does_as_it_is():
         exec(block.replace("random_state=0)  # (I", "steps=1, verbose=0)  # (I"), names)
     assert 0 < names["scores"].s2 <= names["scores"].s1
     assert names["found"].scores.shape == (3, 3)
-    assert names["made"].shape == (3, *shape)
+    assert names["pictures"].shape == (3, *shape)

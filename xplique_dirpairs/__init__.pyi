@@ -1,8 +1,8 @@
 from .comparison.attributions import Attributions as Attributions
 from .comparison.attributions import attribute as attribute
-from .comparison.average import average as average
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
+from .comparison.result import average as average
 from .data.shards import ActivationShards as ActivationShards
 from .explanations.contributions import compare_predictions as compare_predictions
 from .explanations.contributions import explain_prediction as explain_prediction
@@ -47,6 +47,7 @@ from .learning.supervised import supervised_pairs as supervised_pairs
 from .learning.trainer import learn_pairs as learn_pairs
 from .maximisation.firing_report import FiringReport as FiringReport
 from .maximisation.firing_report import measure_firing as measure_firing
+from .maximisation.maximise import MaximisationSettings as MaximisationSettings
 from .maximisation.maximise import maximise as maximise
 from .metrics.dissection import Dissection as Dissection
 from .metrics.dissection import dissect as dissect

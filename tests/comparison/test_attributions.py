@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import make_pairs
+from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
-from xplique_dirpairs.extractors.reader import reader_of
 
 from xplique_dirpairs import (
+    ConceptLayer,
     DirectionPairsFactorizer,
     NMFFactorizer,
     PCAFactorizer,
@@ -41,9 +42,7 @@ def fitted(halves, data):
 @pytest.fixture
 def run(halves, data):
     def run(extractor, images=data, class_ids=CLASSES, network="conv_gap", **options):
-        g, h = halves(network)
-        options = {"input_to_latent_model": g, "latent_to_logit_model": h} | options
-        return attribute(extractor, images, class_ids, **options)
+        return attribute(ConceptLayer.of(extractor, halves(network)), images, class_ids, **options)
 
     return run
 
@@ -52,9 +51,9 @@ def by_hand(halves, extractor, images, masks):
     """Logits (N, M, K) with concepts switched off by masks, features clipped, one at a time."""
     g, h = halves("conv_gap")
     x = compute_activations(g, images)
-    reader = reader_of(extractor, as_positions(x))
-    u = reader.coefficients(x)
-    moved = [x - ((1 - mask) * u) @ reader.bank for mask in masks]
+    concepts = ConceptLayer.of(extractor, (g, h))
+    u = concepts.coefficients(x)
+    moved = [x - ((1 - mask) * u) @ concepts.bank for mask in masks]
     return np.stack([h(np.clip(one, x.min(), x.max())).numpy() for one in moved], axis=1)
 
 
@@ -62,19 +61,21 @@ def test_leave_one_out_is_the_drop_of_the_logit(run, fitted, halves, data):
     nmf = fitted(NMFFactorizer(3))
     logits = by_hand(halves, nmf, data, [np.ones(3), *(1 - np.eye(3))])
     of_class = np.take_along_axis(logits, CLASSES[:, None, None], axis=2)[..., 0]
-    found = run(nmf, measure="leave-one-out")
-    np.testing.assert_allclose(found.values, of_class[:, :1] - of_class[:, 1:], atol=1e-5)
-    assert found.error is None and found.gap is None
+    result = run(nmf, measure="leave-one-out")
+    np.testing.assert_allclose(result.values, of_class[:, :1] - of_class[:, 1:], atol=1e-5)
+    assert result.error is None and result.gap is None
 
 
 @pytest.mark.parametrize("measure", ["shapley", "integrated gradients"])
-def test_what_is_complete_sums_to_what_all_concepts_do(measure, run, fitted, halves, data):
+def test_shapley_values_and_integrated_gradients_sum_to_the_effect_of_all_concepts(
+    measure, run, fitted, halves, data
+):
     nmf = fitted(NMFFactorizer(3))
     logits = by_hand(halves, nmf, data, [np.ones(3), np.zeros(3)])
     change = (logits[:, 0] - logits[:, 1])[np.arange(5), CLASSES]
-    found = run(nmf, measure=measure, steps=200)
-    missed = 0 if found.gap is None else found.gap
-    np.testing.assert_allclose(found.values.sum(axis=1) - missed, change, atol=1e-4)
+    result = run(nmf, measure=measure, steps=200)
+    missed = 0 if result.gap is None else result.gap
+    np.testing.assert_allclose(result.values.sum(axis=1) - missed, change, atol=1e-4)
     assert np.abs(missed).max() < 0.02 * np.abs(change).max()
 
 
@@ -99,10 +100,10 @@ def test_all_agree_on_a_linear_head(unclipped, rng):
     u = pca.encode(as_positions(x)).reshape(7, 16, 3)
     weights = h.layers[-1].kernel.numpy()
     truth = u.mean(axis=1)[1:] * (pca.get_concept_bank() @ weights).T[[0, 1, 2, 0, 1, 2]]
-    halves = {"input_to_latent_model": g, "latent_to_logit_model": h}
+    concepts = ConceptLayer.of(pca, unclipped)
     for measure in MEASURES:
-        found = attribute(pca, images, [0, 0, 1, 2, 0, 1, 2], measure=measure, **halves)
-        np.testing.assert_allclose(found.values[1:], truth, atol=1e-4, err_msg=measure)
+        result = attribute(concepts, images, [0, 0, 1, 2, 0, 1, 2], measure=measure)
+        np.testing.assert_allclose(result.values[1:], truth, atol=1e-4, err_msg=measure)
 
 
 def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, rng):
@@ -117,15 +118,9 @@ def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, r
     factorizer.fit(rng.normal(size=(1000, 4)))
     slopes = factorizer.get_concept_bank() @ h.layers[-1].kernel.numpy()[:, 1] / 16
     truth = factorizer.encode(as_positions(x)).reshape(7, 16, 1000).sum(axis=1) * slopes
-    found = attribute(
-        factorizer,
-        images,
-        np.full(7, 1),
-        measure="gradient x coefficient",
-        input_to_latent_model=g,
-        latent_to_logit_model=h,
-    )
-    np.testing.assert_allclose(found.values, truth, atol=1e-6)
+    concepts = ConceptLayer.of(factorizer, (g, h))
+    result = attribute(concepts, images, np.full(7, 1), measure="gradient x coefficient")
+    np.testing.assert_allclose(result.values, truth, atol=1e-6)
 
 
 @every_measure
@@ -142,24 +137,24 @@ def test_probabilities_and_logits_of_a_network_agree_up_to_the_softmax(run, fitt
     """Of log p a concept gets what it does to log p: leave-one-out, by hand."""
     nmf, (g, h) = fitted(NMFFactorizer(3)), halves("conv_gap")
     with_softmax = keras.Model(h.inputs, keras.layers.Softmax()(h.outputs[0]))
-    options = {"input_to_latent_model": g, "latent_to_logit_model": with_softmax}
-    found = attribute(nmf, data, CLASSES, measure="integrated gradients", steps=200, **options)
+    concepts = ConceptLayer.of(nmf, (g, with_softmax))
+    result = attribute(concepts, data, CLASSES, measure="integrated gradients", steps=200)
     logits = by_hand(halves, nmf, data, [np.ones(3), np.zeros(3)])
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     change = (log_p[:, 0] - log_p[:, 1])[np.arange(5), CLASSES]
-    np.testing.assert_allclose(found.values.sum(axis=1) - found.gap, change, atol=1e-4)
+    np.testing.assert_allclose(result.values.sum(axis=1) - result.gap, change, atol=1e-4)
 
 
-def test_pairs_and_crafts_are_taken_as_they_are(run, halves, data):
+def test_pairs_their_factorizer_and_craft_are_all_attributed(run, halves, data):
     pairs = make_pairs(halves("conv_gap")[0].output_shape[-1], 4)
     factorizer = DirectionPairsFactorizer.from_pairs(pairs)
     np.testing.assert_array_equal(run(pairs).values, run(factorizer).values)
     craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
     craft.fit(data, 0)
-    found = attribute(craft, data)  # which knows the network, and the classes are the predicted
-    assert found.values.shape == (5, 3)
+    result = attribute(craft, data)  # which knows the network, and the classes are the predicted
+    assert result.values.shape == (5, 3)
     logits = halves("conv_gap")[1](compute_activations(halves("conv_gap")[0], data)).numpy()
-    np.testing.assert_array_equal(found.class_ids, logits.argmax(axis=1))
+    np.testing.assert_array_equal(result.class_ids, logits.argmax(axis=1))
 
 
 def test_one_seed_one_result(run, fitted):
@@ -169,19 +164,19 @@ def test_one_seed_one_result(run, fitted):
     assert first.error is not None and np.abs(first.values - other.values).max() > 0
 
 
-def test_what_cannot_be_is_refused(run, fitted):
+def test_invalid_arguments_are_refused(run, fitted, data):
     nmf = fitted(NMFFactorizer(3))
-    with pytest.raises(ValueError, match="must be one of shapley, leave-one-out"):
+    with pytest.raises(ValueError, match=r"measure must be one of \('shapley', 'leave-one-out'"):
         run(nmf, measure="lime")
-    with pytest.raises(ValueError, match="not fitted: call its fit first"):
+    with pytest.raises(NotFittedError, match=r"not fitted: call fit\(\) first"):
         run(NMFFactorizer(3))
-    with pytest.raises(TypeError, match="must be a CraftTf, a HolisticCraftTf"):
+    with pytest.raises(TypeError, match="must be a ConceptLayer, DirectionPairs, a CraftTf"):
         run("NMF")
     with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
         run(nmf, steps=0)
     with pytest.raises(ValueError, match="nb_permutations must be"):
         run(nmf, nb_permutations=3)
-    with pytest.raises(ValueError, match="classes 0 … 2"):
+    with pytest.raises(ValueError, match="class_ids must be classes 0 to 2"):
         run(nmf, class_ids=[0, 1, 2, 3, 0])
-    with pytest.raises(ValueError, match="none of the extractors is a CraftTf"):
-        run(nmf, input_to_latent_model=None, latent_to_logit_model=None)
+    with pytest.raises(ValueError, match="does not know the network"):
+        attribute(nmf, data)

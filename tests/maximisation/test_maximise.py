@@ -9,9 +9,16 @@ from xplique.features_visualizations import Objective, fft_to_rgb, get_fft_scale
 from xplique.features_visualizations.losses import dot_cossim
 from xplique.features_visualizations.preconditioning import to_valid_rgb
 
-from xplique_dirpairs.maximisation.firing_report import measure_firing
-from xplique_dirpairs.maximisation.maximise import _Canvas, _score, maximise
-from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs import (
+    ConceptLayer,
+    DirectionPairs,
+    MaximisationSettings,
+    PCAFactorizer,
+    maximise,
+    measure_firing,
+    split_model,
+)
+from xplique_dirpairs.maximisation.maximise import Canvas, concept_score
 
 RED, GREEN, BLUE = 2.0 * np.eye(3) - 1.0
 
@@ -19,11 +26,7 @@ RED, GREEN, BLUE = 2.0 * np.eye(3) - 1.0
 @pytest.fixture(scope="module")
 def colors():
     """A linear layer whose three channels are the colours of a pixel."""
-    inputs = keras.Input((8, 8, 3))
-    layer = keras.layers.Conv2D(3, 1, use_bias=False, name="colors")
-    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(inputs)))
-    layer.set_weights([np.eye(3, dtype=np.float32)[None, None]])
-    return model
+    return color_layer(keras.Input((8, 8, 3)))
 
 
 def color_pairs(filters, biases=0.5, signals=None):
@@ -35,9 +38,20 @@ def color_pairs(filters, biases=0.5, signals=None):
     )
 
 
-def quickly(model, pairs, concepts=None, along="filters", layer="colors", **how):
-    settings = {"steps": 100, "random_state": 0, "verbose": 0}
-    return maximise(model, layer, pairs, concepts, along, **(settings | how))
+def quickly(split, pairs, indices=None, along="filters", **options):
+    options = {"steps": 100, "random_state": 0, "verbose": 0} | options
+    return maximise(ConceptLayer.of(pairs, split), indices, along, **options)
+
+
+def color_layer(inputs, *layers, strides=1):
+    """A network that ends in the average of the colours of (some of) its pixels, and its halves."""
+    x = inputs
+    for layer in layers:
+        x = layer(x)
+    x = keras.layers.Conv2D(3, 1, strides, use_bias=False, name="colors")(x)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    model.get_layer("colors").set_weights([np.eye(3, dtype=np.float32)[None, None]])
+    return split_model(model, "colors")
 
 
 # ------------------------------------------------------------------ where the answer is known
@@ -69,26 +83,26 @@ def test_a_picture_that_fires_another_detector_more_is_kept_from_it(colors):
     assert rival > own > 0
     own, rival = (pairs.project(kept) - pairs.biases).mean(axis=(0, 1, 2))
     assert own > 0.2 > rival
-    shares = [measure_firing(colors, "colors", pairs, made, 0).firing for made in (plain, kept)]
+    concepts = ConceptLayer.of(pairs, colors)
+    shares = [measure_firing(concepts, pictures, 0).firing for pictures in (plain, kept)]
     assert shares[0].others_share > 0.9 and shares[1].others_share < 0.75
     assert shares[1].own_share > 0.9
 
 
 def test_more_steps_give_a_larger_excess(halves, images):
-    g, _ = halves("conv_gap")
-    pairs = make_pairs(8, 3)
+    split, pairs = halves("conv_gap"), make_pairs(8, 3)
     excess = [
-        np.diagonal((pairs.project(g.predict_on_batch(made)) - pairs.biases).mean((1, 2)))
-        for made in (
-            quickly(g, pairs, layer=-1, steps=steps, against_rival=0.0) for steps in (1, 60)
+        np.diagonal(
+            (pairs.project(split[0].predict_on_batch(pictures)) - pairs.biases).mean((1, 2))
         )
+        for pictures in (quickly(split, pairs, steps=steps, against_rival=0.0) for steps in (1, 60))
     ]
     assert (excess[1] > excess[0] + 0.05).all()
 
 
 @pytest.mark.parametrize("along", ["filters", "signals"])
 @pytest.mark.parametrize("spatial", [(3, 2), (4,), ()])
-def test_what_is_maximised_is_the_formula(rng, along, spatial):
+def test_the_score_is_that_of_the_formula(rng, along, spatial):
     pairs = make_pairs(6, 4)
     pairs = DirectionPairs(
         pairs.filters, pairs.biases, pairs.signals, rng.normal(size=6), pairs.absent_levels
@@ -96,7 +110,7 @@ def test_what_is_maximised_is_the_formula(rng, along, spatial):
     x = rng.normal(size=(2, *spatial, 6)).astype(np.float32)
     own = [3, 1]
     masks = np.eye(4)[own].reshape(2, *(1,) * len(spatial), 4)
-    score = _score(pairs, along, 0.7, len(spatial))
+    score = concept_score(pairs, along, 0.7, len(spatial))
     slowly = []
     for image, i in zip(x.reshape(2, -1, 6), own, strict=True):
         terms = []
@@ -122,7 +136,7 @@ def test_the_score_has_a_finite_gradient_where_the_features_are_their_mean():
     pairs = make_pairs(6, 4)
     x = tf.Variable(np.broadcast_to(pairs.mean, (1, 2, 2, 6)).astype(np.float32))
     with tf.GradientTape() as tape:
-        value = _score(pairs, "signals", 1.0, 2)(x, np.eye(4)[:1].reshape(1, 1, 1, 4))
+        value = concept_score(pairs, "signals", 1.0, 2)(x, np.eye(4)[:1].reshape(1, 1, 1, 4))
     assert np.isfinite(tape.gradient(value, x).numpy()).all()
 
 
@@ -131,21 +145,23 @@ def test_the_score_has_a_finite_gradient_where_the_features_are_their_mean():
 
 @pytest.mark.parametrize("name", ["tall", "grayscale", "gelu", "tokens", "vectors"])
 def test_pictures_are_as_the_network_takes_them(halves, name):
-    g, _ = halves(name)
-    pairs = make_pairs(g.output_shape[-1], 3)
-    made = quickly(g, pairs, [2, 0], layer=-1, steps=3, values_range=(-1.0, 2.0))
-    assert made.shape == (2, *NETWORKS[name][1]) and made.dtype == np.float32
-    assert made.min() >= -1.0 and made.max() <= 2.0
+    split = halves(name)
+    pairs = make_pairs(split[0].output_shape[-1], 3)
+    pictures = quickly(split, pairs, [2, 0], steps=3, values_range=(-1.0, 2.0))
+    assert pictures.shape == (2, *NETWORKS[name][1]) and pictures.dtype == np.float32
+    assert pictures.min() >= -1.0 and pictures.max() <= 2.0
     if name != "tall":  # brought to its shape after the stretch
-        np.testing.assert_allclose([made.min(), made.max()], [-1.0, 2.0], atol=1e-5)
-    assert np.isfinite(measure_firing(g, -1, pairs, made, [2, 0]).firing.own_excess).all()
+        np.testing.assert_allclose([pictures.min(), pictures.max()], [-1.0, 2.0], atol=1e-5)
+    report = measure_firing(ConceptLayer.of(pairs, split), pictures, [2, 0])
+    assert np.isfinite(report.firing.own_excess).all()
 
 
-def test_a_network_of_any_size_is_given_one():
-    inputs = keras.Input((None, None, 3))
-    model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="colors")(inputs))
-    made = quickly(model, make_pairs(4, 2), 1, steps=2, image_shape=(12, 10, 3))
-    assert made.shape == (1, 12, 10, 3)
+def test_a_network_of_images_of_any_size_needs_an_image_shape():
+    split = color_layer(keras.Input((None, None, 3)))
+    pictures = quickly(split, color_pairs([RED, GREEN]), 1, steps=2, image_shape=(12, 10, 3))
+    assert pictures.shape == (1, 12, 10, 3)
+    with pytest.raises(ValueError, match="give image_shape"):
+        quickly(split, color_pairs([RED]))
 
 
 def test_the_seed_decides_and_nothing_else_does(colors):
@@ -160,7 +176,7 @@ def test_the_seed_decides_and_nothing_else_does(colors):
     assert np.abs(free[0] - free[1]).mean() > 0.01
 
 
-def test_a_concepts_picture_does_not_depend_on_its_company(colors):
+def test_a_concepts_picture_does_not_depend_on_the_rest_of_its_batch(colors):
     pairs = color_pairs([RED, GREEN, BLUE])
     together = quickly(colors, pairs, steps=10)
     apart = quickly(colors, pairs, [2, 0, 1], steps=10, batch_size=2)
@@ -168,11 +184,14 @@ def test_a_concepts_picture_does_not_depend_on_its_company(colors):
 
 
 def test_what_only_one_place_of_the_grid_shows_is_lost_under_a_shift():
-    inputs = keras.Input((8, 8, 3))  # every fourth pixel is seen
-    model = keras.Model(inputs, keras.layers.Conv2D(3, 1, 4, name="colors")(inputs))
-    model.layers[-1].set_weights([np.eye(3, dtype=np.float32)[None, None], np.zeros(3)])
-    still, shifted = (quickly(model, color_pairs([RED]), shift=most)[0] for most in (0, 5))
-    seen_more = [(made @ RED)[::4, ::4].mean() - (made @ RED).mean() for made in (still, shifted)]
+    split = color_layer(keras.Input((8, 8, 3)), strides=4)  # only every fourth pixel counts
+    still, shifted = (
+        quickly(split, color_pairs([RED]), settings=MaximisationSettings(shift=shift))[0]
+        for shift in (0, 5)
+    )
+    seen_more = [
+        (pictures @ RED)[::4, ::4].mean() - (pictures @ RED).mean() for pictures in (still, shifted)
+    ]
     assert seen_more[0] > 0.1 and seen_more[1] < 0.5 * seen_more[0]
 
 
@@ -192,12 +211,12 @@ def test_silence_and_one_bar_over_all_batches(colors, capfd):
 def test_xpliques_stretch_lets_two_pixels_decide_the_contrast_and_ours_does_not(rng):
     values = 0.05 * rng.normal(size=(1, 16, 16, 3)).astype(np.float32)
     values[0, 3, 3], values[0, 9, 9] = 20.0, -20.0
-    canvas = _Canvas((16, 16, 3), np.array([0]), 0, 1.0, 1.0)
-    canvas._start = tf.zeros_like(canvas._start)
+    canvas = Canvas((16, 16, 3), np.array([0]), 0, 1.0, 1.0)
     usual = to_valid_rgb(values, "sigmoid").numpy()
     assert usual.std() < 0.1
     quiet = np.clip(values, -1.0, 1.0)
-    assert to_valid_rgb(quiet, canvas.normalise).numpy().std() > 0.1
+    own = to_valid_rgb(quiet - canvas.initial, canvas.normalise)
+    assert own.numpy().std() > 0.1
 
 
 def test_xpliques_score_of_a_direction_mixes_the_pictures_of_a_batch():
@@ -213,7 +232,7 @@ def test_xpliques_fourier_pictures_are_cut_to_a_square():
 
 
 def test_xpliques_difference_of_two_objectives_is_minus_their_sum(colors):
-    first, second = (Objective.channel(colors, "colors", k) for k in (0, 1))
+    first, second = (Objective.channel(colors.model, "colors", k) for k in (0, 1))
     _, function, _, _ = (first - second).compile()
     outputs = [tf.fill((1, 8, 8, 3), 1.0), tf.fill((1, 8, 8, 3), 3.0)]
     np.testing.assert_allclose(function(outputs), -(1.0 + 3.0) / 3.0, rtol=1e-6)
@@ -223,57 +242,47 @@ def test_xpliques_difference_of_two_objectives_is_minus_their_sum(colors):
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("options", "message"),
     [
-        ({"concepts": 3}, "numbered 0 to 2"),
-        ({"concepts": [-1]}, "numbered 0 to 2"),
-        ({"concepts": []}, "indices of concepts"),
-        ({"concepts": 0.5}, "indices of concepts"),
+        ({"indices": 3}, "numbered 0 to 2"),
+        ({"indices": [-1]}, "numbered 0 to 2"),
+        ({"indices": []}, "indices of concepts"),
+        ({"indices": 0.5}, "indices of concepts"),
         ({"along": "filter"}, "along must be"),
-        ({"layer": "missing"}, "no layer 'missing'"),
         ({"steps": 0}, "steps must be"),
         ({"batch_size": 0}, "batch_size must be"),
-        ({"shift": -1}, "shift must be"),
+        ({"settings": MaximisationSettings(shift=-1)}, "shift must be"),
         ({"against_rival": -1.0}, "against_rival must be at least 0"),
-        ({"fft_decay": np.nan}, "fft_decay must be at least 0"),
-        ({"contrast": 0.0}, "contrast must be more than 0"),
-        ({"values_range": (1.0, 0.0)}, "rise from lowest to highest"),
+        ({"settings": MaximisationSettings(fft_decay=np.nan)}, "fft_decay must be a finite"),
+        ({"settings": MaximisationSettings(contrast=0.0)}, "contrast must be more than 0"),
+        ({"values_range": (1.0, 0.0)}, "values_range must be in order"),
+        ({"values_range": (None, 1.0)}, "values_range must be two finite numbers"),
         ({"values_range": 1.0}, "values_range must be"),
         ({"image_shape": (9, 8, 3)}, r"takes \(8, 8, 3\)"),
         ({"random_state": -1}, "random_state must be"),
         ({"random_state": "a"}, "random_state must be"),
     ],
 )
-def test_what_does_not_fit_is_said(colors, how, message):
+def test_arguments_that_do_not_fit_are_refused(colors, options, message):
     with pytest.raises(ValueError, match=message):
-        quickly(colors, color_pairs([RED, GREEN, BLUE]), **how)
+        quickly(colors, color_pairs([RED, GREEN, BLUE]), **options)
 
 
-def test_models_and_pairs_of_another_kind_are_refused(colors):
+def test_networks_and_concepts_of_another_kind_are_refused(colors):
     pairs = color_pairs([RED])
-    with pytest.raises(TypeError, match=r"attribute \.pairs"):
-        quickly(colors, np.eye(3))
-    with pytest.raises(TypeError, match=r"keras\.Model"):
-        quickly(lambda x: x, pairs)
-    with pytest.raises(ValueError, match="3 channels, but the pairs have 8"):
+    pca = PCAFactorizer(2)
+    pca.fit(np.random.default_rng(0).normal(size=(20, 3)))
+    with pytest.raises(TypeError, match=r"direction pairs are needed.*PCAFactorizer"):
+        quickly(colors, pca)
+    with pytest.raises(ValueError, match="layer of 8 channels, but the network's halves give 3"):
         quickly(colors, make_pairs(8, 2))
-    anything = keras.Input((None, None, 3))
-    model = keras.Model(anything, keras.layers.Conv2D(3, 1, name="colors")(anything))
-    with pytest.raises(ValueError, match="give image_shape"):
-        quickly(model, pairs)
-    pixel = keras.Input((1, 1, 3))
     with pytest.raises(ValueError, match="single pixel"):  # TensorFlow's FFT would end the process
-        quickly(keras.Model(pixel, keras.layers.Conv2D(3, 1, name="colors")(pixel)), pairs)
-    whole = keras.Input((4, 4, 3), dtype="uint8")
+        quickly(color_layer(keras.Input((1, 1, 3))), pairs)
     with pytest.raises(ValueError, match="takes uint8 images"):
-        quickly(keras.Model(whole, keras.layers.Conv2D(3, 1, name="colors")(whole)), pairs)
-    two = [keras.Input((4, 4, 3)), keras.Input((4, 4, 3))]
-    with pytest.raises(ValueError, match="one input, not 2"):
-        quickly(keras.Model(two, keras.layers.Add(name="colors")(two)), pairs)
+        quickly(color_layer(keras.Input((4, 4, 3), dtype="uint8")), pairs)
 
 
-def test_a_network_that_turns_nan_is_said(colors):
-    inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x * np.nan, name="colors")(inputs))
+def test_activations_that_turn_nan_are_an_error():
+    split = color_layer(keras.Input((8, 8, 3)), keras.layers.Rescaling(np.nan))
     with pytest.raises(ValueError, match="turned NaN"):
-        quickly(model, color_pairs([RED]), steps=2)
+        quickly(split, color_pairs([RED]), steps=2)

@@ -7,21 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.comparison.inputs import (
-    check_same_layer,
-    checked_extractors,
-    network_halves,
-    scored_classes,
-)
-from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.core.validation import as_images, check_integer
-from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.extractors.reader import Extractor, is_fitted, reader_of
+from xplique_dirpairs.comparison.inputs import Subject
+from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.validation import as_images, check_choice, check_integer
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.attribution import (
     gradient_times_coefficient,
     integrated_gradients,
@@ -32,7 +25,6 @@ from xplique_dirpairs.metrics.attribution import (
 )
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.pairs import DirectionPairs
 
 #: Ways to attribute a score to concepts (`metrics.attribution`).
 MEASURES = ("shapley", "leave-one-out", "gradient x coefficient", "integrated gradients")
@@ -44,16 +36,16 @@ class Attributions:
 
     Attributes
     ----------
-    values : (N, I)
+    values : ndarray of shape (N, I)
         Above 0 the concept raises the score. With "shapley" and "integrated gradients" they sum to
         score(intact) − score(all concepts off).
-    class_ids : (N,)
+    class_ids : ndarray of shape (N,)
         The class whose score it is, for each image.
-    measure
+    measure : str
         One of `MEASURES`.
-    error : (N, I) or None
+    error : ndarray of shape (N, I) or None
         Standard errors of Shapley values; None for the others, which are not sampled.
-    gap : (N,) or None
+    gap : ndarray of shape (N,) or None
         Of integrated gradients: how far the values are from that sum.
     """
 
@@ -65,112 +57,94 @@ class Attributions:
 
 
 def attribute(
-    extractor: Extractor | DirectionPairs,
+    concepts: Any,
     images: ArrayLike,
     class_ids: ArrayLike | None = None,
     *,
     measure: str = "shapley",
-    input_to_latent_model: keras.Model | None = None,
-    latent_to_logit_model: keras.Model | None = None,
-    ends_in: str | None = None,
-    multilabel: bool | None = None,
     nb_permutations: int = 16,
     steps: int = 32,
     batch_size: int = 64,
     random_state: int = 0,
 ) -> Attributions:
-    """Attribute the score of a class to an extractor's concepts, the residual kept.
+    """Attribute the score of a class to concepts, the residual kept.
 
     Parameters
     ----------
-    extractor
-        Fitted: anything that `compare` takes.
-    images : (N, height, width, channels)
-    class_ids : (N,) or (N, K), optional
+    concepts : ConceptLayer or object
+        Or whatever `ConceptLayer.of` takes alone.
+    images : array-like of shape (N, height, width, C)
+    class_ids : array-like of shape (N,) or (N, K), optional
         Classes whose logit is attributed, as `compare` takes labels. None: the predicted ones.
-    measure
-        "shapley", "leave-one-out", "gradient x coefficient" or "integrated gradients"; what they
-        are and cost stands in `metrics.attribution`.
-    input_to_latent_model, latent_to_logit_model, ends_in, multilabel
-        As in `compare`.
-    nb_permutations
+    measure : {"shapley", "leave-one-out", "gradient x coefficient", "integrated gradients"}
+        `metrics.attribution` defines them and says what they cost. Default: "shapley".
+    nb_permutations : int, default=16
         Orders that Shapley values are means over; even, and at least 4.
-    steps
+    steps : int, default=32
         Gradients along the path of the integrated ones.
-    batch_size
+    batch_size : int, default=64
         Images in one pass.
-    random_state
+    random_state : int, default=0
         Seed of the orders.
 
     Returns
     -------
-    attributions
+    attributions : Attributions
         Features that leave the layer's range, as it is in these images, are clipped to it on the
         way, which makes integrated gradients a little incomplete: ``gap``.
 
     Raises
     ------
+    NotFittedError
+        If the concepts are not fitted.
     TypeError, ValueError
-        If the measure is none of these, the extractor is not fitted or is of another layer, or
-        images and classes do not fit.
+        If the measure is invalid, the network is not known, or images and classes do not fit.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, not {measure!r}")
-    for name, value in {"batch_size": batch_size, "steps": steps}.items():
-        check_integer(name, value)
-    compared = checked_extractors({"the extractor": extractor})
-    (checked,) = compared.values()
-    if not is_fitted(checked):
-        raise ValueError("the extractor is not fitted: call its fit first")
-    first, second = network_halves(compared, input_to_latent_model, latent_to_logit_model)
-    images, head = as_images(images), Head(second, ends_in, multilabel)
-    activations = compute_activations(first, images, batch_size)
-    head.check_takes(activations.shape[1:])
-    check_same_layer(compared, first, images[:2], activations[:2])
-    logits = head.logits(activations, batch_size)
-    ids, _ = scored_classes(class_ids, logits, head.is_multilabel)
-    pixels = as_positions(activations)
-    reader = reader_of(checked, pixels[:: max(1, len(pixels) // 64)])
-    reading = Reading(
-        activations,
-        reader.coefficients(activations),
-        reader.bank,
-        functools.partial(head.logits, batch_size=batch_size),
-        ids,
-        (float(activations.min()), float(activations.max())),
-        "sigmoid" if head.is_multilabel else "softmax",
-    )
+    check_choice("measure", measure, MEASURES)
+    check_integer("batch_size", batch_size)
+    check_integer("steps", steps)
+    layer = ConceptLayer.of(concepts)
+    subject = Subject.of(layer.split, as_images(images), class_ids, batch_size, "class_ids")
+    low, high = float(subject.activations.min()), float(subject.activations.max())
+    reading, ids, head = subject.reading(layer, (low, high)), subject.class_ids, subject.head
     if measure == "shapley":
         masks = permutation_design(reading.number_of_concepts, nb_permutations, random_state)
-        found = shapley_values(outcomes(reading, masks).logits, masks)
-        return Attributions(found.values, ids, measure, error=found.error)
+        shapley = shapley_values(outcomes(reading, masks).logits, masks)
+        return Attributions(shapley.values, ids, measure, error=shapley.error)
     if measure == "leave-one-out":
         masks = leave_one_out_design(reading.number_of_concepts)
         return Attributions(leave_one_out(outcomes(reading, masks).logits), ids, measure)
-    # at the image nothing leaves the range but by rounding, which would cut off gradients
-    run: Callable[..., Any] = gradient_times_coefficient
-    limits: tuple[Any, Any] = (-np.inf, np.inf)
-    if measure == "integrated gradients":
-        run, limits = functools.partial(integrated_gradients, steps=steps), reading.limits
-    score, parts = _class_score(head, reading.bank, limits), list[Any]()
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, start + batch_size)
-        u = reading.coefficients[rows]
-        residual = tf.constant(activations[rows] - u @ reading.bank)
-        of_these = functools.partial(score, residual=residual, class_ids=tf.constant(ids[rows]))
-        parts.append(run(of_these, u))
     if measure == "gradient x coefficient":
-        return Attributions(np.concatenate(parts), ids, measure)
+        # At the image only rounding leaves the range; clipping it would cut off gradients.
+        score = _class_score(head, reading.bank, (-np.inf, np.inf))
+        values = _by_batch(gradient_times_coefficient, score, reading, batch_size)
+        return Attributions(np.concatenate(values), ids, measure)
+    score = _class_score(head, reading.bank, reading.limits)
+    integrate = functools.partial(integrated_gradients, steps=steps)
+    parts = _by_batch(integrate, score, reading, batch_size)
     return Attributions(
-        np.concatenate([one.values for one in parts]),
+        np.concatenate([part.values for part in parts]),
         ids,
         measure,
-        gap=np.concatenate([one.gap for one in parts]),
+        gap=np.concatenate([part.gap for part in parts]),
     )
 
 
+def _by_batch(
+    method: Callable[..., Any], score: Callable[..., tf.Tensor], reading: Reading, batch_size: int
+) -> list[Any]:
+    """Return what a method of gradients gives for each batch of images."""
+    parts = []
+    for rows in slices(len(reading.activations), batch_size):
+        u = reading.coefficients[rows]
+        residual = tf.constant(reading.activations[rows] - u @ reading.bank)
+        ids = tf.constant(reading.class_ids[rows])
+        parts.append(method(functools.partial(score, residual=residual, class_ids=ids), u))
+    return parts
+
+
 def _class_score(head: Head, bank: NDArray, limits: tuple[Any, Any]) -> Callable[..., tf.Tensor]:
-    """Coefficients, residual, classes → the logits of these classes; compiled once."""
+    """Return a compiled function: coefficients, residual, classes → the logits of these classes."""
 
     @functools.partial(tf.function, reduce_retracing=True)
     def score(u: tf.Tensor, residual: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:

@@ -1,17 +1,45 @@
-"""What was measured of one extractor."""
+"""What was measured of each extractor, and the table of several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.metrics.fidelity import Fidelity, probabilities_at
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.crops import concept_maps
+from xplique_dirpairs.metrics.dictionary import dictionary_stability
+from xplique_dirpairs.metrics.fidelity import FRACTIONS, Curves, Fidelity, probabilities_at
 from xplique_dirpairs.metrics.importance import SobolIndices
-from xplique_dirpairs.metrics.registry import METRICS, Summary
+from xplique_dirpairs.metrics.registry import METRICS, Metric, Summary, ratio_of_means, summary
+
+#: Controls of every comparison: directions without meaning, and detectors without training.
+RANDOM, NO_LEARNING = "random directions", "no learning"
+CONTROLS = (RANDOM, NO_LEARNING)
+
+#: Fields of `Fidelity` in a file, in their order.
+_CURVES, _FIDELITY_ARRAYS = ("deletion", "insertion"), ("contributions", "orders", "crossed")
+_UNDEFINED = Summary(np.nan, np.nan, np.nan, 0)
+_MARKS = (
+    "↑ higher is better, ↓ lower is better. ± is half of the 95 % bootstrap interval over images; "
+    "= marks what cannot be told apart from the best of its column (the 95 % interval of the "
+    "paired difference holds 0)."
+)
+_ON_CONTROLS = "Controls are neither best nor =."
+_ON_INSERTION = (
+    "Who leaves the class in the residual wins insertion by doing nothing: read it beside the "
+    "all-off probability."
+)
+_ON_SEEDS = (
+    "Figures are means over seeds, (± …) their standard deviation from seed to seed. The interval "
+    "and = are of the images alone, for these seeds: differences not above the spread of the seeds "
+    "say nothing of the methods."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,26 +48,26 @@ class ExtractorResult:
 
     Attributes
     ----------
-    name
-    encoding : (I, D)
+    name : str
+    encoding : ndarray of shape (I, D)
         How the features change along each concept.
-    decoding : (I, D) or None
+    decoding : ndarray of shape (I, D) or None
         Linear filters that read the concepts.
-    shown : (N, *S, I)
+    shown : ndarray of shape (N, *spatial, I)
         Coefficients of the images as pictures show them.
-    values
-        Key of `METRICS` → a value for every image, (N,) or (N, 2), or one figure, ().
-    fidelity
+    values : dict of str to ndarray
+        By key of `METRICS`: a value for every image, (N,) or (N, 2), or one figure, ().
+    fidelity : Fidelity
         With the curves and the contributions of every image, (N, I).
-    importances
-        Sobol indices of the class score, each (I,), means over some of the images.
-    seconds
-        "fit" (if it was fitted here), "read", "measure" → wall time.
-    remarks
-        What is to be known of the fit: that it was cut short, say.
-    seeds
-        Of an `average`, the results it is of; directions, shown coefficients, contributions and
-        importances are then those of the first of them. Empty otherwise.
+    importances : SobolIndices
+        Sobol indices of the class score, (I,) each, means over some of the images.
+    seconds : dict of str to float
+        Time of "fit" (if it was fitted for the comparison), "read" and "measure".
+    remarks : tuple of str
+        Problems of the fit.
+    seeds : tuple of ExtractorResult
+        Of an `average`, the results of its seeds; directions, shown coefficients, contributions
+        and importances are then those of the first of them. Empty otherwise.
     """
 
     name: str
@@ -55,27 +83,133 @@ class ExtractorResult:
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:
-        """Key of `METRICS` → figure with its 95 % bootstrap interval over images.
+        """Figure of each registered metric, with its 95 % bootstrap interval over images."""
+        return {
+            key: METRICS[key].summary(values)
+            if np.ndim(values)
+            else Summary(float(values), np.nan, np.nan, 0)
+            for key, values in self.values.items()
+            if key in METRICS  # A file may hold metrics that are registered elsewhere.
+        }
 
-        Without values of metrics that are not registered: a file may come from where they are.
-        """
-        found = {}
-        for key, values in self.values.items():
-            if key not in METRICS:
-                continue
-            if np.ndim(values):
-                found[key] = METRICS[key].summary(values)
-            else:
-                found[key] = Summary(float(values), float("nan"), float("nan"), 0)
-        return found
+    def figure(self, key: str) -> Summary:
+        """Return the figure of a metric; NaN if it was not measured."""
+        return self.summaries.get(key, _UNDEFINED)
+
+    def seed_spread(self, key: str) -> float:
+        """Return the standard deviation of a figure over seeds; NaN with fewer than two."""
+        figures = [seed.summaries[key].value for seed in self.seeds if key in seed.summaries]
+        return float(np.std(figures, ddof=1)) if len(figures) > 1 else float("nan")
 
     def deletion_at(self, changes: Iterable[float]) -> NDArray:
-        """Mean class probability where deletion changed the features so much, (n,).
+        """Return the mean class probability where deletion changed the features this much, (n,).
 
-        As P@ is defined; over the images, and the seeds if there are some.
+        Defined as P@; a mean over the images, and over the seeds of an average.
         """
         parts = self.seeds or (self,)
         return np.array([np.mean([_mean_at(part, change) for part in parts]) for change in changes])
+
+    @staticmethod
+    def mean_of(seeds: Sequence[ExtractorResult]) -> ExtractorResult:
+        """Return the mean over several seeds of one extractor, with the stability of its concepts.
+
+        Raises
+        ------
+        ValueError
+            If their numbers of concepts differ.
+        """
+        first = seeds[0]
+        numbers = sorted({len(seed.encoding) for seed in seeds})
+        if len(numbers) > 1:
+            raise ValueError(
+                f"{first.name!r} has {' and '.join(map(str, numbers))} concepts: only fits with "
+                "the same number can be averaged"
+            )
+        values = _means([seed.values for seed in seeds])
+        for part in ("encoding", "decoding"):
+            directions = [getattr(seed, part) for seed in seeds]
+            if all(rows is not None for rows in directions):
+                stabilities = [dictionary_stability(*pair) for pair in combinations(directions, 2)]
+                values[f"stability_{part}"] = np.asarray(np.mean(stabilities))
+        fidelity = replace(
+            first.fidelity,
+            values={key: values[key] for key in first.fidelity.values if key in values},
+            deletion=_mean_curves([seed.fidelity.deletion for seed in seeds]),
+            insertion=_mean_curves([seed.fidelity.insertion for seed in seeds]),
+            crossed=np.all([seed.fidelity.crossed for seed in seeds], axis=0),
+        )
+        steps = dict.fromkeys(step for seed in seeds for step in seed.seconds)
+        return replace(
+            first,
+            values=values,
+            fidelity=fidelity,
+            seconds={
+                s: float(np.mean([seed.seconds.get(s, 0.0) for seed in seeds])) for s in steps
+            },
+            remarks=tuple(dict.fromkeys(remark for seed in seeds for remark in seed.remarks)),
+            seeds=tuple(seeds),
+        )
+
+    # ------------------------------------------------------------ files
+
+    def to_archive(self, prefix: str, arrays: dict[str, NDArray]) -> dict[str, Any]:
+        """Add the arrays under names with a prefix, and return the rest, for JSON."""
+        parts = {
+            "shown": self.shown,
+            "encoding": self.encoding,
+            **{name: getattr(self.fidelity, name) for name in _FIDELITY_ARRAYS},
+            **{f"sobol.{f.name}": getattr(self.importances, f.name) for f in fields(SobolIndices)},
+            **{f"values.{key}": value for key, value in self.values.items()},
+        }
+        for name in _CURVES:
+            curves = getattr(self.fidelity, name)
+            parts |= {name: curves.probabilities, f"{name}_changed": curves.changed}
+        if self.decoding is not None:
+            parts["decoding"] = self.decoding
+        arrays |= {f"{prefix}.{name}": value for name, value in parts.items()}
+        return {
+            "name": self.name,
+            "values": list(self.values),
+            "fidelity": list(self.fidelity.values),
+            "seconds": self.seconds,
+            "remarks": list(self.remarks),
+            "seeds": [
+                seed.to_archive(f"{prefix}.seed{k}", arrays) for k, seed in enumerate(self.seeds)
+            ],
+        }
+
+    @classmethod
+    def from_archive(
+        cls, header: dict[str, Any], prefix: str, arrays: Mapping[str, NDArray]
+    ) -> ExtractorResult:
+        """Return the result that `to_archive` took apart."""
+
+        def part(name: str) -> NDArray:
+            return arrays[f"{prefix}.{name}"]
+
+        values = {key: part(f"values.{key}") for key in header["values"]}
+        deletion, insertion = (Curves(part(name), part(f"{name}_changed")) for name in _CURVES)
+        fidelity = Fidelity(
+            {key: values[key] for key in header["fidelity"]},
+            deletion,
+            insertion,
+            *map(part, _FIDELITY_ARRAYS),
+        )
+        return cls(
+            header["name"],
+            part("encoding"),
+            arrays.get(f"{prefix}.decoding"),
+            part("shown"),
+            values,
+            fidelity,
+            SobolIndices(*(part(f"sobol.{f.name}") for f in fields(SobolIndices))),
+            dict(header["seconds"]),
+            tuple(header["remarks"]),
+            tuple(
+                cls.from_archive(seed, f"{prefix}.seed{k}", arrays)
+                for k, seed in enumerate(header["seeds"])
+            ),
+        )
 
 
 def _mean_at(result: ExtractorResult, change: float) -> float:
@@ -83,3 +217,160 @@ def _mean_at(result: ExtractorResult, change: float) -> float:
     if change <= 0:
         return float(deletion.probabilities[:, 0].mean())
     return float(np.nanmean(probabilities_at(deletion, change)[0]))
+
+
+def _means(values: Sequence[Mapping[str, NDArray]]) -> dict[str, NDArray]:
+    common = [key for key in values[0] if all(key in other for other in values)]
+    return {key: np.mean([each[key] for each in values], axis=0) for key in common}
+
+
+def _mean_curves(curves: Sequence[Curves]) -> Curves:
+    return Curves(
+        np.mean([curve.probabilities for curve in curves], axis=0),
+        np.mean([curve.changed for curve in curves], axis=0),
+    )
+
+
+def upright_maps(shown: NDArray, image_shape: tuple[int, ...]) -> NDArray:
+    """Return shown coefficients as concept maps; those that are mostly negative change sign.
+
+    Parameters
+    ----------
+    shown : ndarray of shape (n, *spatial, I)
+    image_shape : tuple of int
+        (height, width, …).
+
+    Returns
+    -------
+    maps : ndarray of shape (n, H, W, I)
+    """
+    maps = concept_maps(shown, image_shape)
+    values = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
+    # The sign of the third moment is that of the long tail, as in `metrics.dictionary.oriented`.
+    return maps * np.where((values**3).sum(axis=0) < 0, -1.0, 1.0).astype(np.float32)
+
+
+# ------------------------------------------------------------ the table of several extractors
+
+
+def comparison_table(
+    results: Mapping[str, ExtractorResult], metrics: Sequence[Metric], caption: Sequence[str] = ()
+) -> Table:
+    """Return a table of extractors by metrics, in which controls are never marked."""
+    columns = [_column(results, metric) for metric in metrics]
+    rows = [[Cell(name), *cells] for name, *cells in zip(results, *columns, strict=True)]
+    headers = [f"{metric.name} {metric.arrow}".rstrip() for metric in metrics]
+    return Table(["extractor", *headers], rows, caption)
+
+
+def table_notes(results: Mapping[str, ExtractorResult], metrics: Sequence[Metric]) -> list[str]:
+    """Return what the marks of a table mean, and what its figures do not show, a line each."""
+    notes = [_MARKS]
+    if any(name in CONTROLS for name in results):
+        notes.append(_ON_CONTROLS)
+    if any(metric.key == "insertion" for metric in metrics):
+        notes.append(_ON_INSERTION)
+    if any(result.seeds for result in results.values()):
+        notes.append(_ON_SEEDS)
+    for metric in metrics:
+        notes += _notes_on_undefined(results, metric)
+    return notes + _notes_on_deletion(results, {metric.key for metric in metrics})
+
+
+def _notes_on_undefined(results: Mapping[str, ExtractorResult], metric: Metric) -> list[str]:
+    left_out, undefined = [], []
+    for name, result in results.items():
+        if metric.key not in result.summaries:
+            continue
+        figure = result.figure(metric.key)
+        if figure.undefined:
+            count = len(result.values[metric.key])
+            left_out.append(f"{figure.undefined} of {count} of {name}")
+        elif not np.isfinite(figure.value):
+            undefined.append(name)
+    notes = []
+    if left_out:
+        notes.append(f"{metric.name}: images left out as undefined: {', '.join(left_out)}")
+    if undefined and metric.statistic is ratio_of_means:
+        notes.append(
+            f"{metric.name} is undefined (what it divides by is not clearly above 0): "
+            f"{', '.join(undefined)}"
+        )
+    return notes
+
+
+def _notes_on_deletion(results: Mapping[str, ExtractorResult], keys: set[str]) -> list[str]:
+    columns = [k for k, fraction in enumerate(FRACTIONS) if f"p_at_{fraction}" in keys]
+    shares = []
+    for name, result in results.items() if columns else ():
+        parts = result.seeds or (result,)
+        missed = np.mean([~part.fidelity.crossed for part in parts], axis=(0, 1))
+        texts = [f"{100 * missed[k]:.0f} % at {FRACTIONS[k]}" for k in columns if missed[k] > 0]
+        if texts:
+            shares.append(f"{name} {' and '.join(texts)}")
+    if not shares:
+        return []
+    return [
+        "P@ is of the last step where deletion never changed the features so much: share of the "
+        f"images: {', '.join(shares)}"
+    ]
+
+
+def _column(results: Mapping[str, ExtractorResult], metric: Metric) -> list[Cell]:
+    best = None
+    if metric.higher_is_better is not None:
+        sign = 1.0 if metric.higher_is_better else -1.0
+        judged = {
+            name: sign * result.figure(metric.key).value
+            for name, result in results.items()
+            if name not in CONTROLS and np.isfinite(result.figure(metric.key).value)
+        }
+        best = results[max(judged, key=lambda name: judged[name])] if judged else None
+    return [
+        _cell(metric, result, None if name in CONTROLS else best)
+        for name, result in results.items()
+    ]
+
+
+def _cell(metric: Metric, result: ExtractorResult, best: ExtractorResult | None) -> Cell:
+    figure, spread = result.figure(metric.key), result.seed_spread(metric.key)
+    if not np.isfinite(figure.value):
+        return Cell("–", numbers=(np.nan,))
+    rounded = f"{figure.value:.{metric.decimals}f}"
+    text = rounded
+    numbers: tuple[float, ...] = figure[:1]
+    if np.isfinite(figure.low):
+        text += f" ± {(figure.high - figure.low) / 2:.{metric.decimals}f}"
+        numbers = figure[:3]
+    if np.isfinite(spread):
+        text += f" (± {spread:.{metric.decimals}f})"
+        numbers = (*figure[:3], spread)
+    if best is None:
+        return Cell(text, numbers=numbers)
+    # Figures that are printed alike are best alike: rounding does not choose between two
+    # orthogonal bases.
+    is_best = rounded == f"{best.figure(metric.key).value:.{metric.decimals}f}"
+    values, best_values = result.values[metric.key], best.values[metric.key]
+    comparable = np.ndim(values) and np.shape(values) == np.shape(best_values)
+    if not is_best and comparable:
+        difference = paired_difference(metric, values, best_values)
+        if difference.low <= 0.0 <= difference.high:
+            text += " ="
+    return Cell(text, is_best, numbers)
+
+
+def paired_difference(metric: Metric, ours: NDArray, theirs: NDArray) -> Summary:
+    """Return a metric's figure of one extractor minus that of another.
+
+    The bootstrap draws the same images for both.
+
+    Parameters
+    ----------
+    metric : Metric
+    ours, theirs : ndarray of shape (N,) or (N, 2)
+        Values of the same images.
+    """
+    both = np.stack([ours, theirs], axis=-1)
+    return summary(
+        both, lambda drawn: metric.statistic(drawn[..., 0]) - metric.statistic(drawn[..., 1])
+    )

@@ -1,40 +1,120 @@
-"""What `compare` is given, checked: extractors, the network, images, classes; and the controls."""
+"""What `compare` and `attribute` are given: extractors, the network, images and classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from xplique.concepts import CraftTf, HolisticCraftTf
 
-from xplique_dirpairs.comparison.result import CONTROLS, NO_LEARNING, RANDOM
-from xplique_dirpairs.core.validation import as_images, check_images
+from xplique_dirpairs.comparison.extractor_result import CONTROLS, NO_LEARNING, RANDOM
+from xplique_dirpairs.core.validation import as_images, check_images, check_labels
 from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.extractors.reader import (
+from xplique_dirpairs.extractors.concept_layer import (
+    ConceptLayer,
     Extractor,
-    bank_of,
+    Split,
+    as_extractor,
+    channels_of,
+    fitted_images,
     is_fitted,
     number_of_concepts,
+    own_activations,
+    split_of,
 )
 from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
-from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.metrics.manipulation import Reading
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import SplitModel
 
-#: How far, relative to the largest, activations of the same layer may differ between two models.
-_SAME = 1e-3
+#: Largest relative difference of activations, logits and limits that rounding accounts for.
+_TOLERANCE = 1e-3
 
 
-def checked_extractors(
-    extractors: Mapping[str, Extractor | DirectionPairs],
-) -> dict[str, Extractor]:
-    """The extractors, by names that are free; direction pairs become their factorizer.
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """How a comparison was made: two with different settings cannot be put together.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the activations of one image, (*spatial, D).
+    logits : ndarray of shape (N, K)
+        Logits of the intact network.
+    limits : tuple of float
+        Range of the layer, to which features are clipped.
+    fit_images : str or None
+        Checksum of the images of the fit; None where there were none.
+    importance_images, nb_design : int
+        Numbers of images and of masks of the Sobol indices.
+    random_state : int or list of int
+        Of an average, the seeds of all its comparisons.
+    """
+
+    shape: tuple[int, ...]
+    logits: NDArray
+    limits: tuple[float, float]
+    fit_images: str | None
+    importance_images: int
+    nb_design: int
+    random_state: Any
+
+    def differences(self, other: Settings) -> list[str]:
+        """Return what differs, in words, with both values where they are short."""
+        differences = []
+        if not _are_close(self.logits, other.logits):
+            differences.append("logits of the intact network: it is another network")
+        if not _are_close(np.array(self.limits), np.array(other.limits)):
+            differences.append(f"limits of the layer ({self.limits} and {other.limits})")
+        if self.fit_images != other.fit_images:
+            differences.append("fit_images")
+        for name in ("shape", "importance_images", "nb_design", "random_state"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                differences.append(f"{name} ({ours} and {theirs})")
+        return differences
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the logits, as JSON holds it."""
+        return {name: value for name, value in asdict(self).items() if name != "logits"}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], logits: NDArray) -> Settings:
+        """Return the settings that `to_json` gave, with their logits."""
+        arrays = {"shape": tuple(values["shape"]), "limits": tuple(values["limits"])}
+        return cls(**values | arrays, logits=logits)
+
+
+def checksum(images: NDArray | None) -> str | None:
+    """Return a checksum of an array's values, type and shape; None for no array."""
+    if images is None:
+        return None
+    digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
+    digest.update(np.ascontiguousarray(images).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _are_close(ours: NDArray, theirs: NDArray) -> bool:
+    scale = max(float(np.abs(ours).max()), 1e-12)
+    return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max() <= _TOLERANCE * scale)
+
+
+# ------------------------------------------------------------ extractors and the network
+
+
+def check_extractors(extractors: Mapping[str, Any]) -> dict[str, Extractor]:
+    """Return the extractors by name; direction pairs become their factorizer.
 
     Raises
     ------
-    TypeError, ValueError
-        If there are none, or one is no extractor, or has no name or that of a control.
+    TypeError
+        If it is no dictionary, a name is no text, or a value holds no concepts.
+    ValueError
+        If there are none, or one has the name of a control.
     """
     if not isinstance(extractors, Mapping):
         raise TypeError(
@@ -42,157 +122,71 @@ def checked_extractors(
         )
     if not extractors:
         raise ValueError("there are no extractors to compare")
-    checked: dict[str, Extractor] = {}
-    for name, extractor in extractors.items():
+    for name in extractors:
         if not isinstance(name, str) or not name.strip():
             raise TypeError(f"names of extractors must be strings, not {name!r}")
         if name in CONTROLS:
             raise ValueError(f"{name!r} is the name of a control: name the extractor otherwise")
-        if isinstance(extractor, DirectionPairs):
-            extractor = DirectionPairsFactorizer.from_pairs(extractor)
-        if not isinstance(extractor, Extractor):
-            raise TypeError(
-                f"{name!r} must be a CraftTf, a HolisticCraftTf, a ConceptFactorizer or "
-                f"DirectionPairs, not {type(extractor).__name__} (of a manager, give one of its "
-                "craft_instances)"
-            )
-        checked[name] = extractor
-    return checked
+    return {name: as_extractor(given, repr(name)) for name, given in extractors.items()}
 
 
-def network_halves(
-    extractors: dict[str, Extractor], first: keras.Model | None, second: keras.Model | None
-) -> tuple[keras.Model, keras.Model]:
-    """The network's halves: the given ones, or those of the first extractor that knows them.
+def find_split(extractors: Iterable[Any], split: Split | None) -> SplitModel:
+    """Return the network's halves: the given ones, or those of the first extractor that has them.
 
     Raises
     ------
     ValueError
-        If one is given without the other, or none is known.
+        If none are known.
     """
-    if (first is None) != (second is None):
-        raise ValueError("give both halves of the network, or none")
-    if first is not None and second is not None:
-        return first, second
-    for extractor in extractors.values():
-        if isinstance(extractor, CraftTf):
-            return extractor.input_to_latent_model, extractor.latent_to_logit_model
+    if split is not None:
+        return SplitModel.of(split)
+    for fitted in extractors:
+        halves = split_of(fitted)
+        if halves is not None:
+            return halves
     raise ValueError(
-        "none of the extractors is a CraftTf that knows the network: give input_to_latent_model "
-        "and latent_to_logit_model, from split_model(model, layer)"
+        "none of the extractors knows the network: give split=split_model(model, layer)"
     )
 
 
-def check_same_layer(
-    extractors: dict[str, Extractor], first: keras.Model, images: NDArray, activations: NDArray
-) -> None:
-    """Extractors must be of the layer at which the network is cut.
+def check_same_layer(extractors: Mapping[str, Any], images: NDArray, activations: NDArray) -> None:
+    """Raise a ValueError that names the extractors of another layer, or of another network.
 
-    Raises
-    ------
-    ValueError
-        With the names of those that are of another layer, or another network.
+    Parameters
+    ----------
+    extractors : dict of str to extractor or ConceptLayer
+    images : ndarray of shape (n, height, width, C)
+        A few images.
+    activations : ndarray of shape (n, *spatial, D)
+        Their activations at the layer where the network is cut.
     """
-    shape = " x ".join(str(length) for length in activations.shape[1:])
-    others = []
-    for name, extractor in extractors.items():
-        own = None
-        if isinstance(extractor, CraftTf):
-            if extractor.input_to_latent_model is not first:
-                own = compute_activations(extractor.input_to_latent_model, images)
-        elif isinstance(extractor, HolisticCraftTf):
-            batches = extractor.latent_extractor.input_to_latent_generator(check_images(images))
-            own = np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
-        if is_fitted(extractor) and bank_of(extractor).shape[1] != activations.shape[-1]:
-            others.append(f"{name!r} ({bank_of(extractor).shape[1]} channels)")
-        elif own is not None and not _are_same(own, activations):
-            others.append(f"{name!r} ({' x '.join(str(length) for length in own.shape[1:])})")
+    images, others = check_images(images), []
+    for name, fitted in extractors.items():
+        channels, own = channels_of(as_extractor(fitted)), own_activations(fitted, images)
+        if channels not in (None, activations.shape[-1]):
+            others.append(f"{name!r} ({channels} channels)")
+        elif own is not None and not _are_close(activations, own):
+            others.append(f"{name!r} ({_product(own.shape[1:])})")
     if others:
         raise ValueError(
-            f"extractors must all be of the layer at which the network is cut ({shape}), but "
-            f"{', '.join(others)} {'are' if len(others) > 1 else 'is'} of another one: compare "
-            "layers in one comparison each"
+            "extractors must all be of the layer at which the network is cut "
+            f"({_product(activations.shape[1:])}), but {', '.join(others)} "
+            f"{'are' if len(others) > 1 else 'is'} of another one: compare layers in one "
+            "comparison each"
         )
 
 
-def _are_same(own: NDArray, activations: NDArray) -> bool:
-    scale = max(float(np.abs(activations).max()), 1e-12)
-    return own.shape == activations.shape and bool(np.abs(own - activations).max() <= _SAME * scale)
+def _product(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(length) for length in shape)
 
 
-def scored_classes(
-    labels: ArrayLike | None, logits: NDArray, multilabel: bool
-) -> tuple[NDArray, NDArray | None]:
-    """The class whose score counts for each image, and the true classes if there are any."""
-    if labels is None:
-        return logits.argmax(axis=1), None
-    classes = np.asarray(labels)
-    count, outputs = logits.shape
-    if classes.shape == (count,) and outputs == 1:
-        classes = classes[:, None]
-    if classes.shape == logits.shape:
-        if not np.isin(classes, (0, 1)).all():
-            raise ValueError(f"labels of shape {classes.shape} must be rows of 0 and 1")
-        classes = classes.astype(int)
-        if multilabel:  # where no output is meant to say yes, the likeliest counts
-            likely = np.where(classes == 1, logits, -np.inf)
-            likely = np.where(classes.any(axis=1, keepdims=True), likely, logits)
-            return likely.argmax(axis=1), classes
-        if (classes.sum(axis=1) != 1).any():
-            raise ValueError("labels must be one-hot rows, with a single 1 each")
-        classes = classes.argmax(axis=1)
-    if classes.shape != (count,) or not np.issubdtype(classes.dtype, np.integer):
-        raise ValueError(
-            f"labels must be class indices ({count},) or one-hot rows {logits.shape}, not "
-            f"{classes.dtype} of shape {classes.shape}"
-        )
-    if classes.min() < 0 or classes.max() >= outputs:
-        raise ValueError(
-            f"labels must be classes 0 … {outputs - 1}, but go from {classes.min()} to "
-            f"{classes.max()}"
-        )
-    return classes, None if multilabel else classes
-
-
-def images_to_fit(
-    extractors: dict[str, Extractor], fit_images: ArrayLike | None, controls: bool
-) -> NDArray | None:
-    """What is fitted here is fitted on these: the given images, or those all were fitted on.
+def controls_for(extractors: Mapping[str, Extractor], random_state: int) -> dict[str, Extractor]:
+    """Return both controls, with the commonest number of concepts (of several, the largest).
 
     Raises
     ------
     ValueError
-        If some are needed and none are known.
-    """
-    if fit_images is not None:
-        return as_images(fit_images)
-    missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
-    if missing:
-        raise ValueError(
-            f"{', '.join(map(repr, missing))} are not fitted: fit them, or give fit_images"
-        )
-    found = [
-        np.asarray(extractor.factorization.inputs)
-        for extractor in extractors.values()
-        if isinstance(extractor, CraftTf)
-    ]
-    if found and all(np.array_equal(found[0], other) for other in found[1:]):
-        return found[0]
-    if controls:
-        why = "extractors were fitted on different images" if found else "none are known"
-        raise ValueError(
-            f"the controls are fitted on fit_images, and {why}: give fit_images, or controls=False"
-        )
-    return None
-
-
-def controls_for(extractors: dict[str, Extractor], random_state: int) -> dict[str, Extractor]:
-    """Both controls, with the commonest number of concepts (of several, the largest).
-
-    Raises
-    ------
-    ValueError
-        If no extractor says how many it has.
+        If no extractor says how many concepts it has.
     """
     numbers = [number_of_concepts(extractor) for extractor in extractors.values()]
     known = [number for number in numbers if number is not None]
@@ -203,3 +197,124 @@ def controls_for(extractors: dict[str, Extractor], random_state: int) -> dict[st
         RANDOM: RandomFactorizer(concepts, random_state=random_state),
         NO_LEARNING: NoLearningFactorizer(concepts, random_state=random_state),
     }
+
+
+# ------------------------------------------------------------ images and classes
+
+
+def images_to_fit(
+    extractors: Mapping[str, Extractor], fit_images: ArrayLike | None, controls: bool
+) -> NDArray | None:
+    """Return the images to fit on: the given ones, or those that all extractors were fitted on.
+
+    Raises
+    ------
+    ValueError
+        If they are needed and not known.
+    """
+    if fit_images is not None:
+        return as_images(fit_images)
+    missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
+    if missing:
+        raise ValueError(
+            f"{', '.join(map(repr, missing))} are not fitted: fit them, or give fit_images"
+        )
+    known = fitted_images(extractors.values())
+    if known and all(np.array_equal(known[0], other) for other in known[1:]):
+        return known[0]
+    if controls:
+        reason = "extractors were fitted on different images" if known else "none are known"
+        raise ValueError(
+            f"the controls are fitted on fit_images, and {reason}: give fit_images, or "
+            "controls=False"
+        )
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Images in a network, with the class of each whose score counts.
+
+    Attributes
+    ----------
+    activations : ndarray of shape (N, *spatial, D)
+    head : Head
+        With a column for each class.
+    logits : ndarray of shape (N, K)
+        Of the intact network.
+    class_ids : ndarray of shape (N,)
+        The class whose score counts.
+    true_classes : ndarray of shape (N,) or (N, K), or None
+        None if they are not known: without labels, or of indices among independent outputs.
+    batch_size : int
+    """
+
+    activations: NDArray
+    head: Head
+    logits: NDArray
+    class_ids: NDArray
+    true_classes: NDArray | None
+    batch_size: int
+
+    @classmethod
+    def of(
+        cls,
+        split: SplitModel,
+        images: NDArray,
+        labels: ArrayLike | None,
+        batch_size: int,
+        name: str = "labels",
+    ) -> Subject:
+        """Pass images through the network.
+
+        Parameters
+        ----------
+        split : SplitModel
+        images : ndarray of shape (N, height, width, C)
+        labels : array-like of shape (N,) or (N, K), optional
+            Indices, one-hot rows, or, for independent outputs, rows of 0 and 1; None: predictions.
+        batch_size : int
+        name : str, default="labels"
+            For messages.
+        """
+        activations = compute_activations(split.input_to_latent_model, images, batch_size)
+        split.head.check_takes(activations.shape[1:])
+        head = split.head.by_class(activations[:1])
+        logits = head.logits(activations, batch_size)
+        class_ids, true_classes = _scored_classes(labels, logits, head, name)
+        return cls(activations, head, logits, class_ids, true_classes, batch_size)
+
+    def reading(self, concepts: ConceptLayer, limits: tuple[float, float]) -> Reading:
+        """Return what concepts read in the images, in a layer of these limits."""
+        return Reading(
+            self.activations,
+            concepts.coefficients(self.activations),
+            concepts.bank,
+            functools.partial(self.head.logits, batch_size=self.batch_size),
+            self.class_ids,
+            limits,
+            self.head.class_activation,
+        )
+
+
+def _scored_classes(
+    labels: ArrayLike | None, logits: NDArray, head: Head, name: str
+) -> tuple[NDArray, NDArray | None]:
+    """Return the class whose score counts for each image, and the true classes."""
+    if labels is None:
+        return logits.argmax(axis=1), None
+    rows = np.asarray(labels)
+    if head.has_exclusive_classes or rows.shape != logits.shape:
+        images, classes = logits.shape
+        indices = check_labels(labels, images, classes, name)
+        if not head.is_multilabel:
+            return indices, indices
+        if head.has_exclusive_classes:  # Completeness of sigmoids is about rows of 0 and 1.
+            return indices, np.eye(classes, dtype=int)[indices]
+        return indices, None
+    if not np.isin(rows, (0, 1)).all():
+        raise ValueError(f"{name} of shape {rows.shape} must be rows of 0 and 1")
+    rows = rows.astype(int)
+    # Where no class is true, the likeliest of all counts.
+    candidates = np.where(rows.any(axis=1, keepdims=True), rows == 1, True)
+    return np.where(candidates, logits, -np.inf).argmax(axis=1), rows

@@ -1,4 +1,4 @@
-"""What a comparison found, as tables and figures."""
+"""The result of a comparison: tables, figures, files, and averages over seeds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,20 +14,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xplique_dirpairs.comparison.extractor_result import ExtractorResult
-from xplique_dirpairs.comparison.files import read_results, write_results
-from xplique_dirpairs.comparison.pictures import aligned_concepts, picture, upright_maps
-from xplique_dirpairs.comparison.settings import Settings
-from xplique_dirpairs.comparison.table import (
-    captions,
+from xplique_dirpairs.comparison.extractor_result import (
+    CONTROLS,
+    RANDOM,
+    ExtractorResult,
     comparison_table,
-    paired_difference,
-    seed_spread,
+    table_notes,
+    upright_maps,
 )
+from xplique_dirpairs.comparison.inputs import Settings
+from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.tables import Table
-from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.metrics.registry import METRICS, Metric, Summary
+from xplique_dirpairs.core.validation import check_choice, check_integer
+from xplique_dirpairs.data.crops import best_crops_of_images, fitting_patch
+from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.plots.comparison import (
+    AlignedConcept,
     ConceptMap,
     ExtractorBars,
     ExtractorCurves,
@@ -36,14 +39,16 @@ from xplique_dirpairs.plots.comparison import (
     plot_extractor_maps,
     plot_fidelity,
 )
+from xplique_dirpairs.plots.extractor_views import counterparts
+from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
-#: Controls that stand in every table: directions that mean nothing, and detectors nobody trained.
-RANDOM, NO_LEARNING = "random directions", "no learning"
-CONTROLS = (RANDOM, NO_LEARNING)
 #: Metrics that `Comparison.plot` shows as bars.
 BARS = ("deletion", "insertion", "p_at_0.2", "mu_fidelity", "agreement", "activation_r2")
 #: Changes of the features, as fractions of their norm, at which deletion is drawn.
 CHANGES = np.linspace(0.0, 0.6, 25)
+FORMAT = ArchiveFormat(
+    "xplique_dirpairs.Comparison", 1, "a comparison", "Comparison.save", compressed=True
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +57,18 @@ class Comparison:
 
     Attributes
     ----------
-    results
-        Name → what was measured, in the order given, the controls last.
-    errors
-        Name → why there is no result.
-    images : (N, height, width, channels)
-    class_ids : (N,)
+    results : dict of str to ExtractorResult
+        By name, in the order given, the controls last.
+    errors : dict of str to str
+        By name, why there is no result.
+    images : ndarray of shape (N, height, width, C)
+    class_ids : ndarray of shape (N,)
         The class whose score counts, for each image.
-    interrupted
-        Whether Ctrl-C ended it: later extractors are missing.
-    settings
-        What it was made with; None: not known.
-    missing
+    interrupted : bool
+        Whether Ctrl-C ended the comparison: later extractors are missing.
+    settings : Settings or None
+        How it was made; None where that is not known.
+    missing : tuple of str
         Names of the extractors that an interruption left out, where they are known.
     """
 
@@ -75,14 +80,14 @@ class Comparison:
     settings: Settings | None = None
     missing: tuple[str, ...] = ()
 
-    # ---------------------------------------------------------------- tables
+    # ------------------------------------------------------------ tables
 
     def table(self, kind: str | None = None) -> Table:
-        """Extractors × metrics, the best of a column marked.
+        """Return a table of extractors by metrics, the best of each column marked.
 
         Parameters
         ----------
-        kind
+        kind : str, optional
             Metrics of one kind, as in `METRICS`: "curves", "all off", "reconstruction",
             "dictionary". None: all.
 
@@ -91,12 +96,14 @@ class Comparison:
         ValueError
             If there is no such kind.
         """
-        if kind is not None and kind not in _kinds():
-            raise ValueError(f"kind must be one of {_kinds()}, not {kind!r}")
-        return comparison_table(self.results, self._metrics(kind), self._notes(), CONTROLS)
+        if kind is not None:
+            check_choice("kind", kind, _kinds())
+        metrics = self._metrics(kind)
+        caption = [*table_notes(self.results, metrics), *self._notes()]
+        return comparison_table(self.results, metrics, caption)
 
     def _metrics(self, kind: str | None = None) -> list[Metric]:
-        """Metrics that at least one extractor has, of one kind or of all."""
+        """Return the metrics that at least one extractor has, of one kind or of all."""
         return [
             metric
             for metric in METRICS.values()
@@ -107,123 +114,37 @@ class Comparison:
     def _notes(self) -> list[str]:
         missing = ", ".join(self.missing) or "later extractors"
         notes = [f"interrupted: without {missing}"] if self.interrupted else []
-        notes += [f"{name} has no result: {why}" for name, why in self.errors.items()]
+        notes += [f"{name} has no result: {reason}" for name, reason in self.errors.items()]
         for name, result in self.results.items():
             notes += [f"{name}: {remark}" for remark in result.remarks]
         return notes
 
-    def is_tied(self, key: str, name: str, other: str) -> bool:
-        """Whether two extractors cannot be told apart by a metric.
-
-        The 95 % bootstrap interval over the images of their paired difference holds 0; of metrics
-        of one figure, both are equal. False where one is undefined. Of an `average` nothing is
-        said of other seeds: see `seed_spread`.
-
-        Raises
-        ------
-        KeyError
-            If there is no such extractor, or it has not been measured by the metric.
-        ValueError
-            If there is no such metric.
-        """
-        _check_keys([key])
-        for which in (name, other):
-            self._check_name(which)
-            if key not in self.results[which].values:
-                raise KeyError(f"{which!r} has no {key!r}, but {list(self.results[which].values)}")
-        ours, theirs = (self.results[n].values[key] for n in (name, other))
-        if not np.ndim(ours):
-            return bool(ours == theirs)
-        if not all(np.isfinite(self.results[n].summaries[key].value) for n in (name, other)):
-            return False
-        difference = paired_difference(METRICS[key], ours, theirs)
-        return bool(difference.low <= 0.0 <= difference.high)
-
-    def seed_spread(self, key: str) -> dict[str, float]:
-        """Extractor → standard deviation of a metric's figure over the seeds of an `average`.
-
-        NaN with fewer than two seeds.
-        """
-        _check_keys([key])
-        return {name: seed_spread(result, key) for name, result in self.results.items()}
-
-    def _repr_html_(self) -> str:
-        return "\n".join(table._repr_html_() for table in self._tables())
+    def _tables(self) -> list[Table]:
+        """Return a table for each kind of metrics, as wide as a screen; notes under the last."""
+        groups = [metrics for kind in _kinds() if (metrics := self._metrics(kind))]
+        tables = [comparison_table(self.results, metrics) for metrics in groups]
+        caption = self.table().caption
+        return [*tables[:-1], replace(tables[-1], caption=caption)] if tables else [self.table()]
 
     def __str__(self) -> str:
         return "\n\n".join(str(table) for table in self._tables())
 
-    def _tables(self) -> list[Table]:
-        """One for each kind of metrics, which is as wide as a screen; notes under the last."""
-        kinds = [found for kind in _kinds() if (found := self._metrics(kind))]
-        tables = [comparison_table(self.results, found, None, CONTROLS) for found in kinds]
-        if not tables:
-            return [self.table()]
-        notes = [*captions(self.results, self._metrics(), CONTROLS), *self._notes()]
-        return [*tables[:-1], replace(tables[-1], caption=notes)]
+    def _repr_html_(self) -> str:
+        return "\n".join(table._repr_html_() for table in self._tables())
 
-    # ---------------------------------------------------------------- for Xplique's plots
-
-    def scores(self, metrics: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-        """Metric's name → extractor → figure, as ``xplique.plots.metrics.barplot`` takes them.
-
-        Parameters
-        ----------
-        metrics
-            Keys of `METRICS`. None: all that every extractor has.
-        """
-        if metrics is None:
-            metrics = [metric.key for metric in self._metrics() if self._is_complete(metric.key)]
-        _check_keys(metrics)
-        return {
-            METRICS[key].name: {
-                name: result.summaries[key].value if key in result.values else float("nan")
-                for name, result in self.results.items()
-            }
-            for key in metrics
-        }
-
-    def _is_complete(self, key: str) -> bool:
-        return all(
-            key in result.values and np.isfinite(result.summaries[key].value)
-            for result in self.results.values()
-        )
-
-    def detailed_scores(self, curve: str = "deletion") -> dict[str, dict[int, float]]:
-        """Extractor → number of concepts → mean probability, as ``fidelity_curves`` takes them.
-
-        That of ``xplique.plots.metrics``. ``curve``: "deletion" or "insertion".
-        """
-        if curve not in ("deletion", "insertion"):
-            raise ValueError(f"curve must be 'deletion' or 'insertion', not {curve!r}")
-        return {
-            name: {
-                number: float(mean)
-                for number, mean in enumerate(
-                    getattr(result.fidelity, curve).probabilities.mean(axis=0)
-                )
-            }
-            for name, result in self.results.items()
-        }
-
-    # ---------------------------------------------------------------- figures
-
-    @property
-    def colors(self) -> dict[str, tuple[float, float, float]]:
-        """Extractor → its colour in all figures, red, green and blue in [0, 1]."""
-        return {name: style.color for name, style in self._styles.items()}
+    # ------------------------------------------------------------ figures
 
     @cached_property
     def _styles(self):
         return extractor_styles(list(self.results), CONTROLS)
 
     def plot(self, metrics: Sequence[str] = BARS) -> Figure:
-        """Fidelity: deletion, insertion, deletion at equal change, and bars of some metrics.
+        """Draw deletion, insertion, deletion at equal change, and bars of some metrics.
 
         Parameters
         ----------
-        metrics
-            Keys of `METRICS`, of the bars; those that no extractor has are left out.
+        metrics : sequence of str
+            Keys of `METRICS` to draw as bars; those that no extractor has are left out.
         """
         self._check_any()
         _check_keys(metrics)
@@ -236,39 +157,39 @@ class Comparison:
             )
             for name, result in self.results.items()
         ]
-        there = {metric.key for metric in self._metrics()}
-        nothing = Summary(np.nan, np.nan, np.nan, 0)
+        measured = {metric.key for metric in self._metrics()}
         bars = {
             f"{METRICS[key].name} {METRICS[key].arrow}".rstrip(): np.array(
-                [r.summaries.get(key, nothing)[:3] for r in self.results.values()]
+                [result.figure(key)[:3] for result in self.results.values()]
             )
             for key in metrics
-            if key in there
+            if key in measured
         }
         return plot_fidelity(curves, CHANGES, bars, self._styles)
 
     def plot_importances(self, n: int = 10) -> Figure:
-        """Total Sobol indices with standard errors, the n largest of every extractor."""
+        """Draw the n largest total Sobol indices of every extractor, with standard errors."""
         self._check_any()
         check_integer("n", n)
-        found = []
+        bars = []
         for name, result in self.results.items():
             total, error = result.importances.total, result.importances.total_error
             order = np.argsort(-total, kind="stable")[:n]
-            found.append(ExtractorBars(name, order, total[order], error[order]))
-        return plot_extractor_importances(found, self._styles)
+            bars.append(ExtractorBars(name, order, total[order], error[order]))
+        return plot_extractor_importances(bars, self._styles)
 
     def plot_maps(self, image: int, n: int = 5) -> Figure:
-        """One of the images, with the n concepts of every extractor that count most for its class.
+        """Draw one image with the n concepts of every extractor that count most for its class.
 
-        By leave-one-out contribution to the class's logit, which stands above each map with the
-        number of the concept. Maps whose coefficients are mostly negative are turned around.
+        Concepts are ordered by their leave-one-out contribution to the class's logit, which stands
+        above each map with the number of the concept. Maps whose coefficients are mostly negative
+        change sign.
 
         Parameters
         ----------
-        image
+        image : int
             Index of one of the comparison's images.
-        n
+        n : int, default=5
             Concepts of each extractor.
         """
         self._check_any()
@@ -285,21 +206,23 @@ class Comparison:
         title = (
             f"Image {image}: concepts, by their part in the logit of class {self.class_ids[image]}"
         )
-        return plot_extractor_maps(picture(self.images, image), rows, self._styles, title)
+        picture = as_picture(self.images[image], pixel_limits(self.images))
+        return plot_extractor_maps(picture, rows, self._styles, title)
 
     def plot_aligned(self, a: str, b: str, n: int = 8, nb_crops: int = 5) -> Figure:
-        """Concepts of two extractors that are found at the same places, side by side.
+        """Draw concepts of two extractors whose maps agree, side by side.
 
-        One-to-one, by the largest sum of correlations of shown concept maps over all positions of
-        all images (Hungarian). Maps whose coefficients are mostly negative are turned around.
+        They are matched one to one, by the largest sum of correlations of shown concept maps over
+        all positions of all images (Hungarian method). Maps whose coefficients are mostly negative
+        change sign.
 
         Parameters
         ----------
-        a, b
+        a, b : str
             Names of extractors.
-        n
-            Pairs that are shown, the most alike first.
-        nb_crops
+        n : int, default=8
+            Pairs to draw, the most alike first.
+        nb_crops : int, default=5
             Best crops of each concept, of different images.
 
         Raises
@@ -311,22 +234,45 @@ class Comparison:
             self._check_name(name)
         check_integer("n", n)
         check_integer("nb_crops", nb_crops)
-        ours, theirs = (
-            upright_maps(self.results[name].shown, self.images.shape[1:]) for name in (a, b)
-        )
-        shown = aligned_concepts(ours, theirs, self.images, n, nb_crops)
-        return plot_aligned_concepts(a, b, shown, nb_crops, self._styles)
+        shape = self.images.shape[1:]
+        ours, theirs = (upright_maps(self.results[name].shown, shape) for name in (a, b))
+        # `counterparts` finds the partners of the extractor with fewer concepts.
+        swapped = ours.shape[-1] > theirs.shape[-1]
+        partners, correlations = counterparts(*((theirs, ours) if swapped else (ours, theirs)))
+        order = np.argsort(-correlations, kind="stable")[:n]
+        first, second = (partners[order], order) if swapped else (order, partners[order])
+        crops = [
+            self._crops(maps[..., chosen], nb_crops)
+            for maps, chosen in ((ours, first), (theirs, second))
+        ]
+        aligned = [
+            AlignedConcept(int(i), int(j), float(r), our_crops, their_crops)
+            for i, j, r, our_crops, their_crops in zip(
+                first, second, correlations[order], *crops, strict=True
+            )
+        ]
+        return plot_aligned_concepts(a, b, aligned, nb_crops, self._styles)
 
-    # ---------------------------------------------------------------- files
+    def _crops(self, maps: NDArray, count: int) -> list[NDArray]:
+        """Return pictures of the best crops, (k, patch, patch, 3), for each map of (N, H, W, I)."""
+        shape = self.images.shape[1:]
+        patch = fitting_patch(ceil(0.3 * min(shape[:2])), shape)
+        if maps[0, ..., 0].size == 1:  # Vectors have no places: the largest square is shown.
+            patch = min(shape[:2])
+        crops = best_crops_of_images(self.images, maps, patch, count)
+        return [as_picture(crop, pixel_limits(self.images)) for crop in crops]
+
+    # ------------------------------------------------------------ with other comparisons
 
     def joined(self, other: Comparison) -> Comparison:
-        """This comparison with the results of another one beside its own.
+        """Return this comparison with the results of another one beside its own.
 
         Parameters
         ----------
-        other
+        other : Comparison
             Of the same images and classes, made with the same settings. Controls that are in both
-            are taken from this one. What an interruption left out here, or failed, may be there.
+            are taken from this one. It may hold results that failed here, or that an interruption
+            left out.
 
         Raises
         ------
@@ -339,56 +285,51 @@ class Comparison:
             raise ValueError(f"{twice} have results in both comparisons: rename or leave them out")
         results = other.results | self.results
         ordered = [*self.results, *other.results]
-        ended = [one for one in (self, other) if one.interrupted]
-        missing = dict.fromkeys(n for one in ended for n in one.missing if n not in results)
+        interrupted = [each for each in (self, other) if each.interrupted]
+        missing = dict.fromkeys(n for each in interrupted for n in each.missing if n not in results)
+        errors = other.errors | self.errors
         return replace(
             self,
             results={n: results[n] for n in sorted(ordered, key=lambda name: name in CONTROLS)},
-            errors={n: why for n, why in (other.errors | self.errors).items() if n not in results},
-            interrupted=bool(missing) or not all(one.missing for one in ended),
+            errors={n: reason for n, reason in errors.items() if n not in results},
+            interrupted=bool(missing) or not all(each.missing for each in interrupted),
             missing=tuple(missing),
         )
 
     def check_belongs_to(self, other: Comparison, seeds_may_differ: bool = False) -> None:
-        """Another comparison must be of the same images, classes, layer, network and settings.
-
-        Raises
-        ------
-        ValueError
-            Which says what differs.
-        """
-        if not self.is_of_same_images(other):
+        """Raise a ValueError that says how images, classes, network or settings differ."""
+        same_images = np.array_equal(self.images, other.images)
+        if not same_images or not np.array_equal(self.class_ids, other.class_ids):
             raise ValueError("the comparisons must be of the same images and classes")
-        if (self.settings is None) != (other.settings is None):
+        ours, theirs = self.settings, other.settings
+        if ours is None and theirs is None:
+            return
+        if ours is None or theirs is None:
             raise ValueError(
                 "it is not known how one of the comparisons was made: measure it again"
             )
-        if self.settings is not None and other.settings is not None:
-            theirs = other.settings
-            if seeds_may_differ:
-                theirs = replace(theirs, random_state=self.settings.random_state)
-            differences = self.settings.differences(theirs)
-            if differences:
-                raise ValueError(f"the comparisons were made differently: {'; '.join(differences)}")
+        if seeds_may_differ:
+            theirs = replace(theirs, random_state=ours.random_state)
+        differences = ours.differences(theirs)
+        if differences:
+            raise ValueError(f"the comparisons were made differently: {'; '.join(differences)}")
 
-    def is_of_same_images(self, other: Comparison) -> bool:
-        """Whether another comparison is of the same images and classes."""
-        return np.array_equal(self.images, other.images) and np.array_equal(
-            self.class_ids, other.class_ids
-        )
+    # ------------------------------------------------------------ files
 
     def save(self, path: str | Path) -> None:
-        """Write all that was measured, and the images, to one file, without pickle."""
-        about = {
+        """Write everything, the images included, to one file, without pickle."""
+        settings, arrays = None, {"images": self.images, "class_ids": self.class_ids}
+        if self.settings is not None:
+            settings, arrays["logits"] = self.settings.to_json(), self.settings.logits
+        results = [r.to_archive(f"{k}", arrays) for k, r in enumerate(self.results.values())]
+        header = {
+            "results": results,
             "errors": self.errors,
             "interrupted": self.interrupted,
             "missing": self.missing,
-            "settings": None if self.settings is None else self.settings.as_json(),
+            "settings": settings,
         }
-        arrays = {"images": self.images, "class_ids": self.class_ids}
-        if self.settings is not None:
-            arrays["logits"] = self.settings.logits
-        write_results(path, self.results, arrays, about)
+        FORMAT.write(path, arrays, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
@@ -401,16 +342,23 @@ class Comparison:
         ValueError
             If the file is damaged, of another kind, or of a newer format than this version reads.
         """
-        results, arrays, about = read_results(path)
-        settings = about.get("settings")  # not in the first files
+        return FORMAT.load(path, cls._of_archive)
+
+    @classmethod
+    def _of_archive(cls, arrays: dict[str, NDArray], header: dict[str, Any]) -> Comparison:
+        settings = header.get("settings")  # The first files do not hold them.
+        results = [
+            ExtractorResult.from_archive(entry, f"{k}", arrays)
+            for k, entry in enumerate(header["results"])
+        ]
         return cls(
-            results,
-            about["errors"],
+            {result.name: result for result in results},
+            header["errors"],
             arrays["images"],
             arrays["class_ids"],
-            about["interrupted"],
+            header["interrupted"],
             None if settings is None else Settings.from_json(settings, arrays["logits"]),
-            tuple(about.get("missing", ())),
+            tuple(header.get("missing", ())),
         )
 
     def save_report(self, folder: str | Path) -> list[Path]:
@@ -418,26 +366,22 @@ class Comparison:
 
         Parameters
         ----------
-        folder
-            Made if it is not there; files of these names are replaced.
+        folder : path
+            Created if it does not exist; files of these names are replaced.
 
         Returns
         -------
-        paths
-            Of what was written.
+        paths : list of Path
+            Files written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        written = []
+        paths = [folder / "table.md", folder / "table.csv"]
         tables = "\n\n".join(table.formatted("markdown") for table in self._tables())
-        for name, text in {
-            "table.md": tables,
-            "table.csv": self.table().formatted("csv"),
-        }.items():
-            (folder / name).write_text(text + "\n", encoding="utf-8")
-            written.append(folder / name)
+        paths[0].write_text(tables + "\n", encoding="utf-8")
+        paths[1].write_text(self.table().formatted("csv") + "\n", encoding="utf-8")
         if not self.results:
-            return written
+            return paths
         draw: dict[str, Callable[[], Figure]] = {
             "fidelity": self.plot,
             "importances": self.plot_importances,
@@ -447,16 +391,13 @@ class Comparison:
         for other in others:
             stem = _unused(f"aligned_{_file_name(first)}_{_file_name(other)}", draw)
             draw[stem] = partial(self.plot_aligned, first, other)
-        for stem, make in draw.items():
-            figure = make()
+        for stem, plot in draw.items():
+            figure = plot()
             for ending in ("png", "svg"):
-                path = folder / f"{stem}.{ending}"
-                figure.savefig(path, dpi=150, bbox_inches="tight")
-                written.append(path)
+                paths.append(folder / f"{stem}.{ending}")
+                figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
             plt.close(figure)
-        return written
-
-    # ---------------------------------------------------------------- inside
+        return paths
 
     def _check_any(self) -> None:
         if not self.results:
@@ -465,6 +406,58 @@ class Comparison:
     def _check_name(self, name: str) -> None:
         if name not in self.results:
             raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
+
+
+def average(comparisons: Sequence[Comparison]) -> Comparison:
+    """Return the mean of comparisons of the same extractors, fitted with several seeds.
+
+    Values of every image, curves and times are means over the seeds; the table tells how much
+    figures differ from seed to seed. Metrics of stability are added: the mean
+    `dictionary_stability` over all pairs of seeds. Concepts of different seeds do not correspond:
+    figures of single concepts show those of the first.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        Two or more, of the same images and classes, made with the same settings but for
+        ``random_state``. An extractor that is missing in one of them is missing in the average.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, their images, classes or settings differ, or an extractor has
+        several numbers of concepts.
+    """
+    comparisons = list(comparisons)
+    if len(comparisons) < 2:
+        raise ValueError(f"an average is of two comparisons at least, not {len(comparisons)}")
+    first = comparisons[0]
+    for other in comparisons[1:]:
+        first.check_belongs_to(other, seeds_may_differ=True)
+    results, errors = {}, {}
+    names = dict.fromkeys(name for c in comparisons for name in (*c.results, *c.errors))
+    for name in sorted(names, key=lambda name: name in CONTROLS):
+        seeds = [c.results[name] for c in comparisons if name in c.results]
+        if len(seeds) == len(comparisons):
+            results[name] = ExtractorResult.mean_of(seeds)
+        else:
+            reasons = dict.fromkeys(c.errors[name] for c in comparisons if name in c.errors)
+            errors[name] = (
+                f"missing in {len(comparisons) - len(seeds)} of {len(comparisons)}: "
+                f"{'; '.join(reasons) or 'not compared'}"
+            )
+    settings = first.settings
+    if settings is not None:
+        states = [c.settings.random_state for c in comparisons if c.settings is not None]
+        settings = replace(settings, random_state=states)
+    return replace(
+        first,
+        results=results,
+        errors=errors,
+        interrupted=any(comparison.interrupted for comparison in comparisons),
+        settings=settings,
+        missing=tuple(dict.fromkeys(name for c in comparisons for name in c.missing)),
+    )
 
 
 def _kinds() -> list[str]:
@@ -478,13 +471,13 @@ def _check_keys(keys: Iterable[str]) -> None:
 
 
 def _file_name(name: str) -> str:
-    """A name as a part of a file's name on any system."""
+    """Return a name as a part of a file's name on any system."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "extractor"
 
 
 def _unused(stem: str, taken: Iterable[str]) -> str:
-    number, found = 1, stem
-    while found in taken:
+    number, candidate = 1, stem
+    while candidate in taken:
         number += 1
-        found = f"{stem}_{number}"
-    return found
+        candidate = f"{stem}_{number}"
+    return candidate

@@ -326,8 +326,16 @@ def number_of_concepts(extractor: Extractor) -> int | None:
     return None
 
 
-def split_of(extractor: Extractor) -> SplitModel | None:
-    """Return the halves of the network that an extractor was built on; None if it knows none."""
+def channels_of(extractor: Extractor) -> int | None:
+    """Return D, the length of a concept's vector; None before the fit."""
+    return _bank_of(extractor).shape[1] if is_fitted(extractor) else None
+
+
+def split_of(fitted: Any) -> SplitModel | None:
+    """Return the halves of the network that concepts were built on; None if they know none."""
+    if isinstance(fitted, ConceptLayer):
+        return fitted.split
+    extractor = as_extractor(fitted)
     if not isinstance(extractor, CraftTf):
         return None
     split = getattr(extractor, "split", None)
@@ -336,8 +344,11 @@ def split_of(extractor: Extractor) -> SplitModel | None:
     return SplitModel.of(extractor.input_to_latent_model, extractor.latent_to_logit_model)
 
 
-def own_activations(extractor: Extractor, images: NDArray) -> NDArray | None:
-    """Return the activations of images in an extractor's own network; None if it has none."""
+def own_activations(fitted: Any, images: NDArray) -> NDArray | None:
+    """Return the activations of images in the network of concepts; None if they have none."""
+    if isinstance(fitted, ConceptLayer):
+        return fitted.activations(images)
+    extractor = as_extractor(fitted)
     if isinstance(extractor, CraftTf):
         return compute_activations(extractor.input_to_latent_model, images)
     if isinstance(extractor, HolisticCraftTf):
@@ -362,11 +373,29 @@ def fit_extractor(extractor: Extractor, images: NDArray, activations: NDArray, h
     ------
     ValueError
         If its factorizer needs activations that are nowhere negative, and some are.
+    KeyboardInterrupt
+        Also if Ctrl-C ended a fit of direction pairs early, which then returns what it learned.
     """
     if isinstance(extractor, ConceptFactorizer):
         fit_factorizer(extractor, activations, head)
     else:
         extractor.fit(images)
+    if getattr(getattr(factorizer_of(extractor), "history_", None), "interrupted", False):
+        raise KeyboardInterrupt
+
+
+def problems_of_fit(extractor: Extractor) -> list[str]:
+    """Return what a fitted extractor warned of when it was fitted."""
+    factorizer = factorizer_of(extractor)
+    history = getattr(factorizer, "history_", None)
+    if history is not None and hasattr(history, "problems"):  # direction pairs, autoencoders
+        return history.problems()
+    converged = getattr(factorizer, "converged_", None)
+    if converged is None and not isinstance(factorizer, ConceptFactorizer):  # CRAFT's NMF
+        converged = factorizer.n_iter_ < factorizer.max_iter
+    if converged is False:
+        return [f"its fit was cut short after {factorizer.n_iter_} iterations"]
+    return []
 
 
 def fit_factorizer(
@@ -457,7 +486,8 @@ def _head_by_class(split: SplitModel) -> Head:
     shape = getattr(split.input_to_latent_model, "output_shape", None)
     if split.head.number_of_classes is None and (not shape or None in shape[1:]):
         return split.head  # a callable of maps of any size: not known before there are images
-    return split.head.by_class(np.zeros((1, *(shape or (None,))[1:]), np.float32))
+    lengths = [length or 1 for length in (shape or ())[1:]]
+    return split.head.by_class(np.zeros((1, *lengths), np.float32))
 
 
 def _bank_of(extractor: Extractor) -> NDArray:

@@ -1,21 +1,20 @@
-"""What the network sees in pictures that were made, or chosen, for one concept each."""
+"""Which detectors fire in images that were generated, or chosen, for one concept each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
-import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.core.validation import check_images, check_integer
-from xplique_dirpairs.data.activations import outputs_of
-from xplique_dirpairs.learning.callbacks import quiet
-from xplique_dirpairs.maximisation.maximise import chosen_concepts, network_to_layer
+from xplique_dirpairs.core.validation import as_images, check_concepts, check_integer
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.maximisation.maximise import pairs_of
 from xplique_dirpairs.metrics.firing import Firing, firing
-from xplique_dirpairs.pairs import DirectionPairs
 
 _HEADERS = (
     "concept",
@@ -29,14 +28,14 @@ _HEADERS = (
 
 @dataclass(frozen=True, eq=False)
 class FiringReport:
-    """Which detectors fire in pictures of one concept each.
+    """Which detectors fire in images of one concept each.
 
     Attributes
     ----------
-    firing
-        The figures of each picture.
-    unit
-        What the excess over the bias is measured in.
+    firing : Firing
+        The figures of each image.
+    unit : str
+        Unit of the excess over the bias.
     """
 
     firing: Firing
@@ -44,38 +43,38 @@ class FiringReport:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Means over the pictures; shares in [0, 1]."""
-        found = self.firing
-        return {
-            "fires its own detector": float(found.fires.mean()),
-            "own share of positions": float(found.own_share.mean()),
-            "others that fire": float(found.others_firing.mean()),
-            "others, share of positions": float(found.others_share.mean()),
-            "own is the strongest": float(found.strongest.mean()),
-            "fires no other": float(found.alone.mean()),
+        """Means over the images; shares in [0, 1]."""
+        columns = {
+            "fires its own detector": self.firing.fires,
+            "own share of positions": self.firing.own_share,
+            "others that fire": self.firing.others_firing,
+            "others, share of positions": self.firing.others_share,
+            "own is the strongest": self.firing.strongest,
+            "fires no other": self.firing.alone,
         }
+        return {name: float(values.mean()) for name, values in columns.items()}
 
     def table(self) -> Table:
-        """A row for each picture, and the means in the last one."""
-        found = self.firing
-        rows = [self._row(k) for k in range(len(found.concepts))]
-        means = self.figures
-        own = means["own share of positions"]
-        rows.append(
-            [
-                Cell("mean"),
-                Cell(f"{own:.2f}", numbers=(own,)),
-                _number(float(found.own_excess.mean()), "+.1f"),
-                _number(means["others that fire"], ".2f"),
-                _number(means["others, share of positions"], ".3f"),
-                Cell("–"),
-            ]
+        """Return a table with a row for each image, and the means in the last one."""
+        figures = (
+            (self.firing.own_share, ".2f"),
+            (self.firing.own_excess, "+.1f"),
+            (self.firing.others_firing, ".2f"),
+            (self.firing.others_share, ".3f"),
         )
-        count = len(found.concepts)
+        rows = []
+        for k, concept in enumerate(self.firing.concepts):
+            rival = "–" if self.firing.rival[k] < 0 else str(self.firing.rival[k])
+            if self.firing.stronger[k]:
+                rival += " (stronger)"
+            cells = [_number(float(values[k]), format_spec) for values, format_spec in figures]
+            rows.append([Cell(str(concept)), *cells, Cell(rival)])
+        means = [_number(float(values.mean()), format_spec) for values, format_spec in figures]
+        rows.append([Cell("mean"), *means, Cell("–")])
         caption = [
-            f"{int(found.fires.sum())} of {count} pictures fire their own detector, "
-            f"{int(found.alone.sum())} of them no other; in {int(found.strongest.sum())} the own "
-            "detector is the strongest.",
+            f"{int(self.firing.fires.sum())} of {len(self.firing.concepts)} pictures fire their "
+            f"own detector, {int(self.firing.alone.sum())} of them no other; in "
+            f"{int(self.firing.strongest.sum())} the own detector is the strongest.",
             f"Excess: largest z − b over the positions, in {self.unit}; a detector fires where it "
             "is positive.",
         ]
@@ -84,76 +83,59 @@ class FiringReport:
     def __str__(self) -> str:
         return str(self.table())
 
-    def _row(self, k: int) -> list[Cell]:
-        found = self.firing
-        stronger = int(found.stronger[k])
-        rival = "–" if found.rival[k] < 0 else str(found.rival[k])
-        if stronger:
-            rival += " (stronger)"
-        return [
-            Cell(str(found.concepts[k])),
-            _number(float(found.own_share[k]), ".2f"),
-            _number(float(found.own_excess[k]), "+.1f"),
-            _number(float(found.others_firing[k]), ".2f"),
-            _number(float(found.others_share[k]), ".3f"),
-            Cell(rival),
-        ]
-
 
 def measure_firing(
-    model: keras.Model,
-    layer: str | int | keras.layers.Layer,
-    pairs: DirectionPairs,
+    concepts: Any,
     images: ArrayLike,
-    concepts: int | Sequence[int] | None = None,
+    indices: int | Sequence[int] | None = None,
     *,
     scales: ArrayLike | None = None,
     batch_size: int = 64,
 ) -> FiringReport:
-    """Pass pictures of one concept each through the network, and see which detectors fire.
+    """Measure which detectors fire in images of one concept each.
 
-    For pictures of `maximise`, or, to compare, for photographs chosen for the concepts.
+    The images are those of `maximise`, or, as a reference, photographs chosen for the concepts.
 
     Parameters
     ----------
-    model, layer, pairs
+    concepts : ConceptLayer or object
         As in `maximise`.
-    images : (n, height, width, channels)
+    images : array-like of shape (n, height, width, C)
         In the network's input range.
-    concepts
+    indices : int or sequence of int, optional
         The concept of each image; None: image k is of concept k, of all concepts.
-    scales : (I,), optional
-        Units of excess, such as standard deviations of the projections. Default: margins.
-    batch_size
-        Images read at once.
+    scales : array-like of shape (I,), optional
+        Units of excess, such as standard deviations of the projections. None: margins.
+    batch_size : int, default=64
+        Images in one pass.
+
+    Returns
+    -------
+    report : FiringReport
 
     Raises
     ------
     TypeError, ValueError
-        If images are not as the network takes them, or are not one for each of the concepts.
+        If the concepts are no direction pairs, images are not as the network takes them, or there
+        is not one for each of the concepts.
     """
-    images = check_images(images)
-    g = network_to_layer(model, layer, pairs, images.shape[1:])
+    layer = ConceptLayer.of(concepts)
+    pairs, images = pairs_of(layer), as_images(images)
     check_integer("batch_size", batch_size)
-    chosen = chosen_concepts(pairs, concepts)
+    chosen = check_concepts(indices, pairs.number_of_concepts)
     if len(chosen) != len(images):
         raise ValueError(
-            f"there are {len(images)} images, but {len(chosen)} concepts: one for each image is "
-            "wanted"
+            f"there are {len(images)} images, but {len(chosen)} concepts: give one image for each"
         )
     parts = []
-    for start in range(0, len(images), batch_size):
-        with quiet():  # each report has a model of its own, which is traced anew
-            activations = outputs_of(g, images[start : start + batch_size], batch_size)
-        excess = pairs.project(activations) - pairs.biases
-        parts.append(firing(excess, chosen[start : start + batch_size], scales))
-    together = Firing(*(_joined(parts, name) for name in Firing.__dataclass_fields__))
-    return FiringReport(together, "margins" if scales is None else "units of the scales")
+    for part in slices(len(images), batch_size):
+        excess = pairs.project(layer.activations(images[part], batch_size)) - pairs.biases
+        parts.append(firing(excess, chosen[part], scales))
+    columns = (
+        np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Firing)
+    )
+    return FiringReport(Firing(*columns), "margins" if scales is None else "units of the scales")
 
 
-def _joined(parts: Sequence[Firing], name: str) -> NDArray:
-    return np.concatenate([getattr(part, name) for part in parts])
-
-
-def _number(value: float, how: str) -> Cell:
-    return Cell("–" if np.isnan(value) else format(value, how), numbers=(value,))
+def _number(value: float, format_spec: str) -> Cell:
+    return Cell("–" if np.isnan(value) else format(value, format_spec), numbers=(value,))

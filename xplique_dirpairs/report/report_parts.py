@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.comparison.pictures import upright_maps
-from xplique_dirpairs.comparison.result import CONTROLS, Comparison
+from xplique_dirpairs.comparison.extractor_result import CONTROLS, upright_maps
+from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.data.crops import best_crops_of_images, fitting_patch
