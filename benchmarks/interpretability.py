@@ -52,7 +52,7 @@ from sklearn.exceptions import ConvergenceWarning
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.learning.supervised import supervised_pairs
 from xplique_dirpairs.metrics.detector_views import strongest_images
 from xplique_dirpairs.metrics.dissection import flat_concepts

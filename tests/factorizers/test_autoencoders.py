@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from sklearn.exceptions import NotFittedError
 
+from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard
 from xplique_dirpairs.factorizers.autoencoder_factorizer import default_k
 from xplique_dirpairs.factorizers.autoencoder_history import explained_variance
 from xplique_dirpairs.factorizers.autoencoders import (
@@ -21,7 +22,6 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     onto_simplex,
     top_k,
 )
-from xplique_dirpairs.learning.callbacks import NaNGuard
 from xplique_dirpairs.learning.history import LearningWarning
 
 KINDS = [TopKFactorizer, ArchetypalFactorizer, RelaxedArchetypalFactorizer]

@@ -2,8 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from xplique_dirpairs.learning.concept_scan import ConceptScan, ScannedNumber
-from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
+from xplique_dirpairs.learning.number_of_concepts import ConceptScan, ScannedNumber, SkewnessCount
 from xplique_dirpairs.plots.number_of_concepts import plot_number_of_concepts
 
 

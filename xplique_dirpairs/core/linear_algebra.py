@@ -50,3 +50,21 @@ def largest_entry_signs(rows: NDArray) -> NDArray:
     """Return ±1 for each row, (I, 1), that makes its entry of largest magnitude positive."""
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
     return np.where(largest < 0, -1.0, 1.0)
+
+
+def principal_axes(covariance: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the principal axes of a covariance, as rows, and the variances along them.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (D, D)
+
+    Returns
+    -------
+    axes : ndarray of shape (D, D)
+        Orthonormal rows, largest variance first. ``axes / sqrt(variances)[:, None]`` whitens.
+    variances : ndarray of shape (D,)
+        Rounding may leave those of no variance slightly negative.
+    """
+    variances, axes = np.linalg.eigh(covariance)
+    return axes[:, ::-1].T, variances[::-1]

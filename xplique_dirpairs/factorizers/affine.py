@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
-from xplique_dirpairs.learning.coordinates import TOO_LARGE
+from xplique_dirpairs.learning.features import TOO_LARGE
 
 
 class AffineFactorizer(DirectionsFactorizer):

@@ -11,8 +11,10 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.factorizers.affine import AffineFactorizer
+from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard, Progress
 from xplique_dirpairs.factorizers.autoencoder_history import (
     AutoencoderHistory,
     explained_variance,
@@ -23,8 +25,7 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     SparseAutoencoder,
     top_k,
 )
-from xplique_dirpairs.learning.batches import random_rows
-from xplique_dirpairs.learning.callbacks import NaNGuard, Progress, quiet
+from xplique_dirpairs.learning.features import random_rows
 
 #: Points of the history, whatever the number of steps.
 _EPOCHS = 50

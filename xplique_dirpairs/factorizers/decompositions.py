@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.core.linear_algebra import largest_entry_signs
 from xplique_dirpairs.factorizers.affine import AffineFactorizer, LinearFactorizer, unit_rows
-from xplique_dirpairs.learning.coordinates import Moments, principal_axes
+from xplique_dirpairs.learning.features import Moments, signal_axes
 
 
 class PCAFactorizer(LinearFactorizer):
@@ -106,7 +106,7 @@ class FastICAFactorizer(LinearFactorizer):
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         moments = Moments.of(x)
-        axes, deviations = principal_axes(moments, self.number_of_concepts)
+        axes, deviations = signal_axes(moments, self.number_of_concepts)
         if len(axes) < self.number_of_concepts:
             raise _too_many(self, len(axes))
         axes = axes[: self.number_of_concepts]

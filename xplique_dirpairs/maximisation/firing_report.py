@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.validation import check_images, check_integer
 from xplique_dirpairs.data.activations import outputs_of
-from xplique_dirpairs.learning.callbacks import quiet
 from xplique_dirpairs.maximisation.maximise import chosen_concepts, network_to_layer
 from xplique_dirpairs.metrics.firing import Firing, firing
 from xplique_dirpairs.pairs import DirectionPairs

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from xplique.features_visualizations import Objective, fft_to_rgb, get_fft_scale, optimize
 from xplique.features_visualizations.preconditioning import recorrelate_colors
 
+from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.validation import check_integer, check_random_state, shape_fits
-from xplique_dirpairs.learning.callbacks import quiet
 from xplique_dirpairs.models.graph import check_keras_model, layer_output
 from xplique_dirpairs.pairs import DirectionPairs
 

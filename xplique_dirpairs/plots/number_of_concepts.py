@@ -15,8 +15,7 @@ from xplique_dirpairs.pairs import WELL_CONDITIONED
 from xplique_dirpairs.plots.palette import concept_colors
 
 if TYPE_CHECKING:
-    from xplique_dirpairs.learning.concept_scan import ConceptScan
-    from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
+    from xplique_dirpairs.learning.number_of_concepts import ConceptScan, SkewnessCount
 
 _BLUE, _ORANGE = concept_colors(2)
 _MARK, _GUIDE = "0.9", "0.55"
