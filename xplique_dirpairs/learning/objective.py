@@ -199,13 +199,7 @@ class Objective(keras.Model):
     def begin(
         self, stage: Stage, coordinates: Coordinates, start: Detectors, *, steps: int, seed: int
     ) -> None:
-        """Begin a stage: of the graph of the one that this objective was made for.
-
-        Parameters
-        ----------
-        stage, coordinates, start, steps, seed
-            As in the constructor.
-        """
+        """Begin a stage of the same graph; arguments as for the constructor."""
         self._stage, self._coordinates = stage, coordinates
         filters = coordinates.filters_from_raw(start.filters)
         lengths = np.linalg.norm(filters, axis=-1, keepdims=True)
@@ -434,13 +428,7 @@ class Objective(keras.Model):
         return {}
 
     def run_epoch(self, batches: Iterator, steps: int) -> None:
-        """Take steps, of which `reported` then has the means.
-
-        Parameters
-        ----------
-        batches : iterator of a `tf.data.Dataset`, or of one that a strategy distributes
-        steps : int
-        """
+        """Take steps on the next batches; `reported` then has the means over them."""
         if self._run_steps is None:
             self._run_steps = compiled_steps(self.train_step)
         self._sums.assign(tf.zeros_like(self._sums.value))
