@@ -162,7 +162,7 @@ class StageRun:
                 model.set_state(finite_state)
                 self._nan_in, self._stopped = self._epoch, True
             finite = losses["objective"][np.isfinite(losses["objective"])]
-            least = float(self._problem.agree(np.min(finite, initial=np.inf)))
+            least = float(self._problem.agree(np.array(np.min(finite, initial=np.inf))))
             self._pace, stop = self._pace.after(stage, self._epoch, least)
             model.set_learning_rate(self._pace.rate)
             self._stopped |= stop
