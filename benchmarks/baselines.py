@@ -37,9 +37,8 @@ from xplique_dirpairs.factorizers.autoencoders import (
     TopKFactorizer,
 )
 from xplique_dirpairs.factorizers.nonnegative import SemiNMFFactorizer
-from xplique_dirpairs.learning.coordinates import Moments
-from xplique_dirpairs.learning.reading import measure_pairs
-from xplique_dirpairs.learning.signals import mean_difference
+from xplique_dirpairs.learning.features import Moments
+from xplique_dirpairs.learning.signals import mean_difference, measure_pairs
 from xplique_dirpairs.metrics.recovery import (
     Recovery,
     detector_iou,

@@ -62,15 +62,15 @@ from scene_influence import (
     s3_of,
     tcav_table,
 )
+from xplique_dirpairs.extractors.reader import reader_of
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.extractors.reader import reader_of
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.supervised import supervised_pairs
-from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs

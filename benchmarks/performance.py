@@ -89,11 +89,11 @@ def products(
     positions: int, channels: int, concepts: int, steps: int, streamed: bool, batch: int
 ) -> float:
     """Flops of the matrix products of a fit without a head."""
-    from xplique_dirpairs.learning.features import _KEPT_MEGABYTES
+    from xplique_dirpairs.learning.features import KEPT_MEGABYTES
     from xplique_dirpairs.learning.starts import positions_for
 
     axes = min(channels, concepts + DISTRACTORS)
-    read_again = streamed and 4e-6 * positions * axes > _KEPT_MEGABYTES
+    read_again = streamed and 4e-6 * positions * axes > KEPT_MEGABYTES
     sample = min(positions, positions_for(concepts))
     moments = 2.0 * positions * channels**2
     start = 60 * 4.0 * sample * axes**2  # iterations of the skewness ICA
@@ -108,21 +108,20 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
     """One fit."""
     from xplique_dirpairs.data.shards import ActivationShards
     from xplique_dirpairs.datasets.synthetic import random_directions
-    from xplique_dirpairs.learning import stage_fit
-    from xplique_dirpairs.learning.presets import DEFAULT
-    from xplique_dirpairs.learning.trainer import learn_pairs
+    from xplique_dirpairs.learning.learner import learn_pairs
+    from xplique_dirpairs.learning.recipe import DEFAULT
+    from xplique_dirpairs.learning.stage import StageRun
 
     ends: list[list[tuple[float, float]]] = []
 
-    class TimedRecord(stage_fit.EpochRecord):
+    learn_epochs = StageRun.epochs
+
+    def timed_epochs(run):
         """Notes when epochs end."""
-
-        def on_train_begin(self, logs=None):
-            ends.append([])
-
-        def on_epoch_end(self, epoch, logs=None):
-            super().on_epoch_end(epoch, logs)
+        ends.append([])
+        for epoch in learn_epochs(run):
             ends[-1].append(clocks())
+            yield epoch
 
     directions = random_directions(0, concepts, DISTRACTORS, channels)
     recipe = dataclasses.replace(DEFAULT, otherwise=None)
@@ -139,7 +138,7 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
             activations = np.concatenate(list(activations_of(positions, directions)))
         before, start = peak(), clocks()
         # the learning takes no callbacks of its user
-        with mock.patch.object(stage_fit, "EpochRecord", TimedRecord):
+        with mock.patch.object(StageRun, "epochs", timed_epochs):
             pairs, history = learn_pairs(
                 activations, concepts, recipe=recipe, random_state=0, verbose=0
             )

@@ -65,7 +65,7 @@ from xplique_dirpairs.datasets.synthetic import (
     random_directions,
 )
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.models.head import Head
 
 #: A concept is recovered if it meets both; a seed succeeds if so many of its concepts are.

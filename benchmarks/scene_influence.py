@@ -13,8 +13,8 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.datasets.annotated_scenes import CLASS_NAMES, random_scene_network
 from xplique_dirpairs.datasets.scene_settings import CLASSES, DISTRACTOR
+from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.supervised import SupervisedPairs, cell_coverage, supervised_pairs
-from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.sensitivity.influence import Influence, influence, sensitivity

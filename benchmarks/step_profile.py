@@ -29,15 +29,15 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from xplique_dirpairs.learning.coordinates import Coordinates
+from xplique_dirpairs.learning.features import Coordinates
 from xplique_dirpairs.learning.objective import Detectors, Objective
-from xplique_dirpairs.learning.presets import DEFAULT, SOFT
-from xplique_dirpairs.learning.recipe import Stage
+from xplique_dirpairs.learning.recipe import DEFAULT, SOFT, Stage
 from xplique_dirpairs.learning.signals import excess_covariance, joint_signals
 from xplique_dirpairs.learning.uncertainty import damped_inverse
 from xplique_dirpairs.models.head import Head
@@ -99,7 +99,7 @@ def objective(stage: Stage, axes: int, concepts: int, head: Head | None, gamma: 
     filters /= np.linalg.norm(filters, axis=-1, keepdims=True)
     identity = Coordinates(np.zeros(axes), np.eye(axes), np.eye(axes))
     model = Objective(
-        stage,
+        replace(stage, learning_rate=1e-6),  # the step stays what it is while it is timed
         identity,
         Detectors(20.0 * filters, np.full((1, concepts), 40.0)),
         gamma=gamma,
@@ -109,7 +109,6 @@ def objective(stage: Stage, axes: int, concepts: int, head: Head | None, gamma: 
         network_every=1,
         seed=0,
     )
-    model.compile(keras.optimizers.Adam(1e-6))  # the step stays what it is while it is timed
     return model
 
 

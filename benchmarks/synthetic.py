@@ -27,7 +27,7 @@ from xplique_dirpairs.datasets.synthetic import (
     random_directions,
     synthetic_signals,
 )
-from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.metrics.recovery import Recovery
 from xplique_dirpairs.models.head import Head
 

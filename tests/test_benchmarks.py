@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from xplique_dirpairs.learning.presets import DEFAULT, SOFT
+from xplique_dirpairs.learning.recipe import DEFAULT, SOFT
 from xplique_dirpairs.sensitivity.influence import Influence
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"

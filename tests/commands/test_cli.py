@@ -66,7 +66,7 @@ def test_help_teaches_by_example(arguments, capsys):
 
 
 def test_the_help_names_every_recipe(capsys, monkeypatch):
-    from xplique_dirpairs.learning.presets import RECIPES
+    from xplique_dirpairs.learning.recipe import RECIPES
 
     monkeypatch.setenv("COLUMNS", "500")  # no name is broken at its hyphen
     assert cli.main(["fit", "--help"]) == 0

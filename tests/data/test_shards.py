@@ -16,11 +16,10 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import features as features_
-from xplique_dirpairs.learning.callbacks import EpochRecord
-from xplique_dirpairs.learning.coordinates import Moments, whitened
-from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
-from xplique_dirpairs.learning.presets import get_recipe
-from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.learning.features import HeldFeatures, Moments, StreamedFeatures, whitened
+from xplique_dirpairs.learning.learner import learn_pairs
+from xplique_dirpairs.learning.objective import Objective
+from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.models.head import Head
 
 
@@ -287,7 +286,7 @@ def test_bad_batches_are_refused(tmp_path, activations):
 def both(request, tmp_path, activations, monkeypatch):
     """Held and streamed features; of these all or none fit in what memory is given to them."""
     if request.param == "streamed":
-        monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
+        monkeypatch.setattr(features_, "KEPT_MEGABYTES", 0.0)
     return HeldFeatures(activations), StreamedFeatures(written(tmp_path, activations))
 
 
@@ -336,7 +335,7 @@ def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_hel
     samples = [f.sample(made, 20, np.random.default_rng(1)) for f in (held, streamed)]
     np.testing.assert_allclose(*samples, atol=1e-6)
     assert read == list(range(len(shards.counts)))
-    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 4e-6 * (300 * made.axes - 1))
+    monkeypatch.setattr(features_, "KEPT_MEGABYTES", 4e-6 * (300 * made.axes - 1))
     read.clear()
     list(StreamedFeatures(shards).batches(made, 32, 5).take(30))
     assert len(read) > 3 * len(shards.counts), "above it every pass reads them"
@@ -353,10 +352,10 @@ def test_batches_that_are_skipped_are_those_that_would_have_come(skip, both):
 
 def test_whole_passes_that_are_skipped_are_not_read(both, monkeypatch):
     streamed, read = both[1], []
-    made, reading = whitened(Moments.of(both[0]), 2), streamed._shards.read
-    monkeypatch.setattr(streamed._shards, "read", lambda k: read.append(k) or reading(k))
+    made, reading = whitened(Moments.of(both[0]), 2), streamed.shards.read
+    monkeypatch.setattr(streamed.shards, "read", lambda k: read.append(k) or reading(k))
     list(streamed.batches(made, 32, 5, 10 * (300 // 32)).take(1))
-    assert 0 < len(read) <= len(streamed._shards.counts)
+    assert 0 < len(read) <= len(streamed.shards.counts)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
@@ -371,25 +370,25 @@ def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
 def test_a_shard_that_is_damaged_while_it_is_learned_from_is_named(
     tmp_path, activations, monkeypatch
 ):
-    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
+    monkeypatch.setattr(features_, "KEPT_MEGABYTES", 0.0)
     recipe = get_recipe("soft")
     stage = dataclasses.replace(recipe.stages[0], epochs=2, steps_per_epoch=30)  # of two passes
     recipe = dataclasses.replace(recipe, stages=(stage,), start="random", restarts=1, batch=20)
-    shards, proceed = written(tmp_path, activations), EpochRecord.on_epoch_end
+    shards, proceed = written(tmp_path, activations), Objective.update_multipliers
 
-    def on_epoch_end(self, epoch, logs=None):
-        proceed(self, epoch, logs)
+    def update_multipliers(self):
+        proceed(self)
         np.save(tmp_path / "nan.npy", np.full((5, 3, 2, 4), np.nan, np.float32))
         os.replace(tmp_path / "nan.npy", tmp_path / "000002.npy")  # it is read ahead meanwhile
 
-    monkeypatch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+    monkeypatch.setattr(Objective, "update_multipliers", update_multipliers)
     with pytest.raises(ValueError, match=r"000002\.npy hold NaN or infinite"):
         learn_pairs(shards, 2, recipe=recipe, random_state=0, verbose=0)
 
 
 @pytest.mark.slow
 def test_learning_from_shards_recovers_what_learning_from_memory_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(features_, "_KEPT_MEGABYTES", 0.0)
+    monkeypatch.setattr(features_, "KEPT_MEGABYTES", 0.0)
     signals, distractors = random_directions(1)
     data = synthetic_signals(2000, 1, signals, distractors)  # 12 000 positions: minibatches
     head = Head(pooled_dense_head(data.features, data.labels))

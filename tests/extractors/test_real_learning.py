@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
-from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.objective import Objective
+from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.pairs import DirectionPairs
 
 
@@ -75,12 +76,10 @@ def test_subclassed_halves_work_as_they_do_for_craft(images):
 
 
 def test_ctrl_c_ends_the_fits_of_all_classes(halves, images, monkeypatch):
-    from xplique_dirpairs.learning.callbacks import EpochRecord
-
-    def interrupt(self, epoch, logs=None):
+    def interrupt(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EpochRecord, "on_epoch_end", interrupt)
+    monkeypatch.setattr(Objective, "update_multipliers", interrupt)
     x = images("conv_gap", 30)
     manager = DirectionPairsManagerTf(
         *halves("conv_gap"), x, np.arange(30) % 3, number_of_concepts=3, patch_size=16,

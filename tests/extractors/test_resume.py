@@ -25,7 +25,7 @@ def test_a_fit_goes_on_from_the_folder_it_is_kept_in(halves, images, tmp_path):
 
     first, again = fit(), fit()
     np.testing.assert_array_equal(first.pairs.filters, again.pairs.filters)
-    assert any("went on" in note for note in again.history_.notes)
+    assert any("resumed in" in note for note in again.history_.notes)
 
 
 def test_a_manager_keeps_every_class_in_a_folder_of_its_own(halves, images, tmp_path):

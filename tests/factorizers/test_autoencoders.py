@@ -6,13 +6,13 @@ import tensorflow as tf
 from sklearn.exceptions import NotFittedError
 from sparse_mixtures import sparse_mixtures
 
+from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,
     TopKFactorizer,
 )
 from xplique_dirpairs.factorizers.sparse_autoencoder import SparseAutoencoder
-from xplique_dirpairs.learning.callbacks import NaNGuard
 from xplique_dirpairs.learning.history import LearningWarning
 
 KINDS = [TopKFactorizer, ArchetypalFactorizer, RelaxedArchetypalFactorizer]

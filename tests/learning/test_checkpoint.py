@@ -8,22 +8,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head, synthetic_signals
-from xplique_dirpairs.learning.callbacks import EpochRecord, Progress, halve_on_plateau, stop_early
-from xplique_dirpairs.learning.checkpoint import Checkpoint, EpochState, SavedState
-from xplique_dirpairs.learning.coordinates import Moments
-from xplique_dirpairs.learning.fingerprint import PROBES, Fingerprint
+from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
+from xplique_dirpairs.learning.features import Moments
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.presets import get_recipe
-from xplique_dirpairs.learning.recipe import Stage
-from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.learning.learner import learn_pairs
+from xplique_dirpairs.learning.objective import Detectors, Objective
+from xplique_dirpairs.learning.recipe import Stage, get_recipe
+from xplique_dirpairs.learning.state import FitState, Pace, Running
 from xplique_dirpairs.models.head import Head
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -75,23 +72,23 @@ class Killed(BaseException):
     """Instead of a signal: the process that goes on is this one."""
 
 
-def killed_by_itself(self, epoch, logs=None):
+def killed_by_itself(self):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def broken_off(self, epoch, logs=None):
+def broken_off(self):
     raise Killed
 
 
 def kill_in_epoch(patch, at, end=broken_off):
     """The at-th of the whole fit."""
-    epochs, proceed = [], EpochRecord.on_epoch_end
+    epochs, proceed = [], Objective.update_multipliers
 
-    def on_epoch_end(self, epoch, logs=None):
-        epochs.append(epoch)
-        (end if len(epochs) == at else proceed)(self, epoch, logs)
+    def update_multipliers(self):
+        epochs.append(self)
+        (end if len(epochs) == at else proceed)(self)
 
-    patch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+    patch.setattr(Objective, "update_multipliers", update_multipliers)
 
 
 #: Kills itself in the epoch whose number, over all stages, is given.
@@ -143,8 +140,8 @@ def ends_as_if_it_had_not_been_killed(name, at, folder):
     for stage, losses in history.stages.items():
         for loss, values in losses.items():
             np.testing.assert_allclose(resumed_history.stages[stage][loss], values, atol=1e-4)
-    went_on = any("went on with stage" in note for note in resumed_history.notes)
-    assert went_on == (at > 1), "nothing is there before the first epoch's end"
+    is_resumed = any("resumed in stage" in note for note in resumed_history.notes)
+    assert is_resumed == (at > 1), "nothing is there before the first epoch's end"
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +158,7 @@ def no_more_steps(*_, **__):
 
 def test_a_finished_fit_is_not_learned_again(finished, monkeypatch):
     whole, _ = whole_fit("default")
-    monkeypatch.setattr(Objective, "train_step", no_more_steps)
+    monkeypatch.setattr(Objective, "run_epoch", no_more_steps)
     again, _ = learn("default", finished)
     np.testing.assert_array_equal(whole.filters, again.filters)
     assert [path.name for path in finished.iterdir()] == ["state.npz"]
@@ -313,21 +310,6 @@ def test_a_fit_goes_on_with_or_without_a_progress_bar(first, then, tmp_path, mon
     assert "stage a" in capsys.readouterr().out or not then
 
 
-def test_what_callbacks_remember_returns_to_those_of_the_same_class():
-    halving, stopping, bar = halve_on_plateau(3), stop_early(5), Progress("stage")
-    halving.wait, halving.best, stopping.wait, stopping.best = 1, 0.5, 2, 0.25
-    saved = []
-    state = EpochState([bar, halving, stopping], lambda *what: saved.append(what), None)
-    optimizer = SimpleNamespace(variables=[])
-    state.set_model(
-        SimpleNamespace(variables=[], optimizer=optimizer, last_violation=0.0, stop_training=False)
-    )
-    state.on_epoch_end(0)
-    others = [halve_on_plateau(3), stop_early(5)]
-    EpochState(others, print, SavedState(*saved[0])).on_train_begin()
-    assert [(c.wait, c.best) for c in others] == [(1, 0.5), (2, 0.25)]
-
-
 @pytest.mark.parametrize("at", [2, 3])
 def test_a_stage_that_broke_down_is_remembered_whenever_the_fit_is_killed(
     at, tmp_path, monkeypatch
@@ -364,12 +346,20 @@ def test_a_fit_goes_on_with_the_recipe_it_had_changed_to_whatever_its_name(
         fit()
     history = fit()
     assert list(history.stages) == ["d"]
-    assert "went on with stage d" in history.notes, "the first one's first stage is a"
+    assert "resumed in stage d" in history.notes, "the first one's first stage is a"
+
+
+def after_epoch(epoch):
+    """A state between two epochs."""
+    running = Running(epoch, 0, 1.0, Pace(1e-3), False, None, {"violation": np.arange(epoch)})
+    start = Detectors(np.ones((1, 2, 3)), np.zeros((1, 2)))
+    generator = np.random.default_rng(0).bit_generator.state
+    return FitState(get_recipe("soft"), generator, detectors=start, running=running)
 
 
 def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path, {"a": "1"}, fingerprint(standardised(0)))
-    checkpoint.save({"epoch": 1}, {"x": np.arange(3)})
+    checkpoint.save(after_epoch(1))
 
     def cut_off(file, **arrays):
         file.write(b"half")
@@ -377,9 +367,9 @@ def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save({"epoch": 2}, {"x": np.arange(4)})
-    saved = checkpoint.load()
-    assert saved.data == {"epoch": 1} and list(saved.arrays["x"]) == [0, 1, 2]
+        checkpoint.save(after_epoch(2))
+    saved = checkpoint.load(get_recipe("soft")).running
+    assert saved.epoch == 1 and list(saved.variables["violation"]) == [0]
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 
@@ -392,8 +382,8 @@ def test_a_fit_that_begins_in_a_folder_leaves_the_writing_of_another_alone(tmp_p
         Checkpoint.folder_for(tmp_path)
 
     monkeypatch.setattr(os, "fsync", another_begins)
-    checkpoint.save({"epoch": 1}, {"x": np.arange(3)})
-    assert checkpoint.load().data == {"epoch": 1} and checkpoint.failure is None
+    checkpoint.save(after_epoch(1))
+    assert checkpoint.load(get_recipe("soft")).running.epoch == 1 and checkpoint.failure is None
 
 
 def test_a_full_disk_does_not_end_a_fit(tmp_path, monkeypatch):
@@ -416,12 +406,12 @@ def test_a_full_disk_does_not_end_a_fit(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_removed_does_not_end_a_fit(tmp_path, monkeypatch):
-    folder, proceed = tmp_path / "state", EpochRecord.on_epoch_end
+    folder, proceed = tmp_path / "state", Objective.update_multipliers
 
-    def on_epoch_end(self, epoch, logs=None):
+    def update_multipliers(self):
         shutil.rmtree(folder, ignore_errors=True)
-        proceed(self, epoch, logs)
+        proceed(self)
 
-    monkeypatch.setattr(EpochRecord, "on_epoch_end", on_epoch_end)
+    monkeypatch.setattr(Objective, "update_multipliers", update_multipliers)
     with pytest.warns(LearningWarning, match="No such file .* learning goes on"):
         assert learn("default", folder)[0].number_of_concepts == 3

@@ -7,14 +7,14 @@ from conftest import fake_learn_pairs
 
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head
-from xplique_dirpairs.learning import concept_scan
-from xplique_dirpairs.learning.concept_scan import (
+from xplique_dirpairs.learning import number_of_concepts
+from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.number_of_concepts import (
     ConceptScan,
     ScannedNumber,
     scan_number_of_concepts,
 )
-from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.models.head import Head
 
 
@@ -42,7 +42,7 @@ def learned(monkeypatch):
         return pairs, dataclasses.replace(history, **learn.history)
 
     learn.before, learn.history, learn.calls, learn.seen = lambda *_: None, {}, calls, []
-    monkeypatch.setattr(concept_scan, "learn_pairs", learn)
+    monkeypatch.setattr(number_of_concepts, "learn_pairs", learn)
     return learn
 
 
@@ -111,9 +111,9 @@ def test_fits_that_are_compared_share_no_image(features, learned):
 def test_stability_is_one_for_the_same_directions_in_any_order_and_sign(rng):
     a = rng.normal(size=(5, 8))
     again = -3.0 * a[rng.permutation(5)]
-    assert concept_scan._stability([a, again, a]) == pytest.approx(1.0)
-    assert concept_scan._stability([np.eye(8)[:4], np.eye(8)[4:]]) == 0.0
-    assert np.isnan(concept_scan._stability([a]))
+    assert number_of_concepts.stability_of([a, again, a]) == pytest.approx(1.0)
+    assert number_of_concepts.stability_of([np.eye(8)[:4], np.eye(8)[4:]]) == 0.0
+    assert np.isnan(number_of_concepts.stability_of([a]))
 
 
 def test_losses_are_those_of_the_last_stage_and_sparsity_a_share_of_its_maximum(features, learned):
@@ -208,7 +208,7 @@ def test_halves_of_shards_are_shards_of_the_same_images(tmp_path, features, monk
         seen.append(activations if held else np.concatenate(list(activations)))
         return fake_learn_pairs(seen[-1], number, **settings)
 
-    monkeypatch.setattr(concept_scan, "learn_pairs", learn)
+    monkeypatch.setattr(number_of_concepts, "learn_pairs", learn)
     shards = ActivationShards.write(tmp_path, features, megabytes=1e-4)
     scans = [scan_number_of_concepts(x, [2, 3], verbose=0) for x in (features, shards)]
     np.testing.assert_array_equal(seen[:4], seen[4:])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xplique_dirpairs.learning.constraints import dual_update, penalty
+from xplique_dirpairs.learning.losses import dual_update, penalty
 
 R, C = 4, 3
 

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.datasets.synthetic import random_directions, synthetic_signals
-from xplique_dirpairs.learning import coordinates
-from xplique_dirpairs.learning.coordinates import (
+from xplique_dirpairs.learning import features
+from xplique_dirpairs.learning.features import (
+    HeldFeatures,
     Moments,
     centred,
-    principal_axes,
+    floor_of_noise,
+    signal_axes,
     standardised,
     whitened,
 )
@@ -28,17 +30,20 @@ def x(rng):
     return (rng.normal(size=(P, D)) @ mixing.T + 5.0).astype(np.float32)
 
 
-def test_moments_are_mean_and_covariance_in_chunks_too(x):
-    for chunk in (7, P):
-        moments = Moments.of(x, chunk)
+def test_moments_are_mean_and_covariance_in_blocks_too(x, monkeypatch):
+    for block in (7, P):
+        monkeypatch.setattr(features, "BLOCK", block)
+        moments = Moments.of(HeldFeatures(x))
         np.testing.assert_allclose(moments.mean, x.astype(np.float64).mean(0))
         slow = np.cov(x.astype(np.float64).T, bias=True)
         np.testing.assert_allclose(moments.covariance, slow, atol=1e-5)
 
 
-def test_moments_know_the_order_of_positions_in_any_chunks(x, rng):
+def test_moments_know_the_order_of_positions_in_any_blocks(x, rng, monkeypatch):
     order = Moments.of(x).order
-    np.testing.assert_allclose(Moments.of(x, 7).order, order, rtol=1e-9)
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "BLOCK", 7)
+        np.testing.assert_allclose(Moments.of(x).order, order, rtol=1e-9)
     np.testing.assert_allclose(Moments.of(100.0 * x - 3.0).order, 100.0 * order, rtol=1e-3)
     assert np.abs(Moments.of(rng.permutation(x)).order - order).max() > 1.0 / np.sqrt(P)
 
@@ -139,7 +144,7 @@ def test_the_floor_of_noise_shows_the_rank(rank, noise, scale, rng):
         left, s, right = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
         s[4:9] = s[4] / 2
         x = (left * s) @ right
-    axes, deviations = principal_axes(Moments.of(x.astype(np.float32)), I)
+    axes, deviations = signal_axes(Moments.of(x.astype(np.float32)), I)
     assert len(axes) == len(deviations) == rank
     np.testing.assert_allclose(axes @ axes.T, np.eye(rank), atol=1e-9)
 
@@ -149,20 +154,20 @@ def test_the_reference_experiment_has_five_axes_of_signal():
     for seed in range(20):
         for directions in ((None, None), random_directions(seed)):
             x = synthetic_signals(300, seed, *directions).features.reshape(-1, 16)
-            ranks.append(len(principal_axes(Moments.of(x), I)[0]))
+            ranks.append(len(signal_axes(Moments.of(x), I)[0]))
     assert ranks == 40 * [5]
 
 
 def test_without_a_floor_as_many_axes_are_kept_as_the_concepts_need(rng):
     x = rng.normal(size=(3000, 300)).astype(np.float32)
-    moments, least = Moments.of(x), coordinates._AXES
-    kept = [len(principal_axes(moments, concepts)[0]) for concepts in (3, least, 200)]
+    moments, least = Moments.of(x), features.AXES
+    kept = [len(signal_axes(moments, concepts)[0]) for concepts in (3, least, 200)]
     assert kept == [least, 2 * least, 300]
 
 
 def test_as_many_axes_as_concepts_are_kept_where_the_features_have_them(rng):
     x = (rng.normal(size=(2000, 8)) * 2.0 ** -np.arange(8)).astype(np.float32)
-    assert len(principal_axes(Moments.of(x), 6)[0]) >= 6
+    assert len(signal_axes(Moments.of(x), 6)[0]) >= 6
 
 
 def test_a_large_offset_costs_no_precision(rng):
@@ -181,6 +186,6 @@ def test_the_floor_of_noise_is_what_noise_adds_along_a_filter(noise, rng):
     added = noise * rng.normal(size=clean.shape)
     moments = Moments.of((clean + added).astype(np.float32))
     made = whitened(moments, 6)
-    assert coordinates.floor_of_noise(moments, 6) == pytest.approx(noise, rel=0.02, abs=1e-4)
+    assert floor_of_noise(moments, 6) == pytest.approx(noise, rel=0.02, abs=1e-4)
     along = np.sqrt(np.mean((added @ made.forward).var(axis=0)))
     assert made.noise == pytest.approx(along, rel=0.02, abs=1e-4)

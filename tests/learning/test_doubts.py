@@ -9,12 +9,11 @@ import pytest
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning import learner
-from xplique_dirpairs.learning.coordinates import Moments, whitened
-from xplique_dirpairs.learning.features import HeldFeatures
+from xplique_dirpairs.learning.features import HeldFeatures, Moments, whitened
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.learner import learn_pairs
+from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.learning.starts import count_maxima, make_start
-from xplique_dirpairs.learning.trainer import learn_pairs
 from xplique_dirpairs.metrics.recovery import detector_iou
 
 

@@ -142,7 +142,7 @@ def test_all_splits_must_agree(found, number, reason, monkeypatch):
         found = next(counts)
         return SkewnessCount(found, "none" if found is None else f"found {found}", none, none)
 
-    monkeypatch.setattr(number_of_concepts, "_count", count)
+    monkeypatch.setattr(number_of_concepts, "count_in_halves", count)
     told = count_skewed_sources(maps(4, images=100))
     assert told.number == number and reason in told.reason
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from xplique_dirpairs.learning.coordinates import Moments, centred, standardised, whitened
+from xplique_dirpairs.learning.features import Moments, centred, standardised, whitened
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.models.head import Head
@@ -164,10 +164,9 @@ def test_margins_and_biases_are_shared_where_the_stage_says_so(activations, star
 
 
 def trained(activations, start, stage, steps=5, **settings):
+    stage = dataclasses.replace(stage, learning_rate=0.05, schedule="constant")
     model, batch = objective(activations, start, "whitened", stage=stage, **settings)
-    model.compile(keras.optimizers.Adam(0.05), jit_compile=False)
-    data = tf.data.Dataset.from_tensors(batch).repeat()
-    model.fit(data, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
+    model.run_epoch(iter(tf.data.Dataset.from_tensors(batch).repeat()), steps)
     return model
 
 
@@ -189,7 +188,7 @@ def test_sharpness_rises_geometrically_and_reaches_its_end(activations, start):
     model, _ = objective(activations, start, "whitened", stage=stage, steps=100)
     sharpness = {}
     for step in (0, 35, 70, 100):
-        model._step.assign(float(step))
+        model.step.assign(float(step))
         sharpness[step] = float(1.0 / model.margins()[0, 0])
     assert sharpness == pytest.approx({0: 4.0, 35: 16.0, 70: 64.0, 100: 64.0}, rel=1e-4)
 
@@ -226,7 +225,7 @@ def test_between_its_steps_the_network_term_is_remembered(activations, start):
         first = model.losses_of(batch)["uur"]
         total = tf.reduce_sum(first)
     gradient = tape.gradient(total, model.directions.value)
-    model._step.assign(1.0)
+    model.step.assign(1.0)
     with tf.GradientTape() as tape:
         again = model.losses_of(batch)["uur"]
         total = tf.reduce_sum(again)
@@ -251,7 +250,7 @@ def test_a_minibatch_renews_a_tenth_of_the_running_activity_and_has_its_own_grad
     other = {"pixels": 2.0 * batch["pixels"][:20]}
     first, second = (plain.losses_of(b)["ic"].numpy() for b in (batch, other))
     np.testing.assert_allclose(model.losses_of(batch)["ic"], first, rtol=1e-5)
-    model._step.assign(1.0)
+    model.step.assign(1.0)
 
     def gradient(of):
         with tf.GradientTape() as tape:
@@ -262,7 +261,7 @@ def test_a_minibatch_renews_a_tenth_of_the_running_activity_and_has_its_own_grad
     # nobody is above ν = 1: the loss is linear in the activities
     model, _ = objective(activations, start, stage=stage, full_batch=False)
     model.losses_of(batch)
-    model._step.assign(1.0)
+    model.step.assign(1.0)
     found = model.losses_of(other)["ic"]
     np.testing.assert_allclose(found, 0.9 * first + 0.1 * second, rtol=1e-4)
 
@@ -274,7 +273,7 @@ def test_a_limit_of_sharpness_is_kept_for_each_concept(activations, start):
     limited = dataclasses.replace(start, sharpest=limits)
     model, _ = objective(activations, limited, stage=stage, steps=100)
     for step, others in ((0, 4.0), (100, 64.0)):
-        model._step.assign(float(step))
+        model.step.assign(float(step))
         sharpness = 1.0 / model.margins().numpy()
         assert sharpness[0, 1] == pytest.approx(min(others, 10.0))
         assert np.delete(sharpness.ravel(), 1) == pytest.approx(others)

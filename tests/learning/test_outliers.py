@@ -5,10 +5,8 @@ from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning import features as features_
-from xplique_dirpairs.learning import outliers
-from xplique_dirpairs.learning.coordinates import Moments
-from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
-from xplique_dirpairs.learning.outliers import distinct_images, leave_out_far
+from xplique_dirpairs.learning.features import HeldFeatures, Moments, StreamedFeatures
+from xplique_dirpairs.learning.starts import distinct_images, leave_out_far
 
 
 @pytest.fixture(params=["held", "streamed"])
@@ -118,16 +116,15 @@ def test_few_features_are_all_kept(make):
 
 @pytest.mark.parametrize("copies", [1, 20])
 def test_copies_of_images_are_counted_once(copies, make, clean, monkeypatch):
-    monkeypatch.setattr(features_, "_BLOCK", 7)  # images reach over its ends
+    monkeypatch.setattr(features_, "BLOCK", 7)  # images reach over its ends
     assert distinct_images(make(clean[:50].repeat(copies, axis=0))) == 50
 
 
-def test_workers_of_a_cluster_leave_out_what_the_chief_does(make, clean, monkeypatch):
+def test_workers_of_a_cluster_leave_out_what_the_chief_does(make, clean):
     features = make(clean)
     theirs = np.zeros(len(clean))
     theirs[7] = 1.0
-    monkeypatch.setattr(outliers, "from_chief", lambda arrays: [theirs])
     asked = features, Moments.of(features), 2
-    near, _, left_out, _ = leave_out_far(*asked, on_all_workers=True)
+    near, _, left_out, _ = leave_out_far(*asked, agree=lambda ours: theirs)
     assert left_out.tolist() == [7] and near.shape[0] == len(clean) - 1
     assert not leave_out_far(*asked)[2].size, "alone, its own answer counts"

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.learning import reading
-from xplique_dirpairs.learning.coordinates import Coordinates, Moments
-from xplique_dirpairs.learning.reading import measure_pairs
-from xplique_dirpairs.learning.signals import excess_covariance, joint_signals
+from xplique_dirpairs.learning import features
+from xplique_dirpairs.learning.features import Coordinates, HeldFeatures, Moments
+from xplique_dirpairs.learning.signals import excess_covariance, joint_signals, measure_pairs
 
 P, D, I = 60, 4, 3
 
@@ -16,12 +15,13 @@ def problem(rng):
 
 
 def measure(x, filters, biases, **given):
-    return measure_pairs(x, Moments.of(x), filters, biases, **given)
+    features = HeldFeatures(x)
+    return measure_pairs(features, Moments.of(features), filters, biases, **given)
 
 
 def test_pairs_are_completed_by_the_formulas_of_the_method(problem, monkeypatch):
     x, filters, biases = problem
-    monkeypatch.setattr(reading, "_CHUNK", 7)  # in several portions
+    monkeypatch.setattr(features, "BLOCK", 7)  # in several portions
     found = measure(*problem)
     mean = x.mean(axis=0, dtype=float)
     z = x @ filters.T
@@ -30,7 +30,7 @@ def test_pairs_are_completed_by_the_formulas_of_the_method(problem, monkeypatch)
         chosen = x[on[:, i]].astype(float)
         slow = (chosen - chosen.mean(0)).T @ (z[on[:, i], i] - z[on[:, i], i].mean())
         slow /= np.linalg.norm(slow)
-        np.testing.assert_allclose(found.signals[i], slow, atol=1e-4)
+        np.testing.assert_allclose(found.pairs.signals[i], slow, atol=1e-4)
         assert found.pairs.absent_levels[i] == pytest.approx(z[~on[:, i], i].mean(), rel=1e-4)
         for j in range(I):
             union = (on[:, i] | on[:, j]).sum()
@@ -47,14 +47,14 @@ def test_a_dead_concept_and_one_that_is_everywhere_are_complete_all_the_same(pro
     np.testing.assert_allclose(found.occupancy[:2], [0.0, 1.0])
     everywhere = np.cov(x.T) @ filters[0]
     everywhere /= np.linalg.norm(everywhere)
-    np.testing.assert_allclose(found.signals[0], everywhere, atol=1e-4)
+    np.testing.assert_allclose(found.pairs.signals[0], everywhere, atol=1e-4)
     # never off: its absent level is its threshold
     assert found.pairs.absent_levels[1] == pytest.approx(found.pairs.biases[1], rel=1e-5)
 
 
 def test_given_signal_vectors_are_kept(problem, rng):
     signals = rng.normal(size=(I, D))
-    found = measure(*problem, signals=signals).signals
+    found = measure(*problem, signals=signals).pairs.signals
     np.testing.assert_allclose(
         found, signals / np.linalg.norm(signals, axis=1, keepdims=True), rtol=1e-5
     )
@@ -68,7 +68,7 @@ def test_estimated_signal_vectors_keep_what_lies_along_the_axes_of_the_learning(
     learned_in = Coordinates(moments.mean, axes.T / scale, axes * scale[:, None])
     filters, biases = rng.normal(size=(I, 2)) @ axes, np.zeros(I)
     free, kept = (
-        measure(x, filters, biases, coordinates=given).signals for given in (None, learned_in)
+        measure(x, filters, biases, coordinates=given).pairs.signals for given in (None, learned_in)
     )
     assert np.abs(free[:, 2:]).max() > 0
     np.testing.assert_array_equal(kept[:, 2:], 0.0)
@@ -78,8 +78,8 @@ def test_estimated_signal_vectors_keep_what_lies_along_the_axes_of_the_learning(
 
 def test_joint_signals_are_those_of_the_learning(problem, monkeypatch):
     x, filters, biases = problem
-    monkeypatch.setattr(reading, "_CHUNK", 7)
-    found = measure(*problem, signals="joint").signals
+    monkeypatch.setattr(features, "BLOCK", 7)
+    found = measure(*problem, signals="joint").pairs.signals
     centred = x - x.mean(axis=0, dtype=float)
     with_x = excess_covariance(centred, centred @ filters.T - biases)
     expected = joint_signals(with_x, with_x @ filters.T).numpy()

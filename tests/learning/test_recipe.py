@@ -2,8 +2,7 @@ import dataclasses
 
 import pytest
 
-from xplique_dirpairs.learning.presets import RECIPES, get_recipe
-from xplique_dirpairs.learning.recipe import LOSSES, Recipe, Stage
+from xplique_dirpairs.learning.recipe import LOSSES, RECIPES, Recipe, Stage, get_recipe
 
 #: Doumanoglou et al., deep classifier: the table of the paper, dashes left out.
 DEEP = {

@@ -5,9 +5,13 @@ from scipy.optimize import linear_sum_assignment
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning import starts
-from xplique_dirpairs.learning.coordinates import Moments, whitened
-from xplique_dirpairs.learning.ica import random_filters, skewness_filters
-from xplique_dirpairs.learning.starts import make_start, separating_thresholds
+from xplique_dirpairs.learning.features import Moments, whitened
+from xplique_dirpairs.learning.starts import (
+    make_start,
+    random_filters,
+    separating_thresholds,
+    skewness_filters,
+)
 
 every_start = pytest.mark.parametrize("name", ["skewness", "consensus", "random"])
 
@@ -71,7 +75,7 @@ def test_a_consensus_depends_less_on_its_seed_than_one_clustering(crowded, monke
         return np.mean([agreement(found[i], found[j]) for i in range(4) for j in range(i)])
 
     many = mean_agreement()
-    monkeypatch.setattr(starts, "_CLUSTERINGS", 1)
+    monkeypatch.setattr(starts, "CLUSTERINGS", 1)
     one = mean_agreement()
     assert many > one + 0.05, (many, one)
 

@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from xplique_dirpairs.learning.signals import RIDGE, ROUNDING, damped_inverse
 from xplique_dirpairs.learning.uncertainty import (
-    RIDGE,
-    ROUNDING,
     constrained_displacement,
-    damped_inverse,
     fired_displacement,
     unconstrained_displacement,
 )

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import NETWORKS, make_images, make_pairs
+from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.data.activations import compute_activations
@@ -13,7 +14,6 @@ from xplique_dirpairs.data.crops import concept_maps, crop_coefficients, extract
 from xplique_dirpairs.explanations.contributions import explain_prediction
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.interventions.counterfactual_search import CounterfactualSearch
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.report.image_reading import Overview, pairs_of

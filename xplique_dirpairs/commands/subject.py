@@ -26,7 +26,7 @@ from xplique_dirpairs.commands.layers import candidates, layers_table, suggestio
 from xplique_dirpairs.commands.model_file import load_model
 from xplique_dirpairs.commands.preprocessing import Preprocessing, preprocessing
 from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.models.two_classes import no_and_yes

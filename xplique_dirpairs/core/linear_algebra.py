@@ -64,3 +64,21 @@ def regularised_inverse(gram: NDArray) -> NDArray:
     """
     transposed = np.swapaxes(gram, -1, -2)
     return np.linalg.solve(transposed @ gram + RIDGE * np.eye(gram.shape[-1]), transposed)
+
+
+def principal_axes(covariance: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the principal axes of a covariance, as rows, and the variances along them.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (D, D)
+
+    Returns
+    -------
+    axes : ndarray of shape (D, D)
+        Orthonormal rows, largest variance first. ``axes / sqrt(variances)[:, None]`` whitens.
+    variances : ndarray of shape (D,)
+        Rounding may leave those of no variance slightly negative.
+    """
+    variances, axes = np.linalg.eigh(covariance)
+    return axes[:, ::-1].T, variances[::-1]

@@ -11,12 +11,10 @@ chief's, so that workers of different make do not disagree.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -147,11 +145,6 @@ def _replica() -> tf.distribute.ReplicaContext | None:
 # ------------------------------------------------------------ around the steps
 
 
-def whole_parts(size: int) -> int:
-    """The next size of a batch that replicas can share equally."""
-    return -(-size // replicas()) * replicas()
-
-
 def distributed(batches: tf.data.Dataset) -> Any:
     """Every replica's part of the batches.
 
@@ -180,54 +173,20 @@ def distributed(batches: tf.data.Dataset) -> Any:
     return tf.distribute.get_strategy().distribute_datasets_from_function(of_worker)
 
 
-class DistributedModel(keras.Model):
-    """A model with a ``train_step`` of its own that Keras's `fit` can run under a strategy.
-
-    The step is called on every replica. It returns scalars by name.
-    """
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Keras's own [3.15] takes an optional batch in a `tf.while_loop`: workers cannot."""
-        if self._distribute_strategy is None:
-            super().make_train_function(force)
-        else:
-            self.train_function = _steps_function(self.train_step, self.steps_per_execution)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
-        """What is built needs no batch; Keras would take one from all replicas.
-
-        Without a strategy it would leave the optimizer to the first step, which is then traced
-        twice: half of what a short stage takes.
-        """
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-
-
-def _steps_function(step: Callable, steps: int) -> Callable:
-    """So many training steps on every replica, compiled."""
+def compiled_steps(step: Callable[[Any], Any]) -> Callable[[Any, tf.Tensor], None]:
+    """Return a compiled function of an iterator and a number: that many steps on every replica."""
     strategy = tf.distribute.get_strategy()
+    step = tf.autograph.experimental.do_not_convert(step)
 
     @tf.function
-    def several(iterator):
-        for _ in tf.range(steps - 1):
+    def several(iterator, steps):
+        for _ in tf.range(steps):
             strategy.run(step, args=(next(iterator),))
-        logs = strategy.run(step, args=(next(iterator),))
-        # one value for all: no worker stops on its own for a difference in rounding
-        return {
-            name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
-            for name, value in logs.items()
-        }
 
     return several
 
 
 # ------------------------------------------------------------ between workers
-
-
-def own_share(blocks: Iterable[_T]) -> Iterator[_T]:
-    """Every n-th block, for n workers."""
-    return itertools.islice(blocks, _own_number(), None, workers())
 
 
 def summed(arrays: Sequence[NDArray]) -> list[NDArray]:
@@ -247,20 +206,19 @@ def summed(arrays: Sequence[NDArray]) -> list[NDArray]:
     return [of_all(np.asarray(array)) for array in arrays]
 
 
-def from_chief(arrays: Sequence[NDArray]) -> list[NDArray]:
-    """The chief's arrays, for workers that have some of the same shapes."""
-    return summed([array if is_chief() else np.zeros_like(array) for array in arrays])
-
-
 def as_on_chief(value: _T) -> _T:
-    """A dataclass with the chief's arrays and numbers in it."""
+    """Return the chief's arrays and numbers: of an array, or of the fields of a dataclass."""
     if workers() == 1:
         return value
-    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
-    fields = {name: v for name, v in fields.items() if v is not None}
-    numbers = from_chief([np.asarray(v, np.float64) for v in fields.values()])
+    if isinstance(value, np.ndarray):
+        return summed([value if is_chief() else np.zeros_like(value)])[0]  # type: ignore[return-value]
+    named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+    arrays = {name: np.asarray(v, np.float64) for name, v in named.items() if v is not None}
+    numbers = {name: as_on_chief(array) for name, array in arrays.items()}
     new = {
-        name: came.astype(v.dtype) if isinstance(v, np.ndarray) else type(v)(came)
-        for (name, v), came in zip(fields.items(), numbers, strict=True)
+        name: number.astype(named[name].dtype)
+        if isinstance(named[name], np.ndarray)
+        else type(named[name])(number)
+        for name, number in numbers.items()
     }
     return dataclasses.replace(value, **new)  # type: ignore[type-var]

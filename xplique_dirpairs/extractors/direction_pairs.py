@@ -26,8 +26,7 @@ from xplique_dirpairs.extractors.craft import FactorizerCraftTf, check_split
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.learning.presets import get_recipe
-from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
 

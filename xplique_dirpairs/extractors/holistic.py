@@ -31,8 +31,7 @@ from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.extractors.concept_layer import fit_factorizer, shown_encoder
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.learning.presets import get_recipe
-from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture

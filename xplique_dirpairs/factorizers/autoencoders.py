@@ -15,7 +15,9 @@ from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 
 from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.validation import check_integer, check_number
+from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard, Progress
 from xplique_dirpairs.factorizers.base import AffineFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
     ArchetypalDictionary,
@@ -24,8 +26,7 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     SparseAutoencoder,
     top_k,
 )
-from xplique_dirpairs.learning.batches import random_rows
-from xplique_dirpairs.learning.callbacks import NaNGuard, Progress, quiet
+from xplique_dirpairs.learning.features import random_rows
 
 #: Points of the history, whatever the number of steps.
 _EPOCHS = 50

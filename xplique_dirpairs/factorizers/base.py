@@ -19,7 +19,7 @@ from xplique.concepts.factorizer import ConceptFactorizer
 from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.validation import check_activations, check_integer
-from xplique_dirpairs.learning.coordinates import TOO_LARGE
+from xplique_dirpairs.learning.features import TOO_LARGE
 
 
 class DirectionsFactorizer(ConceptFactorizer):

@@ -21,7 +21,7 @@ from xplique_dirpairs.factorizers.base import (
     IterativeFactorizer,
     LinearFactorizer,
 )
-from xplique_dirpairs.learning.coordinates import Moments, principal_axes
+from xplique_dirpairs.learning.features import Moments, signal_axes
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -93,7 +93,7 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         moments = Moments.of(x)
-        axes, deviations = principal_axes(moments, self.number_of_concepts)
+        axes, deviations = signal_axes(moments, self.number_of_concepts)
         if len(axes) < self.number_of_concepts:
             raise _too_many(self, len(axes))
         axes = axes[: self.number_of_concepts]

@@ -13,10 +13,10 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from xplique_dirpairs.core.validation import check_activations, check_integer
+from xplique_dirpairs.core.validation import as_activations, check_integer
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.learning.trainer import learn_pairs
+from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
@@ -108,7 +108,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         pixels = np.asarray(activations)
         if pixels.ndim != 2:
             raise ValueError(f"activations must be flat, (P, D), not {pixels.shape}")
-        pixels = check_activations(pixels)
+        pixels = as_activations(pixels)
         maps, head = pixels, None
         if self.latent_to_logit_model is not None and self.map_shape is not None:
             maps, head = _as_maps_of(pixels, self.map_shape), Head(self.latent_to_logit_model)
@@ -133,10 +133,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             As `learn_pairs` takes it.
         """
         self._check_off()
-        activations = check_activations(activations)
-        if head is not None:
-            head.check_takes(activations.shape[1:])
-        else:
+        if head is None:
             logger.info(
                 "direction pairs are learned without the network term: it needs "
                 "latent_to_logit_model and map_shape"

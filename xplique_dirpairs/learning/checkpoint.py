@@ -1,12 +1,17 @@
-"""The state of a fit on disk: written after every epoch, so that a killed fit can go on."""
+"""The state of a fit on disk, written after every epoch, so that a killed fit can be resumed.
+
+A fingerprint of features and network, in a few numbers, tells the state of another fit.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import uuid
-from collections.abc import Callable
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,28 +19,42 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.data.devices import is_chief
-from xplique_dirpairs.learning.fingerprint import Fingerprint
+from xplique_dirpairs.learning.features import Moments
 from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.objective import Detectors
+from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.learning.state import FitState, Pace, Running
+from xplique_dirpairs.models.head import Head
 
 logger = logging.getLogger("xplique_dirpairs")
 
 #: Number of the layout of the file.
-_VERSION = 4
+_VERSION = 5
 _NAME = "state.npz"
+#: Parts of a `FitState` that are plain data.
+_PLAIN = ("generator", "number", "notes", "cut_short", "seconds", "clear_start", "per_position")
 _ANEW = "give another folder, or delete it to start anew"
 _FOREIGN = f"is not the state of a fit, or is damaged: {_ANEW}"
 
-
-@dataclass(frozen=True)
-class SavedState:
-    """Plain data and arrays of a fit."""
-
-    data: dict[str, Any]
-    arrays: dict[str, NDArray]
+#: Differences of mean and variance that are rounding: in standard deviations and variances.
+_ROUNDING = 1e-3
+#: The same of a mean far from zero, relative to it: that of float32 values.
+_RELATIVE_ROUNDING = 1e-5
+#: Share of the typical standard deviation below which a channel's own says nothing.
+_FLOOR = 1e-3
+#: Difference of `Moments.order`, where another order of all positions has about 1.4 and two images
+#: of N that changed places have about 3/√N.
+_OTHER_ORDER = 0.01
+#: Feature maps that a head is known by: their number, and that of numbers kept of each output.
+PROBES, _NUMBERS = 8, 8
+#: Differences of a head's outputs that are rounding, of the features and of the network: in
+#: standard deviations of the outputs.
+_OUTPUT_ROUNDING = 1e-2
 
 
 class Checkpoint:
@@ -90,8 +109,13 @@ class Checkpoint:
             ) from error
         return folder
 
-    def load(self) -> SavedState | None:
-        """What was saved last; None if nothing was.
+    def load(self, recipe: Recipe) -> FitState | None:
+        """Return the state that was saved last; None if there is none.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            The fit's first one.
 
         Raises
         ------
@@ -126,10 +150,10 @@ class Checkpoint:
             raise ValueError(
                 f"{self._path} is the state of a fit with other {', '.join(other)}: {_ANEW}"
             )
-        return SavedState(info["data"], arrays)
+        return _state_of(info["data"], arrays, recipe)
 
-    def save(self, data: dict[str, Any], arrays: dict[str, NDArray]) -> None:
-        """Replace what was saved.
+    def save(self, state: FitState) -> None:
+        """Save a state between two epochs in place of the one before.
 
         Warns
         -----
@@ -139,7 +163,7 @@ class Checkpoint:
         if not is_chief():
             return
         try:
-            self._replace(data, arrays)
+            self._replace(*_saved(state))
         except OSError as error:
             failed_before = self.failure is not None
             self.failure = (
@@ -178,74 +202,168 @@ def _beside(path: Path) -> Path:
     return path.with_suffix(f".{uuid.uuid4().hex}.new")
 
 
-#: What early stopping, plateau schedules and the NaN guard remember between epochs.
-_MEMORIES = ("wait", "best", "cooldown_counter", "stopped_epoch", "tripped_at")
+def _saved(state: FitState) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Return a state between two epochs as plain data and arrays."""
+    running, detectors = state.running, state.detectors
+    assert running is not None
+    data = {
+        "switches": state.switches,
+        "running": {**vars(running), "pace": vars(running.pace), "variables": None},
+        "records": {
+            name: [_as_lists(epoch) for epoch in epochs] for name, epochs in state.records.items()
+        },
+        "violations": {name: _as_lists(broken) for name, broken in state.violations.items()},
+    }
+    data |= {name: getattr(state, name) for name in _PLAIN}
+    arrays = {**running.variables, "filters": detectors.filters, "biases": detectors.biases}
+    if detectors.signals is not None:
+        arrays["signals"] = detectors.signals
+    return data, arrays
 
 
-class EpochState(keras.callbacks.Callback):
-    """Hands the whole state of a stage to ``save`` after every epoch, and puts one back.
-
-    The last of the callbacks: it sees what the others decided. They are known by their class, of
-    which there is one each: not all are there in every process, nor in a fit that goes on.
-
-    Parameters
-    ----------
-    callbacks
-        The others.
-    save
-        Called with plain data and arrays.
-    resumed
-        What was saved; None to begin.
-    """
-
-    def __init__(
-        self,
-        callbacks: list[keras.callbacks.Callback],
-        save: Callable[[dict[str, Any], dict[str, NDArray]], None],
-        resumed: SavedState | None,
-    ):
-        super().__init__()
-        self._others, self._save, self._resumed = callbacks, save, resumed
-
-    def on_train_begin(self, logs=None):
-        """Put the memories of the others back, which have just forgotten them."""
-        self.put_back()
-
-    def put_back(self) -> None:
-        """The memories of the others, as they were saved."""
-        memories = {} if self._resumed is None else self._resumed.data["memories"]
-        for callback in self._others:
-            for name, value in memories.get(type(callback).__name__, {}).items():
-                setattr(callback, name, value)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Save."""
-        memories = {
-            type(c).__name__: {
-                name: float(v) for name in _MEMORIES if (v := getattr(c, name, None)) is not None
-            }
-            for c in self._others
-        }
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        arrays = {f"variable_{k}": v.numpy() for k, v in enumerate(variables)}
-        arrays["violation"] = self.model.last_violation
-        stopped = bool(self.model.stop_training)
-        self._save({"epoch": epoch + 1, "stopped": stopped, "memories": memories}, arrays)
+def _state_of(data: dict[str, Any], arrays: dict[str, NDArray], recipe: Recipe) -> FitState:
+    """Undo `_saved`."""
+    for _ in range(data["switches"]):  # names of recipes need not differ
+        assert recipe.otherwise is not None
+        recipe = recipe.otherwise
+    stored = data["running"] | {"pace": Pace(**data["running"]["pace"]), "variables": arrays}
+    state = FitState(
+        recipe,
+        detectors=Detectors(arrays["filters"], arrays["biases"], arrays.get("signals")),
+        records={
+            name: tuple(_as_arrays(epoch, np.float32) for epoch in epochs)
+            for name, epochs in data["records"].items()
+        },
+        violations={
+            name: _as_arrays(broken, np.float64) for name, broken in data["violations"].items()
+        },
+        switches=data["switches"],
+        running=Running(**stored),
+        **{name: data[name] for name in _PLAIN},
+    )
+    note = f"resumed in stage {recipe.stages[state.number].name}"
+    logger.info(note)
+    return dataclasses.replace(state, notes=(*state.notes, note), cut_short=tuple(state.cut_short))
 
 
-def as_lists(kept: dict[str, NDArray]) -> dict[str, list]:
-    """Arrays by name as plain data."""
+def _as_lists(kept: dict[str, NDArray]) -> dict[str, list]:
     return {name: value.tolist() for name, value in kept.items()}
 
 
-def as_arrays(kept: dict[str, list], dtype: type) -> dict[str, NDArray]:
-    """Undo `as_lists`."""
+def _as_arrays(kept: dict[str, list], dtype: type) -> dict[str, NDArray]:
     return {name: np.array(value, dtype) for name, value in kept.items()}
 
 
-def restore(model: keras.Model, arrays: dict[str, NDArray]) -> None:
-    """Variables of a compiled objective and of its optimizer, as `EpochState` saved them."""
-    model.optimizer.build(model.trainable_variables)
-    for k, variable in enumerate([*model.variables, *model.optimizer.variables]):
-        variable.assign(arrays[f"variable_{k}"])
-    model.last_violation = arrays["violation"]
+# ------------------------------------------------------------------ which fit it is
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Of features and of a head.
+
+    Attributes
+    ----------
+    mean, variances, order : (D,)
+        See `Moments`.
+    count
+        P.
+    head
+        Checksum of the network's weights; 0 where it shows none.
+    outputs : (n, 8)
+        What the head says of the first feature maps, in 8 random combinations of the classes: tells
+        apart what has the same weights, or shows none. Zeros without a head.
+    """
+
+    mean: NDArray
+    variances: NDArray
+    order: NDArray
+    count: int
+    head: int
+    outputs: NDArray
+
+    @classmethod
+    def of(cls, moments: Moments, maps: NDArray, head: Head | None) -> Fingerprint:
+        """Of features by their moments, and of a head by its weights and what it says of ``maps``.
+
+        Parameters
+        ----------
+        moments
+        maps : (n, *spatial, D)
+            The first of the features, at most `PROBES`.
+        head
+        """
+        return cls(
+            mean=moments.mean,
+            variances=moments.covariance.diagonal(),
+            order=moments.order,
+            count=moments.count,
+            head=weights_checksum(head),
+            outputs=_combined_outputs(head, maps),
+        )
+
+    def as_arrays(self) -> dict[str, NDArray]:
+        """For a file; undone by `from_arrays`."""
+        return {f"fingerprint_{k}": np.asarray(v) for k, v in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Fingerprint:
+        """Undo `as_arrays`; other arrays are left aside."""
+        found: dict[str, Any] = {
+            field.name: arrays[f"fingerprint_{field.name}"] for field in dataclasses.fields(cls)
+        }
+        return cls(**found | {name: int(found[name]) for name in ("count", "head")})
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """What is not the same, in words; more than rounding."""
+        found = []
+        if not self._same_values(other):
+            found.append("activations")
+        elif not self._same_order(other):
+            found.append("order of the positions, or activations alike in mean and variance only")
+        if self.head != other.head:
+            found.append("weights of the head")
+        elif not found and not self._same_outputs(other):
+            found.append("outputs of the head")
+        return found
+
+    def _deviations(self) -> NDArray:
+        """(D,), never zero: the unit of each channel."""
+        return np.sqrt(self.variances + _FLOOR**2 * self.variances.mean())
+
+    def _same_values(self, other: Fingerprint) -> bool:
+        if self.mean.shape != other.mean.shape or self.count != other.count:
+            return False
+        unit = self._deviations()
+        rounding = _ROUNDING * unit + _RELATIVE_ROUNDING * np.abs(self.mean)
+        moved = np.abs(self.mean - other.mean) > rounding
+        wider = np.abs(self.variances - other.variances) > _ROUNDING * unit**2
+        return not (moved.any() or wider.any())
+
+    def _same_order(self, other: Fingerprint) -> bool:
+        difference = (self.order - other.order) / self._deviations()
+        return float(np.sqrt(self.count * np.square(difference).mean())) < _OTHER_ORDER
+
+    def _same_outputs(self, other: Fingerprint) -> bool:
+        ours, others = self.outputs, other.outputs
+        if ours.shape != others.shape:
+            return False
+        rounding = _OUTPUT_ROUNDING * ours.std() + _RELATIVE_ROUNDING * np.abs(ours).max()
+        return bool(np.abs(ours - others).max() <= rounding)
+
+
+def _combined_outputs(head: Head | None, maps: NDArray) -> NDArray:
+    """(n, 8), float64: as long for any number of classes, which workers may not agree about."""
+    if head is None:
+        return np.zeros((len(maps), _NUMBERS))
+    outputs = tf.cast(head.outputs(tf.constant(maps)), tf.float32).numpy().astype(np.float64)
+    return outputs @ np.random.default_rng(0).standard_normal((outputs.shape[1], _NUMBERS))
+
+
+def weights_checksum(head: Head | None) -> int:
+    """Of a Keras model's weights; 0 without a head, or for one that is another callable."""
+    if head is None or not isinstance(head.model, keras.Model):
+        return 0
+    checksum = 0
+    for weights in head.model.get_weights():
+        checksum = zlib.crc32(np.ascontiguousarray(weights).tobytes(), checksum)
+    return checksum

@@ -1,23 +1,33 @@
-"""The stages of one fit, in order: start, stages, the best restart as pairs and how it went."""
+"""`learn_pairs`: direction pairs from activations, and what keeps a fit alive around its stages.
+
+The stages map the state of a fit to the next one (`stage.run_stage`). Here it begins, is saved
+after every epoch, survives Ctrl-C, is the same on several workers, is checked and becomes pairs.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.progress import warn_caller
-from xplique_dirpairs.data.devices import as_on_chief, check_alike, from_chief
-from xplique_dirpairs.learning import coordinates as coordinates_
-from xplique_dirpairs.learning.checkpoint import Checkpoint, SavedState, as_arrays, as_lists
-from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal
-from xplique_dirpairs.learning.features import HeldFeatures, StreamedFeatures
+from xplique_dirpairs.core.progress import KeepOnInterrupt, quiet, warn_caller
+from xplique_dirpairs.core.validation import check_integer, check_random_state
+from xplique_dirpairs.data.devices import (
+    as_on_chief,
+    check_alike,
+    check_strategy,
+    distributed,
+    is_chief,
+)
+from xplique_dirpairs.data.shards import ActivationShards
+from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
+from xplique_dirpairs.learning.features import Moments, as_features, rank_of_signal
 from xplique_dirpairs.learning.history import (
     MORE_THAN_DIMENSIONS,
     History,
@@ -27,26 +37,27 @@ from xplique_dirpairs.learning.history import (
     share_of_returns,
 )
 from xplique_dirpairs.learning.objective import Detectors
-from xplique_dirpairs.learning.outliers import distinct_images
-from xplique_dirpairs.learning.reading import MeasuredPairs, measure_pairs
-from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.learning.stage_fit import fit_stage
-from xplique_dirpairs.learning.starts import count_maxima, make_start, positions_for
-from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.signals import MeasuredPairs, measure_pairs
+from xplique_dirpairs.learning.stage import stage_run
+from xplique_dirpairs.learning.starts import (
+    count_maxima,
+    distinct_images,
+    leave_out_far,
+    make_start,
+    positions_for,
+)
+from xplique_dirpairs.learning.state import FitState, Problem
+from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
 
 logger = logging.getLogger("xplique_dirpairs")
 
-#: Restarts are run side by side as long as a step sees no more detections (P · I · R) than this.
-_CHEAP_STEP = 200_000
-#: 1/M, in whitened units, per detection per axis, at most [measured, I = 128 and Zipf's law: the
-#: share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
-_SHARPNESS_PER_DETECTION = 10.0
 #: Positions that are asked for skewed sources.
 _ASKED = 25_000
 #: Share of images that may be copies of others.
 _COPIES = 0.1
-#: A concept that is detected on less than so many times the share L^ic demands, τ/I, stands for
+#: A concept that is detected on less than this many times the share L^ic demands, τ/I, stands for
 #: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
 #: of 64 concepts is on 2.1 times τ/I].
 _DEMANDED = 1.5
@@ -54,442 +65,399 @@ _DEMANDED = 1.5
 _BROKEN = 0.01
 
 
-@dataclass(frozen=True)
-class _Complete:
-    """What a learner had after a stage: Ctrl-C before the next one's first step goes back to it."""
-
-    detectors: Detectors
-    stage: str
-    recipe: Recipe
-    values: NDArray
-    records: dict[str, list[dict[str, NDArray]]]
-    violations: dict[str, dict[str, NDArray]]
-
-    @classmethod
-    def of(cls, learner: Learner, number: int, detectors: Detectors) -> _Complete:
-        """After the stage of that number."""
-        records = {name: list(epochs) for name, epochs in learner._records.items()}
-        violations = {name: dict(broken) for name, broken in learner._violations.items()}
-        recipe, values = learner.recipe, learner._values
-        return cls(detectors, recipe.stages[number].name, recipe, values, records, violations)
-
-    def back_to(self, learner: Learner) -> Detectors:
-        """The learner as it was then, interrupted."""
-        learner.interrupted = True
-        learner._cut_short.append(
-            f"recipe {self.recipe.name} was interrupted after stage {self.stage}: what it had then "
-            "is kept"
-        )
-        learner.recipe, learner._values = self.recipe, self.values
-        learner._records, learner._violations = self.records, self.violations
-        return self.detectors
-
-
-class Learner:
-    """What the stages of one fit share.
+def learn_pairs(
+    activations: ArrayLike | ActivationShards,
+    number_of_concepts: int,
+    *,
+    head: Head | None = None,
+    recipe: str | Recipe = "default",
+    n_init: int | None = None,
+    random_state: int | None = None,
+    verbose: int = 1,
+    resume: str | os.PathLike | None = None,
+) -> tuple[DirectionPairs, History]:
+    """Learn direction pairs from activations.
 
     Parameters
     ----------
-    features, moments
-        What is learned from.
-    concepts
+    activations : (N, H, W, D), (N, T, D) or (N, D)
+        Of unlabelled images, at the layer under study; or `ActivationShards`, which are streamed
+        from disk: memory does not grow with their number.
+    number_of_concepts
         I.
     head
-        The rest of the network, or None.
+        The rest of the network; without it the network terms L^uur and L^cur are left out.
     recipe
+        A name (see `presets.RECIPES`) or a Recipe.
+    n_init
+        Starts that are learned side by side, each to the end. The one with the least objective,
+        plus ten times what it violates of its constraints, is kept; `DirectionPairs.recurrence`
+        says in how many of the others each of its concepts came back. None: as the recipe says.
+    random_state
+        Seed; the same seed on the same machine gives the same pairs.
     verbose
-        1: a progress bar per stage.
-    checkpoint
-        Where the state is kept after every epoch, or None.
-    left_out
-        Numbers of the images that ``features`` are without.
-    far
-        How many images are unlike the others, but too many to be left out.
+        0: silent; 1: a progress bar per stage.
+    resume
+        A folder. The state of the fit is kept there after every epoch; if it holds the state of a
+        fit with the same settings, that one goes on.
+
+    Returns
+    -------
+    pairs : DirectionPairs
+    history : History
+
+    Notes
+    -----
+    Ctrl-C ends the learning and keeps what was learned so far: the pairs are complete, and the
+    history says so. Before the first steps there is nothing to keep, and KeyboardInterrupt passes,
+    as it does when it comes again while the pairs are completed. A fit that went on from ``resume``
+    may pass it on before its first new steps: its state is in the folder.
+
+    Warns
+    -----
+    LearningWarning
+        If the result needs a look; see `History.problems`. If the state cannot be kept in
+        ``resume`` any more: learning goes on without it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the activations are not finite, constant, or of the wrong rank; if the number of
+        concepts is not a positive integer; if the head is no Head, or takes other activations; if
+        ``resume`` cannot be written to, or holds the state of another fit.
     """
+    recipe = get_recipe(recipe)
+    if n_init is not None:
+        check_integer("n_init", n_init)
+        recipe = recipe.with_restarts(n_init)
+    check_integer("number_of_concepts", number_of_concepts)
+    features = as_features(activations)
+    check_head(head, features.shape)
+    generator = check_random_state(random_state)
+    folder = None if resume is None else Checkpoint.folder_for(resume)
+    settings = {
+        "number_of_concepts": str(number_of_concepts),
+        "recipe": str(recipe),
+        "random_state": str(random_state),
+        "head": "none" if head is None else "given",
+        "activations": str(features.shape),
+    }
+    agree: Callable[[Any], Any] = _identity
+    share: Callable[[Any], Any] = _identity
+    if tf.distribute.has_strategy():
+        check_strategy(features.shape[0], random_state)
+        agree, share = as_on_chief, distributed
+        verbose = verbose if is_chief() else 0
+    moments = Moments.of(features)
+    if tf.distribute.has_strategy():
+        magnitude = float(np.abs(moments.mean).sum())
+        check_alike(**settings, resume=str(resume is None), values=magnitude)
+    features, moments, left_out, far = leave_out_far(features, moments, number_of_concepts, agree)
+    problem = Problem(
+        features,
+        agree(moments),
+        number_of_concepts,
+        head,
+        verbose,
+        tuple(left_out.tolist()),
+        far,
+        agree,
+        share,
+    )
+    checkpoint = None
+    if folder is not None:
+        fingerprint = Fingerprint.of(problem.moments, features.first(PROBES), head)
+        checkpoint = Checkpoint(folder, settings, problem.agree(fingerprint))
+    with quiet():
+        state = _learned(problem, recipe, generator, checkpoint)
+        pairs, history = _finished(problem, state)
+    if checkpoint is not None and checkpoint.failure is not None:
+        history.notes.append(checkpoint.failure)
+    if problems := history.problems():
+        warn_caller("; ".join(problems), LearningWarning)
+    return pairs, history
 
-    def __init__(
-        self,
-        features: HeldFeatures | StreamedFeatures,
-        moments: Moments,
-        concepts: int,
-        head: Head | None,
-        recipe: Recipe,
-        verbose: int = 0,
-        checkpoint: Checkpoint | None = None,
-        left_out: Sequence[int] = (),
-        far: int = 0,
-    ):
-        self.features, self.moments = features, moments
-        self.concepts, self.head, self.recipe, self.verbose = concepts, head, recipe, verbose
-        self.checkpoint, self.left_out, self.far = checkpoint, left_out, far
-        self.interrupted = self._clear_start = False
-        self._per_position, self._switches = 1, 0
-        self._notes: list[str] = []
-        self._seconds: dict[str, float] = {}
-        self._coordinates: dict[str, Coordinates] = {}
-        self._values: NDArray = np.zeros(0)  # of each restart, after a stage
-        self._cut_short: list[str] = []
-        self._complete: _Complete | None = None  # the last stage that is
-        self._violations: dict[str, dict[str, NDArray]] = {}
-        self._records: dict[str, list[dict[str, NDArray]]] = {}
-        if head is None:
-            self._note("no head was given: the network terms are left out")
 
-    def _note(self, text: str) -> None:
-        self._notes.append(text)
-        logger.info(text)
+# ------------------------------------------------------------------ around the stages
 
-    def coordinates(self, name: str) -> Coordinates:
-        """Coordinates by name; always the same object."""
-        if name not in self._coordinates:
-            if name == "standardised":
-                self._coordinates[name] = coordinates_.standardised(self.moments)
-            else:
-                make = {"whitened": coordinates_.whitened, "centred": coordinates_.centred}[name]
-                self._coordinates[name] = make(self.moments, self.concepts)
-            self._coordinates[name] = as_on_chief(self._coordinates[name])
-        return self._coordinates[name]
 
-    @property
-    def restarts(self) -> int:
-        """R."""
-        if self.recipe.restarts is not None:
-            return self.recipe.restarts
-        size = self.recipe.batch_for(self.concepts)
-        step = min(2 * size, len(self.features)) * self.concepts
-        return int(np.clip(_CHEAP_STEP // step, 1, 8))
+def _identity(value: Any) -> Any:
+    return value
 
-    def learn(self, rng: np.random.Generator) -> Detectors:
-        """All stages of the recipe, or of the one that suits the features better.
 
-        Raises
-        ------
-        KeyboardInterrupt
-            If it comes before anything is learned; afterwards what is learned is returned.
-        """
-        try:
-            return self._learn(rng)
-        except KeyboardInterrupt:
-            if self._complete is None:
-                raise
-            return self._complete.back_to(self)
+def _learned(
+    problem: Problem,
+    recipe: Recipe,
+    generator: np.random.Generator,
+    checkpoint: Checkpoint | None,
+) -> FitState:
+    """Return the state after all stages, or after what Ctrl-C left of them."""
+    state: FitState | None = None
+    complete: FitState | None = None  # after the last whole stage
+    with KeepOnInterrupt(lambda: complete is not None) as block:
+        state = None if checkpoint is None else checkpoint.load(recipe)
+        if tf.distribute.has_strategy():
+            place = None
+            if state is not None and state.running is not None:
+                place = state.number, state.running.epoch
+            check_alike(state_in_resume=str(place))
+        if state is None:
+            state = begin_fit(problem, recipe, generator)
+        while not state.is_complete and not state.interrupted:
+            state = _stage_kept_alive(problem, state, checkpoint)
+            complete = state
+            if not state.interrupted:
+                state = hand_over(problem, state)
+    if not block.interrupted:
+        assert state is not None
+        return state
+    assert complete is not None
+    stage = complete.recipe.stages[complete.number - 1].name
+    cut_short = (
+        f"recipe {complete.recipe.name} was interrupted after stage {stage}: what it had then is "
+        "kept"
+    )
+    return replace(complete, interrupted=True, cut_short=(*complete.cut_short, cut_short))
 
-    def _learn(self, rng: np.random.Generator) -> Detectors:
-        resumed = None if self.checkpoint is None else self.checkpoint.load()
-        place = None if resumed is None else (resumed.data["number"], resumed.data["epoch"])
-        check_alike(state_in_resume=str(place))
-        if resumed is not None:
-            number, detectors = self._restore(resumed, rng)
-        else:
-            if self.recipe.otherwise and rank_of_signal(self.moments, self.concepts) is None:
-                axes = self.coordinates("whitened").axes
-                few = f"{MORE_THAN_DIMENSIONS} {axes} dimensions only"
-                none = "the spectrum of the features has no floor of noise"
-                self._switch(few if axes < self.concepts else none)
-            number, detectors = 0, self.start(rng)
-        while number < len(self.recipe.stages) and not self.interrupted:
-            detectors = self.run(number, detectors, rng, resumed)
-            resumed = None
-            self._complete = _Complete.of(self, number, detectors)
-            why = self._unsuitable() if number == 0 and not self.interrupted else None
-            if why is None:
-                number += 1
-            else:
-                self._switch(why)
-                number, detectors = 0, self.start(rng)
-        return detectors
 
-    def _unsuitable(self) -> str | None:
-        """Why the other recipe is the better one, after the first stage."""
-        if self.recipe.otherwise is None or self._clear_start:
-            return None
-        entropy = float(np.nanmin(self._records[self.recipe.stages[0].name][-1]["s"]))
-        if entropy <= self.recipe.clear_below:
-            return None
-        return f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
+def _stage_kept_alive(problem: Problem, state: FitState, checkpoint: Checkpoint | None) -> FitState:
+    """Run a stage as `run_stage` does; save it after every epoch, and keep it on Ctrl-C."""
+    with stage_run(problem, state) as run:
+        with KeepOnInterrupt(lambda: run.has_learned) as block:
+            for _ in run.epochs():
+                if checkpoint is not None:
+                    checkpoint.save(run.state)
+        return run.result(block.interrupted)
 
-    def _switch(self, why: str) -> None:
-        """To the other recipe, from its start."""
-        assert self.recipe.otherwise is not None
-        self._note(f"{why}: recipe {self.recipe.otherwise.name!r}")
-        self.recipe = self.recipe.otherwise
-        self._switches += 1
-        self._values, self._records, self._violations = np.zeros(0), {}, {}
 
-    def start(self, rng: np.random.Generator) -> Detectors:
-        """R starts in the first stage's coordinates."""
-        made = self.coordinates(self.recipe.stages[0].coordinates)
-        if self.concepts > made.axes:
-            self._note(
-                f"{self.concepts} concepts in {made.axes} dimensions that vary: the filters "
-                "cannot be orthonormal, the surplus ones start at random"
-            )
-        generators = [rng] * self.restarts
-        if self.recipe.start == "consensus":  # it should not depend on the seed
-            generators = [np.random.default_rng(restart) for restart in range(self.restarts)]
-        starts = []
-        for generator in generators:
-            sample = self.features.sample(made, positions_for(self.concepts), generator)
-            starts.append(
-                make_start(self.recipe.start, sample, self.concepts, generator, made.backward)
-            )
-        starts = [as_on_chief(start) for start in starts]
-        self._clear_start = any(start.clear for start in starts)
-        self._per_position = int(np.median([start.per_position for start in starts]))
-        if self._per_position > 1:
-            self._note(f"positions carry {self._per_position} concepts each: L^s asks for as many")
-        filters = made.filters_to_raw(np.stack([start.filters for start in starts]))
-        return Detectors(filters, np.stack([start.thresholds for start in starts]))
+# ------------------------------------------------------------------ beginning
 
-    def run(
-        self,
-        number: int,
-        start: Detectors,
-        rng: np.random.Generator,
-        resumed: SavedState | None = None,
-    ) -> Detectors:
-        """The stage of that number; ``resumed`` is what the checkpoint had of it."""
-        began = time.perf_counter() - (0.0 if resumed is None else resumed.data["seconds"])
-        stage = self.recipe.stages[number]
-        made = self.coordinates(stage.coordinates)
-        stage = stage.in_axes(made.axes).for_noise(made.noise)
-        if self._per_position > 1:
-            stage = dataclasses.replace(stage, per_position=self._per_position)
-        if resumed is not None:
-            seed = resumed.data["seed"]
-        else:
-            seed = int(rng.integers(2**31))
-            if self._values.size:
-                start = self._survivors(start)
-            if stage.signals == "free" and start.signals is None:
-                start = Detectors(start.filters, start.biases, self._signals_of(start))
 
-        if stage.sharpness is not None:
-            sharpest = self._sharpest(start, made, stage.sharpness[0], seed)
-            start = dataclasses.replace(start, sharpest=sharpest)
+def begin_fit(problem: Problem, recipe: Recipe, generator: np.random.Generator) -> FitState:
+    """Return the state of a fit before its first stage: recipe and initial detectors.
 
-        def save(data, arrays):
-            known = {"number": number, "seed": seed, "seconds": time.perf_counter() - began}
-            self._save(data | known, arrays, start, rng)
+    Parameters
+    ----------
+    problem : Problem
+    recipe : Recipe
+    generator : numpy.random.Generator
+    """
+    state = FitState(recipe, generator.bit_generator.state)
+    if problem.head is None:
+        state = _noted(state, "no head was given: the network terms are left out")
+    if recipe.otherwise and rank_of_signal(problem.moments, problem.number_of_concepts) is None:
+        axes = problem.coordinates("whitened").axes
+        reason = "the spectrum of the features has no floor of noise"
+        if axes < problem.number_of_concepts:
+            reason = f"{MORE_THAN_DIMENSIONS} {axes} dimensions only"
+        state = _switched(state, reason)
+    return _started(problem, state)
 
-        result = fit_stage(
-            stage,
-            made,
-            start,
-            self.features,
-            self.head,
-            self.recipe,
-            seed=seed,
-            records=self._records.setdefault(stage.name, []),
-            verbose=self.verbose,
-            save=None if self.checkpoint is None else save,
-            resumed=resumed,
+
+def hand_over(problem: Problem, state: FitState) -> FitState:
+    """Return the state as it is, or the beginning of the recipe that suits the features better.
+
+    After the first stage of a recipe with an ``otherwise``: where positions carry overlapping
+    concepts, and the start was not clear.
+    """
+    recipe = state.recipe
+    if state.number != 1 or recipe.otherwise is None or state.clear_start:
+        return state
+    entropy = float(np.nanmin(state.records[recipe.stages[0].name][-1]["s"]))
+    if entropy <= recipe.clear_below:
+        return state
+    reason = f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
+    return _started(problem, _switched(state, reason))
+
+
+def _noted(state: FitState, note: str) -> FitState:
+    logger.info(note)
+    return replace(state, notes=(*state.notes, note))
+
+
+def _switched(state: FitState, reason: str) -> FitState:
+    """Return the state at the beginning of the recipe's other one."""
+    other = state.recipe.otherwise
+    assert other is not None
+    state = _noted(state, f"{reason}: recipe {other.name!r}")
+    return FitState(
+        other,
+        state.generator,
+        notes=state.notes,
+        cut_short=state.cut_short,
+        seconds=state.seconds,
+        switches=state.switches + 1,
+    )
+
+
+def _started(problem: Problem, state: FitState) -> FitState:
+    """Return the state with R initial detectors, made in the first stage's coordinates."""
+    recipe, concepts = state.recipe, problem.number_of_concepts
+    coordinates = problem.coordinates(recipe.stages[0].coordinates)
+    if concepts > coordinates.axes:
+        note = (
+            f"{concepts} concepts in {coordinates.axes} dimensions that vary: the filters cannot "
+            "be orthonormal, the surplus ones start at random"
         )
-        self._values, self._violations[stage.name] = result.values, result.violations
-        self._seconds[stage.name] = time.perf_counter() - began
-        self.interrupted = result.interrupted
-        if result.cut_short is not None:
-            self._cut_short.append(result.cut_short)
-        return result.detectors
+        state = _noted(state, note)
+    rng = state.random_generator()
+    generators = [rng] * problem.restarts(recipe)
+    if recipe.start == "consensus":  # it should not depend on the seed
+        generators = [np.random.default_rng(restart) for restart in range(len(generators))]
+    starts = []
+    for generator in generators:
+        sample = problem.features.sample(coordinates, positions_for(concepts), generator)
+        start = make_start(recipe.start, sample, concepts, generator, coordinates.backward)
+        starts.append(problem.agree(start))
+    per_position = int(np.median([start.per_position for start in starts]))
+    if per_position > 1:
+        state = _noted(state, f"positions carry {per_position} concepts each: L^s asks for as many")
+    filters = coordinates.filters_to_raw(np.stack([start.filters for start in starts]))
+    return replace(
+        state,
+        generator=rng.bit_generator.state,
+        detectors=Detectors(filters, np.stack([start.thresholds for start in starts])),
+        clear_start=any(start.clear for start in starts),
+        per_position=per_position,
+    )
 
-    def _sharpest(self, start: Detectors, made: Coordinates, least: float, seed: int) -> NDArray:
-        """Limits of 1/M, (R, I): a sharp detector fits the positions nearest to its threshold.
 
-        There are few of them where a concept is detected on few positions. Never below ``least``.
-        """
-        sample = self.features.sample(
-            made, positions_for(self.concepts), np.random.default_rng(seed)
+# ------------------------------------------------------------------ ending
+
+
+def _finished(problem: Problem, state: FitState) -> tuple[DirectionPairs, History]:
+    """Return the best restart as pairs, and how the fit went."""
+    measured, state = _measured(problem, state)
+    pairs, missing, best = measured.pairs, [], state.best
+    if len(state.detectors.filters) > 1:
+        recurrence = share_of_returns(state.detectors.filters, best, problem.moments.covariance)
+        if len(state.detectors.filters) > 2:
+            missing = np.flatnonzero(recurrence == 0.0).tolist()
+        pairs = replace(pairs, recurrence=recurrence)
+    dead, duplicates = find_problems(pairs, measured.occupancy, measured.overlaps)
+    return pairs, History(
+        recipe=state.recipe.name,
+        stages={
+            name: {loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]}
+            for name, epochs in state.records.items()
+            if epochs
+        },
+        violations={
+            stage.name: {
+                loss: float(excess[best])
+                for loss, excess in state.violations[stage.name].items()
+                if excess[best] > _BROKEN * stage.constraints[loss]
+            }
+            for stage in state.recipe.stages
+            if stage.name in state.violations
+        },
+        occupancy=measured.occupancy,
+        dead=dead,
+        duplicates=duplicates,
+        surplus=[concept for concept in measured.surplus if concept not in dead],
+        missing=missing,
+        condition_number=pairs.condition_number,
+        cut_short=list(state.cut_short),
+        doubts=check_fit(problem, state, measured),
+        interrupted=state.interrupted,
+        notes=list(state.notes),
+        seconds=state.seconds,
+        restarts=state.values.tolist(),
+    )
+
+
+def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitState]:
+    """Complete the best restart's detectors to pairs; after a first Ctrl-C, once more."""
+    stage, best, detectors = state.recipe.stages[-1], state.best, state.detectors
+    signals: NDArray | str = state.recipe.estimator
+    if detectors.signals is not None:
+        signals = detectors.signals[best]
+    arguments = (
+        problem.features,
+        problem.moments,
+        detectors.filters[best],
+        detectors.biases[best],
+        signals,
+        problem.coordinates(stage.coordinates),
+        _DEMANDED * stage.tau if state.recipe.is_sharp else 0.0,
+    )
+    measured = None
+    with KeepOnInterrupt(lambda: not state.interrupted) as block:
+        measured = measure_pairs(*arguments)
+    if block.interrupted:
+        state = replace(state, interrupted=True)
+        state = _noted(state, "interrupted while the pairs were completed: this was done again")
+        measured = measure_pairs(*arguments)
+    assert measured is not None
+    return replace(measured, pairs=problem.agree(measured.pairs)), state
+
+
+def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> list[str]:
+    """Return why a fit's directions are less sure than they look, in words.
+
+    Of sharp detectors most of all, for soft ones promise less.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : FitState
+        After the last stage.
+    measured : MeasuredPairs
+        The best restart.
+    """
+    doubts = []
+    if problem.left_out:
+        named = list(problem.left_out)
+        some = named if len(named) <= 10 else f"{named[:10]} and more"
+        doubts.append(f"images {some} are unlike all others, and were left out")
+    if problem.far:
+        doubts.append(
+            f"{problem.far} images are unlike the others, too many to be left out: one direction "
+            "of theirs can turn all signal vectors"
         )
-        filters = made.filters_from_raw(start.filters)
-        shares = [
-            (sample @ w.T.astype(np.float32) > b).mean(axis=0)
-            for w, b in zip(filters, start.biases, strict=True)
-        ]
-        detections = np.array(shares) * len(self.features)
-        limits = np.maximum(_SHARPNESS_PER_DETECTION * detections / made.axes, least)
-        return from_chief([limits])[0]
-
-    def _save(self, data, arrays, start: Detectors, rng: np.random.Generator) -> None:
-        """All that the rest of the fit depends on, beside the variables of the stage."""
-        assert self.checkpoint is not None
-        data |= {
-            "switches": self._switches,
-            "generator": rng.bit_generator.state,
-            "notes": self._notes,
-            "cut_short": self._cut_short,
-            "stage_seconds": self._seconds,
-            "clear_start": self._clear_start,
-            "per_position": self._per_position,
-            "records": {
-                name: [as_lists(epoch) for epoch in epochs]
-                for name, epochs in self._records.items()
-            },
-            "violations": {name: as_lists(broken) for name, broken in self._violations.items()},
-        }
-        arrays |= {"filters": start.filters, "biases": start.biases}
-        if start.signals is not None:
-            arrays["signals"] = start.signals
-        self.checkpoint.save(data, arrays)
-
-    def _restore(self, saved: SavedState, rng: np.random.Generator) -> tuple[int, Detectors]:
-        """Undo `_save`: the stage that was running, and where it had begun."""
-        data, arrays = saved.data, saved.arrays
-        rng.bit_generator.state = data["generator"]
-        self._switches = data["switches"]
-        for _ in range(self._switches):  # names of recipes need not differ
-            assert self.recipe.otherwise is not None
-            self.recipe = self.recipe.otherwise
-        self._notes[:] = data["notes"]
-        self._note(f"went on with stage {self.recipe.stages[data['number']].name}")
-        self._cut_short, self._seconds = data["cut_short"], data["stage_seconds"]
-        self._clear_start, self._per_position = data["clear_start"], data["per_position"]
-        self._records = {
-            name: [as_arrays(epoch, np.float32) for epoch in epochs]
-            for name, epochs in data["records"].items()
-        }
-        self._violations = {
-            name: as_arrays(broken, np.float64) for name, broken in data["violations"].items()
-        }
-        start = Detectors(arrays["filters"], arrays["biases"], arrays.get("signals"))
-        return data["number"], start
-
-    def _survivors(self, detectors: Detectors) -> Detectors:
-        """The restarts that go on: the better half, not fewer, for the last stage tells the best.
-
-        All that are finite where their number was asked for.
-        """
-        order = np.argsort(np.where(np.isfinite(self._values), self._values, np.inf))
-        count = len(order) if self.recipe.restarts is not None else math.ceil(len(order) / 2)
-        kept = np.sort(order[:count])
-        kept = kept[np.isfinite(self._values[kept])]
-        for epochs in self._records.values():
-            epochs[:] = [{name: values[kept] for name, values in e.items()} for e in epochs]
-        for broken in self._violations.values():
-            broken.update({name: values[kept] for name, values in broken.items()})
-        return detectors.keep(kept)
-
-    def _signals_of(self, detectors: Detectors) -> NDArray:
-        """Stage c: section 3 of the method, for every restart."""
-        return np.stack(
-            [
-                measure_pairs(self.features, self.moments, filters, biases).signals
-                for filters, biases in zip(detectors.filters, detectors.biases, strict=True)
-            ]
+    images, distinct = problem.features.shape[0], distinct_images(problem.features)
+    if images - distinct > _COPIES * images:
+        doubts.append(f"{images - distinct} of {images} images are copies of others")
+    recipe, concepts = state.recipe, problem.number_of_concepts
+    coordinates = problem.coordinates(recipe.stages[-1].coordinates)
+    if concepts > coordinates.axes:
+        doubts.append(
+            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions only: at most "
+            f"{coordinates.axes} directions can be told apart, not {concepts}"
         )
+    has_floor = rank_of_signal(problem.moments, concepts) is not None
+    if has_floor and (recipe.is_sharp or state.switches):
+        doubts += _doubts_of_model(problem, state)
+    if recipe.is_sharp:
+        epochs = state.records.get(recipe.stages[-1].name)
+        entropy = float(epochs[-1]["s"][state.best]) if epochs else 0.0
+        detections = np.delete(measured.occupancy, measured.surplus) * len(problem.features)
+        detections *= distinct / images
+        several = entropy if entropy > recipe.clear_below else None
+        doubts += find_doubts(several, coordinates.noise, coordinates.axes, detections)
+    return doubts
 
-    def finish(self, detectors: Detectors) -> tuple[DirectionPairs, History]:
-        """The best restart as pairs, and how it went; warns of what is wrong with it."""
-        best = int(np.argmin(np.where(np.isfinite(self._values), self._values, np.inf)))
-        signals: NDArray | str = self.recipe.estimator
-        if detectors.signals is not None:
-            signals = detectors.signals[best]
-        made = self.coordinates(self.recipe.stages[-1].coordinates)
-        least = _DEMANDED * self.recipe.stages[-1].tau if self._is_sharp else 0.0
-        filters, biases = detectors.filters[best], detectors.biases[best]
-        what = self.features, self.moments, filters, biases, signals, made, least
-        try:
-            measured = measure_pairs(*what)
-        except KeyboardInterrupt:
-            if self.interrupted:
-                raise
-            self.interrupted = True
-            self._note("interrupted while the pairs were completed: this was done again")
-            measured = measure_pairs(*what)
-        pairs, missing = measured.pairs, []
-        if len(detectors.filters) > 1:
-            recurrence = share_of_returns(detectors.filters, best, self.moments.covariance)
-            if len(detectors.filters) > 2:
-                missing = np.flatnonzero(recurrence == 0.0).tolist()
-            pairs = dataclasses.replace(pairs, recurrence=recurrence)
-        dead, duplicates = find_problems(pairs, measured.occupancy, measured.overlaps)
-        history = History(
-            recipe=self.recipe.name,
-            stages={
-                name: {loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]}
-                for name, epochs in self._records.items()
-                if epochs
-            },
-            violations={
-                stage.name: {
-                    loss: float(excess[best])
-                    for loss, excess in self._violations.get(stage.name, {}).items()
-                    if excess[best] > _BROKEN * stage.constraints[loss]
-                }
-                for stage in self.recipe.stages
-                if stage.name in self._violations
-            },
-            occupancy=measured.occupancy,
-            dead=dead,
-            duplicates=duplicates,
-            surplus=[concept for concept in measured.surplus if concept not in dead],
-            missing=missing,
-            condition_number=pairs.condition_number,
-            cut_short=self._cut_short,
-            doubts=self._doubts(best, measured, made),
-            interrupted=self.interrupted,
-            notes=self._notes,
-            seconds=self._seconds,
-            restarts=self._values.tolist(),
+
+def _doubts_of_model(problem: Problem, state: FitState) -> list[str]:
+    """Return doubts where features look like signals and distractors, but were not learned so."""
+    doubts, concepts = [], problem.number_of_concepts
+    if state.switches:
+        doubts.append(
+            "features look like signals and distractors (their spectrum has a floor of noise), "
+            "but no such concepts were found: these directions are clusters, thresholds are "
+            "shares of the positions, and neither need be those of concepts"
         )
-        if problems := history.problems():
-            warn_caller("; ".join(problems), LearningWarning)
-        return pairs, history
-
-    @property
-    def _is_sharp(self) -> bool:
-        """Whether the recipe is one for where the model of signals and distractors holds."""
-        return self.recipe.otherwise is not None
-
-    def _doubts(self, best: int, measured: MeasuredPairs, made: Coordinates) -> list[str]:
-        """What is less sure; of sharp detectors most of all, for soft ones promise less."""
-        found = []
-        if self.left_out:
-            named = self.left_out if len(self.left_out) <= 10 else f"{self.left_out[:10]} and more"
-            found.append(f"images {named} are unlike all others, and were left out")
-        if self.far:
-            found.append(
-                f"{self.far} images are unlike the others, too many to be left out: one direction "
-                "of theirs can turn all signal vectors"
-            )
-        images = self.features.shape[0]
-        distinct = distinct_images(self.features)
-        if images - distinct > _COPIES * images:
-            found.append(f"{images - distinct} of {images} images are copies of others")
-        if self.concepts > made.axes:
-            found.append(
-                f"{MORE_THAN_DIMENSIONS} {made.axes} dimensions only: at most {made.axes} "
-                f"directions can be told apart, not {self.concepts}"
-            )
-        if (self._is_sharp or self._switches) and rank_of_signal(self.moments, self.concepts):
-            found += self._doubts_of_model()
-        if self._is_sharp:
-            epochs = self._records.get(self.recipe.stages[-1].name)
-            entropy = float(epochs[-1]["s"][best]) if epochs else 0.0
-            detections = np.delete(measured.occupancy, measured.surplus) * len(self.features)
-            detections *= distinct / images
-            several = entropy > self.recipe.clear_below
-            found += find_doubts(entropy if several else None, made.noise, made.axes, detections)
-        return found
-
-    def _doubts_of_model(self) -> list[str]:
-        """Where features look like signals and distractors, but the learning did not find these."""
-        found = []
-        if self._switches:
-            found.append(
-                "features look like signals and distractors (their spectrum has a floor of noise), "
-                "but no such concepts were found: these directions are clusters, thresholds are "
-                "shares of the positions, and neither need be those of concepts"
-            )
-        made, rng = self.coordinates("whitened"), np.random.default_rng(0)
-        maxima = count_maxima(self.features.sample(made, _ASKED, rng), rng)
-        if maxima > self.concepts:
-            found.append(
-                f"there are at least {maxima} skewed sources for {self.concepts} concepts: too few "
-                "concepts are wrong ones (unless distractors are skewed, too)"
-            )
-        if maxima < self.concepts and self._per_position > 1:
-            found.append(
-                f"{maxima} skewed sources are found for {self.concepts} concepts: others may be "
-                f"distractors, and then positions do not carry {self._per_position} concepts each"
-            )
-        return found
+    rng = np.random.default_rng(0)
+    sample = problem.features.sample(problem.coordinates("whitened"), _ASKED, rng)
+    maxima = count_maxima(sample, rng)
+    if maxima > concepts:
+        doubts.append(
+            f"there are at least {maxima} skewed sources for {concepts} concepts: too few "
+            "concepts are wrong ones (unless distractors are skewed, too)"
+        )
+    if maxima < concepts and state.per_position > 1:
+        doubts.append(
+            f"{maxima} skewed sources are found for {concepts} concepts: others may be "
+            f"distractors, and then positions do not carry {state.per_position} concepts each"
+        )
+    return doubts

@@ -1,10 +1,10 @@
-"""The loss terms, one function each, in the symbols of the paper.
+"""The loss terms, one function each, in the symbols of the paper, and how bounds on them enter.
 
 Every function takes any leading axes (restarts are learned side by side along one) and returns a
 tensor of those axes alone. ``log_y`` are natural logarithms of the detections y = σ(Wᵀx − b), shape
 ``(..., P, I)`` for P positions and I concepts; logarithms, because sharp detectors underflow.
-Entropies are in bits. Means over positions are those of the positions given; only the
-sparsity bound, which is no mean, looks beyond them where replicas share a batch.
+Entropies are in bits. Means over positions are those of the positions given; the sparsity bound,
+which is no mean, takes a function that averages its sums over the replicas that share a batch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from xplique_dirpairs.data.devices import average
+#: Growth of a constraint's weight μ where its bound stays broken, and the largest weight.
+_GROWTH, _LARGEST_WEIGHT = 1.3, 100.0
 
 _BITS = 1.0 / np.log(2.0)
 
@@ -70,7 +72,7 @@ def sparsity(log_y: tf.Tensor, per_position: int = 1) -> tf.Tensor:
     return position_losses(log_y, per_position)["s"]
 
 
-def sparsity_bound(log_y: tf.Tensor) -> tf.Tensor:
+def sparsity_bound(log_y: tf.Tensor, average: Callable = lambda sums: sums) -> tf.Tensor:
     """L^sb = R_SW({H(q_p)}_p) (EDDP): sparsity at the worst positions. 0 to log2 I bits."""
     entropies, _ = entropies_and_surprises(log_y)
     return soft_maximum(entropies, average=average)
@@ -98,18 +100,18 @@ def activity(log_y: tf.Tensor, gamma: float) -> tf.Tensor:
     return share(log_y)
 
 
-def inactive_classifier(activities: tf.Tensor, tau: float) -> tf.Tensor:
+def inactive_classifier(activities: tf.Tensor, tau: float | tf.Tensor) -> tf.Tensor:
     """L^ic = E_i[(1/ν) ReLU(ν − E_p[y^γ])], ν = τ/I (CBE), of activities (..., I). 0 to 1."""
     nu = tau / activities.shape[-1]
     return tf.reduce_mean(tf.nn.relu(nu - activities), axis=-1) / nu
 
 
-def excessively_active_classifier(activities: tf.Tensor, rho: float) -> tf.Tensor:
+def excessively_active_classifier(activities: tf.Tensor, rho: float | tf.Tensor) -> tf.Tensor:
     """L^eac = R_SW({ReLU(E_p[y^γ] − ρ) / (1−ρ)}_i) (EDDP), of activities (..., I). 0 to 1.
 
     ρ is capped at 0.9: multiples of τ/I exceed 1 for few concepts.
     """
-    rho = min(rho, 0.9)
+    rho = tf.minimum(tf.convert_to_tensor(rho, activities.dtype), 0.9)
     return soft_maximum(tf.nn.relu(activities - rho) / (1.0 - rho))
 
 
@@ -132,3 +134,27 @@ def soft_maximum(values: tf.Tensor, n: int = 4, average: Callable = lambda sums:
         (tf.reduce_sum(powers * relative, axis=-1), tf.reduce_sum(powers, axis=-1))
     )
     return tf.math.divide_no_nan(above, below) * largest[..., 0]
+
+
+# ------------------------------------------------------------------ constraints
+
+
+def penalty(g: tf.Tensor, multipliers: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Σ_c (ReLU(λ + μ g)² − λ²) / 2μ over the last axis: (R, C) → (R,).
+
+    The augmented Lagrangian of Powell, Hestenes and Rockafellar for constraints "loss ≤ bound",
+    g = loss − bound ≤ 0, with a multiplier λ ≥ 0 and a weight μ > 0 for each constraint and
+    restart.
+    """
+    shifted = tf.nn.relu(multipliers + weights * g)
+    return tf.reduce_sum((shifted**2 - multipliers**2) / (2.0 * weights), axis=-1)
+
+
+def dual_update(
+    g: NDArray, previous: NDArray, multipliers: NDArray, weights: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Update λ ← ReLU(λ + μ g); let μ grow where g > 0 did not halve since last time."""
+    raised = np.maximum(multipliers + weights * g, 0.0)
+    stuck = (g > 0) & (g > 0.5 * previous)
+    grown = np.where(stuck, np.minimum(weights * _GROWTH, _LARGEST_WEIGHT), weights)
+    return raised, grown

@@ -5,21 +5,25 @@ not interact.
 Everything is float32, whatever Keras's policy: projections from bfloat16 factors are off by 0.003
 of their spread, which a detector of slope 300 takes for a logit. The head computes as its layers
 say.
+
+Compiling a step takes longer than many a stage. Whatever does not change the graph of a step is a
+variable, so that one compiled objective serves every stage of the same graph (`begin`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xplique_dirpairs.data.devices import DistributedModel, average, own_part, replicas
+from xplique_dirpairs.data.devices import average, compiled_steps, own_part, replicas
 from xplique_dirpairs.learning import losses
-from xplique_dirpairs.learning.constraints import dual_update, penalty
-from xplique_dirpairs.learning.coordinates import Coordinates
+from xplique_dirpairs.learning.features import Coordinates
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import (
     excess_covariance,
@@ -35,10 +39,12 @@ from xplique_dirpairs.models.head import Head
 
 #: How much of a running mean one minibatch replaces.
 _RENEWAL = 0.1
-#: The losses that pass features through the head.
-_NETWORK = ("uur", "cur", "fired")
+#: The losses that pass features through the head, and those that need signal vectors.
+_NETWORK, _WITH_SIGNALS = ("uur", "cur", "fired"), {"fso", "cur"}
 #: Share of the steps over which the sharpness rises.
 _RISE = 0.7
+#: The cosine schedule ends at this share of the learning rate.
+_LAST_RATE = 0.02
 
 
 @dataclass(frozen=True)
@@ -60,30 +66,48 @@ class Detectors:
         return Detectors(self.filters[restarts], self.biases[restarts], signals)
 
 
-class Objective(DistributedModel):
+class _Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that falls along a cosine to a share of itself, all of it in variables."""
+
+    def __init__(self):
+        self.rate, self.steps, self.last = (
+            keras.Variable(1.0, trainable=False, dtype="float32") for _ in range(3)
+        )
+
+    def __call__(self, step):
+        done = tf.minimum(tf.cast(step, tf.float32), self.steps.value) / self.steps.value
+        cosine = 0.5 * (1.0 + tf.cos(np.float32(np.pi) * done))
+        return self.rate.value * ((1.0 - self.last.value) * cosine + self.last.value)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration that Keras asks of every schedule."""
+        return {}
+
+
+class Objective(keras.Model):
     """The weighted losses and constraints of a stage, over detectors in the stage's coordinates.
 
     y = σ((w̄ᵀx̃ − t)/M): unit directions w̄, thresholds t, margins M. Batches are ``{"pixels":
     (P, A)}`` in coordinates, with ``"features"``, raw and as `Head.pool` leaves them, for the
-    network terms.
+    network terms. Only the losses that the stage asks for are computed.
 
     Parameters
     ----------
-    stage
-    coordinates
-    start
+    stage : Stage
+    coordinates : Coordinates
+    start : Detectors
         Where to begin.
-    gamma
+    gamma : float
         Exponent of the activity.
-    head
-        The rest of the network, or None: then the network terms are left out.
-    steps
-        Steps of the whole stage, for the sharpness.
-    full_batch
+    head : Head or None
+        The rest of the network; None leaves the network terms out.
+    steps : int
+        Steps of the whole stage, for the sharpness and the learning rate.
+    full_batch : bool
         Whether every step sees all positions; running means stand in where it does not.
-    network_every
+    network_every : int
         The network terms are computed in every n-th step only, with n times the gradient.
-    seed
+    seed : int
         Of κ.
     """
 
@@ -102,87 +126,147 @@ class Objective(DistributedModel):
     ):
         super().__init__(name=f"stage_{stage.name}", dtype="float32")
         self._stage, self._coordinates, self._gamma = stage, coordinates, gamma
-        self._head = head
-        self._steps, self._full_batch, self._network_every = steps, full_batch, network_every
-        self.terms = tuple(n for n in stage.terms if head is not None or n not in _NETWORK)
-        self._network_terms = tuple(n for n in self.terms if n in _NETWORK)
+        self._head, self._full_batch, self._network_every = head, full_batch, network_every
+        self.terms = terms_of(stage, head)
+        self._network_terms = tuple(name for name in self.terms if name in _NETWORK)
         self.uses_network = bool(self._network_terms)
-        if not set(self.terms) & set(stage.weights):
+        self._weighted = tuple(name for name in self.terms if name in stage.weights)
+        self._bounded = tuple(name for name in self.terms if name in stage.constraints)
+        if not self._weighted:
             raise ValueError(
                 f"stage {stage.name!r} has nothing to minimise without a head: its losses are "
                 f"{sorted(stage.weights)}"
             )
-        self._seed = keras.random.SeedGenerator(seed)
-        self._sharpest = None
-        if start.sharpest is not None:
-            self._sharpest = tf.constant(start.sharpest, tf.float32)
-        self._forward = tf.constant(coordinates.forward, tf.float32)
-        self._backward = tf.constant(coordinates.backward, tf.float32)
-        self._mean = tf.constant(coordinates.mean, tf.float32)
-        self._make_variables(start)
+        if stage.signals == "free" and start.signals is None:
+            raise ValueError("free signal vectors need to start somewhere")
+        self._make_variables(stage, coordinates, start.filters.shape)
+        self._run_steps: Any = None
+        self.optimizer = keras.optimizers.Adam(self._rate)
+        self.optimizer.build(self.trainable_variables)
         self.built = True
+        self.begin(stage, coordinates, start, steps=steps, seed=seed)
 
     # ------------------------------------------------------------ variables
 
-    def _make_variables(self, start: Detectors) -> None:
-        stage = self._stage
-        filters = self._coordinates.filters_from_raw(start.filters)
+    def _make_variables(
+        self, stage: Stage, coordinates: Coordinates, shape: tuple[int, ...]
+    ) -> None:
+        restarts, concepts, channels = shape
+        axes, shared = coordinates.axes, 1 if stage.shared else concepts
+        self._orthonormal = stage.orthonormal and concepts <= axes
+
+        def variable(name: str, *shape: int, trainable: bool = False):
+            if 0 in shape:  # TensorFlow crashes where workers share an empty variable
+                return None
+            return self.add_weight(
+                name=name, shape=shape, trainable=trainable, dtype="float32", initializer="zeros"
+            )
+
+        self.directions = variable("directions", restarts, concepts, axes, trainable=True)
+        self.thresholds = variable("thresholds", restarts, shared, trainable=True)
+        self.log_margins = self.free_signals = None
+        if stage.sharpness is None:
+            self.log_margins = variable("log_margins", restarts, shared, trainable=True)
+        if stage.signals == "free":
+            self.free_signals = variable("signals", restarts, concepts, axes, trainable=True)
+        # Minibatch estimates: E_p[y^γ] and the tied signal vectors; and the step.
+        self._activity = variable("activity", restarts, concepts)
+        self._covariance = variable("covariance", restarts, concepts, axes)
+        self._gains = variable("gains", restarts, concepts, concepts)
+        self.step = variable("step")
+        self._multipliers = variable("multipliers", restarts, len(self._bounded))
+        self._penalty_weights = variable("penalty_weights", restarts, len(self._bounded))
+        # Epoch means of everything reported, (R, number of reported values).
+        self._reported = (*self.terms, "objective")
+        self._last_network = variable("last_network", len(self._network_terms), restarts)
+        self._sums = variable("sums", restarts, len(self._reported))
+        self._count = variable("count")
+        self._seed = keras.random.SeedGenerator(0)
+        self._changing = [*self.weights, self._seed.state]
+        # What a stage sets and no step changes.
+        self._forward = variable("forward", channels, axes)
+        self._backward = variable("backward", axes, channels)
+        self._mean = variable("mean", channels)
+        self._settings = {
+            name: variable(name) for name in ("first", "rise", "steps", "tau", "rho", "scale")
+        }
+        self._kappa = variable("kappa", 2)
+        self._sharpest = variable("sharpest", restarts, concepts)
+        self._loss_weights = variable("weights", len(self._weighted))
+        self._bounds = variable("bounds", len(self._bounded))
+        self._rate = _Rate()
+
+    def begin(
+        self, stage: Stage, coordinates: Coordinates, start: Detectors, *, steps: int, seed: int
+    ) -> None:
+        """Begin a stage of the same graph; arguments as for the constructor."""
+        self._stage, self._coordinates = stage, coordinates
+        filters = coordinates.filters_from_raw(start.filters)
         lengths = np.linalg.norm(filters, axis=-1, keepdims=True)
-        directions, margins = filters / lengths, 1.0 / lengths[..., 0]
+        margins = 1.0 / lengths[..., 0]
         thresholds = start.biases * margins
-        restarts, concepts, axes = directions.shape
         if stage.shared:
             margins = np.exp(np.log(margins).mean(axis=-1, keepdims=True))
             thresholds = thresholds.mean(axis=-1, keepdims=True)
-        self._orthonormal = stage.orthonormal and concepts <= axes
-
-        def variable(name, value, trainable=True):
-            value = np.asarray(value, np.float32)
-            if not value.size:  # TensorFlow crashes where workers share an empty variable
-                return None
-            return self.add_weight(
-                name=name,
-                shape=value.shape,
-                trainable=trainable,
-                dtype="float32",
-                initializer=lambda shape, dtype=None: keras.ops.convert_to_tensor(value, dtype),
-            )
-
-        self.directions = variable("directions", directions)
-        self.thresholds = variable("thresholds", thresholds)
-        self.log_margins = None
-        if stage.sharpness is None:
-            self.log_margins = variable("log_margins", np.log(margins))
-        self.free_signals = None
-        if stage.signals == "free":
-            if start.signals is None:
-                raise ValueError("free signal vectors need to start somewhere")
-            signals = self._coordinates.signals_from_raw(start.signals)
+        for variable in (*self._changing, *self.optimizer.variables):
+            variable.assign(tf.zeros_like(variable.value))
+        self.directions.assign(filters / lengths)
+        self.thresholds.assign(thresholds)
+        if self.log_margins is not None:
+            self.log_margins.assign(np.log(margins))
+        if self.free_signals is not None and start.signals is not None:
+            signals = coordinates.signals_from_raw(start.signals)
             # unit length in coordinates: only the direction counts, and Adam's step is absolute
-            signals = signals / np.linalg.norm(signals, axis=-1, keepdims=True)
-            self.free_signals = variable("signals", signals)
-        # Minibatch estimates: E_p[y^γ] and the tied signal vectors; and the step.
-        self._activity = variable("activity", np.zeros((restarts, concepts)), False)
-        self._covariance = variable("covariance", np.zeros((restarts, concepts, axes)), False)
-        self._gains = variable("gains", np.zeros((restarts, concepts, concepts)), False)
-        self._step = variable("step", 0.0, False)
-        bounded = len([name for name in self.terms if name in stage.constraints])
-        self._multipliers = variable("multipliers", np.zeros((restarts, bounded)), False)
-        self._penalty_weights = variable("penalty_weights", np.ones((restarts, bounded)), False)
-        self.last_violation = np.full((restarts, bounded), np.inf)
-        # Epoch means of everything reported, (R, number of reported values).
-        self._reported = (*self.terms, "objective")
-        self._last_network = variable(
-            "last_network", np.zeros((len(self._network_terms), restarts)), False
+            self.free_signals.assign(signals / np.linalg.norm(signals, axis=-1, keepdims=True))
+        if self._bounded:
+            self._penalty_weights.assign(tf.ones_like(self._penalty_weights.value))
+            self._bounds.assign([stage.constraints[name] for name in self._bounded])
+        self.last_violation = np.full((len(filters), len(self._bounded)), np.inf)
+        self._seed.state.assign(np.array([seed, 0]).astype(self._seed.state.dtype))
+        self._forward.assign(coordinates.forward)
+        self._backward.assign(coordinates.backward)
+        self._mean.assign(coordinates.mean)
+        first, last = stage.sharpness or (1.0, 1.0)
+        settings = {
+            "first": first,
+            "rise": last / first,
+            "steps": steps,
+            "tau": stage.tau,
+            "rho": stage.rho_of(filters.shape[1]),
+            "scale": coordinates.scale,
+        }
+        for name, value in settings.items():
+            self._settings[name].assign(value)
+        self._kappa.assign(stage.kappa)
+        self._sharpest.assign(
+            np.full(filters.shape[:2], np.inf) if start.sharpest is None else start.sharpest
         )
-        self._sums = variable("sums", np.zeros((restarts, len(self._reported))), False)
-        self._count = variable("count", 0.0, False)
+        self._loss_weights.assign([stage.weights[name] for name in self._weighted])
+        self._rate.rate.assign(stage.learning_rate)
+        self._rate.steps.assign(steps)
+        self._rate.last.assign(_LAST_RATE if stage.schedule == "cosine" else 1.0)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Change the learning rate of the steps that follow."""
+        self._rate.rate.assign(rate)
+
+    def state(self) -> dict[str, NDArray]:
+        """Return everything that steps change, as arrays; undone by `set_state`."""
+        changing = [*self._changing, *self.optimizer.variables]
+        arrays = {f"variable_{k}": np.asarray(v.numpy()) for k, v in enumerate(changing)}
+        return {**arrays, "violation": self.last_violation}
+
+    def set_state(self, arrays: dict[str, NDArray]) -> None:
+        """Go back to a `state`, of this objective or of another one of the same stage."""
+        for k, variable in enumerate([*self._changing, *self.optimizer.variables]):
+            variable.assign(arrays[f"variable_{k}"])
+        self.last_violation = arrays["violation"]
 
     # ------------------------------------------------------------ the model
 
     def unit_directions(self) -> tf.Tensor:
         """w̄ (R, I, A): unit, or orthonormal, rows in the stage's coordinates."""
-        rows = tf.convert_to_tensor(self.directions)
+        rows = _value(self.directions)
         if not self._orthonormal:
             return tf.math.l2_normalize(rows, axis=-1)
         q, r = tf.linalg.qr(tf.linalg.matrix_transpose(rows))
@@ -191,76 +275,78 @@ class Objective(DistributedModel):
     def margins(self) -> tf.Tensor:
         """M, (R, I) or (R, 1), at the present step."""
         if self.log_margins is not None:
-            return tf.exp(tf.convert_to_tensor(self.log_margins))
-        first, last = self._stage.sharpness or (1.0, 1.0)
-        done = tf.minimum(tf.convert_to_tensor(self._step) / (_RISE * self._steps), 1.0)
-        sharpness = (first * (last / first) ** done)[None, None]
-        return 1.0 / (
-            sharpness if self._sharpest is None else tf.minimum(sharpness, self._sharpest)
-        )
+            return tf.exp(_value(self.log_margins))
+        settings = self._settings
+        done = tf.minimum(_value(self.step) / (_RISE * _value(settings["steps"])), 1.0)
+        sharpness = _value(settings["first"]) * _value(settings["rise"]) ** done
+        return 1.0 / tf.minimum(sharpness, _value(self._sharpest))
 
     def _signals(self, x, logits, directions, margins) -> tf.Tensor:
         """Signal vectors in coordinates, (R, I, A), of any length."""
         if self._stage.signals == "free":
-            return tf.convert_to_tensor(self.free_signals)
+            return _value(self.free_signals)
         if self._stage.signals == "joint":
             # of M·logits = w̄ᵀx − t; M is taken out of the sums over positions
-            with_x = margins[..., None] * excess_covariance(x, logits)
+            with_x = margins[..., None] * excess_covariance(x, logits, average)
             with_z = tf.matmul(with_x, directions, transpose_b=True)
             return joint_signals(
                 self._running(self._covariance, with_x), self._running(self._gains, with_z)
             )
         positive = tf.stop_gradient(tf.cast(logits > 0, tf.float32))
-        covariance = margins[..., None] * positives_covariance(x, logits, positive)
+        covariance = margins[..., None] * positives_covariance(x, logits, positive, average)
         return self._running(self._covariance, covariance)
 
     def _running(self, mean: keras.Variable, current: tf.Tensor) -> tf.Tensor:
         """The running mean's value with the current batch's gradient."""
         if self._full_batch:
             return current
-        renewal = tf.where(tf.convert_to_tensor(self._step) < 1.0, 1.0, _RENEWAL)
+        renewal = tf.where(_value(self.step) < 1.0, 1.0, _RENEWAL)
         mean.assign((1.0 - renewal) * mean + renewal * tf.stop_gradient(current))
-        return current + tf.stop_gradient(tf.convert_to_tensor(mean) - current)
+        return current + tf.stop_gradient(_value(mean) - current)
 
     def losses_of(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Every loss of the stage on a batch, name → (R,)."""
         x = batch["pixels"]
         directions, margins = self.unit_directions(), self.margins()
         scaled = directions / margins[..., None]
-        biases = tf.convert_to_tensor(self.thresholds) / margins
+        biases = _value(self.thresholds) / margins
         logits = tf.matmul(x, scaled, transpose_b=True) - biases[:, None, :]
         values = self._detector_losses(losses.log_detections(logits), scaled)
-        if "fso" in self.terms or "cur" in self.terms:
+        raw_signals = None
+        if _WITH_SIGNALS & set(self.terms):
             signals = self._signals(x, logits, directions, margins)
-            filters = tf.matmul(directions, self._forward, transpose_b=True)
-            raw_signals = tf.math.l2_normalize(tf.matmul(signals, self._backward), axis=-1)
-            if "fso" in self.terms:
-                unit = tf.math.l2_normalize(filters, axis=-1)
-                cosines = tf.matmul(unit, raw_signals, transpose_b=True)
-                values["fso"] = losses.filter_signal_orthogonality(cosines)
-        else:
-            raw_signals = None
+            raw_signals = tf.math.l2_normalize(tf.matmul(signals, _value(self._backward)), axis=-1)
+        if "fso" in self.terms:
+            filters = tf.matmul(directions, _value(self._forward), transpose_b=True)
+            unit = tf.math.l2_normalize(filters, axis=-1)
+            cosines = tf.matmul(unit, raw_signals, transpose_b=True)
+            values["fso"] = losses.filter_signal_orthogonality(cosines)
         if self.uses_network:
             values.update(self._sometimes(batch["features"], directions, raw_signals))
         return {name: values[name] for name in self.terms}
 
     def _detector_losses(self, log_y: tf.Tensor, filters: tf.Tensor) -> dict[str, tf.Tensor]:
-        stage = self._stage
-        positions = losses.position_losses(log_y, stage.per_position)
-        activities, sparsity, activation = average(
-            (losses.activity(log_y, self._gamma), positions["s"], positions["ma"])
-        )
-        activities = self._running(self._activity, activities)
-        concepts = activities.shape[-1]
-        values = {
-            "s": sparsity,
-            "ma": activation,
-            "mm": losses.maximum_margin(filters) * self._coordinates.scale,
-            "ic": losses.inactive_classifier(activities, stage.tau),
-            "eac": losses.excessively_active_classifier(activities, stage.rho_of(concepts)),
-        }
-        if "sb" in self.terms:
-            values["sb"] = losses.sparsity_bound(log_y)
+        terms, values = set(self.terms), {}
+        means: list[tf.Tensor] = []
+        if terms & {"s", "ma"}:
+            positions = losses.position_losses(log_y, self._stage.per_position)
+            means += positions["s"], positions["ma"]
+        if terms & {"ic", "eac"}:
+            means.append(losses.activity(log_y, self._gamma))
+        if means:
+            means = list(average(tuple(means)))
+        if terms & {"ic", "eac"}:
+            activities = self._running(self._activity, means.pop())
+            values["ic"] = losses.inactive_classifier(activities, _value(self._settings["tau"]))
+            if "eac" in terms:
+                rho = _value(self._settings["rho"])
+                values["eac"] = losses.excessively_active_classifier(activities, rho)
+        if means:
+            values["s"], values["ma"] = means
+        if "mm" in terms:
+            values["mm"] = losses.maximum_margin(filters) * _value(self._settings["scale"])
+        if "sb" in terms:
+            values["sb"] = losses.sparsity_bound(log_y, average)
         return values
 
     def _sometimes(self, features, directions, signals) -> dict[str, tf.Tensor]:
@@ -269,34 +355,32 @@ class Objective(DistributedModel):
         if every == 1:
             current = average(self._network_losses(features, directions, signals))
             return dict(zip(self._network_terms, current, strict=True))
-        last = tf.convert_to_tensor(self._last_network)
+        last = _value(self._last_network)
 
         def compute():
             current = tf.stack(self._network_losses(features, directions, signals))
             constant = tf.stop_gradient(current)
             return constant + every * (current - constant)
 
-        due = tf.equal(tf.cast(tf.convert_to_tensor(self._step), tf.int32) % every, 0)
+        due = tf.equal(tf.cast(_value(self.step), tf.int32) % every, 0)
         values = average(tf.cond(due, compute, lambda: last))
         self._last_network.assign(tf.stop_gradient(values))
         return dict(zip(self._network_terms, tf.unstack(values), strict=True))
 
-    def _entropy(self, features: tf.Tensor) -> tf.Tensor:
-        assert self._head is not None, "network terms are left out without a head"
-        return self._head.entropy(features)
-
     def _network_losses(self, features, directions, signals) -> list[tf.Tensor]:
         """−E[H(f⁺(x − κ dx))] for every network term, (R,) each."""
-        restarts, channels = directions.shape[0], self._forward.shape[0]
-        filters = tf.matmul(directions, self._forward, transpose_b=True)
+        head, restarts, channels = self._head, directions.shape[0], self._forward.shape[0]
+        assert head is not None, "network terms are left out without a head"
+        filters = tf.matmul(directions, _value(self._forward), transpose_b=True)
         shape = tf.shape(features)
         images = shape[0]
-        thresholds = tf.convert_to_tensor(self.thresholds)
+        thresholds = _value(self.thresholds)
         thresholds = thresholds + tf.zeros_like(filters[..., 0])
         x = tf.reshape(features, (-1, channels))
-        centred = (x - self._mean)[None]
+        centred = (x - _value(self._mean))[None]
         whole = images * replicas()
-        kappa = own_part(keras.random.uniform((whole,), *self._stage.kappa, seed=self._seed))
+        low, high = tf.unstack(_value(self._kappa))
+        kappa = own_part(keras.random.uniform((whole,), low, high, seed=self._seed))
         kappa = tf.reshape(kappa, tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
         moves = {
             "uur": lambda: unconstrained_displacement(centred, filters, thresholds),
@@ -310,22 +394,20 @@ class Objective(DistributedModel):
                 features - kappa * dx, tf.concat([[restarts * images], shape[1:]], axis=0)
             )
             moved.set_shape([None, *features.shape[1:]])
-            entropy = tf.reshape(self._entropy(moved), (restarts, -1))
+            entropy = tf.reshape(head.entropy(moved), (restarts, -1))
             values.append(-tf.reduce_mean(entropy, axis=-1))
         return values
 
     def objective_of(self, values: dict[str, tf.Tensor]) -> tf.Tensor:
         """Weighted sum plus penalty, (R,)."""
-        stage = self._stage
-        total = tf.add_n([stage.weights[n] * values[n] for n in self.terms if n in stage.weights])
-        bounded = [name for name in self.terms if name in stage.constraints]
-        if bounded:
-            g = tf.stack([values[name] - stage.constraints[name] for name in bounded], axis=-1)
-            multipliers = tf.convert_to_tensor(self._multipliers)
-            total += penalty(g, multipliers, tf.convert_to_tensor(self._penalty_weights))
+        weights = tf.unstack(_value(self._loss_weights))
+        total = tf.add_n([w * values[n] for w, n in zip(weights, self._weighted, strict=True)])
+        if self._bounded:
+            g = tf.stack([values[name] for name in self._bounded], axis=-1) - _value(self._bounds)
+            total += losses.penalty(g, _value(self._multipliers), _value(self._penalty_weights))
         return total
 
-    # ------------------------------------------------------------ Keras
+    # ------------------------------------------------------------ steps and epochs
 
     def train_step(self, batch):
         """One step; restarts are summed, so that each learns as if it were alone.
@@ -339,26 +421,23 @@ class Objective(DistributedModel):
         variables = self.trainable_variables
         gradients = tape.gradient(loss, [v.value for v in variables])
         self.optimizer.apply(gradients, variables)
-        self._step.assign_add(1.0)
+        self.step.assign_add(1.0)
         report = tf.stack([*(values[name] for name in self.terms), objective], axis=-1)
         self._sums.assign_add(report)
         self._count.assign_add(1.0)
-        # not "loss": Keras would put its own tracker, never updated, in the place of that name
-        return {"objective": tf.reduce_min(self.epoch_means()[:, -1])}
+        return {}
 
-    def epoch_means(self) -> tf.Tensor:
-        """Means over the epoch of the losses and the objective, (R, losses + 1)."""
-        return tf.convert_to_tensor(self._sums) / tf.maximum(tf.convert_to_tensor(self._count), 1.0)
-
-    def reset_metrics(self) -> None:
-        """Begin the epoch's means anew; Keras calls this at the start of every epoch."""
-        super().reset_metrics()
-        self._sums.assign(tf.zeros_like(self._sums))
+    def run_epoch(self, batches: Iterator, steps: int) -> None:
+        """Take steps on the next batches; `reported` then has the means over them."""
+        if self._run_steps is None:
+            self._run_steps = compiled_steps(self.train_step)
+        self._sums.assign(tf.zeros_like(self._sums.value))
         self._count.assign(0.0)
+        self._run_steps(batches, tf.constant(steps))
 
     def reported(self) -> dict[str, NDArray]:
         """The epoch's mean of every loss and of the objective, name → (R,)."""
-        means = self.epoch_means().numpy()
+        means = self._sums.numpy() / np.maximum(self._count.numpy(), 1.0)
         return {name: means[:, k] for k, name in enumerate(self._reported)}
 
     def finite_restarts(self) -> NDArray:
@@ -382,12 +461,11 @@ class Objective(DistributedModel):
 
     def update_multipliers(self) -> None:
         """One dual update from the epoch's mean of the constrained losses."""
-        reported, bounds = self.reported(), self._stage.constraints
-        names = [name for name in self.terms if name in bounds]
-        if not names:
+        if not self._bounded:
             return
-        g = np.stack([reported[name] - bounds[name] for name in names], axis=-1)
-        multipliers, weights = dual_update(
+        reported, bounds = self.reported(), self._stage.constraints
+        g = np.stack([reported[name] - bounds[name] for name in self._bounded], axis=-1)
+        multipliers, weights = losses.dual_update(
             g, self.last_violation, self._multipliers.numpy(), self._penalty_weights.numpy()
         )
         self._multipliers.assign(multipliers)
@@ -406,3 +484,12 @@ class Objective(DistributedModel):
         if self.free_signals is not None:
             signals = self._coordinates.signals_to_raw(self.free_signals.numpy())
         return Detectors(filters, biases.copy(), signals)
+
+
+def _value(variable: Any) -> tf.Tensor:
+    return tf.convert_to_tensor(variable)
+
+
+def terms_of(stage: Stage, head: Head | None) -> tuple[str, ...]:
+    """Return the losses of a stage; those that ask the network only where there is a head."""
+    return tuple(name for name in stage.terms if head is not None or name not in _NETWORK)

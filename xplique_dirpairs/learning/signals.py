@@ -1,21 +1,41 @@
-"""Signal vectors from labels or detections; the estimators of the encoding direction.
+"""Signal vectors: their estimators, from labels or detections, and detectors completed to pairs.
 
-Features are any coordinates x (P, A); results are directions there, not normalised. Where replicas
-share a batch, the estimates of the training step are those of the whole batch.
+In the training step features are any coordinates x (P, A), and results are directions there, not
+normalised. `measure_pairs` reads all positions once and makes complete pairs of detectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.data.devices import average
-from xplique_dirpairs.learning.uncertainty import damped_inverse
+from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.validation import check_choice
+from xplique_dirpairs.data.shards import ActivationShards
+from xplique_dirpairs.learning.features import Coordinates, Moments, as_features
+from xplique_dirpairs.pairs import DirectionPairs
 
+#: Names of the estimators.
+ESTIMATORS = ("mean-difference", "positives", "joint")
 #: Slope of the rectified excess where a concept is not detected.
 _SLOPE = 0.01
+#: Ridge of the pseudo-inverses, relative to unit filters and signal vectors [ours].
+RIDGE = 1e-4
+#: And in units of the trace of GᵀG.
+ROUNDING = 3e-7
 
 
-def positives_covariance(x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
+# ------------------------------------------------------------------ estimators of a step
+
+
+def positives_covariance(
+    x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor, average: Callable = lambda sums: sums
+) -> tf.Tensor:
     """ŝ_i ∝ cov[x, z_i] over the concept's positives [paper, section 3; after Haufe et al. 2014].
 
     Parameters
@@ -26,6 +46,8 @@ def positives_covariance(x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.
         Projections.
     positive : (..., P, I)
         1 where the concept is detected, 0 elsewhere.
+    average : callable, optional
+        Averages over the replicas that share a batch.
 
     Returns
     -------
@@ -43,7 +65,9 @@ def positives_covariance(x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor) -> tf.
     return average(tf.matmul(centred / count, x, transpose_a=True))
 
 
-def excess_covariance(x: tf.Tensor, excess: tf.Tensor) -> tf.Tensor:
+def excess_covariance(
+    x: tf.Tensor, excess: tf.Tensor, average: Callable = lambda sums: sums
+) -> tf.Tensor:
     """cov[r_i, x], what `joint_signals` needs, and what minibatches average.
 
     Parameters
@@ -52,6 +76,8 @@ def excess_covariance(x: tf.Tensor, excess: tf.Tensor) -> tf.Tensor:
         Features.
     excess : (..., P, I)
         z − b: how far projections exceed the detectors' hyperplanes; r is `rectified` of it.
+    average : callable, optional
+        Averages over the replicas that share a batch.
 
     Returns
     -------
@@ -98,3 +124,230 @@ def mean_difference(x: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
 def _masked_mean(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     count = tf.reduce_sum(mask, axis=-2)[..., None] + 1e-6
     return tf.matmul(mask, x, transpose_a=True) / count
+
+
+def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
+    """(GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky."""
+    normal = tf.matmul(gram, gram, transpose_a=True)
+    # float32 rounds GᵀG by more than the ridge where hundreds of filters coincide
+    ridge = RIDGE + ROUNDING * tf.linalg.trace(normal)[..., None, None]
+    ridge *= tf.eye(gram.shape[-1], dtype=gram.dtype)
+    return _solve(normal + ridge, tf.linalg.matrix_transpose(gram))
+
+
+@tf.custom_gradient
+def _solve(normal: tf.Tensor, right: tf.Tensor):
+    """N⁻¹B of a positive definite N.
+
+    Its gradient solves with the same factor once more: Y = N⁻¹ ∂X, ∂N = −Y Xᵀ, ∂B = Y. That of the
+    factor itself takes longer, and is not as steady.
+    """
+    factor = tf.linalg.cholesky(normal)
+    solved = tf.linalg.cholesky_solve(factor, right)
+
+    def gradient(of_solved):
+        of_right = tf.linalg.cholesky_solve(factor, of_solved)
+        return -tf.matmul(of_right, solved, transpose_b=True), of_right
+
+    return solved, gradient
+
+
+# ------------------------------------------------------------------ detectors made pairs
+
+
+@dataclass(frozen=True)
+class MeasuredPairs:
+    """Pairs and what their detectors do on the features they were learned from.
+
+    Attributes
+    ----------
+    pairs
+    occupancy : (I,)
+        Share of the positions on which each concept is detected.
+    overlaps : (I, I)
+        IoU of the detections of every two concepts.
+    surplus
+        Concepts that were left out of the others' signal vectors.
+    """
+
+    pairs: DirectionPairs
+    occupancy: NDArray
+    overlaps: NDArray
+    surplus: list[int]
+
+
+def measure_pairs(
+    features: Any,
+    moments: Moments,
+    filters: NDArray,
+    biases: NDArray,
+    signals: NDArray | str = "positives",
+    coordinates: Coordinates | None = None,
+    least_share: float = 0.0,
+) -> MeasuredPairs:
+    """Complete detectors to pairs.
+
+    m_i is the mean of z_i over the negatives of concept i.
+
+    Parameters
+    ----------
+    features : (P, D)
+        Or anything with ``blocks()`` of positions.
+    filters : (I, D)
+    biases : (I,)
+        Of centred features.
+    signals
+        ``"positives"``: ŝ_i ∝ cov[x, z_i] over the positives of concept i (method, section 3), over
+        all positions where there are too few; ``"joint"``: `joint_signals`;
+        ``"mean-difference"``: mean(positives) − mean(negatives); or given signal vectors (I, D).
+    coordinates
+        Those the detectors were learned in: estimated signal vectors keep only what lies along
+        their axes, as they did in the learning; the rest is noise of the estimate.
+    least_share
+        Concepts detected on less than this share of 1/I are surplus. The joint estimate of the
+        others does without them: a filter that stands for no concept, but is correlated with some,
+        would be held against theirs.
+    """
+    filters = filters.astype(np.float64)
+    sums = _Sums(filters, biases, moments.mean)
+    for block in iter_blocks(features):
+        sums.add(block)
+    surplus = np.flatnonzero(sums.count < least_share / len(filters) * sums.positions)
+    if isinstance(signals, str):
+        if signals == "joint":
+            signals = sums.joint_signals(surplus)
+        elif signals == "mean-difference":
+            signals = sums.mean_difference(everywhere=filters @ moments.covariance)
+        else:
+            signals = sums.positives_covariance(everywhere=filters @ moments.covariance)
+        if coordinates is not None:
+            signals = coordinates.signals_to_raw(coordinates.signals_from_raw(signals))
+    at_mean = filters @ moments.mean
+    absent = sums.absent_levels() + at_mean
+    pairs = DirectionPairs(filters, biases + at_mean, signals, moments.mean, absent)
+    return MeasuredPairs(
+        pairs,
+        sums.count / sums.positions,
+        sums.overlaps(),
+        surplus.tolist(),
+    )
+
+
+class _Sums:
+    """What is summed over positions, in float64, chunk by chunk: x is centred, z = Wᵀx − b."""
+
+    def __init__(self, filters: NDArray, biases: NDArray, mean: NDArray):
+        concepts, channels = filters.shape
+        self._filters, self._biases = filters.astype(np.float32), biases.astype(np.float32)
+        self._mean = mean.astype(np.float32)
+        self.positions = 0
+        self.count = np.zeros(concepts)
+        self._both = np.zeros((concepts, concepts))
+        # over all positions, over positives, and weighted by r, the rectified excess
+        self._z, self._z_on, self._r = np.zeros((3, concepts))
+        self._x = np.zeros(channels)
+        self._x_on, self._xz_on, self._xr = np.zeros((3, concepts, channels))
+        self._zr = np.zeros((concepts, concepts))
+
+    def add(self, features: NDArray) -> None:
+        """Some positions, (n, D)."""
+        x = features - self._mean
+        z = x @ self._filters.T - self._biases
+        on = (z > 0).astype(np.float32)
+        z_on, r = on * z, np.maximum(z, np.float32(_SLOPE) * z)
+        self.positions += len(x)
+        self.count += on.sum(axis=0, dtype=np.float64)
+        self._both += on.T @ on
+        self._z += z.sum(axis=0, dtype=np.float64)
+        self._z_on += z_on.sum(axis=0, dtype=np.float64)
+        self._r += r.sum(axis=0, dtype=np.float64)
+        self._x += x.sum(axis=0, dtype=np.float64)
+        self._x_on += on.T @ x
+        self._xz_on += z_on.T @ x
+        self._xr += r.T @ x
+        self._zr += r.T @ z
+
+    def positives_covariance(self, everywhere: NDArray) -> NDArray:
+        """(I, D); the given rows where a concept has too few positives."""
+        positives = np.maximum(self.count, 1.0)[:, None]
+        mean_z = self._z_on[:, None] / positives
+        covariance = self._xz_on / positives - mean_z * (self._x_on / positives)
+        too_few = (self.count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
+        return np.where(too_few[:, None], everywhere, covariance)
+
+    def mean_difference(self, everywhere: NDArray) -> NDArray:
+        """(I, D); the given rows without positives or negatives."""
+        on = np.maximum(self.count, 1.0)[:, None]
+        off = np.maximum(self.positions - self.count, 1.0)[:, None]
+        both = (self.count > 0) & (self.count < self.positions)
+        return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
+
+    def joint_signals(self, surplus: NDArray) -> NDArray:
+        """(I, D), as `joint_signals`; those of the others without the surplus concepts."""
+        with_x, with_z = self._xr, self._zr - np.outer(self._r, self._z) / self.positions
+        signals = joint_signals(tf.constant(with_x), tf.constant(with_z)).numpy()
+        others = np.setdiff1d(np.arange(len(with_z)), surplus)
+        if surplus.size and others.size:
+            among = tf.constant(with_z[np.ix_(others, others)])
+            signals[others] = joint_signals(tf.constant(with_x[others]), among).numpy()
+        return signals
+
+    def absent_levels(self) -> NDArray:
+        """(I,), of centred features; the bias of a concept that is never absent."""
+        negatives = self.positions - self.count
+        below = (self._z - self._z_on) / np.maximum(negatives, 1.0)
+        return self._biases.astype(np.float64) + np.where(negatives > 0, below, 0.0)
+
+    def overlaps(self) -> NDArray:
+        """(I, I): IoU of detections."""
+        union = self.count[:, None] + self.count - self._both
+        return np.divide(self._both, union, out=np.zeros_like(union), where=union > 0)
+
+
+def estimate_signals(
+    pairs: DirectionPairs,
+    activations: ArrayLike | ActivationShards,
+    estimator: str = "mean-difference",
+) -> DirectionPairs:
+    """The same filters and biases with signal vectors of another estimator.
+
+    Parameters
+    ----------
+    pairs
+    activations : (N, *spatial, D)
+        Or `ActivationShards`.
+    estimator
+        "mean-difference": mean(positives) − mean(negatives), right where detections are, and other
+        concepts are about as frequent among positives as elsewhere. "positives", the paper's:
+        ∝ cov[x, z_i] over the positives; it wants thousands of them. "joint":
+        cov[x, r] cov[z, r]⁻¹ with r = ReLU(z − b), right where features are these concepts and
+        independent distractors.
+
+    Returns
+    -------
+    pairs
+        A concept that is detected everywhere or nowhere keeps its signal vector. Filters and signal
+        vectors that were not learned together may fit each other badly: look at
+        ``condition_number`` before you switch several concepts off at once, and do not use
+        ``off="undecided"`` with them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such estimator, or the activations are of another layer.
+    """
+    if not isinstance(pairs, DirectionPairs):
+        raise TypeError(f"pairs must be DirectionPairs, not {type(pairs).__name__}")
+    check_choice("estimator", estimator, ESTIMATORS)
+    features = as_features(activations)
+    if features.shape[-1] != pairs.channels:
+        raise ValueError(
+            f"the pairs are of a layer of {pairs.channels} channels, but the activations have "
+            f"{features.shape[-1]}"
+        )
+    moments = Moments.of(features)
+    biases = pairs.biases - pairs.filters.astype(np.float64) @ moments.mean
+    measured = measure_pairs(features, moments, pairs.filters, biases, estimator)
+    known = (measured.occupancy > 0) & (measured.occupancy < 1)
+    signals = np.where(known[:, None], measured.pairs.signals, pairs.signals)
+    return replace(pairs, signals=signals)

@@ -1,21 +1,21 @@
-"""Where the learning begins: initial detectors in whitened or standardised coordinates."""
+"""Where a fit begins: the images it learns from, and initial detectors.
+
+An image unlike all others can turn every signal vector: it is left out. Initial detectors, in
+whitened or standardised coordinates, come from independent components by their skewness, from a
+consensus of clusterings, or at random.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
-from xplique_dirpairs.learning.ica import (
-    GAP,
-    SAME,
-    nearest_maxima,
-    random_filters,
-    skewness_filters,
-    with_the_missing,
-)
+from xplique_dirpairs.learning.features import Features, Moments, signal_axes
 
 #: Positions a start is computed from: so many for each concept, and never fewer than the second.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000
@@ -29,10 +29,34 @@ _PER_POSITION = 4
 #: [ours: directions of Gaussian features have about 0.5].
 _SEPARATE = 0.7
 #: Clusterings that the consensus is of, and how many positions each of them sees.
-_CLUSTERINGS, _POSITIONS_SEEN = 50, 10_000
+CLUSTERINGS, _POSITIONS_SEEN = 50, 10_000
 #: First principal axes that are clustered (or I of them, if that is more) [ours: in more of
 #: them clusterings agree less].
 _CLUSTERED_AXES = 32
+#: Ratio of neighbours in the sorted skewnesses that counts as a gap [ours].
+GAP = 2.0
+#: Cosine, in whitened features, from which two directions are the same.
+SAME = 0.8
+#: Positions that are looked at together.
+_PART = 4096
+#: Steps in which a single direction finds the nearest maximum of skewness; they converge
+#: quadratically.
+_STEPS = 30
+#: An image is far from so many times the median distance on, in mean squares [measured: at most 11
+#: in two layers of a real network, 170 for one of 200 maps that is three times as bright].
+_FAR = 20.0
+#: Nor is it far in a tail that heavy: the step from the median to the upper tenth, so often again.
+_TAIL_STEPS = 4
+#: Images that typical ones are told by: of so many positions, and never fewer images.
+_TYPICAL_POSITIONS, _TYPICAL_IMAGES = 50_000, 100
+#: The farthest share of them is not asked, in so many rounds: outliers hide one another.
+_TRIMMED, _TRIMMINGS = 0.05, 2
+#: Images for each axis, at least: in more axes, whatever is not among them looks far.
+_IMAGES_PER_AXIS = 5
+#: Fewer images than this are too few to tell what is typical.
+_LEAST = 20
+#: More than one of so many images are not left out: what they show is rare, but there.
+_OF_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -149,11 +173,16 @@ def count_maxima(features: NDArray, rng: np.random.Generator) -> int:
     free = nearest_maxima(some, starts.astype(np.float32))
     sizes = skewnesses(some, free)
     chance = 2.0 * np.sqrt(6.0 * some.shape[1] / len(some))  # what a maximum over noise has
-    found: list[NDArray] = []
-    for direction in free[sizes > max(sizes.max() / 2.0, chance)]:
-        if all(abs(direction @ known) < SAME for known in found):
-            found.append(direction)
-    return len(found)
+    return distinct_directions(free[sizes > max(sizes.max() / 2.0, chance)])
+
+
+def distinct_directions(directions: NDArray) -> int:
+    """Return how many unit rows are left once those that are the same count once."""
+    distinct: list[NDArray] = []
+    for direction in directions:
+        if all(abs(direction @ other) < SAME for other in distinct):
+            distinct.append(direction)
+    return len(distinct)
 
 
 def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:
@@ -230,11 +259,13 @@ def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator
     lengths = np.linalg.norm(clustered, axis=1, keepdims=True)
     directions = clustered / np.maximum(lengths, np.finfo(np.float32).tiny)
     centroids = []
-    for _ in range(_CLUSTERINGS):
+    for _ in range(CLUSTERINGS):
         seen = directions
         if len(directions) > _POSITIONS_SEEN:
             seen = directions[rng.choice(len(directions), _POSITIONS_SEEN, replace=False)]
-        clustering = MiniBatchKMeans(concepts, n_init=1, random_state=int(rng.integers(2**31)))
+        clustering = MiniBatchKMeans(
+            concepts, n_init=1, compute_labels=False, random_state=int(rng.integers(2**31))
+        )
         centroids.append(clustering.fit(seen).cluster_centers_)
     agreed = KMeans(concepts, n_init=20, random_state=int(rng.integers(2**31)))
     agreed = agreed.fit(np.concatenate(centroids)).cluster_centers_
@@ -249,3 +280,186 @@ def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator
         left, _, right = np.linalg.svd(filters, full_matrices=False)
         return left @ right
     return filters
+
+
+# ------------------------------------------------------------------ components by their skewness
+
+
+def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+    """Orthonormal rows of a random rotation; random unit rows where I > A."""
+    axes = features.shape[1]
+    gaussian = rng.standard_normal((axes, concepts))
+    if concepts > axes:
+        return gaussian.T
+    q, r = np.linalg.qr(gaussian)
+    return (q * np.sign(np.diag(r))).T
+
+
+def skewness_filters(
+    features: NDArray, concepts: int, rng: np.random.Generator, iterations: int = 60
+) -> tuple[NDArray, bool]:
+    """Rows of the symmetric ICA with contrast u², of largest skewness, signed positive [ours].
+
+    In whitened features concepts are the skewed sources (rarely present, never negative) and
+    distractors are not. Rows beyond A, where I > A, are random. Also whether there is a gap: every
+    chosen row is at least twice as skewed as any other.
+    """
+    axes = features.shape[1]
+    rotation = random_filters(features, axes, rng)
+    features = features.astype(np.float32)
+    for _ in range(iterations):
+        squared, mean = _squared_projections(features, rotation.T.astype(np.float32))
+        update = squared - 2.0 * mean[:, None] * rotation
+        left, _, right = np.linalg.svd(update, full_matrices=False)
+        rotation = left @ right
+    y = features @ rotation.T.astype(np.float32)
+    y -= y.mean(axis=0)
+    skewness = (y * y * y).mean(axis=0)  # y**3 takes a hundred times as long
+    order = np.argsort(-np.abs(skewness))
+    sizes = np.append(np.abs(skewness)[order], 0.0)
+    clear = concepts <= axes and bool(sizes[concepts - 1] > GAP * sizes[concepts])
+    order = order[:concepts]
+    chosen = rotation[order] * np.where(skewness[order] < 0, -1.0, 1.0)[:, None]
+    if concepts > axes:
+        extra = random_filters(features, concepts, rng)[axes:]
+        chosen = np.concatenate([chosen, extra])
+    return chosen, clear
+
+
+def _squared_projections(features: NDArray, directions: NDArray) -> tuple[NDArray, NDArray]:
+    """E[y² x] (n, A) and E[y] (n,) of y = x·directions (A, n), in parts that a cache holds."""
+    axes, count = directions.shape
+    squared, total = np.zeros((count, axes)), np.zeros(count)
+    for start in range(0, len(features), _PART):
+        x = features[start : start + _PART]
+        y = x @ directions
+        total += y.sum(axis=0)
+        squared += (y * y).T @ x
+    return squared / len(features), total / len(features)
+
+
+def with_the_missing(features: NDArray, filters: NDArray) -> NDArray:
+    """The filters, the last one replaced by the concept that they leave out, if they do [ours].
+
+    Where frequencies differ much, the most frequent concept is there where all others are not: it
+    is anticorrelated with them, and the symmetric ICA has no room for it. A single direction that
+    starts from minus the sum of all others climbs to it.
+    """
+    others = filters[:-1].astype(np.float32)
+    free = nearest_maxima(features, -others.sum(axis=0, keepdims=True))
+    if np.abs(others @ free[0]).max() > SAME:
+        return filters
+    return np.concatenate([filters[:-1], free])
+
+
+def nearest_maxima(features: NDArray, directions: NDArray) -> NDArray:
+    """One-unit ICA: the maximum of skewness that each direction (n, A) climbs to alone, unit rows.
+
+    Of whitened features (P, A), without orthogonality to the others.
+    """
+    for _ in range(_STEPS):
+        directions = ((features @ directions.T) ** 2).T @ features
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        directions = directions / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return directions
+
+
+# ------------------------------------------------------------------ images unlike all others
+
+
+def leave_out_far(
+    features: Features,
+    moments: Moments,
+    concepts: int,
+    agree: Callable[[NDArray], NDArray] = lambda is_far: is_far,
+) -> tuple[Features, Moments, NDArray, int]:
+    """Features without the images that are far from all others, whole or in one position [ours].
+
+    Outliers have a share in the moments of all features, and hide in them, and one another. What is
+    typical is told by random images without the farthest of them. ``agree`` gives every worker of a
+    cluster the same answer (N,): rounding may differ.
+
+    Returns
+    -------
+    features, moments
+        As they came, if there are no such images, or too many of them to be outliers.
+    left_out
+        Numbers of the images that were left out.
+    kept
+        How many images are far, but too many to be left out.
+    """
+    far = _far_images(features, concepts)
+    is_far = np.zeros(features.shape[0])
+    is_far[far] = 1.0
+    far = np.flatnonzero(agree(is_far))
+    if far.size > max(1, features.shape[0] // _OF_IMAGES):
+        return features, moments, np.zeros(0, int), far.size
+    if not far.size:
+        return features, moments, far, 0
+    near = features.without(far)
+    return near, Moments.of(near), far, 0
+
+
+def _far_images(features: Features, concepts: int) -> NDArray:
+    """Numbers of the images that are far from typical ones."""
+    images = features.shape[0]
+    if images < _LEAST:
+        return np.zeros(0, int)
+    order = np.random.default_rng(0).permutation(images)
+    some = features.without(
+        order[max(_TYPICAL_IMAGES, _TYPICAL_POSITIONS * images // len(features)) :]
+    )
+    typical = some
+    try:
+        for _ in range(_TRIMMINGS):
+            distances = _distances(some, typical, concepts)
+            relative = distances / np.median(distances, axis=1, keepdims=True)
+            farthest = np.argsort(relative.max(axis=0))[-int(np.ceil(_TRIMMED * some.shape[0])) :]
+            typical = some.without(farthest)
+        distances = _distances(features, typical, concepts)
+    except ValueError:  # constant without the farthest: rare concepts, then, and no outliers
+        return np.zeros(0, int)
+    median, tenth = np.quantile(distances, [0.5, 0.9], axis=1)
+    limits = np.maximum(_FAR * median, tenth * (tenth / median) ** _TAIL_STEPS)
+    return np.flatnonzero((distances > limits[:, None]).any(axis=0))
+
+
+def _distances(
+    features: Features,
+    typical: Features,
+    concepts: int,
+) -> NDArray:
+    """(4, N): mean and largest square of an image's positions, whitened and as they are."""
+    moments = Moments.of(typical)
+    axes, deviations = signal_axes(moments, concepts)
+    axes = axes[: max(1, typical.shape[0] // _IMAGES_PER_AXIS)]
+    whiten = (axes.T / deviations[: len(axes)]).astype(np.float32)
+    mean = moments.mean.astype(np.float32)
+    per_image, place = len(features) // features.shape[0], 0
+    total, largest = np.zeros((2, 2, features.shape[0]))
+    for block in features.blocks():
+        x = block - mean
+        image = (place + np.arange(len(x))) // per_image  # a block may end within one
+        first = np.flatnonzero(np.diff(image, prepend=-1))
+        image = image[first]
+        for k, y in enumerate((x @ whiten, x)):
+            squares = np.einsum("pa,pa->p", y, y, dtype=np.float64)
+            total[k, image] += np.add.reduceat(squares, first)
+            largest[k, image] = np.maximum(largest[k, image], np.maximum.reduceat(squares, first))
+        place += len(x)
+    return np.concatenate([total / per_image, largest])
+
+
+def distinct_images(features: Features) -> int:
+    """How many images are not copies of others; 8 bytes for each are kept."""
+    per_image, place = len(features) // features.shape[0], 0
+    digests, digest = np.empty(features.shape[0], np.uint64), blake2b(digest_size=8)
+    for block in features.blocks():
+        first = (-place) % per_image  # where a new image begins
+        for rows in np.split(block, range(first or per_image, len(block), per_image)):
+            digest.update(np.ascontiguousarray(rows).tobytes())
+            place += len(rows)
+            if place % per_image == 0:
+                digests[place // per_image - 1] = int.from_bytes(digest.digest(), "little")
+                digest = blake2b(digest_size=8)
+    return len(np.unique(digests))

@@ -8,36 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-#: Ridge of the pseudo-inverses, relative to unit filters and signal vectors [ours].
-RIDGE = 1e-4
-#: And in units of the trace of GᵀG.
-ROUNDING = 3e-7
-
-
-def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
-    """(GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky."""
-    normal = tf.matmul(gram, gram, transpose_a=True)
-    # float32 rounds GᵀG by more than the ridge where hundreds of filters coincide
-    ridge = RIDGE + ROUNDING * tf.linalg.trace(normal)[..., None, None]
-    ridge *= tf.eye(gram.shape[-1], dtype=gram.dtype)
-    return _solve(normal + ridge, tf.linalg.matrix_transpose(gram))
-
-
-@tf.custom_gradient
-def _solve(normal: tf.Tensor, right: tf.Tensor):
-    """N⁻¹B of a positive definite N.
-
-    Its gradient solves with the same factor once more: Y = N⁻¹ ∂X, ∂N = −Y Xᵀ, ∂B = Y. That of the
-    factor itself takes longer, and is not as steady.
-    """
-    factor = tf.linalg.cholesky(normal)
-    solved = tf.linalg.cholesky_solve(factor, right)
-
-    def gradient(of_solved):
-        of_right = tf.linalg.cholesky_solve(factor, of_solved)
-        return -tf.matmul(of_right, solved, transpose_b=True), of_right
-
-    return solved, gradient
+from xplique_dirpairs.learning.signals import damped_inverse
 
 
 def unconstrained_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:

@@ -30,6 +30,7 @@ from xplique.features_visualizations import Objective, fft_to_rgb, get_fft_scale
 from xplique.features_visualizations.preconditioning import recorrelate_colors
 
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
@@ -40,7 +41,6 @@ from xplique_dirpairs.core.validation import (
     shape_fits,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.learning.callbacks import quiet
 from xplique_dirpairs.pairs import DirectionPairs
 
 Along = Literal["filters", "signals"]

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from xplique_dirpairs.learning.callbacks import NaNGuard, Progress
+from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard, Progress
 
 
 def test_the_progress_bar_shows_the_objective_of_the_epoch_not_its_mean_so_far(capsys):

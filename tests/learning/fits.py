@@ -1,0 +1,71 @@
+"""What the tests of fits share: quick recipes, small data, and fits with them."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+
+from xplique_dirpairs.datasets.signal_maps import signal_maps
+from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.learner import learn_pairs
+from xplique_dirpairs.learning.recipe import get_recipe
+
+
+def quick(recipe="default", epochs=2, steps=2, **changes):
+    """The recipe with very short stages; not what is learned is looked at, but that it runs."""
+    recipe = get_recipe(recipe)
+    changes = {"epochs": epochs, "steps_per_epoch": steps, **changes}
+    changes["meant_for_axes"] = None
+    stages = tuple(dataclasses.replace(stage, **changes) for stage in recipe.stages)
+    return dataclasses.replace(recipe, stages=stages, restarts=2, otherwise=None)
+
+
+def quicker(**changes):
+    """The last stage alone: compiling is what takes the time."""
+    recipe = quick(**changes)
+    return dataclasses.replace(recipe, stages=recipe.stages[1:])
+
+
+def learn(activations, concepts=3, recipe=None, **settings):
+    settings = {"random_state": 0, "verbose": 0, **settings}
+    return learn_pairs(activations, concepts, recipe=recipe or quicker(), **settings)
+
+
+def complete(pairs, history, concepts):
+    """Pairs that can be used, and a history that can be read."""
+    assert pairs.number_of_concepts == concepts
+    for field in dataclasses.fields(pairs):
+        value = getattr(pairs, field.name)
+        assert value is None or np.isfinite(value).all()
+    assert history.summary()
+    for stage in history.stages.values():
+        assert history.cut_short or all(np.isfinite(values).all() for values in stage.values())
+    return True
+
+
+def brief_default():
+    """A sixth of the default recipe's steps: where the start is clear, all that is asked of it."""
+
+    def brief(recipe):
+        changes = {"epochs": 4, "steps_per_epoch": 20, "meant_for_axes": None}
+        stages = tuple(dataclasses.replace(stage, **changes) for stage in recipe.stages)
+        return dataclasses.replace(recipe, stages=stages, restarts=1)
+
+    recipe = get_recipe("default")
+    return dataclasses.replace(brief(recipe), otherwise=brief(recipe.otherwise))
+
+
+def with_problems(activations, concepts, recipe="default"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearningWarning)
+        return learn(activations, concepts, recipe=recipe)
+
+
+def vectors(count, channels=6):
+    return np.random.default_rng(0).gamma(0.3, size=(count, channels))
+
+
+def signals(concepts, positions, **options):
+    directions = random_directions(0, concepts, 2, 40)
+    return signal_maps(positions // 2, *directions, seed=0, **options).features

@@ -1,0 +1,328 @@
+"""One stage of a fit, from the state before it to the state after it, epoch by epoch.
+
+`run_stage` maps a state to the next one and changes neither. What keeps a fit alive (saving,
+Ctrl-C, several workers) wraps a `StageRun` from outside, in `learner`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from xplique_dirpairs.learning.features import Coordinates, as_batches
+from xplique_dirpairs.learning.objective import Detectors, Objective, terms_of
+from xplique_dirpairs.learning.recipe import Stage
+from xplique_dirpairs.learning.signals import measure_pairs
+from xplique_dirpairs.learning.starts import positions_for
+from xplique_dirpairs.learning.state import FitState, Pace, Problem, Running
+from xplique_dirpairs.models.head import Head
+
+#: 1/M, in whitened units, per detection per axis, at most [measured, I = 128 and Zipf's law: the
+#: share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
+_SHARPNESS_PER_DETECTION = 10.0
+#: What a violated constraint costs when the best restart is chosen.
+_VIOLATION_PRICE = 10.0
+#: Feature maps in a step through a head that begins with a pooling: vectors, cheap.
+_POOLED_MAPS = 32
+#: Compiled objectives that are kept for the next stage of the same graph.
+_KEPT_OBJECTIVES = 8
+
+
+def run_stage(problem: Problem, state: FitState) -> FitState:
+    """Run the next stage of a fit, or the rest of one that was running.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : FitState
+
+    Returns
+    -------
+    state : FitState
+        After the stage.
+
+    Raises
+    ------
+    ValueError
+        If the features cannot be read any more.
+    """
+    with stage_run(problem, state) as run:
+        for _ in run.epochs():
+            pass
+        return run.result()
+
+
+@contextmanager
+def stage_run(problem: Problem, state: FitState) -> Iterator[StageRun]:
+    """Prepare the next stage of a fit, or the rest of one that was running."""
+    began = time.perf_counter() - (0.0 if state.running is None else state.running.seconds)
+    stage, coordinates, state, seed = _prepared(problem, state)
+    recipe, head = state.recipe, problem.head
+    size = recipe.batch_for(problem.number_of_concepts)
+    full_batch = len(problem.features) <= 2 * size
+    passes = 1 if full_batch else math.ceil(len(problem.features) / size)
+    per_epoch = stage.steps_per_epoch or passes
+    with _borrowed_objective(
+        stage,
+        coordinates,
+        state.detectors,
+        gamma=recipe.gamma,
+        head=head,
+        steps=stage.epochs * per_epoch,
+        full_batch=full_batch,
+        network_every=1 if head is None or head.pools_first else recipe.network_every,
+        seed=seed,
+    ) as model:
+        if state.running is not None:
+            model.set_state(state.running.variables)
+            model.set_learning_rate(state.running.pace.rate)
+
+        def batches(skip: int) -> tf.data.Dataset:
+            positions = problem.features.batches(
+                coordinates, None if full_batch else size, seed, skip
+            )
+            if head is None or not model.uses_network:
+                return as_batches(positions)
+            # pooling commutes with linear moves only, which that of the predecessor is not
+            pools = head.pools_first and "fired" not in model.terms
+            pool, maps = (head.pool, _POOLED_MAPS) if pools else (None, recipe.maps)
+            return as_batches(positions, problem.features.maps(pool, maps, seed + 1).skip(skip))
+
+        yield StageRun(problem, state, stage, model, batches, per_epoch, seed, began)
+
+
+class StageRun:
+    """A stage that is being learned: `epochs` runs it, `state` is where it stands.
+
+    Made by `stage_run`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        state: FitState,
+        stage: Stage,
+        model: Objective,
+        batches: Callable[[int], tf.data.Dataset],
+        per_epoch: int,
+        seed: int,
+        began: float,
+    ):
+        self._problem, self._state, self._stage, self._model = problem, state, stage, model
+        self._batches, self._per_epoch, self._seed, self._began = batches, per_epoch, seed, began
+        running = state.running
+        self._records = list(state.records.get(stage.name, ()))
+        self._pace = Pace(stage.learning_rate) if running is None else running.pace
+        self._epoch = 0 if running is None else running.epoch
+        self._stopped = running is not None and running.stopped
+        self._nan_in = None if running is None else running.nan_in
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether a step was taken: there is a result, even within an epoch."""
+        return bool(self._model.step.numpy())
+
+    def epochs(self) -> Iterator[int]:
+        """Learn; yield the number of epochs done after each of them."""
+        stage, model = self._stage, self._model
+        if self._stopped or self._epoch >= stage.epochs:
+            return
+        batches = iter(self._problem.share(self._batches(self._epoch * self._per_epoch)))
+        bar = None
+        if self._problem.verbose:
+            concepts = self._problem.number_of_concepts
+            print(f"Learning {concepts} concepts, stage {stage.name}", flush=True)
+            # stateful: shown as it is, not averaged over the epochs
+            bar = keras.utils.Progbar(
+                stage.epochs, unit_name="epoch", stateful_metrics=["objective"]
+            )
+        finite_state = model.state()
+        while self._epoch < stage.epochs and not self._stopped:
+            try:
+                model.run_epoch(batches, self._per_epoch)
+            except tf.errors.OpError:
+                if self._problem.features.failure is not None:
+                    raise self._problem.features.failure from None
+                raise
+            losses = model.reported()
+            self._records.append(losses)
+            model.update_multipliers()
+            if model.finite_restarts().any():
+                finite_state = model.state()
+            else:
+                model.set_state(finite_state)
+                self._nan_in, self._stopped = self._epoch, True
+            finite = losses["objective"][np.isfinite(losses["objective"])]
+            least = float(self._problem.agree(np.array(np.min(finite, initial=np.inf))))
+            self._pace, stop = self._pace.after(stage, self._epoch, least)
+            model.set_learning_rate(self._pace.rate)
+            self._stopped |= stop
+            self._epoch += 1
+            if bar is not None:
+                bar.update(self._epoch, [("objective", least)] if np.isfinite(least) else [])
+            yield self._epoch
+        if bar is not None and self._stopped:
+            print()  # ends the line of a stage that stopped early
+
+    @property
+    def state(self) -> FitState:
+        """The fit as it stands between two epochs."""
+        running = Running(
+            self._epoch,
+            self._seed,
+            time.perf_counter() - self._began,
+            self._pace,
+            self._stopped,
+            self._nan_in,
+            self._model.state(),
+        )
+        return replace(self._state, records=self._all_records(), running=running)
+
+    def result(self, interrupted: bool = False) -> FitState:
+        """Return the state after the stage, or after as much of it as was learned."""
+        state, name, model = self._state, self._stage.name, self._model
+        violations = model.violations()
+        values = np.where(model.finite_restarts(), model.reported()["objective"], np.nan)
+        for violation in violations.values():
+            values += _VIOLATION_PRICE * violation
+        cut_short = state.cut_short
+        if self._nan_in is not None:
+            epoch = self._nan_in + 1
+            cut_short += (f"stage {name} met NaN in epoch {epoch}: what it had is kept",)
+        elif interrupted:
+            cut_short += (f"stage {name} was interrupted: what it had is kept",)
+        return replace(
+            state,
+            number=state.number + 1,
+            detectors=model.detectors(),
+            values=values,
+            records=self._all_records(),
+            violations={**state.violations, name: violations},
+            seconds={**state.seconds, name: time.perf_counter() - self._began},
+            cut_short=cut_short,
+            interrupted=interrupted,
+            running=None,
+        )
+
+    def _all_records(self) -> dict[str, tuple[dict[str, NDArray], ...]]:
+        return {**self._state.records, self._stage.name: tuple(self._records)}
+
+
+def _prepared(problem: Problem, state: FitState) -> tuple[Stage, Coordinates, FitState, int]:
+    """Return the next stage as these features need it, its coordinates, beginning and seed."""
+    stage = state.recipe.stages[state.number]
+    coordinates = problem.coordinates(stage.coordinates)
+    stage = stage.in_axes(coordinates.axes).for_noise(coordinates.noise)
+    if state.per_position > 1:
+        stage = replace(stage, per_position=state.per_position)
+    if state.running is not None:
+        seed = state.running.seed
+    else:
+        rng = state.random_generator()
+        seed = int(rng.integers(2**31))
+        state = replace(state, generator=rng.bit_generator.state)
+        if state.values.size:
+            state = state.survivors()
+        if stage.signals == "free" and state.detectors.signals is None:
+            signals = _measured_signals(problem, state.detectors)
+            state = replace(state, detectors=replace(state.detectors, signals=signals))
+    if stage.sharpness is not None:
+        sharpest = _sharpest(problem, state.detectors, coordinates, stage.sharpness[0], seed)
+        state = replace(state, detectors=replace(state.detectors, sharpest=sharpest))
+    return stage, coordinates, state, seed
+
+
+def _measured_signals(problem: Problem, detectors: Detectors) -> NDArray:
+    """Stage c: section 3 of the method, for every restart."""
+    return np.stack(
+        [
+            problem.agree(measure_pairs(problem.features, problem.moments, *detector).pairs.signals)
+            for detector in zip(detectors.filters, detectors.biases, strict=True)
+        ]
+    )
+
+
+def _sharpest(
+    problem: Problem, detectors: Detectors, coordinates: Coordinates, least: float, seed: int
+) -> NDArray:
+    """Return limits of 1/M, (R, I), never below ``least``.
+
+    A sharp detector fits the positions nearest to its threshold, and there are few of them where
+    a concept is detected on few positions.
+    """
+    sample = problem.features.sample(
+        coordinates, positions_for(problem.number_of_concepts), np.random.default_rng(seed)
+    )
+    filters = coordinates.filters_from_raw(detectors.filters).astype(np.float32)
+    shares = [
+        (sample @ w.T > b).mean(axis=0) for w, b in zip(filters, detectors.biases, strict=True)
+    ]
+    detections = np.array(shares) * len(problem.features)
+    limits = np.maximum(_SHARPNESS_PER_DETECTION * detections / coordinates.axes, least)
+    return problem.agree(limits)
+
+
+# ------------------------------------------------------------------ compiled objectives
+
+_objectives: OrderedDict[tuple, Objective] = OrderedDict()
+
+
+@contextmanager
+def _borrowed_objective(
+    stage: Stage,
+    coordinates: Coordinates,
+    start: Detectors,
+    *,
+    gamma: float,
+    head: Head | None,
+    steps: int,
+    full_batch: bool,
+    network_every: int,
+    seed: int,
+) -> Iterator[Objective]:
+    """Lend an objective for a stage: a compiled one, if an earlier stage had the same graph.
+
+    Parameters are those of `Objective`. The graph depends on shapes, on which losses there are and
+    how signal vectors are tied, and on the head's model; numbers are variables. Objectives made
+    under a `tf.distribute` strategy are not kept.
+    """
+    key = (
+        terms_of(stage, head),
+        *(frozenset(names) for names in (stage.weights, stage.constraints)),
+        (stage.signals, stage.shared, stage.orthonormal, stage.sharpness is None),
+        (stage.per_position, start.filters.shape, coordinates.axes),
+        (gamma, full_batch, network_every),
+        None if head is None else (id(head.model), head.ends_in, head.is_multilabel),
+    )
+    # Taken out while it is in use, so that fits in several threads do not share one.
+    objective = _objectives.pop(key, None)
+    if objective is None:
+        objective = Objective(
+            stage,
+            coordinates,
+            start,
+            gamma=gamma,
+            head=head,
+            steps=steps,
+            full_batch=full_batch,
+            network_every=network_every,
+            seed=seed,
+        )
+    else:
+        objective.begin(stage, coordinates, start, steps=steps, seed=seed)
+    try:
+        yield objective
+    finally:
+        if not tf.distribute.has_strategy():
+            _objectives[key] = objective
+            while len(_objectives) > _KEPT_OBJECTIVES:
+                _objectives.popitem(last=False)
