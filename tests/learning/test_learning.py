@@ -9,6 +9,7 @@ import pytest
 from fits import complete, learn, quick, quicker, signals, vectors
 from keras import layers
 
+from xplique_dirpairs.core.linear_algebra import cosines, match
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
@@ -25,12 +26,7 @@ from xplique_dirpairs.learning.learner import begin_fit, learn_pairs
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage, get_recipe
 from xplique_dirpairs.learning.state import FitState, Problem
-from xplique_dirpairs.metrics.recovery import (
-    detector_iou,
-    match_concepts,
-    recovery,
-    signal_cosines,
-)
+from xplique_dirpairs.metrics.recovery import detector_iou, recovery
 from xplique_dirpairs.models.head import Head
 
 
@@ -52,9 +48,9 @@ def learned_quickly(data):
 
 def match(pairs, others):
     """The concepts of the others in the order of ours, and the least cosine with ours."""
-    order = match_concepts(signal_cosines(others.signals, pairs.signals))
+    order = match(cosines(others.signals, pairs.signals))
     cosines = [
-        np.diag(signal_cosines(getattr(pairs, name), getattr(others, name)[order]))
+        np.diag(cosines(getattr(pairs, name), getattr(others, name)[order]))
         for name in ("filters", "signals")
     ]
     return order, np.min(cosines)

@@ -9,6 +9,7 @@ import pytest
 from fits import brief_default, complete, learn, quicker, signals, vectors, with_problems
 from keras import layers
 
+from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
@@ -23,9 +24,6 @@ from xplique_dirpairs.learning.history import (
 )
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.recipe import Recipe, Stage
-from xplique_dirpairs.metrics.recovery import (
-    signal_cosines,
-)
 from xplique_dirpairs.models.head import Head
 
 
@@ -231,7 +229,7 @@ def eight():
 
 
 def best_cosines(pairs, data):
-    return np.abs(signal_cosines(pairs.signals, data.signals)).max(axis=0)
+    return np.abs(cosines(pairs.signals, data.signals)).max(axis=0)
 
 
 def test_surplus_concepts_are_reported_and_do_not_harm_the_others(eight):
@@ -240,7 +238,7 @@ def test_surplus_concepts_are_reported_and_do_not_harm_the_others(eight):
     assert len(history.surplus) == 2
     assert any(str(history.surplus) in problem for problem in history.problems())
     real = np.delete(pairs.signals, history.surplus, axis=0)
-    assert np.abs(signal_cosines(real, eight.signals)).max(axis=0).min() > 0.98
+    assert np.abs(cosines(real, eight.signals)).max(axis=0).min() > 0.98
 
 
 def test_an_image_unlike_the_others_is_left_out_and_said(eight):

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
-from xplique_dirpairs.metrics.recovery import (
-    detector_iou,
-    recovery,
-    signal_value_rmse,
-)
+from xplique_dirpairs.metrics.recovery import detector_iou, recovery, signal_value_rmse
 
 
 @pytest.fixture(params=range(4))
