@@ -105,12 +105,17 @@ class SeededCraft(CraftTf):
         super().__init__(*arguments, **options)
         self._seed, self._crop_bytes = seed, crop_bytes
 
-    def fit(self, inputs: ArrayLike, class_id: int = 0):
+    def fit(
+        self, inputs: ArrayLike, class_id: int = 0
+    ) -> tuple[tf.Tensor, NDArray[Any], NDArray[Any]]:
         """Fit like `CraftTf.fit`; uint8 images are converted."""
         np.random.seed(self._seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
-        return super().fit(np.asarray(inputs, np.float32), class_id=class_id)
+        result: tuple[tf.Tensor, NDArray[Any], NDArray[Any]] = super().fit(
+            np.asarray(inputs, np.float32), class_id=class_id
+        )
+        return result
 
-    def _extract_patches(self, inputs: NDArray) -> tuple[tf.Tensor, NDArray]:
+    def _extract_patches(self, inputs: NDArray[Any]) -> tuple[tf.Tensor, NDArray[Any]]:
         stride = int(self.patch_size * 0.8)
         across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
         few = max(1, self._crop_bytes // max(1, across * down * inputs[0].nbytes))

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 #: How many entries of a list are shown in a terminal; JSON has them all.
 SHOWN = 20
@@ -84,7 +84,14 @@ class Console:
     def running(self) -> Iterator[None]:
         """Send what libraries print to stderr, and turn their warnings into notes."""
 
-        def show(message, category, filename, lineno, file=None, line=None) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if str(message).startswith("Glyph "):  # matplotlib's, one for each character
                 self.note(
                     "some characters of names are not in the font of the pictures: boxes there"

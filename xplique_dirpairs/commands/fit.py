@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,7 +58,7 @@ class ClassConcepts:
     extractor: DirectionPairsTf
 
     @property
-    def importances(self) -> NDArray:
+    def importances(self) -> NDArray[Any]:
         """Total Sobol indices of the class's score, (I,)."""
         return np.asarray(self.extractor.sensitivity.importances)
 

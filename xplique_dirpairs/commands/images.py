@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xplique_dirpairs.commands.console import listed, printable
 
@@ -82,15 +82,15 @@ class FolderImages:
         Number of image files in the folder.
     """
 
-    pixels: NDArray
+    pixels: NDArray[Any]
     names: tuple[str, ...]
-    folders: NDArray
+    folders: NDArray[Any]
     classes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     file_count: int
 
 
-def find_images(folder: str | os.PathLike) -> ImageFiles:
+def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
     """Find the image files of a folder: those of each of its folders and below, or its own.
 
     Raises
@@ -165,7 +165,7 @@ def read_images(
     """
     counts = [len(paths) for paths in files.files]
     rng = np.random.default_rng(seed)
-    kept: list[tuple[int, Path, NDArray]] = []
+    kept: list[tuple[int, Path, NDArray[Any]]] = []
     skipped = []
     for k, (paths, quota) in enumerate(zip(files.files, spread(counts, max_images), strict=True)):
         order = np.arange(len(paths)) if quota == len(paths) else rng.permutation(len(paths))
@@ -193,7 +193,7 @@ def read_images(
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):  # its text repeats the path
+    if isinstance(error, UnidentifiedImageError):  # its text repeats the path
         return "not an image that can be read"
     return printable(" ".join(str(error).split()))[:200] or type(error).__name__
 
@@ -212,7 +212,9 @@ def spread(counts: Sequence[int], total: int | None) -> list[int]:
     return quotas
 
 
-def read_image(path: str | os.PathLike, size: tuple[int, int], channels: int = 3) -> NDArray:
+def read_image(
+    path: str | os.PathLike[str], size: tuple[int, int], channels: int = 3
+) -> NDArray[Any]:
     """Read one image, (height, width, channels) uint8; of an animation the first picture.
 
     It is turned as its camera recorded, scaled until it covers the size, and its middle is cut out.
@@ -415,7 +417,7 @@ def read_class_names(path: str | Path, number: int) -> ClassNames:
     return ClassNames(tuple(entries))
 
 
-def _entries_of_json(option: str, data: list | dict) -> list[tuple[str, ...]]:
+def _entries_of_json(option: str, data: list[Any] | dict[str, Any]) -> list[tuple[str, ...]]:
     wanted = f"{option} must be a list of names, or an object with the names by number"
     if isinstance(data, dict):
         if sorted(data) != sorted(str(k) for k in range(len(data))):

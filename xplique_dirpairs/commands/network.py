@@ -137,7 +137,7 @@ class Preprocessing:
 
     name: str
     layers: Callable[[Any], Any] | None = None
-    function: Callable[[NDArray], Any] | None = None
+    function: Callable[[NDArray[Any]], Any] | None = None
 
     def before(self, model: keras.Model) -> keras.Model:
         """Return a model that takes what `apply` returns."""
@@ -146,7 +146,7 @@ class Preprocessing:
         pixels = keras.Input(model.input_shape[1:], name="pixels")
         return keras.Model(pixels, model(self.layers(pixels)), name=f"{model.name}_of_pixels")
 
-    def apply(self, pixels: NDArray) -> NDArray:
+    def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return images (N, height, width, C) for the model of `before`.
 
         Raises
@@ -219,18 +219,18 @@ def scales_its_input(model: keras.Model) -> bool:
     return False
 
 
-def _consumers(output: keras.KerasTensor) -> dict[int, list]:
+def _consumers(output: keras.KerasTensor) -> dict[int, list[Any]]:
     """Return, by the id of each tensor before an output, the nodes that take it."""
-    consumers: dict[int, list] = {}
+    consumers: dict[int, list[Any]] = {}
     for node in nodes_before(output):
         for tensor in node.input_tensors:
             consumers.setdefault(id(tensor), []).append(node)
     return consumers
 
 
-def _imported_function(name: str) -> Callable:
+def _imported_function(name: str) -> Any:
     module_name, _, function_name = name.partition(":")
-    function = getattr(imported_module(module_name), function_name, None)
+    function: Any = getattr(imported_module(module_name), function_name, None)
     if not callable(function):
         raise UsageError(f"{name!r}: module {module_name!r} has no function {function_name!r}")
     return function
@@ -277,7 +277,12 @@ def candidates(model: keras.Model) -> list[Candidate]:
     return [_candidate(model, layer, target, consumers) for layer in model.layers]
 
 
-def _candidate(model, layer, target, consumers: dict[int, list]) -> Candidate:
+def _candidate(
+    model: keras.Model,
+    layer: keras.layers.Layer,
+    target: keras.KerasTensor,
+    consumers: dict[int, list[Any]],
+) -> Candidate:
     try:
         output = layer_output(model, layer)
     except ValueError as error:

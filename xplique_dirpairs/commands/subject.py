@@ -67,30 +67,32 @@ class Subject:
     split: SplitModel
     preprocessing: Preprocessing
     read: FolderImages
-    images: NDArray
-    labels: NDArray | None
+    images: NDArray[Any]
+    labels: NDArray[Any] | None
     class_names: ClassNames
 
     @cached_property
-    def activations(self) -> NDArray:
+    def activations(self) -> NDArray[Any]:
         """Activations of all images, (N, *spatial, D)."""
         return compute_activations(self.split.input_to_latent_model, self.images)
 
     @cached_property
-    def predicted(self) -> NDArray:
+    def predicted(self) -> NDArray[Any]:
         """The classes that the network predicts, (N,)."""
         head = self.split.head
-        return head.predict(head.pool(self.activations)).argmax(axis=1)
+        classes: NDArray[Any] = head.predict(head.pool(self.activations)).argmax(axis=1)
+        return classes
 
     @property
-    def ids(self) -> NDArray:
+    def ids(self) -> NDArray[Any]:
         """The classes of the folders, or those that the network predicts, (N,)."""
         return self.predicted if self.labels is None else self.labels
 
     @property
     def channels(self) -> int | None:
         """D; None where the network does not tell."""
-        return self.split.input_to_latent_model.output_shape[-1]
+        channels: int | None = self.split.input_to_latent_model.output_shape[-1]
+        return channels
 
     @property
     def patch_size(self) -> int:
@@ -98,7 +100,7 @@ class Subject:
         shape = self.images.shape[1:3]
         return fitting_patch(math.ceil(0.3 * min(shape)), shape)
 
-    def part(self, chosen: NDArray) -> Subject:
+    def part(self, chosen: NDArray[Any]) -> Subject:
         """Return the subject with some of its images; activations that are known are kept."""
         read = replace(
             self.read,
@@ -131,7 +133,8 @@ class Subject:
     def largest_classes(self, at_most: int) -> list[int]:
         """Return the classes with the most images, by number."""
         classes, counts = np.unique(self.ids, return_counts=True)
-        return np.sort(classes[np.argsort(-counts, kind="stable")[:at_most]]).tolist()
+        largest = np.argsort(-counts, kind="stable")[:at_most]
+        return [int(k) for k in np.sort(classes[largest])]
 
     def summary(self, arguments: argparse.Namespace) -> dict[str, Any]:
         """Return what a result was made with."""
