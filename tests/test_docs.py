@@ -32,7 +32,7 @@ def resolve(name):
 def functions_of_the_method():
     text = (DOCS / "method.md").read_text(encoding="utf-8")
     return sorted(
-        set(re.findall(r"`((?:pairs\.DirectionPairs|network|learning|metrics)\.[\w.]+)`", text))
+        set(re.findall(r"`((?:pairs\.DirectionPairs|models|learning|metrics|sensitivity)\.[\w.]+)`", text))
     )
 
 
