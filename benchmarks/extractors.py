@@ -1,4 +1,4 @@
-"""Concept extractors by name, as several benchmarks fit them."""
+"""Concept extractors by name, for several benchmarks."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from xplique_dirpairs.metrics.labelled_detectors import choose_thresholds
 from xplique_dirpairs.models.head import Head
 
 Read = Callable[[NDArray], NDArray]
-#: The losses that ask the network.
+#: The losses that use the network.
 NETWORK_TERMS = ("uur", "cur", "fired")
 OURS, NO_NETWORK = "direction pairs", "direction pairs, no network term"
 
 
 def without_network(recipe: Recipe) -> Recipe:
-    """A recipe that does not ask the network, nor does the one it may hand over to."""
+    """Return a recipe without network terms, also in the recipe that it may switch to."""
     stages = tuple(
         replace(s, weights={k: v for k, v in s.weights.items() if k not in NETWORK_TERMS})
         for s in recipe.stages
@@ -61,7 +61,7 @@ ON_POSITIONS: dict[str, Callable[[int, int], Any]] = {
 #: Name → recipe of our learner.
 RECIPES: dict[str, str | Recipe] = {OURS: "default", "UIBE": "uibe", "CBE": "cbe"}
 RECIPES |= {NO_NETWORK: without_network(DEFAULT)}
-#: What a method has to beat.
+#: Baselines.
 CONTROLS: dict[str, Callable[[int, int], Any]] = {
     "no learning": lambda i, seed: NoLearningFactorizer(i, random_state=seed),
     "random directions": lambda i, seed: RandomFactorizer(i, random_state=seed),
@@ -69,9 +69,9 @@ CONTROLS: dict[str, Callable[[int, int], Any]] = {
 
 
 def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, str, Dissection]:
-    """What reads maps, what its thresholds are, and where it fires on the training part.
+    """Return the function to maps, its thresholds, and where it fires on the training part.
 
-    Its own thresholds, or, if it has none, the better quantile.
+    Thresholds are its own or, if it has none, the better quantile.
     """
     if isinstance(factorizer, DirectionPairsFactorizer):
         read, thresholds, said = factorizer.pairs_.project, factorizer.pairs_.biases, "own"
@@ -85,9 +85,10 @@ def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, 
 
 
 def fitted(name: str, concepts: int, seed: int, head: Head, activations: NDArray, positions: int):
-    """A factorizer, fitted: those that may ask the network, and controls, on all activations.
+    """Return a fitted factorizer.
 
-    The others on so many random positions.
+    Those that use the network, and controls, are fitted on all activations, the others on
+    ``positions`` random ones.
     """
     if name in RECIPES:
         made = DirectionPairsFactorizer(concepts, recipe=RECIPES[name], random_state=seed)
