@@ -18,8 +18,8 @@ from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.report.make_report import write_report
 from xplique_dirpairs.report.page_files import check_place
+from xplique_dirpairs.report.write import write_report
 
 #: Concepts that a counterfactual changes at most.
 _MAX_CHANGES = 3
