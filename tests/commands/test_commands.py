@@ -403,7 +403,7 @@ def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
     assert (len(page.images), page.concepts.number_of_concepts) == (3, 2)
     assert page.counterfactuals == 3 and len(page.training_images) == 6
     assert list(page.comparison.results)[:2] == ["pairs", "PCA"]
-    assert "1 files could not be read" in page.notes[-1]
+    assert "1 files could not be read" in page.settings.notes[-1]
 
 
 def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(call, written):
@@ -424,7 +424,9 @@ def test_the_report_of_a_single_image_has_no_counterfactuals(call, written):
     ran = call("report", "--concepts", 2, "--max-images", 1)
     assert ran.status == 0, ran.err
     [page] = written
-    assert page.counterfactuals is None and any("from one image" in note for note in page.notes)
+    assert page.counterfactuals is None and any(
+        "from one image" in note for note in page.settings.notes
+    )
 
 
 def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, tmp_path, written):
@@ -435,7 +437,9 @@ def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, t
     ran = call("report", "--model", tmp_path / "heads.keras", "--concepts", 2, images="flat")
     assert ran.status == 0, ran.err
     [page] = written
-    assert page.counterfactuals is None and any("to choose between" in note for note in page.notes)
+    assert page.counterfactuals is None and any(
+        "to choose between" in note for note in page.settings.notes
+    )
 
 
 def test_given_pairs_are_compared_on_images_that_the_others_have_not_seen(call, place, written):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from xplique_dirpairs.commands.compare import (
     compare_extractors,
@@ -18,6 +17,7 @@ from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.report.content import ReportSettings
 from xplique_dirpairs.report.page_files import check_place
 from xplique_dirpairs.report.write import write_report
 
@@ -40,22 +40,26 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         pairs, comparison = _pairs(arguments, to_fit, shown, given, console)
         if given is None:  # before anything else that takes time, or fails
             _save(pairs, arguments)
+        changes = _changes(arguments, to_fit, console)
         console.step("write the report")
+        layer = shown.split.layer
+        settings = ReportSettings(
+            title=arguments.title or f"Concepts of {arguments.model.name}, layer {layer}",
+            notes=console.notes + console.skipped_notes(),
+            image_names=shown.read.names,
+            pictures=shown.read.pixels,
+            random_state=arguments.seed,
+        )
         page = write_report(
             arguments.output,
             ConceptLayer.of(pairs, shown.split, class_names=shown.class_names.shown),
             shown.images,
             shown.labels,
-            title=arguments.title
-            or f"Concepts of {Path(arguments.model).name}, layer {shown.split.layer}",
-            image_names=shown.read.names,
-            pictures=shown.read.pixels,
             comparison=comparison,
-            counterfactuals=_changes(arguments, to_fit, console),
-            training_images=to_fit.images,
-            notes=console.notes + console.skipped_notes(),
+            counterfactuals=changes,
+            training_images=None if changes is None else to_fit.images,
+            settings=settings,
             single_file=arguments.single_file,
-            random_state=arguments.seed,
             verbose=console.progress,
         )
     results = {
