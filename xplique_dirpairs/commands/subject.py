@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,8 +31,8 @@ from xplique_dirpairs.commands.network import (
     preprocessing,
     suggestion,
 )
+from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.data.crops import fitting_patch
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model
@@ -97,8 +96,7 @@ class Subject:
     @property
     def patch_size(self) -> int:
         """Side of crops, in pixels: a little less than a third of an image."""
-        shape = self.images.shape[1:3]
-        return fitting_patch(math.ceil(0.3 * min(shape)), shape)
+        return default_patch(self.images.shape[1:])
 
     def part(self, chosen: NDArray[Any]) -> Subject:
         """Return the subject with some of its images; activations that are known are kept."""
