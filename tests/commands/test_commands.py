@@ -315,7 +315,7 @@ def test_pairs_are_read_at_the_layer_they_were_learned_at(call, place, written):
     assert "the pairs were learned with unit" in ran.err
 
 
-# ------------------------------------------------------------------ compare
+# ------------------------------------------------------------------ compare, correct
 
 
 def test_compare_measures_extractors_by_name(call, tmp_path):
@@ -354,9 +354,6 @@ def test_craft_in_parts_is_the_same_as_in_one(monkeypatch):
     assert crops == [12, 12, 4]  # 4 crops of an image, 12 288 bytes each at full size
     for mine, wanted in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
-
-
-# ------------------------------------------------------------------ correct
 
 
 def test_correct_writes_a_model_and_what_changed(call, place, tmp_path):
@@ -470,9 +467,6 @@ def test_a_report_of_one_file_escapes_names(call, place, tmp_path):
     assert ran.status == 0, ran.err
     text = (tmp_path / "one.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in text and "alert(1)" in text
-
-
-# ------------------------------------------------------------------ a model of one output
 
 
 def test_a_model_of_one_output_has_two_classes_in_every_command(call, place, tmp_path):
