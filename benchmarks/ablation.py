@@ -3,13 +3,14 @@
     python benchmarks/ablation.py --output DIR
     python benchmarks/ablation.py --output DIR --base default
 
-Recipes are made from one of ours by switching losses on and off, everything else (start, schedule,
-sharpness, the other weights) as it is. A row names what is on of L^uur, L^sb, L^eac, L^cur, L^fso:
+Recipes are made from one of ours by switching losses on and off; everything else (initialisation,
+schedule, sharpness, the other weights) stays. A row names which of L^uur, L^sb, L^eac, L^cur, L^fso
+are on:
 
-    L^uur   the network is asked where features are on all hyperplanes; in every stage
-    L^cur   instead, in the last stage, on the way there along the signal vectors
+    L^uur   the network is evaluated where features are on all hyperplanes; in every stage
+    L^cur   instead, in the last stage, with features moved there along the signal vectors
     L^sb    in the last stage, with 2.6, and L^s with 0.85: the paper's weights
-    L^eac   in every stage, as the recipe has it
+    L^eac   in every stage, with the weight of the recipe
     L^fso   in the last stage, with 1, the paper's weight
 
 Signal vectors are estimated jointly, as in the recipe, so that WᵀŜ = 1 and L^fso has nothing to do;
@@ -18,7 +19,7 @@ instead.
 
 Columns: S¹ and S² by Network Dissection at the detectors' own biases; SDC and SCDP by |mean Δ|
 against the paper's noise, and, in a table of their own, by other tests; condition number of WᵀŜ.
-Mean and standard deviation over seeds. The network, the pairs and what is measured are kept in
+Mean and standard deviation over seeds. The network, the pairs and the measurements are kept in
 --output.
 """
 
@@ -49,7 +50,7 @@ MEASURES |= {"cond": 1, "s": 0}
 
 @dataclass(frozen=True)
 class Row:
-    """Which losses are on, and how signal vectors are estimated."""
+    """The losses that are on, and how signal vectors are estimated."""
 
     on: tuple[str, ...]
     signals: str = "joint"
@@ -75,12 +76,12 @@ ROWS = (
 
 
 def switched(recipe: Recipe, row: Row) -> Recipe:
-    """The recipe with these losses on, and no others of the five.
+    """Return the recipe with these of the five losses on, and the others off.
 
     Raises
     ------
     ValueError
-        If the recipe is not of stages "a" and "d" with a network term and L^eac each.
+        If the recipe does not have stages "a" and "d" with a network term and L^eac each.
     """
     first, last = recipe.stages
     if not ("uur" in first.weights and "cur" in last.weights and "eac" in last.weights):
@@ -105,15 +106,15 @@ def switched(recipe: Recipe, row: Row) -> Recipe:
     return replace(recipe, name=name, stages=stages, otherwise=otherwise)
 
 
-def said(test: Test) -> str:
-    """How SDC and SCDP were tested."""
+def test_name(test: Test) -> str:
+    """Return how SDC and SCDP were tested, in words."""
     return f", {test.noise}, {test.statistic}"
 
 
 def measured(
     data: AnnotatedLayer, row: Row, seed: int, arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """The figures of one fit."""
+    """Return the figures of one fit."""
     recipe, concepts = switched(RECIPES[arguments.base], row), arguments.concepts
     folder = arguments.output / data.name
     how = {"permutations": arguments.permutations, "amount": arguments.amount}
@@ -137,7 +138,10 @@ def measured(
         figures = {"S¹": scores.s1, "S²": scores.s2}
         for test, found in of_pairs(data, pairs, how).items():
             summary = found.summary()
-            figures |= {f"SDC{said(test)}": summary.sdc, f"SCDP{said(test)}": summary.scdp}
+            figures |= {
+                f"SDC{test_name(test)}": summary.sdc,
+                f"SCDP{test_name(test)}": summary.scdp,
+            }
         figures["cond"], figures["s"] = pairs.condition_number, seconds
         print(f"{row.name}, seed {seed}: {figures}", flush=True)
         return {}, figures
@@ -169,7 +173,7 @@ def main() -> None:
             return mean_and_spread([one[name] for one in found], decimals)
 
         rows.append([Cell(row.name), *map(cell, MEASURES, MEASURES.values())])
-        counts = [cell(f"{name}{said(t)}", 1) for t in OWN_TESTS for name in ("SDC", "SCDP")]
+        counts = [cell(f"{name}{test_name(t)}", 1) for t in OWN_TESTS for name in ("SDC", "SCDP")]
         significant.append([Cell(row.name), *counts])
     note = (
         f"Recipe {arguments.base!r}, I = {arguments.concepts}, {arguments.seeds} seed(s), "
@@ -177,7 +181,7 @@ def main() -> None:
         "deviation over seeds."
     )
     print("\n" + Table(["losses", *MEASURES], rows, [note]).formatted("markdown"), "\n")
-    headers = [f"{name}{said(test)}" for test in OWN_TESTS for name in ("SDC", "SCDP")]
+    headers = [f"{name}{test_name(test)}" for test in OWN_TESTS for name in ("SDC", "SCDP")]
     caption = ["Benjamini–Hochberg, 0.05."]
     print(Table(["losses", *headers], significant, caption).formatted("markdown"))
 

@@ -1,4 +1,4 @@
-"""Annotated images and a network's layer that sees them, as several benchmarks take them."""
+"""Annotated images and the layer of a network, for several benchmarks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from xplique_dirpairs.datasets.annotated_scenes import (
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 
-#: Seeds of the scenes that the network, the extractors and the scores are from.
+#: Seeds of the scenes for the network, the extractors and the scores.
 NETWORK_SEED, TRAINING_SEED, VALIDATION_SEED = 0, 1, 2
-#: Images that the network is trained on; of the training and of the validation part.
+#: Numbers of images: of the network's training, of the training part, of the validation part.
 NETWORK_IMAGES, TRAINING_IMAGES, VALIDATION_IMAGES = 5000, 1000, 1000
 
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedLayer:
-    """Two parts of annotated images, and what a layer makes of them.
+    """Two parts of annotated images, and their activations at a layer.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class AnnotatedLayer:
     x_training, x_validation : (N, h, w, D)
         Activations.
     about
-        Where all of it is from, for the settings of what is kept.
+        Source of data and network, for the settings of kept files.
     """
 
     name: str
@@ -57,7 +57,7 @@ class AnnotatedLayer:
 
 
 def add_scene_options(parser) -> None:
-    """Options of how many scenes there are."""
+    """Add options for the numbers of scenes."""
     for name, default, what in (
         ("network", NETWORK_IMAGES, "the network is trained on, once"),
         ("training", TRAINING_IMAGES, "concepts are learned from, and labels are from"),
@@ -69,7 +69,7 @@ def add_scene_options(parser) -> None:
 
 
 def scene_network(folder: Path, images: int = NETWORK_IMAGES) -> keras.Model:
-    """The scenes' network, trained once and kept in the folder."""
+    """Return the network of the scenes, trained once and kept in the folder."""
     path = folder / f"scene_network_{images}.keras"
     if path.exists():
         return keras.models.load_model(path)
@@ -82,7 +82,7 @@ def scene_network(folder: Path, images: int = NETWORK_IMAGES) -> keras.Model:
 
 
 def scene_layer(arguments) -> AnnotatedLayer:
-    """The trained network on scenes that it was not trained on; options of `add_scene_options`."""
+    """Return the trained network on new scenes; options of `add_scene_options`."""
     model = scene_network(arguments.output, arguments.network_images)
     about = {"network": arguments.network_images}
     made = layer_of_scenes(model, arguments.training_images, arguments.validation_images, about)
@@ -95,7 +95,7 @@ def scene_layer(arguments) -> AnnotatedLayer:
 def layer_of_scenes(
     model: keras.Model, training: int, validation: int, about: dict[str, Any]
 ) -> AnnotatedLayer:
-    """A network of `annotated_scenes`'s form on so many scenes."""
+    """Return a network built as `scene_network`, trained on a number of scenes."""
     g, h = split_model(model, LAYER)
     parts = (
         annotated_scenes(training, seed=TRAINING_SEED),
@@ -107,9 +107,9 @@ def layer_of_scenes(
 
 
 def clothing_layers(folder: Path, layers: list[str], seed: int = 0) -> Iterator[AnnotatedLayer]:
-    """The real network on photographs with clothing masks, split in half by photograph.
+    """Return the real network on photographs with clothing masks, split in half by photograph.
 
-    The part of a file's name before "_" says which photograph it is of.
+    The part of a file's name before "_" identifies its photograph.
     """
     data = load_data(folder)
     images, masks, names = data.clothing()

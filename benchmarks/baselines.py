@@ -1,4 +1,4 @@
-"""Other methods as the recovery benchmarks take them, on their own terms; and the ceiling.
+"""Baselines of the recovery benchmarks, each on its own terms, and the ceiling.
 
     PCA               components; about its mean
     FastICA           detectors from the unmixing, signal vectors from the mixing matrix
@@ -11,8 +11,8 @@
                       the package's factorizers with their defaults: coefficients, encoding
                       directions
 
-PCA, FastICA, NMF and these have no thresholds: theirs is the quantile that leaves the true share of
-the positions. The sign of a PCA or ICA component is arbitrary: the one along its concept is taken.
+PCA, FastICA, NMF and these have no thresholds: the quantile that leaves the true share of positions
+is used. The sign of a PCA or ICA component is arbitrary: the one along its concept is used.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from xplique_dirpairs.pairs import DirectionPairs
 
 @dataclass(frozen=True)
 class Found:
-    """What a method found: J signal vectors (J, D), filters (J, D) where there are any.
+    """Result of a method: J signal vectors (J, D), and filters (J, D) where there are any.
 
-    ``read`` says of pixels (P, D) what is detected, and the centred signal values, both (P, J).
+    ``read`` maps positions (P, D) to detections and centred signal values, both (P, J).
     """
 
     signals: NDArray
@@ -172,15 +172,15 @@ BASELINES: dict[str, Callable[..., Found]] = {
 
 
 def true_filters(data: SyntheticSignals) -> NDArray:
-    """Rows of the pseudo-inverse of [S D] that belong to S, (I, D)."""
+    """Return the rows of the pseudo-inverse of [S D] that belong to S, (I, D)."""
     directions = np.concatenate([data.signals, data.distractors])
     return np.linalg.pinv(directions.T)[: len(data.signals)]
 
 
 def best_thresholds(values: NDArray, masks: NDArray) -> NDArray:
-    """Thresholds (I,) of the largest IoU of values (P, I) with masks (P, I).
+    """Return the thresholds (I,) with the largest IoU of values (P, I) with masks (P, I).
 
-    Without noise, they lie in the gap between absent and present.
+    Without noise they lie in the gap between absent and present.
     """
     thresholds = []
     for value, mask in zip(values.T, masks.T, strict=True):
@@ -192,10 +192,7 @@ def best_thresholds(values: NDArray, masks: NDArray) -> NDArray:
 
 
 def ceiling(data: SyntheticSignals) -> tuple[Found, str]:
-    """True filters and the best thresholds, with the best of four estimates of the signal vectors.
-
-    And the name of the estimate.
-    """
+    """Return true filters, best thresholds and the best of four signal estimates, and its name."""
     filters, x, moments = true_filters(data), pixels(data), Moments.of(pixels(data))
     centred = x - moments.mean.astype(x.dtype)
     biases = best_thresholds(centred @ filters.T, data.masks.reshape(-1, len(filters)))
@@ -218,7 +215,7 @@ def ceiling(data: SyntheticSignals) -> tuple[Found, str]:
 
 
 def along_concepts(found: Found, fresh: SyntheticSignals) -> Found:
-    """Components without a sign are turned along the concepts that they fit best."""
+    """Turn components without a sign along the concepts that they fit best."""
     if not found.either_sign:
         return found
     share, masks = fresh.masks.mean(), fresh.masks.reshape(-1, fresh.masks.shape[-1])
@@ -241,7 +238,7 @@ def along_concepts(found: Found, fresh: SyntheticSignals) -> Found:
 
 
 def measure(found: Found, fresh: SyntheticSignals) -> Recovery:
-    """Recovery on fresh data, of what has its signs (see `along_concepts`)."""
+    """Measure the recovery on fresh data of a result with signs (see `along_concepts`)."""
     detected, values = found.read(pixels(fresh))
     masks = fresh.masks.reshape(-1, fresh.masks.shape[-1])
     return recovery(
@@ -255,7 +252,7 @@ def measure(found: Found, fresh: SyntheticSignals) -> Recovery:
 
 
 def filter_cosines(found: Found, data: SyntheticSignals, matching: NDArray) -> NDArray | None:
-    """Cosine of each true filter with the one found for it, (I,), along the span of [S D]."""
+    """Return the cosine of each true filter with its match, (I,), along the span of [S D]."""
     if found.filters is None:
         return None
     directions = np.concatenate([data.signals, data.distractors])

@@ -12,9 +12,9 @@ photographs of all classes and measured on the "test" ones; with ``--part train`
 settings, fitted on 70 % of "train" and measured on the other 30 %.
 
 Tables and figures of the means over seeds go to --output, a folder for each layer; the tables are
-printed. What is measured is kept there, too, extractor by extractor, and not measured again: with
-other settings another --output is needed. An extractor that fails is left out, and tried again the
-next time; Ctrl-C ends the script, which goes on from there the next time.
+printed. Measurements are kept there, too, one extractor at a time, and not repeated: other settings
+need another --output. An extractor that fails is left out, and tried again the next time. After
+Ctrl-C the script continues from there the next time.
 
 CRAFT is Xplique's own, fitted on the photographs, whose crops go through the network a few at a
 time (all at once are 20 GB at a layer of 14 x 14 x 576). The others are fitted on the activations:
@@ -44,7 +44,7 @@ from real_network import load_data
 from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.commands.extractor_names import SeededCraft
+from xplique_dirpairs.commands.compare import SeededCraft
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.extractor_result import CONTROLS
 from xplique_dirpairs.comparison.result import Comparison, average
@@ -58,19 +58,19 @@ NAMES = [OURS, "CRAFT", *ON_POSITIONS, "UIBE", "CBE"]
 
 
 def craft(concepts: int, seed: int, halves, images) -> CraftTf:
-    """Xplique's own, fitted."""
+    """Return Xplique's own CRAFT, fitted."""
     made = SeededCraft(*halves, concepts, patch_size=round(images.shape[1] / 3.5), seed=seed)
     made.fit(images, 0)
     return made
 
 
-def fitted_and_told(what: str, name: str, concepts: int, seed: int, halves, images, **options):
-    """`fitted`, with a line for it.
+def fitted_with_message(what: str, name: str, concepts: int, seed: int, halves, images, **options):
+    """Call `fitted`, and print a line about it.
 
     Raises
     ------
     KeyboardInterrupt
-        Also where a fit ended normally on Ctrl-C, as those of pairs and autoencoders do.
+        Also where a fit ends normally on Ctrl-C, as those of pairs and autoencoders do.
     """
     start = time.perf_counter()
     if name == "CRAFT":
@@ -84,14 +84,14 @@ def fitted_and_told(what: str, name: str, concepts: int, seed: int, halves, imag
 
 
 def builtin():
-    """(network, images to fit on, (images, labels) to measure on), of the built-in data."""
+    """Return (network, images to fit on, (images, labels) to measure on) of the built-in data."""
     images, labels, _ = digit_scenes(3600, 0, "train")
     model = small_cnn(images, labels, seed=0, verbose=0)
     return model, images[:300], digit_scenes(240, 0, "test")[:2]
 
 
 def photographs(data, part: str):
-    """(images, labels) to fit and to measure on."""
+    """Return (images, labels) to fit on and to measure on."""
     images, labels, _ = data.photos("train")
     images = data.preprocess(images)
     if part == "test":
@@ -102,12 +102,12 @@ def photographs(data, part: str):
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """What is kept in a folder was measured with the same settings; new folders get theirs.
+    """Check that a folder's files have the same settings; write them to a new folder.
 
     Raises
     ------
     SystemExit
-        Which names the arguments that differ.
+        If settings differ; the message names the arguments.
     """
     path = folder / "settings.json"
     if path.exists():
@@ -134,7 +134,7 @@ def measured_extractors(
     measure: Callable[..., Comparison],
     stand_in: Callable[[], Any],
 ) -> Comparison:
-    """A comparison of all names and the controls; what ``path`` holds already is taken from there.
+    """Return a comparison of all names and the controls, with what ``path`` already holds.
 
     Parameters
     ----------
@@ -142,16 +142,16 @@ def measured_extractors(
         Written after every extractor.
     names
     fit
-        Name → fitted extractor. What it raises is kept as the reason why there is no result.
+        Name → fitted extractor. An error is kept as the reason why there is no result.
     measure
         (extractors, controls) → comparison.
     stand_in
-        Makes a cheap extractor with which controls alone can be measured.
+        Returns a cheap extractor, for measuring the controls alone.
 
     Raises
     ------
     KeyboardInterrupt
-        On Ctrl-C, when what was measured by then is written.
+        On Ctrl-C, after all measurements are written.
     """
     found = Comparison.load(path) if path.exists() else None
     if found is None or not set(CONTROLS) <= set(found.results):
@@ -171,7 +171,7 @@ def measured_extractors(
             continue
         try:
             extractor = fit(name)
-        except Exception as error:  # whatever one extractor meets, the others are worth having
+        except Exception as error:  # one extractor's failure must not end the others
             why = f"{type(error).__name__}: {error}"
             print(f"{name} cannot be fitted: {why}", flush=True)
             found = replace(found, errors=found.errors | {name: why})
@@ -186,7 +186,7 @@ def measured_extractors(
 
 
 def parsed(given: list[str] | None = None) -> argparse.Namespace:
-    """Arguments, looked at before anything is trained."""
+    """Parse arguments, and check them before anything is trained."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -209,7 +209,7 @@ def parsed(given: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parsed()
-    warnings.simplefilter("ignore", ConvergenceWarning)  # said below the tables
+    warnings.simplefilter("ignore", ConvergenceWarning)  # shown below the tables
     warnings.simplefilter("ignore", LearningWarning)
     if arguments.data is None:
         layers, concepts = ["last_conv"], 10
@@ -244,7 +244,7 @@ def main() -> None:
         seeds = []
         for seed in range(arguments.seeds):
             fit = partial(
-                fitted_and_told,
+                fitted_with_message,
                 f"{layer}, seed {seed}",
                 concepts=concepts,
                 seed=seed,

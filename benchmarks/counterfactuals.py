@@ -7,7 +7,7 @@
 Networks: ``scenes`` and ``digits`` are trained once and kept in --output; ``real`` takes that of
 --data (the layout is that of ``real_network.py``). Extractors are fitted on training images, and
 counterfactuals are searched for validation images that are classified correctly, the same ones for
-all. Of every extractor and every number of concepts that may be moved:
+all. Columns, for every extractor and every number of concepts that may be moved:
 
     changed     share of the predictions that are changed, verified by the real head
     moved       mean number of concepts
@@ -21,9 +21,9 @@ the last three over the images whose predictions all extractors change, and, in 
 of these images for which it is less than along the direction pairs (equal ones count half). The
 intact images' own figures are in the first row; in the second, for a head that is linear after
 pooling, those of the shortest step to the boundary, which neither concepts nor limits restrict.
-``(least)``: without keeping within the percentile, the least norm.
+``(least)``: the least norm, whether or not within the percentile.
 
-With ``real`` there is one table more: seconds of each class.
+With ``real`` there is another table: seconds of each class.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def row(*cells) -> None:
 
 
 def digits_layer(arguments):
-    """Split, activations of training and of validation images, labels of the latter, images."""
+    """Return split, training activations, validation activations, validation labels and images."""
     path = arguments.output / "digits_network.keras"
     if not path.exists():
         images, labels, _ = digit_scenes(3600, 0)
@@ -85,7 +85,7 @@ def scenes_layer(arguments):
 
 
 def better_share(ours, other) -> str:
-    """Share of the images for which the other is less, equal ones counting half."""
+    """Return the share of images for which the other is less; ties count half."""
     return f"{np.mean(np.where(other == ours, 0.5, other < ours)):.2f}"
 
 
@@ -133,7 +133,7 @@ def compare(name: str, layer, arguments) -> None:
 
 
 def floor(name: str, head: Head, distance, x) -> None:
-    """The least change of all, along the difference of two classes' rows, with nothing clipped."""
+    """Return the shortest step to the boundary, along the difference of two rows, unclipped."""
     logits = head.logits(x)
     own = logits.argmax(axis=1)
     steps = head.class_rows[None] - head.class_rows[own][:, None]
@@ -191,7 +191,7 @@ def draw(found, folder: Path, stem: str, count: int = 3) -> None:
 
 
 def real(arguments) -> None:
-    """Five classes of a real network: seconds after the fit, and what was found."""
+    """Print seconds after the fit and results for five classes of a real network."""
     data = load_data(arguments.data)
     model, names = data.model(), data.class_names()
     split = split_model(model, arguments.layer)

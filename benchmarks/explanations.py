@@ -1,4 +1,4 @@
-"""What drives a network's classes, and its predictions: seconds, exactness, pictures.
+"""Explanations of a network's classes and predictions: seconds, exactness, pictures.
 
     python benchmarks/explanations.py --output DIR
     python benchmarks/explanations.py --data DIR --output DIR
@@ -52,7 +52,7 @@ TRAINING_PICTURES = 3600
 
 
 class Material(NamedTuple):
-    """A network, images to learn from, others to explain, and the classes' names."""
+    """A network, images to learn from, images to explain, and names of classes."""
 
     name: str
     model: keras.Model
@@ -92,7 +92,7 @@ def photographs(arguments: argparse.Namespace) -> Material:
 
 
 def explain(material: Material, layer: str, arguments: argparse.Namespace) -> None:
-    """Everything of one layer: a row of the table, then the tables, and the pictures."""
+    """Explain at one layer: return a row of the table and the tables, and write the pictures."""
     pairs = DirectionPairsTf(
         *split_model(material.model, layer), arguments.concepts, random_state=arguments.seed,
         verbose=0,

@@ -1,4 +1,4 @@
-"""Concept extractors by name, as several benchmarks fit them."""
+"""Concept extractors by name, for several benchmarks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from xplique_dirpairs.metrics.labelled_detectors import choose_thresholds
 from xplique_dirpairs.models.head import Head
 
 Read = Callable[[NDArray], NDArray]
-#: The losses that ask the network.
+#: The losses that use the network.
 NETWORK_TERMS = ("uur", "cur", "fired")
 OURS, NO_NETWORK = "direction pairs", "direction pairs, no network term"
 
 
 def without_network(recipe: Recipe) -> Recipe:
-    """Return a recipe, and the one it may hand over to, without the losses of the network."""
+    """Return a recipe without network terms, also in the recipe that it may switch to."""
     stages = tuple(
         replace(s, weights={k: v for k, v in s.weights.items() if k not in NETWORK_TERMS})
         for s in recipe.stages
@@ -59,7 +59,7 @@ ON_POSITIONS: dict[str, Callable[[int, int], Any]] = {
 #: Name → recipe of our learner.
 RECIPES: dict[str, str | Recipe] = {OURS: "default", "UIBE": "uibe", "CBE": "cbe"}
 RECIPES |= {NO_NETWORK: without_network(DEFAULT)}
-#: Baselines without learning.
+#: Baselines.
 CONTROLS: dict[str, Callable[[int, int], Any]] = {
     "no learning": lambda i, seed: NoLearningFactorizer(i, random_state=seed),
     "random directions": lambda i, seed: RandomFactorizer(i, random_state=seed),
@@ -67,9 +67,9 @@ CONTROLS: dict[str, Callable[[int, int], Any]] = {
 
 
 def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, str, Dissection]:
-    """Return what reads maps, the kind of its thresholds, and its dissection on the training part.
+    """Return the function to maps, its thresholds, and where it fires on the training part.
 
-    Thresholds are its own, or, if it has none, the better quantile.
+    Thresholds are its own or, if it has none, the better quantile.
     """
     if isinstance(factorizer, DirectionPairsFactorizer):
         read, thresholds, kind = factorizer.pairs_.project, factorizer.pairs_.biases, "own"
@@ -86,9 +86,10 @@ def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, 
 
 
 def fitted(name: str, concepts: int, seed: int, head: Head, activations: NDArray, positions: int):
-    """Fit a factorizer: those that use the network, and controls, on all activations.
+    """Return a fitted factorizer.
 
-    The others are fitted on a number of random positions.
+    Those that use the network, and controls, are fitted on all activations, the others on
+    ``positions`` random ones.
     """
     if name in RECIPES:
         made = DirectionPairsFactorizer(concepts, recipe=RECIPES[name], random_state=seed)

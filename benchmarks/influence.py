@@ -1,4 +1,4 @@
-"""Do the directions matter to the network, and is that more than noise? And how long that takes.
+"""Influence of directions on the network, its significance against noise, and its time.
 
     python benchmarks/influence.py --output DIR
     python benchmarks/influence.py --data DIR
@@ -10,9 +10,9 @@ seeds; the influence of Pattern-CAVs of concepts that define classes, and of the
 defines none (Xplique's own TCAV scores beside it); how often directions are significant on networks
 with random weights: which of the tests are valid. SC is over the validation images of each class,
 or ("any") over all of them. Noise vectors are differences of the means of permuted labels (the
-default of `influence`) or the signal vectors of filters trained on them (the paper's). Every other
-extractor's encoding directions, its detectors as in interpretability.py, stand beside. The network
-and the pairs are kept in --output.
+default of `influence`) or the signal vectors of filters trained on them (the paper's). The encoding
+directions of the other extractors, with detectors as in interpretability.py, are tested, too. The
+network and the pairs are kept in --output.
 
 With --data, times on a real network: DIR is laid out as for benchmarks/real_network.py. Directions
 are learned from the "train" photographs; images of the classes are the "val" photographs. Two runs
@@ -23,8 +23,8 @@ on the layer:
 
 The noise signal vectors are of the detections on the "train" photographs, whose features are drawn
 again for every direction. Each run is timed as it is by default, and, with --full, without early
-stopping. A --share below 1 takes so many of the directions; seconds are then extrapolated, the
-fixed part (activations, learning) apart.
+stopping. A --share below 1 uses this share of the directions; seconds are then extrapolated, except
+for the fixed part (activations, learning).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.sensitivity.influence import STATISTICS, Influence, influence
 from xplique_dirpairs.sensitivity.influence_table import influence_table
 
-#: Extractors side by side; those that do not ask the network are fitted on so many positions.
+#: Extractors that are compared; positions for those that do not use the network.
 EXTRACTORS = (OURS, NO_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)
 _POSITIONS = 50_000
 
@@ -85,12 +85,12 @@ COLUMNS = (
     "run", "directions", "classes", "images", "permutations", "compared", "s", "s for all",
 )  # fmt: skip
 
-#: Of the columns of SDC, SCDP (twice) and S³.
+#: Decimals of the columns of SDC, SCDP (twice) and S³.
 DECIMALS = (1, 1, 1, 1, 3)
 
 
 def no_learning(activations: NDArray, concepts: int, seed: int) -> DirectionPairs:
-    """Detectors at random positions' features, each on at a share of 2/I: times are the same."""
+    """Return random features as detectors, each on at a share of 2/I: times are the same."""
     x = activations.reshape(-1, activations.shape[-1])
     rng = np.random.default_rng(seed)
     x = x[np.sort(rng.permutation(len(x))[:20_000])]
@@ -161,7 +161,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def on_scenes(arguments: argparse.Namespace) -> None:
-    """Everything on the annotated scenes."""
+    """Print all tables of the annotated scenes."""
     data = scene_layer(arguments)
     supervised = supervised_pairs(data.training, activations=data.x_training)
     for amount in arguments.amounts:
@@ -187,7 +187,7 @@ def on_scenes(arguments: argparse.Namespace) -> None:
 
 
 def learned_directions(data, supervised, how: dict, arguments: argparse.Namespace) -> None:
-    """SDC, SCDP and S³ of direction pairs, with the network terms and without."""
+    """Print SDC, SCDP and S³ of direction pairs, with the network terms and without."""
     figures: dict[tuple[str, Test], list[list[float]]] = {}
     first = {}
     for name in (OURS, NO_NETWORK):
@@ -222,7 +222,7 @@ def learned_directions(data, supervised, how: dict, arguments: argparse.Namespac
 
 
 def every_extractor(data, supervised, how: dict, arguments: argparse.Namespace) -> Table:
-    """SDC, SCDP and S³ of the encoding directions of every extractor, by the default test."""
+    """Print SDC, SCDP and S³ of every extractor's encoding directions, by the default test."""
     rows = []
     for name in EXTRACTORS:
         figures = []

@@ -13,12 +13,12 @@ Extractors are fitted on the training part and labelled there; scores are of the
 Detectors fire above their own bias (direction pairs, UIBE, CBE, no learning), where they are the
 nearest centroid (K-Means: 1/2 of the upsampled 0 or 1), or, if they have no threshold, above the
 quantile, of the top 1/I and the top 0.5 %, that is better on the training part. "supervised" are
-linear detectors learned from the masks, one of each concept, with the concept as label: not the
-same number, and no competitor.
+linear detectors learned from the masks, one for each concept, with the concept as label: their
+number differs, and they are a bound, not a competitor.
 
 Scores, mean and standard deviation over seeds; differences, with intervals over images; detectors
-and labels of each category. What is measured is kept in --output, a file for each extractor and
-seed, and not measured again. Figures, of seed 0, go there, too.
+and labels of each category. Measurements are kept in --output, a file for each extractor and
+seed, and not repeated. Figures, of seed 0, go there, too.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SUPERVISED = "supervised"
 NAMES = [OURS, NO_NETWORK, "UIBE", "CBE", *(n for n in ON_POSITIONS if n != "semi-NMF")]
 NAMES += [*CONTROLS, SUPERVISED]
 
-#: An extractor's scores, one for each seed, and what else is known of each.
+#: An extractor's scores and further results, one for each seed.
 Found = dict[str, list[tuple[Interpretability, dict]]]
 
 
@@ -74,7 +74,7 @@ Found = dict[str, list[tuple[Interpretability, dict]]]
 def measure(
     data: AnnotatedLayer, name: str, concepts: int, seed: int, arguments: argparse.Namespace
 ) -> Measured:
-    """One extractor: scores, and seconds of the fit. Draws its best detectors, of seed 0."""
+    """Return scores and seconds of one extractor; draw its best detectors for seed 0."""
     x, labels = data.x_training, None
     start = time.perf_counter()
     if name in RECIPES:
@@ -113,7 +113,7 @@ def draw_best(
 def measured(
     data: AnnotatedLayer, name: str, concepts: int, seed: int, arguments: argparse.Namespace
 ) -> tuple[Interpretability, dict]:
-    """The same, from its file if there is one."""
+    """Return `measure`'s result, from its file if there is one."""
     settings = {
         "data": data.about,
         "validation": len(data.validation),
@@ -132,7 +132,7 @@ def measured(
 
 
 def scores_table(found: Found) -> Table:
-    """Extractors × metrics."""
+    """Return a table of extractors × metrics."""
     metrics = [metric for metric in METRICS.values() if metric.kind == "interpretability"]
     values = {
         name: {m.key: [s.summaries()[m.key].value for s, _ in results] for m in metrics}
@@ -158,7 +158,7 @@ def scores_table(found: Found) -> Table:
 
 
 def differences_table(found: Found) -> Table:
-    """Ours minus each other's S¹ and S², intervals over images."""
+    """Return S¹ and S² of the pairs minus those of the others, with intervals over images."""
     of_iou = (lambda iou, scores: s1(iou), lambda iou, scores: s2(iou, scores.labels))
     rows = []
     for name, results in found.items():
@@ -182,7 +182,7 @@ def differences_table(found: Found) -> Table:
 
 
 def categories_table(found: Found) -> Table:
-    """Interpretable detectors, and distinct labels, of each category."""
+    """Return the numbers of interpretable detectors and of distinct labels in each category."""
     rows = []
     categories = list(next(iter(found.values()))[0][0].concepts)
     for name, results in found.items():

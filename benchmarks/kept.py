@@ -1,4 +1,4 @@
-"""What a benchmark has measured, kept in files and not measured again."""
+"""Measurements of benchmarks, kept in files and not repeated."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Measured = tuple[dict[str, NDArray], dict[str, Any]]
 
 
 def kept(path: Path, settings: Mapping[str, Any], measure: Callable[[], Measured]) -> Measured:
-    """(arrays, what else is known of them): from the file, if it is of the same settings.
+    """Return (arrays, information) from the file, if it has the same settings; else measure.
 
-    Settings, and what ``measure`` knows besides the arrays, are what JSON can hold. Of another
-    version of the code a file knows nothing: delete it.
+    Settings and information are what JSON can hold. A file does not know the version of the code
+    that wrote it: delete it after a change.
     """
     wanted = json.loads(json.dumps(settings))
     if path.exists():
@@ -47,7 +47,7 @@ def kept(path: Path, settings: Mapping[str, Any], measure: Callable[[], Measured
 
 
 def mean_and_spread(values: Sequence[float], decimals: int, best: bool = False) -> Cell:
-    """Mean and standard deviation over seeds, of the values that are defined."""
+    """Return mean and standard deviation over seeds of the values that are finite."""
     defined = [value for value in values if np.isfinite(value)]
     if not defined:
         return Cell("–", numbers=(np.nan,))
@@ -58,7 +58,7 @@ def mean_and_spread(values: Sequence[float], decimals: int, best: bool = False) 
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's."""
+    """Return a name in a form that a file's name can contain."""
     return re.sub(r"\W+", "_", name).strip("_").lower()
 
 
@@ -71,14 +71,14 @@ def learned(
     seed: int,
     recipe: str | Recipe = "default",
 ) -> tuple[DirectionPairs, float]:
-    """Direction pairs, and the seconds that they took; learned once for all benchmarks.
+    """Return direction pairs and the seconds of their fit, learned once for all benchmarks.
 
     Parameters
     ----------
     folder
         Where they are kept.
     data
-        What the activations are of, for the settings.
+        Description of the activations, for the settings.
     """
     recipe = get_recipe(recipe)
     settings = {"data": data, "concepts": concepts, "seed": seed, "recipe": str(recipe)}

@@ -1,4 +1,4 @@
-"""What bfloat16 would do to the learning's large product, positions times filters.
+"""Time and error of bfloat16 in the learning's large product, positions times filters.
 
 python benchmarks/low_precision.py
 """
@@ -12,17 +12,17 @@ POSITIONS, CHANNELS, CONCEPTS, SLOPE = 4096, 512, 64, 300.0
 
 
 def full(x, w):
-    """z in float32."""
+    """Return z in float32."""
     return tf.matmul(x, w)
 
 
 def low(x, w):
-    """z from bfloat16 factors, as Keras's mixed precision would compute it."""
+    """Return z from bfloat16 factors, as Keras's mixed precision would compute it."""
     return tf.cast(tf.matmul(tf.cast(x, tf.bfloat16), tf.cast(w, tf.bfloat16)), tf.float32)
 
 
 def milliseconds(function, *arguments):
-    """The best of many."""
+    """Return the shortest of many timings."""
     function(*arguments)
     times = []
     for _ in range(100):

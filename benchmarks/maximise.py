@@ -41,12 +41,12 @@ from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.concepts import plot_maximised
 
 LAYER = "last_conv"
-#: Side of the crops, about a third of a picture's: of the demo's, of a scene.
+#: Side of crops, about a third of a picture: for the demo, for the scenes.
 PATCH, SCENE_PATCH = 32, 20
 
 
 def by_xplique(g: keras.Model, directions: NDArray, seed: int) -> NDArray:
-    """Xplique's own pictures, one direction at a time; all settings but the size its own."""
+    """Return Xplique's own pictures, one direction at a time, with its settings except the size."""
     made = []
     for direction in directions:
         tf.random.set_seed(seed)
@@ -67,7 +67,7 @@ def table(reports: dict[str, FiringReport], seconds: dict[str, float]) -> Table:
 
 
 def of_demo(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, DirectionPairs]:
-    """The demo's network, some pictures, and their pairs."""
+    """Return the demo's network, some pictures, and their pairs."""
     images, labels, _ = digit_scenes(3600, arguments.seed)
     if arguments.network:
         model = keras.models.load_model(arguments.network)
@@ -82,7 +82,7 @@ def of_demo(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, Direct
 
 
 def of_scenes(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, DirectionPairs]:
-    """The same of the annotated scenes."""
+    """Return network, pictures and pairs of the annotated scenes."""
     data = scene_layer(arguments)
     pairs, _ = learned(
         arguments.output / data.name, data.about, data.x_training, data.head,

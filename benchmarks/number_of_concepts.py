@@ -1,11 +1,11 @@
-"""Is the number of concepts found, where it is not given?
+"""Whether the number of concepts is found where it is not given.
 
     python benchmarks/number_of_concepts.py --seeds 2
     python benchmarks/number_of_concepts.py --scan --seeds 1
 
 The problems of benchmarks/recovery.py, and its small ones (reference experiment, I = 8). By
-default what `count_skewed_sources` says of the features alone; with --scan what
-`scan_number_of_concepts` suggests after fits with 75, 90, 100, 110 and 125 % of the true number
+default the estimate of `count_skewed_sources` from the features alone; with --scan the suggestion
+of `scan_number_of_concepts` after fits with 75, 90, 100, 110 and 125 % of the true number
 (slow: ten fits a problem).
 """
 

@@ -18,7 +18,7 @@ the positions takes (--passes: 4 + 4 epochs), or the recipe's own 40 (default: 1
                 measured after the fit): moments, start, coordinates, steps and the reading of the
                 signal vectors; see `products`
     MB          peak of the process; and what it was before the fit
-    cosine      mean over concepts, of the nearest signal vector: that it learned
+    cosine      mean over concepts, of the nearest signal vector: shows that the fit worked
 
 With several numbers of positions, growth is printed below the table: T = constant + rate · P is
 linear where the rate is the same everywhere. It is shown for the epochs, by step, and for the whole
@@ -50,17 +50,17 @@ COLUMNS += ("Gflop/s", "MB before", "MB", "cosine", "epochs")
 
 
 def peak() -> float:
-    """Of this process so far, in MB."""
+    """Return the peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def clocks() -> np.ndarray:
-    """Seconds: of the wall, and of the CPU in all threads of this process."""
+    """Return wall-clock seconds, and CPU seconds of all threads of this process."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def activations_of(positions: int, directions) -> Iterator[np.ndarray]:
-    """In batches of feature maps of two positions each."""
+    """Yield batches of feature maps of two positions each."""
     from xplique_dirpairs.datasets.signal_maps import signal_maps
 
     for seed in range(0, positions, 20_000):
@@ -68,7 +68,7 @@ def activations_of(positions: int, directions) -> Iterator[np.ndarray]:
 
 
 def matrix_rate() -> float:
-    """Float32 flops per second, the best of repeated products of the learning's shapes."""
+    """Return float32 flops per second: the best of repeated products of the learning's shapes."""
     import tensorflow as tf
 
     best = 0.0
@@ -88,7 +88,7 @@ def matrix_rate() -> float:
 def products(
     positions: int, channels: int, concepts: int, steps: int, streamed: bool, batch: int
 ) -> float:
-    """Flops of the matrix products of a fit without a head."""
+    """Return the flops of the matrix products of a fit without a head."""
     from xplique_dirpairs.learning.features import KEPT_MEGABYTES
     from xplique_dirpairs.learning.starts import positions_for
 
@@ -105,7 +105,7 @@ def products(
 
 
 def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool) -> dict:
-    """One fit."""
+    """Return the row of one fit."""
     from xplique_dirpairs.data.shards import ActivationShards
     from xplique_dirpairs.datasets.synthetic import random_directions
     from xplique_dirpairs.learning.learner import learn_pairs
@@ -168,7 +168,7 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
 
 
 def run_nmf(positions: int, channels: int, concepts: int, tolerance: float) -> dict:
-    """One fit of scikit-learn's NMF, which stops at its tolerance or after 200 iterations."""
+    """Return the row of a fit of scikit-learn's NMF, which stops after 200 iterations at most."""
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning
 
@@ -196,7 +196,7 @@ def run_nmf(positions: int, channels: int, concepts: int, tolerance: float) -> d
 
 
 def alone(what: str, sizes: tuple[int, int, int], flags: list[str]) -> dict:
-    """A row, from a process of its own."""
+    """Return a row from a process of its own."""
     command = [sys.executable, __file__, what, *map(str, sizes), *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -205,7 +205,7 @@ def alone(what: str, sizes: tuple[int, int, int], flags: list[str]) -> dict:
 
 
 def table(what: str, grid: list[tuple[int, int, int]], flags: list[str]) -> list[dict]:
-    """Print a row for each of the sizes, as it comes."""
+    """Print a row for each size as soon as it is measured."""
     rows: list[dict] = []
     for sizes in grid:
         row = alone(what, sizes, flags)
@@ -218,7 +218,7 @@ def table(what: str, grid: list[tuple[int, int, int]], flags: list[str]) -> list
 
 
 def print_growth(grid: list[tuple[int, int, int]], rows: list[dict]) -> None:
-    """Between neighbouring rows that differ in positions alone."""
+    """Print the growth between neighbouring rows that differ only in positions."""
     print("\n| P | ms step | CPU ms step | µs of the fit for each further position | CPU µs |")
     print("|---" * 5 + "|")
     for (few, *sizes), (many, *others), first, last in zip(grid, grid[1:], rows, rows[1:]):  # noqa: B905

@@ -94,7 +94,7 @@ def rebuilt_by_pairs(pairs: DirectionPairsTf, activations: NDArray) -> NDArray:
 
 
 def entropies_undecided(pairs: DirectionPairsTf, activations: NDArray) -> list[float]:
-    """Mean entropy / log K with all concepts off: as it is, and clipped at 0, the layer's range."""
+    """Return mean entropy / log K with all concepts off: unclipped, and clipped at 0."""
     head, learned = pairs.head, pairs.pairs
     off = activations - learned.combine(learned.coefficients(activations, "undecided"), "undecided")
     found = []
@@ -106,7 +106,7 @@ def entropies_undecided(pairs: DirectionPairsTf, activations: NDArray) -> list[f
 
 
 def excess_absent(pairs: DirectionPairsTf, activations: NDArray) -> tuple[float, float]:
-    """(largest before clipping, mean after clipping at 0) of z − m, in deviations of z."""
+    """Return (largest before clipping, mean after clipping at 0) of z − m, in deviations of z."""
     learned = pairs.pairs
     x = activations.reshape(-1, activations.shape[-1]).astype(np.float64)
     off = x - learned.coefficients(x) @ learned.bank()
@@ -117,7 +117,7 @@ def excess_absent(pairs: DirectionPairsTf, activations: NDArray) -> tuple[float,
 
 
 def compare(halves, images, class_id, val, concepts, importance_images, seed):
-    """Both methods on the same photographs: (pairs, craft, rows of the table)."""
+    """Fit both methods on the same photographs; return (pairs, craft, rows of the table)."""
     g, h = halves
     activations = compute_activations(g, val)
     flat_shape = (-1, activations.shape[-1])
@@ -161,7 +161,7 @@ def compare(halves, images, class_id, val, concepts, importance_images, seed):
 
 
 def draw(pairs, craft, val, images, title: str, folder: Path, stem: str) -> None:
-    """Concepts and maps of both methods, side by side."""
+    """Draw concepts and maps of both methods side by side."""
     examples = val[:6]
     maps = [np.asarray(craft.transform(examples)), pairs.transform(examples)]
     maps[1] = np.maximum(maps[1], 0.0) * (pairs.detect(examples) > 0.5)

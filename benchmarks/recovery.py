@@ -1,4 +1,4 @@
-"""Which of the true concepts come back, at the size of real layers.
+"""Recovery of true concepts at the size of real layers.
 
     python benchmarks/recovery.py --rows
     python benchmarks/recovery.py --rows "absent 2.5" "I 16" --methods "direction pairs" --seeds 2
@@ -10,20 +10,20 @@ pooling and a dense layer), methods with their defaults and the true I, measured
 positions. A concept is recovered if its signal vector has a cosine ≥ 0.95 and its detector an
 IoU ≥ 0.9.
 
---grid: I concepts in D channels with F = 16 distractors (2 in 16 channels). With * (I + F > D)
-concepts cannot be identified, and the ceiling is none. --rows: I = 64, D = 512, F = 16, with what
-the name of the row says changed. Signal values of absent concepts are in U(0, 2.5) (--absent), of
-present ones in U(2.5, 5).
+--grid: I concepts in D channels with F = 16 distractors (2 in 16 channels). * marks cells
+with I + F > D, where concepts cannot be identified and there is no ceiling. --rows: I = 64,
+D = 512, F = 16, changed as the name of the row says. Signal values of absent concepts are in
+U(0, 2.5) (--absent), of present ones in U(2.5, 5).
 
-Columns are means over concepts and seeds; of the share recovered also the least of a seed.
+Columns are means over concepts and seeds; the share recovered also has its minimum over seeds.
 
     signal     cosine of signal vectors, in feature space
     filter     cosine of filters with the rows of the pseudo-inverse of [S D], in feature space
                whatever coordinates a method works in, along the span of [S D] (without noise
                features do not vary elsewhere); NMF and K-Means have none
     s          of the fit alone; the head's training is not part of it
-    ceiling    those true filters, the thresholds of the largest IoU, and the best of several
-               estimates of the signal vectors, named below the table: all chosen by the truth
+    ceiling    true filters, the thresholds with the largest IoU, and the best of several estimates
+               of the signal vectors, named below the table: all chosen with the true concepts
 
 Baselines: benchmarks/baselines.py. FastICA (at most 300 iterations), NMF (at most 200), K-Means (3
 starts), semi-NMF and the autoencoders are fitted on 25 000 of the positions (--slow-positions), all
@@ -68,10 +68,10 @@ from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.models.head import Head
 
-#: A concept is recovered if it meets both; a seed succeeds if so many of its concepts are.
+#: Limits of cosine and IoU for a recovered concept; share of them for a successful seed.
 COSINE, IOU, SHARE = 0.95, 0.9, 0.95
 CONCEPTS, CHANNELS = (3, 8, 16, 32, 64, 128), (16, 64, 256, 512, 1024)
-#: Seeds of fresh data are so far from those of the data.
+#: Added to a seed for its fresh data.
 FRESH = 1_000_000
 PAIRS, CEILING = "direction pairs", "ceiling"
 SLOW = {
@@ -96,11 +96,11 @@ class Problem:
 
     @property
     def mark(self) -> str:
-        """A star where nothing can be identified."""
+        """Return a star where concepts cannot be identified."""
         return " *" if self.concepts + self.distractors > self.channels else ""
 
     def data(self, positions: int, seed: int) -> tuple[SyntheticSignals, SyntheticSignals]:
-        """Data to learn from, and fresh data of the same directions."""
+        """Return data to learn from, and fresh data of the same directions."""
         images = max(1, positions // int(np.prod(self.options.get("map_shape", (1, 2)))))
         sizes = self.concepts, self.distractors, self.channels
         directions = random_directions(seed, *sizes, cosine=self.cosine)
@@ -126,14 +126,14 @@ ROWS = {
 
 
 def grid(concepts: list[int], channels: list[int]) -> dict[str, Problem]:
-    """Cells that have no fewer channels than concepts."""
+    """Return the cells with at least as many channels as concepts."""
     cells = [Problem(i, d, 2 if d < 64 else 16) for i in concepts for d in channels if i <= d]
     return {f"I {cell.concepts}, D {cell.channels}{cell.mark}": cell for cell in cells}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What one fit came to: per concept, and in words."""
+    """Result of one fit: figures per concept, and warnings."""
 
     signal: NDArray
     filter: NDArray | None
@@ -147,7 +147,7 @@ class Fit:
 
 
 def learn(data: SyntheticSignals, head: Head, seed: int) -> tuple[Found, list[str]]:
-    """Direction pairs by the defaults, and what the user is told."""
+    """Learn direction pairs with the defaults; return them with the user's warnings."""
     concepts = len(data.signals)
     pairs, history = learn_pairs(data.features, concepts, head=head, random_state=seed, verbose=0)
     if history.interrupted:
@@ -155,15 +155,15 @@ def learn(data: SyntheticSignals, head: Head, seed: int) -> tuple[Found, list[st
     return of_pairs(pairs), history.problems() + [f"note: {note}" for note in history.notes]
 
 
-def some_of(data: SyntheticSignals, positions: int, seed: int) -> SyntheticSignals:
-    """The data at so many of the positions, for methods that read neither maps nor classes."""
+def sampled_positions(data: SyntheticSignals, positions: int, seed: int) -> SyntheticSignals:
+    """Return the data at some of the positions, for methods that use neither maps nor classes."""
     x, (masks, alpha) = pixels(data), (a.reshape(-1, a.shape[-1]) for a in (data.masks, data.alpha))
     chosen = np.random.default_rng(seed).permutation(len(x))[:positions]
     return replace(data, features=x[chosen], masks=masks[chosen], alpha=alpha[chosen])
 
 
 def judge(found: Found, fresh: SyntheticSignals, seconds: float, told: list[str]) -> Fit:
-    """The fit on fresh data."""
+    """Measure a fit on fresh data."""
     found = along_concepts(found, fresh)
     result = measure(found, fresh)
     cosines = filter_cosines(found, fresh, result.matching)
@@ -171,7 +171,7 @@ def judge(found: Found, fresh: SyntheticSignals, seconds: float, told: list[str]
 
 
 def run(problem: Problem, seed: int, arguments: argparse.Namespace) -> dict[str, Fit]:
-    """All methods on one data set."""
+    """Run all methods on one data set."""
     data, fresh = problem.data(arguments.positions, seed)
     fits = {}
     for name in [*arguments.methods, CEILING]:
@@ -185,7 +185,7 @@ def run(problem: Problem, seed: int, arguments: argparse.Namespace) -> dict[str,
             found, estimate = ceiling(data)
             told = [estimate]
         else:
-            some = some_of(data, arguments.slow_positions, seed) if name in SLOW else data
+            some = sampled_positions(data, arguments.slow_positions, seed) if name in SLOW else data
             start = time.perf_counter()
             found = METHODS[name](some, seed)
         fits[name] = judge(found, fresh, time.perf_counter() - start, told)
@@ -212,8 +212,8 @@ def line(problem: str, method: str, fits: list[Fit]) -> str:
     )
 
 
-def say_what_is_told(results: dict[str, dict[str, list[Fit]]], first_seed: int) -> None:
-    """What the user reads where direction pairs fall short; which estimate the ceiling is of."""
+def print_warnings(results: dict[str, dict[str, list[Fit]]], first_seed: int) -> None:
+    """Print the warnings of direction pairs, and the estimate that the ceiling uses."""
     short = [
         f"- {problem}, seed {seed}: {'; '.join(fit.told) or 'nothing'}"
         for problem, fits in results.items()
@@ -227,8 +227,8 @@ def say_what_is_told(results: dict[str, dict[str, list[Fit]]], first_seed: int) 
         print(f"- {problem}: {', '.join({text: None for f in fits[CEILING] for text in f.told})}")
 
 
-def say_grid(results: dict[str, dict[str, list[Fit]]], cells: dict[str, Problem]) -> None:
-    """For every method, a table of I × D: the share recovered."""
+def print_grid(results: dict[str, dict[str, list[Fit]]], cells: dict[str, Problem]) -> None:
+    """Print a table of I × D for every method: the share recovered."""
     names = {(cell.concepts, cell.channels): name for name, cell in cells.items()}
     concepts, channels = (list(dict.fromkeys(numbers)) for numbers in zip(*names, strict=True))
     for method in next(iter(results.values())):
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="a line for every fit")
     arguments = parser.parse_args()
 
-    warnings.simplefilter("ignore", ConvergenceWarning)  # bounded iterations: as they came out
+    warnings.simplefilter("ignore", ConvergenceWarning)  # bounded iterations: taken as they are
     warnings.simplefilter("ignore", LearningWarning)  # printed below
     problems = {name: ROWS[name] for name in arguments.rows or ROWS}
     if arguments.grid:
@@ -285,8 +285,8 @@ def main() -> None:
         for method, fits in results[name].items():
             print(line(name, method, fits), flush=True)
     if arguments.grid:
-        say_grid(results, problems)
-    say_what_is_told(results, first)
+        print_grid(results, problems)
+    print_warnings(results, first)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The influence of directions on the annotated scenes: what influence.py and ablation.py share."""
+"""The influence of directions on the annotated scenes, for influence.py and ablation.py."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from xplique_dirpairs.sensitivity.tcav import tcav_scores
 
 
 class Test(NamedTuple):
-    """How significance is tested."""
+    """A test of significance."""
 
     images: str
     noise: str
     statistic: str
 
 
-#: Images that SC of a class is over; noise vectors; what is compared with noise.
+#: Choices of the tests: images of SC, noise vectors, statistic.
 IMAGES = ("own", "any")
 NOISE = {"mean difference": mean_difference_noise, "trained filter": trained_filter_noise}
 STATISTICS = ("change", "signed change")
-#: Of what each class's own images say: the paper's score.
+#: The paper's test: its score over each class's own images.
 OWN_TESTS = tuple(Test("own", noise, statistic) for noise in NOISE for statistic in STATISTICS)
 ALL_TESTS = tuple(Test(im, noise, st) for im in IMAGES for _, noise, st in OWN_TESTS)
 
 #: What is on the ground of each setting, and of no other.
 _GROUNDS = {"water": "sea", "meadow": "grass", "town": "road", "room": "wall"}
-#: Things that tell classes apart. Not the boat, which says no more than the sea; nor the picture,
-#: which is in many kitchens.
+#: Objects that tell classes apart. The boat is left out, as it always comes with the sea, and so is
+#: the picture, which is in many kitchens.
 _THINGS = ("house", "table", "parasol", "sofa", "car", "tree", "lamp")
 #: Concepts that define classes, and which: (C, K).
 DEFINING = (*_THINGS, *_GROUNDS.values())
@@ -63,7 +63,7 @@ def influences(
     how: dict[str, Any],
     tests: Sequence[Test] = OWN_TESTS,
 ) -> Found:
-    """Directions on the validation images, against noise of the training part's detections."""
+    """Return the influence of directions on validation images, against noise of training images."""
     labels = {"own": data.validation.labels, "any": None}
     by_test = {}
     for test in tests:
@@ -84,7 +84,7 @@ def of_pairs(
     how: dict[str, Any],
     tests: Sequence[Test] = OWN_TESTS,
 ) -> Found:
-    """Of the signal vectors."""
+    """Return the influence of the signal vectors."""
     detections = pairs.project(data.x_training) > pairs.biases
     return influences(data, pairs.signals, detections, how, tests)
 
@@ -95,7 +95,7 @@ def of_references(
     which: Sequence[int] | slice,
     how: dict[str, Any],
 ) -> Found:
-    """Of Pattern-CAVs of annotated concepts, against noise of the masks' own labels."""
+    """Return the influence of annotated concepts' Pattern-CAVs, against noise of mask labels."""
     cells, concepts = data.x_training.shape[1:3], data.training.concepts
     shares, _ = cell_coverage(data.training.masks, concepts, cells)
     there = shares[..., supervised.labels] >= (1 - 1e-5) * supervised.coverage
@@ -109,7 +109,7 @@ def s3_of(
     supervised: SupervisedPairs,
     amount: float,
 ) -> float:
-    """S³ of directions whose detectors are labelled so."""
+    """Return S³ of directions, by the labels of their detectors."""
     scores, of_cavs = (
         sensitivity(data.head, data.x_validation, data.validation.labels, d, amount=amount).scores
         for d in (directions, supervised.pairs.signals)
@@ -125,9 +125,9 @@ def s3_of(
 def known_concepts(
     data: AnnotatedLayer, supervised: SupervisedPairs, how: dict[str, Any]
 ) -> tuple[list[str], Found]:
-    """Names and influence of what defines classes, and, last, of the distractor.
+    """Return names and influence of concepts that define classes and, last, of the distractor.
 
-    Corrections are for these tests.
+    Corrections are over these tests.
     """
     names = [n for n in (*DEFINING, DISTRACTOR) if ("object", n) in supervised.concepts]
     rows = [supervised.index("object", name) for name in names]
@@ -135,7 +135,7 @@ def known_concepts(
 
 
 def changes_table(names: list[str], found: Influence) -> Table:
-    """Mean Δ of each on each class."""
+    """Return a table of the mean Δ of each concept on each class."""
     rows, marked = [], found.significant()
     for i, name in enumerate(names):
         cells = [Cell(name)]
@@ -152,7 +152,7 @@ def changes_table(names: list[str], found: Influence) -> Table:
 
 
 def known_signs(names: list[str], found: Influence) -> str:
-    """Mean Δ where it must be positive, elsewhere, and of the distractor."""
+    """Return the mean Δ where it must be positive, elsewhere, and of the distractor."""
     rows = [i for i, name in enumerate(names) if name in DEFINING]
     defines = DEFINES[[DEFINING.index(names[i]) for i in rows]]
     changes = found.changes[rows]
@@ -171,7 +171,7 @@ def known_signs(names: list[str], found: Influence) -> str:
 
 
 def known_concepts_table(names: list[str], by_test: Found) -> Table:
-    """How many of the pairs that must be significant are, and of those that must not be."""
+    """Return how many pairs are significant, of those that must be and of those that must not."""
     nothing = np.zeros(len(CLASS_NAMES), bool)
     defines = np.array([DEFINES[DEFINING.index(n)] if n in DEFINING else nothing for n in names])
     corrections = {"none": "p ≤ 0.05", "benjamini-hochberg": "BH", "bonferroni": "Bonferroni"}
@@ -202,7 +202,7 @@ def known_concepts_table(names: list[str], by_test: Found) -> Table:
 
 
 def tcav_table(data: AnnotatedLayer, supervised: SupervisedPairs, names: list[str]) -> Table:
-    """Xplique's TCAV of the same Pattern-CAVs, minus that of their opposites: in [−1, 1]."""
+    """Return Xplique's TCAV of the same Pattern-CAVs, minus that of their opposites, in [−1, 1]."""
     _, h = split_model(data.model, data.name)
     directions = supervised.pairs.signals[[supervised.index("object", name) for name in names]]
     along, against = (
@@ -224,12 +224,12 @@ def tcav_table(data: AnnotatedLayer, supervised: SupervisedPairs, names: list[st
 
 
 def any_at_all(found: Influence) -> float:
-    """Whether any test is significant by Bonferroni; NaN if there was too little noise for that."""
+    """Return whether any test is significant by Bonferroni; NaN with too few noise vectors."""
     return float(found.significant("bonferroni").any()) if found.reachable("bonferroni") else np.nan
 
 
 def networks_cell(any_of_network: NDArray) -> Cell:
-    """How many networks have any."""
+    """Return the cell with the number of networks that have any."""
     if np.isnan(any_of_network).any():
         return Cell("unreachable", numbers=(np.nan,))
     return Cell(f"{int(any_of_network.sum())} of {len(any_of_network)}")
@@ -238,7 +238,7 @@ def networks_cell(any_of_network: NDArray) -> Cell:
 def false_positives_table(
     networks: int, training: int, validation: int, concepts: int, how: dict[str, Any]
 ) -> Table:
-    """How often directions are significant on networks that have learned nothing."""
+    """Return how often directions are significant on networks with random weights."""
     counted: dict[tuple[str, Test], list[tuple[float, ...]]] = {}
     for seed in range(networks):
         data = layer_of_scenes(random_scene_network(seed), training, validation, {})

@@ -1,4 +1,4 @@
-"""Do the same concepts come back? Seeds, and halves of the photographs, on a real network.
+"""Stability of concepts over seeds and over halves of the photographs, on a real network.
 
     python benchmarks/stability.py --data DIR
     python benchmarks/stability.py --data DIR --layers out_relu --seeds 3
@@ -10,8 +10,8 @@ mean cosine, without its sign, of directions matched by the Hungarian method:
     encoding    signal vectors; components (NMF, FastICA's mixing), centroids about their mean
     decoding    filters; FastICA's unmixing (the others have none)
 
-NMF and K-Means start at random. The start of the direction pairs is the same for every seed, which
-decides the order of the positions: halves are the harder question.
+NMF and K-Means are initialised at random. The initialisation of the direction pairs is the same for
+every seed, which only decides the order of the positions: halves are the harder test.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ METHODS: dict[str, Callable[[NDArray, int, int, Head], Directions]] = {
 
 
 def agreement(first: NDArray | None, second: NDArray | None) -> float:
-    """Mean matched absolute cosine."""
+    """Return the mean absolute cosine of matched directions."""
     if first is None or second is None:
         return float("nan")
     return dictionary_stability(first, second)

@@ -1,4 +1,4 @@
-"""One training step of the learning, term by term, beside what its matrix products would take.
+"""Time of a training step, term by term, compared with its matrix products.
 
     python benchmarks/step_profile.py
     python benchmarks/step_profile.py --positions 4096 --channels 512 --concepts 64 --repeat 40
@@ -18,8 +18,8 @@ the rate is 4·P·A·I flops in the time of the step, over the rate of the best 
 Detectors are learned in A axes: as many as channels vary (A = D, the worst case, --axes) or, where
 the spectrum shows a floor of noise, the I + F axes that carry signal: what the default recipe does.
 
-Timings of all rows are interleaved, so that a busy machine slows all of them alike; the least of
-many repetitions is printed, and the median in brackets. Milliseconds. Shares are medians over the
+Timings of all rows are interleaved, so that a busy machine slows all of them alike; the shortest of
+many repetitions is printed, with the median in brackets. Milliseconds. Shares are medians over the
 repetitions, each against the rate of the same moment.
 """
 
@@ -43,7 +43,7 @@ from xplique_dirpairs.learning.uncertainty import damped_inverse
 from xplique_dirpairs.models.head import Head
 
 CLASSES, DISTRACTORS = 1000, 16
-#: Feature maps a step passes through a head: that pools first; that does not.
+#: Feature maps that a step passes through a head that pools first, and through one that does not.
 POOLED_MAPS, MAPS, MAP_SHAPE = 32, 4, (7, 7)
 
 
@@ -55,11 +55,11 @@ class Timings:
         self._seconds: dict[str, list[float]] = {}
 
     def add(self, name: str, call: Callable, calls: int = 5) -> None:
-        """A call to time, ``calls`` times in a row."""
+        """Add a function to time, called ``calls`` times in a row."""
         self._calls[name] = call, calls
 
     def run(self, repeat: int) -> None:
-        """All of them, ``repeat`` times."""
+        """Run all of them ``repeat`` times."""
         for call, _ in self._calls.values():
             call()
             call()
@@ -72,28 +72,28 @@ class Timings:
                 self._seconds[name].append((time.perf_counter() - start) / calls)
 
     def best(self, name: str) -> float:
-        """Seconds."""
+        """Return the shortest time, in seconds."""
         return min(self._seconds[name])
 
     def share(self, name: str, fastest: dict[str, float], flops: float) -> float:
-        """Of the rate of the products (name → flops): the median over the rounds."""
+        """Return the median share of the rate of the products (name → flops) over the rounds."""
         rates = [flops / np.array(self._seconds[key]) for key, flops in fastest.items()]
         own = flops / np.array(self._seconds[name])
         return float(np.median(own / np.max(rates, axis=0)))
 
     def show(self, name: str) -> str:
-        """Milliseconds: the least, and the median."""
+        """Return milliseconds: the shortest, and the median."""
         return f"{1e3 * self.best(name):.2f} ({1e3 * float(np.median(self._seconds[name])):.2f})"
 
 
 def compiled(function: Callable, *arguments) -> Callable:
-    """Of these arguments; they are inputs, so that nothing is folded into a constant."""
+    """Compile a function; arguments are inputs, so that nothing is folded into a constant."""
     function = tf.function(function)
     return lambda: function(*arguments)
 
 
 def objective(stage: Stage, axes: int, concepts: int, head: Head | None, gamma: float) -> Objective:
-    """A stage in coordinates of so many axes, in which its detectors fire now and then."""
+    """Return the objective of a stage in some axes, with detectors that fire now and then."""
     rng = np.random.default_rng(0)
     filters = rng.standard_normal((1, concepts, axes))
     filters /= np.linalg.norm(filters, axis=-1, keepdims=True)
@@ -113,17 +113,17 @@ def objective(stage: Stage, axes: int, concepts: int, head: Head | None, gamma: 
 
 
 def step(model: Objective, batch: dict) -> Callable:
-    """The whole of it."""
+    """Run the whole step."""
     return compiled(model.train_step, batch)
 
 
 def losses_alone(model: Objective, batch: dict) -> Callable:
-    """Without a gradient."""
+    """Compute the losses without a gradient."""
     return compiled(lambda batch: tf.add_n(list(model.losses_of(batch).values())), batch)
 
 
 def with_gradient(model: Objective, batch: dict) -> Callable:
-    """Without the optimizer."""
+    """Compute losses and gradient without the optimizer."""
 
     def run(batch):
         with tf.GradientTape() as tape:
@@ -134,7 +134,7 @@ def with_gradient(model: Objective, batch: dict) -> Callable:
 
 
 def heads(axes: int) -> dict[str, tuple[Head, tf.Tensor]]:
-    """Two heads of 1000 classes and a batch of features for each."""
+    """Return two heads of 1000 classes and a batch of features for each."""
     maps = keras.Input((*MAP_SHAPE, axes))
     pooled = keras.layers.GlobalAveragePooling2D()
     pooling = keras.Model(maps, keras.layers.Dense(CLASSES)(pooled(maps)))
@@ -155,13 +155,13 @@ def heads(axes: int) -> dict[str, tuple[Head, tf.Tensor]]:
 
 
 def without(stage: Stage, *names: str) -> Stage:
-    """The stage with these losses left out."""
+    """Return the stage without these losses."""
     weights = {name: value for name, value in stage.weights.items() if name not in names}
     return dataclasses.replace(stage, weights=weights)
 
 
 def product_rows(timings: Timings, x: tf.Tensor, concepts: int) -> None:
-    """Matrix products: those of a step and the machine's best."""
+    """Return matrix products: those of a step, and the machine's best."""
     positions, axes = x.shape
     w = tf.random.stateless_normal((concepts, axes), (0, 0))
     g = tf.random.stateless_normal((positions, concepts), (0, 1))
@@ -172,7 +172,7 @@ def product_rows(timings: Timings, x: tf.Tensor, concepts: int) -> None:
 
 
 def print_products(timings: Timings, positions: int, axes: int, concepts: int) -> None:
-    """Their times and rates."""
+    """Print times and rates of the products."""
     flops = 2.0 * positions * axes * concepts
     rates = {
         "z = Wᵀx": flops / timings.best("Wᵀx"),
@@ -186,7 +186,7 @@ def print_products(timings: Timings, positions: int, axes: int, concepts: int) -
 
 
 def profile_steps(positions: int, axes: int, concepts: int, repeat: int) -> None:
-    """The steps of all stages without a head, and one of them by term."""
+    """Print the steps of all stages without a head, and one step by term."""
     x = tf.random.stateless_normal((positions, axes), (1, 0))
     batch = {"pixels": x}
     timings = Timings()
@@ -228,7 +228,7 @@ def profile_steps(positions: int, axes: int, concepts: int, repeat: int) -> None
 
 
 def profile_network(positions: int, axes: int, concepts: int, repeat: int) -> None:
-    """What signal vectors, inverses and the head add to a step."""
+    """Print what signal vectors, inverses and the head add to a step."""
     x = tf.random.stateless_normal((positions, axes), (1, 0))
     timings, kept, rows = Timings(), [], []
     for name, (head, features) in heads(axes).items():
@@ -277,7 +277,7 @@ def profile_network(positions: int, axes: int, concepts: int, repeat: int) -> No
 
 
 def _gradient_of(function: Callable) -> Callable:
-    """With respect to the first argument."""
+    """Return the gradient with respect to the first argument."""
 
     def run(first, *others):
         with tf.GradientTape() as tape:

@@ -3,10 +3,10 @@
     python benchmarks/synthetic.py --seeds 20 --signals table6
     python benchmarks/synthetic.py --seeds 20 --signals random
 
-Every seed is a data set (3000 images of two pixels, D = 16, I = 3) and a start. Methods are fitted
-on it and measured on fresh data of the same directions. Direction pairs have their own filters,
-biases and signal vectors, by the default recipe; benchmarks/baselines.py says what is taken of the
-other methods.
+Every seed is a data set (3000 images of two pixels, D = 16, I = 3) and an initialisation. Methods
+are fitted on it and measured on fresh data of the same directions. Direction pairs have their own
+filters, biases and signal vectors, by the default recipe; benchmarks/baselines.py defines the other
+methods.
 Detectors are matched to concepts by the Hungarian method on the IoU.
 """
 
@@ -57,7 +57,7 @@ def succeeded(result: Recovery) -> bool:
 
 
 def row(name: str, results: list[Recovery], seconds: list[float]) -> str:
-    """Worst and mean over seeds and concepts."""
+    """Return the worst value and the mean over seeds and concepts."""
     iou = np.concatenate([r.iou for r in results])
     others = np.concatenate([r.iou_others for r in results])
     cosine = np.concatenate([r.cosine for r in results])
@@ -84,7 +84,7 @@ def main() -> None:
 
     results: dict[str, list[Recovery]] = {name: [] for name in arguments.methods}
     seconds: dict[str, list[float]] = {name: [] for name in arguments.methods}
-    warnings.simplefilter("ignore", ConvergenceWarning)  # FastICA's: printed as it came out
+    warnings.simplefilter("ignore", ConvergenceWarning)  # FastICA's: printed as it is
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         directions = random_directions(seed) if arguments.signals == "random" else (None, None)
         data = synthetic_signals(arguments.images_per_class, seed, *directions)

@@ -1,20 +1,20 @@
-"""A network that reads a watermark instead of the picture: found without labels, and mended.
+"""A network that reads a watermark instead of the picture: detected without labels, and repaired.
 
     python benchmarks/watermark.py --output DIR
 
 Chess pieces are rendered; half of the training rooks carry the label "rook" (method section 7). For
 each seed a network is trained on them, direction pairs are learned from the training images that it
 calls rooks, without any label, and the concept with the largest influence on "rook" (mean Δ over
-all training images) is taken to be the shortcut: where the mark is, is used only to say whether it
-is. It is then suppressed in the network, in several forms and along several directions:
+all training images) is taken to be the shortcut; the position of the mark is used only to check
+this. It is then suppressed in the network, in several forms and along several directions:
 
     signal      difference of the means of the detector's own positives and negatives
-    learned     the signal vectors as the recipe left them
+    learned     the signal vectors of the recipe
     filter      along w
     Pattern-CAV detections replaced by the truth in the difference of means (the detector stays)
     random      ten random directions, with the k of the signal
 
-Results of each seed are kept in --output: an interrupted run goes on where it was. With --check the
+Results of each seed are kept in --output: an interrupted run continues. With --check the
 first corrected network is saved, loaded in a process without this package, and converted with
 tf.lite.
 """
@@ -58,7 +58,7 @@ from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.sensitivity.influence import sensitivity
 
-#: Recipes to find it with; corrections are of the first.
+#: Recipes that look for the shortcut; corrections use the first.
 RECIPES = ("constrained", "default")
 
 #: Loads a model where this package cannot be imported, and writes what it predicts.
@@ -74,13 +74,13 @@ Groups = dict[str, tuple[NDArray, NDArray]]
 
 
 def held_out(count: int) -> Groups:
-    """Test pictures, clean and every one marked."""
+    """Return test pictures, clean and all of them marked."""
     images, labels, _ = chess_pieces(count, 0, "test")
     return {"clean": (images, labels), "poisoned": (watermark(images), labels)}
 
 
 def network(folder: Path, seed: int, images: NDArray, labels: NDArray, name: str) -> keras.Model:
-    """Trained once, and kept."""
+    """Return the network, trained once and kept."""
     path = folder / f"{name}_{seed}.keras"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def network(folder: Path, seed: int, images: NDArray, labels: NDArray, name: str
 
 
 def accuracies(model: keras.Model, groups: Groups) -> list[float]:
-    """Of each group, and of all images."""
+    """Return accuracies of each group, and of all images."""
     # called as it is: `predict` would compile every one of some dozens of models
     right = [
         np.concatenate(
@@ -102,10 +102,10 @@ def accuracies(model: keras.Model, groups: Groups) -> list[float]:
     return [float(np.mean(part)) for part in (*right, np.concatenate(right))]
 
 
-def found_by(
+def detected_by(
     recipe: str, seed: int, model: keras.Model, images: NDArray, groups: Groups
 ) -> tuple[DirectionPairs, DirectionPairs, dict[str, Any]]:
-    """Pairs as learned, with differences of means, and how well the first in influence does."""
+    """Return pairs as learned and with differences of means, and figures of the first concept."""
     g, h = split_model(model, LAYER)
     head, x = Head(h), compute_activations(g, images)
     of_rooks = x[head.logits(x).argmax(axis=1) == ROOK]
@@ -140,7 +140,7 @@ def found_by(
 def directions(
     learned: DirectionPairs, pairs: DirectionPairs, x: NDArray, marked: NDArray, i: int
 ) -> dict[str, DirectionPairs]:
-    """The shortcut's detector with another direction to move along, by name."""
+    """Return the shortcut's detector with other directions to move along, by name."""
     cells = marked_cells(marked)
     cav = x[cells].mean(axis=0) - x[~cells].mean(axis=0)
     signals = np.array(pairs.signals)
@@ -154,20 +154,20 @@ def directions(
 
 
 def measured(seed: int, arguments: argparse.Namespace) -> Measured:
-    """Everything of one seed."""
+    """Return all measurements of one seed."""
     groups = held_out(arguments.test_images)
     images, labels, marked = shortcut_pieces(arguments.training_images, seed)
     model = network(arguments.output, seed, images, labels, "model")
     found: dict[str, Any] = {}
     for name in RECIPES:
-        learned_, pairs_, found[name] = found_by(name, seed, model, images, groups)
+        learned_, pairs_, found[name] = detected_by(name, seed, model, images, groups)
         if name == RECIPES[0]:
             learned, pairs = learned_, pairs_
     i = found[RECIPES[0]]["first"]
     split = split_model(model, LAYER)
     ways = directions(learned, pairs, compute_activations(split[0], images), marked, i)
 
-    # what a user has who knows of the mark by now: some training pictures with it, and without
+    # a user who knows of the mark has some training pictures with it, and without
     clean, y, _ = chess_pieces(150, seed + 1000)
     validation = np.concatenate([clean, watermark(clean)]), np.concatenate([y, y])
     rows = {"original": accuracies(model, groups)}
@@ -193,7 +193,7 @@ def measured(seed: int, arguments: argparse.Namespace) -> Measured:
 
 
 def found_table(seeds: list[dict]) -> Table:
-    """The first concept by influence on rook, of every seed and recipe."""
+    """Return a table of the most influential concept on rook, for every seed and recipe."""
     rows = []
     for name in RECIPES:
         for seed, about in enumerate(seeds):
@@ -211,7 +211,7 @@ def found_table(seeds: list[dict]) -> Table:
 
 
 def correction_table(seeds: list[dict]) -> Table:
-    """Accuracies, mean and standard deviation over seeds."""
+    """Return a table of accuracies, mean and standard deviation over seeds."""
     rows = []
     for name in seeds[0]["rows"]:
         values = np.transpose([about["rows"][name] for about in seeds])
@@ -224,7 +224,7 @@ def correction_table(seeds: list[dict]) -> Table:
 
 
 def check_elsewhere(arguments: argparse.Namespace, concept: int) -> None:
-    """Saved, loaded in a process without this package, converted."""
+    """Save the model, load it in a process without this package, and convert it."""
     import tensorflow as tf
 
     pairs = DirectionPairs.load(arguments.output / "pairs_0.npz")

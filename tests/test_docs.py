@@ -31,9 +31,8 @@ def resolve(name):
 
 def functions_of_the_method():
     text = (DOCS / "method.md").read_text(encoding="utf-8")
-    return sorted(
-        set(re.findall(r"`((?:pairs\.DirectionPairs|network|learning|metrics)\.[\w.]+)`", text))
-    )
+    rooms = r"pairs\.DirectionPairs|models|learning|metrics|sensitivity"
+    return sorted(set(re.findall(rf"`((?:{rooms})\.[\w.]+)`", text)))
 
 
 def test_the_method_names_functions():

@@ -8,14 +8,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from xplique_dirpairs.commands import cli, cli_texts
+from xplique_dirpairs.commands import cli
+from xplique_dirpairs.commands.options import COMMANDS, DESCRIPTION
+from xplique_dirpairs.demo import run as demo_run
+from xplique_dirpairs.learning.recipe import RECIPES
+from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 
 ROOT = Path(__file__).parents[2]
-#: What the demo finds, as far as the command line looks at it.
-FOUND = SimpleNamespace(
-    text=lambda: "what was found",
+#: The demo's result, as far as the command line reads it.
+RESULT = SimpleNamespace(
+    text=lambda: "the results",
     accuracy=0.9,
     importances={"CRAFT": np.array([0.5, np.nan])},
     ink_auc={},
@@ -29,17 +34,15 @@ FOUND = SimpleNamespace(
 @pytest.fixture
 def demo(monkeypatch):
     """Replaces the demo: ``demo.calls`` has its arguments, ``demo.raises`` what it raises."""
-    import xplique_dirpairs.commands.demo
-
     record = SimpleNamespace(calls=[], raises=None)
 
     def run_demo(*arguments):
         record.calls.append(arguments)
         if record.raises is not None:
             raise record.raises
-        return FOUND
+        return RESULT
 
-    monkeypatch.setattr(xplique_dirpairs.commands.demo, "run_demo", run_demo)
+    monkeypatch.setattr(demo_run, "run_demo", run_demo)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     return record
 
@@ -58,7 +61,7 @@ def test_help_imports_neither_tensorflow_nor_xplique():
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
-def test_help_teaches_by_example(arguments, capsys):
+def test_help_shows_examples(arguments, capsys):
     assert cli.main(arguments) == 0
     text = capsys.readouterr().out
     assert "xplique-dirpairs demo --output pictures --concepts 12 --seed 1" in text
@@ -66,8 +69,6 @@ def test_help_teaches_by_example(arguments, capsys):
 
 
 def test_the_help_names_every_recipe(capsys, monkeypatch):
-    from xplique_dirpairs.learning.recipe import RECIPES
-
     monkeypatch.setenv("COLUMNS", "500")  # no name is broken at its hyphen
     assert cli.main(["fit", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -76,26 +77,26 @@ def test_the_help_names_every_recipe(capsys, monkeypatch):
 
 def example_commands():
     """Every command line of the help, the README and the pages."""
-    found = [getattr(cli_texts, name) for name in dir(cli_texts) if name.isupper()]
-    found += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
-    found.append((ROOT / "README.md").read_text(encoding="utf-8"))
-    text = "\n".join(found).replace("\\\n", " ")
+    texts = [DESCRIPTION, *(command.examples for command in COMMANDS.values())]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
+    texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
+    text = "\n".join(texts).replace("\\\n", " ")
     lines = re.findall(r"^ *xplique-dirpairs (.+)$", text, flags=re.MULTILINE)
     return sorted({re.split(r" && | > ", line)[0] for line in lines} - {"COMMAND --help"})
 
 
 @pytest.mark.parametrize("line", example_commands())
-def test_every_example_is_a_command(line):
-    arguments = cli._parser().parse_args(shlex.split(line, comments=True))
+def test_every_example_can_be_parsed(line):
+    arguments = cli.parser().parse_args(shlex.split(line, comments=True))
     assert arguments.command == line.split()[0]
 
 
-def test_there_are_examples_of_every_command():
+def test_every_command_has_examples():
     commands = {line.split()[0] for line in example_commands()}
-    assert commands == {"demo", "layers", "fit", "compare", "report", "correct"}
+    assert commands == set(COMMANDS)
 
 
-def test_it_runs_as_a_module():
+def test_the_package_runs_as_a_module():
     ran = subprocess.run(
         [sys.executable, "-m", "xplique_dirpairs", "--version"], capture_output=True, text=True
     )
@@ -105,12 +106,12 @@ def test_it_runs_as_a_module():
 # ------------------------------------------------------------------ what is passed on
 
 
-def test_defaults(demo, capsys):
+def test_the_demo_has_defaults(demo, capsys):
     assert cli.main(["demo"]) == 0
     [(output, concepts, seed, verbose)] = demo.calls
     assert (str(output), concepts, seed, verbose) == ("demo", 10, 0, 1)
     text = capsys.readouterr().out
-    assert "what was found" in text
+    assert "the results" in text
     assert "demo/: start with summary.md" in text
 
 
@@ -137,25 +138,25 @@ def test_every_option_reaches_the_demo(demo, tmp_path, capsys):
         (["demo", "--frobnicate"], "unrecognized arguments"),
     ],
 )
-def test_wrong_usage_is_status_2_and_says_why(arguments, complaint, capsys, demo):
+def test_wrong_usage_ends_with_status_2_and_the_reason(arguments, complaint, capsys, demo):
     assert cli.main(arguments) == 2
     assert complaint in capsys.readouterr().err
     assert not demo.calls
 
 
-def test_an_error_is_one_line_and_status_1(demo, capsys):
+def test_an_error_is_one_line_and_ends_with_status_1(demo, capsys):
     demo.raises = RuntimeError("the disk\nis full")
     assert cli.main(["demo", "--quiet"]) == 1
     assert capsys.readouterr().err == "xplique-dirpairs: error: the disk is full\n"
 
 
-def test_a_traceback_comes_with_verbose(demo, capsys):
+def test_verbose_shows_the_traceback_of_an_error(demo, capsys):
     demo.raises = RuntimeError("the disk is full")
     assert cli.main(["demo", "--verbose"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_file_is_no_folder(demo, tmp_path, capsys):
+def test_a_file_as_output_is_an_error_before_the_demo_runs(demo, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("")
     assert cli.main(["demo", "--output", str(file)]) == 1
@@ -163,7 +164,7 @@ def test_a_file_is_no_folder(demo, tmp_path, capsys):
     assert not demo.calls
 
 
-def test_interrupted_is_status_130(demo, capsys):
+def test_an_interruption_ends_with_status_130(demo, capsys):
     demo.raises = KeyboardInterrupt()
     assert cli.main(["demo"]) == 130
     assert "interrupted" in capsys.readouterr().err
@@ -173,11 +174,7 @@ def test_interrupted_is_status_130(demo, capsys):
 
 
 @pytest.mark.slow
-def test_the_demo_from_nothing_to_pictures(tmp_path):
-    from PIL import Image
-
-    from xplique_dirpairs.pairs import DirectionPairs
-
+def test_the_demo_trains_a_network_and_writes_pictures(tmp_path):
     command = [sys.executable, "-m", "xplique_dirpairs", "demo", "--output", str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=600)
     assert ran.returncode == 0, ran.stderr[-2000:]
@@ -189,13 +186,13 @@ def test_the_demo_from_nothing_to_pictures(tmp_path):
         assert f"({picture.name})" in text
         assert np.asarray(Image.open(picture)).std() > 10
     assert DirectionPairs.load(tmp_path / "pairs.npz").number_of_concepts == 10
-    seconds = _seconds(text)
+    seconds = seconds_by_step(text)
     assert seconds["everything"] < 180
     # the network is there now: the next run loads it
     assert list(tmp_path.glob("small_cnn_seed0.keras"))
 
 
-def _seconds(markdown):
+def seconds_by_step(markdown):
     lines = markdown.split("## Time")[1].split("## Pictures")[0].splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     return {name: float(value) for name, value in rows[1:]}

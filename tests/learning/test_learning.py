@@ -46,14 +46,14 @@ def learned_quickly(data):
     return learn(data.features)
 
 
-def match(pairs, others):
-    """The concepts of the others in the order of ours, and the least cosine with ours."""
+def align(pairs, others):
+    """Return the concepts of the others in the order of ours, and the least cosine with ours."""
     order = match(cosines(others.signals, pairs.signals))
-    cosines = [
+    matched = [
         np.diag(cosines(getattr(pairs, name), getattr(others, name)[order]))
         for name in ("filters", "signals")
     ]
-    return order, np.min(cosines)
+    return order, np.min(matched)
 
 
 def one_start(steps):
@@ -98,7 +98,7 @@ def learned(clear):
 
 def test_the_order_of_the_images_does_not_matter(clear, learned, rng):
     again, _ = learn(rng.permutation(clear), recipe=one_start(40))
-    order, cosine = match(learned, again)
+    order, cosine = align(learned, again)
     assert cosine > 0.999
     np.testing.assert_allclose(again.biases[order], learned.biases, rtol=0.01)
 
@@ -107,7 +107,7 @@ def test_the_order_of_the_images_does_not_matter(clear, learned, rng):
 def test_neither_the_scale_nor_the_origin_of_the_features_matters(scale, offset, clear, learned):
     moved = (scale * clear + offset).astype(np.float32)
     again, _ = learn(moved, recipe=one_start(40))
-    order, cosine = match(learned, again)
+    order, cosine = align(learned, again)
     assert cosine > 0.999
     agree = (learned.detect(clear) > 0.5) == (again.detect(moved)[..., order] > 0.5)
     assert agree.mean() > 0.99

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+from xplique.concepts import CraftTf
 
-from xplique_dirpairs.commands.concept_number import number_of_concepts
-from xplique_dirpairs.commands.console import Console, as_json
-from xplique_dirpairs.commands.extractor_names import extractors
+from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.subject import (
-    SUMMARY,
     Subject,
     load_pairs,
+    number_of_concepts,
     open_subject,
 )
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.extractors.craft import FactorizerCraftTf
+from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.factorizers.autoencoders import (
+    ArchetypalFactorizer,
+    RelaxedArchetypalFactorizer,
+    TopKFactorizer,
+)
+from xplique_dirpairs.factorizers.decompositions import (
+    FastICAFactorizer,
+    KMeansFactorizer,
+    PCAFactorizer,
+)
+from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.version import __version__
+
+_FACTORIZERS: dict[str, Callable[..., Any]] = {
+    "PCA": PCAFactorizer,
+    "FastICA": FastICAFactorizer,
+    "K-Means": KMeansFactorizer,
+    "NMF": NMFFactorizer,
+    "semi-NMF": SemiNMFFactorizer,
+    "TopK SAE": TopKFactorizer,
+    "A-SAE": ArchetypalFactorizer,
+    "RA-SAE": RelaxedArchetypalFactorizer,
+}
+#: Bytes of crops that `SeededCraft` passes through the network at a time: 128 MB.
+CROP_BYTES = 2**27
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
@@ -30,40 +58,27 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         subject = open_subject(arguments, console)
         to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
         tell_parts(to_fit, to_measure, console)
-        pairs = None if arguments.pairs is None else load_pairs(arguments.pairs, subject)
-        tell_of_given(pairs, console)
-        if pairs is None:
-            concepts = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
-        else:
-            concepts = pairs.number_of_concepts
-        methods = extractors(arguments.extractors, subject, concepts, arguments, console, pairs)
-        found = compared(methods, to_fit, to_measure, arguments.seed, console)
+        pairs = load_pairs(arguments.pairs, subject)
+        extractors = extractors_to_fit(arguments.extractors, to_fit, pairs, arguments, console)
+        comparison = compare_extractors(extractors, to_fit, to_measure, arguments.seed, console)
         console.step("draw the figures")
-        written = [path.name for path in found.save_report(arguments.output)]
-        found.save(arguments.output / "comparison.npz")
-        if found.interrupted:
+        written = [path.name for path in comparison.save_report(arguments.output)]
+        comparison.save(arguments.output / "comparison.npz")
+        if comparison.interrupted:
             console.note(f"what was measured by then is in {arguments.output}")
             raise KeyboardInterrupt
-    summary = {
-        "command": "compare",
-        "version": __version__,
-        "model": str(arguments.model),
-        "seed": arguments.seed,
-        **subject.about(),
-        "concepts": concepts,
+    results = {
         "measured_on": len(to_measure.images),
-        "metrics": comparison_data(found),
-        "errors": found.errors,
-        "output": str(arguments.output),
-        "written": [*written, "comparison.npz", SUMMARY],
+        "metrics": metrics_of(comparison),
+        "errors": comparison.errors,
     }
-    (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
-    text = f"{found}\n\nEverything is in {arguments.output}/: start with table.md"
+    summary = subject.write_summary(arguments, results, [*written, "comparison.npz"])
+    text = f"{comparison}\n\nEverything is in {arguments.output}/: start with table.md"
     console.result(text, summary)
 
 
 def tell_parts(to_fit: Subject, to_measure: Subject, console: Console) -> None:
-    """Say which images are for what."""
+    """Note which images are learned from and which are measured on."""
     if to_fit is to_measure:
         console.note(
             f"all {len(to_fit.images)} images are learned from and measured on: few images, or "
@@ -75,40 +90,116 @@ def tell_parts(to_fit: Subject, to_measure: Subject, console: Console) -> None:
         )
 
 
-def tell_of_given(pairs: DirectionPairs | None, console: Console) -> None:
-    """Nobody knows what pairs of a file were learned from."""
-    if pairs is not None:
-        console.note("the pairs of --pairs may have been learned from images that are measured on")
+class SeededCraft(CraftTf):
+    """Xplique's `CraftTf`, seeded, its crops passing through the network a few images at a time.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of its NMF.
+    crop_bytes : int, default=CROP_BYTES
+        `CraftTf` holds every crop of its images at full size: bytes of them at a time.
+    """
+
+    def __init__(self, *arguments: Any, seed: int, crop_bytes: int = CROP_BYTES, **options: Any):
+        super().__init__(*arguments, **options)
+        self._seed, self._crop_bytes = seed, crop_bytes
+
+    def fit(
+        self, inputs: ArrayLike, class_id: int = 0
+    ) -> tuple[tf.Tensor, NDArray[Any], NDArray[Any]]:
+        """Fit like `CraftTf.fit`; uint8 images are converted."""
+        np.random.seed(self._seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
+        result: tuple[tf.Tensor, NDArray[Any], NDArray[Any]] = super().fit(
+            np.asarray(inputs, np.float32), class_id=class_id
+        )
+        return result
+
+    def _extract_patches(self, inputs: NDArray[Any]) -> tuple[tf.Tensor, NDArray[Any]]:
+        stride = int(self.patch_size * 0.8)
+        across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
+        few = max(1, self._crop_bytes // max(1, across * down * inputs[0].nbytes))
+        extract = super()._extract_patches
+        parts = [extract(inputs[part]) for part in slices(len(inputs), few)]
+        patches, activations = zip(*parts, strict=True)
+        return tf.concat(patches, axis=0), np.concatenate([np.asarray(a) for a in activations])
 
 
-def compared(
-    methods: dict[str, Any], to_fit: Subject, to_measure: Subject, seed: int, console: Console
+def extractors_to_fit(
+    names: Sequence[str],
+    to_fit: Subject,
+    pairs: DirectionPairs | None,
+    arguments: argparse.Namespace,
+    console: Console,
+) -> dict[str, Any]:
+    """Return extractors of the subject's network by name, not fitted.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Some of `EXTRACTORS`.
+    to_fit : Subject
+        Images that they will learn from.
+    pairs : DirectionPairs or None
+        Pairs that were given: they stand for the direction pairs, and all have their number.
+    arguments : argparse.Namespace
+        With ``concepts``, ``recipe`` and ``seed``.
+    console : Console
+    """
+    if pairs is None:
+        count = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
+    else:
+        count = pairs.number_of_concepts
+        if len(names) > 1:
+            console.note(
+                "the pairs of --pairs may have been learned from images that are measured on"
+            )
+    split, patch_size, seed = to_fit.split, to_fit.patch_size, arguments.seed
+
+    def new_extractor(name: str) -> Any:
+        if name == "CRAFT":
+            return SeededCraft(*split, number_of_concepts=count, patch_size=patch_size, seed=seed)
+        if name != EXTRACTORS[0]:
+            factorizer = _FACTORIZERS[name](count, random_state=seed)
+            return FactorizerCraftTf(
+                split, factorizer=factorizer, patch_size=patch_size, random_state=seed
+            )
+        if pairs is not None:
+            return pairs
+        return DirectionPairsTf(
+            split,
+            number_of_concepts=count,
+            patch_size=patch_size,
+            recipe=arguments.recipe,
+            random_state=seed,
+            verbose=console.progress,
+        )
+
+    return {name: new_extractor(name) for name in names}
+
+
+def compare_extractors(
+    extractors: dict[str, Any], to_fit: Subject, to_measure: Subject, seed: int, console: Console
 ) -> Comparison:
-    """The methods, fitted on one part of the images and measured on the other."""
-    names: Sequence[str] = list(methods)
-    console.step(f"compare {', '.join(names)}")
+    """Fit extractors on one part of the images and measure them on the other."""
+    console.step(f"compare {', '.join(extractors)}")
     return compare(
-        methods,
+        extractors,
         to_measure.images,
-        _labels(to_measure),
+        to_measure.labels,
+        split=to_measure.split,
         fit_images=to_fit.images,
-        input_to_latent_model=to_fit.first,
-        latent_to_logit_model=to_fit.second,
         random_state=seed,
         verbose=console.progress,
     )
 
 
-def _labels(subject: Subject):
-    return None if subject.labels is None else np.asarray(subject.labels)
-
-
-def comparison_data(found: Comparison) -> dict[str, Any]:
-    """Extractor → metric → (figure, low, high)."""
+def metrics_of(comparison: Comparison) -> dict[str, Any]:
+    """Return every figure of a comparison with its interval, by extractor and metric."""
     return {
         name: {
             key: {"value": s.value, "low": s.low, "high": s.high, "better": METRICS[key].arrow}
             for key, s in result.summaries.items()
         }
-        for name, result in found.results.items()
+        for name, result in comparison.results.items()
     }

@@ -1,18 +1,17 @@
-"""What a command says: progress and notes on stderr, its result on stdout."""
+"""The output of a command: progress and notes on stderr, its result on stdout."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
-import numpy as np
-
-#: How many of a list are shown in a terminal; JSON has them all.
+#: How many entries of a list are shown in a terminal; JSON has them all.
 SHOWN = 20
 
 
@@ -22,20 +21,20 @@ class UsageError(Exception):
 
 @dataclass
 class Console:
-    """Where a command's words go.
+    """Where a command prints.
 
     Attributes
     ----------
-    quiet
-        Only errors.
-    as_json
-        The result is one JSON object, and nothing else stands on stdout.
-    verbose
-        Also what other libraries warn of.
-    notes
-        What has been noted so far.
-    skipped
-        Files that were passed over, and why; listed at the end.
+    quiet : bool, default=False
+        Print errors only.
+    as_json : bool, default=False
+        Print the result as one JSON object, and nothing else on stdout.
+    verbose : bool, default=False
+        Also print warnings that other libraries address to developers.
+    notes : list of str
+        Notes made so far.
+    skipped : list of str
+        Files that could not be read, and why; listed at the end.
     """
 
     quiet: bool = False
@@ -46,16 +45,16 @@ class Console:
 
     @property
     def progress(self) -> int:
-        """As functions take ``verbose``: 0 for silence."""
+        """What functions take as ``verbose``: 0 for silence."""
         return 0 if self.quiet else 1
 
     def step(self, text: str) -> None:
-        """What is being done."""
+        """Print what begins now."""
         if not self.quiet:
             print(f"• {text} …", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """What a user should know of the result; once."""
+        """Print what a user should know about the result, once."""
         if text in self.notes:
             return
         self.notes.append(text)
@@ -63,13 +62,13 @@ class Console:
             print(f"note: {text}", file=sys.stderr, flush=True)
 
     def skipped_notes(self) -> list[str]:
-        """The files that were passed over, as a note."""
+        """Return a note of the files that could not be read, if there are any."""
         if not self.skipped:
             return []
         return [f"{len(self.skipped)} files could not be read: {listed(self.skipped)}"]
 
     def result(self, text: str, data: Mapping[str, Any]) -> None:
-        """The command's result: text, or the data with all notes as JSON."""
+        """Print the command's result: the text, or the data with all notes as JSON."""
         if self.skipped and not self.quiet:
             print(f"{len(self.skipped)} files could not be read:", file=sys.stderr)
             for line in self.skipped[:SHOWN]:
@@ -83,9 +82,16 @@ class Console:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """What libraries print goes to stderr, and what they warn of becomes notes."""
+        """Send what libraries print to stderr, and turn their warnings into notes."""
 
-        def noted(message, category, filename, lineno, file=None, line=None) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if str(message).startswith("Glyph "):  # matplotlib's, one for each character
                 self.note(
                     "some characters of names are not in the font of the pictures: boxes there"
@@ -97,38 +103,36 @@ class Console:
 
         with redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("default")
-            warnings.showwarning = noted
+            warnings.showwarning = show
             yield
 
 
 def as_json(data: Any) -> str:
-    """JSON that any reader takes: numpy's numbers and arrays as JSON's, NaN as null."""
+    """Return JSON that any reader takes: arrays as lists, NaN as null."""
     return json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, indent=2)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(of_key) for key, of_key in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
         return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(member) for member in value]
     if isinstance(value, float):
-        return value if np.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int)):
         return value
     return printable(str(value))
 
 
 def printable(name: object) -> str:
-    """A name that can be printed: control characters, and bytes that are no text, escaped."""
+    """Return a name as it can be printed: control characters and bytes that are no text escaped."""
     text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def listed(items: list[str], at_most: int = SHOWN) -> str:
-    """Names, separated by commas; of many, the first ones."""
+    """Return names separated by commas; of many, the first ones."""
     rest = len(items) - at_most
     return ", ".join(items[:at_most]) + (f" and {rest} more" if rest > 0 else "")

@@ -7,21 +7,14 @@ import argparse
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-from numpy.typing import NDArray
 
-from xplique_dirpairs.commands.console import Console, as_json, printable
-from xplique_dirpairs.commands.subject import (
-    SUMMARY,
-    Subject,
-    load_pairs,
-    open_subject,
-    shown_classes,
-)
+from xplique_dirpairs.commands.console import Console, printable
+from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import CorrectionReport, report_correction
-from xplique_dirpairs.version import __version__
 
-#: Classes that have a row of their own; outputs up to which confusions are drawn.
+#: Number of classes that have a row of their own, and up to which confusions are drawn.
 _ROWS, _DRAWN = 40, 40
 
 
@@ -29,94 +22,79 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Suppress the concepts, and write the model and what changed."""
     with console.running():
         subject = open_subject(arguments, console)
-        pairs = load_pairs(arguments.pairs, subject)
-        wanted = arguments.suppress
-        missing = [i for i in wanted if i >= pairs.number_of_concepts]
+        concepts = ConceptLayer.of(load_pairs(arguments.pairs, subject), subject.split)
+        missing = [i for i in arguments.suppress if i >= concepts.number_of_concepts]
         if missing:
             raise ValueError(
                 f"--suppress: there is no concept {missing[0]}: {printable(arguments.pairs)} has "
-                f"concepts 0 to {pairs.number_of_concepts - 1}"
+                f"concepts 0 to {concepts.number_of_concepts - 1}"
             )
-        console.step(f"suppress concepts {', '.join(map(str, wanted))}")
-        corrected = correct(
-            subject.model, subject.layer, pairs, wanted, off=arguments.off, k=arguments.k
-        )
+        console.step(f"suppress concepts {', '.join(map(str, arguments.suppress))}")
+        corrected = correct(concepts, arguments.suppress, off=arguments.off, k=arguments.k)
         arguments.output.mkdir(parents=True, exist_ok=True)
         corrected.save(arguments.output / "corrected.keras")
-        report = _report(subject, corrected, console)
-        written = ["corrected.keras", *_write(arguments, report, len(subject.class_names))]
-    summary = {
-        "command": "correct",
-        "version": __version__,
-        "model": str(arguments.model),
-        "seed": arguments.seed,
-        **subject.about(),
-        "suppressed": wanted,
-        "groups": {
-            name: {
-                "images": len(group.labels),
-                "accuracy_before": group.accuracies[0],
-                "accuracy_after": group.accuracies[1],
-                "mended": group.fixed,
-                "broken": group.broken,
-                "changed": group.changed,
-            }
-            for name, group in report.groups.items()
-        },
-        "output": str(arguments.output),
-        "written": [*written, SUMMARY],
+        report = _report(subject, concepts.model, corrected, console)
+        written = ["corrected.keras", *_write(arguments, report)]
+    groups = {
+        name: {
+            "images": len(group.labels),
+            "accuracy_before": group.accuracies[0],
+            "accuracy_after": group.accuracies[1],
+            "fixed": group.fixed,
+            "broken": group.broken,
+            "changed": group.changed,
+        }
+        for name, group in report.groups.items()
     }
-    (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
+    results = {"suppressed": arguments.suppress, "groups": groups}
+    summary = subject.write_summary(arguments, results, written)
     text = f"{report}\n\nEverything is in {arguments.output}/: the model is corrected.keras"
     console.result(text, summary)
 
 
-def _report(subject: Subject, corrected: keras.Model, console: Console) -> CorrectionReport:
-    """What changed on the images."""
+def _report(
+    subject: Subject, model: keras.Model, corrected: keras.Model, console: Console
+) -> CorrectionReport:
+    """Return what changed on the images: a group for each class, many in one for the smallest."""
     if subject.labels is None:
         console.note(
             "the classes of the images are not known: what the model predicted before counts as "
             "right"
         )
+    ids, names = subject.ids, subject.class_names.shown
+    largest = subject.largest_classes(_ROWS)
+    members = {names[k]: ids == k for k in largest}
+    if not np.isin(ids, largest).all():
+        members["other classes"] = ~np.isin(ids, largest)
+    before = subject.preprocessing.before
     return report_correction(
-        subject.preprocessing.before(subject.model),
-        subject.preprocessing.before(corrected),
-        _groups(subject),
-        subject.class_names.shown,
+        before(model),
+        before(corrected),
+        {name: (subject.images[chosen], ids[chosen]) for name, chosen in members.items()},
+        names,
     )
 
 
-def _groups(subject: Subject) -> dict[str, tuple[NDArray, NDArray]]:
-    """A group for each class; all others in one, where they are many."""
-    ids = subject.ids
-    chosen = shown_classes(ids, _ROWS)
-    groups = {
-        subject.class_names.shown[k]: (subject.images[ids == k], ids[ids == k]) for k in chosen
-    }
-    rest = ~np.isin(ids, chosen)
-    if rest.any():
-        groups["other classes"] = (subject.images[rest], ids[rest])
-    return groups
-
-
-def _write(arguments: argparse.Namespace, report: CorrectionReport, outputs: int) -> list[str]:
-    """Tables and, of few classes, confusion matrices; their names."""
+def _write(arguments: argparse.Namespace, report: CorrectionReport) -> list[str]:
+    """Write tables and, of few classes, confusion matrices; return the names of the files."""
     table = report.table()
     for name, form in {"correction.md": "markdown", "correction.csv": "csv"}.items():
         (arguments.output / name).write_text(table.formatted(form) + "\n", encoding="utf-8")
-    if outputs > _DRAWN:
+    if len(report.class_names) > _DRAWN:
         return ["correction.md", "correction.csv"]
-    figure = _all_together(report).plot()
+    figure = _in_one_group(report).plot()
     figure.savefig(arguments.output / "confusion.png", dpi=110, bbox_inches="tight")
     plt.close(figure)
     return ["correction.md", "correction.csv", "confusion.png"]
 
 
-def _all_together(report: CorrectionReport) -> CorrectionReport:
-    """One group of all images: a confusion matrix has the classes as rows already."""
-    parts = list(report.groups.values())
-    joined = type(parts[0])(
-        *(np.concatenate([getattr(part, name) for part in parts])
-          for name in ("labels", "before", "after"))
-    )  # fmt: skip
+def _in_one_group(report: CorrectionReport) -> CorrectionReport:
+    """Join the groups: a confusion matrix has the classes as rows already."""
+    groups = list(report.groups.values())
+    joined = type(groups[0])(
+        *(
+            np.concatenate([getattr(group, name) for group in groups])
+            for name in ("labels", "before", "after")
+        )
+    )
     return CorrectionReport({"all images": joined}, report.class_names)

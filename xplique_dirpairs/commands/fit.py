@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,14 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xplique_dirpairs.commands.concept_number import number_of_concepts
 from xplique_dirpairs.commands.console import Console, as_json
-from xplique_dirpairs.commands.subject import (
-    SUMMARY,
-    Subject,
-    open_subject,
-    shown_classes,
-)
+from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.extractors.craft import sensitivity_of
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
@@ -30,11 +23,10 @@ from xplique_dirpairs.plots.extractor_views import ExtractorView, plot_class_imp
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.learning import plot_learning
 from xplique_dirpairs.plots.palette import concept_colors
-from xplique_dirpairs.version import __version__
 
-#: Classes that are explained, those with the most images; that stand in the overview; that have a
-#: picture of their own.
-_EXPLAINED, _IN_OVERVIEW, _PICTURED = 50, 30, 10
+#: Number of classes, those with the most images, that are explained, that are drawn in the
+#: overview, and that have a picture of their own.
+EXPLAINED, IN_OVERVIEW, PICTURED = 50, 30, 10
 #: Images of a class that its crops and importances are of; of importances where the head does not
 #: begin with a pooling, and every mask is a pass through it.
 _DESCRIBED, _MASKED = 100, 5
@@ -44,18 +36,30 @@ _LISTED = 5
 
 
 @dataclass(frozen=True, eq=False)
-class OfClass:
-    """One class, explained by the shared pairs."""
+class ClassConcepts:
+    """One class, explained by the shared pairs.
+
+    Attributes
+    ----------
+    class_id : int
+    name : str
+    images : int
+        Number of images of the class.
+    accuracy : float
+        Share of them that is predicted as the class.
+    extractor : DirectionPairsTf
+        Fitted on images of the class.
+    """
 
     class_id: int
     name: str
     images: int
-    right: float
+    accuracy: float
     extractor: DirectionPairsTf
 
     @property
-    def importances(self) -> NDArray:
-        """(I,): total Sobol indices of the class's score."""
+    def importances(self) -> NDArray[Any]:
+        """Total Sobol indices of the class's score, (I,)."""
         return np.asarray(self.extractor.sensitivity.importances)
 
 
@@ -78,171 +82,130 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
                 "others are left out: --classes chooses"
             )
         console.step("draw the pictures")
-        written = ["pairs.npz", *_write(arguments.output, subject, history, classes)]
-    summary = {
-        "command": "fit",
-        "version": __version__,
-        "model": str(arguments.model),
-        "seed": arguments.seed,
-        **subject.about(),
+        written = ["pairs.npz", *_write(arguments, subject, history, classes)]
+    results = {
         "concepts": pairs.number_of_concepts,
         "problems": history.problems(),
-        "importances": {str(one.class_id): one.importances for one in classes},
-        "output": str(arguments.output),
-        "written": [*written, SUMMARY],
+        "importances": {str(explained.class_id): explained.importances for explained in classes},
     }
-    (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
     text = (
-        f"{pairs.number_of_concepts} concepts of layer {subject.layer}, learned from "
+        f"{pairs.number_of_concepts} concepts of layer {subject.split.layer}, learned from "
         f"{len(subject.images)} images.\n\n{importance_table(classes)}\n\n{history.summary()}\n\n"
         f"Everything is in {arguments.output}/: start with importances.md"
     )
-    console.result(text, summary)
+    console.result(text, subject.write_summary(arguments, results, written))
 
 
 def learn(
     arguments: argparse.Namespace, subject: Subject, console: Console
 ) -> tuple[DirectionPairs, History]:
-    """Pairs from all images of the subject."""
+    """Learn pairs from all images of the subject."""
     number = number_of_concepts(arguments.concepts, subject, arguments.seed, console)
     console.step(f"learn {number} concepts from {len(subject.images)} images")
     factorizer = DirectionPairsFactorizer(
         number, recipe=arguments.recipe, random_state=arguments.seed, verbose=console.progress
     )
-    factorizer.fit_maps(
-        subject.activations, subject.head, resume=getattr(arguments, "resume", None)
-    )
+    resume = getattr(arguments, "resume", None)
+    factorizer.fit_maps(subject.activations, subject.split.head, resume=resume)
     assert factorizer.history_ is not None  # of pairs that were learned here
     return factorizer.pairs_, factorizer.history_
 
 
-def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[OfClass]:
-    """Crops and importances of the classes with the most images."""
-    found = []
-    for k in shown_classes(subject.ids, _EXPLAINED):
+def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[ClassConcepts]:
+    """Find crops and importances of the classes with the most images."""
+    classes = []
+    for k in subject.largest_classes(EXPLAINED):
         members = np.flatnonzero(subject.ids == k)
-        some = members[:: -(-len(members) // _DESCRIBED)]
+        described = members[:: -(-len(members) // _DESCRIBED)]
         extractor = DirectionPairsTf(
-            subject.first, subject.second, patch_size=subject.patch_size, random_state=seed,
-            pairs=pairs,
-        )  # fmt: skip
-        extractor.fit(subject.images[some], int(k))
+            subject.split, patch_size=subject.patch_size, random_state=seed, pairs=pairs
+        )
+        extractor.fit(subject.images[described], k)
         if extractor.head.pools_first:
             extractor.estimate_importance(nb_design=_NB_DESIGN)
         else:
-            few = some[:: -(-len(some) // _MASKED)]
-            values = extractor.estimate_importance(subject.images[few], _NB_DESIGN_MASKED)
+            masked = described[:: -(-len(described) // _MASKED)]
+            values = extractor.estimate_importance(subject.images[masked], _NB_DESIGN_MASKED)
             extractor.sensitivity = sensitivity_of(values)
-        right = float((subject.predicted[members] == k).mean())
+        accuracy = float((subject.predicted[members] == k).mean())
         name = subject.class_names.shown[k]
-        found.append(OfClass(int(k), name, len(members), right, extractor))
-    return found
+        classes.append(ClassConcepts(k, name, len(members), accuracy, extractor))
+    return classes
 
 
-# -------------------------------------------------------------------- tables
-
-
-def importance_table(classes: list[OfClass]) -> Table:
-    """The most important concepts of every class."""
+def importance_table(classes: list[ClassConcepts]) -> Table:
+    """Return a table of the most important concepts of every class."""
     count = min(_LISTED, len(classes[0].importances))
     rows = []
     for one in classes:
         best = np.argsort(-one.importances, kind="stable")[:count]
         cells = [Cell(f"{i} ({one.importances[i]:.3f})") for i in best]
-        rows.append([Cell(one.name), Cell(str(one.images)), Cell(f"{one.right:.0%}"), *cells])
-    headers = [
-        "class",
-        "images",
-        "right",
-        "most important",
-        *[f"{n}." for n in range(2, count + 1)],
-    ]
+        rows.append([Cell(one.name), Cell(str(one.images)), Cell(f"{one.accuracy:.0%}"), *cells])
+    ranks = [f"{n}." for n in range(2, count + 1)]
     note = "Concept (total Sobol index of the class's score); right: predicted as this class."
-    return Table(headers, rows, [note])
+    return Table(["class", "images", "right", "most important", *ranks], rows, [note])
 
 
-def full_importance_table(classes: list[OfClass]) -> Table:
-    """Every concept's importance for every class."""
-    rows = [
-        [
-            Cell(one.name),
-            *(
-                Cell(f"{value:.4g}", numbers=(float(value),))
-                for value in (one.class_id, one.images, one.right, *one.importances)
-            ),
-        ]
-        for one in classes
-    ]
-    concepts = len(classes[0].importances)
-    headers = ["class", "output", "images", "right", *[f"concept {i}" for i in range(concepts)]]
-    return Table(headers, rows)
+def full_importance_table(classes: list[ClassConcepts]) -> Table:
+    """Return a table of every concept's importance for every class."""
+    rows = []
+    for one in classes:
+        values = [float(v) for v in (one.class_id, one.images, one.accuracy, *one.importances)]
+        rows.append([Cell(one.name), *(Cell(f"{v:.4g}", numbers=(v,)) for v in values)])
+    concepts = [f"concept {i}" for i in range(len(classes[0].importances))]
+    return Table(["class", "output", "images", "right", *concepts], rows)
 
 
 # -------------------------------------------------------------------- files
 
 
-def _write(folder: Path, subject: Subject, history: History, classes: list[OfClass]) -> list[str]:
-    """Tables, history and pictures; their names."""
+def _write(
+    arguments: argparse.Namespace, subject: Subject, history: History, classes: list[ClassConcepts]
+) -> list[str]:
+    """Write tables, history and pictures; return the names of the files."""
+    page = [
+        f"# Concepts of layer `{subject.split.layer}`",
+        importance_table(classes).formatted("markdown"),
+        "## How the fit went",
+        "\n".join(f"- {line}" for line in history.summary().splitlines()),
+        "## Pictures",
+    ]
+    pictures = []
+    for name, (caption, figure) in _figures(subject, history, classes).items():
+        escaped = Table([caption], []).formatted("markdown").splitlines()[0].strip("| ")
+        page += [escaped, f"![{name}]({name}.png)"]
+        pictures.append(f"{name}.png")
+        figure.savefig(arguments.output / pictures[-1], dpi=110, bbox_inches="tight")
+        plt.close(figure)
     texts = {
         "history.txt": history.summary(),
-        "history.json": as_json(_history_data(history)),
+        "history.json": as_json(asdict(history) | {"problems": history.problems()}),
         "importances.csv": full_importance_table(classes).formatted("csv"),
+        "importances.md": "\n\n".join(page),
     }
-    figures = _figures(subject, history, classes)
-    captions = {name: caption for name, (caption, _) in figures.items()}
-    texts["importances.md"] = _page(subject, history, classes, captions)
     for name, text in texts.items():
-        (folder / name).write_text(text + "\n", encoding="utf-8")
-    for name, (_, figure) in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
-        plt.close(figure)
-    return [*texts, *(f"{name}.png" for name in figures)]
-
-
-def _history_data(history: History) -> dict[str, Any]:
-    return asdict(history) | {"problems": history.problems()}
-
-
-def _page(
-    subject: Subject, history: History, classes: list[OfClass], captions: dict[str, str]
-) -> str:
-    """importances.md: tables, how the fit went, pictures."""
-    lines = [
-        f"# Concepts of layer `{subject.layer}`",
-        "",
-        importance_table(classes).formatted("markdown"),
-        "",
-        "## How the fit went",
-        "",
-        *(f"- {line}" for line in history.summary().splitlines()),
-        "",
-        "## Pictures",
-        "",
-    ]
-    for name, caption in captions.items():
-        lines += [Table([caption], []).formatted("markdown").splitlines()[0].strip("| "), ""]
-        lines += [f"![{name}]({name}.png)", ""]
-    return "\n".join(lines)
+        (arguments.output / name).write_text(text + "\n", encoding="utf-8")
+    return [*texts, *pictures]
 
 
 def _figures(
-    subject: Subject, history: History, classes: list[OfClass]
+    subject: Subject, history: History, classes: list[ClassConcepts]
 ) -> dict[str, tuple[str, Figure]]:
-    """File name → (caption, figure). Names of files hold no names of classes."""
+    """Return caption and figure by the name of the file, which holds no names of classes."""
     figures = {"importances": ("What each class uses.", _overview(subject, classes))}
     for one in classes:
-        if one.class_id in shown_classes(subject.ids, _PICTURED):
+        if one.class_id in subject.largest_classes(PICTURED):
             caption = f"{one.name}: best crops of its most important concepts."
-            shown = min(10, len(one.importances))
-            figure = one.extractor.plot_concepts_crops(8, shown)
+            figure = one.extractor.plot_concepts_crops(8, min(10, len(one.importances)))
             figures[f"class_{one.class_id:04d}"] = (caption, figure)
     if history.stages:
         figures["learning"] = ("The learning.", plot_learning(history.stages, "How the fit went"))
     return figures
 
 
-def _overview(subject: Subject, classes: list[OfClass]) -> Figure:
-    chosen = [one for one in classes if one.class_id in shown_classes(subject.ids, _IN_OVERVIEW)]
+def _overview(subject: Subject, classes: list[ClassConcepts]) -> Figure:
+    drawn = subject.largest_classes(IN_OVERVIEW)
+    chosen = [one for one in classes if one.class_id in drawn]
     fitted = [one.extractor.factorization for one in chosen]
     importances = np.stack([one.importances for one in chosen])
     view = ExtractorView(
@@ -259,6 +222,6 @@ def _overview(subject: Subject, classes: list[OfClass]) -> Figure:
 
 
 def _short(name: str, at_most: int = 24) -> str:
-    """A name that fits beside a row; $ would begin a formula."""
+    """Shorten a name until it fits beside a row; $ would begin a formula."""
     short = name if len(name) <= at_most else f"{name[: at_most - 1]}…"
     return short.replace("$", r"\$")

@@ -1,11 +1,11 @@
-"""What a command is about: a network, cut at a layer, and images with their classes."""
+"""What a command works on: a network, cut at a layer, and images with their classes."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,237 +14,259 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.commands.class_names import (
+from xplique_dirpairs.commands.console import Console, UsageError, as_json, listed, printable
+from xplique_dirpairs.commands.images import (
     ClassNames,
-    check_all_found,
-    outputs_of_folders,
+    FolderImages,
+    ImageFiles,
+    find_images,
     read_class_names,
+    read_images,
 )
-from xplique_dirpairs.commands.console import Console, UsageError, listed, printable
-from xplique_dirpairs.commands.image_folder import ImageFiles, Skipped, find_images, read_images
-from xplique_dirpairs.commands.layers import candidates, layers_table, suggestion
-from xplique_dirpairs.commands.model_file import load_model
-from xplique_dirpairs.commands.preprocessing import Preprocessing, preprocessing
+from xplique_dirpairs.commands.network import (
+    Preprocessing,
+    candidates,
+    layers_table,
+    load_model,
+    preprocessing,
+    suggestion,
+)
+from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.recipe import get_recipe
-from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.models.two_classes import no_and_yes
+from xplique_dirpairs.models.split import SplitModel, split_model
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.version import __version__
 
-#: What a command did, in the folder it wrote to.
+#: Name of the file that says what a command did, in the folder it wrote to.
 SUMMARY = "summary.json"
+#: Number of concepts where the features do not tell it: that of `CraftTf`.
+USUAL_NUMBER = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network and images.
+    """A network, cut at a layer, and N images.
 
     Attributes
     ----------
-    model
-        As it was loaded.
-    layer
-    preprocessing
-    first, second
-        Halves of the network; the first takes `images`. The second of a model of one output has
-        two, no and yes.
-    images : (N, height, width, C)
+    split : SplitModel
+        Halves of the network; the first takes `images`. The head has a column for each class.
+    preprocessing : Preprocessing
+    read : FolderImages
+        The images as they were read: pixels, names, folders.
+    images : ndarray of shape (N, height, width, C)
         uint8 pixels, or what a preprocessing function of the user's made of them.
-    pictures : (N, height, width, C) uint8
-    names : N of them
-        Paths within the folder.
-    folders : (N,) int
-        Which folder each image is of.
-    labels : (N,) int or None
-        Classes, where the folders are the model's outputs.
-    class_names
-    skipped, found
-        Files that could not be read, and how many there are.
+    labels : ndarray of shape (N,), int, or None
+        Classes, where the folders are the model's classes.
+    class_names : ClassNames
     """
 
-    model: keras.Model
-    layer: str | int
+    split: SplitModel
     preprocessing: Preprocessing
-    first: keras.Model
-    second: keras.Model
-    images: NDArray
-    pictures: NDArray
-    names: tuple[str, ...]
-    folders: NDArray
-    labels: NDArray | None
+    read: FolderImages
+    images: NDArray[Any]
+    labels: NDArray[Any] | None
     class_names: ClassNames
-    skipped: tuple[Skipped, ...] = field(default=())
-    found: int = 0
 
     @cached_property
-    def head(self) -> Head:
-        """The second half."""
-        return Head(self.second)
+    def activations(self) -> NDArray[Any]:
+        """Activations of all images, (N, *spatial, D)."""
+        return compute_activations(self.split.input_to_latent_model, self.images)
 
     @cached_property
-    def activations(self) -> NDArray:
-        """Of all images, (N, *spatial, D)."""
-        return compute_activations(self.first, self.images)
-
-    @cached_property
-    def predicted(self) -> NDArray:
-        """The classes that the network sees, (N,)."""
-        return self.head.predict(self.head.pool(self.activations)).argmax(axis=1)
+    def predicted(self) -> NDArray[Any]:
+        """The classes that the network predicts, (N,)."""
+        head = self.split.head
+        classes: NDArray[Any] = head.predict(head.pool(self.activations)).argmax(axis=1)
+        return classes
 
     @property
-    def ids(self) -> NDArray:
-        """The classes of the folders, or those that the network sees, (N,)."""
+    def ids(self) -> NDArray[Any]:
+        """The classes of the folders, or those that the network predicts, (N,)."""
         return self.predicted if self.labels is None else self.labels
 
-    def part(self, chosen: NDArray) -> Subject:
-        """With some of the images only."""
-        return replace(
-            self,
-            images=self.images[chosen],
-            pictures=self.pictures[chosen],
-            names=tuple(self.names[n] for n in chosen),
-            folders=self.folders[chosen],
-            labels=None if self.labels is None else self.labels[chosen],
+    @property
+    def channels(self) -> int | None:
+        """D; None where the network does not tell."""
+        channels: int | None = self.split.input_to_latent_model.output_shape[-1]
+        return channels
+
+    @property
+    def patch_size(self) -> int:
+        """Side of crops, in pixels: a little less than a third of an image."""
+        return default_patch(self.images.shape[1:])
+
+    def part(self, chosen: NDArray[Any]) -> Subject:
+        """Return the subject with some of its images; activations that are known are kept."""
+        read = replace(
+            self.read,
+            pixels=self.read.pixels[chosen],
+            names=tuple(self.read.names[n] for n in chosen),
+            folders=self.read.folders[chosen],
         )
+        labels = None if self.labels is None else self.labels[chosen]
+        part = replace(self, read=read, images=self.images[chosen], labels=labels)
+        if "activations" in self.__dict__:
+            part.__dict__["activations"] = self.activations[chosen]
+        return part
 
     def parts(self, share: float, seed: int) -> tuple[Subject, Subject]:
-        """Images to learn from, and such a share of every folder to measure on.
+        """Return images to learn from, and a share of every class to measure on.
 
-        Both are all images where so few leave none to measure on.
+        Both are all images where there are too few for two parts.
         """
         rng = np.random.default_rng(seed)
         measured = []
-        of = self.folders if self.labels is None else self.labels
-        for k in np.unique(of):
-            members = rng.permutation(np.flatnonzero(of == k))
+        groups = self.read.folders if self.labels is None else self.labels
+        for k in np.unique(groups):
+            members = rng.permutation(np.flatnonzero(groups == k))
             measured.append(members[: min(round(share * len(members)), len(members) - 1)])
         chosen = np.sort(np.concatenate(measured))
         if not len(chosen):
             return self, self
         return self.part(np.setdiff1d(np.arange(len(self.images)), chosen)), self.part(chosen)
 
-    @property
-    def patch_size(self) -> int:
-        """Side of crops, in pixels: a little less than a third of an image."""
-        return max(1, round(0.3 * min(self.images.shape[1:3])))
+    def largest_classes(self, at_most: int) -> list[int]:
+        """Return the classes with the most images, by number."""
+        classes, counts = np.unique(self.ids, return_counts=True)
+        largest = np.argsort(-counts, kind="stable")[:at_most]
+        return [int(k) for k in np.sort(classes[largest])]
 
-    def about(self) -> dict[str, Any]:
-        """What the result was made with, for its summary."""
+    def summary(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        """Return what a result was made with."""
         return {
-            "layer": str(self.layer),
+            "command": arguments.command,
+            "version": __version__,
+            "model": str(arguments.model),
+            "seed": arguments.seed,
+            "layer": self.split.layer,
             "preprocessing": self.preprocessing.name,
             "images": {
-                "found": self.found,
+                "found": self.read.file_count,
                 "used": len(self.images),
-                "shape": list(self.pictures.shape[1:]),
-                "skipped": [one._asdict() for one in self.skipped],
+                "shape": list(self.read.pixels.shape[1:]),
+                "skipped": [file._asdict() for file in self.read.skipped],
             },
             "classes": {str(k): self.class_names.shown[k] for k in np.unique(self.ids).tolist()},
             "classes_are": "predicted" if self.labels is None else "of the folders",
         }
 
+    def write_summary(
+        self, arguments: argparse.Namespace, results: Mapping[str, Any], written: Sequence[str]
+    ) -> dict[str, Any]:
+        """Write what was done to the folder of the results, and return it."""
+        summary = {
+            **self.summary(arguments),
+            **results,
+            "output": str(arguments.output),
+            "written": [*written, SUMMARY],
+        }
+        (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
+        return summary
+
 
 def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
-    """The network and images that a command's arguments name.
+    """Load the network and read the images that a command's arguments name.
 
     Raises
     ------
     UsageError
-        If the layer is left out (with a table of candidates), or the preprocessing or size cannot
-        be told.
+        If the layer is left out (with a table of candidates), or the preprocessing or size is
+        missing.
     FileNotFoundError, ValueError, …
-        If something is not as said.
+        If an argument does not fit the network or the images.
     """
-    get_recipe(getattr(arguments, "recipe", "default"))  # says what is wrong before images are read
+    get_recipe(getattr(arguments, "recipe", "default"))  # an unknown one is an error at once
     console.step("load the model")
     model = load_model(arguments.model, arguments.imports)
-    before = _beside(getattr(arguments, "pairs", None))
-    layer = _layer(model, arguments.layer, before.get("layer"))
-    first, second = split_model(model, layer)
-    if before and _layer_name(model, layer) != _layer_name(model, _layer(model, before["layer"])):
-        raise ValueError(
-            f"--layer: {printable(arguments.pairs)} was learned at {before['layer']!r}, not at "
-            f"{arguments.layer!r}: leave --layer out, or learn pairs there"
-        )
-    name = arguments.preprocessing or before.get("preprocessing")
-    prepared = preprocessing(name, model)
-    if before and prepared.name != before.get("preprocessing"):
+    fitted = _summary_of(getattr(arguments, "pairs", None))
+    split = _split(model, arguments, fitted)
+    prepared = preprocessing(arguments.preprocessing or fitted.get("preprocessing"), model)
+    if fitted and prepared.name != fitted.get("preprocessing"):
         console.note(
             f"--preprocessing {prepared.name}: the pairs were learned with "
-            f"{before.get('preprocessing')}"
+            f"{fitted.get('preprocessing')}"
         )
     size, channels = _input_size(model, arguments.size)
 
     files = find_images(arguments.images)
     for note in files.notes:
         console.note(note)
-    number = int(model.outputs[0].shape[-1])
-    if number == 1:
-        number, second = 2, no_and_yes(second)
-    class_names, outputs = _classes(arguments, files, number, console)
+    class_names, classes = _classes(arguments, files, split, console)
     chosen = class_names.chosen(arguments.classes) if arguments.classes else None
-    if outputs is not None and chosen is not None:
-        files = files.of_classes([name for name, k in outputs.items() if k in chosen])
+    if classes is not None and chosen is not None:
+        files = files.of_classes([name for name, k in classes.items() if k in chosen])
         if not files.files:
             wanted = listed([class_names.shown[k] for k in chosen])
             raise ValueError(f"--classes: no class folder holds images of {wanted}")
-    elif outputs is not None:
-        check_all_found(outputs, class_names)
+    elif classes is not None:
+        class_names.check_all_found(classes)
 
     console.step(f"read images of {printable(arguments.images)}")
     read = read_images(files, size, channels, arguments.max_images, arguments.seed)
     console.skipped = [f"{name}: {reason}" for name, reason in read.skipped]
     labels = None
-    if outputs is not None:
-        labels = np.array([outputs[name] for name in read.classes])[read.folders]
+    if classes is not None:
+        labels = np.array([classes[name] for name in read.classes])[read.folders]
+    first = prepared.before(split.input_to_latent_model)
     subject = Subject(
-        model=model, layer=layer, preprocessing=prepared,
-        first=prepared.before(first), second=second,
-        images=prepared.of(read.pixels), pictures=read.pixels, names=read.names,
-        folders=read.folders, labels=labels, class_names=class_names,
-        skipped=read.skipped, found=read.found,
-    )  # fmt: skip
+        replace(split, input_to_latent_model=first),
+        prepared,
+        read,
+        prepared.apply(read.pixels),
+        labels,
+        class_names,
+    )
     if chosen is not None and labels is None:
-        seen = np.flatnonzero(np.isin(subject.predicted, chosen))
-        if not len(seen):
+        members = np.flatnonzero(np.isin(subject.predicted, chosen))
+        if not len(members):
             wanted = listed([class_names.shown[k] for k in chosen])
             raise ValueError(f"--classes: the network sees none of the images as {wanted}")
-        return subject.part(seen)
+        return subject.part(members)
     return subject
 
 
-def _beside(pairs: Path | None) -> dict[str, Any]:
-    """What is said of pairs in the folder they are in; nothing if they lie alone."""
+def _summary_of(pairs: Path | None) -> dict[str, Any]:
+    """Return the summary that "fit" wrote beside pairs; empty where there is none."""
     if pairs is None:
         return {}
     try:
-        found = json.loads(pairs.with_name(SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads(pairs.with_name(SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    is_ours = isinstance(found, dict) and found.get("command") == "fit" and "layer" in found
-    return found if is_ours else {}
+    is_of_fit = isinstance(summary, dict) and summary.get("command") == "fit" and "layer" in summary
+    return summary if is_of_fit else {}
 
 
-def _layer_name(model: keras.Model, layer: str | int) -> str:
-    count = len(model.layers)
-    is_place = isinstance(layer, int) and -count <= layer < count
-    return model.layers[layer].name if is_place else str(layer)
-
-
-def _layer(model: keras.Model, wanted: str | None, known: str | None = None) -> str | int:
-    name = wanted or known
+def _split(
+    model: keras.Model, arguments: argparse.Namespace, fitted: Mapping[str, Any]
+) -> SplitModel:
+    """Cut the model at the layer of --layer, or the one that the pairs were learned at."""
+    name = arguments.layer or fitted.get("layer")
     if name is None:
-        found = candidates(model)
-        best = suggestion(found)
+        layers = candidates(model)
+        best = suggestion(layers)
         start = f"\n\nStart with --layer {best}" if best else ""
-        raise UsageError(f"say which layer, with --layer NAME:\n\n{layers_table(found)}{start}")
-    is_number = name.lstrip("-").isdigit() and all(one.name != name for one in model.layers)
+        raise UsageError(f"say which layer, with --layer NAME:\n\n{layers_table(layers)}{start}")
+    split = split_model(model, _layer(model, name))
+    if fitted and split.layer != split_model(model, _layer(model, fitted["layer"])).layer:
+        raise ValueError(
+            f"--layer: {printable(arguments.pairs)} was learned at {fitted['layer']!r}, not at "
+            f"{name!r}: leave --layer out, or learn pairs there"
+        )
+    channels = np.zeros((1, 1))  # not needed of a Keras model, which tells its number of outputs
+    return replace(split, head=split.head.by_class(channels))
+
+
+def _layer(model: keras.Model, name: str) -> str | int:
+    is_number = name.lstrip("-").isdigit() and all(layer.name != name for layer in model.layers)
     return int(name) if is_number else name
 
 
 def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
-    """((height, width), channels) of the images that the model takes."""
+    """Return ((height, width), channels) of the images that the model takes."""
     shape = model.input_shape
     if len(shape) != 4:
         raise ValueError(f"the model must take images (N, height, width, channels), not {shape}")
@@ -263,13 +285,15 @@ def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tup
 
 
 def _classes(
-    arguments: argparse.Namespace, files: ImageFiles, number: int, console: Console
+    arguments: argparse.Namespace, files: ImageFiles, split: SplitModel, console: Console
 ) -> tuple[ClassNames, dict[str, int | None] | None]:
-    """Names of the outputs, and the output of each class folder, where these belong together."""
+    """Return names of the classes, and the class of each folder, where these belong together."""
+    number = split.head.number_of_classes
+    assert number is not None  # of a Keras model
     if arguments.class_names is not None:
         names = read_class_names(arguments.class_names, number)
-        return names, outputs_of_folders(files.classes, names) if files.classes else None
-    if files.classes and len(files.classes) == number:
+        return names, names.of_folders(files.classes) if files.classes else None
+    if len(files.classes) == number:
         names = ClassNames(tuple((name,) for name in files.classes))
         return names, {name: k for k, name in enumerate(files.classes)}
     if files.classes:
@@ -280,25 +304,44 @@ def _classes(
     return ClassNames.unknown(number), None
 
 
-def load_pairs(path: Path, subject: Subject) -> DirectionPairs:
-    """Pairs from a file, which must be of the subject's layer.
+def load_pairs(path: Path | None, subject: Subject) -> DirectionPairs | None:
+    """Load pairs, which must be of the subject's layer; None where no file is given.
 
     Raises
     ------
     ValueError
         If the file holds none, or they are of other features.
     """
+    if path is None:
+        return None
     pairs = DirectionPairs.load(path)
-    channels = subject.second.input_shape[-1]
-    if channels is not None and channels != pairs.channels:
+    if subject.channels not in (None, pairs.channels):
         raise ValueError(
             f"--pairs: {printable(path)} is of a layer of {pairs.channels} channels, but "
-            f"{subject.layer!r} has {channels}: give the layer they were learned at"
+            f"{subject.split.layer!r} has {subject.channels}: give the layer they were learned at"
         )
     return pairs
 
 
-def shown_classes(ids: NDArray, at_most: int) -> Sequence[int]:
-    """The classes with the most images, by number."""
-    found, counts = np.unique(ids, return_counts=True)
-    return np.sort(found[np.argsort(-counts, kind="stable")[:at_most]]).tolist()
+def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:
+    """Return the number that was asked for; of "auto" the estimate, or else the usual number."""
+    if isinstance(wanted, int):
+        if subject.channels is not None and wanted > subject.channels:
+            console.note(
+                f"--concepts {wanted}: layer {subject.split.layer!r} has {subject.channels} "
+                "channels, and no more directions can be told apart"
+            )
+        return wanted
+    console.step("count the concepts")
+    try:
+        count = count_skewed_sources(subject.activations, random_state=seed)
+        number, reason = count.number, count.reason
+    except ValueError as error:  # too few images
+        number, reason = None, str(error)
+    if number is None:
+        console.note(
+            f"the features do not tell how many concepts ({reason}): {USUAL_NUMBER} are learned"
+        )
+        return USUAL_NUMBER
+    console.note(f"{number} concepts: {reason}")
+    return number
