@@ -61,7 +61,7 @@ from .pairs import DirectionPairs as DirectionPairs
 from .plots.concepts import plot_maximised as plot_maximised
 from .report.content import Report as Report
 from .report.content import ReportSettings as ReportSettings
-from .report.write import save_report as save_report
+from .report.page_files import save_report as save_report
 from .report.write import write_report as write_report
 from .sensitivity.influence import InfluenceSettings as InfluenceSettings
 from .sensitivity.influence import influence as influence
