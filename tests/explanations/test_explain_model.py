@@ -212,12 +212,10 @@ def test_accuracy_and_confusions_are_those_of_the_predictions(explained, layer, 
 def test_a_confusion_is_the_mean_of_explanations_against_the_class(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0  # an image of class 0 that is taken for class 2
-    found = explain_model(
-        layer, images, labels, confusions=[(0, 2), (1, 0)], **QUICK
-    ).confusion(0, 2)
-    own = [
-        explain_prediction(layer, image, 2, against=0) for image in images[labels == 0]
-    ]
+    found = explain_model(layer, images, labels, confusions=[(0, 2), (1, 0)], **QUICK).confusion(
+        0, 2
+    )
+    own = [explain_prediction(layer, image, 2, against=0) for image in images[labels == 0]]
     shares = np.array([one.concept_contributions for one in own])
     np.testing.assert_allclose(found.contributions, shares.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found.confused_contributions, shares[0], atol=1e-5)

@@ -431,7 +431,7 @@ def test_an_interruption_keeps_what_was_tested(heads, data):
         ({"labels": np.full(12, 4)}, ValueError, "0 to 3"),
         ({"labels": np.full(12, 0.5)}, ValueError, "must be integer"),
         ({"directions": np.ones((3, 5))}, ValueError, r"directions must be \(I, 6\)"),
-        ({"directions": np.full((3, 6), np.inf)}, ValueError, "directions hold NaN or infinite"),
+        ({"directions": np.full((3, 6), np.inf)}, ValueError, "directions must be finite"),
         ({"directions": np.eye(3, 6) * [[1], [0], [1]]}, ValueError, r"rows \[1\]"),
         ({"detections": np.ones((12, 3, 2, 3))}, TypeError, "must be bool"),
         ({"detections": np.ones((12, 3, 2, 2), bool)}, ValueError, "one for each position"),

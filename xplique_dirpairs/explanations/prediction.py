@@ -22,7 +22,7 @@ from xplique_dirpairs.core.validation import (
 from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.explanations.contributions import ClassScore
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.palette import Color, concept_colors
 from xplique_dirpairs.plots.prediction import (
@@ -112,9 +112,7 @@ def explain_prediction(
     u, shown = layer.read(activations)
     score = ClassScore(layer, chosen, against, len(logits), tolerance, max_steps)
     contributions = score.contributions(activations[0], u[0])
-    probabilities = class_probabilities(
-        logits[None], "sigmoid" if head.is_multilabel else "softmax"
-    )[0]
+    probabilities = class_probabilities(logits[None], head.class_activation)[0]
     likeliest = np.argsort(-logits, kind="stable")[:_LIKELIEST]
     return PredictionExplanation(
         image=images[0],

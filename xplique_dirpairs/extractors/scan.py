@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,14 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.batching import as_positions, slices
+from xplique_dirpairs.core.geometry import crop_place, default_patch
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.validation import as_images, check_integer, check_labels
 from xplique_dirpairs.data.crops import (
-    STRIDE,
     concept_maps,
     crop_at,
     crop_coefficients,
-    crop_starts,
     fitting_patch,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -31,8 +29,6 @@ KEPT_BYTES = 2**29
 BINS = 20
 #: Numbers that the sampled positions may take: 2**24 float32 are 64 MB.
 _SAMPLED_FLOATS = 2**24
-#: Side of a crop, as a share of the shorter side of an image.
-_CROP = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +163,8 @@ class Scan:
     def crop_box(self, image: int, concept: int) -> tuple[float, float, float, float]:
         """Return (top, left, bottom, right) of a best crop, as shares of the image's sides."""
         height, width = self.images.shape[1:3]
-        columns = len(crop_starts(width, self.patch))
-        row, column = divmod(int(self.crop_places[image, concept]), columns)
-        step = max(1, int(STRIDE * self.patch))
-        top, left = row * step, column * step
+        number = int(self.crop_places[image, concept])
+        top, left = crop_place(number, self.images.shape[1:], self.patch)
         return (
             top / height, left / width, (top + self.patch) / height, (left + self.patch) / width
         )  # fmt: skip
@@ -226,7 +220,7 @@ def scan(
     if labels is not None:  # as far as the classes are known: not after minutes
         check_labels(labels, len(images), layer.head.number_of_classes)
     shape = images.shape[1:]
-    patch = fitting_patch(patch_size or math.ceil(_CROP * min(shape[:2])), shape)
+    patch = default_patch(shape) if patch_size is None else fitting_patch(patch_size, shape)
     reading = _Reading(layer, len(images), shape, patch, memory)
     starts = range(0, len(images), batch_size)
 

@@ -17,6 +17,7 @@ from xplique_dirpairs.core.geometry import coverage_matrix, default_patch
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.validation import as_images, check_integer
+from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.data.crops import best_crops_of_images, concept_maps
 from xplique_dirpairs.explanations.contributions import ClassScore
 from xplique_dirpairs.explanations.model import PATH_STEPS, PATH_TOLERANCE, explain_scan
@@ -25,9 +26,9 @@ from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import BINS, Scan, scan
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
 from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch
-from xplique_dirpairs.metrics.dissection import NO_LABEL, flat_concepts
+from xplique_dirpairs.metrics.dissection import NO_LABEL
 from xplique_dirpairs.metrics.interpretability import Interpretability
-from xplique_dirpairs.metrics.predictions import class_probabilities
+from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.report.content import (
@@ -254,7 +255,7 @@ def _image_pages(
     layer, classes = seen.layer, seen.logits.shape[1]
     logits = seen.logits[shown]
     likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :_LIKELIEST]
-    kind = "sigmoid" if layer.head.is_multilabel else "softmax"
+    kind = layer.head.class_activation
     probabilities = np.take_along_axis(class_probabilities(logits, kind), likeliest, axis=1)
     scores = {
         k: ClassScore(layer, k, None, classes, PATH_TOLERANCE, PATH_STEPS)

@@ -22,6 +22,7 @@ from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_choice,
+    check_fraction,
     check_integer,
     check_number,
     check_seed,
@@ -29,7 +30,6 @@ from xplique_dirpairs.core.validation import (
 from xplique_dirpairs.extractors.scan import Scan, scan
 from xplique_dirpairs.metrics.significance import (
     NoiseComparison,
-    check_level,
     compare_with_noise,
     hopeless_count,
 )
@@ -109,7 +109,7 @@ class InfluenceSettings:
             check_integer("permutations", self.permutations)
         check_choice("images", self.images, ("all", "class"))
         check_choice("statistic", self.statistic, tuple(STATISTICS))
-        check_level(self.level)
+        check_fraction("level", self.level)
         check_number("tie", self.tie, minimum=0.0)
         if not callable(self.estimator):
             raise TypeError(f"estimator must be callable, not {type(self.estimator).__name__}")

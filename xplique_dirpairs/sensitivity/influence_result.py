@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.validation import check_fraction
 from xplique_dirpairs.metrics.significance import (
-    check_level,
     p_values,
     permutations_needed,
     significant,
@@ -282,7 +282,7 @@ def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float 
     ValueError
         As from `reference_shares`, or if the level is not within (0, 1).
     """
-    check_level(level)
+    check_fraction("level", level)
     shares = reference_shares(scores, labels, reference)
     rows = np.asarray(labels)
     counts = np.bincount(rows[rows >= 0], minlength=len(shares))[:, None]

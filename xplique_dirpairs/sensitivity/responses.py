@@ -33,7 +33,7 @@ from xplique_dirpairs.core.batching import CHUNK_FLOATS, chunk_size, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.validation import (
     check_activations,
-    check_finite,
+    check_float32,
     check_labels,
     check_number,
 )
@@ -156,20 +156,18 @@ def shift_response(
     if not np.isfinite(logits).all():
         raise ValueError("the head's outputs for these activations are not finite")
     ids = None if labels is None else check_labels(labels, *logits.shape)
-    kind = "sigmoid" if head.is_multilabel else "softmax"
     if head.class_rows is not None and x.ndim == 2 and head.ends_in == "linear":
-        return LinearResponse(logits, ids, tie, kind, head.class_rows)
-    return PassedResponse(logits, ids, tie, kind, x, predict)
+        return LinearResponse(logits, ids, tie, head.class_activation, head.class_rows)
+    return PassedResponse(logits, ids, tie, head.class_activation, x, predict)
 
 
 def _check_directions(directions: ArrayLike, channels: int) -> NDArray:
-    vectors = np.asarray(directions, np.float32)
+    vectors = check_float32("directions", directions)
     if vectors.ndim != 2 or vectors.shape[1] != channels or not len(vectors):
         raise ValueError(
             f"directions must be (I, {channels}), with as many channels as the activations, not "
             f"{vectors.shape}"
         )
-    check_finite("directions", vectors, advice="")
     return vectors
 
 
