@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import NETWORKS, make_images
 
 from xplique_dirpairs import DirectionPairsTf, split_model
-from xplique_dirpairs.learning import trainer
+from xplique_dirpairs.learning import learner
 from xplique_dirpairs.learning.recipe import get_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ def names(tmp_path, monkeypatch):
         stages = (dataclasses.replace(recipe.stages[-1], **short),)  # compiling takes the time
         return dataclasses.replace(recipe, stages=stages, otherwise=None, start="random")
 
-    monkeypatch.setattr(trainer, "get_recipe", hurried)
+    monkeypatch.setattr(learner, "get_recipe", hurried)
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     maker, shape, layer = NETWORKS["conv_gap"]

@@ -7,6 +7,8 @@ is A (and D), class 1 is B (and D), class 2 is C; D is shared, and A speaks agai
 import keras
 import numpy as np
 
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs
 
 D, CONCEPTS, CLASSES, SIDE = 6, 4, 3, 8
@@ -26,7 +28,7 @@ def planted_pairs():
 
 
 def planted_halves(hidden=False):
-    """Images to features (the identity), features to logits."""
+    """The network in two: images to features (the identity), features to logits."""
     inputs, latent = keras.Input((SIDE, SIDE, D)), keras.Input((SIDE, SIDE, D))
     x = keras.layers.GlobalAveragePooling2D()(latent)
     if hidden:  # the same, and something that is not linear
@@ -39,7 +41,12 @@ def planted_halves(hidden=False):
     kernel[:D] = WEIGHTS
     dense.set_weights([kernel, BIASES])
     first = keras.Model(inputs, keras.layers.Identity()(inputs))
-    return {"input_to_latent_model": first, "latent_to_logit_model": keras.Model(latent, outputs)}
+    return SplitModel.of(first, keras.Model(latent, outputs))
+
+
+def planted_layer(split=None, **names):
+    """The channels as concepts of a model."""
+    return ConceptLayer.of(planted_pairs(), split or planted_halves(), **names)
 
 
 def planted_images(count, seed=0):

@@ -12,7 +12,7 @@ from xplique_dirpairs.report.content import (
     Label,
     Report,
 )
-from xplique_dirpairs.sensitivity.influence import Influence
+from xplique_dirpairs.sensitivity.influence_result import Influence
 
 #: What breaks pages that put names into markup, scripts, addresses or narrow columns.
 HOSTILE = (

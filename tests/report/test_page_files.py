@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from fake_report import HOSTILE, fake_report, hostile
 
-from xplique_dirpairs.report.make_report import write_report
-from xplique_dirpairs.report.page_files import BESIDE, MARKER, SCRIPTS
+from xplique_dirpairs.report.page_files import BESIDE, MARKER, SCRIPTS, save_report
 from xplique_dirpairs.report.payload import as_script, clean, number
-from xplique_dirpairs.report.thumbnails import crop_side, cut, encoded, scaled_down
+from xplique_dirpairs.report.pictures import crop_side, cut, encoded, scaled_down
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "xplique_dirpairs" / "report" / "assets"
@@ -46,12 +45,14 @@ def report():
 
 @pytest.fixture(scope="module")
 def folder(report, tmp_path_factory):
-    return report.save(tmp_path_factory.mktemp("report")).parent
+    return save_report(report, tmp_path_factory.mktemp("report")).parent
 
 
 @pytest.fixture(scope="module")
 def page(report, tmp_path_factory):
-    path = report.save(tmp_path_factory.mktemp("one") / "deep" / "one.html", single_file=True)
+    path = save_report(
+        report, tmp_path_factory.mktemp("one") / "deep" / "one.html", single_file=True
+    )
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -76,7 +77,7 @@ def test_data_can_neither_end_a_script_nor_begin_markup(folder, page):
     for path in (folder / BESIDE).glob("*.js"):
         if path.name != "report.js":
             assert not set("<>&") & set(path.read_text(encoding="ascii"))
-    plain = fake_report(6, 7, 30, 72).save(folder.parent / "plain.html", single_file=True)
+    plain = save_report(fake_report(6, 7, 30, 72), folder.parent / "plain.html", single_file=True)
     same = Page(plain.read_text(encoding="utf-8"))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in same.tags]
     assert [sorted(a) for _, a in page.tags] == [sorted(a) for _, a in same.tags]
@@ -156,32 +157,23 @@ def test_the_assets_are_in_the_package():
 
 
 def test_a_report_replaces_an_earlier_one_but_nothing_else(tmp_path):
-    fake_report(2, 3, 8).save(tmp_path)
+    save_report(fake_report(2, 3, 8), tmp_path)
     (tmp_path / "mine.txt").write_text("kept")
-    fake_report(2, 3, 3).save(tmp_path)
+    save_report(fake_report(2, 3, 3), tmp_path)
     assert len(list((tmp_path / BESIDE / "images").iterdir())) == 3
     assert (tmp_path / "mine.txt").read_text() == "kept"
     (tmp_path / BESIDE / MARKER).unlink()
     with pytest.raises(FileExistsError, match="is not of a report: choose another folder"):
-        fake_report(2, 3, 3).save(tmp_path)
+        save_report(fake_report(2, 3, 3), tmp_path)
 
 
 def test_a_folder_and_a_file_are_told_apart(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
-        fake_report().save(file)
+        save_report(fake_report(), file)
     with pytest.raises(IsADirectoryError, match="is a folder"):
-        fake_report().save(tmp_path, single_file=True)
-
-
-def test_where_a_report_cannot_be_written_is_said_before_anything_is_read(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("")
-    with pytest.raises(NotADirectoryError):
-        write_report(file, None, None)
-    with pytest.raises(IsADirectoryError):
-        write_report(tmp_path, None, None, single_file=True)
+        save_report(fake_report(), tmp_path, single_file=True)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

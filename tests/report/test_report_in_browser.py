@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fake_report import HOSTILE, fake_report, hostile
 
+from xplique_dirpairs.report.page_files import save_report
 from xplique_dirpairs.report.payload import clean
 
 playwright = pytest.importorskip(
@@ -40,15 +41,15 @@ def hostile_pages(tmp_path_factory):
     report = fake_report(CLASSES, CONCEPTS, IMAGES, 48, hostile, cells=4)
     folder = tmp_path_factory.mktemp("a folder with spaces & signs #1")
     return {
-        "folder": report.save(folder),
-        "file": report.save(folder / "one file.html", single_file=True),
+        "folder": save_report(report, folder),
+        "file": save_report(report, folder / "one file.html", single_file=True),
     }
 
 
 @pytest.fixture(scope="module")
 def plain_page(tmp_path_factory):
-    return fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4).save(
-        tmp_path_factory.mktemp("plain")
+    return save_report(
+        fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4), tmp_path_factory.mktemp("plain")
     )
 
 
@@ -288,7 +289,7 @@ def test_numbers_have_room_beside_their_bars(browser, tmp_path, viewport):
     report = replace(report, explanation=replace(report.explanation, contributions=large))
     report.images.contributions[0] = -123.4
     report.images.probabilities[:, 1:] = 1e-4
-    with Visit(browser, report.save(tmp_path / "wide"), viewport) as visit:
+    with Visit(browser, save_report(report, tmp_path / "wide"), viewport) as visit:
         for route in ("/overview", "/class/1", "/concept/1", "/image/0"):
             visit.go(route)
             over = visit.page.evaluate(
@@ -401,7 +402,10 @@ def test_without_its_data_a_page_says_what_is_missing(browser, plain_page, tmp_p
 @pytest.mark.slow
 def test_a_large_report_is_small_and_opens_at_once(browser, tmp_path):
     report = fake_report(50, 50, 500, 320, cells=14)
-    folder, file = report.save(tmp_path / "large"), report.save(tmp_path / "large.html", True)
+    folder, file = (
+        save_report(report, tmp_path / "large"),
+        save_report(report, tmp_path / "large.html", True),
+    )
     whole = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file())
     assert whole < 60e6 and file.stat().st_size < 60e6
     for path in (folder, file):

@@ -11,15 +11,17 @@ import pytest
 from xplique_dirpairs.metrics.significance import CORRECTIONS
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.sensitivity.influence import (
-    Influence,
-    influence,
+    InfluenceSettings,
+    influence_of_directions,
+)
+from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, trained_filter_noise
+from xplique_dirpairs.sensitivity.responses import (
+    LinearResponse,
+    PassedResponse,
     log_probability_changes,
     sensitivity,
     shift_response,
 )
-from xplique_dirpairs.sensitivity.influence_table import influence_table
-from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, trained_filter_noise
-from xplique_dirpairs.sensitivity.shift_responses import LinearResponse, PassedResponse
 
 SHAPE, K, TIE = (3, 2, 6), 4, 1e-6
 #: Channels of the scenes: three define a class each, the others are distractors.
@@ -68,6 +70,15 @@ def data(rng):
         directions=rng.normal(size=(3, SHAPE[-1])),
         detections=rng.random((12, *SHAPE[:-1], 3)) < 0.3,
     )
+
+
+def measured(head, x, labels, directions, detections, features=None, seed=0, **settings):
+    """Influence of directions, silently; by default by the size of the mean change."""
+    settings = InfluenceSettings(**{"statistic": "change", "permutations": 1000} | settings)
+    return influence_of_directions(
+        head, x, labels, directions, detections, features,
+        settings=settings, random_state=seed, verbose=0,
+    )  # fmt: skip
 
 
 def slow_changes(head, x, direction, amount):
@@ -200,7 +211,7 @@ def test_p_values_are_those_of_plain_loops(heads, data, maker, statistic, regard
         drawn.append(mean_difference_noise(sample, signs))
         return drawn[-1]
 
-    found = influence(
+    found = measured(
         head, data.x, labels, data.directions, data.detections,
         permutations=count, statistic=statistic, estimator=recorded, early_stopping=False,
     )  # fmt: skip
@@ -270,7 +281,7 @@ def head_that_ignores_distractors(maker):
 def influence_on_scenes(rng, maker, permutations=199, **how):
     x, labels, concepts = scenes(rng)
     head, directions = head_that_ignores_distractors(maker), np.eye(4, CHANNELS)
-    return influence(
+    return measured(
         head, x, labels, directions, concepts[..., :4], permutations=permutations, **how
     )
 
@@ -308,7 +319,7 @@ def false_positives(head, rng, directions, permutations, statistic="change"):
     detections = rng.random((*x.shape[:-1], directions)) < 0.2
     flat, on = x.reshape(-1, 6), detections.reshape(-1, directions)
     signals = [flat[o].mean(axis=0) - flat[~o].mean(axis=0) for o in on.T]
-    found = influence(
+    found = measured(
         head, x[:8], np.arange(8) % 2, signals, detections, x,
         permutations=permutations, statistic=statistic,
     )  # fmt: skip
@@ -344,7 +355,7 @@ def test_the_share_of_signs_saturates_and_so_says_nothing_where_the_mean_change_
 
 def test_a_detector_that_is_always_or_never_on_is_not_tested(heads, data):
     data.detections[..., 0], data.detections[..., 2] = True, False
-    found = influence(
+    found = measured(
         heads[pooled_dense], data.x, data.labels, data.directions, data.detections, permutations=20
     )
     assert found.untested.tolist() == [0, 2] and found.tests == 3
@@ -355,7 +366,7 @@ def test_a_detector_that_is_always_or_never_on_is_not_tested(heads, data):
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
 def test_noise_that_is_no_direction_makes_nothing_significant(heads, data, maker):
     def p_values(x, detections):
-        return influence(
+        return measured(
             heads[maker], x, data.labels, data.directions, detections,
             permutations=39, estimator=trained_filter_noise,
         ).p_values[:, :3]  # fmt: skip
@@ -368,9 +379,9 @@ def test_noise_that_is_no_direction_makes_nothing_significant(heads, data, maker
 
 def test_results_come_back_with_the_seed_and_the_noise_of_a_direction_is_its_own(heads, data):
     def run(seed, count=3):
-        return influence(
+        return measured(
             heads[pooled_dense], data.x, data.labels, data.directions[:count],
-            data.detections[..., :count], permutations=50, random_state=seed, early_stopping=False,
+            data.detections[..., :count], permutations=50, seed=seed, early_stopping=False,
         )  # fmt: skip
 
     first = run(1)
@@ -380,7 +391,7 @@ def test_results_come_back_with_the_seed_and_the_noise_of_a_direction_is_its_own
 
 
 def test_another_estimator_of_noise_can_be_used(heads, data):
-    found = influence(
+    found = measured(
         heads[pooled_dense], data.x, data.labels, data.directions, data.detections,
         permutations=30, estimator=trained_filter_noise,
     )  # fmt: skip
@@ -397,84 +408,81 @@ def test_an_interruption_keeps_what_was_tested(heads, data):
         left[0] -= 1
         return mean_difference_noise(*given)
 
-    whole = influence(*arguments, permutations=30, early_stopping=False, verbose=0)
-    found = influence(
-        *arguments, permutations=30, early_stopping=False, estimator=interrupting, verbose=0
-    )
+    whole = measured(*arguments, permutations=30, early_stopping=False)
+    found = measured(*arguments, permutations=30, early_stopping=False, estimator=interrupting)
     assert found.interrupted and not whole.interrupted
     tested = np.setdiff1d(np.arange(len(whole.scores)), found.untested)
     assert 0 < len(tested) < len(whole.scores)
     np.testing.assert_array_equal(found.p_values[tested], whole.p_values[tested])
     np.testing.assert_array_equal(found.changes, whole.changes)
-    assert "since it was interrupted" in str(influence_table({"a": found}))
-
-
-def result(exceeded, permutations):
-    exceeded = np.asarray(exceeded)
-    compared = np.full(exceeded.shape, permutations)
-    scores = np.where(exceeded % 2 == 0, 1.0, -1.0)
-    images = np.ones(exceeded.shape[1], int)
-    return Influence(scores, scores, images, exceeded, compared, permutations, "change", 0.05)
-
-
-def test_what_too_few_permutations_cannot_reach_is_told():
-    found = result(np.zeros((10, 5), int), 99)
-    assert found.significant("paper").all() and found.significant("none").all()
-    assert not found.reachable("bonferroni") and not found.significant("bonferroni").any()
-    assert found.reachable() and found.significant().all()
-    assert found.least_rejections() == 10 and found.least_rejections("bonferroni") == 51
-    assert result(np.zeros((10, 5), int), 999).reachable("bonferroni")
-    for correction in ("none", "benjamini-hochberg"):
-        assert not result(np.zeros((10, 5), int), 18).reachable(correction)
-        assert result(np.zeros((10, 5), int), 19).reachable(correction)
-    some = np.ones((10, 5), int) * 50
-    some.flat[:9] = 0
-    assert not result(some, 99).significant().any()  # nine are one too few
-    some.flat[9] = 0
-    assert result(some, 99).significant().sum() == 10
+    assert "since the tests were interrupted" in str(found.table())
 
 
 # ------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize(
-    ("changed", "error", "said"),
+    ("changed", "error", "message"),
     [
         ({"head": lambda x: x}, TypeError, "head must be a Head"),
         ({"activations": np.zeros((12, 3, 3, 6))}, ValueError, "takes activations of shape"),
-        ({"activations": np.full((12, *SHAPE), np.nan)}, ValueError, "must be finite"),
+        ({"activations": np.full((12, *SHAPE), np.nan)}, ValueError, "hold NaN"),
         ({"labels": np.zeros(11, int)}, ValueError, "one for each of 12 images"),
         ({"labels": np.full(12, 4)}, ValueError, "0 to 3"),
-        ({"labels": np.zeros(12)}, TypeError, "must be integers"),
-        ({"directions": np.ones((3, 5))}, ValueError, "with D = 6"),
+        ({"labels": np.full(12, 0.5)}, ValueError, "must be integer"),
+        ({"directions": np.ones((3, 5))}, ValueError, r"directions must be \(I, 6\)"),
+        ({"directions": np.full((3, 6), np.inf)}, ValueError, "directions must be finite"),
         ({"directions": np.eye(3, 6) * [[1], [0], [1]]}, ValueError, r"rows \[1\]"),
         ({"detections": np.ones((12, 3, 2, 3))}, TypeError, "must be bool"),
         ({"detections": np.ones((12, 3, 2, 2), bool)}, ValueError, "one for each position"),
         ({"features": np.ones((5, 6))}, ValueError, "beside features of shape"),
-        ({"amount": 0.0}, ValueError, "amount must be"),
-        ({"tie": -1.0}, ValueError, "tie must be"),
-        ({"permutations": 0}, ValueError, "permutations must be an integer"),
-        ({"positions": 1}, ValueError, "positions must be an integer"),
-        ({"statistic": "mean"}, ValueError, "statistic must be one of"),
-        ({"level": 0.0}, ValueError, "level must lie"),
-        ({"estimator": "svm"}, TypeError, "estimator must be callable"),
         ({"random_state": -1}, ValueError, "random_state must be"),
     ],
 )
-def test_bad_input_is_told_what_was_wanted(heads, data, changed, error, said):
+def test_invalid_arguments_are_refused(heads, data, changed, error, message):
     given = {
         "head": heads[convolution],
         "activations": data.x,
         "labels": data.labels,
         "directions": data.directions,
         "detections": data.detections,
+        "verbose": 0,
         **changed,
     }
-    with pytest.raises(error, match=said):
-        influence(**given)
+    with pytest.raises(error, match=message):
+        influence_of_directions(**given)
 
 
-def test_pooled_activations_without_the_features_of_the_detections_are_told_so(heads, data):
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ({"amount": 0.0}, ValueError, "amount must be"),
+        ({"amount": np.nan}, ValueError, "amount must be"),
+        ({"tie": -1.0}, ValueError, "tie must be"),
+        ({"permutations": 0}, ValueError, "permutations must be an integer"),
+        ({"positions": 1}, ValueError, "positions must be an integer"),
+        ({"images": "some"}, ValueError, "images must be one of"),
+        ({"statistic": "mean"}, ValueError, "statistic must be one of"),
+        ({"level": 0.0}, ValueError, "level must lie"),
+        ({"estimator": "svm"}, TypeError, "estimator must be callable"),
+    ],
+)
+def test_invalid_settings_are_refused(setting, error, message):
+    with pytest.raises(error, match=message):
+        InfluenceSettings(**setting)
+
+
+def test_pooled_activations_need_the_features_of_the_detections(heads, data):
     head = heads[pooled_dense]
-    with pytest.raises(ValueError, match="pass what they are of as features"):
-        influence(head, head.pool(data.x), data.labels, data.directions, data.detections)
+    with pytest.raises(ValueError, match="give the features that they are of"):
+        measured(head, head.pool(data.x), data.labels, data.directions, data.detections)
+
+
+def test_by_default_fewer_noise_vectors_pass_through_a_head_that_takes_maps(heads, data):
+    def permutations(maker):
+        return influence_of_directions(
+            heads[maker], data.x[:2], None, data.directions[:1], data.detections[:2, ..., :1],
+            verbose=0,
+        ).permutations  # fmt: skip
+
+    assert permutations(pooled_dense) == 1000 and permutations(convolution) == 100

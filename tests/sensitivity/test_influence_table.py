@@ -6,8 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from xplique_dirpairs.sensitivity.influence import Influence
-from xplique_dirpairs.sensitivity.influence_table import influence_table, strongest_table
+from xplique_dirpairs.sensitivity.influence_result import Influence, influence_table
 
 
 def result(permutations=999, untested=()):
@@ -52,23 +51,36 @@ def test_notes_say_what_was_compared_with_what_and_what_was_not_tested():
     assert "at least 3 pairs at once" in text  # 15 tests, p of at least 1/100, level 1/20
 
 
-def test_the_strongest_pairs_are_the_significant_ones_in_order():
+def test_one_influence_has_a_table_of_its_own():
     found = result()
-    names, classes = [f"c{i}" for i in range(6)], list("abcd")
-    rows = read(strongest_table(found, names, classes, "paper", at_most=100))
-    pairs = {(names.index(row["direction"]), classes.index(row["class"])) for row in rows}
-    assert pairs == {tuple(pair) for pair in np.argwhere(found.significant("paper"))}
-    sizes = [abs(float(row["mean Δ (nats)"])) for row in rows]
-    assert sizes == sorted(sizes, reverse=True)
-    for row in rows:
-        i, k = names.index(row["direction"]), classes.index(row["class"])
-        assert float(row["SC"]) == found.scores[i, k] and float(row["p"]) == found.p_values[i, k]
-    short = strongest_table(found, correction="paper", at_most=2)
-    assert len(short.rows) == 2 and f"of {len(rows)} significant" in str(short)
+    assert str(found.table(["none"])) == str(influence_table({"concepts": found}, ["none"]))
 
 
-def test_nothing_to_show_and_too_few_names_are_refused():
+def test_nothing_to_show_is_refused():
     with pytest.raises(ValueError, match="nothing to show"):
         influence_table({})
-    with pytest.raises(ValueError, match="class_names must be 4 names, not 1"):
-        strongest_table(result(), class_names=["a"])
+
+
+def counted_influence(exceeded, permutations):
+    exceeded = np.asarray(exceeded)
+    compared = np.full(exceeded.shape, permutations)
+    scores = np.where(exceeded % 2 == 0, 1.0, -1.0)
+    images = np.ones(exceeded.shape[1], int)
+    return Influence(scores, scores, images, exceeded, compared, permutations, "change", 0.05)
+
+
+def test_too_few_permutations_reach_no_significance():
+    found = counted_influence(np.zeros((10, 5), int), 99)
+    assert found.significant("paper").all() and found.significant("none").all()
+    assert not found.reachable("bonferroni") and not found.significant("bonferroni").any()
+    assert found.reachable() and found.significant().all()
+    assert found.least_rejections() == 10 and found.least_rejections("bonferroni") == 51
+    assert counted_influence(np.zeros((10, 5), int), 999).reachable("bonferroni")
+    for correction in ("none", "benjamini-hochberg"):
+        assert not counted_influence(np.zeros((10, 5), int), 18).reachable(correction)
+        assert counted_influence(np.zeros((10, 5), int), 19).reachable(correction)
+    some = np.ones((10, 5), int) * 50
+    some.flat[:9] = 0
+    assert not counted_influence(some, 99).significant().any()  # nine are one too few
+    some.flat[9] = 0
+    assert counted_influence(some, 99).significant().sum() == 10

@@ -7,7 +7,6 @@ from xplique_dirpairs.sensitivity.noise_vectors import (
     balanced_sample,
     mean_difference_noise,
     noise_vectors,
-    sample_positions,
     trained_filter_noise,
 )
 
@@ -103,39 +102,3 @@ def test_noise_does_not_depend_on_the_size_of_blocks(rng, count):
 def test_an_estimator_that_gives_no_vector_for_each_permutation_is_refused(rng, estimator):
     with pytest.raises(ValueError, match=r"must give finite noise vectors \(7, 3\)"):
         next(noise_vectors(np.ones((10, 3), np.float32), 7, 64, estimator, rng))
-
-
-def stream(rng, batches):
-    index = np.arange(240).reshape(-1, 2, 3)
-    parts = np.array_split(index, batches)
-    return [(part[..., None] * np.ones(2), (part[..., None] % [2, 3]) == 0) for part in parts]
-
-
-def test_a_sample_of_positions_keeps_features_and_detections_together_however_they_come(rng):
-    x, y = sample_positions(stream(rng, 5), 50, random_state=3)
-    assert x.shape == (50, 2) and y.shape == (50, 2) and len(np.unique(x[:, 0])) == 50
-    np.testing.assert_array_equal(y, (x[:, :1] % [2, 3]) == 0)
-    again = sample_positions(iter(stream(rng, 11)), 50, random_state=3)
-    np.testing.assert_array_equal(again[0], x)
-
-
-def test_every_position_is_as_likely_to_be_kept(rng):
-    counts = np.zeros(240)
-    for seed in range(300):
-        counts[sample_positions(stream(rng, 4), 60, seed)[0][:, 0].astype(int)] += 1
-    spread = np.sqrt(300 * 0.25 * 0.75)
-    assert np.abs(counts - 75).max() < 4.5 * spread
-    quarters = counts.reshape(4, -1).mean(axis=1)  # neither the first nor the last batch
-    assert np.abs(quarters - 75).max() < 4
-
-
-def test_a_stream_with_fewer_positions_is_kept_whole(rng):
-    x, _ = sample_positions(stream(rng, 3), 10_000)
-    np.testing.assert_array_equal(x[:, 0], np.arange(240))
-
-
-def test_streams_without_positions_or_of_two_kinds_are_refused():
-    with pytest.raises(ValueError, match="no positions"):
-        sample_positions([])
-    with pytest.raises(ValueError, match="same positions"):
-        sample_positions([(np.zeros((2, 3, 4)), np.zeros((2, 2, 5), bool))])

@@ -2,12 +2,12 @@
 the work is divided."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from xplique_dirpairs.sensitivity import shift_responses
-from xplique_dirpairs.sensitivity.shift_responses import LinearResponse, PassedResponse
+from xplique_dirpairs.sensitivity.responses import WIDEST_MOVE, LinearResponse, PassedResponse
 
 N, K, D, M = 9, 4, 5, 6
 TIE = 1e-6
@@ -92,13 +92,12 @@ def test_changes_are_what_the_statistics_are_means_of(rng, kind):
 
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
 @pytest.mark.parametrize("response", ["linear", "passed"])
-def test_how_the_work_is_divided_changes_nothing(rng, monkeypatch, response, regardless):
+def test_how_the_work_is_divided_changes_nothing(rng, response, regardless):
     problem = Problem(rng)
     response = getattr(problem, response)(None if regardless else problem.labels)
     whole = response.statistics(problem.shifts)
     for floats in (1, 7 * D, 13 * D):
-        monkeypatch.setattr(shift_responses, "CHUNK_FLOATS", floats)
-        parts = response.statistics(problem.shifts)
+        parts = replace(response, chunk_floats=floats).statistics(problem.shifts)
         np.testing.assert_array_equal(parts.scores, whole.scores)
         np.testing.assert_allclose(parts.changes, whole.changes, atol=1e-12)
 
@@ -127,7 +126,7 @@ def test_shifts_too_large_for_exponentials_are_right_as_well(rng, labels):
     logits = 50.0 * rng.normal(size=(N, K))
     shifts = rng.normal(size=(M, D))
     response = LinearResponse(logits, labels, TIE, "softmax", rows)
-    assert np.ptp(shifts @ rows.T, axis=1).max() > shift_responses._WIDEST_MOVE
+    assert np.ptp(shifts @ rows.T, axis=1).max() > WIDEST_MOVE
     found = response.statistics(shifts)
     for k in range(K):
         own = response.changes(shifts)[:, slice(None) if labels is None else labels == k, k]

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.sensitivity.influence import sensitivity
-from xplique_dirpairs.sensitivity.tcav import tcav_scores
+from xplique_dirpairs.sensitivity.responses import sensitivity, tcav_scores
 
 SHAPE = (2, 3, 5)
 
@@ -93,12 +92,12 @@ def test_what_does_not_fit_is_refused(images):
         tcav_scores(Head(model), images, np.zeros(20, int), np.eye(5))
     with pytest.raises(ValueError, match=r"directions must be \(I, 5\)"):
         tcav_scores(model, images, np.zeros(20, int), np.eye(4))
-    with pytest.raises(ValueError, match="integer for each of 20 images"):
+    with pytest.raises(ValueError, match="one for each of 20 images"):
         tcav_scores(model, images, np.zeros(19, int), np.eye(5))
     for labels, said in ((np.full(20, 3), "0 to 2, .* from 3 to 3"), (np.arange(20) - 18, "-18")):
         with pytest.raises(ValueError, match=said):
             tcav_scores(model, images, labels, np.eye(5))
-    with pytest.raises(ValueError, match="activations must be of some images"):
+    with pytest.raises(ValueError, match="there are no activations"):
         tcav_scores(model, images[:0], np.zeros(0, int), np.eye(5))
 
 

@@ -44,6 +44,22 @@ class Cell:
     best: bool = False
     numbers: tuple[float, ...] = ()
 
+    @classmethod
+    def signed(cls, value: float, decimals: int = 2) -> Cell:
+        """Return a number with its sign; a dash for NaN."""
+        return cls._number(value, f"{value:+.{decimals}f}")
+
+    @classmethod
+    def share(cls, value: float) -> Cell:
+        """Return a share in percent; a dash for NaN."""
+        return cls._number(value, f"{value:.0%}")
+
+    @classmethod
+    def _number(cls, value: float, text: str) -> Cell:
+        if not np.isfinite(value):
+            return cls("–", numbers=(np.nan,))
+        return cls(text, numbers=(float(value),))
+
 
 @dataclass(frozen=True)
 class Table:

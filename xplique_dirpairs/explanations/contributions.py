@@ -1,187 +1,245 @@
-"""Why an image got its prediction: `explain_prediction`, and two images compared."""
+"""A class score, divided over positions and concepts.
+
+    s(x) = s(r) + Σ_p Σ_i c_{p,i} + gap           c_{p,i} = u_{p,i} B_i · G_p
+
+r = x − u B has every concept off; s(r) is the residual's share, which holds the class's bias; G_p
+is the mean gradient of the score along the straight path from r to x,
+
+    G = ∫₀¹ ∇s(r + t (x − r)) dt
+
+(M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks", 2017, with r as the
+baseline). For a head that is linear after a global average pooling G_p = w_k / P, and the gap is 0
+up to rounding. Elsewhere the path is cut into intervals, two gradients each (Gauss–Legendre). How
+much an interval's gradients miss of the score's rise over it is known, and tells where to cut
+further: kinks of ReLUs are found by bisection.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
-import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import tensorflow as tf
+from numpy.typing import NDArray
 
-from xplique_dirpairs.core.validation import as_images, check_class, check_integer
-from xplique_dirpairs.explanations.path import few_logits
-from xplique_dirpairs.explanations.prediction_explanation import (
-    PredictionComparison,
-    PredictionExplanation,
-)
-from xplique_dirpairs.explanations.shares import ScoreOfLayer
-from xplique_dirpairs.extractors.concept_layer import (
-    Explaining,
-    Names,
-    check_class_names,
-    class_name_of,
-    concept_layer,
-    concept_names_of,
-    crops_of_fit,
-)
-from xplique_dirpairs.metrics.manipulation import class_probabilities
-from xplique_dirpairs.pairs import Off
+from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.models.head import Head
 
-#: Classes that are named with their probabilities.
-_LIKELIEST = 5
+#: (n, ...) features to scores (n,) and the gradient of each, (n, ...).
+ScoreAndGradient = Callable[[NDArray], tuple[NDArray, NDArray]]
+
+#: Intervals of a path at first.
+_INTERVALS = 8
+#: Where the gradients of an interval are taken, from 0 to 1: each counts half.
+_NODES = (np.polynomial.legendre.leggauss(2)[0] + 1.0) / 2.0
 
 
-def explain_prediction(
-    extractor: Explaining,
-    image: ArrayLike,
-    class_id: int | None = None,
-    *,
-    against: int | None = None,
-    class_names: Names = None,
-    concept_names: Sequence[str] | None = None,
-    crops: Sequence[ArrayLike] | None = None,
-    input_to_latent_model: keras.Model | None = None,
-    latent_to_logit_model: keras.Model | None = None,
-    off: Off | None = None,
-    tolerance: float = 5e-5,
-    max_steps: int = 256,
-) -> PredictionExplanation:
-    """Where the concepts are in an image, and what each adds to a class's logit, at each position.
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """What each position and concept of one image adds to a score.
 
-    The contributions, over all positions and concepts, and the residual's share sum to the logit:
-    exactly (up to rounding) where the head is a global average pooling and a dense layer; for any
-    other head they are integrated gradients, as many as it takes, and what is missing is the
-    explanation's ``gap``.
-
-    **The baseline** is the image's own features with every concept off, x − u B: in the absent
-    form each concept at most at its usual level where it is not detected. It is not clipped to the
-    layer's range. Its logit is the residual's share; it holds the class's bias.
-
-    Parameters
+    Attributes
     ----------
-    extractor
-        As for `explain_model`.
-    image : (height, width, channels)
-        As the network takes it; or a batch of one.
-    class_id
-        None: the class that the network predicts.
-    against
-        A second class: contributions are to the difference of the two logits, class_id's minus
-        this one's, which is what decides between them.
-    class_names
-        Of all K classes, or a dictionary of some. One output has two, its no and its yes.
-    concept_names : I of them, optional
-    crops
-        For each concept some crops (k, patch, patch, C), uint8 or in [0, 1], to show what it is:
-        ``explanation.crops`` of `explain_model`. None: those of the extractor's own fit, if it has
-        any.
-    input_to_latent_model, latent_to_logit_model, off
-        As for `explain_model`.
-    tolerance
-        How far integrated gradients may be from complete, in logits.
-    max_steps
-        Gradients taken at most. A head of many layers does not get to the tolerance with a few
-        hundred: the gap says how near it came.
-
-    Returns
-    -------
-    explanation
-
-    Raises
-    ------
-    TypeError, ValueError, NotFittedError
-        If something is not as said.
+    values : ndarray of shape (*spatial, I), float64
+        c, signed.
+    residual : float
+        s(r): the score with every concept off.
+    score : float
+        s(x): the network's own.
+    steps : int
+        Gradients taken along the path; 0 where none was needed.
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be above 0, not {tolerance!r}")
-    check_integer("max_steps", max_steps, 2)
-    images = as_images(image)
-    if len(images) != 1:
-        raise ValueError(f"one image is explained at a time, not {len(images)}")
-    layer, activations = concept_layer(
-        extractor, images, input_to_latent_model, latent_to_logit_model, off
-    )
-    names = concept_names_of(concept_names, layer.number_of_concepts)
-    shown_crops = crops_of_fit(extractor) if crops is None else _checked_crops(crops, len(names))
-    logits = few_logits(layer.head, activations)[0]
-    check_class_names(class_names, len(logits))
-    for given in (class_id, against):
-        if given is not None:
-            check_class(given, len(logits))
-    chosen = int(logits.argmax()) if class_id is None else int(class_id)
-    if against is not None and against == chosen:
-        raise ValueError(f"class {chosen} cannot be held against itself: give another one")
 
-    u, shown = layer.read(activations)
-    score = ScoreOfLayer(layer, chosen, against, len(logits), tolerance, max_steps)
-    shares = score.shares(activations[0], u[0])
-    kind = "sigmoid" if layer.head.is_multilabel else "softmax"
-    probabilities = class_probabilities(logits[None], kind)[0]
-    likeliest = np.argsort(-logits, kind="stable")[:_LIKELIEST]
-    return PredictionExplanation(
-        image=images[0],
-        class_id=chosen,
-        class_name=class_name_of(class_names, chosen),
-        against=against,
-        against_name=None if against is None else class_name_of(class_names, against),
-        probability=float(probabilities[chosen]),
-        likeliest=tuple(
-            (class_name_of(class_names, int(k)), float(probabilities[k])) for k in likeliest
-        ),
-        score=shares.score,
-        residual=shares.residual,
-        contributions=shares.contributions,
-        presence=shown[0],
-        concept_names=names,
-        steps=shares.steps,
-        crops=shown_crops,
-    )
+    values: NDArray
+    residual: float
+    score: float
+    steps: int
+
+    @property
+    def by_concept(self) -> NDArray:
+        """Sums over positions, (I,)."""
+        return self.values.reshape(-1, self.values.shape[-1]).sum(axis=0)
 
 
-def compare_predictions(
-    first: PredictionExplanation, second: PredictionExplanation
-) -> PredictionComparison:
-    """What makes a class's score higher in one image than in another.
+@dataclass(frozen=True, eq=False)
+class ClassScore:
+    """A class's logit, or the difference of two, as a function of a layer's features.
 
-    Parameters
+    Attributes
     ----------
-    first, second
-        Of the same class (give ``class_id``), against the same other, by the same concepts.
-
-    Returns
-    -------
-    comparison
-        Contributions of the first minus those of the second.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are about different scores or concepts.
+    layer : ConceptLayer
+    class_id : int
+    against : int or None
+        The class whose logit is subtracted; None for none.
+    number_of_classes : int
+        K.
+    tolerance : float
+        How far integrated gradients may be from the score's rise, in logits.
+    max_steps : int
+        Upper limit of the gradients taken: see `mean_gradient`.
     """
-    for one in (first, second):
-        if not isinstance(one, PredictionExplanation):
-            raise TypeError(
-                f"explanations are compared, of explain_prediction, not {type(one).__name__}"
+
+    layer: ConceptLayer
+    class_id: int
+    against: int | None
+    number_of_classes: int
+    tolerance: float
+    max_steps: int
+
+    @cached_property
+    def weights(self) -> NDArray:
+        """The score is logits @ weights, (K,)."""
+        weights = np.zeros(self.number_of_classes)
+        weights[self.class_id] = 1.0
+        if self.against is not None:
+            weights[self.against] -= 1.0
+        return weights
+
+    @cached_property
+    def score_and_gradient(self) -> ScoreAndGradient:
+        """The score and its gradient, for features as `Head.pool` leaves them."""
+        return score_and_gradient(self.layer.head, self.weights)
+
+    def contributions(self, activations: NDArray, coefficients: NDArray) -> Contributions:
+        """Divide the score of one image over positions and concepts.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (*spatial, D)
+        coefficients : ndarray of shape (*spatial, I)
+        """
+        layer, head = self.layer, self.layer.head
+        x, u = activations.astype(np.float64), coefficients.astype(np.float64)
+        bank = layer.bank.astype(np.float64)
+        start, end = (head.pool(features[None])[0] for features in (x - u @ bank, x))
+        residual, score = (head.few_logits(np.stack([start, end])) @ self.weights).tolist()
+        rows, steps = layer.linear_rows(activations[None]), 0
+        if rows is not None:
+            gradient = self.weights @ rows.astype(np.float64)
+        else:
+            path = mean_gradient(
+                self.score_and_gradient, start, end, self.tolerance, self.max_steps
             )
-    scores = [(one.class_id, one.against) for one in (first, second)]
-    if scores[0] != scores[1]:
-        raise ValueError(
-            f"both must explain the same class against the same other, not {scores[0]} and "
-            f"{scores[1]}: give explain_prediction a class_id"
-        )
-    if first.concept_names != second.concept_names:
-        raise ValueError(
-            f"both must be explained by the same concepts, not by {len(first.concept_names)} and "
-            f"{len(second.concept_names)} of different names"
-        )
-    return PredictionComparison(first, second)
+            gradient, steps = path.gradient, path.steps
+        pooled = start.ndim < x.ndim
+        positions = math.prod(x.shape[:-1]) if pooled else 1
+        # (I,), or (*spatial, I) for a head that takes maps
+        effects = gradient @ bank.T / positions
+        return Contributions(u * effects, residual, score, steps)
 
 
-def _checked_crops(crops: Sequence[ArrayLike], count: int) -> tuple[NDArray, ...]:
-    arrays = tuple(np.asarray(of_one) for of_one in crops)
-    if len(arrays) != count or any(of_one.ndim != 4 for of_one in arrays):
-        raise ValueError(
-            f"crops must be {count} arrays (k, patch, patch, C), one for each concept, not "
-            f"{[of_one.shape for of_one in arrays][:3]} … ({len(arrays)})"
+def score_and_gradient(head: Head, weights: NDArray) -> ScoreAndGradient:
+    """Return weighted logits (K,) of features as `Head.pool` leaves them, with their gradient."""
+
+    def run(features: NDArray) -> tuple[NDArray, NDArray]:
+        scores, gradients = [], []
+        for part in slices(len(features), chunk_size(features[0].size)):
+            x = tf.constant(features[part], tf.float32)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                logits = head.logits_of(tf.cast(head.outputs(x), tf.float32))
+                score = tf.linalg.matvec(logits, tf.constant(weights, tf.float32))
+            scores.append(score.numpy().astype(np.float64))
+            gradients.append(tape.gradient(score, x).numpy())
+        return np.concatenate(scores), np.concatenate(gradients)
+
+    return run
+
+
+# ------------------------------------------------------------ the mean gradient along a path
+
+
+class MeanGradient(NamedTuple):
+    """The mean gradient along a path, and how well it accounts for the score's rise.
+
+    Attributes
+    ----------
+    gradient : ndarray
+        G, of the shape of the features.
+    gap : float
+        s(end) − s(start) − G · (end − start).
+    steps : int
+        Gradients taken.
+    """
+
+    gradient: NDArray
+    gap: float
+    steps: int
+
+
+def mean_gradient(
+    score: ScoreAndGradient, start: NDArray, end: NDArray, tolerance: float, max_steps: int
+) -> MeanGradient:
+    """Compute G along the path from start to end, features of one image.
+
+    Intervals are halved until neither the gap nor what any interval misses is above the tolerance,
+    or ``max_steps`` gradients are taken.
+
+    Parameters
+    ----------
+    score : callable
+    start, end : ndarray
+        Features as ``score`` takes them, without the batch axis.
+    tolerance : float
+        In units of the score.
+    max_steps : int
+        Two for each of the first intervals are taken in any case.
+    """
+    path = _Path(score, start, end)
+    edges = np.linspace(0.0, 1.0, _INTERVALS + 1)
+    intervals = path.intervals(edges[:-1], edges[1:])
+    while path.steps + 2 <= max_steps:
+        missed = np.abs(intervals.missed)
+        if abs(intervals.missed.sum()) <= tolerance and missed.max() <= tolerance:
+            break
+        worst = np.argsort(-missed, kind="stable")
+        worst = worst[missed[worst] >= missed.max() / 4]
+        worst = worst[: max(1, (max_steps - path.steps) // (2 * len(_NODES)))]
+        left, right = intervals.left[worst], intervals.right[worst]
+        middle = (left + right) / 2.0
+        halves = path.intervals(np.append(left, middle), np.append(middle, right))
+        rest = np.setdiff1d(np.arange(len(missed)), worst)
+        intervals = _Intervals(
+            *(np.concatenate([old[rest], new]) for old, new in zip(intervals, halves, strict=True))
         )
-    return arrays
+    lengths = intervals.right - intervals.left
+    gradient = np.tensordot(lengths, intervals.gradients, axes=1)
+    return MeanGradient(gradient, float(intervals.missed.sum()), path.steps)
+
+
+class _Intervals(NamedTuple):
+    """Intervals of a path: their ends, mean gradients, and what these miss of the score's rise."""
+
+    left: NDArray
+    right: NDArray
+    gradients: NDArray
+    missed: NDArray
+
+
+class _Path:
+    """The straight path between two features, and a score along it."""
+
+    def __init__(self, score: ScoreAndGradient, start: NDArray, end: NDArray) -> None:
+        self.score, self.steps = score, 0
+        self.start = start.astype(np.float32)
+        self.change = end.astype(np.float32) - self.start
+
+    def intervals(self, left: NDArray, right: NDArray) -> _Intervals:
+        """Return intervals with their mean gradients."""
+        length = right - left
+        nodes = left[:, None] + length[:, None] * _NODES
+        ends, index = np.unique(np.concatenate([left, right]), return_inverse=True)
+        places = np.concatenate([nodes.ravel(), ends]).astype(np.float32)
+        features = places.reshape(-1, *[1] * self.start.ndim) * self.change
+        scores, gradients = self.score(self.start + features)
+        self.steps += nodes.size
+        at_ends = scores[nodes.size :][index].reshape(2, -1)
+        at_nodes = gradients[: nodes.size].reshape(*nodes.shape, *self.start.shape)
+        means = at_nodes.astype(np.float64).mean(axis=1)
+        rises = length * (means.reshape(len(means), -1) @ self.change.reshape(-1))
+        return _Intervals(left, right, means, at_ends[1] - at_ends[0] - rises)

@@ -1,4 +1,4 @@
-"""What `explain_model` finds: a value with tables, pictures and plain data."""
+"""What drives the classes of a model: a value with tables, pictures and plain data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xplique_dirpairs.core.tables import Table
-from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.explanations.explanation_tables import (
-    class_table,
-    confusion_table,
-    overview_table,
-    shared_table,
-)
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.validation import check_choice, check_integer
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     PushRow,
@@ -29,10 +23,13 @@ from xplique_dirpairs.plots.model_explanation import (
     plot_shared_concepts,
 )
 from xplique_dirpairs.plots.palette import Color, concept_colors
-from xplique_dirpairs.sensitivity.influence import Influence
+from xplique_dirpairs.sensitivity.influence_result import Influence
 
-#: What a class's concepts may be ranked by.
-RANKINGS = ("contribution", "influence")
+#: Marks of p-values in tables, by grade of significance.
+_MARKS = ("", " (before correction)", " (significant)")
+#: Gaps from here on, in logits, are noted under tables.
+_VISIBLE_GAP = 1e-3
+_GREY = (0.35, 0.35, 0.35)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +40,18 @@ class Confusion:
     ----------
     source, target : int
         a and b.
-    names
-        Theirs.
+    names : tuple of str
+        Of a and b.
     images, confused : int
-        Images of a, and those of them that the network takes for b.
-    contributions : (I,)
+        Number of images of a, and of those that the network takes for b.
+    contributions : ndarray of shape (I,)
         Of each concept to logit_b − logit_a, mean over the images of a: above 0 it pushes towards
         b. With the residual they sum to the difference.
     residual, difference : float
         logit_b − logit_a with every concept off, and as it is; means.
-    changes : (I,)
+    changes : ndarray of shape (I,)
         Mean change of log p_b − log p_a by more of the concept, as for the influence.
-    confused_contributions : (I,)
+    confused_contributions : ndarray of shape (I,)
         As ``contributions``, over the confused images; NaN where there are none.
     confused_residual, confused_difference : float
     """
@@ -84,31 +81,31 @@ class ModelExplanation:
 
     Attributes
     ----------
-    class_ids : (C,) int
-    class_names, concept_names
-    images : (C,) int
-        Images of each class.
-    accuracy : (C,)
+    class_ids : ndarray of shape (C,), int
+    class_names, concept_names : tuple of str
+    images : ndarray of shape (C,), int
+        Number of images of each class.
+    accuracy : ndarray of shape (C,)
         Share of them that the network gets right.
     influence : Influence
         Of each concept on these classes, (I, C): SC, mean Δ, p-values; over the images of all of
         them, or over each class's own.
-    contributions : (C, I)
+    contributions : ndarray of shape (C, I)
         Of each concept to its class's logit, mean over the class's images.
-    residuals, logits : (C,)
+    residuals, logits : ndarray of shape (C,)
         Mean logit of the class with every concept off, and as it is. Contributions and residual
-        sum to the logit, save for `gaps`.
-    presence, presence_outside : (C, I)
+        sum to the logit, up to `gaps`.
+    presence, presence_outside : ndarray of shape (C, I)
         Share of the images of the class, and of all others, where the concept is detected at all.
         NaN outside if there are no others.
-    occupancy, occupancy_outside : (C, I)
+    occupancy, occupancy_outside : ndarray of shape (C, I)
         Share of positions.
-    confusions
+    confusions : tuple of Confusion
         What pushes a class towards another one.
-    crops
-        For each concept its best crops (k, patch, patch, 3), uint8.
-    class_crops
-        The same by (class, concept), of the class's images; of the concepts of `ranked`.
+    crops : tuple of ndarray of shape (k, patch, patch, 3), uint8
+        Best crops of each concept.
+    class_crops : dict of (int, int) to ndarray
+        The same by (class, concept), of the class's images, for the concepts of `ranked`.
     amount : float
         a of the influence.
     """
@@ -143,8 +140,6 @@ class ModelExplanation:
             f"{int(self.images.sum())} images)"
         )
 
-    # ---------------------------------------------------------------- what follows from it
-
     @property
     def gaps(self) -> NDArray:
         """logits − residuals − Σ contributions, (C,): 0 up to rounding where the head is linear."""
@@ -152,28 +147,29 @@ class ModelExplanation:
 
     @cached_property
     def significance(self) -> NDArray:
-        """(I, C): 2 where the influence is significant (Benjamini–Hochberg), 1 where p ≤ level."""
+        """Grades, (I, C): 2 for significant influence (Benjamini–Hochberg), 1 for p ≤ level."""
         grades = self.influence.significant("none").astype(int)
         return grades + self.influence.significant("benjamini-hochberg")
 
     @property
     def colors(self) -> list[Color]:
-        """One for each concept, by its number: the same as in the explanations of predictions."""
+        """A color for each concept, by its number: the same as in explanations of predictions."""
         return concept_colors(len(self.concept_names))
 
     def ranked(
         self, class_id: int | str, count: int = 6, by: str = "contribution"
     ) -> tuple[NDArray, NDArray]:
-        """Concepts for a class and concepts against it, strongest first, at most so many of each.
+        """Return concepts for a class and concepts against it, strongest first.
 
         Parameters
         ----------
-        class_id
+        class_id : int or str
             Number or name.
-        count
-        by
-            "contribution": what there is of a concept in the class's images. "influence": what
-            more of it would do.
+        count : int, default=6
+            Upper limit on either side.
+        by : {"contribution", "influence"}
+            "contribution": by what there is of a concept in the class's images. "influence": by the
+            effect of more of it.
 
         Raises
         ------
@@ -181,16 +177,15 @@ class ModelExplanation:
             If there is no such class or ranking.
         """
         check_integer("count", count)
-        c = self._place(class_id)
-        if by not in RANKINGS:
-            raise ValueError(f"by must be one of {RANKINGS}, not {by!r}")
+        c = self._row(class_id)
+        check_choice("by", by, ("contribution", "influence"))
         values = self.contributions[c] if by == "contribution" else self.influence.changes[:, c]
         return strongest(values, count)
 
     def shared(self, at_least: float = 0.05) -> NDArray:
-        """Which concepts matter to which classes, (C, I): 1 for it, −1 against it, 0 not.
+        """Return which concepts matter to which classes, (C, I): 1 for it, −1 against it, else 0.
 
-        A concept matters to a class if its contribution is at least such a share of Σ_i |c_i|; a
+        A concept matters to a class if its contribution is at least this share of Σ_i |c_i|; a
         column with several entries is a shared concept.
 
         Raises
@@ -205,59 +200,152 @@ class ModelExplanation:
         return (np.sign(self.contributions) * ((size >= at_least * total) & (size > 0))).astype(int)
 
     def confusion(self, source: int | str, target: int | str) -> Confusion:
-        """One of `confusions`, by its classes' numbers or names.
+        """Return one of `confusions`, by its classes' numbers or names.
 
         Raises
         ------
         ValueError
             If it was not measured.
         """
-        for found in self.confusions:
-            if source in (found.source, found.names[0]) and target in (
-                found.target,
-                found.names[1],
-            ):
-                return found
-        there = [found.names for found in self.confusions]
+        for confusion in self.confusions:
+            sources = confusion.source, confusion.names[0]
+            targets = confusion.target, confusion.names[1]
+            if source in sources and target in targets:
+                return confusion
+        measured = [confusion.names for confusion in self.confusions]
         raise ValueError(
-            f"({source!r}, {target!r}) was not measured, but {there}: give explain_model "
+            f"({source!r}, {target!r}) was not measured, but {measured}: give explain_model "
             "confusions=[(a, b), …]"
         )
 
     def crops_of(self, concept: int, class_id: int | None = None) -> NDArray:
-        """A concept's best crops (k, patch, patch, 3) uint8: of a class's images, if there are."""
-        of_class = self.class_crops.get((class_id, concept)) if class_id is not None else None
-        return self.crops[concept] if of_class is None or not len(of_class) else of_class
+        """Return a concept's best crops (k, patch, patch, 3) uint8, of a class's images if any."""
+        class_crops = None if class_id is None else self.class_crops.get((class_id, concept))
+        has_crops = class_crops is not None and len(class_crops)
+        return class_crops if has_crops else self.crops[concept]
 
-    # ---------------------------------------------------------------- tables
+    # ------------------------------------------------------------ tables
 
-    def table(self) -> Table:
-        """A row for each class: accuracy, mean logit, strongest concepts."""
-        return overview_table(self)
+    def table(self, count: int = 3) -> Table:
+        """Return a row for each class: accuracy, mean logit, its ``count`` strongest concepts."""
+        rows = []
+        for c, name in enumerate(self.class_names):
+            sides = self.ranked(int(self.class_ids[c]), count)
+            rows.append(
+                [
+                    Cell(name),
+                    Cell(str(self.images[c]), numbers=(float(self.images[c]),)),
+                    Cell.share(self.accuracy[c]),
+                    Cell.signed(self.logits[c]),
+                    Cell.signed(self.residuals[c]),
+                    Cell.signed(self.contributions[c].sum()),
+                    *(Cell(self._listed(c, side)) for side in sides),
+                ]
+            )
+        notes = [
+            "residual: mean logit with every concept off; contributions: mean of what each concept "
+            "adds to the class's logit, over the class's images."
+        ]
+        largest = float(np.abs(self.gaps).max())
+        if largest > _VISIBLE_GAP:
+            notes.append(f"logit − residual − contributions is up to {largest:.2g}.")
+        headers = ["class", "images", "right", "logit", "residual", "concepts", "for", "against"]
+        return Table(headers, rows, notes)
 
     def class_table(self, class_id: int | str, count: int = 6, by: str = "contribution") -> Table:
-        """Concepts for a class and against it, a row each; arguments as of `ranked`."""
-        return class_table(self, self._place(class_id), self.ranked(class_id, count, by))
+        """Return concepts for a class and against it, a row each; arguments as of `ranked`."""
+        c, influence = self._row(class_id), self.influence
+        rows = []
+        for side, concepts in zip(
+            ("for", "against"), self.ranked(class_id, count, by), strict=True
+        ):
+            for i in concepts:
+                p, mark = influence.p_values[i, c], _MARKS[self.significance[i, c]]
+                rows.append(
+                    [
+                        Cell(self.concept_names[i]),
+                        Cell(side),
+                        Cell.signed(self.contributions[c, i]),
+                        Cell.signed(influence.changes[i, c], 3),
+                        Cell.signed(influence.scores[i, c]),
+                        Cell("–" if np.isnan(p) else f"{p:.2g}{mark}", numbers=(float(p),)),
+                        Cell.share(self.presence[c, i]),
+                        Cell.share(self.presence_outside[c, i]),
+                        Cell.share(self.occupancy[c, i]),
+                        Cell.share(self.occupancy_outside[c, i]),
+                    ]
+                )
+        headers = [
+            "concept", "side", "contribution", "mean Δ (nats)", "SC", "p", "images",
+            "images outside", "positions", "positions outside",
+        ]  # fmt: skip
+        note = (
+            f"{self.class_names[c]}, {self.images[c]} images: contribution to its logit "
+            f"({self.logits[c]:.2f}; with every concept off {self.residuals[c]:.2f}); influence of "
+            f"{self.amount:g} along the signal vector at every position; share of images, and of "
+            "positions, where the concept is detected."
+        )
+        return Table(headers, rows, [note])
 
     def shared_table(self, at_least: float = 0.05) -> Table:
-        """Concepts that matter to several classes, and to which; see `shared`."""
-        return shared_table(self, at_least)
+        """Return concepts that matter to several classes, and to which; see `shared`."""
+        sides = self.shared(at_least)
+        rows = []
+        for i in self._shared_concepts(sides):
+            listed = [
+                ", ".join(self.class_names[c] for c in np.flatnonzero(sides[:, i] == sign))
+                for sign in (1, -1)
+            ]
+            number = int((sides[:, i] != 0).sum())
+            rows.append(
+                [
+                    Cell(self.concept_names[i]),
+                    Cell(str(number), numbers=(float(number),)),
+                    *(Cell(text or "–") for text in listed),
+                ]
+            )
+        note = (
+            f"Concepts whose mean contribution is at least {at_least:.0%} of all concepts' (in "
+            "size), in more than one class."
+        )
+        return Table(["concept", "classes", "for", "against"], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
-        """Concepts that push a class towards another, and that hold it, at most so many of each."""
+        """Return concepts that push a class towards another, then those that hold it."""
         check_integer("count", count)
-        return confusion_table(self, self.confusion(source, target), count)
+        confusion = self.confusion(source, target)
+        sides = strongest(confusion.contributions, count)
+        rows = [
+            [
+                Cell(self.concept_names[i]),
+                Cell(side),
+                Cell.signed(confusion.contributions[i]),
+                Cell.signed(confusion.confused_contributions[i]),
+                Cell.signed(confusion.changes[i], 3),
+            ]
+            for side, concepts in zip(("pushes", "holds"), sides, strict=True)
+            for i in concepts
+        ]
+        a, b = confusion.names
+        note = (
+            f"{confusion.images} images of {a}, {confusion.confused} of them taken for {b}: mean "
+            f"contribution to logit({b}) − logit({a}), which is {confusion.difference:+.2f}, "
+            f"{confusion.residual:+.2f} with every concept off; change of the log odds by more of "
+            "the concept."
+        )
+        headers = ["concept", "side", "contribution", "where confused", "change (nats)"]
+        return Table(headers, rows, [note])
 
-    # ---------------------------------------------------------------- pictures
+    # ------------------------------------------------------------ pictures
 
     def plot(self, significant_only: bool = True, title: str = "Concept influence") -> Figure:
-        """The concept influence diagram: classes × concepts.
+        """Draw the concept influence diagram: classes × concepts.
 
         Parameters
         ----------
-        significant_only
-            False: what is not significant is drawn as well, pale.
-        title
+        significant_only : bool, default=True
+            False: influence that is not significant is drawn as well, pale.
+        title : str
         """
         return plot_influence_diagram(
             self.influence.changes, self.significance, self.class_names, self.concept_names,
@@ -267,32 +355,28 @@ class ModelExplanation:
     def plot_class(
         self, class_id: int | str, count: int = 5, by: str = "contribution", nb_crops: int = 5
     ) -> Figure:
-        """A class's report; arguments as of `ranked`."""
-        c = self._place(class_id)
-        sides = self.ranked(class_id, count, by)
+        """Draw a class's report; arguments as of `ranked`."""
+        c = self._row(class_id)
         total = self.contributions[c].sum()
         details = (
             f"mean logit {self.logits[c]:.2f} = {self.residuals[c]:.2f} with every concept off "
             f"{'+' if total >= 0 else '−'} {abs(total):.2f} by concepts;  "
             f"{self.accuracy[c]:.0%} of {self.images[c]} images right"
         )
-        return plot_class_report(
-            self.class_names[c],
-            details,
-            [self._concept_row(c, int(i)) for i in sides[0]],
-            [self._concept_row(c, int(i)) for i in sides[1]],
-            nb_crops,
+        supporting, opposing = (
+            [self._concept_row(c, int(i)) for i in side]
+            for side in self.ranked(class_id, count, by)
         )
+        return plot_class_report(self.class_names[c], details, supporting, opposing, nb_crops)
 
     def plot_shared(self, at_least: float = 0.05, count: int = 12, nb_crops: int = 4) -> Figure:
-        """Concepts that matter to several classes, with these; see `shared`."""
+        """Draw concepts that matter to several classes, with these; see `shared`."""
         check_integer("count", count)
         sides = self.shared(at_least)
-        order = np.argsort(-(sides != 0).sum(axis=0), kind="stable")
-        several = [int(i) for i in order if (sides[:, i] != 0).sum() > 1]
+        several = self._shared_concepts(sides)
         rows = [
             SharedRow(
-                self._name(i),
+                self.concept_names[i],
                 self.colors[i],
                 self.crops[i],
                 [
@@ -308,41 +392,41 @@ class ModelExplanation:
     def plot_confusion(
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
-        """What pushes a class towards another one: at most so many concepts on either side."""
+        """Draw what pushes a class towards another one: ``count`` concepts at most either way."""
         check_integer("count", count)
-        found = self.confusion(source, target)
-        pushes, holds = strongest(found.contributions, count)
+        confusion = self.confusion(source, target)
+        pushes, holds = strongest(confusion.contributions, count)
         shown = [int(i) for i in (*pushes, *holds[::-1])]
         rows = [
             PushRow(
-                self._name(i), self.colors[i],
-                self.class_crops.get((found.source, i), self.crops[i]),
-                float(found.contributions[i]), float(found.confused_contributions[i]),
-                float(found.changes[i]),
+                self.concept_names[i], self.colors[i],
+                self.class_crops.get((confusion.source, i), self.crops[i]),
+                float(confusion.contributions[i]), float(confusion.confused_contributions[i]),
+                float(confusion.changes[i]),
             )
             for i in shown
         ]  # fmt: skip
-        rest = np.delete(np.arange(len(found.contributions)), shown)
-        nan, grey = float("nan"), (0.35, 0.35, 0.35)
-        if len(rest):
-            name = f"{len(rest)} others"
+        others = np.delete(np.arange(len(confusion.contributions)), shown)
+        nan = float("nan")
+        if len(others):
             sums = [
-                float(values[rest].sum())
-                for values in (found.contributions, found.confused_contributions)
+                float(values[others].sum())
+                for values in (confusion.contributions, confusion.confused_contributions)
             ]
-            rows.append(PushRow(name, grey, None, sums[0], sums[1], nan))
-        rows.append(PushRow("residual", grey, None, found.residual, found.confused_residual, nan))
+            rows.append(PushRow(f"{len(others)} others", _GREY, None, *sums, nan))
+        residuals = confusion.residual, confusion.confused_residual
+        rows.append(PushRow("residual", _GREY, None, *residuals, nan))
         details = (
-            f"mean logit difference {found.difference:+.2f} over {found.images} images of "
-            f"{found.names[0].replace('_', ' ')}, of which {found.confused} are taken for it"
+            f"mean logit difference {confusion.difference:+.2f} over {confusion.images} images of "
+            f"{confusion.names[0].replace('_', ' ')}; {confusion.confused} are taken for it"
         )
-        return plot_confusion(found.names, details, rows, nb_crops)
+        return plot_confusion(confusion.names, details, rows, nb_crops)
 
-    # ---------------------------------------------------------------- plain data
+    # ------------------------------------------------------------ plain data
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as nested dictionaries of numbers, strings and arrays, for reports."""
-        found = self.influence
+        """Return everything as nested dictionaries of numbers, strings and arrays, for reports."""
+        influence = self.influence
         return {
             **{
                 field.name: getattr(self, field.name)
@@ -350,38 +434,47 @@ class ModelExplanation:
                 if field.name not in ("influence", "confusions", "class_crops")
             },
             "influence": {
-                "scores": found.scores, "changes": found.changes, "p_values": found.p_values,
-                "significance": self.significance, "level": found.level,
-                "statistic": found.statistic, "permutations": found.permutations,
+                "scores": influence.scores, "changes": influence.changes,
+                "p_values": influence.p_values, "significance": self.significance,
+                "level": influence.level, "statistic": influence.statistic,
+                "permutations": influence.permutations,
             },
             "confusions": [
-                {field.name: getattr(one, field.name) for field in fields(one)}
-                for one in self.confusions
+                {field.name: getattr(confusion, field.name) for field in fields(confusion)}
+                for confusion in self.confusions
             ],
             "class_crops": {f"{k}:{i}": crops for (k, i), crops in self.class_crops.items()},
             "shared": self.shared(),
             "colors": self.colors,
         }  # fmt: skip
 
-    # ---------------------------------------------------------------- inside
+    # ------------------------------------------------------------ helpers
 
-    def _place(self, class_id: int | str) -> int:
-        """Where a class stands among those that are explained."""
+    def _row(self, class_id: int | str) -> int:
+        """Return the row of a class among those that are explained."""
         for c, (number, name) in enumerate(zip(self.class_ids, self.class_names, strict=True)):
             if class_id == name or (not isinstance(class_id, str) and class_id == number):
                 return c
-        there = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
-        raise ValueError(f"class {class_id!r} is not among those that are explained: {there}")
+        explained = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
+        raise ValueError(f"class {class_id!r} is not among those that are explained: {explained}")
 
-    def _name(self, concept: int) -> str:
-        return self.concept_names[concept]
+    def _listed(self, c: int, concepts: NDArray) -> str:
+        names = [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in concepts]
+        return ", ".join(names) or "–"
+
+    def _shared_concepts(self, sides: NDArray) -> list[int]:
+        """Return concepts that matter to more than one class, those of most classes first."""
+        classes = (sides != 0).sum(axis=0)
+        order = np.argsort(-classes, kind="stable")
+        return [int(i) for i in order if classes[i] > 1]
 
     def _concept_row(self, c: int, i: int) -> ConceptRow:
+        class_id = int(self.class_ids[c])
         return ConceptRow(
-            name=self._name(i),
+            name=self.concept_names[i],
             color=self.colors[i],
-            crops=self.crops_of(i, int(self.class_ids[c])),
-            elsewhere=not len(self.class_crops.get((int(self.class_ids[c]), i), ())),
+            crops=self.crops_of(i, class_id),
+            elsewhere=not len(self.class_crops.get((class_id, i), ())),
             contribution=float(self.contributions[c, i]),
             change=float(self.influence.changes[i, c]),
             significance=int(self.significance[i, c]),
@@ -391,7 +484,7 @@ class ModelExplanation:
 
 
 def strongest(values: NDArray, count: int) -> tuple[NDArray, NDArray]:
-    """Indices of the values above 0, largest first, and of those below, least first."""
+    """Return indices of the values above 0, largest first, and of those below, least first."""
     order = np.argsort(-values, kind="stable")
     up, down = order[values[order] > 0], order[values[order] < 0][::-1]
     return up[:count], down[:count]

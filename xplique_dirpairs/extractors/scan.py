@@ -1,15 +1,19 @@
-"""One pass over labelled images: what is kept of each for explaining a model."""
+"""The one pass over images: what explanations, influence and reports need of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.batching import as_positions, slices
+from xplique_dirpairs.core.geometry import crop_place, default_patch
 from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.validation import as_images, check_integer, check_labels
 from xplique_dirpairs.data.crops import (
     concept_maps,
     crop_at,
@@ -17,124 +21,336 @@ from xplique_dirpairs.data.crops import (
     fitting_patch,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
-from xplique_dirpairs.sensitivity.noise_vectors import sample_positions
+from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
-#: Numbers that the sampled positions may take: 2**24 floats are 64 MB.
+#: Activations up to this size are kept, 512 MB; images beyond it are read again where needed.
+KEPT_BYTES = 2**29
+#: Steps of the histogram of detections.
+BINS = 20
+#: Numbers that the sampled positions may take: 2**24 float32 are 64 MB.
 _SAMPLED_FLOATS = 2**24
-#: Side of a crop, as a share of the shorter side of an image.
-_CROP = 0.3
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What is kept of N images.
+    """N images, read once by the concepts of a layer.
 
     Attributes
     ----------
-    features : (N, D), or (N, *S, D)
-        Averaged over positions where the head pools first. As they are where it does not.
-    coefficients : (N, I), or None
-        Mean coefficients, where the features are pooled.
-    logits : (N, K)
-    detected : (N, I)
-        Share of the positions on which a concept is shown.
-    crop_values, crop_places : (N, I)
-        Mean of the concept map over the best crop of each image, and which crop that is.
-    sample, sample_detections : (P, D), (P, I) bool
-        Positions at random.
+    layer : ConceptLayer
+    images : ndarray of shape (N, height, width, C)
+    class_ids : ndarray of shape (N,), int
+        Labels as given, else predicted classes.
+    logits : ndarray of shape (N, K)
+    pooled : ndarray of shape (N, D) or None
+        Features averaged over positions where the head begins so, or without positions; None where
+        the head takes maps.
+    pooled_coefficients : ndarray of shape (N, I) or None
+        Their coefficients u.
+    detected : ndarray of shape (N, I)
+        Share of the positions where a concept is detected.
+    detected_together : ndarray of shape (I, I)
+        Number of positions where both of two concepts are detected.
+    histogram : ndarray of shape (I, BINS) or None
+        Number of positions by detection y, from 0 to 1; None where there are no detectors.
+    crop_values, crop_places : ndarray of shape (N, I)
+        Mean of the concept map over the best crop of each image, and the number of that crop.
     patch : int
-        Side of the crops.
-    limits
-        Black and white of the images.
+        Side of the crops, in pixels.
+    sample, sample_detections : ndarray of shape (P, D), and (P, I) bool
+        Positions at random, and where concepts are detected.
+    kept : ndarray of shape (n, *spatial, D)
+        Activations of the first n images: those that fit the memory.
+    batch_size : int
     """
 
-    features: NDArray
-    coefficients: NDArray | None
+    layer: ConceptLayer
+    images: NDArray
+    class_ids: NDArray
     logits: NDArray
+    pooled: NDArray | None
+    pooled_coefficients: NDArray | None
     detected: NDArray
+    detected_together: NDArray
+    histogram: NDArray | None
     crop_values: NDArray
     crop_places: NDArray
+    patch: int
     sample: NDArray
     sample_detections: NDArray
-    patch: int
-    limits: Limits
+    kept: NDArray
+    batch_size: int
+    _read_again: dict[int, NDArray] = field(default_factory=dict, repr=False)
 
-    def coefficients_of(self, among: NDArray, layer: ConceptLayer) -> NDArray:
-        """Coefficients of some images, as their features are: (n, I), or (n, *S, I)."""
-        if self.coefficients is not None:
-            return self.coefficients[among]
-        return layer.read(self.features[among])[0]
+    @property
+    def predicted(self) -> NDArray:
+        """Predicted classes, (N,)."""
+        return self.logits.argmax(axis=1)
 
-    def crops(self, images: NDArray, among: NDArray, concept: int, count: int) -> NDArray:
-        """A concept's best crops, of different images, best first: (k, patch, patch, 3) uint8.
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """Pixel values of the images that pictures show as black and white."""
+        return pixel_limits(self.images)
+
+    # ------------------------------------------------------------ features
+
+    def activations(self, indices: NDArray) -> NDArray:
+        """Return activations of images, (n, *spatial, D).
+
+        Images whose activations are not kept are read a second time, and kept from then on: ask for
+        few of them.
+        """
+        if not len(indices) or indices.max() < len(self.kept):
+            return self.kept[indices]
+        missing = [n for n in indices.tolist() if n >= len(self.kept) and n not in self._read_again]
+        for part in slices(len(missing), self.batch_size):
+            x = self.layer.activations(self.images[missing[part]], self.batch_size)
+            self._read_again.update(zip(missing[part], x, strict=True))
+        return np.stack(
+            [self.kept[n] if n < len(self.kept) else self._read_again[n] for n in indices.tolist()]
+        )
+
+    def features(self, indices: NDArray) -> NDArray:
+        """Return features of images as the head takes them: (n, D), or (n, *spatial, D)."""
+        return self.activations(indices) if self.pooled is None else self.pooled[indices]
+
+    def coefficients(self, indices: NDArray) -> NDArray:
+        """Return coefficients u of `features`: (n, I), or (n, *spatial, I)."""
+        if self.pooled_coefficients is not None:
+            return self.pooled_coefficients[indices]
+        return self.layer.coefficients(self.activations(indices))
+
+    # ------------------------------------------------------------ detections and crops
+
+    @property
+    def overlaps(self) -> NDArray:
+        """Positions where both of two concepts are detected, as a share of either's, (I, I)."""
+        own = np.diag(self.detected_together)
+        either = own[:, None] + own[None] - self.detected_together
+        return np.divide(
+            self.detected_together, either, out=np.zeros(either.shape), where=either > 0
+        )
+
+    def best_images(self, concept: int, count: int, among: NDArray | None = None) -> NDArray:
+        """Return the images with a concept's best crops, best first; none without the concept.
 
         Parameters
         ----------
-        images
-            Those that were scanned.
-        among : (n,)
-            Indices of images that may give one.
-        concept
-        count
-            Wanted; images without the concept give none.
+        concept : int
+        count : int
+            At most this many.
+        among : ndarray of int, optional
+            Images that count; None: all.
         """
-        values = self.crop_values[among, concept]
-        best = among[np.argsort(-values, kind="stable")[:count]]
-        best = best[self.crop_values[best, concept] > 0]
+        values = self.crop_values[:, concept]
+        candidates = np.arange(len(values)) if among is None else among
+        best = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
+        return best[values[best] > 0]
+
+    def crops(self, concept: int, count: int, among: NDArray | None = None) -> NDArray:
+        """Return a concept's best crops, of different images, (k, patch, patch, 3) uint8.
+
+        Arguments are those of `best_images`.
+        """
+        best = self.best_images(concept, count, among)
         if not len(best):
             return np.zeros((0, self.patch, self.patch, 3), np.uint8)
-        places = self.crop_places[best, concept]
-        cut = [crop_at(images[n], int(k), self.patch) for n, k in zip(best, places, strict=True)]
-        return (255 * as_picture(np.stack(cut), self.limits) + 0.5).astype(np.uint8)
+        crops = np.stack(
+            [crop_at(self.images[n], int(self.crop_places[n, concept]), self.patch) for n in best]
+        )
+        return (255 * as_picture(crops, self.limits) + 0.5).astype(np.uint8)
+
+    def crop_box(self, image: int, concept: int) -> tuple[float, float, float, float]:
+        """Return (top, left, bottom, right) of a best crop, as shares of the image's sides."""
+        height, width = self.images.shape[1:3]
+        number = int(self.crop_places[image, concept])
+        top, left = crop_place(number, self.images.shape[1:], self.patch)
+        return (
+            top / height, left / width, (top + self.patch) / height, (left + self.patch) / width
+        )  # fmt: skip
 
 
-def scan_images(
-    layer: ConceptLayer,
-    images: NDArray,
-    patch_size: int | None,
-    batch_size: int,
-    seed: int | None,
-    verbose: int = 0,
+def scan(
+    concepts: Any,
+    images: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    patch_size: int | None = None,
+    batch_size: int = 64,
+    memory: int = KEPT_BYTES,
+    random_state: int | None = 0,
+    verbose: int = 1,
 ) -> Scan:
-    """Read images, a batch at a time; see `Scan`."""
+    """Read images once, a batch at a time.
+
+    Parameters
+    ----------
+    concepts : ConceptLayer or fitted extractor
+        Whatever `ConceptLayer.of` takes alone.
+    images : array-like of shape (N, height, width, C)
+        As the network takes them.
+    labels : array-like of shape (N,) or (N, K), optional
+        Their classes; None: those that the network predicts.
+    patch_size : int, optional
+        Side of the crops, in pixels; None: 0.3 of the images' shorter side.
+    batch_size : int, default=64
+    memory : int, default=2**29
+        Bytes of activations that are kept. Images beyond it pass through the network a second time
+        where their activations are needed.
+    random_state : int, default=0
+        Seed of the sample of positions.
+    verbose : int, default=1
+        0 for silence; else a progress bar.
+
+    Returns
+    -------
+    scan : Scan
+
+    Raises
+    ------
+    TypeError, ValueError, NotFittedError
+        If an argument is invalid.
+    """
+    images = as_images(images)
+    layer = ConceptLayer.of(concepts)
+    check_integer("batch_size", batch_size)
+    check_integer("memory", memory, 0)
+    if patch_size is not None:
+        check_integer("patch_size", patch_size)
+    if labels is not None:  # as far as the classes are known: not after minutes
+        check_labels(labels, len(images), layer.head.number_of_classes)
     shape = images.shape[1:]
-    patch = fitting_patch(patch_size or ceil(_CROP * min(shape[:2])), shape)
-    kept: dict[str, list[NDArray]] = {
-        name: [] for name in ("features", "coefficients", "detected", "values", "places")
-    }
-    sides = [patch]
+    patch = default_patch(shape) if patch_size is None else fitting_patch(patch_size, shape)
+    reading = _Reading(layer, len(images), shape, patch, memory)
+    starts = range(0, len(images), batch_size)
 
     def batches() -> Iterator[tuple[NDArray, NDArray]]:
-        starts = range(0, len(images), batch_size)
         for start in progress(starts, len(starts), "images", verbose, "batch"):
             x = layer.activations(images[start : start + batch_size], batch_size)
-            u, shown = layer.read(x)
-            maps = concept_maps(shown, shape)
-            if maps[0, ..., 0].size == 1:  # no places: the largest square
-                sides[0] = min(shape[:2])
-            of_crops = crop_coefficients(maps, shape, sides[0]).reshape(len(x), -1, u.shape[-1])
-            kept["values"].append(of_crops.max(axis=1))
-            kept["places"].append(of_crops.argmax(axis=1))
-            detected = shown > 0
-            kept["detected"].append(detected.mean(axis=tuple(range(1, u.ndim - 1))))
-            kept["features"].append(layer.head.pool(x))
-            if layer.head.pools_first:
-                kept["coefficients"].append(layer.head.pool(u))
-            yield x, detected
+            yield x, reading.read(x, start)
 
-    channels = layer.bank.shape[1]
-    sample, detections = sample_positions(batches(), max(1000, _SAMPLED_FLOATS // channels), seed)
-    whole = {name: np.concatenate(parts) for name, parts in kept.items() if parts}
+    at_most = max(1000, _SAMPLED_FLOATS // layer.channels)
+    sample, sample_detections = sample_positions(batches(), at_most, random_state)
+    logits = np.concatenate(reading.logits)
     return Scan(
-        features=whole["features"],
-        coefficients=whole.get("coefficients"),
-        logits=layer.head.logits(whole["features"], batch_size),
-        detected=whole["detected"],
-        crop_values=whole["values"],
-        crop_places=whole["places"],
+        layer=reading.layer,
+        images=images,
+        class_ids=logits.argmax(axis=1) if labels is None else check_labels(labels, *logits.shape),
+        logits=logits,
+        pooled=np.concatenate(reading.pooled) if reading.pooled else None,
+        pooled_coefficients=(
+            np.concatenate(reading.pooled_coefficients) if reading.pooled_coefficients else None
+        ),
+        detected=np.concatenate(reading.detected),
+        detected_together=reading.detected_together,
+        histogram=None if layer.pairs is None else reading.histogram,
+        crop_values=np.concatenate(reading.crop_values),
+        crop_places=np.concatenate(reading.crop_places),
+        patch=reading.patch,
         sample=sample,
-        sample_detections=detections,
-        patch=sides[0],
-        limits=pixel_limits(images),
+        sample_detections=sample_detections,
+        kept=reading.kept,
+        batch_size=batch_size,
     )
+
+
+class _Reading:
+    """What is collected of each batch of activations."""
+
+    def __init__(
+        self,
+        layer: ConceptLayer,
+        number_of_images: int,
+        image_shape: tuple[int, ...],
+        patch: int,
+        memory: int,
+    ) -> None:
+        self.layer, self.image_shape, self.patch = layer, image_shape, patch
+        self.number_of_images, self.memory = number_of_images, memory
+        concepts = layer.number_of_concepts
+        self.detected_together = np.zeros((concepts, concepts))
+        self.histogram = np.zeros((concepts, BINS))
+        self.logits: list[NDArray] = []
+        self.pooled: list[NDArray] = []
+        self.pooled_coefficients: list[NDArray] = []
+        self.detected: list[NDArray] = []
+        self.crop_values: list[NDArray] = []
+        self.crop_places: list[NDArray] = []
+
+    def read(self, x: NDArray, start: int) -> NDArray:
+        """Collect a batch (n, *spatial, D), the first image of which is number ``start``.
+
+        Returns
+        -------
+        detected : ndarray of shape (n, *spatial, I), bool
+        """
+        if not start:
+            # A function as head tells its number of classes only when it is called.
+            self.layer = replace(self.layer, head=self.layer.head.by_class(x))
+            count = min(self.number_of_images, self.memory // x[0].nbytes)
+            self.kept = np.empty((count, *x.shape[1:]), x.dtype)
+        layer = self.layer
+        room = self.kept[start : start + len(x)]
+        room[:] = x[: len(room)]
+        u, shown = layer.read(x)
+        features = layer.head.pool(x)
+        self.logits.append(layer.head.logits(features, len(x)))
+        if features.ndim == 2:
+            self.pooled.append(features)
+            self.pooled_coefficients.append(layer.head.pool(u))
+        detected = shown > 0
+        self.detected.append(detected.mean(axis=tuple(range(1, x.ndim - 1))))
+        self._count(x, detected)
+        self._rate_crops(shown)
+        return detected
+
+    def _count(self, x: NDArray, detected: NDArray) -> None:
+        on = as_positions(detected).astype(np.float32)
+        self.detected_together += on.T @ on
+        y = self.layer.detections(as_positions(x))
+        if y is not None:
+            concepts = y.shape[1]
+            steps = np.minimum((y * BINS).astype(int), BINS - 1) + BINS * np.arange(concepts)
+            counts = np.bincount(steps.ravel(), minlength=BINS * concepts)
+            self.histogram += counts.reshape(concepts, BINS)
+
+    def _rate_crops(self, shown: NDArray) -> None:
+        maps = concept_maps(shown, self.image_shape)
+        if maps[0, ..., 0].size == 1:  # a map without places: the largest square stands for it
+            self.patch = min(self.image_shape[:2])
+        values = crop_coefficients(maps, self.image_shape, self.patch)
+        values = values.reshape(len(maps), -1, maps.shape[-1])
+        self.crop_values.append(values.max(axis=1))
+        self.crop_places.append(values.argmax(axis=1))
+
+
+def sample_positions(
+    batches: Iterable[tuple[NDArray, NDArray]], at_most: int, random_state: int | None = None
+) -> tuple[NDArray, NDArray]:
+    """Draw a uniform sample of positions from a stream, in memory that does not grow with it.
+
+    Parameters
+    ----------
+    batches : iterable of pairs
+        Features (n, *spatial, D) and detections (n, *spatial, I), bool, of the same positions.
+    at_most : int
+        Positions kept.
+    random_state : int, optional
+        Seed.
+
+    Returns
+    -------
+    features : ndarray of shape (P, D), float32
+    detections : ndarray of shape (P, I), bool
+    """
+    rng = np.random.default_rng(random_state)
+    kept: list[NDArray] = []
+    for features, detections in batches:
+        x, y = as_positions(features), as_positions(detections)
+        parts = [rng.random(len(x)), x, y]
+        if kept:
+            parts = [np.concatenate(both) for both in zip(kept, parts, strict=True)]
+        # The positions with the smallest random numbers are a uniform sample.
+        smallest = np.sort(np.argsort(parts[0], kind="stable")[:at_most])
+        kept = [part[smallest] for part in parts]
+    return kept[1], kept[2]

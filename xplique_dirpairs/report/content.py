@@ -1,28 +1,78 @@
-"""What a report shows, as plain arrays and names: made by `make_report`, or by hand."""
+"""The content of a report as plain arrays and names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.core.validation import check_integer
+from xplique_dirpairs.explanations.model_explanation import ModelExplanation
+from xplique_dirpairs.extractors.scan import KEPT_BYTES
 
-if TYPE_CHECKING:
-    from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 
-
-class Label(NamedTuple):
-    """What annotations call a concept.
+@dataclass(frozen=True, eq=False)
+class ReportSettings:
+    """What a report is called, what it shows of the images, and how they are read.
 
     Attributes
     ----------
-    name, category
-    iou, precision, recall, average_precision
-        Of the detector with it, in [0, 1], on images that the label is not from.
+    title : str
+    notes : sequence of str
+        For the front page.
+    image_names : sequence of str, optional
+        N names, of files for example; None: numbers.
+    pictures : sequence of array-like, optional
+        What is shown of each of N images, of any size but the same part of the world: uint8, or in
+        the range of the images. None: the images themselves, from their lowest value (black) to
+        their highest.
+    max_images : int, default=500
+        Images that have a page of their own: those of the best crops, then evenly of all classes.
+        Figures are of all images.
+    nb_crops : int, default=8
+        Of each concept.
+    picture_side : int, default=320
+        Longest side of the pictures, in pixels.
+    batch_size : int, default=64
+    memory : int, default=2**29
+        Bytes of activations that are kept: see `scan`.
+    random_state : int, default=0
+        Seed of the noise of `explain_model`.
+
+    Raises
+    ------
+    ValueError
+        If a number is invalid.
+    """
+
+    title: str = "Concepts of a model"
+    notes: Sequence[str] = ()
+    image_names: Sequence[str] | None = None
+    pictures: Sequence[ArrayLike] | None = None
+    max_images: int = 500
+    nb_crops: int = 8
+    picture_side: int = 320
+    batch_size: int = 64
+    memory: int = KEPT_BYTES
+    random_state: int | None = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_images", "nb_crops", "picture_side", "batch_size"):
+            check_integer(name, getattr(self, name))
+        check_integer("memory", self.memory, 0)
+
+
+class Label(NamedTuple):
+    """A label of a concept, from annotations.
+
+    Attributes
+    ----------
+    name, category : str
+    iou, precision, recall, average_precision : float
+        Of the detector with it, in [0, 1], on images that the label was not chosen on.
     """
 
     name: str
@@ -39,25 +89,24 @@ class ConceptPages:
 
     Attributes
     ----------
-    crops
-        For each concept its best crops (k, s, s, 3) uint8, best first; all of one side s.
-    crop_images
-        For each concept the images they are of, (k,) int: places among the shown, −1 if not shown.
-    presence, occupancy : (I,)
+    crops : tuple of ndarray of shape (k, s, s, 3), uint8
+        Best crops of each concept, best first; all of one side s.
+    crop_images : tuple of ndarray of shape (k,), int
+        The images they are of: places among the shown, −1 if not shown.
+    presence, occupancy : ndarray of shape (I,)
         Share of the images where the concept is detected at all, and of all positions.
-    histogram : (I, B)
+    histogram : ndarray of shape (I, B)
         Shares of the positions, by detection from 0 to 1 in B equal steps.
-    histogram_of : str
-        What the steps are of: "detection", or "coefficient" (of its largest) where an extractor
-        has no detectors.
-    signal_cosines : (I, I)
+    histogram_of : {"detection", "coefficient"}
+        What the steps are of: "coefficient" (of its largest) where an extractor has no detectors.
+    signal_cosines : ndarray of shape (I, I)
         Of the encoding directions.
-    filter_cosines : (I, I) or None
+    filter_cosines : ndarray of shape (I, I) or None
         Of the filters.
-    overlaps : (I, I)
-        Of the positions where either of two is detected, the share where both are.
-    labels
-        For each concept, None where it has none.
+    overlaps : ndarray of shape (I, I)
+        Positions where both of two are detected, as a share of those where either is.
+    labels : tuple of Label or None
+        One for each concept; None where it has none.
     """
 
     crops: tuple[NDArray, ...]
@@ -77,14 +126,13 @@ class Change(NamedTuple):
 
     Attributes
     ----------
-    status
-        "changed", "not found" or "already the target".
+    status : {"changed", "not found", "already the target"}
     after : int
         The class then predicted.
-    concepts : (k,) int
-        Which were moved, the largest change of features first.
-    before_means, after_means : (k,)
-        Of their coefficients over the image.
+    concepts : ndarray of shape (k,), int
+        Moved concepts, the largest change of features first.
+    before_means, after_means : ndarray of shape (k,)
+        Means of their coefficients over the image.
     changed : float
         ‖x' − x‖ / ‖x‖ of the features.
     percentile : float
@@ -102,27 +150,26 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImagePages:
-    """n images: what the network says of them, by which concepts, and where these are.
+    """n images: what the network predicts, by which concepts, and where these are.
 
     Attributes
     ----------
-    pictures
-        (height, width, 3) uint8 each, of any size.
-    names
-    labels : (n,) int
+    pictures : tuple of ndarray of shape (height, width, 3), uint8
+        Of any size.
+    names : tuple of str
+    labels : ndarray of shape (n,), int
         Their classes.
-    likeliest : (n, m) int
+    likeliest : ndarray of shape (n, m), int
         The likeliest classes, the predicted one first.
-    probabilities : (n, m)
-        Theirs.
-    scores, residuals : (n,)
-        Logit of the predicted class, and what is left of it with every concept off.
-    contributions : (n, I)
+    probabilities : ndarray of shape (n, m)
+    scores, residuals : ndarray of shape (n,)
+        Logit of the predicted class, as it is and with every concept off.
+    contributions : ndarray of shape (n, I)
         Of each concept to that logit.
-    maps : (n, h, w, I)
+    maps : ndarray of shape (n, h, w, I)
         Where the concepts are, in [0, 1]; 0 where one is not detected.
-    changes
-        Counterfactuals, for each image or None.
+    changes : tuple of Change or None
+        Counterfactuals, one for each image; None where there is none.
     """
 
     pictures: tuple[NDArray, ...]
@@ -143,11 +190,11 @@ class ExtractorConcepts:
 
     Attributes
     ----------
-    name
-    contributions
-        Class → what each concept does to its logit, (I',), mean over its images.
-    crops
-        Concept → best crops (k, s, s, 3) uint8; of those that are shown.
+    name : str
+    contributions : dict of int to ndarray of shape (I',)
+        Class → what each concept adds to its logit, mean over its images.
+    crops : dict of int to ndarray of shape (k, s, s, 3), uint8
+        Concept → best crops, of those that are shown.
     """
 
     name: str
@@ -157,25 +204,25 @@ class ExtractorConcepts:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A report, ready to be written.
+    """A report, ready to be written by `save_report`.
 
     Attributes
     ----------
-    title
+    title : str
     explanation : ModelExplanation
         What drives each class.
     concepts : ConceptPages
     images : ImagePages
-    class_names
+    class_names : dict of int to str
         Of every class that is named anywhere: of `explanation`, and predicted ones.
-    extractors
+    extractors : tuple of ExtractorConcepts
         Others, beside which the concepts stand on class pages.
-    tables
+    tables : tuple of Table
         Of a comparison.
-    metrics
+    metrics : dict of str to str
         What the columns of the tables mean: header → description.
-    notes
-        To be read on the front page.
+    notes : tuple of str
+        For the front page.
     """
 
     title: str
@@ -193,28 +240,3 @@ class Report:
             f"Report({self.title!r}: {len(self.explanation.class_names)} classes, "
             f"{len(self.explanation.concept_names)} concepts, {len(self.images.names)} images)"
         )
-
-    def save(self, path: str | Path, single_file: bool = False) -> Path:
-        """Write the report.
-
-        Parameters
-        ----------
-        path
-            A folder, which is made if it is not there; or a file, with ``single_file``.
-        single_file
-            Everything in one HTML file, about a third larger.
-
-        Returns
-        -------
-        page : Path
-            What to open in a browser: ``index.html`` in the folder, or the file.
-
-        Raises
-        ------
-        NotADirectoryError, IsADirectoryError, FileExistsError
-            If ``path`` is a file, or a folder, where the other was wanted, or its ``report_files``
-            are no report's.
-        """
-        from xplique_dirpairs.report.page_files import write_file, write_folder
-
-        return write_file(self, Path(path)) if single_file else write_folder(self, Path(path))

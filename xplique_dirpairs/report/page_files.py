@@ -1,11 +1,11 @@
-"""A report on disk: a folder, or one file that holds all."""
+"""A report on disk: a folder, or one file that holds everything."""
 
 from __future__ import annotations
 
 import base64
 import html
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,24 +25,52 @@ SCRIPTS = (
     "help.js",
     "app.js",
 )
-#: Beside index.html: everything else of a report.
+#: Folder beside index.html, of everything else.
 BESIDE = "report_files"
-#: A file in it that says whose it is: only such folders are replaced.
+#: A file that marks a folder as a report's: no other folder is replaced.
 MARKER = "made_by_xplique_dirpairs.txt"
 
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
-def check_place(path: Path, single_file: bool) -> None:
-    """A report can be written there.
+def save_report(report: Report, path: str | Path, single_file: bool = False) -> Path:
+    """Write a report.
+
+    Parameters
+    ----------
+    report : Report
+    path : str or Path
+        A folder, which is made if needed; or a file, with ``single_file``.
+    single_file : bool, default=False
+        Everything in one HTML file, about a third larger.
+
+    Returns
+    -------
+    page : Path
+        What to open in a browser: ``index.html`` in the folder, or the file.
 
     Raises
     ------
     NotADirectoryError, IsADirectoryError, FileExistsError
+        As from `check_place`.
     """
-    if single_file and path.is_dir():
-        raise IsADirectoryError(f"with single_file a report is a file, but {path} is a folder")
+    path = Path(path)
+    check_place(path, single_file)
+    return _write_file(report, path) if single_file else _write_folder(report, path)
+
+
+def check_place(path: Path, single_file: bool) -> None:
+    """Raise an error unless a report can be written to a path.
+
+    Raises
+    ------
+    NotADirectoryError, IsADirectoryError, FileExistsError
+        If the path is a file, or a folder, where the other is needed, or its ``report_files`` are
+        not of a report.
+    """
     if single_file:
+        if path.is_dir():
+            raise IsADirectoryError(f"with single_file a report is a file, but {path} is a folder")
         return
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"a report is written to a folder, but {path} is a file")
@@ -51,17 +79,15 @@ def check_place(path: Path, single_file: bool) -> None:
         raise FileExistsError(f"{beside} is not of a report: choose another folder, or move it")
 
 
-def write_folder(report: Report, folder: Path) -> Path:
-    """index.html, and all else in a folder beside it, which replaces that of an earlier report."""
-    check_place(folder, single_file=False)
+def _write_folder(report: Report, folder: Path) -> Path:
+    """Write index.html, and a folder beside it that replaces that of an earlier report."""
     page, beside = folder / "index.html", folder / BESIDE
     page.unlink(missing_ok=True)  # an interrupted report has none
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     (beside / MARKER).write_text("This folder is replaced when the report is written again.\n")
     payload = Payload(report)
-    data = payload.data()
-    for key, value in [("data", data), *payload.maps()]:
+    for key, value in payload.parts():
         text = f"reportData({as_script(key)},{as_script(value)});\n"
         (beside / f"{key}.js").write_text(text, encoding="ascii")
     for path, content in payload.pictures.items():
@@ -69,32 +95,22 @@ def write_folder(report: Report, folder: Path) -> Path:
         (beside / path).write_bytes(content)
     (beside / "report.css").write_text(_asset("report.css"), encoding="utf-8")
     (beside / "report.js").write_text(_scripts(), encoding="utf-8")
-    _write_page(
-        page,
-        report,
-        f'<link rel="stylesheet" href="{BESIDE}/report.css">',
-        [f'<script src="{BESIDE}/{name}.js"></script>' for name in ("report", "data")],
-    )
+    style = f'<link rel="stylesheet" href="{BESIDE}/report.css">'
+    scripts = [f'<script src="{BESIDE}/{name}.js"></script>' for name in ("report", "data")]
+    _write_page(page, report, style, scripts)
     return page
 
 
-def write_file(report: Report, page: Path) -> Path:
-    """One file: data and pictures stand in scripts that do not run, until they are looked at."""
-    check_place(page, single_file=True)
+def _write_file(report: Report, page: Path) -> Path:
+    """Write one file: data and pictures stand in scripts that do not run, until they are needed."""
     page.parent.mkdir(parents=True, exist_ok=True)
-    payload = Payload(report)
-    data = payload.data()
-    _write_page(
-        page,
-        report,
-        f"<style>\n{_asset('report.css')}</style>",
-        _inline(payload, data),
-    )
+    style = f"<style>\n{_asset('report.css')}</style>"
+    _write_page(page, report, style, _inline_scripts(Payload(report)))
     return page
 
 
-def _inline(payload: Payload, data: dict) -> Iterator[str]:
-    for key, value in [("data", data), *payload.maps()]:
+def _inline_scripts(payload: Payload) -> Iterator[str]:
+    for key, value in payload.parts():
         yield f'<script type="application/json" id="stored-{key}">{as_script(value)}</script>'
     for path, content in payload.pictures.items():
         coded = base64.b64encode(content).decode("ascii")
@@ -103,7 +119,7 @@ def _inline(payload: Payload, data: dict) -> Iterator[str]:
     yield f"<script>\n{_scripts()}</script>"
 
 
-def _write_page(page: Path, report: Report, style: str, scripts) -> None:
+def _write_page(page: Path, report: Report, style: str, scripts: Iterable[str]) -> None:
     before, after = _asset("page.html").split("{{scripts}}")
     before = before.replace("{{style}}", style)
     before = before.replace("{{title}}", html.escape(clean(report.title)))

@@ -1,7 +1,7 @@
-"""A report as what its pages read: JSON, and pictures as files' contents.
+"""A report as its pages read it: JSON, and pictures as files' contents.
 
-Keys of the JSON are what the scripts in ``assets`` know it by. Names of users are values only,
-never keys, parts of paths or markup.
+Keys of the JSON are those that the scripts in ``assets`` read. Names given by users are values
+only, never keys, parts of paths or markup.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.report.content import Change, Label, Report
-from xplique_dirpairs.report.report_parts import largest
-from xplique_dirpairs.report.thumbnails import SMALL, encoded, strip
+from xplique_dirpairs.report.pictures import SMALL, encoded, strip
 from xplique_dirpairs.version import __version__
 
 #: Images whose maps come in one file.
 MAPS_AT_ONCE = 25
+#: Concepts of another extractor that a class page shows.
+MOST_OTHERS = 5
 #: Neighbours that a concept's page lists.
 _NEAREST = 6
 #: Digits that numbers are given with.
@@ -31,11 +32,16 @@ _DIGITS = 4
 
 
 class Payload:
-    """What is written of a report: `data`, `maps` and `pictures`.
+    """What is written of a report.
 
     Parameters
     ----------
-    report
+    report : Report
+
+    Attributes
+    ----------
+    pictures : dict of str to bytes
+        Path → content; filled by `data`.
     """
 
     def __init__(self, report: Report) -> None:
@@ -43,8 +49,13 @@ class Payload:
         self.pictures: dict[str, bytes] = {}
         self._colors = concept_colors(len(report.explanation.concept_names))
 
+    def parts(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield key and value of everything that is written as JSON."""
+        yield "data", self.data()
+        yield from self.maps()
+
     def data(self) -> dict[str, Any]:
-        """Everything but the maps; fills `pictures`, path → content."""
+        """Return everything but the maps; fill `pictures`."""
         report = self.report
         explained = report.explanation
         return {
@@ -68,17 +79,17 @@ class Payload:
         }
 
     def maps(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Key → maps of some images: of each the concepts that are there, a byte for a cell."""
+        """Yield key and maps of some images: of each the concepts in it, a byte for a cell."""
         maps = self.report.images.maps
         for start in range(0, len(maps), MAPS_AT_ONCE):
-            found = []
-            for of_image in maps[start : start + MAPS_AT_ONCE]:
-                there = np.flatnonzero(of_image.max(axis=(0, 1)) > 0)
-                cells = np.ceil(255 * np.clip(of_image[..., there], 0, 1)).astype(np.uint8)
+            images = []
+            for image_maps in maps[start : start + MAPS_AT_ONCE]:
+                there = np.flatnonzero(image_maps.max(axis=(0, 1)) > 0)
+                cells = np.ceil(255 * np.clip(image_maps[..., there], 0, 1)).astype(np.uint8)
                 packed = base64.b64encode(np.moveaxis(cells, -1, 0).tobytes()).decode("ascii")
-                found.append({"concepts": there.tolist(), "cells": packed})
+                images.append({"concepts": there.tolist(), "cells": packed})
             shape = {"height": maps.shape[1], "width": maps.shape[2]}
-            yield f"maps-{start // MAPS_AT_ONCE:04d}", {**shape, "images": found}
+            yield f"maps-{start // MAPS_AT_ONCE:04d}", {**shape, "images": images}
 
     # ---------------------------------------------------------------- parts
 
@@ -146,7 +157,7 @@ class Payload:
                             if int(i) in extractor.crops
                             else None,
                         }
-                        for i in largest(extractor.contributions[k])
+                        for i in largest_contributions(extractor.contributions[k])
                     ],
                 }
                 for e, extractor in enumerate(self.report.extractors)
@@ -177,7 +188,7 @@ class Payload:
         }
 
     def _strip(self, name: str, crops: NDArray) -> dict[str, Any] | None:
-        """Crops side by side in one picture; None if there are none."""
+        """Store crops side by side in one picture; None if there are none."""
         if not len(crops):
             return None
         content, ending = encoded(strip(crops))
@@ -228,12 +239,12 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def clean(text: object) -> str:
-    """A name as a page can hold it: no half of a surrogate pair, as file names may have."""
+    """Return text without halves of surrogate pairs, which file names may have."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def number(value: float, digits: int = _DIGITS) -> float | None:
-    """To a few digits; None for NaN and infinity, which JSON does not have."""
+    """Round to a few digits; None for NaN and infinity, which JSON does not have."""
     value = float(value)
     if not math.isfinite(value):
         return None
@@ -241,13 +252,19 @@ def number(value: float, digits: int = _DIGITS) -> float | None:
 
 
 def numbers(values: ArrayLike, digits: int = _DIGITS) -> list[float | None]:
-    """`number` of each."""
+    """Return `number` of each value."""
     return [number(value, digits) for value in np.asarray(values, np.float64)]
 
 
 def as_script(value: Any) -> str:
-    """JSON that may stand in a page: nothing in it ends a script or begins markup."""
+    """Return JSON that may stand in a page: nothing in it ends a script or begins markup."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def largest_contributions(values: NDArray) -> NDArray:
+    """Return concepts by the size of their contribution, largest first, without those of 0."""
+    order = np.argsort(-np.abs(values), kind="stable")[:MOST_OTHERS]
+    return order[values[order] != 0]

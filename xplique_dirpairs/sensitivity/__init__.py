@@ -1,1 +1,1 @@
-"""Influence of concepts on classes, with its significance."""
+"""Influence of concepts on classes, and its significance."""

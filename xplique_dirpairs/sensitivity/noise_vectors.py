@@ -1,16 +1,19 @@
 """Noise signal vectors: what a concept's signal vector would be if its labels meant nothing.
 
 The labels of a concept's positions, detected or not, are permuted, and a direction is estimated
-from what they say then (Pfau et al., "Robust Semantic Interpretability: Revisiting Concept
-Activation Vectors", 2020, and method section 6).
+from the permuted labels (Pfau et al., "Robust Semantic Interpretability: Revisiting Concept
+Activation Vectors", 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.linear_algebra import unit_rows
 
 #: A sample (S, D) and permuted labels ±1 (B, S) → B unit noise signal vectors (B, D).
 NoiseEstimator = Callable[[NDArray, NDArray], NDArray]
@@ -20,32 +23,31 @@ _RIDGE = 1e-2
 
 
 def mean_difference_noise(sample: NDArray, labels: NDArray) -> NDArray:
-    """mean(permuted positives) − mean(permuted negatives), at unit length: the fast default.
+    """Return mean(permuted positives) − mean(permuted negatives) at unit length: the fast default.
 
     Parameters
     ----------
-    sample : (S, D)
+    sample : ndarray of shape (S, D)
         Features.
-    labels : (B, S)
+    labels : ndarray of shape (B, S)
         ±1, as many of either.
 
     Returns
     -------
-    vectors : (B, D)
+    vectors : ndarray of shape (B, D)
         Unit rows; zero where all features are the same.
     """
-    return _unit((labels @ sample) / (sample.shape[0] / 2))
+    return unit_rows((labels @ sample) / (sample.shape[0] / 2))
 
 
 def trained_filter_noise(sample: NDArray, labels: NDArray) -> NDArray:
-    """A noise filter trained on the permuted labels, and its signal vector: the paper's way.
+    """Return the signal vector of a noise filter trained on the permuted labels: the paper's way.
 
-    The filter is that of ridge regression on the labels [ours]; the signal vector is
-    cov[x, z] over its positives, z > 0 (method section 3). Parameters and result as of
-    `mean_difference_noise`.
+    The filter is that of ridge regression on the labels (ours); the signal vector is cov[x, z] over
+    its positives, z > 0. Parameters and result as of `mean_difference_noise`.
 
     Where features are skewed, as behind a ReLU, these vectors have a mean that is not zero,
-    whatever the labels: they suit statistics that have no sign ("change", "score"). Those of
+    whatever the labels: they suit statistics without a sign ("change", "score"). Those of
     `mean_difference_noise` turn round when labels are swapped, and are as likely on either side.
     """
     covariance = sample.T @ sample / len(sample)
@@ -56,35 +58,30 @@ def trained_filter_noise(sample: NDArray, labels: NDArray) -> NDArray:
     positive = z > 0
     count = np.maximum(positive.sum(axis=0), 1)
     excess = np.where(positive, z - (z * positive).sum(axis=0) / count, 0.0)
-    return _unit(excess.T @ sample)
-
-
-def _unit(vectors: NDArray) -> NDArray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return unit_rows(excess.T @ sample)
 
 
 def balanced_sample(
     features: NDArray, detected: NDArray, at_most: int, rng: np.random.Generator
 ) -> NDArray:
-    """As many positions with a concept as without, at random; those with it first.
+    """Draw as many positions with a concept as without; those with it come first.
 
-    Permutations are of this one sample: the labels as they are, are one of them. (A pool of 20
-    negatives a positive, out of which such a sample is drawn, gives the same.)
+    Permutations are of this one sample: its own labels are one of them. (A pool of 20 negatives for
+    each positive, from which the sample is drawn, gives the same.)
 
     Parameters
     ----------
-    features : (P, D)
-    detected : (P,) bool
-    at_most
-        Positions, of both kinds together.
-    rng
+    features : ndarray of shape (P, D)
+    detected : ndarray of shape (P,), bool
+    at_most : int
+        Positions, with and without the concept together.
+    rng : numpy.random.Generator
 
     Returns
     -------
-    sample : (S, D) float32
-        Without its mean, which no noise vector depends on. S is even; 0 if there are only
-        positives, or none.
+    sample : ndarray of shape (S, D), float32
+        Without its mean, which no noise vector depends on. S is even, and 0 if the concept is
+        everywhere or nowhere.
     """
     kinds = [np.flatnonzero(detected), np.flatnonzero(~detected)]
     each = min(at_most // 2, *map(len, kinds))
@@ -96,70 +93,22 @@ def balanced_sample(
 def noise_vectors(
     sample: NDArray, count: int, block: int, estimator: NoiseEstimator, rng: np.random.Generator
 ) -> Iterator[NDArray]:
-    """``count`` noise signal vectors of a balanced sample, (B, D) each, B up to ``block``.
+    """Yield ``count`` noise signal vectors of a balanced sample, (B, D) each, B up to ``block``.
 
     Raises
     ------
     ValueError
-        If the estimator gives something else.
+        If the estimator gives no finite vector for each permutation.
     """
     half = len(sample) // 2
     labels = np.repeat(np.array([1.0, -1.0], np.float32), half)
-    for start in range(0, count, block):
-        permuted = np.tile(labels, (min(block, count - start), 1))
-        found = np.asarray(estimator(sample, rng.permuted(permuted, axis=1, out=permuted)))
-        wanted = (len(permuted), sample.shape[1])
-        if found.shape != wanted or not np.isfinite(found).all():
+    for part in slices(count, block):
+        permuted = np.tile(labels, (part.stop - part.start, 1))
+        vectors = np.asarray(estimator(sample, rng.permuted(permuted, axis=1, out=permuted)))
+        expected = (len(permuted), sample.shape[1])
+        if vectors.shape != expected or not np.isfinite(vectors).all():
             raise ValueError(
-                f"the estimator must give finite noise vectors {wanted}, one for each permutation, "
-                f"but gives {found.dtype} {found.shape}"
+                f"the estimator must give finite noise vectors {expected}, one for each "
+                f"permutation, but gives {vectors.dtype} {vectors.shape}"
             )
-        yield found
-
-
-def sample_positions(
-    batches: Iterable[tuple[ArrayLike, ArrayLike]],
-    at_most: int = 100_000,
-    random_state: int | None = None,
-) -> tuple[NDArray, NDArray]:
-    """A uniform random sample of positions from a stream, in memory that does not grow with it.
-
-    Parameters
-    ----------
-    batches
-        Of (features (n, *S, D), detections (n, *S, I), bool).
-    at_most
-        Positions kept.
-    random_state
-        Seed.
-
-    Returns
-    -------
-    features : (P, D) float32
-    detections : (P, I) bool
-
-    Raises
-    ------
-    ValueError
-        If there are no positions, or features and detections are not of the same ones.
-    """
-    rng = np.random.default_rng(random_state)
-    kept: tuple[NDArray, NDArray, NDArray] | None = None  # random numbers, features, detections
-    for features, detections in batches:
-        x, y = np.asarray(features, np.float32), np.asarray(detections, bool)
-        if x.ndim < 2 or x.shape[:-1] != y.shape[:-1]:
-            raise ValueError(
-                f"features {x.shape} and detections {y.shape} must be of the same positions: "
-                "(n, *S, D) and (n, *S, I)"
-            )
-        x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        keys = rng.random(len(x))
-        if kept is not None:
-            keys = np.concatenate([kept[0], keys])
-            x, y = np.concatenate([kept[1], x]), np.concatenate([kept[2], y])
-        # the positions with the smallest of so many random numbers are a uniform sample
-        best = np.sort(np.argsort(keys, kind="stable")[:at_most])
-        kept = keys[best], x[best], y[best]
-    if kept is None or not len(kept[0]):
-        raise ValueError("there are no positions: batches is empty")
-    return kept[1], kept[2]
+        yield vectors

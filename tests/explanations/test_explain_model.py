@@ -1,6 +1,7 @@
 """A model whose reasons are known is explained by them; every number is that of plain loops."""
 
 import pickle
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -12,26 +13,25 @@ from planted import (
     NAMES,
     planted_halves,
     planted_images,
+    planted_layer,
     planted_pairs,
 )
 
-from xplique_dirpairs.explanations.contributions import explain_prediction
-from xplique_dirpairs.explanations.global_report import explain_model
+from xplique_dirpairs.explanations.model import explain_model
+from xplique_dirpairs.explanations.prediction import explain_prediction
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
-from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.sensitivity.influence import influence, log_probability_changes
+from xplique_dirpairs.models.split import SplitModel
+from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
+from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise
+from xplique_dirpairs.sensitivity.responses import log_probability_changes
 
-QUICK = {"permutations": 200, "amount": 1.0}
-
-
-@pytest.fixture(scope="module")
-def halves():
-    return planted_halves()
+SETTINGS = InfluenceSettings(permutations=200, amount=1.0)
+QUICK = {"settings": SETTINGS, "verbose": 0}
 
 
 @pytest.fixture(scope="module")
-def pairs():
-    return planted_pairs()
+def layer():
+    return planted_layer(concept_names=NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +40,31 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def explained(halves, pairs, data):
+def explained(layer, data):
     images, labels = data
-    return explain_model(pairs, images, labels, concept_names=NAMES, **QUICK, **halves)
+    return explain_model(layer, images, labels, **QUICK)
 
 
 @pytest.fixture(scope="module")
-def singles(halves, pairs, data):
+def singles(layer, data):
     """Every image explained alone, for its class."""
     images, labels = data
     return [
-        explain_prediction(pairs, image, int(label), **halves)
+        explain_prediction(layer, image, int(label))
         for image, label in zip(images[:9], labels[:9], strict=True)
     ]
 
 
-def test_progress_is_shown_unless_silence_is_asked_for(halves, pairs, data, capsys):
-    images, labels = data
-    quick = {**QUICK, "permutations": 20, **halves}
+def test_progress_is_shown_unless_silence_is_asked_for(layer, data, capsys):
+    few = replace(SETTINGS, permutations=20)
     capsys.readouterr()
-    explain_model(pairs, images, labels, verbose=0, **quick)
+    explain_model(layer, *data, settings=few, verbose=0)
     assert capsys.readouterr().out == ""
-    explain_model(pairs, images, labels, **quick)
-    said = capsys.readouterr().out
-    for what in ("images", "influence", "contributions", "confusions"):
-        assert f"{what}\n" in said
-    assert f"{CONCEPTS}/{CONCEPTS}" in said
+    explain_model(layer, *data, settings=few)
+    shown = capsys.readouterr().out
+    for title in ("images", "influence", "contributions", "confusions"):
+        assert f"{title}\n" in shown
+    assert f"{CONCEPTS}/{CONCEPTS}" in shown
 
 
 # ------------------------------------------------------------------ the right reasons
@@ -126,9 +125,9 @@ def test_crops_show_the_concept_where_it_is_strongest(explained, data):
 # ------------------------------------------------------------------ the right numbers
 
 
-def test_contributions_are_the_means_of_the_single_explanations(halves, pairs, data, singles):
+def test_contributions_are_the_means_of_the_single_explanations(layer, data, singles):
     images, labels = data[0][:9], data[1][:9]
-    found = explain_model(pairs, images, labels, **QUICK, **halves)
+    found = explain_model(layer, images, labels, **QUICK)
     for c in range(CLASSES):
         own = [one for one in singles if one.class_id == c]
         wanted = np.mean([one.concept_contributions for one in own], axis=0)
@@ -139,33 +138,33 @@ def test_contributions_are_the_means_of_the_single_explanations(halves, pairs, d
     np.testing.assert_allclose(found.residuals, BIASES, atol=1e-5)  # distractors weigh nothing
 
 
-def test_so_are_those_of_a_head_that_is_not_linear(pairs, data):
+def test_contributions_to_a_nonlinear_head_are_means_of_single_explanations(data):
     images, labels = data[0][:6], data[1][:6]
-    halves = planted_halves(hidden=True)
-    found = explain_model(pairs, images, labels, path_images=6, **QUICK, **halves)
-    own = [explain_prediction(pairs, image, 1, **halves) for image in images[labels == 1]]
+    layer = planted_layer(planted_halves(hidden=True))
+    found = explain_model(layer, images, labels, path_images=6, **QUICK)
+    own = [explain_prediction(layer, image, 1) for image in images[labels == 1]]
     wanted = np.mean([one.concept_contributions for one in own], axis=0)
     np.testing.assert_allclose(found.contributions[1], wanted, atol=1e-2)
     assert np.abs(found.gaps).max() < 2e-2
-    fewer = explain_model(pairs, images, labels, path_images=1, **QUICK, **halves)
+    fewer = explain_model(layer, images, labels, path_images=1, **QUICK)
     np.testing.assert_allclose(fewer.contributions[1], own[0].concept_contributions, atol=1e-2)
     assert np.abs(fewer.gaps).max() < 2e-2
 
 
-def test_a_head_that_knows_places_is_explained_by_some_of_the_images(pairs, data):
+def test_a_head_that_takes_maps_is_explained_by_spaced_images_of_each_class(data):
     images, labels = data[0][:12], data[1][:12]
     inputs, latent = keras.Input(images.shape[1:]), keras.Input(images.shape[1:])
     keras.utils.set_random_seed(0)
     x = keras.layers.Conv2D(4, 4, 4, activation="relu", bias_initializer="ones")(latent)
     outputs = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))
-    halves = {
-        "input_to_latent_model": keras.Model(inputs, keras.layers.Identity()(inputs)),
-        "latent_to_logit_model": keras.Model(latent, outputs),
-    }
-    how = {"path_images": 2, "permutations": 8, "confusions": [(1, 0)], **halves}
-    found = explain_model(pairs, images, labels, **how)
+    first = keras.Model(inputs, keras.layers.Identity()(inputs))
+    layer = planted_layer(SplitModel.of(first, keras.Model(latent, outputs)))
+    found = explain_model(
+        layer, images, labels, path_images=2, confusions=[(1, 0)],
+        settings=InfluenceSettings(permutations=8), verbose=0,
+    )  # fmt: skip
     first_and_last = images[labels == 1][[0, -1]]
-    own = [explain_prediction(pairs, image, 1, **halves) for image in first_and_last]
+    own = [explain_prediction(layer, image, 1) for image in first_and_last]
     wanted = np.mean([one.concept_contributions for one in own], axis=0)
     np.testing.assert_allclose(found.contributions[1], wanted, atol=1e-2)
     assert np.abs(found.gaps).max() < 2e-2 and found.images.tolist() == [4, 4, 4]
@@ -188,21 +187,21 @@ def test_rates_are_counts(explained, data):
 
 
 @pytest.mark.parametrize("over", ["all", "class"])
-def test_influence_is_that_of_the_metric(halves, pairs, data, over):
+def test_influence_is_that_of_the_directions(layer, data, over):
     images, labels = data
-    found = explain_model(pairs, images, labels, influence_images=over, **QUICK, **halves)
-    head = Head(halves["latent_to_logit_model"])
-    wanted = influence(
-        head, images, labels if over == "class" else None, pairs.signals,
-        pairs.detect(images) > 0.5, statistic="signed change", **QUICK,
+    settings = replace(SETTINGS, images=over)
+    found = explain_model(layer, images, labels, settings=settings, verbose=0)
+    wanted = influence_of_directions(
+        layer.head, images, labels if over == "class" else None, layer.encoding,
+        layer.pairs.detect(images) > 0.5, settings=settings, verbose=0,
     )  # fmt: skip
     for name in ("scores", "changes", "p_values", "images"):
         np.testing.assert_allclose(getattr(found.influence, name), getattr(wanted, name), atol=1e-6)
 
 
-def test_accuracy_and_confusions_are_those_of_the_predictions(explained, halves, data):
+def test_accuracy_and_confusions_are_those_of_the_predictions(explained, layer, data):
     images, labels = data
-    predicted = Head(halves["latent_to_logit_model"]).logits(images).argmax(axis=1)
+    predicted = layer.head.logits(images).argmax(axis=1)
     for c in range(CLASSES):
         assert explained.accuracy[c] == pytest.approx((predicted[labels == c] == c).mean())
     for found in explained.confusions:
@@ -210,15 +209,13 @@ def test_accuracy_and_confusions_are_those_of_the_predictions(explained, halves,
         assert found.confused == wanted and found.images == 15
 
 
-def test_a_confusion_is_the_mean_of_explanations_against_the_class(halves, pairs, data):
+def test_a_confusion_is_the_mean_of_explanations_against_the_class(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0  # an image of class 0 that is taken for class 2
-    found = explain_model(
-        pairs, images, labels, confusions=[(0, 2), (1, 0)], **QUICK, **halves
-    ).confusion(0, 2)
-    own = [
-        explain_prediction(pairs, image, 2, against=0, **halves) for image in images[labels == 0]
-    ]
+    found = explain_model(layer, images, labels, confusions=[(0, 2), (1, 0)], **QUICK).confusion(
+        0, 2
+    )
+    own = [explain_prediction(layer, image, 2, against=0) for image in images[labels == 0]]
     shares = np.array([one.concept_contributions for one in own])
     np.testing.assert_allclose(found.contributions, shares.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found.confused_contributions, shares[0], atol=1e-5)
@@ -226,15 +223,15 @@ def test_a_confusion_is_the_mean_of_explanations_against_the_class(halves, pairs
     assert found.confused_difference == pytest.approx(own[0].score, abs=1e-5)
     assert found.confused_residual == pytest.approx(own[0].residual, abs=1e-5)
     assert found.gap == pytest.approx(0.0, abs=1e-5)
-    head = Head(halves["latent_to_logit_model"])
-    moved = log_probability_changes(head, images[labels == 0], pairs.signals, amount=1.0)
+    head = layer.head
+    moved = log_probability_changes(head, images[labels == 0], layer.encoding, amount=1.0)
     np.testing.assert_allclose(found.changes, (moved[..., 2] - moved[..., 0]).mean(axis=0))
 
 
-def test_by_default_a_class_is_held_against_the_one_it_is_taken_for(halves, pairs, data):
+def test_by_default_a_class_is_compared_with_the_one_it_is_taken_for(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0
-    found = explain_model(pairs, images, labels, **QUICK, **halves)
+    found = explain_model(layer, images, labels, **QUICK)
     first = found.confusions[0]
     assert (first.source, first.target) == (0, 2)
     assert found.confusion("class 0", "class 2").confused == 1
@@ -245,12 +242,12 @@ def test_by_default_a_class_is_held_against_the_one_it_is_taken_for(halves, pair
 # ------------------------------------------------------------------ what must not matter
 
 
-def test_order_and_batches_do_not_matter(explained, halves, pairs, data, rng):
+def test_order_and_batches_do_not_matter(explained, layer, data, rng):
     images, labels = data
     order = rng.permutation(len(images))
     again = explain_model(
-        pairs, images[order].astype(np.float64), labels[order], batch_size=7,
-        concept_names=NAMES, **QUICK, **halves,
+        layer, images[order].astype(np.float64), labels[order], batch_size=7,
+        **QUICK,
     )  # fmt: skip
     for name in ("contributions", "residuals", "presence", "occupancy", "accuracy"):
         np.testing.assert_allclose(getattr(again, name), getattr(explained, name), atol=1e-5)
@@ -259,41 +256,41 @@ def test_order_and_batches_do_not_matter(explained, halves, pairs, data, rng):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_same_seed_gives_the_same_noise(explained, halves, pairs, data):
-    again = explain_model(pairs, *data, **QUICK, **halves)
+def test_the_same_seed_gives_the_same_noise(explained, layer, data):
+    again = explain_model(layer, *data, **QUICK)
     np.testing.assert_array_equal(again.influence.p_values, explained.influence.p_values)
 
 
-def test_some_of_the_classes_are_explained_as_among_all(explained, halves, pairs, data):
-    some = explain_model(pairs, *data, classes=[2], **QUICK, **halves)
+def test_some_of_the_classes_are_explained_as_among_all(explained, layer, data):
+    some = explain_model(layer, *data, classes=[2], **QUICK)
     assert some.class_ids.tolist() == [2]
     np.testing.assert_allclose(some.contributions[0], explained.contributions[2])
     np.testing.assert_allclose(some.presence_outside[0], explained.presence_outside[2])
     assert some.influence.scores.shape == (CONCEPTS, 1)
-    own = explain_model(pairs, *data, influence_images="class", **QUICK, **halves)
+    own = explain_model(layer, *data, settings=replace(SETTINGS, images="class"), verbose=0)
     np.testing.assert_allclose(some.influence.changes[:, 0], own.influence.changes[:, 2], atol=1e-6)
 
 
-def test_without_labels_images_belong_to_the_predicted_class(halves, pairs, data):
+def test_without_labels_images_belong_to_the_predicted_class(layer, data):
     images, _ = data
-    predicted = Head(halves["latent_to_logit_model"]).logits(images).argmax(axis=1)
-    one = explain_model(pairs, images, **QUICK, **halves)
-    other = explain_model(pairs, images, predicted, **QUICK, **halves)
+    predicted = layer.head.logits(images).argmax(axis=1)
+    one = explain_model(layer, images, **QUICK)
+    other = explain_model(layer, images, predicted, **QUICK)
     np.testing.assert_array_equal(one.contributions, other.contributions)
     assert (one.accuracy == 1).all()
 
 
-def test_an_extractor_knows_its_network(halves, pairs, data, explained):
+def test_an_extractor_knows_its_network(layer, data, explained):
     images, labels = data
-    extractor = DirectionPairsTf(*halves.values(), patch_size=4, verbose=0, pairs=pairs)
+    extractor = DirectionPairsTf(*layer.split, patch_size=4, verbose=0, pairs=planted_pairs())
     extractor.fit(images)
     found = explain_model(extractor, images, labels, **QUICK)
     np.testing.assert_array_equal(found.contributions, explained.contributions)
 
 
-def test_one_class_alone_has_no_outside(halves, pairs, data):
+def test_one_class_alone_has_no_outside(layer, data):
     images, labels = data
-    found = explain_model(pairs, images[labels == 0], labels[labels == 0], **QUICK, **halves)
+    found = explain_model(layer, images[labels == 0], labels[labels == 0], **QUICK)
     assert np.isnan(found.presence_outside).all()
     assert found.class_table(0).rows[0][7].text == "–"
     assert found.plot_class(0) and found.plot()
@@ -338,34 +335,28 @@ def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
     [
         ({"labels": [0, 1]}, ValueError, "labels must be one for each of 45"),
         ({"labels": np.full(45, 3)}, ValueError, "labels must be classes"),
-        ({"labels": np.zeros(45)}, TypeError, "labels must be integers"),
+        ({"labels": np.full(45, 0.5)}, ValueError, "labels must be integer"),
+        ({"labels": ["a"] * 45}, TypeError, "labels must be class indices"),
         ({"images": np.zeros((0, 8, 8, 6))}, ValueError, "no images"),
-        ({"images": np.zeros((3, 8, 8, 5))}, ValueError, "the network takes"),
+        ({"images": np.zeros((45, 8, 8, 5))}, ValueError, "the network takes"),
         ({"classes": [7]}, ValueError, "out of range"),
         ({"classes": []}, ValueError, "classes must have images"),
         ({"classes": [0], "confusions": [(1, 0)]}, ValueError, "is not explained"),
         ({"confusions": [(0, 0)]}, ValueError, "two classes"),
         ({"confusions": [(0, 9)]}, ValueError, "out of range"),
-        ({"class_names": "ab"}, ValueError, "class_names"),
-        ({"class_names": ["a", "b"]}, ValueError, "class_names must be 3, .*not 2"),
-        ({"concept_names": ["a"]}, ValueError, "concept_names must be 4"),
-        ({"influence_images": "some"}, ValueError, "influence_images"),
-        ({"statistic": "p"}, ValueError, "statistic"),
-        ({"level": 2}, ValueError, "level"),
-        ({"permutations": 0}, ValueError, "permutations"),
         ({"nb_crops": 0}, ValueError, "nb_crops"),
+        ({"patch_size": 0}, ValueError, "patch_size"),
         ({"path_images": 0}, ValueError, "path_images"),
-        ({"amount": 0}, ValueError, "amount"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
     ],
 )
-def test_what_cannot_be_explained_is_said(halves, pairs, data, changed, error, message):
-    images, labels = data
-    arguments = {"extractor": pairs, "images": images, "labels": labels, **halves} | changed
+def test_invalid_arguments_are_refused(layer, data, changed, error, message):
+    arguments = {"images": data[0], "labels": data[1], "verbose": 0} | changed
     with pytest.raises(error, match=message):
-        explain_model(**arguments)
+        explain_model(layer, **arguments)
 
 
-def test_what_was_not_measured_is_said(explained):
+def test_asking_for_what_was_not_measured_is_an_error(explained):
     with pytest.raises(ValueError, match="confusions="):
         explained.confusion(0, 7)
     with pytest.raises(ValueError, match="'dog' is not among"):
@@ -376,15 +367,19 @@ def test_what_was_not_measured_is_said(explained):
         explained.shared(0)
 
 
-def test_a_class_is_given_in_a_list(halves, pairs, data):
+def test_a_class_is_given_in_a_list(layer, data):
     with pytest.raises(TypeError, match="a list of their numbers, not 2"):
-        explain_model(pairs, *data, classes=2, **QUICK, **halves)
+        explain_model(layer, *data, classes=2, **QUICK)
 
 
-def test_an_interruption_ends_the_explanation(halves, pairs, data, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+def test_an_interruption_ends_the_explanation(layer, data):
+    left = [2]
 
-    monkeypatch.setattr("xplique_dirpairs.sensitivity.influence.noise_vectors", interrupted)
+    def interrupting(*arguments):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return mean_difference_noise(*arguments)
+
     with pytest.raises(KeyboardInterrupt):
-        explain_model(pairs, *data, **QUICK, **halves)
+        explain_model(layer, *data, settings=replace(SETTINGS, estimator=interrupting), verbose=0)

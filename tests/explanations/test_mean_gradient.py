@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xplique_dirpairs.explanations.path import class_score, few_logits, mean_gradient
+from xplique_dirpairs.explanations.contributions import mean_gradient, score_and_gradient
 from xplique_dirpairs.models.head import Head
 
 ZERO, ONE = np.zeros(1, np.float32), np.ones(1, np.float32)
@@ -90,16 +90,7 @@ def test_of_a_head_it_is_the_mean_of_many_gradients(maker, shape, rng):
     inputs = keras.Input(shape)
     model = keras.Model(inputs, maker(inputs))
     start, end = rng.normal(size=(2, *shape)).astype(np.float32) * 2
-    score = class_score(Head(model), np.array([0.0, 0.0, 1.0]))
+    score = score_and_gradient(Head(model), np.array([0.0, 0.0, 1.0]))
     found = mean_gradient(score, start, end, 1e-5, 4000)
     np.testing.assert_allclose(found.gradient, slow_mean_gradient(model, start, end, 2), atol=2e-3)
     assert abs(found.gap) < 1e-4
-
-
-@pytest.mark.parametrize("ending", ["linear", "softmax", "sigmoid"])
-def test_logits_are_those_of_the_head_whatever_it_ends_in(ending, rng):
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((4,))
-    head = Head(keras.Model(inputs, keras.layers.Dense(3, activation=ending)(inputs)))
-    x = rng.normal(size=(5, 4)).astype(np.float32)
-    np.testing.assert_allclose(few_logits(head, x), head.logits(x), atol=1e-5)

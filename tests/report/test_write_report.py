@@ -1,0 +1,140 @@
+"""A report is written in one pass over the images, with all that it is given."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import NETWORKS, make_images, make_pairs
+from counted import counted
+
+from xplique_dirpairs.explanations.model import explain_model
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch
+from xplique_dirpairs.models.split import SplitModel
+from xplique_dirpairs.report.content import ReportSettings
+from xplique_dirpairs.report.page_files import BESIDE
+from xplique_dirpairs.report.write import write_report
+
+CONCEPTS, IMAGES = 5, 10
+LABELS = np.arange(IMAGES) % 3
+
+
+@pytest.fixture(scope="module")
+def case(halves):
+    """``case(network)`` → concepts at its layer, images."""
+
+    def get(network):
+        split = SplitModel.of(halves(network))
+        layer = ConceptLayer.of(make_pairs(split[0].output_shape[-1], CONCEPTS), split)
+        return layer, make_images(IMAGES, NETWORKS[network][1], 3)
+
+    return get
+
+
+def data_of(page):
+    text = (page.parent / BESIDE / "data.js").read_text(encoding="ascii")
+    return json.loads(text[text.index(",") + 1 : -3])
+
+
+@pytest.mark.parametrize("network", ["conv_gap", "conv_flatten"])
+@pytest.mark.parametrize(("memory", "passes"), [(2**29, 1), (0, 2)])
+def test_each_image_passes_through_the_network_once_or_beyond_the_memory_twice(
+    case, tmp_path, network, memory, passes
+):
+    layer, images = case(network)
+    split, counts = counted(layer.split)
+    page = write_report(
+        tmp_path, ConceptLayer.of(layer.pairs, split), images, LABELS, counterfactuals=2,
+        settings=ReportSettings(batch_size=4, memory=memory), verbose=0,
+    )  # fmt: skip
+    data = data_of(page)
+    assert len(data["images"]) == IMAGES and len(data["classes"]) == 3
+    assert all(image["change"] is not None for image in data["images"])
+    assert len(counts) == IMAGES and set(counts.values()) == {passes}
+
+
+def test_images_without_a_page_pass_once_whatever_the_memory(case, tmp_path):
+    layer, images = case("conv_gap")
+    split, counts = counted(layer.split)
+    write_report(
+        tmp_path, ConceptLayer.of(layer.pairs, split), images, LABELS, counterfactuals=2,
+        settings=ReportSettings(max_images=4, memory=0), verbose=0,
+    )  # fmt: skip
+    assert sorted(counts.values()) == [1] * 6 + [2] * 4
+
+
+def test_counterfactuals_that_are_searched_are_those_of_the_search(case, tmp_path):
+    layer, images = case("conv_gap")
+    training = make_images(30, images.shape[1:], 7)
+    x = layer.activations(images)
+    for given, reference in ((None, x), (training, layer.activations(training))):
+        found = CounterfactualSearch(layer, reference).find(x, max_concepts=2, verbose=0)
+        pages = [
+            write_report(
+                tmp_path / name, layer, images, LABELS, counterfactuals=counterfactuals,
+                training_images=given, verbose=0,
+            )
+            for name, counterfactuals in (("searched", 2), ("given", found))
+        ]  # fmt: skip
+        searched, same = (data_of(page)["images"] for page in pages)
+        for n, one in enumerate(found):
+            change = searched[n]["change"]
+            assert (change["status"], change["after"]) == (one.status, one.after)
+            assert change["concepts"] == one.concepts.tolist()  # largest change first
+            np.testing.assert_allclose(change["means"], one.means_after, atol=1e-5)
+            assert change["concepts"] == same[n]["change"]["concepts"]
+        assert any(one.status == "changed" for one in found)
+
+
+def test_an_explanation_is_shown_as_it_is_given(case, tmp_path):
+    layer, images = case("conv_gap")
+    explanation = explain_model(layer, images, LABELS, classes=[1], verbose=0)
+    page = write_report(tmp_path, layer, images, LABELS, explanation=explanation, verbose=0)
+    assert [one["id"] for one in data_of(page)["classes"]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"counterfactuals": [1, 2]}, "counterfactuals must be one for each of 10 images, not 2"),
+        ({"counterfactuals": 0}, "counterfactuals must be an integer of at least 1"),
+        (
+            {"interpretability": SimpleNamespace(labels=np.zeros(3))},
+            "interpretability is of 3 concepts, but the extractor has 5",
+        ),
+        (
+            {"explanation": SimpleNamespace(concept_names=("a",))},
+            "explanation is of 1 concepts, but the extractor has 5",
+        ),
+        (
+            {"settings": ReportSettings(image_names=["a", "b"])},
+            "image_names must be one for each of 10 images, not 2",
+        ),
+        (
+            {"settings": ReportSettings(pictures=np.zeros((3, 8, 8, 3)))},
+            "pictures must be one for each of 10 images, not 3",
+        ),
+        ({"settings": ReportSettings(pictures=[np.zeros(4)] * 10)}, "picture 0 is float64"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(case, tmp_path, options, message):
+    layer, images = case("conv_gap")
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path, layer, images, LABELS, verbose=0, **options)
+
+
+@pytest.mark.parametrize("name", ["max_images", "nb_crops", "picture_side", "batch_size"])
+@pytest.mark.parametrize("value", [0, 2.5])
+def test_invalid_settings_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
+        ReportSettings(**{name: value})
+
+
+def test_where_a_report_cannot_be_written_is_told_before_anything_is_read(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(NotADirectoryError):
+        write_report(file, None, None)
+    with pytest.raises(IsADirectoryError):
+        write_report(tmp_path, None, None, single_file=True)

@@ -1,0 +1,59 @@
+"""Influence of a layer's concepts is that of their signal vectors on images."""
+
+import keras
+import numpy as np
+import pytest
+
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.models.split import SplitModel
+from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.sensitivity.influence import (
+    InfluenceSettings,
+    influence,
+    influence_of_directions,
+)
+
+SHAPE, K = (3, 2, 6), 4
+LABELS = np.arange(12) % 3
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(12, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def layer():
+    """Concepts of a network whose features are its images."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(1)
+    inputs, latent = keras.Input(SHAPE), keras.Input(SHAPE)
+    first = keras.Model(inputs, keras.layers.Identity()(inputs))
+    outputs = keras.layers.Dense(K)(keras.layers.GlobalAveragePooling2D()(latent))
+    filters, levels = rng.normal(size=(3, SHAPE[-1])), np.full(3, 0.5)
+    pairs = DirectionPairs(filters, levels, filters, np.zeros(SHAPE[-1]), np.zeros(3))
+    return ConceptLayer.of(pairs, SplitModel.of(first, keras.Model(latent, outputs)))
+
+
+@pytest.mark.parametrize("over", ["all", "class"])
+def test_influence_of_concepts_is_that_of_their_signal_vectors(layer, images, over):
+    settings = InfluenceSettings(permutations=20, images=over)
+    labels = LABELS if over == "class" else None
+    found = influence(layer, images, LABELS, settings=settings, verbose=0)
+    same = influence_of_directions(
+        layer.head, images, labels, layer.encoding, layer.pairs.detect(images) > 0.5,
+        settings=settings, verbose=0,
+    )  # fmt: skip
+    for name in ("scores", "changes", "p_values", "images"):
+        np.testing.assert_allclose(getattr(found, name), getattr(same, name), atol=1e-5)
+
+
+def test_without_labels_images_belong_to_the_predicted_class(layer, images):
+    settings = InfluenceSettings(permutations=5, images="class")
+    predicted = layer.head.logits(images).argmax(axis=1)
+    found, same = (
+        influence(layer, images, labels, settings=settings, verbose=0)
+        for labels in (None, predicted)
+    )
+    np.testing.assert_array_equal(found.images, np.bincount(predicted, minlength=K))
+    np.testing.assert_array_equal(found.changes, same.changes)

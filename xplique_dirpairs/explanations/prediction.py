@@ -1,0 +1,453 @@
+"""Why an image got its prediction: `explain_prediction`, and two images compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.validation import (
+    as_images,
+    check_class,
+    check_class_names,
+    check_integer,
+    check_number,
+)
+from xplique_dirpairs.data.crops import concept_maps
+from xplique_dirpairs.explanations.contributions import ClassScore
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.metrics.manipulation import class_probabilities
+from xplique_dirpairs.plots.images import as_picture
+from xplique_dirpairs.plots.palette import Color, concept_colors
+from xplique_dirpairs.plots.prediction import (
+    ComparisonRow,
+    PredictionRow,
+    plot_prediction,
+    plot_two_predictions,
+    plot_waterfall,
+)
+
+#: Classes that are named with their probabilities.
+_LIKELIEST = 5
+#: A gap from here on, in logits, has a bar of its own.
+_VISIBLE_GAP = 5e-3
+_GREY = (0.35, 0.35, 0.35)
+
+
+def explain_prediction(
+    concepts: Any,
+    image: ArrayLike,
+    class_id: int | None = None,
+    *,
+    against: int | None = None,
+    crops: Sequence[ArrayLike] | None = None,
+    tolerance: float = 5e-5,
+    max_steps: int = 256,
+) -> PredictionExplanation:
+    """Find where concepts are in an image, and what each adds to a class's logit, at each position.
+
+    The contributions, over all positions and concepts, and the residual's share sum to the logit:
+    exactly (up to rounding) where the head is a global average pooling and a dense layer; for any
+    other head they are integrated gradients, as many as the tolerance asks for, and what they miss
+    is the explanation's ``gap``.
+
+    **The baseline** is the image's own features with every concept off, x − u B: in the absent
+    form each concept at most at its usual level where it is not detected. It is not clipped to the
+    layer's range. Its logit is the residual's share; it holds the class's bias.
+
+    Parameters
+    ----------
+    concepts : ConceptLayer or fitted extractor
+        Whatever `ConceptLayer.of` takes alone.
+    image : array-like of shape (height, width, C) or (1, height, width, C)
+        As the network takes it.
+    class_id : int, optional
+        None: the class that the network predicts.
+    against : int, optional
+        A second class: contributions are to the difference of the two logits, class_id's minus
+        this one's, which decides between them.
+    crops : sequence of array-like of shape (k, patch, patch, C), optional
+        For each concept some crops, uint8 or in [0, 1], that show what it is: ``explanation.crops``
+        of `explain_model`. None: those of the extractor's own fit, if it has any.
+    tolerance : float, default=5e-5
+        How far integrated gradients may be from complete, in logits.
+    max_steps : int, default=256
+        Upper limit of the gradients taken. For a head of many layers a few hundred do not reach the
+        tolerance: the gap tells how far they are from it.
+
+    Returns
+    -------
+    explanation : PredictionExplanation
+
+    Raises
+    ------
+    TypeError, ValueError, NotFittedError
+        If an argument is invalid.
+    """
+    check_number("tolerance", tolerance, above=0.0)
+    check_integer("max_steps", max_steps, 2)
+    images = as_images(image)
+    if len(images) != 1:
+        raise ValueError(f"one image is explained at a time, not {len(images)}")
+    layer = ConceptLayer.of(concepts)
+    count = layer.number_of_concepts
+    shown_crops = layer.crops_of_fit() if crops is None else _check_crops(crops, count)
+    activations = layer.activations(images)
+    head = layer.head.by_class(activations)
+    logits = head.few_logits(activations)[0]
+    names = check_class_names(layer.class_names, len(logits))
+    for given in (class_id, against):
+        if given is not None:
+            check_class(given, len(logits))
+    chosen = int(logits.argmax()) if class_id is None else int(class_id)
+    if against == chosen:
+        raise ValueError(f"class {chosen} cannot be compared with itself: give another one")
+
+    u, shown = layer.read(activations)
+    score = ClassScore(layer, chosen, against, len(logits), tolerance, max_steps)
+    contributions = score.contributions(activations[0], u[0])
+    probabilities = class_probabilities(logits[None], head.class_activation)[0]
+    likeliest = np.argsort(-logits, kind="stable")[:_LIKELIEST]
+    return PredictionExplanation(
+        image=images[0],
+        class_id=chosen,
+        class_name=names[chosen],
+        against=against,
+        against_name=None if against is None else names[against],
+        probability=float(probabilities[chosen]),
+        likeliest=tuple((names[k], float(probabilities[k])) for k in likeliest),
+        score=contributions.score,
+        residual=contributions.residual,
+        contributions=contributions.values,
+        presence=shown[0],
+        concept_names=layer.concept_names,
+        steps=contributions.steps,
+        crops=shown_crops,
+    )
+
+
+def compare_predictions(
+    first: PredictionExplanation, second: PredictionExplanation
+) -> PredictionComparison:
+    """Find what makes a class's score higher in one image than in another.
+
+    Parameters
+    ----------
+    first, second : PredictionExplanation
+        Of the same class (give ``class_id``), against the same other, by the same concepts.
+
+    Returns
+    -------
+    comparison : PredictionComparison
+        Contributions of the first minus those of the second.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are about different scores or concepts.
+    """
+    for explanation in (first, second):
+        if not isinstance(explanation, PredictionExplanation):
+            raise TypeError(
+                f"two results of explain_prediction are compared, not {type(explanation).__name__}"
+            )
+    scores = [(explanation.class_id, explanation.against) for explanation in (first, second)]
+    if scores[0] != scores[1]:
+        raise ValueError(
+            f"both must explain the same class against the same other, not {scores[0]} and "
+            f"{scores[1]}: give explain_prediction a class_id"
+        )
+    if first.concept_names != second.concept_names:
+        raise ValueError(
+            f"both must be explained by the same concepts, not by {len(first.concept_names)} and "
+            f"{len(second.concept_names)} of different names"
+        )
+    return PredictionComparison(first, second)
+
+
+def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[NDArray, ...]:
+    arrays = tuple(np.asarray(concept_crops) for concept_crops in crops)
+    if len(arrays) != count or any(array.ndim != 4 for array in arrays):
+        raise ValueError(
+            f"crops must be {count} arrays (k, patch, patch, C), one for each concept, not "
+            f"{len(arrays)} of shapes {[array.shape for array in arrays][:3]}, …"
+        )
+    return arrays
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionExplanation:
+    """A class score of one image, divided over positions and I concepts.
+
+    Attributes
+    ----------
+    image : ndarray of shape (height, width, C)
+    class_id : int
+    class_name : str
+    against : int or None
+        The class whose logit is subtracted; None for none.
+    against_name : str or None
+    probability : float
+        Of the class.
+    likeliest : tuple of (str, float)
+        Names and probabilities of the likeliest classes.
+    score : float
+        The logit, or the difference of the two.
+    residual : float
+        The score with every concept off; the bias is part of it.
+    contributions : ndarray of shape (*spatial, I), float64
+        What each concept adds to the score at each position, signed. The *contribution maps*.
+    presence : ndarray of shape (*spatial, I)
+        Coefficients where the concept is detected, 0 elsewhere. The *presence maps*.
+    concept_names : tuple of str
+    steps : int
+        Gradients taken along the path; 0 where the contributions are exact.
+    crops : tuple of ndarray, or None
+        Some crops of each concept.
+    """
+
+    image: NDArray
+    class_id: int
+    class_name: str
+    against: int | None
+    against_name: str | None
+    probability: float
+    likeliest: tuple[tuple[str, float], ...]
+    score: float
+    residual: float
+    contributions: NDArray
+    presence: NDArray
+    concept_names: tuple[str, ...]
+    steps: int
+    crops: tuple[NDArray, ...] | None
+
+    def __post_init__(self) -> None:
+        for name in ("contributions", "presence"):
+            getattr(self, name).setflags(write=False)
+
+    def __repr__(self) -> str:
+        return f"PredictionExplanation({self.score_name} {self.score:.2f})"
+
+    @property
+    def gap(self) -> float:
+        """score − residual − Σ contributions: rounding, or what integration misses."""
+        return self.score - self.residual - float(self.contributions.sum())
+
+    @property
+    def concept_contributions(self) -> NDArray:
+        """Contributions summed over positions, (I,)."""
+        return self.contributions.reshape(-1, len(self.concept_names)).sum(axis=0)
+
+    @property
+    def contribution_maps(self) -> NDArray:
+        """Contributions over the image, (H, W, I); a class token has no place in it."""
+        return concept_maps(self.contributions[None], self.image.shape)[0]
+
+    @property
+    def presence_maps(self) -> NDArray:
+        """Presence over the image, (H, W, I)."""
+        return concept_maps(self.presence[None], self.image.shape)[0]
+
+    @property
+    def score_name(self) -> str:
+        """The score in words: "logit of dog", "logit of dog − cat"."""
+        name = self.class_name.replace("_", " ")
+        if self.against_name is None:
+            return f"logit of {name}"
+        return f"logit of {name} − {self.against_name.replace('_', ' ')}"
+
+    @cached_property
+    def ranked(self) -> NDArray:
+        """Concepts by the size of their contribution, largest first."""
+        return np.argsort(-np.abs(self.concept_contributions), kind="stable")
+
+    @property
+    def colors(self) -> list[Color]:
+        """A color for each concept, by its number, so that all images have the same."""
+        return concept_colors(len(self.concept_names))
+
+    def table(self, count: int = 10) -> Table:
+        """Return concepts by contribution, then the others, the residual, the gap and the score."""
+        check_integer("count", count)
+        values = self.concept_contributions
+        shares = (self.presence.reshape(-1, len(values)) > 0).mean(axis=0)
+        rows = [
+            [Cell(self.concept_names[i]), Cell.signed(values[i], 3), Cell.share(shares[i])]
+            for i in self.ranked[:count]
+        ]
+        empty = Cell("", numbers=(np.nan,))
+        others = values[self.ranked[count:]]
+        if len(others):
+            rows.append([Cell(f"{len(others)} others"), Cell.signed(others.sum(), 3), empty])
+        rows += [
+            [Cell("residual"), Cell.signed(self.residual, 3), empty],
+            [Cell("gap"), Cell(f"{self.gap:+.1e}", numbers=(self.gap,)), empty],
+            [Cell(self.score_name), Cell.signed(self.score, 3), empty],
+        ]
+        note = (
+            f"{self.steps} gradients along the path from every concept off to the image."
+            if self.steps
+            else "Exact: the head is linear."
+        )
+        return Table(["concept", "contribution", "positions with it"], rows, [note])
+
+    def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
+        """Draw the image, its strongest concepts (what, where, how much), and the waterfall."""
+        check_integer("count", count)
+        maps, presence = self.contribution_maps, self.presence_maps
+        rows = [
+            PredictionRow(
+                self.concept_names[i], self.colors[i], float(self.concept_contributions[i]),
+                None if self.crops is None else self.crops[i], presence[..., i], maps[..., i],
+            )
+            for i in self.ranked[:count].tolist()
+        ]  # fmt: skip
+        return plot_prediction(
+            as_picture(self.image), self.likeliest, self.score_name, self.score,
+            rows + self._rest(count), nb_crops,
+        )  # fmt: skip
+
+    def plot_waterfall(self, count: int = 12) -> Figure:
+        """Draw the way from the residual's share to the score, concept by concept."""
+        check_integer("count", count)
+        rows = [
+            PredictionRow(
+                self.concept_names[i], self.colors[i], float(self.concept_contributions[i])
+            )
+            for i in self.ranked[:count].tolist()
+        ]
+        return plot_waterfall(self.score_name, self.score, rows + self._rest(count))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a dictionary of numbers, strings and arrays, for reports."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "gap": self.gap,
+            "score_name": self.score_name,
+            "concept_contributions": self.concept_contributions,
+            "contribution_maps": self.contribution_maps,
+            "presence_maps": self.presence_maps,
+        }
+
+    def _rest(self, count: int) -> list[PredictionRow]:
+        """Return the rows below the concepts: all others, the gap if visible, the residual."""
+        others = self.concept_contributions[self.ranked[count:]]
+        rows = []
+        if len(others):
+            rows.append(PredictionRow(f"{len(others)} others", _GREY, float(others.sum())))
+        if abs(self.gap) >= _VISIBLE_GAP:
+            rows.append(PredictionRow("gap", _GREY, self.gap))
+        rows.append(PredictionRow("residual", _GREY, self.residual))
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionComparison:
+    """What makes a class score higher in a first image than in a second.
+
+    Attributes
+    ----------
+    first, second : PredictionExplanation
+    """
+
+    first: PredictionExplanation
+    second: PredictionExplanation
+
+    def __repr__(self) -> str:
+        first, second = self.first, self.second
+        return f"PredictionComparison({first.score_name}: {first.score:.2f} and {second.score:.2f})"
+
+    @property
+    def differences(self) -> NDArray:
+        """Contributions of the first minus those of the second, (I,)."""
+        return self.first.concept_contributions - self.second.concept_contributions
+
+    @property
+    def residual(self) -> float:
+        """First minus second; `differences`, this and `gap` sum to `score`."""
+        return self.first.residual - self.second.residual
+
+    @property
+    def gap(self) -> float:
+        """First minus second."""
+        return self.first.gap - self.second.gap
+
+    @property
+    def score(self) -> float:
+        """First minus second."""
+        return self.first.score - self.second.score
+
+    @cached_property
+    def ranked(self) -> NDArray:
+        """Concepts by the size of the difference, largest first."""
+        return np.argsort(-np.abs(self.differences), kind="stable")
+
+    def table(self, count: int = 10) -> Table:
+        """Return concepts by difference, then the others, the residual and the score."""
+        check_integer("count", count)
+        scores = self.first.score, self.second.score
+        lines = [*self._lines(count), *self._rest(count), (self.first.score_name, scores)]
+        rows = [
+            [Cell(name), Cell.signed(a, 3), Cell.signed(b, 3), Cell.signed(a - b, 3)]
+            for name, (a, b) in lines
+        ]
+        return Table(["concept", "first", "second", "difference"], rows)
+
+    def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
+        """Draw both images with the concepts in which they differ most."""
+        check_integer("count", count)
+        first, second = self.first, self.second
+        maps = first.contribution_maps, second.contribution_maps
+        rows = [
+            ComparisonRow(
+                name, first.colors[i], values, None if first.crops is None else first.crops[i],
+                (maps[0][..., i], maps[1][..., i]),
+            )
+            for i, (name, values) in zip(self.ranked.tolist(), self._lines(count), strict=False)
+        ]  # fmt: skip
+        rows += [ComparisonRow(name, _GREY, values) for name, values in self._rest(count)]
+        return plot_two_predictions(
+            (as_picture(first.image), as_picture(second.image)),
+            first.score_name,
+            (first.score, second.score),
+            (first.likeliest[0], second.likeliest[0]),
+            rows,
+            nb_crops,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both explanations, and the differences, as plain data."""
+        return {
+            "first": self.first.to_dict(),
+            "second": self.second.to_dict(),
+            "differences": self.differences,
+            "residual": self.residual,
+            "gap": self.gap,
+            "score": self.score,
+        }
+
+    def _lines(self, count: int) -> list[tuple[str, tuple[float, float]]]:
+        """Return names and both contributions of the concepts that differ most."""
+        first, second = self.first.concept_contributions, self.second.concept_contributions
+        return [
+            (self.first.concept_names[i], (float(first[i]), float(second[i])))
+            for i in self.ranked[:count]
+        ]
+
+    def _rest(self, count: int) -> list[tuple[str, tuple[float, float]]]:
+        """Return both sums of the other contributions, and both residuals."""
+        others = self.ranked[count:]
+        rest = []
+        if len(others):
+            first, second = (
+                float(explanation.concept_contributions[others].sum())
+                for explanation in (self.first, self.second)
+            )
+            rest.append((f"{len(others)} others", (first, second)))
+        rest.append(("residual", (self.first.residual, self.second.residual)))
+        return rest

@@ -1,0 +1,115 @@
+"""Pictures of a report: of each image, scaled down, cut, in strips, as JPEG or PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
+
+#: Pictures up to this side are kept as they are, without loss.
+SMALL = 64
+#: Of JPEG.
+_QUALITY = 84
+#: Longest side of a crop in a strip.
+_CROP = 128
+
+
+class Gallery:
+    """Each image as a picture, (height, width, 3) uint8.
+
+    Parameters
+    ----------
+    images : ndarray of shape (N, height, width, C)
+    pictures : sequence of array-like, optional
+        To be shown instead; None: the images.
+
+    Raises
+    ------
+    ValueError
+        If there is another number of pictures, or, when it is asked for, one is not a picture.
+    """
+
+    def __init__(self, images: NDArray, pictures: Sequence[ArrayLike] | None) -> None:
+        if pictures is not None and len(pictures) != len(images):
+            raise ValueError(
+                f"pictures must be one for each of {len(images)} images, not {len(pictures)}"
+            )
+        self._pictures = images if pictures is None else pictures
+        # One black and one white for all; pictures given one by one have each their own.
+        self._limits = None
+        whole = self._pictures
+        if isinstance(whole, np.ndarray) and whole.dtype.kind in "fiub" and whole.size:
+            self._limits = pixel_limits(whole)
+
+    def __getitem__(self, n: int) -> NDArray:
+        picture = np.asarray(self._pictures[n])
+        if picture.ndim != 3 or 0 in picture.shape or picture.dtype.kind not in "fiub":
+            raise ValueError(
+                f"pictures must have shape (height, width, channels), but picture {n} is "
+                f"{picture.dtype} {picture.shape}"
+            )
+        return as_bytes(picture, self._limits)
+
+
+def as_bytes(images: NDArray, limits: Limits | None = None) -> NDArray:
+    """Return `as_picture` of images as uint8."""
+    return (255 * as_picture(images, limits) + 0.5).astype(np.uint8)
+
+
+def encoded(picture: NDArray) -> tuple[bytes, str]:
+    """Return a picture (height, width, 3) uint8 as the content of a file, and the file's ending."""
+    ending = ".png" if min(picture.shape[:2]) <= SMALL else ".jpg"
+    options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    done, content = cv2.imencode(ending, picture[..., ::-1], options)
+    if not done:
+        raise RuntimeError(f"OpenCV could not write a {ending} picture of {picture.shape}")
+    return content.tobytes(), ending
+
+
+def scaled_down(picture: NDArray, side: int) -> NDArray:
+    """Return a picture scaled so that no side is longer than ``side`` pixels; never enlarged."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return picture
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def cut(picture: NDArray, box: tuple[float, float, float, float], side: int) -> NDArray:
+    """Cut a square out of a picture, (side, side, 3).
+
+    Parameters
+    ----------
+    picture : ndarray of shape (height, width, 3), uint8
+    box : tuple of float
+        (top, left, bottom, right) as shares of height and width.
+    side : int
+        In pixels.
+    """
+    height, width = picture.shape[:2]
+    top, left, bottom, right = box
+    rows = slice(int(top * height), max(int(top * height) + 1, round(bottom * height)))
+    columns = slice(int(left * width), max(int(left * width) + 1, round(right * width)))
+    part = np.ascontiguousarray(picture[rows, columns])
+    if part.shape[:2] == (side, side):
+        return part
+    interpolation = cv2.INTER_AREA if min(part.shape[:2]) > side else cv2.INTER_LINEAR
+    return cv2.resize(part, (side, side), interpolation=interpolation)
+
+
+def crop_side(pixels: float) -> int:
+    """Return the side of the crops in a strip, for crops of ``pixels`` pixels."""
+    if pixels <= SMALL:
+        return max(1, round(pixels))
+    # JPEG works on squares of 16 pixels: neighbours in a strip do not bleed into one another.
+    return min(_CROP, -(-round(pixels) // 16) * 16)
+
+
+def strip(crops: NDArray) -> NDArray:
+    """Lay crops (k, s, s, 3) side by side, (s, k s, 3)."""
+    return np.concatenate(list(crops), axis=1)

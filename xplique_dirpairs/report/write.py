@@ -1,0 +1,406 @@
+"""A report from concepts at a layer of a network and images: `write_report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.comparison.extractor_result import CONTROLS, upright_maps
+from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.geometry import coverage_matrix, default_patch
+from xplique_dirpairs.core.linear_algebra import cosines
+from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.validation import as_images, check_integer
+from xplique_dirpairs.data.annotated_images import flat_concepts
+from xplique_dirpairs.data.crops import best_crops_of_images, concept_maps
+from xplique_dirpairs.explanations.contributions import ClassScore
+from xplique_dirpairs.explanations.model import PATH_STEPS, PATH_TOLERANCE, explain_scan
+from xplique_dirpairs.explanations.model_explanation import ModelExplanation
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.extractors.scan import BINS, Scan, scan
+from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
+from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch
+from xplique_dirpairs.metrics.dissection import NO_LABEL
+from xplique_dirpairs.metrics.interpretability import Interpretability
+from xplique_dirpairs.metrics.manipulation import class_probabilities
+from xplique_dirpairs.metrics.registry import METRICS
+from xplique_dirpairs.plots.images import pixel_limits
+from xplique_dirpairs.report.content import (
+    Change,
+    ConceptPages,
+    ExtractorConcepts,
+    ImagePages,
+    Label,
+    Report,
+    ReportSettings,
+)
+from xplique_dirpairs.report.page_files import check_place, save_report
+from xplique_dirpairs.report.payload import largest_contributions
+from xplique_dirpairs.report.pictures import Gallery, as_bytes, crop_side, cut, scaled_down
+
+#: Likeliest classes that an image page names.
+_LIKELIEST = 5
+#: Crops of a concept of another extractor.
+_OTHER_CROPS = 4
+#: Cells of a map that is shown, along each side; more are averaged.
+_CELLS = 16
+#: Maps are at full strength where this percentage of a concept's positive values lies above.
+_BRIGHTEST = 0.5
+#: Images of each concept's best crops that have a page before any other image.
+_WHOLE = 4
+_DEFAULT = ReportSettings()
+
+
+def write_report(
+    path: str | Path,
+    concepts: Any,
+    images: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    explanation: ModelExplanation | None = None,
+    comparison: Comparison | None = None,
+    interpretability: Interpretability | None = None,
+    counterfactuals: Counterfactuals | int | None = None,
+    training_images: ArrayLike | None = None,
+    settings: ReportSettings = _DEFAULT,
+    single_file: bool = False,
+    verbose: int = 1,
+) -> Path:
+    """Write a report of a model, its concepts and some images, in one pass over the images.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder, which is made if needed; or a file, with ``single_file``.
+    concepts : ConceptLayer or fitted extractor
+        Whatever `ConceptLayer.of` takes alone.
+    images : array-like of shape (N, height, width, C)
+        As the network takes them.
+    labels : array-like of shape (N,), optional
+        Their classes. None: those the network predicts.
+    explanation : ModelExplanation, optional
+        Of the same concepts, from `explain_model`; None: made here, with its defaults.
+    comparison : Comparison, optional
+        Its tables get a page, and its other extractors stand beside the concepts of each class.
+    interpretability : Interpretability, optional
+        Labels of the concepts.
+    counterfactuals : Counterfactuals or int, optional
+        Of these images, in this order; or the number of concepts that may be moved together, to
+        search counterfactuals of the images that have a page.
+    training_images : array-like of shape (M, height, width, C), optional
+        For this search: see `counterfactuals`. None: the images themselves, as far as their
+        activations are kept.
+    settings : ReportSettings
+    single_file : bool, default=False
+        Everything in one HTML file, about a third larger.
+    verbose : int, default=1
+        0 for silence; else progress bars.
+
+    Returns
+    -------
+    page : Path
+        What to open in a browser.
+
+    Raises
+    ------
+    TypeError, ValueError, NotFittedError
+        If an argument is invalid.
+    NotADirectoryError, IsADirectoryError, FileExistsError
+        If a report cannot be written to the path.
+    """
+    path = Path(path)
+    check_place(path, single_file)  # not after minutes
+    layer, images = ConceptLayer.of(concepts), as_images(images)
+    parts = {"explanation": explanation, "interpretability": interpretability}
+    _check_parts(layer, len(images), parts, counterfactuals, settings)
+    seen = scan(
+        layer, images, labels, batch_size=settings.batch_size, memory=settings.memory,
+        random_state=settings.random_state, verbose=verbose,
+    )  # fmt: skip
+    if explanation is None:
+        explanation = explain_scan(seen, random_state=settings.random_state, verbose=verbose)
+    shown = page_images(seen, settings.max_images)
+    changes: tuple[Change | None, ...] = (None,) * len(shown)
+    if isinstance(counterfactuals, Counterfactuals):
+        changes = tuple(_change(counterfactuals, int(n)) for n in shown)
+    elif counterfactuals is not None:
+        search = CounterfactualSearch(layer, _training_activations(seen, shown, training_images))
+        found = search.find(seen.activations(shown), max_concepts=counterfactuals, verbose=verbose)
+        changes = tuple(_change(found, place) for place in range(len(shown)))
+    report = build_report(
+        seen, explanation, changes, comparison=comparison, interpretability=interpretability,
+        settings=settings, verbose=verbose,
+    )  # fmt: skip
+    return save_report(report, path, single_file)
+
+
+def build_report(
+    seen: Scan,
+    explanation: ModelExplanation,
+    changes: tuple[Change | None, ...] | None = None,
+    *,
+    comparison: Comparison | None = None,
+    interpretability: Interpretability | None = None,
+    settings: ReportSettings = _DEFAULT,
+    verbose: int = 1,
+) -> Report:
+    """Build a report of images that have been read.
+
+    Parameters
+    ----------
+    seen : Scan
+    explanation : ModelExplanation
+    changes : tuple of Change or None, optional
+        Counterfactuals of the images that have a page: see `page_images`.
+    comparison, interpretability, settings, verbose
+        As of `write_report`.
+
+    Returns
+    -------
+    report : Report
+        Plain arrays and names, for `save_report`.
+    """
+    layer = seen.layer
+    gallery = Gallery(seen.images, settings.pictures)
+    shown = page_images(seen, settings.max_images)
+    pages = _image_pages(seen, shown, gallery, settings, verbose)
+    if changes is not None:
+        pages = replace(pages, changes=changes)
+    named = {int(k) for k in (*pages.labels, *pages.likeliest.ravel())}
+    named |= {change.after for change in pages.changes if change is not None}
+    named |= {k for push in explanation.confusions for k in (push.source, push.target)}
+    explained = dict(zip(explanation.class_ids.tolist(), explanation.class_names, strict=True))
+    extractors, tables, metrics = (), (), {}
+    if comparison is not None:
+        extractors = _other_extractors(comparison, explanation)
+        kinds = dict.fromkeys(metric.kind for metric in METRICS.values())
+        tables = tuple(comparison.table(kind) for kind in kinds)
+        tables = tuple(table for table in tables if len(table.headers) > 1)
+        metrics = {f"{m.name} {m.arrow}".rstrip(): m.description for m in METRICS.values()}
+    return Report(
+        title=str(settings.title),
+        explanation=explanation,
+        concepts=_concept_pages(seen, shown, pages.maps, gallery, settings, interpretability),
+        images=pages,
+        class_names={k: layer.class_name(k) for k in sorted(named)} | explained,
+        extractors=extractors,
+        tables=tables,
+        metrics=metrics,
+        notes=tuple(str(note) for note in settings.notes),
+    )
+
+
+def _check_parts(
+    layer: ConceptLayer,
+    number_of_images: int,
+    parts: dict[str, ModelExplanation | Interpretability | None],
+    counterfactuals: Counterfactuals | int | None,
+    settings: ReportSettings,
+) -> None:
+    """Raise an error unless all parts are of these concepts and images."""
+    Gallery(np.empty((number_of_images, 1, 1, 1)), settings.pictures)
+    if settings.image_names is not None:
+        _check_one_each("image_names", settings.image_names, number_of_images)
+    if isinstance(counterfactuals, Sized):
+        _check_one_each("counterfactuals", counterfactuals, number_of_images)
+    elif counterfactuals is not None:
+        check_integer("counterfactuals", counterfactuals)
+    for name, part in parts.items():
+        if part is None:
+            continue
+        concepts = getattr(part, "concept_names", None)
+        count = len(part.labels if concepts is None else concepts)
+        if count != layer.number_of_concepts:
+            raise ValueError(
+                f"{name} is of {count} concepts, but the extractor has "
+                f"{layer.number_of_concepts}: make it with the same extractor"
+            )
+
+
+def _check_one_each(name: str, values: Sized, count: int) -> None:
+    if isinstance(values, str) or len(values) != count:
+        raise ValueError(f"{name} must be one for each of {count} images, not {len(values)}")
+
+
+# ------------------------------------------------------------ images
+
+
+def page_images(seen: Scan, count: int) -> NDArray:
+    """Return the images that have a page, at most ``count``, in order.
+
+    Those of the best crops come first, then images evenly of all classes.
+    """
+    total, concepts = seen.crop_values.shape
+    if total <= count:
+        return np.arange(total)
+    best = [seen.best_images(i, _WHOLE) for i in range(concepts)]
+    ranked = [int(own[k]) for k in range(_WHOLE) for own in best if k < len(own)]
+    # The n-th image of each class, class by class.
+    turns = np.zeros(total, int)
+    for k in np.unique(seen.class_ids):
+        turns[seen.class_ids == k] = np.arange((seen.class_ids == k).sum())
+    chosen = list(dict.fromkeys([*ranked, *np.argsort(turns, kind="stable").tolist()]))
+    return np.sort(chosen[:count])
+
+
+def _image_pages(
+    seen: Scan, shown: NDArray, gallery: Gallery, settings: ReportSettings, verbose: int
+) -> ImagePages:
+    layer, classes = seen.layer, seen.logits.shape[1]
+    logits = seen.logits[shown]
+    likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :_LIKELIEST]
+    kind = layer.head.class_activation
+    probabilities = np.take_along_axis(class_probabilities(logits, kind), likeliest, axis=1)
+    scores = {
+        k: ClassScore(layer, k, None, classes, PATH_TOLERANCE, PATH_STEPS)
+        for k in np.unique(seen.predicted[shown]).tolist()
+    }
+    maps, contributions = [], []
+    parts = list(slices(len(shown), settings.batch_size))
+    for part in progress(parts, len(parts), "pages of images", verbose, "batch"):
+        x = seen.activations(shown[part])
+        u, present = layer.read(x)
+        maps.append(_reduced(concept_maps(present, seen.images.shape[1:])))
+        contributions += [
+            scores[int(seen.predicted[n])].contributions(features, coefficients)
+            for n, features, coefficients in zip(shown[part], x, u, strict=True)
+        ]
+    names = settings.image_names
+    return ImagePages(
+        pictures=tuple(scaled_down(gallery[n], settings.picture_side) for n in shown),
+        names=tuple(f"image {n}" if names is None else str(names[n]) for n in shown),
+        labels=seen.class_ids[shown],
+        likeliest=likeliest,
+        probabilities=probabilities,
+        scores=np.array([one.score for one in contributions]),
+        residuals=np.array([one.residual for one in contributions]),
+        contributions=np.stack([one.by_concept for one in contributions]),
+        maps=_scaled(np.concatenate(maps)),
+        changes=(None,) * len(shown),
+    )
+
+
+def _reduced(maps: NDArray) -> NDArray:
+    """Average maps (n, H, W, I) to at most `_CELLS` cells along each side."""
+    for axis in (1, 2):
+        if maps.shape[axis] > _CELLS:
+            matrix = coverage_matrix(_CELLS, maps.shape[axis])
+            maps = np.moveaxis(np.tensordot(matrix, maps, axes=(1, axis)), 0, axis)
+    return maps.astype(np.float32)
+
+
+def _scaled(maps: NDArray) -> NDArray:
+    """Scale maps to [0, 1], each concept by what few of its positive values exceed."""
+    tops = np.ones(maps.shape[-1], np.float32)
+    for i in range(maps.shape[-1]):
+        positive = maps[..., i][maps[..., i] > 0]
+        if positive.size:
+            tops[i] = np.percentile(positive, 100 - _BRIGHTEST)
+    return np.clip(maps / tops, 0.0, 1.0)
+
+
+# ------------------------------------------------------------ concepts
+
+
+def _concept_pages(
+    seen: Scan,
+    shown: NDArray,
+    maps: NDArray,
+    gallery: Gallery,
+    settings: ReportSettings,
+    interpretability: Interpretability | None,
+) -> ConceptPages:
+    layer, concepts = seen.layer, seen.layer.number_of_concepts
+    best = [seen.best_images(i, settings.nb_crops) for i in range(concepts)]
+    side = crop_side(seen.patch / min(seen.images.shape[1:3]) * min(gallery[0].shape[:2]))
+    crops = []
+    for i, own in enumerate(best):
+        parts = [cut(gallery[int(n)], seen.crop_box(int(n), i), side) for n in own]
+        crops.append(np.stack(parts) if parts else np.zeros((0, side, side, 3), np.uint8))
+    places = {int(n): place for place, n in enumerate(shown)}
+    histogram = seen.histogram
+    if histogram is None:
+        histogram = np.stack([np.histogram(maps[..., i], BINS, (0, 1))[0] for i in range(concepts)])
+    decoding = layer.decoding
+    return ConceptPages(
+        crops=tuple(crops),
+        crop_images=tuple(np.array([places.get(int(n), -1) for n in own], int) for own in best),
+        presence=(seen.detected > 0).mean(axis=0),
+        occupancy=seen.detected.mean(axis=0),
+        histogram=histogram / histogram.sum(axis=1, keepdims=True),
+        histogram_of="coefficient" if seen.histogram is None else "detection",
+        signal_cosines=cosines(layer.encoding, layer.encoding),
+        filter_cosines=None if decoding is None else cosines(decoding, decoding),
+        overlaps=seen.overlaps,
+        labels=(None,) * concepts if interpretability is None else _labels(interpretability),
+    )
+
+
+def _labels(interpretability: Interpretability) -> tuple[Label | None, ...]:
+    names = flat_concepts(interpretability.concepts)
+    figures = [
+        getattr(interpretability, name)
+        for name in ("iou", "precision", "recall", "average_precision")
+    ]
+    return tuple(
+        None
+        if label == NO_LABEL
+        else Label(names[label][1], names[label][0], *(float(values[i]) for values in figures))
+        for i, label in enumerate(interpretability.labels.tolist())
+    )
+
+
+# ------------------------------------------------------------ counterfactuals
+
+
+def _training_activations(seen: Scan, shown: NDArray, training_images: ArrayLike | None) -> NDArray:
+    if training_images is None or training_images is seen.images:
+        return seen.kept if len(seen.kept) >= len(shown) else seen.activations(shown)
+    return seen.layer.activations(as_images(training_images), seen.batch_size)
+
+
+def _change(counterfactuals: Counterfactuals, n: int) -> Change:
+    """Return the counterfactual of image ``n``."""
+    moved = counterfactuals.moved_concepts(n)
+    return Change(
+        str(counterfactuals.status[n]),
+        int(counterfactuals.after[n]),
+        moved,
+        counterfactuals.means_before[n, moved],
+        counterfactuals.means_after[n, moved],
+        float(counterfactuals.changed[n]),
+        float(counterfactuals.distances_after.percentile[n]),
+    )
+
+
+# ------------------------------------------------------------ other extractors
+
+
+def _other_extractors(
+    comparison: Comparison, explanation: ModelExplanation
+) -> tuple[ExtractorConcepts, ...]:
+    """Return what each extractor of a comparison says of the classes, the controls left out."""
+    images, extractors = comparison.images, []
+    limits = pixel_limits(images)
+    for name, result in comparison.results.items():
+        if name in CONTROLS:
+            continue
+        contributions = {
+            int(k): result.fidelity.contributions[comparison.class_ids == k].mean(axis=0)
+            for k in explanation.class_ids
+            if (comparison.class_ids == k).any()
+        }
+        used = sorted({int(i) for c in contributions.values() for i in largest_contributions(c)})
+        maps = upright_maps(result.shown, images.shape[1:])[..., used]
+        has_places = maps.shape[1] * maps.shape[2] > 1
+        patch = default_patch(images.shape[1:]) if has_places else min(images.shape[1:3])
+        crops = best_crops_of_images(images, maps, patch, _OTHER_CROPS)
+        shown = {i: as_bytes(own, limits) for i, own in zip(used, crops, strict=True) if len(own)}
+        extractors.append(ExtractorConcepts(name, contributions, shown))
+    return tuple(extractors)

@@ -1,0 +1,394 @@
+"""Influence with its significance: counts, tables, and S³."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.validation import check_fraction
+from xplique_dirpairs.metrics.significance import (
+    p_values,
+    permutations_needed,
+    significant,
+)
+from xplique_dirpairs.sensitivity.responses import Sensitivity
+
+#: Statistic → how tables name it.
+STATISTICS = {
+    "change": "|mean Δ|",
+    "signed change": "the mean Δ on its own side of 0, p doubled",
+    "score": "|SC|",
+}
+#: Header → attribute of `InfluenceSummary`, and decimals.
+_COLUMNS = {
+    "SDC": ("sdc", 0),
+    "SCDP": ("scdp", 0),
+    "directions +": ("positive_directions", 0),
+    "directions −": ("negative_directions", 0),
+    "per class +": ("positive_per_class", 2),
+    "per class −": ("negative_per_class", 2),
+    "most classes +": ("most_helped", 0),
+    "most classes −": ("most_hurt", 0),
+    "classes +": ("classes_helped", 0),
+    "classes −": ("classes_hurt", 0),
+}
+_CAPTION = (
+    "SDC: directions significant for at least one class; SCDP: significant pairs of class and "
+    "direction; + helps, − hurts: sign of SC of significant pairs."
+)
+_MEANINGS = {
+    "benjamini-hochberg": "Benjamini–Hochberg at {level:g} over all pairs",
+    "bonferroni": "Bonferroni at {level:g} over all pairs",
+    "none": "p ≤ {level:g}, not corrected",
+    "paper": "stronger than all noise vectors, as in the paper, not corrected",
+}
+
+
+class InfluenceSummary(NamedTuple):
+    """Counts over the significant entries of SC (Doumanoglou et al., arXiv 2509.23926, Table 8).
+
+    Attributes
+    ----------
+    sdc : int
+        Directions significant for at least one class.
+    scdp : int
+        Significant pairs of class and direction.
+    positive_directions, negative_directions : int
+        Directions that help, or hurt, at least one class.
+    positive_per_class, negative_per_class : float
+        Directions that help, or hurt, a class, on average over the classes with images; NaN if no
+        class has any.
+    most_helped, most_hurt : int
+        Most classes that one direction helps, or hurts.
+    classes_helped, classes_hurt : int
+        Classes with a direction that helps, or hurts, them.
+    """
+
+    sdc: int
+    scdp: int
+    positive_directions: int
+    negative_directions: int
+    positive_per_class: float
+    negative_per_class: float
+    most_helped: int
+    most_hurt: int
+    classes_helped: int
+    classes_hurt: int
+
+
+@dataclass(frozen=True, eq=False)
+class Influence(Sensitivity):
+    """`Sensitivity`, with its significance against noise.
+
+    Attributes
+    ----------
+    exceeded, compared : ndarray of shape (I, K), int
+        Noise vectors at least as strong, and noise vectors compared with: fewer than
+        ``permutations`` where a hopeless test was stopped, 0 where there is nothing to test.
+    permutations : int
+        Noise vectors of each direction.
+    statistic : {"change", "signed change", "score"}
+    level : float
+        θ.
+    interrupted : bool, default=False
+        Whether Ctrl-C ended the tests: directions from one on are not tested.
+    """
+
+    exceeded: NDArray
+    compared: NDArray
+    permutations: int
+    statistic: str
+    level: float
+    interrupted: bool = False
+
+    @cached_property
+    def p_values(self) -> NDArray:
+        """p, (I, K); NaN where there is nothing to test: no images, or no labels to permute."""
+        return np.minimum(1.0, sides(self.statistic) * p_values(self.exceeded, self.compared))
+
+    @property
+    def tests(self) -> int:
+        """Number of tests that corrections are for."""
+        return int((self.compared > 0).sum())
+
+    @property
+    def untested(self) -> NDArray:
+        """Directions without a test.
+
+        Their detectors fire everywhere or nowhere, or the tests were interrupted before them.
+        """
+        return np.flatnonzero(~(self.compared > 0).any(axis=1))
+
+    def significant(self, correction: str = "benjamini-hochberg") -> NDArray:
+        """Return which entries are significant at the level, (I, K) bool.
+
+        Parameters
+        ----------
+        correction : {"benjamini-hochberg", "bonferroni", "none", "paper"}
+            See `metrics.significance.significant`. "paper": stronger than all noise, however little
+            noise there was.
+        """
+        if correction == "paper":
+            return (self.exceeded == 0) & (self.compared > 0)
+        return significant(self.p_values, self.level, correction)
+
+    def reachable(self, correction: str = "benjamini-hochberg") -> bool:
+        """Return whether this number of permutations can make any test significant at all."""
+        needed = permutations_needed(self.tests, self.level / sides(self.statistic), correction)
+        return self.tests > 0 and self.permutations >= needed
+
+    def least_rejections(self, correction: str = "benjamini-hochberg") -> int:
+        """Return the fewest tests that can be significant, if any is: p ≥ 1/(N + 1).
+
+        More than `tests` where the correction is unreachable.
+        """
+        if correction != "benjamini-hochberg":
+            return 1 if self.reachable(correction) else self.tests + 1
+        smallest = sides(self.statistic) / (self.permutations + 1)
+        return math.ceil(self.tests * smallest / self.level * (1.0 - 1e-9))
+
+    def summary(self, correction: str = "benjamini-hochberg") -> InfluenceSummary:
+        """Return SDC, SCDP and the paper's Table 8."""
+        return summarise_influence(self.scores, self.significant(correction))
+
+    def table(self, corrections: Sequence[str] = ("benjamini-hochberg", "paper")) -> Table:
+        """Return the summary under several corrections, a row each; see `influence_table`."""
+        return influence_table({"concepts": self}, corrections)
+
+
+def sides(statistic: str) -> int:
+    """Return 2 where noise is counted on the side of 0 that the data chose: p is twice as large."""
+    return 2 if statistic == "signed change" else 1
+
+
+def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceSummary:
+    """Count over the significant entries of SC.
+
+    Parameters
+    ----------
+    scores : array-like of shape (I, K)
+        SC; a column of NaN is a class without images, and counts nowhere.
+    significant : array-like of shape (I, K), bool
+
+    Raises
+    ------
+    ValueError
+        If the two have different shapes.
+    """
+    scores, marked = _matrix("scores", scores), np.asarray(significant, bool)
+    if marked.shape != scores.shape:
+        raise ValueError(
+            f"significant must be {scores.shape}, as the scores are, not {marked.shape}"
+        )
+    defined = ~np.isnan(scores)
+    classes = int(defined.any(axis=0).sum())
+    helps = marked & (np.nan_to_num(scores) > 0)
+    hurts = marked & (np.nan_to_num(scores) < 0)
+    marked = marked & defined
+    per_class = [int(sign.sum()) / classes if classes else np.nan for sign in (helps, hurts)]
+    return InfluenceSummary(
+        sdc=int(marked.any(axis=1).sum()),
+        scdp=int(marked.sum()),
+        positive_directions=int(helps.any(axis=1).sum()),
+        negative_directions=int(hurts.any(axis=1).sum()),
+        positive_per_class=per_class[0],
+        negative_per_class=per_class[1],
+        most_helped=int(helps.sum(axis=1).max(initial=0)),
+        most_hurt=int(hurts.sum(axis=1).max(initial=0)),
+        classes_helped=int(helps.any(axis=0).sum()),
+        classes_hurt=int(hurts.any(axis=0).sum()),
+    )
+
+
+# ------------------------------------------------------------ S³
+
+
+def reference_shares(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike) -> NDArray:
+    """Compute the share of a label's directions at least as influential as its Pattern-CAV.
+
+        p_{l,k} = (1/N_l) Σ_{j labelled l} 1(|SC_{j,k}| ≥ |SC_{PatternCAV(l),k}|)
+
+    Parameters
+    ----------
+    scores : array-like of shape (I, K)
+        SC of the signal vectors.
+    labels : array-like of shape (I,), int
+        Label of each direction, a row of ``reference``; −1 for none.
+    reference : array-like of shape (L, K)
+        SC of each label's Pattern-CAV; a row of NaN where there is none.
+
+    Returns
+    -------
+    shares : ndarray of shape (L, K)
+        NaN for labels without direction or Pattern-CAV, and for classes without images.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a label is not a row of ``reference``.
+    """
+    scores, reference = _matrix("scores", scores), _matrix("reference", reference)
+    if scores.shape[1] != reference.shape[1]:
+        raise ValueError(
+            f"scores and reference must be about the same classes, not {scores.shape[1]} and "
+            f"{reference.shape[1]}"
+        )
+    rows = np.asarray(labels)
+    if rows.shape != scores.shape[:1] or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(
+            f"labels must be an integer for each of {len(scores)} directions, not {rows.dtype} "
+            f"{rows.shape}"
+        )
+    if rows.size and (rows.min() < -1 or rows.max() >= len(reference)):
+        raise ValueError(
+            f"labels must be rows of reference, 0 to {len(reference) - 1}, or -1 for none; they "
+            f"reach from {rows.min()} to {rows.max()}"
+        )
+    shares = np.full(reference.shape, np.nan)
+    for label in np.unique(rows[rows >= 0]):
+        sizes = np.abs(scores[rows == label])
+        share = (sizes >= np.abs(reference[label])).mean(axis=0)
+        undefined = np.isnan(reference[label]) | np.isnan(sizes).any(axis=0)
+        shares[label] = np.where(undefined, np.nan, share)
+    return shares
+
+
+def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float = 0.05) -> float:
+    """Compute S³ = E_{l,k}[1(p_{l,k} < θ/N_l)]: how often a Pattern-CAV is more influential.
+
+    Below 0.5 the signal vectors are (Doumanoglou et al., arXiv 2509.23926: 0.37–0.38).
+
+    Parameters
+    ----------
+    scores, labels, reference : array-like
+        As of `reference_shares`.
+    level : float, default=0.05
+        θ, in (0, 1).
+
+    Returns
+    -------
+    s3 : float
+        In [0, 1]; NaN if no label has both a direction and a Pattern-CAV.
+
+    Raises
+    ------
+    ValueError
+        As from `reference_shares`, or if the level is not within (0, 1).
+    """
+    check_fraction("level", level)
+    shares = reference_shares(scores, labels, reference)
+    rows = np.asarray(labels)
+    counts = np.bincount(rows[rows >= 0], minlength=len(shares))[:, None]
+    defined = ~np.isnan(shares)
+    if not defined.any():
+        return float("nan")
+    below = shares < level / np.maximum(counts, 1)
+    return float(below[defined].mean())
+
+
+def _matrix(name: str, values: ArrayLike) -> NDArray:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must be (directions, classes), not {array.shape}")
+    return array
+
+
+# ------------------------------------------------------------ tables
+
+
+def influence_table(
+    influences: Mapping[str, Influence],
+    corrections: Sequence[str] = ("benjamini-hochberg", "paper"),
+) -> Table:
+    """Return SDC, SCDP and the paper's Table 8 of several extractors.
+
+    Parameters
+    ----------
+    influences : dict of str to Influence
+        By the extractor's name.
+    corrections : sequence of str
+        A row each; see `Influence.significant`. Where there were too few permutations for any
+        significance the row says "unreachable".
+
+    Raises
+    ------
+    ValueError
+        If there is no influence or no correction.
+    """
+    if not influences or not corrections:
+        raise ValueError("give at least one influence and one correction: there is nothing to show")
+    rows = [
+        _summary_row(name, influence, correction)
+        for name, influence in influences.items()
+        for correction in corrections
+    ]
+    headers = ["extractor", "significant", "directions", "tests", *_COLUMNS]
+    return Table(headers, rows, [_CAPTION, *_notes(influences, corrections)])
+
+
+def _summary_row(name: str, influence: Influence, correction: str) -> list[Cell]:
+    size = len(influence.scores)
+    cells = [
+        Cell(name),
+        Cell(correction),
+        Cell(str(size), numbers=(size,)),
+        Cell(str(influence.tests), numbers=(influence.tests,)),
+    ]
+    if not influence.reachable(correction):
+        return cells + [Cell("unreachable", numbers=(np.nan,))] * len(_COLUMNS)
+    summary = influence.summary(correction)
+    for attribute, decimals in _COLUMNS.values():
+        value = getattr(summary, attribute)
+        text = f"{value:.{decimals}f}" if np.isfinite(value) else "–"
+        cells.append(Cell(text, numbers=(value,)))
+    return cells
+
+
+def _notes(influences: Mapping[str, Influence], corrections: Sequence[str]) -> list[str]:
+    levels = sorted({influence.level for influence in influences.values()})
+    notes = []
+    for correction in corrections:
+        meanings = "; ".join(_MEANINGS[correction].format(level=level) for level in levels)
+        notes.append(f"{correction}: {meanings}.")
+        names = [
+            name
+            for name, influence in influences.items()
+            if influence.tests and not influence.reachable(correction)
+        ]
+        if names:
+            notes.append(
+                f"unreachable ({correction}: {', '.join(names)}): the number of permutations "
+                "allows no p-value that is small enough."
+            )
+    least = [influence.least_rejections() for influence in influences.values()]
+    if "benjamini-hochberg" in corrections and max(least) > 1:
+        notes.append(
+            "With this number of permutations Benjamini–Hochberg finds either nothing or at least "
+            f"{', '.join(map(str, least))} pairs at once."
+        )
+    tests = {
+        name: f"{influence.permutations} noise vectors for each direction, compared by "
+        f"{STATISTICS[influence.statistic]}"
+        for name, influence in influences.items()
+    }
+    if len(set(tests.values())) == 1:
+        notes.append(f"{next(iter(tests.values()))}.")
+    else:
+        notes += [f"{name}: {test}." for name, test in tests.items()]
+    for name, influence in influences.items():
+        if len(influence.untested):
+            why = (
+                "the tests were interrupted"
+                if influence.interrupted
+                else "detectors fire everywhere or nowhere"
+            )
+            directions = influence.untested.tolist()
+            notes.append(f"Not tested, since {why}: directions {directions} of {name}.")
+    return notes

@@ -1,0 +1,464 @@
+"""How classes respond to a direction: to a step along it (RCAV), or by its slope (Xplique's TCAV).
+
+RCAV shifts every position of the features by a vector v,
+
+    Δ_k(X, v) = log p_k(X + v) − log p_k(X)
+    SC_k      = mean over images X of class k of [1(Δ_k > ε) − 1(Δ_k < −ε)]
+
+in nats, with p by log-softmax, or by log-sigmoid where outputs are independent of each other
+(Pfau et al., "Robust Semantic Interpretability: Revisiting Concept Activation Vectors", 2020;
+Doumanoglou et al., arXiv 2509.23926; that ties count as 0 is ours). Two responses compute it:
+
+- `LinearResponse` for a head that is linear in its features, pooled first or not: in closed form.
+  The logits move by δ = V v, whatever the image, and Δ_k = δ_k − log Σ_j p_j(X) e^{δ_j}: the sum is
+  one matrix product for all images and vectors, and nothing passes through the network.
+- `PassedResponse` for any other head: one pass of the shifted features gives all classes at once.
+
+Images count for their own class, or, without labels, for every class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_expit, log_softmax
+from xplique.concepts import Tcav
+
+from xplique_dirpairs.core.batching import CHUNK_FLOATS, chunk_size, slices
+from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.validation import (
+    check_activations,
+    check_float32,
+    check_labels,
+    check_number,
+)
+from xplique_dirpairs.models.head import Head, check_head
+
+#: e^δ is taken in float64, which ends at e^709: for logits that move further apart Δ is computed
+#: image by image.
+WIDEST_MOVE = 600.0
+#: Images that pass through the head at a time, at least and at most.
+_BATCH = (64, 4096)
+_TCAV_LAYER = "xplique_dirpairs_activations"
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """How classes respond to directions; NaN for classes without images.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (I, K)
+        SC, in [−1, 1]: above 0 the direction helps the class.
+    changes : ndarray of shape (I, K)
+        Mean Δ, in nats.
+    images : ndarray of shape (K,), int
+        Number of images that count for each class.
+    """
+
+    scores: NDArray
+    changes: NDArray
+    images: NDArray
+
+
+def sensitivity(
+    head: Head,
+    activations: ArrayLike,
+    labels: ArrayLike | None,
+    directions: ArrayLike,
+    *,
+    amount: float = 5.0,
+    tie: float = 1e-6,
+) -> Sensitivity:
+    """Compute SC and the mean Δ of directions.
+
+    Parameters
+    ----------
+    head : Head
+        From the layer to the classes.
+    activations : array-like of shape (N, *spatial, D)
+        Of the images; or (N, D), pooled, where the head pools first.
+    labels : array-like of shape (N,), or None
+        Class of each image; one output has two classes, no (0) and yes (1). None: all images count
+        for every class.
+    directions : array-like of shape (I, D)
+        Signal vectors, or any others; their length does not matter.
+    amount : float, default=5.0
+        a, the length of the step at every position.
+    tie : float, default=1e-6
+        ε: |Δ| up to it counts as 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes do not fit, or values are not finite.
+    """
+    response = shift_response(head, activations, labels, tie)
+    return response.statistics(shifts_along(directions, amount, response.channels))
+
+
+def log_probability_changes(
+    head: Head, activations: ArrayLike, directions: ArrayLike, *, amount: float = 5.0
+) -> NDArray:
+    """Compute Δ of every image, (N, I, K), whose mean `sensitivity` gives; arguments as there."""
+    response = shift_response(head, activations, None, 0.0)
+    shifts = shifts_along(directions, amount, response.channels)
+    return response.changes(shifts).swapaxes(0, 1)
+
+
+def shifts_along(directions: ArrayLike, amount: float, channels: int) -> NDArray:
+    """Return a ŝ/‖ŝ‖ for directions (I, D) of any length.
+
+    Raises
+    ------
+    ValueError
+        If there are no directions, they have another number of channels, or one is zero or not
+        finite; if ``amount`` is 0 or not finite.
+    """
+    vectors = _check_directions(directions, channels)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not lengths.all():
+        zero = np.flatnonzero(lengths == 0).tolist()
+        raise ValueError(f"directions must not be zero, but rows {zero} are")
+    check_amount(amount)
+    return amount * unit_rows(vectors)
+
+
+def check_amount(amount: float) -> None:
+    """Raise a ValueError unless a step along a direction is a finite number other than 0."""
+    if not (np.isfinite(amount) and amount != 0):
+        raise ValueError(f"amount must be a number other than 0, not {amount!r}")
+
+
+def shift_response(
+    head: Head, activations: ArrayLike, labels: ArrayLike | None, tie: float
+) -> LinearResponse | PassedResponse:
+    """Return how a head's classes respond to shifts of images; arguments as of `sensitivity`."""
+    x = check_activations(activations)
+    if head is None:
+        raise TypeError("head must be a Head, not None: give Head(latent_to_logit_model)")
+    check_head(head, x.shape)
+    check_number("tie", tie, minimum=0.0)
+    head = head.by_class(x)
+    x = head.pool(x)
+    # Small maps and pooled features are light: many go in one call.
+    batch_size = min(_BATCH[1], chunk_size(x[0].size, _BATCH[0]))
+
+    def predict(features: NDArray) -> NDArray:
+        return head.logits(features, batch_size)
+
+    logits = predict(x)
+    if not np.isfinite(logits).all():
+        raise ValueError("the head's outputs for these activations are not finite")
+    ids = None if labels is None else check_labels(labels, *logits.shape)
+    if head.class_rows is not None and x.ndim == 2 and head.ends_in == "linear":
+        return LinearResponse(logits, ids, tie, head.class_activation, head.class_rows)
+    return PassedResponse(logits, ids, tie, head.class_activation, x, predict)
+
+
+def _check_directions(directions: ArrayLike, channels: int) -> NDArray:
+    vectors = check_float32("directions", directions)
+    if vectors.ndim != 2 or vectors.shape[1] != channels or not len(vectors):
+        raise ValueError(
+            f"directions must be (I, {channels}), with as many channels as the activations, not "
+            f"{vectors.shape}"
+        )
+    return vectors
+
+
+# ------------------------------------------------------------ responses
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftResponse:
+    """What both responses share.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (N, K)
+        Of the intact images.
+    labels : ndarray of shape (N,), int, or None
+        Class of each image; None: images count for every class.
+    tie : float
+        |Δ| up to which the class counts as unmoved.
+    final_activation : {"softmax", "sigmoid"}
+    chunk_floats : int
+        Numbers that are held at a time.
+    """
+
+    logits: NDArray
+    labels: NDArray | None
+    tie: float
+    final_activation: str
+    chunk_floats: int = field(default=CHUNK_FLOATS, kw_only=True)
+
+    @cached_property
+    def images(self) -> NDArray:
+        """Number of images that count for each class, (K,)."""
+        images, classes = self.logits.shape
+        if self.labels is None:
+            return np.full(classes, images)
+        return np.bincount(self.labels, minlength=classes)
+
+    @cached_property
+    def log_p(self) -> NDArray:
+        """log p_k of the intact images, (N, K)."""
+        return self.log_probabilities(self.logits.astype(np.float64))
+
+    def log_probabilities(self, logits: NDArray) -> NDArray:
+        """Return log p_k, (..., K)."""
+        if self.final_activation == "softmax":
+            return log_softmax(logits, axis=-1)
+        return log_expit(logits)
+
+    def signs(self, changes: NDArray) -> NDArray:
+        """Return 1(Δ > tie) − 1(Δ < −tie)."""
+        return (changes > self.tie).astype(np.float64) - (changes < -self.tie)
+
+    def means(self, signs: NDArray, changes: NDArray) -> Sensitivity:
+        """Divide sums over the images of each class, (M, K), by the number of images."""
+        count = np.where(self.images > 0, self.images, np.nan)
+        return Sensitivity(signs / count, changes / count, self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearResponse(ShiftResponse):
+    """Response of a head whose logits are linear in the features (averaged over positions, or not).
+
+    Parameters
+    ----------
+    class_rows : ndarray of shape (K, D)
+        V: each class's weights.
+    """
+
+    class_rows: NDArray
+
+    #: Shifts that are best asked for at a time: many, for the matrix product.
+    at_once = 64
+    #: Whether maps pass through the head, not features averaged over positions.
+    passes_maps = False
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.class_rows.shape[1]
+
+    def changes(self, shifts: NDArray) -> NDArray:
+        """Return Δ of shifts (M, D) for every image and class, (M, N, K)."""
+        moves = self._moves(shifts)
+        return self.log_probabilities(self.logits + moves[:, None]) - self.log_p
+
+    def statistics(self, shifts: NDArray, live: NDArray | None = None) -> Sensitivity:
+        """Return SC and mean Δ of shifts (M, D), (M, K) each, for at least the ``live`` classes."""
+        moves = self._moves(shifts)
+        step = chunk_size(max(self.logits.shape), floats=self.chunk_floats)
+        parts = [self._statistics_of_moves(moves[part]) for part in slices(len(moves), step)]
+        return Sensitivity(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.changes for part in parts]),
+            self.images,
+        )
+
+    def _moves(self, shifts: NDArray) -> NDArray:
+        return np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64)
+
+    def _statistics_of_moves(self, moves: NDArray) -> Sensitivity:
+        sums = np.zeros((2, *moves.shape))
+        if self.labels is not None:
+            ordered, classes, first = self._by_class
+            changes = ordered._changes_of_own_class(moves)
+            for total, values in zip(sums, (self.signs(changes), changes), strict=True):
+                total[:, classes] = np.add.reduceat(values, first, axis=1)
+        elif self._exponentials_fit(moves):
+            sums[:] = self._sums_over_all_images(moves)
+        else:
+            for total, move in zip(sums.swapaxes(0, 1), moves, strict=True):
+                changes = self.log_probabilities(self.logits + move) - self.log_p
+                total[:] = self.signs(changes).sum(axis=0), changes.sum(axis=0)
+        return self.means(*sums)
+
+    @cached_property
+    def _by_class(self) -> tuple[LinearResponse, NDArray, NDArray]:
+        """Images sorted by class, the classes that have any, and the first image of each."""
+        assert self.labels is not None
+        order = np.argsort(self.labels, kind="stable")
+        classes, first = np.unique(self.labels[order], return_index=True)
+        ordered = replace(self, logits=self.logits[order], labels=self.labels[order])
+        return ordered, classes, first
+
+    def _exponentials_fit(self, moves: NDArray) -> bool:
+        softmax = self.final_activation == "softmax"
+        return softmax and bool(np.ptp(moves, axis=1).max() <= WIDEST_MOVE)
+
+    def _partition(self, moves: NDArray) -> NDArray:
+        """Return c = log Σ_j p_j(X) e^{δ_j}, (M, N)."""
+        highest = moves.max(axis=1, keepdims=True)
+        return np.log(np.exp(moves - highest) @ self._probabilities.T) + highest
+
+    @cached_property
+    def _probabilities(self) -> NDArray:
+        return np.exp(self.log_p)
+
+    def _changes_of_own_class(self, moves: NDArray) -> NDArray:
+        """Return Δ of each image's own class, (M, N)."""
+        image = np.arange(len(self.logits))
+        own = moves[:, self.labels]
+        if self._exponentials_fit(moves):
+            return own - self._partition(moves)
+        if self.final_activation == "sigmoid":
+            before = self.logits[image, self.labels]
+            return log_expit(before + own) - log_expit(before)
+        after = [self.log_probabilities(self.logits + move)[image, self.labels] for move in moves]
+        return np.stack(after) - self.log_p[image, self.labels]
+
+    def _sums_over_all_images(self, moves: NDArray) -> tuple[NDArray, NDArray]:
+        """Return sums of signs and of Δ under a softmax, (M, K) each.
+
+        Δ > tie where c < δ − tie, so that sorted c count the images for all classes at once.
+        """
+        partition = np.sort(self._partition(moves), axis=1)
+        count = partition.shape[1]
+        signs = np.empty(moves.shape)
+        for row, c, move in zip(signs, partition, moves, strict=True):
+            helped = np.searchsorted(c, move - self.tie, side="left")
+            hurt = count - np.searchsorted(c, move + self.tie, side="right")
+            row[:] = helped - hurt
+        return signs, count * (moves - partition.mean(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True, eq=False)
+class PassedResponse(ShiftResponse):
+    """Response of any head, by passes of the shifted features.
+
+    Parameters
+    ----------
+    features : ndarray of shape (N, *spatial, D)
+        As ``predict`` takes them.
+    predict : callable
+        (n, *spatial, D) float32 → logits (n, K).
+    """
+
+    features: NDArray
+    predict: Callable[[NDArray], NDArray]
+
+    #: Few: what is passed after a test has ended is lost.
+    at_once = 16
+
+    @property
+    def passes_maps(self) -> bool:
+        """Whether maps pass through the head, not features averaged over positions."""
+        return self.features.ndim > 2
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.features.shape[-1]
+
+    def changes(self, shifts: NDArray) -> NDArray:
+        """Return Δ of shifts (M, D) for every image and class, (M, N, K)."""
+        images = np.arange(len(self.features))
+        parts = [changes for _, _, changes in self._passes(shifts, images)]
+        return np.concatenate(parts).reshape(len(shifts), *self.logits.shape)
+
+    def statistics(self, shifts: NDArray, live: NDArray | None = None) -> Sensitivity:
+        """Return SC and mean Δ of shifts (M, D), (M, K) each.
+
+        Of ``live`` classes (K,) only: images of others are not passed through the network, and
+        these classes come out as 0.
+        """
+        images = np.arange(len(self.features))
+        if self.labels is not None and live is not None:
+            images = images[live[self.labels]]
+        sums = np.zeros((2, len(shifts), self.logits.shape[1]))
+        for vector, image, changes in self._passes(shifts, images):
+            for total, values in zip(sums, (self.signs(changes), changes), strict=True):
+                if self.labels is None:
+                    starts = np.flatnonzero(np.diff(vector, prepend=-1))
+                    total[vector[starts]] += np.add.reduceat(values, starts, axis=0)
+                else:
+                    own = self.labels[image]
+                    np.add.at(total, (vector, own), values[np.arange(len(own)), own])
+        return self.means(*sums)
+
+    def _passes(
+        self, shifts: NDArray, images: NDArray
+    ) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+        """Yield indices of vectors, indices of images, and Δ (n, K), a batch at a time."""
+        shifts = np.asarray(shifts, np.float32)
+        largest = max(self.features[0].size, self.logits.shape[1])
+        positions = [1] * (self.features.ndim - 2)
+        count = len(shifts) * len(images)
+        for part in slices(count, chunk_size(largest, floats=self.chunk_floats)):
+            vector, place = np.divmod(np.arange(part.start, part.stop), len(images))
+            image = images[place]
+            moved = self.features[image]
+            moved += shifts[vector].reshape(len(image), *positions, shifts.shape[1])
+            after = np.asarray(self.predict(moved), np.float64)
+            yield vector, image, self.log_probabilities(after) - self.log_p[image]
+
+
+# ------------------------------------------------------------ slopes
+
+
+def tcav_scores(
+    latent_to_logit_model: keras.Model,
+    activations: ArrayLike,
+    labels: ArrayLike,
+    directions: ArrayLike,
+    *,
+    batch_size: int = 64,
+) -> NDArray:
+    """Compute the share of a class's images whose output rises along a direction (Kim et al. 2018).
+
+    By Xplique's `Tcav`, of given directions that are the same at all positions. It measures what
+    the model ends in: the logit, which other classes' logits are no part of, or the probability
+    where a softmax ends it, as RCAV does. Images whose output neither rises nor falls (a dead ReLU,
+    a saturated softmax) count like those where it falls: 0 may mean "hurts" or "nothing".
+    ``tcav_scores(…, d) − tcav_scores(…, −d)`` is signed, with ties as 0.
+
+    Parameters
+    ----------
+    latent_to_logit_model : keras.Model
+        Second half of `split_model`. Only this half is run, once for every direction and class.
+    activations : array-like of shape (N, *spatial, D)
+    labels : array-like of shape (N,)
+        Class of each image; one output has two classes, no (0) and yes (1).
+    directions : array-like of shape (I, D)
+        Their lengths do not matter.
+    batch_size : int, default=64
+
+    Returns
+    -------
+    scores : ndarray of shape (I, K)
+        In [0, 1]; NaN for classes without images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is not a Keras model, or shapes do not fit.
+    """
+    if not isinstance(latent_to_logit_model, keras.Model):
+        raise TypeError(
+            "latent_to_logit_model must be a keras.Model, the second half of split_model, not "
+            f"{type(latent_to_logit_model).__name__}"
+        )
+    x = check_activations(activations)
+    vectors = _check_directions(directions, x.shape[-1])
+    # Tcav watches what a layer puts out: an identity in front of the half puts out activations. In
+    # float32, whatever the policy, since Tcav multiplies its gradients by the directions.
+    source = keras.Input(x.shape[1:], dtype="float32")
+    identity = keras.layers.Identity(name=_TCAV_LAYER, dtype="float32")
+    outputs = latent_to_logit_model(identity(source))
+    if outputs.shape[-1] == 1:  # "no" falls as far as "yes" rises, logit or probability
+        outputs = keras.layers.Concatenate()([-outputs, outputs])
+    ids = check_labels(labels, len(x), outputs.shape[-1])
+    tcav = Tcav(keras.Model(source, outputs), _TCAV_LAYER, batch_size=batch_size)
+    scores = np.full((len(vectors), outputs.shape[-1]), np.nan)
+    for k in np.unique(ids):
+        scores[:, k] = [tcav(x[ids == k], int(k), vector) for vector in vectors]
+    return scores
