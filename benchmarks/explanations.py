@@ -40,11 +40,13 @@ from numpy.typing import NDArray
 from real_network import load_data
 
 from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_scenes, small_cnn
-from xplique_dirpairs.explanations.contributions import compare_predictions, explain_prediction
-from xplique_dirpairs.explanations.global_report import explain_model
+from xplique_dirpairs.explanations.model import explain_model
+from xplique_dirpairs.explanations.prediction import compare_predictions, explain_prediction
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.models.split import split_model
+from xplique_dirpairs.sensitivity.influence import InfluenceSettings
 
 COLUMNS = ("network", "layer", "fit s", "model s", "predictions s", "sums", "steps", "all s")
 #: Digit scenes that the network is trained on.
@@ -100,18 +102,16 @@ def explain(material: Material, layer: str, arguments: argparse.Namespace) -> No
     start = time.perf_counter()
     pairs.fit(material.training, int(material.labels[0]))
     fitted = time.perf_counter()
+    concepts = ConceptLayer.of(pairs, class_names=material.class_names)
     explained = explain_model(
-        pairs, material.images, material.labels, class_names=material.class_names,
-        influence_images=arguments.influence_images, verbose=0,
+        concepts, material.images, material.labels,
+        settings=InfluenceSettings(images=arguments.influence_images), verbose=0,
     )  # fmt: skip
     of_model = time.perf_counter()
     classes = explained.class_ids.tolist()
     first = [int(np.flatnonzero(material.labels == k)[0]) for k in classes]
     predictions = [
-        explain_prediction(
-            pairs, material.images[n], class_names=material.class_names, crops=explained.crops
-        )
-        for n in first
+        explain_prediction(concepts, material.images[n], crops=explained.crops) for n in first
     ]
     of_predictions = time.perf_counter()
     stem = f"{material.name}_{layer}"
@@ -127,12 +127,9 @@ def explain(material: Material, layer: str, arguments: argparse.Namespace) -> No
         save(figure, arguments.output, stem, f"confusion {found.names[0]}")
     two = np.flatnonzero(material.labels == classes[0])[:2]
     both = [
-        explain_prediction(
-            pairs, material.images[n], classes[0], class_names=material.class_names,
-            crops=explained.crops,
-        )
+        explain_prediction(concepts, material.images[n], classes[0], crops=explained.crops)
         for n in two
-    ]  # fmt: skip
+    ]
     save(compare_predictions(*both).plot(), arguments.output, stem, "two")
     end = time.perf_counter()
     largest = max(abs(found.gap) for found in [*predictions, *both])

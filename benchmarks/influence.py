@@ -62,11 +62,10 @@ from scene_influence import (
     s3_of,
     tcav_table,
 )
-from xplique_dirpairs.extractors.reader import reader_of
 
-from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
@@ -74,8 +73,8 @@ from xplique_dirpairs.learning.supervised import supervised_pairs
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.sensitivity.influence import STATISTICS, Influence, influence
-from xplique_dirpairs.sensitivity.influence_table import influence_table
+from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
+from xplique_dirpairs.sensitivity.influence_result import STATISTICS, Influence, influence_table
 
 #: Extractors that are compared; positions for those that do not use the network.
 EXTRACTORS = (OURS, NO_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)
@@ -105,9 +104,10 @@ def no_learning(activations: NDArray, concepts: int, seed: int) -> DirectionPair
 def timed(head, activations, labels, pairs, features, count, **how) -> tuple[Influence, float]:
     detections = pairs.project(features)[..., :count] > pairs.biases[:count]
     start = time.perf_counter()
-    found = influence(
-        head, activations, labels, pairs.signals[:count], detections, features, verbose=0, **how
-    )
+    found = influence_of_directions(
+        head, activations, labels, pairs.signals[:count], detections, features,
+        settings=InfluenceSettings(**how), verbose=0,
+    )  # fmt: skip
     if found.interrupted:
         raise KeyboardInterrupt
     return found, time.perf_counter() - start
@@ -146,7 +146,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train-images", type=int, default=50, help="of a class, to learn from")
     parser.add_argument("--permutations", type=int, default=1000, help="of the run 'own'")
     parser.add_argument("--any-permutations", type=int, default=100, help="of the run 'any'")
-    parser.add_argument("--statistic", choices=STATISTICS, default=STATISTICS[0])
+    parser.add_argument("--statistic", choices=tuple(STATISTICS), default="change")
     parser.add_argument("--share", type=float, default=1.0, help="of the directions, timed")
     parser.add_argument("--runs", nargs="+", choices=("own", "any"), default=["own", "any"])
     parser.add_argument("--full", action="store_true", help="without early stopping as well")
@@ -238,7 +238,7 @@ def every_extractor(data, supervised, how: dict, arguments: argparse.Namespace) 
                     name, arguments.directions, seed, data.head, data.x_training, _POSITIONS
                 )
             read, _, dissection = dissected(factorizer, data.training, data.x_training)
-            directions = reader_of(factorizer, as_positions(data.x_training[:8])).encoding
+            directions = ConceptLayer.of(factorizer, split_model(data.model, data.name)).encoding
             detections = read(data.x_training) > dissection.thresholds
             (found,) = influences(data, directions, detections, how, OWN_TESTS[:1]).values()
             bh, paper = found.summary(), found.summary("paper")

@@ -17,10 +17,10 @@ from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.supervised import SupervisedPairs, cell_coverage, supervised_pairs
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.sensitivity.influence import Influence, influence, sensitivity
-from xplique_dirpairs.sensitivity.influence_summary import s3
+from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
+from xplique_dirpairs.sensitivity.influence_result import Influence, s3
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, trained_filter_noise
-from xplique_dirpairs.sensitivity.tcav import tcav_scores
+from xplique_dirpairs.sensitivity.responses import sensitivity, tcav_scores
 
 
 class Test(NamedTuple):
@@ -67,10 +67,10 @@ def influences(
     labels = {"own": data.validation.labels, "any": None}
     by_test = {}
     for test in tests:
-        found = influence(
+        settings = InfluenceSettings(statistic=test.statistic, estimator=NOISE[test.noise], **how)
+        found = influence_of_directions(
             data.head, data.x_validation, labels[test.images], directions, detections,
-            data.x_training, statistic=test.statistic, estimator=NOISE[test.noise], verbose=0,
-            **how,
+            data.x_training, settings=settings, verbose=0,
         )  # fmt: skip
         if found.interrupted:
             raise KeyboardInterrupt  # a table of what was tested by then would not say so

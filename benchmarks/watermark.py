@@ -56,7 +56,7 @@ from xplique_dirpairs.learning.signals import estimate_signals
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.sensitivity.influence import sensitivity
+from xplique_dirpairs.sensitivity.responses import sensitivity
 
 #: Recipes that look for the shortcut; corrections use the first.
 RECIPES = ("constrained", "default")

@@ -220,9 +220,9 @@ class ModelExplanation:
 
     def crops_of(self, concept: int, class_id: int | None = None) -> NDArray:
         """Return a concept's best crops (k, patch, patch, 3) uint8, of a class's images if any."""
-        class_crops = None if class_id is None else self.class_crops.get((class_id, concept))
-        has_crops = class_crops is not None and len(class_crops)
-        return class_crops if has_crops else self.crops[concept]
+        if class_id is not None and len(self.class_crops.get((class_id, concept), ())):
+            return self.class_crops[class_id, concept]
+        return self.crops[concept]
 
     # ------------------------------------------------------------ tables
 
@@ -409,11 +409,9 @@ class ModelExplanation:
         others = np.delete(np.arange(len(confusion.contributions)), shown)
         nan = float("nan")
         if len(others):
-            sums = [
-                float(values[others].sum())
-                for values in (confusion.contributions, confusion.confused_contributions)
-            ]
-            rows.append(PushRow(f"{len(others)} others", _GREY, None, *sums, nan))
+            means = confusion.contributions, confusion.confused_contributions
+            sums = [float(values[others].sum()) for values in means]
+            rows.append(PushRow(f"{len(others)} others", _GREY, None, sums[0], sums[1], nan))
         residuals = confusion.residual, confusion.confused_residual
         rows.append(PushRow("residual", _GREY, None, *residuals, nan))
         details = (

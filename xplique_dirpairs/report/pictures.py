@@ -25,19 +25,15 @@ class Gallery:
     ----------
     images : ndarray of shape (N, height, width, C)
     pictures : sequence of array-like, optional
-        To be shown instead; None: the images.
+        N pictures to be shown instead; None: the images.
 
     Raises
     ------
     ValueError
-        If there is another number of pictures, or, when it is asked for, one is not a picture.
+        When a picture is asked for that is not one.
     """
 
     def __init__(self, images: NDArray, pictures: Sequence[ArrayLike] | None) -> None:
-        if pictures is not None and len(pictures) != len(images):
-            raise ValueError(
-                f"pictures must be one for each of {len(images)} images, not {len(pictures)}"
-            )
         self._pictures = images if pictures is None else pictures
         # One black and one white for all; pictures given one by one have each their own.
         self._limits = None

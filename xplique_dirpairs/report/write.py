@@ -16,6 +16,7 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.geometry import coverage_matrix, default_patch
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.data.crops import best_crops_of_images, concept_maps
@@ -54,6 +55,8 @@ _CELLS = 16
 _BRIGHTEST = 0.5
 #: Images of each concept's best crops that have a page before any other image.
 _WHOLE = 4
+#: Header of a table's column → its meaning.
+_METRICS = {f"{m.name} {m.arrow}".rstrip(): m.description for m in METRICS.values()}
 _DEFAULT = ReportSettings()
 
 
@@ -117,8 +120,11 @@ def write_report(
     path = Path(path)
     check_place(path, single_file)  # not after minutes
     layer, images = ConceptLayer.of(concepts), as_images(images)
-    parts = {"explanation": explanation, "interpretability": interpretability}
-    _check_parts(layer, len(images), parts, counterfactuals, settings)
+    counts = {
+        "explanation": None if explanation is None else len(explanation.concept_names),
+        "interpretability": None if interpretability is None else len(interpretability.labels),
+    }
+    _check_parts(layer, len(images), counts, counterfactuals, settings)
     seen = scan(
         layer, images, labels, batch_size=settings.batch_size, memory=settings.memory,
         random_state=settings.random_state, verbose=verbose,
@@ -176,22 +182,15 @@ def build_report(
     named |= {change.after for change in pages.changes if change is not None}
     named |= {k for push in explanation.confusions for k in (push.source, push.target)}
     explained = dict(zip(explanation.class_ids.tolist(), explanation.class_names, strict=True))
-    extractors, tables, metrics = (), (), {}
-    if comparison is not None:
-        extractors = _other_extractors(comparison, explanation)
-        kinds = dict.fromkeys(metric.kind for metric in METRICS.values())
-        tables = tuple(comparison.table(kind) for kind in kinds)
-        tables = tuple(table for table in tables if len(table.headers) > 1)
-        metrics = {f"{m.name} {m.arrow}".rstrip(): m.description for m in METRICS.values()}
     return Report(
         title=str(settings.title),
         explanation=explanation,
         concepts=_concept_pages(seen, shown, pages.maps, gallery, settings, interpretability),
         images=pages,
         class_names={k: layer.class_name(k) for k in sorted(named)} | explained,
-        extractors=extractors,
-        tables=tables,
-        metrics=metrics,
+        extractors=() if comparison is None else _other_extractors(comparison, explanation),
+        tables=() if comparison is None else _tables(comparison),
+        metrics={} if comparison is None else _METRICS,
         notes=tuple(str(note) for note in settings.notes),
     )
 
@@ -199,24 +198,21 @@ def build_report(
 def _check_parts(
     layer: ConceptLayer,
     number_of_images: int,
-    parts: dict[str, ModelExplanation | Interpretability | None],
+    counts: dict[str, int | None],
     counterfactuals: Counterfactuals | int | None,
     settings: ReportSettings,
 ) -> None:
-    """Raise an error unless all parts are of these concepts and images."""
-    Gallery(np.empty((number_of_images, 1, 1, 1)), settings.pictures)
+    """Raise an error unless all parts are of these images, and ``counts`` that of the concepts."""
+    if settings.pictures is not None:
+        _check_one_each("pictures", settings.pictures, number_of_images)
     if settings.image_names is not None:
         _check_one_each("image_names", settings.image_names, number_of_images)
     if isinstance(counterfactuals, Sized):
         _check_one_each("counterfactuals", counterfactuals, number_of_images)
     elif counterfactuals is not None:
         check_integer("counterfactuals", counterfactuals)
-    for name, part in parts.items():
-        if part is None:
-            continue
-        concepts = getattr(part, "concept_names", None)
-        count = len(part.labels if concepts is None else concepts)
-        if count != layer.number_of_concepts:
+    for name, count in counts.items():
+        if count not in (None, layer.number_of_concepts):
             raise ValueError(
                 f"{name} is of {count} concepts, but the extractor has "
                 f"{layer.number_of_concepts}: make it with the same extractor"
@@ -380,6 +376,13 @@ def _change(counterfactuals: Counterfactuals, n: int) -> Change:
 
 
 # ------------------------------------------------------------ other extractors
+
+
+def _tables(comparison: Comparison) -> tuple[Table, ...]:
+    """Return a table for each kind of metrics that was measured."""
+    kinds = dict.fromkeys(metric.kind for metric in METRICS.values())
+    tables = [comparison.table(kind) for kind in kinds]
+    return tuple(table for table in tables if len(table.headers) > 1)
 
 
 def _other_extractors(

@@ -79,8 +79,8 @@ class InfluenceSettings:
         θ, in (0, 1).
     tie : float, default=1e-6
         ε: |Δ|, and strengths, up to it count as 0.
-    estimator : callable, default=mean_difference_noise
-        `mean_difference_noise`, `trained_filter_noise`, or another of their form.
+    estimator : callable, optional
+        `trained_filter_noise`, or another of its form; None: `mean_difference_noise`.
     positions : int, default=5000
         Upper limit of the balanced sample of positions whose labels are permuted.
     early_stopping : bool, default=True
@@ -99,7 +99,7 @@ class InfluenceSettings:
     statistic: str = "signed change"
     level: float = 0.05
     tie: float = 1e-6
-    estimator: NoiseEstimator = mean_difference_noise
+    estimator: NoiseEstimator | None = None
     positions: int = 5000
     early_stopping: bool = True
 
@@ -111,7 +111,7 @@ class InfluenceSettings:
         check_choice("statistic", self.statistic, tuple(STATISTICS))
         check_fraction("level", self.level)
         check_number("tie", self.tie, minimum=0.0)
-        if not callable(self.estimator):
+        if self.estimator is not None and not callable(self.estimator):
             raise TypeError(f"estimator must be callable, not {type(self.estimator).__name__}")
         check_integer("positions", self.positions, 2)
 
@@ -234,6 +234,7 @@ def influence_of_directions(
     if permutations is None:
         permutations = _PERMUTATIONS[response.passes_maps]
 
+    estimator = settings.estimator or mean_difference_noise
     measured = response.statistics(shifts)
     exceeded, compared = np.zeros((2, *measured.scores.shape), int)
     interrupted = False
@@ -242,9 +243,7 @@ def influence_of_directions(
             rng = np.random.default_rng(seed)
             sample = balanced_sample(x, detected[:, i], settings.positions, rng)
             if len(sample):
-                noise = noise_vectors(
-                    sample, permutations, response.at_once, settings.estimator, rng
-                )
+                noise = noise_vectors(sample, permutations, response.at_once, estimator, rng)
                 observed = _statistic(measured, settings)[i]
                 exceeded[i], compared[i] = _compare(
                     observed, noise, response, settings, permutations
