@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -301,43 +301,35 @@ class PredictionExplanation:
         """Draw the image, its strongest concepts (what, where, how much), and the waterfall."""
         check_integer("count", count)
         maps, presence = self.contribution_maps, self.presence_maps
-        rows = [
-            PredictionRow(
-                self.concept_names[i], self.colors[i], float(self.concept_contributions[i]),
-                None if self.crops is None else self.crops[i], presence[..., i], maps[..., i],
+        rows = self._rows(count)
+        for k, i in enumerate(self.ranked[:count].tolist()):
+            crops = None if self.crops is None else self.crops[i]
+            rows[k] = replace(
+                rows[k], crops=crops, presence=presence[..., i], contributions=maps[..., i]
             )
-            for i in self.ranked[:count].tolist()
-        ]  # fmt: skip
         return plot_prediction(
-            as_picture(self.image), self.likeliest, self.score_name, self.score,
-            rows + self._rest(count), nb_crops,
-        )  # fmt: skip
+            as_picture(self.image), self.likeliest, self.score_name, self.score, rows, nb_crops
+        )
 
     def plot_waterfall(self, count: int = 12) -> Figure:
         """Draw the way from the residual's share to the score, concept by concept."""
         check_integer("count", count)
-        rows = [
-            PredictionRow(
-                self.concept_names[i], self.colors[i], float(self.concept_contributions[i])
-            )
-            for i in self.ranked[:count].tolist()
-        ]
-        return plot_waterfall(self.score_name, self.score, rows + self._rest(count))
+        return plot_waterfall(self.score_name, self.score, self._rows(count))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as a dictionary of numbers, strings and arrays, for reports."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {
-            "gap": self.gap,
-            "score_name": self.score_name,
-            "concept_contributions": self.concept_contributions,
-            "contribution_maps": self.contribution_maps,
-            "presence_maps": self.presence_maps,
-        }
+        names = [field.name for field in fields(self)]
+        names += ["gap", "score_name", "concept_contributions"]
+        names += ["contribution_maps", "presence_maps"]
+        return {name: getattr(self, name) for name in names}
 
-    def _rest(self, count: int) -> list[PredictionRow]:
-        """Return the rows below the concepts: all others, the gap if visible, the residual."""
-        others = self.concept_contributions[self.ranked[count:]]
-        rows = []
+    def _rows(self, count: int) -> list[PredictionRow]:
+        """Return rows of the strongest concepts, all others, the gap if visible, the residual."""
+        values, others = self.concept_contributions, self.concept_contributions[self.ranked[count:]]
+        rows = [
+            PredictionRow(self.concept_names[i], self.colors[i], float(values[i]))
+            for i in self.ranked[:count].tolist()
+        ]
         if len(others):
             rows.append(PredictionRow(f"{len(others)} others", _GREY, float(others.sum())))
         if abs(self.gap) >= _VISIBLE_GAP:
@@ -422,14 +414,9 @@ class PredictionComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return both explanations, and the differences, as plain data."""
-        return {
-            "first": self.first.to_dict(),
-            "second": self.second.to_dict(),
-            "differences": self.differences,
-            "residual": self.residual,
-            "gap": self.gap,
-            "score": self.score,
-        }
+        names = "differences", "residual", "gap", "score"
+        explanations = {"first": self.first.to_dict(), "second": self.second.to_dict()}
+        return explanations | {name: getattr(self, name) for name in names}
 
     def _lines(self, count: int) -> list[tuple[str, tuple[float, float]]]:
         """Return names and both contributions of the concepts that differ most."""

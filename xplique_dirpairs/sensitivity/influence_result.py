@@ -189,8 +189,7 @@ def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceS
         )
     defined = ~np.isnan(scores)
     classes = int(defined.any(axis=0).sum())
-    helps = marked & (np.nan_to_num(scores) > 0)
-    hurts = marked & (np.nan_to_num(scores) < 0)
+    helps, hurts = marked & (scores > 0), marked & (scores < 0)  # False where SC is NaN
     marked = marked & defined
     per_class = [int(sign.sum()) / classes if classes else np.nan for sign in (helps, hurts)]
     return InfluenceSummary(
@@ -241,15 +240,11 @@ def reference_shares(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike)
             f"{reference.shape[1]}"
         )
     rows = np.asarray(labels)
-    if rows.shape != scores.shape[:1] or not np.issubdtype(rows.dtype, np.integer):
+    fits = rows.shape == scores.shape[:1] and np.issubdtype(rows.dtype, np.integer)
+    if not fits or ((rows < -1) | (rows >= len(reference))).any():
         raise ValueError(
-            f"labels must be an integer for each of {len(scores)} directions, not {rows.dtype} "
-            f"{rows.shape}"
-        )
-    if rows.size and (rows.min() < -1 or rows.max() >= len(reference)):
-        raise ValueError(
-            f"labels must be rows of reference, 0 to {len(reference) - 1}, or -1 for none; they "
-            f"reach from {rows.min()} to {rows.max()}"
+            f"labels must be an integer for each of {len(scores)} directions, one of the rows of "
+            f"reference, 0 to {len(reference) - 1}, or -1 for none, not {labels!r}"
         )
     shares = np.full(reference.shape, np.nan)
     for label in np.unique(rows[rows >= 0]):
@@ -334,13 +329,9 @@ def influence_table(
 
 
 def _summary_row(name: str, influence: Influence, correction: str) -> list[Cell]:
-    size = len(influence.scores)
-    cells = [
-        Cell(name),
-        Cell(correction),
-        Cell(str(size), numbers=(size,)),
-        Cell(str(influence.tests), numbers=(influence.tests,)),
-    ]
+    counts = len(influence.scores), influence.tests
+    cells = [Cell(name), Cell(correction)]
+    cells += [Cell(str(count), numbers=(count,)) for count in counts]
     if not influence.reachable(correction):
         return cells + [Cell("unreachable", numbers=(np.nan,))] * len(_COLUMNS)
     summary = influence.summary(correction)

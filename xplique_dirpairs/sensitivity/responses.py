@@ -257,17 +257,14 @@ class LinearResponse(ShiftResponse):
         """Return SC and mean Δ of shifts (M, D), (M, K) each, for at least the ``live`` classes."""
         moves = self._moves(shifts)
         step = chunk_size(max(self.logits.shape), floats=self.chunk_floats)
-        parts = [self._statistics_of_moves(moves[part]) for part in slices(len(moves), step)]
-        return Sensitivity(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.changes for part in parts]),
-            self.images,
-        )
+        sums = [self._sums(moves[part]) for part in slices(len(moves), step)]
+        return self.means(*np.concatenate(sums, axis=1))
 
     def _moves(self, shifts: NDArray) -> NDArray:
         return np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64)
 
-    def _statistics_of_moves(self, moves: NDArray) -> Sensitivity:
+    def _sums(self, moves: NDArray) -> NDArray:
+        """Return sums of signs and of Δ over the images of each class, (2, M, K)."""
         sums = np.zeros((2, *moves.shape))
         if self.labels is not None:
             ordered, classes, first = self._by_class
@@ -280,7 +277,7 @@ class LinearResponse(ShiftResponse):
             for total, move in zip(sums.swapaxes(0, 1), moves, strict=True):
                 changes = self.log_probabilities(self.logits + move) - self.log_p
                 total[:] = self.signs(changes).sum(axis=0), changes.sum(axis=0)
-        return self.means(*sums)
+        return sums
 
     @cached_property
     def _by_class(self) -> tuple[LinearResponse, NDArray, NDArray]:
