@@ -49,7 +49,7 @@ def same(one, other):
         np.testing.assert_array_equal(one.values[key], other.values[key])
     for part in ("encoding", "decoding", "shown"):
         np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
-    for part in ("contributions", "orders", "crossed"):
+    for part in ("contributions", "crossed"):
         np.testing.assert_array_equal(getattr(one.fidelity, part), getattr(other.fidelity, part))
     for part in ("deletion", "insertion"):
         ours, theirs = getattr(one.fidelity, part), getattr(other.fidelity, part)

@@ -254,7 +254,7 @@ def test_a_target_is_tried_however_far_it_seems(search, x, monkeypatch):
 
 
 def test_features_beyond_the_layers_limits_stay_there(pairs, rows, x):
-    search = search_of(pairs, rows, x, limits=(0.2, 1.0))
+    search = search_of(pairs, rows, np.clip(x, 0.2, 1.0))
     same = search.moved.features(x, x[..., :4], np.zeros((len(x), 4)))
     np.testing.assert_array_equal(same, x)
     raised = search.moved.features(x, x[..., :4], np.full((len(x), 4), 0.5))
@@ -457,8 +457,6 @@ def test_bad_parts_are_refused(search, pairs, rows, x):
         CounterfactualSearch(pairs, x)
     with pytest.raises(ValueError, match="5 channels"):
         search_of(make_pairs(5, 2), rows, x)
-    with pytest.raises(ValueError, match="limits must be in order"):
-        search_of(pairs, rows, x, limits=(1.0, 0.0))
     with pytest.raises(ValueError, match="6 channels"):
         search.find(x[..., :5])
 

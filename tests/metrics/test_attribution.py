@@ -10,12 +10,9 @@ import tensorflow as tf
 from xplique_dirpairs.metrics.attribution import (
     gradient_times_coefficient,
     integrated_gradients,
-    leave_one_out,
-    leave_one_out_design,
     permutation_design,
     shapley_values,
 )
-from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 
 
 def shapley_slowly(f, concepts):
@@ -116,35 +113,6 @@ def test_a_number_of_orders_that_is_no_integer_is_refused():
         permutation_design(4, 8.0)
 
 
-def test_masks_of_another_design_are_refused():
-    masks = permutation_design(4, 8, 0)
-    for wrong in (next(sobol_designs(4, 8, 0)), masks[::-1], masks[:-1], masks[0]):
-        with pytest.raises(ValueError, match="permutation_design"):
-            shapley_values(np.zeros(len(wrong)), wrong)
-    with pytest.raises(ValueError, match=r"\(\.\.\., 26\)"):
-        shapley_values(np.zeros(25), masks)
-
-
-# ------------------------------------------------------------------ leave-one-out
-
-
-def test_a_drop_is_that_of_the_score_without_the_concept(rng):
-    f = tangled(rng, 5)
-    slow = [f(np.ones(5)) - f(np.arange(5) != i) for i in range(5)]
-    np.testing.assert_allclose(leave_one_out(f(leave_one_out_design(5))), slow, rtol=1e-6)
-
-
-def test_drops_are_counted_in_full_for_both_concepts_of_an_interaction():
-    masks = leave_one_out_design(3)
-    np.testing.assert_array_equal(leave_one_out(7 * masks[:, 0] * masks[:, 1]), [7, 7, 0])
-
-
-@pytest.mark.parametrize("scores", [1.0, [1.0]])
-def test_drops_need_the_scores_of_all_masks(scores):
-    with pytest.raises(ValueError, match=r"\(\.\.\., I \+ 1\)"):
-        leave_one_out(scores)
-
-
 # ------------------------------------------------------------------ gradients
 
 
@@ -189,96 +157,3 @@ def test_an_image_gets_the_same_alone_as_among_others(rng):
     u = rng.normal(size=(4, 3, 2, 2)).astype(np.float32)
     for method in (gradient_times_coefficient, lambda *a: integrated_gradients(*a).values):
         np.testing.assert_allclose(method(curved, u)[2:3], method(curved, u[2:3]), rtol=1e-5)
-
-
-def test_coefficients_are_taken_as_arrays_tensors_and_integers():
-    u = np.ones((2, 1, 1, 2), np.float32)
-    for form in (u, tf.constant(u), u.astype(int)):
-        np.testing.assert_allclose(gradient_times_coefficient(curved, form), [[2, -2], [2, -2]])
-
-
-def test_scores_that_cannot_be_are_refused(rng):
-    u = rng.normal(size=(3, 2)).astype(np.float32)
-    with pytest.raises(ValueError, match="one an image"):
-        gradient_times_coefficient(lambda u: u, u)
-    with pytest.raises(ValueError, match="no gradient"):
-        gradient_times_coefficient(lambda u: u.numpy().sum(axis=1), u)
-    with pytest.raises(ValueError, match=r"\(N, \*S, I\)"):
-        gradient_times_coefficient(lambda u: u, u[0])
-    with pytest.raises(ValueError, match="at least 1"):
-        integrated_gradients(lambda u: u[:, 0], u, steps=0)
-
-
-# ------------------------------------------------------------------ all methods, one truth
-
-
-class LinearHead:
-    """Average pool and a row of weights: of 20 concepts, each adds its own part to the score."""
-
-    def __init__(self, rng):
-        shape = (3, 2)
-        self.u = rng.uniform(0, 2, size=(*shape, 20)).astype(np.float32)
-        self.bank = rng.normal(size=(20, 24)).astype(np.float32)
-        self.residual = rng.normal(size=(*shape, 24)).astype(np.float32)
-        self.weights = rng.normal(size=24).astype(np.float32)
-        self.truth = self.u.mean(axis=(0, 1), dtype=np.float64) * (self.bank @ self.weights)
-
-    def of_masks(self, masks):
-        x = self.residual + self.u @ self.bank
-        changed = x - ((1 - masks[:, None, None]) * self.u) @ self.bank
-        return changed.mean(axis=(1, 2)) @ self.weights
-
-    def of_coefficients(self, u):
-        x = self.residual + tf.tensordot(u, self.bank, 1)
-        return tf.linalg.matvec(tf.reduce_mean(x, axis=[1, 2]), self.weights)
-
-
-def within(found, truth, tolerance):
-    return np.abs(found - truth).sum() < tolerance * np.abs(truth).sum()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_on_a_linear_head_all_methods_give_the_true_parts(seed):
-    head = LinearHead(np.random.default_rng(seed))
-    orders, alone, points = (
-        permutation_design(20, 4, seed),
-        leave_one_out_design(20),
-        next(sobol_designs(20, 16, seed)),
-    )
-    u = head.u[None]
-    for found in (
-        shapley_values(head.of_masks(orders), orders).values,
-        leave_one_out(head.of_masks(alone)),
-        gradient_times_coefficient(head.of_coefficients, u)[0],
-        integrated_gradients(head.of_coefficients, u, steps=2).values[0],
-    ):
-        assert within(found, head.truth, 0.001)
-    indices = sobol_indices(head.of_masks(points), points)
-    shares = head.truth**2 / (head.truth**2).sum()
-    assert within(indices.first, shares, 0.001) and within(indices.total, shares, 0.001)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_on_an_additive_head_all_but_the_slope_at_the_image_do(seed):
-    weights = np.random.default_rng(seed).normal(size=20)
-    truth = weights * (np.tanh(3.0 - 1.0) - np.tanh(-1.0))
-
-    def of_masks(masks):
-        return np.tanh(3 * np.asarray(masks, np.float64) - 1) @ weights
-
-    def of_coefficients(u):
-        return tf.linalg.matvec(tf.tanh(3 * u - 1), weights)
-
-    orders, alone, points = (
-        permutation_design(20, 4, seed),
-        leave_one_out_design(20),
-        next(sobol_designs(20, 64, seed)),
-    )
-    u = np.ones((1, 20))
-    assert within(shapley_values(of_masks(orders), orders).values, truth, 1e-9)
-    assert within(leave_one_out(of_masks(alone)), truth, 1e-9)
-    assert within(integrated_gradients(of_coefficients, u).values[0], truth, 1e-6)
-    assert not within(gradient_times_coefficient(of_coefficients, u)[0], truth, 0.5)
-    indices = sobol_indices(of_masks(points), points)
-    shares = weights**2 / (weights**2).sum()
-    assert within(indices.first, shares, 0.02) and within(indices.total, shares, 0.02)

@@ -101,22 +101,3 @@ def test_renumbering_the_concepts_changes_nothing_else(rng):
     moved = firing(excess[..., order], np.argsort(order)[concepts])
     np.testing.assert_allclose(fast(moved)[:5], fast(found)[:5])
     np.testing.assert_array_equal(order[moved.rival], found.rival)
-
-
-@pytest.mark.parametrize(
-    ("excess", "concepts", "scales", "message"),
-    [
-        (np.ones(3), [0], None, "shape"),
-        (np.ones((0, 3)), [], None, "shape"),
-        (np.ones((2, 3)), [0], None, "2 indices"),
-        (np.ones((2, 3)), [0.0, 1.0], None, "float64"),
-        (np.ones((2, 3)), [0, 3], None, "0 to 2"),
-        (np.ones((2, 3)), [0, -1], None, "0 to 2"),
-        (np.ones((2, 3)), [0, 1], [1.0, 1.0], "3 positive numbers"),
-        (np.ones((2, 3)), [0, 1], [1.0, 0.0, 1.0], "3 positive numbers"),
-        (np.ones((2, 3)), [0, 1], [1.0, np.nan, 1.0], "3 positive numbers"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(excess, concepts, scales, message):
-    with pytest.raises(ValueError, match=message):
-        firing(excess, concepts, scales)

@@ -18,11 +18,10 @@ from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.attribution import (
     gradient_times_coefficient,
     integrated_gradients,
-    leave_one_out,
-    leave_one_out_design,
     permutation_design,
     shapley_values,
 )
+from xplique_dirpairs.metrics.fidelity import leave_one_out
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
 from xplique_dirpairs.models.head import Head
 
@@ -112,8 +111,7 @@ def attribute(
         shapley = shapley_values(outcomes(reading, masks).logits, masks)
         return Attributions(shapley.values, ids, measure, error=shapley.error)
     if measure == "leave-one-out":
-        masks = leave_one_out_design(reading.number_of_concepts)
-        return Attributions(leave_one_out(outcomes(reading, masks).logits), ids, measure)
+        return Attributions(leave_one_out(reading), ids, measure)
     if measure == "gradient x coefficient":
         # At the image only rounding leaves the range; clipping it would cut off gradients.
         score = _class_score(head, reading.bank, (-np.inf, np.inf))

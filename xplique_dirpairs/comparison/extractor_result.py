@@ -23,7 +23,7 @@ RANDOM, NO_LEARNING = "random directions", "no learning"
 CONTROLS = (RANDOM, NO_LEARNING)
 
 #: Fields of `Fidelity` in a file, in their order.
-_CURVES, _FIDELITY_ARRAYS = ("deletion", "insertion"), ("contributions", "orders", "crossed")
+_CURVES, _FIDELITY_ARRAYS = ("deletion", "insertion"), ("contributions", "crossed")
 _UNDEFINED = Summary(np.nan, np.nan, np.nan, 0)
 _MARKS = (
     "↑ higher is better, ↓ lower is better. ± is half of the 95 % bootstrap interval over images; "

@@ -50,6 +50,11 @@ class Cell:
         return cls._number(value, f"{value:+.{decimals}f}")
 
     @classmethod
+    def figure(cls, value: float, decimals: int = 3) -> Cell:
+        """Return a number with these decimals; a dash for NaN."""
+        return cls._number(value, f"{value:.{decimals}f}")
+
+    @classmethod
     def share(cls, value: float) -> Cell:
         """Return a share in percent; a dash for NaN."""
         return cls._number(value, f"{value:.0%}")

@@ -15,7 +15,6 @@ the layer's own range.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -104,13 +103,15 @@ def correct(
         k = choose_k(layer, indices, *validation, limits=limits)
     if k is not None:
         check_number("k", k, above=0)
-        suppression = _scaled(pairs, float(k))
+        readings, rows = [(pairs.filters, pairs.biases, "sigmoid")], float(k) * pairs.signals
     elif off == "absent":
-        suppression = _to_absent(pairs)
+        readings, rows = _readings_to_absent(pairs), pairs.bank()
     else:
-        suppression = _to_hyperplanes(pairs)
+        readings, rows = [(pairs.filters, pairs.biases, "relu")], pairs.bank()
     target = layer_output(model, layer.layer)
-    return _with_inserted(model, target, lambda x, name: _suppressed(x, name, suppression, bounds))
+    return _with_inserted(
+        model, target, lambda x, name: _suppressed(x, name, readings, rows, bounds)
+    )
 
 
 def choose_k(
@@ -205,64 +206,40 @@ def _mean_signal(pairs: DirectionPairs, x: NDArray) -> float:
     return total / count
 
 
-# ------------------------------------------------------------ what is subtracted
-
-
-@dataclass(frozen=True, eq=False)
-class _Suppression:
-    """What is subtracted from features: u(x) rows, u being the least of some readings of x.
-
-    Attributes
-    ----------
-    readings : list
-        Each of filters (C, D), biases (C,) and an activation.
-    rows : ndarray of shape (C, D)
-    """
-
-    readings: list[tuple[NDArray, NDArray, str]]
-    rows: NDArray
-
-
-def _to_hyperplanes(pairs: DirectionPairs) -> _Suppression:
-    return _Suppression([(pairs.filters, pairs.biases, "relu")], pairs.bank())
-
-
-def _to_absent(pairs: DirectionPairs) -> _Suppression:
-    # A level above the hyperplane would be no suppression.
-    levels = np.minimum(pairs.absent_levels, pairs.biases)
-    slopes = 1.0 + pairs.biases - levels
-    readings = [
-        (pairs.filters, levels, "relu"),
-        (slopes[:, None] * pairs.filters, slopes * pairs.biases, "relu"),
-    ]
-    return _Suppression(readings, pairs.bank())
-
-
-def _scaled(pairs: DirectionPairs, k: float) -> _Suppression:
-    return _Suppression([(pairs.filters, pairs.biases, "sigmoid")], k * pairs.signals)
-
-
 # ------------------------------------------------------------ layers
 
 
-def _suppressed(x: Any, name: str, suppression: _Suppression, limits: Limits) -> Any:
-    """Put layers behind x: clip(x − u rows), in float32 whatever the model computes in."""
+#: Filters (C, D), biases (C,) and an activation: one reading of features.
+_Reading = tuple[NDArray, NDArray, str]
+
+
+def _readings_to_absent(pairs: DirectionPairs) -> list[_Reading]:
+    # A level above the hyperplane would be no suppression.
+    levels = np.minimum(pairs.absent_levels, pairs.biases)
+    slopes = 1.0 + pairs.biases - levels
+    return [
+        (pairs.filters, levels, "relu"),
+        (slopes[:, None] * pairs.filters, slopes * pairs.biases, "relu"),
+    ]
+
+
+def _suppressed(x: Any, name: str, readings: list[_Reading], rows: NDArray, limits: Limits) -> Any:
+    """Put layers behind x: clip(x − u rows), u (..., C) the least of the readings.
+
+    In float32 whatever the model computes in.
+    """
     layers = keras.layers
-    readings = []
-    for number, (filters, biases, activation) in enumerate(suppression.readings):
+    read = []
+    for number, (filters, biases, activation) in enumerate(readings):
         dense = layers.Dense(
             len(biases), activation=activation, dtype="float32", name=f"{name}_read_{number}"
         )
-        readings.append(_called(dense, x, [filters.T, -biases]))
-    u = readings[0]
-    if len(readings) > 1:
-        u = layers.Minimum(dtype="float32", name=f"{name}_least")(readings)
-    step = layers.Dense(
-        suppression.rows.shape[1], use_bias=False, dtype="float32", name=f"{name}_step"
-    )
-    moved = layers.Subtract(dtype="float32", name=f"{name}_subtract")(
-        [x, _called(step, u, [suppression.rows])]
-    )
+        read.append(_called(dense, x, [filters.T, -biases]))
+    u = read[0]
+    if len(read) > 1:
+        u = layers.Minimum(dtype="float32", name=f"{name}_least")(read)
+    step = layers.Dense(rows.shape[1], use_bias=False, dtype="float32", name=f"{name}_step")
+    moved = layers.Subtract(dtype="float32", name=f"{name}_subtract")([x, _called(step, u, [rows])])
     clipped = _clipped(moved, name, limits)
     # Named whatever the range is; and half precision continues as half precision.
     return layers.Activation("linear", dtype=str(x.dtype), name=f"{name}_corrected")(clipped)

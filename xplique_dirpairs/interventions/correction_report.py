@@ -80,15 +80,14 @@ class GroupChange:
         """Return the group's row of `CorrectionReport.table`."""
         before, after = self.accuracies
         mean, largest = float(self.moved.mean()), float(self.moved.max())
-        counts = (self.fixed, self.broken, self.changed)
         return [
             Cell(name),
-            Cell(str(len(self.labels)), numbers=(len(self.labels),)),
-            Cell(f"{before:.3f}", numbers=(before,)),
-            Cell(f"{after:.3f}", numbers=(after,)),
-            *(Cell(str(count), numbers=(count,)) for count in counts),
-            Cell(f"{mean:.4f}", numbers=(mean,)),
-            Cell(f"{largest:.3f}", numbers=(largest,)),
+            Cell.figure(len(self.labels), 0),
+            Cell.figure(before),
+            Cell.figure(after),
+            *(Cell.figure(count, 0) for count in (self.fixed, self.broken, self.changed)),
+            Cell.figure(mean, 4),
+            Cell.figure(largest),
         ]
 
 

@@ -302,15 +302,13 @@ class Counterfactuals:
         moves = [f"{names[i]} {'+' if shift[i] > 0 else '−'}" for i in np.flatnonzero(shift)]
         is_found = self.found[index]
         after = self.class_names[self.after[index]] if is_found else str(self.status[index])
-        changed = float(self.changed[index])
-        rank = float(self.distances_after.percentile[index])
         return [
             Cell(str(index)),
             Cell(self.class_names[self.before[index]]),
             Cell(after),
             Cell(", ".join(moves) or "–"),
-            Cell(f"{changed:.3f}", numbers=(changed,)),
-            Cell(f"{rank:.0f}", numbers=(rank,)),
+            Cell.figure(self.changed[index]),
+            Cell.figure(self.distances_after.percentile[index], 0),
         ]
 
     def _notes(self, at_most: int) -> list[str]:

@@ -17,7 +17,6 @@ from xplique_dirpairs.core.validation import (
     check_concepts,
     check_images,
     check_integer,
-    check_limits,
     check_number,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -34,7 +33,6 @@ from xplique_dirpairs.interventions.moved_features import (
     MovedFeatures,
     flat_maps,
 )
-from xplique_dirpairs.models.graph import Limits
 
 Moves = Literal["any", "remove", "add"]
 
@@ -123,9 +121,6 @@ class CounterfactualSearch:
     training_activations : array-like of shape (M, *S, D)
     quantile : float, default=0.99
         See `CoefficientRange.of`.
-    limits : (float or None, float or None), optional
-        Of the layer's features; (0, None): no upper one. None: the range of the training
-        activations.
 
     Attributes
     ----------
@@ -146,7 +141,6 @@ class CounterfactualSearch:
         training_activations: ArrayLike,
         *,
         quantile: float = 0.99,
-        limits: Limits | None = None,
     ) -> None:
         self.concepts = ConceptLayer.of(concepts)
         x = self._check(training_activations)
@@ -158,18 +152,14 @@ class CounterfactualSearch:
             )
         number_of_classes = head.few_logits(x[:1]).shape[1]
         self.class_names = self.concepts.names_of_classes(number_of_classes)
-        if limits is None:
-            low, high = float(x.min()), float(x.max())
-        else:
-            lowest, highest = check_limits(limits)
-            low = -np.inf if lowest is None else lowest
-            high = np.inf if highest is None else highest
         batches = slices(len(x), chunk_size(x[0].size))
         bounds = CoefficientRange.of(
             (self.concepts.coefficients(x[rows]) for rows in batches), quantile
         )
         self.distance = TrainingDistance(x)
-        self.moved = MovedFeatures(head, self.concepts.bank, (low, high), bounds)
+        self.moved = MovedFeatures(
+            head, self.concepts.bank, (float(x.min()), float(x.max())), bounds
+        )
 
     def find(
         self,

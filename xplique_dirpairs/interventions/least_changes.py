@@ -26,8 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xplique_dirpairs.interventions.moved_features import (
+    HALVINGS,
     CoefficientRange,
     MovedFeatures,
+    bisected,
     flat_maps,
 )
 
@@ -44,8 +46,8 @@ KEPT = 3
 ROUNDS = 5
 #: Share of the remaining gap by which a round aims beyond the boundary.
 _BEYOND = 1e-3
-#: Halvings of the way back to where the prediction just changes, and of the multiplier λ.
-_SHORTENINGS, _HALVINGS = 12, 40
+#: Halvings of the way back to where the prediction just changes.
+_SHORTENINGS = 12
 #: Sweeps of the coordinate descent.
 _SWEEPS = 20
 
@@ -266,7 +268,7 @@ def best_concepts(
     high = 2.0 * efficiency.reshape(len(gains), -1).max(axis=1) + 1e-12
     high = high * gains.shape[-1] * 1e3
     low = np.full(len(gains), 1e-12)
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         middle = np.sqrt(low * high)  # λ may be of any order of magnitude
         is_reached = _best_levels(gains, squares, middle, max_concepts, unmoved)[1] >= need
         low, high = np.where(is_reached, low, middle), np.where(is_reached, middle, high)
@@ -375,18 +377,14 @@ def closed_form_shifts(
     def shifts_at(multiplier: NDArray) -> NDArray:
         return np.clip(multiplier[:, None] * direction, *limits)
 
-    def gain_at(multiplier: NDArray) -> NDArray:
+    def is_reached(multiplier: NDArray) -> NDArray:
         means = bounds.shifted(u, shifts_at(multiplier)).mean(axis=1)
-        return ((means - own) * slopes).sum(axis=1)
+        return ((means - own) * slopes).sum(axis=1) >= need
 
     reach = np.maximum(np.abs(limits[0]), np.abs(limits[1]))
     steps = np.where(direction == 0, 0.0, reach / np.where(direction == 0, 1.0, np.abs(direction)))
-    low, high = np.zeros(len(u)), steps.max(axis=1) + 1e-12
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        is_reached = gain_at(middle) >= need
-        low, high = np.where(is_reached, low, middle), np.where(is_reached, middle, high)
-    return shifts_at(high)
+    _, multiplier = bisected(is_reached, np.zeros(len(u)), steps.max(axis=1) + 1e-12, HALVINGS)
+    return shifts_at(multiplier)
 
 
 def _steepest(slopes: NDArray, gram: NDArray, limits: tuple[NDArray, NDArray]) -> NDArray:
@@ -423,9 +421,6 @@ def _shorten(
         logits, norm = moved.outcomes(x, u, image, ends)
         return ends, goal.lead(logits, image), norm
 
-    low, high = np.zeros(len(image)), np.ones(len(image))
-    for _ in range(_SHORTENINGS):
-        middle = (low + high) / 2
-        is_met = goal.is_met(lead_at(middle)[1])
-        low, high = np.where(is_met, low, middle), np.where(is_met, middle, high)
-    return lead_at(high)
+    none, whole = np.zeros(len(image)), np.ones(len(image))
+    _, shares = bisected(lambda share: goal.is_met(lead_at(share)[1]), none, whole, _SHORTENINGS)
+    return lead_at(shares)

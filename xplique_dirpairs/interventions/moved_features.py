@@ -10,7 +10,7 @@ so that t = 0 gives the network's own output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from xplique_dirpairs.data.activations import any_number
 from xplique_dirpairs.models.head import Head
 
 #: Halvings of an interval of shifts: more than float32 can tell apart.
-_HALVINGS = 40
+HALVINGS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +117,9 @@ class CoefficientRange:
         tolerance = 1e-9 * (1.0 + np.abs(means))
         is_above = self.shifted(u, least).mean(axis=1) >= means - tolerance
         is_below = self.shifted(u, most).mean(axis=1) <= means + tolerance
-        low, high = least, most
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            above = self.shifted(u, middle).mean(axis=1) > means
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        low, _ = bisected(
+            lambda shifts: self.shifted(u, shifts).mean(axis=1) > means, least, most, HALVINGS
+        )
         return np.where(is_below & ~is_above, most, np.where(is_above & ~is_below, least, low))
 
 
@@ -172,7 +170,7 @@ class MovedFeatures:
             Which image is moved.
         shifts : ndarray of shape (r, I)
         """
-        logits, norms = self._in_chunks(self._run, x, u, image, shifts.astype(np.float32))
+        logits, norms = self._in_chunks(self._run, x, u, image, shifts)
         return logits.astype(np.float64), norms.astype(np.float64)
 
     def leads_and_slopes(
@@ -187,20 +185,17 @@ class MovedFeatures:
         classes : ndarray of shape (r, 2), int32
             The class that is to lead, and the one it is to lead over; −1: all others.
         """
-        leads, slopes = self._in_chunks(
-            self._run_slopes, x, u, image, shifts.astype(np.float32), classes
-        )
+        leads, slopes = self._in_chunks(self._run_slopes, x, u, image, shifts, classes)
         return leads.astype(np.float64), slopes.astype(np.float64)
 
     def features(self, x: NDArray, u: NDArray, shifts: NDArray) -> NDArray:
         """Return x', (n, *S, D) float32, of one move of each image."""
-        image = np.arange(len(x))
-        return self._in_chunks(self._run_features, x, u, image, shifts.astype(np.float32))[0]
+        return self._in_chunks(self._run_features, x, u, np.arange(len(x)), shifts)[0]
 
     def _in_chunks(
-        self, function: Any, x: NDArray, u: NDArray, image: NDArray, *columns: NDArray
+        self, function: Any, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray, *more: NDArray
     ) -> list[NDArray]:
-        parts = []
+        columns, parts = (shifts.astype(np.float32), *more), []
         for rows in slices(len(image), chunk_size(x[0].size)):
             moves = [column[rows] for column in columns]
             results = any_number(function, x[image[rows]], u[image[rows]], *moves)
@@ -246,3 +241,14 @@ class MovedFeatures:
 def flat_maps(u: NDArray) -> NDArray:
     """Reshape maps (n, *S, I) to (n, P, I)."""
     return u.reshape(len(u), -1, u.shape[-1])
+
+
+def bisected(
+    is_beyond: Callable[[NDArray], NDArray], low: NDArray, high: NDArray, halvings: int
+) -> tuple[NDArray, NDArray]:
+    """Halve the intervals [low, high] around the values from which on a condition holds."""
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        beyond = is_beyond(middle)
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return low, high

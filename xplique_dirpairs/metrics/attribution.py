@@ -26,7 +26,6 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.metrics.importance import check_scores
 
 #: Coefficients (N, *S, I), a tensor, to the class score of each image (N,), residual kept.
 Score = Callable[[tf.Tensor], tf.Tensor]
@@ -81,13 +80,8 @@ def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> NDArray
     -------
     values : ndarray of shape (N, I)
         Summed over the positions. Signed, in units of the score.
-
-    Raises
-    ------
-    ValueError
-        If the score is not one number an image, or has no gradient.
     """
-    u = _as_coefficients(coefficients)
+    u = tf.convert_to_tensor(coefficients)
     return _over_positions(u * _gradient(score, u))
 
 
@@ -109,54 +103,23 @@ def integrated_gradients(
         u.
     steps
         Gradients taken, one batch of N after the other.
-
-    Returns
-    -------
-    values and gap
-
-    Raises
-    ------
-    ValueError
-        If ``steps`` is not positive, or the score is not one number an image or has no gradient.
     """
-    check_integer("steps", steps)
-    u = _as_coefficients(coefficients)
+    u = tf.convert_to_tensor(coefficients)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     mean = tf.zeros_like(u)
     for node, weight in zip(nodes, weights, strict=True):
         mean += weight / 2 * _gradient(score, (node + 1) / 2 * u)
     values = _over_positions(u * mean)
-    change = _scores(score, u) - _scores(score, tf.zeros_like(u))
+    change = score(u) - score(tf.zeros_like(u))
     return IntegratedGradients(values, values.sum(axis=-1) - change.numpy())
-
-
-def _scores(score: Score, u: tf.Tensor) -> tf.Tensor:
-    scores = tf.convert_to_tensor(score(u))
-    if scores.shape != u.shape[:1]:
-        raise ValueError(f"score must give {tuple(u.shape[:1])}, one an image, not {scores.shape}")
-    return scores
 
 
 def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
     """Return the gradient of each image's score in its own coefficients."""
     with tf.GradientTape() as tape:
         tape.watch(u)
-        scores = _scores(score, u)
-    gradient = tape.gradient(scores, u)
-    if gradient is None:
-        raise ValueError(
-            "score has no gradient in the coefficients: it must be computed from the tensor it is "
-            "given, by TensorFlow throughout"
-        )
-    return gradient
-
-
-def _as_coefficients(coefficients: ArrayLike) -> tf.Tensor:
-    u = tf.convert_to_tensor(coefficients)
-    u = u if u.dtype.is_floating else tf.cast(u, tf.float32)
-    if u.shape.rank < 2:
-        raise ValueError(f"coefficients must be (N, *S, I), not {tuple(u.shape)}")
-    return u
+        scores = score(u)
+    return tape.gradient(scores, u)
 
 
 def _over_positions(maps: tf.Tensor) -> NDArray:
@@ -210,7 +173,7 @@ def permutation_design(
     return np.concatenate([ends, between.reshape(-1, number_of_concepts)]).astype(np.float32)
 
 
-def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
+def shapley_values(scores: ArrayLike, masks: NDArray) -> ShapleyValues:
     """Estimate signed Shapley values: the gain of the score from a concept, over random orders.
 
         φ_i = E_order[ f(those before i, and i) − f(those before i) ]
@@ -233,16 +196,12 @@ def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
     -------
     values
         The errors are the spread of the pairs of orders, which are independent.
-
-    Raises
-    ------
-    ValueError
-        If the masks are not a design, or the scores not one a mask.
     """
-    masks = np.asarray(masks)
-    between = _check_permutation_design(masks)
-    scores = check_scores(scores, len(masks))
-    orders, steps, concepts = between.shape
+    scores, concepts = np.asarray(scores, np.float64), masks.shape[1]
+    steps = concepts - 1
+    # A single concept has one order and nothing between: as good as the fewest orders.
+    orders = (len(masks) - 2) // steps if steps else 4
+    between = masks[2:].reshape(orders, steps, concepts)
 
     def end(row: int) -> NDArray:
         return np.repeat(scores[..., None, row : row + 1], orders, axis=-2)
@@ -255,52 +214,3 @@ def shapley_values(scores: ArrayLike, masks: ArrayLike) -> ShapleyValues:
     pairs = values.reshape(*scores.shape[:-1], orders // 2, 2, concepts).mean(axis=-2)
     error = pairs.std(axis=-2, ddof=1) / math.sqrt(orders // 2)
     return ShapleyValues(pairs.mean(axis=-2), error)
-
-
-# ------------------------------------------------------------------------------ leave-one-out
-
-
-def leave_one_out_design(number_of_concepts: int) -> NDArray:
-    """Return masks (I + 1, I) float32 for `leave_one_out`: all on, then each concept off alone."""
-    everything = np.ones((1, number_of_concepts), np.float32)
-    return np.concatenate([everything, 1 - np.eye(number_of_concepts, dtype=np.float32)])
-
-
-def leave_one_out(scores: ArrayLike) -> NDArray:
-    """Compute the drop of the score as one concept is switched off: f(all) − f(all but i).
-
-    Parameters
-    ----------
-    scores : ndarray of shape (..., I + 1)
-        f at the rows of `leave_one_out_design`.
-
-    Returns
-    -------
-    drops : ndarray of shape (..., I)
-        Signed, in units of the score: above 0 the concept raises it. Exact: nothing is sampled.
-
-    Raises
-    ------
-    ValueError
-        If there is no score besides that of everything on.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim < 1 or scores.shape[-1] < 2:
-        raise ValueError(f"scores must be (..., I + 1), one a mask, not {scores.shape}")
-    return scores[..., :1] - scores[..., 1:]
-
-
-def _check_permutation_design(masks: NDArray) -> NDArray:
-    """Return the masks between all off and all on, (n, I − 1, I), of a `permutation_design`."""
-    fits = masks.ndim == 2 and len(masks) > 1 and not masks[0].any() and masks[1].all()
-    if fits:
-        concepts = masks.shape[1]
-        # a single concept has one order, and nothing between: as good as four of them
-        orders, rest = divmod(len(masks) - 2, concepts - 1) if concepts > 1 else (4, 0)
-        fits = orders >= 4 and orders % 2 == 0 and rest == 0
-    if fits:
-        between = masks[2:].reshape(orders, concepts - 1, concepts)
-        fits = bool((between.sum(axis=-1) == np.arange(1, concepts)).all())
-    if not fits:
-        raise ValueError(f"masks {masks.shape} are not a design: take those of permutation_design")
-    return between

@@ -12,9 +12,9 @@ score and cross-talk; fewer dead concepts.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.batching import as_positions, iter_blocks
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
 from xplique_dirpairs.metrics.registry import nan_mean
 
@@ -27,7 +27,7 @@ _ROWS = 8192
 # ------------------------------------------------------------------------------ two dictionaries
 
 
-def matched_cosines(a: ArrayLike, b: ArrayLike) -> NDArray:
+def matched_cosines(a: NDArray, b: NDArray) -> NDArray:
     """Compute |cosine| of each direction of ``a`` with its partner in ``b``.
 
     The one-to-one matching is that with the largest sum.
@@ -41,20 +41,14 @@ def matched_cosines(a: ArrayLike, b: ArrayLike) -> NDArray:
     -------
     matched : ndarray of shape (I,)
         In [0, 1]; NaN for the I − J directions without a partner where ``a`` is the larger.
-
-    Raises
-    ------
-    ValueError
-        If they are not two dictionaries of the same channels.
     """
-    a, b = _check_two("a", a, "b", b)
     similarity = np.abs(cosines(b, a))
     matching = match(similarity)
-    partners = similarity[matching, np.arange(len(a))]
+    partners = similarity[matching, np.arange(len(matching))]
     return np.where(matching == UNMATCHED, np.nan, np.minimum(partners, 1.0))
 
 
-def dictionary_stability(a: ArrayLike, b: ArrayLike) -> float:
+def dictionary_stability(a: NDArray, b: NDArray) -> float:
     """Compute the mean of `matched_cosines` over the min(I, J) pairs, in [0, 1]; higher is better.
 
     1 for a dictionary and itself in any order, with any signs and lengths. Of dictionaries of
@@ -68,24 +62,24 @@ def dictionary_stability(a: ArrayLike, b: ArrayLike) -> float:
 # ------------------------------------------------------------------------------ one dictionary
 
 
-def max_coherence(dictionary: ArrayLike) -> float:
+def max_coherence(dictionary: NDArray) -> float:
     """Compute max_{i≠j} |cos(d_i, d_j)|, in [0, 1]; lower is better.
 
     The mutual coherence: D. L. Donoho, X. Huo, 2001. 0 if orthogonal, 1 if two directions are
     parallel; NaN for a single direction.
     """
-    others = _off_diagonal(np.abs(_cosines(dictionary)))
+    others = _off_diagonal(np.abs(cosines(dictionary, dictionary)))
     return float(others.max()) if others.size else np.nan
 
 
-def stable_rank(dictionary: ArrayLike) -> float:
+def stable_rank(dictionary: NDArray) -> float:
     """Compute ‖D‖_F² / ‖D‖_2² of unit directions, in [1, min(I, D)]; higher is better.
 
     The number of directions, less their overlap: I if orthogonal, 1 if all are parallel, 0
     if all are zero. M. Rudelson, R. Vershynin, "Sampling from large matrices", 2007; at unit length
     because the lengths of a dictionary are arbitrary.
     """
-    gram = _cosines(dictionary)
+    gram = cosines(dictionary, dictionary)
     largest = np.linalg.eigvalsh(gram)[-1]
     return float(np.trace(gram) / largest) if largest > 0 else 0.0
 
@@ -93,7 +87,7 @@ def stable_rank(dictionary: ArrayLike) -> float:
 # ------------------------------------------------------------------------------ coefficients
 
 
-def hoyer_sparsity(coefficients: ArrayLike) -> NDArray:
+def hoyer_sparsity(coefficients: NDArray) -> NDArray:
     """Compute (√I − ‖u‖₁/‖u‖₂) / (√I − 1) of each sample, in [0, 1]; higher is better.
 
     1 where a single concept is on, 0 where all are equally, with any signs. The result depends on
@@ -109,7 +103,7 @@ def hoyer_sparsity(coefficients: ArrayLike) -> NDArray:
     sparsity : ndarray of shape (...)
         NaN where nothing is on, and for a single concept: sparsity is not defined there.
     """
-    u = np.abs(_check_coefficients(coefficients))
+    u = np.abs(np.asarray(coefficients, np.float64))
     largest = u.max(axis=-1, keepdims=True)
     # relative to the largest one, so that squares neither overflow nor vanish
     u = np.divide(u, largest, out=np.zeros_like(u), where=largest > 0)
@@ -120,7 +114,7 @@ def hoyer_sparsity(coefficients: ArrayLike) -> NDArray:
     return np.where(defined, np.clip((root - ratio) / max(root - 1, 1e-12), 0.0, 1.0), np.nan)
 
 
-def l0(coefficients: ArrayLike) -> NDArray:
+def l0(coefficients: NDArray) -> NDArray:
     """Count the concepts that are on in each sample, in [0, I]; lower is sparser.
 
     A concept is on if |u_i| is above 1e-3 of its largest value over all samples.
@@ -133,12 +127,12 @@ def l0(coefficients: ArrayLike) -> NDArray:
     -------
     counts : ndarray of shape (...), int
     """
-    u = np.abs(_check_coefficients(coefficients))
+    u = np.abs(np.asarray(coefficients, np.float64))
     largest = u.max(axis=tuple(range(u.ndim - 1)))
     return (u > NEGLIGIBLE * largest).sum(axis=-1)
 
 
-def dead_concepts(coefficients: ArrayLike, dictionary: ArrayLike) -> NDArray:
+def dead_concepts(coefficients: NDArray, dictionary: NDArray) -> NDArray:
     """Return which concepts add next to nothing to any sample. Fewer are better.
 
     Next to nothing: the largest |u_i| ‖d_i‖ over the samples is at most 1e-3 of that of the
@@ -154,14 +148,13 @@ def dead_concepts(coefficients: ArrayLike, dictionary: ArrayLike) -> NDArray:
     -------
     dead : ndarray of shape (I,), bool
     """
-    u, dictionary = _check_coefficients(coefficients), _check("dictionary", dictionary)
-    _check_concepts("coefficients", u.shape[-1], dictionary)
+    u = np.asarray(coefficients, np.float64)
     largest = np.abs(u).reshape(-1, len(dictionary)).max(axis=0)
     added = largest * np.linalg.norm(dictionary, axis=1)
     return added <= NEGLIGIBLE * added.max()
 
 
-def oriented(dictionary: ArrayLike, coefficients: ArrayLike) -> NDArray:
+def oriented(dictionary: NDArray, coefficients: NDArray) -> NDArray:
     """Turn directions around where their coefficients are mostly negative.
 
     Decided by the sign of Σ u³, so by the long tail where coefficients are centred. Changes nothing
@@ -176,8 +169,7 @@ def oriented(dictionary: ArrayLike, coefficients: ArrayLike) -> NDArray:
     -------
     dictionary : ndarray of shape (I, D)
     """
-    u, dictionary = _check_coefficients(coefficients), _check("dictionary", dictionary)
-    _check_concepts("coefficients", u.shape[-1], dictionary)
+    u = np.asarray(coefficients, np.float64)
     tail = np.power(u.reshape(-1, len(dictionary)) / max(np.abs(u).max(), 1e-300), 3).sum(axis=0)
     return np.where(tail < 0, -1.0, 1.0)[:, None] * dictionary
 
@@ -185,7 +177,7 @@ def oriented(dictionary: ArrayLike, coefficients: ArrayLike) -> NDArray:
 # ------------------------------------------------------------------------------ data and classes
 
 
-def ood_score(dictionary: ArrayLike, activations: ArrayLike) -> float:
+def ood_score(dictionary: NDArray, activations: NDArray) -> float:
     """Compute 1 − (1/I) Σ_i max_j cos(d_i, x_j), in [0, 2]; lower is better.
 
     0 if every direction is parallel to a sample, 1 if all are orthogonal to the data.
@@ -197,22 +189,14 @@ def ood_score(dictionary: ArrayLike, activations: ArrayLike) -> float:
         Turned the way it is used: `oriented`.
     activations : ndarray of shape (..., D)
         x; less the mean, or the constant of `decode`, where the directions are about it.
-
-    Raises
-    ------
-    ValueError
-        If the channels differ.
     """
-    dictionary, x = _check("dictionary", dictionary), np.asarray(activations)
-    if x.ndim < 2 or x.shape[-1] != dictionary.shape[1] or not x.size:
-        raise ValueError(f"activations must be (..., {dictionary.shape[1]}), not {x.shape}")
     nearest = np.full(len(dictionary), -1.0)
-    for rows in iter_blocks(x.reshape(-1, x.shape[-1]), _ROWS):
+    for rows in iter_blocks(as_positions(activations), _ROWS):
         nearest = np.maximum(nearest, cosines(rows, dictionary).max(axis=0))
     return float(1.0 - np.minimum(nearest, 1.0).mean())
 
 
-def plausibility(dictionary: ArrayLike, head_directions: ArrayLike) -> float:
+def plausibility(dictionary: NDArray, head_directions: NDArray) -> float:
     """Compute (1/K) Σ_k max_i cos(head_k, d_i), in [−1, 1]; higher is better.
 
     1 if the weights of every class are among the directions. T. Fel et al., "Archetypal SAE", ICML
@@ -224,20 +208,14 @@ def plausibility(dictionary: ArrayLike, head_directions: ArrayLike) -> float:
         Turned the way it is used: `oriented`.
     head_directions : ndarray of shape (K, D)
         The weights of one class per row: the transposed kernel of a linear head on pooled features.
-
-    Raises
-    ------
-    ValueError
-        If they are not two dictionaries of the same channels.
     """
-    dictionary, heads = _check_two("dictionary", dictionary, "head_directions", head_directions)
-    return float(np.minimum(cosines(heads, dictionary).max(axis=1), 1.0).mean())
+    return float(np.minimum(cosines(head_directions, dictionary).max(axis=1), 1.0).mean())
 
 
 # ------------------------------------------------------------------------------ filters and signals
 
 
-def cross_talk(filters: ArrayLike, signals: ArrayLike) -> float:
+def cross_talk(filters: NDArray, signals: NDArray) -> float:
     """Compute the mean of |w̄_iᵀ s̄_j| over i ≠ j of unit vectors, in [0, 1]; lower is better.
 
     How much of another concept's signal a filter reads; NaN for a single concept.
@@ -248,13 +226,8 @@ def cross_talk(filters: ArrayLike, signals: ArrayLike) -> float:
         Decoding directions w_i.
     signals : ndarray of shape (I, D)
         Encoding directions ŝ_i, in the same order.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
     """
-    others = _off_diagonal(np.abs(_pair_cosines(filters, signals)))
+    others = _off_diagonal(np.abs(cosines(filters, signals)))
     return float(others.mean()) if others.size else np.nan
 
 
@@ -309,54 +282,8 @@ def dictionary_values(
     return {key: np.asarray(value, np.float64) for key, value in values.items()}
 
 
-# ------------------------------------------------------------------------------ checks
-
-
-def _cosines(dictionary: ArrayLike) -> NDArray:
-    dictionary = _check("dictionary", dictionary)
-    return cosines(dictionary, dictionary)
-
-
-def _pair_cosines(filters: ArrayLike, signals: ArrayLike) -> NDArray:
-    filters, signals = _check_two("filters", filters, "signals", signals)
-    _check_concepts("filters", len(filters), signals)
-    return cosines(filters, signals)
+# ------------------------------------------------------------------------------ helpers
 
 
 def _off_diagonal(square: NDArray) -> NDArray:
     return square[~np.eye(len(square), dtype=bool)]
-
-
-def _check(name: str, directions: ArrayLike) -> NDArray:
-    directions = np.asarray(directions, dtype=np.float64)
-    if directions.ndim != 2 or not directions.size:
-        raise ValueError(f"{name} must be (I, D), a direction a row, not {directions.shape}")
-    if not np.isfinite(directions).all():
-        raise ValueError(f"{name} must be finite")
-    return directions
-
-
-def _check_two(
-    name: str, directions: ArrayLike, other_name: str, others: ArrayLike
-) -> tuple[NDArray, NDArray]:
-    directions, others = _check(name, directions), _check(other_name, others)
-    if directions.shape[1] != others.shape[1]:
-        raise ValueError(
-            f"{name} and {other_name} must have as many channels, not {directions.shape} and "
-            f"{others.shape}"
-        )
-    return directions, others
-
-
-def _check_concepts(name: str, concepts: int, dictionary: NDArray) -> None:
-    if concepts != len(dictionary):
-        raise ValueError(f"{name} must be about {len(dictionary)} concepts, not {concepts}")
-
-
-def _check_coefficients(coefficients: ArrayLike) -> NDArray:
-    u = np.asarray(coefficients, dtype=np.float64)
-    if u.ndim < 2 or not u.size:
-        raise ValueError(f"coefficients must be (..., I), samples first, not {u.shape}")
-    if not np.isfinite(u).all():
-        raise ValueError("coefficients must be finite")
-    return u

@@ -100,10 +100,10 @@ class Dissection:
         best = min(best, len(names))
         rows = []
         for i in np.argsort(-iou.max(axis=1), kind="stable"):
-            cells = [Cell(str(i)), number_cell(self.thresholds[i])]
+            cells = [Cell(str(i)), Cell.figure(self.thresholds[i])]
             for c in np.argsort(-iou[i], kind="stable")[:best]:
                 category, name = names[c]
-                cells += [Cell(name), Cell(category), number_cell(iou[i, c])]
+                cells += [Cell(name), Cell(category), Cell.figure(iou[i, c])]
             rows.append(cells)
         headers = ["detector", "threshold", *["concept", "category", "IoU"] * best]
         return Table(headers, rows)
@@ -267,12 +267,6 @@ def category_starts(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
 def category_of(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
     """Return the index of each flat concept's category, (C,)."""
     return np.repeat(np.arange(len(concepts)), [len(names) for names in concepts.values()])
-
-
-def number_cell(value: float, decimals: int = 3) -> Cell:
-    """Return a cell with a figure, or a dash where it is not defined."""
-    text = "–" if np.isnan(value) else f"{value:.{decimals}f}"
-    return Cell(text, numbers=(float(value),))
 
 
 def check_thresholds(thresholds: ArrayLike) -> NDArray:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xplique_dirpairs.core.validation import check_float32, check_labels
 from xplique_dirpairs.metrics.importance import ROUNDING
 from xplique_dirpairs.metrics.manipulation import (
     Outcomes,
@@ -30,9 +29,10 @@ from xplique_dirpairs.metrics.manipulation import (
     correct,
     kl_bits,
     outcomes,
-    predicted,
 )
 
+#: Random subsets of concepts for μ-fidelity, and the share of the concepts in each.
+SUBSETS, SUBSET_SHARE = 50, 0.2
 #: Changes of the features, as fractions of their norm, at which deletion is read.
 FRACTIONS = (0.1, 0.2, 0.3)
 
@@ -70,9 +70,8 @@ class Fidelity:
         is a ratio. NaN where it is undefined.
     deletion, insertion : Curves
     contributions : ndarray of shape (N, I)
-        The order of the concepts follows these, unless ``orders`` were given.
-    orders : ndarray of shape (N, I)
-        Concepts in the order of deletion and of insertion.
+        Signed contribution of every concept to the class's logit: `leave_one_out`. Concepts are
+        deleted and inserted in their order, largest first.
     crossed : ndarray of shape (N, 3), bool
         Whether deletion changed the features by each of `FRACTIONS`; where it did not, P@ is the
         probability after the last step.
@@ -82,71 +81,38 @@ class Fidelity:
     deletion: Curves
     insertion: Curves
     contributions: NDArray
-    orders: NDArray
     crossed: NDArray
 
 
 def fidelity(
     reading: Reading,
     *,
-    contributions: ArrayLike | None = None,
-    orders: ArrayLike | None = None,
     reconstructions: ArrayLike | None = None,
     labels: ArrayLike | None = None,
-    nb_subsets: int = 50,
     random_state: int | np.random.Generator | None = 0,
 ) -> Fidelity:
     """Compute every fidelity metric of one extractor on N images.
 
-    About 3 I + ``nb_subsets`` passes of the images through the rest of the network.
+    About 3 I + `SUBSETS` passes of the images through the rest of the network.
 
     Parameters
     ----------
     reading : Reading
         The coefficients the extractor reads in the images.
-    contributions : ndarray of shape (N, I), optional
-        Signed contribution of every concept to the class's logit; `leave_one_out` if not given.
-    orders : ndarray of shape (N, I) int, optional
-        Concepts in the order in which they are deleted and inserted, if not that of the
-        contributions; see `random_orders`.
     reconstructions : ndarray of shape (N, *S, D), optional
-        decode(u), without the residual. If not given, reconstruction metrics are left
-        out.
-    labels : ndarray of shape (N,), optional
-        True classes; without them no completeness. See `reconstruction`.
-    nb_subsets
-        Random subsets of concepts for μ-fidelity.
-    random_state
-        Seed or generator of those subsets.
-
-    Returns
-    -------
-    fidelity
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument does not fit the reading.
+        decode(u), without the residual; None: no reconstruction metrics.
+    labels : ndarray of shape (N,) or (N, K), optional
+        True classes; None: no completeness. See `reconstruction`.
+    random_state : int, Generator or None, default=0
+        Of the subsets of concepts for μ-fidelity.
     """
-    if labels is not None and reconstructions is None:
-        raise ValueError("labels are for the completeness of reconstructions: pass them as well")
-    # Arguments are checked before the many passes.
-    subsets = random_subsets(reading.number_of_concepts, nb_subsets, random_state)
-    if contributions is not None:
-        contributions = _checked_contributions(contributions, reading)
-    if orders is not None:
-        orders = _checked_orders(orders, reading)
-    values: dict[str, NDArray] = {}
-    if reconstructions is not None:
-        values = reconstruction(reading, reconstructions, labels)
-    if contributions is None:
-        contributions = leave_one_out(reading)
-    if orders is None:
-        orders = contribution_orders(contributions)
+    subsets = random_subsets(reading.number_of_concepts, SUBSETS, random_state)
+    contributions = leave_one_out(reading)
+    orders = contribution_orders(contributions)
     deletion, insertion = deletion_curves(reading, orders), insertion_curves(reading, orders)
     crossings = [probabilities_at(deletion, fraction) for fraction in FRACTIONS]
     drops = reading.intact.logits - outcomes(reading, ~subsets).logits
-    measured = {
+    values = {
         "deletion": deletion.areas,
         "insertion": insertion.areas,
         **{f"p_at_{fraction}": at for fraction, (at, _) in zip(FRACTIONS, crossings, strict=True)},
@@ -156,8 +122,10 @@ def fidelity(
         "all_off_probability": reading.all_off.probabilities[:, 0],
         "all_off_entropy": reading.all_off.entropies[:, 0],
     }
+    if reconstructions is not None:
+        values |= reconstruction(reading, reconstructions, labels)
     crossed = np.stack([crossed for _, crossed in crossings], axis=1)
-    return Fidelity(measured | values, deletion, insertion, contributions, orders, crossed)
+    return Fidelity(values, deletion, insertion, contributions, crossed)
 
 
 def leave_one_out(reading: Reading) -> NDArray:
@@ -179,45 +147,30 @@ def random_orders(
     return rng.permuted(np.tile(np.arange(concepts), (images, 1)), axis=1)
 
 
-def deletion_curves(reading: Reading, orders: ArrayLike) -> Curves:
+def deletion_curves(reading: Reading, orders: NDArray) -> Curves:
     """Switch concepts off one after the other, starting with all on.
 
     Parameters
     ----------
-    reading
-    orders : ndarray of shape (N, I) int
+    reading : Reading
+    orders : ndarray of shape (N, I), int
         The first is switched off first.
-
-    Raises
-    ------
-    ValueError
-        If the rows of ``orders`` are not orders of the concepts.
     """
-    turn = _turns(orders, reading)
-    steps = np.arange(1, reading.number_of_concepts)
-    between = outcomes(reading, turn[:, None, :] >= steps[:, None])
-    return _curves(reading.intact, between, reading.all_off)
+    return _curves(reading.intact, outcomes(reading, ~_before_steps(orders)), reading.all_off)
 
 
-def insertion_curves(reading: Reading, orders: ArrayLike) -> Curves:
+def insertion_curves(reading: Reading, orders: NDArray) -> Curves:
     """Switch concepts on one after the other, starting from the residual alone.
 
     The probability is min(p, p_intact): a larger one only lacks evidence against the class.
 
     Parameters
     ----------
-    reading
-    orders : ndarray of shape (N, I) int
+    reading : Reading
+    orders : ndarray of shape (N, I), int
         The first is switched on first.
-
-    Raises
-    ------
-    ValueError
-        If the rows of ``orders`` are not orders of the concepts.
     """
-    turn = _turns(orders, reading)
-    steps = np.arange(1, reading.number_of_concepts)
-    between = outcomes(reading, turn[:, None, :] < steps[:, None])
+    between = outcomes(reading, _before_steps(orders))
     curves = _curves(reading.all_off, between, reading.intact)
     capped = np.minimum(curves.probabilities, reading.intact.probabilities)
     return Curves(capped, curves.changed)
@@ -231,8 +184,8 @@ def probabilities_at(deletion: Curves, fraction: float) -> tuple[NDArray, NDArra
 
     Parameters
     ----------
-    deletion
-    fraction
+    deletion : Curves
+    fraction : float
         Above 0.
 
     Returns
@@ -242,14 +195,7 @@ def probabilities_at(deletion: Curves, fraction: float) -> tuple[NDArray, NDArra
         features are all 0.
     crossed : ndarray of shape (N,), bool
         Whether they do.
-
-    Raises
-    ------
-    ValueError
-        If ``fraction`` is not above 0.
     """
-    if not fraction > 0:
-        raise ValueError(f"fraction must be above 0, not {fraction!r}")
     p, changed = deletion.probabilities, deletion.changed
     reached = changed[:, 1:] >= fraction
     crossed = np.any(reached, axis=1, keepdims=True)[:, 0]
@@ -262,26 +208,14 @@ def probabilities_at(deletion: Curves, fraction: float) -> tuple[NDArray, NDArra
 
 
 def random_subsets(
-    concepts: int,
-    count: int,
-    random_state: int | np.random.Generator | None = None,
-    share: float = 0.2,
+    concepts: int, count: int, random_state: int | np.random.Generator | None = None
 ) -> NDArray:
-    """Draw sets of a share of the concepts, (M, I) bool.
+    """Draw sets of `SUBSET_SHARE` of the concepts, (M, I) bool.
 
     At least two concepts where there are three or more: the drop of one concept alone *is* its
     leave-one-out contribution.
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is below 2, which has no correlation, or ``share`` is not in (0, 1].
     """
-    if count < 2:
-        raise ValueError(f"at least 2 subsets are needed for a correlation, not {count!r}")
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"share must be above 0 and at most 1, not {share!r}")
-    size = max(min(2, concepts - 1), round(share * concepts), 1)
+    size = max(min(2, concepts - 1), round(SUBSET_SHARE * concepts), 1)
     return random_orders(count, concepts, random_state) < size
 
 
@@ -330,29 +264,10 @@ def _curves(first: Outcomes, between: Outcomes, last: Outcomes) -> Curves:
     )
 
 
-def _turns(orders: ArrayLike, reading: Reading) -> NDArray:
-    """Return each concept's place in the order, (N, I)."""
-    return np.argsort(_checked_orders(orders, reading), axis=1)
-
-
-def _checked_orders(orders: ArrayLike, reading: Reading) -> NDArray:
-    orders = np.asarray(orders)
-    images, concepts = reading.number_of_images, reading.number_of_concepts
-    if orders.shape != (images, concepts):
-        raise ValueError(f"orders must be (N, I) = {(images, concepts)}, not {orders.shape}")
-    if (np.sort(orders, axis=1) != np.arange(concepts)).any():
-        raise ValueError(f"each row of orders must hold every concept 0 … {concepts - 1} once")
-    return orders
-
-
-def _checked_contributions(contributions: ArrayLike, reading: Reading) -> NDArray:
-    contributions = np.asarray(contributions, np.float64)
-    wanted = (reading.number_of_images, reading.number_of_concepts)
-    if contributions.shape != wanted:
-        raise ValueError(f"contributions must be (N, I) = {wanted}, not {contributions.shape}")
-    if not np.isfinite(contributions).all():
-        raise ValueError("contributions must be finite, but hold NaN or infinite values")
-    return contributions
+def _before_steps(orders: NDArray) -> NDArray:
+    """Return which concepts come before each step of the orders, (N, I − 1, I) bool."""
+    turn = np.argsort(orders, axis=1)
+    return turn[:, None, :] < np.arange(1, turn.shape[1])[:, None]
 
 
 # ------------------------------------------------------------------------------ reconstruction
@@ -372,30 +287,18 @@ def reconstruction(
         The coefficients an extractor reads in the images.
     reconstructions : ndarray of shape (N, *S, D)
         decode(encode(x)), of any extractor.
-    labels : ndarray of shape (N,), int, optional
-        True classes, for completeness; 0 or 1 for a network with one sigmoid output, (N, K) of them
-        for one with several. Chance is 1/K under a softmax, ½ under sigmoids.
+    labels : ndarray of shape (N,) or (N, K), int, optional
+        True classes, for completeness: indices under a softmax, 0 or 1 of each output under
+        sigmoids. Chance is 1/K under a softmax, ½ under sigmoids.
 
     Returns
     -------
     values : dict
         ``agreement`` (N,), ``kl`` (N,) in bits, ``logit_r2`` (N, 2), ``activation_r2`` (N, 2), and
         with labels ``completeness`` (N, 2).
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, values are not finite, or labels are not classes.
     """
-    rebuilt = check_float32("reconstructions", reconstructions)
-    if rebuilt.shape != reading.activations.shape:
-        raise ValueError(
-            f"reconstructions must be shaped as the activations, {reading.activations.shape}, but "
-            f"have shape {rebuilt.shape}"
-        )
+    rebuilt = np.asarray(reconstructions, np.float32)
     intact, kind = reading.intact_logits, reading.final_activation
-    if labels is not None:
-        labels = _checked_labels(labels, predicted(intact, kind), intact.shape[1], kind)
     logits = np.concatenate(
         [
             reading.logits(np.clip(rebuilt[rows], *reading.limits))
@@ -465,17 +368,3 @@ def completeness(intact: ArrayLike, rebuilt: ArrayLike, chance: float) -> NDArra
         accurate as the network, undefined where the network itself is not clearly above chance.
     """
     return np.stack([np.asarray(rebuilt), np.asarray(intact)], axis=1) - chance
-
-
-def _checked_labels(labels: ArrayLike, predictions: NDArray, classes: int, kind: str) -> NDArray:
-    """Return labels in the shape of predictions: one class, or 0 or 1 of every sigmoid output."""
-    if kind == "softmax":
-        return check_labels(labels, len(predictions), classes)
-    if classes == 1:
-        return check_labels(labels, len(predictions), 2)[:, None]
-    labels = np.asarray(labels)
-    if labels.shape != predictions.shape or not np.isin(labels, (0, 1)).all():
-        raise ValueError(
-            f"labels must be 0 or 1 for each output, {predictions.shape}, not {labels.shape}"
-        )
-    return labels

@@ -71,28 +71,12 @@ def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = No
     scales : array-like of shape (I,), optional
         Unit of each detector's excess, such as the standard deviation of its projections. Default:
         1, the detector's own margin for direction pairs (z is in units of M_i).
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, a concept is not one of the detectors, or a scale is not positive.
     """
     excess = np.asarray(excess, np.float64)
-    if excess.ndim < 2 or excess.size == 0:
-        raise ValueError(f"excess must have shape (n, *spatial, I), not {excess.shape}")
     excess = excess.reshape(len(excess), -1, excess.shape[-1])
     count, _, detectors = excess.shape
     concepts = np.asarray(concepts)
-    if concepts.shape != (count,) or concepts.dtype.kind not in "iu":
-        raise ValueError(
-            f"concepts must be {count} indices, one for each image, not "
-            f"{concepts.dtype} {concepts.shape}"
-        )
-    if (concepts < 0).any() or (concepts >= detectors).any():
-        raise ValueError(
-            f"concepts must be in 0 to {detectors - 1}, not {concepts.min()} to {concepts.max()}"
-        )
-    largest = excess.max(axis=1) / _checked_scales(scales, detectors)
+    largest = excess.max(axis=1) / (1.0 if scales is None else np.asarray(scales, np.float64))
     on = excess > 0
     rows = np.arange(count)
     is_own = concepts[:, None] == np.arange(detectors)
@@ -110,12 +94,3 @@ def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = No
         stronger=(rivals >= own_excess[:, None]).sum(axis=1),
         rival=np.full(count, -1) if detectors == 1 else rivals.argmax(axis=1),
     )
-
-
-def _checked_scales(scales: ArrayLike | None, detectors: int) -> NDArray:
-    array = np.ones(detectors) if scales is None else np.asarray(scales, np.float64)
-    if array.shape != (detectors,) or not (np.isfinite(array) & (array > 0)).all():
-        raise ValueError(
-            f"scales must be {detectors} positive numbers, one for each detector, not {scales!r}"
-        )
-    return array

@@ -117,19 +117,9 @@ def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> NDArray:
     indices : ndarray of shape (..., I)
         ≥ 0; their sum is 1 for an additive f, and above with interactions. Zero where the scores
         do not vary.
-
-    Raises
-    ------
-    ValueError
-        If the number of scores does not fit the design.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    nb_design, rest = divmod(scores.shape[-1], number_of_concepts + 2)
-    if rest or not nb_design:
-        raise ValueError(
-            f"{scores.shape[-1]} scores do not fit a design of {number_of_concepts} concepts: "
-            f"a multiple of {number_of_concepts + 2} was expected"
-        )
+    nb_design = scores.shape[-1] // (number_of_concepts + 2)
     _, totals, variances = _sobol_terms(scores, nb_design)
     variance, squares = variances.mean(axis=-1), totals.mean(axis=-1)
     size = np.abs(scores).max(axis=-1, keepdims=True)
@@ -180,15 +170,10 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
         the n rows of the design, by the delta method: what a bootstrap over the rows converges to.
         They take the rows as independent; those of a scrambled sequence are better spread, so
         that the true errors tend to be smaller. They are not to be trusted below n = 16.
-
-    Raises
-    ------
-    ValueError
-        If the masks are not a design, or the scores not one a mask.
     """
     masks = np.asarray(masks, dtype=np.float64)
-    nb_design = _check_sobol_design(masks)
-    scores = check_scores(scores, len(masks))
+    nb_design = len(masks) // (masks.shape[1] + 2)
+    scores = np.asarray(scores, dtype=np.float64)
     degree = min(degree, nb_design // _POINTS_PER_DEGREE)
 
     model, known = _additive_model(scores, masks, degree)
@@ -243,23 +228,3 @@ def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArr
     gains = score_blocks[..., :1, :] - score_blocks[..., 2:, :]
     weights = np.einsum("idn,...in->...id", np.linalg.pinv(changes), gains)
     return np.einsum("mid,...id->...m", basis, weights), np.square(weights).sum(axis=-1)
-
-
-def check_scores(scores: ArrayLike, points: int) -> NDArray:
-    """Return scores (..., M) as float64, or raise a ValueError if they are not one a mask."""
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim < 1 or scores.shape[-1] != points:
-        raise ValueError(f"scores must be (..., {points}), one a mask, not {scores.shape}")
-    return scores
-
-
-def _check_sobol_design(masks: NDArray) -> int:
-    """Return the number n of points of a design."""
-    fits = masks.ndim == 2 and masks.size and len(masks) % (masks.shape[1] + 2) == 0
-    if fits:
-        nb_design = len(masks) // (masks.shape[1] + 2)
-        rebuilt = _design(masks[:nb_design], masks[nb_design : 2 * nb_design])
-        fits = nb_design > 1 and np.array_equal(rebuilt, masks)
-    if not fits:
-        raise ValueError(f"masks {masks.shape} are not a design: take those of sobol_designs")
-    return nb_design

@@ -27,7 +27,7 @@ from xplique_dirpairs.core.geometry import Shift, upsample
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.validation import check_concepts, check_integer
 from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
-from xplique_dirpairs.metrics.dissection import NO_LABEL, Read, number_cell, read_batches
+from xplique_dirpairs.metrics.dissection import NO_LABEL, Read, read_batches
 from xplique_dirpairs.metrics.registry import Summary, nan_mean, percentile_interval
 
 #: From this IoU on a detector counts as interpretable (Bau et al. 2017).
@@ -238,8 +238,8 @@ class Interpretability:
         for i in np.argsort(-np.nan_to_num(self.iou), kind="stable"):
             category, name = names[self.labels[i]]
             figures = [
-                number_cell(self.thresholds[i]),
-                *(number_cell(v[i]) for v in columns.values()),
+                Cell.figure(self.thresholds[i]),
+                *(Cell.figure(v[i]) for v in columns.values()),
             ]
             rows.append([Cell(str(i)), Cell(name), Cell(category), *figures])
         return Table(

@@ -24,10 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_expit, log_softmax
 
 from xplique_dirpairs.core.batching import chunk_size, slices
-from xplique_dirpairs.core.validation import check_choice, check_float32, check_labels
-
-#: The activations a network may end in, named as in `Head.ends_in`.
-FINAL_ACTIVATIONS = ("softmax", "sigmoid")
+from xplique_dirpairs.core.validation import check_float32
 
 
 class Outcomes(NamedTuple):
@@ -77,11 +74,7 @@ class Reading:
     Raises
     ------
     ValueError
-        If shapes do not fit, values are not finite, ``limits`` are not in order or exclude some
-        activations, or ``class_ids`` are not classes; from `logits` if ``predict`` returns
-        anything but finite (n, K) logits.
-    TypeError
-        If ``predict`` is not callable or ``class_ids`` are not numbers.
+        If activations, coefficients or the bank are not finite.
     """
 
     activations: NDArray
@@ -93,31 +86,15 @@ class Reading:
     final_activation: str = "softmax"
 
     def __post_init__(self) -> None:
-        x = check_float32("activations", self.activations)
-        u = check_float32("coefficients", self.coefficients)
-        bank = check_float32("bank", self.bank)
-        if x.ndim < 2 or x.size == 0:
-            raise ValueError(f"activations must be (N, *positions, D), but have shape {x.shape}")
-        if u.ndim != x.ndim or u.shape[:-1] != x.shape[:-1] or u.shape[-1] == 0:
-            raise ValueError(
-                f"coefficients must be {(*x.shape[:-1], 'I')} for activations of shape {x.shape}, "
-                f"but have shape {u.shape}"
-            )
-        if bank.shape != (u.shape[-1], x.shape[-1]):
-            raise ValueError(
-                f"bank must be (I, D) = {(u.shape[-1], x.shape[-1])}, but has shape {bank.shape}"
-            )
-        if not callable(self.predict):
-            raise TypeError(f"predict must be callable, not {type(self.predict).__name__}")
-        check_choice("final_activation", self.final_activation, FINAL_ACTIVATIONS)
-        checked = {
-            "activations": x,
-            "coefficients": u,
-            "bank": bank,
-            "class_ids": check_labels(self.class_ids, len(x), None, "class_ids"),
-            "limits": _checked_limits(self.limits, x),
+        low, high = (np.asarray(limit, np.float32) for limit in self.limits)
+        converted = {
+            "activations": check_float32("activations", self.activations),
+            "coefficients": check_float32("coefficients", self.coefficients),
+            "bank": check_float32("bank", self.bank),
+            "class_ids": np.asarray(self.class_ids),
+            "limits": (low, high),
         }
-        for name, value in checked.items():
+        for name, value in converted.items():
             object.__setattr__(self, name, value)
 
     @property
@@ -131,26 +108,16 @@ class Reading:
         return len(self.bank)
 
     def logits(self, features: NDArray) -> NDArray:
-        """Call ``predict`` and check its result: finite logits, (n, K), with all ``class_ids``."""
+        """Return the network's logits (n, K).
+
+        Raises
+        ------
+        ValueError
+            If they are not finite.
+        """
         logits = np.asarray(self.predict(features))
-        if logits.ndim != 2 or len(logits) != len(features):
-            raise ValueError(
-                f"predict must return logits ({len(features)}, K) for {len(features)} images, "
-                f"but they have shape {logits.shape}"
-            )
         if not np.isfinite(logits).all():
-            raise ValueError("predict returned logits that are not finite")
-        classes = logits.shape[1]
-        if classes == 1 and self.final_activation == "softmax":
-            raise ValueError(
-                "a softmax over one output is always 1: pass final_activation='sigmoid' for a "
-                "network with one output"
-            )
-        if self.class_ids.max() >= classes:
-            raise ValueError(
-                f"class_ids must be below {classes}, the number of the network's outputs, but "
-                f"{self.class_ids.max()} is among them"
-            )
+            raise ValueError("the network's logits are not finite: check its weights and images")
         return logits
 
     @cached_property
@@ -197,18 +164,9 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
     -------
     outcomes : Outcomes
         Arrays of shape (N, M).
-
-    Raises
-    ------
-    ValueError
-        If ``masks`` have another shape.
     """
     images, concepts = reading.number_of_images, reading.number_of_concepts
     off = 1.0 - np.asarray(masks, np.float32)
-    if off.ndim not in (2, 3) or off.shape not in (off.shape[-2:], (images, *off.shape[-2:])):
-        raise ValueError(f"masks must be (M, I) or (N, M, I) with N = {images}, not {off.shape}")
-    if off.shape[-1] != concepts:
-        raise ValueError(f"masks must be of {concepts} concepts, not {off.shape[-1]}")
     count = off.shape[-2]
     off = np.broadcast_to(off, (images, count, concepts))
     values = np.empty((len(Outcomes._fields), images * count))
@@ -275,28 +233,6 @@ def _norms(features: NDArray) -> NDArray:
 
 def _masses(features: NDArray) -> NDArray:
     return np.abs(features).reshape(len(features), -1).sum(axis=1, dtype=np.float64)
-
-
-def _checked_limits(limits: tuple[ArrayLike, ArrayLike], x: NDArray) -> tuple[NDArray, NDArray]:
-    try:
-        low, high = (np.asarray(limit, np.float32) for limit in limits)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"limits must be (low, high), numbers or arrays (D,): {error}") from error
-    channels = x.shape[-1:]
-    if any(limit.shape not in ((), channels) for limit in (low, high)):
-        raise ValueError(
-            f"limits must be numbers or arrays {channels}, but have shapes {low.shape} and "
-            f"{high.shape}"
-        )
-    if not (low <= high).all():
-        raise ValueError("limits must be in order, low ≤ high, and not NaN")
-    per_channel = x.reshape(-1, *channels)
-    if (per_channel.min(axis=0) < low).any() or (per_channel.max(axis=0) > high).any():
-        raise ValueError(
-            f"limits must hold the activations, which reach from {x.min():g} to {x.max():g}: widen "
-            "them, or the untouched features would be changed"
-        )
-    return low, high
 
 
 # ------------------------------------------------------------------------------ predictions

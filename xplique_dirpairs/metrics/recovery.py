@@ -66,11 +66,10 @@ def detector_iou(detected: ArrayLike, masks: ArrayLike) -> NDArray:
     Raises
     ------
     ValueError
-        If they are not of the same pixels, or hold values other than 0 and 1.
+        If they hold values other than 0 and 1.
     """
     detected = _as_boolean(detected, "detections must be boolean: pairs.detect(x) > 0.5")
     masks = _as_boolean(masks, "masks must be boolean")
-    _check_same_pixels("detected", detected, "masks", masks)
     detected = detected.reshape(-1, detected.shape[-1]).astype(np.float64)
     masks = masks.reshape(-1, masks.shape[-1]).astype(np.float64)
     intersection = detected.T @ masks
@@ -94,17 +93,8 @@ def signal_value_rmse(signal_values: ArrayLike, alpha: ArrayLike) -> NDArray:
     -------
     rmse : ndarray of shape (I,)
         In units of α; lower is better. A constant 0 has the standard deviation of α.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
     """
     values, alpha = np.asarray(signal_values, np.float64), np.asarray(alpha, np.float64)
-    if values.shape != alpha.shape:
-        raise ValueError(
-            f"signal_values and alpha must have one shape, not {values.shape} and {alpha.shape}"
-        )
     pixels = tuple(range(alpha.ndim - 1))
     error = values - (alpha - alpha.mean(axis=pixels))
     return np.sqrt(np.mean(np.square(error), axis=pixels))
@@ -142,22 +132,11 @@ def recovery(
     Raises
     ------
     ValueError
-        If the shapes do not fit each other, or detections or masks hold values other than 0 and 1.
+        If detections or masks hold values other than 0 and 1.
     """
     signals, true_signals = np.asarray(signals), np.asarray(true_signals)
     signal_values, alpha = np.asarray(signal_values), np.asarray(alpha)
-    _check_same_pixels("signal_values", signal_values, "alpha", alpha)
     iou_matrix = detector_iou(detected, masks)
-    expected = {
-        "signals": (len(signals), iou_matrix.shape[0]),
-        "signal_values": (signal_values.shape[-1], iou_matrix.shape[0]),
-        "true_signals": (len(true_signals), iou_matrix.shape[1]),
-        "alpha": (alpha.shape[-1], iou_matrix.shape[1]),
-    }
-    for name, (received, wanted) in expected.items():
-        if received != wanted:
-            raise ValueError(f"{name} must be of {wanted} directions, not {received}")
-
     matching = match(iou_matrix)
     concepts = np.flatnonzero(matching != UNMATCHED)
     detectors = matching[concepts]
@@ -187,11 +166,3 @@ def _as_boolean(values: ArrayLike, wanted: str) -> NDArray:
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise ValueError(f"{wanted}, not {array.dtype} with values other than 0 and 1")
     return array.astype(bool)
-
-
-def _check_same_pixels(name: str, array: NDArray, other_name: str, other: NDArray) -> None:
-    if array.shape[:-1] != other.shape[:-1]:
-        raise ValueError(
-            f"{name} and {other_name} must be of the same pixels, but have shapes "
-            f"{array.shape} and {other.shape}"
-        )
