@@ -38,10 +38,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from real_network import load_data
+from xplique_dirpairs.explanations.global_report import explain_model
 
 from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_scenes, small_cnn
 from xplique_dirpairs.explanations.contributions import compare_predictions, explain_prediction
-from xplique_dirpairs.explanations.global_report import explain_model
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.models.split import split_model

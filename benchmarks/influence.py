@@ -63,6 +63,7 @@ from scene_influence import (
     tcav_table,
 )
 from xplique_dirpairs.extractors.reader import reader_of
+from xplique_dirpairs.sensitivity.influence_table import influence_table
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
@@ -75,7 +76,6 @@ from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.sensitivity.influence import STATISTICS, Influence, influence
-from xplique_dirpairs.sensitivity.influence_table import influence_table
 
 #: Extractors that are compared; positions for those that do not use the network.
 EXTRACTORS = (OURS, NO_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)

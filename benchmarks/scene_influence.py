@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from annotated import AnnotatedLayer, layer_of_scenes
 from numpy.typing import NDArray
+from xplique_dirpairs.sensitivity.influence_summary import s3
+from xplique_dirpairs.sensitivity.tcav import tcav_scores
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.annotated_images import flat_concepts
@@ -18,9 +20,7 @@ from xplique_dirpairs.learning.supervised import SupervisedPairs, cell_coverage,
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.sensitivity.influence import Influence, influence, sensitivity
-from xplique_dirpairs.sensitivity.influence_summary import s3
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, trained_filter_noise
-from xplique_dirpairs.sensitivity.tcav import tcav_scores
 
 
 class Test(NamedTuple):
