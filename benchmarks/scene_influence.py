@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from annotated import AnnotatedLayer, layer_of_scenes
 from numpy.typing import NDArray
-from xplique_dirpairs.sensitivity.influence_summary import s3
-from xplique_dirpairs.sensitivity.tcav import tcav_scores
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.annotated_images import flat_concepts

@@ -38,8 +38,7 @@ import tensorflow as tf
 from xplique_dirpairs.learning.features import Coordinates
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import DEFAULT, SOFT, Stage
-from xplique_dirpairs.learning.signals import excess_covariance, joint_signals
-from xplique_dirpairs.learning.uncertainty import damped_inverse
+from xplique_dirpairs.learning.signals import damped_inverse, excess_covariance, joint_signals
 from xplique_dirpairs.models.head import Head
 
 CLASSES, DISTRACTORS = 1000, 16

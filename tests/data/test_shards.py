@@ -204,8 +204,8 @@ def test_nan_in_a_file_is_said_with_the_file(tmp_path, activations):
 @pytest.mark.parametrize(
     "settings, error, message",
     [
-        ({"megabytes": "3"}, ValueError, "megabytes must be a number above 0, not '3'"),
-        ({"megabytes": 0}, ValueError, "megabytes must be a number above 0, not 0"),
+        ({"megabytes": "3"}, ValueError, "megabytes must be a finite number, not '3'"),
+        ({"megabytes": 0}, ValueError, "megabytes must be more than 0, not 0"),
         ({"megabytes": -1.0}, ValueError, "megabytes"),
         ({"megabytes": np.nan}, ValueError, "megabytes"),
         ({"folder": 3}, TypeError, "folder must be a path, not 3"),

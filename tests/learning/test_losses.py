@@ -46,9 +46,12 @@ def slow_excessive(y):
 
 #: Name → (the loss of log y, its slow second writing of y).
 DETECTOR_LOSSES = {
-    "s": (losses.sparsity, lambda y: sum(slow_entropies(y)) / len(y)),
+    "s": (
+        lambda log_y: losses.position_losses(log_y)["s"],
+        lambda y: sum(slow_entropies(y)) / len(y),
+    ),
     "sb": (losses.sparsity_bound, lambda y: slow_soft_maximum(slow_entropies(y))),
-    "ma": (losses.maximum_activation, slow_maximum_activation),
+    "ma": (lambda log_y: losses.position_losses(log_y)["ma"], slow_maximum_activation),
     "ic": (
         lambda log_y: losses.inactive_classifier(losses.activity(log_y, GAMMA), TAU),
         slow_inactive,
@@ -115,7 +118,7 @@ def test_one_concept_a_position_is_the_lower_end_of_every_loss_of_the_detections
 def test_sparsity_for_two_concepts_a_position_wants_no_more_and_no_fewer():
     def loss(on, per_position):
         z = tf.constant(np.where(np.arange(I) < on, 30.0, -30.0) * np.ones((P, 1)))
-        return float(losses.sparsity(tf.math.log_sigmoid(z), per_position))
+        return float(losses.position_losses(tf.math.log_sigmoid(z), per_position)["s"])
 
     assert loss(2, 2) == pytest.approx(0.0, abs=1e-8)
     assert loss(1, 2) == pytest.approx(1.0) == loss(2, 1)

@@ -9,7 +9,7 @@ from xplique_dirpairs.learning.number_of_concepts import SkewnessCount, count_sk
 
 
 def maps(concepts, distractors=4, seed=0, channels=32, images=10_000, cosine=0.0, **settings):
-    """Features (N, 1, 2, D) of so many concepts, one on each pixel."""
+    """Features (N, 1, 2, D) of a number of concepts, one on each pixel."""
     directions = random_directions(seed, concepts, distractors, channels, cosine)
     return signal_maps(images, *directions, seed=seed, **settings).features
 

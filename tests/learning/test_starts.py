@@ -7,6 +7,7 @@ from xplique_dirpairs.datasets.synthetic import random_directions
 from xplique_dirpairs.learning import starts
 from xplique_dirpairs.learning.features import Moments, whitened
 from xplique_dirpairs.learning.starts import (
+    has_gap,
     make_start,
     random_filters,
     separating_thresholds,
@@ -121,7 +122,8 @@ def test_the_generator_alone_decides(name, mixture):
 @pytest.mark.parametrize("concepts, clear", [(2, False), (4, True), (5, False), (30, False)])
 def test_the_start_is_clear_where_exactly_these_concepts_are_skewed(concepts, clear, mixture):
     rng = np.random.default_rng(0)
-    assert skewness_filters(mixture[1], concepts, rng)[1] is clear
+    filters = skewness_filters(mixture[1], mixture[1].shape[1], rng)
+    assert (concepts <= len(filters) and has_gap(mixture[1], filters, filters[:concepts])) is clear
     assert start("skewness", mixture[1], concepts).clear is clear
 
 
@@ -166,9 +168,11 @@ def test_the_most_frequent_concept_is_found_where_all_others_are_absent():
     def best(filters):
         return max(np.corrcoef(row, frequent)[0, 1] for row in filters @ features.T)
 
-    orthogonal, clear = skewness_filters(features, 24, np.random.default_rng(0))
+    all_filters = skewness_filters(features, features.shape[1], np.random.default_rng(0))
+    orthogonal = all_filters[:24]
     found = make_start("skewness", features, 24, np.random.default_rng(0), backward)
-    assert not clear and best(orthogonal) < 0.1
+    assert not has_gap(features, all_filters, orthogonal)
+    assert best(orthogonal) < 0.1
     assert found.clear and best(found.filters) > 0.8
 
 

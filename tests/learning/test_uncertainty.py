@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xplique_dirpairs.learning.signals import RIDGE, ROUNDING, damped_inverse
-from xplique_dirpairs.learning.uncertainty import (
+from xplique_dirpairs.learning.losses import (
     constrained_displacement,
     fired_displacement,
     unconstrained_displacement,
 )
+from xplique_dirpairs.learning.signals import RIDGE, ROUNDING, damped_inverse
 
 D, I, P = 9, 4, 20
 

@@ -22,7 +22,7 @@ _COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int = 64) -> NDArray:
-    """Activations ``(N, *spatial, D)`` of images, in batches.
+    """Compute activations ``(N, *spatial, D)`` of images, in batches.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
 
 
 def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
-    """What a model makes of images, in batches; of all of them on every worker."""
+    """Compute a model's outputs for images, in batches; every worker computes all."""
     parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     if workers() == 1 and model.distribute_strategy.num_replicas_in_sync > 1:
         return model.predict(images, batch_size=batch_size, verbose=0)
@@ -47,7 +47,7 @@ def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
 
 
 def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: NDArray) -> Any:
-    """A compiled function of arrays (n, ...), traced once for every n.
+    """Call a compiled function of arrays (n, ...) that is traced once for every n.
 
     Called as it is, it is traced for the first n and then for any, and TensorFlow warns of too many
     traces once some networks have come by.
@@ -58,7 +58,7 @@ def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: NDAr
 
 
 def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
-    """A model as one compiled function, made once: it takes any batch without tracing anew."""
+    """Return a model as one compiled function, traced once for batches of any size."""
     if model not in _COMPILED:
         itself = weakref.ref(model)  # else the function would keep its model alive, and itself
 

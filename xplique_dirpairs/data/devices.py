@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,19 +33,19 @@ _ROUNDING = 1e-4
 
 
 def replicas() -> int:
-    """N, in all workers together."""
+    """Return N, the replicas of all workers together."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def workers() -> int:
-    """How many processes learn together."""
+    """Return how many processes learn together."""
     if not tf.distribute.has_strategy():
         return 1
     return max(1, replicas() // _own_replicas())
 
 
 def is_chief() -> bool:
-    """Whether this process writes and reports; the only one always does."""
+    """Return whether this process writes and reports; a single process does."""
     return _own_number() == 0
 
 
@@ -54,7 +54,7 @@ def _own_replicas() -> int:
 
 
 def _own_number() -> int:
-    """0 for the chief, then the other workers."""
+    """Return the worker's number, 0 for the chief."""
     if workers() == 1:
         return 0
     resolver = tf.distribute.get_strategy().cluster_resolver
@@ -64,7 +64,7 @@ def _own_number() -> int:
 
 
 def check_strategy(images: int, random_state: int | None) -> None:
-    """A fit must be able to run under the strategy of this scope.
+    """Check that a fit can run under the strategy of this scope.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def check_strategy(images: int, random_state: int | None) -> None:
 
 
 def check_alike(**given: Any) -> None:
-    """Numbers and texts must be the same on every worker.
+    """Check that numbers and texts are the same on every worker.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def check_alike(**given: Any) -> None:
     ]
     table = np.zeros((workers(), len(numbers)))
     table[_own_number()] = numbers
-    (table,) = summed([table])
+    table = summed(table)
     alike = np.isclose(table, table[0], rtol=_ROUNDING, atol=0.0).all(axis=0)
     other = [name for name, same in zip(given, alike, strict=True) if not same]
     if other:
@@ -118,17 +118,17 @@ def check_alike(**given: Any) -> None:
 
 
 def average(tensors: _T) -> _T:
-    """Means over the replicas of a tensor, or of several at once; differentiable.
+    """Return means over the replicas of a tensor, or of several at once; differentiable.
 
     Parts of a batch are equal: the mean of their means is the batch's. Not to be called inside
-    `tf.cond`, where replicas would wait for each other in vain.
+    `tf.cond`, where replicas would wait for each other for ever.
     """
     context = _replica()
     return tensors if context is None else context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
 
 
 def own_part(rows: tf.Tensor) -> tf.Tensor:
-    """The rows of this replica, of rows for the whole batch."""
+    """Return this replica's rows of those of the whole batch."""
     context = _replica()
     if context is None:
         return rows
@@ -137,7 +137,7 @@ def own_part(rows: tf.Tensor) -> tf.Tensor:
 
 
 def _replica() -> tf.distribute.ReplicaContext | None:
-    """One of several replicas; None elsewhere."""
+    """Return the context of one of several replicas; None elsewhere."""
     context = tf.distribute.get_replica_context()
     return None if context is None or context.num_replicas_in_sync == 1 else context
 
@@ -146,7 +146,7 @@ def _replica() -> tf.distribute.ReplicaContext | None:
 
 
 def distributed(batches: tf.data.Dataset) -> Any:
-    """Every replica's part of the batches.
+    """Return every replica's part of the batches.
 
     A remainder of fewer positions than replicas is left out. TensorFlow's own way to share a
     dataset cannot cut it: it would shard the endless stream of batches, not a batch.
@@ -189,21 +189,16 @@ def compiled_steps(step: Callable[[Any], Any]) -> Callable[[Any, tf.Tensor], Non
 # ------------------------------------------------------------ between workers
 
 
-def summed(arrays: Sequence[NDArray]) -> list[NDArray]:
-    """Sums over the workers, which must all call this."""
-    if workers() == 1:
-        return list(arrays)
+def summed(array: NDArray) -> NDArray:
+    """Return the sum of the workers' arrays; several workers must all call this."""
     strategy, own = tf.distribute.get_strategy(), _own_replicas()
 
-    def of_all(array):
-        def of_replica(context):
-            first = context.replica_id_in_sync_group % own == 0
-            return tf.constant(array if first else np.zeros_like(array))
+    def of_replica(context):
+        first = context.replica_id_in_sync_group % own == 0
+        return tf.constant(array if first else np.zeros_like(array))
 
-        values = strategy.experimental_distribute_values_from_function(of_replica)
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
-
-    return [of_all(np.asarray(array)) for array in arrays]
+    values = strategy.experimental_distribute_values_from_function(of_replica)
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
 
 
 def as_on_chief(value: _T) -> _T:
@@ -211,7 +206,7 @@ def as_on_chief(value: _T) -> _T:
     if workers() == 1:
         return value
     if isinstance(value, np.ndarray):
-        return summed([value if is_chief() else np.zeros_like(value)])[0]  # type: ignore[return-value]
+        return summed(value if is_chief() else np.zeros_like(value))  # type: ignore[return-value]
     named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
     arrays = {name: np.asarray(v, np.float64) for name, v in named.items() if v is not None}
     numbers = {name: as_on_chief(array) for name, array in arrays.items()}

@@ -20,6 +20,7 @@ from xplique_dirpairs.core.validation import (
     check_finite,
     check_images,
     check_images_fit,
+    check_number,
 )
 from xplique_dirpairs.data.activations import outputs_of
 from xplique_dirpairs.data.devices import workers
@@ -168,16 +169,14 @@ class ActivationShards:
                 "several workers cannot write one folder: write the shards in one process, outside "
                 "the strategy's scope; a fit under the strategy reads them on every worker"
             )
-        number = isinstance(megabytes, (int, float, np.number)) and not isinstance(megabytes, bool)
-        if not number or not 0 < megabytes < float("inf"):
-            raise ValueError(f"megabytes must be a number above 0, not {megabytes!r}")
+        check_number("megabytes", megabytes, above=0)
         with _reserved(folder) as made:
             cls._write_files(made, batches, megabytes)
         return cls(made)
 
     @staticmethod
     def _write_files(folder: Path, batches: Iterable[NDArray], megabytes: float) -> None:
-        """Files, and then the index, in a folder that no one else writes to."""
+        """Write files, and then the index, in a folder that no one else writes to."""
         counts: list[int] = []
         held: list[NDArray] = []
         shape: tuple[int, ...] | None = None
@@ -210,7 +209,7 @@ class ActivationShards:
         os.replace(beside, folder / _INDEX)  # last, and as a whole: what is there is complete
 
     def part(self, images: NDArray) -> ActivationShards:
-        """Some of the images, in rising order of their numbers, as shards that read these files.
+        """Return some of the images, in rising order of their indices, as shards of the same files.
 
         Parameters
         ----------
@@ -243,7 +242,7 @@ class ActivationShards:
         return found
 
     def read(self, number: int) -> NDArray:
-        """Activations ``(n, *spatial, D)`` of one file.
+        """Return the activations ``(n, *spatial, D)`` of one file.
 
         Raises
         ------
@@ -265,7 +264,7 @@ class ActivationShards:
         return array
 
     def __iter__(self) -> Iterator[NDArray]:
-        """File by file."""
+        """Yield the activations of each file."""
         return map(self.read, range(len(self.counts)))
 
 
@@ -282,7 +281,7 @@ def _path(folder: str | os.PathLike) -> Path:
 
 @contextmanager
 def _reserved(folder: str | os.PathLike) -> Iterator[Path]:
-    """The folder, without activations in it, marked as being written to."""
+    """Mark a folder without activations as being written to."""
     path = _path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -324,12 +323,12 @@ def _element_shape(dataset: tf.data.Dataset) -> tf.TensorShape:
 
 
 def _has_rank(batches: Any) -> bool:
-    """Whether it is a dataset that says which rank its elements have: `_batches` looked at it."""
+    """Return whether batches are a dataset whose elements have a known rank."""
     return isinstance(batches, tf.data.Dataset) and _element_shape(batches).rank is not None
 
 
 def _batches(batches: Any, of_one: tuple[int, ...] = ()) -> Iterable:
-    """What the batches come from; ``of_one``: ranks that an image without others may have."""
+    """Return the batches as an iterable; ``of_one``: ranks that a single image may have."""
     if _is_array(batches):
         return [batches]
     if isinstance(batches, tf.data.Dataset):
@@ -350,7 +349,7 @@ def _batches(batches: Any, of_one: tuple[int, ...] = ()) -> Iterable:
 
 
 def _numbered(batches: Iterable, make: Any) -> Iterator[NDArray]:
-    """Activations of the batches; empty ones are left out, and errors say which batch it was."""
+    """Yield the activations of non-empty batches; errors name the batch."""
     for number, batch in enumerate(batches):
         if isinstance(batch, (tuple, dict)):
             raise ValueError(

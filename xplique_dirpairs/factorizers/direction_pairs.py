@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from xplique_dirpairs.core.validation import as_activations, check_integer
+from xplique_dirpairs.core.validation import as_activations, check_choice, check_integer
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.learner import learn_pairs
@@ -78,7 +78,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
     @classmethod
     def from_pairs(cls, pairs: DirectionPairs, off: Off = "absent") -> DirectionPairsFactorizer:
-        """A fitted factorizer around pairs learned, or loaded, elsewhere."""
+        """Return a fitted factorizer around pairs learned, or loaded, elsewhere."""
         if not isinstance(pairs, DirectionPairs):
             raise TypeError(f"pairs must be DirectionPairs, not {type(pairs).__name__}")
         factorizer = cls(pairs.number_of_concepts, off=off)
@@ -151,7 +151,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return self
 
     def encode(self, activations: NDArray) -> NDArray:
-        """Concept coefficients, (P, D) → (P, I)."""
+        """Compute concept coefficients, (P, D) → (P, I)."""
         return self._fitted().coefficients(activations, off=self.off)
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
@@ -165,7 +165,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return tf.matmul(z - tf.constant(pairs.biases, x.dtype), inverse, transpose_b=True)
 
     def decode(self, coefficients: NDArray | tf.Tensor) -> NDArray | tf.Tensor:
-        """The part of the features the coefficients stand for, (P, I) → (P, D).
+        """Return the part of the features that coefficients stand for, (P, I) → (P, D).
 
         Arrays give arrays, tensors give tensors.
         """
@@ -175,11 +175,11 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return pairs.combine(coefficients, off=self.off)
 
     def detect(self, activations: NDArray) -> NDArray:
-        """Concept detections in [0, 1], (..., D) → (..., I); the concept is there above 0.5."""
+        """Detect concepts, (..., D) → (..., I) in [0, 1]; the concept is there above 0.5."""
         return self._fitted().detect(activations)
 
     def shown_coefficients(self, activations: NDArray) -> NDArray:
-        """Coefficients where the concept is detected, zero elsewhere, (P, D) → (P, I).
+        """Return coefficients where the concept is detected, zero elsewhere, (P, D) → (P, I).
 
         A positive coefficient alone only says "above its usual absent level".
         """
@@ -216,8 +216,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
     def _check_off(self) -> None:
         # here as well as in DirectionPairs, so that a typing error does not cost a whole fit
-        if self.off not in get_args(Off):
-            raise ValueError(f"off must be one of {get_args(Off)}, not {self.off!r}")
+        check_choice("off", self.off, get_args(Off))
 
 
 def _as_maps_of(pixels: NDArray, map_shape: tuple[int, ...]) -> NDArray:

@@ -74,7 +74,7 @@ class Checkpoint:
     Attributes
     ----------
     failure
-        Why the state could not be kept when it was last tried in vain, in words; None if it could.
+        Why the last attempt to save the state failed; None if it succeeded.
     """
 
     def __init__(self, folder: Path, settings: dict[str, str], fingerprint: Fingerprint):
@@ -84,7 +84,7 @@ class Checkpoint:
 
     @staticmethod
     def folder_for(resume: str | os.PathLike) -> Path:
-        """A folder to keep a fit in, made if it is not there; the chief can write to it.
+        """Return the folder to keep a fit in; create it, and check that the chief can write to it.
 
         Raises
         ------
@@ -198,7 +198,7 @@ class Checkpoint:
 
 
 def _beside(path: Path) -> Path:
-    """What is written first; of no other fit in the folder."""
+    """Return a path to write to first, used by no other fit in the folder."""
     return path.with_suffix(f".{uuid.uuid4().hex}.new")
 
 
@@ -259,7 +259,7 @@ def _as_arrays(kept: dict[str, list], dtype: type) -> dict[str, NDArray]:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of features and of a head.
+    """A few numbers that tell features and a head from others.
 
     Attributes
     ----------
@@ -270,8 +270,8 @@ class Fingerprint:
     head
         Checksum of the network's weights; 0 where it shows none.
     outputs : (n, 8)
-        What the head says of the first feature maps, in 8 random combinations of the classes: tells
-        apart what has the same weights, or shows none. Zeros without a head.
+        Outputs of the head on the first feature maps, in 8 random combinations of the classes:
+        tells apart what has the same weights, or shows none. Zeros without a head.
     """
 
     mean: NDArray
@@ -283,7 +283,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, moments: Moments, maps: NDArray, head: Head | None) -> Fingerprint:
-        """Of features by their moments, and of a head by its weights and what it says of ``maps``.
+        """Compute the fingerprint of features, and of a head by its weights and outputs.
 
         Parameters
         ----------
@@ -302,19 +302,19 @@ class Fingerprint:
         )
 
     def as_arrays(self) -> dict[str, NDArray]:
-        """For a file; undone by `from_arrays`."""
+        """Return the fingerprint as arrays for a file; `from_arrays` undoes it."""
         return {f"fingerprint_{k}": np.asarray(v) for k, v in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Fingerprint:
-        """Undo `as_arrays`; other arrays are left aside."""
+        """Undo `as_arrays`; other arrays are ignored."""
         found: dict[str, Any] = {
             field.name: arrays[f"fingerprint_{field.name}"] for field in dataclasses.fields(cls)
         }
         return cls(**found | {name: int(found[name]) for name in ("count", "head")})
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """What is not the same, in words; more than rounding."""
+        """Return the names of what differs by more than rounding."""
         found = []
         if not self._same_values(other):
             found.append("activations")
@@ -327,7 +327,7 @@ class Fingerprint:
         return found
 
     def _deviations(self) -> NDArray:
-        """(D,), never zero: the unit of each channel."""
+        """Return the unit of each channel, (D,), never zero."""
         return np.sqrt(self.variances + _FLOOR**2 * self.variances.mean())
 
     def _same_values(self, other: Fingerprint) -> bool:
@@ -352,7 +352,7 @@ class Fingerprint:
 
 
 def _combined_outputs(head: Head | None, maps: NDArray) -> NDArray:
-    """(n, 8), float64: as long for any number of classes, which workers may not agree about."""
+    """Return outputs (n, 8): as many for any number of classes, in which workers may differ."""
     if head is None:
         return np.zeros((len(maps), _NUMBERS))
     outputs = tf.cast(head.outputs(tf.constant(maps)), tf.float32).numpy().astype(np.float64)
@@ -360,7 +360,7 @@ def _combined_outputs(head: Head | None, maps: NDArray) -> NDArray:
 
 
 def weights_checksum(head: Head | None) -> int:
-    """Of a Keras model's weights; 0 without a head, or for one that is another callable."""
+    """Return a checksum of a Keras model's weights; 0 without a head or for another callable."""
     if head is None or not isinstance(head.model, keras.Model):
         return 0
     checksum = 0

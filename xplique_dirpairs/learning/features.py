@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.batching import as_positions, iter_blocks
 from xplique_dirpairs.core.linear_algebra import principal_axes
 from xplique_dirpairs.core.validation import check_activations
 from xplique_dirpairs.data.shards import ActivationShards
@@ -26,20 +27,20 @@ BLOCK = 8192
 #: Files of shards that batches are drawn from at a time.
 _FILES = 4
 #: Streamed positions that are kept in memory, in coordinates, where all of them are no more than
-#: so many megabytes: reading, projecting and shuffling them in every pass takes far longer.
+#: this many megabytes: reading, projecting and shuffling them in every pass takes far longer.
 KEPT_MEGABYTES = 64.0
-#: Streamed feature maps that the network terms see: a random sample of so many megabytes.
+#: Streamed feature maps that the network terms see: a random sample of this many megabytes.
 _MAPS_MEGABYTES = 256.0
 #: Standard deviations below this share of the largest count as no variation at all.
 _RELATIVE_FLOOR = 1e-3
-#: Axes kept where the spectrum does not show how many carry signal: so many, or 2 I.
+#: Axes kept where the spectrum does not show how many carry signal: this many, or 2 I.
 AXES = 128
 #: Ratio of two neighbouring eigenvalues that counts as the edge of a noise floor.
 _DROP = 2.0
 #: Ratio of a floor's first and last eigenvalue, at most.
 _FLAT = 3.0
 
-#: What is said of activations whose squares are not finite in float32.
+#: Error message for activations whose squares are not finite in float32.
 TOO_LARGE = (
     "the activations are too large: their squares overflow. Check the images' preprocessing and "
     "the layer, or scale the activations down"
@@ -79,11 +80,11 @@ class Moments:
         ValueError
             If the features are constant, or too large for their squares.
         """
-        mean = sum(x.sum(axis=0, dtype=np.float64) for x in _blocks(features))
+        mean = sum(x.sum(axis=0, dtype=np.float64) for x in iter_blocks(features, BLOCK))
         mean = np.asarray(mean) / len(features)
         covariance, order = np.zeros((len(mean),) * 2), np.zeros(len(mean))
         weights = np.random.default_rng(0)
-        for x in _blocks(features):
+        for x in iter_blocks(features, BLOCK):
             with np.errstate(over="ignore", invalid="ignore"):  # said below
                 centred = x - mean
                 order += weights.standard_normal(len(x)) @ centred
@@ -136,29 +137,29 @@ class Coordinates:
         return self.forward.shape[1]
 
     def features(self, x: NDArray) -> NDArray:
-        """x (..., D) → x̃ (..., A), float32."""
+        """Return x̃ (..., A) of x (..., D), float32."""
         offset = (self.mean @ self.forward).astype(np.float32)
         return x @ self.forward.astype(np.float32) - offset
 
     def filters_to_raw(self, filters: NDArray) -> NDArray:
-        """w̃ (..., A) → w (..., D)."""
+        """Return w (..., D) of w̃ (..., A)."""
         return filters @ self.forward.T
 
     def filters_from_raw(self, filters: NDArray) -> NDArray:
-        """w (..., D) → w̃ (..., A), exact on the data: wᵀ(x − mean) = w̃ᵀx̃."""
+        """Return w̃ (..., A) of w (..., D), exact on the data: wᵀ(x − mean) = w̃ᵀx̃."""
         return filters @ self.backward.T
 
     def signals_to_raw(self, signals: NDArray) -> NDArray:
-        """s̃ (..., A) → s (..., D)."""
+        """Return s (..., D) of s̃ (..., A)."""
         return signals @ self.backward
 
     def signals_from_raw(self, signals: NDArray) -> NDArray:
-        """s (..., D) → s̃ (..., A)."""
+        """Return s̃ (..., A) of s (..., D)."""
         return signals @ self.forward
 
 
 def rank_of_signal(moments: Moments, concepts: int) -> int | None:
-    """How many principal axes stand above a floor of noise, or None where there is no floor.
+    """Return how many principal axes stand above a floor of noise; None where there is no floor.
 
     The signal-distractor model x = Sα + Dβ + μ has I + F axes of signal, then nothing, or noise:
     the spectrum drops, and what follows is flat [ours: after the largest ratio of neighbours from
@@ -180,7 +181,7 @@ def rank_of_signal(moments: Moments, concepts: int) -> int | None:
 
 
 def floor_of_noise(moments: Moments, concepts: int) -> float:
-    """Standard deviation of a channel's noise: of the axes beyond `rank_of_signal`, or 0."""
+    """Return the standard deviation of noise along the axes beyond `rank_of_signal`, or 0."""
     rank = rank_of_signal(moments, concepts)
     if rank is None:
         return 0.0
@@ -188,7 +189,7 @@ def floor_of_noise(moments: Moments, concepts: int) -> float:
 
 
 def signal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
-    """Directions (A, D) that carry signal and their standard deviations (A,), largest first.
+    """Return directions (A, D) that carry signal and their standard deviations (A,), largest first.
 
     `rank_of_signal` of them; where there is no floor of noise, max(128, 2 I).
     """
@@ -201,14 +202,14 @@ def signal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
 
 
 def whitened(moments: Moments, concepts: int) -> Coordinates:
-    """Principal axes, each scaled to unit variance."""
+    """Return principal axes, each scaled to unit variance."""
     axes, deviations = signal_axes(moments, concepts)
     noise = floor_of_noise(moments, concepts) * float(np.sqrt(np.mean(deviations**-2.0)))
     return Coordinates(moments.mean, axes.T / deviations, axes * deviations[:, None], noise=noise)
 
 
 def standardised(moments: Moments, concepts: int = 1) -> Coordinates:
-    """Each channel scaled to unit variance [paper]; channels that never vary are left out.
+    """Return channels of unit variance [paper]; channels that never vary are left out.
 
     ``concepts`` has no effect.
     """
@@ -220,7 +221,7 @@ def standardised(moments: Moments, concepts: int = 1) -> Coordinates:
 
 
 def centred(moments: Moments, concepts: int) -> Coordinates:
-    """Principal axes in the features' own scale: "raw" features without directions of no variance.
+    """Return principal axes in the features' own scale, without directions of no variance.
 
     Filters learned in standardised channels may lie almost wholly in channels that hardly vary;
     passing through these coordinates drops that part and changes no projection of the data.
@@ -247,10 +248,7 @@ class HeldFeatures:
     failure: Exception | None = None
 
     def __init__(self, activations: NDArray):
-        self._activations, self._pixels = (
-            activations,
-            activations.reshape(-1, activations.shape[-1]),
-        )
+        self._activations, self._pixels = activations, as_positions(activations)
         self.shape = activations.shape
         self._last: tuple[Coordinates, NDArray] | None = None
 
@@ -259,44 +257,40 @@ class HeldFeatures:
         return len(self._pixels)
 
     def without(self, images: NDArray) -> HeldFeatures:
-        """Without some images, by their numbers."""
+        """Return the features without the images of these indices."""
         return HeldFeatures(np.delete(self._activations, images, axis=0))
 
     def first(self, count: int) -> NDArray:
-        """The first feature maps (n, *spatial, D), at most ``count``."""
+        """Return the first feature maps (n, *spatial, D), at most ``count``."""
         return self._activations[:count]
 
     def blocks(self) -> Iterator[NDArray]:
-        """Positions (n, D), all of them in order."""
-        for start in range(0, len(self), BLOCK):
-            yield self._pixels[start : start + BLOCK]
+        """Yield all positions in order, in blocks (n, D)."""
+        return iter_blocks(self._pixels, BLOCK)
 
-    def sample(self, made: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
-        """At most ``count`` random positions in coordinates, (n, A)."""
-        return random_subset(self._in(made), count, rng)
+    def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
+        """Return at most ``count`` random positions in coordinates, (n, A)."""
+        return random_subset(self._in(coordinates), count, rng)
 
     def batches(
-        self, made: Coordinates, size: int | None, seed: int, skip: int = 0
+        self, coordinates: Coordinates, size: int | None, seed: int, skip: int = 0
     ) -> tf.data.Dataset:
-        """Endless batches in coordinates, (size, A), after the first ``skip`` of them.
+        """Return endless batches in coordinates, (size, A), after the first ``skip`` of them.
 
-        Of all positions where size is None.
+        With ``size=None`` every batch holds all positions.
         """
-        features = self._in(made)
-        if size is None:
-            return every_position(features)
-        return random_rows(features, size, seed).skip(skip)
+        return random_rows(self._in(coordinates), size, seed).skip(skip)
 
     def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
-        """Endless batches of at most ``size`` feature maps, passed through ``pool`` if given."""
+        """Return endless batches of up to ``size`` feature maps, through ``pool`` if given."""
         images = self._activations if pool is None else pool(self._activations)
         return random_rows(images, _maps_in_a_step(size, len(images)), seed)
 
-    def _in(self, made: Coordinates) -> NDArray:
-        """Positions in coordinates (P, A); the last ones are kept."""
-        if self._last is None or self._last[0] is not made:
+    def _in(self, coordinates: Coordinates) -> NDArray:
+        """Return positions in coordinates (P, A); the last ones are kept."""
+        if self._last is None or self._last[0] is not coordinates:
             self._last = None
-            self._last = made, made.features(self._pixels)
+            self._last = coordinates, coordinates.features(self._pixels)
         return self._last[1]
 
 
@@ -319,49 +313,46 @@ class StreamedFeatures:
         return int(np.prod(self.shape[:-1]))
 
     def without(self, images: NDArray) -> StreamedFeatures:
-        """Without some images, by their numbers."""
+        """Return the features without the images of these indices."""
         kept = np.delete(np.arange(self.shape[0]), images)
         return StreamedFeatures(self.shards.part(kept))
 
     def first(self, count: int) -> NDArray:
-        """Of the first feature maps (n, *spatial, D), at most ``count``: those of one file."""
+        """Return the first feature maps (n, *spatial, D) of one file, at most ``count``."""
         return self.shards.read(0)[:count]
 
     def blocks(self) -> Iterator[NDArray]:
-        """Positions (n, D), all of them in order."""
+        """Yield all positions in order, in blocks (n, D)."""
         for activations in self.shards:
-            pixels = activations.reshape(-1, self.shape[-1])
-            for start in range(0, len(pixels), BLOCK):
-                yield pixels[start : start + BLOCK]
+            yield from iter_blocks(as_positions(activations), BLOCK)
 
-    def sample(self, made: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
-        """At most ``count`` random positions in coordinates, (n, A)."""
-        if self._fits(made):
-            return random_subset(self._in(made), count, rng)
-        if len(self) <= count:
-            return self._in(made)
+    def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
+        """Return at most ``count`` random positions in coordinates, (n, A)."""
+        if self._fits(coordinates) or len(self) <= count:
+            return random_subset(self._in(coordinates), count, rng)
         chosen = np.sort(rng.choice(len(self), count, replace=False))
-        return np.concatenate([made.features(rows) for rows in self._rows(chosen, self.blocks())])
+        return np.concatenate(
+            [coordinates.features(rows) for rows in self._rows(chosen, self.blocks())]
+        )
 
     def batches(
-        self, made: Coordinates, size: int | None, seed: int, skip: int = 0
+        self, coordinates: Coordinates, size: int | None, seed: int, skip: int = 0
     ) -> tf.data.Dataset:
-        """Endless batches in coordinates, (size, A), after the first ``skip`` of them.
+        """Return endless batches in coordinates, (size, A), after the first ``skip`` of them.
 
-        Of all positions where size is None.
+        With ``size=None`` every batch holds all positions.
         """
-        if size is None:
-            return every_position(self._in(made))
-        if self._fits(made):
-            return random_rows(self._in(made), size, seed).skip(skip)
+        if size is None or self._fits(coordinates):
+            return random_rows(self._in(coordinates), size, seed).skip(skip)
         passes, rest = divmod(skip, len(self) // size)  # whole passes need not be read again
-        signature = tf.TensorSpec((size, made.axes), tf.float32)
+        signature = tf.TensorSpec((size, coordinates.axes), tf.float32)
         return tf.data.Dataset.from_generator(
-            lambda: self._noted(self._stream(made, size, seed, passes)), output_signature=signature
+            lambda: self._noted(self._stream(coordinates, size, seed, passes)),
+            output_signature=signature,
         ).skip(rest)
 
     def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
-        """Endless batches of at most ``size`` feature maps, of a sample that fits in memory."""
+        """Return endless batches of up to ``size`` feature maps, of a sample in memory."""
         per_map = 4e-6 * float(np.prod(self.shape[1:] if pool is None else self.shape[-1:]))
         count = min(self.shape[0], max(size, int(_MAPS_MEGABYTES / per_map)))
         rng = np.random.default_rng(seed)
@@ -370,22 +361,22 @@ class StreamedFeatures:
         images = np.concatenate([part if pool is None else pool(part) for part in parts])
         return random_rows(images, _maps_in_a_step(size, count), seed)
 
-    def _fits(self, made: Coordinates) -> bool:
-        """Whether all positions may be kept in memory, in coordinates."""
-        return 4e-6 * len(self) * made.axes <= KEPT_MEGABYTES
+    def _fits(self, coordinates: Coordinates) -> bool:
+        """Return whether all positions may be kept in memory, in coordinates."""
+        return 4e-6 * len(self) * coordinates.axes <= KEPT_MEGABYTES
 
-    def _in(self, made: Coordinates) -> NDArray:
-        """Positions in coordinates (P, A); the last ones are kept where they fit."""
-        if self._last is None or self._last[0] is not made:
+    def _in(self, coordinates: Coordinates) -> NDArray:
+        """Return positions in coordinates (P, A); the last ones are kept where they fit."""
+        if self._last is None or self._last[0] is not coordinates:
             self._last = None
-            features = np.concatenate([made.features(block) for block in self.blocks()])
-            if not self._fits(made):
+            features = np.concatenate([coordinates.features(block) for block in self.blocks()])
+            if not self._fits(coordinates):
                 return features
-            self._last = made, features
+            self._last = coordinates, features
         return self._last[1]
 
     def _noted(self, batches: Iterator[NDArray]) -> Iterator[NDArray]:
-        """The batches; what ends them is kept."""
+        """Yield the batches; keep the exception that ends them."""
         try:
             yield from batches
         except Exception as error:
@@ -393,28 +384,28 @@ class StreamedFeatures:
             raise
 
     def _stream(
-        self, made: Coordinates, size: int, seed: int, first_pass: int
+        self, coordinates: Coordinates, size: int, seed: int, first_pass: int
     ) -> Iterator[NDArray]:
-        """Positions of a few random files at a time, in random order; another one in every pass."""
+        """Yield positions of a few random files at a time, in another order in every pass."""
         files = len(self.shards.counts)
         for number in itertools.count(first_pass):
             rng = np.random.default_rng([seed, number])
-            kept = np.zeros((0, made.axes), np.float32)
+            kept = np.zeros((0, coordinates.axes), np.float32)
             for group in np.array_split(rng.permutation(files), max(1, files // _FILES)):
-                rows = np.concatenate([kept, *(self._read(made, k) for k in group)])
+                rows = np.concatenate([kept, *(self._read(coordinates, k) for k in group)])
                 order = rng.permutation(len(rows))
                 whole = len(rows) // size * size
                 for places in order[:whole].reshape(-1, size):
                     yield rows[places]
                 kept = rows[order[whole:]]
 
-    def _read(self, made: Coordinates, number: int) -> NDArray:
-        """One file's positions in coordinates."""
-        return made.features(self.shards.read(number).reshape(-1, self.shape[-1]))
+    def _read(self, coordinates: Coordinates, number: int) -> NDArray:
+        """Return one file's positions in coordinates."""
+        return coordinates.features(as_positions(self.shards.read(number)))
 
     @staticmethod
     def _rows(chosen: NDArray, blocks: Iterator[NDArray]) -> Iterator[NDArray]:
-        """The chosen rows, sorted numbers over all blocks, block by block."""
+        """Yield the rows of ``chosen``, sorted indices over all blocks, block by block."""
         first = 0
         for block in blocks:
             inside = chosen[(chosen >= first) & (chosen < first + len(block))] - first
@@ -424,7 +415,7 @@ class StreamedFeatures:
 
 
 def random_subset(features: NDArray, count: int, rng: np.random.Generator) -> NDArray:
-    """At most ``count`` random rows."""
+    """Return at most ``count`` random rows."""
     if len(features) <= count:
         return features
     return features[rng.choice(len(features), count, replace=False)]
@@ -452,30 +443,20 @@ def as_features(activations: ArrayLike | ActivationShards) -> Features:
     return HeldFeatures(check_activations(activations))
 
 
-def _blocks(features: Any) -> Iterator[NDArray]:
-    """Yield positions (n, D), in order, of features or of an array (P, D)."""
-    if hasattr(features, "blocks"):
-        yield from features.blocks()
-        return
-    for start in range(0, len(features), BLOCK):
-        yield features[start : start + BLOCK]
-
-
 # ------------------------------------------------------------------ batches
 
 
-def every_position(features: NDArray) -> tf.data.Dataset:
-    """All rows, in every step."""
-    return tf.data.Dataset.from_tensors(features).repeat()
+def random_rows(array: NDArray, size: int | None, seed: int) -> tf.data.Dataset:
+    """Return endless batches of ``size`` rows: another order in every pass, without a remainder.
 
-
-def random_rows(array: NDArray, size: int, seed: int) -> tf.data.Dataset:
-    """Batches of ``size`` rows: another order in every pass, without a remainder.
+    With ``size=None`` every batch is the whole array, in its own order.
 
     The order depends on the seed alone; that of `Dataset.shuffle` depends on what was passed to
     `tf.random.set_seed` too.
     """
     rows = tf.constant(array)
+    if size is None:
+        return tf.data.Dataset.from_tensors(rows).repeat()
     batches = len(array) // size
 
     def one_pass(number):

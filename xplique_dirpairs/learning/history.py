@@ -1,4 +1,4 @@
-"""How a fit went, and what is wrong with its result."""
+"""The history of a fit, and problems of its result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LearningWarning(UserWarning):
 
 @dataclass(frozen=True)
 class History:
-    """What was learned in which stage, and what is wrong with the result.
+    """What was learned in which stage, and problems of the result.
 
     Attributes
     ----------
@@ -91,40 +91,38 @@ class History:
     restarts: list[float] = field(default_factory=list)
 
     def problems(self) -> list[str]:
-        """What a user should know before trusting the result, a sentence each; often empty."""
-        found = [*self.cut_short, *self.doubts]
+        """Return what to know before trusting the result, one sentence each; often empty."""
+        messages = [*self.cut_short, *self.doubts]
         if self.dead:
-            found.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
+            messages.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
         if self.duplicates:
-            found.append(f"concepts {self.duplicates} are detected at the same positions")
+            messages.append(f"concepts {self.duplicates} are detected at the same positions")
         if self.surplus:
-            found.append(
+            messages.append(
                 f"concepts {self.surplus} are detected hardly more often than the learning demands "
                 "of every concept: there are fewer concepts, and these signal vectors mean nothing"
             )
         if self.missing:
-            found.append(f"concepts {self.missing} came back in none of the other starts")
+            messages.append(f"concepts {self.missing} came back in none of the other starts")
         last = list(self.violations.values())[-1] if self.violations else {}
         for name, excess in last.items():
-            found.append(f"the bound on L^{name} is broken by {excess:.3g}")
+            messages.append(f"the bound on L^{name} is broken by {excess:.3g}")
         crowded = np.flatnonzero(self.occupancy > 0.5)
         if crowded.size and len(self.occupancy) > 2:
-            found.append(f"concepts {crowded.tolist()} are detected on more than half of all cells")
-        if self.condition_number > WELL_CONDITIONED and not self._more_than_dimensions:
-            found.append(
+            messages.append(
+                f"concepts {crowded.tolist()} are detected on more than half of all cells"
+            )
+        is_explained = any(doubt.startswith(MORE_THAN_DIMENSIONS) for doubt in self.doubts)
+        if self.condition_number > WELL_CONDITIONED and not is_explained:
+            messages.append(
                 f"filters and signal vectors are ill-conditioned ({self.condition_number:.3g}, "
                 f"above {WELL_CONDITIONED:.0f}): a regularised inverse is used, and switching one "
                 "concept off moves others a little. Too few or too many concepts do that"
             )
-        return found
-
-    @property
-    def _more_than_dimensions(self) -> bool:
-        """Whether a doubt says already why the conditioning is bad."""
-        return any(doubt.startswith(MORE_THAN_DIMENSIONS) for doubt in self.doubts)
+        return messages
 
     def summary(self) -> str:
-        """A few lines for a terminal or a notebook."""
+        """Return a few lines for a terminal or a notebook."""
         lines = []
         for name, losses in self.stages.items():
             values = ", ".join(f"{loss} {values[-1]:.3g}" for loss, values in losses.items())
@@ -141,7 +139,7 @@ class History:
 def find_problems(
     pairs: DirectionPairs, occupancy: NDArray, overlaps: NDArray
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Dead concepts and duplicate pairs of concepts.
+    """Return dead concepts and duplicate pairs of concepts.
 
     Parameters
     ----------
@@ -156,7 +154,7 @@ def find_problems(
 
 
 def find_doubts(entropy: float | None, noise: float, axes: int, detections: NDArray) -> list[str]:
-    """Why sharp detectors and their signal vectors are less sure than they look, in words.
+    """Return why sharp detectors and their signal vectors are less sure than they look, in words.
 
     Parameters
     ----------
@@ -169,30 +167,32 @@ def find_doubts(entropy: float | None, noise: float, axes: int, detections: NDAr
     detections : (I,)
         On how many positions each concept is detected.
     """
-    found = []
+    messages = []
     if entropy is not None:
-        found.append(
+        messages.append(
             "positions carry several concepts, rare ones, noise, or more or fewer concepts than "
             f"asked for (L^s {entropy:.2f} bits): thresholds are not where a concept begins"
         )
     if noise > _BLURS:
-        found.append(
+        messages.append(
             "noise blurs where concepts begin (its deviation along a filter is "
             f"{noise:.2f} of the features'): detections near thresholds are not sure"
         )
     enough = _DETECTIONS_PER_AXIS * axes
     rare = int((detections < enough).sum())
     if rare:
-        found.append(
+        messages.append(
             f"{rare} of {len(detections)} concepts are detected on fewer than {enough} positions, "
             f"{_DETECTIONS_PER_AXIS} for each axis along which features vary: detections on other "
             "images are less sure than on these"
         )
-    return found
+    return messages
 
 
 def share_of_returns(filters: NDArray, best: int, covariance: NDArray) -> NDArray:
-    """Share of the other restarts with a concept whose projections correlate by ≥ 0.9, (I,).
+    """Return the share of the other restarts in which each concept comes back, (I,).
+
+    It does where projections on some concept correlate with its own by 0.9 or more.
 
     Parameters
     ----------

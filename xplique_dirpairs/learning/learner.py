@@ -110,7 +110,7 @@ def learn_pairs(
     -----
     Ctrl-C ends the learning and keeps what was learned so far: the pairs are complete, and the
     history says so. Before the first steps there is nothing to keep, and KeyboardInterrupt passes,
-    as it does when it comes again while the pairs are completed. A fit that went on from ``resume``
+    as it does when it comes again while the pairs are completed. A fit resumed from ``resume``
     may pass it on before its first new steps: its state is in the folder.
 
     Warns

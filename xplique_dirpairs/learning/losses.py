@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from xplique_dirpairs.learning.signals import damped_inverse
+
 #: Growth of a constraint's weight μ where its bound stays broken, and the largest weight.
 _GROWTH, _LARGEST_WEIGHT = 1.3, 100.0
 
@@ -57,30 +59,22 @@ def entropies_and_surprises(log_y: tf.Tensor):
 
 
 def position_losses(log_y: tf.Tensor, per_position: int = 1) -> dict[str, tf.Tensor]:
-    """L^s (see `sparsity`) and L^ma, by name, from one pass."""
+    """Return L^s and L^ma (UIBE), as "s" and "ma", from one pass.
+
+    L^s = E_p[H(q_p)], each position should carry few concepts: 0 to log2 I bits. With
+    n = ``per_position`` concepts on every position, E_p[|H(q_p) − log2 n|] [ours].
+    L^ma = E_p[−Σ_i q_{p,i} log2 y_{p,i}], each position should have a concept.
+    """
     entropies, surprises = entropies_and_surprises(log_y)
     if per_position > 1:
         entropies = tf.abs(entropies - float(np.log2(per_position)))
     return {"s": tf.reduce_mean(entropies, axis=-1), "ma": tf.reduce_mean(surprises, axis=-1)}
 
 
-def sparsity(log_y: tf.Tensor, per_position: int = 1) -> tf.Tensor:
-    """L^s = E_p[H(q_p)] (UIBE): each position should carry few concepts. 0 to log2 I bits.
-
-    With n = ``per_position`` concepts on every position, E_p[|H(q_p) − log2 n|] [ours].
-    """
-    return position_losses(log_y, per_position)["s"]
-
-
 def sparsity_bound(log_y: tf.Tensor, average: Callable = lambda sums: sums) -> tf.Tensor:
     """L^sb = R_SW({H(q_p)}_p) (EDDP): sparsity at the worst positions. 0 to log2 I bits."""
     entropies, _ = entropies_and_surprises(log_y)
     return soft_maximum(entropies, average=average)
-
-
-def maximum_activation(log_y: tf.Tensor) -> tf.Tensor:
-    """L^ma = E_p[−Σ_i q_{p,i} log2 y_{p,i}] (UIBE): each position should have a concept."""
-    return position_losses(log_y)["ma"]
 
 
 def maximum_margin(filters: tf.Tensor) -> tf.Tensor:
@@ -134,6 +128,45 @@ def soft_maximum(values: tf.Tensor, n: int = 4, average: Callable = lambda sums:
         (tf.reduce_sum(powers * relative, axis=-1), tf.reduce_sum(powers, axis=-1))
     )
     return tf.math.divide_no_nan(above, below) * largest[..., 0]
+
+
+# ------------------------------------------------------------------ where the network is uncertain
+
+# The network should be uncertain at x' = x − κ dx, features moved towards the hyperplanes. Filters
+# and signal vectors (..., I, D) have any leading axes (restarts); features and dx are (..., P, D).
+
+
+def unconstrained_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
+    """dx^uur = (Wᵀ)⁺(Wᵀx − b): the shortest way onto all hyperplanes at once.
+
+    (Wᵀ)⁺ = W(WᵀW)⁻¹; margins cancel between the two factors, so unit filters are inverted.
+    """
+    unit, excess = _unit_filters_and_excess(x, filters, biases)
+    gram = tf.matmul(unit, unit, transpose_b=True)
+    return tf.matmul(tf.matmul(excess, damped_inverse(gram), transpose_b=True), unit)
+
+
+def constrained_displacement(
+    x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor, signals: tf.Tensor
+) -> tf.Tensor:
+    """dx^cur = Ŝ(WᵀŜ)⁺(Wᵀx − b): the same, moving along the (unit) signal vectors only."""
+    unit, excess = _unit_filters_and_excess(x, filters, biases)
+    gram = tf.matmul(unit, signals, transpose_b=True)
+    return tf.matmul(tf.matmul(excess, damped_inverse(gram), transpose_b=True), signals)
+
+
+def fired_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
+    """dx = Σ_i ReLU(wᵢᵀx − bᵢ) wᵢ/‖wᵢ‖²: only along detectors that fired (CBE, predecessor)."""
+    unit, excess = _unit_filters_and_excess(x, filters, biases)
+    return tf.matmul(tf.nn.relu(excess), unit)
+
+
+def _unit_filters_and_excess(x, filters, biases):
+    """Return w̄ (..., I, D) and (wᵀx − b) M (..., P, I)."""
+    lengths = tf.norm(filters, axis=-1, keepdims=True)
+    unit = filters / lengths
+    excess = tf.matmul(x, unit, transpose_b=True) - (biases / lengths[..., 0])[..., None, :]
+    return unit, excess
 
 
 # ------------------------------------------------------------------ constraints

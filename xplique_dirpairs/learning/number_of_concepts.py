@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.progress import KeepOnInterrupt
 from xplique_dirpairs.core.validation import check_activations, check_integer, check_random_state
 from xplique_dirpairs.data.devices import check_strategy
@@ -25,7 +27,7 @@ from xplique_dirpairs.learning.features import (
     rank_of_signal,
     whitened,
 )
-from xplique_dirpairs.learning.history import LearningWarning
+from xplique_dirpairs.learning.history import History, LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.learning.starts import (
@@ -38,7 +40,7 @@ from xplique_dirpairs.learning.starts import (
 )
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
 from xplique_dirpairs.models.head import Head, check_head
-from xplique_dirpairs.pairs import WELL_CONDITIONED
+from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
 from xplique_dirpairs.plots.learning import SkewnessCurve, plot_number_of_concepts
 
 logger = logging.getLogger("xplique_dirpairs")
@@ -49,20 +51,20 @@ _STABLE = 0.98
 _IMAGES, _POSITIONS = 40, 60_000
 #: Splits of the images, all of which must agree, and the fewest sources that can be told.
 _SPLITS, _FEWEST = 3, 4
-#: A skewness counts from so many standard errors on; noise is taken to reach half of that.
+#: A skewness counts from this many standard errors on; noise is taken to reach half of that.
 _ERRORS = 4.0
 
 
 @dataclass(frozen=True)
 class SkewnessCount:
-    """How many skewed sources features are made of.
+    """The number of skewed sources that features are made of.
 
     Attributes
     ----------
-    number
-        I, or None where the features do not tell.
-    reason
-        In words: what the number stands on, or why there is none.
+    number : int or None
+        I; None where the features do not tell.
+    reason : str
+        Why this number, or why none.
     skewnesses : (A,)
         Absolute skewness along the A independent directions, largest first, of positions that the
         directions were not chosen on.
@@ -98,40 +100,39 @@ class SkewnessCount:
 def count_skewed_sources(
     activations: ArrayLike | ActivationShards, *, random_state: int | None = 0
 ) -> SkewnessCount:
-    """How many concepts features x = Sα + Dβ + μ have, from the skewness of α [ours].
+    """Count the concepts of features x = Sα + Dβ + μ by the skewness of α [ours].
 
     In whitened features concepts are the skewed sources (rarely there, never negative) and
-    distractors are not. Images are split in halves, three times; on each half a symmetric ICA with
-    contrast u² finds directions; their skewness is measured on the other half. Sorted, it falls off
+    distractors are not. Images are split in halves, three times; a symmetric ICA with contrast u²
+    finds directions on each half, and their skewness is measured on the other. Sorted, it falls off
     a cliff after the last concept. Then every direction is let go alone, without orthogonality to
-    the others: those of concepts stay where they are (each is a maximum of skewness in its own
-    right), and a concept that orthogonality had no room for is found from where all others are
-    absent.
+    the others: those of concepts, maxima of skewness on their own, stay where they are, and a
+    concept that orthogonality left no room for is found from where all others are absent.
 
     Parameters
     ----------
     activations : (N, H, W, D), (N, T, D) or (N, D)
-        At least 40 images; or `ActivationShards`. About 60 000 positions are used, of images at
-        random; images unlike all others are left out, as in `learn_pairs`.
+        At least 40 images, or `ActivationShards`. About 60 000 positions of random images are used,
+        without images unlike all others, as in `learn_pairs`.
     random_state
         Seed of the images, the halves and the first directions.
 
     Returns
     -------
-    count
-        With ``number`` None where the spectrum has no floor of noise (every real network so far),
-        where there is no gap, where directions do not stay apart, where halves disagree, or where
-        there are fewer than four: of so few, one is the absence of the others.
+    count : SkewnessCount
+        Without a number where the spectrum has no floor of noise (every real network so far) or no
+        gap, where directions do not stay apart, where halves disagree, or where there are fewer
+        than four: one of a few may be the absence of the others.
 
     Notes
     -----
-    It stands on two assumptions: distractors are symmetric, concepts are not. A concept that is
-    present on about half of all positions is symmetric, too.
+    It assumes that distractors are symmetric and concepts are not; a concept that is present on
+    about half of all positions is symmetric, too.
 
     Raises
     ------
     ValueError
-        If the activations are not finite, constant, or of the wrong rank; if the seed is none.
+        If the activations are not finite, constant, or of the wrong rank; if the seed is invalid.
     """
     if not isinstance(activations, ActivationShards):
         activations = check_activations(activations)
@@ -144,36 +145,41 @@ def count_skewed_sources(
     features = HeldFeatures(images)
     _, moments, left_out, _ = leave_out_far(features, Moments.of(features), 1)
     images = np.delete(images, left_out, axis=0)
-    made = whitened(moments, 1)
+    coordinates = whitened(moments, 1)
     has_floor = rank_of_signal(moments, 1) is not None
     counts = []
     for _ in range(_SPLITS):
-        counts.append(count_in_halves(images, made, per_image, has_floor, rng))
+        counts.append(count_in_halves(images, coordinates, per_image, has_floor, rng))
         if counts[-1].number is None:
             return counts[-1]
         images = images[rng.permutation(len(images))]
     numbers = sorted({count.number for count in counts if count.number is not None})
     if len(numbers) > 1:
-        found = ", ".join(map(str, numbers))
-        return replace(counts[0], number=None, reason=f"halves of the images disagree: {found}")
+        reason = f"halves of the images disagree: {', '.join(map(str, numbers))}"
+        return replace(counts[0], number=None, reason=reason)
     return counts[0]
 
 
 def count_in_halves(
-    images: NDArray, made: Coordinates, per_image: int, has_floor: bool, rng: np.random.Generator
+    images: NDArray,
+    coordinates: Coordinates,
+    per_image: int,
+    has_floor: bool,
+    rng: np.random.Generator,
 ) -> SkewnessCount:
-    """What one split of the images in halves tells."""
-    halves = [made.features(half.reshape(-1, half.shape[-1])) for half in np.array_split(images, 2)]
+    """Count the skewed sources with one split of the images in halves."""
+    halves = [coordinates.features(as_positions(half)) for half in np.array_split(images, 2)]
     first, second = halves
     looks = [_Look.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
     skewnesses = np.mean([look.skewnesses for look in looks], axis=0)
     errors = np.mean([look.errors for look in looks], axis=0) / np.sqrt(2.0)
-    if not has_floor:
-        reason = "the spectrum of the features has no floor of noise: what is skewed has no end"
-        return SkewnessCount(None, reason, skewnesses, errors)
-    above, threshold = _gap(skewnesses, errors)
+    above, threshold = _gap(skewnesses, errors) if has_floor else (0, float("nan"))
     if not above:
-        reason = "the sorted skewnesses have no gap: concepts and distractors are not told apart"
+        reason = "the spectrum of the features has no floor of noise: what is skewed has no end"
+        if has_floor:
+            reason = (
+                "the sorted skewnesses have no gap: concepts and distractors are not told apart"
+            )
         return SkewnessCount(None, reason, skewnesses, errors)
     let_go = [look.let_go(half, threshold) for look, half in zip(looks, halves, strict=True)]
     numbers = sorted({number for number, _ in let_go})
@@ -207,22 +213,19 @@ class _Look:
 
     @classmethod
     def of(cls, half: NDArray, other: NDArray, per_image: int, rng: np.random.Generator) -> _Look:
-        directions, _ = skewness_filters(half, half.shape[1], rng)
-        directions = directions.astype(np.float32)
+        directions = skewness_filters(half, half.shape[1], rng).astype(np.float32)
         y = _standardised(other @ directions.T)
         skewness = (y * y * y).mean(axis=0)
         skewnesses = np.abs(skewness)
         # what a position adds to the skewness (delta method); positions of an image go together
-        influence = (y * y * y - 3.0 * y - 1.5 * skewness * (y * y)).reshape(
-            -1, per_image, y.shape[1]
-        )
-        influence = influence.mean(axis=1)
+        influence = y * y * y - 3.0 * y - 1.5 * skewness * (y * y)
+        influence = influence.reshape(-1, per_image, y.shape[1]).mean(axis=1)
         errors = influence.std(axis=0) / np.sqrt(len(influence))
         order = np.argsort(-skewnesses)
         return cls(directions[order], skewnesses[order], errors[order], other)
 
     def let_go(self, half: NDArray, threshold: float) -> tuple[int, int]:
-        """How many maxima of skewness there are, and how many directions were none: one-unit ICA.
+        """Count maxima of skewness, and directions that were none, by one-unit ICA.
 
         It begins at those above the threshold, and where all of these are absent.
         """
@@ -236,12 +239,12 @@ class _Look:
 
 
 def _some(activations: NDArray | ActivationShards, count: int, rng: np.random.Generator) -> NDArray:
-    """At most ``count`` random images, in random order."""
+    """Return at most ``count`` random images, in random order."""
     chosen = rng.permutation(activations.shape[0])[:count]
     if not isinstance(activations, ActivationShards):
         return activations[chosen]
-    read = np.concatenate(list(activations.part(chosen)))  # in rising order
-    return read[np.argsort(np.argsort(chosen))]
+    images = np.concatenate(list(activations.part(chosen)))  # in rising order of their numbers
+    return images[np.argsort(np.argsort(chosen))]
 
 
 def _standardised(y: NDArray) -> NDArray:
@@ -250,7 +253,7 @@ def _standardised(y: NDArray) -> NDArray:
 
 
 def _gap(skewnesses: NDArray, errors: NDArray) -> tuple[int, float]:
-    """How many sorted skewnesses are above the largest gap, and its middle; 0 where none is."""
+    """Return how many skewnesses are above the largest gap, 0 without one, and its middle."""
     noise = _ERRORS / 2.0 * errors
     below = np.maximum(np.append(skewnesses[1:], 0.0), np.append(noise[1:], noise[-1]))
     below = np.maximum(below, 1e-9)
@@ -270,31 +273,26 @@ class ScannedNumber:
 
     Attributes
     ----------
-    number
-        I.
-    fits
-        Fits that ran to their end.
+    number, fits
+        I, and how many fits ran to their end.
     signal_stability, filter_stability
         Absolute cosine of matched signal vectors and filters, mean over concepts and over every two
         fits, in [0, 1]; NaN with fewer than two fits.
     occupancy_min, occupancy_median
         Over concepts, of the share of positions each is detected on, in units of 1/I.
     dead, duplicates
-        Dead concepts; pairs of concepts detected at the same positions. A number per fit.
+        Dead concepts, and pairs of concepts detected at the same positions, for each fit.
     sparsity
-        L^s at the end as a share of log2 I, its largest value, in [0, 1]: of this size it compares
-        across I. NaN where the recipe's last stage does not compute it, and for I = 1.
+        L^s at the end over its largest value log2 I, comparable across I. NaN where the recipe's
+        last stage does not compute it, and for I = 1.
     objective
-        The last stage's weighted sum, of the same weights for every I; terms in bits grow with I.
-        Comparable only where all fits used one recipe.
+        The last stage's weighted sum; terms in bits grow with I. Comparable within one recipe.
     condition_number
         Of ŴᵀŜ, the largest of all fits.
     seconds
         Of one fit.
-    problems
-        What the fits warned of, without repetition.
-    error
-        Why the number has no fit, or fewer than asked for.
+    problems, error
+        What the fits warned of, each once; why the number has no fit, or fewer than asked for.
     """
 
     number: int
@@ -329,9 +327,9 @@ class ConceptScan:
 
     Attributes
     ----------
-    numbers
-        One entry for each number that was begun, in rising order.
-    interrupted
+    numbers : tuple of ScannedNumber
+        In rising order.
+    interrupted : bool
         Whether Ctrl-C ended the scan: later numbers are missing.
     """
 
@@ -339,7 +337,7 @@ class ConceptScan:
     interrupted: bool = False
 
     def rows(self) -> list[dict]:
-        """The entries as plain dictionaries, for a table."""
+        """Return the entries as plain dictionaries, for a table."""
         return [asdict(entry) for entry in self.numbers]
 
     @property
@@ -353,14 +351,7 @@ class ConceptScan:
         return self._suggestion()[1]
 
     def plot(self, count: SkewnessCount | None = None, title: str = "") -> Figure:
-        """Draw a panel for each measure, with the suggested number marked.
-
-        Parameters
-        ----------
-        count : SkewnessCount, optional
-            From `count_skewed_sources`; its skewnesses are drawn beside the scan.
-        title : str, default=""
-        """
+        """Draw a panel for each measure, and the skewnesses of a ``count`` beside them."""
         suggested, reason = self._suggestion()
         number = "cannot tell" if suggested is None else suggested
         lines = [title, "" if count is None else count.verdict, f"scan: {number} ({reason})"]
@@ -399,38 +390,48 @@ def scan_number_of_concepts(
 ) -> ConceptScan:
     """Learn direction pairs with several numbers of concepts and compare.
 
-    Every fit has a seed of its own and sees a half of the images of its own: a start that does not
-    depend on the seed (recipe ``soft``) would agree with itself whatever the number. A number that
-    fails has its error in the scan and does not end it; Ctrl-C does, and keeps the fits that are
-    complete. What fits warn of is in ``problems`` and is not emitted.
+    Every fit has its own seed and sees its own half of the images: a start that does not depend on
+    the seed (recipe ``soft``) would agree with itself whatever the number. A number that fails has
+    its error in the scan and does not end it; Ctrl-C does, and keeps complete fits.
 
     Parameters
     ----------
     activations, head, recipe, verbose
-        As in `learn_pairs`. Of `ActivationShards` the halves read the same files.
+        As in `learn_pairs`.
     numbers
         Candidates for I.
-    seeds
-        Fits for each number, with random states ``random_state``, ``random_state + 1``, …; the
-        first two halves share no image, nor do the next two, and so on.
-    random_state
-        Seed; None: another one in every scan.
+    seeds, random_state
+        Fits for each number, seeded ``random_state``, ``random_state + 1``, …; None: at random.
 
     Raises
     ------
     TypeError, ValueError
-        If there is no number or only one image, a number or ``seeds`` is no positive integer, or
-        the activations, the head, the recipe or the seed are of no use to `learn_pairs`.
+        If there is no number, or only one image; or as `learn_pairs`.
     """
     if not isinstance(activations, ActivationShards):
         activations = check_activations(activations)
-    recipe, candidates = get_recipe(recipe), _candidates(numbers)
+    recipe = get_recipe(recipe)
+    if not isinstance(numbers, Iterable):
+        raise TypeError(
+            f"numbers must be several numbers of concepts, such as [8, 10, 12], not {numbers!r}"
+        )
+    candidates = sorted(set(numbers))
+    if not candidates:
+        raise ValueError("numbers is empty: give the numbers of concepts to compare")
+    for number in candidates:
+        check_integer("each of numbers", number)
     check_integer("seeds", seeds)
     if random_state is not None:
         check_integer("random_state", random_state, minimum=0)
-    _check_learnable(activations, head, random_state)
+    # What every fit would fail with is raised here, and not recorded for every number.
+    check_head(head, activations.shape)
+    if activations.shape[0] < 2:
+        raise ValueError("there is one image only: its halves cannot be compared")
+    check_strategy(activations.shape[0] // 2, random_state)
+    Moments.of(as_features(activations))
     if random_state is None:
         random_state = int(np.random.default_rng().integers(2**31))
+    settings = {"head": head, "recipe": recipe, "verbose": verbose}
     entries: list[ScannedNumber] = []
     for number in candidates:
         fits: list = []
@@ -438,9 +439,7 @@ def scan_number_of_concepts(
         with KeepOnInterrupt() as block:
             try:
                 for seed in range(seeds):
-                    half = _half(activations, seed, random_state)
-                    settings = {"head": head, "recipe": recipe, "verbose": verbose}
-                    fits.append(_timed_fit(half, number, random_state + seed, settings))
+                    fits.append(_fit_half(activations, number, seed, random_state, settings))
             except Exception as exception:  # another number may do
                 error = f"{type(exception).__name__}: {exception}"
                 logger.warning("%d concepts: %s", number, error)
@@ -450,53 +449,21 @@ def scan_number_of_concepts(
     return ConceptScan(tuple(entries), block.interrupted)
 
 
-def _timed_fit(activations, number: int, seed: int, settings: dict) -> tuple:
-    """Return pairs, history and seconds of one fit; an interrupted one counts as none."""
+def _fit_half(
+    activations: Any, number: int, seed: int, random_state: int, settings: dict[str, Any]
+) -> tuple[DirectionPairs, History, float]:
+    """Return pairs, history and seconds of a fit to the seed's half of the images."""
+    order = np.random.default_rng((random_state, seed // 2)).permutation(activations.shape[0])
+    half = np.sort(order[seed % 2 :: 2])  # seeds 0 and 1 share no image, nor do 2 and 3
+    streamed = isinstance(activations, ActivationShards)
+    chosen = activations.part(half) if streamed else activations[half]
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LearningWarning)
-        pairs, history = learn_pairs(activations, number, random_state=seed, **settings)
-    if history.interrupted:
+        pairs, history = learn_pairs(chosen, number, random_state=random_state + seed, **settings)
+    if history.interrupted:  # an interrupted fit counts as none
         raise KeyboardInterrupt
     return pairs, history, time.perf_counter() - began
-
-
-def _candidates(numbers: Iterable[int]) -> list[int]:
-    """The numbers, each once, in rising order."""
-    try:
-        candidates = list(numbers)
-    except TypeError as error:
-        raise TypeError(
-            f"numbers must be several numbers of concepts, [8, 10, 12] for one, not {numbers!r}"
-        ) from error
-    if not candidates:
-        raise ValueError("numbers is empty: give the numbers of concepts to compare")
-    for number in candidates:
-        check_integer("each of numbers", number)
-    return sorted(set(candidates))
-
-
-def _check_learnable(
-    activations: NDArray | ActivationShards, head: object, random_state: int | None
-) -> None:
-    """What every fit would fail with is raised at once, and not written down for every number."""
-    check_head(head, activations.shape)
-    images = activations.shape[0]
-    if images < 2:
-        raise ValueError("there is one image only: its halves cannot be compared")
-    check_strategy(images // 2, random_state)
-    Moments.of(as_features(activations))
-
-
-def _half(
-    activations: NDArray | ActivationShards, seed: int, random_state: int
-) -> NDArray | ActivationShards:
-    """A half of the images of its own for every seed."""
-    order = np.random.default_rng((random_state, seed // 2)).permutation(activations.shape[0])
-    images = np.sort(order[seed % 2 :: 2])
-    if isinstance(activations, ActivationShards):
-        return activations.part(images)
-    return activations[images]
 
 
 def _compare(number: int, fits: list, error: str | None) -> ScannedNumber:
@@ -525,6 +492,6 @@ def _compare(number: int, fits: list, error: str | None) -> ScannedNumber:
 
 
 def stability_of(directions: list[NDArray]) -> float:
-    """Mean `dictionary_stability` of every two; NaN if there are not two."""
-    found = [dictionary_stability(first, second) for first, second in combinations(directions, 2)]
-    return float(np.mean(found)) if found else float("nan")
+    """Return the mean `dictionary_stability` over every two of the fits; NaN with one fit."""
+    cosines = [dictionary_stability(*two) for two in combinations(directions, 2)]
+    return float(np.mean(cosines)) if cosines else float("nan")

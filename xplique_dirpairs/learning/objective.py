@@ -30,11 +30,6 @@ from xplique_dirpairs.learning.signals import (
     joint_signals,
     positives_covariance,
 )
-from xplique_dirpairs.learning.uncertainty import (
-    constrained_displacement,
-    fired_displacement,
-    unconstrained_displacement,
-)
 from xplique_dirpairs.models.head import Head
 
 #: How much of a running mean one minibatch replaces.
@@ -61,7 +56,7 @@ class Detectors:
     sharpest: NDArray | None = None
 
     def keep(self, restarts: NDArray) -> Detectors:
-        """Only the given restarts."""
+        """Return the given restarts only."""
         signals = None if self.signals is None else self.signals[restarts]
         return Detectors(self.filters[restarts], self.biases[restarts], signals)
 
@@ -265,7 +260,7 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ the model
 
     def unit_directions(self) -> tf.Tensor:
-        """w̄ (R, I, A): unit, or orthonormal, rows in the stage's coordinates."""
+        """Return w̄ (R, I, A): unit, or orthonormal, rows in the stage's coordinates."""
         rows = _value(self.directions)
         if not self._orthonormal:
             return tf.math.l2_normalize(rows, axis=-1)
@@ -273,7 +268,7 @@ class Objective(keras.Model):
         return tf.linalg.matrix_transpose(q * tf.sign(tf.linalg.diag_part(r))[..., None, :])
 
     def margins(self) -> tf.Tensor:
-        """M, (R, I) or (R, 1), at the present step."""
+        """Return M, (R, I) or (R, 1), at the present step."""
         if self.log_margins is not None:
             return tf.exp(_value(self.log_margins))
         settings = self._settings
@@ -282,7 +277,7 @@ class Objective(keras.Model):
         return 1.0 / tf.minimum(sharpness, _value(self._sharpest))
 
     def _signals(self, x, logits, directions, margins) -> tf.Tensor:
-        """Signal vectors in coordinates, (R, I, A), of any length."""
+        """Return signal vectors in coordinates, (R, I, A), of any length."""
         if self._stage.signals == "free":
             return _value(self.free_signals)
         if self._stage.signals == "joint":
@@ -297,7 +292,7 @@ class Objective(keras.Model):
         return self._running(self._covariance, covariance)
 
     def _running(self, mean: keras.Variable, current: tf.Tensor) -> tf.Tensor:
-        """The running mean's value with the current batch's gradient."""
+        """Return the running mean's value with the current batch's gradient."""
         if self._full_batch:
             return current
         renewal = tf.where(_value(self.step) < 1.0, 1.0, _RENEWAL)
@@ -305,7 +300,7 @@ class Objective(keras.Model):
         return current + tf.stop_gradient(_value(mean) - current)
 
     def losses_of(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Every loss of the stage on a batch, name → (R,)."""
+        """Compute every loss of the stage on a batch, name → (R,)."""
         x = batch["pixels"]
         directions, margins = self.unit_directions(), self.margins()
         scaled = directions / margins[..., None]
@@ -350,7 +345,7 @@ class Objective(keras.Model):
         return values
 
     def _sometimes(self, features, directions, signals) -> dict[str, tf.Tensor]:
-        """The network terms in every n-th step; between, their last values without gradient."""
+        """Compute network terms in every n-th step; return constants in between."""
         every = self._network_every
         if every == 1:
             current = average(self._network_losses(features, directions, signals))
@@ -383,9 +378,9 @@ class Objective(keras.Model):
         kappa = own_part(keras.random.uniform((whole,), low, high, seed=self._seed))
         kappa = tf.reshape(kappa, tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
         moves = {
-            "uur": lambda: unconstrained_displacement(centred, filters, thresholds),
-            "cur": lambda: constrained_displacement(centred, filters, thresholds, signals),
-            "fired": lambda: fired_displacement(centred, filters, thresholds),
+            "uur": lambda: losses.unconstrained_displacement(centred, filters, thresholds),
+            "cur": lambda: losses.constrained_displacement(centred, filters, thresholds, signals),
+            "fired": lambda: losses.fired_displacement(centred, filters, thresholds),
         }
         values = []
         for name in self._network_terms:
@@ -399,7 +394,7 @@ class Objective(keras.Model):
         return values
 
     def objective_of(self, values: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Weighted sum plus penalty, (R,)."""
+        """Return the weighted sum plus the penalty, (R,)."""
         weights = tf.unstack(_value(self._loss_weights))
         total = tf.add_n([w * values[n] for w, n in zip(weights, self._weighted, strict=True)])
         if self._bounded:
@@ -410,7 +405,7 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ steps and epochs
 
     def train_step(self, batch):
-        """One step; restarts are summed, so that each learns as if it were alone.
+        """Take one step; restarts are summed, so that each learns as if it were alone.
 
         Every replica has the whole objective, and the optimizer sums their gradients.
         """
@@ -436,12 +431,12 @@ class Objective(keras.Model):
         self._run_steps(batches, tf.constant(steps))
 
     def reported(self) -> dict[str, NDArray]:
-        """The epoch's mean of every loss and of the objective, name → (R,)."""
+        """Return the epoch's mean of every loss and of the objective, name → (R,)."""
         means = self._sums.numpy() / np.maximum(self._count.numpy(), 1.0)
         return {name: means[:, k] for k, name in enumerate(self._reported)}
 
     def finite_restarts(self) -> NDArray:
-        """(R,): whether a restart's objective and all its variables are finite."""
+        """Return whether each restart's objective and variables are finite, (R,)."""
         finite = np.isfinite(self.reported()["objective"])
         for variable in self.trainable_variables:
             values = variable.numpy()
@@ -451,7 +446,7 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ constraints
 
     def violations(self) -> dict[str, NDArray]:
-        """How far each constraint is exceeded on the epoch's mean, name → (R,), 0 if kept."""
+        """Return by how much the epoch's mean exceeds each constraint, name → (R,), or 0."""
         reported = self.reported()
         return {
             name: np.maximum(reported[name] - bound, 0.0)
@@ -460,7 +455,7 @@ class Objective(keras.Model):
         }
 
     def update_multipliers(self) -> None:
-        """One dual update from the epoch's mean of the constrained losses."""
+        """Make one dual update from the epoch's mean of the constrained losses."""
         if not self._bounded:
             return
         reported, bounds = self.reported(), self._stage.constraints
@@ -475,7 +470,7 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ result
 
     def detectors(self) -> Detectors:
-        """The detectors as they stand, in raw features."""
+        """Return the present detectors, in raw features."""
         margins = self.margins().numpy()
         directions = self.unit_directions().numpy()
         filters = self._coordinates.filters_to_raw(directions / margins[..., None])

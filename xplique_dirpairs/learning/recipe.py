@@ -120,7 +120,7 @@ class Stage:
             raise ValueError(f"kappa must be a range from low to high, not {self.kappa!r}")
 
     def in_axes(self, axes: int) -> Stage:
-        """This stage for so many axes: see ``meant_for_axes``."""
+        """Return this stage for ``axes`` axes: see ``meant_for_axes``."""
         if self.meant_for_axes is None:
             return self
         factor = min(max(self.meant_for_axes / axes, 1.0), 3.0)
@@ -129,7 +129,7 @@ class Stage:
         )
 
     def for_noise(self, noise: float) -> Stage:
-        """This stage where features have so much noise: no sharper than it leaves detections.
+        """Return this stage no sharper than noise of the features allows.
 
         Where noise blurs an edge, a sharper sigmoid fits the noise of the positions it is learned
         from.
@@ -145,12 +145,12 @@ class Stage:
         return replace(self, sharpness=(first, last))
 
     def rho_of(self, concepts: int) -> float:
-        """ρ of so many concepts."""
+        """Return ρ for a number of concepts."""
         return min(self.rho * self.tau / concepts, self.largest_rho)
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the losses this stage computes."""
+        """Names of the losses that this stage computes."""
         used = set(self.weights) | set(self.constraints)
         return tuple(name for name in LOSSES if name in used)
 
@@ -223,7 +223,7 @@ class Recipe:
                     )
 
     def batch_for(self, concepts: int) -> int:
-        """Positions a step sees."""
+        """Return how many positions a step sees."""
         return max(self.batch, self.batch_per_concept * concepts)
 
     def with_restarts(self, restarts: int | None) -> Recipe:
@@ -263,6 +263,18 @@ _AT_MOST_HALF = 0.5
 
 _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
 
+_SOFT_DETECTORS = Stage(
+    "a",
+    {**_DETECTORS, "uur": 4.0},
+    sharpness=(1.0, 2.0),
+    epochs=10,
+    steps_per_epoch=30,
+    learning_rate=1e-3,
+    kappa=_TO_THE_END,
+    largest_rho=_AT_MOST_HALF,
+    meant_for_axes=128,
+)
+
 #: For activations of real networks: soft detectors that learn slowly from a start that does not
 #: depend on the seed. Faster learning leads different seeds to different concepts.
 SOFT = Recipe(
@@ -271,29 +283,29 @@ SOFT = Recipe(
     restarts=1,
     gamma=2.0,
     stages=(
-        Stage(
-            "a",
-            {**_DETECTORS, "uur": 4.0},
-            sharpness=(1.0, 2.0),
-            epochs=10,
-            steps_per_epoch=30,
-            learning_rate=1e-3,
-            kappa=_TO_THE_END,
-            largest_rho=_AT_MOST_HALF,
-            meant_for_axes=128,
-        ),
-        Stage(
-            "d",
-            {**_DETECTORS, "cur": 10.0},
+        _SOFT_DETECTORS,
+        replace(
+            _SOFT_DETECTORS,
+            name="d",
+            weights={**_DETECTORS, "cur": 10.0},
             sharpness=(1.0, 2.5),
             signals="joint",
             epochs=12,
+            steps_per_epoch=40,
             learning_rate=1.5e-3,
-            kappa=_TO_THE_END,
-            largest_rho=_AT_MOST_HALF,
-            meant_for_axes=128,
         ),
     ),
+)
+
+_SHARP_DETECTORS = Stage(
+    "a",
+    {**_DETECTORS, "uur": 0.25},
+    sharpness=(20.0, 50.0),
+    epochs=12,
+    kappa=_TO_THE_END,
+    tau=0.1,
+    rho=180.0,
+    largest_rho=_AT_MOST_HALF,
 )
 
 #: Sharp detectors, started from a skewness ICA, where the signal-distractor model holds; else soft.
@@ -301,33 +313,33 @@ DEFAULT = Recipe(
     "default",
     batch_per_concept=64,
     stages=(
-        Stage(
-            "a",
-            {**_DETECTORS, "uur": 0.25},
-            sharpness=(20.0, 50.0),
-            epochs=12,
-            kappa=_TO_THE_END,
-            tau=0.1,
-            rho=180.0,
-            largest_rho=_AT_MOST_HALF,
-        ),
-        Stage(
-            "d",
-            {**_DETECTORS, "cur": 0.25},
+        _SHARP_DETECTORS,
+        replace(
+            _SHARP_DETECTORS,
+            name="d",
+            weights={**_DETECTORS, "cur": 0.25},
             sharpness=(50.0, 300.0),
             signals="joint",
-            epochs=12,
             learning_rate=2e-3,
-            kappa=_TO_THE_END,
-            tau=0.1,
-            rho=180.0,
-            largest_rho=_AT_MOST_HALF,
         ),
     ),
     otherwise=SOFT,
 )
 
 _DEEP = {"s": 0.85, "sb": 2.6, "ma": 2.8, "mm": 0.6, "ic": 15.0, "eac": 15.0}
+
+_DEEP_DETECTORS = Stage(
+    "b",
+    {**_DEEP, "uur": 0.25},
+    coordinates="centred",
+    epochs=2000,
+    steps_per_epoch=None,
+    learning_rate=1e-4,
+    schedule="plateau",
+    patience=50,
+    tau=0.9,
+    rho=12.0,
+)
 
 #: The paper's weights, epochs and learning rates for ResNet18/Places365 (I = 500).
 PAPER_DEEP = Recipe(
@@ -348,28 +360,13 @@ PAPER_DEEP = Recipe(
             schedule="plateau",
             tau=0.9,
         ),
-        Stage(
-            "b",
-            {**_DEEP, "uur": 0.25},
-            coordinates="centred",
-            epochs=2000,
-            steps_per_epoch=None,
-            learning_rate=1e-4,
-            schedule="plateau",
-            patience=50,
-            tau=0.9,
-            rho=12.0,
-        ),
-        Stage(
-            "d",
-            {**_DEEP, "cur": 0.25, "fso": 1.0},
-            coordinates="centred",
+        _DEEP_DETECTORS,
+        replace(
+            _DEEP_DETECTORS,
+            name="d",
+            weights={**_DEEP, "cur": 0.25, "fso": 1.0},
             signals="free",
-            epochs=2000,
-            steps_per_epoch=None,
             learning_rate=5e-4,
-            schedule="plateau",
-            patience=50,
             tau=0.2,
             rho=70.0,
         ),
@@ -378,6 +375,20 @@ PAPER_DEEP = Recipe(
 
 _SMALL_BOUNDS = {"ma": 0.8, "mm": 8.0, "ic": 0.1}
 
+_SYNTHETIC_DETECTORS = Stage(
+    "a",
+    {"s": 1.0, "uur": 0.25},
+    dict(_SMALL_BOUNDS),
+    coordinates="standardised",
+    orthonormal=True,
+    shared=True,
+    epochs=20,
+    steps_per_epoch=1000,
+    learning_rate=5e-5,
+    schedule="constant",
+    tau=1.0,
+)
+
 #: The paper's settings for the synthetic experiment, taken literally: slow, and unreliable.
 #: The weights of the minimised terms are not printed there; 1 and 0.25 are ours.
 PAPER_SYNTHETIC = Recipe(
@@ -385,31 +396,16 @@ PAPER_SYNTHETIC = Recipe(
     start="random",
     restarts=1,
     stages=(
-        Stage(
-            "a",
-            {"s": 1.0, "uur": 0.25},
-            dict(_SMALL_BOUNDS),
-            coordinates="standardised",
-            orthonormal=True,
-            shared=True,
-            epochs=20,
-            steps_per_epoch=1000,
-            learning_rate=5e-5,
-            schedule="constant",
-            tau=1.0,
-        ),
-        Stage(
-            "d",
-            {"s": 1.0, "sb": 1.0, "cur": 0.25},
-            {**_SMALL_BOUNDS, "eac": 0.1, "fso": 0.1},
+        _SYNTHETIC_DETECTORS,
+        replace(
+            _SYNTHETIC_DETECTORS,
+            name="d",
+            weights={"s": 1.0, "sb": 1.0, "cur": 0.25},
+            constraints={**_SMALL_BOUNDS, "eac": 0.1, "fso": 0.1},
             coordinates="centred",
+            orthonormal=False,
+            shared=False,
             signals="free",
-            epochs=20,
-            steps_per_epoch=1000,
-            learning_rate=5e-5,
-            schedule="constant",
-            tau=1.0,
-            rho=1.5,
         ),
     ),
 )
@@ -477,12 +473,12 @@ RECIPES = {
 
 
 def get_recipe(recipe: str | Recipe) -> Recipe:
-    """A recipe by name, or as it is.
+    """Return a recipe by name, or a `Recipe` unchanged.
 
     Raises
     ------
     ValueError, TypeError
-        If there is none of that name, or it is neither a name nor a recipe.
+        If there is no recipe of that name, or it is neither a name nor a `Recipe`.
     """
     if isinstance(recipe, Recipe):
         return recipe

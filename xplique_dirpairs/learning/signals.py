@@ -68,7 +68,7 @@ def positives_covariance(
 def excess_covariance(
     x: tf.Tensor, excess: tf.Tensor, average: Callable = lambda sums: sums
 ) -> tf.Tensor:
-    """cov[r_i, x], what `joint_signals` needs, and what minibatches average.
+    """Return cov[r_i, x], which `joint_signals` needs and minibatches average.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def rectified(excess: tf.Tensor) -> tf.Tensor:
 
 
 def joint_signals(with_features: tf.Tensor, with_projections: tf.Tensor) -> tf.Tensor:
-    """All signal vectors at once, (..., I, A): columns of cov[x, r] cov[z, r]⁻¹ [ours].
+    """Return all signal vectors at once, (..., I, A): columns of cov[x, r] cov[z, r]⁻¹ [ours].
 
     x is regressed on all projections z together, with the rectified excess r over the hyperplanes
     as instrument: a positive concept's share in x is not put down to another one that is absent
@@ -113,7 +113,7 @@ def joint_signals(with_features: tf.Tensor, with_projections: tf.Tensor) -> tf.T
 
 
 def mean_difference(x: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
-    """mean(positives) − mean(negatives), (..., I, A) [Pahde et al. 2024].
+    """Return mean(positives) − mean(negatives), (..., I, A) [Pahde et al. 2024].
 
     With ground-truth labels (..., P, I) this is the Pattern-CAV; with detections, an estimator of
     the signal vector.
@@ -127,7 +127,7 @@ def _masked_mean(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
-    """(GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky."""
+    """Return (GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky."""
     normal = tf.matmul(gram, gram, transpose_a=True)
     # float32 rounds GᵀG by more than the ridge where hundreds of filters coincide
     ridge = RIDGE + ROUNDING * tf.linalg.trace(normal)[..., None, None]
@@ -137,7 +137,7 @@ def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _solve(normal: tf.Tensor, right: tf.Tensor):
-    """N⁻¹B of a positive definite N.
+    """Return N⁻¹B of a positive definite N.
 
     Its gradient solves with the same factor once more: Y = N⁻¹ ∂X, ∂N = −Y Xᵀ, ∂B = Y. That of the
     factor itself takes longer, and is not as steady.
@@ -206,7 +206,7 @@ def measure_pairs(
     least_share
         Concepts detected on less than this share of 1/I are surplus. The joint estimate of the
         others does without them: a filter that stands for no concept, but is correlated with some,
-        would be held against theirs.
+        would distort theirs.
     """
     filters = filters.astype(np.float64)
     sums = _Sums(filters, biases, moments.mean)
@@ -234,7 +234,7 @@ def measure_pairs(
 
 
 class _Sums:
-    """What is summed over positions, in float64, chunk by chunk: x is centred, z = Wᵀx − b."""
+    """Sums over positions in float64, block by block: x is centred, z = Wᵀx − b."""
 
     def __init__(self, filters: NDArray, biases: NDArray, mean: NDArray):
         concepts, channels = filters.shape
@@ -250,7 +250,7 @@ class _Sums:
         self._zr = np.zeros((concepts, concepts))
 
     def add(self, features: NDArray) -> None:
-        """Some positions, (n, D)."""
+        """Add positions (n, D) to the sums."""
         x = features - self._mean
         z = x @ self._filters.T - self._biases
         on = (z > 0).astype(np.float32)
@@ -268,7 +268,7 @@ class _Sums:
         self._zr += r.T @ z
 
     def positives_covariance(self, everywhere: NDArray) -> NDArray:
-        """(I, D); the given rows where a concept has too few positives."""
+        """Return signal vectors (I, D); given rows for concepts with too few positives."""
         positives = np.maximum(self.count, 1.0)[:, None]
         mean_z = self._z_on[:, None] / positives
         covariance = self._xz_on / positives - mean_z * (self._x_on / positives)
@@ -276,14 +276,14 @@ class _Sums:
         return np.where(too_few[:, None], everywhere, covariance)
 
     def mean_difference(self, everywhere: NDArray) -> NDArray:
-        """(I, D); the given rows without positives or negatives."""
+        """Return signal vectors (I, D); given rows without positives or negatives."""
         on = np.maximum(self.count, 1.0)[:, None]
         off = np.maximum(self.positions - self.count, 1.0)[:, None]
         both = (self.count > 0) & (self.count < self.positions)
         return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
 
     def joint_signals(self, surplus: NDArray) -> NDArray:
-        """(I, D), as `joint_signals`; those of the others without the surplus concepts."""
+        """Return `joint_signals` (I, D), for all but surplus concepts without the surplus ones."""
         with_x, with_z = self._xr, self._zr - np.outer(self._r, self._z) / self.positions
         signals = joint_signals(tf.constant(with_x), tf.constant(with_z)).numpy()
         others = np.setdiff1d(np.arange(len(with_z)), surplus)
@@ -293,13 +293,13 @@ class _Sums:
         return signals
 
     def absent_levels(self) -> NDArray:
-        """(I,), of centred features; the bias of a concept that is never absent."""
+        """Return m (I,) of centred features; the bias of a concept that is never absent."""
         negatives = self.positions - self.count
         below = (self._z - self._z_on) / np.maximum(negatives, 1.0)
         return self._biases.astype(np.float64) + np.where(negatives > 0, below, 0.0)
 
     def overlaps(self) -> NDArray:
-        """(I, I): IoU of detections."""
+        """Return the IoU of the detections of every two concepts, (I, I)."""
         union = self.count[:, None] + self.count - self._both
         return np.divide(self._both, union, out=np.zeros_like(union), where=union > 0)
 
@@ -309,7 +309,7 @@ def estimate_signals(
     activations: ArrayLike | ActivationShards,
     estimator: str = "mean-difference",
 ) -> DirectionPairs:
-    """The same filters and biases with signal vectors of another estimator.
+    """Return pairs with the same filters and biases, and signal vectors of another estimator.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -71,17 +72,14 @@ def stage_run(problem: Problem, state: FitState) -> Iterator[StageRun]:
     full_batch = len(problem.features) <= 2 * size
     passes = 1 if full_batch else math.ceil(len(problem.features) / size)
     per_epoch = stage.steps_per_epoch or passes
-    with _borrowed_objective(
-        stage,
-        coordinates,
-        state.detectors,
-        gamma=recipe.gamma,
-        head=head,
-        steps=stage.epochs * per_epoch,
-        full_batch=full_batch,
-        network_every=1 if head is None or head.pools_first else recipe.network_every,
-        seed=seed,
-    ) as model:
+    settings = {
+        "gamma": recipe.gamma,
+        "steps": stage.epochs * per_epoch,
+        "full_batch": full_batch,
+        "network_every": 1 if head is None or head.pools_first else recipe.network_every,
+        "seed": seed,
+    }
+    with _borrowed_objective(stage, coordinates, state.detectors, head, settings) as model:
         if state.running is not None:
             model.set_state(state.running.variables)
             model.set_learning_rate(state.running.pace.rate)
@@ -242,7 +240,7 @@ def _prepared(problem: Problem, state: FitState) -> tuple[Stage, Coordinates, Fi
 
 
 def _measured_signals(problem: Problem, detectors: Detectors) -> NDArray:
-    """Stage c: section 3 of the method, for every restart."""
+    """Measure signal vectors of every restart: stage c, section 3 of the method."""
     return np.stack(
         [
             problem.agree(measure_pairs(problem.features, problem.moments, *detector).pairs.signals)
@@ -281,43 +279,29 @@ def _borrowed_objective(
     stage: Stage,
     coordinates: Coordinates,
     start: Detectors,
-    *,
-    gamma: float,
     head: Head | None,
-    steps: int,
-    full_batch: bool,
-    network_every: int,
-    seed: int,
+    settings: dict[str, Any],
 ) -> Iterator[Objective]:
     """Lend an objective for a stage: a compiled one, if an earlier stage had the same graph.
 
-    Parameters are those of `Objective`. The graph depends on shapes, on which losses there are and
-    how signal vectors are tied, and on the head's model; numbers are variables. Objectives made
-    under a `tf.distribute` strategy are not kept.
+    Parameters, those in ``settings`` too, are those of `Objective`. The graph depends on shapes,
+    on which losses there are and how signal vectors are tied, and on the head's model; numbers are
+    variables. Objectives made under a `tf.distribute` strategy are not kept.
     """
     key = (
         terms_of(stage, head),
         *(frozenset(names) for names in (stage.weights, stage.constraints)),
         (stage.signals, stage.shared, stage.orthonormal, stage.sharpness is None),
         (stage.per_position, start.filters.shape, coordinates.axes),
-        (gamma, full_batch, network_every),
+        tuple(settings[name] for name in ("gamma", "full_batch", "network_every")),
         None if head is None else (id(head.model), head.ends_in, head.is_multilabel),
     )
     # Taken out while it is in use, so that fits in several threads do not share one.
     objective = _objectives.pop(key, None)
     if objective is None:
-        objective = Objective(
-            stage,
-            coordinates,
-            start,
-            gamma=gamma,
-            head=head,
-            steps=steps,
-            full_batch=full_batch,
-            network_every=network_every,
-            seed=seed,
-        )
+        objective = Objective(stage, coordinates, start, head=head, **settings)
     else:
+        steps, seed = settings["steps"], settings["seed"]
         objective.begin(stage, coordinates, start, steps=steps, seed=seed)
     try:
         yield objective

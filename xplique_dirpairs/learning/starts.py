@@ -17,13 +17,13 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from xplique_dirpairs.learning.features import Features, Moments, signal_axes
 
-#: Positions a start is computed from: so many for each concept, and never fewer than the second.
+#: Positions a start is computed from: for each concept, and at least.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000
 #: Rounds of thresholds and filters in turn; they have settled by then.
 _ROUNDS = 4
 #: Positions that thresholds are chosen on.
 _SORTED = 25_000
-#: Most concepts that a position may be taken to carry; a quarter of them all where that is less.
+#: Most concepts that a position may be taken to carry; a quarter of I where that is less.
 _PER_POSITION = 4
 #: Mean IoU of detections with where concepts are among the largest, from which they are separate
 #: [ours: directions of Gaussian features have about 0.5].
@@ -39,23 +39,25 @@ GAP = 2.0
 SAME = 0.8
 #: Positions that are looked at together.
 _PART = 4096
+#: Steps of the symmetric ICA.
+_ICA_STEPS = 60
 #: Steps in which a single direction finds the nearest maximum of skewness; they converge
 #: quadratically.
 _STEPS = 30
-#: An image is far from so many times the median distance on, in mean squares [measured: at most 11
-#: in two layers of a real network, 170 for one of 200 maps that is three times as bright].
+#: An image is far from this multiple of the median distance on, in mean squares [measured: at most
+#: 11 in two layers of a real network, 170 for one of 200 maps that is three times as bright].
 _FAR = 20.0
 #: Nor is it far in a tail that heavy: the step from the median to the upper tenth, so often again.
 _TAIL_STEPS = 4
-#: Images that typical ones are told by: of so many positions, and never fewer images.
+#: Positions of the images that typical ones are estimated from, and the fewest images.
 _TYPICAL_POSITIONS, _TYPICAL_IMAGES = 50_000, 100
-#: The farthest share of them is not asked, in so many rounds: outliers hide one another.
+#: The farthest share of them is left out, in this many rounds: outliers hide one another.
 _TRIMMED, _TRIMMINGS = 0.05, 2
 #: Images for each axis, at least: in more axes, whatever is not among them looks far.
 _IMAGES_PER_AXIS = 5
 #: Fewer images than this are too few to tell what is typical.
 _LEAST = 20
-#: More than one of so many images are not left out: what they show is rare, but there.
+#: If more than one in this many images is far, none is left out: what they show is rare, but there.
 _OF_IMAGES = 100
 
 
@@ -73,7 +75,7 @@ class Start:
     per_position
         How many concepts a position carries, in a clear start.
     separation
-        How well thresholds separate where a concept is among so many largest (mean IoU).
+        How well thresholds separate where a concept is among the largest (mean IoU).
     """
 
     filters: NDArray
@@ -84,14 +86,14 @@ class Start:
 
 
 def positions_for(concepts: int) -> int:
-    """How many positions a start is computed from, at most."""
+    """Return from how many positions a start is computed, at most."""
     return max(_POSITIONS, _POSITIONS_PER_CONCEPT * concepts)
 
 
 def make_start(
     name: str, features: NDArray, concepts: int, rng: np.random.Generator, backward: NDArray
 ) -> Start:
-    """Initial filters and thresholds in the coordinates of ``features`` (P, A).
+    """Make initial filters and thresholds in the coordinates of ``features`` (P, A).
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ def make_start(
     if name == "consensus" and len(features) < concepts:
         name = "random"
     if name == "skewness":
-        all_filters, _ = skewness_filters(features, max(concepts, features.shape[1]), rng)
+        all_filters = skewness_filters(features, max(concepts, features.shape[1]), rng)
         filters = all_filters[:concepts]
         if 1 < concepts <= features.shape[1]:
             chosen = with_the_missing(features, filters)
@@ -125,7 +127,7 @@ def make_start(
 
 
 def has_gap(features: NDArray, filters: NDArray, chosen: NDArray) -> bool:
-    """Whether every chosen filter is at least twice as skewed as any that is not [ours].
+    """Return whether every chosen filter is at least twice as skewed as any that is not [ours].
 
     Parameters
     ----------
@@ -141,7 +143,7 @@ def has_gap(features: NDArray, filters: NDArray, chosen: NDArray) -> bool:
 
 
 def with_the_absence(features: NDArray, filters: NDArray, concepts: int) -> NDArray:
-    """The first filters, the last one replaced by minus the sum of the others, if that is a gap.
+    """Replace the last of the first filters by minus the sum of the others, if that is a gap.
 
     A concept on a third of all positions is hardly skewed: a direction that is let go leaves it for
     a rarer one. But it is there where all others are not, and that is twice as skewed as any filter
@@ -156,19 +158,19 @@ def with_the_absence(features: NDArray, filters: NDArray, concepts: int) -> NDAr
 
 
 def skewnesses(features: NDArray, filters: NDArray) -> NDArray:
-    """Absolute skewness of the projections on each filter (n, A)."""
+    """Return the absolute skewness of the projections on each filter (n, A)."""
     y = features @ filters.T.astype(np.float32)
     y = y - y.mean(axis=0)
     return np.abs((y * y * y).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
 
 
 def count_maxima(features: NDArray, rng: np.random.Generator) -> int:
-    """How many directions of whitened features (P, A) are clear maxima of skewness alone [ours].
+    """Count directions of whitened features (P, A) that are clear maxima of skewness [ours].
 
-    At least so many skewed sources there are: with few of them, some are the absence of others.
+    There are at least this many skewed sources; of few, some may be the absence of others.
     """
     some = features[:_SORTED]
-    filters, _ = skewness_filters(some, some.shape[1], rng)
+    filters = skewness_filters(some, some.shape[1], rng)
     starts = np.concatenate([filters, -filters.sum(axis=0, keepdims=True)])
     free = nearest_maxima(some, starts.astype(np.float32))
     sizes = skewnesses(some, free)
@@ -186,7 +188,7 @@ def distinct_directions(directions: NDArray) -> int:
 
 
 def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:
-    """Thresholds and filters from each other, in turn [ours].
+    """Improve thresholds and filters from each other, in turn [ours].
 
     In whitened features the covariance with one of several independent sources' functions is a
     multiple of that source's filter. The excess over the threshold ReLU(z - t) is a function that
@@ -218,7 +220,7 @@ def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:
 def separating_thresholds(
     z: NDArray, lengths: NDArray, per_position: int = 1
 ) -> tuple[NDArray, float]:
-    """For each concept the threshold with the best IoU with where it is among the largest of all.
+    """Find each concept's threshold of best IoU with where it is among the largest of all.
 
     Parameters
     ----------
@@ -227,7 +229,7 @@ def separating_thresholds(
     lengths : (I,)
         Of the concepts' shares in the features for z = 1: makes projections comparable.
     per_position
-        A concept is among the largest if no more than so many, itself included, are.
+        A concept is among the largest if at most this many, itself included, are as large.
 
     Returns
     -------
@@ -248,12 +250,12 @@ def separating_thresholds(
 
 
 def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
-    """Centroids on which many clusterings of the features' directions agree [ours].
+    """Return centroids on which many clusterings of the features' directions agree [ours].
 
     The directions x̃/‖x̃‖ in the first whitened axes are clustered by K-Means many times, each time
-    from other initial centroids and other positions. The centroids of them all are clustered, and
-    the result depends little on any one of them. A filter is the mean of the positions nearest to
-    an agreed direction; filters are symmetrically orthogonalised where I ≤ A.
+    from other initial centroids and other positions. All their centroids are clustered together,
+    and the result depends little on any one of them. A filter is the mean of the positions nearest
+    to an agreed direction; filters are symmetrically orthogonalised where I ≤ A.
     """
     clustered = features[:, : max(_CLUSTERED_AXES, concepts)]
     lengths = np.linalg.norm(clustered, axis=1, keepdims=True)
@@ -286,7 +288,7 @@ def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator
 
 
 def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
-    """Orthonormal rows of a random rotation; random unit rows where I > A."""
+    """Return orthonormal rows of a random rotation; random unit rows where I > A."""
     axes = features.shape[1]
     gaussian = rng.standard_normal((axes, concepts))
     if concepts > axes:
@@ -295,19 +297,16 @@ def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -
     return (q * np.sign(np.diag(r))).T
 
 
-def skewness_filters(
-    features: NDArray, concepts: int, rng: np.random.Generator, iterations: int = 60
-) -> tuple[NDArray, bool]:
-    """Rows of the symmetric ICA with contrast u², of largest skewness, signed positive [ours].
+def skewness_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+    """Return filters of the symmetric ICA with contrast u², the most skewed first [ours].
 
     In whitened features concepts are the skewed sources (rarely present, never negative) and
-    distractors are not. Rows beyond A, where I > A, are random. Also whether there is a gap: every
-    chosen row is at least twice as skewed as any other.
+    distractors are not. Rows beyond A, where I > A, are random.
     """
     axes = features.shape[1]
     rotation = random_filters(features, axes, rng)
     features = features.astype(np.float32)
-    for _ in range(iterations):
+    for _ in range(_ICA_STEPS):
         squared, mean = _squared_projections(features, rotation.T.astype(np.float32))
         update = squared - 2.0 * mean[:, None] * rotation
         left, _, right = np.linalg.svd(update, full_matrices=False)
@@ -315,19 +314,16 @@ def skewness_filters(
     y = features @ rotation.T.astype(np.float32)
     y -= y.mean(axis=0)
     skewness = (y * y * y).mean(axis=0)  # y**3 takes a hundred times as long
-    order = np.argsort(-np.abs(skewness))
-    sizes = np.append(np.abs(skewness)[order], 0.0)
-    clear = concepts <= axes and bool(sizes[concepts - 1] > GAP * sizes[concepts])
-    order = order[:concepts]
+    order = np.argsort(-np.abs(skewness))[:concepts]
     chosen = rotation[order] * np.where(skewness[order] < 0, -1.0, 1.0)[:, None]
     if concepts > axes:
         extra = random_filters(features, concepts, rng)[axes:]
         chosen = np.concatenate([chosen, extra])
-    return chosen, clear
+    return chosen
 
 
 def _squared_projections(features: NDArray, directions: NDArray) -> tuple[NDArray, NDArray]:
-    """E[y² x] (n, A) and E[y] (n,) of y = x·directions (A, n), in parts that a cache holds."""
+    """Return E[y² x] (n, A) and E[y] (n,) of y = x·directions (A, n), in small parts."""
     axes, count = directions.shape
     squared, total = np.zeros((count, axes)), np.zeros(count)
     for start in range(0, len(features), _PART):
@@ -339,7 +335,7 @@ def _squared_projections(features: NDArray, directions: NDArray) -> tuple[NDArra
 
 
 def with_the_missing(features: NDArray, filters: NDArray) -> NDArray:
-    """The filters, the last one replaced by the concept that they leave out, if they do [ours].
+    """Replace the last filter by the concept that the filters leave out, if they do [ours].
 
     Where frequencies differ much, the most frequent concept is there where all others are not: it
     is anticorrelated with them, and the symmetric ICA has no room for it. A single direction that
@@ -353,7 +349,7 @@ def with_the_missing(features: NDArray, filters: NDArray) -> NDArray:
 
 
 def nearest_maxima(features: NDArray, directions: NDArray) -> NDArray:
-    """One-unit ICA: the maximum of skewness that each direction (n, A) climbs to alone, unit rows.
+    """Return the maximum of skewness that each direction climbs to alone (one-unit ICA), (n, A).
 
     Of whitened features (P, A), without orthogonality to the others.
     """
@@ -373,7 +369,7 @@ def leave_out_far(
     concepts: int,
     agree: Callable[[NDArray], NDArray] = lambda is_far: is_far,
 ) -> tuple[Features, Moments, NDArray, int]:
-    """Features without the images that are far from all others, whole or in one position [ours].
+    """Leave out images that are far from all others, as a whole or in one position [ours].
 
     Outliers have a share in the moments of all features, and hide in them, and one another. What is
     typical is told by random images without the farthest of them. ``agree`` gives every worker of a
@@ -401,7 +397,7 @@ def leave_out_far(
 
 
 def _far_images(features: Features, concepts: int) -> NDArray:
-    """Numbers of the images that are far from typical ones."""
+    """Return the indices of images that are far from typical ones."""
     images = features.shape[0]
     if images < _LEAST:
         return np.zeros(0, int)
@@ -429,7 +425,7 @@ def _distances(
     typical: Features,
     concepts: int,
 ) -> NDArray:
-    """(4, N): mean and largest square of an image's positions, whitened and as they are."""
+    """Return (4, N): mean and largest square of an image's positions, whitened and as they are."""
     moments = Moments.of(typical)
     axes, deviations = signal_axes(moments, concepts)
     axes = axes[: max(1, typical.shape[0] // _IMAGES_PER_AXIS)]
@@ -451,7 +447,7 @@ def _distances(
 
 
 def distinct_images(features: Features) -> int:
-    """How many images are not copies of others; 8 bytes for each are kept."""
+    """Count images that are not copies of others; 8 bytes are kept for each."""
     per_image, place = len(features) // features.shape[0], 0
     digests, digest = np.empty(features.shape[0], np.uint64), blake2b(digest_size=8)
     for block in features.blocks():

@@ -65,7 +65,7 @@ class SupervisedPairs:
     left_out: tuple[tuple[str, str], ...]
 
     def index(self, category: str, name: str) -> int:
-        """Which pair is of a concept.
+        """Return the index of a concept's pair.
 
         Raises
         ------
@@ -170,7 +170,7 @@ def cell_coverage(
     *,
     exhaustive: bool = False,
 ) -> tuple[NDArray, NDArray]:
-    """What share of each cell of a map each concept covers.
+    """Return what share of each cell of a map each concept covers.
 
     Parameters
     ----------
@@ -235,12 +235,12 @@ class _Features:
         return shares.reshape(known.shape), known
 
     def labels(self) -> Iterator[tuple[NDArray, NDArray]]:
-        """Covered shares and whether the image knows the category, (P, C) each; no activations."""
+        """Yield covered shares, and whether an image knows the category, (P, C) each."""
         for _, masks in self._annotated.batches(self._source[2]):
             yield self._of_masks(masks)
 
     def blocks(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-        """Activations (P, D), and `labels` of the same positions."""
+        """Yield activations (P, D), and `labels` of the same positions."""
         for maps, masks in self._batches():
             yield maps.reshape(-1, self.channels), *self._of_masks(masks)
 
@@ -248,7 +248,7 @@ class _Features:
 def _asked_coverage(
     features: _Features, parts: NDArray, least: int
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """The first of the coverages that enough cells have, and its positives and negatives, (C,)."""
+    """Return the first coverage that enough cells have, its positives and negatives, (C,)."""
     positive, known_positions = np.zeros((len(parts), 1), int), np.zeros(1, int)
     for shares, known in features.labels():
         positive = positive + [_positive(shares, part).sum(axis=0) for part in parts]
@@ -275,7 +275,7 @@ def _positive(shares: NDArray, wanted: NDArray | float) -> NDArray:
 def _sampled_positions(
     features: _Features, wanted: NDArray, kept: NDArray, size: int, random_state: int | None
 ) -> tuple[NDArray, NDArray]:
-    """Numbers of random positions with and without each kept concept: (I, n) and (I, 4 n).
+    """Return indices of random positions with and without each kept concept: (I, n) and (I, 4 n).
 
     The positions with the smallest of random keys, the same for all concepts, so that they share
     most of their negatives. −1 where there are fewer.
@@ -293,7 +293,7 @@ def _sampled_positions(
 
 
 class _Smallest:
-    """The numbers that come with the smallest keys, for each of several concepts."""
+    """The indices with the smallest keys, for each of several concepts."""
 
     def __init__(self, concepts: int, size: int):
         self._keys = np.full((concepts, size), np.inf)
@@ -314,7 +314,7 @@ class _Smallest:
 def _read_features(
     features: _Features, wanted: NDArray, kept: NDArray, sample: tuple[NDArray, NDArray]
 ) -> tuple[NDArray, NDArray, NDArray, Callable[[int], tuple[NDArray, NDArray]]]:
-    """One pass over the activations.
+    """Read the activations, in one pass.
 
     Returns
     -------
@@ -361,7 +361,7 @@ def _fit(
     regularisation: float,
     odds: float,
 ) -> tuple[NDArray, float, float]:
-    """Filter (D,), bias and absent level of one concept."""
+    """Fit filter (D,), bias and absent level of one concept."""
     from sklearn.linear_model import LogisticRegression
 
     scale = np.where(
@@ -377,7 +377,7 @@ def _fit(
 
 
 def best_bias(with_it: NDArray, without: NDArray, odds: float) -> float:
-    """The threshold with the largest IoU, halfway between two of the projections.
+    """Return the threshold with the largest IoU, halfway between two of the projections.
 
     Parameters
     ----------
