@@ -22,6 +22,7 @@ from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.concepts import plot_class_importances
 from xplique_dirpairs.plots.images import as_picture
+from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.learning import plot_learning
 from xplique_dirpairs.plots.palette import concept_colors
 
@@ -214,14 +215,8 @@ def _overview(subject: Subject, classes: list[ClassConcepts]) -> Figure:
     number_of_images = sum(len(f.inputs) for f in fitted)
     return plot_class_importances(
         importances,
-        [_short(one.name) for one in chosen],
+        [plain(one.name, 24) for one in chosen],
         [crops[best_crops(values, number_of_images, 1)] for values in coefficients.T],
         concept_colors(importances.shape[1]),
         "Importances of the concepts",
     )
-
-
-def _short(name: str, at_most: int = 24) -> str:
-    """Shorten a name until it fits beside a row; $ would begin a formula."""
-    short = name if len(name) <= at_most else f"{name[: at_most - 1]}…"
-    return short.replace("$", r"\$")
