@@ -57,12 +57,12 @@ from baselines import (
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.datasets.synthetic import signal_maps
 from xplique_dirpairs.datasets.synthetic import (
     ABSENT,
     SyntheticSignals,
     pooled_dense_head,
     random_directions,
+    signal_maps,
 )
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
