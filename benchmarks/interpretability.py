@@ -36,6 +36,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from annotated import AnnotatedLayer, add_scene_options, clothing_layers, scene_layer
+from detector_plots import plot_above, plot_best_detectors, plot_labels
 from extractors import (
     CONTROLS,
     NO_NETWORK,
@@ -58,7 +59,6 @@ from xplique_dirpairs.learning.supervised import supervised_pairs
 from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2, strongest_images
 from xplique_dirpairs.metrics.labelled_detectors import score_labels
 from xplique_dirpairs.metrics.registry import METRICS
-from xplique_dirpairs.plots.interpretability import plot_above, plot_best_detectors, plot_labels
 
 SUPERVISED = "supervised"
 NAMES = [OURS, NO_NETWORK, "UIBE", "CBE", *(n for n in ON_POSITIONS if n != "semi-NMF")]

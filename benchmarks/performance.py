@@ -61,7 +61,7 @@ def clocks() -> np.ndarray:
 
 def activations_of(positions: int, directions) -> Iterator[np.ndarray]:
     """Yield batches of feature maps of two positions each."""
-    from xplique_dirpairs.datasets.signal_maps import signal_maps
+    from xplique_dirpairs.datasets.synthetic import signal_maps
 
     for seed in range(0, positions, 20_000):
         yield signal_maps(min(10_000, positions // 2), *directions, seed=seed).features

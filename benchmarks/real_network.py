@@ -47,19 +47,11 @@ import numpy as np
 from numpy.typing import NDArray
 from xplique.concepts import CraftTf
 
+from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.plots.extractor_views import (
-    ExtractorView,
-    counterparts,
-    paired_colors,
-    plot_concepts,
-    plot_maps,
-)
-from xplique_dirpairs.plots.images import as_picture, pixel_limits
-from xplique_dirpairs.plots.palette import concept_colors
 
 COLUMNS = (
     "layer", "photographs", "method", "fit s", "transform s", "importance s", "logits",
@@ -116,7 +108,7 @@ def excess_absent(pairs: DirectionPairsTf, activations: NDArray) -> tuple[float,
     return float(excess.max()), float(np.maximum(clipped, 0.0).mean())
 
 
-def compare(halves, images, class_id, val, concepts, importance_images, seed):
+def fit_both(halves, images, class_id, val, concepts, importance_images, seed):
     """Fit both methods on the same photographs; return (pairs, craft, rows of the table)."""
     g, h = halves
     activations = compute_activations(g, val)
@@ -160,35 +152,18 @@ def compare(halves, images, class_id, val, concepts, importance_images, seed):
     return pairs, craft, rows
 
 
-def draw(pairs, craft, val, images, title: str, folder: Path, stem: str) -> None:
+def draw(halves, pairs, craft, val, title: str, folder: Path, stem: str) -> None:
     """Draw concepts and maps of both methods side by side."""
-    examples = val[:6]
-    maps = [np.asarray(craft.transform(examples)), pairs.transform(examples)]
-    maps[1] = np.maximum(maps[1], 0.0) * (pairs.detect(examples) > 0.5)
-    partners, correlations = counterparts(maps[1], maps[0])
-    colors = np.array(concept_colors(2 * len(partners)))
-    colors[np.argsort(-pairs.importances, kind="stable")] = colors[: len(partners)].copy()
-    colors, craft_colors = paired_colors(colors, partners, correlations)
-    limits = pixel_limits(images)
-    views = [
-        ExtractorView(
-            name=name,
-            crops=as_picture(np.asarray(extractor.factorization.crops), limits),
-            crops_u=np.asarray(extractor.factorization.crops_u),
-            number_of_images=len(images),
-            importances=np.asarray(extractor.importances),
-            maps=shown,
-            colors=[tuple(color) for color in side],
-        )
-        for name, extractor, shown, side in zip(
-            ("CRAFT", "direction pairs"), (craft, pairs), maps, (craft_colors, colors), strict=True
-        )
-    ]
+    methods = {"direction pairs": pairs, "CRAFT": craft}
+    comparison = compare(
+        methods, val[:6], split=halves, controls=False, importance_images=1, nb_design=2, verbose=0
+    )
     figures = {
-        "concepts": plot_concepts(views[0], views[1], partners, correlations, f"Concepts: {title}"),
-        "maps": plot_maps(as_picture(examples, limits), views, f"Where the concepts are: {title}"),
+        "concepts": comparison.plot_aligned("direction pairs", "CRAFT"),
+        "maps": comparison.plot_maps(0),
     }
     for kind, figure in figures.items():
+        figure.suptitle(f"{figure.get_suptitle()}: {title}")
         figure.savefig(folder / f"{stem}_{kind}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
         plt.close(figure)
 
@@ -246,7 +221,7 @@ def main() -> None:
             order = np.random.default_rng(arguments.seed).permutation
             picked, read = (order(i) if len(classes) > 1 else i for i in (picked, read))
             images, fresh = data.preprocess(train[picked]), data.preprocess(val[read])
-            pairs, craft, rows = compare(
+            pairs, craft, rows = fit_both(
                 halves, images, classes[0], fresh, arguments.concepts,
                 arguments.importance_images, arguments.seed,
             )  # fmt: skip
@@ -256,7 +231,7 @@ def main() -> None:
                 print(f"<!-- {problem} -->")
             if arguments.output:
                 stem = f"{layer}_{name}".replace(" ", "_")
-                draw(pairs, craft, fresh, images, f"{name}, {layer}", arguments.output, stem)
+                draw(halves, pairs, craft, fresh, f"{name}, {layer}", arguments.output, stem)
 
 
 if __name__ == "__main__":

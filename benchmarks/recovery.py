@@ -5,7 +5,7 @@
     python benchmarks/recovery.py --grid
     python benchmarks/recovery.py --grid --concepts 3 8 --channels 16 64 --verbose
 
-100 000 positions of `xplique_dirpairs.datasets.signal_maps`, a head trained on them (average
+100 000 positions of `xplique_dirpairs.datasets.synthetic`, a head trained on them (average
 pooling and a dense layer), methods with their defaults and the true I, measured on as many fresh
 positions. A concept is recovered if its signal vector has a cosine ≥ 0.95 and its detector an
 IoU ≥ 0.9.
@@ -57,12 +57,12 @@ from baselines import (
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import (
     ABSENT,
     SyntheticSignals,
     pooled_dense_head,
     random_directions,
+    signal_maps,
 )
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs

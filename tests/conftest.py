@@ -1,6 +1,8 @@
 """Small networks and images shared by the tests."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -183,3 +185,13 @@ def rng():
 def _no_figures_left():
     yield
     plt.close("all")
+
+
+@pytest.fixture
+def detector_plots():
+    """Figures of detectors and their labels, as the benchmark of interpretability draws them."""
+    path = Path(__file__).parents[1] / "benchmarks" / "detector_plots.py"
+    spec = importlib.util.spec_from_file_location("detector_plots", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -24,10 +24,8 @@ RESULT = SimpleNamespace(
     accuracy=0.9,
     importances={"CRAFT": np.array([0.5, np.nan])},
     ink_auc={},
-    logit_error={},
-    off_entropy={},
     seconds={},
-    figures=["1_pictures"],
+    figures=["maps"],
 )
 
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.datasets.signal_maps import signal_maps
-from xplique_dirpairs.datasets.synthetic import pooled_dense_head, random_directions
+from xplique_dirpairs.datasets.synthetic import pooled_dense_head, random_directions, signal_maps
 
 CONCEPTS, DISTRACTORS, CHANNELS = 20, 4, 32
 DIRECTIONS = random_directions(0, CONCEPTS, DISTRACTORS, CHANNELS)

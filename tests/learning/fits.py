@@ -5,8 +5,7 @@ import warnings
 
 import numpy as np
 
-from xplique_dirpairs.datasets.signal_maps import signal_maps
-from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.recipe import get_recipe

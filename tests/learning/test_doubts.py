@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from xplique_dirpairs.datasets.signal_maps import signal_maps
-from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import learner
 from xplique_dirpairs.learning.features import HeldFeatures, Moments, whitened
 from xplique_dirpairs.learning.history import LearningWarning

@@ -3,8 +3,7 @@ import pytest
 
 from xplique_dirpairs import DirectionPairs, estimate_signals
 from xplique_dirpairs.data.shards import ActivationShards
-from xplique_dirpairs.datasets.signal_maps import signal_maps
-from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning.signals import ESTIMATORS
 
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -10,10 +10,10 @@ from fits import complete, learn, quick, quicker, signals, vectors
 from keras import layers
 
 from xplique_dirpairs.core.linear_algebra import cosines, match
-from xplique_dirpairs.datasets.signal_maps import signal_maps
 from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
     random_directions,
+    signal_maps,
     synthetic_signals,
 )
 from xplique_dirpairs.learning import learner

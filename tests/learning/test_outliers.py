@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.data.shards import ActivationShards
-from xplique_dirpairs.datasets.signal_maps import signal_maps
-from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import features as features_
 from xplique_dirpairs.learning.features import HeldFeatures, Moments, StreamedFeatures
 from xplique_dirpairs.learning.starts import distinct_images, leave_out_far

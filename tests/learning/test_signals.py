@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xplique_dirpairs.datasets.signal_maps import signal_maps
-from xplique_dirpairs.datasets.synthetic import random_directions, synthetic_signals
+from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps, synthetic_signals
 from xplique_dirpairs.learning.signals import (
     excess_covariance,
     joint_signals,

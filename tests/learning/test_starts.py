@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from xplique_dirpairs.datasets.signal_maps import signal_maps
-from xplique_dirpairs.datasets.synthetic import random_directions
+from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import starts
 from xplique_dirpairs.learning.features import Moments, whitened
 from xplique_dirpairs.learning.starts import (

@@ -6,7 +6,6 @@ from annotated_maps import CONCEPTS, annotations, moved, slow_upsampled
 
 from xplique_dirpairs.metrics.interpretability import strongest_images
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
-from xplique_dirpairs.plots.interpretability import plot_best_detectors
 
 FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]
 
@@ -67,12 +66,12 @@ def test_a_detector_without_a_label_has_no_mask(data):
     assert not view.masks.any() and not view.detections.any() and "no label" in view.name
 
 
-def test_the_strongest_images_can_be_drawn(data, scores):
+def test_the_strongest_images_can_be_drawn(data, scores, detector_plots):
     images = np.random.default_rng(0).random((11, 10, 13, 3))
     data.maps, maps = images, data.maps
     views = strongest_images(data, own, scores, count=2, activations=maps)
     columns = zip(*((v.images, v.masks, v.detections, v.name) for v in views), strict=True)
-    assert len(plot_best_detectors(*map(list, columns)).axes) == 5 * 2 * 2
+    assert len(detector_plots.plot_best_detectors(*map(list, columns)).axes) == 5 * 2 * 2
 
 
 def test_arguments_that_do_not_fit_are_refused(data, scores):

@@ -12,6 +12,7 @@ from xplique_dirpairs.plots.comparison import (
     ConceptMap,
     ExtractorBars,
     ExtractorCurves,
+    counterparts,
     extractor_styles,
     plot_aligned_concepts,
     plot_extractor_importances,
@@ -212,3 +213,25 @@ def test_nothing_is_shown_by_itself(monkeypatch):
         plot_extractor_importances([bars("a", 5)], extractor_styles(["a"])),
     ]
     assert not shown and all(isinstance(figure, Figure) for figure in figures)
+
+
+def test_counterparts_undo_a_permutation_whatever_the_scale(rng):
+    maps = rng.random((3, 4, 4, 5))
+    order = rng.permutation(5)
+    partners, correlations = counterparts(maps, 2.0 + 3.0 * maps[..., order])
+    np.testing.assert_array_equal(order[partners], range(5))
+    np.testing.assert_allclose(correlations, 1.0)
+
+
+def test_counterparts_of_more_concepts_than_there_are_is_an_error(rng):
+    with pytest.raises(ValueError, match="at least the 4 concepts of maps, not 3"):
+        counterparts(rng.random((2, 4, 4, 4)), rng.random((2, 4, 4, 3)))
+
+
+def test_counterparts_are_one_to_one_and_a_constant_map_agrees_with_none(rng):
+    maps = rng.random((3, 4, 4, 3))
+    maps[..., 0] = 0.0
+    partners, correlations = counterparts(maps, rng.random((3, 4, 4, 3)))
+    assert sorted(partners) == [0, 1, 2]
+    assert correlations[0] == 0.0
+    assert np.abs(correlations).max() < 1.0

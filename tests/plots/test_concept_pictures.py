@@ -11,6 +11,7 @@ from xplique.concepts.craft import Sensitivity
 from xplique_dirpairs.plots.concepts import (
     OVERLAID,
     draw_importances,
+    plot_class_importances,
     plot_crop_rows,
     plot_image_concepts,
     plot_maximised,
@@ -203,3 +204,21 @@ def test_every_concept_needs_pictures_and_crops(rng):
     ):
         with pytest.raises(ValueError, match="are wanted for each of"):
             plot_maximised(pictures, crops, concepts)
+
+
+def test_class_importances_are_written_in_their_cells_most_important_concept_first(rng):
+    importances = np.array([[0.22, 0.11, 0.33], [0.55, 0.44, 0.66]])
+    crops = [rng.random((1, 12, 12, 3)), np.empty((0, 12, 12, 3)), rng.random((2, 12, 12, 3))]
+    figure = plot_class_importances(
+        importances, ["left", "right"], crops, concept_colors(3), "title"
+    )
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    shown = ax.images[0].get_array()
+    np.testing.assert_allclose(shown[1], importances[1, [2, 0, 1]] / 0.66)
+    texts = {text.get_text() for text in figure.findobj(plt.Text)}
+    assert {"0.11", "0.55", "left", "right"} <= texts
+    assert len(ax.artists) == 2  # the best crops of the two concepts that have any
+    box = ax.get_position()
+    title = next(text for text in figure.texts if text.get_text() == "title")
+    assert title.get_position()[0] == pytest.approx((box.x0 + box.x1) / 2, abs=1e-3)

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.metrics.interpretability import s1, s2
-from xplique_dirpairs.plots.interpretability import plot_above, plot_best_detectors, plot_labels
 
 CONCEPTS = [("object", "house"), ("object", "tree"), ("colour", "red"), ("colour", "blue")]
 
@@ -13,8 +12,10 @@ def texts(figure):
     return " ".join(t.get_text() for t in figure.findobj(plt.Text) if t.get_visible())
 
 
-def test_every_label_has_a_bar_of_its_detectors_and_a_point_for_each():
-    figure = plot_labels([0.1, 0.3, 0.2, 0.4, np.nan, 0.0], [0, 0, 2, 3, 2, -1], CONCEPTS)
+def test_every_label_has_a_bar_of_its_detectors_and_a_point_for_each(detector_plots):
+    figure = detector_plots.plot_labels(
+        [0.1, 0.3, 0.2, 0.4, np.nan, 0.0], [0, 0, 2, 3, 2, -1], CONCEPTS
+    )
     left, right = figure.axes
     names = [t.get_text() for t in left.get_yticklabels()]
     assert names == ["house", "blue", "red"]  # by category, the best first
@@ -25,24 +26,26 @@ def test_every_label_has_a_bar_of_its_detectors_and_a_point_for_each():
     assert "1 of 6 detectors without a label" in said and "colour" in said and "object" in said
 
 
-def test_bars_of_a_category_share_a_colour():
-    left, _ = plot_labels([0.1, 0.2, 0.3], [0, 1, 2], CONCEPTS).axes
+def test_bars_of_a_category_share_a_colour(detector_plots):
+    left, _ = detector_plots.plot_labels([0.1, 0.2, 0.3], [0, 1, 2], CONCEPTS).axes
     colors = [bar.get_facecolor() for bar in left.patches]
     assert colors[0] == colors[1] != colors[2]
 
 
-def test_of_many_labels_the_best_are_shown_and_it_says_so():
-    figure = plot_labels([0.1, 0.4, 0.2, 0.3], [0, 1, 2, 3], CONCEPTS, max_labels=2, title="mine")
+def test_of_many_labels_the_best_are_shown_and_it_says_so(detector_plots):
+    figure = detector_plots.plot_labels(
+        [0.1, 0.4, 0.2, 0.3], [0, 1, 2, 3], CONCEPTS, max_labels=2, title="mine"
+    )
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["tree", "blue"]
     assert "mine · the 2 best of 4 labels" in texts(figure)
 
 
-def test_every_picture_is_drawn_twice_and_dark_outside_its_outline():
+def test_every_picture_is_drawn_twice_and_dark_outside_its_outline(detector_plots):
     pictures = np.full((2, 8, 8, 3), 0.75)
     truth, fires = np.zeros((2, 2, 8, 8), bool)
     truth[:, 2:5, 2:5] = True
     fires[1] = True
-    figure = plot_best_detectors([pictures], [truth], [fires], ["sky"], "title")
+    figure = detector_plots.plot_best_detectors([pictures], [truth], [fires], ["sky"], "title")
     shown = [ax.images[0].get_array() for ax in figure.axes]
     assert len(shown) == 4
     np.testing.assert_array_equal(shown[0][..., 0] == 0.75, truth[0])
@@ -53,18 +56,20 @@ def test_every_picture_is_drawn_twice_and_dark_outside_its_outline():
     assert "sky" in texts(figure) and "title" in texts(figure)
 
 
-def test_a_detector_without_pictures_leaves_its_row_empty():
+def test_a_detector_without_pictures_leaves_its_row_empty(detector_plots):
     one = np.zeros((1, 4, 4, 3))
     none = np.zeros((0, 4, 4))
-    figure = plot_best_detectors(
+    figure = detector_plots.plot_best_detectors(
         [one, one[:0]], [one[..., 0], none], [one[..., 0], none], ["a", "dead"]
     )
     assert len(figure.axes) == 2 and "dead" in texts(figure)
 
 
-def test_the_area_below_a_curve_is_the_score():
+def test_the_area_below_a_curve_is_the_score(detector_plots):
     iou, labels = [0.1, 0.3, 0.2, 0.4, np.nan], [0, 0, 2, 3, -1]
-    figure = plot_above({"pairs": (iou, labels), "other": ([0.0, 0.1], [1, 1])}, "title")
+    figure = detector_plots.plot_above(
+        {"pairs": (iou, labels), "other": ([0.0, 0.1], [1, 1])}, "title"
+    )
     for ax, area in zip(figure.axes, (s1(iou), s2(iou, labels)), strict=True):
         x, y = ax.lines[0].get_data()
         assert np.sum(np.diff(x) * y[:-1]) == pytest.approx(area)
@@ -72,15 +77,15 @@ def test_the_area_below_a_curve_is_the_score():
         assert f"pairs ({area:.2f})" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
-def test_invalid_arguments_are_named():
+def test_invalid_arguments_are_named(detector_plots):
     with pytest.raises(ValueError, match="one number for each detector"):
-        plot_labels([0.1], [0, 1], CONCEPTS)
+        detector_plots.plot_labels([0.1], [0, 1], CONCEPTS)
     with pytest.raises(ValueError, match="no detector has a label"):
-        plot_labels([0.1], [-1], CONCEPTS)
+        detector_plots.plot_labels([0.1], [-1], CONCEPTS)
     with pytest.raises(ValueError, match="of the same detectors"):
-        plot_best_detectors([], [], [], [])
+        detector_plots.plot_best_detectors([], [], [], [])
     with pytest.raises(ValueError, match="need masks and detections"):
         picture = np.zeros((1, 4, 4, 3))
-        plot_best_detectors([picture], [picture], [picture], ["a"])
+        detector_plots.plot_best_detectors([picture], [picture], [picture], ["a"])
     with pytest.raises(ValueError, match="there is no extractor"):
-        plot_above({})
+        detector_plots.plot_above({})

@@ -113,8 +113,6 @@ def _run_demo(arguments: argparse.Namespace, console: Console) -> None:
             "accuracy": summary.accuracy,
             "importances": summary.importances,
             "ink_auc": summary.ink_auc,
-            "logit_error": summary.logit_error,
-            "off_entropy": summary.off_entropy,
             "seconds": summary.seconds,
             "output": arguments.output,
             "written": [f"{name}.png" for name in summary.figures],

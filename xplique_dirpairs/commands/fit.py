@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.extractors.craft import sensitivity_of
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.plots.extractor_views import ExtractorView, plot_class_importances
+from xplique_dirpairs.plots.concepts import plot_class_importances
 from xplique_dirpairs.plots.images import as_picture
+from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.learning import plot_learning
 from xplique_dirpairs.plots.palette import concept_colors
 
@@ -208,20 +210,13 @@ def _overview(subject: Subject, classes: list[ClassConcepts]) -> Figure:
     chosen = [one for one in classes if one.class_id in drawn]
     fitted = [one.extractor.factorization for one in chosen]
     importances = np.stack([one.importances for one in chosen])
-    view = ExtractorView(
-        name="direction pairs",
-        crops=np.concatenate([as_picture(np.asarray(f.crops)) for f in fitted]),
-        crops_u=np.concatenate([f.crops_u for f in fitted]),
-        number_of_images=sum(len(f.inputs) for f in fitted),
-        importances=importances.mean(axis=0),
-        maps=np.zeros((0, 1, 1, importances.shape[1])),
-        colors=concept_colors(importances.shape[1]),
+    crops = np.concatenate([as_picture(np.asarray(f.crops)) for f in fitted])
+    coefficients = np.concatenate([f.crops_u for f in fitted])
+    number_of_images = sum(len(f.inputs) for f in fitted)
+    return plot_class_importances(
+        importances,
+        [plain(one.name, 24) for one in chosen],
+        [crops[best_crops(values, number_of_images, 1)] for values in coefficients.T],
+        concept_colors(importances.shape[1]),
+        "Importances of the concepts",
     )
-    names = [_short(one.name) for one in chosen]
-    return plot_class_importances(importances, names, view, "Importances of the concepts")
-
-
-def _short(name: str, at_most: int = 24) -> str:
-    """Shorten a name until it fits beside a row; $ would begin a formula."""
-    short = name if len(name) <= at_most else f"{name[: at_most - 1]}…"
-    return short.replace("$", r"\$")

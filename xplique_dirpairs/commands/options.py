@@ -236,8 +236,9 @@ look for the concepts of one class in its last convolutional layer. Written to
 DIR:
 
     summary.md, summary.txt     results, importances, times
-    1_pictures.png …            concepts with their best crops, maps, importances,
-                                detections, one set of pairs for all classes
+    aligned_*.png, maps.png …   concepts with their best crops, maps, importances,
+                                fidelity, one set of pairs for all classes
+    table.md, table.csv         both methods by the measures of "compare"
     pairs.npz                   the learned pairs: DirectionPairs.load(path)
     small_cnn_seed*.keras       the network; the next run loads it
 

@@ -34,13 +34,13 @@ from xplique_dirpairs.plots.comparison import (
     ConceptMap,
     ExtractorBars,
     ExtractorCurves,
+    counterparts,
     extractor_styles,
     plot_aligned_concepts,
     plot_extractor_importances,
     plot_extractor_maps,
     plot_fidelity,
 )
-from xplique_dirpairs.plots.extractor_views import counterparts
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
 #: Metrics that `Comparison.plot` shows as bars.

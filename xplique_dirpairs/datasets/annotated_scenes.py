@@ -89,11 +89,10 @@ def annotated_scenes(
     ValueError
         If a number is out of range, or there is no such object.
     """
-    _check_numbers(n, seed, start)
+    labels = scene_labels(n, seed, start=start)
     left_out = _checked_objects(without)
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
     masks = {category: np.empty((n, SIDE, SIDE), np.uint8) for category in CONCEPTS}
-    labels = scene_labels(n, seed, start=start)
     for k in range(n):
         canvas = draw_scene(seed, start + k, int(labels[k]), left_out)
         images[k] = canvas.rgb.reshape(SIDE, SIDE, 3)
@@ -110,7 +109,9 @@ def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:
     ValueError
         If a number is out of range.
     """
-    _check_numbers(n, seed, start)
+    check_integer("n", n)
+    check_integer("seed", seed, minimum=0)
+    check_integer("start", start, minimum=0)
     classes = len(CLASS_NAMES)
     first, last = start // classes, (start + n - 1) // classes
     blocks = [
@@ -118,12 +119,6 @@ def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:
         for block in range(first, last + 1)
     ]
     return np.concatenate(blocks)[start - first * classes :][:n]
-
-
-def _check_numbers(n: int, seed: int, start: int = 0) -> None:
-    check_integer("n", n)
-    check_integer("seed", seed, minimum=0)
-    check_integer("start", start, minimum=0)
 
 
 def _checked_objects(names: Collection[str]) -> frozenset[str]:

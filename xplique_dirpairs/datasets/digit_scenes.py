@@ -7,7 +7,7 @@ A class is a photograph together with a digit, so that no single kind of evidenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 
 import cv2
@@ -159,7 +159,6 @@ def small_cnn(
     images: NDArray,
     labels: NDArray,
     *,
-    class_names: Sequence[str] = CLASS_NAMES,
     epochs: int = 9,
     seed: int = 0,
     verbose: int = 1,
@@ -171,8 +170,6 @@ def small_cnn(
     images : ndarray of shape (n, 96, 96, 3)
         In [0, 1].
     labels : ndarray of shape (n,)
-    class_names : sequence of str
-        One output for each.
     epochs : int, default=9
         Passes over the pictures.
     seed : int, default=0
@@ -186,13 +183,8 @@ def small_cnn(
         Ends in logits. ``"last_conv"`` (a ReLU) gives feature maps (8, 8, 48).
     """
     keras.utils.set_random_seed(seed)
-    model = _untrained(images.shape[1:], len(class_names))
-    return train_classifier(model, images, labels, epochs, verbose)
-
-
-def _untrained(image_shape: tuple[int, ...], number_of_classes: int) -> keras.Model:
-    """Build the network: 96×96 pictures → 32 → 16 → 8 → 8, global average, logits."""
-    x = inputs = keras.Input(image_shape)
+    # 96×96 pictures → 32 → 16 → 8 → 8, global average, logits.
+    x = inputs = keras.Input(images.shape[1:])
     for filters, size, stride, name in (
         (24, 5, 3, None),
         (32, 3, 2, None),
@@ -203,5 +195,6 @@ def _untrained(image_shape: tuple[int, ...], number_of_classes: int) -> keras.Mo
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.ReLU(name=name)(x)
     x = layers.GlobalAveragePooling2D(name="average")(x)
-    logits = layers.Dense(number_of_classes, name="logits")(x)
-    return keras.Model(inputs, logits, name="small_cnn")
+    logits = layers.Dense(len(CLASS_NAMES), name="logits")(x)
+    model = keras.Model(inputs, logits, name="small_cnn")
+    return train_classifier(model, images, labels, epochs, verbose)

@@ -164,17 +164,11 @@ def _water(rng: Random, kind: SceneClass) -> Arranged:
     return _stacked(strokes, placed, kind)
 
 
-def _meadow(rng: Random, kind: SceneClass) -> Arranged:
-    return _outdoors(rng, kind, "grass")
-
-
-def _town(rng: Random, kind: SceneClass) -> Arranged:
-    return _outdoors(rng, kind, "road")
-
-
-def _outdoors(rng: Random, kind: SceneClass, ground: str) -> Arranged:
+def _outdoors(rng: Random, kind: SceneClass) -> Arranged:
+    """Draw things on grass or on a road."""
     horizon = between(rng, 26, 36)
     strokes = _sky(rng, horizon)
+    ground = "grass" if kind.setting == "meadow" else "road"
     strokes.append(_ground(rng, ground, _below(horizon), horizon))
     names = [*kind.defining, *_extra(rng, kind)]
     return _stacked(strokes, _spread(rng, names, horizon), kind)
@@ -220,7 +214,7 @@ def _floor(rng: Random, horizon: float) -> Paint:
     return plain(rng, pick(rng, "grey grey green blue pink"))
 
 
-_SETTINGS = {"water": _water, "meadow": _meadow, "town": _town, "room": _room}
+_SETTINGS = {"water": _water, "meadow": _outdoors, "town": _outdoors, "room": _room}
 
 
 def _sky(rng: Random, horizon: float) -> Strokes:

@@ -217,11 +217,9 @@ def table(rng: Random, x: float, y: float, size: float) -> Strokes:
     wood = pick(rng, "brown brown brown white black")
     legs = plain(rng, wood, dark=0.15)
     strokes = []
-    for at in (-0.62, 0.62):
-        leg = box(x + at * half - 0.8, top, x + at * half + 0.8, y - depth * 0.8)
-        strokes.append(Stroke("table", "leg", leg, legs))
-    for at in (-0.88, 0.88):
-        leg = box(x + at * half - 1.1, front, x + at * half + 1.1, y)
+    far, near = (0.8, top, y - depth * 0.8), (1.1, front, y)
+    for at, (thick, high, low) in ((-0.62, far), (0.62, far), (-0.88, near), (0.88, near)):
+        leg = box(x + at * half - thick, high, x + at * half + thick, low)
         strokes.append(Stroke("table", "leg", leg, legs))
     if rng.random() < 0.45:
         surface, edge = cloth(rng, VIVID + " white", 0.8), size * 0.13

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,21 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.comparison.compare import compare
+from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.datasets.digit_scenes import (
     CLASS_NAMES,
     digit_masks,
     digit_scenes,
     small_cnn,
 )
-from xplique_dirpairs.demo.summary import Summary, write_summary
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.plots.extractor_views import (
-    ExtractorView,
-    counterparts,
-    paired_colors,
-    plot_class_importances,
-    plot_concepts,
-    plot_detections,
-    plot_importances,
-    plot_maps,
-    plot_pictures,
-)
-from xplique_dirpairs.plots.learning import plot_learning
+from xplique_dirpairs.plots.concepts import plot_class_importances
+from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
 from xplique_dirpairs.plots.palette import concept_colors
 
 TRAINING_PICTURES = 3600
@@ -54,6 +47,20 @@ PICTURES_PER_CLASS = 100
 PATCH = 36
 NB_DESIGN = 32
 LAYER = "last_conv"
+PAIRS, CRAFT = "direction pairs", "CRAFT"
+#: What each picture shows, by the name of its file.
+CAPTIONS = {
+    "aligned_direction-pairs_craft": "Best crops of the concepts that both methods have.",
+    "importances": "Total Sobol indices of the concepts of both methods, with standard errors.",
+    "fidelity": "The probability of the class as concepts are switched off and on.",
+    "maps": "A new picture, lit where its most important concepts are.",
+    "maps_1": "Another one.",
+    "maps_2": "And a third.",
+    "image_direction_pairs": "`plot_image_concepts` of `DirectionPairsTf`.",
+    "image_craft": "The same call of `CraftTf`.",
+    "all_classes": "One set of pairs, learned from all classes, and what each class uses.",
+    "learning": "Losses and constraints in every stage of the fit.",
+}
 
 
 @dataclass
@@ -104,6 +111,94 @@ def without_xla_messages() -> Iterator[None]:
         os.close(kept)
 
 
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Results of the demo.
+
+    Attributes
+    ----------
+    accuracy : float
+        Of the network on the test pictures, in [0, 1].
+    comparison : Comparison
+        Of both methods, on the test pictures of the explained class.
+    ink_auc : mapping of str to ndarray of shape (I,)
+        Method → ROC AUC of each concept's map at telling where the digit's ink is.
+    history : History
+        Of the fit of the direction pairs.
+    seconds : mapping of str to float
+        Step → wall time.
+    figures : sequence of str
+        Names of the pictures' files.
+    """
+
+    accuracy: float
+    comparison: Comparison
+    ink_auc: Mapping[str, NDArray]
+    history: History
+    seconds: Mapping[str, float]
+    figures: Sequence[str]
+
+    @property
+    def importances(self) -> dict[str, NDArray]:
+        """Method → total Sobol index of each concept, (I,)."""
+        results = self.comparison.results
+        return {name: result.importances.total for name, result in results.items()}
+
+    def text(self) -> str:
+        """Return a page of plain text, for the terminal."""
+        return "\n\n".join(
+            [self._network(), str(self._concepts()), str(self.comparison), self._fit()]
+        )
+
+    def markdown(self) -> str:
+        """Return the same with the pictures, as Markdown."""
+        seconds = [[Cell(step), Cell(f"{value:.3g}")] for step, value in self.seconds.items()]
+        sections = {
+            f"# Concepts of “{CLASS_NAMES[CLASS_ID]}”": self._network(),
+            "## Concepts, most important first": self._concepts().formatted("markdown"),
+            "## The two methods": self.comparison.table().formatted("markdown"),
+            "## How the fit went": self._fit(),
+            "## Time": Table(["step", "seconds"], seconds).formatted("markdown"),
+            "## Pictures": "\n\n".join(
+                f"{CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in self.figures
+            ),
+        }
+        return "\n\n".join(f"{title}\n\n{content}" for title, content in sections.items()) + "\n"
+
+    def _network(self) -> str:
+        return (
+            f"A small network tells {len(CLASS_NAMES)} classes apart ({', '.join(CLASS_NAMES)}); "
+            f"it gets {self.accuracy:.1%} of the test pictures right. Concepts of "
+            f"“{CLASS_NAMES[CLASS_ID]}” were learned from {PICTURES_PER_CLASS} pictures."
+        )
+
+    def _concepts(self) -> Table:
+        """Return a table of both methods' concepts, most important first."""
+        headers, columns = ["rank"], []
+        for method, importances in self.importances.items():
+            headers += [method, "importance", "ink"]
+            ink = self.ink_auc[method]
+            columns.append(
+                [
+                    [Cell(str(k)), Cell(f"{importances[k]:.3f}"), Cell(f"{ink[k]:.2f}")]
+                    for k in np.argsort(-importances, kind="stable")
+                ]
+            )
+        pairs = zip(*columns, strict=True)
+        rows = [[Cell(str(rank)), *ours, *theirs] for rank, (ours, theirs) in enumerate(pairs, 1)]
+        notes = (
+            "importance: total Sobol index of the class score",
+            "ink: how well the concept's map tells where the digit is (ROC AUC; 0.5 is chance)",
+        )
+        return Table(headers, rows, notes)
+
+    def _fit(self) -> str:
+        used = {name for losses in self.history.stages.values() for name in losses}
+        names = ", ".join(f"{k} {name}" for k, name in LOSS_NAMES.items() if k in used)
+        lines = [*self.history.summary().splitlines(), f"the losses: {names}"]
+        return "\n".join(f"- {line}" for line in lines)
+
+
 def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int = 1) -> Summary:
     """Generate the data, train or load the network, fit both methods, draw and write everything.
 
@@ -121,7 +216,7 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     Returns
     -------
     summary : Summary
-        As written to ``summary.md`` and ``summary.txt``.
+        Written to ``summary.md`` and ``summary.txt``.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -133,49 +228,59 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     with steps("train the network, or load it"):
         model = load_network(data, output / f"small_cnn_seed{seed}.keras", seed, verbose)
     g, h = split_model(model, LAYER)
-    accuracy = _accuracy(model, data.test, data.test_labels)
     images = data.train[data.train_labels == CLASS_ID][:PICTURES_PER_CLASS]
 
     pairs: Any = DirectionPairsTf(
         g, h, concepts, patch_size=PATCH, random_state=seed, verbose=min(verbose, 1)
     )
     craft = CraftTf(g, h, concepts, patch_size=PATCH)
-    with steps("direction pairs: fit", f"{len(images)} pictures of {CLASS_NAMES[CLASS_ID]!r}"):
+    with steps(f"{PAIRS}: fit", f"{len(images)} pictures of {CLASS_NAMES[CLASS_ID]!r}"):
         pairs.fit(images, class_id=CLASS_ID)
     if pairs.history_.interrupted:  # the demo ends: half-learned pairs show nothing
         raise KeyboardInterrupt
-    with steps("CRAFT: fit", "the same pictures"):
+    with steps(f"{CRAFT}: fit", "the same pictures"):
         np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
         craft.fit(images, class_id=CLASS_ID)
-    with steps("direction pairs: importances"):
+    with steps(f"{PAIRS}: importances"):
         pairs.estimate_importance(nb_design=NB_DESIGN)
-    with steps("CRAFT: importances", "one pass per picture: some 10 s"), without_xla_messages():
+    with steps(f"{CRAFT}: importances", "one pass per picture: some 10 s"), without_xla_messages():
         craft.estimate_importance(nb_design=NB_DESIGN)
-    with steps("direction pairs: one set for all classes"):
+    methods = {PAIRS: pairs, CRAFT: craft}
+    chosen = data.test_labels == CLASS_ID
+    with steps("compare both methods", f"{chosen.sum()} new pictures"):
+        comparison = compare(methods, data.test[chosen], controls=False, verbose=0)
+    with steps(f"{PAIRS}: one set for all classes"):
         manager = _shared_pairs(g, h, data, concepts, seed, verbose)
 
     with steps("draw the pictures"):
-        views, readings = _read_both(data, g, pairs, craft, steps)
-        figures = _figures(data, pairs, craft, manager, views, readings)
+        comparison.save_report(output)
+        example = data.test[chosen][1]
+        figures = {
+            "maps_1": comparison.plot_maps(1),
+            "maps_2": comparison.plot_maps(2),
+            "image_direction_pairs": _image_concepts(pairs, example),
+            "image_craft": _image_concepts(craft, example),
+            "all_classes": _all_classes(manager),
+        }
+        if pairs.history_.stages:
+            figures["learning"] = plot_learning(pairs.history_.stages, "How the fit went")
         for name, figure in figures.items():
             figure.savefig(output / f"{name}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
             plt.close(figure)
     pairs.pairs.save(output / "pairs.npz")
+    maps = {
+        name: np.asarray(method.transform(data.test[chosen])) for name, method in methods.items()
+    }
     summary = Summary(
-        class_name=CLASS_NAMES[CLASS_ID],
-        class_names=CLASS_NAMES,
-        pictures=len(images),
-        nb_design=NB_DESIGN,
-        accuracy=accuracy,
-        importances={"direction pairs": views[1].importances, "CRAFT": views[0].importances},
-        ink_auc={"direction pairs": readings.ink_auc[1], "CRAFT": readings.ink_auc[0]},
-        logit_error=_logit_errors(pairs, craft, readings.activations),
-        off_entropy=_entropy_with_all_off(pairs, readings.activations),
+        accuracy=_accuracy(model, data.test, data.test_labels),
+        comparison=comparison,
+        ink_auc={name: ink_auc(values, data.test_ink[chosen]) for name, values in maps.items()},
         history=pairs.history_,
         seconds=steps.seconds | {"everything": time.perf_counter() - start},
-        figures=list(figures),
+        figures=[name for name in CAPTIONS if (output / f"{name}.png").is_file()],
     )
-    write_summary(summary, output)
+    (output / "summary.md").write_text(summary.markdown(), encoding="utf-8")
+    (output / "summary.txt").write_text(summary.text() + "\n", encoding="utf-8")
     return summary
 
 
@@ -209,14 +314,10 @@ def _accuracy(model: keras.Model, images: NDArray, labels: NDArray) -> float:
 
 
 def _shared_pairs(g, h, data: Data, concepts: int, seed: int, verbose: int):
-    chosen = np.concatenate(
-        [
-            np.flatnonzero(data.train_labels == k)[:PICTURES_PER_CLASS]
-            for k in range(len(CLASS_NAMES))
-        ]
-    )
+    # The classes are balanced and in random order: about as many pictures of each.
+    first = slice(PICTURES_PER_CLASS * len(CLASS_NAMES))
     manager = DirectionPairsManagerTf(
-        g, h, data.train[chosen], data.train_labels[chosen], None, concepts,
+        g, h, data.train[first], data.train_labels[first], None, concepts,
         patch_size=PATCH, random_state=seed, verbose=min(verbose, 1),
     )  # fmt: skip
     manager.fit()
@@ -225,72 +326,6 @@ def _shared_pairs(g, h, data: Data, concepts: int, seed: int, verbose: int):
 
 
 # -------------------------------------------------------------------- reading and drawing
-
-
-@dataclass
-class Readings:
-    """Test pictures of the explained class, as both methods read them."""
-
-    pictures: NDArray
-    activations: NDArray
-    detections: NDArray
-    partners: NDArray
-    correlations: NDArray
-    ink_auc: tuple[NDArray, NDArray]
-
-
-def _read_both(
-    data: Data, g: keras.Model, pairs: Any, craft: CraftTf, steps: Steps
-) -> tuple[tuple[ExtractorView, ExtractorView], Readings]:
-    """Return views of CRAFT and of the pairs, in this order, on test pictures of the class."""
-    chosen = data.test_labels == CLASS_ID
-    pictures = data.test[chosen]
-    activations = compute_activations(g, pictures)
-    craft_maps = _read(craft, activations, "CRAFT", steps)
-    pair_maps = _read(pairs, activations, "direction pairs", steps)
-    detections = pairs.detect(None, activations=activations)
-    shown_maps = np.maximum(pair_maps, 0.0) * (detections > 0.5)
-
-    partners, correlations = counterparts(shown_maps, craft_maps)
-    colors = np.array(concept_colors(2 * len(partners)))
-    pair_colors, craft_colors = paired_colors(colors, partners, correlations)
-    _recolor(craft, craft_colors)
-    views = (
-        _view("CRAFT", craft, craft_maps, craft_colors),
-        _view("direction pairs", pairs, shown_maps, pair_colors),
-    )
-    ink = data.test_ink[chosen]
-    auc = (ink_auc(craft_maps, ink), ink_auc(pair_maps, ink))
-    return views, Readings(pictures, activations, detections, partners, correlations, auc)
-
-
-def _read(extractor: CraftTf, activations: NDArray, name: str, steps: Steps) -> NDArray:
-    """Call ``transform`` and measure it: the best of three, so that no first call counts."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        maps = extractor.transform(None, activations=activations)
-        seconds.append(time.perf_counter() - start)
-    steps.seconds[f"{name}: transform"] = min(seconds)
-    return np.asarray(maps)
-
-
-def _view(name: str, extractor: Any, maps: NDArray, colors: NDArray) -> ExtractorView:
-    return ExtractorView(
-        name=name,
-        crops=np.clip(np.asarray(extractor.factorization.crops), 0.0, 1.0),
-        crops_u=np.asarray(extractor.factorization.crops_u),
-        number_of_images=len(extractor.factorization.inputs),
-        importances=np.asarray(extractor.sensitivity.importances),
-        maps=maps,
-        colors=[tuple(color) for color in colors],
-    )
-
-
-def _recolor(craft: Any, colors: NDArray) -> None:
-    """Give Xplique's own plots the colours of the side-by-side pictures."""
-    order = craft.sensitivity.most_important_concepts
-    craft.sensitivity.set_concept_attribution_cmap([tuple(colors[k]) for k in order])
 
 
 def ink_auc(maps: NDArray, ink: NDArray) -> NDArray:
@@ -308,101 +343,24 @@ def ink_auc(maps: NDArray, ink: NDArray) -> NDArray:
     return np.array([roc_auc_score(has_ink, flat[:, k]) for k in range(concepts)])
 
 
-def _figures(data, pairs, craft, manager, views, readings) -> dict[str, Figure]:
-    """Return file name → figure."""
-    class_name = CLASS_NAMES[CLASS_ID]
-    examples = np.arange(6)
-    shown = [replace(view, maps=view.maps[examples]) for view in views]
-    example = readings.pictures[1]
-    figures = {
-        "1_pictures": plot_pictures(
-            data.test, data.test_labels, CLASS_NAMES, "A class is a photograph and a digit"
-        ),
-        "2_concepts": plot_concepts(
-            views[0], views[1], readings.partners, readings.correlations,
-            f"Concepts of “{class_name}”: best crops and importance\n"
-            "(“like”: the other method's concept it is paired with, by the correlation of maps)",
-        ),
-        "3_maps": plot_maps(
-            readings.pictures[examples], shown, "Where the concepts are in new pictures"
-        ),
-        "4_importances": plot_importances(views, f"What makes the network say “{class_name}”"),
-        "5_detections": plot_detections(
-            readings.pictures[:18], readings.detections[:18], views[1],
-            "Where direction pairs detect their most important concepts",
-        ),
-        "6_image_pairs": _image_concepts(pairs, example),
-        "7_image_craft": _image_concepts(craft, example),
-    }  # fmt: skip
-    figures["8_all_classes"], figures["9_all_classes_detections"] = _all_classes(data, manager)
-    if pairs.history_.stages:
-        figures["10_learning"] = plot_learning(pairs.history_.stages, "How the fit went")
-    return figures
-
-
 def _image_concepts(extractor: CraftTf, image: NDArray) -> Figure:
     """Draw an image's concepts; Xplique's method shows or saves a figure and returns none."""
     extractor.plot_image_concepts(image.copy(), filepath=BytesIO())
     return plt.gcf()
 
 
-def _all_classes(data: Data, manager: Any) -> tuple[Figure, Figure]:
-    """Draw what each class uses of the shared concepts, and where they are detected."""
+def _all_classes(manager: Any) -> Figure:
+    """Draw what each class uses of the shared concepts."""
     instances = manager.craft_instances
     importances = np.stack([c.sensitivity.importances for c in instances.values()])
-    mean = importances.mean(axis=0)
     fitted = [c.factorization for c in instances.values()]
-    view = ExtractorView(
-        name="direction pairs",
-        crops=np.concatenate([np.asarray(f.crops) for f in fitted]),
-        crops_u=np.concatenate([f.crops_u for f in fitted]),
-        number_of_images=sum(len(f.inputs) for f in fitted),
-        importances=mean,
-        maps=np.zeros((0, 1, 1, len(mean))),
-        colors=concept_colors(len(mean)),
-    )
-    matrix = plot_class_importances(
+    crops = np.concatenate([np.asarray(f.crops) for f in fitted])
+    coefficients = np.concatenate([f.crops_u for f in fitted])
+    number_of_images = sum(len(f.inputs) for f in fitted)
+    return plot_class_importances(
         importances,
         [CLASS_NAMES[k] for k in instances],
-        view,
+        [crops[best_crops(values, number_of_images, 1)] for values in coefficients.T],
+        concept_colors(importances.shape[1]),
         "One set of direction pairs for all classes: importances",
     )
-    rows = [np.flatnonzero(data.test_labels == k)[:3] for k in range(len(CLASS_NAMES))]
-    pictures = data.test[np.concatenate(rows)]
-    detections = next(iter(instances.values())).detect(pictures)
-    maps = plot_detections(
-        pictures, detections, view, "Where the shared pairs are detected, all classes",
-        nb_concepts=5, number="importance, mean over the classes",
-    )  # fmt: skip
-    return matrix, maps
-
-
-# -------------------------------------------------------------------- figures of merit
-
-
-def _logit_errors(pairs: Any, craft: Any, activations: NDArray) -> dict[str, float]:
-    """Compute each method's largest change of a logit by decoding, over the largest logit."""
-    logits = pairs.head.predict(pairs.head.pool(activations))
-    flat = activations.reshape(-1, activations.shape[-1])
-    factorizer = pairs.factorizer
-    rebuilt = {
-        "direction pairs": factorizer.decode(factorizer.encode(flat)) + factorizer.residual(flat),
-        "CRAFT": craft.transform(None, activations=flat) @ craft.factorization.concept_bank_w,
-    }
-    scale = np.abs(logits).max()
-    errors = {}
-    for name, features in rebuilt.items():
-        pooled = pairs.head.pool(features.reshape(activations.shape).astype(np.float32))
-        errors[name] = float(np.abs(pairs.head.predict(pooled) - logits).max() / scale)
-    return errors
-
-
-def _entropy_with_all_off(pairs: Any, activations: NDArray) -> dict[str, float]:
-    """Compute the mean prediction entropy / log K with every concept off, in both forms."""
-    shares = {}
-    for off in ("absent", "undecided"):
-        learned = pairs.pairs
-        x = activations - learned.combine(learned.coefficients(activations, off), off)
-        entropy = np.mean(pairs.head.entropy(pairs.head.pool(x.astype(np.float32))))
-        shares[off] = float(entropy / np.log2(pairs.head.number_of_classes))
-    return shares

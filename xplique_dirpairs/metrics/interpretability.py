@@ -293,7 +293,7 @@ def _ratio(above: NDArray, below: NDArray) -> NDArray:
 
 @dataclass(frozen=True, eq=False)
 class DetectorView:
-    """A detector on its strongest images, as `plot_best_detectors` draws them.
+    """A detector on its strongest images.
 
     Attributes
     ----------

@@ -18,12 +18,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from xplique_dirpairs.core.linear_algebra import match
 from xplique_dirpairs.plots.concepts import draw_crop_sheet, draw_importances
-from xplique_dirpairs.plots.extractor_views import ALIKE
 from xplique_dirpairs.plots.images import draw_lit, draw_picture
 from xplique_dirpairs.plots.layout import dress, wrapped
 from xplique_dirpairs.plots.palette import Color, concept_colors
 
+#: Correlation of their maps from which two concepts count as alike.
+_ALIKE = 0.3
 _GREYS = ((0.35, 0.35, 0.35), (0.6, 0.6, 0.6))
 _DASHES = ("--", ":")
 #: Colours beyond these are dark and similar: their lines are dashed, each in another way.
@@ -239,6 +241,44 @@ def plot_extractor_importances(
 # ------------------------------------------------------------------------------ pictures
 
 
+def counterparts(maps: NDArray, other_maps: NDArray) -> tuple[NDArray, NDArray]:
+    """Pair two extractors' concepts one to one, so that their maps agree best.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (N, H, W, I)
+    other_maps : ndarray of shape (N, H, W, J)
+        J ≥ I.
+
+    Returns
+    -------
+    partners : ndarray of shape (I,)
+        The other extractor's concept that belongs to each concept.
+    correlations : ndarray of shape (I,)
+        Pearson's, of the two maps over all positions; 0 where a map is constant.
+
+    Raises
+    ------
+    ValueError
+        If the other extractor has fewer concepts.
+    """
+    if other_maps.shape[-1] < maps.shape[-1]:
+        raise ValueError(
+            f"other_maps must hold at least the {maps.shape[-1]} concepts of maps, not "
+            f"{other_maps.shape[-1]}: pass the maps of fewer concepts first"
+        )
+    ours, theirs = (_standardised(m.reshape(-1, m.shape[-1])) for m in (maps, other_maps))
+    correlations = theirs.T @ ours / len(ours)
+    partners = match(correlations)
+    return partners, correlations[partners, np.arange(len(partners))]
+
+
+def _standardised(values: NDArray) -> NDArray:
+    centred = values - values.mean(axis=0)
+    deviation = centred.std(axis=0)
+    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+
+
 def plot_extractor_maps(
     picture: NDArray,
     rows: Mapping[str, Sequence[ConceptMap]],
@@ -336,7 +376,7 @@ def plot_aligned_concepts(
         figure.text(
             (boxes[0].x1 + boxes[1].x0) / 2, (boxes[0].y0 + boxes[0].y1) / 2,
             f"r = {pair.correlation:.2f}", ha="center", va="center", fontsize=10,
-            color="black" if pair.correlation >= ALIKE else "0.55",
+            color="black" if pair.correlation >= _ALIKE else "0.55",
         )  # fmt: skip
     return figure
 

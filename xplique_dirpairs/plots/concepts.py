@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import ArrayLike, NDArray
 
 from xplique_dirpairs.plots.images import (
@@ -348,4 +349,56 @@ def plot_maximised(
         draw_crop_sheet(ax, sheet, nb_crops, 1, colors[k])
     if title:
         figure.suptitle(title, fontsize=11, y=1 - 0.06 / height, va="top")
+    return figure
+
+
+def plot_class_importances(
+    importances: NDArray,
+    class_names: Sequence[str],
+    crops: Sequence[NDArray],
+    colors: Sequence[Color],
+    title: str,
+) -> Figure:
+    """Draw how important each concept (columns) is to each class (rows).
+
+    Parameters
+    ----------
+    importances : ndarray of shape (K, I)
+        A row is coloured relative to its largest value; concepts are ordered by their mean.
+    class_names : sequence of K str
+    crops : sequence of I ndarray of shape (k, patch, patch, 3)
+        Of each concept; the first, if there is one, stands above its column.
+    colors : sequence of I (float, float, float)
+    title : str
+    """
+    order = np.argsort(-importances.mean(axis=0), kind="stable")
+    classes, concepts = importances.shape
+    values = importances[:, order]
+    figure, ax = plt.subplots(figsize=(1.9 + 0.86 * concepts, 2.0 + 0.5 * classes))
+    height, width = figure.get_figheight(), figure.get_figwidth()
+    left, right = 1.3 / width, 1 - 0.2 / width
+    figure.subplots_adjust(left=left, right=right, bottom=0.35 / height, top=1 - 1.5 / height)
+    figure.suptitle(title, fontsize=13, x=(left + right) / 2, y=1 - 0.1 / height, va="top")
+    relative = values / np.maximum(values.max(axis=1, keepdims=True), 1e-12)
+    ax.imshow(relative, cmap="Blues", vmin=0.0, vmax=1.25, aspect="auto")
+    for row, column in np.ndindex(values.shape):
+        ax.text(
+            column, row, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=9,
+            color="white" if relative[row, column] > 0.7 else "black",
+        )  # fmt: skip
+    ax.set_yticks(range(classes), class_names, fontsize=10)
+    ax.set_xticks(range(concepts), [str(concept) for concept in order], fontsize=9)
+    ax.set_xlabel("concept", labelpad=1)
+    ax.tick_params(length=0)
+    place = 1 + 0.5 / (0.5 * classes + 0.15)
+    for column, concept in enumerate(order):
+        for crop in crops[concept][:1]:
+            picture = framed(crop, colors[concept], max(1, len(crop) // 16))
+            image = OffsetImage(picture, zoom=72 * 0.74 / len(crop), interpolation="lanczos")
+            ax.add_artist(
+                AnnotationBbox(
+                    image, (column, place), xycoords=ax.get_xaxis_transform(), frameon=False,
+                    pad=0, annotation_clip=False,
+                )
+            )  # fmt: skip
     return figure

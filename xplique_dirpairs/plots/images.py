@@ -113,20 +113,12 @@ def draw_lit(ax: Axes, picture: NDArray, concept_map: NDArray, color: Color) -> 
 
     The map (H, W) is as bright as it goes at 1.
     """
-    light = enlarged(concept_map, picture.shape[:2])
+    light = concept_heatmap(concept_map, picture.shape[:2], 0, clip_percentile=None)
+    light = np.clip(light * min(float(concept_map.max()), 1.0), 0.0, 1.0)
     bright = np.sqrt(light)[..., None]
     draw_picture(ax, picture * (_DIMMED + (1 - _DIMMED) * bright), interpolation="lanczos")
     if light.max() > OUTLINE > light.min():
         ax.contour(light, levels=[OUTLINE], colors=[color], linewidths=1.6)
-
-
-def enlarged(concept_map: NDArray, shape: tuple[int, int]) -> NDArray:
-    """Enlarge a map smoothly to (height, width) without changing its scale, cut to [0, 1]."""
-    top = concept_map.max()
-    if top <= 0:
-        return np.zeros(shape, np.float32)
-    heatmap = concept_heatmap(concept_map, shape, filter_percentile=0, clip_percentile=None)
-    return np.clip(heatmap * min(top, 1.0), 0.0, 1.0)
 
 
 def framed(picture: NDArray, color: Color, width: int) -> NDArray:

@@ -79,7 +79,8 @@ def as_seen(colors: NDArray, matrix: NDArray) -> NDArray:
 def _ordered_colors() -> tuple[Color, ...]:
     hues, lights = np.arange(0, 1, 1 / 48), np.linspace(0.22, 0.66, 7)
     candidates = [colorsys.hls_to_rgb(hue, light, 1.0) for hue in hues for light in lights]
-    first = [_saturated((r / 255, g / 255, b / 255)) for r, g, b in _FIRST]
+    hls = [colorsys.rgb_to_hls(r / 255, g / 255, b / 255) for r, g, b in _FIRST]
+    first = [colorsys.hls_to_rgb(hue, light, 1.0) for hue, light, _ in hls]
     colors = np.array(first + candidates)
     seen = [rgb2lab(colors), *(rgb2lab(as_seen(colors, m)) for m in COLOUR_BLINDNESS.values())]
     readable = seen[0][:, 0] < 80  # lighter ones vanish on white
@@ -92,8 +93,3 @@ def _ordered_colors() -> tuple[Color, ...]:
         nearest = np.minimum(nearest, distance)
         nearest[chosen] = -np.inf
     return tuple((float(r), float(g), float(b)) for r, g, b in colors[order])
-
-
-def _saturated(color: Color) -> Color:
-    hue, light, _ = colorsys.rgb_to_hls(*color)
-    return colorsys.hls_to_rgb(hue, light, 1.0)

@@ -14,15 +14,13 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from xplique_dirpairs.core.geometry import upsample
-from xplique_dirpairs.plots.images import OUTLINE, draw_picture
+from xplique_dirpairs.plots.images import draw_lit, draw_picture
 from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, label_bars, plain
 from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
 
 _SIGNED = "RdBu_r"
 #: Inches: rows with maps, and without; columns of names and of bars; a list of classes.
 _ROW, _THIN, _LABEL, _BARS, _CLASS = 1.05, 0.36, 1.1, 3.4, 0.27
-#: Brightness that is left of an image where a concept is not.
-_DIMMED = 0.35
 _LAST = (0.45, 0.45, 0.45)
 #: The two images of a comparison.
 _FIRST, _SECOND = concept_colors(2)
@@ -123,19 +121,12 @@ def _crops_width(rows: Sequence[PredictionRow | ComparisonRow], nb_crops: int) -
 def _draw_presence(ax: Axes, picture: NDArray, presence: NDArray, color: Color) -> None:
     """Draw an image that is dark where the concept is not, and outlined where it is."""
     largest = float(presence.max())
-    shares = np.zeros(picture.shape[:2])
-    if largest > 0:
-        shares = upsample(presence[..., None] / largest, picture.shape[:2])[..., 0]
-    light = _DIMMED + (1 - _DIMMED) * np.clip(shares / 0.6, 0.0, 1.0)
-    draw_picture(ax, picture * light[..., None])
+    draw_lit(ax, picture, presence / max(largest, 1e-12), color)
     if largest <= 0:
         ax.text(
             0.5, 0.5, "not\ndetected", ha="center", va="center", fontsize=8, color="white",
             transform=ax.transAxes,
         )  # fmt: skip
-    elif min(presence.shape) > 1 and shares.min() < OUTLINE:
-        ax.contour(shares, levels=[OUTLINE], colors=["white"], linewidths=2.6)
-        ax.contour(shares, levels=[OUTLINE], colors=[color], linewidths=1.5)
 
 
 def _draw_contributions(ax: Axes, picture: NDArray, values: NDArray, limit: float) -> None:
