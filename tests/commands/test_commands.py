@@ -248,18 +248,6 @@ def test_pairs_of_another_layer_are_an_error(call, tmp_path):
     assert ran.status == 1 and "of a layer of 5 channels, but 'features' has 8" in ran.err
 
 
-def test_pairs_are_read_at_the_layer_they_were_learned_at(call, place, written):
-    layers = [layer.name for layer in keras.models.load_model(place / "m.keras").layers]
-    assert call("fit", "--concepts", 2, "--layer", layers.index("features")).status == 0
-    learned = ["--pairs", "concepts/pairs.npz", "--no-counterfactuals"]
-    other = layers[layers.index("features") - 1]
-    ran = call("report", *learned, "--layer", other)
-    assert ran.status == 1 and f"not at {other!r}: leave --layer out" in ran.err
-    ran = call("report", *learned, "--layer", "features", "--preprocessing", "symmetric")
-    assert ran.status == 0, ran.err
-    assert "the pairs were learned with unit" in ran.err
-
-
 # ------------------------------------------------------------------ compare, correct
 
 

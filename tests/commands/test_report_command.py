@@ -110,6 +110,18 @@ def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(ca
     assert data["page"] == "report/index.html"
 
 
+def test_pairs_are_read_at_the_layer_they_were_learned_at(call, place, written):
+    layers = [layer.name for layer in keras.models.load_model(place / "m.keras").layers]
+    assert call("fit", "--concepts", 2, "--layer", layers.index("features")).status == 0
+    learned = ["--pairs", "concepts/pairs.npz", "--no-counterfactuals"]
+    other = layers[layers.index("features") - 1]
+    ran = call("report", *learned, "--layer", other)
+    assert ran.status == 1 and f"not at {other!r}: leave --layer out" in ran.err
+    ran = call("report", *learned, "--layer", "features", "--preprocessing", "symmetric")
+    assert ran.status == 0, ran.err
+    assert "the pairs were learned with unit" in ran.err
+
+
 def test_the_report_of_a_single_image_has_no_counterfactuals(call, written):
     ran = call("report", "--concepts", 2, "--max-images", 1)
     assert ran.status == 0, ran.err
