@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, upright_maps
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
-from xplique_dirpairs.core.geometry import coverage_matrix, default_patch
+from xplique_dirpairs.core.geometry import coverage_matrix
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.tables import Table
@@ -402,9 +402,7 @@ def _other_extractors(
         }
         used = sorted({int(i) for c in contributions.values() for i in largest_contributions(c)})
         maps = upright_maps(result.shown, images.shape[1:])[..., used]
-        has_places = maps.shape[1] * maps.shape[2] > 1
-        patch = default_patch(images.shape[1:]) if has_places else min(images.shape[1:3])
-        crops = best_crops_of_images(images, maps, patch, _OTHER_CROPS)
+        crops = best_crops_of_images(images, maps, _OTHER_CROPS)
         shown = {i: as_bytes(own, limits) for i, own in zip(used, crops, strict=True) if len(own)}
         extractors.append(ExtractorConcepts(name, contributions, shown))
     return tuple(extractors)
