@@ -41,8 +41,6 @@ from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.concepts import plot_maximised
 
 LAYER = "last_conv"
-#: Side of crops, about a third of a picture: for the demo, for the scenes.
-PATCH, SCENE_PATCH = 32, 20
 
 
 def by_xplique(g: keras.Model, directions: NDArray, seed: int) -> NDArray:
@@ -135,12 +133,8 @@ def main() -> None:
 
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        crops = best_crops_of_images(
-            images,
-            pairs.coefficients(activations) * (excess > 0),
-            SCENE_PATCH if arguments.scenes else PATCH,
-            5,
-        )
+        maps = pairs.coefficients(activations) * (excess > 0)
+        crops = best_crops_of_images(images, maps, 5)
         shown = {name: made[f"{name}, against rival 1"] for name in ("filters", "signals")}
         figure = plot_maximised(
             shown, crops, np.arange(len(pairs.filters)), limits=(0.0, 1.0),

@@ -3,16 +3,15 @@
 import json
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import pytest
+from command_line import HOSTILE, call, place, quick  # noqa: F401
 from conftest import conv_flatten, conv_gap, fake_learn_pairs, make_images, make_pairs
 from PIL import Image
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.commands import cli, report
 from xplique_dirpairs.commands.compare import SeededCraft
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.subject import number_of_concepts
@@ -22,60 +21,6 @@ from xplique_dirpairs.pairs import DirectionPairs
 
 # Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-HOSTILE = ["<script>alert(1)<", "$\\frac$ & Größe 日本", "y" * 200]
-
-
-class Ran(NamedTuple):
-    """Exit status and output of a command."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", fake_learn_pairs)
-        patch.setenv("MPLBACKEND", "Agg")
-        yield
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with m.keras, photos (three hostile classes, broken and empty folders) and flat."""
-    folder = tmp_path_factory.mktemp("commands")
-    keras.utils.set_random_seed(0)
-    conv_gap((32, 32, 3)).save(folder / "m.keras")
-    (folder / "flat").mkdir()
-    for k, name in enumerate(HOSTILE):
-        (folder / "photos" / name).mkdir(parents=True)
-        for n, image in enumerate(make_images(3, (40, 48 + 8 * k, 3), seed=k)):
-            pixels = Image.fromarray((255 * image).astype(np.uint8))
-            pixels.save(folder / "photos" / name / f"{n}.png")
-            pixels.save(folder / "flat" / f"{k}{n}.png")
-    (folder / "photos" / HOSTILE[0] / "broken.jpg").write_bytes(b"no picture")
-    (folder / "photos" / "empty").mkdir()
-    make_pairs(8, 3).save(folder / "given.npz")
-    return folder
-
-
-@pytest.fixture
-def call(place, monkeypatch, capsys, tmp_path):
-    """Run a command on the model and photos of `place`: ``call("fit", …)`` → `Ran`."""
-    monkeypatch.chdir(tmp_path)
-
-    def called(command, *options, images="photos", prepared=True):
-        given = [command, "--model", str(place / "m.keras")]
-        if command != "layers":
-            given += ["--images", str(place / images)]
-        if prepared:
-            given += ["--layer", "features", "--preprocessing", "unit"]
-        status = cli.main([*given, *map(str, options)])
-        return Ran(status, *capsys.readouterr())
-
-    return called
 
 
 def summary_of(folder):
@@ -303,18 +248,6 @@ def test_pairs_of_another_layer_are_an_error(call, tmp_path):
     assert ran.status == 1 and "of a layer of 5 channels, but 'features' has 8" in ran.err
 
 
-def test_pairs_are_read_at_the_layer_they_were_learned_at(call, place, written):
-    layers = [layer.name for layer in keras.models.load_model(place / "m.keras").layers]
-    assert call("fit", "--concepts", 2, "--layer", layers.index("features")).status == 0
-    learned = ["--pairs", "concepts/pairs.npz", "--no-counterfactuals"]
-    other = layers[layers.index("features") - 1]
-    ran = call("report", *learned, "--layer", other)
-    assert ran.status == 1 and f"not at {other!r}: leave --layer out" in ran.err
-    ran = call("report", *learned, "--layer", "features", "--preprocessing", "symmetric")
-    assert ran.status == 0, ran.err
-    assert "the pairs were learned with unit" in ran.err
-
-
 # ------------------------------------------------------------------ compare, correct
 
 
@@ -373,127 +306,3 @@ def test_correct_writes_a_model_and_what_changed(call, place, tmp_path):
 def test_an_unknown_concept_is_an_error(call, place):
     ran = call("correct", "--pairs", place / "given.npz", "--suppress", 3)
     assert ran.status == 1 and "there is no concept 3" in ran.err and "concepts 0 to 2" in ran.err
-
-
-# ------------------------------------------------------------------ report
-
-
-@pytest.fixture
-def written(monkeypatch):
-    """Stands in for `write_report`: a list of what it was called with, by name."""
-    calls = []
-
-    def write_report(path, concepts, images, labels, **options):
-        path.mkdir(exist_ok=True)
-        calls.append(SimpleNamespace(concepts=concepts, images=images, labels=labels, **options))
-        return path / "index.html"
-
-    monkeypatch.setattr(report, "write_report", write_report)
-    return calls
-
-
-def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
-    ran = call("report", "--concepts", 2, "--beside", "PCA")
-    assert ran.status == 0, ran.err
-    assert "Open report/index.html in a browser" in ran.out
-    [page] = written
-    assert (len(page.images), page.concepts.number_of_concepts) == (3, 2)
-    assert page.counterfactuals == 3 and len(page.training_images) == 6
-    assert list(page.comparison.results)[:2] == ["pairs", "PCA"]
-    assert "1 files could not be read" in page.settings.notes[-1]
-
-
-def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(call, written):
-    assert call("fit", "--concepts", 2).status == 0
-    quick = ("--no-counterfactuals", "--json")
-    ran = call("report", "--pairs", "concepts/pairs.npz", *quick, prepared=False)
-    assert ran.status == 0, ran.err
-    [page] = written
-    assert (page.counterfactuals, page.comparison, len(page.images)) == (None, None, 9)
-    data = json.loads(ran.out)
-    assert (page.concepts.layer, data["preprocessing"]) == ("features", "unit")
-    learned = DirectionPairs.load("concepts/pairs.npz")
-    np.testing.assert_array_equal(page.concepts.pairs.filters, learned.filters)
-    assert data["page"] == "report/index.html"
-
-
-def test_the_report_of_a_single_image_has_no_counterfactuals(call, written):
-    ran = call("report", "--concepts", 2, "--max-images", 1)
-    assert ran.status == 0, ran.err
-    [page] = written
-    assert page.counterfactuals is None and any(
-        "from one image" in note for note in page.settings.notes
-    )
-
-
-def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, tmp_path, written):
-    network = keras.models.load_model(place / "m.keras")
-    layer = network.get_layer("features").output
-    heads = keras.layers.Dense(3, "sigmoid")(keras.layers.GlobalAveragePooling2D()(layer))
-    keras.Model(network.input, heads).save(tmp_path / "heads.keras")
-    ran = call("report", "--model", tmp_path / "heads.keras", "--concepts", 2, images="flat")
-    assert ran.status == 0, ran.err
-    [page] = written
-    assert page.counterfactuals is None and any(
-        "to choose between" in note for note in page.settings.notes
-    )
-
-
-def test_given_pairs_are_compared_on_images_that_the_others_have_not_seen(call, place, written):
-    ran = call("report", "--pairs", place / "given.npz", "--beside", "PCA", "--no-counterfactuals")
-    assert ran.status == 0, ran.err
-    [page] = written
-    assert (len(page.images), page.concepts.number_of_concepts) == (3, 3)
-    assert list(page.comparison.results)[:2] == ["pairs", "PCA"]
-    assert "may have been learned from images that are measured on" in ran.err
-
-
-@pytest.mark.parametrize("broken", [KeyboardInterrupt, ValueError])
-def test_learned_pairs_are_kept_where_the_report_fails(call, tmp_path, monkeypatch, broken):
-    def fail(*_, **__):
-        raise broken
-
-    monkeypatch.setattr(report, "write_report", fail)
-    assert call("report", "--concepts", 2).status in (1, 130)
-    assert DirectionPairs.load(tmp_path / "report" / "pairs.npz").number_of_concepts == 2
-    one = ["--single-file", "--output", "a/one.html"]
-    assert call("report", "--concepts", 3, *one).status in (1, 130)
-    assert DirectionPairs.load(tmp_path / "a" / "one_pairs.npz").number_of_concepts == 3
-
-
-def test_a_report_of_one_file_escapes_names(call, place, tmp_path):
-    pairs = ["--pairs", place / "given.npz", "--single-file", "--output", "one.html"]
-    ran = call("report", *pairs)
-    assert ran.status == 0, ran.err
-    text = (tmp_path / "one.html").read_text(encoding="utf-8")
-    assert "<script>alert(1)" not in text and "alert(1)" in text
-
-
-def test_a_model_of_one_output_has_two_classes_in_every_command(call, place, tmp_path):
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(8, 3, 2, activation="relu", name="features")(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    outputs = keras.layers.Dense(1, activation="sigmoid")(x)
-    keras.Model(inputs, outputs).save(tmp_path / "one.keras")
-    for k, name in enumerate(("no", "yes")):
-        (tmp_path / "two" / name).mkdir(parents=True)
-        for n, image in enumerate(make_images(3, (32, 32, 3), seed=k)):
-            Image.fromarray((255 * image).astype(np.uint8)).save(
-                tmp_path / "two" / name / f"{n}.png"
-            )
-    given = ["--model", tmp_path / "one.keras", "--json"]
-    commands = {
-        "fit": ["--concepts", 3],
-        "correct": ["--pairs", place / "given.npz", "--suppress", 1],
-        "report": ["--pairs", place / "given.npz"],
-    }
-    for command, options in commands.items():
-        ran = call(command, *given, *options, "--output", command, images=tmp_path / "two")
-        assert ran.status == 0, ran.err
-        data = json.loads(ran.out)
-        assert data["classes"] == {"0": "no", "1": "yes"}, command
-        assert "no counterfactuals" not in ran.err and "class folders for" not in ran.err
-        groups = {name: group["images"] for name, group in data.get("groups", {}).items()}
-        assert groups == ({"no": 3, "yes": 3} if command == "correct" else {})
-    rows = (tmp_path / "fit" / "importances.csv").read_text(encoding="utf-8").splitlines()
-    assert [row.split(",")[0] for row in rows] == ["class", "no", "yes"]

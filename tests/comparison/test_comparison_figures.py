@@ -56,8 +56,9 @@ def test_an_extractor_aligned_with_its_mirror_image_is_found_again(run, halves):
         """The same components in another order, with the signs turned."""
 
         def fit(self, activations):
-            super().fit(activations)
+            fitted = super().fit(activations)
             self.bank_, self.filters_ = -self.bank_[::-1], -self.filters_[::-1]
+            return fitted
 
     comparison = run({"a": PCAFactorizer(3), "b": Mirrored(3), "c": PCAFactorizer(2)})
     figure = comparison.plot_aligned("a", "b")

@@ -93,9 +93,9 @@ def test_where_all_crops_of_an_image_are_alike_each_image_gives_one():
 def test_the_best_crops_of_images_are_the_best_crop_of_each_of_the_best_images(rng):
     images = rng.uniform(size=(5, 20, 33, 3)).astype(np.float32)
     maps = rng.uniform(size=(5, 4, 3, 2)).astype(np.float32)
-    every = extract_crops(images, 8).reshape(5, -1, 8, 8, 3)
-    values = crop_coefficients(maps, (20, 33), 8).reshape(5, -1, 2)
-    for concept, crops in enumerate(best_crops_of_images(images, maps, 8, 3)):
+    every = extract_crops(images, 6).reshape(5, -1, 6, 6, 3)
+    values = crop_coefficients(maps, (20, 33), 6).reshape(5, -1, 2)
+    for concept, crops in enumerate(best_crops_of_images(images, maps, 3)):
         best = sorted(range(5), key=lambda n: -values[n, :, concept].max())[:3]
         for crop, n in zip(crops, best, strict=True):
             np.testing.assert_array_equal(crop, every[n, values[n, :, concept].argmax()])
@@ -105,5 +105,5 @@ def test_images_without_a_concept_give_no_crop_of_it(rng):
     images = rng.uniform(size=(4, 16, 16, 3)).astype(np.float32)
     maps = np.zeros((4, 2, 2, 2), np.float32)
     maps[2, 1, 0, 0] = 1.0
-    one, none = best_crops_of_images(images, maps, 8, 3)
-    assert one.shape == (1, 8, 8, 3) and none.shape == (0, 8, 8, 3)
+    one, none = best_crops_of_images(images, maps, 3)
+    assert one.shape == (1, 5, 5, 3) and none.shape == (0, 5, 5, 3)

@@ -109,14 +109,24 @@ def test_displays_work_on_every_layer_with_many_concepts(fitted, name):
     assert len(holistic.display_top_images_per_concept(x, topk=2, order=[11, 0]).axes) == 4
 
 
-def test_pictures_show_a_concept_only_where_it_is_detected(fitted):
+def test_pictures_show_a_concept_only_where_it_is_detected(fitted, monkeypatch):
     holistic, _, x = fitted()
-    shown = holistic._prepare_coefficients_for_display(x, None)
+    maps = []
+    monkeypatch.setattr(
+        holistic,
+        "display_concept_heatmap",
+        lambda concept_heatmap, **_: maps.append(concept_heatmap),
+    )
+
+    def drawn(coefficients):
+        maps.clear()
+        holistic.display_images_per_concept(x, coeffs_u=coefficients)
+        return np.reshape(maps, (5, *x.shape[:1], 8, 8)).transpose(1, 2, 3, 0)
+
     detected = holistic.detect(x) > 0.5
-    assert (shown[~detected] == 0).all()
-    np.testing.assert_array_equal(shown[detected], holistic.transform(x)[detected])
-    given = holistic._prepare_coefficients_for_display(x, holistic.factorization.coeffs_u)
-    np.testing.assert_allclose(given, shown, atol=1e-6)
+    expected = np.where(detected, holistic.transform(x), 0.0)
+    np.testing.assert_array_equal(drawn(None), expected)
+    np.testing.assert_allclose(drawn(holistic.factorization.coeffs_u), expected, atol=1e-6)
 
 
 def test_thirty_concepts_have_thirty_colours(fitted):
@@ -206,7 +216,7 @@ def test_activations_kept_in_a_list_are_not_overwritten_either(foreign, images):
     holistic.fit(images("conv_gap"))
     batch = holistic.encode(images("conv_gap"))[0]
     before = batch.latent_data.get_activations(as_numpy=True).copy()
-    holistic._decode_coefficients(batch.latent_data, 0 * batch.coeffs_u)
+    holistic.decode(batch.latent_data, 0 * batch.coeffs_u)
     np.testing.assert_array_equal(batch.latent_data.get_activations(as_numpy=True), before)
 
 

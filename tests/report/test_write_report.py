@@ -10,6 +10,7 @@ from counted import counted
 
 from xplique_dirpairs.explanations.model import explain_model
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.report.content import ReportSettings
@@ -66,14 +67,14 @@ def test_images_without_a_page_pass_once_whatever_the_memory(case, tmp_path):
 
 def test_counterfactuals_that_are_searched_are_those_of_the_search(case, tmp_path):
     layer, images = case("conv_gap")
-    training = make_images(30, images.shape[1:], 7)
+    training = layer.activations(make_images(30, images.shape[1:], 7))
     x = layer.activations(images)
-    for given, reference in ((None, x), (training, layer.activations(training))):
+    for given, reference in ((None, x), (training, training)):
         found = CounterfactualSearch(layer, reference).find(x, max_concepts=2, verbose=0)
         pages = [
             write_report(
                 tmp_path / name, layer, images, LABELS, counterfactuals=counterfactuals,
-                training_images=given, verbose=0,
+                training_activations=given, verbose=0,
             )
             for name, counterfactuals in (("searched", 2), ("given", found))
         ]  # fmt: skip
@@ -85,6 +86,21 @@ def test_counterfactuals_that_are_searched_are_those_of_the_search(case, tmp_pat
             np.testing.assert_allclose(change["means"], one.means_after, atol=1e-5)
             assert change["concepts"] == same[n]["change"]["concepts"]
         assert any(one.status == "changed" for one in found)
+
+
+def test_a_report_of_a_scan_is_that_of_its_images_and_reads_none_of_them(case, tmp_path):
+    layer, images = case("conv_gap")
+    split, counts = counted(layer.split)
+    concepts = ConceptLayer.of(layer.pairs, split)
+    seen = scan(concepts, images, LABELS, activations=layer.activations(images), verbose=0)
+    options = {"counterfactuals": 2, "verbose": 0}
+    page = write_report(tmp_path / "scan", concepts, seen, **options)
+    assert not counts
+    assert data_of(page) == data_of(
+        write_report(tmp_path / "images", layer, images, LABELS, **options)
+    )
+    with pytest.raises(ValueError, match="activations must be one for each of 10 images, not 3"):
+        scan(concepts, images, activations=seen.kept[:3])
 
 
 def test_an_explanation_is_shown_as_it_is_given(case, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
+
 from xplique_dirpairs.commands.compare import (
     compare_extractors,
     extractors_to_fit,
@@ -16,6 +18,7 @@ from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.report.content import ReportSettings
 from xplique_dirpairs.report.page_files import check_place
@@ -42,22 +45,33 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             _save(pairs, arguments)
         changes = _changes(arguments, to_fit, console)
         console.step("write the report")
-        layer = shown.split.layer
+        concepts = ConceptLayer.of(pairs, shown.split, class_names=shown.class_names.shown)
+        seen = scan(
+            concepts,
+            shown.images,
+            shown.labels,
+            activations=shown.known_activations,
+            random_state=arguments.seed,
+            verbose=console.progress,
+        )
+        class_ids = seen.class_ids
+        if to_fit is not shown:
+            class_ids = np.concatenate([class_ids, to_fit.ids])
         settings = ReportSettings(
-            title=arguments.title or f"Concepts of {arguments.model.name}, layer {layer}",
+            title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
             image_names=shown.read.names,
             pictures=shown.read.pixels,
             random_state=arguments.seed,
         )
+        training = None if changes is None or to_fit is shown else to_fit.activations
         page = write_report(
             arguments.output,
-            ConceptLayer.of(pairs, shown.split, class_names=shown.class_names.shown),
-            shown.images,
-            shown.labels,
+            concepts,
+            seen,
             comparison=comparison,
             counterfactuals=changes,
-            training_images=None if changes is None else to_fit.images,
+            training_activations=training,
             settings=settings,
             single_file=arguments.single_file,
             verbose=console.progress,
@@ -68,7 +82,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "metrics": {} if comparison is None else metrics_of(comparison),
         "page": str(page),
     }
-    console.result(f"Open {page} in a browser", {**subject.summary(arguments), **results})
+    console.result(
+        f"Open {page} in a browser", {**subject.summary(arguments, class_ids), **results}
+    )
 
 
 def _save(pairs: DirectionPairs, arguments: argparse.Namespace) -> None:

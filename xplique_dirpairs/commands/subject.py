@@ -75,6 +75,12 @@ class Subject:
         """Activations of all images, (N, *spatial, D)."""
         return compute_activations(self.split.input_to_latent_model, self.images)
 
+    @property
+    def known_activations(self) -> NDArray[Any] | None:
+        """The activations, if they have been asked for before; else None."""
+        known: NDArray[Any] | None = self.__dict__.get("activations")
+        return known
+
     @cached_property
     def predicted(self) -> NDArray[Any]:
         """The classes that the network predicts, (N,)."""
@@ -108,8 +114,8 @@ class Subject:
         )
         labels = None if self.labels is None else self.labels[chosen]
         part = replace(self, read=read, images=self.images[chosen], labels=labels)
-        if "activations" in self.__dict__:
-            part.__dict__["activations"] = self.activations[chosen]
+        if self.known_activations is not None:
+            part.__dict__["activations"] = self.known_activations[chosen]
         return part
 
     def parts(self, share: float, seed: int) -> tuple[Subject, Subject]:
@@ -134,8 +140,8 @@ class Subject:
         largest = np.argsort(-counts, kind="stable")[:at_most]
         return [int(k) for k in np.sort(classes[largest])]
 
-    def summary(self, arguments: argparse.Namespace) -> dict[str, Any]:
-        """Return what a result was made with."""
+    def summary(self, arguments: argparse.Namespace, class_ids: NDArray[Any]) -> dict[str, Any]:
+        """Return what a result was made with, on images of these classes."""
         return {
             "command": arguments.command,
             "version": __version__,
@@ -149,7 +155,7 @@ class Subject:
                 "shape": list(self.read.pixels.shape[1:]),
                 "skipped": [file._asdict() for file in self.read.skipped],
             },
-            "classes": {str(k): self.class_names.shown[k] for k in np.unique(self.ids).tolist()},
+            "classes": {str(k): self.class_names.shown[k] for k in np.unique(class_ids).tolist()},
             "classes_are": "predicted" if self.labels is None else "of the folders",
         }
 
@@ -158,7 +164,7 @@ class Subject:
     ) -> dict[str, Any]:
         """Write what was done to the folder of the results, and return it."""
         summary = {
-            **self.summary(arguments),
+            **self.summary(arguments, self.ids),
             **results,
             "output": str(arguments.output),
             "written": [*written, SUMMARY],

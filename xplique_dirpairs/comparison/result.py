@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from xplique_dirpairs.comparison.inputs import Settings
 from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.validation import check_choice, check_integer
-from xplique_dirpairs.data.crops import best_crops_of_images, fitting_patch
+from xplique_dirpairs.data.crops import best_crops_of_images
 from xplique_dirpairs.metrics.registry import METRICS, Metric
 from xplique_dirpairs.plots.comparison import (
     AlignedConcept,
@@ -256,11 +255,7 @@ class Comparison:
 
     def _crops(self, maps: NDArray, count: int) -> list[NDArray]:
         """Return pictures of the best crops, (k, patch, patch, 3), for each map of (N, H, W, I)."""
-        shape = self.images.shape[1:]
-        patch = fitting_patch(ceil(0.3 * min(shape[:2])), shape)
-        if maps[0, ..., 0].size == 1:  # Vectors have no places: the largest square is shown.
-            patch = min(shape[:2])
-        crops = best_crops_of_images(self.images, maps, patch, count)
+        crops = best_crops_of_images(self.images, maps, count)
         return [as_picture(crop, pixel_limits(self.images)) for crop in crops]
 
     # ------------------------------------------------------------ with other comparisons

@@ -47,7 +47,7 @@ class Cell:
     @classmethod
     def signed(cls, value: float, decimals: int = 2) -> Cell:
         """Return a number with its sign; a dash for NaN."""
-        return cls._number(value, f"{value:+.{decimals}f}")
+        return cls.number(value, f"+.{decimals}f")
 
     @classmethod
     def figure(cls, value: float, decimals: int = 3) -> Cell:
@@ -57,13 +57,14 @@ class Cell:
     @classmethod
     def share(cls, value: float) -> Cell:
         """Return a share in percent; a dash for NaN."""
-        return cls._number(value, f"{value:.0%}")
+        return cls.number(value, ".0%")
 
     @classmethod
-    def _number(cls, value: float, text: str) -> Cell:
+    def number(cls, value: float, format_spec: str) -> Cell:
+        """Return a formatted number; a dash for NaN."""
         if not np.isfinite(value):
             return cls("–", numbers=(np.nan,))
-        return cls(text, numbers=(float(value),))
+        return cls(format(value, format_spec), numbers=(float(value),))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from xplique_dirpairs.core.geometry import crop_place, crop_stride, crop_weights
+from xplique_dirpairs.core.geometry import crop_place, crop_stride, crop_weights, default_patch
 
 logger = logging.getLogger("xplique_dirpairs")
 
@@ -118,7 +118,7 @@ def best_crops(values: NDArray, number_of_images: int, count: int) -> NDArray:
     return order[values[order] > 0]
 
 
-def best_crops_of_images(images: NDArray, maps: NDArray, patch: int, count: int) -> list[NDArray]:
+def best_crops_of_images(images: NDArray, maps: NDArray, count: int) -> list[NDArray]:
     """Return each concept's best crops, from different images, best first.
 
     Parameters
@@ -126,16 +126,17 @@ def best_crops_of_images(images: NDArray, maps: NDArray, patch: int, count: int)
     images : ndarray of shape (N, height, width, C)
     maps : ndarray of shape (N, H, W, I)
         Concept maps, as `concept_maps` gives them; zero where a concept is absent.
-    patch : int
-        Side of the crops, in pixels.
     count : int
         Upper limit: an image without the concept gives no crop.
 
     Returns
     -------
     crops : list of ndarray of shape (k, patch, patch, C)
-        One array for each concept, k from 0 to ``count``.
+        One array for each concept, k from 0 to ``count``. Their side is that of `default_patch`, or
+        the largest square where maps have no places.
     """
+    has_places = maps[0, ..., 0].size > 1
+    patch = default_patch(images.shape[1:]) if has_places else min(images.shape[1:3])
     values = crop_coefficients(maps, images.shape[1:3], patch)
     values = values.reshape(len(images), -1, maps.shape[-1])
     crops = []

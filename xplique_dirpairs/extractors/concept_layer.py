@@ -138,8 +138,6 @@ class ConceptLayer:
             layer = replace(layer, concept_names=names)
         return layer
 
-    # ------------------------------------------------------------ the network
-
     @property
     def model(self) -> keras.Model:
         """The whole classifier.
@@ -185,10 +183,7 @@ class ConceptLayer:
         return str(self.class_names.get(class_id, f"class {class_id}"))
 
     def linear_rows(self, activations: NDArray) -> NDArray | None:
-        """Return each class's weights over the channels, (K, D), or None.
-
-        They are given where logits are linear in the features averaged over positions.
-        """
+        """Return each class's weights, (K, D), where logits are linear in averaged features."""
         pooled = activations.ndim == 2 or self.head.pools_first
         return self.head.class_rows if pooled and self.head.ends_in == "linear" else None
 
@@ -204,11 +199,7 @@ class ConceptLayer:
         """
         activations = compute_activations(self.split.input_to_latent_model, images, batch_size)
         self.head.check_takes(activations.shape[1:])
-        if activations.shape[-1] != self.channels:
-            raise ValueError(
-                f"the concepts are of a layer of {self.channels} channels, but the network's "
-                f"halves give {activations.shape[-1]}"
-            )
+        _check_channels(self.channels, activations.shape[-1])
         return activations
 
     def coefficients(self, activations: NDArray) -> NDArray:
@@ -235,12 +226,9 @@ class ConceptLayer:
         return None if self.pairs is None else self.pairs.detect(positions)
 
     def crops_of_fit(self, count: int = 3) -> tuple[NDArray, ...] | None:
-        """Return each concept's best crops (k, patch, patch, 3) in [0, 1], of the images of a fit.
-
-        None where the extractor kept none.
-        """
+        """Return each concept's best crops (k, patch, patch, 3) of a fit; None if it kept none."""
         factorization = getattr(self.fitted, "factorization", None)
-        if factorization is None or getattr(factorization, "crops", None) is None:
+        if getattr(factorization, "crops", None) is None:
             return None
         images, crops = factorization.inputs, np.asarray(factorization.crops)
         if len(crops) % len(images):
@@ -272,7 +260,14 @@ def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
     if isinstance(fitted, DirectionPairs):
         return DirectionPairsFactorizer.from_pairs(fitted)
     if isinstance(fitted, CraftManagerTf):
-        return _shared_instance(fitted)
+        if not getattr(fitted, "shared", False):
+            raise ValueError(
+                "the manager has pairs of their own for each class: give one of its "
+                "craft_instances, or fit one with shared=True"
+            )
+        fitted = next(filter(is_fitted, fitted.craft_instances.values()), None)
+        if fitted is None:
+            raise NotFittedError("the manager is not fitted: call fit() first")
     if isinstance(fitted, Extractor):
         return fitted
     raise TypeError(
@@ -282,30 +277,12 @@ def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
     )
 
 
-def _shared_instance(manager: CraftManagerTf) -> CraftTf:
-    name = type(manager).__name__
-    if not getattr(manager, "shared", False):
-        raise ValueError(
-            "the manager has pairs of their own for each class: give one of its craft_instances, "
-            "or fit one with shared=True"
-        )
-    for instance in manager.craft_instances.values():
-        if is_fitted(instance):
-            return instance
-    raise NotFittedError(f"this {name} is not fitted: call fit() first")
-
-
 def factorizer_of(extractor: Extractor) -> Any:
-    """Return what finds an extractor's concepts: a `ConceptFactorizer`, or CRAFT's NMF.
-
-    None for a `CraftTf` of Xplique's that is not fitted.
-    """
+    """Return a `ConceptFactorizer`, or the NMF of CRAFT; None before the fit of the latter."""
     if isinstance(extractor, ConceptFactorizer):
         return extractor
     factorizer = getattr(extractor, "factorizer", None)
-    if factorizer is None and extractor.factorization is not None:
-        factorizer = extractor.factorization.reducer
-    return factorizer
+    return factorizer or getattr(extractor.factorization, "reducer", None)
 
 
 def is_fitted(extractor: Extractor) -> bool:
@@ -319,11 +296,9 @@ def number_of_concepts(extractor: Extractor) -> int | None:
     """Return I: of the bank, or as asked for before the fit; None where it is not known."""
     if is_fitted(extractor):
         return len(_bank_of(extractor))
-    for name in ("number_of_concepts", "n_components"):  # ours and CRAFT's; Xplique's factorizers'
-        value = getattr(extractor, name, None)
-        if value is not None:
-            return int(value)
-    return None
+    # Ours and CRAFT's have the first of these, Xplique's factorizers the second.
+    names = ("number_of_concepts", "n_components")
+    return next((getattr(extractor, name) for name in names if hasattr(extractor, name)), None)
 
 
 def channels_of(extractor: Extractor) -> int | None:
@@ -336,12 +311,10 @@ def split_of(fitted: Any) -> SplitModel | None:
     if isinstance(fitted, ConceptLayer):
         return fitted.split
     extractor = as_extractor(fitted)
-    if not isinstance(extractor, CraftTf):
-        return None
     split = getattr(extractor, "split", None)
-    if isinstance(split, SplitModel):
-        return split
-    return SplitModel.of(extractor.input_to_latent_model, extractor.latent_to_logit_model)
+    if split is None and isinstance(extractor, CraftTf):
+        return SplitModel.of(extractor.input_to_latent_model, extractor.latent_to_logit_model)
+    return split
 
 
 def own_activations(fitted: Any, images: NDArray) -> NDArray | None:
@@ -422,9 +395,8 @@ def fit_factorizer(
 
 def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[NDArray], NDArray] | None:
     """Return the reading of coefficients as pictures show them; None where it is ``encode``."""
-    if not isinstance(factorizer, DirectionsFactorizer):
-        return None
-    if type(factorizer).shown_coefficients is DirectionsFactorizer.shown_coefficients:
+    inherited = DirectionsFactorizer.shown_coefficients
+    if getattr(type(factorizer), "shown_coefficients", inherited) is inherited:
         return None
     return factorizer.shown_coefficients
 
@@ -444,12 +416,8 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
         raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
     bank, factorizer = _bank_of(extractor), factorizer_of(extractor)
     output_shape = getattr(halves.input_to_latent_model, "output_shape", None)
-    channels = output_shape[-1] if isinstance(output_shape, tuple) else None
-    if channels not in (None, bank.shape[1]):
-        raise ValueError(
-            f"the concepts are of a layer of {bank.shape[1]} channels, but the network's halves "
-            f"give {channels}"
-        )
+    if isinstance(output_shape, tuple):
+        _check_channels(bank.shape[1], output_shape[-1])
     encoding, decoding, pairs = bank, None, None
     constant = np.zeros(bank.shape[1], np.float32)
     if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
@@ -482,6 +450,14 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     )
 
 
+def _check_channels(channels: int, of_network: int | None) -> None:
+    if of_network not in (None, channels):
+        raise ValueError(
+            f"the concepts are of a layer of {channels} channels, but the network's halves give "
+            f"{of_network}"
+        )
+
+
 def _head_by_class(split: SplitModel) -> Head:
     shape = getattr(split.input_to_latent_model, "output_shape", None)
     if split.head.number_of_classes is None and (not shape or None in shape[1:]):
@@ -512,7 +488,7 @@ def _check_affine(factorizer: ConceptFactorizer, bank: NDArray, constant: NDArra
 
 
 def _encode_by_nmf(nmf: Any) -> Callable[[NDArray], NDArray]:
-    """Return the reading of Xplique's CRAFT: scikit-learn's non-negative least squares."""
+    """Return the encoder of Xplique's CRAFT: scikit-learn's non-negative least squares."""
 
     def encode(positions: NDArray) -> NDArray:
         if positions.min() < 0:

@@ -175,6 +175,7 @@ def scan(
     images: ArrayLike,
     labels: ArrayLike | None = None,
     *,
+    activations: NDArray | None = None,
     patch_size: int | None = None,
     batch_size: int = 64,
     memory: int = KEPT_BYTES,
@@ -191,6 +192,9 @@ def scan(
         As the network takes them.
     labels : array-like of shape (N,) or (N, K), optional
         Their classes; None: those that the network predicts.
+    activations : ndarray of shape (N, *spatial, D), optional
+        Activations of the images, where they are known: then no image passes through the first half
+        of the network.
     patch_size : int, optional
         Side of the crops, in pixels; None: 0.3 of the images' shorter side.
     batch_size : int, default=64
@@ -219,14 +223,22 @@ def scan(
         check_integer("patch_size", patch_size)
     if labels is not None:  # as far as the classes are known: not after minutes
         check_labels(labels, len(images), layer.head.number_of_classes)
+    if activations is not None and len(activations) != len(images):
+        raise ValueError(
+            f"activations must be one for each of {len(images)} images, not {len(activations)}"
+        )
     shape = images.shape[1:]
     patch = default_patch(shape) if patch_size is None else fitting_patch(patch_size, shape)
-    reading = _Reading(layer, len(images), shape, patch, memory)
+    reading = _Reading(layer, len(images), shape, patch, memory, activations)
     starts = range(0, len(images), batch_size)
 
     def batches() -> Iterator[tuple[NDArray, NDArray]]:
         for start in progress(starts, len(starts), "images", verbose, "batch"):
-            x = layer.activations(images[start : start + batch_size], batch_size)
+            chosen = slice(start, start + batch_size)
+            if activations is None:
+                x = layer.activations(images[chosen], batch_size)
+            else:
+                x = activations[chosen]
             yield x, reading.read(x, start)
 
     at_most = max(1000, _SAMPLED_FLOATS // layer.channels)
@@ -264,9 +276,10 @@ class _Reading:
         image_shape: tuple[int, ...],
         patch: int,
         memory: int,
+        known: NDArray | None,
     ) -> None:
         self.layer, self.image_shape, self.patch = layer, image_shape, patch
-        self.number_of_images, self.memory = number_of_images, memory
+        self.number_of_images, self.memory, self.known = number_of_images, memory, known
         concepts = layer.number_of_concepts
         self.detected_together = np.zeros((concepts, concepts))
         self.histogram = np.zeros((concepts, BINS))
@@ -287,11 +300,15 @@ class _Reading:
         if not start:
             # A function as head tells its number of classes only when it is called.
             self.layer = replace(self.layer, head=self.layer.head.by_class(x))
-            count = min(self.number_of_images, self.memory // x[0].nbytes)
-            self.kept = np.empty((count, *x.shape[1:]), x.dtype)
+            if self.known is None:
+                count = min(self.number_of_images, self.memory // x[0].nbytes)
+                self.kept = np.empty((count, *x.shape[1:]), x.dtype)
+            else:
+                self.kept = self.known
         layer = self.layer
-        room = self.kept[start : start + len(x)]
-        room[:] = x[: len(room)]
+        if self.known is None:
+            room = self.kept[start : start + len(x)]
+            room[:] = x[: len(room)]
         u, shown = layer.read(x)
         features = layer.head.pool(x)
         self.logits.append(layer.head.logits(features, len(x)))

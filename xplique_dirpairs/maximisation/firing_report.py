@@ -67,9 +67,9 @@ class FiringReport:
             rival = "–" if self.firing.rival[k] < 0 else str(self.firing.rival[k])
             if self.firing.stronger[k]:
                 rival += " (stronger)"
-            cells = [_number(float(values[k]), format_spec) for values, format_spec in figures]
+            cells = [Cell.number(values[k], format_spec) for values, format_spec in figures]
             rows.append([Cell(str(concept)), *cells, Cell(rival)])
-        means = [_number(float(values.mean()), format_spec) for values, format_spec in figures]
+        means = [Cell.number(values.mean(), format_spec) for values, format_spec in figures]
         rows.append([Cell("mean"), *means, Cell("–")])
         caption = [
             f"{int(self.firing.fires.sum())} of {len(self.firing.concepts)} pictures fire their "
@@ -135,7 +135,3 @@ def measure_firing(
         np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Firing)
     )
     return FiringReport(Firing(*columns), "margins" if scales is None else "units of the scales")
-
-
-def _number(value: float, format_spec: str) -> Cell:
-    return Cell("–" if np.isnan(value) else format(value, format_spec), numbers=(value,))

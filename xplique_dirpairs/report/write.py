@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, upright_maps
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
-from xplique_dirpairs.core.geometry import coverage_matrix, default_patch
+from xplique_dirpairs.core.geometry import coverage_matrix
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.tables import Table
@@ -63,14 +63,14 @@ _DEFAULT = ReportSettings()
 def write_report(
     path: str | Path,
     concepts: Any,
-    images: ArrayLike,
+    images: ArrayLike | Scan,
     labels: ArrayLike | None = None,
     *,
     explanation: ModelExplanation | None = None,
     comparison: Comparison | None = None,
     interpretability: Interpretability | None = None,
     counterfactuals: Counterfactuals | int | None = None,
-    training_images: ArrayLike | None = None,
+    training_activations: NDArray | None = None,
     settings: ReportSettings = _DEFAULT,
     single_file: bool = False,
     verbose: int = 1,
@@ -83,10 +83,10 @@ def write_report(
         A folder, which is made if needed; or a file, with ``single_file``.
     concepts : ConceptLayer or fitted extractor
         Whatever `ConceptLayer.of` takes alone.
-    images : array-like of shape (N, height, width, C)
-        As the network takes them.
+    images : array-like of shape (N, height, width, C), or Scan
+        As the network takes them; or what `scan` has read of them with these concepts.
     labels : array-like of shape (N,), optional
-        Their classes. None: those the network predicts.
+        Their classes. None: those the network predicts, or those of the scan.
     explanation : ModelExplanation, optional
         Of the same concepts, from `explain_model`; None: made here, with its defaults.
     comparison : Comparison, optional
@@ -96,9 +96,9 @@ def write_report(
     counterfactuals : Counterfactuals or int, optional
         Of these images, in this order; or the number of concepts that may be moved together, to
         search counterfactuals of the images that have a page.
-    training_images : array-like of shape (M, height, width, C), optional
-        For this search: see `counterfactuals`. None: the images themselves, as far as their
-        activations are kept.
+    training_activations : ndarray of shape (M, *spatial, D), optional
+        Activations of the training images, for this search: see `CounterfactualSearch`. None: those
+        of the images themselves, as far as they are kept.
     settings : ReportSettings
     single_file : bool, default=False
         Everything in one HTML file, about a third larger.
@@ -119,16 +119,20 @@ def write_report(
     """
     path = Path(path)
     check_place(path, single_file)  # not after minutes
-    layer, images = ConceptLayer.of(concepts), as_images(images)
+    layer = ConceptLayer.of(concepts)
+    pixels = images.images if isinstance(images, Scan) else as_images(images)
     counts = {
         "explanation": None if explanation is None else len(explanation.concept_names),
         "interpretability": None if interpretability is None else len(interpretability.labels),
     }
-    _check_parts(layer, len(images), counts, counterfactuals, settings)
-    seen = scan(
-        layer, images, labels, batch_size=settings.batch_size, memory=settings.memory,
-        random_state=settings.random_state, verbose=verbose,
-    )  # fmt: skip
+    _check_parts(layer, len(pixels), counts, counterfactuals, settings)
+    if isinstance(images, Scan):
+        seen = images
+    else:
+        seen = scan(
+            layer, pixels, labels, batch_size=settings.batch_size, memory=settings.memory,
+            random_state=settings.random_state, verbose=verbose,
+        )  # fmt: skip
     if explanation is None:
         explanation = explain_scan(seen, random_state=settings.random_state, verbose=verbose)
     shown = page_images(seen, settings.max_images)
@@ -136,8 +140,11 @@ def write_report(
     if isinstance(counterfactuals, Counterfactuals):
         changes = tuple(_change(counterfactuals, int(n)) for n in shown)
     elif counterfactuals is not None:
-        search = CounterfactualSearch(layer, _training_activations(seen, shown, training_images))
-        found = search.find(seen.activations(shown), max_concepts=counterfactuals, verbose=verbose)
+        x = seen.activations(shown)
+        if training_activations is None:
+            training_activations = seen.kept if len(seen.kept) >= len(shown) else x
+        search = CounterfactualSearch(layer, training_activations)
+        found = search.find(x, max_concepts=counterfactuals, verbose=verbose)
         changes = tuple(_change(found, place) for place in range(len(shown)))
     report = build_report(
         seen, explanation, changes, comparison=comparison, interpretability=interpretability,
@@ -355,12 +362,6 @@ def _labels(interpretability: Interpretability) -> tuple[Label | None, ...]:
 # ------------------------------------------------------------ counterfactuals
 
 
-def _training_activations(seen: Scan, shown: NDArray, training_images: ArrayLike | None) -> NDArray:
-    if training_images is None or training_images is seen.images:
-        return seen.kept if len(seen.kept) >= len(shown) else seen.activations(shown)
-    return seen.layer.activations(as_images(training_images), seen.batch_size)
-
-
 def _change(counterfactuals: Counterfactuals, n: int) -> Change:
     """Return the counterfactual of image ``n``."""
     moved = counterfactuals.moved_concepts(n)
@@ -401,9 +402,7 @@ def _other_extractors(
         }
         used = sorted({int(i) for c in contributions.values() for i in largest_contributions(c)})
         maps = upright_maps(result.shown, images.shape[1:])[..., used]
-        has_places = maps.shape[1] * maps.shape[2] > 1
-        patch = default_patch(images.shape[1:]) if has_places else min(images.shape[1:3])
-        crops = best_crops_of_images(images, maps, patch, _OTHER_CROPS)
+        crops = best_crops_of_images(images, maps, _OTHER_CROPS)
         shown = {i: as_bytes(own, limits) for i, own in zip(used, crops, strict=True) if len(own)}
         extractors.append(ExtractorConcepts(name, contributions, shown))
     return tuple(extractors)

@@ -1,0 +1,204 @@
+"""The command ``report``: learned and given pairs, and one pass over the images."""
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from command_line import call, place, quick  # noqa: F401
+from conftest import make_images
+from PIL import Image
+
+from xplique_dirpairs.commands import report
+from xplique_dirpairs.pairs import DirectionPairs
+
+# Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+#: How often the layer `Counting` was called with each image, by its bytes.
+PASSES: Counter = Counter()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Counting(keras.layers.Layer):
+    """Counts the images that pass, and changes nothing."""
+
+    def call(self, images):
+        passed = tf.py_function(self.count, [images], images.dtype)
+        passed.set_shape(images.shape)
+        return passed
+
+    def count(self, images):
+        PASSES.update(image.tobytes() for image in images.numpy())
+        return images
+
+
+@pytest.fixture
+def counted(place, tmp_path):
+    """The model of `place` with `Counting` in front: its file."""
+    model = keras.models.load_model(place / "m.keras")
+    images = keras.Input(model.input_shape[1:])
+    x = Counting()(images)
+    for layer in model.layers[1:]:
+        x = layer(x)
+    keras.Model(images, x).save(tmp_path / "counted.keras")
+    PASSES.clear()
+    return tmp_path / "counted.keras"
+
+
+@pytest.mark.parametrize("images", ["photos", "flat"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--concepts", 3],
+        ["--concepts", 3, "--held-out", 0],
+        ["--concepts", "auto"],
+        ["--pairs", "given.npz"],
+        ["--pairs", "given.npz", "--no-counterfactuals"],
+        ["--pairs", "given.npz", "--classes", 0, 1, 2],
+    ],
+)
+def test_a_report_passes_each_image_through_the_network_once(call, place, counted, images, options):
+    options = [place / one if one == "given.npz" else one for one in options]
+    ran = call("report", "--model", counted, *options, "--json", images=images)
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["classes_are"] == (
+        "predicted" if images == "flat" else "of the folders"
+    )
+    assert len(PASSES) == 9 and set(PASSES.values()) == {1}
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Stands in for `write_report`: a list of what it was called with, by name."""
+    calls = []
+
+    def write_report(path, concepts, seen, **options):
+        path.mkdir(exist_ok=True)
+        calls.append(SimpleNamespace(concepts=concepts, images=seen.images, **options))
+        return path / "index.html"
+
+    monkeypatch.setattr(report, "write_report", write_report)
+    return calls
+
+
+def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
+    ran = call("report", "--concepts", 2, "--beside", "PCA")
+    assert ran.status == 0, ran.err
+    assert "Open report/index.html in a browser" in ran.out
+    [page] = written
+    assert (len(page.images), page.concepts.number_of_concepts) == (3, 2)
+    assert page.counterfactuals == 3 and len(page.training_activations) == 6
+    assert list(page.comparison.results)[:2] == ["pairs", "PCA"]
+    assert "1 files could not be read" in page.settings.notes[-1]
+
+
+def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(call, written):
+    assert call("fit", "--concepts", 2).status == 0
+    quick = ("--no-counterfactuals", "--json")
+    ran = call("report", "--pairs", "concepts/pairs.npz", *quick, prepared=False)
+    assert ran.status == 0, ran.err
+    [page] = written
+    assert (page.counterfactuals, page.comparison, len(page.images)) == (None, None, 9)
+    data = json.loads(ran.out)
+    assert (page.concepts.layer, data["preprocessing"]) == ("features", "unit")
+    learned = DirectionPairs.load("concepts/pairs.npz")
+    np.testing.assert_array_equal(page.concepts.pairs.filters, learned.filters)
+    assert data["page"] == "report/index.html"
+
+
+def test_pairs_are_read_at_the_layer_they_were_learned_at(call, place, written):
+    layers = [layer.name for layer in keras.models.load_model(place / "m.keras").layers]
+    assert call("fit", "--concepts", 2, "--layer", layers.index("features")).status == 0
+    learned = ["--pairs", "concepts/pairs.npz", "--no-counterfactuals"]
+    other = layers[layers.index("features") - 1]
+    ran = call("report", *learned, "--layer", other)
+    assert ran.status == 1 and f"not at {other!r}: leave --layer out" in ran.err
+    ran = call("report", *learned, "--layer", "features", "--preprocessing", "symmetric")
+    assert ran.status == 0, ran.err
+    assert "the pairs were learned with unit" in ran.err
+
+
+def test_the_report_of_a_single_image_has_no_counterfactuals(call, written):
+    ran = call("report", "--concepts", 2, "--max-images", 1)
+    assert ran.status == 0, ran.err
+    [page] = written
+    assert page.counterfactuals is None and any(
+        "from one image" in note for note in page.settings.notes
+    )
+
+
+def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, tmp_path, written):
+    network = keras.models.load_model(place / "m.keras")
+    layer = network.get_layer("features").output
+    heads = keras.layers.Dense(3, "sigmoid")(keras.layers.GlobalAveragePooling2D()(layer))
+    keras.Model(network.input, heads).save(tmp_path / "heads.keras")
+    ran = call("report", "--model", tmp_path / "heads.keras", "--concepts", 2, images="flat")
+    assert ran.status == 0, ran.err
+    [page] = written
+    assert page.counterfactuals is None and any(
+        "to choose between" in note for note in page.settings.notes
+    )
+
+
+def test_given_pairs_are_compared_on_images_that_the_others_have_not_seen(call, place, written):
+    ran = call("report", "--pairs", place / "given.npz", "--beside", "PCA", "--no-counterfactuals")
+    assert ran.status == 0, ran.err
+    [page] = written
+    assert (len(page.images), page.concepts.number_of_concepts) == (3, 3)
+    assert list(page.comparison.results)[:2] == ["pairs", "PCA"]
+    assert "may have been learned from images that are measured on" in ran.err
+
+
+@pytest.mark.parametrize("broken", [KeyboardInterrupt, ValueError])
+def test_learned_pairs_are_kept_where_the_report_fails(call, tmp_path, monkeypatch, broken):
+    def fail(*_, **__):
+        raise broken
+
+    monkeypatch.setattr(report, "write_report", fail)
+    assert call("report", "--concepts", 2).status in (1, 130)
+    assert DirectionPairs.load(tmp_path / "report" / "pairs.npz").number_of_concepts == 2
+    one = ["--single-file", "--output", "a/one.html"]
+    assert call("report", "--concepts", 3, *one).status in (1, 130)
+    assert DirectionPairs.load(tmp_path / "a" / "one_pairs.npz").number_of_concepts == 3
+
+
+def test_a_report_of_one_file_escapes_names(call, place, tmp_path):
+    pairs = ["--pairs", place / "given.npz", "--single-file", "--output", "one.html"]
+    ran = call("report", *pairs)
+    assert ran.status == 0, ran.err
+    text = (tmp_path / "one.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text and "alert(1)" in text
+
+
+def test_a_model_of_one_output_has_two_classes_in_every_command(call, place, tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, 2, activation="relu", name="features")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(1, activation="sigmoid")(x)
+    keras.Model(inputs, outputs).save(tmp_path / "one.keras")
+    for k, name in enumerate(("no", "yes")):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        for n, image in enumerate(make_images(3, (32, 32, 3), seed=k)):
+            Image.fromarray((255 * image).astype(np.uint8)).save(
+                tmp_path / "two" / name / f"{n}.png"
+            )
+    given = ["--model", tmp_path / "one.keras", "--json"]
+    commands = {
+        "fit": ["--concepts", 3],
+        "correct": ["--pairs", place / "given.npz", "--suppress", 1],
+        "report": ["--pairs", place / "given.npz"],
+    }
+    for command, options in commands.items():
+        ran = call(command, *given, *options, "--output", command, images=tmp_path / "two")
+        assert ran.status == 0, ran.err
+        data = json.loads(ran.out)
+        assert data["classes"] == {"0": "no", "1": "yes"}, command
+        assert "no counterfactuals" not in ran.err and "class folders for" not in ran.err
+        groups = {name: group["images"] for name, group in data.get("groups", {}).items()}
+        assert groups == ({"no": 3, "yes": 3} if command == "correct" else {})
+    rows = (tmp_path / "fit" / "importances.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["class", "no", "yes"]
