@@ -52,7 +52,7 @@ class Cell:
     @classmethod
     def figure(cls, value: float, decimals: int = 3) -> Cell:
         """Return a number with these decimals; a dash for NaN."""
-        return cls._number(value, f"{value:.{decimals}f}")
+        return cls.number(value, f".{decimals}f")
 
     @classmethod
     def share(cls, value: float) -> Cell:

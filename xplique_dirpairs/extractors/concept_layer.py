@@ -228,7 +228,7 @@ class ConceptLayer:
     def crops_of_fit(self, count: int = 3) -> tuple[NDArray, ...] | None:
         """Return each concept's best crops (k, patch, patch, 3) of a fit; None if it kept none."""
         factorization = getattr(self.fitted, "factorization", None)
-        if getattr(factorization, "crops", None) is None:
+        if factorization is None or factorization.crops is None:
             return None
         images, crops = factorization.inputs, np.asarray(factorization.crops)
         if len(crops) % len(images):

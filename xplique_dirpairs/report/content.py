@@ -51,7 +51,7 @@ class ReportSettings:
     title: str = "Concepts of a model"
     notes: Sequence[str] = ()
     image_names: Sequence[str] | None = None
-    pictures: Sequence[ArrayLike] | None = None
+    pictures: Sequence[ArrayLike] | NDArray | None = None
     max_images: int = 500
     nb_crops: int = 8
     picture_side: int = 320
