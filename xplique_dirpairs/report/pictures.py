@@ -33,7 +33,7 @@ class Gallery:
         When a picture is asked for that is not one.
     """
 
-    def __init__(self, images: NDArray, pictures: Sequence[ArrayLike] | None) -> None:
+    def __init__(self, images: NDArray, pictures: Sequence[ArrayLike] | NDArray | None) -> None:
         self._pictures = images if pictures is None else pictures
         # One black and one white for all; pictures given one by one have each their own.
         self._limits = None
