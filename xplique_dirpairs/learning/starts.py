@@ -139,7 +139,7 @@ def has_gap(features: NDArray, filters: NDArray, chosen: NDArray) -> bool:
     """
     count = len(chosen) if np.array_equal(chosen, filters[: len(chosen)]) else len(chosen) - 1
     rest = skewnesses(features, filters[count:])
-    return skewnesses(features, chosen).min() > GAP * max(rest, default=0.0)
+    return bool(skewnesses(features, chosen).min() > GAP * max(rest, default=0.0))
 
 
 def with_the_absence(features: NDArray, filters: NDArray, concepts: int) -> NDArray:
