@@ -127,6 +127,15 @@ def measure_firing(
         raise ValueError(
             f"there are {len(images)} images, but {len(chosen)} concepts: give one image for each"
         )
+    if scales is not None:
+        scales = np.asarray(scales, np.float64)
+        if scales.shape != (pairs.number_of_concepts,) or not (
+            np.isfinite(scales).all() and scales.min() > 0
+        ):
+            raise ValueError(
+                f"scales must be {pairs.number_of_concepts} positive numbers, one for each "
+                f"concept, not {scales}"
+            )
     parts = []
     for part in slices(len(images), batch_size):
         excess = pairs.project(layer.activations(images[part], batch_size)) - pairs.biases
