@@ -279,11 +279,6 @@ class DirectionPairs:
             return float("inf")
         return float(np.linalg.cond(_unit_gram(self.filters, self.signals)))
 
-    @property
-    def is_well_conditioned(self) -> bool:
-        """Whether B is the plain inverse, so that WᵀB = 1 (condition number ≤ 30)."""
-        return self.condition_number <= WELL_CONDITIONED
-
     @cached_property
     def bank_error(self) -> float:
         """max |WᵀB − 1|: how far moving along a column of B changes other projections."""

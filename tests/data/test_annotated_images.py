@@ -2,8 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from annotated_masks import mask_of
 
-from xplique_dirpairs.data.annotated_images import AnnotatedImages, AnnotatedStream
+from xplique_dirpairs.data.annotated_images import (
+    AnnotatedImages,
+    AnnotatedStream,
+    flat_concepts,
+)
 
 CONCEPTS = {"object": ("house", "tree"), "colour": ("red", "green", "blue")}
 
@@ -16,12 +21,10 @@ def annotated(rng):
     return AnnotatedImages(images, masks, CONCEPTS, np.arange(10) % 3, ("a", "b", "c"))
 
 
-def test_concepts_are_listed_category_by_category_and_number_c_is_the_name_before(annotated):
+def test_concepts_are_listed_category_by_category():
     flat = [("object", "house"), ("object", "tree")]
     flat += [("colour", name) for name in ("red", "green", "blue")]
-    assert annotated.flat_concepts == flat
-    assert annotated.concept_number("colour", "blue") == 3
-    np.testing.assert_array_equal(annotated.mask("colour", "blue"), annotated.masks["colour"] == 3)
+    assert flat_concepts(CONCEPTS) == flat
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 64])
@@ -34,17 +37,6 @@ def test_batches_are_all_of_the_images_in_order(annotated, size):
     for category, mask in annotated.masks.items():
         parts = [masks[category] for _, masks in batches]
         np.testing.assert_array_equal(np.concatenate(parts), mask)
-
-
-def test_occurrence_says_which_image_shows_which_concept(annotated):
-    found = annotated.occurrence()
-    slowly = [
-        [annotated.mask(category, name)[k].any() for category, name in annotated.flat_concepts]
-        for k in range(len(annotated))
-    ]
-    np.testing.assert_array_equal(found, slowly)
-    assert not found[:4, 1].any()
-    assert found[4:, 1].all()
 
 
 def test_a_subset_keeps_images_masks_and_labels_together(annotated):
@@ -94,13 +86,13 @@ def test_one_mask_for_each_image_is_renumbered_in_the_order_of_the_names(rng, ba
         np.zeros((6, 4, 4, 3), np.uint8), masks, names, category="cloth", background=background
     )
     listed = [name for number, name in names.items() if number != background]
-    assert found.flat_concepts == [("cloth", name) for name in listed]
+    assert flat_concepts(found.concepts) == [("cloth", name) for name in listed]
     assert not found.exhaustive
     for number, name in names.items():
         if number == background:
             np.testing.assert_array_equal(found.masks["cloth"] == 0, masks == number)
         else:
-            np.testing.assert_array_equal(found.mask("cloth", name), masks == number)
+            np.testing.assert_array_equal(mask_of(found, "cloth", name), masks == number)
 
 
 def test_a_background_needs_no_name():
@@ -111,7 +103,7 @@ def test_a_background_needs_no_name():
 
 def test_a_stream_can_be_read_again_and_gives_what_is_in_memory(annotated):
     stream = AnnotatedStream(annotated.batches, CONCEPTS)
-    assert stream.flat_concepts == annotated.flat_concepts
+    assert stream.concepts == annotated.concepts
     for _ in range(2):
         for came, wanted in zip(stream.batches(4), annotated.batches(4), strict=True):
             np.testing.assert_array_equal(came[0], wanted[0])
@@ -135,7 +127,7 @@ def test_a_stream_asks_for_one_batch_at_a_time(annotated):
 def test_masks_may_be_bool_where_there_is_one_concept():
     mask = np.array([[[True, False]]])
     found = AnnotatedImages(np.zeros((1, 1, 2, 3)), {"sign": mask}, {"sign": ["mark"]})
-    np.testing.assert_array_equal(found.mask("sign", "mark"), mask)
+    np.testing.assert_array_equal(mask_of(found, "sign", "mark"), mask)
 
 
 IMAGES = np.zeros((2, 3, 3, 3), np.float32)
@@ -193,10 +185,6 @@ def test_single_masks_that_do_not_fit_are_named():
 
 
 def test_arguments_of_methods_that_do_not_fit_are_named(annotated):
-    with pytest.raises(ValueError, match=r"no category 'part', only \['object', 'colour'\]"):
-        annotated.mask("part", "roof")
-    with pytest.raises(ValueError, match=r"no object 'car', only \['house', 'tree'\]"):
-        annotated.mask("object", "car")
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, not 0"):
         annotated.batches(0)
     for share in (0.0, 1.0, 0.01):

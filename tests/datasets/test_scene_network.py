@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from annotated_masks import mask_of
 
 from xplique_dirpairs.datasets.annotated_scenes import (
     LAYER,
@@ -71,5 +72,5 @@ def test_the_network_learns_the_classes():
     model = train_scene_network(scenes.images, scenes.labels, verbose=0)
     right = model.predict(fresh.images, verbose=0).argmax(axis=1) == fresh.labels
     assert right.mean() > 0.95
-    there = fresh.mask("object", "balloon").any(axis=(1, 2))
+    there = mask_of(fresh, "object", "balloon").any(axis=(1, 2))
     assert abs(right[there].mean() - right[~there].mean()) < 0.04

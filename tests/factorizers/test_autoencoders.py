@@ -204,14 +204,11 @@ def test_relaxed_by_nothing_is_archetypal(fitted, x):
     np.testing.assert_array_equal(relaxed, fitted(ArchetypalFactorizer).get_concept_bank())
 
 
-def test_centroids_are_seeded_or_given(fitted, x):
+def test_centroids_are_seeded(fitted, x):
     seeded = fitted(ArchetypalFactorizer).centroids_
     other = ArchetypalFactorizer(CONCEPTS, steps=1, random_state=1)
     other.fit(x)
     assert np.abs(seeded - other.centroids_).max() > 1e-3
-    given = ArchetypalFactorizer(CONCEPTS, centroids=seeded[:20], steps=1, random_state=1)
-    given.fit(x)
-    np.testing.assert_allclose(given.centroids_, seeded[:20], atol=1e-5)
 
 
 # ------------------------------------------------------- reading and writing
@@ -346,13 +343,6 @@ def test_verbose_shows_progress_and_the_default_does_not(x, capsys):
         (RelaxedArchetypalFactorizer, {"delta": np.nan}, "delta must be"),
         (ArchetypalFactorizer, {"n_centroids": 5}, "n_centroids must be an integer of at least 6"),
         (ArchetypalFactorizer, {"n_centroids": 601}, "more than the 600 positions"),
-        (ArchetypalFactorizer, {"centroids": np.ones((9, 3))}, r"\(n ≥ 6, 12\), not \(9, 3\)"),
-        (ArchetypalFactorizer, {"centroids": np.ones((5, 12))}, r"received \(5, 12\)"),
-        (
-            ArchetypalFactorizer,
-            {"centroids": np.ones((9, 12)), "n_centroids": 8},
-            "received 9 centroids, but n_centroids=8",
-        ),
     ],
 )
 def test_parameters_out_of_range_are_refused(x, kind, wrong, message):

@@ -38,7 +38,7 @@ def annotations(rng, images=6, cells=(3, 4), shape=(10, 13), detectors=5, dtype=
 
 
 def moved(data, down, right):
-    """Maps as large as the masks whose cells lie so many pixels farther down and right."""
+    """Maps as large as the masks whose cells lie a number of pixels farther down and right."""
     height, width = data.maps.shape[1:3]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)

@@ -43,36 +43,8 @@ def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[Concept]:
     return [(category, name) for category, names in concepts.items() for name in names]
 
 
-class _ConceptList:
-    """The list of concepts, shared by sets in memory and streams."""
-
-    concepts: dict[str, tuple[str, ...]]
-    exhaustive: bool
-
-    @property
-    def flat_concepts(self) -> list[Concept]:
-        """(category, name) of every concept, category by category."""
-        return flat_concepts(self.concepts)
-
-    def concept_number(self, category: str, name: str) -> int:
-        """Return the number that marks a concept in the masks of its category.
-
-        Raises
-        ------
-        ValueError
-            If there is no concept of this name.
-        """
-        if category not in self.concepts:
-            raise ValueError(f"there is no category {category!r}, only {list(self.concepts)}")
-        if name not in self.concepts[category]:
-            raise ValueError(
-                f"there is no {category} {name!r}, only {list(self.concepts[category])}"
-            )
-        return self.concepts[category].index(name) + 1
-
-
 @dataclass(frozen=True, eq=False)
-class AnnotatedImages(_ConceptList):
+class AnnotatedImages:
     """Images and masks, in memory.
 
     Parameters
@@ -176,21 +148,6 @@ class AnnotatedImages(_ConceptList):
     def __len__(self) -> int:
         return len(self.images)
 
-    def mask(self, category: str, name: str) -> NDArray:
-        """Return where a concept is, (N, H, W) bool."""
-        number = self.concept_number(category, name)
-        return self.masks[category] == number
-
-    def occurrence(self) -> NDArray:
-        """Return which image shows which concept, (N, I) bool in the order of ``flat_concepts``."""
-        columns = []
-        for category, names in self.concepts.items():
-            occurs = np.zeros((len(self), len(names) + 1), bool)
-            for row, mask in zip(occurs, self.masks[category], strict=True):
-                row[np.unique(mask)] = True
-            columns.append(occurs[:, 1:])
-        return np.concatenate(columns, axis=1)
-
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
         """Yield images and masks in order, ``batch_size`` at a time.
 
@@ -253,7 +210,7 @@ class AnnotatedImages(_ConceptList):
         return self.subset(in_first[member]), self.subset(~in_first[member])
 
 
-class AnnotatedStream(_ConceptList):
+class AnnotatedStream:
     """Images and masks that are made batch by batch, as often as they are read.
 
     Parameters

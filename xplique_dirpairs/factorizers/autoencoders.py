@@ -279,8 +279,6 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     n_centroids : int, optional
         From I to the number of positions. Default: 10 I and at least 100, or the number of
         positions where that is less.
-    centroids : array-like of shape (n, D), optional
-        Centroids to use (raw features) instead of those of K-Means.
 
     Attributes
     ----------
@@ -293,7 +291,6 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     """
 
     n_centroids: int | None = None
-    centroids: ArrayLike | None = None
     centroids_: NDArray = field(init=False)
     mixture_: NDArray = field(init=False)
     relaxation_: NDArray = field(init=False)
@@ -305,18 +302,6 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
 
     def _check_parameters(self, x: NDArray) -> int:
         k = super()._check_parameters(x)
-        if self.centroids is not None:
-            given = np.asarray(self.centroids)
-            wanted = f"(n ≥ {self.number_of_concepts}, {x.shape[1]})"
-            if given.ndim != 2 or given.shape[1] != x.shape[1]:
-                raise ValueError(f"centroids must have shape {wanted}, not {given.shape}")
-            if len(given) < self.number_of_concepts or not np.isfinite(given).all():
-                raise ValueError(f"centroids must be finite, {wanted}: received {given.shape}")
-            if self.n_centroids not in (None, len(given)):
-                raise ValueError(
-                    f"received {len(given)} centroids, but n_centroids={self.n_centroids}"
-                )
-            return k
         count = self._count_centroids(x)
         check_integer("n_centroids", count, minimum=self.number_of_concepts)
         if count > len(x):
@@ -332,16 +317,13 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
         self, x: NDArray, centre: NDArray, scale: float, rng: np.random.Generator
     ) -> ArchetypalDictionary:
         seed = int(rng.integers(2**31))
-        if self.centroids is None:
-            count = self._count_centroids(x)
-            sample = _sample(x, max(_CLUSTER_SAMPLE, count), centre, scale, rng)
-            # k-means++ would take twenty times as long here, for centroids that are no better
-            clustering = MiniBatchKMeans(
-                count, init="random", batch_size=2048, max_iter=10, n_init=1, random_state=seed
-            )
-            centroids = clustering.fit(sample).cluster_centers_
-        else:
-            centroids = (np.asarray(self.centroids, np.float64) - centre) / scale
+        count = self._count_centroids(x)
+        sample = _sample(x, max(_CLUSTER_SAMPLE, count), centre, scale, rng)
+        # k-means++ would take twenty times as long here, for centroids that are no better
+        clustering = MiniBatchKMeans(
+            count, init="random", batch_size=2048, max_iter=10, n_init=1, random_state=seed
+        )
+        centroids = clustering.fit(sample).cluster_centers_
         # archetypes start at centroids in different directions
         directions = unit_rows(centroids)
         _, corners = kmeans_plusplus(directions, self.number_of_concepts, random_state=seed)

@@ -6,7 +6,7 @@ In all of them ``constant_`` is the mean: with every concept off, the features a
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.core.linear_algebra import largest_entry_signs, unit_rows
+from xplique_dirpairs.core.linear_algebra import largest_entry_signs, principal_axes, unit_rows
 from xplique_dirpairs.factorizers.base import (
     AffineFactorizer,
     IterativeFactorizer,
@@ -39,22 +39,13 @@ class PCAFactorizer(LinearFactorizer):
         I, at most D.
     random_state : int, optional
         Without effect: the result is exact. Present so that all factorizers are made alike.
-
-    Attributes
-    ----------
-    explained_variances_ : ndarray of shape (I,)
-        Variances along the components, largest first.
     """
-
-    explained_variances_: NDArray = field(init=False)
 
     def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
         if self.number_of_concepts > x.shape[1]:
             raise _too_many(self, x.shape[1])
         moments = Moments.of(x)
-        values, vectors = np.linalg.eigh(moments.covariance)
-        axes = vectors.T[::-1][: self.number_of_concepts]
-        self.explained_variances_ = np.maximum(values[::-1][: self.number_of_concepts], 0.0)
+        axes = principal_axes(moments.covariance)[0][: self.number_of_concepts]
         bank = axes * largest_entry_signs(axes)
         self.filters_ = bank.astype(np.float32)
         return bank, moments.mean
