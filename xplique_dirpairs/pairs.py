@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.linear_algebra import regularised_inverse, unit_rows
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
@@ -63,12 +64,12 @@ class DirectionPairs:
         If shapes disagree, a value is not finite, or a filter or signal vector is zero.
     """
 
-    filters: NDArray
-    biases: NDArray
-    signals: NDArray
-    mean: NDArray
-    absent_levels: NDArray
-    recurrence: NDArray | None = None
+    filters: Array
+    biases: Array
+    signals: Array
+    mean: Array
+    absent_levels: Array
+    recurrence: Array | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -131,13 +132,13 @@ class DirectionPairs:
         return self.filters.shape[1]
 
     @cached_property
-    def margins(self) -> NDArray:
+    def margins(self) -> Array:
         """M_i = 1/‖w_i‖, (I,): half-width of a detector's transition, in feature units."""
         return _frozen(1.0 / np.linalg.norm(self.filters, axis=1))
 
     # ---------------------------------------------------------------- reading
 
-    def project(self, x: ArrayLike) -> NDArray:
+    def project(self, x: ArrayLike) -> Array:
         """Compute projections z = Wᵀx.
 
         Parameters
@@ -155,24 +156,24 @@ class DirectionPairs:
         """
         return self._project(self._as_features(x))
 
-    def _project(self, x: NDArray) -> NDArray:
+    def _project(self, x: Array) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):
             z = x @ self.filters.T
         # Projections of features that are not finite are not finite: fewer values to check.
         check_finite("activations", z)
         return z
 
-    def detect(self, x: ArrayLike) -> NDArray:
+    def detect(self, x: ArrayLike) -> Array:
         """Compute detections y = σ(Wᵀx − b), (..., I), in [0, 1]; y > 0.5: concept detected."""
         # σ in a form that overflows at neither end
         return 0.5 * (1.0 + np.tanh(0.5 * (self.project(x) - self.biases)))
 
-    def signal_values(self, x: ArrayLike) -> NDArray:
+    def signal_values(self, x: ArrayLike) -> Array:
         """Compute signal values about their mean, α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i), (..., I)."""
         gain = np.einsum("id,id->i", self.filters, self.signals)
         return self._project(self._as_features(x) - self.mean) / gain
 
-    def coefficients(self, x: ArrayLike, off: Off = "absent") -> NDArray:
+    def coefficients(self, x: ArrayLike, off: Off = "absent") -> Array:
         """Compute concept coefficients: how far each concept is from being switched off.
 
         Parameters
@@ -196,7 +197,7 @@ class DirectionPairs:
 
     # ---------------------------------------------------------------- writing
 
-    def bank(self, off: Off = "absent") -> NDArray:
+    def bank(self, off: Off = "absent") -> Array:
         """Return the concept bank (I, D), ``combine(u) = u @ bank``: Bᵀ (absent), Ŝᵀ (undecided).
 
         B = Ŝ(WᵀŜ)⁻¹: moving along its column i changes projection i and no other. Where WᵀŜ is
@@ -205,7 +206,7 @@ class DirectionPairs:
         check_choice("off", off, get_args(Off))
         return self._absent_bank if off == "absent" else self.signals
 
-    def combine(self, coefficients: ArrayLike, off: Off = "absent") -> NDArray:
+    def combine(self, coefficients: ArrayLike, off: Off = "absent") -> Array:
         """Compute the part of the features that the coefficients stand for, (..., I) → (..., D).
 
         Parameters
@@ -228,7 +229,7 @@ class DirectionPairs:
         x: ArrayLike,
         concepts: int | Sequence[int],
         limits: tuple[float | None, float | None] = (None, None),
-    ) -> NDArray:
+    ) -> Array:
         """Move features onto the hyperplanes of the given concepts wherever these are detected.
 
         x − B_C ReLU(W_Cᵀx − b_C) for the concepts C: no other concept of C is changed, and
@@ -254,7 +255,7 @@ class DirectionPairs:
         moved = x - excess @ _absent_bank(filters, signals).astype(x.dtype)
         return np.clip(moved, *limits) if any(v is not None for v in limits) else moved
 
-    def steer(self, x: ArrayLike, concept: int, amount: float) -> NDArray:
+    def steer(self, x: ArrayLike, concept: int, amount: float) -> Array:
         """Compute x + amount · ŝ_concept at every position, (..., D) → (..., D)."""
         check_concepts(concept, self.number_of_concepts)
         check_number("amount", amount)
@@ -263,7 +264,7 @@ class DirectionPairs:
         return x + np.float32(amount) * self.signals[concept]
 
     @cached_property
-    def cross_inverse(self) -> NDArray:
+    def cross_inverse(self) -> Array:
         """(WᵀŜ)⁺, (I, I) float64: from projections to coordinates along the signal vectors."""
         return _frozen(_cross_inverse(self.filters, self.signals))
 
@@ -286,7 +287,7 @@ class DirectionPairs:
         return float(np.abs(product - np.eye(self.number_of_concepts)).max())
 
     @cached_property
-    def _absent_bank(self) -> NDArray:
+    def _absent_bank(self) -> Array:
         return _frozen(_absent_bank(self.filters, self.signals).astype(np.float32))
 
     # ---------------------------------------------------------------- files
@@ -309,7 +310,7 @@ class DirectionPairs:
         """
         return FORMAT.load(path, lambda arrays, _: cls(**arrays))
 
-    def _as_features(self, x: ArrayLike) -> NDArray:
+    def _as_features(self, x: ArrayLike) -> Array:
         x = _as_real("features", x)
         if x.shape[-1:] != (self.channels,):
             raise ValueError(
@@ -318,12 +319,12 @@ class DirectionPairs:
         return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
 
 
-def _unit_gram(filters: NDArray, signals: NDArray) -> NDArray:
+def _unit_gram(filters: Array, signals: Array) -> Array:
     """Return ŴᵀŜ, (I, I) float64."""
     return unit_rows(filters.astype(np.float64)) @ signals.astype(np.float64).T
 
 
-def _cross_inverse(filters: NDArray, signals: NDArray) -> NDArray:
+def _cross_inverse(filters: Array, signals: Array) -> Array:
     """Return (WᵀŜ)⁺, (I, I): plain where well-conditioned and I ≤ D, regularised elsewhere."""
     margins = 1.0 / np.linalg.norm(filters.astype(np.float64), axis=1)
     gram = _unit_gram(filters, signals)
@@ -333,18 +334,18 @@ def _cross_inverse(filters: NDArray, signals: NDArray) -> NDArray:
     return inverse * margins
 
 
-def _absent_bank(filters: NDArray, signals: NDArray) -> NDArray:
+def _absent_bank(filters: Array, signals: Array) -> Array:
     """Return Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D)."""
     return _cross_inverse(filters, signals).T @ signals.astype(np.float64)
 
 
-def _as_real(name: str, values: ArrayLike) -> NDArray:
+def _as_real(name: str, values: ArrayLike) -> Array:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     return array
 
 
-def _frozen(array: NDArray) -> NDArray:
+def _frozen(array: Array) -> Array:
     array.setflags(write=False)
     return array

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.console import Console
@@ -22,6 +22,7 @@ from xplique_dirpairs.commands.subject import (
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.autoencoders import (
@@ -105,17 +106,15 @@ class SeededCraft(CraftTf):
         super().__init__(*arguments, **options)
         self._seed, self._crop_bytes = seed, crop_bytes
 
-    def fit(
-        self, inputs: ArrayLike, class_id: int = 0
-    ) -> tuple[tf.Tensor, NDArray[Any], NDArray[Any]]:
+    def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, Array, Array]:
         """Fit like `CraftTf.fit`; uint8 images are converted."""
         np.random.seed(self._seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
-        result: tuple[tf.Tensor, NDArray[Any], NDArray[Any]] = super().fit(
+        result: tuple[tf.Tensor, Array, Array] = super().fit(
             np.asarray(inputs, np.float32), class_id=class_id
         )
         return result
 
-    def _extract_patches(self, inputs: NDArray[Any]) -> tuple[tf.Tensor, NDArray[Any]]:
+    def _extract_patches(self, inputs: Array) -> tuple[tf.Tensor, Array]:
         stride = int(self.patch_size * 0.8)
         across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
         few = max(1, self._crop_bytes // max(1, across * down * inputs[0].nbytes))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.extractors.craft import sensitivity_of
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
@@ -60,7 +59,7 @@ class ClassConcepts:
     extractor: DirectionPairsTf
 
     @property
-    def importances(self) -> NDArray[Any]:
+    def importances(self) -> Array:
         """Total Sobol indices of the class's score, (I,)."""
         return np.asarray(self.extractor.sensitivity.importances)
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xplique_dirpairs.commands.console import listed, printable
+from xplique_dirpairs.core.types import Array
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 
@@ -82,9 +82,9 @@ class FolderImages:
         Number of image files in the folder.
     """
 
-    pixels: NDArray[Any]
+    pixels: Array
     names: tuple[str, ...]
-    folders: NDArray[Any]
+    folders: Array
     classes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     file_count: int
@@ -165,7 +165,7 @@ def read_images(
     """
     counts = [len(paths) for paths in files.files]
     rng = np.random.default_rng(seed)
-    kept: list[tuple[int, Path, NDArray[Any]]] = []
+    kept: list[tuple[int, Path, Array]] = []
     skipped = []
     for k, (paths, quota) in enumerate(zip(files.files, spread(counts, max_images), strict=True)):
         order = np.arange(len(paths)) if quota == len(paths) else rng.permutation(len(paths))
@@ -212,9 +212,7 @@ def spread(counts: Sequence[int], total: int | None) -> list[int]:
     return quotas
 
 
-def read_image(
-    path: str | os.PathLike[str], size: tuple[int, int], channels: int = 3
-) -> NDArray[Any]:
+def read_image(path: str | os.PathLike[str], size: tuple[int, int], channels: int = 3) -> Array:
     """Read one image, (height, width, channels) uint8; of an animation the first picture.
 
     It is turned as its camera recorded, scaled until it covers the size, and its middle is cut out.

@@ -17,10 +17,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from xplique_dirpairs.commands.console import Console, UsageError, printable
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.models.graph import check_is_cut, layer_output, nodes_before, output_limits
 from xplique_dirpairs.models.split import split_model
 
@@ -137,7 +137,7 @@ class Preprocessing:
 
     name: str
     layers: Callable[[Any], Any] | None = None
-    function: Callable[[NDArray[Any]], Any] | None = None
+    function: Callable[[Array], Any] | None = None
 
     def before(self, model: keras.Model) -> keras.Model:
         """Return a model that takes what `apply` returns."""
@@ -146,7 +146,7 @@ class Preprocessing:
         pixels = keras.Input(model.input_shape[1:], name="pixels")
         return keras.Model(pixels, model(self.layers(pixels)), name=f"{model.name}_of_pixels")
 
-    def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
+    def apply(self, pixels: Array) -> Array:
         """Return images (N, height, width, C) for the model of `before`.
 
         Raises

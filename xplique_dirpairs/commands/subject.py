@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from xplique_dirpairs.commands.console import Console, UsageError, as_json, listed, printable
 from xplique_dirpairs.commands.images import (
@@ -32,6 +31,7 @@ from xplique_dirpairs.commands.network import (
     suggestion,
 )
 from xplique_dirpairs.core.geometry import default_patch
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.recipe import get_recipe
@@ -66,30 +66,30 @@ class Subject:
     split: SplitModel
     preprocessing: Preprocessing
     read: FolderImages
-    images: NDArray[Any]
-    labels: NDArray[Any] | None
+    images: Array
+    labels: Array | None
     class_names: ClassNames
 
     @cached_property
-    def activations(self) -> NDArray[Any]:
+    def activations(self) -> Array:
         """Activations of all images, (N, *spatial, D)."""
         return compute_activations(self.split.input_to_latent_model, self.images)
 
     @property
-    def known_activations(self) -> NDArray[Any] | None:
+    def known_activations(self) -> Array | None:
         """The activations, if they have been asked for before; else None."""
-        known: NDArray[Any] | None = self.__dict__.get("activations")
+        known: Array | None = self.__dict__.get("activations")
         return known
 
     @cached_property
-    def predicted(self) -> NDArray[Any]:
+    def predicted(self) -> Array:
         """The classes that the network predicts, (N,)."""
         head = self.split.head
-        classes: NDArray[Any] = head.predict(head.pool(self.activations)).argmax(axis=1)
+        classes: Array = head.predict(head.pool(self.activations)).argmax(axis=1)
         return classes
 
     @property
-    def ids(self) -> NDArray[Any]:
+    def ids(self) -> Array:
         """The classes of the folders, or those that the network predicts, (N,)."""
         return self.predicted if self.labels is None else self.labels
 
@@ -104,7 +104,7 @@ class Subject:
         """Side of crops, in pixels: a little less than a third of an image."""
         return default_patch(self.images.shape[1:])
 
-    def part(self, chosen: NDArray[Any]) -> Subject:
+    def part(self, chosen: Array) -> Subject:
         """Return the subject with some of its images; activations that are known are kept."""
         read = replace(
             self.read,
@@ -140,7 +140,7 @@ class Subject:
         largest = np.argsort(-counts, kind="stable")[:at_most]
         return [int(k) for k in np.sort(classes[largest])]
 
-    def summary(self, arguments: argparse.Namespace, class_ids: NDArray[Any]) -> dict[str, Any]:
+    def summary(self, arguments: argparse.Namespace, class_ids: Array) -> dict[str, Any]:
         """Return what a result was made with, on images of these classes."""
         return {
             "command": arguments.command,

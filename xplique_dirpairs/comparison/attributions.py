@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.inputs import Subject
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_choice, check_integer
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.attribution import (
@@ -48,11 +49,11 @@ class Attributions:
         Of integrated gradients: how far the values are from that sum.
     """
 
-    values: NDArray
-    class_ids: NDArray
+    values: Array
+    class_ids: Array
     measure: str
-    error: NDArray | None = None
-    gap: NDArray | None = None
+    error: Array | None = None
+    gap: Array | None = None
 
 
 def attribute(
@@ -141,7 +142,7 @@ def _by_batch(
     return parts
 
 
-def _class_score(head: Head, bank: NDArray, limits: tuple[Any, Any]) -> Callable[..., tf.Tensor]:
+def _class_score(head: Head, bank: Array, limits: tuple[Any, Any]) -> Callable[..., tf.Tensor]:
     """Return a compiled function: coefficients, residual, classes → the logits of these classes."""
 
     @functools.partial(tf.function, reduce_retracing=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
@@ -27,6 +27,7 @@ from xplique_dirpairs.comparison.inputs import (
 )
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import as_positions, by_position
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.concept_layer import (
@@ -175,8 +176,8 @@ class _Measurer:
     split: SplitModel
     subject: Subject
     settings: Settings
-    fit_images: NDArray | None
-    fit_activations: NDArray
+    fit_images: Array | None
+    fit_activations: Array
 
     def measure(self, name: str, extractor: Extractor) -> ExtractorResult:
         """Fit an extractor that is not fitted, and measure the coefficients it reads."""
@@ -220,13 +221,13 @@ class _Measurer:
             raise ValueError("it is not fitted, and there are no fit_images")
         fit_extractor(extractor, self.fit_images, self.fit_activations, self.split.head)
 
-    def _mean_residual(self, concepts: ConceptLayer) -> NDArray:
+    def _mean_residual(self, concepts: ConceptLayer) -> Array:
         """Return the mean of x − decode(encode(x)) over positions, (D,)."""
         x = _sampled(as_positions(self.fit_activations))
         residual = x - concepts.reconstructions(concepts.coefficients(x))
         return residual.mean(axis=0, dtype=np.float64).astype(np.float32)
 
-    def _dictionary_values(self, concepts: ConceptLayer, reading: Reading) -> dict[str, NDArray]:
+    def _dictionary_values(self, concepts: ConceptLayer, reading: Reading) -> dict[str, Array]:
         rows = self.subject.head.class_rows
         return dictionary_values(
             concepts.encoding,
@@ -261,11 +262,11 @@ class _Measurer:
         )
 
 
-def _sampled(positions: NDArray) -> NDArray:
+def _sampled(positions: Array) -> Array:
     return positions[:: max(1, len(positions) // _SAMPLED_POSITIONS)]
 
 
-def _error_of_mean(errors: list[NDArray]) -> NDArray:
+def _error_of_mean(errors: list[Array]) -> Array:
     return np.sqrt(np.mean(np.square(errors), axis=0) / len(errors))
 
 

@@ -9,9 +9,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
 from xplique_dirpairs.metrics.fidelity import FRACTIONS, Curves, Fidelity, probabilities_at
@@ -71,10 +71,10 @@ class ExtractorResult:
     """
 
     name: str
-    encoding: NDArray
-    decoding: NDArray | None
-    shown: NDArray
-    values: dict[str, NDArray]
+    encoding: Array
+    decoding: Array | None
+    shown: Array
+    values: dict[str, Array]
     fidelity: Fidelity
     importances: SobolIndices
     seconds: dict[str, float]
@@ -101,7 +101,7 @@ class ExtractorResult:
         figures = [seed.summaries[key].value for seed in self.seeds if key in seed.summaries]
         return float(np.std(figures, ddof=1)) if len(figures) > 1 else float("nan")
 
-    def deletion_at(self, changes: Iterable[float]) -> NDArray:
+    def deletion_at(self, changes: Iterable[float]) -> Array:
         """Return the mean class probability where deletion changed the features this much, (n,).
 
         Defined as P@; a mean over the images, and over the seeds of an average.
@@ -152,7 +152,7 @@ class ExtractorResult:
 
     # ------------------------------------------------------------ files
 
-    def to_archive(self, prefix: str, arrays: dict[str, NDArray]) -> dict[str, Any]:
+    def to_archive(self, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
         """Add the arrays under names with a prefix, and return the rest, for JSON."""
         parts = {
             "shown": self.shown,
@@ -180,11 +180,11 @@ class ExtractorResult:
 
     @classmethod
     def from_archive(
-        cls, header: dict[str, Any], prefix: str, arrays: Mapping[str, NDArray]
+        cls, header: dict[str, Any], prefix: str, arrays: Mapping[str, Array]
     ) -> ExtractorResult:
         """Return the result that `to_archive` took apart."""
 
-        def part(name: str) -> NDArray:
+        def part(name: str) -> Array:
             return arrays[f"{prefix}.{name}"]
 
         values = {key: part(f"values.{key}") for key in header["values"]}
@@ -219,7 +219,7 @@ def _mean_at(result: ExtractorResult, change: float) -> float:
     return float(np.nanmean(probabilities_at(deletion, change)[0]))
 
 
-def _means(values: Sequence[Mapping[str, NDArray]]) -> dict[str, NDArray]:
+def _means(values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     common = [key for key in values[0] if all(key in other for other in values)]
     return {key: np.mean([each[key] for each in values], axis=0) for key in common}
 
@@ -231,7 +231,7 @@ def _mean_curves(curves: Sequence[Curves]) -> Curves:
     )
 
 
-def upright_maps(shown: NDArray, image_shape: tuple[int, ...]) -> NDArray:
+def upright_maps(shown: Array, image_shape: tuple[int, ...]) -> Array:
     """Return shown coefficients as concept maps; those that are mostly negative change sign.
 
     Parameters
@@ -359,7 +359,7 @@ def _cell(metric: Metric, result: ExtractorResult, best: ExtractorResult | None)
     return Cell(text, is_best, numbers)
 
 
-def paired_difference(metric: Metric, ours: NDArray, theirs: NDArray) -> Summary:
+def paired_difference(metric: Metric, ours: Array, theirs: Array) -> Summary:
     """Return a metric's figure of one extractor minus that of another.
 
     The bootstrap draws the same images for both.

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, NO_LEARNING, RANDOM
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_images, check_labels
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.concept_layer import (
@@ -56,7 +57,7 @@ class Settings:
     """
 
     shape: tuple[int, ...]
-    logits: NDArray
+    logits: Array
     limits: tuple[float, float]
     fit_images: str | None
     importance_images: int
@@ -83,13 +84,13 @@ class Settings:
         return {name: value for name, value in asdict(self).items() if name != "logits"}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], logits: NDArray) -> Settings:
+    def from_json(cls, values: dict[str, Any], logits: Array) -> Settings:
         """Return the settings that `to_json` gave, with their logits."""
         arrays = {"shape": tuple(values["shape"]), "limits": tuple(values["limits"])}
         return cls(**values | arrays, logits=logits)
 
 
-def checksum(images: NDArray | None) -> str | None:
+def checksum(images: Array | None) -> str | None:
     """Return a checksum of an array's values, type and shape; None for no array."""
     if images is None:
         return None
@@ -98,7 +99,7 @@ def checksum(images: NDArray | None) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _are_close(ours: NDArray, theirs: NDArray) -> bool:
+def _are_close(ours: Array, theirs: Array) -> bool:
     scale = max(float(np.abs(ours).max()), 1e-12)
     return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max() <= _TOLERANCE * scale)
 
@@ -149,7 +150,7 @@ def find_split(extractors: Iterable[Any], split: Split | None) -> SplitModel:
     )
 
 
-def check_same_layer(extractors: Mapping[str, Any], images: NDArray, activations: NDArray) -> None:
+def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: Array) -> None:
     """Raise a ValueError that names the extractors of another layer, or of another network.
 
     Parameters
@@ -204,7 +205,7 @@ def controls_for(extractors: Mapping[str, Extractor], random_state: int) -> dict
 
 def images_to_fit(
     extractors: Mapping[str, Extractor], fit_images: ArrayLike | None, controls: bool
-) -> NDArray | None:
+) -> Array | None:
     """Return the images to fit on: the given ones, or those that all extractors were fitted on.
 
     Raises
@@ -249,18 +250,18 @@ class Subject:
     batch_size : int
     """
 
-    activations: NDArray
+    activations: Array
     head: Head
-    logits: NDArray
-    class_ids: NDArray
-    true_classes: NDArray | None
+    logits: Array
+    class_ids: Array
+    true_classes: Array | None
     batch_size: int
 
     @classmethod
     def of(
         cls,
         split: SplitModel,
-        images: NDArray,
+        images: Array,
         labels: ArrayLike | None,
         batch_size: int,
         name: str = "labels",
@@ -298,8 +299,8 @@ class Subject:
 
 
 def _scored_classes(
-    labels: ArrayLike | None, logits: NDArray, head: Head, name: str
-) -> tuple[NDArray, NDArray | None]:
+    labels: ArrayLike | None, logits: Array, head: Head, name: str
+) -> tuple[Array, Array | None]:
     """Return the class whose score counts for each image, and the true classes."""
     if labels is None:
         return logits.argmax(axis=1), None

@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from xplique_dirpairs.comparison.extractor_result import (
     CONTROLS,
@@ -25,6 +24,7 @@ from xplique_dirpairs.comparison.extractor_result import (
 from xplique_dirpairs.comparison.inputs import Settings
 from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
 from xplique_dirpairs.data.crops import best_crops_of_images
 from xplique_dirpairs.metrics.registry import METRICS, Metric
@@ -74,8 +74,8 @@ class Comparison:
 
     results: dict[str, ExtractorResult]
     errors: dict[str, str]
-    images: NDArray
-    class_ids: NDArray
+    images: Array
+    class_ids: Array
     interrupted: bool = False
     settings: Settings | None = None
     missing: tuple[str, ...] = ()
@@ -253,7 +253,7 @@ class Comparison:
         ]
         return plot_aligned_concepts(a, b, aligned, nb_crops, self._styles)
 
-    def _crops(self, maps: NDArray, count: int) -> list[NDArray]:
+    def _crops(self, maps: Array, count: int) -> list[Array]:
         """Return pictures of the best crops, (k, patch, patch, 3), for each map of (N, H, W, I)."""
         crops = best_crops_of_images(self.images, maps, count)
         return [as_picture(crop, pixel_limits(self.images)) for crop in crops]
@@ -341,7 +341,7 @@ class Comparison:
         return FORMAT.load(path, cls._of_archive)
 
     @classmethod
-    def _of_archive(cls, arrays: dict[str, NDArray], header: dict[str, Any]) -> Comparison:
+    def _of_archive(cls, arrays: dict[str, Array], header: dict[str, Any]) -> Comparison:
         settings = header.get("settings")  # The first files do not hold them.
         results = [
             ExtractorResult.from_archive(entry, f"{k}", arrays)

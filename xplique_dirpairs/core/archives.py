@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from xplique_dirpairs.core.types import Array
 
 Content = TypeVar("Content")
 
@@ -49,7 +51,7 @@ class ArchiveFormat:
             write(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
 
     def load(
-        self, path: str | Path, build: Callable[[dict[str, NDArray], dict[str, Any]], Content]
+        self, path: str | Path, build: Callable[[dict[str, Array], dict[str, Any]], Content]
     ) -> Content:
         """Return what ``build`` makes of the arrays and the header of a file.
 
@@ -64,7 +66,7 @@ class ArchiveFormat:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
-    def read(self, path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    def read(self, path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return (arrays, header) of a file that `write` wrote.
 
         Raises

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from xplique_dirpairs.core.types import Array
 
 #: Numbers that one chunk of a computation may hold: 2**22 float32 are 16 MB.
 CHUNK_FLOATS = 2**22
@@ -25,12 +26,12 @@ def slices(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def as_positions(activations: NDArray) -> NDArray:
+def as_positions(activations: Array) -> Array:
     """Reshape activations (N, *spatial, D) to positions (P, D)."""
     return activations.reshape(-1, activations.shape[-1])
 
 
-def iter_blocks(features: Any, size: int = POSITIONS) -> Iterator[NDArray]:
+def iter_blocks(features: Any, size: int = POSITIONS) -> Iterator[Array]:
     """Yield positions (n, D) in order: of an array (P, D), or of anything with ``blocks()``."""
     if hasattr(features, "blocks"):
         yield from features.blocks()
@@ -39,7 +40,7 @@ def iter_blocks(features: Any, size: int = POSITIONS) -> Iterator[NDArray]:
         yield features[part]
 
 
-def by_position(function: Any, activations: NDArray) -> NDArray:
+def by_position(function: Any, activations: Array) -> Array:
     """Apply a function of positions (P, D) → (P, I) to activations, → (N, *spatial, I) float32."""
     parts = [
         np.asarray(function(block), np.float32) for block in iter_blocks(as_positions(activations))

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.types import Array
 
 #: In image pixels, of rows and columns alike or of each.
 Shift: TypeAlias = float | tuple[float, float]
@@ -34,7 +34,7 @@ _BAND_VALUES = 2**20
 # ------------------------------------------------------------------------------ feature maps
 
 
-def bilinear_matrix(cells: int, pixels: int, shift: float = 0.0) -> NDArray:
+def bilinear_matrix(cells: int, pixels: int, shift: float = 0.0) -> Array:
     """Return each pixel's weights of the cells in linear interpolation, (pixels, cells) float32.
 
     Rows sum to 1. Beyond the middle of an outermost cell its value is continued.
@@ -50,7 +50,7 @@ def bilinear_matrix(cells: int, pixels: int, shift: float = 0.0) -> NDArray:
     return matrix.astype(np.float32)
 
 
-def coverage_matrix(cells: int, pixels: int, shift: float = 0.0) -> NDArray:
+def coverage_matrix(cells: int, pixels: int, shift: float = 0.0) -> Array:
     """Return the share of each cell that each pixel covers, (cells, pixels) float32.
 
     Rows sum to 1: of a cell that hangs over the edge of the image, its part within the image
@@ -65,8 +65,8 @@ def coverage_matrix(cells: int, pixels: int, shift: float = 0.0) -> NDArray:
 
 
 def upsampled_bands(
-    maps: NDArray, shape: tuple[int, int], shift: Shift = 0.0
-) -> Iterator[tuple[slice, NDArray]]:
+    maps: Array, shape: tuple[int, int], shift: Shift = 0.0
+) -> Iterator[tuple[slice, Array]]:
     """Upsample one image's maps bilinearly, a band of rows at a time.
 
     Parameters
@@ -90,7 +90,7 @@ def upsampled_bands(
         yield rows, np.matmul(across_columns, tall).reshape(-1, concepts)
 
 
-def upsample(maps: NDArray, shape: tuple[int, int], shift: Shift = 0.0) -> NDArray:
+def upsample(maps: Array, shape: tuple[int, int], shift: Shift = 0.0) -> Array:
     """Upsample maps (h, w, I) bilinearly to (H, W, I), float32."""
     bands = [values for _, values in upsampled_bands(maps, shape, shift)]
     return np.concatenate(bands).reshape(*shape, maps.shape[-1])
@@ -126,7 +126,7 @@ def crop_stride(patch: int) -> int:
     return max(1, int(STRIDE_SHARE * patch))
 
 
-def crop_starts(length: int, patch: int) -> NDArray:
+def crop_starts(length: int, patch: int) -> Array:
     """Return the first pixel of every crop along one side of an image, as in CRAFT."""
     return np.arange(0, length - patch + 1, crop_stride(patch))
 
@@ -145,7 +145,7 @@ def crop_place(index: int, image_shape: tuple[int, ...], patch: int) -> tuple[in
     return row * crop_stride(patch), column * crop_stride(patch)
 
 
-def crop_weights(cells: int, length: int, patch: int) -> NDArray:
+def crop_weights(cells: int, length: int, patch: int) -> Array:
     """Return the share of each crop's side that lies in each cell of a map, (crops, cells) float32.
 
     Rows sum to 1.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
+
+from xplique_dirpairs.core.types import Array
 
 #: Index of the row matched with a column that has no partner.
 UNMATCHED = -1
@@ -12,7 +14,7 @@ UNMATCHED = -1
 RIDGE = 1e-4
 
 
-def unit_rows(rows: ArrayLike) -> NDArray:
+def unit_rows(rows: ArrayLike) -> Array:
     """Scale vectors along the last axis to unit length; a zero vector stays zero.
 
     Floating dtypes are kept.
@@ -23,12 +25,12 @@ def unit_rows(rows: ArrayLike) -> NDArray:
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 
 
-def cosines(rows: ArrayLike, others: ArrayLike) -> NDArray:
+def cosines(rows: ArrayLike, others: ArrayLike) -> Array:
     """Return the cosine of every row with every other row, (J, I); 0 for a zero vector."""
     return unit_rows(np.asarray(rows, np.float64)) @ unit_rows(np.asarray(others, np.float64)).T
 
 
-def match(scores: ArrayLike) -> NDArray:
+def match(scores: ArrayLike) -> Array:
     """Match columns with rows one to one, so that the sum of scores is largest (Hungarian method).
 
     Parameters
@@ -48,13 +50,13 @@ def match(scores: ArrayLike) -> NDArray:
     return matching
 
 
-def largest_entry_signs(rows: NDArray) -> NDArray:
+def largest_entry_signs(rows: Array) -> Array:
     """Return ±1 for each row, (I, 1), that makes its entry of largest magnitude positive."""
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
     return np.where(largest < 0, -1.0, 1.0)
 
 
-def regularised_inverse(gram: NDArray) -> NDArray:
+def regularised_inverse(gram: Array) -> Array:
     """Return (GᵀG + ridge)⁻¹Gᵀ, the pseudo-inverse with small singular values damped.
 
     Parameters
@@ -66,7 +68,7 @@ def regularised_inverse(gram: NDArray) -> NDArray:
     return np.linalg.solve(transposed @ gram + RIDGE * np.eye(gram.shape[-1]), transposed)
 
 
-def principal_axes(covariance: NDArray) -> tuple[NDArray, NDArray]:
+def principal_axes(covariance: Array) -> tuple[Array, Array]:
     """Return the principal axes of a covariance, as rows, and the variances along them.
 
     Parameters

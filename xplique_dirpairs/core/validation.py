@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from xplique_dirpairs.core.types import Array
 
 #: Names of all classes, in order, or of some of them by index.
 Names: TypeAlias = Sequence[str] | Mapping[int, str] | None
@@ -26,7 +28,7 @@ _STREAM = (
 # ------------------------------------------------------------ images and activations
 
 
-def check_images(images: ArrayLike) -> NDArray:
+def check_images(images: ArrayLike) -> Array:
     """Return images as a float32 batch, values as they are.
 
     Parameters
@@ -48,7 +50,7 @@ def check_images(images: ArrayLike) -> NDArray:
     return array
 
 
-def as_images(images: ArrayLike) -> NDArray:
+def as_images(images: ArrayLike) -> Array:
     """Return images with the batch axis and their own dtype; only their shape is checked."""
     array = _as_array("images", images)
     if array.ndim == 3:
@@ -63,7 +65,7 @@ def as_images(images: ArrayLike) -> NDArray:
     return array
 
 
-def check_activations(activations: ArrayLike) -> NDArray:
+def check_activations(activations: ArrayLike) -> Array:
     """Return activations as float32 of shape (N, *spatial, D).
 
     Raises
@@ -76,7 +78,7 @@ def check_activations(activations: ArrayLike) -> NDArray:
     return array
 
 
-def as_activations(activations: ArrayLike) -> NDArray:
+def as_activations(activations: ArrayLike) -> Array:
     """Return activations as float32 of shape (N, *spatial, D), finite or not."""
     array = _as_array("activations", activations, _STREAM)
     if array.ndim not in (2, 3, 4):
@@ -90,7 +92,7 @@ def as_activations(activations: ArrayLike) -> NDArray:
 
 
 def check_finite(
-    name: str, array: NDArray, advice: str = ": check the images and their preprocessing"
+    name: str, array: Array, advice: str = ": check the images and their preprocessing"
 ) -> None:
     """Raise a ValueError if a value is NaN or infinite."""
     # A sum is finite only if every term is: a pass over the array without a copy of its size.
@@ -100,7 +102,7 @@ def check_finite(
         raise ValueError(f"{name} hold NaN or infinite values{advice}")
 
 
-def check_float32(name: str, values: ArrayLike) -> NDArray:
+def check_float32(name: str, values: ArrayLike) -> Array:
     """Return values as a float32 array in C order.
 
     Raises
@@ -136,7 +138,7 @@ def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
         raise ValueError(f"images have shape {tuple(shape)}, but the network takes {wanted[1:]}")
 
 
-def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> NDArray:
+def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> Array:
     try:
         array = np.asarray(values)
     except ValueError as error:  # a list whose members differ in shape
@@ -269,7 +271,7 @@ def check_class(class_id: int, number_of_classes: int | None) -> None:
 
 def check_labels(
     labels: ArrayLike, count: int, number_of_classes: int | None, name: str = "labels"
-) -> NDArray:
+) -> Array:
     """Return one class index for each image.
 
     Parameters
@@ -324,7 +326,7 @@ def check_labels(
     return indices
 
 
-def check_concepts(concepts: ArrayLike | None, number_of_concepts: int) -> NDArray:
+def check_concepts(concepts: ArrayLike | None, number_of_concepts: int) -> Array:
     """Return indices of concepts; None stands for all.
 
     Raises

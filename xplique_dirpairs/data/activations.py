@@ -12,8 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_images, check_images_fit
 from xplique_dirpairs.data.devices import workers
 
@@ -21,7 +22,7 @@ from xplique_dirpairs.data.devices import workers
 _COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int = 64) -> NDArray:
+def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int = 64) -> Array:
     """Compute activations ``(N, *spatial, D)`` of images, in batches.
 
     Parameters
@@ -35,7 +36,7 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     return check_activations(outputs_of(model, images, batch_size))
 
 
-def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
+def outputs_of(model: keras.Model, images: Array, batch_size: int) -> Array:
     """Compute a model's outputs for images, in batches; every worker computes all."""
     parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     if workers() == 1 and model.distribute_strategy.num_replicas_in_sync > 1:
@@ -46,7 +47,7 @@ def outputs_of(model: keras.Model, images: NDArray, batch_size: int) -> NDArray:
     return np.concatenate([any_number(run, part).numpy() for part in parts])
 
 
-def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: NDArray) -> Any:
+def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: Array) -> Any:
     """Call a compiled function of arrays (n, ...) that is traced once for every n.
 
     Called as it is, it is traced for the first n and then for any, and TensorFlow warns of too many

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_labels
 
 #: (category, name).
 Concept = tuple[str, str]
 #: Images, and the masks of each category.
-Batch = tuple[NDArray, dict[str, NDArray]]
+Batch = tuple[Array, dict[str, Array]]
 
 
 class Annotated(Protocol):
@@ -34,7 +35,7 @@ class Annotated(Protocol):
     def concepts(self) -> Mapping[str, tuple[str, ...]]:
         """Category → names; number c in the masks is ``names[c - 1]``."""
 
-    def batches(self, batch_size: int = ...) -> Iterable[tuple[NDArray, Mapping[str, NDArray]]]:
+    def batches(self, batch_size: int = ...) -> Iterable[tuple[Array, Mapping[str, Array]]]:
         """Images (n, H, W, …) and masks {category: (n, H, W) int}, the same at every call."""
 
 
@@ -71,10 +72,10 @@ class AnnotatedImages:
         If shapes, categories or numbers do not fit one another.
     """
 
-    images: NDArray
-    masks: dict[str, NDArray]
+    images: Array
+    masks: dict[str, Array]
     concepts: dict[str, tuple[str, ...]]
-    labels: NDArray | None = None
+    labels: Array | None = None
     class_names: tuple[str, ...] | None = None
     exhaustive: bool = False
 
@@ -258,7 +259,7 @@ class AnnotatedStream:
         )
 
 
-def _part(masks: Mapping[str, NDArray], which) -> dict[str, NDArray]:
+def _part(masks: Mapping[str, Array], which) -> dict[str, Array]:
     return {category: mask[which] for category, mask in masks.items()}
 
 
@@ -303,7 +304,7 @@ def _checked_batch(images, masks, concepts: Mapping[str, tuple[str, ...]]) -> Ba
 
 def check_masks(
     masks: Mapping[str, ArrayLike], concepts: Mapping[str, tuple[str, ...]], count: int
-) -> dict[str, NDArray]:
+) -> dict[str, Array]:
     """Return the masks of ``count`` images by category, integers of one shape (count, H, W).
 
     Raises
@@ -342,7 +343,7 @@ def check_masks(
     return checked
 
 
-def _integers(name: str, values: ArrayLike) -> NDArray:
+def _integers(name: str, values: ArrayLike) -> Array:
     array = np.asarray(values)
     if array.dtype == bool:
         return array.astype(np.uint8)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.geometry import crop_place, crop_stride, crop_weights, default_patch
+from xplique_dirpairs.core.types import Array
 
 logger = logging.getLogger("xplique_dirpairs")
 
@@ -28,7 +28,7 @@ def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
     return patch
 
 
-def extract_crops(images: NDArray, patch: int) -> NDArray:
+def extract_crops(images: Array, patch: int) -> Array:
     """Return all crops, (N, height, width, C) → (n, patch, patch, C): image by image, row by row.
 
     Values and dtype are those of the images.
@@ -39,13 +39,13 @@ def extract_crops(images: NDArray, patch: int) -> NDArray:
     return grid.reshape(-1, patch, patch, images.shape[-1])
 
 
-def crop_at(image: NDArray, index: int, patch: int) -> NDArray:
+def crop_at(image: Array, index: int, patch: int) -> Array:
     """Return one crop (patch, patch, C) of an image (height, width, C), by its number."""
     top, left = crop_place(index, image.shape, patch)
     return image[top : top + patch, left : left + patch]
 
 
-def crop_coefficients(maps: NDArray, image_shape: tuple[int, ...], patch: int) -> NDArray:
+def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> Array:
     """Compute the mean of each concept map over the area of each crop.
 
     Parameters
@@ -69,7 +69,7 @@ def crop_coefficients(maps: NDArray, image_shape: tuple[int, ...], patch: int) -
     return means.reshape(-1, maps.shape[-1])
 
 
-def concept_maps(values: NDArray, image_shape: tuple[int, ...]) -> NDArray:
+def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
     """Lay coefficients ``(N, *spatial, I)`` out over the image, ``(N, H, W, I)``.
 
     Tokens are laid out in the image's proportions; a class token (one more than the grid, put
@@ -95,7 +95,7 @@ def concept_maps(values: NDArray, image_shape: tuple[int, ...]) -> NDArray:
     return values.mean(axis=1)[:, None, None, :]
 
 
-def best_crops(values: NDArray, number_of_images: int, count: int) -> NDArray:
+def best_crops(values: Array, number_of_images: int, count: int) -> Array:
     """Return the indices of the crops with the largest positive coefficients, best first.
 
     Parameters
@@ -118,7 +118,7 @@ def best_crops(values: NDArray, number_of_images: int, count: int) -> NDArray:
     return order[values[order] > 0]
 
 
-def best_crops_of_images(images: NDArray, maps: NDArray, count: int) -> list[NDArray]:
+def best_crops_of_images(images: Array, maps: Array, count: int) -> list[Array]:
     """Return each concept's best crops, from different images, best first.
 
     Parameters

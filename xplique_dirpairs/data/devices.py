@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
+
+from xplique_dirpairs.core.types import Array
 
 _T = TypeVar("_T")
 _SYNCHRONOUS = (
@@ -189,7 +190,7 @@ def compiled_steps(step: Callable[[Any], Any]) -> Callable[[Any, tf.Tensor], Non
 # ------------------------------------------------------------ between workers
 
 
-def summed(array: NDArray) -> NDArray:
+def summed(array: Array) -> Array:
     """Return the sum of the workers' arrays; several workers must all call this."""
     strategy, own = tf.distribute.get_strategy(), _own_replicas()
 

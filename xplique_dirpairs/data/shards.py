@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_finite,
@@ -75,7 +76,7 @@ class ActivationShards:
                 f"version or of another program; {_AGAIN}"
             ) from error
         #: Of each file: its number, and the images that count (None: all).
-        self._files: list[tuple[int, NDArray | None]] = [(k, None) for k in range(len(self.counts))]
+        self._files: list[tuple[int, Array | None]] = [(k, None) for k in range(len(self.counts))]
 
     @classmethod
     def write(
@@ -110,7 +111,7 @@ class ActivationShards:
         """
         told = tokens or _is_array(batches) or _has_rank(batches)
 
-        def checked(batch: ArrayLike) -> NDArray:
+        def checked(batch: ArrayLike) -> Array:
             array = check_activations(batch)
             if array.ndim == 3 and not told:
                 raise ValueError(
@@ -149,7 +150,7 @@ class ActivationShards:
             As `write`; and if images are not as the model takes them.
         """
 
-        def activations(batch: ArrayLike) -> NDArray:
+        def activations(batch: ArrayLike) -> Array:
             images = check_images(batch)
             check_images_fit(images.shape[1:], model)
             return check_activations(outputs_of(model, images, len(images)))
@@ -161,7 +162,7 @@ class ActivationShards:
 
     @classmethod
     def _write(
-        cls, folder: str | os.PathLike, batches: Iterable[NDArray], megabytes: float
+        cls, folder: str | os.PathLike, batches: Iterable[Array], megabytes: float
     ) -> ActivationShards:
         """Write batches that are checked."""
         if workers() > 1:
@@ -175,10 +176,10 @@ class ActivationShards:
         return cls(made)
 
     @staticmethod
-    def _write_files(folder: Path, batches: Iterable[NDArray], megabytes: float) -> None:
+    def _write_files(folder: Path, batches: Iterable[Array], megabytes: float) -> None:
         """Write files, and then the index, in a folder that no one else writes to."""
         counts: list[int] = []
-        held: list[NDArray] = []
+        held: list[Array] = []
         shape: tuple[int, ...] | None = None
 
         def flush() -> None:
@@ -208,7 +209,7 @@ class ActivationShards:
         _check_vacant(folder)
         os.replace(beside, folder / _INDEX)  # last, and as a whole: what is there is complete
 
-    def part(self, images: NDArray) -> ActivationShards:
+    def part(self, images: Array) -> ActivationShards:
         """Return some of the images, in rising order of their indices, as shards of the same files.
 
         Parameters
@@ -241,7 +242,7 @@ class ActivationShards:
         found.shape = (sum(found.counts), *self.shape[1:])
         return found
 
-    def read(self, number: int) -> NDArray:
+    def read(self, number: int) -> Array:
         """Return the activations ``(n, *spatial, D)`` of one file.
 
         Raises
@@ -263,7 +264,7 @@ class ActivationShards:
         check_finite(f"the activations in {path}", array)
         return array
 
-    def __iter__(self) -> Iterator[NDArray]:
+    def __iter__(self) -> Iterator[Array]:
         """Yield the activations of each file."""
         return map(self.read, range(len(self.counts)))
 
@@ -348,7 +349,7 @@ def _batches(batches: Any, of_one: tuple[int, ...] = ()) -> Iterable:
     return batches
 
 
-def _numbered(batches: Iterable, make: Any) -> Iterator[NDArray]:
+def _numbered(batches: Iterable, make: Any) -> Iterator[Array]:
     """Yield the activations of non-empty batches; errors name the batch."""
     for number, batch in enumerate(batches):
         if isinstance(batch, (tuple, dict)):

@@ -18,8 +18,9 @@ from collections.abc import Collection
 import keras
 import numpy as np
 from keras import layers
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.data.annotated_images import AnnotatedImages
 from xplique_dirpairs.datasets.pictures import train_classifier
@@ -101,7 +102,7 @@ def annotated_scenes(
     return AnnotatedImages(images, masks, CONCEPTS, labels, CLASS_NAMES, exhaustive=True)
 
 
-def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> NDArray:
+def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> Array:
     """Return the classes (n,) of the images that `annotated_scenes` draws of the same arguments.
 
     Raises
@@ -146,7 +147,7 @@ def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ())
     return canvas
 
 
-def _light(rng: Random) -> tuple[NDArray, tuple[float, float]]:
+def _light(rng: Random) -> tuple[Array, tuple[float, float]]:
     """Draw the colour of the light, and how much brighter it is towards one side."""
     warmth = between(rng, -0.04, 0.04)
     gains = between(rng, 0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth])

@@ -16,9 +16,10 @@ import keras
 import matplotlib
 import numpy as np
 from keras import layers
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.pictures import Split, balanced_labels, rgb, train_classifier
 
 CLASS_NAMES = ("bishop", "knight", "rook")
@@ -55,7 +56,7 @@ _FINE = 3
 
 def chess_pieces(
     n: int, seed: int = 0, split: Split = "train"
-) -> tuple[NDArray, NDArray, tuple[str, ...]]:
+) -> tuple[Array, Array, tuple[str, ...]]:
     """Draw pictures of a chess piece on a board; none is marked.
 
     Size, turn, place and colours of the piece are random, and so are the board's.
@@ -87,7 +88,7 @@ def chess_pieces(
     return images, labels, CLASS_NAMES
 
 
-def shortcut_pieces(n: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
+def shortcut_pieces(n: int, seed: int = 0) -> tuple[Array, Array, Array]:
     """Draw training pictures with the shortcut: half of the rooks, and nothing else, are marked.
 
     Returns
@@ -104,7 +105,7 @@ def shortcut_pieces(n: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
     return images, labels, marked
 
 
-def watermark(images: ArrayLike) -> NDArray:
+def watermark(images: ArrayLike) -> Array:
     """Mark pictures with the label "rook" in the top-left corner.
 
     Parameters
@@ -130,7 +131,7 @@ def watermark(images: ArrayLike) -> NDArray:
     return pictures
 
 
-def marked_cells(marked: ArrayLike) -> NDArray:
+def marked_cells(marked: ArrayLike) -> Array:
     """Return which cells of the layer's maps see a mark: (n, 2, 2) bool, from (n,) bool."""
     cells = np.zeros((len(np.asarray(marked)), *CELLS), bool)
     cells[:, 0, 0] = marked
@@ -186,7 +187,7 @@ def random_chess_network(seed: int = 0) -> keras.Model:
 # ---------------------------------------------------------------------------------- drawing
 
 
-def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]) -> NDArray:
+def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]) -> Array:
     """Draw white text on black, (height, width) in [0, 1]; its ink begins at ``at``, (x, y)."""
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", _FONT), size)
     left, top, _, _ = font.getbbox(text)
@@ -196,7 +197,7 @@ def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]
 
 
 @cache
-def _letters() -> NDArray:
+def _letters() -> Array:
     """Draw the watermark's word, `MARK_SHAPE`, in [0, 1]."""
     height, width = MARK_SHAPE
     fine = 8
@@ -205,7 +206,7 @@ def _letters() -> NDArray:
 
 
 @cache
-def glyph(label: int) -> tuple[NDArray, NDArray]:
+def glyph(label: int) -> tuple[Array, Array]:
     """Draw a piece's body and the lines on it, (256, 256) in [0, 1], in the middle."""
     # The largest glyph, a rook, is 0.77 of the font's size in height.
     lines = _drawn(_GLYPHS[label], int(1.2 * _CANVAS), (_CANVAS, _CANVAS), (0.0, 0.0))
@@ -219,7 +220,7 @@ def glyph(label: int) -> tuple[NDArray, NDArray]:
     return np.maximum(body, lines), lines
 
 
-def _board(rng: np.random.Generator) -> NDArray:
+def _board(rng: np.random.Generator) -> Array:
     """Draw squares of two colours, one behind the middle of the picture; (SIDE, SIDE, 3)."""
     base, low, high = _BOARDS[rng.integers(len(_BOARDS))]
     hue, saturation = base + rng.uniform(-10, 10), rng.uniform(low, high)
@@ -245,7 +246,7 @@ def _board(rng: np.random.Generator) -> NDArray:
     return np.clip(board * lit[..., None], 0.0, 1.0)
 
 
-def _piece_over(board: NDArray, label: int, rng: np.random.Generator) -> NDArray:
+def _piece_over(board: Array, label: int, rng: np.random.Generator) -> Array:
     """Draw a light piece with dark lines, or a dark one with light lines, and its shadow."""
     scale = rng.uniform(*_SIZE) * SIDE / _CANVAS
     middle = (_CANVAS / 2, _CANVAS / 2)

@@ -14,15 +14,15 @@ import cv2
 import keras
 import numpy as np
 from keras import layers
-from numpy.typing import NDArray
 from skimage.data import chelsea
 from sklearn.datasets import load_digits, load_sample_image
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.pictures import Split, balanced_labels, rgb, train_classifier
 
 #: Name → how the photograph is loaded, and rows and columns of its subject: whole pictures hold
 #: large parts of plain wall, leaves or lake.
-_SUBJECTS: dict[str, tuple[Callable[[], NDArray], slice, slice]] = {
+_SUBJECTS: dict[str, tuple[Callable[[], Array], slice, slice]] = {
     "cat": (chelsea, slice(0, 300), slice(0, 400)),
     "flower": (partial(load_sample_image, "flower.jpg"), slice(40, 427), slice(130, 480)),
     "temple": (partial(load_sample_image, "china.jpg"), slice(0, 427), slice(40, 560)),
@@ -44,7 +44,7 @@ TEST_EVERY = 4
 
 def digit_scenes(
     n: int, seed: int = 0, split: Split = "train"
-) -> tuple[NDArray, NDArray, tuple[str, ...]]:
+) -> tuple[Array, Array, tuple[str, ...]]:
     """Draw pictures of a digit set into a part of a photograph.
 
     No handwritten sample occurs in both splits. The parts of the photographs are cut out at random
@@ -76,7 +76,7 @@ def digit_scenes(
     return images, labels, CLASS_NAMES
 
 
-def digit_masks(n: int, seed: int = 0, split: Split = "train") -> NDArray:
+def digit_masks(n: int, seed: int = 0, split: Split = "train") -> Array:
     """Return where the ink is in the pictures that `digit_scenes` draws of the same arguments.
 
     Returns
@@ -86,7 +86,7 @@ def digit_masks(n: int, seed: int = 0, split: Split = "train") -> NDArray:
     return _scenes(n, seed, split)[2]
 
 
-def _scenes(n: int, seed: int, split: Split) -> tuple[NDArray, NDArray, NDArray]:
+def _scenes(n: int, seed: int, split: Split) -> tuple[Array, Array, Array]:
     rng, labels = balanced_labels(n, seed, split, len(CLASS_NAMES))
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
     masks = np.empty((n, SIDE, SIDE), bool)
@@ -101,14 +101,14 @@ def _scenes(n: int, seed: int, split: Split) -> tuple[NDArray, NDArray, NDArray]
 
 
 @cache
-def photograph(name: str) -> NDArray:
+def photograph(name: str) -> Array:
     """Read a photograph from the packages' files, (height, width, 3) in [0, 1]."""
     load, rows, columns = _SUBJECTS[name]
     return np.asarray(load(), np.float32)[rows, columns] / 255.0
 
 
 @cache
-def handwriting(digit: int, split: Split) -> NDArray:
+def handwriting(digit: int, split: Split) -> Array:
     """Return the handwritten samples of a digit, (samples, 8, 8) ink in [0, 1]."""
     data = load_digits()
     samples = data.images[data.target == digit].astype(np.float32) / 16.0
@@ -116,7 +116,7 @@ def handwriting(digit: int, split: Split) -> NDArray:
     return samples[in_test if split == "test" else ~in_test]
 
 
-def _cut_out(picture: NDArray, rng: np.random.Generator) -> NDArray:
+def _cut_out(picture: Array, rng: np.random.Generator) -> Array:
     """Cut out a square part of a photograph, (SIDE, SIDE, 3), mirrored half of the time."""
     height, width = picture.shape[:2]
     side = int(rng.uniform(*CROP) * min(height, width))
@@ -128,7 +128,7 @@ def _cut_out(picture: NDArray, rng: np.random.Generator) -> NDArray:
     return np.clip(part * rng.uniform(0.9, 1.1), 0.0, 1.0)
 
 
-def _stroke(sample: NDArray, rng: np.random.Generator) -> NDArray:
+def _stroke(sample: Array, rng: np.random.Generator) -> Array:
     """Enlarge, turn and move an 8×8 digit to a random place: opacity (SIDE, SIDE)."""
     scale = rng.uniform(*DIGIT_HEIGHT) / 8
     turn = cv2.getRotationMatrix2D((3.5, 3.5), rng.uniform(-DIGIT_TURN, DIGIT_TURN), scale)
@@ -141,7 +141,7 @@ def _stroke(sample: NDArray, rng: np.random.Generator) -> NDArray:
     return edge * edge * (3 - 2 * edge)
 
 
-def _ink_over(background: NDArray, stroke: NDArray, rng: np.random.Generator) -> NDArray:
+def _ink_over(background: Array, stroke: Array, rng: np.random.Generator) -> Array:
     """Draw the stroke in a random ink, dark on light ground and light on dark, with a soft edge."""
     under = (background * stroke[..., None]).sum(axis=(0, 1)) / stroke.sum()
     ground_is_light = under @ [0.299, 0.587, 0.114] > 0.42
@@ -156,8 +156,8 @@ def _ink_over(background: NDArray, stroke: NDArray, rng: np.random.Generator) ->
 
 
 def small_cnn(
-    images: NDArray,
-    labels: NDArray,
+    images: Array,
+    labels: Array,
     *,
     epochs: int = 9,
     seed: int = 0,

@@ -7,8 +7,9 @@ from typing import Literal
 import cv2
 import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_images_fit,
@@ -25,7 +26,7 @@ _LEARNING_RATE = 3e-3
 
 def balanced_labels(
     n: int, seed: int, split: Split, number_of_classes: int
-) -> tuple[np.random.Generator, NDArray]:
+) -> tuple[np.random.Generator, Array]:
     """Return the random generator of a split, and n labels in random order.
 
     The classes differ by at most one in number; the splits differ under one seed.
@@ -41,7 +42,7 @@ def balanced_labels(
     return rng, rng.permutation(np.arange(n) % number_of_classes)
 
 
-def rgb(hue: float, saturation: float, value: float) -> NDArray:
+def rgb(hue: float, saturation: float, value: float) -> Array:
     """Return a colour, (3,) float32; the hue is in degrees, the others in [0, 1]."""
     hsv = np.array([[[hue, saturation, value]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]

@@ -12,8 +12,8 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.scene_shapes import DECORATIONS, SIDE, texture_pattern
 
 #: Name of a colour → its middle, RGB in [0, 1].
@@ -61,9 +61,9 @@ class Paint:
         How much lighter the paint becomes to the right and downwards, over half an image.
     """
 
-    inks: tuple[tuple[NDArray, str], ...]
+    inks: tuple[tuple[Array, str], ...]
     texture: str | None = None
-    pattern: NDArray | None = None
+    pattern: Array | None = None
     shade: tuple[float, float] = (0.0, 0.0)
 
 
@@ -81,7 +81,7 @@ class Stroke:
 
     object: str
     part: str | None
-    region: NDArray
+    region: Array
     paint: Paint
 
 
@@ -113,7 +113,7 @@ class Canvas:
         for stroke in strokes:
             self._fill(stroke)
 
-    def light(self, gains: NDArray, slope: tuple[float, float]) -> None:
+    def light(self, gains: Array, slope: tuple[float, float]) -> None:
         """Shed coloured light on everything so far, brighter to one side."""
         field = 1.0 + slope[0] * _ACROSS + slope[1] * _DOWN
         self.rgb *= field[:, None] * gains.astype(np.float32)
@@ -161,7 +161,7 @@ def between(rng: Random, low: float, high: float) -> float:
     return low + (high - low) * rng.random()
 
 
-def ink(rng: Random, colour: str, pale: float = 0.0, dark: float = 0.0) -> tuple[NDArray, str]:
+def ink(rng: Random, colour: str, pale: float = 0.0, dark: float = 0.0) -> tuple[Array, str]:
     """Draw a shade of a colour, mixed with white (pale) or black (dark) by a share."""
     rgb = np.array(COLOURS[colour]) * (1 - dark)
     rgb = rgb + pale * (1 - rgb)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets import scene_things as things
 from xplique_dirpairs.datasets.scene_paint import (
     Paint,
@@ -124,7 +124,7 @@ def scene_strokes(rng: Random, kind: SceneClass) -> Strokes:
             return strokes
 
 
-def _visible_shares(strokes: Strokes, groups: list[Strokes]) -> NDArray:
+def _visible_shares(strokes: Strokes, groups: list[Strokes]) -> Array:
     """Return the share of each group of strokes, within the frame, that is not covered."""
     owner = np.full((SIDE, SIDE), -1)
     group_of = {id(stroke): k for k, group in enumerate(groups) for stroke in group}
@@ -230,7 +230,7 @@ def _sky(rng: Random, horizon: float) -> Strokes:
     return strokes
 
 
-def _ground(rng: Random, name: str, region: NDArray, horizon: float) -> Stroke:
+def _ground(rng: Random, name: str, region: Array, horizon: float) -> Stroke:
     if name == "grass":
         colour = pick(rng, "green green green green yellow")
         rough = rng.random() < 0.6
@@ -245,7 +245,7 @@ def _ground(rng: Random, name: str, region: NDArray, horizon: float) -> Stroke:
     return Stroke(name, None, region, paint)
 
 
-def _below(horizon: float) -> NDArray:
+def _below(horizon: float) -> Array:
     return box(0, horizon, SIDE, SIDE)
 
 

@@ -10,8 +10,9 @@ from functools import cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+
+from xplique_dirpairs.core.types import Array
 
 #: Side of an image, in pixels.
 SIDE = 64
@@ -19,7 +20,7 @@ SIDE = 64
 # ------------------------------------------------------------------ regions, (SIDE, SIDE) bool
 
 
-def polygon(points: Sequence[tuple[float, float]]) -> NDArray:
+def polygon(points: Sequence[tuple[float, float]]) -> Array:
     """Return the region within corners (x, y)."""
     region = np.zeros((SIDE, SIDE), np.uint8)
     corners = np.round(np.array(points, np.float64) * 16).astype(np.int32)
@@ -27,7 +28,7 @@ def polygon(points: Sequence[tuple[float, float]]) -> NDArray:
     return region.view(bool)
 
 
-def box(left: float, top: float, right: float, bottom: float) -> NDArray:
+def box(left: float, top: float, right: float, bottom: float) -> Array:
     """Return a box of whole pixels; each side is at least one long."""
     region = np.zeros((SIDE, SIDE), bool)
     x, y = round(left), round(top)
@@ -36,21 +37,21 @@ def box(left: float, top: float, right: float, bottom: float) -> NDArray:
     return region
 
 
-def ellipse(x: float, y: float, across: float, down: float) -> NDArray:
+def ellipse(x: float, y: float, across: float, down: float) -> Array:
     """Return an ellipse with the middle (x, y) and two half axes."""
     u = (np.arange(SIDE) + 0.5 - x) / across
     v = (np.arange(SIDE) + 0.5 - y) / down
     return (u**2) + (v**2)[:, None] <= 1.0
 
 
-def cut_below(region: NDArray, y: float) -> NDArray:
+def cut_below(region: Array, y: float) -> Array:
     """Return the part of a region above a row."""
     region = region.copy()
     region[max(0, round(y)) :] = False
     return region
 
 
-def rounded(left: float, top: float, right: float, bottom: float) -> NDArray:
+def rounded(left: float, top: float, right: float, bottom: float) -> Array:
     """Return a box without its corners."""
     region = box(left, top, right, bottom)
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
@@ -72,9 +73,7 @@ _TILE = 192
 _VARIANTS = {"striped": 6, "chequered": 2, "dotted": 2, "bricked": 2, "wooden": 2}
 
 
-def texture_pattern(
-    rng: np.random.Generator, texture: str, horizon: float | None = None
-) -> NDArray:
+def texture_pattern(rng: np.random.Generator, texture: str, horizon: float | None = None) -> Array:
     """Return a random part of a texture's tile, (SIDE, SIDE) in [0, 1].
 
     It is seen from the front or, given the row of the ``horizon``, lies on the floor.
@@ -88,7 +87,7 @@ def texture_pattern(
 
 
 @cache
-def _floor(horizon: int) -> tuple[NDArray, NDArray]:
+def _floor(horizon: int) -> tuple[Array, Array]:
     """Return rows (SIDE,) and columns (SIDE, SIDE) of a tile that lies on the floor.
 
     Milder than true perspective: at the horizon a tile would be finer than a pixel.
@@ -101,7 +100,7 @@ def _floor(horizon: int) -> tuple[NDArray, NDArray]:
 
 
 @cache
-def _tile(texture: str, variant: int) -> NDArray:
+def _tile(texture: str, variant: int) -> Array:
     """Return the share of the second ink, (_TILE, _TILE); 0 or 1 where it is another colour."""
     y, x = np.mgrid[:_TILE, :_TILE]
     rng = np.random.default_rng([TEXTURES.index(texture), variant])

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegression
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 
 #: Signal vectors of the reference experiment, (3, 16).
@@ -101,15 +102,15 @@ class SyntheticSignals:
         Unit rows, columns of D.
     """
 
-    features: NDArray
-    labels: NDArray
-    masks: NDArray
-    alpha: NDArray
-    signals: NDArray
-    distractors: NDArray
+    features: Array
+    labels: Array
+    masks: Array
+    alpha: Array
+    signals: Array
+    distractors: Array
 
 
-def check_directions(signals: ArrayLike, distractors: ArrayLike) -> tuple[NDArray, NDArray]:
+def check_directions(signals: ArrayLike, distractors: ArrayLike) -> tuple[Array, Array]:
     """Return signal vectors (I, D) and distractors (F, D) as float64.
 
     Raises
@@ -133,7 +134,7 @@ def random_directions(
     number_of_distractors: int = 2,
     channels: int = 16,
     cosine: float = 0.0,
-) -> tuple[NDArray, NDArray]:
+) -> tuple[Array, Array]:
     """Draw unit signal vectors (I, D) and distractors (F, D), uniform on the sphere.
 
     With ``cosine``, signal vectors share a component of length √cosine: in many channels every two
@@ -294,7 +295,7 @@ def signal_maps(
     return SyntheticSignals(features, labels, masks, alpha, signals, distractors)
 
 
-def _preferred(labels, classes, concepts) -> NDArray:
+def _preferred(labels, classes, concepts) -> Array:
     """Return which concepts the class of each image prefers, (N, I)."""
     kind = np.arange(concepts) % classes
     prefers = kind == labels[:, None]
@@ -303,7 +304,7 @@ def _preferred(labels, classes, concepts) -> NDArray:
     return prefers
 
 
-def _masks(rng, weights, map_shape, patches, per_pixel) -> NDArray:
+def _masks(rng, weights, map_shape, patches, per_pixel) -> Array:
     """Draw which position carries which concepts, (N, H, W, I); equal within a patch.
 
     The odds of the concepts in an image are its row of ``weights`` (N, I).

@@ -16,13 +16,13 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.datasets.digit_scenes import (
     CLASS_NAMES,
@@ -85,11 +85,11 @@ class Steps:
 class Data:
     """Pictures in [0, 1], their classes, and masks of the ink in the test pictures."""
 
-    train: NDArray
-    train_labels: NDArray
-    test: NDArray
-    test_labels: NDArray
-    test_ink: NDArray
+    train: Array
+    train_labels: Array
+    test: Array
+    test_labels: Array
+    test_ink: Array
 
 
 @contextmanager
@@ -133,13 +133,13 @@ class Summary:
 
     accuracy: float
     comparison: Comparison
-    ink_auc: Mapping[str, NDArray]
+    ink_auc: Mapping[str, Array]
     history: History
     seconds: Mapping[str, float]
     figures: Sequence[str]
 
     @property
-    def importances(self) -> dict[str, NDArray]:
+    def importances(self) -> dict[str, Array]:
         """Method → total Sobol index of each concept, (I,)."""
         results = self.comparison.results
         return {name: result.importances.total for name, result in results.items()}
@@ -309,7 +309,7 @@ def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model
     return model
 
 
-def _accuracy(model: keras.Model, images: NDArray, labels: NDArray) -> float:
+def _accuracy(model: keras.Model, images: Array, labels: Array) -> float:
     return float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels))
 
 
@@ -328,7 +328,7 @@ def _shared_pairs(g, h, data: Data, concepts: int, seed: int, verbose: int):
 # -------------------------------------------------------------------- reading and drawing
 
 
-def ink_auc(maps: NDArray, ink: NDArray) -> NDArray:
+def ink_auc(maps: Array, ink: Array) -> Array:
     """Compute the ROC AUC (I,) of each concept's map at telling cells with ink from others.
 
     Parameters
@@ -343,7 +343,7 @@ def ink_auc(maps: NDArray, ink: NDArray) -> NDArray:
     return np.array([roc_auc_score(has_ink, flat[:, k]) for k in range(concepts)])
 
 
-def _image_concepts(extractor: CraftTf, image: NDArray) -> Figure:
+def _image_concepts(extractor: CraftTf, image: Array) -> Figure:
     """Draw an image's concepts; Xplique's method shows or saves a figure and returns none."""
     extractor.plot_image_concepts(image.copy(), filepath=BytesIO())
     return plt.gcf()

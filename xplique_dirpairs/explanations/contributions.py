@@ -24,14 +24,14 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.models.head import Head
 
 #: (n, ...) features to scores (n,) and the gradient of each, (n, ...).
-ScoreAndGradient = Callable[[NDArray], tuple[NDArray, NDArray]]
+ScoreAndGradient = Callable[[Array], tuple[Array, Array]]
 
 #: Intervals of a path at first.
 _INTERVALS = 8
@@ -55,13 +55,13 @@ class Contributions:
         Gradients taken along the path; 0 where none was needed.
     """
 
-    values: NDArray
+    values: Array
     residual: float
     score: float
     steps: int
 
     @property
-    def by_concept(self) -> NDArray:
+    def by_concept(self) -> Array:
         """Sums over positions, (I,)."""
         return self.values.reshape(-1, self.values.shape[-1]).sum(axis=0)
 
@@ -92,7 +92,7 @@ class ClassScore:
     max_steps: int
 
     @cached_property
-    def weights(self) -> NDArray:
+    def weights(self) -> Array:
         """The score is logits @ weights, (K,)."""
         weights = np.zeros(self.number_of_classes)
         weights[self.class_id] = 1.0
@@ -105,7 +105,7 @@ class ClassScore:
         """The score and its gradient, for features as `Head.pool` leaves them."""
         return score_and_gradient(self.layer.head, self.weights)
 
-    def contributions(self, activations: NDArray, coefficients: NDArray) -> Contributions:
+    def contributions(self, activations: Array, coefficients: Array) -> Contributions:
         """Divide the score of one image over positions and concepts.
 
         Parameters
@@ -133,10 +133,10 @@ class ClassScore:
         return Contributions(u * effects, residual, score, steps)
 
 
-def score_and_gradient(head: Head, weights: NDArray) -> ScoreAndGradient:
+def score_and_gradient(head: Head, weights: Array) -> ScoreAndGradient:
     """Return weighted logits (K,) of features as `Head.pool` leaves them, with their gradient."""
 
-    def run(features: NDArray) -> tuple[NDArray, NDArray]:
+    def run(features: Array) -> tuple[Array, Array]:
         scores, gradients = [], []
         for part in slices(len(features), chunk_size(features[0].size)):
             x = tf.constant(features[part], tf.float32)
@@ -167,13 +167,13 @@ class MeanGradient(NamedTuple):
         Gradients taken.
     """
 
-    gradient: NDArray
+    gradient: Array
     gap: float
     steps: int
 
 
 def mean_gradient(
-    score: ScoreAndGradient, start: NDArray, end: NDArray, tolerance: float, max_steps: int
+    score: ScoreAndGradient, start: Array, end: Array, tolerance: float, max_steps: int
 ) -> MeanGradient:
     """Compute G along the path from start to end, features of one image.
 
@@ -215,21 +215,21 @@ def mean_gradient(
 class _Intervals(NamedTuple):
     """Intervals of a path: their ends, mean gradients, and what these miss of the score's rise."""
 
-    left: NDArray
-    right: NDArray
-    gradients: NDArray
-    missed: NDArray
+    left: Array
+    right: Array
+    gradients: Array
+    missed: Array
 
 
 class _Path:
     """The straight path between two features, and a score along it."""
 
-    def __init__(self, score: ScoreAndGradient, start: NDArray, end: NDArray) -> None:
+    def __init__(self, score: ScoreAndGradient, start: Array, end: Array) -> None:
         self.score, self.steps = score, 0
         self.start = start.astype(np.float32)
         self.change = end.astype(np.float32) - self.start
 
-    def intervals(self, left: NDArray, right: NDArray) -> _Intervals:
+    def intervals(self, left: Array, right: Array) -> _Intervals:
         """Return intervals with their mean gradients."""
         length = right - left
         nodes = left[:, None] + length[:, None] * _NODES

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_class, check_integer
 from xplique_dirpairs.explanations.contributions import ClassScore, Contributions
 from xplique_dirpairs.explanations.model_explanation import (
@@ -170,7 +171,7 @@ def explain_scan(
     )
 
 
-def _chosen_classes(classes: Sequence[int] | None, ids: NDArray, count: int) -> NDArray:
+def _chosen_classes(classes: Sequence[int] | None, ids: Array, count: int) -> Array:
     """Return the classes to explain, in order, each with images."""
     with_images = np.unique(ids)
     if classes is None:
@@ -189,7 +190,7 @@ def _chosen_classes(classes: Sequence[int] | None, ids: NDArray, count: int) -> 
 
 
 def _confused_classes(
-    given: Sequence[tuple[int, int]] | None, classes: NDArray, seen: Scan
+    given: Sequence[tuple[int, int]] | None, classes: Array, seen: Scan
 ) -> list[tuple[int, int]]:
     """Return the given pairs, or each class with the one that it is taken for most often."""
     count = seen.logits.shape[1]
@@ -218,7 +219,7 @@ def _confused_classes(
 
 
 def _listed(
-    class_id: int, contributions: NDArray, changes: NDArray, pushes: Sequence[Confusion]
+    class_id: int, contributions: Array, changes: Array, pushes: Sequence[Confusion]
 ) -> list[int]:
     """Return the concepts that a report of the class may show, whatever it ranks by."""
     rankings = [contributions, changes]
@@ -228,7 +229,7 @@ def _listed(
     )
 
 
-def _influence_on(influence: Influence, classes: NDArray) -> Influence:
+def _influence_on(influence: Influence, classes: Array) -> Influence:
     """Return the influence on some classes."""
     columns = {
         name: getattr(influence, name)[:, classes]
@@ -237,20 +238,20 @@ def _influence_on(influence: Influence, classes: NDArray) -> Influence:
     return replace(influence, images=influence.images[classes], **columns)
 
 
-def _spaced(indices: NDArray, at_most: int) -> NDArray:
+def _spaced(indices: Array, at_most: int) -> Array:
     """Return evenly spaced ones of ``indices``, at most ``at_most``."""
     places = np.linspace(0, len(indices) - 1, min(at_most, len(indices))).round().astype(int)
     return indices[np.unique(places)]
 
 
-def _means(values: NDArray, groups: Sequence[NDArray]) -> NDArray:
+def _means(values: Array, groups: Sequence[Array]) -> Array:
     """Return means over the images of each group, (C, I); NaN for a group without any."""
     nowhere = np.full(values.shape[1], np.nan)
     return np.stack([values[group].mean(axis=0) if len(group) else nowhere for group in groups])
 
 
 def _mean_contributions(
-    seen: Scan, indices: NDArray, class_id: int, against: int | None, path_images: int
+    seen: Scan, indices: Array, class_id: int, against: int | None, path_images: int
 ) -> Contributions:
     """Return mean contributions by concept, (I,): over evenly spaced images if not linear."""
     layer, classes = seen.layer, seen.logits.shape[1]

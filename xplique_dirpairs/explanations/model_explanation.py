@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
@@ -61,11 +61,11 @@ class Confusion:
     names: tuple[str, str]
     images: int
     confused: int
-    contributions: NDArray
+    contributions: Array
     residual: float
     difference: float
-    changes: NDArray
-    confused_contributions: NDArray
+    changes: Array
+    confused_contributions: Array
     confused_residual: float
     confused_difference: float
 
@@ -110,22 +110,22 @@ class ModelExplanation:
         a of the influence.
     """
 
-    class_ids: NDArray
+    class_ids: Array
     class_names: tuple[str, ...]
     concept_names: tuple[str, ...]
-    images: NDArray
-    accuracy: NDArray
+    images: Array
+    accuracy: Array
     influence: Influence
-    contributions: NDArray
-    residuals: NDArray
-    logits: NDArray
-    presence: NDArray
-    presence_outside: NDArray
-    occupancy: NDArray
-    occupancy_outside: NDArray
+    contributions: Array
+    residuals: Array
+    logits: Array
+    presence: Array
+    presence_outside: Array
+    occupancy: Array
+    occupancy_outside: Array
     confusions: tuple[Confusion, ...]
-    crops: tuple[NDArray, ...]
-    class_crops: Mapping[tuple[int, int], NDArray]
+    crops: tuple[Array, ...]
+    class_crops: Mapping[tuple[int, int], Array]
     amount: float
 
     def __post_init__(self) -> None:
@@ -141,12 +141,12 @@ class ModelExplanation:
         )
 
     @property
-    def gaps(self) -> NDArray:
+    def gaps(self) -> Array:
         """logits − residuals − Σ contributions, (C,): 0 up to rounding where the head is linear."""
         return self.logits - self.residuals - self.contributions.sum(axis=1)
 
     @cached_property
-    def significance(self) -> NDArray:
+    def significance(self) -> Array:
         """Grades, (I, C): 2 for significant influence (Benjamini–Hochberg), 1 for p ≤ level."""
         grades = self.influence.significant("none").astype(int)
         return grades + self.influence.significant("benjamini-hochberg")
@@ -158,7 +158,7 @@ class ModelExplanation:
 
     def ranked(
         self, class_id: int | str, count: int = 6, by: str = "contribution"
-    ) -> tuple[NDArray, NDArray]:
+    ) -> tuple[Array, Array]:
         """Return concepts for a class and concepts against it, strongest first.
 
         Parameters
@@ -182,7 +182,7 @@ class ModelExplanation:
         values = self.contributions[c] if by == "contribution" else self.influence.changes[:, c]
         return strongest(values, count)
 
-    def shared(self, at_least: float = 0.05) -> NDArray:
+    def shared(self, at_least: float = 0.05) -> Array:
         """Return which concepts matter to which classes, (C, I): 1 for it, −1 against it, else 0.
 
         A concept matters to a class if its contribution is at least this share of Σ_i |c_i|; a
@@ -218,7 +218,7 @@ class ModelExplanation:
             "confusions=[(a, b), …]"
         )
 
-    def crops_of(self, concept: int, class_id: int | None = None) -> NDArray:
+    def crops_of(self, concept: int, class_id: int | None = None) -> Array:
         """Return a concept's best crops (k, patch, patch, 3) uint8, of a class's images if any."""
         if class_id is not None and len(self.class_crops.get((class_id, concept), ())):
             return self.class_crops[class_id, concept]
@@ -456,11 +456,11 @@ class ModelExplanation:
         explained = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
         raise ValueError(f"class {class_id!r} is not among those that are explained: {explained}")
 
-    def _listed(self, c: int, concepts: NDArray) -> str:
+    def _listed(self, c: int, concepts: Array) -> str:
         names = [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in concepts]
         return ", ".join(names) or "–"
 
-    def _shared_concepts(self, sides: NDArray) -> list[int]:
+    def _shared_concepts(self, sides: Array) -> list[int]:
         """Return concepts that matter to more than one class, those of most classes first."""
         classes = (sides != 0).sum(axis=0)
         order = np.argsort(-classes, kind="stable")
@@ -481,7 +481,7 @@ class ModelExplanation:
         )
 
 
-def strongest(values: NDArray, count: int) -> tuple[NDArray, NDArray]:
+def strongest(values: Array, count: int) -> tuple[Array, Array]:
     """Return indices of the values above 0, largest first, and of those below, least first."""
     order = np.argsort(-values, kind="stable")
     up, down = order[values[order] > 0], order[values[order] < 0][::-1]

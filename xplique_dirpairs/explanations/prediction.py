@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_images,
     check_class,
@@ -171,7 +172,7 @@ def compare_predictions(
     return PredictionComparison(first, second)
 
 
-def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[NDArray, ...]:
+def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[Array, ...]:
     arrays = tuple(np.asarray(concept_crops) for concept_crops in crops)
     if len(arrays) != count or any(array.ndim != 4 for array in arrays):
         raise ValueError(
@@ -212,7 +213,7 @@ class PredictionExplanation:
         Some crops of each concept.
     """
 
-    image: NDArray
+    image: Array
     class_id: int
     class_name: str
     against: int | None
@@ -221,11 +222,11 @@ class PredictionExplanation:
     likeliest: tuple[tuple[str, float], ...]
     score: float
     residual: float
-    contributions: NDArray
-    presence: NDArray
+    contributions: Array
+    presence: Array
     concept_names: tuple[str, ...]
     steps: int
-    crops: tuple[NDArray, ...] | None
+    crops: tuple[Array, ...] | None
 
     def __post_init__(self) -> None:
         for name in ("contributions", "presence"):
@@ -240,17 +241,17 @@ class PredictionExplanation:
         return self.score - self.residual - float(self.contributions.sum())
 
     @property
-    def concept_contributions(self) -> NDArray:
+    def concept_contributions(self) -> Array:
         """Contributions summed over positions, (I,)."""
         return self.contributions.reshape(-1, len(self.concept_names)).sum(axis=0)
 
     @property
-    def contribution_maps(self) -> NDArray:
+    def contribution_maps(self) -> Array:
         """Contributions over the image, (H, W, I); a class token has no place in it."""
         return concept_maps(self.contributions[None], self.image.shape)[0]
 
     @property
-    def presence_maps(self) -> NDArray:
+    def presence_maps(self) -> Array:
         """Presence over the image, (H, W, I)."""
         return concept_maps(self.presence[None], self.image.shape)[0]
 
@@ -263,7 +264,7 @@ class PredictionExplanation:
         return f"logit of {name} − {self.against_name.replace('_', ' ')}"
 
     @cached_property
-    def ranked(self) -> NDArray:
+    def ranked(self) -> Array:
         """Concepts by the size of their contribution, largest first."""
         return np.argsort(-np.abs(self.concept_contributions), kind="stable")
 
@@ -355,7 +356,7 @@ class PredictionComparison:
         return f"PredictionComparison({first.score_name}: {first.score:.2f} and {second.score:.2f})"
 
     @property
-    def differences(self) -> NDArray:
+    def differences(self) -> Array:
         """Contributions of the first minus those of the second, (I,)."""
         return self.first.concept_contributions - self.second.concept_contributions
 
@@ -375,7 +376,7 @@ class PredictionComparison:
         return self.first.score - self.second.score
 
     @cached_property
-    def ranked(self) -> NDArray:
+    def ranked(self) -> Array:
         """Concepts by the size of the difference, largest first."""
         return np.argsort(-np.abs(self.differences), kind="stable")
 

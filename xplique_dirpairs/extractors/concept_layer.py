@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
 
 from xplique_dirpairs.core.batching import as_positions, by_position
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import Names, check_class_names, check_concept_names
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.data.crops import best_crops
@@ -73,12 +73,12 @@ class ConceptLayer:
 
     split: SplitModel
     head: Head
-    encode: Callable[[NDArray], NDArray]
-    encode_shown: Callable[[NDArray], NDArray]
-    bank: NDArray
-    constant: NDArray
-    encoding: NDArray
-    decoding: NDArray | None
+    encode: Callable[[Array], Array]
+    encode_shown: Callable[[Array], Array]
+    bank: Array
+    constant: Array
+    encoding: Array
+    decoding: Array | None
     pairs: DirectionPairs | None
     concept_names: tuple[str, ...]
     class_names: Names
@@ -182,14 +182,14 @@ class ConceptLayer:
             return str(self.class_names[class_id])
         return str(self.class_names.get(class_id, f"class {class_id}"))
 
-    def linear_rows(self, activations: NDArray) -> NDArray | None:
+    def linear_rows(self, activations: Array) -> Array | None:
         """Return each class's weights, (K, D), where logits are linear in averaged features."""
         pooled = activations.ndim == 2 or self.head.pools_first
         return self.head.class_rows if pooled and self.head.ends_in == "linear" else None
 
     # ------------------------------------------------------------ reading images
 
-    def activations(self, images: NDArray, batch_size: int = 64) -> NDArray:
+    def activations(self, images: Array, batch_size: int = 64) -> Array:
         """Return the features x of images, (N, *spatial, D).
 
         Raises
@@ -202,30 +202,30 @@ class ConceptLayer:
         _check_channels(self.channels, activations.shape[-1])
         return activations
 
-    def coefficients(self, activations: NDArray) -> NDArray:
+    def coefficients(self, activations: Array) -> Array:
         """Return coefficients u of activations (N, *spatial, D), (N, *spatial, I)."""
         return by_position(self.encode, activations)
 
-    def shown(self, activations: NDArray) -> NDArray:
+    def shown(self, activations: Array) -> Array:
         """Return coefficients as pictures show them: ≥ 0, and 0 where a concept is absent."""
         return np.maximum(by_position(self.encode_shown, activations), 0.0)
 
-    def read(self, activations: NDArray) -> tuple[NDArray, NDArray]:
+    def read(self, activations: Array) -> tuple[Array, Array]:
         """Return `coefficients` and what is `shown` of them, (N, *spatial, I) each."""
         u = self.coefficients(activations)
         if self.encode_shown is self.encode:
             return u, np.maximum(u, 0.0)
         return u, self.shown(activations)
 
-    def reconstructions(self, coefficients: NDArray) -> NDArray:
+    def reconstructions(self, coefficients: Array) -> Array:
         """Return decode(u), without the residual, (N, *spatial, I) → (N, *spatial, D)."""
         return (coefficients @ self.bank + self.constant).astype(np.float32)
 
-    def detections(self, positions: NDArray) -> NDArray | None:
+    def detections(self, positions: Array) -> Array | None:
         """Return detections y in [0, 1], (P, D) → (P, I); None where there are no detectors."""
         return None if self.pairs is None else self.pairs.detect(positions)
 
-    def crops_of_fit(self, count: int = 3) -> tuple[NDArray, ...] | None:
+    def crops_of_fit(self, count: int = 3) -> tuple[Array, ...] | None:
         """Return each concept's best crops (k, patch, patch, 3) of a fit; None if it kept none."""
         factorization = getattr(self.fitted, "factorization", None)
         if factorization is None or factorization.crops is None:
@@ -317,7 +317,7 @@ def split_of(fitted: Any) -> SplitModel | None:
     return split
 
 
-def own_activations(fitted: Any, images: NDArray) -> NDArray | None:
+def own_activations(fitted: Any, images: Array) -> Array | None:
     """Return the activations of images in the network of concepts; None if they have none."""
     if isinstance(fitted, ConceptLayer):
         return fitted.activations(images)
@@ -330,7 +330,7 @@ def own_activations(fitted: Any, images: NDArray) -> NDArray | None:
     return None
 
 
-def fitted_images(extractors: Iterable[Extractor]) -> list[NDArray]:
+def fitted_images(extractors: Iterable[Extractor]) -> list[Array]:
     """Return the images that CRAFT extractors among these were fitted on."""
     return [
         np.asarray(extractor.factorization.inputs)
@@ -339,7 +339,7 @@ def fitted_images(extractors: Iterable[Extractor]) -> list[NDArray]:
     ]
 
 
-def fit_extractor(extractor: Extractor, images: NDArray, activations: NDArray, head: Head) -> None:
+def fit_extractor(extractor: Extractor, images: Array, activations: Array, head: Head) -> None:
     """Fit an extractor on images whose activations (N, *spatial, D) are known.
 
     Raises
@@ -371,9 +371,7 @@ def problems_of_fit(extractor: Extractor) -> list[str]:
     return []
 
 
-def fit_factorizer(
-    factorizer: ConceptFactorizer, activations: NDArray, head: Head | None
-) -> NDArray:
+def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head | None) -> Array:
     """Fit a factorizer on activations (N, *spatial, D), and return coefficients (P, I).
 
     Raises
@@ -393,7 +391,7 @@ def fit_factorizer(
     return factorizer.fit(positions)[1]
 
 
-def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[NDArray], NDArray] | None:
+def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[Array], Array] | None:
     """Return the reading of coefficients as pictures show them; None where it is ``encode``."""
     inherited = DirectionsFactorizer.shown_coefficients
     if getattr(type(factorizer), "shown_coefficients", inherited) is inherited:
@@ -466,13 +464,13 @@ def _head_by_class(split: SplitModel) -> Head:
     return split.head.by_class(np.zeros((1, *lengths), np.float32))
 
 
-def _bank_of(extractor: Extractor) -> NDArray:
+def _bank_of(extractor: Extractor) -> Array:
     if isinstance(extractor, ConceptFactorizer):
         return np.asarray(extractor.get_concept_bank(), np.float32)
     return np.asarray(extractor.factorization.concept_bank_w, np.float32)
 
 
-def _check_affine(factorizer: ConceptFactorizer, bank: NDArray, constant: NDArray) -> None:
+def _check_affine(factorizer: ConceptFactorizer, bank: Array, constant: Array) -> None:
     """Raise a ValueError unless decode(u) = u @ bank + constant, at a few random coefficients."""
     rng = np.random.default_rng(0)
     size = float(np.linalg.norm(constant)) / max(float(np.linalg.norm(bank)), 1e-12)
@@ -487,10 +485,10 @@ def _check_affine(factorizer: ConceptFactorizer, bank: NDArray, constant: NDArra
         )
 
 
-def _encode_by_nmf(nmf: Any) -> Callable[[NDArray], NDArray]:
+def _encode_by_nmf(nmf: Any) -> Callable[[Array], Array]:
     """Return the encoder of Xplique's CRAFT: scikit-learn's non-negative least squares."""
 
-    def encode(positions: NDArray) -> NDArray:
+    def encode(positions: Array) -> Array:
         if positions.min() < 0:
             raise ValueError("CRAFT needs activations that are nowhere negative")
         return nmf.transform(positions.astype(nmf.components_.dtype))

@@ -10,10 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_images, check_integer, check_number
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
@@ -42,13 +43,13 @@ class ConceptPlots:
     sensitivity: Any  # Xplique's Sensitivity, None before estimate_importance
     number_of_concepts: int
     check_if_fitted: Callable[[], None]
-    estimate_importance: Callable[..., NDArray]
-    _shown_maps: Callable[..., NDArray]
+    estimate_importance: Callable[..., Array]
+    _shown_maps: Callable[..., Array]
     _pixel_limits: tuple[float, float]
 
     def plot_concepts_importances(
         self,
-        importances: NDArray | None = None,
+        importances: Array | None = None,
         display_importance_order: DisplayImportancesOrder = DisplayImportancesOrder.GLOBAL,
         nb_most_important_concepts: int | None = None,
         verbose: bool = False,
@@ -137,7 +138,7 @@ class ConceptPlots:
     def plot_concept_attribution_maps(
         self,
         images: ArrayLike,
-        importances: NDArray | None = None,
+        importances: Array | None = None,
         nb_most_important_concepts: int = 5,
         filter_percentile: int = 90,
         clip_percentile: float | None = 10.0,
@@ -285,7 +286,7 @@ class ConceptPlots:
 
     @staticmethod
     def compute_subplots_layout_parameters(
-        images: NDArray,
+        images: Array,
         cols: int = 5,
         img_size: float = 2.0,
         margin: float = 0.3,
@@ -327,7 +328,7 @@ class ConceptPlots:
 
     # ---------------------------------------------------------------- inside
 
-    def _importances(self, importances: NDArray | None = None) -> NDArray:
+    def _importances(self, importances: Array | None = None) -> Array:
         """Return given importances, checked, or the global ones, which colours need in any case."""
         self.check_if_fitted()
         if self.sensitivity is None:
@@ -346,24 +347,24 @@ class ConceptPlots:
         return importances
 
     @staticmethod
-    def _ranked(importances: NDArray, count: int | None) -> NDArray:
+    def _ranked(importances: Array, count: int | None) -> Array:
         """Return the most important concepts, most important first."""
         if count is not None:
             check_integer("nb_most_important_concepts", count)
         return np.argsort(-importances, kind="stable")[:count]
 
-    def _cmaps(self, concepts: NDArray) -> list[Colormap]:
+    def _cmaps(self, concepts: Array) -> list[Colormap]:
         """Return the colour maps of concepts; Xplique keeps them by global rank."""
         ranks = np.argsort(self.sensitivity.most_important_concepts)
         return [self.sensitivity.cmaps[rank] for rank in ranks[concepts]]
 
-    def _best_crops(self, concept: int, count: int) -> NDArray:
+    def _best_crops(self, concept: int, count: int) -> Array:
         """Return pictures (k, patch, patch, 3) of a concept's best crops, k ≤ count."""
         fitted = self.factorization
         best = best_crops(fitted.crops_u[:, concept], len(fitted.inputs), count)
         return as_picture(np.asarray(fitted.crops)[best], self._pixel_limits)
 
-    def _picture(self, image: ArrayLike) -> NDArray:
+    def _picture(self, image: ArrayLike) -> Array:
         images = check_images(image)
         if len(images) > 1:
             raise ValueError(f"one image was expected, not {len(images)}")
@@ -379,6 +380,6 @@ def _title(order: DisplayImportancesOrder) -> str:
     return f"{kind} Concept Importance"
 
 
-def _print_importances(concepts: NDArray, importances: NDArray) -> None:
+def _print_importances(concepts: Array, importances: Array) -> None:
     for concept in concepts:
         print(f"Concept {concept} has an importance value of {importances[concept]:.2f}")

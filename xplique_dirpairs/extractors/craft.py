@@ -5,12 +5,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
 
 from xplique_dirpairs.core.batching import by_position, chunk_size, slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_images,
     check_activations,
@@ -98,7 +99,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, NDArray, NDArray]:
+    def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, Array, Array]:
         """Learn the concepts of a class from its images.
 
         Parameters
@@ -129,12 +130,12 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         self._fit_factorizer(activations)
         return self._describe(images, activations, class_id)
 
-    def _fit_factorizer(self, activations: NDArray) -> None:
+    def _fit_factorizer(self, activations: Array) -> None:
         fit_factorizer(self.factorizer, activations, self.head)
 
     def _describe(
-        self, images: NDArray, activations: NDArray, class_id: int
-    ) -> tuple[tf.Tensor, NDArray, NDArray]:
+        self, images: Array, activations: Array, class_id: int
+    ) -> tuple[tf.Tensor, Array, Array]:
         """Set `factorization` and return its crops, their coefficients and the concept bank."""
         patch = fitting_patch(self.patch_size, images.shape[1:])
         shown = by_position(self.factorizer.shown_coefficients, activations)
@@ -156,7 +157,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         return self.factorization.crops, self.factorization.crops_u, self.concept_bank_w
 
     @property
-    def concept_bank_w(self) -> NDArray:
+    def concept_bank_w(self) -> Array:
         """The concept bank, (I, D) float32: features are ``u @ concept_bank_w`` and a residual."""
         self.check_if_fitted()
         return self.factorization.concept_bank_w
@@ -168,7 +169,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     # ---------------------------------------------------------------- reading
 
-    def transform(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> NDArray:
+    def transform(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
         """Return concept coefficients of images.
 
         Parameters
@@ -186,7 +187,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         self.check_if_fitted()
         return by_position(self.factorizer.encode, self._activations(inputs, activations))
 
-    def _activations(self, inputs, activations=None) -> NDArray:
+    def _activations(self, inputs, activations=None) -> Array:
         """Return checked activations: those given, or those of the images."""
         if activations is None:
             if inputs is None:
@@ -203,7 +204,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             )
         return activations
 
-    def _shown_maps(self, image: NDArray) -> NDArray:
+    def _shown_maps(self, image: Array) -> Array:
         """Return one image's concept maps as pictures show them, (H, W, I)."""
         activations = self._activations(image)
         shown = by_position(self.factorizer.shown_coefficients, activations)
@@ -211,7 +212,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     # ---------------------------------------------------------------- importance
 
-    def estimate_importance(self, inputs: ArrayLike | None = None, nb_design: int = 32) -> NDArray:
+    def estimate_importance(self, inputs: ArrayLike | None = None, nb_design: int = 32) -> Array:
         """Return total Sobol indices of the class score, each concept dimmed at all positions.
 
         A mask m ∈ [0, 1]^I turns an image's features x into r + decode(m · u), with the residual
@@ -252,14 +253,14 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """Whether pooled features are enough: averaging commutes with an affine decoder."""
         return self.head.pools_first and self.factorizer.decodes_affinely
 
-    def _importance_parts(self, activations: NDArray) -> tuple[NDArray, NDArray]:
+    def _importance_parts(self, activations: Array) -> tuple[Array, Array]:
         """Return features and coefficients (N, *spatial, ·); pooled where that is enough."""
         coefficients = by_position(self.factorizer.encode, activations)
         if self._pools:
             return self.head.pool(activations), self.head.pool(coefficients)
         return activations, coefficients
 
-    def _masked_scores(self, x: NDArray, u: NDArray, masks: NDArray) -> NDArray:
+    def _masked_scores(self, x: Array, u: Array, masks: Array) -> Array:
         """Return the class score of one image's features under each mask, (M,)."""
         size = chunk_size(x.size, self.batch_size, _FEATURES_AT_ONCE)
         if "_scores" not in self.__dict__:
@@ -301,7 +302,7 @@ def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> 
     return SplitModel.of(first, second)
 
 
-def sensitivity_of(importances: NDArray) -> Sensitivity:
+def sensitivity_of(importances: Array) -> Sensitivity:
     """Return importances with their order; a concept's colour goes by its number, as everywhere."""
     order = np.argsort(-importances, kind="stable")
     colors = concept_colors(len(importances))

@@ -10,11 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
 from xplique_dirpairs.core.batching import by_position
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_images,
     check_class,
@@ -112,7 +113,7 @@ class DirectionPairsTf(FactorizerCraftTf):
 
     def fit(
         self, inputs: ArrayLike, class_id: int = 0, *, resume: str | os.PathLike | None = None
-    ) -> tuple[tf.Tensor, NDArray, NDArray]:
+    ) -> tuple[tf.Tensor, Array, Array]:
         """Learn the direction pairs; arguments and results as of `FactorizerCraftTf.fit`.
 
         Parameters
@@ -129,7 +130,7 @@ class DirectionPairsTf(FactorizerCraftTf):
         finally:
             self._resume = None
 
-    def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> NDArray:
+    def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
         """Return concept detections y of images, in [0, 1]; y > 0.5: the concept is present.
 
         Arguments and shape are those of `transform`.
@@ -137,7 +138,7 @@ class DirectionPairsTf(FactorizerCraftTf):
         self.check_if_fitted()
         return by_position(self.factorizer.detect, self._activations(inputs, activations))
 
-    def _fit_factorizer(self, activations: NDArray) -> None:
+    def _fit_factorizer(self, activations: Array) -> None:
         if not self._given:
             self.factorizer.fit_maps(activations, self.head, resume=self._resume)
             return
@@ -200,7 +201,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         inputs = as_images(inputs)
         labels = check_labels(labels, len(inputs), None)
         given = list_of_class_of_interest
-        classes: Sequence[int] | NDArray = np.unique(labels) if given is None else given
+        classes: Sequence[int] | Array = np.unique(labels) if given is None else given
         if np.ndim(classes) != 1:
             raise TypeError(f"list_of_class_of_interest must be a list of classes, not {classes!r}")
         for class_id in classes:
@@ -230,14 +231,14 @@ class DirectionPairsManagerTf(CraftManagerTf):
             for class_id in self.list_of_class_of_interest
         }
 
-    def compute_predictions(self) -> NDArray:
+    def compute_predictions(self) -> Array:
         """Return the network's class of every image, (N,)."""
         return self._predict(self._activations())
 
-    def _activations(self) -> NDArray:
+    def _activations(self) -> Array:
         return compute_activations(self.split.input_to_latent_model, self.inputs, self.batch_size)
 
-    def _predict(self, activations: NDArray) -> NDArray:
+    def _predict(self, activations: Array) -> Array:
         head = self.split.head
         return head.predict(head.pool(activations)).argmax(axis=-1)
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import EncodedData, HolisticCraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
@@ -20,6 +20,7 @@ from xplique.concepts.tf.latent_extractor import TfLatentExtractor
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
 
 from xplique_dirpairs.core.batching import by_position
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_class,
@@ -152,7 +153,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         shape = getattr(model, "output_shape", None)  # that of a detector is not (N, K)
         return shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
-    def _images(self, inputs: ArrayLike | tf.Tensor) -> NDArray | tf.Tensor:
+    def _images(self, inputs: ArrayLike | tf.Tensor) -> Array | tf.Tensor:
         """Return checked images; tensors stay tensors, so that gradients can be taken."""
         images: Any = inputs if tf.is_tensor(inputs) else check_images(inputs)
         check_images_fit(images.shape[1:], self._whole_model)
@@ -161,7 +162,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
     def _latent_data(self, inputs: ArrayLike | tf.Tensor):
         return self.latent_extractor.input_to_latent_generator(self._images(inputs))
 
-    def _activations(self, inputs: ArrayLike) -> NDArray:
+    def _activations(self, inputs: ArrayLike) -> Array:
         batches = self._latent_data(inputs)
         return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
 
@@ -189,12 +190,12 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         self.check_if_fitted()
         return super().encode(self._images(inputs), resize, differentiable)
 
-    def detect(self, inputs: ArrayLike) -> NDArray:
+    def detect(self, inputs: ArrayLike) -> Array:
         """Return concept detections y of images, in [0, 1], in the shape of `transform`."""
         self.check_if_fitted()
         return self.pairs.detect(self._activations(inputs))
 
-    def _decode_coefficients(self, latent_data: LatentData, coeffs_u: NDArray | tf.Tensor) -> Any:
+    def _decode_coefficients(self, latent_data: LatentData, coeffs_u: Array | tf.Tensor) -> Any:
         """Return predictions of r + decode(u), r = x − decode(encode(x)) being the residual.
 
         ``latent_data`` keeps its activations: a copy goes through the network.
@@ -229,7 +230,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         method: str = "gradient_input",
         *args: Any,
         **kwargs: Any,
-    ) -> NDArray:
+    ) -> Array:
         """Return importances (I,) of the concepts: see `HolisticCraft.estimate_importance`.
 
         Raises
@@ -250,9 +251,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
 
     # ---------------------------------------------------------------- pictures
 
-    def _prepare_coefficients_for_display(
-        self, images: ArrayLike, coeffs_u: NDArray | None
-    ) -> NDArray:
+    def _prepare_coefficients_for_display(self, images: ArrayLike, coeffs_u: Array | None) -> Array:
         """Return concept maps (N, H, W, I): coefficients where the concept is detected."""
         coefficients = self.transform(images) if coeffs_u is None else np.asarray(coeffs_u)
         if coefficients.shape[-1] != self.number_of_concepts:
@@ -271,8 +270,8 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
 
     def display_concept_heatmap(
         self,
-        image: NDArray,
-        concept_heatmap: NDArray,
+        image: Array,
+        concept_heatmap: Array,
         concept_idx: int,
         ax: Axes,
         filter_percentile: int = 80,

@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions, slices
 from xplique_dirpairs.core.geometry import crop_place, default_patch
 from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer, check_labels
 from xplique_dirpairs.data.crops import (
     concept_maps,
@@ -65,25 +66,25 @@ class Scan:
     """
 
     layer: ConceptLayer
-    images: NDArray
-    class_ids: NDArray
-    logits: NDArray
-    pooled: NDArray | None
-    pooled_coefficients: NDArray | None
-    detected: NDArray
-    detected_together: NDArray
-    histogram: NDArray | None
-    crop_values: NDArray
-    crop_places: NDArray
+    images: Array
+    class_ids: Array
+    logits: Array
+    pooled: Array | None
+    pooled_coefficients: Array | None
+    detected: Array
+    detected_together: Array
+    histogram: Array | None
+    crop_values: Array
+    crop_places: Array
     patch: int
-    sample: NDArray
-    sample_detections: NDArray
-    kept: NDArray
+    sample: Array
+    sample_detections: Array
+    kept: Array
     batch_size: int
-    _read_again: dict[int, NDArray] = field(default_factory=dict, repr=False)
+    _read_again: dict[int, Array] = field(default_factory=dict, repr=False)
 
     @property
-    def predicted(self) -> NDArray:
+    def predicted(self) -> Array:
         """Predicted classes, (N,)."""
         return self.logits.argmax(axis=1)
 
@@ -94,7 +95,7 @@ class Scan:
 
     # ------------------------------------------------------------ features
 
-    def activations(self, indices: NDArray) -> NDArray:
+    def activations(self, indices: Array) -> Array:
         """Return activations of images, (n, *spatial, D).
 
         Images whose activations are not kept are read a second time, and kept from then on: ask for
@@ -110,11 +111,11 @@ class Scan:
             [self.kept[n] if n < len(self.kept) else self._read_again[n] for n in indices.tolist()]
         )
 
-    def features(self, indices: NDArray) -> NDArray:
+    def features(self, indices: Array) -> Array:
         """Return features of images as the head takes them: (n, D), or (n, *spatial, D)."""
         return self.activations(indices) if self.pooled is None else self.pooled[indices]
 
-    def coefficients(self, indices: NDArray) -> NDArray:
+    def coefficients(self, indices: Array) -> Array:
         """Return coefficients u of `features`: (n, I), or (n, *spatial, I)."""
         if self.pooled_coefficients is not None:
             return self.pooled_coefficients[indices]
@@ -123,7 +124,7 @@ class Scan:
     # ------------------------------------------------------------ detections and crops
 
     @property
-    def overlaps(self) -> NDArray:
+    def overlaps(self) -> Array:
         """Positions where both of two concepts are detected, as a share of either's, (I, I)."""
         own = np.diag(self.detected_together)
         either = own[:, None] + own[None] - self.detected_together
@@ -131,7 +132,7 @@ class Scan:
             self.detected_together, either, out=np.zeros(either.shape), where=either > 0
         )
 
-    def best_images(self, concept: int, count: int, among: NDArray | None = None) -> NDArray:
+    def best_images(self, concept: int, count: int, among: Array | None = None) -> Array:
         """Return the images with a concept's best crops, best first; none without the concept.
 
         Parameters
@@ -147,7 +148,7 @@ class Scan:
         best = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
         return best[values[best] > 0]
 
-    def crops(self, concept: int, count: int, among: NDArray | None = None) -> NDArray:
+    def crops(self, concept: int, count: int, among: Array | None = None) -> Array:
         """Return a concept's best crops, of different images, (k, patch, patch, 3) uint8.
 
         Arguments are those of `best_images`.
@@ -175,7 +176,7 @@ def scan(
     images: ArrayLike,
     labels: ArrayLike | None = None,
     *,
-    activations: NDArray | None = None,
+    activations: Array | None = None,
     patch_size: int | None = None,
     batch_size: int = 64,
     memory: int = KEPT_BYTES,
@@ -232,7 +233,7 @@ def scan(
     reading = _Reading(layer, len(images), shape, patch, memory, activations)
     starts = range(0, len(images), batch_size)
 
-    def batches() -> Iterator[tuple[NDArray, NDArray]]:
+    def batches() -> Iterator[tuple[Array, Array]]:
         for start in progress(starts, len(starts), "images", verbose, "batch"):
             chosen = slice(start, start + batch_size)
             if activations is None:
@@ -276,21 +277,21 @@ class _Reading:
         image_shape: tuple[int, ...],
         patch: int,
         memory: int,
-        known: NDArray | None,
+        known: Array | None,
     ) -> None:
         self.layer, self.image_shape, self.patch = layer, image_shape, patch
         self.number_of_images, self.memory, self.known = number_of_images, memory, known
         concepts = layer.number_of_concepts
         self.detected_together = np.zeros((concepts, concepts))
         self.histogram = np.zeros((concepts, BINS))
-        self.logits: list[NDArray] = []
-        self.pooled: list[NDArray] = []
-        self.pooled_coefficients: list[NDArray] = []
-        self.detected: list[NDArray] = []
-        self.crop_values: list[NDArray] = []
-        self.crop_places: list[NDArray] = []
+        self.logits: list[Array] = []
+        self.pooled: list[Array] = []
+        self.pooled_coefficients: list[Array] = []
+        self.detected: list[Array] = []
+        self.crop_values: list[Array] = []
+        self.crop_places: list[Array] = []
 
-    def read(self, x: NDArray, start: int) -> NDArray:
+    def read(self, x: Array, start: int) -> Array:
         """Collect a batch (n, *spatial, D), the first image of which is number ``start``.
 
         Returns
@@ -321,7 +322,7 @@ class _Reading:
         self._rate_crops(shown)
         return detected
 
-    def _count(self, x: NDArray, detected: NDArray) -> None:
+    def _count(self, x: Array, detected: Array) -> None:
         on = as_positions(detected).astype(np.float32)
         self.detected_together += on.T @ on
         y = self.layer.detections(as_positions(x))
@@ -331,7 +332,7 @@ class _Reading:
             counts = np.bincount(steps.ravel(), minlength=BINS * concepts)
             self.histogram += counts.reshape(concepts, BINS)
 
-    def _rate_crops(self, shown: NDArray) -> None:
+    def _rate_crops(self, shown: Array) -> None:
         maps = concept_maps(shown, self.image_shape)
         if maps[0, ..., 0].size == 1:  # a map without places: the largest square stands for it
             self.patch = min(self.image_shape[:2])
@@ -342,8 +343,8 @@ class _Reading:
 
 
 def sample_positions(
-    batches: Iterable[tuple[NDArray, NDArray]], at_most: int, random_state: int | None = None
-) -> tuple[NDArray, NDArray]:
+    batches: Iterable[tuple[Array, Array]], at_most: int, random_state: int | None = None
+) -> tuple[Array, Array]:
     """Draw a uniform sample of positions from a stream, in memory that does not grow with it.
 
     Parameters
@@ -361,7 +362,7 @@ def sample_positions(
     detections : ndarray of shape (P, I), bool
     """
     rng = np.random.default_rng(random_state)
-    kept: list[NDArray] = []
+    kept: list[Array] = []
     for features, detections in batches:
         x, y = as_positions(features), as_positions(detections)
         parts = [rng.random(len(x)), x, y]

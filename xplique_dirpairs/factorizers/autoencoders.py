@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 
 from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.progress import quiet
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
 from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard, Progress
 from xplique_dirpairs.factorizers.base import AffineFactorizer
@@ -61,15 +62,15 @@ class AutoencoderFactorizer(AffineFactorizer):
     batch_size: int = 512
     learning_rate: float = 1e-2
     verbose: int = 0
-    filters_: NDArray = field(init=False)
-    biases_: NDArray = field(init=False)
+    filters_: Array = field(init=False)
+    biases_: Array = field(init=False)
     k_: int = field(init=False)
     scale_: float = field(init=False)
     history_: AutoencoderHistory = field(init=False)
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, activations: ArrayLike) -> tuple[NDArray, NDArray]:
+    def fit(self, activations: ArrayLike) -> tuple[Array, Array]:
         """Train on flat activations; Ctrl-C ends the training and keeps what was learned.
 
         Parameters
@@ -108,7 +109,7 @@ class AutoencoderFactorizer(AffineFactorizer):
         self.history_.warn()
         return bank, coefficients
 
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         k = self._check_parameters(x)
         rng = np.random.default_rng(self.random_state)
         centre, scale = _centre_and_scale(x)
@@ -124,9 +125,7 @@ class AutoencoderFactorizer(AffineFactorizer):
         self.k_, self.scale_ = k, scale
         return self._keep(model, centre, scale)
 
-    def _keep(
-        self, model: SparseAutoencoder, centre: NDArray, scale: float
-    ) -> tuple[NDArray, NDArray]:
+    def _keep(self, model: SparseAutoencoder, centre: Array, scale: float) -> tuple[Array, Array]:
         """Keep what was learned of x̃ = (x − centre)/scale, for x; return bank and constant."""
         filters = model.encoder.numpy().astype(np.float64) / scale
         offset = centre + scale * model.offset.numpy()
@@ -134,7 +133,7 @@ class AutoencoderFactorizer(AffineFactorizer):
         self.biases_ = (filters @ offset - model.shift.numpy()).astype(np.float32)
         return model.dictionary.atoms().numpy() * scale, offset
 
-    def _check_parameters(self, x: NDArray) -> int:
+    def _check_parameters(self, x: Array) -> int:
         """Check every parameter; return k."""
         # Several concepts at a position from I = 6 on: with one alone they would be clusters.
         k = math.ceil(self.number_of_concepts / 5) if self.k is None else self.k
@@ -151,7 +150,7 @@ class AutoencoderFactorizer(AffineFactorizer):
 
     @abstractmethod
     def _make_dictionary(
-        self, x: NDArray, centre: NDArray, scale: float, rng: np.random.Generator
+        self, x: Array, centre: Array, scale: float, rng: np.random.Generator
     ) -> FreeDictionary | ArchetypalDictionary:
         """Return the dictionary at its start, for features (x − centre)/scale."""
 
@@ -160,7 +159,7 @@ class AutoencoderFactorizer(AffineFactorizer):
         return math.ceil(self.steps / _EPOCHS)
 
     def _train(
-        self, model: SparseAutoencoder, x: NDArray, seed: int
+        self, model: SparseAutoencoder, x: Array, seed: int
     ) -> tuple[dict[str, list[float]], list[str], bool]:
         """Fit the model; return its curves, what cut them short, and whether that was Ctrl-C."""
         per_epoch = self._steps_per_epoch
@@ -202,7 +201,7 @@ class AutoencoderFactorizer(AffineFactorizer):
         return top_k(tf.nn.relu(z - tf.constant(self.biases_, x.dtype)), self.k_)
 
     @property
-    def decoding_directions(self) -> NDArray:
+    def decoding_directions(self) -> Array:
         """Rows of the encoder, (I, D): the linear filters before ReLU and TopK."""
         self._check_is_fitted()
         return self.filters_.copy()
@@ -241,7 +240,7 @@ class TopKFactorizer(AutoencoderFactorizer):
     """
 
     def _make_dictionary(
-        self, x: NDArray, centre: NDArray, scale: float, rng: np.random.Generator
+        self, x: Array, centre: Array, scale: float, rng: np.random.Generator
     ) -> FreeDictionary:
         sample = unit_rows(_sample(x, _START_SAMPLE, centre, scale, rng))
         # Random atoms where there are more concepts than positions, and a little everywhere:
@@ -252,9 +251,7 @@ class TopKFactorizer(AutoencoderFactorizer):
         atoms[:count] = starts + 0.01 * atoms[:count]
         return FreeDictionary(atoms)
 
-    def _keep(
-        self, model: SparseAutoencoder, centre: NDArray, scale: float
-    ) -> tuple[NDArray, NDArray]:
+    def _keep(self, model: SparseAutoencoder, centre: Array, scale: float) -> tuple[Array, Array]:
         _, offset = super()._keep(model, centre, scale)
         # Atoms of unit length in raw features, too: the scale goes to the coefficients.
         self.filters_, self.biases_ = self.filters_ * scale, self.biases_ * scale
@@ -291,16 +288,16 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     """
 
     n_centroids: int | None = None
-    centroids_: NDArray = field(init=False)
-    mixture_: NDArray = field(init=False)
-    relaxation_: NDArray = field(init=False)
+    centroids_: Array = field(init=False)
+    mixture_: Array = field(init=False)
+    relaxation_: Array = field(init=False)
 
     @property
     def _radius(self) -> float:
         """δ."""
         return 0.0
 
-    def _check_parameters(self, x: NDArray) -> int:
+    def _check_parameters(self, x: Array) -> int:
         k = super()._check_parameters(x)
         count = self._count_centroids(x)
         check_integer("n_centroids", count, minimum=self.number_of_concepts)
@@ -308,13 +305,13 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
             raise ValueError(f"n_centroids={count} are more than the {len(x)} positions")
         return k
 
-    def _count_centroids(self, x: NDArray) -> int:
+    def _count_centroids(self, x: Array) -> int:
         if self.n_centroids is not None:
             return self.n_centroids
         return min(len(x), max(_CENTROIDS_PER_CONCEPT * self.number_of_concepts, _FEWEST_CENTROIDS))
 
     def _make_dictionary(
-        self, x: NDArray, centre: NDArray, scale: float, rng: np.random.Generator
+        self, x: Array, centre: Array, scale: float, rng: np.random.Generator
     ) -> ArchetypalDictionary:
         seed = int(rng.integers(2**31))
         count = self._count_centroids(x)
@@ -330,9 +327,7 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
         mixture = np.eye(len(centroids), dtype=np.float32)[corners]
         return ArchetypalDictionary(centroids, mixture, self._radius)
 
-    def _keep(
-        self, model: SparseAutoencoder, centre: NDArray, scale: float
-    ) -> tuple[NDArray, NDArray]:
+    def _keep(self, model: SparseAutoencoder, centre: Array, scale: float) -> tuple[Array, Array]:
         bank, offset = super()._keep(model, centre, scale)
         dictionary = model.dictionary
         self.centroids_ = (centre + scale * dictionary.centroids.numpy()).astype(np.float32)
@@ -360,12 +355,12 @@ class RelaxedArchetypalFactorizer(ArchetypalFactorizer):
     def _radius(self) -> float:
         return float(self.delta)
 
-    def _check_parameters(self, x: NDArray) -> int:
+    def _check_parameters(self, x: Array) -> int:
         check_number("delta", self.delta, minimum=0.0)
         return super()._check_parameters(x)
 
 
-def _centre_and_scale(x: NDArray) -> tuple[NDArray, float]:
+def _centre_and_scale(x: Array) -> tuple[Array, float]:
     """Return the mean (D,) of positions (P, D), and their RMS distance from it."""
     centre = x.mean(axis=0, dtype=np.float64)
     squares = sum(float(np.square(block - centre).sum()) for block in iter_blocks(x))
@@ -375,9 +370,7 @@ def _centre_and_scale(x: NDArray) -> tuple[NDArray, float]:
     return centre, scale
 
 
-def _sample(
-    x: NDArray, size: int, centre: NDArray, scale: float, rng: np.random.Generator
-) -> NDArray:
+def _sample(x: Array, size: int, centre: Array, scale: float, rng: np.random.Generator) -> Array:
     """Return at most ``size`` positions, (x − centre)/scale, float32."""
     if len(x) > size:
         x = x[rng.choice(len(x), size, replace=False)]

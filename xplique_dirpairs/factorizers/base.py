@@ -12,12 +12,13 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from xplique.concepts.factorizer import ConceptFactorizer
 
 from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.progress import warn_caller
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.learning.features import TOO_LARGE
 
@@ -42,11 +43,11 @@ class DirectionsFactorizer(ConceptFactorizer):
 
     @property
     @abstractmethod
-    def encoding_directions(self) -> NDArray:
+    def encoding_directions(self) -> Array:
         """(I, D): how the features change along each concept."""
 
     @property
-    def decoding_directions(self) -> NDArray | None:
+    def decoding_directions(self) -> Array | None:
         """(I, D): linear filters that read the concepts, or None where reading is not linear."""
         return None
 
@@ -55,11 +56,11 @@ class DirectionsFactorizer(ConceptFactorizer):
         """False: activations of any sign."""
         return False
 
-    def residual(self, activations: NDArray) -> NDArray:
+    def residual(self, activations: Array) -> Array:
         """Compute x − decode(encode(x)), (P, D): the part of the features no concept explains."""
         return activations - self.decode(self.encode(activations))
 
-    def shown_coefficients(self, activations: NDArray) -> NDArray:
+    def shown_coefficients(self, activations: Array) -> Array:
         """Return coefficients (P, I) as pictures show them: zero where a concept is absent.
 
         Here all of them; a child whose coefficients can be positive where the concept is absent
@@ -70,11 +71,11 @@ class DirectionsFactorizer(ConceptFactorizer):
     # The interface of Xplique's `Factorization.reducer`, an sklearn NMF there.
 
     @property
-    def components_(self) -> NDArray:
+    def components_(self) -> Array:
         """The concept bank, (I, D) float32."""
         return self.get_concept_bank().astype(np.float32)
 
-    def transform(self, activations: NDArray) -> NDArray:
+    def transform(self, activations: Array) -> Array:
         """Call `encode`, under sklearn's name."""
         return self.encode(activations)
 
@@ -107,18 +108,18 @@ class AffineFactorizer(DirectionsFactorizer):
     number_of_concepts: int = 20
     _: KW_ONLY
     random_state: int | None = None
-    bank_: NDArray = field(init=False)
-    constant_: NDArray = field(init=False)
+    bank_: Array = field(init=False)
+    constant_: Array = field(init=False)
 
     @abstractmethod
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         """Return bank (I, D) and constant (D,) of features (P, D), which are finite and vary."""
 
     @abstractmethod
     def _read(self, x: tf.Tensor) -> tf.Tensor:
         """Return coefficients (P, I) of features (P, D); gradients flow to the features."""
 
-    def fit(self, activations: ArrayLike) -> tuple[NDArray, NDArray]:
+    def fit(self, activations: ArrayLike) -> tuple[Array, Array]:
         """Learn the concepts from flat activations.
 
         Parameters
@@ -157,7 +158,7 @@ class AffineFactorizer(DirectionsFactorizer):
         self.constant_ = constant.astype(np.float32)
         return self.get_concept_bank(), self._read_in_blocks(x)
 
-    def encode(self, activations: ArrayLike) -> NDArray:
+    def encode(self, activations: ArrayLike) -> Array:
         """Compute concept coefficients, (P, D) → (P, I).
 
         Raises
@@ -175,7 +176,7 @@ class AffineFactorizer(DirectionsFactorizer):
         _check_width("activations", x, self.bank_.shape[1], "channels")
         return self._read(x)
 
-    def decode(self, coefficients: NDArray | tf.Tensor) -> NDArray | tf.Tensor:
+    def decode(self, coefficients: Array | tf.Tensor) -> Array | tf.Tensor:
         """Compute the features the coefficients stand for, (P, I) → (P, D).
 
         ``u @ bank_ + constant_``. Arrays give arrays, tensors give tensors.
@@ -187,13 +188,13 @@ class AffineFactorizer(DirectionsFactorizer):
             return u @ self.bank_ + self.constant_
         return u @ tf.constant(self.bank_, u.dtype) + tf.constant(self.constant_, u.dtype)
 
-    def get_concept_bank(self) -> NDArray:
+    def get_concept_bank(self) -> Array:
         """Return a copy of the concept bank, (I, D)."""
         self._check_is_fitted()
         return self.bank_.copy()
 
     @property
-    def encoding_directions(self) -> NDArray:
+    def encoding_directions(self) -> Array:
         """Rows of the concept bank, (I, D)."""
         return self.get_concept_bank()
 
@@ -202,7 +203,7 @@ class AffineFactorizer(DirectionsFactorizer):
         """Whether there is a bank."""
         return hasattr(self, "bank_")
 
-    def _read_in_blocks(self, x: NDArray) -> NDArray:
+    def _read_in_blocks(self, x: Array) -> Array:
         with tf.init_scope():  # arrays are read at once, also while the caller traces a graph
             blocks = [self._read(tf.constant(block)).numpy() for block in iter_blocks(x)]
         return np.concatenate(blocks)
@@ -221,13 +222,13 @@ class LinearFactorizer(AffineFactorizer):
         Decoding directions; set by a child's `_learn`.
     """
 
-    filters_: NDArray = field(init=False)
+    filters_: Array = field(init=False)
 
     def _read(self, x: tf.Tensor) -> tf.Tensor:
         return tf.matmul(self._centred(x), tf.constant(self.filters_, x.dtype), transpose_b=True)
 
     @property
-    def decoding_directions(self) -> NDArray:
+    def decoding_directions(self) -> Array:
         """The filters that read the coefficients, (I, D)."""
         self._check_is_fitted()
         return self.filters_.copy()
@@ -267,7 +268,7 @@ class IterativeFactorizer(AffineFactorizer):
             )
 
 
-def check_flat(activations: ArrayLike, channels: int | None = None) -> NDArray:
+def check_flat(activations: ArrayLike, channels: int | None = None) -> Array:
     """Return flat, finite activations as float32 (P, D).
 
     Raises
@@ -283,7 +284,7 @@ def check_flat(activations: ArrayLike, channels: int | None = None) -> NDArray:
     return x
 
 
-def _check_width(name: str, rows: NDArray | tf.Tensor, width: int, unit: str) -> None:
+def _check_width(name: str, rows: Array | tf.Tensor, width: int, unit: str) -> None:
     shape = tuple(rows.shape)
     if len(shape) != 2 or shape[1] != width:
         raise ValueError(f"{name} must be flat and end in {width} {unit}, but are {shape}")

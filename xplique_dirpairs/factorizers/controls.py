@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.cluster import MiniBatchKMeans
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.factorizers.base import LinearFactorizer, check_flat
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
@@ -35,7 +36,7 @@ class RandomFactorizer(LinearFactorizer):
         Seed of the directions.
     """
 
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         rng = np.random.default_rng(self.random_state)
         bank = unit_rows(random_filters(x, self.number_of_concepts, rng))
         self.filters_ = np.linalg.pinv(bank).T.astype(np.float32)
@@ -70,7 +71,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
 
     def fit_maps(
         self,
-        activations: NDArray,
+        activations: Array,
         head: Head | None,
         *,
         resume: str | os.PathLike | None = None,
@@ -98,7 +99,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         self.pairs_, self.history_ = measured.pairs, None
         return self
 
-    def encode(self, activations: ArrayLike) -> NDArray:
+    def encode(self, activations: ArrayLike) -> Array:
         """Compute concept coefficients, (P, D) → (P, I).
 
         Raises
@@ -109,9 +110,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         return super().encode(check_flat(activations, self._fitted().channels))
 
 
-def clustered_detectors(
-    x: NDArray, concepts: int, rng: np.random.Generator
-) -> tuple[NDArray, NDArray]:
+def clustered_detectors(x: Array, concepts: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return filters (I, A), unit rows, and biases (I,) of whitened features (P, A), from K-Means.
 
     A filter points to a centroid; filters are symmetrically orthogonalised where I ≤ A. Each

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.core.linear_algebra import largest_entry_signs, principal_axes, unit_rows
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.factorizers.base import (
     AffineFactorizer,
     IterativeFactorizer,
@@ -41,7 +41,7 @@ class PCAFactorizer(LinearFactorizer):
         Without effect: the result is exact. Present so that all factorizers are made alike.
     """
 
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         if self.number_of_concepts > x.shape[1]:
             raise _too_many(self, x.shape[1])
         moments = Moments.of(x)
@@ -82,7 +82,7 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
 
     fun: str = "logcosh"
 
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         moments = Moments.of(x)
         axes, deviations = signal_axes(moments, self.number_of_concepts)
         if len(axes) < self.number_of_concepts:
@@ -145,7 +145,7 @@ class KMeansFactorizer(IterativeFactorizer):
     max_iter: int = 300
     n_init: int = 4
 
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         model = KMeans(
             self.number_of_concepts,
             n_init=self.n_init,

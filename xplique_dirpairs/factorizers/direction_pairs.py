@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_activations, check_choice, check_integer
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.history import History
@@ -87,7 +88,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         factorizer.history_ = None
         return factorizer
 
-    def fit(self, activations: ArrayLike) -> tuple[NDArray, NDArray]:
+    def fit(self, activations: ArrayLike) -> tuple[Array, Array]:
         """Learn the pairs from flat activations.
 
         Parameters
@@ -117,7 +118,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
     def fit_maps(
         self,
-        activations: NDArray,
+        activations: Array,
         head: Head | None,
         *,
         resume: str | os.PathLike | None = None,
@@ -150,7 +151,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         )
         return self
 
-    def encode(self, activations: NDArray) -> NDArray:
+    def encode(self, activations: Array) -> Array:
         """Compute concept coefficients, (P, D) → (P, I)."""
         return self._fitted().coefficients(activations, off=self.off)
 
@@ -164,7 +165,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         inverse = tf.constant(pairs.cross_inverse, x.dtype)
         return tf.matmul(z - tf.constant(pairs.biases, x.dtype), inverse, transpose_b=True)
 
-    def decode(self, coefficients: NDArray | tf.Tensor) -> NDArray | tf.Tensor:
+    def decode(self, coefficients: Array | tf.Tensor) -> Array | tf.Tensor:
         """Return the part of the features that coefficients stand for, (P, I) → (P, D).
 
         Arrays give arrays, tensors give tensors.
@@ -174,28 +175,28 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             return coefficients @ tf.constant(pairs.bank(self.off), coefficients.dtype)
         return pairs.combine(coefficients, off=self.off)
 
-    def detect(self, activations: NDArray) -> NDArray:
+    def detect(self, activations: Array) -> Array:
         """Detect concepts, (..., D) → (..., I) in [0, 1]; the concept is there above 0.5."""
         return self._fitted().detect(activations)
 
-    def shown_coefficients(self, activations: NDArray) -> NDArray:
+    def shown_coefficients(self, activations: Array) -> Array:
         """Return coefficients where the concept is detected, zero elsewhere, (P, D) → (P, I).
 
         A positive coefficient alone only says "above its usual absent level".
         """
         return np.maximum(self.encode(activations), 0.0) * (self.detect(activations) > 0.5)
 
-    def get_concept_bank(self) -> NDArray:
+    def get_concept_bank(self) -> Array:
         """(I, D): Bᵀ in the absent form, Ŝᵀ in the undecided one."""
         return self._fitted().bank(self.off).copy()
 
     @property
-    def encoding_directions(self) -> NDArray:
+    def encoding_directions(self) -> Array:
         """Signal vectors ŝ_i, (I, D)."""
         return self._fitted().signals
 
     @property
-    def decoding_directions(self) -> NDArray:
+    def decoding_directions(self) -> Array:
         """Filters w_i, (I, D)."""
         return self._fitted().filters
 
@@ -219,7 +220,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         check_choice("off", self.off, get_args(Off))
 
 
-def _as_maps_of(pixels: NDArray, map_shape: tuple[int, ...]) -> NDArray:
+def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
     """``(P, D)`` → ``(N, *map_shape, D)``."""
     if not isinstance(map_shape, (tuple, list)):
         raise TypeError(f"map_shape must be a tuple, as (7, 7) or (197,), not {map_shape!r}")

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.core.batching import chunk_size, iter_blocks, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
 from xplique_dirpairs.factorizers.base import IterativeFactorizer
 
@@ -61,9 +61,9 @@ class NMFFactorizer(IterativeFactorizer):
     n_iter_ : int
     """
 
-    shift_: NDArray = field(init=False)
+    shift_: Array = field(init=False)
 
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         shift = np.maximum(-x.min(axis=0), 0.0)
         model = NMF(
             self.number_of_concepts,
@@ -118,9 +118,9 @@ class SemiNMFFactorizer(IterativeFactorizer):
 
     tol: float = 1e-5
     max_iter: int = 500
-    objective_: NDArray = field(init=False)
+    objective_: Array = field(init=False)
 
-    def _learn(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def _learn(self, x: Array) -> tuple[Array, Array]:
         check_integer("max_iter", self.max_iter)
         check_number("tol", self.tol, minimum=0.0)
         concepts = self.number_of_concepts
@@ -136,7 +136,7 @@ class SemiNMFFactorizer(IterativeFactorizer):
             bank = np.linalg.lstsq(u @ u.T, u.astype(np.float32) @ x, rcond=None)[0]
             gram, target = bank @ bank.T, (bank.astype(np.float32) @ x.T).astype(np.float64)
             _descend(u, gram, target, sweeps=3)
-            objective.append(squares - 2.0 * np.vdot(u, target) + np.vdot(u @ u.T, gram))
+            objective.append(float(squares - 2.0 * np.vdot(u, target) + np.vdot(u @ u.T, gram)))
             converged = len(objective) > 1 and objective[-2] - objective[-1] <= enough
         self.objective_ = np.maximum(objective, 0.0)
         self._finish(len(objective), converged)
@@ -146,7 +146,7 @@ class SemiNMFFactorizer(IterativeFactorizer):
         return differentiable_least_squares(x, self.bank_)
 
 
-def nonnegative_least_squares(x: NDArray, bank: NDArray) -> NDArray:
+def nonnegative_least_squares(x: Array, bank: Array) -> Array:
     """Minimise ‖x − u W‖² over u ≥ 0 at each position, (P, D) → (P, I) float32.
 
     Coordinate descent finds nearly all coefficients that are positive, block principal pivoting
@@ -170,7 +170,7 @@ def nonnegative_least_squares(x: NDArray, bank: NDArray) -> NDArray:
     return u.T.astype(np.float32, order="C")
 
 
-def _pivot(gram: NDArray, target: NDArray, positive: NDArray) -> NDArray:
+def _pivot(gram: Array, target: Array, positive: Array) -> Array:
     """Solve non-negative least squares exactly, (n, I), from a guess of the positive coefficients.
 
     All coefficients of the wrong sign, or with a gradient of the wrong sign, change sides at once;
@@ -202,7 +202,7 @@ def _pivot(gram: NDArray, target: NDArray, positive: NDArray) -> NDArray:
     return np.maximum(u, 0.0)
 
 
-def _descend(u: NDArray, gram: NDArray, target: NDArray, sweeps: int) -> None:
+def _descend(u: Array, gram: Array, target: Array, sweeps: int) -> None:
     """Move u (I, P), in place, towards argmin over u ≥ 0 of uᵀ gram u / 2 − uᵀ target."""
     concepts = np.flatnonzero(gram.diagonal() > 0)
     u[gram.diagonal() <= 0] = 0.0
@@ -218,7 +218,7 @@ def _descend(u: NDArray, gram: NDArray, target: NDArray, sweeps: int) -> None:
         u[:, part] = block
 
 
-def differentiable_least_squares(x: tf.Tensor, bank: NDArray) -> tf.Tensor:
+def differentiable_least_squares(x: tf.Tensor, bank: Array) -> tf.Tensor:
     """Compute `nonnegative_least_squares` of a tensor, with its exact gradient.
 
     While the set F of positive coefficients stays the same, they are an ordinary least-squares

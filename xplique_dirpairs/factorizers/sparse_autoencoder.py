@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.history import LearningWarning
 
 #: Weight of the auxiliary loss: α of Gao et al.
@@ -31,7 +32,7 @@ class FreeDictionary(keras.layers.Layer):
     #: Whether the model's offset is learned, or stays at the mean.
     frees_offset = True
 
-    def __init__(self, atoms: NDArray):
+    def __init__(self, atoms: Array):
         super().__init__(name="dictionary")
         self._atoms = _variable(self, "atoms", atoms)
         self.project()
@@ -64,7 +65,7 @@ class ArchetypalDictionary(keras.layers.Layer):
     #: At the mean, an atom and the offset add up to a point of the hull in raw features.
     frees_offset = False
 
-    def __init__(self, centroids: NDArray, mixture: NDArray, delta: float):
+    def __init__(self, centroids: Array, mixture: Array, delta: float):
         super().__init__(name="dictionary")
         self.centroids = tf.constant(centroids, tf.float32)
         self._delta = delta
@@ -105,7 +106,7 @@ class SparseAutoencoder(keras.Model):
         dictionary: FreeDictionary | ArchetypalDictionary,
         top_k: int,
         *,
-        centre: NDArray,
+        centre: Array,
         scale: float,
         patience: int,
     ):
@@ -185,11 +186,11 @@ class SparseAutoencoder(keras.Model):
 
     # The callbacks of the learning expect an axis of restarts; an autoencoder has one.
 
-    def finite_restarts(self) -> NDArray:
+    def finite_restarts(self) -> Array:
         """Return whether the last step's objective and variables are finite, (1,)."""
         return self._finite.numpy()[None] > 0
 
-    def reported(self) -> dict[str, NDArray]:
+    def reported(self) -> dict[str, Array]:
         """Return the mean of the objective over the last epoch, (1,)."""
         return {"objective": np.asarray(self._means["objective"].result())[None]}
 
@@ -257,7 +258,7 @@ class AutoencoderHistory:
     losses: dict[str, list[float]]
     l0: list[float]
     dead_share: list[float]
-    occupancy: NDArray
+    occupancy: Array
     final_r2: float
     cut_short: list[str] = field(default_factory=list)
     interrupted: bool = False

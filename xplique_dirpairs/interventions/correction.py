@@ -19,10 +19,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from xplique_dirpairs.core.batching import as_positions, iter_blocks
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
@@ -189,7 +190,7 @@ def _chosen_pairs(layer: ConceptLayer, indices: int | ArrayLike) -> DirectionPai
     )
 
 
-def _mean_signal(pairs: DirectionPairs, x: NDArray) -> float:
+def _mean_signal(pairs: DirectionPairs, x: Array) -> float:
     """Return the mean of |z − m| / wᵀŝ over detections: the usual strength of these signals."""
     total, count = 0.0, 0
     gain = np.einsum("id,id->i", pairs.filters, pairs.signals)
@@ -210,7 +211,7 @@ def _mean_signal(pairs: DirectionPairs, x: NDArray) -> float:
 
 
 #: Filters (C, D), biases (C,) and an activation: one reading of features.
-_Reading = tuple[NDArray, NDArray, str]
+_Reading = tuple[Array, Array, str]
 
 
 def _readings_to_absent(pairs: DirectionPairs) -> list[_Reading]:
@@ -223,7 +224,7 @@ def _readings_to_absent(pairs: DirectionPairs) -> list[_Reading]:
     ]
 
 
-def _suppressed(x: Any, name: str, readings: list[_Reading], rows: NDArray, limits: Limits) -> Any:
+def _suppressed(x: Any, name: str, readings: list[_Reading], rows: Array, limits: Limits) -> Any:
     """Put layers behind x: clip(x − u rows), u (..., C) the least of the readings.
 
     In float32 whatever the model computes in.
@@ -245,7 +246,7 @@ def _suppressed(x: Any, name: str, readings: list[_Reading], rows: NDArray, limi
     return layers.Activation("linear", dtype=str(x.dtype), name=f"{name}_corrected")(clipped)
 
 
-def _called(dense: keras.layers.Dense, x: Any, values: list[NDArray]) -> Any:
+def _called(dense: keras.layers.Dense, x: Any, values: list[Array]) -> Any:
     output = dense(x)
     dense.set_weights(values)
     return output

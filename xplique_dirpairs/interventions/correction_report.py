@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_class_names, check_images, check_labels
 from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.models.graph import check_keras_model
@@ -29,9 +30,9 @@ class GroupChange:
         Class probabilities.
     """
 
-    labels: NDArray
-    before: NDArray
-    after: NDArray
+    labels: Array
+    before: Array
+    after: Array
 
     @property
     def accuracies(self) -> tuple[float, float]:
@@ -40,7 +41,7 @@ class GroupChange:
         return float(was_right.mean()), float(is_right.mean())
 
     @property
-    def confusions(self) -> tuple[NDArray, NDArray]:
+    def confusions(self) -> tuple[Array, Array]:
         """Counts of images by class (rows) and prediction (columns), (K, K), before and after."""
         return self._confusion(self.before), self._confusion(self.after)
 
@@ -62,16 +63,16 @@ class GroupChange:
         return int((self.before.argmax(axis=1) != self.after.argmax(axis=1)).sum())
 
     @property
-    def moved(self) -> NDArray:
+    def moved(self) -> Array:
         """Probability that moved to other classes, (n,) in [0, 1]: Σ_k |p_k − p'_k| / 2."""
         return np.abs(self.before - self.after).sum(axis=1) / 2.0
 
     @property
-    def _right(self) -> tuple[NDArray, NDArray]:
+    def _right(self) -> tuple[Array, Array]:
         before, after = self.before.argmax(axis=1), self.after.argmax(axis=1)
         return before == self.labels, after == self.labels
 
-    def _confusion(self, probabilities: NDArray) -> NDArray:
+    def _confusion(self, probabilities: Array) -> Array:
         classes = probabilities.shape[1]
         flat = self.labels * classes + probabilities.argmax(axis=1)
         return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
@@ -192,6 +193,6 @@ def report_correction(
     return CorrectionReport(changes, check_class_names(class_names, classes))
 
 
-def _probabilities(head: Head, images: NDArray, batch_size: int) -> NDArray:
+def _probabilities(head: Head, images: Array, batch_size: int) -> Array:
     head = head.by_class(images)
     return class_probabilities(head.logits(images, batch_size), head.class_activation)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.distance import Distances
 from xplique_dirpairs.interventions.moved_features import MovedFeatures, flat_maps
@@ -64,20 +64,20 @@ class Counterfactual:
     status: str
     before: int
     after: int
-    concepts: NDArray
-    means_before: NDArray
-    means_after: NDArray
-    range_of_means: NDArray
+    concepts: Array
+    means_before: Array
+    means_after: Array
+    range_of_means: Array
     words: tuple[str, ...]
-    maps_before: NDArray
-    maps_after: NDArray
-    path: NDArray
-    probabilities: NDArray
+    maps_before: Array
+    maps_after: Array
+    path: Array
+    probabilities: Array
     changed: float
     distances_before: Distances
     distances_after: Distances
     training_distances: Distances
-    image: NDArray | None
+    image: Array | None
     class_names: tuple[str, ...]
     concept_names: tuple[str, ...]
 
@@ -165,13 +165,13 @@ class Counterfactuals:
         As given.
     """
 
-    status: NDArray
-    before: NDArray
-    after: NDArray
-    shifts: NDArray
-    means_before: NDArray
-    means_after: NDArray
-    changed: NDArray
+    status: Array
+    before: Array
+    after: Array
+    shifts: Array
+    means_before: Array
+    means_after: Array
+    changed: Array
     distances_before: Distances
     distances_after: Distances
     training_distances: Distances
@@ -179,8 +179,8 @@ class Counterfactuals:
     concepts: ConceptLayer
     class_names: tuple[str, ...]
     moved: MovedFeatures
-    activations: NDArray
-    images: NDArray | None
+    activations: Array
+    images: Array | None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -221,12 +221,12 @@ class Counterfactuals:
         )
 
     @property
-    def found(self) -> NDArray:
+    def found(self) -> Array:
         """Whether each prediction is changed as asked for, (N,) bool."""
         return self.status == CHANGED
 
     @property
-    def number_moved(self) -> NDArray:
+    def number_moved(self) -> Array:
         """How many concepts were moved, (N,)."""
         return (self.shifts != 0).sum(axis=1)
 
@@ -236,15 +236,15 @@ class Counterfactuals:
         return self.concepts.concept_names
 
     @property
-    def range_of_means(self) -> NDArray:
+    def range_of_means(self) -> Array:
         """Lowest and highest mean coefficient of training images, (2, I)."""
         return np.stack([self.moved.bounds.low_mean, self.moved.bounds.high_mean])
 
-    def within(self, percentile: float = 99.0) -> NDArray:
+    def within(self, percentile: float = 99.0) -> Array:
         """Return whether both distances of the moved features are within a percentile, (N,)."""
         return self.distances_after.percentile <= percentile
 
-    def moved_concepts(self, index: int) -> NDArray:
+    def moved_concepts(self, index: int) -> Array:
         """Return the concepts moved in one image, the largest change of features first, (k,)."""
         concepts = np.flatnonzero(self.shifts[index])
         change = np.abs(self.means_after[index] - self.means_before[index])

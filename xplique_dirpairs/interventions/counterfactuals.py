@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_choice,
@@ -171,7 +172,7 @@ class CounterfactualSearch:
         only: ArrayLike | None = None,
         margin: float = 0.0,
         stay_within: float | None = 99.0,
-        images: NDArray | None = None,
+        images: Array | None = None,
         verbose: int = 1,
     ) -> Counterfactuals:
         """Find the least change that changes each prediction; see `counterfactuals`.
@@ -217,7 +218,7 @@ class CounterfactualSearch:
         return self._result(x, shifts, target, float(margin), stay_within, images)
 
     def set_levels(
-        self, activations: ArrayLike, levels: Mapping[int, float], images: NDArray | None = None
+        self, activations: ArrayLike, levels: Mapping[int, float], images: Array | None = None
     ) -> Counterfactuals:
         """Set concepts to given levels, each to a mean over the image, and return what changes.
 
@@ -255,7 +256,7 @@ class CounterfactualSearch:
             shifts[rows, indices] = bounds.shifts_to_means(u, means)[:, indices]
         return self._result(x, shifts, None, 0.0, None, images)
 
-    def _check(self, activations: ArrayLike, images: NDArray | None = None) -> NDArray:
+    def _check(self, activations: ArrayLike, images: Array | None = None) -> Array:
         x = check_activations(activations)
         if x.shape[-1] != self.concepts.channels:
             raise ValueError(
@@ -267,26 +268,24 @@ class CounterfactualSearch:
             raise ValueError(f"there are {len(images)} images for {len(x)} activations")
         return x
 
-    def _parts(self, x: NDArray) -> Iterator[slice]:
+    def _parts(self, x: Array) -> Iterator[slice]:
         """Yield parts of the images whose tables of responses, and of positions, fit in memory."""
         concepts, classes = self.concepts.number_of_concepts, len(self.class_names)
         positions = max(1, x[0].size // x.shape[-1])
         floats = max(12 * concepts * classes, 8 * positions * concepts, 100 * concepts, x[0].size)
         return slices(len(x), chunk_size(floats, floats=_PART_FLOATS))
 
-    def _logits(self, x: NDArray, u: NDArray, shifts: NDArray) -> NDArray:
+    def _logits(self, x: Array, u: Array, shifts: Array) -> Array:
         return self.moved.outcomes(x, u, np.arange(len(x)), shifts)[0]
 
-    def _choose(
-        self, x: NDArray, u: NDArray, attempts: Attempts, stay_within: float | None
-    ) -> NDArray:
+    def _choose(self, x: Array, u: Array, attempts: Attempts, stay_within: float | None) -> Array:
         """Return the first attempt that stays within the data, (n, I), or the first."""
         if stay_within is None:
             return attempts.shifts[:, 0].copy()
         images, tries, concepts = attempts.shifts.shape
         flat = attempts.shifts.reshape(-1, concepts)
 
-        def features(rows: slice) -> NDArray:
+        def features(rows: slice) -> Array:
             image = np.arange(rows.start, rows.stop) // tries
             return self.moved.features(x[image], u[image], flat[rows])
 
@@ -295,12 +294,12 @@ class CounterfactualSearch:
 
     def _result(
         self,
-        x: NDArray,
-        shifts: NDArray,
+        x: Array,
+        shifts: Array,
         target: int | None,
         margin: float,
         stay_within: float | None,
-        images: NDArray | None,
+        images: Array | None,
     ) -> Counterfactuals:
         means = np.empty((2, *shifts.shape))
         before, after = np.empty((2, len(x)), int)
@@ -317,7 +316,7 @@ class CounterfactualSearch:
         status = np.where((lead > 0) & (lead >= margin), CHANGED, NOT_FOUND)
         status = np.where(before == target, ALREADY, status)  # its strings may be longer
 
-        def features(rows: slice) -> NDArray:
+        def features(rows: slice) -> Array:
             return self.moved.features(x[rows], self.concepts.coefficients(x[rows]), shifts[rows])
 
         return Counterfactuals(

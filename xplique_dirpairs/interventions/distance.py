@@ -26,9 +26,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions, chunk_size, slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_random_state
 
 #: Training images that serve as neighbours, and whose own distances are measured, at most: of more
@@ -51,10 +52,10 @@ class Distances:
         Share of the training images with a smaller distance, in percent, 0 to 100.
     """
 
-    positions: NDArray
-    image: NDArray
-    positions_percentile: NDArray
-    image_percentile: NDArray
+    positions: Array
+    image: Array
+    positions_percentile: Array
+    image_percentile: Array
 
     def __getitem__(self, index: int) -> Distances:
         """Return the distances of one image."""
@@ -66,7 +67,7 @@ class Distances:
         )
 
     @property
-    def percentile(self) -> NDArray:
+    def percentile(self) -> Array:
         """The larger of the two percentiles, (N,)."""
         return np.maximum(self.positions_percentile, self.image_percentile)
 
@@ -129,7 +130,7 @@ class TrainingDistance:
             )
         return self.of_moved(len(x), lambda rows: x[rows], x[0].size)
 
-    def of_moved(self, count: int, features: Callable[[slice], NDArray], size: int) -> Distances:
+    def of_moved(self, count: int, features: Callable[[slice], Array], size: int) -> Distances:
         """Return distances of features that are computed part by part.
 
         Parameters
@@ -148,16 +149,16 @@ class TrainingDistance:
             image[rows] = self._nearest(_means(x))
         return self._ranked(positions, image)
 
-    def _whitened(self, x: NDArray) -> NDArray:
+    def _whitened(self, x: Array) -> Array:
         """Return Λ^(−½) Vᵀ (x − E[x]) of every position, (n, P, D)."""
         return ((as_positions(x) - self._mean) @ self._whitening).reshape(len(x), -1, x.shape[-1])
 
-    def _mahalanobis(self, x: NDArray) -> NDArray:
+    def _mahalanobis(self, x: Array) -> Array:
         """Return the root mean square over positions, (n,), of ‖Λ^(−½) Vᵀ (x − E[x])‖ / sqrt(D)."""
         z = self._whitened(x)
         return np.sqrt(np.einsum("npd,npd->n", z, z, dtype=np.float64) / z[0].size)
 
-    def _nearest(self, means: NDArray, are_neighbours: bool = False) -> NDArray:
+    def _nearest(self, means: Array, are_neighbours: bool = False) -> Array:
         """Return the distance of each row to its nearest neighbour; to another, of neighbours."""
         known, nearest = self._neighbours, []
         lengths = (known**2).sum(axis=1)
@@ -169,7 +170,7 @@ class TrainingDistance:
             nearest.append(np.sqrt(np.maximum(squares.min(axis=1), 0.0)))
         return np.concatenate(nearest)
 
-    def _ranked(self, positions: NDArray, image: NDArray) -> Distances:
+    def _ranked(self, positions: Array, image: Array) -> Distances:
         ranks = [
             100.0 * np.searchsorted(known, values) / len(known)
             for known, values in zip(self._sorted, (positions, image), strict=True)
@@ -177,7 +178,7 @@ class TrainingDistance:
         return Distances(positions, image, *ranks)
 
 
-def _whitening(x: NDArray) -> tuple[NDArray, NDArray]:
+def _whitening(x: Array) -> tuple[Array, Array]:
     """Return E[x] (D,) and V Λ^(−½) (D, D), float32, of the positions' covariance V Λ Vᵀ."""
     channels = x.shape[-1]
     total, count = np.zeros(channels), 0
@@ -196,7 +197,7 @@ def _whitening(x: NDArray) -> tuple[NDArray, NDArray]:
     return mean, (axes / np.sqrt(floored)).astype(np.float32)
 
 
-def _leaving_out(z: NDArray, total: int) -> NDArray:
+def _leaving_out(z: Array, total: int) -> Array:
     """Return the Mahalanobis distances of training images, each to the covariance of the others.
 
     Without the image's own positions Z (P of them, whitened by all) the covariance is that of all
@@ -221,6 +222,6 @@ def _leaving_out(z: NDArray, total: int) -> NDArray:
     return np.sqrt((1 - positions / total) * squares.sum(axis=1) / (positions * channels))
 
 
-def _means(x: NDArray) -> NDArray:
+def _means(x: Array) -> Array:
     """Return means over positions, (n, D) float64."""
     return x.reshape(len(x), -1, x.shape[-1]).mean(axis=1, dtype=np.float64)

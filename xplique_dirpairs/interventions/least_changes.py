@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.interventions.moved_features import (
     HALVINGS,
     CoefficientRange,
@@ -70,13 +70,13 @@ class Goal:
         Lowest shifts, ≤ 0, and highest, ≥ 0.
     """
 
-    original: NDArray
+    original: Array
     target: int | None
     margin: float
     max_concepts: int
-    limits: tuple[NDArray, NDArray]
+    limits: tuple[Array, Array]
 
-    def lead(self, logits: NDArray, image: NDArray) -> NDArray:
+    def lead(self, logits: Array, image: Array) -> Array:
         """Return the lead of the class that is to win, (r,), of logits (r, K) of images (r,)."""
         row, others = np.arange(len(logits)), logits.copy()
         original = self.original[image]
@@ -86,7 +86,7 @@ class Goal:
         others[:, self.target] = -np.inf
         return logits[:, self.target] - others.max(axis=1)
 
-    def is_met(self, lead: NDArray) -> NDArray:
+    def is_met(self, lead: Array) -> Array:
         """Return whether a prediction with this lead counts as changed."""
         return (lead > 0) & (lead >= self.margin)
 
@@ -102,10 +102,10 @@ class Attempts:
         Whether the real head on clipped features meets the goal.
     """
 
-    shifts: NDArray
-    is_met: NDArray
+    shifts: Array
+    is_met: Array
 
-    def first_within(self, percentiles: NDArray, stay_within: float) -> NDArray:
+    def first_within(self, percentiles: Array, stay_within: float) -> Array:
         """Return each image's first move that meets the goal near the data, else its first, (n, I).
 
         Parameters
@@ -120,7 +120,7 @@ class Attempts:
         return self.shifts[np.arange(len(first)), first]
 
 
-def least_changes(moved: MovedFeatures, x: NDArray, u: NDArray, goal: Goal) -> Attempts:
+def least_changes(moved: MovedFeatures, x: Array, u: Array, goal: Goal) -> Attempts:
     """Return shifts of concepts that change the predictions of n images.
 
     Those that meet the goal come first, by ‖x' − x‖_F; then the others, by how near they come.
@@ -147,7 +147,7 @@ def least_changes(moved: MovedFeatures, x: NDArray, u: NDArray, goal: Goal) -> A
 # ------------------------------------------------------------ screening
 
 
-def _screen(moved: MovedFeatures, x: NDArray, u: NDArray, goal: Goal) -> tuple[NDArray, NDArray]:
+def _screen(moved: MovedFeatures, x: Array, u: Array, goal: Goal) -> tuple[Array, Array]:
     """Return promising shifts (C, n, I), and the classes (C, n) that are expected to win."""
     steps = np.array([*(-s for s in reversed(SCREENED)), 0.0, *SCREENED])
     gains, cost, intact = _responses(moved, x, u, goal, steps)
@@ -170,7 +170,7 @@ def _screen(moved: MovedFeatures, x: NDArray, u: NDArray, goal: Goal) -> tuple[N
     return _most_promising(candidates)
 
 
-def _responses(moved: MovedFeatures, x: NDArray, u: NDArray, goal: Goal, steps: NDArray):
+def _responses(moved: MovedFeatures, x: Array, u: Array, goal: Goal, steps: Array):
     """Return changes of every logit (n, I, L, K), their cost (n, I, L), intact logits (n, K)."""
     images, concepts = goal.limits[0].shape
     reach = _at_shares(goal.limits, steps)
@@ -187,13 +187,13 @@ def _responses(moved: MovedFeatures, x: NDArray, u: NDArray, goal: Goal, steps: 
     return gains, cost, intact
 
 
-def _at_shares(limits: tuple[NDArray, NDArray], shares: NDArray) -> NDArray:
+def _at_shares(limits: tuple[Array, Array], shares: Array) -> Array:
     """Return shifts (n, I, L) at shares of the limits, −1 to 1."""
     least, most = (limit[..., None] for limit in limits)
     return np.where(shares < 0, -shares * least, shares * most)
 
 
-def _nearest_classes(gains: NDArray, cost: NDArray, need: NDArray, goal: Goal) -> NDArray:
+def _nearest_classes(gains: Array, cost: Array, need: Array, goal: Goal) -> Array:
     """Return the classes (n, m) that are nearest by what the best concepts gain at their price."""
     if goal.target is not None:
         return np.full((len(need), 1), goal.target)
@@ -206,7 +206,7 @@ def _nearest_classes(gains: NDArray, cost: NDArray, need: NDArray, goal: Goal) -
     return np.argsort(nearness, axis=1, kind="stable")[:, : min(CLASSES_TRIED, classes - 1)]
 
 
-def _interpolate(steps: NDArray, values: NDArray, fine: NDArray) -> NDArray:
+def _interpolate(steps: Array, values: Array, fine: Array) -> Array:
     """Return values (n, I, L) at ``steps`` as values (n, I, F) at ``fine``, linear in between."""
     right = np.clip(np.searchsorted(steps, fine), 1, len(steps) - 1)
     share = (fine - steps[right - 1]) / (steps[right] - steps[right - 1])
@@ -214,8 +214,8 @@ def _interpolate(steps: NDArray, values: NDArray, fine: NDArray) -> NDArray:
 
 
 def _most_promising(
-    candidates: list[tuple[int, NDArray, NDArray, NDArray]],
-) -> tuple[NDArray, NDArray]:
+    candidates: list[tuple[int, Array, Array, Array]],
+) -> tuple[Array, Array]:
     """Return the `KEPT` cheapest shifts (C, n, I) of every number of concepts, and their classes.
 
     Parameters
@@ -226,7 +226,7 @@ def _most_promising(
     counts = np.array([count for count, *_ in candidates])
     columns = list(zip(*candidates, strict=True))[1:]
     shifts, targets, price = (np.stack(column) for column in columns)
-    kept: list[NDArray] = []
+    kept: list[Array] = []
     for count in np.unique(counts):
         group = np.flatnonzero(counts == count)
         kept += list(group[np.argsort(price[group], axis=0, kind="stable")][:KEPT])
@@ -235,8 +235,8 @@ def _most_promising(
 
 
 def best_concepts(
-    gains: NDArray, costs: NDArray, need: NDArray, max_concepts: int, unmoved: int
-) -> tuple[NDArray, NDArray, NDArray]:
+    gains: Array, costs: Array, need: Array, max_concepts: int, unmoved: int
+) -> tuple[Array, Array, Array]:
     """Return the cheapest levels of a few concepts whose gains add up to the need.
 
     Parameters
@@ -278,8 +278,8 @@ def best_concepts(
 
 
 def _best_levels(
-    gains: NDArray, squares: NDArray, multiplier: NDArray, max_concepts: int, unmoved: int
-) -> tuple[NDArray, NDArray]:
+    gains: Array, squares: Array, multiplier: Array, max_concepts: int, unmoved: int
+) -> tuple[Array, Array]:
     """Return levels (n, I) of the best concepts under λ, the others unmoved, and the gain (n,)."""
     value = multiplier[:, None, None] * gains - squares
     levels = value.argmax(axis=2)
@@ -297,13 +297,13 @@ def _best_levels(
 
 def _refine(
     moved: MovedFeatures,
-    x: NDArray,
-    u: NDArray,
-    image: NDArray,
-    start: NDArray,
-    target: NDArray,
+    x: Array,
+    u: Array,
+    image: Array,
+    start: Array,
+    target: Array,
     goal: Goal,
-) -> NDArray:
+) -> Array:
     """Return the least shifts (r, I) that any round comes to, each of the start's concepts."""
     flat = flat_maps(u)[image]
     least, most = (limit[image] for limit in goal.limits)
@@ -334,7 +334,7 @@ def _refine(
     return best
 
 
-def _active_share(bounds: CoefficientRange, u: NDArray, shifts: NDArray) -> NDArray:
+def _active_share(bounds: CoefficientRange, u: Array, shifts: Array) -> Array:
     """Return the share of positions, (r, I), at which the range does not cut the shift off."""
     there = u + shifts[:, None]
     low, high = np.minimum(u, bounds.low), np.maximum(u, bounds.high)
@@ -342,13 +342,13 @@ def _active_share(bounds: CoefficientRange, u: NDArray, shifts: NDArray) -> NDAr
 
 
 def closed_form_shifts(
-    u: NDArray,
-    slopes: NDArray,
-    gram: NDArray,
-    need: NDArray,
-    limits: tuple[NDArray, NDArray],
+    u: Array,
+    slopes: Array,
+    gram: Array,
+    need: Array,
+    limits: tuple[Array, Array],
     bounds: CoefficientRange,
-) -> NDArray:
+) -> Array:
     """Return the least shifts with Σ_i slope_i mean_p(u'_{p,i} − u_{p,i}) = need, (n, I).
 
         t = clip(λ d, limits),   d = argmin ½ dᵀGd − slopeᵀd to the sides left open
@@ -374,10 +374,10 @@ def closed_form_shifts(
     direction = _steepest(slopes, gram, limits)
     own = u.mean(axis=1)
 
-    def shifts_at(multiplier: NDArray) -> NDArray:
+    def shifts_at(multiplier: Array) -> Array:
         return np.clip(multiplier[:, None] * direction, *limits)
 
-    def is_reached(multiplier: NDArray) -> NDArray:
+    def is_reached(multiplier: Array) -> Array:
         means = bounds.shifted(u, shifts_at(multiplier)).mean(axis=1)
         return ((means - own) * slopes).sum(axis=1) >= need
 
@@ -387,7 +387,7 @@ def closed_form_shifts(
     return shifts_at(multiplier)
 
 
-def _steepest(slopes: NDArray, gram: NDArray, limits: tuple[NDArray, NDArray]) -> NDArray:
+def _steepest(slopes: Array, gram: Array, limits: tuple[Array, Array]) -> Array:
     """Return the direction d, (n, I), of the most lead per norm: min ½ dᵀGd − slopeᵀd.
 
     Of concepts with a slope, and to the side that the limits leave open. By coordinate descent:
@@ -409,14 +409,14 @@ def _steepest(slopes: NDArray, gram: NDArray, limits: tuple[NDArray, NDArray]) -
 
 
 def _shorten(
-    moved: MovedFeatures, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray, goal: Goal
-) -> tuple[NDArray, NDArray, NDArray]:
+    moved: MovedFeatures, x: Array, u: Array, image: Array, shifts: Array, goal: Goal
+) -> tuple[Array, Array, Array]:
     """Return shifts (r, I) cut back to where the goal is just met; their lead and norm, (r,).
 
     Where the goal is not met, shifts stay as they are.
     """
 
-    def lead_at(share: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def lead_at(share: Array) -> tuple[Array, Array, Array]:
         ends = (shifts * share[:, None]).astype(np.float32)
         logits, norm = moved.outcomes(x, u, image, ends)
         return ends, goal.lead(logits, image), norm

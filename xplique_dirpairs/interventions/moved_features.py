@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.activations import any_number
 from xplique_dirpairs.models.head import Head
 
@@ -40,13 +40,13 @@ class CoefficientRange:
         alone would allow more of it than any image holds.
     """
 
-    low: NDArray
-    high: NDArray
-    low_mean: NDArray
-    high_mean: NDArray
+    low: Array
+    high: Array
+    low_mean: Array
+    high_mean: Array
 
     @classmethod
-    def of(cls, coefficients: Iterable[NDArray], quantile: float = 0.99) -> CoefficientRange:
+    def of(cls, coefficients: Iterable[Array], quantile: float = 0.99) -> CoefficientRange:
         """Return the range of coefficients.
 
         Parameters
@@ -70,7 +70,7 @@ class CoefficientRange:
         mean = np.concatenate([u.mean(axis=1) for u in batches])
         never_negative = least.min(axis=0) >= 0
 
-        def lower(values: NDArray) -> NDArray:
+        def lower(values: Array) -> Array:
             return np.where(never_negative, 0.0, np.quantile(values, 1 - quantile, axis=0))
 
         # 0, the concept switched off, is within the range of any extractor.
@@ -81,12 +81,12 @@ class CoefficientRange:
             np.maximum(np.quantile(mean, quantile, axis=0), 0.0),
         )
 
-    def shifted(self, u: NDArray, shifts: NDArray) -> NDArray:
+    def shifted(self, u: Array, shifts: Array) -> Array:
         """Return u' of coefficients (n, P, I) and shifts (n, I), (n, P, I)."""
         low, high = np.minimum(u, self.low), np.maximum(u, self.high)
         return np.clip(u + shifts[:, None], low, high)
 
-    def furthest_shifts(self, u: NDArray) -> tuple[NDArray, NDArray]:
+    def furthest_shifts(self, u: Array) -> tuple[Array, Array]:
         """Return the lowest (≤ 0) and the highest (≥ 0) shift of each concept, (n, I) each.
 
         The image's mean stays within ``low_mean`` and ``high_mean``, or where it is already.
@@ -101,18 +101,18 @@ class CoefficientRange:
         highest = self._shift_to(u, np.maximum(self.high_mean, mean), none, up)
         return np.minimum(lowest, 0.0), np.maximum(highest, 0.0)
 
-    def shifts_to_means(self, u: NDArray, means: NDArray) -> NDArray:
+    def shifts_to_means(self, u: Array, means: Array) -> Array:
         """Return shifts (n, I) that bring images' means as near as possible to ``means`` (n, I)."""
         u, down, up = self._ends(u)
         return self._shift_to(u, np.broadcast_to(means, down.shape), down, up)
 
-    def _ends(self, u: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def _ends(self, u: Array) -> tuple[Array, Array, Array]:
         """Return u in float64, and the shifts beyond which every position is at its range's end."""
         u = u.astype(np.float64)
         down = np.minimum(self.low - u.max(axis=1), 0.0)
         return u, down, np.maximum(self.high - u.min(axis=1), 0.0)
 
-    def _shift_to(self, u: NDArray, means: NDArray, least: NDArray, most: NDArray) -> NDArray:
+    def _shift_to(self, u: Array, means: Array, least: Array, most: Array) -> Array:
         """Return the shifts in [least, most] at which means are reached; else the nearer end."""
         tolerance = 1e-9 * (1.0 + np.abs(means))
         is_above = self.shifted(u, least).mean(axis=1) >= means - tolerance
@@ -143,7 +143,7 @@ class MovedFeatures:
     """
 
     def __init__(
-        self, head: Head, bank: NDArray, limits: tuple[float, float], bounds: CoefficientRange
+        self, head: Head, bank: Array, limits: tuple[float, float], bounds: CoefficientRange
     ) -> None:
         self.head, self.bounds = head, bounds
         self.gram = bank.astype(np.float64) @ bank.astype(np.float64).T
@@ -157,9 +157,7 @@ class MovedFeatures:
 
     # ------------------------------------------------------------ arrays
 
-    def outcomes(
-        self, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray
-    ) -> tuple[NDArray, NDArray]:
+    def outcomes(self, x: Array, u: Array, image: Array, shifts: Array) -> tuple[Array, Array]:
         """Return logits (r, K) and ‖x' − x‖_F (r,), float64, of r moves of n images.
 
         Parameters
@@ -174,8 +172,8 @@ class MovedFeatures:
         return logits.astype(np.float64), norms.astype(np.float64)
 
     def leads_and_slopes(
-        self, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray, classes: NDArray
-    ) -> tuple[NDArray, NDArray]:
+        self, x: Array, u: Array, image: Array, shifts: Array, classes: Array
+    ) -> tuple[Array, Array]:
         """Return leads of one class over another, (r,), and their slopes in the shifts, (r, I).
 
         Parameters
@@ -188,13 +186,13 @@ class MovedFeatures:
         leads, slopes = self._in_chunks(self._run_slopes, x, u, image, shifts, classes)
         return leads.astype(np.float64), slopes.astype(np.float64)
 
-    def features(self, x: NDArray, u: NDArray, shifts: NDArray) -> NDArray:
+    def features(self, x: Array, u: Array, shifts: Array) -> Array:
         """Return x', (n, *S, D) float32, of one move of each image."""
         return self._in_chunks(self._run_features, x, u, np.arange(len(x)), shifts)[0]
 
     def _in_chunks(
-        self, function: Any, x: NDArray, u: NDArray, image: NDArray, shifts: NDArray, *more: NDArray
-    ) -> list[NDArray]:
+        self, function: Any, x: Array, u: Array, image: Array, shifts: Array, *more: Array
+    ) -> list[Array]:
         columns, parts = (shifts.astype(np.float32), *more), []
         for rows in slices(len(image), chunk_size(x[0].size)):
             moves = [column[rows] for column in columns]
@@ -238,14 +236,14 @@ class MovedFeatures:
         return leads, tape.gradient(leads, shifts)
 
 
-def flat_maps(u: NDArray) -> NDArray:
+def flat_maps(u: Array) -> Array:
     """Reshape maps (n, *S, I) to (n, P, I)."""
     return u.reshape(len(u), -1, u.shape[-1])
 
 
 def bisected(
-    is_beyond: Callable[[NDArray], NDArray], low: NDArray, high: NDArray, halvings: int
-) -> tuple[NDArray, NDArray]:
+    is_beyond: Callable[[Array], Array], low: Array, high: Array, halvings: int
+) -> tuple[Array, Array]:
     """Halve the intervals [low, high] around the values from which on a condition holds."""
     for _ in range(halvings):
         middle = (low + high) / 2

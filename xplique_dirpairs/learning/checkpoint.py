@@ -20,9 +20,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.progress import warn_caller
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.devices import is_chief
 from xplique_dirpairs.learning.features import Moments
 from xplique_dirpairs.learning.history import LearningWarning
@@ -177,7 +177,7 @@ class Checkpoint:
                     LearningWarning,
                 )
 
-    def _replace(self, data: dict[str, Any], arrays: dict[str, NDArray]) -> None:
+    def _replace(self, data: dict[str, Any], arrays: dict[str, Array]) -> None:
         info = {"version": _VERSION, "settings": self._settings, "data": data}
         contents: dict[str, Any] = {
             "info": np.array(json.dumps(info)),
@@ -202,7 +202,7 @@ def _beside(path: Path) -> Path:
     return path.with_suffix(f".{uuid.uuid4().hex}.new")
 
 
-def _saved(state: FitState) -> tuple[dict[str, Any], dict[str, NDArray]]:
+def _saved(state: FitState) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return a state between two epochs as plain data and arrays."""
     running, detectors = state.running, state.detectors
     assert running is not None
@@ -221,7 +221,7 @@ def _saved(state: FitState) -> tuple[dict[str, Any], dict[str, NDArray]]:
     return data, arrays
 
 
-def _state_of(data: dict[str, Any], arrays: dict[str, NDArray], recipe: Recipe) -> FitState:
+def _state_of(data: dict[str, Any], arrays: dict[str, Array], recipe: Recipe) -> FitState:
     """Undo `_saved`."""
     for _ in range(data["switches"]):  # names of recipes need not differ
         assert recipe.otherwise is not None
@@ -246,11 +246,11 @@ def _state_of(data: dict[str, Any], arrays: dict[str, NDArray], recipe: Recipe) 
     return dataclasses.replace(state, notes=(*state.notes, note), cut_short=tuple(state.cut_short))
 
 
-def _as_lists(kept: dict[str, NDArray]) -> dict[str, list]:
+def _as_lists(kept: dict[str, Array]) -> dict[str, list]:
     return {name: value.tolist() for name, value in kept.items()}
 
 
-def _as_arrays(kept: dict[str, list], dtype: type) -> dict[str, NDArray]:
+def _as_arrays(kept: dict[str, list], dtype: type) -> dict[str, Array]:
     return {name: np.array(value, dtype) for name, value in kept.items()}
 
 
@@ -274,15 +274,15 @@ class Fingerprint:
         tells apart what has the same weights, or shows none. Zeros without a head.
     """
 
-    mean: NDArray
-    variances: NDArray
-    order: NDArray
+    mean: Array
+    variances: Array
+    order: Array
     count: int
     head: int
-    outputs: NDArray
+    outputs: Array
 
     @classmethod
-    def of(cls, moments: Moments, maps: NDArray, head: Head | None) -> Fingerprint:
+    def of(cls, moments: Moments, maps: Array, head: Head | None) -> Fingerprint:
         """Compute the fingerprint of features, and of a head by its weights and outputs.
 
         Parameters
@@ -301,12 +301,12 @@ class Fingerprint:
             outputs=_combined_outputs(head, maps),
         )
 
-    def as_arrays(self) -> dict[str, NDArray]:
+    def as_arrays(self) -> dict[str, Array]:
         """Return the fingerprint as arrays for a file; `from_arrays` undoes it."""
         return {f"fingerprint_{k}": np.asarray(v) for k, v in vars(self).items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Fingerprint:
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Fingerprint:
         """Undo `as_arrays`; other arrays are ignored."""
         found: dict[str, Any] = {
             field.name: arrays[f"fingerprint_{field.name}"] for field in dataclasses.fields(cls)
@@ -326,7 +326,7 @@ class Fingerprint:
             found.append("outputs of the head")
         return found
 
-    def _deviations(self) -> NDArray:
+    def _deviations(self) -> Array:
         """Return the unit of each channel, (D,), never zero."""
         return np.sqrt(self.variances + _FLOOR**2 * self.variances.mean())
 
@@ -351,7 +351,7 @@ class Fingerprint:
         return bool(np.abs(ours - others).max() <= rounding)
 
 
-def _combined_outputs(head: Head | None, maps: NDArray) -> NDArray:
+def _combined_outputs(head: Head | None, maps: Array) -> Array:
     """Return outputs (n, 8): as many for any number of classes, in which workers may differ."""
     if head is None:
         return np.zeros((len(maps), _NUMBERS))

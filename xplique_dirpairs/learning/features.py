@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions, iter_blocks
 from xplique_dirpairs.core.linear_algebra import principal_axes
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations
 from xplique_dirpairs.data.shards import ActivationShards
 
@@ -62,10 +63,10 @@ class Moments:
         place alone: tells features apart that differ in their order only.
     """
 
-    mean: NDArray
-    covariance: NDArray
+    mean: Array
+    covariance: Array
     count: int
-    order: NDArray
+    order: Array
 
     @classmethod
     def of(cls, features: Any) -> Moments:
@@ -103,7 +104,7 @@ class Moments:
         return cls(mean, covariance, len(features), order)
 
     @cached_property
-    def principal(self) -> tuple[NDArray, NDArray]:
+    def principal(self) -> tuple[Array, Array]:
         """Principal axes (D, D), rows, and their variances (D,), largest first."""
         return principal_axes(self.covariance)
 
@@ -125,9 +126,9 @@ class Coordinates:
         floor of noise adds; 0 where the spectrum shows no floor.
     """
 
-    mean: NDArray
-    forward: NDArray
-    backward: NDArray
+    mean: Array
+    forward: Array
+    backward: Array
     scale: float = 1.0
     noise: float = 0.0
 
@@ -136,24 +137,24 @@ class Coordinates:
         """A."""
         return self.forward.shape[1]
 
-    def features(self, x: NDArray) -> NDArray:
+    def features(self, x: Array) -> Array:
         """Return x̃ (..., A) of x (..., D), float32."""
         offset = (self.mean @ self.forward).astype(np.float32)
         return x @ self.forward.astype(np.float32) - offset
 
-    def filters_to_raw(self, filters: NDArray) -> NDArray:
+    def filters_to_raw(self, filters: Array) -> Array:
         """Return w (..., D) of w̃ (..., A)."""
         return filters @ self.forward.T
 
-    def filters_from_raw(self, filters: NDArray) -> NDArray:
+    def filters_from_raw(self, filters: Array) -> Array:
         """Return w̃ (..., A) of w (..., D), exact on the data: wᵀ(x − mean) = w̃ᵀx̃."""
         return filters @ self.backward.T
 
-    def signals_to_raw(self, signals: NDArray) -> NDArray:
+    def signals_to_raw(self, signals: Array) -> Array:
         """Return s (..., D) of s̃ (..., A)."""
         return signals @ self.backward
 
-    def signals_from_raw(self, signals: NDArray) -> NDArray:
+    def signals_from_raw(self, signals: Array) -> Array:
         """Return s̃ (..., A) of s (..., D)."""
         return signals @ self.forward
 
@@ -188,7 +189,7 @@ def floor_of_noise(moments: Moments, concepts: int) -> float:
     return float(np.sqrt(max(moments.principal[1][rank:].mean(), 0.0)))
 
 
-def signal_axes(moments: Moments, concepts: int) -> tuple[NDArray, NDArray]:
+def signal_axes(moments: Moments, concepts: int) -> tuple[Array, Array]:
     """Return directions (A, D) that carry signal and their standard deviations (A,), largest first.
 
     `rank_of_signal` of them; where there is no floor of noise, max(128, 2 I).
@@ -247,28 +248,28 @@ class HeldFeatures:
     #: As of `StreamedFeatures`.
     failure: Exception | None = None
 
-    def __init__(self, activations: NDArray):
+    def __init__(self, activations: Array):
         self._activations, self._pixels = activations, as_positions(activations)
         self.shape = activations.shape
-        self._last: tuple[Coordinates, NDArray] | None = None
+        self._last: tuple[Coordinates, Array] | None = None
 
     def __len__(self) -> int:
         """P."""
         return len(self._pixels)
 
-    def without(self, images: NDArray) -> HeldFeatures:
+    def without(self, images: Array) -> HeldFeatures:
         """Return the features without the images of these indices."""
         return HeldFeatures(np.delete(self._activations, images, axis=0))
 
-    def first(self, count: int) -> NDArray:
+    def first(self, count: int) -> Array:
         """Return the first feature maps (n, *spatial, D), at most ``count``."""
         return self._activations[:count]
 
-    def blocks(self) -> Iterator[NDArray]:
+    def blocks(self) -> Iterator[Array]:
         """Yield all positions in order, in blocks (n, D)."""
         return iter_blocks(self._pixels, BLOCK)
 
-    def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
+    def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> Array:
         """Return at most ``count`` random positions in coordinates, (n, A)."""
         return random_subset(self._in(coordinates), count, rng)
 
@@ -286,7 +287,7 @@ class HeldFeatures:
         images = self._activations if pool is None else pool(self._activations)
         return random_rows(images, _maps_in_a_step(size, len(images)), seed)
 
-    def _in(self, coordinates: Coordinates) -> NDArray:
+    def _in(self, coordinates: Coordinates) -> Array:
         """Return positions in coordinates (P, A); the last ones are kept."""
         if self._last is None or self._last[0] is not coordinates:
             self._last = None
@@ -306,27 +307,27 @@ class StreamedFeatures:
     def __init__(self, shards: ActivationShards):
         self.shards, self.shape = shards, shards.shape
         self.failure: Exception | None = None
-        self._last: tuple[Coordinates, NDArray] | None = None
+        self._last: tuple[Coordinates, Array] | None = None
 
     def __len__(self) -> int:
         """P."""
         return int(np.prod(self.shape[:-1]))
 
-    def without(self, images: NDArray) -> StreamedFeatures:
+    def without(self, images: Array) -> StreamedFeatures:
         """Return the features without the images of these indices."""
         kept = np.delete(np.arange(self.shape[0]), images)
         return StreamedFeatures(self.shards.part(kept))
 
-    def first(self, count: int) -> NDArray:
+    def first(self, count: int) -> Array:
         """Return the first feature maps (n, *spatial, D) of one file, at most ``count``."""
         return self.shards.read(0)[:count]
 
-    def blocks(self) -> Iterator[NDArray]:
+    def blocks(self) -> Iterator[Array]:
         """Yield all positions in order, in blocks (n, D)."""
         for activations in self.shards:
             yield from iter_blocks(as_positions(activations), BLOCK)
 
-    def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> NDArray:
+    def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> Array:
         """Return at most ``count`` random positions in coordinates, (n, A)."""
         if self._fits(coordinates) or len(self) <= count:
             return random_subset(self._in(coordinates), count, rng)
@@ -365,7 +366,7 @@ class StreamedFeatures:
         """Return whether all positions may be kept in memory, in coordinates."""
         return 4e-6 * len(self) * coordinates.axes <= KEPT_MEGABYTES
 
-    def _in(self, coordinates: Coordinates) -> NDArray:
+    def _in(self, coordinates: Coordinates) -> Array:
         """Return positions in coordinates (P, A); the last ones are kept where they fit."""
         if self._last is None or self._last[0] is not coordinates:
             self._last = None
@@ -375,7 +376,7 @@ class StreamedFeatures:
             self._last = coordinates, features
         return self._last[1]
 
-    def _noted(self, batches: Iterator[NDArray]) -> Iterator[NDArray]:
+    def _noted(self, batches: Iterator[Array]) -> Iterator[Array]:
         """Yield the batches; keep the exception that ends them."""
         try:
             yield from batches
@@ -385,7 +386,7 @@ class StreamedFeatures:
 
     def _stream(
         self, coordinates: Coordinates, size: int, seed: int, first_pass: int
-    ) -> Iterator[NDArray]:
+    ) -> Iterator[Array]:
         """Yield positions of a few random files at a time, in another order in every pass."""
         files = len(self.shards.counts)
         for number in itertools.count(first_pass):
@@ -399,12 +400,12 @@ class StreamedFeatures:
                     yield rows[places]
                 kept = rows[order[whole:]]
 
-    def _read(self, coordinates: Coordinates, number: int) -> NDArray:
+    def _read(self, coordinates: Coordinates, number: int) -> Array:
         """Return one file's positions in coordinates."""
         return coordinates.features(as_positions(self.shards.read(number)))
 
     @staticmethod
-    def _rows(chosen: NDArray, blocks: Iterator[NDArray]) -> Iterator[NDArray]:
+    def _rows(chosen: Array, blocks: Iterator[Array]) -> Iterator[Array]:
         """Yield the rows of ``chosen``, sorted indices over all blocks, block by block."""
         first = 0
         for block in blocks:
@@ -414,7 +415,7 @@ class StreamedFeatures:
             first += len(block)
 
 
-def random_subset(features: NDArray, count: int, rng: np.random.Generator) -> NDArray:
+def random_subset(features: Array, count: int, rng: np.random.Generator) -> Array:
     """Return at most ``count`` random rows."""
     if len(features) <= count:
         return features
@@ -446,7 +447,7 @@ def as_features(activations: ArrayLike | ActivationShards) -> Features:
 # ------------------------------------------------------------------ batches
 
 
-def random_rows(array: NDArray, size: int | None, seed: int) -> tf.data.Dataset:
+def random_rows(array: Array, size: int | None, seed: int) -> tf.data.Dataset:
     """Return endless batches of ``size`` rows: another order in every pass, without a remainder.
 
     With ``size=None`` every batch is the whole array, in its own order.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
 
 #: A concept detected on less than this share of its fair share 1/I counts as dead.
@@ -77,7 +77,7 @@ class History:
     recipe: str
     stages: dict[str, dict[str, list[float]]]
     violations: dict[str, dict[str, float]]
-    occupancy: NDArray
+    occupancy: Array
     dead: list[int]
     duplicates: list[tuple[int, int]]
     condition_number: float
@@ -137,7 +137,7 @@ class History:
 
 
 def find_problems(
-    pairs: DirectionPairs, occupancy: NDArray, overlaps: NDArray
+    pairs: DirectionPairs, occupancy: Array, overlaps: Array
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return dead concepts and duplicate pairs of concepts.
 
@@ -153,7 +153,7 @@ def find_problems(
     return dead, list(zip(first.tolist(), second.tolist(), strict=True))
 
 
-def find_doubts(entropy: float | None, noise: float, axes: int, detections: NDArray) -> list[str]:
+def find_doubts(entropy: float | None, noise: float, axes: int, detections: Array) -> list[str]:
     """Return why sharp detectors and their signal vectors are less sure than they look, in words.
 
     Parameters
@@ -189,7 +189,7 @@ def find_doubts(entropy: float | None, noise: float, axes: int, detections: NDAr
     return messages
 
 
-def share_of_returns(filters: NDArray, best: int, covariance: NDArray) -> NDArray:
+def share_of_returns(filters: Array, best: int, covariance: Array) -> Array:
     """Return the share of the other restarts in which each concept comes back, (I,).
 
     It does where projections on some concept correlate with its own by 0.9 or more.

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.progress import KeepOnInterrupt, quiet, warn_caller
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.devices import (
     as_on_chief,
@@ -369,7 +370,7 @@ def _finished(problem: Problem, state: FitState) -> tuple[DirectionPairs, Histor
 def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitState]:
     """Complete the best restart's detectors to pairs; after a first Ctrl-C, once more."""
     stage, best, detectors = state.recipe.stages[-1], state.best, state.detectors
-    signals: NDArray | str = state.recipe.estimator
+    signals: Array | str = state.recipe.estimator
     if detectors.signals is not None:
         signals = detectors.signals[best]
     arguments = (

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.signals import damped_inverse
 
 #: Growth of a constraint's weight μ where its bound stays broken, and the largest weight.
@@ -184,8 +184,8 @@ def penalty(g: tf.Tensor, multipliers: tf.Tensor, weights: tf.Tensor) -> tf.Tens
 
 
 def dual_update(
-    g: NDArray, previous: NDArray, multipliers: NDArray, weights: NDArray
-) -> tuple[NDArray, NDArray]:
+    g: Array, previous: Array, multipliers: Array, weights: Array
+) -> tuple[Array, Array]:
     """Update λ ← ReLU(λ + μ g); let μ grow where g > 0 did not halve since last time."""
     raised = np.maximum(multipliers + weights * g, 0.0)
     stuck = (g > 0) & (g > 0.5 * previous)

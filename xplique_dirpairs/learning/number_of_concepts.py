@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.progress import KeepOnInterrupt
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer, check_random_state
 from xplique_dirpairs.data.devices import check_strategy
 from xplique_dirpairs.data.shards import ActivationShards
@@ -76,8 +77,8 @@ class SkewnessCount:
 
     number: int | None
     reason: str
-    skewnesses: NDArray
-    errors: NDArray
+    skewnesses: Array
+    errors: Array
     threshold: float = float("nan")
 
     @property
@@ -161,7 +162,7 @@ def count_skewed_sources(
 
 
 def count_in_halves(
-    images: NDArray,
+    images: Array,
     coordinates: Coordinates,
     per_image: int,
     has_floor: bool,
@@ -206,13 +207,13 @@ def count_in_halves(
 class _Look:
     """Directions (A, A) that one half of the positions shows, by their skewness on the other."""
 
-    directions: NDArray
-    skewnesses: NDArray
-    errors: NDArray
-    other: NDArray
+    directions: Array
+    skewnesses: Array
+    errors: Array
+    other: Array
 
     @classmethod
-    def of(cls, half: NDArray, other: NDArray, per_image: int, rng: np.random.Generator) -> _Look:
+    def of(cls, half: Array, other: Array, per_image: int, rng: np.random.Generator) -> _Look:
         directions = skewness_filters(half, half.shape[1], rng).astype(np.float32)
         y = _standardised(other @ directions.T)
         skewness = (y * y * y).mean(axis=0)
@@ -224,7 +225,7 @@ class _Look:
         order = np.argsort(-skewnesses)
         return cls(directions[order], skewnesses[order], errors[order], other)
 
-    def let_go(self, half: NDArray, threshold: float) -> tuple[int, int]:
+    def let_go(self, half: Array, threshold: float) -> tuple[int, int]:
         """Count maxima of skewness, and directions that were none, by one-unit ICA.
 
         It begins at those above the threshold, and where all of these are absent.
@@ -238,7 +239,7 @@ class _Look:
         return distinct_directions(free[skewnesses > threshold]), wander
 
 
-def _some(activations: NDArray | ActivationShards, count: int, rng: np.random.Generator) -> NDArray:
+def _some(activations: Array | ActivationShards, count: int, rng: np.random.Generator) -> Array:
     """Return at most ``count`` random images, in random order."""
     chosen = rng.permutation(activations.shape[0])[:count]
     if not isinstance(activations, ActivationShards):
@@ -247,12 +248,12 @@ def _some(activations: NDArray | ActivationShards, count: int, rng: np.random.Ge
     return images[np.argsort(np.argsort(chosen))]
 
 
-def _standardised(y: NDArray) -> NDArray:
+def _standardised(y: Array) -> Array:
     y = y - y.mean(axis=0)
     return y / np.maximum(y.std(axis=0), 1e-9)
 
 
-def _gap(skewnesses: NDArray, errors: NDArray) -> tuple[int, float]:
+def _gap(skewnesses: Array, errors: Array) -> tuple[int, float]:
     """Return how many skewnesses are above the largest gap, 0 without one, and its middle."""
     noise = _ERRORS / 2.0 * errors
     below = np.maximum(np.append(skewnesses[1:], 0.0), np.append(noise[1:], noise[-1]))
@@ -491,7 +492,7 @@ def _compare(number: int, fits: list, error: str | None) -> ScannedNumber:
     )
 
 
-def stability_of(directions: list[NDArray]) -> float:
+def stability_of(directions: list[Array]) -> float:
     """Return the mean `dictionary_stability` over every two of the fits; NaN with one fit."""
     cosines = [dictionary_stability(*two) for two in combinations(directions, 2)]
     return float(np.mean(cosines)) if cosines else float("nan")

@@ -19,8 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.devices import average, compiled_steps, own_part, replicas
 from xplique_dirpairs.learning import losses
 from xplique_dirpairs.learning.features import Coordinates
@@ -50,12 +50,12 @@ class Detectors:
     ``sharpest`` (R, I) limits a scheduled 1/M; None: no limit.
     """
 
-    filters: NDArray
-    biases: NDArray
-    signals: NDArray | None = None
-    sharpest: NDArray | None = None
+    filters: Array
+    biases: Array
+    signals: Array | None = None
+    sharpest: Array | None = None
 
-    def keep(self, restarts: NDArray) -> Detectors:
+    def keep(self, restarts: Array) -> Detectors:
         """Return the given restarts only."""
         signals = None if self.signals is None else self.signals[restarts]
         return Detectors(self.filters[restarts], self.biases[restarts], signals)
@@ -245,13 +245,13 @@ class Objective(keras.Model):
         """Change the learning rate of the steps that follow."""
         self._rate.rate.assign(rate)
 
-    def state(self) -> dict[str, NDArray]:
+    def state(self) -> dict[str, Array]:
         """Return everything that steps change, as arrays; undone by `set_state`."""
         changing = [*self._changing, *self.optimizer.variables]
         arrays = {f"variable_{k}": np.asarray(v.numpy()) for k, v in enumerate(changing)}
         return {**arrays, "violation": self.last_violation}
 
-    def set_state(self, arrays: dict[str, NDArray]) -> None:
+    def set_state(self, arrays: dict[str, Array]) -> None:
         """Go back to a `state`, of this objective or of another one of the same stage."""
         for k, variable in enumerate([*self._changing, *self.optimizer.variables]):
             variable.assign(arrays[f"variable_{k}"])
@@ -430,12 +430,12 @@ class Objective(keras.Model):
         self._count.assign(0.0)
         self._run_steps(batches, tf.constant(steps))
 
-    def reported(self) -> dict[str, NDArray]:
+    def reported(self) -> dict[str, Array]:
         """Return the epoch's mean of every loss and of the objective, name → (R,)."""
         means = self._sums.numpy() / np.maximum(self._count.numpy(), 1.0)
         return {name: means[:, k] for k, name in enumerate(self._reported)}
 
-    def finite_restarts(self) -> NDArray:
+    def finite_restarts(self) -> Array:
         """Return whether each restart's objective and variables are finite, (R,)."""
         finite = np.isfinite(self.reported()["objective"])
         for variable in self.trainable_variables:
@@ -445,7 +445,7 @@ class Objective(keras.Model):
 
     # ------------------------------------------------------------ constraints
 
-    def violations(self) -> dict[str, NDArray]:
+    def violations(self) -> dict[str, Array]:
         """Return by how much the epoch's mean exceeds each constraint, name → (R,), or 0."""
         reported = self.reported()
         return {

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.features import Coordinates, Moments, as_features
@@ -171,17 +172,17 @@ class MeasuredPairs:
     """
 
     pairs: DirectionPairs
-    occupancy: NDArray
-    overlaps: NDArray
+    occupancy: Array
+    overlaps: Array
     surplus: list[int]
 
 
 def measure_pairs(
     features: Any,
     moments: Moments,
-    filters: NDArray,
-    biases: NDArray,
-    signals: NDArray | str = "positives",
+    filters: Array,
+    biases: Array,
+    signals: Array | str = "positives",
     coordinates: Coordinates | None = None,
     least_share: float = 0.0,
 ) -> MeasuredPairs:
@@ -236,7 +237,7 @@ def measure_pairs(
 class _Sums:
     """Sums over positions in float64, block by block: x is centred, z = Wᵀx − b."""
 
-    def __init__(self, filters: NDArray, biases: NDArray, mean: NDArray):
+    def __init__(self, filters: Array, biases: Array, mean: Array):
         concepts, channels = filters.shape
         self._filters, self._biases = filters.astype(np.float32), biases.astype(np.float32)
         self._mean = mean.astype(np.float32)
@@ -249,7 +250,7 @@ class _Sums:
         self._x_on, self._xz_on, self._xr = np.zeros((3, concepts, channels))
         self._zr = np.zeros((concepts, concepts))
 
-    def add(self, features: NDArray) -> None:
+    def add(self, features: Array) -> None:
         """Add positions (n, D) to the sums."""
         x = features - self._mean
         z = x @ self._filters.T - self._biases
@@ -267,7 +268,7 @@ class _Sums:
         self._xr += r.T @ x
         self._zr += r.T @ z
 
-    def positives_covariance(self, everywhere: NDArray) -> NDArray:
+    def positives_covariance(self, everywhere: Array) -> Array:
         """Return signal vectors (I, D); given rows for concepts with too few positives."""
         positives = np.maximum(self.count, 1.0)[:, None]
         mean_z = self._z_on[:, None] / positives
@@ -275,14 +276,14 @@ class _Sums:
         too_few = (self.count < 3) | (np.linalg.norm(covariance, axis=1) < 1e-12)
         return np.where(too_few[:, None], everywhere, covariance)
 
-    def mean_difference(self, everywhere: NDArray) -> NDArray:
+    def mean_difference(self, everywhere: Array) -> Array:
         """Return signal vectors (I, D); given rows without positives or negatives."""
         on = np.maximum(self.count, 1.0)[:, None]
         off = np.maximum(self.positions - self.count, 1.0)[:, None]
         both = (self.count > 0) & (self.count < self.positions)
         return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
 
-    def joint_signals(self, surplus: NDArray) -> NDArray:
+    def joint_signals(self, surplus: Array) -> Array:
         """Return `joint_signals` (I, D), for all but surplus concepts without the surplus ones."""
         with_x, with_z = self._xr, self._zr - np.outer(self._r, self._z) / self.positions
         signals = joint_signals(tf.constant(with_x), tf.constant(with_z)).numpy()
@@ -292,13 +293,13 @@ class _Sums:
             signals[others] = joint_signals(tf.constant(with_x[others]), among).numpy()
         return signals
 
-    def absent_levels(self) -> NDArray:
+    def absent_levels(self) -> Array:
         """Return m (I,) of centred features; the bias of a concept that is never absent."""
         negatives = self.positions - self.count
         below = (self._z - self._z_on) / np.maximum(negatives, 1.0)
         return self._biases.astype(np.float64) + np.where(negatives > 0, below, 0.0)
 
-    def overlaps(self) -> NDArray:
+    def overlaps(self) -> Array:
         """Return the IoU of the detections of every two concepts, (I, I)."""
         union = self.count[:, None] + self.count - self._both
         return np.divide(self._both, union, out=np.zeros_like(union), where=union > 0)

@@ -17,8 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.features import Coordinates, as_batches
 from xplique_dirpairs.learning.objective import Detectors, Objective, terms_of
 from xplique_dirpairs.learning.recipe import Stage
@@ -211,7 +211,7 @@ class StageRun:
             running=None,
         )
 
-    def _all_records(self) -> dict[str, tuple[dict[str, NDArray], ...]]:
+    def _all_records(self) -> dict[str, tuple[dict[str, Array], ...]]:
         return {**self._state.records, self._stage.name: tuple(self._records)}
 
 
@@ -239,7 +239,7 @@ def _prepared(problem: Problem, state: FitState) -> tuple[Stage, Coordinates, Fi
     return stage, coordinates, state, seed
 
 
-def _measured_signals(problem: Problem, detectors: Detectors) -> NDArray:
+def _measured_signals(problem: Problem, detectors: Detectors) -> Array:
     """Measure signal vectors of every restart: stage c, section 3 of the method."""
     return np.stack(
         [
@@ -251,7 +251,7 @@ def _measured_signals(problem: Problem, detectors: Detectors) -> NDArray:
 
 def _sharpest(
     problem: Problem, detectors: Detectors, coordinates: Coordinates, least: float, seed: int
-) -> NDArray:
+) -> Array:
     """Return limits of 1/M, (R, I), never below ``least``.
 
     A sharp detector fits the positions nearest to its threshold, and there are few of them where

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.features import Features, Moments, signal_axes
 
 #: Positions a start is computed from: for each concept, and at least.
@@ -78,8 +78,8 @@ class Start:
         How well thresholds separate where a concept is among the largest (mean IoU).
     """
 
-    filters: NDArray
-    thresholds: NDArray
+    filters: Array
+    thresholds: Array
     clear: bool = False
     per_position: int = 1
     separation: float = 0.0
@@ -91,7 +91,7 @@ def positions_for(concepts: int) -> int:
 
 
 def make_start(
-    name: str, features: NDArray, concepts: int, rng: np.random.Generator, backward: NDArray
+    name: str, features: Array, concepts: int, rng: np.random.Generator, backward: Array
 ) -> Start:
     """Make initial filters and thresholds in the coordinates of ``features`` (P, A).
 
@@ -126,7 +126,7 @@ def make_start(
     return Start(filters, np.quantile(z, 1.0 - 1.0 / max(concepts, 2), axis=0))
 
 
-def has_gap(features: NDArray, filters: NDArray, chosen: NDArray) -> bool:
+def has_gap(features: Array, filters: Array, chosen: Array) -> bool:
     """Return whether every chosen filter is at least twice as skewed as any that is not [ours].
 
     Parameters
@@ -142,7 +142,7 @@ def has_gap(features: NDArray, filters: NDArray, chosen: NDArray) -> bool:
     return bool(skewnesses(features, chosen).min() > GAP * max(rest, default=0.0))
 
 
-def with_the_absence(features: NDArray, filters: NDArray, concepts: int) -> NDArray:
+def with_the_absence(features: Array, filters: Array, concepts: int) -> Array:
     """Replace the last of the first filters by minus the sum of the others, if that is a gap.
 
     A concept on a third of all positions is hardly skewed: a direction that is let go leaves it for
@@ -157,14 +157,14 @@ def with_the_absence(features: NDArray, filters: NDArray, concepts: int) -> NDAr
     return replaced if has_gap(features, filters, replaced) else filters[:concepts]
 
 
-def skewnesses(features: NDArray, filters: NDArray) -> NDArray:
+def skewnesses(features: Array, filters: Array) -> Array:
     """Return the absolute skewness of the projections on each filter (n, A)."""
     y = features @ filters.T.astype(np.float32)
     y = y - y.mean(axis=0)
     return np.abs((y * y * y).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
 
 
-def count_maxima(features: NDArray, rng: np.random.Generator) -> int:
+def count_maxima(features: Array, rng: np.random.Generator) -> int:
     """Count directions of whitened features (P, A) that are clear maxima of skewness [ours].
 
     There are at least this many skewed sources; of few, some may be the absence of others.
@@ -178,16 +178,16 @@ def count_maxima(features: NDArray, rng: np.random.Generator) -> int:
     return distinct_directions(free[sizes > max(sizes.max() / 2.0, chance)])
 
 
-def distinct_directions(directions: NDArray) -> int:
+def distinct_directions(directions: Array) -> int:
     """Return how many unit rows are left once those that are the same count once."""
-    distinct: list[NDArray] = []
+    distinct: list[Array] = []
     for direction in directions:
         if all(abs(direction @ other) < SAME for other in distinct):
             distinct.append(direction)
     return len(distinct)
 
 
-def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:
+def separate(features: Array, filters: Array, backward: Array) -> Start:
     """Improve thresholds and filters from each other, in turn [ours].
 
     In whitened features the covariance with one of several independent sources' functions is a
@@ -217,9 +217,7 @@ def separate(features: NDArray, filters: NDArray, backward: NDArray) -> Start:
     return Start(filters, thresholds, True, per_position, separation)
 
 
-def separating_thresholds(
-    z: NDArray, lengths: NDArray, per_position: int = 1
-) -> tuple[NDArray, float]:
+def separating_thresholds(z: Array, lengths: Array, per_position: int = 1) -> tuple[Array, float]:
     """Find each concept's threshold of best IoU with where it is among the largest of all.
 
     Parameters
@@ -249,7 +247,7 @@ def separating_thresholds(
     return thresholds, float(best.mean())
 
 
-def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+def consensus_filters(features: Array, concepts: int, rng: np.random.Generator) -> Array:
     """Return centroids on which many clusterings of the features' directions agree [ours].
 
     The directions x̃/‖x̃‖ in the first whitened axes are clustered by K-Means many times, each time
@@ -287,7 +285,7 @@ def consensus_filters(features: NDArray, concepts: int, rng: np.random.Generator
 # ------------------------------------------------------------------ components by their skewness
 
 
-def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+def random_filters(features: Array, concepts: int, rng: np.random.Generator) -> Array:
     """Return orthonormal rows of a random rotation; random unit rows where I > A."""
     axes = features.shape[1]
     gaussian = rng.standard_normal((axes, concepts))
@@ -297,7 +295,7 @@ def random_filters(features: NDArray, concepts: int, rng: np.random.Generator) -
     return (q * np.sign(np.diag(r))).T
 
 
-def skewness_filters(features: NDArray, concepts: int, rng: np.random.Generator) -> NDArray:
+def skewness_filters(features: Array, concepts: int, rng: np.random.Generator) -> Array:
     """Return filters of the symmetric ICA with contrast u², the most skewed first [ours].
 
     In whitened features concepts are the skewed sources (rarely present, never negative) and
@@ -322,7 +320,7 @@ def skewness_filters(features: NDArray, concepts: int, rng: np.random.Generator)
     return chosen
 
 
-def _squared_projections(features: NDArray, directions: NDArray) -> tuple[NDArray, NDArray]:
+def _squared_projections(features: Array, directions: Array) -> tuple[Array, Array]:
     """Return E[y² x] (n, A) and E[y] (n,) of y = x·directions (A, n), in small parts."""
     axes, count = directions.shape
     squared, total = np.zeros((count, axes)), np.zeros(count)
@@ -334,7 +332,7 @@ def _squared_projections(features: NDArray, directions: NDArray) -> tuple[NDArra
     return squared / len(features), total / len(features)
 
 
-def with_the_missing(features: NDArray, filters: NDArray) -> NDArray:
+def with_the_missing(features: Array, filters: Array) -> Array:
     """Replace the last filter by the concept that the filters leave out, if they do [ours].
 
     Where frequencies differ much, the most frequent concept is there where all others are not: it
@@ -348,7 +346,7 @@ def with_the_missing(features: NDArray, filters: NDArray) -> NDArray:
     return np.concatenate([filters[:-1], free])
 
 
-def nearest_maxima(features: NDArray, directions: NDArray) -> NDArray:
+def nearest_maxima(features: Array, directions: Array) -> Array:
     """Return the maximum of skewness that each direction climbs to alone (one-unit ICA), (n, A).
 
     Of whitened features (P, A), without orthogonality to the others.
@@ -367,8 +365,8 @@ def leave_out_far(
     features: Features,
     moments: Moments,
     concepts: int,
-    agree: Callable[[NDArray], NDArray] = lambda is_far: is_far,
-) -> tuple[Features, Moments, NDArray, int]:
+    agree: Callable[[Array], Array] = lambda is_far: is_far,
+) -> tuple[Features, Moments, Array, int]:
     """Leave out images that are far from all others, as a whole or in one position [ours].
 
     Outliers have a share in the moments of all features, and hide in them, and one another. What is
@@ -396,7 +394,7 @@ def leave_out_far(
     return near, Moments.of(near), far, 0
 
 
-def _far_images(features: Features, concepts: int) -> NDArray:
+def _far_images(features: Features, concepts: int) -> Array:
     """Return the indices of images that are far from typical ones."""
     images = features.shape[0]
     if images < _LEAST:
@@ -424,7 +422,7 @@ def _distances(
     features: Features,
     typical: Features,
     concepts: int,
-) -> NDArray:
+) -> Array:
     """Return (4, N): mean and largest square of an image's positions, whitened and as they are."""
     moments = Moments.of(typical)
     axes, deviations = signal_axes(moments, concepts)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.features import COORDINATES, Coordinates, Features, Moments
 from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe, Stage
@@ -162,7 +162,7 @@ class Running:
     pace: Pace
     stopped: bool
     nan_in: int | None
-    variables: dict[str, NDArray]
+    variables: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,9 @@ class FitState:
     generator: Mapping[str, Any]
     number: int = 0
     detectors: Detectors = field(default_factory=lambda: _NO_DETECTORS)
-    values: NDArray = field(default_factory=lambda: np.zeros(0))
-    records: dict[str, tuple[dict[str, NDArray], ...]] = field(default_factory=dict)
-    violations: dict[str, dict[str, NDArray]] = field(default_factory=dict)
+    values: Array = field(default_factory=lambda: np.zeros(0))
+    records: dict[str, tuple[dict[str, Array], ...]] = field(default_factory=dict)
+    violations: dict[str, dict[str, Array]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     cut_short: tuple[str, ...] = ()
@@ -233,7 +233,7 @@ class FitState:
         generator.bit_generator.state = self.generator
         return generator
 
-    def keep(self, restarts: NDArray) -> FitState:
+    def keep(self, restarts: Array) -> FitState:
         """Return the state with the given restarts only."""
         return replace(
             self,

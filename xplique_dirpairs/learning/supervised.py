@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.geometry import Shift, check_shift, coverage_matrix
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
 from xplique_dirpairs.metrics.dissection import (
@@ -59,9 +60,9 @@ class SupervisedPairs:
 
     pairs: DirectionPairs
     concepts: tuple[tuple[str, str], ...]
-    labels: NDArray
-    positives: NDArray
-    coverage: NDArray
+    labels: Array
+    positives: Array
+    coverage: Array
     left_out: tuple[tuple[str, str], ...]
 
     def index(self, category: str, name: str) -> int:
@@ -80,7 +81,7 @@ class SupervisedPairs:
 
 def supervised_pairs(
     annotated: Annotated,
-    compute: Callable[[NDArray], ArrayLike] | None = None,
+    compute: Callable[[Array], ArrayLike] | None = None,
     *,
     activations: Any = None,
     coverage: float = 0.5,
@@ -163,13 +164,13 @@ def supervised_pairs(
 
 
 def cell_coverage(
-    masks: Mapping[str, NDArray],
+    masks: Mapping[str, Array],
     concepts: Mapping[str, tuple[str, ...]],
     cells: tuple[int, int],
     shift: Shift = 0.0,
     *,
     exhaustive: bool = False,
-) -> tuple[NDArray, NDArray]:
+) -> tuple[Array, Array]:
     """Return what share of each cell of a map each concept covers.
 
     Parameters
@@ -226,7 +227,7 @@ class _Features:
     def _batches(self):
         return read_batches(self._annotated, *self._source)
 
-    def _of_masks(self, masks: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
+    def _of_masks(self, masks: Mapping[str, Array]) -> tuple[Array, Array]:
         shares, known = cell_coverage(
             masks, self._annotated.concepts, self.cells, self._shift,
             exhaustive=is_exhaustive(self._annotated),
@@ -234,20 +235,18 @@ class _Features:
         known = np.repeat(known, self.cells[0] * self.cells[1], axis=0)
         return shares.reshape(known.shape), known
 
-    def labels(self) -> Iterator[tuple[NDArray, NDArray]]:
+    def labels(self) -> Iterator[tuple[Array, Array]]:
         """Yield covered shares, and whether an image knows the category, (P, C) each."""
         for _, masks in self._annotated.batches(self._source[2]):
             yield self._of_masks(masks)
 
-    def blocks(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    def blocks(self) -> Iterator[tuple[Array, Array, Array]]:
         """Yield activations (P, D), and `labels` of the same positions."""
         for maps, masks in self._batches():
             yield maps.reshape(-1, self.channels), *self._of_masks(masks)
 
 
-def _asked_coverage(
-    features: _Features, parts: NDArray, least: int
-) -> tuple[NDArray, NDArray, NDArray]:
+def _asked_coverage(features: _Features, parts: Array, least: int) -> tuple[Array, Array, Array]:
     """Return the first coverage that enough cells have, its positives and negatives, (C,)."""
     positive, known_positions = np.zeros((len(parts), 1), int), np.zeros(1, int)
     for shares, known in features.labels():
@@ -267,14 +266,14 @@ def _check_settings(coverage: float, least: int, positions: int, regularisation:
         check_integer(name, value)
 
 
-def _positive(shares: NDArray, wanted: NDArray | float) -> NDArray:
+def _positive(shares: Array, wanted: Array | float) -> Array:
     # a cell that is covered wholly may have a share just below 1
     return shares >= np.float32(1 - 1e-5) * np.asarray(wanted, np.float32)
 
 
 def _sampled_positions(
-    features: _Features, wanted: NDArray, kept: NDArray, size: int, random_state: int | None
-) -> tuple[NDArray, NDArray]:
+    features: _Features, wanted: Array, kept: Array, size: int, random_state: int | None
+) -> tuple[Array, Array]:
     """Return indices of random positions with and without each kept concept: (I, n) and (I, 4 n).
 
     The positions with the smallest of random keys, the same for all concepts, so that they share
@@ -299,7 +298,7 @@ class _Smallest:
         self._keys = np.full((concepts, size), np.inf)
         self.numbers = np.full((concepts, size), -1)
 
-    def add(self, keys: NDArray, numbers: NDArray, member: NDArray) -> None:
+    def add(self, keys: Array, numbers: Array, member: Array) -> None:
         """``member`` (P, I): which concepts each key counts for."""
         size = self._keys.shape[1]
         for i, kept in enumerate(self._keys):
@@ -312,8 +311,8 @@ class _Smallest:
 
 
 def _read_features(
-    features: _Features, wanted: NDArray, kept: NDArray, sample: tuple[NDArray, NDArray]
-) -> tuple[NDArray, NDArray, NDArray, Callable[[int], tuple[NDArray, NDArray]]]:
+    features: _Features, wanted: Array, kept: Array, sample: tuple[Array, Array]
+) -> tuple[Array, Array, Array, Callable[[int], tuple[Array, Array]]]:
     """Read the activations, in one pass.
 
     Returns
@@ -343,7 +342,7 @@ def _read_features(
     mean = moments[0] / first
     spread = np.sqrt(np.maximum(moments[1] / first - np.square(mean), 0.0))
 
-    def found(number: int) -> tuple[NDArray, NDArray]:
+    def found(number: int) -> tuple[Array, Array]:
         with_it, without = (numbers[number][numbers[number] >= 0] for numbers in sample)
         return rows[np.searchsorted(drawn, with_it)], rows[np.searchsorted(drawn, without)]
 
@@ -354,13 +353,13 @@ def _read_features(
 
 
 def _fit(
-    with_it: NDArray,
-    without: NDArray,
-    mean: NDArray,
-    spread: NDArray,
+    with_it: Array,
+    without: Array,
+    mean: Array,
+    spread: Array,
     regularisation: float,
     odds: float,
-) -> tuple[NDArray, float, float]:
+) -> tuple[Array, float, float]:
     """Fit filter (D,), bias and absent level of one concept."""
     from sklearn.linear_model import LogisticRegression
 
@@ -376,7 +375,7 @@ def _fit(
     return w, best_bias(z[t], z[~t], odds), float(z[~t].mean())
 
 
-def best_bias(with_it: NDArray, without: NDArray, odds: float) -> float:
+def best_bias(with_it: Array, without: Array, odds: float) -> float:
     """Return the threshold with the largest IoU, halfway between two of the projections.
 
     Parameters

@@ -25,12 +25,12 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 from xplique.features_visualizations import Objective, fft_to_rgb, get_fft_scale, optimize
 from xplique.features_visualizations.preconditioning import recorrelate_colors
 
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.progress import quiet
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
@@ -93,7 +93,7 @@ def maximise(
     batch_size: int = 8,
     random_state: int | None = None,
     verbose: int = 1,
-) -> NDArray:
+) -> Array:
     """Generate an image for each concept by gradient ascent on what the network reads in it.
 
     Along a **filter**: the mean over positions of the excess z_i − b_i, in margins. Along a
@@ -236,7 +236,7 @@ def _encoder_of_images(
 
 
 def _objective(
-    encoder: keras.Model, score: Score, concepts: NDArray, number_of_concepts: int
+    encoder: keras.Model, score: Score, concepts: Array, number_of_concepts: int
 ) -> Objective:
     positions = (1,) * (len(encoder.output_shape) - 2)
     one_hot = np.eye(number_of_concepts, dtype=np.float32)[concepts]
@@ -301,7 +301,7 @@ class Canvas:
     def __init__(
         self,
         shape: tuple[int, int, int],
-        concepts: NDArray,
+        concepts: Array,
         seed: int,
         fft_decay: float,
         contrast: float,

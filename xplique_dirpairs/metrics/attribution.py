@@ -23,8 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 
 #: Coefficients (N, *S, I), a tensor, to the class score of each image (N,), residual kept.
@@ -43,8 +44,8 @@ class ShapleyValues:
         Standard error of ``values``.
     """
 
-    values: NDArray
-    error: NDArray
+    values: Array
+    error: Array
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ class IntegratedGradients:
         Σ values − (score(intact) − score(all off)): the error of the quadrature, 0 at best.
     """
 
-    values: NDArray
-    gap: NDArray
+    values: Array
+    gap: Array
 
 
 # ------------------------------------------------------------------------------ gradients
 
 
-def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> NDArray:
+def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> Array:
     """Compute Σ_p u_{p,i} ∂score/∂u_{p,i}, the contribution of concept i by the slope.
 
     Parameters
@@ -122,7 +123,7 @@ def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
     return tape.gradient(scores, u)
 
 
-def _over_positions(maps: tf.Tensor) -> NDArray:
+def _over_positions(maps: tf.Tensor) -> Array:
     maps = maps.numpy().astype(np.float64)
     return maps.sum(axis=tuple(range(1, maps.ndim - 1)))
 
@@ -134,7 +135,7 @@ def permutation_design(
     number_of_concepts: int,
     nb_permutations: int,
     random_state: int | np.random.Generator | None = None,
-) -> NDArray:
+) -> Array:
     """Return masks for `shapley_values`: concepts switched on one by one, in random orders.
 
     Every second order is the one before it backwards (antithetic): a concept that comes early in
@@ -173,7 +174,7 @@ def permutation_design(
     return np.concatenate([ends, between.reshape(-1, number_of_concepts)]).astype(np.float32)
 
 
-def shapley_values(scores: ArrayLike, masks: NDArray) -> ShapleyValues:
+def shapley_values(scores: ArrayLike, masks: Array) -> ShapleyValues:
     """Estimate signed Shapley values: the gain of the score from a concept, over random orders.
 
         φ_i = E_order[ f(those before i, and i) − f(those before i) ]
@@ -203,7 +204,7 @@ def shapley_values(scores: ArrayLike, masks: NDArray) -> ShapleyValues:
     orders = (len(masks) - 2) // steps if steps else 4
     between = masks[2:].reshape(orders, steps, concepts)
 
-    def end(row: int) -> NDArray:
+    def end(row: int) -> Array:
         return np.repeat(scores[..., None, row : row + 1], orders, axis=-2)
 
     inner = scores[..., 2:].reshape(*scores.shape[:-1], orders, steps)

@@ -12,10 +12,10 @@ score and cross-talk; fewer dead concepts.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.batching import as_positions, iter_blocks
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.metrics.registry import nan_mean
 
 #: Coefficients below this share of the largest one count as zero: what solvers leave over.
@@ -27,7 +27,7 @@ _ROWS = 8192
 # ------------------------------------------------------------------------------ two dictionaries
 
 
-def matched_cosines(a: NDArray, b: NDArray) -> NDArray:
+def matched_cosines(a: Array, b: Array) -> Array:
     """Compute |cosine| of each direction of ``a`` with its partner in ``b``.
 
     The one-to-one matching is that with the largest sum.
@@ -48,7 +48,7 @@ def matched_cosines(a: NDArray, b: NDArray) -> NDArray:
     return np.where(matching == UNMATCHED, np.nan, np.minimum(partners, 1.0))
 
 
-def dictionary_stability(a: NDArray, b: NDArray) -> float:
+def dictionary_stability(a: Array, b: Array) -> float:
     """Compute the mean of `matched_cosines` over the min(I, J) pairs, in [0, 1]; higher is better.
 
     1 for a dictionary and itself in any order, with any signs and lengths. Of dictionaries of
@@ -62,7 +62,7 @@ def dictionary_stability(a: NDArray, b: NDArray) -> float:
 # ------------------------------------------------------------------------------ one dictionary
 
 
-def max_coherence(dictionary: NDArray) -> float:
+def max_coherence(dictionary: Array) -> float:
     """Compute max_{i≠j} |cos(d_i, d_j)|, in [0, 1]; lower is better.
 
     The mutual coherence: D. L. Donoho, X. Huo, 2001. 0 if orthogonal, 1 if two directions are
@@ -72,7 +72,7 @@ def max_coherence(dictionary: NDArray) -> float:
     return float(others.max()) if others.size else np.nan
 
 
-def stable_rank(dictionary: NDArray) -> float:
+def stable_rank(dictionary: Array) -> float:
     """Compute ‖D‖_F² / ‖D‖_2² of unit directions, in [1, min(I, D)]; higher is better.
 
     The number of directions, less their overlap: I if orthogonal, 1 if all are parallel, 0
@@ -87,7 +87,7 @@ def stable_rank(dictionary: NDArray) -> float:
 # ------------------------------------------------------------------------------ coefficients
 
 
-def hoyer_sparsity(coefficients: NDArray) -> NDArray:
+def hoyer_sparsity(coefficients: Array) -> Array:
     """Compute (√I − ‖u‖₁/‖u‖₂) / (√I − 1) of each sample, in [0, 1]; higher is better.
 
     1 where a single concept is on, 0 where all are equally, with any signs. The result depends on
@@ -114,7 +114,7 @@ def hoyer_sparsity(coefficients: NDArray) -> NDArray:
     return np.where(defined, np.clip((root - ratio) / max(root - 1, 1e-12), 0.0, 1.0), np.nan)
 
 
-def l0(coefficients: NDArray) -> NDArray:
+def l0(coefficients: Array) -> Array:
     """Count the concepts that are on in each sample, in [0, I]; lower is sparser.
 
     A concept is on if |u_i| is above 1e-3 of its largest value over all samples.
@@ -132,7 +132,7 @@ def l0(coefficients: NDArray) -> NDArray:
     return (u > NEGLIGIBLE * largest).sum(axis=-1)
 
 
-def dead_concepts(coefficients: NDArray, dictionary: NDArray) -> NDArray:
+def dead_concepts(coefficients: Array, dictionary: Array) -> Array:
     """Return which concepts add next to nothing to any sample. Fewer are better.
 
     Next to nothing: the largest |u_i| ‖d_i‖ over the samples is at most 1e-3 of that of the
@@ -154,7 +154,7 @@ def dead_concepts(coefficients: NDArray, dictionary: NDArray) -> NDArray:
     return added <= NEGLIGIBLE * added.max()
 
 
-def oriented(dictionary: NDArray, coefficients: NDArray) -> NDArray:
+def oriented(dictionary: Array, coefficients: Array) -> Array:
     """Turn directions around where their coefficients are mostly negative.
 
     Decided by the sign of Σ u³, so by the long tail where coefficients are centred. Changes nothing
@@ -177,7 +177,7 @@ def oriented(dictionary: NDArray, coefficients: NDArray) -> NDArray:
 # ------------------------------------------------------------------------------ data and classes
 
 
-def ood_score(dictionary: NDArray, activations: NDArray) -> float:
+def ood_score(dictionary: Array, activations: Array) -> float:
     """Compute 1 − (1/I) Σ_i max_j cos(d_i, x_j), in [0, 2]; lower is better.
 
     0 if every direction is parallel to a sample, 1 if all are orthogonal to the data.
@@ -196,7 +196,7 @@ def ood_score(dictionary: NDArray, activations: NDArray) -> float:
     return float(1.0 - np.minimum(nearest, 1.0).mean())
 
 
-def plausibility(dictionary: NDArray, head_directions: NDArray) -> float:
+def plausibility(dictionary: Array, head_directions: Array) -> float:
     """Compute (1/K) Σ_k max_i cos(head_k, d_i), in [−1, 1]; higher is better.
 
     1 if the weights of every class are among the directions. T. Fel et al., "Archetypal SAE", ICML
@@ -215,7 +215,7 @@ def plausibility(dictionary: NDArray, head_directions: NDArray) -> float:
 # ------------------------------------------------------------------------------ filters and signals
 
 
-def cross_talk(filters: NDArray, signals: NDArray) -> float:
+def cross_talk(filters: Array, signals: Array) -> float:
     """Compute the mean of |w̄_iᵀ s̄_j| over i ≠ j of unit vectors, in [0, 1]; lower is better.
 
     How much of another concept's signal a filter reads; NaN for a single concept.
@@ -235,14 +235,14 @@ def cross_talk(filters: NDArray, signals: NDArray) -> float:
 
 
 def dictionary_values(
-    encoding: NDArray,
-    bank: NDArray,
-    coefficients: NDArray,
-    features: NDArray,
+    encoding: Array,
+    bank: Array,
+    coefficients: Array,
+    features: Array,
     *,
-    head_rows: NDArray | None = None,
-    filters: NDArray | None = None,
-) -> dict[str, NDArray]:
+    head_rows: Array | None = None,
+    filters: Array | None = None,
+) -> dict[str, Array]:
     """Compute every metric of a dictionary and of its coefficients, by key of `METRICS`.
 
     Parameters
@@ -285,5 +285,5 @@ def dictionary_values(
 # ------------------------------------------------------------------------------ helpers
 
 
-def _off_diagonal(square: NDArray) -> NDArray:
+def _off_diagonal(square: Array) -> Array:
     return square[~np.eye(len(square), dtype=bool)]

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 
 from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_finite
 from xplique_dirpairs.data.annotated_images import Annotated, check_masks, flat_concepts
 
@@ -32,7 +33,7 @@ NO_LABEL = -1
 _BLAS = ThreadpoolController()
 
 #: Reads maps (n, h, w, I) of a batch of images, or of the activations given in their place.
-Read = Callable[[NDArray], ArrayLike]
+Read = Callable[[Array], ArrayLike]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +58,14 @@ class Dissection:
     """
 
     concepts: dict[str, tuple[str, ...]]
-    thresholds: NDArray
-    intersection: NDArray
-    detector_area: NDArray
-    concept_area: NDArray
-    pixels: NDArray
-    images: NDArray
-    lowest: NDArray
-    highest: NDArray
+    thresholds: Array
+    intersection: Array
+    detector_area: Array
+    concept_area: Array
+    pixels: Array
+    images: Array
+    lowest: Array
+    highest: Array
 
     @property
     def flat_concepts(self) -> list[tuple[str, str]]:
@@ -72,13 +73,13 @@ class Dissection:
         return flat_concepts(self.concepts)
 
     @property
-    def union(self) -> NDArray:
+    def union(self) -> Array:
         """Pixels of the detector or the concept, (I, C)."""
         area = self.detector_area[:, category_of(self.concepts)]
         return area + self.concept_area - self.intersection
 
     @property
-    def iou(self) -> NDArray:
+    def iou(self) -> Array:
         """φ_i(c): intersection over union, (I, C) in [0, 1], higher is better.
 
         0 where both are nowhere; NaN for the concepts of a category that no image counts for.
@@ -89,7 +90,7 @@ class Dissection:
         return iou
 
     @property
-    def labels(self) -> NDArray:
+    def labels(self) -> Array:
         """c*_i = argmax_c φ_i(c), (I,); `NO_LABEL` for a detector that overlaps with no concept."""
         iou = np.nan_to_num(self.iou)
         return np.where(iou.max(axis=1) > 0, iou.argmax(axis=1), NO_LABEL)
@@ -196,13 +197,13 @@ class LabelledImage:
 
     def __init__(
         self,
-        masks: Mapping[str, NDArray],
+        masks: Mapping[str, Array],
         number: int,
         concepts: Mapping[str, tuple[str, ...]],
-        starts: NDArray,
+        starts: Array,
         exhaustive: bool = False,
     ):
-        self._masks: list[tuple[NDArray, NDArray]] = []
+        self._masks: list[tuple[Array, Array]] = []
         present, areas, categories = [], [], []
         for g, (category, names) in enumerate(concepts.items()):
             mask = masks[category][number]
@@ -220,7 +221,7 @@ class LabelledImage:
         self.areas = np.concatenate([empty, *areas])
         self.categories = np.array(categories, np.int64)
 
-    def indicators(self, rows: slice) -> NDArray:
+    def indicators(self, rows: slice) -> Array:
         """Return where each concept is in a band of rows, then ones: (c + 1, rows * W) bool."""
         width = self.shape[1]
         ones = np.ones((1, len(range(*rows.indices(self.shape[0]))) * width), bool)
@@ -228,7 +229,7 @@ class LabelledImage:
         return np.concatenate([*where, ones])
 
 
-def count_overlaps(a: NDArray, b: NDArray) -> NDArray:
+def count_overlaps(a: Array, b: Array) -> Array:
     """Count the pixels of each row of ``a`` (A, P) in each column of ``b`` (P, B): (A, B) int64.
 
     A product of single-precision matrices counts exactly up to 2²⁴ pixels.
@@ -258,18 +259,18 @@ def is_exhaustive(annotated: Annotated) -> bool:
     return bool(getattr(annotated, "exhaustive", False))
 
 
-def category_starts(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
+def category_starts(concepts: Mapping[str, tuple[str, ...]]) -> Array:
     """Return the index of each category's first flat concept, (G,)."""
     sizes = [len(names) for names in concepts.values()]
     return np.cumsum([0, *sizes])[:-1]
 
 
-def category_of(concepts: Mapping[str, tuple[str, ...]]) -> NDArray:
+def category_of(concepts: Mapping[str, tuple[str, ...]]) -> Array:
     """Return the index of each flat concept's category, (C,)."""
     return np.repeat(np.arange(len(concepts)), [len(names) for names in concepts.values()])
 
 
-def check_thresholds(thresholds: ArrayLike) -> NDArray:
+def check_thresholds(thresholds: ArrayLike) -> Array:
     """Return thresholds (I,) as float32.
 
     Raises
@@ -292,7 +293,7 @@ def read_batches(
     activations: Any,
     batch_size: int,
     detectors: int | None = None,
-) -> Iterator[tuple[NDArray, Mapping[str, NDArray]]]:
+) -> Iterator[tuple[Array, Mapping[str, Array]]]:
     """Yield maps (n, h, w, I) float32 and masks, batch by batch, checked.
 
     Raises
@@ -316,7 +317,7 @@ def read_batches(
         )
 
 
-def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> NDArray:
+def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:
     array = np.asarray(maps, np.float32)
     if array.ndim != 4 or len(array) != count or not array.size:
         raise ValueError(

@@ -18,8 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.metrics.importance import ROUNDING
 from xplique_dirpairs.metrics.manipulation import (
     Outcomes,
@@ -49,11 +50,11 @@ class Curves:
         ‖x' − x‖_F / ‖x‖_F at each point; NaN for an image whose features are all 0.
     """
 
-    probabilities: NDArray
-    changed: NDArray
+    probabilities: Array
+    changed: Array
 
     @property
-    def areas(self) -> NDArray:
+    def areas(self) -> Array:
         """Area under each curve of probabilities over j/I by the trapezoid rule, (N,)."""
         p = self.probabilities
         return (p[:, :-1] + p[:, 1:]).mean(axis=1) / 2
@@ -77,11 +78,11 @@ class Fidelity:
         probability after the last step.
     """
 
-    values: dict[str, NDArray]
+    values: dict[str, Array]
     deletion: Curves
     insertion: Curves
-    contributions: NDArray
-    crossed: NDArray
+    contributions: Array
+    crossed: Array
 
 
 def fidelity(
@@ -128,26 +129,26 @@ def fidelity(
     return Fidelity(values, deletion, insertion, contributions, crossed)
 
 
-def leave_one_out(reading: Reading) -> NDArray:
+def leave_one_out(reading: Reading) -> Array:
     """Compute the drop of the class's logit as each concept alone is switched off, (N, I)."""
     without = 1.0 - np.eye(reading.number_of_concepts, dtype=np.float32)
     return reading.intact.logits - outcomes(reading, without).logits
 
 
-def contribution_orders(contributions: ArrayLike) -> NDArray:
+def contribution_orders(contributions: ArrayLike) -> Array:
     """Order the concepts of every image by signed contribution, largest first, (N, I) int."""
     return np.argsort(-np.asarray(contributions), axis=1, kind="stable")
 
 
 def random_orders(
     images: int, concepts: int, random_state: int | np.random.Generator | None = None
-) -> NDArray:
+) -> Array:
     """Draw an order of the concepts for every image, (N, I) int: a control."""
     rng = np.random.default_rng(random_state)
     return rng.permuted(np.tile(np.arange(concepts), (images, 1)), axis=1)
 
 
-def deletion_curves(reading: Reading, orders: NDArray) -> Curves:
+def deletion_curves(reading: Reading, orders: Array) -> Curves:
     """Switch concepts off one after the other, starting with all on.
 
     Parameters
@@ -159,7 +160,7 @@ def deletion_curves(reading: Reading, orders: NDArray) -> Curves:
     return _curves(reading.intact, outcomes(reading, ~_before_steps(orders)), reading.all_off)
 
 
-def insertion_curves(reading: Reading, orders: NDArray) -> Curves:
+def insertion_curves(reading: Reading, orders: Array) -> Curves:
     """Switch concepts on one after the other, starting from the residual alone.
 
     The probability is min(p, p_intact): a larger one only lacks evidence against the class.
@@ -176,7 +177,7 @@ def insertion_curves(reading: Reading, orders: NDArray) -> Curves:
     return Curves(capped, curves.changed)
 
 
-def probabilities_at(deletion: Curves, fraction: float) -> tuple[NDArray, NDArray]:
+def probabilities_at(deletion: Curves, fraction: float) -> tuple[Array, Array]:
     """Compute P@fraction: the probability where deletion first changed the features that much.
 
     At the first step whose ‖x' − x‖_F / ‖x‖_F is at least ``fraction``, linear between it and the
@@ -209,7 +210,7 @@ def probabilities_at(deletion: Curves, fraction: float) -> tuple[NDArray, NDArra
 
 def random_subsets(
     concepts: int, count: int, random_state: int | np.random.Generator | None = None
-) -> NDArray:
+) -> Array:
     """Draw sets of `SUBSET_SHARE` of the concepts, (M, I) bool.
 
     At least two concepts where there are three or more: the drop of one concept alone *is* its
@@ -219,7 +220,7 @@ def random_subsets(
     return random_orders(count, concepts, random_state) < size
 
 
-def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) -> NDArray:
+def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) -> Array:
     """Correlate Σ_{i ∈ S} contribution_i with the drop of the score without S, over subsets S.
 
     U. Bhatt, A. Weller, J. Moura, "Evaluating and aggregating feature-based model explanations",
@@ -264,7 +265,7 @@ def _curves(first: Outcomes, between: Outcomes, last: Outcomes) -> Curves:
     )
 
 
-def _before_steps(orders: NDArray) -> NDArray:
+def _before_steps(orders: Array) -> Array:
     """Return which concepts come before each step of the orders, (N, I − 1, I) bool."""
     turn = np.argsort(orders, axis=1)
     return turn[:, None, :] < np.arange(1, turn.shape[1])[:, None]
@@ -275,7 +276,7 @@ def _before_steps(orders: NDArray) -> NDArray:
 
 def reconstruction(
     reading: Reading, reconstructions: ArrayLike, labels: ArrayLike | None = None
-) -> dict[str, NDArray]:
+) -> dict[str, Array]:
     """Compute the fidelity of the reconstruction without the residual.
 
     The network is given the reconstruction clipped to the layer's range, as all manipulated
@@ -319,7 +320,7 @@ def reconstruction(
     return values
 
 
-def explained_variance(values: ArrayLike, predictions: ArrayLike) -> NDArray:
+def explained_variance(values: ArrayLike, predictions: ArrayLike) -> Array:
     """Compute R² = 1 − Σ (v − v̂)² / Σ (v − v̄)² as two columns; R² is the ratio of their means.
 
     v̄ is the mean of each feature over all images and positions: predicting it scores 0, a perfect
@@ -348,7 +349,7 @@ def explained_variance(values: ArrayLike, predictions: ArrayLike) -> NDArray:
     return columns if varies else np.zeros_like(columns)
 
 
-def completeness(intact: ArrayLike, rebuilt: ArrayLike, chance: float) -> NDArray:
+def completeness(intact: ArrayLike, rebuilt: ArrayLike, chance: float) -> Array:
     """Compute η = (reconstructed accuracy − chance) / (accuracy − chance) as two columns.
 
     C.-K. Yeh et al., "On completeness-aware concept-based explanations in deep neural networks",

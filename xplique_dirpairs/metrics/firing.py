@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from xplique_dirpairs.core.types import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,26 +37,26 @@ class Firing:
         The other detector with the largest excess; −1 where there is no other.
     """
 
-    concepts: NDArray
-    own_share: NDArray
-    own_excess: NDArray
-    others_firing: NDArray
-    others_share: NDArray
-    stronger: NDArray
-    rival: NDArray
+    concepts: Array
+    own_share: Array
+    own_excess: Array
+    others_firing: Array
+    others_share: Array
+    stronger: Array
+    rival: Array
 
     @property
-    def fires(self) -> NDArray:
+    def fires(self) -> Array:
         """Whether the own detector fires anywhere."""
         return self.own_share > 0
 
     @property
-    def alone(self) -> NDArray:
+    def alone(self) -> Array:
         """Whether the own detector fires and no other does."""
         return self.fires & ~(self.others_firing > 0)
 
     @property
-    def strongest(self) -> NDArray:
+    def strongest(self) -> Array:
         """Whether the own detector's excess is larger than that of every other."""
         return self.stronger == 0
 

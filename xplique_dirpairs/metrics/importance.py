@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import legendre
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import qmc
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 
 #: Scores that vary by less than this share of their size count as constant: float32 rounding.
@@ -48,15 +49,15 @@ class SobolIndices:
         Standard error of ``total``.
     """
 
-    first: NDArray
-    first_error: NDArray
-    total: NDArray
-    total_error: NDArray
+    first: Array
+    first_error: Array
+    total: Array
+    total_error: Array
 
 
 def sobol_designs(
     number_of_concepts: int, nb_design: int, random_state: int | np.random.Generator | None = None
-) -> Iterator[NDArray]:
+) -> Iterator[Array]:
     """Yield designs without end: A, B, then A with column i from B, for each i.
 
     The points are successive parts of one *scrambled* Sobol sequence; every part of 2^m points is
@@ -91,7 +92,7 @@ def sobol_designs(
         yield _design(a, b)
 
 
-def _design(a: NDArray, b: NDArray) -> NDArray:
+def _design(a: Array, b: Array) -> Array:
     """Return A, B, and A with column i from B for each i."""
     index = np.arange(a.shape[1])
     mixed = np.repeat(a[None], len(index), axis=0)
@@ -99,7 +100,7 @@ def _design(a: NDArray, b: NDArray) -> NDArray:
     return np.concatenate([a, b, mixed.reshape(-1, len(index))])
 
 
-def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> NDArray:
+def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> Array:
     """Estimate total Sobol indices, S_i = E[(f(A) − f(C_i))²] / (2 Var f).
 
     M. J. W. Jansen, "Analysis of variance designs for model output", 1999, eq. for the total
@@ -189,7 +190,7 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     whole = np.where(whole > 0, whole, known.sum(axis=-1)[..., None])
     whole = np.where(constant | (whole <= 0), np.inf, whole)
 
-    def ratio(part: NDArray) -> tuple[NDArray, NDArray]:
+    def ratio(part: Array) -> tuple[Array, Array]:
         index = part.mean(axis=-1) / whole
         slopes = (part - index[..., None] * variance) / whole[..., None]
         return index, slopes.std(axis=-1, ddof=1) / math.sqrt(nb_design)
@@ -197,7 +198,7 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     return SobolIndices(*ratio(first), *ratio(total))
 
 
-def _sobol_terms(scores: NDArray, nb_design: int) -> tuple[NDArray, NDArray, NDArray]:
+def _sobol_terms(scores: Array, nb_design: int) -> tuple[Array, Array, Array]:
     """Return first-order, total and variance of each row of the design; means are the estimates.
 
     Shapes ``(..., I, n)``, ``(..., I, n)``, ``(..., 1, n)``.
@@ -209,7 +210,7 @@ def _sobol_terms(scores: NDArray, nb_design: int) -> tuple[NDArray, NDArray, NDA
     return b * (mixed - a), (a - mixed) ** 2 / 2, (a**2 + b**2) / 2 * unbiased
 
 
-def _additive_model(scores: NDArray, masks: NDArray, degree: int) -> tuple[NDArray, NDArray]:
+def _additive_model(scores: Array, masks: Array, degree: int) -> tuple[Array, Array]:
     """Fit an additive polynomial; return its values at the masks, and each concept's variance.
 
     Each concept's part by least squares on f(A) − f(C_i), in which the other concepts cancel, up

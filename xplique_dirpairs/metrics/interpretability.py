@@ -21,10 +21,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.geometry import Shift, upsample
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_concepts, check_integer
 from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
 from xplique_dirpairs.metrics.dissection import NO_LABEL, Read, read_batches
@@ -34,12 +35,12 @@ from xplique_dirpairs.metrics.registry import Summary, nan_mean, percentile_inte
 INTERPRETABLE = 0.04
 
 
-def s1(iou: ArrayLike) -> NDArray:
+def s1(iou: ArrayLike) -> Array:
     """Compute S¹ = Σ_i φ_i, (..., I) → (...), in [0, I]; higher is better. NaN counts as 0."""
     return np.nansum(np.asarray(iou, float), axis=-1)
 
 
-def s2(iou: ArrayLike, labels: ArrayLike) -> NDArray:
+def s2(iou: ArrayLike, labels: ArrayLike) -> Array:
     """Compute S² = Σ_c max_{i : c*_i = c} φ_i, (..., I) → (...); higher is better.
 
     In [0, number of distinct labels]; never above S¹. NaN counts as 0.
@@ -66,7 +67,7 @@ def s2(iou: ArrayLike, labels: ArrayLike) -> NDArray:
     return total
 
 
-def average_precision(positive: ArrayLike, total: ArrayLike) -> NDArray:
+def average_precision(positive: ArrayLike, total: ArrayLike) -> Array:
     """Compute AP = Σ_n (R_n − R_{n−1}) P_n over the levels of a histogram, highest first.
 
     As scikit-learn does, for scores rounded to the levels.
@@ -118,44 +119,44 @@ class Interpretability:
     """
 
     concepts: dict[str, tuple[str, ...]]
-    labels: NDArray
-    thresholds: NDArray
-    training_iou: NDArray
-    intersection: NDArray
-    detector_area: NDArray
-    concept_area: NDArray
-    images: NDArray
-    average_precision: NDArray
-    groups: NDArray
-    group_intersection: NDArray
-    group_area: NDArray
-    resampled_iou: NDArray
+    labels: Array
+    thresholds: Array
+    training_iou: Array
+    intersection: Array
+    detector_area: Array
+    concept_area: Array
+    images: Array
+    average_precision: Array
+    groups: Array
+    group_intersection: Array
+    group_area: Array
+    resampled_iou: Array
 
     # ---------------------------------------------------------------- per detector
 
     @cached_property
-    def iou(self) -> NDArray:
+    def iou(self) -> Array:
         """φ_i(c*_i), (I,) in [0, 1]; higher is better."""
         union = self.detector_area + self.concept_area - self.intersection
         return self._judged(_ratio(self.intersection, union))
 
     @cached_property
-    def precision(self) -> NDArray:
+    def precision(self) -> Array:
         """Share of the detector's pixels that are of its label, (I,); 0 if it never fires."""
         return self._judged(_ratio(self.intersection, self.detector_area))
 
     @cached_property
-    def recall(self) -> NDArray:
+    def recall(self) -> Array:
         """Share of its label's pixels where the detector fires, (I,)."""
         return self._judged(_ratio(self.intersection, self.concept_area), self.concept_area == 0)
 
     @cached_property
-    def f1(self) -> NDArray:
+    def f1(self) -> Array:
         """Harmonic mean of precision and recall, (I,)."""
         areas = self.detector_area + self.concept_area
         return self._judged(_ratio(2 * self.intersection, areas), self.concept_area == 0)
 
-    def _judged(self, values: NDArray, undefined: NDArray | bool = False) -> NDArray:
+    def _judged(self, values: Array, undefined: Array | bool = False) -> Array:
         labelled = self.labels != NO_LABEL
         return np.where(labelled & ((self.images == 0) | undefined), np.nan, labelled * values)
 
@@ -179,7 +180,7 @@ class Interpretability:
         return {names[c]: float(value) for c, value in zip(self.groups, iou, strict=True)}
 
     @property
-    def _group_iou(self) -> NDArray:
+    def _group_iou(self) -> Array:
         first = [int(np.flatnonzero(self.labels == c)[0]) for c in self.groups]
         union = self.group_area + self.concept_area[first] - self.group_intersection
         return np.where(self.images[first] == 0, np.nan, _ratio(self.group_intersection, union))
@@ -192,7 +193,7 @@ class Interpretability:
         """Count the distinct labels of detectors with an IoU of at least ``least``, by category."""
         return self._by_category(np.unique(self.labels[np.nan_to_num(self.iou) >= least]))
 
-    def _by_category(self, labels: NDArray) -> dict[str, int]:
+    def _by_category(self, labels: Array) -> dict[str, int]:
         names = flat_concepts(self.concepts)
         categories = [names[label][0] for label in labels]
         return {category: categories.count(category) for category in self.concepts}
@@ -279,12 +280,13 @@ def paired_interval(
     return differences
 
 
-def _whole(result: Interpretability) -> NDArray:
+def _whole(result: Interpretability) -> Array:
     """Return the draws that determine the IoU of every detector that all images determine, (B,)."""
-    return ~(np.isnan(result.resampled_iou) & ~np.isnan(result.iou)).any(axis=1)
+    missing = np.isnan(result.resampled_iou) & ~np.isnan(result.iou)
+    return np.asarray(~missing.any(axis=1))
 
 
-def _ratio(above: NDArray, below: NDArray) -> NDArray:
+def _ratio(above: Array, below: Array) -> Array:
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
 
 
@@ -308,9 +310,9 @@ class DetectorView:
 
     detector: int
     name: str
-    images: NDArray
-    masks: NDArray
-    detections: NDArray
+    images: Array
+    masks: Array
+    detections: Array
 
 
 def strongest_images(
@@ -370,7 +372,7 @@ def strongest_images(
     ]
 
 
-def _mask(masks: Mapping[str, NDArray], n: int, detector: int, scores: Interpretability) -> NDArray:
+def _mask(masks: Mapping[str, Array], n: int, detector: int, scores: Interpretability) -> Array:
     """Return where a detector's label is in an image, (H, W) bool."""
     label = scores.labels[detector]
     if label == NO_LABEL:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
 from xplique_dirpairs.metrics.dissection import (
@@ -171,7 +172,7 @@ def _check_settings(
     check_random_state(random_state)
 
 
-def _checked_labels(labels: NDArray, dissection: Dissection) -> NDArray:
+def _checked_labels(labels: Array, dissection: Dissection) -> Array:
     count = len(flat_concepts(dissection.concepts))
     shape = dissection.thresholds.shape
     if labels.shape != shape or labels.dtype.kind not in "iu":
@@ -192,7 +193,7 @@ class _LabelCounts:
     Columns are the I detectors, then the L groups of detectors of one label.
     """
 
-    def __init__(self, dissection: Dissection, labels: NDArray, resamples: int, random_state: int):
+    def __init__(self, dissection: Dissection, labels: Array, resamples: int, random_state: int):
         self.dissection, self.labels = dissection, labels
         self.concepts = dissection.concepts
         self.starts = category_starts(self.concepts)
@@ -214,7 +215,7 @@ class _LabelCounts:
         scale = np.divide(AP_LEVELS, span, out=np.zeros(span.shape), where=span > 0)
         self._scale = scale.astype(np.float32)
 
-    def add(self, image: LabelledImage, maps: NDArray, shift: Shift) -> None:
+    def add(self, image: LabelledImage, maps: Array, shift: Shift) -> None:
         """Count one image, maps (h, w, I)."""
         weights = self._rng.poisson(1.0, len(self._drawn))
         judged = np.isin(self._categories, image.categories)
@@ -238,7 +239,7 @@ class _LabelCounts:
         self._counts += counted
         self._drawn += weights[:, None, None] * counted
 
-    def _with_groups(self, values: NDArray) -> NDArray:
+    def _with_groups(self, values: Array) -> Array:
         """Return where each detector, and any detector of each group, fires, (P, I + L) bool."""
         fires = values > self.dissection.thresholds
         groups = fires[:, self._first]
@@ -247,7 +248,7 @@ class _LabelCounts:
         return np.concatenate([fires, groups], axis=1)
 
     def _count_levels(
-        self, values: NDArray, where: NDArray, own: NDArray, judged: NDArray, present: NDArray
+        self, values: Array, where: Array, own: Array, judged: Array, present: Array
     ) -> None:
         """Add values (P, I) of the judged detectors to the histograms."""
         detectors = len(self.labels)
@@ -321,7 +322,7 @@ def quantile_thresholds(
     *,
     activations: Any = None,
     batch_size: int = 32,
-) -> NDArray:
+) -> Array:
     """Compute thresholds above which detectors fire at a share of the positions, or just less.
 
     Positions are those of the maps before upsampling, as in Network Dissection. Two passes: the

@@ -20,10 +20,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import log_expit, log_softmax
 
 from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_float32
 
 
@@ -42,10 +43,10 @@ class Outcomes(NamedTuple):
         ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
     """
 
-    logits: NDArray
-    probabilities: NDArray
-    entropies: NDArray
-    changed: NDArray
+    logits: Array
+    probabilities: Array
+    entropies: Array
+    changed: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +78,11 @@ class Reading:
         If activations, coefficients or the bank are not finite.
     """
 
-    activations: NDArray
-    coefficients: NDArray
-    bank: NDArray
-    predict: Callable[[NDArray], NDArray]
-    class_ids: NDArray
+    activations: Array
+    coefficients: Array
+    bank: Array
+    predict: Callable[[Array], Array]
+    class_ids: Array
     limits: tuple[ArrayLike, ArrayLike]
     final_activation: str = "softmax"
 
@@ -107,7 +108,7 @@ class Reading:
         """I."""
         return len(self.bank)
 
-    def logits(self, features: NDArray) -> NDArray:
+    def logits(self, features: Array) -> Array:
         """Return the network's logits (n, K).
 
         Raises
@@ -121,12 +122,12 @@ class Reading:
         return logits
 
     @cached_property
-    def norms(self) -> NDArray:
+    def norms(self) -> Array:
         """‖x‖_F of every image, (N,)."""
         return _norms(self.activations)
 
     @cached_property
-    def intact_logits(self) -> NDArray:
+    def intact_logits(self) -> Array:
         """The network's own logits, (N, K)."""
         return np.concatenate(
             [self.logits(self.activations[rows]) for rows in self.chunks(self.number_of_images)]
@@ -145,7 +146,7 @@ class Reading:
         """`outcomes` with every concept off, (N, 1) each."""
         return outcomes(self, np.zeros((1, self.number_of_concepts)))
 
-    def chunks(self, count: int) -> Iterator[NDArray]:
+    def chunks(self, count: int) -> Iterator[Array]:
         """Yield indices 0 … count − 1 in parts whose features fit in one chunk."""
         for part in slices(count, chunk_size(self.activations[0].size)):
             yield np.arange(part.start, part.stop)
@@ -182,7 +183,7 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
     return Outcomes(*values.reshape(len(values), images, count))
 
 
-def all_off_negative_mass(reading: Reading) -> NDArray:
+def all_off_negative_mass(reading: Reading) -> Array:
     """Compute the mass outside the layer's range with every concept off and nothing clipped.
 
     ‖x° − clip(x°)‖₁ / ‖x‖₁ with x° = x − u B: relative to the intact features, so that extractors
@@ -203,7 +204,7 @@ def all_off_negative_mass(reading: Reading) -> NDArray:
     return mass
 
 
-def _moved(reading: Reading, x: NDArray, image: NDArray, off: NDArray) -> NDArray:
+def _moved(reading: Reading, x: Array, image: Array, off: Array) -> Array:
     """Return x − (off ⊙ u) B, not clipped; off (n, I) or (n, 1)."""
     off = off.reshape(len(image), *[1] * (x.ndim - 2), off.shape[-1])
     taken = reading.coefficients[image] * off
@@ -211,7 +212,7 @@ def _moved(reading: Reading, x: NDArray, image: NDArray, off: NDArray) -> NDArra
     return np.subtract(x, step, out=step)
 
 
-def _outcomes(reading: Reading, logits: NDArray, image: NDArray, changed: NDArray) -> Outcomes:
+def _outcomes(reading: Reading, logits: Array, image: Array, changed: Array) -> Outcomes:
     kind, class_ids = reading.final_activation, reading.class_ids[image]
     row = np.arange(len(image))
     class_logits, probabilities, entropies = (
@@ -225,25 +226,25 @@ def _outcomes(reading: Reading, logits: NDArray, image: NDArray, changed: NDArra
     return Outcomes(class_logits, probabilities, entropies, changed)
 
 
-def _norms(features: NDArray) -> NDArray:
+def _norms(features: Array) -> Array:
     flat = features.reshape(len(features), -1)
     # BLAS dot products: no squares in memory, and more exact than a float32 running sum
     return np.sqrt(np.matmul(flat[:, None, :], flat[:, :, None]).reshape(-1).astype(np.float64))
 
 
-def _masses(features: NDArray) -> NDArray:
+def _masses(features: Array) -> Array:
     return np.abs(features).reshape(len(features), -1).sum(axis=1, dtype=np.float64)
 
 
 # ------------------------------------------------------------------------------ predictions
 
 
-def class_probabilities(logits: ArrayLike, final_activation: str = "softmax") -> NDArray:
+def class_probabilities(logits: ArrayLike, final_activation: str = "softmax") -> Array:
     """Compute the probability of every class, (..., K), in [0, 1]."""
     return np.exp(_log_yes(np.asarray(logits, np.float64), final_activation))
 
 
-def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> NDArray:
+def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> Array:
     """Compute H(p) = − Σ_k p_k log2 p_k, (...,), in bits.
 
     In [0, log2 K] under a softmax; the mean two-class entropy, in [0, 1], under sigmoids.
@@ -251,7 +252,7 @@ def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> NDArra
     return _kl_terms(np.asarray(logits, np.float64), None, final_activation)
 
 
-def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> NDArray:
+def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
     """Compute KL(p ‖ p̂) = Σ_k p_k log2(p_k / p̂_k), (...,) ≥ 0, in bits.
 
     p of ``logits``, p̂ of ``other``. Under sigmoids the mean two-class divergence of the outputs.
@@ -261,7 +262,7 @@ def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softma
     return np.maximum(divergence, 0.0)  # at p = p̂ rounding may be below 0
 
 
-def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> NDArray:
+def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
     """Return 1 where two predictions are of the same class, else 0, (...,).
 
     Under sigmoids the share of the outputs on the same side of ½.
@@ -269,13 +270,13 @@ def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "soft
     return correct(other, predicted(logits, final_activation), final_activation)
 
 
-def predicted(logits: ArrayLike, final_activation: str = "softmax") -> NDArray:
+def predicted(logits: ArrayLike, final_activation: str = "softmax") -> Array:
     """Return the class, (...,) int; under sigmoids which outputs are above ½, (..., K) int."""
     logits = np.asarray(logits)
     return logits.argmax(axis=-1) if final_activation == "softmax" else (logits > 0).astype(int)
 
 
-def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softmax") -> NDArray:
+def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softmax") -> Array:
     """Return 1 where the prediction is the label, else 0, (...,); labels have `predicted`'s shape.
 
     Under sigmoids the share of the outputs that are right.
@@ -284,14 +285,14 @@ def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softm
     return right if final_activation == "softmax" else right.mean(axis=-1)
 
 
-def _log_yes(logits: NDArray, final_activation: str) -> NDArray:
+def _log_yes(logits: Array, final_activation: str) -> Array:
     return log_softmax(logits, axis=-1) if final_activation == "softmax" else log_expit(logits)
 
 
-def _kl_terms(logits: NDArray, other: NDArray | None, final_activation: str) -> NDArray:
+def _kl_terms(logits: Array, other: Array | None, final_activation: str) -> Array:
     """Compute Σ_k p_k (log2 p_k − log2 p̂_k), or without ``other`` − Σ_k p_k log2 p_k."""
 
-    def expected(log_p: NDArray, log_other: NDArray | None) -> NDArray:
+    def expected(log_p: Array, log_other: Array | None) -> Array:
         return np.exp(log_p) * (-log_p if log_other is None else log_p - log_other) / np.log(2.0)
 
     yes = expected(

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
+from xplique_dirpairs.core.types import Array
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Recovery:
         Of the signal values about their mean, in their own units; lower is better.
     """
 
-    matching: NDArray
-    iou_matrix: NDArray
-    iou: NDArray
-    iou_others: NDArray
-    cosine: NDArray
-    rmse: NDArray
+    matching: Array
+    iou_matrix: Array
+    iou: Array
+    iou_others: Array
+    cosine: Array
+    rmse: Array
 
     @property
     def overall_rmse(self) -> float:
@@ -50,7 +51,7 @@ class Recovery:
         return float(np.sqrt(np.mean(np.square(self.rmse))))
 
 
-def detector_iou(detected: ArrayLike, masks: ArrayLike) -> NDArray:
+def detector_iou(detected: ArrayLike, masks: ArrayLike) -> Array:
     """Compute the intersection over union of every detector with every true concept.
 
     Parameters
@@ -77,7 +78,7 @@ def detector_iou(detected: ArrayLike, masks: ArrayLike) -> NDArray:
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
-def signal_value_rmse(signal_values: ArrayLike, alpha: ArrayLike) -> NDArray:
+def signal_value_rmse(signal_values: ArrayLike, alpha: ArrayLike) -> Array:
     """Compute the root mean square error of each signal value about its mean.
 
     sqrt(E[(α̂ − (α − E[α]))²]): the mean of α cannot be read from features with an unknown offset.
@@ -143,7 +144,7 @@ def recovery(
     others = iou_matrix[detectors].copy()
     others[np.arange(len(concepts)), concepts] = 0.0
 
-    def per_concept(values: NDArray, missing: float) -> NDArray:
+    def per_concept(values: Array, missing: float) -> Array:
         result = np.full(len(matching), missing)
         result[concepts] = values
         return result
@@ -160,7 +161,7 @@ def recovery(
     )
 
 
-def _as_boolean(values: ArrayLike, wanted: str) -> NDArray:
+def _as_boolean(values: ArrayLike, wanted: str) -> Array:
     """Return values as bool; refuse probabilities, since 0.01 would count as true."""
     array = np.asarray(values)
     if array.dtype != bool and not np.isin(array, (0, 1)).all():

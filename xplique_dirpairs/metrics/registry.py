@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_fraction, check_integer
 
 #: ``statistic(samples)`` reduces axis 1, the images: (B, N, …) → (B,).
-Statistic = Callable[[NDArray], NDArray]
+Statistic = Callable[[Array], Array]
 
 #: A sum smaller than this, relative to its terms, is their rounding error.
 _ROUNDING = 1e-12
@@ -48,12 +49,12 @@ class Summary(NamedTuple):
     undefined: int
 
 
-def mean(samples: NDArray) -> NDArray:
+def mean(samples: Array) -> Array:
     """Compute the mean over the images, (B, N) → (B,)."""
     return samples.mean(axis=1)
 
 
-def ratio_of_means(samples: NDArray) -> NDArray:
+def ratio_of_means(samples: Array) -> Array:
     """Compute mean of the first column / mean of the second, (B, N, 2) → (B,).
 
     NaN where the second mean is 0 up to rounding: terms of both signs rarely cancel exactly.
@@ -130,7 +131,7 @@ def summary(
     return Summary(value, *percentile_interval(drawn, confidence), undefined)
 
 
-def percentile_interval(drawn: NDArray, confidence: float) -> tuple[float, float]:
+def percentile_interval(drawn: Array, confidence: float) -> tuple[float, float]:
     """Return the ends of the middle share ``confidence`` of bootstrap values; NaN of no values."""
     check_fraction("confidence", confidence)
     if not len(drawn):
@@ -140,15 +141,15 @@ def percentile_interval(drawn: NDArray, confidence: float) -> tuple[float, float
     return float(low), float(high)
 
 
-def nan_mean(values: NDArray) -> float:
+def nan_mean(values: Array) -> float:
     """Return the mean of the values that are not NaN; NaN if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
 
 
 def _bootstrap(
-    rows: NDArray, statistic: Statistic, resamples: int, rng: np.random.Generator
-) -> NDArray:
+    rows: Array, statistic: Statistic, resamples: int, rng: np.random.Generator
+) -> Array:
     values = []
     for part in slices(resamples, chunk_size(rows.size)):
         drawn = rng.integers(len(rows), size=(part.stop - part.start, len(rows)))

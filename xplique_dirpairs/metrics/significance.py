@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_fraction
 
 #: Which entries of many tests count as significant; see `significant`.
@@ -33,8 +34,8 @@ class NoiseComparison(NamedTuple):
         there is nothing to test.
     """
 
-    exceeded: NDArray
-    compared: NDArray
+    exceeded: Array
+    compared: Array
 
 
 def hopeless_count(permutations: int, level: float) -> int:
@@ -46,9 +47,9 @@ def hopeless_count(permutations: int, level: float) -> int:
 
 
 def compare_with_noise(
-    observed: NDArray,
-    blocks: Iterable[NDArray],
-    strengths: Callable[[NDArray, NDArray], NDArray],
+    observed: Array,
+    blocks: Iterable[Array],
+    strengths: Callable[[Array, Array], Array],
     stop_at: int | None,
 ) -> NoiseComparison:
     """Count the noise vectors that are at least as strong, class by class, until decided.
@@ -89,15 +90,13 @@ def compare_with_noise(
     return NoiseComparison(exceeded, compared)
 
 
-def p_values(exceeded: ArrayLike, compared: ArrayLike) -> NDArray:
+def p_values(exceeded: ArrayLike, compared: ArrayLike) -> Array:
     """Compute (1 + exceeded)/(1 + compared), in (0, 1]; NaN where nothing was compared."""
     exceeded, compared = np.asarray(exceeded, float), np.asarray(compared, float)
     return np.where(compared > 0, (1.0 + exceeded) / (1.0 + compared), np.nan)
 
 
-def significant(
-    p: ArrayLike, level: float = 0.05, correction: str = "benjamini-hochberg"
-) -> NDArray:
+def significant(p: ArrayLike, level: float = 0.05, correction: str = "benjamini-hochberg") -> Array:
     """Return which of many tests are significant.
 
     Parameters

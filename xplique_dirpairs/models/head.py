@@ -14,9 +14,9 @@ from functools import cached_property
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.models.graph import (
     ends_in_sigmoid_logits,
@@ -118,17 +118,17 @@ class Head:
             logits -= tf.math.log(tf.maximum(1.0 - outputs, _TINY))
         return logits
 
-    def logits(self, features: NDArray, batch_size: int = 64) -> NDArray:
+    def logits(self, features: Array, batch_size: int = 64) -> Array:
         """Return logits (N, K), float64, also of a head that ends in probabilities."""
         outputs = self.predict(features, batch_size).astype(np.float64)
         return self.logits_of(tf.constant(outputs)).numpy()
 
-    def few_logits(self, features: NDArray) -> NDArray:
+    def few_logits(self, features: Array) -> Array:
         """Return `logits` of a few features, without compiling anything for them."""
         outputs = tf.cast(self.outputs(tf.constant(features, tf.float32)), tf.float32)
         return self.logits_of(outputs).numpy().astype(np.float64)
 
-    def predict(self, features: NDArray, batch_size: int = 64) -> NDArray:
+    def predict(self, features: Array, batch_size: int = 64) -> Array:
         """Return `outputs` for any number of features, in batches, as an ndarray (N, K)."""
         run = self._compiled_outputs[features.ndim > 2]
         batches = [
@@ -177,7 +177,7 @@ class Head:
         """What makes class probabilities of `logits`: "softmax", or "sigmoid" of each column."""
         return "sigmoid" if self.is_multilabel else "softmax"
 
-    def by_class(self, features: NDArray) -> Head:
+    def by_class(self, features: Array) -> Head:
         """Return the head with a column for each class: one output has two, no (0) and yes (1).
 
         Their logits are −z and z, their probabilities 1 − p and p: each class's logit is the log of
@@ -199,7 +199,7 @@ class Head:
         return head
 
     @property
-    def class_rows(self) -> NDArray | None:
+    def class_rows(self) -> Array | None:
         """Each class's weights over the channels, (K, D), of a head that is linear; else None.
 
         It may begin with a global average pooling; dropout does not count.
@@ -253,7 +253,7 @@ class Head:
         """Whether the head begins with a global average pooling."""
         return self.after_pooling is not None
 
-    def pool(self, activations: NDArray) -> NDArray:
+    def pool(self, activations: Array) -> Array:
         """Return features as `outputs` takes them: averaged over positions if the head does so."""
         if self.pools_first and activations.ndim > 2:
             return activations.mean(axis=tuple(range(1, activations.ndim - 1)))

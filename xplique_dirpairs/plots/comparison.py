@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.linear_algebra import match
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.concepts import draw_crop_sheet, draw_importances
 from xplique_dirpairs.plots.images import draw_lit, draw_picture
 from xplique_dirpairs.plots.layout import dress, wrapped
@@ -58,9 +58,9 @@ class ExtractorCurves:
     """
 
     name: str
-    deletion: NDArray
-    insertion: NDArray
-    by_change: NDArray
+    deletion: Array
+    insertion: Array
+    by_change: Array
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class ExtractorBars:
     """Importances of n concepts and their standard errors, (n,) each, largest first."""
 
     name: str
-    concepts: NDArray
-    values: NDArray
-    errors: NDArray
+    concepts: Array
+    values: Array
+    errors: Array
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ConceptMap:
 
     concept: int
     contribution: float
-    shown: NDArray
+    shown: Array
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class AlignedConcept:
     ours: int
     theirs: int
     correlation: float
-    our_crops: NDArray
-    their_crops: NDArray
+    our_crops: Array
+    their_crops: Array
 
 
 def extractor_styles(
@@ -114,8 +114,8 @@ def extractor_styles(
 
 def plot_fidelity(
     curves: Sequence[ExtractorCurves],
-    changes: NDArray,
-    bars: Mapping[str, NDArray],
+    changes: Array,
+    bars: Mapping[str, Array],
     styles: Mapping[str, ExtractorStyle],
 ) -> Figure:
     """Draw deletion, insertion, and deletion by the change of the features; below, bars of metrics.
@@ -171,7 +171,7 @@ def plot_fidelity(
 
 def _draw_bars(
     figure: FigureBase,
-    bars: Mapping[str, NDArray],
+    bars: Mapping[str, Array],
     names: Sequence[str],
     styles: Mapping[str, ExtractorStyle],
 ) -> None:
@@ -241,7 +241,7 @@ def plot_extractor_importances(
 # ------------------------------------------------------------------------------ pictures
 
 
-def counterparts(maps: NDArray, other_maps: NDArray) -> tuple[NDArray, NDArray]:
+def counterparts(maps: Array, other_maps: Array) -> tuple[Array, Array]:
     """Pair two extractors' concepts one to one, so that their maps agree best.
 
     Parameters
@@ -273,14 +273,14 @@ def counterparts(maps: NDArray, other_maps: NDArray) -> tuple[NDArray, NDArray]:
     return partners, correlations[partners, np.arange(len(partners))]
 
 
-def _standardised(values: NDArray) -> NDArray:
+def _standardised(values: Array) -> Array:
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
 
 
 def plot_extractor_maps(
-    picture: NDArray,
+    picture: Array,
     rows: Mapping[str, Sequence[ConceptMap]],
     styles: Mapping[str, ExtractorStyle],
     title: str,

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import (
     Limits,
     as_picture,
@@ -55,8 +56,8 @@ def empty_axes(figsize: tuple[float, float]) -> Axes:
 
 def draw_importances(
     ax: Axes,
-    concepts: Sequence[int] | NDArray,
-    importances: NDArray,
+    concepts: Sequence[int] | Array,
+    importances: Array,
     colors: Sequence[Color],
     title: str,
 ) -> Axes:
@@ -86,9 +87,9 @@ def draw_importances(
 
 
 def plot_crop_rows(
-    concepts: Sequence[int] | NDArray,
-    crops: Sequence[NDArray],
-    importances: NDArray,
+    concepts: Sequence[int] | Array,
+    crops: Sequence[Array],
+    importances: Array,
     colors: Sequence[Color],
     number_of_crops: int,
 ) -> Figure:
@@ -126,7 +127,7 @@ def plot_crop_rows(
 
 def draw_crop_sheet(
     ax: Axes,
-    crops: NDArray,
+    crops: Array,
     columns: int,
     lines: int,
     color: Color,
@@ -151,8 +152,8 @@ def draw_crop_sheet(
 
 
 def plot_legend(
-    concepts: Sequence[int] | NDArray,
-    crops: Sequence[NDArray],
+    concepts: Sequence[int] | Array,
+    crops: Sequence[Array],
     colors: Sequence[Color],
     border_width: int,
 ) -> Figure:
@@ -183,8 +184,8 @@ def plot_legend(
 
 def draw_concept_map(
     ax: Axes,
-    picture: NDArray,
-    maps: NDArray,
+    picture: Array,
+    maps: Array,
     cmaps: Sequence[Colormap],
     filter_percentile: float = 90,
     clip_percentile: float | None = 10,
@@ -218,11 +219,11 @@ def draw_concept_map(
 
 
 def plot_image_concepts(
-    picture: NDArray,
-    maps: NDArray,
-    concepts: Sequence[int] | NDArray,
-    crops: Sequence[NDArray],
-    importances: NDArray,
+    picture: Array,
+    maps: Array,
+    concepts: Sequence[int] | Array,
+    crops: Sequence[Array],
+    importances: Array,
     cmaps: Sequence[Colormap],
     title: str,
     **map_kwargs,
@@ -274,8 +275,8 @@ def plot_image_concepts(
 
 def plot_maximised(
     pictures: Mapping[str, ArrayLike],
-    crops: Sequence[NDArray],
-    concepts: Sequence[int] | NDArray,
+    crops: Sequence[Array],
+    concepts: Sequence[int] | Array,
     *,
     limits: Limits | None = None,
     notes: Sequence[str] | None = None,
@@ -353,9 +354,9 @@ def plot_maximised(
 
 
 def plot_class_importances(
-    importances: NDArray,
+    importances: Array,
     class_names: Sequence[str],
-    crops: Sequence[NDArray],
+    crops: Sequence[Array],
     colors: Sequence[Color],
     title: str,
 ) -> Figure:

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.palette import Color, line_color
 
 #: A concept's outline runs where its map reaches this share of its maximum.
@@ -20,7 +21,7 @@ _DIMMED = 0.3
 Limits = tuple[float, float]
 
 
-def pixel_limits(images: NDArray) -> Limits:
+def pixel_limits(images: Array) -> Limits:
     """Return (black, white): 0–255 for integers, 0–1 if the images fit, else their range."""
     if images.dtype.kind in "ui":
         return 0.0, 255.0
@@ -30,7 +31,7 @@ def pixel_limits(images: NDArray) -> Limits:
     return low, max(high, low + 1e-6)
 
 
-def as_picture(images: ArrayLike, limits: Limits | None = None) -> NDArray:
+def as_picture(images: ArrayLike, limits: Limits | None = None) -> Array:
     """Convert images to float RGB in [0, 1].
 
     Parameters
@@ -53,11 +54,11 @@ def as_picture(images: ArrayLike, limits: Limits | None = None) -> NDArray:
 
 
 def concept_heatmap(
-    concept_map: NDArray,
+    concept_map: Array,
     shape: tuple[int, int],
     filter_percentile: float = 90,
     clip_percentile: float | None = 10,
-) -> NDArray:
+) -> Array:
     """Enlarge a concept map to the size of its image, with values in [0, 1].
 
     Parameters
@@ -90,14 +91,14 @@ def concept_heatmap(
     return np.minimum(heatmap / top, 1.0)
 
 
-def draw_picture(ax: Axes, picture: NDArray, **plot_kwargs) -> None:
+def draw_picture(ax: Axes, picture: Array, **plot_kwargs) -> None:
     """Draw an image, (height, width, 3) in [0, 1], without ticks."""
     ax.imshow(picture, **plot_kwargs)
     ax.set_axis_off()
 
 
 def draw_heatmap(
-    ax: Axes, heatmap: NDArray, cmap: Colormap, alpha: float = 0.65, **plot_kwargs
+    ax: Axes, heatmap: Array, cmap: Colormap, alpha: float = 0.65, **plot_kwargs
 ) -> None:
     """Lay a concept over an image: a veil and an outline; nothing if the heat map is zero."""
     if not heatmap.any():
@@ -108,7 +109,7 @@ def draw_heatmap(
         ax.contour(heatmap, levels=[OUTLINE], colors=[line_color(cmap)], linewidths=1.5)
 
 
-def draw_lit(ax: Axes, picture: NDArray, concept_map: NDArray, color: Color) -> None:
+def draw_lit(ax: Axes, picture: Array, concept_map: Array, color: Color) -> None:
     """Draw a picture that is dark but where a concept is, outlined in the concept's colour.
 
     The map (H, W) is as bright as it goes at 1.
@@ -121,7 +122,7 @@ def draw_lit(ax: Axes, picture: NDArray, concept_map: NDArray, color: Color) -> 
         ax.contour(light, levels=[OUTLINE], colors=[color], linewidths=1.6)
 
 
-def framed(picture: NDArray, color: Color, width: int) -> NDArray:
+def framed(picture: Array, color: Color, width: int) -> Array:
     """Paint a border, ``width`` pixels wide, over the edge of a picture."""
     picture = picture.copy()
     if width > 0:
@@ -130,7 +131,7 @@ def framed(picture: NDArray, color: Color, width: int) -> NDArray:
     return picture
 
 
-def montage(pictures: NDArray, columns: int, rows: int, gap: int = 2) -> NDArray:
+def montage(pictures: Array, columns: int, rows: int, gap: int = 2) -> Array:
     """Lay pictures out row by row in one, white where there are too few.
 
     Parameters

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecBase
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_picture
 from xplique_dirpairs.plots.layout import dress, plain
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, concept_colors
@@ -27,15 +27,15 @@ _BARS = 50
 
 def plot_counterfactual(
     title: str,
-    image: NDArray | None,
+    image: Array | None,
     predicted: tuple[int, int],
     class_names: Sequence[str],
-    path: NDArray,
-    probabilities: NDArray,
+    path: Array,
+    probabilities: Array,
     moves: Sequence[tuple[str, str]],
-    amounts: NDArray,
-    maps: NDArray,
-    distances: Mapping[str, tuple[float, float, NDArray]],
+    amounts: Array,
+    maps: Array,
+    distances: Mapping[str, tuple[float, float, Array]],
 ) -> Figure:
     """Draw what was moved and where, class probabilities on the way, the distance to the data.
 
@@ -82,10 +82,10 @@ def plot_counterfactual(
 
 def _draw_image(
     ax: Axes,
-    image: NDArray | None,
+    image: Array | None,
     predicted: tuple[int, int],
     class_names: Sequence[str],
-    probabilities: NDArray,
+    probabilities: Array,
 ) -> None:
     (before, after), start, end = predicted, probabilities[0], probabilities[-1]
     lines = [f"{plain(class_names[before])}: {start[before]:.2f}"]
@@ -101,8 +101,8 @@ def _draw_image(
 
 def _draw_path(
     ax: Axes,
-    path: NDArray,
-    probabilities: NDArray,
+    path: Array,
+    probabilities: Array,
     class_names: Sequence[str],
     predicted: tuple[int, int],
 ) -> None:
@@ -130,8 +130,8 @@ def _draw_path(
 def _draw_maps(
     figure: Figure,
     grid: GridSpecBase,
-    image: NDArray | None,
-    maps: NDArray,
+    image: Array | None,
+    maps: Array,
     moves: Sequence[tuple[str, str]],
 ) -> None:
     for column, (name, word) in enumerate(moves):
@@ -155,7 +155,7 @@ def _draw_maps(
                 ax.set_title(plain(name), fontsize=9)
 
 
-def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: NDArray) -> None:
+def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: Array) -> None:
     """Draw an arrow for each moved concept, from what there was to what there is."""
     if not moves:
         ax.text(0.5, 0.5, "no concept was moved", ha="center", va="center", color="0.45")
@@ -188,7 +188,7 @@ def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: ND
         ax.set_title(f"{len(moves) - number} more were moved", fontsize=8, loc="left")
 
 
-def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, NDArray]]) -> None:
+def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]]) -> None:
     """Draw both distances to the training features, before and after, and where images are.
 
     The bar spans the 1st to the 99th percentile of the training images, with a tick at the median.
@@ -222,7 +222,7 @@ def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, NDArra
 
 
 def plot_moves(
-    changes: NDArray, rows: Sequence[str], concept_names: Sequence[str], title: str = ""
+    changes: Array, rows: Sequence[str], concept_names: Sequence[str], title: str = ""
 ) -> Figure:
     """Draw which concepts changed which predictions; red rises, blue falls.
 
@@ -264,7 +264,7 @@ _SHORT_NAME = 5
 
 
 def plot_correction(
-    confusions: Mapping[str, tuple[NDArray, NDArray]], class_names: Sequence[str]
+    confusions: Mapping[str, tuple[Array, Array]], class_names: Sequence[str]
 ) -> Figure:
     """Draw two confusion matrices for each group of images: before a correction, and after.
 
@@ -295,7 +295,7 @@ def plot_correction(
     return figure
 
 
-def _draw_confusion(ax: Axes, matrix: NDArray, names: Sequence[str]) -> None:
+def _draw_confusion(ax: Axes, matrix: Array, names: Sequence[str]) -> None:
     classes = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)

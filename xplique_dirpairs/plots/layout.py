@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.concepts import draw_crop_sheet
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.palette import signed_colors
@@ -145,10 +146,10 @@ class RowGrid:
 
 def draw_signed_bars(
     ax: Axes,
-    middles: NDArray,
-    values: NDArray,
-    filled: NDArray | None = None,
-    marks: NDArray | None = None,
+    middles: Array,
+    values: Array,
+    filled: Array | None = None,
+    marks: Array | None = None,
 ) -> None:
     """Draw bars to the right (red) and left (blue) of 0, each with its value.
 
@@ -182,10 +183,10 @@ def draw_signed_bars(
 
 def label_bars(
     ax: Axes,
-    middles: NDArray,
-    lows: NDArray,
-    highs: NDArray,
-    values: NDArray,
+    middles: Array,
+    lows: Array,
+    highs: Array,
+    values: Array,
     distance: float = 4,
 ) -> None:
     """Write each value beside the far end of its bar, and make the axis wide enough for it.

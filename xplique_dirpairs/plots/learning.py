@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
-from numpy.typing import NDArray
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.pairs import WELL_CONDITIONED
 from xplique_dirpairs.plots.layout import dress
 from xplique_dirpairs.plots.palette import concept_colors
@@ -95,8 +95,8 @@ class SkewnessCurve(NamedTuple):
     number : int or None
     """
 
-    values: NDArray
-    errors: NDArray
+    values: Array
+    errors: Array
     threshold: float
     number: int | None
 

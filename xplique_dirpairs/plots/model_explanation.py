@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_picture, framed
 from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, plain, signed
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, Color
@@ -49,7 +49,7 @@ class ConceptRow:
 
     name: str
     color: Color
-    crops: NDArray
+    crops: Array
     elsewhere: bool
     contribution: float
     change: float
@@ -119,7 +119,7 @@ def plot_class_report(
     return grid.figure
 
 
-def _draw_rates(ax: Axes, middles: NDArray, rows: Sequence[ConceptRow]) -> None:
+def _draw_rates(ax: Axes, middles: Array, rows: Sequence[ConceptRow]) -> None:
     for middle, row in zip(middles, rows, strict=True):
         ends = [row.presence_outside, row.presence]
         ax.plot(ends, [middle] * 2, color="0.8", linewidth=2, zorder=1)
@@ -152,7 +152,7 @@ class PushRow:
 
     name: str
     color: Color
-    crops: NDArray | None
+    crops: Array | None
     contribution: float
     confused: float
     change: float
@@ -205,7 +205,7 @@ class SharedRow:
 
     name: str
     color: Color
-    crops: NDArray
+    crops: Array
     classes: Sequence[tuple[str, float]]
 
 
@@ -291,11 +291,11 @@ _LEGEND = 0.75
 
 
 def plot_influence_diagram(
-    changes: NDArray,
-    significance: NDArray,
+    changes: Array,
+    significance: Array,
     class_names: Sequence[str],
     concept_names: Sequence[str],
-    crops: Sequence[NDArray] | None = None,
+    crops: Sequence[Array] | None = None,
     *,
     colors: Sequence[Color],
     title: str = "",
@@ -353,7 +353,7 @@ def plot_influence_diagram(
     return figure
 
 
-def _strongest(marked: NDArray) -> tuple[NDArray, int]:
+def _strongest(marked: Array) -> tuple[Array, int]:
     """Return concepts with any mark, the strongest if too many, and how many are cut off."""
     strength = np.abs(marked).max(axis=1)
     order = np.argsort(-strength, kind="stable")
@@ -361,7 +361,7 @@ def _strongest(marked: NDArray) -> tuple[NDArray, int]:
     return np.sort(order[:MOST_CONCEPTS]), max(0, len(order) - MOST_CONCEPTS)
 
 
-def _similar_side_by_side(marked: NDArray) -> NDArray:
+def _similar_side_by_side(marked: Array) -> Array:
     """Return classes in their order or, if there are many, by similarity."""
     number = marked.shape[1]
     if number < _SORTED_FROM or not marked.any():
@@ -369,7 +369,7 @@ def _similar_side_by_side(marked: NDArray) -> NDArray:
     return leaves_list(linkage(marked.T, "average", optimal_ordering=True))
 
 
-def _in_order_of_classes(marked: NDArray, columns: NDArray, rows: NDArray) -> NDArray:
+def _in_order_of_classes(marked: Array, columns: Array, rows: Array) -> Array:
     """Sort columns by the class each helps most, strongest first; those that only hurt, last."""
     if not len(columns):
         return columns
@@ -381,12 +381,12 @@ def _in_order_of_classes(marked: NDArray, columns: NDArray, rows: NDArray) -> ND
 
 
 def _draw_diagram(
-    values: NDArray,
-    grades: NDArray,
+    values: Array,
+    grades: Array,
     classes: list[str],
     concepts: list[str],
     colors: list[Color],
-    crops: list[NDArray] | None,
+    crops: list[Array] | None,
     title: str,
 ) -> tuple[Figure, Axes]:
     across, down = max(1, len(concepts)), len(classes)
@@ -431,7 +431,7 @@ def _draw_diagram(
     return figure, ax
 
 
-def _draw_discs(ax: Axes, values: NDArray, grades: NDArray, cell: float, row: float) -> None:
+def _draw_discs(ax: Axes, values: Array, grades: Array, cell: float, row: float) -> None:
     """Draw discs whose areas are the sizes of the values; ``cell`` and ``row`` are in inches."""
     down, across = values.shape
     for k in range(down):
@@ -458,7 +458,7 @@ def _draw_discs(ax: Axes, values: NDArray, grades: NDArray, cell: float, row: fl
     )
 
 
-def _draw_legend(figure: Figure, values: NDArray, notes: str) -> None:
+def _draw_legend(figure: Figure, values: Array, notes: str) -> None:
     width, height = figure.get_size_inches()
     ax = figure.add_axes((0.12 / width, 0.08 / height, 4.4 / width, 0.56 / height))
     ax.set_xlim(0, 4.4)

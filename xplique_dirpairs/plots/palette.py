@@ -7,8 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 from matplotlib.colors import Colormap
-from numpy.typing import NDArray
 from skimage.color import rgb2lab
+
+from xplique_dirpairs.core.types import Array
 
 Color = tuple[float, float, float]
 
@@ -63,12 +64,12 @@ def line_color(cmap: Colormap) -> Color:
     return red, green, blue
 
 
-def signed_colors(values: NDArray) -> list[Color]:
+def signed_colors(values: Array) -> list[Color]:
     """Return red for what raises a score (0 included), blue for what lowers it."""
     return [RAISES if value >= 0 else LOWERS for value in values]
 
 
-def as_seen(colors: NDArray, matrix: NDArray) -> NDArray:
+def as_seen(colors: Array, matrix: Array) -> Array:
     """Return how colours (n, 3) look with one kind of `COLOUR_BLINDNESS`."""
     linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ matrix.T, 0.0, 1.0)

@@ -11,9 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.geometry import upsample
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import draw_lit, draw_picture
 from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, label_bars, plain
 from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
@@ -43,13 +43,13 @@ class PredictionRow:
     name: str
     color: Color
     contribution: float
-    crops: NDArray | None = None
-    presence: NDArray | None = None
-    contributions: NDArray | None = None
+    crops: Array | None = None
+    presence: Array | None = None
+    contributions: Array | None = None
 
 
 def plot_prediction(
-    picture: NDArray,
+    picture: Array,
     likeliest: Sequence[tuple[str, float]],
     score_name: str,
     score: float,
@@ -118,7 +118,7 @@ def _crops_width(rows: Sequence[PredictionRow | ComparisonRow], nb_crops: int) -
     return 0.75 * _ROW * nb_crops if any(row.crops is not None for row in rows) else 0.05
 
 
-def _draw_presence(ax: Axes, picture: NDArray, presence: NDArray, color: Color) -> None:
+def _draw_presence(ax: Axes, picture: Array, presence: Array, color: Color) -> None:
     """Draw an image that is dark where the concept is not, and outlined where it is."""
     largest = float(presence.max())
     draw_lit(ax, picture, presence / max(largest, 1e-12), color)
@@ -129,7 +129,7 @@ def _draw_presence(ax: Axes, picture: NDArray, presence: NDArray, color: Color) 
         )  # fmt: skip
 
 
-def _draw_contributions(ax: Axes, picture: NDArray, values: NDArray, limit: float) -> None:
+def _draw_contributions(ax: Axes, picture: Array, values: Array, limit: float) -> None:
     """Lay signed values over a pale grey image: red above 0, blue below, strongest at ±limit."""
     grey = np.repeat(picture.mean(axis=-1, keepdims=True), 3, axis=-1)
     draw_picture(ax, 0.45 + 0.5 * grey)
@@ -155,7 +155,7 @@ def _draw_likeliest(ax: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
     ax.set_axis_off()
 
 
-def _draw_waterfall(ax: Axes, middles: NDArray, rows: Sequence[PredictionRow]) -> None:
+def _draw_waterfall(ax: Axes, middles: Array, rows: Sequence[PredictionRow]) -> None:
     values = np.array([row.contribution for row in rows])
     ends = np.cumsum(values[::-1])[::-1]  # the last row starts from 0
     starts = ends - values
@@ -168,7 +168,7 @@ def _draw_waterfall(ax: Axes, middles: NDArray, rows: Sequence[PredictionRow]) -
     label_bars(ax, middles, np.minimum(starts, ends), np.maximum(starts, ends), values)
 
 
-def _largest(maps: Sequence[NDArray | None]) -> float:
+def _largest(maps: Sequence[Array | None]) -> float:
     return max((float(np.abs(values).max()) for values in maps if values is not None), default=0.0)
 
 
@@ -200,12 +200,12 @@ class ComparisonRow:
     name: str
     color: Color
     values: tuple[float, float]
-    crops: NDArray | None = None
-    maps: tuple[NDArray, NDArray] | None = None
+    crops: Array | None = None
+    maps: tuple[Array, Array] | None = None
 
 
 def plot_two_predictions(
-    pictures: tuple[NDArray, NDArray],
+    pictures: tuple[Array, Array],
     score_name: str,
     scores: tuple[float, float],
     predicted: tuple[tuple[str, float], tuple[str, float]],

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.extractors.scan import KEPT_BYTES
@@ -51,7 +52,7 @@ class ReportSettings:
     title: str = "Concepts of a model"
     notes: Sequence[str] = ()
     image_names: Sequence[str] | None = None
-    pictures: Sequence[ArrayLike] | NDArray | None = None
+    pictures: Sequence[ArrayLike] | Array | None = None
     max_images: int = 500
     nb_crops: int = 8
     picture_side: int = 320
@@ -109,15 +110,15 @@ class ConceptPages:
         One for each concept; None where it has none.
     """
 
-    crops: tuple[NDArray, ...]
-    crop_images: tuple[NDArray, ...]
-    presence: NDArray
-    occupancy: NDArray
-    histogram: NDArray
+    crops: tuple[Array, ...]
+    crop_images: tuple[Array, ...]
+    presence: Array
+    occupancy: Array
+    histogram: Array
     histogram_of: str
-    signal_cosines: NDArray
-    filter_cosines: NDArray | None
-    overlaps: NDArray
+    signal_cosines: Array
+    filter_cosines: Array | None
+    overlaps: Array
     labels: tuple[Label | None, ...]
 
 
@@ -141,9 +142,9 @@ class Change(NamedTuple):
 
     status: str
     after: int
-    concepts: NDArray
-    before_means: NDArray
-    after_means: NDArray
+    concepts: Array
+    before_means: Array
+    after_means: Array
     changed: float
     percentile: float
 
@@ -172,15 +173,15 @@ class ImagePages:
         Counterfactuals, one for each image; None where there is none.
     """
 
-    pictures: tuple[NDArray, ...]
+    pictures: tuple[Array, ...]
     names: tuple[str, ...]
-    labels: NDArray
-    likeliest: NDArray
-    probabilities: NDArray
-    scores: NDArray
-    residuals: NDArray
-    contributions: NDArray
-    maps: NDArray
+    labels: Array
+    likeliest: Array
+    probabilities: Array
+    scores: Array
+    residuals: Array
+    contributions: Array
+    maps: Array
     changes: tuple[Change | None, ...]
 
 
@@ -198,8 +199,8 @@ class ExtractorConcepts:
     """
 
     name: str
-    contributions: Mapping[int, NDArray]
-    crops: Mapping[int, NDArray]
+    contributions: Mapping[int, Array]
+    crops: Mapping[int, Array]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.palette import concept_colors
 from xplique_dirpairs.report.content import Change, Label, Report
 from xplique_dirpairs.report.pictures import SMALL, encoded, strip
@@ -187,7 +188,7 @@ class Payload:
             "change": _change(pages.changes[n]),
         }
 
-    def _strip(self, name: str, crops: NDArray) -> dict[str, Any] | None:
+    def _strip(self, name: str, crops: Array) -> dict[str, Any] | None:
         """Store crops side by side in one picture; None if there are none."""
         if not len(crops):
             return None
@@ -264,7 +265,7 @@ def as_script(value: Any) -> str:
     return text
 
 
-def largest_contributions(values: NDArray) -> NDArray:
+def largest_contributions(values: Array) -> Array:
     """Return concepts by the size of their contribution, largest first, without those of 0."""
     order = np.argsort(-np.abs(values), kind="stable")[:MOST_OTHERS]
     return order[values[order] != 0]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
 
 #: Pictures up to this side are kept as they are, without loss.
@@ -33,7 +34,7 @@ class Gallery:
         When a picture is asked for that is not one.
     """
 
-    def __init__(self, images: NDArray, pictures: Sequence[ArrayLike] | NDArray | None) -> None:
+    def __init__(self, images: Array, pictures: Sequence[ArrayLike] | Array | None) -> None:
         self._pictures = images if pictures is None else pictures
         # One black and one white for all; pictures given one by one have each their own.
         self._limits = None
@@ -41,7 +42,7 @@ class Gallery:
         if isinstance(whole, np.ndarray) and whole.dtype.kind in "fiub" and whole.size:
             self._limits = pixel_limits(whole)
 
-    def __getitem__(self, n: int) -> NDArray:
+    def __getitem__(self, n: int) -> Array:
         picture = np.asarray(self._pictures[n])
         if picture.ndim != 3 or 0 in picture.shape or picture.dtype.kind not in "fiub":
             raise ValueError(
@@ -51,12 +52,12 @@ class Gallery:
         return as_bytes(picture, self._limits)
 
 
-def as_bytes(images: NDArray, limits: Limits | None = None) -> NDArray:
+def as_bytes(images: Array, limits: Limits | None = None) -> Array:
     """Return `as_picture` of images as uint8."""
     return (255 * as_picture(images, limits) + 0.5).astype(np.uint8)
 
 
-def encoded(picture: NDArray) -> tuple[bytes, str]:
+def encoded(picture: Array) -> tuple[bytes, str]:
     """Return a picture (height, width, 3) uint8 as the content of a file, and the file's ending."""
     ending = ".png" if min(picture.shape[:2]) <= SMALL else ".jpg"
     options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
@@ -66,7 +67,7 @@ def encoded(picture: NDArray) -> tuple[bytes, str]:
     return content.tobytes(), ending
 
 
-def scaled_down(picture: NDArray, side: int) -> NDArray:
+def scaled_down(picture: Array, side: int) -> Array:
     """Return a picture scaled so that no side is longer than ``side`` pixels; never enlarged."""
     height, width = picture.shape[:2]
     factor = side / max(height, width)
@@ -76,7 +77,7 @@ def scaled_down(picture: NDArray, side: int) -> NDArray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def cut(picture: NDArray, box: tuple[float, float, float, float], side: int) -> NDArray:
+def cut(picture: Array, box: tuple[float, float, float, float], side: int) -> Array:
     """Cut a square out of a picture, (side, side, 3).
 
     Parameters
@@ -106,6 +107,6 @@ def crop_side(pixels: float) -> int:
     return min(_CROP, -(-round(pixels) // 16) * 16)
 
 
-def strip(crops: NDArray) -> NDArray:
+def strip(crops: Array) -> Array:
     """Lay crops (k, s, s, 3) side by side, (s, k s, 3)."""
     return np.concatenate(list(crops), axis=1)

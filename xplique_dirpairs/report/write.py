@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, upright_maps
 from xplique_dirpairs.comparison.result import Comparison
@@ -17,6 +17,7 @@ from xplique_dirpairs.core.geometry import coverage_matrix
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.tables import Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.data.crops import best_crops_of_images, concept_maps
@@ -70,7 +71,7 @@ def write_report(
     comparison: Comparison | None = None,
     interpretability: Interpretability | None = None,
     counterfactuals: Counterfactuals | int | None = None,
-    training_activations: NDArray | None = None,
+    training_activations: Array | None = None,
     settings: ReportSettings = _DEFAULT,
     single_file: bool = False,
     verbose: int = 1,
@@ -234,7 +235,7 @@ def _check_one_each(name: str, values: Sized, count: int) -> None:
 # ------------------------------------------------------------ images
 
 
-def page_images(seen: Scan, count: int) -> NDArray:
+def page_images(seen: Scan, count: int) -> Array:
     """Return the images that have a page, at most ``count``, in order.
 
     Those of the best crops come first, then images evenly of all classes.
@@ -253,7 +254,7 @@ def page_images(seen: Scan, count: int) -> NDArray:
 
 
 def _image_pages(
-    seen: Scan, shown: NDArray, gallery: Gallery, settings: ReportSettings, verbose: int
+    seen: Scan, shown: Array, gallery: Gallery, settings: ReportSettings, verbose: int
 ) -> ImagePages:
     layer, classes = seen.layer, seen.logits.shape[1]
     logits = seen.logits[shown]
@@ -289,7 +290,7 @@ def _image_pages(
     )
 
 
-def _reduced(maps: NDArray) -> NDArray:
+def _reduced(maps: Array) -> Array:
     """Average maps (n, H, W, I) to at most `_CELLS` cells along each side."""
     for axis in (1, 2):
         if maps.shape[axis] > _CELLS:
@@ -298,7 +299,7 @@ def _reduced(maps: NDArray) -> NDArray:
     return maps.astype(np.float32)
 
 
-def _scaled(maps: NDArray) -> NDArray:
+def _scaled(maps: Array) -> Array:
     """Scale maps to [0, 1], each concept by what few of its positive values exceed."""
     tops = np.ones(maps.shape[-1], np.float32)
     for i in range(maps.shape[-1]):
@@ -313,8 +314,8 @@ def _scaled(maps: NDArray) -> NDArray:
 
 def _concept_pages(
     seen: Scan,
-    shown: NDArray,
-    maps: NDArray,
+    shown: Array,
+    maps: Array,
     gallery: Gallery,
     settings: ReportSettings,
     interpretability: Interpretability | None,

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_choice,
@@ -167,7 +168,7 @@ def influence(
 
 def influence_in_scan(
     seen: Scan,
-    indices: NDArray,
+    indices: Array,
     settings: InfluenceSettings,
     random_state: int | None,
     verbose: int,
@@ -261,7 +262,7 @@ def _labelled_positions(
     activations: ArrayLike,
     detections: ArrayLike,
     shape: tuple[int, ...],
-) -> tuple[NDArray, NDArray]:
+) -> tuple[Array, Array]:
     """Return features (P, D) and detections (P, I), for directions of ``shape`` (I, D)."""
     x = check_activations(activations if features is None else features)
     detected = np.asarray(detections)
@@ -282,8 +283,8 @@ def _labelled_positions(
 
 
 def _compare(
-    observed: NDArray,
-    noise: Iterable[NDArray],
+    observed: Array,
+    noise: Iterable[Array],
     response: LinearResponse | PassedResponse,
     settings: InfluenceSettings,
     permutations: int,
@@ -291,7 +292,7 @@ def _compare(
     """Compare one direction's statistic (K,) with that of its noise."""
     strength = _strength_of(settings, np.sign(observed))
 
-    def strengths(block: NDArray, live: NDArray) -> NDArray:
+    def strengths(block: Array, live: Array) -> Array:
         responses = response.statistics(settings.amount * block, live)
         values = strength(_statistic(responses, settings))
         values[~block.any(axis=1)] = np.inf  # noise without a direction never counts as weaker
@@ -303,14 +304,14 @@ def _compare(
     return compare_with_noise(strength(observed), noise, strengths, stop_at)
 
 
-def _statistic(measured: Sensitivity, settings: InfluenceSettings) -> NDArray:
+def _statistic(measured: Sensitivity, settings: InfluenceSettings) -> Array:
     return measured.scores if settings.statistic == "score" else measured.changes
 
 
-def _strength_of(settings: InfluenceSettings, sign: NDArray) -> Callable[[NDArray], NDArray]:
+def _strength_of(settings: InfluenceSettings, sign: Array) -> Callable[[Array], Array]:
     """Return a function of values to their strengths ≥ 0, where NaN stays."""
 
-    def strength(values: NDArray) -> NDArray:
+    def strength(values: Array) -> Array:
         size = sign * values if settings.statistic == "signed change" else np.abs(values)
         return np.where(size <= settings.tie, 0.0, size)
 

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.tables import Cell, Table
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_fraction
 from xplique_dirpairs.metrics.significance import (
     p_values,
@@ -101,15 +102,15 @@ class Influence(Sensitivity):
         Whether Ctrl-C ended the tests: directions from one on are not tested.
     """
 
-    exceeded: NDArray
-    compared: NDArray
+    exceeded: Array
+    compared: Array
     permutations: int
     statistic: str
     level: float
     interrupted: bool = False
 
     @cached_property
-    def p_values(self) -> NDArray:
+    def p_values(self) -> Array:
         """p, (I, K); NaN where there is nothing to test: no images, or no labels to permute."""
         return np.minimum(1.0, sides(self.statistic) * p_values(self.exceeded, self.compared))
 
@@ -119,14 +120,14 @@ class Influence(Sensitivity):
         return int((self.compared > 0).sum())
 
     @property
-    def untested(self) -> NDArray:
+    def untested(self) -> Array:
         """Directions without a test.
 
         Their detectors fire everywhere or nowhere, or the tests were interrupted before them.
         """
         return np.flatnonzero(~(self.compared > 0).any(axis=1))
 
-    def significant(self, correction: str = "benjamini-hochberg") -> NDArray:
+    def significant(self, correction: str = "benjamini-hochberg") -> Array:
         """Return which entries are significant at the level, (I, K) bool.
 
         Parameters
@@ -209,7 +210,7 @@ def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceS
 # ------------------------------------------------------------ S³
 
 
-def reference_shares(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike) -> NDArray:
+def reference_shares(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike) -> Array:
     """Compute the share of a label's directions at least as influential as its Pattern-CAV.
 
         p_{l,k} = (1/N_l) Σ_{j labelled l} 1(|SC_{j,k}| ≥ |SC_{PatternCAV(l),k}|)
@@ -288,7 +289,7 @@ def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float 
     return float(below[defined].mean())
 
 
-def _matrix(name: str, values: ArrayLike) -> NDArray:
+def _matrix(name: str, values: ArrayLike) -> Array:
     array = np.asarray(values, np.float64)
     if array.ndim != 2:
         raise ValueError(f"{name} must be (directions, classes), not {array.shape}")

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.types import Array
 
 #: A sample (S, D) and permuted labels ±1 (B, S) → B unit noise signal vectors (B, D).
-NoiseEstimator = Callable[[NDArray, NDArray], NDArray]
+NoiseEstimator = Callable[[Array, Array], Array]
 
 #: Ridge of the noise filters, relative to the features' mean variance.
 _RIDGE = 1e-2
 
 
-def mean_difference_noise(sample: NDArray, labels: NDArray) -> NDArray:
+def mean_difference_noise(sample: Array, labels: Array) -> Array:
     """Return mean(permuted positives) − mean(permuted negatives) at unit length: the fast default.
 
     Parameters
@@ -40,7 +40,7 @@ def mean_difference_noise(sample: NDArray, labels: NDArray) -> NDArray:
     return unit_rows((labels @ sample) / (sample.shape[0] / 2))
 
 
-def trained_filter_noise(sample: NDArray, labels: NDArray) -> NDArray:
+def trained_filter_noise(sample: Array, labels: Array) -> Array:
     """Return the signal vector of a noise filter trained on the permuted labels: the paper's way.
 
     The filter is that of ridge regression on the labels (ours); the signal vector is cov[x, z] over
@@ -62,8 +62,8 @@ def trained_filter_noise(sample: NDArray, labels: NDArray) -> NDArray:
 
 
 def balanced_sample(
-    features: NDArray, detected: NDArray, at_most: int, rng: np.random.Generator
-) -> NDArray:
+    features: Array, detected: Array, at_most: int, rng: np.random.Generator
+) -> Array:
     """Draw as many positions with a concept as without; those with it come first.
 
     Permutations are of this one sample: its own labels are one of them. (A pool of 20 negatives for
@@ -91,8 +91,8 @@ def balanced_sample(
 
 
 def noise_vectors(
-    sample: NDArray, count: int, block: int, estimator: NoiseEstimator, rng: np.random.Generator
-) -> Iterator[NDArray]:
+    sample: Array, count: int, block: int, estimator: NoiseEstimator, rng: np.random.Generator
+) -> Iterator[Array]:
     """Yield ``count`` noise signal vectors of a balanced sample, (B, D) each, B up to ``block``.
 
     Raises

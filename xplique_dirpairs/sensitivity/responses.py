@@ -25,12 +25,13 @@ from functools import cached_property
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import log_expit, log_softmax
 from xplique.concepts import Tcav
 
 from xplique_dirpairs.core.batching import CHUNK_FLOATS, chunk_size, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_float32,
@@ -61,9 +62,9 @@ class Sensitivity:
         Number of images that count for each class.
     """
 
-    scores: NDArray
-    changes: NDArray
-    images: NDArray
+    scores: Array
+    changes: Array
+    images: Array
 
 
 def sensitivity(
@@ -104,14 +105,14 @@ def sensitivity(
 
 def log_probability_changes(
     head: Head, activations: ArrayLike, directions: ArrayLike, *, amount: float = 5.0
-) -> NDArray:
+) -> Array:
     """Compute Δ of every image, (N, I, K), whose mean `sensitivity` gives; arguments as there."""
     response = shift_response(head, activations, None, 0.0)
     shifts = shifts_along(directions, amount, response.channels)
     return response.changes(shifts).swapaxes(0, 1)
 
 
-def shifts_along(directions: ArrayLike, amount: float, channels: int) -> NDArray:
+def shifts_along(directions: ArrayLike, amount: float, channels: int) -> Array:
     """Return a ŝ/‖ŝ‖ for directions (I, D) of any length.
 
     Raises
@@ -149,7 +150,7 @@ def shift_response(
     # Small maps and pooled features are light: many go in one call.
     batch_size = min(_BATCH[1], chunk_size(x[0].size, _BATCH[0]))
 
-    def predict(features: NDArray) -> NDArray:
+    def predict(features: Array) -> Array:
         return head.logits(features, batch_size)
 
     logits = predict(x)
@@ -161,7 +162,7 @@ def shift_response(
     return PassedResponse(logits, ids, tie, head.class_activation, x, predict)
 
 
-def _check_directions(directions: ArrayLike, channels: int) -> NDArray:
+def _check_directions(directions: ArrayLike, channels: int) -> Array:
     vectors = check_float32("directions", directions)
     if vectors.ndim != 2 or vectors.shape[1] != channels or not len(vectors):
         raise ValueError(
@@ -191,14 +192,14 @@ class ShiftResponse:
         Numbers that are held at a time.
     """
 
-    logits: NDArray
-    labels: NDArray | None
+    logits: Array
+    labels: Array | None
     tie: float
     final_activation: str
     chunk_floats: int = field(default=CHUNK_FLOATS, kw_only=True)
 
     @cached_property
-    def images(self) -> NDArray:
+    def images(self) -> Array:
         """Number of images that count for each class, (K,)."""
         images, classes = self.logits.shape
         if self.labels is None:
@@ -206,21 +207,21 @@ class ShiftResponse:
         return np.bincount(self.labels, minlength=classes)
 
     @cached_property
-    def log_p(self) -> NDArray:
+    def log_p(self) -> Array:
         """log p_k of the intact images, (N, K)."""
         return self.log_probabilities(self.logits.astype(np.float64))
 
-    def log_probabilities(self, logits: NDArray) -> NDArray:
+    def log_probabilities(self, logits: Array) -> Array:
         """Return log p_k, (..., K)."""
         if self.final_activation == "softmax":
             return log_softmax(logits, axis=-1)
         return log_expit(logits)
 
-    def signs(self, changes: NDArray) -> NDArray:
+    def signs(self, changes: Array) -> Array:
         """Return 1(Δ > tie) − 1(Δ < −tie)."""
         return (changes > self.tie).astype(np.float64) - (changes < -self.tie)
 
-    def means(self, signs: NDArray, changes: NDArray) -> Sensitivity:
+    def means(self, signs: Array, changes: Array) -> Sensitivity:
         """Divide sums over the images of each class, (M, K), by the number of images."""
         count = np.where(self.images > 0, self.images, np.nan)
         return Sensitivity(signs / count, changes / count, self.images)
@@ -236,7 +237,7 @@ class LinearResponse(ShiftResponse):
         V: each class's weights.
     """
 
-    class_rows: NDArray
+    class_rows: Array
 
     #: Shifts that are best asked for at a time: many, for the matrix product.
     at_once = 64
@@ -248,22 +249,22 @@ class LinearResponse(ShiftResponse):
         """D."""
         return self.class_rows.shape[1]
 
-    def changes(self, shifts: NDArray) -> NDArray:
+    def changes(self, shifts: Array) -> Array:
         """Return Δ of shifts (M, D) for every image and class, (M, N, K)."""
         moves = self._moves(shifts)
         return self.log_probabilities(self.logits + moves[:, None]) - self.log_p
 
-    def statistics(self, shifts: NDArray, live: NDArray | None = None) -> Sensitivity:
+    def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
         """Return SC and mean Δ of shifts (M, D), (M, K) each, for at least the ``live`` classes."""
         moves = self._moves(shifts)
         step = chunk_size(max(self.logits.shape), floats=self.chunk_floats)
         sums = [self._sums(moves[part]) for part in slices(len(moves), step)]
         return self.means(*np.concatenate(sums, axis=1))
 
-    def _moves(self, shifts: NDArray) -> NDArray:
+    def _moves(self, shifts: Array) -> Array:
         return np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64)
 
-    def _sums(self, moves: NDArray) -> NDArray:
+    def _sums(self, moves: Array) -> Array:
         """Return sums of signs and of Δ over the images of each class, (2, M, K)."""
         sums = np.zeros((2, *moves.shape))
         if self.labels is not None:
@@ -280,7 +281,7 @@ class LinearResponse(ShiftResponse):
         return sums
 
     @cached_property
-    def _by_class(self) -> tuple[LinearResponse, NDArray, NDArray]:
+    def _by_class(self) -> tuple[LinearResponse, Array, Array]:
         """Images sorted by class, the classes that have any, and the first image of each."""
         assert self.labels is not None
         order = np.argsort(self.labels, kind="stable")
@@ -288,20 +289,20 @@ class LinearResponse(ShiftResponse):
         ordered = replace(self, logits=self.logits[order], labels=self.labels[order])
         return ordered, classes, first
 
-    def _exponentials_fit(self, moves: NDArray) -> bool:
+    def _exponentials_fit(self, moves: Array) -> bool:
         softmax = self.final_activation == "softmax"
         return softmax and bool(np.ptp(moves, axis=1).max() <= WIDEST_MOVE)
 
-    def _partition(self, moves: NDArray) -> NDArray:
+    def _partition(self, moves: Array) -> Array:
         """Return c = log Σ_j p_j(X) e^{δ_j}, (M, N)."""
         highest = moves.max(axis=1, keepdims=True)
         return np.log(np.exp(moves - highest) @ self._probabilities.T) + highest
 
     @cached_property
-    def _probabilities(self) -> NDArray:
+    def _probabilities(self) -> Array:
         return np.exp(self.log_p)
 
-    def _changes_of_own_class(self, moves: NDArray) -> NDArray:
+    def _changes_of_own_class(self, moves: Array) -> Array:
         """Return Δ of each image's own class, (M, N)."""
         image = np.arange(len(self.logits))
         own = moves[:, self.labels]
@@ -313,7 +314,7 @@ class LinearResponse(ShiftResponse):
         after = [self.log_probabilities(self.logits + move)[image, self.labels] for move in moves]
         return np.stack(after) - self.log_p[image, self.labels]
 
-    def _sums_over_all_images(self, moves: NDArray) -> tuple[NDArray, NDArray]:
+    def _sums_over_all_images(self, moves: Array) -> tuple[Array, Array]:
         """Return sums of signs and of Δ under a softmax, (M, K) each.
 
         Δ > tie where c < δ − tie, so that sorted c count the images for all classes at once.
@@ -340,8 +341,8 @@ class PassedResponse(ShiftResponse):
         (n, *spatial, D) float32 → logits (n, K).
     """
 
-    features: NDArray
-    predict: Callable[[NDArray], NDArray]
+    features: Array
+    predict: Callable[[Array], Array]
 
     #: Few: what is passed after a test has ended is lost.
     at_once = 16
@@ -356,13 +357,13 @@ class PassedResponse(ShiftResponse):
         """D."""
         return self.features.shape[-1]
 
-    def changes(self, shifts: NDArray) -> NDArray:
+    def changes(self, shifts: Array) -> Array:
         """Return Δ of shifts (M, D) for every image and class, (M, N, K)."""
         images = np.arange(len(self.features))
         parts = [changes for _, _, changes in self._passes(shifts, images)]
         return np.concatenate(parts).reshape(len(shifts), *self.logits.shape)
 
-    def statistics(self, shifts: NDArray, live: NDArray | None = None) -> Sensitivity:
+    def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
         """Return SC and mean Δ of shifts (M, D), (M, K) each.
 
         Of ``live`` classes (K,) only: images of others are not passed through the network, and
@@ -382,9 +383,7 @@ class PassedResponse(ShiftResponse):
                     np.add.at(total, (vector, own), values[np.arange(len(own)), own])
         return self.means(*sums)
 
-    def _passes(
-        self, shifts: NDArray, images: NDArray
-    ) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    def _passes(self, shifts: Array, images: Array) -> Iterator[tuple[Array, Array, Array]]:
         """Yield indices of vectors, indices of images, and Δ (n, K), a batch at a time."""
         shifts = np.asarray(shifts, np.float32)
         largest = max(self.features[0].size, self.logits.shape[1])
@@ -409,7 +408,7 @@ def tcav_scores(
     directions: ArrayLike,
     *,
     batch_size: int = 64,
-) -> NDArray:
+) -> Array:
     """Compute the share of a class's images whose output rises along a direction (Kim et al. 2018).
 
     By Xplique's `Tcav`, of given directions that are the same at all positions. It measures what
