@@ -187,7 +187,7 @@ def print_products(timings: Timings, positions: int, axes: int, concepts: int) -
 def profile_steps(positions: int, axes: int, concepts: int, repeat: int) -> None:
     """Print the steps of all stages without a head, and one step by term."""
     x = tf.random.stateless_normal((positions, axes), (1, 0))
-    batch = {"pixels": x}
+    batch = {"positions": x}
     timings = Timings()
     product_rows(timings, x, concepts)
     stages = {f"{r.name} {s.name}": (s, r.gamma) for r in (DEFAULT, SOFT) for s in r.stages}
@@ -233,12 +233,12 @@ def profile_network(positions: int, axes: int, concepts: int, repeat: int) -> No
     for name, (head, features) in heads(axes).items():
         alone = objective(DEFAULT.stages[1], axes, concepts, None, DEFAULT.gamma)
         kept.append(alone)
-        timings.add(f"{name}: alone", step(alone, {"pixels": x}))
+        timings.add(f"{name}: alone", step(alone, {"positions": x}))
         for stage in DEFAULT.stages:
             model = objective(stage, axes, concepts, head, DEFAULT.gamma)
             kept.append(model)
             row = f"{name}: {stage.name}"
-            timings.add(row, step(model, {"pixels": x, "features": features}))
+            timings.add(row, step(model, {"positions": x, "maps": features}))
             rows.append((name, stage.name, row))
         timings.add(f"{name}: pass", compiled(_pass_and_gradient(head), features))
     logits = tf.random.stateless_normal((1, positions, concepts), (2, 0)) - 2.0

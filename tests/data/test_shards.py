@@ -16,7 +16,7 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import features as features_
-from xplique_dirpairs.learning.features import HeldFeatures, Moments, StreamedFeatures, whitened
+from xplique_dirpairs.learning.features import Features, Moments, whitened
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import get_recipe
@@ -287,7 +287,16 @@ def both(request, tmp_path, activations, monkeypatch):
     """Held and streamed features; of these all or none fit in what memory is given to them."""
     if request.param == "streamed":
         monkeypatch.setattr(features_, "KEPT_MEGABYTES", 0.0)
-    return HeldFeatures(activations), StreamedFeatures(written(tmp_path, activations))
+    return Features(activations), Features(written(tmp_path, activations))
+
+
+def drawn(batches, count):
+    """Return the next ``count`` batches."""
+    arrays = []
+    while len(arrays) < count:
+        rows, order = batches.take(count - len(arrays))
+        arrays += [rows.numpy()[places] for places in order]
+    return arrays
 
 
 def test_streamed_features_are_the_held_ones(both, activations):
@@ -304,7 +313,7 @@ def test_streamed_features_are_the_held_ones(both, activations):
         away = np.abs(sample[:, None] - made.features(first)[None]).max(axis=2).min(axis=1)
         assert away.max() < 1e-5, "positions of the data"
         assert len(np.unique(sample.round(4), axis=0)) == 40, "without replacement"
-    everything = [next(iter(f.batches(made, None, 0))).numpy() for f in both]
+    everything = [f.batches(made, None, 0).take(1)[0] for f in both]
     np.testing.assert_allclose(*everything, atol=1e-6)
 
 
@@ -314,7 +323,7 @@ def test_a_pass_shows_every_position_about_once_in_an_order_of_the_seed(kind, bo
     made = whitened(Moments.of(features), 2)
 
     def batches(seed, count):
-        return np.concatenate([b.numpy() for b in features.batches(made, 32, seed).take(count)])
+        return np.concatenate(drawn(features.batches(made, 32, seed), count))
 
     passed = batches(0, 9)  # 288 of 300
     assert len(np.unique(passed.round(4), axis=0)) > 0.85 * 288
@@ -326,18 +335,18 @@ def test_a_pass_shows_every_position_about_once_in_an_order_of_the_seed(kind, bo
 def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_held_ones(
     tmp_path, activations, monkeypatch
 ):
-    held, shards = HeldFeatures(activations), written(tmp_path, activations)
-    made, streamed, read = whitened(Moments.of(held), 2), StreamedFeatures(shards), []
+    held, shards = Features(activations), written(tmp_path, activations)
+    made, streamed, read = whitened(Moments.of(held), 2), Features(shards), []
     reading = shards.read
     monkeypatch.setattr(shards, "read", lambda number: read.append(number) or reading(number))
-    batches = [[b.numpy() for b in f.batches(made, 32, 5).take(30)] for f in (held, streamed)]
+    batches = [drawn(f.batches(made, 32, 5), 30) for f in (held, streamed)]
     np.testing.assert_allclose(*batches, atol=1e-6)
     samples = [f.sample(made, 20, np.random.default_rng(1)) for f in (held, streamed)]
     np.testing.assert_allclose(*samples, atol=1e-6)
     assert read == list(range(len(shards.counts)))
     monkeypatch.setattr(features_, "KEPT_MEGABYTES", 4e-6 * (300 * made.axes - 1))
     read.clear()
-    list(StreamedFeatures(shards).batches(made, 32, 5).take(30))
+    drawn(Features(shards).batches(made, 32, 5), 30)
     assert len(read) > 3 * len(shards.counts), "above it every pass reads them"
 
 
@@ -345,25 +354,25 @@ def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_hel
 def test_batches_that_are_skipped_are_those_that_would_have_come(skip, both):
     made = whitened(Moments.of(both[0]), 2)
     for features in both:
-        whole = [b.numpy() for b in features.batches(made, 32, 5).take(skip + 3)]
-        rest = [b.numpy() for b in features.batches(made, 32, 5, skip).take(3)]
+        whole = drawn(features.batches(made, 32, 5), skip + 3)
+        rest = drawn(features.batches(made, 32, 5, skip), 3)
         np.testing.assert_array_equal(rest, whole[skip:])
 
 
 def test_whole_passes_that_are_skipped_are_not_read(both, monkeypatch):
     streamed, read = both[1], []
-    made, reading = whitened(Moments.of(both[0]), 2), streamed.shards.read
-    monkeypatch.setattr(streamed.shards, "read", lambda k: read.append(k) or reading(k))
-    list(streamed.batches(made, 32, 5, 10 * (300 // 32)).take(1))
-    assert 0 < len(read) <= len(streamed.shards.counts)
+    made, reading = whitened(Moments.of(both[0]), 2), streamed.activations.read
+    monkeypatch.setattr(streamed.activations, "read", lambda k: read.append(k) or reading(k))
+    drawn(streamed.batches(made, 32, 5, 10 * (300 // 32)), 1)
+    assert 0 < len(read) <= len(streamed.activations.counts)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
 def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
-    maps = next(iter(both[kind].maps(None, 8, 0))).numpy()
+    (maps,) = drawn(both[kind].maps(None, 8, 0), 1)
     assert maps.shape == (8, 3, 2, 4)
     assert all((np.abs(activations - one).max(axis=(1, 2, 3)) == 0).any() for one in maps)
-    pooled = next(iter(both[kind].maps(lambda x: x.mean(axis=(1, 2)), 80, 0))).numpy()
+    (pooled,) = drawn(both[kind].maps(lambda x: x.mean(axis=(1, 2)), 80, 0), 1)
     assert pooled.shape == (50, 4)
 
 

@@ -4,7 +4,7 @@ import pytest
 from xplique_dirpairs.datasets.synthetic import random_directions, synthetic_signals
 from xplique_dirpairs.learning import features
 from xplique_dirpairs.learning.features import (
-    HeldFeatures,
+    Features,
     Moments,
     centred,
     floor_of_noise,
@@ -33,7 +33,7 @@ def x(rng):
 def test_moments_are_mean_and_covariance_in_blocks_too(x, monkeypatch):
     for block in (7, P):
         monkeypatch.setattr(features, "BLOCK", block)
-        moments = Moments.of(HeldFeatures(x))
+        moments = Moments.of(Features(x))
         np.testing.assert_allclose(moments.mean, x.astype(np.float64).mean(0))
         slow = np.cov(x.astype(np.float64).T, bias=True)
         np.testing.assert_allclose(moments.covariance, slow, atol=1e-5)

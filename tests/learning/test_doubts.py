@@ -8,7 +8,7 @@ import pytest
 
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import learner
-from xplique_dirpairs.learning.features import HeldFeatures, Moments, whitened
+from xplique_dirpairs.learning.features import Features, Moments, whitened
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.recipe import get_recipe
@@ -56,7 +56,7 @@ def test_many_bright_images_are_kept_and_said():
 @pytest.mark.parametrize("seed", [1, 3])
 def test_a_concept_on_a_third_of_all_positions_is_found_from_where_the_others_are_absent(seed):
     data = signals(5000, 8, seed, zipf=1.0)
-    features = HeldFeatures(data.features)
+    features = Features(data.features)
     made = whitened(Moments.of(features), 8)
     sample = features.sample(made, 10_000, np.random.default_rng(0))
     start = make_start("skewness", sample, 8, np.random.default_rng(0), made.backward)

@@ -11,7 +11,7 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import learner, stage
-from xplique_dirpairs.learning.features import HeldFeatures, Moments
+from xplique_dirpairs.learning.features import Features, Moments
 from xplique_dirpairs.learning.learner import begin_fit
 from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.stage import run_stage
@@ -142,7 +142,7 @@ def test_ctrl_c_while_the_pairs_are_completed_loses_nothing_the_first_time(
 
 
 def test_a_stage_maps_a_state_to_the_next_one_and_changes_neither(data):
-    features = HeldFeatures(data.features)
+    features = Features(data.features)
     problem = Problem(features, Moments.of(features), 3)
     first = begin_fit(problem, quick(), np.random.default_rng(0))
     filters = first.detectors.filters.copy()

@@ -17,7 +17,7 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import learner
-from xplique_dirpairs.learning.features import HeldFeatures, Moments
+from xplique_dirpairs.learning.features import Features, Moments
 from xplique_dirpairs.learning.history import (
     LearningWarning,
     share_of_returns,
@@ -241,7 +241,7 @@ def test_the_consensus_start_takes_fewer_positions_than_concepts():
 
 def test_a_consensus_start_is_the_same_for_every_seed(data):
     recipe = dataclasses.replace(quicker(), start="consensus", restarts=2)
-    features = HeldFeatures(data.features)
+    features = Features(data.features)
     problem = Problem(features, Moments.of(features), 3)
     starts = [
         begin_fit(problem, recipe, np.random.default_rng(seed)).detectors.filters for seed in (0, 1)

@@ -8,7 +8,13 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from xplique_dirpairs.learning.features import Moments, centred, standardised, whitened
+from xplique_dirpairs.learning.features import (
+    Moments,
+    RandomBatches,
+    centred,
+    standardised,
+    whitened,
+)
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.models.head import Head
@@ -50,9 +56,9 @@ def objective(activations, start, coordinates="centred", head=None, stage=None, 
     stage = stage or Stage("d", EVERYTHING, signals="free", tau=TAU, rho=RHO, kappa=(KAPPA, KAPPA))
     settings = dict(gamma=GAMMA, steps=10, full_batch=True, network_every=1, seed=0)
     model = Objective(stage, made, start, head=head, **{**settings, **changes})
-    batch = {"pixels": tf.constant(made.features(activations.reshape(-1, D)))}
+    batch = {"positions": tf.constant(made.features(activations.reshape(-1, D)))}
     if head is not None:
-        batch["features"] = tf.constant(head.pool(activations))
+        batch["maps"] = tf.constant(head.pool(activations))
     return model, batch
 
 
@@ -123,7 +129,7 @@ def test_every_loss_is_that_of_the_raw_detectors_on_raw_features(pools, activati
 def test_so_is_the_predecessors_loss(pools, activations, start):
     rest, stage = head(pools), Stage("a", {"fired": 1.0}, kappa=(KAPPA, KAPPA))
     model, batch = objective(activations, start, head=rest, stage=stage)
-    batch["features"] = tf.constant(activations)  # its ReLU does not commute with pooling
+    batch["maps"] = tf.constant(activations)  # its ReLU does not commute with pooling
     one = (start.filters[0], start.biases[0], start.signals[0])
     slow = slow_losses(activations, *one, rest.model, 1.0)["fired"]
     assert float(model.losses_of(batch)["fired"][0]) == pytest.approx(slow, rel=1e-4)
@@ -166,7 +172,7 @@ def test_margins_and_biases_are_shared_where_the_stage_says_so(activations, star
 def trained(activations, start, stage, steps=5, **settings):
     stage = dataclasses.replace(stage, learning_rate=0.05, schedule="constant")
     model, batch = objective(activations, start, "whitened", stage=stage, **settings)
-    model.run_epoch(iter(tf.data.Dataset.from_tensors(batch).repeat()), steps)
+    model.run_epoch({name: RandomBatches(rows, None, 0) for name, rows in batch.items()}, steps)
     return model
 
 
@@ -247,7 +253,7 @@ def test_a_minibatch_renews_a_tenth_of_the_running_activity_and_has_its_own_grad
     stage = Stage("a", {"ic": 1.0}, tau=3.0)
     model, batch = objective(activations, start, stage=stage, full_batch=False)
     plain, _ = objective(activations, start, stage=stage)
-    other = {"pixels": 2.0 * batch["pixels"][:20]}
+    other = {"positions": 2.0 * batch["positions"][:20]}
     first, second = (plain.losses_of(b)["ic"].numpy() for b in (batch, other))
     np.testing.assert_allclose(model.losses_of(batch)["ic"], first, rtol=1e-5)
     model.step.assign(1.0)

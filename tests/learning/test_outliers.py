@@ -4,7 +4,7 @@ import pytest
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import features as features_
-from xplique_dirpairs.learning.features import HeldFeatures, Moments, StreamedFeatures
+from xplique_dirpairs.learning.features import Features, Moments
 from xplique_dirpairs.learning.starts import distinct_images, leave_out_far
 
 
@@ -14,9 +14,9 @@ def make(request, tmp_path):
 
     def features(activations):
         if request.param == "held":
-            return HeldFeatures(activations)
+            return Features(activations)
         parts = np.array_split(activations, 5)
-        return StreamedFeatures(ActivationShards.write(tmp_path, parts, 0.01, tokens=True))
+        return Features(ActivationShards.write(tmp_path, parts, 0.01, tokens=True))
 
     return features
 
@@ -51,7 +51,7 @@ def test_nothing_is_left_out_of_clean_features(make, clean):
     ids=["rectified", "rectified, of brightness", "skewed", "heavy", "few images", "mostly zero"],
 )
 def test_a_tail_is_no_outlier(make_tail, rng):
-    features = HeldFeatures(make_tail(rng).astype(np.float32))
+    features = Features(make_tail(rng).astype(np.float32))
     kept, _, images, far = left_out(features)
     assert kept is features and not images.size and not far
 
@@ -61,7 +61,7 @@ def test_a_tail_is_no_outlier(make_tail, rng):
 def test_bright_images_are_left_out_up_to_one_in_a_hundred(size, images):
     features = signal_maps(1000, *random_directions(0, 4, 2, 32), seed=1).features
     features[images] *= size
-    assert left_out(HeldFeatures(features))[2].tolist() == images
+    assert left_out(Features(features))[2].tolist() == images
 
 
 def test_a_bright_map_of_few_is_left_out():
@@ -69,7 +69,7 @@ def test_a_bright_map_of_few_is_left_out():
     directions = random_directions(0, 4, 2, 32)
     features = signal_maps(200, *directions, seed=1, map_shape=(7, 7)).features
     features[3] *= 3
-    assert left_out(HeldFeatures(features))[2].tolist() == [3]
+    assert left_out(Features(features))[2].tolist() == [3]
 
 
 @pytest.mark.parametrize("image", [0, 333, 699])

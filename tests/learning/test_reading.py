@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.learning import features
-from xplique_dirpairs.learning.features import Coordinates, HeldFeatures, Moments
+from xplique_dirpairs.learning.features import Coordinates, Features, Moments
 from xplique_dirpairs.learning.signals import excess_covariance, joint_signals, measure_pairs
 
 P, D, I = 60, 4, 3
@@ -15,7 +15,7 @@ def problem(rng):
 
 
 def measure(x, filters, biases, **given):
-    features = HeldFeatures(x)
+    features = Features(x)
     return measure_pairs(features, Moments.of(features), filters, biases, **given)
 
 

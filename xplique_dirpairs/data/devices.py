@@ -1,8 +1,8 @@
 """Learning under the user's ``tf.distribute`` strategy; without one, nothing here does anything.
 
 A strategy has *workers* (processes) and *replicas* (each worker has one or more). Every worker is
-given all activations and makes the same endless batches from the same seed; every replica takes its
-part of each batch. What the losses need to know of the whole batch is averaged over the replicas,
+given all activations and draws the same batches from the same seed; every replica takes its part of
+each batch. What the losses need to know of the whole batch is averaged over the replicas,
 so that all of them have the same objective; each differentiates an N-th of it, and the optimizer
 sums the gradients. What is computed outside the training step (coordinates, starts) is the
 chief's, so that workers of different make do not disagree.
@@ -26,6 +26,7 @@ _SYNCHRONOUS = (
     tf.distribute.MultiWorkerMirroredStrategy,
     tf.distribute.OneDeviceStrategy,
 )
+_ORDER = tf.TensorSpec([None, None], tf.int32)
 #: Relative difference of numbers that is rounding.
 _ROUNDING = 1e-4
 
@@ -146,45 +147,41 @@ def _replica() -> tf.distribute.ReplicaContext | None:
 # ------------------------------------------------------------ around the steps
 
 
-def distributed(batches: tf.data.Dataset) -> Any:
-    """Return every replica's part of the batches.
+def compiled_steps(step: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    """Return a compiled function that takes steps on every replica.
 
-    A remainder of fewer positions than replicas is left out. TensorFlow's own way to share a
-    dataset cannot cut it: it would shard the endless stream of batches, not a batch.
+    Parameters
+    ----------
+    step : callable
+        Of one batch, name → (rows, places): the array that batches are rows of, and which of them
+        this replica's part of the batch holds.
+
+    Returns
+    -------
+    steps : callable
+        Of several batches, name → (rows, places of shape (steps, size)). Compiled once for all
+        numbers of rows, steps and rows in a batch.
     """
-    if not tf.distribute.has_strategy():
-        return batches
-    number = replicas()
-
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        own = number // context.num_input_pipelines
-        first = own * context.input_pipeline_id
-
-        def cut(batch):
-            parts = {}
-            for name, rows in batch.items():
-                size = tf.shape(rows)[0] // number
-                chosen = rows[first * size : (first + own) * size]
-                parts[name] = tf.reshape(chosen, tf.concat([[own, size], rows.shape[1:]], 0))
-                parts[name].set_shape([own, None, *rows.shape[1:]])
-            return tf.data.Dataset.from_tensor_slices(parts)
-
-        return batches.flat_map(cut).prefetch(2 * own)
-
-    return tf.distribute.get_strategy().distribute_datasets_from_function(of_worker)
-
-
-def compiled_steps(step: Callable[[Any], Any]) -> Callable[[Any, tf.Tensor], None]:
-    """Return a compiled function of an iterator and a number: that many steps on every replica."""
     strategy = tf.distribute.get_strategy()
     step = tf.autograph.experimental.do_not_convert(step)
+    compiled: list[Any] = []
 
-    @tf.function
-    def several(iterator, steps):
-        for _ in tf.range(steps):
-            strategy.run(step, args=(next(iterator),))
+    def several(batches):
+        orders = {name: order for name, (_, order) in batches.items()}
+        for k in tf.range(tf.shape(orders["positions"])[0]):
+            one = {name: (rows, orders[name][k]) for name, (rows, _) in batches.items()}
+            strategy.run(step, args=(one,))
 
-    return several
+    def run(batches: dict[str, Any]) -> None:
+        if not compiled:
+            signature = {
+                name: (tf.TensorSpec([None, *rows.shape[1:]], rows.dtype), _ORDER)
+                for name, (rows, _) in batches.items()
+            }
+            compiled.append(tf.function(several, input_signature=[signature]))
+        compiled[0](batches)
+
+    return run
 
 
 # ------------------------------------------------------------ between workers

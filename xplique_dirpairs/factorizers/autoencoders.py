@@ -27,7 +27,7 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     SparseAutoencoder,
     top_k,
 )
-from xplique_dirpairs.learning.features import random_rows
+from xplique_dirpairs.learning.features import RandomBatches
 
 #: Points of the history, whatever the number of steps.
 _EPOCHS = 50
@@ -170,13 +170,16 @@ class AutoencoderFactorizer(AffineFactorizer):
         callbacks = [record, guard]
         if self.verbose:
             callbacks.append(Progress(f"Learning {self.number_of_concepts} concepts"))
-        batches = random_rows(x, min(self.batch_size, len(x)), seed).prefetch(2)
+        epochs = math.ceil(self.steps / per_epoch)
+        rows, order = RandomBatches(x, min(self.batch_size, len(x)), seed).take(epochs * per_epoch)
+        batches = tf.data.Dataset.from_tensor_slices(order)
+        batches = batches.map(lambda places: tf.gather(rows, places)).prefetch(2)
         cut_short, interrupted = [], False
         try:
             with quiet():
                 model.fit(
                     batches,
-                    epochs=math.ceil(self.steps / per_epoch),
+                    epochs=epochs,
                     steps_per_epoch=per_epoch,
                     callbacks=callbacks,
                     shuffle=False,

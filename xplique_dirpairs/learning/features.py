@@ -242,89 +242,38 @@ COORDINATES: dict[str, Callable[[Moments, int], Coordinates]] = {
 # ------------------------------------------------------------------ in memory and on disk
 
 
-class HeldFeatures:
-    """Activations in memory, ``(N, *spatial, D)``."""
+class Features:
+    """Activations to learn from, held in memory or streamed from shards.
 
-    #: As of `StreamedFeatures`.
-    failure: Exception | None = None
+    Memory for shards does not grow with their number beyond some 300 MB.
 
-    def __init__(self, activations: Array):
-        self._activations, self._pixels = activations, as_positions(activations)
-        self.shape = activations.shape
-        self._last: tuple[Coordinates, Array] | None = None
-
-    def __len__(self) -> int:
-        """P."""
-        return len(self._pixels)
-
-    def without(self, images: Array) -> HeldFeatures:
-        """Return the features without the images of these indices."""
-        return HeldFeatures(np.delete(self._activations, images, axis=0))
-
-    def first(self, count: int) -> Array:
-        """Return the first feature maps (n, *spatial, D), at most ``count``."""
-        return self._activations[:count]
-
-    def blocks(self) -> Iterator[Array]:
-        """Yield all positions in order, in blocks (n, D)."""
-        return iter_blocks(self._pixels, BLOCK)
-
-    def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> Array:
-        """Return at most ``count`` random positions in coordinates, (n, A)."""
-        return random_subset(self._in(coordinates), count, rng)
-
-    def batches(
-        self, coordinates: Coordinates, size: int | None, seed: int, skip: int = 0
-    ) -> tf.data.Dataset:
-        """Return endless batches in coordinates, (size, A), after the first ``skip`` of them.
-
-        With ``size=None`` every batch holds all positions.
-        """
-        return random_rows(self._in(coordinates), size, seed).skip(skip)
-
-    def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
-        """Return endless batches of up to ``size`` feature maps, through ``pool`` if given."""
-        images = self._activations if pool is None else pool(self._activations)
-        return random_rows(images, _maps_in_a_step(size, len(images)), seed)
-
-    def _in(self, coordinates: Coordinates) -> Array:
-        """Return positions in coordinates (P, A); the last ones are kept."""
-        if self._last is None or self._last[0] is not coordinates:
-            self._last = None
-            self._last = coordinates, coordinates.features(self._pixels)
-        return self._last[1]
-
-
-class StreamedFeatures:
-    """Activations in shards; memory does not grow with their number beyond some 200 MB.
-
-    Attributes
+    Parameters
     ----------
-    failure
-        Why batches ended: TensorFlow turns what is raised there into an error of its own.
+    activations : ndarray of shape (N, *spatial, D) or ActivationShards
     """
 
-    def __init__(self, shards: ActivationShards):
-        self.shards, self.shape = shards, shards.shape
-        self.failure: Exception | None = None
+    def __init__(self, activations: Array | ActivationShards):
+        self.activations: Any = activations
+        self.shape: tuple[int, ...] = activations.shape
         self._last: tuple[Coordinates, Array] | None = None
 
     def __len__(self) -> int:
         """P."""
         return int(np.prod(self.shape[:-1]))
 
-    def without(self, images: Array) -> StreamedFeatures:
+    def without(self, images: Array) -> Features:
         """Return the features without the images of these indices."""
-        kept = np.delete(np.arange(self.shape[0]), images)
-        return StreamedFeatures(self.shards.part(kept))
+        if isinstance(self.activations, ActivationShards):
+            return Features(self.activations.part(np.delete(np.arange(self.shape[0]), images)))
+        return Features(np.delete(self.activations, images, axis=0))
 
     def first(self, count: int) -> Array:
         """Return the first feature maps (n, *spatial, D) of one file, at most ``count``."""
-        return self.shards.read(0)[:count]
+        return next(self._parts())[:count]
 
     def blocks(self) -> Iterator[Array]:
         """Yield all positions in order, in blocks (n, D)."""
-        for activations in self.shards:
+        for activations in self._parts():
             yield from iter_blocks(as_positions(activations), BLOCK)
 
     def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> Array:
@@ -332,103 +281,60 @@ class StreamedFeatures:
         if self._fits(coordinates) or len(self) <= count:
             return random_subset(self._in(coordinates), count, rng)
         chosen = np.sort(rng.choice(len(self), count, replace=False))
-        return np.concatenate(
-            [coordinates.features(rows) for rows in self._rows(chosen, self.blocks())]
-        )
+        return np.concatenate([coordinates.features(rows) for rows in _rows(chosen, self.blocks())])
 
     def batches(
         self, coordinates: Coordinates, size: int | None, seed: int, skip: int = 0
-    ) -> tf.data.Dataset:
+    ) -> Batches:
         """Return endless batches in coordinates, (size, A), after the first ``skip`` of them.
 
         With ``size=None`` every batch holds all positions.
         """
         if size is None or self._fits(coordinates):
-            return random_rows(self._in(coordinates), size, seed).skip(skip)
-        passes, rest = divmod(skip, len(self) // size)  # whole passes need not be read again
-        signature = tf.TensorSpec((size, coordinates.axes), tf.float32)
-        return tf.data.Dataset.from_generator(
-            lambda: self._noted(self._stream(coordinates, size, seed, passes)),
-            output_signature=signature,
-        ).skip(rest)
+            return RandomBatches(self._in(coordinates), size, seed, skip)
+        return StreamedBatches(self.activations, coordinates, size, seed, skip)
 
-    def maps(self, pool: Callable | None, size: int, seed: int) -> tf.data.Dataset:
-        """Return endless batches of up to ``size`` feature maps, of a sample in memory."""
-        per_map = 4e-6 * float(np.prod(self.shape[1:] if pool is None else self.shape[-1:]))
-        count = min(self.shape[0], max(size, int(_MAPS_MEGABYTES / per_map)))
-        rng = np.random.default_rng(seed)
-        chosen = np.sort(rng.choice(self.shape[0], count, replace=False))
-        parts = self._rows(chosen, iter(self.shards))
-        images = np.concatenate([part if pool is None else pool(part) for part in parts])
-        return random_rows(images, _maps_in_a_step(size, count), seed)
+    def maps(
+        self, pool: Callable[[Array], Array] | None, size: int, seed: int, skip: int = 0
+    ) -> RandomBatches:
+        """Return endless batches of up to ``size`` feature maps, through ``pool`` if given.
+
+        Of shards, a random sample that fits in memory.
+        """
+        count = self.shape[0]
+        if not self._is_held:
+            per_map = 4e-6 * float(np.prod(self.shape[1:] if pool is None else self.shape[-1:]))
+            count = min(count, max(size, int(_MAPS_MEGABYTES / per_map)))
+        chosen = np.arange(count)
+        if count < self.shape[0]:
+            rng = np.random.default_rng(seed)
+            chosen = np.sort(rng.choice(self.shape[0], count, replace=False))
+        parts = _rows(chosen, self._parts())
+        maps = [part if pool is None else pool(part) for part in parts]
+        together = maps[0] if len(maps) == 1 else np.concatenate(maps)
+        return RandomBatches(together, _maps_in_a_step(size, count), seed, skip)
+
+    @property
+    def _is_held(self) -> bool:
+        return not isinstance(self.activations, ActivationShards)
+
+    def _parts(self) -> Iterator[Array]:
+        return iter([self.activations]) if self._is_held else iter(self.activations)
 
     def _fits(self, coordinates: Coordinates) -> bool:
         """Return whether all positions may be kept in memory, in coordinates."""
-        return 4e-6 * len(self) * coordinates.axes <= KEPT_MEGABYTES
+        return self._is_held or 4e-6 * len(self) * coordinates.axes <= KEPT_MEGABYTES
 
     def _in(self, coordinates: Coordinates) -> Array:
         """Return positions in coordinates (P, A); the last ones are kept where they fit."""
         if self._last is None or self._last[0] is not coordinates:
             self._last = None
-            features = np.concatenate([coordinates.features(block) for block in self.blocks()])
+            parts = [coordinates.features(as_positions(part)) for part in self._parts()]
+            features = parts[0] if len(parts) == 1 else np.concatenate(parts)
             if not self._fits(coordinates):
                 return features
             self._last = coordinates, features
         return self._last[1]
-
-    def _noted(self, batches: Iterator[Array]) -> Iterator[Array]:
-        """Yield the batches; keep the exception that ends them."""
-        try:
-            yield from batches
-        except Exception as error:
-            self.failure = error
-            raise
-
-    def _stream(
-        self, coordinates: Coordinates, size: int, seed: int, first_pass: int
-    ) -> Iterator[Array]:
-        """Yield positions of a few random files at a time, in another order in every pass."""
-        files = len(self.shards.counts)
-        for number in itertools.count(first_pass):
-            rng = np.random.default_rng([seed, number])
-            kept = np.zeros((0, coordinates.axes), np.float32)
-            for group in np.array_split(rng.permutation(files), max(1, files // _FILES)):
-                rows = np.concatenate([kept, *(self._read(coordinates, k) for k in group)])
-                order = rng.permutation(len(rows))
-                whole = len(rows) // size * size
-                for places in order[:whole].reshape(-1, size):
-                    yield rows[places]
-                kept = rows[order[whole:]]
-
-    def _read(self, coordinates: Coordinates, number: int) -> Array:
-        """Return one file's positions in coordinates."""
-        return coordinates.features(as_positions(self.shards.read(number)))
-
-    @staticmethod
-    def _rows(chosen: Array, blocks: Iterator[Array]) -> Iterator[Array]:
-        """Yield the rows of ``chosen``, sorted indices over all blocks, block by block."""
-        first = 0
-        for block in blocks:
-            inside = chosen[(chosen >= first) & (chosen < first + len(block))] - first
-            if inside.size:
-                yield block[inside]
-            first += len(block)
-
-
-def random_subset(features: Array, count: int, rng: np.random.Generator) -> Array:
-    """Return at most ``count`` random rows."""
-    if len(features) <= count:
-        return features
-    return features[rng.choice(len(features), count, replace=False)]
-
-
-def _maps_in_a_step(wanted: int, images: int) -> int:
-    """Return how many maps a step sees: never more than there are, as many for every replica."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return min(-(-min(wanted, images) // replicas) * replicas, images)
-
-
-Features: TypeAlias = HeldFeatures | StreamedFeatures
 
 
 def as_features(activations: ArrayLike | ActivationShards) -> Features:
@@ -439,44 +345,145 @@ def as_features(activations: ArrayLike | ActivationShards) -> Features:
     ValueError
         If activations are not finite, or of the wrong rank.
     """
-    if isinstance(activations, ActivationShards):
-        return StreamedFeatures(activations)
-    return HeldFeatures(check_activations(activations))
+    if not isinstance(activations, ActivationShards):
+        activations = check_activations(activations)
+    return Features(activations)
+
+
+def random_subset(features: Array, count: int, rng: np.random.Generator) -> Array:
+    """Return at most ``count`` random rows."""
+    if len(features) <= count:
+        return features
+    return features[rng.choice(len(features), count, replace=False)]
+
+
+def _rows(chosen: Array, blocks: Iterator[Array]) -> Iterator[Array]:
+    """Yield the rows of ``chosen``, sorted indices over all blocks, block by block."""
+    first = 0
+    for block in blocks:
+        inside = chosen[(chosen >= first) & (chosen < first + len(block))] - first
+        if inside.size:
+            yield block if inside.size == len(block) else block[inside]
+        first += len(block)
+
+
+def _maps_in_a_step(wanted: int, images: int) -> int:
+    """Return how many maps a step sees: never more than there are, as many for every replica."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return min(-(-min(wanted, images) // replicas) * replicas, images)
 
 
 # ------------------------------------------------------------------ batches
 
 
-def random_rows(array: Array, size: int | None, seed: int) -> tf.data.Dataset:
-    """Return endless batches of ``size`` rows: another order in every pass, without a remainder.
+class RandomBatches:
+    """Endless batches of an array's rows: another order in every pass, without a remainder.
 
-    With ``size=None`` every batch is the whole array, in its own order.
+    The order depends on the seed alone.
 
-    The order depends on the seed alone; that of `Dataset.shuffle` depends on what was passed to
-    `tf.random.set_seed` too.
+    Parameters
+    ----------
+    rows : ndarray of shape (n, ...)
+    size : int or None
+        Rows in a batch; None: every batch is the whole array, in its own order.
+    seed : int
+    skip : int, default=0
+        How many batches are left out.
     """
-    rows = tf.constant(array)
-    if size is None:
-        return tf.data.Dataset.from_tensors(rows).repeat()
-    batches = len(array) // size
 
-    def one_pass(number):
-        order = tf.range(len(array))
-        order = tf.random.experimental.stateless_shuffle(order, seed=[seed, number])
-        return tf.reshape(order[: batches * size], (batches, size))
+    def __init__(self, rows: Array, size: int | None, seed: int, skip: int = 0):
+        self._rows, self._size, self._seed = tf.constant(rows), size, seed
+        self._next_pass, skip = (0, 0) if size is None else divmod(skip, len(rows) // size)
+        self._order = np.zeros((0, size or 0), np.int32)
+        self.take(skip)
 
-    order = tf.data.Dataset.counter().map(one_pass).unbatch()
-    return order.map(lambda index: tf.gather(rows, index))
+    def take(self, steps: int) -> tuple[tf.Tensor, Array]:
+        """Return rows, and which of them each of the next ``steps`` batches holds.
+
+        Returns
+        -------
+        rows : tf.Tensor of shape (n, ...)
+        order : ndarray of shape (steps, size)
+            Indices of rows; of shape (steps, 0) where every batch holds all rows.
+        """
+        if self._size is None:
+            return self._rows, np.zeros((steps, 0), np.int32)
+        if (missing := steps - len(self._order)) > 0:
+            per_pass = len(self._rows) // self._size
+            passes = -(-missing // per_pass)
+            order = shuffled(len(self._rows), self._seed, self._next_pass, passes).numpy()
+            order = order[:, : per_pass * self._size].reshape(-1, self._size)
+            self._order = np.concatenate([self._order, order])
+            self._next_pass += passes
+        order, self._order = self._order[:steps], self._order[steps:]
+        return self._rows, order
 
 
-def as_batches(positions: tf.data.Dataset, maps: tf.data.Dataset | None = None) -> tf.data.Dataset:
-    """Return batches ``{"pixels": …}`` with ``"features"`` for the network terms, if given."""
-    if maps is None:
-        batches = positions.map(lambda p: {"pixels": p})
-    else:
-        both = tf.data.Dataset.zip((positions, maps))
-        batches = both.map(lambda p, m: {"pixels": p, "features": m})
-    # There is nothing to tune, and the thread that tries takes half of the time of a short stage.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return batches.prefetch(2).with_options(options)
+class StreamedBatches:
+    """Endless batches of positions in shards, a few random files at a time.
+
+    In another order in every pass, which depends on the seed alone.
+
+    Parameters
+    ----------
+    shards : ActivationShards
+    coordinates : Coordinates
+    size : int
+        Positions in a batch.
+    seed : int
+    skip : int, default=0
+        How many batches are left out; whole passes of them are not read.
+    """
+
+    def __init__(
+        self,
+        shards: ActivationShards,
+        coordinates: Coordinates,
+        size: int,
+        seed: int,
+        skip: int = 0,
+    ):
+        self._shards, self._coordinates, self._size, self._seed = shards, coordinates, size, seed
+        passes, skip = divmod(skip, int(np.prod(shards.shape[:-1])) // size)
+        self._groups = self._stream(passes)
+        self._rows, self._order = next(self._groups)
+        while skip:
+            skip -= len(self.take(skip)[1])
+
+    def take(self, steps: int) -> tuple[tf.Tensor, Array]:
+        """Return rows, and which of them each of the next batches holds: ``steps`` or fewer."""
+        while not len(self._order):
+            self._rows, self._order = next(self._groups)
+        order, self._order = self._order[:steps], self._order[steps:]
+        return self._rows, order
+
+    def _stream(self, first_pass: int) -> Iterator[tuple[tf.Tensor, Array]]:
+        """Yield positions of some files in coordinates, and batches of them."""
+        files = len(self._shards.counts)
+        for number in itertools.count(first_pass):
+            rng = np.random.default_rng([self._seed, number])
+            kept = np.zeros((0, self._coordinates.axes), np.float32)
+            for group in np.array_split(rng.permutation(files), max(1, files // _FILES)):
+                parts = [as_positions(self._shards.read(file)) for file in group]
+                rows = np.concatenate([kept, *map(self._coordinates.features, parts)])
+                order = rng.permutation(len(rows)).astype(np.int32)
+                whole = len(rows) // self._size * self._size
+                yield tf.constant(rows), order[:whole].reshape(-1, self._size)
+                kept = rows[order[whole:]]
+
+
+Batches: TypeAlias = RandomBatches | StreamedBatches
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 4)
+def shuffled(count: int, seed: int, first: int, passes: int) -> tf.Tensor:
+    """Return the order of rows in some passes over ``count`` of them, (passes, count).
+
+    It depends on the seed and the number of the pass alone; that of `Dataset.shuffle` depends on
+    what was passed to `tf.random.set_seed`, too.
+    """
+    rows = tf.range(count)
+    return tf.map_fn(
+        lambda number: tf.random.experimental.stateless_shuffle(rows, seed=[seed, number]),
+        first + tf.range(passes),
+    )

@@ -23,7 +23,6 @@ from xplique_dirpairs.data.devices import (
     as_on_chief,
     check_alike,
     check_strategy,
-    distributed,
     is_chief,
 )
 from xplique_dirpairs.data.shards import ActivationShards
@@ -144,10 +143,9 @@ def learn_pairs(
         "activations": str(features.shape),
     }
     agree: Callable[[Any], Any] = _identity
-    share: Callable[[Any], Any] = _identity
     if tf.distribute.has_strategy():
         check_strategy(features.shape[0], random_state)
-        agree, share = as_on_chief, distributed
+        agree = as_on_chief
         verbose = verbose if is_chief() else 0
     moments = Moments.of(features)
     if tf.distribute.has_strategy():
@@ -163,7 +161,6 @@ def learn_pairs(
         tuple(left_out.tolist()),
         far,
         agree,
-        share,
     )
     checkpoint = None
     if folder is not None:

@@ -22,7 +22,7 @@ from xplique_dirpairs.data.devices import check_strategy
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.features import (
     Coordinates,
-    HeldFeatures,
+    Features,
     Moments,
     as_features,
     rank_of_signal,
@@ -143,7 +143,7 @@ def count_skewed_sources(
         return SkewnessCount(None, f"fewer than {_IMAGES} images tell nothing", none, none)
     per_image = int(np.prod(activations.shape[1:-1]))
     images = _some(activations, max(_IMAGES, _POSITIONS // per_image), rng)
-    features = HeldFeatures(images)
+    features = Features(images)
     _, moments, left_out, _ = leave_out_far(features, Moments.of(features), 1)
     images = np.delete(images, left_out, axis=0)
     coordinates = whitened(moments, 1)

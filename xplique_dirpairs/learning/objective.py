@@ -12,7 +12,6 @@ variable, so that one compiled objective serves every stage of the same graph (`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ import tensorflow as tf
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.devices import average, compiled_steps, own_part, replicas
 from xplique_dirpairs.learning import losses
-from xplique_dirpairs.learning.features import Coordinates
+from xplique_dirpairs.learning.features import Batches, Coordinates
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import (
     excess_covariance,
@@ -82,8 +81,8 @@ class _Rate(keras.optimizers.schedules.LearningRateSchedule):
 class Objective(keras.Model):
     """The weighted losses and constraints of a stage, over detectors in the stage's coordinates.
 
-    y = σ((w̄ᵀx̃ − t)/M): unit directions w̄, thresholds t, margins M. Batches are ``{"pixels":
-    (P, A)}`` in coordinates, with ``"features"``, raw and as `Head.pool` leaves them, for the
+    y = σ((w̄ᵀx̃ − t)/M): unit directions w̄, thresholds t, margins M. Batches are ``{"positions":
+    (P, A)}`` in coordinates, with ``"maps"``, raw and as `Head.pool` leaves them, for the
     network terms. Only the losses that the stage asks for are computed.
 
     Parameters
@@ -301,7 +300,7 @@ class Objective(keras.Model):
 
     def losses_of(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Compute every loss of the stage on a batch, name → (R,)."""
-        x = batch["pixels"]
+        x = batch["positions"]
         directions, margins = self.unit_directions(), self.margins()
         scaled = directions / margins[..., None]
         biases = _value(self.thresholds) / margins
@@ -317,7 +316,7 @@ class Objective(keras.Model):
             cosines = tf.matmul(unit, raw_signals, transpose_b=True)
             values["fso"] = losses.filter_signal_orthogonality(cosines)
         if self.uses_network:
-            values.update(self._sometimes(batch["features"], directions, raw_signals))
+            values.update(self._sometimes(batch["maps"], directions, raw_signals))
         return {name: values[name] for name in self.terms}
 
     def _detector_losses(self, log_y: tf.Tensor, filters: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -422,13 +421,25 @@ class Objective(keras.Model):
         self._count.assign_add(1.0)
         return {}
 
-    def run_epoch(self, batches: Iterator, steps: int) -> None:
+    def run_epoch(self, batches: dict[str, Batches], steps: int) -> None:
         """Take steps on the next batches; `reported` then has the means over them."""
         if self._run_steps is None:
-            self._run_steps = compiled_steps(self.train_step)
+            self._run_steps = compiled_steps(self._own_step)
         self._sums.assign(tf.zeros_like(self._sums.value))
         self._count.assign(0.0)
-        self._run_steps(batches, tf.constant(steps))
+        while steps:
+            taken = {"positions": batches["positions"].take(steps)}
+            several = len(taken["positions"][1])
+            taken |= {name: batches[name].take(several) for name in batches if name not in taken}
+            self._run_steps(taken)
+            steps -= several
+
+    def _own_step(self, batch: dict[str, tuple[tf.Tensor, tf.Tensor]]) -> None:
+        """Take one step on this replica's part of a batch, given as rows and places."""
+        parts = {name: tf.gather(rows, own_part(places)) for name, (rows, places) in batch.items()}
+        if self._full_batch:
+            parts["positions"] = own_part(batch["positions"][0])
+        self.train_step(parts)
 
     def reported(self) -> dict[str, Array]:
         """Return the epoch's mean of every loss and of the objective, name → (R,)."""

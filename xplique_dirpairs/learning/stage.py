@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.learning.features import Coordinates, as_batches
+from xplique_dirpairs.learning.features import Batches, Coordinates
 from xplique_dirpairs.learning.objective import Detectors, Objective, terms_of
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import measure_pairs
@@ -84,16 +84,18 @@ def stage_run(problem: Problem, state: FitState) -> Iterator[StageRun]:
             model.set_state(state.running.variables)
             model.set_learning_rate(state.running.pace.rate)
 
-        def batches(skip: int) -> tf.data.Dataset:
-            positions = problem.features.batches(
-                coordinates, None if full_batch else size, seed, skip
-            )
-            if head is None or not model.uses_network:
-                return as_batches(positions)
-            # pooling commutes with linear moves only, which that of the predecessor is not
-            pools = head.pools_first and "fired" not in model.terms
-            pool, maps = (head.pool, _POOLED_MAPS) if pools else (None, recipe.maps)
-            return as_batches(positions, problem.features.maps(pool, maps, seed + 1).skip(skip))
+        def batches(skip: int) -> dict[str, Batches]:
+            features = problem.features
+            limit = None if full_batch else size
+            feeds: dict[str, Batches] = {
+                "positions": features.batches(coordinates, limit, seed, skip)
+            }
+            if head is not None and model.uses_network:
+                # pooling commutes with linear moves only, which that of the predecessor is not
+                pools = head.pools_first and "fired" not in model.terms
+                pool, maps = (head.pool, _POOLED_MAPS) if pools else (None, recipe.maps)
+                feeds["maps"] = features.maps(pool, maps, seed + 1, skip)
+            return feeds
 
         yield StageRun(problem, state, stage, model, batches, per_epoch, seed, began)
 
@@ -110,7 +112,7 @@ class StageRun:
         state: FitState,
         stage: Stage,
         model: Objective,
-        batches: Callable[[int], tf.data.Dataset],
+        batches: Callable[[int], dict[str, Batches]],
         per_epoch: int,
         seed: int,
         began: float,
@@ -134,7 +136,7 @@ class StageRun:
         stage, model = self._stage, self._model
         if self._stopped or self._epoch >= stage.epochs:
             return
-        batches = iter(self._problem.share(self._batches(self._epoch * self._per_epoch)))
+        batches = self._batches(self._epoch * self._per_epoch)
         bar = None
         if self._problem.verbose:
             concepts = self._problem.number_of_concepts
@@ -145,12 +147,7 @@ class StageRun:
             )
         finite_state = model.state()
         while self._epoch < stage.epochs and not self._stopped:
-            try:
-                model.run_epoch(batches, self._per_epoch)
-            except tf.errors.OpError:
-                if self._problem.features.failure is not None:
-                    raise self._problem.features.failure from None
-                raise
+            model.run_epoch(batches, self._per_epoch)
             losses = model.reported()
             self._records.append(losses)
             model.update_multipliers()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.features import COORDINATES, Coordinates, Features, Moments
@@ -46,8 +45,6 @@ class Problem:
         How many images are unlike the others, but too many to be left out.
     agree : callable
         Gives every worker of a cluster the same arrays; the identity for one process.
-    share : callable
-        Shares a dataset of batches among replicas; the identity for one.
     """
 
     features: Features
@@ -58,7 +55,6 @@ class Problem:
     left_out: tuple[int, ...] = ()
     far: int = 0
     agree: Callable[[Any], Any] = lambda value: value
-    share: Callable[[tf.data.Dataset], Any] = lambda batches: batches
     _coordinates: dict[str, Coordinates] = field(default_factory=dict, repr=False)
 
     def coordinates(self, name: str) -> Coordinates:
