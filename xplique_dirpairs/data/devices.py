@@ -26,7 +26,6 @@ _SYNCHRONOUS = (
     tf.distribute.MultiWorkerMirroredStrategy,
     tf.distribute.OneDeviceStrategy,
 )
-_ORDER = tf.TensorSpec([None, None], tf.int32)
 #: Relative difference of numbers that is rounding.
 _ROUNDING = 1e-4
 
@@ -147,41 +146,35 @@ def _replica() -> tf.distribute.ReplicaContext | None:
 # ------------------------------------------------------------ around the steps
 
 
-def compiled_steps(step: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
-    """Return a compiled function that takes steps on every replica.
+def compiled_steps(
+    step: Callable[[dict[str, Any]], Any], batches: dict[str, tuple[tf.Tensor, Array]]
+) -> Callable[[dict[str, tuple[tf.Tensor, Array]]], None]:
+    """Return a compiled function that takes a step on each of several batches, on every replica.
 
     Parameters
     ----------
     step : callable
         Of one batch, name → (rows, places): the array that batches are rows of, and which of them
-        this replica's part of the batch holds.
-
-    Returns
-    -------
-    steps : callable
-        Of several batches, name → (rows, places of shape (steps, size)). Compiled once for all
-        numbers of rows, steps and rows in a batch.
+        the batch holds.
+    batches : dict
+        An example: name → (rows, places of shape (steps, size)). The function takes any number of
+        rows, steps and rows in a batch.
     """
     strategy = tf.distribute.get_strategy()
     step = tf.autograph.experimental.do_not_convert(step)
-    compiled: list[Any] = []
+    order = tf.TensorSpec([None, None], tf.int32)
+    signature = {
+        name: (tf.TensorSpec([None, *rows.shape[1:]], rows.dtype), order)
+        for name, (rows, _) in batches.items()
+    }
 
+    @tf.function(input_signature=[signature])
     def several(batches):
-        orders = {name: order for name, (_, order) in batches.items()}
-        for k in tf.range(tf.shape(orders["positions"])[0]):
-            one = {name: (rows, orders[name][k]) for name, (rows, _) in batches.items()}
+        for k in tf.range(tf.shape(batches["positions"][1])[0]):
+            one = {name: (rows, order[k]) for name, (rows, order) in batches.items()}
             strategy.run(step, args=(one,))
 
-    def run(batches: dict[str, Any]) -> None:
-        if not compiled:
-            signature = {
-                name: (tf.TensorSpec([None, *rows.shape[1:]], rows.dtype), _ORDER)
-                for name, (rows, _) in batches.items()
-            }
-            compiled.append(tf.function(several, input_signature=[signature]))
-        compiled[0](batches)
-
-    return run
+    return several
 
 
 # ------------------------------------------------------------ between workers

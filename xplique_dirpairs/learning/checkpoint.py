@@ -83,7 +83,7 @@ class Checkpoint:
         self.failure: str | None = None
 
     @staticmethod
-    def folder_for(resume: str | os.PathLike) -> Path:
+    def folder_for(resume: str | os.PathLike[str]) -> Path:
         """Return the folder to keep a fit in; create it, and check that the chief can write to it.
 
         Raises
@@ -246,11 +246,11 @@ def _state_of(data: dict[str, Any], arrays: dict[str, Array], recipe: Recipe) ->
     return dataclasses.replace(state, notes=(*state.notes, note), cut_short=tuple(state.cut_short))
 
 
-def _as_lists(kept: dict[str, Array]) -> dict[str, list]:
+def _as_lists(kept: dict[str, Array]) -> dict[str, list[Any]]:
     return {name: value.tolist() for name, value in kept.items()}
 
 
-def _as_arrays(kept: dict[str, list], dtype: type) -> dict[str, Array]:
+def _as_arrays(kept: dict[str, list[Any]], dtype: type) -> dict[str, Array]:
     return {name: np.array(value, dtype) for name, value in kept.items()}
 
 
@@ -328,7 +328,7 @@ class Fingerprint:
 
     def _deviations(self) -> Array:
         """Return the unit of each channel, (D,), never zero."""
-        return np.sqrt(self.variances + _FLOOR**2 * self.variances.mean())
+        return np.asarray(np.sqrt(self.variances + _FLOOR**2 * self.variances.mean()))
 
     def _same_values(self, other: Fingerprint) -> bool:
         if self.mean.shape != other.mean.shape or self.count != other.count:
@@ -356,7 +356,8 @@ def _combined_outputs(head: Head | None, maps: Array) -> Array:
     if head is None:
         return np.zeros((len(maps), _NUMBERS))
     outputs = tf.cast(head.outputs(tf.constant(maps)), tf.float32).numpy().astype(np.float64)
-    return outputs @ np.random.default_rng(0).standard_normal((outputs.shape[1], _NUMBERS))
+    combinations = np.random.default_rng(0).standard_normal((outputs.shape[1], _NUMBERS))
+    return np.asarray(outputs @ combinations)
 
 
 def weights_checksum(head: Head | None) -> int:

@@ -135,7 +135,7 @@ class Coordinates:
     @property
     def axes(self) -> int:
         """A."""
-        return self.forward.shape[1]
+        return int(self.forward.shape[1])
 
     def features(self, x: Array) -> Array:
         """Return x̃ (..., A) of x (..., D), float32."""
@@ -261,11 +261,18 @@ class Features:
         """P."""
         return int(np.prod(self.shape[:-1]))
 
+    def only(self, images: Array) -> Features:
+        """Return the features of the images of these indices, which rise."""
+        is_held = isinstance(self.activations, np.ndarray)
+        return Features(self.activations[images] if is_held else self.activations.part(images))
+
     def without(self, images: Array) -> Features:
         """Return the features without the images of these indices."""
-        if isinstance(self.activations, ActivationShards):
-            return Features(self.activations.part(np.delete(np.arange(self.shape[0]), images)))
-        return Features(np.delete(self.activations, images, axis=0))
+        return self.only(np.delete(np.arange(self.shape[0]), images))
+
+    def in_memory(self) -> Array:
+        """Return the activations (N, *spatial, D) in memory."""
+        return np.concatenate(list(self._parts()))
 
     def first(self, count: int) -> Array:
         """Return the first feature maps (n, *spatial, D) of one file, at most ``count``."""
@@ -369,8 +376,9 @@ def _rows(chosen: Array, blocks: Iterator[Array]) -> Iterator[Array]:
 
 def _maps_in_a_step(wanted: int, images: int) -> int:
     """Return how many maps a step sees: never more than there are, as many for every replica."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return min(-(-min(wanted, images) // replicas) * replicas, images)
+    replicas = int(tf.distribute.get_strategy().num_replicas_in_sync)
+    per_step = -(-min(wanted, images) // replicas) * replicas
+    return min(per_step, images)
 
 
 # ------------------------------------------------------------------ batches

@@ -206,4 +206,4 @@ def share_of_returns(filters: Array, best: int, covariance: Array) -> Array:
     variances = np.einsum("rid,de,rie->ri", filters, covariance, filters, optimize=True)
     correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
     others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
-    return others.mean(axis=0)
+    return np.asarray(others.mean(axis=0))

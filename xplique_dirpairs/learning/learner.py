@@ -74,7 +74,7 @@ def learn_pairs(
     n_init: int | None = None,
     random_state: int | None = None,
     verbose: int = 1,
-    resume: str | os.PathLike | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> tuple[DirectionPairs, History]:
     """Learn direction pairs from activations.
 

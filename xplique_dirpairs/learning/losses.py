@@ -9,13 +9,13 @@ which is no mean, takes a function that averages its sums over the replicas that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.learning.signals import damped_inverse
+from xplique_dirpairs.learning.signals import Average, damped_inverse
 
 #: Growth of a constraint's weight μ where its bound stays broken, and the largest weight.
 _GROWTH, _LARGEST_WEIGHT = 1.3, 100.0
@@ -24,7 +24,7 @@ _BITS = 1.0 / np.log(2.0)
 
 
 @tf.custom_gradient
-def log_detections(logits: tf.Tensor):
+def log_detections(logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """log y = log σ(z), at two thirds of the time of `tf.math.log_sigmoid` [measured].
 
     min(z, 0) − log(1 + exp(−|z|)): what log(1 + e) loses against log1p(e) is below the rounding of
@@ -35,7 +35,7 @@ def log_detections(logits: tf.Tensor):
 
 
 @tf.custom_gradient
-def entropies_and_surprises(log_y: tf.Tensor):
+def entropies_and_surprises(log_y: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
     """H(q_p) and −Σ_i q_{p,i} log2 y_{p,i} in bits, (..., P) each, of q_p = y_p / ‖y_p‖₁.
 
     q is the softmax of log y. One pass gives both, and so does its gradient, written out [ours]:
@@ -51,7 +51,7 @@ def entropies_and_surprises(log_y: tf.Tensor):
     entropies = _BITS * (tf.math.log(total) - mean)[..., 0]
     surprises = -_BITS * (largest + mean)[..., 0]
 
-    def gradient(of_entropies, of_surprises):
+    def gradient(of_entropies: tf.Tensor, of_surprises: tf.Tensor) -> tf.Tensor:
         of_surprises = _BITS * of_surprises[..., None]
         both = _BITS * of_entropies[..., None] + of_surprises
         return weights * (shifted * (-both / total) + (both * mean - of_surprises) / total)
@@ -72,7 +72,7 @@ def position_losses(log_y: tf.Tensor, per_position: int = 1) -> dict[str, tf.Ten
     return {"s": tf.reduce_mean(entropies, axis=-1), "ma": tf.reduce_mean(surprises, axis=-1)}
 
 
-def sparsity_bound(log_y: tf.Tensor, average: Callable = lambda sums: sums) -> tf.Tensor:
+def sparsity_bound(log_y: tf.Tensor, average: Average = lambda sums: sums) -> tf.Tensor:
     """L^sb = R_SW({H(q_p)}_p) (EDDP): sparsity at the worst positions. 0 to log2 I bits."""
     entropies, _ = entropies_and_surprises(log_y)
     return soft_maximum(entropies, average=average)
@@ -87,7 +87,11 @@ def activity(log_y: tf.Tensor, gamma: float) -> tf.Tensor:
     """E_p[y_{p,i}^γ], (..., I): the share of positions each concept takes; γ > 1."""
 
     @tf.custom_gradient
-    def share(log_y):  # γ y^γ / P: one pass, where differentiating step by step takes three
+    def share(
+        log_y: tf.Tensor,
+    ) -> tuple[
+        tf.Tensor, Any
+    ]:  # γ y^γ / P: one pass, where differentiating step by step takes three
         powers = tf.exp(gamma * log_y)
         rate = gamma / tf.cast(tf.shape(log_y)[-2], log_y.dtype)
         return tf.reduce_mean(powers, axis=-2), lambda g: powers * (rate * g)[..., None, :]
@@ -116,7 +120,7 @@ def filter_signal_orthogonality(cosines: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_mean(tf.square(others), axis=[-2, -1]) + 1e-12)
 
 
-def soft_maximum(values: tf.Tensor, n: int = 4, average: Callable = lambda sums: sums) -> tf.Tensor:
+def soft_maximum(values: tf.Tensor, n: int = 4, average: Average = lambda sums: sums) -> tf.Tensor:
     """R_SW({ℓ_k}) = Σ_k ℓ_k^{n+1} / Σ_k ℓ_k^n over the last axis, of values ≥ 0; 0 where all are 0.
 
     Divided and multiplied by the largest value, which changes nothing but the underflow.
@@ -162,7 +166,9 @@ def fired_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> t
     return tf.matmul(tf.nn.relu(excess), unit)
 
 
-def _unit_filters_and_excess(x, filters, biases):
+def _unit_filters_and_excess(
+    x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Return w̄ (..., I, D) and (wᵀx − b) M (..., P, I)."""
     lengths = tf.norm(filters, axis=-1, keepdims=True)
     unit = filters / lengths

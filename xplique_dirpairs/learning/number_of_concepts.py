@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.progress import KeepOnInterrupt
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_activations, check_integer, check_random_state
+from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.devices import check_strategy
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.features import (
@@ -135,14 +135,13 @@ def count_skewed_sources(
     ValueError
         If the activations are not finite, constant, or of the wrong rank; if the seed is invalid.
     """
-    if not isinstance(activations, ActivationShards):
-        activations = check_activations(activations)
-    rng = check_random_state(random_state)
-    if activations.shape[0] < _IMAGES:
+    features, rng = as_features(activations), check_random_state(random_state)
+    if features.shape[0] < _IMAGES:
         none = np.zeros(0)
         return SkewnessCount(None, f"fewer than {_IMAGES} images tell nothing", none, none)
-    per_image = int(np.prod(activations.shape[1:-1]))
-    images = _some(activations, max(_IMAGES, _POSITIONS // per_image), rng)
+    per_image = int(np.prod(features.shape[1:-1]))
+    chosen = rng.permutation(features.shape[0])[: max(_IMAGES, _POSITIONS // per_image)]
+    images = features.only(np.sort(chosen)).in_memory()[np.argsort(np.argsort(chosen))]
     features = Features(images)
     _, moments, left_out, _ = leave_out_far(features, Moments.of(features), 1)
     images = np.delete(images, left_out, axis=0)
@@ -239,18 +238,9 @@ class _Look:
         return distinct_directions(free[skewnesses > threshold]), wander
 
 
-def _some(activations: Array | ActivationShards, count: int, rng: np.random.Generator) -> Array:
-    """Return at most ``count`` random images, in random order."""
-    chosen = rng.permutation(activations.shape[0])[:count]
-    if not isinstance(activations, ActivationShards):
-        return activations[chosen]
-    images = np.concatenate(list(activations.part(chosen)))  # in rising order of their numbers
-    return images[np.argsort(np.argsort(chosen))]
-
-
 def _standardised(y: Array) -> Array:
     y = y - y.mean(axis=0)
-    return y / np.maximum(y.std(axis=0), 1e-9)
+    return np.asarray(y / np.maximum(y.std(axis=0), 1e-9))
 
 
 def _gap(skewnesses: Array, errors: Array) -> tuple[int, float]:
@@ -337,7 +327,7 @@ class ConceptScan:
     numbers: tuple[ScannedNumber, ...]
     interrupted: bool = False
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> list[dict[str, Any]]:
         """Return the entries as plain dictionaries, for a table."""
         return [asdict(entry) for entry in self.numbers]
 
@@ -409,9 +399,7 @@ def scan_number_of_concepts(
     TypeError, ValueError
         If there is no number, or only one image; or as `learn_pairs`.
     """
-    if not isinstance(activations, ActivationShards):
-        activations = check_activations(activations)
-    recipe = get_recipe(recipe)
+    features, recipe = as_features(activations), get_recipe(recipe)
     if not isinstance(numbers, Iterable):
         raise TypeError(
             f"numbers must be several numbers of concepts, such as [8, 10, 12], not {numbers!r}"
@@ -425,22 +413,22 @@ def scan_number_of_concepts(
     if random_state is not None:
         check_integer("random_state", random_state, minimum=0)
     # What every fit would fail with is raised here, and not recorded for every number.
-    check_head(head, activations.shape)
-    if activations.shape[0] < 2:
+    check_head(head, features.shape)
+    if features.shape[0] < 2:
         raise ValueError("there is one image only: its halves cannot be compared")
-    check_strategy(activations.shape[0] // 2, random_state)
-    Moments.of(as_features(activations))
+    check_strategy(features.shape[0] // 2, random_state)
+    Moments.of(features)
     if random_state is None:
         random_state = int(np.random.default_rng().integers(2**31))
     settings = {"head": head, "recipe": recipe, "verbose": verbose}
     entries: list[ScannedNumber] = []
     for number in candidates:
-        fits: list = []
+        fits: list[tuple[DirectionPairs, History, float]] = []
         error = None
         with KeepOnInterrupt() as block:
             try:
                 for seed in range(seeds):
-                    fits.append(_fit_half(activations, number, seed, random_state, settings))
+                    fits.append(_fit_half(features, number, seed, random_state, settings))
             except Exception as exception:  # another number may do
                 error = f"{type(exception).__name__}: {exception}"
                 logger.warning("%d concepts: %s", number, error)
@@ -451,23 +439,26 @@ def scan_number_of_concepts(
 
 
 def _fit_half(
-    activations: Any, number: int, seed: int, random_state: int, settings: dict[str, Any]
+    features: Features, number: int, seed: int, random_state: int, settings: dict[str, Any]
 ) -> tuple[DirectionPairs, History, float]:
     """Return pairs, history and seconds of a fit to the seed's half of the images."""
-    order = np.random.default_rng((random_state, seed // 2)).permutation(activations.shape[0])
+    order = np.random.default_rng((random_state, seed // 2)).permutation(features.shape[0])
     half = np.sort(order[seed % 2 :: 2])  # seeds 0 and 1 share no image, nor do 2 and 3
-    streamed = isinstance(activations, ActivationShards)
-    chosen = activations.part(half) if streamed else activations[half]
+    activations = features.only(half).activations
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LearningWarning)
-        pairs, history = learn_pairs(chosen, number, random_state=random_state + seed, **settings)
+        pairs, history = learn_pairs(
+            activations, number, random_state=random_state + seed, **settings
+        )
     if history.interrupted:  # an interrupted fit counts as none
         raise KeyboardInterrupt
     return pairs, history, time.perf_counter() - began
 
 
-def _compare(number: int, fits: list, error: str | None) -> ScannedNumber:
+def _compare(
+    number: int, fits: list[tuple[DirectionPairs, History, float]], error: str | None
+) -> ScannedNumber:
     if not fits:
         return ScannedNumber(number, error=error)
     histories = [history for _, history, _ in fits]

@@ -63,12 +63,12 @@ class Detectors:
 class _Rate(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that falls along a cosine to a share of itself, all of it in variables."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rate, self.steps, self.last = (
             keras.Variable(1.0, trainable=False, dtype="float32") for _ in range(3)
         )
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         done = tf.minimum(tf.cast(step, tf.float32), self.steps.value) / self.steps.value
         cosine = 0.5 * (1.0 + tf.cos(np.float32(np.pi) * done))
         return self.rate.value * ((1.0 - self.last.value) * cosine + self.last.value)
@@ -149,7 +149,7 @@ class Objective(keras.Model):
         axes, shared = coordinates.axes, 1 if stage.shared else concepts
         self._orthonormal = stage.orthonormal and concepts <= axes
 
-        def variable(name: str, *shape: int, trainable: bool = False):
+        def variable(name: str, *shape: int, trainable: bool = False) -> Any:
             if 0 in shape:  # TensorFlow crashes where workers share an empty variable
                 return None
             return self.add_weight(
@@ -275,7 +275,9 @@ class Objective(keras.Model):
         sharpness = _value(settings["first"]) * _value(settings["rise"]) ** done
         return 1.0 / tf.minimum(sharpness, _value(self._sharpest))
 
-    def _signals(self, x, logits, directions, margins) -> tf.Tensor:
+    def _signals(
+        self, x: tf.Tensor, logits: tf.Tensor, directions: tf.Tensor, margins: tf.Tensor
+    ) -> tf.Tensor:
         """Return signal vectors in coordinates, (R, I, A), of any length."""
         if self._stage.signals == "free":
             return _value(self.free_signals)
@@ -343,7 +345,9 @@ class Objective(keras.Model):
             values["sb"] = losses.sparsity_bound(log_y, average)
         return values
 
-    def _sometimes(self, features, directions, signals) -> dict[str, tf.Tensor]:
+    def _sometimes(
+        self, features: tf.Tensor, directions: tf.Tensor, signals: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
         """Compute network terms in every n-th step; return constants in between."""
         every = self._network_every
         if every == 1:
@@ -351,7 +355,7 @@ class Objective(keras.Model):
             return dict(zip(self._network_terms, current, strict=True))
         last = _value(self._last_network)
 
-        def compute():
+        def compute() -> tf.Tensor:
             current = tf.stack(self._network_losses(features, directions, signals))
             constant = tf.stop_gradient(current)
             return constant + every * (current - constant)
@@ -361,7 +365,9 @@ class Objective(keras.Model):
         self._last_network.assign(tf.stop_gradient(values))
         return dict(zip(self._network_terms, tf.unstack(values), strict=True))
 
-    def _network_losses(self, features, directions, signals) -> list[tf.Tensor]:
+    def _network_losses(
+        self, features: tf.Tensor, directions: tf.Tensor, signals: tf.Tensor | None
+    ) -> list[tf.Tensor]:
         """−E[H(f⁺(x − κ dx))] for every network term, (R,) each."""
         head, restarts, channels = self._head, directions.shape[0], self._forward.shape[0]
         assert head is not None, "network terms are left out without a head"
@@ -403,7 +409,7 @@ class Objective(keras.Model):
 
     # ------------------------------------------------------------ steps and epochs
 
-    def train_step(self, batch):
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Take one step; restarts are summed, so that each learns as if it were alone.
 
         Every replica has the whole objective, and the optimizer sums their gradients.
@@ -423,14 +429,14 @@ class Objective(keras.Model):
 
     def run_epoch(self, batches: dict[str, Batches], steps: int) -> None:
         """Take steps on the next batches; `reported` then has the means over them."""
-        if self._run_steps is None:
-            self._run_steps = compiled_steps(self._own_step)
         self._sums.assign(tf.zeros_like(self._sums.value))
         self._count.assign(0.0)
         while steps:
             taken = {"positions": batches["positions"].take(steps)}
             several = len(taken["positions"][1])
             taken |= {name: batches[name].take(several) for name in batches if name not in taken}
+            if self._run_steps is None:
+                self._run_steps = compiled_steps(self._own_step, taken)
             self._run_steps(taken)
             steps -= several
 

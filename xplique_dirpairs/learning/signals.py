@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +21,8 @@ from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.features import Coordinates, Moments, as_features
 from xplique_dirpairs.pairs import DirectionPairs
 
+#: Averages sums over the replicas that share a batch: of a tensor, or of several at once.
+Average: TypeAlias = Callable[[Any], Any]
 #: Names of the estimators.
 ESTIMATORS = ("mean-difference", "positives", "joint")
 #: Slope of the rectified excess where a concept is not detected.
@@ -35,7 +37,7 @@ ROUNDING = 3e-7
 
 
 def positives_covariance(
-    x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor, average: Callable = lambda sums: sums
+    x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor, average: Average = lambda sums: sums
 ) -> tf.Tensor:
     """ŝ_i ∝ cov[x, z_i] over the concept's positives [paper, section 3; after Haufe et al. 2014].
 
@@ -67,7 +69,7 @@ def positives_covariance(
 
 
 def excess_covariance(
-    x: tf.Tensor, excess: tf.Tensor, average: Callable = lambda sums: sums
+    x: tf.Tensor, excess: tf.Tensor, average: Average = lambda sums: sums
 ) -> tf.Tensor:
     """Return cov[r_i, x], which `joint_signals` needs and minibatches average.
 
@@ -137,7 +139,7 @@ def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
 
 
 @tf.custom_gradient
-def _solve(normal: tf.Tensor, right: tf.Tensor):
+def _solve(normal: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """Return N⁻¹B of a positive definite N.
 
     Its gradient solves with the same factor once more: Y = N⁻¹ ∂X, ∂N = −Y Xᵀ, ∂B = Y. That of the
@@ -146,7 +148,7 @@ def _solve(normal: tf.Tensor, right: tf.Tensor):
     factor = tf.linalg.cholesky(normal)
     solved = tf.linalg.cholesky_solve(factor, right)
 
-    def gradient(of_solved):
+    def gradient(of_solved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         of_right = tf.linalg.cholesky_solve(factor, of_solved)
         return -tf.matmul(of_right, solved, transpose_b=True), of_right
 
@@ -286,7 +288,7 @@ class _Sums:
     def joint_signals(self, surplus: Array) -> Array:
         """Return `joint_signals` (I, D), for all but surplus concepts without the surplus ones."""
         with_x, with_z = self._xr, self._zr - np.outer(self._r, self._z) / self.positions
-        signals = joint_signals(tf.constant(with_x), tf.constant(with_z)).numpy()
+        signals: Array = joint_signals(tf.constant(with_x), tf.constant(with_z)).numpy()
         others = np.setdiff1d(np.arange(len(with_z)), surplus)
         if surplus.size and others.size:
             among = tf.constant(with_z[np.ix_(others, others)])

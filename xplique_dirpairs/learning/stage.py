@@ -263,12 +263,12 @@ def _sharpest(
     ]
     detections = np.array(shares) * len(problem.features)
     limits = np.maximum(_SHARPNESS_PER_DETECTION * detections / coordinates.axes, least)
-    return problem.agree(limits)
+    return np.asarray(problem.agree(limits))
 
 
 # ------------------------------------------------------------------ compiled objectives
 
-_objectives: OrderedDict[tuple, Objective] = OrderedDict()
+_objectives: OrderedDict[tuple[Any, ...], Objective] = OrderedDict()
 
 
 @contextmanager

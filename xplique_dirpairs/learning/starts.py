@@ -161,7 +161,8 @@ def skewnesses(features: Array, filters: Array) -> Array:
     """Return the absolute skewness of the projections on each filter (n, A)."""
     y = features @ filters.T.astype(np.float32)
     y = y - y.mean(axis=0)
-    return np.abs((y * y * y).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
+    sizes = np.abs((y * y * y).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
+    return np.asarray(sizes)
 
 
 def count_maxima(features: Array, rng: np.random.Generator) -> int:
@@ -198,7 +199,7 @@ def separate(features: Array, filters: Array, backward: Array) -> Start:
     some = np.linspace(0, len(features) - 1, min(len(features), _SORTED)).astype(int)
     some = features[some]
 
-    def thresholds_for(filters, per_position):
+    def thresholds_for(filters: Array, per_position: int) -> tuple[Array, float]:
         lengths = np.linalg.norm(filters @ backward, axis=1)
         return separating_thresholds(some @ filters.T, lengths, per_position)
 
@@ -278,7 +279,7 @@ def consensus_filters(features: Array, concepts: int, rng: np.random.Generator) 
         filters[concept, : clustered.shape[1]] = mean
     if concepts <= features.shape[1]:
         left, _, right = np.linalg.svd(filters, full_matrices=False)
-        return left @ right
+        filters = left @ right
     return filters
 
 

@@ -217,14 +217,16 @@ def cell_coverage(
 class _Features:
     """Annotated images as positions: what covers them, and their activations."""
 
-    def __init__(self, annotated: Annotated, read, activations, batch_size: int, shift: Shift):
+    def __init__(
+        self, annotated: Annotated, read: Any, activations: Any, batch_size: int, shift: Shift
+    ):
         self._annotated, self._shift = annotated, shift
         self._source = (read, activations, batch_size)
         maps, _ = next(self._batches())
         self.cells = maps.shape[1:3]
         self.channels = maps.shape[-1]
 
-    def _batches(self):
+    def _batches(self) -> Iterator[tuple[Array, Mapping[str, Array]]]:
         return read_batches(self._annotated, *self._source)
 
     def _of_masks(self, masks: Mapping[str, Array]) -> tuple[Array, Array]:
