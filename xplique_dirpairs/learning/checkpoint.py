@@ -11,7 +11,6 @@ import logging
 import os
 import uuid
 import zlib
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +136,11 @@ class Checkpoint:
                 f"{version}, not {_VERSION}): finish the fit with that version, {_ANEW}"
             )
         try:
-            settings, fingerprint = info["settings"], Fingerprint.from_arrays(arrays)
+            settings, parts = (
+                info["settings"],
+                [field.name for field in dataclasses.fields(Fingerprint)],
+            )
+            fingerprint = Fingerprint(**{name: arrays[f"fingerprint_{name}"] for name in parts})
         except Exception as error:
             raise ValueError(f"{self._path} {_FOREIGN}") from error
         other = [name for name, value in self._settings.items() if settings.get(name) != value]
@@ -181,7 +184,7 @@ class Checkpoint:
         info = {"version": _VERSION, "settings": self._settings, "data": data}
         contents: dict[str, Any] = {
             "info": np.array(json.dumps(info)),
-            **self._fingerprint.as_arrays(),
+            **{f"fingerprint_{name}": value for name, value in vars(self._fingerprint).items()},
             **arrays,
         }
         beside = _beside(self._path)
@@ -300,18 +303,6 @@ class Fingerprint:
             head=weights_checksum(head),
             outputs=_combined_outputs(head, maps),
         )
-
-    def as_arrays(self) -> dict[str, Array]:
-        """Return the fingerprint as arrays for a file; `from_arrays` undoes it."""
-        return {f"fingerprint_{k}": np.asarray(v) for k, v in vars(self).items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array]) -> Fingerprint:
-        """Undo `as_arrays`; other arrays are ignored."""
-        found: dict[str, Any] = {
-            field.name: arrays[f"fingerprint_{field.name}"] for field in dataclasses.fields(cls)
-        }
-        return cls(**found | {name: int(found[name]) for name in ("count", "head")})
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Return the names of what differs by more than rounding."""
