@@ -283,7 +283,8 @@ def test_craft_in_parts_is_the_same_as_in_one(monkeypatch):
     monkeypatch.setattr(
         first, "predict", lambda x, **given: crops.append(len(x)) or predict(x, **given)
     )
-    ours = SeededCraft(first, second, **options, seed=0, crop_bytes=160_000).fit(images)
+    monkeypatch.setattr("xplique_dirpairs.commands.compare.CROP_BYTES", 160_000)
+    ours = SeededCraft(first, second, **options, seed=0).fit(images)
     assert crops == [12, 12, 4]  # 4 crops of an image, 12 288 bytes each at full size
     for mine, wanted in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)

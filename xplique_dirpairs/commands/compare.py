@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.console import Console
-from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.subject import (
     Subject,
     load_pairs,
@@ -49,7 +48,8 @@ _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "A-SAE": ArchetypalFactorizer,
     "RA-SAE": RelaxedArchetypalFactorizer,
 }
-#: Bytes of crops that `SeededCraft` passes through the network at a time: 128 MB.
+#: Bytes of crops that `SeededCraft` passes through the network at a time: 128 MB. `CraftTf` itself
+#: holds every crop of its images at full size.
 CROP_BYTES = 2**27
 
 
@@ -57,8 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Compare, and write tables and figures to a folder."""
     with console.running():
         subject = open_subject(arguments, console)
-        to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
-        tell_parts(to_fit, to_measure, console)
+        to_fit, to_measure = divide(subject, arguments, console)
         pairs = load_pairs(arguments.pairs, subject)
         extractors = extractors_to_fit(arguments.extractors, to_fit, pairs, arguments, console)
         comparison = compare_extractors(extractors, to_fit, to_measure, arguments.seed, console)
@@ -78,17 +77,18 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.result(text, summary)
 
 
-def tell_parts(to_fit: Subject, to_measure: Subject, console: Console) -> None:
-    """Note which images are learned from and which are measured on."""
+def divide(
+    subject: Subject, arguments: argparse.Namespace, console: Console
+) -> tuple[Subject, Subject]:
+    """Return images to learn from and images to measure on, and note which these are."""
+    to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
+    learned, measured = len(to_fit.images), len(to_measure.images)
     if to_fit is to_measure:
-        console.note(
-            f"all {len(to_fit.images)} images are learned from and measured on: few images, or "
-            "--held-out 0"
-        )
+        text = f"all {learned} images are learned from and measured on: few images, or --held-out 0"
     else:
-        console.note(
-            f"learned from {len(to_fit.images)} images, measured on {len(to_measure.images)} others"
-        )
+        text = f"learned from {learned} images, measured on {measured} others"
+    console.note(text)
+    return to_fit, to_measure
 
 
 class SeededCraft(CraftTf):
@@ -98,13 +98,11 @@ class SeededCraft(CraftTf):
     ----------
     seed : int
         Seed of its NMF.
-    crop_bytes : int, default=CROP_BYTES
-        `CraftTf` holds every crop of its images at full size: bytes of them at a time.
     """
 
-    def __init__(self, *arguments: Any, seed: int, crop_bytes: int = CROP_BYTES, **options: Any):
+    def __init__(self, *arguments: Any, seed: int, **options: Any):
         super().__init__(*arguments, **options)
-        self._seed, self._crop_bytes = seed, crop_bytes
+        self._seed = seed
 
     def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, Array, Array]:
         """Fit like `CraftTf.fit`; uint8 images are converted."""
@@ -117,7 +115,7 @@ class SeededCraft(CraftTf):
     def _extract_patches(self, inputs: Array) -> tuple[tf.Tensor, Array]:
         stride = int(self.patch_size * 0.8)
         across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
-        few = max(1, self._crop_bytes // max(1, across * down * inputs[0].nbytes))
+        few = max(1, CROP_BYTES // (across * down * inputs[0].nbytes))
         extract = super()._extract_patches
         parts = [extract(inputs[part]) for part in slices(len(inputs), few)]
         patches, activations = zip(*parts, strict=True)
@@ -158,14 +156,12 @@ def extractors_to_fit(
     def new_extractor(name: str) -> Any:
         if name == "CRAFT":
             return SeededCraft(*split, number_of_concepts=count, patch_size=patch_size, seed=seed)
-        if name != EXTRACTORS[0]:
+        if name in _FACTORIZERS:
             factorizer = _FACTORIZERS[name](count, random_state=seed)
             return FactorizerCraftTf(
                 split, factorizer=factorizer, patch_size=patch_size, random_state=seed
             )
-        if pairs is not None:
-            return pairs
-        return DirectionPairsTf(
+        return pairs or DirectionPairsTf(
             split,
             number_of_concepts=count,
             patch_size=patch_size,

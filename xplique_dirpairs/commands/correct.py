@@ -13,6 +13,7 @@ from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import CorrectionReport, report_correction
+from xplique_dirpairs.plots.interventions import plot_correction
 
 #: Number of classes that have a row of their own, and up to which confusions are drawn.
 _ROWS, _DRAWN = 40, 40
@@ -82,19 +83,10 @@ def _write(arguments: argparse.Namespace, report: CorrectionReport) -> list[str]
         (arguments.output / name).write_text(table.formatted(form) + "\n", encoding="utf-8")
     if len(report.class_names) > _DRAWN:
         return ["correction.md", "correction.csv"]
-    figure = _in_one_group(report).plot()
+    by_group = [group.confusions for group in report.groups.values()]
+    # The rows of a confusion matrix are classes: one for all groups is enough.
+    before, after = (np.sum(counts, axis=0) for counts in zip(*by_group, strict=True))
+    figure = plot_correction({"all images": (before, after)}, report.class_names)
     figure.savefig(arguments.output / "confusion.png", dpi=110, bbox_inches="tight")
     plt.close(figure)
     return ["correction.md", "correction.csv", "confusion.png"]
-
-
-def _in_one_group(report: CorrectionReport) -> CorrectionReport:
-    """Join the groups: a confusion matrix has the classes as rows already."""
-    groups = list(report.groups.values())
-    joined = type(groups[0])(
-        *(
-            np.concatenate([getattr(group, name) for group in groups])
-            for name in ("labels", "before", "after")
-        )
-    )
-    return CorrectionReport({"all images": joined}, report.class_names)

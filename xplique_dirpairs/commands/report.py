@@ -8,9 +8,9 @@ import numpy as np
 
 from xplique_dirpairs.commands.compare import (
     compare_extractors,
+    divide,
     extractors_to_fit,
     metrics_of,
-    tell_parts,
 )
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.fit import learn
@@ -36,10 +36,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         check_place(arguments.output, arguments.single_file)
         subject = open_subject(arguments, console)
         given = load_pairs(arguments.pairs, subject)
-        share = arguments.held_out if given is None or arguments.beside else 0.0
-        to_fit, shown = subject.parts(share, arguments.seed)
+        to_fit, shown = subject, subject
         if given is None or arguments.beside:
-            tell_parts(to_fit, shown, console)
+            to_fit, shown = divide(subject, arguments, console)
         pairs, comparison = _pairs(arguments, to_fit, shown, given, console)
         if given is None:  # before anything else that takes time, or fails
             _save(pairs, arguments)
@@ -54,43 +53,40 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             random_state=arguments.seed,
             verbose=console.progress,
         )
-        class_ids = seen.class_ids
-        if to_fit is not shown:
-            class_ids = np.concatenate([class_ids, to_fit.ids])
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
-            image_names=shown.read.names,
+            image_names=shown.read.names.tolist(),
             pictures=shown.read.pixels,
             random_state=arguments.seed,
         )
-        training = None if changes is None or to_fit is shown else to_fit.activations
         page = write_report(
             arguments.output,
             concepts,
             seen,
             comparison=comparison,
             counterfactuals=changes,
-            training_activations=training,
+            training_activations=to_fit.activations if changes and to_fit is not shown else None,
             settings=settings,
             single_file=arguments.single_file,
             verbose=console.progress,
         )
+    parts = [seen.class_ids] if to_fit is shown else [seen.class_ids, to_fit.ids]
     results = {
         "concepts": pairs.number_of_concepts,
         "measured_on": len(shown.images),
         "metrics": {} if comparison is None else metrics_of(comparison),
-        "page": str(page),
+        "page": page,
     }
-    console.result(
-        f"Open {page} in a browser", {**subject.summary(arguments, class_ids), **results}
-    )
+    summary = subject.summary(arguments, np.concatenate(parts)) | results
+    console.result(f"Open {page} in a browser", summary)
 
 
 def _save(pairs: DirectionPairs, arguments: argparse.Namespace) -> None:
     """Save learned pairs in the report's folder, or beside its one file, under its name."""
-    beside = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
-    path = beside if arguments.single_file else arguments.output / "pairs.npz"
+    path = arguments.output / "pairs.npz"
+    if arguments.single_file:
+        path = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     pairs.save(path)
 
