@@ -245,7 +245,9 @@ def test_a_model_of_grey_images_of_any_size_needs_a_size(call, tmp_path):
 def test_pairs_of_another_layer_are_an_error(call, tmp_path):
     make_pairs(5, 2).save(tmp_path / "pairs.npz")
     ran = call("compare", "--pairs", tmp_path / "pairs.npz")
-    assert ran.status == 1 and "of a layer of 5 channels, but 'features' has 8" in ran.err
+    assert (
+        ran.status == 1 and "of a layer of 5 channels, but the network's halves give 8" in ran.err
+    )
 
 
 # ------------------------------------------------------------------ compare, correct
@@ -306,4 +308,4 @@ def test_correct_writes_a_model_and_what_changed(call, place, tmp_path):
 
 def test_an_unknown_concept_is_an_error(call, place):
     ran = call("correct", "--pairs", place / "given.npz", "--suppress", 3)
-    assert ran.status == 1 and "there is no concept 3" in ran.err and "concepts 0 to 2" in ran.err
+    assert ran.status == 1 and "concepts are numbered 0 to 2, not [3]" in ran.err

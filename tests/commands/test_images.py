@@ -298,5 +298,5 @@ def test_folders_are_found_among_the_outputs(imagenet):
 
 
 def test_two_folders_of_one_class(imagenet):
-    with pytest.raises(ValueError, match="'tench' and 'n01' are both of class tench"):
+    with pytest.raises(ValueError, match="'tench' and 'n01' are of one class, tench"):
         imagenet.of_folders(["tench", "n01"])

@@ -14,7 +14,7 @@ from xplique.concepts import CraftTf
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.subject import (
     Subject,
-    load_pairs,
+    given_concepts,
     number_of_concepts,
     open_subject,
 )
@@ -22,6 +22,7 @@ from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.autoencoders import (
@@ -36,7 +37,6 @@ from xplique_dirpairs.factorizers.decompositions import (
 )
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
 from xplique_dirpairs.metrics.registry import METRICS
-from xplique_dirpairs.pairs import DirectionPairs
 
 _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "PCA": PCAFactorizer,
@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         subject = open_subject(arguments, console)
         to_fit, to_measure = divide(subject, arguments, console)
-        pairs = load_pairs(arguments.pairs, subject)
-        extractors = extractors_to_fit(arguments.extractors, to_fit, pairs, arguments, console)
+        given = given_concepts(subject, arguments)
+        extractors = extractors_to_fit(arguments.extractors, to_fit, given, arguments, console)
         comparison = compare_extractors(extractors, to_fit, to_measure, arguments.seed, console)
         console.step("draw the figures")
         written = [path.name for path in comparison.save_report(arguments.output)]
@@ -107,10 +107,9 @@ class SeededCraft(CraftTf):
     def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, Array, Array]:
         """Fit like `CraftTf.fit`; uint8 images are converted."""
         np.random.seed(self._seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
-        result: tuple[tf.Tensor, Array, Array] = super().fit(
-            np.asarray(inputs, np.float32), class_id=class_id
-        )
-        return result
+        images = np.asarray(inputs, np.float32)
+        fitted: tuple[tf.Tensor, Array, Array] = super().fit(images, class_id=class_id)
+        return fitted
 
     def _extract_patches(self, inputs: Array) -> tuple[tf.Tensor, Array]:
         stride = int(self.patch_size * 0.8)
@@ -125,7 +124,7 @@ class SeededCraft(CraftTf):
 def extractors_to_fit(
     names: Sequence[str],
     to_fit: Subject,
-    pairs: DirectionPairs | None,
+    given: ConceptLayer | None,
     arguments: argparse.Namespace,
     console: Console,
 ) -> dict[str, Any]:
@@ -137,16 +136,16 @@ def extractors_to_fit(
         Some of `EXTRACTORS`.
     to_fit : Subject
         Images that they will learn from.
-    pairs : DirectionPairs or None
-        Pairs that were given: they stand for the direction pairs, and all have their number.
+    given : ConceptLayer or None
+        Pairs that were learned before: all others have as many concepts.
     arguments : argparse.Namespace
         With ``concepts``, ``recipe`` and ``seed``.
     console : Console
     """
-    if pairs is None:
+    if given is None:
         count = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
     else:
-        count = pairs.number_of_concepts
+        count = given.number_of_concepts
         if len(names) > 1:
             console.note(
                 "the pairs of --pairs may have been learned from images that are measured on"
@@ -161,7 +160,7 @@ def extractors_to_fit(
             return FactorizerCraftTf(
                 split, factorizer=factorizer, patch_size=patch_size, random_state=seed
             )
-        return pairs or DirectionPairsTf(
+        return given or DirectionPairsTf(
             split,
             number_of_concepts=count,
             patch_size=patch_size,

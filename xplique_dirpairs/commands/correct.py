@@ -8,11 +8,11 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
-from xplique_dirpairs.commands.console import Console, printable
-from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
-from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.subject import Subject, open_subject
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import CorrectionReport, report_correction
+from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.interventions import plot_correction
 
 #: Number of classes that have a row of their own, and up to which confusions are drawn.
@@ -23,13 +23,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Suppress the concepts, and write the model and what changed."""
     with console.running():
         subject = open_subject(arguments, console)
-        concepts = ConceptLayer.of(load_pairs(arguments.pairs, subject), subject.split)
-        missing = [i for i in arguments.suppress if i >= concepts.number_of_concepts]
-        if missing:
-            raise ValueError(
-                f"--suppress: there is no concept {missing[0]}: {printable(arguments.pairs)} has "
-                f"concepts 0 to {concepts.number_of_concepts - 1}"
-            )
+        concepts = subject.concepts(DirectionPairs.load(arguments.pairs))
         console.step(f"suppress concepts {', '.join(map(str, arguments.suppress))}")
         corrected = correct(concepts, arguments.suppress, off=arguments.off, k=arguments.k)
         arguments.output.mkdir(parents=True, exist_ok=True)

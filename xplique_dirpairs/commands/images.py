@@ -109,7 +109,7 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
     root = Path(folder)
     own = sorted(path for path in root.iterdir() if _is_image(path))
     by_class = {
-        path.name: sorted(_images_below(path))
+        path.name: sorted(filter(_is_image, path.rglob("*")))
         for path in sorted(root.iterdir(), key=lambda path: path.name)
         if path.is_dir() and not path.name.startswith((".", "__"))
     }
@@ -126,15 +126,6 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
     if empty:
         notes.append(f"folders without images are left out: {listed(empty)}")
     return ImageFiles(root, full, tuple(notes))
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return [
-        path
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if _is_image(path := Path(parent, name))
-    ]
 
 
 def _is_image(path: Path) -> bool:
@@ -334,16 +325,13 @@ class ClassNames:
             If two folders are of the same class.
         """
         classes = {folder: self.find(folder) for folder in folders}
-        folder_of: dict[int, str] = {}
-        for folder, k in classes.items():
-            if k is None:
-                continue
-            if k in folder_of:
+        for k in classes.values():
+            own = [repr(printable(folder)) for folder in folders if classes[folder] == k]
+            if k is not None and len(own) > 1:
                 raise ValueError(
-                    f"folders {printable(folder_of[k])!r} and {printable(folder)!r} are both of "
-                    f"class {self.shown[k]}: put them together"
+                    f"folders {' and '.join(own)} are of one class, {self.shown[k]}: put them "
+                    "together"
                 )
-            folder_of[k] = folder
         return classes
 
     def check_all_found(self, classes: dict[str, int | None]) -> None:

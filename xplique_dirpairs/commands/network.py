@@ -80,16 +80,13 @@ def load_model(path: str | Path, imports: Sequence[str] = ()) -> keras.Model:
     for module in imports:
         imported_module(module)
     try:
-        model = keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds, whatever it meets inside
         reason = printable(" ".join(str(error).split()))[:400]
         raise ValueError(
             f"--model: {printable(path)} cannot be loaded as a Keras model ({reason}). Layers of "
             "your own are registered by --import MODULE"
         ) from error
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"--model: {printable(path)} holds no model, but a {type(model).__name__}")
-    return model
 
 
 def imported_module(name: str) -> ModuleType:

@@ -33,6 +33,7 @@ from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model
@@ -102,6 +103,16 @@ class Subject:
     def patch_size(self) -> int:
         """Side of crops, in pixels: a little less than a third of an image."""
         return default_patch(self.images.shape[1:])
+
+    def concepts(self, pairs: DirectionPairs) -> ConceptLayer:
+        """Return pairs as concepts at the layer.
+
+        Raises
+        ------
+        ValueError
+            If they are of a layer of another number of channels.
+        """
+        return ConceptLayer.of(pairs, self.split, class_names=self.class_names.shown)
 
     def part(self, chosen: Array) -> Subject:
         """Return the subject with some of its images; activations that are known are kept."""
@@ -287,23 +298,9 @@ def _classes(
     return ClassNames.unknown(number), None
 
 
-def load_pairs(path: Path | None, subject: Subject) -> DirectionPairs | None:
-    """Load pairs, which must be of the subject's layer; None where no file is given.
-
-    Raises
-    ------
-    ValueError
-        If the file holds none, or they are of other features.
-    """
-    if path is None:
-        return None
-    pairs = DirectionPairs.load(path)
-    if pairs.channels != subject.channels:
-        raise ValueError(
-            f"--pairs: {printable(path)} is of a layer of {pairs.channels} channels, but "
-            f"{subject.split.layer!r} has {subject.channels}: give the layer they were learned at"
-        )
-    return pairs
+def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
+    """Return the pairs of --pairs as concepts at the layer; None where the option is left out."""
+    return subject.concepts(DirectionPairs.load(arguments.pairs)) if arguments.pairs else None
 
 
 def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:
