@@ -281,7 +281,7 @@ def test_unknown_classes_are_said_with_what_is_near(imagenet):
 
 
 def test_outputs_without_names_have_numbers():
-    unknown = ClassNames.unknown(3)
+    unknown = ClassNames(((),) * 3)
     assert unknown.shown == ["class 0", "class 1", "class 2"]
     assert unknown.chosen(["2"]) == [2]
     with pytest.raises(ValueError, match="give --class-names FILE, or numbers"):

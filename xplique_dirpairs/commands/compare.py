@@ -21,6 +21,7 @@ from xplique_dirpairs.commands.subject import (
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
@@ -150,7 +151,8 @@ def extractors_to_fit(
             console.note(
                 "the pairs of --pairs may have been learned from images that are measured on"
             )
-    split, patch_size, seed = to_fit.split, to_fit.patch_size, arguments.seed
+    split, seed = to_fit.split, arguments.seed
+    patch_size = default_patch(to_fit.images.shape[1:])
 
     def new_extractor(name: str) -> Any:
         if name == "CRAFT":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,11 +71,8 @@ class Console:
     def result(self, text: str, data: Mapping[str, Any]) -> None:
         """Print the command's result: the text, or the data with all notes as JSON."""
         if self.skipped and not self.quiet:
-            files = "\n    ".join(
-                [f"{len(self.skipped)} files could not be read:", *self.skipped[:SHOWN]]
-            )
-            rest = len(self.skipped) - SHOWN
-            print(files + (f"\n    … and {rest} more" if rest > 0 else ""), file=sys.stderr)
+            files = listed(self.skipped, separator="\n    ")
+            print(f"{len(self.skipped)} files could not be read:\n    {files}", file=sys.stderr)
         if self.as_json:
             print(as_json({**data, "notes": self.notes}))
         elif not self.quiet:
@@ -112,7 +109,7 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def listed(items: list[str], at_most: int = SHOWN) -> str:
-    """Return names separated by commas; of many, the first ones."""
+def listed(items: Sequence[str], at_most: int = SHOWN, separator: str = ", ") -> str:
+    """Return names on one line, or each on a line of its own; of many, the first ones."""
     rest = len(items) - at_most
-    return ", ".join(items[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+    return separator.join(items[:at_most]) + (f" and {rest} more" if rest > 0 else "")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
+from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
@@ -111,12 +112,13 @@ def learn(
 
 def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[ClassConcepts]:
     """Find crops and importances of the classes with the most images."""
+    patch_size = default_patch(subject.images.shape[1:])
     classes = []
     for k in subject.largest_classes(EXPLAINED):
         members = np.flatnonzero(subject.ids == k)
         described = members[:: -(-len(members) // _DESCRIBED)]
         extractor = DirectionPairsTf(
-            subject.split, patch_size=subject.patch_size, random_state=seed, pairs=pairs
+            subject.split, patch_size=patch_size, random_state=seed, pairs=pairs
         )
         extractor.fit(subject.images[described], k)
         if extractor.head.pools_first:

@@ -252,11 +252,6 @@ class ClassNames:
 
     entries: tuple[tuple[str, ...], ...]
 
-    @classmethod
-    def unknown(cls, number: int) -> ClassNames:
-        """Return names of K classes that nobody named: they are called by their numbers."""
-        return cls(((),) * number)
-
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -308,12 +303,7 @@ class ClassNames:
         classes = {name: self.find(name) for name in names}
         missing = self._missing(classes)
         if missing:
-            hint = "" if any(self.entries) else (
-                ". The outputs have no names: give --class-names FILE, or numbers"
-            )  # fmt: skip
-            raise ValueError(
-                f"--classes: the model's {len(self)} outputs have no class {missing}{hint}"
-            )
+            raise ValueError(f"--classes: the model's {len(self)} outputs have no class {missing}")
         return sorted({k for k in classes.values() if k is not None})
 
     def of_folders(self, folders: Sequence[str]) -> dict[str, int | None]:
@@ -352,6 +342,8 @@ class ClassNames:
     def _near(self, name: str) -> str:
         if name.strip().isdigit():
             return f"numbers go from 0 to {len(self) - 1}"
+        if not any(self.entries):
+            return "the outputs have no names: give --class-names FILE, or numbers"
         close = get_close_matches(_key(name), list(self._classes_by_key), n=3, cutoff=0.5)
         alike = list(dict.fromkeys(self.shown[self._classes_by_key[key][0]] for key in close))
         return f"near it: {', '.join(alike)}" if alike else "nothing near it"

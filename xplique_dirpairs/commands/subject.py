@@ -29,7 +29,6 @@ from xplique_dirpairs.commands.network import (
     load_model,
     preprocessing,
 )
-from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.activations import compute_activations
@@ -98,11 +97,6 @@ class Subject:
     def channels(self) -> int:
         """D."""
         return int(self.split.input_to_latent_model.output_shape[-1])
-
-    @property
-    def patch_size(self) -> int:
-        """Side of crops, in pixels: a little less than a third of an image."""
-        return default_patch(self.images.shape[1:])
 
     def concepts(self, pairs: DirectionPairs) -> ConceptLayer:
         """Return pairs as concepts at the layer.
@@ -295,7 +289,7 @@ def _classes(
             f"{len(folders)} class folders for {number} outputs: the classes are those that the "
             "network predicts. --class-names FILE tells which folder is which output"
         )
-    return ClassNames.unknown(number), None
+    return ClassNames(((),) * number), None
 
 
 def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
