@@ -63,7 +63,7 @@ def data_of(folder, key="data"):
     return json.loads(text[len(start) : -3])
 
 
-def test_names_come_back_as_they_were(folder, report):
+def test_names_are_kept_in_the_data(folder, report):
     data = data_of(folder)
     assert data["title"] == clean(report.title)
     assert [one["name"] for one in data["concepts"]] == [
@@ -98,7 +98,7 @@ def test_the_file_holds_what_the_folder_holds(folder, page):
         assert base64.b64decode(coded) == path.read_bytes()
 
 
-def test_every_picture_that_the_data_name_is_there_and_can_be_read(folder, report):
+def test_every_picture_that_the_data_name_can_be_read(folder, report):
     data = data_of(folder)
     named = [image["picture"] for image in data["images"]]
     strips = [concept["crops"] for concept in data["concepts"] if concept["crops"]]
@@ -114,7 +114,7 @@ def test_every_picture_that_the_data_name_is_there_and_can_be_read(folder, repor
     assert data["concepts"][0]["crops"] is None  # one concept is detected nowhere
 
 
-def test_maps_come_back_to_a_byte(folder, report):
+def test_maps_are_stored_to_a_byte(folder, report):
     maps = report.images.maps
     for n in (0, 24, 25, 29):
         part = data_of(folder, f"maps-{n // 25:04d}")
@@ -128,7 +128,7 @@ def test_maps_come_back_to_a_byte(folder, report):
             np.testing.assert_array_equal(cell > 0, maps[n, ..., i] > 0)
 
 
-def test_nothing_comes_from_elsewhere(folder, page):
+def test_pages_load_nothing_from_the_network(folder, page):
     for tag, attributes in [*page.tags, *Page((folder / "index.html").read_text("utf-8")).tags]:
         for name in ("src", "href"):
             target = attributes.get(name, "#")
@@ -173,7 +173,7 @@ def test_a_report_replaces_an_earlier_one_but_nothing_else(tmp_path):
         save_report(fake_report(2, 3, 3), tmp_path)
 
 
-def test_a_folder_and_a_file_are_told_apart(tmp_path):
+def test_a_file_where_a_folder_is_needed_is_refused_and_the_reverse(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):

@@ -147,7 +147,7 @@ def test_invalid_settings_are_refused(name, value):
         ReportSettings(**{name: value})
 
 
-def test_where_a_report_cannot_be_written_is_told_before_anything_is_read(tmp_path):
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(NotADirectoryError):

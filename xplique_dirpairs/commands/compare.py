@@ -115,9 +115,9 @@ class SeededCraft(CraftTf):
     def _extract_patches(self, inputs: Array) -> tuple[tf.Tensor, Array]:
         stride = int(self.patch_size * 0.8)
         across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
-        few = max(1, CROP_BYTES // (across * down * inputs[0].nbytes))
+        images_at_once = max(1, CROP_BYTES // (across * down * inputs[0].nbytes))
         extract = super()._extract_patches
-        parts = [extract(inputs[part]) for part in slices(len(inputs), few)]
+        parts = [extract(inputs[part]) for part in slices(len(inputs), images_at_once)]
         patches, activations = zip(*parts, strict=True)
         return tf.concat(patches, axis=0), np.concatenate([np.asarray(a) for a in activations])
 

@@ -56,16 +56,16 @@ def _report(
             "the classes of the images are not known: what the model predicted before counts as "
             "right"
         )
-    ids, names = subject.ids, subject.class_names.shown
+    class_ids, names = subject.class_ids, subject.class_names.shown
     largest = subject.largest_classes(_ROWS)
-    members = {names[k]: ids == k for k in largest}
-    if not np.isin(ids, largest).all():
-        members["other classes"] = ~np.isin(ids, largest)
+    members = {names[k]: class_ids == k for k in largest}
+    if not np.isin(class_ids, largest).all():
+        members["other classes"] = ~np.isin(class_ids, largest)
     before = subject.preprocessing.before
     return report_correction(
         before(model),
         before(corrected),
-        {name: (subject.images[chosen], ids[chosen]) for name, chosen in members.items()},
+        {name: (subject.images[chosen], class_ids[chosen]) for name, chosen in members.items()},
         names,
     )
 

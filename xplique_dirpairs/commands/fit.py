@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             raise KeyboardInterrupt
         console.step("importances of the concepts for each class")
         classes = explain_classes(subject, pairs, arguments.seed)
-        others = len(np.unique(subject.ids)) - len(classes)
+        others = len(np.unique(subject.class_ids)) - len(classes)
         if others:
             console.note(
                 f"importances are of the {len(classes)} classes with the most images; {others} "
@@ -115,7 +115,7 @@ def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[
     patch_size = default_patch(subject.images.shape[1:])
     classes = []
     for k in subject.largest_classes(EXPLAINED):
-        members = np.flatnonzero(subject.ids == k)
+        members = np.flatnonzero(subject.class_ids == k)
         described = members[:: -(-len(members) // _DESCRIBED)]
         extractor = DirectionPairsTf(
             subject.split, patch_size=patch_size, random_state=seed, pairs=pairs

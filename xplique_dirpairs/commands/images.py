@@ -91,10 +91,7 @@ class FolderImages:
     def part(self, chosen: Array) -> FolderImages:
         """Return some of the images."""
         return replace(
-            self,
-            pixels=self.pixels[chosen],
-            names=self.names[chosen],
-            folders=self.folders[chosen],
+            self, pixels=self.pixels[chosen], names=self.names[chosen], folders=self.folders[chosen]
         )
 
 

@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
-            image_names=shown.read.names.tolist(),
-            pictures=shown.read.pixels,
+            image_names=shown.folder_images.names.tolist(),
+            pictures=shown.folder_images.pixels,
             random_state=arguments.seed,
         )
         page = write_report(
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             single_file=arguments.single_file,
             verbose=console.progress,
         )
-    parts = [seen.class_ids] if to_fit is shown else [seen.class_ids, to_fit.ids]
+    parts = [seen.class_ids] if to_fit is shown else [seen.class_ids, to_fit.class_ids]
     results = {
         "concepts": concepts.number_of_concepts,
         "measured_on": len(shown.images),

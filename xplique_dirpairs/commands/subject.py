@@ -54,7 +54,7 @@ class Subject:
     split : SplitModel
         Halves of the network; the first takes `images`. The head has a column for each class.
     preprocessing : Preprocessing
-    read : FolderImages
+    folder_images : FolderImages
         The images as they were read: pixels, names, folders.
     images : ndarray of shape (N, height, width, C)
         uint8 pixels, or what a preprocessing function of the user's made of them.
@@ -65,7 +65,7 @@ class Subject:
 
     split: SplitModel
     preprocessing: Preprocessing
-    read: FolderImages
+    folder_images: FolderImages
     images: Array
     labels: Array | None
     class_names: ClassNames
@@ -89,7 +89,7 @@ class Subject:
         return classes
 
     @property
-    def ids(self) -> Array:
+    def class_ids(self) -> Array:
         """The classes of the folders, or those that the network predicts, (N,)."""
         return self.predicted if self.labels is None else self.labels
 
@@ -111,8 +111,8 @@ class Subject:
     def part(self, chosen: Array) -> Subject:
         """Return the subject with some of its images; activations that are known are kept."""
         labels = None if self.labels is None else self.labels[chosen]
-        read, images = self.read.part(chosen), self.images[chosen]
-        part = replace(self, read=read, images=images, labels=labels)
+        folder_images, images = self.folder_images.part(chosen), self.images[chosen]
+        part = replace(self, folder_images=folder_images, images=images, labels=labels)
         if self.known_activations is not None:
             part.__dict__["activations"] = self.known_activations[chosen]
         return part
@@ -124,7 +124,7 @@ class Subject:
         """
         rng = np.random.default_rng(seed)
         measured = []
-        groups = self.read.folders if self.labels is None else self.labels
+        groups = self.folder_images.folders if self.labels is None else self.labels
         for k in np.unique(groups):
             members = rng.permutation(np.flatnonzero(groups == k))
             measured.append(members[: min(round(share * len(members)), len(members) - 1)])
@@ -135,7 +135,7 @@ class Subject:
 
     def largest_classes(self, at_most: int) -> list[int]:
         """Return the classes with the most images, by number."""
-        classes, counts = np.unique(self.ids, return_counts=True)
+        classes, counts = np.unique(self.class_ids, return_counts=True)
         largest = np.argsort(-counts, kind="stable")[:at_most]
         return [int(k) for k in np.sort(classes[largest])]
 
@@ -144,15 +144,15 @@ class Subject:
         return {
             "command": arguments.command,
             "version": __version__,
-            "model": str(arguments.model),
+            "model": arguments.model,
             "seed": arguments.seed,
             "layer": self.split.layer,
             "preprocessing": self.preprocessing.name,
             "images": {
-                "found": self.read.file_count,
+                "found": self.folder_images.file_count,
                 "used": len(self.images),
-                "shape": list(self.read.pixels.shape[1:]),
-                "skipped": [file._asdict() for file in self.read.skipped],
+                "shape": list(self.folder_images.pixels.shape[1:]),
+                "skipped": [file._asdict() for file in self.folder_images.skipped],
             },
             "classes": {str(k): self.class_names.shown[k] for k in np.unique(class_ids).tolist()},
             "classes_are": "predicted" if self.labels is None else "of the folders",
@@ -162,12 +162,8 @@ class Subject:
         self, arguments: argparse.Namespace, results: Mapping[str, Any], written: Sequence[str]
     ) -> dict[str, Any]:
         """Write what was done to the folder of the results, and return it."""
-        summary = {
-            **self.summary(arguments, self.ids),
-            **results,
-            "output": str(arguments.output),
-            "written": [*written, SUMMARY],
-        }
+        summary = self.summary(arguments, self.class_ids) | dict(results)
+        summary |= {"output": arguments.output, "written": [*written, SUMMARY]}
         (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
         return summary
 
@@ -281,9 +277,8 @@ def _classes(
         names = read_class_names(arguments.class_names, number)
         return names, names.of_folders(folders) if folders else None
     if len(folders) == number:
-        return ClassNames(tuple((name,) for name in folders)), dict(
-            zip(folders, range(number), strict=True)
-        )
+        names = ClassNames(tuple((name,) for name in folders))
+        return names, {name: k for k, name in enumerate(folders)}
     if folders:
         console.note(
             f"{len(folders)} class folders for {number} outputs: the classes are those that the "
