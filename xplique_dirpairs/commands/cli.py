@@ -124,16 +124,14 @@ def _run_demo(arguments: argparse.Namespace, console: Console) -> None:
         summary = demo.run_demo(
             arguments.output, arguments.concepts, arguments.seed, console.progress
         )
+    results = ("accuracy", "importances", "ink_auc", "seconds")
     console.result(
         f"\n{summary.text()}\n\nEverything is in {arguments.output}/: start with summary.md",
         {
             "command": "demo",
             "version": __version__,
             "seed": arguments.seed,
-            "accuracy": summary.accuracy,
-            "importances": summary.importances,
-            "ink_auc": summary.ink_auc,
-            "seconds": summary.seconds,
+            **{name: getattr(summary, name) for name in results},
             "output": arguments.output,
             "written": [f"{name}.png" for name in summary.figures],
         },

@@ -60,8 +60,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         subject = open_subject(arguments, console)
         to_fit, to_measure = divide(subject, arguments, console)
         given = given_concepts(subject, arguments)
-        extractors = extractors_to_fit(arguments.extractors, to_fit, given, arguments, console)
-        comparison = compare_extractors(extractors, to_fit, to_measure, arguments.seed, console)
+        _, comparison = compare_extractors(
+            arguments.extractors, to_fit, to_measure, given, arguments, console
+        )
         console.step("draw the figures")
         written = [path.name for path in comparison.save_report(arguments.output)]
         comparison.save(arguments.output / "comparison.npz")
@@ -122,26 +123,31 @@ class SeededCraft(CraftTf):
         return tf.concat(patches, axis=0), np.concatenate([np.asarray(a) for a in activations])
 
 
-def extractors_to_fit(
+def compare_extractors(
     names: Sequence[str],
     to_fit: Subject,
+    to_measure: Subject,
     given: ConceptLayer | None,
     arguments: argparse.Namespace,
     console: Console,
-) -> dict[str, Any]:
-    """Return extractors of the subject's network by name, not fitted.
+) -> tuple[dict[str, Any], Comparison]:
+    """Fit extractors on one part of the images and measure them on the other.
 
     Parameters
     ----------
     names : sequence of str
         Some of `EXTRACTORS`.
-    to_fit : Subject
-        Images that they will learn from.
+    to_fit, to_measure : Subject
     given : ConceptLayer or None
         Pairs that were learned before: all others have as many concepts.
     arguments : argparse.Namespace
         With ``concepts``, ``recipe`` and ``seed``.
     console : Console
+
+    Returns
+    -------
+    extractors : dict of str to extractor
+    comparison : Comparison
     """
     if given is None:
         count = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
@@ -171,23 +177,18 @@ def extractors_to_fit(
             verbose=console.progress,
         )
 
-    return {name: new_extractor(name) for name in names}
-
-
-def compare_extractors(
-    extractors: dict[str, Any], to_fit: Subject, to_measure: Subject, seed: int, console: Console
-) -> Comparison:
-    """Fit extractors on one part of the images and measure them on the other."""
+    extractors = {name: new_extractor(name) for name in names}
     console.step(f"compare {', '.join(extractors)}")
-    return compare(
+    comparison = compare(
         extractors,
         to_measure.images,
         to_measure.labels,
-        split=to_measure.split,
+        split=split,
         fit_images=to_fit.images,
         random_state=seed,
         verbose=console.progress,
     )
+    return extractors, comparison
 
 
 def metrics_of(comparison: Comparison) -> dict[str, Any]:

@@ -6,12 +6,7 @@ import argparse
 
 import numpy as np
 
-from xplique_dirpairs.commands.compare import (
-    compare_extractors,
-    divide,
-    extractors_to_fit,
-    metrics_of,
-)
+from xplique_dirpairs.commands.compare import compare_extractors, divide, metrics_of
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
@@ -113,8 +108,7 @@ def _compared(
     """Return the concepts, and their comparison with the extractors beside them."""
     ours = EXTRACTORS[0]
     names = list(dict.fromkeys([ours, *arguments.beside]))
-    extractors = extractors_to_fit(names, to_fit, given, arguments, console)
-    comparison = compare_extractors(extractors, to_fit, shown, arguments.seed, console)
+    extractors, comparison = compare_extractors(names, to_fit, shown, given, arguments, console)
     if comparison.interrupted:
         raise KeyboardInterrupt
     if ours not in comparison.results:
