@@ -111,7 +111,7 @@ def learn(
 
 
 def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[ClassConcepts]:
-    """Find crops and importances of the classes with the most images."""
+    """Return crops and importances of the classes with the most images."""
     patch_size = default_patch(subject.images.shape[1:])
     classes = []
     for k in subject.largest_classes(EXPLAINED):
@@ -204,6 +204,7 @@ def _figures(
 
 
 def _overview(subject: Subject, classes: list[ClassConcepts]) -> Figure:
+    """Draw what each of the largest classes uses of the concepts."""
     drawn = subject.largest_classes(IN_OVERVIEW)
     chosen = [one for one in classes if one.class_id in drawn]
     names = [plain(one.name, 24) for one in chosen]

@@ -218,6 +218,7 @@ def _consumers(output: keras.KerasTensor) -> dict[int, list[Any]]:
 
 
 def _imported_function(name: str) -> Any:
+    """Import a function by "module:function"."""
     module_name, _, function_name = name.partition(":")
     function: Any = getattr(imported_module(module_name), function_name, None)
     if not callable(function):
@@ -252,7 +253,7 @@ class Candidate:
 
 
 def candidates(model: keras.Model) -> list[Candidate]:
-    """Return every layer of a model, in order, with what speaks for cutting there, and against.
+    """Return every layer of a model, in order, and whether the model can be cut there.
 
     Raises
     ------
@@ -300,6 +301,7 @@ def _obstacle(
 def _remarks(
     layer: keras.layers.Layer, output: keras.KerasTensor, is_pooled: bool
 ) -> Iterator[str]:
+    """Yield what speaks for cutting at a layer, and what to expect there."""
     if is_pooled:
         yield "before the global pooling"
     if len(output.shape) == 2:

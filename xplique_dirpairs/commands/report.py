@@ -92,6 +92,7 @@ def _saved(pairs: DirectionPairs, subject: Subject, arguments: argparse.Namespac
 
 
 def _learned(arguments: argparse.Namespace, to_fit: Subject, console: Console) -> ConceptLayer:
+    """Learn pairs, save them, and return them as concepts."""
     pairs, history = learn(arguments, to_fit, console)
     if history.interrupted:
         raise KeyboardInterrupt

@@ -95,7 +95,7 @@ class Subject:
 
     @property
     def channels(self) -> int:
-        """D."""
+        """Number of channels of the layer, D."""
         return int(self.split.input_to_latent_model.output_shape[-1])
 
     def concepts(self, pairs: DirectionPairs) -> ConceptLayer:

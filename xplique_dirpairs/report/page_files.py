@@ -104,6 +104,7 @@ def _inline_scripts(payload: Payload) -> Iterator[str]:
 
 
 def _write_page(page: Path, title: str, style: str, scripts: Iterable[str]) -> Path:
+    """Write the HTML page, with tags of its styles and scripts, and return its path."""
     before, after = _asset("page.html").split("{{scripts}}")
     before = before.replace("{{style}}", style).replace("{{title}}", html.escape(clean(title)))
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -93,6 +93,7 @@ class Payload:
     # ---------------------------------------------------------------- parts
 
     def _concept(self, i: int) -> dict[str, Any]:
+        """Return the data of a concept's page."""
         pages, explained = self.report.concepts, self.report.explanation
         label, filters = pages.labels[i], pages.filter_cosines
         nearest = np.argsort(-np.abs(pages.signal_cosines[i]), kind="stable")
@@ -117,6 +118,7 @@ class Payload:
         }
 
     def _class(self, c: int) -> dict[str, Any]:
+        """Return the data of a class's page."""
         explained = self.report.explanation
         influence, k = explained.influence, int(explained.class_ids[c])
         return {
@@ -151,6 +153,7 @@ class Payload:
         }
 
     def _image(self, n: int) -> dict[str, Any]:
+        """Return the data of an image's page, and store its picture."""
         pages = self.report.images
         picture, change = pages.pictures[n], pages.changes[n]
         height, width = picture.shape[:2]
