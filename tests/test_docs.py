@@ -20,12 +20,12 @@ def resolve(name):
     parts = name.split(".")
     for count in range(len(parts) - 1, 0, -1):
         try:
-            found = importlib.import_module("xplique_dirpairs." + ".".join(parts[:count]))
+            resolved = importlib.import_module("xplique_dirpairs." + ".".join(parts[:count]))
         except ModuleNotFoundError:
             continue
         for attribute in parts[count:]:
-            found = getattr(found, attribute)
-        return found
+            resolved = getattr(resolved, attribute)
+        return resolved
     raise ModuleNotFoundError(name)
 
 

@@ -38,8 +38,8 @@ def names(tmp_path, monkeypatch):
     g, h = split_model(model, layer)
     images = make_images(60, shape)
     dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(60) % 3)).batch(20)
-    found = {"g": g, "h": h, "images": images, "dataset": dataset, "other_images": images[:8]}
-    return found | {"DirectionPairsTf": DirectionPairsTf, "model": model, "layer": layer}
+    variables = {"g": g, "h": h, "images": images, "dataset": dataset, "other_images": images[:8]}
+    return variables | {"DirectionPairsTf": DirectionPairsTf, "model": model, "layer": layer}
 
 
 def run(block, names):

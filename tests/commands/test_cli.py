@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from xplique_dirpairs.commands import cli
-from xplique_dirpairs.commands.options import COMMANDS, DESCRIPTION
+from xplique_dirpairs.commands.options import COMMANDS
 from xplique_dirpairs.demo import run as demo_run
 from xplique_dirpairs.learning.recipe import RECIPES
 from xplique_dirpairs.pairs import DirectionPairs
@@ -75,7 +75,7 @@ def test_the_help_names_every_recipe(capsys, monkeypatch):
 
 def example_commands():
     """Every command line of the help, the README and the pages."""
-    texts = [DESCRIPTION, *(command.examples for command in COMMANDS.values())]
+    texts = [cli.__doc__, *(command.__doc__ for command in COMMANDS.values())]
     texts += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
     texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
     text = "\n".join(texts).replace("\\\n", " ")

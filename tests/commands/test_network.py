@@ -47,7 +47,7 @@ def seen(model, name, pixels):
         ("symmetric", lambda x: x / 127.5 - 1),
     ],
 )
-def test_the_three_scales(model, pixels, name, scaled):
+def test_none_unit_and_symmetric_scale_pixels(model, pixels, name, scaled):
     np.testing.assert_allclose(
         seen(model, name, pixels),
         scaled(pixels.astype(float)).mean(axis=(1, 2)),
@@ -63,7 +63,7 @@ def test_the_networks_of_keras_are_preprocessed_as_keras_does(model, pixels, nam
     np.testing.assert_allclose(seen(model, name, pixels), wanted, rtol=1e-4, atol=1e-3)
 
 
-def test_every_network_of_keras_is_there():
+def test_every_keras_network_with_a_preprocessing_is_listed():
     modules = {name for name in dir(keras.applications) if not name.startswith("_")}
     with_preprocessing = {
         name for name in modules if hasattr(getattr(keras.applications, name), "preprocess_input")
@@ -87,10 +87,10 @@ def module(tmp_path, monkeypatch):
     return written
 
 
-def test_a_function_of_ones_own(model, pixels, module):
+def test_a_function_of_the_user_preprocesses_pixels(model, pixels, module):
     name = module("def halved(x):\n    return x / 2")
-    found = seen(model, f"{name}:halved", pixels)
-    np.testing.assert_allclose(found, pixels.mean(axis=(1, 2)) / 2, rtol=1e-5)
+    preprocessed = seen(model, f"{name}:halved", pixels)
+    np.testing.assert_allclose(preprocessed, pixels.mean(axis=(1, 2)) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,14 @@ def test_a_function_of_ones_own(model, pixels, module):
         ("def f(x):\n    return x * float('nan')", ValueError, "must return finite images"),
     ],
 )
-def test_a_function_that_is_none(model, pixels, module, source, error, complaint):
+def test_invalid_preprocessing_functions_are_refused(
+    model, pixels, module, source, error, complaint
+):
     with pytest.raises(error, match=complaint):
         preprocessing(f"{module(source)}:f", model).apply(pixels)
 
 
-def test_an_unknown_name_lists_the_choices(model):
+def test_an_unknown_preprocessing_lists_the_choices(model):
     with pytest.raises(
         UsageError, match=r"no 'resnet51'\. Choices: none .*resnet50.*module:function"
     ):
@@ -164,7 +166,7 @@ def test_a_model_that_scales_its_input_takes_pixels(make):
         two_branches,
     ],
 )
-def test_a_model_that_does_not_scale_is_asked_about(make):
+def test_a_model_that_does_not_scale_its_input_needs_a_preprocessing(make):
     model = make()
     assert not scales_its_input(model)
     with pytest.raises(UsageError, match="say what it was trained on, with --preprocessing"):
@@ -190,7 +192,7 @@ def by_name(model):
 
 
 @pytest.mark.parametrize("name", SMALL_NETWORKS)
-def test_what_can_be_cut_is_what_split_model_cuts(name):
+def test_layers_that_can_be_cut_are_those_that_split_model_cuts(name):
     maker, shape, _ = SMALL_NETWORKS[name]
     model = maker(shape)
     for one in candidates(model):
@@ -203,10 +205,10 @@ def test_what_can_be_cut_is_what_split_model_cuts(name):
 
 
 def test_a_branch_around_a_layer_is_a_remark():
-    found = by_name(residual())
-    assert {name for name, one in found.items() if "branch" in one.remark} == {"inside", "norm"}
-    assert found["classes"].remark == "the classes themselves"
-    assert not found["classes"].can_be_cut
+    layers = by_name(residual())
+    assert {name for name, one in layers.items() if "branch" in one.remark} == {"inside", "norm"}
+    assert layers["classes"].remark == "the classes themselves"
+    assert not layers["classes"].can_be_cut
 
 
 def test_the_layer_before_the_pooling_is_suggested():
@@ -218,12 +220,13 @@ def test_the_layer_before_the_pooling_is_suggested():
     assert (one.shape, one.remark) == ((16, 16, 4), "before the global pooling; never negative")
 
 
-def test_the_short_table_leaves_out_steps_and_what_cannot_be_cut():
-    found = candidates(residual())
-    names = [row[0].text for row in layers_table(found).rows]
+def test_the_short_table_leaves_out_steps_and_what_cannot_be_cut(monkeypatch):
+    layers = candidates(residual())
+    names = [row[0].text for row in layers_table(layers).rows]
     assert names == ["start", "after"]
-    assert len(layers_table(found, everything=True).rows) == len(found) == 8
-    few = layers_table(found, at_most=1)
+    assert len(layers_table(layers, everything=True).rows) == len(layers) == 8
+    monkeypatch.setattr("xplique_dirpairs.commands.network.LISTED", 1)
+    few = layers_table(layers)
     assert [row[0].text for row in few.rows] == ["after"]
     assert "1 earlier ones are left out" in few.caption[0]
 
@@ -233,8 +236,8 @@ def test_a_model_within_a_model_is_one_layer():
     inner = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs), name="backbone")
     outer_inputs = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(inner(outer_inputs))
-    found = by_name(keras.Model(outer_inputs, keras.layers.Dense(2)(x)))
-    assert found["backbone"].remark == "before the global pooling; a whole model of 2 layers"
+    layers = by_name(keras.Model(outer_inputs, keras.layers.Dense(2)(x)))
+    assert layers["backbone"].remark == "before the global pooling; a whole model of 2 layers"
 
 
 def test_a_model_with_two_inputs_has_no_layers_to_cut():

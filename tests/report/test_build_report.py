@@ -71,7 +71,7 @@ def test_detections_are_counted_over_all_positions(case):
             assert pages.overlaps[i, j] == pytest.approx(both / either)
 
 
-def test_maps_are_where_concepts_are_detected_and_reach_from_0_to_1(case):
+def test_maps_are_positive_where_concepts_are_detected_and_reach_1(case):
     maps = case.report.images.maps
     np.testing.assert_array_equal(maps > 0, case.detected)
     np.testing.assert_allclose(maps.max(axis=(0, 1, 2)), 1.0)
@@ -96,16 +96,16 @@ def test_crops_are_the_best_of_different_images(case):
             np.testing.assert_allclose(crop, 255 * wanted, atol=0.51)
 
 
-def test_predictions_are_shared_out_as_explain_prediction_does(case):
+def test_contributions_equal_those_of_explain_prediction(case):
     pages, logits = case.report.images, case.layer.head.logits(case.x)
     np.testing.assert_allclose(pages.scores, logits.max(axis=1), atol=1e-4)
     for n in (0, 7):
-        found = explain_prediction(case.layer, case.images[n])
-        assert pages.likeliest[n, 0] == found.class_id
-        assert pages.probabilities[n, 0] == pytest.approx(found.probability, abs=1e-5)
-        assert pages.residuals[n] == pytest.approx(found.residual, abs=1e-4)
+        explained = explain_prediction(case.layer, case.images[n])
+        assert pages.likeliest[n, 0] == explained.class_id
+        assert pages.probabilities[n, 0] == pytest.approx(explained.probability, abs=1e-5)
+        assert pages.residuals[n] == pytest.approx(explained.residual, abs=1e-4)
         np.testing.assert_allclose(
-            pages.contributions[n], found.concept_contributions, atol=1e-4
+            pages.contributions[n], explained.concept_contributions, atol=1e-4
         )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_contributions_and_residual_add_up_in_any_network(halves, network):
     assert pages.maps.shape[0] == 4 and pages.maps.shape[-1] == CONCEPTS
 
 
-def test_where_not_all_are_shown_the_best_crops_come_first_then_all_classes(case):
+def test_with_few_pages_images_of_the_best_crops_come_first(case):
     few = case.build(max_images=4)
     first = {int(images[0]) for images in case.report.concepts.crop_images if len(images)}
     chosen = [case.report.images.names.index(name) for name in few.images.names]
@@ -149,15 +149,15 @@ def test_beyond_the_best_crops_classes_take_turns(case):
 def test_pictures_stand_in_for_the_images_at_any_size(case):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (40 + n, 60, 3), np.uint8) for n in range(IMAGES)]
-    found = case.build(pictures=pictures, picture_side=45, image_names=list("abcdefghij"))
-    assert {max(picture.shape[:2]) for picture in found.images.pictures} == {45}
-    assert found.images.names == tuple("abcdefghij")
+    report = case.build(pictures=pictures, picture_side=45, image_names=list("abcdefghij"))
+    assert {max(picture.shape[:2]) for picture in report.images.pictures} == {45}
+    assert report.images.names == tuple("abcdefghij")
     same = case.build(pictures=[(255 * image).round().astype(np.uint8) for image in case.images])
     for one, other in zip(same.images.pictures, case.report.images.pictures, strict=True):
         np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
 
 
-def test_labels_come_to_the_pages_of_their_concepts(case):
+def test_labels_stand_on_the_pages_of_their_concepts(case):
     labelled = SimpleNamespace(
         concepts={"object": ("dog", "cat"), "part": ("ear",)},
         labels=np.array([2, -1, 0, 0, 1]),
@@ -166,23 +166,23 @@ def test_labels_come_to_the_pages_of_their_concepts(case):
             for name in ("iou", "precision", "recall", "average_precision")
         },
     )
-    found = case.build(interpretability=labelled)
-    names = [label and (label.category, label.name, label.iou) for label in found.concepts.labels]
+    report = case.build(interpretability=labelled)
+    names = [label and (label.category, label.name, label.iou) for label in report.concepts.labels]
     assert names == [
         ("part", "ear", 0.0), None, ("object", "dog", 0.2), ("object", "dog", 0.3),
         ("object", "cat", 0.4),
     ]  # fmt: skip
 
 
-def test_a_comparison_brings_its_tables_and_what_others_say_of_each_class(case):
+def test_a_comparison_adds_its_tables_and_its_other_extractors(case):
     compared = compare(
         {"PCA <b>": PCAFactorizer(3)}, case.images[:6], case.labels[:6], split=case.layer.split,
         fit_images=case.images, importance_images=2, nb_design=4, verbose=0,
     )  # fmt: skip
-    found = case.build(comparison=compared)
-    assert [table.headers[1] for table in found.tables][:1] == ["deletion ↓"]
-    assert all(header in found.metrics for table in found.tables for header in table.headers[1:])
-    (other,) = found.extractors  # controls are in the tables only
+    report = case.build(comparison=compared)
+    assert [table.headers[1] for table in report.tables][:1] == ["deletion ↓"]
+    assert all(header in report.metrics for table in report.tables for header in table.headers[1:])
+    (other,) = report.extractors  # controls are in the tables only
     contributions = compared.results["PCA <b>"].fidelity.contributions
     for k in range(3):
         expected = contributions[case.labels[:6] == k].mean(axis=0)
@@ -193,9 +193,9 @@ def test_concepts_of_other_extractors_make_a_report_without_detections(case):
     pca = PCAFactorizer(3)
     pca.fit(case.x.reshape(-1, case.x.shape[-1]))
     seen = scan(ConceptLayer.of(pca, case.layer.split), case.images, case.labels, verbose=0)
-    found = build_report(seen, explain_scan(seen, verbose=0), verbose=0)
-    assert found.concepts.histogram_of == "coefficient"
-    np.testing.assert_allclose(found.concepts.histogram.sum(axis=1), 1.0)
+    report = build_report(seen, explain_scan(seen, verbose=0), verbose=0)
+    assert report.concepts.histogram_of == "coefficient"
+    np.testing.assert_allclose(report.concepts.histogram.sum(axis=1), 1.0)
 
 
 def test_a_report_of_one_output_has_two_classes(case):
@@ -204,7 +204,7 @@ def test_a_report_of_one_output_has_two_classes(case):
     split = SplitModel.of(case.layer.split[0], keras.Model(inputs, output))
     layer = ConceptLayer.of(case.pairs, split, class_names=["no", "yes"])
     seen = scan(layer, case.images, np.arange(IMAGES) % 2, verbose=0)
-    found = build_report(seen, explain_scan(seen, verbose=0), verbose=0)
-    assert found.explanation.class_names == ("no", "yes")
-    assert dict(found.class_names) == {0: "no", 1: "yes"}
-    np.testing.assert_allclose(found.images.probabilities.sum(axis=1), 1.0, atol=1e-5)
+    report = build_report(seen, explain_scan(seen, verbose=0), verbose=0)
+    assert report.explanation.class_names == ("no", "yes")
+    assert dict(report.class_names) == {0: "no", 1: "yes"}
+    np.testing.assert_allclose(report.images.probabilities.sum(axis=1), 1.0, atol=1e-5)

@@ -83,7 +83,7 @@ def test_counterfactuals_that_are_searched_are_those_of_the_search(case, tmp_pat
             change = searched[n]["change"]
             assert (change["status"], change["after"]) == (one.status, one.after)
             assert change["concepts"] == one.concepts.tolist()  # largest change first
-            np.testing.assert_allclose(change["means"], one.means_after, atol=1e-5)
+            np.testing.assert_allclose(change["after_means"], one.means_after, atol=1e-5)
             assert change["concepts"] == same[n]["change"]["concepts"]
         assert any(one.status == "changed" for one in found)
 
@@ -147,7 +147,7 @@ def test_invalid_settings_are_refused(name, value):
         ReportSettings(**{name: value})
 
 
-def test_where_a_report_cannot_be_written_is_told_before_anything_is_read(tmp_path):
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(NotADirectoryError):

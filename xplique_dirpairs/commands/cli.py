@@ -1,6 +1,19 @@
-"""The command line: ``xplique-dirpairs``.
+"""Concepts of Keras image classifiers as encoding-decoding direction pairs.
 
-TensorFlow and Xplique take seconds to import: only a command that runs imports them.
+They stand where Xplique's CRAFT stood. Start with
+
+    xplique-dirpairs demo
+
+which trains a small network on pictures that come with the installed packages,
+explains one of its classes with direction pairs and with CRAFT, and writes
+pictures and a summary to the folder "demo" (about 2 minutes).
+
+With a model and images of your own: list the layers, then write a report.
+
+    xplique-dirpairs layers --model m.keras
+    xplique-dirpairs report --model m.keras --images photos --layer out_relu
+
+"photos" has one folder of images for each class, or just images.
 """
 
 from __future__ import annotations
@@ -9,15 +22,23 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
 
 from xplique_dirpairs.commands.console import Console, UsageError
-from xplique_dirpairs.commands.options import COMMANDS, DESCRIPTION, STATUS
+from xplique_dirpairs.commands.options import COMMANDS
 from xplique_dirpairs.version import __version__
 
 OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
+#: What the help of every command ends with.
+STATUS = (
+    "exit status: 0 success, 1 an error (one line on stderr says which), 2 wrong usage,\n"
+    "130 interrupted."
+)
+#: What the path of an option must be.
+PATHS = {"model": "file", "pairs": "file", "class_names": "file", "images": "folder"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,39 +70,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     style = argparse.RawDescriptionHelpFormatter
-    whole = argparse.ArgumentParser(
-        prog="xplique-dirpairs",
-        description=DESCRIPTION,
-        epilog=_epilog("demo"),
-        formatter_class=style,
+    _, demo_examples = _help_of(COMMANDS["demo"])
+    program = argparse.ArgumentParser(
+        prog="xplique-dirpairs", description=__doc__, epilog=demo_examples, formatter_class=style
     )
-    whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = whole.add_subparsers(
+    program.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = program.add_subparsers(
         title="commands", metavar="COMMAND", required=True, dest="command"
     )
-    for name, command in COMMANDS.items():
-        one = commands.add_parser(
-            name,
-            help=command.help,
-            description=command.description,
-            epilog=_epilog(name),
-            formatter_class=style,
+    for name, options in COMMANDS.items():
+        text, examples = _help_of(options)
+        summary = text[:1].lower() + text.partition("\n")[0][1:].rstrip(".")
+        command = commands.add_parser(
+            name, help=summary, description=text, epilog=examples, formatter_class=style
         )
-        for flag, settings in command.options:
-            one.add_argument(flag, **settings)
-        one.add_argument(
+        for flag, settings in options():
+            command.add_argument(flag, **settings)
+        command.add_argument(
             "--json", action="store_true", help="print the result as JSON, and nothing else"
         )
-        amount = one.add_mutually_exclusive_group()
+        amount = command.add_mutually_exclusive_group()
         amount.add_argument(
             "--verbose", action="store_true", help="show TensorFlow's messages and tracebacks, too"
         )
         amount.add_argument("--quiet", action="store_true", help="show only errors (and JSON)")
-    return whole
+    return program
 
 
-def _epilog(name: str) -> str:
-    return f"examples:\n{COMMANDS[name].examples}\n\n{STATUS}"
+def _help_of(command: Callable[..., object]) -> tuple[str, str]:
+    """Return what a command does, and its examples with the meaning of the exit status."""
+    text, title, examples = cleandoc(command.__doc__ or "").partition("examples:\n")
+    return text, f"{title}{examples}\n\n{STATUS}"
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -94,6 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "demo":
         _run_demo(arguments, console)
         return
+    # TensorFlow and Xplique take seconds to import: only a command that runs imports them.
     module = "network" if arguments.command == "layers" else arguments.command
     import_module(f"xplique_dirpairs.commands.{module}").run(arguments, console)
 
@@ -104,16 +124,14 @@ def _run_demo(arguments: argparse.Namespace, console: Console) -> None:
         summary = demo.run_demo(
             arguments.output, arguments.concepts, arguments.seed, console.progress
         )
+    results = ("accuracy", "importances", "ink_auc", "seconds")
     console.result(
         f"\n{summary.text()}\n\nEverything is in {arguments.output}/: start with summary.md",
         {
             "command": "demo",
             "version": __version__,
             "seed": arguments.seed,
-            "accuracy": summary.accuracy,
-            "importances": summary.importances,
-            "ink_auc": summary.ink_auc,
-            "seconds": summary.seconds,
+            **{name: getattr(summary, name) for name in results},
             "output": arguments.output,
             "written": [f"{name}.png" for name in summary.figures],
         },
@@ -122,21 +140,19 @@ def _run_demo(arguments: argparse.Namespace, console: Console) -> None:
 
 def _check_paths(arguments: argparse.Namespace) -> None:
     """Raise an OSError, before anything takes time, if a path is not of the kind it should be."""
-    for name in ("model", "pairs", "class_names", "images"):
+    for name, kind in PATHS.items():
         path = getattr(arguments, name, None)
-        if path is None:
-            continue
-        option, wanted = f"--{name.replace('_', '-')}", "folder" if name == "images" else "file"
-        if not path.exists():
-            raise FileNotFoundError(f"{option}: there is no {wanted} {path}")
-        _check_kind(option, path, wanted)
-    output = getattr(arguments, "output", None)
-    if output is not None and output.exists():
-        wanted = "file" if getattr(arguments, "single_file", False) else "folder"
-        _check_kind("--output", output, wanted)
+        option = f"--{name.replace('_', '-')}"
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{option}: there is no {kind} {path}")
+        _check_kind(option, path, kind)
+    is_file = getattr(arguments, "single_file", False)
+    _check_kind("--output", getattr(arguments, "output", None), "file" if is_file else "folder")
 
 
-def _check_kind(option: str, path: Path, wanted: str) -> None:
+def _check_kind(option: str, path: Path | None, wanted: str) -> None:
+    if path is None or not path.exists():
+        return
     kind = "folder" if path.is_dir() else "file"
     if kind != wanted:
         raise OSError(f"{option} must be a {wanted}, but {path} is a {kind}")

@@ -12,17 +12,18 @@ from numpy.typing import ArrayLike
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.console import Console
-from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.subject import (
     Subject,
-    load_pairs,
+    given_concepts,
     number_of_concepts,
     open_subject,
 )
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.autoencoders import (
@@ -37,7 +38,6 @@ from xplique_dirpairs.factorizers.decompositions import (
 )
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
 from xplique_dirpairs.metrics.registry import METRICS
-from xplique_dirpairs.pairs import DirectionPairs
 
 _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "PCA": PCAFactorizer,
@@ -49,7 +49,8 @@ _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "A-SAE": ArchetypalFactorizer,
     "RA-SAE": RelaxedArchetypalFactorizer,
 }
-#: Bytes of crops that `SeededCraft` passes through the network at a time: 128 MB.
+#: Bytes of crops that `SeededCraft` passes through the network at a time: 128 MB. `CraftTf` itself
+#: holds every crop of its images at full size.
 CROP_BYTES = 2**27
 
 
@@ -57,11 +58,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Compare, and write tables and figures to a folder."""
     with console.running():
         subject = open_subject(arguments, console)
-        to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
-        tell_parts(to_fit, to_measure, console)
-        pairs = load_pairs(arguments.pairs, subject)
-        extractors = extractors_to_fit(arguments.extractors, to_fit, pairs, arguments, console)
-        comparison = compare_extractors(extractors, to_fit, to_measure, arguments.seed, console)
+        to_fit, to_measure = divide(subject, arguments, console)
+        given = given_concepts(subject, arguments)
+        _, comparison = compare_extractors(
+            arguments.extractors, to_fit, to_measure, given, arguments, console
+        )
         console.step("draw the figures")
         written = [path.name for path in comparison.save_report(arguments.output)]
         comparison.save(arguments.output / "comparison.npz")
@@ -78,17 +79,18 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.result(text, summary)
 
 
-def tell_parts(to_fit: Subject, to_measure: Subject, console: Console) -> None:
-    """Note which images are learned from and which are measured on."""
+def divide(
+    subject: Subject, arguments: argparse.Namespace, console: Console
+) -> tuple[Subject, Subject]:
+    """Return images to learn from and images to measure on, and note which these are."""
+    to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
+    learned, measured = len(to_fit.images), len(to_measure.images)
     if to_fit is to_measure:
-        console.note(
-            f"all {len(to_fit.images)} images are learned from and measured on: few images, or "
-            "--held-out 0"
-        )
+        text = f"all {learned} images are learned from and measured on: few images, or --held-out 0"
     else:
-        console.note(
-            f"learned from {len(to_fit.images)} images, measured on {len(to_measure.images)} others"
-        )
+        text = f"learned from {learned} images, measured on {measured} others"
+    console.note(text)
+    return to_fit, to_measure
 
 
 class SeededCraft(CraftTf):
@@ -98,74 +100,75 @@ class SeededCraft(CraftTf):
     ----------
     seed : int
         Seed of its NMF.
-    crop_bytes : int, default=CROP_BYTES
-        `CraftTf` holds every crop of its images at full size: bytes of them at a time.
     """
 
-    def __init__(self, *arguments: Any, seed: int, crop_bytes: int = CROP_BYTES, **options: Any):
+    def __init__(self, *arguments: Any, seed: int, **options: Any):
         super().__init__(*arguments, **options)
-        self._seed, self._crop_bytes = seed, crop_bytes
+        self._seed = seed
 
     def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, Array, Array]:
         """Fit like `CraftTf.fit`; uint8 images are converted."""
         np.random.seed(self._seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
-        result: tuple[tf.Tensor, Array, Array] = super().fit(
-            np.asarray(inputs, np.float32), class_id=class_id
-        )
-        return result
+        images = np.asarray(inputs, np.float32)
+        fitted: tuple[tf.Tensor, Array, Array] = super().fit(images, class_id=class_id)
+        return fitted
 
     def _extract_patches(self, inputs: Array) -> tuple[tf.Tensor, Array]:
         stride = int(self.patch_size * 0.8)
         across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
-        few = max(1, self._crop_bytes // max(1, across * down * inputs[0].nbytes))
+        images_at_once = max(1, CROP_BYTES // (across * down * inputs[0].nbytes))
         extract = super()._extract_patches
-        parts = [extract(inputs[part]) for part in slices(len(inputs), few)]
+        parts = [extract(inputs[part]) for part in slices(len(inputs), images_at_once)]
         patches, activations = zip(*parts, strict=True)
         return tf.concat(patches, axis=0), np.concatenate([np.asarray(a) for a in activations])
 
 
-def extractors_to_fit(
+def compare_extractors(
     names: Sequence[str],
     to_fit: Subject,
-    pairs: DirectionPairs | None,
+    to_measure: Subject,
+    given: ConceptLayer | None,
     arguments: argparse.Namespace,
     console: Console,
-) -> dict[str, Any]:
-    """Return extractors of the subject's network by name, not fitted.
+) -> tuple[dict[str, Any], Comparison]:
+    """Fit extractors on one part of the images and measure them on the other.
 
     Parameters
     ----------
     names : sequence of str
         Some of `EXTRACTORS`.
-    to_fit : Subject
-        Images that they will learn from.
-    pairs : DirectionPairs or None
-        Pairs that were given: they stand for the direction pairs, and all have their number.
+    to_fit, to_measure : Subject
+    given : ConceptLayer or None
+        Pairs that were learned before: all others have as many concepts.
     arguments : argparse.Namespace
         With ``concepts``, ``recipe`` and ``seed``.
     console : Console
+
+    Returns
+    -------
+    extractors : dict of str to extractor
+    comparison : Comparison
     """
-    if pairs is None:
+    if given is None:
         count = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
     else:
-        count = pairs.number_of_concepts
+        count = given.number_of_concepts
         if len(names) > 1:
             console.note(
                 "the pairs of --pairs may have been learned from images that are measured on"
             )
-    split, patch_size, seed = to_fit.split, to_fit.patch_size, arguments.seed
+    split, seed = to_fit.split, arguments.seed
+    patch_size = default_patch(to_fit.images.shape[1:])
 
     def new_extractor(name: str) -> Any:
         if name == "CRAFT":
             return SeededCraft(*split, number_of_concepts=count, patch_size=patch_size, seed=seed)
-        if name != EXTRACTORS[0]:
+        if name in _FACTORIZERS:
             factorizer = _FACTORIZERS[name](count, random_state=seed)
             return FactorizerCraftTf(
                 split, factorizer=factorizer, patch_size=patch_size, random_state=seed
             )
-        if pairs is not None:
-            return pairs
-        return DirectionPairsTf(
+        return given or DirectionPairsTf(
             split,
             number_of_concepts=count,
             patch_size=patch_size,
@@ -174,23 +177,18 @@ def extractors_to_fit(
             verbose=console.progress,
         )
 
-    return {name: new_extractor(name) for name in names}
-
-
-def compare_extractors(
-    extractors: dict[str, Any], to_fit: Subject, to_measure: Subject, seed: int, console: Console
-) -> Comparison:
-    """Fit extractors on one part of the images and measure them on the other."""
+    extractors = {name: new_extractor(name) for name in names}
     console.step(f"compare {', '.join(extractors)}")
-    return compare(
+    comparison = compare(
         extractors,
         to_measure.images,
         to_measure.labels,
-        split=to_measure.split,
+        split=split,
         fit_images=to_fit.images,
         random_state=seed,
         verbose=console.progress,
     )
+    return extractors, comparison
 
 
 def metrics_of(comparison: Comparison) -> dict[str, Any]:

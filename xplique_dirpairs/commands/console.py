@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
+
+from xplique_dirpairs.core.plain_data import plain_data
 
 #: How many entries of a list are shown in a terminal; JSON has them all.
 SHOWN = 20
@@ -70,11 +71,8 @@ class Console:
     def result(self, text: str, data: Mapping[str, Any]) -> None:
         """Print the command's result: the text, or the data with all notes as JSON."""
         if self.skipped and not self.quiet:
-            print(f"{len(self.skipped)} files could not be read:", file=sys.stderr)
-            for line in self.skipped[:SHOWN]:
-                print(f"    {line}", file=sys.stderr)
-            if len(self.skipped) > SHOWN:
-                print(f"    … and {len(self.skipped) - SHOWN} more", file=sys.stderr)
+            files = listed(self.skipped, separator="\n    ")
+            print(f"{len(self.skipped)} files could not be read:\n    {files}", file=sys.stderr)
         if self.as_json:
             print(as_json({**data, "notes": self.notes}))
         elif not self.quiet:
@@ -84,14 +82,7 @@ class Console:
     def running(self) -> Iterator[None]:
         """Send what libraries print to stderr, and turn their warnings into notes."""
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
             if str(message).startswith("Glyph "):  # matplotlib's, one for each character
                 self.note(
                     "some characters of names are not in the font of the pictures: boxes there"
@@ -108,22 +99,8 @@ class Console:
 
 
 def as_json(data: Any) -> str:
-    """Return JSON that any reader takes: arrays as lists, NaN as null."""
-    return json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, indent=2)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers
-        return _plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(member) for key, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(member) for member in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    return printable(str(value))
+    """Return JSON that any reader takes: arrays as lists, NaN as null, names printable."""
+    return json.dumps(plain_data(data, printable), ensure_ascii=False, allow_nan=False, indent=2)
 
 
 def printable(name: object) -> str:
@@ -132,7 +109,7 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def listed(items: list[str], at_most: int = SHOWN) -> str:
-    """Return names separated by commas; of many, the first ones."""
+def listed(items: Sequence[str], at_most: int = SHOWN, separator: str = ", ") -> str:
+    """Return names on one line, or each on a line of its own; of many, the first ones."""
     rest = len(items) - at_most
-    return ", ".join(items[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+    return separator.join(items[:at_most]) + (f" and {rest} more" if rest > 0 else "")

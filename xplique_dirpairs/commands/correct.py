@@ -8,11 +8,12 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
-from xplique_dirpairs.commands.console import Console, printable
-from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
-from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.subject import Subject, open_subject
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import CorrectionReport, report_correction
+from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.plots.interventions import plot_correction
 
 #: Number of classes that have a row of their own, and up to which confusions are drawn.
 _ROWS, _DRAWN = 40, 40
@@ -22,13 +23,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Suppress the concepts, and write the model and what changed."""
     with console.running():
         subject = open_subject(arguments, console)
-        concepts = ConceptLayer.of(load_pairs(arguments.pairs, subject), subject.split)
-        missing = [i for i in arguments.suppress if i >= concepts.number_of_concepts]
-        if missing:
-            raise ValueError(
-                f"--suppress: there is no concept {missing[0]}: {printable(arguments.pairs)} has "
-                f"concepts 0 to {concepts.number_of_concepts - 1}"
-            )
+        concepts = subject.concepts(DirectionPairs.load(arguments.pairs))
         console.step(f"suppress concepts {', '.join(map(str, arguments.suppress))}")
         corrected = correct(concepts, arguments.suppress, off=arguments.off, k=arguments.k)
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -61,16 +56,16 @@ def _report(
             "the classes of the images are not known: what the model predicted before counts as "
             "right"
         )
-    ids, names = subject.ids, subject.class_names.shown
+    class_ids, names = subject.class_ids, subject.class_names.shown
     largest = subject.largest_classes(_ROWS)
-    members = {names[k]: ids == k for k in largest}
-    if not np.isin(ids, largest).all():
-        members["other classes"] = ~np.isin(ids, largest)
+    members = {names[k]: class_ids == k for k in largest}
+    if not np.isin(class_ids, largest).all():
+        members["other classes"] = ~np.isin(class_ids, largest)
     before = subject.preprocessing.before
     return report_correction(
         before(model),
         before(corrected),
-        {name: (subject.images[chosen], ids[chosen]) for name, chosen in members.items()},
+        {name: (subject.images[chosen], class_ids[chosen]) for name, chosen in members.items()},
         names,
     )
 
@@ -82,19 +77,10 @@ def _write(arguments: argparse.Namespace, report: CorrectionReport) -> list[str]
         (arguments.output / name).write_text(table.formatted(form) + "\n", encoding="utf-8")
     if len(report.class_names) > _DRAWN:
         return ["correction.md", "correction.csv"]
-    figure = _in_one_group(report).plot()
+    by_group = [group.confusions for group in report.groups.values()]
+    # The rows of a confusion matrix are classes: one for all groups is enough.
+    before, after = (np.sum(counts, axis=0) for counts in zip(*by_group, strict=True))
+    figure = plot_correction({"all images": (before, after)}, report.class_names)
     figure.savefig(arguments.output / "confusion.png", dpi=110, bbox_inches="tight")
     plt.close(figure)
     return ["correction.md", "correction.csv", "confusion.png"]
-
-
-def _in_one_group(report: CorrectionReport) -> CorrectionReport:
-    """Join the groups: a confusion matrix has the classes as rows already."""
-    groups = list(report.groups.values())
-    joined = type(groups[0])(
-        *(
-            np.concatenate([getattr(group, name) for group in groups])
-            for name in ("labels", "before", "after")
-        )
-    )
-    return CorrectionReport({"all images": joined}, report.class_names)

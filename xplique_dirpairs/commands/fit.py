@@ -11,19 +11,17 @@ from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
+from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.data.crops import best_crops
+from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
 from xplique_dirpairs.extractors.craft import sensitivity_of
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.plots.concepts import plot_class_importances
-from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.learning import plot_learning
-from xplique_dirpairs.plots.palette import concept_colors
 
 #: Number of classes, those with the most images, that are explained, that are drawn in the
 #: overview, and that have a picture of their own.
@@ -76,7 +74,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             raise KeyboardInterrupt
         console.step("importances of the concepts for each class")
         classes = explain_classes(subject, pairs, arguments.seed)
-        others = len(np.unique(subject.ids)) - len(classes)
+        others = len(np.unique(subject.class_ids)) - len(classes)
         if others:
             console.note(
                 f"importances are of the {len(classes)} classes with the most images; {others} "
@@ -113,13 +111,14 @@ def learn(
 
 
 def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[ClassConcepts]:
-    """Find crops and importances of the classes with the most images."""
+    """Return crops and importances of the classes with the most images."""
+    patch_size = default_patch(subject.images.shape[1:])
     classes = []
     for k in subject.largest_classes(EXPLAINED):
-        members = np.flatnonzero(subject.ids == k)
+        members = np.flatnonzero(subject.class_ids == k)
         described = members[:: -(-len(members) // _DESCRIBED)]
         extractor = DirectionPairsTf(
-            subject.split, patch_size=subject.patch_size, random_state=seed, pairs=pairs
+            subject.split, patch_size=patch_size, random_state=seed, pairs=pairs
         )
         extractor.fit(subject.images[described], k)
         if extractor.head.pools_first:
@@ -149,11 +148,11 @@ def importance_table(classes: list[ClassConcepts]) -> Table:
 
 def full_importance_table(classes: list[ClassConcepts]) -> Table:
     """Return a table of every concept's importance for every class."""
+    concepts = [f"concept {i}" for i in range(len(classes[0].importances))]
     rows = []
     for one in classes:
-        values = [float(v) for v in (one.class_id, one.images, one.accuracy, *one.importances)]
-        rows.append([Cell(one.name), *(Cell(f"{v:.4g}", numbers=(v,)) for v in values)])
-    concepts = [f"concept {i}" for i in range(len(classes[0].importances))]
+        values = one.class_id, one.images, one.accuracy, *one.importances
+        rows.append([Cell(one.name), *(Cell.number(value, ".4g") for value in values)])
     return Table(["class", "output", "images", "right", *concepts], rows)
 
 
@@ -205,17 +204,9 @@ def _figures(
 
 
 def _overview(subject: Subject, classes: list[ClassConcepts]) -> Figure:
+    """Draw what each of the largest classes uses of the concepts."""
     drawn = subject.largest_classes(IN_OVERVIEW)
     chosen = [one for one in classes if one.class_id in drawn]
-    fitted = [one.extractor.factorization for one in chosen]
-    importances = np.stack([one.importances for one in chosen])
-    crops = np.concatenate([as_picture(np.asarray(f.crops)) for f in fitted])
-    coefficients = np.concatenate([f.crops_u for f in fitted])
-    number_of_images = sum(len(f.inputs) for f in fitted)
-    return plot_class_importances(
-        importances,
-        [plain(one.name, 24) for one in chosen],
-        [crops[best_crops(values, number_of_images, 1)] for values in coefficients.T],
-        concept_colors(importances.shape[1]),
-        "Importances of the concepts",
-    )
+    names = [plain(one.name, 24) for one in chosen]
+    extractors = [one.extractor for one in chosen]
+    return plot_importances_of_classes(extractors, names, "Importances of the concepts")

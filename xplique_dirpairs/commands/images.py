@@ -10,10 +10,11 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xplique_dirpairs.commands.console import listed, printable
+from xplique_dirpairs.core.batching import in_turns
 from xplique_dirpairs.core.types import Array
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
@@ -36,24 +38,24 @@ class ImageFiles:
     Attributes
     ----------
     root : Path
-    classes : tuple of str
-        Names of its folders that hold images, sorted; empty where the images lie flat.
-    files : tuple of tuple of Path
-        Sorted, for each class; one entry where the images lie flat.
+    by_class : dict of str to list of Path
+        Files of each class folder, sorted; of images that lie flat, under the name "".
     notes : tuple of str
         What was left out.
     """
 
     root: Path
-    classes: tuple[str, ...]
-    files: tuple[tuple[Path, ...], ...]
+    by_class: dict[str, list[Path]]
     notes: tuple[str, ...] = ()
 
-    def of_classes(self, chosen: Sequence[str]) -> ImageFiles:
+    @property
+    def classes(self) -> list[str]:
+        """Names of the class folders; none where images lie flat."""
+        return [name for name in self.by_class if name]
+
+    def of_classes(self, chosen: Collection[str]) -> ImageFiles:
         """Return the files of some classes."""
-        kept = [k for k, name in enumerate(self.classes) if name in set(chosen)]
-        classes = tuple(self.classes[k] for k in kept)
-        return ImageFiles(self.root, classes, tuple(self.files[k] for k in kept), self.notes)
+        return replace(self, by_class={k: v for k, v in self.by_class.items() if k in chosen})
 
 
 class Skipped(NamedTuple):
@@ -65,17 +67,15 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """Images of one size.
+    """N images of one size.
 
     Attributes
     ----------
     pixels : ndarray of shape (N, height, width, channels), uint8
-    names : tuple of N str
+    names : ndarray of shape (N,), str
         Paths within the folder, printable.
-    folders : ndarray of shape (N,), int
-        Index of an image's class in `classes`; 0 where images lie flat.
-    classes : tuple of str
-        See `ImageFiles`.
+    folders : ndarray of shape (N,), object
+        The class folder of each image; "" where images lie flat.
     skipped : tuple of Skipped
         Files that could not be read.
     file_count : int
@@ -83,11 +83,16 @@ class FolderImages:
     """
 
     pixels: Array
-    names: tuple[str, ...]
+    names: Array
     folders: Array
-    classes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     file_count: int
+
+    def part(self, chosen: Array) -> FolderImages:
+        """Return some of the images."""
+        return replace(
+            self, pixels=self.pixels[chosen], names=self.names[chosen], folders=self.folders[chosen]
+        )
 
 
 def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
@@ -99,36 +104,25 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
         If it holds no image.
     """
     root = Path(folder)
-    own = tuple(sorted(path for path in root.iterdir() if _is_image(path)))
+    own = sorted(path for path in root.iterdir() if _is_image(path))
     by_class = {
-        path.name: tuple(sorted(_images_below(path)))
+        path.name: sorted(filter(_is_image, path.rglob("*")))
         for path in sorted(root.iterdir(), key=lambda path: path.name)
         if path.is_dir() and not path.name.startswith((".", "__"))
     }
     full = {name: files for name, files in by_class.items() if files}
-    if not own and not full:
-        raise ValueError(
-            f"{printable(root)} holds no images ({', '.join(ENDINGS)}): give --images a folder of "
-            "images, or of one folder of images for each class"
-        )
     if not full:
-        return ImageFiles(root, (), (own,))
-    notes = []
-    if own:
-        notes.append(f"{len(own)} images beside the class folders are left out")
+        if not own:
+            raise ValueError(
+                f"{printable(root)} holds no images ({', '.join(ENDINGS)}): give --images a folder "
+                "of images, or of one folder of images for each class"
+            )
+        return ImageFiles(root, {"": own})
+    notes = [f"{len(own)} images beside the class folders are left out"] if own else []
     empty = [printable(name) for name in by_class if name not in full]
     if empty:
         notes.append(f"folders without images are left out: {listed(empty)}")
-    return ImageFiles(root, tuple(full), tuple(full.values()), tuple(notes))
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return [
-        path
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if _is_image(path := Path(parent, name))
-    ]
+    return ImageFiles(root, full, tuple(notes))
 
 
 def _is_image(path: Path) -> bool:
@@ -163,32 +157,33 @@ def read_images(
     ValueError
         If none can be read.
     """
-    counts = [len(paths) for paths in files.files]
+    counts = [len(paths) for paths in files.by_class.values()]
     rng = np.random.default_rng(seed)
-    kept: list[tuple[int, Path, Array]] = []
+    images: list[tuple[str, Path, Array]] = []
     skipped = []
-    for k, (paths, quota) in enumerate(zip(files.files, spread(counts, max_images), strict=True)):
+    quotas = spread(counts, max_images)
+    for (folder, paths), quota in zip(files.by_class.items(), quotas, strict=True):
         order = np.arange(len(paths)) if quota == len(paths) else rng.permutation(len(paths))
-        wanted = len(kept) + quota
+        own: list[tuple[str, Path, Array]] = []
         for path in (paths[n] for n in order):
-            if len(kept) == wanted:
+            if len(own) == quota:
                 break
             try:
-                kept.append((k, path, read_image(path, size, channels)))
+                own.append((folder, path, read_image(path, size, channels)))
             except Exception as error:  # whatever a decoder meets in a broken file
                 name = printable(path.relative_to(files.root))
                 skipped.append(Skipped(name, _reason(error)))
-    if not kept:
+        images += sorted(own, key=itemgetter(1))
+    if not images:
         shown = listed([f"{name} ({reason})" for name, reason in skipped], 5)
         raise ValueError(f"none of the {sum(counts)} images can be read: {shown}")
-    kept.sort(key=lambda image: image[:2])
+    folders, kept, pixels = zip(*images, strict=True)
     return FolderImages(
-        pixels=np.stack([pixels for _, _, pixels in kept]),
-        names=tuple(printable(path.relative_to(files.root)) for _, path, _ in kept),
-        folders=np.array([k for k, _, _ in kept]),
-        classes=files.classes,
-        skipped=tuple(sorted(skipped)),
-        file_count=sum(counts),
+        np.stack(pixels),
+        np.array([printable(path.relative_to(files.root)) for path in kept]),
+        np.array(folders, object),
+        tuple(sorted(skipped)),
+        sum(counts),
     )
 
 
@@ -200,16 +195,9 @@ def _reason(error: Exception) -> str:
 
 def spread(counts: Sequence[int], total: int | None) -> list[int]:
     """Share ``total`` among groups of the given sizes, evenly: what small ones lack others get."""
-    quotas = [0] * len(counts)
-    left = sum(counts) if total is None else min(total, sum(counts))
-    while left:
-        unfilled = [k for k, count in enumerate(counts) if quotas[k] < count]
-        share = max(1, left // len(unfilled))
-        for k in unfilled:
-            more = min(share, counts[k] - quotas[k], left)
-            quotas[k] += more
-            left -= more
-    return quotas
+    groups = np.repeat(np.arange(len(counts)), counts)
+    quotas = np.bincount(groups[in_turns(groups)[:total]], minlength=len(counts))
+    return [int(quota) for quota in quotas]
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int], channels: int = 3) -> Array:
@@ -230,13 +218,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], channels: in
             opened.draft(None, (2 * width, 2 * height))  # large JPEGs are decoded smaller
             picture = ImageOps.exif_transpose(opened)
             picture = _eight_bits(picture).convert("L" if channels == 1 else "RGB")
-    scale = max(height / picture.height, width / picture.width)
-    # Only the part that stays is scaled: a thin strip would be huge when it covers the size.
-    across, down = min(width / scale, picture.width), min(height / scale, picture.height)
-    left, top = (picture.width - across) / 2, (picture.height - down) / 2
-    part = (left, top, left + across, top + down)
-    scaled = picture.resize((width, height), Image.Resampling.BILINEAR, box=part)
-    pixels = np.asarray(scaled, np.uint8)
+    pixels = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
     return pixels[..., None] if channels == 1 else pixels
 
 
@@ -266,11 +248,6 @@ class ClassNames:
     """
 
     entries: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def unknown(cls, number: int) -> ClassNames:
-        """Return names of K classes that nobody named: they are called by their numbers."""
-        return cls(((),) * number)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -323,12 +300,7 @@ class ClassNames:
         classes = {name: self.find(name) for name in names}
         missing = self._missing(classes)
         if missing:
-            hint = "" if any(self.entries) else (
-                ". The outputs have no names: give --class-names FILE, or numbers"
-            )  # fmt: skip
-            raise ValueError(
-                f"--classes: the model's {len(self)} outputs have no class {missing}{hint}"
-            )
+            raise ValueError(f"--classes: the model's {len(self)} outputs have no class {missing}")
         return sorted({k for k in classes.values() if k is not None})
 
     def of_folders(self, folders: Sequence[str]) -> dict[str, int | None]:
@@ -340,16 +312,13 @@ class ClassNames:
             If two folders are of the same class.
         """
         classes = {folder: self.find(folder) for folder in folders}
-        folder_of: dict[int, str] = {}
-        for folder, k in classes.items():
-            if k is None:
-                continue
-            if k in folder_of:
+        for k in classes.values():
+            own = [repr(printable(folder)) for folder in folders if classes[folder] == k]
+            if k is not None and len(own) > 1:
                 raise ValueError(
-                    f"folders {printable(folder_of[k])!r} and {printable(folder)!r} are both of "
-                    f"class {self.shown[k]}: put them together"
+                    f"folders {' and '.join(own)} are of one class, {self.shown[k]}: put them "
+                    "together"
                 )
-            folder_of[k] = folder
         return classes
 
     def check_all_found(self, classes: dict[str, int | None]) -> None:
@@ -370,6 +339,8 @@ class ClassNames:
     def _near(self, name: str) -> str:
         if name.strip().isdigit():
             return f"numbers go from 0 to {len(self) - 1}"
+        if not any(self.entries):
+            return "the outputs have no names: give --class-names FILE, or numbers"
         close = get_close_matches(_key(name), list(self._classes_by_key), n=3, cutoff=0.5)
         alike = list(dict.fromkeys(self.shown[self._classes_by_key[key][0]] for key in close))
         return f"near it: {', '.join(alike)}" if alike else "nothing near it"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,27 +46,18 @@ _NOT_SCALING = {
     "RandomRotation", "RandomZoom", "RandomTranslation", "ZeroPadding2D", "Cropping2D", "Cast",
     "GetItem", "Stack", "Reshape", "Permute",
 }  # fmt: skip
-_POOLINGS = (
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-)
+_POOLINGS = {
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
+}  # fmt: skip
 #: Layers that are not suggested: what follows them has the same features, and more.
-_STEPS = (
-    keras.layers.BatchNormalization,
-    keras.layers.ZeroPadding2D,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-    keras.layers.Rescaling,
-    keras.layers.Normalization,
-    keras.layers.InputLayer,
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-    *_POOLINGS,
-)
+_STEPS = _POOLINGS | {
+    "BatchNormalization", "ZeroPadding2D", "Dropout", "SpatialDropout2D", "Rescaling",
+    "Normalization", "InputLayer", "Flatten", "Reshape",
+}  # fmt: skip
 #: A layer before one of these does not end a step of the network.
-_ENDINGS = (keras.layers.BatchNormalization, keras.layers.Activation, keras.layers.ReLU)
+_ENDINGS = {"BatchNormalization", "Activation", "ReLU"}
+#: Columns of the table of layers, and how many layers it has if not all are asked for.
+_HEADERS, LISTED = ("layer", "shape of an image", "can be cut", "remark"), 20
 
 
 # -------------------------------------------------------------------- the file
@@ -89,16 +80,13 @@ def load_model(path: str | Path, imports: Sequence[str] = ()) -> keras.Model:
     for module in imports:
         imported_module(module)
     try:
-        model = keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds, whatever it meets inside
         reason = printable(" ".join(str(error).split()))[:400]
         raise ValueError(
             f"--model: {printable(path)} cannot be loaded as a Keras model ({reason}). Layers of "
             "your own are registered by --import MODULE"
         ) from error
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"--model: {printable(path)} holds no model, but a {type(model).__name__}")
-    return model
 
 
 def imported_module(name: str) -> ModuleType:
@@ -188,16 +176,17 @@ def preprocessing(name: str | None, model: keras.Model) -> Preprocessing:
         )
     if ":" in name:
         return Preprocessing(name, function=_imported_function(name))
-    if name == "none":
-        return Preprocessing(name)
-    if name == "unit":
-        return Preprocessing(name, keras.layers.Rescaling(1 / 255))
-    if name == "symmetric":
-        return Preprocessing(name, keras.layers.Rescaling(1 / 127.5, offset=-1.0))
     if name in NETWORKS:
         module = importlib.import_module(f"keras.applications.{name}")
         return Preprocessing(name, module.preprocess_input)
-    raise UsageError(f"--preprocessing: there is no {name!r}. Choices: {CHOICES}")
+    scales = {
+        "none": None,
+        "unit": keras.layers.Rescaling(1 / 255),
+        "symmetric": keras.layers.Rescaling(1 / 127.5, offset=-1.0),
+    }
+    if name not in scales:
+        raise UsageError(f"--preprocessing: there is no {name!r}. Choices: {CHOICES}")
+    return Preprocessing(name, scales[name])
 
 
 def scales_its_input(model: keras.Model) -> bool:
@@ -229,6 +218,7 @@ def _consumers(output: keras.KerasTensor) -> dict[int, list[Any]]:
 
 
 def _imported_function(name: str) -> Any:
+    """Import a function by "module:function"."""
     module_name, _, function_name = name.partition(":")
     function: Any = getattr(imported_module(module_name), function_name, None)
     if not callable(function):
@@ -263,61 +253,70 @@ class Candidate:
 
 
 def candidates(model: keras.Model) -> list[Candidate]:
-    """Return every layer of a model, in order, with what speaks for cutting there, and against.
+    """Return every layer of a model, in order, and whether the model can be cut there.
 
     Raises
     ------
     TypeError, ValueError
         If the model cannot be cut anywhere: it is not built, or has several inputs or outputs.
     """
-    target = model.outputs[0] if getattr(model, "outputs", None) else None
-    if target is None or len(model.inputs) != 1 or len(model.outputs) != 1:
+    if not len(getattr(model, "inputs", [])) == len(getattr(model, "outputs", [])) == 1:
         split_model(model, 0)  # raises the error that says why
+    target = model.outputs[0]
     consumers = _consumers(target)
-    return [_candidate(model, layer, target, consumers) for layer in model.layers]
+    layers = []
+    for layer in model.layers:
+        try:
+            output = layer_output(model, layer)
+        except ValueError as error:
+            layers.append(Candidate(layer.name, (), False, str(error).split(":")[0], False))
+            continue
+        shape, obstacle = tuple(output.shape[1:]), _obstacle(layer, output, target)
+        if obstacle:
+            layers.append(Candidate(layer.name, shape, False, obstacle, False))
+            continue
+        following = {type(node.operation).__name__ for node in consumers.get(id(output), [])}
+        ends_step = type(layer).__name__ not in _STEPS and not following & _ENDINGS
+        is_pooled = bool(following & _POOLINGS)
+        remark = "; ".join(_remarks(layer, output, is_pooled))
+        layers.append(Candidate(layer.name, shape, True, remark, is_pooled or ends_step))
+    return layers
 
 
-def _candidate(
-    model: keras.Model,
-    layer: keras.layers.Layer,
-    target: keras.KerasTensor,
-    consumers: dict[int, list[Any]],
-) -> Candidate:
-    try:
-        output = layer_output(model, layer)
-    except ValueError as error:
-        return Candidate(layer.name, (), False, str(error).split(":")[0], False)
-    shape = tuple(output.shape[1:])
+def _obstacle(
+    layer: keras.layers.Layer, output: keras.KerasTensor, target: keras.KerasTensor
+) -> str:
+    """Return why the model cannot be cut at a layer; empty where it can."""
     if output is target:
-        return Candidate(layer.name, shape, False, "the classes themselves", False)
+        return "the classes themselves"
     if isinstance(layer, keras.layers.InputLayer):
-        return Candidate(layer.name, shape, False, "the image itself", False)
+        return "the image itself"
     try:
         check_is_cut(output, target)
     except ValueError:
-        return Candidate(layer.name, shape, False, "a branch goes around it", False)
-    following = [node.operation for node in consumers.get(id(output), [])]
-    is_pooled = any(isinstance(layer_after, _POOLINGS) for layer_after in following)
-    ends_step = not isinstance(layer, _STEPS) and not any(
-        isinstance(layer_after, _ENDINGS) for layer_after in following
-    )
-    remarks = []
+        return "a branch goes around it"
+    return ""
+
+
+def _remarks(
+    layer: keras.layers.Layer, output: keras.KerasTensor, is_pooled: bool
+) -> Iterator[str]:
+    """Yield what speaks for cutting at a layer, and what to expect there."""
     if is_pooled:
-        remarks.append("before the global pooling")
-    if len(shape) == 1:
-        remarks.append("no positions, one vector an image")
+        yield "before the global pooling"
+    if len(output.shape) == 2:
+        yield "no positions, one vector an image"
     lowest = output_limits(output)[0]
     if lowest is not None and lowest >= 0.0:
-        remarks.append("never negative")
+        yield "never negative"
     if isinstance(layer, keras.Model):
-        remarks.append(f"a whole model of {len(layer.layers)} layers")
-    return Candidate(layer.name, shape, True, "; ".join(remarks), is_pooled or ends_step)
+        yield f"a whole model of {len(layer.layers)} layers"
 
 
-def layers_table(layers: list[Candidate], everything: bool = False, at_most: int = 20) -> Table:
+def layers_table(layers: list[Candidate], everything: bool = False) -> Table:
     """Return a table of layers, the last ones of the network last; the suggested ones, or all."""
     chosen = layers if everything else [one for one in layers if one.is_suggested]
-    left_out = 0 if everything else max(0, len(chosen) - at_most)
+    shown = chosen if everything else chosen[-LISTED:]
     rows = [
         [
             Cell(one.name),
@@ -325,12 +324,11 @@ def layers_table(layers: list[Candidate], everything: bool = False, at_most: int
             Cell("yes" if one.can_be_cut else "no"),
             Cell(one.remark or "-"),
         ]
-        for one in chosen[left_out:]
+        for one in shown
     ]
-    notes = [f"{left_out} earlier ones are left out: layers --all has every layer."]
-    return Table(
-        ["layer", "shape of an image", "can be cut", "remark"], rows, notes[: bool(left_out)]
-    )
+    left_out = len(chosen) - len(shown)
+    note = f"{left_out} earlier ones are left out: layers --all has every layer."
+    return Table(_HEADERS, rows, [note] if left_out else [])
 
 
 def suggestion(layers: list[Candidate]) -> str | None:
@@ -342,29 +340,25 @@ def suggestion(layers: list[Candidate]) -> str | None:
     return best[-1].name if best else None
 
 
+def layers_text(layers: list[Candidate], everything: bool = False) -> str:
+    """Return the table of layers, and which one to start with."""
+    best = suggestion(layers)
+    return str(layers_table(layers, everything)) + (
+        f"\n\nStart with --layer {best}" if best else ""
+    )
+
+
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Run the command ``layers``."""
     with console.running():
         layers = candidates(load_model(arguments.model, arguments.imports))
-    best = suggestion(layers)
-    text = str(layers_table(layers, arguments.all))
-    if best is not None:
-        text += f"\n\nStart with --layer {best}"
     console.quiet = False  # the table is what was asked for
     console.result(
-        text,
+        layers_text(layers, arguments.all),
         {
             "command": "layers",
             "model": arguments.model,
-            "suggestion": best,
-            "layers": [
-                {
-                    "name": one.name,
-                    "shape": list(one.shape),
-                    "can_be_cut": one.can_be_cut,
-                    "remark": one.remark,
-                }
-                for one in layers
-            ],
+            "suggestion": suggestion(layers),
+            "layers": [asdict(one) for one in layers],
         },
     )

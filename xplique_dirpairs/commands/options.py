@@ -1,6 +1,7 @@
 """What the command line accepts: its commands, their options and the values of these.
 
-Nothing here imports numpy or TensorFlow: help is shown at once.
+A command is a function that returns its options; its docstring is the command's help. Nothing here
+imports numpy or TensorFlow: help is shown at once.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 #: Extractors that the command line knows; the first are the direction pairs.
 EXTRACTORS = (
@@ -50,7 +51,7 @@ def size(text: str) -> tuple[int, int]:
 
 def share(text: str) -> float:
     """Parse a share, from 0 up to, not including, 1."""
-    value = _number(text)
+    value = float(text)
     if not 0 <= value < 1:
         raise ArgumentTypeError(f"must be from 0 up to, not including, 1, not {text}")
     return value
@@ -58,17 +59,10 @@ def share(text: str) -> float:
 
 def strength(text: str) -> float:
     """Parse a finite number above 0."""
-    value = _number(text)
+    value = float(text)
     if not 0 < value < float("inf"):
         raise ArgumentTypeError(f"must be above 0, not {text}")
     return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"must be a number, not {text!r}") from error
 
 
 def extractor(text: str) -> str:
@@ -81,6 +75,7 @@ def extractor(text: str) -> str:
 
 
 def _letters(name: str) -> str:
+    """Return the letters and digits of a name, in lower case."""
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
@@ -88,6 +83,7 @@ def _letters(name: str) -> str:
 
 #: An option's name, and what `ArgumentParser.add_argument` takes with it.
 Option: TypeAlias = tuple[str, dict[str, Any]]
+Options: TypeAlias = tuple[Option, ...]
 
 _FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 _FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}
@@ -200,258 +196,183 @@ _HELD_OUT = _option(
 
 # -------------------------------------------------------------------- commands
 
-#: What ``xplique-dirpairs --help`` begins with.
-DESCRIPTION = """\
-Concepts of Keras image classifiers as encoding-decoding direction pairs, where
-Xplique's CRAFT stood.
 
-Start with
+def demo() -> Options:
+    """Explain a small network with direction pairs and with CRAFT, side by side.
 
-    xplique-dirpairs demo
+    Handwritten digits are set into photographs (nothing is downloaded), a small
+    convolutional network learns to recognise photograph and digit, and both methods
+    look for the concepts of one class in its last convolutional layer. Written to
+    DIR:
 
-which trains a small network on pictures that come with the installed packages,
-explains one of its classes with direction pairs and with CRAFT, and writes
-pictures and a summary to the folder "demo" (about 2 minutes).
+        summary.md, summary.txt     results, importances, times
+        aligned_*.png, maps.png …   concepts with their best crops, maps, importances,
+                                    fidelity, one set of pairs for all classes
+        table.md, table.csv         both methods by the measures of "compare"
+        pairs.npz                   the learned pairs: DirectionPairs.load(path)
+        small_cnn_seed*.keras       the network; the next run loads it
 
-With a model and images of your own: list the layers, then write a report.
+    It takes about 2 minutes on 2 cores, and less when the network is there already.
 
-    xplique-dirpairs layers --model m.keras
-    xplique-dirpairs report --model m.keras --images photos --layer out_relu
-
-"photos" has one folder of images for each class, or just images.
-"""
-
-#: What the help of every command ends with.
-STATUS = """\
-exit status: 0 success, 1 an error (one line on stderr says which), 2 wrong usage,
-130 interrupted.
-"""
-
-_DEMO = """\
-Explain a small network with direction pairs and with CRAFT, side by side.
-
-Handwritten digits are set into photographs (nothing is downloaded), a small
-convolutional network learns to recognise photograph and digit, and both methods
-look for the concepts of one class in its last convolutional layer. Written to
-DIR:
-
-    summary.md, summary.txt     results, importances, times
-    aligned_*.png, maps.png …   concepts with their best crops, maps, importances,
-                                fidelity, one set of pairs for all classes
-    table.md, table.csv         both methods by the measures of "compare"
-    pairs.npz                   the learned pairs: DirectionPairs.load(path)
-    small_cnn_seed*.keras       the network; the next run loads it
-
-It takes about 2 minutes on 2 cores, and less when the network is there already.
-"""
-_DEMO_EXAMPLES = """\
-    xplique-dirpairs demo
-    xplique-dirpairs demo --output pictures --concepts 12 --seed 1
-    xplique-dirpairs demo --quiet && cat demo/summary.txt
-    xplique-dirpairs COMMAND --help"""
-
-_LAYERS = """\
-List the layers that a model can be cut at.
-
-Concepts are learned from the features of one layer. The model can be cut there
-if the classes depend on the image through this layer alone. Start with the last
-one that has positions (height and width), before the global pooling. Earlier
-ones have finer maps and simpler concepts.
-"""
-_LAYERS_EXAMPLES = """\
-    xplique-dirpairs layers --model m.keras
-    xplique-dirpairs layers --model m.keras --all
-    xplique-dirpairs layers --model m.keras --json"""
-
-_FIT = """\
-Learn the concepts of a layer, and measure what each class uses of them.
-
-Written to DIR:
-
-    importances.md, .csv   importance of every concept for every class; pictures
-    class_*.png …          best crops of the concepts, for each class (at most 10)
-    history.txt, .json     how the learning went, and problems to check
-    pairs.npz              the learned pairs: DirectionPairs.load(path)
-    summary.json           all of it, machine-readable
-"""
-_FIT_EXAMPLES = """\
-    xplique-dirpairs fit --model m.keras --images photos --layer out_relu
-    xplique-dirpairs fit --model m.keras --images photos --layer out_relu \\
-        --preprocessing mobilenet_v2 --class-names imagenet.json --concepts 12
-    xplique-dirpairs fit --model m.keras --images photos --layer out_relu \\
-        --concepts auto --resume state       # continues after it was stopped
-    xplique-dirpairs fit --model m.keras --images photos      # asks for the layer"""
-
-_COMPARE = """\
-Measure several concept extractors on the same images of the same layer.
-
-They learn from one part of the images and are measured on the other, beside two
-controls (random directions, and detectors without learning). Written to DIR:
-
-    table.md, table.csv     every figure with its interval; the best is marked
-    fidelity.png, .svg …    deletion and insertion, importances, maps, concepts
-                            that are found at the same positions
-    comparison.npz          Comparison.load(path)
-    summary.json            all of it, machine-readable
-"""
-_COMPARE_EXAMPLES = """\
-    xplique-dirpairs compare --model m.keras --images photos --layer out_relu
-    xplique-dirpairs compare --model m.keras --images photos --layer out_relu \\
-        --extractors pairs CRAFT PCA "RA-SAE" --concepts 12
-    xplique-dirpairs compare --model m.keras --images photos --layer out_relu \\
-        --pairs concepts/pairs.npz --json > comparison.json"""
-
-_REPORT = """\
-Write an HTML report: a page for each concept, class and image.
-
-It opens from disk in any browser. The concepts are learned here from one part of
-the images, and shown on the other; or they are those of --pairs, shown on all
-images. With --beside, other extractors are compared with them. An image's page
-says which concepts made its prediction, and the least change of them that would
-change it. Written to DIR: index.html, its files, and pairs.npz if the concepts
-were learned here.
-"""
-_REPORT_EXAMPLES = """\
-    xplique-dirpairs report --model m.keras --images photos --layer out_relu
-    xplique-dirpairs report --model m.keras --images photos \\
-        --pairs concepts/pairs.npz           # of "fit", which knows the layer
-    xplique-dirpairs report --model m.keras --images photos --layer out_relu \\
-        --beside CRAFT --single-file --output report.html
-    xplique-dirpairs report --model m.keras --images photos --layer out_relu \\
-        --preprocessing mobilenet_v2 --class-names imagenet.json --classes tench 482"""
-
-_CORRECT = """\
-Make a model that no longer uses some concepts: a shortcut, for example.
-
-Nothing is trained: layers behind the one of the pairs remove the concepts where
-they are detected. Written to DIR:
-
-    corrected.keras           stock Keras layers: loads without this package
-    correction.md, .csv       images classified rightly before and after, by class
-    confusion.png             confusion before and after, of up to 40 classes
-    summary.json              all of it, machine-readable
-"""
-_CORRECT_EXAMPLES = """\
-    xplique-dirpairs correct --model m.keras --images photos \\
-        --pairs concepts/pairs.npz --suppress 7
-    xplique-dirpairs correct --model m.keras --images photos \\
-        --pairs concepts/pairs.npz --suppress 3 7 --off absent --output repaired"""
+    examples:
+        xplique-dirpairs demo
+        xplique-dirpairs demo --output pictures --concepts 12 --seed 1
+        xplique-dirpairs demo --quiet && cat demo/summary.txt
+        xplique-dirpairs COMMAND --help
+    """
+    concepts = _option(
+        "--concepts",
+        "number of concepts of both methods, 2 to 16: CRAFT has 16 colours (default: 10)",
+        type=whole_number(2, 16),
+        default=10,
+        metavar="N",
+    )
+    seed = _seed("seed of the pictures, the network and the learning")
+    return (_output("demo"), concepts, seed)
 
 
-class Command(NamedTuple):
-    """A command: its texts and its options."""
+def layers() -> Options:
+    """List the layers that a model can be cut at.
 
-    help: str
-    description: str
-    examples: str
-    options: tuple[Option, ...]
+    Concepts are learned from the features of one layer. The model can be cut there
+    if the classes depend on the image through this layer alone. Start with the last
+    one that has positions (height and width), before the global pooling. Earlier
+    ones have finer maps and simpler concepts.
+
+    examples:
+        xplique-dirpairs layers --model m.keras
+        xplique-dirpairs layers --model m.keras --all
+        xplique-dirpairs layers --model m.keras --json
+    """
+    return (*_MODEL, _flag("--all", "every layer, and why it cannot be cut there"))
 
 
-COMMANDS = {
-    "demo": Command(
-        "explain a small network with direction pairs and with CRAFT",
-        _DEMO,
-        _DEMO_EXAMPLES,
-        (
-            _output("demo"),
-            _option(
-                "--concepts",
-                "number of concepts of both methods, 2 to 16: CRAFT has 16 colours (default: 10)",
-                type=whole_number(2, 16),
-                default=10,
-                metavar="N",
-            ),
-            _seed("seed of the pictures, the network and the learning"),
-        ),
-    ),
-    "layers": Command(
-        "list the layers that a model can be cut at",
-        _LAYERS,
-        _LAYERS_EXAMPLES,
-        (*_MODEL, _flag("--all", "every layer, and why it cannot be cut there")),
-    ),
-    "fit": Command(
-        "learn the concepts of a layer, and what each class uses of them",
-        _FIT,
-        _FIT_EXAMPLES,
-        (
-            *_SUBJECT,
-            *_LEARNING,
-            _option(
-                "--resume",
-                "keep the state of the learning in this folder, and continue from what it holds",
-                **_FOLDER,
-            ),
-            _output("concepts"),
-        ),
-    ),
-    "compare": Command(
-        "measure several concept extractors on the same images",
-        _COMPARE,
-        _COMPARE_EXAMPLES,
-        (
-            *_SUBJECT,
-            _extractors(
-                "--extractors",
-                f"any of {', '.join(EXTRACTORS)} (default: pairs CRAFT PCA)",
-                ["pairs", "CRAFT", "PCA"],
-            ),
-            _pairs(),
-            *_LEARNING,
-            _HELD_OUT,
-            _output("comparison"),
-        ),
-    ),
-    "report": Command(
-        "write an HTML report of concepts, classes and images",
-        _REPORT,
-        _REPORT_EXAMPLES,
-        (
-            *_SUBJECT,
-            _extractors(
-                "--beside", f"extractors to compare with: any of {', '.join(EXTRACTORS[1:])}", []
-            ),
-            _pairs(),
-            *_LEARNING,
-            _HELD_OUT,
-            _option("--title", "title of the report", metavar="TEXT"),
-            _flag("--no-counterfactuals", "leave out what would change each image's prediction"),
-            _flag(
-                "--single-file",
-                "one HTML file: --output is its name; learned pairs are written beside it",
-            ),
-            _output("report"),
-        ),
-    ),
-    "correct": Command(
-        "make a model that no longer uses some concepts",
-        _CORRECT,
-        _CORRECT_EXAMPLES,
-        (
-            *_SUBJECT,
-            _pairs(required=True),
-            _option(
-                "--suppress",
-                "numbers of the concepts to suppress",
-                type=whole_number(0),
-                nargs="+",
-                required=True,
-                metavar="CONCEPT",
-            ),
-            _option(
-                "--off",
-                "where detected concepts are moved to: their hyperplanes, or the level they have "
-                "where they are not detected (default: undecided)",
-                choices=["undecided", "absent"],
-                default="undecided",
-            ),
-            _option(
-                "--k",
-                "the paper's formula instead, with this strength in the features' units",
-                type=strength,
-                metavar="K",
-            ),
-            _output("corrected"),
-        ),
-    ),
+def fit() -> Options:
+    r"""Learn the concepts of a layer, and measure what each class uses of them.
+
+    Written to DIR:
+
+        importances.md, .csv   importance of every concept for every class; pictures
+        class_*.png …          best crops of the concepts, for each class (at most 10)
+        history.txt, .json     how the learning went, and problems to check
+        pairs.npz              the learned pairs: DirectionPairs.load(path)
+        summary.json           all of it, machine-readable
+
+    examples:
+        xplique-dirpairs fit --model m.keras --images photos --layer out_relu
+        xplique-dirpairs fit --model m.keras --images photos --layer out_relu \
+            --preprocessing mobilenet_v2 --class-names imagenet.json --concepts 12
+        xplique-dirpairs fit --model m.keras --images photos --layer out_relu \
+            --concepts auto --resume state       # continues after it was stopped
+        xplique-dirpairs fit --model m.keras --images photos      # asks for the layer
+    """
+    resume = _option(
+        "--resume",
+        "keep the state of the learning in this folder, and continue from what it holds",
+        **_FOLDER,
+    )
+    return (*_SUBJECT, *_LEARNING, resume, _output("concepts"))
+
+
+def compare() -> Options:
+    r"""Measure several concept extractors on the same images of the same layer.
+
+    They learn from one part of the images and are measured on the other, beside two
+    controls (random directions, and detectors without learning). Written to DIR:
+
+        table.md, table.csv     every figure with its interval; the best is marked
+        fidelity.png, .svg …    deletion and insertion, importances, maps, concepts
+                                that are found at the same positions
+        comparison.npz          Comparison.load(path)
+        summary.json            all of it, machine-readable
+
+    examples:
+        xplique-dirpairs compare --model m.keras --images photos --layer out_relu
+        xplique-dirpairs compare --model m.keras --images photos --layer out_relu \
+            --extractors pairs CRAFT PCA "RA-SAE" --concepts 12
+        xplique-dirpairs compare --model m.keras --images photos --layer out_relu \
+            --pairs concepts/pairs.npz --json > comparison.json
+    """
+    names = f"any of {', '.join(EXTRACTORS)} (default: pairs CRAFT PCA)"
+    extractors = _extractors("--extractors", names, ["pairs", "CRAFT", "PCA"])
+    return (*_SUBJECT, extractors, _pairs(), *_LEARNING, _HELD_OUT, _output("comparison"))
+
+
+def report() -> Options:
+    r"""Write an HTML report: a page for each concept, class and image.
+
+    It opens from disk in any browser. The concepts are learned here from one part of
+    the images, and shown on the other; or they are those of --pairs, shown on all
+    images. With --beside, other extractors are compared with them. An image's page
+    says which concepts made its prediction, and the least change of them that would
+    change it. Written to DIR: index.html, its files, and pairs.npz if the concepts
+    were learned here.
+
+    examples:
+        xplique-dirpairs report --model m.keras --images photos --layer out_relu
+        xplique-dirpairs report --model m.keras --images photos \
+            --pairs concepts/pairs.npz           # of "fit", which knows the layer
+        xplique-dirpairs report --model m.keras --images photos --layer out_relu \
+            --beside CRAFT --single-file --output report.html
+        xplique-dirpairs report --model m.keras --images photos --layer out_relu \
+            --preprocessing mobilenet_v2 --class-names imagenet.json --classes tench 482
+    """
+    others = f"extractors to compare with: any of {', '.join(EXTRACTORS[1:])}"
+    single_file = "one HTML file: --output is its name; learned pairs are written beside it"
+    return (
+        *_SUBJECT,
+        _extractors("--beside", others, []),
+        _pairs(),
+        *_LEARNING,
+        _HELD_OUT,
+        _option("--title", "title of the report", metavar="TEXT"),
+        _flag("--no-counterfactuals", "leave out what would change each image's prediction"),
+        _flag("--single-file", single_file),
+        _output("report"),
+    )
+
+
+def correct() -> Options:
+    r"""Make a model that no longer uses some concepts: a shortcut, for example.
+
+    Nothing is trained: layers behind the one of the pairs remove the concepts where
+    they are detected. Written to DIR:
+
+        corrected.keras           stock Keras layers: loads without this package
+        correction.md, .csv       images classified rightly before and after, by class
+        confusion.png             confusion before and after, of up to 40 classes
+        summary.json              all of it, machine-readable
+
+    examples:
+        xplique-dirpairs correct --model m.keras --images photos \
+            --pairs concepts/pairs.npz --suppress 7
+        xplique-dirpairs correct --model m.keras --images photos \
+            --pairs concepts/pairs.npz --suppress 3 7 --off absent --output repaired
+    """
+    suppress = _option(
+        "--suppress",
+        "numbers of the concepts to suppress",
+        type=whole_number(0),
+        nargs="+",
+        required=True,
+        metavar="CONCEPT",
+    )
+    off = _option(
+        "--off",
+        "where detected concepts are moved to: their hyperplanes, or the level they have where "
+        "they are not detected (default: undecided)",
+        choices=["undecided", "absent"],
+        default="undecided",
+    )
+    k = _option(
+        "--k",
+        "the paper's formula instead, with this strength in the features' units",
+        type=strength,
+        metavar="K",
+    )
+    return (*_SUBJECT, _pairs(required=True), suppress, off, k, _output("corrected"))
+
+
+COMMANDS: dict[str, Callable[[], Options]] = {
+    command.__name__: command for command in (demo, layers, fit, compare, report, correct)
 }

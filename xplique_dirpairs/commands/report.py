@@ -6,16 +6,11 @@ import argparse
 
 import numpy as np
 
-from xplique_dirpairs.commands.compare import (
-    compare_extractors,
-    extractors_to_fit,
-    metrics_of,
-    tell_parts,
-)
+from xplique_dirpairs.commands.compare import compare_extractors, divide, metrics_of
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
-from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
+from xplique_dirpairs.commands.subject import Subject, given_concepts, open_subject
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
@@ -35,17 +30,17 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         check_place(arguments.output, arguments.single_file)
         subject = open_subject(arguments, console)
-        given = load_pairs(arguments.pairs, subject)
-        share = arguments.held_out if given is None or arguments.beside else 0.0
-        to_fit, shown = subject.parts(share, arguments.seed)
+        given = given_concepts(subject, arguments)
+        to_fit, shown = subject, subject
         if given is None or arguments.beside:
-            tell_parts(to_fit, shown, console)
-        pairs, comparison = _pairs(arguments, to_fit, shown, given, console)
-        if given is None:  # before anything else that takes time, or fails
-            _save(pairs, arguments)
+            to_fit, shown = divide(subject, arguments, console)
+        comparison: Comparison | None = None
+        if arguments.beside:
+            concepts, comparison = _compared(arguments, to_fit, shown, given, console)
+        else:
+            concepts = given or _learned(arguments, to_fit, console)
         changes = _changes(arguments, to_fit, console)
         console.step("write the report")
-        concepts = ConceptLayer.of(pairs, shown.split, class_names=shown.class_names.shown)
         seen = scan(
             concepts,
             shown.images,
@@ -54,71 +49,72 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             random_state=arguments.seed,
             verbose=console.progress,
         )
-        class_ids = seen.class_ids
-        if to_fit is not shown:
-            class_ids = np.concatenate([class_ids, to_fit.ids])
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
-            image_names=shown.read.names,
-            pictures=shown.read.pixels,
+            image_names=shown.folder_images.names.tolist(),
+            pictures=shown.folder_images.pixels,
             random_state=arguments.seed,
         )
-        training = None if changes is None or to_fit is shown else to_fit.activations
         page = write_report(
             arguments.output,
             concepts,
             seen,
             comparison=comparison,
             counterfactuals=changes,
-            training_activations=training,
+            training_activations=to_fit.activations if changes and to_fit is not shown else None,
             settings=settings,
             single_file=arguments.single_file,
             verbose=console.progress,
         )
+    parts = [seen.class_ids] if to_fit is shown else [seen.class_ids, to_fit.class_ids]
     results = {
-        "concepts": pairs.number_of_concepts,
+        "concepts": concepts.number_of_concepts,
         "measured_on": len(shown.images),
         "metrics": {} if comparison is None else metrics_of(comparison),
-        "page": str(page),
+        "page": page,
     }
-    console.result(
-        f"Open {page} in a browser", {**subject.summary(arguments, class_ids), **results}
-    )
+    summary = subject.summary(arguments, np.concatenate(parts)) | results
+    console.result(f"Open {page} in a browser", summary)
 
 
-def _save(pairs: DirectionPairs, arguments: argparse.Namespace) -> None:
-    """Save learned pairs in the report's folder, or beside its one file, under its name."""
-    beside = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
-    path = beside if arguments.single_file else arguments.output / "pairs.npz"
+def _saved(pairs: DirectionPairs, subject: Subject, arguments: argparse.Namespace) -> ConceptLayer:
+    """Return learned pairs as concepts, saved before anything else takes time or fails.
+
+    They are in the report's folder, or beside its one file, under its name.
+    """
+    path = arguments.output / "pairs.npz"
+    if arguments.single_file:
+        path = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     pairs.save(path)
+    return subject.concepts(pairs)
 
 
-def _pairs(
-    arguments: argparse.Namespace,
-    to_fit: Subject,
-    shown: Subject,
-    given: DirectionPairs | None,
-    console: Console,
-) -> tuple[DirectionPairs, Comparison | None]:
-    """Return the pairs, and their comparison with the extractors beside them, if there are any."""
-    ours = EXTRACTORS[0]
-    names = list(dict.fromkeys([ours, *arguments.beside]))
-    if len(names) > 1:
-        extractors = extractors_to_fit(names, to_fit, given, arguments, console)
-        comparison = compare_extractors(extractors, to_fit, shown, arguments.seed, console)
-        if comparison.interrupted:
-            raise KeyboardInterrupt
-        if ours not in comparison.results:
-            raise ValueError(comparison.errors[ours])
-        return given or extractors[ours].pairs, comparison
-    if given is not None:
-        return given, None
+def _learned(arguments: argparse.Namespace, to_fit: Subject, console: Console) -> ConceptLayer:
+    """Learn pairs, save them, and return them as concepts."""
     pairs, history = learn(arguments, to_fit, console)
     if history.interrupted:
         raise KeyboardInterrupt
-    return pairs, None
+    return _saved(pairs, to_fit, arguments)
+
+
+def _compared(
+    arguments: argparse.Namespace,
+    to_fit: Subject,
+    shown: Subject,
+    given: ConceptLayer | None,
+    console: Console,
+) -> tuple[ConceptLayer, Comparison]:
+    """Return the concepts, and their comparison with the extractors beside them."""
+    ours = EXTRACTORS[0]
+    names = list(dict.fromkeys([ours, *arguments.beside]))
+    extractors, comparison = compare_extractors(names, to_fit, shown, given, arguments, console)
+    if comparison.interrupted:
+        raise KeyboardInterrupt
+    if ours not in comparison.results:
+        raise ValueError(comparison.errors[ours])
+    return given or _saved(extractors[ours].pairs, to_fit, arguments), comparison
 
 
 def _changes(arguments: argparse.Namespace, to_fit: Subject, console: Console) -> int | None:

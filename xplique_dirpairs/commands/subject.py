@@ -25,14 +25,14 @@ from xplique_dirpairs.commands.images import (
 from xplique_dirpairs.commands.network import (
     Preprocessing,
     candidates,
-    layers_table,
+    layers_text,
     load_model,
     preprocessing,
-    suggestion,
 )
-from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model
@@ -54,7 +54,7 @@ class Subject:
     split : SplitModel
         Halves of the network; the first takes `images`. The head has a column for each class.
     preprocessing : Preprocessing
-    read : FolderImages
+    folder_images : FolderImages
         The images as they were read: pixels, names, folders.
     images : ndarray of shape (N, height, width, C)
         uint8 pixels, or what a preprocessing function of the user's made of them.
@@ -65,7 +65,7 @@ class Subject:
 
     split: SplitModel
     preprocessing: Preprocessing
-    read: FolderImages
+    folder_images: FolderImages
     images: Array
     labels: Array | None
     class_names: ClassNames
@@ -89,31 +89,30 @@ class Subject:
         return classes
 
     @property
-    def ids(self) -> Array:
+    def class_ids(self) -> Array:
         """The classes of the folders, or those that the network predicts, (N,)."""
         return self.predicted if self.labels is None else self.labels
 
     @property
-    def channels(self) -> int | None:
-        """D; None where the network does not tell."""
-        channels: int | None = self.split.input_to_latent_model.output_shape[-1]
-        return channels
+    def channels(self) -> int:
+        """Number of channels of the layer, D."""
+        return int(self.split.input_to_latent_model.output_shape[-1])
 
-    @property
-    def patch_size(self) -> int:
-        """Side of crops, in pixels: a little less than a third of an image."""
-        return default_patch(self.images.shape[1:])
+    def concepts(self, pairs: DirectionPairs) -> ConceptLayer:
+        """Return pairs as concepts at the layer.
+
+        Raises
+        ------
+        ValueError
+            If they are of a layer of another number of channels.
+        """
+        return ConceptLayer.of(pairs, self.split, class_names=self.class_names.shown)
 
     def part(self, chosen: Array) -> Subject:
         """Return the subject with some of its images; activations that are known are kept."""
-        read = replace(
-            self.read,
-            pixels=self.read.pixels[chosen],
-            names=tuple(self.read.names[n] for n in chosen),
-            folders=self.read.folders[chosen],
-        )
         labels = None if self.labels is None else self.labels[chosen]
-        part = replace(self, read=read, images=self.images[chosen], labels=labels)
+        folder_images, images = self.folder_images.part(chosen), self.images[chosen]
+        part = replace(self, folder_images=folder_images, images=images, labels=labels)
         if self.known_activations is not None:
             part.__dict__["activations"] = self.known_activations[chosen]
         return part
@@ -125,7 +124,7 @@ class Subject:
         """
         rng = np.random.default_rng(seed)
         measured = []
-        groups = self.read.folders if self.labels is None else self.labels
+        groups = self.folder_images.folders if self.labels is None else self.labels
         for k in np.unique(groups):
             members = rng.permutation(np.flatnonzero(groups == k))
             measured.append(members[: min(round(share * len(members)), len(members) - 1)])
@@ -136,7 +135,7 @@ class Subject:
 
     def largest_classes(self, at_most: int) -> list[int]:
         """Return the classes with the most images, by number."""
-        classes, counts = np.unique(self.ids, return_counts=True)
+        classes, counts = np.unique(self.class_ids, return_counts=True)
         largest = np.argsort(-counts, kind="stable")[:at_most]
         return [int(k) for k in np.sort(classes[largest])]
 
@@ -145,15 +144,15 @@ class Subject:
         return {
             "command": arguments.command,
             "version": __version__,
-            "model": str(arguments.model),
+            "model": arguments.model,
             "seed": arguments.seed,
             "layer": self.split.layer,
             "preprocessing": self.preprocessing.name,
             "images": {
-                "found": self.read.file_count,
+                "found": self.folder_images.file_count,
                 "used": len(self.images),
-                "shape": list(self.read.pixels.shape[1:]),
-                "skipped": [file._asdict() for file in self.read.skipped],
+                "shape": list(self.folder_images.pixels.shape[1:]),
+                "skipped": [file._asdict() for file in self.folder_images.skipped],
             },
             "classes": {str(k): self.class_names.shown[k] for k in np.unique(class_ids).tolist()},
             "classes_are": "predicted" if self.labels is None else "of the folders",
@@ -163,12 +162,8 @@ class Subject:
         self, arguments: argparse.Namespace, results: Mapping[str, Any], written: Sequence[str]
     ) -> dict[str, Any]:
         """Write what was done to the folder of the results, and return it."""
-        summary = {
-            **self.summary(arguments, self.ids),
-            **results,
-            "output": str(arguments.output),
-            "written": [*written, SUMMARY],
-        }
+        summary = self.summary(arguments, self.class_ids) | dict(results)
+        summary |= {"output": arguments.output, "written": [*written, SUMMARY]}
         (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
         return summary
 
@@ -187,54 +182,43 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     get_recipe(getattr(arguments, "recipe", "default"))  # an unknown one is an error at once
     console.step("load the model")
     model = load_model(arguments.model, arguments.imports)
-    fitted = _summary_of(getattr(arguments, "pairs", None))
+    fitted = _summary_of_fit(getattr(arguments, "pairs", None))
     split = _split(model, arguments, fitted)
-    prepared = preprocessing(arguments.preprocessing or fitted.get("preprocessing"), model)
-    if fitted and prepared.name != fitted.get("preprocessing"):
-        console.note(
-            f"--preprocessing {prepared.name}: the pairs were learned with "
-            f"{fitted.get('preprocessing')}"
-        )
+    learned_with = fitted.get("preprocessing")
+    prepared = preprocessing(arguments.preprocessing or learned_with, model)
+    if fitted and prepared.name != learned_with:
+        console.note(f"--preprocessing {prepared.name}: the pairs were learned with {learned_with}")
     size, channels = _input_size(model, arguments.size)
 
     files = find_images(arguments.images)
     for note in files.notes:
         console.note(note)
-    class_names, classes = _classes(arguments, files, split, console)
-    chosen = class_names.chosen(arguments.classes) if arguments.classes else None
-    if classes is not None and chosen is not None:
-        files = files.of_classes([name for name, k in classes.items() if k in chosen])
-        if not files.files:
-            wanted = listed([class_names.shown[k] for k in chosen])
+    class_names, class_of = _classes(arguments, files, split, console)
+    chosen = class_names.chosen(arguments.classes or [])
+    wanted = listed([class_names.shown[k] for k in chosen])
+    if class_of is not None and chosen:
+        files = files.of_classes([name for name, k in class_of.items() if k in chosen])
+        if not files.by_class:
             raise ValueError(f"--classes: no class folder holds images of {wanted}")
-    elif classes is not None:
-        class_names.check_all_found(classes)
+    elif class_of is not None:
+        class_names.check_all_found(class_of)
 
     console.step(f"read images of {printable(arguments.images)}")
     read = read_images(files, size, channels, arguments.max_images, arguments.seed)
     console.skipped = [f"{name}: {reason}" for name, reason in read.skipped]
-    labels = None
-    if classes is not None:
-        labels = np.array([classes[name] for name in read.classes])[read.folders]
+    labels = None if class_of is None else np.array([class_of[name] for name in read.folders])
     first = prepared.before(split.input_to_latent_model)
-    subject = Subject(
-        replace(split, input_to_latent_model=first),
-        prepared,
-        read,
-        prepared.apply(read.pixels),
-        labels,
-        class_names,
-    )
-    if chosen is not None and labels is None:
-        members = np.flatnonzero(np.isin(subject.predicted, chosen))
-        if not len(members):
-            wanted = listed([class_names.shown[k] for k in chosen])
-            raise ValueError(f"--classes: the network sees none of the images as {wanted}")
-        return subject.part(members)
-    return subject
+    split = replace(split, input_to_latent_model=first)
+    subject = Subject(split, prepared, read, prepared.apply(read.pixels), labels, class_names)
+    if not chosen or class_of is not None:
+        return subject
+    members = np.flatnonzero(np.isin(subject.predicted, chosen))
+    if not len(members):
+        raise ValueError(f"--classes: the network sees none of the images as {wanted}")
+    return subject.part(members)
 
 
-def _summary_of(pairs: Path | None) -> dict[str, Any]:
+def _summary_of_fit(pairs: Path | None) -> dict[str, Any]:
     """Return the summary that "fit" wrote beside pairs; empty where there is none."""
     if pairs is None:
         return {}
@@ -252,12 +236,11 @@ def _split(
     """Cut the model at the layer of --layer, or the one that the pairs were learned at."""
     name = arguments.layer or fitted.get("layer")
     if name is None:
-        layers = candidates(model)
-        best = suggestion(layers)
-        start = f"\n\nStart with --layer {best}" if best else ""
-        raise UsageError(f"say which layer, with --layer NAME:\n\n{layers_table(layers)}{start}")
-    split = split_model(model, _layer(model, name))
-    if fitted and split.layer != split_model(model, _layer(model, fitted["layer"])).layer:
+        table = layers_text(candidates(model))
+        raise UsageError(f"say which layer, with --layer NAME:\n\n{table}")
+    is_number = name.lstrip("-").isdigit() and all(layer.name != name for layer in model.layers)
+    split = split_model(model, int(name) if is_number else name)
+    if fitted and split.layer != fitted["layer"]:
         raise ValueError(
             f"--layer: {printable(arguments.pairs)} was learned at {fitted['layer']!r}, not at "
             f"{name!r}: leave --layer out, or learn pairs there"
@@ -266,26 +249,20 @@ def _split(
     return replace(split, head=split.head.by_class(channels))
 
 
-def _layer(model: keras.Model, name: str) -> str | int:
-    is_number = name.lstrip("-").isdigit() and all(layer.name != name for layer in model.layers)
-    return int(name) if is_number else name
-
-
 def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
     """Return ((height, width), channels) of the images that the model takes."""
     shape = model.input_shape
-    if len(shape) != 4:
-        raise ValueError(f"the model must take images (N, height, width, channels), not {shape}")
-    _, height, width, channels = shape
-    if channels not in (1, 3):
+    if len(shape) != 4 or shape[-1] not in (1, 3):
         raise ValueError(
-            f"the model must take images of 1 or 3 channels, which come last, not {shape}"
+            "the model must take images (N, height, width, channels) of 1 or 3 channels, not "
+            f"{shape}"
         )
+    height, width, channels = shape[1:]
     if wanted is None:
         if height is None or width is None:
             raise UsageError("the model takes images of any size: give --size 224, or 224x320")
         return (height, width), channels
-    if any(n is not None and n != m for n, m in zip((height, width), wanted, strict=True)):
+    if not shape_fits((height, width), wanted):
         raise UsageError(f"--size {wanted[0]}x{wanted[1]}: the model takes {height}x{width} only")
     return wanted, channels
 
@@ -294,45 +271,31 @@ def _classes(
     arguments: argparse.Namespace, files: ImageFiles, split: SplitModel, console: Console
 ) -> tuple[ClassNames, dict[str, int | None] | None]:
     """Return names of the classes, and the class of each folder, where these belong together."""
-    number = split.head.number_of_classes
+    number, folders = split.head.number_of_classes, files.classes
     assert number is not None  # of a Keras model
     if arguments.class_names is not None:
         names = read_class_names(arguments.class_names, number)
-        return names, names.of_folders(files.classes) if files.classes else None
-    if len(files.classes) == number:
-        names = ClassNames(tuple((name,) for name in files.classes))
-        return names, {name: k for k, name in enumerate(files.classes)}
-    if files.classes:
+        return names, names.of_folders(folders) if folders else None
+    if len(folders) == number:
+        names = ClassNames(tuple((name,) for name in folders))
+        return names, {name: k for k, name in enumerate(folders)}
+    if folders:
         console.note(
-            f"{len(files.classes)} class folders for {number} outputs: the classes are those that "
-            "the network predicts. --class-names FILE tells which folder is which output"
+            f"{len(folders)} class folders for {number} outputs: the classes are those that the "
+            "network predicts. --class-names FILE tells which folder is which output"
         )
-    return ClassNames.unknown(number), None
+    return ClassNames(((),) * number), None
 
 
-def load_pairs(path: Path | None, subject: Subject) -> DirectionPairs | None:
-    """Load pairs, which must be of the subject's layer; None where no file is given.
-
-    Raises
-    ------
-    ValueError
-        If the file holds none, or they are of other features.
-    """
-    if path is None:
-        return None
-    pairs = DirectionPairs.load(path)
-    if subject.channels not in (None, pairs.channels):
-        raise ValueError(
-            f"--pairs: {printable(path)} is of a layer of {pairs.channels} channels, but "
-            f"{subject.split.layer!r} has {subject.channels}: give the layer they were learned at"
-        )
-    return pairs
+def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
+    """Return the pairs of --pairs as concepts at the layer; None where the option is left out."""
+    return subject.concepts(DirectionPairs.load(arguments.pairs)) if arguments.pairs else None
 
 
 def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:
     """Return the number that was asked for; of "auto" the estimate, or else the usual number."""
     if isinstance(wanted, int):
-        if subject.channels is not None and wanted > subject.channels:
+        if wanted > subject.channels:
             console.note(
                 f"--concepts {wanted}: layer {subject.split.layer!r} has {subject.channels} "
                 "channels, and no more directions can be told apart"

@@ -26,6 +26,16 @@ def slices(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
+def in_turns(class_ids: Array) -> Array:
+    """Return an order of N items in which classes take turns: first the first items of all."""
+    by_class = np.argsort(class_ids, kind="stable")
+    ranks = np.empty(len(class_ids), int)
+    ranks[by_class] = np.arange(len(ranks)) - np.searchsorted(
+        class_ids, class_ids[by_class], sorter=by_class
+    )
+    return np.argsort(ranks, kind="stable")
+
+
 def as_positions(activations: Array) -> Array:
     """Reshape activations (N, *spatial, D) to positions (P, D)."""
     return activations.reshape(-1, activations.shape[-1])

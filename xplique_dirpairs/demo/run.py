@@ -23,19 +23,17 @@ from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.datasets.digit_scenes import (
     CLASS_NAMES,
     digit_masks,
     digit_scenes,
     small_cnn,
 )
+from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
 from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.plots.concepts import plot_class_importances
 from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
-from xplique_dirpairs.plots.palette import concept_colors
 
 TRAINING_PICTURES = 3600
 TEST_PICTURES = 600
@@ -260,7 +258,11 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
             "maps_2": comparison.plot_maps(2),
             "image_direction_pairs": _image_concepts(pairs, example),
             "image_craft": _image_concepts(craft, example),
-            "all_classes": _all_classes(manager),
+            "all_classes": plot_importances_of_classes(
+                list(manager.craft_instances.values()),
+                [CLASS_NAMES[k] for k in manager.craft_instances],
+                "One set of direction pairs for all classes: importances",
+            ),
         }
         if pairs.history_.stages:
             figures["learning"] = plot_learning(pairs.history_.stages, "How the fit went")
@@ -347,20 +349,3 @@ def _image_concepts(extractor: CraftTf, image: Array) -> Figure:
     """Draw an image's concepts; Xplique's method shows or saves a figure and returns none."""
     extractor.plot_image_concepts(image.copy(), filepath=BytesIO())
     return plt.gcf()
-
-
-def _all_classes(manager: Any) -> Figure:
-    """Draw what each class uses of the shared concepts."""
-    instances = manager.craft_instances
-    importances = np.stack([c.sensitivity.importances for c in instances.values()])
-    fitted = [c.factorization for c in instances.values()]
-    crops = np.concatenate([np.asarray(f.crops) for f in fitted])
-    coefficients = np.concatenate([f.crops_u for f in fitted])
-    number_of_images = sum(len(f.inputs) for f in fitted)
-    return plot_class_importances(
-        importances,
-        [CLASS_NAMES[k] for k in instances],
-        [crops[best_crops(values, number_of_images, 1)] for values in coefficients.T],
-        concept_colors(importances.shape[1]),
-        "One set of direction pairs for all classes: importances",
-    )

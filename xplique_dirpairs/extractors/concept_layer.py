@@ -452,7 +452,7 @@ def _check_channels(channels: int, of_network: int | None) -> None:
     if of_network not in (None, channels):
         raise ValueError(
             f"the concepts are of a layer of {channels} channels, but the network's halves give "
-            f"{of_network}"
+            f"{of_network}: give the layer that they were learned at"
         )
 
 

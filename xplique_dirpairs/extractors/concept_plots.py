@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
@@ -21,12 +21,13 @@ from xplique_dirpairs.plots.concepts import (
     draw_concept_map,
     draw_importances,
     empty_axes,
+    plot_class_importances,
     plot_crop_rows,
     plot_image_concepts,
     plot_legend,
 )
 from xplique_dirpairs.plots.images import as_picture
-from xplique_dirpairs.plots.palette import line_color
+from xplique_dirpairs.plots.palette import concept_colors, line_color
 
 #: Crops beside an image in `plot_image_concepts`.
 CROPS_BESIDE_IMAGE = 6
@@ -383,3 +384,29 @@ def _title(order: DisplayImportancesOrder) -> str:
 def _print_importances(concepts: Array, importances: Array) -> None:
     for concept in concepts:
         print(f"Concept {concept} has an importance value of {importances[concept]:.2f}")
+
+
+def plot_importances_of_classes(
+    extractors: Sequence[Any], class_names: Sequence[str], title: str
+) -> Figure:
+    """Draw what each class uses of concepts that several classes share.
+
+    Parameters
+    ----------
+    extractors : sequence of DirectionPairsTf
+        With the same pairs, each fitted on images of a class, their importances estimated.
+    class_names : sequence of str
+    title : str
+    """
+    importances = np.stack([each.sensitivity.importances for each in extractors])
+    fits = [each.factorization for each in extractors]
+    crops = np.concatenate([as_picture(np.asarray(fit.crops)) for fit in fits])
+    coefficients = np.concatenate([fit.crops_u for fit in fits])
+    number_of_images = sum(len(fit.inputs) for fit in fits)
+    return plot_class_importances(
+        importances,
+        class_names,
+        [crops[best_crops(values, number_of_images, 1)] for values in coefficients.T],
+        concept_colors(importances.shape[1]),
+        title,
+    )

@@ -215,7 +215,7 @@ class Report:
     concepts : ConceptPages
     images : ImagePages
     class_names : dict of int to str
-        Of every class that is named anywhere: of `explanation`, and predicted ones.
+        Of all classes.
     extractors : tuple of ExtractorConcepts
         Others, beside which the concepts stand on class pages.
     tables : tuple of Table

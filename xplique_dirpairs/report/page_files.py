@@ -12,19 +12,8 @@ from pathlib import Path
 from xplique_dirpairs.report.content import Report
 from xplique_dirpairs.report.payload import Payload, as_script, clean
 
-#: Scripts, in the order in which they run.
-SCRIPTS = (
-    "page_parts.js",
-    "stored_data.js",
-    "charts.js",
-    "overview.js",
-    "concepts.js",
-    "classes.js",
-    "images.js",
-    "comparison.js",
-    "help.js",
-    "app.js",
-)
+#: Page, styles and scripts.
+ASSETS = files("xplique_dirpairs.report") / "assets"
 #: Folder beside index.html, of everything else.
 BESIDE = "report_files"
 #: A file that marks a folder as a report's: no other folder is replaced.
@@ -56,7 +45,16 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
     """
     path = Path(path)
     check_place(path, single_file)
-    return _write_file(report, path) if single_file else _write_folder(report, path)
+    payload = Payload(report)
+    if single_file:
+        style = f"<style>\n{_asset('report.css')}</style>"
+        return _write_page(path, report.title, style, _inline_scripts(payload))
+    page = path / "index.html"
+    page.unlink(missing_ok=True)  # an interrupted report has none
+    _write_beside(payload, path / BESIDE)
+    style = f'<link rel="stylesheet" href="{BESIDE}/report.css">'
+    scripts = [f'<script src="{BESIDE}/{name}.js"></script>' for name in ("report", "data")]
+    return _write_page(page, report.title, style, scripts)
 
 
 def check_place(path: Path, single_file: bool) -> None:
@@ -79,37 +77,23 @@ def check_place(path: Path, single_file: bool) -> None:
         raise FileExistsError(f"{beside} is not of a report: choose another folder, or move it")
 
 
-def _write_folder(report: Report, folder: Path) -> Path:
-    """Write index.html, and a folder beside it that replaces that of an earlier report."""
-    page, beside = folder / "index.html", folder / BESIDE
-    page.unlink(missing_ok=True)  # an interrupted report has none
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    (beside / MARKER).write_text("This folder is replaced when the report is written again.\n")
-    payload = Payload(report)
+def _write_beside(payload: Payload, folder: Path) -> None:
+    """Write everything but the page to a folder, which replaces that of an earlier report."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text("This folder is replaced when the report is written again.\n")
     for key, value in payload.parts():
         text = f"reportData({as_script(key)},{as_script(value)});\n"
-        (beside / f"{key}.js").write_text(text, encoding="ascii")
+        (folder / f"{key}.js").write_text(text, encoding="ascii")
     for path, content in payload.pictures.items():
-        (beside / path).parent.mkdir(exist_ok=True)
-        (beside / path).write_bytes(content)
-    (beside / "report.css").write_text(_asset("report.css"), encoding="utf-8")
-    (beside / "report.js").write_text(_scripts(), encoding="utf-8")
-    style = f'<link rel="stylesheet" href="{BESIDE}/report.css">'
-    scripts = [f'<script src="{BESIDE}/{name}.js"></script>' for name in ("report", "data")]
-    _write_page(page, report, style, scripts)
-    return page
-
-
-def _write_file(report: Report, page: Path) -> Path:
-    """Write one file: data and pictures stand in scripts that do not run, until they are needed."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    style = f"<style>\n{_asset('report.css')}</style>"
-    _write_page(page, report, style, _inline_scripts(Payload(report)))
-    return page
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
+    (folder / "report.css").write_text(_asset("report.css"), encoding="utf-8")
+    (folder / "report.js").write_text(_scripts(), encoding="utf-8")
 
 
 def _inline_scripts(payload: Payload) -> Iterator[str]:
+    """Yield scripts for one file: data and pictures stand in some that do not run."""
     for key, value in payload.parts():
         yield f'<script type="application/json" id="stored-{key}">{as_script(value)}</script>'
     for path, content in payload.pictures.items():
@@ -119,19 +103,24 @@ def _inline_scripts(payload: Payload) -> Iterator[str]:
     yield f"<script>\n{_scripts()}</script>"
 
 
-def _write_page(page: Path, report: Report, style: str, scripts: Iterable[str]) -> None:
+def _write_page(page: Path, title: str, style: str, scripts: Iterable[str]) -> Path:
+    """Write the HTML page, with tags of its styles and scripts, and return its path."""
     before, after = _asset("page.html").split("{{scripts}}")
-    before = before.replace("{{style}}", style)
-    before = before.replace("{{title}}", html.escape(clean(report.title)))
+    before = before.replace("{{style}}", style).replace("{{title}}", html.escape(clean(title)))
+    page.parent.mkdir(parents=True, exist_ok=True)
     with page.open("w", encoding="utf-8") as file:
         file.write(before)
         file.writelines(f"{script}\n" for script in scripts)
         file.write(after)
+    return page
 
 
 def _scripts() -> str:
-    return "".join(["'use strict';\n", *(_asset(name) for name in SCRIPTS)])
+    """Return all scripts in one; the last of them, app.js, starts the page."""
+    names = {asset.name for asset in ASSETS.iterdir() if asset.name.endswith(".js")}
+    ordered = [*sorted(names - {"app.js"}), "app.js"]
+    return "".join(["'use strict';\n", *(_asset(name) for name in ordered)])
 
 
 def _asset(name: str) -> str:
-    return (files("xplique_dirpairs.report") / "assets" / name).read_text(encoding="utf-8")
+    return (ASSETS / name).read_text(encoding="utf-8")

@@ -37,10 +37,9 @@ class Gallery:
     def __init__(self, images: Array, pictures: Sequence[ArrayLike] | Array | None) -> None:
         self._pictures = images if pictures is None else pictures
         # One black and one white for all; pictures given one by one have each their own.
-        self._limits = None
-        whole = self._pictures
-        if isinstance(whole, np.ndarray) and whole.dtype.kind in "fiub" and whole.size:
-            self._limits = pixel_limits(whole)
+        shared = self._pictures if isinstance(self._pictures, np.ndarray) else np.zeros(0)
+        has_limits = shared.dtype.kind in "fiub" and shared.size
+        self._limits = pixel_limits(shared) if has_limits else None
 
     def __getitem__(self, n: int) -> Array:
         picture = np.asarray(self._pictures[n])
@@ -61,9 +60,7 @@ def encoded(picture: Array) -> tuple[bytes, str]:
     """Return a picture (height, width, 3) uint8 as the content of a file, and the file's ending."""
     ending = ".png" if min(picture.shape[:2]) <= SMALL else ".jpg"
     options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    done, content = cv2.imencode(ending, picture[..., ::-1], options)
-    if not done:
-        raise RuntimeError(f"OpenCV could not write a {ending} picture of {picture.shape}")
+    _, content = cv2.imencode(ending, picture[..., ::-1], options)
     return content.tobytes(), ending
 
 
@@ -93,8 +90,6 @@ def cut(picture: Array, box: tuple[float, float, float, float], side: int) -> Ar
     rows = slice(int(top * height), max(int(top * height) + 1, round(bottom * height)))
     columns = slice(int(left * width), max(int(left * width) + 1, round(right * width)))
     part = np.ascontiguousarray(picture[rows, columns])
-    if part.shape[:2] == (side, side):
-        return part
     interpolation = cv2.INTER_AREA if min(part.shape[:2]) > side else cv2.INTER_LINEAR
     return cv2.resize(part, (side, side), interpolation=interpolation)
 
@@ -105,8 +100,3 @@ def crop_side(pixels: float) -> int:
         return max(1, round(pixels))
     # JPEG works on squares of 16 pixels: neighbours in a strip do not bleed into one another.
     return min(_CROP, -(-round(pixels) // 16) * 16)
-
-
-def strip(crops: Array) -> Array:
-    """Lay crops (k, s, s, 3) side by side, (s, k s, 3)."""
-    return np.concatenate(list(crops), axis=1)

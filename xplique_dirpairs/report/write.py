@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, upright_maps
 from xplique_dirpairs.comparison.result import Comparison
-from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.batching import in_turns, slices
 from xplique_dirpairs.core.geometry import coverage_matrix
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.progress import progress
-from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.data.annotated_images import flat_concepts
@@ -55,9 +54,7 @@ _CELLS = 16
 #: Maps are at full strength where this percentage of a concept's positive values lies above.
 _BRIGHTEST = 0.5
 #: Images of each concept's best crops that have a page before any other image.
-_WHOLE = 4
-#: Header of a table's column → its meaning.
-_METRICS = {f"{m.name} {m.arrow}".rstrip(): m.description for m in METRICS.values()}
+_BEST_FIRST = 4
 _DEFAULT = ReportSettings()
 
 
@@ -122,31 +119,24 @@ def write_report(
     check_place(path, single_file)  # not after minutes
     layer = ConceptLayer.of(concepts)
     pixels = images.images if isinstance(images, Scan) else as_images(images)
-    counts = {
-        "explanation": None if explanation is None else len(explanation.concept_names),
-        "interpretability": None if interpretability is None else len(interpretability.labels),
-    }
-    _check_parts(layer, len(pixels), counts, counterfactuals, settings)
-    if isinstance(images, Scan):
-        seen = images
-    else:
-        seen = scan(
-            layer, pixels, labels, batch_size=settings.batch_size, memory=settings.memory,
-            random_state=settings.random_state, verbose=verbose,
-        )  # fmt: skip
+    _check_parts(layer, len(pixels), explanation, interpretability, counterfactuals, settings)
+    seen = images if isinstance(images, Scan) else scan(
+        layer, pixels, labels, batch_size=settings.batch_size, memory=settings.memory,
+        random_state=settings.random_state, verbose=verbose,
+    )  # fmt: skip
     if explanation is None:
         explanation = explain_scan(seen, random_state=settings.random_state, verbose=verbose)
-    shown = page_images(seen, settings.max_images)
-    changes: tuple[Change | None, ...] = (None,) * len(shown)
-    if isinstance(counterfactuals, Counterfactuals):
-        changes = tuple(_change(counterfactuals, int(n)) for n in shown)
-    elif counterfactuals is not None:
+    places = shown = page_images(seen, settings.max_images)
+    if isinstance(counterfactuals, (int, np.integer)):
         x = seen.activations(shown)
         if training_activations is None:
             training_activations = seen.kept if len(seen.kept) >= len(shown) else x
         search = CounterfactualSearch(layer, training_activations)
-        found = search.find(x, max_concepts=counterfactuals, verbose=verbose)
-        changes = tuple(_change(found, place) for place in range(len(shown)))
+        counterfactuals = search.find(x, max_concepts=counterfactuals, verbose=verbose)
+        places = np.arange(len(shown))
+    changes = None
+    if counterfactuals is not None:
+        changes = tuple(_change(counterfactuals, int(n)) for n in places)
     report = build_report(
         seen, explanation, changes, comparison=comparison, interpretability=interpretability,
         settings=settings, verbose=verbose,
@@ -180,56 +170,61 @@ def build_report(
     report : Report
         Plain arrays and names, for `save_report`.
     """
-    layer = seen.layer
     gallery = Gallery(seen.images, settings.pictures)
     shown = page_images(seen, settings.max_images)
     pages = _image_pages(seen, shown, gallery, settings, verbose)
-    if changes is not None:
-        pages = replace(pages, changes=changes)
-    named = {int(k) for k in (*pages.labels, *pages.likeliest.ravel())}
-    named |= {change.after for change in pages.changes if change is not None}
-    named |= {k for push in explanation.confusions for k in (push.source, push.target)}
-    explained = dict(zip(explanation.class_ids.tolist(), explanation.class_names, strict=True))
-    return Report(
+    class_names = dict(enumerate(seen.layer.names_of_classes(seen.logits.shape[1])))
+    class_names |= zip(explanation.class_ids.tolist(), explanation.class_names, strict=True)
+    report = Report(
         title=str(settings.title),
         explanation=explanation,
         concepts=_concept_pages(seen, shown, pages.maps, gallery, settings, interpretability),
-        images=pages,
-        class_names={k: layer.class_name(k) for k in sorted(named)} | explained,
-        extractors=() if comparison is None else _other_extractors(comparison, explanation),
-        tables=() if comparison is None else _tables(comparison),
-        metrics={} if comparison is None else _METRICS,
+        images=pages if changes is None else replace(pages, changes=changes),
+        class_names=class_names,
         notes=tuple(str(note) for note in settings.notes),
+    )
+    if comparison is None:
+        return report
+    tables = (comparison.table(kind) for kind in dict.fromkeys(m.kind for m in METRICS.values()))
+    return replace(
+        report,
+        extractors=_other_extractors(comparison, explanation),
+        tables=tuple(table for table in tables if len(table.headers) > 1),
+        metrics={f"{m.name} {m.arrow}".rstrip(): m.description for m in METRICS.values()},
     )
 
 
 def _check_parts(
     layer: ConceptLayer,
     number_of_images: int,
-    counts: dict[str, int | None],
+    explanation: ModelExplanation | None,
+    interpretability: Interpretability | None,
     counterfactuals: Counterfactuals | int | None,
     settings: ReportSettings,
 ) -> None:
-    """Raise an error unless all parts are of these images, and ``counts`` that of the concepts."""
-    if settings.pictures is not None:
-        _check_one_each("pictures", settings.pictures, number_of_images)
-    if settings.image_names is not None:
-        _check_one_each("image_names", settings.image_names, number_of_images)
-    if isinstance(counterfactuals, Sized):
-        _check_one_each("counterfactuals", counterfactuals, number_of_images)
-    elif counterfactuals is not None:
-        check_integer("counterfactuals", counterfactuals)
-    for name, count in counts.items():
-        if count not in (None, layer.number_of_concepts):
+    """Raise an error unless all parts are of these images and these concepts."""
+    by_image: dict[str, Any] = {
+        "pictures": settings.pictures,
+        "image_names": settings.image_names,
+        "counterfactuals": counterfactuals,
+    }
+    by_concept: dict[str, Any] = {
+        "explanation": explanation and explanation.concept_names,
+        "interpretability": interpretability and interpretability.labels,
+    }
+    if counterfactuals is not None and not isinstance(counterfactuals, Sized):
+        check_integer("counterfactuals", by_image.pop("counterfactuals"))
+    for name, values in by_image.items():
+        if values is not None and (isinstance(values, str) or len(values) != number_of_images):
             raise ValueError(
-                f"{name} is of {count} concepts, but the extractor has "
+                f"{name} must be one for each of {number_of_images} images, not {len(values)}"
+            )
+    for name, values in by_concept.items():
+        if values is not None and len(values) != layer.number_of_concepts:
+            raise ValueError(
+                f"{name} is of {len(values)} concepts, but the extractor has "
                 f"{layer.number_of_concepts}: make it with the same extractor"
             )
-
-
-def _check_one_each(name: str, values: Sized, count: int) -> None:
-    if isinstance(values, str) or len(values) != count:
-        raise ValueError(f"{name} must be one for each of {count} images, not {len(values)}")
 
 
 # ------------------------------------------------------------ images
@@ -243,27 +238,22 @@ def page_images(seen: Scan, count: int) -> Array:
     total, concepts = seen.crop_values.shape
     if total <= count:
         return np.arange(total)
-    best = [seen.best_images(i, _WHOLE) for i in range(concepts)]
-    ranked = [int(own[k]) for k in range(_WHOLE) for own in best if k < len(own)]
-    # The n-th image of each class, class by class.
-    turns = np.zeros(total, int)
-    for k in np.unique(seen.class_ids):
-        turns[seen.class_ids == k] = np.arange((seen.class_ids == k).sum())
-    chosen = list(dict.fromkeys([*ranked, *np.argsort(turns, kind="stable").tolist()]))
+    best = [seen.best_images(i, _BEST_FIRST) for i in range(concepts)]
+    ranked = [int(own[k]) for k in range(_BEST_FIRST) for own in best if k < len(own)]
+    chosen = list(dict.fromkeys([*ranked, *in_turns(seen.class_ids).tolist()]))
     return np.sort(chosen[:count])
 
 
 def _image_pages(
     seen: Scan, shown: Array, gallery: Gallery, settings: ReportSettings, verbose: int
 ) -> ImagePages:
-    layer, classes = seen.layer, seen.logits.shape[1]
-    logits = seen.logits[shown]
+    """Return the pages of the shown images, without counterfactuals."""
+    layer, logits = seen.layer, seen.logits[shown]
     likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :_LIKELIEST]
-    kind = layer.head.class_activation
-    probabilities = np.take_along_axis(class_probabilities(logits, kind), likeliest, axis=1)
+    probabilities = class_probabilities(logits, layer.head.class_activation)
     scores = {
-        k: ClassScore(layer, k, None, classes, PATH_TOLERANCE, PATH_STEPS)
-        for k in np.unique(seen.predicted[shown]).tolist()
+        k: ClassScore(layer, k, None, logits.shape[1], PATH_TOLERANCE, PATH_STEPS)
+        for k in np.unique(likeliest[:, 0]).tolist()
     }
     maps, contributions = [], []
     parts = list(slices(len(shown), settings.batch_size))
@@ -272,8 +262,8 @@ def _image_pages(
         u, present = layer.read(x)
         maps.append(_reduced(concept_maps(present, seen.images.shape[1:])))
         contributions += [
-            scores[int(seen.predicted[n])].contributions(features, coefficients)
-            for n, features, coefficients in zip(shown[part], x, u, strict=True)
+            scores[k].contributions(features, coefficients)
+            for k, features, coefficients in zip(likeliest[part, 0].tolist(), x, u, strict=True)
         ]
     names = settings.image_names
     return ImagePages(
@@ -281,7 +271,7 @@ def _image_pages(
         names=tuple(f"image {n}" if names is None else str(names[n]) for n in shown),
         labels=seen.class_ids[shown],
         likeliest=likeliest,
-        probabilities=probabilities,
+        probabilities=np.take_along_axis(probabilities, likeliest, axis=1),
         scores=np.array([one.score for one in contributions]),
         residuals=np.array([one.residual for one in contributions]),
         contributions=np.stack([one.by_concept for one in contributions]),
@@ -301,12 +291,11 @@ def _reduced(maps: Array) -> Array:
 
 def _scaled(maps: Array) -> Array:
     """Scale maps to [0, 1], each concept by what few of its positive values exceed."""
-    tops = np.ones(maps.shape[-1], np.float32)
-    for i in range(maps.shape[-1]):
-        positive = maps[..., i][maps[..., i] > 0]
-        if positive.size:
-            tops[i] = np.percentile(positive, 100 - _BRIGHTEST)
-    return np.clip(maps / tops, 0.0, 1.0)
+    tops = [
+        np.percentile(own[own > 0], 100 - _BRIGHTEST) if (own > 0).any() else 1.0
+        for own in np.moveaxis(maps, -1, 0)
+    ]
+    return np.clip(maps / np.array(tops, np.float32), 0.0, 1.0)
 
 
 # ------------------------------------------------------------ concepts
@@ -321,20 +310,19 @@ def _concept_pages(
     interpretability: Interpretability | None,
 ) -> ConceptPages:
     layer, concepts = seen.layer, seen.layer.number_of_concepts
-    best = [seen.best_images(i, settings.nb_crops) for i in range(concepts)]
+    best = [seen.best_images(i, settings.nb_crops).tolist() for i in range(concepts)]
     side = crop_side(seen.patch / min(seen.images.shape[1:3]) * min(gallery[0].shape[:2]))
-    crops = []
-    for i, own in enumerate(best):
-        parts = [cut(gallery[int(n)], seen.crop_box(int(n), i), side) for n in own]
-        crops.append(np.stack(parts) if parts else np.zeros((0, side, side, 3), np.uint8))
-    places = {int(n): place for place, n in enumerate(shown)}
+    crops = [
+        [cut(gallery[n], seen.crop_box(n, i), side) for n in own] for i, own in enumerate(best)
+    ]
+    places = {n: place for place, n in enumerate(shown.tolist())}
     histogram = seen.histogram
     if histogram is None:
         histogram = np.stack([np.histogram(maps[..., i], BINS, (0, 1))[0] for i in range(concepts)])
     decoding = layer.decoding
     return ConceptPages(
-        crops=tuple(crops),
-        crop_images=tuple(np.array([places.get(int(n), -1) for n in own], int) for own in best),
+        crops=tuple(np.array(own, np.uint8).reshape(-1, side, side, 3) for own in crops),
+        crop_images=tuple(np.array([places.get(n, -1) for n in own], int) for own in best),
         presence=(seen.detected > 0).mean(axis=0),
         occupancy=seen.detected.mean(axis=0),
         histogram=histogram / histogram.sum(axis=1, keepdims=True),
@@ -346,17 +334,14 @@ def _concept_pages(
     )
 
 
-def _labels(interpretability: Interpretability) -> tuple[Label | None, ...]:
-    names = flat_concepts(interpretability.concepts)
-    figures = [
-        getattr(interpretability, name)
-        for name in ("iou", "precision", "recall", "average_precision")
-    ]
+def _labels(scores: Interpretability) -> tuple[Label | None, ...]:
+    names = flat_concepts(scores.concepts)
+    figures = zip(
+        scores.iou, scores.precision, scores.recall, scores.average_precision, strict=True
+    )
     return tuple(
-        None
-        if label == NO_LABEL
-        else Label(names[label][1], names[label][0], *(float(values[i]) for values in figures))
-        for i, label in enumerate(interpretability.labels.tolist())
+        None if label == NO_LABEL else Label(names[label][1], names[label][0], *own)
+        for label, own in zip(scores.labels.tolist(), figures, strict=True)
     )
 
 
@@ -380,13 +365,6 @@ def _change(counterfactuals: Counterfactuals, n: int) -> Change:
 # ------------------------------------------------------------ other extractors
 
 
-def _tables(comparison: Comparison) -> tuple[Table, ...]:
-    """Return a table for each kind of metrics that was measured."""
-    kinds = dict.fromkeys(metric.kind for metric in METRICS.values())
-    tables = [comparison.table(kind) for kind in kinds]
-    return tuple(table for table in tables if len(table.headers) > 1)
-
-
 def _other_extractors(
     comparison: Comparison, explanation: ModelExplanation
 ) -> tuple[ExtractorConcepts, ...]:
@@ -398,12 +376,11 @@ def _other_extractors(
             continue
         contributions = {
             int(k): result.fidelity.contributions[comparison.class_ids == k].mean(axis=0)
-            for k in explanation.class_ids
-            if (comparison.class_ids == k).any()
+            for k in np.intersect1d(explanation.class_ids, comparison.class_ids)
         }
-        used = sorted({int(i) for c in contributions.values() for i in largest_contributions(c)})
+        used = sorted({i for c in contributions.values() for i in largest_contributions(c)})
         maps = upright_maps(result.shown, images.shape[1:])[..., used]
         crops = best_crops_of_images(images, maps, _OTHER_CROPS)
-        shown = {i: as_bytes(own, limits) for i, own in zip(used, crops, strict=True) if len(own)}
-        extractors.append(ExtractorConcepts(name, contributions, shown))
+        pictures = {i: as_bytes(own, limits) for i, own in zip(used, crops, strict=True)}
+        extractors.append(ExtractorConcepts(name, contributions, pictures))
     return tuple(extractors)

@@ -10,10 +10,10 @@ function comparisonTable(table, k) {
     title, type: column === 0 ? 'text' : 'number', hint: report.metrics[title],
     rising: column === 0 || title.endsWith('\u2193'),
   }));
-  const rows = table.rows.map((cells) => cells.map((cell) => ({
+  const rows = table.rows.map((cells) => cells.map((cell, column) => ({
     node: cell.best ? el('strong', {}, cell.text, el('span', { class: 'hidden' }, ' (best)'))
       : cell.text,
-    value: cell.number === null && cells.indexOf(cell) === 0 ? cell.text : cell.number,
+    value: cell.numbers.length ? cell.numbers[0] : column === 0 ? cell.text : null,
   })));
   return sortableTable('Table ' + (k + 1) + ': ' + table.headers.slice(1).join(', '), columns, rows);
 }

@@ -86,7 +86,7 @@ function labelOf(label) {
   return el('p', { class: 'note' }, 'Annotations call it ', el('b', {}, bdi(label.name)), ' (',
     bdi(label.category), '): IoU ' + fixed(label.iou, 3) + ', precision ' +
     fixed(label.precision, 2) + ', recall ' + fixed(label.recall, 2) + ', average precision ' +
-    fixed(label.averagePrecision, 2) + '.');
+    fixed(label.average_precision, 2) + '.');
 }
 
 /** Crops, each above its whole image with the concept's map. */

@@ -161,7 +161,7 @@ function changeOf(image) {
   }
   const found = change.status === 'changed';
   const moved = change.concepts.map((i, k) => {
-    const [before, after] = [change.before[k], change.means[k]];
+    const [before, after] = [change.before_means[k], change.after_means[k]];
     const digits = digitsThatDiffer(before, after);
     return el('li', {}, conceptLink(i), after > before ? ' raised' : ' lowered', ' from ' +
       fixed(before, digits) + ' to ' + fixed(after, digits));
