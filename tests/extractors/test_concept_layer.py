@@ -21,9 +21,9 @@ from xplique_dirpairs.extractors.concept_layer import (
     own_activations,
     split_of,
 )
-from xplique_dirpairs.extractors.craft import FactorizerCraftTf
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf, FactorizerCraftTf
 from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer

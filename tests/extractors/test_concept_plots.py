@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.plots.palette import concept_colors, line_color
 
 pytestmark = pytest.mark.usefixtures("quick_learning")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import NETWORKS, make_images
+from counted import counted
 from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
@@ -121,15 +122,12 @@ def test_given_activations_stand_for_images(halves, images):
     np.testing.assert_allclose(given, craft.transform(images("conv_gap")), atol=1e-6)
 
 
-def test_fit_passes_every_image_through_the_network_once(halves, images, monkeypatch):
-    import xplique_dirpairs.extractors.craft as module
-
-    seen, compute = [], module.compute_activations
-    monkeypatch.setattr(
-        module, "compute_activations", lambda m, x, b: seen.append(len(x)) or compute(m, x, b)
-    )
-    fitted(halves, images)
-    assert seen == [6]
+def test_fit_passes_every_image_through_the_network_once(halves, images):
+    split, counts = counted(halves("conv_gap"))
+    craft = FactorizerCraftTf(split, factorizer=Projection(), patch_size=12)
+    craft.fit(images("conv_gap"))
+    craft.estimate_importance(nb_design=2)
+    assert sorted(counts.values()) == [1] * 6
 
 
 def test_crops_and_bank_are_what_craft_returns(halves, images):

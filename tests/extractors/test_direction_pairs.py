@@ -1,6 +1,5 @@
 """Direction pairs do what a script of Xplique's `CraftTf` and `CraftManagerTf` asks."""
 
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,8 +7,8 @@ from conftest import CLASSES, NETWORKS, fake_learn_pairs
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, CraftTf, DisplayImportancesOrder
 
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
-from xplique_dirpairs.models.split import split_model
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.pairs import DirectionPairs
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
@@ -177,21 +176,6 @@ def test_a_craft_script_runs_with_the_class_names_changed(halves, images, monkey
 
 #: The class of each image, by its colour.
 CLASS_OF_IMAGE = np.array([0, 0, 1, 1, 1, 0, 0, 1])
-
-
-@pytest.fixture(scope="module")
-def colour_network():
-    """Halves of a network that takes the strongest colour of an image for its class."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((32, 32, 3))
-    conv = keras.layers.Conv2D(8, 1, 4, activation="relu", name="features")
-    dense = keras.layers.Dense(3, use_bias=False)
-    model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(conv(inputs))))
-    kernel, bias = conv.get_weights()
-    kernel[..., :3] = np.eye(3)
-    conv.set_weights([kernel, bias])
-    dense.set_weights([np.eye(8, 3)])
-    return split_model(model, "features")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from xplique.concepts.craft import Sensitivity
 
 from xplique_dirpairs.plots.concepts import (
     OVERLAID,
+    RankedConcept,
     draw_importances,
     plot_class_importances,
     plot_crop_rows,
@@ -109,10 +110,11 @@ def test_a_montage_is_white_where_crops_are_missing(rng):
 
 
 def test_a_concept_without_crops_says_so():
-    crops = [np.zeros((2, 8, 8, 3)), np.zeros((0, 8, 8, 3))]
-    figure = plot_crop_rows(
-        [4, 7], crops, np.array([0.5, 0.0]), concept_colors(2), number_of_crops=5
-    )
+    concepts = [
+        RankedConcept(4, 0.5, VEIL, np.zeros((2, 8, 8, 3))),
+        RankedConcept(7, 0.0, VEIL, np.zeros((0, 8, 8, 3))),
+    ]
+    figure = plot_crop_rows(concepts, number_of_crops=5)
     first, second = figure.axes
     assert first.images and not first.texts
     assert not second.images and "not detected" in second.texts[0].get_text()
@@ -131,15 +133,18 @@ def test_labels_of_bars_do_not_overlap(count, width):
 
 @pytest.mark.parametrize("count", [5, 40])
 def test_an_image_of_many_concepts_stays_readable(count, rng):
-    figure = plot_image_concepts(
+    picture, maps, crops = (
         rng.random((16, 16, 3)),
         rng.random((4, 4, count)),
-        range(count),
-        [rng.random((6, 8, 8, 3))] * count,
-        rng.random(count),
-        xpliques_cmaps(concept_colors(count)),
-        "title",
+        rng.random((6, 8, 8, 3)),
     )
+    concepts = [
+        RankedConcept(number, importance, cmap, crops)
+        for number, (importance, cmap) in enumerate(
+            zip(rng.random(count), xpliques_cmaps(concept_colors(count)), strict=True)
+        )
+    ]
+    figure = plot_image_concepts(picture, maps, concepts, "title")
     figure.canvas.draw()
     image, bars = figure.axes[0], figure.axes[-1]
     assert len(image.images) == 1 + min(count, OVERLAID)

@@ -14,8 +14,7 @@ from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.crops import best_crops
-from xplique_dirpairs.extractors.craft import sensitivity_of
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf, sensitivity_of
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.pairs import DirectionPairs

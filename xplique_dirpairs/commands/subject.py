@@ -30,9 +30,9 @@ from xplique_dirpairs.commands.network import (
     preprocessing,
     suggestion,
 )
-from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.crops import default_patch
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model

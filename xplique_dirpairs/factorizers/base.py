@@ -68,6 +68,10 @@ class DirectionsFactorizer(ConceptFactorizer):
         """
         return self.encode(activations)
 
+    def read(self, activations: Array) -> tuple[Array, Array]:
+        """Return `encode` and `shown_coefficients` of features (P, D) that were checked."""
+        return self.encode(activations), self.shown_coefficients(activations)
+
     # The interface of Xplique's `Factorization.reducer`, an sklearn NMF there.
 
     @property

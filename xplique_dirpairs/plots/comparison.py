@@ -19,8 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from xplique_dirpairs.core.linear_algebra import match
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.plots.concepts import draw_crop_sheet, draw_importances
-from xplique_dirpairs.plots.images import draw_lit, draw_picture
+from xplique_dirpairs.plots.concepts import draw_importances
+from xplique_dirpairs.plots.images import draw_crop_sheet, draw_lit, draw_picture
 from xplique_dirpairs.plots.layout import dress, wrapped
 from xplique_dirpairs.plots.palette import Color, concept_colors
 
@@ -366,7 +366,7 @@ def plot_aligned_concepts(
         sides = ((a, pair.ours, pair.our_crops), (b, pair.theirs, pair.their_crops))
         for side, (name, concept, crops) in enumerate(sides):
             ax, color = line[side], styles[name].color
-            draw_crop_sheet(ax, crops, nb_crops, 1, color, anchor="C")
+            draw_crop_sheet(ax, crops, nb_crops, 1, color)
             x, align = ((-0.02, "right"), (1.02, "left"))[side]
             ax.text(
                 x, 0.5, str(concept), transform=ax.transAxes, ha=align, va="center",
