@@ -218,7 +218,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """Return one image's concept maps as pictures show them, (H, W, I)."""
         activations = self._activations(image)
         shown = by_position(self.factorizer.shown_coefficients, activations)
-        return concept_maps(shown, as_images(image).shape[1:])[0]
+        return np.asarray(concept_maps(shown, as_images(image).shape[1:])[0])
 
     # ---------------------------------------------------------------- importance
 

@@ -83,7 +83,7 @@ class Scan:
     batch_size: int
     pooled: Array | None = None
     pooled_coefficients: Array | None = None
-    _read_again: dict[int, Array] = field(default_factory=dict, repr=False)
+    _read_again: dict[int, Array] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def predicted(self) -> Array:
@@ -130,7 +130,8 @@ class Scan:
         together = self.detected_together
         own = np.diag(together)
         either = own[:, None] + own[None] - together
-        return np.divide(together, either, out=np.zeros(either.shape), where=either > 0)
+        shares: Array = np.divide(together, either, out=np.zeros(either.shape), where=either > 0)
+        return shares
 
     def best_images(self, concept: int, count: int, among: Array | None = None) -> Array:
         """Return the images with a concept's best crops, best first; none without the concept.
@@ -146,7 +147,7 @@ class Scan:
         values = self.crop_values[:, concept]
         candidates = np.arange(len(values)) if among is None else among
         best = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
-        return best[values[best] > 0]
+        return np.asarray(best[values[best] > 0])
 
     def crops(self, concept: int, count: int, among: Array | None = None) -> Array:
         """Return a concept's best crops, of different images, (k, patch, patch, 3) uint8.

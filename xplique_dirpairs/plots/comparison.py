@@ -17,6 +17,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.linear_algebra import match
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.concepts import draw_importances
@@ -41,7 +42,7 @@ class ExtractorStyle:
     """Colour and line style of an extractor."""
 
     color: Color
-    line: str | tuple
+    line: str | tuple[int, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -267,16 +268,12 @@ def counterparts(maps: Array, other_maps: Array) -> tuple[Array, Array]:
             f"other_maps must hold at least the {maps.shape[-1]} concepts of maps, not "
             f"{other_maps.shape[-1]}: pass the maps of fewer concepts first"
         )
-    ours, theirs = (_standardised(m.reshape(-1, m.shape[-1])) for m in (maps, other_maps))
-    correlations = theirs.T @ ours / len(ours)
+    concepts = maps.shape[-1]
+    both = np.concatenate([as_positions(maps), as_positions(other_maps)], axis=1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a map is constant
+        correlations = np.nan_to_num(np.corrcoef(both.T)[concepts:, :concepts])
     partners = match(correlations)
-    return partners, correlations[partners, np.arange(len(partners))]
-
-
-def _standardised(values: Array) -> Array:
-    centred = values - values.mean(axis=0)
-    deviation = centred.std(axis=0)
-    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+    return partners, correlations[partners, np.arange(concepts)]
 
 
 def plot_extractor_maps(
