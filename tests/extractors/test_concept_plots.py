@@ -50,7 +50,7 @@ def test_every_plot_draws_for_every_network(ready, shows, name):
     figures[-1].canvas.draw()
 
 
-@pytest.mark.parametrize("concepts", [1, 40])
+@pytest.mark.parametrize("concepts", [1, 24])
 def test_every_plot_draws_for_any_number_of_concepts(ready, shows, tmp_path, concepts):
     pairs, x = ready(concepts=concepts, count=1)
     pairs.plot_concepts_importances().canvas.draw()

@@ -135,14 +135,18 @@ def test_crops_and_bank_are_what_craft_returns(halves, images):
     crops, crops_u, bank = craft.fit(images("tall"), class_id=2)
     assert crops.shape == (6 * 3 * 1, 20, 20, 3)  # starts 0, 16, 32 down and 0 across
     assert crops_u.shape == (18, 3) and bank.shape == (3, 8) and bank.dtype == np.float32
-    made = craft.factorization
+    factorization = craft.factorization
     assert (
-        made.class_id == 2 and made.crops is crops and made.reducer.components_.dtype == bank.dtype
+        factorization.class_id == 2
+        and factorization.crops is crops
+        and factorization.reducer.components_.dtype == bank.dtype
     )
-    np.testing.assert_array_equal(made.inputs, images("tall"))
+    np.testing.assert_array_equal(factorization.inputs, images("tall"))
     np.testing.assert_array_equal(crops.numpy()[0], images("tall")[0, :20, :20])
     pixels = np.ones((5, 8), np.float32)
-    np.testing.assert_array_equal(made.reducer.transform(pixels), craft.factorizer.encode(pixels))
+    np.testing.assert_array_equal(
+        factorization.reducer.transform(pixels), craft.factorizer.encode(pixels)
+    )
 
 
 def test_uint8_images_stay_uint8_in_the_crops(halves, images):

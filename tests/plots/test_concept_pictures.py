@@ -160,21 +160,23 @@ def texts(figure):
 
 
 def maximised(rng, count, crops=3, **how):
-    made = {
+    pictures = {
         "filter": rng.uniform(size=(count, 8, 8, 3)),
         "signal": rng.uniform(size=(count, 8, 8, 3)),
     }
-    found = [rng.uniform(size=(crops, 4, 4, 3)) for _ in range(count)]
-    return made, plot_maximised(made, found, np.arange(count) + 5, limits=(0, 1), **how)
+    best_crops = [rng.uniform(size=(crops, 4, 4, 3)) for _ in range(count)]
+    return pictures, plot_maximised(
+        pictures, best_crops, np.arange(count) + 5, limits=(0, 1), **how
+    )
 
 
 def test_a_row_holds_the_pictures_and_the_crops_of_its_concept(rng):
-    made, figure = maximised(rng, 3, notes=["a", "b", "c"], title="a title")
+    pictures, figure = maximised(rng, 3, notes=["a", "b", "c"], title="a title")
     assert len(figure.axes) == 3 * 3
     for k in range(3):
         first, second, sheet = figure.axes[3 * k : 3 * k + 3]
-        np.testing.assert_allclose(first.images[0].get_array(), made["filter"][k], atol=1e-6)
-        np.testing.assert_allclose(second.images[0].get_array(), made["signal"][k], atol=1e-6)
+        np.testing.assert_allclose(first.images[0].get_array(), pictures["filter"][k], atol=1e-6)
+        np.testing.assert_allclose(second.images[0].get_array(), pictures["signal"][k], atol=1e-6)
         assert len(sheet.images) == 1
     assert {"5\na", "6\nb", "7\nc", "filter", "signal", "best crops", "a title"} <= set(
         texts(figure)
@@ -201,10 +203,10 @@ def test_nothing_lies_on_anything_else_or_outside(rng, count):
 
 
 def test_every_concept_needs_pictures_and_crops(rng):
-    made = {"filter": rng.uniform(size=(2, 8, 8, 3))}
+    of_two = {"filter": rng.uniform(size=(2, 8, 8, 3))}
     for pictures, crops, concepts in (
-        (made, [], [0, 1]),
-        (made, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
+        (of_two, [], [0, 1]),
+        (of_two, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
         ({}, [], []),
     ):
         with pytest.raises(ValueError, match="are wanted for each of"):
