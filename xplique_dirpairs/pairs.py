@@ -193,7 +193,7 @@ class DirectionPairs:
 
     def read(self, x: Array, off: Off = "absent") -> tuple[Array, Array]:
         """Return `coefficients` and detections of features that were checked, of one projection."""
-        z = x @ self.filters.T
+        z = self._as_features(x) @ self.filters.T
         return self._coefficients(z, off), self._detections(z)
 
     def _coefficients(self, z: Array, off: Off) -> Array:

@@ -137,7 +137,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     ) -> tuple[tf.Tensor, Array, Array]:
         check_class(class_id, self.head.number_of_classes)
         images = as_images(inputs)
-        # The fit of the factorizer checks them.
+        # The fit of the factorizer checks whether they are finite.
         activations = unchecked_activations(self.input_to_latent_model, images, self.batch_size)
         self._learn(activations, **options)
         return self._describe(images, activations, class_id)

@@ -70,7 +70,10 @@ class DirectionsFactorizer(ConceptFactorizer):
 
     def read(self, activations: Array) -> tuple[Array, Array]:
         """Return `encode` and `shown_coefficients` of features (P, D) that were checked."""
-        return self.encode(activations), self.shown_coefficients(activations)
+        coefficients = self.encode(activations)
+        if type(self).shown_coefficients is DirectionsFactorizer.shown_coefficients:
+            return coefficients, coefficients
+        return coefficients, self.shown_coefficients(activations)
 
     # The interface of Xplique's `Factorization.reducer`, an sklearn NMF there.
 

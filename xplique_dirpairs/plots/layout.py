@@ -39,8 +39,9 @@ class Sheet:
         )
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """Write words; ``style`` is as of ``Figure.text``."""
-        self.figure.text(left / self.width, 1.0 - top / self.height, text, **style)
+        """Write words, if there are any; ``style`` is as of ``Figure.text``."""
+        if text:
+            self.figure.text(left / self.width, 1.0 - top / self.height, text, **style)
 
 
 class RowGrid(Sheet):
