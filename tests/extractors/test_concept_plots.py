@@ -186,10 +186,10 @@ def test_importances_of_another_length_are_refused(ready):
         pairs.plot_concepts_crops(nb_most_important_concepts=0)
 
 
-@pytest.mark.parametrize("concepts", [[], [0.5], [5], [-1], 0])
+@pytest.mark.parametrize("concepts", [[], [0.5], [5], [-1]])
 def test_concepts_to_draw_are_numbers_of_concepts(ready, concepts):
     pairs, x = ready()
-    with pytest.raises(ValueError, match="must be numbers of concepts, 0 to 4"):
+    with pytest.raises(ValueError, match=r"must be indices of concepts|are numbered 0 to 4"):
         pairs.plot_concept_attribution_map(x[0], concepts)
     assert not plt.get_fignums()
 

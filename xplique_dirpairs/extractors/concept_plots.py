@@ -16,7 +16,12 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_images, check_integer, check_number
+from xplique_dirpairs.core.validation import (
+    check_concepts,
+    check_images,
+    check_integer,
+    check_number,
+)
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
     RankedConcept,
@@ -211,13 +216,7 @@ class ConceptPlots(ChecksFit):
         """
         self._importances()
         check_integer("nb_most_important_concepts", nb_most_important_concepts)
-        concepts = np.asarray(most_important_concepts)
-        numbers = concepts.ndim == 1 and concepts.size and concepts.dtype.kind in "iu"
-        if not numbers or not 0 <= concepts.min() <= concepts.max() < self.number_of_concepts:
-            raise ValueError(
-                "most_important_concepts must be numbers of concepts, 0 to "
-                f"{self.number_of_concepts - 1}, and one at least, not {most_important_concepts!r}"
-            )
+        concepts = check_concepts(most_important_concepts, self.number_of_concepts)
         concepts = concepts[:nb_most_important_concepts]
         ax = empty_axes((5.0, 5.0))
         draw_concept_map(

@@ -91,12 +91,9 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         if factorizer is None:
             raise TypeError("factorizer is missing: what finds the concepts, PCAFactorizer(12)")
         concepts = factorizer.number_of_concepts
-        for name, value in {
-            "number_of_concepts": concepts,
-            "batch_size": batch_size,
-            "patch_size": patch_size,
-        }.items():
-            check_integer(name, value)
+        check_integer("number_of_concepts", concepts)
+        check_integer("batch_size", batch_size)
+        check_integer("patch_size", patch_size)
         super().__init__(*split, concepts, batch_size, patch_size)
         self.split = split
         self.factorizer = factorizer

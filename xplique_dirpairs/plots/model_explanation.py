@@ -247,26 +247,24 @@ def _draw_classes(ax: Axes, middle: float, classes: Sequence[tuple[str, float]])
     """Write classes in boxes, on two lines at most, and how many did not fit."""
     texts = [f"{plain(name, 20)} {signed(value)}" for name, value in classes]
     widths = [0.068 * len(text) + 0.24 for text in texts]
-    lines: list[list[int]] = [[]]
-    used = 0.0
-    for k in range(min(len(texts), _NAMED)):
-        if used + widths[k] > _LINE - 0.8 and lines[-1]:
+    lines: list[list[tuple[float, int]]] = [[]]
+    x = 0.05
+    for k, width in enumerate(widths[:_NAMED]):
+        if lines[-1] and x + width > _LINE - 0.75:
             if len(lines) == 2:
                 break
             lines.append([])
-            used = 0.0
-        lines[-1].append(k)
-        used += widths[k]
+            x = 0.05
+        lines[-1].append((x, k))
+        x += width
     offsets = [0.0] if len(lines) == 1 else [-0.15, 0.15]
     for line, offset in zip(lines, offsets, strict=True):
-        x = 0.05
-        for k in line:
+        for left, k in line:
             color = RAISES if classes[k][1] > 0 else LOWERS
             ax.text(
-                x + 0.1, middle + offset, texts[k], fontsize=8.5, color="white", va="center",
+                left + 0.1, middle + offset, texts[k], fontsize=8.5, color="white", va="center",
                 bbox={"boxstyle": "round,pad=0.25", "facecolor": color, "edgecolor": "none"},
             )  # fmt: skip
-            x += widths[k]
     left_out = len(texts) - sum(map(len, lines))
     if left_out:
         note = f"and {left_out} more"
