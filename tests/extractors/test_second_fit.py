@@ -11,7 +11,7 @@ from xplique_dirpairs.extractors.craft import DirectionPairsTf
 
 ROOT = Path(xplique_dirpairs.__file__).parent
 #: Files beyond those of learning/ that the second `DirectionPairsTf.fit` of a process may enter.
-FILES = 10
+FILES = 11
 
 
 def test_a_second_fit_enters_few_files_and_checks_its_activations_once(halves, images):
