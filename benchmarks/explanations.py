@@ -43,7 +43,7 @@ from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_scenes, sm
 from xplique_dirpairs.explanations.model import explain_model
 from xplique_dirpairs.explanations.prediction import compare_predictions, explain_prediction
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings

@@ -170,6 +170,21 @@ def halves():
     return get
 
 
+@pytest.fixture(scope="session")
+def colour_network():
+    """Halves of a network that takes the strongest colour of an image for its class."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    conv = keras.layers.Conv2D(8, 1, 4, activation="relu", name="features")
+    dense = keras.layers.Dense(3, use_bias=False)
+    model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(conv(inputs))))
+    kernel, bias = conv.get_weights()
+    kernel[..., :3] = np.eye(3)
+    conv.set_weights([kernel, bias])
+    dense.set_weights([np.eye(8, 3)])
+    return split_model(model, "features")
+
+
 @pytest.fixture
 def images():
     """``images(name, count)`` → images for a network of `NETWORKS`."""

@@ -11,10 +11,10 @@ from .explanations.prediction import PredictionExplanation as PredictionExplanat
 from .explanations.prediction import compare_predictions as compare_predictions
 from .explanations.prediction import explain_prediction as explain_prediction
 from .extractors.concept_layer import ConceptLayer as ConceptLayer
+from .extractors.craft import DirectionPairsTf as DirectionPairsTf
 from .extractors.craft import FactorizerCraftTf as FactorizerCraftTf
-from .extractors.direction_pairs import DirectionPairsManagerTf as DirectionPairsManagerTf
-from .extractors.direction_pairs import DirectionPairsTf as DirectionPairsTf
 from .extractors.holistic import HolisticDirectionPairsTf as HolisticDirectionPairsTf
+from .extractors.manager import DirectionPairsManagerTf as DirectionPairsManagerTf
 from .factorizers.autoencoders import ArchetypalFactorizer as ArchetypalFactorizer
 from .factorizers.autoencoders import RelaxedArchetypalFactorizer as RelaxedArchetypalFactorizer
 from .factorizers.autoencoders import TopKFactorizer as TopKFactorizer

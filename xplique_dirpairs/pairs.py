@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.archives import ArchiveFormat
-from xplique_dirpairs.core.linear_algebra import regularised_inverse, unit_rows
+from xplique_dirpairs.core.linear_algebra import regularised_inverse
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
@@ -84,7 +84,7 @@ class DirectionPairs:
         self._check_shapes()
         lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
         is_unit = np.abs(lengths - 1.0) < 1e-6  # these rows stay the same to the last bit
-        signals = np.where(is_unit, self.signals, unit_rows(self.signals))
+        signals = np.where(is_unit, self.signals, self.signals / lengths)
         object.__setattr__(self, "signals", signals.astype(np.float32))
         for field in fields(self):
             array = getattr(self, field.name)
@@ -165,8 +165,7 @@ class DirectionPairs:
 
     def detect(self, x: ArrayLike) -> Array:
         """Compute detections y = σ(Wᵀx − b), (..., I), in [0, 1]; y > 0.5: concept detected."""
-        # σ in a form that overflows at neither end
-        return 0.5 * (1.0 + np.tanh(0.5 * (self.project(x) - self.biases)))
+        return self._detections(self.project(x))
 
     def signal_values(self, x: ArrayLike) -> Array:
         """Compute signal values about their mean, α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i), (..., I)."""
@@ -190,10 +189,21 @@ class DirectionPairs:
             With ``residual = x − combine(coefficients)``, x is restored exactly.
         """
         check_choice("off", off, get_args(Off))
-        z = self.project(x)
+        return self._coefficients(self.project(x), off)
+
+    def read(self, x: Array, off: Off = "absent") -> tuple[Array, Array]:
+        """Return `coefficients` and detections of features that were checked, of one projection."""
+        z = self._as_features(x) @ self.filters.T
+        return self._coefficients(z, off), self._detections(z)
+
+    def _coefficients(self, z: Array, off: Off) -> Array:
         if off == "absent":
             return np.maximum(z - self.absent_levels, 0.0)
         return (z - self.biases) @ self.cross_inverse.T.astype(z.dtype)
+
+    def _detections(self, z: Array) -> Array:
+        # σ in a form that overflows at neither end
+        return 0.5 * (1.0 + np.tanh(0.5 * (z - self.biases)))
 
     # ---------------------------------------------------------------- writing
 
@@ -321,7 +331,8 @@ class DirectionPairs:
 
 def _unit_gram(filters: Array, signals: Array) -> Array:
     """Return ŴᵀŜ, (I, I) float64."""
-    return unit_rows(filters.astype(np.float64)) @ signals.astype(np.float64).T
+    lengths = np.linalg.norm(filters.astype(np.float64), axis=1, keepdims=True)
+    return (filters / lengths) @ signals.astype(np.float64).T
 
 
 def _cross_inverse(filters: Array, signals: Array) -> Array:

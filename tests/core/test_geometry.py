@@ -1,4 +1,4 @@
-"""Where the cells of a map, and crops, lie on the image."""
+"""Where the cells of a map lie on the image."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,9 @@ import tensorflow as tf
 from xplique_dirpairs.core.geometry import (
     bilinear_matrix,
     coverage_matrix,
-    crop_place,
-    default_patch,
     upsample,
     upsampled_bands,
 )
-from xplique_dirpairs.data.crops import extract_crops
 
 SIZES = [
     ((7, 7), (224, 224)),
@@ -87,15 +84,3 @@ def test_interpolation_and_coverage_of_a_constant_are_the_constant():
 def test_a_shift_is_one_number_or_two(shift):
     with pytest.raises(ValueError, match="shift must be"):
         upsample(np.zeros((2, 2, 1)), (4, 4), shift)
-
-
-@pytest.mark.parametrize("shape, patch", [((100, 64, 3), 20), ((10, 21), 3), ((1, 1, 3), 1)])
-def test_by_default_a_patch_is_three_tenths_of_the_shorter_side_rounded_up(shape, patch):
-    assert default_patch(shape) == patch
-
-
-def test_crops_are_numbered_row_by_row():
-    images = np.arange(20 * 33, dtype=float).reshape(1, 20, 33, 1)
-    for index, crop in enumerate(extract_crops(images, 8)):
-        top, left = crop_place(index, (20, 33, 1), 8)
-        np.testing.assert_array_equal(crop, images[0, top : top + 8, left : left + 8])

@@ -11,6 +11,8 @@ from xplique_dirpairs.data.crops import (
     best_crops_of_images,
     concept_maps,
     crop_coefficients,
+    crop_place,
+    default_patch,
     extract_crops,
     fitting_patch,
 )
@@ -107,3 +109,15 @@ def test_images_without_a_concept_give_no_crop_of_it(rng):
     maps[2, 1, 0, 0] = 1.0
     one, none = best_crops_of_images(images, maps, 3)
     assert one.shape == (1, 5, 5, 3) and none.shape == (0, 5, 5, 3)
+
+
+@pytest.mark.parametrize("shape, patch", [((100, 64, 3), 20), ((10, 21), 3), ((1, 1, 3), 1)])
+def test_by_default_a_patch_is_three_tenths_of_the_shorter_side_rounded_up(shape, patch):
+    assert default_patch(shape) == patch
+
+
+def test_crops_are_numbered_row_by_row():
+    images = np.arange(20 * 33, dtype=float).reshape(1, 20, 33, 1)
+    for index, crop in enumerate(extract_crops(images, 8)):
+        top, left = crop_place(index, (20, 33, 1), 8)
+        np.testing.assert_array_equal(crop, images[0, top : top + 8, left : left + 8])

@@ -19,7 +19,7 @@ from planted import (
 
 from xplique_dirpairs.explanations.model import explain_model
 from xplique_dirpairs.explanations.prediction import explain_prediction
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise

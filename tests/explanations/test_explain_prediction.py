@@ -15,8 +15,8 @@ from sklearn.exceptions import NotFittedError
 from xplique_dirpairs.explanations.model import explain_model
 from xplique_dirpairs.explanations.prediction import compare_predictions, explain_prediction
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.extractors.craft import FactorizerCraftTf
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf, FactorizerCraftTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.models.split import SplitModel, split_model

@@ -21,9 +21,9 @@ from xplique_dirpairs.extractors.concept_layer import (
     own_activations,
     split_of,
 )
-from xplique_dirpairs.extractors.craft import FactorizerCraftTf
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf, FactorizerCraftTf
 from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
@@ -178,9 +178,10 @@ def test_concepts_and_classes_have_the_names_given_or_numbers(split):
     assert named.concept_names == ("x", "y") and named.class_name(2) == "c"
     assert named.names_of_classes(3) == ("a", "b", "c")
     assert ConceptLayer.of(named).concept_names == ("x", "y")
-    some = ConceptLayer.of(plain, class_names={1: "b"})
+    partly_named = ConceptLayer.of(plain, class_names={1: "b"})
     assert (
-        some.names_of_classes(3) == ("class 0", "b", "class 2") and some.class_name(0) == "class 0"
+        partly_named.names_of_classes(3) == ("class 0", "b", "class 2")
+        and partly_named.class_name(0) == "class 0"
     )
     with pytest.raises(ValueError, match="class_names must be 3"):
         ConceptLayer.of(plain, class_names=["a", "b"])
@@ -212,8 +213,8 @@ def test_one_output_has_two_classes(activation):
     np.testing.assert_allclose(layer.head.logits(x), np.hstack([-z, z]), rtol=1e-4)
     assert layer.linear_rows(x).shape == (2, 8)
     # halves that keep their sigmoid have no linear rows, but the same logits
-    whole = keras.Model(model.get_layer("features").output, model.output)
-    kept = ConceptLayer.of(make_pairs(8, 2), (split[0], whole))
+    with_activation = keras.Model(model.get_layer("features").output, model.output)
+    kept = ConceptLayer.of(make_pairs(8, 2), (split[0], with_activation))
     np.testing.assert_allclose(kept.head.logits(x), np.hstack([-z, z]), rtol=1e-3, atol=1e-5)
     assert (kept.linear_rows(x) is None) == (activation == "sigmoid")
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.plots.palette import concept_colors, line_color
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
@@ -50,7 +50,7 @@ def test_every_plot_draws_for_every_network(ready, shows, name):
     figures[-1].canvas.draw()
 
 
-@pytest.mark.parametrize("concepts", [1, 40])
+@pytest.mark.parametrize("concepts", [1, 24])
 def test_every_plot_draws_for_any_number_of_concepts(ready, shows, tmp_path, concepts):
     pairs, x = ready(concepts=concepts, count=1)
     pairs.plot_concepts_importances().canvas.draw()
@@ -186,10 +186,10 @@ def test_importances_of_another_length_are_refused(ready):
         pairs.plot_concepts_crops(nb_most_important_concepts=0)
 
 
-@pytest.mark.parametrize("concepts", [[], [0.5], [5], [-1], 0])
+@pytest.mark.parametrize("concepts", [[], [0.5], [5], [-1]])
 def test_concepts_to_draw_are_numbers_of_concepts(ready, concepts):
     pairs, x = ready()
-    with pytest.raises(ValueError, match="must be numbers of concepts, 0 to 4"):
+    with pytest.raises(ValueError, match=r"must be indices of concepts|are numbered 0 to 4"):
         pairs.plot_concept_attribution_map(x[0], concepts)
     assert not plt.get_fignums()
 

@@ -1,6 +1,5 @@
 """Direction pairs do what a script of Xplique's `CraftTf` and `CraftManagerTf` asks."""
 
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,8 +7,8 @@ from conftest import CLASSES, NETWORKS, fake_learn_pairs
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, CraftTf, DisplayImportancesOrder
 
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
-from xplique_dirpairs.models.split import split_model
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.pairs import DirectionPairs
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
@@ -179,21 +178,6 @@ def test_a_craft_script_runs_with_the_class_names_changed(halves, images, monkey
 CLASS_OF_IMAGE = np.array([0, 0, 1, 1, 1, 0, 0, 1])
 
 
-@pytest.fixture(scope="module")
-def colour_network():
-    """Halves of a network that takes the strongest colour of an image for its class."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((32, 32, 3))
-    conv = keras.layers.Conv2D(8, 1, 4, activation="relu", name="features")
-    dense = keras.layers.Dense(3, use_bias=False)
-    model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(conv(inputs))))
-    kernel, bias = conv.get_weights()
-    kernel[..., :3] = np.eye(3)
-    conv.set_weights([kernel, bias])
-    dense.set_weights([np.eye(8, 3)])
-    return split_model(model, "features")
-
-
 @pytest.fixture
 def manager(colour_network, images):
     def make(shared=True, classes=None, one_hot=False, fit=True, **options):
@@ -219,55 +203,55 @@ def manager(colour_network, images):
 
 
 def test_one_set_of_pairs_serves_all_classes(manager):
-    made = manager(classes=[0, 1])
-    made.estimate_importance(nb_design=4)
-    zero, one = made.craft_instances[0], made.craft_instances[1]
-    assert zero.pairs is one.pairs is made.pairs
+    several = manager(classes=[0, 1])
+    several.estimate_importance(nb_design=4)
+    zero, one = several.craft_instances[0], several.craft_instances[1]
+    assert zero.pairs is one.pairs is several.pairs
     assert (zero.factorization.class_id, one.factorization.class_id) == (0, 1)
-    assert made.history_ is zero.history_
+    assert several.history_ is zero.history_
     assert (zero.sensitivity.importances != one.sensitivity.importances).any()
 
 
 def test_a_shared_concept_has_one_colour_in_all_classes(manager):
-    made = manager(classes=[0, 1])
-    made.estimate_importance(nb_design=4)
+    several = manager(classes=[0, 1])
+    several.estimate_importance(nb_design=4)
     colors = []
     for class_id in (0, 1):
-        sensitivity = made.craft_instances[class_id].sensitivity
+        sensitivity = several.craft_instances[class_id].sensitivity
         ranks = np.argsort(sensitivity.most_important_concepts)
         colors.append([sensitivity.cmaps[rank](1.0) for rank in ranks])
     assert colors[0] == colors[1] and len(set(colors[0])) == 4
 
 
 def test_each_class_has_pairs_of_its_own_on_request(manager):
-    made = manager(shared=False, classes=[0, 1])
-    assert set(made.pairs) == set(made.history_) == {0, 1}
-    assert (made.pairs[0].filters != made.pairs[1].filters).any()
+    several = manager(shared=False, classes=[0, 1])
+    assert set(several.pairs) == set(several.history_) == {0, 1}
+    assert (several.pairs[0].filters != several.pairs[1].filters).any()
 
 
 def test_images_are_chosen_by_prediction_and_limited(manager):
-    made = manager(classes=[0, 1])
-    assert [len(made.craft_instances[k].factorization.inputs) for k in (0, 1)] == [4, 4]
-    made = manager(classes=[0, 1], nb_samples_per_class=3)
+    several = manager(classes=[0, 1])
+    assert [len(several.craft_instances[k].factorization.inputs) for k in (0, 1)] == [4, 4]
+    several = manager(classes=[0, 1], nb_samples_per_class=3)
     np.testing.assert_array_equal(
-        made.craft_instances[1].factorization.inputs, made.inputs[[2, 3, 4]]
+        several.craft_instances[1].factorization.inputs, several.inputs[[2, 3, 4]]
     )
 
 
 @pytest.mark.parametrize("one_hot", [False, True])
 def test_without_a_list_the_classes_are_those_of_the_labels(manager, one_hot):
-    made = manager(one_hot=one_hot, fit=False)
-    assert list(made.craft_instances) == [0, 1, 2]
+    several = manager(one_hot=one_hot, fit=False)
+    assert list(several.craft_instances) == [0, 1, 2]
 
 
 def test_a_class_nobody_predicts_is_left_out_with_a_warning(manager):
-    made = manager(classes=[2, 0], fit=False)
+    several = manager(classes=[2, 0], fit=False)
     with pytest.warns(UserWarning, match=r"no image to the classes \[2\]"):
-        made.fit()
-    made.estimate_importance(nb_design=4)
-    assert made.plot_concepts_crops(0, nb_crops=3).axes
+        several.fit()
+    several.estimate_importance(nb_design=4)
+    assert several.plot_concepts_crops(0, nb_crops=3).axes
     with pytest.raises(NotFittedError, match="class 2 was left out"):
-        made.plot_concepts_crops(2)
+        several.plot_concepts_crops(2)
 
 
 def test_classes_without_images_or_fit_are_refused(manager):
@@ -303,6 +287,6 @@ def test_a_number_of_samples_is_a_positive_integer(manager, number):
 def test_predictions_are_the_networks(halves, images):
     g, h = halves("conv_gap")
     x = images("conv_gap", 8)
-    made = DirectionPairsManagerTf(g, h, x, np.zeros(8, int))
+    several = DirectionPairsManagerTf(g, h, x, np.zeros(8, int))
     expected = h.predict_on_batch(g.predict_on_batch(x)).argmax(axis=1)
-    np.testing.assert_array_equal(made.compute_predictions(), expected)
+    np.testing.assert_array_equal(several.compute_predictions(), expected)

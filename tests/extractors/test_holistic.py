@@ -26,14 +26,14 @@ def operator(model, coefficients, targets):
 
 @pytest.fixture(scope="module")
 def networks():
-    made = {}
+    models = {}
 
     def get(name):
-        if name not in made:
+        if name not in models:
             keras.utils.set_random_seed(0)
             maker, shape, _ = NETWORKS[name]
-            made[name] = maker(shape)
-        model = made[name]
+            models[name] = maker(shape)
+        model = models[name]
         index = [candidate.name for candidate in model.layers].index(NETWORKS[name][2])
         return model, LayeredModelExtractorBuilder.build(model, index, batch_size=4)
 

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.pairs import DirectionPairs
@@ -49,7 +50,7 @@ def test_pairs_that_are_given_are_shown_and_not_learned_again(tmp_path, halves, 
     assert second.pairs is loaded and second.history_ is None
     assert second.number_of_concepts == 4
     other = DirectionPairsTf(*halves("vectors"), patch_size=16, pairs=loaded)
-    with pytest.raises(ValueError, match="layer of 8 channels"):
+    with pytest.raises(ValueError, match="must end in the 8 channels"):
         other.fit(images("vectors", 12))
 
 
@@ -75,17 +76,18 @@ def test_subclassed_halves_work_as_they_do_for_craft(images):
     assert pairs.estimate_importance(nb_design=8).shape == (3,)
 
 
-def test_ctrl_c_ends_the_fits_of_all_classes(halves, images, monkeypatch):
+def test_ctrl_c_ends_the_fits_of_all_classes(colour_network, images, monkeypatch):
     def interrupt(self):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Objective, "update_multipliers", interrupt)
-    x = images("conv_gap", 30)
+    labels = np.arange(30) % 2
+    colours = np.where(np.arange(3) == labels[:, None], 1.0, 0.3).astype(np.float32)
     manager = DirectionPairsManagerTf(
-        *halves("conv_gap"), x, np.arange(30) % 3, number_of_concepts=3, patch_size=16,
-        shared=False, recipe=short("d"), verbose=0,
+        colour_network, inputs=images("conv_gap", 30) * colours[:, None, None], labels=labels,
+        number_of_concepts=3, patch_size=16, shared=False, recipe=short("d"), verbose=0,
     )  # fmt: skip
-    monkeypatch.setattr(manager, "_predict", lambda activations: np.arange(30) % 3)
+    np.testing.assert_array_equal(manager.compute_predictions(), labels)
     manager.fit()
     fitted = [k for k, craft in manager.craft_instances.items() if craft.factorization is not None]
     assert fitted == [0] and manager.history_[0].interrupted

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 

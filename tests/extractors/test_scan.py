@@ -76,15 +76,15 @@ def test_each_image_passes_once_and_beyond_the_memory_again_only_where_it_is_nee
     layer, images = case(network)
     split, counts = counted(layer.split)
     layer = ConceptLayer.of(layer.pairs, split)
-    whole = scan(layer, images, batch_size=4, verbose=0)
-    whole.activations(np.arange(IMAGES))
+    scanned = scan(layer, images, batch_size=4, verbose=0)
+    scanned.activations(np.arange(IMAGES))
     assert set(counts.values()) == {1} and len(counts) == IMAGES
     counts.clear()
-    size = whole.activations(np.array([0])).nbytes
-    part = scan(layer, images, batch_size=4, memory=6 * size, verbose=0)
+    size = scanned.activations(np.array([0])).nbytes
+    second = scan(layer, images, batch_size=4, memory=6 * size, verbose=0)
     for indices in ([2, 5], [9, 1, 7], [7, 9]):
-        expected = whole.activations(np.array(indices))
-        np.testing.assert_allclose(part.activations(np.array(indices)), expected, atol=1e-6)
+        expected = scanned.activations(np.array(indices))
+        np.testing.assert_allclose(second.activations(np.array(indices)), expected, atol=1e-6)
     times = [counts[image.tobytes()] for image in images]
     assert times == [1, 1, 1, 1, 1, 1, 1, 2, 1, 2]
 

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 from small_networks import SHAPE, K, features, functional, images, pooled_dense, sequential
 
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.graph import final_activation
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import SplitModel, split_model

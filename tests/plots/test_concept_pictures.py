@@ -10,6 +10,7 @@ from xplique.concepts.craft import Sensitivity
 
 from xplique_dirpairs.plots.concepts import (
     OVERLAID,
+    RankedConcept,
     draw_importances,
     plot_class_importances,
     plot_crop_rows,
@@ -109,10 +110,11 @@ def test_a_montage_is_white_where_crops_are_missing(rng):
 
 
 def test_a_concept_without_crops_says_so():
-    crops = [np.zeros((2, 8, 8, 3)), np.zeros((0, 8, 8, 3))]
-    figure = plot_crop_rows(
-        [4, 7], crops, np.array([0.5, 0.0]), concept_colors(2), number_of_crops=5
-    )
+    concepts = [
+        RankedConcept(4, 0.5, VEIL, np.zeros((2, 8, 8, 3))),
+        RankedConcept(7, 0.0, VEIL, np.zeros((0, 8, 8, 3))),
+    ]
+    figure = plot_crop_rows(concepts, number_of_crops=5)
     first, second = figure.axes
     assert first.images and not first.texts
     assert not second.images and "not detected" in second.texts[0].get_text()
@@ -131,15 +133,18 @@ def test_labels_of_bars_do_not_overlap(count, width):
 
 @pytest.mark.parametrize("count", [5, 40])
 def test_an_image_of_many_concepts_stays_readable(count, rng):
-    figure = plot_image_concepts(
+    picture, maps, crops = (
         rng.random((16, 16, 3)),
         rng.random((4, 4, count)),
-        range(count),
-        [rng.random((6, 8, 8, 3))] * count,
-        rng.random(count),
-        xpliques_cmaps(concept_colors(count)),
-        "title",
+        rng.random((6, 8, 8, 3)),
     )
+    concepts = [
+        RankedConcept(number, importance, cmap, crops)
+        for number, (importance, cmap) in enumerate(
+            zip(rng.random(count), xpliques_cmaps(concept_colors(count)), strict=True)
+        )
+    ]
+    figure = plot_image_concepts(picture, maps, concepts, "title")
     figure.canvas.draw()
     image, bars = figure.axes[0], figure.axes[-1]
     assert len(image.images) == 1 + min(count, OVERLAID)
@@ -155,21 +160,23 @@ def texts(figure):
 
 
 def maximised(rng, count, crops=3, **how):
-    made = {
+    pictures = {
         "filter": rng.uniform(size=(count, 8, 8, 3)),
         "signal": rng.uniform(size=(count, 8, 8, 3)),
     }
-    found = [rng.uniform(size=(crops, 4, 4, 3)) for _ in range(count)]
-    return made, plot_maximised(made, found, np.arange(count) + 5, limits=(0, 1), **how)
+    best_crops = [rng.uniform(size=(crops, 4, 4, 3)) for _ in range(count)]
+    return pictures, plot_maximised(
+        pictures, best_crops, np.arange(count) + 5, limits=(0, 1), **how
+    )
 
 
 def test_a_row_holds_the_pictures_and_the_crops_of_its_concept(rng):
-    made, figure = maximised(rng, 3, notes=["a", "b", "c"], title="a title")
+    pictures, figure = maximised(rng, 3, notes=["a", "b", "c"], title="a title")
     assert len(figure.axes) == 3 * 3
     for k in range(3):
         first, second, sheet = figure.axes[3 * k : 3 * k + 3]
-        np.testing.assert_allclose(first.images[0].get_array(), made["filter"][k], atol=1e-6)
-        np.testing.assert_allclose(second.images[0].get_array(), made["signal"][k], atol=1e-6)
+        np.testing.assert_allclose(first.images[0].get_array(), pictures["filter"][k], atol=1e-6)
+        np.testing.assert_allclose(second.images[0].get_array(), pictures["signal"][k], atol=1e-6)
         assert len(sheet.images) == 1
     assert {"5\na", "6\nb", "7\nc", "filter", "signal", "best crops", "a title"} <= set(
         texts(figure)
@@ -196,10 +203,10 @@ def test_nothing_lies_on_anything_else_or_outside(rng, count):
 
 
 def test_every_concept_needs_pictures_and_crops(rng):
-    made = {"filter": rng.uniform(size=(2, 8, 8, 3))}
+    of_two = {"filter": rng.uniform(size=(2, 8, 8, 3))}
     for pictures, crops, concepts in (
-        (made, [], [0, 1]),
-        (made, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
+        (of_two, [], [0, 1]),
+        (of_two, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
         ({}, [], []),
     ):
         with pytest.raises(ValueError, match="are wanted for each of"):

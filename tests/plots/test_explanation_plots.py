@@ -47,8 +47,8 @@ def hidden_words(ax):
 def texts_of(figure):
     figure.draw_without_rendering()
     hidden = {id(text) for ax in figure.axes for text in hidden_words(ax)}
-    found = figure.findobj(plt.Text)
-    return [t for t in found if t.get_text().strip() and t.get_visible() and id(t) not in hidden]
+    words = figure.findobj(plt.Text)
+    return [t for t in words if t.get_text().strip() and t.get_visible() and id(t) not in hidden]
 
 
 def check_words(figure):
@@ -102,10 +102,10 @@ def test_discs_are_the_significant_influences_and_nothing_else(concepts, classes
     figure = diagram(
         changes, grades, names, [str(i) for i in range(concepts)], crops, title="Concept influence"
     )
-    found = discs(figure)
-    assert len(found) == (grades > 0).sum()
-    assert sum(full for *_, full, _ in found) == (grades == 2).sum()
-    red = sum(color[0] > color[2] for *_, color in found)
+    drawn = discs(figure)
+    assert len(drawn) == (grades > 0).sum()
+    assert sum(full for *_, full, _ in drawn) == (grades == 2).sum()
+    red = sum(color[0] > color[2] for *_, color in drawn)
     assert red == ((grades > 0) & (changes > 0)).sum()
     check_words(figure)
 
@@ -169,8 +169,8 @@ def test_a_class_report_has_a_row_for_each_concept(ups, downs, rng):
     check_words(figure)
     words = [t.get_text() for t in texts_of(figure)]
     for row in supporting + opposing:
-        said = f"{row.contribution:+.2f}".replace("-", "−")
-        assert said in words
+        text = f"{row.contribution:+.2f}".replace("-", "−")
+        assert text in words
     assert ("speaks for it" in words) == bool(ups)
     assert ("speaks against it" in words) == bool(downs)
     with pytest.raises(ValueError, match="no concepts"):
@@ -249,8 +249,8 @@ def test_a_prediction_is_a_waterfall_from_the_residual_to_the_score(count, crops
     assert bars[-1][0] == pytest.approx(0.0) and bars[0][1] == pytest.approx(score)
     for upper, lower in itertools.pairwise(bars):
         assert upper[0] == pytest.approx(lower[1])
-    said = [t.get_text() for t in texts_of(figure)]
-    assert ("not\ndetected" in said) == (count > 1)
+    written = [t.get_text() for t in texts_of(figure)]
+    assert ("not\ndetected" in written) == (count > 1)
     images = [ax for ax in figure.axes if ax.images]
     # the image; where it is; what it adds (grey, and colours); the scale of colours has none
     assert len(images) == 1 + (3 if crops else 2) * count

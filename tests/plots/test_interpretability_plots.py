@@ -22,8 +22,12 @@ def test_every_label_has_a_bar_of_its_detectors_and_a_point_for_each(detector_pl
     assert [bar.get_width() for bar in left.patches] == [2, 1, 2]
     points = [sorted(line.get_xdata()) for line in right.lines if line.get_marker() == "o"]
     assert points == [[0.1, 0.3], [0.4], [0.0, 0.2]]
-    said = texts(figure)
-    assert "1 of 6 detectors without a label" in said and "colour" in said and "object" in said
+    written = texts(figure)
+    assert (
+        "1 of 6 detectors without a label" in written
+        and "colour" in written
+        and "object" in written
+    )
 
 
 def test_bars_of_a_category_share_a_colour(detector_plots):

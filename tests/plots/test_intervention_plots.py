@@ -84,29 +84,29 @@ def test_a_note_says_that_no_concept_was_moved():
 
 
 def test_the_path_is_that_of_the_class_before_and_the_class_after():
-    found = one()
-    ax = panel(found.plot(), "way of the move, %")
+    counterfactual = one()
+    ax = panel(counterfactual.plot(), "way of the move, %")
     lines = ax.get_lines()
-    np.testing.assert_allclose(lines[0].get_ydata(), found.probabilities[:, 0])
-    np.testing.assert_allclose(lines[1].get_ydata(), found.probabilities[:, 2])
+    np.testing.assert_allclose(lines[0].get_ydata(), counterfactual.probabilities[:, 0])
+    np.testing.assert_allclose(lines[1].get_ydata(), counterfactual.probabilities[:, 2])
     assert lines[0].get_label().endswith("…")
 
 
 def test_arrows_go_from_before_to_after():
-    found = one(4)
-    ax = panel(found.plot(), "amount in the image, among training images")
+    counterfactual = one(4)
+    ax = panel(counterfactual.plot(), "amount in the image, among training images")
     arrows = [t for t in ax.texts if t.arrow_patch is not None]
-    np.testing.assert_allclose([t.xy[0] for t in arrows], found.means_after)
-    np.testing.assert_allclose([t.xyann[0] for t in arrows], found.means_before)
+    np.testing.assert_allclose([t.xy[0] for t in arrows], counterfactual.means_after)
+    np.testing.assert_allclose([t.xyann[0] for t in arrows], counterfactual.means_before)
 
 
 def test_distances_are_in_units_of_the_99th_percentile():
-    found = one()
-    ax = panel(found.plot(), "1: 99th percentile of the images there")
-    limit = np.quantile(found.training_distances.image, 0.99)
+    counterfactual = one()
+    ax = panel(counterfactual.plot(), "1: 99th percentile of the images there")
+    limit = np.quantile(counterfactual.training_distances.image, 0.99)
     drawn = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 1]
     assert drawn[-1] == pytest.approx(3.0 / limit)
-    training_image = replace(found, distances_before=distances(0.0, 0.0))
+    training_image = replace(counterfactual, distances_before=distances(0.0, 0.0))
     ax = panel(training_image.plot(), "1: 99th percentile of the images there")
     assert ax.get_xlim()[0] < 0  # a mark at 0 is not cut in half
 
@@ -139,8 +139,8 @@ def many(status):
 
 
 def test_moves_are_means_of_those_that_changed():
-    found = many(["changed"] * 5 + ["not found"])
-    ax = found.plot_moves().axes[0]
+    counterfactual = many(["changed"] * 5 + ["not found"])
+    ax = counterfactual.plot_moves().axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a → c (3)", "b → c (2)"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1"]
     np.testing.assert_allclose(ax.images[0].get_array(), [[1.0], [1.0]])

@@ -21,11 +21,10 @@ from xplique_dirpairs.commands.subject import (
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
-from xplique_dirpairs.core.geometry import default_patch
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.data.crops import default_patch
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.extractors.craft import FactorizerCraftTf
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf, FactorizerCraftTf
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,

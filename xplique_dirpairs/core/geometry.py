@@ -1,4 +1,4 @@
-"""Where things lie on an image: the cells of a feature map, and a grid of square crops.
+"""Where the cells of a feature map lie on an image.
 
 A map of h cells over an image of H pixels has cells of s = H/h pixels side by side: the middle of
 cell r is at (r + ½) s + shift, with pixel p from p to p + 1. ``shift`` is 0 for the usual
@@ -11,7 +11,6 @@ to nearly half a cell. (MobileNetV2 after four of them, 7.5 pixels: the masks st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -23,10 +22,6 @@ from xplique_dirpairs.core.types import Array
 #: In image pixels, of rows and columns alike or of each.
 Shift: TypeAlias = float | tuple[float, float]
 
-#: Side of a crop as a share of the image's shorter side, where the user gives no patch size.
-PATCH_SHARE = 0.3
-#: Stride of the crop grid as a share of the patch size: that of CRAFT.
-STRIDE_SHARE = 0.8
 #: Upsampled values held at a time.
 _BAND_VALUES = 2**20
 
@@ -108,49 +103,3 @@ def check_shift(shift: Shift) -> tuple[float, float]:
     if values.shape not in ((1,), (2,)) or not np.isfinite(values).all():
         raise ValueError(f"shift must be a number of pixels, or (rows, columns), not {shift!r}")
     return float(values[0]), float(values[-1])
-
-
-# ------------------------------------------------------------------------------ crops
-
-
-def default_patch(image_shape: tuple[int, ...]) -> int:
-    """Return the side of the crops of images (height, width, …) in pixels.
-
-    `PATCH_SHARE` of the shorter side, rounded up.
-    """
-    return max(1, math.ceil(PATCH_SHARE * min(image_shape[:2])))
-
-
-def crop_stride(patch: int) -> int:
-    """Return the distance in pixels from one crop of the grid to the next, as in CRAFT."""
-    return max(1, int(STRIDE_SHARE * patch))
-
-
-def crop_starts(length: int, patch: int) -> Array:
-    """Return the first pixel of every crop along one side of an image, as in CRAFT."""
-    return np.arange(0, length - patch + 1, crop_stride(patch))
-
-
-def crop_place(index: int, image_shape: tuple[int, ...], patch: int) -> tuple[int, int]:
-    """Return (top, left), in pixels, of a crop of the grid.
-
-    Parameters
-    ----------
-    index : int
-        Number of the crop within its image, row by row.
-    image_shape : (height, width, …)
-    patch : int
-    """
-    row, column = divmod(index, len(crop_starts(image_shape[1], patch)))
-    return row * crop_stride(patch), column * crop_stride(patch)
-
-
-def crop_weights(cells: int, length: int, patch: int) -> Array:
-    """Return the share of each crop's side that lies in each cell of a map, (crops, cells) float32.
-
-    Rows sum to 1.
-    """
-    edges = np.linspace(0.0, length, cells + 1)
-    starts = crop_starts(length, patch)[:, None]
-    overlap = np.minimum(edges[1:], starts + patch) - np.maximum(edges[:-1], starts)
-    return (np.maximum(overlap, 0.0) / patch).astype(np.float32)

@@ -15,7 +15,12 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_activations, check_images, check_images_fit
+from xplique_dirpairs.core.validation import (
+    as_activations,
+    check_finite,
+    check_images,
+    check_images_fit,
+)
 from xplique_dirpairs.data.devices import workers
 
 #: Models as compiled functions, for as long as they live.
@@ -31,15 +36,22 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
         ``input_to_latent_model``.
     images : (N, height, width, channels)
     """
+    activations = unchecked_activations(model, images, batch_size)
+    check_finite("activations", activations)
+    return activations
+
+
+def unchecked_activations(model: keras.Model, images: ArrayLike, batch_size: int) -> Array:
+    """Compute activations that need not be finite, for a fit that checks what it is given."""
     images = check_images(images)
     check_images_fit(images.shape[1:], model)
-    return check_activations(outputs_of(model, images, batch_size))
+    return as_activations(outputs_of(model, images, batch_size))
 
 
 def outputs_of(model: keras.Model, images: Array, batch_size: int) -> Array:
     """Compute a model's outputs for images, in batches; every worker computes all."""
     parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    if workers() == 1 and model.distribute_strategy.num_replicas_in_sync > 1:
+    if model.distribute_strategy.num_replicas_in_sync > 1 and workers() == 1:
         return model.predict(images, batch_size=batch_size, verbose=0)
     # Under workers `predict` [Keras 3.15] gives other rows than it was given, without a word; and
     # it makes a dataset every time, which takes longer than a small network does for a batch.

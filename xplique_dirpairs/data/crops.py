@@ -1,18 +1,63 @@
-"""Crops of images, and the coefficients of a crop read off the part of the concept map under it.
-
-Where crops lie is `core.geometry`'s subject.
-"""
+"""Square crops of images on CRAFT's grid, and their coefficients, read off the map under them."""
 
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 
-from xplique_dirpairs.core.geometry import crop_place, crop_stride, crop_weights, default_patch
 from xplique_dirpairs.core.types import Array
 
 logger = logging.getLogger("xplique_dirpairs")
+
+#: Side of a crop as a share of the image's shorter side, where the user gives no patch size.
+PATCH_SHARE = 0.3
+#: Stride of the crop grid as a share of the patch size: that of CRAFT.
+STRIDE_SHARE = 0.8
+
+
+def default_patch(image_shape: tuple[int, ...]) -> int:
+    """Return the side of the crops of images (height, width, …) in pixels.
+
+    `PATCH_SHARE` of the shorter side, rounded up.
+    """
+    return max(1, math.ceil(PATCH_SHARE * min(image_shape[:2])))
+
+
+def crop_stride(patch: int) -> int:
+    """Return the distance in pixels from one crop of the grid to the next, as in CRAFT."""
+    return max(1, int(STRIDE_SHARE * patch))
+
+
+def crop_starts(length: int, patch: int) -> Array:
+    """Return the first pixel of every crop along one side of an image, as in CRAFT."""
+    return np.arange(0, length - patch + 1, crop_stride(patch))
+
+
+def crop_place(index: int, image_shape: tuple[int, ...], patch: int) -> tuple[int, int]:
+    """Return (top, left), in pixels, of a crop of the grid.
+
+    Parameters
+    ----------
+    index : int
+        Number of the crop within its image, row by row.
+    image_shape : (height, width, …)
+    patch : int
+    """
+    row, column = divmod(index, len(crop_starts(image_shape[1], patch)))
+    return row * crop_stride(patch), column * crop_stride(patch)
+
+
+def crop_weights(cells: int, length: int, patch: int) -> Array:
+    """Return the share of each crop's side that lies in each cell of a map, (crops, cells) float32.
+
+    Rows sum to 1.
+    """
+    edges = np.linspace(0.0, length, cells + 1)
+    starts = crop_starts(length, patch)[:, None]
+    overlap = np.minimum(edges[1:], starts + patch) - np.maximum(edges[:-1], starts)
+    return (np.maximum(overlap, 0.0) / patch).astype(np.float32)
 
 
 def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:

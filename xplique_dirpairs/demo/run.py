@@ -30,7 +30,8 @@ from xplique_dirpairs.datasets.digit_scenes import (
     small_cnn,
 )
 from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
-from xplique_dirpairs.extractors.direction_pairs import DirectionPairsManagerTf, DirectionPairsTf
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
+from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning

@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
+from xplique.concepts.latent_extractor import LatentExtractor
 
 from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.core.types import Array
@@ -168,7 +169,7 @@ class ConceptLayer:
     @property
     def channels(self) -> int:
         """D."""
-        return self.bank.shape[1]
+        return int(self.bank.shape[1])
 
     def names_of_classes(self, number_of_classes: int) -> tuple[str, ...]:
         """Return a name for each of K classes: "class 3" where it has none."""
@@ -288,7 +289,7 @@ def factorizer_of(extractor: Extractor) -> Any:
 def is_fitted(extractor: Extractor) -> bool:
     """Return whether an extractor, or a factorizer, has concepts."""
     if isinstance(extractor, ConceptFactorizer):
-        return extractor.is_fitted
+        return bool(extractor.is_fitted)
     return extractor.factorization is not None
 
 
@@ -325,9 +326,14 @@ def own_activations(fitted: Any, images: Array) -> Array | None:
     if isinstance(extractor, CraftTf):
         return compute_activations(extractor.input_to_latent_model, images)
     if isinstance(extractor, HolisticCraftTf):
-        batches = extractor.latent_extractor.input_to_latent_generator(images)
-        return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
+        return activations_of_latents(extractor.latent_extractor, images)
     return None
+
+
+def activations_of_latents(latent_extractor: LatentExtractor, images: Array) -> Array:
+    """Return the activations of images by one of Xplique's latent extractors."""
+    batches = latent_extractor.input_to_latent_generator(images)
+    return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
 
 
 def fitted_images(extractors: Iterable[Extractor]) -> list[Array]:
@@ -362,7 +368,7 @@ def problems_of_fit(extractor: Extractor) -> list[str]:
     factorizer = factorizer_of(extractor)
     history = getattr(factorizer, "history_", None)
     if history is not None and hasattr(history, "problems"):  # direction pairs, autoencoders
-        return history.problems()
+        return list(history.problems())
     converged = getattr(factorizer, "converged_", None)
     if converged is None and not isinstance(factorizer, ConceptFactorizer):  # CRAFT's NMF
         converged = factorizer.n_iter_ < factorizer.max_iter
@@ -388,15 +394,14 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
             f"{type(factorizer).__name__} needs activations that are nowhere negative: choose a "
             "layer after a ReLU, or another factorizer"
         )
-    return factorizer.fit(positions)[1]
+    return np.asarray(factorizer.fit(positions)[1])
 
 
 def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[Array], Array] | None:
     """Return the reading of coefficients as pictures show them; None where it is ``encode``."""
     inherited = DirectionsFactorizer.shown_coefficients
-    if getattr(type(factorizer), "shown_coefficients", inherited) is inherited:
-        return None
-    return factorizer.shown_coefficients
+    own: Callable[[Array], Array] | None = getattr(factorizer, "shown_coefficients", None)
+    return None if getattr(own, "__func__", inherited) is inherited else own
 
 
 # ------------------------------------------------------------ making a layer
@@ -491,6 +496,6 @@ def _encode_by_nmf(nmf: Any) -> Callable[[Array], Array]:
     def encode(positions: Array) -> Array:
         if positions.min() < 0:
             raise ValueError("CRAFT needs activations that are nowhere negative")
-        return nmf.transform(positions.astype(nmf.components_.dtype))
+        return np.asarray(nmf.transform(positions.astype(nmf.components_.dtype)))
 
     return encode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -15,38 +16,52 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_images, check_integer, check_number
+from xplique_dirpairs.core.validation import (
+    check_concepts,
+    check_images,
+    check_integer,
+    check_number,
+)
 from xplique_dirpairs.data.crops import best_crops
 from xplique_dirpairs.plots.concepts import (
+    RankedConcept,
     draw_concept_map,
-    draw_importances,
+    draw_ranked_importances,
     empty_axes,
     plot_class_importances,
     plot_crop_rows,
     plot_image_concepts,
     plot_legend,
 )
-from xplique_dirpairs.plots.images import as_picture
-from xplique_dirpairs.plots.palette import concept_colors, line_color
+from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
+from xplique_dirpairs.plots.palette import concept_colors
 
 #: Crops beside an image in `plot_image_concepts`.
 CROPS_BESIDE_IMAGE = 6
 
 
-class ConceptPlots:
+class ChecksFit:
+    """Mixin of what keeps Xplique's ``factorization``, None before ``fit``."""
+
+    factorization: Any
+
+    def check_if_fitted(self) -> None:
+        """Raise sklearn's `NotFittedError` before `fit`."""
+        if self.factorization is None:
+            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
+
+
+class ConceptPlots(ChecksFit):
     """Mixin with the plots of a fitted `FactorizerCraftTf`; each returns its figure.
 
     A concept has one colour in all plots: that of its rank in the global importance. Maps show a
     concept only where it is detected.
     """
 
-    factorization: Any  # Xplique's Factorization, None before fit
     sensitivity: Any  # Xplique's Sensitivity, None before estimate_importance
     number_of_concepts: int
-    check_if_fitted: Callable[[], None]
     estimate_importance: Callable[..., Array]
     _shown_maps: Callable[..., Array]
-    _pixel_limits: tuple[float, float]
 
     def plot_concepts_importances(
         self,
@@ -68,15 +83,13 @@ class ConceptPlots:
         verbose : bool, default=False
             Whether to print them.
         """
-        values = self._importances(importances)
-        concepts = self._ranked(values, nb_most_important_concepts)
-        if nb_most_important_concepts is None:
-            concepts = np.arange(len(values))
-        ax = empty_axes((max(6.0, 0.24 * len(concepts)), 4.0))
-        colors = [line_color(cmap) for cmap in self._cmaps(concepts)]
-        draw_importances(ax, concepts, values[concepts], colors, _title(display_importance_order))
+        concepts = self._ranked(self._importances(importances), nb_most_important_concepts)
         if verbose:
-            _print_importances(concepts, values)
+            _print_importances(concepts)
+        if nb_most_important_concepts is None:
+            concepts.sort(key=lambda concept: concept.number)
+        ax = empty_axes((max(6.0, 0.24 * len(concepts)), 4.0))
+        draw_ranked_importances(ax, concepts, _title(display_importance_order))
         return plt.gcf()
 
     def plot_concepts_crops(
@@ -99,17 +112,10 @@ class ConceptPlots:
             Whether to print the importances.
         """
         check_integer("nb_crops", nb_crops)
-        values = self._importances()
-        concepts = self._ranked(values, nb_most_important_concepts)
+        concepts = self._ranked(self._importances(), nb_most_important_concepts, nb_crops)
         if verbose:
-            _print_importances(concepts, values)
-        figure = plot_crop_rows(
-            concepts,
-            [self._best_crops(concept, nb_crops) for concept in concepts],
-            values[concepts],
-            [line_color(cmap) for cmap in self._cmaps(concepts)],
-            nb_crops,
-        )
+            _print_importances(concepts)
+        figure = plot_crop_rows(concepts, nb_crops)
         plt.show()
         return figure
 
@@ -126,13 +132,8 @@ class ConceptPlots:
             Of the frame, in pixels of the crop.
         """
         check_integer("border_width", border_width, minimum=0)
-        concepts = self._ranked(self._importances(), nb_most_important_concepts)
-        figure = plot_legend(
-            concepts,
-            [self._best_crops(concept, 1) for concept in concepts],
-            [line_color(cmap) for cmap in self._cmaps(concepts)],
-            border_width,
-        )
+        concepts = self._ranked(self._importances(), nb_most_important_concepts, 1)
+        figure = plot_legend(concepts, border_width)
         plt.show()
         return figure
 
@@ -146,7 +147,7 @@ class ConceptPlots:
         alpha: float = 0.65,
         cols: int = 5,
         img_size: float = 2.0,
-        **plot_kwargs,
+        **plot_kwargs: Any,
     ) -> Figure:
         """Draw images with their concepts laid over them; the legend is shown first.
 
@@ -170,20 +171,21 @@ class ConceptPlots:
         plot_kwargs
             For ``imshow``.
         """
-        chosen = self._ranked(self._importances(importances), nb_most_important_concepts)
+        ranked = self._ranked(self._importances(importances), nb_most_important_concepts)
         images = check_images(images)
         check_integer("cols", cols)
+        cols = min(cols, len(images))
         layout, rows, width, height = self.compute_subplots_layout_parameters(
-            images, cols=min(cols, len(images)), img_size=img_size
+            images, cols=cols, img_size=img_size
         )
         self.plot_concept_attribution_legend(nb_most_important_concepts=nb_most_important_concepts)
         figure = plt.figure(figsize=(width, height))
         figure.subplots_adjust(**layout)
         for i, image in enumerate(images):
-            figure.add_subplot(rows, min(cols, len(images)), i + 1)
+            figure.add_subplot(rows, cols, i + 1)
             self.plot_concept_attribution_map(
                 image,
-                chosen,
+                [concept.number for concept in ranked],
                 nb_most_important_concepts,
                 filter_percentile=filter_percentile,
                 clip_percentile=clip_percentile,
@@ -200,7 +202,7 @@ class ConceptPlots:
         filter_percentile: int = 90,
         clip_percentile: float | None = 10,
         alpha: float = 0.65,
-        **plot_kwargs,
+        **plot_kwargs: Any,
     ) -> Figure:
         """Draw an image with concepts laid over it, on the current axes if they are empty.
 
@@ -216,20 +218,14 @@ class ConceptPlots:
         """
         self._importances()
         check_integer("nb_most_important_concepts", nb_most_important_concepts)
-        concepts = np.asarray(most_important_concepts)
-        numbers = concepts.ndim == 1 and concepts.size and concepts.dtype.kind in "iu"
-        if not numbers or not 0 <= concepts.min() <= concepts.max() < self.number_of_concepts:
-            raise ValueError(
-                "most_important_concepts must be numbers of concepts, 0 to "
-                f"{self.number_of_concepts - 1}, and one at least, not {most_important_concepts!r}"
-            )
+        concepts = check_concepts(most_important_concepts, self.number_of_concepts)
         concepts = concepts[:nb_most_important_concepts]
         ax = empty_axes((5.0, 5.0))
         draw_concept_map(
             ax,
             self._picture(image),
             self._shown_maps(image)[..., concepts],
-            self._cmaps(concepts),
+            [self._cmaps[concept] for concept in concepts],
             filter_percentile,
             clip_percentile,
             alpha,
@@ -246,7 +242,7 @@ class ConceptPlots:
         clip_percentile: float | None = 10,
         alpha: float = 0.65,
         filepath: str | None = None,
-        **plot_kwargs,
+        **plot_kwargs: Any,
     ) -> Figure:
         """Draw an image with its first 8 concepts, and the best crops and importances of all.
 
@@ -265,14 +261,11 @@ class ConceptPlots:
         title, values = _title(display_importance_order), self._importances()
         if display_importance_order == DisplayImportancesOrder.LOCAL:
             values = self.estimate_importance(img)
-        concepts = self._ranked(values, nb_most_important_concepts)
+        concepts = self._ranked(values, nb_most_important_concepts, CROPS_BESIDE_IMAGE)
         figure = plot_image_concepts(
             self._picture(img),
-            self._shown_maps(img)[..., concepts],
+            self._shown_maps(img)[..., [concept.number for concept in concepts]],
             concepts,
-            [self._best_crops(concept, CROPS_BESIDE_IMAGE) for concept in concepts],
-            values[concepts],
-            self._cmaps(concepts),
             title,
             filter_percentile=filter_percentile,
             clip_percentile=clip_percentile,
@@ -347,23 +340,29 @@ class ConceptPlots:
             )
         return importances
 
-    @staticmethod
-    def _ranked(importances: Array, count: int | None) -> Array:
-        """Return the most important concepts, most important first."""
+    def _ranked(
+        self, importances: Array, count: int | None, nb_crops: int = 0
+    ) -> list[RankedConcept]:
+        """Return the most important concepts, most important first, with their best crops."""
         if count is not None:
             check_integer("nb_most_important_concepts", count)
-        return np.argsort(-importances, kind="stable")[:count]
+        fitted, cmaps = self.factorization, self._cmaps
+        concepts = []
+        for number in np.argsort(-importances, kind="stable")[:count].tolist():
+            best = best_crops(fitted.crops_u[:, number], len(fitted.inputs), nb_crops)
+            crops = as_picture(np.asarray(fitted.crops)[best], self._pixel_limits)
+            concepts.append(RankedConcept(number, importances[number], cmaps[number], crops))
+        return concepts
 
-    def _cmaps(self, concepts: Array) -> list[Colormap]:
-        """Return the colour maps of concepts; Xplique keeps them by global rank."""
+    @property
+    def _cmaps(self) -> list[Colormap]:
+        """The colour map of each concept; Xplique keeps them by global rank."""
         ranks = np.argsort(self.sensitivity.most_important_concepts)
-        return [self.sensitivity.cmaps[rank] for rank in ranks[concepts]]
+        return [self.sensitivity.cmaps[rank] for rank in ranks]
 
-    def _best_crops(self, concept: int, count: int) -> Array:
-        """Return pictures (k, patch, patch, 3) of a concept's best crops, k ≤ count."""
-        fitted = self.factorization
-        best = best_crops(fitted.crops_u[:, concept], len(fitted.inputs), count)
-        return as_picture(np.asarray(fitted.crops)[best], self._pixel_limits)
+    @cached_property
+    def _pixel_limits(self) -> Limits:
+        return pixel_limits(self.factorization.inputs)
 
     def _picture(self, image: ArrayLike) -> Array:
         images = check_images(image)
@@ -381,9 +380,9 @@ def _title(order: DisplayImportancesOrder) -> str:
     return f"{kind} Concept Importance"
 
 
-def _print_importances(concepts: Array, importances: Array) -> None:
+def _print_importances(concepts: list[RankedConcept]) -> None:
     for concept in concepts:
-        print(f"Concept {concept} has an importance value of {importances[concept]:.2f}")
+        print(f"Concept {concept.number} has an importance value of {concept.importance:.2f}")
 
 
 def plot_importances_of_classes(

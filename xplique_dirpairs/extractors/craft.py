@@ -1,12 +1,15 @@
-"""CRAFT's workflow over any `DirectionsFactorizer`, with the residual kept."""
+"""CRAFT's workflow with direction pairs, or any `DirectionsFactorizer`, and the residual kept."""
 
 from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
-from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
 
@@ -18,7 +21,7 @@ from xplique_dirpairs.core.validation import (
     check_class,
     check_integer,
 )
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.activations import compute_activations, unchecked_activations
 from xplique_dirpairs.data.crops import (
     concept_maps,
     crop_coefficients,
@@ -26,12 +29,15 @@ from xplique_dirpairs.data.crops import (
     fitting_patch,
 )
 from xplique_dirpairs.extractors.concept_layer import fit_factorizer
-from xplique_dirpairs.extractors.concept_plots import ConceptPlots
+from xplique_dirpairs.extractors.concept_plots import ChecksFit, ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
 from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.split import SplitModel
-from xplique_dirpairs.plots.images import pixel_limits
+from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.palette import concept_colors
 
 #: Numbers that masked copies of an image's features may take in one pass through the head: of small
@@ -85,12 +91,9 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         if factorizer is None:
             raise TypeError("factorizer is missing: what finds the concepts, PCAFactorizer(12)")
         concepts = factorizer.number_of_concepts
-        for name, value in {
-            "number_of_concepts": concepts,
-            "batch_size": batch_size,
-            "patch_size": patch_size,
-        }.items():
-            check_integer(name, value)
+        check_integer("number_of_concepts", concepts)
+        check_integer("batch_size", batch_size)
+        check_integer("patch_size", patch_size)
         super().__init__(*split, concepts, batch_size, patch_size)
         self.split = split
         self.factorizer = factorizer
@@ -124,48 +127,57 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             If there are no images, they or their activations are not finite or of another shape
             than the models take, or there is no such class.
         """
+        return self._fit(inputs, class_id)
+
+    def _fit(
+        self, inputs: ArrayLike, class_id: int, **options: Any
+    ) -> tuple[tf.Tensor, Array, Array]:
         check_class(class_id, self.head.number_of_classes)
         images = as_images(inputs)
-        activations = self._activations(images)
-        self._fit_factorizer(activations)
+        # The fit of the factorizer checks whether they are finite.
+        activations = unchecked_activations(self.input_to_latent_model, images, self.batch_size)
+        self._learn(activations, **options)
         return self._describe(images, activations, class_id)
 
-    def _fit_factorizer(self, activations: Array) -> None:
+    def _learn(self, activations: Array) -> None:
+        """Fit the factorizer on activations (N, *spatial, D), which its fit checks."""
         fit_factorizer(self.factorizer, activations, self.head)
 
     def _describe(
         self, images: Array, activations: Array, class_id: int
     ) -> tuple[tf.Tensor, Array, Array]:
         """Set `factorization` and return its crops, their coefficients and the concept bank."""
-        patch = fitting_patch(self.patch_size, images.shape[1:])
-        shown = by_position(self.factorizer.shown_coefficients, activations)
-        maps = concept_maps(shown, images.shape[1:])
+        shape = images.shape[1:]
+        patch = fitting_patch(self.patch_size, shape)
+        coefficients, shown = np.split(by_position(self._read, activations), 2, axis=-1)
+        maps = concept_maps(shown, shape)
         self.number_of_concepts = maps.shape[-1]
         self.factorization = Factorization(
             inputs=images,
             class_id=class_id,
             crops=tf.convert_to_tensor(extract_crops(images, patch)),
             reducer=self.factorizer,
-            crops_u=crop_coefficients(maps, images.shape[1:], patch),
-            concept_bank_w=self.factorizer.components_,
+            crops_u=crop_coefficients(maps, shape, patch),
+            concept_bank_w=np.asarray(self.factorizer.get_concept_bank(), np.float32),
         )
         self.sensitivity = None
-        self._pixel_limits = pixel_limits(images)
+        for derived in ("_pixel_limits", "_scores"):
+            self.__dict__.pop(derived, None)
         # Pooled features are a few numbers an image; keeping them saves a pass through the network.
-        self._pooled = self._importance_parts(activations) if self._pools else None
-        self.__dict__.pop("_scores", None)
-        return self.factorization.crops, self.factorization.crops_u, self.concept_bank_w
+        pool = self.head.pool
+        self._pooled = (pool(activations), pool(coefficients)) if self._pools else None
+        factorization = self.factorization
+        return factorization.crops, factorization.crops_u, factorization.concept_bank_w
+
+    def _read(self, positions: Array) -> Array:
+        return np.concatenate(self.factorizer.read(positions), axis=1)
 
     @property
     def concept_bank_w(self) -> Array:
         """The concept bank, (I, D) float32: features are ``u @ concept_bank_w`` and a residual."""
         self.check_if_fitted()
-        return self.factorization.concept_bank_w
-
-    def check_if_fitted(self) -> None:
-        """Raise sklearn's `NotFittedError` before `fit`."""
-        if self.factorization is None:
-            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
+        bank: Array = self.factorization.concept_bank_w
+        return bank
 
     # ---------------------------------------------------------------- reading
 
@@ -187,7 +199,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         self.check_if_fitted()
         return by_position(self.factorizer.encode, self._activations(inputs, activations))
 
-    def _activations(self, inputs, activations=None) -> Array:
+    def _activations(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
         """Return checked activations: those given, or those of the images."""
         if activations is None:
             if inputs is None:
@@ -196,19 +208,14 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
                 )
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
         activations = check_activations(activations)
-        channels = self.factorization.concept_bank_w.shape[1]
-        if activations.shape[-1] != channels:
-            raise ValueError(
-                f"activations must end in the {channels} channels the concepts were learned in, "
-                f"but have shape {activations.shape}"
-            )
+        check_channels(activations, self.factorization.concept_bank_w.shape[1])
         return activations
 
     def _shown_maps(self, image: Array) -> Array:
         """Return one image's concept maps as pictures show them, (H, W, I)."""
         activations = self._activations(image)
         shown = by_position(self.factorizer.shown_coefficients, activations)
-        return concept_maps(shown, as_images(image).shape[1:])[0]
+        return np.asarray(concept_maps(shown, as_images(image).shape[1:])[0])
 
     # ---------------------------------------------------------------- importance
 
@@ -236,8 +243,10 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         if inputs is None and self._pooled is not None:
             features, coefficients = self._pooled
         else:
-            images = self.factorization.inputs if inputs is None else inputs
-            features, coefficients = self._importance_parts(self._activations(images))
+            features = self._activations(self.factorization.inputs if inputs is None else inputs)
+            coefficients = by_position(self.factorizer.encode, features)
+            if self._pools:
+                features, coefficients = self.head.pool(features), self.head.pool(coefficients)
         concepts = self.number_of_concepts
         designs = sobol_designs(concepts, nb_design, self.random_state)
         importances = np.zeros(concepts)
@@ -253,18 +262,9 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """Whether pooled features are enough: averaging commutes with an affine decoder."""
         return self.head.pools_first and self.factorizer.decodes_affinely
 
-    def _importance_parts(self, activations: Array) -> tuple[Array, Array]:
-        """Return features and coefficients (N, *spatial, ·); pooled where that is enough."""
-        coefficients = by_position(self.factorizer.encode, activations)
-        if self._pools:
-            return self.head.pool(activations), self.head.pool(coefficients)
-        return activations, coefficients
-
     def _masked_scores(self, x: Array, u: Array, masks: Array) -> Array:
         """Return the class score of one image's features under each mask, (M,)."""
         size = chunk_size(x.size, self.batch_size, _FEATURES_AT_ONCE)
-        if "_scores" not in self.__dict__:
-            self._scores = tf.function(self._scores_of_batch, reduce_retracing=True)
         x, u = tf.constant(x), tf.constant(u, tf.float32)
         class_id = tf.constant(self.factorization.class_id)
         scores = [
@@ -272,6 +272,10 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             for part in slices(len(masks), size)
         ]
         return np.concatenate(scores)
+
+    @cached_property
+    def _scores(self) -> tf.types.experimental.PolymorphicFunction:
+        return tf.function(self._scores_of_batch, reduce_retracing=True)
 
     def _scores_of_batch(
         self, x: tf.Tensor, u: tf.Tensor, masks: tf.Tensor, class_id: tf.Tensor
@@ -285,6 +289,137 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         return self.head.class_scores(features, class_id)
 
 
+class HoldsPairs(ChecksFit):
+    """Mixin of extractors whose factorizer learns direction pairs."""
+
+    factorizer: Any
+
+    @property
+    def pairs(self) -> DirectionPairs:
+        """The learned direction pairs."""
+        self.check_if_fitted()
+        pairs: DirectionPairs = self.factorizer.pairs_
+        return pairs
+
+    @property
+    def history_(self) -> History | None:
+        """The course of the fit; None where the pairs were given."""
+        self.check_if_fitted()
+        history: History | None = self.factorizer.history_
+        return history
+
+
+class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
+    """Concepts as encoding-decoding direction pairs, used like `CraftTf`.
+
+    Parameters
+    ----------
+    input_to_latent_model : SplitModel or keras.Model
+        Both halves of the network, from `split_model`; or the first one, images to activations.
+    latent_to_logit_model : keras.Model, optional
+        The second half, activations to logits or probabilities.
+    number_of_concepts : int, default=20
+        I; may exceed the number of channels.
+    batch_size : int, default=64
+        Images, or masked feature maps, in one pass.
+    patch_size : int, default=64
+        Side of the square crops shown for the concepts, in pixels.
+    recipe : str or Recipe, default="default"
+        How the pairs are learned: see `learn_pairs`.
+    off : {"absent", "undecided"}, default="absent"
+        What "a concept is switched off" means: see `DirectionPairs.coefficients`.
+    n_init : int, optional
+        Number of restarts, of which the best is kept: see `learn_pairs`.
+    random_state : int, optional
+        Seed of the learning and of the masks of `estimate_importance`.
+    verbose : int, default=1
+        0 for silence.
+    pairs : DirectionPairs, optional
+        Pairs learned, or loaded, before: `fit` then learns none, and only reads the images.
+        ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are without effect.
+    """
+
+    def __init__(
+        self,
+        input_to_latent_model: SplitModel | keras.Model,
+        latent_to_logit_model: keras.Model | None = None,
+        number_of_concepts: int = 20,
+        batch_size: int = 64,
+        patch_size: int = 64,
+        *,
+        recipe: str | Recipe = "default",
+        off: Off = "absent",
+        n_init: int | None = None,
+        random_state: int | None = None,
+        verbose: int = 1,
+        pairs: DirectionPairs | None = None,
+    ):
+        if pairs is not None:
+            factorizer = DirectionPairsFactorizer.from_pairs(pairs, off)
+        else:
+            factorizer = new_factorizer(
+                number_of_concepts, recipe, off, n_init, random_state, verbose
+            )
+        self._learns = pairs is None
+        super().__init__(
+            input_to_latent_model,
+            latent_to_logit_model,
+            factorizer,
+            batch_size,
+            patch_size,
+            random_state=random_state,
+        )
+
+    def fit(
+        self, inputs: ArrayLike, class_id: int = 0, *, resume: str | os.PathLike[str] | None = None
+    ) -> tuple[tf.Tensor, Array, Array]:
+        """Learn the direction pairs; arguments and results as of `FactorizerCraftTf.fit`.
+
+        Parameters
+        ----------
+        inputs, class_id
+            As of `FactorizerCraftTf.fit`.
+        resume : path, optional
+            A folder that keeps the state of the learning after every epoch. If it holds the state
+            of a fit of the same images with the same settings, that fit is resumed.
+        """
+        return self._fit(inputs, class_id, resume=resume)
+
+    def _learn(self, activations: Array, resume: str | os.PathLike[str] | None = None) -> None:
+        """Learn the pairs; where they were given, check that they are of this layer."""
+        if self._learns:
+            self.factorizer.fit_maps(activations, self.head, resume=resume)
+        else:
+            check_channels(check_activations(activations), self.factorizer.pairs_.channels)
+
+    def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
+        """Return concept detections y of images, in [0, 1]; y > 0.5: the concept is present.
+
+        Arguments and shape are those of `transform`.
+        """
+        self.check_if_fitted()
+        return by_position(self.factorizer.detect, self._activations(inputs, activations))
+
+
+def new_factorizer(
+    number_of_concepts: int,
+    recipe: str | Recipe,
+    off: Off,
+    n_init: int | None,
+    random_state: int | None,
+    verbose: int,
+) -> DirectionPairsFactorizer:
+    """Return a factorizer of these settings, whose recipe is valid."""
+    return DirectionPairsFactorizer(
+        number_of_concepts,
+        recipe=get_recipe(recipe),
+        off=off,
+        n_init=n_init,
+        random_state=random_state,
+        verbose=verbose,
+    )
+
+
 def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> SplitModel:
     """Return the halves that a CRAFT class was given.
 
@@ -295,11 +430,18 @@ def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> 
     ValueError
         If they do not belong together.
     """
-    if not isinstance(first, SplitModel):
-        check_keras_model("input_to_latent_model", first)
-        if second is not None:
-            check_keras_model("latent_to_logit_model", second)
+    if second is not None:
+        check_keras_model("latent_to_logit_model", second)
     return SplitModel.of(first, second)
+
+
+def check_channels(activations: Array, channels: int) -> None:
+    """Raise a ValueError unless activations have the channels that concepts were learned in."""
+    if activations.shape[-1] != channels:
+        raise ValueError(
+            f"activations must end in the {channels} channels the concepts were learned in, "
+            f"but have shape {activations.shape}"
+        )
 
 
 def sensitivity_of(importances: Array) -> Sensitivity:

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
-from sklearn.exceptions import NotFittedError
 from xplique.concepts import EncodedData, HolisticCraftTf
 from xplique.concepts.craft import Factorization, Sensitivity
 from xplique.concepts.factorizer import ConceptFactorizer
@@ -29,18 +28,21 @@ from xplique_dirpairs.core.validation import (
     check_integer,
 )
 from xplique_dirpairs.data.crops import concept_maps
-from xplique_dirpairs.extractors.concept_layer import fit_factorizer, shown_encoder
-from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.extractors.concept_layer import (
+    activations_of_latents,
+    fit_factorizer,
+    shown_encoder,
+)
+from xplique_dirpairs.extractors.craft import HoldsPairs, new_factorizer
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.pairs import DirectionPairs, Off
+from xplique_dirpairs.pairs import Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
 from xplique_dirpairs.plots.images import concept_heatmap as heatmap_at_size
 from xplique_dirpairs.plots.palette import concept_colors
 
 
-class HolisticDirectionPairsTf(HolisticCraftTf):
+class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
     """Direction pairs used like `HolisticCraftTf`, with the residual kept when decoding.
 
     Parameters
@@ -65,7 +67,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         number_of_concepts: int = 20,
         factorizer: ConceptFactorizer | None = None,
         *,
-        latent_to_logit_model: Callable | None = None,
+        latent_to_logit_model: Callable[..., Any] | None = None,
         recipe: str | Recipe = "default",
         off: Off = "absent",
         n_init: int | None = None,
@@ -80,13 +82,8 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
             )
         check_integer("number_of_concepts", number_of_concepts)
         if factorizer is None:
-            factorizer = DirectionPairsFactorizer(
-                number_of_concepts,
-                recipe=get_recipe(recipe),
-                off=off,
-                n_init=n_init,
-                random_state=random_state,
-                verbose=verbose,
+            factorizer = new_factorizer(
+                number_of_concepts, recipe, off, n_init, random_state, verbose
             )
         elif getattr(factorizer, "number_of_concepts", number_of_concepts) != number_of_concepts:
             raise ValueError(
@@ -159,24 +156,8 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         check_images_fit(images.shape[1:], self._whole_model)
         return images
 
-    def _latent_data(self, inputs: ArrayLike | tf.Tensor):
-        return self.latent_extractor.input_to_latent_generator(self._images(inputs))
-
     def _activations(self, inputs: ArrayLike) -> Array:
-        batches = self._latent_data(inputs)
-        return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
-
-    @property
-    def pairs(self) -> DirectionPairs:
-        """The learned direction pairs."""
-        self.check_if_fitted()
-        return self.factorizer.pairs_
-
-    @property
-    def history_(self) -> History:
-        """The course of the fit."""
-        self.check_if_fitted()
-        return self.factorizer.history_
+        return activations_of_latents(self.latent_extractor, self._images(inputs))
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -188,11 +169,11 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
     ) -> list[EncodedData]:
         """Return latent data and coefficients of images, in batches: see `HolisticCraft.encode`."""
         self.check_if_fitted()
-        return super().encode(self._images(inputs), resize, differentiable)
+        batches: list[EncodedData] = super().encode(self._images(inputs), resize, differentiable)
+        return batches
 
     def detect(self, inputs: ArrayLike) -> Array:
         """Return concept detections y of images, in [0, 1], in the shape of `transform`."""
-        self.check_if_fitted()
         return self.pairs.detect(self._activations(inputs))
 
     def _decode_coefficients(self, latent_data: LatentData, coeffs_u: Array | tf.Tensor) -> Any:
@@ -201,31 +182,24 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         ``latent_data`` keeps its activations: a copy goes through the network.
         """
         self.check_if_fitted()
-        coeffs_u = tf.convert_to_tensor(coeffs_u, dtype=tf.float32)
         x = latent_data.get_activations(as_numpy=True)
-        own = self.latent_to_concept(latent_data).astype(np.float32)
-        features = x + self._decode_maps(coeffs_u) - self._decode_maps(tf.constant(own))
+        own = self.latent_to_concept(latent_data)
         moved = _copy(latent_data)
-        moved.set_activations(features)
+        moved.set_activations(x + self._decode_maps(coeffs_u) - self._decode_maps(own))
         return self.latent_extractor.latent_to_logit(moved)
 
-    def _decode_maps(self, coefficients: tf.Tensor) -> tf.Tensor:
+    def _decode_maps(self, coefficients: Array | tf.Tensor) -> tf.Tensor:
         """Return decode(u) of maps (n, *spatial, I)."""
-        flat = tf.reshape(coefficients, [-1, self.number_of_concepts])
-        decoded = self.factorizer.decode(flat)
-        shape = tf.concat([tf.shape(coefficients)[:-1], tf.shape(decoded)[-1:]], axis=0)
-        maps = tf.reshape(decoded, shape)
-        return tf.ensure_shape(maps, [*coefficients.shape[:-1], decoded.shape[-1]])
-
-    def check_if_fitted(self) -> None:
-        """Raise sklearn's `NotFittedError` before `fit`."""
-        if self.factorization is None:
-            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
+        coefficients = tf.convert_to_tensor(coefficients, dtype=tf.float32)
+        decoded = self.factorizer.decode(tf.reshape(coefficients, [-1, self.number_of_concepts]))
+        channels = decoded.shape[-1]
+        maps = tf.reshape(decoded, tf.concat([tf.shape(coefficients)[:-1], [channels]], axis=0))
+        return tf.ensure_shape(maps, [*coefficients.shape[:-1], channels])
 
     def estimate_importance(
         self,
         images: ArrayLike,
-        operator: Callable,
+        operator: Callable[..., Any],
         class_id: int,
         method: str = "gradient_input",
         *args: Any,
@@ -247,7 +221,10 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
                 'method="sobol" masks concept maps (N, H, W, I), but those of this layer have '
                 f'shape {shape}: use method="gradient_input", or DirectionPairsTf'
             )
-        return super().estimate_importance(images, operator, class_id, method, *args, **kwargs)
+        importances = super().estimate_importance(
+            images, operator, class_id, method, *args, **kwargs
+        )
+        return np.asarray(importances)
 
     # ---------------------------------------------------------------- pictures
 
@@ -282,7 +259,7 @@ class HolisticDirectionPairsTf(HolisticCraftTf):
         Magnitudes are shown; where the map is 0, the image alone.
         """
         heatmap = np.asarray(concept_heatmap, dtype=np.float32)
-        if heatmap.ndim == 3 and heatmap.shape[-1] == 1:
+        if heatmap.shape[2:] == (1,):
             heatmap = heatmap[..., 0]
         if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions, slices
-from xplique_dirpairs.core.geometry import crop_place, default_patch
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer, check_labels
@@ -19,6 +19,8 @@ from xplique_dirpairs.data.crops import (
     concept_maps,
     crop_at,
     crop_coefficients,
+    crop_place,
+    default_patch,
     fitting_patch,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -69,8 +71,6 @@ class Scan:
     images: Array
     class_ids: Array
     logits: Array
-    pooled: Array | None
-    pooled_coefficients: Array | None
     detected: Array
     detected_together: Array
     histogram: Array | None
@@ -81,12 +81,14 @@ class Scan:
     sample_detections: Array
     kept: Array
     batch_size: int
-    _read_again: dict[int, Array] = field(default_factory=dict, repr=False)
+    pooled: Array | None = None
+    pooled_coefficients: Array | None = None
+    _read_again: dict[int, Array] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def predicted(self) -> Array:
         """Predicted classes, (N,)."""
-        return self.logits.argmax(axis=1)
+        return np.asarray(self.logits.argmax(axis=1))
 
     @cached_property
     def limits(self) -> tuple[float, float]:
@@ -103,13 +105,12 @@ class Scan:
         """
         if not len(indices) or indices.max() < len(self.kept):
             return self.kept[indices]
-        missing = [n for n in indices.tolist() if n >= len(self.kept) and n not in self._read_again]
+        known = self._read_again
+        missing = [n for n in indices.tolist() if n >= len(self.kept) and n not in known]
         for part in slices(len(missing), self.batch_size):
             x = self.layer.activations(self.images[missing[part]], self.batch_size)
-            self._read_again.update(zip(missing[part], x, strict=True))
-        return np.stack(
-            [self.kept[n] if n < len(self.kept) else self._read_again[n] for n in indices.tolist()]
-        )
+            known.update(zip(missing[part], x, strict=True))
+        return np.stack([known[n] if n in known else self.kept[n] for n in indices.tolist()])
 
     def features(self, indices: Array) -> Array:
         """Return features of images as the head takes them: (n, D), or (n, *spatial, D)."""
@@ -126,11 +127,11 @@ class Scan:
     @property
     def overlaps(self) -> Array:
         """Positions where both of two concepts are detected, as a share of either's, (I, I)."""
-        own = np.diag(self.detected_together)
-        either = own[:, None] + own[None] - self.detected_together
-        return np.divide(
-            self.detected_together, either, out=np.zeros(either.shape), where=either > 0
-        )
+        together = self.detected_together
+        own = np.diag(together)
+        either = own[:, None] + own[None] - together
+        shares: Array = np.divide(together, either, out=np.zeros(either.shape), where=either > 0)
+        return shares
 
     def best_images(self, concept: int, count: int, among: Array | None = None) -> Array:
         """Return the images with a concept's best crops, best first; none without the concept.
@@ -146,7 +147,7 @@ class Scan:
         values = self.crop_values[:, concept]
         candidates = np.arange(len(values)) if among is None else among
         best = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
-        return best[values[best] > 0]
+        return np.asarray(best[values[best] > 0])
 
     def crops(self, concept: int, count: int, among: Array | None = None) -> Array:
         """Return a concept's best crops, of different images, (k, patch, patch, 3) uint8.
@@ -154,21 +155,19 @@ class Scan:
         Arguments are those of `best_images`.
         """
         best = self.best_images(concept, count, among)
-        if not len(best):
-            return np.zeros((0, self.patch, self.patch, 3), np.uint8)
-        crops = np.stack(
-            [crop_at(self.images[n], int(self.crop_places[n, concept]), self.patch) for n in best]
-        )
-        return (255 * as_picture(crops, self.limits) + 0.5).astype(np.uint8)
+        crops = [
+            crop_at(self.images[n], int(self.crop_places[n, concept]), self.patch) for n in best
+        ]
+        shape = (-1, self.patch, self.patch, self.images.shape[-1])
+        pictures = as_picture(np.reshape(crops, shape), self.limits)
+        return (255 * pictures + 0.5).astype(np.uint8)
 
     def crop_box(self, image: int, concept: int) -> tuple[float, float, float, float]:
         """Return (top, left, bottom, right) of a best crop, as shares of the image's sides."""
-        height, width = self.images.shape[1:3]
-        number = int(self.crop_places[image, concept])
-        top, left = crop_place(number, self.images.shape[1:], self.patch)
-        return (
-            top / height, left / width, (top + self.patch) / height, (left + self.patch) / width
-        )  # fmt: skip
+        shape, patch = self.images.shape[1:], self.patch
+        top, left = crop_place(int(self.crop_places[image, concept]), shape, patch)
+        height, width = shape[:2]
+        return top / height, left / width, (top + patch) / height, (left + patch) / width
 
 
 def scan(
@@ -230,96 +229,78 @@ def scan(
         )
     shape = images.shape[1:]
     patch = default_patch(shape) if patch_size is None else fitting_patch(patch_size, shape)
-    reading = _Reading(layer, len(images), shape, patch, memory, activations)
+    reading = _Reading(layer, shape, patch)
     starts = range(0, len(images), batch_size)
+    kept = activations
 
     def batches() -> Iterator[tuple[Array, Array]]:
+        nonlocal kept
         for start in progress(starts, len(starts), "images", verbose, "batch"):
             chosen = slice(start, start + batch_size)
             if activations is None:
                 x = layer.activations(images[chosen], batch_size)
+                if kept is None:
+                    count = min(len(images), memory // x[0].nbytes)
+                    kept = np.empty((count, *x.shape[1:]), x.dtype)
+                kept[chosen] = x[: len(kept[chosen])]
             else:
                 x = activations[chosen]
-            yield x, reading.read(x, start)
+            yield x, reading.read(x)
 
     at_most = max(1000, _SAMPLED_FLOATS // layer.channels)
     sample, sample_detections = sample_positions(batches(), at_most, random_state)
-    logits = np.concatenate(reading.logits)
+    by_image = {name: np.concatenate(parts) for name, parts in reading.by_image.items()}
+    logits = by_image["logits"]
     return Scan(
         layer=reading.layer,
         images=images,
         class_ids=logits.argmax(axis=1) if labels is None else check_labels(labels, *logits.shape),
-        logits=logits,
-        pooled=np.concatenate(reading.pooled) if reading.pooled else None,
-        pooled_coefficients=(
-            np.concatenate(reading.pooled_coefficients) if reading.pooled_coefficients else None
-        ),
-        detected=np.concatenate(reading.detected),
         detected_together=reading.detected_together,
         histogram=None if layer.pairs is None else reading.histogram,
-        crop_values=np.concatenate(reading.crop_values),
-        crop_places=np.concatenate(reading.crop_places),
         patch=reading.patch,
         sample=sample,
         sample_detections=sample_detections,
-        kept=reading.kept,
+        kept=np.asarray(kept),
         batch_size=batch_size,
+        **by_image,
     )
 
 
 class _Reading:
-    """What is collected of each batch of activations."""
+    """What is collected of batches of activations."""
 
-    def __init__(
-        self,
-        layer: ConceptLayer,
-        number_of_images: int,
-        image_shape: tuple[int, ...],
-        patch: int,
-        memory: int,
-        known: Array | None,
-    ) -> None:
+    def __init__(self, layer: ConceptLayer, image_shape: tuple[int, ...], patch: int) -> None:
         self.layer, self.image_shape, self.patch = layer, image_shape, patch
-        self.number_of_images, self.memory, self.known = number_of_images, memory, known
         concepts = layer.number_of_concepts
         self.detected_together = np.zeros((concepts, concepts))
         self.histogram = np.zeros((concepts, BINS))
-        self.logits: list[Array] = []
-        self.pooled: list[Array] = []
-        self.pooled_coefficients: list[Array] = []
-        self.detected: list[Array] = []
-        self.crop_values: list[Array] = []
-        self.crop_places: list[Array] = []
+        #: Arrays with a row for each image, by their names in `Scan`.
+        self.by_image: dict[str, list[Array]] = defaultdict(list)
 
-    def read(self, x: Array, start: int) -> Array:
-        """Collect a batch (n, *spatial, D), the first image of which is number ``start``.
+    def read(self, x: Array) -> Array:
+        """Collect a batch of activations (n, *spatial, D).
 
         Returns
         -------
         detected : ndarray of shape (n, *spatial, I), bool
         """
-        if not start:
+        if not self.by_image:
             # A function as head tells its number of classes only when it is called.
             self.layer = replace(self.layer, head=self.layer.head.by_class(x))
-            if self.known is None:
-                count = min(self.number_of_images, self.memory // x[0].nbytes)
-                self.kept = np.empty((count, *x.shape[1:]), x.dtype)
-            else:
-                self.kept = self.known
-        layer = self.layer
-        if self.known is None:
-            room = self.kept[start : start + len(x)]
-            room[:] = x[: len(room)]
-        u, shown = layer.read(x)
-        features = layer.head.pool(x)
-        self.logits.append(layer.head.logits(features, len(x)))
-        if features.ndim == 2:
-            self.pooled.append(features)
-            self.pooled_coefficients.append(layer.head.pool(u))
+        head = self.layer.head
+        u, shown = self.layer.read(x)
+        features = head.pool(x)
         detected = shown > 0
-        self.detected.append(detected.mean(axis=tuple(range(1, x.ndim - 1))))
+        rows_by_name = {
+            "logits": head.logits(features, len(x)),
+            "detected": detected.mean(axis=tuple(range(1, x.ndim - 1))),
+            **self._best_crops(shown),
+        }
+        if features.ndim == 2:
+            rows_by_name |= {"pooled": features, "pooled_coefficients": head.pool(u)}
+        for name, rows in rows_by_name.items():
+            self.by_image[name].append(rows)
         self._count(x, detected)
-        self._rate_crops(shown)
         return detected
 
     def _count(self, x: Array, detected: Array) -> None:
@@ -332,14 +313,13 @@ class _Reading:
             counts = np.bincount(steps.ravel(), minlength=BINS * concepts)
             self.histogram += counts.reshape(concepts, BINS)
 
-    def _rate_crops(self, shown: Array) -> None:
+    def _best_crops(self, shown: Array) -> dict[str, Array]:
         maps = concept_maps(shown, self.image_shape)
         if maps[0, ..., 0].size == 1:  # a map without places: the largest square stands for it
             self.patch = min(self.image_shape[:2])
         values = crop_coefficients(maps, self.image_shape, self.patch)
         values = values.reshape(len(maps), -1, maps.shape[-1])
-        self.crop_values.append(values.max(axis=1))
-        self.crop_places.append(values.argmax(axis=1))
+        return {"crop_values": values.max(axis=1), "crop_places": values.argmax(axis=1)}
 
 
 def sample_positions(

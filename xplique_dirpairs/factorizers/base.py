@@ -68,6 +68,13 @@ class DirectionsFactorizer(ConceptFactorizer):
         """
         return self.encode(activations)
 
+    def read(self, activations: Array) -> tuple[Array, Array]:
+        """Return `encode` and `shown_coefficients` of features (P, D) that were checked."""
+        coefficients = self.encode(activations)
+        if type(self).shown_coefficients is DirectionsFactorizer.shown_coefficients:
+            return coefficients, coefficients
+        return coefficients, self.shown_coefficients(activations)
+
     # The interface of Xplique's `Factorization.reducer`, an sklearn NMF there.
 
     @property

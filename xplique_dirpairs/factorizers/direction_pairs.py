@@ -184,7 +184,12 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
         A positive coefficient alone only says "above its usual absent level".
         """
-        return np.maximum(self.encode(activations), 0.0) * (self.detect(activations) > 0.5)
+        return self.read(activations)[1]
+
+    def read(self, activations: Array) -> tuple[Array, Array]:
+        """Return `encode` and `shown_coefficients` of features (P, D) that were checked."""
+        coefficients, detections = self._fitted().read(activations, self.off)
+        return coefficients, np.maximum(coefficients, 0.0) * (detections > 0.5)
 
     def get_concept_bank(self) -> Array:
         """(I, D): Bᵀ in the absent form, Ŝᵀ in the undecided one."""

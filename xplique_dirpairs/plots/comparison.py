@@ -17,10 +17,11 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.linear_algebra import match
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.plots.concepts import draw_crop_sheet, draw_importances
-from xplique_dirpairs.plots.images import draw_lit, draw_picture
+from xplique_dirpairs.plots.concepts import draw_importances
+from xplique_dirpairs.plots.images import draw_crop_sheet, draw_lit, draw_picture
 from xplique_dirpairs.plots.layout import dress, wrapped
 from xplique_dirpairs.plots.palette import Color, concept_colors
 
@@ -32,6 +33,7 @@ _DASHES = ("--", ":")
 _COLORS_ALONE = 7
 #: Bars that go further down are cut off here, and their value is written.
 _LOWEST_BAR = -0.5
+_ERROR_BAR: Any = {"fmt": "none", "ecolor": "black", "elinewidth": 1.0, "capsize": 2}
 #: Characters of a name in one line of a label.
 _NAME_WIDTH = 16
 
@@ -41,7 +43,7 @@ class ExtractorStyle:
     """Colour and line style of an extractor."""
 
     color: Color
-    line: str | tuple
+    line: str | tuple[int, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -184,10 +186,8 @@ def _draw_bars(
         ax.barh(places, shown, color=[styles[name].color for name in names], height=0.72)
         errors = np.stack([values - low, high - values])
         drawn = np.isfinite(errors).all(axis=0) & (values >= _LOWEST_BAR)
-        ax.errorbar(
-            values[drawn], places[drawn], xerr=np.maximum(errors[:, drawn], 0.0),
-            fmt="none", ecolor="black", elinewidth=1.0, capsize=2,
-        )  # fmt: skip
+        reach = np.maximum(errors[:, drawn], 0.0)
+        ax.errorbar(values[drawn], places[drawn], xerr=reach, **_ERROR_BAR)
         for place, value in zip(places, values, strict=True):
             if not np.isfinite(value) or value < _LOWEST_BAR:
                 text = f"{value:.1f}" if np.isfinite(value) else "–"
@@ -224,10 +224,7 @@ def plot_extractor_importances(
         colors = [color] * len(extractor.concepts)
         draw_importances(ax, extractor.concepts, extractor.values, colors, "")
         places = np.arange(len(extractor.concepts))
-        ax.errorbar(
-            places, extractor.values, yerr=extractor.errors,
-            fmt="none", ecolor="black", elinewidth=1.0, capsize=2,
-        )  # fmt: skip
+        ax.errorbar(places, extractor.values, yerr=extractor.errors, **_ERROR_BAR)
         ax.set_title(wrapped(extractor.name, 30), fontsize=10, color=color, fontweight="bold")
         ax.set_ylabel("total Sobol index" if k % columns == 0 else "", fontsize=9)
         is_last = k + columns >= len(extractors)
@@ -267,16 +264,17 @@ def counterparts(maps: Array, other_maps: Array) -> tuple[Array, Array]:
             f"other_maps must hold at least the {maps.shape[-1]} concepts of maps, not "
             f"{other_maps.shape[-1]}: pass the maps of fewer concepts first"
         )
-    ours, theirs = (_standardised(m.reshape(-1, m.shape[-1])) for m in (maps, other_maps))
+    ours, theirs = (_standardised(as_positions(m)) for m in (maps, other_maps))
     correlations = theirs.T @ ours / len(ours)
     partners = match(correlations)
     return partners, correlations[partners, np.arange(len(partners))]
 
 
 def _standardised(values: Array) -> Array:
-    centred = values - values.mean(axis=0)
+    centred: Array = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
-    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+    scaled: Array = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+    return scaled
 
 
 def plot_extractor_maps(
@@ -366,7 +364,7 @@ def plot_aligned_concepts(
         sides = ((a, pair.ours, pair.our_crops), (b, pair.theirs, pair.their_crops))
         for side, (name, concept, crops) in enumerate(sides):
             ax, color = line[side], styles[name].color
-            draw_crop_sheet(ax, crops, nb_crops, 1, color, anchor="C")
+            draw_crop_sheet(ax, crops, nb_crops, 1, color)
             x, align = ((-0.02, "right"), (1.02, "left"))[side]
             ax.text(
                 x, 0.5, str(concept), transform=ax.transAxes, ha=align, va="center",

@@ -7,7 +7,9 @@ concept drawn; ``cmaps`` the transparent colour maps of the same concepts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,11 +24,12 @@ from xplique_dirpairs.plots.images import (
     Limits,
     as_picture,
     concept_heatmap,
+    draw_crop_sheet,
     draw_heatmap,
     draw_picture,
     framed,
-    montage,
 )
+from xplique_dirpairs.plots.layout import Sheet
 from xplique_dirpairs.plots.palette import Color, concept_colors, line_color
 
 #: Crops in one line of a figure.
@@ -37,6 +40,31 @@ OVERLAID = 8
 _ROWS = 10
 #: Inches: side of a picture, width of a concept's number, between rows, above the first one.
 _SIDE, _LABEL, _GAP, _TOP = 1.15, 0.75, 0.08, 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class RankedConcept:
+    """A concept among the most important ones.
+
+    Attributes
+    ----------
+    number : int
+    importance : float
+    cmap : Colormap
+        Transparent, of the concept's colour.
+    crops : ndarray of shape (k, patch, patch, 3)
+        Its best crops, best first; k may be 0.
+    """
+
+    number: int
+    importance: float
+    cmap: Colormap
+    crops: Array
+
+    @property
+    def color(self) -> Color:
+        """The colour of `cmap`."""
+        return line_color(self.cmap)
 
 
 def empty_axes(figsize: tuple[float, float]) -> Axes:
@@ -60,7 +88,7 @@ def draw_importances(
     importances: Array,
     colors: Sequence[Color],
     title: str,
-) -> Axes:
+) -> None:
     """Draw a bar for each concept, in the given order, labelled by its number.
 
     ``concepts`` (numbers), ``importances`` and ``colors`` are n each.
@@ -68,13 +96,12 @@ def draw_importances(
     places = np.arange(len(concepts))
     ax.bar(places, importances, color=colors, width=0.8)
     width = ax.get_window_extent().width * 72 / ax.figure.dpi  # in points
-    digits = max(len(str(concept)) for concept in concepts)
+    labels = [str(concept) for concept in concepts]
     room = width / len(places)
-    size = min(10.0, room / (0.75 * digits))
+    size = min(10.0, room / (0.75 * max(map(len, labels))))
     upright = size >= 6.0
     if not upright:  # a label that is turned is as wide as it is high
         size = max(3.0, min(9.0, 0.8 * room))
-    labels = [str(concept) for concept in concepts]
     ax.set_xticks(places, labels, fontsize=size, rotation=0 if upright else 90)
     ax.set_xlim(-0.6, len(places) - 0.4)
     ax.set_ylim(bottom=0.0)
@@ -83,102 +110,39 @@ def draw_importances(
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(axis="x", length=0)
     ax.set_title(title)
-    return ax
 
 
-def plot_crop_rows(
-    concepts: Sequence[int] | Array,
-    crops: Sequence[Array],
-    importances: Array,
-    colors: Sequence[Color],
-    number_of_crops: int,
-) -> Figure:
-    """Draw a row of best crops for each concept.
-
-    Parameters
-    ----------
-    concepts : sequence of int
-        Numbers of the n concepts.
-    crops : sequence of ndarray of shape (k, patch, patch, 3)
-        Of each concept, best first; k may be less than ``number_of_crops``, and 0.
-    importances : ndarray of shape (n,)
-    colors
-    number_of_crops : int
-        Room for this many crops.
-    """
+def plot_crop_rows(concepts: Sequence[RankedConcept], number_of_crops: int) -> Figure:
+    """Draw a row of best crops for each concept, with room for ``number_of_crops``."""
     columns = min(number_of_crops, CROPS_PER_LINE)
     lines = ceil(number_of_crops / columns)
-    width, height = 1.3 + columns, len(concepts) * (lines + 0.12)
-    figure = plt.figure(figsize=(width, height))
-    label = 1.2 / width
-    for row, (concept, shown) in enumerate(zip(concepts, crops, strict=True)):
-        bottom = 1.0 - (row + 1) / len(concepts)
-        ax = figure.add_axes(
-            (label, bottom + 0.06 / height, 1.0 - label - 0.1 / width, lines / height)
-        )
-        draw_crop_sheet(ax, shown, columns, lines, colors[row])
-        figure.text(
-            label - 0.12 / width, bottom + 0.5 / len(concepts),
-            f"concept {concept}\n{importances[row]:.3f}", ha="right", va="center", fontsize=10,
-            color=colors[row], fontweight="bold",
+    height = lines + 0.12
+    sheet = Sheet(1.3 + columns, len(concepts) * height)
+    for row, concept in enumerate(concepts):
+        ax = sheet.axes(1.2, row * height + 0.06, columns, lines)
+        draw_crop_sheet(ax, concept.crops, columns, lines, concept.color, anchor="W")
+        sheet.text(
+            1.08, (row + 0.5) * height, f"concept {concept.number}\n{concept.importance:.3f}",
+            ha="right", va="center", fontsize=10, color=concept.color, fontweight="bold",
         )  # fmt: skip
-    return figure
+    return sheet.figure
 
 
-def draw_crop_sheet(
-    ax: Axes,
-    crops: Array,
-    columns: int,
-    lines: int,
-    color: Color,
-    anchor: str = "W",
-    interpolation: str | None = None,
-) -> None:
-    """Draw crops side by side in a frame of the concept's colour, or words if there are none."""
-    if len(crops):
-        sheet = montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24))
-        ax.imshow(sheet, interpolation=interpolation)
-    else:
-        ax.text(
-            0.5, 0.5, "not detected in any crop", ha="center", va="center", fontsize=8,
-            color="0.4", transform=ax.transAxes,
-        )  # fmt: skip
-        ax.set_box_aspect(lines / columns)
-    ax.set_anchor(anchor)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set(edgecolor=color, linewidth=2.5)
-
-
-def plot_legend(
-    concepts: Sequence[int] | Array,
-    crops: Sequence[Array],
-    colors: Sequence[Color],
-    border_width: int,
-) -> Figure:
-    """Draw the best crop of each concept in a frame of its colour, ``border_width`` pixels wide.
-
-    ``crops`` are (k, patch, patch, 3) of each concept; k may be 0.
-    """
+def plot_legend(concepts: Sequence[RankedConcept], border_width: int) -> Figure:
+    """Draw the best crop of each concept in a frame of its colour, ``border_width`` pixels wide."""
     columns = min(len(concepts), CROPS_PER_LINE)
     rows = ceil(len(concepts) / columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.2 * columns, 1.4 * rows),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (1.2 * columns, 1.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat[len(concepts) :]:
         ax.set_axis_off()
-    for ax, concept, shown, color in zip(axes.flat, concepts, crops, colors, strict=False):
-        ax.set_title(str(concept), color=color, fontweight="bold", fontsize=10)
-        if len(shown):
-            width = min(border_width, shown.shape[1] // 4)
-            draw_picture(ax, framed(shown[0], color, width))
+    for ax, concept in zip(axes.flat, concepts, strict=False):
+        ax.set_title(str(concept.number), color=concept.color, fontweight="bold", fontsize=10)
+        if len(concept.crops):
+            width = min(border_width, concept.crops.shape[1] // 4)
+            draw_picture(ax, framed(concept.crops[0], concept.color, width))
         else:
-            draw_crop_sheet(ax, shown, 1, 1, color)
+            draw_crop_sheet(ax, concept.crops, 1, 1, concept.color, anchor="W")
     return figure
 
 
@@ -190,8 +154,8 @@ def draw_concept_map(
     filter_percentile: float = 90,
     clip_percentile: float | None = 10,
     alpha: float = 0.65,
-    **plot_kwargs,
-) -> Axes:
+    **plot_kwargs: Any,
+) -> None:
     """Draw an image with concepts laid over it, the first on top.
 
     Parameters
@@ -210,23 +174,14 @@ def draw_concept_map(
         For ``imshow``.
     """
     draw_picture(ax, picture, **plot_kwargs)
+    shape = picture.shape[:2]
     for i in reversed(range(maps.shape[-1])):
-        heatmap = concept_heatmap(
-            maps[..., i], picture.shape[:2], filter_percentile, clip_percentile
-        )
+        heatmap = concept_heatmap(maps[..., i], shape, filter_percentile, clip_percentile)
         draw_heatmap(ax, heatmap, cmaps[i], alpha, **plot_kwargs)
-    return ax
 
 
 def plot_image_concepts(
-    picture: Array,
-    maps: Array,
-    concepts: Sequence[int] | Array,
-    crops: Sequence[Array],
-    importances: Array,
-    cmaps: Sequence[Colormap],
-    title: str,
-    **map_kwargs,
+    picture: Array, maps: Array, concepts: Sequence[RankedConcept], title: str, **map_kwargs: Any
 ) -> Figure:
     """Draw an image with its concepts, their best crops on both sides, and their importances.
 
@@ -234,13 +189,10 @@ def plot_image_concepts(
 
     Parameters
     ----------
-    picture, maps, cmaps
+    picture, maps
         As in `draw_concept_map`.
-    concepts : sequence of int
-        Numbers of the n concepts, in the order of all other arguments.
-    crops : sequence of ndarray of shape (k, patch, patch, 3)
-        Best crops of each concept.
-    importances : ndarray of shape (n,)
+    concepts : sequence of RankedConcept
+        In the order of the maps.
     title : str
         Above the importances.
     map_kwargs
@@ -253,24 +205,30 @@ def plot_image_concepts(
     widths = [3.1 * columns, height - 0.2, 3.1 * columns, 0.2, max(4.6, 0.24 * len(concepts))]
     figure = plt.figure(figsize=(sum(widths) + 0.8, height), layout="constrained")
     grid = figure.add_gridspec(1, 5, width_ratios=widths, wspace=0.02)
-    colors = [line_color(cmap) for cmap in cmaps]
     ax = figure.add_subplot(grid[1])
+    cmaps = [concept.cmap for concept in concepts]
     draw_concept_map(ax, picture, maps[..., :OVERLAID], cmaps, **map_kwargs)
     if len(concepts) > OVERLAID:
         note = f"on the image: the first {OVERLAID} of {len(concepts)} concepts"
         ax.set_title(note, fontsize=11)
-    places = []
-    for side in (0, 2):
-        cells = grid[side].subgridspec(rows, columns, hspace=0.08)
-        places += [cells[k // columns, k % columns] for k in range(per_side)]
-    for i, (place, concept) in enumerate(zip(places, concepts, strict=False)):
-        ax = figure.add_subplot(place)
-        draw_crop_sheet(ax, crops[i], 3, 2, colors[i], anchor="C")
-        ax.set_title(f"concept {concept}", color=colors[i], fontweight="bold", fontsize=11)
+    sides = [grid[side].subgridspec(rows, columns, hspace=0.08) for side in (0, 2)]
+    for i, concept in enumerate(concepts):
+        side, place = divmod(i, per_side)
+        ax = figure.add_subplot(sides[side][place // columns, place % columns])
+        draw_crop_sheet(ax, concept.crops, 3, 2, concept.color)
+        title_of_crops = f"concept {concept.number}"
+        ax.set_title(title_of_crops, color=concept.color, fontweight="bold", fontsize=11)
     margin = (height - 5.0) / 2
     bars = grid[4].subgridspec(3, 1, height_ratios=[margin, 5.0, margin])
-    draw_importances(figure.add_subplot(bars[1]), concepts, importances, colors, title)
+    draw_ranked_importances(figure.add_subplot(bars[1]), concepts, title)
     return figure
+
+
+def draw_ranked_importances(ax: Axes, concepts: Sequence[RankedConcept], title: str) -> None:
+    """Draw the importances of concepts in their colours: see `draw_importances`."""
+    numbers = [concept.number for concept in concepts]
+    importances = np.array([concept.importance for concept in concepts])
+    draw_importances(ax, numbers, importances, [concept.color for concept in concepts], title)
 
 
 def plot_maximised(
@@ -323,34 +281,29 @@ def plot_maximised(
     blocks = ceil(len(concepts) / _ROWS)
     rows = ceil(len(concepts) / blocks)
     block = _LABEL + (_SIDE + _GAP) * len(shown) + 0.12 + _SIDE * nb_crops + 0.25
-    width, height = blocks * block, _TOP + rows * (_SIDE + _GAP)
-    figure = plt.figure(figsize=(width, height))
-
-    def add_axes(left: float, top: float, wide: float, heading: str) -> Axes:
-        area = (left / width, 1 - (top + _SIDE) / height, wide / width, _SIDE / height)
-        ax = figure.add_axes(area)
-        if top == _TOP:
-            ax.set_title(heading, fontsize=9, pad=4)
-        return ax
-
+    page = Sheet(blocks * block, _TOP + rows * (_SIDE + _GAP))
     for k, concept in enumerate(concepts):
         column, row = divmod(k, rows)
-        left, top = column * block, _TOP + row * (_SIDE + _GAP)
+        left, top = column * block + _LABEL, _TOP + row * (_SIDE + _GAP)
         label = f"{concept}" if notes is None else f"{concept}\n{notes[k]}"
-        figure.text(
-            (left + _LABEL - 0.08) / width, 1 - (top + _SIDE / 2) / height, label,
+        page.text(
+            left - 0.08, top + _SIDE / 2, label,
             ha="right", va="center", fontsize=9, color=colors[k], fontweight="bold",
         )  # fmt: skip
-        left += _LABEL
-        for name, images in shown.items():
-            draw_picture(add_axes(left, top, _SIDE, name), images[k], interpolation="lanczos")
+        panels = []
+        for images in shown.values():
+            panels.append(page.axes(left, top, _SIDE, _SIDE))
+            draw_picture(panels[-1], images[k], interpolation="lanczos")
             left += _SIDE + _GAP
-        sheet = crops[k] if not len(crops[k]) else as_picture(crops[k], limits)
-        ax = add_axes(left + 0.12, top, _SIDE * nb_crops, "best crops")
-        draw_crop_sheet(ax, sheet, nb_crops, 1, colors[k])
+        panels.append(page.axes(left + 0.12, top, _SIDE * nb_crops, _SIDE))
+        best = as_picture(crops[k], limits)
+        draw_crop_sheet(panels[-1], best, nb_crops, 1, colors[k], anchor="W")
+        if not row:
+            for ax, heading in zip(panels, (*shown, "best crops"), strict=True):
+                ax.set_title(heading, fontsize=9, pad=4)
     if title:
-        figure.suptitle(title, fontsize=11, y=1 - 0.06 / height, va="top")
-    return figure
+        page.figure.suptitle(title, fontsize=11, y=1 - 0.06 / page.height, va="top")
+    return page.figure
 
 
 def plot_class_importances(
@@ -382,11 +335,9 @@ def plot_class_importances(
     figure.suptitle(title, fontsize=13, x=(left + right) / 2, y=1 - 0.1 / height, va="top")
     relative = values / np.maximum(values.max(axis=1, keepdims=True), 1e-12)
     ax.imshow(relative, cmap="Blues", vmin=0.0, vmax=1.25, aspect="auto")
-    for row, column in np.ndindex(values.shape):
-        ax.text(
-            column, row, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=9,
-            color="white" if relative[row, column] > 0.7 else "black",
-        )  # fmt: skip
+    for (row, column), value in np.ndenumerate(values):
+        color = "white" if relative[row, column] > 0.7 else "black"
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
     ax.set_yticks(range(classes), class_names, fontsize=10)
     ax.set_xticks(range(concepts), [str(concept) for concept in order], fontsize=9)
     ax.set_xlabel("concept", labelpad=1)

@@ -23,7 +23,7 @@ Limits = tuple[float, float]
 
 def pixel_limits(images: Array) -> Limits:
     """Return (black, white): 0–255 for integers, 0–1 if the images fit, else their range."""
-    if images.dtype.kind in "ui":
+    if images.dtype.kind in "ui" or not images.size:
         return 0.0, 255.0
     low, high = float(images.min()), float(images.max())
     if low >= 0.0 and high <= 1.0:
@@ -47,7 +47,7 @@ def as_picture(images: ArrayLike, limits: Limits | None = None) -> Array:
     """
     images = np.asarray(images)
     low, high = pixel_limits(images) if limits is None else limits
-    pixels = np.clip((images.astype(np.float32) - low) / (high - low), 0.0, 1.0)
+    pixels: Array = np.clip((images.astype(np.float32) - low) / (high - low), 0.0, 1.0)
     if pixels.shape[-1] != 3:
         pixels = np.repeat(pixels.mean(axis=-1, keepdims=True), 3, axis=-1)
     return pixels
@@ -83,22 +83,22 @@ def concept_heatmap(
     cells = np.where((concept_map >= threshold) & (concept_map > 0), concept_map, 0.0)
     height, width = shape
     cells = np.ascontiguousarray(cells, dtype=np.float32)
-    heatmap = np.maximum(cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC), 0.0)
+    resized = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC)
+    heatmap: Array = np.maximum(resized, 0.0)
     shown = heatmap[heatmap > 0]
-    if not shown.size:
-        return heatmap
-    top = np.percentile(shown, 100.0 - clip_percentile) if clip_percentile else shown.max()
-    return np.minimum(heatmap / top, 1.0)
+    if shown.size:
+        heatmap = np.minimum(heatmap / np.percentile(shown, 100.0 - (clip_percentile or 0.0)), 1.0)
+    return heatmap
 
 
-def draw_picture(ax: Axes, picture: Array, **plot_kwargs) -> None:
+def draw_picture(ax: Axes, picture: Array, **plot_kwargs: Any) -> None:
     """Draw an image, (height, width, 3) in [0, 1], without ticks."""
     ax.imshow(picture, **plot_kwargs)
     ax.set_axis_off()
 
 
 def draw_heatmap(
-    ax: Axes, heatmap: Array, cmap: Colormap, alpha: float = 0.65, **plot_kwargs
+    ax: Axes, heatmap: Array, cmap: Colormap, alpha: float = 0.65, **plot_kwargs: Any
 ) -> None:
     """Lay a concept over an image: a veil and an outline; nothing if the heat map is zero."""
     if not heatmap.any():
@@ -120,6 +120,39 @@ def draw_lit(ax: Axes, picture: Array, concept_map: Array, color: Color) -> None
     draw_picture(ax, picture * (_DIMMED + (1 - _DIMMED) * bright), interpolation="lanczos")
     if light.max() > OUTLINE > light.min():
         ax.contour(light, levels=[OUTLINE], colors=[color], linewidths=1.6)
+
+
+def draw_note(ax: Axes, text: str, **style: Any) -> None:
+    """Write words in the middle of axes."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, **style)
+
+
+def draw_crop_sheet(
+    ax: Axes, crops: Array, columns: int, lines: int, color: Color, anchor: str = "C"
+) -> None:
+    """Draw crops side by side in a frame of the concept's colour, or words if there are none.
+
+    Parameters
+    ----------
+    ax : Axes
+    crops : ndarray of shape (k, patch, patch, 3)
+        k may be 0.
+    columns, lines : int
+        There is room for this many crops.
+    color : (float, float, float)
+    anchor : str, default="C"
+        Where in the axes the sheet is: see ``Axes.set_anchor``.
+    """
+    if len(crops):
+        ax.imshow(montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24)))
+    else:
+        draw_note(ax, "not detected in any crop", fontsize=8, color="0.4")
+        ax.set_box_aspect(lines / columns)
+    ax.set_anchor(anchor)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set(edgecolor=color, linewidth=2.5)
 
 
 def framed(picture: Array, color: Color, width: int) -> Array:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecBase
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.plots.images import as_picture, draw_picture
+from xplique_dirpairs.plots.images import as_picture, draw_note, draw_picture
 from xplique_dirpairs.plots.layout import dress, plain
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, concept_colors
 
@@ -92,7 +92,7 @@ def _draw_image(
     if after != before:
         lines.append(f"{plain(class_names[after])}: {start[after]:.2f}, then {end[after]:.2f}")
     if image is None:
-        ax.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=10)
+        draw_note(ax, "\n".join(lines), fontsize=10)
         ax.set_axis_off()
         return
     draw_picture(ax, as_picture(image))
@@ -112,13 +112,8 @@ def _draw_path(
     classes = first + [int(k) for k in order if k not in first]
     colors = concept_colors(len(classes))
     for rank, k in enumerate(classes[: max(_CLASSES, len(first))]):
-        ax.plot(
-            100 * path,
-            probabilities[:, k],
-            color=colors[rank],
-            linewidth=2.2 if rank < len(first) else 1.2,
-            label=plain(class_names[k]),
-        )
+        width, label = 2.2 if rank < len(first) else 1.2, plain(class_names[k])
+        ax.plot(100 * path, probabilities[:, k], color=colors[rank], linewidth=width, label=label)
     ax.set_xlim(0, 100)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("way of the move, %", fontsize=9)
@@ -158,22 +153,18 @@ def _draw_maps(
 def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: Array) -> None:
     """Draw an arrow for each moved concept, from what there was to what there is."""
     if not moves:
-        ax.text(0.5, 0.5, "no concept was moved", ha="center", va="center", color="0.45")
+        draw_note(ax, "no concept was moved", color="0.45")
         ax.set_axis_off()
         return
     number = min(len(moves), _BARS)
     before, after = amounts[:, :number]
     for place, (start, end) in enumerate(zip(before, after, strict=True)):
         color = RAISES if end > start else LOWERS
-        ax.plot([0, 1], [place, place], color="0.9", linewidth=min(7.0, 250 / number), zorder=0,
-                solid_capstyle="butt")  # fmt: skip
-        ax.annotate(
-            "", xy=(end, place), xytext=(start, place),
-            arrowprops={
-                "arrowstyle": "-|>", "color": color, "linewidth": 1.6,
-                "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11,
-            },
-        )  # fmt: skip
+        lane = ax.plot([0, 1], [place, place], color="0.9", zorder=0, solid_capstyle="butt")
+        lane[0].set_linewidth(min(7.0, 250 / number))
+        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 1.6, "mutation_scale": 11}
+        arrow |= {"shrinkA": 0, "shrinkB": 0}
+        ax.annotate("", xy=(end, place), xytext=(start, place), arrowprops=arrow)
         ax.plot(start, place, "o", color=color, markersize=4)
     labels = [f"{plain(name)}: {word}" for name, word in moves[:number]]
     ax.set_yticks(range(number), labels, fontsize=min(9.0, 400.0 / number))
@@ -200,10 +191,8 @@ def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]
         ax.plot([low, high], [place, place], color="0.8", linewidth=9, solid_capstyle="butt")
         ax.plot([middle, middle], [place - 0.14, place + 0.14], color="white", linewidth=1.5)
         before, after = before / limit, after / limit
-        labels = (None, None) if place else ("before", "after")
-        ax.plot(before, place, "o", color="black", markerfacecolor="white", markersize=7,
-                label=labels[0])  # fmt: skip
-        ax.plot(after, place, "o", color="black", markersize=5, label=labels[1])
+        ax.plot(before, place, "o", color="black", markerfacecolor="white", markersize=7)
+        ax.plot(after, place, "o", color="black", markersize=5)
         largest = max(largest, before, after)
     ax.axvline(1.0, color=RAISES, linewidth=1.0, linestyle=":")
     # A training image's own distance is 0: its whole mark must be seen.
@@ -214,7 +203,11 @@ def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]
     ax.set_xlabel("1: 99th percentile of the images there", fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
     ax.tick_params(axis="y", length=0)
-    ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    points = [line for line in ax.get_lines() if line.get_marker() == "o"][:2]
+    ax.legend(
+        points, ["before", "after"], fontsize=8, frameon=False, loc="lower left",
+        bbox_to_anchor=(0, 1), ncols=2,
+    )  # fmt: skip
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 

@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.plots.concepts import draw_crop_sheet
-from xplique_dirpairs.plots.images import as_picture
+from xplique_dirpairs.plots.images import as_picture, draw_crop_sheet
 from xplique_dirpairs.plots.palette import signed_colors
 
 #: Inches between two columns, and between two rows.
@@ -25,7 +24,27 @@ _LONGEST_NAME = 28
 _BAR = 0.26
 
 
-class RowGrid:
+class Sheet:
+    """A figure on which things are placed in inches, from its left and upper edges."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure: Figure = plt.figure(figsize=(width, height))
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Add axes of a size, in inches."""
+        bottom = self.height - top - height
+        return self.figure.add_axes(
+            (left / self.width, bottom / self.height, width / self.width, height / self.height)
+        )
+
+    def text(self, left: float, top: float, text: str, **style: Any) -> None:
+        """Write words, if there are any; ``style`` is as of ``Figure.text``."""
+        if text:
+            self.figure.text(left / self.width, 1.0 - top / self.height, text, **style)
+
+
+class RowGrid(Sheet):
     """A figure whose rows and columns have given sizes, all in inches.
 
     Parameters
@@ -46,37 +65,26 @@ class RowGrid:
         self,
         heights: Sequence[float],
         widths: Sequence[float],
-        gaps: ArrayLike | None = None,
+        gaps: ArrayLike = 0.0,
         *,
         above: float,
         below: float,
         least: float = 0.0,
-    ):
-        extra = np.zeros(len(heights)) if gaps is None else np.asarray(gaps, float)
-        ends = np.cumsum(np.asarray(heights, float) + extra + _GAP)
-        self.heights = np.asarray(heights, float)
+    ) -> None:
+        self.heights, self.widths = np.asarray(heights, float), np.asarray(widths, float)
+        ends = np.cumsum(self.heights + np.asarray(gaps, float) + _GAP)
         #: Upper edges of the rows, and their middles, below the upper edge of the first one.
         self.tops = ends - _GAP - self.heights
         self.middles = self.tops + self.heights / 2
-        self.widths = np.asarray(widths, float)
         self.lefts = 0.12 + np.append(0.0, np.cumsum(self.widths + _GUTTER)[:-1])
         self.body = max(float(ends[-1]), least)
-        self.above, self.below = above, below
-        self.width = float(self.lefts[-1] + self.widths[-1] + 0.15)
-        self.height = above + self.body + below
-        self.figure: Figure = plt.figure(figsize=(self.width, self.height))
+        self.above = above
+        width = float(self.lefts[-1] + self.widths[-1] + 0.15)
+        super().__init__(width, above + self.body + below)
 
     def area(self, column: int, top: float, height: float) -> Axes:
         """Add axes as wide as a column; ``top`` is below the upper edge of the first row."""
-        bottom = self.height - self.above - top - height
-        return self.figure.add_axes(
-            (
-                self.lefts[column] / self.width,
-                bottom / self.height,
-                self.widths[column] / self.width,
-                height / self.height,
-            )
-        )
+        return self.axes(self.lefts[column], self.above + top, self.widths[column], height)
 
     def cell(self, row: int, column: int) -> Axes:
         """Add axes in one row and column."""
@@ -89,8 +97,7 @@ class RowGrid:
         ax.set_yticks([])
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(labelsize=8)
-        if heading:
-            self.heading(column, heading)
+        self.heading(column, heading)
         ax.set_xlabel(unit, fontsize=8)
         return ax
 
@@ -104,19 +111,13 @@ class RowGrid:
     def heading(self, column: int, text: str) -> None:
         """Write words above a column."""
         middle = self.lefts[column] + self.widths[column] / 2
-        place = 1.0 - (self.above - 0.08) / self.height
-        self.figure.text(
-            middle / self.width, place, text, ha="center", va="bottom", fontsize=9, color="0.25"
-        )
+        style = {"ha": "center", "va": "bottom", "fontsize": 9, "color": "0.25"}
+        self.text(middle, self.above - 0.08, text, **style)
 
     def title(self, text: str, details: str = "") -> None:
         """Write words at the very top; the second line is smaller."""
-        left = self.lefts[0] / self.width
-        top = 1.0 - 0.1 / self.height
-        self.figure.text(left, top, text, ha="left", va="top", fontsize=12, fontweight="bold")
-        if details:
-            below = 1.0 - 0.36 / self.height
-            self.figure.text(left, below, details, ha="left", va="top", fontsize=9, color="0.25")
+        self.text(0.12, 0.1, text, va="top", fontsize=12, fontweight="bold")
+        self.text(0.12, 0.36, details, va="top", fontsize=9, color="0.25")
 
     def names(self, column: int, rows: Sequence[Any]) -> Axes:
         """Write names of concepts in their colours; return the axes that they are in.
@@ -139,9 +140,7 @@ class RowGrid:
         """
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
             if row.crops is not None:
-                pictures = as_picture(row.crops) if len(row.crops) else row.crops
-                ax = self.cell(k, column)
-                draw_crop_sheet(ax, pictures, nb_crops, 1, row.color, anchor="C")
+                draw_crop_sheet(self.cell(k, column), as_picture(row.crops), nb_crops, 1, row.color)
 
 
 def draw_signed_bars(
@@ -164,30 +163,19 @@ def draw_signed_bars(
     """
     colors = signed_colors(values)
     solid = np.ones(len(values), bool) if filled is None else filled
-    ax.barh(
-        middles,
-        values,
-        height=_BAR,
-        color=[color if on else "none" for color, on in zip(colors, solid, strict=True)],
-        edgecolor=colors,
-        linewidth=0.9,
-    )
+    faces = [color if on else "none" for color, on in zip(colors, solid, strict=True)]
+    ax.barh(middles, values, height=_BAR, color=faces, edgecolor=colors, linewidth=0.9)
     ax.axvline(0.0, color="0.3", linewidth=0.8)
-    others = np.zeros(len(values)) if marks is None else np.nan_to_num(marks)
+    ends = np.stack([values, np.zeros(len(values))])
     if marks is not None:
         ax.plot(marks, middles, "D", color="white", markeredgecolor="0.1", markersize=4.5)
-    lows, highs = (extreme(values, others) for extreme in (np.minimum, np.maximum))
-    lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
-    label_bars(ax, middles, lows, highs, values, 4 if marks is None else 7)
+        ends = np.concatenate([ends, np.nan_to_num(marks)[None]])
+    distance = 4 if marks is None else 7
+    label_bars(ax, middles, ends.min(axis=0), ends.max(axis=0), values, distance)
 
 
 def label_bars(
-    ax: Axes,
-    middles: Array,
-    lows: Array,
-    highs: Array,
-    values: Array,
-    distance: float = 4,
+    ax: Axes, middles: Array, lows: Array, highs: Array, values: Array, distance: float = 4
 ) -> None:
     """Write each value beside the far end of its bar, and make the axis wide enough for it.
 
@@ -199,18 +187,16 @@ def label_bars(
     texts = [signed(value) for value in values]
     inches = 0.07 * max(map(len, texts)) + distance / 40
     width = ax.get_window_extent().width / ax.figure.dpi
-    up, down = bool((values >= 0).any()), bool((values < 0).any())
+    upwards = values >= 0
+    up, down = bool(upwards.any()), not upwards.all()
     room = reach * inches / max(width - (up + down) * inches, 0.3)
-    ax.set_xlim(
-        low - (room if down else 0.06 * reach),
-        high + (room if up else 0.06 * reach),
-    )
-    for middle, left, right, value, text in zip(middles, lows, highs, values, texts, strict=True):
-        up = value >= 0
+    edge = 0.06 * reach
+    ax.set_xlim(low - (room if down else edge), high + (room if up else edge))
+    for k, text in enumerate(texts):
+        side = (highs[k], distance, "left") if upwards[k] else (lows[k], -distance, "right")
         ax.annotate(
-            text, (right if up else left, middle), xytext=(distance if up else -distance, 0),
-            textcoords="offset points", ha="left" if up else "right", va="center", fontsize=7.5,
-            color="0.2",
+            text, (side[0], middles[k]), xytext=(side[1], 0), textcoords="offset points",
+            ha=side[2], va="center", fontsize=7.5, color="0.2",
         )  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
 

@@ -61,10 +61,8 @@ def plot_learning(stages: Mapping[str, Mapping[str, Sequence[float]]], title: st
     """
     names = sorted({name for losses in stages.values() for name in losses} - {"objective"})
     styles = dict(zip(names, concept_colors(len(names)), strict=True)) | {"objective": "black"}
-    figure, axes = plt.subplots(
-        1, len(stages), figsize=(max(5.2 * len(stages), 8.0), 4.8), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    size = (max(5.2 * len(stages), 8.0), 4.8)
+    figure, axes = plt.subplots(1, len(stages), figsize=size, squeeze=False, layout="constrained")
     figure.suptitle(title, fontsize=13)
     for ax, (stage, losses) in zip(axes[0], stages.items(), strict=True):
         for name, values in losses.items():
@@ -169,10 +167,8 @@ def _draw_panel(
     for color, (key, label) in zip((_BLUE, _ORANGE), names.items(), strict=False):
         values = np.array([row[key] for row in rows], dtype=float)
         drawn = np.isfinite(values)  # the line bridges a number that failed
-        ax.plot(
-            numbers[drawn], values[drawn], "o-",
-            color=color, markersize=4, linewidth=1.6, label=label,
-        )  # fmt: skip
+        style: Any = {"color": color, "markersize": 4, "linewidth": 1.6}
+        ax.plot(numbers[drawn], values[drawn], "o-", label=label, **style)
     for row in rows:
         if row["error"]:
             ax.text(

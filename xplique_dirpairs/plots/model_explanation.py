@@ -18,7 +18,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_picture, framed
-from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, plain, signed
+from xplique_dirpairs.plots.layout import RowGrid, Sheet, draw_signed_bars, plain, signed
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, Color
 
 #: Inches: a row with crops and one without, a column of names, of bars, room for a heading.
@@ -86,35 +86,33 @@ def plot_class_report(
     rows = [*supporting, *opposing]
     if not rows:
         raise ValueError("there are no concepts to show")
-    gaps = np.zeros(len(rows))
-    headings = [(0, "speaks for it", RAISES)] if supporting else []
+    headings = {}
     if opposing:
-        headings.append((len(supporting), "speaks against it", LOWERS))
-    gaps[[first for first, *_ in headings]] = _HEADING
+        headings[len(supporting)] = ("speaks against it", LOWERS)
+    if supporting:
+        headings[0] = ("speaks for it", RAISES)
+    gaps = [_HEADING if k in headings else 0.0 for k in range(len(rows))]
     widths = [_LABEL, nb_crops * _ROW, _BARS, _BARS, _BARS]
     grid = RowGrid([_ROW] * len(rows), widths, gaps, above=0.98, below=0.62)
     grid.title(plain(name), details)
     words = grid.names(0, rows)
     grid.crops(1, rows, nb_crops)
-    for first, text, color in headings:
+    for first, (text, color) in headings.items():
         top = grid.tops[first] - 0.08
         words.text(0.0, top, text, fontsize=9.5, color=color, va="bottom", fontweight="bold")
-    for k, row in enumerate(rows):
+    for low, row in zip(grid.tops + grid.heights, rows, strict=True):
         if row.elsewhere and len(row.crops):
-            low = grid.tops[k] + grid.heights[k]
             words.text(1.0, low, "of other images", fontsize=7, color="0.4", ha="right")
     grid.heading(1, "best crops of the class's images")
     bars = grid.span(2, "contribution", "logits")
     draw_signed_bars(bars, grid.middles, np.array([row.contribution for row in rows]))
     unit = "Δ log p (nats); filled: p ≤ level,\n★: also after correction"
     bars = grid.span(3, _INFLUENCE, unit)
-    draw_signed_bars(
-        bars, grid.middles, np.array([row.change for row in rows]),
-        np.array([row.significance > 0 for row in rows]),
-    )  # fmt: skip
-    for middle, row in zip(grid.middles, rows, strict=True):
-        if row.significance == 2:
-            bars.plot(0.0, middle, marker="*", color="0.1", markersize=7, zorder=3)
+    significance = np.array([row.significance for row in rows])
+    changes = np.array([row.change for row in rows])
+    draw_signed_bars(bars, grid.middles, changes, significance > 0)
+    stars = grid.middles[significance == 2]
+    bars.plot(np.zeros(len(stars)), stars, "*", color="0.1", markersize=7, zorder=3)
     _draw_rates(grid.span(4, "detected in"), grid.middles, rows)
     return grid.figure
 
@@ -249,26 +247,24 @@ def _draw_classes(ax: Axes, middle: float, classes: Sequence[tuple[str, float]])
     """Write classes in boxes, on two lines at most, and how many did not fit."""
     texts = [f"{plain(name, 20)} {signed(value)}" for name, value in classes]
     widths = [0.068 * len(text) + 0.24 for text in texts]
-    lines: list[list[int]] = [[]]
-    used = 0.0
-    for k in range(min(len(texts), _NAMED)):
-        if used + widths[k] > _LINE - 0.8 and lines[-1]:
+    lines: list[list[tuple[float, int]]] = [[]]
+    x = 0.05
+    for k, width in enumerate(widths[:_NAMED]):
+        if lines[-1] and x + width > _LINE - 0.75:
             if len(lines) == 2:
                 break
             lines.append([])
-            used = 0.0
-        lines[-1].append(k)
-        used += widths[k]
+            x = 0.05
+        lines[-1].append((x, k))
+        x += width
     offsets = [0.0] if len(lines) == 1 else [-0.15, 0.15]
     for line, offset in zip(lines, offsets, strict=True):
-        x = 0.05
-        for k in line:
+        for left, k in line:
             color = RAISES if classes[k][1] > 0 else LOWERS
             ax.text(
-                x + 0.1, middle + offset, texts[k], fontsize=8.5, color="white", va="center",
+                left + 0.1, middle + offset, texts[k], fontsize=8.5, color="white", va="center",
                 bbox={"boxstyle": "round,pad=0.25", "facecolor": color, "edgecolor": "none"},
             )  # fmt: skip
-            x += widths[k]
     left_out = len(texts) - sum(map(len, lines))
     if left_out:
         note = f"and {left_out} more"
@@ -328,14 +324,13 @@ def plot_influence_diagram(
     rows = _similar_side_by_side(marked[columns])
     columns = _in_order_of_classes(marked, columns, rows)
     values, grades = marked[columns][:, rows].T, significance[columns][:, rows].T
-    shown = None if crops is None or not len(columns) else [crops[i] for i in columns]
     figure, ax = _draw_diagram(
         values,
         grades,
         [plain(class_names[k]) for k in rows],
         [plain(concept_names[i], 18) for i in columns],
         [colors[i] for i in columns],
-        shown,
+        None if crops is None else [crops[i] for i in columns],
         title,
     )
     notes = []
@@ -366,7 +361,7 @@ def _similar_side_by_side(marked: Array) -> Array:
     number = marked.shape[1]
     if number < _SORTED_FROM or not marked.any():
         return np.arange(number)
-    return leaves_list(linkage(marked.T, "average", optimal_ordering=True))
+    return np.asarray(leaves_list(linkage(marked.T, "average", optimal_ordering=True)))
 
 
 def _in_order_of_classes(marked: Array, columns: Array, rows: Array) -> Array:
@@ -377,7 +372,7 @@ def _in_order_of_classes(marked: Array, columns: Array, rows: Array) -> Array:
     helps = ordered.max(axis=1)
     group = np.where(helps > 0, ordered.argmax(axis=1), len(rows) + ordered.argmin(axis=1))
     strength = np.where(helps > 0, helps, -ordered.min(axis=1))
-    return columns[np.lexsort((-strength, group))]
+    return np.asarray(columns[np.lexsort((-strength, group))])
 
 
 def _draw_diagram(
@@ -394,20 +389,14 @@ def _draw_diagram(
     row = max(_LOWEST_ROW, min(cell, 14.0 / down))
     size = 9.0 if row >= 0.28 else 8.0
     per_column = 3 if across <= 16 else 2 if across <= 30 else 1
-    if crops is None:
+    if not crops:
         per_column = 0
     left = 0.25 + 0.0085 * size * max(map(len, classes))
     upright = all(0.0087 * size * len(name) < cell for name in concepts)
     names = 0.22 if upright else 0.12 + 0.0085 * size * max(map(len, concepts))
     above = (0.4 if title else 0.12) + per_column * cell * 0.94 + names
-    width = max(left + cell * across + 0.25, left + 4.6)
-    height = above + row * down + _LEGEND
-    figure = plt.figure(figsize=(width, height))
-
-    def add_axes(left: float, bottom: float, across: float, down: float) -> Axes:
-        return figure.add_axes((left / width, bottom / height, across / width, down / height))
-
-    ax = add_axes(left, _LEGEND, cell * across, row * down)
+    page = Sheet(max(left + cell * across + 0.25, left + 4.6), above + row * down + _LEGEND)
+    ax = page.axes(left, above, cell * across, row * down)
     ax.set_xlim(0, cell * across)
     ax.set_ylim(row * down, 0)
     _draw_discs(ax, values, grades, cell, row)
@@ -416,19 +405,17 @@ def _draw_diagram(
     ax.set_xticks([])
     ax.spines[:].set_visible(False)
     for k, name in enumerate(concepts):
-        figure.text(
-            (left + cell * (k + 0.5)) / width, (_LEGEND + row * down + 0.06) / height, name,
-            fontsize=size, color=colors[k], fontweight="bold", ha="center", va="bottom",
-            rotation=0 if upright else 90,
+        page.text(
+            left + cell * (k + 0.5), above - 0.06, name, fontsize=size, color=colors[k],
+            fontweight="bold", ha="center", va="bottom", rotation=0 if upright else 90,
         )  # fmt: skip
-        for j, crop in enumerate(() if crops is None else crops[k][:per_column]):
-            bottom = _LEGEND + row * down + names + (per_column - 1 - j) * cell * 0.94
-            picture = add_axes(left + cell * (k + 0.03), bottom, 0.94 * cell, 0.9 * cell)
+        for j, crop in enumerate(crops[k][:per_column] if crops else ()):
+            top = above - names - (per_column - 1 - j) * cell * 0.94 - 0.9 * cell
+            picture = page.axes(left + cell * (k + 0.03), top, 0.94 * cell, 0.9 * cell)
             border = max(1, crop.shape[0] // 20)
             draw_picture(picture, framed(as_picture(crop), colors[k], border))
-    if title:
-        figure.text(0.12 / width, 1 - 0.1 / height, title, fontsize=12, fontweight="bold", va="top")
-    return figure, ax
+    page.text(0.12, 0.1, title, fontsize=12, fontweight="bold", va="top")
+    return page.figure, ax
 
 
 def _draw_discs(ax: Axes, values: Array, grades: Array, cell: float, row: float) -> None:
@@ -440,22 +427,20 @@ def _draw_discs(ax: Axes, values: Array, grades: Array, cell: float, row: float)
         ax.axvline(j * cell, color="white", linewidth=1.2)
     largest = np.abs(values).max(initial=0.0) or 1.0
     half = 0.47 * min(cell, row)
-    discs, inside, edges, lines = [], [], [], []
+    discs = []
     for k, j in np.argwhere(values):
         color, grade = RAISES if values[k, j] > 0 else LOWERS, grades[k, j]
         least = 0.22 if grade else 0.05
         radius = half * max(least, float(np.sqrt(abs(values[k, j]) / largest)))
         line = min(1.6, 16 * radius) if grade == 1 else 0.0
-        discs.append(Circle(((j + 0.5) * cell, (k + 0.5) * row), radius - line / 144))
         if grade == 0:
             red, green, blue = (1.0 - _PALE * (1.0 - part) for part in color)
             color = red, green, blue
-        inside.append((1.0, 1.0, 1.0) if grade == 1 else color)
-        edges.append(color)
-        lines.append(line)
-    ax.add_collection(
-        PatchCollection(discs, facecolors=inside, edgecolors=edges, linewidths=lines, zorder=2)
-    )
+        inside = (1.0, 1.0, 1.0) if grade == 1 else color
+        place = ((j + 0.5) * cell, (k + 0.5) * row)
+        style = {"facecolor": inside, "edgecolor": color, "linewidth": line}
+        discs.append(Circle(place, radius - line / 144, **style))
+    ax.add_collection(PatchCollection(discs, match_original=True, zorder=2))
 
 
 def _draw_legend(figure: Figure, values: Array, notes: str) -> None:

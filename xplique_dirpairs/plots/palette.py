@@ -71,7 +71,7 @@ def signed_colors(values: Array) -> list[Color]:
 
 def as_seen(colors: Array, matrix: Array) -> Array:
     """Return how colours (n, 3) look with one kind of `COLOUR_BLINDNESS`."""
-    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    linear: Array = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ matrix.T, 0.0, 1.0)
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from xplique_dirpairs.core.geometry import upsample
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.plots.images import draw_lit, draw_picture
+from xplique_dirpairs.plots.images import draw_lit, draw_note, draw_picture
 from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, label_bars, plain
 from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
 
@@ -106,9 +106,8 @@ def plot_prediction(
 def plot_waterfall(score_name: str, score: float, rows: Sequence[PredictionRow]) -> Figure:
     """Draw a bar for each row, from the last one, the residual, up to the score."""
     grid = RowGrid([_THIN * 0.8] * len(rows), [1.35, 4.6], above=0.72, below=0.5)
-    grid.title(
-        plain(score_name, 52), f"{score:.2f}: the residual's share, below, and the concepts'"
-    )
+    details = f"{score:.2f}: the residual's share, below, and the concepts'"
+    grid.title(plain(score_name, 52), details)
     grid.names(0, rows)
     _draw_waterfall(grid.span(1, unit="logits"), grid.middles, rows)
     return grid.figure
@@ -123,10 +122,7 @@ def _draw_presence(ax: Axes, picture: Array, presence: Array, color: Color) -> N
     largest = float(presence.max())
     draw_lit(ax, picture, presence / max(largest, 1e-12), color)
     if largest <= 0:
-        ax.text(
-            0.5, 0.5, "not\ndetected", ha="center", va="center", fontsize=8, color="white",
-            transform=ax.transAxes,
-        )  # fmt: skip
+        draw_note(ax, "not\ndetected", fontsize=8, color="white")
 
 
 def _draw_contributions(ax: Axes, picture: Array, values: Array, limit: float) -> None:
@@ -136,10 +132,8 @@ def _draw_contributions(ax: Axes, picture: Array, values: Array, limit: float) -
     shown = upsample(values[..., None].astype(np.float32), picture.shape[:2])[..., 0]
     limit = limit or 1.0
     share = np.clip(np.abs(shown) / limit, 0.0, 1.0)
-    ax.imshow(
-        shown, cmap=_SIGNED, norm=Normalize(-limit, limit),
-        alpha=np.clip(1.4 * share**0.7, 0.0, 0.9),
-    )  # fmt: skip
+    alpha = np.clip(1.4 * share**0.7, 0.0, 0.9)
+    ax.imshow(shown, cmap=_SIGNED, norm=Normalize(-limit, limit), alpha=alpha)
 
 
 def _draw_likeliest(ax: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
@@ -175,9 +169,8 @@ def _largest(maps: Sequence[Array | None]) -> float:
 def _draw_scale(grid: RowGrid, column: int, limit: float) -> None:
     """Draw the colours of contribution maps under their column."""
     ax = grid.area(column, grid.body + 0.12, 0.1)
-    bar = grid.figure.colorbar(
-        ScalarMappable(Normalize(-limit, limit), _SIGNED), cax=ax, orientation="horizontal"
-    )
+    colors = ScalarMappable(Normalize(-limit, limit), _SIGNED)
+    bar = grid.figure.colorbar(colors, cax=ax, orientation="horizontal")
     bar.set_ticks([-limit, 0.0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
     ax.tick_params(labelsize=7.5, length=2)
     ax.set_xlabel("logits a position", fontsize=8)

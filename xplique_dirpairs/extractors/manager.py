@@ -1,4 +1,4 @@
-"""Direction pairs where `CraftTf` and `CraftManagerTf` stood."""
+"""Direction pairs of several classes, where `CraftManagerTf` stood."""
 
 from __future__ import annotations
 
@@ -8,146 +8,20 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 
-from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import (
-    as_images,
-    check_class,
-    check_integer,
-    check_labels,
-)
+from xplique_dirpairs.core.validation import as_images, check_class, check_integer, check_labels
 from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.extractors.craft import FactorizerCraftTf, check_split
-from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.extractors.craft import DirectionPairsTf, check_split
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
-
-
-class DirectionPairsTf(FactorizerCraftTf):
-    """Concepts as encoding-decoding direction pairs, used like `CraftTf`.
-
-    Parameters
-    ----------
-    input_to_latent_model : SplitModel or keras.Model
-        Both halves of the network, from `split_model`; or the first one, images to activations.
-    latent_to_logit_model : keras.Model, optional
-        The second half, activations to logits or probabilities.
-    number_of_concepts : int, default=20
-        I; may exceed the number of channels.
-    batch_size : int, default=64
-        Images, or masked feature maps, in one pass.
-    patch_size : int, default=64
-        Side of the square crops shown for the concepts, in pixels.
-    recipe : str or Recipe, default="default"
-        How the pairs are learned: see `learn_pairs`.
-    off : {"absent", "undecided"}, default="absent"
-        What "a concept is switched off" means: see `DirectionPairs.coefficients`.
-    n_init : int, optional
-        Number of restarts, of which the best is kept: see `learn_pairs`.
-    random_state : int, optional
-        Seed of the learning and of the masks of `estimate_importance`.
-    verbose : int, default=1
-        0 for silence.
-    pairs : DirectionPairs, optional
-        Pairs learned, or loaded, before: `fit` then learns none, and only reads the images.
-        ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are without effect.
-    """
-
-    def __init__(
-        self,
-        input_to_latent_model: SplitModel | keras.Model,
-        latent_to_logit_model: keras.Model | None = None,
-        number_of_concepts: int = 20,
-        batch_size: int = 64,
-        patch_size: int = 64,
-        *,
-        recipe: str | Recipe = "default",
-        off: Off = "absent",
-        n_init: int | None = None,
-        random_state: int | None = None,
-        verbose: int = 1,
-        pairs: DirectionPairs | None = None,
-    ):
-        self._given = pairs is not None
-        self._resume: str | os.PathLike | None = None
-        if pairs is not None:
-            factorizer = DirectionPairsFactorizer.from_pairs(pairs, off)
-        else:
-            factorizer = DirectionPairsFactorizer(
-                number_of_concepts,
-                recipe=get_recipe(recipe),
-                off=off,
-                n_init=n_init,
-                random_state=random_state,
-                verbose=verbose,
-            )
-        super().__init__(
-            input_to_latent_model,
-            latent_to_logit_model,
-            factorizer,
-            batch_size,
-            patch_size,
-            random_state=random_state,
-        )
-
-    @property
-    def pairs(self) -> DirectionPairs:
-        """The learned direction pairs."""
-        self.check_if_fitted()
-        return self.factorizer.pairs_
-
-    @property
-    def history_(self) -> History | None:
-        """The course of the fit; None where the pairs were given."""
-        self.check_if_fitted()
-        return self.factorizer.history_
-
-    def fit(
-        self, inputs: ArrayLike, class_id: int = 0, *, resume: str | os.PathLike | None = None
-    ) -> tuple[tf.Tensor, Array, Array]:
-        """Learn the direction pairs; arguments and results as of `FactorizerCraftTf.fit`.
-
-        Parameters
-        ----------
-        inputs, class_id
-            As of `FactorizerCraftTf.fit`.
-        resume : path, optional
-            A folder that keeps the state of the learning after every epoch. If it holds the state
-            of a fit of the same images with the same settings, that fit is resumed.
-        """
-        self._resume = resume
-        try:
-            return super().fit(inputs, class_id)
-        finally:
-            self._resume = None
-
-    def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
-        """Return concept detections y of images, in [0, 1]; y > 0.5: the concept is present.
-
-        Arguments and shape are those of `transform`.
-        """
-        self.check_if_fitted()
-        return by_position(self.factorizer.detect, self._activations(inputs, activations))
-
-    def _fit_factorizer(self, activations: Array) -> None:
-        if not self._given:
-            self.factorizer.fit_maps(activations, self.head, resume=self._resume)
-            return
-        channels = self.factorizer.pairs_.channels
-        if activations.shape[-1] != channels:
-            raise ValueError(
-                f"the pairs are of a layer of {channels} channels, but the activations have shape "
-                f"{activations.shape}"
-            )
 
 
 class DirectionPairsManagerTf(CraftManagerTf):
@@ -200,9 +74,10 @@ class DirectionPairsManagerTf(CraftManagerTf):
             raise TypeError("inputs and labels are missing: images, and the class of each")
         inputs = as_images(inputs)
         labels = check_labels(labels, len(inputs), None)
-        given = list_of_class_of_interest
-        classes: Sequence[int] | Array = np.unique(labels) if given is None else given
-        if np.ndim(classes) != 1:
+        classes = list_of_class_of_interest
+        if classes is None:
+            classes = np.unique(labels).tolist()
+        elif np.ndim(classes) != 1:
             raise TypeError(f"list_of_class_of_interest must be a list of classes, not {classes!r}")
         for class_id in classes:
             check_class(class_id, split.head.number_of_classes)
@@ -233,21 +108,21 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     def compute_predictions(self) -> Array:
         """Return the network's class of every image, (N,)."""
-        return self._predict(self._activations())
+        return self._predictions(self._activations())
 
     def _activations(self) -> Array:
         return compute_activations(self.split.input_to_latent_model, self.inputs, self.batch_size)
 
-    def _predict(self, activations: Array) -> Array:
+    def _predictions(self, activations: Array) -> Array:
         head = self.split.head
-        return head.predict(head.pool(activations)).argmax(axis=-1)
+        return np.asarray(head.predict(head.pool(activations)).argmax(axis=-1))
 
     def fit(
         self,
         nb_samples_per_class: int | None = None,
         verbose: bool = False,
         *,
-        resume: str | os.PathLike | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> None:
         """Learn the concepts from the images that the network assigns to the classes of interest.
 
@@ -274,18 +149,18 @@ class DirectionPairsManagerTf(CraftManagerTf):
             check_integer("nb_samples_per_class", nb_samples_per_class)
         folder = None if resume is None else Checkpoint.folder_for(resume)
         activations = self._activations()
-        predictions = self._predict(activations)
-        chosen = {}
-        for class_id in self.craft_instances:
-            indices = np.flatnonzero(predictions == class_id)[:nb_samples_per_class]
-            if indices.size:
-                chosen[class_id] = indices
+        predictions = self._predictions(activations)
+        assigned = {
+            class_id: np.flatnonzero(predictions == class_id)[:nb_samples_per_class]
+            for class_id in self.craft_instances
+        }
+        chosen = {class_id: indices for class_id, indices in assigned.items() if indices.size}
         if not chosen:
             raise ValueError(
                 f"the network assigns none of the {len(predictions)} images to any of the classes "
                 f"{list(self.craft_instances)}, but to {np.unique(predictions).tolist()}"
             )
-        missing = [class_id for class_id in self.craft_instances if class_id not in chosen]
+        missing = [class_id for class_id in assigned if class_id not in chosen]
         if missing:
             warnings.warn(
                 f"the network assigns no image to the classes {missing}: they are left out",
@@ -294,22 +169,20 @@ class DirectionPairsManagerTf(CraftManagerTf):
             )
         for instance in self.craft_instances.values():
             instance.factorization = None  # a class left out must not keep an earlier fit
-        shared = None
         if self.shared:
-            shared = self.craft_instances[next(iter(chosen))]
-            shared._resume = folder
-            shared._fit_factorizer(activations[np.concatenate(list(chosen.values()))])
+            first = self.craft_instances[next(iter(chosen))]
+            first._learn(activations[np.concatenate(list(chosen.values()))], folder)
         for class_id, indices in chosen.items():
             if verbose:
                 print(f"Fitting direction pairs for class {class_id}")
             instance = self.craft_instances[class_id]
-            if shared is None:
-                instance._resume = folder and folder / f"class_{class_id}"
-                instance._fit_factorizer(activations[indices])
+            if self.shared:
+                instance.factorizer = first.factorizer
             else:
-                instance.factorizer = shared.factorizer
+                instance._learn(activations[indices], folder and folder / f"class_{class_id}")
             instance._describe(self.inputs[indices], activations[indices], class_id)
-            if shared is None and instance.history_ and instance.history_.interrupted:
+            history = instance.history_
+            if history is not None and history.interrupted and not self.shared:
                 break  # Ctrl-C ends the whole fit and keeps what was learned
 
     def _fitted(self) -> dict[int, DirectionPairsTf]:
@@ -335,8 +208,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
         A concept's colour goes by its number: shared concepts have the same in every class.
         """
-        fitted = self._fitted()
-        for class_id, instance in fitted.items():
+        for class_id, instance in self._fitted().items():
             if verbose:
                 print(f"Estimating importances for class {class_id}")
             instance.estimate_importance(nb_design=nb_design)
@@ -347,7 +219,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
                 f"class {class_id} is not one of the classes of interest, "
                 f"{list(self.craft_instances)}"
             )
-        if self.craft_instances[class_id] not in self._fitted().values():
+        if class_id not in self._fitted():
             raise NotFittedError(f"class {class_id} was left out of the fit: no image is predicted")
         return self.craft_instances[class_id]
 
