@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import minimize
 
 from xplique_dirpairs.interventions.least_changes import (
-    Attempts,
     best_concepts,
     closed_form_shifts,
+    first_near,
 )
 from xplique_dirpairs.interventions.moved_features import CoefficientRange
 
@@ -195,7 +195,7 @@ def test_the_order_of_concepts_does_not_matter(rng):
 def test_an_attempt_near_the_data_is_preferred_only_if_it_meets_the_goal():
     shifts = np.stack([np.full((3, 2), 1.0), np.full((3, 2), 2.0)], axis=1)
     is_met = np.array([[True, False], [True, True], [False, False]])
-    chosen = Attempts(shifts, is_met).first_within(np.array([[80.0, 10.0]] * 3), 50.0)
-    np.testing.assert_array_equal(chosen[:, 0], [1.0, 2.0, 1.0])
-    chosen = Attempts(shifts, is_met).first_within(np.array([[80.0, 10.0]] * 3), 90.0)
-    np.testing.assert_array_equal(chosen[:, 0], [1.0, 1.0, 1.0])
+    percentiles = np.array([[80.0, 10.0]] * 3)
+    for limit, first in ((50.0, [1.0, 2.0, 1.0]), (90.0, [1.0, 1.0, 1.0])):
+        chosen = first_near(shifts, is_met, percentiles, limit)
+        np.testing.assert_array_equal(chosen[:, 0], first)

@@ -45,8 +45,8 @@ def check_output_shape(name: str, shape: Any) -> None:
     """Raise a ValueError unless a model has one output of shape (N, K)."""
     if isinstance(shape, (list, dict)) or tf.TensorShape(shape).rank not in (None, 2):
         raise ValueError(
-            f"{name} must have one output over K classes, (N, K), but its output has shape {shape}: "
-            "reduce it to (N, K), by pooling over positions for one"
+            f"{name} must have one output over K classes, (N, K), but its output has shape "
+            f"{shape}: reduce it to (N, K), by pooling over positions for one"
         )
 
 
