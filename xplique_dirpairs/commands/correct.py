@@ -12,7 +12,11 @@ from xplique_dirpairs.commands.console import Console, printable
 from xplique_dirpairs.commands.subject import Subject, load_pairs, open_subject
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.correction import correct
-from xplique_dirpairs.interventions.correction_report import CorrectionReport, report_correction
+from xplique_dirpairs.interventions.correction_report import (
+    CorrectionReport,
+    GroupChange,
+    report_correction,
+)
 
 #: Number of classes that have a row of their own, and up to which confusions are drawn.
 _ROWS, _DRAWN = 40, 40
@@ -90,11 +94,5 @@ def _write(arguments: argparse.Namespace, report: CorrectionReport) -> list[str]
 
 def _in_one_group(report: CorrectionReport) -> CorrectionReport:
     """Join the groups: a confusion matrix has the classes as rows already."""
-    groups = list(report.groups.values())
-    joined = type(groups[0])(
-        *(
-            np.concatenate([getattr(group, name) for group in groups])
-            for name in ("labels", "before", "after")
-        )
-    )
+    joined = GroupChange.joined(report.groups.values())
     return CorrectionReport({"all images": joined}, report.class_names)

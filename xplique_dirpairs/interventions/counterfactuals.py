@@ -257,11 +257,6 @@ class CounterfactualSearch:
 
     def _check(self, activations: ArrayLike, images: Array | None = None) -> Array:
         x = check_activations(activations)
-        if x.shape[-1] != self.concepts.channels:
-            raise ValueError(
-                f"the concepts are of a layer of {self.concepts.channels} channels, but the "
-                f"activations have shape {x.shape}"
-            )
         self.concepts.head.check_takes(x.shape[1:])
         if images is not None and len(images) != len(x):
             raise ValueError(f"there are {len(images)} images for {len(x)} activations")

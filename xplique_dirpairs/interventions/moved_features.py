@@ -94,32 +94,23 @@ class CoefficientRange:
         ----------
         u : ndarray of shape (n, P, I)
         """
-        u, down, up = self._ends(u)
-        mean, none = u.mean(axis=1), np.zeros_like(down)
-        lowest = self._shift_to(u, np.minimum(self.low_mean, mean), down, none)
-        highest = self._shift_to(u, np.maximum(self.high_mean, mean), none, up)
-        return np.minimum(lowest, 0.0), np.maximum(highest, 0.0)
+        u = u.astype(np.float64)
+        mean = u.mean(axis=1)
+        lowest = self.shifts_to_means(u, np.minimum(self.low_mean, mean))
+        return lowest, self.shifts_to_means(u, np.maximum(self.high_mean, mean))
 
     def shifts_to_means(self, u: Array, means: Array) -> Array:
         """Return shifts (n, I) that bring images' means as near as possible to ``means`` (n, I)."""
-        u, down, up = self._ends(u)
-        return self._shift_to(u, np.broadcast_to(means, down.shape), down, up)
-
-    def _ends(self, u: Array) -> tuple[Array, Array, Array]:
-        """Return u in float64, and the shifts beyond which every position is at its range's end."""
         u = u.astype(np.float64)
-        down = np.minimum(self.low - u.max(axis=1), 0.0)
-        return u, down, np.maximum(self.high - u.min(axis=1), 0.0)
+        own = u.mean(axis=1)
+        # Beyond these every position is at the end of its range.
+        lowest = np.where(means < own, np.minimum(self.low - u.max(axis=1), 0.0), 0.0)
+        highest = np.where(means > own, np.maximum(self.high - u.min(axis=1), 0.0), 0.0)
 
-    def _shift_to(self, u: Array, means: Array, least: Array, most: Array) -> Array:
-        """Return the shifts in [least, most] at which means are reached; else the nearer end."""
-        tolerance = 1e-9 * (1.0 + np.abs(means))
-        is_above = self.shifted(u, least).mean(axis=1) >= means - tolerance
-        is_below = self.shifted(u, most).mean(axis=1) <= means + tolerance
-        low, _ = bisected(
-            lambda shifts: self.shifted(u, shifts).mean(axis=1) > means, least, most, HALVINGS
-        )
-        return np.where(is_below & ~is_above, most, np.where(is_above & ~is_below, least, low))
+        def is_above(shifts: Array) -> Array:
+            return np.asarray(self.shifted(u, shifts).mean(axis=1) > means)
+
+        return bisected(is_above, lowest, highest, HALVINGS)[0]
 
 
 class MovedFeatures:

@@ -34,11 +34,11 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
+    check_images_fit,
     check_integer,
     check_limits,
     check_number,
     check_random_state,
-    shape_fits,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.pairs import DirectionPairs
@@ -188,7 +188,7 @@ def maximise(
             "the images turned NaN: check that the network's activations are finite over "
             f"values_range {values_range}"
         )
-    return np.clip(result, low, high)  # The stretch to the range rounds.
+    return np.asarray(np.clip(result, low, high))  # The stretch to the range rounds.
 
 
 def pairs_of(concepts: ConceptLayer) -> DirectionPairs:
@@ -217,19 +217,18 @@ def _encoder_of_images(
     ValueError
         If it takes other images, or images through which no gradient flows.
     """
-    wanted = tuple(encoder.inputs[0].shape[1:])
-    shape = wanted if image_shape is None else tuple(image_shape)
-    if len(wanted) != 3 or not shape_fits(shape, wanted):
-        raise ValueError(f"images have shape {shape}, but the network takes {wanted}")
-    if None in shape:
+    wanted = encoder.inputs[0]
+    shape = tuple(wanted.shape[1:] if image_shape is None else image_shape)
+    check_images_fit(shape, encoder)
+    if len(shape) != 3 or None in shape:
         raise ValueError(
-            f"the network takes images of any size, {wanted}: give image_shape=(height, width, "
+            f"the network takes images of any size, {shape}: give image_shape=(height, width, "
             "channels)"
         )
-    if "float" not in str(encoder.inputs[0].dtype):
+    if "float" not in str(wanted.dtype):
         raise ValueError(
-            f"the network takes {encoder.inputs[0].dtype} images, through which no gradient flows: "
-            "split the part of it that follows the cast to floats"
+            f"the network takes {wanted.dtype} images, through which no gradient flows: split the "
+            "part of it that follows the cast to floats"
         )
     images = keras.Input(shape)
     return keras.Model(images, encoder(images))
@@ -238,6 +237,7 @@ def _encoder_of_images(
 def _objective(
     encoder: keras.Model, score: Score, concepts: Array, number_of_concepts: int
 ) -> Objective:
+    """Return Xplique's objective of a score: for each image a one-hot mask over the concepts."""
     positions = (1,) * (len(encoder.output_shape) - 2)
     one_hot = np.eye(number_of_concepts, dtype=np.float32)[concepts]
     masks = list(one_hot.reshape(len(concepts), *positions, number_of_concepts))
@@ -345,7 +345,7 @@ class _Ascent:
         self._adam = keras.optimizers.Adam(_LEARNING_RATE)
         self._bar = bar
 
-    def apply_gradients(self, gradients) -> None:
+    def apply_gradients(self, gradients: Any) -> None:
         """Take one step."""
         self._adam.apply_gradients(gradients)
         if self._bar is not None:
