@@ -305,14 +305,14 @@ class Counterfactuals:
         return plot_moves(changes[:, concepts], rows, concept_names, "\n".join(lines))
 
     def _notes(self, at_most: int) -> list[str]:
-        found, sought = int(self.found.sum()), int((self.status != ALREADY).sum())
-        notes = [f"{found} of {sought} predictions changed."]
-        if found < sought:
+        changed, sought = int(self.found.sum()), int((self.status != ALREADY).sum())
+        notes = [f"{changed} of {sought} predictions changed."]
+        if changed < sought:
             notes.append(
-                f"{sought - found} not found within the limits: allow more concepts, or more of "
+                f"{sought - changed} not found within the limits: allow more concepts, or more of "
                 "them."
             )
-        if self.stay_within is not None and found:
+        if self.stay_within is not None and changed:
             inside = int(self.within(self.stay_within)[self.found].sum())
             notes.append(
                 f"Of those changed, {inside} are within the {self.stay_within:g}th percentile of "

@@ -273,7 +273,7 @@ class CounterfactualSearch:
         """Return each image's first attempt that stays within the data, or its first, (n, I)."""
         shifts, is_met = search.attempts()
         if stay_within is None:
-            return shifts[:, 0]
+            return np.asarray(shifts[:, 0])
         images, tries, concepts = shifts.shape
         flat = shifts.reshape(-1, concepts)
 

@@ -5,11 +5,11 @@ visualisation. Four of its properties [2.0.2] are worked around, each by an argu
 
 - Its pixels go through a sigmoid, and are then stretched until the darkest and the brightest one
   reach the ends of the range. A few extreme pixels decide the contrast of all others, which stay
-  grey, and often do not fire (`benchmarks/maximise.py`). `Canvas.normalise` saturates.
+  grey, and often do not fire (`benchmarks/maximise.py`). `as_pixels` saturates.
 - `Objective.direction` multiplies the cosine of each picture by the dot product of the whole
   batch: directions have to be maximised one by one. `concept_score` is a function of each picture
   alone.
-- A picture that is not square is cut to the square of its short side. The canvas is square.
+- A picture that is not square is cut to the square of its short side. All are optimised as squares.
 - Its standard transformations enlarge the picture to three times its size before it enters the
   network. What is optimised is then a third as large in the picture, and the network no longer
   detects it. Here the picture is shifted, round the edges, which the Fourier parametrisation
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -54,7 +55,7 @@ _LEAST_COSINE = 0.1
 #: Of Adam. Xplique's is 0.05; here, where the contrast is fixed, only its ratio to the initial
 #: values matters, and smaller steps keep less of the noise that the first ones bring.
 _LEARNING_RATE = 0.01
-#: Standard deviation of the canvas's initial Fourier coefficients; Xplique's.
+#: Standard deviation of the initial Fourier coefficients; Xplique's.
 _INITIAL_DEVIATION = 0.01
 #: By default an image is shifted by up to this share of its side in each step.
 _SHIFT = 1 / 16
@@ -168,15 +169,15 @@ def maximise(
     score = concept_score(pairs, along, against_rival, len(encoder.output_shape) - 2)
     images = []
     for batch in batches:
-        canvas = Canvas((side, side, channels), batch, seed, settings.fft_decay, settings.contrast)
+        initial = initial_images((side, side, channels), batch, seed, settings.fft_decay)
         with quiet():
             snapshots, _ = optimize(
                 _objective(encoder, score, batch, pairs.number_of_concepts),
                 optimizer=_Ascent(bar),
                 nb_steps=steps,
                 fft_decay=settings.fft_decay,
-                std=0.0,  # The canvas adds the initial image.
-                image_normalizer=canvas.normalise,
+                std=0.0,  # `as_pixels` adds the initial images.
+                image_normalizer=partial(as_pixels, initial=initial, contrast=settings.contrast),
                 values_range=(low, high),
                 transformations=_Shift(shift, seed) if shift else None,
                 custom_shape=(side, side),
@@ -286,42 +287,30 @@ def concept_score(
     return score
 
 
-class Canvas:
-    """The initial images of some concepts, and how values become pixels.
+def initial_images(
+    shape: tuple[int, int, int], concepts: Array, seed: int, fft_decay: float
+) -> tf.Tensor:
+    """Return an initial image for each concept, (n, side, side, channels).
 
-    Xplique's own initial images would depend on TensorFlow's global seed, and on the size of the
-    batch: they are left at zero, and those of the canvas are added.
-
-    Attributes
-    ----------
-    initial : tf.Tensor of shape (n, side, side, channels)
-    contrast : float
+    Xplique's own would depend on TensorFlow's global seed, and on the size of the batch: they are
+    left at zero, and these are added.
     """
+    side, _, channels = shape
+    scale = get_fft_scale(side, side, decay_power=fft_decay)
+    images = []
+    for concept in concepts:
+        rng = np.random.default_rng([seed, int(concept)])
+        buffer = rng.normal(scale=_INITIAL_DEVIATION, size=(2, 1, channels, *scale.shape))
+        images.append(fft_to_rgb((1, *shape), tf.constant(buffer, tf.float32), scale))
+    initial = tf.concat(images, axis=0)
+    return recorrelate_colors(initial) if channels == 3 else initial
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        concepts: Array,
-        seed: int,
-        fft_decay: float,
-        contrast: float,
-    ):
-        side, _, channels = shape
-        scale = get_fft_scale(side, side, decay_power=fft_decay)
-        images = []
-        for concept in concepts:
-            rng = np.random.default_rng([seed, int(concept)])
-            buffer = rng.normal(scale=_INITIAL_DEVIATION, size=(2, 1, channels, *scale.shape))
-            images.append(fft_to_rgb((1, *shape), tf.constant(buffer, tf.float32), scale))
-        initial = tf.concat(images, axis=0)
-        self.initial = recorrelate_colors(initial) if channels == 3 else initial
-        self.contrast = contrast
 
-    def normalise(self, images: tf.Tensor) -> tf.Tensor:
-        """Map values to (0, 1), with standard deviation ``contrast`` before the sigmoid."""
-        images = images + self.initial
-        spread = tf.sqrt(tf.reduce_mean(images**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
-        return tf.sigmoid(self.contrast * images / spread)
+def as_pixels(images: tf.Tensor, initial: tf.Tensor, contrast: float) -> tf.Tensor:
+    """Map images + initial to (0, 1), with standard deviation ``contrast`` before the sigmoid."""
+    images = images + initial
+    spread = tf.sqrt(tf.reduce_mean(images**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
+    return tf.sigmoid(contrast * images / spread)
 
 
 class _Shift:

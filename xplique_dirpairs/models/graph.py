@@ -75,9 +75,10 @@ def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> k
             raise ValueError(f"layer index {layer} is out of range for {len(layers)} layers")
         target = layers[layer]
     elif isinstance(layer, (str, keras.layers.Layer)):
-        target = next((known for known in layers if _is_named(known, layer)), None)
-        if target is None:
+        matches = [known for known in layers if layer in (known, known.name)]
+        if not matches:
             raise ValueError(_explain_missing_layer(layers, layer))
+        target = matches[0]
     else:
         raise TypeError(f"layer must be a name, an index or a layer, not {type(layer).__name__}")
     nodes = [node for node in nodes_before(model.outputs[0]) if node.operation is target]
@@ -89,16 +90,11 @@ def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> k
     return nodes[0].output_tensors[0]
 
 
-def _is_named(layer: keras.layers.Layer, wanted: str | keras.layers.Layer) -> bool:
-    """Return whether a layer is the one wanted, or has the name wanted."""
-    return wanted in (layer, layer.name)
-
-
 def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) -> str:
     """Return why there is no such layer among those of a model."""
     name = getattr(wanted, "name", wanted)
     for outer in layers:
-        if any(_is_named(inner, wanted) for inner in _inner_layers(outer)):
+        if any(wanted in (inner, inner.name) for inner in _inner_layers(outer)):
             return (
                 f"layer {name!r} is inside {outer.name!r}, a model that counts as one layer here: "
                 f"cut at {outer.name!r}, or build the classifier on that model's own input and "
@@ -111,10 +107,9 @@ def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) 
 
 def _inner_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Yield the layers of a model that serves as a layer, at any depth."""
-    if isinstance(layer, keras.Model):
-        for inner in layer.layers:
-            yield inner
-            yield from _inner_layers(inner)
+    for inner in getattr(layer, "layers", ()):
+        yield inner
+        yield from _inner_layers(inner)
 
 
 def output_limits(output: keras.KerasTensor) -> Limits:

@@ -110,15 +110,13 @@ class SplitModel:
             If it has no layer of the name of that which the first half ends in.
         """
         check_keras_model("model", model)
-        layer = self.layer
         outputs = getattr(self.input_to_latent_model, "outputs", None)
-        if layer is None and outputs:
-            layer = node_of(outputs[0]).operation.name
-        if layer is None:
+        if not outputs:
             raise ValueError(
                 "the layer is not known, because the first half has no graph: build the extractor "
                 "on split_model(model, layer)"
             )
+        layer = self.layer or node_of(outputs[0]).operation.name
         layer_output(model, layer)
         return replace(self, model=model, layer=layer)
 
@@ -179,9 +177,9 @@ def split_model(
         raise ValueError("the layer is the model's output: choose one before the classes")
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
-    whole = keras.Model(cut, outputs[0], name="latent_to_logit")
-    second = without_final_activation(whole)
-    if final_activation(whole) == "sigmoid":
+    rest = keras.Model(cut, outputs[0], name="latent_to_logit")
+    second = without_final_activation(rest)
+    if final_activation(rest) == "sigmoid":
         second = with_sigmoid_marker(second)
     return SplitModel(
         first,
