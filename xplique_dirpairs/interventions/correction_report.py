@@ -59,14 +59,12 @@ class GroupChange:
     @property
     def fixed(self) -> int:
         """Number of images that only the corrected model classifies correctly."""
-        was_right, is_right = self._right
-        return int((is_right & ~was_right).sum())
+        return int((self._right[0] < self._right[1]).sum())
 
     @property
     def broken(self) -> int:
         """Number of images that only the original model classifies correctly."""
-        was_right, is_right = self._right
-        return int((was_right & ~is_right).sum())
+        return int((self._right[0] > self._right[1]).sum())
 
     @property
     def changed(self) -> int:

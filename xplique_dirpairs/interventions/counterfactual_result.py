@@ -104,11 +104,8 @@ class Counterfactual:
             headline = f"{start} → {end}: features changed by {100 * self.changed:.0f} %"
         low, high = self.range_of_means
         span = np.where(high > low, high - low, 1.0)
-        before, after, training = (
-            self.distances_before,
-            self.distances_after,
-            self.training_distances,
-        )
+        before, after = self.distances_before, self.distances_after
+        training = self.training_distances
         return plot_counterfactual(
             title or headline,
             self.image,
