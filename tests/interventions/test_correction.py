@@ -74,11 +74,11 @@ def pictures():
 @pytest.fixture(scope="session")
 def networks(pictures):
     keras.utils.set_random_seed(0)
-    made = {name: make() for name, (make, _) in NETWORKS.items()}
-    last = made["convolutions"].layers[-1]  # every class is predicted for some of the pictures
+    models = {name: make() for name, (make, _) in NETWORKS.items()}
+    last = models["convolutions"].layers[-1]  # every class is predicted for some of the pictures
     kernel, _ = last.get_weights()
-    last.set_weights([kernel, -np.median(made["convolutions"](pictures), axis=0)])
-    return made
+    last.set_weights([kernel, -np.median(models["convolutions"](pictures), axis=0)])
+    return models
 
 
 def features(model, images, name="features"):
@@ -183,11 +183,11 @@ def test_a_level_above_the_hyperplane_is_the_hyperplane(networks, pictures):
     x = features(model, pictures)
     pairs = pairs_of(x)
     above = replace(pairs, absent_levels=pairs.biases + 0.7)
-    found, wanted = (
+    outputs, wanted = (
         correct(concepts_of(model, p), [0, 1], off=off)(pictures).numpy()
         for p, off in ((above, "absent"), (pairs, "undecided"))
     )
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(outputs, wanted, atol=1e-5)
 
 
 def test_every_consumer_gets_the_corrected_features(networks, pictures):
@@ -213,8 +213,8 @@ def test_functions_in_the_model_are_kept(pictures):
 
     behind = keras.Model(model.get_layer("features").output, outputs)
     wanted = behind(pairs.suppress(x, 1, (0, None))).numpy()
-    found = correct(concepts_of(model, pairs), 1)(pictures).numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    outputs = correct(concepts_of(model, pairs), 1)(pictures).numpy()
+    np.testing.assert_allclose(outputs, wanted, atol=1e-5)
 
 
 def test_weights_are_copies(networks, pictures):
@@ -236,8 +236,8 @@ def test_limits_that_were_measured_are_kept(networks, pictures, limits):
     corrected = correct(concepts_of(model, pairs), 0, limits=limits)
 
     wanted = pairs.suppress(x, 0, limits)
-    found = features(corrected, pictures, "features_corrected")
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    outputs = features(corrected, pictures, "features_corrected")
+    np.testing.assert_allclose(outputs, wanted, atol=1e-5)
 
 
 def test_a_corrected_model_is_corrected_again(networks, pictures):
@@ -247,9 +247,9 @@ def test_a_corrected_model_is_corrected_again(networks, pictures):
     once = correct(concepts_of(model, pairs), 0)
     twice = correct(concepts_of(once, pairs, "features_corrected"), 1)
 
-    found = features(twice, pictures, "features_corrected_corrected")
+    outputs = features(twice, pictures, "features_corrected_corrected")
     wanted = pairs.suppress(pairs.suppress(x, 0, (0, None)), 1, (0, None))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(outputs, wanted, atol=1e-5)
 
 
 def test_order_and_repetition_of_concepts_do_not_matter(networks, pictures):
@@ -269,10 +269,10 @@ def test_half_precision_goes_on_as_such(pictures):
     pairs = pairs_of(x.astype(np.float32))
     corrected = correct(concepts_of(model, pairs), 1)
 
-    found = features(corrected, pictures, "features_corrected")
-    assert found.dtype == np.float16
+    outputs = features(corrected, pictures, "features_corrected")
+    assert outputs.dtype == np.float16
     np.testing.assert_allclose(
-        found.astype(np.float32), pairs.suppress(x.astype(np.float32), 1, (0, None)), atol=2e-3
+        outputs.astype(np.float32), pairs.suppress(x.astype(np.float32), 1, (0, None)), atol=2e-3
     )
 
 
@@ -335,15 +335,17 @@ def test_k_is_the_one_that_is_right_most_often(networks, pictures):
 
 
 def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictures):
-    whole = networks["convolutions"]
-    pooled = keras.layers.GlobalAveragePooling2D()(whole.get_layer("features").output)
+    original = networks["convolutions"]
+    pooled = keras.layers.GlobalAveragePooling2D()(original.get_layer("features").output)
     dense = keras.layers.Dense(1)
-    model = keras.Model(whole.input, dense(pooled))
-    pairs = pairs_of(features(whole, pictures))
+    model = keras.Model(original.input, dense(pooled))
+    pairs = pairs_of(features(original, pictures))
     dense.set_weights([pairs.signals[0][:, None], np.zeros(1, np.float32)])
     candidates = [0.01, 0.1, 0.4, 2.0]
-    some = [correct(concepts_of(model, pairs), 0, k=k)(pictures)[0].numpy() for k in candidates]
-    dense.set_weights([pairs.signals[0][:, None], -(some[1] + some[2]) / 2])  # the first is turned
+    shifted = [correct(concepts_of(model, pairs), 0, k=k)(pictures)[0].numpy() for k in candidates]
+    dense.set_weights(
+        [pairs.signals[0][:, None], -(shifted[1] + shifted[2]) / 2]
+    )  # the first is turned
     yes = [correct(concepts_of(model, pairs), 0, k=k)(pictures).numpy() > 0 for k in candidates]
     labels = yes[2][:, 0].astype(int)
     right = [(answers[:, 0] == labels).mean() for answers in yes]

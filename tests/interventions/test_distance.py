@@ -38,10 +38,10 @@ def slowly(training, images):
 
 def test_agrees_with_the_formulas_written_slowly(x):
     fresh = x[:5] + np.float32(0.7)
-    found = TrainingDistance(x)(fresh)
+    measured = TrainingDistance(x)(fresh)
     positions, image = slowly(x, fresh)
-    np.testing.assert_allclose(found.positions, positions, rtol=1e-4)
-    np.testing.assert_allclose(found.image, image, rtol=1e-4)
+    np.testing.assert_allclose(measured.positions, positions, rtol=1e-4)
+    np.testing.assert_allclose(measured.image, image, rtol=1e-4)
 
 
 def test_a_training_images_neighbour_is_another_one(x):
@@ -54,13 +54,13 @@ def test_a_training_images_neighbour_is_another_one(x):
 @pytest.mark.parametrize("places", [6, 1])
 def test_a_training_images_positions_are_measured_by_the_others(x, places):
     """Few images of many channels: with its own positions in it, the covariance would be blind."""
-    some = x[:30].reshape(30, 6, 6)[:, :places, :5]
-    distance = TrainingDistance(some)
+    part = x[:30].reshape(30, 6, 6)[:, :places, :5]
+    distance = TrainingDistance(part)
     alone = np.array(
-        [slowly(np.delete(some, k, axis=0), some[k : k + 1])[0][0] for k in range(len(some))]
+        [slowly(np.delete(part, k, axis=0), part[k : k + 1])[0][0] for k in range(len(part))]
     )
     error = np.abs(distance.training.positions - alone).mean()
-    assert error < 0.5 * np.abs(distance(some).positions - alone).mean()  # the mean is that of all
+    assert error < 0.5 * np.abs(distance(part).positions - alone).mean()  # the mean is that of all
     np.testing.assert_allclose(distance.training.positions, alone, rtol=0.12)
 
 
@@ -88,30 +88,30 @@ def test_features_of_another_world_are_beyond_every_training_image(x):
 
 def test_the_mean_of_all_positions_is_nearer_than_any_image(x):
     mean = np.broadcast_to(x.mean(axis=(0, 1, 2)), x[:1].shape)
-    found = TrainingDistance(x)(mean)
-    assert found.positions[0] < 1e-3
-    assert found.positions_percentile[0] == 0.0
+    measured = TrainingDistance(x)(mean)
+    assert measured.positions[0] < 1e-3
+    assert measured.positions_percentile[0] == 0.0
     # between two clusters: every position is ordinary, the image is not
-    assert found.image_percentile[0] == 100.0
-    assert found.percentile[0] == 100.0
+    assert measured.image_percentile[0] == 100.0
+    assert measured.percentile[0] == 100.0
 
 
 def test_a_constant_channel_that_moves_is_far_but_not_infinitely(x):
     odd = x[:1].copy()
     odd[..., 5] = 5.0
-    found = TrainingDistance(x)(odd)
-    assert np.isfinite(found.positions[0])
-    assert found.positions_percentile[0] == 100.0
+    measured = TrainingDistance(x)(odd)
+    assert np.isfinite(measured.positions[0])
+    assert measured.positions_percentile[0] == 100.0
 
 
 def test_order_and_batches_do_not_matter(x, monkeypatch, rng):
-    whole = TrainingDistance(x)
+    at_once = TrainingDistance(x)
     order = rng.permutation(len(x))
     monkeypatch.setattr(module, "chunk_size", lambda *_: 3)
     parts = TrainingDistance(x[order])
     fresh = x[:7] * np.float32(1.2)
     for name in ("positions", "image", "positions_percentile", "image_percentile"):
-        there, here = getattr(parts(fresh[::-1]), name)[::-1], getattr(whole(fresh), name)
+        there, here = getattr(parts(fresh[::-1]), name)[::-1], getattr(at_once(fresh), name)
         np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-4)
 
 
@@ -125,8 +125,8 @@ def test_scale_of_the_features_does_not_change_ranks(x):
 
 def test_float64_and_vectors_without_positions_are_taken(x):
     vectors = x[:, 0, 0].astype(np.float64)
-    found = TrainingDistance(vectors)(vectors[:4])
-    np.testing.assert_allclose(found.positions, slowly(vectors, vectors[:4])[0], rtol=1e-4)
+    measured = TrainingDistance(vectors)(vectors[:4])
+    np.testing.assert_allclose(measured.positions, slowly(vectors, vectors[:4])[0], rtol=1e-4)
 
 
 def test_many_training_images_are_a_sample(x, monkeypatch):
@@ -138,15 +138,15 @@ def test_many_training_images_are_a_sample(x, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda x: x[:1], "at least 2 training images"),
         (lambda x: x[:4] * np.nan, "NaN"),
         (lambda x: "images", "numeric"),
     ],
 )
-def test_bad_training_features_are_refused(x, change, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_training_features_are_refused(x, change, message):
+    with pytest.raises(ValueError, match=message):
         TrainingDistance(change(x))
 
 

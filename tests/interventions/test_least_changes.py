@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import minimize
 
 from xplique_dirpairs.interventions.least_changes import (
-    Attempts,
     best_concepts,
     closed_form_shifts,
+    first_near,
 )
 from xplique_dirpairs.interventions.moved_features import CoefficientRange
 
@@ -125,12 +125,12 @@ def test_without_limits_shifts_are_the_least_norm_solution(rng):
     gram, slopes, need = bank @ bank.T, rng.normal(size=(4, 3)), rng.uniform(1, 2, 4)
     u = rng.uniform(size=(4, 5, 3))
     free = np.full((4, 3), -1e5), np.full((4, 3), 1e5)
-    found = closed_form_shifts(u, slopes, gram, need, free, wide(3))
+    shifts = closed_form_shifts(u, slopes, gram, need, free, wide(3))
     inverse = np.linalg.inv(gram)
     for k in range(4):
         direction = inverse @ slopes[k]
         np.testing.assert_allclose(
-            found[k], direction * need[k] / (slopes[k] @ direction), rtol=1e-3
+            shifts[k], direction * need[k] / (slopes[k] @ direction), rtol=1e-3
         )
 
 
@@ -167,8 +167,8 @@ def test_limits_are_kept_and_closed_sides_stay_closed(rng):
     slopes = rng.normal(size=(20, 3))
     limits = np.zeros((20, 3)), np.full((20, 3), 0.2)
     u = rng.uniform(size=(20, 5, 3))
-    found = closed_form_shifts(u, slopes, np.eye(3), np.full(20, 1e3), limits, wide(3))
-    np.testing.assert_allclose(found, np.where(slopes > 0, 0.2, 0.0), atol=1e-9)
+    shifts = closed_form_shifts(u, slopes, np.eye(3), np.full(20, 1e3), limits, wide(3))
+    np.testing.assert_allclose(shifts, np.where(slopes > 0, 0.2, 0.0), atol=1e-9)
 
 
 def test_the_order_of_concepts_does_not_matter(rng):
@@ -195,7 +195,7 @@ def test_the_order_of_concepts_does_not_matter(rng):
 def test_an_attempt_near_the_data_is_preferred_only_if_it_meets_the_goal():
     shifts = np.stack([np.full((3, 2), 1.0), np.full((3, 2), 2.0)], axis=1)
     is_met = np.array([[True, False], [True, True], [False, False]])
-    chosen = Attempts(shifts, is_met).first_within(np.array([[80.0, 10.0]] * 3), 50.0)
-    np.testing.assert_array_equal(chosen[:, 0], [1.0, 2.0, 1.0])
-    chosen = Attempts(shifts, is_met).first_within(np.array([[80.0, 10.0]] * 3), 90.0)
-    np.testing.assert_array_equal(chosen[:, 0], [1.0, 1.0, 1.0])
+    percentiles = np.array([[80.0, 10.0]] * 3)
+    for limit, first in ((50.0, [1.0, 2.0, 1.0]), (90.0, [1.0, 1.0, 1.0])):
+        chosen = first_near(shifts, is_met, percentiles, limit)
+        np.testing.assert_array_equal(chosen[:, 0], first)

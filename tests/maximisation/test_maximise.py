@@ -1,5 +1,7 @@
 """Pictures that maximise a direction: where the answer is known, and what comes back."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from xplique_dirpairs import (
     measure_firing,
     split_model,
 )
-from xplique_dirpairs.maximisation.maximise import Canvas, concept_score
+from xplique_dirpairs.maximisation.maximise import as_pixels, concept_score, initial_images
 
 RED, GREEN, BLUE = 2.0 * np.eye(3) - 1.0
 
@@ -211,11 +213,11 @@ def test_silence_and_one_bar_over_all_batches(colors, capfd):
 def test_xpliques_stretch_lets_two_pixels_decide_the_contrast_and_ours_does_not(rng):
     values = 0.05 * rng.normal(size=(1, 16, 16, 3)).astype(np.float32)
     values[0, 3, 3], values[0, 9, 9] = 20.0, -20.0
-    canvas = Canvas((16, 16, 3), np.array([0]), 0, 1.0, 1.0)
+    initial = initial_images((16, 16, 3), np.array([0]), 0, 1.0)
     usual = to_valid_rgb(values, "sigmoid").numpy()
     assert usual.std() < 0.1
     quiet = np.clip(values, -1.0, 1.0)
-    own = to_valid_rgb(quiet - canvas.initial, canvas.normalise)
+    own = to_valid_rgb(quiet - initial, partial(as_pixels, initial=initial, contrast=1.0))
     assert own.numpy().std() > 0.1
 
 

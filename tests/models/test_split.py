@@ -217,7 +217,7 @@ def unbuilt():
         (functional, "conv9", r"no layer 'conv9'; it has:.*cut"),
         (functional, 7, "index 7 is out of range for 4 layers"),
         (functional, -1, "the model's output"),
-        (functional, layers.Dense(3, name="stranger"), "'stranger' is not one of"),
+        (functional, layers.Dense(3, name="stranger"), "no layer 'stranger'; it has"),
         (lambda: backbone("sequential"), "inner", "'inner' is inside 'cut'.*one layer.*build"),
         (lambda: twice_nested(), "inner", "'inner' is inside 'outer'"),
         (segmentation, "cut", r"\(N, K\), but its output has shape \(None, 6, 4, 3\)"),

@@ -11,9 +11,12 @@ import numpy as np
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.subject import Subject, open_subject
 from xplique_dirpairs.interventions.correction import correct
-from xplique_dirpairs.interventions.correction_report import CorrectionReport, report_correction
+from xplique_dirpairs.interventions.correction_report import (
+    CorrectionReport,
+    GroupChange,
+    report_correction,
+)
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.plots.interventions import plot_correction
 
 #: Number of classes that have a row of their own, and up to which confusions are drawn.
 _ROWS, _DRAWN = 40, 40
@@ -77,10 +80,9 @@ def _write(arguments: argparse.Namespace, report: CorrectionReport) -> list[str]
         (arguments.output / name).write_text(table.formatted(form) + "\n", encoding="utf-8")
     if len(report.class_names) > _DRAWN:
         return ["correction.md", "correction.csv"]
-    by_group = [group.confusions for group in report.groups.values()]
     # The rows of a confusion matrix are classes: one for all groups is enough.
-    before, after = (np.sum(counts, axis=0) for counts in zip(*by_group, strict=True))
-    figure = plot_correction({"all images": (before, after)}, report.class_names)
+    joined = GroupChange.joined(report.groups.values())
+    figure = CorrectionReport({"all images": joined}, report.class_names).plot()
     figure.savefig(arguments.output / "confusion.png", dpi=110, bbox_inches="tight")
     plt.close(figure)
     return ["correction.md", "correction.csv", "confusion.png"]

@@ -198,14 +198,19 @@ def scales_its_input(model: keras.Model) -> bool:
     while pending:
         for node in consumers.get(id(pending.pop()), []):
             layer = node.operation
-            if type(layer).__name__ in _SCALING:
+            if _kinds(layer) & _SCALING:
                 return True
             if isinstance(layer, keras.Model):
                 if scales_its_input(layer):
                     return True
-            elif type(layer).__name__ in _NOT_SCALING:
+            elif _kinds(layer) & _NOT_SCALING:
                 pending += node.output_tensors
     return False
+
+
+def _kinds(layer: Any) -> set[str]:
+    """Return the names of a layer's class and of those it is derived from."""
+    return {kind.__name__ for kind in type(layer).__mro__}
 
 
 def _consumers(output: keras.KerasTensor) -> dict[int, list[Any]]:
@@ -275,8 +280,9 @@ def candidates(model: keras.Model) -> list[Candidate]:
         if obstacle:
             layers.append(Candidate(layer.name, shape, False, obstacle, False))
             continue
-        following = {type(node.operation).__name__ for node in consumers.get(id(output), [])}
-        ends_step = type(layer).__name__ not in _STEPS and not following & _ENDINGS
+        nodes = consumers.get(id(output), [])
+        following = {kind for node in nodes for kind in _kinds(node.operation)}
+        ends_step = not _kinds(layer) & _STEPS and not following & _ENDINGS
         is_pooled = bool(following & _POOLINGS)
         remark = "; ".join(_remarks(layer, output, is_pooled))
         layers.append(Candidate(layer.name, shape, True, remark, is_pooled or ends_step))

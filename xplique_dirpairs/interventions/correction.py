@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from xplique_dirpairs.core.batching import as_positions, iter_blocks
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
@@ -105,13 +104,18 @@ def correct(
     if k is not None:
         check_number("k", k, above=0)
         readings, rows = [(pairs.filters, pairs.biases, "sigmoid")], float(k) * pairs.signals
-    elif off == "absent":
-        readings, rows = _readings_to_absent(pairs), pairs.bank()
     else:
         readings, rows = [(pairs.filters, pairs.biases, "relu")], pairs.bank()
-    target = layer_output(model, layer.layer)
+    if off == "absent":
+        # A level above the hyperplane would be no suppression.
+        levels = np.minimum(pairs.absent_levels, pairs.biases)
+        slopes = 1.0 + pairs.biases - levels
+        steeper = (slopes[:, None] * pairs.filters, slopes * pairs.biases, "relu")
+        readings = [(pairs.filters, levels, "relu"), steeper]
     return _with_inserted(
-        model, target, lambda x, name: _suppressed(x, name, readings, rows, bounds)
+        model,
+        layer_output(model, layer.layer),
+        lambda x, name: _suppressed(x, name, readings, rows, bounds),
     )
 
 
@@ -152,22 +156,21 @@ def choose_k(
     x = layer.activations(images, batch_size)
     head = layer.head.by_class(x)
     labels = check_labels(labels, len(images), head.number_of_classes)
+    z = pairs.project(x)
     if candidates is None:
-        distance = _mean_signal(pairs, x)
-        candidates = [distance * share for share in SHARES]
-    best, best_accuracy = None, -1.0
-    detected = expit(pairs.project(x) - pairs.biases)
-    for k in sorted(candidates):
+        candidates = [_mean_distance(pairs, z) * share for share in SHARES]
+    if not len(candidates):
+        raise ValueError("candidates are empty: give at least one k")
+    detected = expit(z - pairs.biases)
+
+    def accuracy(k: float) -> float:
         check_number("k", k, above=0)
         moved = x - (detected @ (float(k) * pairs.signals)).astype(np.float32)
         if low is not None or high is not None:
             moved = np.clip(moved, low, high)
-        accuracy = float(np.mean(head.logits(moved, batch_size).argmax(axis=1) == labels))
-        if accuracy > best_accuracy:
-            best, best_accuracy = float(k), accuracy
-    if best is None:
-        raise ValueError("candidates are empty: give at least one k")
-    return best
+        return float(np.mean(head.logits(moved, batch_size).argmax(axis=1) == labels))
+
+    return float(max(sorted(candidates), key=accuracy))
 
 
 def _chosen_pairs(layer: ConceptLayer, indices: int | ArrayLike) -> DirectionPairs:
@@ -190,120 +193,100 @@ def _chosen_pairs(layer: ConceptLayer, indices: int | ArrayLike) -> DirectionPai
     )
 
 
-def _mean_signal(pairs: DirectionPairs, x: Array) -> float:
+def _mean_distance(pairs: DirectionPairs, z: Array) -> float:
     """Return the mean of |z − m| / wᵀŝ over detections: the usual strength of these signals."""
-    total, count = 0.0, 0
-    gain = np.einsum("id,id->i", pairs.filters, pairs.signals)
-    for block in iter_blocks(as_positions(x)):
-        z = pairs.project(block)
-        is_detected = z > pairs.biases
-        total += float((is_detected * np.abs((z - pairs.absent_levels) / gain)).sum())
-        count += int(is_detected.sum())
-    if count == 0:
+    is_detected = z > pairs.biases
+    if not is_detected.any():
         raise ValueError(
             "the concepts are detected in no validation image: give images that contain them, or "
             "candidates"
         )
-    return total / count
+    gain = np.einsum("id,id->i", pairs.filters, pairs.signals)
+    distances = np.abs((z - pairs.absent_levels) / gain)
+    return float(distances[is_detected].mean(dtype=np.float64))
 
 
 # ------------------------------------------------------------ layers
 
 
-#: Filters (C, D), biases (C,) and an activation: one reading of features.
-_Reading = tuple[Array, Array, str]
+def _suppressed(
+    x: Any, name: str, readings: list[tuple[Array, Array, str]], rows: Array, limits: Limits
+) -> Any:
+    """Put layers behind a tensor of the graph: clip(x − u rows), u (..., C) the least reading.
 
-
-def _readings_to_absent(pairs: DirectionPairs) -> list[_Reading]:
-    # A level above the hyperplane would be no suppression.
-    levels = np.minimum(pairs.absent_levels, pairs.biases)
-    slopes = 1.0 + pairs.biases - levels
-    return [
-        (pairs.filters, levels, "relu"),
-        (slopes[:, None] * pairs.filters, slopes * pairs.biases, "relu"),
-    ]
-
-
-def _suppressed(x: Any, name: str, readings: list[_Reading], rows: Array, limits: Limits) -> Any:
-    """Put layers behind x: clip(x − u rows), u (..., C) the least of the readings.
-
-    In float32 whatever the model computes in.
+    In float32 whatever the model computes in. A reading is by filters (C, D), biases (C,) and an
+    activation.
     """
     layers = keras.layers
-    read = []
-    for number, (filters, biases, activation) in enumerate(readings):
-        dense = layers.Dense(
-            len(biases), activation=activation, dtype="float32", name=f"{name}_read_{number}"
-        )
-        read.append(_called(dense, x, [filters.T, -biases]))
+    read = [
+        _dense(x, f"{name}_read_{number}", filters.T, -biases, activation)
+        for number, (filters, biases, activation) in enumerate(readings)
+    ]
     u = read[0]
     if len(read) > 1:
         u = layers.Minimum(dtype="float32", name=f"{name}_least")(read)
-    step = layers.Dense(rows.shape[1], use_bias=False, dtype="float32", name=f"{name}_step")
-    moved = layers.Subtract(dtype="float32", name=f"{name}_subtract")([x, _called(step, u, [rows])])
+    step = _dense(u, f"{name}_step", rows)
+    moved = layers.Subtract(dtype="float32", name=f"{name}_subtract")([x, step])
     clipped = _clipped(moved, name, limits)
     # Named whatever the range is; and half precision continues as half precision.
     return layers.Activation("linear", dtype=str(x.dtype), name=f"{name}_corrected")(clipped)
 
 
-def _called(dense: keras.layers.Dense, x: Any, values: list[Array]) -> Any:
-    output = dense(x)
-    dense.set_weights(values)
+def _dense(
+    x: Any, name: str, kernel: Array, biases: Array | None = None, activation: str | None = None
+) -> Any:
+    """Put a dense layer of these weights behind a tensor of the graph."""
+    weights = [kernel] if biases is None else [kernel, biases]
+    layer = keras.layers.Dense(
+        kernel.shape[1], activation, use_bias=biases is not None, dtype="float32", name=name
+    )
+    output = layer(x)
+    layer.set_weights(weights)
     return output
 
 
 def _clipped(x: Any, name: str, limits: Limits) -> Any:
+    """Put layers behind a tensor of the graph that clip it: end ± ReLU(± (x − end))."""
     low, high = limits
-    layers = keras.layers
-
-    def shifted(values: Any, scale: float, offset: float, step: str) -> Any:
-        return layers.Rescaling(scale, offset, dtype="float32", name=f"{name}_{step}")(values)
-
-    if low is None:
-        if high is None:
-            return x
-        # high − ReLU(high − x)
-        below = layers.ReLU(dtype="float32", name=f"{name}_clip")(shifted(x, -1.0, high, "down"))
-        return shifted(below, -1.0, high, "up")
-    reach = None if high is None else high - low
-    clip = layers.ReLU(max_value=reach, dtype="float32", name=f"{name}_clip")
-    if low == 0.0:
+    sign, end = (-1.0, high) if low is None else (1.0, low)
+    if end is None:
+        return x
+    reach = None if low is None or high is None else high - low
+    clip = keras.layers.ReLU(max_value=reach, dtype="float32", name=f"{name}_clip")
+    if low == 0.0:  # a ReLU alone tells its range to `split_model`
         return clip(x)
-    return shifted(clip(shifted(x, 1.0, -low, "down")), 1.0, low, "up")
+    to_end = keras.layers.Rescaling(sign, -sign * end, dtype="float32", name=f"{name}_down")
+    back = keras.layers.Rescaling(sign, end, dtype="float32", name=f"{name}_up")
+    return back(clip(to_end(x)))
 
 
 # ------------------------------------------------------------ graph
 
 
-def _with_inserted(model: keras.Model, target: Any, insert: Callable) -> keras.Model:
+def _with_inserted(
+    model: keras.Model, target: keras.KerasTensor, insert: Callable[[Any, str], Any]
+) -> keras.Model:
     """Return a copy of the model whose consumers of ``target`` get ``insert(target, name)``."""
-    changed = node_of(target).operation
-    taken = {layer.name for layer in model.layers}
-    name = changed.name
-    while any(other.startswith(f"{name}_") and other.endswith("_corrected") for other in taken):
+    changed = node_of(target).operation.name
+    name, taken = changed, {layer.name for layer in model.layers}
+    while f"{name}_corrected" in taken:
         name += "_again"
-    twins: dict[int, tuple[Any, Any]] = {}  # id of a layer → the layer and its copy
 
     def twin(layer: Any) -> Any:
-        if isinstance(layer, keras.layers.InputLayer):
-            return keras.layers.InputLayer.from_config(layer.get_config())
         # A function that runs in this process already is no danger.
         trusted = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
-        copy = type(layer).from_config(layer.get_config(), **trusted)
-        twins[id(layer)] = (layer, copy)
-        return copy
+        return type(layer).from_config(layer.get_config(), **trusted)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         output = layer(*args, **kwargs)
-        _, twin_of_changed = twins.get(id(changed), (None, None))
-        return insert(output, name) if layer is twin_of_changed else output
+        return insert(output, name) if layer.name == changed else output
 
     functional = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     try:
         copied = keras.models.clone_model(functional, clone_function=twin, call_function=call)
-        for original, copy in twins.values():
-            if isinstance(original, keras.layers.Layer):
-                copy.set_weights(original.get_weights())
+        for layer in functional.layers:
+            if layer.weights:
+                copied.get_layer(layer.name).set_weights(layer.get_weights())
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             "the model cannot be rebuilt: a layer of your own in it needs get_config and "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from sklearn.metrics import confusion_matrix
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
@@ -34,6 +35,12 @@ class GroupChange:
     before: Array
     after: Array
 
+    @classmethod
+    def joined(cls, groups: Iterable[GroupChange]) -> GroupChange:
+        """Return several groups as one."""
+        columns = zip(*((group.labels, group.before, group.after) for group in groups), strict=True)
+        return cls(*map(np.concatenate, columns))
+
     @property
     def accuracies(self) -> tuple[float, float]:
         """Share of images that are classified correctly, before and after."""
@@ -43,52 +50,53 @@ class GroupChange:
     @property
     def confusions(self) -> tuple[Array, Array]:
         """Counts of images by class (rows) and prediction (columns), (K, K), before and after."""
-        return self._confusion(self.before), self._confusion(self.after)
+        classes = range(self.before.shape[1])
+        before, after = (
+            confusion_matrix(self.labels, predicted, labels=classes) for predicted in self._classes
+        )
+        return before, after
 
     @property
     def fixed(self) -> int:
         """Number of images that only the corrected model classifies correctly."""
-        was_right, is_right = self._right
-        return int((~was_right & is_right).sum())
+        return int((self._right[0] < self._right[1]).sum())
 
     @property
     def broken(self) -> int:
         """Number of images that only the original model classifies correctly."""
-        was_right, is_right = self._right
-        return int((was_right & ~is_right).sum())
+        return int((self._right[0] > self._right[1]).sum())
 
     @property
     def changed(self) -> int:
         """Number of images with another prediction than before, right or wrong."""
-        return int((self.before.argmax(axis=1) != self.after.argmax(axis=1)).sum())
+        before, after = self._classes
+        return int((before != after).sum())
 
     @property
     def moved(self) -> Array:
         """Probability that moved to other classes, (n,) in [0, 1]: Σ_k |p_k − p'_k| / 2."""
-        return np.abs(self.before - self.after).sum(axis=1) / 2.0
+        return np.asarray(np.abs(self.before - self.after).sum(axis=1) / 2.0)
 
     @property
-    def _right(self) -> tuple[Array, Array]:
-        before, after = self.before.argmax(axis=1), self.after.argmax(axis=1)
-        return before == self.labels, after == self.labels
+    def _classes(self) -> Array:
+        """Classes predicted, before and after, (2, n)."""
+        return np.asarray(np.stack([self.before, self.after]).argmax(axis=2))
 
-    def _confusion(self, probabilities: Array) -> Array:
-        classes = probabilities.shape[1]
-        flat = self.labels * classes + probabilities.argmax(axis=1)
-        return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+    @property
+    def _right(self) -> Array:
+        """Whether images are classified correctly, before and after, (2, n)."""
+        return np.asarray(self._classes == self.labels)
 
     def row(self, name: str) -> list[Cell]:
         """Return the group's row of `CorrectionReport.table`."""
-        before, after = self.accuracies
-        mean, largest = float(self.moved.mean()), float(self.moved.max())
+        counts = (self.fixed, self.broken, self.changed)
         return [
             Cell(name),
             Cell.figure(len(self.labels), 0),
-            Cell.figure(before),
-            Cell.figure(after),
-            *(Cell.figure(count, 0) for count in (self.fixed, self.broken, self.changed)),
-            Cell.figure(mean, 4),
-            Cell.figure(largest),
+            *map(Cell.figure, self.accuracies),
+            *(Cell.figure(count, 0) for count in counts),
+            Cell.figure(self.moved.mean(), 4),
+            Cell.figure(self.moved.max()),
         ]
 
 
@@ -117,13 +125,7 @@ class CorrectionReport:
         """Return a row for each group, and one for all images where there are several groups."""
         rows = [group.row(name) for name, group in self.groups.items()]
         if len(rows) > 1:
-            groups = self.groups.values()
-            together = GroupChange(
-                np.concatenate([group.labels for group in groups]),
-                np.concatenate([group.before for group in groups]),
-                np.concatenate([group.after for group in groups]),
-            )
-            rows.append(together.row("all of them"))
+            rows.append(GroupChange.joined(self.groups.values()).row("all of them"))
         headers = [
             "group", "images", "accuracy before", "after", "fixed", "broken", "other prediction",
             "moved, mean", "largest",

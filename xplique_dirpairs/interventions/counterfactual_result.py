@@ -87,53 +87,46 @@ class Counterfactual:
         return self.status == CHANGED
 
     def __str__(self) -> str:
-        moves = ", ".join(
-            f"{self.concept_names[i]} {word} ({before:.3g} → {after:.3g})"
-            for i, word, before, after in zip(
-                self.concepts, self.words, self.means_before, self.means_after, strict=True
-            )
-        )
+        values = zip(self._moves, self.means_before, self.means_after, strict=True)
+        moves = [f"{' '.join(move)} ({before:.3g} → {after:.3g})" for move, before, after in values]
         outcome = f" → {self.class_names[self.after]}" if self.found else f": {self.status}"
-        rank = float(self.distances_after.percentile[0])
         return (
-            f"{self.class_names[self.before]}{outcome}: {moves or 'nothing moved'}; features "
-            f"changed by {self.changed:.1%}, at the {rank:.0f}th percentile of the training "
-            "distances"
+            f"{self.class_names[self.before]}{outcome}: {', '.join(moves) or 'nothing moved'}; "
+            f"features changed by {self.changed:.1%}, at the "
+            f"{self.distances_after.percentile[0]:.0f}th percentile of the training distances"
         )
 
     def plot(self, title: str = "") -> Figure:
         """Draw what was moved and where, the probabilities on the way, and the distance."""
+        start, end = (plain(self.class_names[k]) for k in (self.before, self.after))
+        headline = f"{start}: {self.status}; nearest attempt"
+        if self.found:
+            headline = f"{start} → {end}: features changed by {100 * self.changed:.0f} %"
         low, high = self.range_of_means
         span = np.where(high > low, high - low, 1.0)
-        distances = {
-            f"of {name}": (
-                float(getattr(self.distances_before, attribute)[0]),
-                float(getattr(self.distances_after, attribute)[0]),
-                getattr(self.training_distances, attribute),
-            )
-            for attribute, name in (("positions", "its positions"), ("image", "the image"))
-        }
+        before, after = self.distances_before, self.distances_after
+        training = self.training_distances
         return plot_counterfactual(
-            title or self._headline(),
+            title or headline,
             self.image,
             (self.before, self.after),
             self.class_names,
             self.path,
             self.probabilities,
-            [
-                (self.concept_names[i], word)
-                for i, word in zip(self.concepts, self.words, strict=True)
-            ],
-            np.stack([self.means_before - low, self.means_after - low]) / span,
+            self._moves,
+            (np.stack([self.means_before, self.means_after]) - low) / span,
             np.stack([self.maps_before, self.maps_after]),
-            distances,
+            {
+                "of its positions": (before.positions[0], after.positions[0], training.positions),
+                "of the image": (before.image[0], after.image[0], training.image),
+            },
         )
 
-    def _headline(self) -> str:
-        before, after = (plain(self.class_names[k]) for k in (self.before, self.after))
-        if not self.found:
-            return f"{before}: {self.status}; nearest attempt"
-        return f"{before} → {after}: features changed by {100 * self.changed:.0f} %"
+    @property
+    def _moves(self) -> list[tuple[str, str]]:
+        """Names of the moved concepts, and what happened to each."""
+        names = (self.concept_names[i] for i in self.concepts)
+        return list(zip(names, self.words, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,12 +216,12 @@ class Counterfactuals:
     @property
     def found(self) -> Array:
         """Whether each prediction is changed as asked for, (N,) bool."""
-        return self.status == CHANGED
+        return np.asarray(self.status == CHANGED)
 
     @property
     def number_moved(self) -> Array:
         """How many concepts were moved, (N,)."""
-        return (self.shifts != 0).sum(axis=1)
+        return np.asarray((self.shifts != 0).sum(axis=1))
 
     @property
     def concept_names(self) -> tuple[str, ...]:
@@ -242,14 +235,14 @@ class Counterfactuals:
 
     def within(self, percentile: float = 99.0) -> Array:
         """Return whether both distances of the moved features are within a percentile, (N,)."""
-        return self.distances_after.percentile <= percentile
+        return np.asarray(self.distances_after.percentile <= percentile)
 
     def moved_concepts(self, index: int) -> Array:
         """Return the concepts moved in one image, the largest change of features first, (k,)."""
         concepts = np.flatnonzero(self.shifts[index])
         change = np.abs(self.means_after[index] - self.means_before[index])
         sizes = (change * np.sqrt(np.diag(self.moved.gram)))[concepts]
-        return concepts[np.argsort(-sizes, kind="stable")]
+        return np.asarray(concepts[np.argsort(-sizes, kind="stable")])
 
     def __str__(self) -> str:
         return str(self.table())
@@ -257,7 +250,21 @@ class Counterfactuals:
     def table(self, at_most: int = 20) -> Table:
         """Return a row for each image, and notes on all of them."""
         headers = ["image", "before", "after", "concepts", "changed", "distance, percentile"]
-        rows = [self._row(index) for index in range(min(at_most, len(self)))]
+        rows = []
+        for index, shifts in enumerate(self.shifts[:at_most]):
+            moved = np.flatnonzero(shifts)
+            moves = [f"{self.concept_names[i]} {'+' if shifts[i] > 0 else '−'}" for i in moved]
+            after = self.class_names[self.after[index]]
+            rows.append(
+                [
+                    Cell(str(index)),
+                    Cell(self.class_names[self.before[index]]),
+                    Cell(after if self.found[index] else str(self.status[index])),
+                    Cell(", ".join(moves) or "–"),
+                    Cell.figure(self.changed[index]),
+                    Cell.figure(self.distances_after.percentile[index], 0),
+                ]
+            )
         return Table(headers, rows, self._notes(at_most))
 
     def plot_moves(self, title: str = "", at_most: int = 25) -> Figure:
@@ -279,47 +286,30 @@ class Counterfactuals:
         """
         if not self.found.any():
             raise ValueError("no prediction was changed: there is nothing to draw")
-        names, (low, high) = self.class_names, self.range_of_means
-        span = np.maximum(high - low, 1e-12)
-        moved = ((self.means_after - self.means_before) / span)[self.found]
+        low, high = self.range_of_means
+        shares = (self.means_after - self.means_before) / np.maximum(high - low, 1e-12)
         classes = np.stack([self.before, self.after], axis=1)[self.found]
         kinds, kind, counts = np.unique(classes, axis=0, return_inverse=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:at_most]
-        changes = np.stack([moved[kind.ravel() == k].mean(axis=0) for k in order])
+        changes = np.stack([shares[self.found][kind.ravel() == k].mean(axis=0) for k in order])
         concepts = np.flatnonzero((np.abs(changes) > 1e-6).any(axis=0))
-        rows = [
-            f"{plain(names[a])} → {plain(names[b])} ({counts[k]})"
-            for k, (a, b) in zip(order, kinds[order], strict=True)
-        ]
+        names = [plain(name) for name in self.class_names]
+        rows = [f"{names[kinds[k, 0]]} → {names[kinds[k, 1]]} ({counts[k]})" for k in order]
         lines = [title] if title else []
         if len(order) < len(kinds):
             lines.append(f"the {len(order)} most frequent of {len(kinds)} changes")
         concept_names = [self.concept_names[i] for i in concepts]
         return plot_moves(changes[:, concepts], rows, concept_names, "\n".join(lines))
 
-    def _row(self, index: int) -> list[Cell]:
-        shift, names = self.shifts[index], self.concept_names
-        moves = [f"{names[i]} {'+' if shift[i] > 0 else '−'}" for i in np.flatnonzero(shift)]
-        is_found = self.found[index]
-        after = self.class_names[self.after[index]] if is_found else str(self.status[index])
-        return [
-            Cell(str(index)),
-            Cell(self.class_names[self.before[index]]),
-            Cell(after),
-            Cell(", ".join(moves) or "–"),
-            Cell.figure(self.changed[index]),
-            Cell.figure(self.distances_after.percentile[index], 0),
-        ]
-
     def _notes(self, at_most: int) -> list[str]:
-        sought = self.status != ALREADY
-        notes = [f"{int(self.found.sum())} of {int(sought.sum())} predictions changed."]
-        missed = int((self.status == NOT_FOUND).sum())
-        if missed:
+        changed, sought = int(self.found.sum()), int((self.status != ALREADY).sum())
+        notes = [f"{changed} of {sought} predictions changed."]
+        if changed < sought:
             notes.append(
-                f"{missed} not found within the limits: allow more concepts, or more of them."
+                f"{sought - changed} not found within the limits: allow more concepts, or more of "
+                "them."
             )
-        if self.stay_within is not None and self.found.any():
+        if self.stay_within is not None and changed:
             inside = int(self.within(self.stay_within)[self.found].sum())
             notes.append(
                 f"Of those changed, {inside} are within the {self.stay_within:g}th percentile of "

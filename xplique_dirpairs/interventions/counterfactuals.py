@@ -28,7 +28,7 @@ from xplique_dirpairs.interventions.counterfactual_result import (
     Counterfactuals,
 )
 from xplique_dirpairs.interventions.distance import TrainingDistance
-from xplique_dirpairs.interventions.least_changes import Attempts, Goal, least_changes
+from xplique_dirpairs.interventions.least_changes import Goal, LeastChanges, first_near
 from xplique_dirpairs.interventions.moved_features import (
     CoefficientRange,
     MovedFeatures,
@@ -203,19 +203,18 @@ class CounterfactualSearch:
         movable = np.zeros(self.concepts.number_of_concepts)
         movable[check_concepts(only, len(movable))] = 1.0
         may_fall, may_rise = movable * (moves != "add"), movable * (moves != "remove")
+        goal = Goal(target, float(margin), max_concepts)
         shifts = np.zeros((len(x), len(movable)), np.float32)
         parts = list(self._parts(x))
         for rows in progress(parts, len(parts), "counterfactuals", verbose, "part"):
             u = self.concepts.coefficients(x[rows])
+            intact = self.moved.intact_logits(x[rows], u)
             least, most = self.moved.bounds.furthest_shifts(flat_maps(u))
-            original = self._logits(x[rows], u, shifts[rows]).argmax(axis=1)
             limits = (least * may_fall, most * may_rise)
-            goal = Goal(original, target, float(margin), max_concepts, limits)
-            attempts = least_changes(self.moved, x[rows], u, goal)
-            chosen = self._choose(x[rows], u, attempts, stay_within)
-            chosen[original == target] = 0.0
-            shifts[rows] = chosen
-        return self._result(x, shifts, target, float(margin), stay_within, images)
+            search = LeastChanges(self.moved, x[rows], u, intact, limits, goal)
+            shifts[rows] = self._nearest_attempts(search, stay_within)
+            shifts[rows][intact.argmax(axis=1) == target] = 0.0
+        return self._result(x, shifts, goal, stay_within, images)
 
     def set_levels(
         self, activations: ArrayLike, levels: Mapping[int, float], images: Array | None = None
@@ -254,15 +253,10 @@ class CounterfactualSearch:
             means = u.mean(axis=1, dtype=np.float64)
             means[:, indices] = goals
             shifts[rows, indices] = bounds.shifts_to_means(u, means)[:, indices]
-        return self._result(x, shifts, None, 0.0, None, images)
+        return self._result(x, shifts, Goal(), None, images)
 
     def _check(self, activations: ArrayLike, images: Array | None = None) -> Array:
         x = check_activations(activations)
-        if x.shape[-1] != self.concepts.channels:
-            raise ValueError(
-                f"the concepts are of a layer of {self.concepts.channels} channels, but the "
-                f"activations have shape {x.shape}"
-            )
         self.concepts.head.check_takes(x.shape[1:])
         if images is not None and len(images) != len(x):
             raise ValueError(f"there are {len(images)} images for {len(x)} activations")
@@ -272,32 +266,30 @@ class CounterfactualSearch:
         """Yield parts of the images whose tables of responses, and of positions, fit in memory."""
         concepts, classes = self.concepts.number_of_concepts, len(self.class_names)
         positions = max(1, x[0].size // x.shape[-1])
-        floats = max(12 * concepts * classes, 8 * positions * concepts, 100 * concepts, x[0].size)
+        floats = max(12 * concepts * classes, 8 * positions * concepts, 500 * concepts, x[0].size)
         return slices(len(x), chunk_size(floats, floats=_PART_FLOATS))
 
-    def _logits(self, x: Array, u: Array, shifts: Array) -> Array:
-        return self.moved.outcomes(x, u, np.arange(len(x)), shifts)[0]
-
-    def _choose(self, x: Array, u: Array, attempts: Attempts, stay_within: float | None) -> Array:
-        """Return the first attempt that stays within the data, (n, I), or the first."""
+    def _nearest_attempts(self, search: LeastChanges, stay_within: float | None) -> Array:
+        """Return each image's first attempt that stays within the data, or its first, (n, I)."""
+        shifts, is_met = search.attempts()
         if stay_within is None:
-            return attempts.shifts[:, 0].copy()
-        images, tries, concepts = attempts.shifts.shape
-        flat = attempts.shifts.reshape(-1, concepts)
+            return np.asarray(shifts[:, 0])
+        images, tries, concepts = shifts.shape
+        flat = shifts.reshape(-1, concepts)
 
         def features(rows: slice) -> Array:
             image = np.arange(rows.start, rows.stop) // tries
-            return self.moved.features(x[image], u[image], flat[rows])
+            return self.moved.features(search.x[image], search.u[image], flat[rows])
 
-        distances = self.distance.of_moved(images * tries, features, x[0].size)
-        return attempts.first_within(distances.percentile.reshape(images, tries), stay_within)
+        distances = self.distance.of_moved(images * tries, features, search.x[0].size)
+        percentiles = distances.percentile.reshape(images, tries)
+        return first_near(shifts, is_met, percentiles, stay_within)
 
     def _result(
         self,
         x: Array,
         shifts: Array,
-        target: int | None,
-        margin: float,
+        goal: Goal,
         stay_within: float | None,
         images: Array | None,
     ) -> Counterfactuals:
@@ -306,21 +298,20 @@ class CounterfactualSearch:
         lead, norm, own = np.empty((3, len(x)))
         for rows in self._parts(x):
             u, t = self.concepts.coefficients(x[rows]), shifts[rows]
-            flat, image = flat_maps(u), np.arange(len(t))
+            flat = flat_maps(u)
             means[:, rows] = flat.mean(axis=1), self.moved.bounds.shifted(flat, t).mean(axis=1)
-            before[rows] = self._logits(x[rows], u, np.zeros_like(t)).argmax(axis=1)
-            logits, norm[rows] = self.moved.outcomes(x[rows], u, image, t)
+            before[rows] = self.moved.intact_logits(x[rows], u).argmax(axis=1)
+            logits, norm[rows] = self.moved.outcomes(x[rows], u, np.arange(len(t)), t)
             after[rows] = logits.argmax(axis=1)
-            lead[rows] = Goal(before[rows], target, margin, 1, (t, t)).lead(logits, image)
+            lead[rows] = goal.lead(logits, before[rows])
             own[rows] = np.linalg.norm(x[rows].reshape(len(t), -1), axis=1)
-        status = np.where((lead > 0) & (lead >= margin), CHANGED, NOT_FOUND)
-        status = np.where(before == target, ALREADY, status)  # its strings may be longer
+        status = np.where(goal.is_met(lead), CHANGED, NOT_FOUND)
 
         def features(rows: slice) -> Array:
             return self.moved.features(x[rows], self.concepts.coefficients(x[rows]), shifts[rows])
 
         return Counterfactuals(
-            status=status,
+            status=np.where(before == goal.target, ALREADY, status),  # its strings may be longer
             before=before,
             after=after,
             shifts=shifts,

@@ -23,12 +23,14 @@ others. In a layer of many channels any image would look near to data that it is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.neighbors import NearestNeighbors
 
-from xplique_dirpairs.core.batching import as_positions, chunk_size, slices
+from xplique_dirpairs.core.batching import as_positions, chunk_size, iter_blocks, slices
+from xplique_dirpairs.core.linear_algebra import principal_axes
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_random_state
 
@@ -59,17 +61,12 @@ class Distances:
 
     def __getitem__(self, index: int) -> Distances:
         """Return the distances of one image."""
-        return Distances(
-            self.positions[[index]],
-            self.image[[index]],
-            self.positions_percentile[[index]],
-            self.image_percentile[[index]],
-        )
+        return Distances(*(getattr(self, field.name)[[index]] for field in fields(self)))
 
     @property
     def percentile(self) -> Array:
         """The larger of the two percentiles, (N,)."""
-        return np.maximum(self.positions_percentile, self.image_percentile)
+        return np.asarray(np.maximum(self.positions_percentile, self.image_percentile))
 
 
 class TrainingDistance:
@@ -100,19 +97,19 @@ class TrainingDistance:
                 "distances need at least 2 training images: each one's is to the others"
             )
         rng = check_random_state(random_state)
-        self._mean, self._whitening = _whitening(x)
+        self._mean, self._whitening = _whitening(as_positions(x))
         sample = np.arange(len(x))
         if len(x) > MOST_NEIGHBOURS:
             sample = np.sort(rng.permutation(len(x))[:MOST_NEIGHBOURS])
-        total, positions, means = x[..., 0].size, [], []
+        positions, means = np.empty(len(sample)), np.empty((len(sample), x.shape[-1]))
         for rows in slices(len(sample), chunk_size(x[0].size)):
             batch = x[sample[rows]]
-            means.append(_means(batch))
-            positions.append(_leaving_out(self._whitened(batch), total))
-        self._neighbours = np.concatenate(means)
-        nearest = self._nearest(self._neighbours, are_neighbours=True)
-        self._sorted = np.sort(np.concatenate(positions)), np.sort(nearest)
-        self.training = self._ranked(np.concatenate(positions), nearest)
+            means[rows] = _means(batch)
+            positions[rows] = _leaving_out(self._whitened(batch), x[..., 0].size)
+        self._neighbours = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(means)
+        nearest = self._neighbours.kneighbors()[0][:, 0]  # of each, another one
+        self._sorted = np.sort(positions), np.sort(nearest)
+        self.training = self._ranked(positions, nearest)
 
     def __call__(self, activations: ArrayLike) -> Distances:
         """Return distances of activations (N, *S, D) of the same layer.
@@ -145,30 +142,15 @@ class TrainingDistance:
         positions, image = np.empty(count), np.empty(count)
         for rows in slices(count, chunk_size(size)):
             x = features(rows)
-            positions[rows] = self._mahalanobis(x)
-            image[rows] = self._nearest(_means(x))
+            # ‖Λ^(−½) Vᵀ (x − E[x])‖ / sqrt(D), in the root mean square over positions.
+            positions[rows] = np.sqrt((self._whitened(x) ** 2).mean(axis=(1, 2), dtype=np.float64))
+            image[rows] = self._neighbours.kneighbors(_means(x))[0][:, 0]
         return self._ranked(positions, image)
 
     def _whitened(self, x: Array) -> Array:
         """Return Λ^(−½) Vᵀ (x − E[x]) of every position, (n, P, D)."""
-        return ((as_positions(x) - self._mean) @ self._whitening).reshape(len(x), -1, x.shape[-1])
-
-    def _mahalanobis(self, x: Array) -> Array:
-        """Return the root mean square over positions, (n,), of ‖Λ^(−½) Vᵀ (x − E[x])‖ / sqrt(D)."""
-        z = self._whitened(x)
-        return np.sqrt(np.einsum("npd,npd->n", z, z, dtype=np.float64) / z[0].size)
-
-    def _nearest(self, means: Array, are_neighbours: bool = False) -> Array:
-        """Return the distance of each row to its nearest neighbour; to another, of neighbours."""
-        known, nearest = self._neighbours, []
-        lengths = (known**2).sum(axis=1)
-        for rows in slices(len(means), chunk_size(len(known))):
-            part = means[rows]
-            squares = (part**2).sum(axis=1)[:, None] + lengths - 2.0 * (part @ known.T)
-            if are_neighbours:
-                squares[np.arange(len(part)), np.arange(rows.start, rows.stop)] = np.inf
-            nearest.append(np.sqrt(np.maximum(squares.min(axis=1), 0.0)))
-        return np.concatenate(nearest)
+        whitened: Array = (as_positions(x) - self._mean) @ self._whitening
+        return whitened.reshape(len(x), -1, x.shape[-1])
 
     def _ranked(self, positions: Array, image: Array) -> Distances:
         ranks = [
@@ -178,23 +160,18 @@ class TrainingDistance:
         return Distances(positions, image, *ranks)
 
 
-def _whitening(x: Array) -> tuple[Array, Array]:
+def _whitening(positions: Array) -> tuple[Array, Array]:
     """Return E[x] (D,) and V Λ^(−½) (D, D), float32, of the positions' covariance V Λ Vᵀ."""
-    channels = x.shape[-1]
-    total, count = np.zeros(channels), 0
-    for rows in slices(len(x), chunk_size(x[0].size)):
-        pixels = as_positions(x[rows])
-        total += pixels.sum(axis=0, dtype=np.float64)
-        count += len(pixels)
-    mean = (total / count).astype(np.float32)
+    channels = positions.shape[1]
+    mean = positions.mean(axis=0, dtype=np.float64).astype(np.float32)
     covariance = np.zeros((channels, channels))
-    for rows in slices(len(x), chunk_size(x[0].size)):
-        centred = as_positions(x[rows]) - mean
+    for block in iter_blocks(positions, chunk_size(channels)):
+        centred = block - mean
         covariance += centred.T @ centred
-    variances, axes = np.linalg.eigh(covariance / count)
+    axes, variances = principal_axes(covariance / len(positions))
     average = max(float(variances.mean()), float(np.finfo(np.float32).tiny))
     floored = np.maximum(variances, VARIANCE_FLOOR * average)
-    return mean, (axes / np.sqrt(floored)).astype(np.float32)
+    return mean, (axes.T / np.sqrt(floored)).astype(np.float32)
 
 
 def _leaving_out(z: Array, total: int) -> Array:
@@ -219,9 +196,10 @@ def _leaving_out(z: Array, total: int) -> Array:
     own = np.maximum(np.linalg.eigvalsh(gram), 0.0)
     # Along an axis that no other image has, an image is far, but not infinitely so.
     squares = own / np.maximum(1.0 - own / total, 1e-3)
-    return np.sqrt((1 - positions / total) * squares.sum(axis=1) / (positions * channels))
+    share = (1 - positions / total) / (positions * channels)
+    return np.asarray(np.sqrt(share * squares.sum(axis=1)))
 
 
 def _means(x: Array) -> Array:
     """Return means over positions, (n, D) float64."""
-    return x.reshape(len(x), -1, x.shape[-1]).mean(axis=1, dtype=np.float64)
+    return np.asarray(x.reshape(len(x), -1, x.shape[-1]).mean(axis=1, dtype=np.float64))

@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import make_interp_spline
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.interventions.moved_features import (
@@ -50,188 +51,231 @@ _BEYOND = 1e-3
 _SHORTENINGS = 12
 #: Sweeps of the coordinate descent.
 _SWEEPS = 20
+#: Larger than any change of features: what misses the goal comes after all that meets it.
+_FAR = 1e9
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Goal:
-    """Which change of n predictions counts, and how far concepts may be moved for it.
+    """Which change of a prediction counts.
 
     Attributes
     ----------
-    original : ndarray of shape (n,), int
-        Classes predicted.
     target : int or None
         The class that is to win; None: any but the one predicted.
     margin : float
         Logits by which the new class is to lead.
     max_concepts : int
         Concepts that may be moved.
-    limits : (ndarray of shape (n, I), ndarray of shape (n, I))
-        Lowest shifts, ≤ 0, and highest, ≥ 0.
     """
 
-    original: Array
-    target: int | None
-    margin: float
-    max_concepts: int
-    limits: tuple[Array, Array]
+    target: int | None = None
+    margin: float = 0.0
+    max_concepts: int = 1
 
-    def lead(self, logits: Array, image: Array) -> Array:
-        """Return the lead of the class that is to win, (r,), of logits (r, K) of images (r,)."""
-        row, others = np.arange(len(logits)), logits.copy()
-        original = self.original[image]
-        if self.target is None:
-            others[row, original] = -np.inf
-            return others.max(axis=1) - logits[row, original]
-        others[:, self.target] = -np.inf
-        return logits[:, self.target] - others.max(axis=1)
-
-    def is_met(self, lead: Array) -> Array:
-        """Return whether a prediction with this lead counts as changed."""
-        return (lead > 0) & (lead >= self.margin)
-
-
-@dataclass(frozen=True, eq=False)
-class Attempts:
-    """C moves of each of n images, from the best to the worst.
-
-    Attributes
-    ----------
-    shifts : ndarray of shape (n, C, I), float32
-    is_met : ndarray of shape (n, C), bool
-        Whether the real head on clipped features meets the goal.
-    """
-
-    shifts: Array
-    is_met: Array
-
-    def first_within(self, percentiles: Array, stay_within: float) -> Array:
-        """Return each image's first move that meets the goal near the data, else its first, (n, I).
+    def lead(self, logits: Array, original: Array) -> Array:
+        """Return the lead of the class that is to win, (r,).
 
         Parameters
         ----------
-        percentiles : ndarray of shape (n, C)
-            Of the training images' distances.
-        stay_within : float
-            The highest percentile that counts as near.
+        logits : ndarray of shape (r, K)
+        original : ndarray of shape (r,), int
+            Classes predicted before.
         """
-        is_good = self.is_met & (percentiles <= stay_within)
-        first = np.where(is_good.any(axis=1), is_good.argmax(axis=1), 0)
-        return self.shifts[np.arange(len(first)), first]
+        classes = np.arange(logits.shape[1])
+        wins = classes != original[:, None] if self.target is None else classes == self.target
+        highest, others = (np.where(side, logits, -np.inf).max(axis=1) for side in (wins, ~wins))
+        return np.asarray(highest - others)
+
+    def is_met(self, lead: Array) -> Array:
+        """Return whether a prediction with this lead counts as changed."""
+        return np.asarray((lead > 0) & (lead >= self.margin))
+
+    def rank(self, lead: Array, norm: Array) -> Array:
+        """Return a number that is lower for better moves: short ones that meet the goal."""
+        return np.where(self.is_met(lead), norm, _FAR - lead)
 
 
-def least_changes(moved: MovedFeatures, x: Array, u: Array, goal: Goal) -> Attempts:
-    """Return shifts of concepts that change the predictions of n images.
-
-    Those that meet the goal come first, by ‖x' − x‖_F; then the others, by how near they come.
+@dataclass(frozen=True, eq=False)
+class LeastChanges:
+    """The search for shifts of concepts that change the predictions of n images.
 
     Parameters
     ----------
     moved : MovedFeatures
     x : ndarray of shape (n, *S, D)
     u : ndarray of shape (n, *S, I)
+    intact : ndarray of shape (n, K)
+        Logits of the images as they are.
+    limits : (ndarray of shape (n, I), ndarray of shape (n, I))
+        Lowest shifts, ≤ 0, and highest, ≥ 0.
     goal : Goal
     """
-    starts, target = _screen(moved, x, u, goal)
-    attempts, images, concepts = starts.shape
-    image = np.tile(np.arange(images), attempts)
-    rows = _refine(moved, x, u, image, starts.reshape(-1, concepts), target.ravel(), goal)
-    ends, lead, norm = _shorten(moved, x, u, image, rows, goal)
-    is_met = goal.is_met(lead).reshape(attempts, images)
-    lead, norm = lead.reshape(attempts, images), norm.reshape(attempts, images)
-    order = np.lexsort((np.where(is_met, norm, -lead), ~is_met), axis=0)
-    ends = np.take_along_axis(ends.reshape(starts.shape), order[..., None], axis=0)
-    return Attempts(ends.transpose(1, 0, 2), np.take_along_axis(is_met, order, axis=0).T)
 
+    moved: MovedFeatures
+    x: Array
+    u: Array
+    intact: Array
+    limits: tuple[Array, Array]
+    goal: Goal
 
-# ------------------------------------------------------------ screening
+    def attempts(self) -> tuple[Array, Array]:
+        """Return C moves of each image, and whether they meet the goal, by the real head.
 
+        Those that meet it come first, by ‖x' − x‖_F; then the others, by how near they come.
 
-def _screen(moved: MovedFeatures, x: Array, u: Array, goal: Goal) -> tuple[Array, Array]:
-    """Return promising shifts (C, n, I), and the classes (C, n) that are expected to win."""
-    steps = np.array([*(-s for s in reversed(SCREENED)), 0.0, *SCREENED])
-    gains, cost, intact = _responses(moved, x, u, goal, steps)
-    own = goal.original[:, None]
-    gains = gains - np.take_along_axis(gains, own[..., None, None], axis=3)
-    need = np.take_along_axis(intact, own, axis=1) - intact + goal.margin
-    fine = np.unique(np.concatenate([-_FINE, steps, _FINE]))
-    unmoved = int(np.searchsorted(fine, 0.0))
-    fine_cost, fine_shifts = _interpolate(steps, cost, fine), _at_shares(goal.limits, fine)
-    candidates = []
-    for target in _nearest_classes(gains, cost, need, goal).T:
-        target_gains = np.take_along_axis(gains, target[:, None, None, None], axis=3)[..., 0]
-        fine_gains = _interpolate(steps, target_gains, fine)
-        needed = np.maximum(np.take_along_axis(need, target[:, None], axis=1)[:, 0], 1e-6)
-        for count in range(1, min(goal.max_concepts, cost.shape[1]) + 1):
+        Returns
+        -------
+        shifts : ndarray of shape (n, C, I), float32
+        is_met : ndarray of shape (n, C), bool
+        """
+        starts, target = self._screen()
+        attempts, images, concepts = starts.shape
+        image = np.tile(np.arange(images), attempts)
+        refined = self._refine(image, starts.reshape(-1, concepts), target.ravel())
+        shifts, lead, norm = self._shorten(image, refined)
+        lead, norm = lead.reshape(attempts, images), norm.reshape(attempts, images)
+        order = np.argsort(self.goal.rank(lead, norm), axis=0, kind="stable")
+        shifts = np.take_along_axis(shifts.reshape(starts.shape), order[..., None], axis=0)
+        is_met = np.take_along_axis(self.goal.is_met(lead), order, axis=0)
+        return shifts.transpose(1, 0, 2), is_met.T
+
+    @property
+    def _original(self) -> Array:
+        return np.asarray(self.intact.argmax(axis=1))
+
+    def _lead_and_norm(self, image: Array, shifts: Array) -> tuple[Array, Array]:
+        logits, norm = self.moved.outcomes(self.x, self.u, image, shifts)
+        return self.goal.lead(logits, self._original[image]), norm
+
+    # ------------------------------------------------------------ screening
+
+    def _screen(self) -> tuple[Array, Array]:
+        """Return promising shifts (C, n, I), and the classes (C, n) that are expected to win."""
+        steps = np.array([*(-s for s in reversed(SCREENED)), 0.0, *SCREENED])
+        gains, cost = self._responses(steps)
+        own = self._original[:, None]
+        gains = gains - np.take_along_axis(gains, own[..., None, None], axis=3)
+        need = np.take_along_axis(self.intact, own, axis=1) - self.intact + self.goal.margin
+        targets = self._nearest_classes(gains, cost, need).T
+        fine = np.unique(np.concatenate([-_FINE, steps, _FINE]))
+        # One problem for each of T targets and n images, (T·n, I, F) each.
+        target_gains = np.concatenate(
+            [np.take_along_axis(gains, k[:, None, None, None], axis=3)[..., 0] for k in targets]
+        )
+        fine_gains = make_interp_spline(steps, target_gains, k=1, axis=2)(fine)
+        fine_cost = make_interp_spline(steps, cost, k=1, axis=2)(fine)
+        fine_cost, fine_shifts = (
+            np.tile(values, (len(targets), 1, 1)) for values in (fine_cost, self._at_shares(fine))
+        )
+        needed = np.maximum(np.take_along_axis(need.T, targets, axis=0), 1e-6).ravel()
+        unmoved = int(np.searchsorted(fine, 0.0))
+        starts, classes = [], []
+        for count in range(1, min(self.goal.max_concepts, cost.shape[1]) + 1):
             levels, price, missing = best_concepts(fine_gains, fine_cost, needed, count, unmoved)
             shifts = np.take_along_axis(fine_shifts, levels[..., None], axis=2)[..., 0]
-            price = np.where(missing > 0, 1e9 + missing, price)  # out of reach: the nearest first
-            candidates.append((count, shifts, target, price))
-    return _most_promising(candidates)
+            price = np.where(missing > 0, _FAR + missing, price).reshape(targets.shape)
+            kept = np.argsort(price, axis=0, kind="stable")[:KEPT]
+            shifts = shifts.reshape(*targets.shape, -1)
+            starts.append(np.take_along_axis(shifts, kept[..., None], axis=0))
+            classes.append(np.take_along_axis(targets, kept, axis=0))
+        return np.concatenate(starts), np.concatenate(classes)
+
+    def _responses(self, steps: Array) -> tuple[Array, Array]:
+        """Return changes of every logit (n, I, L, K), and their cost (n, I, L)."""
+        reach = self._at_shares(steps)
+        image, concept, step = np.nonzero(reach)  # the others leave everything as it is
+        shifts = np.zeros((len(image), reach.shape[1]), np.float32)
+        shifts[np.arange(len(image)), concept] = reach[image, concept, step]
+        gains, cost = np.zeros((*reach.shape, self.intact.shape[1])), np.zeros(reach.shape)
+        if len(image):
+            logits, cost[image, concept, step] = self.moved.outcomes(self.x, self.u, image, shifts)
+            gains[image, concept, step] = logits - self.intact[image]
+        return gains, cost
+
+    def _at_shares(self, shares: Array) -> Array:
+        """Return shifts (n, I, L) at shares of the limits, −1 to 1."""
+        least, most = (limit[..., None] for limit in self.limits)
+        return np.where(shares < 0, -shares * least, shares * most)
+
+    def _nearest_classes(self, gains: Array, cost: Array, need: Array) -> Array:
+        """Return the classes (n, T) nearest by what the best concepts gain at their price."""
+        if self.goal.target is not None:
+            return np.full((len(need), 1), self.goal.target)
+        price = np.where(cost > 0, cost, np.inf)[..., None]
+        efficiency = np.sort(np.maximum(gains / price, 0.0).max(axis=2), axis=1)
+        efficiency = efficiency[:, -self.goal.max_concepts :]
+        nearness = need / (np.sqrt((efficiency**2).sum(axis=1)) + 1e-12)
+        np.put_along_axis(nearness, self._original[:, None], np.inf, axis=1)
+        number = min(CLASSES_TRIED, nearness.shape[1] - 1)
+        return np.argsort(nearness, axis=1, kind="stable")[:, :number]
+
+    # ------------------------------------------------------------ refining
+
+    def _refine(self, image: Array, start: Array, target: Array) -> Array:
+        """Return the least shifts (r, I) that any round comes to, each of the start's concepts."""
+        bounds, flat, own = self.moved.bounds, flat_maps(self.u)[image], self._original[image]
+        least, most = (limit[image] for limit in self.limits)
+        # Only the side that the screening showed: the slopes of the other are different ones.
+        limits = np.where(start < 0, least, 0.0), np.where(start > 0, most, 0.0)
+        numbers = np.arange(self.intact.shape[1])
+        wins = numbers == target[:, None]
+        rivals = numbers == own[:, None] if self.goal.target is None else ~wins
+        classes = np.stack([wins, rivals], axis=1)
+        means, slopes = flat.mean(axis=1), np.zeros_like(start)
+        shifts = best = start
+        best_rank = self.goal.rank(*self._lead_and_norm(image, start))
+        for _ in range(ROUNDS):
+            lead, steep = self.moved.leads_and_slopes(self.x, self.u, image, shifts, classes)
+            shifted = bounds.shifted(flat, shifts)
+            active = (shifted == flat + shifts[:, None]).mean(axis=1)
+            # Where the range cuts the shift off everywhere there is no slope: the one before stays.
+            slopes = np.divide(steep, active, out=slopes, where=active > 0) * (start != 0)
+            gained = (slopes * (shifted.mean(axis=1) - means)).sum(axis=1)
+            gap = self.goal.margin - lead
+            need = np.maximum(gap + gained + _BEYOND * np.abs(gap), 1e-9)
+            shifts = closed_form_shifts(flat, slopes, self.moved.gram, need, limits, bounds)
+            rank = self.goal.rank(*self._lead_and_norm(image, shifts))
+            best = np.where((rank < best_rank)[:, None], shifts, best)
+            best_rank = np.minimum(rank, best_rank)
+        return best
+
+    # ------------------------------------------------------------ verifying
+
+    def _shorten(self, image: Array, shifts: Array) -> tuple[Array, Array, Array]:
+        """Return shifts (r, I) cut back to where the goal is just met; their lead and norm, (r,).
+
+        Where the goal is not met, shifts stay as they are.
+        """
+
+        def shortened(share: Array) -> Array:
+            return np.asarray(shifts * share[:, None], np.float32)
+
+        def is_met(share: Array) -> Array:
+            return self.goal.is_met(self._lead_and_norm(image, shortened(share))[0])
+
+        _, share = bisected(is_met, np.zeros(len(image)), np.ones(len(image)), _SHORTENINGS)
+        ends = shortened(share)
+        return ends, *self._lead_and_norm(image, ends)
 
 
-def _responses(moved: MovedFeatures, x: Array, u: Array, goal: Goal, steps: Array):
-    """Return changes of every logit (n, I, L, K), their cost (n, I, L), intact logits (n, K)."""
-    images, concepts = goal.limits[0].shape
-    reach = _at_shares(goal.limits, steps)
-    image, concept, step = np.nonzero(reach)  # the others leave everything as it is
-    shifts = np.zeros((len(image), concepts), np.float32)
-    shifts[np.arange(len(image)), concept] = reach[image, concept, step]
-    intact, _ = moved.outcomes(x, u, np.arange(images), np.zeros((images, concepts)))
-    gains = np.zeros((images, concepts, len(steps), intact.shape[1]))
-    cost = np.zeros((images, concepts, len(steps)))
-    if len(image):
-        logits, norms = moved.outcomes(x, u, image, shifts)
-        gains[image, concept, step] = logits - intact[image]
-        cost[image, concept, step] = norms
-    return gains, cost, intact
-
-
-def _at_shares(limits: tuple[Array, Array], shares: Array) -> Array:
-    """Return shifts (n, I, L) at shares of the limits, −1 to 1."""
-    least, most = (limit[..., None] for limit in limits)
-    return np.where(shares < 0, -shares * least, shares * most)
-
-
-def _nearest_classes(gains: Array, cost: Array, need: Array, goal: Goal) -> Array:
-    """Return the classes (n, m) that are nearest by what the best concepts gain at their price."""
-    if goal.target is not None:
-        return np.full((len(need), 1), goal.target)
-    price = np.where(cost > 0, cost, np.inf)[..., None]
-    efficiency = np.sort(np.maximum(gains / price, 0.0).max(axis=2), axis=1)
-    efficiency = efficiency[:, -goal.max_concepts :]
-    nearness = need / (np.sqrt((efficiency**2).sum(axis=1)) + 1e-12)
-    np.put_along_axis(nearness, goal.original[:, None], np.inf, axis=1)
-    classes = nearness.shape[1]
-    return np.argsort(nearness, axis=1, kind="stable")[:, : min(CLASSES_TRIED, classes - 1)]
-
-
-def _interpolate(steps: Array, values: Array, fine: Array) -> Array:
-    """Return values (n, I, L) at ``steps`` as values (n, I, F) at ``fine``, linear in between."""
-    right = np.clip(np.searchsorted(steps, fine), 1, len(steps) - 1)
-    share = (fine - steps[right - 1]) / (steps[right] - steps[right - 1])
-    return values[..., right - 1] * (1 - share) + values[..., right] * share
-
-
-def _most_promising(
-    candidates: list[tuple[int, Array, Array, Array]],
-) -> tuple[Array, Array]:
-    """Return the `KEPT` cheapest shifts (C, n, I) of every number of concepts, and their classes.
+def first_near(shifts: Array, is_met: Array, percentiles: Array, stay_within: float) -> Array:
+    """Return each image's first move that meets the goal near the data, else its first, (n, I).
 
     Parameters
     ----------
-    candidates : list
-        Number of concepts, shifts (n, I), classes (n,), price (n,).
+    shifts : ndarray of shape (n, C, I)
+    is_met : ndarray of shape (n, C), bool
+    percentiles : ndarray of shape (n, C)
+        Of the training images' distances.
+    stay_within : float
+        The highest percentile that counts as near.
     """
-    counts = np.array([count for count, *_ in candidates])
-    columns = list(zip(*candidates, strict=True))[1:]
-    shifts, targets, price = (np.stack(column) for column in columns)
-    kept: list[Array] = []
-    for count in np.unique(counts):
-        group = np.flatnonzero(counts == count)
-        kept += list(group[np.argsort(price[group], axis=0, kind="stable")][:KEPT])
-    rank, image = np.stack(kept), np.arange(shifts.shape[1])
-    return shifts[rank, image], targets[rank, image]
+    first = (is_met & (percentiles <= stay_within)).argmax(axis=1)
+    return np.asarray(shifts[np.arange(len(first)), first])
+
+
+# ------------------------------------------------------------ the problem and its multiplier
 
 
 def best_concepts(
@@ -263,16 +307,18 @@ def best_concepts(
         How much of the need is not reached; 0 where it is.
     """
     squares = costs**2
-    efficiency = np.where(gains > 0, squares / np.where(gains > 0, gains, 1.0), 0.0)
+    efficiency = np.divide(squares, gains, out=np.zeros_like(gains), where=gains > 0)
     # At twice the largest c²/gain every concept is at its largest gain.
-    high = 2.0 * efficiency.reshape(len(gains), -1).max(axis=1) + 1e-12
-    high = high * gains.shape[-1] * 1e3
-    low = np.full(len(gains), 1e-12)
-    for _ in range(HALVINGS):
-        middle = np.sqrt(low * high)  # λ may be of any order of magnitude
-        is_reached = _best_levels(gains, squares, middle, max_concepts, unmoved)[1] >= need
-        low, high = np.where(is_reached, low, middle), np.where(is_reached, middle, high)
-    levels, gain = _best_levels(gains, squares, high, max_concepts, unmoved)
+    high = (2.0 * efficiency.max(axis=(1, 2)) + 1e-12) * gains.shape[-1] * 1e3
+
+    def is_reached(exponent: Array) -> Array:
+        gain = _best_levels(gains, squares, np.exp(exponent), max_concepts, unmoved)[1]
+        return np.asarray(gain >= need)
+
+    # λ may be of any order of magnitude.
+    low = np.full(len(gains), np.log(1e-12))
+    _, exponent = bisected(is_reached, low, np.log(high), HALVINGS)
+    levels, gain = _best_levels(gains, squares, np.exp(exponent), max_concepts, unmoved)
     cost = np.take_along_axis(squares, levels[..., None], axis=2)[..., 0].sum(axis=1)
     return levels, np.sqrt(cost), np.maximum(need - gain, 0.0)
 
@@ -283,62 +329,11 @@ def _best_levels(
     """Return levels (n, I) of the best concepts under λ, the others unmoved, and the gain (n,)."""
     value = multiplier[:, None, None] * gains - squares
     levels = value.argmax(axis=2)
-    best = np.take_along_axis(value, levels[..., None], axis=2)[..., 0]
-    order = np.argsort(-best, axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(order.shape[1])[None], axis=1)
+    best = value.max(axis=2)
+    rank = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)
     levels = np.where((rank < max_concepts) & (best > 0), levels, unmoved)
     gain = np.take_along_axis(gains, levels[..., None], axis=2)[..., 0].sum(axis=1)
     return levels, gain
-
-
-# ------------------------------------------------------------ refining
-
-
-def _refine(
-    moved: MovedFeatures,
-    x: Array,
-    u: Array,
-    image: Array,
-    start: Array,
-    target: Array,
-    goal: Goal,
-) -> Array:
-    """Return the least shifts (r, I) that any round comes to, each of the start's concepts."""
-    flat = flat_maps(u)[image]
-    least, most = (limit[image] for limit in goal.limits)
-    # Only the side that the screening showed: the slopes of the other are different ones.
-    limits = np.where(start < 0, least, 0.0), np.where(start > 0, most, 0.0)
-    rival = goal.original[image] if goal.target is None else np.full(len(image), -1)
-    classes = np.stack([target, rival], axis=1).astype(np.int32)
-    own = flat.mean(axis=1)
-    shifts, slopes = start, np.zeros_like(start)
-    best, best_key = start, np.full(len(start), np.inf)
-    for round_ in range(ROUNDS + 1):
-        logits, norm = moved.outcomes(x, u, image, shifts)
-        lead = goal.lead(logits, image)
-        key = np.where(goal.is_met(lead), norm, 1e9 - lead)  # any that meets the goal first
-        better = key < best_key
-        best, best_key = np.where(better[:, None], shifts, best), np.where(better, key, best_key)
-        if round_ == ROUNDS:
-            break
-        lead, steep = moved.leads_and_slopes(x, u, image, shifts, classes)
-        active = _active_share(moved.bounds, flat, shifts)
-        # Where the range cuts the shift off everywhere there is no slope: the one before stays.
-        slopes = np.where(active > 0, steep / np.where(active > 0, active, 1.0), slopes)
-        slopes = np.where(start != 0, slopes, 0.0)
-        gained = (slopes * (moved.bounds.shifted(flat, shifts).mean(axis=1) - own)).sum(axis=1)
-        need = goal.margin - lead + gained
-        need = np.maximum(need + _BEYOND * np.abs(goal.margin - lead), 1e-9)
-        shifts = closed_form_shifts(flat, slopes, moved.gram, need, limits, moved.bounds)
-    return best
-
-
-def _active_share(bounds: CoefficientRange, u: Array, shifts: Array) -> Array:
-    """Return the share of positions, (r, I), at which the range does not cut the shift off."""
-    there = u + shifts[:, None]
-    low, high = np.minimum(u, bounds.low), np.maximum(u, bounds.high)
-    return ((there >= low) & (there <= high)).mean(axis=1)
 
 
 def closed_form_shifts(
@@ -375,14 +370,14 @@ def closed_form_shifts(
     own = u.mean(axis=1)
 
     def shifts_at(multiplier: Array) -> Array:
-        return np.clip(multiplier[:, None] * direction, *limits)
+        return np.asarray(np.clip(multiplier[:, None] * direction, *limits))
 
     def is_reached(multiplier: Array) -> Array:
         means = bounds.shifted(u, shifts_at(multiplier)).mean(axis=1)
-        return ((means - own) * slopes).sum(axis=1) >= need
+        return np.asarray(((means - own) * slopes).sum(axis=1) >= need)
 
-    reach = np.maximum(np.abs(limits[0]), np.abs(limits[1]))
-    steps = np.where(direction == 0, 0.0, reach / np.where(direction == 0, 1.0, np.abs(direction)))
+    reach, size = np.maximum(np.abs(limits[0]), np.abs(limits[1])), np.abs(direction)
+    steps = np.divide(reach, size, out=np.zeros_like(size), where=size > 0)
     _, multiplier = bisected(is_reached, np.zeros(len(u)), steps.max(axis=1) + 1e-12, HALVINGS)
     return shifts_at(multiplier)
 
@@ -402,25 +397,4 @@ def _steepest(slopes: Array, gram: Array, limits: tuple[Array, Array]) -> Array:
         for i in movable:
             others = slopes[:, i] - direction @ gram[:, i] + direction[:, i] * gram[i, i]
             direction[:, i] = np.clip(others / diagonal[i], low[:, i], high[:, i])
-    return direction
-
-
-# ------------------------------------------------------------ verifying
-
-
-def _shorten(
-    moved: MovedFeatures, x: Array, u: Array, image: Array, shifts: Array, goal: Goal
-) -> tuple[Array, Array, Array]:
-    """Return shifts (r, I) cut back to where the goal is just met; their lead and norm, (r,).
-
-    Where the goal is not met, shifts stay as they are.
-    """
-
-    def lead_at(share: Array) -> tuple[Array, Array, Array]:
-        ends = (shifts * share[:, None]).astype(np.float32)
-        logits, norm = moved.outcomes(x, u, image, ends)
-        return ends, goal.lead(logits, image), norm
-
-    none, whole = np.zeros(len(image)), np.ones(len(image))
-    _, shares = bisected(lambda share: goal.is_met(lead_at(share)[1]), none, whole, _SHORTENINGS)
-    return lead_at(shares)
+    return np.asarray(direction)

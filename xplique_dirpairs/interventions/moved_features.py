@@ -64,27 +64,26 @@ class CoefficientRange:
         """
         if not 0.5 < quantile <= 1.0:
             raise ValueError(f"quantile must be above 0.5 and at most 1, not {quantile!r}")
-        batches = [flat_maps(u).astype(np.float64) for u in coefficients]
-        least = np.concatenate([u.min(axis=1) for u in batches])
-        most = np.concatenate([u.max(axis=1) for u in batches])
-        mean = np.concatenate([u.mean(axis=1) for u in batches])
-        never_negative = least.min(axis=0) >= 0
-
-        def lower(values: Array) -> Array:
-            return np.where(never_negative, 0.0, np.quantile(values, 1 - quantile, axis=0))
-
+        maps = [flat_maps(u).astype(np.float64) for u in coefficients]
+        least, most, mean = (
+            np.concatenate([statistic(u, axis=1) for u in maps])
+            for statistic in (np.min, np.max, np.mean)
+        )
+        low, low_mean = (np.quantile(values, 1 - quantile, axis=0) for values in (least, mean))
+        high, high_mean = (np.quantile(values, quantile, axis=0) for values in (most, mean))
+        is_signed = least.min(axis=0) < 0
         # 0, the concept switched off, is within the range of any extractor.
         return cls(
-            np.minimum(lower(least), 0.0),
-            np.maximum(np.quantile(most, quantile, axis=0), 0.0),
-            np.minimum(lower(mean), 0.0),
-            np.maximum(np.quantile(mean, quantile, axis=0), 0.0),
+            np.where(is_signed, np.minimum(low, 0.0), 0.0),
+            np.maximum(high, 0.0),
+            np.where(is_signed, np.minimum(low_mean, 0.0), 0.0),
+            np.maximum(high_mean, 0.0),
         )
 
     def shifted(self, u: Array, shifts: Array) -> Array:
         """Return u' of coefficients (n, P, I) and shifts (n, I), (n, P, I)."""
         low, high = np.minimum(u, self.low), np.maximum(u, self.high)
-        return np.clip(u + shifts[:, None], low, high)
+        return np.asarray(np.clip(u + shifts[:, None], low, high))
 
     def furthest_shifts(self, u: Array) -> tuple[Array, Array]:
         """Return the lowest (≤ 0) and the highest (≥ 0) shift of each concept, (n, I) each.
@@ -95,32 +94,23 @@ class CoefficientRange:
         ----------
         u : ndarray of shape (n, P, I)
         """
-        u, down, up = self._ends(u)
-        mean, none = u.mean(axis=1), np.zeros_like(down)
-        lowest = self._shift_to(u, np.minimum(self.low_mean, mean), down, none)
-        highest = self._shift_to(u, np.maximum(self.high_mean, mean), none, up)
-        return np.minimum(lowest, 0.0), np.maximum(highest, 0.0)
+        u = u.astype(np.float64)
+        mean = u.mean(axis=1)
+        lowest = self.shifts_to_means(u, np.minimum(self.low_mean, mean))
+        return lowest, self.shifts_to_means(u, np.maximum(self.high_mean, mean))
 
     def shifts_to_means(self, u: Array, means: Array) -> Array:
         """Return shifts (n, I) that bring images' means as near as possible to ``means`` (n, I)."""
-        u, down, up = self._ends(u)
-        return self._shift_to(u, np.broadcast_to(means, down.shape), down, up)
-
-    def _ends(self, u: Array) -> tuple[Array, Array, Array]:
-        """Return u in float64, and the shifts beyond which every position is at its range's end."""
         u = u.astype(np.float64)
-        down = np.minimum(self.low - u.max(axis=1), 0.0)
-        return u, down, np.maximum(self.high - u.min(axis=1), 0.0)
+        own = u.mean(axis=1)
+        # Beyond these every position is at the end of its range.
+        lowest = np.where(means < own, np.minimum(self.low - u.max(axis=1), 0.0), 0.0)
+        highest = np.where(means > own, np.maximum(self.high - u.min(axis=1), 0.0), 0.0)
 
-    def _shift_to(self, u: Array, means: Array, least: Array, most: Array) -> Array:
-        """Return the shifts in [least, most] at which means are reached; else the nearer end."""
-        tolerance = 1e-9 * (1.0 + np.abs(means))
-        is_above = self.shifted(u, least).mean(axis=1) >= means - tolerance
-        is_below = self.shifted(u, most).mean(axis=1) <= means + tolerance
-        low, _ = bisected(
-            lambda shifts: self.shifted(u, shifts).mean(axis=1) > means, least, most, HALVINGS
-        )
-        return np.where(is_below & ~is_above, most, np.where(is_above & ~is_below, least, low))
+        def is_above(shifts: Array) -> Array:
+            return np.asarray(self.shifted(u, shifts).mean(axis=1) > means)
+
+        return bisected(is_above, lowest, highest, HALVINGS)[0]
 
 
 class MovedFeatures:
@@ -149,8 +139,6 @@ class MovedFeatures:
         self.gram = bank.astype(np.float64) @ bank.astype(np.float64).T
         self._bank = tf.constant(bank, tf.float32)
         self._limits = limits
-        self._low = tf.constant(bounds.low, tf.float32)
-        self._high = tf.constant(bounds.high, tf.float32)
         self._run = tf.function(self._outcomes, reduce_retracing=True)
         self._run_slopes = tf.function(self._leads_and_slopes, reduce_retracing=True)
         self._run_features = tf.function(self._moved, reduce_retracing=True)
@@ -171,17 +159,21 @@ class MovedFeatures:
         logits, norms = self._in_chunks(self._run, x, u, image, shifts)
         return logits.astype(np.float64), norms.astype(np.float64)
 
+    def intact_logits(self, x: Array, u: Array) -> Array:
+        """Return the logits (n, K) of images as they are."""
+        return self.outcomes(x, u, np.arange(len(x)), np.zeros((len(x), len(self.gram))))[0]
+
     def leads_and_slopes(
         self, x: Array, u: Array, image: Array, shifts: Array, classes: Array
     ) -> tuple[Array, Array]:
-        """Return leads of one class over another, (r,), and their slopes in the shifts, (r, I).
+        """Return leads of some classes over others, (r,), and their slopes in the shifts, (r, I).
 
         Parameters
         ----------
         x, u, image, shifts
             As of `outcomes`.
-        classes : ndarray of shape (r, 2), int32
-            The class that is to lead, and the one it is to lead over; −1: all others.
+        classes : ndarray of shape (r, 2, K), bool
+            The classes of which one is to lead, and those it is to lead over.
         """
         leads, slopes = self._in_chunks(self._run_slopes, x, u, image, shifts, classes)
         return leads.astype(np.float64), slopes.astype(np.float64)
@@ -197,42 +189,39 @@ class MovedFeatures:
         for rows in slices(len(image), chunk_size(x[0].size)):
             moves = [column[rows] for column in columns]
             results = any_number(function, x[image[rows]], u[image[rows]], *moves)
-            parts.append([result.numpy() for result in results])
+            parts.append([result.numpy() for result in tf.nest.flatten(results)])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     # ------------------------------------------------------------ tensors
 
-    def _moved(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor) -> tuple[tf.Tensor]:
+    def _moved(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
         x, u = tf.cast(x, tf.float32), tf.cast(u, tf.float32)
         ones = tf.ones([u.shape.rank - 2], tf.int32)
         spread = tf.reshape(shifts, tf.concat([tf.shape(u)[:1], ones, [-1]], 0))
-        low, high = tf.minimum(u, self._low), tf.maximum(u, self._high)
+        low, high = tf.minimum(u, self.bounds.low), tf.maximum(u, self.bounds.high)
         change = tf.clip_by_value(u + spread, low, high) - u
         moved = x + tf.tensordot(change, self._bank, axes=1)
         lowest, highest = self._limits
-        return (tf.clip_by_value(moved, tf.minimum(x, lowest), tf.maximum(x, highest)),)
+        return tf.clip_by_value(moved, tf.minimum(x, lowest), tf.maximum(x, highest))
 
     def _logits(self, features: tf.Tensor) -> tf.Tensor:
         return self.head.logits_of(tf.cast(self.head.outputs(features), tf.float32))
 
-    def _outcomes(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor):
-        (moved,) = self._moved(x, u, shifts)
+    def _outcomes(
+        self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        moved = self._moved(x, u, shifts)
         axes = list(range(1, moved.shape.rank))
         return self._logits(moved), tf.sqrt(tf.reduce_sum((moved - x) ** 2, axis=axes))
 
-    def _leads_and_slopes(self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor, classes: tf.Tensor):
-        first, second = classes[:, 0], classes[:, 1]
+    def _leads_and_slopes(
+        self, x: tf.Tensor, u: tf.Tensor, shifts: tf.Tensor, classes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(shifts)
-            logits = self._logits(self._moved(x, u, shifts)[0])
-            own = tf.gather(logits, first, axis=1, batch_dims=1)
-            row = tf.range(tf.shape(logits)[0])
-            others = tf.tensor_scatter_nd_update(
-                logits, tf.stack([row, first], axis=1), tf.fill(tf.shape(row), -np.inf)
-            )
-            strongest = tf.reduce_max(others, axis=1)
-            one = tf.gather(logits, tf.maximum(second, 0), axis=1, batch_dims=1)
-            leads = own - tf.where(second < 0, strongest, one)
+            logits = self._logits(self._moved(x, u, shifts))
+            highest = tf.reduce_max(tf.where(classes, logits[:, None], -np.inf), axis=-1)
+            leads = highest[:, 0] - highest[:, 1]
         return leads, tape.gradient(leads, shifts)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.validation import as_images, check_concepts, check_integer
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -56,29 +55,27 @@ class FiringReport:
 
     def table(self) -> Table:
         """Return a table with a row for each image, and the means in the last one."""
-        figures = (
+        rivals = ["–" if rival < 0 else str(rival) for rival in self.firing.rival]
+        for k in np.flatnonzero(self.firing.stronger):
+            rivals[k] += " (stronger)"
+        names = [*map(str, self.firing.concepts), "mean"]
+        columns = [[Cell(name) for name in names]]
+        for values, format_spec in (
             (self.firing.own_share, ".2f"),
             (self.firing.own_excess, "+.1f"),
             (self.firing.others_firing, ".2f"),
             (self.firing.others_share, ".3f"),
-        )
-        rows = []
-        for k, concept in enumerate(self.firing.concepts):
-            rival = "–" if self.firing.rival[k] < 0 else str(self.firing.rival[k])
-            if self.firing.stronger[k]:
-                rival += " (stronger)"
-            cells = [Cell.number(values[k], format_spec) for values, format_spec in figures]
-            rows.append([Cell(str(concept)), *cells, Cell(rival)])
-        means = [Cell.number(values.mean(), format_spec) for values, format_spec in figures]
-        rows.append([Cell("mean"), *means, Cell("–")])
+        ):
+            columns.append([Cell.number(v, format_spec) for v in (*values, values.mean())])
+        columns.append([Cell(rival) for rival in (*rivals, "–")])
         caption = [
-            f"{int(self.firing.fires.sum())} of {len(self.firing.concepts)} pictures fire their "
-            f"own detector, {int(self.firing.alone.sum())} of them no other; in "
+            f"{int(self.firing.fires.sum())} of {len(rivals)} pictures fire their own detector, "
+            f"{int(self.firing.alone.sum())} of them no other; in "
             f"{int(self.firing.strongest.sum())} the own detector is the strongest.",
             f"Excess: largest z − b over the positions, in {self.unit}; a detector fires where it "
             "is positive.",
         ]
-        return Table(_HEADERS, rows, caption)
+        return Table(_HEADERS, list(zip(*columns, strict=True)), caption)
 
     def __str__(self) -> str:
         return str(self.table())
@@ -129,18 +126,11 @@ def measure_firing(
         )
     if scales is not None:
         scales = np.asarray(scales, np.float64)
-        if scales.shape != (pairs.number_of_concepts,) or not (
-            np.isfinite(scales).all() and scales.min() > 0
-        ):
+        if scales.shape != (len(pairs.biases),) or not (np.isfinite(scales) & (scales > 0)).all():
             raise ValueError(
-                f"scales must be {pairs.number_of_concepts} positive numbers, one for each "
-                f"concept, not {scales}"
+                f"scales must be {len(pairs.biases)} positive numbers, one for each concept, not "
+                f"{scales}"
             )
-    parts = []
-    for part in slices(len(images), batch_size):
-        excess = pairs.project(layer.activations(images[part], batch_size)) - pairs.biases
-        parts.append(firing(excess, chosen[part], scales))
-    columns = (
-        np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Firing)
-    )
-    return FiringReport(Firing(*columns), "margins" if scales is None else "units of the scales")
+    excess = pairs.project(layer.activations(images, batch_size)) - pairs.biases
+    unit = "margins" if scales is None else "units of the scales"
+    return FiringReport(firing(excess, chosen, scales), unit)

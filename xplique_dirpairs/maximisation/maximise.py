@@ -5,11 +5,11 @@ visualisation. Four of its properties [2.0.2] are worked around, each by an argu
 
 - Its pixels go through a sigmoid, and are then stretched until the darkest and the brightest one
   reach the ends of the range. A few extreme pixels decide the contrast of all others, which stay
-  grey, and often do not fire (`benchmarks/maximise.py`). `Canvas.normalise` saturates.
+  grey, and often do not fire (`benchmarks/maximise.py`). `as_pixels` saturates.
 - `Objective.direction` multiplies the cosine of each picture by the dot product of the whole
   batch: directions have to be maximised one by one. `concept_score` is a function of each picture
   alone.
-- A picture that is not square is cut to the square of its short side. The canvas is square.
+- A picture that is not square is cut to the square of its short side. All are optimised as squares.
 - Its standard transformations enlarge the picture to three times its size before it enters the
   network. What is optimised is then a third as large in the picture, and the network no longer
   detects it. Here the picture is shifted, round the edges, which the Fourier parametrisation
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -34,11 +35,11 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
+    check_images_fit,
     check_integer,
     check_limits,
     check_number,
     check_random_state,
-    shape_fits,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.pairs import DirectionPairs
@@ -54,7 +55,7 @@ _LEAST_COSINE = 0.1
 #: Of Adam. Xplique's is 0.05; here, where the contrast is fixed, only its ratio to the initial
 #: values matters, and smaller steps keep less of the noise that the first ones bring.
 _LEARNING_RATE = 0.01
-#: Standard deviation of the canvas's initial Fourier coefficients; Xplique's.
+#: Standard deviation of the initial Fourier coefficients; Xplique's.
 _INITIAL_DEVIATION = 0.01
 #: By default an image is shifted by up to this share of its side in each step.
 _SHIFT = 1 / 16
@@ -168,15 +169,15 @@ def maximise(
     score = concept_score(pairs, along, against_rival, len(encoder.output_shape) - 2)
     images = []
     for batch in batches:
-        canvas = Canvas((side, side, channels), batch, seed, settings.fft_decay, settings.contrast)
+        initial = initial_images((side, side, channels), batch, seed, settings.fft_decay)
         with quiet():
             snapshots, _ = optimize(
                 _objective(encoder, score, batch, pairs.number_of_concepts),
                 optimizer=_Ascent(bar),
                 nb_steps=steps,
                 fft_decay=settings.fft_decay,
-                std=0.0,  # The canvas adds the initial image.
-                image_normalizer=canvas.normalise,
+                std=0.0,  # `as_pixels` adds the initial images.
+                image_normalizer=partial(as_pixels, initial=initial, contrast=settings.contrast),
                 values_range=(low, high),
                 transformations=_Shift(shift, seed) if shift else None,
                 custom_shape=(side, side),
@@ -188,7 +189,7 @@ def maximise(
             "the images turned NaN: check that the network's activations are finite over "
             f"values_range {values_range}"
         )
-    return np.clip(result, low, high)  # The stretch to the range rounds.
+    return np.asarray(np.clip(result, low, high))  # The stretch to the range rounds.
 
 
 def pairs_of(concepts: ConceptLayer) -> DirectionPairs:
@@ -217,19 +218,18 @@ def _encoder_of_images(
     ValueError
         If it takes other images, or images through which no gradient flows.
     """
-    wanted = tuple(encoder.inputs[0].shape[1:])
-    shape = wanted if image_shape is None else tuple(image_shape)
-    if len(wanted) != 3 or not shape_fits(shape, wanted):
-        raise ValueError(f"images have shape {shape}, but the network takes {wanted}")
-    if None in shape:
+    wanted = encoder.inputs[0]
+    shape = tuple(wanted.shape[1:] if image_shape is None else image_shape)
+    check_images_fit(shape, encoder)
+    if len(shape) != 3 or None in shape:
         raise ValueError(
-            f"the network takes images of any size, {wanted}: give image_shape=(height, width, "
+            f"the network takes images of any size, {shape}: give image_shape=(height, width, "
             "channels)"
         )
-    if "float" not in str(encoder.inputs[0].dtype):
+    if "float" not in str(wanted.dtype):
         raise ValueError(
-            f"the network takes {encoder.inputs[0].dtype} images, through which no gradient flows: "
-            "split the part of it that follows the cast to floats"
+            f"the network takes {wanted.dtype} images, through which no gradient flows: split the "
+            "part of it that follows the cast to floats"
         )
     images = keras.Input(shape)
     return keras.Model(images, encoder(images))
@@ -238,6 +238,7 @@ def _encoder_of_images(
 def _objective(
     encoder: keras.Model, score: Score, concepts: Array, number_of_concepts: int
 ) -> Objective:
+    """Return Xplique's objective of a score: for each image a one-hot mask over the concepts."""
     positions = (1,) * (len(encoder.output_shape) - 2)
     one_hot = np.eye(number_of_concepts, dtype=np.float32)[concepts]
     masks = list(one_hot.reshape(len(concepts), *positions, number_of_concepts))
@@ -286,42 +287,30 @@ def concept_score(
     return score
 
 
-class Canvas:
-    """The initial images of some concepts, and how values become pixels.
+def initial_images(
+    shape: tuple[int, int, int], concepts: Array, seed: int, fft_decay: float
+) -> tf.Tensor:
+    """Return an initial image for each concept, (n, side, side, channels).
 
-    Xplique's own initial images would depend on TensorFlow's global seed, and on the size of the
-    batch: they are left at zero, and those of the canvas are added.
-
-    Attributes
-    ----------
-    initial : tf.Tensor of shape (n, side, side, channels)
-    contrast : float
+    Xplique's own would depend on TensorFlow's global seed, and on the size of the batch: they are
+    left at zero, and these are added.
     """
+    side, _, channels = shape
+    scale = get_fft_scale(side, side, decay_power=fft_decay)
+    images = []
+    for concept in concepts:
+        rng = np.random.default_rng([seed, int(concept)])
+        buffer = rng.normal(scale=_INITIAL_DEVIATION, size=(2, 1, channels, *scale.shape))
+        images.append(fft_to_rgb((1, *shape), tf.constant(buffer, tf.float32), scale))
+    initial = tf.concat(images, axis=0)
+    return recorrelate_colors(initial) if channels == 3 else initial
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        concepts: Array,
-        seed: int,
-        fft_decay: float,
-        contrast: float,
-    ):
-        side, _, channels = shape
-        scale = get_fft_scale(side, side, decay_power=fft_decay)
-        images = []
-        for concept in concepts:
-            rng = np.random.default_rng([seed, int(concept)])
-            buffer = rng.normal(scale=_INITIAL_DEVIATION, size=(2, 1, channels, *scale.shape))
-            images.append(fft_to_rgb((1, *shape), tf.constant(buffer, tf.float32), scale))
-        initial = tf.concat(images, axis=0)
-        self.initial = recorrelate_colors(initial) if channels == 3 else initial
-        self.contrast = contrast
 
-    def normalise(self, images: tf.Tensor) -> tf.Tensor:
-        """Map values to (0, 1), with standard deviation ``contrast`` before the sigmoid."""
-        images = images + self.initial
-        spread = tf.sqrt(tf.reduce_mean(images**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
-        return tf.sigmoid(self.contrast * images / spread)
+def as_pixels(images: tf.Tensor, initial: tf.Tensor, contrast: float) -> tf.Tensor:
+    """Map images + initial to (0, 1), with standard deviation ``contrast`` before the sigmoid."""
+    images = images + initial
+    spread = tf.sqrt(tf.reduce_mean(images**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
+    return tf.sigmoid(contrast * images / spread)
 
 
 class _Shift:
@@ -345,7 +334,7 @@ class _Ascent:
         self._adam = keras.optimizers.Adam(_LEARNING_RATE)
         self._bar = bar
 
-    def apply_gradients(self, gradients) -> None:
+    def apply_gradients(self, gradients: Any) -> None:
         """Take one step."""
         self._adam.apply_gradients(gradients)
         if self._bar is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -29,15 +29,12 @@ _RANGES: dict[str, Limits] = {
 }
 #: Layers whose outputs stay in the range of their inputs.
 _KEEPS_RANGE = (
+    *(
+        getattr(keras.layers, f"{kind}Pooling{axes}D")
+        for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
+        for axes in (1, 2)
+    ),
     keras.layers.Identity,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
@@ -46,16 +43,22 @@ _KEEPS_RANGE = (
     keras.layers.Permute,
     keras.layers.UpSampling2D,
 )
+#: Operations that are often put behind a softmax, by the names of their classes: those that
+#: ``keras.ops.cast`` and its like put into a graph are not public.
+_PASSING_ON = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "ExpandDims"}
 
 
 def check_keras_model(name: str, model: object) -> None:
     """Raise a TypeError unless ``model`` is a Keras 3 model: its graph is read."""
     if isinstance(model, keras.Model):
         return
-    came = type(model).__name__
+    received = type(model).__name__
     if type(model).__module__.split(".")[0] == "tf_keras":
-        came = f"a tf_keras (Keras 2) {came}: build or load it with Keras 3, without tf_keras"
-    raise TypeError(f"{name} must be a keras.Model, not {came}")
+        received = f"a tf_keras (Keras 2) {received}: build or load it with Keras 3"
+    raise TypeError(f"{name} must be a keras.Model, not {received}")
+
+
+# ------------------------------------------------------------ a layer
 
 
 def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> keras.KerasTensor:
@@ -66,23 +69,16 @@ def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> k
     TypeError, ValueError
         If the model has no such layer, or the layer is not used exactly once with one output.
     """
-    if isinstance(layer, keras.layers.Layer):
-        target = layer
-        if all(target is not candidate for candidate in model.layers):
-            _check_not_nested(model, layer.name, lambda inner: inner is layer)
-            raise ValueError(f"layer {layer.name!r} is not one of the model's layers")
-    elif isinstance(layer, str):
-        matches = [candidate for candidate in model.layers if candidate.name == layer]
+    layers = list(model.layers)
+    if isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
+        if not -len(layers) <= layer < len(layers):
+            raise ValueError(f"layer index {layer} is out of range for {len(layers)} layers")
+        target = layers[layer]
+    elif isinstance(layer, (str, keras.layers.Layer)):
+        matches = [known for known in layers if layer in (known, known.name)]
         if not matches:
-            _check_not_nested(model, layer, lambda inner: inner.name == layer)
-            names = [candidate.name for candidate in model.layers]
-            shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
-            raise ValueError(f"the model has no layer {layer!r}; it has: {shown}")
+            raise ValueError(_explain_missing_layer(layers, layer))
         target = matches[0]
-    elif isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
-        if not -len(model.layers) <= layer < len(model.layers):
-            raise ValueError(f"layer index {layer} is out of range for {len(model.layers)} layers")
-        target = model.layers[layer]
     else:
         raise TypeError(f"layer must be a name, an index or a layer, not {type(layer).__name__}")
     nodes = [node for node in nodes_before(model.outputs[0]) if node.operation is target]
@@ -94,20 +90,26 @@ def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> k
     return nodes[0].output_tensors[0]
 
 
-def _check_not_nested(model: keras.Model, name: str, is_wanted: Callable) -> None:
-    for outer in model.layers:
-        if _holds(outer, is_wanted):
-            raise ValueError(
+def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) -> str:
+    """Return why there is no such layer among those of a model."""
+    name = getattr(wanted, "name", wanted)
+    for outer in layers:
+        if any(wanted in (inner, inner.name) for inner in _inner_layers(outer)):
+            return (
                 f"layer {name!r} is inside {outer.name!r}, a model that counts as one layer here: "
                 f"cut at {outer.name!r}, or build the classifier on that model's own input and "
                 "output instead of calling it as a layer"
             )
+    names = [layer.name for layer in layers]
+    shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
+    return f"the model has no layer {name!r}; it has: {shown}"
 
 
-def _holds(layer: keras.layers.Layer, is_wanted: Callable) -> bool:
-    return isinstance(layer, keras.Model) and any(
-        is_wanted(inner) or _holds(inner, is_wanted) for inner in layer.layers
-    )
+def _inner_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yield the layers of a model that serves as a layer, at any depth."""
+    for inner in getattr(layer, "layers", ()):
+        yield inner
+        yield from _inner_layers(inner)
 
 
 def output_limits(output: keras.KerasTensor) -> Limits:
@@ -121,37 +123,41 @@ def output_limits(output: keras.KerasTensor) -> Limits:
         return (None if layer.negative_slope else 0.0, layer.max_value)
     if isinstance(layer, keras.layers.Softmax):
         return (0.0, 1.0)
-    if isinstance(layer, _KEEPS_RANGE):
+    if isinstance(layer, _KEEPS_RANGE) or is_linear_activation(layer):
         return output_limits(node.input_tensors[0])
-    activation = getattr(layer, "activation", None)
-    if activation is None:  # operations such as keras.ops.relu in the graph
-        return _RANGES.get(type(layer).__name__.lower(), (None, None))
-    if isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear:
-        return output_limits(node.input_tensors[0])
-    return _RANGES.get(getattr(activation, "__name__", ""), (None, None))
+    # Operations such as keras.ops.relu have no activation: their class has its name.
+    activation = getattr(layer, "activation", None) or type(layer)
+    return _RANGES.get(getattr(activation, "__name__", "").lower(), (None, None))
 
 
-def node_of(tensor):
-    """Return the graph's node that made a Keras tensor."""
+def is_linear_activation(layer: Any) -> bool:
+    """Return whether a layer is an `Activation` that does nothing."""
+    is_activation = isinstance(layer, keras.layers.Activation)
+    return is_activation and layer.activation is keras.activations.linear
+
+
+# ------------------------------------------------------------ nodes
+
+
+def node_of(tensor: keras.KerasTensor) -> Any:
+    """Return the node of the graph whose output a Keras tensor is."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
 
-def nodes_before(target, until=None) -> list:
+def nodes_before(target: keras.KerasTensor, until: keras.KerasTensor | None = None) -> list[Any]:
     """Return the nodes of the graph that lead to a tensor, not beyond the tensor ``until``."""
-    pending, nodes, seen = [target], [], set()
+    pending, nodes = [target], {}
     while pending:
         tensor = pending.pop()
-        if tensor is until or id(node_of(tensor)) in seen:
-            continue
         node = node_of(tensor)
-        seen.add(id(node))
-        nodes.append(node)
-        pending.extend(node.input_tensors)
-    return nodes
+        if tensor is not until and id(node) not in nodes:
+            nodes[id(node)] = node
+            pending.extend(node.input_tensors)
+    return list(nodes.values())
 
 
-def check_is_cut(cut, target) -> None:
+def check_is_cut(cut: keras.KerasTensor, target: keras.KerasTensor) -> None:
     """Raise a ValueError if a path from the input to the classes avoids the layer's output."""
     if any(not node.input_tensors for node in nodes_before(target, until=cut)):
         raise ValueError(
@@ -160,17 +166,14 @@ def check_is_cut(cut, target) -> None:
         )
 
 
+# ------------------------------------------------------------ what a model ends in
+
+
 def final_activation(model: keras.Model) -> str:
     """Return 'softmax', 'sigmoid' or 'linear': what the model's graph ends in."""
-    layer = _last_layer(model)
-    if isinstance(layer, keras.Model):
-        return final_activation(layer)
-    if _passes_on(layer):
-        before = node_of(model.outputs[0]).input_tensors[0]
-        if _same_values(before.shape, model.outputs[0].shape):
-            return final_activation(keras.Model(model.inputs[0], before))
+    *_, last = _last_layers(model)
     # An activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
-    activation = getattr(layer, "activation", None) or layer
+    activation = getattr(last, "activation", None) or last
     name = getattr(activation, "__name__", type(activation).__name__).lower()
     return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
 
@@ -183,62 +186,52 @@ def with_sigmoid_marker(model: keras.Model) -> keras.Model:
 
 def ends_in_sigmoid_logits(model: keras.Model) -> bool:
     """Return whether a model carries the marker of `with_sigmoid_marker`."""
-    layer = _last_layer(model)
-    if isinstance(layer, keras.Model):
-        return ends_in_sigmoid_logits(layer)
-    if getattr(layer, "name", None) == _SIGMOID_MARKER:
-        return True
-    if layer is None or not _passes_on(layer):
-        return False
-    return ends_in_sigmoid_logits(
-        keras.Model(model.inputs[0], node_of(model.outputs[0]).input_tensors[0])
-    )
-
-
-#: Operations that are often put behind a softmax, by the names of their classes: those that
-#: ``keras.ops.cast`` and its like put into a graph are not public.
-_PASSING_ON = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "ExpandDims"}
-
-
-def _passes_on(layer) -> bool:
-    """Return whether a layer returns the values it gets, cast or reshaped perhaps."""
-    activation = getattr(layer, "activation", None)
-    linear = isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear
-    return linear or type(layer).__name__ in _PASSING_ON
-
-
-def _same_values(shape, other) -> bool:
-    """Return whether two shapes differ by axes of length 1 at most."""
-    return [n for n in shape if n != 1] == [n for n in other if n != 1]
-
-
-def _last_layer(model: keras.Model):
-    outputs = getattr(model, "outputs", None)
-    if outputs:
-        return node_of(outputs[0]).operation
-    return model.layers[-1] if model.layers else None
+    return any(layer.name == _SIGMOID_MARKER for layer in _last_layers(model))
 
 
 def without_final_activation(model: keras.Model) -> keras.Model:
     """Return the same model ending in logits; the original stays as it is."""
     if final_activation(model) == "linear":
         return model
-    node = node_of(model.outputs[0])
+    source, node = model.inputs[0], node_of(model.outputs[0])
     last, before = node.operation, node.input_tensors[0]
-    if _passes_on(last):
-        stripped = without_final_activation(keras.Model(model.inputs[0], before, name=model.name))
-        if tuple(before.shape) == tuple(model.outputs[0].shape):
-            return stripped
-        return keras.Model(model.inputs[0], last(stripped.outputs[0]), name=model.name)
-    if isinstance(last, keras.Model):
+    if _passes_on(node):
+        logits = without_final_activation(keras.Model(source, before)).outputs[0]
+        if before.shape != model.outputs[0].shape:
+            logits = last(logits)
+    elif isinstance(last, keras.Model):
         logits = without_final_activation(last)(before)
-        return keras.Model(model.inputs[0], logits, name=model.name)
-    if getattr(last, "activation", None) is None or isinstance(last, keras.layers.Activation):
-        return keras.Model(model.inputs[0], before, name=model.name)
-    config = last.get_config()
-    config["activation"] = "linear"
-    config["name"] = f"{last.name}_logits"
-    twin = type(last).from_config(config)
-    logits = twin(before)
-    twin.set_weights(last.get_weights())
-    return keras.Model(model.inputs[0], logits, name=model.name)
+    elif getattr(last, "activation", None) is None or isinstance(last, keras.layers.Activation):
+        logits = before
+    else:
+        changes = {"activation": "linear", "name": f"{last.name}_logits"}
+        twin = type(last).from_config(last.get_config() | changes)
+        logits = twin(before)
+        twin.set_weights(last.get_weights())
+    return keras.Model(source, logits, name=model.name)
+
+
+def _last_layers(model: keras.Model) -> Iterator[Any]:
+    """Yield the layers that a model ends in, the last first, up to one that changes its inputs."""
+    if getattr(model, "outputs", None):
+        node = node_of(model.outputs[0])
+        while _passes_on(node):
+            yield node.operation
+            node = node_of(node.input_tensors[0])
+        layer = node.operation
+    else:  # a model without a graph
+        layer = model.layers[-1] if model.layers else keras.layers.Identity()
+    if isinstance(layer, keras.Model):
+        yield from _last_layers(layer)
+    else:
+        yield layer
+
+
+def _passes_on(node: Any) -> bool:
+    """Return whether a node gives the values it gets, cast or with other axes of length 1."""
+    layer = node.operation
+    if not is_linear_activation(layer) and type(layer).__name__ not in _PASSING_ON:
+        return False
+    tensors = (node.input_tensors[0], node.output_tensors[0])
+    before, after = ([length for length in tensor.shape if length != 1] for tensor in tensors)
+    return before == after

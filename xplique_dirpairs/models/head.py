@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,10 +18,11 @@ import tensorflow as tf
 
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import shape_fits
+from xplique_dirpairs.core.validation import check_choice, shape_fits
 from xplique_dirpairs.models.graph import (
     ends_in_sigmoid_logits,
     final_activation,
+    is_linear_activation,
     node_of,
     nodes_before,
 )
@@ -39,14 +41,12 @@ _IDLE = (
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-def check_output_shape(name: str, shape) -> None:
+def check_output_shape(name: str, shape: Any) -> None:
     """Raise a ValueError unless a model has one output of shape (N, K)."""
-    if isinstance(shape, (list, dict)):
-        raise ValueError(f"{name} must have one output (N, K) over classes, not {len(shape)}")
-    if tf.TensorShape(shape).rank not in (None, 2):
+    if isinstance(shape, (list, dict)) or tf.TensorShape(shape).rank not in (None, 2):
         raise ValueError(
-            f"{name} must end in K classes for each image, (N, K), but its output has shape "
-            f"{tuple(shape)}: reduce it to (N, K), by pooling over positions for one"
+            f"{name} must have one output over K classes, (N, K), but its output has shape "
+            f"{shape}: reduce it to (N, K), by pooling over positions for one"
         )
 
 
@@ -73,16 +73,20 @@ class Head:
         If its outputs are not (N, K), ``ends_in`` is invalid, or ``multilabel`` contradicts it.
     """
 
-    def __init__(self, model: Callable, ends_in: str | None = None, multilabel: bool | None = None):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        ends_in: str | None = None,
+        multilabel: bool | None = None,
+    ) -> None:
         if not callable(model):
             raise TypeError(f"latent_to_logit_model must be callable, not {type(model).__name__}")
-        if ends_in not in (None, "softmax", "sigmoid", "linear"):
-            raise ValueError(f"ends_in must be 'softmax', 'sigmoid' or 'linear', not {ends_in!r}")
         check_output_shape("latent_to_logit_model", getattr(model, "output_shape", None))
         self.model = model
         is_model = isinstance(model, keras.Model)
         if ends_in is None:
             ends_in = final_activation(model) if is_model else "linear"
+        check_choice("ends_in", ends_in, ("softmax", "sigmoid", "linear"))
         self.ends_in = ends_in
         if multilabel is not None and ends_in in (("softmax",) if multilabel else ("sigmoid",)):
             raise ValueError(f"multilabel={multilabel} contradicts a model that ends in {ends_in}")
@@ -95,7 +99,7 @@ class Head:
 
     def outputs(self, features: tf.Tensor) -> tf.Tensor:
         """Return outputs (N, K) for features, pooled by `pool` or not; differentiable."""
-        model: Callable = self.model
+        model: Callable[..., Any] = self.model
         if self.after_pooling is not None and len(features.shape) == 2:
             model = self.after_pooling
         is_layer = isinstance(model, keras.layers.Layer)
@@ -121,12 +125,12 @@ class Head:
     def logits(self, features: Array, batch_size: int = 64) -> Array:
         """Return logits (N, K), float64, also of a head that ends in probabilities."""
         outputs = self.predict(features, batch_size).astype(np.float64)
-        return self.logits_of(tf.constant(outputs)).numpy()
+        return np.asarray(self.logits_of(tf.constant(outputs)))
 
     def few_logits(self, features: Array) -> Array:
         """Return `logits` of a few features, without compiling anything for them."""
         outputs = tf.cast(self.outputs(tf.constant(features, tf.float32)), tf.float32)
-        return self.logits_of(outputs).numpy().astype(np.float64)
+        return np.asarray(self.logits_of(outputs), np.float64)
 
     def predict(self, features: Array, batch_size: int = 64) -> Array:
         """Return `outputs` for any number of features, in batches, as an ndarray (N, K)."""
@@ -142,19 +146,17 @@ class Head:
 
         The entropies of several independent outputs are averaged.
         """
-        outputs = tf.cast(self.outputs(features), tf.float32)
-        if self.ends_in == "softmax":
-            return _entropy_of_probabilities(outputs)
-        if self.is_multilabel or outputs.shape[-1] == 1:
-            probability = outputs if self.ends_in == "sigmoid" else tf.sigmoid(outputs)
-            both = tf.stack([probability, 1.0 - probability], axis=-1)
-            return tf.reduce_mean(_entropy_of_probabilities(both), axis=-1)
-        log_p = tf.nn.log_softmax(outputs)
-        return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1) / np.log(2.0)
+        logits = self.logits_of(tf.cast(self.outputs(features), tf.float32))
+        if self.ends_in != "softmax" and (self.is_multilabel or logits.shape[-1] == 1):
+            log_p = tf.math.log_sigmoid(tf.stack([logits, -logits], axis=-1))
+        else:
+            log_p = tf.nn.log_softmax(logits)[:, None]
+        entropies = -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1) / np.log(2.0)
+        return tf.reduce_mean(entropies, axis=-1)
 
     # ------------------------------------------------------------ classes
 
-    @cached_property
+    @property
     def number_of_classes(self) -> int | None:
         """K, or None where the model does not tell before it is called."""
         shape = getattr(self.model, "output_shape", None)
@@ -193,8 +195,7 @@ class Head:
         if count != 1 or self.ends_in == "softmax":
             return self
         head = copy.copy(self)
-        for name in ("number_of_classes", "_compiled_outputs", "_class_layer"):
-            head.__dict__.pop(name, None)
+        head.__dict__.pop("_compiled_outputs", None)  # they are functions of this head
         head._has_no_and_yes = head._multilabel = True
         return head
 
@@ -236,17 +237,10 @@ class Head:
             for node in nodes_before(target)
             if any(tensor is source for tensor in node.input_tensors)
         ]
-        if len(consumers) != 1:
+        if len(consumers) != 1 or not _averages_positions(consumers[0].operation):
             return None
-        pooling, pooled = consumers[0].operation, consumers[0].output_tensors[0]
-        over_positions = (
-            isinstance(pooling, _POOLINGS)
-            and pooling.data_format == "channels_last"
-            and not pooling.keepdims
-        )
-        if not over_positions or pooled is target:
-            return None
-        return keras.Model(pooled, target, name="after_pooling")
+        pooled = consumers[0].output_tensors[0]
+        return None if pooled is target else keras.Model(pooled, target, name="after_pooling")
 
     @property
     def pools_first(self) -> bool:
@@ -255,9 +249,9 @@ class Head:
 
     def pool(self, activations: Array) -> Array:
         """Return features as `outputs` takes them: averaged over positions if the head does so."""
-        if self.pools_first and activations.ndim > 2:
-            return activations.mean(axis=tuple(range(1, activations.ndim - 1)))
-        return activations
+        if not self.pools_first or activations.ndim == 2:
+            return activations
+        return np.asarray(activations.mean(axis=tuple(range(1, activations.ndim - 1))))
 
     def check_takes(self, shape: tuple[int | None, ...]) -> None:
         """Raise a ValueError unless the model takes activations (*spatial, D) of this shape."""
@@ -271,44 +265,47 @@ class Head:
             )
 
     @cached_property
-    def _class_layer(self) -> tuple[Callable, keras.layers.Dense] | None:
+    def _class_layer(self) -> tuple[Callable[..., Any], Any] | None:
         """A last layer that is linear and dense, and the model before it; None elsewhere."""
         model = self.after_pooling or self.model
         if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
             return None
         source = model.inputs[0]
         node = _last_acting_node(model.outputs[0], source)
-        if node is None or type(node.operation) is not keras.layers.Dense:
-            return None
-        last = node.operation
-        if last.activation is not keras.activations.linear:
-            return None
-        if last.quantization_mode is not None:  # its kernel is not in the units of its outputs
+        if node is None or not _is_linear_dense(node.operation):
             return None
         hidden = node.input_tensors[0]
         if _last_acting_node(hidden, source) is None:
-            return keras.layers.Identity(), last
-        return keras.Model(source, hidden), last
+            return keras.layers.Identity(), node.operation
+        return keras.Model(source, hidden), node.operation
 
     @cached_property
-    def _compiled_outputs(self):
+    def _compiled_outputs(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
         # Pooled features and maps have functions of their own: one that is retraced for both would
         # take features of any rank, and not know whether to pool.
         return [tf.function(self.outputs, reduce_retracing=True) for _ in range(2)]
 
 
-def _last_acting_node(tensor, source):
+def _averages_positions(layer: Any) -> bool:
+    """Return whether a layer maps (N, *spatial, D) to its means over positions, (N, D)."""
+    is_average = isinstance(layer, _POOLINGS)
+    return is_average and layer.data_format == "channels_last" and not layer.keepdims
+
+
+def _is_linear_dense(layer: Any) -> bool:
+    """Return whether a layer is dense, linear, and has its kernel in the units of its outputs."""
+    is_dense = type(layer) is keras.layers.Dense
+    is_linear = is_dense and layer.activation is keras.activations.linear
+    return is_linear and layer.quantization_mode is None
+
+
+def _last_acting_node(tensor: keras.KerasTensor, source: keras.KerasTensor) -> Any:
     """Return the last node before a tensor that changes values; None from ``source`` on."""
     while tensor is not source:
         node = node_of(tensor)
-        layer = node.operation
-        is_linear = (
-            isinstance(layer, keras.layers.Activation)
-            and layer.activation is keras.activations.linear
-        )
-        # dropout can be told to stay on
-        is_idle = type(layer) in _IDLE and not node.arguments.kwargs.get("training")
-        if not (is_linear or is_idle):
+        # Dropout can be told to stay on.
+        is_idle = type(node.operation) in _IDLE and not node.arguments.kwargs.get("training")
+        if not is_idle and not is_linear_activation(node.operation):
             return node
         tensor = node.input_tensors[0]
     return None
@@ -335,8 +332,3 @@ def check_head(head: object, shape: tuple[int | None, ...]) -> None:
             "Head(latent_to_logit_model)"
         )
     head.check_takes(shape[1:])
-
-
-def _entropy_of_probabilities(p: tf.Tensor) -> tf.Tensor:
-    p = tf.clip_by_value(p, 1e-12, 1.0)
-    return -tf.reduce_sum(p * tf.math.log(p), axis=-1) / np.log(2.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
@@ -44,7 +45,7 @@ class SplitModel:
     """
 
     input_to_latent_model: keras.Model
-    latent_to_logit_model: keras.Model | Callable
+    latent_to_logit_model: keras.Model | Callable[..., Any]
     head: Head
     layer: str | None = None
     limits: Limits = (None, None)
@@ -61,7 +62,7 @@ class SplitModel:
     def of(
         cls,
         first: SplitModel | tuple[keras.Model, keras.Model] | keras.Model,
-        second: keras.Model | Callable | None = None,
+        second: keras.Model | Callable[..., Any] | None = None,
     ) -> SplitModel:
         """Return a `SplitModel` as it is, or make one of two halves.
 
@@ -92,12 +93,11 @@ class SplitModel:
                 "both input_to_latent_model and latent_to_logit_model"
             )
         head = Head(second)
-        output_shape = getattr(first, "output_shape", None)
-        if isinstance(output_shape, tuple):
-            head.check_takes(output_shape[1:])
         outputs = getattr(first, "outputs", None)
-        limits = output_limits(outputs[0]) if outputs else (None, None)
-        return cls(first, second, head, limits=limits)
+        if not outputs:
+            return cls(first, second, head)
+        head.check_takes(outputs[0].shape[1:])
+        return cls(first, second, head, limits=output_limits(outputs[0]))
 
     def with_model(self, model: keras.Model) -> SplitModel:
         """Return the same halves, with the whole classifier that they were cut of.
@@ -110,15 +110,13 @@ class SplitModel:
             If it has no layer of the name of that which the first half ends in.
         """
         check_keras_model("model", model)
-        layer = self.layer
         outputs = getattr(self.input_to_latent_model, "outputs", None)
-        if layer is None and outputs:
-            layer = node_of(outputs[0]).operation.name
-        if layer is None:
+        if not outputs:
             raise ValueError(
                 "the layer is not known, because the first half has no graph: build the extractor "
                 "on split_model(model, layer)"
             )
+        layer = self.layer or node_of(outputs[0]).operation.name
         layer_output(model, layer)
         return replace(self, model=model, layer=layer)
 
@@ -163,17 +161,11 @@ def split_model(
         has no such layer, or a branch goes around the layer.
     """
     check_keras_model("model", model)
-    try:
-        inputs, outputs = model.inputs, model.outputs
-    except AttributeError as error:
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
         raise ValueError(
             "model must be a functional Keras model, or a sequential one that is built (call it on "
             "a batch); a subclassed one has no graph to cut"
-        ) from error
-    if not inputs or not outputs:
-        raise ValueError(
-            "model must be a functional or sequential Keras model that is built "
-            f"(subclassed models have no graph to cut); got {type(model).__name__}"
         )
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(
@@ -185,9 +177,9 @@ def split_model(
         raise ValueError("the layer is the model's output: choose one before the classes")
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
-    whole = keras.Model(cut, outputs[0], name="latent_to_logit")
-    second = without_final_activation(whole)
-    if final_activation(whole) == "sigmoid":
+    rest = keras.Model(cut, outputs[0], name="latent_to_logit")
+    second = without_final_activation(rest)
+    if final_activation(rest) == "sigmoid":
         second = with_sigmoid_marker(second)
     return SplitModel(
         first,
