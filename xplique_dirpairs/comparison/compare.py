@@ -225,7 +225,7 @@ class _Measurer:
         """Return the mean of x − decode(encode(x)) over positions, (D,)."""
         x = _sampled(as_positions(self.fit_activations))
         residual = x - concepts.reconstructions(concepts.coefficients(x))
-        return residual.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return np.asarray(residual.mean(axis=0, dtype=np.float64), np.float32)
 
     def _dictionary_values(self, concepts: ConceptLayer, reading: Reading) -> dict[str, Array]:
         rows = self.subject.head.class_rows
@@ -267,7 +267,7 @@ def _sampled(positions: Array) -> Array:
 
 
 def _error_of_mean(errors: list[Array]) -> Array:
-    return np.sqrt(np.mean(np.square(errors), axis=0) / len(errors))
+    return np.asarray(np.sqrt(np.mean(np.square(errors), axis=0) / len(errors)))
 
 
 @contextmanager
