@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -393,12 +394,12 @@ class Comparison:
             "maps": partial(self.plot_maps, 0),
         }
         first, *others = [name for name in self.results if name not in CONTROLS] or [RANDOM]
+        stems: Counter[str] = Counter()
         for other in others:
             stem = f"aligned_{_file_name(first)}_{_file_name(other)}"
-            same = sum(
-                re.fullmatch(rf"{re.escape(stem)}(_\d+)?", name) is not None for name in draw
-            )
-            draw[f"{stem}_{same + 1}" if same else stem] = partial(self.plot_aligned, first, other)
+            stems[stem] += 1
+            name = stem if stems[stem] == 1 else f"{stem}_{stems[stem]}"
+            draw[name] = partial(self.plot_aligned, first, other)
         for stem, plot in draw.items():
             figure = plot()
             for ending in ("png", "svg"):

@@ -15,7 +15,7 @@ over them. Predictions are computed in float64, from logarithms: no probability 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -107,6 +107,15 @@ class Reading:
     def number_of_concepts(self) -> int:
         """I."""
         return len(self.bank)
+
+    def part(self, images: slice) -> Reading:
+        """Return the reading of some of the images."""
+        return replace(
+            self,
+            activations=self.activations[images],
+            coefficients=self.coefficients[images],
+            class_ids=self.class_ids[images],
+        )
 
     def logits(self, features: Array) -> Array:
         """Return the network's logits (n, K) of features (n, *S, D).
