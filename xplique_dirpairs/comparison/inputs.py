@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the logits, as JSON holds it."""
-        return {name: value for name, value in asdict(self).items() if name != "logits"}
+        return {name: value for name, value in vars(self).items() if name != "logits"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], logits: Array) -> Settings:

@@ -271,8 +271,7 @@ def dictionary_values(
         NaN where a metric is undefined.
     """
     directions = oriented(encoding, coefficients)
-    sizes = coefficients * np.linalg.norm(bank, axis=1)
-    sparsity = hoyer_sparsity(sizes)
+    sparsity = hoyer_sparsity(coefficients * np.linalg.norm(bank, axis=1))
     values = {
         "max_coherence": max_coherence(encoding),
         "stable_rank": stable_rank(encoding),

@@ -228,8 +228,7 @@ class _LabelCounts:
 
     def _count_levels(self, values: Array, has_label: Array, judged: Array) -> None:
         """Add values (P, I) of the judged detectors, and where their labels are, to histograms."""
-        detectors = len(self._labels)
-        columns = np.flatnonzero(judged[:detectors])
+        columns = np.flatnonzero(judged[: len(self._labels)])
         levels = (values[:, columns] - self._lowest[columns]) * self._scale[columns]
         cells = np.clip(levels, 0, AP_LEVELS - 1).astype(np.intp) + columns * AP_LEVELS
         for counts, chosen in zip(self._levels, (cells[has_label[:, columns]], cells), strict=True):
