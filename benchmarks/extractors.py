@@ -79,8 +79,7 @@ def dissected(factorizer, training: AnnotatedImages, x: NDArray) -> tuple[Read, 
             return by_position(factorizer.encode, activations)
 
         if not isinstance(factorizer, KMeansFactorizer):
-            choice = choose_thresholds(training, read, activations=x)
-            return read, choice.name, choice.dissection
+            return read, *choose_thresholds(training, read, activations=x)
         thresholds, kind = np.full(factorizer.number_of_concepts, 0.5), "nearest centroid"
     return read, kind, dissect(training, read, thresholds, activations=x)
 

@@ -37,6 +37,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from annotated import AnnotatedLayer, add_scene_options, clothing_layers, scene_layer
 from detector_plots import plot_above, plot_best_detectors, plot_labels
+from detector_views import strongest_images
 from extractors import (
     CONTROLS,
     NO_NETWORK,
@@ -56,7 +57,7 @@ from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorize
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.learning.supervised import supervised_pairs
-from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2, strongest_images
+from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2
 from xplique_dirpairs.metrics.labelled_detectors import score_labels
 from xplique_dirpairs.metrics.registry import METRICS
 
@@ -152,7 +153,7 @@ def scores_table(found: Found) -> Table:
         number = str(len(results[0][0].labels))
         seconds = mean_and_spread([about["seconds"] for _, about in results], 0)
         rows.append([Cell(name), Cell(number), Cell(thresholds), *cells, seconds])
-    headers = ["extractor", "I", "threshold", *(f"{m.name} {m.arrow}".strip() for m in metrics)]
+    headers = ["extractor", "I", "threshold", *(m.header for m in metrics)]
     note = "± is the standard deviation over seeds."
     return Table([*headers, "s"], rows, [note])
 

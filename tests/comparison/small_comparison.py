@@ -1,13 +1,14 @@
 """Comparisons on a small network, as the tests of this folder need them."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import NETWORKS, fake_learn_pairs, make_images
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, compare
+from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, RandomFactorizer, compare
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.data.activations import compute_activations
 
@@ -43,6 +44,23 @@ def three_extractors(halves):
             "PCA": PCAFactorizer(3),
         }
         return run_comparison(halves, extractors)
+
+
+def several_seeds(halves):
+    """Return comparisons of two extractors with three seeds, whose results a test may replace."""
+    return [replace(one, results=dict(one.results)) for one in _several_seeds(halves)]
+
+
+@functools.cache
+def _several_seeds(halves):
+    return [
+        run_comparison(
+            halves,
+            {"PCA": PCAFactorizer(2), "random": RandomFactorizer(3, random_state=seed)},
+            random_state=seed,
+        )
+        for seed in range(3)
+    ]
 
 
 def fit_on_positions(factorizer, halves, images=FIT_IMAGES):

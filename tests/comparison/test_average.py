@@ -8,14 +8,10 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from small_comparison import (
-    run_comparison,
-    three_extractors,
-)
+from small_comparison import run_comparison, several_seeds
 
 from xplique_dirpairs import (
     PCAFactorizer,
-    RandomFactorizer,
     average,
 )
 from xplique_dirpairs.comparison.extractor_result import (
@@ -34,17 +30,8 @@ def run(halves):
 
 
 @pytest.fixture
-def shared(halves):
-    return three_extractors(halves)
-
-
-@pytest.fixture
-def seeds(run):
-    return [
-        run({"PCA": PCAFactorizer(2), "random": RandomFactorizer(3, random_state=seed)},
-            random_state=seed)
-        for seed in range(3)
-    ]  # fmt: skip
+def seeds(halves):
+    return several_seeds(halves)
 
 
 def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):

@@ -1,5 +1,6 @@
 """`compare` where extractors fail or are interrupted, and where arguments do not fit."""
 
+import re
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from xplique.concepts.tf.factorizer import TfSklearnNMFFactorizer
 from xplique_dirpairs import (
     DirectionPairsFactorizer,
     DirectionPairsTf,
+    FactorizerCraftTf,
     PCAFactorizer,
     TopKFactorizer,
     split_model,
@@ -235,6 +237,22 @@ def test_a_factorizer_for_positive_features_fails_alone_where_they_are_negative(
     )  # fmt: skip
     assert "Positive needs activations that are nowhere negative" in comparison.errors["positive"]
     assert "PCA" in comparison.results
+
+
+def test_a_factorizer_whose_fit_returns_nothing_is_told_what_fit_returns(run, halves):
+    class Forgetful(PCAFactorizer):
+        def fit(self, activations):
+            super().fit(activations)
+
+    message = (
+        "Forgetful.fit must return (concept_bank, coefficients), as Xplique's ConceptFactorizer "
+        "says, not NoneType"
+    )
+    comparison = run({"forgetful": Forgetful(2), "PCA": PCAFactorizer(2)}, controls=False)
+    assert comparison.errors == {"forgetful": f"TypeError: {message}"}
+    assert list(comparison.results) == ["PCA"]
+    with pytest.raises(TypeError, match=re.escape(message)):
+        FactorizerCraftTf(halves("conv_gap"), factorizer=Forgetful(2)).fit(FIT_IMAGES)
 
 
 def test_progress_is_a_line_for_each_extractor_and_none_in_silence(run, capsys):

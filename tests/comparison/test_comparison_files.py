@@ -8,12 +8,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import make_pairs
-from small_comparison import Interrupted, fit_on_positions, run_comparison, three_extractors
+from small_comparison import (
+    Interrupted,
+    fit_on_positions,
+    run_comparison,
+    several_seeds,
+    three_extractors,
+)
 
 from xplique_dirpairs import (
     Comparison,
     PCAFactorizer,
-    RandomFactorizer,
     average,
 )
 from xplique_dirpairs.comparison.extractor_result import (
@@ -34,12 +39,8 @@ def shared(halves):
 
 
 @pytest.fixture
-def seeds(run):
-    return [
-        run({"PCA": PCAFactorizer(2), "random": RandomFactorizer(3, random_state=seed)},
-            random_state=seed)
-        for seed in range(3)
-    ]  # fmt: skip
+def seeds(halves):
+    return several_seeds(halves)
 
 
 def same(one, other):

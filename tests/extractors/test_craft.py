@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
-from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
+from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 from xplique_dirpairs.models.split import split_model
 
 
@@ -66,10 +66,11 @@ def slow_importance(craft, images, nb_design):
     for x in craft.input_to_latent_model.predict_on_batch(images):
         flat = x.reshape(-1, x.shape[-1])
         u, scores = f.encode(flat), []
-        for mask in next(designs):
+        masks = next(designs)
+        for mask in masks:
             moved = f.residual(flat) + f.decode(mask * u)
             scores.append(float(head(moved.reshape(1, *x.shape))[0, 1]))
-        indices.append(total_sobol_indices(scores, 3))
+        indices.append(sobol_indices(scores, masks, degree=0).total)
     return np.mean(indices, axis=0)
 
 

@@ -1,17 +1,25 @@
-"""Where detectors are strongest."""
+"""Where detectors are strongest, as the benchmark of interpretability shows it."""
+
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 from annotated_maps import CONCEPTS, annotations, moved, slow_upsampled
 
-from xplique_dirpairs.metrics.interpretability import strongest_images
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
 
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "detector_views.py"
 FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]
 
 
 def own(maps):
     return maps
+
+
+@pytest.fixture(scope="module")
+def strongest_images():
+    return runpy.run_path(str(SCRIPT))["strongest_images"]
 
 
 @pytest.fixture
@@ -25,7 +33,9 @@ def scores(data):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_the_strongest_images_are_those_with_the_largest_values(data, scores, batch_size):
+def test_the_strongest_images_are_those_with_the_largest_values(
+    strongest_images, data, scores, batch_size
+):
     views = strongest_images(data, own, scores, detectors=[3, 0], count=3, batch_size=batch_size)
     assert [view.detector for view in views] == [3, 0]
     for view in views:
@@ -41,7 +51,7 @@ def test_the_strongest_images_are_those_with_the_largest_values(data, scores, ba
         assert name in view.name and f"{scores.iou[view.detector]:.2f}" in view.name
 
 
-def test_a_shift_moves_where_they_fire(rng):
+def test_a_shift_moves_where_they_fire(strongest_images, rng):
     data = annotations(rng, cells=(10, 13))
     scores = interpretability(data, data, own, np.full(5, 0.3))
     view = strongest_images(data, own, scores, detectors=[2], count=6, shift=(2, 1))[0]
@@ -49,24 +59,24 @@ def test_a_shift_moves_where_they_fire(rng):
     np.testing.assert_array_equal(view.detections, moved(data, 2, 1).maps[order, ..., 2] > 0.3)
 
 
-def test_the_best_detectors_come_first(data, scores):
+def test_the_best_detectors_come_first(strongest_images, data, scores):
     views = strongest_images(data, own, scores)
     order = [view.detector for view in views]
     assert order == sorted(range(5), key=lambda i: -scores.iou[i])
 
 
-def test_at_most_all_images_are_returned(data, scores):
+def test_at_most_all_images_are_returned(strongest_images, data, scores):
     view = strongest_images(data, own, scores, detectors=[1], count=20)[0]
     assert len(view.images) == len(view.masks) == len(view.detections) == 11
 
 
-def test_a_detector_without_a_label_has_no_mask(data):
+def test_a_detector_without_a_label_has_no_mask(strongest_images, data):
     scores = interpretability(data, data, own, np.full(5, 1e6))
     view = strongest_images(data, own, scores, count=2)[0]
     assert not view.masks.any() and not view.detections.any() and "no label" in view.name
 
 
-def test_the_strongest_images_can_be_drawn(data, scores, detector_plots):
+def test_the_strongest_images_can_be_drawn(strongest_images, data, scores, detector_plots):
     images = np.random.default_rng(0).random((11, 10, 13, 3))
     data.maps, maps = images, data.maps
     views = strongest_images(data, own, scores, count=2, activations=maps)
@@ -74,7 +84,7 @@ def test_the_strongest_images_can_be_drawn(data, scores, detector_plots):
     assert len(detector_plots.plot_best_detectors(*map(list, columns)).axes) == 5 * 2 * 2
 
 
-def test_arguments_that_do_not_fit_are_refused(data, scores):
+def test_arguments_that_do_not_fit_are_refused(strongest_images, data, scores):
     with pytest.raises(ValueError, match="numbered 0 to 4"):
         strongest_images(data, own, scores, detectors=[5])
     with pytest.raises(ValueError, match="count"):

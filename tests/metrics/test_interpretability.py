@@ -267,8 +267,8 @@ def test_the_order_of_the_detectors_orders_their_scores(training, validation, th
 
 def test_without_thresholds_the_better_quantile_of_the_training_part_is_taken(training, validation):
     found = interpretability(training, validation, own)
-    limits = choose_thresholds(training, own).dissection.thresholds
-    other = interpretability(training, validation, own, limits)
+    _, dissection = choose_thresholds(training, own)
+    other = interpretability(training, validation, own, dissection.thresholds)
     np.testing.assert_array_equal(found.iou, other.iou)
 
 
@@ -346,8 +346,6 @@ def test_arguments_that_do_not_fit_are_refused(training, validation, thresholds)
             score_labels(validation, own, dissection, **how)
     with pytest.raises(ValueError, match="maps of 4 detectors"):
         score_labels(validation, lambda x: x[..., :4], dissection)
-    with pytest.raises(ValueError, match="labels must have shape"):
-        s2(np.zeros(4), np.zeros(3, int))
 
 
 @pytest.mark.parametrize("how", [{"resamples": 2.5}, {"random_state": "a"}, {"shift": (1, 2, 3)}])

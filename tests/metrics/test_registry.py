@@ -46,13 +46,19 @@ def test_better_is_up_down_or_neither(metric):
     assert metric.arrow == "↑"
     assert dataclasses.replace(metric, higher_is_better=False).arrow == "↓"
     assert dataclasses.replace(metric, higher_is_better=None).arrow == ""
-    assert [METRICS[key].arrow for key in ("deletion", "insertion", "p_at_0.2")] == ["↓", "↑", "↓"]
-    assert METRICS["all_off_norm"].arrow == ""
+    headers = [METRICS[key].header for key in ("deletion", "insertion", "p_at_0.2", "all_off_norm")]
+    assert headers == ["deletion ↓", "insertion ↑", "P@0.2 ↓", "all-off norm"]
 
 
 def test_keys_and_printed_names_are_unique():
     assert len({metric.name for metric in METRICS.values()}) == len(METRICS)
     assert [metric.key for metric in METRICS.values()] == list(METRICS)
+
+
+def test_a_single_value_is_its_own_figure_without_an_interval():
+    figure = METRICS["stable_rank"].summary(2.5)
+    assert figure.value == 2.5 and np.isnan([figure.low, figure.high]).all()
+    assert figure.undefined == 0
 
 
 def test_a_metric_s_own_statistic_makes_its_figure():

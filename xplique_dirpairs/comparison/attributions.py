@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from xplique_dirpairs.metrics.attribution import (
 )
 from xplique_dirpairs.metrics.fidelity import leave_one_out
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
-from xplique_dirpairs.models.head import Head
 
 #: Ways to attribute a score to concepts (`metrics.attribution`).
 MEASURES = ("shapley", "leave-one-out", "gradient x coefficient", "integrated gradients")
@@ -46,7 +45,7 @@ class Attributions:
     error : ndarray of shape (N, I) or None
         Standard errors of Shapley values; None for the others, which are not sampled.
     gap : ndarray of shape (N,) or None
-        Of integrated gradients: how far the values are from that sum.
+        Of integrated gradients: the sum of the values minus that difference.
     """
 
     values: Array
@@ -72,7 +71,7 @@ def attribute(
     Parameters
     ----------
     concepts : ConceptLayer or object
-        Or whatever `ConceptLayer.of` takes alone.
+        A `ConceptLayer`, or whatever `ConceptLayer.of` takes without a second argument.
     images : array-like of shape (N, height, width, C)
     class_ids : array-like of shape (N,) or (N, K), optional
         Classes whose logit is attributed, as `compare` takes labels. None: the predicted ones.
@@ -106,49 +105,41 @@ def attribute(
     layer = ConceptLayer.of(concepts)
     subject = Subject.of(layer.split, as_images(images), class_ids, batch_size, "class_ids")
     low, high = float(subject.activations.min()), float(subject.activations.max())
-    reading, ids, head = subject.reading(layer, (low, high)), subject.class_ids, subject.head
+    reading, ids = subject.reading(layer, (low, high)), subject.class_ids
     if measure == "shapley":
         masks = permutation_design(reading.number_of_concepts, nb_permutations, random_state)
-        shapley = shapley_values(outcomes(reading, masks).logits, masks)
-        return Attributions(shapley.values, ids, measure, error=shapley.error)
+        values, error = shapley_values(outcomes(reading, masks).logits, masks)
+        return Attributions(values, ids, measure, error=error)
     if measure == "leave-one-out":
         return Attributions(leave_one_out(reading), ids, measure)
     if measure == "gradient x coefficient":
         # At the image only rounding leaves the range; clipping it would cut off gradients.
-        score = _class_score(head, reading.bank, (-np.inf, np.inf))
-        values = _by_batch(gradient_times_coefficient, score, reading, batch_size)
-        return Attributions(np.concatenate(values), ids, measure)
-    score = _class_score(head, reading.bank, reading.limits)
-    integrate = functools.partial(integrated_gradients, steps=steps)
-    parts = _by_batch(integrate, score, reading, batch_size)
-    return Attributions(
-        np.concatenate([part.values for part in parts]),
-        ids,
-        measure,
-        gap=np.concatenate([part.gap for part in parts]),
-    )
+        scores = _class_scores(subject, reading, (-np.inf, np.inf))
+        slopes = [gradient_times_coefficient(score, u) for score, u in scores]
+        return Attributions(np.concatenate(slopes), ids, measure)
+    scores = _class_scores(subject, reading, reading.limits)
+    parts = [integrated_gradients(score, u, steps) for score, u in scores]
+    values, gap = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Attributions(values, ids, measure, gap=gap)
 
 
-def _by_batch(
-    method: Callable[..., Any], score: Callable[..., tf.Tensor], reading: Reading, batch_size: int
-) -> list[Any]:
-    """Return what a method of gradients gives for each batch of images."""
-    parts = []
-    for rows in slices(len(reading.activations), batch_size):
-        u = reading.coefficients[rows]
-        residual = tf.constant(reading.activations[rows] - u @ reading.bank)
-        ids = tf.constant(reading.class_ids[rows])
-        parts.append(method(functools.partial(score, residual=residual, class_ids=ids), u))
-    return parts
+def _class_scores(
+    subject: Subject, reading: Reading, limits: tuple[Any, Any]
+) -> Iterator[tuple[Callable[[tf.Tensor], tf.Tensor], Array]]:
+    """Yield, for each batch of images, the class scores as a function of coefficients, and these.
 
-
-def _class_score(head: Head, bank: Array, limits: tuple[Any, Any]) -> Callable[..., tf.Tensor]:
-    """Return a compiled function: coefficients, residual, classes → the logits of these classes."""
+    The residual is kept, and features are clipped to ``limits``.
+    """
+    head = subject.head
 
     @functools.partial(tf.function, reduce_retracing=True)
     def score(u: tf.Tensor, residual: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
-        features = tf.clip_by_value(residual + tf.linalg.matmul(u, bank), *limits)
+        features = tf.clip_by_value(residual + tf.linalg.matmul(u, reading.bank), *limits)
         logits = tf.cast(head.logits_of(head.outputs(features)), tf.float32)
         return tf.gather(logits, class_ids, axis=1, batch_dims=1)
 
-    return score
+    for rows in slices(len(reading.activations), subject.batch_size):
+        u = reading.coefficients[rows]
+        residual = tf.constant(reading.activations[rows] - u @ reading.bank)
+        class_ids = tf.constant(reading.class_ids[rows])
+        yield functools.partial(score, residual=residual, class_ids=class_ids), u

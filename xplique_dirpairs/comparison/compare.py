@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,7 @@ def compare(
     measurer = _Measurer(halves, subject, settings, to_fit, activations[-1])
     results: dict[str, ExtractorResult] = {}
     errors: dict[str, str] = {}
+    missing: tuple[str, ...] = ()
     for number, (name, extractor) in enumerate(compared.items(), 1):
         _tell(verbose, f"[{number}/{len(compared)}] {name}: ", end="")
         try:
@@ -150,7 +151,7 @@ def compare(
         except KeyboardInterrupt:
             _tell(verbose, "interrupted")
             missing = tuple(compared)[number - 1 :]
-            return Comparison(results, errors, images, subject.class_ids, True, settings, missing)
+            break
         except Exception as error:  # Whatever makes one extractor fail, the others still count.
             errors[name] = f"{type(error).__name__}: {error}"
             _tell(verbose, "failed")
@@ -158,7 +159,8 @@ def compare(
         else:
             times = results[name].seconds.items()
             _tell(verbose, ", ".join(f"{step} {seconds:.1f} s" for step, seconds in times))
-    return Comparison(results, errors, images, subject.class_ids, settings=settings)
+    interrupted = bool(missing)
+    return Comparison(results, errors, images, subject.class_ids, interrupted, settings, missing)
 
 
 def _tell(verbose: int, text: str, end: str = "\n") -> None:
@@ -185,9 +187,11 @@ class _Measurer:
         with _warnings_of_fit() as remarks:
             if is_fitted(extractor):
                 remarks += problems_of_fit(extractor)
+            elif self.fit_images is None:
+                raise ValueError("it is not fitted, and there are no fit_images")
             else:
                 with _timed(seconds, "fit"):
-                    self._fit(extractor)
+                    fit_extractor(extractor, self.fit_images, self.fit_activations, self.split.head)
             with _timed(seconds, "read"):
                 concepts = ConceptLayer.of(extractor, self.split)
                 reading = self.subject.reading(concepts, self.settings.limits)
@@ -202,30 +206,25 @@ class _Measurer:
                     labels=self.subject.true_classes,
                     random_state=self.settings.random_state,
                 )
-                values = measured.values | self._dictionary_values(concepts, reading)
+                measured.values.update(self._dictionary_values(concepts, reading))
                 importances = self._importances(reading)
         return ExtractorResult(
             name,
             concepts.encoding,
             concepts.decoding,
             shown,
-            values,
+            measured.values,
             measured,
             importances,
             seconds,
             tuple(dict.fromkeys(remarks)),
         )
 
-    def _fit(self, extractor: Extractor) -> None:
-        if self.fit_images is None:
-            raise ValueError("it is not fitted, and there are no fit_images")
-        fit_extractor(extractor, self.fit_images, self.fit_activations, self.split.head)
-
     def _mean_residual(self, concepts: ConceptLayer) -> Array:
         """Return the mean of x − decode(encode(x)) over positions, (D,)."""
         x = _sampled(as_positions(self.fit_activations))
         residual = x - concepts.reconstructions(concepts.coefficients(x))
-        return residual.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return np.asarray(residual.mean(axis=0, dtype=np.float64), np.float32)
 
     def _dictionary_values(self, concepts: ConceptLayer, reading: Reading) -> dict[str, Array]:
         rows = self.subject.head.class_rows
@@ -247,27 +246,21 @@ class _Measurer:
         )
         indices = []
         for image, masks in zip(chosen, designs, strict=False):
-            single = replace(
-                reading,
-                activations=reading.activations[image : image + 1],
-                coefficients=reading.coefficients[image : image + 1],
-                class_ids=reading.class_ids[image : image + 1],
-            )
-            indices.append(sobol_indices(outcomes(single, masks).logits[0], masks))
-        return SobolIndices(
-            np.mean([of_image.first for of_image in indices], axis=0),
-            _error_of_mean([of_image.first_error for of_image in indices]),
-            np.mean([of_image.total for of_image in indices], axis=0),
-            _error_of_mean([of_image.total_error for of_image in indices]),
-        )
+            scores = outcomes(reading.part(slice(image, image + 1)), masks).logits[0]
+            indices.append(vars(sobol_indices(scores, masks)))
+        by_image = {name: np.array([each[name] for each in indices]) for name in indices[0]}
+        errors = ("first_error", "total_error")
+        means = {name: values.mean(axis=0) for name, values in by_image.items()}
+        means |= {name: _error_of_mean(by_image[name]) for name in errors}
+        return SobolIndices(**means)
 
 
 def _sampled(positions: Array) -> Array:
     return positions[:: max(1, len(positions) // _SAMPLED_POSITIONS)]
 
 
-def _error_of_mean(errors: list[Array]) -> Array:
-    return np.sqrt(np.mean(np.square(errors), axis=0) / len(errors))
+def _error_of_mean(errors: Array) -> Array:
+    return np.asarray(np.sqrt(np.mean(np.square(errors), axis=0) / len(errors)))
 
 
 @contextmanager

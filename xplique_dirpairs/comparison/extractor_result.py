@@ -13,7 +13,7 @@ import numpy as np
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.crops import concept_maps
-from xplique_dirpairs.metrics.dictionary import dictionary_stability
+from xplique_dirpairs.metrics.dictionary import dictionary_stability, main_signs
 from xplique_dirpairs.metrics.fidelity import FRACTIONS, Curves, Fidelity, probabilities_at
 from xplique_dirpairs.metrics.importance import SobolIndices
 from xplique_dirpairs.metrics.registry import METRICS, Metric, Summary, ratio_of_means, summary
@@ -22,8 +22,6 @@ from xplique_dirpairs.metrics.registry import METRICS, Metric, Summary, ratio_of
 RANDOM, NO_LEARNING = "random directions", "no learning"
 CONTROLS = (RANDOM, NO_LEARNING)
 
-#: Fields of `Fidelity` in a file, in their order.
-_CURVES, _FIDELITY_ARRAYS = ("deletion", "insertion"), ("contributions", "crossed")
 _UNDEFINED = Summary(np.nan, np.nan, np.nan, 0)
 _MARKS = (
     "↑ higher is better, ↓ lower is better. ± is half of the 95 % bootstrap interval over images; "
@@ -58,7 +56,7 @@ class ExtractorResult:
     values : dict of str to ndarray
         By key of `METRICS`: a value for every image, (N,) or (N, 2), or one figure, ().
     fidelity : Fidelity
-        With the curves and the contributions of every image, (N, I).
+        With the curves and the contributions of every image, (N, I), and the same ``values``.
     importances : SobolIndices
         Sobol indices of the class score, (I,) each, means over some of the images.
     seconds : dict of str to float
@@ -84,13 +82,14 @@ class ExtractorResult:
     @cached_property
     def summaries(self) -> dict[str, Summary]:
         """Figure of each registered metric, with its 95 % bootstrap interval over images."""
-        return {
-            key: METRICS[key].summary(values)
-            if np.ndim(values)
-            else Summary(float(values), np.nan, np.nan, 0)
-            for key, values in self.values.items()
-            if key in METRICS  # A file may hold metrics that are registered elsewhere.
-        }
+        # A file may hold metrics that are registered elsewhere.
+        known = {key: values for key, values in self.values.items() if key in METRICS}
+        return {key: METRICS[key].summary(values) for key, values in known.items()}
+
+    @property
+    def parts(self) -> tuple[ExtractorResult, ...]:
+        """The results of the seeds of an average; otherwise this result."""
+        return self.seeds or (self,)
 
     def figure(self, key: str) -> Summary:
         """Return the figure of a metric; NaN if it was not measured."""
@@ -106,8 +105,9 @@ class ExtractorResult:
 
         Defined as P@; a mean over the images, and over the seeds of an average.
         """
-        parts = self.seeds or (self,)
-        return np.array([np.mean([_mean_at(part, change) for part in parts]) for change in changes])
+        return np.array(
+            [np.mean([_mean_at(part, change) for part in self.parts]) for change in changes]
+        )
 
     @staticmethod
     def mean_of(seeds: Sequence[ExtractorResult]) -> ExtractorResult:
@@ -125,7 +125,12 @@ class ExtractorResult:
                 f"{first.name!r} has {' and '.join(map(str, numbers))} concepts: only fits with "
                 "the same number can be averaged"
             )
-        values = _means([seed.values for seed in seeds])
+        common = set.intersection(*(set(seed.values) for seed in seeds))
+        values = {
+            key: np.asarray(np.mean([seed.values[key] for seed in seeds], axis=0))
+            for key in first.values
+            if key in common
+        }
         for part in ("encoding", "decoding"):
             directions = [getattr(seed, part) for seed in seeds]
             if all(rows is not None for rows in directions):
@@ -133,19 +138,20 @@ class ExtractorResult:
                 values[f"stability_{part}"] = np.asarray(np.mean(stabilities))
         fidelity = replace(
             first.fidelity,
-            values={key: values[key] for key in first.fidelity.values if key in values},
+            values=values,
             deletion=_mean_curves([seed.fidelity.deletion for seed in seeds]),
             insertion=_mean_curves([seed.fidelity.insertion for seed in seeds]),
             crossed=np.all([seed.fidelity.crossed for seed in seeds], axis=0),
         )
         steps = dict.fromkeys(step for seed in seeds for step in seed.seconds)
+        seconds = {
+            step: float(np.mean([seed.seconds.get(step, 0.0) for seed in seeds])) for step in steps
+        }
         return replace(
             first,
             values=values,
             fidelity=fidelity,
-            seconds={
-                s: float(np.mean([seed.seconds.get(s, 0.0) for seed in seeds])) for s in steps
-            },
+            seconds=seconds,
             remarks=tuple(dict.fromkeys(remark for seed in seeds for remark in seed.remarks)),
             seeds=tuple(seeds),
         )
@@ -154,23 +160,26 @@ class ExtractorResult:
 
     def to_archive(self, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
         """Add the arrays under names with a prefix, and return the rest, for JSON."""
+        fidelity = self.fidelity
         parts = {
             "shown": self.shown,
             "encoding": self.encoding,
-            **{name: getattr(self.fidelity, name) for name in _FIDELITY_ARRAYS},
-            **{f"sobol.{f.name}": getattr(self.importances, f.name) for f in fields(SobolIndices)},
+            "decoding": self.decoding,
+            "contributions": fidelity.contributions,
+            "crossed": fidelity.crossed,
+            "deletion": fidelity.deletion.probabilities,
+            "deletion_changed": fidelity.deletion.changed,
+            "insertion": fidelity.insertion.probabilities,
+            "insertion_changed": fidelity.insertion.changed,
+            **{f"sobol.{name}": value for name, value in vars(self.importances).items()},
             **{f"values.{key}": value for key, value in self.values.items()},
         }
-        for name in _CURVES:
-            curves = getattr(self.fidelity, name)
-            parts |= {name: curves.probabilities, f"{name}_changed": curves.changed}
-        if self.decoding is not None:
-            parts["decoding"] = self.decoding
-        arrays |= {f"{prefix}.{name}": value for name, value in parts.items()}
+        for name, value in parts.items():
+            if value is not None:
+                arrays[f"{prefix}.{name}"] = value
         return {
             "name": self.name,
             "values": list(self.values),
-            "fidelity": list(self.fidelity.values),
             "seconds": self.seconds,
             "remarks": list(self.remarks),
             "seeds": [
@@ -184,28 +193,29 @@ class ExtractorResult:
     ) -> ExtractorResult:
         """Return the result that `to_archive` took apart."""
 
-        def part(name: str) -> Array:
-            return arrays[f"{prefix}.{name}"]
+        def curves(name: str) -> Curves:
+            return Curves(arrays[f"{prefix}.{name}"], arrays[f"{prefix}.{name}_changed"])
 
-        values = {key: part(f"values.{key}") for key in header["values"]}
-        deletion, insertion = (Curves(part(name), part(f"{name}_changed")) for name in _CURVES)
-        fidelity = Fidelity(
-            {key: values[key] for key in header["fidelity"]},
-            deletion,
-            insertion,
-            *map(part, _FIDELITY_ARRAYS),
-        )
+        values = {key: arrays[f"{prefix}.values.{key}"] for key in header["values"]}
         return cls(
-            header["name"],
-            part("encoding"),
-            arrays.get(f"{prefix}.decoding"),
-            part("shown"),
-            values,
-            fidelity,
-            SobolIndices(*(part(f"sobol.{f.name}") for f in fields(SobolIndices))),
-            dict(header["seconds"]),
-            tuple(header["remarks"]),
-            tuple(
+            name=header["name"],
+            encoding=arrays[f"{prefix}.encoding"],
+            decoding=arrays.get(f"{prefix}.decoding"),
+            shown=arrays[f"{prefix}.shown"],
+            values=values,
+            fidelity=Fidelity(
+                values,
+                curves("deletion"),
+                curves("insertion"),
+                arrays[f"{prefix}.contributions"],
+                arrays[f"{prefix}.crossed"],
+            ),
+            importances=SobolIndices(
+                **{f.name: arrays[f"{prefix}.sobol.{f.name}"] for f in fields(SobolIndices)}
+            ),
+            seconds=dict(header["seconds"]),
+            remarks=tuple(header["remarks"]),
+            seeds=tuple(
                 cls.from_archive(seed, f"{prefix}.seed{k}", arrays)
                 for k, seed in enumerate(header["seeds"])
             ),
@@ -217,11 +227,6 @@ def _mean_at(result: ExtractorResult, change: float) -> float:
     if change <= 0:
         return float(deletion.probabilities[:, 0].mean())
     return float(np.nanmean(probabilities_at(deletion, change)[0]))
-
-
-def _means(values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    common = [key for key in values[0] if all(key in other for other in values)]
-    return {key: np.mean([each[key] for each in values], axis=0) for key in common}
 
 
 def _mean_curves(curves: Sequence[Curves]) -> Curves:
@@ -245,9 +250,7 @@ def upright_maps(shown: Array, image_shape: tuple[int, ...]) -> Array:
     maps : ndarray of shape (n, H, W, I)
     """
     maps = concept_maps(shown, image_shape)
-    values = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
-    # The sign of the third moment is that of the long tail, as in `metrics.dictionary.oriented`.
-    return maps * np.where((values**3).sum(axis=0) < 0, -1.0, 1.0).astype(np.float32)
+    return maps * main_signs(maps).astype(np.float32)
 
 
 # ------------------------------------------------------------ the table of several extractors
@@ -259,8 +262,7 @@ def comparison_table(
     """Return a table of extractors by metrics, in which controls are never marked."""
     columns = [_column(results, metric) for metric in metrics]
     rows = [[Cell(name), *cells] for name, *cells in zip(results, *columns, strict=True)]
-    headers = [f"{metric.name} {metric.arrow}".rstrip() for metric in metrics]
-    return Table(["extractor", *headers], rows, caption)
+    return Table(["extractor", *(metric.header for metric in metrics)], rows, caption)
 
 
 def table_notes(results: Mapping[str, ExtractorResult], metrics: Sequence[Metric]) -> list[str]:
@@ -278,15 +280,13 @@ def table_notes(results: Mapping[str, ExtractorResult], metrics: Sequence[Metric
 
 
 def _notes_on_undefined(results: Mapping[str, ExtractorResult], metric: Metric) -> list[str]:
+    figures = {name: result.summaries.get(metric.key) for name, result in results.items()}
     left_out, undefined = [], []
-    for name, result in results.items():
-        if metric.key not in result.summaries:
-            continue
-        figure = result.figure(metric.key)
-        if figure.undefined:
-            count = len(result.values[metric.key])
+    for name, figure in figures.items():
+        if figure is not None and figure.undefined:
+            count = len(results[name].values[metric.key])
             left_out.append(f"{figure.undefined} of {count} of {name}")
-        elif not np.isfinite(figure.value):
+        elif figure is not None and not np.isfinite(figure.value):
             undefined.append(name)
     notes = []
     if left_out:
@@ -303,60 +303,59 @@ def _notes_on_deletion(results: Mapping[str, ExtractorResult], keys: set[str]) -
     columns = [k for k, fraction in enumerate(FRACTIONS) if f"p_at_{fraction}" in keys]
     shares = []
     for name, result in results.items() if columns else ():
-        parts = result.seeds or (result,)
-        missed = np.mean([~part.fidelity.crossed for part in parts], axis=(0, 1))
+        missed = np.mean([~part.fidelity.crossed for part in result.parts], axis=(0, 1))
         texts = [f"{100 * missed[k]:.0f} % at {FRACTIONS[k]}" for k in columns if missed[k] > 0]
         if texts:
             shares.append(f"{name} {' and '.join(texts)}")
     if not shares:
         return []
     return [
-        "P@ is of the last step where deletion never changed the features so much: share of the "
+        "P@ is of the last step where deletion never changed the features that much: share of the "
         f"images: {', '.join(shares)}"
     ]
 
 
 def _column(results: Mapping[str, ExtractorResult], metric: Metric) -> list[Cell]:
-    best = None
-    if metric.higher_is_better is not None:
-        sign = 1.0 if metric.higher_is_better else -1.0
-        judged = {
-            name: sign * result.figure(metric.key).value
-            for name, result in results.items()
-            if name not in CONTROLS and np.isfinite(result.figure(metric.key).value)
-        }
-        best = results[max(judged, key=lambda name: judged[name])] if judged else None
-    return [
-        _cell(metric, result, None if name in CONTROLS else best)
+    figures = {
+        name: result.figure(metric.key).value
         for name, result in results.items()
+        if name not in CONTROLS
+    }
+    defined = {name: value for name, value in figures.items() if np.isfinite(value)}
+    best = None
+    if defined and metric.higher_is_better is not None:
+        choose = max if metric.higher_is_better else min
+        best = results[choose(defined, key=lambda name: defined[name])]
+    return [
+        _cell(metric, result, best if name in figures else None) for name, result in results.items()
     ]
 
 
 def _cell(metric: Metric, result: ExtractorResult, best: ExtractorResult | None) -> Cell:
+    """Return a figure with its interval and spread over seeds, marked beside the best extractor."""
+
+    def rounded(value: float) -> str:
+        return f"{value:.{metric.decimals}f}"
+
     figure, spread = result.figure(metric.key), result.seed_spread(metric.key)
     if not np.isfinite(figure.value):
         return Cell("–", numbers=(np.nan,))
-    rounded = f"{figure.value:.{metric.decimals}f}"
-    text = rounded
-    numbers: tuple[float, ...] = figure[:1]
+    text, numbers = rounded(figure.value), list(figure[:1])
     if np.isfinite(figure.low):
-        text += f" ± {(figure.high - figure.low) / 2:.{metric.decimals}f}"
-        numbers = figure[:3]
+        text, numbers = f"{text} ± {rounded((figure.high - figure.low) / 2)}", list(figure[:3])
     if np.isfinite(spread):
-        text += f" (± {spread:.{metric.decimals}f})"
-        numbers = (*figure[:3], spread)
+        text, numbers = f"{text} (± {rounded(spread)})", [*figure[:3], spread]
     if best is None:
-        return Cell(text, numbers=numbers)
+        return Cell(text, numbers=tuple(numbers))
     # Figures that are printed alike are best alike: rounding does not choose between two
     # orthogonal bases.
-    is_best = rounded == f"{best.figure(metric.key).value:.{metric.decimals}f}"
+    is_best = rounded(figure.value) == rounded(best.figure(metric.key).value)
     values, best_values = result.values[metric.key], best.values[metric.key]
-    comparable = np.ndim(values) and np.shape(values) == np.shape(best_values)
-    if not is_best and comparable:
+    if not is_best and np.ndim(values) and np.shape(values) == np.shape(best_values):
         difference = paired_difference(metric, values, best_values)
         if difference.low <= 0.0 <= difference.high:
             text += " ="
-    return Cell(text, is_best, numbers)
+    return Cell(text, is_best, tuple(numbers))
 
 
 def paired_difference(metric: Metric, ours: Array, theirs: Array) -> Summary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, NO_LEARNING, RANDOM
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_images, check_labels
+from xplique_dirpairs.core.validation import as_images, check_labels
 from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
@@ -81,7 +81,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the logits, as JSON holds it."""
-        return {name: value for name, value in asdict(self).items() if name != "logits"}
+        return {name: value for name, value in vars(self).items() if name != "logits"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], logits: Array) -> Settings:
@@ -141,13 +141,12 @@ def find_split(extractors: Iterable[Any], split: Split | None) -> SplitModel:
     """
     if split is not None:
         return SplitModel.of(split)
-    for fitted in extractors:
-        halves = split_of(fitted)
-        if halves is not None:
-            return halves
-    raise ValueError(
-        "none of the extractors knows the network: give split=split_model(model, layer)"
-    )
+    known = [halves for halves in map(split_of, extractors) if halves is not None]
+    if not known:
+        raise ValueError(
+            "none of the extractors knows the network: give split=split_model(model, layer)"
+        )
+    return known[0]
 
 
 def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: Array) -> None:
@@ -161,24 +160,23 @@ def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: 
     activations : ndarray of shape (n, *spatial, D)
         Their activations at the layer where the network is cut.
     """
-    images, others = check_images(images), []
+    others = []
     for name, fitted in extractors.items():
         channels, own = channels_of(as_extractor(fitted)), own_activations(fitted, images)
         if channels not in (None, activations.shape[-1]):
             others.append(f"{name!r} ({channels} channels)")
         elif own is not None and not _are_close(activations, own):
-            others.append(f"{name!r} ({_product(own.shape[1:])})")
+            others.append(f"{name!r} ({_size(own)})")
     if others:
         raise ValueError(
-            "extractors must all be of the layer at which the network is cut "
-            f"({_product(activations.shape[1:])}), but {', '.join(others)} "
-            f"{'are' if len(others) > 1 else 'is'} of another one: compare layers in one "
-            "comparison each"
+            f"extractors must all be of the layer at which the network is cut "
+            f"({_size(activations)}), but {', '.join(others)} "
+            f"{'are' if len(others) > 1 else 'is'} of another one: compare each layer by itself"
         )
 
 
-def _product(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(length) for length in shape)
+def _size(activations: Array) -> str:
+    return " x ".join(str(length) for length in activations.shape[1:])
 
 
 def controls_for(extractors: Mapping[str, Extractor], random_state: int) -> dict[str, Extractor]:
@@ -310,9 +308,9 @@ def _scored_classes(
         indices = check_labels(labels, images, classes, name)
         if not head.is_multilabel:
             return indices, indices
-        if head.has_exclusive_classes:  # Completeness of sigmoids is about rows of 0 and 1.
-            return indices, np.eye(classes, dtype=int)[indices]
-        return indices, None
+        # Completeness of sigmoids is about rows of 0 and 1.
+        one_hot = np.eye(classes, dtype=int)[indices]
+        return indices, one_hot if head.has_exclusive_classes else None
     if not np.isin(rows, (0, 1)).all():
         raise ValueError(f"{name} of shape {rows.shape} must be rows of 0 and 1")
     rows = rows.astype(int)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,12 +28,13 @@ from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
 from xplique_dirpairs.data.crops import best_crops_of_images
-from xplique_dirpairs.metrics.registry import METRICS, Metric
+from xplique_dirpairs.metrics.registry import KINDS, METRICS, Metric
 from xplique_dirpairs.plots.comparison import (
     AlignedConcept,
     ConceptMap,
     ExtractorBars,
     ExtractorCurves,
+    ExtractorStyle,
     counterparts,
     extractor_styles,
     plot_aligned_concepts,
@@ -97,23 +99,24 @@ class Comparison:
             If there is no such kind.
         """
         if kind is not None:
-            check_choice("kind", kind, _kinds())
+            check_choice("kind", kind, KINDS)
         metrics = self._metrics(kind)
-        caption = [*table_notes(self.results, metrics), *self._notes()]
-        return comparison_table(self.results, metrics, caption)
+        return comparison_table(self.results, metrics, self._caption(metrics))
 
     def _metrics(self, kind: str | None = None) -> list[Metric]:
         """Return the metrics that at least one extractor has, of one kind or of all."""
+        measured = {key for result in self.results.values() for key in result.values}
         return [
             metric
             for metric in METRICS.values()
-            if kind in (None, metric.kind)
-            and any(metric.key in result.values for result in self.results.values())
+            if metric.key in measured and kind in (None, metric.kind)
         ]
 
-    def _notes(self) -> list[str]:
-        missing = ", ".join(self.missing) or "later extractors"
-        notes = [f"interrupted: without {missing}"] if self.interrupted else []
+    def _caption(self, metrics: Sequence[Metric]) -> list[str]:
+        """Return the notes below a table of these metrics."""
+        notes = table_notes(self.results, metrics)
+        if self.interrupted:
+            notes.append(f"interrupted: without {', '.join(self.missing) or 'later extractors'}")
         notes += [f"{name} has no result: {reason}" for name, reason in self.errors.items()]
         for name, result in self.results.items():
             notes += [f"{name}: {remark}" for remark in result.remarks]
@@ -121,21 +124,32 @@ class Comparison:
 
     def _tables(self) -> list[Table]:
         """Return a table for each kind of metrics, as wide as a screen; notes under the last."""
-        groups = [metrics for kind in _kinds() if (metrics := self._metrics(kind))]
+        *groups, last = [metrics for kind in KINDS if (metrics := self._metrics(kind))] or [[]]
         tables = [comparison_table(self.results, metrics) for metrics in groups]
-        caption = self.table().caption
-        return [*tables[:-1], replace(tables[-1], caption=caption)] if tables else [self.table()]
+        return [*tables, comparison_table(self.results, last, self._caption(self._metrics()))]
 
     def __str__(self) -> str:
-        return "\n\n".join(str(table) for table in self._tables())
+        return self._formatted("plain", "\n\n")
 
     def _repr_html_(self) -> str:
-        return "\n".join(table._repr_html_() for table in self._tables())
+        return self._formatted("html", "\n")
+
+    def _formatted(self, format: str, separator: str) -> str:
+        return separator.join(table.formatted(format) for table in self._tables())
 
     # ------------------------------------------------------------ figures
 
     @cached_property
-    def _styles(self):
+    def _styles(self) -> dict[str, ExtractorStyle]:
+        """Colour and line of each extractor.
+
+        Raises
+        ------
+        ValueError
+            If no extractor has a result, so that there is nothing to draw.
+        """
+        if not self.results:
+            raise ValueError(f"no extractor has a result: {self.errors or 'interrupted'}")
         return extractor_styles(list(self.results), CONTROLS)
 
     def plot(self, metrics: Sequence[str] = BARS) -> Figure:
@@ -146,8 +160,10 @@ class Comparison:
         metrics : sequence of str
             Keys of `METRICS` to draw as bars; those that no extractor has are left out.
         """
-        self._check_any()
-        _check_keys(metrics)
+        styles = self._styles
+        unknown = [key for key in metrics if key not in METRICS]
+        if unknown:
+            raise ValueError(f"{unknown} are no metrics: choose from {list(METRICS)}")
         curves = [
             ExtractorCurves(
                 name,
@@ -159,24 +175,21 @@ class Comparison:
         ]
         measured = {metric.key for metric in self._metrics()}
         bars = {
-            f"{METRICS[key].name} {METRICS[key].arrow}".rstrip(): np.array(
-                [result.figure(key)[:3] for result in self.results.values()]
-            )
+            METRICS[key].header: np.array([r.figure(key)[:3] for r in self.results.values()])
             for key in metrics
             if key in measured
         }
-        return plot_fidelity(curves, CHANGES, bars, self._styles)
+        return plot_fidelity(curves, CHANGES, bars, styles)
 
     def plot_importances(self, n: int = 10) -> Figure:
         """Draw the n largest total Sobol indices of every extractor, with standard errors."""
-        self._check_any()
+        styles, bars = self._styles, []
         check_integer("n", n)
-        bars = []
         for name, result in self.results.items():
             total, error = result.importances.total, result.importances.total_error
             order = np.argsort(-total, kind="stable")[:n]
             bars.append(ExtractorBars(name, order, total[order], error[order]))
-        return plot_extractor_importances(bars, self._styles)
+        return plot_extractor_importances(bars, styles)
 
     def plot_maps(self, image: int, n: int = 5) -> Figure:
         """Draw one image with the n concepts of every extractor that count most for its class.
@@ -192,12 +205,11 @@ class Comparison:
         n : int, default=5
             Concepts of each extractor.
         """
-        self._check_any()
+        styles, rows = self._styles, {}
         check_integer("n", n)
         check_integer("image", image, minimum=0)
         if image >= len(self.images):
             raise ValueError(f"image must be below {len(self.images)}, not {image}")
-        rows = {}
         for name, result in self.results.items():
             maps = upright_maps(result.shown[image : image + 1], self.images.shape[1:])[0]
             contributions = result.fidelity.contributions[image]
@@ -207,7 +219,7 @@ class Comparison:
             f"Image {image}: concepts, by their part in the logit of class {self.class_ids[image]}"
         )
         picture = as_picture(self.images[image], pixel_limits(self.images))
-        return plot_extractor_maps(picture, rows, self._styles, title)
+        return plot_extractor_maps(picture, rows, styles, title)
 
     def plot_aligned(self, a: str, b: str, n: int = 8, nb_crops: int = 5) -> Figure:
         """Draw concepts of two extractors whose maps agree, side by side.
@@ -231,7 +243,8 @@ class Comparison:
             If there is no such extractor.
         """
         for name in (a, b):
-            self._check_name(name)
+            if name not in self.results:
+                raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
         check_integer("n", n)
         check_integer("nb_crops", nb_crops)
         shape = self.images.shape[1:]
@@ -241,22 +254,20 @@ class Comparison:
         partners, correlations = counterparts(*((theirs, ours) if swapped else (ours, theirs)))
         order = np.argsort(-correlations, kind="stable")[:n]
         first, second = (partners[order], order) if swapped else (order, partners[order])
-        crops = [
-            self._crops(maps[..., chosen], nb_crops)
-            for maps, chosen in ((ours, first), (theirs, second))
+        limits = pixel_limits(self.images)
+        pictures = [
+            [
+                as_picture(crops, limits)
+                for crops in best_crops_of_images(self.images, maps, nb_crops)
+            ]
+            for maps in (ours[..., first], theirs[..., second])
         ]
+        matches = zip(first, second, correlations[order], *pictures, strict=True)
         aligned = [
-            AlignedConcept(int(i), int(j), float(r), our_crops, their_crops)
-            for i, j, r, our_crops, their_crops in zip(
-                first, second, correlations[order], *crops, strict=True
-            )
+            AlignedConcept(int(i), int(j), float(correlation), our_crops, their_crops)
+            for i, j, correlation, our_crops, their_crops in matches
         ]
         return plot_aligned_concepts(a, b, aligned, nb_crops, self._styles)
-
-    def _crops(self, maps: Array, count: int) -> list[Array]:
-        """Return pictures of the best crops, (k, patch, patch, 3), for each map of (N, H, W, I)."""
-        crops = best_crops_of_images(self.images, maps, count)
-        return [as_picture(crop, pixel_limits(self.images)) for crop in crops]
 
     # ------------------------------------------------------------ with other comparisons
 
@@ -298,9 +309,9 @@ class Comparison:
         if not same_images or not np.array_equal(self.class_ids, other.class_ids):
             raise ValueError("the comparisons must be of the same images and classes")
         ours, theirs = self.settings, other.settings
-        if ours is None and theirs is None:
-            return
         if ours is None or theirs is None:
+            if ours is theirs:
+                return
             raise ValueError(
                 "it is not known how one of the comparisons was made: measure it again"
             )
@@ -373,8 +384,7 @@ class Comparison:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / "table.md", folder / "table.csv"]
-        tables = "\n\n".join(table.formatted("markdown") for table in self._tables())
-        paths[0].write_text(tables + "\n", encoding="utf-8")
+        paths[0].write_text(self._formatted("markdown", "\n\n") + "\n", encoding="utf-8")
         paths[1].write_text(self.table().formatted("csv") + "\n", encoding="utf-8")
         if not self.results:
             return paths
@@ -384,9 +394,12 @@ class Comparison:
             "maps": partial(self.plot_maps, 0),
         }
         first, *others = [name for name in self.results if name not in CONTROLS] or [RANDOM]
+        stems: Counter[str] = Counter()
         for other in others:
-            stem = _unused(f"aligned_{_file_name(first)}_{_file_name(other)}", draw)
-            draw[stem] = partial(self.plot_aligned, first, other)
+            stem = f"aligned_{_file_name(first)}_{_file_name(other)}"
+            stems[stem] += 1
+            name = stem if stems[stem] == 1 else f"{stem}_{stems[stem]}"
+            draw[name] = partial(self.plot_aligned, first, other)
         for stem, plot in draw.items():
             figure = plot()
             for ending in ("png", "svg"):
@@ -394,14 +407,6 @@ class Comparison:
                 figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
             plt.close(figure)
         return paths
-
-    def _check_any(self) -> None:
-        if not self.results:
-            raise ValueError(f"no extractor has a result: {self.errors or 'interrupted'}")
-
-    def _check_name(self, name: str) -> None:
-        if name not in self.results:
-            raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
 
 
 def average(comparisons: Sequence[Comparison]) -> Comparison:
@@ -456,24 +461,6 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
     )
 
 
-def _kinds() -> list[str]:
-    return list(dict.fromkeys(metric.kind for metric in METRICS.values()))
-
-
-def _check_keys(keys: Iterable[str]) -> None:
-    unknown = [key for key in keys if key not in METRICS]
-    if unknown:
-        raise ValueError(f"{unknown} are no metrics: choose from {list(METRICS)}")
-
-
 def _file_name(name: str) -> str:
     """Return a name as a part of a file's name on any system."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "extractor"
-
-
-def _unused(stem: str, taken: Iterable[str]) -> str:
-    number, candidate = 1, stem
-    while candidate in taken:
-        number += 1
-        candidate = f"{stem}_{number}"
-    return candidate

@@ -382,6 +382,8 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
 
     Raises
     ------
+    TypeError
+        If its ``fit`` does not return a concept bank and coefficients.
     ValueError
         If it needs activations that are nowhere negative, and some are.
     """
@@ -394,7 +396,13 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
             f"{type(factorizer).__name__} needs activations that are nowhere negative: choose a "
             "layer after a ReLU, or another factorizer"
         )
-    return np.asarray(factorizer.fit(positions)[1])
+    result = factorizer.fit(positions)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"{type(factorizer).__name__}.fit must return (concept_bank, coefficients), as "
+            f"Xplique's ConceptFactorizer says, not {type(result).__name__}"
+        )
+    return np.asarray(result[1])
 
 
 def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[Array], Array] | None:

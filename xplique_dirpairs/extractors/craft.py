@@ -34,7 +34,7 @@ from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
-from xplique_dirpairs.metrics.importance import sobol_designs, total_sobol_indices
+from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
@@ -252,7 +252,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         importances = np.zeros(concepts)
         for x, u, masks in zip(features, coefficients, designs, strict=False):
             scores = self._masked_scores(x, u, masks)
-            importances += total_sobol_indices(scores, concepts) / len(features)
+            importances += sobol_indices(scores, masks, degree=0).total / len(features)
         if inputs is None:
             self.sensitivity = sensitivity_of(importances)
         return importances

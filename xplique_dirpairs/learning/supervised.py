@@ -25,7 +25,6 @@ from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
 from xplique_dirpairs.metrics.dissection import (
     LabelledImage,
     category_of,
-    category_starts,
     is_exhaustive,
     one_thread,
     read_batches,
@@ -195,11 +194,11 @@ def cell_coverage(
         the masks are exhaustive.
     """
     count = len(next(iter(masks.values())))
-    category, starts = category_of(concepts), category_starts(concepts)
+    category = category_of(concepts)
     coverage = np.zeros((count, *cells, len(category)), np.float32)
     known = np.zeros((count, len(category)), bool)
     for number in range(count):
-        image = LabelledImage(masks, number, concepts, starts, exhaustive)
+        image = LabelledImage(masks, number, concepts, exhaustive)
         (height, width), (down, right) = image.shape, check_shift(shift)
         where = image.indicators(slice(None))[:-1].reshape(-1, height, width).astype(np.float32)
         rows = coverage_matrix(cells[0], height, down)

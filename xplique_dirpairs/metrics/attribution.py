@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -32,38 +31,6 @@ from xplique_dirpairs.core.validation import check_integer
 Score = Callable[[tf.Tensor], tf.Tensor]
 
 
-@dataclass(frozen=True)
-class ShapleyValues:
-    """Shapley values with their standard errors, each ``(..., I)``, in units of the score.
-
-    Attributes
-    ----------
-    values
-        Signed: above 0 the concept raises the score. They sum to score(all on) − score(all off).
-    error
-        Standard error of ``values``.
-    """
-
-    values: Array
-    error: Array
-
-
-@dataclass(frozen=True)
-class IntegratedGradients:
-    """Attributions ``(N, I)`` and how far they are from complete ``(N,)``, in units of the score.
-
-    Attributes
-    ----------
-    values
-        Signed: above 0 the concept raises the score.
-    gap
-        Σ values − (score(intact) − score(all off)): the error of the quadrature, 0 at best.
-    """
-
-    values: Array
-    gap: Array
-
-
 # ------------------------------------------------------------------------------ gradients
 
 
@@ -72,7 +39,7 @@ def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> Array:
 
     Parameters
     ----------
-    score
+    score : callable
         Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
     coefficients : ndarray of shape (N, *S, I)
         u.
@@ -88,7 +55,7 @@ def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> Array:
 
 def integrated_gradients(
     score: Score, coefficients: ArrayLike, steps: int = 32
-) -> IntegratedGradients:
+) -> tuple[Array, Array]:
     """Compute Σ_p u_{p,i} ∫₀¹ ∂score/∂u_{p,i} (t u) dt, from everything off to the intact image.
 
     M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks", 2017, eq. 1, in
@@ -98,12 +65,19 @@ def integrated_gradients(
 
     Parameters
     ----------
-    score
+    score : callable
         Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
     coefficients : ndarray of shape (N, *S, I)
         u.
-    steps
+    steps : int, default=32
         Gradients taken, one batch of N after the other.
+
+    Returns
+    -------
+    values : ndarray of shape (N, I)
+        Summed over the positions. Signed, in units of the score.
+    gap : ndarray of shape (N,)
+        Σ values − (score(intact) − score(all off)): the error of the quadrature, 0 at best.
     """
     u = tf.convert_to_tensor(coefficients)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -112,7 +86,7 @@ def integrated_gradients(
         mean += weight / 2 * _gradient(score, (node + 1) / 2 * u)
     values = _over_positions(u * mean)
     change = score(u) - score(tf.zeros_like(u))
-    return IntegratedGradients(values, values.sum(axis=-1) - change.numpy())
+    return values, values.sum(axis=-1) - change.numpy()
 
 
 def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
@@ -124,8 +98,9 @@ def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
 
 
 def _over_positions(maps: tf.Tensor) -> Array:
-    maps = maps.numpy().astype(np.float64)
-    return maps.sum(axis=tuple(range(1, maps.ndim - 1)))
+    """Return sums over the positions of maps (N, *S, I), (N, I)."""
+    values = np.asarray(maps, np.float64)
+    return np.asarray(values.sum(axis=tuple(range(1, values.ndim - 1))))
 
 
 # ------------------------------------------------------------------------------ Shapley values
@@ -144,11 +119,11 @@ def permutation_design(
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int
         I.
-    nb_permutations
+    nb_permutations : int
         n, even, and at least 4 for there to be an error estimate.
-    random_state
+    random_state : int, Generator or None
         Seed or generator of the orders.
 
     Returns
@@ -174,7 +149,7 @@ def permutation_design(
     return np.concatenate([ends, between.reshape(-1, number_of_concepts)]).astype(np.float32)
 
 
-def shapley_values(scores: ArrayLike, masks: Array) -> ShapleyValues:
+def shapley_values(scores: ArrayLike, masks: Array) -> tuple[Array, Array]:
     """Estimate signed Shapley values: the gain of the score from a concept, over random orders.
 
         φ_i = E_order[ f(those before i, and i) − f(those before i) ]
@@ -195,8 +170,10 @@ def shapley_values(scores: ArrayLike, masks: Array) -> ShapleyValues:
 
     Returns
     -------
-    values
-        The errors are the spread of the pairs of orders, which are independent.
+    values : ndarray of shape (..., I)
+        In units of the score. They sum to score(all on) − score(all off).
+    error : ndarray of shape (..., I)
+        Their standard errors: the spread of the pairs of orders, which are independent.
     """
     scores, concepts = np.asarray(scores, np.float64), masks.shape[1]
     steps = concepts - 1
@@ -204,14 +181,12 @@ def shapley_values(scores: ArrayLike, masks: Array) -> ShapleyValues:
     orders = (len(masks) - 2) // steps if steps else 4
     between = masks[2:].reshape(orders, steps, concepts)
 
-    def end(row: int) -> Array:
-        return np.repeat(scores[..., None, row : row + 1], orders, axis=-2)
-
     inner = scores[..., 2:].reshape(*scores.shape[:-1], orders, steps)
-    gains = np.diff(np.concatenate([end(0), inner, end(1)], axis=-1), axis=-1)
+    off, on = (np.broadcast_to(scores[..., [row], None], (*inner.shape[:-1], 1)) for row in (0, 1))
+    gains = np.diff(np.concatenate([off, inner, on], axis=-1), axis=-1)
     # a concept that arrives as the k-th is on in all masks between but the first k
     arrivals = steps - between.sum(axis=1).astype(int)
     values = np.take_along_axis(gains, np.broadcast_to(arrivals, gains.shape), axis=-1)
     pairs = values.reshape(*scores.shape[:-1], orders // 2, 2, concepts).mean(axis=-2)
     error = pairs.std(axis=-2, ddof=1) / math.sqrt(orders // 2)
-    return ShapleyValues(pairs.mean(axis=-2), error)
+    return pairs.mean(axis=-2), error

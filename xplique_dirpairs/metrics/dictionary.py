@@ -129,7 +129,7 @@ def l0(coefficients: Array) -> Array:
     """
     u = np.abs(np.asarray(coefficients, np.float64))
     largest = u.max(axis=tuple(range(u.ndim - 1)))
-    return (u > NEGLIGIBLE * largest).sum(axis=-1)
+    return np.asarray((u > NEGLIGIBLE * largest).sum(axis=-1))
 
 
 def dead_concepts(coefficients: Array, dictionary: Array) -> Array:
@@ -148,17 +148,15 @@ def dead_concepts(coefficients: Array, dictionary: Array) -> Array:
     -------
     dead : ndarray of shape (I,), bool
     """
-    u = np.asarray(coefficients, np.float64)
-    largest = np.abs(u).reshape(-1, len(dictionary)).max(axis=0)
+    largest = np.abs(as_positions(np.asarray(coefficients, np.float64))).max(axis=0)
     added = largest * np.linalg.norm(dictionary, axis=1)
-    return added <= NEGLIGIBLE * added.max()
+    return np.asarray(added <= NEGLIGIBLE * added.max())
 
 
 def oriented(dictionary: Array, coefficients: Array) -> Array:
     """Turn directions around where their coefficients are mostly negative.
 
-    Decided by the sign of Σ u³, so by the long tail where coefficients are centred. Changes nothing
-    for coefficients ≥ 0. For `ood_score` and `plausibility`, which depend on signs.
+    For `ood_score` and `plausibility`, which depend on signs.
 
     Parameters
     ----------
@@ -169,9 +167,17 @@ def oriented(dictionary: Array, coefficients: Array) -> Array:
     -------
     dictionary : ndarray of shape (I, D)
     """
-    u = np.asarray(coefficients, np.float64)
-    tail = np.power(u.reshape(-1, len(dictionary)) / max(np.abs(u).max(), 1e-300), 3).sum(axis=0)
-    return np.where(tail < 0, -1.0, 1.0)[:, None] * dictionary
+    return main_signs(coefficients)[:, None] * dictionary
+
+
+def main_signs(coefficients: Array) -> Array:
+    """Return −1 for the concepts whose coefficients (..., I) are mostly negative, else 1, (I,).
+
+    Decided by the sign of Σ u³, so by the long tail where coefficients are centred.
+    """
+    u = as_positions(np.asarray(coefficients, np.float64))
+    tail = np.power(u / max(np.abs(u).max(), 1e-300), 3).sum(axis=0)
+    return np.where(tail < 0, -1.0, 1.0)
 
 
 # ------------------------------------------------------------------------------ data and classes
@@ -265,8 +271,7 @@ def dictionary_values(
         NaN where a metric is undefined.
     """
     directions = oriented(encoding, coefficients)
-    sizes = coefficients * np.linalg.norm(bank, axis=1)
-    sparsity = hoyer_sparsity(sizes)
+    sparsity = hoyer_sparsity(coefficients * np.linalg.norm(bank, axis=1))
     values = {
         "max_coherence": max_coherence(encoding),
         "stable_rank": stable_rank(encoding),

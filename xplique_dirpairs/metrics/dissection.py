@@ -14,6 +14,7 @@ Shapes: I detectors, C concepts (all categories one after the other), G categori
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 
+from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
@@ -42,16 +44,16 @@ class Dissection:
 
     Attributes
     ----------
-    concepts
-        Category → names.
+    concepts : dict of str to tuple of str
+        Names by category.
     thresholds : ndarray of shape (I,)
-    intersection : ndarray of shape (I, C) int64
+    intersection : ndarray of shape (I, C), int64
         Pixels of the concept where the detector fires.
-    detector_area : ndarray of shape (I, G) int64
+    detector_area : ndarray of shape (I, G), int64
         Pixels where the detector fires, of the images that count for the category: those with a
         label of it, or all if the masks are exhaustive.
-    concept_area : ndarray of shape (C,) int64
-    pixels, images : ndarray of shape (G,) int64
+    concept_area : ndarray of shape (C,), int64
+    pixels, images : ndarray of shape (G,), int64
         Of the images that count for the category.
     lowest, highest : ndarray of shape (I,)
         Range of a detector's maps over all images.
@@ -76,7 +78,7 @@ class Dissection:
     def union(self) -> Array:
         """Pixels of the detector or the concept, (I, C)."""
         area = self.detector_area[:, category_of(self.concepts)]
-        return area + self.concept_area - self.intersection
+        return np.asarray(area + self.concept_area - self.intersection)
 
     @property
     def iou(self) -> Array:
@@ -86,8 +88,8 @@ class Dissection:
         """
         union = self.union
         iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
-        iou[:, (self.images == 0)[category_of(self.concepts)]] = np.nan
-        return iou
+        has_images = (self.images > 0)[category_of(self.concepts)]
+        return np.where(has_images, iou, np.nan)
 
     @property
     def labels(self) -> Array:
@@ -123,54 +125,55 @@ def dissect(
 
     Parameters
     ----------
-    annotated
+    annotated : Annotated
         Images and masks.
-    read
+    read : callable
         Images (n, H, W, …) → maps (n, h, w, I), such as
         ``lambda images: pairs.project(g(images))``.
-    thresholds : ndarray of shape (I,)
+    thresholds : array-like of shape (I,)
         b_i: detector i fires where its upsampled map is above.
     activations : ndarray of shape (N, …), optional
         Of the same images in the same order: given to ``read`` in their place, which saves a pass
         through the network for every extractor.
-    batch_size
+    batch_size : int, default=32
         Images read at a time; without effect on the result.
-    shift
+    shift : float or (float, float), default=0
         Pixels by which the cells lie farther down and right than usual; see `core.geometry`.
 
     Returns
     -------
-    dissection
+    dissection : Dissection
 
     Raises
     ------
     ValueError
         If maps, thresholds, masks and activations do not fit one another, or maps are not finite.
     """
-    limits = check_thresholds(thresholds)
+    limits = np.asarray(thresholds, np.float32)
+    if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
+        raise ValueError(
+            f"thresholds must be one number for each detector, (I,), not {limits.dtype} "
+            f"{limits.shape}{' with NaN' if np.isnan(limits).any() else ''}"
+        )
     check_shift(shift)
     concepts = dict(annotated.concepts)
-    count, starts = len(flat_concepts(concepts)), category_starts(concepts)
-    exhaustive = is_exhaustive(annotated)
-    intersection = np.zeros((len(limits), count), np.int64)
-    detector_area = np.zeros((len(limits), len(concepts)), np.int64)
+    detectors, count = len(limits), len(flat_concepts(concepts))
+    intersection = np.zeros((detectors, count), np.int64)
+    detector_area = np.zeros((detectors, len(concepts)), np.int64)
     concept_area = np.zeros(count, np.int64)
     pixels, images = np.zeros((2, len(concepts)), np.int64)
-    lowest, highest = np.full(len(limits), np.inf), np.full(len(limits), -np.inf)
-    for maps, masks in read_batches(annotated, read, activations, batch_size, len(limits)):
-        lowest = np.minimum(lowest, maps.min(axis=(0, 1, 2)))
-        highest = np.maximum(highest, maps.max(axis=(0, 1, 2)))
-        for number, one_map in enumerate(maps):
-            labelled = LabelledImage(masks, number, concepts, starts, exhaustive)
-            fires = np.zeros((len(labelled.present) + 1, len(limits)), np.int64)
-            with one_thread():
-                for rows, values in upsampled_bands(one_map, labelled.shape, shift):
-                    fires += count_overlaps(labelled.indicators(rows), values > limits)
-            intersection[:, labelled.present] += fires[:-1].T
-            concept_area[labelled.present] += labelled.areas
-            detector_area[:, labelled.categories] += fires[-1][:, None]
-            pixels[labelled.categories] += labelled.shape[0] * labelled.shape[1]
-            images[labelled.categories] += 1
+    lowest, highest = np.full(detectors, np.inf), np.full(detectors, -np.inf)
+    for image, maps in labelled_images(annotated, read, activations, batch_size, detectors):
+        lowest = np.minimum(lowest, maps.min(axis=(0, 1)))
+        highest = np.maximum(highest, maps.max(axis=(0, 1)))
+        fires = np.zeros((len(image.present) + 1, detectors), np.int64)
+        for rows, values in upsampled_bands(maps, image.shape, shift):
+            fires += count_overlaps(image.indicators(rows), values > limits)
+        intersection[:, image.present] += fires[:-1].T
+        concept_area[image.present] += image.areas
+        detector_area[:, image.categories] += fires[-1][:, None]
+        pixels[image.categories] += image.shape[0] * image.shape[1]
+        images[image.categories] += 1
     return Dissection(
         concepts, limits, intersection, detector_area, concept_area, pixels, images, lowest, highest
     )
@@ -182,12 +185,23 @@ def dissect(
 class LabelledImage:
     """The concepts of one image.
 
+    Parameters
+    ----------
+    masks : dict of str to ndarray of shape (n, H, W)
+        Of a batch of images, by category.
+    number : int
+        Which image of the batch.
+    concepts : dict of str to tuple of str
+        Names by category.
+    exhaustive : bool
+        Whether an image without a label of a category has nothing of it.
+
     Attributes
     ----------
-    shape
+    shape : tuple of int
         (H, W) of the masks.
     present : ndarray of shape (c,)
-        Concepts with pixels in the image.
+        Flat concepts with pixels in the image.
     areas : ndarray of shape (c,)
         Their numbers of pixels.
     categories : ndarray of shape (g,)
@@ -200,33 +214,28 @@ class LabelledImage:
         masks: Mapping[str, Array],
         number: int,
         concepts: Mapping[str, tuple[str, ...]],
-        starts: Array,
-        exhaustive: bool = False,
+        exhaustive: bool,
     ):
         self._masks: list[tuple[Array, Array]] = []
-        present, areas, categories = [], [], []
+        present, areas, categories, start = [], [], [], 0
         for g, (category, names) in enumerate(concepts.items()):
             mask = masks[category][number]
             self.shape = mask.shape
             counts = np.bincount(mask.ravel(), minlength=len(names) + 1)
             numbers = np.flatnonzero(counts[1:]) + 1
-            if len(numbers):
-                self._masks.append((mask, numbers.astype(mask.dtype)))
-                present.append(starts[g] + numbers - 1)
-                areas.append(counts[numbers])
+            self._masks.append((mask, numbers.astype(mask.dtype)))
+            present.append(start + numbers - 1)
+            areas.append(counts[numbers])
             if exhaustive or len(numbers):
                 categories.append(g)
-        empty = np.zeros(0, np.int64)
-        self.present = np.concatenate([empty, *present])
-        self.areas = np.concatenate([empty, *areas])
+            start += len(names)
+        self.present, self.areas = np.concatenate(present), np.concatenate(areas)
         self.categories = np.array(categories, np.int64)
 
     def indicators(self, rows: slice) -> Array:
         """Return where each concept is in a band of rows, then ones: (c + 1, rows * W) bool."""
-        width = self.shape[1]
-        ones = np.ones((1, len(range(*rows.indices(self.shape[0]))) * width), bool)
         where = [mask[rows].ravel() == numbers[:, None] for mask, numbers in self._masks]
-        return np.concatenate([*where, ones])
+        return np.concatenate([*where, np.ones((1, where[0].shape[1]), bool)])
 
 
 def count_overlaps(a: Array, b: Array) -> Array:
@@ -234,24 +243,23 @@ def count_overlaps(a: Array, b: Array) -> Array:
 
     A product of single-precision matrices counts exactly up to 2²⁴ pixels.
     """
-    step = 2**24
     products = [
-        a[:, start : start + step].astype(np.float32) @ b[start : start + step].astype(np.float32)
-        for start in range(0, len(b), step)
+        a[:, part].astype(np.float32) @ b[part].astype(np.float32) for part in slices(len(b), 2**24)
     ]
-    return np.sum(np.array(products).astype(np.int64), axis=0)
+    return np.asarray(np.array(products).astype(np.int64).sum(axis=0))
 
 
-# ------------------------------------------------------------------------------ shared
+# ------------------------------------------------------------------------------ annotated images
 
 
-def one_thread():
+def one_thread() -> AbstractContextManager[Any]:
     """Return a context in which numpy's matrix products take one thread.
 
     The products of one image are small: several threads wait for one another, and on a busy
     machine take a hundred times as long.
     """
-    return _BLAS.limit(limits=1, user_api="blas")
+    limit: AbstractContextManager[Any] = _BLAS.limit(limits=1, user_api="blas")
+    return limit
 
 
 def is_exhaustive(annotated: Annotated) -> bool:
@@ -259,32 +267,26 @@ def is_exhaustive(annotated: Annotated) -> bool:
     return bool(getattr(annotated, "exhaustive", False))
 
 
-def category_starts(concepts: Mapping[str, tuple[str, ...]]) -> Array:
-    """Return the index of each category's first flat concept, (G,)."""
-    sizes = [len(names) for names in concepts.values()]
-    return np.cumsum([0, *sizes])[:-1]
-
-
 def category_of(concepts: Mapping[str, tuple[str, ...]]) -> Array:
     """Return the index of each flat concept's category, (C,)."""
     return np.repeat(np.arange(len(concepts)), [len(names) for names in concepts.values()])
 
 
-def check_thresholds(thresholds: ArrayLike) -> Array:
-    """Return thresholds (I,) as float32.
+def labelled_images(
+    annotated: Annotated, read: Read, activations: Any, batch_size: int, detectors: int
+) -> Iterator[tuple[LabelledImage, Array]]:
+    """Yield the concepts and the maps (h, w, I) of every image, for use on `one_thread`.
 
     Raises
     ------
     ValueError
-        If they are not one number for each detector.
+        As `read_batches` does.
     """
-    limits = np.asarray(thresholds, np.float32)
-    if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
-        raise ValueError(
-            f"thresholds must be one number for each detector, (I,), not {limits.dtype} "
-            f"{limits.shape}{' with NaN' if np.isnan(limits).any() else ''}"
-        )
-    return limits
+    concepts, exhaustive = dict(annotated.concepts), is_exhaustive(annotated)
+    for maps, masks in read_batches(annotated, read, activations, batch_size, detectors):
+        for number, one_map in enumerate(maps):
+            with one_thread():
+                yield LabelledImage(masks, number, concepts, exhaustive), one_map
 
 
 def read_batches(

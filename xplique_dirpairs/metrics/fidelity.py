@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.metrics.importance import ROUNDING
 from xplique_dirpairs.metrics.manipulation import (
@@ -57,7 +58,7 @@ class Curves:
     def areas(self) -> Array:
         """Area under each curve of probabilities over j/I by the trapezoid rule, (N,)."""
         p = self.probabilities
-        return (p[:, :-1] + p[:, 1:]).mean(axis=1) / 2
+        return np.asarray((p[:, :-1] + p[:, 1:]).mean(axis=1) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def fidelity(
 ) -> Fidelity:
     """Compute every fidelity metric of one extractor on N images.
 
-    About 3 I + `SUBSETS` passes of the images through the rest of the network.
+    It takes about 3 I + `SUBSETS` passes of the images through the rest of the network.
 
     Parameters
     ----------
@@ -106,6 +107,10 @@ def fidelity(
         True classes; None: no completeness. See `reconstruction`.
     random_state : int, Generator or None, default=0
         Of the subsets of concepts for μ-fidelity.
+
+    Returns
+    -------
+    fidelity : Fidelity
     """
     subsets = random_subsets(reading.number_of_concepts, SUBSETS, random_state)
     contributions = leave_one_out(reading)
@@ -199,7 +204,7 @@ def probabilities_at(deletion: Curves, fraction: float) -> tuple[Array, Array]:
     """
     p, changed = deletion.probabilities, deletion.changed
     reached = changed[:, 1:] >= fraction
-    crossed = np.any(reached, axis=1, keepdims=True)[:, 0]
+    crossed = np.any(reached, axis=1)
     image, after = np.arange(len(p)), reached.argmax(axis=1) + 1
     start, end = changed[image, after - 1], changed[image, after]
     share = np.divide(fraction - start, end - start, out=np.ones(len(p)), where=crossed)
@@ -217,7 +222,7 @@ def random_subsets(
     leave-one-out contribution.
     """
     size = max(min(2, concepts - 1), round(SUBSET_SHARE * concepts), 1)
-    return random_orders(count, concepts, random_state) < size
+    return np.asarray(random_orders(count, concepts, random_state) < size)
 
 
 def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) -> Array:
@@ -241,24 +246,15 @@ def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) 
         In [−1, 1]; NaN where the sums or the drops do not vary.
     """
     sums = np.asarray(contributions, np.float64) @ np.asarray(subsets, np.float64).T
-    drops = np.asarray(drops, np.float64)
-    a = sums - sums.mean(axis=1, keepdims=True)
-    b = drops - drops.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    varies = np.logical_and(
-        *(
-            length > ROUNDING * np.linalg.norm(values, axis=1)
-            for length, values in zip(lengths, (sums, drops), strict=True)
-        )
-    )
-    products = (a * b).sum(axis=1)
-    correlation = np.full(len(sums), np.nan)
-    np.divide(products, lengths[0] * lengths[1], out=correlation, where=varies)
-    return np.clip(correlation, -1.0, 1.0)
+    both = np.stack([sums, np.asarray(drops, np.float64)])
+    deviations = both - both.mean(axis=-1, keepdims=True)
+    sizes, spreads = np.linalg.norm([both, deviations], axis=-1)
+    varies = (spreads > ROUNDING * sizes).all(axis=0)
+    a, b = unit_rows(deviations)
+    return np.where(varies, np.clip((a * b).sum(axis=-1), -1.0, 1.0), np.nan)
 
 
-def _curves(first: Outcomes, between: Outcomes, last: Outcomes) -> Curves:
-    points = (first, between, last)
+def _curves(*points: Outcomes) -> Curves:
     return Curves(
         np.concatenate([point.probabilities for point in points], axis=1),
         np.concatenate([point.changed for point in points], axis=1),
@@ -268,7 +264,7 @@ def _curves(first: Outcomes, between: Outcomes, last: Outcomes) -> Curves:
 def _before_steps(orders: Array) -> Array:
     """Return which concepts come before each step of the orders, (N, I − 1, I) bool."""
     turn = np.argsort(orders, axis=1)
-    return turn[:, None, :] < np.arange(1, turn.shape[1])[:, None]
+    return np.asarray(turn[:, None, :] < np.arange(1, turn.shape[1])[:, None])
 
 
 # ------------------------------------------------------------------------------ reconstruction
@@ -300,12 +296,7 @@ def reconstruction(
     """
     rebuilt = np.asarray(reconstructions, np.float32)
     intact, kind = reading.intact_logits, reading.final_activation
-    logits = np.concatenate(
-        [
-            reading.logits(np.clip(rebuilt[rows], *reading.limits))
-            for rows in reading.chunks(reading.number_of_images)
-        ]
-    )
+    logits = reading.logits(np.clip(rebuilt, *reading.limits))
     values = {
         "agreement": agreement(intact, logits, kind),
         "kl": kl_bits(intact, logits, kind),
@@ -359,7 +350,7 @@ def completeness(intact: ArrayLike, rebuilt: ArrayLike, chance: float) -> Array:
     ----------
     intact, rebuilt : ndarray of shape (N,)
         Accuracy of the network on each image, and on its reconstruction, 0 to 1.
-    chance
+    chance : float
         Accuracy of a random prediction.
 
     Returns

@@ -1,7 +1,7 @@
-"""Which detectors fire in an image that was made, or chosen, for one concept.
+"""Which detectors fire in an image that was generated, or chosen, for one concept.
 
-A picture made by activation maximisation is valid if the network sees the concept in it that it was
-made for: its own detector fires, the others do not. All figures follow from the excess of each
+A picture of activation maximisation is valid if the network detects its concept in it: the
+concept's own detector fires, the others do not. All figures follow from the excess of each
 projection over its bias, ``z_i − b_i``; detector i fires where it is positive (y_i > 0.5).
 """
 
@@ -17,23 +17,23 @@ from xplique_dirpairs.core.types import Array
 
 @dataclass(frozen=True, eq=False)
 class Firing:
-    """Figures of n images, each of one concept; arrays of shape (n,).
+    """Figures of n images, each of one concept.
 
     Attributes
     ----------
-    concepts
+    concepts : ndarray of shape (n,), int
         The concept of each image.
-    own_share
+    own_share : ndarray of shape (n,)
         Share of the image's positions where its own detector fires, in [0, 1].
-    own_excess
+    own_excess : ndarray of shape (n,)
         The own detector's largest excess over its bias, in units of the scales.
-    others_firing
+    others_firing : ndarray of shape (n,)
         Share of the other detectors that fire anywhere in the image; NaN where there is no other.
-    others_share
+    others_share : ndarray of shape (n,)
         Share of the positions where another detector fires, mean over the others; NaN likewise.
-    stronger
+    stronger : ndarray of shape (n,), int
         Number of other detectors whose largest excess is at least the own one's.
-    rival
+    rival : ndarray of shape (n,), int
         The other detector with the largest excess; −1 where there is no other.
     """
 
@@ -48,17 +48,17 @@ class Firing:
     @property
     def fires(self) -> Array:
         """Whether the own detector fires anywhere."""
-        return self.own_share > 0
+        return np.asarray(self.own_share > 0)
 
     @property
     def alone(self) -> Array:
         """Whether the own detector fires and no other does."""
-        return self.fires & ~(self.others_firing > 0)
+        return np.asarray(self.fires & ~(self.others_firing > 0))
 
     @property
     def strongest(self) -> Array:
         """Whether the own detector's excess is larger than that of every other."""
-        return self.stronger == 0
+        return np.asarray(self.stronger == 0)
 
 
 def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = None) -> Firing:
@@ -73,6 +73,10 @@ def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = No
     scales : array-like of shape (I,), optional
         Unit of each detector's excess, such as the standard deviation of its projections. Default:
         1, the detector's own margin for direction pairs (z is in units of M_i).
+
+    Returns
+    -------
+    firing : Firing
     """
     excess = np.asarray(excess, np.float64)
     excess = excess.reshape(len(excess), -1, excess.shape[-1])

@@ -33,19 +33,19 @@ _POINTS_PER_DEGREE = 8
 
 @dataclass(frozen=True)
 class SobolIndices:
-    """First-order and total indices with their standard errors, each ``(..., I)``.
+    """First-order and total indices with their standard errors.
 
     Attributes
     ----------
-    first
+    first : ndarray of shape (..., I)
         Share of the variance due to the concept alone. Sums to 1 for an additive score, below
         with interactions. An estimate may be below 0 by its error.
-    first_error
+    first_error : ndarray of shape (..., I)
         Standard error of ``first``.
-    total
+    total : ndarray of shape (..., I)
         Share of the variance the concept has any part in, ≥ 0. Sums to 1 for an additive score,
         above with interactions.
-    total_error
+    total_error : ndarray of shape (..., I)
         Standard error of ``total``.
     """
 
@@ -100,34 +100,6 @@ def _design(a: Array, b: Array) -> Array:
     return np.concatenate([a, b, mixed.reshape(-1, len(index))])
 
 
-def total_sobol_indices(scores: ArrayLike, number_of_concepts: int) -> Array:
-    """Estimate total Sobol indices, S_i = E[(f(A) − f(C_i))²] / (2 Var f).
-
-    M. J. W. Jansen, "Analysis of variance designs for model output", 1999, eq. for the total
-    effect. The variance is that over A and B together: twice the points, same expectation.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (..., n · (I + 2))
-        f at the rows of `sobol_designs`.
-    number_of_concepts
-        I.
-
-    Returns
-    -------
-    indices : ndarray of shape (..., I)
-        ≥ 0; their sum is 1 for an additive f, and above with interactions. Zero where the scores
-        do not vary.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    nb_design = scores.shape[-1] // (number_of_concepts + 2)
-    _, totals, variances = _sobol_terms(scores, nb_design)
-    variance, squares = variances.mean(axis=-1), totals.mean(axis=-1)
-    size = np.abs(scores).max(axis=-1, keepdims=True)
-    constant = variance <= (ROUNDING * size) ** 2
-    return np.where(constant, 0.0, squares / np.where(constant, 1.0, variance))
-
-
 def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> SobolIndices:
     """Estimate first-order and total Sobol indices, with standard errors, by a control variate.
 
@@ -135,6 +107,8 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
 
         first  S_i = E[f(B) (f(C_i) − f(A))] / Var f        (Saltelli et al. 2010, table 2, row b)
         total  T_i = E[(f(A) − f(C_i))²] / (2 Var f)        (Jansen 1999; ibid., row f)
+
+    The variance is that over A and B together: twice the points, same expectation.
 
     At few points both are noisy, mostly because of where the points fall on the concepts' own
     effects. So an additive polynomial g is fitted to the scores. Its indices are known exactly, and
@@ -153,7 +127,7 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
 
     Interactions are left to the points: with strong ones 32 points are off by 0.3 in the totals
     and 0.6 in the first-order indices, as the errors say. Errors average out over images, if every
-    image has masks of its own (`sobol_designs`). `total_sobol_indices` is the plain estimator.
+    image has masks of its own (`sobol_designs`).
 
     Parameters
     ----------
@@ -161,12 +135,12 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
         f at the masks.
     masks : ndarray of shape (n · (I + 2), I)
         Of `sobol_designs`.
-    degree
+    degree : int, default=5
         Of the polynomial in each concept's mask; lowered to n // 8. 0: the plain estimators.
 
     Returns
     -------
-    indices
+    indices : SobolIndices
         All zero where the scores do not vary. The errors are those of the ratio of two means over
         the n rows of the design, by the delta method: what a bootstrap over the rows converges to.
         They take the rows as independent; those of a scrambled sequence are better spread, so
@@ -185,14 +159,15 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
 
     size = np.abs(scores).max(axis=-1)[..., None]
     constant = score_terms[2].mean(axis=-1) <= (ROUNDING * size) ** 2
-    whole = variance.mean(axis=-1)
-    # a difference of two estimates; the model's own variance is a lower bound of the truth
-    whole = np.where(whole > 0, whole, known.sum(axis=-1)[..., None])
-    whole = np.where(constant | (whole <= 0), np.inf, whole)
+    mean_variance = variance.mean(axis=-1)
+    # A difference of two estimates; the model's own variance is a lower bound of the truth.
+    mean_variance = np.where(mean_variance > 0, mean_variance, known.sum(axis=-1)[..., None])
+    mean_variance = np.where(constant | (mean_variance <= 0), np.inf, mean_variance)
 
     def ratio(part: Array) -> tuple[Array, Array]:
-        index = part.mean(axis=-1) / whole
-        slopes = (part - index[..., None] * variance) / whole[..., None]
+        """Return the index of its terms, with its standard error."""
+        index = part.mean(axis=-1) / mean_variance
+        slopes = (part - index[..., None] * variance) / mean_variance[..., None]
         return index, slopes.std(axis=-1, ddof=1) / math.sqrt(nb_design)
 
     return SobolIndices(*ratio(first), *ratio(total))

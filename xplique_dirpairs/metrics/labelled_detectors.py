@@ -9,13 +9,13 @@ each one a detector of the most frequent concept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_random_state
@@ -26,11 +26,9 @@ from xplique_dirpairs.metrics.dissection import (
     LabelledImage,
     Read,
     category_of,
-    category_starts,
     count_overlaps,
     dissect,
-    is_exhaustive,
-    one_thread,
+    labelled_images,
     read_batches,
 )
 from xplique_dirpairs.metrics.interpretability import Interpretability, average_precision
@@ -62,11 +60,11 @@ def interpretability(
 
     Parameters
     ----------
-    training, validation
+    training, validation : Annotated
         Annotated images; none should be in both.
-    read
+    read : callable
         Images (n, H, W, …) → maps (n, h, w, I); see `dissect`.
-    thresholds : ndarray of shape (I,), optional
+    thresholds : array-like of shape (I,), optional
         The detectors' own biases. None: the top 1/I or the top 0.5 % of the training part,
         whichever is better there (`choose_thresholds`).
     training_activations, validation_activations, batch_size, shift
@@ -76,7 +74,7 @@ def interpretability(
 
     Returns
     -------
-    scores
+    scores : Interpretability
 
     Raises
     ------
@@ -88,7 +86,7 @@ def interpretability(
     options: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
     training_options = options | {"activations": training_activations}
     if thresholds is None:
-        dissection = choose_thresholds(training, read, **training_options).dissection
+        _, dissection = choose_thresholds(training, read, **training_options)
     else:
         dissection = dissect(training, read, thresholds, **training_options)
     return score_labels(
@@ -123,21 +121,22 @@ def score_labels(
 
     Parameters
     ----------
-    annotated
+    annotated : Annotated
         The validation part, of the concepts of ``dissection``.
     read, activations, batch_size, shift
         As in `dissect`.
-    dissection
+    dissection : Dissection
         Of the training part: thresholds, ranges, and labels unless they are given.
-    labels : ndarray of shape (I,), optional
+    labels : array-like of shape (I,), optional
         Indices of flat concepts, where they are known (supervised detectors); −1 for none.
-    resamples
+    resamples : int, default=200
         Of the bootstrap; 0 for none.
-    random_state
+    random_state : int, default=0
+        Seed of the bootstrap.
 
     Returns
     -------
-    scores
+    scores : Interpretability
 
     Raises
     ------
@@ -149,12 +148,8 @@ def score_labels(
     chosen = dissection.labels if labels is None else np.asarray(labels)
     counts = _LabelCounts(dissection, _checked_labels(chosen, dissection), resamples, random_state)
     detectors = len(dissection.thresholds)
-    exhaustive = is_exhaustive(annotated)
-    for maps, masks in read_batches(annotated, read, activations, batch_size, detectors):
-        for number, one_map in enumerate(maps):
-            image = LabelledImage(masks, number, counts.concepts, counts.starts, exhaustive)
-            with one_thread():
-                counts.add(image, one_map, shift)
+    for image, maps in labelled_images(annotated, read, activations, batch_size, detectors):
+        counts.add(image, maps, shift)
     return counts.result()
 
 
@@ -184,109 +179,81 @@ def _checked_labels(labels: Array, dissection: Dissection) -> Array:
             f"labels must be numbers of concepts, 0 to {count - 1}, or −1 for none; they go from "
             f"{labels.min()} to {labels.max()}"
         )
-    return labels.astype(np.int64)
+    return np.asarray(labels, np.int64)
 
 
 class _LabelCounts:
-    """Running counts of detectors, and of detectors of one label together, with their labels.
+    """Running counts of detectors, and of all detectors of a label together, with their labels.
 
-    Columns are the I detectors, then the L groups of detectors of one label.
+    Columns are the I detectors, then the L groups of detectors that share a label.
     """
 
     def __init__(self, dissection: Dissection, labels: Array, resamples: int, random_state: int):
-        self.dissection, self.labels = dissection, labels
-        self.concepts = dissection.concepts
-        self.starts = category_starts(self.concepts)
-        self.groups = np.unique(labels[labels != NO_LABEL])
-        members = [np.flatnonzero(labels == label) for label in self.groups]
-        self._first = np.array([detectors[0] for detectors in members], np.int64)
-        self._several = [(g, several) for g, several in enumerate(members) if len(several) > 1]
-        self._all_labels = np.concatenate([labels, self.groups])
-        categories = category_of(self.concepts)[self._all_labels]
-        self._categories = np.where(self._all_labels == NO_LABEL, NO_LABEL, categories)
-        # rows: pixels of both, of the detector, of the concept; images
-        self._counts = np.zeros((4, len(self._all_labels)), np.int64)
+        self._dissection, self._labels = dissection, labels
+        self._groups = np.unique(labels[labels != NO_LABEL])
+        self._members = (labels[:, None] == self._groups).astype(np.float32)
+        self._column_labels = np.concatenate([labels, self._groups])
+        # The appended category, which no image has, is that of `NO_LABEL`, -1.
+        categories = np.append(category_of(dissection.concepts), NO_LABEL)
+        self._categories = categories[self._column_labels]
+        # Rows: pixels of both, of the detector, of the concept; images.
+        self._counts = np.zeros((4, len(self._column_labels)), np.int64)
         self._drawn = np.zeros((resamples, *self._counts.shape), np.int64)
         self._rng = check_random_state(random_state)
-        detectors = len(labels)
-        self._levels = np.zeros((2, detectors, AP_LEVELS), np.int64)  # positive, all
+        self._levels = np.zeros((2, len(labels), AP_LEVELS), np.int64)  # positive, all
         span = dissection.highest - dissection.lowest
-        self._lowest = dissection.lowest.astype(np.float32)
         scale = np.divide(AP_LEVELS, span, out=np.zeros(span.shape), where=span > 0)
-        self._scale = scale.astype(np.float32)
+        self._lowest, self._scale = dissection.lowest.astype(np.float32), scale.astype(np.float32)
 
     def add(self, image: LabelledImage, maps: Array, shift: Shift) -> None:
         """Count one image, maps (h, w, I)."""
         weights = self._rng.poisson(1.0, len(self._drawn))
-        judged = np.isin(self._categories, image.categories)
-        if not judged.any():
-            return
-        row = np.full(len(flat_concepts(self.concepts)), len(image.present))
-        row[image.present] = np.arange(len(image.present))
         # Row of the own label among the concepts present, or the row of ones.
-        own = row[self._all_labels]
-        present = judged & (own < len(image.present))
-        overlaps = np.zeros((len(image.present) + 1, len(own)), np.int64)
+        rows_of = {label: row for row, label in enumerate(image.present)}
+        own = np.array([rows_of.get(label, len(rows_of)) for label in self._column_labels])
+        present = own < len(rows_of)
+        judged = np.isin(self._categories, image.categories)
+        overlaps = np.zeros((len(rows_of) + 1, len(own)), np.int64)
         for rows, values in upsampled_bands(maps, image.shape, shift):
             where = image.indicators(rows)
-            overlaps += count_overlaps(where, self._with_groups(values))
-            self._count_levels(values, where, own, judged, present)
-        every = np.arange(len(own))
-        areas = np.concatenate([image.areas, [0]])
-        both = overlaps[own, every] * present
-        counted = np.stack([both, overlaps[-1], areas[own] * present, judged])
-        counted[:, ~judged] = 0
+            fires = values > self._dissection.thresholds
+            groups = fires.astype(np.float32) @ self._members > 0
+            overlaps += count_overlaps(where, np.concatenate([fires, groups], axis=1))
+            self._count_levels(values, where[own].T & present, judged)
+        both = overlaps[own, np.arange(len(own))]
+        areas = np.append(image.areas, 0)[own]
+        counted = np.stack([both * present, overlaps[-1] * judged, areas, judged])
         self._counts += counted
         self._drawn += weights[:, None, None] * counted
 
-    def _with_groups(self, values: Array) -> Array:
-        """Return where each detector, and any detector of each group, fires, (P, I + L) bool."""
-        fires = values > self.dissection.thresholds
-        groups = fires[:, self._first]
-        for g, members in self._several:
-            groups[:, g] = fires[:, members].any(axis=1)
-        return np.concatenate([fires, groups], axis=1)
-
-    def _count_levels(
-        self, values: Array, where: Array, own: Array, judged: Array, present: Array
-    ) -> None:
-        """Add values (P, I) of the judged detectors to the histograms."""
-        detectors = len(self.labels)
-        columns = np.flatnonzero(judged[:detectors])
-        chosen = values if len(columns) == detectors else values[:, columns]
-        levels = chosen - self._lowest[columns]
-        levels *= self._scale[columns]
-        np.clip(levels, 0, AP_LEVELS - 1, out=levels)
-        cells = levels.astype(np.intp)
-        cells += columns * AP_LEVELS
-        size = detectors * AP_LEVELS
-        self._levels[1] += np.bincount(cells.ravel(), minlength=size).reshape(detectors, -1)
-        labelled = np.flatnonzero(present[columns])
-        if len(labelled):
-            positive = cells[:, labelled][where[own[columns[labelled]]].T]
-            self._levels[0] += np.bincount(positive, minlength=size).reshape(detectors, -1)
+    def _count_levels(self, values: Array, has_label: Array, judged: Array) -> None:
+        """Add values (P, I) of the judged detectors, and where their labels are, to histograms."""
+        columns = np.flatnonzero(judged[: len(self._labels)])
+        levels = (values[:, columns] - self._lowest[columns]) * self._scale[columns]
+        cells = np.clip(levels, 0, AP_LEVELS - 1).astype(np.intp) + columns * AP_LEVELS
+        for counts, chosen in zip(self._levels, (cells[has_label[:, columns]], cells), strict=True):
+            counts += np.bincount(chosen.ravel(), minlength=counts.size).reshape(counts.shape)
 
     def result(self) -> Interpretability:
         """Return the scores of all images counted."""
-        labels, detectors = self.labels, len(self.labels)
+        dissection, labels, detectors = self._dissection, self._labels, len(self._labels)
         both, area, concept, images = self._counts
         inside, fired, labelled, drawn = np.moveaxis(self._drawn[..., :detectors], 1, 0)
         union = fired + labelled - inside
         resampled = np.divide(inside, union, out=np.zeros(union.shape), where=union > 0)
         resampled[(drawn == 0) & (labels != NO_LABEL)] = np.nan
-        precision = average_precision(*self._levels)
-        training = self.dissection.iou[np.arange(detectors), labels]
+        training_iou = dissection.iou[np.arange(detectors), labels]
         return Interpretability(
-            concepts=self.concepts,
+            concepts=dissection.concepts,
             labels=labels,
-            thresholds=self.dissection.thresholds,
-            training_iou=np.where(labels == NO_LABEL, 0.0, training),
+            thresholds=dissection.thresholds,
+            training_iou=np.where(labels == NO_LABEL, 0.0, training_iou),
             intersection=both[:detectors],
             detector_area=area[:detectors],
             concept_area=concept[:detectors],
             images=images[:detectors],
-            average_precision=np.where(labels == NO_LABEL, 0.0, precision),
-            groups=self.groups,
+            average_precision=np.where(labels == NO_LABEL, 0.0, average_precision(*self._levels)),
+            groups=self._groups,
             group_intersection=both[detectors:],
             group_area=area[detectors:],
             resampled_iou=resampled,
@@ -294,25 +261,6 @@ class _LabelCounts:
 
 
 # ------------------------------------------------------------------------------ thresholds
-
-
-@dataclass(frozen=True, eq=False)
-class ThresholdChoice:
-    """The thresholds with the largest S¹ on the training part.
-
-    Attributes
-    ----------
-    name
-        Of the chosen thresholds.
-    dissection : Dissection
-        Of the training part, with these thresholds.
-    scores
-        S¹ on the training part of every candidate, by name.
-    """
-
-    name: str
-    dissection: Dissection
-    scores: dict[str, float]
 
 
 def quantile_thresholds(
@@ -334,7 +282,7 @@ def quantile_thresholds(
     ----------
     annotated, read, activations, batch_size
         As in `dissect`.
-    shares
+    shares : sequence of float
         In (0, 1).
 
     Returns
@@ -344,80 +292,65 @@ def quantile_thresholds(
     Raises
     ------
     ValueError
-        If a share is out of range, and as in `dissect`.
+        As in `dissect`.
     """
-    wanted = np.asarray(shares, float)
-    if wanted.ndim != 1 or not wanted.size or not ((wanted > 0) & (wanted < 1)).all():
-        raise ValueError(f"shares must lie between 0 and 1, not {shares!r}")
 
-    def values():
+    def blocks() -> Iterator[Array]:
         for maps, _ in read_batches(annotated, read, activations, batch_size):
-            yield maps.reshape(-1, maps.shape[-1])
+            yield as_positions(maps)
 
-    lowest, highest = np.array(np.inf), np.array(-np.inf)
-    for block in values():
-        lowest = np.minimum(lowest, block.min(axis=0))
-        highest = np.maximum(highest, block.max(axis=0))
+    ranges = np.array([(block.min(axis=0), block.max(axis=0)) for block in blocks()], np.float64)
+    lowest, highest = ranges[:, 0].min(axis=0), ranges[:, 1].max(axis=0)
     width = (highest - lowest) / QUANTILE_LEVELS
     counts = np.zeros((len(lowest), QUANTILE_LEVELS), np.int64)
-    for block in values():
+    for block in blocks():
+        steps = np.divide(block - lowest, width, out=np.zeros(block.shape), where=width > 0)
         # A level includes its upper edge, since "above a threshold" excludes the threshold.
-        levels = np.ceil(
-            np.divide(block - lowest, width, out=np.zeros(block.shape), where=width > 0)
-        )
-        levels = np.clip(levels - 1, 0, QUANTILE_LEVELS - 1).astype(np.intp)
-        for i, column in enumerate(levels.T):
-            counts[i] += np.bincount(column, minlength=QUANTILE_LEVELS)
+        levels = np.clip(np.ceil(steps) - 1, 0, QUANTILE_LEVELS - 1).astype(np.intp)
+        for detector_counts, column in zip(counts, levels.T, strict=True):
+            detector_counts += np.bincount(column, minlength=QUANTILE_LEVELS)
     above = counts[:, ::-1].cumsum(axis=1)[:, ::-1] - counts  # the upper edge of each level
     total = counts.sum(axis=1, keepdims=True)
-    edges = [(above <= share * total).argmax(axis=1) + 1 for share in wanted]
-    return (lowest + width * np.array(edges)).astype(np.float32)
+    edges = [(above <= share * total).argmax(axis=1) + 1 for share in shares]
+    return np.asarray(lowest + width * np.array(edges), np.float32)
 
 
 def choose_thresholds(
     annotated: Annotated,
     read: Read,
-    candidates: Mapping[str, ArrayLike] | None = None,
     *,
     activations: Any = None,
     batch_size: int = 32,
     shift: Shift = 0.0,
-) -> ThresholdChoice:
-    """Dissect the training part with each candidate; return the one with the largest S¹.
+) -> tuple[str, Dissection]:
+    """Choose the quantiles of detectors' maps with the larger S¹ on the training part.
+
+    Candidates are the top 1/I (1/2 for a single detector) and the top 0.5 % of each detector.
 
     Parameters
     ----------
     annotated, read, activations, batch_size, shift
         As in `dissect`.
-    candidates
-        Thresholds (I,) by name. Default: the top 1/I (1/2 for a single detector) and the top 0.5 %
-        of each detector.
 
     Returns
     -------
-    choice
+    name : str
+        Of the chosen thresholds, such as "top 1/25".
+    dissection : Dissection
+        Of the training part, with these thresholds.
 
     Raises
     ------
     ValueError
-        If there is no candidate, and as in `dissect`.
+        As in `dissect`.
     """
     options: dict[str, Any] = {"activations": activations, "batch_size": batch_size}
-    if candidates is None:
-        maps, _ = next(read_batches(annotated, read, activations, batch_size))
-        parts = max(maps.shape[-1], 2)
-        names = {f"top 1/{parts}": 1 / parts, f"top {TOP_SHARE:.1%}": TOP_SHARE}
-        limits = quantile_thresholds(annotated, read, list(names.values()), **options)
-        candidates = dict(zip(names, limits, strict=True))
-    if not candidates:
-        raise ValueError("candidates are empty: give thresholds (I,) by name, or None")
+    maps, _ = next(read_batches(annotated, read, activations, batch_size))
+    parts = max(maps.shape[-1], 2)
+    shares = {f"top 1/{parts}": 1 / parts, f"top {TOP_SHARE:.1%}": TOP_SHARE}
+    candidates = quantile_thresholds(annotated, read, list(shares.values()), **options)
     dissections = {
         name: dissect(annotated, read, thresholds, shift=shift, **options)
-        for name, thresholds in candidates.items()
+        for name, thresholds in zip(shares, candidates, strict=True)
     }
-    scores = {
-        name: float(np.nan_to_num(dissection.iou).max(axis=1).sum())
-        for name, dissection in dissections.items()
-    }
-    best = max(scores, key=lambda name: scores[name])
-    return ThresholdChoice(best, dissections[best], scores)
+    return max(dissections.items(), key=lambda item: np.nan_to_num(item[1].iou).max(axis=1).sum())

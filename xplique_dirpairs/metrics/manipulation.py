@@ -15,7 +15,7 @@ over them. Predictions are computed in float64, from logarithms: no probability 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -23,23 +23,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_expit, log_softmax
 
-from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.batching import as_positions, chunk_size, slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_float32
 
 
 class Outcomes(NamedTuple):
-    """Predictions under M masks of each of N images, (N, M) each.
+    """Predictions under M masks of each of N images.
 
     Attributes
     ----------
-    logits
+    logits : ndarray of shape (N, M)
         Logit of the image's class.
-    probabilities
-        Its probability.
-    entropies
+    probabilities : ndarray of shape (N, M)
+        Probability of that class.
+    entropies : ndarray of shape (N, M)
         Entropy of the whole prediction, in bits.
-    changed
+    changed : ndarray of shape (N, M)
         ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
     """
 
@@ -108,15 +108,25 @@ class Reading:
         """I."""
         return len(self.bank)
 
+    def part(self, images: slice) -> Reading:
+        """Return the reading of some of the images."""
+        return replace(
+            self,
+            activations=self.activations[images],
+            coefficients=self.coefficients[images],
+            class_ids=self.class_ids[images],
+        )
+
     def logits(self, features: Array) -> Array:
-        """Return the network's logits (n, K).
+        """Return the network's logits (n, K) of features (n, *S, D).
 
         Raises
         ------
         ValueError
             If they are not finite.
         """
-        logits = np.asarray(self.predict(features))
+        parts = [self.predict(features[rows]) for rows in self.chunks(len(features))]
+        logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise ValueError("the network's logits are not finite: check its weights and images")
         return logits
@@ -129,17 +139,13 @@ class Reading:
     @cached_property
     def intact_logits(self) -> Array:
         """The network's own logits, (N, K)."""
-        return np.concatenate(
-            [self.logits(self.activations[rows]) for rows in self.chunks(self.number_of_images)]
-        )
+        return self.logits(self.activations)
 
     @cached_property
     def intact(self) -> Outcomes:
         """`outcomes` of the untouched features, (N, 1) each."""
-        changed = np.where(self.norms == 0, np.nan, 0.0)
-        return _outcomes(
-            self, self.intact_logits, np.arange(self.number_of_images), changed[:, None]
-        )
+        changed = np.where(self.norms == 0, np.nan, 0.0)[:, None]
+        return _outcomes(self, self.intact_logits, np.arange(self.number_of_images), changed)
 
     @cached_property
     def all_off(self) -> Outcomes:
@@ -147,7 +153,7 @@ class Reading:
         return outcomes(self, np.zeros((1, self.number_of_concepts)))
 
     def chunks(self, count: int) -> Iterator[Array]:
-        """Yield indices 0 … count − 1 in parts whose features fit in one chunk."""
+        """Yield indices 0 … count − 1 in parts whose features fit in one chunk of memory."""
         for part in slices(count, chunk_size(self.activations[0].size)):
             yield np.arange(part.start, part.stop)
 
@@ -157,7 +163,7 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
 
     Parameters
     ----------
-    reading
+    reading : Reading
     masks : ndarray of shape (M, I), or (N, M, I) with masks for each image
         In [0, 1]: 0 is off, 1 is on.
 
@@ -176,9 +182,7 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
         x = reading.activations[image]
         moved = _moved(reading, x, image, off[image, mask])
         np.clip(moved, *reading.limits, out=moved)
-        norms = reading.norms[image]
-        changed = _norms(np.subtract(moved, x, out=x))
-        changed = np.divide(changed, norms, out=np.full(len(rows), np.nan), where=norms > 0)
+        changed = _ratio(_norms(np.subtract(moved, x, out=x)), reading.norms[image])
         values[:, rows] = _outcomes(reading, reading.logits(moved), image, changed)
     return Outcomes(*values.reshape(len(values), images, count))
 
@@ -199,8 +203,7 @@ def all_off_negative_mass(reading: Reading) -> Array:
         x = reading.activations[image]
         moved = _moved(reading, x, image, np.ones((len(image), 1), np.float32))
         outside = np.subtract(moved, np.clip(moved, *reading.limits), out=moved)
-        own, out = _masses(x), _masses(outside)
-        mass[image] = np.divide(out, own, out=np.full(len(image), np.nan), where=own > 0)
+        mass[image] = _ratio(_masses(outside), _masses(x))
     return mass
 
 
@@ -208,32 +211,37 @@ def _moved(reading: Reading, x: Array, image: Array, off: Array) -> Array:
     """Return x − (off ⊙ u) B, not clipped; off (n, I) or (n, 1)."""
     off = off.reshape(len(image), *[1] * (x.ndim - 2), off.shape[-1])
     taken = reading.coefficients[image] * off
-    step = (taken.reshape(-1, taken.shape[-1]) @ reading.bank).reshape(x.shape)
+    step: Array = (as_positions(taken) @ reading.bank).reshape(x.shape)
     return np.subtract(x, step, out=step)
 
 
 def _outcomes(reading: Reading, logits: Array, image: Array, changed: Array) -> Outcomes:
+    """Return outcomes in the shape of ``changed``, a row of logits for the image of each."""
     kind, class_ids = reading.final_activation, reading.class_ids[image]
     row = np.arange(len(image))
-    class_logits, probabilities, entropies = (
-        values.reshape(changed.shape)
-        for values in (
-            logits[row, class_ids].astype(np.float64),
-            class_probabilities(logits, kind)[row, class_ids],
-            entropy_bits(logits, kind),
-        )
+    values = (
+        logits[row, class_ids].astype(np.float64),
+        class_probabilities(logits, kind)[row, class_ids],
+        entropy_bits(logits, kind),
     )
-    return Outcomes(class_logits, probabilities, entropies, changed)
+    logit, probability, entropy = (value.reshape(changed.shape) for value in values)
+    return Outcomes(logit, probability, entropy, changed)
 
 
 def _norms(features: Array) -> Array:
     flat = features.reshape(len(features), -1)
     # BLAS dot products: no squares in memory, and more exact than a float32 running sum
-    return np.sqrt(np.matmul(flat[:, None, :], flat[:, :, None]).reshape(-1).astype(np.float64))
+    squares = np.matmul(flat[:, None, :], flat[:, :, None]).reshape(-1)
+    return np.asarray(np.sqrt(squares.astype(np.float64)))
 
 
 def _masses(features: Array) -> Array:
-    return np.abs(features).reshape(len(features), -1).sum(axis=1, dtype=np.float64)
+    return np.asarray(np.abs(features).reshape(len(features), -1).sum(axis=1, dtype=np.float64))
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """Return above / below; NaN where ``below`` is 0."""
+    return np.asarray(np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0))
 
 
 # ------------------------------------------------------------------------------ predictions
@@ -241,7 +249,8 @@ def _masses(features: Array) -> Array:
 
 def class_probabilities(logits: ArrayLike, final_activation: str = "softmax") -> Array:
     """Compute the probability of every class, (..., K), in [0, 1]."""
-    return np.exp(_log_yes(np.asarray(logits, np.float64), final_activation))
+    log_p = _log_probabilities(logits, final_activation)
+    return np.asarray(np.exp(log_p[..., 0, :] if final_activation == "softmax" else log_p[..., 0]))
 
 
 def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> Array:
@@ -249,7 +258,8 @@ def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> Array:
 
     In [0, log2 K] under a softmax; the mean two-class entropy, in [0, 1], under sigmoids.
     """
-    return _kl_terms(np.asarray(logits, np.float64), None, final_activation)
+    log_p = _log_probabilities(logits, final_activation)
+    return _expected_bits(log_p, -log_p)
 
 
 def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
@@ -257,9 +267,10 @@ def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softma
 
     p of ``logits``, p̂ of ``other``. Under sigmoids the mean two-class divergence of the outputs.
     """
-    logits, other = np.asarray(logits, np.float64), np.asarray(other, np.float64)
-    divergence = _kl_terms(logits, other, final_activation)
-    return np.maximum(divergence, 0.0)  # at p = p̂ rounding may be below 0
+    log_p = _log_probabilities(logits, final_activation)
+    log_ratio = log_p - _log_probabilities(other, final_activation)
+    # At p = p̂ rounding may be below 0.
+    return np.asarray(np.maximum(_expected_bits(log_p, log_ratio), 0.0))
 
 
 def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
@@ -272,8 +283,10 @@ def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "soft
 
 def predicted(logits: ArrayLike, final_activation: str = "softmax") -> Array:
     """Return the class, (...,) int; under sigmoids which outputs are above ½, (..., K) int."""
-    logits = np.asarray(logits)
-    return logits.argmax(axis=-1) if final_activation == "softmax" else (logits > 0).astype(int)
+    values = np.asarray(logits)
+    if final_activation == "softmax":
+        return np.asarray(values.argmax(axis=-1))
+    return (values > 0).astype(int)
 
 
 def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softmax") -> Array:
@@ -282,24 +295,20 @@ def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softm
     Under sigmoids the share of the outputs that are right.
     """
     right = (predicted(logits, final_activation) == np.asarray(labels)).astype(np.float64)
-    return right if final_activation == "softmax" else right.mean(axis=-1)
+    return right if final_activation == "softmax" else np.asarray(right.mean(axis=-1))
 
 
-def _log_yes(logits: Array, final_activation: str) -> Array:
-    return log_softmax(logits, axis=-1) if final_activation == "softmax" else log_expit(logits)
+def _log_probabilities(logits: ArrayLike, final_activation: str) -> Array:
+    """Return log probabilities of a softmax's classes, (..., 1, K), or of yes and no, (..., K, 2).
 
-
-def _kl_terms(logits: Array, other: Array | None, final_activation: str) -> Array:
-    """Compute Σ_k p_k (log2 p_k − log2 p̂_k), or without ``other`` − Σ_k p_k log2 p_k."""
-
-    def expected(log_p: Array, log_other: Array | None) -> Array:
-        return np.exp(log_p) * (-log_p if log_other is None else log_p - log_other) / np.log(2.0)
-
-    yes = expected(
-        _log_yes(logits, final_activation),
-        None if other is None else _log_yes(other, final_activation),
-    )
+    The last axis is a distribution; outputs that are independent are along the one before it.
+    """
+    values = np.asarray(logits, np.float64)
     if final_activation == "softmax":
-        return yes.sum(axis=-1)
-    no = expected(log_expit(-logits), None if other is None else log_expit(-other))
-    return (yes + no).mean(axis=-1)
+        return np.asarray(log_softmax(values, axis=-1)[..., None, :])
+    return np.stack([log_expit(values), log_expit(-values)], axis=-1)
+
+
+def _expected_bits(log_p: Array, nats: Array) -> Array:
+    """Return the expectation of ``nats`` in bits, a mean over independent outputs, (...,)."""
+    return np.asarray((np.exp(log_p) * nats).sum(axis=-1).mean(axis=-1) / np.log(2.0))

@@ -75,7 +75,8 @@ def detector_iou(detected: ArrayLike, masks: ArrayLike) -> Array:
     masks = masks.reshape(-1, masks.shape[-1]).astype(np.float64)
     intersection = detected.T @ masks
     union = detected.sum(axis=0)[:, None] + masks.sum(axis=0) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    iou: Array = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return iou
 
 
 def signal_value_rmse(signal_values: ArrayLike, alpha: ArrayLike) -> Array:
@@ -98,7 +99,7 @@ def signal_value_rmse(signal_values: ArrayLike, alpha: ArrayLike) -> Array:
     values, alpha = np.asarray(signal_values, np.float64), np.asarray(alpha, np.float64)
     pixels = tuple(range(alpha.ndim - 1))
     error = values - (alpha - alpha.mean(axis=pixels))
-    return np.sqrt(np.mean(np.square(error), axis=pixels))
+    return np.asarray(np.sqrt(np.mean(np.square(error), axis=pixels)))
 
 
 def recovery(
@@ -128,7 +129,7 @@ def recovery(
 
     Returns
     -------
-    recovery
+    recovery : Recovery
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Every metric by its name, and the figure with its confidence interval that is made of its values.
+"""The list of all metrics, and the confidence interval of a metric's figure.
 
-A metric gives one row of values for every image, and a *statistic* makes one figure of the rows:
+A metric has one row of values for every image, and a *statistic* reduces the rows to one figure:
 their `mean`, or, for a quotient over the whole data set (R², completeness), the `ratio_of_means`
 of two columns. The bootstrap draws images, with their whole rows.
 
@@ -51,7 +51,7 @@ class Summary(NamedTuple):
 
 def mean(samples: Array) -> Array:
     """Compute the mean over the images, (B, N) → (B,)."""
-    return samples.mean(axis=1)
+    return np.asarray(samples.mean(axis=1))
 
 
 def ratio_of_means(samples: Array) -> Array:
@@ -59,10 +59,10 @@ def ratio_of_means(samples: Array) -> Array:
 
     NaN where the second mean is 0 up to rounding: terms of both signs rarely cancel exactly.
     """
-    means = samples.mean(axis=1)
-    above, below = means[:, 0], means[:, 1]
+    above, below = np.moveaxis(samples.mean(axis=1), -1, 0)
     is_defined = np.abs(below) > _ROUNDING * np.abs(samples[..., 1]).mean(axis=1)
-    return np.divide(above, below, out=np.full(len(means), np.nan), where=is_defined)
+    ratio: Array = np.divide(above, below, out=np.full(len(above), np.nan), where=is_defined)
+    return ratio
 
 
 def summary(
@@ -95,16 +95,16 @@ def summary(
     -------
     summary : Summary
 
-    Notes
-    -----
-    A `ratio_of_means` whose denominators have both signs (a network's accuracy above chance) is
-    undefined unless the interval of their mean is above 0: the ratio could have any size and sign.
-
     Raises
     ------
     ValueError
         If there are no rows, values are infinite, or ``confidence`` or ``resamples`` is out of
         range.
+
+    Notes
+    -----
+    A `ratio_of_means` whose denominators have both signs (a network's accuracy above chance) is
+    undefined unless the interval of their mean is above 0: the ratio could have any size and sign.
     """
     rows = np.asarray(values, np.float64)
     if rows.ndim == 0 or len(rows) == 0:
@@ -174,7 +174,7 @@ class Metric:
     kind : str
         The table it belongs to: "curves", "all off", "reconstruction", …
     statistic : callable, default=mean
-        Makes one figure of the values per image.
+        Reduces the values per image to one figure.
     decimals : int, default=3
         Of the printed figure.
     """
@@ -192,249 +192,202 @@ class Metric:
         """↑ where higher is better, ↓ where lower is, nothing where neither is."""
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
-    def summary(self, values: ArrayLike, **options) -> Summary:
-        """Compute this metric's figure and its confidence interval; see `summary`."""
-        return summary(values, self.statistic, **options)
+    @property
+    def header(self) -> str:
+        """The printed name with the arrow."""
+        return f"{self.name} {self.arrow}".rstrip()
+
+    def summary(self, values: ArrayLike, resamples: int = 2000) -> Summary:
+        """Compute this metric's figure with its interval (see `summary`); none of a single value.
+
+        Parameters
+        ----------
+        values : array-like of shape (N,), (N, 2) or ()
+        resamples : int, default=2000
+            Number of bootstrap samples.
+        """
+        if np.ndim(values) == 0:
+            return Summary(float(np.asarray(values)), np.nan, np.nan, 0)
+        return summary(values, self.statistic, resamples=resamples)
 
 
-_ALL = (
-    Metric(
-        "deletion",
-        "deletion",
-        False,
-        "Area under the class probability as concepts are switched off one after the other, the "
-        "most contributing first, in [0, 1]; after Petsiuk et al. 2018 and Fel et al. 2023",
-        "curves",
-    ),
-    Metric(
-        "insertion",
-        "insertion",
-        True,
-        "Area under the class probability, at most the intact one, as concepts are switched on "
-        "from the residual alone, in [0, 1]; after Petsiuk et al. 2018 and Fel et al. 2023",
-        "curves",
-    ),
-    *(
-        Metric(
-            f"p_at_{fraction}",
-            f"P@{fraction}",
-            False,
-            f"Class probability where deletion first changed the features by {fraction} of their "
-            "norm (after the last step where it never did), in [0, 1]; defined by this project",
-            "curves",
-        )
-        for fraction in (0.1, 0.2, 0.3)
-    ),
-    Metric(
-        "mu_fidelity",
-        "μ-fidelity",
-        True,
-        "Correlation over random subsets of concepts of their summed contributions with the drop "
-        "of the class's logit without them, in [−1, 1]; Bhatt et al. 2020",
-        "curves",
-    ),
-    Metric(
-        "all_off_norm",
-        "all-off norm",
-        None,
-        "Change of the features with every concept off, as a fraction of their norm, ≥ 0; "
-        "defined by this project",
-        "all off",
-    ),
-    Metric(
-        "all_off_negative_mass",
-        "all-off negative mass",
-        False,
-        "What lies outside the layer's range with every concept off, before clipping, as a "
-        "fraction of the features' mass, ≥ 0; defined by this project",
-        "all off",
-    ),
-    Metric(
-        "all_off_probability",
-        "all-off probability",
-        None,
-        "Probability of the class with every concept off, where insertion begins, in [0, 1]: what "
-        "the residual keeps of it; defined by this project",
-        "all off",
-    ),
-    Metric(
-        "all_off_entropy",
-        "all-off entropy",
-        None,
-        "Entropy of the prediction with every concept off, in bits, in [0, log2 K]; "
-        "defined by this project",
-        "all off",
-    ),
-    Metric(
-        "agreement",
-        "agreement",
-        True,
-        "Share of the images that the reconstruction without residual leaves with the class the "
-        "network predicts, in [0, 1]; defined by this project",
-        "reconstruction",
-    ),
-    Metric(
-        "kl",
-        "KL",
-        False,
-        "Divergence of the prediction from the reconstruction without residual, KL(p ‖ p̂) in "
-        "bits, ≥ 0; defined by this project",
-        "reconstruction",
-    ),
-    Metric(
-        "logit_r2",
-        "logit R²",
-        True,
-        "Share of the logits' variance over the images that the reconstruction without residual "
-        "explains; 0 the mean, 1 perfect; defined by this project",
-        "reconstruction",
-        ratio_of_means,
-    ),
-    Metric(
-        "activation_r2",
-        "activation R²",
-        True,
-        "Share of the features' variance that the reconstruction without residual explains; 0 the "
-        "mean of each feature, 1 perfect; defined by this project",
-        "reconstruction",
-        ratio_of_means,
-    ),
-    Metric(
-        "completeness",
-        "completeness",
-        True,
-        "Accuracy above chance from the reconstruction without residual, as a fraction of the "
-        "network's own; undefined where that is not clearly above chance; Yeh et al. 2020",
-        "reconstruction",
-        ratio_of_means,
-    ),
-    Metric(
-        "max_coherence",
-        "coherence",
-        False,
-        "Largest |cosine| of two encoding directions, in [0, 1]; Donoho and Huo 2001",
-        "dictionary",
-    ),
-    Metric(
-        "stable_rank",
-        "stable rank",
-        None,
-        "‖D‖_F² / ‖D‖_2² of unit encoding directions, in [1, I]; Rudelson and Vershynin 2007",
-        "dictionary",
-        decimals=1,
-    ),
-    Metric(
-        "hoyer",
-        "Hoyer",
-        None,
-        "Sparsity of a position's coefficients, each times the length of its direction, in [0, 1]; "
-        "Hoyer 2004",
-        "dictionary",
-    ),
-    Metric(
-        "l0",
-        "L0",
-        None,
-        "Concepts that are on at a position, in [0, I]; method section 6",
-        "dictionary",
-        decimals=1,
-    ),
-    Metric(
-        "dead",
-        "dead",
-        False,
-        "Concepts whose part in the features is nowhere above 1e-3 of the strongest one's; method "
-        "section 6",
-        "dictionary",
-        decimals=1,
-    ),
-    Metric(
-        "ood",
-        "OOD",
-        False,
-        "1 − mean cosine of an encoding direction with the nearest feature, without the constant "
-        "of the decoding, in [0, 2]; Fel et al. 2025",
-        "dictionary",
-    ),
-    Metric(
-        "plausibility",
-        "plausibility",
-        True,
-        "Mean over the classes of the largest cosine of their weights with an encoding direction, "
-        "in [−1, 1]; Fel et al. 2025",
-        "dictionary",
-    ),
-    Metric(
-        "cross_talk",
-        "cross-talk",
-        False,
-        "Mean |cosine| of filters with the encoding directions of other concepts, in [0, 1]; "
-        "method section 6",
-        "dictionary",
-    ),
-    *(
-        Metric(
-            f"stability_{which}",
-            f"stability ({which})",
-            True,
-            f"Mean |cosine| of matched {which} directions of two seeds, over all pairs of seeds, "
-            "in [0, 1]; Fel et al. 2025",
-            "dictionary",
-        )
-        for which in ("encoding", "decoding")
-    ),
-    Metric(
-        "s1",
-        "S¹",
-        True,
-        "Sum over the detectors of the IoU with their label on images it is not from, in [0, I]; "
-        "Doumanoglou et al. 2023",
-        "interpretability",
-        decimals=2,
-    ),
-    Metric(
-        "s2",
-        "S²",
-        True,
-        "Sum over the labels of the best IoU of a detector labelled so, in [0, C]; Doumanoglou et "
-        "al. 2023",
-        "interpretability",
-        decimals=2,
-    ),
-    Metric(
-        "linear_or",
-        "Linear-OR",
-        True,
-        "Sum over the labels of the IoU of all detectors labelled so together, in [0, C]; "
-        "Doumanoglou et al. 2024",
-        "interpretability",
-        decimals=2,
-    ),
-    *(
-        Metric(
-            f"label_{key}",
-            name,
-            True,
-            f"Mean over the detectors of the {what} with regard to their label, in [0, 1]; method "
-            "section 6",
-            "interpretability",
-        )
-        for key, name, what in (
-            ("precision", "precision", "share of their pixels that are of it"),
-            ("recall", "recall", "share of its pixels where they fire"),
-            ("f1", "F1", "harmonic mean of precision and recall"),
-            ("ap", "AP", "average precision of their maps"),
-        )
-    ),
-    Metric(
-        "interpretable",
-        "interpretable",
-        True,
-        "Detectors with an IoU of at least 0.04 with their label; Bau et al. 2017",
-        "interpretability",
-        decimals=0,
-    ),
-)
+#: By kind and key, in the order in which tables show them: the header, in which an arrow shows the
+#: direction that is better, and the description.
+_DECLARED: dict[str, dict[str, tuple[str, str]]] = {
+    "curves": {
+        "deletion": (
+            "deletion ↓",
+            "Area under the class probability as concepts are switched off one after the other, "
+            "the most contributing first, in [0, 1]; after Petsiuk et al. 2018 and Fel et al. 2023",
+        ),
+        "insertion": (
+            "insertion ↑",
+            "Area under the class probability, at most the intact one, as concepts are switched on "
+            "from the residual alone, in [0, 1]; after Petsiuk et al. 2018 and Fel et al. 2023",
+        ),
+        **{
+            f"p_at_{fraction}": (
+                f"P@{fraction} ↓",
+                f"Class probability where deletion first changed the features by {fraction} of "
+                "their norm (after the last step where it never did), in [0, 1]; defined by this "
+                "project",
+            )
+            for fraction in (0.1, 0.2, 0.3)
+        },
+        "mu_fidelity": (
+            "μ-fidelity ↑",
+            "Correlation over random subsets of concepts of their summed contributions with the "
+            "drop of the class's logit without them, in [−1, 1]; Bhatt et al. 2020",
+        ),
+    },
+    "all off": {
+        "all_off_norm": (
+            "all-off norm",
+            "Change of the features with every concept off, as a fraction of their norm, ≥ 0; "
+            "defined by this project",
+        ),
+        "all_off_negative_mass": (
+            "all-off negative mass ↓",
+            "What lies outside the layer's range with every concept off, before clipping, as a "
+            "fraction of the features' mass, ≥ 0; defined by this project",
+        ),
+        "all_off_probability": (
+            "all-off probability",
+            "Probability of the class with every concept off, where insertion begins, in [0, 1]: "
+            "what the residual keeps of it; defined by this project",
+        ),
+        "all_off_entropy": (
+            "all-off entropy",
+            "Entropy of the prediction with every concept off, in bits, in [0, log2 K]; "
+            "defined by this project",
+        ),
+    },
+    "reconstruction": {
+        "agreement": (
+            "agreement ↑",
+            "Share of the images that the reconstruction without residual leaves with the class "
+            "the network predicts, in [0, 1]; defined by this project",
+        ),
+        "kl": (
+            "KL ↓",
+            "Divergence of the prediction from the reconstruction without residual, KL(p ‖ p̂) in "
+            "bits, ≥ 0; defined by this project",
+        ),
+        "logit_r2": (
+            "logit R² ↑",
+            "Share of the logits' variance over the images that the reconstruction without "
+            "residual explains; 0 the mean, 1 perfect; defined by this project",
+        ),
+        "activation_r2": (
+            "activation R² ↑",
+            "Share of the features' variance that the reconstruction without residual explains; 0 "
+            "the mean of each feature, 1 perfect; defined by this project",
+        ),
+        "completeness": (
+            "completeness ↑",
+            "Accuracy above chance from the reconstruction without residual, as a fraction of the "
+            "network's own; undefined where that is not clearly above chance; Yeh et al. 2020",
+        ),
+    },
+    "dictionary": {
+        "max_coherence": (
+            "coherence ↓",
+            "Largest |cosine| of two encoding directions, in [0, 1]; Donoho and Huo 2001",
+        ),
+        "stable_rank": (
+            "stable rank",
+            "‖D‖_F² / ‖D‖_2² of unit encoding directions, in [1, I]; Rudelson and Vershynin 2007",
+        ),
+        "hoyer": (
+            "Hoyer",
+            "Sparsity of a position's coefficients, each times the length of its direction, in "
+            "[0, 1]; Hoyer 2004",
+        ),
+        "l0": ("L0", "Concepts that are on at a position, in [0, I]; method section 6"),
+        "dead": (
+            "dead ↓",
+            "Concepts whose part in the features is nowhere above 1e-3 of the strongest one's; "
+            "method section 6",
+        ),
+        "ood": (
+            "OOD ↓",
+            "1 − mean cosine of an encoding direction with the nearest feature, without the "
+            "constant of the decoding, in [0, 2]; Fel et al. 2025",
+        ),
+        "plausibility": (
+            "plausibility ↑",
+            "Mean over the classes of the largest cosine of their weights with an encoding "
+            "direction, in [−1, 1]; Fel et al. 2025",
+        ),
+        "cross_talk": (
+            "cross-talk ↓",
+            "Mean |cosine| of filters with the encoding directions of other concepts, in [0, 1]; "
+            "method section 6",
+        ),
+        **{
+            f"stability_{directions}": (
+                f"stability ({directions}) ↑",
+                f"Mean |cosine| of matched {directions} directions of two seeds, over all pairs of "
+                "seeds, in [0, 1]; Fel et al. 2025",
+            )
+            for directions in ("encoding", "decoding")
+        },
+    },
+    "interpretability": {
+        "s1": (
+            "S¹ ↑",
+            "Sum over the detectors of the IoU with their label on images it is not from, in "
+            "[0, I]; Doumanoglou et al. 2023",
+        ),
+        "s2": (
+            "S² ↑",
+            "Sum over the labels of the best IoU of a detector labelled so, in [0, C]; "
+            "Doumanoglou et al. 2023",
+        ),
+        "linear_or": (
+            "Linear-OR ↑",
+            "Sum over the labels of the IoU of all detectors labelled so together, in [0, C]; "
+            "Doumanoglou et al. 2024",
+        ),
+        **{
+            f"label_{key}": (
+                f"{name} ↑",
+                f"Mean over the detectors of the {definition} with regard to their label, in "
+                "[0, 1]; method section 6",
+            )
+            for key, name, definition in (
+                ("precision", "precision", "share of their pixels that are of it"),
+                ("recall", "recall", "share of its pixels where they fire"),
+                ("f1", "F1", "harmonic mean of precision and recall"),
+                ("ap", "AP", "average precision of their maps"),
+            )
+        },
+        "interpretable": (
+            "interpretable ↑",
+            "Detectors with an IoU of at least 0.04 with their label; Bau et al. 2017",
+        ),
+    },
+}
+_RATIOS = ("logit_r2", "activation_r2", "completeness")
+_DECIMALS = {
+    **dict.fromkeys(("s1", "s2", "linear_or"), 2),
+    **dict.fromkeys(("stable_rank", "l0", "dead"), 1),
+    "interpretable": 0,
+}
 
 #: All metrics by key, in the order in which tables show them.
-METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}
+METRICS: dict[str, Metric] = {
+    key: Metric(
+        key,
+        header.rstrip(" ↑↓"),
+        {"↑": True, "↓": False}.get(header[-1]),
+        description,
+        kind,
+        ratio_of_means if key in _RATIOS else mean,
+        _DECIMALS.get(key, 3),
+    )
+    for kind, declared in _DECLARED.items()
+    for key, (header, description) in declared.items()
+}
+#: All kinds of metrics: a table each.
+KINDS = tuple(_DECLARED)

@@ -23,13 +23,13 @@ _ROUNDING = 1e-9
 
 
 class NoiseComparison(NamedTuple):
-    """Comparison of one direction with noise, (K,) each.
+    """Comparison of one direction with noise.
 
     Attributes
     ----------
-    exceeded
+    exceeded : ndarray of shape (K,), int
         Number of noise vectors at least as strong.
-    compared
+    compared : ndarray of shape (K,), int
         Number of noise vectors compared with: all, or fewer where the test was stopped; 0 where
         there is nothing to test.
     """
@@ -64,11 +64,11 @@ def compare_with_noise(
     ----------
     observed : ndarray of shape (K,)
         Strengths ≥ 0; NaN where there is nothing to test.
-    blocks
-        Arrays (B, D) of noise vectors, read until every test has ended.
-    strengths
+    blocks : iterable of ndarray of shape (B, D)
+        Noise vectors, read until every test has ended.
+    strengths : callable
         Noise vectors (B, D) and live classes (K,) bool → strengths (B, K), right for those classes.
-    stop_at
+    stop_at : int or None
         h; None to compare with all noise.
     """
     live = np.isfinite(observed)
@@ -101,7 +101,7 @@ def significant(p: ArrayLike, level: float = 0.05, correction: str = "benjamini-
 
     Parameters
     ----------
-    p : any shape
+    p : ndarray of any shape
         p-values; NaN marks no test: never significant, and not counted.
     level : float, default=0.05
         θ.
@@ -113,7 +113,7 @@ def significant(p: ArrayLike, level: float = 0.05, correction: str = "benjamini-
 
     Returns
     -------
-    significant : bool, shape of ``p``
+    significant : ndarray of bool, of the shape of ``p``
 
     Raises
     ------

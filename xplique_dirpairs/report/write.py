@@ -190,7 +190,7 @@ def build_report(
         report,
         extractors=_other_extractors(comparison, explanation),
         tables=tuple(table for table in tables if len(table.headers) > 1),
-        metrics={f"{m.name} {m.arrow}".rstrip(): m.description for m in METRICS.values()},
+        metrics={metric.header: metric.description for metric in METRICS.values()},
     )
 
 
