@@ -23,7 +23,7 @@ from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise
-from xplique_dirpairs.sensitivity.responses import log_probability_changes
+from xplique_dirpairs.sensitivity.responses import sensitivity
 
 SETTINGS = InfluenceSettings(permutations=200, amount=1.0)
 QUICK = {"settings": SETTINGS, "verbose": 0}
@@ -79,7 +79,7 @@ def test_each_class_is_driven_by_its_own_concept(explained):
     assert explained.ranked("class 0")[0].tolist() == [0, 3]
 
 
-def test_the_shared_concept_is_found_and_no_other_for_both_classes(explained):
+def test_only_the_planted_shared_concept_speaks_for_two_classes(explained):
     shared = explained.shared(0.1)
     assert shared.tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [-1, 0, 1, 0]]
     rows = [[cell.text for cell in row] for row in explained.shared_table(0.1).rows]
@@ -87,7 +87,7 @@ def test_the_shared_concept_is_found_and_no_other_for_both_classes(explained):
     assert not explained.shared_table(1.0).rows
 
 
-def test_influence_of_what_the_network_does_not_use_is_not_significant(explained):
+def test_influence_is_positive_on_a_class_s_own_concept_and_graded(explained):
     signs = np.sign(explained.influence.scores).astype(int)
     assert signs[:3].diagonal().tolist() == [1, 1, 1]
     assert explained.significance.shape == (CONCEPTS, CLASSES)
@@ -172,7 +172,7 @@ def test_a_head_that_takes_maps_is_explained_by_spaced_images_of_each_class(data
     assert abs(found.confusions[0].gap) < 2e-2
 
 
-def test_rates_are_counts(explained, data):
+def test_presence_and_occupancy_are_shares_of_images_and_positions(explained, data):
     images, labels = data
     for c in range(CLASSES):
         for i in range(CONCEPTS):
@@ -223,12 +223,12 @@ def test_a_confusion_is_the_mean_of_explanations_against_the_class(layer, data):
     assert found.confused_difference == pytest.approx(own[0].score, abs=1e-5)
     assert found.confused_residual == pytest.approx(own[0].residual, abs=1e-5)
     assert found.gap == pytest.approx(0.0, abs=1e-5)
-    head = layer.head
-    moved = log_probability_changes(head, images[labels == 0], layer.encoding, amount=1.0)
-    np.testing.assert_allclose(found.changes, (moved[..., 2] - moved[..., 0]).mean(axis=0))
+    of_class = images[labels == 0]
+    changes = sensitivity(layer.head, of_class, None, layer.encoding, amount=1.0).changes
+    np.testing.assert_allclose(found.changes, changes[:, 2] - changes[:, 0])
 
 
-def test_by_default_a_class_is_compared_with_the_one_it_is_taken_for(layer, data):
+def test_by_default_a_class_is_compared_with_the_one_it_is_confused_with_most(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0
     found = explain_model(layer, images, labels, **QUICK)
@@ -261,7 +261,7 @@ def test_the_same_seed_gives_the_same_noise(explained, layer, data):
     np.testing.assert_array_equal(again.influence.p_values, explained.influence.p_values)
 
 
-def test_some_of_the_classes_are_explained_as_among_all(explained, layer, data):
+def test_explaining_one_class_gives_the_numbers_it_has_among_all_classes(explained, layer, data):
     some = explain_model(layer, *data, classes=[2], **QUICK)
     assert some.class_ids.tolist() == [2]
     np.testing.assert_allclose(some.contributions[0], explained.contributions[2])
@@ -280,7 +280,7 @@ def test_without_labels_images_belong_to_the_predicted_class(layer, data):
     assert (one.accuracy == 1).all()
 
 
-def test_an_extractor_knows_its_network(layer, data, explained):
+def test_an_extractor_is_explained_with_the_network_it_was_built_on(layer, data, explained):
     images, labels = data
     extractor = DirectionPairsTf(*layer.split, patch_size=4, verbose=0, pairs=planted_pairs())
     extractor.fit(images)
@@ -288,7 +288,7 @@ def test_an_extractor_knows_its_network(layer, data, explained):
     np.testing.assert_array_equal(found.contributions, explained.contributions)
 
 
-def test_one_class_alone_has_no_outside(layer, data):
+def test_without_images_of_other_classes_rates_outside_are_undefined(layer, data):
     images, labels = data
     found = explain_model(layer, images[labels == 0], labels[labels == 0], **QUICK)
     assert np.isnan(found.presence_outside).all()
@@ -299,7 +299,7 @@ def test_one_class_alone_has_no_outside(layer, data):
 # ------------------------------------------------------------------ the value
 
 
-def test_tables_hold_the_numbers(explained):
+def test_tables_hold_the_numbers_of_the_explanation(explained):
     row = explained.table().rows[1]
     assert row[0].text == "class 1" and row[1].text == "15"
     logit, residual, concepts = (row[k].numbers[0] for k in (3, 4, 5))
@@ -313,7 +313,7 @@ def test_tables_hold_the_numbers(explained):
     assert all((r[2].numbers[0] > 0) == (r[1].text == "pushes") for r in table.rows)
 
 
-def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
+def test_an_explanation_is_read_only_can_be_pickled_and_becomes_plain_data(explained):
     with pytest.raises(ValueError, match="read-only"):
         explained.contributions[0] = 0
     again = pickle.loads(pickle.dumps(explained))
@@ -339,9 +339,11 @@ def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
         ({"labels": ["a"] * 45}, TypeError, "labels must be class indices"),
         ({"images": np.zeros((0, 8, 8, 6))}, ValueError, "no images"),
         ({"images": np.zeros((45, 8, 8, 5))}, ValueError, "the network takes"),
-        ({"classes": [7]}, ValueError, "out of range"),
+        ({"classes": [7]}, ValueError, r"there are none of \[7\]"),
+        ({"classes": [0.5]}, ValueError, r"there are none of \[0.5\]"),
         ({"classes": []}, ValueError, "classes must have images"),
-        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, "is not explained"),
+        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, r"explained, \[0\], not \(1, 0\)"),
+        ({"confusions": [3]}, ValueError, r"pairs \(a, b\) of two classes"),
         ({"confusions": [(0, 0)]}, ValueError, "two classes"),
         ({"confusions": [(0, 9)]}, ValueError, "out of range"),
         ({"nb_crops": 0}, ValueError, "nb_crops"),
@@ -356,7 +358,7 @@ def test_invalid_arguments_are_refused(layer, data, changed, error, message):
         explain_model(layer, **arguments)
 
 
-def test_asking_for_what_was_not_measured_is_an_error(explained):
+def test_a_class_confusion_or_ranking_that_was_not_measured_is_refused(explained):
     with pytest.raises(ValueError, match="confusions="):
         explained.confusion(0, 7)
     with pytest.raises(ValueError, match="'dog' is not among"):
@@ -367,7 +369,7 @@ def test_asking_for_what_was_not_measured_is_an_error(explained):
         explained.shared(0)
 
 
-def test_a_class_is_given_in_a_list(layer, data):
+def test_a_single_class_number_instead_of_a_list_is_refused(layer, data):
     with pytest.raises(TypeError, match="a list of their numbers, not 2"):
         explain_model(layer, *data, classes=2, **QUICK)
 

@@ -18,7 +18,6 @@ from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, tr
 from xplique_dirpairs.sensitivity.responses import (
     LinearResponse,
     PassedResponse,
-    log_probability_changes,
     sensitivity,
     shift_response,
 )
@@ -122,15 +121,6 @@ def test_sensitivity_is_that_of_plain_loops(heads, data, maker, regardless, amou
     np.testing.assert_allclose(found.scores, scores, atol=1e-12)
     np.testing.assert_allclose(found.changes, means, atol=1e-5)
     assert found.images.tolist() == ([12] * K if regardless else [4, 4, 4, 0])
-
-
-def test_changes_of_each_image_are_given_as_well(heads, data):
-    for maker in (pooled_dense, convolution):
-        found = log_probability_changes(heads[maker], data.x, data.directions)
-        assert found.shape == (12, 3, K)
-        for i, direction in enumerate(data.directions):
-            slow = slow_changes(heads[maker], data.x, direction, 5.0)
-            np.testing.assert_allclose(found[:, i], slow, atol=1e-5)
 
 
 def test_a_linear_head_is_not_passed_through_and_others_are(heads, data):

@@ -5,7 +5,6 @@ import pytest
 
 from xplique_dirpairs.sensitivity.influence_result import (
     InfluenceSummary,
-    reference_shares,
     s3,
     summarise_influence,
 )
@@ -92,8 +91,9 @@ def test_s3_is_zero_where_signal_vectors_are_stronger_and_one_where_pattern_cavs
 
 
 def test_labels_without_directions_are_not_counted():
-    shares = reference_shares(np.ones((2, 3)), [0, -1], np.zeros((2, 3)))
-    assert (shares[0] == 1).all() and np.isnan(shares[1]).all()
+    strong_without_directions = np.array([[0.0] * 3, [2.0] * 3])
+    assert s3(np.ones((2, 3)), [0, -1], strong_without_directions) == 0.0
+    assert s3(np.ones((2, 3)), [0, 1], strong_without_directions) == 0.5
     assert np.isnan(s3(np.ones((2, 3)), [-1, -1], np.zeros((2, 3))))
 
 

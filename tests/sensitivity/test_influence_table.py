@@ -40,7 +40,8 @@ def test_a_correction_that_no_permutation_can_reach_says_so_and_has_no_number():
     table = influence_table({"few": result(99), "many": result(999)}, ["bonferroni", "none"])
     text = table.formatted("plain").splitlines()
     assert text[2].count("unreachable") == 10 and "unreachable" not in "".join(text[3:6])
-    assert "unreachable (bonferroni: few)" in str(table)
+    assert "unreachable: with so few permutations" in str(table)
+    assert "unreachable" not in str(influence_table({"many": result(999)}, ["bonferroni"]))
     rows = read(table)
     assert rows[0]["SDC"] == "" and rows[2]["SDC"] != ""
 

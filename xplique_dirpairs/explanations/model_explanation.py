@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
+from xplique_dirpairs.explanations.contributions import parts_of_score
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     PushRow,
@@ -22,14 +23,14 @@ from xplique_dirpairs.plots.model_explanation import (
     plot_influence_diagram,
     plot_shared_concepts,
 )
-from xplique_dirpairs.plots.palette import Color, concept_colors
+from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
 from xplique_dirpairs.sensitivity.influence_result import Influence
 
 #: Marks of p-values in tables, by grade of significance.
 _MARKS = ("", " (before correction)", " (significant)")
+_SIDES = ("for", "against")
 #: Gaps from here on, in logits, are noted under tables.
 _VISIBLE_GAP = 1e-3
-_GREY = (0.35, 0.35, 0.35)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +130,7 @@ class ModelExplanation:
     amount: float
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for value in vars(self).values():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
 
@@ -143,13 +143,14 @@ class ModelExplanation:
     @property
     def gaps(self) -> Array:
         """logits − residuals − Σ contributions, (C,): 0 up to rounding where the head is linear."""
-        return self.logits - self.residuals - self.contributions.sum(axis=1)
+        return np.asarray(self.logits - self.residuals - self.contributions.sum(axis=1))
 
     @cached_property
     def significance(self) -> Array:
         """Grades, (I, C): 2 for significant influence (Benjamini–Hochberg), 1 for p ≤ level."""
-        grades = self.influence.significant("none").astype(int)
-        return grades + self.influence.significant("benjamini-hochberg")
+        names = "none", "benjamini-hochberg"
+        uncorrected, corrected = (self.influence.significant(name) for name in names)
+        return np.where(corrected, 2, uncorrected)
 
     @property
     def colors(self) -> list[Color]:
@@ -176,7 +177,6 @@ class ModelExplanation:
         ValueError
             If there is no such class or ranking.
         """
-        check_integer("count", count)
         c = self._row(class_id)
         check_choice("by", by, ("contribution", "influence"))
         values = self.contributions[c] if by == "contribution" else self.influence.changes[:, c]
@@ -196,8 +196,8 @@ class ModelExplanation:
         if not 0 < at_least <= 1:
             raise ValueError(f"at_least must be a share above 0 and up to 1, not {at_least!r}")
         size = np.abs(self.contributions)
-        total = size.sum(axis=1, keepdims=True)
-        return (np.sign(self.contributions) * ((size >= at_least * total) & (size > 0))).astype(int)
+        matters = (size >= at_least * size.sum(axis=1, keepdims=True)) & (size > 0)
+        return np.where(matters, np.sign(self.contributions), 0).astype(int)
 
     def confusion(self, source: int | str, target: int | str) -> Confusion:
         """Return one of `confusions`, by its classes' numbers or names.
@@ -208,9 +208,8 @@ class ModelExplanation:
             If it was not measured.
         """
         for confusion in self.confusions:
-            sources = confusion.source, confusion.names[0]
-            targets = confusion.target, confusion.names[1]
-            if source in sources and target in targets:
+            a, b = confusion.names
+            if source in (confusion.source, a) and target in (confusion.target, b):
                 return confusion
         measured = [confusion.names for confusion in self.confusions]
         raise ValueError(
@@ -220,28 +219,28 @@ class ModelExplanation:
 
     def crops_of(self, concept: int, class_id: int | None = None) -> Array:
         """Return a concept's best crops (k, patch, patch, 3) uint8, of a class's images if any."""
-        if class_id is not None and len(self.class_crops.get((class_id, concept), ())):
-            return self.class_crops[class_id, concept]
-        return self.crops[concept]
+        own = None if class_id is None else self.class_crops.get((class_id, concept))
+        return self.crops[concept] if own is None or not len(own) else own
 
     # ------------------------------------------------------------ tables
 
     def table(self, count: int = 3) -> Table:
         """Return a row for each class: accuracy, mean logit, its ``count`` strongest concepts."""
-        rows = []
-        for c, name in enumerate(self.class_names):
-            sides = self.ranked(int(self.class_ids[c]), count)
-            rows.append(
-                [
-                    Cell(name),
-                    Cell(str(self.images[c]), numbers=(float(self.images[c]),)),
-                    Cell.share(self.accuracy[c]),
-                    Cell.signed(self.logits[c]),
-                    Cell.signed(self.residuals[c]),
-                    Cell.signed(self.contributions[c].sum()),
-                    *(Cell(self._listed(c, side)) for side in sides),
-                ]
-            )
+        rows = [
+            [
+                Cell(name),
+                Cell.figure(self.images[c], 0),
+                Cell.share(self.accuracy[c]),
+                Cell.signed(self.logits[c]),
+                Cell.signed(self.residuals[c]),
+                Cell.signed(self.contributions[c].sum()),
+                *(
+                    Cell(self._listed(c, side))
+                    for side in self.ranked(int(self.class_ids[c]), count)
+                ),
+            ]
+            for c, name in enumerate(self.class_names)
+        ]
         notes = [
             "residual: mean logit with every concept off; contributions: mean of what each concept "
             "adds to the class's logit, over the class's images."
@@ -255,26 +254,20 @@ class ModelExplanation:
     def class_table(self, class_id: int | str, count: int = 6, by: str = "contribution") -> Table:
         """Return concepts for a class and against it, a row each; arguments as of `ranked`."""
         c, influence = self._row(class_id), self.influence
-        rows = []
-        for side, concepts in zip(
-            ("for", "against"), self.ranked(class_id, count, by), strict=True
-        ):
-            for i in concepts:
-                p, mark = influence.p_values[i, c], _MARKS[self.significance[i, c]]
-                rows.append(
-                    [
-                        Cell(self.concept_names[i]),
-                        Cell(side),
-                        Cell.signed(self.contributions[c, i]),
-                        Cell.signed(influence.changes[i, c], 3),
-                        Cell.signed(influence.scores[i, c]),
-                        Cell("–" if np.isnan(p) else f"{p:.2g}{mark}", numbers=(float(p),)),
-                        Cell.share(self.presence[c, i]),
-                        Cell.share(self.presence_outside[c, i]),
-                        Cell.share(self.occupancy[c, i]),
-                        Cell.share(self.occupancy_outside[c, i]),
-                    ]
-                )
+        rates = self.presence, self.presence_outside, self.occupancy, self.occupancy_outside
+        rows = [
+            [
+                Cell(self.concept_names[i]),
+                Cell(side),
+                Cell.signed(self.contributions[c, i]),
+                Cell.signed(influence.changes[i, c], 3),
+                Cell.signed(influence.scores[i, c]),
+                self._p_value(i, c),
+                *(Cell.share(rate[c, i]) for rate in rates),
+            ]
+            for side, concepts in zip(_SIDES, self.ranked(class_id, count, by), strict=True)
+            for i in concepts
+        ]
         headers = [
             "concept", "side", "contribution", "mean Δ (nats)", "SC", "p", "images",
             "images outside", "positions", "positions outside",
@@ -291,28 +284,19 @@ class ModelExplanation:
         """Return concepts that matter to several classes, and to which; see `shared`."""
         sides = self.shared(at_least)
         rows = []
-        for i in self._shared_concepts(sides):
-            listed = [
-                ", ".join(self.class_names[c] for c in np.flatnonzero(sides[:, i] == sign))
-                for sign in (1, -1)
-            ]
-            number = int((sides[:, i] != 0).sum())
-            rows.append(
-                [
-                    Cell(self.concept_names[i]),
-                    Cell(str(number), numbers=(float(number),)),
-                    *(Cell(text or "–") for text in listed),
-                ]
-            )
+        for i in _in_several_classes(sides):
+            classes = [np.flatnonzero(sides[:, i] == sign) for sign in (1, -1)]
+            names = [", ".join(self.class_names[c] for c in side) or "–" for side in classes]
+            number = int(np.count_nonzero(sides[:, i]))
+            rows.append([Cell(self.concept_names[i]), Cell.figure(number, 0), *map(Cell, names)])
         note = (
             f"Concepts whose mean contribution is at least {at_least:.0%} of all concepts' (in "
             "size), in more than one class."
         )
-        return Table(["concept", "classes", "for", "against"], rows, [note])
+        return Table(["concept", "classes", *_SIDES], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
         """Return concepts that push a class towards another, then those that hold it."""
-        check_integer("count", count)
         confusion = self.confusion(source, target)
         sides = strongest(confusion.contributions, count)
         rows = [
@@ -364,7 +348,7 @@ class ModelExplanation:
             f"{self.accuracy[c]:.0%} of {self.images[c]} images right"
         )
         supporting, opposing = (
-            [self._concept_row(c, int(i)) for i in side]
+            [self._concept_row(c, i) for i in side.tolist()]
             for side in self.ranked(class_id, count, by)
         )
         return plot_class_report(self.class_names[c], details, supporting, opposing, nb_crops)
@@ -373,47 +357,39 @@ class ModelExplanation:
         """Draw concepts that matter to several classes, with these; see `shared`."""
         check_integer("count", count)
         sides = self.shared(at_least)
-        several = self._shared_concepts(sides)
-        rows = [
-            SharedRow(
-                self.concept_names[i],
-                self.colors[i],
-                self.crops[i],
-                [
-                    (self.class_names[c], float(self.contributions[c, i]))
-                    for c in np.argsort(-self.contributions[:, i], kind="stable")
-                    if sides[c, i]
-                ],
-            )
-            for i in several[:count]
-        ]
+        several = _in_several_classes(sides)
+        rows = []
+        for i in several[:count].tolist():
+            order = np.argsort(-self.contributions[:, i], kind="stable")
+            classes = [
+                (self.class_names[c], float(self.contributions[c, i]))
+                for c in order[sides[order, i] != 0]
+            ]
+            rows.append(SharedRow(self.concept_names[i], self.colors[i], self.crops[i], classes))
         return plot_shared_concepts(rows, at_least, len(several), nb_crops)
 
     def plot_confusion(
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
         """Draw what pushes a class towards another one: ``count`` concepts at most either way."""
-        check_integer("count", count)
         confusion = self.confusion(source, target)
         pushes, holds = strongest(confusion.contributions, count)
-        shown = [int(i) for i in (*pushes, *holds[::-1])]
-        rows = [
-            PushRow(
-                self.concept_names[i], self.colors[i],
-                self.class_crops.get((confusion.source, i), self.crops[i]),
-                float(confusion.contributions[i]), float(confusion.confused_contributions[i]),
-                float(confusion.changes[i]),
+        shown = np.concatenate([pushes, holds[::-1]])
+        parts, confused_parts = (
+            parts_of_score(self.concept_names, values, shown, residual)
+            for values, residual in (
+                (confusion.contributions, confusion.residual),
+                (confusion.confused_contributions, confusion.confused_residual),
             )
-            for i in shown
-        ]  # fmt: skip
-        others = np.delete(np.arange(len(confusion.contributions)), shown)
-        nan = float("nan")
-        if len(others):
-            means = confusion.contributions, confusion.confused_contributions
-            sums = [float(values[others].sum()) for values in means]
-            rows.append(PushRow(f"{len(others)} others", _GREY, None, sums[0], sums[1], nan))
-        residuals = confusion.residual, confusion.confused_residual
-        rows.append(PushRow("residual", _GREY, None, *residuals, nan))
+        )
+        rows = [
+            PushRow(name, GREY, None, value, confused, np.nan)
+            for (name, value), (_, confused) in zip(parts, confused_parts, strict=True)
+        ]
+        for k, i in enumerate(shown.tolist()):
+            crops = self.class_crops.get((confusion.source, i), self.crops[i])
+            change = float(confusion.changes[i])
+            rows[k] = replace(rows[k], color=self.colors[i], crops=crops, change=change)
         details = (
             f"mean logit difference {confusion.difference:+.2f} over {confusion.images} images of "
             f"{confusion.names[0].replace('_', ' ')}; {confusion.confused} are taken for it"
@@ -424,47 +400,29 @@ class ModelExplanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as nested dictionaries of numbers, strings and arrays, for reports."""
-        influence = self.influence
-        return {
-            **{
-                field.name: getattr(self, field.name)
-                for field in fields(self)
-                if field.name not in ("influence", "confusions", "class_crops")
-            },
-            "influence": {
-                "scores": influence.scores, "changes": influence.changes,
-                "p_values": influence.p_values, "significance": self.significance,
-                "level": influence.level, "statistic": influence.statistic,
-                "permutations": influence.permutations,
-            },
-            "confusions": [
-                {field.name: getattr(confusion, field.name) for field in fields(confusion)}
-                for confusion in self.confusions
-            ],
-            "class_crops": {f"{k}:{i}": crops for (k, i), crops in self.class_crops.items()},
-            "shared": self.shared(),
-            "colors": self.colors,
-        }  # fmt: skip
+        data = asdict(self)
+        data["influence"]["p_values"] = self.influence.p_values
+        data["influence"]["significance"] = self.significance
+        data["class_crops"] = {f"{k}:{i}": crops for (k, i), crops in self.class_crops.items()}
+        return data | {"shared": self.shared(), "colors": self.colors}
 
     # ------------------------------------------------------------ helpers
 
     def _row(self, class_id: int | str) -> int:
         """Return the row of a class among those that are explained."""
-        for c, (number, name) in enumerate(zip(self.class_ids, self.class_names, strict=True)):
-            if class_id == name or (not isinstance(class_id, str) and class_id == number):
-                return c
         explained = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
+        for c, number_and_name in enumerate(explained.items()):
+            if class_id in number_and_name:
+                return c
         raise ValueError(f"class {class_id!r} is not among those that are explained: {explained}")
 
     def _listed(self, c: int, concepts: Array) -> str:
         names = [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in concepts]
         return ", ".join(names) or "–"
 
-    def _shared_concepts(self, sides: Array) -> list[int]:
-        """Return concepts that matter to more than one class, those of most classes first."""
-        classes = (sides != 0).sum(axis=0)
-        order = np.argsort(-classes, kind="stable")
-        return [int(i) for i in order if classes[i] > 1]
+    def _p_value(self, i: int, c: int) -> Cell:
+        cell = Cell.number(self.influence.p_values[i, c], ".2g")
+        return replace(cell, text=cell.text + _MARKS[self.significance[i, c]])
 
     def _concept_row(self, c: int, i: int) -> ConceptRow:
         class_id = int(self.class_ids[c])
@@ -481,8 +439,16 @@ class ModelExplanation:
         )
 
 
+def _in_several_classes(sides: Array) -> Array:
+    """Return concepts that matter to more than one class, those of most classes first."""
+    classes = np.count_nonzero(sides, axis=0)
+    order = np.argsort(-classes, kind="stable")
+    return np.asarray(order[classes[order] > 1])
+
+
 def strongest(values: Array, count: int) -> tuple[Array, Array]:
     """Return indices of the values above 0, largest first, and of those below, least first."""
+    check_integer("count", count)
     order = np.argsort(-values, kind="stable")
     up, down = order[values[order] > 0], order[values[order] < 0][::-1]
     return up[:count], down[:count]
