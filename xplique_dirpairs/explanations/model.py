@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +13,7 @@ from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_class, check_integer
 from xplique_dirpairs.explanations.contributions import ClassScore, Contributions
-from xplique_dirpairs.explanations.model_explanation import (
-    Confusion,
-    ModelExplanation,
-    strongest,
-)
+from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation, strongest
 from xplique_dirpairs.extractors.scan import Scan, scan
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_in_scan
 from xplique_dirpairs.sensitivity.responses import sensitivity
@@ -122,19 +118,17 @@ def explain_scan(
     names = layer.names_of_classes(seen.logits.shape[1])
     chosen = _chosen_classes(classes, ids)
     pairs = _confused_classes(confusions, chosen, seen)
-    members = [np.flatnonzero(ids == k) for k in chosen]
+    members = {k: np.flatnonzero(ids == k) for k in chosen.tolist()}
     others = [np.flatnonzero(ids != k) for k in chosen]
 
     # Every noise vector passes through a head that takes maps together with every image.
-    indices = np.concatenate([_on_paths(seen, own, path_images) for own in members])
+    indices = np.concatenate([_on_paths(seen, own, path_images) for own in members.values()])
     influence = influence_in_scan(seen, indices, settings, random_state, verbose)
     if influence.interrupted:
         raise KeyboardInterrupt
     means = [
-        _mean_contributions(seen, own, ClassScore(layer, int(k), len(names)), path_images)
-        for k, own in progress(
-            zip(chosen, members, strict=True), len(chosen), "contributions", verbose, "class"
-        )
+        _mean_contributions(seen, own, ClassScore(layer, k, len(names)), path_images)
+        for k, own in progress(members.items(), len(members), "contributions", verbose, "class")
     ]
     pushes = tuple(
         _confusion(seen, a, b, (names[a], names[b]), settings.amount, path_images)
@@ -143,7 +137,7 @@ def explain_scan(
     columns = "scores", "changes", "images", "exceeded", "compared"
     of_classes = {name: getattr(influence, name)[..., chosen] for name in columns}
     class_crops = {}
-    for k, own, mean in zip(chosen.tolist(), members, means, strict=True):
+    for (k, own), mean in zip(members.items(), means, strict=True):
         rankings = [mean.by_concept, influence.changes[:, k]]
         rankings += [push.contributions for push in pushes if push.source == k]
         sides = [side for values in rankings for side in strongest(values, _LISTED)]
@@ -153,15 +147,15 @@ def explain_scan(
         class_ids=chosen,
         class_names=tuple(names[k] for k in chosen),
         concept_names=layer.concept_names,
-        images=np.array([len(own) for own in members]),
-        accuracy=np.array([(seen.predicted == ids)[own].mean() for own in members]),
+        images=np.array([len(own) for own in members.values()]),
+        accuracy=np.array([(seen.predicted == ids)[own].mean() for own in members.values()]),
         influence=replace(influence, **of_classes),
         contributions=np.stack([mean.by_concept for mean in means]),
         residuals=np.array([mean.residual for mean in means]),
         logits=np.array([mean.score for mean in means]),
-        presence=_means(seen.detected > 0, members),
+        presence=_means(seen.detected > 0, members.values()),
         presence_outside=_means(seen.detected > 0, others),
-        occupancy=_means(seen.detected, members),
+        occupancy=_means(seen.detected, members.values()),
         occupancy_outside=_means(seen.detected, others),
         confusions=pushes,
         crops=tuple(seen.crops(i, nb_crops) for i in range(layer.number_of_concepts)),
@@ -221,7 +215,7 @@ def _spaced(indices: Array, count: int) -> Array:
     return np.asarray(indices[places])
 
 
-def _means(values: Array, groups: Sequence[Array]) -> Array:
+def _means(values: Array, groups: Iterable[Array]) -> Array:
     """Return means over the images of each group, (C, I); NaN for a group without any."""
     nowhere = np.full(values.shape[1], np.nan)
     return np.stack([values[group].mean(axis=0) if len(group) else nowhere for group in groups])
@@ -235,10 +229,8 @@ def _mean_contributions(
         return Contributions(np.full(seen.layer.number_of_concepts, np.nan), np.nan, np.nan, 0)
     if seen.pooled is not None and seen.layer.linear_rows(seen.pooled) is not None:
         # Contributions are linear in the features, too: their mean is that of the mean features.
-        features, coefficients = seen.features(indices), seen.coefficients(indices)
-        return score.contributions(
-            features.mean(axis=0, dtype=np.float64), coefficients.mean(axis=0, dtype=np.float64)
-        )
+        arrays = seen.features(indices), seen.coefficients(indices)
+        return score.contributions(*(values.mean(axis=0, dtype=np.float64) for values in arrays))
     spaced = _spaced(indices, path_images)
     single = [
         score.contributions(x, u)
@@ -253,15 +245,13 @@ def _confusion(
     seen: Scan, a: int, b: int, names: tuple[str, str], amount: float, path_images: int
 ) -> Confusion:
     """Measure what pushes images of class a towards b."""
-    own = np.flatnonzero(seen.class_ids == a)
+    layer, own = seen.layer, np.flatnonzero(seen.class_ids == a)
     confused = own[seen.predicted[own] == b]
-    score = ClassScore(seen.layer, b, seen.logits.shape[1], against=a)
+    score = ClassScore(layer, b, seen.logits.shape[1], against=a)
     mean = _mean_contributions(seen, own, score, path_images)
     mean_of_confused = _mean_contributions(seen, confused, score, path_images)
     features = seen.features(_on_paths(seen, own, path_images))
-    changes = sensitivity(
-        seen.layer.head, features, None, seen.layer.encoding, amount=amount
-    ).changes
+    changes = sensitivity(layer.head, features, None, layer.encoding, amount=amount).changes
     return Confusion(
         source=a,
         target=b,

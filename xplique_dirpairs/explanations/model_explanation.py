@@ -47,7 +47,7 @@ class Confusion:
         Number of images of a, and of those that the network takes for b.
     contributions : ndarray of shape (I,)
         Of each concept to logit_b − logit_a, mean over the images of a: above 0 it pushes towards
-        b. With the residual they sum to the difference.
+        b. With the residual they sum to the difference: up to rounding where the head is linear.
     residual, difference : float
         logit_b − logit_a with every concept off, and as it is; means.
     changes : ndarray of shape (I,)
@@ -69,11 +69,6 @@ class Confusion:
     confused_contributions: Array
     confused_residual: float
     confused_difference: float
-
-    @property
-    def gap(self) -> float:
-        """difference − residual − Σ contributions: 0 up to rounding where the head is linear."""
-        return self.difference - self.residual - float(self.contributions.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,20 +229,14 @@ class ModelExplanation:
                 Cell.signed(self.logits[c]),
                 Cell.signed(self.residuals[c]),
                 Cell.signed(self.contributions[c].sum()),
-                *(
-                    Cell(self._listed(c, side))
-                    for side in self.ranked(int(self.class_ids[c]), count)
-                ),
+                *self._listed(c, count),
             ]
             for c, name in enumerate(self.class_names)
         ]
-        notes = [
-            "residual: mean logit with every concept off; contributions: mean of what each concept "
-            "adds to the class's logit, over the class's images."
-        ]
+        notes = ["residual: mean logit with every concept off; concepts: what they add to it."]
         largest = float(np.abs(self.gaps).max())
         if largest > _VISIBLE_GAP:
-            notes.append(f"logit − residual − contributions is up to {largest:.2g}.")
+            notes.append(f"logit − residual − concepts is up to {largest:.2g}.")
         headers = ["class", "images", "right", "logit", "residual", "concepts", "for", "against"]
         return Table(headers, rows, notes)
 
@@ -275,8 +264,7 @@ class ModelExplanation:
         note = (
             f"{self.class_names[c]}, {self.images[c]} images: contribution to its logit "
             f"({self.logits[c]:.2f}; with every concept off {self.residuals[c]:.2f}); influence of "
-            f"{self.amount:g} along the signal vector at every position; share of images, and of "
-            "positions, where the concept is detected."
+            f"{self.amount:g} along the signal vector; share of images, and of positions, with it."
         )
         return Table(headers, rows, [note])
 
@@ -289,10 +277,7 @@ class ModelExplanation:
             names = [", ".join(self.class_names[c] for c in side) or "–" for side in classes]
             number = int(np.count_nonzero(sides[:, i]))
             rows.append([Cell(self.concept_names[i]), Cell.figure(number, 0), *map(Cell, names)])
-        note = (
-            f"Concepts whose mean contribution is at least {at_least:.0%} of all concepts' (in "
-            "size), in more than one class."
-        )
+        note = f"Concepts with at least {at_least:.0%} of Σ |contribution| in more than one class."
         return Table(["concept", "classes", *_SIDES], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
@@ -360,11 +345,9 @@ class ModelExplanation:
         several = _in_several_classes(sides)
         rows = []
         for i in several[:count].tolist():
-            order = np.argsort(-self.contributions[:, i], kind="stable")
-            classes = [
-                (self.class_names[c], float(self.contributions[c, i]))
-                for c in order[sides[order, i] != 0]
-            ]
+            values = self.contributions[:, i]
+            order = np.argsort(-values, kind="stable")
+            classes = [(self.class_names[c], float(values[c])) for c in order if sides[c, i]]
             rows.append(SharedRow(self.concept_names[i], self.colors[i], self.crops[i], classes))
         return plot_shared_concepts(rows, at_least, len(several), nb_crops)
 
@@ -375,13 +358,9 @@ class ModelExplanation:
         confusion = self.confusion(source, target)
         pushes, holds = strongest(confusion.contributions, count)
         shown = np.concatenate([pushes, holds[::-1]])
-        parts, confused_parts = (
-            parts_of_score(self.concept_names, values, shown, residual)
-            for values, residual in (
-                (confusion.contributions, confusion.residual),
-                (confusion.confused_contributions, confusion.confused_residual),
-            )
-        )
+        names, of_confused = self.concept_names, confusion.confused_contributions
+        parts = parts_of_score(names, confusion.contributions, shown, confusion.residual)
+        confused_parts = parts_of_score(names, of_confused, shown, confusion.confused_residual)
         rows = [
             PushRow(name, GREY, None, value, confused, np.nan)
             for (name, value), (_, confused) in zip(parts, confused_parts, strict=True)
@@ -416,9 +395,13 @@ class ModelExplanation:
                 return c
         raise ValueError(f"class {class_id!r} is not among those that are explained: {explained}")
 
-    def _listed(self, c: int, concepts: Array) -> str:
-        names = [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in concepts]
-        return ", ".join(names) or "–"
+    def _listed(self, c: int, count: int) -> list[Cell]:
+        """Return a cell of the strongest concepts for a class, and one of those against it."""
+        sides = [
+            [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in side]
+            for side in self.ranked(int(self.class_ids[c]), count)
+        ]
+        return [Cell(", ".join(names) or "–") for names in sides]
 
     def _p_value(self, i: int, c: int) -> Cell:
         cell = Cell.number(self.influence.p_values[i, c], ".2g")

@@ -14,12 +14,7 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import (
-    as_images,
-    check_class,
-    check_integer,
-    check_number,
-)
+from xplique_dirpairs.core.validation import as_images, check_class, check_integer, check_number
 from xplique_dirpairs.data.crops import concept_maps
 from xplique_dirpairs.explanations.contributions import ClassScore, parts_of_score
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -154,9 +149,8 @@ def compare_predictions(
     """
     for explanation in (first, second):
         if not isinstance(explanation, PredictionExplanation):
-            raise TypeError(
-                f"two results of explain_prediction are compared, not {type(explanation).__name__}"
-            )
+            kind = type(explanation).__name__
+            raise TypeError(f"two results of explain_prediction are compared, not {kind}")
     if (first.class_id, first.against) != (second.class_id, second.against):
         raise ValueError(
             f"both must explain the same score, not the {first.score_name} and the "
@@ -224,8 +218,8 @@ class PredictionExplanation:
     crops: tuple[Array, ...] | None
 
     def __post_init__(self) -> None:
-        for name in ("contributions", "presence"):
-            getattr(self, name).setflags(write=False)
+        self.contributions.setflags(write=False)
+        self.presence.setflags(write=False)
 
     def __repr__(self) -> str:
         return f"PredictionExplanation({self.score_name} {self.score:.2f})"
@@ -259,11 +253,7 @@ class PredictionExplanation:
     @cached_property
     def ranked(self) -> Array:
         """Concepts by the size of their contribution, largest first."""
-        return _largest_first(self.concept_contributions)
-
-    def parts(self, shown: Array) -> list[tuple[str, float]]:
-        """Return names and contributions of concepts, of all others together, of the residual."""
-        return parts_of_score(self.concept_names, self.concept_contributions, shown, self.residual)
+        return np.argsort(-np.abs(self.concept_contributions), kind="stable")
 
     @property
     def colors(self) -> list[Color]:
@@ -278,15 +268,12 @@ class PredictionExplanation:
         ValueError
             If ``count`` is not a positive integer.
         """
-        check_integer("count", count)
-        shown = self.ranked[:count]
-        values = [*self.parts(shown), ("gap", self.gap), (self.score_name, self.score)]
-        shares = np.full(len(values), np.nan)
-        shares[: len(shown)] = (as_positions(self.presence) > 0).mean(axis=0)[shown]
-        rows = [
-            [Cell(name), Cell.signed(value, 3), Cell.share(share)]
-            for (name, value), share in zip(values, shares, strict=True)
-        ]
+        values = _parts(self, self.ranked, count)
+        values += [("gap", self.gap), (self.score_name, self.score)]
+        rows = [[Cell(name), Cell.signed(value, 3), Cell.share(np.nan)] for name, value in values]
+        shares = (as_positions(self.presence) > 0).mean(axis=0)
+        for row, i in zip(rows, self.ranked[:count], strict=False):
+            row[2] = Cell.share(shares[i])
         rows[-2][1] = Cell.number(self.gap, "+.1e")
         note = "Exact: the head is linear."
         if self.steps:
@@ -303,15 +290,10 @@ class PredictionExplanation:
         nb_crops : int, default=3
             Crops of each concept, where there are any.
         """
-        rows, maps, presence = self._rows(count), self.contribution_maps, self.presence_maps
-        for k, i in enumerate(self.ranked[:count].tolist()):
-            crops = None if self.crops is None else self.crops[i]
-            rows[k] = replace(
-                rows[k], crops=crops, presence=presence[..., i], contributions=maps[..., i]
-            )
         return plot_prediction(
-            as_picture(self.image), self.likeliest, self.score_name, self.score, rows, nb_crops
-        )
+            as_picture(self.image), self.likeliest, self.score_name, self.score,
+            self._rows(count), nb_crops,
+        )  # fmt: skip
 
     def plot_waterfall(self, count: int = 12) -> Figure:
         """Draw the way from the residual's share to the score, concept by concept."""
@@ -319,21 +301,23 @@ class PredictionExplanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as a dictionary of numbers, strings and arrays, for reports."""
-        names = [field.name for field in fields(self)]
-        names += ["gap", "score_name", "concept_contributions"]
-        names += ["contribution_maps", "presence_maps"]
+        names = [field.name for field in fields(self)] + ["gap", "score_name"]
+        names += ["concept_contributions", "contribution_maps", "presence_maps"]
         return {name: getattr(self, name) for name in names}
 
     def _rows(self, count: int) -> list[PredictionRow]:
         """Return rows of the strongest concepts, all others, the gap if visible, the residual."""
-        check_integer("count", count)
-        shown = self.ranked[:count]
-        parts = self.parts(shown)
+        maps, presence = self.contribution_maps, self.presence_maps
+        parts = _parts(self, self.ranked, count)
         if abs(self.gap) >= _VISIBLE_GAP:
             parts.insert(-1, ("gap", self.gap))
-        colors = [self.colors[i] for i in shown] + [GREY] * (len(parts) - len(shown))
-        named = zip(parts, colors, strict=True)
-        return [PredictionRow(name, color, value) for (name, value), color in named]
+        rows = [PredictionRow(name, GREY, value) for name, value in parts]
+        for k, i in enumerate(self.ranked[:count].tolist()):
+            rows[k] = replace(
+                rows[k], color=self.colors[i], crops=None if self.crops is None else self.crops[i],
+                presence=presence[..., i], contributions=maps[..., i],
+            )  # fmt: skip
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,7 +359,7 @@ class PredictionComparison:
     @cached_property
     def ranked(self) -> Array:
         """Concepts by the size of the difference, largest first."""
-        return _largest_first(self.differences)
+        return np.argsort(-np.abs(self.differences), kind="stable")
 
     def table(self, count: int = 10) -> Table:
         """Return concepts by difference, then the others, the residual and the score.
@@ -411,13 +395,9 @@ class PredictionComparison:
                 crops=None if first.crops is None else first.crops[i],
             )  # fmt: skip
         return plot_two_predictions(
-            (as_picture(first.image), as_picture(second.image)),
-            first.score_name,
-            (first.score, second.score),
-            (first.likeliest[0], second.likeliest[0]),
-            rows,
-            nb_crops,
-        )
+            (as_picture(first.image), as_picture(second.image)), first.score_name,
+            (first.score, second.score), (first.likeliest[0], second.likeliest[0]), rows, nb_crops,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return both explanations, and the differences, as plain data."""
@@ -427,11 +407,14 @@ class PredictionComparison:
 
     def _parts(self, count: int) -> list[tuple[str, tuple[float, float]]]:
         """Return names and both values of the concepts that differ most, and of all else."""
-        check_integer("count", count)
-        shown = self.ranked[:count]
-        first, second = self.first.parts(shown), self.second.parts(shown)
+        first, second = (_parts(one, self.ranked, count) for one in (self.first, self.second))
         return [(name, (a, b)) for (name, a), (_, b) in zip(first, second, strict=True)]
 
 
-def _largest_first(values: Array) -> Array:
-    return np.argsort(-np.abs(values), kind="stable")
+def _parts(
+    explanation: PredictionExplanation, ranked: Array, count: int
+) -> list[tuple[str, float]]:
+    """Return names and contributions of the first concepts, all others, and the residual."""
+    check_integer("count", count)
+    values = explanation.concept_contributions
+    return parts_of_score(explanation.concept_names, values, ranked[:count], explanation.residual)
