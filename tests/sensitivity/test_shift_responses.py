@@ -74,11 +74,11 @@ def test_statistics_are_those_of_plain_loops(rng, response, regardless, kind):
     problem = Problem(rng)
     labels = None if regardless else problem.labels
     scores, means = slow_statistics(problem, labels, kind)
-    found = getattr(problem, response)(labels, kind).statistics(problem.shifts)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-12)
-    np.testing.assert_allclose(found.changes, means, atol=1e-6)
-    assert regardless == (not np.isnan(found.scores).any())
-    assert (np.nan_to_num(found.scores[0]) == 0).all()  # no shift: ties
+    result = getattr(problem, response)(labels, kind).statistics(problem.shifts)
+    np.testing.assert_allclose(result.scores, scores, atol=1e-12)
+    np.testing.assert_allclose(result.changes, means, atol=1e-6)
+    assert regardless == (not np.isnan(result.scores).any())
+    assert (np.nan_to_num(result.scores[0]) == 0).all()  # no shift: ties
 
 
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
@@ -106,31 +106,31 @@ def test_the_order_of_images_does_not_matter(rng):
     np.testing.assert_allclose(after.changes, before.changes, atol=1e-12)
 
 
-def test_a_shift_that_all_logits_share_is_a_tie_everywhere():
+def test_a_shift_that_moves_all_logits_alike_changes_no_class():
     rows = np.ones((K, D), np.float32)
     logits = np.random.default_rng(0).normal(size=(N, K))
     for labels in (None, np.arange(N) % K):
-        found = LinearResponse(logits, labels, TIE, "softmax", rows).statistics(np.ones((1, D)))
-        assert (found.scores == 0).all()
-        np.testing.assert_allclose(found.changes, 0, atol=1e-12)
+        result = LinearResponse(logits, labels, TIE, "softmax", rows).statistics(np.ones((1, D)))
+        assert (result.scores == 0).all()
+        np.testing.assert_allclose(result.changes, 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(N) % K], ids=["any", "own"])
-def test_shifts_too_large_for_exponentials_are_right_as_well(rng, labels):
+def test_shifts_too_large_for_exponentials_give_the_right_statistics(rng, labels):
     rows = 400.0 * rng.normal(size=(K, D)).astype(np.float32)
     logits = 50.0 * rng.normal(size=(N, K))
     shifts = rng.normal(size=(M, D))
     response = LinearResponse(logits, labels, TIE, "softmax", rows)
     assert np.ptp(shifts @ rows.T, axis=1).max() > WIDEST_MOVE
-    found = response.statistics(shifts)
+    result = response.statistics(shifts)
     changes = log_softmax(logits + (shifts @ rows.T)[:, None], axis=-1) - log_softmax(
         logits, axis=-1
     )
     for k in range(K):
         own = changes[:, slice(None) if labels is None else labels == k, k]
-        np.testing.assert_allclose(found.changes[:, k], own.mean(axis=1))
+        np.testing.assert_allclose(result.changes[:, k], own.mean(axis=1))
         signs = (own > TIE) * 1.0 - (own < -TIE)
-        np.testing.assert_allclose(found.scores[:, k], signs.mean(axis=1))
+        np.testing.assert_allclose(result.scores[:, k], signs.mean(axis=1))
 
 
 def test_only_images_of_live_classes_pass_through_the_network(rng):
@@ -144,7 +144,7 @@ def test_only_images_of_live_classes_pass_through_the_network(rng):
         problem.predict(problem.x), problem.labels, TIE, "softmax", problem.x, predict
     )
     live = np.arange(K) == 1
-    found = response.statistics(problem.shifts, live)
+    result = response.statistics(problem.shifts, live)
     assert sum(seen) == M * (problem.labels == 1).sum()
-    whole = problem.linear(problem.labels).statistics(problem.shifts)
-    np.testing.assert_array_equal(found.scores[:, 1], whole.scores[:, 1])
+    complete = problem.linear(problem.labels).statistics(problem.shifts)
+    np.testing.assert_array_equal(result.scores[:, 1], complete.scores[:, 1])
