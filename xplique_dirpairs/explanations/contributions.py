@@ -148,7 +148,16 @@ def score_and_gradient(head: Head, weights: Array, features: Array) -> tuple[Arr
 def parts_of_score(
     names: Sequence[str], contributions: Array, shown: Array, residual: float
 ) -> list[tuple[str, float]]:
-    """Return names and values of the concepts shown, of all others together, of the residual."""
+    """Return names and values of the concepts shown, of all others together, of the residual.
+
+    Parameters
+    ----------
+    names : sequence of I str
+    contributions : ndarray of shape (I,)
+    shown : ndarray of int
+        Concepts, in order.
+    residual : float
+    """
     parts = [(names[i], float(contributions[i])) for i in shown]
     others = np.delete(contributions, shown)
     if others.size:

@@ -163,7 +163,7 @@ class ModelExplanation:
             Number or name.
         count : int, default=6
             Upper limit on either side.
-        by : {"contribution", "influence"}
+        by : {"contribution", "influence"}, default="contribution"
             "contribution": by what there is of a concept in the class's images. "influence": by the
             effect of more of it.
 
@@ -180,8 +180,12 @@ class ModelExplanation:
     def shared(self, at_least: float = 0.05) -> Array:
         """Return which concepts matter to which classes, (C, I): 1 for it, −1 against it, else 0.
 
-        A concept matters to a class if its contribution is at least this share of Σ_i |c_i|; a
-        column with several entries is a shared concept.
+        A column with several entries is a shared concept.
+
+        Parameters
+        ----------
+        at_least : float, default=0.05
+            A concept matters to a class if its contribution is at least this share of Σ_i |c_i|.
 
         Raises
         ------
@@ -195,7 +199,12 @@ class ModelExplanation:
         return np.where(matters, np.sign(self.contributions), 0).astype(int)
 
     def confusion(self, source: int | str, target: int | str) -> Confusion:
-        """Return one of `confusions`, by its classes' numbers or names.
+        """Return one of `confusions`.
+
+        Parameters
+        ----------
+        source, target : int or str
+            Numbers or names of the classes.
 
         Raises
         ------
@@ -213,14 +222,36 @@ class ModelExplanation:
         )
 
     def crops_of(self, concept: int, class_id: int | None = None) -> Array:
-        """Return a concept's best crops (k, patch, patch, 3) uint8, of a class's images if any."""
+        """Return a concept's best crops, of a class's images if these have any.
+
+        Parameters
+        ----------
+        concept : int
+        class_id : int, optional
+            Number of the class; None: of all images.
+
+        Returns
+        -------
+        crops : ndarray of shape (k, patch, patch, 3), uint8
+        """
         own = None if class_id is None else self.class_crops.get((class_id, concept))
         return self.crops[concept] if own is None or not len(own) else own
 
     # ------------------------------------------------------------ tables
 
     def table(self, count: int = 3) -> Table:
-        """Return a row for each class: accuracy, mean logit, its ``count`` strongest concepts."""
+        """Return a row for each class: accuracy, mean logit, its strongest concepts.
+
+        Parameters
+        ----------
+        count : int, default=3
+            Upper limit of concepts on either side.
+
+        Raises
+        ------
+        ValueError
+            If ``count`` is not a positive integer.
+        """
         rows = [
             [
                 Cell(name),
@@ -241,7 +272,18 @@ class ModelExplanation:
         return Table(headers, rows, notes)
 
     def class_table(self, class_id: int | str, count: int = 6, by: str = "contribution") -> Table:
-        """Return concepts for a class and against it, a row each; arguments as of `ranked`."""
+        """Return concepts for a class and against it, a row each.
+
+        Parameters
+        ----------
+        class_id, count, by
+            As of `ranked`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such class or ranking.
+        """
         c, influence = self._row(class_id), self.influence
         rates = self.presence, self.presence_outside, self.occupancy, self.occupancy_outside
         rows = [
@@ -269,7 +311,13 @@ class ModelExplanation:
         return Table(headers, rows, [note])
 
     def shared_table(self, at_least: float = 0.05) -> Table:
-        """Return concepts that matter to several classes, and to which; see `shared`."""
+        """Return concepts that matter to several classes, and to which.
+
+        Parameters
+        ----------
+        at_least : float, default=0.05
+            Share of a class's contributions from which a concept matters: see `shared`.
+        """
         sides = self.shared(at_least)
         rows = []
         for i in _in_several_classes(sides):
@@ -281,7 +329,20 @@ class ModelExplanation:
         return Table(["concept", "classes", *_SIDES], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
-        """Return concepts that push a class towards another, then those that hold it."""
+        """Return concepts that push a class towards another, then those that hold it.
+
+        Parameters
+        ----------
+        source, target : int or str
+            Numbers or names of the classes.
+        count : int, default=6
+            Upper limit of concepts either way.
+
+        Raises
+        ------
+        ValueError
+            If the confusion was not measured.
+        """
         confusion = self.confusion(source, target)
         sides = strongest(confusion.contributions, count)
         rows = [
@@ -314,7 +375,7 @@ class ModelExplanation:
         ----------
         significant_only : bool, default=True
             False: influence that is not significant is drawn as well, pale.
-        title : str
+        title : str, default="Concept influence"
         """
         return plot_influence_diagram(
             self.influence.changes, self.significance, self.class_names, self.concept_names,
@@ -324,7 +385,20 @@ class ModelExplanation:
     def plot_class(
         self, class_id: int | str, count: int = 5, by: str = "contribution", nb_crops: int = 5
     ) -> Figure:
-        """Draw a class's report; arguments as of `ranked`."""
+        """Draw a class's report: its concepts with crops, contributions, influence, rates.
+
+        Parameters
+        ----------
+        class_id, count, by
+            As of `ranked`.
+        nb_crops : int, default=5
+            Crops of each concept.
+
+        Raises
+        ------
+        ValueError
+            If there is no such class or ranking, or no concept for it or against it.
+        """
         c = self._row(class_id)
         total = self.contributions[c].sum()
         details = (
@@ -339,7 +413,17 @@ class ModelExplanation:
         return plot_class_report(self.class_names[c], details, supporting, opposing, nb_crops)
 
     def plot_shared(self, at_least: float = 0.05, count: int = 12, nb_crops: int = 4) -> Figure:
-        """Draw concepts that matter to several classes, with these; see `shared`."""
+        """Draw concepts that matter to several classes, with these.
+
+        Parameters
+        ----------
+        at_least : float, default=0.05
+            Share of a class's contributions from which a concept matters: see `shared`.
+        count : int, default=12
+            Upper limit of concepts.
+        nb_crops : int, default=4
+            Crops of each concept.
+        """
         check_integer("count", count)
         sides = self.shared(at_least)
         several = _in_several_classes(sides)
@@ -354,7 +438,22 @@ class ModelExplanation:
     def plot_confusion(
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
-        """Draw what pushes a class towards another one: ``count`` concepts at most either way."""
+        """Draw what pushes a class towards another one.
+
+        Parameters
+        ----------
+        source, target : int or str
+            Numbers or names of the classes.
+        count : int, default=4
+            Upper limit of concepts either way.
+        nb_crops : int, default=5
+            Crops of each concept.
+
+        Raises
+        ------
+        ValueError
+            If the confusion was not measured.
+        """
         confusion = self.confusion(source, target)
         pushes, holds = strongest(confusion.contributions, count)
         shown = np.concatenate([pushes, holds[::-1]])
@@ -430,7 +529,19 @@ def _in_several_classes(sides: Array) -> Array:
 
 
 def strongest(values: Array, count: int) -> tuple[Array, Array]:
-    """Return indices of the values above 0, largest first, and of those below, least first."""
+    """Return indices of the values above 0, largest first, and of those below, least first.
+
+    Parameters
+    ----------
+    values : ndarray of shape (I,)
+    count : int
+        Upper limit on either side.
+
+    Raises
+    ------
+    ValueError
+        If ``count`` is not a positive integer.
+    """
     check_integer("count", count)
     order = np.argsort(-values, kind="stable")
     up, down = order[values[order] > 0], order[values[order] < 0][::-1]

@@ -263,6 +263,11 @@ class PredictionExplanation:
     def table(self, count: int = 10) -> Table:
         """Return concepts by contribution, then the others, the residual, the gap and the score.
 
+        Parameters
+        ----------
+        count : int, default=10
+            Concepts with a row of their own.
+
         Raises
         ------
         ValueError
@@ -296,7 +301,13 @@ class PredictionExplanation:
         )  # fmt: skip
 
     def plot_waterfall(self, count: int = 12) -> Figure:
-        """Draw the way from the residual's share to the score, concept by concept."""
+        """Draw the way from the residual's share to the score, concept by concept.
+
+        Parameters
+        ----------
+        count : int, default=12
+            Concepts with a bar of their own.
+        """
         return plot_waterfall(self.score_name, self.score, self._rows(count))
 
     def to_dict(self) -> dict[str, Any]:
@@ -363,6 +374,11 @@ class PredictionComparison:
 
     def table(self, count: int = 10) -> Table:
         """Return concepts by difference, then the others, the residual and the score.
+
+        Parameters
+        ----------
+        count : int, default=10
+            Concepts with a row of their own.
 
         Raises
         ------

@@ -149,7 +149,7 @@ class Influence(Sensitivity):
         return math.ceil(self.tests * smallest / self.level * (1.0 - 1e-9))
 
     def summary(self, correction: str = "benjamini-hochberg") -> InfluenceSummary:
-        """Return SDC, SCDP and the paper's Table 8."""
+        """Return SDC, SCDP and the paper's Table 8; ``correction`` as of `significant`."""
         return summarise_influence(self.scores, self.significant(correction))
 
     def table(self, corrections: Sequence[str] = ("benjamini-hochberg", "paper")) -> Table:
