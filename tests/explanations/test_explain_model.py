@@ -23,7 +23,7 @@ from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise
-from xplique_dirpairs.sensitivity.responses import log_probability_changes
+from xplique_dirpairs.sensitivity.responses import sensitivity
 
 SETTINGS = InfluenceSettings(permutations=200, amount=1.0)
 QUICK = {"settings": SETTINGS, "verbose": 0}
@@ -79,7 +79,7 @@ def test_each_class_is_driven_by_its_own_concept(explained):
     assert explained.ranked("class 0")[0].tolist() == [0, 3]
 
 
-def test_the_shared_concept_is_found_and_no_other_for_both_classes(explained):
+def test_only_the_planted_shared_concept_speaks_for_two_classes(explained):
     shared = explained.shared(0.1)
     assert shared.tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [-1, 0, 1, 0]]
     rows = [[cell.text for cell in row] for row in explained.shared_table(0.1).rows]
@@ -87,7 +87,7 @@ def test_the_shared_concept_is_found_and_no_other_for_both_classes(explained):
     assert not explained.shared_table(1.0).rows
 
 
-def test_influence_of_what_the_network_does_not_use_is_not_significant(explained):
+def test_influence_is_positive_on_a_class_s_own_concept_and_graded(explained):
     signs = np.sign(explained.influence.scores).astype(int)
     assert signs[:3].diagonal().tolist() == [1, 1, 1]
     assert explained.significance.shape == (CONCEPTS, CLASSES)
@@ -125,27 +125,36 @@ def test_crops_show_the_concept_where_it_is_strongest(explained, data):
 # ------------------------------------------------------------------ the right numbers
 
 
+def gap_of(confusion):
+    """What the contributions and the residual miss of the difference of the logits."""
+    return confusion.difference - confusion.residual - confusion.contributions.sum()
+
+
 def test_contributions_are_the_means_of_the_single_explanations(layer, data, singles):
     images, labels = data[0][:9], data[1][:9]
-    found = explain_model(layer, images, labels, **QUICK)
+    explanation = explain_model(layer, images, labels, **QUICK)
     for c in range(CLASSES):
         own = [one for one in singles if one.class_id == c]
         wanted = np.mean([one.concept_contributions for one in own], axis=0)
-        np.testing.assert_allclose(found.contributions[c], wanted, atol=1e-5)
-        assert found.residuals[c] == pytest.approx(np.mean([o.residual for o in own]), abs=1e-5)
-        assert found.logits[c] == pytest.approx(np.mean([o.score for o in own]), abs=1e-5)
-    np.testing.assert_allclose(found.gaps, 0.0, atol=1e-5)
-    np.testing.assert_allclose(found.residuals, BIASES, atol=1e-5)  # distractors weigh nothing
+        np.testing.assert_allclose(explanation.contributions[c], wanted, atol=1e-5)
+        assert explanation.residuals[c] == pytest.approx(
+            np.mean([o.residual for o in own]), abs=1e-5
+        )
+        assert explanation.logits[c] == pytest.approx(np.mean([o.score for o in own]), abs=1e-5)
+    np.testing.assert_allclose(explanation.gaps, 0.0, atol=1e-5)
+    np.testing.assert_allclose(
+        explanation.residuals, BIASES, atol=1e-5
+    )  # distractors weigh nothing
 
 
 def test_contributions_to_a_nonlinear_head_are_means_of_single_explanations(data):
     images, labels = data[0][:6], data[1][:6]
     layer = planted_layer(planted_halves(hidden=True))
-    found = explain_model(layer, images, labels, path_images=6, **QUICK)
+    explanation = explain_model(layer, images, labels, path_images=6, **QUICK)
     own = [explain_prediction(layer, image, 1) for image in images[labels == 1]]
     wanted = np.mean([one.concept_contributions for one in own], axis=0)
-    np.testing.assert_allclose(found.contributions[1], wanted, atol=1e-2)
-    assert np.abs(found.gaps).max() < 2e-2
+    np.testing.assert_allclose(explanation.contributions[1], wanted, atol=1e-2)
+    assert np.abs(explanation.gaps).max() < 2e-2
     fewer = explain_model(layer, images, labels, path_images=1, **QUICK)
     np.testing.assert_allclose(fewer.contributions[1], own[0].concept_contributions, atol=1e-2)
     assert np.abs(fewer.gaps).max() < 2e-2
@@ -159,20 +168,20 @@ def test_a_head_that_takes_maps_is_explained_by_spaced_images_of_each_class(data
     outputs = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))
     first = keras.Model(inputs, keras.layers.Identity()(inputs))
     layer = planted_layer(SplitModel.of(first, keras.Model(latent, outputs)))
-    found = explain_model(
+    explanation = explain_model(
         layer, images, labels, path_images=2, confusions=[(1, 0)],
         settings=InfluenceSettings(permutations=8), verbose=0,
     )  # fmt: skip
     first_and_last = images[labels == 1][[0, -1]]
     own = [explain_prediction(layer, image, 1) for image in first_and_last]
     wanted = np.mean([one.concept_contributions for one in own], axis=0)
-    np.testing.assert_allclose(found.contributions[1], wanted, atol=1e-2)
-    assert np.abs(found.gaps).max() < 2e-2 and found.images.tolist() == [4, 4, 4]
-    assert found.influence.images.tolist() == [6, 6, 6]  # two of each class
-    assert abs(found.confusions[0].gap) < 2e-2
+    np.testing.assert_allclose(explanation.contributions[1], wanted, atol=1e-2)
+    assert np.abs(explanation.gaps).max() < 2e-2 and explanation.images.tolist() == [4, 4, 4]
+    assert explanation.influence.images.tolist() == [6, 6, 6]  # two of each class
+    assert gap_of(explanation.confusions[0]) == pytest.approx(0.0, abs=2e-2)
 
 
-def test_rates_are_counts(explained, data):
+def test_presence_and_occupancy_are_shares_of_images_and_positions(explained, data):
     images, labels = data
     for c in range(CLASSES):
         for i in range(CONCEPTS):
@@ -190,13 +199,15 @@ def test_rates_are_counts(explained, data):
 def test_influence_is_that_of_the_directions(layer, data, over):
     images, labels = data
     settings = replace(SETTINGS, images=over)
-    found = explain_model(layer, images, labels, settings=settings, verbose=0)
+    explanation = explain_model(layer, images, labels, settings=settings, verbose=0)
     wanted = influence_of_directions(
         layer.head, images, labels if over == "class" else None, layer.encoding,
         layer.pairs.detect(images) > 0.5, settings=settings, verbose=0,
     )  # fmt: skip
     for name in ("scores", "changes", "p_values", "images"):
-        np.testing.assert_allclose(getattr(found.influence, name), getattr(wanted, name), atol=1e-6)
+        np.testing.assert_allclose(
+            getattr(explanation.influence, name), getattr(wanted, name), atol=1e-6
+        )
 
 
 def test_accuracy_and_confusions_are_those_of_the_predictions(explained, layer, data):
@@ -204,39 +215,39 @@ def test_accuracy_and_confusions_are_those_of_the_predictions(explained, layer, 
     predicted = layer.head.logits(images).argmax(axis=1)
     for c in range(CLASSES):
         assert explained.accuracy[c] == pytest.approx((predicted[labels == c] == c).mean())
-    for found in explained.confusions:
-        wanted = ((labels == found.source) & (predicted == found.target)).sum()
-        assert found.confused == wanted and found.images == 15
+    for confusion in explained.confusions:
+        wanted = ((labels == confusion.source) & (predicted == confusion.target)).sum()
+        assert confusion.confused == wanted and confusion.images == 15
 
 
 def test_a_confusion_is_the_mean_of_explanations_against_the_class(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0  # an image of class 0 that is taken for class 2
-    found = explain_model(layer, images, labels, confusions=[(0, 2), (1, 0)], **QUICK).confusion(
-        0, 2
-    )
+    confusion = explain_model(
+        layer, images, labels, confusions=[(0, 2), (1, 0)], **QUICK
+    ).confusion(0, 2)
     own = [explain_prediction(layer, image, 2, against=0) for image in images[labels == 0]]
     shares = np.array([one.concept_contributions for one in own])
-    np.testing.assert_allclose(found.contributions, shares.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(found.confused_contributions, shares[0], atol=1e-5)
-    assert (found.images, found.confused) == (4, 1)
-    assert found.confused_difference == pytest.approx(own[0].score, abs=1e-5)
-    assert found.confused_residual == pytest.approx(own[0].residual, abs=1e-5)
-    assert found.gap == pytest.approx(0.0, abs=1e-5)
-    head = layer.head
-    moved = log_probability_changes(head, images[labels == 0], layer.encoding, amount=1.0)
-    np.testing.assert_allclose(found.changes, (moved[..., 2] - moved[..., 0]).mean(axis=0))
+    np.testing.assert_allclose(confusion.contributions, shares.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(confusion.confused_contributions, shares[0], atol=1e-5)
+    assert (confusion.images, confusion.confused) == (4, 1)
+    assert confusion.confused_difference == pytest.approx(own[0].score, abs=1e-5)
+    assert confusion.confused_residual == pytest.approx(own[0].residual, abs=1e-5)
+    assert gap_of(confusion) == pytest.approx(0.0, abs=1e-5)
+    of_class = images[labels == 0]
+    changes = sensitivity(layer.head, of_class, None, layer.encoding, amount=1.0).changes
+    np.testing.assert_allclose(confusion.changes, changes[:, 2] - changes[:, 0])
 
 
-def test_by_default_a_class_is_compared_with_the_one_it_is_taken_for(layer, data):
+def test_by_default_a_class_is_compared_with_the_one_it_is_confused_with_most(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0
-    found = explain_model(layer, images, labels, **QUICK)
-    first = found.confusions[0]
+    explanation = explain_model(layer, images, labels, **QUICK)
+    first = explanation.confusions[0]
     assert (first.source, first.target) == (0, 2)
-    assert found.confusion("class 0", "class 2").confused == 1
-    never = [c for c in found.confusions if c.confused == 0]
-    assert never and all(np.isnan(c.confused_contributions).all() for c in never)
+    assert explanation.confusion("class 0", "class 2").confused == 1
+    not_confused = [c for c in explanation.confusions if c.confused == 0]
+    assert not_confused and all(np.isnan(c.confused_contributions).all() for c in not_confused)
 
 
 # ------------------------------------------------------------------ what must not matter
@@ -245,61 +256,63 @@ def test_by_default_a_class_is_compared_with_the_one_it_is_taken_for(layer, data
 def test_order_and_batches_do_not_matter(explained, layer, data, rng):
     images, labels = data
     order = rng.permutation(len(images))
-    again = explain_model(
+    repeated = explain_model(
         layer, images[order].astype(np.float64), labels[order], batch_size=7,
         **QUICK,
     )  # fmt: skip
     for name in ("contributions", "residuals", "presence", "occupancy", "accuracy"):
-        np.testing.assert_allclose(getattr(again, name), getattr(explained, name), atol=1e-5)
-    np.testing.assert_allclose(again.influence.changes, explained.influence.changes, atol=1e-5)
-    for one, other in zip(again.crops, explained.crops, strict=True):
+        np.testing.assert_allclose(getattr(repeated, name), getattr(explained, name), atol=1e-5)
+    np.testing.assert_allclose(repeated.influence.changes, explained.influence.changes, atol=1e-5)
+    for one, other in zip(repeated.crops, explained.crops, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_the_same_seed_gives_the_same_noise(explained, layer, data):
-    again = explain_model(layer, *data, **QUICK)
-    np.testing.assert_array_equal(again.influence.p_values, explained.influence.p_values)
+    repeated = explain_model(layer, *data, **QUICK)
+    np.testing.assert_array_equal(repeated.influence.p_values, explained.influence.p_values)
 
 
-def test_some_of_the_classes_are_explained_as_among_all(explained, layer, data):
-    some = explain_model(layer, *data, classes=[2], **QUICK)
-    assert some.class_ids.tolist() == [2]
-    np.testing.assert_allclose(some.contributions[0], explained.contributions[2])
-    np.testing.assert_allclose(some.presence_outside[0], explained.presence_outside[2])
-    assert some.influence.scores.shape == (CONCEPTS, 1)
+def test_explaining_one_class_gives_the_numbers_it_has_among_all_classes(explained, layer, data):
+    one_class = explain_model(layer, *data, classes=[2], **QUICK)
+    assert one_class.class_ids.tolist() == [2]
+    np.testing.assert_allclose(one_class.contributions[0], explained.contributions[2])
+    np.testing.assert_allclose(one_class.presence_outside[0], explained.presence_outside[2])
+    assert one_class.influence.scores.shape == (CONCEPTS, 1)
     own = explain_model(layer, *data, settings=replace(SETTINGS, images="class"), verbose=0)
-    np.testing.assert_allclose(some.influence.changes[:, 0], own.influence.changes[:, 2], atol=1e-6)
+    np.testing.assert_allclose(
+        one_class.influence.changes[:, 0], own.influence.changes[:, 2], atol=1e-6
+    )
 
 
 def test_without_labels_images_belong_to_the_predicted_class(layer, data):
     images, _ = data
     predicted = layer.head.logits(images).argmax(axis=1)
-    one = explain_model(layer, images, **QUICK)
-    other = explain_model(layer, images, predicted, **QUICK)
-    np.testing.assert_array_equal(one.contributions, other.contributions)
-    assert (one.accuracy == 1).all()
+    without_labels = explain_model(layer, images, **QUICK)
+    with_predicted = explain_model(layer, images, predicted, **QUICK)
+    np.testing.assert_array_equal(without_labels.contributions, with_predicted.contributions)
+    assert (without_labels.accuracy == 1).all()
 
 
-def test_an_extractor_knows_its_network(layer, data, explained):
+def test_an_extractor_is_explained_with_the_network_it_was_built_on(layer, data, explained):
     images, labels = data
     extractor = DirectionPairsTf(*layer.split, patch_size=4, verbose=0, pairs=planted_pairs())
     extractor.fit(images)
-    found = explain_model(extractor, images, labels, **QUICK)
-    np.testing.assert_array_equal(found.contributions, explained.contributions)
+    explanation = explain_model(extractor, images, labels, **QUICK)
+    np.testing.assert_array_equal(explanation.contributions, explained.contributions)
 
 
-def test_one_class_alone_has_no_outside(layer, data):
+def test_without_images_of_other_classes_rates_outside_are_undefined(layer, data):
     images, labels = data
-    found = explain_model(layer, images[labels == 0], labels[labels == 0], **QUICK)
-    assert np.isnan(found.presence_outside).all()
-    assert found.class_table(0).rows[0][7].text == "–"
-    assert found.plot_class(0) and found.plot()
+    explanation = explain_model(layer, images[labels == 0], labels[labels == 0], **QUICK)
+    assert np.isnan(explanation.presence_outside).all()
+    assert explanation.class_table(0).rows[0][7].text == "–"
+    assert explanation.plot_class(0) and explanation.plot()
 
 
 # ------------------------------------------------------------------ the value
 
 
-def test_tables_hold_the_numbers(explained):
+def test_tables_hold_the_numbers_of_the_explanation(explained):
     row = explained.table().rows[1]
     assert row[0].text == "class 1" and row[1].text == "15"
     logit, residual, concepts = (row[k].numbers[0] for k in (3, 4, 5))
@@ -307,17 +320,17 @@ def test_tables_hold_the_numbers(explained):
     rows = explained.class_table(2).rows
     assert [(r[0].text, r[1].text) for r in rows] == [("C", "for"), ("A", "against")]
     assert rows[0][2].numbers[0] == explained.contributions[2, 2]
-    found = explained.confusions[0]
-    table = explained.confusion_table(found.source, found.target)
+    confusion = explained.confusions[0]
+    table = explained.confusion_table(confusion.source, confusion.target)
     assert {r[1].text for r in table.rows} <= {"pushes", "holds"}
     assert all((r[2].numbers[0] > 0) == (r[1].text == "pushes") for r in table.rows)
 
 
-def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
+def test_an_explanation_is_read_only_can_be_pickled_and_becomes_plain_data(explained):
     with pytest.raises(ValueError, match="read-only"):
         explained.contributions[0] = 0
-    again = pickle.loads(pickle.dumps(explained))
-    np.testing.assert_array_equal(again.contributions, explained.contributions)
+    restored = pickle.loads(pickle.dumps(explained))
+    np.testing.assert_array_equal(restored.contributions, explained.contributions)
 
     def plain(value):
         if isinstance(value, dict):
@@ -339,9 +352,11 @@ def test_it_is_read_only_pickles_and_is_plain_data_on_demand(explained):
         ({"labels": ["a"] * 45}, TypeError, "labels must be class indices"),
         ({"images": np.zeros((0, 8, 8, 6))}, ValueError, "no images"),
         ({"images": np.zeros((45, 8, 8, 5))}, ValueError, "the network takes"),
-        ({"classes": [7]}, ValueError, "out of range"),
+        ({"classes": [7]}, ValueError, r"there are none of \[7\]"),
+        ({"classes": [0.5]}, ValueError, r"there are none of \[0.5\]"),
         ({"classes": []}, ValueError, "classes must have images"),
-        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, "is not explained"),
+        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, r"explained, \[0\], not \(1, 0\)"),
+        ({"confusions": [3]}, ValueError, r"pairs \(a, b\) of two classes"),
         ({"confusions": [(0, 0)]}, ValueError, "two classes"),
         ({"confusions": [(0, 9)]}, ValueError, "out of range"),
         ({"nb_crops": 0}, ValueError, "nb_crops"),
@@ -356,7 +371,7 @@ def test_invalid_arguments_are_refused(layer, data, changed, error, message):
         explain_model(layer, **arguments)
 
 
-def test_asking_for_what_was_not_measured_is_an_error(explained):
+def test_a_class_confusion_or_ranking_that_was_not_measured_is_refused(explained):
     with pytest.raises(ValueError, match="confusions="):
         explained.confusion(0, 7)
     with pytest.raises(ValueError, match="'dog' is not among"):
@@ -367,7 +382,7 @@ def test_asking_for_what_was_not_measured_is_an_error(explained):
         explained.shared(0)
 
 
-def test_a_class_is_given_in_a_list(layer, data):
+def test_a_single_class_number_instead_of_a_list_is_refused(layer, data):
     with pytest.raises(TypeError, match="a list of their numbers, not 2"):
         explain_model(layer, *data, classes=2, **QUICK)
 

@@ -18,7 +18,6 @@ from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, tr
 from xplique_dirpairs.sensitivity.responses import (
     LinearResponse,
     PassedResponse,
-    log_probability_changes,
     sensitivity,
     shift_response,
 )
@@ -83,7 +82,7 @@ def measured(head, x, labels, directions, detections, features=None, seed=0, **s
 
 def slow_changes(head, x, direction, amount):
     """Δ of each image and class, one image at a time, every position moved by hand."""
-    found = []
+    changes = []
     for image in x:
         moved = image.astype(float).copy()
         for i in range(SHAPE[0]):
@@ -93,8 +92,8 @@ def slow_changes(head, x, direction, amount):
         for features in (image, moved):
             z = head.logits(features[None].astype(np.float32))[0]
             logs.append([zk - math.log(sum(math.exp(zj) for zj in z)) for zk in z])
-        found.append([after - before for before, after in zip(*logs, strict=True)])
-    return np.array(found)
+        changes.append([after - before for before, after in zip(*logs, strict=True)])
+    return np.array(changes)
 
 
 def slow_sensitivity(head, data, labels, amount, vectors):
@@ -115,32 +114,23 @@ def slow_sensitivity(head, data, labels, amount, vectors):
 @pytest.mark.parametrize("maker", HEADS)
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
 @pytest.mark.parametrize("amount", [5.0, -2.0])
-def test_sensitivity_is_that_of_plain_loops(heads, data, maker, regardless, amount):
+def test_scores_and_mean_changes_are_those_of_plain_loops(heads, data, maker, regardless, amount):
     labels = None if regardless else data.labels
-    found = sensitivity(heads[maker], data.x, labels, data.directions, amount=amount)
+    result = sensitivity(heads[maker], data.x, labels, data.directions, amount=amount)
     scores, means = slow_sensitivity(heads[maker], data, labels, amount, data.directions)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-12)
-    np.testing.assert_allclose(found.changes, means, atol=1e-5)
-    assert found.images.tolist() == ([12] * K if regardless else [4, 4, 4, 0])
+    np.testing.assert_allclose(result.scores, scores, atol=1e-12)
+    np.testing.assert_allclose(result.changes, means, atol=1e-5)
+    assert result.images.tolist() == ([12] * K if regardless else [4, 4, 4, 0])
 
 
-def test_changes_of_each_image_are_given_as_well(heads, data):
-    for maker in (pooled_dense, convolution):
-        found = log_probability_changes(heads[maker], data.x, data.directions)
-        assert found.shape == (12, 3, K)
-        for i, direction in enumerate(data.directions):
-            slow = slow_changes(heads[maker], data.x, direction, 5.0)
-            np.testing.assert_allclose(found[:, i], slow, atol=1e-5)
-
-
-def test_a_linear_head_is_not_passed_through_and_others_are(heads, data):
+def test_features_pass_only_through_heads_that_are_not_linear(heads, data):
     kinds = {maker: type(shift_response(heads[maker], data.x, None, TIE)) for maker in HEADS}
     assert kinds.pop(pooled_dense) is LinearResponse
     assert set(kinds.values()) == {PassedResponse}
 
 
 @pytest.mark.parametrize("maker", [pooled_dense, pooled_hidden])
-def test_pooled_features_do_as_well_as_maps(heads, data, maker):
+def test_pooled_features_give_the_same_changes_as_maps(heads, data, maker):
     head = heads[maker]
     maps = sensitivity(head, data.x, data.labels, data.directions)
     pooled = sensitivity(head, head.pool(data.x), data.labels, data.directions)
@@ -186,15 +176,15 @@ def test_a_network_of_one_output_has_two_classes_no_and_yes(data, kind):
     if kind == "function":  # does not tell how many outputs it has before it is called
         head = Head(head.model.__call__)
     labels = np.arange(12) % 2
-    found = sensitivity(head, data.x, labels, data.directions, amount=0.5)
+    result = sensitivity(head, data.x, labels, data.directions, amount=0.5)
     before = data.x.mean(axis=(1, 2)) @ rows + bias
     for i, direction in enumerate(data.directions):
         after = before + 0.5 * direction @ rows / np.linalg.norm(direction)
         for k, sign in enumerate((-1, 1)):
             own = np.log(1 + np.exp(-sign * before)) - np.log(1 + np.exp(-sign * after))
-            assert found.changes[i, k] == pytest.approx(own[labels == k].mean(), abs=1e-5)
-    np.testing.assert_array_equal(found.scores, np.sign(found.changes))
-    assert found.images.tolist() == [6, 6]
+            assert result.changes[i, k] == pytest.approx(own[labels == k].mean(), abs=1e-5)
+    np.testing.assert_array_equal(result.scores, np.sign(result.changes))
+    assert result.images.tolist() == [6, 6]
 
 
 # ------------------------------------------------------------------ significance
@@ -211,7 +201,7 @@ def test_p_values_are_those_of_plain_loops(heads, data, maker, statistic, regard
         drawn.append(mean_difference_noise(sample, signs))
         return drawn[-1]
 
-    found = measured(
+    result = measured(
         head, data.x, labels, data.directions, data.detections,
         permutations=count, statistic=statistic, estimator=recorded, early_stopping=False,
     )  # fmt: skip
@@ -223,15 +213,15 @@ def test_p_values_are_those_of_plain_loops(heads, data, maker, statistic, regard
     for i in range(3):
         for k in range(K):
             if np.isnan(own[i, k]):
-                assert np.isnan(found.p_values[i, k])
+                assert np.isnan(result.p_values[i, k])
                 continue
             block = of_noise[i * count : (i + 1) * count, k]
             if statistic == "signed change":
                 stronger = sum(value / own[i, k] >= 1 for value in block)
-                assert found.p_values[i, k] == min(1, 2 * (1 + stronger) / (count + 1))
+                assert result.p_values[i, k] == min(1, 2 * (1 + stronger) / (count + 1))
             else:
                 stronger = sum(abs(value) >= abs(own[i, k]) for value in block)
-                assert found.p_values[i, k] == (1 + stronger) / (count + 1)
+                assert result.p_values[i, k] == (1 + stronger) / (count + 1)
 
 
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
@@ -288,23 +278,23 @@ def influence_on_scenes(rng, maker, permutations=199, **how):
 
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
 @pytest.mark.parametrize(("statistic", "amount"), [("signed change", 5.0), ("change", 0.2)])
-def test_what_defines_a_class_is_significant_with_its_sign_and_a_distractor_is_not(
+def test_a_concept_that_defines_a_class_is_significant_and_a_distractor_is_not(
     rng, maker, statistic, amount
 ):
-    found = influence_on_scenes(rng, maker, statistic=statistic, amount=amount)
+    result = influence_on_scenes(rng, maker, statistic=statistic, amount=amount)
     # a class's own concept helps it, those of the others hurt
-    np.testing.assert_array_equal(found.scores[:3, :3], 2 * np.eye(3) - 1)
+    np.testing.assert_array_equal(result.scores[:3, :3], 2 * np.eye(3) - 1)
     smallest = (2 if statistic == "signed change" else 1) / 200
-    assert (np.diag(found.p_values)[:3] == smallest).all()
-    assert found.significant().any(axis=1).tolist() == [True, True, True, False]
-    assert (found.p_values[3, :3] == 1).all() and (found.scores[3, :3] == 0).all()
-    assert np.isnan(found.p_values[:, 3]).all() and found.tests == 12
-    summary = found.summary()
+    assert (np.diag(result.p_values)[:3] == smallest).all()
+    assert result.significant().any(axis=1).tolist() == [True, True, True, False]
+    assert (result.p_values[3, :3] == 1).all() and (result.scores[3, :3] == 0).all()
+    assert np.isnan(result.p_values[:, 3]).all() and result.tests == 12
+    summary = result.summary()
     assert summary.sdc == 3 and summary.positive_directions == 3 and summary.most_helped == 1
-    assert summary.scdp == found.significant().sum()
+    assert summary.scdp == result.significant().sum()
 
 
-def test_what_helps_a_class_is_compared_with_what_helps_it_or_noise_that_hurts_is_stronger(rng):
+def test_only_the_signed_statistic_finds_that_a_concept_helps_a_certain_class(rng):
     size, signed = (
         influence_on_scenes(rng, pooled_dense, statistic=statistic)
         for statistic in ("change", "signed change")
@@ -319,11 +309,11 @@ def false_positives(head, rng, directions, permutations, statistic="change"):
     detections = rng.random((*x.shape[:-1], directions)) < 0.2
     flat, on = x.reshape(-1, 6), detections.reshape(-1, directions)
     signals = [flat[o].mean(axis=0) - flat[~o].mean(axis=0) for o in on.T]
-    found = measured(
+    result = measured(
         head, x[:8], np.arange(8) % 2, signals, detections, x,
         permutations=permutations, statistic=statistic,
     )  # fmt: skip
-    return found.p_values[:, :2]
+    return result.p_values[:, :2]
 
 
 @pytest.mark.parametrize(("maker", "directions"), [(pooled_dense, 600), (pooled_hidden, 200)])
@@ -344,7 +334,7 @@ def test_false_positives_are_at_the_nominal_level_with_many_directions(heads, rn
     assert (np.abs((p <= 0.05).mean(axis=0) - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 2000)).all()
 
 
-def test_the_share_of_signs_saturates_and_so_says_nothing_where_the_mean_change_does(rng):
+def test_scores_that_saturate_are_less_significant_than_mean_changes(rng):
     change, score = (
         influence_on_scenes(rng, pooled_dense, statistic=statistic, amount=0.2)
         for statistic in ("change", "score")
@@ -355,16 +345,16 @@ def test_the_share_of_signs_saturates_and_so_says_nothing_where_the_mean_change_
 
 def test_a_detector_that_is_always_or_never_on_is_not_tested(heads, data):
     data.detections[..., 0], data.detections[..., 2] = True, False
-    found = measured(
+    result = measured(
         heads[pooled_dense], data.x, data.labels, data.directions, data.detections, permutations=20
     )
-    assert found.untested.tolist() == [0, 2] and found.tests == 3
-    assert np.isnan(found.p_values[[0, 2]]).all() and not found.significant("paper")[[0, 2]].any()
-    assert np.isfinite(found.scores[:, :3]).all()
+    assert result.untested.tolist() == [0, 2] and result.tests == 3
+    assert np.isnan(result.p_values[[0, 2]]).all() and not result.significant("paper")[[0, 2]].any()
+    assert np.isfinite(result.scores[:, :3]).all()
 
 
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
-def test_noise_that_is_no_direction_makes_nothing_significant(heads, data, maker):
+def test_noise_vectors_of_length_zero_make_nothing_significant(heads, data, maker):
     def p_values(x, detections):
         return measured(
             heads[maker], x, data.labels, data.directions, detections,
@@ -377,7 +367,7 @@ def test_noise_that_is_no_direction_makes_nothing_significant(heads, data, maker
     assert (p_values(data.x, once) == 1).all()
 
 
-def test_results_come_back_with_the_seed_and_the_noise_of_a_direction_is_its_own(heads, data):
+def test_the_seed_fixes_the_noise_and_each_direction_has_noise_of_its_own(heads, data):
     def run(seed, count=3):
         return measured(
             heads[pooled_dense], data.x, data.labels, data.directions[:count],
@@ -391,14 +381,14 @@ def test_results_come_back_with_the_seed_and_the_noise_of_a_direction_is_its_own
 
 
 def test_another_estimator_of_noise_can_be_used(heads, data):
-    found = measured(
+    result = measured(
         heads[pooled_dense], data.x, data.labels, data.directions, data.detections,
         permutations=30, estimator=trained_filter_noise,
     )  # fmt: skip
-    assert np.isfinite(found.p_values[:, :3]).all()
+    assert np.isfinite(result.p_values[:, :3]).all()
 
 
-def test_an_interruption_keeps_what_was_tested(heads, data):
+def test_an_interruption_keeps_the_tests_that_are_done(heads, data):
     arguments = (heads[pooled_dense], data.x, data.labels, data.directions, data.detections)
     left = [2]
 
@@ -408,14 +398,14 @@ def test_an_interruption_keeps_what_was_tested(heads, data):
         left[0] -= 1
         return mean_difference_noise(*given)
 
-    whole = measured(*arguments, permutations=30, early_stopping=False)
-    found = measured(*arguments, permutations=30, early_stopping=False, estimator=interrupting)
-    assert found.interrupted and not whole.interrupted
-    tested = np.setdiff1d(np.arange(len(whole.scores)), found.untested)
-    assert 0 < len(tested) < len(whole.scores)
-    np.testing.assert_array_equal(found.p_values[tested], whole.p_values[tested])
-    np.testing.assert_array_equal(found.changes, whole.changes)
-    assert "since the tests were interrupted" in str(found.table())
+    complete = measured(*arguments, permutations=30, early_stopping=False)
+    result = measured(*arguments, permutations=30, early_stopping=False, estimator=interrupting)
+    assert result.interrupted and not complete.interrupted
+    tested = np.setdiff1d(np.arange(len(complete.scores)), result.untested)
+    assert 0 < len(tested) < len(complete.scores)
+    np.testing.assert_array_equal(result.p_values[tested], complete.p_values[tested])
+    np.testing.assert_array_equal(result.changes, complete.changes)
+    assert "since the tests were interrupted" in str(result.table())
 
 
 # ------------------------------------------------------------------ what is refused

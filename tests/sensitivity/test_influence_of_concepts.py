@@ -39,21 +39,23 @@ def layer():
 def test_influence_of_concepts_is_that_of_their_signal_vectors(layer, images, over):
     settings = InfluenceSettings(permutations=20, images=over)
     labels = LABELS if over == "class" else None
-    found = influence(layer, images, LABELS, settings=settings, verbose=0)
-    same = influence_of_directions(
+    of_concepts = influence(layer, images, LABELS, settings=settings, verbose=0)
+    of_directions = influence_of_directions(
         layer.head, images, labels, layer.encoding, layer.pairs.detect(images) > 0.5,
         settings=settings, verbose=0,
     )  # fmt: skip
     for name in ("scores", "changes", "p_values", "images"):
-        np.testing.assert_allclose(getattr(found, name), getattr(same, name), atol=1e-5)
+        np.testing.assert_allclose(
+            getattr(of_concepts, name), getattr(of_directions, name), atol=1e-5
+        )
 
 
 def test_without_labels_images_belong_to_the_predicted_class(layer, images):
     settings = InfluenceSettings(permutations=5, images="class")
     predicted = layer.head.logits(images).argmax(axis=1)
-    found, same = (
+    without_labels, with_predicted = (
         influence(layer, images, labels, settings=settings, verbose=0)
         for labels in (None, predicted)
     )
-    np.testing.assert_array_equal(found.images, np.bincount(predicted, minlength=K))
-    np.testing.assert_array_equal(found.changes, same.changes)
+    np.testing.assert_array_equal(without_labels.images, np.bincount(predicted, minlength=K))
+    np.testing.assert_array_equal(without_labels.changes, with_predicted.changes)

@@ -5,7 +5,6 @@ import pytest
 
 from xplique_dirpairs.sensitivity.influence_result import (
     InfluenceSummary,
-    reference_shares,
     s3,
     summarise_influence,
 )
@@ -37,14 +36,14 @@ def slow_summary(scores, significant):
     )  # fmt: skip
 
 
-def test_the_summary_is_that_of_plain_counting(rng):
+def test_the_summary_is_that_of_plain_loops(rng):
     scores = rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0], (7, 5))
     scores[:, 2] = np.nan
     significant = rng.random((7, 5)) < 0.4
     assert summarise_influence(scores, significant) == slow_summary(scores, significant)
 
 
-def test_nothing_significant_is_nothing_and_all_of_it_everything():
+def test_counts_are_zero_if_nothing_is_significant_and_complete_if_everything_is():
     scores = np.ones((4, 3))
     assert summarise_influence(scores, scores < 0) == InfluenceSummary(*[0] * 10)
     assert summarise_influence(scores, scores > 0) == (4, 12, 4, 0, 4.0, 0.0, 3, 0, 3, 0)
@@ -52,8 +51,8 @@ def test_nothing_significant_is_nothing_and_all_of_it_everything():
 
 
 def test_without_images_averages_are_undefined():
-    found = summarise_influence(np.full((2, 3), np.nan), np.zeros((2, 3), bool))
-    assert found.sdc == 0 and np.isnan(found.positive_per_class)
+    summary = summarise_influence(np.full((2, 3), np.nan), np.zeros((2, 3), bool))
+    assert summary.sdc == 0 and np.isnan(summary.positive_per_class)
 
 
 def slow_s3(scores, labels, reference, level):
@@ -86,18 +85,19 @@ def test_s3_is_zero_where_signal_vectors_are_stronger_and_one_where_pattern_cavs
     assert s3(strong, labels, weak[:2]) == 0.0
     assert s3(weak, labels, strong[:2]) == 1.0
     assert s3(weak, labels, weak[:2]) == 0.0  # as influential is influential enough
-    one = weak.copy()
-    one[1] = 1.0  # one of the label's directions suffices
-    assert s3(one, [0, 0, 0], strong[:1]) == 0.0
+    weak_but_one = weak.copy()
+    weak_but_one[1] = 1.0  # one of the label's directions suffices
+    assert s3(weak_but_one, [0, 0, 0], strong[:1]) == 0.0
 
 
-def test_labels_without_directions_are_not_counted():
-    shares = reference_shares(np.ones((2, 3)), [0, -1], np.zeros((2, 3)))
-    assert (shares[0] == 1).all() and np.isnan(shares[1]).all()
+def test_s3_does_not_count_labels_without_directions():
+    strong_without_directions = np.array([[0.0] * 3, [2.0] * 3])
+    assert s3(np.ones((2, 3)), [0, -1], strong_without_directions) == 0.0
+    assert s3(np.ones((2, 3)), [0, 1], strong_without_directions) == 0.5
     assert np.isnan(s3(np.ones((2, 3)), [-1, -1], np.zeros((2, 3))))
 
 
-def test_what_does_not_fit_is_refused():
+def test_shapes_labels_and_levels_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="as the scores are"):
         summarise_influence(np.ones((2, 3)), np.ones((3, 2), bool))
     with pytest.raises(ValueError, match="same classes"):

@@ -26,9 +26,9 @@ def read(table):
 
 
 def test_a_row_holds_the_summary_of_an_extractor_under_a_correction():
-    found = result()
-    (row,) = read(influence_table({"pairs": found}, ["paper"]))
-    summary = found.summary("paper")
+    influence = result()
+    (row,) = read(influence_table({"pairs": influence}, ["paper"]))
+    summary = influence.summary("paper")
     assert row["extractor"] == "pairs" and row["significant"] == "paper"
     numbers = {name: float(text) for name, text in row.items() if name[0] not in "es"}
     assert numbers.pop("directions") == 6 and numbers.pop("tests") == 18
@@ -36,27 +36,28 @@ def test_a_row_holds_the_summary_of_an_extractor_under_a_correction():
     assert 0 < summary.sdc <= summary.scdp < 18
 
 
-def test_a_correction_that_no_permutation_can_reach_says_so_and_has_no_number():
+def test_a_correction_that_the_permutations_cannot_reach_is_marked_as_unreachable():
     table = influence_table({"few": result(99), "many": result(999)}, ["bonferroni", "none"])
     text = table.formatted("plain").splitlines()
     assert text[2].count("unreachable") == 10 and "unreachable" not in "".join(text[3:6])
-    assert "unreachable (bonferroni: few)" in str(table)
+    assert "unreachable: with so few permutations" in str(table)
+    assert "unreachable" not in str(influence_table({"many": result(999)}, ["bonferroni"]))
     rows = read(table)
     assert rows[0]["SDC"] == "" and rows[2]["SDC"] != ""
 
 
-def test_notes_say_what_was_compared_with_what_and_what_was_not_tested():
+def test_notes_name_the_noise_the_statistic_and_directions_without_a_test():
     text = str(influence_table({"a": result(99, untested=[2])}))
     assert "99" in text and "|mean Δ|" in text and "directions [2] of a" in text
     assert "at least 3 pairs at once" in text  # 15 tests, p of at least 1/100, level 1/20
 
 
 def test_one_influence_has_a_table_of_its_own():
-    found = result()
-    assert str(found.table(["none"])) == str(influence_table({"concepts": found}, ["none"]))
+    influence = result()
+    assert str(influence.table(["none"])) == str(influence_table({"concepts": influence}, ["none"]))
 
 
-def test_nothing_to_show_is_refused():
+def test_a_table_of_no_influence_is_refused():
     with pytest.raises(ValueError, match="nothing to show"):
         influence_table({})
 
@@ -70,17 +71,17 @@ def counted_influence(exceeded, permutations):
 
 
 def test_too_few_permutations_reach_no_significance():
-    found = counted_influence(np.zeros((10, 5), int), 99)
-    assert found.significant("paper").all() and found.significant("none").all()
-    assert not found.reachable("bonferroni") and not found.significant("bonferroni").any()
-    assert found.reachable() and found.significant().all()
-    assert found.least_rejections() == 10 and found.least_rejections("bonferroni") == 51
+    influence = counted_influence(np.zeros((10, 5), int), 99)
+    assert influence.significant("paper").all() and influence.significant("none").all()
+    assert not influence.reachable("bonferroni") and not influence.significant("bonferroni").any()
+    assert influence.reachable() and influence.significant().all()
+    assert influence.least_rejections() == 10 and influence.least_rejections("bonferroni") == 51
     assert counted_influence(np.zeros((10, 5), int), 999).reachable("bonferroni")
     for correction in ("none", "benjamini-hochberg"):
         assert not counted_influence(np.zeros((10, 5), int), 18).reachable(correction)
         assert counted_influence(np.zeros((10, 5), int), 19).reachable(correction)
-    some = np.ones((10, 5), int) * 50
-    some.flat[:9] = 0
-    assert not counted_influence(some, 99).significant().any()  # nine are one too few
-    some.flat[9] = 0
-    assert counted_influence(some, 99).significant().sum() == 10
+    exceeded = np.ones((10, 5), int) * 50
+    exceeded.flat[:9] = 0
+    assert not counted_influence(exceeded, 99).significant().any()  # nine are one too few
+    exceeded.flat[9] = 0
+    assert counted_influence(exceeded, 99).significant().sum() == 10

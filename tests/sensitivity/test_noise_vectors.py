@@ -15,11 +15,11 @@ def permuted_labels(rng, count, size):
     return rng.permuted(np.tile(np.repeat(np.float32([1, -1]), size // 2), (count, 1)), axis=1)
 
 
-def test_mean_difference_noise_is_that_of_each_permutation(rng):
+def test_mean_difference_noise_is_the_unit_difference_of_the_means_of_each_permutation(rng):
     sample = rng.normal(size=(20, 4)).astype(np.float32)
     labels = permuted_labels(rng, 5, 20)
-    found = mean_difference_noise(sample, labels)
-    for vector, label in zip(found, labels, strict=True):
+    vectors = mean_difference_noise(sample, labels)
+    for vector, label in zip(vectors, labels, strict=True):
         slow = sample[label > 0].mean(axis=0) - sample[label < 0].mean(axis=0)
         np.testing.assert_allclose(vector, slow / np.linalg.norm(slow), atol=1e-5)
 
@@ -67,7 +67,9 @@ def test_features_that_are_all_the_same_have_no_noise_direction():
     ("positives", "negatives", "at_most", "each"),
     [(30, 70, 1000, 30), (70, 30, 1000, 30), (50, 50, 41, 20), (0, 100, 10, 0), (100, 0, 10, 0)],
 )
-def test_a_balanced_sample_has_as_many_of_both(rng, positives, negatives, at_most, each):
+def test_a_balanced_sample_has_as_many_positions_with_the_concept_as_without(
+    rng, positives, negatives, at_most, each
+):
     detected = rng.permutation(np.arange(positives + negatives) < positives)
     features = np.where(detected, 5.0, -5.0)[:, None] + np.arange(100)[:, None] / 1000
     sample = balanced_sample(features, detected, at_most, rng)
@@ -89,10 +91,10 @@ def test_noise_does_not_depend_on_the_size_of_blocks(rng, count):
         assert max(map(len, blocks)) <= size
         return np.concatenate(blocks)
 
-    whole = drawn(1000)
-    assert whole.shape == (count, 3)
+    in_one_block = drawn(1000)
+    assert in_one_block.shape == (count, 3)
     for size in (1, 7, 64):
-        np.testing.assert_allclose(drawn(size), whole, atol=1e-6)
+        np.testing.assert_allclose(drawn(size), in_one_block, atol=1e-6)
 
 
 @pytest.mark.parametrize(

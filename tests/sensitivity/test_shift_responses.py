@@ -2,11 +2,12 @@
 the work is divided."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
+from xplique_dirpairs.core.batching import CHUNK_FLOATS
 from xplique_dirpairs.sensitivity.responses import WIDEST_MOVE, LinearResponse, PassedResponse
 
 N, K, D, M = 9, 4, 5, 6
@@ -73,33 +74,27 @@ def test_statistics_are_those_of_plain_loops(rng, response, regardless, kind):
     problem = Problem(rng)
     labels = None if regardless else problem.labels
     scores, means = slow_statistics(problem, labels, kind)
-    found = getattr(problem, response)(labels, kind).statistics(problem.shifts)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-12)
-    np.testing.assert_allclose(found.changes, means, atol=1e-6)
-    assert regardless == (not np.isnan(found.scores).any())
-    assert (np.nan_to_num(found.scores[0]) == 0).all()  # no shift: ties
-
-
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_changes_are_what_the_statistics_are_means_of(rng, kind):
-    problem = Problem(rng)
-    for response in (problem.linear(None, kind), problem.passed(None, kind)):
-        changes = response.changes(problem.shifts)
-        assert changes.shape == (M, N, K)
-        found = response.statistics(problem.shifts)
-        np.testing.assert_allclose(changes.mean(axis=1), found.changes, atol=1e-12)
+    result = getattr(problem, response)(labels, kind).statistics(problem.shifts)
+    np.testing.assert_allclose(result.scores, scores, atol=1e-12)
+    np.testing.assert_allclose(result.changes, means, atol=1e-6)
+    assert regardless == (not np.isnan(result.scores).any())
+    assert (np.nan_to_num(result.scores[0]) == 0).all()  # no shift: ties
 
 
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
-@pytest.mark.parametrize("response", ["linear", "passed"])
-def test_how_the_work_is_divided_changes_nothing(rng, response, regardless):
-    problem = Problem(rng)
+@pytest.mark.parametrize(("response", "images"), [("linear", 10**6), ("passed", 180_000)])
+def test_shifts_that_do_not_fit_in_one_chunk_give_the_same_statistics(response, images, regardless):
+    problem = Problem(np.random.default_rng(0))
+    assert max(M * images * (1 if response == "linear" else D), CHUNK_FLOATS) > CHUNK_FLOATS
+    problem.x, problem.labels = (
+        np.resize(values, (images, *values.shape[1:])) for values in (problem.x, problem.labels)
+    )
     response = getattr(problem, response)(None if regardless else problem.labels)
-    whole = response.statistics(problem.shifts)
-    for floats in (1, 7 * D, 13 * D):
-        parts = replace(response, chunk_floats=floats).statistics(problem.shifts)
-        np.testing.assert_array_equal(parts.scores, whole.scores)
-        np.testing.assert_allclose(parts.changes, whole.changes, atol=1e-12)
+    in_chunks = response.statistics(problem.shifts)
+    for m in (0, M - 1):
+        alone = response.statistics(problem.shifts[m : m + 1])
+        np.testing.assert_array_equal(in_chunks.scores[m], alone.scores[0])
+        np.testing.assert_allclose(in_chunks.changes[m], alone.changes[0], atol=1e-9)
 
 
 def test_the_order_of_images_does_not_matter(rng):
@@ -111,28 +106,31 @@ def test_the_order_of_images_does_not_matter(rng):
     np.testing.assert_allclose(after.changes, before.changes, atol=1e-12)
 
 
-def test_a_shift_that_all_logits_share_is_a_tie_everywhere():
+def test_a_shift_that_moves_all_logits_alike_changes_no_class():
     rows = np.ones((K, D), np.float32)
     logits = np.random.default_rng(0).normal(size=(N, K))
     for labels in (None, np.arange(N) % K):
-        found = LinearResponse(logits, labels, TIE, "softmax", rows).statistics(np.ones((1, D)))
-        assert (found.scores == 0).all()
-        np.testing.assert_allclose(found.changes, 0, atol=1e-12)
+        result = LinearResponse(logits, labels, TIE, "softmax", rows).statistics(np.ones((1, D)))
+        assert (result.scores == 0).all()
+        np.testing.assert_allclose(result.changes, 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(N) % K], ids=["any", "own"])
-def test_shifts_too_large_for_exponentials_are_right_as_well(rng, labels):
+def test_shifts_too_large_for_exponentials_give_the_right_statistics(rng, labels):
     rows = 400.0 * rng.normal(size=(K, D)).astype(np.float32)
     logits = 50.0 * rng.normal(size=(N, K))
     shifts = rng.normal(size=(M, D))
     response = LinearResponse(logits, labels, TIE, "softmax", rows)
     assert np.ptp(shifts @ rows.T, axis=1).max() > WIDEST_MOVE
-    found = response.statistics(shifts)
+    result = response.statistics(shifts)
+    changes = log_softmax(logits + (shifts @ rows.T)[:, None], axis=-1) - log_softmax(
+        logits, axis=-1
+    )
     for k in range(K):
-        own = response.changes(shifts)[:, slice(None) if labels is None else labels == k, k]
-        np.testing.assert_allclose(found.changes[:, k], own.mean(axis=1))
+        own = changes[:, slice(None) if labels is None else labels == k, k]
+        np.testing.assert_allclose(result.changes[:, k], own.mean(axis=1))
         signs = (own > TIE) * 1.0 - (own < -TIE)
-        np.testing.assert_allclose(found.scores[:, k], signs.mean(axis=1))
+        np.testing.assert_allclose(result.scores[:, k], signs.mean(axis=1))
 
 
 def test_only_images_of_live_classes_pass_through_the_network(rng):
@@ -146,7 +144,7 @@ def test_only_images_of_live_classes_pass_through_the_network(rng):
         problem.predict(problem.x), problem.labels, TIE, "softmax", problem.x, predict
     )
     live = np.arange(K) == 1
-    found = response.statistics(problem.shifts, live)
+    result = response.statistics(problem.shifts, live)
     assert sum(seen) == M * (problem.labels == 1).sum()
-    whole = problem.linear(problem.labels).statistics(problem.shifts)
-    np.testing.assert_array_equal(found.scores[:, 1], whole.scores[:, 1])
+    complete = problem.linear(problem.labels).statistics(problem.shifts)
+    np.testing.assert_array_equal(result.scores[:, 1], complete.scores[:, 1])

@@ -23,7 +23,7 @@ def images(rng):
     return rng.normal(size=(20, *SHAPE)).astype(np.float32)
 
 
-def test_on_two_classes_under_a_softmax_it_is_the_sign_that_rcav_finds(images, rng):
+def test_tcav_has_the_sign_of_rcav_on_two_classes_under_a_softmax(images, rng):
     model, labels, directions = half(2, True), np.arange(20) % 2, rng.normal(size=(6, 5))
     scores = sensitivity(Head(model), images, labels, directions).scores
     helped, hurt = (tcav_scores(model, images, labels, s * directions) for s in (1, -1))
@@ -31,7 +31,7 @@ def test_on_two_classes_under_a_softmax_it_is_the_sign_that_rcav_finds(images, r
     assert set(scores.ravel()) == {-1.0, 1.0}
 
 
-def test_on_more_classes_it_is_that_of_small_steps(images, rng):
+def test_tcav_on_more_classes_is_rcav_of_small_steps(images, rng):
     labels, directions = np.arange(20) % 3, rng.normal(size=(8, 5))
     small = sensitivity(
         Head(half(4, False)), images, labels, directions, amount=1e-4, tie=0.0
@@ -47,36 +47,36 @@ def test_on_more_classes_it_is_that_of_small_steps(images, rng):
     assert len(np.unique(np.abs(signed[:, :3]))) > 1
 
 
-def test_on_logits_it_is_the_sign_of_the_class_weights_alone(images, rng):
+def test_tcav_of_logits_is_the_sign_of_the_class_weights(images, rng):
     model, labels, directions = half(3, False), np.arange(20) % 3, rng.normal(size=(6, 5))
     rows = Head(model).class_rows
-    found = tcav_scores(model, images, labels, directions)
-    np.testing.assert_array_equal(found, directions @ rows.T > 0)
+    shares = tcav_scores(model, images, labels, directions)
+    np.testing.assert_array_equal(shares, directions @ rows.T > 0)
 
 
-def test_what_the_network_ignores_scores_zero_as_what_hurts_does(images):
+def test_tcav_is_zero_for_ignored_directions_as_for_those_that_hurt(images):
     model, labels = half(3, False), np.zeros(20, int)
     kernel, bias = model.layers[-1].get_weights()
     kernel[2] = 0.0
     kernel[3, 0] = -1.0
     model.layers[-1].set_weights([kernel, bias])
-    found = tcav_scores(model, images, labels, np.eye(5)[[2, 3]])
-    assert (found[:, 0] == 0).all()
+    shares = tcav_scores(model, images, labels, np.eye(5)[[2, 3]])
+    assert (shares[:, 0] == 0).all()
     assert tcav_scores(model, images, labels, -np.eye(5)[[2, 3]])[:, 0].tolist() == [0, 1]
 
 
-def test_batches_and_repeated_calls_change_nothing_and_leave_the_model_as_it_was(images, rng):
+def test_tcav_does_not_depend_on_batches_and_does_not_change_the_model(images, rng):
     model, labels, directions = half(3, True), np.arange(20) % 3, rng.normal(size=(3, 5))
     before = model.predict_on_batch(images)
-    whole = tcav_scores(model, images, labels, directions)
+    in_one_batch = tcav_scores(model, images, labels, directions)
     np.testing.assert_array_equal(
-        tcav_scores(model, images, labels, directions, batch_size=3), whole
+        tcav_scores(model, images, labels, directions, batch_size=3), in_one_batch
     )
     np.testing.assert_array_equal(model.predict_on_batch(images), before)
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_a_network_of_one_output_has_two_classes_as_in_rcav(images, rng, sigmoid):
+def test_tcav_of_one_output_has_two_classes_as_rcav(images, rng, sigmoid):
     logit, labels, directions = half(1, False), np.arange(20) % 2, rng.normal(size=(6, 5))
     outputs = keras.layers.Activation("sigmoid")(logit.output) if sigmoid else logit.output
     model = keras.Model(logit.input, outputs)
@@ -86,7 +86,7 @@ def test_a_network_of_one_output_has_two_classes_as_in_rcav(images, rng, sigmoid
     np.testing.assert_array_equal(helped - hurt, scores)
 
 
-def test_what_does_not_fit_is_refused(images):
+def test_invalid_arguments_are_refused(images):
     model = half(3, False)
     with pytest.raises(TypeError, match=r"must be a keras\.Model"):
         tcav_scores(Head(model), images, np.zeros(20, int), np.eye(5))
@@ -101,13 +101,13 @@ def test_what_does_not_fit_is_refused(images):
         tcav_scores(model, images[:0], np.zeros(0, int), np.eye(5))
 
 
-def test_models_of_half_precision_are_read_as_well(images, rng):
+def test_tcav_reads_models_of_half_precision(images, rng):
     labels, directions = np.arange(20) % 3, rng.normal(size=(4, 5))
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         model = half(3, False)
-        found = tcav_scores(model, images, labels, directions)
+        shares = tcav_scores(model, images, labels, directions)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     rows = Head(model).class_rows
-    np.testing.assert_array_equal(found, directions @ rows.T > 0)
+    np.testing.assert_array_equal(shares, directions @ rows.T > 0)

@@ -17,15 +17,14 @@ further: kinks of ReLUs are found by bisection.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
 
 import numpy as np
 import tensorflow as tf
 
-from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.batching import as_positions, chunk_size, slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.models.head import Head
@@ -63,7 +62,7 @@ class Contributions:
     @property
     def by_concept(self) -> Array:
         """Sums over positions, (I,)."""
-        return self.values.reshape(-1, self.values.shape[-1]).sum(axis=0)
+        return np.asarray(as_positions(self.values).sum(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +73,22 @@ class ClassScore:
     ----------
     layer : ConceptLayer
     class_id : int
-    against : int or None
-        The class whose logit is subtracted; None for none.
     number_of_classes : int
         K.
-    tolerance : float
+    against : int, optional
+        The class whose logit is subtracted.
+    tolerance : float, default=1e-2
         How far integrated gradients may be from the score's rise, in logits.
-    max_steps : int
+    max_steps : int, default=128
         Upper limit of the gradients taken: see `mean_gradient`.
     """
 
     layer: ConceptLayer
     class_id: int
-    against: int | None
     number_of_classes: int
-    tolerance: float
-    max_steps: int
+    against: int | None = None
+    tolerance: float = 1e-2
+    max_steps: int = 128
 
     @cached_property
     def weights(self) -> Array:
@@ -97,13 +96,8 @@ class ClassScore:
         weights = np.zeros(self.number_of_classes)
         weights[self.class_id] = 1.0
         if self.against is not None:
-            weights[self.against] -= 1.0
+            weights[self.against] = -1.0
         return weights
-
-    @cached_property
-    def score_and_gradient(self) -> ScoreAndGradient:
-        """The score and its gradient, for features as `Head.pool` leaves them."""
-        return score_and_gradient(self.layer.head, self.weights)
 
     def contributions(self, activations: Array, coefficients: Array) -> Contributions:
         """Divide the score of one image over positions and concepts.
@@ -122,63 +116,65 @@ class ClassScore:
         if rows is not None:
             gradient = self.weights @ rows.astype(np.float64)
         else:
-            path = mean_gradient(
-                self.score_and_gradient, start, end, self.tolerance, self.max_steps
-            )
-            gradient, steps = path.gradient, path.steps
-        pooled = start.ndim < x.ndim
-        positions = math.prod(x.shape[:-1]) if pooled else 1
-        # (I,), or (*spatial, I) for a head that takes maps
-        effects = gradient @ bank.T / positions
+            score_at = partial(score_and_gradient, head, self.weights)
+            gradient, steps = mean_gradient(score_at, start, end, self.tolerance, self.max_steps)
+        # a head that pools has the gradient of the mean over positions at each of them
+        positions = math.prod(x.shape[:-1]) if start.ndim < x.ndim else 1
+        effects = gradient @ bank.T / positions  # (I,), or (*spatial, I) for a head that takes maps
         return Contributions(u * effects, residual, score, steps)
 
 
-def score_and_gradient(head: Head, weights: Array) -> ScoreAndGradient:
-    """Return weighted logits (K,) of features as `Head.pool` leaves them, with their gradient."""
+def score_and_gradient(head: Head, weights: Array, features: Array) -> tuple[Array, Array]:
+    """Return weighted logits (N,) of features as `Head.pool` leaves them, with their gradients.
 
-    def run(features: Array) -> tuple[Array, Array]:
-        scores, gradients = [], []
-        for part in slices(len(features), chunk_size(features[0].size)):
-            x = tf.constant(features[part], tf.float32)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                logits = head.logits_of(tf.cast(head.outputs(x), tf.float32))
-                score = tf.linalg.matvec(logits, tf.constant(weights, tf.float32))
-            scores.append(score.numpy().astype(np.float64))
-            gradients.append(tape.gradient(score, x).numpy())
-        return np.concatenate(scores), np.concatenate(gradients)
+    Parameters
+    ----------
+    head : Head
+    weights : ndarray of shape (K,)
+    features : ndarray of shape (N, D) or (N, *spatial, D)
+    """
+    scores, gradients = [], []
+    for part in slices(len(features), chunk_size(features[0].size)):
+        x = tf.constant(features[part], tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logits = head.logits_of(tf.cast(head.outputs(x), tf.float32))
+            score = tf.linalg.matvec(logits, tf.constant(weights, tf.float32))
+        scores.append(score.numpy().astype(np.float64))
+        gradients.append(tape.gradient(score, x).numpy())
+    return np.concatenate(scores), np.concatenate(gradients)
 
-    return run
+
+def parts_of_score(
+    names: Sequence[str], contributions: Array, shown: Array, residual: float
+) -> list[tuple[str, float]]:
+    """Return names and values of the concepts shown, of all others together, of the residual.
+
+    Parameters
+    ----------
+    names : sequence of I str
+    contributions : ndarray of shape (I,)
+    shown : ndarray of int
+        Concepts, in order.
+    residual : float
+    """
+    parts = [(names[i], float(contributions[i])) for i in shown]
+    others = np.delete(contributions, shown)
+    if others.size:
+        parts.append((f"{others.size} others", float(others.sum())))
+    return [*parts, ("residual", residual)]
 
 
 # ------------------------------------------------------------ the mean gradient along a path
 
 
-class MeanGradient(NamedTuple):
-    """The mean gradient along a path, and how well it accounts for the score's rise.
-
-    Attributes
-    ----------
-    gradient : ndarray
-        G, of the shape of the features.
-    gap : float
-        s(end) − s(start) − G · (end − start).
-    steps : int
-        Gradients taken.
-    """
-
-    gradient: Array
-    gap: float
-    steps: int
-
-
 def mean_gradient(
     score: ScoreAndGradient, start: Array, end: Array, tolerance: float, max_steps: int
-) -> MeanGradient:
+) -> tuple[Array, int]:
     """Compute G along the path from start to end, features of one image.
 
-    Intervals are halved until neither the gap nor what any interval misses is above the tolerance,
-    or ``max_steps`` gradients are taken.
+    Intervals are halved until neither all together nor any one of them misses more of the score's
+    rise than the tolerance, or until no more gradients may be taken.
 
     Parameters
     ----------
@@ -188,58 +184,61 @@ def mean_gradient(
     tolerance : float
         In units of the score.
     max_steps : int
-        Two for each of the first intervals are taken in any case.
+        Upper limit of the gradients; two for each of the first intervals are taken in any case.
+
+    Returns
+    -------
+    gradient : ndarray
+        G, of the shape of the features.
+    steps : int
+        Gradients taken.
     """
-    path = _Path(score, start, end)
     edges = np.linspace(0.0, 1.0, _INTERVALS + 1)
-    intervals = path.intervals(edges[:-1], edges[1:])
-    while path.steps + 2 <= max_steps:
-        missed = np.abs(intervals.missed)
-        if abs(intervals.missed.sum()) <= tolerance and missed.max() <= tolerance:
+    ends = np.stack([edges[:-1], edges[1:]])
+    gradients, missed = _over_intervals(score, start, end, ends)
+    steps = 2 * _INTERVALS
+    while steps + 4 <= max_steps:  # halving an interval takes four
+        sizes = np.abs(missed)
+        if abs(missed.sum()) <= tolerance and sizes.max() <= tolerance:
             break
-        worst = np.argsort(-missed, kind="stable")
-        worst = worst[missed[worst] >= missed.max() / 4]
-        worst = worst[: max(1, (max_steps - path.steps) // (2 * len(_NODES)))]
-        left, right = intervals.left[worst], intervals.right[worst]
+        worst = np.argsort(-sizes, kind="stable")
+        worst = worst[sizes[worst] >= sizes.max() / 4][: (max_steps - steps) // 4]
+        left, right = ends[:, worst]
         middle = (left + right) / 2.0
-        halves = path.intervals(np.append(left, middle), np.append(middle, right))
-        rest = np.setdiff1d(np.arange(len(missed)), worst)
-        intervals = _Intervals(
-            *(np.concatenate([old[rest], new]) for old, new in zip(intervals, halves, strict=True))
-        )
-    lengths = intervals.right - intervals.left
-    gradient = np.tensordot(lengths, intervals.gradients, axes=1)
-    return MeanGradient(gradient, float(intervals.missed.sum()), path.steps)
+        halves = np.stack([np.append(left, middle), np.append(middle, right)])
+        new_gradients, new_missed = _over_intervals(score, start, end, halves)
+        ends = np.append(np.delete(ends, worst, axis=1), halves, axis=1)
+        gradients = np.append(np.delete(gradients, worst, axis=0), new_gradients, axis=0)
+        missed = np.append(np.delete(missed, worst), new_missed)
+        steps += 4 * len(worst)
+    return np.tensordot(ends[1] - ends[0], gradients, axes=1), steps
 
 
-class _Intervals(NamedTuple):
-    """Intervals of a path: their ends, mean gradients, and what these miss of the score's rise."""
+def _over_intervals(
+    score: ScoreAndGradient, start: Array, end: Array, ends: Array
+) -> tuple[Array, Array]:
+    """Return mean gradients over intervals of a path, and what they miss of the score's rise.
 
-    left: Array
-    right: Array
-    gradients: Array
-    missed: Array
+    Parameters
+    ----------
+    score, start, end
+        As of `mean_gradient`.
+    ends : ndarray of shape (2, n)
+        Ends of the intervals, from 0 (start) to 1 (end).
 
-
-class _Path:
-    """The straight path between two features, and a score along it."""
-
-    def __init__(self, score: ScoreAndGradient, start: Array, end: Array) -> None:
-        self.score, self.steps = score, 0
-        self.start = start.astype(np.float32)
-        self.change = end.astype(np.float32) - self.start
-
-    def intervals(self, left: Array, right: Array) -> _Intervals:
-        """Return intervals with their mean gradients."""
-        length = right - left
-        nodes = left[:, None] + length[:, None] * _NODES
-        ends, index = np.unique(np.concatenate([left, right]), return_inverse=True)
-        places = np.concatenate([nodes.ravel(), ends]).astype(np.float32)
-        features = places.reshape(-1, *[1] * self.start.ndim) * self.change
-        scores, gradients = self.score(self.start + features)
-        self.steps += nodes.size
-        at_ends = scores[nodes.size :][index].reshape(2, -1)
-        at_nodes = gradients[: nodes.size].reshape(*nodes.shape, *self.start.shape)
-        means = at_nodes.astype(np.float64).mean(axis=1)
-        rises = length * (means.reshape(len(means), -1) @ self.change.reshape(-1))
-        return _Intervals(left, right, means, at_ends[1] - at_ends[0] - rises)
+    Returns
+    -------
+    gradients : ndarray of shape (n, *features)
+    missed : ndarray of shape (n,)
+    """
+    start, change = start.astype(np.float32), (end - start).astype(np.float32)
+    lengths = ends[1] - ends[0]
+    nodes = ends[0] + lengths * _NODES[:, None]
+    edges, index = np.unique(ends, return_inverse=True)
+    places = np.concatenate([nodes.ravel(), edges]).astype(np.float32)
+    scores, gradients = score(start + places.reshape(-1, *[1] * start.ndim) * change)
+    at_ends = scores[nodes.size :][index].reshape(ends.shape)
+    at_nodes = gradients[: nodes.size].reshape(*nodes.shape, *start.shape)
+    means = at_nodes.astype(np.float64).mean(axis=0)
+    rises = lengths * (means.reshape(len(means), -1) @ change.ravel())
+    return means, at_ends[1] - at_ends[0] - rises

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_class, check_integer
 from xplique_dirpairs.explanations.contributions import ClassScore, Contributions
-from xplique_dirpairs.explanations.model_explanation import (
-    Confusion,
-    ModelExplanation,
-    strongest,
-)
+from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation, strongest
 from xplique_dirpairs.extractors.scan import Scan, scan
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_in_scan
-from xplique_dirpairs.sensitivity.influence_result import Influence
-from xplique_dirpairs.sensitivity.responses import log_probability_changes
+from xplique_dirpairs.sensitivity.responses import sensitivity
 
-#: How far the mean gradient of a path may be from complete, in logits, and its gradients at most.
-PATH_TOLERANCE, PATH_STEPS = 1e-2, 128
 #: Concepts on either side of a class that have crops of its own images.
 _LISTED = 8
 _DEFAULT = InfluenceSettings()
@@ -124,69 +116,68 @@ def explain_scan(
     """Explain each class from images that have been read; arguments as of `explain_model`."""
     ids, layer = seen.class_ids, seen.layer
     names = layer.names_of_classes(seen.logits.shape[1])
-    chosen = _chosen_classes(classes, ids, len(names))
+    chosen = _chosen_classes(classes, ids)
     pairs = _confused_classes(confusions, chosen, seen)
-    members = [np.flatnonzero(ids == k) for k in chosen]
+    members = {k: np.flatnonzero(ids == k) for k in chosen.tolist()}
+    others = [np.flatnonzero(ids != k) for k in chosen]
 
-    takes_maps = seen.pooled is None  # every noise vector passes through the head with every image
-    indices = np.concatenate([_spaced(own, path_images) if takes_maps else own for own in members])
+    # Every noise vector passes through a head that takes maps together with every image.
+    indices = np.concatenate([_on_paths(seen, own, path_images) for own in members.values()])
     influence = influence_in_scan(seen, indices, settings, random_state, verbose)
     if influence.interrupted:
         raise KeyboardInterrupt
-    classes_in_order = zip(chosen.tolist(), members, strict=True)
     means = [
-        _mean_contributions(seen, own, k, None, path_images)
-        for k, own in progress(classes_in_order, len(chosen), "contributions", verbose, "class")
+        _mean_contributions(seen, own, ClassScore(layer, k, len(names)), path_images)
+        for k, own in progress(members.items(), len(members), "contributions", verbose, "class")
     ]
     pushes = tuple(
-        _confusion(seen, a, b, names, settings.amount, path_images)
+        _confusion(seen, a, b, (names[a], names[b]), settings.amount, path_images)
         for a, b in progress(pairs, len(pairs), "confusions", verbose, "pair")
     )
-    others = [np.flatnonzero(ids != k) for k in chosen]
-    detected, present = seen.detected, seen.detected > 0
+    columns = "scores", "changes", "images", "exceeded", "compared"
+    of_classes = {name: getattr(influence, name)[..., chosen] for name in columns}
+    class_crops = {}
+    for (k, own), mean in zip(members.items(), means, strict=True):
+        rankings = [mean.by_concept, influence.changes[:, k]]
+        rankings += [push.contributions for push in pushes if push.source == k]
+        sides = [side for values in rankings for side in strongest(values, _LISTED)]
+        for i in np.unique(np.concatenate(sides)).tolist():
+            class_crops[k, i] = seen.crops(i, nb_crops, own)
     return ModelExplanation(
         class_ids=chosen,
         class_names=tuple(names[k] for k in chosen),
         concept_names=layer.concept_names,
-        images=np.array([len(own) for own in members]),
-        accuracy=np.array(
-            [(seen.predicted[own] == k).mean() for k, own in zip(chosen, members, strict=True)]
-        ),
-        influence=_influence_on(influence, chosen),
-        contributions=np.stack([mean.values for mean in means]),
+        images=np.array([len(own) for own in members.values()]),
+        accuracy=np.array([(seen.predicted == ids)[own].mean() for own in members.values()]),
+        influence=replace(influence, **of_classes),
+        contributions=np.stack([mean.by_concept for mean in means]),
         residuals=np.array([mean.residual for mean in means]),
         logits=np.array([mean.score for mean in means]),
-        presence=_means(present, members),
-        presence_outside=_means(present, others),
-        occupancy=_means(detected, members),
-        occupancy_outside=_means(detected, others),
+        presence=_means(seen.detected > 0, members.values()),
+        presence_outside=_means(seen.detected > 0, others),
+        occupancy=_means(seen.detected, members.values()),
+        occupancy_outside=_means(seen.detected, others),
         confusions=pushes,
         crops=tuple(seen.crops(i, nb_crops) for i in range(layer.number_of_concepts)),
-        class_crops={
-            (int(k), i): seen.crops(i, nb_crops, own)
-            for k, own, mean in zip(chosen, members, means, strict=True)
-            for i in _listed(int(k), mean.values, influence.changes[:, k], pushes)
-        },
+        class_crops=class_crops,
         amount=settings.amount,
     )
 
 
-def _chosen_classes(classes: Sequence[int] | None, ids: Array, count: int) -> Array:
+def _chosen_classes(classes: Sequence[int] | None, ids: Array) -> Array:
     """Return the classes to explain, in order, each with images."""
     with_images = np.unique(ids)
     if classes is None:
         return with_images
-    if not isinstance(classes, (Sequence, np.ndarray)) or isinstance(classes, str):
+    if np.ndim(classes) != 1:
         raise TypeError(f"classes are given as a list of their numbers, not {classes!r}")
-    for class_id in classes:
-        check_class(class_id, count)
-    chosen = np.unique(np.asarray(classes, int))
-    if not len(chosen) or not np.isin(chosen, with_images).all():
-        missing = np.setdiff1d(chosen, with_images).tolist()
+    chosen = np.unique(np.asarray(classes))
+    missing = np.setdiff1d(chosen, with_images).tolist()
+    if missing or not len(chosen):
         raise ValueError(
             f"classes must have images: there are none of {missing}, but of {with_images.tolist()}"
         )
-    return chosen
+    return chosen.astype(int)
 
 
 def _confused_classes(
@@ -194,117 +185,84 @@ def _confused_classes(
 ) -> list[tuple[int, int]]:
     """Return the given pairs, or each class with the one that it is taken for most often."""
     count = seen.logits.shape[1]
-    if given is not None:
-        for pair in given:
-            if np.shape(pair) != (2,) or pair[0] == pair[1]:
-                raise ValueError(f"confusions must be pairs (a, b) of two classes, not {pair!r}")
-            for class_id in pair:
-                check_class(class_id, count)
-            if pair[0] not in classes:
-                raise ValueError(
-                    f"class {pair[0]} of the confusion {tuple(pair)} is not explained: its images "
-                    f"are needed; classes are {classes.tolist()}"
-                )
-        return [(int(a), int(b)) for a, b in given]
-    if count < 2:
-        return []
-    pairs = []
-    for a in classes:
-        own = seen.class_ids == a
-        taken_for = np.bincount(seen.predicted[own], minlength=count).astype(float)
-        taken_for[a] = -1.0
-        best = np.lexsort((seen.logits[own].mean(axis=0), taken_for))[-1]
-        pairs.append((int(a), int(best)))
-    return pairs
+    if given is None:
+        pairs = []
+        for a in classes.tolist():
+            own = seen.class_ids == a
+            taken_for = np.bincount(seen.predicted[own], minlength=count)
+            taken_for[a] = -1
+            best = np.lexsort((seen.logits[own].mean(axis=0), taken_for))[-1]
+            pairs.append((a, int(best)))
+        return pairs
+    for pair in given:
+        if np.shape(pair) != (2,) or pair[0] == pair[1] or pair[0] not in classes:
+            raise ValueError(
+                f"confusions must be pairs (a, b) of two classes, a one of those that are "
+                f"explained, {classes.tolist()}, not {pair!r}"
+            )
+        check_class(pair[1], count)
+    return [(int(a), int(b)) for a, b in given]
 
 
-def _listed(
-    class_id: int, contributions: Array, changes: Array, pushes: Sequence[Confusion]
-) -> list[int]:
-    """Return the concepts that a report of the class may show, whatever it ranks by."""
-    rankings = [contributions, changes]
-    rankings += [push.contributions for push in pushes if push.source == class_id]
-    return sorted(
-        {int(i) for values in rankings for side in strongest(values, _LISTED) for i in side}
-    )
+def _on_paths(seen: Scan, indices: Array, path_images: int) -> Array:
+    """Return images: all where the head pools first, elsewhere a few, evenly spaced."""
+    return indices if seen.pooled is not None else _spaced(indices, path_images)
 
 
-def _influence_on(influence: Influence, classes: Array) -> Influence:
-    """Return the influence on some classes."""
-    columns = {
-        name: getattr(influence, name)[:, classes]
-        for name in ("scores", "changes", "exceeded", "compared")
-    }
-    return replace(influence, images=influence.images[classes], **columns)
+def _spaced(indices: Array, count: int) -> Array:
+    """Return evenly spaced ones of ``indices``, at most ``count``."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return np.asarray(indices[places])
 
 
-def _spaced(indices: Array, at_most: int) -> Array:
-    """Return evenly spaced ones of ``indices``, at most ``at_most``."""
-    places = np.linspace(0, len(indices) - 1, min(at_most, len(indices))).round().astype(int)
-    return indices[np.unique(places)]
-
-
-def _means(values: Array, groups: Sequence[Array]) -> Array:
+def _means(values: Array, groups: Iterable[Array]) -> Array:
     """Return means over the images of each group, (C, I); NaN for a group without any."""
     nowhere = np.full(values.shape[1], np.nan)
     return np.stack([values[group].mean(axis=0) if len(group) else nowhere for group in groups])
 
 
 def _mean_contributions(
-    seen: Scan, indices: Array, class_id: int, against: int | None, path_images: int
+    seen: Scan, indices: Array, score: ClassScore, path_images: int
 ) -> Contributions:
     """Return mean contributions by concept, (I,): over evenly spaced images if not linear."""
-    layer, classes = seen.layer, seen.logits.shape[1]
-    score = ClassScore(layer, class_id, against, classes, PATH_TOLERANCE, PATH_STEPS)
-    rows = None if seen.pooled is None else layer.linear_rows(seen.pooled)
-    if rows is not None:
-        u, x = seen.coefficients(indices), seen.features(indices)
-        effects = layer.bank.astype(np.float64) @ (score.weights @ rows.astype(np.float64))
-        off = (x - u @ layer.bank).astype(np.float32)
-        residual = float((layer.head.logits(off) @ score.weights).mean())
-        mean = float((seen.logits[indices] @ score.weights).mean())
-        return Contributions(u.mean(axis=0) * effects, residual, mean, 0)
+    if not len(indices):
+        return Contributions(np.full(seen.layer.number_of_concepts, np.nan), np.nan, np.nan, 0)
+    if seen.pooled is not None and seen.layer.linear_rows(seen.pooled) is not None:
+        # Contributions are linear in the features, too: their mean is that of the mean features.
+        arrays = seen.features(indices), seen.coefficients(indices)
+        return score.contributions(*(values.mean(axis=0, dtype=np.float64) for values in arrays))
     spaced = _spaced(indices, path_images)
     single = [
         score.contributions(x, u)
         for x, u in zip(seen.features(spaced), seen.coefficients(spaced), strict=True)
     ]
-    return Contributions(
-        np.mean([one.by_concept for one in single], axis=0),
-        float(np.mean([one.residual for one in single])),
-        float(np.mean([one.score for one in single])),
-        sum(one.steps for one in single),
-    )
+    values = np.mean([one.by_concept for one in single], axis=0)
+    residual, mean = np.mean([(one.residual, one.score) for one in single], axis=0).tolist()
+    return Contributions(values, residual, mean, sum(one.steps for one in single))
 
 
 def _confusion(
-    seen: Scan, a: int, b: int, names: Sequence[str], amount: float, path_images: int
+    seen: Scan, a: int, b: int, names: tuple[str, str], amount: float, path_images: int
 ) -> Confusion:
     """Measure what pushes images of class a towards b."""
-    layer, concepts = seen.layer, seen.layer.number_of_concepts
-    own = np.flatnonzero(seen.class_ids == a)
+    layer, own = seen.layer, np.flatnonzero(seen.class_ids == a)
     confused = own[seen.predicted[own] == b]
-    mean = _mean_contributions(seen, own, b, a, path_images)
-    among_confused = Contributions(np.full(concepts, np.nan), np.nan, np.nan, 0)
-    if len(confused):
-        among_confused = _mean_contributions(seen, confused, b, a, path_images)
-    moved = _spaced(own, path_images) if seen.pooled is None else own
-    changes = np.zeros(concepts)
-    for part in slices(len(moved), chunk_size(concepts * seen.logits.shape[1])):
-        features = seen.features(moved[part])
-        change = log_probability_changes(layer.head, features, layer.encoding, amount=amount)
-        changes += (change[..., b] - change[..., a]).sum(axis=0)
+    score = ClassScore(layer, b, seen.logits.shape[1], against=a)
+    mean = _mean_contributions(seen, own, score, path_images)
+    mean_of_confused = _mean_contributions(seen, confused, score, path_images)
+    features = seen.features(_on_paths(seen, own, path_images))
+    changes = sensitivity(layer.head, features, None, layer.encoding, amount=amount).changes
     return Confusion(
         source=a,
         target=b,
-        names=(names[a], names[b]),
+        names=names,
         images=len(own),
         confused=len(confused),
-        contributions=mean.values,
+        contributions=mean.by_concept,
         residual=mean.residual,
         difference=mean.score,
-        changes=changes / len(moved),
-        confused_contributions=among_confused.values,
-        confused_residual=among_confused.residual,
-        confused_difference=among_confused.score,
+        changes=changes[:, b] - changes[:, a],
+        confused_contributions=mean_of_confused.by_concept,
+        confused_residual=mean_of_confused.residual,
+        confused_difference=mean_of_confused.score,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
+from xplique_dirpairs.explanations.contributions import parts_of_score
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     PushRow,
@@ -22,14 +23,14 @@ from xplique_dirpairs.plots.model_explanation import (
     plot_influence_diagram,
     plot_shared_concepts,
 )
-from xplique_dirpairs.plots.palette import Color, concept_colors
+from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
 from xplique_dirpairs.sensitivity.influence_result import Influence
 
 #: Marks of p-values in tables, by grade of significance.
 _MARKS = ("", " (before correction)", " (significant)")
+_SIDES = ("for", "against")
 #: Gaps from here on, in logits, are noted under tables.
 _VISIBLE_GAP = 1e-3
-_GREY = (0.35, 0.35, 0.35)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Confusion:
         Number of images of a, and of those that the network takes for b.
     contributions : ndarray of shape (I,)
         Of each concept to logit_b − logit_a, mean over the images of a: above 0 it pushes towards
-        b. With the residual they sum to the difference.
+        b. With the residual they sum to the difference: up to rounding where the head is linear.
     residual, difference : float
         logit_b − logit_a with every concept off, and as it is; means.
     changes : ndarray of shape (I,)
@@ -68,11 +69,6 @@ class Confusion:
     confused_contributions: Array
     confused_residual: float
     confused_difference: float
-
-    @property
-    def gap(self) -> float:
-        """difference − residual − Σ contributions: 0 up to rounding where the head is linear."""
-        return self.difference - self.residual - float(self.contributions.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +125,7 @@ class ModelExplanation:
     amount: float
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for value in vars(self).values():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
 
@@ -143,13 +138,14 @@ class ModelExplanation:
     @property
     def gaps(self) -> Array:
         """logits − residuals − Σ contributions, (C,): 0 up to rounding where the head is linear."""
-        return self.logits - self.residuals - self.contributions.sum(axis=1)
+        return np.asarray(self.logits - self.residuals - self.contributions.sum(axis=1))
 
     @cached_property
     def significance(self) -> Array:
         """Grades, (I, C): 2 for significant influence (Benjamini–Hochberg), 1 for p ≤ level."""
-        grades = self.influence.significant("none").astype(int)
-        return grades + self.influence.significant("benjamini-hochberg")
+        names = "none", "benjamini-hochberg"
+        uncorrected, corrected = (self.influence.significant(name) for name in names)
+        return np.where(corrected, 2, uncorrected)
 
     @property
     def colors(self) -> list[Color]:
@@ -167,7 +163,7 @@ class ModelExplanation:
             Number or name.
         count : int, default=6
             Upper limit on either side.
-        by : {"contribution", "influence"}
+        by : {"contribution", "influence"}, default="contribution"
             "contribution": by what there is of a concept in the class's images. "influence": by the
             effect of more of it.
 
@@ -176,7 +172,6 @@ class ModelExplanation:
         ValueError
             If there is no such class or ranking.
         """
-        check_integer("count", count)
         c = self._row(class_id)
         check_choice("by", by, ("contribution", "influence"))
         values = self.contributions[c] if by == "contribution" else self.influence.changes[:, c]
@@ -185,8 +180,12 @@ class ModelExplanation:
     def shared(self, at_least: float = 0.05) -> Array:
         """Return which concepts matter to which classes, (C, I): 1 for it, −1 against it, else 0.
 
-        A concept matters to a class if its contribution is at least this share of Σ_i |c_i|; a
-        column with several entries is a shared concept.
+        A column with several entries is a shared concept.
+
+        Parameters
+        ----------
+        at_least : float, default=0.05
+            A concept matters to a class if its contribution is at least this share of Σ_i |c_i|.
 
         Raises
         ------
@@ -196,11 +195,16 @@ class ModelExplanation:
         if not 0 < at_least <= 1:
             raise ValueError(f"at_least must be a share above 0 and up to 1, not {at_least!r}")
         size = np.abs(self.contributions)
-        total = size.sum(axis=1, keepdims=True)
-        return (np.sign(self.contributions) * ((size >= at_least * total) & (size > 0))).astype(int)
+        matters = (size >= at_least * size.sum(axis=1, keepdims=True)) & (size > 0)
+        return np.where(matters, np.sign(self.contributions), 0).astype(int)
 
     def confusion(self, source: int | str, target: int | str) -> Confusion:
-        """Return one of `confusions`, by its classes' numbers or names.
+        """Return one of `confusions`.
+
+        Parameters
+        ----------
+        source, target : int or str
+            Numbers or names of the classes.
 
         Raises
         ------
@@ -208,9 +212,8 @@ class ModelExplanation:
             If it was not measured.
         """
         for confusion in self.confusions:
-            sources = confusion.source, confusion.names[0]
-            targets = confusion.target, confusion.names[1]
-            if source in sources and target in targets:
+            a, b = confusion.names
+            if source in (confusion.source, a) and target in (confusion.target, b):
                 return confusion
         measured = [confusion.names for confusion in self.confusions]
         raise ValueError(
@@ -219,62 +222,83 @@ class ModelExplanation:
         )
 
     def crops_of(self, concept: int, class_id: int | None = None) -> Array:
-        """Return a concept's best crops (k, patch, patch, 3) uint8, of a class's images if any."""
-        if class_id is not None and len(self.class_crops.get((class_id, concept), ())):
-            return self.class_crops[class_id, concept]
-        return self.crops[concept]
+        """Return a concept's best crops, of a class's images if these have any.
+
+        Parameters
+        ----------
+        concept : int
+        class_id : int, optional
+            Number of the class; None: of all images.
+
+        Returns
+        -------
+        crops : ndarray of shape (k, patch, patch, 3), uint8
+        """
+        own = None if class_id is None else self.class_crops.get((class_id, concept))
+        return self.crops[concept] if own is None or not len(own) else own
 
     # ------------------------------------------------------------ tables
 
     def table(self, count: int = 3) -> Table:
-        """Return a row for each class: accuracy, mean logit, its ``count`` strongest concepts."""
-        rows = []
-        for c, name in enumerate(self.class_names):
-            sides = self.ranked(int(self.class_ids[c]), count)
-            rows.append(
-                [
-                    Cell(name),
-                    Cell(str(self.images[c]), numbers=(float(self.images[c]),)),
-                    Cell.share(self.accuracy[c]),
-                    Cell.signed(self.logits[c]),
-                    Cell.signed(self.residuals[c]),
-                    Cell.signed(self.contributions[c].sum()),
-                    *(Cell(self._listed(c, side)) for side in sides),
-                ]
-            )
-        notes = [
-            "residual: mean logit with every concept off; contributions: mean of what each concept "
-            "adds to the class's logit, over the class's images."
+        """Return a row for each class: accuracy, mean logit, its strongest concepts.
+
+        Parameters
+        ----------
+        count : int, default=3
+            Upper limit of concepts on either side.
+
+        Raises
+        ------
+        ValueError
+            If ``count`` is not a positive integer.
+        """
+        rows = [
+            [
+                Cell(name),
+                Cell.figure(self.images[c], 0),
+                Cell.share(self.accuracy[c]),
+                Cell.signed(self.logits[c]),
+                Cell.signed(self.residuals[c]),
+                Cell.signed(self.contributions[c].sum()),
+                *self._listed(c, count),
+            ]
+            for c, name in enumerate(self.class_names)
         ]
+        notes = ["residual: mean logit with every concept off; concepts: what they add to it."]
         largest = float(np.abs(self.gaps).max())
         if largest > _VISIBLE_GAP:
-            notes.append(f"logit − residual − contributions is up to {largest:.2g}.")
+            notes.append(f"logit − residual − concepts is up to {largest:.2g}.")
         headers = ["class", "images", "right", "logit", "residual", "concepts", "for", "against"]
         return Table(headers, rows, notes)
 
     def class_table(self, class_id: int | str, count: int = 6, by: str = "contribution") -> Table:
-        """Return concepts for a class and against it, a row each; arguments as of `ranked`."""
+        """Return concepts for a class and against it, a row each.
+
+        Parameters
+        ----------
+        class_id, count, by
+            As of `ranked`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such class or ranking.
+        """
         c, influence = self._row(class_id), self.influence
-        rows = []
-        for side, concepts in zip(
-            ("for", "against"), self.ranked(class_id, count, by), strict=True
-        ):
-            for i in concepts:
-                p, mark = influence.p_values[i, c], _MARKS[self.significance[i, c]]
-                rows.append(
-                    [
-                        Cell(self.concept_names[i]),
-                        Cell(side),
-                        Cell.signed(self.contributions[c, i]),
-                        Cell.signed(influence.changes[i, c], 3),
-                        Cell.signed(influence.scores[i, c]),
-                        Cell("–" if np.isnan(p) else f"{p:.2g}{mark}", numbers=(float(p),)),
-                        Cell.share(self.presence[c, i]),
-                        Cell.share(self.presence_outside[c, i]),
-                        Cell.share(self.occupancy[c, i]),
-                        Cell.share(self.occupancy_outside[c, i]),
-                    ]
-                )
+        rates = self.presence, self.presence_outside, self.occupancy, self.occupancy_outside
+        rows = [
+            [
+                Cell(self.concept_names[i]),
+                Cell(side),
+                Cell.signed(self.contributions[c, i]),
+                Cell.signed(influence.changes[i, c], 3),
+                Cell.signed(influence.scores[i, c]),
+                self._p_value(i, c),
+                *(Cell.share(rate[c, i]) for rate in rates),
+            ]
+            for side, concepts in zip(_SIDES, self.ranked(class_id, count, by), strict=True)
+            for i in concepts
+        ]
         headers = [
             "concept", "side", "contribution", "mean Δ (nats)", "SC", "p", "images",
             "images outside", "positions", "positions outside",
@@ -282,37 +306,43 @@ class ModelExplanation:
         note = (
             f"{self.class_names[c]}, {self.images[c]} images: contribution to its logit "
             f"({self.logits[c]:.2f}; with every concept off {self.residuals[c]:.2f}); influence of "
-            f"{self.amount:g} along the signal vector at every position; share of images, and of "
-            "positions, where the concept is detected."
+            f"{self.amount:g} along the signal vector; share of images, and of positions, with it."
         )
         return Table(headers, rows, [note])
 
     def shared_table(self, at_least: float = 0.05) -> Table:
-        """Return concepts that matter to several classes, and to which; see `shared`."""
+        """Return concepts that matter to several classes, and to which.
+
+        Parameters
+        ----------
+        at_least : float, default=0.05
+            Share of a class's contributions from which a concept matters: see `shared`.
+        """
         sides = self.shared(at_least)
         rows = []
-        for i in self._shared_concepts(sides):
-            listed = [
-                ", ".join(self.class_names[c] for c in np.flatnonzero(sides[:, i] == sign))
-                for sign in (1, -1)
-            ]
-            number = int((sides[:, i] != 0).sum())
-            rows.append(
-                [
-                    Cell(self.concept_names[i]),
-                    Cell(str(number), numbers=(float(number),)),
-                    *(Cell(text or "–") for text in listed),
-                ]
-            )
-        note = (
-            f"Concepts whose mean contribution is at least {at_least:.0%} of all concepts' (in "
-            "size), in more than one class."
-        )
-        return Table(["concept", "classes", "for", "against"], rows, [note])
+        for i in _in_several_classes(sides):
+            classes = [np.flatnonzero(sides[:, i] == sign) for sign in (1, -1)]
+            names = [", ".join(self.class_names[c] for c in side) or "–" for side in classes]
+            number = int(np.count_nonzero(sides[:, i]))
+            rows.append([Cell(self.concept_names[i]), Cell.figure(number, 0), *map(Cell, names)])
+        note = f"Concepts with at least {at_least:.0%} of Σ |contribution| in more than one class."
+        return Table(["concept", "classes", *_SIDES], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
-        """Return concepts that push a class towards another, then those that hold it."""
-        check_integer("count", count)
+        """Return concepts that push a class towards another, then those that hold it.
+
+        Parameters
+        ----------
+        source, target : int or str
+            Numbers or names of the classes.
+        count : int, default=6
+            Upper limit of concepts either way.
+
+        Raises
+        ------
+        ValueError
+            If the confusion was not measured.
+        """
         confusion = self.confusion(source, target)
         sides = strongest(confusion.contributions, count)
         rows = [
@@ -345,7 +375,7 @@ class ModelExplanation:
         ----------
         significant_only : bool, default=True
             False: influence that is not significant is drawn as well, pale.
-        title : str
+        title : str, default="Concept influence"
         """
         return plot_influence_diagram(
             self.influence.changes, self.significance, self.class_names, self.concept_names,
@@ -355,7 +385,20 @@ class ModelExplanation:
     def plot_class(
         self, class_id: int | str, count: int = 5, by: str = "contribution", nb_crops: int = 5
     ) -> Figure:
-        """Draw a class's report; arguments as of `ranked`."""
+        """Draw a class's report: its concepts with crops, contributions, influence, rates.
+
+        Parameters
+        ----------
+        class_id, count, by
+            As of `ranked`.
+        nb_crops : int, default=5
+            Crops of each concept.
+
+        Raises
+        ------
+        ValueError
+            If there is no such class or ranking, or no concept for it or against it.
+        """
         c = self._row(class_id)
         total = self.contributions[c].sum()
         details = (
@@ -364,56 +407,67 @@ class ModelExplanation:
             f"{self.accuracy[c]:.0%} of {self.images[c]} images right"
         )
         supporting, opposing = (
-            [self._concept_row(c, int(i)) for i in side]
+            [self._concept_row(c, i) for i in side.tolist()]
             for side in self.ranked(class_id, count, by)
         )
         return plot_class_report(self.class_names[c], details, supporting, opposing, nb_crops)
 
     def plot_shared(self, at_least: float = 0.05, count: int = 12, nb_crops: int = 4) -> Figure:
-        """Draw concepts that matter to several classes, with these; see `shared`."""
+        """Draw concepts that matter to several classes, with these.
+
+        Parameters
+        ----------
+        at_least : float, default=0.05
+            Share of a class's contributions from which a concept matters: see `shared`.
+        count : int, default=12
+            Upper limit of concepts.
+        nb_crops : int, default=4
+            Crops of each concept.
+        """
         check_integer("count", count)
         sides = self.shared(at_least)
-        several = self._shared_concepts(sides)
-        rows = [
-            SharedRow(
-                self.concept_names[i],
-                self.colors[i],
-                self.crops[i],
-                [
-                    (self.class_names[c], float(self.contributions[c, i]))
-                    for c in np.argsort(-self.contributions[:, i], kind="stable")
-                    if sides[c, i]
-                ],
-            )
-            for i in several[:count]
-        ]
+        several = _in_several_classes(sides)
+        rows = []
+        for i in several[:count].tolist():
+            values = self.contributions[:, i]
+            order = np.argsort(-values, kind="stable")
+            classes = [(self.class_names[c], float(values[c])) for c in order if sides[c, i]]
+            rows.append(SharedRow(self.concept_names[i], self.colors[i], self.crops[i], classes))
         return plot_shared_concepts(rows, at_least, len(several), nb_crops)
 
     def plot_confusion(
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
-        """Draw what pushes a class towards another one: ``count`` concepts at most either way."""
-        check_integer("count", count)
+        """Draw what pushes a class towards another one.
+
+        Parameters
+        ----------
+        source, target : int or str
+            Numbers or names of the classes.
+        count : int, default=4
+            Upper limit of concepts either way.
+        nb_crops : int, default=5
+            Crops of each concept.
+
+        Raises
+        ------
+        ValueError
+            If the confusion was not measured.
+        """
         confusion = self.confusion(source, target)
         pushes, holds = strongest(confusion.contributions, count)
-        shown = [int(i) for i in (*pushes, *holds[::-1])]
+        shown = np.concatenate([pushes, holds[::-1]])
+        names, of_confused = self.concept_names, confusion.confused_contributions
+        parts = parts_of_score(names, confusion.contributions, shown, confusion.residual)
+        confused_parts = parts_of_score(names, of_confused, shown, confusion.confused_residual)
         rows = [
-            PushRow(
-                self.concept_names[i], self.colors[i],
-                self.class_crops.get((confusion.source, i), self.crops[i]),
-                float(confusion.contributions[i]), float(confusion.confused_contributions[i]),
-                float(confusion.changes[i]),
-            )
-            for i in shown
-        ]  # fmt: skip
-        others = np.delete(np.arange(len(confusion.contributions)), shown)
-        nan = float("nan")
-        if len(others):
-            means = confusion.contributions, confusion.confused_contributions
-            sums = [float(values[others].sum()) for values in means]
-            rows.append(PushRow(f"{len(others)} others", _GREY, None, sums[0], sums[1], nan))
-        residuals = confusion.residual, confusion.confused_residual
-        rows.append(PushRow("residual", _GREY, None, *residuals, nan))
+            PushRow(name, GREY, None, value, confused, np.nan)
+            for (name, value), (_, confused) in zip(parts, confused_parts, strict=True)
+        ]
+        for k, i in enumerate(shown.tolist()):
+            crops = self.class_crops.get((confusion.source, i), self.crops[i])
+            change = float(confusion.changes[i])
+            rows[k] = replace(rows[k], color=self.colors[i], crops=crops, change=change)
         details = (
             f"mean logit difference {confusion.difference:+.2f} over {confusion.images} images of "
             f"{confusion.names[0].replace('_', ' ')}; {confusion.confused} are taken for it"
@@ -424,47 +478,33 @@ class ModelExplanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as nested dictionaries of numbers, strings and arrays, for reports."""
-        influence = self.influence
-        return {
-            **{
-                field.name: getattr(self, field.name)
-                for field in fields(self)
-                if field.name not in ("influence", "confusions", "class_crops")
-            },
-            "influence": {
-                "scores": influence.scores, "changes": influence.changes,
-                "p_values": influence.p_values, "significance": self.significance,
-                "level": influence.level, "statistic": influence.statistic,
-                "permutations": influence.permutations,
-            },
-            "confusions": [
-                {field.name: getattr(confusion, field.name) for field in fields(confusion)}
-                for confusion in self.confusions
-            ],
-            "class_crops": {f"{k}:{i}": crops for (k, i), crops in self.class_crops.items()},
-            "shared": self.shared(),
-            "colors": self.colors,
-        }  # fmt: skip
+        data = asdict(self)
+        data["influence"]["p_values"] = self.influence.p_values
+        data["influence"]["significance"] = self.significance
+        data["class_crops"] = {f"{k}:{i}": crops for (k, i), crops in self.class_crops.items()}
+        return data | {"shared": self.shared(), "colors": self.colors}
 
     # ------------------------------------------------------------ helpers
 
     def _row(self, class_id: int | str) -> int:
         """Return the row of a class among those that are explained."""
-        for c, (number, name) in enumerate(zip(self.class_ids, self.class_names, strict=True)):
-            if class_id == name or (not isinstance(class_id, str) and class_id == number):
-                return c
         explained = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
+        for c, number_and_name in enumerate(explained.items()):
+            if class_id in number_and_name:
+                return c
         raise ValueError(f"class {class_id!r} is not among those that are explained: {explained}")
 
-    def _listed(self, c: int, concepts: Array) -> str:
-        names = [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in concepts]
-        return ", ".join(names) or "–"
+    def _listed(self, c: int, count: int) -> list[Cell]:
+        """Return a cell of the strongest concepts for a class, and one of those against it."""
+        sides = [
+            [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in side]
+            for side in self.ranked(int(self.class_ids[c]), count)
+        ]
+        return [Cell(", ".join(names) or "–") for names in sides]
 
-    def _shared_concepts(self, sides: Array) -> list[int]:
-        """Return concepts that matter to more than one class, those of most classes first."""
-        classes = (sides != 0).sum(axis=0)
-        order = np.argsort(-classes, kind="stable")
-        return [int(i) for i in order if classes[i] > 1]
+    def _p_value(self, i: int, c: int) -> Cell:
+        cell = Cell.number(self.influence.p_values[i, c], ".2g")
+        return replace(cell, text=cell.text + _MARKS[self.significance[i, c]])
 
     def _concept_row(self, c: int, i: int) -> ConceptRow:
         class_id = int(self.class_ids[c])
@@ -481,8 +521,28 @@ class ModelExplanation:
         )
 
 
+def _in_several_classes(sides: Array) -> Array:
+    """Return concepts that matter to more than one class, those of most classes first."""
+    classes = np.count_nonzero(sides, axis=0)
+    order = np.argsort(-classes, kind="stable")
+    return np.asarray(order[classes[order] > 1])
+
+
 def strongest(values: Array, count: int) -> tuple[Array, Array]:
-    """Return indices of the values above 0, largest first, and of those below, least first."""
+    """Return indices of the values above 0, largest first, and of those below, least first.
+
+    Parameters
+    ----------
+    values : ndarray of shape (I,)
+    count : int
+        Upper limit on either side.
+
+    Raises
+    ------
+    ValueError
+        If ``count`` is not a positive integer.
+    """
+    check_integer("count", count)
     order = np.argsort(-values, kind="stable")
     up, down = order[values[order] > 0], order[values[order] < 0][::-1]
     return up[:count], down[:count]

@@ -11,21 +11,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import (
-    as_images,
-    check_class,
-    check_class_names,
-    check_integer,
-    check_number,
-)
+from xplique_dirpairs.core.validation import as_images, check_class, check_integer, check_number
 from xplique_dirpairs.data.crops import concept_maps
-from xplique_dirpairs.explanations.contributions import ClassScore
+from xplique_dirpairs.explanations.contributions import ClassScore, parts_of_score
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.plots.images import as_picture
-from xplique_dirpairs.plots.palette import Color, concept_colors
+from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
 from xplique_dirpairs.plots.prediction import (
     ComparisonRow,
     PredictionRow,
@@ -38,7 +33,6 @@ from xplique_dirpairs.plots.prediction import (
 _LIKELIEST = 5
 #: A gap from here on, in logits, has a bar of its own.
 _VISIBLE_GAP = 5e-3
-_GREY = (0.35, 0.35, 0.35)
 
 
 def explain_prediction(
@@ -100,9 +94,9 @@ def explain_prediction(
     count = layer.number_of_concepts
     shown_crops = layer.crops_of_fit() if crops is None else _check_crops(crops, count)
     activations = layer.activations(images)
-    head = layer.head.by_class(activations)
-    logits = head.few_logits(activations)[0]
-    names = check_class_names(layer.class_names, len(logits))
+    layer = replace(layer, head=layer.head.by_class(activations))
+    logits = layer.head.few_logits(activations)[0]
+    names = layer.names_of_classes(len(logits))
     for given in (class_id, against):
         if given is not None:
             check_class(given, len(logits))
@@ -111,9 +105,9 @@ def explain_prediction(
         raise ValueError(f"class {chosen} cannot be compared with itself: give another one")
 
     u, shown = layer.read(activations)
-    score = ClassScore(layer, chosen, against, len(logits), tolerance, max_steps)
+    score = ClassScore(layer, chosen, len(logits), against, tolerance, max_steps)
     contributions = score.contributions(activations[0], u[0])
-    probabilities = class_probabilities(logits[None], head.class_activation)[0]
+    probabilities = class_probabilities(logits[None], layer.head.class_activation)[0]
     likeliest = np.argsort(-logits, kind="stable")[:_LIKELIEST]
     return PredictionExplanation(
         image=images[0],
@@ -155,20 +149,15 @@ def compare_predictions(
     """
     for explanation in (first, second):
         if not isinstance(explanation, PredictionExplanation):
-            raise TypeError(
-                f"two results of explain_prediction are compared, not {type(explanation).__name__}"
-            )
-    scores = [(explanation.class_id, explanation.against) for explanation in (first, second)]
-    if scores[0] != scores[1]:
+            kind = type(explanation).__name__
+            raise TypeError(f"two results of explain_prediction are compared, not {kind}")
+    if (first.class_id, first.against) != (second.class_id, second.against):
         raise ValueError(
-            f"both must explain the same class against the same other, not {scores[0]} and "
-            f"{scores[1]}: give explain_prediction a class_id"
+            f"both must explain the same score, not the {first.score_name} and the "
+            f"{second.score_name}: give explain_prediction a class_id"
         )
     if first.concept_names != second.concept_names:
-        raise ValueError(
-            f"both must be explained by the same concepts, not by {len(first.concept_names)} and "
-            f"{len(second.concept_names)} of different names"
-        )
+        raise ValueError("both must be explained by the same concepts, but their names differ")
     return PredictionComparison(first, second)
 
 
@@ -229,8 +218,8 @@ class PredictionExplanation:
     crops: tuple[Array, ...] | None
 
     def __post_init__(self) -> None:
-        for name in ("contributions", "presence"):
-            getattr(self, name).setflags(write=False)
+        self.contributions.setflags(write=False)
+        self.presence.setflags(write=False)
 
     def __repr__(self) -> str:
         return f"PredictionExplanation({self.score_name} {self.score:.2f})"
@@ -243,25 +232,23 @@ class PredictionExplanation:
     @property
     def concept_contributions(self) -> Array:
         """Contributions summed over positions, (I,)."""
-        return self.contributions.reshape(-1, len(self.concept_names)).sum(axis=0)
+        return np.asarray(as_positions(self.contributions).sum(axis=0))
 
     @property
     def contribution_maps(self) -> Array:
         """Contributions over the image, (H, W, I); a class token has no place in it."""
-        return concept_maps(self.contributions[None], self.image.shape)[0]
+        return np.asarray(concept_maps(self.contributions[None], self.image.shape)[0])
 
     @property
     def presence_maps(self) -> Array:
         """Presence over the image, (H, W, I)."""
-        return concept_maps(self.presence[None], self.image.shape)[0]
+        return np.asarray(concept_maps(self.presence[None], self.image.shape)[0])
 
     @property
     def score_name(self) -> str:
         """The score in words: "logit of dog", "logit of dog − cat"."""
-        name = self.class_name.replace("_", " ")
-        if self.against_name is None:
-            return f"logit of {name}"
-        return f"logit of {name} − {self.against_name.replace('_', ' ')}"
+        against = "" if self.against_name is None else f" − {self.against_name}"
+        return f"logit of {self.class_name}{against}".replace("_", " ")
 
     @cached_property
     def ranked(self) -> Array:
@@ -274,68 +261,73 @@ class PredictionExplanation:
         return concept_colors(len(self.concept_names))
 
     def table(self, count: int = 10) -> Table:
-        """Return concepts by contribution, then the others, the residual, the gap and the score."""
-        check_integer("count", count)
-        values = self.concept_contributions
-        shares = (self.presence.reshape(-1, len(values)) > 0).mean(axis=0)
-        rows = [
-            [Cell(self.concept_names[i]), Cell.signed(values[i], 3), Cell.share(shares[i])]
-            for i in self.ranked[:count]
-        ]
-        empty = Cell("", numbers=(np.nan,))
-        others = values[self.ranked[count:]]
-        if len(others):
-            rows.append([Cell(f"{len(others)} others"), Cell.signed(others.sum(), 3), empty])
-        rows += [
-            [Cell("residual"), Cell.signed(self.residual, 3), empty],
-            [Cell("gap"), Cell(f"{self.gap:+.1e}", numbers=(self.gap,)), empty],
-            [Cell(self.score_name), Cell.signed(self.score, 3), empty],
-        ]
-        note = (
-            f"{self.steps} gradients along the path from every concept off to the image."
-            if self.steps
-            else "Exact: the head is linear."
-        )
+        """Return concepts by contribution, then the others, the residual, the gap and the score.
+
+        Parameters
+        ----------
+        count : int, default=10
+            Concepts with a row of their own.
+
+        Raises
+        ------
+        ValueError
+            If ``count`` is not a positive integer.
+        """
+        values = _parts(self, self.ranked, count)
+        values += [("gap", self.gap), (self.score_name, self.score)]
+        rows = [[Cell(name), Cell.signed(value, 3), Cell.share(np.nan)] for name, value in values]
+        shares = (as_positions(self.presence) > 0).mean(axis=0)
+        for row, i in zip(rows, self.ranked[:count], strict=False):
+            row[2] = Cell.share(shares[i])
+        rows[-2][1] = Cell.number(self.gap, "+.1e")
+        note = "Exact: the head is linear."
+        if self.steps:
+            note = f"{self.steps} gradients along the path from every concept off to the image."
         return Table(["concept", "contribution", "positions with it"], rows, [note])
 
     def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
-        """Draw the image, its strongest concepts (what, where, how much), and the waterfall."""
-        check_integer("count", count)
-        maps, presence = self.contribution_maps, self.presence_maps
-        rows = self._rows(count)
-        for k, i in enumerate(self.ranked[:count].tolist()):
-            crops = None if self.crops is None else self.crops[i]
-            rows[k] = replace(
-                rows[k], crops=crops, presence=presence[..., i], contributions=maps[..., i]
-            )
+        """Draw the image, its strongest concepts (what, where, how much), and the waterfall.
+
+        Parameters
+        ----------
+        count : int, default=5
+            Concepts with maps.
+        nb_crops : int, default=3
+            Crops of each concept, where there are any.
+        """
         return plot_prediction(
-            as_picture(self.image), self.likeliest, self.score_name, self.score, rows, nb_crops
-        )
+            as_picture(self.image), self.likeliest, self.score_name, self.score,
+            self._rows(count), nb_crops,
+        )  # fmt: skip
 
     def plot_waterfall(self, count: int = 12) -> Figure:
-        """Draw the way from the residual's share to the score, concept by concept."""
-        check_integer("count", count)
+        """Draw the way from the residual's share to the score, concept by concept.
+
+        Parameters
+        ----------
+        count : int, default=12
+            Concepts with a bar of their own.
+        """
         return plot_waterfall(self.score_name, self.score, self._rows(count))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as a dictionary of numbers, strings and arrays, for reports."""
-        names = [field.name for field in fields(self)]
-        names += ["gap", "score_name", "concept_contributions"]
-        names += ["contribution_maps", "presence_maps"]
+        names = [field.name for field in fields(self)] + ["gap", "score_name"]
+        names += ["concept_contributions", "contribution_maps", "presence_maps"]
         return {name: getattr(self, name) for name in names}
 
     def _rows(self, count: int) -> list[PredictionRow]:
         """Return rows of the strongest concepts, all others, the gap if visible, the residual."""
-        values, others = self.concept_contributions, self.concept_contributions[self.ranked[count:]]
-        rows = [
-            PredictionRow(self.concept_names[i], self.colors[i], float(values[i]))
-            for i in self.ranked[:count].tolist()
-        ]
-        if len(others):
-            rows.append(PredictionRow(f"{len(others)} others", _GREY, float(others.sum())))
+        maps, presence = self.contribution_maps, self.presence_maps
+        parts = _parts(self, self.ranked, count)
         if abs(self.gap) >= _VISIBLE_GAP:
-            rows.append(PredictionRow("gap", _GREY, self.gap))
-        rows.append(PredictionRow("residual", _GREY, self.residual))
+            parts.insert(-1, ("gap", self.gap))
+        rows = [PredictionRow(name, GREY, value) for name, value in parts]
+        for k, i in enumerate(self.ranked[:count].tolist()):
+            rows[k] = replace(
+                rows[k], color=self.colors[i], crops=None if self.crops is None else self.crops[i],
+                presence=presence[..., i], contributions=maps[..., i],
+            )  # fmt: skip
         return rows
 
 
@@ -381,37 +373,47 @@ class PredictionComparison:
         return np.argsort(-np.abs(self.differences), kind="stable")
 
     def table(self, count: int = 10) -> Table:
-        """Return concepts by difference, then the others, the residual and the score."""
-        check_integer("count", count)
+        """Return concepts by difference, then the others, the residual and the score.
+
+        Parameters
+        ----------
+        count : int, default=10
+            Concepts with a row of their own.
+
+        Raises
+        ------
+        ValueError
+            If ``count`` is not a positive integer.
+        """
         scores = self.first.score, self.second.score
-        lines = [*self._lines(count), *self._rest(count), (self.first.score_name, scores)]
         rows = [
-            [Cell(name), Cell.signed(a, 3), Cell.signed(b, 3), Cell.signed(a - b, 3)]
-            for name, (a, b) in lines
+            [Cell(name), *(Cell.signed(value, 3) for value in (a, b, a - b))]
+            for name, (a, b) in [*self._parts(count), (self.first.score_name, scores)]
         ]
         return Table(["concept", "first", "second", "difference"], rows)
 
     def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
-        """Draw both images with the concepts in which they differ most."""
-        check_integer("count", count)
+        """Draw both images with the concepts in which they differ most.
+
+        Parameters
+        ----------
+        count : int, default=5
+            Concepts with maps.
+        nb_crops : int, default=3
+            Crops of each concept, where the first explanation has any.
+        """
         first, second = self.first, self.second
         maps = first.contribution_maps, second.contribution_maps
-        rows = [
-            ComparisonRow(
-                name, first.colors[i], values, None if first.crops is None else first.crops[i],
-                (maps[0][..., i], maps[1][..., i]),
-            )
-            for i, (name, values) in zip(self.ranked.tolist(), self._lines(count), strict=False)
-        ]  # fmt: skip
-        rows += [ComparisonRow(name, _GREY, values) for name, values in self._rest(count)]
+        rows = [ComparisonRow(name, GREY, values) for name, values in self._parts(count)]
+        for k, i in enumerate(self.ranked[:count].tolist()):
+            rows[k] = replace(
+                rows[k], color=first.colors[i], maps=(maps[0][..., i], maps[1][..., i]),
+                crops=None if first.crops is None else first.crops[i],
+            )  # fmt: skip
         return plot_two_predictions(
-            (as_picture(first.image), as_picture(second.image)),
-            first.score_name,
-            (first.score, second.score),
-            (first.likeliest[0], second.likeliest[0]),
-            rows,
-            nb_crops,
-        )
+            (as_picture(first.image), as_picture(second.image)), first.score_name,
+            (first.score, second.score), (first.likeliest[0], second.likeliest[0]), rows, nb_crops,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return both explanations, and the differences, as plain data."""
@@ -419,23 +421,16 @@ class PredictionComparison:
         explanations = {"first": self.first.to_dict(), "second": self.second.to_dict()}
         return explanations | {name: getattr(self, name) for name in names}
 
-    def _lines(self, count: int) -> list[tuple[str, tuple[float, float]]]:
-        """Return names and both contributions of the concepts that differ most."""
-        first, second = self.first.concept_contributions, self.second.concept_contributions
-        return [
-            (self.first.concept_names[i], (float(first[i]), float(second[i])))
-            for i in self.ranked[:count]
-        ]
+    def _parts(self, count: int) -> list[tuple[str, tuple[float, float]]]:
+        """Return names and both values of the concepts that differ most, and of all else."""
+        first, second = (_parts(one, self.ranked, count) for one in (self.first, self.second))
+        return [(name, (a, b)) for (name, a), (_, b) in zip(first, second, strict=True)]
 
-    def _rest(self, count: int) -> list[tuple[str, tuple[float, float]]]:
-        """Return both sums of the other contributions, and both residuals."""
-        others = self.ranked[count:]
-        rest = []
-        if len(others):
-            first, second = (
-                float(explanation.concept_contributions[others].sum())
-                for explanation in (self.first, self.second)
-            )
-            rest.append((f"{len(others)} others", (first, second)))
-        rest.append(("residual", (self.first.residual, self.second.residual)))
-        return rest
+
+def _parts(
+    explanation: PredictionExplanation, ranked: Array, count: int
+) -> list[tuple[str, float]]:
+    """Return names and contributions of the first concepts, all others, and the residual."""
+    check_integer("count", count)
+    values = explanation.concept_contributions
+    return parts_of_score(explanation.concept_names, values, ranked[:count], explanation.residual)

@@ -15,6 +15,8 @@ Color = tuple[float, float, float]
 
 #: What raises a score, and what lowers it.
 RAISES, LOWERS = (0.70, 0.09, 0.17), (0.13, 0.40, 0.67)
+#: What is no concept: all others together, the residual.
+GREY = (0.35, 0.35, 0.35)
 
 #: The first colours, after Okabe and Ito (2008), at full saturation: Xplique's colour maps
 #: saturate the colours that they are given, and leave these as they are.

@@ -21,7 +21,7 @@ from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.data.crops import best_crops_of_images, concept_maps
 from xplique_dirpairs.explanations.contributions import ClassScore
-from xplique_dirpairs.explanations.model import PATH_STEPS, PATH_TOLERANCE, explain_scan
+from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import BINS, Scan, scan
@@ -251,10 +251,7 @@ def _image_pages(
     layer, logits = seen.layer, seen.logits[shown]
     likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :_LIKELIEST]
     probabilities = class_probabilities(logits, layer.head.class_activation)
-    scores = {
-        k: ClassScore(layer, k, None, logits.shape[1], PATH_TOLERANCE, PATH_STEPS)
-        for k in np.unique(likeliest[:, 0]).tolist()
-    }
+    scores = {k: ClassScore(layer, k, logits.shape[1]) for k in np.unique(likeliest[:, 0]).tolist()}
     maps, contributions = [], []
     parts = list(slices(len(shown), settings.batch_size))
     for part in progress(parts, len(parts), "pages of images", verbose, "batch"):

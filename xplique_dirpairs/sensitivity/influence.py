@@ -10,15 +10,15 @@ into memory then. Where it is linear nothing passes through the network at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.progress import KeepOnInterrupt, progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
@@ -29,11 +29,7 @@ from xplique_dirpairs.core.validation import (
     check_seed,
 )
 from xplique_dirpairs.extractors.scan import Scan, scan
-from xplique_dirpairs.metrics.significance import (
-    NoiseComparison,
-    compare_with_noise,
-    hopeless_count,
-)
+from xplique_dirpairs.metrics.significance import compare_with_noise, hopeless_count
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.sensitivity.influence_result import STATISTICS, Influence, sides
 from xplique_dirpairs.sensitivity.noise_vectors import (
@@ -228,91 +224,68 @@ def influence_of_directions(
         If shapes do not fit, or values are not finite.
     """
     response = shift_response(head, activations, labels, settings.tie)
-    shifts = shifts_along(directions, settings.amount, response.channels)
-    x, detected = _labelled_positions(features, activations, detections, shifts.shape)
+    shifts = shifts_along(directions, settings.amount, np.shape(activations)[-1])
+    x = check_activations(activations if features is None else features)
+    detected = _check_detections(detections, x, shifts)
+    x = as_positions(x)
     seeds = check_seed(random_state).spawn(len(shifts))
-    permutations = settings.permutations
-    if permutations is None:
-        permutations = _PERMUTATIONS[response.passes_maps]
-
+    permutations = settings.permutations or _PERMUTATIONS[response.passes_maps]
     estimator = settings.estimator or mean_difference_noise
+    level = settings.level / sides(settings.statistic)
+    stop_at = hopeless_count(permutations, level) if settings.early_stopping else None
+
     measured = response.statistics(shifts)
-    exceeded, compared = np.zeros((2, *measured.scores.shape), int)
-    interrupted = False
-    try:
+    signs = np.sign(measured.changes)
+    observed = _strengths(measured, settings, signs)
+    exceeded, compared = np.zeros((2, *observed.shape), int)
+    with KeepOnInterrupt() as tests:
         for i, seed in progress(enumerate(seeds), len(seeds), "influence", verbose, "direction"):
             rng = np.random.default_rng(seed)
             sample = balanced_sample(x, detected[:, i], settings.positions, rng)
             if len(sample):
                 noise = noise_vectors(sample, permutations, response.at_once, estimator, rng)
-                observed = _statistic(measured, settings)[i]
-                exceeded[i], compared[i] = _compare(
-                    observed, noise, response, settings, permutations
-                )
-    except KeyboardInterrupt:  # the tests that are done are kept
-        interrupted = True
+                strength = partial(_strengths_of_noise, response, settings, signs[i])
+                exceeded[i], compared[i] = compare_with_noise(observed[i], noise, strength, stop_at)
     return Influence(
         measured.scores, measured.changes, measured.images, exceeded, compared, permutations,
-        settings.statistic, settings.level, interrupted,
+        settings.statistic, settings.level, tests.interrupted,
     )  # fmt: skip
 
 
-def _labelled_positions(
-    features: ArrayLike | None,
-    activations: ArrayLike,
-    detections: ArrayLike,
-    shape: tuple[int, ...],
-) -> tuple[Array, Array]:
-    """Return features (P, D) and detections (P, I), for directions of ``shape`` (I, D)."""
-    x = check_activations(activations if features is None else features)
+def _strengths(measured: Sensitivity, settings: InfluenceSettings, signs: Array) -> Array:
+    """Return strengths ≥ 0 of the statistic, where NaN stays; ``signs`` are those of the data."""
+    values = measured.scores if settings.statistic == "score" else measured.changes
+    sizes = signs * values if settings.statistic == "signed change" else np.abs(values)
+    return np.where(sizes <= settings.tie, 0.0, sizes)
+
+
+def _strengths_of_noise(
+    response: LinearResponse | PassedResponse,
+    settings: InfluenceSettings,
+    signs: Array,
+    vectors: Array,
+    live: Array,
+) -> Array:
+    """Return strengths (B, K) of noise vectors (B, D); one of length zero counts as stronger."""
+    measured = response.statistics(settings.amount * vectors, live)
+    strengths = _strengths(measured, settings, signs)
+    strengths[~vectors.any(axis=1)] = np.inf
+    return strengths
+
+
+def _check_detections(detections: ArrayLike, x: Array, shifts: Array) -> Array:
+    """Return detections (P, I) of features (n, *spatial, D), for directions (I, D)."""
     detected = np.asarray(detections)
     if detected.dtype != bool:
         raise TypeError(
             f"detections must be bool, not {detected.dtype}: pairs.detect(features) > 0.5"
         )
-    expected = (*x.shape[:-1], shape[0])
-    if x.shape[-1:] != shape[1:] or detected.shape != expected:
-        name = "activations" if features is None else "features"
-        hint = "; give the features that they are of" if features is None else ""
+    expected = (*x.shape[:-1], len(shifts))
+    if x.shape[-1] != shifts.shape[1] or detected.shape != expected:
         raise ValueError(
-            f"detections must be {expected}, one for each position and direction, beside {name} of "
-            f"shape {x.shape} and {shape[0]} directions of {shape[1]} channels, but have shape "
-            f"{detected.shape}{hint}"
+            f"detections must be {expected}, one for each position and direction, beside features "
+            f"of shape {x.shape} and directions of {shifts.shape[1]} channels, but have shape "
+            f"{detected.shape}: give the features that they are of, where these are not the "
+            "activations"
         )
-    return as_positions(x), as_positions(detected)
-
-
-def _compare(
-    observed: Array,
-    noise: Iterable[Array],
-    response: LinearResponse | PassedResponse,
-    settings: InfluenceSettings,
-    permutations: int,
-) -> NoiseComparison:
-    """Compare one direction's statistic (K,) with that of its noise."""
-    strength = _strength_of(settings, np.sign(observed))
-
-    def strengths(block: Array, live: Array) -> Array:
-        responses = response.statistics(settings.amount * block, live)
-        values = strength(_statistic(responses, settings))
-        values[~block.any(axis=1)] = np.inf  # noise without a direction never counts as weaker
-        return values
-
-    stop_at = None
-    if settings.early_stopping:
-        stop_at = hopeless_count(permutations, settings.level / sides(settings.statistic))
-    return compare_with_noise(strength(observed), noise, strengths, stop_at)
-
-
-def _statistic(measured: Sensitivity, settings: InfluenceSettings) -> Array:
-    return measured.scores if settings.statistic == "score" else measured.changes
-
-
-def _strength_of(settings: InfluenceSettings, sign: Array) -> Callable[[Array], Array]:
-    """Return a function of values to their strengths ≥ 0, where NaN stays."""
-
-    def strength(values: Array) -> Array:
-        size = sign * values if settings.statistic == "signed change" else np.abs(values)
-        return np.where(size <= settings.tie, 0.0, size)
-
-    return strength
+    return as_positions(detected)

@@ -27,27 +27,19 @@ STATISTICS = {
     "signed change": "the mean Δ on its own side of 0, p doubled",
     "score": "|SC|",
 }
-#: Header → attribute of `InfluenceSummary`, and decimals.
-_COLUMNS = {
-    "SDC": ("sdc", 0),
-    "SCDP": ("scdp", 0),
-    "directions +": ("positive_directions", 0),
-    "directions −": ("negative_directions", 0),
-    "per class +": ("positive_per_class", 2),
-    "per class −": ("negative_per_class", 2),
-    "most classes +": ("most_helped", 0),
-    "most classes −": ("most_hurt", 0),
-    "classes +": ("classes_helped", 0),
-    "classes −": ("classes_hurt", 0),
-}
+#: Headers of the entries of `InfluenceSummary`.
+_COLUMNS = (
+    "SDC", "SCDP", "directions +", "directions −", "per class +", "per class −",
+    "most classes +", "most classes −", "classes +", "classes −",
+)  # fmt: skip
 _CAPTION = (
     "SDC: directions significant for at least one class; SCDP: significant pairs of class and "
     "direction; + helps, − hurts: sign of SC of significant pairs."
 )
 _MEANINGS = {
-    "benjamini-hochberg": "Benjamini–Hochberg at {level:g} over all pairs",
-    "bonferroni": "Bonferroni at {level:g} over all pairs",
-    "none": "p ≤ {level:g}, not corrected",
+    "benjamini-hochberg": "Benjamini–Hochberg over all pairs",
+    "bonferroni": "Bonferroni over all pairs",
+    "none": "p up to the level, not corrected",
     "paper": "stronger than all noise vectors, as in the paper, not corrected",
 }
 
@@ -112,7 +104,8 @@ class Influence(Sensitivity):
     @cached_property
     def p_values(self) -> Array:
         """p, (I, K); NaN where there is nothing to test: no images, or no labels to permute."""
-        return np.minimum(1.0, sides(self.statistic) * p_values(self.exceeded, self.compared))
+        p: Array = sides(self.statistic) * p_values(self.exceeded, self.compared)
+        return np.minimum(1.0, p)
 
     @property
     def tests(self) -> int:
@@ -137,7 +130,7 @@ class Influence(Sensitivity):
             noise there was.
         """
         if correction == "paper":
-            return (self.exceeded == 0) & (self.compared > 0)
+            return np.asarray((self.exceeded == 0) & (self.compared > 0))
         return significant(self.p_values, self.level, correction)
 
     def reachable(self, correction: str = "benjamini-hochberg") -> bool:
@@ -156,7 +149,7 @@ class Influence(Sensitivity):
         return math.ceil(self.tests * smallest / self.level * (1.0 - 1e-9))
 
     def summary(self, correction: str = "benjamini-hochberg") -> InfluenceSummary:
-        """Return SDC, SCDP and the paper's Table 8."""
+        """Return SDC, SCDP and the paper's Table 8; ``correction`` as of `significant`."""
         return summarise_influence(self.scores, self.significant(correction))
 
     def table(self, corrections: Sequence[str] = ("benjamini-hochberg", "paper")) -> Table:
@@ -189,17 +182,16 @@ def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceS
             f"significant must be {scores.shape}, as the scores are, not {marked.shape}"
         )
     defined = ~np.isnan(scores)
-    classes = int(defined.any(axis=0).sum())
-    helps, hurts = marked & (scores > 0), marked & (scores < 0)  # False where SC is NaN
     marked = marked & defined
-    per_class = [int(sign.sum()) / classes if classes else np.nan for sign in (helps, hurts)]
+    classes = int(defined.any(axis=0).sum()) or np.nan
+    helps, hurts = marked & (scores > 0), marked & (scores < 0)
     return InfluenceSummary(
         sdc=int(marked.any(axis=1).sum()),
         scdp=int(marked.sum()),
         positive_directions=int(helps.any(axis=1).sum()),
         negative_directions=int(hurts.any(axis=1).sum()),
-        positive_per_class=per_class[0],
-        negative_per_class=per_class[1],
+        positive_per_class=int(helps.sum()) / classes,
+        negative_per_class=int(hurts.sum()) / classes,
         most_helped=int(helps.sum(axis=1).max(initial=0)),
         most_hurt=int(hurts.sum(axis=1).max(initial=0)),
         classes_helped=int(helps.any(axis=0).sum()),
@@ -210,10 +202,14 @@ def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceS
 # ------------------------------------------------------------ S³
 
 
-def reference_shares(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike) -> Array:
-    """Compute the share of a label's directions at least as influential as its Pattern-CAV.
+def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float = 0.05) -> float:
+    """Compute S³ = E_{l,k}[1(p_{l,k} < θ/N_l)]: how often a Pattern-CAV is more influential.
+
+    p is the share of a label's directions at least as influential as its Pattern-CAV:
 
         p_{l,k} = (1/N_l) Σ_{j labelled l} 1(|SC_{j,k}| ≥ |SC_{PatternCAV(l),k}|)
+
+    Below 0.5 the signal vectors are (Doumanoglou et al., arXiv 2509.23926: 0.37–0.38).
 
     Parameters
     ----------
@@ -223,17 +219,22 @@ def reference_shares(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike)
         Label of each direction, a row of ``reference``; −1 for none.
     reference : array-like of shape (L, K)
         SC of each label's Pattern-CAV; a row of NaN where there is none.
+    level : float, default=0.05
+        θ, in (0, 1).
 
     Returns
     -------
-    shares : ndarray of shape (L, K)
-        NaN for labels without direction or Pattern-CAV, and for classes without images.
+    s3 : float
+        In [0, 1], over the labels with a direction and a Pattern-CAV and the classes with images;
+        NaN if there is no such pair.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, or a label is not a row of ``reference``.
+        If shapes do not fit, a label is not a row of ``reference``, or the level is not within
+        (0, 1).
     """
+    check_fraction("level", level)
     scores, reference = _matrix("scores", scores), _matrix("reference", reference)
     if scores.shape[1] != reference.shape[1]:
         raise ValueError(
@@ -247,46 +248,14 @@ def reference_shares(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike)
             f"labels must be an integer for each of {len(scores)} directions, one of the rows of "
             f"reference, 0 to {len(reference) - 1}, or -1 for none, not {labels!r}"
         )
-    shares = np.full(reference.shape, np.nan)
+    below = [np.zeros(0)]
     for label in np.unique(rows[rows >= 0]):
-        sizes = np.abs(scores[rows == label])
-        share = (sizes >= np.abs(reference[label])).mean(axis=0)
-        undefined = np.isnan(reference[label]) | np.isnan(sizes).any(axis=0)
-        shares[label] = np.where(undefined, np.nan, share)
-    return shares
-
-
-def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float = 0.05) -> float:
-    """Compute S³ = E_{l,k}[1(p_{l,k} < θ/N_l)]: how often a Pattern-CAV is more influential.
-
-    Below 0.5 the signal vectors are (Doumanoglou et al., arXiv 2509.23926: 0.37–0.38).
-
-    Parameters
-    ----------
-    scores, labels, reference : array-like
-        As of `reference_shares`.
-    level : float, default=0.05
-        θ, in (0, 1).
-
-    Returns
-    -------
-    s3 : float
-        In [0, 1]; NaN if no label has both a direction and a Pattern-CAV.
-
-    Raises
-    ------
-    ValueError
-        As from `reference_shares`, or if the level is not within (0, 1).
-    """
-    check_fraction("level", level)
-    shares = reference_shares(scores, labels, reference)
-    rows = np.asarray(labels)
-    counts = np.bincount(rows[rows >= 0], minlength=len(shares))[:, None]
-    defined = ~np.isnan(shares)
-    if not defined.any():
-        return float("nan")
-    below = shares < level / np.maximum(counts, 1)
-    return float(below[defined].mean())
+        sizes, limit = np.abs(scores[rows == label]), np.abs(reference[label])
+        defined = ~np.isnan(limit) & ~np.isnan(sizes).any(axis=0)
+        shares = (sizes >= limit).mean(axis=0)
+        below.append((shares < level / len(sizes))[defined])
+    values = np.concatenate(below)
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _matrix(name: str, values: ArrayLike) -> Array:
@@ -325,62 +294,33 @@ def influence_table(
         for name, influence in influences.items()
         for correction in corrections
     ]
-    headers = ["extractor", "significant", "directions", "tests", *_COLUMNS]
-    return Table(headers, rows, [_CAPTION, *_notes(influences, corrections)])
-
-
-def _summary_row(name: str, influence: Influence, correction: str) -> list[Cell]:
-    counts = len(influence.scores), influence.tests
-    cells = [Cell(name), Cell(correction)]
-    cells += [Cell(str(count), numbers=(count,)) for count in counts]
-    if not influence.reachable(correction):
-        return cells + [Cell("unreachable", numbers=(np.nan,))] * len(_COLUMNS)
-    summary = influence.summary(correction)
-    for attribute, decimals in _COLUMNS.values():
-        value = getattr(summary, attribute)
-        text = f"{value:.{decimals}f}" if np.isfinite(value) else "–"
-        cells.append(Cell(text, numbers=(value,)))
-    return cells
-
-
-def _notes(influences: Mapping[str, Influence], corrections: Sequence[str]) -> list[str]:
-    levels = sorted({influence.level for influence in influences.values()})
-    notes = []
-    for correction in corrections:
-        meanings = "; ".join(_MEANINGS[correction].format(level=level) for level in levels)
-        notes.append(f"{correction}: {meanings}.")
-        names = [
-            name
-            for name, influence in influences.items()
-            if influence.tests and not influence.reachable(correction)
-        ]
-        if names:
-            notes.append(
-                f"unreachable ({correction}: {', '.join(names)}): the number of permutations "
-                "allows no p-value that is small enough."
-            )
+    notes = [_CAPTION, *(f"{correction}: {_MEANINGS[correction]}." for correction in corrections)]
+    if any(row[-1].text == "unreachable" for row in rows):
+        notes.append("unreachable: with so few permutations no p-value can be small enough.")
     least = [influence.least_rejections() for influence in influences.values()]
     if "benjamini-hochberg" in corrections and max(least) > 1:
         notes.append(
             "With this number of permutations Benjamini–Hochberg finds either nothing or at least "
             f"{', '.join(map(str, least))} pairs at once."
         )
-    tests = {
-        name: f"{influence.permutations} noise vectors for each direction, compared by "
-        f"{STATISTICS[influence.statistic]}"
-        for name, influence in influences.items()
-    }
-    if len(set(tests.values())) == 1:
-        notes.append(f"{next(iter(tests.values()))}.")
-    else:
-        notes += [f"{name}: {test}." for name, test in tests.items()]
     for name, influence in influences.items():
+        notes.append(
+            f"{name}: {influence.permutations} noise vectors for each direction, compared by "
+            f"{STATISTICS[influence.statistic]}; level {influence.level:g}."
+        )
         if len(influence.untested):
-            why = (
-                "the tests were interrupted"
-                if influence.interrupted
-                else "detectors fire everywhere or nowhere"
-            )
+            reason = "detectors fire everywhere or nowhere"
+            if influence.interrupted:
+                reason = "the tests were interrupted"
             directions = influence.untested.tolist()
-            notes.append(f"Not tested, since {why}: directions {directions} of {name}.")
-    return notes
+            notes.append(f"Not tested, since {reason}: directions {directions} of {name}.")
+    return Table(["extractor", "significant", "directions", "tests", *_COLUMNS], rows, notes)
+
+
+def _summary_row(name: str, influence: Influence, correction: str) -> list[Cell]:
+    counts = len(influence.scores), influence.tests
+    cells = [Cell(name), Cell(correction), *(Cell.figure(count, 0) for count in counts)]
+    if not influence.reachable(correction):
+        return cells + [Cell("unreachable", numbers=(np.nan,))] * len(_COLUMNS)
+    summary = influence.summary(correction)
+    return cells + [Cell.figure(value, 0 if isinstance(value, int) else 2) for value in summary]

@@ -86,8 +86,9 @@ def balanced_sample(
     kinds = [np.flatnonzero(detected), np.flatnonzero(~detected)]
     each = min(at_most // 2, *map(len, kinds))
     chosen = np.concatenate([np.sort(rng.choice(kind, each, replace=False)) for kind in kinds])
-    sample = features[chosen].astype(np.float32)
-    return sample - sample.mean(axis=0) if each else sample
+    sample: Array = features[chosen].astype(np.float32)
+    sample -= sample.sum(axis=0) / max(len(sample), 1)
+    return sample
 
 
 def noise_vectors(

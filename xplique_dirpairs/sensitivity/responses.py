@@ -19,17 +19,17 @@ Images count for their own class, or, without labels, for every class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import keras
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import log_expit, log_softmax
+from scipy.special import log_expit, log_softmax, logsumexp
 from xplique.concepts import Tcav
 
-from xplique_dirpairs.core.batching import CHUNK_FLOATS, chunk_size, slices
+from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
@@ -40,8 +40,8 @@ from xplique_dirpairs.core.validation import (
 )
 from xplique_dirpairs.models.head import Head, check_head
 
-#: e^δ is taken in float64, which ends at e^709: for logits that move further apart Δ is computed
-#: image by image.
+#: e^δ is taken in float64, which ends at e^709: for logits that move further apart the sum over the
+#: classes is computed shift by shift.
 WIDEST_MOVE = 600.0
 #: Images that pass through the head at a time, at least and at most.
 _BATCH = (64, 4096)
@@ -100,16 +100,7 @@ def sensitivity(
         If shapes do not fit, or values are not finite.
     """
     response = shift_response(head, activations, labels, tie)
-    return response.statistics(shifts_along(directions, amount, response.channels))
-
-
-def log_probability_changes(
-    head: Head, activations: ArrayLike, directions: ArrayLike, *, amount: float = 5.0
-) -> Array:
-    """Compute Δ of every image, (N, I, K), whose mean `sensitivity` gives; arguments as there."""
-    response = shift_response(head, activations, None, 0.0)
-    shifts = shifts_along(directions, amount, response.channels)
-    return response.changes(shifts).swapaxes(0, 1)
+    return response.statistics(shifts_along(directions, amount, np.shape(activations)[-1]))
 
 
 def shifts_along(directions: ArrayLike, amount: float, channels: int) -> Array:
@@ -141,18 +132,13 @@ def shift_response(
 ) -> LinearResponse | PassedResponse:
     """Return how a head's classes respond to shifts of images; arguments as of `sensitivity`."""
     x = check_activations(activations)
-    if head is None:
-        raise TypeError("head must be a Head, not None: give Head(latent_to_logit_model)")
     check_head(head, x.shape)
     check_number("tie", tie, minimum=0.0)
     head = head.by_class(x)
     x = head.pool(x)
     # Small maps and pooled features are light: many go in one call.
     batch_size = min(_BATCH[1], chunk_size(x[0].size, _BATCH[0]))
-
-    def predict(features: Array) -> Array:
-        return head.logits(features, batch_size)
-
+    predict = partial(head.logits, batch_size=batch_size)
     logits = predict(x)
     if not np.isfinite(logits).all():
         raise ValueError("the head's outputs for these activations are not finite")
@@ -188,23 +174,19 @@ class ShiftResponse:
     tie : float
         |Δ| up to which the class counts as unmoved.
     final_activation : {"softmax", "sigmoid"}
-    chunk_floats : int
-        Numbers that are held at a time.
     """
 
     logits: Array
     labels: Array | None
     tie: float
     final_activation: str
-    chunk_floats: int = field(default=CHUNK_FLOATS, kw_only=True)
 
     @cached_property
-    def images(self) -> Array:
-        """Number of images that count for each class, (K,)."""
-        images, classes = self.logits.shape
+    def counted(self) -> Array:
+        """Which images count for which classes, (N, K) bool."""
         if self.labels is None:
-            return np.full(classes, images)
-        return np.bincount(self.labels, minlength=classes)
+            return np.ones(self.logits.shape, bool)
+        return np.asarray(self.labels[:, None] == np.arange(self.logits.shape[1]))
 
     @cached_property
     def log_p(self) -> Array:
@@ -213,18 +195,18 @@ class ShiftResponse:
 
     def log_probabilities(self, logits: Array) -> Array:
         """Return log p_k, (..., K)."""
-        if self.final_activation == "softmax":
-            return log_softmax(logits, axis=-1)
-        return log_expit(logits)
+        softmax = self.final_activation == "softmax"
+        return np.asarray(log_softmax(logits, axis=-1) if softmax else log_expit(logits))
 
     def signs(self, changes: Array) -> Array:
         """Return 1(Δ > tie) − 1(Δ < −tie)."""
-        return (changes > self.tie).astype(np.float64) - (changes < -self.tie)
+        return np.where(changes > self.tie, 1.0, 0.0) - (changes < -self.tie)
 
     def means(self, signs: Array, changes: Array) -> Sensitivity:
         """Divide sums over the images of each class, (M, K), by the number of images."""
-        count = np.where(self.images > 0, self.images, np.nan)
-        return Sensitivity(signs / count, changes / count, self.images)
+        images = self.counted.sum(axis=0)
+        count = np.where(images > 0, images, np.nan)
+        return Sensitivity(signs / count, changes / count, images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,80 +221,41 @@ class LinearResponse(ShiftResponse):
 
     class_rows: Array
 
-    #: Shifts that are best asked for at a time: many, for the matrix product.
+    #: Shifts in a block of noise: many, for the matrix product.
     at_once = 64
     #: Whether maps pass through the head, not features averaged over positions.
     passes_maps = False
 
-    @property
-    def channels(self) -> int:
-        """D."""
-        return self.class_rows.shape[1]
-
-    def changes(self, shifts: Array) -> Array:
-        """Return Δ of shifts (M, D) for every image and class, (M, N, K)."""
-        moves = self._moves(shifts)
-        return self.log_probabilities(self.logits + moves[:, None]) - self.log_p
-
     def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
         """Return SC and mean Δ of shifts (M, D), (M, K) each, for at least the ``live`` classes."""
-        moves = self._moves(shifts)
-        step = chunk_size(max(self.logits.shape), floats=self.chunk_floats)
+        moves = np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64)
+        step = chunk_size(max(self.logits.shape))
         sums = [self._sums(moves[part]) for part in slices(len(moves), step)]
         return self.means(*np.concatenate(sums, axis=1))
 
-    def _moves(self, shifts: Array) -> Array:
-        return np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64)
-
     def _sums(self, moves: Array) -> Array:
         """Return sums of signs and of Δ over the images of each class, (2, M, K)."""
-        sums = np.zeros((2, *moves.shape))
+        sums = np.empty((2, *moves.shape))
         if self.labels is not None:
-            ordered, classes, first = self._by_class
-            changes = ordered._changes_of_own_class(moves)
+            changes = self._changes_of_own_class(moves)
             for total, values in zip(sums, (self.signs(changes), changes), strict=True):
-                total[:, classes] = np.add.reduceat(values, first, axis=1)
-        elif self._exponentials_fit(moves):
+                total[:] = [np.bincount(self.labels, row, moves.shape[1]) for row in values]
+        elif self.final_activation == "softmax":
             sums[:] = self._sums_over_all_images(moves)
         else:
-            for total, move in zip(sums.swapaxes(0, 1), moves, strict=True):
+            for m, move in enumerate(moves):
                 changes = self.log_probabilities(self.logits + move) - self.log_p
-                total[:] = self.signs(changes).sum(axis=0), changes.sum(axis=0)
+                sums[:, m] = self.signs(changes).sum(axis=0), changes.sum(axis=0)
         return sums
-
-    @cached_property
-    def _by_class(self) -> tuple[LinearResponse, Array, Array]:
-        """Images sorted by class, the classes that have any, and the first image of each."""
-        assert self.labels is not None
-        order = np.argsort(self.labels, kind="stable")
-        classes, first = np.unique(self.labels[order], return_index=True)
-        ordered = replace(self, logits=self.logits[order], labels=self.labels[order])
-        return ordered, classes, first
-
-    def _exponentials_fit(self, moves: Array) -> bool:
-        softmax = self.final_activation == "softmax"
-        return softmax and bool(np.ptp(moves, axis=1).max() <= WIDEST_MOVE)
-
-    def _partition(self, moves: Array) -> Array:
-        """Return c = log Σ_j p_j(X) e^{δ_j}, (M, N)."""
-        highest = moves.max(axis=1, keepdims=True)
-        return np.log(np.exp(moves - highest) @ self._probabilities.T) + highest
-
-    @cached_property
-    def _probabilities(self) -> Array:
-        return np.exp(self.log_p)
 
     def _changes_of_own_class(self, moves: Array) -> Array:
         """Return Δ of each image's own class, (M, N)."""
-        image = np.arange(len(self.logits))
         own = moves[:, self.labels]
-        if self._exponentials_fit(moves):
-            return own - self._partition(moves)
-        if self.final_activation == "sigmoid":
-            before = self.logits[image, self.labels]
-            return log_expit(before + own) - log_expit(before)
-        after = [self.log_probabilities(self.logits + move)[image, self.labels] for move in moves]
-        return np.stack(after) - self.log_p[image, self.labels]
+        if self.final_activation == "softmax":
+            return np.asarray(own - self._partition(moves))
+        of_own_class = np.arange(len(self.logits)), self.labels
+        after = log_expit(self.logits[of_own_class] + own)
+        return np.asarray(after - self.log_p[of_own_class])
 
     def _sums_over_all_images(self, moves: Array) -> tuple[Array, Array]:
         """Return sums of signs and of Δ under a softmax, (M, K) each.
@@ -327,6 +270,17 @@ class LinearResponse(ShiftResponse):
             hurt = count - np.searchsorted(c, move + self.tie, side="right")
             row[:] = helped - hurt
         return signs, count * (moves - partition.mean(axis=1, keepdims=True))
+
+    def _partition(self, moves: Array) -> Array:
+        """Return c = log Σ_j p_j(X) e^{δ_j}, (M, N); under a softmax Δ_k = δ_k − c."""
+        if np.ptp(moves, axis=1).max() > WIDEST_MOVE:
+            return np.stack([logsumexp(self.log_p + move, axis=1) for move in moves])
+        highest = moves.max(axis=1, keepdims=True)
+        return np.asarray(np.log(np.exp(moves - highest) @ self._probabilities.T) + highest)
+
+    @cached_property
+    def _probabilities(self) -> Array:
+        return np.asarray(np.exp(self.log_p))
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,50 +306,30 @@ class PassedResponse(ShiftResponse):
         """Whether maps pass through the head, not features averaged over positions."""
         return self.features.ndim > 2
 
-    @property
-    def channels(self) -> int:
-        """D."""
-        return self.features.shape[-1]
-
-    def changes(self, shifts: Array) -> Array:
-        """Return Δ of shifts (M, D) for every image and class, (M, N, K)."""
-        images = np.arange(len(self.features))
-        parts = [changes for _, _, changes in self._passes(shifts, images)]
-        return np.concatenate(parts).reshape(len(shifts), *self.logits.shape)
-
     def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
         """Return SC and mean Δ of shifts (M, D), (M, K) each.
 
         Of ``live`` classes (K,) only: images of others are not passed through the network, and
         these classes come out as 0.
         """
+        shifts = np.asarray(shifts, np.float32)
         images = np.arange(len(self.features))
         if self.labels is not None and live is not None:
             images = images[live[self.labels]]
         sums = np.zeros((2, len(shifts), self.logits.shape[1]))
-        for vector, image, changes in self._passes(shifts, images):
-            for total, values in zip(sums, (self.signs(changes), changes), strict=True):
-                if self.labels is None:
-                    starts = np.flatnonzero(np.diff(vector, prepend=-1))
-                    total[vector[starts]] += np.add.reduceat(values, starts, axis=0)
-                else:
-                    own = self.labels[image]
-                    np.add.at(total, (vector, own), values[np.arange(len(own)), own])
-        return self.means(*sums)
-
-    def _passes(self, shifts: Array, images: Array) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield indices of vectors, indices of images, and Δ (n, K), a batch at a time."""
-        shifts = np.asarray(shifts, np.float32)
-        largest = max(self.features[0].size, self.logits.shape[1])
         positions = [1] * (self.features.ndim - 2)
-        count = len(shifts) * len(images)
-        for part in slices(count, chunk_size(largest, floats=self.chunk_floats)):
+        at_once = chunk_size(max(self.features[0].size, self.logits.shape[1]))
+        for part in slices(len(shifts) * len(images), at_once):
             vector, place = np.divmod(np.arange(part.start, part.stop), len(images))
             image = images[place]
             moved = self.features[image]
             moved += shifts[vector].reshape(len(image), *positions, shifts.shape[1])
-            after = np.asarray(self.predict(moved), np.float64)
-            yield vector, image, self.log_probabilities(after) - self.log_p[image]
+            logits = np.asarray(self.predict(moved), np.float64)
+            changes = self.log_probabilities(logits) - self.log_p[image]
+            by_vector = (np.arange(len(shifts))[:, None] == vector).astype(np.float64)
+            for total, values in zip(sums, (self.signs(changes), changes), strict=True):
+                total += by_vector @ (values * self.counted[image])
+        return self.means(*sums)
 
 
 # ------------------------------------------------------------ slopes
