@@ -24,16 +24,16 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.data.annotated_images import AnnotatedImages
 from xplique_dirpairs.datasets.pictures import train_classifier
-from xplique_dirpairs.datasets.scene_paint import COLOURS, Canvas, Random, Strokes, between
+from xplique_dirpairs.datasets.scene_paint import COLOURS, Canvas, Painter, Stroke
 from xplique_dirpairs.datasets.scene_settings import (
     CLASSES,
     DISTRACTOR,
     GROUNDS,
     PARTS,
-    THINGS,
     scene_strokes,
 )
 from xplique_dirpairs.datasets.scene_shapes import SIDE, TEXTURES
+from xplique_dirpairs.datasets.scene_things import THINGS
 
 CLASS_NAMES = tuple(CLASSES)
 #: Category → names of its concepts.
@@ -133,44 +133,38 @@ def _checked_objects(names: Collection[str]) -> frozenset[str]:
 
 def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ()) -> Canvas:
     """Draw image ``index`` of a seed as one of a class; the distractor does not depend on it."""
-    rng = np.random.default_rng([seed, index, _SCENE])
-    own = np.random.default_rng([seed, index, _DISTRACTOR])
+    art, own = Painter([seed, index, _SCENE]), Painter([seed, index, _DISTRACTOR])
     canvas = Canvas(CONCEPTS)
-    strokes = scene_strokes(rng, CLASSES[CLASS_NAMES[label]])
+    strokes = scene_strokes(art, CLASSES[CLASS_NAMES[label]])
     canvas.paint(stroke for stroke in strokes if stroke.object not in without)
-    canvas.light(*_light(rng))
+    canvas.light(*_light(art))
     # The light of the scene must not show on what is in front of it.
-    distractor, noise = _distractor(own), own.standard_normal((SIDE * SIDE, 3), np.float32)
+    distractor, noise = _distractor(own), own.rng.standard_normal((SIDE * SIDE, 3), np.float32)
     canvas.paint(stroke for stroke in distractor if stroke.object not in without)
     canvas.rgb += np.float32(NOISE) * noise
     np.clip(canvas.rgb, 0.0, 1.0, out=canvas.rgb)
     return canvas
 
 
-def _light(rng: Random) -> tuple[Array, tuple[float, float]]:
+def _light(art: Painter) -> tuple[Array, tuple[float, float]]:
     """Draw the colour of the light, and how much brighter it is towards one side."""
-    warmth = between(rng, -0.04, 0.04)
-    gains = between(rng, 0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth])
-    return gains, (between(rng, -0.09, 0.09), between(rng, -0.05, 0.05))
+    warmth = art.between(-0.04, 0.04)
+    gains = art.between(0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth])
+    return gains, (art.between(-0.09, 0.09), art.between(-0.05, 0.05))
 
 
-def _distractor(rng: Random) -> Strokes:
-    present = rng.random() < DISTRACTOR_SHARE
+def _distractor(art: Painter) -> list[Stroke]:
+    is_present, balloon = art.chance(DISTRACTOR_SHARE), THINGS[DISTRACTOR]
     # High up, it hides little of what the class depends on.
-    x, y, size = between(rng, 8, 56), between(rng, 9, 28), between(rng, 12, 17)
-    return THINGS[DISTRACTOR](rng, x, y, size) if present else []
+    x, y, size = art.between(8, 56), art.between(9, 28), art.between(*balloon.sizes)
+    return balloon.strokes(art, x, y, size) if is_present else []
 
 
 # ------------------------------------------------------------------ the network
 
 
 def train_scene_network(
-    images: ArrayLike,
-    labels: ArrayLike,
-    *,
-    epochs: int = 8,
-    seed: int = 0,
-    verbose: int = 1,
+    images: ArrayLike, labels: ArrayLike, *, epochs: int = 8, seed: int = 0, verbose: int = 1
 ) -> keras.Model:
     """Train a classifier of the scenes.
 

@@ -18,6 +18,7 @@ import numpy as np
 from keras import layers
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_fill_holes
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.pictures import Split, balanced_labels, rgb, train_classifier
@@ -213,11 +214,8 @@ def glyph(label: int) -> tuple[Array, Array]:
     rows, columns = np.flatnonzero(lines.any(axis=1)), np.flatnonzero(lines.any(axis=0))
     shift = [(_CANVAS - 1 - part[0] - part[-1]) // 2 for part in (rows, columns)]
     lines = np.roll(lines, shift, (0, 1))
-    outer, _ = cv2.findContours(
-        (lines > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    body = cv2.drawContours(np.zeros_like(lines), outer, -1, 1.0, cv2.FILLED)
-    return np.maximum(body, lines), lines
+    body = binary_fill_holes(lines > 0.5)
+    return np.maximum(body.astype(np.float32), lines), lines
 
 
 def _board(rng: np.random.Generator) -> Array:
@@ -225,11 +223,8 @@ def _board(rng: np.random.Generator) -> Array:
     base, low, high = _BOARDS[rng.integers(len(_BOARDS))]
     hue, saturation = base + rng.uniform(-10, 10), rng.uniform(low, high)
     light, shade = rng.uniform(0.78, 0.97), rng.uniform(0.5, 0.72)
-    colors = (
-        rgb(hue % 360.0, 0.6 * saturation, light),
-        rgb(hue % 360.0, 1.2 * saturation, light * shade),
-    )
-
+    bright = rgb(hue % 360.0, 0.6 * saturation, light)
+    dark = rgb(hue % 360.0, 1.2 * saturation, light * shade)
     turn = np.deg2rad(rng.uniform(-_BOARD_TURN, _BOARD_TURN))
     square = rng.uniform(*_SQUARE) * SIDE
     points = (np.arange(SIDE * _FINE) + 0.5) / _FINE - SIDE / 2
@@ -237,13 +232,13 @@ def _board(rng: np.random.Generator) -> Array:
     down = (np.cos(turn) * points[:, None] - np.sin(turn) * points) / square
     off = rng.uniform(-0.12, 0.12, size=2)
     number = np.floor(across + 0.5 - off[0]) + np.floor(down + 0.5 - off[1]) + rng.integers(2)
-    fine = np.where(number[..., None] % 2 == 1, colors[1], colors[0]).astype(np.float32)
+    fine = np.where(number[..., None] % 2 == 1, dark, bright).astype(np.float32)
     board = cv2.resize(fine, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
     grain = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)).astype(np.float32), (0, 0), 1.0)
     slopes, place = rng.uniform(-0.08, 0.08, size=2), np.arange(SIDE) / SIDE - 0.5
     lit = 1.0 + 0.04 * grain + slopes[0] * place + slopes[1] * place[:, None]
-    return np.clip(board * lit[..., None], 0.0, 1.0)
+    return np.asarray(np.clip(board * lit[..., None], 0.0, 1.0))
 
 
 def _piece_over(board: Array, label: int, rng: np.random.Generator) -> Array:
@@ -265,7 +260,7 @@ def _piece_over(board: Array, label: int, rng: np.random.Generator) -> Array:
         fill = rgb(rng.uniform(0, 360), rng.uniform(0, 0.5), rng.uniform(0.08, 0.45))
         line = rgb(rng.uniform(25, 60), 0.15, rng.uniform(0.6, 0.95))
     shadow = cv2.GaussianBlur(np.roll(body, (2, 2), (0, 1)), (0, 0), 2.0)
-    image = board * (1.0 - 0.35 * shadow[..., None])
+    image: Array = board * (1.0 - 0.35 * shadow[..., None])
     for part, color in ((body, fill), (lines, line)):
         image = image * (1.0 - part[..., None]) + color * part[..., None]
     return image

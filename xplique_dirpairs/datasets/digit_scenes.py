@@ -104,7 +104,7 @@ def _scenes(n: int, seed: int, split: Split) -> tuple[Array, Array, Array]:
 def photograph(name: str) -> Array:
     """Read a photograph from the packages' files, (height, width, 3) in [0, 1]."""
     load, rows, columns = _SUBJECTS[name]
-    return np.asarray(load(), np.float32)[rows, columns] / 255.0
+    return np.asarray(load()[rows, columns], np.float32) / np.float32(255.0)
 
 
 @cache
@@ -113,7 +113,7 @@ def handwriting(digit: int, split: Split) -> Array:
     data = load_digits()
     samples = data.images[data.target == digit].astype(np.float32) / 16.0
     in_test = np.arange(len(samples)) % TEST_EVERY == 0
-    return samples[in_test if split == "test" else ~in_test]
+    return np.asarray(samples[in_test if split == "test" else ~in_test])
 
 
 def _cut_out(picture: Array, rng: np.random.Generator) -> Array:
@@ -125,7 +125,7 @@ def _cut_out(picture: Array, rng: np.random.Generator) -> Array:
     part = cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     if rng.random() < 0.5:
         part = part[:, ::-1]
-    return np.clip(part * rng.uniform(0.9, 1.1), 0.0, 1.0)
+    return np.asarray(np.clip(part * rng.uniform(0.9, 1.1), 0.0, 1.0))
 
 
 def _stroke(sample: Array, rng: np.random.Generator) -> Array:
@@ -137,8 +137,8 @@ def _stroke(sample: Array, rng: np.random.Generator) -> Array:
     large = cv2.warpAffine(sample, turn, (SIDE, SIDE), flags=cv2.INTER_CUBIC)
     large = cv2.GaussianBlur(large, (0, 0), 0.33 * scale)
     # A steep ramp below half the ink's darkness turns the blurred enlargement into a pen stroke.
-    edge = np.clip((large - 0.35) / 0.15, 0.0, 1.0)
-    return edge * edge * (3 - 2 * edge)
+    edge: Array = np.clip((large - 0.35) / 0.15, 0.0, 1.0)
+    return np.asarray(edge * edge * (3 - 2 * edge))
 
 
 def _ink_over(background: Array, stroke: Array, rng: np.random.Generator) -> Array:
@@ -152,16 +152,12 @@ def _ink_over(background: Array, stroke: Array, rng: np.random.Generator) -> Arr
         ink, edge = rgb(hue, rng.uniform(0.0, 0.4), rng.uniform(0.95, 1.0)), 0.0
     halo = 0.6 * np.clip(1.8 * cv2.GaussianBlur(stroke, (0, 0), 1.8), 0.0, 1.0)[..., None]
     opacity = 0.94 * stroke[..., None]
-    return (background * (1 - halo) + edge * halo) * (1 - opacity) + ink * opacity
+    with_halo = background * (1 - halo) + edge * halo
+    return np.asarray(with_halo * (1 - opacity) + ink * opacity)
 
 
 def small_cnn(
-    images: Array,
-    labels: Array,
-    *,
-    epochs: int = 9,
-    seed: int = 0,
-    verbose: int = 1,
+    images: Array, labels: Array, *, epochs: int = 9, seed: int = 0, verbose: int = 1
 ) -> keras.Model:
     """Train a small convolutional classifier on the pictures.
 

@@ -45,7 +45,7 @@ def balanced_labels(
 def rgb(hue: float, saturation: float, value: float) -> Array:
     """Return a colour, (3,) float32; the hue is in degrees, the others in [0, 1]."""
     hsv = np.array([[[hue, saturation, value]]], np.float32)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])
 
 
 def train_classifier(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -41,7 +40,8 @@ _OFFSET = ((np.arange(SIDE) + 0.5) / SIDE * 2 - 1).astype(np.float32)
 _ACROSS = np.tile(_OFFSET, SIDE)
 _DOWN = np.repeat(_OFFSET, SIDE)
 
-Random = np.random.Generator
+#: RGB of a paint, and the name of its colour.
+Ink: TypeAlias = tuple[Array, str]
 T = TypeVar("T")
 
 
@@ -57,35 +57,28 @@ class Paint:
         None for a plain paint.
     pattern : ndarray of shape (SIDE, SIDE), optional
         Share of the second ink, in [0, 1].
-    shade : (float, float)
-        How much lighter the paint becomes to the right and downwards, over half an image.
+    across : float, default=0
+        How much lighter the paint becomes to the right, over half an image.
     """
 
-    inks: tuple[tuple[Array, str], ...]
+    inks: tuple[Ink, ...]
     texture: str | None = None
     pattern: Array | None = None
-    shade: tuple[float, float] = (0.0, 0.0)
+    across: float = 0.0
+
+    def darker(self, share: float) -> Paint:
+        """Return the same paint in less light."""
+        inks = tuple((rgb * np.float32(1 - share), colour) for rgb, colour in self.inks)
+        return replace(self, inks=inks)
 
 
-@dataclass(frozen=True, eq=False)
-class Stroke:
-    """A region of an object, perhaps of one of its parts, in one paint.
-
-    Attributes
-    ----------
-    object, part : str
-        Names; the part is None where it has no name.
-    region : ndarray of shape (SIDE, SIDE), bool
-    paint : Paint
-    """
+class Stroke(NamedTuple):
+    """A region (SIDE, SIDE) of an object, perhaps of one of its named parts, in one paint."""
 
     object: str
     part: str | None
     region: Array
     paint: Paint
-
-
-Strokes = list[Stroke]
 
 
 class Canvas:
@@ -106,126 +99,107 @@ class Canvas:
     def __init__(self, concepts: dict[str, tuple[str, ...]]):
         self.rgb = np.full((SIDE * SIDE, 3), 0.5, np.float32)
         self.masks = np.zeros((len(concepts), SIDE * SIDE), np.uint8)
-        self._objects, self._parts, self._textures, self._colours = map(_numbers, concepts.values())
+        self._numbers = [
+            {name: k for k, name in enumerate((None, *names))} for names in concepts.values()
+        ]
 
     def paint(self, strokes: Iterable[Stroke]) -> None:
         """Fill regions, each over those before it."""
-        for stroke in strokes:
-            self._fill(stroke)
+        for part_of, part, region, paint in strokes:
+            where = np.flatnonzero(region)
+            (rgb, colour), *second = paint.inks
+            names = (part_of, part, paint.texture, colour)
+            numbers = [of_name[name] for of_name, name in zip(self._numbers, names, strict=True)]
+            self.masks[:, where] = np.array(numbers, np.uint8)[:, None]
+            if paint.pattern is not None:
+                (other_rgb, other), share = second[0], paint.pattern.ravel()[where]
+                rgb = rgb + share[:, None] * (other_rgb - rgb)
+                self.masks[3, where[share > 0.5]] = self._numbers[3][other]
+            if paint.across:
+                rgb = rgb * (1.0 + paint.across * _ACROSS[where])[:, None]
+            self.rgb[where] = rgb
 
     def light(self, gains: Array, slope: tuple[float, float]) -> None:
         """Shed coloured light on everything so far, brighter to one side."""
         field = 1.0 + slope[0] * _ACROSS + slope[1] * _DOWN
         self.rgb *= field[:, None] * gains.astype(np.float32)
 
-    def _fill(self, stroke: Stroke) -> None:
-        where = np.flatnonzero(stroke.region)
-        paint = stroke.paint
-        (painted, colour), *second = paint.inks
-        numbers = [
-            self._objects[stroke.object],
-            self._parts[stroke.part],
-            self._textures[paint.texture],
-            self._colours[colour],
-        ]
-        self.masks[:, where] = np.array(numbers, np.uint8)[:, None]
-        if paint.pattern is not None and second:
-            share = paint.pattern.ravel()[where]
-            painted = painted + share[:, None] * (second[0][0] - painted)
-            if second[0][1] != colour:
-                self.masks[3, where[share > 0.5]] = self._colours[second[0][1]]
-        across, down = paint.shade
-        if across or down:
-            painted = painted * (1.0 + across * _ACROSS[where] + down * _DOWN[where])[:, None]
-        self.rgb[where] = painted
 
+class Painter:
+    """Draws random choices, and paints in random shades, from one generator.
 
-@cache
-def _numbers(names: tuple[str, ...]) -> dict[str | None, int]:
-    """Return the numbers of names; None has 0."""
-    return {None: 0} | {name: k + 1 for k, name in enumerate(names)}
-
-
-def pick(rng: Random, names: str | Sequence[str]) -> str:
-    """Draw one of several names; in a string, words that come twice are twice as likely."""
-    return pick_of(rng, names.split() if isinstance(names, str) else names)
-
-
-def pick_of(rng: Random, values: Sequence[T]) -> T:
-    """Draw one of several values."""
-    return values[int(rng.random() * len(values))]
-
-
-def between(rng: Random, low: float, high: float) -> float:
-    """Draw a uniform number."""
-    return low + (high - low) * rng.random()
-
-
-def ink(rng: Random, colour: str, pale: float = 0.0, dark: float = 0.0) -> tuple[Array, str]:
-    """Draw a shade of a colour, mixed with white (pale) or black (dark) by a share."""
-    rgb = np.array(COLOURS[colour]) * (1 - dark)
-    rgb = rgb + pale * (1 - rgb)
-    rgb = rgb * between(rng, 0.94, 1.05) + 0.04 * (rng.random(3) - 0.5)
-    return np.clip(rgb, 0.03, 1.0).astype(np.float32), colour
-
-
-def plain(
-    rng: Random, colour: str, *, pale: float = 0.0, dark: float = 0.0, across: float = 0.0
-) -> Paint:
-    """Return a paint of one colour; ``across`` is its `Paint.shade` to the right."""
-    return Paint((ink(rng, colour, pale, dark),), shade=(across, 0.0))
-
-
-def material(
-    rng: Random,
-    texture: str,
-    colour: str,
-    *,
-    pale: float = 0.0,
-    horizon: float | None = None,
-    across: float = 0.0,
-) -> Paint:
-    """Return a texture of one colour in two shades.
-
-    With a ``horizon`` (a row) it lies on a floor that ends there, else it is seen from the front.
+    Colours are given as words: of several, one is drawn, and those that come twice are twice as
+    likely.
     """
-    light = ink(rng, colour, pale)
-    dark = (light[0] * np.float32(1 - _CONTRAST[texture]), colour)
-    return Paint((light, dark), texture, texture_pattern(rng, texture, horizon), (across, 0.0))
 
+    def __init__(self, seed: Sequence[int]):
+        self.rng = np.random.default_rng(seed)
 
-def bricks(rng: Random, colour: str, mortar: str) -> Paint:
-    """Return bricks and mortar."""
-    return Paint((ink(rng, colour), ink(rng, mortar)), "bricked", texture_pattern(rng, "bricked"))
+    def chance(self, share: float) -> bool:
+        """Return true with a probability."""
+        return bool(self.rng.random() < share)
 
+    def between(self, low: float, high: float) -> float:
+        """Draw a uniform number."""
+        return low + (high - low) * self.rng.random()
 
-def decoration(
-    rng: Random, texture: str, colours: tuple[str, str], horizon: float | None = None
-) -> Paint:
-    """Return a texture of two colours; ``horizon`` as in `material`."""
-    inks = (ink(rng, colours[0]), ink(rng, colours[1]))
-    return Paint(inks, texture, texture_pattern(rng, texture, horizon))
+    def pick_of(self, values: Sequence[T]) -> T:
+        """Draw one of several values."""
+        return values[int(self.rng.random() * len(values))]
 
+    def pick(self, words: str) -> str:
+        """Draw one of several words."""
+        return self.pick_of(words.split())
 
-def two_colours(rng: Random) -> tuple[str, str]:
-    """Draw a light and a dark colour that go together."""
-    light = pick(rng, "white white white yellow pink orange")
-    return light, pick(rng, "red red blue blue green purple black brown")
+    def ink(self, words: str, pale: float = 0.0, dark: float = 0.0) -> Ink:
+        """Draw a shade of a colour, mixed with white (pale) or black (dark) by a share."""
+        colour = self.pick(words) if " " in words else words
+        rgb = np.array(COLOURS[colour]) * (1 - dark)
+        rgb = rgb + pale * (1 - rgb)
+        rgb = rgb * self.between(0.94, 1.05) + 0.04 * (self.rng.random(3) - 0.5)
+        return np.clip(rgb, 0.03, 1.0).astype(np.float32), colour
 
+    def plain(
+        self, words: str, *, pale: float = 0.0, dark: float = 0.0, across: float = 0.0
+    ) -> Paint:
+        """Return a paint of one colour."""
+        return Paint((self.ink(words, pale, dark),), across=across)
 
-def cloth(
-    rng: Random, colours: str, decorated: float, textures: tuple[str, ...] = DECORATIONS
-) -> Paint:
-    """Return cloth in one of the colours, with a texture with probability ``decorated``."""
-    colour = pick(rng, colours)
-    if rng.random() >= decorated:
-        return plain(rng, colour, across=0.25)
-    pale = colour in ("white", "yellow", "pink", "orange")
-    other = pick(rng, "red blue green purple black brown" if pale else "white white yellow")
-    return decoration(rng, pick(rng, textures), (colour, other))
+    def material(
+        self,
+        texture: str,
+        words: str,
+        *,
+        pale: float = 0.0,
+        horizon: float | None = None,
+        across: float = 0.0,
+    ) -> Paint:
+        """Return a texture of one colour in two shades.
 
+        With a ``horizon`` (a row) it lies on a floor that ends there, else it is seen from the
+        front.
+        """
+        light = self.ink(words, pale)
+        dark = (light[0] * np.float32(1 - _CONTRAST[texture]), light[1])
+        return Paint((light, dark), texture, texture_pattern(self.rng, texture, horizon), across)
 
-def darker(paint: Paint, share: float) -> Paint:
-    """Return the same paint in less light."""
-    inks = tuple((rgb * np.float32(1 - share), colour) for rgb, colour in paint.inks)
-    return replace(paint, inks=inks)
+    def decoration(
+        self, texture: str, colours: tuple[str, str], horizon: float | None = None
+    ) -> Paint:
+        """Return a texture of two colours; ``horizon`` as in `material`."""
+        inks = (self.ink(colours[0]), self.ink(colours[1]))
+        return Paint(inks, texture, texture_pattern(self.rng, texture, horizon))
+
+    def two_colours(self) -> tuple[str, str]:
+        """Draw a light and a dark colour that go together."""
+        light = self.pick("white white white yellow pink orange")
+        return light, self.pick("red red blue blue green purple black brown")
+
+    def cloth(self, words: str, decorated: float, textures: tuple[str, ...] = DECORATIONS) -> Paint:
+        """Return cloth of a colour, with a texture with probability ``decorated``."""
+        colour = self.pick(words)
+        if not self.chance(decorated):
+            return self.plain(colour, across=0.25)
+        pale = colour in ("white", "yellow", "pink", "orange")
+        other = self.pick("red blue green purple black brown" if pale else "white white yellow")
+        return self.decoration(self.pick_of(textures), (colour, other))

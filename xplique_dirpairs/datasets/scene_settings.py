@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.datasets import scene_things as things
-from xplique_dirpairs.datasets.scene_paint import (
-    Paint,
-    Random,
-    Stroke,
-    Strokes,
-    between,
-    bricks,
-    decoration,
-    material,
-    pick,
-    plain,
-    two_colours,
-)
+from xplique_dirpairs.datasets.scene_paint import Paint, Painter, Stroke
 from xplique_dirpairs.datasets.scene_shapes import SIDE, box, polygon
+from xplique_dirpairs.datasets.scene_things import THINGS, draw_thing
 
 #: What a scene is made of besides things.
 GROUNDS = ("sky", "sea", "grass", "road", "wall", "floor")
-#: Name of a thing → function of a generator, x, y and a size that draws it.
-THINGS: dict[str, Callable[[Random, float, float, float], Strokes]] = {
-    "cloud": things.cloud,
-    "hill": things.hill,
-    "house": things.house,
-    "tree": things.tree,
-    "car": things.car,
-    "boat": things.boat,
-    "flowers": things.flowers,
-    "table": things.table,
-    "parasol": things.parasol,
-    "sofa": things.sofa,
-    "lamp": things.lamp,
-    "picture": things.picture,
-    "rug": things.rug,
-    "balloon": things.balloon,
-}
 #: Parts of any thing; windows, poles and legs belong to several.
 PARTS = (
     "roof", "door", "window", "chimney", "crown", "trunk", "wheel", "hull", "sail", "pole",
@@ -54,10 +26,16 @@ DISTRACTOR = "balloon"
 LEAST_VISIBLE = 0.55
 
 
-#: Things in their places: the row of the foot, the strokes, the name.
-Placed = list[tuple[float, Strokes, str]]
-#: All strokes of a scene, and those of each thing that defines its class.
-Arranged = tuple[Strokes, list[Strokes]]
+class Placed(NamedTuple):
+    """A thing in its place; ``foot`` is the row that it stands on."""
+
+    foot: float
+    name: str
+    strokes: list[Stroke]
+
+
+#: The ground of a scene, and its things from back to front.
+Arranged: TypeAlias = tuple[list[Stroke], list[Placed]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +54,7 @@ class SceneClass:
 
     setting: str
     defining: tuple[str, ...]
-    extras: tuple[str, ...] = ()
+    extras: tuple[str, ...]
 
 
 CLASSES = {
@@ -90,158 +68,131 @@ CLASSES = {
     "living room": SceneClass("room", ("sofa", "picture"), ("lamp", "rug")),
 }
 
-#: Thing → range of its size in pixels, as the function that draws it takes it.
-_SIZES = {
-    "house": (23, 31),
-    "tree": (27, 38),
-    "car": (24, 31),
-    "boat": (22, 30),
-    "table": (24, 32),
-    "parasol": (24, 31),
-    "sofa": (36, 44),
-    "lamp": (14, 19),
-    "flowers": (17, 22),
-    "picture": (13, 19),
-    "rug": (34, 48),
-}
-#: Thing → how far below the horizon it stands, as a share of the ground's depth.
-_DEPTHS = {
-    "house": (0.08, 0.35),
-    "tree": (0.12, 0.75),
-    "car": (0.6, 0.95),
-    "table": (0.7, 0.98),
-    "parasol": (0.5, 0.85),
-    "sofa": (0.4, 0.85),
-    "flowers": (0.75, 0.98),
-}
 
-
-def scene_strokes(rng: Random, kind: SceneClass) -> Strokes:
+def scene_strokes(art: Painter, kind: SceneClass) -> list[Stroke]:
     """Draw everything but the distractor, from back to front."""
+    arrange = {"water": _water, "room": _room}.get(kind.setting, _outdoors)
     while True:
-        strokes, defining = _SETTINGS[kind.setting](rng, kind)
-        if _visible_shares(strokes, defining).min() >= LEAST_VISIBLE:
-            return strokes
+        strokes, placed = arrange(art, kind)
+        if _least_visible(placed, kind.defining) >= LEAST_VISIBLE:
+            return strokes + [stroke for thing in placed for stroke in thing.strokes]
 
 
-def _visible_shares(strokes: Strokes, groups: list[Strokes]) -> Array:
-    """Return the share of each group of strokes, within the frame, that is not covered."""
-    owner = np.full((SIDE, SIDE), -1)
-    group_of = {id(stroke): k for k, group in enumerate(groups) for stroke in group}
-    for stroke in strokes:
-        owner[stroke.region] = group_of.get(id(stroke), -1)
-    shares = []
-    for k, group in enumerate(groups):
-        whole = np.any([stroke.region for stroke in group], axis=0).sum()
-        shares.append((owner == k).sum() / max(whole, 1))
-    return np.array(shares)
+def _least_visible(placed: list[Placed], names: Sequence[str]) -> float:
+    """Return the smallest share, within the frame, of a thing with one of the names in sight."""
+    covered, least = np.zeros((SIDE, SIDE), bool), 1.0
+    for thing in reversed(placed):
+        region = np.any([stroke.region for stroke in thing.strokes], axis=0)
+        if thing.name in names:
+            least = min(least, float((region & ~covered).sum() / max(region.sum(), 1)))
+        covered |= region
+    return least
 
 
-def _water(rng: Random, kind: SceneClass) -> Arranged:
+def _water(art: Painter, kind: SceneClass) -> Arranged:
     """Draw a bank with things on it, and boats."""
-    horizon = between(rng, 22, 30)
-    mirrored = rng.random() < 0.5
-    strokes = _sky(rng, horizon)
-    calm = rng.random() < 0.35
-    colour = "blue" if calm else pick(rng, "blue blue blue grey")
-    water = plain(rng, colour) if calm else material(rng, "wavy", colour, horizon=horizon)
+    horizon = art.between(22, 30)
+    mirrored = art.chance(0.5)
+    strokes = _sky(art, horizon)
+    calm = art.chance(0.35)
+    colour = "blue" if calm else art.pick("blue blue blue grey")
+    water = art.plain(colour) if calm else art.material("wavy", colour, horizon=horizon)
     strokes.append(Stroke("sea", None, _below(horizon), water))
-    reach, low = between(rng, 34, 40), horizon + between(rng, 9, 12)
+    reach, low = art.between(34, 40), horizon + art.between(9, 12)
     shore = [(reach - 6, horizon), (reach, horizon + 3), (reach - 10, low)]
     corners = [(0, horizon), *shore, (0, low)]
-    bank = polygon([(SIDE - 1 - u if mirrored else u, v) for u, v in corners])
-    strokes.append(_ground(rng, pick(rng, "grass road"), bank, horizon))
-    names = [*kind.defining, *_extra(rng, kind)]
+    bank = polygon(corners, SIDE - 1, -1.0) if mirrored else polygon(corners)
+    strokes.append(_ground(art, art.pick("grass road"), bank, horizon))
+    names = _names(art, kind)
     on_bank = [name for name in names if name != "boat"]
-    placed: Placed = []
-    for slot, name in zip(_slots(rng, len(on_bank), 9, reach - 9), on_bank, strict=True):
-        x, y = SIDE - slot if mirrored else slot, horizon + between(rng, 3, 8)
-        placed.append((y, _thing(rng, name, x, y, 0.9), name))
-    boats = names.count("boat")
-    for slot in _slots(rng, boats, 26 if boats > 1 else 36, 52):
-        x, y = SIDE - slot if mirrored else slot, horizon + between(rng, 14, SIDE - 3 - horizon)
-        placed.append((y, _thing(rng, "boat", x, y, 0.75 if boats > 1 else 1.0), "boat"))
-    return _stacked(strokes, placed, kind)
+    boats = [name for name in names if name == "boat"]
+
+    def on_land(name: str) -> float:
+        return horizon + art.between(3, 8)
+
+    def on_water(name: str) -> float:
+        return horizon + art.between(14, SIDE - 3 - horizon)
+
+    placed = _row(art, on_bank, (9, reach - 9), on_land, 0.9, mirrored)
+    left, scale = (26, 0.75) if len(boats) > 1 else (36, 1.0)
+    placed += _row(art, boats, (left, 52), on_water, scale, mirrored)
+    return strokes, sorted(placed, key=lambda thing: thing.foot)
 
 
-def _outdoors(rng: Random, kind: SceneClass) -> Arranged:
+def _outdoors(art: Painter, kind: SceneClass) -> Arranged:
     """Draw things on grass or on a road."""
-    horizon = between(rng, 26, 36)
-    strokes = _sky(rng, horizon)
+    horizon = art.between(26, 36)
+    strokes = _sky(art, horizon)
     ground = "grass" if kind.setting == "meadow" else "road"
-    strokes.append(_ground(rng, ground, _below(horizon), horizon))
-    names = [*kind.defining, *_extra(rng, kind)]
-    return _stacked(strokes, _spread(rng, names, horizon), kind)
+    strokes.append(_ground(art, ground, _below(horizon), horizon))
+    return strokes, _standing(art, _names(art, kind), horizon)
 
 
-def _room(rng: Random, kind: SceneClass) -> Arranged:
-    """Draw a wall with things that hang there, and a floor."""
-    horizon = between(rng, 34, 43)
-    strokes = [Stroke("wall", None, _below(0), _wall(rng))]
-    strokes.append(Stroke("floor", None, _below(horizon), _floor(rng, horizon)))
-    names = [*kind.defining, *_extra(rng, kind)]
+def _room(art: Painter, kind: SceneClass) -> Arranged:
+    """Draw a wall with things that hang there, and a floor with a rug under everything else."""
+    horizon = art.between(34, 43)
+    strokes = [Stroke("wall", None, _below(0), _wall(art))]
+    strokes.append(Stroke("floor", None, _below(horizon), _floor(art, horizon)))
+    names = _names(art, kind)
+
+    def height(name: str) -> float:
+        return art.between(14, 24) if name == "lamp" else art.between(12, 19)
+
     hanging = [name for name in names if name in ("lamp", "picture")]
-    placed: Placed = []
-    for x, name in zip(_slots(rng, len(hanging), 8, 56), hanging, strict=True):
-        y = between(rng, 14, 24) if name == "lamp" else between(rng, 12, 19)
-        placed.append((horizon - 1, _thing(rng, name, x, y, 1.0), name))
-    if "rug" in names:  # lies under everything
-        x, y = between(rng, 22, 42), between(rng, horizon + 12, 62)
-        placed.append((horizon, _thing(rng, "rug", x, y, 1.0), "rug"))
+    placed = _row(art, hanging, (8, 56), height)
+    if "rug" in names:
+        x, y = art.between(22, 42), art.between(horizon + 12, 62)
+        placed.append(Placed(y, "rug", draw_thing(art, "rug", x, y)))
     standing = [name for name in names if name not in ("lamp", "picture", "rug")]
-    return _stacked(strokes, placed + _spread(rng, standing, horizon), kind)
+    return strokes, placed + _standing(art, standing, horizon)
 
 
-def _wall(rng: Random) -> Paint:
-    style = pick(rng, "plain plain plain plain striped dotted bricked wooden")
+def _wall(art: Painter) -> Paint:
+    style = art.pick("plain plain plain plain striped dotted bricked wooden")
     if style == "wooden":
-        return material(rng, "wooden", pick(rng, "white brown"))
+        return art.material(style, "white brown")
     if style == "bricked":
-        colour = pick(rng, "red brown orange white")
-        return bricks(rng, colour, "grey" if colour == "white" else pick(rng, "grey white"))
-    colour = pick(rng, "white yellow blue green pink grey")
+        colour = art.pick("red brown orange white")
+        mortar = "grey" if colour == "white" else art.pick("grey white")
+        return art.decoration(style, (colour, mortar))
+    colour = art.pick("white yellow blue green pink grey")
     if style == "plain":
-        return plain(rng, colour, pale=0.25, across=0.2)
-    return decoration(rng, style, ("yellow" if colour == "white" else "white", colour))
+        return art.plain(colour, pale=0.25, across=0.2)
+    return art.decoration(style, ("yellow" if colour == "white" else "white", colour))
 
 
-def _floor(rng: Random, horizon: float) -> Paint:
-    style = pick(rng, "wooden wooden wooden chequered plain plain")
+def _floor(art: Painter, horizon: float) -> Paint:
+    style = art.pick("wooden wooden wooden chequered plain plain")
     if style == "chequered":
-        return decoration(rng, style, two_colours(rng), horizon)
+        return art.decoration(style, art.two_colours(), horizon)
     if style == "wooden":
-        return material(rng, style, pick(rng, "orange orange grey"), horizon=horizon)
-    return plain(rng, pick(rng, "grey grey green blue pink"))
+        return art.material(style, "orange orange grey", horizon=horizon)
+    return art.plain("grey grey green blue pink")
 
 
-_SETTINGS = {"water": _water, "meadow": _outdoors, "town": _outdoors, "room": _room}
-
-
-def _sky(rng: Random, horizon: float) -> Strokes:
+def _sky(art: Painter, horizon: float) -> list[Stroke]:
     """Draw sky, clouds and hills."""
-    colour = pick(rng, "blue blue blue blue blue grey orange pink")
-    air = plain(rng, colour, pale=between(rng, 0.35, 0.5) if colour != "grey" else 0.25)
+    colour = art.pick("blue blue blue blue blue grey orange pink")
+    air = art.plain(colour, pale=art.between(0.35, 0.5) if colour != "grey" else 0.25)
     strokes = [Stroke("sky", None, _below(0), air)]
-    for _ in range(int(rng.random() * 3)):
-        x, y = between(rng, 4, 60), between(rng, 6, horizon - 9)
-        strokes += THINGS["cloud"](rng, x, y, between(rng, 16, 28))
-    if rng.random() < 0.5:
-        strokes += THINGS["hill"](rng, between(rng, 8, 56), horizon + 1, between(rng, 40, 80))
+    for _ in range(int(art.between(0, 3))):
+        strokes += draw_thing(art, "cloud", art.between(4, 60), art.between(6, horizon - 9))
+    if art.chance(0.5):
+        strokes += draw_thing(art, "hill", art.between(8, 56), horizon + 1)
     return strokes
 
 
-def _ground(rng: Random, name: str, region: Array, horizon: float) -> Stroke:
+def _ground(art: Painter, name: str, region: Array, horizon: float) -> Stroke:
+    colour = art.pick(
+        "green green green green yellow" if name == "grass" else "grey grey grey orange"
+    )
+    rough, pale = art.chance(0.6), 0.3 if colour == "orange" else 0.0
     if name == "grass":
-        colour = pick(rng, "green green green green yellow")
-        rough = rng.random() < 0.6
-        paint = material(rng, "grassy", colour) if rough else plain(rng, colour)
+        paint = art.material("grassy", colour) if rough else art.plain(colour)
     else:
-        colour = pick(rng, "grey grey grey orange")
-        rough = rng.random() < 0.6
-        pale = 0.3 if colour == "orange" else 0.0
-        paint = plain(rng, colour, pale=pale)
+        paint = art.plain(colour, pale=pale)
         if rough:
-            paint = material(rng, "cobbled", colour, pale=pale, horizon=horizon)
+            paint = art.material("cobbled", colour, pale=pale, horizon=horizon)
     return Stroke(name, None, region, paint)
 
 
@@ -249,32 +200,37 @@ def _below(horizon: float) -> Array:
     return box(0, horizon, SIDE, SIDE)
 
 
-def _extra(rng: Random, kind: SceneClass) -> list[str]:
-    return [pick(rng, kind.extras)] if kind.extras and rng.random() < 0.5 else []
+def _names(art: Painter, kind: SceneClass) -> list[str]:
+    """Return the things of a scene: those that define its class and, half of the time, an extra."""
+    names = list(kind.defining)
+    if art.chance(0.5):
+        names.append(art.pick_of(kind.extras))
+    return names
 
 
-def _slots(rng: Random, count: int, low: float, high: float) -> list[float]:
-    """Draw places beside one another, in random order."""
-    wide = (high - low) / max(count, 1)
-    places = [low + wide * (k + between(rng, 0.25, 0.75)) for k in range(count)]
-    return [places[k] for k in rng.permutation(count)]
+def _standing(art: Painter, names: list[str], horizon: float) -> list[Placed]:
+    """Place things across the ground, the nearer ones in front."""
+
+    def foot(name: str) -> float:
+        return horizon + art.between(*THINGS[name].depths) * (SIDE - horizon)
+
+    return sorted(_row(art, names, (8, 56), foot), key=lambda thing: thing.foot)
 
 
-def _spread(rng: Random, names: list[str], horizon: float) -> Placed:
-    """Place things across the ground."""
-    placed: Placed = []
-    for x, name in zip(_slots(rng, len(names), 8, 56), names, strict=True):
-        y = horizon + between(rng, *_DEPTHS[name]) * (SIDE - horizon)
-        placed.append((y, _thing(rng, name, x, y, 1.0), name))
+def _row(
+    art: Painter,
+    names: list[str],
+    between: tuple[float, float],
+    row: Callable[[str], float],
+    scale: float = 1.0,
+    mirrored: bool = False,
+) -> list[Placed]:
+    """Place things beside one another in random order, each on its row."""
+    left, right = between
+    wide = (right - left) / max(len(names), 1)
+    columns = [left + wide * (k + art.between(0.25, 0.75)) for k in range(len(names))]
+    placed = []
+    for name, k in zip(names, art.rng.permutation(len(names)), strict=True):
+        x, y = SIDE - columns[k] if mirrored else columns[k], row(name)
+        placed.append(Placed(y, name, draw_thing(art, name, x, y, scale)))
     return placed
-
-
-def _thing(rng: Random, name: str, x: float, y: float, scale: float) -> Strokes:
-    return THINGS[name](rng, x, y, scale * between(rng, *_SIZES[name]))
-
-
-def _stacked(strokes: Strokes, placed: Placed, kind: SceneClass) -> Arranged:
-    """Put the nearer things in front."""
-    placed = sorted(placed, key=lambda item: item[0])
-    defining = [group for _, group, name in placed if name in kind.defining]
-    return strokes + [stroke for _, group, _ in placed for stroke in group], defining

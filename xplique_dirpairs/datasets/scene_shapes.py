@@ -20,11 +20,11 @@ SIDE = 64
 # ------------------------------------------------------------------ regions, (SIDE, SIDE) bool
 
 
-def polygon(points: Sequence[tuple[float, float]]) -> Array:
-    """Return the region within corners (x, y)."""
+def polygon(corners: Sequence[tuple[float, float]], x: float = 0.0, scale: float = 1.0) -> Array:
+    """Return the region within corners (x + scale · u, v) of the points (u, v)."""
     region = np.zeros((SIDE, SIDE), np.uint8)
-    corners = np.round(np.array(points, np.float64) * 16).astype(np.int32)
-    cv2.fillPoly(region, [corners], (1,), cv2.LINE_8, 4)
+    points = np.array([(x + scale * u, v) for u, v in corners], np.float64)
+    cv2.fillPoly(region, [np.round(points * 16).astype(np.int32)], (1,), cv2.LINE_8, 4)
     return region.view(bool)
 
 
@@ -41,7 +41,12 @@ def ellipse(x: float, y: float, across: float, down: float) -> Array:
     """Return an ellipse with the middle (x, y) and two half axes."""
     u = (np.arange(SIDE) + 0.5 - x) / across
     v = (np.arange(SIDE) + 0.5 - y) / down
-    return (u**2) + (v**2)[:, None] <= 1.0
+    return np.asarray((u**2) + (v**2)[:, None] <= 1.0)
+
+
+def dome(x: float, y: float, across: float, up: float) -> Array:
+    """Return the upper half of an ellipse with the middle (x, y)."""
+    return cut_below(ellipse(x, y, across, up), y)
 
 
 def cut_below(region: Array, y: float) -> Array:
@@ -81,9 +86,9 @@ def texture_pattern(rng: np.random.Generator, texture: str, horizon: float | Non
     tile = _tile(texture, int(rng.random() * _VARIANTS.get(texture, 1)))
     down, left = int(rng.random() * 32), int(rng.random() * 32)
     if horizon is None:
-        return tile[down : down + SIDE, left : left + SIDE]
+        return np.asarray(tile[down : down + SIDE, left : left + SIDE])
     rows, columns = _floor(round(horizon))
-    return tile[rows[:, None] + down, columns + left]
+    return np.asarray(tile[rows[:, None] + down, columns + left])
 
 
 @cache
@@ -104,82 +109,50 @@ def _tile(texture: str, variant: int) -> Array:
     """Return the share of the second ink, (_TILE, _TILE); 0 or 1 where it is another colour."""
     y, x = np.mgrid[:_TILE, :_TILE]
     rng = np.random.default_rng([TEXTURES.index(texture), variant])
-    share = _DRAWN[texture](x, y, variant, rng)
+    share: Array
+    match texture:
+        case "striped":
+            size, along = 6 + 2 * (variant % 2), (x, y, x + y)[variant // 2]
+            share = (along % size) < size // 2
+        case "chequered":
+            size = (4, 5)[variant]
+            share = (x // size + y // size) % 2
+        case "dotted":
+            size = (6, 8)[variant]
+            middle, shift = (size - 1) / 2, y // size % 2 * size // 2
+            share = ((x + shift) % size - middle) ** 2 + (y % size - middle) ** 2
+            share = share < (0.34 * size) ** 2
+        case "bricked":
+            height, width = ((4, 8), (5, 10))[variant]
+            shift = y // height % 2 * width // 2
+            share = (y % height == 0) | ((x + shift) % width == 0)
+        case "wooden":
+            along, across = (x, y) if variant == 0 else (y, x)
+            grain = rng.random((_TILE, _TILE // 8 + 1))[across, along // 8]
+            seam = (across % 6 == 0) | ((along + across // 6 * 23) % 57 == 0)
+            share = np.where(seam, 1.0, 0.4 * grain)
+        case "wavy":
+            crest = y + 1.3 * np.sin(2 * np.pi * x / 19 + 1.8 * np.sin(2 * np.pi * y / 37))
+            share = 0.5 + 0.6 * np.sin(2 * np.pi * crest / 7)
+        case "grassy":
+            share = 0.5 + 3.2 * (cv2.blur(rng.random((_TILE, _TILE)), (1, 4)) - 0.5)
+        case "leafy":
+            noise = rng.standard_normal((_TILE, _TILE))
+            share = 0.5 + 1.6 * cv2.GaussianBlur(noise, (0, 0), 1.1)
+        case "cobbled":
+            share = _cobbles(x, y, rng)
+        case _:  # "shingled"
+            across, down = (x + y // 4 % 2 * 3) % 6 - 2.5, y % 4
+            share = np.where(down + (across / 2.5) ** 2 >= 2.9, 1.0, 0.12 * down)
     return np.clip(share, 0.0, 1.0).astype(np.float32)
 
 
-def _striped(x, y, variant, rng):
-    size, along = 6 + 2 * (variant % 2), (x, y, x + y)[variant // 2]
-    return (along % size) < size // 2
-
-
-def _chequered(x, y, variant, rng):
-    size = (4, 5)[variant]
-    return (x // size + y // size) % 2
-
-
-def _dotted(x, y, variant, rng):
-    size = (6, 8)[variant]
-    row = y // size
-    u, v = (x + row % 2 * size // 2) % size - (size - 1) / 2, y % size - (size - 1) / 2
-    return u**2 + v**2 < (0.34 * size) ** 2
-
-
-def _bricked(x, y, variant, rng):
-    height, width = ((4, 8), (5, 10))[variant]
-    row = y // height
-    return (y % height == 0) | ((x + row % 2 * width // 2) % width == 0)
-
-
-def _wooden(x, y, variant, rng):
-    along, across = (x, y) if variant == 0 else (y, x)
-    grain = rng.random((_TILE, _TILE // 8 + 1))[across, along // 8]
-    seam = (across % 6 == 0) | ((along + across // 6 * 23) % 57 == 0)
-    return np.where(seam, 1.0, 0.4 * grain)
-
-
-def _wavy(x, y, variant, rng):
-    crest = y + 1.3 * np.sin(2 * np.pi * x / 19 + 1.8 * np.sin(2 * np.pi * y / 37))
-    return 0.5 + 0.6 * np.sin(2 * np.pi * crest / 7)
-
-
-def _grassy(x, y, variant, rng):
-    blades = cv2.blur(rng.random((_TILE, _TILE)), (1, 4))
-    return 0.5 + 3.2 * (blades - 0.5)
-
-
-def _leafy(x, y, variant, rng):
-    blobs = cv2.GaussianBlur(rng.standard_normal((_TILE, _TILE)), (0, 0), 1.1)
-    return 0.5 + 1.6 * blobs
-
-
-def _cobbled(x, y, variant, rng):
+def _cobbles(x: Array, y: Array, rng: np.random.Generator) -> Array:
     """Draw stones around jittered points; the gaps are where the two nearest are equally far."""
     size = 7
     rows, columns = np.mgrid[: _TILE // size + 2, : _TILE // size + 2]
     points = np.stack([columns + (rows % 2) / 2, rows], axis=-1).reshape(-1, 2) * size - size / 2
     points = points + rng.uniform(-1.5, 1.5, points.shape)
-    places = np.stack([x, y], axis=-1).reshape(-1, 2)
-    near, which = cKDTree(points).query(places, k=2)
-    tone = 0.35 * rng.random(len(points))[which[:, 0]]
-    return np.where(near[:, 1] - near[:, 0] < 1.1, 1.0, tone).reshape(_TILE, _TILE)
-
-
-def _shingled(x, y, variant, rng):
-    row = y // 4
-    u, v = (x + row % 2 * 3) % 6 - 2.5, y % 4
-    return np.where(v + (u / 2.5) ** 2 >= 2.9, 1.0, 0.12 * v)
-
-
-_DRAWN = {
-    "striped": _striped,
-    "chequered": _chequered,
-    "dotted": _dotted,
-    "bricked": _bricked,
-    "wooden": _wooden,
-    "wavy": _wavy,
-    "grassy": _grassy,
-    "leafy": _leafy,
-    "cobbled": _cobbled,
-    "shingled": _shingled,
-}
+    distances, nearest = cKDTree(points).query(np.stack([x, y], axis=-1), k=2)
+    tone = 0.35 * rng.random(len(points))[nearest[..., 0]]
+    return np.where(distances[..., 1] - distances[..., 0] < 1.1, 1.0, tone)

@@ -24,49 +24,29 @@ from sklearn.linear_model import LogisticRegression
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 
-#: Signal vectors of the reference experiment, (3, 16).
-TABLE6_SIGNALS = np.array(
+#: Rows of Table 6: one channel in three signal vectors and two distractors.
+_TABLE6 = np.array(
     [
-        [0.5396, 0.5914, 0.8122],
-        [0.4415, 0.5833, 0.2983],
-        [-0.1283, -0.1745, 0.4681],
-        [-0.0093, -0.4899, 0.17],
-        [0.59, -0.193, -0.0005],
-        [-0.3718, -0.0051, 0.0229],
-        [0.1051, 0.0467, -0.0524],
-        [0.0003, -0.0103, 0.0056],
-        [0.0063, 0.0037, -0.0021],
-        [-0.0009, 0.0004, 0.001],
-        [-0.0004, -0.0002, 0.0002],
-        [0.0024, -0.0001, -0.0006],
-        [0.0036, 0.0001, -0.0013],
-        [-0.0007, 0.0, 0.0002],
-        [0.0002, 0.0, 0.0],
-        [-0.0001, 0.0, 0.0],
+        [0.5396, 0.5914, 0.8122, 0.7693, 0.7527],
+        [0.4415, 0.5833, 0.2983, -0.0396, -0.6147],
+        [-0.1283, -0.1745, 0.4681, -0.6216, 0.1661],
+        [-0.0093, -0.4899, 0.17, 0.1416, -0.1293],
+        [0.59, -0.193, -0.0005, -0.0123, 0.1065],
+        [-0.3718, -0.0051, 0.0229, -0.007, -0.0042],
+        [0.1051, 0.0467, -0.0524, 0.0022, 0.0003],
+        [0.0003, -0.0103, 0.0056, 0.0014, 0.0007],
+        [0.0063, 0.0037, -0.0021, -0.0004, -0.0001],
+        [-0.0009, 0.0004, 0.001, 0.0001, 0.0001],
+        [-0.0004, -0.0002, 0.0002, 0.0, 0.0],
+        [0.0024, -0.0001, -0.0006, 0.0, 0.0],
+        [0.0036, 0.0001, -0.0013, 0.0, 0.0],
+        [-0.0007, 0.0, 0.0002, 0.0, 0.0],
+        [0.0002, 0.0, 0.0, 0.0, 0.0],
+        [-0.0001, 0.0, 0.0, 0.0, 0.0],
     ]
-).T
-
-#: Distractors of the reference experiment, (2, 16).
-TABLE6_DISTRACTORS = np.array(
-    [
-        [0.7693, 0.7527],
-        [-0.0396, -0.6147],
-        [-0.6216, 0.1661],
-        [0.1416, -0.1293],
-        [-0.0123, 0.1065],
-        [-0.007, -0.0042],
-        [0.0022, 0.0003],
-        [0.0014, 0.0007],
-        [-0.0004, -0.0001],
-        [0.0001, 0.0001],
-        [0.0, 0.0],
-        [0.0, 0.0],
-        [0.0, 0.0],
-        [0.0, 0.0],
-        [0.0, 0.0],
-        [0.0, 0.0],
-    ]
-).T
+)
+#: Signal vectors (3, 16) and distractors (2, 16) of the reference experiment.
+TABLE6_SIGNALS, TABLE6_DISTRACTORS = _TABLE6[:, :3].T, _TABLE6[:, 3:].T
 
 #: The two concepts of each class: a = {0, 1}, b = {0, 2}, c = {1, 2}.
 CLASS_CONCEPTS = np.array([[0, 1], [0, 2], [1, 2]])
@@ -277,7 +257,10 @@ def signal_maps(
     rng = np.random.default_rng(seed)
     classes = min(classes, concepts)
     labels = rng.integers(classes, size=images)
-    prefers = _preferred(labels, classes, concepts)
+    kind = np.arange(concepts) % classes
+    prefers = kind == labels[:, None]
+    if classes > 2:  # with two, every class would prefer every concept
+        prefers |= kind == (labels[:, None] + 1) % classes
     weights = np.where(prefers, _PREFERRED, 1.0) / np.arange(1, concepts + 1) ** zipf
     masks = _masks(rng, weights, map_shape, patches, concepts_per_pixel)
     alpha = np.where(masks, rng.uniform(*present, masks.shape), rng.uniform(*absent, masks.shape))
@@ -295,16 +278,13 @@ def signal_maps(
     return SyntheticSignals(features, labels, masks, alpha, signals, distractors)
 
 
-def _preferred(labels, classes, concepts) -> Array:
-    """Return which concepts the class of each image prefers, (N, I)."""
-    kind = np.arange(concepts) % classes
-    prefers = kind == labels[:, None]
-    if classes > 2:  # with two, every class would prefer every concept
-        prefers |= kind == (labels[:, None] + 1) % classes
-    return prefers
-
-
-def _masks(rng, weights, map_shape, patches, per_pixel) -> Array:
+def _masks(
+    rng: np.random.Generator,
+    weights: Array,
+    map_shape: tuple[int, int],
+    patches: int | None,
+    per_pixel: int,
+) -> Array:
     """Draw which position carries which concepts, (N, H, W, I); equal within a patch.
 
     The odds of the concepts in an image are its row of ``weights`` (N, I).
