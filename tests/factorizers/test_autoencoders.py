@@ -6,13 +6,12 @@ import tensorflow as tf
 from sklearn.exceptions import NotFittedError
 from sparse_mixtures import sparse_mixtures
 
-from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,
     TopKFactorizer,
 )
-from xplique_dirpairs.factorizers.sparse_autoencoder import SparseAutoencoder
+from xplique_dirpairs.factorizers.sparse_autoencoder import NaNGuard, SparseAutoencoder
 from xplique_dirpairs.learning.history import LearningWarning
 
 KINDS = [TopKFactorizer, ArchetypalFactorizer, RelaxedArchetypalFactorizer]
@@ -324,11 +323,15 @@ def test_by_default_a_position_has_a_fifth_of_the_concepts_rounded_up(recovered,
         assert few_steps.k_ == k
 
 
-def test_verbose_shows_progress_and_the_default_does_not(x, capsys):
+def test_the_progress_bar_shows_the_objective_of_the_last_epoch_and_the_default_no_bar(x, capsys):
     TopKFactorizer(CONCEPTS, steps=5, random_state=0).fit(x)
     assert capsys.readouterr().out == ""
-    TopKFactorizer(CONCEPTS, steps=5, random_state=0, verbose=1).fit(x)
-    assert "Learning 6 concepts" in capsys.readouterr().out
+    factorizer = TopKFactorizer(CONCEPTS, steps=5, random_state=0, verbose=1)
+    factorizer.fit(x)
+    text = capsys.readouterr().out
+    assert text.startswith("Learning 6 concepts")
+    last = factorizer.history_.losses["objective"][-1]
+    assert f"objective: {last:.4f}" in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
 
@@ -18,16 +19,18 @@ from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
-from xplique_dirpairs.factorizers.autoencoder_callbacks import NaNGuard, Progress
-from xplique_dirpairs.factorizers.base import AffineFactorizer
+from xplique_dirpairs.factorizers.base import LinearFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
+    LOSSES,
     ArchetypalDictionary,
     AutoencoderHistory,
     FreeDictionary,
+    NaNGuard,
     SparseAutoencoder,
     top_k,
 )
 from xplique_dirpairs.learning.features import RandomBatches
+from xplique_dirpairs.learning.history import LearningWarning
 
 #: Points of the history, whatever the number of steps.
 _EPOCHS = 50
@@ -38,7 +41,7 @@ _CENTROIDS_PER_CONCEPT, _FEWEST_CENTROIDS = 10, 100
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class AutoencoderFactorizer(AffineFactorizer):
+class AutoencoderFactorizer(LinearFactorizer):
     """A sparse autoencoder with a linear encoder: u = TopK(ReLU(F x − b)), x̂ = u D + offset.
 
     Attributes
@@ -62,7 +65,6 @@ class AutoencoderFactorizer(AffineFactorizer):
     batch_size: int = 512
     learning_rate: float = 1e-2
     verbose: int = 0
-    filters_: Array = field(init=False)
     biases_: Array = field(init=False)
     k_: int = field(init=False)
     scale_: float = field(init=False)
@@ -97,7 +99,7 @@ class AutoencoderFactorizer(AffineFactorizer):
             for block, u in zip(iter_blocks(x), iter_blocks(coefficients), strict=True)
         )
         self.history_ = AutoencoderHistory(
-            losses={name: curves.get(name, []) for name in self._loss_names},
+            losses={name: curves.get(name, []) for name in LOSSES},
             l0=curves.get("l0", []),
             dead_share=curves.get("dead", []),
             occupancy=(coefficients > 0).mean(axis=0),
@@ -106,22 +108,20 @@ class AutoencoderFactorizer(AffineFactorizer):
             interrupted=interrupted,
             seconds=time.perf_counter() - start,
         )
-        self.history_.warn()
+        problems = self.history_.problems()
+        if problems:
+            warnings.warn("; ".join(problems), LearningWarning, stacklevel=2)
         return bank, coefficients
 
     def _learn(self, x: Array) -> tuple[Array, Array]:
         k = self._check_parameters(x)
         rng = np.random.default_rng(self.random_state)
         centre, scale = _centre_and_scale(x)
+        dictionary = self._make_dictionary(x, centre, scale, rng)
         model = SparseAutoencoder(
-            self._make_dictionary(x, centre, scale, rng),
-            k,
-            centre=centre,
-            scale=scale,
-            patience=self._steps_per_epoch,
+            dictionary, k, centre=centre, scale=scale, patience=self._steps_per_epoch
         )
         self._training = self._train(model, x, seed=int(rng.integers(2**31)))
-        self._loss_names = model.loss_names
         self.k_, self.scale_ = k, scale
         return self._keep(model, centre, scale)
 
@@ -168,9 +168,10 @@ class AutoencoderFactorizer(AffineFactorizer):
         model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
         record, guard = keras.callbacks.History(), NaNGuard()
         callbacks = [record, guard]
-        if self.verbose:
-            callbacks.append(Progress(f"Learning {self.number_of_concepts} concepts"))
         epochs = math.ceil(self.steps / per_epoch)
+        if self.verbose:
+            print(f"Learning {self.number_of_concepts} concepts")
+            callbacks.append(_progress_bar(epochs))
         rows, order = RandomBatches(x, min(self.batch_size, len(x)), seed).take(epochs * per_epoch)
         batches = tf.data.Dataset.from_tensor_slices(order)
         batches = batches.map(lambda places: tf.gather(rows, places)).prefetch(2)
@@ -191,10 +192,7 @@ class AutoencoderFactorizer(AffineFactorizer):
         if guard.tripped_at is not None:
             epoch = guard.tripped_at + 1
             cut_short.append(f"the training met NaN in epoch {epoch}: the state before it is kept")
-        curves = {
-            n: [float(v) for v in values] for n, values in getattr(record, "history", {}).items()
-        }
-        return curves, cut_short, interrupted
+        return getattr(record, "history", {}), cut_short, interrupted
 
     # ---------------------------------------------------------------- reading
 
@@ -202,12 +200,6 @@ class AutoencoderFactorizer(AffineFactorizer):
         """Return u = TopK(ReLU(F x − b)): ≥ 0, at most k not 0."""
         z = tf.matmul(x, tf.constant(self.filters_, x.dtype), transpose_b=True)
         return top_k(tf.nn.relu(z - tf.constant(self.biases_, x.dtype)), self.k_)
-
-    @property
-    def decoding_directions(self) -> Array:
-        """Rows of the encoder, (I, D): the linear filters before ReLU and TopK."""
-        self._check_is_fitted()
-        return self.filters_.copy()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -295,10 +287,8 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     mixture_: Array = field(init=False)
     relaxation_: Array = field(init=False)
 
-    @property
-    def _radius(self) -> float:
-        """δ."""
-        return 0.0
+    #: δ.
+    _radius = 0.0
 
     def _check_parameters(self, x: Array) -> int:
         k = super()._check_parameters(x)
@@ -354,13 +344,20 @@ class RelaxedArchetypalFactorizer(ArchetypalFactorizer):
 
     delta: float = 0.1
 
-    @property
-    def _radius(self) -> float:
-        return float(self.delta)
-
     def _check_parameters(self, x: Array) -> int:
         check_number("delta", self.delta, minimum=0.0)
+        self._radius = float(self.delta)
         return super()._check_parameters(x)
+
+
+def _progress_bar(epochs: int) -> keras.callbacks.Callback:
+    """Return a callback that shows one bar for the whole training, with the epoch's objective."""
+    bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["objective"])
+
+    def show(epoch: int, logs: dict[str, float]) -> None:
+        bar.update(epoch + 1, [("objective", logs["objective"])])
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=show)
 
 
 def _centre_and_scale(x: Array) -> tuple[Array, float]:
@@ -368,7 +365,7 @@ def _centre_and_scale(x: Array) -> tuple[Array, float]:
     centre = x.mean(axis=0, dtype=np.float64)
     squares = sum(float(np.square(block - centre).sum()) for block in iter_blocks(x))
     scale = float(np.sqrt(squares / len(x)))
-    if scale <= 1e-6 * np.linalg.norm(centre) or scale == 0.0:
+    if scale <= 1e-6 * np.linalg.norm(centre):
         raise ValueError(f"the activations are constant: the same at all {len(x)} positions")
     return centre, scale
 

@@ -7,8 +7,10 @@ share whose decoder is ``u @ bank + constant``.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +23,9 @@ from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.learning.features import TOO_LARGE
+
+#: How scikit-learn's models warn of it.
+_NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations"
 
 
 class DirectionsFactorizer(ConceptFactorizer):
@@ -58,7 +63,7 @@ class DirectionsFactorizer(ConceptFactorizer):
 
     def residual(self, activations: Array) -> Array:
         """Compute x − decode(encode(x)), (P, D): the part of the features no concept explains."""
-        return activations - self.decode(self.encode(activations))
+        return np.asarray(activations - self.decode(self.encode(activations)))
 
     def shown_coefficients(self, activations: Array) -> Array:
         """Return coefficients (P, I) as pictures show them: zero where a concept is absent.
@@ -66,7 +71,7 @@ class DirectionsFactorizer(ConceptFactorizer):
         Here all of them; a child whose coefficients can be positive where the concept is absent
         overrides this.
         """
-        return self.encode(activations)
+        return np.asarray(self.encode(activations))
 
     def read(self, activations: Array) -> tuple[Array, Array]:
         """Return `encode` and `shown_coefficients` of features (P, D) that were checked."""
@@ -80,11 +85,11 @@ class DirectionsFactorizer(ConceptFactorizer):
     @property
     def components_(self) -> Array:
         """The concept bank, (I, D) float32."""
-        return self.get_concept_bank().astype(np.float32)
+        return np.asarray(self.get_concept_bank(), np.float32)
 
     def transform(self, activations: Array) -> Array:
         """Call `encode`, under sklearn's name."""
-        return self.encode(activations)
+        return np.asarray(self.encode(activations))
 
     def _check_is_fitted(self) -> None:
         if not self.is_fitted:
@@ -221,7 +226,7 @@ class AffineFactorizer(DirectionsFactorizer):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LinearFactorizer(AffineFactorizer):
-    """Coefficients ``(x − constant_) @ filters_.T``: signed, and read by linear filters.
+    """Coefficients that are read by linear filters; here signed, ``(x − constant_) @ filters_.T``.
 
     Attributes
     ----------
@@ -261,6 +266,14 @@ class IterativeFactorizer(AffineFactorizer):
     max_iter: int = 1000
     converged_: bool = field(init=False)
     n_iter_: int = field(init=False)
+
+    def _fit_model(self, model: Any, x: Array) -> None:
+        """Fit a model of scikit-learn with these settings; of convergence, warn in our words."""
+        model.set_params(tol=self.tol, max_iter=self.max_iter, random_state=self.random_state)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _NOT_CONVERGED, ConvergenceWarning)
+            model.fit(x)
+        self._finish(model.n_iter_, model.n_iter_ < self.max_iter)
 
     def _finish(self, iterations: int, converged: bool) -> None:
         """Keep how the fit ended, and warn where it was cut short."""

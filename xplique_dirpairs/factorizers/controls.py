@@ -74,7 +74,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         activations: Array,
         head: Head | None,
         *,
-        resume: str | os.PathLike | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> NoLearningFactorizer:
         """Measure the pairs on activations ``(N, *spatial, D)``.
 

@@ -5,14 +5,12 @@ In all of them ``constant_`` is the mean: with every concept off, the features a
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.core.linear_algebra import largest_entry_signs, principal_axes, unit_rows
 from xplique_dirpairs.core.types import Array
@@ -91,17 +89,8 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
         deviations = deviations[: self.number_of_concepts, None]
         centred = x - moments.mean.astype(np.float32)
         whitened = centred @ (axes / deviations).T.astype(np.float32)
-        ica = FastICA(
-            whiten=False,
-            fun=self.fun,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            random_state=self.random_state,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # _finish warns, with advice
-            ica.fit(whitened.astype(np.float64))
-        self._finish(ica.n_iter_, ica.n_iter_ < self.max_iter)
+        ica = FastICA(whiten=False, fun=self.fun)
+        self._fit_model(ica, whitened.astype(np.float64))
         # The unmixing of whitened features is a rotation: its inverse is its transpose.
         mixing = ica.components_ @ (axes * deviations)
         bank, lengths = unit_rows(mixing), np.linalg.norm(mixing, axis=1, keepdims=True)
@@ -146,16 +135,9 @@ class KMeansFactorizer(IterativeFactorizer):
     n_init: int = 4
 
     def _learn(self, x: Array) -> tuple[Array, Array]:
-        model = KMeans(
-            self.number_of_concepts,
-            n_init=self.n_init,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            random_state=self.random_state,
-        )
+        model = KMeans(self.number_of_concepts, n_init=self.n_init)
         mean = x.mean(axis=0, dtype=np.float64)
-        model.fit(x - mean.astype(np.float32))
-        self._finish(model.n_iter_, model.n_iter_ < self.max_iter)
+        self._fit_model(model, x - mean.astype(np.float32))
         return model.cluster_centers_, mean
 
     def _read(self, x: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,6 @@ from typing import Any, get_args
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
-from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_activations, check_choice, check_integer
@@ -60,7 +59,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         self,
         number_of_concepts: int = 20,
         *,
-        latent_to_logit_model: Callable | None = None,
+        latent_to_logit_model: Callable[..., Any] | None = None,
         map_shape: tuple[int, ...] | None = None,
         off: Off = "absent",
         recipe: Any = "default",
@@ -121,7 +120,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         activations: Array,
         head: Head | None,
         *,
-        resume: str | os.PathLike | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> DirectionPairsFactorizer:
         """Learn the pairs from activations ``(N, *spatial, D)`` whose shape is known.
 
@@ -210,14 +209,8 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         """Whether there are pairs."""
         return hasattr(self, "pairs_")
 
-    @property
-    def requires_positive_activations(self) -> bool:
-        """False: activations of any sign."""
-        return False
-
     def _fitted(self) -> DirectionPairs:
-        if not self.is_fitted:
-            raise NotFittedError("this DirectionPairsFactorizer is not fitted: call fit() first")
+        self._check_is_fitted()
         return self.pairs_
 
     def _check_off(self) -> None:

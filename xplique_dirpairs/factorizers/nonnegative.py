@@ -6,14 +6,13 @@ position do not depend on the positions it is read with.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.core.batching import chunk_size, iter_blocks, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
@@ -69,14 +68,8 @@ class NMFFactorizer(IterativeFactorizer):
             self.number_of_concepts,
             # NNDSVD of one component is already the answer: nothing is left to measure tol against
             init="random" if self.number_of_concepts == 1 else None,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            random_state=self.random_state,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # _finish warns, with advice
-            model.fit(np.maximum(x + shift, 0.0))
-        self._finish(model.n_iter_, model.n_iter_ < self.max_iter)
+        self._fit_model(model, np.maximum(x + shift, 0.0))
         # Set last: a fit that is interrupted leaves an earlier one as it was.
         self.shift_ = shift
         return unit_rows(model.components_), -shift
@@ -226,14 +219,14 @@ def differentiable_least_squares(x: tf.Tensor, bank: Array) -> tf.Tensor:
     as in a ReLU. No iteration is unrolled, and arrays give the same values.
     """
 
-    def values(x):
+    def values(x: Array) -> Array:
         return nonnegative_least_squares(x.astype(np.float32), bank)
 
     @tf.custom_gradient
-    def solve(x):
+    def solve(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         u = tf.ensure_shape(tf.numpy_function(values, [x], tf.float32), [x.shape[0], len(bank)])
 
-        def gradient(upstream):
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
             w = tf.constant(bank, tf.float64)
             positive = tf.cast(u > 0, tf.float64)
             gram = tf.matmul(w, w, transpose_b=True)

@@ -9,8 +9,9 @@ the variance that is lost, whatever the layer and the number of its channels.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,10 +19,11 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.learning.history import LearningWarning
 
 #: Weight of the auxiliary loss: α of Gao et al.
 AUXILIARY_WEIGHT = 1 / 32
+#: Names of the losses that `SparseAutoencoder.terms` computes.
+LOSSES = ("objective", "reconstruction", "auxiliary")
 #: A larger share of dead concepts is warned of.
 _MANY_DEAD = 0.1
 
@@ -123,14 +125,9 @@ class SparseAutoencoder(keras.Model):
             self, "offset", np.zeros(len(centre)), trainable=dictionary.frees_offset
         )
         self.idle = _variable(self, "idle", np.zeros(len(atoms)), trainable=False)
-        self._means = {name: keras.metrics.Mean(name) for name in (*self.loss_names, "l0")}
+        self._means = {name: keras.metrics.Mean(name) for name in (*LOSSES, "l0")}
         self._finite = _variable(self, "finite", 1.0, trainable=False)
         self.built = True
-
-    @property
-    def loss_names(self) -> tuple[str, ...]:
-        """Names of the losses that `terms` computes."""
-        return ("objective", "reconstruction", "auxiliary")
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -184,19 +181,38 @@ class SparseAutoencoder(keras.Model):
         reported["dead"] = tf.reduce_mean(tf.cast(self.dead(), tf.float32))
         return reported
 
-    # The callbacks of the learning expect an axis of restarts; an autoencoder has one.
+    def is_finite(self) -> bool:
+        """Return whether the last step's objective and variables are finite."""
+        return bool(self._finite.numpy() > 0)
 
-    def finite_restarts(self) -> Array:
-        """Return whether the last step's objective and variables are finite, (1,)."""
-        return self._finite.numpy()[None] > 0
 
-    def reported(self) -> dict[str, Array]:
-        """Return the mean of the objective over the last epoch, (1,)."""
-        return {"objective": np.asarray(self._means["objective"].result())[None]}
+class NaNGuard(keras.callbacks.Callback):
+    """Ends the training when an objective is NaN, on the last good values.
+
+    Attributes
+    ----------
+    tripped_at : int or None
+        The epoch, from 0.
+    """
+
+    tripped_at: int | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Keep the initial values."""
+        self._good = self.model.get_weights()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keep finite values; restore the last ones and stop where they are not finite."""
+        if self.model.is_finite():
+            self._good = self.model.get_weights()
+            return
+        self.tripped_at = epoch
+        self.model.set_weights(self._good)
+        self.model.stop_training = True
 
 
 @tf.custom_gradient
-def _relu_with_gradient(z: tf.Tensor):
+def _relu_with_gradient(z: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Apply a ReLU with the identity's gradient: a concept that fires nowhere has one, too."""
     return tf.nn.relu(z), lambda upstream: upstream
 
@@ -223,7 +239,7 @@ def onto_simplex(rows: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(rows - theta[:, None])
 
 
-def _variable(owner, name: str, value: ArrayLike, trainable: bool = True) -> keras.Variable:
+def _variable(owner: Any, name: str, value: ArrayLike, trainable: bool = True) -> keras.Variable:
     value = np.asarray(value, np.float32)
     return owner.add_weight(
         shape=value.shape, initializer=lambda *_, **__: value, name=name, trainable=trainable
@@ -288,16 +304,10 @@ class AutoencoderHistory:
             )
         return problems
 
-    def warn(self) -> None:
-        """Raise one LearningWarning if there are problems."""
-        problems = self.problems()
-        if problems:
-            warnings.warn("; ".join(problems), LearningWarning, stacklevel=3)
-
     def summary(self) -> str:
         """Return a few lines for a terminal or a notebook."""
-        lines = [
+        result = (
             f"{len(self.l0)} epochs ({self.seconds:.1f} s): R² {self.final_r2:.3f}, "
             f"{self.final_l0:.2f} concepts per position, {len(self.dead)} dead"
-        ]
-        return "\n".join(lines + [f"check: {problem}" for problem in self.problems()])
+        )
+        return "\n".join([result, *(f"check: {problem}" for problem in self.problems())])
