@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -81,15 +81,12 @@ class DirectionPairs:
             if not np.isfinite(array).all():
                 raise ValueError(f"{field.name} must be finite, but holds NaN or infinite values")
             object.__setattr__(self, field.name, array)
+            array.setflags(write=False)
         self._check_shapes()
         lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
         is_unit = np.abs(lengths - 1.0) < 1e-6  # these rows stay the same to the last bit
         signals = np.where(is_unit, self.signals, self.signals / lengths)
-        object.__setattr__(self, "signals", signals.astype(np.float32))
-        for field in fields(self):
-            array = getattr(self, field.name)
-            if array is not None:
-                array.setflags(write=False)
+        object.__setattr__(self, "signals", _frozen(signals.astype(np.float32)))
 
     def _check_shapes(self) -> None:
         if self.filters.ndim != 2 or 0 in self.filters.shape:
@@ -114,7 +111,7 @@ class DirectionPairs:
             if zero.size:
                 raise ValueError(f"{name} must not be zero, but rows {zero.tolist()} are")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # Copies and pickles go through the constructor, so that their arrays are read-only as well.
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
@@ -124,12 +121,12 @@ class DirectionPairs:
     @property
     def number_of_concepts(self) -> int:
         """I."""
-        return self.filters.shape[0]
+        return len(self.filters)
 
     @property
     def channels(self) -> int:
         """D."""
-        return self.filters.shape[1]
+        return int(self.filters.shape[1])
 
     @cached_property
     def margins(self) -> Array:
@@ -170,7 +167,7 @@ class DirectionPairs:
     def signal_values(self, x: ArrayLike) -> Array:
         """Compute signal values about their mean, α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i), (..., I)."""
         gain = np.einsum("id,id->i", self.filters, self.signals)
-        return self._project(self._as_features(x) - self.mean) / gain
+        return np.asarray(self._project(self._as_features(x) - self.mean) / gain)
 
     def coefficients(self, x: ArrayLike, off: Off = "absent") -> Array:
         """Compute concept coefficients: how far each concept is from being switched off.
@@ -198,12 +195,12 @@ class DirectionPairs:
 
     def _coefficients(self, z: Array, off: Off) -> Array:
         if off == "absent":
-            return np.maximum(z - self.absent_levels, 0.0)
-        return (z - self.biases) @ self.cross_inverse.T.astype(z.dtype)
+            return np.asarray(np.maximum(z - self.absent_levels, 0.0))
+        return np.asarray((z - self.biases) @ self.cross_inverse.T.astype(z.dtype))
 
     def _detections(self, z: Array) -> Array:
-        # σ in a form that overflows at neither end
-        return 0.5 * (1.0 + np.tanh(0.5 * (z - self.biases)))
+        # σ in a form that overflows at neither end.
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * (z - self.biases))))
 
     # ---------------------------------------------------------------- writing
 
@@ -226,13 +223,8 @@ class DirectionPairs:
         off : {"absent", "undecided"}, default="absent"
             The form in which they were read.
         """
-        u = _as_real("coefficients", coefficients)
-        if u.shape[-1:] != (self.number_of_concepts,):
-            raise ValueError(
-                f"coefficients must end in {self.number_of_concepts} concepts, "
-                f"but have shape {u.shape}"
-            )
-        return u @ self.bank(off)
+        u = _as_real("coefficients", coefficients, self.number_of_concepts, "concepts")
+        return np.asarray(u @ self.bank(off))
 
     def suppress(
         self,
@@ -255,23 +247,23 @@ class DirectionPairs:
             clipping.
         """
         given = np.atleast_1d(concepts)
-        x = self._as_features(x)
-        check_finite("activations", x)
+        features = self._as_features(x)
+        check_finite("activations", features)
         if not given.size:
-            return x.copy()
+            return features.copy()
         chosen = list(dict.fromkeys(check_concepts(given, self.number_of_concepts).tolist()))
         filters, signals = self.filters[chosen], self.signals[chosen]
-        excess = np.maximum(x @ filters.T - self.biases[chosen], 0.0)
-        moved = x - excess @ _absent_bank(filters, signals).astype(x.dtype)
-        return np.clip(moved, *limits) if any(v is not None for v in limits) else moved
+        excess = np.maximum(features @ filters.T - self.biases[chosen], 0.0)
+        moved: Array = features - excess @ _absent_bank(filters, signals).astype(features.dtype)
+        return moved if limits == (None, None) else np.clip(moved, *limits)
 
     def steer(self, x: ArrayLike, concept: int, amount: float) -> Array:
         """Compute x + amount · ŝ_concept at every position, (..., D) → (..., D)."""
         check_concepts(concept, self.number_of_concepts)
         check_number("amount", amount)
-        x = self._as_features(x)
-        check_finite("activations", x)
-        return x + np.float32(amount) * self.signals[concept]
+        features = self._as_features(x)
+        check_finite("activations", features)
+        return np.asarray(features + np.float32(amount) * self.signals[concept])
 
     @cached_property
     def cross_inverse(self) -> Array:
@@ -321,18 +313,14 @@ class DirectionPairs:
         return FORMAT.load(path, lambda arrays, _: cls(**arrays))
 
     def _as_features(self, x: ArrayLike) -> Array:
-        x = _as_real("features", x)
-        if x.shape[-1:] != (self.channels,):
-            raise ValueError(
-                f"features must end in {self.channels} channels, but have shape {x.shape}"
-            )
-        return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+        features = _as_real("features", x, self.channels, "channels")
+        return features if features.dtype == np.float64 else features.astype(np.float32, copy=False)
 
 
 def _unit_gram(filters: Array, signals: Array) -> Array:
     """Return ŴᵀŜ, (I, I) float64."""
     lengths = np.linalg.norm(filters.astype(np.float64), axis=1, keepdims=True)
-    return (filters / lengths) @ signals.astype(np.float64).T
+    return np.asarray((filters / lengths) @ signals.astype(np.float64).T)
 
 
 def _cross_inverse(filters: Array, signals: Array) -> Array:
@@ -342,18 +330,21 @@ def _cross_inverse(filters: Array, signals: Array) -> Array:
     concepts, channels = filters.shape
     plain = concepts <= channels and np.linalg.cond(gram) <= WELL_CONDITIONED
     inverse = np.linalg.inv(gram) if plain else regularised_inverse(gram)
-    return inverse * margins
+    return np.asarray(inverse * margins)
 
 
 def _absent_bank(filters: Array, signals: Array) -> Array:
     """Return Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D)."""
-    return _cross_inverse(filters, signals).T @ signals.astype(np.float64)
+    return np.asarray(_cross_inverse(filters, signals).T @ signals.astype(np.float64))
 
 
-def _as_real(name: str, values: ArrayLike) -> Array:
+def _as_real(name: str, values: ArrayLike, width: int | None = None, unit: str = "") -> Array:
+    """Return real numbers, of which the last axis is ``width`` long where it is given."""
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
+    if width is not None and array.shape[-1:] != (width,):
+        raise ValueError(f"{name} must end in {width} {unit}, but have shape {array.shape}")
     return array
 
 

@@ -46,9 +46,10 @@ class ArchiveFormat:
     ) -> None:
         """Write arrays, and values that JSON can hold, to ``path``; no suffix is added."""
         header = {"format": self.name, "version": self.version, "arrays": sorted(arrays), **about}
+        content: dict[str, Any] = {**arrays, "header": np.array(json.dumps(header))}
         write = np.savez_compressed if self.compressed else np.savez
         with open(path, "wb") as file:
-            write(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+            write(file, **content)
 
     def load(
         self, path: str | Path, build: Callable[[dict[str, Array], dict[str, Any]], Content]

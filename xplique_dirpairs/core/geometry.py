@@ -56,7 +56,8 @@ def coverage_matrix(cells: int, pixels: int, shift: float = 0.0) -> Array:
     overlap = np.minimum(edges[1:, None], left + 1) - np.maximum(edges[:-1, None], left)
     overlap = np.maximum(overlap, 0.0)
     total = overlap.sum(axis=1, keepdims=True)
-    return np.divide(overlap, total, out=np.zeros_like(overlap), where=total > 0).astype(np.float32)
+    shares: Array = np.divide(overlap, total, out=np.zeros_like(overlap), where=total > 0)
+    return shares.astype(np.float32)
 
 
 def upsampled_bands(

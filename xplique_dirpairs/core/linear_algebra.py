@@ -19,10 +19,12 @@ def unit_rows(rows: ArrayLike) -> Array:
 
     Floating dtypes are kept.
     """
-    rows = np.asarray(rows)
-    rows = rows if rows.dtype.kind == "f" else rows.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    vectors = np.asarray(rows)
+    if vectors.dtype.kind != "f":
+        vectors = vectors.astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: Array = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return unit
 
 
 def cosines(rows: ArrayLike, others: ArrayLike) -> Array:

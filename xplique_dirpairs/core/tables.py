@@ -117,7 +117,8 @@ class Table:
             If the format is not one of these.
         """
         check_choice("format", format, FORMATS)
-        return getattr(self, f"_as_{format}")()
+        text: str = getattr(self, f"_as_{format}")()
+        return text
 
     def _texts(self, escaped: Callable[[str], str], best: str) -> list[list[str]]:
         """Return escaped headers and rows; ``best`` marks the best, with {} for the text."""

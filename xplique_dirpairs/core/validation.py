@@ -141,10 +141,8 @@ def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
 def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> Array:
     try:
         array = np.asarray(values)
-    except ValueError as error:  # a list whose members differ in shape
-        raise ValueError(
-            f"{name} of several sizes: bring them to one size, in one array"
-        ) from error
+    except ValueError:  # a list whose members differ in shape
+        array = np.array([None])
     if array.dtype == object and array.ndim:
         raise ValueError(f"{name} of several sizes: bring them to one size, in one array")
     if array.dtype.name == "bfloat16":  # of mixed precision; no kind of number to numpy

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_activations,
@@ -24,17 +25,27 @@ from xplique_dirpairs.core.validation import (
 from xplique_dirpairs.data.devices import workers
 
 #: Models as compiled functions, for as long as they live.
-_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_COMPILED: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
 
 
 def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int = 64) -> Array:
-    """Compute activations ``(N, *spatial, D)`` of images, in batches.
+    """Compute activations of images, in batches.
 
     Parameters
     ----------
-    model
+    model : keras.Model
         ``input_to_latent_model``.
-    images : (N, height, width, channels)
+    images : array-like of shape (N, height, width, C)
+    batch_size : int, default=64
+
+    Returns
+    -------
+    activations : ndarray of shape (N, *spatial, D), float32
+
+    Raises
+    ------
+    ValueError
+        If images are not as the model takes them, or an image or activation is not finite.
     """
     activations = unchecked_activations(model, images, batch_size)
     check_finite("activations", activations)
@@ -50,13 +61,13 @@ def unchecked_activations(model: keras.Model, images: ArrayLike, batch_size: int
 
 def outputs_of(model: keras.Model, images: Array, batch_size: int) -> Array:
     """Compute a model's outputs for images, in batches; every worker computes all."""
-    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    if model.distribute_strategy.num_replicas_in_sync > 1 and workers() == 1:
-        return model.predict(images, batch_size=batch_size, verbose=0)
+    if workers() == 1 and model.distribute_strategy.num_replicas_in_sync > 1:
+        return np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
     # Under workers `predict` [Keras 3.15] gives other rows than it was given, without a word; and
     # it makes a dataset every time, which takes longer than a small network does for a batch.
     run = _compiled(model)
-    return np.concatenate([any_number(run, part).numpy() for part in parts])
+    parts = slices(len(images), batch_size)
+    return np.concatenate([any_number(run, images[part]).numpy() for part in parts])
 
 
 def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: Array) -> Any:
@@ -76,7 +87,8 @@ def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
         itself = weakref.ref(model)  # else the function would keep its model alive, and itself
 
         def run(batch: tf.Tensor) -> tf.Tensor:
-            return itself()(batch, training=False)  # type: ignore[misc]
+            network: Any = itself()
+            return network(batch, training=False)
 
         _COMPILED[model] = tf.function(run, reduce_retracing=True)
     return _COMPILED[model]

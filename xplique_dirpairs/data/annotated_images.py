@@ -79,20 +79,15 @@ class AnnotatedImages:
     class_names: tuple[str, ...] | None = None
     exhaustive: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         concepts = _checked_concepts(self.concepts)
         images, masks = _checked_batch(self.images, self.masks, concepts)
         labels = None if self.labels is None else check_labels(self.labels, len(images), None)
         names = None if self.class_names is None else tuple(self.class_names)
         if names is not None and labels is not None and labels.max() >= len(names):
             raise ValueError(f"labels go up to {labels.max()}, but there are {len(names)} names")
-        for name, value in (
-            ("images", images),
-            ("masks", masks),
-            ("concepts", concepts),
-            ("labels", labels),
-            ("class_names", names),
-        ):
+        checked = {"images": images, "masks": masks, "concepts": concepts, "labels": labels}
+        for name, value in {**checked, "class_names": names}.items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -133,15 +128,14 @@ class AnnotatedImages:
             )
         array = _integers("masks", masks)
         listed = [number for number in names if number != background]
-        present = np.unique(array)
-        known = listed if background is None else [background, *listed]
-        unknown = [int(number) for number in present if number not in known]
+        present, place = np.unique(array, return_inverse=True)
+        new_numbers = {background: 0} | {number: k for k, number in enumerate(listed, start=1)}
+        unknown = [int(number) for number in present if number not in new_numbers]
         if unknown:
             raise ValueError(f"masks hold numbers without a name: {unknown[:10]}")
-        order = np.argsort([*known])
-        numbers = np.arange(len(known)) + (background is None)
-        place = np.searchsorted(np.array(known)[order], array)
-        renumbered = numbers[order][place].astype(np.min_scalar_type(len(known)))
+        dtype = np.min_scalar_type(len(listed))
+        renumbered = np.array([new_numbers[number] for number in present], dtype)[place]
+        renumbered = renumbered.reshape(array.shape)
         concepts = {category: tuple(names[number] for number in listed)}
         images, labels = np.asarray(images), None if labels is None else np.asarray(labels)
         return cls(images, {category: renumbered}, concepts, labels)
@@ -174,10 +168,10 @@ class AnnotatedImages:
         ValueError
             If that leaves no image.
         """
-        which = np.asarray(which)
-        labels = None if self.labels is None else self.labels[which]
-        images, masks = self.images[which], _part(self.masks, which)
-        return replace(self, images=images, masks=masks, labels=labels)
+        chosen = np.asarray(which)
+        labels = None if self.labels is None else self.labels[chosen]
+        masks = _part(self.masks, chosen)
+        return replace(self, images=self.images[chosen], masks=masks, labels=labels)
 
     def split(
         self, share: float = 0.5, *, groups: ArrayLike | None = None, random_state: int = 0
@@ -259,7 +253,7 @@ class AnnotatedStream:
         )
 
 
-def _part(masks: Mapping[str, Array], which) -> dict[str, Array]:
+def _part(masks: Mapping[str, Array], which: slice | Array) -> dict[str, Array]:
     return {category: mask[which] for category, mask in masks.items()}
 
 
@@ -283,8 +277,10 @@ def _checked_concepts(concepts: Mapping[str, Sequence[str]]) -> dict[str, tuple[
     return checked
 
 
-def _checked_batch(images, masks, concepts: Mapping[str, tuple[str, ...]]) -> Batch:
-    images = np.asarray(images)
+def _checked_batch(
+    given: ArrayLike, masks: Mapping[str, ArrayLike], concepts: Mapping[str, tuple[str, ...]]
+) -> Batch:
+    images = np.asarray(given)
     if images.ndim != 4 or images.dtype.kind not in "uif":
         raise ValueError(
             "images must be numbers of shape (N, height, width, channels), "
@@ -293,12 +289,12 @@ def _checked_batch(images, masks, concepts: Mapping[str, tuple[str, ...]]) -> Ba
     if images.size == 0:
         raise ValueError(f"there are no images: shape {images.shape}")
     checked = check_masks(masks, concepts, len(images))
-    for category, mask in checked.items():
-        if mask.shape != images.shape[:3]:
-            raise ValueError(
-                f"masks[{category!r}] have shape {mask.shape}, but must have {images.shape[:3]} "
-                f"for images of shape {images.shape}"
-            )
+    shape = next(iter(checked.values())).shape
+    if shape != images.shape[:3]:
+        raise ValueError(
+            f"masks have shape {shape}, but must have {images.shape[:3]} for images of shape "
+            f"{images.shape}"
+        )
     return images, checked
 
 

@@ -57,7 +57,7 @@ def crop_weights(cells: int, length: int, patch: int) -> Array:
     edges = np.linspace(0.0, length, cells + 1)
     starts = crop_starts(length, patch)[:, None]
     overlap = np.minimum(edges[1:], starts + patch) - np.maximum(edges[:-1], starts)
-    return (np.maximum(overlap, 0.0) / patch).astype(np.float32)
+    return np.asarray(np.maximum(overlap, 0.0) / patch, np.float32)
 
 
 def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
@@ -87,7 +87,7 @@ def extract_crops(images: Array, patch: int) -> Array:
 def crop_at(image: Array, index: int, patch: int) -> Array:
     """Return one crop (patch, patch, C) of an image (height, width, C), by its number."""
     top, left = crop_place(index, image.shape, patch)
-    return image[top : top + patch, left : left + patch]
+    return np.asarray(image[top : top + patch, left : left + patch])
 
 
 def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> Array:
@@ -111,7 +111,7 @@ def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> 
     columns = crop_weights(maps.shape[2], image_shape[1], patch)
     means = np.einsum("yh,nhwi->nywi", rows, maps, optimize=True)
     means = np.einsum("xw,nywi->nyxi", columns, means, optimize=True)
-    return means.reshape(-1, maps.shape[-1])
+    return np.asarray(means.reshape(-1, maps.shape[-1]))
 
 
 def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
@@ -130,14 +130,14 @@ def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
     for skipped in (0, 1):
         rows = round(((tokens - skipped) * height / width) ** 0.5)
         if rows and rows * round(rows * width / height) == tokens - skipped:
-            return values[:, skipped:].reshape(len(values), rows, -1, values.shape[-1])
+            return np.asarray(values[:, skipped:].reshape(len(values), rows, -1, values.shape[-1]))
     logger.warning(
         "%d tokens fill no grid over images of %d x %d: concepts are shown without a place",
         tokens,
         height,
         width,
     )
-    return values.mean(axis=1)[:, None, None, :]
+    return np.asarray(values.mean(axis=1)[:, None, None, :])
 
 
 def best_crops(values: Array, number_of_images: int, count: int) -> Array:

@@ -35,7 +35,7 @@ _ROUNDING = 1e-4
 
 def replicas() -> int:
     """Return N, the replicas of all workers together."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def workers() -> int:
@@ -61,7 +61,8 @@ def _own_number() -> int:
     resolver = tf.distribute.get_strategy().cluster_resolver
     if resolver.task_type == "chief":
         return 0
-    return len(resolver.cluster_spec().as_dict().get("chief", [])) + resolver.task_id
+    chiefs = resolver.cluster_spec().as_dict().get("chief", [])
+    return len(chiefs) + int(resolver.task_id)
 
 
 def check_strategy(images: int, random_state: int | None) -> None:
@@ -100,11 +101,10 @@ def check_alike(**given: Any) -> None:
     """
     if workers() == 1:
         return
-    numbers = [
+    table = np.zeros((workers(), len(given)))
+    table[_own_number()] = [
         zlib.crc32(value.encode()) if isinstance(value, str) else value for value in given.values()
     ]
-    table = np.zeros((workers(), len(numbers)))
-    table[_own_number()] = numbers
     table = summed(table)
     alike = np.isclose(table, table[0], rtol=_ROUNDING, atol=0.0).all(axis=0)
     other = [name for name, same in zip(given, alike, strict=True) if not same]
@@ -168,13 +168,13 @@ def compiled_steps(
         for name, (rows, _) in batches.items()
     }
 
-    @tf.function(input_signature=[signature])
-    def several(batches):
+    def several(batches: Any) -> None:
         for k in tf.range(tf.shape(batches["positions"][1])[0]):
             one = {name: (rows, order[k]) for name, (rows, order) in batches.items()}
             strategy.run(step, args=(one,))
 
-    return several
+    steps: Callable[[Any], None] = tf.function(several, input_signature=[signature])
+    return steps
 
 
 # ------------------------------------------------------------ between workers
@@ -184,27 +184,26 @@ def summed(array: Array) -> Array:
     """Return the sum of the workers' arrays; several workers must all call this."""
     strategy, own = tf.distribute.get_strategy(), _own_replicas()
 
-    def of_replica(context):
+    def of_replica(context: Any) -> tf.Tensor:
         first = context.replica_id_in_sync_group % own == 0
         return tf.constant(array if first else np.zeros_like(array))
 
     values = strategy.experimental_distribute_values_from_function(of_replica)
-    return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
+    return np.asarray(strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None))
 
 
 def as_on_chief(value: _T) -> _T:
     """Return the chief's arrays and numbers: of an array, or of the fields of a dataclass."""
-    if workers() == 1:
+    if workers() == 1 or value is None:
         return value
-    if isinstance(value, np.ndarray):
-        return summed(value if is_chief() else np.zeros_like(value))  # type: ignore[return-value]
-    named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
-    arrays = {name: np.asarray(v, np.float64) for name, v in named.items() if v is not None}
-    numbers = {name: as_on_chief(array) for name, array in arrays.items()}
-    new = {
-        name: number.astype(named[name].dtype)
-        if isinstance(named[name], np.ndarray)
-        else type(named[name])(number)
-        for name, number in numbers.items()
-    }
-    return dataclasses.replace(value, **new)  # type: ignore[type-var]
+    own: Any = value
+    has_fields = dataclasses.is_dataclass(own)
+    new: _T
+    if has_fields:
+        names = [field.name for field in dataclasses.fields(own)]
+        new = dataclasses.replace(own, **{name: as_on_chief(getattr(own, name)) for name in names})
+    else:
+        numbers = np.asarray(own, np.float64)
+        sums: Any = summed(numbers if is_chief() else np.zeros_like(numbers))
+        new = sums.astype(own.dtype) if isinstance(own, np.ndarray) else type(own)(sums)
+    return new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
@@ -41,14 +42,14 @@ class ActivationShards:
 
     Parameters
     ----------
-    folder
+    folder : str or os.PathLike
         As `write` or `compute` made it.
 
     Attributes
     ----------
     shape : (N, *spatial, D)
-    counts
-        Images in each file.
+    counts : list of int
+        Number of images in each file.
 
     Raises
     ------
@@ -56,7 +57,7 @@ class ActivationShards:
         If the folder does not hold complete activations.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike[str]):
         self.folder = _path(folder)
         path = self.folder / _INDEX
         if not path.exists():
@@ -81,8 +82,8 @@ class ActivationShards:
     @classmethod
     def write(
         cls,
-        folder: str | os.PathLike,
-        batches: Iterable,
+        folder: str | os.PathLike[str],
+        batches: Iterable[Any],
         megabytes: float = 32.0,
         tokens: bool = False,
     ) -> ActivationShards:
@@ -90,17 +91,21 @@ class ActivationShards:
 
         Parameters
         ----------
-        folder
+        folder : str or os.PathLike
             Made if it is not there; must hold no activations yet.
-        batches
-            Arrays or tensors ``(n, *spatial, D)``, a batched `tf.data.Dataset` for one; taken one
-            by one. A single array is one batch.
-        megabytes
-            Size of a file, about.
-        tokens
+        batches : iterable of array-like of shape (n, *spatial, D)
+            Arrays or tensors, as of a batched `tf.data.Dataset`; taken one by one. A single array
+            is one batch.
+        megabytes : float, default=32
+            Approximate size of a file.
+        tokens : bool, default=False
             Whether elements of rank 3 that come one by one are batches of token sequences,
-            ``(n, T, D)``: an image's map ``(H, W, D)`` looks the same. Of a single array, and of a
-            batched `tf.data.Dataset` of known rank, it is clear without.
+            ``(n, T, D)``: an image's map ``(H, W, D)`` looks the same. Without effect on a single
+            array, and on a batched `tf.data.Dataset` of known rank.
+
+        Returns
+        -------
+        shards : ActivationShards
 
         Raises
         ------
@@ -109,11 +114,13 @@ class ActivationShards:
             ``tokens``, or the folder holds activations already, or others are written to it; or if
             several workers would write.
         """
-        told = tokens or _is_array(batches) or _has_rank(batches)
+        is_dataset = isinstance(batches, tf.data.Dataset)
+        has_rank = is_dataset and _element_shape(batches).rank is not None
+        rank_is_clear = tokens or _is_array(batches) or has_rank
 
         def checked(batch: ArrayLike) -> Array:
             array = check_activations(batch)
-            if array.ndim == 3 and not told:
+            if array.ndim == 3 and not rank_is_clear:
                 raise ValueError(
                     f"activations of shape {array.shape}: if this is the map of one image, give "
                     f"batches of maps, np.stack(maps); if it is a batch of {array.shape[0]} token "
@@ -121,15 +128,15 @@ class ActivationShards:
                 )
             return array
 
-        of_one = (1, 2) if tokens else (1, 2, 3)
-        return cls._write(folder, _numbered(_batches(batches, of_one), checked), megabytes)
+        ranks_of_one = (1, 2) if tokens else (1, 2, 3)
+        return cls._write(folder, _numbered(_batches(batches, ranks_of_one), checked), megabytes)
 
     @classmethod
     def compute(
         cls,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         model: keras.Model,
-        batches: Iterable,
+        batches: Iterable[Any],
         megabytes: float = 32.0,
     ) -> ActivationShards:
         """Write the activations of batches of images.
@@ -138,11 +145,14 @@ class ActivationShards:
         ----------
         folder, megabytes
             As in `write`.
-        model
+        model : keras.Model
             ``input_to_latent_model``.
-        batches
-            Images ``(n, height, width, channels)``, a batched `tf.data.Dataset` for one. A single
-            array is all images.
+        batches : iterable of array-like of shape (n, height, width, C)
+            Images, as of a batched `tf.data.Dataset`. A single array is all images.
+
+        Returns
+        -------
+        shards : ActivationShards
 
         Raises
         ------
@@ -157,12 +167,12 @@ class ActivationShards:
 
         if _is_array(batches):
             images = check_images(np.asarray(batches))
-            batches = [images[k : k + _BATCH] for k in range(0, len(images), _BATCH)]
+            batches = [images[part] for part in slices(len(images), _BATCH)]
         return cls._write(folder, _numbered(_batches(batches), activations), megabytes)
 
     @classmethod
     def _write(
-        cls, folder: str | os.PathLike, batches: Iterable[Array], megabytes: float
+        cls, folder: str | os.PathLike[str], batches: Iterable[Array], megabytes: float
     ) -> ActivationShards:
         """Write batches that are checked."""
         if workers() > 1:
@@ -171,76 +181,57 @@ class ActivationShards:
                 "the strategy's scope; a fit under the strategy reads them on every worker"
             )
         check_number("megabytes", megabytes, above=0)
-        with _reserved(folder) as made:
-            cls._write_files(made, batches, megabytes)
-        return cls(made)
-
-    @staticmethod
-    def _write_files(folder: Path, batches: Iterable[Array], megabytes: float) -> None:
-        """Write files, and then the index, in a folder that no one else writes to."""
-        counts: list[int] = []
-        held: list[Array] = []
-        shape: tuple[int, ...] | None = None
-
-        def flush() -> None:
-            if held:
-                _check_vacant(folder)  # the mark may have been deleted too early
-                np.save(folder / _name(len(counts)), np.concatenate(held), allow_pickle=False)
-                counts.append(sum(map(len, held)))
-                held.clear()
-
-        for array in batches:
-            if shape is None:
-                shape = array.shape[1:]
-            if array.shape[1:] != shape:
-                raise ValueError(f"activations of shape {array.shape[1:]} after others of {shape}")
-            per_file = max(1, int(megabytes * 1e6 / array[0].nbytes))
-            for start in range(0, len(array), per_file):
-                part = array[start : start + per_file]
-                if sum(map(len, held)) + len(part) > per_file:
-                    flush()
-                held.append(part.copy())  # a generator may fill the same array again
-        flush()
-        if shape is None:
-            raise ValueError("there are no activations: the batches are empty")
-        index = {"format": _FORMAT, "version": _VERSION, "shape": shape, "counts": counts}
-        beside = folder / f"{_INDEX}.new"
-        beside.write_text(json.dumps(index))
-        _check_vacant(folder)
-        os.replace(beside, folder / _INDEX)  # last, and as a whole: what is there is complete
+        with _reserved(folder) as path:
+            counts: list[int] = []
+            for array in _of_files(batches, megabytes):
+                _check_vacant(path)  # the mark may have been deleted too early
+                np.save(path / _name(len(counts)), array, allow_pickle=False)
+                counts.append(len(array))
+            if not counts:
+                raise ValueError("there are no activations: the batches are empty")
+            shape = array.shape[1:]
+            index = {"format": _FORMAT, "version": _VERSION, "shape": shape, "counts": counts}
+            beside = path / f"{_INDEX}.new"
+            beside.write_text(json.dumps(index))
+            _check_vacant(path)
+            os.replace(beside, path / _INDEX)  # last, and at once: an index means complete files
+        return cls(path)
 
     def part(self, images: Array) -> ActivationShards:
         """Return some of the images, in rising order of their indices, as shards of the same files.
 
         Parameters
         ----------
-        images : (n,)
+        images : ndarray of shape (n,), int
             Their numbers, each once.
+
+        Returns
+        -------
+        part : ActivationShards
 
         Raises
         ------
         ValueError
-            If these are no such numbers, or there are none.
+            If these are not numbers of images, or there are none.
         """
         numbers = np.asarray(images)
         chosen = np.unique(numbers)
-        whole = np.issubdtype(numbers.dtype, np.integer) and numbers.shape == chosen.shape
-        if not whole or not chosen.size or chosen[0] < 0 or chosen[-1] >= self.shape[0]:
+        are_numbers = numbers.dtype.kind in "iu" and numbers.shape == chosen.shape
+        if not are_numbers or not chosen.size or chosen[0] < 0 or chosen[-1] >= self.shape[0]:
             raise ValueError(
                 f"images must be numbers from 0 to {self.shape[0] - 1}, each once (of a mask: "
                 f"np.flatnonzero(mask)), not {images!r}"
             )
-        found = copy.copy(self)
-        found.counts, found._files = [], []
-        images, first = chosen, 0
+        part = copy.copy(self)
+        part.counts, part._files, part.shape = [], [], (len(chosen), *self.shape[1:])
+        first = 0
         for (number, rows), count in zip(self._files, self.counts, strict=True):
-            inside = images[slice(*np.searchsorted(images, [first, first + count]))] - first
+            inside = chosen[slice(*np.searchsorted(chosen, [first, first + count]))] - first
             if inside.size:
-                found.counts.append(len(inside))
-                found._files.append((number, inside if rows is None else rows[inside]))
+                part.counts.append(len(inside))
+                part._files.append((number, inside if rows is None else rows[inside]))
             first += count
-        found.shape = (sum(found.counts), *self.shape[1:])
-        return found
+        return part
 
     def read(self, number: int) -> Array:
         """Return the activations ``(n, *spatial, D)`` of one file.
@@ -254,13 +245,13 @@ class ActivationShards:
         path = self.folder / _name(file)
         try:
             # of a few images, only theirs are read
-            array = np.load(path, allow_pickle=False, mmap_mode=None if rows is None else "r")
+            stored: Array = np.load(path, mmap_mode=None if rows is None else "r")
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path} is missing or damaged: {_AGAIN}") from error
-        enough = len(array) > rows[-1] if rows is not None else len(array) == self.counts[number]
-        if array.dtype != np.float32 or array.shape[1:] != self.shape[1:] or not enough:
+        enough = len(stored) == self.counts[number] if rows is None else len(stored) > rows[-1]
+        if stored.dtype != np.float32 or stored.shape[1:] != self.shape[1:] or not enough:
             raise ValueError(f"{path} is of other activations: {_AGAIN}")
-        array = array if rows is None else array[rows]
+        array = stored if rows is None else np.asarray(stored[rows])
         check_finite(f"the activations in {path}", array)
         return array
 
@@ -273,7 +264,7 @@ def _name(number: int) -> str:
     return f"{number:06d}.npy"
 
 
-def _path(folder: str | os.PathLike) -> Path:
+def _path(folder: str | os.PathLike[str]) -> Path:
     try:
         return Path(folder)
     except TypeError as error:
@@ -281,7 +272,7 @@ def _path(folder: str | os.PathLike) -> Path:
 
 
 @contextmanager
-def _reserved(folder: str | os.PathLike) -> Iterator[Path]:
+def _reserved(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Mark a folder without activations as being written to."""
     path = _path(folder)
     try:
@@ -323,19 +314,35 @@ def _element_shape(dataset: tf.data.Dataset) -> tf.TensorShape:
     return getattr(dataset.element_spec, "shape", tf.TensorShape(None))
 
 
-def _has_rank(batches: Any) -> bool:
-    """Return whether batches are a dataset whose elements have a known rank."""
-    return isinstance(batches, tf.data.Dataset) and _element_shape(batches).rank is not None
+def _of_files(batches: Iterable[Array], megabytes: float) -> Iterator[Array]:
+    """Yield the same activations in arrays of at most the size of a file."""
+    held: list[Array] = []
+    for array in batches:
+        if held and array.shape[1:] != held[0].shape[1:]:
+            shape = held[0].shape[1:]
+            raise ValueError(f"activations of shape {array.shape[1:]} after others of {shape}")
+        per_file = max(1, int(megabytes * 1e6 / array[0].nbytes))
+        for part in slices(len(array), per_file):
+            if held and sum(map(len, held)) + part.stop - part.start > per_file:
+                yield np.concatenate(held)
+                held.clear()
+            held.append(array[part].copy())  # a generator may fill the same array again
+    if held:
+        yield np.concatenate(held)
 
 
-def _batches(batches: Any, of_one: tuple[int, ...] = ()) -> Iterable:
-    """Return the batches as an iterable; ``of_one``: ranks that a single image may have."""
+def _batches(batches: Any, ranks_of_one: tuple[int, ...] = ()) -> Iterable[Any]:
+    """Return the batches as an iterable.
+
+    A dataset whose elements have one of ``ranks_of_one`` may be one of single images: it is refused
+    unless the elements are seen to be batches.
+    """
     if _is_array(batches):
         return [batches]
     if isinstance(batches, tf.data.Dataset):
         shape = _element_shape(batches)
         # the first length of batches that are not all of one size is None
-        if shape.rank in of_one and shape[0] is not None:
+        if shape.rank in ranks_of_one and shape[0] is not None:
             raise ValueError(
                 f"the elements of the dataset have shape {tuple(shape)}: if each is one image, "
                 "batch them, dataset.batch(64); if each is a batch, give "
@@ -346,10 +353,11 @@ def _batches(batches: Any, of_one: tuple[int, ...] = ()) -> Iterable:
             f"batches must be arrays one after another (a list, generator or tf.data.Dataset), not "
             f"{batches!r}"
         )
-    return batches
+    iterable: Iterable[Any] = batches
+    return iterable
 
 
-def _numbered(batches: Iterable, make: Any) -> Iterator[Array]:
+def _numbered(batches: Iterable[Any], make: Callable[[Any], Array]) -> Iterator[Array]:
     """Yield the activations of non-empty batches; errors name the batch."""
     for number, batch in enumerate(batches):
         if isinstance(batch, (tuple, dict)):

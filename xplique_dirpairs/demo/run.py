@@ -45,6 +45,8 @@ CLASS_ID = CLASS_NAMES.index("cat + 3")
 PICTURES_PER_CLASS = 100
 PATCH = 36
 NB_DESIGN = 32
+#: Pictures that all classes share their concepts of.
+IMAGES_OF_ALL = PICTURES_PER_CLASS * len(CLASS_NAMES)
 LAYER = "last_conv"
 PAIRS, CRAFT = "direction pairs", "CRAFT"
 #: What each picture shows, by the name of its file.
@@ -145,9 +147,8 @@ class Summary:
 
     def text(self) -> str:
         """Return a page of plain text, for the terminal."""
-        return "\n\n".join(
-            [self._network(), str(self._concepts()), str(self.comparison), self._fit()]
-        )
+        parts = self._network(), str(self._concepts()), str(self.comparison), self._fit()
+        return "\n\n".join(parts)
 
     def markdown(self) -> str:
         """Return the same with the pictures, as Markdown."""
@@ -173,18 +174,13 @@ class Summary:
 
     def _concepts(self) -> Table:
         """Return a table of both methods' concepts, most important first."""
-        headers, columns = ["rank"], []
+        headers = ["rank"]
+        rows = [[Cell(str(rank + 1))] for rank in range(len(self.importances[PAIRS]))]
         for method, importances in self.importances.items():
             headers += [method, "importance", "ink"]
-            ink = self.ink_auc[method]
-            columns.append(
-                [
-                    [Cell(str(k)), Cell(f"{importances[k]:.3f}"), Cell(f"{ink[k]:.2f}")]
-                    for k in np.argsort(-importances, kind="stable")
-                ]
-            )
-        pairs = zip(*columns, strict=True)
-        rows = [[Cell(str(rank)), *ours, *theirs] for rank, (ours, theirs) in enumerate(pairs, 1)]
+            for row, k in zip(rows, np.argsort(-importances, kind="stable"), strict=True):
+                row += [Cell(str(k)), Cell.figure(importances[k])]
+                row.append(Cell.figure(self.ink_auc[method][k], 2))
         notes = (
             "importance: total Sobol index of the class score",
             "ink: how well the concept's map tells where the digit is (ROC AUC; 0.5 is chance)",
@@ -223,15 +219,16 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     start = time.perf_counter()
 
     with steps("make the pictures", f"{TRAINING_PICTURES} for training"):
-        data = _make_data(seed)
+        train = digit_scenes(TRAINING_PICTURES, seed, "train")[:2]
+        test = digit_scenes(TEST_PICTURES, seed, "test")[:2]
+        data = Data(*train, *test, digit_masks(TEST_PICTURES, seed, "test"))
     with steps("train the network, or load it"):
         model = load_network(data, output / f"small_cnn_seed{seed}.keras", seed, verbose)
     g, h = split_model(model, LAYER)
     images = data.train[data.train_labels == CLASS_ID][:PICTURES_PER_CLASS]
 
-    pairs: Any = DirectionPairsTf(
-        g, h, concepts, patch_size=PATCH, random_state=seed, verbose=min(verbose, 1)
-    )
+    settings: Any = {"patch_size": PATCH, "random_state": seed, "verbose": min(verbose, 1)}
+    pairs: Any = DirectionPairsTf(g, h, concepts, **settings)
     craft = CraftTf(g, h, concepts, patch_size=PATCH)
     with steps(f"{PAIRS}: fit", f"{len(images)} pictures of {CLASS_NAMES[CLASS_ID]!r}"):
         pairs.fit(images, class_id=CLASS_ID)
@@ -249,7 +246,11 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     with steps("compare both methods", f"{chosen.sum()} new pictures"):
         comparison = compare(methods, data.test[chosen], controls=False, verbose=0)
     with steps(f"{PAIRS}: one set for all classes"):
-        manager = _shared_pairs(g, h, data, concepts, seed, verbose)
+        # The classes are balanced and in random order: about as many pictures of each.
+        shared = data.train[:IMAGES_OF_ALL], data.train_labels[:IMAGES_OF_ALL]
+        manager = DirectionPairsManagerTf(g, h, *shared, None, concepts, **settings)
+        manager.fit()
+        manager.estimate_importance(nb_design=NB_DESIGN)
 
     with steps("draw the pictures"):
         comparison.save_report(output)
@@ -271,13 +272,13 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
             figure.savefig(output / f"{name}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
             plt.close(figure)
     pairs.pairs.save(output / "pairs.npz")
-    maps = {
-        name: np.asarray(method.transform(data.test[chosen])) for name, method in methods.items()
-    }
     summary = Summary(
         accuracy=_accuracy(model, data.test, data.test_labels),
         comparison=comparison,
-        ink_auc={name: ink_auc(values, data.test_ink[chosen]) for name, values in maps.items()},
+        ink_auc={
+            name: ink_auc(np.asarray(method.transform(data.test[chosen])), data.test_ink[chosen])
+            for name, method in methods.items()
+        },
         history=pairs.history_,
         seconds=steps.seconds | {"everything": time.perf_counter() - start},
         figures=[name for name in CAPTIONS if (output / f"{name}.png").is_file()],
@@ -288,12 +289,6 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
 
 
 # -------------------------------------------------------------------- data and network
-
-
-def _make_data(seed: int) -> Data:
-    train, train_labels, _ = digit_scenes(TRAINING_PICTURES, seed, "train")
-    test, test_labels, _ = digit_scenes(TEST_PICTURES, seed, "test")
-    return Data(train, train_labels, test, test_labels, digit_masks(TEST_PICTURES, seed, "test"))
 
 
 def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model:
@@ -314,18 +309,6 @@ def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model
 
 def _accuracy(model: keras.Model, images: Array, labels: Array) -> float:
     return float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels))
-
-
-def _shared_pairs(g, h, data: Data, concepts: int, seed: int, verbose: int):
-    # The classes are balanced and in random order: about as many pictures of each.
-    first = slice(PICTURES_PER_CLASS * len(CLASS_NAMES))
-    manager = DirectionPairsManagerTf(
-        g, h, data.train[first], data.train_labels[first], None, concepts,
-        patch_size=PATCH, random_state=seed, verbose=min(verbose, 1),
-    )  # fmt: skip
-    manager.fit()
-    manager.estimate_importance(nb_design=NB_DESIGN)
-    return manager
 
 
 # -------------------------------------------------------------------- reading and drawing
