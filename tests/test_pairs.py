@@ -42,7 +42,7 @@ def test_reading_is_the_formulas_of_the_method(pairs):
             alpha[p, i] = sum(filters[i, d] * (x[p, d] - pairs.mean[d]) for d in range(D)) / gain
             u[p, i] = max(z[p, i] - pairs.absent_levels[i], 0.0)
         v[p] = inverse @ (z[p] - pairs.biases)
-    for found, slow in [
+    for computed, slow in [
         (pairs.project(x), z),
         (pairs.detect(x), y),
         (pairs.signal_values(x), alpha),
@@ -50,7 +50,7 @@ def test_reading_is_the_formulas_of_the_method(pairs):
         (pairs.coefficients(x, off="undecided"), v),
         (pairs.margins, [1 / np.sqrt(sum(w * w)) for w in filters]),
     ]:
-        np.testing.assert_allclose(found, slow, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(computed, slow, rtol=1e-5, atol=1e-5)
 
 
 def test_writing_is_the_formulas_of_the_method(pairs):
@@ -191,8 +191,8 @@ def test_permuting_the_concepts_permutes_what_is_read(pairs):
     )
     x = features()
     for read in ("project", "detect", "signal_values"):
-        found = getattr(turned, read)(x)
-        np.testing.assert_allclose(found, getattr(pairs, read)(x)[..., order], rtol=1e-6)
+        computed = getattr(turned, read)(x)
+        np.testing.assert_allclose(computed, getattr(pairs, read)(x)[..., order], rtol=1e-6)
     for off in OFF:
         u, v = turned.coefficients(x, off), pairs.coefficients(x, off)
         np.testing.assert_allclose(u, v[..., order], rtol=1e-5, atol=1e-5)

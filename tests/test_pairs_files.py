@@ -19,7 +19,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pairs", "pairs.npz", "pairs.v1.bin"])
-def test_saved_pairs_come_back_bit_by_bit_under_the_very_name(name, tmp_path):
+def test_saved_pairs_load_bit_for_bit_from_the_given_path(name, tmp_path):
     make().save(tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert same(DirectionPairs.load(str(tmp_path / name)), make())

@@ -67,10 +67,10 @@ def test_csv_keeps_all_digits_and_names_with_commas_and_quotes_and_has_a_row_to_
 
 
 def test_html_shows_names_and_runs_none_of_them(table):
-    found = Cells(table.formatted("html"))
-    assert "script" not in found.tags
-    assert found.tags.count("table") == 1 and found.tags.count("strong") == 1
-    assert NASTY in found.cells and "0.500 ± 0.100 =" in found.cells
+    page = Cells(table.formatted("html"))
+    assert "script" not in page.tags
+    assert page.tags.count("table") == 1 and page.tags.count("strong") == 1
+    assert NASTY in page.cells and "0.500 ± 0.100 =" in page.cells
     assert table._repr_html_() == table.formatted("html")
 
 
@@ -106,9 +106,9 @@ def test_plain_columns_are_aligned_and_the_best_is_between_asterisks(table):
 
 
 def test_a_long_name_leaves_figures_in_sight_in_a_terminal_and_is_whole_elsewhere():
-    made = Table(["class", "images"], [[Cell("y" * 200), Cell("7")]])
-    assert max(map(len, str(made).splitlines())) < 80 and "7" in str(made)
-    assert all("y" * 200 in made.formatted(format) for format in FORMATS if format != "plain")
+    long_names = Table(["class", "images"], [[Cell("y" * 200), Cell("7")]])
+    assert max(map(len, str(long_names).splitlines())) < 80 and "7" in str(long_names)
+    assert all("y" * 200 in long_names.formatted(format) for format in FORMATS if format != "plain")
 
 
 @pytest.mark.parametrize("format", ["plain", "markdown", "latex", "html"])

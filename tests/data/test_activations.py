@@ -54,7 +54,7 @@ def with_value(shape, value):
         (1j * np.ones((8, 8, 3)), "one numeric array, not complex"),
     ],
 )
-def test_images_that_cannot_be_are_refused(images, message):
+def test_invalid_images_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         check_images(images)
 
@@ -80,12 +80,12 @@ def test_activations_of_every_rank_are_taken_as_float32(shape, kind):
         ([np.ones((2, 3)), np.ones((2, 4))], "activations of several sizes"),
     ],
 )
-def test_activations_that_cannot_be_are_refused(activations, message):
+def test_invalid_activations_are_refused(activations, message):
     with pytest.raises(ValueError, match=message):
         check_activations(activations)
 
 
-def test_who_streams_is_told_where_to():
+def test_a_stream_is_refused_and_shards_are_recommended():
     dataset = tf.data.Dataset.from_tensors(np.ones((8, 3)))
     for stream in (dataset, iter(dataset), (x for x in [np.ones((8, 3))])):
         with pytest.raises(ValueError, match=r"write shards with ActivationShards.write"):
@@ -95,7 +95,7 @@ def test_who_streams_is_told_where_to():
 
 
 @pytest.mark.parametrize("seed", ["a", -1, 1.5])
-def test_what_is_no_seed_is_refused(seed):
+def test_an_invalid_seed_is_refused(seed):
     with pytest.raises(ValueError, match="random_state must be None or an integer of at least 0"):
         check_random_state(seed)
 
@@ -103,9 +103,11 @@ def test_what_is_no_seed_is_refused(seed):
 def test_activations_do_not_depend_on_the_batch_size(halves, images):
     first, _ = halves("conv_gap")
     pictures = images("conv_gap", 5)
-    found = compute_activations(first, pictures, batch_size=2)
-    np.testing.assert_allclose(found, first(pictures), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(compute_activations(first, pictures[3])[0], found[3], rtol=1e-5)
+    activations = compute_activations(first, pictures, batch_size=2)
+    np.testing.assert_allclose(activations, first(pictures), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        compute_activations(first, pictures[3])[0], activations[3], rtol=1e-5
+    )
 
 
 def test_a_model_of_several_replicas_is_left_to_keras(halves, images, monkeypatch):
@@ -117,8 +119,8 @@ def test_a_model_of_several_replicas_is_left_to_keras(halves, images, monkeypatc
     monkeypatch.setattr(
         keras.Model, "predict", lambda self, x, **_: shared.append(len(x)) or self(x).numpy()
     )
-    found = compute_activations(model, pictures, batch_size=2)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    activations = compute_activations(model, pictures, batch_size=2)
+    np.testing.assert_allclose(activations, expected, rtol=1e-5)
     assert shared == [5]
 
 

@@ -82,32 +82,32 @@ def test_a_split_keeps_groups_together(annotated):
 def test_one_mask_for_each_image_is_renumbered_in_the_order_of_the_names(rng, background):
     names = {7: "hat", 0: "skin", 200: "shoe", 3: "belt"}
     masks = rng.choice([0, 3, 7, 200], (6, 4, 4))
-    found = AnnotatedImages.from_one_mask(
+    annotated = AnnotatedImages.from_one_mask(
         np.zeros((6, 4, 4, 3), np.uint8), masks, names, category="cloth", background=background
     )
     listed = [name for number, name in names.items() if number != background]
-    assert flat_concepts(found.concepts) == [("cloth", name) for name in listed]
-    assert not found.exhaustive
+    assert flat_concepts(annotated.concepts) == [("cloth", name) for name in listed]
+    assert not annotated.exhaustive
     for number, name in names.items():
         if number == background:
-            np.testing.assert_array_equal(found.masks["cloth"] == 0, masks == number)
+            np.testing.assert_array_equal(annotated.masks["cloth"] == 0, masks == number)
         else:
-            np.testing.assert_array_equal(mask_of(found, "cloth", name), masks == number)
+            np.testing.assert_array_equal(mask_of(annotated, "cloth", name), masks == number)
 
 
 def test_a_background_needs_no_name():
     masks = np.array([[[0, 4]]])
-    found = AnnotatedImages.from_one_mask(np.zeros((1, 1, 2, 3)), masks, {4: "hat"})
-    np.testing.assert_array_equal(found.masks["object"], [[[0, 1]]])
+    annotated = AnnotatedImages.from_one_mask(np.zeros((1, 1, 2, 3)), masks, {4: "hat"})
+    np.testing.assert_array_equal(annotated.masks["object"], [[[0, 1]]])
 
 
 def test_a_stream_can_be_read_again_and_gives_what_is_in_memory(annotated):
     stream = AnnotatedStream(annotated.batches, CONCEPTS)
     assert stream.concepts == annotated.concepts
     for _ in range(2):
-        for came, wanted in zip(stream.batches(4), annotated.batches(4), strict=True):
-            np.testing.assert_array_equal(came[0], wanted[0])
-            np.testing.assert_array_equal(came[1]["colour"], wanted[1]["colour"])
+        for batch, expected in zip(stream.batches(4), annotated.batches(4), strict=True):
+            np.testing.assert_array_equal(batch[0], expected[0])
+            np.testing.assert_array_equal(batch[1]["colour"], expected[1]["colour"])
 
 
 def test_a_stream_asks_for_one_batch_at_a_time(annotated):
@@ -126,8 +126,8 @@ def test_a_stream_asks_for_one_batch_at_a_time(annotated):
 
 def test_masks_may_be_bool_where_there_is_one_concept():
     mask = np.array([[[True, False]]])
-    found = AnnotatedImages(np.zeros((1, 1, 2, 3)), {"sign": mask}, {"sign": ["mark"]})
-    np.testing.assert_array_equal(mask_of(found, "sign", "mark"), mask)
+    annotated = AnnotatedImages(np.zeros((1, 1, 2, 3)), {"sign": mask}, {"sign": ["mark"]})
+    np.testing.assert_array_equal(mask_of(annotated, "sign", "mark"), mask)
 
 
 IMAGES = np.zeros((2, 3, 3, 3), np.float32)
@@ -162,20 +162,20 @@ MASK = np.zeros((2, 3, 3), np.uint8)
         ({"labels": [0, 2]}, ValueError, "labels go up to 2, but there are 2 names"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(changed, error, message):
-    whole = {
+def test_invalid_arguments_are_refused(changed, error, message):
+    arguments = {
         "images": IMAGES,
         "masks": {"object": MASK},
         "concepts": {"object": ["house", "tree"]},
         "labels": [0, 1],
         "class_names": ["a", "b"],
     }
-    AnnotatedImages(**whole)
+    AnnotatedImages(**arguments)
     with pytest.raises(error, match=message):
-        AnnotatedImages(**whole | changed)
+        AnnotatedImages(**arguments | changed)
 
 
-def test_single_masks_that_do_not_fit_are_named():
+def test_invalid_single_masks_are_refused():
     with pytest.raises(TypeError, match=r"names must be a dict of number → name, not list"):
         AnnotatedImages.from_one_mask(IMAGES, MASK, ["hat"])
     with pytest.raises(ValueError, match=r"numbers without a name: \[5\]"):
@@ -184,7 +184,7 @@ def test_single_masks_that_do_not_fit_are_named():
         AnnotatedImages.from_one_mask(IMAGES, MASK * 1.0, {1: "hat"})
 
 
-def test_arguments_of_methods_that_do_not_fit_are_named(annotated):
+def test_invalid_arguments_of_methods_are_refused(annotated):
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, not 0"):
         annotated.batches(0)
     for share in (0.0, 1.0, 0.01):
@@ -196,7 +196,7 @@ def test_arguments_of_methods_that_do_not_fit_are_named(annotated):
         annotated.subset(np.zeros(10, bool))
 
 
-def test_streams_that_do_not_fit_are_named(annotated):
+def test_invalid_streams_are_refused(annotated):
     with pytest.raises(TypeError, match=r"make_batches must be a function .* not generator"):
         AnnotatedStream((batch for batch in annotated.batches(2)), CONCEPTS)
     other = AnnotatedStream(annotated.batches, {"object": ["house", "tree"]})

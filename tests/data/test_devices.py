@@ -137,7 +137,7 @@ def test_two_workers_learn_the_same_from_shards(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_one_process_began_two_workers_finish(tmp_path):
+def test_two_workers_can_resume_the_fit_of_one_process(tmp_path):
     state, settings = tmp_path / "state", {"resume": str(tmp_path / "state")}
     process = start([ONE_FIT, "alone", "default", tmp_path, json.dumps(settings)])
     end = time.monotonic() + PATIENCE
@@ -183,14 +183,14 @@ def test_no_code_of_ours_names_a_device():
     "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
 )
 def test_mixed_precision_finds_the_same_directions(policy):
-    whole = alone("default")
+    single = alone("default")
     keras.config.set_dtype_policy(policy)
     try:
         mixed, _ = fit("default", None)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert least_cosine(whole, mixed) > 0.999
-    assert np.abs(whole.filters - mixed.filters).max() > 0, "the head did not compute as told"
+    assert least_cosine(single, mixed) > 0.999
+    assert np.abs(single.filters - mixed.filters).max() > 0, "the head did not compute as told"
 
 
 # ------------------------------------------------------------------ mistakes

@@ -66,9 +66,10 @@ def test_one_array_of_images_or_one_image_is_computed(tmp_path, rng):
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     expected = model(images).numpy()
     for number, given in enumerate((images, tf.data.Dataset.from_tensor_slices(images).take(5))):
-        found = np.concatenate(list(ActivationShards.compute(tmp_path / f"{number}", model, given)))
-        np.testing.assert_allclose(found, expected[: len(found)], atol=1e-6)
-        assert len(found) == (70, 5)[number]
+        shards = ActivationShards.compute(tmp_path / f"{number}", model, given)
+        assert shards.shape[0] == (70, 5)[number]
+        computed = np.concatenate(list(shards))
+        np.testing.assert_allclose(computed, expected[: len(computed)], atol=1e-6)
     one = ActivationShards.compute(tmp_path / "one", model, images[0])
     assert one.shape == (1, 6, 6, 2)
 
@@ -102,7 +103,7 @@ def test_a_part_has_the_images_asked_for_in_order(again, tmp_path, activations):
     assert part.shape == expected.shape and len(shards.counts) > len(part.counts)
 
 
-def test_of_a_file_only_the_images_of_a_part_are_read(tmp_path, activations, monkeypatch):
+def test_reading_a_part_loads_only_its_images(tmp_path, activations, monkeypatch):
     part, load, loaded = written(tmp_path, activations).part(np.array([8])), np.load, []
     monkeypatch.setattr(np, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1])
     (array,) = part
@@ -115,7 +116,7 @@ def test_of_a_file_only_the_images_of_a_part_are_read(tmp_path, activations, mon
     [[], [-1], [50], [3, 3], [1.0], [[1, 2]], np.arange(50) < 10],
     ids=["none", "negative", "too large", "twice", "no whole number", "of two axes", "a mask"],
 )
-def test_a_part_of_what_are_no_images_is_refused(images, tmp_path, activations):
+def test_a_part_of_invalid_image_numbers_is_refused(images, tmp_path, activations):
     shards = written(tmp_path, activations)
     with pytest.raises(ValueError, match=r"images must be numbers from 0 to 49, each once"):
         shards.part(np.array(images))
@@ -192,7 +193,7 @@ def test_incomplete_foreign_or_damaged_folders_are_refused(tmp_path, activations
         ActivationShards(tmp_path / "good")
 
 
-def test_nan_in_a_file_is_said_with_the_file(tmp_path, activations):
+def test_nan_in_a_file_is_reported_with_the_name_of_the_file(tmp_path, activations):
     shards = written(tmp_path, activations)
     damaged = shards.read(2)
     damaged[0, 0, 0, 0] = np.nan
@@ -214,7 +215,7 @@ def test_nan_in_a_file_is_said_with_the_file(tmp_path, activations):
         ({"batches": np.array(3.0)}, ValueError, "batch 0: activations must be"),
     ],
 )
-def test_what_cannot_be_written_is_refused(settings, error, message, tmp_path, activations):
+def test_invalid_arguments_of_write_are_refused(settings, error, message, tmp_path, activations):
     with pytest.raises(error, match=message):
         ActivationShards.write(**{"folder": tmp_path, "batches": [activations], **settings})
 
@@ -235,27 +236,27 @@ def test_a_dataset_that_is_not_batched_is_refused(shape, tmp_path, rng):
     with pytest.raises(ValueError, match=r"batch them, dataset.batch\(64\)"):
         ActivationShards.write(tmp_path, dataset)
     assert ActivationShards.write(tmp_path, dataset.batch(4)).shape == activations.shape
-    whole, tokens = dataset.batch(3, drop_remainder=True), len(shape) == 2
-    found = ActivationShards.write(tmp_path / "b", whole.as_numpy_iterator(), tokens=tokens)
-    assert found.shape == activations.shape
+    batches = dataset.batch(3, drop_remainder=True).as_numpy_iterator()
+    shards = ActivationShards.write(tmp_path / "b", batches, tokens=len(shape) == 2)
+    assert shards.shape == activations.shape
 
 
 def of_unknown_rank(maps):
     return tf.data.Dataset.from_generator(lambda: iter(maps), output_types=tf.float32)
 
 
-@pytest.mark.parametrize("of", [list, tuple, iter, of_unknown_rank])
-def test_maps_that_come_one_by_one_are_no_batches_of_tokens(of, tmp_path, activations):
+@pytest.mark.parametrize("container", [list, tuple, iter, of_unknown_rank])
+def test_single_maps_are_not_taken_for_batches_of_tokens(container, tmp_path, activations):
     message = r"batch 0: .*\(3, 2, 4\): .* np.stack\(maps\); .* batch of 3 .* tokens=True"
     with pytest.raises(ValueError, match=message):
-        ActivationShards.write(tmp_path, of(list(activations)))
+        ActivationShards.write(tmp_path, container(list(activations)))
     known = tf.data.Dataset.from_tensor_slices(activations)
-    for number, batches in enumerate((of(list(activations)), known)):
+    for number, batches in enumerate((container(list(activations)), known)):
         shards = ActivationShards.write(tmp_path / str(number), batches, tokens=True)
         assert shards.shape == (150, 2, 4)
 
 
-def test_labels_are_to_be_dropped(tmp_path, rng):
+def test_batches_with_labels_are_refused(tmp_path, rng):
     images = rng.uniform(size=(4, 8, 8, 3)).astype(np.float32)
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(4))).batch(2)
@@ -306,24 +307,24 @@ def test_streamed_features_are_the_held_ones(both, activations):
     np.testing.assert_array_equal(first, other)
     moments = [Moments.of(features) for features in both]
     np.testing.assert_allclose(moments[0].covariance, moments[1].covariance, rtol=1e-5)
-    made = whitened(moments[0], 2)
-    samples = [f.sample(made, 40, np.random.default_rng(3)) for f in both]
+    coordinates = whitened(moments[0], 2)
+    samples = [f.sample(coordinates, 40, np.random.default_rng(3)) for f in both]
     for sample in samples:
-        assert sample.shape == (40, made.axes)
-        away = np.abs(sample[:, None] - made.features(first)[None]).max(axis=2).min(axis=1)
+        assert sample.shape == (40, coordinates.axes)
+        away = np.abs(sample[:, None] - coordinates.features(first)[None]).max(axis=2).min(axis=1)
         assert away.max() < 1e-5, "positions of the data"
         assert len(np.unique(sample.round(4), axis=0)) == 40, "without replacement"
-    everything = [f.batches(made, None, 0).take(1)[0] for f in both]
+    everything = [f.batches(coordinates, None, 0).take(1)[0] for f in both]
     np.testing.assert_allclose(*everything, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
 def test_a_pass_shows_every_position_about_once_in_an_order_of_the_seed(kind, both):
     features = both[kind]
-    made = whitened(Moments.of(features), 2)
+    coordinates = whitened(Moments.of(features), 2)
 
     def batches(seed, count):
-        return np.concatenate(drawn(features.batches(made, 32, seed), count))
+        return np.concatenate(drawn(features.batches(coordinates, 32, seed), count))
 
     passed = batches(0, 9)  # 288 of 300
     assert len(np.unique(passed.round(4), axis=0)) > 0.85 * 288
@@ -336,34 +337,34 @@ def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_hel
     tmp_path, activations, monkeypatch
 ):
     held, shards = Features(activations), written(tmp_path, activations)
-    made, streamed, read = whitened(Moments.of(held), 2), Features(shards), []
+    coordinates, streamed, read = whitened(Moments.of(held), 2), Features(shards), []
     reading = shards.read
     monkeypatch.setattr(shards, "read", lambda number: read.append(number) or reading(number))
-    batches = [drawn(f.batches(made, 32, 5), 30) for f in (held, streamed)]
+    batches = [drawn(f.batches(coordinates, 32, 5), 30) for f in (held, streamed)]
     np.testing.assert_allclose(*batches, atol=1e-6)
-    samples = [f.sample(made, 20, np.random.default_rng(1)) for f in (held, streamed)]
+    samples = [f.sample(coordinates, 20, np.random.default_rng(1)) for f in (held, streamed)]
     np.testing.assert_allclose(*samples, atol=1e-6)
     assert read == list(range(len(shards.counts)))
-    monkeypatch.setattr(features_, "KEPT_MEGABYTES", 4e-6 * (300 * made.axes - 1))
+    monkeypatch.setattr(features_, "KEPT_MEGABYTES", 4e-6 * (300 * coordinates.axes - 1))
     read.clear()
-    drawn(Features(shards).batches(made, 32, 5), 30)
+    drawn(Features(shards).batches(coordinates, 32, 5), 30)
     assert len(read) > 3 * len(shards.counts), "above it every pass reads them"
 
 
 @pytest.mark.parametrize("skip", [4, 9, 23])
 def test_batches_that_are_skipped_are_those_that_would_have_come(skip, both):
-    made = whitened(Moments.of(both[0]), 2)
+    coordinates = whitened(Moments.of(both[0]), 2)
     for features in both:
-        whole = drawn(features.batches(made, 32, 5), skip + 3)
-        rest = drawn(features.batches(made, 32, 5, skip), 3)
+        whole = drawn(features.batches(coordinates, 32, 5), skip + 3)
+        rest = drawn(features.batches(coordinates, 32, 5, skip), 3)
         np.testing.assert_array_equal(rest, whole[skip:])
 
 
 def test_whole_passes_that_are_skipped_are_not_read(both, monkeypatch):
     streamed, read = both[1], []
-    made, reading = whitened(Moments.of(both[0]), 2), streamed.activations.read
+    coordinates, reading = whitened(Moments.of(both[0]), 2), streamed.activations.read
     monkeypatch.setattr(streamed.activations, "read", lambda k: read.append(k) or reading(k))
-    drawn(streamed.batches(made, 32, 5, 10 * (300 // 32)), 1)
+    drawn(streamed.batches(coordinates, 32, 5, 10 * (300 // 32)), 1)
     assert 0 < len(read) <= len(streamed.activations.counts)
 
 

@@ -108,8 +108,8 @@ def test_every_pixel_is_of_an_object_and_of_a_colour(scenes):
 def test_parts_lie_in_their_objects(scenes):
     assert set(WHOLES) == set(CONCEPTS["part"])
     for part, wholes in WHOLES.items():
-        found = np.unique(scenes.masks["object"][mask_of(scenes, "part", part)])
-        assert {OBJECTS[number - 1] for number in found} == wholes, part
+        objects = np.unique(scenes.masks["object"][mask_of(scenes, "part", part)])
+        assert {OBJECTS[number - 1] for number in objects} == wholes, part
 
 
 def named(rgb):
@@ -152,9 +152,9 @@ def test_textured_pixels_vary_and_others_do_not(scenes):
     steps = near.max(axis=0)
     plain = np.median(steps[within & (texture[:, :63, :63] == 0)])
     for number, name in enumerate(CONCEPTS["texture"], start=1):
-        found = steps[within & (texture[:, :63, :63] == number)]
+        steps_within = steps[within & (texture[:, :63, :63] == number)]
         # the widest stripes vary at every fourth pixel
-        assert np.quantile(found, 0.8) > 3 * plain, name
+        assert np.quantile(steps_within, 0.8) > 3 * plain, name
 
 
 def test_a_chequered_floor_is_of_two_colours_in_equal_parts(scenes):
@@ -205,12 +205,12 @@ def test_what_defines_a_class_is_mostly_in_sight(few):
         others = [name for name in OBJECTS if name != thing]
         alone = annotated_scenes(64, seed=8, without=others)
         classes = [k for k, name in enumerate(CLASS_NAMES) if thing in CLASSES[name].defining]
-        seen, whole = (
+        in_sight, complete = (
             mask_of(part, "object", thing)[np.isin(few.labels, classes)].sum(axis=(1, 2))
             for part in (in_front, alone)
         )
-        assert (seen >= LEAST_VISIBLE * whole).all(), thing
-        assert whole.min() > 40, thing
+        assert (in_sight >= LEAST_VISIBLE * complete).all(), thing
+        assert complete.min() > 40, thing
 
 
 def test_things_differ_in_size_and_place(scenes):
@@ -260,15 +260,15 @@ def test_the_distractor_is_in_its_share_of_every_class(scenes):
 
 
 def test_a_seed_is_a_data_set_in_whatever_blocks_it_is_drawn():
-    whole = annotated_scenes(21, seed=2)
+    everything = annotated_scenes(21, seed=2)
     for start, n in ((0, 21), (5, 3), (15, 6)):
         part = annotated_scenes(n, seed=2, start=start)
-        np.testing.assert_array_equal(part.images, whole.images[start : start + n])
-        np.testing.assert_array_equal(part.labels, whole.labels[start : start + n])
+        np.testing.assert_array_equal(part.images, everything.images[start : start + n])
+        np.testing.assert_array_equal(part.labels, everything.labels[start : start + n])
         np.testing.assert_array_equal(scene_labels(n, 2, start=start), part.labels)
         for category, mask in part.masks.items():
-            np.testing.assert_array_equal(mask, whole.masks[category][start : start + n])
-    assert not np.array_equal(annotated_scenes(21, seed=3).labels, whole.labels)
+            np.testing.assert_array_equal(mask, everything.masks[category][start : start + n])
+    assert not np.array_equal(annotated_scenes(21, seed=3).labels, everything.labels)
 
 
 def test_no_image_comes_twice():
@@ -289,6 +289,6 @@ def test_invalid_arguments_are_named():
         annotated_scenes(3, without=["trees"])
 
 
-def test_the_first_number_is_checked():
+def test_a_negative_start_is_refused():
     with pytest.raises(ValueError, match="start must be an integer of at least 0, not -8"):
         annotated_scenes(3, start=-8)

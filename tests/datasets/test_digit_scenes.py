@@ -106,7 +106,7 @@ def test_invalid_arguments_are_named():
 
 
 def test_the_network_ends_in_maps_of_8_by_8_and_logits_and_soon_knows_the_photograph():
-    images, labels, _ = digit_scenes(480)
+    images, labels, _ = digit_scenes(300)
     model = small_cnn(images, labels, epochs=4, verbose=0)
     assert model.get_layer("last_conv").output.shape == (None, 8, 8, 48)
     assert model.output_shape == (None, len(CLASS_NAMES))

@@ -76,7 +76,7 @@ def test_signal_values_are_above_the_threshold_where_the_concept_is_and_nowhere_
     assert data.alpha.max() <= 5.0
 
 
-def test_which_pixel_carries_which_concept_is_a_toss(data):
+def test_pixels_carry_their_concepts_at_random(data):
     first = data.masks[data.labels == 0][:, 0, 0, 0]
     assert 0.4 < first.mean() < 0.6
 

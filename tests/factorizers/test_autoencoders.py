@@ -37,13 +37,13 @@ def x():
 @pytest.fixture(scope="module")
 def fitted(x):
     """``fitted(kind)`` → a factorizer of few steps, one a module."""
-    made = {}
+    factorizers = {}
 
     def get(kind):
-        if kind not in made:
-            made[kind] = kind(**FITTED)
-            made[kind].fit(x)
-        return made[kind]
+        if kind not in factorizers:
+            factorizers[kind] = kind(**FITTED)
+            factorizers[kind].fit(x)
+        return factorizers[kind]
 
     return get
 
@@ -234,15 +234,15 @@ def test_a_position_has_at_most_k_concepts_none_negative(fitted, kind, x):
 def test_encode_and_decode_equal_a_slow_second_writing(fitted, kind, x):
     factorizer = fitted(kind)
     u = factorizer.encode(x[:20])
-    for position, found in zip(x[:20].astype(float), u, strict=True):
+    for position, coefficients in zip(x[:20].astype(float), u, strict=True):
         z = [f @ position - b for f, b in zip(factorizer.filters_, factorizer.biases_, strict=True)]
         best = sorted(range(CONCEPTS), key=lambda i: -z[i])[:2]
         slow = [max(z[i], 0.0) if i in best else 0.0 for i in range(CONCEPTS)]
-        np.testing.assert_allclose(found, slow, atol=1e-4)
+        np.testing.assert_allclose(coefficients, slow, atol=1e-4)
         decoded = factorizer.constant_.astype(float)
         for coefficient, atom in zip(slow, factorizer.bank_, strict=True):
             decoded = decoded + coefficient * atom
-        np.testing.assert_allclose(factorizer.decode(found[None])[0], decoded, atol=1e-3)
+        np.testing.assert_allclose(factorizer.decode(coefficients[None])[0], decoded, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -255,7 +255,7 @@ def test_the_folded_weights_are_the_model_of_scaled_features(fitted, kind, x):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_positions_do_not_know_each_other(fitted, kind, x, rng):
+def test_coefficients_of_a_position_do_not_depend_on_other_positions(fitted, kind, x, rng):
     order = rng.permutation(len(x))
     u = fitted(kind).encode(x)
     np.testing.assert_allclose(fitted(kind).encode(x[order]), u[order], atol=1e-4)
@@ -289,7 +289,7 @@ def test_gradients_flow_through_encoding_and_decoding(fitted, kind, x):
 
 
 @pytest.mark.parametrize("kind", TWO_KINDS)
-def test_a_single_concept(x, kind):
+def test_a_single_concept_can_be_learned(x, kind):
     factorizer = kind(1, steps=20, random_state=0)
     bank, u = factorizer.fit(x)
     assert bank.shape == (1, CHANNELS)
@@ -298,7 +298,7 @@ def test_a_single_concept(x, kind):
 
 
 @pytest.mark.parametrize("kind", TWO_KINDS)
-def test_more_concepts_than_channels(kind):
+def test_more_concepts_than_channels_can_be_learned(kind):
     x, _ = sparse_mixtures(300, 4, 10)
     factorizer = kind(10, steps=20, random_state=0)
     bank, _ = factorizer.fit(x)

@@ -99,7 +99,7 @@ def fitted(name, x):
     return copy.deepcopy(fitted_once(name, sign, 4)[0])
 
 
-def test_it_names_its_directions_and_its_shapes(fitted, x):
+def test_directions_and_coefficients_have_the_declared_shapes(fitted, x):
     assert isinstance(fitted, DirectionsFactorizer) and fitted.is_fitted
     assert fitted.number_of_concepts == 4
     assert fitted.get_concept_bank().shape == fitted.components_.shape == (4, 8)
@@ -178,7 +178,7 @@ def test_gradients_flow_through_decoding(fitted, x):
     assert np.abs(tape.gradient(total, u)).max() > 0
 
 
-def test_a_position_is_read_the_same_in_any_company(fitted, x):
+def test_coefficients_do_not_depend_on_the_positions_read_together(fitted, x):
     u = fitted.encode(x)
     order = np.random.default_rng(0).permutation(len(x))
     np.testing.assert_allclose(fitted.encode(x[order]), u[order], atol=1e-4)
@@ -221,35 +221,35 @@ def test_it_can_be_fitted_again(fitted, x):
 
 
 @pytest.mark.parametrize("concepts", [1, 8])
-def test_one_concept_and_as_many_as_channels(name, x, concepts):
-    made = FACTORIZERS[name](concepts, random_state=0)
-    if x.min() < 0 and made.requires_positive_activations:
+def test_one_concept_and_as_many_as_channels_can_be_learned(name, x, concepts):
+    factorizer = FACTORIZERS[name](concepts, random_state=0)
+    if x.min() < 0 and factorizer.requires_positive_activations:
         pytest.skip("takes no negative activations")
-    bank, u = made.fit(x)
+    bank, u = factorizer.fit(x)
     assert bank.shape == (concepts, 8) and u.shape == (120, concepts)
     assert np.isfinite(bank).all() and np.isfinite(u).all() and np.abs(u).max() > 0
 
 
 def test_more_concepts_than_channels_work_or_are_refused(name):
     x = features("non-negative")
-    made = FACTORIZERS[name](11, random_state=0)
+    factorizer = FACTORIZERS[name](11, random_state=0)
     try:
-        bank, u = made.fit(x)
+        bank, u = factorizer.fit(x)
     except ValueError as error:
         assert "at most 8 concepts" in str(error) and "11" in str(error)
         return
     assert bank.shape == (11, 8) and u.shape == (120, 11)
-    restored = made.decode(made.encode(x)) + made.residual(x)
+    restored = factorizer.decode(factorizer.encode(x)) + factorizer.residual(x)
     assert np.abs(restored - x).max() <= 1e-5 * np.abs(x).max()
 
 
 def test_a_channel_that_never_varies_is_no_obstacle(name):
     x = features("non-negative").copy()
     x[:, 3] = 0.0
-    made = FACTORIZERS[name](4, random_state=0)
-    _, u = made.fit(x)
+    factorizer = FACTORIZERS[name](4, random_state=0)
+    _, u = factorizer.fit(x)
     assert np.isfinite(u).all()
-    restored = made.decode(u) + made.residual(x)
+    restored = factorizer.decode(u) + factorizer.residual(x)
     assert np.abs(restored - x).max() <= 1e-5 * np.abs(x).max()
 
 
@@ -268,10 +268,10 @@ def test_a_channel_that_never_varies_is_no_obstacle(name):
 def test_activations_that_cannot_be_learned_from_are_refused(name, activations, message):
     if name in LEARNED and message in ("constant", "positions", "too large"):
         pytest.skip("checked by the learner")
-    made = FACTORIZERS[name](4, random_state=0)
+    factorizer = FACTORIZERS[name](4, random_state=0)
     with pytest.raises(ValueError, match=message):
-        made.fit(activations)
-    assert not made.is_fitted
+        factorizer.fit(activations)
+    assert not factorizer.is_fitted
 
 
 @pytest.mark.parametrize("concepts", [0, -1, 2.5, "4"])
@@ -310,10 +310,10 @@ def test_only_flat_features_are_read(name, fitted, x):
     ids=["encode", "encode_differentiable", "decode", "residual", "bank", "directions"],
 )
 def test_before_fit_every_use_raises_not_fitted(name, use):
-    made = FACTORIZERS[name](4, random_state=0)
-    assert not made.is_fitted
+    factorizer = FACTORIZERS[name](4, random_state=0)
+    assert not factorizer.is_fitted
     with pytest.raises(NotFittedError, match="fit"):
-        use(made, features("non-negative"))
+        use(factorizer, features("non-negative"))
 
 
 # ---------------------------------------------------------------- in the extractors
@@ -323,19 +323,19 @@ def test_before_fit_every_use_raises_not_fitted(name, use):
 def test_under_the_craft_interface_the_networks_own_output_comes_back(
     halves, images, name, network
 ):
-    made = FACTORIZERS[name](3, random_state=0)
-    if network == "gelu" and made.requires_positive_activations:
+    factorizer = FACTORIZERS[name](3, random_state=0)
+    if network == "gelu" and factorizer.requires_positive_activations:
         pytest.skip("takes no negative activations")
     g, h = halves(network)
     pictures = images(network)
-    craft = FactorizerCraftTf(g, h, made, patch_size=16, random_state=0)
+    craft = FactorizerCraftTf(g, h, factorizer, patch_size=16, random_state=0)
     crops, crops_u, bank = craft.fit(pictures, class_id=1)
     assert len(crops) == len(crops_u) and crops_u.shape[1] == len(bank) == 3
     activations = g.predict_on_batch(pictures)
     u = craft.transform(pictures)
     assert u.shape == (*activations.shape[:-1], 3)
     flat = activations.reshape(-1, activations.shape[-1])
-    restored = made.decode(u.reshape(-1, 3)) + made.residual(flat)
+    restored = factorizer.decode(u.reshape(-1, 3)) + factorizer.residual(flat)
     own = h.predict_on_batch(activations)
     back = h.predict_on_batch(restored.reshape(activations.shape).astype(np.float32))
     assert np.abs(back - own).max() <= 1e-5 * np.abs(own).max()

@@ -33,9 +33,9 @@ def one_thread():
         yield
 
 
-def matched_cosines(found, true):
-    """Cosines of found and true directions (I, D), matched one to one."""
-    similarity = cosines(true, found)
+def matched_cosines(directions_found, true):
+    """Cosines of directions_found and true directions (I, D), matched one to one."""
+    similarity = cosines(true, directions_found)
     matching = match(similarity)
     columns = np.flatnonzero(matching != UNMATCHED)
     return similarity[matching[columns], columns]
@@ -106,8 +106,8 @@ def test_ica_finds_independent_sources_their_directions_and_their_filters(mixed)
     sources, directions, x = mixed
     ica = FastICAFactorizer(4, random_state=0)
     _, u = ica.fit(x)
-    found = np.concatenate([ica.encoding_directions, -ica.encoding_directions])
-    assert matched_cosines(found, directions).min() > 0.99
+    directions_found = np.concatenate([ica.encoding_directions, -ica.encoding_directions])
+    assert matched_cosines(directions_found, directions).min() > 0.99
     correlations = np.corrcoef(u.T, sources.T)[:4, 4:]
     assert np.abs(correlations).max(axis=0).min() > 0.99
     # a filter reads its own direction, and no other
@@ -293,7 +293,7 @@ def test_the_gradient_of_positive_coefficients_is_that_of_least_squares_on_them(
 
 
 @pytest.mark.parametrize(
-    "factorizer, options",
+    "kind, options",
     [
         (NMFFactorizer, {"max_iter": 2, "tol": 1e-8}),
         (SemiNMFFactorizer, {"max_iter": 2, "tol": 1e-9}),
@@ -301,13 +301,13 @@ def test_the_gradient_of_positive_coefficients_is_that_of_least_squares_on_them(
         (KMeansFactorizer, {"max_iter": 1, "n_init": 1}),
     ],
 )
-def test_a_fit_that_is_cut_short_warns_once_and_is_flagged(factorizer, options, mixed):
-    made = factorizer(4, random_state=0, **options)
+def test_a_fit_that_is_cut_short_warns_once_and_is_flagged(kind, options, mixed):
+    factorizer = kind(4, random_state=0, **options)
     with pytest.warns(ConvergenceWarning, match="Raise max_iter") as warned:
-        made.fit(mixed[2])
+        factorizer.fit(mixed[2])
     assert len(warned) == 1 and warned[0].filename == __file__
-    assert not made.converged_ and made.n_iter_ == options["max_iter"]
-    assert made.encode(mixed[2]).shape == (400, 4)
+    assert not factorizer.converged_ and factorizer.n_iter_ == options["max_iter"]
+    assert factorizer.encode(mixed[2]).shape == (400, 4)
 
 
 # ---------------------------------------------------------------- baselines
@@ -315,8 +315,8 @@ def test_a_fit_that_is_cut_short_warns_once_and_is_flagged(factorizer, options, 
 
 def test_random_directions_are_orthonormal_and_differ_by_seed(mixed):
     x = mixed[2]
-    made = RandomFactorizer(4, random_state=0)
-    bank, u = made.fit(x)
+    factorizer = RandomFactorizer(4, random_state=0)
+    bank, u = factorizer.fit(x)
     np.testing.assert_allclose(bank @ bank.T, np.eye(4), atol=1e-5)
     np.testing.assert_allclose(u, (x - x.mean(axis=0)) @ bank.T, atol=1e-4)
     other, _ = RandomFactorizer(4, random_state=1).fit(x)
@@ -327,19 +327,19 @@ def test_random_directions_are_orthonormal_and_differ_by_seed(mixed):
 
 def test_random_coefficients_are_least_squares_on_the_directions(mixed):
     x = mixed[2]
-    made = RandomFactorizer(15, random_state=0)
-    bank, u = made.fit(x)
+    factorizer = RandomFactorizer(15, random_state=0)
+    bank, u = factorizer.fit(x)
     best = np.linalg.lstsq(bank.T, (x - x.mean(axis=0)).T, rcond=None)[0].T
     np.testing.assert_allclose(u, best, atol=1e-3)
 
 
 def test_without_learning_a_detector_is_on_at_its_share_of_the_positions(mixed):
     x = mixed[2]
-    made = NoLearningFactorizer(4, random_state=0)
-    made.fit(x)
-    np.testing.assert_allclose((made.detect(x) > 0.5).mean(axis=0), 0.25, atol=0.02)
-    assert (made.encode(x) >= 0).all() and made.history_ is None
-    assert made.pairs_.condition_number <= WELL_CONDITIONED
+    factorizer = NoLearningFactorizer(4, random_state=0)
+    factorizer.fit(x)
+    np.testing.assert_allclose((factorizer.detect(x) > 0.5).mean(axis=0), 0.25, atol=0.02)
+    assert (factorizer.encode(x) >= 0).all() and factorizer.history_ is None
+    assert factorizer.pairs_.condition_number <= WELL_CONDITIONED
 
 
 def test_clustered_detectors_point_to_the_clusters_of_whitened_features(rng):

@@ -148,48 +148,38 @@ class Table:
         return "\n".join([lines[0], rule, *lines[1:], *([""] if notes else []), *notes])
 
     def _as_csv(self) -> str:
-        sizes = [max([1, *(len(row[k].numbers) for row in self.rows)]) for k in self._columns]
+        columns = range(len(self.headers))
+        sizes = [max([1, *(len(row[k].numbers) for row in self.rows)]) for k in columns]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
             f"{_one_line(self.headers[k])}{part}"
-            for k in self._columns
+            for k in columns
             for part in ("", " (low)", " (high)", " (seeds SD)")[: sizes[k]]
         )
         for row in self.rows:
             fields: list[str] = []
-            for k in self._columns:
+            for k in columns:
                 numbers = ["" if np.isnan(n) else repr(float(n)) for n in row[k].numbers]
                 texts = numbers or [_one_line(row[k].text)]
                 fields += texts + [""] * (sizes[k] - len(texts))
             writer.writerow(fields)
         return out.getvalue().rstrip("\n")
 
-    @property
-    def _columns(self) -> range:
-        return range(len(self.headers))
-
     def _as_latex(self) -> str:
-        first, *rest = (" & ".join(texts) + r" \\" for texts in self._texts(_latex, r"\textbf{{}}"))
-        lines = [
-            r"\begin{tabular}{l" + "r" * (len(self.headers) - 1) + "}",
-            r"\toprule",
-            first,
-            r"\midrule",
-            *rest,
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
+        head, *rows = (" & ".join(texts) + r" \\" for texts in self._texts(_latex, r"\textbf{{}}"))
+        columns = "l" + "r" * (len(self.headers) - 1)
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows]
+        lines += [r"\bottomrule", r"\end{tabular}"]
         return "\n".join([*lines, *(f"% {_one_line(note)}" for note in self.caption)])
 
     def _as_html(self) -> str:
         def row(tag: str, texts: Sequence[str]) -> str:
             return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
 
-        first, *rest = self._texts(html.escape, "<strong>{}</strong>")
-        body = "\n".join(row("td", texts) for texts in rest)
+        headers, *rows = self._texts(html.escape, "<strong>{}</strong>")
+        head, body = row("th", headers), "\n".join(row("td", texts) for texts in rows)
         notes = "".join(f"<p>{html.escape(_one_line(note))}</p>" for note in self.caption)
-        head = row("th", first)
         return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>{notes}"
 
 

@@ -137,20 +137,13 @@ def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ())
     canvas = Canvas(CONCEPTS)
     strokes = scene_strokes(art, CLASSES[CLASS_NAMES[label]])
     canvas.paint(stroke for stroke in strokes if stroke.object not in without)
-    canvas.light(*_light(art))
+    canvas.rgb *= art.light()
     # The light of the scene must not show on what is in front of it.
     distractor, noise = _distractor(own), own.rng.standard_normal((SIDE * SIDE, 3), np.float32)
     canvas.paint(stroke for stroke in distractor if stroke.object not in without)
     canvas.rgb += np.float32(NOISE) * noise
     np.clip(canvas.rgb, 0.0, 1.0, out=canvas.rgb)
     return canvas
-
-
-def _light(art: Painter) -> tuple[Array, tuple[float, float]]:
-    """Draw the colour of the light, and how much brighter it is towards one side."""
-    warmth = art.between(-0.04, 0.04)
-    gains = art.between(0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth])
-    return gains, (art.between(-0.09, 0.09), art.between(-0.05, 0.05))
 
 
 def _distractor(art: Painter) -> list[Stroke]:

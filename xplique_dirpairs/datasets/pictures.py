@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import keras
@@ -19,7 +19,6 @@ from xplique_dirpairs.core.validation import (
 
 Split = Literal["train", "test"]
 
-_SPLITS = ("train", "test")
 _BATCH_SIZE = 32
 _LEARNING_RATE = 3e-3
 
@@ -37,8 +36,9 @@ def balanced_labels(
         If ``n`` is not a positive integer, or there is no such split.
     """
     check_integer("n", n)
-    check_choice("split", split, _SPLITS)
-    rng = np.random.default_rng([seed, _SPLITS.index(split)])
+    splits = get_args(Split)
+    check_choice("split", split, splits)
+    rng = np.random.default_rng([seed, splits.index(split)])
     return rng, rng.permutation(np.arange(n) % number_of_classes)
 
 

@@ -119,11 +119,6 @@ class Canvas:
                 rgb = rgb * (1.0 + paint.across * _ACROSS[where])[:, None]
             self.rgb[where] = rgb
 
-    def light(self, gains: Array, slope: tuple[float, float]) -> None:
-        """Shed coloured light on everything so far, brighter to one side."""
-        field = 1.0 + slope[0] * _ACROSS + slope[1] * _DOWN
-        self.rgb *= field[:, None] * gains.astype(np.float32)
-
 
 class Painter:
     """Draws random choices, and paints in random shades, from one generator.
@@ -158,6 +153,13 @@ class Painter:
         rgb = rgb + pale * (1 - rgb)
         rgb = rgb * self.between(0.94, 1.05) + 0.04 * (self.rng.random(3) - 0.5)
         return np.clip(rgb, 0.03, 1.0).astype(np.float32), colour
+
+    def light(self) -> Array:
+        """Draw coloured light that is brighter towards one side, (SIDE², 3)."""
+        warmth = self.between(-0.04, 0.04)
+        gains = self.between(0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth], np.float64)
+        field = 1.0 + self.between(-0.09, 0.09) * _ACROSS + self.between(-0.05, 0.05) * _DOWN
+        return np.asarray(field[:, None] * gains.astype(np.float32))
 
     def plain(
         self, words: str, *, pale: float = 0.0, dark: float = 0.0, across: float = 0.0

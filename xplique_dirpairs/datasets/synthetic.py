@@ -262,7 +262,12 @@ def signal_maps(
     if classes > 2:  # with two, every class would prefer every concept
         prefers |= kind == (labels[:, None] + 1) % classes
     weights = np.where(prefers, _PREFERRED, 1.0) / np.arange(1, concepts + 1) ** zipf
-    masks = _masks(rng, weights, map_shape, patches, concepts_per_pixel)
+    regions = map_shape[0] * map_shape[1] if patches is None else patches
+    masks = _carried(rng, weights, regions, concepts_per_pixel)
+    if patches is not None:
+        nearest = _nearest_points(rng, images, patches, np.array(map_shape))
+        masks = np.take_along_axis(masks, nearest.reshape(images, -1, 1), axis=1)
+    masks = masks.reshape(images, *map_shape, concepts)
     alpha = np.where(masks, rng.uniform(*present, masks.shape), rng.uniform(*absent, masks.shape))
     alpha = alpha.astype(np.float32)
     features = np.empty((images, *map_shape, channels), np.float32)
@@ -278,32 +283,28 @@ def signal_maps(
     return SyntheticSignals(features, labels, masks, alpha, signals, distractors)
 
 
-def _masks(
-    rng: np.random.Generator,
-    weights: Array,
-    map_shape: tuple[int, int],
-    patches: int | None,
-    per_pixel: int,
+def _carried(
+    rng: np.random.Generator, weights: Array, regions: int, concepts_per_region: int
 ) -> Array:
-    """Draw which position carries which concepts, (N, H, W, I); equal within a patch.
+    """Draw which region of each image carries which concepts, (N, regions, I) bool.
 
     The odds of the concepts in an image are its row of ``weights`` (N, I).
     """
-    (images, concepts), (height, width) = weights.shape, map_shape
-    regions = height * width if patches is None else patches
     # The largest of log w + Gumbel noise are draws without replacement in proportion to w.
-    keys = np.log(weights)[:, None] + rng.gumbel(size=(images, regions, concepts))
-    drawn = np.argpartition(-keys, per_pixel - 1, axis=-1)[..., :per_pixel]
-    carried = np.zeros((images, regions, concepts), bool)
+    keys = np.log(weights)[:, None]
+    keys = keys + rng.gumbel(size=(len(weights), regions, weights.shape[1]))
+    drawn = np.argpartition(-keys, concepts_per_region - 1, axis=-1)[..., :concepts_per_region]
+    carried = np.zeros(keys.shape, bool)
     np.put_along_axis(carried, drawn, True, axis=-1)
-    if patches is None:
-        return carried.reshape(images, height, width, concepts)
-    points = rng.uniform(size=(images, patches, 2)) * map_shape
-    rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
-    away = (rows[:, None] - points[..., None, None, 0]) ** 2
-    away = away + (columns - points[..., None, None, 1]) ** 2
-    nearest = away.argmin(axis=1).reshape(images, -1, 1)
-    return np.take_along_axis(carried, nearest, axis=1).reshape(images, height, width, concepts)
+    return carried
+
+
+def _nearest_points(rng: np.random.Generator, images: int, points: int, shape: Array) -> Array:
+    """Return which of an image's random points is nearest to each position, (N, H, W)."""
+    places = rng.uniform(size=(images, points, 1, 1, 2)) * shape
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    away = (rows[:, None] - places[..., 0]) ** 2 + (columns - places[..., 1]) ** 2
+    return np.asarray(away.argmin(axis=1))
 
 
 def pooled_dense_head(features: ArrayLike, labels: ArrayLike) -> keras.Model:

@@ -291,23 +291,20 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     _radius = 0.0
 
     def _check_parameters(self, x: Array) -> int:
-        k = super()._check_parameters(x)
-        count = self._count_centroids(x)
-        check_integer("n_centroids", count, minimum=self.number_of_concepts)
-        if count > len(x):
-            raise ValueError(f"n_centroids={count} are more than the {len(x)} positions")
-        return k
-
-    def _count_centroids(self, x: Array) -> int:
         if self.n_centroids is not None:
-            return self.n_centroids
-        return min(len(x), max(_CENTROIDS_PER_CONCEPT * self.number_of_concepts, _FEWEST_CENTROIDS))
+            check_integer("n_centroids", self.n_centroids, minimum=self.number_of_concepts)
+            if self.n_centroids > len(x):
+                raise ValueError(
+                    f"n_centroids={self.n_centroids} are more than the {len(x)} positions"
+                )
+        return super()._check_parameters(x)
 
     def _make_dictionary(
         self, x: Array, centre: Array, scale: float, rng: np.random.Generator
     ) -> ArchetypalDictionary:
         seed = int(rng.integers(2**31))
-        count = self._count_centroids(x)
+        default = max(_CENTROIDS_PER_CONCEPT * self.number_of_concepts, _FEWEST_CENTROIDS)
+        count = min(len(x), default) if self.n_centroids is None else self.n_centroids
         sample = _sample(x, max(_CLUSTER_SAMPLE, count), centre, scale, rng)
         # k-means++ would take twenty times as long here, for centroids that are no better
         clustering = MiniBatchKMeans(

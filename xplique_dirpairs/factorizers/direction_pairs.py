@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -23,26 +24,27 @@ from xplique_dirpairs.pairs import DirectionPairs, Off
 logger = logging.getLogger("xplique_dirpairs")
 
 
+@dataclass(eq=False, repr=False)
 class DirectionPairsFactorizer(DirectionsFactorizer):
     """Encoding-decoding direction pairs, learned from activations.
 
     Parameters
     ----------
-    number_of_concepts
+    number_of_concepts : int, default=20
         I; may exceed the number of channels.
-    latent_to_logit_model
+    latent_to_logit_model : callable, optional
         The rest of the network, activations to logits or probabilities. With ``map_shape`` it
         gives the learning its network term; without, there is none, which is logged.
-    map_shape
+    map_shape : tuple of int, optional
         Spatial shape of the activations before they were flattened: ``(7, 7)``, ``(197,)`` for
         tokens, ``()`` for vectors.
-    off
+    off : {"absent", "undecided"}, default="absent"
         What a coefficient of zero means: see `DirectionPairs.coefficients`.
     recipe, n_init
         As `learn_pairs` takes them.
-    random_state
+    random_state : int, optional
         Seed of the learning.
-    verbose
+    verbose : int, default=0
         0 for silence.
 
     Attributes
@@ -52,29 +54,17 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         How the fit went; None where the pairs were given (`from_pairs`).
     """
 
-    pairs_: DirectionPairs
-    history_: History | None
-
-    def __init__(
-        self,
-        number_of_concepts: int = 20,
-        *,
-        latent_to_logit_model: Callable[..., Any] | None = None,
-        map_shape: tuple[int, ...] | None = None,
-        off: Off = "absent",
-        recipe: Any = "default",
-        n_init: int | None = None,
-        random_state: int | None = None,
-        verbose: int = 0,
-    ):
-        self.number_of_concepts = number_of_concepts
-        self.latent_to_logit_model = latent_to_logit_model
-        self.map_shape = map_shape
-        self.off = off
-        self.recipe = recipe
-        self.n_init = n_init
-        self.random_state = random_state
-        self.verbose = verbose
+    number_of_concepts: int = 20
+    _: KW_ONLY
+    latent_to_logit_model: Callable[..., Any] | None = None
+    map_shape: tuple[int, ...] | None = None
+    off: Off = "absent"
+    recipe: Any = "default"
+    n_init: int | None = None
+    random_state: int | None = None
+    verbose: int = 0
+    pairs_: DirectionPairs = field(init=False)
+    history_: History | None = field(init=False)
 
     @classmethod
     def from_pairs(cls, pairs: DirectionPairs, off: Off = "absent") -> DirectionPairsFactorizer:
@@ -92,13 +82,13 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
         Parameters
         ----------
-        activations : (P, D)
+        activations : array-like of shape (P, D)
             Positions of all images, one image after the other.
 
         Returns
         -------
-        concept_bank_w : (I, D)
-        coeffs_u : (P, I)
+        concept_bank_w : ndarray of shape (I, D)
+        coeffs_u : ndarray of shape (P, I)
 
         Raises
         ------
@@ -122,15 +112,19 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         *,
         resume: str | os.PathLike[str] | None = None,
     ) -> DirectionPairsFactorizer:
-        """Learn the pairs from activations ``(N, *spatial, D)`` whose shape is known.
+        """Learn the pairs from activations whose spatial shape is known.
 
         Parameters
         ----------
-        activations : (N, *spatial, D)
-        head
+        activations : ndarray of shape (N, *spatial, D)
+        head : Head or None
             The rest of the network, for the network term; None for none.
-        resume
+        resume : str or os.PathLike, optional
             As `learn_pairs` takes it.
+
+        Returns
+        -------
+        self : DirectionPairsFactorizer
         """
         self._check_off()
         if head is None:
@@ -155,7 +149,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return self._fitted().coefficients(activations, off=self.off)
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """`encode` as a tensor, (P, D) → (P, I); gradients flow to the activations."""
+        """Compute `encode` as a tensor, (P, D) → (P, I); gradients flow to the activations."""
         pairs = self._fitted()
         x = tf.convert_to_tensor(activations)
         z = tf.matmul(x, tf.constant(pairs.filters, x.dtype), transpose_b=True)
@@ -191,7 +185,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return coefficients, np.maximum(coefficients, 0.0) * (detections > 0.5)
 
     def get_concept_bank(self) -> Array:
-        """(I, D): Bᵀ in the absent form, Ŝᵀ in the undecided one."""
+        """Return Bᵀ in the absent form, Ŝᵀ in the undecided one, (I, D)."""
         return self._fitted().bank(self.off).copy()
 
     @property
@@ -219,7 +213,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
 
 def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
-    """``(P, D)`` → ``(N, *map_shape, D)``."""
+    """Reshape positions (P, D) to maps (N, *map_shape, D)."""
     if not isinstance(map_shape, (tuple, list)):
         raise TypeError(f"map_shape must be a tuple, as (7, 7) or (197,), not {map_shape!r}")
     for length in map_shape:
