@@ -37,7 +37,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         Class indices, or one-hot rows.
     list_of_class_of_interest : sequence of int, optional
         Classes to explain. None: all that occur in the labels.
-    number_of_concepts, batch_size, patch_size
+    number_of_concepts, batch_size, patch_size : int
         As in `DirectionPairsTf`.
     shared : bool, default=True
         True: one set of pairs, learned from the images of all classes of interest, with importances

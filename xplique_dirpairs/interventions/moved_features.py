@@ -170,7 +170,7 @@ class MovedFeatures:
 
         Parameters
         ----------
-        x, u, image, shifts
+        x, u, image, shifts : ndarray
             As of `outcomes`.
         classes : ndarray of shape (r, 2, K), bool
             The classes of which one is to lead, and those it is to lead over.

@@ -63,16 +63,16 @@ class Checkpoint:
 
     Parameters
     ----------
-    folder
+    folder : Path
         From `folder_for`.
-    settings
+    settings : dict of str to str
         What makes one fit the continuation of another, as text.
-    fingerprint
+    fingerprint : Fingerprint
         Stands for the data and the network.
 
     Attributes
     ----------
-    failure
+    failure : str or None
         Why the last attempt to save the state failed; None if it succeeded.
     """
 
@@ -266,13 +266,13 @@ class Fingerprint:
 
     Attributes
     ----------
-    mean, variances, order : (D,)
+    mean, variances, order : ndarray of shape (D,)
         See `Moments`.
-    count
+    count : int
         P.
-    head
+    head : int
         Checksum of the network's weights; 0 where it shows none.
-    outputs : (n, 8)
+    outputs : ndarray of shape (n, 8)
         Outputs of the head on the first feature maps, in 8 random combinations of the classes:
         tells apart what has the same weights, or shows none. Zeros without a head.
     """
@@ -290,10 +290,10 @@ class Fingerprint:
 
         Parameters
         ----------
-        moments
-        maps : (n, *spatial, D)
+        moments : Moments
+        maps : ndarray of shape (n, *spatial, D)
             The first of the features, at most `PROBES`.
-        head
+        head : Head or None
         """
         return cls(
             mean=moments.mean,

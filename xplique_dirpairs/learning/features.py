@@ -54,11 +54,11 @@ class Moments:
 
     Attributes
     ----------
-    mean : (D,)
-    covariance : (D, D)
-    count
+    mean : ndarray of shape (D,)
+    covariance : ndarray of shape (D, D)
+    count : int
         Of how many positions.
-    order : (D,)
+    order : ndarray of shape (D,)
         Mean of centred features times a random number for each position, which depends on its
         place alone: tells features apart that differ in their order only.
     """
@@ -115,13 +115,13 @@ class Coordinates:
 
     Attributes
     ----------
-    mean : (D,)
-    forward : (D, A)
-    backward : (A, D)
-    scale
+    mean : ndarray of shape (D,)
+    forward : ndarray of shape (D, A)
+    backward : ndarray of shape (A, D)
+    scale : float
         Root mean square of the channels' standard deviations, in these coordinates' units of
         length: L^mm is measured against it, so that it does not depend on the features' scale.
-    noise
+    noise : float
         Standard deviation along a direction of unit length, on average over directions, of what the
         floor of noise adds; 0 where the spectrum shows no floor.
     """

@@ -38,36 +38,36 @@ class History:
 
     Attributes
     ----------
-    recipe
+    recipe : str
         Name of the recipe that was used in the end.
-    stages
+    stages : dict of str to dict
         Stage name → name of a loss, or "objective" → its value in every epoch, of the restart
         that was kept.
-    violations
+    violations : dict
         Stage name → name of a constrained loss → by how much its bound is broken at the stage's
         end (only those that are, by more than a hundredth).
-    occupancy : (I,)
+    occupancy : ndarray of shape (I,)
         Share of the positions on which each concept is detected.
-    dead
+    dead : list of int
         Concepts that are hardly ever detected.
-    duplicates
+    duplicates : list of tuple of int
         Pairs of concepts that are detected at the same positions.
-    surplus
+    surplus : list of int
         Concepts that are detected hardly more often than L^ic demands: they stand for nothing.
-    missing
+    missing : list of int
         Concepts that came back in none of at least two other restarts.
-    condition_number
+    condition_number : float
         Of ŴᵀŜ; see `DirectionPairs.condition_number`.
-    cut_short
+    cut_short : list of str
         Stages that did not run to their end, and why: NaN, or Ctrl-C.
-    doubts
+    doubts : list of str
         Why detections and signal vectors are less sure than where the model of signals and
         distractors holds, in words.
-    interrupted
+    interrupted : bool
         Whether it was Ctrl-C: loops over fits should end, too.
-    notes
+    notes : list of str
         In words: what was decided on the way.
-    seconds
+    seconds : dict of str to float
         Stage name → wall time.
     restarts : (R,)
         The objective, plus ten times every violation, of all restarts that were learned to the end;
@@ -143,8 +143,8 @@ def find_problems(
 
     Parameters
     ----------
-    occupancy : (I,)
-    overlaps : (I, I)
+    occupancy : ndarray of shape (I,)
+    overlaps : ndarray of shape (I, I)
         IoU of the detections of every two concepts.
     """
     concepts = pairs.number_of_concepts
@@ -158,13 +158,13 @@ def find_doubts(entropy: float | None, noise: float, axes: int, detections: Arra
 
     Parameters
     ----------
-    entropy
+    entropy : float or None
         L^s at the end, in bits, where it is too high; None elsewhere.
-    noise
+    noise : float
         Standard deviation along a filter of what the floor of noise adds, in whitened units.
-    axes
+    axes : int
         A.
-    detections : (I,)
+    detections : ndarray of shape (I,)
         On how many positions each concept is detected.
     """
     messages = []
@@ -196,10 +196,10 @@ def share_of_returns(filters: Array, best: int, covariance: Array) -> Array:
 
     Parameters
     ----------
-    filters : (R, I, D)
-    best
+    filters : ndarray of shape (R, I, D)
+    best : int
         The restart whose concepts are looked for in the others.
-    covariance : (D, D)
+    covariance : ndarray of shape (D, D)
         Of the features.
     """
     cross = np.einsum("id,de,rje->rij", filters[best], covariance, filters, optimize=True)

@@ -80,24 +80,24 @@ def learn_pairs(
 
     Parameters
     ----------
-    activations : (N, H, W, D), (N, T, D) or (N, D)
+    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
         Of unlabelled images, at the layer under study; or `ActivationShards`, which are streamed
         from disk: memory does not grow with their number.
-    number_of_concepts
+    number_of_concepts : int
         I.
-    head
+    head : Head or None, default=None
         The rest of the network; without it the network terms L^uur and L^cur are left out.
-    recipe
+    recipe : str or Recipe, default="default"
         A name (see `presets.RECIPES`) or a Recipe.
-    n_init
+    n_init : int or None, default=None
         Starts that are learned side by side, each to the end. The one with the least objective,
         plus ten times what it violates of its constraints, is kept; `DirectionPairs.recurrence`
         says in how many of the others each of its concepts came back. None: as the recipe says.
-    random_state
+    random_state : int or None, default=None
         Seed; the same seed on the same machine gives the same pairs.
-    verbose
+    verbose : int, default=1
         0: silent; 1: a progress bar per stage.
-    resume
+    resume : str, path-like or None, default=None
         A folder. The state of the fit is kept there after every epoch; if it holds the state of a
         fit with the same settings, that one goes on.
 

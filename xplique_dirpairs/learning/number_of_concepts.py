@@ -66,12 +66,12 @@ class SkewnessCount:
         I; None where the features do not tell.
     reason : str
         Why this number, or why none.
-    skewnesses : (A,)
+    skewnesses : ndarray of shape (A,)
         Absolute skewness along the A independent directions, largest first, of positions that the
         directions were not chosen on.
-    errors : (A,)
+    errors : ndarray of shape (A,)
         Their standard errors, over images.
-    threshold
+    threshold : float
         The middle of the gap; NaN where there is none.
     """
 
@@ -112,10 +112,10 @@ def count_skewed_sources(
 
     Parameters
     ----------
-    activations : (N, H, W, D), (N, T, D) or (N, D)
+    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
         At least 40 images, or `ActivationShards`. About 60 000 positions of random images are used,
         without images unlike all others, as in `learn_pairs`.
-    random_state
+    random_state : int or None, default=0
         Seed of the images, the halves and the first directions.
 
     Returns
@@ -264,23 +264,23 @@ class ScannedNumber:
 
     Attributes
     ----------
-    number, fits
+    number, fits : int
         I, and how many fits ran to their end.
-    signal_stability, filter_stability
+    signal_stability, filter_stability : float
         Absolute cosine of matched signal vectors and filters, mean over concepts and over every two
         fits, in [0, 1]; NaN with fewer than two fits.
-    occupancy_min, occupancy_median
+    occupancy_min, occupancy_median : float
         Over concepts, of the share of positions each is detected on, in units of 1/I.
-    dead, duplicates
+    dead, duplicates : float
         Dead concepts, and pairs of concepts detected at the same positions, for each fit.
-    sparsity
+    sparsity : float
         L^s at the end over its largest value log2 I, comparable across I. NaN where the recipe's
         last stage does not compute it, and for I = 1.
-    objective
+    objective : float
         The last stage's weighted sum; terms in bits grow with I. Comparable within one recipe.
-    condition_number
+    condition_number : float
         Of ŴᵀŜ, the largest of all fits.
-    seconds
+    seconds : float
         Of one fit.
     problems, error
         What the fits warned of, each once; why the number has no fit, or fewer than asked for.
@@ -389,7 +389,7 @@ def scan_number_of_concepts(
     ----------
     activations, head, recipe, verbose
         As in `learn_pairs`.
-    numbers
+    numbers : iterable of int
         Candidates for I.
     seeds, random_state
         Fits for each number, seeded ``random_state``, ``random_state + 1``, …; None: at random.

@@ -30,44 +30,44 @@ class Stage:
 
     Parameters
     ----------
-    name
+    name : str
         "a", "b" or "d", as in the paper (stage c, the signal vectors, is a computation).
-    weights
+    weights : dict of str to float
         Loss name → λ; their weighted sum is minimised.
-    constraints
+    constraints : dict of str to float, optional
         Loss name → bound it must stay below (augmented Lagrangian).
-    coordinates
+    coordinates : str, default="whitened"
         What is learned in: channels of unit variance, principal axes of unit variance, or
         principal axes as they are.
-    orthonormal
+    orthonormal : bool, default=False
         Filters are kept orthonormal in these coordinates (needs I ≤ A; left free otherwise).
-    shared
+    shared : bool, default=False
         One margin and one bias for all concepts.
-    sharpness
+    sharpness : tuple of float or None, default=None
         1/M in these coordinates, from and to, geometric over the first 70 % of the steps; None:
         margins are learned.
-    signals
+    signals : str, default="none"
         "none"; "positives" or "joint": recomputed from the detections at every step, with
         gradients, by `signals.positives_covariance` or `signals.joint_signals`; "free":
         parameters of their own, as in the paper.
     epochs, steps_per_epoch
         An epoch is the unit of progress, of dual updates and of the history; steps_per_epoch None
         is one pass over the positions.
-    schedule
+    schedule : str, default="cosine"
         "constant"; "cosine" to 2 % of the learning rate, stopped where the last 30 % of the epochs
         bring no more; "plateau": halved when the objective does not improve for ``patience``
         epochs, stopped when it does not for 5 × patience.
-    kappa
+    kappa : tuple of float, default=(0.5, 0.9)
         Range of κ: how far towards the hyperplanes features are moved for the network terms.
-    tau
+    tau : float, default=0.8
         ν = τ/I, the least activity of a concept (L^ic).
-    rho
+    rho : float, default=1.5
         The highest activity of a concept, ρ = rho · τ/I (L^eac).
-    largest_rho
+    largest_rho : float, default=0.9
         And ρ is no more than that.
-    per_position
+    per_position : int, default=1
         How many concepts a position carries: what L^s asks for.
-    meant_for_axes
+    meant_for_axes : int or None, default=None
         Axes that learning rate and epochs are meant for. In fewer of them steps are cheap, and
         slow learning would stop short: both grow in proportion, up to three times.
     """
@@ -136,7 +136,7 @@ class Stage:
 
         Parameters
         ----------
-        noise
+        noise : float
             Standard deviation along a filter, as `Coordinates.noise`.
         """
         if self.sharpness is None or noise == 0.0:
@@ -161,30 +161,30 @@ class Recipe:
 
     Parameters
     ----------
-    name
-    stages
+    name : str
+    stages : tuple of Stage
         In order.
-    start
+    start : str, default="skewness"
         Initial filters: "skewness", "consensus" or "random" (see `starts`). A consensus depends on
         the features alone; the seed decides the order in which they are learned from.
-    restarts
+    restarts : int or None, default=None
         Starts learned side by side, each to the end, the best kept; None: as many, up to 8, as cost
         little, of which the worse half ends with every stage.
-    gamma
+    gamma : float, default=1.1
         Exponent of the activity E_p[y^γ].
-    batch, batch_per_concept
+    batch, batch_per_concept : int
         Positions a step sees, the larger of ``batch`` and I times ``batch_per_concept``; all of
         them where there are at most twice as many.
-    maps
+    maps : int, default=4
         Feature maps a step passes through a head that does not begin with a pooling.
-    network_every
+    network_every : int, default=5
         Such a head is used in every n-th step only, with n times the weight.
-    otherwise
+    otherwise : Recipe or None, default=None
         The recipe to use instead where positions carry overlapping concepts, as in real networks:
         sharp detectors have too few positions to learn from there. It is used from the start where
         the features' spectrum has no floor of noise, and after the first stage where that stage
         ends with L^s above ``clear_below`` bits. None: there is no such choice.
-    clear_below
+    clear_below : float, default=0.1
         Bits.
     """
 

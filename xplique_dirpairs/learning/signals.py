@@ -43,11 +43,11 @@ def positives_covariance(
 
     Parameters
     ----------
-    x : (P, A)
+    x : tensor of shape (P, A)
         Features, in any coordinates.
-    z : (..., P, I)
+    z : tensor of shape (..., P, I)
         Projections.
-    positive : (..., P, I)
+    positive : tensor of shape (..., P, I)
         1 where the concept is detected, 0 elsewhere.
     average : callable, optional
         Averages over the replicas that share a batch.
@@ -75,9 +75,9 @@ def excess_covariance(
 
     Parameters
     ----------
-    x : (P, A)
+    x : tensor of shape (P, A)
         Features.
-    excess : (..., P, I)
+    excess : tensor of shape (..., P, I)
         z − b: how far projections exceed the detectors' hyperplanes; r is `rectified` of it.
     average : callable, optional
         Averages over the replicas that share a batch.
@@ -107,7 +107,7 @@ def joint_signals(with_features: tf.Tensor, with_projections: tf.Tensor) -> tf.T
 
     Parameters
     ----------
-    with_features, with_projections
+    with_features, with_projections : tf.Tensor
         From `excess_covariance`, the second times W.
     """
     scale = tf.sqrt(tf.maximum(tf.linalg.diag_part(with_projections), 1e-12))[..., None]
@@ -164,12 +164,12 @@ class MeasuredPairs:
 
     Attributes
     ----------
-    pairs
-    occupancy : (I,)
+    pairs : DirectionPairs
+    occupancy : ndarray of shape (I,)
         Share of the positions on which each concept is detected.
-    overlaps : (I, I)
+    overlaps : ndarray of shape (I, I)
         IoU of the detections of every two concepts.
-    surplus
+    surplus : list of int
         Concepts that were left out of the others' signal vectors.
     """
 
@@ -196,17 +196,17 @@ def measure_pairs(
     ----------
     features : (P, D)
         Or anything with ``blocks()`` of positions.
-    filters : (I, D)
-    biases : (I,)
+    filters : ndarray of shape (I, D)
+    biases : ndarray of shape (I,)
         Of centred features.
-    signals
+    signals : ndarray or str, default="positives"
         ``"positives"``: ŝ_i ∝ cov[x, z_i] over the positives of concept i (method, section 3), over
         all positions where there are too few; ``"joint"``: `joint_signals`;
         ``"mean-difference"``: mean(positives) − mean(negatives); or given signal vectors (I, D).
-    coordinates
+    coordinates : Coordinates or None, default=None
         Those the detectors were learned in: estimated signal vectors keep only what lies along
         their axes, as they did in the learning; the rest is noise of the estimate.
-    least_share
+    least_share : float, default=0.0
         Concepts detected on less than this share of 1/I are surplus. The joint estimate of the
         others does without them: a filter that stands for no concept, but is correlated with some,
         would distort theirs.
@@ -316,10 +316,10 @@ def estimate_signals(
 
     Parameters
     ----------
-    pairs
-    activations : (N, *spatial, D)
+    pairs : DirectionPairs
+    activations : array-like of shape (N, *spatial, D)
         Or `ActivationShards`.
-    estimator
+    estimator : str, default="mean-difference"
         "mean-difference": mean(positives) − mean(negatives), right where detections are, and other
         concepts are about as frequent among positives as elsewhere. "positives", the paper's:
         ∝ cov[x, z_i] over the positives; it wants thousands of them. "joint":

@@ -67,14 +67,14 @@ class Start:
 
     Attributes
     ----------
-    filters : (I, A)
+    filters : ndarray of shape (I, A)
         Unit rows.
-    thresholds : (I,)
-    clear
+    thresholds : ndarray of shape (I,)
+    clear : bool
         Whether these concepts stand out from everything else that varies, or are separate.
-    per_position
+    per_position : int
         How many concepts a position carries, in a clear start.
-    separation
+    separation : float
         How well thresholds separate where a concept is among the largest (mean IoU).
     """
 
@@ -97,9 +97,9 @@ def make_start(
 
     Parameters
     ----------
-    name
+    name : str
         ``"skewness"``, ``"consensus"`` or ``"random"``.
-    backward : (A, D)
+    backward : ndarray of shape (A, D)
         Of the coordinates: how long a vector is in features.
     """
     if name == "consensus" and len(features) < concepts:
@@ -131,10 +131,10 @@ def has_gap(features: Array, filters: Array, chosen: Array) -> bool:
 
     Parameters
     ----------
-    features : (P, A)
-    filters : (A, A)
+    features : ndarray of shape (P, A)
+    filters : ndarray of shape (A, A)
         All there are, the most skewed ones first.
-    chosen : (I, A)
+    chosen : ndarray of shape (I, A)
         The first ones; the last of them may be one that they left out, instead of the I-th.
     """
     count = len(chosen) if np.array_equal(chosen, filters[: len(chosen)]) else len(chosen) - 1
@@ -223,11 +223,11 @@ def separating_thresholds(z: Array, lengths: Array, per_position: int = 1) -> tu
 
     Parameters
     ----------
-    z : (P, I)
+    z : ndarray of shape (P, I)
         Projections.
-    lengths : (I,)
+    lengths : ndarray of shape (I,)
         Of the concepts' shares in the features for z = 1: makes projections comparable.
-    per_position
+    per_position : int, default=1
         A concept is among the largest if at most this many, itself included, are as large.
 
     Returns

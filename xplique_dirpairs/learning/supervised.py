@@ -47,11 +47,11 @@ class SupervisedPairs:
         Filters and biases of the logistic regressions, Pattern-CAVs as signal vectors.
     concepts : tuple of (category, name)
         Of the pairs, in order.
-    labels : (I,)
+    labels : ndarray of shape (I,)
         Their numbers among the flat concepts of the data set, for `score_labels`.
-    positives : (I,)
+    positives : ndarray of shape (I,)
         Positions with the concept.
-    coverage : (I,)
+    coverage : ndarray of shape (I,)
         Share of a cell from which on it counted.
     left_out : tuple of (category, name)
         Concepts with too few positions.
@@ -101,24 +101,24 @@ def supervised_pairs(
 
     Parameters
     ----------
-    annotated
+    annotated : Annotated
         Images and masks, as `dissect` takes them.
-    compute
+    compute : callable or None, default=None
         Images (n, H, W, …) → activations (n, h, w, D). Not needed with ``activations``.
     activations : (N, h, w, D), optional
         Of the same images in the same order.
-    coverage
+    coverage : float, default=0.5
         Share of a cell that a concept must cover, in (0, 1]. For a concept that nowhere covers so
         much of ``least`` cells, half, a quarter or an eighth of it.
-    least
+    least : int, default=20
         Concepts with fewer positive, or negative, positions are left out.
-    positions
+    positions : int, default=500
         Positives in a fit.
-    regularisation
+    regularisation : float, default=0.01
         C of scikit-learn's `LogisticRegression`, on standardised features.
     batch_size, shift
         As of `dissect`.
-    random_state
+    random_state : int or None, default=0
         Which positions are drawn.
 
     Returns
@@ -174,15 +174,15 @@ def cell_coverage(
 
     Parameters
     ----------
-    masks
+    masks : mapping of str to ndarray
         Category → (n, H, W) numbers of concepts, 0 for none.
-    concepts
+    concepts : mapping
         Category → names.
-    cells
+    cells : tuple of int
         (h, w).
-    shift
+    shift : float or tuple of float, default=0.0
         See `alignment`.
-    exhaustive
+    exhaustive : bool, default=False
         Whether an image without a label of a category has nothing of it.
 
     Returns
@@ -381,9 +381,9 @@ def best_bias(with_it: Array, without: Array, odds: float) -> float:
 
     Parameters
     ----------
-    with_it, without : (n,), (m,)
+    with_it, without : ndarray of shape (n,), (m,)
         Projections of random positions with and without the concept.
-    odds
+    odds : float
         Number of all positions with it over that of all without.
     """
     z = np.concatenate([with_it, without])

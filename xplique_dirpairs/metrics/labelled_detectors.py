@@ -69,7 +69,7 @@ def interpretability(
         whichever is better there (`choose_thresholds`).
     training_activations, validation_activations, batch_size, shift
         As in `dissect`.
-    resamples, random_state
+    resamples, random_state : int
         As in `score_labels`.
 
     Returns

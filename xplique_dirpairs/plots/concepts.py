@@ -165,7 +165,7 @@ def draw_concept_map(
         In [0, 1].
     maps : ndarray of shape (H, W, n)
         Coefficients of the n concepts drawn, where they are shown.
-    cmaps
+    cmaps : sequence of Colormap
     filter_percentile, clip_percentile
         As in `concept_heatmap`.
     alpha : float, default=0.65
@@ -189,7 +189,7 @@ def plot_image_concepts(
 
     Parameters
     ----------
-    picture, maps
+    picture, maps : ndarray
         As in `draw_concept_map`.
     concepts : sequence of RankedConcept
         In the order of the maps.

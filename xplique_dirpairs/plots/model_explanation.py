@@ -138,7 +138,7 @@ class PushRow:
     Attributes
     ----------
     name, color
-    crops
+    crops : ndarray or None
         None where there is nothing to show.
     contribution : float
         To the difference of the two logits, over all images of the class.
