@@ -61,7 +61,7 @@ def unchecked_activations(model: keras.Model, images: ArrayLike, batch_size: int
 
 def outputs_of(model: keras.Model, images: Array, batch_size: int) -> Array:
     """Compute a model's outputs for images, in batches; every worker computes all."""
-    if workers() == 1 and model.distribute_strategy.num_replicas_in_sync > 1:
+    if model.distribute_strategy.num_replicas_in_sync > 1 and workers() == 1:
         return np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
     # Under workers `predict` [Keras 3.15] gives other rows than it was given, without a word; and
     # it makes a dataset every time, which takes longer than a small network does for a batch.
