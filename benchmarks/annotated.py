@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from real_network import load_data
 
-from xplique_dirpairs.data.activations import compute_activations
 from xplique_dirpairs.data.annotated_images import AnnotatedImages
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.datasets.annotated_scenes import (
     LAYER,
     annotated_scenes,

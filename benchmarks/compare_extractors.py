@@ -48,7 +48,7 @@ from xplique_dirpairs.commands.compare import SeededCraft
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.extractor_result import CONTROLS
 from xplique_dirpairs.comparison.result import Comparison, average
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 from xplique_dirpairs.learning.history import LearningWarning

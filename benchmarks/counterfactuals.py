@@ -43,7 +43,7 @@ from annotated import add_scene_options, scene_layer
 from extractors import OURS, fitted
 from real_network import load_data
 
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_scenes, small_cnn
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch

@@ -64,7 +64,7 @@ from scene_influence import (
 )
 
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning

@@ -32,8 +32,7 @@ from xplique.features_visualizations import Objective, optimize
 
 from xplique_dirpairs import ConceptLayer, learn_pairs, split_model
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.data.crops import best_crops_of_images
+from xplique_dirpairs.data.images import best_crops_of_images, compute_activations
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.maximisation.firing_report import FiringReport, measure_firing
 from xplique_dirpairs.maximisation.maximise import maximise

@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.comparison.compare import compare
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model

@@ -30,7 +30,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF, FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
 from xplique_dirpairs.models.head import Head

@@ -36,7 +36,7 @@ from kept import Measured, kept, mean_and_spread, slug
 from numpy.typing import NDArray
 
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.datasets.chess import (
     CLASS_NAMES,
     LAYER,

@@ -10,7 +10,7 @@ from xplique.concepts import CraftTf
 
 from xplique_dirpairs import DirectionPairsTf, PCAFactorizer, RandomFactorizer, compare
 from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 
 QUICK = {"importance_images": 2, "nb_design": 4, "verbose": 0}
 LABELS = np.array([0, 1, 2, 0, 1, 2])

@@ -16,7 +16,7 @@ from xplique_dirpairs import (
 )
 from xplique_dirpairs.comparison.attributions import MEASURES
 from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 
 CLASSES = np.array([0, 2, 1, 1, 0])

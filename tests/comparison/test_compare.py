@@ -33,7 +33,7 @@ from xplique_dirpairs.comparison.extractor_result import (
     RANDOM,
 )
 from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.metrics.dictionary import (
     max_coherence,
     ood_score,

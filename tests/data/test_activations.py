@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.validation import check_activations, check_images, check_random_state
-from xplique_dirpairs.data.activations import compute_activations, outputs_of
+from xplique_dirpairs.data.images import compute_activations, outputs_of
 
 
 def test_a_single_image_is_a_batch_of_one():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xplique_dirpairs.data.crops import (
+from xplique_dirpairs.data.images import (
     best_crops,
     best_crops_of_images,
     concept_maps,

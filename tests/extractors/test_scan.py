@@ -5,7 +5,7 @@ import pytest
 from conftest import NETWORKS, make_images, make_pairs
 from counted import counted
 
-from xplique_dirpairs.data.crops import concept_maps, crop_at, crop_coefficients
+from xplique_dirpairs.data.images import concept_maps, crop_at, crop_coefficients
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import BINS, sample_positions, scan
 from xplique_dirpairs.models.split import SplitModel

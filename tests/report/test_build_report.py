@@ -9,7 +9,7 @@ import pytest
 from conftest import NETWORKS, make_images, make_pairs
 
 from xplique_dirpairs.comparison.compare import compare
-from xplique_dirpairs.data.crops import concept_maps, crop_coefficients, extract_crops
+from xplique_dirpairs.data.images import concept_maps, crop_coefficients, extract_crops
 from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.explanations.prediction import explain_prediction
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer

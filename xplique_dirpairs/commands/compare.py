@@ -22,7 +22,7 @@ from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.data.crops import default_patch
+from xplique_dirpairs.data.images import default_patch
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.craft import DirectionPairsTf, FactorizerCraftTf
 from xplique_dirpairs.factorizers.autoencoders import (

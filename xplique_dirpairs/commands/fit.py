@@ -13,7 +13,7 @@ from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.data.crops import default_patch
+from xplique_dirpairs.data.images import default_patch
 from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
 from xplique_dirpairs.extractors.craft import DirectionPairsTf, sensitivity_of
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer

@@ -31,7 +31,7 @@ from xplique_dirpairs.commands.network import (
 )
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.recipe import get_recipe

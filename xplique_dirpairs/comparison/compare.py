@@ -29,7 +29,7 @@ from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
     Extractor,

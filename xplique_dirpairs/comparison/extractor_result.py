@@ -12,7 +12,7 @@ import numpy as np
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.data.crops import concept_maps
+from xplique_dirpairs.data.images import concept_maps
 from xplique_dirpairs.metrics.dictionary import dictionary_stability, main_signs
 from xplique_dirpairs.metrics.fidelity import FRACTIONS, Curves, Fidelity, probabilities_at
 from xplique_dirpairs.metrics.importance import SobolIndices

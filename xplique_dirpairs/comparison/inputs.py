@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, NO_LEARNING, RANDOM
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_labels
-from xplique_dirpairs.data.activations import compute_activations
+from xplique_dirpairs.core.validation import as_images, check_labels, check_type
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
     Extractor,
@@ -117,10 +117,7 @@ def check_extractors(extractors: Mapping[str, Any]) -> dict[str, Extractor]:
     ValueError
         If there are none, or one has the name of a control.
     """
-    if not isinstance(extractors, Mapping):
-        raise TypeError(
-            f"extractors must be a dictionary, name to extractor, not {type(extractors).__name__}"
-        )
+    check_type("extractors", extractors, Mapping, "a dictionary, name to extractor")
     if not extractors:
         raise ValueError("there are no extractors to compare")
     for name in extractors:

@@ -27,7 +27,7 @@ from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
-from xplique_dirpairs.data.crops import best_crops_of_images
+from xplique_dirpairs.data.images import best_crops_of_images
 from xplique_dirpairs.metrics.registry import KINDS, METRICS, Metric
 from xplique_dirpairs.plots.comparison import (
     AlignedConcept,

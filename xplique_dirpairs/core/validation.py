@@ -209,6 +209,15 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
 
 
+def check_type(
+    name: str, value: object, kind: type | tuple[type, ...], wanted: str, advice: str = ""
+) -> None:
+    """Raise a TypeError unless a value is of a kind: what was wanted, in words, and what to do."""
+    if not isinstance(value, kind):
+        more = advice and f": {advice}"
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}{more}")
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError unless a value is one of the choices."""
     if value not in choices:

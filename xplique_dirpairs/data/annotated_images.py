@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_integer, check_labels
+from xplique_dirpairs.core.validation import check_integer, check_labels, check_type
 
 #: (category, name).
 Concept = tuple[str, str]
@@ -121,11 +121,8 @@ class AnnotatedImages:
         TypeError, ValueError
             As of the class itself; and if the masks hold numbers without a name.
         """
-        if not isinstance(names, Mapping):
-            raise TypeError(
-                f"names must be a dict of number → name, not {type(names).__name__}: dict("
-                "enumerate(names)) numbers a list from 0"
-            )
+        advice = "dict(enumerate(names)) numbers a list from 0"
+        check_type("names", names, Mapping, "a dict of number → name", advice)
         array = _integers("masks", masks)
         listed = [number for number in names if number != background]
         present, place = np.unique(array, return_inverse=True)
@@ -258,11 +255,8 @@ def _part(masks: Mapping[str, Array], which: slice | Array) -> dict[str, Array]:
 
 
 def _checked_concepts(concepts: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    if not isinstance(concepts, Mapping):
-        raise TypeError(
-            "concepts must be a dict of category → names, such as {'object': ['house', 'tree']}, "
-            f"not {type(concepts).__name__}"
-        )
+    wanted = "a dict of category → names, such as {'object': ['house', 'tree']}"
+    check_type("concepts", concepts, Mapping, wanted)
     if not concepts:
         raise ValueError("concepts are empty: at least one category is needed")
     checked = {}
@@ -309,11 +303,8 @@ def check_masks(
         If they are not given by category, not integers, not of one shape, or hold numbers without
         a concept.
     """
-    if not isinstance(masks, Mapping):
-        raise TypeError(
-            f"masks must be a dict of category → (N, height, width), not {type(masks).__name__}: "
-            "AnnotatedImages.from_one_mask takes one mask for each image"
-        )
+    advice = "AnnotatedImages.from_one_mask takes one mask for each image"
+    check_type("masks", masks, Mapping, "a dict of category → (N, height, width)", advice)
     if set(masks) != set(concepts):
         raise ValueError(
             f"masks are of the categories {sorted(masks)}, concepts of {sorted(concepts)}"

@@ -24,8 +24,8 @@ from xplique_dirpairs.core.validation import (
     check_images_fit,
     check_number,
 )
-from xplique_dirpairs.data.activations import outputs_of
 from xplique_dirpairs.data.devices import workers
+from xplique_dirpairs.data.images import outputs_of
 
 _INDEX = "index.json"
 #: Is there while a folder is written to.

@@ -15,7 +15,7 @@ from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_class, check_integer, check_number
-from xplique_dirpairs.data.crops import concept_maps
+from xplique_dirpairs.data.images import concept_maps
 from xplique_dirpairs.explanations.contributions import ClassScore, parts_of_score
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.manipulation import class_probabilities

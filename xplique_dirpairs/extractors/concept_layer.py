@@ -20,8 +20,7 @@ from xplique.concepts.latent_extractor import LatentExtractor
 from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import Names, check_class_names, check_concept_names
-from xplique_dirpairs.data.activations import compute_activations
-from xplique_dirpairs.data.crops import best_crops
+from xplique_dirpairs.data.images import best_crops, compute_activations
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.models.head import Head
@@ -155,6 +154,22 @@ class ConceptLayer:
                 "split_model(model, layer)"
             )
         return self.split.model
+
+    @property
+    def direction_pairs(self) -> DirectionPairs:
+        """The concepts' direction pairs.
+
+        Raises
+        ------
+        TypeError
+            If the concepts are of another kind.
+        """
+        if self.pairs is None:
+            raise TypeError(
+                "direction pairs are needed, whose detectors say where a concept is, but the "
+                f"concepts are those of a {type(self.fitted).__name__}"
+            )
+        return self.pairs
 
     @property
     def layer(self) -> str | None:

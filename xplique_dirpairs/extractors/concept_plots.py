@@ -22,7 +22,7 @@ from xplique_dirpairs.core.validation import (
     check_integer,
     check_number,
 )
-from xplique_dirpairs.data.crops import best_crops
+from xplique_dirpairs.data.images import best_crops
 from xplique_dirpairs.plots.concepts import (
     RankedConcept,
     draw_concept_map,

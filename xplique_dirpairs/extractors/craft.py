@@ -21,12 +21,13 @@ from xplique_dirpairs.core.validation import (
     check_class,
     check_integer,
 )
-from xplique_dirpairs.data.activations import compute_activations, unchecked_activations
-from xplique_dirpairs.data.crops import (
+from xplique_dirpairs.data.images import (
+    compute_activations,
     concept_maps,
     crop_coefficients,
     extract_crops,
     fitting_patch,
+    unchecked_activations,
 )
 from xplique_dirpairs.extractors.concept_layer import fit_factorizer
 from xplique_dirpairs.extractors.concept_plots import ChecksFit, ConceptPlots

@@ -26,8 +26,9 @@ from xplique_dirpairs.core.validation import (
     check_images,
     check_images_fit,
     check_integer,
+    check_type,
 )
-from xplique_dirpairs.data.crops import concept_maps
+from xplique_dirpairs.data.images import concept_maps
 from xplique_dirpairs.extractors.concept_layer import (
     activations_of_latents,
     fit_factorizer,
@@ -74,12 +75,9 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         random_state: int | None = None,
         verbose: int = 1,
     ):
-        if not isinstance(latent_extractor, TfLatentExtractor):
-            raise TypeError(
-                "latent_extractor must be one of Xplique's TfLatentExtractor, not "
-                f"{type(latent_extractor).__name__}: LayeredModelExtractorBuilder.build(model, "
-                "layer_index) makes one of a Keras model"
-            )
+        advice = "LayeredModelExtractorBuilder.build(model, layer_index) makes one"
+        wanted = "one of Xplique's TfLatentExtractor"
+        check_type("latent_extractor", latent_extractor, TfLatentExtractor, wanted, advice)
         check_integer("number_of_concepts", number_of_concepts)
         if factorizer is None:
             factorizer = new_factorizer(

@@ -15,7 +15,7 @@ from xplique_dirpairs.core.batching import as_positions, slices
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer, check_labels
-from xplique_dirpairs.data.crops import (
+from xplique_dirpairs.data.images import (
     concept_maps,
     crop_at,
     crop_coefficients,

@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_activations, check_choice, check_integer
+from xplique_dirpairs.core.validation import as_activations, check_choice, check_integer, check_type
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.learner import learn_pairs
@@ -69,8 +69,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
     @classmethod
     def from_pairs(cls, pairs: DirectionPairs, off: Off = "absent") -> DirectionPairsFactorizer:
         """Return a fitted factorizer around pairs learned, or loaded, elsewhere."""
-        if not isinstance(pairs, DirectionPairs):
-            raise TypeError(f"pairs must be DirectionPairs, not {type(pairs).__name__}")
+        check_type("pairs", pairs, DirectionPairs, "DirectionPairs")
         factorizer = cls(pairs.number_of_concepts, off=off)
         factorizer._check_off()
         factorizer.pairs_ = pairs

@@ -175,12 +175,7 @@ def choose_k(
 
 def _chosen_pairs(layer: ConceptLayer, indices: int | ArrayLike) -> DirectionPairs:
     """Return the pairs of some concepts alone: their bank moves no other projection of theirs."""
-    if layer.pairs is None:
-        raise TypeError(
-            "the concepts must be direction pairs, whose detectors say where a concept is: not "
-            f"those of a {type(layer.fitted).__name__}"
-        )
-    pairs = layer.pairs
+    pairs = layer.direction_pairs
     if indices is None:
         raise ValueError("indices must be the concepts to suppress, not None")
     chosen = np.unique(check_concepts(indices, layer.number_of_concepts))

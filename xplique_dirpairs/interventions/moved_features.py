@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.data.activations import any_number
+from xplique_dirpairs.data.images import any_number
 from xplique_dirpairs.models.head import Head
 
 #: Halvings of an interval of shifts: more than float32 can tell apart.

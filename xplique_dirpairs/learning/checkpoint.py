@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import check_type
 from xplique_dirpairs.data.devices import is_chief
 from xplique_dirpairs.learning.features import Moments
 from xplique_dirpairs.learning.history import LearningWarning
@@ -90,8 +91,7 @@ class Checkpoint:
         TypeError, ValueError
             If it is no path, or the state cannot be written there.
         """
-        if not isinstance(resume, (str, os.PathLike)):
-            raise TypeError(f"resume must be a folder or None, not {type(resume).__name__}")
+        check_type("resume", resume, (str, os.PathLike), "a folder or None")
         if not os.fspath(resume):
             raise ValueError("resume is empty: give a folder to keep the fit in, or None")
         folder = Path(resume)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from xplique_dirpairs.core.validation import check_choice, check_integer, check_number
+from xplique_dirpairs.core.validation import check_choice, check_integer, check_number, check_type
 
 CoordinatesName = Literal["standardised", "whitened", "centred"]
 SignalsName = Literal["none", "positives", "joint", "free"]
@@ -482,8 +482,7 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if not isinstance(recipe, str):
-        raise TypeError(f"recipe must be a name or a Recipe, not {type(recipe).__name__}")
+    check_type("recipe", recipe, str, "a name or a Recipe")
     if recipe not in RECIPES:
         raise ValueError(f"there is no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
     return RECIPES[recipe]

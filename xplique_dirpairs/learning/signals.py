@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_choice
+from xplique_dirpairs.core.validation import check_choice, check_type
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.features import Coordinates, Moments, as_features
 from xplique_dirpairs.pairs import DirectionPairs
@@ -339,8 +339,7 @@ def estimate_signals(
     TypeError, ValueError
         If there is no such estimator, or the activations are of another layer.
     """
-    if not isinstance(pairs, DirectionPairs):
-        raise TypeError(f"pairs must be DirectionPairs, not {type(pairs).__name__}")
+    check_type("pairs", pairs, DirectionPairs, "DirectionPairs")
     check_choice("estimator", estimator, ESTIMATORS)
     features = as_features(activations)
     if features.shape[-1] != pairs.channels:

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.validation import as_images, check_concepts, check_integer
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.maximisation.maximise import pairs_of
 from xplique_dirpairs.metrics.firing import Firing, firing
 
 _HEADERS = (
@@ -117,7 +116,7 @@ def measure_firing(
         is not one for each of the concepts.
     """
     layer = ConceptLayer.of(concepts)
-    pairs, images = pairs_of(layer), as_images(images)
+    pairs, images = layer.direction_pairs, as_images(images)
     check_integer("batch_size", batch_size)
     chosen = check_concepts(indices, pairs.number_of_concepts)
     if len(chosen) != len(images):

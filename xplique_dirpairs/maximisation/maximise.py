@@ -144,7 +144,7 @@ def maximise(
         If an argument is not as described, or the network's activations turn NaN.
     """
     layer = ConceptLayer.of(concepts)
-    pairs = pairs_of(layer)
+    pairs = layer.direction_pairs
     encoder = _encoder_of_images(layer.split.input_to_latent_model, image_shape)
     chosen = check_concepts(indices, pairs.number_of_concepts)
     check_choice("along", along, ("filters", "signals"))
@@ -190,22 +190,6 @@ def maximise(
             f"values_range {values_range}"
         )
     return np.asarray(np.clip(result, low, high))  # The stretch to the range rounds.
-
-
-def pairs_of(concepts: ConceptLayer) -> DirectionPairs:
-    """Return the direction pairs of concepts.
-
-    Raises
-    ------
-    TypeError
-        If the concepts are of another kind.
-    """
-    if concepts.pairs is None:
-        raise TypeError(
-            "direction pairs are needed, whose detectors fire or not, but the concepts are those "
-            f"of {type(concepts.fitted).__name__}"
-        )
-    return concepts.pairs
 
 
 def _encoder_of_images(

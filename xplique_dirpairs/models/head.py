@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_choice, shape_fits
+from xplique_dirpairs.core.validation import check_choice, check_type, shape_fits
 from xplique_dirpairs.models.graph import (
     ends_in_sigmoid_logits,
     final_activation,
@@ -311,7 +311,7 @@ def _last_acting_node(tensor: keras.KerasTensor, source: keras.KerasTensor) -> A
     return None
 
 
-def check_head(head: object, shape: tuple[int | None, ...]) -> None:
+def check_head(head: Any, shape: tuple[int | None, ...]) -> None:
     """Raise an error unless ``head`` is None or a `Head` that takes activations of this shape.
 
     Parameters
@@ -326,9 +326,6 @@ def check_head(head: object, shape: tuple[int | None, ...]) -> None:
     """
     if head is None:
         return
-    if not isinstance(head, Head):
-        raise TypeError(
-            f"head must be a Head, not {type(head).__name__}: wrap the rest of the network, "
-            "Head(latent_to_logit_model)"
-        )
+    advice = "wrap the rest of the network, Head(latent_to_logit_model)"
+    check_type("head", head, Head, "a Head", advice)
     head.check_takes(shape[1:])

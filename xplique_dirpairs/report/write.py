@@ -19,7 +19,7 @@ from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.data.annotated_images import flat_concepts
-from xplique_dirpairs.data.crops import best_crops_of_images, concept_maps
+from xplique_dirpairs.data.images import best_crops_of_images, concept_maps
 from xplique_dirpairs.explanations.contributions import ClassScore
 from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation

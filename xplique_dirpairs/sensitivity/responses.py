@@ -37,6 +37,7 @@ from xplique_dirpairs.core.validation import (
     check_float32,
     check_labels,
     check_number,
+    check_type,
 )
 from xplique_dirpairs.models.head import Head, check_head
 
@@ -372,11 +373,8 @@ def tcav_scores(
     TypeError, ValueError
         If the model is not a Keras model, or shapes do not fit.
     """
-    if not isinstance(latent_to_logit_model, keras.Model):
-        raise TypeError(
-            "latent_to_logit_model must be a keras.Model, the second half of split_model, not "
-            f"{type(latent_to_logit_model).__name__}"
-        )
+    wanted = "a keras.Model, the second half of split_model"
+    check_type("latent_to_logit_model", latent_to_logit_model, keras.Model, wanted)
     x = check_activations(activations)
     vectors = _check_directions(directions, x.shape[-1])
     # Tcav watches what a layer puts out: an identity in front of the half puts out activations. In
