@@ -374,7 +374,7 @@ def test_the_whole_classifier_is_that_of_the_split_or_is_given(networks, picture
 def test_concepts_without_detectors_are_refused(networks, pictures):
     craft = FactorizerCraftTf(*split_model(networks["convolutions"], "features"), PCAFactorizer(2))
     craft.fit(pictures)
-    with pytest.raises(TypeError, match="must be direction pairs"):
+    with pytest.raises(TypeError, match="direction pairs are needed"):
         correct(craft, 0)
 
 
