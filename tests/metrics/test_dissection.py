@@ -209,15 +209,15 @@ def test_thresholds_are_one_for_each_detector(data, limits):
 
 
 def test_arguments_that_do_not_fit_are_refused(data, thresholds):
-    with pytest.raises(ValueError, match="maps of 5 detectors for 4"):
+    with pytest.raises(ValueError, match="maps of 4 detectors, one per threshold, not of 5"):
         dissect(data, own, thresholds[:4])
     with pytest.raises(ValueError, match="bring tokens into a grid"):
         dissect(data, lambda x: x.reshape(len(x), -1, 5), thresholds)
     with pytest.raises(ValueError, match="NaN"):
         dissect(data, lambda x: x * np.nan, thresholds)
-    with pytest.raises(ValueError, match="6 of them, not 5"):
+    with pytest.raises(ValueError, match="those of the 6 annotated images, not of 5"):
         dissect(data, own, thresholds, activations=data.maps[:5])
-    with pytest.raises(ValueError, match="6 of them, not 7"):
+    with pytest.raises(ValueError, match="those of the 6 annotated images, not of 7"):
         dissect(data, own, thresholds, activations=np.zeros((7, 3, 4, 5)))
     with pytest.raises(ValueError, match="no annotated images"):
         dissect(data.subset(slice(0)), own, thresholds)

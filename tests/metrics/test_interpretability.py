@@ -344,7 +344,7 @@ def test_arguments_that_do_not_fit_are_refused(training, validation, thresholds)
     ):
         with pytest.raises(ValueError, match=words):
             score_labels(validation, own, dissection, **how)
-    with pytest.raises(ValueError, match="maps of 4 detectors"):
+    with pytest.raises(ValueError, match="maps of 5 detectors, one per threshold, not of 4"):
         score_labels(validation, lambda x: x[..., :4], dissection)
 
 

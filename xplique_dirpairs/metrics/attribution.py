@@ -1,18 +1,19 @@
 """Signed attribution of a class score to concepts, in units of the score.
 
-Above 0 a concept raises the score, below 0 it lowers it. On a head that is linear in the
-coefficients all four agree, each concept getting u_i · ∂score/∂u_i; on an additive one all but the
-first do.
+A positive value means that the concept raises the score, a negative one that it lowers it. On a
+head that is linear in the coefficients all four measures agree: each concept gets
+u_i · ∂score/∂u_i. On an additive head all but the first agree.
 
 | measure | cost | share of an interaction that a concept gets |
 |---|---|---|
 | gradient × coefficient | one gradient | its slope at the image |
-| integrated gradients | ``steps`` gradients | a share, by the path from all off to the image |
-| Shapley values | n · (I − 1) + 2 scores | an equal share |
-| leave-one-out | I + 1 scores | all of it that is present with everything on |
+| integrated gradients | ``steps`` gradients | depends on the path from all off to the image |
+| Shapley values | n · (I − 1) + 2 scores for n orders | an equal share |
+| leave-one-out | I + 1 scores | all of the interaction present with everything on |
 
-The gradients take the score as a function of the coefficients; the other two take the scores of one
-image under the masks of their design. For masks see `metrics.importance`.
+The two gradient measures take the score as a function of the coefficients; the other two take the
+scores of one image under the masks of a design. `metrics.importance` explains masks and designs.
+Coefficients have shape (N, *S, I), where S are zero or more axes of positions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 
-#: Coefficients (N, *S, I), a tensor, to the class score of each image (N,), residual kept.
+#: Function of coefficients, a tensor (N, *S, I), that returns the class score of each image, (N,).
+#: The residual of the features is kept.
 Score = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -35,19 +37,19 @@ Score = Callable[[tf.Tensor], tf.Tensor]
 
 
 def gradient_times_coefficient(score: Score, coefficients: ArrayLike) -> Array:
-    """Compute Σ_p u_{p,i} ∂score/∂u_{p,i}, the contribution of concept i by the slope.
+    """Compute Σ_p u_{p,i} ∂score/∂u_{p,i}, the contribution of concept i by the score's slope.
 
     Parameters
     ----------
     score : callable
-        Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
+        Function of coefficients, a tensor (N, *S, I), that returns the scores (N,).
     coefficients : ndarray of shape (N, *S, I)
-        u.
+        The coefficients u of the images.
 
     Returns
     -------
     values : ndarray of shape (N, I)
-        Summed over the positions. Signed, in units of the score.
+        Signed contributions, summed over the positions p, in units of the score.
     """
     u = tf.convert_to_tensor(coefficients)
     return _over_positions(u * _gradient(score, u))
@@ -58,26 +60,27 @@ def integrated_gradients(
 ) -> tuple[Array, Array]:
     """Compute Σ_p u_{p,i} ∫₀¹ ∂score/∂u_{p,i} (t u) dt, from everything off to the intact image.
 
-    M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks", 2017, eq. 1, in
-    the coefficients and from 0. Gauss–Legendre quadrature: exact where the gradient along the path
-    is a polynomial of degree below 2 · ``steps``; features that reach a limit on the way make it
-    jump, which the gap shows.
+    This is eq. 1 of M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks",
+    2017, applied to the coefficients with the baseline 0. The integral is computed by
+    Gauss–Legendre quadrature, which is exact where the gradient along the path is a polynomial of
+    degree below 2 · ``steps``. The gradient jumps where features reach a limit of the layer's range
+    on the way; ``gap`` shows the resulting error.
 
     Parameters
     ----------
     score : callable
-        Of a tensor (N, *S, I), as many images as there are coefficients: (N,).
+        Function of coefficients, a tensor (N, *S, I), that returns the scores (N,).
     coefficients : ndarray of shape (N, *S, I)
-        u.
+        The coefficients u of the images.
     steps : int, default=32
-        Gradients taken, one batch of N after the other.
+        Number of gradients along the path, each computed for all N images at once.
 
     Returns
     -------
     values : ndarray of shape (N, I)
-        Summed over the positions. Signed, in units of the score.
+        Signed contributions, summed over the positions p, in units of the score.
     gap : ndarray of shape (N,)
-        Σ values − (score(intact) − score(all off)): the error of the quadrature, 0 at best.
+        Error of the quadrature, Σ_i values − (score(intact) − score(all off)); ideally 0.
     """
     u = tf.convert_to_tensor(coefficients)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -90,7 +93,7 @@ def integrated_gradients(
 
 
 def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
-    """Return the gradient of each image's score in its own coefficients."""
+    """Return the gradient of each image's score with respect to its coefficients, (N, *S, I)."""
     with tf.GradientTape() as tape:
         tape.watch(u)
         scores = score(u)
@@ -98,7 +101,7 @@ def _gradient(score: Score, u: tf.Tensor) -> tf.Tensor:
 
 
 def _over_positions(maps: tf.Tensor) -> Array:
-    """Return sums over the positions of maps (N, *S, I), (N, I)."""
+    """Return the sums of maps (N, *S, I) over the positions, (N, I)."""
     values = np.asarray(maps, np.float64)
     return np.asarray(values.sum(axis=tuple(range(1, values.ndim - 1))))
 
@@ -111,34 +114,36 @@ def permutation_design(
     nb_permutations: int,
     random_state: int | np.random.Generator | None = None,
 ) -> Array:
-    """Return masks for `shapley_values`: concepts switched on one by one, in random orders.
+    """Return masks that switch concepts on one by one in random orders, for `shapley_values`.
 
-    Every second order is the one before it backwards (antithetic): a concept that comes early in
-    one comes late in the other. R. Mitchell et al., "Sampling permutations for Shapley value
-    estimation", JMLR 2022.
+    Every second order is the reverse of the one before it (antithetic sampling), so that a concept
+    that comes early in one comes late in the other: R. Mitchell et al., "Sampling permutations for
+    Shapley value estimation", JMLR 2022.
 
     Parameters
     ----------
     number_of_concepts : int
-        I.
+        Number of concepts, I.
     nb_permutations : int
-        n, even, and at least 4 for there to be an error estimate.
-    random_state : int, Generator or None
+        Number of orders, n: even, and at least 4, because standard errors need two pairs.
+    random_state : int, Generator or None, default=None
         Seed or generator of the orders.
 
     Returns
     -------
-    masks : ndarray of shape (2 + n · (I − 1), I) float32
-        Of zeros and ones: all off, all on, and what lies between them, order after order.
+    masks : ndarray of shape (2 + n · (I − 1), I), float32
+        Zeros and ones: all concepts off, all on, and then the I − 1 steps in between of each order.
 
     Raises
     ------
     ValueError
-        If ``nb_permutations`` is odd or below 4: orders come in pairs, and one pair has no error.
+        If ``nb_permutations`` is not an integer, or is odd or below 4.
     """
     check_integer("nb_permutations", nb_permutations, minimum=4)
     if nb_permutations % 2:
-        raise ValueError(f"nb_permutations must be even, not {nb_permutations}: orders are paired")
+        raise ValueError(
+            f"nb_permutations must be even, not {nb_permutations}: orders are drawn in pairs"
+        )
     rng = np.random.default_rng(random_state)
     half = np.tile(np.arange(number_of_concepts), (nb_permutations // 2, 1))
     forwards = rng.permuted(half, axis=1)
@@ -150,41 +155,42 @@ def permutation_design(
 
 
 def shapley_values(scores: ArrayLike, masks: Array) -> tuple[Array, Array]:
-    """Estimate signed Shapley values: the gain of the score from a concept, over random orders.
+    """Estimate signed Shapley values, the mean gain of the score from a concept in random orders.
 
-        φ_i = E_order[ f(those before i, and i) − f(those before i) ]
+        φ_i = E_order[ f(concepts before i, and i) − f(concepts before i) ]
 
-    J. Castro, D. Gómez, J. Tejada, "Polynomial calculation of the Shapley value based on
-    sampling", 2009. A coalition's concepts are on, the others off.
+    The estimator is that of J. Castro, D. Gómez, J. Tejada, "Polynomial calculation of the Shapley
+    value based on sampling", 2009. f is the score with the named concepts on and all others off.
 
-    For every single order the values sum to f(all on) − f(all off), so their mean does. Exact for
-    an additive score, and for one with interactions of pairs only: of a pair, each concept gets
-    half in an order and its reverse together.
+    The values sum to f(all on) − f(all off) for every single order, hence also on average. They are
+    exact for an additive score, and for a score whose only interactions are between two concepts:
+    an order and its reverse together give each of the two half of the interaction.
 
     Parameters
     ----------
     scores : ndarray of shape (..., 2 + n · (I − 1))
-        f at the masks.
+        Scores f at the masks. The leading axes may be images or classes.
     masks : ndarray of shape (2 + n · (I − 1), I)
-        Of `permutation_design`.
+        The masks that `permutation_design` returned for n orders.
 
     Returns
     -------
     values : ndarray of shape (..., I)
-        In units of the score. They sum to score(all on) − score(all off).
+        Signed contributions in units of the score. They sum to score(all on) − score(all off).
     error : ndarray of shape (..., I)
-        Their standard errors: the spread of the pairs of orders, which are independent.
+        Standard errors of the values, from the spread of the pairs of orders, which are
+        independent.
     """
     scores, concepts = np.asarray(scores, np.float64), masks.shape[1]
     steps = concepts - 1
-    # A single concept has one order and nothing between: as good as the fewest orders.
+    # A single concept has no masks in between: 4, the fewest orders allowed, gives two equal pairs.
     orders = (len(masks) - 2) // steps if steps else 4
     between = masks[2:].reshape(orders, steps, concepts)
 
     inner = scores[..., 2:].reshape(*scores.shape[:-1], orders, steps)
     off, on = (np.broadcast_to(scores[..., [row], None], (*inner.shape[:-1], 1)) for row in (0, 1))
     gains = np.diff(np.concatenate([off, inner, on], axis=-1), axis=-1)
-    # a concept that arrives as the k-th is on in all masks between but the first k
+    # A concept that is switched on in step k (from 0) is off in the first k masks in between.
     arrivals = steps - between.sum(axis=1).astype(int)
     values = np.take_along_axis(gains, np.broadcast_to(arrivals, gains.shape), axis=-1)
     pairs = values.reshape(*scores.shape[:-1], orders // 2, 2, concepts).mean(axis=-2)

@@ -1,12 +1,13 @@
-"""Properties of a dictionary of concept directions and of its coefficients (method section 6).
+"""Properties of a dictionary of concept directions and of its coefficients.
 
-A dictionary is ``(I, D)``, a direction a row. A row's length can be traded against its coefficient,
-so that cosines are taken wherever two directions are compared: lengths do not count. Signs do where
-data or class weights are involved: a direction that may be used both ways, as those of PCA, is
-first turned the way it is mostly used, by `oriented`. Zero rows have cosine 0 with every row.
+A dictionary is an array of shape (I, D) with one direction per row. Only the product of a row and
+its coefficient matters to the features, so directions are compared by cosines, which do not depend
+on the rows' lengths. Signs matter where data or class weights are involved: a direction that may be
+used with either sign, like those of PCA, is first given the sign with which it is mostly used, by
+`oriented`. A zero row has cosine 0 with every row.
 
-Better is: higher stability, stable rank, Hoyer sparsity and plausibility; lower coherence, L0, OOD
-score and cross-talk; fewer dead concepts.
+Higher is better for stability, stable rank, Hoyer sparsity and plausibility; lower is better for
+coherence, L0, OOD score, cross-talk and the number of dead concepts.
 """
 
 from __future__ import annotations
@@ -18,29 +19,31 @@ from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.metrics.registry import nan_mean
 
-#: Coefficients below this share of the largest one count as zero: what solvers leave over.
+#: Coefficients below this share of the largest one count as zero: solvers rarely reach 0 exactly.
 NEGLIGIBLE = 1e-3
 
-#: Rows of data compared with the dictionary at once.
+#: Number of rows of data that are compared with the dictionary at once.
 _ROWS = 8192
 
 # ------------------------------------------------------------------------------ two dictionaries
 
 
 def matched_cosines(a: Array, b: Array) -> Array:
-    """Compute |cosine| of each direction of ``a`` with its partner in ``b``.
+    """Compute |cosine| between each direction of ``a`` and its partner in ``b``.
 
-    The one-to-one matching is that with the largest sum.
+    Directions are matched one to one, such that the sum of the |cosine| is largest.
 
     Parameters
     ----------
     a : array-like of shape (I, D)
+        A dictionary of I directions.
     b : array-like of shape (J, D)
+        A dictionary of J directions.
 
     Returns
     -------
     matched : ndarray of shape (I,)
-        In [0, 1]; NaN for the I − J directions without a partner where ``a`` is the larger.
+        Values in [0, 1]; NaN for the I − J directions without a partner if I > J.
     """
     similarity = np.abs(cosines(b, a))
     matching = match(similarity)
@@ -51,10 +54,23 @@ def matched_cosines(a: Array, b: Array) -> Array:
 def dictionary_stability(a: Array, b: Array) -> float:
     """Compute the mean of `matched_cosines` over the min(I, J) pairs, in [0, 1]; higher is better.
 
-    1 for a dictionary and itself in any order, with any signs and lengths. Of dictionaries of
-    unequal size the smaller one is judged: the mean is over its directions, and further directions
-    of the larger one cost nothing. Random dictionaries do not have 0, but more the larger they are.
-    T. Fel et al., "Archetypal SAE", ICML 2025, with signs resolved.
+    The stability of a dictionary with itself is 1, in any order and with any signs and lengths. If
+    the dictionaries differ in size, the mean is over the directions of the smaller one, and further
+    directions of the larger one have no effect. Random dictionaries have a stability above 0 that
+    grows with their size. The definition is that of T. Fel et al., "Archetypal SAE", ICML 2025,
+    but with |cosine|, so that signs do not matter.
+
+    Parameters
+    ----------
+    a : array-like of shape (I, D)
+        A dictionary of I directions.
+    b : array-like of shape (J, D)
+        A dictionary of J directions.
+
+    Returns
+    -------
+    stability : float
+        Value in [0, 1].
     """
     return float(np.nanmean(matched_cosines(a, b)))
 
@@ -65,8 +81,17 @@ def dictionary_stability(a: Array, b: Array) -> float:
 def max_coherence(dictionary: Array) -> float:
     """Compute max_{i≠j} |cos(d_i, d_j)|, in [0, 1]; lower is better.
 
-    The mutual coherence: D. L. Donoho, X. Huo, 2001. 0 if orthogonal, 1 if two directions are
-    parallel; NaN for a single direction.
+    This is the mutual coherence of D. L. Donoho, X. Huo, "Uncertainty principles and ideal atomic
+    decomposition", 2001: 0 if all directions are orthogonal, 1 if two directions are parallel.
+
+    Parameters
+    ----------
+    dictionary : ndarray of shape (I, D)
+
+    Returns
+    -------
+    coherence : float
+        Value in [0, 1]; NaN for a single direction.
     """
     others = _off_diagonal(np.abs(cosines(dictionary, dictionary)))
     return float(others.max()) if others.size else np.nan
@@ -75,9 +100,18 @@ def max_coherence(dictionary: Array) -> float:
 def stable_rank(dictionary: Array) -> float:
     """Compute ‖D‖_F² / ‖D‖_2² of unit directions, in [1, min(I, D)]; higher is better.
 
-    The number of directions, less their overlap: I if orthogonal, 1 if all are parallel, 0
-    if all are zero. M. Rudelson, R. Vershynin, "Sampling from large matrices", 2007; at unit length
-    because the lengths of a dictionary are arbitrary.
+    The stable rank counts the directions, less their overlap: I if all are orthogonal, 1 if all are
+    parallel, 0 if all are zero. M. Rudelson, R. Vershynin, "Sampling from large matrices", 2007.
+    Directions are normalised first, because the lengths of a dictionary are arbitrary.
+
+    Parameters
+    ----------
+    dictionary : ndarray of shape (I, D)
+
+    Returns
+    -------
+    rank : float
+        Value in [1, min(I, D)], or 0.
     """
     gram = cosines(dictionary, dictionary)
     largest = np.linalg.eigvalsh(gram)[-1]
@@ -90,22 +124,24 @@ def stable_rank(dictionary: Array) -> float:
 def hoyer_sparsity(coefficients: Array) -> Array:
     """Compute (√I − ‖u‖₁/‖u‖₂) / (√I − 1) of each sample, in [0, 1]; higher is better.
 
-    1 where a single concept is on, 0 where all are equally, with any signs. The result depends on
-    the units of the coefficients: where directions differ in length, multiply by the lengths first.
+    The sparsity is 1 where a single concept is on, and 0 where all |u_i| are equal. It depends on
+    the units of the coefficients: if the directions differ in length, multiply the coefficients by
+    the lengths first.
     P. O. Hoyer, "Non-negative matrix factorization with sparseness constraints", 2004.
 
     Parameters
     ----------
     coefficients : ndarray of shape (..., I)
+        Coefficients u of the samples.
 
     Returns
     -------
     sparsity : ndarray of shape (...)
-        NaN where nothing is on, and for a single concept: sparsity is not defined there.
+        Values in [0, 1]; NaN, because undefined, where no concept is on and if I is 1.
     """
     u = np.abs(np.asarray(coefficients, np.float64))
     largest = u.max(axis=-1, keepdims=True)
-    # relative to the largest one, so that squares neither overflow nor vanish
+    # Coefficients are divided by the largest one, so that squares neither overflow nor vanish.
     u = np.divide(u, largest, out=np.zeros_like(u), where=largest > 0)
     length = np.sqrt(np.square(u).sum(axis=-1))
     root = np.sqrt(u.shape[-1])
@@ -117,11 +153,12 @@ def hoyer_sparsity(coefficients: Array) -> Array:
 def l0(coefficients: Array) -> Array:
     """Count the concepts that are on in each sample, in [0, I]; lower is sparser.
 
-    A concept is on if |u_i| is above 1e-3 of its largest value over all samples.
+    A concept is on if |u_i| is above 1e-3 of the largest |u_i| of that concept over all samples.
 
     Parameters
     ----------
     coefficients : ndarray of shape (..., I)
+        Coefficients u of the samples.
 
     Returns
     -------
@@ -133,16 +170,17 @@ def l0(coefficients: Array) -> Array:
 
 
 def dead_concepts(coefficients: Array, dictionary: Array) -> Array:
-    """Return which concepts add next to nothing to any sample. Fewer are better.
+    """Return which concepts contribute almost nothing to any sample; fewer are better.
 
-    Next to nothing: the largest |u_i| ‖d_i‖ over the samples is at most 1e-3 of that of the
+    A concept is dead if its largest |u_i| ‖d_i‖ over the samples is at most 1e-3 of that of the
     strongest concept.
 
     Parameters
     ----------
     coefficients : ndarray of shape (..., I)
+        Coefficients u of the samples.
     dictionary : ndarray of shape (I, D)
-        The concept bank the coefficients are multiplied with.
+        The concept bank with which the coefficients are multiplied; its rows are d_i.
 
     Returns
     -------
@@ -154,14 +192,15 @@ def dead_concepts(coefficients: Array, dictionary: Array) -> Array:
 
 
 def oriented(dictionary: Array, coefficients: Array) -> Array:
-    """Turn directions around where their coefficients are mostly negative.
+    """Change the sign of the directions whose coefficients are mostly negative.
 
-    For `ood_score` and `plausibility`, which depend on signs.
+    `ood_score` and `plausibility` depend on the signs of the directions.
 
     Parameters
     ----------
     dictionary : ndarray of shape (I, D)
     coefficients : ndarray of shape (..., I)
+        Coefficients of the samples; `main_signs` decides which are mostly negative.
 
     Returns
     -------
@@ -171,9 +210,19 @@ def oriented(dictionary: Array, coefficients: Array) -> Array:
 
 
 def main_signs(coefficients: Array) -> Array:
-    """Return −1 for the concepts whose coefficients (..., I) are mostly negative, else 1, (I,).
+    """Return −1 for the concepts whose coefficients are mostly negative, and 1 for the others.
 
-    Decided by the sign of Σ u³, so by the long tail where coefficients are centred.
+    The sign is that of Σ u³ over the samples. For centred coefficients, it is the sign of the
+    longer tail of their distribution.
+
+    Parameters
+    ----------
+    coefficients : ndarray of shape (..., I)
+        Coefficients u of the samples.
+
+    Returns
+    -------
+    signs : ndarray of shape (I,)
     """
     u = as_positions(np.asarray(coefficients, np.float64))
     tail = np.power(u / max(np.abs(u).max(), 1e-300), 3).sum(axis=0)
@@ -186,15 +235,20 @@ def main_signs(coefficients: Array) -> Array:
 def ood_score(dictionary: Array, activations: Array) -> float:
     """Compute 1 − (1/I) Σ_i max_j cos(d_i, x_j), in [0, 2]; lower is better.
 
-    0 if every direction is parallel to a sample, 1 if all are orthogonal to the data.
-    T. Fel et al., "Archetypal SAE", ICML 2025.
+    The score is 0 if every direction is parallel to a sample, and 1 if all directions are
+    orthogonal to the data. T. Fel et al., "Archetypal SAE", ICML 2025.
 
     Parameters
     ----------
     dictionary : ndarray of shape (I, D)
-        Turned the way it is used: `oriented`.
+        Directions d_i with the sign with which they are used: see `oriented`.
     activations : ndarray of shape (..., D)
-        x; less the mean, or the constant of `decode`, where the directions are about it.
+        Samples x_j. If the decoding has a constant part, such as the mean in PCA, subtract it.
+
+    Returns
+    -------
+    score : float
+        Value in [0, 2].
     """
     nearest = np.full(len(dictionary), -1.0)
     for rows in iter_blocks(as_positions(activations), _ROWS):
@@ -205,15 +259,20 @@ def ood_score(dictionary: Array, activations: Array) -> float:
 def plausibility(dictionary: Array, head_directions: Array) -> float:
     """Compute (1/K) Σ_k max_i cos(head_k, d_i), in [−1, 1]; higher is better.
 
-    1 if the weights of every class are among the directions. T. Fel et al., "Archetypal SAE", ICML
-    2025.
+    The score is 1 if the weights of every class are among the directions. T. Fel et al.,
+    "Archetypal SAE", ICML 2025.
 
     Parameters
     ----------
     dictionary : ndarray of shape (I, D)
-        Turned the way it is used: `oriented`.
+        Directions d_i with the sign with which they are used: see `oriented`.
     head_directions : ndarray of shape (K, D)
         The weights of one class per row: the transposed kernel of a linear head on pooled features.
+
+    Returns
+    -------
+    score : float
+        Value in [−1, 1].
     """
     return float(np.minimum(cosines(head_directions, dictionary).max(axis=1), 1.0).mean())
 
@@ -224,7 +283,7 @@ def plausibility(dictionary: Array, head_directions: Array) -> float:
 def cross_talk(filters: Array, signals: Array) -> float:
     """Compute the mean of |w̄_iᵀ s̄_j| over i ≠ j of unit vectors, in [0, 1]; lower is better.
 
-    How much of another concept's signal a filter reads; NaN for a single concept.
+    It measures how strongly a filter responds to the signals of other concepts.
 
     Parameters
     ----------
@@ -232,6 +291,11 @@ def cross_talk(filters: Array, signals: Array) -> float:
         Decoding directions w_i.
     signals : ndarray of shape (I, D)
         Encoding directions ŝ_i, in the same order.
+
+    Returns
+    -------
+    cross_talk : float
+        Value in [0, 1]; NaN for a single concept.
     """
     others = _off_diagonal(np.abs(cosines(filters, signals)))
     return float(others.mean()) if others.size else np.nan
@@ -249,26 +313,28 @@ def dictionary_values(
     head_rows: Array | None = None,
     filters: Array | None = None,
 ) -> dict[str, Array]:
-    """Compute every metric of a dictionary and of its coefficients, by key of `METRICS`.
+    """Compute every metric of a dictionary and of its coefficients.
 
     Parameters
     ----------
     encoding : ndarray of shape (I, D)
         Directions along which the features change with the concepts.
     bank : ndarray of shape (I, D)
-        Added to the features per unit of each coefficient: sparsity is that of u_i ‖b_i‖.
+        Concept bank: row b_i is added to the features per unit of coefficient u_i. The sparsity is
+        that of u_i ‖b_i‖.
     coefficients : ndarray of shape (P, I)
+        Coefficients u of P positions.
     features : ndarray of shape (P, D)
-        Those the coefficients were read from, without the constant part of the decoding.
+        Features of these positions, less the constant part of the decoding.
     head_rows : ndarray of shape (K, D), optional
-        Class weights of a linear head, for plausibility.
+        Class weights of a linear head. Default: None, no plausibility.
     filters : ndarray of shape (I, D), optional
-        For the cross-talk.
+        Decoding directions. Default: None, no cross-talk.
 
     Returns
     -------
     values : dict of str to ndarray of shape ()
-        NaN where a metric is undefined.
+        One figure per key of `registry.METRICS`; NaN where a metric is undefined.
     """
     directions = oriented(encoding, coefficients)
     sparsity = hoyer_sparsity(coefficients * np.linalg.norm(bank, axis=1))
@@ -291,4 +357,5 @@ def dictionary_values(
 
 
 def _off_diagonal(square: Array) -> Array:
+    """Return the entries off the diagonal of a square matrix (I, I), (I · (I − 1),)."""
     return square[~np.eye(len(square), dtype=bool)]

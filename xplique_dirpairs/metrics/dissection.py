@@ -1,14 +1,15 @@
-"""Network Dissection: overlap of detectors with annotated concepts (method section 6).
+"""Network Dissection: the overlap of detectors with annotated concepts.
 
-After D. Bau et al., "Network Dissection", CVPR 2017. Maps z (h, w, I) of an image are upsampled
-bilinearly to the resolution of its masks (see `core.geometry`) and detector i fires
-where z_i > b_i. Intersections and areas are counted in pixels over a data set, one image in memory
-at a time. As in Broden a pixel may have a label in each of several categories; images without any
-label of a category do not count for its concepts, while unlabelled pixels of images that have one
-count as pixels without the concept. Where masks are exhaustive (`AnnotatedImages`) every image
-counts for every category.
+The method is that of D. Bau et al., "Network Dissection", CVPR 2017. The maps z (h, w, I) of an
+image are upsampled bilinearly to the resolution of its masks (see `core.geometry`), and detector i
+fires where z_i > b_i. Intersections and areas are counted in pixels over a data set, with one image
+in memory at a time. As in the Broden data set, a pixel may have a label in each of several
+categories. Images without any label of a category do not count for its concepts, while unlabelled
+pixels of images with such a label count as pixels without the concept. If the masks are exhaustive
+(`AnnotatedImages`), every image counts for every category.
 
-Shapes: I detectors, C concepts (all categories one after the other), G categories.
+Shapes: I detectors, C concepts (those of all categories in a row), G categories, maps of h × w
+cells, masks of H × W pixels.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ NO_LABEL = -1
 
 _BLAS = ThreadpoolController()
 
-#: Reads maps (n, h, w, I) of a batch of images, or of the activations given in their place.
+#: Function that returns the maps (n, h, w, I) of n images, or of activations in place of images.
 Read = Callable[[Array], ArrayLike]
 
 
@@ -45,18 +46,24 @@ class Dissection:
     Attributes
     ----------
     concepts : dict of str to tuple of str
-        Names by category.
+        Names of the concepts, by category.
     thresholds : ndarray of shape (I,)
+        A detector fires where its upsampled map is above its threshold.
     intersection : ndarray of shape (I, C), int64
-        Pixels of the concept where the detector fires.
+        Number of pixels of the concept where the detector fires.
     detector_area : ndarray of shape (I, G), int64
-        Pixels where the detector fires, of the images that count for the category: those with a
-        label of it, or all if the masks are exhaustive.
+        Number of pixels where the detector fires, in the images that count for the category: those
+        with a label of the category, or all if the masks are exhaustive.
     concept_area : ndarray of shape (C,), int64
-    pixels, images : ndarray of shape (G,), int64
-        Of the images that count for the category.
-    lowest, highest : ndarray of shape (I,)
-        Range of a detector's maps over all images.
+        Number of pixels of the concept.
+    pixels : ndarray of shape (G,), int64
+        Number of pixels of the images that count for the category.
+    images : ndarray of shape (G,), int64
+        Number of images that count for the category.
+    lowest : ndarray of shape (I,)
+        Smallest value of the detector's maps over all images.
+    highest : ndarray of shape (I,)
+        Largest value of the detector's maps over all images.
     """
 
     concepts: dict[str, tuple[str, ...]]
@@ -71,20 +78,21 @@ class Dissection:
 
     @property
     def flat_concepts(self) -> list[tuple[str, str]]:
-        """(category, name) of every concept."""
+        """The pair (category, name) of every concept, a list of length C."""
         return flat_concepts(self.concepts)
 
     @property
     def union(self) -> Array:
-        """Pixels of the detector or the concept, (I, C)."""
+        """Number of pixels where the detector fires or the concept is, (I, C)."""
         area = self.detector_area[:, category_of(self.concepts)]
         return np.asarray(area + self.concept_area - self.intersection)
 
     @property
     def iou(self) -> Array:
-        """φ_i(c): intersection over union, (I, C) in [0, 1], higher is better.
+        """Intersection over union φ_i(c), (I, C) in [0, 1]; higher is better.
 
-        0 where both are nowhere; NaN for the concepts of a category that no image counts for.
+        It is 0 if the detector never fires and the concept never occurs, and NaN for the concepts
+        of a category for which no image counts.
         """
         union = self.union
         iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
@@ -93,12 +101,25 @@ class Dissection:
 
     @property
     def labels(self) -> Array:
-        """c*_i = argmax_c φ_i(c), (I,); `NO_LABEL` for a detector that overlaps with no concept."""
+        """Index c*_i = argmax_c φ_i(c) of each detector's label among the concepts, (I,).
+
+        It is `NO_LABEL` for a detector that overlaps with no concept.
+        """
         iou = np.nan_to_num(self.iou)
         return np.where(iou.max(axis=1) > 0, iou.argmax(axis=1), NO_LABEL)
 
     def table(self, best: int = 1) -> Table:
-        """Return a table of detectors, best first, with the ``best`` concepts of each."""
+        """Return a table of the detectors, highest IoU first, with their best concepts.
+
+        Parameters
+        ----------
+        best : int, default=1
+            Number of concepts to show for each detector.
+
+        Returns
+        -------
+        table : Table
+        """
         iou, names = np.nan_to_num(self.iou), self.flat_concepts
         best = min(best, len(names))
         rows = []
@@ -126,19 +147,20 @@ def dissect(
     Parameters
     ----------
     annotated : Annotated
-        Images and masks.
+        Images and their masks.
     read : callable
-        Images (n, H, W, …) → maps (n, h, w, I), such as
-        ``lambda images: pairs.project(g(images))``.
+        Function of images (n, H, W, …) that returns maps (n, h, w, I), such as
+        ``lambda images: pairs.project(g(images))`` for a network g up to the layer.
     thresholds : array-like of shape (I,)
-        b_i: detector i fires where its upsampled map is above.
+        Thresholds b_i: detector i fires where its upsampled map is above b_i.
     activations : ndarray of shape (N, …), optional
-        Of the same images in the same order: given to ``read`` in their place, which saves a pass
-        through the network for every extractor.
+        Activations of the same images in the same order. They are given to ``read`` in place of
+        the images, which saves a pass through the network for every extractor. Default: None.
     batch_size : int, default=32
-        Images read at a time; without effect on the result.
+        Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
-        Pixels by which the cells lie farther down and right than usual; see `core.geometry`.
+        Number of pixels by which the cells lie farther down and to the right than usual; see
+        `core.geometry`.
 
     Returns
     -------
@@ -147,12 +169,12 @@ def dissect(
     Raises
     ------
     ValueError
-        If maps, thresholds, masks and activations do not fit one another, or maps are not finite.
+        If maps, thresholds, masks and activations do not match, or maps are not finite.
     """
     limits = np.asarray(thresholds, np.float32)
     if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
         raise ValueError(
-            f"thresholds must be one number for each detector, (I,), not {limits.dtype} "
+            f"thresholds must be an array (I,) of one number for each detector, not {limits.dtype} "
             f"{limits.shape}{' with NaN' if np.isnan(limits).any() else ''}"
         )
     check_shift(shift)
@@ -188,25 +210,25 @@ class LabelledImage:
     Parameters
     ----------
     masks : dict of str to ndarray of shape (n, H, W)
-        Of a batch of images, by category.
+        Masks of a batch of n images, by category.
     number : int
-        Which image of the batch.
+        Index of the image within the batch.
     concepts : dict of str to tuple of str
-        Names by category.
+        Names of the concepts, by category.
     exhaustive : bool
-        Whether an image without a label of a category has nothing of it.
+        Whether an image without a label of a category contains none of its concepts.
 
     Attributes
     ----------
     shape : tuple of int
-        (H, W) of the masks.
-    present : ndarray of shape (c,)
-        Flat concepts with pixels in the image.
-    areas : ndarray of shape (c,)
-        Their numbers of pixels.
-    categories : ndarray of shape (g,)
-        Categories that the image counts for: those with a label in it, or all if its masks are
-        exhaustive.
+        Height and width (H, W) of the masks.
+    present : ndarray of shape (c,), int
+        Indices, among all C concepts, of the c concepts with pixels in the image.
+    areas : ndarray of shape (c,), int
+        Number of pixels of each of these concepts.
+    categories : ndarray of shape (g,), int64
+        Indices of the g categories for which the image counts: those with a label in it, or all if
+        its masks are exhaustive.
     """
 
     def __init__(
@@ -233,15 +255,37 @@ class LabelledImage:
         self.categories = np.array(categories, np.int64)
 
     def indicators(self, rows: slice) -> Array:
-        """Return where each concept is in a band of rows, then ones: (c + 1, rows * W) bool."""
+        """Return the pixels of each present concept in a band of rows, followed by a row of ones.
+
+        Parameters
+        ----------
+        rows : slice
+            The band: r rows of the masks.
+
+        Returns
+        -------
+        indicators : ndarray of shape (c + 1, r · W), bool
+        """
         where = [mask[rows].ravel() == numbers[:, None] for mask, numbers in self._masks]
         return np.concatenate([*where, np.ones((1, where[0].shape[1]), bool)])
 
 
 def count_overlaps(a: Array, b: Array) -> Array:
-    """Count the pixels of each row of ``a`` (A, P) in each column of ``b`` (P, B): (A, B) int64.
+    """Count the pixels that are in both a row of ``a`` and a column of ``b``, for all pairs.
 
-    A product of single-precision matrices counts exactly up to 2²⁴ pixels.
+    A product of single-precision matrices counts exactly up to 2²⁴ pixels, so longer rows are
+    counted in parts.
+
+    Parameters
+    ----------
+    a : ndarray of shape (m, P), bool
+        A set of pixels per row.
+    b : ndarray of shape (P, n), bool
+        A set of pixels per column.
+
+    Returns
+    -------
+    counts : ndarray of shape (m, n), int64
     """
     products = [
         a[:, part].astype(np.float32) @ b[part].astype(np.float32) for part in slices(len(b), 2**24)
@@ -253,34 +297,37 @@ def count_overlaps(a: Array, b: Array) -> Array:
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Return a context in which numpy's matrix products take one thread.
+    """Return a context manager that limits numpy's matrix products to one thread.
 
-    The products of one image are small: several threads wait for one another, and on a busy
-    machine take a hundred times as long.
+    The products for one image are small: several threads would mostly wait for one another, and
+    take a hundred times as long on a busy machine.
     """
     limit: AbstractContextManager[Any] = _BLAS.limit(limits=1, user_api="blas")
     return limit
 
 
 def is_exhaustive(annotated: Annotated) -> bool:
-    """Return whether an image without a label of a category has nothing of it: see `Annotated`."""
+    """Return whether images without a label of a category contain none of its concepts.
+
+    See `Annotated`.
+    """
     return bool(getattr(annotated, "exhaustive", False))
 
 
 def category_of(concepts: Mapping[str, tuple[str, ...]]) -> Array:
-    """Return the index of each flat concept's category, (C,)."""
+    """Return the index of each concept's category, (C,)."""
     return np.repeat(np.arange(len(concepts)), [len(names) for names in concepts.values()])
 
 
 def labelled_images(
     annotated: Annotated, read: Read, activations: Any, batch_size: int, detectors: int
 ) -> Iterator[tuple[LabelledImage, Array]]:
-    """Yield the concepts and the maps (h, w, I) of every image, for use on `one_thread`.
+    """Yield the concepts and the maps (h, w, I) of every image, within `one_thread`.
 
     Raises
     ------
     ValueError
-        As `read_batches` does.
+        If there are no images, or maps, masks and activations do not match.
     """
     concepts, exhaustive = dict(annotated.concepts), is_exhaustive(annotated)
     for maps, masks in read_batches(annotated, read, activations, batch_size, detectors):
@@ -296,12 +343,12 @@ def read_batches(
     batch_size: int,
     detectors: int | None = None,
 ) -> Iterator[tuple[Array, Mapping[str, Array]]]:
-    """Yield maps (n, h, w, I) float32 and masks, batch by batch, checked.
+    """Yield the checked maps (n, h, w, I) float32 and masks of each batch of n images.
 
     Raises
     ------
     ValueError
-        If there are no images, or maps, masks and activations do not fit.
+        If there are no images, or maps, masks and activations do not match.
     """
     done = 0
     for images, masks in annotated.batches(batch_size):
@@ -312,21 +359,25 @@ def read_batches(
             masks = check_masks(masks, annotated.concepts, count)
             yield _checked_maps(read(given), count, detectors), masks
     if not done:
-        raise ValueError("there are no annotated images")
+        raise ValueError("there are no annotated images: give at least one")
     if activations is not None and len(activations) != done:
         raise ValueError(
-            f"activations must be of the annotated images, {done} of them, not {len(activations)}"
+            f"activations must be those of the {done} annotated images, not of {len(activations)}"
         )
 
 
 def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:
+    """Return maps (n, h, w, I) as float32, after checking their shape and values."""
     array = np.asarray(maps, np.float32)
     if array.ndim != 4 or len(array) != count or not array.size:
         raise ValueError(
-            f"read must give maps (n, h, w, I), {count} of them for {count} images, not "
+            f"read must return maps of shape ({count}, h, w, I) for {count} images, not "
             f"{array.shape}: bring tokens into a grid, and give vectors a height and width of 1"
         )
     if detectors is not None and array.shape[-1] != detectors:
-        raise ValueError(f"read gives maps of {array.shape[-1]} detectors for {detectors} expected")
+        raise ValueError(
+            f"read must return maps of {detectors} detectors, one per threshold, not of "
+            f"{array.shape[-1]}"
+        )
     check_finite("maps", array)
     return array

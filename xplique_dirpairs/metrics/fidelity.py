@@ -1,16 +1,18 @@
-"""Whether the network uses the concepts as an extractor claims, and how much the concepts explain.
+"""Fidelity: whether the network uses the concepts, and how much of its prediction they explain.
 
-Deletion, insertion and μ-fidelity. The rules that make extractors comparable: concepts are ordered
-by *signed* contribution; the residual is kept and features stay in the layer's range; deletion is
-read against the number of concepts and against the feature norm changed, since areas alone reward
-leaving the data; insertion never counts for more than the intact probability.
+Deletion, insertion and μ-fidelity follow rules that make extractors comparable. Concepts are
+ordered by *signed* contribution. The residual is kept, and features stay in the layer's range.
+Deletion is reported as a function of the number of concepts and of the change in the features'
+norm, because areas alone reward manipulations that leave the data. The insertion curve is capped at
+the probability of the intact image.
 
-Reconstruction: the share of the network's prediction that decode(encode(x)) explains, without the
-residual. A quotient over the whole data set has two columns per image; the quotient is the ratio
-of their means (`registry.ratio_of_means`). So R² and completeness have values per image, too, and
-a bootstrap over images draws both columns together.
+The reconstruction metrics measure how much of the network's prediction decode(encode(x)) explains
+without the residual. A quotient over the whole data set has two columns per image and is the ratio
+of their means (`registry.ratio_of_means`). R² and completeness therefore have values per image,
+too, and a bootstrap over images draws both columns together.
 
-Shapes: N images, I concepts. A curve has I + 1 points: after 0, 1, …, I concepts.
+Shapes: N images, *S axes of positions (none, one or two), D channels, I concepts, K classes. A
+curve has I + 1 points: after 0, 1, …, I concepts.
 """
 
 from __future__ import annotations
@@ -33,22 +35,23 @@ from xplique_dirpairs.metrics.manipulation import (
     outcomes,
 )
 
-#: Random subsets of concepts for μ-fidelity, and the share of the concepts in each.
+#: Number of random subsets of concepts for μ-fidelity, and the share of the concepts in each.
 SUBSETS, SUBSET_SHARE = 50, 0.2
-#: Changes of the features, as fractions of their norm, at which deletion is read.
+#: Changes of the features, as fractions of their norm, at which P@ reads the deletion curve.
 FRACTIONS = (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Deletion or insertion of every image.
+    """The deletion or insertion curve of every image.
 
     Attributes
     ----------
     probabilities : ndarray of shape (N, I + 1)
-        Of the image's class; insertion: at most the intact one.
+        Probability of the image's class; for insertion, capped at that of the intact image.
     changed : ndarray of shape (N, I + 1)
-        ‖x' − x‖_F / ‖x‖_F at each point; NaN for an image whose features are all 0.
+        Change of the features x at each point, ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features
+        are all 0.
     """
 
     probabilities: Array
@@ -56,7 +59,7 @@ class Curves:
 
     @property
     def areas(self) -> Array:
-        """Area under each curve of probabilities over j/I by the trapezoid rule, (N,)."""
+        """Area under each curve over the share j/I of the concepts, by the trapezoid rule, (N,)."""
         p = self.probabilities
         return np.asarray((p[:, :-1] + p[:, 1:]).mean(axis=1) / 2)
 
@@ -67,13 +70,16 @@ class Fidelity:
 
     Attributes
     ----------
-    values : dict
-        Key of `registry.METRICS` → value of every image, (N,); (N, 2) where the metric's statistic
-        is a ratio. NaN where it is undefined.
-    deletion, insertion : Curves
+    values : dict of str to ndarray of shape (N,) or (N, 2)
+        Values of every image by key of `registry.METRICS`; two columns if the metric's statistic is
+        a ratio. NaN where a metric is undefined.
+    deletion : Curves
+        Class probabilities as concepts are switched off one after the other.
+    insertion : Curves
+        Class probabilities as concepts are switched on one after the other.
     contributions : ndarray of shape (N, I)
-        Signed contribution of every concept to the class's logit: `leave_one_out`. Concepts are
-        deleted and inserted in their order, largest first.
+        Signed contribution of every concept to the class's logit, as `leave_one_out` returns it.
+        Concepts are deleted and inserted in order of contribution, largest first.
     crossed : ndarray of shape (N, 3), bool
         Whether deletion changed the features by each of `FRACTIONS`; where it did not, P@ is the
         probability after the last step.
@@ -100,17 +106,22 @@ def fidelity(
     Parameters
     ----------
     reading : Reading
-        The coefficients the extractor reads in the images.
+        The coefficients that the extractor reads in the images, and the rest of the network.
     reconstructions : ndarray of shape (N, *S, D), optional
-        decode(u), without the residual; None: no reconstruction metrics.
+        Reconstructions decode(u) without the residual. Default: None, no reconstruction metrics.
     labels : ndarray of shape (N,) or (N, K), optional
-        True classes; None: no completeness. See `reconstruction`.
+        True classes, as `reconstruction` takes them. Default: None, no completeness.
     random_state : int, Generator or None, default=0
-        Of the subsets of concepts for μ-fidelity.
+        Seed or generator of the subsets of concepts for μ-fidelity.
 
     Returns
     -------
     fidelity : Fidelity
+
+    Raises
+    ------
+    ValueError
+        If the network's logits are not finite.
     """
     subsets = random_subsets(reading.number_of_concepts, SUBSETS, random_state)
     contributions = leave_one_out(reading)
@@ -135,20 +146,34 @@ def fidelity(
 
 
 def leave_one_out(reading: Reading) -> Array:
-    """Compute the drop of the class's logit as each concept alone is switched off, (N, I)."""
+    """Compute the drop of the class's logit when each concept alone is switched off, (N, I)."""
     without = 1.0 - np.eye(reading.number_of_concepts, dtype=np.float32)
     return reading.intact.logits - outcomes(reading, without).logits
 
 
 def contribution_orders(contributions: ArrayLike) -> Array:
-    """Order the concepts of every image by signed contribution, largest first, (N, I) int."""
+    """Return the concepts of every image in order of contribution, largest first, (N, I) int."""
     return np.argsort(-np.asarray(contributions), axis=1, kind="stable")
 
 
 def random_orders(
     images: int, concepts: int, random_state: int | np.random.Generator | None = None
 ) -> Array:
-    """Draw an order of the concepts for every image, (N, I) int: a control."""
+    """Draw a random order of the concepts for every image, as a control.
+
+    Parameters
+    ----------
+    images : int
+        Number of images, N.
+    concepts : int
+        Number of concepts, I.
+    random_state : int, Generator or None, default=None
+        Seed or generator of the orders.
+
+    Returns
+    -------
+    orders : ndarray of shape (N, I), int
+    """
     rng = np.random.default_rng(random_state)
     return rng.permuted(np.tile(np.arange(concepts), (images, 1)), axis=1)
 
@@ -159,8 +184,13 @@ def deletion_curves(reading: Reading, orders: Array) -> Curves:
     Parameters
     ----------
     reading : Reading
+        The coefficients that the extractor reads in the images, and the rest of the network.
     orders : ndarray of shape (N, I), int
-        The first is switched off first.
+        Concepts of each image in the order in which they are switched off.
+
+    Returns
+    -------
+    curves : Curves
     """
     return _curves(reading.intact, outcomes(reading, ~_before_steps(orders)), reading.all_off)
 
@@ -168,13 +198,19 @@ def deletion_curves(reading: Reading, orders: Array) -> Curves:
 def insertion_curves(reading: Reading, orders: Array) -> Curves:
     """Switch concepts on one after the other, starting from the residual alone.
 
-    The probability is min(p, p_intact): a larger one only lacks evidence against the class.
+    Probabilities are capped at that of the intact image, min(p, p_intact): a larger one only means
+    that evidence against the class is still missing.
 
     Parameters
     ----------
     reading : Reading
+        The coefficients that the extractor reads in the images, and the rest of the network.
     orders : ndarray of shape (N, I), int
-        The first is switched on first.
+        Concepts of each image in the order in which they are switched on.
+
+    Returns
+    -------
+    curves : Curves
     """
     between = outcomes(reading, _before_steps(orders))
     curves = _curves(reading.all_off, between, reading.intact)
@@ -183,24 +219,25 @@ def insertion_curves(reading: Reading, orders: Array) -> Curves:
 
 
 def probabilities_at(deletion: Curves, fraction: float) -> tuple[Array, Array]:
-    """Compute P@fraction: the probability where deletion first changed the features that much.
+    """Compute P@fraction, the probability where deletion has first changed the features that much.
 
-    At the first step whose ‖x' − x‖_F / ‖x‖_F is at least ``fraction``, linear between it and the
-    step before.
+    It is interpolated linearly between the first step whose ‖x' − x‖_F / ‖x‖_F is at least
+    ``fraction`` and the step before.
 
     Parameters
     ----------
     deletion : Curves
+        Curves that `deletion_curves` returned.
     fraction : float
-        Above 0.
+        Change of the features as a fraction of their norm, above 0.
 
     Returns
     -------
     probabilities : ndarray of shape (N,)
-        After the last step where the features never change that much; NaN for an image whose
-        features are all 0.
+        P@fraction of every image. If its features never change that much, the probability after the
+        last step; NaN for an image whose features are all 0.
     crossed : ndarray of shape (N,), bool
-        Whether they do.
+        Whether the features of the image change that much.
     """
     p, changed = deletion.probabilities, deletion.changed
     reached = changed[:, 1:] >= fraction
@@ -216,10 +253,23 @@ def probabilities_at(deletion: Curves, fraction: float) -> tuple[Array, Array]:
 def random_subsets(
     concepts: int, count: int, random_state: int | np.random.Generator | None = None
 ) -> Array:
-    """Draw sets of `SUBSET_SHARE` of the concepts, (M, I) bool.
+    """Draw random subsets that each hold the share `SUBSET_SHARE` of the concepts.
 
-    At least two concepts where there are three or more: the drop of one concept alone *is* its
-    leave-one-out contribution.
+    A subset holds at least two concepts if there are three or more, because the drop from a single
+    concept *is* its leave-one-out contribution.
+
+    Parameters
+    ----------
+    concepts : int
+        Number of concepts, I.
+    count : int
+        Number of subsets, M.
+    random_state : int, Generator or None, default=None
+        Seed or generator of the subsets.
+
+    Returns
+    -------
+    subsets : ndarray of shape (M, I), bool
     """
     size = max(min(2, concepts - 1), round(SUBSET_SHARE * concepts), 1)
     return np.asarray(random_orders(count, concepts, random_state) < size)
@@ -228,22 +278,23 @@ def random_subsets(
 def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) -> Array:
     """Correlate Σ_{i ∈ S} contribution_i with the drop of the score without S, over subsets S.
 
-    U. Bhatt, A. Weller, J. Moura, "Evaluating and aggregating feature-based model explanations",
-    IJCAI 2020, definition 3 (faithfulness), with concepts for features and "switched off" for
-    their baseline.
+    This is definition 3 (faithfulness) of U. Bhatt, A. Weller, J. Moura, "Evaluating and
+    aggregating feature-based model explanations", IJCAI 2020, with concepts in place of features
+    and "switched off" in place of the baseline.
 
     Parameters
     ----------
     contributions : ndarray of shape (N, I)
+        Contribution of every concept in every image.
     subsets : ndarray of shape (M, I), bool
-        The same for every image.
+        M subsets of the concepts, the same for every image.
     drops : ndarray of shape (N, M)
-        Score of the intact image minus score with the subset off.
+        Score of the intact image minus the score with the subset switched off.
 
     Returns
     -------
     correlation : ndarray of shape (N,)
-        In [−1, 1]; NaN where the sums or the drops do not vary.
+        Values in [−1, 1]; NaN where the sums or the drops do not vary.
     """
     sums = np.asarray(contributions, np.float64) @ np.asarray(subsets, np.float64).T
     both = np.stack([sums, np.asarray(drops, np.float64)])
@@ -255,6 +306,7 @@ def mu_fidelity(contributions: ArrayLike, subsets: ArrayLike, drops: ArrayLike) 
 
 
 def _curves(*points: Outcomes) -> Curves:
+    """Return the curves that consist of the given outcomes, one after the other."""
     return Curves(
         np.concatenate([point.probabilities for point in points], axis=1),
         np.concatenate([point.changed for point in points], axis=1),
@@ -262,7 +314,7 @@ def _curves(*points: Outcomes) -> Curves:
 
 
 def _before_steps(orders: Array) -> Array:
-    """Return which concepts come before each step of the orders, (N, I − 1, I) bool."""
+    """Return which concepts come before each of the steps 1 to I − 1, (N, I − 1, I) bool."""
     turn = np.argsort(orders, axis=1)
     return np.asarray(turn[:, None, :] < np.arange(1, turn.shape[1])[:, None])
 
@@ -275,24 +327,24 @@ def reconstruction(
 ) -> dict[str, Array]:
     """Compute the fidelity of the reconstruction without the residual.
 
-    The network is given the reconstruction clipped to the layer's range, as all manipulated
-    features; ``activation_r2`` is that of the reconstruction itself.
+    Like all manipulated features, the reconstruction is clipped to the layer's range before the
+    network is given it; ``activation_r2`` is that of the unclipped reconstruction.
 
     Parameters
     ----------
     reading : Reading
-        The coefficients an extractor reads in the images.
+        The coefficients that the extractor reads in the images, and the rest of the network.
     reconstructions : ndarray of shape (N, *S, D)
-        decode(encode(x)), of any extractor.
+        Reconstructions decode(encode(x)) of any extractor.
     labels : ndarray of shape (N,) or (N, K), int, optional
-        True classes, for completeness: indices under a softmax, 0 or 1 of each output under
-        sigmoids. Chance is 1/K under a softmax, ½ under sigmoids.
+        True classes, for completeness: class indices for a softmax, or 0 or 1 for each output of
+        sigmoids. Chance is 1/K for a softmax and ½ for sigmoids. Default: None, no completeness.
 
     Returns
     -------
-    values : dict
-        ``agreement`` (N,), ``kl`` (N,) in bits, ``logit_r2`` (N, 2), ``activation_r2`` (N, 2), and
-        with labels ``completeness`` (N, 2).
+    values : dict of str to ndarray
+        ``agreement`` (N,), ``kl`` (N,) in bits, ``logit_r2`` (N, 2), ``activation_r2`` (N, 2), and,
+        with labels, ``completeness`` (N, 2).
     """
     rebuilt = np.asarray(reconstructions, np.float32)
     intact, kind = reading.intact_logits, reading.final_activation
@@ -312,27 +364,32 @@ def reconstruction(
 
 
 def explained_variance(values: ArrayLike, predictions: ArrayLike) -> Array:
-    """Compute R² = 1 − Σ (v − v̂)² / Σ (v − v̄)² as two columns; R² is the ratio of their means.
+    """Compute R² = 1 − Σ (v − v̂)² / Σ (v − v̄)² as two columns whose means have the ratio R².
 
-    v̄ is the mean of each feature over all images and positions: predicting it scores 0, a perfect
-    prediction 1, and worse ones are below 0. A bootstrap over the columns keeps v̄ as it is.
+    v̄ is the mean of each feature over all images and positions. Predicting v̄ scores 0, a perfect
+    prediction scores 1, and predictions worse than v̄ score below 0. A bootstrap over the columns
+    does not recompute v̄.
 
     Parameters
     ----------
-    values, predictions : ndarray of shape (N, …, D)
+    values : ndarray of shape (N, …, D)
+        True values v.
+    predictions : ndarray of shape (N, …, D)
+        Predicted values v̂.
 
     Returns
     -------
     columns : ndarray of shape (N, 2)
-        Variance explained, Σ (v − v̄)² − Σ (v − v̂)², and variance, Σ (v − v̄)², of each image.
-        0 and 0 where nothing varies (to rounding): the ratio is undefined.
+        Explained variance, Σ (v − v̄)² − Σ (v − v̂)², and variance, Σ (v − v̄)², of each image. If
+        the values do not vary (up to rounding), all are 0 and the ratio is undefined.
     """
     values, predictions = np.asarray(values), np.asarray(predictions)
     features = values.shape[-1]
     middle = values.reshape(-1, features).mean(axis=0, dtype=np.float64)
     columns, size = np.empty((len(values), 2)), 0.0
     for column, pair in zip(columns, zip(values, predictions, strict=True), strict=True):
-        value, prediction = (each.astype(np.float64) for each in pair)  # one image at a time
+        # Only one image at a time is held in float64, to save memory.
+        value, prediction = (each.astype(np.float64) for each in pair)
         variance = np.square(value - middle).sum()
         column[:] = variance - np.square(value - prediction).sum(), variance
         size += np.square(value).sum()
@@ -343,20 +400,23 @@ def explained_variance(values: ArrayLike, predictions: ArrayLike) -> Array:
 def completeness(intact: ArrayLike, rebuilt: ArrayLike, chance: float) -> Array:
     """Compute η = (reconstructed accuracy − chance) / (accuracy − chance) as two columns.
 
-    C.-K. Yeh et al., "On completeness-aware concept-based explanations in deep neural networks",
-    NeurIPS 2020, definition 3.1, with the extractor's own decoder for their learned map.
+    This is definition 3.1 of C.-K. Yeh et al., "On completeness-aware concept-based explanations in
+    deep neural networks", NeurIPS 2020, with the extractor's own decoder in place of a learned map.
 
     Parameters
     ----------
-    intact, rebuilt : ndarray of shape (N,)
-        Accuracy of the network on each image, and on its reconstruction, 0 to 1.
+    intact : ndarray of shape (N,)
+        Accuracy of the network on each image, in [0, 1].
+    rebuilt : ndarray of shape (N,)
+        Accuracy of the network on the reconstruction of each image, in [0, 1].
     chance : float
         Accuracy of a random prediction.
 
     Returns
     -------
     columns : ndarray of shape (N, 2)
-        Numerator and denominator of each image; the ratio of their means is η: 0 at chance, 1 as
-        accurate as the network, undefined where the network itself is not clearly above chance.
+        Numerator and denominator of each image. The ratio of their means is η: 0 if the
+        reconstructions are classified at chance, 1 if as accurately as the intact images, and
+        undefined if the network itself is not clearly above chance.
     """
     return np.stack([np.asarray(rebuilt), np.asarray(intact)], axis=1) - chance

@@ -1,8 +1,8 @@
 """Which detectors fire in an image that was generated, or chosen, for one concept.
 
-A picture of activation maximisation is valid if the network detects its concept in it: the
-concept's own detector fires, the others do not. All figures follow from the excess of each
-projection over its bias, ``z_i − b_i``; detector i fires where it is positive (y_i > 0.5).
+An image from activation maximisation is valid if the network detects its concept in it: the
+concept's own detector fires, and the others do not. All figures are computed from the excess of
+each projection over its bias, ``z_i − b_i``; detector i fires where it is positive (y_i > 0.5).
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from xplique_dirpairs.core.types import Array
 
 @dataclass(frozen=True, eq=False)
 class Firing:
-    """Figures of n images, each of one concept.
+    """Which detectors fire in n images, each of one concept.
 
     Attributes
     ----------
     concepts : ndarray of shape (n,), int
         The concept of each image.
     own_share : ndarray of shape (n,)
-        Share of the image's positions where its own detector fires, in [0, 1].
+        Share of the image's positions where the concept's own detector fires, in [0, 1].
     own_excess : ndarray of shape (n,)
-        The own detector's largest excess over its bias, in units of the scales.
+        Largest excess of the concept's own detector over its bias, in units of the scales.
     others_firing : ndarray of shape (n,)
-        Share of the other detectors that fire anywhere in the image; NaN where there is no other.
+        Share of the other detectors that fire anywhere in the image; NaN if there are no others.
     others_share : ndarray of shape (n,)
-        Share of the positions where another detector fires, mean over the others; NaN likewise.
+        Share of the positions where another detector fires, averaged over the other detectors; NaN
+        if there are none.
     stronger : ndarray of shape (n,), int
-        Number of other detectors whose largest excess is at least the own one's.
+        Number of other detectors whose largest excess is at least that of the concept's own.
     rival : ndarray of shape (n,), int
-        The other detector with the largest excess; −1 where there is no other.
+        The other detector with the largest excess; −1 if there is none.
     """
 
     concepts: Array
@@ -47,17 +48,17 @@ class Firing:
 
     @property
     def fires(self) -> Array:
-        """Whether the own detector fires anywhere."""
+        """Whether the concept's own detector fires anywhere in the image, (n,) bool."""
         return np.asarray(self.own_share > 0)
 
     @property
     def alone(self) -> Array:
-        """Whether the own detector fires and no other does."""
+        """Whether the concept's own detector fires and no other does, (n,) bool."""
         return np.asarray(self.fires & ~(self.others_firing > 0))
 
     @property
     def strongest(self) -> Array:
-        """Whether the own detector's excess is larger than that of every other."""
+        """Whether the excess of the concept's own detector is larger than all others, (n,) bool."""
         return np.asarray(self.stronger == 0)
 
 
@@ -67,12 +68,14 @@ def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = No
     Parameters
     ----------
     excess : array-like of shape (n, *spatial, I)
-        Projections minus biases, z − b, or any other detector's values minus its threshold.
+        Projections minus biases, z − b, or the values of any other detectors minus their
+        thresholds.
     concepts : array-like of shape (n,), int
-        The concept that each image is of.
+        The concept of each image.
     scales : array-like of shape (I,), optional
         Unit of each detector's excess, such as the standard deviation of its projections. Default:
-        1, the detector's own margin for direction pairs (z is in units of M_i).
+        None, units of 1, which is the margin of a detector of direction pairs (their projections z
+        are in units of the margin M_i).
 
     Returns
     -------

@@ -1,13 +1,14 @@
 """Importance of concepts: Sobol indices of a class score, first order and total.
 
-As the concepts are dimmed by masks in [0, 1], a concept's first-order index is the share of the
-score's variance that it causes alone, and its total index the share that is lost when every
-concept but this one is fixed (main effect and all interactions). Unsigned: they do not say whether
-the concept raises or lowers the score, which `metrics.attribution` does.
+The concepts are scaled by random masks in [0, 1], which makes the class score vary. A concept's
+first-order index is the share of the score's variance that it causes alone; its total index is the
+share that it is involved in (its main effect and all interactions). The indices are unsigned: they
+do not tell whether the concept raises or lowers the score, which `metrics.attribution` does.
 
-A *design* is masks (M, I), and an estimator a function of the M scores of one image under them.
-A mask m makes x' = x − ((1 − m) · u) @ bank of the features: 1 leaves them alone, 0 switches every
-concept off and keeps the residual. Scores may have leading axes: images, classes.
+A *design* is an array of masks (M, I), and an estimator is a function of the M scores of one image
+under these masks. A mask m changes the features x to x' = x − ((1 − m) · u) @ bank: ones leave them
+unchanged, zeros switch every concept off and keep the residual. Scores may have leading axes, such
+as images and classes.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from scipy.stats import qmc
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 
-#: Scores that vary by less than this share of their size count as constant: float32 rounding.
+#: Scores that vary by less than this share of their size count as constant, because float32 rounds.
 ROUNDING = 1e-6
 
-#: Points of A per coefficient fitted to a concept, at least; with fewer the degree is lowered.
+#: Least number of points of A per fitted coefficient of a concept; with fewer, the polynomial's
+#: degree is lowered.
 _POINTS_PER_DEGREE = 8
 
 
@@ -38,13 +40,13 @@ class SobolIndices:
     Attributes
     ----------
     first : ndarray of shape (..., I)
-        Share of the variance due to the concept alone. Sums to 1 for an additive score, below
-        with interactions. An estimate may be below 0 by its error.
+        Share of the variance due to the concept alone. The shares sum to 1 for an additive score,
+        and to less with interactions. An estimate may fall below 0 by its error.
     first_error : ndarray of shape (..., I)
         Standard error of ``first``.
     total : ndarray of shape (..., I)
-        Share of the variance the concept has any part in, ≥ 0. Sums to 1 for an additive score,
-        above with interactions.
+        Share of the variance in which the concept is involved, ≥ 0. The shares sum to 1 for an
+        additive score, and to more with interactions.
     total_error : ndarray of shape (..., I)
         Standard error of ``total``.
     """
@@ -58,25 +60,28 @@ class SobolIndices:
 def sobol_designs(
     number_of_concepts: int, nb_design: int, random_state: int | np.random.Generator | None = None
 ) -> Iterator[Array]:
-    """Yield designs without end: A, B, then A with column i from B, for each i.
+    """Yield an endless sequence of designs for `sobol_indices`.
 
-    The points are successive parts of one *scrambled* Sobol sequence; every part of 2^m points is
-    balanced. An unscrambled sequence (or Halton's) correlates its higher dimensions at few points,
-    which falsifies the indices of more than a few concepts.
+    A design consists of two blocks A and B of n random masks each, followed by I further blocks:
+    block i is A with its column i replaced by that of B.
+
+    The masks are successive parts of one *scrambled* Sobol sequence, in which every part of 2^m
+    points is balanced. With few points, the higher dimensions of an unscrambled Sobol sequence (or
+    of Halton's) are correlated, which biases the indices of more than a few concepts.
 
     Parameters
     ----------
     number_of_concepts : int
-        I.
+        Number of concepts, I.
     nb_design : int
-        n, points in A and in B.
-    random_state : int, Generator or None
-        Seed of the scrambling.
+        Number n of masks in each of the blocks A and B.
+    random_state : int, Generator or None, default=None
+        Seed or generator of the scrambling.
 
     Yields
     ------
     masks : ndarray of shape (n · (I + 2), I), float32
-        In [0, 1).
+        Values in [0, 1).
 
     Raises
     ------
@@ -86,14 +91,15 @@ def sobol_designs(
     check_integer("nb_design", nb_design, minimum=2)
     sampler = qmc.Sobol(2 * number_of_concepts, seed=np.random.default_rng(random_state))
     while True:
-        # whole powers of two are what balances the sequence; a part of one is still usable
+        # Only whole powers of two are balanced, so that many points are drawn; the first n of them
+        # are still well spread.
         points = sampler.random(2 ** math.ceil(math.log2(nb_design)))[:nb_design]
         a, b = np.split(points.astype(np.float32), 2, axis=1)
         yield _design(a, b)
 
 
 def _design(a: Array, b: Array) -> Array:
-    """Return A, B, and A with column i from B for each i."""
+    """Return A, B, and for each i the block A with column i from B, (n · (I + 2), I)."""
     index = np.arange(a.shape[1])
     mixed = np.repeat(a[None], len(index), axis=0)
     mixed[index, :, index] = b.T
@@ -101,50 +107,52 @@ def _design(a: Array, b: Array) -> Array:
 
 
 def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> SobolIndices:
-    """Estimate first-order and total Sobol indices, with standard errors, by a control variate.
+    """Estimate first-order and total Sobol indices with standard errors.
 
-    From f(A), f(B), f(C_i), where C_i is A with column i from B, and with f centred:
+    The estimators use the scores f(A), f(B) and f(C_i), where C_i is A with column i from B, and
+    f is centred:
 
         first  S_i = E[f(B) (f(C_i) − f(A))] / Var f        (Saltelli et al. 2010, table 2, row b)
         total  T_i = E[(f(A) − f(C_i))²] / (2 Var f)        (Jansen 1999; ibid., row f)
 
-    The variance is that over A and B together: twice the points, same expectation.
+    The variance Var f is estimated from A and B together, which doubles the number of points.
 
-    At few points both are noisy, mostly because of where the points fall on the concepts' own
-    effects. So an additive polynomial g is fitted to the scores. Its indices are known exactly, and
-    the estimates for g on the same points are replaced by them: V_i(g) + V̂_i(f) −
-    V̂_i(g), and likewise for the variance. Consistent whatever g is (control variates: A. B. Owen,
-    "Monte Carlo theory, methods and examples", 8.9).
+    With few points n, both estimates are noisy, mostly because of where the points fall on the
+    concepts' own effects. Therefore an additive polynomial g is fitted to the scores as a control
+    variate. Its indices are known exactly, and replace the estimates for g on the same points:
+    V_i(g) + V̂_i(f) − V̂_i(g), and likewise for the variance. The result is consistent for any g
+    (A. B. Owen, "Monte Carlo theory, methods and examples", 8.9).
 
-    Points n for 2 % in L1 at 20 concepts (the worst of 20 seeds):
+    Points n needed for an L1 error of 2 % with 20 concepts (the worst of 20 seeds):
 
     | effects of the concepts, additive | total | first order |
     |---|---|---|
-    | linear: as with a linear head and no clipping | 8 | 8 |
-    | saturating smoothly, as tanh | 32 | 32 |
+    | linear, as for a linear head without clipping | 8 | 8 |
+    | saturating smoothly, like tanh | 32 | 32 |
     | with a kink or a steep step | 128 | 512 |
     | any, without g | 1024 | 2048 |
 
-    Interactions are left to the points: with strong ones 32 points are off by 0.3 in the totals
-    and 0.6 in the first-order indices, as the errors say. Errors average out over images, if every
-    image has masks of its own (`sobol_designs`).
+    The polynomial does not model interactions: if they are strong, 32 points give errors of 0.3 in
+    the totals and 0.6 in the first-order indices, which the standard errors show. Errors average
+    out over images if every image has a design of its own (`sobol_designs`).
 
     Parameters
     ----------
     scores : ndarray of shape (..., n · (I + 2))
-        f at the masks.
+        Scores f at the masks. The leading axes may be images or classes.
     masks : ndarray of shape (n · (I + 2), I)
-        Of `sobol_designs`.
+        A design that `sobol_designs` yielded.
     degree : int, default=5
-        Of the polynomial in each concept's mask; lowered to n // 8. 0: the plain estimators.
+        Degree of the polynomial in each concept's mask, lowered to n // 8 if that is less. With 0
+        there is no polynomial.
 
     Returns
     -------
     indices : SobolIndices
-        All zero where the scores do not vary. The errors are those of the ratio of two means over
-        the n rows of the design, by the delta method: what a bootstrap over the rows converges to.
-        They take the rows as independent; those of a scrambled sequence are better spread, so
-        that the true errors tend to be smaller. They are not to be trusted below n = 16.
+        All values are 0 where the scores do not vary. The standard errors are those of the ratio of
+        two means over the n rows of the design, by the delta method; a bootstrap over the rows
+        converges to them. They assume independent rows; the rows of a scrambled sequence are more
+        evenly spread, so that the true errors tend to be smaller. They are unreliable below n = 16.
     """
     masks = np.asarray(masks, dtype=np.float64)
     nb_design = len(masks) // (masks.shape[1] + 2)
@@ -160,12 +168,13 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
     size = np.abs(scores).max(axis=-1)[..., None]
     constant = score_terms[2].mean(axis=-1) <= (ROUNDING * size) ** 2
     mean_variance = variance.mean(axis=-1)
-    # A difference of two estimates; the model's own variance is a lower bound of the truth.
+    # As a difference of two estimates it may be negative: then the polynomial's own variance, which
+    # is a lower bound of the true variance, is used.
     mean_variance = np.where(mean_variance > 0, mean_variance, known.sum(axis=-1)[..., None])
     mean_variance = np.where(constant | (mean_variance <= 0), np.inf, mean_variance)
 
     def ratio(part: Array) -> tuple[Array, Array]:
-        """Return the index of its terms, with its standard error."""
+        """Return the indices, means of terms (..., I, n) over the variance, and their errors."""
         index = part.mean(axis=-1) / mean_variance
         slopes = (part - index[..., None] * variance) / mean_variance[..., None]
         return index, slopes.std(axis=-1, ddof=1) / math.sqrt(nb_design)
@@ -174,9 +183,10 @@ def sobol_indices(scores: ArrayLike, masks: ArrayLike, degree: int = 5) -> Sobol
 
 
 def _sobol_terms(scores: Array, nb_design: int) -> tuple[Array, Array, Array]:
-    """Return first-order, total and variance of each row of the design; means are the estimates.
+    """Return the first-order, total and variance terms of each row of the design.
 
-    Shapes ``(..., I, n)``, ``(..., I, n)``, ``(..., 1, n)``.
+    Their means over the n rows are the estimates. The shapes are ``(..., I, n)``, ``(..., I, n)``
+    and ``(..., 1, n)``.
     """
     blocks = scores.reshape(*scores.shape[:-1], -1, nb_design)
     blocks = blocks - blocks[..., :2, :].mean(axis=(-2, -1), keepdims=True)
@@ -188,11 +198,11 @@ def _sobol_terms(scores: Array, nb_design: int) -> tuple[Array, Array, Array]:
 def _additive_model(scores: Array, masks: Array, degree: int) -> tuple[Array, Array]:
     """Fit an additive polynomial; return its values at the masks, and each concept's variance.
 
-    Each concept's part by least squares on f(A) − f(C_i), in which the other concepts cancel, up
-    to interactions: a concept without effect gets none, and the remaining squares of Jansen's
-    estimator are not negative. In Legendre polynomials, orthonormal on
-    [0, 1]: a part's variance is the sum of its squared coefficients. Shapes ``(..., M)``,
-    ``(..., I)``.
+    Each concept's part is fitted by least squares to f(A) − f(C_i), in which the other concepts
+    cancel up to interactions. A concept without effect therefore gets a part of zero, and the
+    remaining squares of Jansen's estimator are not negative. The parts are sums of Legendre
+    polynomials, orthonormal on [0, 1], so the variance of a part is the sum of its squared
+    coefficients. The shapes of the results are ``(..., M)`` for M masks, and ``(..., I)``.
     """
     concepts = masks.shape[1]
     orders = np.arange(1, degree + 1)

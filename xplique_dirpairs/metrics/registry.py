@@ -2,11 +2,11 @@
 
 A metric has one row of values for every image, and a *statistic* reduces the rows to one figure:
 their `mean`, or, for a quotient over the whole data set (R², completeness), the `ratio_of_means`
-of two columns. The bootstrap draws images, with their whole rows.
+of two columns. The bootstrap draws images, each with all of its columns.
 
 `METRICS` lists every metric for tables, figures and docs, with the direction that is better. The
-functions that compute them are elsewhere and do not know this list: they return an array with one
-row per image (or one figure) under a key of `METRICS`.
+functions that compute the metrics are in other modules, which do not import this list: they return
+an array with one row per image (or a single figure) under a key of `METRICS`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xplique_dirpairs.core.validation import check_fraction, check_integer
 #: ``statistic(samples)`` reduces axis 1, the images: (B, N, …) → (B,).
 Statistic = Callable[[Array], Array]
 
-#: A sum smaller than this, relative to its terms, is their rounding error.
+#: A sum that is smaller than this, relative to its terms, is treated as rounding error.
 _ROUNDING = 1e-12
 
 
@@ -35,12 +35,14 @@ class Summary(NamedTuple):
     Attributes
     ----------
     value : float
-        The statistic of all defined rows; NaN if there are none, and of a ratio whose denominator
-        cannot be told from 0 (see `summary`).
-    low, high : float
-        Percentile bootstrap interval; NaN with fewer than two defined rows.
+        The statistic of all defined rows; NaN if there are none, or if it is a ratio whose
+        denominator cannot be distinguished from 0 (see `summary`).
+    low : float
+        Lower end of the percentile bootstrap interval; NaN with fewer than two defined rows.
+    high : float
+        Upper end of that interval; NaN with fewer than two defined rows.
     undefined : int
-        Rows with a NaN, which were left out.
+        Number of rows that contain a NaN and were left out.
     """
 
     value: float
@@ -50,14 +52,15 @@ class Summary(NamedTuple):
 
 
 def mean(samples: Array) -> Array:
-    """Compute the mean over the images, (B, N) → (B,)."""
+    """Compute the mean over the images of each of B bootstrap samples, (B, N) → (B,)."""
     return np.asarray(samples.mean(axis=1))
 
 
 def ratio_of_means(samples: Array) -> Array:
-    """Compute mean of the first column / mean of the second, (B, N, 2) → (B,).
+    """Compute the mean of the first column over the mean of the second, (B, N, 2) → (B,).
 
-    NaN where the second mean is 0 up to rounding: terms of both signs rarely cancel exactly.
+    The ratio is NaN where the second mean is 0 up to rounding, because terms of opposite signs
+    rarely cancel exactly.
     """
     above, below = np.moveaxis(samples.mean(axis=1), -1, 0)
     is_defined = np.abs(below) > _ROUNDING * np.abs(samples[..., 1]).mean(axis=1)
@@ -75,25 +78,28 @@ def summary(
 ) -> Summary:
     """Compute a statistic of per-image values, with its percentile bootstrap interval over images.
 
-    B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13. The same
-    ``random_state`` draws the same images for every extractor (as long as none is undefined), so
-    the interval of a difference is ``summary(values - values_of_another)``.
+    The method is that of B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13.
+    The same ``random_state`` draws the same images for every extractor (as long as no row is
+    undefined), so the interval of a difference is ``summary(values - values_of_another)``.
 
     Parameters
     ----------
     values : array-like of shape (N,) or (N, …)
-        One row per image. A row with a NaN is undefined: left out, and counted.
+        One row per image. A row that contains a NaN is undefined: it is left out and counted.
     statistic : callable, default=mean
-        `mean`, `ratio_of_means`, or another function (B, N, …) → (B,).
+        `mean`, `ratio_of_means`, or another function that maps B bootstrap samples of shape
+        (B, N, …) to B figures of shape (B,).
     confidence : float, default=0.95
-        Share of the bootstrap's values within the interval, in (0, 1).
+        Share of the bootstrap figures that lie within the interval, in (0, 1).
     resamples : int, default=2000
         Number of bootstrap samples.
     random_state : int, Generator or None, default=0
+        Seed or generator of the bootstrap.
 
     Returns
     -------
     summary : Summary
+        The figure, its interval, and the number of undefined rows.
 
     Raises
     ------
@@ -103,15 +109,16 @@ def summary(
 
     Notes
     -----
-    A `ratio_of_means` whose denominators have both signs (a network's accuracy above chance) is
-    undefined unless the interval of their mean is above 0: the ratio could have any size and sign.
+    A `ratio_of_means` whose denominators have both signs (such as a network's accuracy above
+    chance) is undefined unless the interval of their mean lies above 0: otherwise the ratio could
+    have any size and sign.
     """
     rows = np.asarray(values, np.float64)
     if rows.ndim == 0 or len(rows) == 0:
         raise ValueError(f"values must have one row per image, but have shape {rows.shape}")
     if np.isinf(rows).any():
         raise ValueError(
-            "values must be finite, or NaN where they are undefined; some are infinite"
+            "values must be finite, or NaN where they are undefined, but some are infinite"
         )
     check_fraction("confidence", confidence)
     check_integer("resamples", resamples)
@@ -127,12 +134,30 @@ def summary(
         if percentile_interval(below, confidence)[0] <= 0:
             return Summary(np.nan, np.nan, np.nan, undefined)
     drawn = _bootstrap(defined, statistic, resamples, np.random.default_rng(random_state))
-    drawn = drawn[~np.isnan(drawn)]  # a ratio may be undefined on a resample
+    drawn = drawn[~np.isnan(drawn)]  # A ratio may be undefined on a bootstrap sample.
     return Summary(value, *percentile_interval(drawn, confidence), undefined)
 
 
 def percentile_interval(drawn: Array, confidence: float) -> tuple[float, float]:
-    """Return the ends of the middle share ``confidence`` of bootstrap values; NaN of no values."""
+    """Return the interval that holds the central share ``confidence`` of bootstrap figures.
+
+    Parameters
+    ----------
+    drawn : ndarray of shape (B,)
+        Figures of B bootstrap samples.
+    confidence : float
+        Share of the figures that lie within the interval, in (0, 1).
+
+    Returns
+    -------
+    low, high : float
+        The ends of the interval; NaN if there are no figures.
+
+    Raises
+    ------
+    ValueError
+        If ``confidence`` does not lie between 0 and 1.
+    """
     check_fraction("confidence", confidence)
     if not len(drawn):
         return np.nan, np.nan
@@ -150,6 +175,7 @@ def nan_mean(values: Array) -> float:
 def _bootstrap(
     rows: Array, statistic: Statistic, resamples: int, rng: np.random.Generator
 ) -> Array:
+    """Return the statistic of each bootstrap sample of the rows (N, …), (resamples,)."""
     values = []
     for part in slices(resamples, chunk_size(rows.size)):
         drawn = rng.integers(len(rows), size=(part.stop - part.start, len(rows)))
@@ -159,24 +185,25 @@ def _bootstrap(
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and how its values are read.
+    """A metric and how its values are interpreted.
 
     Attributes
     ----------
     key : str
-        Key of its values in results.
+        Key of the metric's values in results.
     name : str
-        Printed name.
+        Name that is printed in tables and figures.
     higher_is_better : bool or None
-        None: neither; the metric serves to judge the others.
+        Whether a higher value is better; None if no direction is better, because the metric only
+        helps to judge the others.
     description : str
-        One line: definition, unit or range, and source.
+        One line with the definition, the unit or range, and the source.
     kind : str
-        The table it belongs to: "curves", "all off", "reconstruction", …
+        The table that shows the metric: "curves", "all off", "reconstruction", …
     statistic : callable, default=mean
-        Reduces the values per image to one figure.
+        Function that reduces the values per image to one figure.
     decimals : int, default=3
-        Of the printed figure.
+        Number of decimals of the printed figure.
     """
 
     key: str
@@ -189,30 +216,36 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """↑ where higher is better, ↓ where lower is, nothing where neither is."""
+        """The direction that is better: "↑" for higher, "↓" for lower, "" for neither."""
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
     @property
     def header(self) -> str:
-        """The printed name with the arrow."""
+        """The printed name, followed by the arrow if there is one."""
         return f"{self.name} {self.arrow}".rstrip()
 
     def summary(self, values: ArrayLike, resamples: int = 2000) -> Summary:
-        """Compute this metric's figure with its interval (see `summary`); none of a single value.
+        """Compute this metric's figure with its confidence interval.
 
         Parameters
         ----------
         values : array-like of shape (N,), (N, 2) or ()
+            One row per image, or a single figure, which has no interval.
         resamples : int, default=2000
             Number of bootstrap samples.
+
+        Returns
+        -------
+        summary : Summary
+            As the function `summary` of this module returns it.
         """
         if np.ndim(values) == 0:
             return Summary(float(np.asarray(values)), np.nan, np.nan, 0)
         return summary(values, self.statistic, resamples=resamples)
 
 
-#: By kind and key, in the order in which tables show them: the header, in which an arrow shows the
-#: direction that is better, and the description.
+#: The header and the description of every metric, by kind and key, in the order in which tables
+#: show them. The arrow of the header shows the direction that is better.
 _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
     "curves": {
         "deletion": (
@@ -222,22 +255,23 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "insertion": (
             "insertion ↑",
-            "Area under the class probability, at most the intact one, as concepts are switched on "
-            "from the residual alone, in [0, 1]; after Petsiuk et al. 2018 and Fel et al. 2023",
+            "Area under the class probability, capped at that of the intact image, as concepts are "
+            "switched on one after the other, starting from the residual alone, in [0, 1]; after "
+            "Petsiuk et al. 2018 and Fel et al. 2023",
         ),
         **{
             f"p_at_{fraction}": (
                 f"P@{fraction} ↓",
-                f"Class probability where deletion first changed the features by {fraction} of "
-                "their norm (after the last step where it never did), in [0, 1]; defined by this "
+                f"Class probability where deletion has first changed the features by {fraction} of "
+                "their norm (or after the last step, if it never does), in [0, 1]; defined by this "
                 "project",
             )
             for fraction in (0.1, 0.2, 0.3)
         },
         "mu_fidelity": (
             "μ-fidelity ↑",
-            "Correlation over random subsets of concepts of their summed contributions with the "
-            "drop of the class's logit without them, in [−1, 1]; Bhatt et al. 2020",
+            "Correlation, over random subsets of concepts, between their summed contributions and "
+            "the drop of the class's logit without them, in [−1, 1]; Bhatt et al. 2020",
         ),
     },
     "all off": {
@@ -248,13 +282,13 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "all_off_negative_mass": (
             "all-off negative mass ↓",
-            "What lies outside the layer's range with every concept off, before clipping, as a "
-            "fraction of the features' mass, ≥ 0; defined by this project",
+            "Mass of the features that lies outside the layer's range with every concept off, "
+            "before clipping, as a fraction of their total mass, ≥ 0; defined by this project",
         ),
         "all_off_probability": (
             "all-off probability",
-            "Probability of the class with every concept off, where insertion begins, in [0, 1]: "
-            "what the residual keeps of it; defined by this project",
+            "Probability of the class with every concept off, where insertion begins: the class "
+            "evidence that remains in the residual, in [0, 1]; defined by this project",
         ),
         "all_off_entropy": (
             "all-off entropy",
@@ -265,34 +299,37 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
     "reconstruction": {
         "agreement": (
             "agreement ↑",
-            "Share of the images that the reconstruction without residual leaves with the class "
-            "the network predicts, in [0, 1]; defined by this project",
+            "Share of the images whose predicted class stays the same when the network is given "
+            "the reconstruction without residual, in [0, 1]; defined by this project",
         ),
         "kl": (
             "KL ↓",
-            "Divergence of the prediction from the reconstruction without residual, KL(p ‖ p̂) in "
-            "bits, ≥ 0; defined by this project",
+            "Divergence between the prediction p and the prediction p̂ from the reconstruction "
+            "without residual, KL(p ‖ p̂) in bits, ≥ 0; defined by this project",
         ),
         "logit_r2": (
             "logit R² ↑",
             "Share of the logits' variance over the images that the reconstruction without "
-            "residual explains; 0 the mean, 1 perfect; defined by this project",
+            "residual explains: 0 for predicting the mean, 1 for a perfect reconstruction; "
+            "defined by this project",
         ),
         "activation_r2": (
             "activation R² ↑",
-            "Share of the features' variance that the reconstruction without residual explains; 0 "
-            "the mean of each feature, 1 perfect; defined by this project",
+            "Share of the features' variance that the reconstruction without residual explains: "
+            "0 for predicting the mean of each feature, 1 for a perfect reconstruction; defined "
+            "by this project",
         ),
         "completeness": (
             "completeness ↑",
             "Accuracy above chance from the reconstruction without residual, as a fraction of the "
-            "network's own; undefined where that is not clearly above chance; Yeh et al. 2020",
+            "network's own, which must be clearly above chance (otherwise undefined); Yeh et al. "
+            "2020",
         ),
     },
     "dictionary": {
         "max_coherence": (
             "coherence ↓",
-            "Largest |cosine| of two encoding directions, in [0, 1]; Donoho and Huo 2001",
+            "Largest |cosine| between two encoding directions, in [0, 1]; Donoho and Huo 2001",
         ),
         "stable_rank": (
             "stable rank",
@@ -300,35 +337,38 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "hoyer": (
             "Hoyer",
-            "Sparsity of a position's coefficients, each times the length of its direction, in "
-            "[0, 1]; Hoyer 2004",
+            "Sparsity of the coefficients at a position, each multiplied by the length of its "
+            "direction, in [0, 1]; Hoyer 2004",
         ),
-        "l0": ("L0", "Concepts that are on at a position, in [0, I]; method section 6"),
+        "l0": (
+            "L0",
+            "Mean number of concepts that are on at a position, in [0, I]; defined by this project",
+        ),
         "dead": (
             "dead ↓",
-            "Concepts whose part in the features is nowhere above 1e-3 of the strongest one's; "
-            "method section 6",
+            "Number of concepts whose contribution to the features never exceeds 1e-3 of that of "
+            "the strongest concept, in [0, I]; defined by this project",
         ),
         "ood": (
             "OOD ↓",
-            "1 − mean cosine of an encoding direction with the nearest feature, without the "
-            "constant of the decoding, in [0, 2]; Fel et al. 2025",
+            "1 − mean cosine between an encoding direction and the nearest feature vector, less "
+            "the constant part of the decoding, in [0, 2]; Fel et al. 2025",
         ),
         "plausibility": (
             "plausibility ↑",
-            "Mean over the classes of the largest cosine of their weights with an encoding "
+            "Mean over the classes of the largest cosine between their weights and an encoding "
             "direction, in [−1, 1]; Fel et al. 2025",
         ),
         "cross_talk": (
             "cross-talk ↓",
-            "Mean |cosine| of filters with the encoding directions of other concepts, in [0, 1]; "
-            "method section 6",
+            "Mean |cosine| between filters and the encoding directions of other concepts, in "
+            "[0, 1]; defined by this project",
         ),
         **{
             f"stability_{directions}": (
                 f"stability ({directions}) ↑",
-                f"Mean |cosine| of matched {directions} directions of two seeds, over all pairs of "
-                "seeds, in [0, 1]; Fel et al. 2025",
+                f"Mean |cosine| between matched {directions} directions of two seeds, over all "
+                "pairs of seeds, in [0, 1]; Fel et al. 2025",
             )
             for directions in ("encoding", "decoding")
         },
@@ -336,39 +376,41 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
     "interpretability": {
         "s1": (
             "S¹ ↑",
-            "Sum over the detectors of the IoU with their label on images it is not from, in "
-            "[0, I]; Doumanoglou et al. 2023",
+            "Sum over the detectors of the IoU with their label, on images other than those that "
+            "gave the label, in [0, I]; Doumanoglou et al. 2023",
         ),
         "s2": (
             "S² ↑",
-            "Sum over the labels of the best IoU of a detector labelled so, in [0, C]; "
-            "Doumanoglou et al. 2023",
+            "Sum over the labels of the best IoU of a detector with that label, in [0, C] for C "
+            "concepts; Doumanoglou et al. 2023",
         ),
         "linear_or": (
             "Linear-OR ↑",
-            "Sum over the labels of the IoU of all detectors labelled so together, in [0, C]; "
-            "Doumanoglou et al. 2024",
+            "Sum over the labels of the IoU of the union of all detectors with that label, in "
+            "[0, C] for C concepts; Doumanoglou et al. 2024",
         ),
         **{
             f"label_{key}": (
                 f"{name} ↑",
-                f"Mean over the detectors of the {definition} with regard to their label, in "
-                "[0, 1]; method section 6",
+                f"Mean over the detectors of the {definition}, in [0, 1]; defined by this project",
             )
             for key, name, definition in (
-                ("precision", "precision", "share of their pixels that are of it"),
-                ("recall", "recall", "share of its pixels where they fire"),
-                ("f1", "F1", "harmonic mean of precision and recall"),
-                ("ap", "AP", "average precision of their maps"),
+                ("precision", "precision", "share of their pixels that belong to their label"),
+                ("recall", "recall", "share of their label's pixels where they fire"),
+                ("f1", "F1", "harmonic mean of their precision and recall"),
+                ("ap", "AP", "average precision of their maps for their label"),
             )
         },
         "interpretable": (
             "interpretable ↑",
-            "Detectors with an IoU of at least 0.04 with their label; Bau et al. 2017",
+            "Number of detectors with an IoU of at least 0.04 with their label, in [0, I]; Bau et "
+            "al. 2017",
         ),
     },
 }
+#: Metrics with two columns per image, whose statistic is `ratio_of_means` instead of `mean`.
 _RATIOS = ("logit_r2", "activation_r2", "completeness")
+#: Decimals of the printed figure, where they are not 3.
 _DECIMALS = {
     **dict.fromkeys(("s1", "s2", "linear_or"), 2),
     **dict.fromkeys(("stable_rank", "l0", "dead"), 1),
@@ -389,5 +431,5 @@ METRICS: dict[str, Metric] = {
     for kind, declared in _DECLARED.items()
     for key, (header, description) in declared.items()
 }
-#: All kinds of metrics: a table each.
+#: All kinds of metrics; each kind is one table.
 KINDS = tuple(_DECLARED)
