@@ -98,7 +98,7 @@ def test_an_extractor_that_failed_with_one_seed_is_missing_in_the_average(seeds)
 
 
 def test_comparisons_of_other_images_or_numbers_of_concepts_have_no_average(seeds, run, images):
-    with pytest.raises(ValueError, match="two comparisons at least"):
+    with pytest.raises(ValueError, match="at least two comparisons, not 1"):
         average(seeds[:1])
     other = run({"PCA": PCAFactorizer(2)}, images=images("conv_gap", 6, 9))
     with pytest.raises(ValueError, match="same images and classes"):

@@ -142,7 +142,7 @@ def test_the_same_layer_cut_twice_is_the_same_layer_and_another_network_is_not(r
     other = split_model(maker(shape), layer)
     comparison = run({"same": DirectionPairsTf(*same, 2, verbose=0)}, controls=False)
     assert list(comparison.results) == ["same"]
-    with pytest.raises(ValueError, match=r"'other' .* is of another one"):
+    with pytest.raises(ValueError, match=r"'other' .* belongs to another one"):
         run({"other": DirectionPairsTf(*other, 2, verbose=0)})
 
 
@@ -181,7 +181,7 @@ def test_labels_that_do_not_fit_are_refused(run, labels, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"fit_images": None}, "'a' are not fitted"),
+        ({"fit_images": None}, "extractors are not fitted: 'a'"),
         ({"split": None}, "none of the extractors knows the network"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"nb_design": 1}, "nb_design must be"),
@@ -214,9 +214,9 @@ def test_the_controls_are_fitted_on_the_images_of_the_extractors_own_fit(run, ha
     for name in CONTROLS:
         ours, theirs = (r.results[name].values["deletion"] for r in (given, comparison))
         np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(ValueError, match="fitted on different images: give fit_images"):
+    with pytest.raises(ValueError, match="fitted on different images: pass fit_images"):
         run({"a": a, "c": c}, fit_images=None)
-    with pytest.raises(ValueError, match="none are known: give fit_images"):
+    with pytest.raises(ValueError, match="none are known: pass fit_images"):
         run({"a": a.factorizer}, fit_images=None)
     assert list(run({"a": a, "c": c}, fit_images=None, controls=False).results) == ["a", "c"]
 

@@ -79,7 +79,7 @@ def test_an_extractor_aligned_with_its_mirror_image_is_found_again(run, halves):
 
 
 def test_figures_of_metrics_that_do_not_exist_are_refused(shared):
-    with pytest.raises(ValueError, match="no metrics"):
+    with pytest.raises(ValueError, match="are not metrics"):
         shared.plot(["warmth"])
 
 

@@ -148,14 +148,14 @@ def test_comparisons_that_were_made_differently_are_neither_joined_nor_averaged(
     )
     for what, other in others.items():
         for put_together in (loaded.joined, lambda other: average([one, other])):
-            with pytest.raises(ValueError, match="made differently") as told:
+            with pytest.raises(ValueError, match="comparisons differ in") as told:
                 put_together(other)
             assert what in str(told.value)
     seed = run({"again": pca}, controls=False, random_state=1)
     with pytest.raises(ValueError, match=r"random_state \(0 and 1\)"):
         one.joined(seed)
     assert average([loaded, seed]).settings.random_state == [0, 1]
-    with pytest.raises(ValueError, match="not known how one"):
+    with pytest.raises(ValueError, match="settings of one of the comparisons are not known"):
         one.joined(replace(seed, settings=None))
 
 

@@ -115,10 +115,10 @@ def test_controls_are_never_marked():
     table = comparison_of([own, control]).table()
     assert [row[1].best for row in table.rows] == [True, False]
     assert "=" not in table.rows[1][1].text
-    assert any("neither best" in line for line in table.caption)
-    assert any("insertion by doing nothing" in line for line in table.caption)
+    assert any("Controls are never marked" in line for line in table.caption)
+    assert any("high on insertion without explaining" in line for line in table.caption)
     without = comparison_of([own]).table()
-    assert not any("neither best" in line for line in without.caption)
+    assert not any("Controls are never marked" in line for line in without.caption)
 
 
 def test_notes_count_undefined_images_and_changes_that_deletion_never_reached(shared):
@@ -136,6 +136,6 @@ def test_notes_count_undefined_images_and_changes_that_deletion_never_reached(sh
     comparison = replace(shared, results={"PCA": changed})
     for text in ("\n".join(comparison.table().caption), str(comparison)):
         assert "μ-fidelity: images left out as undefined: 2 of 6 of PCA" in text
-        assert "share of the images: PCA 50 % at 0.2 and 100 % at 0.3" in text
-        assert "completeness is undefined" in text and "clearly above 0): PCA" in text
+        assert "Share of such images: PCA 50 % at 0.2 and 100 % at 0.3" in text
+        assert "completeness is undefined" in text and "clearly above 0) for: PCA" in text
     assert "P@" not in "\n".join(comparison.table("dictionary").caption)

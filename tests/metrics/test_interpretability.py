@@ -320,7 +320,7 @@ def test_differences_of_an_extractor_and_itself_are_zero(training, validation, t
     difference = paired_interval(found, other)["s1"]
     assert difference.low <= difference.value <= difference.high
     assert difference.value == pytest.approx(found.s1 - other.s1)
-    with pytest.raises(ValueError, match="resampled as often"):
+    with pytest.raises(ValueError, match="same number of bootstrap samples"):
         paired_interval(found, interpretability(training, validation, own, resamples=3))
 
 
@@ -334,7 +334,7 @@ def test_arguments_that_do_not_fit_are_refused(training, validation, thresholds)
     ):
         with pytest.raises(ValueError, match=words):
             score_labels(validation, own, dissection, labels)
-    with pytest.raises(ValueError, match="other concepts"):
+    with pytest.raises(ValueError, match="must have the same concepts"):
         score_labels(dataclasses.replace(validation, concepts={"a": ("b",)}), own, dissection)
     for how, words in (
         ({"resamples": -1}, "resamples must be"),
@@ -358,7 +358,7 @@ def test_settings_that_do_not_fit_are_refused_before_the_training_part_is_read(
     with pytest.raises(ValueError, match="must be"):
         interpretability(training, validation, read, np.zeros(5), **how)
     other = dataclasses.replace(validation, concepts={"a": ("b",)})
-    with pytest.raises(ValueError, match="other concepts"):
+    with pytest.raises(ValueError, match="must have the same concepts"):
         interpretability(training, other, read, np.zeros(5))
 
 

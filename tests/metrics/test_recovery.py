@@ -175,7 +175,7 @@ def test_detections_and_masks_that_are_not_boolean_are_refused(rng):
         signal_values=alpha,
         alpha=alpha,
     )
-    with pytest.raises(ValueError, match=r"must be boolean: pairs.detect\(x\) > 0.5, not float64"):
+    with pytest.raises(ValueError, match=r"must be boolean, as pairs.detect\(x\) > 0.5 is, not float64"):
         recovery(**given | {"detected": 0.9 * masks})
     with pytest.raises(ValueError, match="masks must be boolean"):
         recovery(**given | {"masks": np.where(masks, np.nan, 0.0)})

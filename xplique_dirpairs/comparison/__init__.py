@@ -1,1 +1,1 @@
-"""Several extractors on the same images: `compare`, and what it finds."""
+"""Comparison of several extractors on the same images: `compare` and its result."""

@@ -1,4 +1,4 @@
-"""`attribute`: what each concept of an extractor does to a class score, image by image."""
+"""`attribute`: the contribution of each concept of an extractor to a class score, per image."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Attributions:
     Attributes
     ----------
     values : ndarray of shape (N, I)
-        Above 0 the concept raises the score. With "shapley" and "integrated gradients" they sum to
-        score(intact) − score(all concepts off).
-    class_ids : ndarray of shape (N,)
-        The class whose score it is, for each image.
+        Attributions; the concept raises the score if the value is above 0. With "shapley" and
+        "integrated gradients" the values sum to score(intact) − score(all concepts off).
+    class_ids : ndarray of shape (N,), int
+        For each image, the class whose logit is attributed.
     measure : str
         One of `MEASURES`.
-    error : ndarray of shape (N, I) or None
-        Standard errors of Shapley values; None for the others, which are not sampled.
-    gap : ndarray of shape (N,) or None
-        Of integrated gradients: the sum of the values minus that difference.
+    error : ndarray of shape (N, I) or None, default=None
+        Standard errors of Shapley values; None for the other measures, which are not sampled.
+    gap : ndarray of shape (N,) or None, default=None
+        For integrated gradients, the sum of the values minus the difference above; otherwise None.
     """
 
     values: Array
@@ -66,38 +66,44 @@ def attribute(
     batch_size: int = 64,
     random_state: int = 0,
 ) -> Attributions:
-    """Attribute the score of a class to concepts, the residual kept.
+    """Attribute the score of a class to concepts, while the residual is kept.
 
     Parameters
     ----------
     concepts : ConceptLayer or object
-        A `ConceptLayer`, or whatever `ConceptLayer.of` takes without a second argument.
-    images : array-like of shape (N, height, width, C)
+        A `ConceptLayer`, or any object that `ConceptLayer.of` accepts without a second argument.
+    images : array-like of shape (N, height, width, channels)
+        Images to explain.
     class_ids : array-like of shape (N,) or (N, K), optional
-        Classes whose logit is attributed, as `compare` takes labels. None: the predicted ones.
-    measure : {"shapley", "leave-one-out", "gradient x coefficient", "integrated gradients"}
-        `metrics.attribution` defines them and says what they cost. Default: "shapley".
+        Classes whose logits are attributed, in the form of the labels of `compare`. Default: None,
+        the predicted classes.
+    measure : str, default="shapley"
+        One of "shapley", "leave-one-out", "gradient x coefficient" and "integrated gradients";
+        `metrics.attribution` defines these measures and states their costs.
     nb_permutations : int, default=16
-        Orders that Shapley values are means over; even, and at least 4.
+        Number of orders over which Shapley values are averaged; even, and at least 4.
     steps : int, default=32
-        Gradients along the path of the integrated ones.
+        Number of gradients along the path of integrated gradients.
     batch_size : int, default=64
-        Images in one pass.
+        Number of images in a batch.
     random_state : int, default=0
         Seed of the orders.
 
     Returns
     -------
     attributions : Attributions
-        Features that leave the layer's range, as it is in these images, are clipped to it on the
-        way, which makes integrated gradients a little incomplete: ``gap``.
+        Features are clipped to the range that the layer has in these images, which makes integrated
+        gradients slightly incomplete; ``gap`` holds the difference.
 
     Raises
     ------
     NotFittedError
         If the concepts are not fitted.
-    TypeError, ValueError
-        If the measure is invalid, the network is not known, or images and classes do not fit.
+    TypeError
+        If ``concepts`` is not an extractor.
+    ValueError
+        If an argument is out of range, the network is not known, or images and classes do not
+        match.
     """
     check_choice("measure", measure, MEASURES)
     check_integer("batch_size", batch_size)
@@ -113,7 +119,8 @@ def attribute(
     if measure == "leave-one-out":
         return Attributions(leave_one_out(reading), ids, measure)
     if measure == "gradient x coefficient":
-        # At the image only rounding leaves the range; clipping it would cut off gradients.
+        # At the image itself, features leave the range by rounding only; clipping them would set
+        # their gradients to 0.
         scores = _class_scores(subject, reading, (-np.inf, np.inf))
         slopes = [gradient_times_coefficient(score, u) for score, u in scores]
         return Attributions(np.concatenate(slopes), ids, measure)
@@ -126,9 +133,10 @@ def attribute(
 def _class_scores(
     subject: Subject, reading: Reading, limits: tuple[Any, Any]
 ) -> Iterator[tuple[Callable[[tf.Tensor], tf.Tensor], Array]]:
-    """Yield, for each batch of images, the class scores as a function of coefficients, and these.
+    """Yield the class scores as a function of coefficients, and the coefficients, for each batch.
 
-    The residual is kept, and features are clipped to ``limits``.
+    The residual is kept, and features are clipped to ``limits``. Batches of n images have
+    coefficients (n, *S, I) and scores (n,).
     """
     head = subject.head
 

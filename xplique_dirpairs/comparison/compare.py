@@ -1,4 +1,4 @@
-"""`compare`: several concept extractors on one network and one set of images, in one table."""
+"""`compare`: measure several concept extractors on the same network and the same images."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ from xplique_dirpairs.models.split import SplitModel
 
 logger = logging.getLogger("xplique_dirpairs")
 
-#: Positions, about, that dictionary metrics and the mean residual are estimated from.
+#: Approximate number of positions from which dictionary metrics and mean residuals are estimated.
 _SAMPLED_POSITIONS = 5000
-#: Warnings of a fit that stand below the table.
+#: Warnings of a fit that are shown below the table.
 _FIT_WARNINGS = (LearningWarning, ConvergenceWarning)
 
 
@@ -72,50 +72,54 @@ def compare(
     Parameters
     ----------
     extractors : dict of str to object
-        By name: a `ConceptLayer`, or anything of which `ConceptLayer.of` makes one. Extractors
-        that are not fitted are fitted here, on ``fit_images``, and stay fitted.
-    images : array-like of shape (N, height, width, C)
-        Images to measure on: others than the extractors were fitted on.
+        Extractors by name: each a `ConceptLayer`, or an object that `ConceptLayer.of` accepts.
+        Extractors that are not fitted are fitted on ``fit_images``, and stay fitted.
+    images : array-like of shape (N, height, width, channels)
+        Images to measure on; they should differ from those on which the extractors were fitted.
     labels : array-like of shape (N,) or (N, K), optional
-        True classes, as indices or one-hot rows: the classes whose score counts, and the truth for
-        completeness. None: the predicted classes, and no completeness. Rows of independent outputs
-        may hold several 1s: the likeliest of these classes counts; of indices there is no
-        completeness then.
+        True classes, as class indices or one-hot rows. They are the classes whose score is
+        measured, and the truth for completeness. If the network's outputs are independent, rows may
+        hold several 1s, and the score of the likeliest of these classes is measured; with class
+        indices there is then no completeness. Default: None, the predicted classes, and no
+        completeness.
     split : SplitModel or (keras.Model, keras.Model), optional
-        The network's halves, from `split_model`; None: those of the first extractor that has them.
-    fit_images : array-like of shape (M, height, width, C), optional
-        Images on which the controls and extractors that are not fitted are fitted. None: those on
-        which every `CraftTf` was fitted, if these are the same.
+        The network's halves, from `split_model`. Default: None, those of the first extractor that
+        has them.
+    fit_images : array-like of shape (M, height, width, channels), optional
+        Images on which the controls and the extractors that are not fitted are fitted. Default:
+        None, the images on which every `CraftTf` was fitted, if these are the same.
     controls : bool, default=True
-        Whether to measure random directions and detectors without learning, too, with the
-        commonest number of concepts.
+        Whether to measure random directions and detectors without learning as well, with the most
+        frequent number of concepts.
     importance_images : int, default=20
-        Number of images, evenly spaced, over which Sobol indices are averaged.
+        Number of evenly spaced images over which Sobol indices are averaged.
     nb_design : int, default=16
-        n of the Sobol design: n · (I + 2) passes for each of those images.
+        Size n of the Sobol design, which takes n · (I + 2) passes for each of those images.
     batch_size : int, default=64
-        Images in one pass.
+        Number of images in a batch.
     random_state : int, default=0
-        Seed of controls, subsets and masks.
+        Seed of the controls, subsets and masks.
     verbose : int, default=1
-        0 for silence; otherwise a line for each extractor.
+        0 prints nothing; any other value prints a line for each extractor.
 
     Returns
     -------
     comparison : Comparison
-        An extractor that fails has no result; ``errors`` holds the reason. Ctrl-C keeps the
-        results so far.
+        An extractor that fails has no result; ``errors`` holds the reason. After Ctrl-C, the
+        comparison holds the results so far.
 
     Raises
     ------
-    TypeError, ValueError
-        If there is nothing to compare, extractors are of different layers, or the images, labels
-        or halves do not fit.
+    TypeError
+        If ``extractors`` is not a dictionary of names to extractors.
+    ValueError
+        If there is nothing to compare, extractors belong to different layers, an argument is out
+        of range, or the images, labels or halves do not match.
 
     Notes
     -----
-    The mean of the residual over ``fit_images`` is added to the reconstructions of every
-    extractor, so that all have a constant part, whether their decoders have one or not.
+    The mean of the residual over ``fit_images`` is added to the reconstructions of every extractor,
+    so that all of them have a constant part, whether their decoder has one or not.
     """
     compared = check_extractors(extractors)
     check_integer("importance_images", importance_images)
@@ -152,7 +156,7 @@ def compare(
             _tell(verbose, "interrupted")
             missing = tuple(compared)[number - 1 :]
             break
-        except Exception as error:  # Whatever makes one extractor fail, the others still count.
+        except Exception as error:  # Whatever makes one extractor fail, the others are measured.
             errors[name] = f"{type(error).__name__}: {error}"
             _tell(verbose, "failed")
             logger.warning("%s has no result: %s", name, errors[name])
@@ -164,6 +168,7 @@ def compare(
 
 
 def _tell(verbose: int, text: str, end: str = "\n") -> None:
+    """Print a text unless ``verbose`` is 0."""
     if verbose:
         print(text, end=end, flush=True)
 
@@ -172,7 +177,8 @@ def _tell(verbose: int, text: str, end: str = "\n") -> None:
 class _Measurer:
     """Measures one extractor after the other on the same images.
 
-    ``fit_activations`` are those of ``fit_images``, or of the images measured on without them.
+    ``fit_activations`` are the activations of ``fit_images``, or of the measured images if there
+    are no ``fit_images``.
     """
 
     split: SplitModel
@@ -182,13 +188,13 @@ class _Measurer:
     fit_activations: Array
 
     def measure(self, name: str, extractor: Extractor) -> ExtractorResult:
-        """Fit an extractor that is not fitted, and measure the coefficients it reads."""
+        """Fit the extractor if it is not fitted, measure it, and return the result."""
         seconds: dict[str, float] = {}
         with _warnings_of_fit() as remarks:
             if is_fitted(extractor):
                 remarks += problems_of_fit(extractor)
             elif self.fit_images is None:
-                raise ValueError("it is not fitted, and there are no fit_images")
+                raise ValueError("the extractor is not fitted: fit it, or give fit_images")
             else:
                 with _timed(seconds, "fit"):
                     fit_extractor(extractor, self.fit_images, self.fit_activations, self.split.head)
@@ -221,12 +227,13 @@ class _Measurer:
         )
 
     def _mean_residual(self, concepts: ConceptLayer) -> Array:
-        """Return the mean of x − decode(encode(x)) over positions, (D,)."""
+        """Return the mean of x − decode(encode(x)) over sampled positions, (D,)."""
         x = _sampled(as_positions(self.fit_activations))
         residual = x - concepts.reconstructions(concepts.coefficients(x))
         return np.asarray(residual.mean(axis=0, dtype=np.float64), np.float32)
 
     def _dictionary_values(self, concepts: ConceptLayer, reading: Reading) -> dict[str, Array]:
+        """Return the dictionary metrics of the concepts, by key."""
         rows = self.subject.head.class_rows
         return dictionary_values(
             concepts.encoding,
@@ -238,7 +245,7 @@ class _Measurer:
         )
 
     def _importances(self, reading: Reading) -> SobolIndices:
-        """Return means of Sobol indices over images, with the standard errors of the means."""
+        """Return the means of Sobol indices over some images, with their standard errors, (I,)."""
         count, settings = len(reading.activations), self.settings
         chosen = np.linspace(0, count - 1, settings.importance_images).round().astype(int)
         designs = sobol_designs(
@@ -256,15 +263,18 @@ class _Measurer:
 
 
 def _sampled(positions: Array) -> Array:
+    """Return evenly spaced rows of positions (P, D), (S, D): about `_SAMPLED_POSITIONS`."""
     return positions[:: max(1, len(positions) // _SAMPLED_POSITIONS)]
 
 
 def _error_of_mean(errors: Array) -> Array:
+    """Return the standard error of a mean of values with these errors (n, I), (I,)."""
     return np.asarray(np.sqrt(np.mean(np.square(errors), axis=0) / len(errors)))
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Store the duration of the context under the name of the step."""
     start = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - start
@@ -272,7 +282,7 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 
 @contextmanager
 def _warnings_of_fit() -> Iterator[list[str]]:
-    """Collect the messages of fits that went badly; pass other warnings on."""
+    """Collect the messages of `_FIT_WARNINGS`, and pass on all other warnings."""
     messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         for category in _FIT_WARNINGS:

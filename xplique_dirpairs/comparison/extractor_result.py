@@ -1,4 +1,4 @@
-"""What was measured of each extractor, and the table of several."""
+"""The measurements of one extractor, and the table of several extractors."""
 
 from __future__ import annotations
 
@@ -18,54 +18,55 @@ from xplique_dirpairs.metrics.fidelity import FRACTIONS, Curves, Fidelity, proba
 from xplique_dirpairs.metrics.importance import SobolIndices
 from xplique_dirpairs.metrics.registry import METRICS, Metric, Summary, ratio_of_means, summary
 
-#: Controls of every comparison: directions without meaning, and detectors without training.
+#: Names of the controls of a comparison: directions without meaning, detectors without training.
 RANDOM, NO_LEARNING = "random directions", "no learning"
 CONTROLS = (RANDOM, NO_LEARNING)
 
 _UNDEFINED = Summary(np.nan, np.nan, np.nan, 0)
 _MARKS = (
-    "↑ higher is better, ↓ lower is better. ± is half of the 95 % bootstrap interval over images; "
-    "= marks what cannot be told apart from the best of its column (the 95 % interval of the "
-    "paired difference holds 0)."
+    "↑ higher is better, ↓ lower is better. ± is half the width of the 95 % bootstrap interval "
+    "over images; = marks values that cannot be distinguished from the best of their column (the "
+    "95 % interval of the paired difference contains 0)."
 )
-_ON_CONTROLS = "Controls are neither best nor =."
+_ON_CONTROLS = "Controls are never marked as best or with =."
 _ON_INSERTION = (
-    "Who leaves the class in the residual wins insertion by doing nothing: read it beside the "
-    "all-off probability."
+    "An extractor that leaves the class evidence in the residual scores high on insertion without "
+    "explaining anything: read it beside the all-off probability."
 )
 _ON_SEEDS = (
-    "Figures are means over seeds, (± …) their standard deviation from seed to seed. The interval "
-    "and = are of the images alone, for these seeds: differences not above the spread of the seeds "
-    "say nothing of the methods."
+    "Figures are means over seeds; (± …) is their standard deviation from seed to seed. The "
+    "interval and = refer to the images alone, for these seeds: differences no larger than the "
+    "spread over seeds are not evidence of a difference between the methods."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class ExtractorResult:
-    """What was measured of one extractor.
+    """The measurements of one extractor.
 
     Attributes
     ----------
     name : str
+        Name of the extractor in the comparison.
     encoding : ndarray of shape (I, D)
-        How the features change along each concept.
+        Encoding directions: how the features change along each concept.
     decoding : ndarray of shape (I, D) or None
-        Linear filters that read the concepts.
+        Linear filters that read the concepts; None if the extractor has none.
     shown : ndarray of shape (N, *spatial, I)
-        Coefficients of the images as pictures show them.
-    values : dict of str to ndarray
-        By key of `METRICS`: a value for every image, (N,) or (N, 2), or one figure, ().
+        Coefficients of the images as figures show them.
+    values : dict of str to ndarray of shape (N,), (N, 2) or ()
+        Values by key of `METRICS`: a row for every image, or a single figure.
     fidelity : Fidelity
-        With the curves and the contributions of every image, (N, I), and the same ``values``.
+        The curves and contributions of every image, and the same ``values``.
     importances : SobolIndices
-        Sobol indices of the class score, (I,) each, means over some of the images.
+        Sobol indices of the class score, arrays of shape (I,), averaged over some of the images.
     seconds : dict of str to float
-        Time of "fit" (if it was fitted for the comparison), "read" and "measure".
-    remarks : tuple of str
+        Duration of the steps "fit" (if it was fitted for the comparison), "read" and "measure".
+    remarks : tuple of str, default=()
         Problems of the fit.
-    seeds : tuple of ExtractorResult
-        Of an `average`, the results of its seeds; directions, shown coefficients, contributions
-        and importances are then those of the first of them. Empty otherwise.
+    seeds : tuple of ExtractorResult, default=()
+        In an `average`, the results of its seeds. Directions, shown coefficients, contributions and
+        importances are then those of the first seed.
     """
 
     name: str
@@ -81,29 +82,38 @@ class ExtractorResult:
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:
-        """Figure of each registered metric, with its 95 % bootstrap interval over images."""
-        # A file may hold metrics that are registered elsewhere.
+        """Figure of each registered metric with its 95 % bootstrap interval over images, by key."""
+        # A file may contain metrics that this version does not know.
         known = {key: values for key, values in self.values.items() if key in METRICS}
         return {key: METRICS[key].summary(values) for key, values in known.items()}
 
     @property
     def parts(self) -> tuple[ExtractorResult, ...]:
-        """The results of the seeds of an average; otherwise this result."""
+        """The results of the seeds if this is an average; otherwise only this result."""
         return self.seeds or (self,)
 
     def figure(self, key: str) -> Summary:
-        """Return the figure of a metric; NaN if it was not measured."""
+        """Return the figure of a metric with its interval; NaN if it was not measured."""
         return self.summaries.get(key, _UNDEFINED)
 
     def seed_spread(self, key: str) -> float:
-        """Return the standard deviation of a figure over seeds; NaN with fewer than two."""
+        """Return the standard deviation of a figure over the seeds; NaN with fewer than two."""
         figures = [seed.summaries[key].value for seed in self.seeds if key in seed.summaries]
         return float(np.std(figures, ddof=1)) if len(figures) > 1 else float("nan")
 
     def deletion_at(self, changes: Iterable[float]) -> Array:
-        """Return the mean class probability where deletion changed the features this much, (n,).
+        """Return the mean class probability where deletion has changed the features this much.
 
-        Defined as P@; a mean over the images, and over the seeds of an average.
+        It is defined like P@, and is a mean over the images, and over the seeds of an average.
+
+        Parameters
+        ----------
+        changes : iterable of float
+            Changes of the features, as n fractions of their norm.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n,)
         """
         return np.array(
             [np.mean([_mean_at(part, change) for part in self.parts]) for change in changes]
@@ -113,10 +123,19 @@ class ExtractorResult:
     def mean_of(seeds: Sequence[ExtractorResult]) -> ExtractorResult:
         """Return the mean over several seeds of one extractor, with the stability of its concepts.
 
+        Parameters
+        ----------
+        seeds : sequence of ExtractorResult
+            Results of the same extractor, fitted with different seeds.
+
+        Returns
+        -------
+        result : ExtractorResult
+
         Raises
         ------
         ValueError
-            If their numbers of concepts differ.
+            If the numbers of concepts differ.
         """
         first = seeds[0]
         numbers = sorted({len(seed.encoding) for seed in seeds})
@@ -159,7 +178,7 @@ class ExtractorResult:
     # ------------------------------------------------------------ files
 
     def to_archive(self, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
-        """Add the arrays under names with a prefix, and return the rest, for JSON."""
+        """Add the arrays to ``arrays`` under names with a prefix, and return the rest for JSON."""
         fidelity = self.fidelity
         parts = {
             "shown": self.shown,
@@ -191,7 +210,7 @@ class ExtractorResult:
     def from_archive(
         cls, header: dict[str, Any], prefix: str, arrays: Mapping[str, Array]
     ) -> ExtractorResult:
-        """Return the result that `to_archive` took apart."""
+        """Return the result whose parts `to_archive` returned and added to ``arrays``."""
 
         def curves(name: str) -> Curves:
             return Curves(arrays[f"{prefix}.{name}"], arrays[f"{prefix}.{name}_changed"])
@@ -223,6 +242,7 @@ class ExtractorResult:
 
 
 def _mean_at(result: ExtractorResult, change: float) -> float:
+    """Return the mean class probability where deletion has changed the features this much."""
     deletion = result.fidelity.deletion
     if change <= 0:
         return float(deletion.probabilities[:, 0].mean())
@@ -230,6 +250,7 @@ def _mean_at(result: ExtractorResult, change: float) -> float:
 
 
 def _mean_curves(curves: Sequence[Curves]) -> Curves:
+    """Return the mean of several sets of curves, point by point."""
     return Curves(
         np.mean([curve.probabilities for curve in curves], axis=0),
         np.mean([curve.changed for curve in curves], axis=0),
@@ -237,13 +258,14 @@ def _mean_curves(curves: Sequence[Curves]) -> Curves:
 
 
 def upright_maps(shown: Array, image_shape: tuple[int, ...]) -> Array:
-    """Return shown coefficients as concept maps; those that are mostly negative change sign.
+    """Return shown coefficients as concept maps; maps that are mostly negative change sign.
 
     Parameters
     ----------
     shown : ndarray of shape (n, *spatial, I)
+        Coefficients of n images, as `ExtractorResult.shown` holds them.
     image_shape : tuple of int
-        (height, width, …).
+        Shape of one image, (height, width, …).
 
     Returns
     -------
@@ -259,14 +281,14 @@ def upright_maps(shown: Array, image_shape: tuple[int, ...]) -> Array:
 def comparison_table(
     results: Mapping[str, ExtractorResult], metrics: Sequence[Metric], caption: Sequence[str] = ()
 ) -> Table:
-    """Return a table of extractors by metrics, in which controls are never marked."""
+    """Return a table with a row per extractor and a column per metric; controls get no marks."""
     columns = [_column(results, metric) for metric in metrics]
     rows = [[Cell(name), *cells] for name, *cells in zip(results, *columns, strict=True)]
     return Table(["extractor", *(metric.header for metric in metrics)], rows, caption)
 
 
 def table_notes(results: Mapping[str, ExtractorResult], metrics: Sequence[Metric]) -> list[str]:
-    """Return what the marks of a table mean, and what its figures do not show, a line each."""
+    """Return the lines below a table: the meaning of its marks, and the limits of its figures."""
     notes = [_MARKS]
     if any(name in CONTROLS for name in results):
         notes.append(_ON_CONTROLS)
@@ -280,6 +302,7 @@ def table_notes(results: Mapping[str, ExtractorResult], metrics: Sequence[Metric
 
 
 def _notes_on_undefined(results: Mapping[str, ExtractorResult], metric: Metric) -> list[str]:
+    """Return notes on the images and figures for which a metric is undefined."""
     figures = {name: result.summaries.get(metric.key) for name, result in results.items()}
     left_out, undefined = [], []
     for name, figure in figures.items():
@@ -293,13 +316,14 @@ def _notes_on_undefined(results: Mapping[str, ExtractorResult], metric: Metric) 
         notes.append(f"{metric.name}: images left out as undefined: {', '.join(left_out)}")
     if undefined and metric.statistic is ratio_of_means:
         notes.append(
-            f"{metric.name} is undefined (what it divides by is not clearly above 0): "
+            f"{metric.name} is undefined (its denominator is not clearly above 0) for: "
             f"{', '.join(undefined)}"
         )
     return notes
 
 
 def _notes_on_deletion(results: Mapping[str, ExtractorResult], keys: set[str]) -> list[str]:
+    """Return a note on the images whose features deletion never changed enough for P@."""
     columns = [k for k, fraction in enumerate(FRACTIONS) if f"p_at_{fraction}" in keys]
     shares = []
     for name, result in results.items() if columns else ():
@@ -310,12 +334,13 @@ def _notes_on_deletion(results: Mapping[str, ExtractorResult], keys: set[str]) -
     if not shares:
         return []
     return [
-        "P@ is of the last step where deletion never changed the features that much: share of the "
-        f"images: {', '.join(shares)}"
+        "P@ is the probability after the last step if deletion never changes the features that "
+        f"much. Share of such images: {', '.join(shares)}"
     ]
 
 
 def _column(results: Mapping[str, ExtractorResult], metric: Metric) -> list[Cell]:
+    """Return the cells of one metric for all extractors, with the best of them marked."""
     figures = {
         name: result.figure(metric.key).value
         for name, result in results.items()
@@ -332,7 +357,10 @@ def _column(results: Mapping[str, ExtractorResult], metric: Metric) -> list[Cell
 
 
 def _cell(metric: Metric, result: ExtractorResult, best: ExtractorResult | None) -> Cell:
-    """Return a figure with its interval and spread over seeds, marked beside the best extractor."""
+    """Return the cell of a figure with its interval and its spread over seeds.
+
+    It is marked by comparison with the best extractor, unless that is None.
+    """
 
     def rounded(value: float) -> str:
         return f"{value:.{metric.decimals}f}"
@@ -347,8 +375,8 @@ def _cell(metric: Metric, result: ExtractorResult, best: ExtractorResult | None)
         text, numbers = f"{text} (± {rounded(spread)})", [*figure[:3], spread]
     if best is None:
         return Cell(text, numbers=tuple(numbers))
-    # Figures that are printed alike are best alike: rounding does not choose between two
-    # orthogonal bases.
+    # Figures that print the same are all marked as best, so that rounding errors do not decide
+    # between, for example, two orthogonal bases.
     is_best = rounded(figure.value) == rounded(best.figure(metric.key).value)
     values, best_values = result.values[metric.key], best.values[metric.key]
     if not is_best and np.ndim(values) and np.shape(values) == np.shape(best_values):
@@ -359,15 +387,23 @@ def _cell(metric: Metric, result: ExtractorResult, best: ExtractorResult | None)
 
 
 def paired_difference(metric: Metric, ours: Array, theirs: Array) -> Summary:
-    """Return a metric's figure of one extractor minus that of another.
+    """Return a metric's figure for one extractor minus that for another, with its interval.
 
-    The bootstrap draws the same images for both.
+    The bootstrap draws the same images for both extractors.
 
     Parameters
     ----------
     metric : Metric
-    ours, theirs : ndarray of shape (N,) or (N, 2)
-        Values of the same images.
+        Metric whose statistic is computed.
+    ours : ndarray of shape (N,) or (N, 2)
+        Values of one extractor for N images.
+    theirs : ndarray of shape (N,) or (N, 2)
+        Values of the other extractor for the same images.
+
+    Returns
+    -------
+    difference : Summary
+        The difference ours − theirs with its 95 % bootstrap interval.
     """
     both = np.stack([ours, theirs], axis=-1)
     return summary(

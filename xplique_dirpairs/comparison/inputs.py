@@ -1,4 +1,4 @@
-"""What `compare` and `attribute` are given: extractors, the network, images and classes."""
+"""The inputs of `compare` and `attribute`: extractors, the network, images and classes."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ from xplique_dirpairs.metrics.manipulation import Reading
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import SplitModel
 
-#: Largest relative difference of activations, logits and limits that rounding accounts for.
+#: Activations, logits and limits whose relative difference is no larger count as equal: rounding.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """How a comparison was made: two with different settings cannot be put together.
+    """The settings of a comparison; comparisons with different settings cannot be combined.
 
     Attributes
     ----------
     shape : tuple of int
         Shape of the activations of one image, (*spatial, D).
     logits : ndarray of shape (N, K)
-        Logits of the intact network.
+        The network's logits for the unchanged images.
     limits : tuple of float
-        Range of the layer, to which features are clipped.
+        Lower and upper limit of the layer's range, to which features are clipped.
     fit_images : str or None
-        Checksum of the images of the fit; None where there were none.
-    importance_images, nb_design : int
-        Numbers of images and of masks of the Sobol indices.
+        Checksum of the images on which extractors were fitted; None if there were none.
+    importance_images : int
+        Number of images over which Sobol indices are averaged.
+    nb_design : int
+        Size of the Sobol design.
     random_state : int or list of int
-        Of an average, the seeds of all its comparisons.
+        Seed of the comparison; for an average, the seeds of all its comparisons.
     """
 
     shape: tuple[int, ...]
@@ -65,10 +67,10 @@ class Settings:
     random_state: Any
 
     def differences(self, other: Settings) -> list[str]:
-        """Return what differs, in words, with both values where they are short."""
+        """Return a text for each setting that differs, with both values if they are short."""
         differences = []
         if not _are_close(self.logits, other.logits):
-            differences.append("logits of the intact network: it is another network")
+            differences.append("logits of the intact network (the networks differ)")
         if not _are_close(np.array(self.limits), np.array(other.limits)):
             differences.append(f"limits of the layer ({self.limits} and {other.limits})")
         if self.fit_images != other.fit_images:
@@ -80,12 +82,12 @@ class Settings:
         return differences
 
     def to_json(self) -> dict[str, Any]:
-        """Return all but the logits, as JSON holds it."""
+        """Return all settings but the logits, in a form that can be written as JSON."""
         return {name: value for name, value in vars(self).items() if name != "logits"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], logits: Array) -> Settings:
-        """Return the settings that `to_json` gave, with their logits."""
+        """Return the settings from what `to_json` returned, and the logits."""
         arrays = {"shape": tuple(values["shape"]), "limits": tuple(values["limits"])}
         return cls(**values | arrays, logits=logits)
 
@@ -100,6 +102,7 @@ def checksum(images: Array | None) -> str | None:
 
 
 def _are_close(ours: Array, theirs: Array) -> bool:
+    """Return whether two arrays have the same shape and, up to rounding, the same values."""
     scale = max(float(np.abs(ours).max()), 1e-12)
     return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max() <= _TOLERANCE * scale)
 
@@ -108,23 +111,24 @@ def _are_close(ours: Array, theirs: Array) -> bool:
 
 
 def check_extractors(extractors: Mapping[str, Any]) -> dict[str, Extractor]:
-    """Return the extractors by name; direction pairs become their factorizer.
+    """Return the extractors by name; direction pairs are replaced by their factorizer.
 
     Raises
     ------
     TypeError
-        If it is no dictionary, a name is no text, or a value holds no concepts.
+        If ``extractors`` is not a dictionary, a name is not a string, or a value is not an
+        extractor.
     ValueError
-        If there are none, or one has the name of a control.
+        If there are no extractors, or one has the name of a control.
     """
-    check_type("extractors", extractors, Mapping, "a dictionary, name to extractor")
+    check_type("extractors", extractors, Mapping, "a dictionary of names to extractors")
     if not extractors:
-        raise ValueError("there are no extractors to compare")
+        raise ValueError("there are no extractors to compare: give at least one")
     for name in extractors:
         if not isinstance(name, str) or not name.strip():
-            raise TypeError(f"names of extractors must be strings, not {name!r}")
+            raise TypeError(f"names of extractors must be non-empty strings, not {name!r}")
         if name in CONTROLS:
-            raise ValueError(f"{name!r} is the name of a control: name the extractor otherwise")
+            raise ValueError(f"{name!r} is the name of a control: give the extractor another name")
     return {name: as_extractor(given, repr(name)) for name, given in extractors.items()}
 
 
@@ -134,28 +138,34 @@ def find_split(extractors: Iterable[Any], split: Split | None) -> SplitModel:
     Raises
     ------
     ValueError
-        If none are known.
+        If no halves are given and no extractor has them.
     """
     if split is not None:
         return SplitModel.of(split)
     known = [halves for halves in map(split_of, extractors) if halves is not None]
     if not known:
         raise ValueError(
-            "none of the extractors knows the network: give split=split_model(model, layer)"
+            "none of the extractors knows the network: pass split=split_model(model, layer)"
         )
     return known[0]
 
 
 def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: Array) -> None:
-    """Raise a ValueError that names the extractors of another layer, or of another network.
+    """Raise a ValueError if extractors belong to another layer or to another network.
 
     Parameters
     ----------
     extractors : dict of str to extractor or ConceptLayer
-    images : ndarray of shape (n, height, width, C)
+        Extractors by name.
+    images : ndarray of shape (n, height, width, channels)
         A few images.
     activations : ndarray of shape (n, *spatial, D)
-        Their activations at the layer where the network is cut.
+        Activations of these images at the layer where the network is split.
+
+    Raises
+    ------
+    ValueError
+        With the names of these extractors.
     """
     others = []
     for name, fitted in extractors.items():
@@ -166,28 +176,36 @@ def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: 
             others.append(f"{name!r} ({_size(own)})")
     if others:
         raise ValueError(
-            f"extractors must all be of the layer at which the network is cut "
+            f"all extractors must belong to the layer where the network is split "
             f"({_size(activations)}), but {', '.join(others)} "
-            f"{'are' if len(others) > 1 else 'is'} of another one: compare each layer by itself"
+            f"{'belong' if len(others) > 1 else 'belongs'} to another one: compare the extractors "
+            "of each layer separately"
         )
 
 
 def _size(activations: Array) -> str:
+    """Return the shape of the activations of one image as text."""
     return " x ".join(str(length) for length in activations.shape[1:])
 
 
 def controls_for(extractors: Mapping[str, Extractor], random_state: int) -> dict[str, Extractor]:
-    """Return both controls, with the commonest number of concepts (of several, the largest).
+    """Return both controls by name.
+
+    Their number of concepts is the most frequent one among the extractors, and the largest of those
+    that are equally frequent.
 
     Raises
     ------
     ValueError
-        If no extractor says how many concepts it has.
+        If the number of concepts is known for no extractor.
     """
     numbers = [number_of_concepts(extractor) for extractor in extractors.values()]
     known = [number for number in numbers if number is not None]
     if not known:
-        raise ValueError("no extractor says how many concepts it has: fit one, or controls=False")
+        raise ValueError(
+            "the controls need a number of concepts, which is known for none of the extractors: "
+            "fit one of them, or pass controls=False"
+        )
     concepts = max(sorted(set(known), reverse=True), key=known.count)
     return {
         RANDOM: RandomFactorizer(concepts, random_state=random_state),
@@ -206,22 +224,23 @@ def images_to_fit(
     Raises
     ------
     ValueError
-        If they are needed and not known.
+        If images are needed for a fit, but are neither given nor known.
     """
     if fit_images is not None:
         return as_images(fit_images)
     missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
     if missing:
         raise ValueError(
-            f"{', '.join(map(repr, missing))} are not fitted: fit them, or give fit_images"
+            f"extractors are not fitted: {', '.join(map(repr, missing))}: fit them, or pass "
+            "fit_images"
         )
     known = fitted_images(extractors.values())
     if known and all(np.array_equal(known[0], other) for other in known[1:]):
         return known[0]
     if controls:
-        reason = "extractors were fitted on different images" if known else "none are known"
+        reason = "the extractors were fitted on different images" if known else "none are known"
         raise ValueError(
-            f"the controls are fitted on fit_images, and {reason}: give fit_images, or "
+            f"the controls need images to be fitted on, but {reason}: pass fit_images, or "
             "controls=False"
         )
     return None
@@ -229,20 +248,23 @@ def images_to_fit(
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Images in a network, with the class of each whose score counts.
+    """The activations and logits of images, and the class whose score is measured for each image.
 
     Attributes
     ----------
     activations : ndarray of shape (N, *spatial, D)
+        Activations of the images at the layer.
     head : Head
-        With a column for each class.
+        The rest of the network, with one output for each class.
     logits : ndarray of shape (N, K)
-        Of the intact network.
-    class_ids : ndarray of shape (N,)
-        The class whose score counts.
+        The network's logits for the unchanged images.
+    class_ids : ndarray of shape (N,), int
+        For each image, the class whose score is measured.
     true_classes : ndarray of shape (N,) or (N, K), or None
-        None if they are not known: without labels, or of indices among independent outputs.
+        True classes. None if they are not known, because there are no labels, or because labels are
+        class indices while the network's outputs are independent.
     batch_size : int
+        Number of images in a batch.
     """
 
     activations: Array
@@ -261,17 +283,30 @@ class Subject:
         batch_size: int,
         name: str = "labels",
     ) -> Subject:
-        """Pass images through the network.
+        """Return the subject that results from passing images through the network.
 
         Parameters
         ----------
         split : SplitModel
-        images : ndarray of shape (N, height, width, C)
-        labels : array-like of shape (N,) or (N, K), optional
-            Indices, one-hot rows, or, for independent outputs, rows of 0 and 1; None: predictions.
+            The network's halves.
+        images : ndarray of shape (N, height, width, channels)
+            Images to measure on.
+        labels : array-like of shape (N,) or (N, K), or None
+            Class indices, one-hot rows, or, for independent outputs, rows of 0 and 1; None for the
+            predicted classes.
         batch_size : int
+            Number of images in a batch.
         name : str, default="labels"
-            For messages.
+            Name of the labels in error messages.
+
+        Returns
+        -------
+        subject : Subject
+
+        Raises
+        ------
+        ValueError
+            If the halves, images and labels do not match.
         """
         activations = compute_activations(split.input_to_latent_model, images, batch_size)
         split.head.check_takes(activations.shape[1:])
@@ -281,7 +316,7 @@ class Subject:
         return cls(activations, head, logits, class_ids, true_classes, batch_size)
 
     def reading(self, concepts: ConceptLayer, limits: tuple[float, float]) -> Reading:
-        """Return what concepts read in the images, in a layer of these limits."""
+        """Return the reading of the images by concepts, at a layer with these limits."""
         return Reading(
             self.activations,
             concepts.coefficients(self.activations),
@@ -296,7 +331,7 @@ class Subject:
 def _scored_classes(
     labels: ArrayLike | None, logits: Array, head: Head, name: str
 ) -> tuple[Array, Array | None]:
-    """Return the class whose score counts for each image, and the true classes."""
+    """Return the class whose score is measured for each image (N,), and the true classes."""
     if labels is None:
         return logits.argmax(axis=1), None
     rows = np.asarray(labels)
@@ -305,12 +340,14 @@ def _scored_classes(
         indices = check_labels(labels, images, classes, name)
         if not head.is_multilabel:
             return indices, indices
-        # Completeness of sigmoids is about rows of 0 and 1.
+        # For sigmoids, completeness needs rows of 0 and 1.
         one_hot = np.eye(classes, dtype=int)[indices]
         return indices, one_hot if head.has_exclusive_classes else None
     if not np.isin(rows, (0, 1)).all():
-        raise ValueError(f"{name} of shape {rows.shape} must be rows of 0 and 1")
+        raise ValueError(
+            f"{name} of shape {rows.shape} must be rows of 0 and 1, but hold other values"
+        )
     rows = rows.astype(int)
-    # Where no class is true, the likeliest of all counts.
+    # If no class of an image is true, the likeliest of all classes is measured.
     candidates = np.where(rows.any(axis=1, keepdims=True), rows == 1, True)
     return np.where(candidates, logits, -np.inf).argmax(axis=1), rows

@@ -44,9 +44,9 @@ from xplique_dirpairs.plots.comparison import (
 )
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
-#: Metrics that `Comparison.plot` shows as bars.
+#: Keys of the metrics that `Comparison.plot` shows as bars by default.
 BARS = ("deletion", "insertion", "p_at_0.2", "mu_fidelity", "agreement", "activation_r2")
-#: Changes of the features, as fractions of their norm, at which deletion is drawn.
+#: Changes of the features, as fractions of their norm, at which `Comparison.plot` draws deletion.
 CHANGES = np.linspace(0.0, 0.6, 25)
 FORMAT = ArchiveFormat(
     "xplique_dirpairs.Comparison", 1, "a comparison", "Comparison.save", compressed=True
@@ -55,23 +55,24 @@ FORMAT = ArchiveFormat(
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Several extractors by the same measures.
+    """The measurements of several extractors on the same images.
 
     Attributes
     ----------
     results : dict of str to ExtractorResult
-        By name, in the order given, the controls last.
+        Results by name of the extractor, in the order given, with the controls last.
     errors : dict of str to str
-        By name, why there is no result.
-    images : ndarray of shape (N, height, width, C)
-    class_ids : ndarray of shape (N,)
-        The class whose score counts, for each image.
-    interrupted : bool
-        Whether Ctrl-C ended the comparison: later extractors are missing.
-    settings : Settings or None
-        How it was made; None where that is not known.
-    missing : tuple of str
-        Names of the extractors that an interruption left out, where they are known.
+        Reasons by name of the extractors that failed and have no result.
+    images : ndarray of shape (N, height, width, channels)
+        Images on which the extractors were measured.
+    class_ids : ndarray of shape (N,), int
+        For each image, the class whose score was measured.
+    interrupted : bool, default=False
+        Whether Ctrl-C ended the comparison, so that later extractors are missing.
+    settings : Settings or None, default=None
+        Settings of the comparison; None if they are not known.
+    missing : tuple of str, default=()
+        Names, if they are known, of the extractors that are missing because of an interruption.
     """
 
     results: dict[str, ExtractorResult]
@@ -85,13 +86,17 @@ class Comparison:
     # ------------------------------------------------------------ tables
 
     def table(self, kind: str | None = None) -> Table:
-        """Return a table of extractors by metrics, the best of each column marked.
+        """Return a table of extractors by metrics, with the best value of each column marked.
 
         Parameters
         ----------
         kind : str, optional
-            Metrics of one kind, as in `METRICS`: "curves", "all off", "reconstruction",
-            "dictionary". None: all.
+            Kind of the metrics to show, as in `METRICS`: "curves", "all off", "reconstruction" or
+            "dictionary". Default: None, the metrics of all kinds.
+
+        Returns
+        -------
+        table : Table
 
         Raises
         ------
@@ -104,7 +109,7 @@ class Comparison:
         return comparison_table(self.results, metrics, self._caption(metrics))
 
     def _metrics(self, kind: str | None = None) -> list[Metric]:
-        """Return the metrics that at least one extractor has, of one kind or of all."""
+        """Return the metrics, of one kind or of all, that at least one extractor has."""
         measured = {key for result in self.results.values() for key in result.values}
         return [
             metric
@@ -123,7 +128,10 @@ class Comparison:
         return notes
 
     def _tables(self) -> list[Table]:
-        """Return a table for each kind of metrics, as wide as a screen; notes under the last."""
+        """Return a table for each kind of metrics, narrow enough for a screen.
+
+        The notes are those of all tables and stand below the last one.
+        """
         *groups, last = [metrics for kind in KINDS if (metrics := self._metrics(kind))] or [[]]
         tables = [comparison_table(self.results, metrics) for metrics in groups]
         return [*tables, comparison_table(self.results, last, self._caption(self._metrics()))]
@@ -135,13 +143,14 @@ class Comparison:
         return self._formatted("html", "\n")
 
     def _formatted(self, format: str, separator: str) -> str:
+        """Return the tables of all kinds in a format of `Table.formatted`, as one text."""
         return separator.join(table.formatted(format) for table in self._tables())
 
     # ------------------------------------------------------------ figures
 
     @cached_property
     def _styles(self) -> dict[str, ExtractorStyle]:
-        """Colour and line of each extractor.
+        """Colour and line style of each extractor.
 
         Raises
         ------
@@ -149,21 +158,33 @@ class Comparison:
             If no extractor has a result, so that there is nothing to draw.
         """
         if not self.results:
-            raise ValueError(f"no extractor has a result: {self.errors or 'interrupted'}")
+            raise ValueError(
+                "there is nothing to draw, because no extractor has a result: "
+                f"{self.errors or 'interrupted'}"
+            )
         return extractor_styles(list(self.results), CONTROLS)
 
     def plot(self, metrics: Sequence[str] = BARS) -> Figure:
-        """Draw deletion, insertion, deletion at equal change, and bars of some metrics.
+        """Draw deletion, insertion, deletion at equal change of the features, and bars of metrics.
 
         Parameters
         ----------
-        metrics : sequence of str
-            Keys of `METRICS` to draw as bars; those that no extractor has are left out.
+        metrics : sequence of str, default=("deletion", "insertion", "p_at_0.2", "mu_fidelity", …)
+            Keys of the `METRICS` to draw as bars; those that no extractor has are left out.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If a key is not in `METRICS`, or no extractor has a result.
         """
         styles = self._styles
         unknown = [key for key in metrics if key not in METRICS]
         if unknown:
-            raise ValueError(f"{unknown} are no metrics: choose from {list(METRICS)}")
+            raise ValueError(f"{unknown} are not metrics: choose from {list(METRICS)}")
         curves = [
             ExtractorCurves(
                 name,
@@ -182,7 +203,22 @@ class Comparison:
         return plot_fidelity(curves, CHANGES, bars, styles)
 
     def plot_importances(self, n: int = 10) -> Figure:
-        """Draw the n largest total Sobol indices of every extractor, with standard errors."""
+        """Draw the largest total Sobol indices of every extractor, with standard errors.
+
+        Parameters
+        ----------
+        n : int, default=10
+            Number of concepts of each extractor.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If ``n`` is not an integer of at least 1, or no extractor has a result.
+        """
         styles, bars = self._styles, []
         check_integer("n", n)
         for name, result in self.results.items():
@@ -192,59 +228,80 @@ class Comparison:
         return plot_extractor_importances(bars, styles)
 
     def plot_maps(self, image: int, n: int = 5) -> Figure:
-        """Draw one image with the n concepts of every extractor that count most for its class.
+        """Draw one image with the concepts of every extractor that contribute most to its class.
 
-        Concepts are ordered by their leave-one-out contribution to the class's logit, which stands
-        above each map with the number of the concept. Maps whose coefficients are mostly negative
-        change sign.
+        Concepts are ordered by their leave-one-out contribution to the class's logit, which is
+        shown above each map beside the number of the concept. Maps whose coefficients are mostly
+        negative change sign.
 
         Parameters
         ----------
         image : int
             Index of one of the comparison's images.
         n : int, default=5
-            Concepts of each extractor.
+            Number of concepts of each extractor.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If there is no such image, ``n`` is not an integer of at least 1, or no extractor has a
+            result.
         """
         styles, rows = self._styles, {}
         check_integer("n", n)
         check_integer("image", image, minimum=0)
         if image >= len(self.images):
-            raise ValueError(f"image must be below {len(self.images)}, not {image}")
+            raise ValueError(
+                f"image must be an index below the number of images, {len(self.images)}, not "
+                f"{image}"
+            )
         for name, result in self.results.items():
             maps = upright_maps(result.shown[image : image + 1], self.images.shape[1:])[0]
             contributions = result.fidelity.contributions[image]
             chosen = np.argsort(-contributions, kind="stable")[:n]
             rows[name] = [ConceptMap(int(i), contributions[i], maps[..., i]) for i in chosen]
         title = (
-            f"Image {image}: concepts, by their part in the logit of class {self.class_ids[image]}"
+            f"Image {image}: concepts by contribution to the logit of class {self.class_ids[image]}"
         )
         picture = as_picture(self.images[image], pixel_limits(self.images))
         return plot_extractor_maps(picture, rows, styles, title)
 
     def plot_aligned(self, a: str, b: str, n: int = 8, nb_crops: int = 5) -> Figure:
-        """Draw concepts of two extractors whose maps agree, side by side.
+        """Draw matching concepts of two extractors side by side.
 
-        They are matched one to one, by the largest sum of correlations of shown concept maps over
-        all positions of all images (Hungarian method). Maps whose coefficients are mostly negative
-        change sign.
+        Concepts are matched one to one such that the sum of the correlations of their maps, over
+        all positions of all images, is largest (Hungarian method). Maps whose coefficients are
+        mostly negative change sign.
 
         Parameters
         ----------
-        a, b : str
-            Names of extractors.
+        a : str
+            Name of an extractor.
+        b : str
+            Name of another extractor.
         n : int, default=8
-            Pairs to draw, the most alike first.
+            Number of pairs of concepts to draw, those with the largest correlation first.
         nb_crops : int, default=5
-            Best crops of each concept, of different images.
+            Number of best crops of each concept, all from different images.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
 
         Raises
         ------
         KeyError
-            If there is no such extractor.
+            If there is no result of an extractor with one of the names.
+        ValueError
+            If ``n`` or ``nb_crops`` is not an integer of at least 1.
         """
         for name in (a, b):
             if name not in self.results:
-                raise KeyError(f"there is no result of {name!r}, but of {list(self.results)}")
+                raise KeyError(f"there is no result of {name!r}: choose from {list(self.results)}")
         check_integer("n", n)
         check_integer("nb_crops", nb_crops)
         shape = self.images.shape[1:]
@@ -272,14 +329,18 @@ class Comparison:
     # ------------------------------------------------------------ with other comparisons
 
     def joined(self, other: Comparison) -> Comparison:
-        """Return this comparison with the results of another one beside its own.
+        """Return a comparison with the results of this one and of another one.
 
         Parameters
         ----------
         other : Comparison
-            Of the same images and classes, made with the same settings. Controls that are in both
-            are taken from this one. It may hold results that failed here, or that an interruption
-            left out.
+            Comparison of the same images and classes, with the same settings. It may hold results
+            of extractors that failed in this one or are missing because of an interruption. If
+            both hold a control, the control of this one is kept.
+
+        Returns
+        -------
+        comparison : Comparison
 
         Raises
         ------
@@ -289,7 +350,9 @@ class Comparison:
         self.check_belongs_to(other)
         twice = [n for n in other.results if n in self.results and n not in CONTROLS]
         if twice:
-            raise ValueError(f"{twice} have results in both comparisons: rename or leave them out")
+            raise ValueError(
+                f"{twice} have results in both comparisons: rename them, or remove them from one"
+            )
         results = other.results | self.results
         ordered = [*self.results, *other.results]
         interrupted = [each for each in (self, other) if each.interrupted]
@@ -304,7 +367,20 @@ class Comparison:
         )
 
     def check_belongs_to(self, other: Comparison, seeds_may_differ: bool = False) -> None:
-        """Raise a ValueError that says how images, classes, network or settings differ."""
+        """Raise a ValueError if images, classes, the network or settings differ.
+
+        Parameters
+        ----------
+        other : Comparison
+            Another comparison.
+        seeds_may_differ : bool, default=False
+            Whether the settings may have different seeds.
+
+        Raises
+        ------
+        ValueError
+            With a list of the differences.
+        """
         same_images = np.array_equal(self.images, other.images)
         if not same_images or not np.array_equal(self.class_ids, other.class_ids):
             raise ValueError("the comparisons must be of the same images and classes")
@@ -313,18 +389,24 @@ class Comparison:
             if ours is theirs:
                 return
             raise ValueError(
-                "it is not known how one of the comparisons was made: measure it again"
+                "the settings of one of the comparisons are not known: measure it again"
             )
         if seeds_may_differ:
             theirs = replace(theirs, random_state=ours.random_state)
         differences = ours.differences(theirs)
         if differences:
-            raise ValueError(f"the comparisons were made differently: {'; '.join(differences)}")
+            raise ValueError(f"the comparisons differ in: {'; '.join(differences)}")
 
     # ------------------------------------------------------------ files
 
     def save(self, path: str | Path) -> None:
-        """Write everything, the images included, to one file, without pickle."""
+        """Write the comparison, including its images, to one file without pickle.
+
+        Parameters
+        ----------
+        path : str or path
+            File to write.
+        """
         settings, arrays = None, {"images": self.images, "class_ids": self.class_ids}
         if self.settings is not None:
             settings, arrays["logits"] = self.settings.to_json(), self.settings.logits
@@ -340,20 +422,33 @@ class Comparison:
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
-        """Read a comparison that `save` wrote.
+        """Return the comparison from a file that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            File to read.
+
+        Returns
+        -------
+        comparison : Comparison
 
         Raises
         ------
-        FileNotFoundError, IsADirectoryError
-            If there is no such file, or it is a folder.
+        FileNotFoundError
+            If there is no such file.
+        IsADirectoryError
+            If the path is a folder.
         ValueError
-            If the file is damaged, of another kind, or of a newer format than this version reads.
+            If the file is damaged, does not hold a comparison, or has a newer format than this
+            version can read.
         """
         return FORMAT.load(path, cls._of_archive)
 
     @classmethod
     def _of_archive(cls, arrays: dict[str, Array], header: dict[str, Any]) -> Comparison:
-        settings = header.get("settings")  # The first files do not hold them.
+        """Return the comparison from the arrays and the header of a file."""
+        settings = header.get("settings")  # Files of the first versions hold no settings.
         results = [
             ExtractorResult.from_archive(entry, f"{k}", arrays)
             for k, entry in enumerate(header["results"])
@@ -373,13 +468,14 @@ class Comparison:
 
         Parameters
         ----------
-        folder : path
-            Created if it does not exist; files of these names are replaced.
+        folder : str or path
+            Folder to write to. It is created if it does not exist, and existing files of the same
+            names are replaced.
 
         Returns
         -------
         paths : list of Path
-            Files written.
+            The files that were written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -412,26 +508,30 @@ class Comparison:
 def average(comparisons: Sequence[Comparison]) -> Comparison:
     """Return the mean of comparisons of the same extractors, fitted with several seeds.
 
-    Values of every image, curves and times are means over the seeds; the table tells how much
-    figures differ from seed to seed. Metrics of stability are added: the mean
-    `dictionary_stability` over all pairs of seeds. Concepts of different seeds do not correspond:
-    figures of single concepts show those of the first.
+    Values of every image, curves and times are means over the seeds, and the table shows how much
+    they vary from seed to seed. Two metrics are added, the stability of encoding and of decoding
+    directions: the mean `dictionary_stability` over all pairs of seeds. Concepts of different seeds
+    do not correspond to each other, so plots of single concepts show those of the first seed.
 
     Parameters
     ----------
     comparisons : sequence of Comparison
-        Two or more, of the same images and classes, made with the same settings but for
+        Two or more comparisons of the same images and classes, with the same settings except for
         ``random_state``. An extractor that is missing in one of them is missing in the average.
+
+    Returns
+    -------
+    comparison : Comparison
 
     Raises
     ------
     ValueError
-        If there are fewer than two, their images, classes or settings differ, or an extractor has
-        several numbers of concepts.
+        If there are fewer than two comparisons, their images, classes or settings differ, or the
+        numbers of concepts of an extractor differ.
     """
     comparisons = list(comparisons)
     if len(comparisons) < 2:
-        raise ValueError(f"an average is of two comparisons at least, not {len(comparisons)}")
+        raise ValueError(f"an average needs at least two comparisons, not {len(comparisons)}")
     first = comparisons[0]
     for other in comparisons[1:]:
         first.check_belongs_to(other, seeds_may_differ=True)
@@ -462,5 +562,5 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def _file_name(name: str) -> str:
-    """Return a name as a part of a file's name on any system."""
+    """Return a text that can be part of a file name on any system."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "extractor"

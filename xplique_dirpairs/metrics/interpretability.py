@@ -1,15 +1,15 @@
-"""Scores of detectors on the concepts they are labelled with (method section 6).
+"""Scores of detectors on the concepts they are labelled with.
 
-Labels come from a training part (`dissection`), scores from a validation part. With φ_i the IoU of
-detector i with its label c*_i there:
+Labels come from a training part of the data (`dissection`), scores from a validation part. With φ_i
+the IoU of detector i with its label c*_i on the validation part:
 
     S¹ = Σ_i φ_i                     = ∫₀¹ number of detectors above ξ dξ
     S² = Σ_c max_{i : c*_i = c} φ_i  = ∫₀¹ number of distinct labels above ξ dξ
 
-A detector without a label (it overlaps with no concept on the training part) scores 0. Scores that
-the validation part does not determine are NaN and left out of means and sums: all scores of a
-detector whose label's category has no annotated image, and recall, F1 and AP where there are images
-but no pixel of the label.
+A detector without a label (one that overlaps with no concept on the training part) scores 0. Scores
+that the validation part does not determine are NaN and are left out of means and sums: all scores
+of a detector whose label's category has no annotated image, and recall, F1 and AP if there are such
+images but no pixel of the label.
 """
 
 from __future__ import annotations
@@ -26,25 +26,32 @@ from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.metrics.dissection import NO_LABEL
 from xplique_dirpairs.metrics.registry import Summary, nan_mean, percentile_interval
 
-#: From this IoU on a detector counts as interpretable (Bau et al. 2017).
+#: A detector with at least this IoU counts as interpretable (Bau et al. 2017).
 INTERPRETABLE = 0.04
 
 
 def s1(iou: ArrayLike) -> Array:
-    """Compute S¹ = Σ_i φ_i, (..., I) → (...), in [0, I]; higher is better. NaN counts as 0."""
+    """Compute S¹ = Σ_i φ_i from IoU values (..., I), (...) in [0, I]; higher is better.
+
+    NaN counts as 0.
+    """
     return np.asarray(np.nansum(np.asarray(iou, float), axis=-1))
 
 
 def s2(iou: ArrayLike, labels: ArrayLike) -> Array:
-    """Compute S² = Σ_c max_{i : c*_i = c} φ_i, (..., I) → (...); higher is better.
-
-    In [0, number of distinct labels]; never above S¹. NaN counts as 0.
+    """Compute S² = Σ_c max_{i : c*_i = c} φ_i; higher is better.
 
     Parameters
     ----------
     iou : ndarray of shape (..., I)
-    labels : ndarray of shape (I,)
-        c*_i; detectors with `NO_LABEL` are left out.
+        IoU φ_i of every detector with its label; NaN counts as 0.
+    labels : ndarray of shape (I,), int
+        Label c*_i of every detector; detectors with `NO_LABEL` are left out.
+
+    Returns
+    -------
+    s2 : ndarray of shape (...)
+        Values from 0 to the number of distinct labels, and never above S¹.
     """
     values, numbers = np.nan_to_num(np.asarray(iou, float)), np.asarray(labels)
     total = np.zeros(values.shape[:-1])
@@ -56,17 +63,20 @@ def s2(iou: ArrayLike, labels: ArrayLike) -> Array:
 def average_precision(positive: ArrayLike, total: ArrayLike) -> Array:
     """Compute AP = Σ_n (R_n − R_{n−1}) P_n over the levels of a histogram, highest first.
 
-    As scikit-learn does, for scores rounded to the levels.
+    R_n and P_n are the recall and precision with the threshold at level n. The result is that of
+    scikit-learn's ``average_precision_score`` for scores rounded to the levels.
 
     Parameters
     ----------
-    positive, total : ndarray of shape (..., B)
-        Numbers of positives, and of all samples, at each level of the score, lowest first.
+    positive : ndarray of shape (..., L)
+        Number of positive samples at each of the L levels of the score, lowest level first.
+    total : ndarray of shape (..., L)
+        Number of all samples at each level.
 
     Returns
     -------
     ap : ndarray of shape (...)
-        In [0, 1], higher is better; NaN without positives.
+        Values in [0, 1], higher is better; NaN if there are no positives.
     """
     hits = np.asarray(positive)[..., ::-1].astype(float)
     true = hits.cumsum(axis=-1)
@@ -82,24 +92,33 @@ class Interpretability:
     Attributes
     ----------
     concepts : dict of str to tuple of str
-        Names by category.
-    labels : ndarray of shape (I,)
-        c*_i among the flat concepts, or `NO_LABEL`.
+        Names of the concepts, by category.
+    labels : ndarray of shape (I,), int
+        Index c*_i of each detector's label among the concepts of all categories, or `NO_LABEL`.
     thresholds : ndarray of shape (I,)
+        Threshold of each detector.
     training_iou : ndarray of shape (I,)
-        IoU with the label on the training part; NaN if it is not known.
-    intersection, detector_area, concept_area : ndarray of shape (I,) int64
-        Pixels of both, of the detector and of its label, in the images of the validation part that
-        count for the category.
-    images : ndarray of shape (I,) int64
+        IoU of each detector with its label on the training part; NaN if it is not known.
+    intersection : ndarray of shape (I,), int64
+        Number of pixels of the label where the detector fires, in the images of the validation part
+        that count for the label's category.
+    detector_area : ndarray of shape (I,), int64
+        Number of pixels of these images where the detector fires.
+    concept_area : ndarray of shape (I,), int64
+        Number of pixels of the label in these images.
+    images : ndarray of shape (I,), int64
         Number of these images.
     average_precision : ndarray of shape (I,)
-    groups : ndarray of shape (L,)
-        The distinct labels.
-    group_intersection, group_area : ndarray of shape (L,) int64
-        Intersection and area of all detectors of a label together (Linear-OR).
+        Average precision of each detector's maps for its label; higher is better.
+    groups : ndarray of shape (L,), int
+        The L distinct labels.
+    group_intersection : ndarray of shape (L,), int64
+        Number of pixels of the label where any detector with this label fires (Linear-OR).
+    group_area : ndarray of shape (L,), int64
+        Number of pixels where any detector with this label fires.
     resampled_iou : ndarray of shape (B, I)
-        IoU over images drawn by the bootstrap; NaN where none of them has a label of the category.
+        IoU over B bootstrap samples of the images; NaN where no image of the sample counts for the
+        category.
     """
 
     concepts: dict[str, tuple[str, ...]]
@@ -120,13 +139,13 @@ class Interpretability:
 
     @cached_property
     def iou(self) -> Array:
-        """φ_i(c*_i), (I,) in [0, 1]; higher is better."""
+        """IoU φ_i(c*_i) of each detector with its label, (I,) in [0, 1]; higher is better."""
         union = self.detector_area + self.concept_area - self.intersection
         return self._judged(_ratio(self.intersection, union))
 
     @cached_property
     def precision(self) -> Array:
-        """Share of the detector's pixels that are of its label, (I,); 0 if it never fires."""
+        """Share of the detector's pixels that belong to its label, (I,); 0 if it never fires."""
         return self._judged(_ratio(self.intersection, self.detector_area))
 
     @cached_property
@@ -141,6 +160,7 @@ class Interpretability:
         return self._judged(_ratio(2 * self.intersection, areas), self.concept_area == 0)
 
     def _judged(self, values: Array, undefined: Array | bool = False) -> Array:
+        """Return values (I,) with 0 for unlabelled detectors and NaN for undefined scores, (I,)."""
         labelled = self.labels != NO_LABEL
         return np.where(labelled & ((self.images == 0) | undefined), np.nan, labelled * values)
 
@@ -148,44 +168,83 @@ class Interpretability:
 
     @property
     def s1(self) -> float:
-        """Σ_i φ_i."""
+        """S¹ = Σ_i φ_i, in [0, I]; higher is better."""
         return float(s1(self.iou))
 
     @property
     def s2(self) -> float:
-        """Σ_c max_{i : c*_i = c} φ_i."""
+        """S² = Σ_c max_{i : c*_i = c} φ_i; higher is better."""
         return float(s2(self.iou, self.labels))
 
     @property
     def linear_or(self) -> dict[tuple[str, str], float]:
-        """IoU of each labelled concept with the union of its detectors, by (category, name)."""
+        """IoU of each label with the union of the detectors that have it, by (category, name)."""
         names = flat_concepts(self.concepts)
         return {names[c]: float(iou) for c, iou in zip(self.groups, self._group_iou, strict=True)}
 
     @property
     def _group_iou(self) -> Array:
+        """IoU of each distinct label with the union of its detectors, (L,)."""
         first = [int(np.flatnonzero(self.labels == c)[0]) for c in self.groups]
         union = self.group_area + self.concept_area[first] - self.group_intersection
         return np.where(self.images[first] == 0, np.nan, _ratio(self.group_intersection, union))
 
     def interpretable(self, least: float = INTERPRETABLE) -> dict[str, int]:
-        """Count the detectors with an IoU of at least ``least``, by category of their label."""
+        """Count the detectors with an IoU of at least ``least``, by category of their label.
+
+        Parameters
+        ----------
+        least : float, default=0.04
+            Smallest IoU that counts.
+
+        Returns
+        -------
+        counts : dict of str to int
+            Number of detectors, by category.
+        """
         return self._by_category(self.labels[self.iou >= least])
 
     def interpretable_concepts(self, least: float = INTERPRETABLE) -> dict[str, int]:
-        """Count the distinct labels of detectors with an IoU of at least ``least``, by category."""
+        """Count the distinct labels of detectors with an IoU of at least ``least``, by category.
+
+        Parameters
+        ----------
+        least : float, default=0.04
+            Smallest IoU that counts.
+
+        Returns
+        -------
+        counts : dict of str to int
+            Number of labels, by category.
+        """
         return self._by_category(np.unique(self.labels[self.iou >= least]))
 
     def _by_category(self, labels: Array) -> dict[str, int]:
+        """Return how many of the labels belong to each category."""
         names = flat_concepts(self.concepts)
         categories = [names[label][0] for label in labels]
         return {category: categories.count(category) for category in self.concepts}
 
     def summaries(self, confidence: float = 0.95) -> dict[str, Summary]:
-        """Return every metric of kind "interpretability" by key, with bootstrap intervals.
+        """Return every metric of kind "interpretability" with its bootstrap interval.
 
-        The images of the validation part are resampled, the labels are not. Only functions of the
-        IoU have an interval.
+        The images of the validation part are resampled, while the labels stay fixed. Only metrics
+        that are functions of the IoU have an interval; the others have NaN.
+
+        Parameters
+        ----------
+        confidence : float, default=0.95
+            Share of the bootstrap figures that lie within an interval, in (0, 1).
+
+        Returns
+        -------
+        summaries : dict of str to Summary
+            By key of `registry.METRICS`.
+
+        Raises
+        ------
+        ValueError
+            If ``confidence`` does not lie between 0 and 1.
         """
         drawn_iou, empty = self.resampled_iou[_complete_draws(self)], np.zeros(0)
         figures = {
@@ -208,7 +267,7 @@ class Interpretability:
         }
 
     def table(self) -> Table:
-        """Return a table of detectors with their labels and scores, highest IoU first."""
+        """Return a table of the detectors with their labels and scores, highest IoU first."""
         names = [*flat_concepts(self.concepts), ("", "–")]
         figures = {
             "threshold": self.thresholds,
@@ -224,27 +283,42 @@ class Interpretability:
             category, name = names[self.labels[i]]
             cells = [Cell.figure(values[i]) for values in figures.values()]
             rows.append([Cell(str(i)), Cell(name), Cell(category), *cells])
-        note = "Labels and training IoU: training part; all others: validation part."
+        note = "Labels and training IoU are from the training part, all others from validation."
         return Table(["detector", "label", "category", *figures], rows, [note])
 
 
 def paired_interval(
     ours: Interpretability, theirs: Interpretability, confidence: float = 0.95
 ) -> dict[str, Summary]:
-    """Return the differences of S¹ and S², ours − theirs, with intervals.
+    """Return the differences of S¹ and S², ours − theirs, with bootstrap intervals.
 
-    The bootstrap draws the same images for both.
+    The bootstrap draws the same images for both results.
+
+    Parameters
+    ----------
+    ours : Interpretability
+        Scores of one set of detectors.
+    theirs : Interpretability
+        Scores of another set of detectors on the same images, with the same ``resamples`` and
+        ``random_state``.
+    confidence : float, default=0.95
+        Share of the bootstrap figures that lie within an interval, in (0, 1).
+
+    Returns
+    -------
+    differences : dict of str to Summary
+        Under the keys "s1" and "s2".
 
     Raises
     ------
     ValueError
-        If they were not resampled equally often.
+        If the results do not have the same number of bootstrap samples, or have none.
     """
     if len(ours.resampled_iou) != len(theirs.resampled_iou) or not len(ours.resampled_iou):
         raise ValueError(
-            f"both must be resampled as often, not {len(ours.resampled_iou)} and "
-            f"{len(theirs.resampled_iou)} times: score them on the same images, with the same "
-            "resamples and random_state"
+            "both results must have the same number of bootstrap samples, at least one, not "
+            f"{len(ours.resampled_iou)} and {len(theirs.resampled_iou)}: score them on the same "
+            "images, with the same resamples and random_state"
         )
     complete = _complete_draws(ours) & _complete_draws(theirs)
     drawn, others = ours.resampled_iou[complete], theirs.resampled_iou[complete]
@@ -259,11 +333,11 @@ def paired_interval(
 
 
 def _complete_draws(result: Interpretability) -> Array:
-    """Return the draws that determine the IoU of every detector that all images determine, (B,)."""
+    """Return which bootstrap samples determine every IoU that all images determine, (B,) bool."""
     missing = np.isnan(result.resampled_iou) & ~np.isnan(result.iou)
     return np.asarray(~missing.any(axis=1))
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """Return above / below; 0 where ``below`` is 0."""
+    """Return above / below, or 0 where ``below`` is 0, for arrays of the same shape."""
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)

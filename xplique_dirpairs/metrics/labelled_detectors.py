@@ -1,10 +1,10 @@
 """Thresholds and labels of detectors from a training part, scored on a validation part.
 
-Detectors without biases of their own get quantiles of their maps as thresholds. Network Dissection
-lets a unit fire on the 0.5 % of all positions where it is highest; for I detectors that share the
-positions between them, the top 1/I is as natural. The better of the two on the training part is
-used for all detectors of an extractor: a threshold chosen for every detector by itself would make
-each one a detector of the most frequent concept.
+Detectors that have no biases get quantiles of their maps as thresholds. In Network Dissection, a
+unit fires at the 0.5 % of all positions where its value is highest; for I detectors that divide the
+positions among themselves, the top 1/I is equally natural. Whichever of the two is better on the
+training part is used for all detectors of an extractor. If a threshold were chosen for each
+detector separately, every one would become a detector of the most frequent concept.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from xplique_dirpairs.metrics.dissection import (
 )
 from xplique_dirpairs.metrics.interpretability import Interpretability, average_precision
 
-#: The share of positions on which Network Dissection lets a unit fire.
+#: The share of positions at which a unit fires in Network Dissection.
 TOP_SHARE = 0.005
 
-#: Levels of the histogram that quantiles are read from, over the range of a detector.
+#: Number of levels of the histogram over a detector's range, from which quantiles are computed.
 QUANTILE_LEVELS = 2**16
 
-#: Levels of a detector's map for its average precision, over its range on the training part.
+#: Number of levels for the average precision, over a detector's range on the training part.
 AP_LEVELS = 4096
 
 
@@ -60,17 +60,27 @@ def interpretability(
 
     Parameters
     ----------
-    training, validation : Annotated
-        Annotated images; none should be in both.
+    training : Annotated
+        Annotated images that give the labels.
+    validation : Annotated
+        Annotated images that give the scores; they should differ from those of the training part.
     read : callable
-        Images (n, H, W, …) → maps (n, h, w, I); see `dissect`.
+        Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
     thresholds : array-like of shape (I,), optional
-        The detectors' own biases. None: the top 1/I or the top 0.5 % of the training part,
-        whichever is better there (`choose_thresholds`).
-    training_activations, validation_activations, batch_size, shift
-        As in `dissect`.
-    resamples, random_state : int
-        As in `score_labels`.
+        Biases of the detectors. Default: None, the top 1/I or the top 0.5 % of the positions of the
+        training part, whichever is better there (`choose_thresholds`).
+    training_activations : ndarray of shape (N, …), optional
+        Activations of the training images, given to ``read`` in their place. Default: None.
+    validation_activations : ndarray of shape (N, …), optional
+        Activations of the validation images, given to ``read`` in their place. Default: None.
+    batch_size : int, default=32
+        Number of images in a batch; it has no effect on the result.
+    shift : float or (float, float), default=0
+        Number of pixels by which the cells lie farther down and to the right; see `dissect`.
+    resamples : int, default=200
+        Number of bootstrap samples; 0 for none.
+    random_state : int, default=0
+        Seed of the bootstrap.
 
     Returns
     -------
@@ -79,8 +89,8 @@ def interpretability(
     Raises
     ------
     ValueError
-        If the two parts are of other concepts, and as in `score_labels`: before anything is read
-        where it can be.
+        If the two parts have different concepts, settings are out of range, or maps, masks,
+        thresholds and activations do not match. Settings are checked before any image is read.
     """
     _check_settings(validation, dict(training.concepts), shift, resamples, random_state)
     options: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
@@ -114,23 +124,31 @@ def score_labels(
 ) -> Interpretability:
     """Score detectors on given labels.
 
-    Average precision is read off histograms of `AP_LEVELS` equal steps over each detector's range
-    on the training part; values outside count at the ends. The bootstrap weights every image, as it
-    is read, by a draw from the Poisson distribution of mean 1 (Hanley and MacGibbon 2006): nothing
-    is kept for an image, and equal seeds weight the same images alike for every extractor.
+    Average precision is computed from histograms with `AP_LEVELS` equal steps over each detector's
+    range on the training part; values outside this range are moved to its ends. The bootstrap
+    weights every image, as it is read, by a draw from the Poisson distribution with mean 1 (Hanley
+    and MacGibbon 2006). Nothing has to be stored per image, and with the same seed, images have the
+    same weights for every extractor.
 
     Parameters
     ----------
     annotated : Annotated
-        The validation part, of the concepts of ``dissection``.
-    read, activations, batch_size, shift
-        As in `dissect`.
+        The validation part, with the same concepts as ``dissection``.
+    read : callable
+        Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
     dissection : Dissection
-        Of the training part: thresholds, ranges, and labels unless they are given.
+        Result of the training part: thresholds, ranges, and labels unless these are given.
     labels : array-like of shape (I,), optional
-        Indices of flat concepts, where they are known (supervised detectors); −1 for none.
+        Indices among the concepts of all categories, if the labels are known (supervised
+        detectors); −1 for no label. Default: None, the labels of ``dissection``.
+    activations : ndarray of shape (N, …), optional
+        Activations of the images, given to ``read`` in their place. Default: None.
+    batch_size : int, default=32
+        Number of images in a batch; it has no effect on the result.
+    shift : float or (float, float), default=0
+        Number of pixels by which the cells lie farther down and to the right; see `dissect`.
     resamples : int, default=200
-        Of the bootstrap; 0 for none.
+        Number of bootstrap samples; 0 for none.
     random_state : int, default=0
         Seed of the bootstrap.
 
@@ -141,8 +159,8 @@ def score_labels(
     Raises
     ------
     ValueError
-        If the concepts are others, labels are not numbers of concepts, ``resamples`` or
-        ``random_state`` is out of range, and as in `dissect`.
+        If the concepts differ from those of ``dissection``, labels are not indices of concepts,
+        settings are out of range, or maps, masks and activations do not match.
     """
     _check_settings(annotated, dissection.concepts, shift, resamples, random_state)
     chosen = dissection.labels if labels is None else np.asarray(labels)
@@ -160,14 +178,19 @@ def _check_settings(
     resamples: int,
     random_state: int,
 ) -> None:
+    """Raise a ValueError if the settings of the validation part are invalid."""
     if dict(validation.concepts) != concepts:
-        raise ValueError("the validation part has other concepts than the training part")
+        raise ValueError(
+            "the validation part must have the same concepts as the training part: name the "
+            "concepts of both alike"
+        )
     check_shift(shift)
     check_integer("resamples", resamples, minimum=0)
     check_random_state(random_state)
 
 
 def _checked_labels(labels: Array, dissection: Dissection) -> Array:
+    """Return labels (I,) as int64, after checking that they are indices of concepts."""
     count = len(flat_concepts(dissection.concepts))
     shape = dissection.thresholds.shape
     if labels.shape != shape or labels.dtype.kind not in "iu":
@@ -176,16 +199,16 @@ def _checked_labels(labels: Array, dissection: Dissection) -> Array:
         )
     if labels.min() < NO_LABEL or labels.max() >= count:
         raise ValueError(
-            f"labels must be numbers of concepts, 0 to {count - 1}, or −1 for none; they go from "
-            f"{labels.min()} to {labels.max()}"
+            f"labels must be indices of concepts from 0 to {count - 1}, or −1 for none, not "
+            f"integers from {labels.min()} to {labels.max()}"
         )
     return np.asarray(labels, np.int64)
 
 
 class _LabelCounts:
-    """Running counts of detectors, and of all detectors of a label together, with their labels.
+    """Running pixel counts of single detectors and of groups of detectors with the same label.
 
-    Columns are the I detectors, then the L groups of detectors that share a label.
+    The columns of the counts are the I detectors, followed by the L groups.
     """
 
     def __init__(self, dissection: Dissection, labels: Array, resamples: int, random_state: int):
@@ -193,22 +216,24 @@ class _LabelCounts:
         self._groups = np.unique(labels[labels != NO_LABEL])
         self._members = (labels[:, None] == self._groups).astype(np.float32)
         self._column_labels = np.concatenate([labels, self._groups])
-        # The appended category, which no image has, is that of `NO_LABEL`, -1.
+        # The label `NO_LABEL`, -1, is given a category that no image has: the last entry.
         categories = np.append(category_of(dissection.concepts), NO_LABEL)
         self._categories = categories[self._column_labels]
-        # Rows: pixels of both, of the detector, of the concept; images.
+        # Rows: pixels of the intersection, of the detector and of the concept; number of images.
         self._counts = np.zeros((4, len(self._column_labels)), np.int64)
         self._drawn = np.zeros((resamples, *self._counts.shape), np.int64)
         self._rng = check_random_state(random_state)
-        self._levels = np.zeros((2, len(labels), AP_LEVELS), np.int64)  # positive, all
+        # Histograms of the pixels of the label, and of all pixels.
+        self._levels = np.zeros((2, len(labels), AP_LEVELS), np.int64)
         span = dissection.highest - dissection.lowest
         scale = np.divide(AP_LEVELS, span, out=np.zeros(span.shape), where=span > 0)
         self._lowest, self._scale = dissection.lowest.astype(np.float32), scale.astype(np.float32)
 
     def add(self, image: LabelledImage, maps: Array, shift: Shift) -> None:
-        """Count one image, maps (h, w, I)."""
+        """Add one image with maps (h, w, I) to the counts."""
         weights = self._rng.poisson(1.0, len(self._drawn))
-        # Row of the own label among the concepts present, or the row of ones.
+        # For each column, the row of its label among the concepts that are present in the image. A
+        # label that is not present gets the row of ones, whose counts are masked below.
         rows_of = {label: row for row, label in enumerate(image.present)}
         own = np.array([rows_of.get(label, len(rows_of)) for label in self._column_labels])
         present = own < len(rows_of)
@@ -227,7 +252,10 @@ class _LabelCounts:
         self._drawn += weights[:, None, None] * counted
 
     def _count_levels(self, values: Array, has_label: Array, judged: Array) -> None:
-        """Add values (P, I) of the judged detectors, and where their labels are, to histograms."""
+        """Add the values (P, I) of the judged detectors to the histograms.
+
+        ``has_label`` tells which of the P pixels belong to the label of each column.
+        """
         columns = np.flatnonzero(judged[: len(self._labels)])
         levels = (values[:, columns] - self._lowest[columns]) * self._scale[columns]
         cells = np.clip(levels, 0, AP_LEVELS - 1).astype(np.intp) + columns * AP_LEVELS
@@ -235,7 +263,7 @@ class _LabelCounts:
             counts += np.bincount(chosen.ravel(), minlength=counts.size).reshape(counts.shape)
 
     def result(self) -> Interpretability:
-        """Return the scores of all images counted."""
+        """Return the scores over all images that were added."""
         dissection, labels, detectors = self._dissection, self._labels, len(self._labels)
         both, area, concept, images = self._counts
         inside, fired, labelled, drawn = np.moveaxis(self._drawn[..., :detectors], 1, 0)
@@ -271,19 +299,26 @@ def quantile_thresholds(
     activations: Any = None,
     batch_size: int = 32,
 ) -> Array:
-    """Compute thresholds above which detectors fire at a share of the positions, or just less.
+    """Compute thresholds with which detectors fire at a given share of the positions at most.
 
-    Positions are those of the maps before upsampling, as in Network Dissection. Two passes: the
-    range of each detector, and a histogram of `QUANTILE_LEVELS` levels over it. The threshold is
-    the lowest edge of a level with few enough positions above: at most 1/65536 of the range too
-    high.
+    Positions are the cells of the maps before upsampling, as in Network Dissection. A first pass
+    over the images finds the range of each detector, and a second one counts a histogram with
+    `QUANTILE_LEVELS` levels over this range. The threshold is the lowest edge between levels above
+    which the share of the positions is small enough; it exceeds the exact quantile by at most
+    1/65536 of the range.
 
     Parameters
     ----------
-    annotated, read, activations, batch_size
-        As in `dissect`.
+    annotated : Annotated
+        Images and their masks.
+    read : callable
+        Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
     shares : sequence of float
-        In (0, 1).
+        Shares of the positions, in (0, 1).
+    activations : ndarray of shape (N, …), optional
+        Activations of the images, given to ``read`` in their place. Default: None.
+    batch_size : int, default=32
+        Number of images in a batch; it has no effect on the result.
 
     Returns
     -------
@@ -292,7 +327,7 @@ def quantile_thresholds(
     Raises
     ------
     ValueError
-        As in `dissect`.
+        If there are no images, maps, masks and activations do not match, or maps are not finite.
     """
 
     def blocks() -> Iterator[Array]:
@@ -305,11 +340,12 @@ def quantile_thresholds(
     counts = np.zeros((len(lowest), QUANTILE_LEVELS), np.int64)
     for block in blocks():
         steps = np.divide(block - lowest, width, out=np.zeros(block.shape), where=width > 0)
-        # A level includes its upper edge, since "above a threshold" excludes the threshold.
+        # A level includes its upper edge, because "above a threshold" excludes the threshold.
         levels = np.clip(np.ceil(steps) - 1, 0, QUANTILE_LEVELS - 1).astype(np.intp)
         for detector_counts, column in zip(counts, levels.T, strict=True):
             detector_counts += np.bincount(column, minlength=QUANTILE_LEVELS)
-    above = counts[:, ::-1].cumsum(axis=1)[:, ::-1] - counts  # the upper edge of each level
+    # Number of positions above the upper edge of each level.
+    above = counts[:, ::-1].cumsum(axis=1)[:, ::-1] - counts
     total = counts.sum(axis=1, keepdims=True)
     edges = [(above <= share * total).argmax(axis=1) + 1 for share in shares]
     return np.asarray(lowest + width * np.array(edges), np.float32)
@@ -323,26 +359,35 @@ def choose_thresholds(
     batch_size: int = 32,
     shift: Shift = 0.0,
 ) -> tuple[str, Dissection]:
-    """Choose the quantiles of detectors' maps with the larger S¹ on the training part.
+    """Choose the quantiles of the detectors' maps that give the larger S¹ on the training part.
 
-    Candidates are the top 1/I (1/2 for a single detector) and the top 0.5 % of each detector.
+    The candidates are the top 1/I (1/2 for a single detector) and the top 0.5 % of the positions of
+    each detector.
 
     Parameters
     ----------
-    annotated, read, activations, batch_size, shift
-        As in `dissect`.
+    annotated : Annotated
+        Images and masks of the training part.
+    read : callable
+        Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
+    activations : ndarray of shape (N, …), optional
+        Activations of the images, given to ``read`` in their place. Default: None.
+    batch_size : int, default=32
+        Number of images in a batch; it has no effect on the result.
+    shift : float or (float, float), default=0
+        Number of pixels by which the cells lie farther down and to the right; see `dissect`.
 
     Returns
     -------
     name : str
-        Of the chosen thresholds, such as "top 1/25".
+        Name of the chosen thresholds, such as "top 1/25".
     dissection : Dissection
-        Of the training part, with these thresholds.
+        Result on the training part with these thresholds.
 
     Raises
     ------
     ValueError
-        As in `dissect`.
+        If there are no images, maps, masks and activations do not match, or maps are not finite.
     """
     options: dict[str, Any] = {"activations": activations, "batch_size": batch_size}
     maps, _ = next(read_batches(annotated, read, activations, batch_size))

@@ -1,15 +1,16 @@
-"""Switching concepts off, and what the network predicts then.
+"""Switching concepts off, and the network's predictions with these concepts off.
 
-Concepts are switched off in coefficient space and the residual is kept, by masks m in [0, 1]^I:
+Concepts are switched off in coefficient space by masks m in [0, 1]^I, and the residual is kept:
 
     x' = clip(x − ((1 − m) ⊙ u) B, low, high)          m = 1: intact; m = 0: every concept off
 
-so every extractor starts from the network's own output, and no manipulation can leave the layer's
-range.
+Here x are the features, u their coefficients and B is the concept bank. Every extractor therefore
+starts from the network's own output, and no manipulation can leave the layer's range.
 
-A network ends in a softmax (classes exclude one another) or in sigmoids (every output is a yes or
-no of its own; one output is a two-class network). Measures over independent outputs are averaged
-over them. Predictions are computed in float64, from logarithms: no probability is rounded to 0.
+A network ends in a softmax (its classes exclude one another) or in sigmoids (every output is an
+independent yes or no; a single output is a two-class network). Measures of independent outputs are
+averaged over the outputs. Predictions are computed in float64 from log-probabilities, so that no
+probability is rounded to 0.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Outcomes(NamedTuple):
     entropies : ndarray of shape (N, M)
         Entropy of the whole prediction, in bits.
     changed : ndarray of shape (N, M)
-        ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
+        Change of the features x, ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
     """
 
     logits: Array
@@ -51,26 +52,26 @@ class Outcomes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The coefficients an extractor reads in N images, and the rest of the network.
+    """The coefficients that an extractor reads in N images, and the rest of the network.
 
     Parameters
     ----------
     activations : ndarray of shape (N, *S, D)
-        Features x at the layer; S are zero, one or two axes of positions. Kept in float32.
+        Features x at the layer, stored in float32; S are zero, one or two axes of positions.
     coefficients : ndarray of shape (N, *S, I)
-        u = encode(x), of either sign.
+        Coefficients u = encode(x), of either sign.
     bank : ndarray of shape (I, D)
-        B, the concept bank: decode(u') − decode(u) = (u' − u) B.
+        Concept bank B, with decode(u') − decode(u) = (u' − u) B.
     predict : callable
-        (n, *S, D) float32 → logits (n, K), as a numpy array.
+        Function of features (n, *S, D) float32 that returns logits (n, K) as a numpy array.
     class_ids : ndarray of shape (N,), int
-        The class whose score counts, for each image.
-    limits : (low, high)
-        The layer's range, numbers or arrays (D,); ±inf where it has no end. It must contain the
-        activations.
+        For each image, the class whose score is measured.
+    limits : tuple of float or ndarray of shape (D,)
+        Lower and upper limit of the layer's range; ±inf if there is none. The activations must lie
+        within the limits.
     final_activation : {"softmax", "sigmoid"}, default="softmax"
-        "sigmoid" where the network's outputs are independent of one another (a network with one
-        output has class 0).
+        "sigmoid" if the network's outputs are independent of one another. The class of a network
+        with a single output is 0.
 
     Raises
     ------
@@ -100,16 +101,16 @@ class Reading:
 
     @property
     def number_of_images(self) -> int:
-        """N."""
+        """Number of images, N."""
         return len(self.activations)
 
     @property
     def number_of_concepts(self) -> int:
-        """I."""
+        """Number of concepts, I."""
         return len(self.bank)
 
     def part(self, images: slice) -> Reading:
-        """Return the reading of some of the images."""
+        """Return the reading of a slice of the images."""
         return replace(
             self,
             activations=self.activations[images],
@@ -118,12 +119,12 @@ class Reading:
         )
 
     def logits(self, features: Array) -> Array:
-        """Return the network's logits (n, K) of features (n, *S, D).
+        """Return the network's logits (n, K) for features (n, *S, D).
 
         Raises
         ------
         ValueError
-            If they are not finite.
+            If the logits are not finite.
         """
         parts = [self.predict(features[rows]) for rows in self.chunks(len(features))]
         logits = np.concatenate(parts)
@@ -133,27 +134,27 @@ class Reading:
 
     @cached_property
     def norms(self) -> Array:
-        """‖x‖_F of every image, (N,)."""
+        """Norm ‖x‖_F of the features of every image, (N,)."""
         return _norms(self.activations)
 
     @cached_property
     def intact_logits(self) -> Array:
-        """The network's own logits, (N, K)."""
+        """Logits for the unchanged features, (N, K)."""
         return self.logits(self.activations)
 
     @cached_property
     def intact(self) -> Outcomes:
-        """`outcomes` of the untouched features, (N, 1) each."""
+        """`Outcomes` for the unchanged features, with arrays of shape (N, 1)."""
         changed = np.where(self.norms == 0, np.nan, 0.0)[:, None]
         return _outcomes(self, self.intact_logits, np.arange(self.number_of_images), changed)
 
     @cached_property
     def all_off(self) -> Outcomes:
-        """`outcomes` with every concept off, (N, 1) each."""
+        """`Outcomes` with every concept off, with arrays of shape (N, 1)."""
         return outcomes(self, np.zeros((1, self.number_of_concepts)))
 
     def chunks(self, count: int) -> Iterator[Array]:
-        """Yield indices 0 … count − 1 in parts whose features fit in one chunk of memory."""
+        """Yield the indices 0 to count − 1 in parts whose features fit in one chunk of memory."""
         for part in slices(count, chunk_size(self.activations[0].size)):
             yield np.arange(part.start, part.stop)
 
@@ -164,13 +165,20 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
     Parameters
     ----------
     reading : Reading
-    masks : ndarray of shape (M, I), or (N, M, I) with masks for each image
-        In [0, 1]: 0 is off, 1 is on.
+        The coefficients that the extractor reads in the images, and the rest of the network.
+    masks : ndarray of shape (M, I) or (N, M, I)
+        Values in [0, 1] for each concept, from 0 (off) to 1 (on): M masks for all images, or M
+        masks for each image.
 
     Returns
     -------
     outcomes : Outcomes
         Arrays of shape (N, M).
+
+    Raises
+    ------
+    ValueError
+        If the network's logits are not finite.
     """
     images, concepts = reading.number_of_images, reading.number_of_concepts
     off = 1.0 - np.asarray(masks, np.float32)
@@ -190,13 +198,19 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
 def all_off_negative_mass(reading: Reading) -> Array:
     """Compute the mass outside the layer's range with every concept off and nothing clipped.
 
-    ‖x° − clip(x°)‖₁ / ‖x‖₁ with x° = x − u B: relative to the intact features, so that extractors
-    can be compared. At a ReLU layer it is the mass of the negative features.
+    The mass is ‖x° − clip(x°)‖₁ / ‖x‖₁ with x° = x − u B. It is relative to the intact features x,
+    so that extractors can be compared. At a ReLU layer it is the mass of the negative features.
+
+    Parameters
+    ----------
+    reading : Reading
+        The coefficients that the extractor reads in the images.
 
     Returns
     -------
     mass : ndarray of shape (N,)
-        ≥ 0, and above 1 where the off-state is far out; NaN for an image whose features are all 0.
+        Values ≥ 0, which exceed 1 if x° lies far outside the range; NaN for an image whose features
+        are all 0.
     """
     mass = np.full(reading.number_of_images, np.nan)
     for image in reading.chunks(reading.number_of_images):
@@ -208,7 +222,7 @@ def all_off_negative_mass(reading: Reading) -> Array:
 
 
 def _moved(reading: Reading, x: Array, image: Array, off: Array) -> Array:
-    """Return x − (off ⊙ u) B, not clipped; off (n, I) or (n, 1)."""
+    """Return features x − (off ⊙ u) B (n, *S, D) without clipping, for off (n, I) or (n, 1)."""
     off = off.reshape(len(image), *[1] * (x.ndim - 2), off.shape[-1])
     taken = reading.coefficients[image] * off
     step: Array = (as_positions(taken) @ reading.bank).reshape(x.shape)
@@ -216,7 +230,10 @@ def _moved(reading: Reading, x: Array, image: Array, off: Array) -> Array:
 
 
 def _outcomes(reading: Reading, logits: Array, image: Array, changed: Array) -> Outcomes:
-    """Return outcomes in the shape of ``changed``, a row of logits for the image of each."""
+    """Return outcomes in the shape of ``changed``, from a row of logits for each of its entries.
+
+    ``image`` holds the index of the image that each row of logits belongs to.
+    """
     kind, class_ids = reading.final_activation, reading.class_ids[image]
     row = np.arange(len(image))
     values = (
@@ -229,18 +246,20 @@ def _outcomes(reading: Reading, logits: Array, image: Array, changed: Array) -> 
 
 
 def _norms(features: Array) -> Array:
+    """Return the norm of the features (n, *S, D) of each image, (n,) float64."""
     flat = features.reshape(len(features), -1)
-    # BLAS dot products: no squares in memory, and more exact than a float32 running sum
+    # BLAS dot products need no memory for squares and are more exact than a float32 running sum.
     squares = np.matmul(flat[:, None, :], flat[:, :, None]).reshape(-1)
     return np.asarray(np.sqrt(squares.astype(np.float64)))
 
 
 def _masses(features: Array) -> Array:
+    """Return the sum of |x| over the features (n, *S, D) of each image, (n,) float64."""
     return np.asarray(np.abs(features).reshape(len(features), -1).sum(axis=1, dtype=np.float64))
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """Return above / below; NaN where ``below`` is 0."""
+    """Return above / below, or NaN where ``below`` is 0, for arrays (n,)."""
     return np.asarray(np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0))
 
 
@@ -248,41 +267,47 @@ def _ratio(above: Array, below: Array) -> Array:
 
 
 def class_probabilities(logits: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Compute the probability of every class, (..., K), in [0, 1]."""
+    """Compute the probability of every class from logits (..., K), (..., K) in [0, 1]."""
     log_p = _log_probabilities(logits, final_activation)
     return np.asarray(np.exp(log_p[..., 0, :] if final_activation == "softmax" else log_p[..., 0]))
 
 
 def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Compute H(p) = − Σ_k p_k log2 p_k, (...,), in bits.
+    """Compute the entropy H(p) = − Σ_k p_k log2 p_k in bits from logits (..., K), (...).
 
-    In [0, log2 K] under a softmax; the mean two-class entropy, in [0, 1], under sigmoids.
+    It lies in [0, log2 K] for a softmax. For sigmoids it is the mean two-class entropy of the
+    outputs, in [0, 1].
     """
     log_p = _log_probabilities(logits, final_activation)
     return _expected_bits(log_p, -log_p)
 
 
 def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Compute KL(p ‖ p̂) = Σ_k p_k log2(p_k / p̂_k), (...,) ≥ 0, in bits.
+    """Compute KL(p ‖ p̂) = Σ_k p_k log2(p_k / p̂_k) ≥ 0 in bits, (...).
 
-    p of ``logits``, p̂ of ``other``. Under sigmoids the mean two-class divergence of the outputs.
+    p are the probabilities of ``logits`` (..., K), and p̂ those of ``other`` (..., K). For sigmoids
+    it is the mean two-class divergence of the outputs.
     """
     log_p = _log_probabilities(logits, final_activation)
     log_ratio = log_p - _log_probabilities(other, final_activation)
-    # At p = p̂ rounding may be below 0.
+    # At p = p̂, rounding may give a value slightly below 0.
     return np.asarray(np.maximum(_expected_bits(log_p, log_ratio), 0.0))
 
 
 def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Return 1 where two predictions are of the same class, else 0, (...,).
+    """Return 1 where logits (..., K) and others predict the same class, and 0 otherwise, (...).
 
-    Under sigmoids the share of the outputs on the same side of ½.
+    For sigmoids, return the share of the outputs that are on the same side of ½.
     """
     return correct(other, predicted(logits, final_activation), final_activation)
 
 
 def predicted(logits: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Return the class, (...,) int; under sigmoids which outputs are above ½, (..., K) int."""
+    """Return the predicted class of logits (..., K), (...) int.
+
+    For sigmoids, return 1 for the outputs whose probability is above ½ and 0 for the others,
+    (..., K) int.
+    """
     values = np.asarray(logits)
     if final_activation == "softmax":
         return np.asarray(values.argmax(axis=-1))
@@ -290,18 +315,20 @@ def predicted(logits: ArrayLike, final_activation: str = "softmax") -> Array:
 
 
 def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Return 1 where the prediction is the label, else 0, (...,); labels have `predicted`'s shape.
+    """Return 1 where the prediction equals the label, and 0 otherwise, (...).
 
-    Under sigmoids the share of the outputs that are right.
+    Labels have the shape of what `predicted` returns. For sigmoids, return the share of the outputs
+    that equal their label.
     """
     right = (predicted(logits, final_activation) == np.asarray(labels)).astype(np.float64)
     return right if final_activation == "softmax" else np.asarray(right.mean(axis=-1))
 
 
 def _log_probabilities(logits: ArrayLike, final_activation: str) -> Array:
-    """Return log probabilities of a softmax's classes, (..., 1, K), or of yes and no, (..., K, 2).
+    """Return the log-probabilities of logits (..., K).
 
-    The last axis is a distribution; outputs that are independent are along the one before it.
+    They have shape (..., 1, K) for a softmax, and (..., K, 2), yes and no, for sigmoids: the last
+    axis is a distribution, and the one before it holds independent outputs.
     """
     values = np.asarray(logits, np.float64)
     if final_activation == "softmax":
@@ -310,5 +337,5 @@ def _log_probabilities(logits: ArrayLike, final_activation: str) -> Array:
 
 
 def _expected_bits(log_p: Array, nats: Array) -> Array:
-    """Return the expectation of ``nats`` in bits, a mean over independent outputs, (...,)."""
+    """Return the expectation of ``nats`` in bits, averaged over independent outputs, (...)."""
     return np.asarray((np.exp(log_p) * nats).sum(axis=-1).mean(axis=-1) / np.log(2.0))

@@ -1,9 +1,10 @@
-"""How well true concepts are recovered, where they are known (method section 6).
+"""How well true concepts are recovered, for data in which they are known.
 
 The numbers of detectors and concepts may differ: every true concept is matched to at most one
-detector, every detector to at most one concept.
+detector, and every detector to at most one concept.
 
-Shapes: ``(..., J)`` detectors, ``(..., I)`` true concepts; the leading axes are the pixels.
+Shapes: ``(..., J)`` for J detectors and ``(..., I)`` for I true concepts; the leading axes are the
+pixels. Directions have D channels.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ from xplique_dirpairs.core.types import Array
 
 @dataclass(frozen=True)
 class Recovery:
-    """Figures of each true concept, in the order of the true concepts.
+    """How well each true concept is recovered.
 
     Attributes
     ----------
-    matching : ndarray of shape (I,)
-        Index of the detector matched to each concept; −1 for none.
+    matching : ndarray of shape (I,), int
+        Index of the detector matched to each concept; −1 if there is none.
     iou_matrix : ndarray of shape (J, I)
-        IoU of every detector with every concept; higher is better on the matching only.
+        IoU of every detector with every concept; higher is better for matched pairs only.
     iou : ndarray of shape (I,)
-        IoU of a concept with its detector, in [0, 1]; higher is better, 0 if unmatched.
+        IoU of each concept with its detector, in [0, 1]; higher is better, 0 if unmatched.
     iou_others : ndarray of shape (I,)
-        Largest IoU of the matched detector with any other concept; lower is better.
+        Largest IoU of the matched detector with any other concept; lower is better, 0 if unmatched.
     cosine : ndarray of shape (I,)
-        Cosine of true and learned signal vector, signed, in [−1, 1]; higher is better: a mirrored
-        signal vector does not recover the true one.
+        Signed cosine between the true and the learned signal vector, in [−1, 1]; higher is better,
+        since a mirrored signal vector does not recover the true one. 0 if unmatched.
     rmse : ndarray of shape (I,)
-        Of the signal values about their mean, in their own units; lower is better.
+        Root mean square error of the signal values about their mean, in units of the signal values;
+        lower is better, NaN if unmatched.
     """
 
     matching: Array
@@ -57,19 +59,22 @@ def detector_iou(detected: ArrayLike, masks: ArrayLike) -> Array:
     Parameters
     ----------
     detected : ndarray of shape (..., J), bool
+        Where each detector fires.
     masks : ndarray of shape (..., I), bool
+        Where each concept truly is.
 
     Returns
     -------
     iou : ndarray of shape (J, I)
-        In [0, 1], higher is better. 0 where both are nowhere: a dead detector recovers nothing.
+        Values in [0, 1], higher is better. The IoU is 0 if the detector never fires and the concept
+        never occurs, because a dead detector recovers nothing.
 
     Raises
     ------
     ValueError
-        If they hold values other than 0 and 1.
+        If detections or masks hold values other than 0 and 1.
     """
-    detected = _as_boolean(detected, "detections must be boolean: pairs.detect(x) > 0.5")
+    detected = _as_boolean(detected, "detections must be boolean, as pairs.detect(x) > 0.5 is")
     masks = _as_boolean(masks, "masks must be boolean")
     detected = detected.reshape(-1, detected.shape[-1]).astype(np.float64)
     masks = masks.reshape(-1, masks.shape[-1]).astype(np.float64)
@@ -82,19 +87,20 @@ def detector_iou(detected: ArrayLike, masks: ArrayLike) -> Array:
 def signal_value_rmse(signal_values: ArrayLike, alpha: ArrayLike) -> Array:
     """Compute the root mean square error of each signal value about its mean.
 
-    sqrt(E[(α̂ − (α − E[α]))²]): the mean of α cannot be read from features with an unknown offset.
+    The error is sqrt(E[(α̂ − (α − E[α]))²]), because the mean of α cannot be determined from
+    features with an unknown offset.
 
     Parameters
     ----------
     signal_values : ndarray of shape (..., I)
-        α̂, as `DirectionPairs.signal_values` gives them.
+        Signal values α̂, as `DirectionPairs.signal_values` returns them.
     alpha : ndarray of shape (..., I)
-        The true ones, in the same order.
+        True signal values α, in the same order.
 
     Returns
     -------
     rmse : ndarray of shape (I,)
-        In units of α; lower is better. A constant 0 has the standard deviation of α.
+        Errors in units of α; lower is better. That of α̂ = 0 is the standard deviation of α.
     """
     values, alpha = np.asarray(signal_values, np.float64), np.asarray(alpha, np.float64)
     pixels = tuple(range(alpha.ndim - 1))
@@ -122,10 +128,11 @@ def recovery(
     signals : ndarray of shape (J, D)
         Learned signal vectors.
     true_signals : ndarray of shape (I, D)
+        True signal vectors.
     signal_values : ndarray of shape (..., J)
-        α̂, about their mean.
+        Learned signal values α̂, about their mean.
     alpha : ndarray of shape (..., I)
-        True signal values.
+        True signal values α.
 
     Returns
     -------
@@ -146,6 +153,7 @@ def recovery(
     others[np.arange(len(concepts)), concepts] = 0.0
 
     def per_concept(values: Array, missing: float) -> Array:
+        """Return the values of the matched concepts, and ``missing`` for the others, (I,)."""
         result = np.full(len(matching), missing)
         result[concepts] = values
         return result
@@ -163,7 +171,7 @@ def recovery(
 
 
 def _as_boolean(values: ArrayLike, wanted: str) -> Array:
-    """Return values as bool; refuse probabilities, since 0.01 would count as true."""
+    """Return values as bool; refuse probabilities, because 0.01 would count as true."""
     array = np.asarray(values)
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise ValueError(f"{wanted}, not {array.dtype} with values other than 0 and 1")

@@ -1,6 +1,6 @@
-"""Significance by comparison with noise, corrected for many tests at once.
+"""Significance by comparison with noise vectors, corrected for many tests at once.
 
-p = (1 + #{noise at least as strong}) / (1 + #{noise compared with})
+p = (1 + #{noise vectors at least as strong}) / (1 + #{noise vectors compared with})
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_fraction
 
-#: Which entries of many tests count as significant; see `significant`.
+#: Corrections for many tests: see `significant`. "paper" is the rule of the paper, by which an
+#: entry is significant if no noise vector is at least as strong.
 CORRECTIONS = ("benjamini-hochberg", "bonferroni", "none", "paper")
 
-#: Noise that is weaker by no more than rounding counts as equally strong.
+#: Noise that is weaker by no more than this relative difference counts as equally strong: rounding.
 _ROUNDING = 1e-9
 
 
 class NoiseComparison(NamedTuple):
-    """Comparison of one direction with noise.
+    """Comparison of one direction with noise vectors, for each of K classes.
 
     Attributes
     ----------
     exceeded : ndarray of shape (K,), int
-        Number of noise vectors at least as strong.
+        Number of noise vectors that are at least as strong as the direction.
     compared : ndarray of shape (K,), int
-        Number of noise vectors compared with: all, or fewer where the test was stopped; 0 where
-        there is nothing to test.
+        Number of noise vectors it was compared with: all of them, fewer if the test was stopped
+        early, or 0 if there was nothing to test.
     """
 
     exceeded: Array
@@ -39,9 +40,19 @@ class NoiseComparison(NamedTuple):
 
 
 def hopeless_count(permutations: int, level: float) -> int:
-    """Return the number of noise vectors at least as strong after which p must exceed ``level``.
+    """Return the count of noise vectors at least as strong from which on p must exceed ``level``.
 
-    At least 1: the paper's rule allows none, whatever the level.
+    Parameters
+    ----------
+    permutations : int
+        Number of noise vectors.
+    level : float
+        Significance level, in (0, 1).
+
+    Returns
+    -------
+    count : int
+        At least 1, because the paper's rule allows no such noise vector, whatever the level.
     """
     return max(1, math.floor(level * (permutations + 1) + 1e-9))
 
@@ -52,24 +63,30 @@ def compare_with_noise(
     strengths: Callable[[Array, Array], Array],
     stop_at: int | None,
 ) -> NoiseComparison:
-    """Count the noise vectors that are at least as strong, class by class, until decided.
+    """Count for each class the noise vectors that are at least as strong, until it is decided.
 
-    With ``stop_at`` = h a test ends at the h-th noise vector that is at least as strong, after l of
-    them, and p = (1 + h)/(1 + l): no less than the h/l of J. Besag, P. Clifford, "Sequential Monte
-    Carlo p-values", 1991, hence valid. With h of `hopeless_count` such a p is above the level, as
-    that of all noise would be, and so is every threshold that a correction could ask for: no
-    decision changes. A test that is not stopped has the p of all noise.
+    With ``stop_at`` = h, a test ends at the h-th noise vector that is at least as strong. If this
+    is the l-th noise vector, p = (1 + h)/(1 + l), which is no less than the h/l of J. Besag, P.
+    Clifford, "Sequential Monte Carlo p-values", 1991, and therefore valid. If h is the
+    `hopeless_count`, this p is above the level, like the p from all noise would be, and thus above
+    the threshold of every correction, so that no decision changes. A test that is not stopped early
+    has the p from all noise.
 
     Parameters
     ----------
     observed : ndarray of shape (K,)
-        Strengths ≥ 0; NaN where there is nothing to test.
+        Strengths ≥ 0 of the direction for K classes; NaN where there is nothing to test.
     blocks : iterable of ndarray of shape (B, D)
-        Noise vectors, read until every test has ended.
+        Noise vectors in blocks of B, which are read until every test has ended.
     strengths : callable
-        Noise vectors (B, D) and live classes (K,) bool → strengths (B, K), right for those classes.
+        Function of noise vectors (B, D) and of the classes whose tests have not ended, (K,) bool,
+        that returns strengths (B, K). Only those for these classes are used.
     stop_at : int or None
-        h; None to compare with all noise.
+        Count h at which a test ends; None to compare with all noise.
+
+    Returns
+    -------
+    comparison : NoiseComparison
     """
     live = np.isfinite(observed)
     exceeded, compared = np.zeros((2, len(observed)), int)
@@ -91,7 +108,7 @@ def compare_with_noise(
 
 
 def p_values(exceeded: ArrayLike, compared: ArrayLike) -> Array:
-    """Compute (1 + exceeded)/(1 + compared), in (0, 1]; NaN where nothing was compared."""
+    """Compute p = (1 + exceeded)/(1 + compared), in (0, 1]; NaN where nothing was compared."""
     exceeded, compared = np.asarray(exceeded, float), np.asarray(compared, float)
     return np.where(compared > 0, (1.0 + exceeded) / (1.0 + compared), np.nan)
 
@@ -101,24 +118,27 @@ def significant(p: ArrayLike, level: float = 0.05, correction: str = "benjamini-
 
     Parameters
     ----------
-    p : ndarray of any shape
-        p-values; NaN marks no test: never significant, and not counted.
+    p : ndarray
+        p-values, in an array of any shape. NaN means that there was no test: it is never
+        significant, and does not count as a test.
     level : float, default=0.05
-        θ.
+        Significance level θ, in (0, 1).
     correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
-        With m tests and r-th smallest p-value p_(r). "benjamini-hochberg": the r smallest, for the
-        largest r with p_(r) ≤ r θ / m; of the tests called significant an expected share θ is false
-        (Benjamini, Hochberg 1995). "bonferroni": p ≤ θ / m; none is false with probability 1 − θ.
-        "none": p ≤ θ; a share θ of the tests without an effect is called significant.
+        Correction for m tests, with p_(r) the r-th smallest p-value. "benjamini-hochberg": the r
+        smallest are significant, for the largest r with p_(r) ≤ r θ / m; at most a share θ of the
+        significant tests is expected to be false (Benjamini, Hochberg 1995). "bonferroni": p ≤ θ /
+        m is significant; with probability 1 − θ at least, none is false. "none": p ≤ θ is
+        significant; this holds for a share θ of the tests without an effect.
 
     Returns
     -------
-    significant : ndarray of bool, of the shape of ``p``
+    significant : ndarray of bool
+        An array of the shape of ``p``.
 
     Raises
     ------
     ValueError
-        If ``correction`` is not one of these, or the level is not within (0, 1).
+        If ``correction`` is not one of these, or ``level`` does not lie between 0 and 1.
     """
     check_fraction("level", level)
     p = np.asarray(p, np.float64)
@@ -136,10 +156,28 @@ def significant(p: ArrayLike, level: float = 0.05, correction: str = "benjamini-
 
 
 def permutations_needed(tests: int, level: float = 0.05, correction: str = "bonferroni") -> int:
-    """Return the fewest permutations with which any test can be significant.
+    """Return the smallest number of permutations with which any test can be significant.
 
-    With Benjamini–Hochberg, if all ``tests`` had the smallest possible p; Bonferroni needs
-    tests / level − 1. The paper's rule needs one.
+    Bonferroni needs tests / level − 1 permutations, and the paper's rule needs one. The number for
+    Benjamini–Hochberg assumes that all tests have the smallest possible p.
+
+    Parameters
+    ----------
+    tests : int
+        Number of tests.
+    level : float, default=0.05
+        Significance level, in (0, 1).
+    correction : {"benjamini-hochberg", "bonferroni", "none", "paper"}, default="bonferroni"
+        Correction for many tests: see `significant` and `CORRECTIONS`.
+
+    Returns
+    -------
+    permutations : int
+
+    Raises
+    ------
+    ValueError
+        If ``correction`` is not one of these, or ``level`` does not lie between 0 and 1.
     """
     check_fraction("level", level)
     check_choice("correction", correction, CORRECTIONS)
