@@ -9,7 +9,7 @@ CONCEPTS = {"object": ("house", "tree", "sun"), "colour": ("red", "blue"), "part
 
 @dataclass
 class Annotations:
-    """Images that are maps themselves, and masks."""
+    """Annotated images for tests, in which maps take the place of images."""
 
     maps: np.ndarray
     masks: dict
@@ -27,7 +27,7 @@ class Annotations:
 
 
 def annotations(rng, images=6, cells=(3, 4), shape=(10, 13), detectors=5, dtype=np.uint8):
-    """Blocks of labels; the parts are annotated in every third image only."""
+    """Return random maps with masks of random blocks; only every third image has labelled parts."""
     masks = {}
     for category, names in CONCEPTS.items():
         blocks = rng.integers(0, len(names) + 1, (images, 4, 4))
@@ -38,7 +38,7 @@ def annotations(rng, images=6, cells=(3, 4), shape=(10, 13), detectors=5, dtype=
 
 
 def moved(data, down, right):
-    """Maps as large as the masks whose cells lie a number of pixels farther down and right."""
+    """Return maps as large as the masks, moved down and to the right by numbers of pixels."""
     height, width = data.maps.shape[1:3]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
@@ -46,7 +46,7 @@ def moved(data, down, right):
 
 
 def slow_upsampled(maps, shape):
-    """Bilinear with half-pixel centres, pixel by pixel: (h, w) → (H, W)."""
+    """Upsample a map bilinearly with half-pixel centres, pixel by pixel: (h, w) → (H, W)."""
     (h, w), (height, width) = maps.shape, shape
     result = np.zeros(shape)
     for r in range(height):
@@ -61,8 +61,8 @@ def slow_upsampled(maps, shape):
 
 
 def slow_pixels(data):
-    """For each category: upsampled maps (P, I) and labels (P,) of the images that count for it."""
-    found = {}
+    """Return upsampled maps (P, I) and labels (P,) of the images that count, by category."""
+    pixels = {}
     for category, masks in data.masks.items():
         values, labels = [], []
         for maps, mask in zip(data.maps, masks, strict=True):
@@ -71,5 +71,5 @@ def slow_pixels(data):
             up = [slow_upsampled(maps[..., i], mask.shape) for i in range(maps.shape[-1])]
             values.append(np.stack(up, axis=-1).reshape(-1, maps.shape[-1]))
             labels.append(mask.reshape(-1))
-        found[category] = np.concatenate(values), np.concatenate(labels)
-    return found
+        pixels[category] = np.concatenate(values), np.concatenate(labels)
+    return pixels

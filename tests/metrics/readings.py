@@ -1,16 +1,16 @@
-"""Readings of small heads, for the tests of manipulation and fidelity."""
+"""Readings with small heads, for the tests of manipulation and fidelity."""
 
 import numpy as np
 
 from xplique_dirpairs.metrics.manipulation import Reading
 
-#: Axes of positions: none, tokens, maps.
+#: Axes of positions by kind of layer.
 POSITIONS = {"vectors": (), "tokens": (5,), "maps": (3, 2)}
 CLASSES = 4
 
 
 class ReluHead:
-    """Two layers over features averaged over positions."""
+    """A head of two dense layers with a ReLU between them, on features averaged over positions."""
 
     def __init__(self, rng, channels, classes=CLASSES):
         self.hidden = rng.normal(size=(channels, 7))
@@ -22,7 +22,10 @@ class ReluHead:
 
 
 def make_reading(rng, positions=(3, 2), images=6, concepts=5, channels=8, **changes):
-    """A ReLU layer, signed coefficients, so that clipping binds and deletion goes both ways."""
+    """Return a reading at a ReLU layer, with signed coefficients.
+
+    Clipping changes features, and deletion raises some probabilities and lowers others.
+    """
     x = np.maximum(rng.normal(0.5, 1.0, (images, *positions, channels)), 0)
     parts = {
         "activations": x,
@@ -36,7 +39,7 @@ def make_reading(rng, positions=(3, 2), images=6, concepts=5, channels=8, **chan
 
 
 def make_additive(rng, images=4, concepts=4):
-    """One feature for each concept, logit = Σ contribution: nothing interacts, nothing clips."""
+    """Return a reading with one feature per concept and an additive head, without clipping."""
     weights = rng.normal(size=(concepts, 1))
     return Reading(
         activations=rng.uniform(1, 2, (images, concepts)),

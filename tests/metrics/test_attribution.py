@@ -1,4 +1,4 @@
-"""Signed attributions against slow second writings, and against each other where all must agree."""
+"""Signed attributions against reference implementations, and against each other."""
 
 import itertools
 import math
@@ -31,8 +31,8 @@ def shapley_slowly(f, concepts):
     return values
 
 
-def tangled(rng, concepts):
-    """A score with interactions of any number of concepts."""
+def score_with_interactions(rng, concepts):
+    """Return a score with interactions of any number of concepts."""
     hidden, out = rng.normal(size=(concepts, 8)), rng.normal(size=8)
     return lambda masks: np.maximum(masks @ hidden - 0.3, 0) @ out
 
@@ -40,15 +40,15 @@ def tangled(rng, concepts):
 # ------------------------------------------------------------------ Shapley values
 
 
-def test_they_are_the_shapley_values_of_all_coalitions_up_to_their_error(rng):
-    f, masks = tangled(rng, 6), permutation_design(6, 4000, 0)
+def test_shapley_values_match_the_sum_over_all_coalitions_up_to_their_error(rng):
+    f, masks = score_with_interactions(rng, 6), permutation_design(6, 4000, 0)
     (values, error), truth = shapley_values(f(masks), masks), shapley_slowly(f, 6)
     assert (np.abs(values - truth) < 4 * error).all()
     assert np.abs(values - truth).sum() < 0.02 * np.abs(truth).sum()
 
 
-def test_errors_are_as_large_as_the_estimates_scatter(rng):
-    f = tangled(rng, 5)
+def test_errors_match_the_scatter_of_the_estimates(rng):
+    f = score_with_interactions(rng, 5)
     truth = shapley_slowly(f, 5)
     estimates = []
     for seed in range(300):
@@ -61,15 +61,15 @@ def test_errors_are_as_large_as_the_estimates_scatter(rng):
 
 @pytest.mark.parametrize("concepts", [1, 2, 7, 20])
 @pytest.mark.parametrize("count", [4, 10])
-def test_they_sum_to_what_all_concepts_together_add(rng, concepts, count):
-    f, masks = tangled(rng, concepts), permutation_design(concepts, count, 0)
+def test_shapley_values_sum_to_the_effect_of_all_concepts(rng, concepts, count):
+    f, masks = score_with_interactions(rng, concepts), permutation_design(concepts, count, 0)
     values, _ = shapley_values(f(masks), masks)
-    whole = f(np.ones(concepts)) - f(np.zeros(concepts))
-    np.testing.assert_allclose(values.sum(), whole, rtol=1e-6)  # masks are float32
+    effect = f(np.ones(concepts)) - f(np.zeros(concepts))
+    np.testing.assert_allclose(values.sum(), effect, rtol=1e-6)  # masks are float32
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_interactions_of_two_are_split_equally_by_four_orders(seed):
+def test_an_interaction_of_two_concepts_is_split_equally(seed):
     f = lambda m: 3 * m[..., 0] * m[..., 1] - 5 * m[..., 1] * m[..., 2] + m[..., 3]  # noqa: E731
     masks = permutation_design(4, 4, seed)
     values, error = shapley_values(f(masks), masks)
@@ -78,7 +78,7 @@ def test_interactions_of_two_are_split_equally_by_four_orders(seed):
 
 
 @pytest.mark.parametrize("concepts", [1, 2, 5])
-def test_an_order_switches_the_concepts_on_one_by_one_and_the_next_backwards(concepts):
+def test_orders_switch_concepts_on_one_by_one_and_come_in_pairs_of_opposites(concepts):
     masks = permutation_design(concepts, 6, 0)
     assert masks.shape == (2 + 6 * (concepts - 1), concepts) and masks.dtype == np.float32
     np.testing.assert_array_equal(masks[:2].T, [[0, 1]] * concepts)
@@ -94,7 +94,7 @@ def test_a_seed_fixes_the_orders():
     assert (permutation_design(9, 8, 3) != permutation_design(9, 8, 4)).any()
 
 
-def test_many_sets_of_scores_give_the_same_as_each_alone(rng):
+def test_several_sets_of_scores_give_the_same_values_as_each_alone(rng):
     masks = permutation_design(4, 6, 0)
     scores = rng.normal(size=(2, 3, len(masks)))
     together, alone = shapley_values(scores, masks), shapley_values(scores[1, 2], masks)
@@ -104,12 +104,12 @@ def test_many_sets_of_scores_give_the_same_as_each_alone(rng):
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_orders_that_give_no_error_are_refused(count):
+def test_too_few_or_an_odd_number_of_orders_is_refused(count):
     with pytest.raises(ValueError, match="nb_permutations must be"):
         permutation_design(4, count)
 
 
-def test_a_number_of_orders_that_is_no_integer_is_refused():
+def test_a_number_of_orders_that_is_not_an_integer_is_refused():
     with pytest.raises(ValueError, match="integer"):
         permutation_design(4, 8.0)
 
@@ -118,11 +118,11 @@ def test_a_number_of_orders_that_is_no_integer_is_refused():
 
 
 def curved(u):
-    """Σ_p u₀³ − u₀ u₁², of each image: (N, *S, 2) → (N,)."""
+    """Return the score Σ_p u₀³ − u₀ u₁² of each image, (N, *S, 2) → (N,)."""
     return tf.reduce_sum(u[..., 0] ** 3 - u[..., 0] * u[..., 1] ** 2, axis=[1, 2])
 
 
-def test_gradient_times_coefficient_is_what_differentiating_by_hand_gives(rng):
+def test_gradient_times_coefficient_matches_the_derivative_computed_by_hand(rng):
     u = rng.normal(size=(4, 3, 2, 2))
     first, second = u[..., 0], u[..., 1]
     by_hand = [3 * first**3 - first * second**2, -2 * first * second**2]
@@ -130,7 +130,7 @@ def test_gradient_times_coefficient_is_what_differentiating_by_hand_gives(rng):
     np.testing.assert_allclose(values, np.stack(by_hand, -1).sum(axis=(1, 2)), rtol=1e-10)
 
 
-def test_integrated_gradients_are_what_integrating_by_hand_gives(rng):
+def test_integrated_gradients_match_the_integral_computed_by_hand(rng):
     u = rng.normal(size=(4, 3, 2, 2))
     first, second = u[..., 0], u[..., 1]
     by_hand = [first**3 - first * second**2 / 3, -2 * first * second**2 / 3]
@@ -139,7 +139,7 @@ def test_integrated_gradients_are_what_integrating_by_hand_gives(rng):
     np.testing.assert_allclose(gap, 0, atol=1e-12)
 
 
-def test_integrated_gradients_are_complete_up_to_the_gap_they_state(rng):
+def test_integrated_gradients_are_complete_up_to_the_gap(rng):
     weights = tf.constant(rng.normal(size=(5, 30)))
 
     def bent(u):
@@ -154,7 +154,7 @@ def test_integrated_gradients_are_complete_up_to_the_gap_they_state(rng):
         assert worst > 0.05 if steps == 1 else worst < 1 / steps
 
 
-def test_an_image_gets_the_same_alone_as_among_others(rng):
+def test_attributions_of_an_image_do_not_depend_on_other_images(rng):
     u = rng.normal(size=(4, 3, 2, 2)).astype(np.float32)
     for method in (gradient_times_coefficient, lambda *a: integrated_gradients(*a)[0]):
         np.testing.assert_allclose(method(curved, u)[2:3], method(curved, u[2:3]), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Where detectors are strongest, as the benchmark of interpretability shows it."""
+"""The images in which detectors are strongest, as the interpretability benchmark shows them."""
 
 import runpy
 from pathlib import Path
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "detector_views.py"
 FLAT = [(category, name) for category, names in CONCEPTS.items() for name in names]
 
 
-def own(maps):
+def identity(maps):
     return maps
 
 
@@ -29,14 +29,16 @@ def data(rng):
 
 @pytest.fixture
 def scores(data):
-    return interpretability(data, data, own, np.full(5, 0.3))
+    return interpretability(data, data, identity, np.full(5, 0.3))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_the_strongest_images_are_those_with_the_largest_values(
     strongest_images, data, scores, batch_size
 ):
-    views = strongest_images(data, own, scores, detectors=[3, 0], count=3, batch_size=batch_size)
+    views = strongest_images(
+        data, identity, scores, detectors=[3, 0], count=3, batch_size=batch_size
+    )
     assert [view.detector for view in views] == [3, 0]
     for view in views:
         strength = data.maps[..., view.detector].max(axis=(1, 2))
@@ -51,41 +53,41 @@ def test_the_strongest_images_are_those_with_the_largest_values(
         assert name in view.name and f"{scores.iou[view.detector]:.2f}" in view.name
 
 
-def test_a_shift_moves_where_they_fire(strongest_images, rng):
+def test_a_shift_moves_the_detections(strongest_images, rng):
     data = annotations(rng, cells=(10, 13))
-    scores = interpretability(data, data, own, np.full(5, 0.3))
-    view = strongest_images(data, own, scores, detectors=[2], count=6, shift=(2, 1))[0]
+    scores = interpretability(data, data, identity, np.full(5, 0.3))
+    view = strongest_images(data, identity, scores, detectors=[2], count=6, shift=(2, 1))[0]
     order = np.argsort(-data.maps[..., 2].max(axis=(1, 2)))
     np.testing.assert_array_equal(view.detections, moved(data, 2, 1).maps[order, ..., 2] > 0.3)
 
 
 def test_the_best_detectors_come_first(strongest_images, data, scores):
-    views = strongest_images(data, own, scores)
+    views = strongest_images(data, identity, scores)
     order = [view.detector for view in views]
     assert order == sorted(range(5), key=lambda i: -scores.iou[i])
 
 
 def test_at_most_all_images_are_returned(strongest_images, data, scores):
-    view = strongest_images(data, own, scores, detectors=[1], count=20)[0]
+    view = strongest_images(data, identity, scores, detectors=[1], count=20)[0]
     assert len(view.images) == len(view.masks) == len(view.detections) == 11
 
 
 def test_a_detector_without_a_label_has_no_mask(strongest_images, data):
-    scores = interpretability(data, data, own, np.full(5, 1e6))
-    view = strongest_images(data, own, scores, count=2)[0]
+    scores = interpretability(data, data, identity, np.full(5, 1e6))
+    view = strongest_images(data, identity, scores, count=2)[0]
     assert not view.masks.any() and not view.detections.any() and "no label" in view.name
 
 
-def test_the_strongest_images_can_be_drawn(strongest_images, data, scores, detector_plots):
+def test_the_strongest_images_can_be_plotted(strongest_images, data, scores, detector_plots):
     images = np.random.default_rng(0).random((11, 10, 13, 3))
     data.maps, maps = images, data.maps
-    views = strongest_images(data, own, scores, count=2, activations=maps)
+    views = strongest_images(data, identity, scores, count=2, activations=maps)
     columns = zip(*((v.images, v.masks, v.detections, v.name) for v in views), strict=True)
     assert len(detector_plots.plot_best_detectors(*map(list, columns)).axes) == 5 * 2 * 2
 
 
-def test_arguments_that_do_not_fit_are_refused(strongest_images, data, scores):
+def test_invalid_arguments_are_refused(strongest_images, data, scores):
     with pytest.raises(ValueError, match="numbered 0 to 4"):
-        strongest_images(data, own, scores, detectors=[5])
+        strongest_images(data, identity, scores, detectors=[5])
     with pytest.raises(ValueError, match="count"):
-        strongest_images(data, own, scores, count=0)
+        strongest_images(data, identity, scores, count=0)

@@ -1,4 +1,4 @@
-"""Network Dissection, against loops over pixels."""
+"""Network Dissection against loops over pixels."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ FLAT = [(category, name) for category, names in CONCEPTS.items() for name in nam
 COUNTS = ("intersection", "detector_area", "concept_area", "pixels", "images")
 
 
-def own(maps):
+def identity(maps):
     return maps
 
 
@@ -31,55 +31,58 @@ def thresholds(rng):
     return rng.normal(0.3, 0.3, size=5)
 
 
-# ------------------------------------------------------------------ against a slow second writing
+# ------------------------------------------------------------------ against a reference
 
 
 @pytest.mark.parametrize(("seed", "exhaustive"), [(0, False), (1, False), (2, False), (3, True)])
-def test_iou_is_that_of_sets_of_pixels(seed, exhaustive):
+def test_iou_matches_that_of_sets_of_pixels(seed, exhaustive):
     rng = np.random.default_rng(seed)
     data, limits = annotations(rng, images=4), rng.normal(0.3, 0.3, size=5)
     data.exhaustive = exhaustive
-    found = dissect(data, own, limits)
+    result = dissect(data, identity, limits)
     pixels = slow_pixels(data)
     for c, (category, name) in enumerate(FLAT):
         values, labels = pixels[category]
         concept = {p for p, n in enumerate(labels) if n == CONCEPTS[category].index(name) + 1}
-        assert found.concept_area[c] == len(concept)
+        assert result.concept_area[c] == len(concept)
         for i in range(5):
             fires = {p for p, value in enumerate(values[:, i]) if value > limits[i]}
-            assert found.intersection[i, c] == len(fires & concept)
-            assert found.union[i, c] == len(fires | concept)
-            assert found.iou[i, c] == pytest.approx(len(fires & concept) / len(fires | concept))
+            assert result.intersection[i, c] == len(fires & concept)
+            assert result.union[i, c] == len(fires | concept)
+            assert result.iou[i, c] == pytest.approx(len(fires & concept) / len(fires | concept))
 
 
 def test_images_without_a_label_of_the_category_do_not_count_for_it(data, thresholds):
-    found = dissect(data, own, thresholds)
-    parts = dissect(data.subset([0, 3]), own, thresholds)
-    np.testing.assert_array_equal(found.images, [6, 6, 2])
-    np.testing.assert_array_equal(found.pixels, np.array([6, 6, 2]) * 130)
-    np.testing.assert_array_equal(found.iou[:, -1], parts.iou[:, -1])
-    np.testing.assert_array_equal(found.detector_area[:, -1], parts.detector_area[:, -1])
+    result = dissect(data, identity, thresholds)
+    parts = dissect(data.subset([0, 3]), identity, thresholds)
+    np.testing.assert_array_equal(result.images, [6, 6, 2])
+    np.testing.assert_array_equal(result.pixels, np.array([6, 6, 2]) * 130)
+    np.testing.assert_array_equal(result.iou[:, -1], parts.iou[:, -1])
+    np.testing.assert_array_equal(result.detector_area[:, -1], parts.detector_area[:, -1])
 
 
-def test_every_image_counts_where_masks_show_all_that_there_is(data, thresholds):
+def test_every_image_counts_if_masks_are_exhaustive(data, thresholds):
     data.masks["object"][2] = 0
-    known, whole = dissect(data, own, thresholds), dataclasses.replace(data, exhaustive=True)
-    found = dissect(whole, own, thresholds)
-    np.testing.assert_array_equal(found.images, [6, 6, 6])
-    np.testing.assert_array_equal(found.pixels, np.array([6, 6, 6]) * 130)
-    # what fires in an image without parts is wrong now; what is hit, and what there is, stay
-    np.testing.assert_array_equal(found.intersection, known.intersection)
-    np.testing.assert_array_equal(found.concept_area, known.concept_area)
-    np.testing.assert_array_equal(found.iou[:, 3:5], known.iou[:, 3:5])
-    assert (found.iou[:, -1] < known.iou[:, -1]).any()
-    # the same detector fires alike, whatever category it is asked about
-    np.testing.assert_array_equal(found.detector_area, found.detector_area[:, [1, 1, 1]])
+    known, complete = (
+        dissect(data, identity, thresholds),
+        dataclasses.replace(data, exhaustive=True),
+    )
+    result = dissect(complete, identity, thresholds)
+    np.testing.assert_array_equal(result.images, [6, 6, 6])
+    np.testing.assert_array_equal(result.pixels, np.array([6, 6, 6]) * 130)
+    # Detections in images without parts now count as wrong; intersections and areas stay the same.
+    np.testing.assert_array_equal(result.intersection, known.intersection)
+    np.testing.assert_array_equal(result.concept_area, known.concept_area)
+    np.testing.assert_array_equal(result.iou[:, 3:5], known.iou[:, 3:5])
+    assert (result.iou[:, -1] < known.iou[:, -1]).any()
+    # Every image counts for every category, so that a detector has the same area for all.
+    np.testing.assert_array_equal(result.detector_area, result.detector_area[:, [1, 1, 1]])
 
 
-def test_a_category_of_which_there_is_nothing_has_iou_zero_where_masks_show_all(data, thresholds):
+def test_an_absent_category_has_iou_zero_if_masks_are_exhaustive(data, thresholds):
     data.masks["part"][:] = 0
-    found = dissect(dataclasses.replace(data, exhaustive=True), own, thresholds)
-    np.testing.assert_array_equal(found.iou[:, -1], 0.0)
+    result = dissect(dataclasses.replace(data, exhaustive=True), identity, thresholds)
+    np.testing.assert_array_equal(result.iou[:, -1], 0.0)
 
 
 def test_overlaps_are_counted_exactly(rng):
@@ -91,98 +94,100 @@ def test_overlaps_are_counted_exactly(rng):
 # ------------------------------------------------------------------ the ends of the range
 
 
-def test_a_detector_that_is_the_mask_has_iou_one_and_its_label():
+def test_a_detector_that_equals_a_mask_has_iou_one_and_its_label():
     rng = np.random.default_rng(5)
     data = annotations(rng, cells=(10, 13), shape=(10, 13))  # at the masks' resolution
     where = [data.masks[k] == CONCEPTS[k].index(n) + 1 for k, n in FLAT]
     data.maps = np.stack(where, axis=-1).astype(float)
-    found = dissect(data, own, np.full(6, 0.5))
-    np.testing.assert_allclose(np.diag(found.iou), 1.0)
-    np.testing.assert_array_equal(found.labels, range(6))
+    result = dissect(data, identity, np.full(6, 0.5))
+    np.testing.assert_allclose(np.diag(result.iou), 1.0)
+    np.testing.assert_array_equal(result.labels, range(6))
     same = [k for k, (category, _) in enumerate(FLAT) if category == "object"]
-    off = found.iou[np.ix_(same, same)][~np.eye(3, dtype=bool)]
+    off = result.iou[np.ix_(same, same)][~np.eye(3, dtype=bool)]
     np.testing.assert_array_equal(off, 0.0)
 
 
 def test_a_dead_detector_has_iou_zero_and_no_label(data):
-    found = dissect(data, own, np.full(5, 1e6))
-    np.testing.assert_array_equal(found.iou, 0.0)
-    np.testing.assert_array_equal(found.labels, NO_LABEL)
+    result = dissect(data, identity, np.full(5, 1e6))
+    np.testing.assert_array_equal(result.iou, 0.0)
+    np.testing.assert_array_equal(result.labels, NO_LABEL)
 
 
-def test_a_detector_fires_above_its_threshold_not_on_it(data):
+def test_a_detector_does_not_fire_exactly_at_its_threshold(data):
     data.maps[:] = 0.0
-    assert dissect(data, own, np.zeros(5)).detector_area.sum() == 0
+    assert dissect(data, identity, np.zeros(5)).detector_area.sum() == 0
     assert (
-        dissect(data, own, np.full(5, -1e-3)).detector_area == [6 * 130, 6 * 130, 2 * 130]
+        dissect(data, identity, np.full(5, -1e-3)).detector_area == [6 * 130, 6 * 130, 2 * 130]
     ).all()
 
 
-def test_a_category_that_is_nowhere_annotated_is_not_judged(data, thresholds):
+def test_a_category_without_annotations_has_no_iou(data, thresholds):
     data.masks["part"][:] = 0
-    found = dissect(data, own, thresholds)
-    assert np.isnan(found.iou[:, -1]).all()
-    assert np.isfinite(found.iou[:, :-1]).all()
-    assert (found.labels < 5).all()
+    result = dissect(data, identity, thresholds)
+    assert np.isnan(result.iou[:, -1]).all()
+    assert np.isfinite(result.iou[:, :-1]).all()
+    assert (result.labels < 5).all()
 
 
-def test_a_concept_that_is_not_there_has_iou_zero(data, thresholds):
+def test_a_concept_that_never_occurs_has_iou_zero(data, thresholds):
     data.masks["object"][data.masks["object"] == 2] = 0
-    np.testing.assert_array_equal(dissect(data, own, thresholds).iou[:, 1], 0.0)
+    np.testing.assert_array_equal(dissect(data, identity, thresholds).iou[:, 1], 0.0)
 
 
-def test_ranges_are_those_of_the_maps(data, thresholds):
-    found = dissect(data, own, thresholds, batch_size=2)
-    np.testing.assert_allclose(found.lowest, data.maps.min(axis=(0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(found.highest, data.maps.max(axis=(0, 1, 2)), rtol=1e-6)
+def test_lowest_and_highest_are_the_range_of_the_maps(data, thresholds):
+    result = dissect(data, identity, thresholds, batch_size=2)
+    np.testing.assert_allclose(result.lowest, data.maps.min(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(result.highest, data.maps.max(axis=(0, 1, 2)), rtol=1e-6)
 
 
 # ------------------------------------------------------------------ invariance
 
 
-def test_neither_order_nor_batches_nor_dtypes_of_images_matter(data, thresholds, rng):
-    plain = dissect(data, own, thresholds)
-    assert_equal_counts(plain, dissect(data, own, thresholds, batch_size=1))
-    assert_equal_counts(plain, dissect(data.subset(rng.permutation(6)), own, thresholds))
+def test_order_batches_and_dtypes_of_images_do_not_matter(data, thresholds, rng):
+    plain = dissect(data, identity, thresholds)
+    assert_equal_counts(plain, dissect(data, identity, thresholds, batch_size=1))
+    assert_equal_counts(plain, dissect(data.subset(rng.permutation(6)), identity, thresholds))
     wide = dataclasses.replace(data, masks={k: m.astype(np.int64) for k, m in data.masks.items()})
     assert_equal_counts(plain, dissect(wide, lambda x: x.astype(np.float32), thresholds))
 
 
-def test_the_order_of_the_categories_only_orders_the_concepts(data, thresholds):
+def test_the_order_of_the_categories_only_changes_the_order_of_the_concepts(data, thresholds):
     turned = dataclasses.replace(data, concepts=dict(reversed(CONCEPTS.items())))
-    iou = dissect(turned, own, thresholds).iou
-    np.testing.assert_array_equal(iou[:, [3, 4, 5, 1, 2, 0]], dissect(data, own, thresholds).iou)
+    iou = dissect(turned, identity, thresholds).iou
+    np.testing.assert_array_equal(
+        iou[:, [3, 4, 5, 1, 2, 0]], dissect(data, identity, thresholds).iou
+    )
 
 
-def test_monotone_maps_with_their_thresholds_fire_alike(data, thresholds):
+def test_maps_and_thresholds_that_are_rescaled_alike_fire_at_the_same_pixels(data, thresholds):
     moved = dissect(data, lambda x: 3 * x - 1, 3 * thresholds - 1)
-    assert_equal_counts(moved, dissect(data, own, thresholds))
+    assert_equal_counts(moved, dissect(data, identity, thresholds))
 
 
-def test_activations_stand_in_for_the_images(data, thresholds):
+def test_activations_are_read_in_place_of_the_images(data, thresholds):
     maps = data.maps
     blank = dataclasses.replace(data, maps=np.zeros((6, 10, 13, 3)))
-    given = dissect(blank, own, thresholds, activations=maps, batch_size=4)
-    assert_equal_counts(given, dissect(data, own, thresholds))
+    given = dissect(blank, identity, thresholds, activations=maps, batch_size=4)
+    assert_equal_counts(given, dissect(data, identity, thresholds))
 
 
-def test_a_shift_moves_the_maps_not_the_masks(rng, thresholds):
+def test_a_shift_moves_the_maps_and_not_the_masks(rng, thresholds):
     data = annotations(rng, cells=(10, 13))
-    found = dissect(data, own, thresholds, shift=(2, 1))
-    assert_equal_counts(found, dissect(moved(data, 2, 1), own, thresholds))
-    assert (found.intersection != dissect(data, own, thresholds).intersection).any()
+    result = dissect(data, identity, thresholds, shift=(2, 1))
+    assert_equal_counts(result, dissect(moved(data, 2, 1), identity, thresholds))
+    assert (result.intersection != dissect(data, identity, thresholds).intersection).any()
 
 
-def test_more_detectors_than_fit_in_memory_at_once_are_counted_alike(data, thresholds):
-    # upsampled row by row
+def test_very_many_detectors_are_counted_like_few(data, thresholds):
+    # So many detectors are upsampled row by row.
     many = dataclasses.replace(data, maps=np.tile(data.maps, 20_000))
-    counted = dissect(many, own, np.tile(thresholds, 20_000))
-    few = dissect(data, own, thresholds)
+    counted = dissect(many, identity, np.tile(thresholds, 20_000))
+    few = dissect(data, identity, thresholds)
     np.testing.assert_array_equal(counted.intersection, np.tile(few.intersection, (20_000, 1)))
     np.testing.assert_array_equal(counted.detector_area, np.tile(few.detector_area, (20_000, 1)))
 
 
-def test_only_a_batch_is_read_at_a_time(data, thresholds):
+def test_images_are_read_batch_by_batch(data, thresholds):
     sizes = []
     dissect(data, lambda maps: sizes.append(len(maps)) or maps, thresholds, batch_size=4)
     assert sizes == [4, 2]
@@ -192,47 +197,47 @@ def test_only_a_batch_is_read_at_a_time(data, thresholds):
 
 
 def test_the_table_lists_every_detector_best_first(data, thresholds):
-    found = dissect(data, own, thresholds)
-    table = found.table(best=2)
+    result = dissect(data, identity, thresholds)
+    table = result.table(best=2)
     assert sorted(row[0].text for row in table.rows) == list("01234")
     best = [row[4].numbers[0] for row in table.rows]
-    assert best == sorted(best, reverse=True) and best[0] == found.iou.max()
+    assert best == sorted(best, reverse=True) and best[0] == result.iou.max()
     assert all(row[4].numbers >= row[7].numbers for row in table.rows)
     first = int(table.rows[0][0].text)
-    assert (table.rows[0][3].text, table.rows[0][2].text) == FLAT[found.labels[first]]
+    assert (table.rows[0][3].text, table.rows[0][2].text) == FLAT[result.labels[first]]
 
 
 @pytest.mark.parametrize("limits", [0.5, np.zeros((2, 5)), [], [np.nan] * 5])
-def test_thresholds_are_one_for_each_detector(data, limits):
+def test_thresholds_that_are_not_one_number_per_detector_are_refused(data, limits):
     with pytest.raises(ValueError, match="one number for each detector"):
-        dissect(data, own, limits)
+        dissect(data, identity, limits)
 
 
-def test_arguments_that_do_not_fit_are_refused(data, thresholds):
+def test_invalid_arguments_are_refused(data, thresholds):
     with pytest.raises(ValueError, match="maps of 4 detectors, one per threshold, not of 5"):
-        dissect(data, own, thresholds[:4])
+        dissect(data, identity, thresholds[:4])
     with pytest.raises(ValueError, match="bring tokens into a grid"):
         dissect(data, lambda x: x.reshape(len(x), -1, 5), thresholds)
     with pytest.raises(ValueError, match="NaN"):
         dissect(data, lambda x: x * np.nan, thresholds)
     with pytest.raises(ValueError, match="those of the 6 annotated images, not of 5"):
-        dissect(data, own, thresholds, activations=data.maps[:5])
+        dissect(data, identity, thresholds, activations=data.maps[:5])
     with pytest.raises(ValueError, match="those of the 6 annotated images, not of 7"):
-        dissect(data, own, thresholds, activations=np.zeros((7, 3, 4, 5)))
+        dissect(data, identity, thresholds, activations=np.zeros((7, 3, 4, 5)))
     with pytest.raises(ValueError, match="no annotated images"):
-        dissect(data.subset(slice(0)), own, thresholds)
+        dissect(data.subset(slice(0)), identity, thresholds)
     with pytest.raises(ValueError, match="shift must be"):
-        dissect(data, own, thresholds, shift=(1, 2, 3))
+        dissect(data, identity, thresholds, shift=(1, 2, 3))
 
 
-def test_masks_that_do_not_fit_are_named(data, thresholds):
+def test_an_error_names_the_invalid_mask(data, thresholds):
     masks = data.masks
-    for wrong, words in (
+    for wrong, message in (
         ({"object": masks["object"]}, "categories"),
         (masks | {"part": masks["part"].astype(float)}, r"masks\['part'\] must be integers"),
         (masks | {"part": masks["part"].astype(int) - 1}, r"masks\['part'\] hold numbers from -1"),
         (masks | {"part": masks["part"] * 2}, "from 0 to 2, but there are 1 names"),
         (masks | {"part": masks["part"][:, :5]}, "must be of one shape, .*6, 5, 13"),
     ):
-        with pytest.raises(ValueError, match=words):
-            dissect(dataclasses.replace(data, masks=wrong), own, thresholds)
+        with pytest.raises(ValueError, match=message):
+            dissect(dataclasses.replace(data, masks=wrong), identity, thresholds)

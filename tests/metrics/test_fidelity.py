@@ -1,4 +1,4 @@
-"""Deletion, insertion and μ-fidelity: against a second writing, and at their ends."""
+"""Deletion, insertion and μ-fidelity against a reference, and at the ends of their ranges."""
 
 import dataclasses
 from itertools import pairwise, permutations
@@ -35,7 +35,7 @@ def reading(request, rng):
 
 
 def per_image(result):
-    """All that is known of every image, (N, …) arrays by name."""
+    """Return all values and curves of every image, (N, …) arrays by name."""
     return result.values | {
         "crossed": result.crossed,
         "deletion_curve": result.deletion.probabilities,
@@ -51,7 +51,7 @@ def assert_same(one, other, rows=slice(None)):
         np.testing.assert_allclose(one[name][rows], other[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
-# The second writing: one image, one concept, one position at a time.
+# The reference implementation: one image, one concept, one position at a time.
 
 
 def slow_softmax(logits):
@@ -60,7 +60,7 @@ def slow_softmax(logits):
 
 
 def slow_features(reading, n, off, clip=True):
-    """x − Σ_{i off} u_i B_i at every position, in float64."""
+    """Return the features x − Σ_{i off} u_i B_i at every position, in float64."""
     low, high = (float(limit) for limit in reading.limits)
     x = reading.activations[n].astype(float)
     flat = x.reshape(-1, x.shape[-1]).copy()
@@ -74,7 +74,7 @@ def slow_features(reading, n, off, clip=True):
 
 
 def slow_image(reading, n, subsets):
-    """Every metric of image n, straight from their definitions."""
+    """Return every metric and curve of image n, computed from the definitions."""
     k, concepts = reading.class_ids[n], reading.number_of_concepts
     x = reading.activations[n].astype(float)
     everything = list(range(concepts))
@@ -100,14 +100,14 @@ def slow_image(reading, n, subsets):
     result = {"deletion": trapezoid(deletion), "insertion": trapezoid(insertion)}
     crossed = []
     for f in FRACTIONS:
-        at, found = deletion[-1], False
+        at, is_crossed = deletion[-1], False
         for j in range(1, concepts + 1):
             if changed[j] >= f:
                 t = (f - changed[j - 1]) / (changed[j] - changed[j - 1])
-                at, found = deletion[j - 1] + t * (deletion[j] - deletion[j - 1]), True
+                at, is_crossed = deletion[j - 1] + t * (deletion[j] - deletion[j - 1]), True
                 break
         result[f"p_at_{f}"] = at
-        crossed.append(found)
+        crossed.append(is_crossed)
     sets = [list(np.flatnonzero(subset)) for subset in subsets]
     sums = [sum(contributions[i] for i in members) for members in sets]
     drops = [logits([])[k] - logits(members)[k] for members in sets]
@@ -127,7 +127,7 @@ def slow_image(reading, n, subsets):
     }
 
 
-def test_every_metric_is_that_of_a_slow_second_writing(reading):
+def test_every_metric_matches_a_reference_implementation(reading):
     fast = per_image(fidelity(reading, random_state=3))
     subsets = random_subsets(reading.number_of_concepts, SUBSETS, 3)
     for n in range(reading.number_of_images):
@@ -137,17 +137,17 @@ def test_every_metric_is_that_of_a_slow_second_writing(reading):
             np.testing.assert_allclose(fast[name][n], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_the_examples_are_not_trivial(rng):
+def test_the_readings_of_these_tests_are_not_trivial(rng):
     reading = make_reading(rng, images=30)
     result = fidelity(reading)
     assert (result.contributions < 0).any() and (result.contributions > 0).any()
-    assert (result.values["all_off_negative_mass"] > 0).all()  # clipping binds
+    assert (result.values["all_off_negative_mass"] > 0).all()  # clipping has an effect
     crossings = make_reading(rng, images=30, bank=rng.normal(size=(5, 8)) / 20)
     crossed = fidelity(crossings).crossed
     assert crossed.any() and not crossed.all()
 
 
-def test_a_keras_head_is_read_as_its_own_predictions_say(rng):
+def test_curves_of_a_keras_network_match_its_predictions(rng):
     inputs = keras.Input((3, 2, 8))
     features = keras.layers.Activation("relu", name="features")(inputs)
     pooled = keras.layers.Flatten()(features)
@@ -164,7 +164,7 @@ def test_a_keras_head_is_read_as_its_own_predictions_say(rng):
     assert np.abs(intact - off).max() > 0.01
 
 
-# Ends
+# Ends of the ranges
 
 
 def test_contributions_of_an_additive_head_are_its_terms(rng):
@@ -173,7 +173,7 @@ def test_contributions_of_an_additive_head_are_its_terms(rng):
     np.testing.assert_allclose(leave_one_out(reading), reading.coefficients * weights, rtol=1e-4)
 
 
-def test_of_an_additive_head_no_order_deletes_or_inserts_better_than_the_signed_one(rng):
+def test_no_order_beats_the_signed_one_for_an_additive_head(rng):
     reading = make_additive(rng)
     best = fidelity(reading)
     orders = contribution_orders(best.contributions)
@@ -188,7 +188,7 @@ def test_of_an_additive_head_no_order_deletes_or_inserts_better_than_the_signed_
     assert best.values["deletion"].mean() < shuffled.mean() < reverse.mean()
 
 
-def test_mu_fidelity_of_an_additive_head_is_one_and_of_reversed_contributions_minus_one(rng):
+def test_mu_fidelity_is_one_for_an_additive_head_and_minus_one_if_reversed(rng):
     reading = make_additive(rng)
     np.testing.assert_allclose(fidelity(reading).values["mu_fidelity"], 1, atol=1e-5)
     subsets = random_subsets(4, SUBSETS, 0)
@@ -197,7 +197,7 @@ def test_mu_fidelity_of_an_additive_head_is_one_and_of_reversed_contributions_mi
     np.testing.assert_allclose(reverse, -1, atol=1e-5)
 
 
-def test_contributions_order_the_curves(rng):
+def test_curves_follow_the_order_of_contributions(rng):
     reading = make_reading(rng)
     result = fidelity(reading)
     np.testing.assert_array_equal(result.contributions, leave_one_out(reading))
@@ -207,7 +207,7 @@ def test_contributions_order_the_curves(rng):
     )
 
 
-def test_a_drop_counts_in_full_for_both_concepts_of_an_interaction():
+def test_leave_one_out_gives_an_interaction_in_full_to_both_concepts():
     reading = make_reading(
         np.random.default_rng(0),
         positions=(),
@@ -222,11 +222,11 @@ def test_a_drop_counts_in_full_for_both_concepts_of_an_interaction():
     np.testing.assert_allclose(leave_one_out(reading), [[7, 7, 0]])
 
 
-def test_signed_contributions_order_from_helping_to_hurting():
+def test_concepts_are_ordered_by_signed_contribution():
     np.testing.assert_array_equal(contribution_orders([[-3.0, 1.0, 0.0, 2.0]]), [[3, 1, 2, 0]])
 
 
-def test_deletion_ends_where_insertion_begins_and_the_other_way_round(reading):
+def test_deletion_ends_where_insertion_begins_and_vice_versa(reading):
     result = fidelity(reading)
     p, inserted = result.deletion.probabilities, result.insertion.probabilities
     np.testing.assert_allclose(inserted[:, -1], p[:, 0])
@@ -236,7 +236,7 @@ def test_deletion_ends_where_insertion_begins_and_the_other_way_round(reading):
     np.testing.assert_allclose(result.insertion.changed[:, -1], 0)
 
 
-def test_insertion_counts_no_more_than_the_intact_probability(rng):
+def test_insertion_is_capped_at_the_intact_probability(rng):
     reading = make_reading(rng, images=40)
     orders = contribution_orders(leave_one_out(reading))
     curves = insertion_curves(reading, orders)
@@ -247,7 +247,7 @@ def test_insertion_counts_no_more_than_the_intact_probability(rng):
     np.testing.assert_allclose(curves.probabilities, np.minimum(raw, intact), rtol=1e-4)
 
 
-def test_without_coefficients_there_is_nothing_to_delete(reading):
+def test_zero_coefficients_give_constant_curves(reading):
     nothing = dataclasses.replace(reading, coefficients=np.zeros_like(reading.coefficients))
     result = fidelity(nothing)
     intact = nothing.intact.probabilities
@@ -273,7 +273,7 @@ def test_one_concept_is_deleted_in_one_step(rng):
     assert np.isnan(result.values["mu_fidelity"]).all()  # all subsets are the same
 
 
-def test_an_image_without_features_has_no_fraction_of_its_norm(rng):
+def test_metrics_relative_to_the_norm_are_undefined_for_zero_features(rng):
     reading = make_reading(rng)
     activations = reading.activations.copy()
     activations[2] = 0
@@ -302,13 +302,13 @@ def curves(probabilities, changed):
         ([0, 0.1, 0.1, 0.3], 0.25, True),  # a step that changed nothing
     ],
 )
-def test_p_at_a_fraction_is_read_where_it_is_first_crossed(changed, expected, crosses):
+def test_p_at_a_fraction_is_the_value_at_its_first_crossing(changed, expected, crosses):
     at, crossed = probabilities_at(curves([1.0, 0.8, 0.4, 0.1], changed), 0.2)
     np.testing.assert_allclose(at, expected)
     assert crossed == [crosses]
 
 
-def test_areas_are_over_the_share_of_the_concepts():
+def test_areas_are_integrals_over_the_share_of_the_concepts():
     two = Curves(np.array([[1, 0], [0.3, 0.3]]), np.zeros((2, 2)))
     np.testing.assert_allclose(two.areas, [0.5, 0.3])
     np.testing.assert_allclose(curves([1, 1, 0, 0, 0], np.zeros(5)).areas, [1.5 / 4])
@@ -334,7 +334,7 @@ def test_the_order_of_the_concepts_does_not_matter(reading):
         reading, coefficients=reading.coefficients[..., swap], bank=reading.bank[swap]
     )
     one, two = fidelity(reading), fidelity(other)
-    # the subsets of concepts are drawn by place: the same draw is another set
+    # Subsets are drawn by position, so the same draw selects other concepts here.
     subsets = random_subsets(5, 50, 0)
     drops = reading.intact.logits - outcomes(reading, ~subsets).logits
     swapped = outcomes(other, ~subsets[:, swap]).logits
@@ -343,7 +343,7 @@ def test_the_order_of_the_concepts_does_not_matter(reading):
     assert_same(one, two)
 
 
-def test_precision_of_what_is_given_does_not_matter(rng):
+def test_the_dtype_of_the_arguments_does_not_matter(rng):
     reading = make_reading(rng)
     doubled = {
         name: getattr(reading, name).astype(np.float64)
@@ -376,7 +376,7 @@ def test_the_reading_is_not_changed(reading):
         np.testing.assert_array_equal(kept, now)
 
 
-def test_the_untouched_network_and_the_off_state_are_computed_once(rng):
+def test_the_intact_and_the_all_off_predictions_are_computed_once(rng):
     count = []
 
     def predict(features):
@@ -386,14 +386,14 @@ def test_the_untouched_network_and_the_off_state_are_computed_once(rng):
     reading = make_reading(rng, predict=predict)
     fidelity(reading, reconstructions=reading.activations, labels=reading.class_ids)
     concepts = 5
-    passes = 1 + 1 + concepts + 2 * (concepts - 1) + SUBSETS + 1  # reconstruction last
+    passes = 1 + 1 + concepts + 2 * (concepts - 1) + SUBSETS + 1  # the last: the reconstruction
     assert sum(count) == 6 * passes
 
 
 # Networks of one output, or of several independent ones
 
 
-def test_a_network_of_one_output_is_that_of_two_with_a_logit_of_zero(rng):
+def test_one_output_is_equivalent_to_two_with_one_logit_of_zero(rng):
     head = ReluHead(rng, 8, classes=1)
     reading = make_reading(
         rng, predict=head, class_ids=np.zeros(6, int), final_activation="sigmoid"
@@ -419,7 +419,7 @@ def test_independent_outputs_do_not_compete(rng):
 # Random draws
 
 
-def test_orders_hold_every_concept_once_and_differ_between_images():
+def test_random_orders_hold_every_concept_once_and_differ_between_images():
     orders = random_orders(30, 6, 0)
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(6), (30, 1)))
     assert len(np.unique(orders, axis=0)) > 20
@@ -427,13 +427,13 @@ def test_orders_hold_every_concept_once_and_differ_between_images():
 
 
 @pytest.mark.parametrize(("concepts", "size"), [(1, 1), (2, 1), (3, 2), (5, 2), (25, 5), (40, 8)])
-def test_subsets_are_a_fifth_of_the_concepts_and_two_where_that_can_be(concepts, size):
+def test_subsets_hold_a_fifth_of_the_concepts_and_at_least_two_if_possible(concepts, size):
     subsets = random_subsets(concepts, 20, 0)
     np.testing.assert_array_equal(subsets.sum(axis=1), size)
     np.testing.assert_array_equal(subsets, random_subsets(concepts, 20, 0))
 
 
-# What is refused
+# Invalid networks
 
 
 def test_logits_that_are_not_finite_are_refused(rng):
@@ -442,7 +442,7 @@ def test_logits_that_are_not_finite_are_refused(rng):
         fidelity(reading)
 
 
-def test_a_network_that_writes_into_its_input_changes_nothing(rng):
+def test_a_network_that_overwrites_its_input_does_not_change_the_result(rng):
     head = ReluHead(rng, 8)
 
     def careless(features):

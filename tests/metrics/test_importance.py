@@ -1,4 +1,4 @@
-"""Total Sobol indices against a second writing and against functions whose indices are known."""
+"""Sobol indices against reference implementations and against functions with known indices."""
 
 import numpy as np
 import pytest
@@ -10,17 +10,17 @@ from xplique_dirpairs.metrics.importance import (
 
 
 def sobol_design(*arguments):
-    """Return the first of the designs."""
+    """Return the first of the designs that `sobol_designs` yields."""
     return next(sobol_designs(*arguments))
 
 
 def plain_totals(scores, masks):
-    """Return total indices by Jansen's estimator alone."""
+    """Return total indices by Jansen's estimator, without a polynomial."""
     return sobol_indices(scores, masks, degree=0).total
 
 
 def jansen_slowly(f, a, b):
-    """Σ_k (f(A_k) − f(C_k))² / 2nV, one concept and one point at a time."""
+    """Return Σ_k (f(A_k) − f(C_k))² / 2nV, one concept and one point at a time."""
     points, concepts = a.shape
     values = [f(row) for row in a] + [f(row) for row in b]
     mean = sum(values) / len(values)
@@ -37,14 +37,14 @@ def jansen_slowly(f, a, b):
 
 
 @pytest.mark.parametrize("concepts", [3, 20, 40])
-def test_of_an_additive_function_they_are_the_shares_of_its_variance(rng, concepts):
+def test_totals_of_an_additive_function_are_the_shares_of_its_variance(rng, concepts):
     weights = rng.uniform(0.0, 1.0, concepts)
     truth = weights**2 / (weights**2).sum()
     masks = sobol_design(concepts, 2048, 0)
     assert np.abs(plain_totals(masks @ weights, masks) - truth).sum() < 0.02
 
 
-def test_few_masks_are_right_on_average_over_scrambles_with_many_concepts(rng):
+def test_totals_from_few_masks_are_unbiased_over_scramblings_of_many_concepts(rng):
     weights = rng.uniform(0.0, 1.0, 20)
     truth = weights**2 / (weights**2).sum()
     designs = [masks for masks, _ in zip(sobol_designs(20, 32, 0), range(40), strict=False)]
@@ -52,7 +52,7 @@ def test_few_masks_are_right_on_average_over_scrambles_with_many_concepts(rng):
     assert np.abs(mean - truth).sum() < 0.1  # an unscrambled sequence is off by 0.7, every time
 
 
-def test_an_interaction_counts_for_both_concepts():
+def test_an_interaction_is_in_the_totals_of_both_concepts():
     masks = sobol_design(3, 4096, 0)
     # f = (m₀ − ½)(m₁ − ½): all variance is interaction, so both totals are 1
     scores = (masks[:, 0] - 0.5) * (masks[:, 1] - 0.5)
@@ -60,7 +60,7 @@ def test_an_interaction_counts_for_both_concepts():
 
 
 @pytest.mark.parametrize("nb_design", [2, 10, 32])
-def test_masks_are_a_then_b_then_a_with_one_column_of_b(nb_design):
+def test_a_design_is_a_then_b_then_a_with_one_column_of_b(nb_design):
     masks = sobol_design(4, nb_design, 0)
     assert masks.shape == (nb_design * 6, 4) and masks.min() >= 0 and masks.max() <= 1
     a, b, *mixed = np.split(masks, 6)
@@ -74,16 +74,16 @@ def test_a_seed_fixes_the_masks():
     assert (sobol_design(4, 8, 3) != sobol_design(4, 8, 4)).any()
 
 
-def test_designs_that_cannot_be_are_refused():
+def test_a_design_of_one_point_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         sobol_design(4, 1)
 
 
-# ------------------------------------------------------------------ first order and total, precise
+# ------------------------------------------------------------------ first-order and total indices
 
 
 def saltelli_slowly(f, a, b):
-    """Σ_k f(B_k) (f(C_k) − f(A_k)) / nV, f about its mean over A and B."""
+    """Return Σ_k f(B_k) (f(C_k) − f(A_k)) / nV, with f about its mean over A and B."""
     points, concepts = a.shape
     mean, variance = np.mean([f(m) for m in [*a, *b]]), np.var([f(m) for m in [*a, *b]], ddof=1)
     indices = []
@@ -98,14 +98,14 @@ def saltelli_slowly(f, a, b):
 
 
 def saltelli_with_control_slowly(f, a, b, degree):
-    """The same of f, exchanging for each concept's fitted polynomial what is known of it."""
+    """Return `saltelli_slowly` of f, corrected by a fitted polynomial whose indices are known."""
     concepts = a.shape[1]
     parts, known = [], []
     for i in range(concepts):
         mixed = a.copy()
         mixed[:, i] = b[:, i]
         changes = np.array([f(x) - f(y) for x, y in zip(a, mixed, strict=True)])
-        # monomials span what Legendre polynomials do; the constant cancels
+        # Monomials span the same space as Legendre polynomials; the constant cancels.
         powers = np.arange(1, degree + 1)
         columns = a[:, i : i + 1] ** powers - b[:, i : i + 1] ** powers
         weights = np.linalg.lstsq(columns, changes, rcond=None)[0]
@@ -128,7 +128,7 @@ def interacting(weights):
     return lambda masks: np.sin(masks @ weights).sum(axis=-1) + masks[..., 0] * masks[..., 1]
 
 
-def test_without_a_polynomial_they_are_saltellis_and_jansens_estimators(rng):
+def test_without_a_polynomial_indices_are_saltellis_and_jansens_estimates(rng):
     f, masks = interacting(rng.normal(size=(5, 5))), sobol_design(5, 16, 0).astype(np.float64)
     indices = sobol_indices(f(masks), masks, degree=0)
     slow = saltelli_slowly(f, masks[:16], masks[16:32])
@@ -137,7 +137,7 @@ def test_without_a_polynomial_they_are_saltellis_and_jansens_estimators(rng):
     np.testing.assert_allclose(indices.total, slow, rtol=1e-9)
 
 
-def test_the_polynomials_own_part_is_exchanged_for_what_is_known_of_it(rng):
+def test_known_indices_of_the_polynomial_replace_their_estimates(rng):
     f, masks = interacting(rng.normal(size=(4, 4))), sobol_design(4, 16, 0).astype(np.float64)
     slow = saltelli_with_control_slowly(f, masks[:16], masks[16:32], degree=2)
     np.testing.assert_allclose(sobol_indices(f(masks), masks).first, slow, rtol=1e-7)
@@ -152,7 +152,7 @@ EFFECTS = {  # of one concept, as its mask goes from 0 to 1
 
 
 def additive_head(rng, effect):
-    """A score of 20 concepts, and the share of each in its variance."""
+    """Return an additive score of 20 concepts, and the share of each in its variance."""
     weights = rng.uniform(0.0, 1.0, 20) * rng.choice([-1.0, 1.0], 20)
     return lambda masks: EFFECTS[effect](masks) @ weights, weights**2 / (weights**2).sum()
 
@@ -162,7 +162,7 @@ def additive_head(rng, effect):
     ("effect", "points_for_total", "points_for_first"),
     [("linear", 8, 8), ("bent", 32, 32), ("saturating", 64, 512), ("rectified", 128, 512)],
 )
-def test_of_20_additive_concepts_they_are_within_2_percent(
+def test_indices_of_20_additive_concepts_are_within_2_percent(
     effect, points_for_total, points_for_first, seed
 ):
     head, truth = additive_head(np.random.default_rng(seed), effect)
@@ -170,12 +170,12 @@ def test_of_20_additive_concepts_they_are_within_2_percent(
     total = sobol_indices(head(masks), masks).total
     masks = sobol_design(20, points_for_first, seed)
     first = sobol_indices(head(masks), masks).first
-    for found in (total, first, total / total.sum(), first / first.sum()):
-        assert np.abs(found - truth).sum() < 0.02
+    for estimate in (total, first, total / total.sum(), first / first.sum()):
+        assert np.abs(estimate - truth).sum() < 0.02
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_where_xpliques_own_estimator_is_off_by_0_7(seed):
+def test_indices_are_right_where_xpliques_own_estimator_is_off_by_0_7(seed):
     from xplique.attributions.global_sensitivity_analysis import HaltonSequenceRS, JansenEstimator
 
     weights = np.random.default_rng(seed).uniform(0.0, 1.0, 20)  # every concept raises the score
@@ -183,11 +183,11 @@ def test_where_xpliques_own_estimator_is_off_by_0_7(seed):
     masks = np.asarray(HaltonSequenceRS()(20, nb_design=32))
     theirs = np.asarray(JansenEstimator()(masks, masks @ weights.astype(np.float32), 32))
     assert np.abs(theirs - truth).sum() > 0.7
-    masks = sobol_design(20, 32, seed)  # as many evaluations
+    masks = sobol_design(20, 32, seed)  # the same number of evaluations
     assert np.abs(sobol_indices(masks @ weights, masks).total - truth).sum() < 0.001
 
 
-def test_an_interaction_is_in_the_totals_and_not_in_the_first_order():
+def test_an_interaction_is_in_the_totals_but_not_in_the_first_order():
     masks = sobol_design(3, 2048, 0)
     # m₀ m₁ has the variance 7/144: 1/48 of each mask, 1/144 of both together
     indices = sobol_indices(masks[:, 0].astype(float) * masks[:, 1], masks)
@@ -197,7 +197,7 @@ def test_an_interaction_is_in_the_totals_and_not_in_the_first_order():
 
 
 @pytest.mark.parametrize("nb_design", [16, 32, 64])
-def test_errors_are_as_large_as_the_estimates_scatter(nb_design):
+def test_errors_match_the_scatter_of_the_estimates(nb_design):
     rng = np.random.default_rng(1)
     hidden, out = rng.normal(size=(8, 20)), rng.normal(size=20)
 
@@ -206,15 +206,15 @@ def test_errors_are_as_large_as_the_estimates_scatter(nb_design):
 
     truth = sobol_indices(f(sobol_design(8, 2**14, 99)), sobol_design(8, 2**14, 99))
     designs = [masks for masks, _ in zip(sobol_designs(8, nb_design, 0), range(200), strict=False)]
-    found = [sobol_indices(f(masks), masks) for masks in designs]
+    estimates = [sobol_indices(f(masks), masks) for masks in designs]
     for name in ("first", "total"):
-        values = np.array([getattr(indices, name) for indices in found])
-        errors = np.array([getattr(indices, name + "_error") for indices in found])
+        values = np.array([getattr(indices, name) for indices in estimates])
+        errors = np.array([getattr(indices, name + "_error") for indices in estimates])
         scatter = np.sqrt(np.mean((values - getattr(truth, name)) ** 2))
         assert 0.4 < scatter / np.sqrt(np.mean(errors**2)) < 1.25
 
 
-def test_errors_are_what_a_bootstrap_over_the_rows_of_the_design_gives(rng):
+def test_errors_match_a_bootstrap_over_the_rows_of_the_design(rng):
     masks = sobol_design(3, 256, 0)
     scores = masks[:, 0] + 0.5 * masks[:, 1] ** 4 + masks[:, 1] * masks[:, 2]
     rows = scores.reshape(5, 256)
@@ -227,7 +227,7 @@ def test_errors_are_what_a_bootstrap_over_the_rows_of_the_design_gives(rng):
 
 
 def first_slowly(scores, concepts):
-    """Saltelli's estimator of scores alone."""
+    """Return first-order indices by Saltelli's estimator, from scores alone."""
     count = len(scores) // (concepts + 2)
     blocks = (scores - scores[: 2 * count].mean()).reshape(-1, count)
     a, b, *mixed = blocks
@@ -235,7 +235,7 @@ def first_slowly(scores, concepts):
 
 
 @pytest.mark.parametrize("nb_design", [2, 8, 16, 48])
-def test_totals_are_never_negative_and_a_concept_without_effect_has_none(rng, nb_design):
+def test_totals_are_not_negative_and_zero_for_a_concept_without_effect(rng, nb_design):
     hidden = rng.normal(size=(30, 6, 8))
     hidden[:, 2] = 0
     masks = sobol_design(6, nb_design, 0)
@@ -245,7 +245,7 @@ def test_totals_are_never_negative_and_a_concept_without_effect_has_none(rng, nb
     np.testing.assert_allclose(total[:, 2], 0, atol=1e-12)
 
 
-def test_errors_shrink_as_the_mean_over_images_with_masks_of_their_own(rng):
+def test_errors_average_out_over_images_with_designs_of_their_own(rng):
     head, truth = additive_head(rng, "saturating")
     designs = [masks for masks, _ in zip(sobol_designs(20, 32, 0), range(64), strict=False)]
     first = np.array([sobol_indices(head(masks), masks).first for masks in designs])
@@ -271,7 +271,7 @@ def test_scale_and_offset_of_the_scores_do_not_matter(rng):
         np.testing.assert_allclose(getattr(other, name), values, rtol=1e-6, atol=1e-9)
 
 
-def test_many_sets_of_scores_give_the_same_as_each_alone(rng):
+def test_several_sets_of_scores_give_the_same_indices_as_each_alone(rng):
     masks = sobol_design(3, 16, 0)
     scores = rng.normal(size=(2, 4, len(masks)))
     scores[0, 1] = 5.0  # one that does not vary among others that do

@@ -28,7 +28,7 @@ FLAT = [(category, name) for category, names in CONCEPTS.items() for name in nam
 PER_DETECTOR = ("iou", "precision", "recall", "f1", "average_precision")
 
 
-def own(maps):
+def identity(maps):
     return maps
 
 
@@ -48,74 +48,74 @@ def thresholds(rng):
 
 
 @pytest.fixture
-def found(training, validation, thresholds):
-    return interpretability(training, validation, own, thresholds)
+def scores(training, validation, thresholds):
+    return interpretability(training, validation, identity, thresholds)
 
 
 def pixels_of(data, label):
-    """Maps (P, I) and where the concept is (P,), of the images that know its category."""
+    """Return maps (P, I), and whether pixels are of the label (P,), of the images that count."""
     category, name = FLAT[label]
     values, labels = slow_pixels(data)[category]
     return values, labels == CONCEPTS[category].index(name) + 1
 
 
-# ------------------------------------------------------------------ against a slow second writing
+# ------------------------------------------------------------------ against a reference
 
 
-def test_labels_are_from_the_training_part(found, training, thresholds):
-    dissection = dissect(training, own, thresholds)
-    np.testing.assert_array_equal(found.labels, dissection.iou.argmax(axis=1))
-    np.testing.assert_array_equal(found.training_iou, dissection.iou.max(axis=1))
+def test_labels_come_from_the_training_part(scores, training, thresholds):
+    dissection = dissect(training, identity, thresholds)
+    np.testing.assert_array_equal(scores.labels, dissection.iou.argmax(axis=1))
+    np.testing.assert_array_equal(scores.training_iou, dissection.iou.max(axis=1))
 
 
 @pytest.mark.parametrize("exhaustive", [False, True])
-def test_scores_are_those_of_the_validation_part_s_pixels(
+def test_scores_match_scikit_learn_on_the_pixels_of_the_validation_part(
     training, validation, thresholds, exhaustive
 ):
     training.exhaustive = validation.exhaustive = exhaustive
-    found = interpretability(training, validation, own, thresholds)
-    assert (found.images == len(validation.maps)).all() == exhaustive
-    for i, label in enumerate(found.labels):
-        values, there = pixels_of(validation, label)
+    scores = interpretability(training, validation, identity, thresholds)
+    assert (scores.images == len(validation.maps)).all() == exhaustive
+    for i, label in enumerate(scores.labels):
+        values, is_label = pixels_of(validation, label)
         fires = values[:, i] > thresholds[i]
-        both = sum(a and b for a, b in zip(fires, there, strict=True))
-        either = sum(a or b for a, b in zip(fires, there, strict=True))
-        assert found.iou[i] == pytest.approx(both / either)
-        assert found.precision[i] == pytest.approx(precision_score(there, fires))
-        assert found.recall[i] == pytest.approx(recall_score(there, fires))
-        assert found.f1[i] == pytest.approx(f1_score(there, fires))
+        both = sum(a and b for a, b in zip(fires, is_label, strict=True))
+        either = sum(a or b for a, b in zip(fires, is_label, strict=True))
+        assert scores.iou[i] == pytest.approx(both / either)
+        assert scores.precision[i] == pytest.approx(precision_score(is_label, fires))
+        assert scores.recall[i] == pytest.approx(recall_score(is_label, fires))
+        assert scores.f1[i] == pytest.approx(f1_score(is_label, fires))
 
 
-def test_average_precision_is_scikit_learn_s_up_to_the_levels(validation, thresholds):
-    found = interpretability(validation, validation, own, thresholds)
-    for i, label in enumerate(found.labels):
-        values, there = pixels_of(validation, label)
-        theirs = average_precision_score(there, values[:, i])
-        assert found.average_precision[i] == pytest.approx(theirs, abs=1e-3)
+def test_average_precision_matches_scikit_learn_up_to_the_levels(validation, thresholds):
+    scores = interpretability(validation, validation, identity, thresholds)
+    for i, label in enumerate(scores.labels):
+        values, is_label = pixels_of(validation, label)
+        theirs = average_precision_score(is_label, values[:, i])
+        assert scores.average_precision[i] == pytest.approx(theirs, abs=1e-3)
         low, high = validation.maps[..., i].min(), validation.maps[..., i].max()
         levels = np.floor((values[:, i] - low) / (high - low) * AP_LEVELS)
-        # but for pixels that rounding puts on the next level
-        rounded = average_precision_score(there, levels)
-        assert found.average_precision[i] == pytest.approx(rounded, abs=1e-4)
+        # The tolerance is for pixels that rounding puts on the next level.
+        rounded = average_precision_score(is_label, levels)
+        assert scores.average_precision[i] == pytest.approx(rounded, abs=1e-4)
 
 
-def test_average_precision_of_a_histogram_is_that_of_its_samples(rng):
-    levels, there = rng.integers(0, 7, 300), rng.random(300) < 0.3
-    positive, total = np.bincount(levels[there], minlength=9), np.bincount(levels, minlength=9)
+def test_average_precision_of_a_histogram_matches_that_of_its_samples(rng):
+    levels, is_label = rng.integers(0, 7, 300), rng.random(300) < 0.3
+    positive, total = np.bincount(levels[is_label], minlength=9), np.bincount(levels, minlength=9)
     ap = average_precision(np.stack([positive, total * 0]), np.stack([total, total]))
-    assert ap[0] == pytest.approx(average_precision_score(there, levels))
+    assert ap[0] == pytest.approx(average_precision_score(is_label, levels))
     assert np.isnan(ap[1])
 
 
-def test_s1_and_s2_are_sums_over_detectors_and_over_labels(found):
-    assert found.s1 == pytest.approx(sum(found.iou.tolist()))
+def test_s1_and_s2_are_sums_over_detectors_and_over_labels(scores):
+    assert scores.s1 == pytest.approx(sum(scores.iou.tolist()))
     best = {}
-    for label, iou in zip(found.labels, found.iou, strict=True):
+    for label, iou in zip(scores.labels, scores.iou, strict=True):
         best[label] = max(best.get(label, 0.0), iou)
-    assert found.s2 == pytest.approx(sum(best.values()))
+    assert scores.s2 == pytest.approx(sum(best.values()))
 
 
-def test_s1_and_s2_are_integrals_of_what_is_above_a_threshold(rng):
+def test_s1_and_s2_are_integrals_of_counts_above_a_threshold(rng):
     iou, labels = rng.random(30), rng.integers(-1, 8, 30)
     edges = np.linspace(0, 1, 20001)
     middles = (edges[1:] + edges[:-1]) / 2
@@ -125,27 +125,31 @@ def test_s1_and_s2_are_integrals_of_what_is_above_a_threshold(rng):
     assert s2(iou, labels) == pytest.approx(np.mean(distinct), abs=1e-3)
 
 
-def test_linear_or_is_the_iou_of_the_union_of_a_label_s_detectors(training, validation, thresholds):
-    dissection = dissect(training, own, thresholds)
+def test_linear_or_is_the_iou_of_the_union_of_detectors_of_a_label(
+    training, validation, thresholds
+):
+    dissection = dissect(training, identity, thresholds)
     labels = np.array([4, 1, 1, NO_LABEL, 1])
-    found = score_labels(validation, own, dissection, labels)
-    assert list(found.linear_or) == [FLAT[1], FLAT[4]]
+    scores = score_labels(validation, identity, dissection, labels)
+    assert list(scores.linear_or) == [FLAT[1], FLAT[4]]
     for label in (1, 4):
-        values, there = pixels_of(validation, label)
+        values, is_label = pixels_of(validation, label)
         fires = (values > thresholds)[:, labels == label].any(axis=1)
-        slow = (fires & there).sum() / (fires | there).sum()
-        assert found.linear_or[FLAT[label]] == pytest.approx(slow)
-    assert found.linear_or[FLAT[4]] == found.iou[0]
-    assert found.summaries()["linear_or"].value == pytest.approx(sum(found.linear_or.values()))
+        slow = (fires & is_label).sum() / (fires | is_label).sum()
+        assert scores.linear_or[FLAT[label]] == pytest.approx(slow)
+    assert scores.linear_or[FLAT[4]] == scores.iou[0]
+    assert scores.summaries()["linear_or"].value == pytest.approx(sum(scores.linear_or.values()))
 
 
-def test_the_bootstrap_counts_each_image_as_often_as_drawn(training, validation, thresholds):
-    dissection = dissect(training, own, thresholds)
-    found = score_labels(validation, own, dissection, resamples=3, random_state=7)
+def test_the_bootstrap_counts_each_image_the_number_of_times_it_is_drawn(
+    training, validation, thresholds
+):
+    dissection = dissect(training, identity, thresholds)
+    scores = score_labels(validation, identity, dissection, resamples=3, random_state=7)
     weights = np.array([np.random.default_rng(7).poisson(1.0, (5, 3))])[0].T
-    for drawn, times in zip(found.resampled_iou, weights, strict=True):
+    for drawn, times in zip(scores.resampled_iou, weights, strict=True):
         again = validation.subset(np.repeat(np.arange(5), times))
-        np.testing.assert_array_equal(drawn, score_labels(again, own, dissection).iou)
+        np.testing.assert_array_equal(drawn, score_labels(again, identity, dissection).iou)
 
 
 # ------------------------------------------------------------------ the ends of the range
@@ -156,207 +160,211 @@ def masks_as_maps(data):
     return dataclasses.replace(data, maps=np.stack(where, axis=-1).astype(float))
 
 
-def test_detectors_that_are_the_masks_have_one_everywhere(training, validation):
-    found = interpretability(
-        masks_as_maps(training), masks_as_maps(validation), own, np.full(6, 0.5)
+def test_detectors_that_equal_the_masks_have_perfect_scores(training, validation):
+    scores = interpretability(
+        masks_as_maps(training), masks_as_maps(validation), identity, np.full(6, 0.5)
     )
-    np.testing.assert_array_equal(found.labels, range(6))
+    np.testing.assert_array_equal(scores.labels, range(6))
     for name in PER_DETECTOR:
-        np.testing.assert_allclose(getattr(found, name), 1.0, err_msg=name)
-    assert found.s1 == found.s2 == 6.0
-    assert found.interpretable() == found.interpretable_concepts()
-    assert found.interpretable() == {"object": 3, "colour": 2, "part": 1}
-    assert set(found.linear_or.values()) == {1.0}
-    low, high = found.summaries()["s1"][1:3]
+        np.testing.assert_allclose(getattr(scores, name), 1.0, err_msg=name)
+    assert scores.s1 == scores.s2 == 6.0
+    assert scores.interpretable() == scores.interpretable_concepts()
+    assert scores.interpretable() == {"object": 3, "colour": 2, "part": 1}
+    assert set(scores.linear_or.values()) == {1.0}
+    low, high = scores.summaries()["s1"][1:3]
     assert low == high == 6.0
 
 
-def test_detectors_that_never_fire_have_zero(training, validation):
-    found = interpretability(training, validation, own, np.full(5, 1e6))
+def test_detectors_that_never_fire_score_zero(training, validation):
+    scores = interpretability(training, validation, identity, np.full(5, 1e6))
     for name in PER_DETECTOR:
-        np.testing.assert_array_equal(getattr(found, name), 0.0, err_msg=name)
-    assert found.s1 == found.s2 == 0.0
-    assert found.linear_or == {} and sum(found.interpretable().values()) == 0
+        np.testing.assert_array_equal(getattr(scores, name), 0.0, err_msg=name)
+    assert scores.s1 == scores.s2 == 0.0
+    assert scores.linear_or == {} and sum(scores.interpretable().values()) == 0
 
 
-def test_twins_count_twice_in_s1_and_once_in_s2(training, validation, thresholds):
-    def twins(maps):
+def test_duplicate_detectors_count_twice_in_s1_and_once_in_s2(training, validation, thresholds):
+    def duplicates(maps):
         return np.concatenate([maps, maps], axis=-1)
 
-    one = interpretability(training, validation, own, thresholds)
-    two = interpretability(training, validation, twins, np.tile(thresholds, 2))
+    one = interpretability(training, validation, identity, thresholds)
+    two = interpretability(training, validation, duplicates, np.tile(thresholds, 2))
     assert two.s1 == pytest.approx(2 * one.s1)
     assert two.s2 == pytest.approx(one.s2)
     assert two.linear_or == one.linear_or
 
 
-def test_scores_that_the_validation_part_does_not_determine_are_left_out(
+def test_scores_that_the_validation_part_does_not_determine_are_nan(
     training, validation, thresholds
 ):
-    dissection = dissect(training, own, thresholds)
+    dissection = dissect(training, identity, thresholds)
     validation.masks["part"][:] = 0
     validation.masks["object"][validation.masks["object"] == 1] = 0
     labels = np.array([5, 0, 3, 4, 3])
-    found = score_labels(validation, own, dissection, labels)
+    scores = score_labels(validation, identity, dissection, labels)
     for name in PER_DETECTOR:
-        assert np.isnan(getattr(found, name)[0]), name
-        assert np.isfinite(getattr(found, name)[2:]).all(), name
-        assert np.isnan(getattr(found, name)[1]) == (name in ("recall", "f1", "average_precision"))
-    assert found.iou[1] == 0.0
-    assert found.s1 == pytest.approx(found.iou[2:].sum())
-    summaries = found.summaries()
+        assert np.isnan(getattr(scores, name)[0]), name
+        assert np.isfinite(getattr(scores, name)[2:]).all(), name
+        assert np.isnan(getattr(scores, name)[1]) == (name in ("recall", "f1", "average_precision"))
+    assert scores.iou[1] == 0.0
+    assert scores.s1 == pytest.approx(scores.iou[2:].sum())
+    summaries = scores.summaries()
     assert summaries["s1"].undefined == 1
-    assert summaries["label_recall"].value == pytest.approx(found.recall[2:].mean())
-    assert np.isnan(found.resampled_iou[:, 0]).all()
+    assert summaries["label_recall"].value == pytest.approx(scores.recall[2:].mean())
+    assert np.isnan(scores.resampled_iou[:, 0]).all()
 
 
-def test_interpretable_detectors_are_counted_by_the_category_of_their_label(found):
+def test_interpretable_detectors_are_counted_by_the_category_of_their_label(scores):
     for least in (0.0, 0.1, 0.2, 1.1):
-        good = [FLAT[c][0] for c, v in zip(found.labels, found.iou, strict=True) if v >= least]
-        assert found.interpretable(least) == {name: good.count(name) for name in CONCEPTS}
-        labels = {c for c, v in zip(found.labels, found.iou, strict=True) if v >= least}
-        assert sum(found.interpretable_concepts(least).values()) == len(labels)
+        good = [FLAT[c][0] for c, v in zip(scores.labels, scores.iou, strict=True) if v >= least]
+        assert scores.interpretable(least) == {name: good.count(name) for name in CONCEPTS}
+        labels = {c for c, v in zip(scores.labels, scores.iou, strict=True) if v >= least}
+        assert sum(scores.interpretable_concepts(least).values()) == len(labels)
 
 
 # ------------------------------------------------------------------ invariance
 
 
-def test_neither_order_nor_batches_matter(training, validation, thresholds, found, rng):
+def test_order_and_batches_of_images_do_not_matter(training, validation, thresholds, scores, rng):
     order = rng.permutation(5)
-    other = interpretability(training, validation.subset(order), own, thresholds, batch_size=2)
+    other = interpretability(training, validation.subset(order), identity, thresholds, batch_size=2)
     for name in PER_DETECTOR:
-        np.testing.assert_array_equal(getattr(other, name), getattr(found, name), err_msg=name)
-    assert other.linear_or == found.linear_or
+        np.testing.assert_array_equal(getattr(other, name), getattr(scores, name), err_msg=name)
+    assert other.linear_or == scores.linear_or
 
 
-def test_batches_do_not_change_what_the_bootstrap_draws(training, validation, thresholds, found):
-    other = interpretability(training, validation, own, thresholds, batch_size=2)
-    np.testing.assert_array_equal(other.resampled_iou, found.resampled_iou)
+def test_batches_do_not_change_what_the_bootstrap_draws(training, validation, thresholds, scores):
+    other = interpretability(training, validation, identity, thresholds, batch_size=2)
+    np.testing.assert_array_equal(other.resampled_iou, scores.resampled_iou)
 
 
-def test_the_bootstrap_draws_alike_whatever_the_labels(training, validation, thresholds):
-    # an image that says nothing about the labels of some detectors is drawn for them, too
-    dissection = dissect(training, own, thresholds)
+def test_the_bootstrap_draws_the_same_images_for_any_labels(training, validation, thresholds):
+    # Images that do not count for the labels of some detectors are drawn nevertheless.
+    dissection = dissect(training, identity, thresholds)
     parts, houses = (
-        score_labels(validation, own, dissection, np.array([label, NO_LABEL, 0, 0, 0]))
+        score_labels(validation, identity, dissection, np.array([label, NO_LABEL, 0, 0, 0]))
         for label in (5, 0)
     )
-    alone = score_labels(validation, own, dissection, np.array([5, *[NO_LABEL] * 4]))
+    alone = score_labels(validation, identity, dissection, np.array([5, *[NO_LABEL] * 4]))
     np.testing.assert_array_equal(parts.resampled_iou[:, 2:], houses.resampled_iou[:, 2:])
     np.testing.assert_array_equal(alone.resampled_iou[:, 0], parts.resampled_iou[:, 0])
 
 
-@pytest.mark.parametrize("limits", [None, [0.3] * 5], ids=["quantile", "own"])
+@pytest.mark.parametrize("limits", [None, [0.3] * 5], ids=["quantile", "given"])
 def test_a_shift_moves_the_maps_of_both_parts(limits):
     parts = [annotations(np.random.default_rng(k), cells=(10, 13)) for k in range(2)]
-    found = interpretability(*parts, own, limits, shift=(2, 1))
-    # quantiles are of the maps as they are
-    other = interpretability(*(moved(part, 2, 1) for part in parts), own, found.thresholds)
+    scores = interpretability(*parts, identity, limits, shift=(2, 1))
+    # The quantiles are those of the maps before upsampling.
+    other = interpretability(*(moved(part, 2, 1) for part in parts), identity, scores.thresholds)
     for name in ("labels", "training_iou", "iou", "precision", "recall"):
-        np.testing.assert_array_equal(getattr(other, name), getattr(found, name), err_msg=name)
-    assert (found.iou != interpretability(*parts, own, found.thresholds).iou).any()
+        np.testing.assert_array_equal(getattr(other, name), getattr(scores, name), err_msg=name)
+    assert (scores.iou != interpretability(*parts, identity, scores.thresholds).iou).any()
 
 
-def test_the_order_of_the_detectors_orders_their_scores(training, validation, thresholds, found):
+def test_the_order_of_the_detectors_only_changes_the_order_of_the_scores(
+    training, validation, thresholds, scores
+):
     order = [3, 1, 4, 0, 2]
     other = interpretability(training, validation, lambda x: x[..., order], thresholds[order])
     for name in (*PER_DETECTOR, "labels"):
-        np.testing.assert_array_equal(getattr(other, name), getattr(found, name)[order])
-    assert other.s2 == pytest.approx(found.s2)
+        np.testing.assert_array_equal(getattr(other, name), getattr(scores, name)[order])
+    assert other.s2 == pytest.approx(scores.s2)
 
 
-def test_without_thresholds_the_better_quantile_of_the_training_part_is_taken(training, validation):
-    found = interpretability(training, validation, own)
-    _, dissection = choose_thresholds(training, own)
-    other = interpretability(training, validation, own, dissection.thresholds)
-    np.testing.assert_array_equal(found.iou, other.iou)
+def test_the_better_quantile_of_the_training_part_is_used_without_thresholds(training, validation):
+    scores = interpretability(training, validation, identity)
+    _, dissection = choose_thresholds(training, identity)
+    other = interpretability(training, validation, identity, dissection.thresholds)
+    np.testing.assert_array_equal(scores.iou, other.iou)
 
 
-def test_values_beyond_the_training_part_s_range_count_at_its_ends(
+def test_values_outside_the_range_of_the_training_part_are_moved_to_its_ends(
     training, validation, thresholds
 ):
-    dissection = dissect(training, own, thresholds)
+    dissection = dissect(training, identity, thresholds)
     validation.maps = 50 * validation.maps
-    found = score_labels(validation, own, dissection)
-    for i, label in enumerate(found.labels):
-        values, there = pixels_of(validation, label)
+    scores = score_labels(validation, identity, dissection)
+    for i, label in enumerate(scores.labels):
+        values, is_label = pixels_of(validation, label)
         inside = values[:, i].clip(dissection.lowest[i], dissection.highest[i])
-        theirs = average_precision_score(there, inside)
-        assert found.average_precision[i] == pytest.approx(theirs, abs=2e-3)
+        theirs = average_precision_score(is_label, inside)
+        assert scores.average_precision[i] == pytest.approx(theirs, abs=2e-3)
 
 
 # ------------------------------------------------------------------ tables, intervals, errors
 
 
-def test_every_metric_of_its_kind_has_a_summary(found):
+def test_every_metric_of_its_kind_has_a_summary(scores):
     keys = [key for key, metric in METRICS.items() if metric.kind == "interpretability"]
-    assert list(found.summaries()) == keys
+    assert list(scores.summaries()) == keys
 
 
-def test_an_interval_holds_its_figure_and_grows_with_the_confidence(found):
-    narrow, wide = found.summaries(0.5)["s1"], found.summaries(0.95)["s1"]
+def test_an_interval_contains_its_figure_and_grows_with_the_confidence(scores):
+    narrow, wide = scores.summaries(0.5)["s1"], scores.summaries(0.95)["s1"]
     assert wide.low < narrow.low < wide.value < narrow.high < wide.high
-    with pytest.raises(ValueError, match="confidence"):
-        found.summaries(1.0)
+    with pytest.raises(ValueError, match="confidence must"):
+        scores.summaries(1.0)
 
 
-def test_the_table_has_a_row_for_each_detector_best_first(found):
-    table = found.table()
+def test_the_table_has_a_row_for_each_detector_best_first(scores):
+    table = scores.table()
     values = [row[5].numbers[0] for row in table.rows]
-    np.testing.assert_array_equal(values, sorted(found.iou, reverse=True))
+    np.testing.assert_array_equal(values, sorted(scores.iou, reverse=True))
     for row in table.rows:
-        assert (row[2].text, row[1].text) == FLAT[found.labels[int(row[0].text)]]
+        assert (row[2].text, row[1].text) == FLAT[scores.labels[int(row[0].text)]]
 
 
 def test_a_detector_without_a_label_has_a_dash_in_the_table(training, validation):
-    table = interpretability(training, validation, own, np.full(5, 1e6)).table()
+    table = interpretability(training, validation, identity, np.full(5, 1e6)).table()
     assert all(row[1].text == "–" for row in table.rows)
 
 
-def test_differences_of_an_extractor_and_itself_are_zero(training, validation, thresholds, found):
-    same = paired_interval(found, found)
+def test_the_difference_of_a_result_to_itself_is_zero(training, validation, thresholds, scores):
+    same = paired_interval(scores, scores)
     assert same["s1"][:3] == same["s2"][:3] == (0.0, 0.0, 0.0)
-    other = interpretability(training, validation, own, thresholds + 2)
-    difference = paired_interval(found, other)["s1"]
+    other = interpretability(training, validation, identity, thresholds + 2)
+    difference = paired_interval(scores, other)["s1"]
     assert difference.low <= difference.value <= difference.high
-    assert difference.value == pytest.approx(found.s1 - other.s1)
+    assert difference.value == pytest.approx(scores.s1 - other.s1)
     with pytest.raises(ValueError, match="same number of bootstrap samples"):
-        paired_interval(found, interpretability(training, validation, own, resamples=3))
+        paired_interval(scores, interpretability(training, validation, identity, resamples=3))
 
 
-def test_arguments_that_do_not_fit_are_refused(training, validation, thresholds):
-    dissection = dissect(training, own, thresholds)
-    for labels, words in (
+def test_invalid_arguments_are_refused(training, validation, thresholds):
+    dissection = dissect(training, identity, thresholds)
+    for labels, message in (
         ([0, 1], "integers of shape"),
         ([0.5] * 5, "integers of shape"),
         ([0, 1, 2, 3, 6], "from 0 to 6"),
         ([0, 1, 2, 3, -2], "from -2 to 3"),
     ):
-        with pytest.raises(ValueError, match=words):
-            score_labels(validation, own, dissection, labels)
+        with pytest.raises(ValueError, match=message):
+            score_labels(validation, identity, dissection, labels)
     with pytest.raises(ValueError, match="must have the same concepts"):
-        score_labels(dataclasses.replace(validation, concepts={"a": ("b",)}), own, dissection)
-    for how, words in (
+        score_labels(dataclasses.replace(validation, concepts={"a": ("b",)}), identity, dissection)
+    for settings, message in (
         ({"resamples": -1}, "resamples must be"),
         ({"resamples": 2.5}, "resamples must be"),
         ({"random_state": "a"}, "random_state must be"),
         ({"random_state": -1}, "random_state must be"),
     ):
-        with pytest.raises(ValueError, match=words):
-            score_labels(validation, own, dissection, **how)
+        with pytest.raises(ValueError, match=message):
+            score_labels(validation, identity, dissection, **settings)
     with pytest.raises(ValueError, match="maps of 5 detectors, one per threshold, not of 4"):
         score_labels(validation, lambda x: x[..., :4], dissection)
 
 
-@pytest.mark.parametrize("how", [{"resamples": 2.5}, {"random_state": "a"}, {"shift": (1, 2, 3)}])
-def test_settings_that_do_not_fit_are_refused_before_the_training_part_is_read(
-    training, validation, how
+@pytest.mark.parametrize(
+    "settings", [{"resamples": 2.5}, {"random_state": "a"}, {"shift": (1, 2, 3)}]
+)
+def test_invalid_settings_are_refused_before_the_training_part_is_read(
+    training, validation, settings
 ):
     def read(maps):
         raise AssertionError("read")
 
     with pytest.raises(ValueError, match="must be"):
-        interpretability(training, validation, read, np.zeros(5), **how)
+        interpretability(training, validation, read, np.zeros(5), **settings)
     other = dataclasses.replace(validation, concepts={"a": ("b",)})
     with pytest.raises(ValueError, match="must have the same concepts"):
         interpretability(training, other, read, np.zeros(5))
@@ -366,7 +374,10 @@ def test_settings_that_do_not_fit_are_refused_before_the_training_part_is_read(
 
 
 class Stream:
-    """Blocks of labels in two categories of 30, made when they are asked for; images are maps."""
+    """Annotated images with maps in place of images and two categories of 30 concepts.
+
+    The batches are generated on the fly.
+    """
 
     def __init__(self, images, cells=14, side=224, detectors=64):
         names = tuple(map(str, range(30)))
@@ -389,12 +400,12 @@ def test_memory_does_not_grow_with_the_number_of_images():
         stream = Stream(images, cells=4, side=32, detectors=8)
         tracemalloc.start()
         try:
-            interpretability(stream, stream, own, batch_size=4, resamples=20)
+            interpretability(stream, stream, identity, batch_size=4, resamples=20)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
-    peak(4)  # what the first run loads
+    peak(4)  # The first run allocates memory that is not freed.
     assert peak(64) < 1.2 * peak(8)
 
 
@@ -402,5 +413,5 @@ def test_memory_does_not_grow_with_the_number_of_images():
 def test_64_detectors_60_concepts_and_400_images_take_less_than_a_minute():
     stream = Stream(400)
     start = time.process_time()
-    interpretability(stream, stream, own, np.full(64, 2.0))
+    interpretability(stream, stream, identity, np.full(64, 2.0))
     assert time.process_time() - start < 60.0

@@ -18,7 +18,7 @@ from xplique_dirpairs.metrics.manipulation import (
 )
 
 
-def test_masks_that_need_several_chunks_give_the_outcomes_of_their_parts(rng):
+def test_outcomes_of_many_masks_in_several_chunks_match_those_of_few_masks(rng):
     sizes = []
     reading = make_reading(rng)
 
@@ -30,8 +30,8 @@ def test_masks_that_need_several_chunks_give_the_outcomes_of_their_parts(rng):
     together = outcomes(dataclasses.replace(reading, predict=predict), masks)
     assert len(sizes) > 1
     for part in (slice(0, 300), slice(19_800, None)):
-        for whole, alone in zip(together, outcomes(reading, masks[part]), strict=True):
-            np.testing.assert_allclose(whole[:, part], alone, rtol=2e-4, atol=1e-5)
+        for values, alone in zip(together, outcomes(reading, masks[part]), strict=True):
+            np.testing.assert_allclose(values[:, part], alone, rtol=2e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["activations", "coefficients", "bank"])
@@ -47,7 +47,7 @@ def test_probabilities_of_far_apart_logits_are_exact():
     np.testing.assert_allclose(class_probabilities([[-1000.0]], "sigmoid"), [[0]])
 
 
-def test_negative_mass_is_that_of_the_negative_features():
+def test_negative_mass_is_the_mass_of_the_negative_features():
     reading = Reading(
         activations=[[1.0, 3.0]],
         coefficients=[[2.0]],
@@ -60,7 +60,7 @@ def test_negative_mass_is_that_of_the_negative_features():
     np.testing.assert_allclose(reading.all_off.changed, [[np.sqrt(1 + 4) / np.sqrt(10)]])
 
 
-def test_features_are_clipped_to_each_channel_s_range(rng):
+def test_features_are_clipped_to_the_range_of_each_channel(rng):
     seen = []
 
     def predict(features):
@@ -76,7 +76,7 @@ def test_features_are_clipped_to_each_channel_s_range(rng):
     assert (seen.max(axis=0) == np.float32(high)).any()
 
 
-def test_the_divergence_has_a_direction_and_is_in_bits():
+def test_the_divergence_is_asymmetric_and_in_bits():
     p, q = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
     expected = 0.5 * np.log2(0.5 / 0.25) + 0.5 * np.log2(0.5 / 0.75)
     np.testing.assert_allclose(kl_bits(p, q), [expected])
@@ -91,7 +91,7 @@ def test_entropy_is_in_bits():
     np.testing.assert_allclose(entropy_bits([[np.log(3)]], "sigmoid"), [0.811278], rtol=1e-6)
 
 
-def test_one_output_is_judged_as_two_classes_are(rng):
+def test_measures_of_one_output_match_those_of_two_classes(rng):
     one, other = rng.normal(size=(2, 40, 1))
     two, two_other = (np.concatenate([z, np.zeros_like(z)], axis=1) for z in (one, other))
     np.testing.assert_allclose(kl_bits(one, other, "sigmoid"), kl_bits(two, two_other))
@@ -99,7 +99,7 @@ def test_one_output_is_judged_as_two_classes_are(rng):
     np.testing.assert_array_equal(agreement(one, other, "sigmoid"), agreement(two, two_other))
 
 
-def test_of_independent_outputs_the_share_that_agrees_counts():
+def test_agreement_of_independent_outputs_is_the_share_that_agrees():
     np.testing.assert_allclose(
         agreement([[1.0, -2.0, 3.0, 4.0]], [[2.0, 1.0, 1.0, -1.0]], "sigmoid"), [0.5]
     )

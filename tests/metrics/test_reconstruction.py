@@ -1,4 +1,4 @@
-"""The reconstruction without residual: a second writing, and the ends of every range."""
+"""The reconstruction without residual against a reference, and at the ends of every range."""
 
 import dataclasses
 
@@ -36,12 +36,12 @@ def reading(request, rng):
 
 @pytest.fixture
 def labels(reading, rng):
-    """Right for about two thirds of the images."""
+    """Return classes that the network predicts correctly for about two thirds of the images."""
     predictions = reading.intact_logits.argmax(axis=1)
     return np.where(rng.random(20) < 0.6, predictions, rng.integers(CLASSES, size=20))
 
 
-def test_every_metric_is_that_of_a_slow_second_writing(reading, labels, rng):
+def test_every_metric_matches_a_reference_implementation(reading, labels, rng):
     rebuilt = reading.activations + 0.7 * rng.normal(size=reading.activations.shape)
     fast = reconstruction(reading, rebuilt, labels)
     x = reading.activations.astype(float)
@@ -57,14 +57,14 @@ def test_every_metric_is_that_of_a_slow_second_writing(reading, labels, rng):
         right_rebuilt += q.argmax() == labels[n]
     eta = (right_rebuilt / 20 - 1 / CLASSES) / (right / 20 - 1 / CLASSES)
     np.testing.assert_allclose(figure("completeness", fast["completeness"]), eta)
-    for key, values, found in (
+    for key, values, predictions in (
         ("logit_r2", np.array(logits), np.array(others)),
         ("activation_r2", x.reshape(-1, 8), rebuilt.reshape(-1, 8)),
     ):
         left = total = 0.0
         for feature in range(values.shape[1]):
             middle = sum(values[:, feature]) / len(values)
-            for value, prediction in zip(values[:, feature], found[:, feature], strict=True):
+            for value, prediction in zip(values[:, feature], predictions[:, feature], strict=True):
                 left += (value - prediction) ** 2
                 total += (value - middle) ** 2
         np.testing.assert_allclose(figure(key, fast[key]), 1 - left / total, rtol=1e-3)
@@ -84,10 +84,10 @@ def test_the_mean_explains_nothing_of_the_activations(reading):
     middle = np.broadcast_to(reading.activations.mean(axis=axes), reading.activations.shape)
     values = reconstruction(reading, middle)
     np.testing.assert_allclose(figure("activation_r2", values["activation_r2"]), 0, atol=1e-6)
-    assert figure("logit_r2", values["logit_r2"]) <= 0  # one prediction for all images
+    assert figure("logit_r2", values["logit_r2"]) <= 0  # The prediction is the same for all images.
 
 
-def test_predicting_each_feature_s_mean_scores_0_and_the_overall_mean_less(rng):
+def test_predicting_the_mean_of_each_feature_scores_0_and_the_overall_mean_less(rng):
     values = rng.normal(size=(30, 4)) + [0, 5, 50, -9]
 
     def r2(predictions):
@@ -98,7 +98,7 @@ def test_predicting_each_feature_s_mean_scores_0_and_the_overall_mean_less(rng):
     assert r2(np.full_like(values, values.mean())) < -10
 
 
-def test_variance_explained_does_not_depend_on_an_offset_or_a_scale(rng):
+def test_explained_variance_does_not_depend_on_an_offset_or_a_scale(rng):
     values, predictions = rng.normal(size=(2, 30, 5, 4))
     once = ratio_of_means(explained_variance(values, predictions)[None])
     moved = explained_variance(3 * values + 7, 3 * predictions + 7)
@@ -106,21 +106,21 @@ def test_variance_explained_does_not_depend_on_an_offset_or_a_scale(rng):
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, -1e4])
-def test_of_values_that_do_not_vary_nothing_can_be_explained(level):
+def test_explained_variance_of_constant_values_is_undefined(level):
     values = np.full((5, 3), level, np.float32)
     columns = explained_variance(values, values + 1)
     assert np.isnan(METRICS["logit_r2"].summary(columns)[:3]).all()
 
 
-def test_the_network_sees_the_reconstruction_within_the_layer_s_range(reading):
+def test_the_network_is_given_the_reconstruction_clipped_to_the_range(reading):
     below = np.where(reading.activations == 0, -5, reading.activations)
     assert (below < 0).any()
     values = reconstruction(reading, below)
     np.testing.assert_allclose(values["kl"], 0, atol=1e-9)
-    assert figure("activation_r2", values["activation_r2"]) < 0  # of the reconstruction as it is
+    assert figure("activation_r2", values["activation_r2"]) < 0  # without clipping
 
 
-def test_completeness_is_0_at_chance_and_undefined_for_a_network_at_chance():
+def test_completeness_is_0_at_chance_and_undefined_if_the_network_is_at_chance():
     right, half = np.ones(8), np.tile([0.0, 1.0], 4)
 
     def eta(intact, rebuilt, chance):
@@ -133,7 +133,7 @@ def test_completeness_is_0_at_chance_and_undefined_for_a_network_at_chance():
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_completeness_of_sigmoid_networks_is_of_yes_and_no(rng, outputs):
+def test_completeness_of_sigmoid_networks_is_that_of_yes_and_no(rng, outputs):
     weights = rng.normal(size=(8, outputs))
     x = rng.normal(size=(30, 8))
     reading = Reading(

@@ -1,4 +1,4 @@
-"""The one list of metrics."""
+"""The list of all metrics."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def metric():
     return Metric("warmth", "warmth", True, "How warm it is, in kelvin; nobody 1900", "weather")
 
 
-def test_fidelity_returns_what_is_registered_and_nothing_else(rng):
+def test_fidelity_returns_exactly_the_registered_metrics_in_their_order(rng):
     x = rng.uniform(size=(6, 4))
     reading = Reading(
         activations=x,
@@ -34,7 +34,7 @@ def test_fidelity_returns_what_is_registered_and_nothing_else(rng):
         assert np.isfinite(METRICS[key].summary(value, resamples=10).value)
 
 
-def test_every_metric_says_what_it_is(rng):
+def test_every_metric_has_a_key_a_name_a_kind_and_a_description(rng):
     for key, metric in METRICS.items():
         assert metric.key == key and key.replace(".", "_").isidentifier()
         assert metric.name.strip() and metric.kind.strip()
@@ -42,7 +42,7 @@ def test_every_metric_says_what_it_is(rng):
         assert metric.higher_is_better in (True, False, None)
 
 
-def test_better_is_up_down_or_neither(metric):
+def test_the_arrow_shows_the_better_direction(metric):
     assert metric.arrow == "↑"
     assert dataclasses.replace(metric, higher_is_better=False).arrow == "↓"
     assert dataclasses.replace(metric, higher_is_better=None).arrow == ""
@@ -55,13 +55,13 @@ def test_keys_and_printed_names_are_unique():
     assert [metric.key for metric in METRICS.values()] == list(METRICS)
 
 
-def test_a_single_value_is_its_own_figure_without_an_interval():
+def test_the_summary_of_a_single_value_has_no_interval():
     figure = METRICS["stable_rank"].summary(2.5)
     assert figure.value == 2.5 and np.isnan([figure.low, figure.high]).all()
     assert figure.undefined == 0
 
 
-def test_a_metric_s_own_statistic_makes_its_figure():
+def test_the_figure_is_computed_by_the_statistic_of_the_metric():
     columns = np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 3.0]])
     np.testing.assert_allclose(METRICS["logit_r2"].summary(columns).value, 6 / 9)
     np.testing.assert_allclose(METRICS["deletion"].summary(columns[:, 0]).value, 2)

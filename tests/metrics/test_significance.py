@@ -1,4 +1,4 @@
-"""Permutation tests against loops; that stopping early changes no decision and keeps p valid."""
+"""Permutation tests against loops; stopping early changes no decision and keeps p valid."""
 
 import itertools
 
@@ -18,7 +18,7 @@ CORRECTIONS = ("benjamini-hochberg", "bonferroni", "none")
 
 
 def in_blocks(noise, size):
-    """Noise strengths (N, K) in blocks, and the function that a test calls for them."""
+    """Return noise strengths (n, K) in blocks, and the function that returns their strengths."""
     blocks = [noise[start : start + size] for start in range(0, len(noise), size)]
     return blocks, lambda block, live: block
 
@@ -40,28 +40,28 @@ def slow_comparison(observed, noise, stop_at):
 
 @pytest.mark.parametrize("stop_at", [None, 1, 3])
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_counts_are_those_of_one_noise_vector_after_the_other(rng, stop_at, size):
+def test_counts_match_a_loop_over_noise_vectors(rng, stop_at, size):
     observed, noise = rng.random(8), rng.random((40, 8))
     observed[2], observed[3], observed[4] = np.nan, 0.0, 2.0
-    found = compare_with_noise(observed, *in_blocks(noise, size), stop_at)
+    comparison = compare_with_noise(observed, *in_blocks(noise, size), stop_at)
     exceeded, compared = slow_comparison(observed, noise, stop_at)
-    np.testing.assert_array_equal(found.exceeded, exceeded)
-    np.testing.assert_array_equal(found.compared, compared)
-    p = p_values(*found)
+    np.testing.assert_array_equal(comparison.exceeded, exceeded)
+    np.testing.assert_array_equal(comparison.compared, compared)
+    p = p_values(*comparison)
     assert np.isnan(p[2]) and p[3] == 1.0 and p[4] == 1 / 41
 
 
 def test_noise_that_is_equally_strong_up_to_rounding_counts():
     observed = np.array([0.1 + 0.2])
     noise = np.array([[0.3], [0.3 * (1 - 1e-6)]])
-    found = compare_with_noise(observed, *in_blocks(noise, 2), None)
-    assert found.exceeded == [1]
+    comparison = compare_with_noise(observed, *in_blocks(noise, 2), None)
+    assert comparison.exceeded == [1]
 
 
 @pytest.mark.parametrize("permutations", [1, 5, 19, 20, 99, 137])
 def test_stopping_changes_no_decision_and_no_p_up_to_the_level(rng, permutations):
     tests = 300
-    observed = np.where(rng.random(tests) < 0.2, 2.0, rng.random(tests))  # a fifth are real
+    observed = np.where(rng.random(tests) < 0.2, 2.0, rng.random(tests))  # a fifth have an effect
     observed = np.where(rng.random(tests) < 0.2, 1 - rng.random(tests) / 20, observed)
     noise = rng.random((permutations, tests))
     runs = [
@@ -81,12 +81,12 @@ def test_stopping_changes_no_decision_and_no_p_up_to_the_level(rng, permutations
         np.testing.assert_array_equal(significant(early, LEVEL, correction), wanted)
 
 
-def test_under_the_null_p_is_as_small_as_it_should_be_and_no_smaller(rng):
+def test_p_values_are_uniform_without_an_effect(rng):
     tests, permutations = 20_000, 99
     draws = rng.random((permutations + 1, tests))
     for stop_at in (None, hopeless_count(permutations, LEVEL)):
-        found = compare_with_noise(draws[0], *in_blocks(draws[1:], 32), stop_at)
-        p = p_values(*found)
+        comparison = compare_with_noise(draws[0], *in_blocks(draws[1:], 32), stop_at)
+        p = p_values(*comparison)
         for alpha in (0.01, 0.05, 0.1, 0.3, 0.6, 1.0):
             share = (p <= alpha).mean()
             spread = 4 * np.sqrt(alpha * (1 - alpha) / tests) + 1e-12
@@ -112,7 +112,7 @@ def slow_benjamini_hochberg(p, level):
     return [bool(x <= last) if not np.isnan(x) else False for x in p]
 
 
-def test_corrections_are_those_of_their_definitions(rng):
+def test_corrections_match_their_definitions(rng):
     for _ in range(50):
         p = rng.choice(np.arange(1, 101) / 100, 12) ** 2
         p[rng.random(12) < 0.2] = np.nan
@@ -132,9 +132,9 @@ def test_each_correction_is_stricter_than_the_next(rng):
     assert strict[0].any() and (strict[1] < strict[2]).any()
 
 
-def test_nan_are_no_tests():
+def test_nan_does_not_count_as_a_test():
     assert not significant(np.full(3, np.nan)).any()
-    # one test at .04 is significant; with a second test at 1 it is no more
+    # p = 0.04 is significant for a single test, but not with a second test at p = 1.
     assert significant([0.04, np.nan]).tolist() == [True, False]
     assert significant([0.04, 1.0]).tolist() == [False, False]
 
@@ -144,7 +144,7 @@ def test_nan_are_no_tests():
     [("bonferroni", 500, 9999), ("bonferroni", 1, 19), ("benjamini-hochberg", 500, 19),
      ("none", 500, 19), ("paper", 500, 1)],
 )  # fmt: skip
-def test_as_many_permutations_are_needed_as_make_the_smallest_p_small_enough(
+def test_permutations_needed_is_the_smallest_number_that_can_be_significant(
     correction, tests, needed
 ):
     assert permutations_needed(tests, LEVEL, correction) == needed
@@ -155,7 +155,7 @@ def test_as_many_permutations_are_needed_as_make_the_smallest_p_small_enough(
         assert not significant(worse, LEVEL, correction).any()
 
 
-def test_a_level_or_a_correction_there_is_not_is_refused():
+def test_an_invalid_level_or_correction_is_refused():
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):
         significant([0.1], 1.0)
     with pytest.raises(ValueError, match="correction must be one of"):
