@@ -1,4 +1,4 @@
-"""Comparisons on a small network, as the tests of this folder need them."""
+"""Comparisons on a small network, shared by the tests of this folder."""
 
 import functools
 from dataclasses import replace
@@ -33,7 +33,7 @@ class Interrupted(PCAFactorizer):
 
 @functools.cache
 def three_extractors(halves):
-    """Return a comparison of three kinds of extractors, for tests that change nothing in it."""
+    """Return a comparison of three kinds of extractors, for tests that do not modify it."""
     with pytest.MonkeyPatch.context() as patch:
         module = "xplique_dirpairs.factorizers.direction_pairs"
         patch.setattr(f"{module}.learn_pairs", fake_learn_pairs)
@@ -47,7 +47,7 @@ def three_extractors(halves):
 
 
 def several_seeds(halves):
-    """Return comparisons of two extractors with three seeds, whose results a test may replace."""
+    """Return comparisons of two extractors with three seeds; tests may replace their results."""
     return [replace(one, results=dict(one.results)) for one in _several_seeds(halves)]
 
 

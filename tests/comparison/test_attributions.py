@@ -1,4 +1,4 @@
-"""`attribute`: any extractor's concepts and a class score, without a closure of one's own."""
+"""`attribute`: attributions of a class score to the concepts of any extractor."""
 
 import keras
 import numpy as np
@@ -48,7 +48,7 @@ def run(halves, data):
 
 
 def by_hand(halves, extractor, images, masks):
-    """Logits (N, M, K) with concepts switched off by masks, features clipped, one at a time."""
+    """Return logits (N, M, K) under M masks, computed without `attribute`, features clipped."""
     g, h = halves("conv_gap")
     x = compute_activations(g, images)
     concepts = ConceptLayer.of(extractor, (g, h))
@@ -74,14 +74,14 @@ def test_shapley_values_and_integrated_gradients_sum_to_the_effect_of_all_concep
     logits = by_hand(halves, nmf, data, [np.ones(3), np.zeros(3)])
     change = (logits[:, 0] - logits[:, 1])[np.arange(5), CLASSES]
     result = run(nmf, measure=measure, steps=200)
-    missed = 0 if result.gap is None else result.gap
-    np.testing.assert_allclose(result.values.sum(axis=1) - missed, change, atol=1e-4)
-    assert np.abs(missed).max() < 0.02 * np.abs(change).max()
+    gap = 0 if result.gap is None else result.gap
+    np.testing.assert_allclose(result.values.sum(axis=1) - gap, change, atol=1e-4)
+    assert np.abs(gap).max() < 0.02 * np.abs(change).max()
 
 
 @pytest.fixture(scope="module")
 def unclipped():
-    """A layer whose range concepts do not leave, under a linear head."""
+    """Return halves with a layer without activation function and a linear head."""
     inputs = keras.Input((6, 6, 2))
     g = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
     latent = keras.Input((4, 4, 4))
@@ -89,11 +89,11 @@ def unclipped():
     return g, keras.Model(latent, keras.layers.Dense(3)(pooled))
 
 
-def test_all_agree_on_a_linear_head(unclipped, rng):
-    """One small concept moves features little: nothing is clipped, and u · ∂score/∂u is it."""
+def test_all_measures_agree_on_a_linear_head(unclipped, rng):
+    """Features stay within the layer's range, so that u · ∂score/∂u is exact for all measures."""
     g, h = unclipped
     images = rng.normal(size=(7, 6, 6, 2)).astype(np.float32)
-    images[0] *= 50  # the range of the others is inside that of this one
+    images[0] *= 50  # Its range contains that of the others, so that these are not clipped.
     pca = PCAFactorizer(3)
     pca.fit(as_positions(compute_activations(g, images[1:])))
     x = compute_activations(g, images)
@@ -106,8 +106,8 @@ def test_all_agree_on_a_linear_head(unclipped, rng):
         np.testing.assert_allclose(result.values[1:], truth, atol=1e-4, err_msg=measure)
 
 
-def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, rng):
-    """Features of a ReLU are often 0, which many concepts and a residual sum to but roughly."""
+def test_rounding_of_features_at_a_limit_does_not_remove_their_gradient(unclipped, rng):
+    """Features of a ReLU are often 0, but concepts plus residual sum to 0 only up to rounding."""
     inputs = keras.Input((6, 6, 2))
     g = keras.Model(inputs, keras.layers.Conv2D(4, 3, activation="relu")(inputs))
     h = unclipped[1]
@@ -124,17 +124,17 @@ def test_rounding_of_features_at_a_limit_does_not_cut_off_the_slope(unclipped, r
 
 
 @every_measure
-def test_a_batch_of_another_size_or_order_changes_nothing(measure, run, fitted, data):
+def test_batch_size_and_order_of_images_do_not_matter(measure, run, fitted, data):
     nmf = fitted(NMFFactorizer(3))
-    whole = run(nmf, measure=measure).values
-    np.testing.assert_allclose(run(nmf, measure=measure, batch_size=2).values, whole, atol=1e-5)
+    expected = run(nmf, measure=measure).values
+    np.testing.assert_allclose(run(nmf, measure=measure, batch_size=2).values, expected, atol=1e-5)
     turned = run(nmf, data[::-1], CLASSES[::-1], measure=measure).values
-    if measure != "shapley":  # orders are of the place in the design, the same for all images
-        np.testing.assert_allclose(turned[::-1], whole, atol=1e-5)
+    if measure != "shapley":
+        np.testing.assert_allclose(turned[::-1], expected, atol=1e-5)
 
 
-def test_probabilities_and_logits_of_a_network_agree_up_to_the_softmax(run, fitted, halves, data):
-    """Of log p a concept gets what it does to log p: leave-one-out, by hand."""
+def test_the_score_of_a_network_with_a_softmax_is_the_log_probability(run, fitted, halves, data):
+    """The score of a network with a softmax is log p, so that the values sum to its change."""
     nmf, (g, h) = fitted(NMFFactorizer(3)), halves("conv_gap")
     with_softmax = keras.Model(h.inputs, keras.layers.Softmax()(h.outputs[0]))
     concepts = ConceptLayer.of(nmf, (g, with_softmax))
@@ -145,19 +145,19 @@ def test_probabilities_and_logits_of_a_network_agree_up_to_the_softmax(run, fitt
     np.testing.assert_allclose(result.values.sum(axis=1) - result.gap, change, atol=1e-4)
 
 
-def test_pairs_their_factorizer_and_craft_are_all_attributed(run, halves, data):
+def test_pairs_their_factorizer_and_craft_can_be_attributed(run, halves, data):
     pairs = make_pairs(halves("conv_gap")[0].output_shape[-1], 4)
     factorizer = DirectionPairsFactorizer.from_pairs(pairs)
     np.testing.assert_array_equal(run(pairs).values, run(factorizer).values)
     craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
     craft.fit(data, 0)
-    result = attribute(craft, data)  # which knows the network, and the classes are the predicted
+    result = attribute(craft, data)  # CRAFT knows the network; the classes are the predicted ones.
     assert result.values.shape == (5, 3)
     logits = halves("conv_gap")[1](compute_activations(halves("conv_gap")[0], data)).numpy()
     np.testing.assert_array_equal(result.class_ids, logits.argmax(axis=1))
 
 
-def test_one_seed_one_result(run, fitted):
+def test_a_seed_fixes_the_result(run, fitted):
     nmf = fitted(NMFFactorizer(6))
     first, again, other = (run(nmf, random_state=seed, nb_permutations=4) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.values, again.values)

@@ -1,4 +1,4 @@
-"""Comparisons of several seeds as one."""
+"""Averages of comparisons with several seeds."""
 
 import csv
 import io
@@ -53,9 +53,9 @@ def test_values_of_an_average_are_means_over_seeds_image_by_image(seeds):
     assert line["coherence ↓"] and line["coherence ↓ (low)"] == ""
     assert "seed" not in str(seeds[0])
     crossed = [np.full((6, 3), seed > 0) for seed in range(3)]
-    for seed, its in zip(seeds, crossed, strict=True):
+    for seed, changed in zip(seeds, crossed, strict=True):
         one = seed.results["PCA"]
-        seed.results["PCA"] = replace(one, fidelity=replace(one.fidelity, crossed=its))
+        seed.results["PCA"] = replace(one, fidelity=replace(one.fidelity, crossed=changed))
     assert not average(seeds).results["PCA"].fidelity.crossed.any()
 
 
@@ -72,7 +72,7 @@ def test_stability_is_the_mean_over_all_pairs_of_seeds(seeds):
     assert "stability" not in str(seeds[0])
 
 
-def test_deletion_by_change_of_an_average_is_the_mean_over_seeds(seeds):
+def test_curves_of_an_average_are_means_over_seeds(seeds):
     comparison, changes = average(seeds), [0.0, 0.05, 0.1]
     expected = np.mean([s.results["random"].deletion_at(changes) for s in seeds], axis=0)
     np.testing.assert_allclose(comparison.results["random"].deletion_at(changes), expected)
@@ -97,7 +97,9 @@ def test_an_extractor_that_failed_with_one_seed_is_missing_in_the_average(seeds)
     assert comparison.errors == {"PCA": "missing in 1 of 3: ValueError: no"}
 
 
-def test_comparisons_of_other_images_or_numbers_of_concepts_have_no_average(seeds, run, images):
+def test_comparisons_of_different_images_or_numbers_of_concepts_are_not_averaged(
+    seeds, run, images
+):
     with pytest.raises(ValueError, match="at least two comparisons, not 1"):
         average(seeds[:1])
     other = run({"PCA": PCAFactorizer(2)}, images=images("conv_gap", 6, 9))

@@ -1,4 +1,4 @@
-"""What `compare` measures: every extractor by the same measures, beside two controls."""
+"""What `compare` measures: all extractors and two controls, in the same way."""
 
 from functools import partial
 
@@ -57,7 +57,7 @@ def shared(halves):
     return three_extractors(halves)
 
 
-def test_values_are_those_of_calling_the_metrics_directly(run, halves):
+def test_values_match_those_of_calling_the_metrics_directly(run, halves):
     pca = fit_on_positions(PCAFactorizer(3), halves)
     result = run({"PCA": pca}).results["PCA"]
     g, h = halves("conv_gap")
@@ -66,7 +66,7 @@ def test_values_are_those_of_calling_the_metrics_directly(run, halves):
     u = pca.encode(as_positions(x)).reshape(*x.shape[:-1], 3)
     limits = min(x.min(), x_fit.min()), max(x.max(), x_fit.max())
     reading = Reading(x, u, pca.bank_, head.logits, LABELS, limits)
-    rebuilt = pca.decode(as_positions(u)).reshape(x.shape)  # the mean residual of PCA is zero
+    rebuilt = pca.decode(as_positions(u)).reshape(x.shape)  # PCA has a mean residual of zero.
     expected = fidelity(reading, reconstructions=rebuilt, labels=LABELS, random_state=0)
     for key, values in expected.values.items():
         np.testing.assert_allclose(result.values[key], values, atol=2e-4, err_msg=key)
@@ -89,24 +89,24 @@ def test_importances_are_means_of_sobol_indices_over_evenly_spaced_images(run, h
     latent = keras.Input(g.output_shape[1:])
     pooled = keras.layers.GlobalAveragePooling2D()(latent)
     bent = keras.layers.Dense(8, "tanh", kernel_initializer="orthogonal")(30 * pooled)
-    h = keras.Model(latent, keras.layers.Dense(3)(bent))  # not additive: there are errors
+    h = keras.Model(latent, keras.layers.Dense(3)(bent))  # not additive, so errors are not 0
     options = {"importance_images": 2, "nb_design": 8, "split": (g, h)}
     result = run({"PCA": pca}, controls=False, **options).results["PCA"].importances
     x, x_fit = (compute_activations(g, images) for images in (IMAGES, FIT_IMAGES))
     limits = min(x.min(), x_fit.min()), max(x.max(), x_fit.max())
     expected = []
-    for image, masks in zip((0, 5), sobol_designs(3, 8, 0), strict=False):  # masks of its own
+    for image, masks in zip((0, 5), sobol_designs(3, 8, 0), strict=False):  # a design per image
         one = x[image : image + 1]
         u = pca.encode(as_positions(one)).reshape(*one.shape[:-1], 3)
         reading = Reading(one, u, pca.bank_, Head(h).logits, LABELS[image : image + 1], limits)
         expected.append(sobol_indices(outcomes(reading, masks).logits[0], masks))
-    for of, its_error in (("first", "first_error"), ("total", "total_error")):
-        means = np.mean([getattr(each, of) for each in expected], axis=0)
-        np.testing.assert_allclose(getattr(result, of), means, atol=1e-4)
-        squares = np.sum([getattr(each, its_error) ** 2 for each in expected], axis=0)
+    for index, error in (("first", "first_error"), ("total", "total_error")):
+        means = np.mean([getattr(each, index) for each in expected], axis=0)
+        np.testing.assert_allclose(getattr(result, index), means, atol=1e-4)
+        squares = np.sum([getattr(each, error) ** 2 for each in expected], axis=0)
         errors = np.sqrt(squares) / 2
         assert errors.min() > 1e-3
-        np.testing.assert_allclose(getattr(result, its_error), errors, atol=1e-4)
+        np.testing.assert_allclose(getattr(result, error), errors, atol=1e-4)
 
 
 def test_xpliques_own_craft_is_measured(shared):
@@ -117,7 +117,7 @@ def test_xpliques_own_craft_is_measured(shared):
     assert 0 < craft.summaries["deletion"].value < 1
 
 
-def test_controls_are_always_there_last_and_of_the_commonest_size(shared, run, halves):
+def test_controls_come_last_and_have_the_most_frequent_number_of_concepts(shared, run, halves):
     assert list(shared.results) == ["CRAFT", "pairs", "PCA", *CONTROLS]
     assert len(shared.results[RANDOM].encoding) == 3
     assert len(shared.results[NO_LEARNING].encoding) == 3
@@ -125,21 +125,21 @@ def test_controls_are_always_there_last_and_of_the_commonest_size(shared, run, h
     assert list(alone.results) == ["PCA"]
 
 
-def test_the_order_of_extractors_changes_nothing(run, halves):
+def test_the_order_of_extractors_does_not_matter(run, halves):
     extractors = {
         "a": fit_on_positions(PCAFactorizer(3), halves),
         "b": fit_on_positions(RandomFactorizer(2, random_state=1), halves),
     }
     one, other = run(extractors), run(dict(reversed(extractors.items())))
-    assert len(one.results[RANDOM].encoding) == 3  # of two equally common sizes the larger
+    assert len(one.results[RANDOM].encoding) == 3  # the larger of two equally frequent sizes
     for name, result in one.results.items():
         for key, values in result.values.items():
             np.testing.assert_array_equal(values, other.results[name].values[key], err_msg=key)
 
 
-def test_the_mean_of_the_residual_counts_for_every_extractor(run, halves):
+def test_the_mean_residual_is_added_to_the_reconstructions_of_every_extractor(run, halves):
     class Uncentred(PCAFactorizer):
-        """PCA that does not decode the mean, so that it lacks in its reconstructions."""
+        """PCA whose decoder does not add the mean."""
 
         def decode(self, coefficients):
             return super().decode(coefficients) - self.constant_
@@ -155,7 +155,7 @@ def test_the_mean_of_the_residual_counts_for_every_extractor(run, halves):
 def test_extractors_of_every_kind_and_pairs_themselves_can_be_compared(run, halves, images):
     keras.utils.set_random_seed(0)
     maker, shape, layer = NETWORKS["conv_gap"]
-    model = maker(shape)  # the same weights as those of the halves
+    model = maker(shape)  # The halves have the same weights.
     index = [candidate.name for candidate in model.layers].index(layer)
     latent = LayeredModelExtractorBuilder.build(model, index, batch_size=4)
     pairs = make_pairs(8, 3)
@@ -179,7 +179,7 @@ def test_extractors_of_every_kind_and_pairs_themselves_can_be_compared(run, halv
         np.testing.assert_array_equal(first, other)
 
 
-def test_uint8_images_one_image_and_labels_in_one_hot_rows(run, halves):
+def test_uint8_images_a_single_image_and_one_hot_labels_are_accepted(run, halves):
     pictures = (255 * IMAGES).astype(np.uint8)
     extractors = {"PCA": fit_on_positions(PCAFactorizer(2), halves, 255 * FIT_IMAGES)}
     options = {"fit_images": (255 * FIT_IMAGES).astype(np.uint8), "images": pictures}
@@ -194,7 +194,7 @@ def test_uint8_images_one_image_and_labels_in_one_hot_rows(run, halves):
     assert "PCA" in str(single)
 
 
-def test_without_labels_the_predicted_class_counts_and_completeness_is_missing(run, halves):
+def test_without_labels_predicted_classes_are_used_and_completeness_is_missing(run, halves):
     comparison = run({"PCA": fit_on_positions(PCAFactorizer(2), halves)}, labels=None)
     g, h = halves("conv_gap")
     predicted = Head(h).logits(compute_activations(g, IMAGES)).argmax(axis=1)
@@ -204,7 +204,7 @@ def test_without_labels_the_predicted_class_counts_and_completeness_is_missing(r
 
 
 def sigmoid_split(outputs):
-    """A network whose outputs are independent of each other, and its halves."""
+    """Return a network whose outputs are independent of each other, and its halves."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(6, 3, 4, activation="relu", bias_initializer="ones", name="f")(inputs)
@@ -236,7 +236,7 @@ def test_indices_among_independent_outputs_give_no_completeness(run):
     assert "completeness" not in comparison.results["PCA"].values
 
 
-def test_one_output_counts_as_its_probability_or_its_complement(run):
+def test_the_two_classes_of_one_output_have_its_probability_and_the_complement(run):
     model, split = sigmoid_split(1)
     comparison = run({"PCA": PCAFactorizer(2)}, [0, 1, 1, 0, 1, 0], split=split, controls=False)
     intact = comparison.results["PCA"].fidelity.deletion.probabilities[:, 0]
@@ -244,7 +244,7 @@ def test_one_output_counts_as_its_probability_or_its_complement(run):
     np.testing.assert_allclose(intact, np.where(comparison.class_ids == 1, yes, 1 - yes), atol=1e-5)
 
 
-def test_sigmoids_stay_sigmoids_when_the_network_is_cut(run):
+def test_sigmoids_stay_sigmoids_when_the_network_is_split(run):
     model, split = sigmoid_split(3)
     labels = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 1]])
     for given in (split, tuple(split)):
@@ -256,7 +256,7 @@ def test_sigmoids_stay_sigmoids_when_the_network_is_cut(run):
 
 
 @pytest.mark.parametrize("network", ["tokens", "class_token", "vectors", "conv_flatten", "gelu"])
-def test_layers_of_any_shape_are_compared_and_drawn(run, images, network):
+def test_extractors_at_layers_of_any_shape_are_compared_and_plotted(run, images, network):
     comparison = run(
         {"PCA": PCAFactorizer(2), "pairs": DirectionPairsFactorizer(3, random_state=0)},
         network=network, images=images(network, 6, 1), fit_images=images(network, 8, 2),

@@ -1,4 +1,4 @@
-"""`compare` where extractors fail or are interrupted, and where arguments do not fit."""
+"""`compare` with extractors that fail or are interrupted, and with invalid arguments."""
 
 import re
 import warnings
@@ -53,7 +53,7 @@ class Broken(PCAFactorizer):
         raise RuntimeError("it\nbroke <b>")
 
 
-def test_an_extractor_that_fails_does_not_lose_the_others(run, caplog):
+def test_an_extractor_that_fails_does_not_affect_the_others(run, caplog):
     comparison = run({"broken": Broken(2), "PCA": PCAFactorizer(2)})
     assert list(comparison.results) == ["PCA", *CONTROLS]
     assert comparison.errors == {"broken": "RuntimeError: it\nbroke <b>"}
@@ -62,7 +62,7 @@ def test_an_extractor_that_fails_does_not_lose_the_others(run, caplog):
     assert "<b>" not in comparison._repr_html_()
 
 
-def test_where_all_fail_there_is_still_a_table_and_figures_say_why(run, tmp_path):
+def test_if_all_fail_there_is_a_table_and_plots_give_the_reasons(run, tmp_path):
     comparison = run({"broken": Broken(2)}, controls=False)
     assert "broken has no result" in str(comparison) and "broken" in comparison._repr_html_()
     for draw in (comparison.plot, comparison.plot_importances, lambda: comparison.plot_maps(0)):
@@ -78,7 +78,7 @@ def test_an_interruption_keeps_the_results_so_far(run):
     assert f"interrupted: without b, c, {RANDOM}, {NO_LEARNING}" in str(comparison)
 
 
-def test_pairs_whose_fit_was_interrupted_are_not_measured_half_learned(run, monkeypatch):
+def test_pairs_whose_fit_was_interrupted_are_not_measured(run, monkeypatch):
     def interrupted(*args, **options):
         pairs, history = fake_learn_pairs(*args, **options)
         return pairs, replace(history, interrupted=True)
@@ -89,21 +89,21 @@ def test_pairs_whose_fit_was_interrupted_are_not_measured_half_learned(run, monk
     assert comparison.interrupted and list(comparison.results) == ["a"]
 
 
-def test_warnings_of_fits_stand_under_the_table_and_others_are_passed_on(run):
+def test_warnings_of_fits_are_shown_below_the_table_and_others_passed_on(run):
     class Slow(PCAFactorizer):
         def fit(self, activations):
             warnings.warn("not there yet", ConvergenceWarning, stacklevel=1)
             warnings.warn("something else", UserWarning, stacklevel=1)
             return super().fit(activations)
 
-    with pytest.warns(UserWarning, match="something else") as seen:
+    with pytest.warns(UserWarning, match="something else") as caught:
         comparison = run({"slow": Slow(2)}, controls=False)
-    assert not any(issubclass(warning.category, ConvergenceWarning) for warning in seen)
+    assert not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     assert comparison.results["slow"].remarks == ("not there yet",)
     assert str(comparison).endswith("slow: not there yet")
 
 
-def test_a_fit_that_was_cut_short_before_is_flagged(run, halves):
+def test_an_earlier_fit_that_was_cut_short_is_a_remark(run, halves):
     craft = CraftTf(*halves("conv_gap"), 3, patch_size=16)
     craft.fit(FIT_IMAGES)
     craft.factorization.reducer.n_iter_ = craft.factorization.reducer.max_iter
@@ -123,7 +123,7 @@ def test_problems_of_earlier_fits_are_remarks(run, halves):
     assert "pairs: it is unsure" in str(comparison)
 
 
-def test_one_error_names_all_extractors_of_another_layer(run, halves):
+def test_one_error_names_all_extractors_that_belong_to_another_layer(run, halves):
     extractors = {
         "right": PCAFactorizer(2),
         "pairs elsewhere": make_pairs(5, 2),
@@ -134,7 +134,7 @@ def test_one_error_names_all_extractors_of_another_layer(run, halves):
         run(extractors)
 
 
-def test_the_same_layer_cut_twice_is_the_same_layer_and_another_network_is_not(run):
+def test_a_copy_of_the_network_is_accepted_but_not_another_network(run):
     maker, shape, layer = NETWORKS["conv_gap"]
     keras.utils.set_random_seed(0)
     same = split_model(maker(shape), layer)
@@ -149,7 +149,7 @@ def test_the_same_layer_cut_twice_is_the_same_layer_and_another_network_is_not(r
 @pytest.mark.parametrize(
     "extractors, error, message",
     [
-        ({}, ValueError, "no extractors"),
+        ({}, ValueError, "there are no extractors to compare"),
         ([PCAFactorizer(2)], TypeError, "must be a dictionary"),
         ({3: PCAFactorizer(2)}, TypeError, "names of extractors"),
         ({" ": PCAFactorizer(2)}, TypeError, "names of extractors"),
@@ -173,7 +173,7 @@ def test_extractors_that_cannot_be_compared_are_refused(run, extractors, error, 
         (np.full((6, 3), 0.3), "rows of labels must be one-hot"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(run, labels, message):
+def test_invalid_labels_are_refused(run, labels, message):
     with pytest.raises(ValueError, match=message):
         run({"a": PCAFactorizer(2)}, labels)
 
@@ -197,16 +197,16 @@ def test_invalid_arguments_are_refused(run, options, message):
         run({"a": PCAFactorizer(2)}, **options)
 
 
-def test_halves_of_two_networks_do_not_fit(run, halves):
+def test_halves_of_two_networks_are_refused(run, halves):
     with pytest.raises(ValueError, match="takes activations of shape"):
         run({"a": PCAFactorizer(2)}, split=(halves("conv_gap")[0], halves("vectors")[1]))
 
 
-def test_the_controls_are_fitted_on_the_images_of_the_extractors_own_fit(run, halves):
+def test_controls_are_fitted_on_the_images_of_the_extractors_fits(run, halves):
     def craft(images):
-        made = DirectionPairsTf(*halves("conv_gap"), 2, patch_size=16, random_state=0, verbose=0)
-        made.fit(images)
-        return made
+        pairs = DirectionPairsTf(*halves("conv_gap"), 2, patch_size=16, random_state=0, verbose=0)
+        pairs.fit(images)
+        return pairs
 
     a, b, c = craft(FIT_IMAGES), craft(FIT_IMAGES), craft(IMAGES)
     given = run({"a": a, "b": b})
@@ -221,13 +221,13 @@ def test_the_controls_are_fitted_on_the_images_of_the_extractors_own_fit(run, ha
     assert list(run({"a": a, "c": c}, fit_images=None, controls=False).results) == ["a", "c"]
 
 
-def test_xpliques_own_factorizers_say_how_many_concepts_they_have(run, halves):
+def test_the_number_of_concepts_of_xpliques_own_factorizers_is_known(run, halves):
     comparison = run({"NMF": TfSklearnNMFFactorizer(n_components=3, max_iter=2000)})
     assert not comparison.errors
     assert len(comparison.results["NMF"].encoding) == len(comparison.results[RANDOM].encoding) == 3
 
 
-def test_a_factorizer_for_positive_features_fails_alone_where_they_are_negative(run, images):
+def test_a_factorizer_for_positive_features_fails_alone_on_negative_ones(run, images):
     class Positive(PCAFactorizer):
         requires_positive_activations = True
 
@@ -239,7 +239,7 @@ def test_a_factorizer_for_positive_features_fails_alone_where_they_are_negative(
     assert "PCA" in comparison.results
 
 
-def test_a_factorizer_whose_fit_returns_nothing_is_told_what_fit_returns(run, halves):
+def test_an_error_says_what_the_fit_of_a_factorizer_must_return(run, halves):
     class Forgetful(PCAFactorizer):
         def fit(self, activations):
             super().fit(activations)
@@ -255,7 +255,7 @@ def test_a_factorizer_whose_fit_returns_nothing_is_told_what_fit_returns(run, ha
         FactorizerCraftTf(halves("conv_gap"), factorizer=Forgetful(2)).fit(FIT_IMAGES)
 
 
-def test_progress_is_a_line_for_each_extractor_and_none_in_silence(run, capsys):
+def test_progress_is_a_line_for_each_extractor_unless_verbose_is_0(run, capsys):
     run({"a": PCAFactorizer(2), "broken": Broken(2)}, verbose=1)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
@@ -265,7 +265,7 @@ def test_progress_is_a_line_for_each_extractor_and_none_in_silence(run, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_labels_of_independent_outputs_are_rows_of_0_and_1(run, halves):
+def test_labels_of_independent_outputs_must_be_rows_of_0_and_1(run, halves):
     g, h = halves("conv_gap")
     sigmoids = keras.Model(h.input, keras.layers.Activation("sigmoid")(h.output))
     with pytest.raises(ValueError, match="must be rows of 0 and 1"):

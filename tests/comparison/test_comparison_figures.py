@@ -1,4 +1,4 @@
-"""Figures of a comparison, and the folder they are written to."""
+"""Figures of a comparison, and the report folder."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ def shared(halves):
     return three_extractors(halves)
 
 
-def test_deletion_at_a_change_is_what_p_at_is(shared):
+def test_deletion_at_a_change_matches_the_metric_p_at(shared):
     result = shared.results["pairs"]
     at = result.deletion_at([0.0, 0.1, 0.3])
     assert at[0] == pytest.approx(result.fidelity.deletion.probabilities[:, 0].mean())
@@ -39,7 +39,7 @@ def test_deletion_at_a_change_is_what_p_at_is(shared):
     assert at[2] == pytest.approx(result.values["p_at_0.3"].mean())
 
 
-def test_maps_show_the_concepts_that_count_most_for_the_image(shared):
+def test_maps_show_the_concepts_with_the_largest_contributions(shared):
     figure = shared.plot_maps(2, n=2)
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     for row, result in enumerate(shared.results.values()):
@@ -51,9 +51,9 @@ def test_maps_show_the_concepts_that_count_most_for_the_image(shared):
             shared.plot_maps(image)
 
 
-def test_an_extractor_aligned_with_its_mirror_image_is_found_again(run, halves):
+def test_concepts_are_aligned_with_their_mirror_images(run, halves):
     class Mirrored(PCAFactorizer):
-        """The same components in another order, with the signs turned."""
+        """PCA with its components in reverse order and with opposite signs."""
 
         def fit(self, activations):
             fitted = super().fit(activations)
@@ -67,7 +67,7 @@ def test_an_extractor_aligned_with_its_mirror_image_is_found_again(run, halves):
     numbers = [ax.texts[0].get_text() for ax in figure.axes]
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
     assert all(int(ours) + int(theirs) == 2 for ours, theirs in pairs)
-    # Of unequal numbers of concepts, the smaller is found in the larger.
+    # If the numbers of concepts differ, all concepts of the smaller extractor have a partner.
     for names, order in ((("b", "c"), 1), (("c", "b"), -1)):
         figure = comparison.plot_aligned(*names)
         assert [text.get_text() for text in figure.texts].count("r = 1.00") == 2
@@ -78,12 +78,12 @@ def test_an_extractor_aligned_with_its_mirror_image_is_found_again(run, halves):
         comparison.plot_aligned("a", "d")
 
 
-def test_figures_of_metrics_that_do_not_exist_are_refused(shared):
+def test_plotting_unknown_metrics_is_refused(shared):
     with pytest.raises(ValueError, match="are not metrics"):
         shared.plot(["warmth"])
 
 
-def test_a_report_is_a_folder_of_tables_and_figures_with_safe_names(shared, tmp_path):
+def test_a_report_is_a_folder_of_tables_and_figures_with_safe_file_names(shared, tmp_path):
     results = {
         "A/B: ../<script>": shared.results["CRAFT"],
         "PCA": shared.results["PCA"],

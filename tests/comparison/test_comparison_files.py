@@ -1,4 +1,4 @@
-"""Comparisons as files, and put together."""
+"""Saving, loading and joining comparisons."""
 
 from dataclasses import replace
 from functools import partial
@@ -43,8 +43,8 @@ def seeds(halves):
     return several_seeds(halves)
 
 
-def same(one, other):
-    """Whether two results hold the same arrays."""
+def assert_same_result(one, other):
+    """Assert that two results hold the same values."""
     assert one.values.keys() == other.values.keys()
     for key in one.values:
         np.testing.assert_array_equal(one.values[key], other.values[key])
@@ -60,7 +60,7 @@ def same(one, other):
     assert (one.name, one.seconds, one.remarks) == (other.name, other.seconds, other.remarks)
 
 
-def test_a_comparison_is_saved_and_loaded_whole(shared, seeds, tmp_path):
+def test_a_loaded_comparison_equals_the_saved_one(shared, seeds, tmp_path):
     for comparison in (shared, average(seeds)):
         comparison.save(tmp_path / "comparison.npz")
         loaded = Comparison.load(tmp_path / "comparison.npz")
@@ -68,16 +68,16 @@ def test_a_comparison_is_saved_and_loaded_whole(shared, seeds, tmp_path):
         assert str(loaded) == str(comparison)
         assert list(loaded.results) == list(comparison.results)
         for name, result in comparison.results.items():
-            same(loaded.results[name], result)
+            assert_same_result(loaded.results[name], result)
             for one, other in zip(loaded.results[name].seeds, result.seeds, strict=True):
-                same(one, other)
+                assert_same_result(one, other)
         np.testing.assert_array_equal(loaded.images, comparison.images)
         np.testing.assert_array_equal(loaded.class_ids, comparison.class_ids)
     plt.close(loaded.plot())
     plt.close(loaded.plot_maps(0))
 
 
-def test_metrics_that_are_registered_elsewhere_are_kept_in_the_file(shared, tmp_path):
+def test_unknown_metrics_are_kept_in_the_file(shared, tmp_path):
     one = shared.results["PCA"]
     mine = replace(one, values=one.values | {"mine": np.arange(6.0)})
     replace(shared, results=shared.results | {"PCA": mine}).save(tmp_path / "c.npz")
@@ -94,13 +94,13 @@ def test_errors_are_kept_in_the_file(shared, tmp_path):
     assert (loaded.errors, loaded.interrupted) == (comparison.errors, True)
 
 
-def test_a_file_of_something_else_is_refused(shared, tmp_path):
+def test_files_that_do_not_hold_a_comparison_are_refused(shared, tmp_path):
     make_pairs(4, 2).save(tmp_path / "pairs.npz")
     with pytest.raises(ValueError, match=r"not a file of a comparison.*DirectionPairs"):
         Comparison.load(tmp_path / "pairs.npz")
-    shared.save(tmp_path / "whole.npz")
-    whole = (tmp_path / "whole.npz").read_bytes()
-    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    shared.save(tmp_path / "complete.npz")
+    content = (tmp_path / "complete.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="damaged"):
         Comparison.load(tmp_path / "half.npz")
     with pytest.raises(FileNotFoundError, match="no file of a comparison"):
@@ -116,7 +116,7 @@ def test_comparisons_of_the_same_images_are_joined(shared):
 
     assert list(joined.results) == ["pairs", "PCA", RANDOM]
     assert joined.results["PCA"] is shared.results["PCA"]
-    assert not joined.errors  # by now PCA has a result
+    assert not joined.errors  # PCA has a result in the second comparison.
 
 
 def test_comparisons_that_do_not_belong_together_are_not_joined(shared):
@@ -127,7 +127,7 @@ def test_comparisons_that_do_not_belong_together_are_not_joined(shared):
         shared.joined(other)
 
 
-def test_comparisons_that_were_made_differently_are_neither_joined_nor_averaged(
+def test_comparisons_with_different_settings_are_neither_joined_nor_averaged(
     run, halves, images, tmp_path
 ):
     pca = fit_on_positions(PCAFactorizer(2), halves)
@@ -139,18 +139,21 @@ def test_comparisons_that_were_made_differently_are_neither_joined_nor_averaged(
         "importance_images (2 and 3)": {"importance_images": 3},
         "fit_images": {"fit_images": images("conv_gap", 8, seed=3)},
     }
-    others = {what: run({"same": pca}, controls=False, **how) for what, how in ways.items()}
+    others = {
+        difference: run({"other": pca}, controls=False, **options)
+        for difference, options in ways.items()
+    }
     g, h = halves("conv_gap")
     other_head = keras.models.clone_model(h)
     other_head.set_weights([weight + 0.5 for weight in h.get_weights()])
     others["logits of the intact network"] = run(
-        {"same": pca}, controls=False, split=(g, other_head)
+        {"other": pca}, controls=False, split=(g, other_head)
     )
-    for what, other in others.items():
-        for put_together in (loaded.joined, lambda other: average([one, other])):
-            with pytest.raises(ValueError, match="comparisons differ in") as told:
-                put_together(other)
-            assert what in str(told.value)
+    for difference, other in others.items():
+        for combine in (loaded.joined, lambda other: average([one, other])):
+            with pytest.raises(ValueError, match="comparisons differ in") as error:
+                combine(other)
+            assert difference in str(error.value)
     seed = run({"again": pca}, controls=False, random_state=1)
     with pytest.raises(ValueError, match=r"random_state \(0 and 1\)"):
         one.joined(seed)
@@ -159,13 +162,13 @@ def test_comparisons_that_were_made_differently_are_neither_joined_nor_averaged(
         one.joined(replace(seed, settings=None))
 
 
-def test_joining_fills_in_what_an_interruption_left_out(run, tmp_path):
-    begun = run({"a": PCAFactorizer(2), "b": Interrupted(2)}, controls=False)
-    begun.save(tmp_path / "begun.npz")
-    begun = Comparison.load(tmp_path / "begun.npz")
-    assert begun.interrupted and begun.missing == ("b",)
+def test_joining_adds_the_results_that_an_interruption_left_out(run, tmp_path):
+    interrupted = run({"a": PCAFactorizer(2), "b": Interrupted(2)}, controls=False)
+    interrupted.save(tmp_path / "partial.npz")
+    interrupted = Comparison.load(tmp_path / "partial.npz")
+    assert interrupted.interrupted and interrupted.missing == ("b",)
 
-    other = begun.joined(run({"c": PCAFactorizer(2)}, controls=False))
+    other = interrupted.joined(run({"c": PCAFactorizer(2)}, controls=False))
     assert other.interrupted and other.missing == ("b",)
-    whole = other.joined(run({"b": PCAFactorizer(2)}, controls=False))
-    assert not whole.interrupted and list(whole.results) == ["a", "c", "b"]
+    complete = other.joined(run({"b": PCAFactorizer(2)}, controls=False))
+    assert not complete.interrupted and list(complete.results) == ["a", "c", "b"]

@@ -1,4 +1,4 @@
-"""Tables of a comparison: the best of each column, ties, what is undefined."""
+"""Tables of a comparison: the best of each column, ties, undefined figures, and notes."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ def column(results, key):
     return {row[0].text: row[list(table.headers).index(name)] for row in table.rows}
 
 
-def test_best_respects_the_direction_of_a_metric(rng):
+def test_the_best_value_depends_on_the_direction_of_the_metric(rng):
     a, b = rng.uniform(0.0, 0.1, 20), rng.uniform(0.8, 0.9, 20)
     one, other = fake("a", deletion=a, insertion=a), fake("b", deletion=b, insertion=b)
     assert [cell.best for cell in column([one, other], "deletion").values()] == [True, False]
@@ -52,14 +52,14 @@ def test_best_respects_the_direction_of_a_metric(rng):
     assert not any(cell.best for cell in column(off, "all_off_norm").values())
 
 
-def test_figures_that_are_printed_alike_are_best_alike():
+def test_figures_that_print_the_same_are_all_best():
     cells = column([fake("a", dead=0), fake("b", dead=0.0), fake("c", dead=1)], "dead")
     assert [cell.best for cell in cells.values()] == [True, True, False]
     assert [cell.text for cell in cells.values()] == ["0.0", "0.0", "1.0"]
 
 
-def test_ties_are_those_of_the_paired_difference_not_of_the_intervals(rng):
-    level = rng.uniform(0.0, 1.0, 40)  # images differ a lot, extractors on each of them little
+def test_ties_are_decided_by_the_paired_difference_not_by_the_intervals(rng):
+    level = rng.uniform(0.0, 1.0, 40)  # Images differ much more than extractors on each of them.
     noise = rng.normal(0.0, 1e-3, 40)
     rows = [
         fake("best", deletion=level),
@@ -69,19 +69,19 @@ def test_ties_are_those_of_the_paired_difference_not_of_the_intervals(rng):
     cells = column(rows, "deletion")
     assert "=" not in cells["worse on each"].text
     low, high = cells["best"].numbers[1:]
-    assert low < rows[1].summaries["deletion"].value < high  # the intervals themselves overlap
+    assert low < rows[1].summaries["deletion"].value < high  # The separate intervals overlap.
     tied = cells["the same on average"]
     assert tied.text.endswith(" =") or tied.best
 
 
-def test_ratios_are_compared_in_pairs_too(rng):
+def test_ratios_are_compared_by_their_paired_difference(rng):
     size = rng.uniform(1.0, 9.0, 30)
     a, b = (np.stack([share * size, size], axis=1) for share in (0.5, 0.6))
     difference = paired_difference(METRICS["logit_r2"], a, b)
     np.testing.assert_allclose(difference[:3], -0.1, atol=1e-9)
 
 
-def test_undefined_figures_are_dashes_and_never_best():
+def test_undefined_figures_are_shown_as_dashes_and_never_best():
     cells = column(
         [fake("a", plausibility=np.nan), fake("b", plausibility=0.1), fake("c", dead=1)],
         "plausibility",
@@ -90,7 +90,7 @@ def test_undefined_figures_are_dashes_and_never_best():
     assert [cell.best for cell in cells.values()] == [False, True, False]
 
 
-def test_tables_of_one_kind_hold_its_metrics(shared):
+def test_the_table_of_a_kind_shows_the_metrics_of_this_kind(shared):
     for kind in ("curves", "all off", "reconstruction", "dictionary"):
         headers = shared.table(kind).headers[1:]
         names = [f"{m.name} {m.arrow}".rstrip() for m in METRICS.values() if m.kind == kind]
@@ -121,7 +121,7 @@ def test_controls_are_never_marked():
     assert not any("Controls are never marked" in line for line in without.caption)
 
 
-def test_notes_count_undefined_images_and_changes_that_deletion_never_reached(shared):
+def test_notes_count_undefined_images_and_images_that_deletion_changed_too_little(shared):
     one = shared.results["PCA"]
     gaps = np.where(np.arange(6) < 2, np.nan, 0.5)
     crossed = np.zeros((6, 3), bool)
