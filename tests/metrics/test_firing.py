@@ -51,7 +51,7 @@ def test_figures_match_a_reference_implementation(rng, spatial):
     np.testing.assert_array_equal(result.strongest, result.stronger == 0)
 
 
-def test_only_the_own_detector_fires_in_an_image_of_its_concept_alone():
+def test_only_the_concepts_own_detector_fires_in_an_image_of_the_concept_alone():
     excess = np.full((1, 2, 2, 4), -1.0)
     excess[..., 2] = 3.0
     result = firing(excess, [2])
@@ -59,7 +59,7 @@ def test_only_the_own_detector_fires_in_an_image_of_its_concept_alone():
     assert result.alone and result.strongest and result.own_excess == 3.0
 
 
-def test_all_detectors_but_the_own_fire_in_an_image_of_all_other_concepts():
+def test_all_other_detectors_fire_in_an_image_of_everything_but_the_concept():
     excess = np.full((1, 2, 2, 4), 1.0)
     excess[..., 2] = -1.0
     result = firing(excess, [2])

@@ -41,7 +41,7 @@ Read = Callable[[Array], ArrayLike]
 
 @dataclass(frozen=True, eq=False)
 class Dissection:
-    """Pixel counts of every detector with every concept over a data set.
+    """Pixel counts of detectors, of concepts and of their overlaps over a data set.
 
     Attributes
     ----------

@@ -91,8 +91,8 @@ def sobol_designs(
     check_integer("nb_design", nb_design, minimum=2)
     sampler = qmc.Sobol(2 * number_of_concepts, seed=np.random.default_rng(random_state))
     while True:
-        # Only whole powers of two are balanced, so that many points are drawn; the first n of them
-        # are still well spread.
+        # The sequence is balanced over powers of two only: the next power of two is drawn, and the
+        # first n points of it, which are still well spread, are used.
         points = sampler.random(2 ** math.ceil(math.log2(nb_design)))[:nb_design]
         a, b = np.split(points.astype(np.float32), 2, axis=1)
         yield _design(a, b)
