@@ -352,10 +352,10 @@ def test_an_explanation_is_read_only_can_be_pickled_and_becomes_plain_data(expla
         ({"labels": ["a"] * 45}, TypeError, "labels must be class indices"),
         ({"images": np.zeros((0, 8, 8, 6))}, ValueError, "no images"),
         ({"images": np.zeros((45, 8, 8, 5))}, ValueError, "the network takes"),
-        ({"classes": [7]}, ValueError, r"there are none of \[7\]"),
-        ({"classes": [0.5]}, ValueError, r"there are none of \[0.5\]"),
+        ({"classes": [7]}, ValueError, r"there are none of classes \[7\]"),
+        ({"classes": [0.5]}, ValueError, r"there are none of classes \[0.5\]"),
         ({"classes": []}, ValueError, "classes must have images"),
-        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, r"explained, \[0\], not \(1, 0\)"),
+        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, r"classes, \[0\], not \(1, 0\)"),
         ({"confusions": [3]}, ValueError, r"pairs \(a, b\) of two classes"),
         ({"confusions": [(0, 0)]}, ValueError, "two classes"),
         ({"confusions": [(0, 9)]}, ValueError, "out of range"),
@@ -383,7 +383,7 @@ def test_a_class_confusion_or_ranking_that_was_not_measured_is_refused(explained
 
 
 def test_a_single_class_number_instead_of_a_list_is_refused(layer, data):
-    with pytest.raises(TypeError, match="a list of their numbers, not 2"):
+    with pytest.raises(TypeError, match="a list of class numbers, not 2"):
         explain_model(layer, *data, classes=2, **QUICK)
 
 
