@@ -183,7 +183,7 @@ class Influence(Sensitivity):
 
 
 def sides(statistic: str) -> int:
-    """Return the factor of p: 2 if noise only counts on the side of 0 where the data are, else 1."""
+    """Return the factor of p: 2 if only noise of the same sign as the data counts, otherwise 1."""
     return 2 if statistic == "signed change" else 1
 
 
