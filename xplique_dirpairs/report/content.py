@@ -33,7 +33,7 @@ class ReportSettings:
         (black) to their highest.
     max_images : int, default=500
         Upper limit on the number of images that have a page: first those of the best crops, then
-        the same number of each class. Numbers in the report are computed from all images.
+        images of all classes in turn. Numbers in the report are computed from all images.
     nb_crops : int, default=8
         Number of crops of each concept.
     picture_side : int, default=320
