@@ -97,9 +97,8 @@ def test_the_own_concept_of_each_class_has_positive_influence_and_grades_are_0_1
 def test_grades_of_significance_count_p_below_the_level_before_and_after_correction(explained):
     p, level = explained.influence.p_values, explained.influence.level
     order = np.sort(p.ravel())
-    passed = np.flatnonzero(
-        order <= level * np.arange(1, p.size + 1) / p.size
-    )  # Benjamini–Hochberg
+    # This is the step-up procedure of Benjamini and Hochberg.
+    passed = np.flatnonzero(order <= level * np.arange(1, p.size + 1) / p.size)
     limit = order[passed[-1]] if len(passed) else -1.0
     wanted = (p <= level).astype(int) + (p <= limit)
     np.testing.assert_array_equal(explained.significance, wanted)

@@ -153,12 +153,9 @@ def test_absent_concepts_contribute_nothing_and_contributions_follow_the_order_o
     assert not explanation.contributions[..., 1].any() and explanation.contributions[..., 0].any()
 
     order = [2, 0, 3, 1]
-    reordered = DirectionPairs(
-        *(f[order] for f in fields[:3]), pairs.mean, pairs.absent_levels[order]
-    )
+    mixed = DirectionPairs(*(f[order] for f in fields[:3]), pairs.mean, pairs.absent_levels[order])
     first, second = (
-        explain_prediction(ConceptLayer.of(p, layer.split), images[0], 0)
-        for p in (pairs, reordered)
+        explain_prediction(ConceptLayer.of(p, layer.split), images[0], 0) for p in (pairs, mixed)
     )
     np.testing.assert_allclose(second.contributions, first.contributions[..., order], atol=1e-6)
 
