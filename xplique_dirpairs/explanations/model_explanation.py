@@ -578,7 +578,12 @@ class ModelExplanation:
     # ------------------------------------------------------------ plain data
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as nested dictionaries of numbers, strings and arrays."""
+        """Return all attributes as nested dictionaries of numbers, strings and arrays.
+
+        Returns
+        -------
+        data : dict
+        """
         data = asdict(self)
         data["influence"]["p_values"] = self.influence.p_values
         data["influence"]["significance"] = self.significance

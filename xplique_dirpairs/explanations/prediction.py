@@ -348,7 +348,12 @@ class PredictionExplanation:
         return plot_waterfall(self.score_name, self.score, self._rows(count))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as a dictionary of numbers, strings and arrays."""
+        """Return all attributes as a dictionary of numbers, strings and arrays.
+
+        Returns
+        -------
+        data : dict
+        """
         names = [field.name for field in fields(self)] + ["gap", "score_name"]
         names += ["concept_contributions", "contribution_maps", "presence_maps"]
         return {name: getattr(self, name) for name in names}
@@ -470,7 +475,12 @@ class PredictionComparison:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both explanations and their differences as a dictionary of plain data."""
+        """Return both explanations and their differences as a dictionary of plain data.
+
+        Returns
+        -------
+        data : dict
+        """
         names = "differences", "residual", "gap", "score"
         explanations = {"first": self.first.to_dict(), "second": self.second.to_dict()}
         return explanations | {name: getattr(self, name) for name in names}

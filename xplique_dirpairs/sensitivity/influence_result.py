@@ -158,15 +158,34 @@ class Influence(Sensitivity):
         return significant(self.p_values, self.level, correction)
 
     def reachable(self, correction: str = "benjamini-hochberg") -> bool:
-        """Return whether any test can be significant with this number of permutations."""
+        """Return whether any test can be significant with this number of permutations.
+
+        Parameters
+        ----------
+        correction : str, default="benjamini-hochberg"
+            See `significant`.
+
+        Returns
+        -------
+        reachable : bool
+        """
         needed = permutations_needed(self.tests, self.level / sides(self.statistic), correction)
         return self.tests > 0 and self.permutations >= needed
 
     def least_rejections(self, correction: str = "benjamini-hochberg") -> int:
         """Return the least number of tests that can be significant together, if any is.
 
-        With n permutations p is at least 1/(n + 1). The result is larger than `tests` if no test
-        can be significant.
+        With n permutations p is at least 1/(n + 1).
+
+        Parameters
+        ----------
+        correction : str, default="benjamini-hochberg"
+            See `significant`.
+
+        Returns
+        -------
+        count : int
+            Larger than `tests` if no test can be significant.
         """
         if correction != "benjamini-hochberg":
             return 1 if self.reachable(correction) else self.tests + 1
@@ -174,11 +193,41 @@ class Influence(Sensitivity):
         return math.ceil(self.tests * smallest / self.level * (1.0 - 1e-9))
 
     def summary(self, correction: str = "benjamini-hochberg") -> InfluenceSummary:
-        """Return SDC, SCDP and the other counts under a correction: see `significant`."""
+        """Return SDC, SCDP and the other counts over the significant influences.
+
+        Parameters
+        ----------
+        correction : str, default="benjamini-hochberg"
+            See `significant`.
+
+        Returns
+        -------
+        summary : InfluenceSummary
+
+        Raises
+        ------
+        ValueError
+            If the correction is unknown.
+        """
         return summarise_influence(self.scores, self.significant(correction))
 
     def table(self, corrections: Sequence[str] = ("benjamini-hochberg", "paper")) -> Table:
-        """Return a table with a row for each correction: see `influence_table`."""
+        """Return a table of the counts over the significant influences: see `influence_table`.
+
+        Parameters
+        ----------
+        corrections : sequence of str, default=("benjamini-hochberg", "paper")
+            Corrections, which have a row each: see `significant`.
+
+        Returns
+        -------
+        table : Table
+
+        Raises
+        ------
+        ValueError
+            If there is no correction, or one is unknown.
+        """
         return influence_table({"concepts": self}, corrections)
 
 
@@ -322,7 +371,7 @@ def influence_table(
     Raises
     ------
     ValueError
-        If there is no influence or no correction.
+        If there is no influence or no correction, or a correction is unknown.
     """
     if not influences or not corrections:
         raise ValueError(
