@@ -609,10 +609,12 @@ class ModelExplanation:
         return [Cell(", ".join(names) or "–") for names in sides]
 
     def _p_value(self, i: int, c: int) -> Cell:
+        """Return a cell with the p-value of concept ``i`` for row ``c``, marked by significance."""
         cell = Cell.number(self.influence.p_values[i, c], ".2g")
         return replace(cell, text=cell.text + _MARKS[self.significance[i, c]])
 
     def _concept_row(self, c: int, i: int) -> ConceptRow:
+        """Return what the figure of the class in row ``c`` shows of concept ``i``."""
         class_id = int(self.class_ids[c])
         return ConceptRow(
             name=self.concept_names[i],

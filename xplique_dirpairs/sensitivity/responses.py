@@ -310,6 +310,7 @@ class LinearResponse(ShiftResponse):
 
     @cached_property
     def _probabilities(self) -> Array:
+        """p_k of the images before the shift, (N, K)."""
         return np.asarray(np.exp(self.log_p))
 
 
