@@ -1,7 +1,8 @@
-"""A model whose reasons are known: channels are concepts, and each class has weights for them.
+"""A model whose reasons are known: channels are concepts, and classes are weighted sums of them.
 
-Images are their own features. Channels 0 to 3 are concepts A to D, 4 and 5 are distractors. Class 0
-is A (and D), class 1 is B (and D), class 2 is C; D is shared, and A speaks against class 2.
+The features are the images themselves. Channels 0 to 3 are the concepts A to D, 4 and 5 are
+distractors. Class 0 is driven by A and D, class 1 by B and D, and class 2 by C. D is shared by two
+classes, and A speaks against class 2.
 """
 
 import keras
@@ -13,7 +14,7 @@ from xplique_dirpairs.pairs import DirectionPairs
 
 D, CONCEPTS, CLASSES, SIDE = 6, 4, 3, 8
 NAMES = tuple("ABCD")
-#: Of each class (columns) over the channels.
+#: Weight of each channel (rows) for each class (columns).
 WEIGHTS = np.array(
     [[6.0, 0.0, -3.0], [0.0, 6.0, 0.0], [0.0, 0.0, 6.0], [3.0, 3.0, 0.0], [0, 0, 0], [0, 0, 0]]
 )
@@ -21,20 +22,20 @@ BIASES = np.array([0.1, 0.2, 0.3])
 
 
 def planted_pairs():
-    """Detectors of the channels: on above ½; absent at 0."""
+    """Return detectors of the channels, which fire above ½; absent concepts are at 0."""
     rows = np.eye(CONCEPTS, D)
     levels = np.full(CONCEPTS, 0.5)
     return DirectionPairs(10 * rows, 10 * levels, rows, np.zeros(D), np.zeros(CONCEPTS))
 
 
 def planted_halves(hidden=False):
-    """The network in two: images to features (the identity), features to logits."""
+    """Return both parts of the network: images to features (the identity), and to logits."""
     inputs, latent = keras.Input((SIDE, SIDE, D)), keras.Input((SIDE, SIDE, D))
     x = keras.layers.GlobalAveragePooling2D()(latent)
-    if hidden:  # the same, and something that is not linear
+    if hidden:  # add a part that is not linear
         keras.utils.set_random_seed(0)
-        bend = keras.layers.Dense(5, activation="relu")(x)
-        x = keras.layers.Concatenate()([x, bend])
+        nonlinear = keras.layers.Dense(5, activation="relu")(x)
+        x = keras.layers.Concatenate()([x, nonlinear])
     dense = keras.layers.Dense(CLASSES)
     outputs = dense(x)
     kernel = 0.3 * np.random.default_rng(0).normal(size=dense.kernel.shape)
@@ -45,12 +46,12 @@ def planted_halves(hidden=False):
 
 
 def planted_layer(split=None, **names):
-    """The channels as concepts of a model."""
+    """Return a concept layer with the channels as concepts."""
     return ConceptLayer.of(planted_pairs(), split or planted_halves(), **names)
 
 
 def planted_images(count, seed=0):
-    """Images (count, 8, 8, 6) in [0, 1] and classes; a concept fills a square of 3 × 3 cells."""
+    """Return images (count, 8, 8, 6) in [0, 1] and classes; a concept fills 3 × 3 cells."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
     images = np.zeros((count, SIDE, SIDE, D), np.float32)

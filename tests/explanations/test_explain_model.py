@@ -1,4 +1,4 @@
-"""A model whose reasons are known is explained by them; every number is that of plain loops."""
+"""A model is explained by its known reasons, and all numbers equal reference implementations."""
 
 import pickle
 from dataclasses import replace
@@ -47,7 +47,7 @@ def explained(layer, data):
 
 @pytest.fixture(scope="module")
 def singles(layer, data):
-    """Every image explained alone, for its class."""
+    """Return explanations of single images, each for its own class."""
     images, labels = data
     return [
         explain_prediction(layer, image, int(label))
@@ -55,7 +55,7 @@ def singles(layer, data):
     ]
 
 
-def test_progress_is_shown_unless_silence_is_asked_for(layer, data, capsys):
+def test_progress_is_shown_unless_verbose_is_0(layer, data, capsys):
     few = replace(SETTINGS, permutations=20)
     capsys.readouterr()
     explain_model(layer, *data, settings=few, verbose=0)
@@ -67,10 +67,10 @@ def test_progress_is_shown_unless_silence_is_asked_for(layer, data, capsys):
     assert f"{CONCEPTS}/{CONCEPTS}" in shown
 
 
-# ------------------------------------------------------------------ the right reasons
+# ------------------------------------------------------------------ known reasons
 
 
-def test_each_class_is_driven_by_its_own_concept(explained):
+def test_the_strongest_concept_of_each_class_is_its_own(explained):
     for class_id in range(CLASSES):
         for by in ("contribution", "influence"):
             supporting, _ = explained.ranked(class_id, by=by)
@@ -87,17 +87,18 @@ def test_only_the_planted_shared_concept_speaks_for_two_classes(explained):
     assert not explained.shared_table(1.0).rows
 
 
-def test_influence_is_positive_on_a_class_s_own_concept_and_graded(explained):
+def test_the_own_concept_of_each_class_has_positive_influence_and_grades_are_0_1_or_2(explained):
     signs = np.sign(explained.influence.scores).astype(int)
     assert signs[:3].diagonal().tolist() == [1, 1, 1]
     assert explained.significance.shape == (CONCEPTS, CLASSES)
     assert set(np.unique(explained.significance)) <= {0, 1, 2}
 
 
-def test_grades_of_significance_are_before_and_after_correction(explained):
+def test_grades_of_significance_count_p_below_the_level_before_and_after_correction(explained):
     p, level = explained.influence.p_values, explained.influence.level
     order = np.sort(p.ravel())
-    passed = np.flatnonzero(order <= level * np.arange(1, p.size + 1) / p.size)  # by Benjamini
+    # This is the step-up procedure of Benjamini and Hochberg.
+    passed = np.flatnonzero(order <= level * np.arange(1, p.size + 1) / p.size)
     limit = order[passed[-1]] if len(passed) else -1.0
     wanted = (p <= level).astype(int) + (p <= limit)
     np.testing.assert_array_equal(explained.significance, wanted)
@@ -106,7 +107,7 @@ def test_grades_of_significance_are_before_and_after_correction(explained):
 
 def test_crops_show_the_concept_where_it_is_strongest(explained, data):
     images, labels = data
-    places = [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)]  # whole crops of 3, 2 apart
+    places = [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)]  # crops of side 3 with a step of 2
     for i in range(CONCEPTS):
         best = []
         for image in images:
@@ -115,18 +116,18 @@ def test_crops_show_the_concept_where_it_is_strongest(explained, data):
         order = sorted(range(len(images)), key=lambda n: -best[n][0])[:5]
         for crop, n in zip(explained.crops[i], order, strict=True):
             r, c = -best[n][1], -best[n][2]
-            pixels = images[n, r : r + 3, c : c + 3].mean(axis=-1)  # of six channels the mean
+            pixels = images[n, r : r + 3, c : c + 3].mean(axis=-1)  # mean of the six channels
             np.testing.assert_allclose(crop[..., 0] / 255, pixels, atol=0.003)
-    assert not len(explained.class_crops[2, 3])  # no D in class 2
+    assert not len(explained.class_crops[2, 3])  # class 2 has no images with D
     np.testing.assert_array_equal(explained.crops_of(3, 2), explained.crops[3])
     assert len(explained.class_crops[2, 2]) == 5 and len(labels) == 45
 
 
-# ------------------------------------------------------------------ the right numbers
+# ------------------------------------------------------------------ numbers
 
 
 def gap_of(confusion):
-    """What the contributions and the residual miss of the difference of the logits."""
+    """Return the difference of the logits minus the residual and the contributions."""
     return confusion.difference - confusion.residual - confusion.contributions.sum()
 
 
@@ -144,10 +145,10 @@ def test_contributions_are_the_means_of_the_single_explanations(layer, data, sin
     np.testing.assert_allclose(explanation.gaps, 0.0, atol=1e-5)
     np.testing.assert_allclose(
         explanation.residuals, BIASES, atol=1e-5
-    )  # distractors weigh nothing
+    )  # distractors have no weight
 
 
-def test_contributions_to_a_nonlinear_head_are_means_of_single_explanations(data):
+def test_contributions_to_a_nonlinear_head_are_means_over_a_few_single_explanations(data):
     images, labels = data[0][:6], data[1][:6]
     layer = planted_layer(planted_halves(hidden=True))
     explanation = explain_model(layer, images, labels, path_images=6, **QUICK)
@@ -160,7 +161,7 @@ def test_contributions_to_a_nonlinear_head_are_means_of_single_explanations(data
     assert np.abs(fewer.gaps).max() < 2e-2
 
 
-def test_a_head_that_takes_maps_is_explained_by_spaced_images_of_each_class(data):
+def test_a_head_that_takes_maps_is_explained_from_evenly_spaced_images_of_each_class(data):
     images, labels = data[0][:12], data[1][:12]
     inputs, latent = keras.Input(images.shape[1:]), keras.Input(images.shape[1:])
     keras.utils.set_random_seed(0)
@@ -177,7 +178,7 @@ def test_a_head_that_takes_maps_is_explained_by_spaced_images_of_each_class(data
     wanted = np.mean([one.concept_contributions for one in own], axis=0)
     np.testing.assert_allclose(explanation.contributions[1], wanted, atol=1e-2)
     assert np.abs(explanation.gaps).max() < 2e-2 and explanation.images.tolist() == [4, 4, 4]
-    assert explanation.influence.images.tolist() == [6, 6, 6]  # two of each class
+    assert explanation.influence.images.tolist() == [6, 6, 6]  # two images of each class
     assert gap_of(explanation.confusions[0]) == pytest.approx(0.0, abs=2e-2)
 
 
@@ -196,7 +197,7 @@ def test_presence_and_occupancy_are_shares_of_images_and_positions(explained, da
 
 
 @pytest.mark.parametrize("over", ["all", "class"])
-def test_influence_is_that_of_the_directions(layer, data, over):
+def test_influence_equals_that_of_the_signal_vectors(layer, data, over):
     images, labels = data
     settings = replace(SETTINGS, images=over)
     explanation = explain_model(layer, images, labels, settings=settings, verbose=0)
@@ -210,7 +211,7 @@ def test_influence_is_that_of_the_directions(layer, data, over):
         )
 
 
-def test_accuracy_and_confusions_are_those_of_the_predictions(explained, layer, data):
+def test_accuracy_and_confusions_are_counted_from_the_predictions(explained, layer, data):
     images, labels = data
     predicted = layer.head.logits(images).argmax(axis=1)
     for c in range(CLASSES):
@@ -220,9 +221,9 @@ def test_accuracy_and_confusions_are_those_of_the_predictions(explained, layer, 
         assert confusion.confused == wanted and confusion.images == 15
 
 
-def test_a_confusion_is_the_mean_of_explanations_against_the_class(layer, data):
+def test_a_confusion_is_the_mean_of_single_explanations_against_the_class(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
-    images[0, ..., 2] = 1.0  # an image of class 0 that is taken for class 2
+    images[0, ..., 2] = 1.0  # an image of class 0 that is predicted as class 2
     confusion = explain_model(
         layer, images, labels, confusions=[(0, 2), (1, 0)], **QUICK
     ).confusion(0, 2)
@@ -239,7 +240,7 @@ def test_a_confusion_is_the_mean_of_explanations_against_the_class(layer, data):
     np.testing.assert_allclose(confusion.changes, changes[:, 2] - changes[:, 0])
 
 
-def test_by_default_a_class_is_compared_with_the_one_it_is_confused_with_most(layer, data):
+def test_by_default_a_class_is_paired_with_the_class_it_is_most_often_mistaken_for(layer, data):
     images, labels = data[0][:12].copy(), data[1][:12]
     images[0, ..., 2] = 1.0
     explanation = explain_model(layer, images, labels, **QUICK)
@@ -250,10 +251,12 @@ def test_by_default_a_class_is_compared_with_the_one_it_is_confused_with_most(la
     assert not_confused and all(np.isnan(c.confused_contributions).all() for c in not_confused)
 
 
-# ------------------------------------------------------------------ what must not matter
+# ------------------------------------------------------------------ independence of order and form
 
 
-def test_order_and_batches_do_not_matter(explained, layer, data, rng):
+def test_explanations_do_not_depend_on_the_order_of_images_or_the_batch_size(
+    explained, layer, data, rng
+):
     images, labels = data
     order = rng.permutation(len(images))
     repeated = explain_model(
@@ -272,7 +275,7 @@ def test_the_same_seed_gives_the_same_noise(explained, layer, data):
     np.testing.assert_array_equal(repeated.influence.p_values, explained.influence.p_values)
 
 
-def test_explaining_one_class_gives_the_numbers_it_has_among_all_classes(explained, layer, data):
+def test_a_class_explained_alone_has_the_same_numbers_as_among_all_classes(explained, layer, data):
     one_class = explain_model(layer, *data, classes=[2], **QUICK)
     assert one_class.class_ids.tolist() == [2]
     np.testing.assert_allclose(one_class.contributions[0], explained.contributions[2])
@@ -284,7 +287,7 @@ def test_explaining_one_class_gives_the_numbers_it_has_among_all_classes(explain
     )
 
 
-def test_without_labels_images_belong_to_the_predicted_class(layer, data):
+def test_without_labels_each_image_counts_for_its_predicted_class(layer, data):
     images, _ = data
     predicted = layer.head.logits(images).argmax(axis=1)
     without_labels = explain_model(layer, images, **QUICK)
@@ -301,7 +304,7 @@ def test_an_extractor_is_explained_with_the_network_it_was_built_on(layer, data,
     np.testing.assert_array_equal(explanation.contributions, explained.contributions)
 
 
-def test_without_images_of_other_classes_rates_outside_are_undefined(layer, data):
+def test_presence_outside_is_nan_if_there_are_no_images_of_other_classes(layer, data):
     images, labels = data
     explanation = explain_model(layer, images[labels == 0], labels[labels == 0], **QUICK)
     assert np.isnan(explanation.presence_outside).all()
@@ -309,7 +312,7 @@ def test_without_images_of_other_classes_rates_outside_are_undefined(layer, data
     assert explanation.plot_class(0) and explanation.plot()
 
 
-# ------------------------------------------------------------------ the value
+# ------------------------------------------------------------------ tables and plain data
 
 
 def test_tables_hold_the_numbers_of_the_explanation(explained):
@@ -326,20 +329,20 @@ def test_tables_hold_the_numbers_of_the_explanation(explained):
     assert all((r[2].numbers[0] > 0) == (r[1].text == "pushes") for r in table.rows)
 
 
-def test_an_explanation_is_read_only_can_be_pickled_and_becomes_plain_data(explained):
+def test_an_explanation_is_read_only_and_can_be_pickled_and_converted_to_plain_data(explained):
     with pytest.raises(ValueError, match="read-only"):
         explained.contributions[0] = 0
     restored = pickle.loads(pickle.dumps(explained))
     np.testing.assert_array_equal(restored.contributions, explained.contributions)
 
-    def plain(value):
+    def is_plain(value):
         if isinstance(value, dict):
-            return all(isinstance(k, str) and plain(v) for k, v in value.items())
+            return all(isinstance(k, str) and is_plain(v) for k, v in value.items())
         if isinstance(value, (list, tuple)):
-            return all(map(plain, value))
+            return all(map(is_plain, value))
         return isinstance(value, (str, int, float, np.ndarray))
 
-    assert plain(explained.to_dict())
+    assert is_plain(explained.to_dict())
     assert repr(explained) == "ModelExplanation(3 classes, 4 concepts, 45 images)"
 
 
@@ -352,10 +355,10 @@ def test_an_explanation_is_read_only_can_be_pickled_and_becomes_plain_data(expla
         ({"labels": ["a"] * 45}, TypeError, "labels must be class indices"),
         ({"images": np.zeros((0, 8, 8, 6))}, ValueError, "no images"),
         ({"images": np.zeros((45, 8, 8, 5))}, ValueError, "the network takes"),
-        ({"classes": [7]}, ValueError, r"there are none of \[7\]"),
-        ({"classes": [0.5]}, ValueError, r"there are none of \[0.5\]"),
+        ({"classes": [7]}, ValueError, r"there are none of classes \[7\]"),
+        ({"classes": [0.5]}, ValueError, r"there are none of classes \[0.5\]"),
         ({"classes": []}, ValueError, "classes must have images"),
-        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, r"explained, \[0\], not \(1, 0\)"),
+        ({"classes": [0], "confusions": [(1, 0)]}, ValueError, r"classes, \[0\], not \(1, 0\)"),
         ({"confusions": [3]}, ValueError, r"pairs \(a, b\) of two classes"),
         ({"confusions": [(0, 0)]}, ValueError, "two classes"),
         ({"confusions": [(0, 9)]}, ValueError, "out of range"),
@@ -371,7 +374,7 @@ def test_invalid_arguments_are_refused(layer, data, changed, error, message):
         explain_model(layer, **arguments)
 
 
-def test_a_class_confusion_or_ranking_that_was_not_measured_is_refused(explained):
+def test_unknown_classes_confusions_and_rankings_are_refused(explained):
     with pytest.raises(ValueError, match="confusions="):
         explained.confusion(0, 7)
     with pytest.raises(ValueError, match="'dog' is not among"):
@@ -383,16 +386,16 @@ def test_a_class_confusion_or_ranking_that_was_not_measured_is_refused(explained
 
 
 def test_a_single_class_number_instead_of_a_list_is_refused(layer, data):
-    with pytest.raises(TypeError, match="a list of their numbers, not 2"):
+    with pytest.raises(TypeError, match="a list of class numbers, not 2"):
         explain_model(layer, *data, classes=2, **QUICK)
 
 
 def test_an_interruption_ends_the_explanation(layer, data):
-    left = [2]
+    calls_left = [2]
 
     def interrupting(*arguments):
-        left[0] -= 1
-        if not left[0]:
+        calls_left[0] -= 1
+        if not calls_left[0]:
             raise KeyboardInterrupt
         return mean_difference_noise(*arguments)
 

@@ -1,5 +1,5 @@
-"""A prediction shared out: complete for every network, the plain formula where the head is linear,
-integrated gradients elsewhere."""
+"""Contributions to a prediction sum to its score in every network. They equal the plain formula for
+a linear head, and integrated gradients for any other head."""
 
 import itertools
 from dataclasses import replace
@@ -29,7 +29,7 @@ CONCEPTS = 4
 
 @pytest.fixture(scope="module")
 def network(halves):
-    """``network(name)`` → pairs at the layer of a network, images."""
+    """Return a function from the name of a network to concepts at its layer, and images."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(8, 5, 4, activation="relu", name="features")(inputs)
@@ -47,6 +47,7 @@ def network(halves):
 
 
 def with_off(layer, off):
+    """Return the same concepts with another form of switching them off."""
     return ConceptLayer.of(DirectionPairsFactorizer.from_pairs(layer.pairs, off), layer.split)
 
 
@@ -74,7 +75,7 @@ def test_contributions_to_a_linear_head_follow_the_plain_formula(network, name):
     rows, bias = [np.asarray(w) for w in layer.split.latent_to_logit_model.layers[-1].weights]
     positions = list(itertools.product(*map(range, x.shape[:-1])))
     pairs = layer.pairs
-    bank, left = pairs.bank().astype(float), x.copy()
+    bank, remainder = pairs.bank().astype(float), x.copy()
     for p in positions:
         for i in range(CONCEPTS):
             u = max(0.0, float(pairs.filters[i] @ x[p] - pairs.absent_levels[i]))
@@ -82,8 +83,8 @@ def test_contributions_to_a_linear_head_follow_the_plain_formula(network, name):
             assert explanation.contributions[(*p, i)] == pytest.approx(
                 u * effect / len(positions), abs=1e-5
             )
-            left[p] -= u * bank[i]
-    residual = left.reshape(-1, len(rows)).mean(axis=0) @ rows[:, 2] + bias[2]
+            remainder[p] -= u * bank[i]
+    residual = remainder.reshape(-1, len(rows)).mean(axis=0) @ rows[:, 2] + bias[2]
     assert explanation.residual == pytest.approx(residual, abs=1e-5)
     assert explanation.steps == 0
 
@@ -109,7 +110,7 @@ def test_contributions_to_any_other_head_are_integrated_gradients(network, name)
     assert explanation.steps > 0
 
 
-def test_an_explanation_of_too_few_gradients_has_a_gap(network):
+def test_score_residual_contributions_and_gap_add_up_with_too_few_gradients(network):
     layer, images = network("hidden")
     rough = explain_prediction(layer, images[0], 1, max_steps=2, tolerance=1e-9)
     total = rough.contributions.sum() + rough.residual + rough.gap
@@ -118,7 +119,7 @@ def test_an_explanation_of_too_few_gradients_has_a_gap(network):
     assert "16 gradients" in str(rough.table())
 
 
-def test_a_waterfall_has_a_bar_for_a_visible_gap_only(network):
+def test_a_waterfall_only_has_a_bar_for_the_gap_if_it_is_visible(network):
     layer, images = network("conv_gap")
     explanation = explain_prediction(layer, images[0], 1)
     for gap, seen in ((0.0, False), (0.5, True)):
@@ -128,7 +129,7 @@ def test_a_waterfall_has_a_bar_for_a_visible_gap_only(network):
 
 
 @pytest.mark.parametrize("name", ["conv_gap", "hidden"])
-def test_contributions_against_another_class_are_differences(network, name):
+def test_contributions_against_another_class_are_differences_of_contributions(network, name):
     layer, images = network(name)
     first, second = (explain_prediction(layer, images[0], k) for k in (0, 2))
     difference = explain_prediction(layer, images[0], 0, against=2)
@@ -141,25 +142,25 @@ def test_contributions_against_another_class_are_differences(network, name):
     assert difference.score_name == "logit of class 0 − class 2"
 
 
-def test_absent_concepts_contribute_nothing_and_the_order_of_concepts_does_not_matter(network):
+def test_absent_concepts_contribute_nothing_and_contributions_follow_the_order_of_concepts(network):
     layer, images = network("conv_gap")
-    everywhere = np.full(CONCEPTS, -100.0)
-    everywhere[1] = 1e3  # z never gets there
+    levels = np.full(CONCEPTS, -100.0)
+    levels[1] = 1e3  # a level that no projection reaches: concept 1 is absent everywhere
     pairs = layer.pairs
     fields = (pairs.filters, pairs.biases, pairs.signals, pairs.mean)
-    absent = ConceptLayer.of(DirectionPairs(*fields, everywhere), layer.split)
+    absent = ConceptLayer.of(DirectionPairs(*fields, levels), layer.split)
     explanation = explain_prediction(absent, images[0], 0)
     assert not explanation.contributions[..., 1].any() and explanation.contributions[..., 0].any()
 
     order = [2, 0, 3, 1]
-    turned = DirectionPairs(*(f[order] for f in fields[:3]), pairs.mean, pairs.absent_levels[order])
+    mixed = DirectionPairs(*(f[order] for f in fields[:3]), pairs.mean, pairs.absent_levels[order])
     first, second = (
-        explain_prediction(ConceptLayer.of(p, layer.split), images[0], 0) for p in (pairs, turned)
+        explain_prediction(ConceptLayer.of(p, layer.split), images[0], 0) for p in (pairs, mixed)
     )
     np.testing.assert_allclose(second.contributions, first.contributions[..., order], atol=1e-6)
 
 
-def test_the_dtype_of_the_image_and_a_batch_axis_do_not_matter(network):
+def test_an_explanation_does_not_depend_on_the_dtype_of_the_image_or_a_batch_axis(network):
     layer, images = network("conv_gap")
     ints = (255 * images[0]).astype(np.uint8)
     of_integers = explain_prediction(layer, ints, 0)
@@ -183,7 +184,7 @@ def test_presence_holds_the_coefficients_where_the_concept_is_detected(network):
     )
 
 
-def test_by_default_the_predicted_class_is_explained_with_the_probabilities_of_the_network(network):
+def test_by_default_the_predicted_class_is_explained(network):
     layer, images = network("conv_gap")
     model = keras.Sequential([*layer.split, keras.layers.Softmax()])
     p = model.predict(images[:1], verbose=0)[0]
@@ -208,7 +209,9 @@ def test_the_constant_of_another_extractor_is_part_of_the_residual(network):
     assert [c.shape[1:] for c in explanation.crops] == [(16, 16, 3)] * 3
 
 
-def test_extractors_with_pairs_give_the_contributions_of_the_pairs(network, quick_learning):
+def test_extractors_of_direction_pairs_give_the_contributions_of_their_pairs(
+    network, quick_learning
+):
     layer, images = network("conv_gap")
     single = DirectionPairsTf(*layer.split, 3, random_state=0, verbose=0)
     with pytest.raises(NotFittedError):
@@ -260,7 +263,7 @@ def test_two_images_are_compared_concept_by_concept(network):
     assert not with_itself.differences.any() and with_itself.score == 0
 
 
-def test_explanations_of_different_scores_are_not_compared(network):
+def test_comparing_explanations_of_different_scores_or_concepts_is_refused(network):
     layer, images = network("conv_gap")
     first = explain_prediction(layer, images[0], 1)
     with pytest.raises(ValueError, match="class_id"):
@@ -268,13 +271,13 @@ def test_explanations_of_different_scores_are_not_compared(network):
     with pytest.raises(ValueError, match="class_id"):
         compare_predictions(first, explain_prediction(layer, images[0], 1, against=0))
     named = explain_prediction(ConceptLayer.of(layer, concept_names=list("abcd")), images[0], 1)
-    with pytest.raises(ValueError, match="same concepts"):
+    with pytest.raises(ValueError, match="the same concepts"):
         compare_predictions(first, named)
     with pytest.raises(TypeError, match="explain_prediction"):
         compare_predictions(first, images[0])
 
 
-def test_arrays_of_an_explanation_cannot_be_written_and_its_data_are_plain(network):
+def test_an_explanation_is_read_only_and_can_be_converted_to_plain_data(network):
     layer, images = network("conv_gap")
     explanation = explain_prediction(layer, images[0], 1)
     with pytest.raises(ValueError, match="read-only"):
@@ -294,7 +297,7 @@ def test_arrays_of_an_explanation_cannot_be_written_and_its_data_are_plain(netwo
         ({"image": np.full((32, 32, 3), np.nan)}, ValueError, "NaN"),
         ({"class_id": 3}, ValueError, "class_id 3 is out of range for 3 classes"),
         ({"class_id": 1.5}, TypeError, "integer"),
-        ({"against": 1}, ValueError, "with itself"),
+        ({"against": 1}, ValueError, "not the same"),
         ({"against": -1}, ValueError, "out of range"),
         ({"tolerance": 0}, ValueError, "tolerance"),
         ({"max_steps": 1}, ValueError, "max_steps"),
@@ -308,7 +311,7 @@ def test_invalid_arguments_are_refused(network, changed, error, message):
         explain_prediction(**arguments)
 
 
-def test_a_network_of_one_output_is_explained_as_two_classes_no_and_yes(network):
+def test_a_network_with_one_output_is_explained_as_two_classes_no_and_yes(network):
     layer, images = network("conv_gap")
     latent = layer.split.latent_to_logit_model.input
     pooled = keras.layers.GlobalAveragePooling2D()(latent)

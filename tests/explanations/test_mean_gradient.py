@@ -1,4 +1,4 @@
-"""Mean gradients along a path: of functions whose integrals are known, and of small heads."""
+"""Mean gradients along a path equal known integrals, and a reference implementation for heads."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ ZERO, ONE = np.zeros(1, np.float32), np.ones(1, np.float32)
 
 
 def along(function, slope):
-    """A score of one number t from 0 to 1."""
+    """Return a score, with its gradient, that is a function of a single feature t in [0, 1]."""
 
     def score(features):
         t = np.asarray(features, float)[:, 0]
@@ -24,37 +24,37 @@ def along(function, slope):
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 9])
-def test_the_mean_gradient_of_a_power_is_one(degree):
+def test_the_mean_gradient_of_a_power_from_0_to_1_is_1(degree):
     score = along(lambda t: t**degree, lambda t: degree * t ** (degree - 1))
     gradient, _ = mean_gradient(score, ZERO, ONE, 1e-6, 10_000)
     assert gradient[0] == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("kink", [0.3, 0.5, 0.999])
-def test_intervals_are_halved_until_a_kink_costs_no_more_than_the_tolerance(kink):
+def test_intervals_are_halved_until_the_error_at_a_kink_is_within_the_tolerance(kink):
     score = along(lambda t: np.maximum(t - kink, 0.0), lambda t: (t > kink).astype(float))
     gradient, _ = mean_gradient(score, ZERO, ONE, 1e-6, 1000)
     assert gradient[0] == pytest.approx(1.0 - kink, abs=1e-6)
 
 
-def test_the_first_intervals_are_evaluated_even_if_more_gradients_than_allowed():
+def test_two_gradients_in_each_first_interval_are_taken_even_if_max_steps_is_smaller():
     kink = 0.3
     score = along(lambda t: np.maximum(t - kink, 0.0), lambda t: (t > kink).astype(float))
     gradient, steps = mean_gradient(score, ZERO, ONE, 1e-9, 2)
     assert steps == 16
-    assert abs(1.0 - kink - gradient[0]) > 1e-3  # one of them has the kink in it
+    assert abs(1.0 - kink - gradient[0]) > 1e-3  # the interval with the kink is not halved
 
 
-@pytest.mark.parametrize("most", [19, 20, 64, 200])
-def test_no_more_gradients_are_taken_than_allowed(most):
+@pytest.mark.parametrize("max_steps", [19, 20, 64, 200])
+def test_at_most_max_steps_gradients_are_taken(max_steps):
     rng = np.random.default_rng(0)
     kinks = rng.random(50)
     score = along(
         lambda t: np.maximum(t[:, None] - kinks, 0.0).sum(axis=1),
         lambda t: (t[:, None] > kinks).sum(axis=1).astype(float),
     )
-    gradient, steps = mean_gradient(score, ZERO, ONE, 1e-9, most)
-    assert steps <= most
+    gradient, steps = mean_gradient(score, ZERO, ONE, 1e-9, max_steps)
+    assert steps <= max_steps
     rise = (1 - kinks).sum()
     assert gradient[0] == pytest.approx(rise, abs=2.0)
     with_enough, _ = mean_gradient(score, ZERO, ONE, 1e-5, 10_000)
@@ -62,7 +62,7 @@ def test_no_more_gradients_are_taken_than_allowed(most):
 
 
 def slow_mean_gradient(model, start, end, class_id, steps=4000):
-    """Midpoints, one gradient each."""
+    """Return the mean of gradients at many midpoints: reference implementation."""
     total = np.zeros_like(start, dtype=float)
     for k in range(0, steps, 500):
         t = ((np.arange(k, k + 500) + 0.5) / steps).reshape(-1, *[1] * start.ndim)
@@ -85,7 +85,7 @@ def convolution(inputs):
 
 
 @pytest.mark.parametrize(("maker", "shape"), [(hidden, (5,)), (convolution, (3, 4, 2))])
-def test_the_mean_gradient_of_a_head_is_that_of_many_midpoints(maker, shape, rng):
+def test_the_mean_gradient_of_a_head_equals_the_mean_over_many_midpoints(maker, shape, rng):
     keras.utils.set_random_seed(1)
     inputs = keras.Input(shape)
     model = keras.Model(inputs, maker(inputs))

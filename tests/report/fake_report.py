@@ -1,4 +1,4 @@
-"""Reports of numbers that nobody measured, of any size and with any names."""
+"""Reports with random content, of any size and with any names."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from xplique_dirpairs.report.content import (
 )
 from xplique_dirpairs.sensitivity.influence_result import Influence
 
-#: What breaks pages that put names into markup, scripts, addresses or narrow columns.
+#: Names that break pages that put them into markup, scripts, addresses or narrow columns.
 HOSTILE = (
     "<script>window.broken = 1</script>",
     "\"><img src=x onerror='window.broken = 2'>",
@@ -30,7 +30,7 @@ HOSTILE = (
 
 
 def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, seed=0):
-    """A `Report`; ``names(kind, i)`` gives the names of "class", "concept" and "image" i."""
+    """Return a random `Report`; ``names(kind, i)`` returns the name of, say, "concept" i."""
     rng = np.random.default_rng(seed)
     names = names or (lambda kind, i: f"{kind} {i}")
     contributions = rng.normal(size=(classes, concepts)) * rng.random(concepts) * 3
@@ -125,7 +125,7 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
 
 
 def fake_change(n, after, concepts):
-    """Of each odd image a counterfactual: one of four, by turns."""
+    """Return a counterfactual of image n: None if n is even, otherwise one of four in turn."""
     if n % 2 == 0:
         return None
     moved = np.arange(min(2, concepts))
@@ -140,7 +140,7 @@ def fake_change(n, after, concepts):
 
 
 def fake_table(names):
-    """Three extractors by two metrics; one figure is missing."""
+    """Return a table of three extractors and two metrics, in which one figure is missing."""
     figures = [(0.31, 0.9), (0.12, None), (0.205, 0.88)]
     rows = [
         [Cell(names("extractor", k))]
@@ -156,12 +156,12 @@ def fake_table(names):
 
 
 def fake_picture(rng, side):
-    """Smooth blobs with a little noise: as large as JPEG as a photograph."""
+    """Return blocks of colour with a little noise, whose JPEG is as large as that of a photo."""
     coarse = rng.uniform(0, 255, (side // 16 + 1, side // 16 + 1, 3))
     fine = coarse.repeat(16, axis=0).repeat(16, axis=1)[:side, :side]
     return np.clip(fine + rng.normal(0, 12, fine.shape), 0, 255).astype(np.uint8)
 
 
 def hostile(kind, i):
-    """One of `HOSTILE`, each kind from another one on."""
+    """Return one of the `HOSTILE` names; each kind of names starts at another one."""
     return HOSTILE[(i + len(kind)) % len(HOSTILE)]

@@ -1,4 +1,4 @@
-"""A report holds what the parts of the package find, and what plain loops count."""
+"""The content of a report equals the results of other functions, and counts by plain loops."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ CONCEPTS, IMAGES = 5, 10
 
 
 class Case:
-    """A network, pairs for its layer, images, and their report."""
+    """A network, direction pairs at its layer, images, and their report."""
 
     def __init__(self, halves, network, **settings):
         split = SplitModel.of(halves(network))
@@ -57,7 +57,7 @@ def case(halves):
     return Case(halves, "conv_gap")
 
 
-def test_detections_are_counted_over_all_positions(case):
+def test_shares_histograms_and_overlaps_count_detections_at_all_positions(case):
     pages, detected = case.report.concepts, case.detected.reshape(-1, CONCEPTS)
     np.testing.assert_allclose(pages.occupancy, detected.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(pages.presence, case.detected.any(axis=(1, 2)).mean(axis=0))
@@ -71,7 +71,7 @@ def test_detections_are_counted_over_all_positions(case):
             assert pages.overlaps[i, j] == pytest.approx(both / either)
 
 
-def test_maps_are_positive_where_concepts_are_detected_and_reach_1(case):
+def test_maps_are_positive_only_where_concepts_are_detected_and_have_a_maximum_of_1(case):
     maps = case.report.images.maps
     np.testing.assert_array_equal(maps > 0, case.detected)
     np.testing.assert_allclose(maps.max(axis=(0, 1, 2)), 1.0)
@@ -81,7 +81,7 @@ def test_maps_are_positive_where_concepts_are_detected_and_reach_1(case):
         np.testing.assert_allclose(maps[..., i], np.minimum(u[..., i] / top, 1), atol=1e-5)
 
 
-def test_crops_are_the_best_of_different_images(case):
+def test_crops_are_the_best_crops_of_different_images(case):
     pages, patch = case.report.concepts, 10
     u = np.where(case.detected, case.pairs.coefficients(case.x), 0)
     values = crop_coefficients(concept_maps(u, (32, 32, 3)), (32, 32, 3), patch)
@@ -110,21 +110,21 @@ def test_contributions_equal_those_of_explain_prediction(case):
 
 
 @pytest.mark.parametrize("network", ["class_token", "vectors", "tall"])
-def test_contributions_and_residual_add_up_in_any_network(halves, network):
+def test_contributions_and_residual_sum_to_the_score_in_any_network(halves, network):
     pages = Case(halves, network, max_images=4).report.images
     total = pages.residuals + pages.contributions.sum(axis=1)
     np.testing.assert_allclose(total, pages.scores, atol=0.02)
     assert pages.maps.shape[0] == 4 and pages.maps.shape[-1] == CONCEPTS
 
 
-def test_with_few_pages_images_of_the_best_crops_come_first(case):
+def test_images_with_the_best_crops_are_shown_first_if_pages_are_few(case):
     few = case.build(max_images=4)
     first = {int(images[0]) for images in case.report.concepts.crop_images if len(images)}
     chosen = [case.report.images.names.index(name) for name in few.images.names]
     assert len(chosen) == 4 and chosen == sorted(chosen)
     assert set(chosen) <= first if len(first) >= 4 else set(chosen) >= first
     np.testing.assert_array_equal(few.images.labels, case.labels[chosen])
-    # figures stay those of all images; crops know which of them are shown
+    # Numbers are still computed from all images; crops refer to the images that are shown.
     np.testing.assert_array_equal(few.concepts.histogram, case.report.concepts.histogram)
     for few_places, places in zip(
         few.concepts.crop_images, case.report.concepts.crop_images, strict=True
@@ -133,7 +133,7 @@ def test_with_few_pages_images_of_the_best_crops_come_first(case):
         assert few_places.tolist() == expected
 
 
-def test_beyond_the_best_crops_classes_take_turns(case):
+def test_images_without_best_crops_are_chosen_from_all_classes_in_turn(case):
     labels = np.array([0] * 6 + [1] * 2 + [2])
     nothing = np.zeros((9, 2))
     seen = replace(case.seen, class_ids=labels, crop_values=nothing)
@@ -146,7 +146,7 @@ def test_beyond_the_best_crops_classes_take_turns(case):
     assert page_images(seen, 9).tolist() == list(range(9))
 
 
-def test_pictures_stand_in_for_the_images_at_any_size(case):
+def test_given_pictures_are_shown_instead_of_the_images(case):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (40 + n, 60, 3), np.uint8) for n in range(IMAGES)]
     report = case.build(pictures=pictures, picture_side=45, image_names=list("abcdefghij"))
@@ -157,7 +157,7 @@ def test_pictures_stand_in_for_the_images_at_any_size(case):
         np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
 
 
-def test_labels_stand_on_the_pages_of_their_concepts(case):
+def test_labels_are_shown_on_the_pages_of_their_concepts(case):
     labelled = SimpleNamespace(
         concepts={"object": ("dog", "cat"), "part": ("ear",)},
         labels=np.array([2, -1, 0, 0, 1]),
@@ -182,14 +182,14 @@ def test_a_comparison_adds_its_tables_and_its_other_extractors(case):
     report = case.build(comparison=compared)
     assert [table.headers[1] for table in report.tables][:1] == ["deletion ↓"]
     assert all(header in report.metrics for table in report.tables for header in table.headers[1:])
-    (other,) = report.extractors  # controls are in the tables only
+    (other,) = report.extractors  # controls are only in the tables
     contributions = compared.results["PCA <b>"].fidelity.contributions
     for k in range(3):
         expected = contributions[case.labels[:6] == k].mean(axis=0)
         np.testing.assert_allclose(other.contributions[k], expected)
 
 
-def test_concepts_of_other_extractors_make_a_report_without_detections(case):
+def test_a_report_of_an_extractor_without_detectors_has_histograms_of_coefficients(case):
     pca = PCAFactorizer(3)
     pca.fit(case.x.reshape(-1, case.x.shape[-1]))
     seen = scan(ConceptLayer.of(pca, case.layer.split), case.images, case.labels, verbose=0)
@@ -198,7 +198,7 @@ def test_concepts_of_other_extractors_make_a_report_without_detections(case):
     np.testing.assert_allclose(report.concepts.histogram.sum(axis=1), 1.0)
 
 
-def test_a_report_of_one_output_has_two_classes(case):
+def test_a_report_of_a_network_with_one_output_has_two_classes(case):
     inputs = keras.Input(case.x.shape[1:])
     output = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(inputs))
     split = SplitModel.of(case.layer.split[0], keras.Model(inputs, output))

@@ -1,4 +1,4 @@
-"""A report on disk: nothing in it comes from elsewhere, and names are never markup."""
+"""Files of a report load nothing from the network, and names in them are never markup."""
 
 import base64
 import configparser
@@ -21,7 +21,7 @@ ASSETS = ROOT / "xplique_dirpairs" / "report" / "assets"
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text of scripts by their id."""
+    """Tags of a page with their attributes, and the text of its scripts by their id."""
 
     def __init__(self, text):
         super().__init__()
@@ -57,13 +57,14 @@ def page(report, tmp_path_factory):
 
 
 def data_of(folder, key="data"):
+    """Return the data in one of the script files of a report."""
     text = (folder / BESIDE / f"{key}.js").read_text(encoding="ascii")
     start = f"reportData({json.dumps(key)},"
     assert text.startswith(start) and text.endswith(");\n")
     return json.loads(text[len(start) : -3])
 
 
-def test_names_are_kept_in_the_data(folder, report):
+def test_data_hold_the_names_of_concepts_classes_and_images(folder, report):
     data = data_of(folder)
     assert data["title"] == clean(report.title)
     assert [one["name"] for one in data["concepts"]] == [
@@ -83,7 +84,7 @@ def test_data_can_neither_end_a_script_nor_begin_markup(folder, page):
     assert [sorted(a) for _, a in page.tags] == [sorted(a) for _, a in same.tags]
 
 
-def test_the_file_holds_what_the_folder_holds(folder, page):
+def test_a_single_file_holds_the_same_data_and_pictures_as_a_folder(folder, page):
     for key in ("data", "maps-0000", "maps-0001"):
         assert json.loads(page.scripts[f"stored-{key}"]) == data_of(folder, key)
     pictures = [path for path in (folder / BESIDE).glob("*/*")]
@@ -98,7 +99,7 @@ def test_the_file_holds_what_the_folder_holds(folder, page):
         assert base64.b64decode(coded) == path.read_bytes()
 
 
-def test_every_picture_that_the_data_name_can_be_read(folder, report):
+def test_every_picture_in_the_data_exists_and_shows_its_image(folder, report):
     data = data_of(folder)
     named = [image["picture"] for image in data["images"]]
     strips = [concept["crops"] for concept in data["concepts"] if concept["crops"]]
@@ -114,16 +115,16 @@ def test_every_picture_that_the_data_name_can_be_read(folder, report):
     assert data["concepts"][0]["crops"] is None  # one concept is detected nowhere
 
 
-def test_maps_are_stored_to_a_byte(folder, report):
+def test_maps_are_stored_with_one_byte_per_cell(folder, report):
     maps = report.images.maps
     for n in (0, 24, 25, 29):
         part = data_of(folder, f"maps-{n // 25:04d}")
-        found = part["images"][n % 25]
-        cells = np.frombuffer(base64.b64decode(found["cells"]), np.uint8)
+        stored = part["images"][n % 25]
+        cells = np.frombuffer(base64.b64decode(stored["cells"]), np.uint8)
         cells = cells.reshape(-1, part["height"], part["width"])
-        there = [i for i in range(maps.shape[-1]) if maps[n, ..., i].any()]
-        assert found["concepts"] == there
-        for i, cell in zip(there, cells, strict=True):
+        detected = [i for i in range(maps.shape[-1]) if maps[n, ..., i].any()]
+        assert stored["concepts"] == detected
+        for i, cell in zip(detected, cells, strict=True):
             np.testing.assert_allclose(cell / 255, maps[n, ..., i], atol=1 / 255)
             np.testing.assert_array_equal(cell > 0, maps[n, ..., i] > 0)
 
@@ -138,7 +139,7 @@ def test_pages_load_nothing_from_the_network(folder, page):
         assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttpRequest|sendBeacon", text), path
 
 
-def test_scripts_have_no_way_to_read_text_as_markup_or_code():
+def test_scripts_never_interpret_text_as_markup_or_code():
     for path in ASSETS.glob("*.js"):
         forbidden = (
             r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function|</script"
@@ -146,14 +147,14 @@ def test_scripts_have_no_way_to_read_text_as_markup_or_code():
         assert not re.search(forbidden, path.read_text(encoding="utf-8")), path
 
 
-def test_all_scripts_are_in_the_report_and_the_one_that_starts_it_is_last(folder):
+def test_the_report_contains_all_scripts_and_ends_with_the_one_that_starts_it(folder):
     text = (folder / BESIDE / "report.js").read_text(encoding="utf-8")
     for path in ASSETS.glob("*.js"):
         assert path.read_text(encoding="utf-8") in text, path
     assert text.endswith((ASSETS / "app.js").read_text(encoding="utf-8"))
 
 
-def test_the_assets_are_in_the_package():
+def test_package_data_include_all_assets():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["xplique_dirpairs"].split()
@@ -162,18 +163,18 @@ def test_the_assets_are_in_the_package():
     assert set(ASSETS.iterdir()) <= packed
 
 
-def test_a_report_replaces_an_earlier_one_but_nothing_else(tmp_path):
+def test_a_report_replaces_an_earlier_report_but_no_other_files(tmp_path):
     save_report(fake_report(2, 3, 8), tmp_path)
     (tmp_path / "mine.txt").write_text("kept")
     save_report(fake_report(2, 3, 3), tmp_path)
     assert len(list((tmp_path / BESIDE / "images").iterdir())) == 3
     assert (tmp_path / "mine.txt").read_text() == "kept"
     (tmp_path / BESIDE / MARKER).unlink()
-    with pytest.raises(FileExistsError, match="is not of a report: choose another folder"):
+    with pytest.raises(FileExistsError, match="was not written by a report: choose another folder"):
         save_report(fake_report(2, 3, 3), tmp_path)
 
 
-def test_a_file_where_a_folder_is_needed_is_refused_and_the_reverse(tmp_path):
+def test_a_file_instead_of_a_folder_or_a_folder_instead_of_a_file_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
@@ -183,13 +184,13 @@ def test_a_file_where_a_folder_is_needed_is_refused_and_the_reverse(tmp_path):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_any_name_is_valid_in_a_script(name):
+def test_any_name_can_be_written_to_a_script_and_read_back(name):
     text = as_script({"a": clean(name)})
     assert text.isascii() and not set("<>&") & set(text)
     assert json.loads(text) == {"a": name.encode("utf-8", "replace").decode("utf-8")}
 
 
-def test_pictures_are_scaled_down_but_never_up(rng):
+def test_pictures_are_scaled_down_but_never_enlarged(rng):
     wide = rng.integers(0, 255, (50, 400, 3), np.uint8)
     assert scaled_down(wide, 100).shape == (12, 100, 3)
     assert scaled_down(wide, 500) is wide
@@ -201,7 +202,7 @@ def test_pictures_are_scaled_down_but_never_up(rng):
     assert encoded(wide.repeat(3, axis=0))[1] == ".jpg"
 
 
-def test_a_cut_is_the_part_of_the_picture(rng):
+def test_a_cut_shows_the_given_box_of_the_picture(rng):
     picture = rng.integers(0, 255, (20, 40, 3), np.uint8)
     np.testing.assert_array_equal(
         cut(picture, (0.25, 0.5, 0.75, 0.75), 10), picture[5:15, 20:30]

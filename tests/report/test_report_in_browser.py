@@ -1,4 +1,4 @@
-"""A report in a browser, opened from disk: headless Chromium, by Playwright; skipped without."""
+"""Reports opened from disk in headless Chromium by Playwright; skipped if these are missing."""
 
 import itertools
 import re
@@ -54,21 +54,21 @@ def plain_page(tmp_path_factory):
 
 
 class Visit:
-    """A page that writes down what goes wrong, and what it asks for."""
+    """A page that records its errors and its requests."""
 
     def __init__(self, browser, path, viewport=WIDE, **options):
         self.context = browser.new_context(viewport=viewport, **options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
         self.wrong, self.requests = [], []
-        self.page.on("console", self._said)
+        self.page.on("console", self._record_message)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
         self.page.wait_for_selector("main h1")
 
-    def _said(self, message):
+    def _record_message(self, message):
         if message.type in ("error", "warning"):
             self.wrong.append(message.text)
 
@@ -79,6 +79,7 @@ class Visit:
         self.context.close()
 
     def go(self, route):
+        """Go to the page at an address, and wait until it is shown."""
         self.page.evaluate(
             """async (to) => {
                 if (location.hash === to) return;
@@ -97,8 +98,8 @@ class Visit:
             "text => document.querySelector('h1')?.innerText === text", arg=text
         )
 
-    def all_pictures(self):
-        """How many there are, once all of them are loaded."""
+    def load_all_pictures(self):
+        """Load all pictures, and return their number; fail if one is broken."""
         return self.page.evaluate(
             """async () => {
                 for (const img of document.images) img.loading = 'eager';
@@ -112,12 +113,12 @@ class Visit:
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])
-def test_every_page_is_sound_with_any_name(browser, hostile_pages, form):
+def test_every_page_is_valid_with_hostile_names(browser, hostile_pages, form):
     with Visit(browser, hostile_pages[form], PHONE) as visit:
         for route in ROUTES:
             visit.go(route)
-            visit.all_pictures()  # fails if one is broken
-            look = visit.page.evaluate(
+            visit.load_all_pictures()
+            state = visit.page.evaluate(
                 """() => ({
                     broken: window.broken,
                     over: document.documentElement.scrollWidth - innerWidth,
@@ -128,15 +129,15 @@ def test_every_page_is_sound_with_any_name(browser, hostile_pages, form):
                         node.getAttributeNames().some((name) => name.startsWith('on'))).length,
                 })"""
             )
-            assert look["broken"] is None and look["scripts"] == look["strange"] == 0, route
-            assert look["over"] <= 0, f"{route} is wider than a phone"
-            assert look["noAlt"] == 0, f"{route} has pictures without alternative text"
-            assert look["title"]
+            assert state["broken"] is None and state["scripts"] == state["strange"] == 0, route
+            assert state["over"] <= 0, f"{route} is wider than a phone"
+            assert state["noAlt"] == 0, f"{route} has pictures without alternative text"
+            assert state["title"]
         assert visit.wrong == []
         assert all(url.startswith(("file:", "blob:", "data:")) for url in visit.requests)
 
 
-def test_names_are_shown_letter_by_letter(browser, hostile_pages):
+def test_names_are_shown_unchanged(browser, hostile_pages):
     with Visit(browser, hostile_pages["folder"]) as visit:
         visit.go("/concepts")
         shown = visit.page.evaluate(
@@ -148,7 +149,7 @@ def test_names_are_shown_letter_by_letter(browser, hostile_pages):
         assert heading == clean(hostile("class", 4))
 
 
-def test_search_finds_by_name_and_goes_there_by_keyboard(browser, plain_page):
+def test_search_finds_names_and_opens_pages_by_keyboard(browser, plain_page):
     with Visit(browser, plain_page) as visit:
         page = visit.page
         page.keyboard.press("/")
@@ -172,7 +173,7 @@ def test_search_finds_by_name_and_goes_there_by_keyboard(browser, plain_page):
         assert visit.wrong == []
 
 
-def test_hostile_search_words_find_literally(browser, hostile_pages):
+def test_search_takes_special_characters_literally(browser, hostile_pages):
     with Visit(browser, hostile_pages["file"]) as visit:
         for word in ("<script>", ".*", "(", '"'):
             visit.page.locator("#search").fill(word)
@@ -181,7 +182,7 @@ def test_hostile_search_words_find_literally(browser, hostile_pages):
         assert visit.wrong == []
 
 
-def test_tables_sort_both_ways_and_say_so(browser, plain_page):
+def test_tables_sort_in_both_orders_and_announce_it_to_screen_readers(browser, plain_page):
     with Visit(browser, plain_page) as visit:
         visit.go("/comparison")
         column = visit.page.locator("th", has_text="deletion")
@@ -201,12 +202,12 @@ def test_tables_sort_both_ways_and_say_so(browser, plain_page):
         other.locator("button").click()
         assert [t[:5] for t in visit.texts("tbody td:nth-child(3)")] == ["0.900", "0.880", "–"]
         other.locator("button").click()
-        # what is missing comes last, whichever way
+        # Missing values come last in both orders.
         assert [t[:5] for t in visit.texts("tbody td:nth-child(3)")] == ["0.880", "0.900", "–"]
         assert column.get_attribute("aria-sort") is None
 
 
-def test_filters_narrow_down_and_are_found_again_on_the_way_back(browser, plain_page):
+def test_filters_select_images_and_concepts_and_are_restored_by_going_back(browser, plain_page):
     report = fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4)
     with Visit(browser, plain_page) as visit:
         page = visit.page
@@ -218,7 +219,7 @@ def test_filters_narrow_down_and_are_found_again_on_the_way_back(browser, plain_
         expected = [n for n in range(IMAGES) if report.images.labels[n] == 3]
         assert page.locator(".gallery li").count() == len(expected)
         assert f"{len(expected)} of {IMAGES}" in page.locator("#said").inner_text()
-        page.get_by_label("predicted wrong").check()
+        page.get_by_label("predicted wrongly").check()
         wrong = [n for n in expected if report.images.likeliest[n, 0] != 3]
         assert page.locator(".gallery li").count() == len(wrong)
         page.set_viewport_size(PHONE)
@@ -231,59 +232,60 @@ def test_filters_narrow_down_and_are_found_again_on_the_way_back(browser, plain_
         page.wait_for_selector(".gallery")
         page.wait_for_function("() => scrollY === 200")
         assert page.locator(".gallery li").count() == len(wrong)
-        assert page.get_by_label("predicted wrong").is_checked()
+        assert page.get_by_label("predicted wrongly").is_checked()
 
         visit.go("/concepts")
         page.get_by_label("Name or label").fill("label 3")
         assert visit.texts(".card h3") == ["concept 3"]
         page.get_by_label("Name or label").fill("")
-        page.get_by_label("Moves class").select_option("class 2")
+        page.get_by_label("Influences class").select_option("class 2")
         moved = [i for i in range(CONCEPTS) if report.explanation.significance[i, 2] == 2]
         assert visit.texts(".card h3") == [f"concept {i}" for i in moved]
-        page.get_by_label("Moves class").select_option("")
+        page.get_by_label("Influences class").select_option("")
         page.get_by_label("Order by").select_option("presence")
         order = sorted(range(CONCEPTS), key=lambda i: -report.concepts.presence[i])
         assert visit.texts(".card h3") == [f"concept {i}" for i in order]
         assert visit.wrong == []
 
 
-def test_an_image_lights_up_where_the_chosen_concept_is(browser, plain_page):
+def test_an_image_is_bright_where_the_chosen_concept_is(browser, plain_page):
     maps = fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4).images.maps
     with Visit(browser, plain_page) as visit:
         visit.go("/image/69?concept=2")
         pressed = visit.page.locator(".chips [aria-pressed=true]")
         pressed.wait_for()
         assert pressed.inner_text().strip() == "concept 2"
-        assert_lit(visit, maps[69, ..., 2])
+        assert_bright(visit, maps[69, ..., 2])
         visit.page.get_by_role("button", name="concept 5", exact=True).click()
-        assert_lit(visit, maps[69, ..., 5])
+        assert_bright(visit, maps[69, ..., 5])
         visit.page.get_by_role("button", name="concept 5", exact=True).click()
         assert visit.page.locator(".stage canvas").is_hidden()
 
 
-def test_an_image_says_what_would_change_its_prediction(browser, plain_page):
+def test_the_page_of_an_image_shows_what_would_change_its_prediction(browser, plain_page):
+    title = "What would change the prediction"
     changes = {
-        1: ["taken for class", "0 lowered from 1.00 to 0.00", "1 raised from 0.00412 to 0.00419",
-            "least change found: it changes the features by 20 %", "at the 63rd percentile"],
-        3: ["No change of so few concepts", "What came nearest", "It changes", "the 111th perc"],
-        5: ["No change of so few concepts does it, within what images have."],
-        7: ["Nothing: it is predicted so already."],
+        1: ["predicted as class", "0 lowered from 1.00 to 0.00", "1 raised from 0.00412 to 0.00419",
+            "smallest change found. It changes the features by 20 %", "at the 63rd percentile"],
+        3: ["No change of so few concepts", "The nearest attempt", "It changes", "the 111th perc"],
+        5: ["No change of so few concepts, within the coefficients of real images, changes"],
+        7: ["Nothing needs to change: the image is predicted as the target already."],
     }  # fmt: skip
     with Visit(browser, plain_page) as visit:
         for n, words in changes.items():
             visit.go(f"/image/{n}")
-            said = visit.page.locator("section", has_text="What would change it").last.inner_text()
-            said = re.sub(r"\s+", " ", said)
-            assert all(word in said for word in words), said
-            assert ("least" in said) == (n == 1)
-            assert ("nearest" in said) == ("percentile" in said and n == 3)
+            text = visit.page.locator("section", has_text=title).last.inner_text()
+            text = re.sub(r"\s+", " ", text)
+            assert all(word in text for word in words), text
+            assert ("smallest" in text) == (n == 1)
+            assert ("nearest" in text) == ("percentile" in text and n == 3)
         visit.go("/image/2")
-        assert visit.page.locator("section", has_text="What would change it").count() == 0
+        assert visit.page.locator("section", has_text=title).count() == 0
         assert visit.wrong == []
 
 
 @pytest.mark.parametrize("viewport", [WIDE, PHONE])
-def test_numbers_have_room_beside_their_bars(browser, tmp_path, viewport):
+def test_numbers_fit_beside_their_bars(browser, tmp_path, viewport):
     report = fake_report(3, 4, 4, 48, cells=4)
     large = np.outer([-120.0, -2345.6, 21.78], np.ones(4))
     report = replace(report, explanation=replace(report.explanation, contributions=large))
@@ -299,7 +301,8 @@ def test_numbers_have_room_beside_their_bars(browser, tmp_path, viewport):
             assert over == [], route
 
 
-def assert_lit(visit, cells):
+def assert_bright(visit, cells):
+    """Fail unless the map over the image is coloured exactly at the positive cells."""
     visit.page.wait_for_timeout(50)
     alpha = visit.page.evaluate(
         """() => {
@@ -313,7 +316,7 @@ def assert_lit(visit, cells):
     assert alpha == (cells > 0).ravel().tolist()
 
 
-def test_pages_turn_by_key_and_focus_moves_to_the_heading(browser, plain_page):
+def test_arrow_keys_turn_pages_and_focus_moves_to_the_heading(browser, plain_page):
     with Visit(browser, plain_page) as visit:
         visit.go("/concept/3")
         visit.page.keyboard.press("ArrowRight")
@@ -323,7 +326,7 @@ def test_pages_turn_by_key_and_focus_moves_to_the_heading(browser, plain_page):
         assert visit.page.evaluate("document.activeElement.tagName") == "H1"
         current = visit.page.locator("nav [aria-current=page]")
         assert current.all_inner_texts() == ["Concepts"]
-        # everything that can be pressed has a name, and headings leave out no level
+        # All controls have a name, and no level of headings is skipped.
         nameless = visit.page.evaluate(
             """() => [...document.querySelectorAll('a, button, input, select')].filter((node) =>
                 !(node.textContent.trim() || node.getAttribute('aria-label') ||
@@ -338,7 +341,7 @@ def test_pages_turn_by_key_and_focus_moves_to_the_heading(browser, plain_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_system_until_they_are_chosen_and_text_can_be_read(
+def test_colours_follow_the_system_until_they_are_chosen_and_text_has_enough_contrast(
     browser, plain_page, scheme
 ):
     with Visit(browser, plain_page, color_scheme=scheme) as visit:
@@ -357,11 +360,12 @@ def test_colours_follow_the_system_until_they_are_chosen_and_text_can_be_read(
 
 
 def is_dark(visit):
+    """Return whether the page has a dark background."""
     color = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
     return sum(map(int, re.findall(r"\d+", color)[:3])) < 300
 
 
-#: The least contrast of a text with the opaque colour behind it, by WCAG 2.
+#: Script that returns the least contrast of a text with the opaque colour behind it, by WCAG 2.
 LEAST_CONTRAST = """() => {
     const rgb = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
     const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) =>
@@ -386,7 +390,7 @@ LEAST_CONTRAST = """() => {
 }"""
 
 
-def test_without_its_data_a_page_says_what_is_missing(browser, plain_page, tmp_path):
+def test_a_page_without_its_data_tells_which_file_is_missing(browser, plain_page, tmp_path):
     page = tmp_path / "index.html"
     shutil.copytree(plain_page.parent / "report_files", tmp_path / "report_files")
     shutil.copy(plain_page, page)
@@ -400,14 +404,14 @@ def test_without_its_data_a_page_says_what_is_missing(browser, plain_page, tmp_p
 
 
 @pytest.mark.slow
-def test_a_large_report_is_small_and_opens_at_once(browser, tmp_path):
+def test_a_report_of_500_images_has_less_than_60_mb_and_opens_within_2_seconds(browser, tmp_path):
     report = fake_report(50, 50, 500, 320, cells=14)
     folder, file = (
         save_report(report, tmp_path / "large"),
         save_report(report, tmp_path / "large.html", True),
     )
-    whole = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file())
-    assert whole < 60e6 and file.stat().st_size < 60e6
+    folder_size = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file())
+    assert folder_size < 60e6 and file.stat().st_size < 60e6
     for path in (folder, file):
         seconds = []
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""A report is written in one pass over the images, with all that it is given."""
+"""Reports are written in one pass over the images, and show all parts that are passed."""
 
 import json
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ LABELS = np.arange(IMAGES) % 3
 
 @pytest.fixture(scope="module")
 def case(halves):
-    """``case(network)`` → concepts at its layer, images."""
+    """Return a function from the name of a network to concepts at its layer, and images."""
 
     def get(network):
         split = SplitModel.of(halves(network))
@@ -34,13 +34,14 @@ def case(halves):
 
 
 def data_of(page):
+    """Return the data that the pages of a report read."""
     text = (page.parent / BESIDE / "data.js").read_text(encoding="ascii")
     return json.loads(text[text.index(",") + 1 : -3])
 
 
 @pytest.mark.parametrize("network", ["conv_gap", "conv_flatten"])
 @pytest.mark.parametrize(("memory", "passes"), [(2**29, 1), (0, 2)])
-def test_each_image_passes_through_the_network_once_or_beyond_the_memory_twice(
+def test_each_image_passes_through_the_network_once_or_twice_if_memory_is_short(
     case, tmp_path, network, memory, passes
 ):
     layer, images = case(network)
@@ -55,7 +56,7 @@ def test_each_image_passes_through_the_network_once_or_beyond_the_memory_twice(
     assert len(counts) == IMAGES and set(counts.values()) == {passes}
 
 
-def test_images_without_a_page_pass_once_whatever_the_memory(case, tmp_path):
+def test_images_without_a_page_pass_through_the_network_once_even_without_memory(case, tmp_path):
     layer, images = case("conv_gap")
     split, counts = counted(layer.split)
     write_report(
@@ -65,7 +66,7 @@ def test_images_without_a_page_pass_once_whatever_the_memory(case, tmp_path):
     assert sorted(counts.values()) == [1] * 6 + [2] * 4
 
 
-def test_counterfactuals_that_are_searched_are_those_of_the_search(case, tmp_path):
+def test_an_integer_of_counterfactuals_gives_the_results_of_counterfactual_search(case, tmp_path):
     layer, images = case("conv_gap")
     training = layer.activations(make_images(30, images.shape[1:], 7))
     x = layer.activations(images)
@@ -88,7 +89,7 @@ def test_counterfactuals_that_are_searched_are_those_of_the_search(case, tmp_pat
         assert any(one.status == "changed" for one in found)
 
 
-def test_a_report_of_a_scan_is_that_of_its_images_and_reads_none_of_them(case, tmp_path):
+def test_a_report_of_a_scan_equals_that_of_its_images_without_reading_them_again(case, tmp_path):
     layer, images = case("conv_gap")
     split, counts = counted(layer.split)
     concepts = ConceptLayer.of(layer.pairs, split)
@@ -103,7 +104,7 @@ def test_a_report_of_a_scan_is_that_of_its_images_and_reads_none_of_them(case, t
         scan(concepts, images, activations=seen.kept[:3])
 
 
-def test_an_explanation_is_shown_as_it_is_given(case, tmp_path):
+def test_a_given_explanation_is_shown_and_not_computed_again(case, tmp_path):
     layer, images = case("conv_gap")
     explanation = explain_model(layer, images, LABELS, classes=[1], verbose=0)
     page = write_report(tmp_path, layer, images, LABELS, explanation=explanation, verbose=0)
@@ -117,11 +118,11 @@ def test_an_explanation_is_shown_as_it_is_given(case, tmp_path):
         ({"counterfactuals": 0}, "counterfactuals must be an integer of at least 1"),
         (
             {"interpretability": SimpleNamespace(labels=np.zeros(3))},
-            "interpretability is of 3 concepts, but the extractor has 5",
+            "interpretability must have the 5 concepts of the extractor, not 3",
         ),
         (
             {"explanation": SimpleNamespace(concept_names=("a",))},
-            "explanation is of 1 concepts, but the extractor has 5",
+            "explanation must have the 5 concepts of the extractor, not 1",
         ),
         (
             {"settings": ReportSettings(image_names=["a", "b"])},
@@ -134,7 +135,7 @@ def test_an_explanation_is_shown_as_it_is_given(case, tmp_path):
         ({"settings": ReportSettings(pictures=[np.zeros(4)] * 10)}, "picture 0 is float64"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(case, tmp_path, options, message):
+def test_parts_of_other_images_or_concepts_are_refused(case, tmp_path, options, message):
     layer, images = case("conv_gap")
     with pytest.raises(ValueError, match=message):
         write_report(tmp_path, layer, images, LABELS, verbose=0, **options)
@@ -147,7 +148,7 @@ def test_invalid_settings_are_refused(name, value):
         ReportSettings(**{name: value})
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(NotADirectoryError):

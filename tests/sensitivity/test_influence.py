@@ -1,5 +1,5 @@
-"""Influence on small networks: equal to plain loops, silent about what the network ignores, right
-about what defines a class, and at its nominal level where labels mean nothing."""
+"""Influence on small networks equals a reference implementation with loops. Concepts that define a
+class are significant, ignored ones are not, and false positives are at the nominal level."""
 
 import math
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from xplique_dirpairs.sensitivity.responses import (
 )
 
 SHAPE, K, TIE = (3, 2, 6), 4, 1e-6
-#: Channels of the scenes: three define a class each, the others are distractors.
+#: Number of channels of the scenes: three define a class each, the others are distractors.
 CHANNELS = 24
 
 
@@ -61,7 +61,7 @@ def heads():
 
 @pytest.fixture
 def data(rng):
-    """Images of the first three classes of four; directions, and where their concepts are."""
+    """Activations of images of three of the four classes; directions, and their detections."""
     x = rng.normal(size=(12, *SHAPE)).astype(np.float32)
     return SimpleNamespace(
         x=x,
@@ -72,7 +72,7 @@ def data(rng):
 
 
 def measured(head, x, labels, directions, detections, features=None, seed=0, **settings):
-    """Influence of directions, silently; by default by the size of the mean change."""
+    """Return the influence of directions, without progress bars, by default by the mean change."""
     settings = InfluenceSettings(**{"statistic": "change", "permutations": 1000} | settings)
     return influence_of_directions(
         head, x, labels, directions, detections, features,
@@ -81,7 +81,7 @@ def measured(head, x, labels, directions, detections, features=None, seed=0, **s
 
 
 def slow_changes(head, x, direction, amount):
-    """Δ of each image and class, one image at a time, every position moved by hand."""
+    """Return Δ of each image and class: reference implementation, position by position."""
     changes = []
     for image in x:
         moved = image.astype(float).copy()
@@ -97,6 +97,7 @@ def slow_changes(head, x, direction, amount):
 
 
 def slow_sensitivity(head, data, labels, amount, vectors):
+    """Return SC and mean Δ of vectors: reference implementation, class by class."""
     scores, means = np.full((2, len(vectors), K), np.nan)
     for i, direction in enumerate(vectors):
         changes = slow_changes(head, data.x, direction, amount)
@@ -114,7 +115,7 @@ def slow_sensitivity(head, data, labels, amount, vectors):
 @pytest.mark.parametrize("maker", HEADS)
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
 @pytest.mark.parametrize("amount", [5.0, -2.0])
-def test_scores_and_mean_changes_are_those_of_plain_loops(heads, data, maker, regardless, amount):
+def test_scores_and_mean_changes_equal_plain_loops(heads, data, maker, regardless, amount):
     labels = None if regardless else data.labels
     result = sensitivity(heads[maker], data.x, labels, data.directions, amount=amount)
     scores, means = slow_sensitivity(heads[maker], data, labels, amount, data.directions)
@@ -123,7 +124,7 @@ def test_scores_and_mean_changes_are_those_of_plain_loops(heads, data, maker, re
     assert result.images.tolist() == ([12] * K if regardless else [4, 4, 4, 0])
 
 
-def test_features_pass_only_through_heads_that_are_not_linear(heads, data):
+def test_only_a_linear_head_has_a_response_in_closed_form(heads, data):
     kinds = {maker: type(shift_response(heads[maker], data.x, None, TIE)) for maker in HEADS}
     assert kinds.pop(pooled_dense) is LinearResponse
     assert set(kinds.values()) == {PassedResponse}
@@ -138,7 +139,7 @@ def test_pooled_features_give_the_same_changes_as_maps(heads, data, maker):
 
 
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
-def test_order_lengths_and_dtypes_do_not_matter(heads, data, rng, maker):
+def test_sensitivity_does_not_depend_on_order_lengths_or_dtypes(heads, data, rng, maker):
     head = heads[maker]
     before = sensitivity(head, data.x, data.labels, data.directions)
     images, concepts = rng.permutation(12), rng.permutation(3)
@@ -152,7 +153,7 @@ def test_order_lengths_and_dtypes_do_not_matter(heads, data, rng, maker):
     np.testing.assert_allclose(after.changes, before.changes[concepts], atol=1e-5)
 
 
-def test_a_class_goes_up_along_its_own_weights_and_down_against_them(heads, data):
+def test_a_class_rises_along_its_own_weights_and_falls_against_them(heads, data):
     head = heads[pooled_dense]
     apart = head.class_rows - head.class_rows.mean(axis=0)
     up = sensitivity(head, data.x, None, apart, amount=1e-2)
@@ -173,7 +174,7 @@ def test_a_network_of_one_output_has_two_classes_no_and_yes(data, kind):
     if kind == "sigmoid":
         model = head.model
         head = Head(keras.Model(model.inputs, keras.layers.Activation("sigmoid")(model.outputs[0])))
-    if kind == "function":  # does not tell how many outputs it has before it is called
+    if kind == "function":  # its number of outputs is unknown before it is called
         head = Head(head.model.__call__)
     labels = np.arange(12) % 2
     result = sensitivity(head, data.x, labels, data.directions, amount=0.5)
@@ -193,7 +194,7 @@ def test_a_network_of_one_output_has_two_classes_no_and_yes(data, kind):
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
 @pytest.mark.parametrize("statistic", ["change", "signed change", "score"])
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
-def test_p_values_are_those_of_plain_loops(heads, data, maker, statistic, regardless):
+def test_p_values_equal_plain_loops(heads, data, maker, statistic, regardless):
     head, labels = heads[maker], None if regardless else data.labels
     drawn, count = [], 6
 
@@ -226,7 +227,7 @@ def test_p_values_are_those_of_plain_loops(heads, data, maker, statistic, regard
 
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
 @pytest.mark.parametrize("statistic", ["change", "signed change"])
-def test_stopping_early_changes_no_decision(rng, maker, statistic):
+def test_early_stopping_changes_no_decision(rng, maker, statistic):
     def run(early):
         return influence_on_scenes(
             np.random.default_rng(0), maker, 60, level=0.2, amount=0.2, statistic=statistic,
@@ -243,7 +244,7 @@ def test_stopping_early_changes_no_decision(rng, maker, statistic):
 
 
 def scenes(rng, count=90):
-    """Maps in which channel c < 3 lights up in class c, and every other one anywhere."""
+    """Return maps where channel c < 3 is only active in class c, and the others in any class."""
     labels = np.arange(count) % 3
     concepts = rng.random((count, *SHAPE[:2], CHANNELS)) < 0.3
     for c in range(3):
@@ -253,6 +254,7 @@ def scenes(rng, count=90):
 
 
 def head_that_ignores_distractors(maker):
+    """Return a head in which only channel c < 3 has a weight for class c."""
     head = head_of(maker, (*SHAPE[:2], CHANNELS))
     classes = np.arange(3)
     for layer in head.model.layers:
@@ -282,7 +284,7 @@ def test_a_concept_that_defines_a_class_is_significant_and_a_distractor_is_not(
     rng, maker, statistic, amount
 ):
     result = influence_on_scenes(rng, maker, statistic=statistic, amount=amount)
-    # a class's own concept helps it, those of the others hurt
+    # A class is helped by its own concept, and hurt by those of the other classes.
     np.testing.assert_array_equal(result.scores[:3, :3], 2 * np.eye(3) - 1)
     smallest = (2 if statistic == "signed change" else 1) / 200
     assert (np.diag(result.p_values)[:3] == smallest).all()
@@ -294,7 +296,7 @@ def test_a_concept_that_defines_a_class_is_significant_and_a_distractor_is_not(
     assert summary.scdp == result.significant().sum()
 
 
-def test_only_the_signed_statistic_finds_that_a_concept_helps_a_certain_class(rng):
+def test_only_the_signed_change_is_significant_if_a_concept_helps_an_almost_certain_class(rng):
     size, signed = (
         influence_on_scenes(rng, pooled_dense, statistic=statistic)
         for statistic in ("change", "signed change")
@@ -304,7 +306,7 @@ def test_only_the_signed_statistic_finds_that_a_concept_helps_a_certain_class(rn
 
 
 def false_positives(head, rng, directions, permutations, statistic="change"):
-    """p-values where detections are drawn at random, and signal vectors are estimated from them."""
+    """Return p-values of signal vectors that are estimated from random detections."""
     x = rng.normal(size=(60, *SHAPE)) @ rng.normal(size=(6, 6))
     detections = rng.random((*x.shape[:-1], directions)) < 0.2
     flat, on = x.reshape(-1, 6), detections.reshape(-1, directions)
@@ -318,7 +320,7 @@ def false_positives(head, rng, directions, permutations, statistic="change"):
 
 @pytest.mark.parametrize(("maker", "directions"), [(pooled_dense, 600), (pooled_hidden, 200)])
 @pytest.mark.parametrize("statistic", ["change", "signed change"])
-def test_on_a_network_with_random_weights_false_positives_are_at_the_nominal_level(
+def test_false_positives_on_a_random_network_are_at_the_nominal_level(
     heads, rng, maker, directions, statistic
 ):
     p = false_positives(heads[maker], rng, directions, 39, statistic)
@@ -334,7 +336,7 @@ def test_false_positives_are_at_the_nominal_level_with_many_directions(heads, rn
     assert (np.abs((p <= 0.05).mean(axis=0) - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 2000)).all()
 
 
-def test_scores_that_saturate_are_less_significant_than_mean_changes(rng):
+def test_saturated_scores_are_less_significant_than_mean_changes(rng):
     change, score = (
         influence_on_scenes(rng, pooled_dense, statistic=statistic, amount=0.2)
         for statistic in ("change", "score")
@@ -354,20 +356,20 @@ def test_a_detector_that_is_always_or_never_on_is_not_tested(heads, data):
 
 
 @pytest.mark.parametrize("maker", [pooled_dense, convolution])
-def test_noise_vectors_of_length_zero_make_nothing_significant(heads, data, maker):
+def test_nothing_is_significant_if_noise_vectors_have_length_zero(heads, data, maker):
     def p_values(x, detections):
         return measured(
             heads[maker], x, data.labels, data.directions, detections,
             permutations=39, estimator=trained_filter_noise,
         ).p_values[:, :3]  # fmt: skip
 
-    assert (p_values(np.ones_like(data.x), data.detections) == 1).all()  # features all the same
+    assert (p_values(np.ones_like(data.x), data.detections) == 1).all()  # all features are equal
     once = np.zeros_like(data.detections)
-    once[0, 0, 0] = True  # a filter that is on at a single position has no signal vector
+    once[0, 0, 0] = True  # a filter that fires at a single position has no signal vector
     assert (p_values(data.x, once) == 1).all()
 
 
-def test_the_seed_fixes_the_noise_and_each_direction_has_noise_of_its_own(heads, data):
+def test_noise_depends_on_the_seed_and_not_on_the_other_directions(heads, data):
     def run(seed, count=3):
         return measured(
             heads[pooled_dense], data.x, data.labels, data.directions[:count],
@@ -388,14 +390,14 @@ def test_another_estimator_of_noise_can_be_used(heads, data):
     assert np.isfinite(result.p_values[:, :3]).all()
 
 
-def test_an_interruption_keeps_the_tests_that_are_done(heads, data):
+def test_finished_tests_are_kept_after_an_interruption(heads, data):
     arguments = (heads[pooled_dense], data.x, data.labels, data.directions, data.detections)
-    left = [2]
+    calls_left = [2]
 
     def interrupting(*given):
-        if not left[0]:
+        if not calls_left[0]:
             raise KeyboardInterrupt
-        left[0] -= 1
+        calls_left[0] -= 1
         return mean_difference_noise(*given)
 
     complete = measured(*arguments, permutations=30, early_stopping=False)
@@ -405,10 +407,10 @@ def test_an_interruption_keeps_the_tests_that_are_done(heads, data):
     assert 0 < len(tested) < len(complete.scores)
     np.testing.assert_array_equal(result.p_values[tested], complete.p_values[tested])
     np.testing.assert_array_equal(result.changes, complete.changes)
-    assert "since the tests were interrupted" in str(result.table())
+    assert "because the tests were interrupted" in str(result.table())
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -420,12 +422,12 @@ def test_an_interruption_keeps_the_tests_that_are_done(heads, data):
         ({"labels": np.zeros(11, int)}, ValueError, "one for each of 12 images"),
         ({"labels": np.full(12, 4)}, ValueError, "0 to 3"),
         ({"labels": np.full(12, 0.5)}, ValueError, "must be integer"),
-        ({"directions": np.ones((3, 5))}, ValueError, r"directions must be \(I, 6\)"),
+        ({"directions": np.ones((3, 5))}, ValueError, r"directions must have shape \(I, 6\)"),
         ({"directions": np.full((3, 6), np.inf)}, ValueError, "directions must be finite"),
         ({"directions": np.eye(3, 6) * [[1], [0], [1]]}, ValueError, r"rows \[1\]"),
         ({"detections": np.ones((12, 3, 2, 3))}, TypeError, "must be bool"),
         ({"detections": np.ones((12, 3, 2, 2), bool)}, ValueError, "one for each position"),
-        ({"features": np.ones((5, 6))}, ValueError, "beside features of shape"),
+        ({"features": np.ones((5, 6))}, ValueError, "for features of shape"),
         ({"random_state": -1}, ValueError, "random_state must be"),
     ],
 )
@@ -464,11 +466,11 @@ def test_invalid_settings_are_refused(setting, error, message):
 
 def test_pooled_activations_need_the_features_of_the_detections(heads, data):
     head = heads[pooled_dense]
-    with pytest.raises(ValueError, match="give the features that they are of"):
+    with pytest.raises(ValueError, match="pass the features that they belong to"):
         measured(head, head.pool(data.x), data.labels, data.directions, data.detections)
 
 
-def test_by_default_fewer_noise_vectors_pass_through_a_head_that_takes_maps(heads, data):
+def test_the_default_number_of_noise_vectors_is_smaller_for_a_head_that_takes_maps(heads, data):
     def permutations(maker):
         return influence_of_directions(
             heads[maker], data.x[:2], None, data.directions[:1], data.detections[:2, ..., :1],

@@ -1,4 +1,4 @@
-"""Influence of a layer's concepts is that of their signal vectors on images."""
+"""The influence of a layer's concepts equals that of their signal vectors."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def layer():
-    """Concepts of a network whose features are its images."""
+    """Return concepts of a network whose features are its images."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(1)
     inputs, latent = keras.Input(SHAPE), keras.Input(SHAPE)
@@ -36,7 +36,7 @@ def layer():
 
 
 @pytest.mark.parametrize("over", ["all", "class"])
-def test_influence_of_concepts_is_that_of_their_signal_vectors(layer, images, over):
+def test_influence_of_concepts_equals_that_of_their_signal_vectors(layer, images, over):
     settings = InfluenceSettings(permutations=20, images=over)
     labels = LABELS if over == "class" else None
     of_concepts = influence(layer, images, LABELS, settings=settings, verbose=0)
@@ -50,7 +50,7 @@ def test_influence_of_concepts_is_that_of_their_signal_vectors(layer, images, ov
         )
 
 
-def test_without_labels_images_belong_to_the_predicted_class(layer, images):
+def test_without_labels_each_image_counts_for_its_predicted_class(layer, images):
     settings = InfluenceSettings(permutations=5, images="class")
     predicted = layer.head.logits(images).argmax(axis=1)
     without_labels, with_predicted = (

@@ -1,4 +1,4 @@
-"""SDC, SCDP, Table 8 and S³ against loops, and at their ends."""
+"""Counts of significant influences and S³ equal plain loops, and are right in extreme cases."""
 
 import numpy as np
 import pytest
@@ -16,46 +16,48 @@ def rng(request):
 
 
 def slow_summary(scores, significant):
+    """Return the counts of an `InfluenceSummary`: reference implementation."""
     concepts, all_classes = scores.shape
     classes = [k for k in range(all_classes) if not np.isnan(scores[0, k])]
     entries = {(i, k): scores[i, k] for i in range(concepts) for k in classes if significant[i, k]}
 
-    def of(sign):
+    def pairs_with_sign(sign):
         return {pair for pair, score in entries.items() if sign * score > 0}
 
-    def most(pairs):
+    def most_classes(pairs):
         return max([sum(i == j for i, _ in pairs) for j in range(concepts)])
 
-    helps, hurts = of(1), of(-1)
+    helps, hurts = pairs_with_sign(1), pairs_with_sign(-1)
     return InfluenceSummary(
         len({i for i, _ in entries}), len(entries),
         len({i for i, _ in helps}), len({i for i, _ in hurts}),
         len(helps) / len(classes), len(hurts) / len(classes),
-        most(helps), most(hurts),
+        most_classes(helps), most_classes(hurts),
         len({k for _, k in helps}), len({k for _, k in hurts}),
     )  # fmt: skip
 
 
-def test_the_summary_is_that_of_plain_loops(rng):
+def test_the_summary_equals_plain_loops(rng):
     scores = rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0], (7, 5))
     scores[:, 2] = np.nan
     significant = rng.random((7, 5)) < 0.4
     assert summarise_influence(scores, significant) == slow_summary(scores, significant)
 
 
-def test_counts_are_zero_if_nothing_is_significant_and_complete_if_everything_is():
+def test_counts_are_zero_if_nothing_is_significant_and_largest_if_everything_is():
     scores = np.ones((4, 3))
     assert summarise_influence(scores, scores < 0) == InfluenceSummary(*[0] * 10)
     assert summarise_influence(scores, scores > 0) == (4, 12, 4, 0, 4.0, 0.0, 3, 0, 3, 0)
     assert summarise_influence(-scores, scores > 0) == (4, 12, 0, 4, 0.0, 4.0, 0, 3, 0, 3)
 
 
-def test_without_images_averages_are_undefined():
+def test_averages_over_classes_are_nan_if_no_class_has_images():
     summary = summarise_influence(np.full((2, 3), np.nan), np.zeros((2, 3), bool))
     assert summary.sdc == 0 and np.isnan(summary.positive_per_class)
 
 
 def slow_s3(scores, labels, reference, level):
+    """Return S³: reference implementation, label by label and class by class."""
     below = []
     for label in range(len(reference)):
         of_label = [j for j, own in enumerate(labels) if own == label]
@@ -67,7 +69,7 @@ def slow_s3(scores, labels, reference, level):
     return sum(below) / len(below)
 
 
-def test_s3_is_that_of_plain_loops(rng):
+def test_s3_equals_plain_loops(rng):
     scores, reference = rng.integers(-3, 4, (9, 6)) / 3, rng.integers(-3, 4, (5, 6)) / 3
     scores[:, 1] = np.nan
     reference[2] = np.nan
@@ -79,14 +81,14 @@ def test_s3_is_that_of_plain_loops(rng):
     assert 0 < wanted < 1
 
 
-def test_s3_is_zero_where_signal_vectors_are_stronger_and_one_where_pattern_cavs_are():
+def test_s3_is_zero_if_signal_vectors_are_stronger_and_one_if_pattern_cavs_are():
     labels = [0, 1, 1]
     strong, weak = np.full((3, 4), -1.0), np.full((3, 4), 0.5)
     assert s3(strong, labels, weak[:2]) == 0.0
     assert s3(weak, labels, strong[:2]) == 1.0
-    assert s3(weak, labels, weak[:2]) == 0.0  # as influential is influential enough
+    assert s3(weak, labels, weak[:2]) == 0.0  # ties count for the signal vectors
     weak_but_one = weak.copy()
-    weak_but_one[1] = 1.0  # one of the label's directions suffices
+    weak_but_one[1] = 1.0  # one strong direction of the label is enough
     assert s3(weak_but_one, [0, 0, 0], strong[:1]) == 0.0
 
 
@@ -97,8 +99,8 @@ def test_s3_does_not_count_labels_without_directions():
     assert np.isnan(s3(np.ones((2, 3)), [-1, -1], np.zeros((2, 3))))
 
 
-def test_shapes_labels_and_levels_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="as the scores are"):
+def test_invalid_shapes_labels_and_levels_are_refused():
+    with pytest.raises(ValueError, match="must have the shape of the scores"):
         summarise_influence(np.ones((2, 3)), np.ones((3, 2), bool))
     with pytest.raises(ValueError, match="same classes"):
         s3(np.ones((2, 3)), [0, 0], np.ones((1, 2)))

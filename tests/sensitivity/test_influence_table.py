@@ -1,4 +1,4 @@
-"""Tables of influence: the counts they are of, and what could not be reached."""
+"""Tables of influence hold the counts, and mark corrections that permutations cannot reach."""
 
 import csv
 import io
@@ -9,7 +9,8 @@ import pytest
 from xplique_dirpairs.sensitivity.influence_result import Influence, influence_table
 
 
-def result(permutations=999, untested=()):
+def random_influence(permutations=999, untested=()):
+    """Return the influence of 6 directions on 4 classes, of which the last has no images."""
     rng = np.random.default_rng(0)
     scores = rng.choice([-1.0, -0.5, 0.5, 1.0], (6, 4))
     scores[:, 3] = np.nan
@@ -22,11 +23,12 @@ def result(permutations=999, untested=()):
 
 
 def read(table):
+    """Return the rows of a table as dictionaries, by way of CSV."""
     return list(csv.DictReader(io.StringIO(table.formatted("csv"))))
 
 
-def test_a_row_holds_the_summary_of_an_extractor_under_a_correction():
-    influence = result()
+def test_a_row_holds_the_counts_of_an_extractor_under_a_correction():
+    influence = random_influence()
     (row,) = read(influence_table({"pairs": influence}, ["paper"]))
     summary = influence.summary("paper")
     assert row["extractor"] == "pairs" and row["significant"] == "paper"
@@ -37,32 +39,34 @@ def test_a_row_holds_the_summary_of_an_extractor_under_a_correction():
 
 
 def test_a_correction_that_the_permutations_cannot_reach_is_marked_as_unreachable():
-    table = influence_table({"few": result(99), "many": result(999)}, ["bonferroni", "none"])
+    few, many = random_influence(99), random_influence(999)
+    table = influence_table({"few": few, "many": many}, ["bonferroni", "none"])
     text = table.formatted("plain").splitlines()
     assert text[2].count("unreachable") == 10 and "unreachable" not in "".join(text[3:6])
     assert "unreachable: with so few permutations" in str(table)
-    assert "unreachable" not in str(influence_table({"many": result(999)}, ["bonferroni"]))
+    assert "unreachable" not in str(influence_table({"many": many}, ["bonferroni"]))
     rows = read(table)
     assert rows[0]["SDC"] == "" and rows[2]["SDC"] != ""
 
 
-def test_notes_name_the_noise_the_statistic_and_directions_without_a_test():
-    text = str(influence_table({"a": result(99, untested=[2])}))
+def test_notes_name_the_noise_the_statistic_and_untested_directions():
+    text = str(influence_table({"a": random_influence(99, untested=[2])}))
     assert "99" in text and "|mean Δ|" in text and "directions [2] of a" in text
-    assert "at least 3 pairs at once" in text  # 15 tests, p of at least 1/100, level 1/20
+    assert "or at least 3 of them at once" in text  # 15 tests, p of at least 1/100, level 1/20
 
 
-def test_one_influence_has_a_table_of_its_own():
-    influence = result()
+def test_the_table_method_equals_the_table_of_a_single_influence():
+    influence = random_influence()
     assert str(influence.table(["none"])) == str(influence_table({"concepts": influence}, ["none"]))
 
 
-def test_a_table_of_no_influence_is_refused():
+def test_a_table_without_influences_is_refused():
     with pytest.raises(ValueError, match="nothing to show"):
         influence_table({})
 
 
 def counted_influence(exceeded, permutations):
+    """Return an influence with given numbers of stronger noise vectors, (I, K)."""
     exceeded = np.asarray(exceeded)
     compared = np.full(exceeded.shape, permutations)
     scores = np.where(exceeded % 2 == 0, 1.0, -1.0)
@@ -70,7 +74,7 @@ def counted_influence(exceeded, permutations):
     return Influence(scores, scores, images, exceeded, compared, permutations, "change", 0.05)
 
 
-def test_too_few_permutations_reach_no_significance():
+def test_nothing_is_significant_with_too_few_permutations():
     influence = counted_influence(np.zeros((10, 5), int), 99)
     assert influence.significant("paper").all() and influence.significant("none").all()
     assert not influence.reachable("bonferroni") and not influence.significant("bonferroni").any()
@@ -82,6 +86,6 @@ def test_too_few_permutations_reach_no_significance():
         assert counted_influence(np.zeros((10, 5), int), 19).reachable(correction)
     exceeded = np.ones((10, 5), int) * 50
     exceeded.flat[:9] = 0
-    assert not counted_influence(exceeded, 99).significant().any()  # nine are one too few
+    assert not counted_influence(exceeded, 99).significant().any()  # ten strong pairs are needed
     exceeded.flat[9] = 0
     assert counted_influence(exceeded, 99).significant().sum() == 10

@@ -1,4 +1,4 @@
-"""Noise signal vectors against loops; samples are balanced, uniform and bounded."""
+"""Noise signal vectors equal plain loops; samples of positions are balanced and limited in size."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,11 @@ from xplique_dirpairs.sensitivity.noise_vectors import (
 
 
 def permuted_labels(rng, count, size):
+    """Return ``count`` permutations of ``size`` labels ±1."""
     return rng.permuted(np.tile(np.repeat(np.float32([1, -1]), size // 2), (count, 1)), axis=1)
 
 
-def test_mean_difference_noise_is_the_unit_difference_of_the_means_of_each_permutation(rng):
+def test_mean_difference_noise_is_the_difference_of_means_at_unit_length(rng):
     sample = rng.normal(size=(20, 4)).astype(np.float32)
     labels = permuted_labels(rng, 5, 20)
     vectors = mean_difference_noise(sample, labels)
@@ -24,7 +25,7 @@ def test_mean_difference_noise_is_the_unit_difference_of_the_means_of_each_permu
         np.testing.assert_allclose(vector, slow / np.linalg.norm(slow), atol=1e-5)
 
 
-def test_trained_filter_noise_is_the_positives_covariance_of_a_ridge_regression(rng):
+def test_trained_filter_noise_equals_a_ridge_regression_and_the_covariance_of_its_positives(rng):
     sample = rng.normal(size=(40, 4)).astype(np.float32)
     sample -= sample.mean(axis=0)
     labels = permuted_labels(rng, 3, 40)
@@ -44,7 +45,7 @@ def test_trained_filter_noise_is_the_positives_covariance_of_a_ridge_regression(
 
 
 @pytest.mark.parametrize("estimator", [mean_difference_noise, trained_filter_noise])
-def test_noise_of_the_true_labels_finds_the_concept_and_that_of_permuted_ones_does_not(
+def test_estimators_recover_the_concept_from_true_labels_but_not_from_permuted_labels(
     rng, estimator
 ):
     labels = np.repeat(np.float32([1, -1]), 200)
@@ -57,7 +58,7 @@ def test_noise_of_the_true_labels_finds_the_concept_and_that_of_permuted_ones_do
     assert abs((permuted[:, 2] > 0).mean() - 0.5) < 0.15
 
 
-def test_features_that_are_all_the_same_have_no_noise_direction():
+def test_noise_vectors_are_zero_if_all_features_are_the_same():
     sample, labels = np.zeros((8, 3), np.float32), np.repeat(np.float32([[1, -1]]), 4, axis=1)
     for estimator in (mean_difference_noise, trained_filter_noise):
         assert (estimator(sample, labels) == 0).all()
@@ -67,7 +68,7 @@ def test_features_that_are_all_the_same_have_no_noise_direction():
     ("positives", "negatives", "at_most", "each"),
     [(30, 70, 1000, 30), (70, 30, 1000, 30), (50, 50, 41, 20), (0, 100, 10, 0), (100, 0, 10, 0)],
 )
-def test_a_balanced_sample_has_as_many_positions_with_the_concept_as_without(
+def test_a_balanced_sample_has_equal_numbers_of_positions_with_and_without_the_concept(
     rng, positives, negatives, at_most, each
 ):
     detected = rng.permutation(np.arange(positives + negatives) < positives)
@@ -81,7 +82,7 @@ def test_a_balanced_sample_has_as_many_positions_with_the_concept_as_without(
 
 
 @pytest.mark.parametrize("count", [1, 64, 150])
-def test_noise_does_not_depend_on_the_size_of_blocks(rng, count):
+def test_noise_vectors_do_not_depend_on_the_block_size(rng, count):
     sample = rng.normal(size=(12, 3)).astype(np.float32)
 
     def drawn(size):
@@ -101,6 +102,8 @@ def test_noise_does_not_depend_on_the_size_of_blocks(rng, count):
     "estimator",
     [lambda x, t: x[:2], lambda x, t: t, lambda x, t: np.full((len(t), x.shape[1]), np.nan)],
 )
-def test_an_estimator_that_gives_no_vector_for_each_permutation_is_refused(rng, estimator):
-    with pytest.raises(ValueError, match=r"must give finite noise vectors \(7, 3\)"):
+def test_an_estimator_that_does_not_return_a_finite_vector_per_permutation_is_refused(
+    rng, estimator
+):
+    with pytest.raises(ValueError, match=r"must return finite noise vectors of shape \(7, 3\)"):
         next(noise_vectors(np.ones((10, 3), np.float32), 7, 64, estimator, rng))

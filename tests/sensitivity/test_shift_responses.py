@@ -1,5 +1,5 @@
-"""Closed form and passes against plain loops; both ends of the range; nothing that depends on how
-the work is divided."""
+"""The closed form and the passes of shifted features equal plain loops, also for extreme shifts,
+and do not depend on how the work is divided into chunks."""
 
 import math
 
@@ -20,7 +20,7 @@ def rng(request):
 
 
 class Problem:
-    """Pooled features, a linear head, shifts; class 3 has no images."""
+    """Pooled features, a linear head and shifts; class 3 has no images."""
 
     def __init__(self, rng):
         self.x = rng.normal(size=(N, D)).astype(np.float32)
@@ -40,13 +40,14 @@ class Problem:
 
 
 def slow_log_p(logits, k, kind):
+    """Return log p of class k: reference implementation."""
     if kind == "sigmoid":
         return -math.log1p(math.exp(-logits[k]))
     return logits[k] - math.log(sum(math.exp(z) for z in logits))
 
 
 def slow_statistics(problem, labels, kind):
-    """Straight from the formula: image by image, shift by shift, class by class."""
+    """Return SC and mean Δ: reference implementation, by shift, class and image."""
     scores, means = np.full((2, M, K), np.nan)
     for m, v in enumerate(problem.shifts.astype(float)):
         for k in range(K):
@@ -70,7 +71,7 @@ def slow_statistics(problem, labels, kind):
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
 @pytest.mark.parametrize("response", ["linear", "passed"])
-def test_statistics_are_those_of_plain_loops(rng, response, regardless, kind):
+def test_statistics_equal_plain_loops(rng, response, regardless, kind):
     problem = Problem(rng)
     labels = None if regardless else problem.labels
     scores, means = slow_statistics(problem, labels, kind)
@@ -78,12 +79,12 @@ def test_statistics_are_those_of_plain_loops(rng, response, regardless, kind):
     np.testing.assert_allclose(result.scores, scores, atol=1e-12)
     np.testing.assert_allclose(result.changes, means, atol=1e-6)
     assert regardless == (not np.isnan(result.scores).any())
-    assert (np.nan_to_num(result.scores[0]) == 0).all()  # no shift: ties
+    assert (np.nan_to_num(result.scores[0]) == 0).all()  # the first shift is zero: ties
 
 
 @pytest.mark.parametrize("regardless", [False, True], ids=["own", "any"])
 @pytest.mark.parametrize(("response", "images"), [("linear", 10**6), ("passed", 180_000)])
-def test_shifts_that_do_not_fit_in_one_chunk_give_the_same_statistics(response, images, regardless):
+def test_statistics_do_not_depend_on_the_division_into_chunks(response, images, regardless):
     problem = Problem(np.random.default_rng(0))
     assert max(M * images * (1 if response == "linear" else D), CHUNK_FLOATS) > CHUNK_FLOATS
     problem.x, problem.labels = (
@@ -97,7 +98,7 @@ def test_shifts_that_do_not_fit_in_one_chunk_give_the_same_statistics(response, 
         np.testing.assert_allclose(in_chunks.changes[m], alone.changes[0], atol=1e-9)
 
 
-def test_the_order_of_images_does_not_matter(rng):
+def test_statistics_do_not_depend_on_the_order_of_images(rng):
     problem, order = Problem(rng), rng.permutation(N)
     before = problem.linear(problem.labels).statistics(problem.shifts)
     problem.x, labels = problem.x[order], problem.labels[order]
@@ -106,7 +107,7 @@ def test_the_order_of_images_does_not_matter(rng):
     np.testing.assert_allclose(after.changes, before.changes, atol=1e-12)
 
 
-def test_a_shift_that_moves_all_logits_alike_changes_no_class():
+def test_a_shift_that_changes_all_logits_equally_changes_no_class():
     rows = np.ones((K, D), np.float32)
     logits = np.random.default_rng(0).normal(size=(N, K))
     for labels in (None, np.arange(N) % K):
@@ -116,7 +117,7 @@ def test_a_shift_that_moves_all_logits_alike_changes_no_class():
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(N) % K], ids=["any", "own"])
-def test_shifts_too_large_for_exponentials_give_the_right_statistics(rng, labels):
+def test_statistics_are_right_for_shifts_whose_exponentials_overflow(rng, labels):
     rows = 400.0 * rng.normal(size=(K, D)).astype(np.float32)
     logits = 50.0 * rng.normal(size=(N, K))
     shifts = rng.normal(size=(M, D))
@@ -134,10 +135,10 @@ def test_shifts_too_large_for_exponentials_give_the_right_statistics(rng, labels
 
 
 def test_only_images_of_live_classes_pass_through_the_network(rng):
-    problem, seen = Problem(rng), []
+    problem, batch_sizes = Problem(rng), []
 
     def predict(x):
-        seen.append(len(x))
+        batch_sizes.append(len(x))
         return problem.predict(x)
 
     response = PassedResponse(
@@ -145,6 +146,6 @@ def test_only_images_of_live_classes_pass_through_the_network(rng):
     )
     live = np.arange(K) == 1
     result = response.statistics(problem.shifts, live)
-    assert sum(seen) == M * (problem.labels == 1).sum()
+    assert sum(batch_sizes) == M * (problem.labels == 1).sum()
     complete = problem.linear(problem.labels).statistics(problem.shifts)
     np.testing.assert_array_equal(result.scores[:, 1], complete.scores[:, 1])

@@ -1,4 +1,4 @@
-"""Xplique's TCAV on given directions, where it and RCAV measure the same, and its traps."""
+"""Xplique's TCAV on given directions: where it agrees with RCAV, and where it may mislead."""
 
 import keras
 import numpy as np
@@ -10,7 +10,8 @@ from xplique_dirpairs.sensitivity.responses import sensitivity, tcav_scores
 SHAPE = (2, 3, 5)
 
 
-def half(classes, softmax, bias=0.0):
+def second_half(classes, softmax, bias=0.0):
+    """Return a model from activations to logits, or to probabilities with ``softmax``."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input(SHAPE)
     x = keras.layers.GlobalAveragePooling2D()(inputs)
@@ -23,39 +24,39 @@ def images(rng):
     return rng.normal(size=(20, *SHAPE)).astype(np.float32)
 
 
-def test_tcav_has_the_sign_of_rcav_on_two_classes_under_a_softmax(images, rng):
-    model, labels, directions = half(2, True), np.arange(20) % 2, rng.normal(size=(6, 5))
+def test_signed_tcav_equals_rcav_for_two_classes_with_a_softmax(images, rng):
+    model, labels, directions = second_half(2, True), np.arange(20) % 2, rng.normal(size=(6, 5))
     scores = sensitivity(Head(model), images, labels, directions).scores
     helped, hurt = (tcav_scores(model, images, labels, s * directions) for s in (1, -1))
     np.testing.assert_array_equal(helped - hurt, scores)
     assert set(scores.ravel()) == {-1.0, 1.0}
 
 
-def test_tcav_on_more_classes_is_rcav_of_small_steps(images, rng):
+def test_signed_tcav_equals_rcav_with_small_steps_for_several_classes(images, rng):
     labels, directions = np.arange(20) % 3, rng.normal(size=(8, 5))
     small = sensitivity(
-        Head(half(4, False)), images, labels, directions, amount=1e-4, tie=0.0
+        Head(second_half(4, False)), images, labels, directions, amount=1e-4, tie=0.0
     ).scores
-    model = half(4, True)
+    model = second_half(4, True)
     signed = tcav_scores(model, images, labels, directions) - tcav_scores(
         model, images, labels, -directions
     )
     assert np.isnan(signed[:, 3]).all() and np.isnan(small[:, 3]).all()
     np.testing.assert_allclose(
         signed[:, :3], small[:, :3], atol=0.15
-    )  # an image may be on the edge
+    )  # an image may lie on the edge between rising and falling
     assert len(np.unique(np.abs(signed[:, :3]))) > 1
 
 
-def test_tcav_of_logits_is_the_sign_of_the_class_weights(images, rng):
-    model, labels, directions = half(3, False), np.arange(20) % 3, rng.normal(size=(6, 5))
+def test_tcav_of_linear_logits_is_one_where_the_class_weights_rise_along_the_direction(images, rng):
+    model, labels, directions = second_half(3, False), np.arange(20) % 3, rng.normal(size=(6, 5))
     rows = Head(model).class_rows
     shares = tcav_scores(model, images, labels, directions)
     np.testing.assert_array_equal(shares, directions @ rows.T > 0)
 
 
-def test_tcav_is_zero_for_ignored_directions_as_for_those_that_hurt(images):
-    model, labels = half(3, False), np.zeros(20, int)
+def test_tcav_is_zero_for_directions_that_are_ignored_and_for_those_that_hurt(images):
+    model, labels = second_half(3, False), np.zeros(20, int)
     kernel, bias = model.layers[-1].get_weights()
     kernel[2] = 0.0
     kernel[3, 0] = -1.0
@@ -65,8 +66,8 @@ def test_tcav_is_zero_for_ignored_directions_as_for_those_that_hurt(images):
     assert tcav_scores(model, images, labels, -np.eye(5)[[2, 3]])[:, 0].tolist() == [0, 1]
 
 
-def test_tcav_does_not_depend_on_batches_and_does_not_change_the_model(images, rng):
-    model, labels, directions = half(3, True), np.arange(20) % 3, rng.normal(size=(3, 5))
+def test_tcav_does_not_depend_on_the_batch_size_or_change_the_model(images, rng):
+    model, labels, directions = second_half(3, True), np.arange(20) % 3, rng.normal(size=(3, 5))
     before = model.predict_on_batch(images)
     in_one_batch = tcav_scores(model, images, labels, directions)
     np.testing.assert_array_equal(
@@ -76,8 +77,8 @@ def test_tcav_does_not_depend_on_batches_and_does_not_change_the_model(images, r
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_tcav_of_one_output_has_two_classes_as_rcav(images, rng, sigmoid):
-    logit, labels, directions = half(1, False), np.arange(20) % 2, rng.normal(size=(6, 5))
+def test_tcav_has_two_classes_for_a_model_with_one_output(images, rng, sigmoid):
+    logit, labels, directions = second_half(1, False), np.arange(20) % 2, rng.normal(size=(6, 5))
     outputs = keras.layers.Activation("sigmoid")(logit.output) if sigmoid else logit.output
     model = keras.Model(logit.input, outputs)
     scores = sensitivity(Head(model), images, labels, directions).scores
@@ -87,25 +88,26 @@ def test_tcav_of_one_output_has_two_classes_as_rcav(images, rng, sigmoid):
 
 
 def test_invalid_arguments_are_refused(images):
-    model = half(3, False)
+    model = second_half(3, False)
     with pytest.raises(TypeError, match=r"must be a keras\.Model"):
         tcav_scores(Head(model), images, np.zeros(20, int), np.eye(5))
-    with pytest.raises(ValueError, match=r"directions must be \(I, 5\)"):
+    with pytest.raises(ValueError, match=r"directions must have shape \(I, 5\)"):
         tcav_scores(model, images, np.zeros(20, int), np.eye(4))
     with pytest.raises(ValueError, match="one for each of 20 images"):
         tcav_scores(model, images, np.zeros(19, int), np.eye(5))
-    for labels, said in ((np.full(20, 3), "0 to 2, .* from 3 to 3"), (np.arange(20) - 18, "-18")):
-        with pytest.raises(ValueError, match=said):
+    too_large, negative = np.full(20, 3), np.arange(20) - 18
+    for labels, message in ((too_large, "0 to 2, .* from 3 to 3"), (negative, "-18")):
+        with pytest.raises(ValueError, match=message):
             tcav_scores(model, images, labels, np.eye(5))
     with pytest.raises(ValueError, match="there are no activations"):
         tcav_scores(model, images[:0], np.zeros(0, int), np.eye(5))
 
 
-def test_tcav_reads_models_of_half_precision(images, rng):
+def test_tcav_accepts_models_of_half_precision(images, rng):
     labels, directions = np.arange(20) % 3, rng.normal(size=(4, 5))
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        model = half(3, False)
+        model = second_half(3, False)
         shares = tcav_scores(model, images, labels, directions)
     finally:
         keras.mixed_precision.set_global_policy("float32")

@@ -1,1 +1,1 @@
-"""What drives a model, and a prediction, by concepts."""
+"""Explanations of a model's classes, and of single predictions, by concepts."""

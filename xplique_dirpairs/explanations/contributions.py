@@ -1,17 +1,19 @@
-"""A class score, divided over positions and concepts.
+"""Division of a class score over positions and concepts.
 
     s(x) = s(r) + Σ_p Σ_i c_{p,i} + gap           c_{p,i} = u_{p,i} B_i · G_p
 
-r = x − u B has every concept off; s(r) is the residual's share, which holds the class's bias; G_p
-is the mean gradient of the score along the straight path from r to x,
+r = x − u B are the features with every concept switched off; s(r) is the residual's share, which
+includes the class's bias; G_p is the mean gradient of the score at position p along the straight
+path from r to x,
 
     G = ∫₀¹ ∇s(r + t (x − r)) dt
 
 (M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks", 2017, with r as the
-baseline). For a head that is linear after a global average pooling G_p = w_k / P, and the gap is 0
-up to rounding. Elsewhere the path is cut into intervals, two gradients each (Gauss–Legendre). How
-much an interval's gradients miss of the score's rise over it is known, and tells where to cut
-further: kinks of ReLUs are found by bisection.
+baseline). For a head that is linear after a global average pooling over P positions, G_p = w_k / P
+with the class's weights w_k, and the gap is 0 up to rounding. For any other head the path is cut
+into intervals, and two gradients are taken in each (Gauss–Legendre). The part of the score's rise
+over an interval that its gradients do not account for is known, and tells which intervals to
+halve: kinks of ReLUs are found by bisection.
 """
 
 from __future__ import annotations
@@ -29,29 +31,29 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.models.head import Head
 
-#: (n, ...) features to scores (n,) and the gradient of each, (n, ...).
+#: A function from features (n, ...) to their scores (n,) and the gradient of each score, (n, ...).
 ScoreAndGradient = Callable[[Array], tuple[Array, Array]]
 
-#: Intervals of a path at first.
+#: Number of intervals that a path is cut into before any of them is halved.
 _INTERVALS = 8
-#: Where the gradients of an interval are taken, from 0 to 1: each counts half.
+#: Where in an interval, from 0 to 1, its two gradients are taken: each has the weight ½.
 _NODES = (np.polynomial.legendre.leggauss(2)[0] + 1.0) / 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """What each position and concept of one image adds to a score.
+    """Contributions of each position and concept of one image to a score.
 
     Attributes
     ----------
     values : ndarray of shape (*spatial, I), float64
-        c, signed.
+        Signed contributions c.
     residual : float
-        s(r): the score with every concept off.
+        s(r), the score with every concept off.
     score : float
-        s(x): the network's own.
+        s(x), the score of the image itself.
     steps : int
-        Gradients taken along the path; 0 where none was needed.
+        Number of gradients taken along the path; 0 if none was needed.
     """
 
     values: Array
@@ -61,26 +63,28 @@ class Contributions:
 
     @property
     def by_concept(self) -> Array:
-        """Sums over positions, (I,)."""
+        """Contribution of each concept, summed over positions, (I,)."""
         return np.asarray(as_positions(self.values).sum(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
 class ClassScore:
-    """A class's logit, or the difference of two, as a function of a layer's features.
+    """A class's logit, or the difference of two logits, as a function of a layer's features.
 
     Attributes
     ----------
     layer : ConceptLayer
+        Concepts at a layer, with the network's head.
     class_id : int
+        The class whose logit is the score.
     number_of_classes : int
         K.
     against : int, optional
-        The class whose logit is subtracted.
+        The class whose logit is subtracted; None: no class.
     tolerance : float, default=1e-2
-        How far integrated gradients may be from the score's rise, in logits.
+        Largest accepted difference between integrated gradients and the score's rise, in logits.
     max_steps : int, default=128
-        Upper limit of the gradients taken: see `mean_gradient`.
+        Upper limit on the number of gradients taken: see `mean_gradient`.
     """
 
     layer: ConceptLayer
@@ -92,7 +96,7 @@ class ClassScore:
 
     @cached_property
     def weights(self) -> Array:
-        """The score is logits @ weights, (K,)."""
+        """Weights of the logits in the score, (K,): the score is logits @ weights."""
         weights = np.zeros(self.number_of_classes)
         weights[self.class_id] = 1.0
         if self.against is not None:
@@ -105,7 +109,13 @@ class ClassScore:
         Parameters
         ----------
         activations : ndarray of shape (*spatial, D)
+            x, the features of the image.
         coefficients : ndarray of shape (*spatial, I)
+            u, the coefficients of the concepts in it.
+
+        Returns
+        -------
+        contributions : Contributions
         """
         layer, head = self.layer, self.layer.head
         x, u = activations.astype(np.float64), coefficients.astype(np.float64)
@@ -118,20 +128,28 @@ class ClassScore:
         else:
             score_at = partial(score_and_gradient, head, self.weights)
             gradient, steps = mean_gradient(score_at, start, end, self.tolerance, self.max_steps)
-        # a head that pools has the gradient of the mean over positions at each of them
+        # A head that pools takes the mean over positions: each position has 1/P of its gradient.
         positions = math.prod(x.shape[:-1]) if start.ndim < x.ndim else 1
         effects = gradient @ bank.T / positions  # (I,), or (*spatial, I) for a head that takes maps
         return Contributions(u * effects, residual, score, steps)
 
 
 def score_and_gradient(head: Head, weights: Array, features: Array) -> tuple[Array, Array]:
-    """Return weighted logits (N,) of features as `Head.pool` leaves them, with their gradients.
+    """Return the weighted sum of the logits of each image, and its gradient by the features.
 
     Parameters
     ----------
     head : Head
+        Second part of the network, from the layer to the classes.
     weights : ndarray of shape (K,)
+        Weight of each logit.
     features : ndarray of shape (N, D) or (N, *spatial, D)
+        Features as `Head.pool` returns them.
+
+    Returns
+    -------
+    scores : ndarray of shape (N,), float64
+    gradients : ndarray of the shape of ``features``
     """
     scores, gradients = [], []
     for part in slices(len(features), chunk_size(features[0].size)):
@@ -148,15 +166,23 @@ def score_and_gradient(head: Head, weights: Array, features: Array) -> tuple[Arr
 def parts_of_score(
     names: Sequence[str], contributions: Array, shown: Array, residual: float
 ) -> list[tuple[str, float]]:
-    """Return names and values of the concepts shown, of all others together, of the residual.
+    """Return names and values of the shown concepts, of all other concepts, and of the residual.
 
     Parameters
     ----------
     names : sequence of I str
+        Names of the concepts.
     contributions : ndarray of shape (I,)
+        Contribution of each concept to the score.
     shown : ndarray of int
-        Concepts, in order.
+        Indices of the concepts that have a part of their own, in order.
     residual : float
+        The score with every concept off.
+
+    Returns
+    -------
+    parts : list of (str, float)
+        They sum to the score, up to its gap.
     """
     parts = [(names[i], float(contributions[i])) for i in shown]
     others = np.delete(contributions, shown)
@@ -171,33 +197,38 @@ def parts_of_score(
 def mean_gradient(
     score: ScoreAndGradient, start: Array, end: Array, tolerance: float, max_steps: int
 ) -> tuple[Array, int]:
-    """Compute G along the path from start to end, features of one image.
+    """Compute the mean gradient G along the path from ``start`` to ``end``, features of one image.
 
-    Intervals are halved until neither all together nor any one of them misses more of the score's
-    rise than the tolerance, or until no more gradients may be taken.
+    Intervals are halved until the error of each interval and the sum of all errors are within the
+    tolerance, or until no more gradients may be taken. The error of an interval is the difference
+    between the score's rise over it and what its gradients predict.
 
     Parameters
     ----------
     score : callable
-    start, end : ndarray
-        Features as ``score`` takes them, without the batch axis.
+        A function from features (n, ...) to their scores (n,) and gradients (n, ...).
+    start : ndarray
+        Features at the start of the path, as ``score`` takes them, without the batch axis.
+    end : ndarray of the shape of ``start``
+        Features at its end.
     tolerance : float
-        In units of the score.
+        Largest accepted error, in units of the score.
     max_steps : int
-        Upper limit of the gradients; two for each of the first intervals are taken in any case.
+        Upper limit on the number of gradients. Two in each of the first eight intervals are always
+        taken.
 
     Returns
     -------
     gradient : ndarray
         G, of the shape of the features.
     steps : int
-        Gradients taken.
+        Number of gradients taken.
     """
     edges = np.linspace(0.0, 1.0, _INTERVALS + 1)
     ends = np.stack([edges[:-1], edges[1:]])
     gradients, missed = _over_intervals(score, start, end, ends)
     steps = 2 * _INTERVALS
-    while steps + 4 <= max_steps:  # halving an interval takes four
+    while steps + 4 <= max_steps:  # halving an interval takes four gradients
         sizes = np.abs(missed)
         if abs(missed.sum()) <= tolerance and sizes.max() <= tolerance:
             break
@@ -217,19 +248,24 @@ def mean_gradient(
 def _over_intervals(
     score: ScoreAndGradient, start: Array, end: Array, ends: Array
 ) -> tuple[Array, Array]:
-    """Return mean gradients over intervals of a path, and what they miss of the score's rise.
+    """Return the mean gradient over each interval of a path, and the error of each interval.
 
     Parameters
     ----------
-    score, start, end
-        As of `mean_gradient`.
+    score : callable
+        See `mean_gradient`.
+    start : ndarray
+        See `mean_gradient`.
+    end : ndarray
+        See `mean_gradient`.
     ends : ndarray of shape (2, n)
-        Ends of the intervals, from 0 (start) to 1 (end).
+        Both ends of each interval, from 0 (start of the path) to 1 (its end).
 
     Returns
     -------
     gradients : ndarray of shape (n, *features)
     missed : ndarray of shape (n,)
+        The part of the score's rise over each interval that its gradients do not account for.
     """
     start, change = start.astype(np.float32), (end - start).astype(np.float32)
     lengths = ends[1] - ends[0]

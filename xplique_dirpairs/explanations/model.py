@@ -1,4 +1,4 @@
-"""What drives each class of a model: `explain_model`."""
+"""Explanation of each class of a model by concepts: `explain_model`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xplique_dirpairs.extractors.scan import Scan, scan
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_in_scan
 from xplique_dirpairs.sensitivity.responses import sensitivity
 
-#: Concepts on either side of a class that have crops of its own images.
+#: Number of concepts for a class, and against it, that get crops of the class's own images.
 _LISTED = 8
 _DEFAULT = InfluenceSettings()
 
@@ -40,45 +40,50 @@ def explain_model(
 ) -> ModelExplanation:
     """Explain each class: which concepts speak for it and against it, and by how much.
 
-    One pass over the images. Three things are measured for each class and concept, over the
-    class's images: the *influence* of more of the concept (see `influence`), what the concept
-    *contributes* to the class's logit as it is (mean of `explain_prediction`, summed over
-    positions), and how often it is *detected*, there and in the images of the other classes.
+    The images are read in one pass. Three things are measured for each class and concept, over the
+    images of the class: the *influence* of more of the concept (see `influence`), the
+    *contribution* of the concept to the class's logit (mean of `explain_prediction`, summed over
+    positions), and how often the concept is *detected*, in the images of the class and in those of
+    all other classes.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone. Without detectors a concept counts as detected where
-        its coefficient is above 0.
+        Anything that `ConceptLayer.of` accepts as its only argument. Without detectors a concept
+        counts as detected where its coefficient is above 0.
     images : array-like of shape (N, height, width, C)
-        As the network takes them: best other ones than the concepts were learned from.
+        Images as the network takes them, preferably not those that the concepts were learned from.
     labels : array-like of shape (N,), optional
-        Their classes. None: those the network predicts.
+        Class of each image. None: the class that the network predicts.
     classes : sequence of int, optional
-        Which to explain; None: all that have images. Images of others count as "outside".
+        Classes to explain; None: all classes that have images. The images of the other classes
+        still count as "outside".
     confusions : sequence of (int, int), optional
-        Pairs (a, b): what pushes the images of class a towards class b. None: for each class the
-        one that its images are taken for most often, or else the likeliest other one.
-    settings : InfluenceSettings
-        Of the influence. Where ``images`` is "all" these are the images of all explained classes.
+        Pairs (a, b) of classes: for each pair, measure what pushes the images of class a towards
+        class b. None: each class a is paired with the class that its images are most often
+        mistaken for or, if there is none, with the other class that has the largest mean logit.
+    settings : InfluenceSettings, default=InfluenceSettings()
+        How influence is measured. With ``settings.images="all"`` it is measured in the images of
+        all explained classes.
     nb_crops : int, default=5
-        Crops of a concept.
+        Number of crops of each concept.
     patch_size : int, optional
-        Side of the crops; None: 0.3 of the images' shorter side.
+        Side of the crops in pixels; None: 0.3 of the images' shorter side.
     path_images : int, default=8
-        Where the head is not linear, contributions are means over at most this many images of a
-        class, evenly spaced: each takes gradients along a path. Where it does not pool first, so
-        is influence, and that of confusions.
+        For a head that is not linear, contributions are means over at most this many evenly spaced
+        images of each class, since each image needs gradients along a path. For a head that does
+        not pool first, this also limits the images in which influence is measured.
     batch_size : int, default=64
-    random_state : int, default=0
+        Number of images that pass through the network at a time.
+    random_state : int or None, default=0
         Seed of the noise.
     verbose : int, default=1
-        0 for silence; else progress bars.
+        Progress bars are shown unless this is 0.
 
     Returns
     -------
     explanation : ModelExplanation
-        A value: tables, pictures, plain arrays.
+        Plain arrays, with methods for tables and figures.
 
     Raises
     ------
@@ -87,8 +92,9 @@ def explain_model(
 
     Notes
     -----
-    Memory: a few numbers for each image and concept, pooled features, and activations up to 512 MB;
-    beyond these the images of ``path_images`` are read a second time.
+    Memory is needed for a few numbers for each image and concept, for pooled features, and for
+    activations up to 512 MB. If the activations need more than that, the images that contributions
+    are computed on are read a second time.
     """
     check_integer("nb_crops", nb_crops)
     check_integer("path_images", path_images)
@@ -113,7 +119,7 @@ def explain_scan(
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> ModelExplanation:
-    """Explain each class from images that have been read; arguments as of `explain_model`."""
+    """Explain each class from images that have been scanned: see `explain_model`."""
     ids, layer = seen.class_ids, seen.layer
     names = layer.names_of_classes(seen.logits.shape[1])
     chosen = _chosen_classes(classes, ids)
@@ -121,7 +127,7 @@ def explain_scan(
     members = {k: np.flatnonzero(ids == k) for k in chosen.tolist()}
     others = [np.flatnonzero(ids != k) for k in chosen]
 
-    # Every noise vector passes through a head that takes maps together with every image.
+    # A head that takes maps is evaluated for every pair of a noise vector and an image: few images.
     indices = np.concatenate([_on_paths(seen, own, path_images) for own in members.values()])
     influence = influence_in_scan(seen, indices, settings, random_state, verbose)
     if influence.interrupted:
@@ -165,17 +171,18 @@ def explain_scan(
 
 
 def _chosen_classes(classes: Sequence[int] | None, ids: Array) -> Array:
-    """Return the classes to explain, in order, each with images."""
+    """Return the sorted numbers of the classes to explain, all of which have images."""
     with_images = np.unique(ids)
     if classes is None:
         return with_images
     if np.ndim(classes) != 1:
-        raise TypeError(f"classes are given as a list of their numbers, not {classes!r}")
+        raise TypeError(f"classes must be a list of class numbers, not {classes!r}")
     chosen = np.unique(np.asarray(classes))
     missing = np.setdiff1d(chosen, with_images).tolist()
     if missing or not len(chosen):
         raise ValueError(
-            f"classes must have images: there are none of {missing}, but of {with_images.tolist()}"
+            f"classes must have images: there are none of classes {missing}, only of classes "
+            f"{with_images.tolist()}"
         )
     return chosen.astype(int)
 
@@ -183,7 +190,7 @@ def _chosen_classes(classes: Sequence[int] | None, ids: Array) -> Array:
 def _confused_classes(
     given: Sequence[tuple[int, int]] | None, classes: Array, seen: Scan
 ) -> list[tuple[int, int]]:
-    """Return the given pairs, or each class with the one that it is taken for most often."""
+    """Return the given pairs, or pair each class with the one it is most often mistaken for."""
     count = seen.logits.shape[1]
     if given is None:
         pairs = []
@@ -197,26 +204,26 @@ def _confused_classes(
     for pair in given:
         if np.shape(pair) != (2,) or pair[0] == pair[1] or pair[0] not in classes:
             raise ValueError(
-                f"confusions must be pairs (a, b) of two classes, a one of those that are "
-                f"explained, {classes.tolist()}, not {pair!r}"
+                f"confusions must be pairs (a, b) of two classes, where a is one of the explained "
+                f"classes, {classes.tolist()}, not {pair!r}"
             )
         check_class(pair[1], count)
     return [(int(a), int(b)) for a, b in given]
 
 
 def _on_paths(seen: Scan, indices: Array, path_images: int) -> Array:
-    """Return images: all where the head pools first, elsewhere a few, evenly spaced."""
+    """Return all ``indices`` if the head pools first, otherwise a few evenly spaced ones."""
     return indices if seen.pooled is not None else _spaced(indices, path_images)
 
 
 def _spaced(indices: Array, count: int) -> Array:
-    """Return evenly spaced ones of ``indices``, at most ``count``."""
+    """Return at most ``count`` evenly spaced elements of ``indices``."""
     places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
     return np.asarray(indices[places])
 
 
 def _means(values: Array, groups: Iterable[Array]) -> Array:
-    """Return means over the images of each group, (C, I); NaN for a group without any."""
+    """Return the mean of values (N, I) over each of C groups of images, (C, I); NaN if empty."""
     nowhere = np.full(values.shape[1], np.nan)
     return np.stack([values[group].mean(axis=0) if len(group) else nowhere for group in groups])
 
@@ -224,11 +231,12 @@ def _means(values: Array, groups: Iterable[Array]) -> Array:
 def _mean_contributions(
     seen: Scan, indices: Array, score: ClassScore, path_images: int
 ) -> Contributions:
-    """Return mean contributions by concept, (I,): over evenly spaced images if not linear."""
+    """Return mean contributions (I,), over a few evenly spaced images if the head is not linear."""
     if not len(indices):
         return Contributions(np.full(seen.layer.number_of_concepts, np.nan), np.nan, np.nan, 0)
     if seen.pooled is not None and seen.layer.linear_rows(seen.pooled) is not None:
-        # Contributions are linear in the features, too: their mean is that of the mean features.
+        # Contributions to a linear head are linear in the features and coefficients: their mean
+        # over the images is the contribution of the means.
         arrays = seen.features(indices), seen.coefficients(indices)
         return score.contributions(*(values.mean(axis=0, dtype=np.float64) for values in arrays))
     spaced = _spaced(indices, path_images)
@@ -244,7 +252,7 @@ def _mean_contributions(
 def _confusion(
     seen: Scan, a: int, b: int, names: tuple[str, str], amount: float, path_images: int
 ) -> Confusion:
-    """Measure what pushes images of class a towards b."""
+    """Measure what pushes the images of class ``a`` towards class ``b``."""
     layer, own = seen.layer, np.flatnonzero(seen.class_ids == a)
     confused = own[seen.predicted[own] == b]
     score = ClassScore(layer, b, seen.logits.shape[1], against=a)

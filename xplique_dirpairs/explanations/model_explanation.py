@@ -1,4 +1,4 @@
-"""What drives the classes of a model: a value with tables, pictures and plain data."""
+"""Results of `explain_model`, as tables, figures and plain data."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from xplique_dirpairs.plots.model_explanation import (
 from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
 from xplique_dirpairs.sensitivity.influence_result import Influence
 
-#: Marks of p-values in tables, by grade of significance.
+#: Text that follows a p-value in tables, by grade of significance (0, 1 or 2).
 _MARKS = ("", " (before correction)", " (significant)")
 _SIDES = ("for", "against")
-#: Gaps from here on, in logits, are noted under tables.
+#: Gaps larger than this, in logits, are noted under tables.
 _VISIBLE_GAP = 1e-3
 
 
@@ -39,22 +39,32 @@ class Confusion:
 
     Attributes
     ----------
-    source, target : int
-        a and b.
-    names : tuple of str
-        Of a and b.
-    images, confused : int
-        Number of images of a, and of those that the network takes for b.
+    source : int
+        Number of class a.
+    target : int
+        Number of class b.
+    names : tuple of (str, str)
+        Names of a and b.
+    images : int
+        Number of images of class a.
+    confused : int
+        Number of images of class a that the network predicts as b.
     contributions : ndarray of shape (I,)
-        Of each concept to logit_b − logit_a, mean over the images of a: above 0 it pushes towards
-        b. With the residual they sum to the difference: up to rounding where the head is linear.
-    residual, difference : float
-        logit_b − logit_a with every concept off, and as it is; means.
+        Contribution of each concept to logit_b − logit_a, mean over the images of a: a concept
+        above 0 pushes towards b. Together with the residual they sum to the difference, up to
+        rounding if the head is linear.
+    residual : float
+        Mean of logit_b − logit_a with every concept off.
+    difference : float
+        Mean of logit_b − logit_a in the images as they are.
     changes : ndarray of shape (I,)
-        Mean change of log p_b − log p_a by more of the concept, as for the influence.
+        Mean change of log p_b − log p_a by more of the concept, measured as for the influence.
     confused_contributions : ndarray of shape (I,)
-        As ``contributions``, over the confused images; NaN where there are none.
-    confused_residual, confused_difference : float
+        Like ``contributions``, over the confused images only; NaN if there are none.
+    confused_residual : float
+        Like ``residual``, over the confused images only.
+    confused_difference : float
+        Like ``difference``, over the confused images only.
     """
 
     source: int
@@ -73,37 +83,45 @@ class Confusion:
 
 @dataclass(frozen=True, eq=False)
 class ModelExplanation:
-    """What drives C classes of a model, by I concepts.
+    """Which of I concepts drive C explained classes of a model.
 
     Attributes
     ----------
     class_ids : ndarray of shape (C,), int
-    class_names, concept_names : tuple of str
+        Numbers of the explained classes.
+    class_names : tuple of C str
+    concept_names : tuple of I str
     images : ndarray of shape (C,), int
         Number of images of each class.
     accuracy : ndarray of shape (C,)
-        Share of them that the network gets right.
+        Share of the images of each class that the network predicts right.
     influence : Influence
-        Of each concept on these classes, (I, C): SC, mean Δ, p-values; over the images of all of
-        them, or over each class's own.
+        Influence of each concept on these classes, arrays of shape (I, C): SC, mean Δ, p-values.
+        It is measured in the images of all explained classes, or in each class's own images.
     contributions : ndarray of shape (C, I)
-        Of each concept to its class's logit, mean over the class's images.
-    residuals, logits : ndarray of shape (C,)
-        Mean logit of the class with every concept off, and as it is. Contributions and residual
-        sum to the logit, up to `gaps`.
-    presence, presence_outside : ndarray of shape (C, I)
-        Share of the images of the class, and of all others, where the concept is detected at all.
-        NaN outside if there are no others.
-    occupancy, occupancy_outside : ndarray of shape (C, I)
-        Share of positions.
+        Contribution of each concept to the logit of each class, mean over the class's images.
+    residuals : ndarray of shape (C,)
+        Mean logit of each class in its images with every concept off.
+    logits : ndarray of shape (C,)
+        Mean logit of each class in its images. It is the sum of the contributions and the residual,
+        up to `gaps`.
+    presence : ndarray of shape (C, I)
+        Share of the images of the class in which the concept is detected at any position.
+    presence_outside : ndarray of shape (C, I)
+        The same share of the images of all other classes; NaN if there are none.
+    occupancy : ndarray of shape (C, I)
+        Share of the positions in the images of the class at which the concept is detected.
+    occupancy_outside : ndarray of shape (C, I)
+        The same share in the images of all other classes; NaN if there are none.
     confusions : tuple of Confusion
-        What pushes a class towards another one.
-    crops : tuple of ndarray of shape (k, patch, patch, 3), uint8
+        What pushes the images of a class towards another class.
+    crops : tuple of I ndarray of shape (k, patch, patch, 3), uint8
         Best crops of each concept.
-    class_crops : dict of (int, int) to ndarray
-        The same by (class, concept), of the class's images, for the concepts of `ranked`.
+    class_crops : dict of (int, int) to ndarray of shape (k, patch, patch, 3), uint8
+        Best crops from the class's own images by (class, concept), for the strongest concepts for
+        and against each class.
     amount : float
-        a of the influence.
+        Length a of the step along the signal vector that influence was measured with.
     """
 
     class_ids: Array
@@ -137,40 +155,51 @@ class ModelExplanation:
 
     @property
     def gaps(self) -> Array:
-        """logits − residuals − Σ contributions, (C,): 0 up to rounding where the head is linear."""
+        """logits − residuals − Σ contributions, (C,): 0 up to rounding if the head is linear."""
         return np.asarray(self.logits - self.residuals - self.contributions.sum(axis=1))
 
     @cached_property
     def significance(self) -> Array:
-        """Grades, (I, C): 2 for significant influence (Benjamini–Hochberg), 1 for p ≤ level."""
+        """Grade of the significance of each influence, (I, C), int.
+
+        2: significant after the correction by Benjamini–Hochberg; 1: p ≤ level only; 0: neither.
+        """
         names = "none", "benjamini-hochberg"
         uncorrected, corrected = (self.influence.significant(name) for name in names)
         return np.where(corrected, 2, uncorrected)
 
     @property
     def colors(self) -> list[Color]:
-        """A color for each concept, by its number: the same as in explanations of predictions."""
+        """Color of each of the I concepts, the same as in explanations of predictions."""
         return concept_colors(len(self.concept_names))
 
     def ranked(
         self, class_id: int | str, count: int = 6, by: str = "contribution"
     ) -> tuple[Array, Array]:
-        """Return concepts for a class and concepts against it, strongest first.
+        """Return the concepts that speak for a class, and those against it, strongest first.
 
         Parameters
         ----------
         class_id : int or str
-            Number or name.
+            Number or name of the class.
         count : int, default=6
-            Upper limit on either side.
+            Upper limit on the number of concepts on each side.
         by : {"contribution", "influence"}, default="contribution"
-            "contribution": by what there is of a concept in the class's images. "influence": by the
-            effect of more of it.
+            "contribution" ranks concepts by what they add to the logit in the class's images,
+            "influence" by the effect of more of the concept.
+
+        Returns
+        -------
+        supporting : ndarray of int
+            Indices of the concepts for the class.
+        opposing : ndarray of int
+            Indices of the concepts against it.
 
         Raises
         ------
         ValueError
-            If there is no such class or ranking.
+            If the class was not explained, ``by`` is unknown, or ``count`` is not a positive
+            integer.
         """
         c = self._row(class_id)
         check_choice("by", by, ("contribution", "influence"))
@@ -178,38 +207,51 @@ class ModelExplanation:
         return strongest(values, count)
 
     def shared(self, at_least: float = 0.05) -> Array:
-        """Return which concepts matter to which classes, (C, I): 1 for it, −1 against it, else 0.
+        """Return which concepts matter to which classes.
 
-        A column with several entries is a shared concept.
+        A concept is shared if its column has more than one entry that is not 0.
 
         Parameters
         ----------
         at_least : float, default=0.05
-            A concept matters to a class if its contribution is at least this share of Σ_i |c_i|.
+            A concept matters to a class if the size of its contribution is at least this share of
+            Σ_i |c_i|.
+
+        Returns
+        -------
+        sides : ndarray of shape (C, I), int
+            1 where the concept speaks for the class, −1 where it speaks against it, 0 where it does
+            not matter.
 
         Raises
         ------
         ValueError
-            If ``at_least`` is not a share.
+            If ``at_least`` is not above 0 and at most 1.
         """
         if not 0 < at_least <= 1:
-            raise ValueError(f"at_least must be a share above 0 and up to 1, not {at_least!r}")
+            raise ValueError(f"at_least must be a share above 0 and at most 1, not {at_least!r}")
         size = np.abs(self.contributions)
         matters = (size >= at_least * size.sum(axis=1, keepdims=True)) & (size > 0)
         return np.where(matters, np.sign(self.contributions), 0).astype(int)
 
     def confusion(self, source: int | str, target: int | str) -> Confusion:
-        """Return one of `confusions`.
+        """Return the confusion of one class with another.
 
         Parameters
         ----------
-        source, target : int or str
-            Numbers or names of the classes.
+        source : int or str
+            Number or name of the class of the images.
+        target : int or str
+            Number or name of the class that they are pushed towards.
+
+        Returns
+        -------
+        confusion : Confusion
 
         Raises
         ------
         ValueError
-            If it was not measured.
+            If this confusion was not measured.
         """
         for confusion in self.confusions:
             a, b = confusion.names
@@ -217,18 +259,19 @@ class ModelExplanation:
                 return confusion
         measured = [confusion.names for confusion in self.confusions]
         raise ValueError(
-            f"({source!r}, {target!r}) was not measured, but {measured}: give explain_model "
-            "confusions=[(a, b), …]"
+            f"the confusion ({source!r}, {target!r}) was not measured, only {measured}: call "
+            "explain_model with confusions=[(a, b), …]"
         )
 
     def crops_of(self, concept: int, class_id: int | None = None) -> Array:
-        """Return a concept's best crops, of a class's images if these have any.
+        """Return the best crops of a concept, from the images of a class if there are any.
 
         Parameters
         ----------
         concept : int
+            Index of the concept.
         class_id : int, optional
-            Number of the class; None: of all images.
+            Number of the class whose images are preferred; None: crops from all images.
 
         Returns
         -------
@@ -240,12 +283,16 @@ class ModelExplanation:
     # ------------------------------------------------------------ tables
 
     def table(self, count: int = 3) -> Table:
-        """Return a row for each class: accuracy, mean logit, its strongest concepts.
+        """Return a table of the classes: accuracy, mean logit, strongest concepts.
 
         Parameters
         ----------
         count : int, default=3
-            Upper limit of concepts on either side.
+            Upper limit on the number of concepts for, and against, each class.
+
+        Returns
+        -------
+        table : Table
 
         Raises
         ------
@@ -264,25 +311,34 @@ class ModelExplanation:
             ]
             for c, name in enumerate(self.class_names)
         ]
-        notes = ["residual: mean logit with every concept off; concepts: what they add to it."]
+        notes = ["residual: mean logit with every concept off; concepts: their contributions."]
         largest = float(np.abs(self.gaps).max())
         if largest > _VISIBLE_GAP:
-            notes.append(f"logit − residual − concepts is up to {largest:.2g}.")
+            notes.append(f"logit − residual − concepts is at most {largest:.2g}.")
         headers = ["class", "images", "right", "logit", "residual", "concepts", "for", "against"]
         return Table(headers, rows, notes)
 
     def class_table(self, class_id: int | str, count: int = 6, by: str = "contribution") -> Table:
-        """Return concepts for a class and against it, a row each.
+        """Return a table of the concepts for a class and against it.
 
         Parameters
         ----------
-        class_id, count, by
-            As of `ranked`.
+        class_id : int or str
+            Number or name of the class.
+        count : int, default=6
+            Upper limit on the number of concepts on each side.
+        by : {"contribution", "influence"}, default="contribution"
+            See `ranked`.
+
+        Returns
+        -------
+        table : Table
 
         Raises
         ------
         ValueError
-            If there is no such class or ranking.
+            If the class was not explained, ``by`` is unknown, or ``count`` is not a positive
+            integer.
         """
         c, influence = self._row(class_id), self.influence
         rates = self.presence, self.presence_outside, self.occupancy, self.occupancy_outside
@@ -306,17 +362,27 @@ class ModelExplanation:
         note = (
             f"{self.class_names[c]}, {self.images[c]} images: contribution to its logit "
             f"({self.logits[c]:.2f}; with every concept off {self.residuals[c]:.2f}); influence of "
-            f"{self.amount:g} along the signal vector; share of images, and of positions, with it."
+            f"a step of {self.amount:g} along the signal vector; share of the images, and of the "
+            "positions, where the concept is detected."
         )
         return Table(headers, rows, [note])
 
     def shared_table(self, at_least: float = 0.05) -> Table:
-        """Return concepts that matter to several classes, and to which.
+        """Return a table of the concepts that matter to several classes, with these classes.
 
         Parameters
         ----------
         at_least : float, default=0.05
-            Share of a class's contributions from which a concept matters: see `shared`.
+            Least share of a class's contributions at which a concept matters: see `shared`.
+
+        Returns
+        -------
+        table : Table
+
+        Raises
+        ------
+        ValueError
+            If ``at_least`` is not above 0 and at most 1.
         """
         sides = self.shared(at_least)
         rows = []
@@ -325,23 +391,29 @@ class ModelExplanation:
             names = [", ".join(self.class_names[c] for c in side) or "–" for side in classes]
             number = int(np.count_nonzero(sides[:, i]))
             rows.append([Cell(self.concept_names[i]), Cell.figure(number, 0), *map(Cell, names)])
-        note = f"Concepts with at least {at_least:.0%} of Σ |contribution| in more than one class."
+        note = f"Concepts with at least {at_least:.0%} of Σ |contribution| of more than one class."
         return Table(["concept", "classes", *_SIDES], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
-        """Return concepts that push a class towards another, then those that hold it.
+        """Return a table of the concepts that push a class towards another, or hold it back.
 
         Parameters
         ----------
-        source, target : int or str
-            Numbers or names of the classes.
+        source : int or str
+            Number or name of the class of the images.
+        target : int or str
+            Number or name of the class that they are pushed towards.
         count : int, default=6
-            Upper limit of concepts either way.
+            Upper limit on the number of concepts on each side.
+
+        Returns
+        -------
+        table : Table
 
         Raises
         ------
         ValueError
-            If the confusion was not measured.
+            If the confusion was not measured, or ``count`` is not a positive integer.
         """
         confusion = self.confusion(source, target)
         sides = strongest(confusion.contributions, count)
@@ -358,15 +430,15 @@ class ModelExplanation:
         ]
         a, b = confusion.names
         note = (
-            f"{confusion.images} images of {a}, {confusion.confused} of them taken for {b}: mean "
-            f"contribution to logit({b}) − logit({a}), which is {confusion.difference:+.2f}, "
-            f"{confusion.residual:+.2f} with every concept off; change of the log odds by more of "
-            "the concept."
+            f"{confusion.images} images of {a}, {confusion.confused} of them predicted as {b}: "
+            f"mean contribution to logit({b}) − logit({a}), which is {confusion.difference:+.2f}, "
+            f"and {confusion.residual:+.2f} with every concept off; mean change of the log odds by "
+            "more of the concept."
         )
         headers = ["concept", "side", "contribution", "where confused", "change (nats)"]
         return Table(headers, rows, [note])
 
-    # ------------------------------------------------------------ pictures
+    # ------------------------------------------------------------ figures
 
     def plot(self, significant_only: bool = True, title: str = "Concept influence") -> Figure:
         """Draw the concept influence diagram: classes × concepts.
@@ -374,8 +446,13 @@ class ModelExplanation:
         Parameters
         ----------
         significant_only : bool, default=True
-            False: influence that is not significant is drawn as well, pale.
+            Whether to leave out influence that is not significant; False: it is drawn pale.
         title : str, default="Concept influence"
+            Title of the figure.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
         """
         return plot_influence_diagram(
             self.influence.changes, self.significance, self.class_names, self.concept_names,
@@ -385,26 +462,35 @@ class ModelExplanation:
     def plot_class(
         self, class_id: int | str, count: int = 5, by: str = "contribution", nb_crops: int = 5
     ) -> Figure:
-        """Draw a class's report: its concepts with crops, contributions, influence, rates.
+        """Draw the concepts for and against a class: crops, contributions, influence, presence.
 
         Parameters
         ----------
-        class_id, count, by
-            As of `ranked`.
+        class_id : int or str
+            Number or name of the class.
+        count : int, default=5
+            Upper limit on the number of concepts on each side.
+        by : {"contribution", "influence"}, default="contribution"
+            See `ranked`.
         nb_crops : int, default=5
-            Crops of each concept.
+            Number of crops of each concept.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
 
         Raises
         ------
         ValueError
-            If there is no such class or ranking, or no concept for it or against it.
+            If the class was not explained, ``by`` is unknown, ``count`` is not a positive integer,
+            or no concept is for the class or against it.
         """
         c = self._row(class_id)
         total = self.contributions[c].sum()
         details = (
             f"mean logit {self.logits[c]:.2f} = {self.residuals[c]:.2f} with every concept off "
             f"{'+' if total >= 0 else '−'} {abs(total):.2f} by concepts;  "
-            f"{self.accuracy[c]:.0%} of {self.images[c]} images right"
+            f"{self.accuracy[c]:.0%} of {self.images[c]} images predicted right"
         )
         supporting, opposing = (
             [self._concept_row(c, i) for i in side.tolist()]
@@ -413,16 +499,25 @@ class ModelExplanation:
         return plot_class_report(self.class_names[c], details, supporting, opposing, nb_crops)
 
     def plot_shared(self, at_least: float = 0.05, count: int = 12, nb_crops: int = 4) -> Figure:
-        """Draw concepts that matter to several classes, with these.
+        """Draw the concepts that matter to several classes, with their contributions to each.
 
         Parameters
         ----------
         at_least : float, default=0.05
-            Share of a class's contributions from which a concept matters: see `shared`.
+            Least share of a class's contributions at which a concept matters: see `shared`.
         count : int, default=12
-            Upper limit of concepts.
+            Upper limit on the number of concepts.
         nb_crops : int, default=4
-            Crops of each concept.
+            Number of crops of each concept.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If ``at_least`` or ``count`` is out of range.
         """
         check_integer("count", count)
         sides = self.shared(at_least)
@@ -438,21 +533,27 @@ class ModelExplanation:
     def plot_confusion(
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
-        """Draw what pushes a class towards another one.
+        """Draw the concepts that push a class towards another, and those that hold it back.
 
         Parameters
         ----------
-        source, target : int or str
-            Numbers or names of the classes.
+        source : int or str
+            Number or name of the class of the images.
+        target : int or str
+            Number or name of the class that they are pushed towards.
         count : int, default=4
-            Upper limit of concepts either way.
+            Upper limit on the number of concepts on each side.
         nb_crops : int, default=5
-            Crops of each concept.
+            Number of crops of each concept.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
 
         Raises
         ------
         ValueError
-            If the confusion was not measured.
+            If the confusion was not measured, or ``count`` is not a positive integer.
         """
         confusion = self.confusion(source, target)
         pushes, holds = strongest(confusion.contributions, count)
@@ -470,14 +571,19 @@ class ModelExplanation:
             rows[k] = replace(rows[k], color=self.colors[i], crops=crops, change=change)
         details = (
             f"mean logit difference {confusion.difference:+.2f} over {confusion.images} images of "
-            f"{confusion.names[0].replace('_', ' ')}; {confusion.confused} are taken for it"
+            f"{confusion.names[0].replace('_', ' ')}; {confusion.confused} are mistaken for it"
         )
         return plot_confusion(confusion.names, details, rows, nb_crops)
 
     # ------------------------------------------------------------ plain data
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as nested dictionaries of numbers, strings and arrays, for reports."""
+        """Return all attributes as nested dictionaries of numbers, strings and arrays.
+
+        Returns
+        -------
+        data : dict
+        """
         data = asdict(self)
         data["influence"]["p_values"] = self.influence.p_values
         data["influence"]["significance"] = self.significance
@@ -487,15 +593,15 @@ class ModelExplanation:
     # ------------------------------------------------------------ helpers
 
     def _row(self, class_id: int | str) -> int:
-        """Return the row of a class among those that are explained."""
+        """Return the row of a class, given by number or name, in arrays of shape (C, …)."""
         explained = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
         for c, number_and_name in enumerate(explained.items()):
             if class_id in number_and_name:
                 return c
-        raise ValueError(f"class {class_id!r} is not among those that are explained: {explained}")
+        raise ValueError(f"class {class_id!r} is not among the explained classes, {explained}")
 
     def _listed(self, c: int, count: int) -> list[Cell]:
-        """Return a cell of the strongest concepts for a class, and one of those against it."""
+        """Return a cell that lists the concepts for a class, and one for those against it."""
         sides = [
             [f"{self.concept_names[i]} ({self.contributions[c, i]:+.2f})" for i in side]
             for side in self.ranked(int(self.class_ids[c]), count)
@@ -503,10 +609,12 @@ class ModelExplanation:
         return [Cell(", ".join(names) or "–") for names in sides]
 
     def _p_value(self, i: int, c: int) -> Cell:
+        """Return a cell with the p-value of concept ``i`` for row ``c``, marked by significance."""
         cell = Cell.number(self.influence.p_values[i, c], ".2g")
         return replace(cell, text=cell.text + _MARKS[self.significance[i, c]])
 
     def _concept_row(self, c: int, i: int) -> ConceptRow:
+        """Return what the figure of the class in row ``c`` shows of concept ``i``."""
         class_id = int(self.class_ids[c])
         return ConceptRow(
             name=self.concept_names[i],
@@ -522,20 +630,28 @@ class ModelExplanation:
 
 
 def _in_several_classes(sides: Array) -> Array:
-    """Return concepts that matter to more than one class, those of most classes first."""
+    """Return the concepts that matter to several classes in (C, I), those of most classes first."""
     classes = np.count_nonzero(sides, axis=0)
     order = np.argsort(-classes, kind="stable")
     return np.asarray(order[classes[order] > 1])
 
 
 def strongest(values: Array, count: int) -> tuple[Array, Array]:
-    """Return indices of the values above 0, largest first, and of those below, least first.
+    """Return the indices of the largest values above 0, and of the lowest values below 0.
 
     Parameters
     ----------
     values : ndarray of shape (I,)
+        Signed values.
     count : int
-        Upper limit on either side.
+        Upper limit on the number of indices on each side.
+
+    Returns
+    -------
+    up : ndarray of int
+        Indices of values above 0, the largest first.
+    down : ndarray of int
+        Indices of values below 0, the lowest first.
 
     Raises
     ------

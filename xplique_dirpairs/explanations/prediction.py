@@ -1,4 +1,4 @@
-"""Why an image got its prediction: `explain_prediction`, and two images compared."""
+"""Explanation of a single prediction, and comparison of two: `explain_prediction`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from xplique_dirpairs.plots.prediction import (
     plot_waterfall,
 )
 
-#: Classes that are named with their probabilities.
+#: Number of likeliest classes that are named with their probabilities.
 _LIKELIEST = 5
-#: A gap from here on, in logits, has a bar of its own.
+#: Smallest gap, in logits, that has a bar of its own.
 _VISIBLE_GAP = 5e-3
 
 
@@ -45,40 +45,42 @@ def explain_prediction(
     tolerance: float = 5e-5,
     max_steps: int = 256,
 ) -> PredictionExplanation:
-    """Find where concepts are in an image, and what each adds to a class's logit, at each position.
+    """Divide a class's logit in one image over positions and concepts.
 
-    The contributions, over all positions and concepts, and the residual's share sum to the logit:
-    exactly (up to rounding) where the head is a global average pooling and a dense layer; for any
-    other head they are integrated gradients, as many as the tolerance asks for, and what they miss
-    is the explanation's ``gap``.
+    The contributions of all concepts at all positions and the residual's share sum to the logit. If
+    the head is a global average pooling and a dense layer, the sum is exact up to rounding. For any
+    other head the contributions are integrated gradients, computed up to the tolerance; the rest is
+    the explanation's ``gap``.
 
-    **The baseline** is the image's own features with every concept off, x − u B: in the absent
-    form each concept at most at its usual level where it is not detected. It is not clipped to the
-    layer's range. Its logit is the residual's share; it holds the class's bias.
+    **The baseline** is x − u B, the image's own features with every concept off. In the "absent"
+    form this leaves each concept at most at its usual level where it is not detected. The baseline
+    is not clipped to the layer's range. Its logit is the residual's share, which includes the
+    class's bias.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone.
+        Anything that `ConceptLayer.of` accepts as its only argument.
     image : array-like of shape (height, width, C) or (1, height, width, C)
-        As the network takes it.
+        An image as the network takes it.
     class_id : int, optional
-        None: the class that the network predicts.
+        The class to explain; None: the class that the network predicts.
     against : int, optional
-        A second class: contributions are to the difference of the two logits, class_id's minus
-        this one's, which decides between them.
-    crops : sequence of array-like of shape (k, patch, patch, C), optional
-        For each concept some crops, uint8 or in [0, 1], that show what it is: ``explanation.crops``
-        of `explain_model`. None: those of the extractor's own fit, if it has any.
+        A second class. The explained score is then the difference of the two logits, that of
+        ``class_id`` minus that of ``against``, which decides between the two classes.
+    crops : sequence of I array-like of shape (k, patch, patch, C), optional
+        Crops that show what each concept is, uint8 or in [0, 1], such as ``explanation.crops`` of
+        `explain_model`. None: crops from the extractor's own fit, if it has any.
     tolerance : float, default=5e-5
-        How far integrated gradients may be from complete, in logits.
+        Largest accepted gap of integrated gradients, in logits.
     max_steps : int, default=256
-        Upper limit of the gradients taken. For a head of many layers a few hundred do not reach the
-        tolerance: the gap tells how far they are from it.
+        Upper limit on the number of gradients. For a head with many layers a few hundred may not
+        reach the tolerance: see the explanation's ``gap``.
 
     Returns
     -------
     explanation : PredictionExplanation
+        Contributions and presence of the concepts, with methods for tables and figures.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def explain_prediction(
     check_integer("max_steps", max_steps, 2)
     images = as_images(image)
     if len(images) != 1:
-        raise ValueError(f"one image is explained at a time, not {len(images)}")
+        raise ValueError(f"image must be one image, not {len(images)}: explain them one by one")
     layer = ConceptLayer.of(concepts)
     count = layer.number_of_concepts
     shown_crops = layer.crops_of_fit() if crops is None else _check_crops(crops, count)
@@ -102,7 +104,9 @@ def explain_prediction(
             check_class(given, len(logits))
     chosen = int(logits.argmax()) if class_id is None else int(class_id)
     if against == chosen:
-        raise ValueError(f"class {chosen} cannot be compared with itself: give another one")
+        raise ValueError(
+            f"against must be another class than the explained class {chosen}, not the same"
+        )
 
     u, shown = layer.read(activations)
     score = ClassScore(layer, chosen, len(logits), against, tolerance, max_steps)
@@ -134,39 +138,46 @@ def compare_predictions(
 
     Parameters
     ----------
-    first, second : PredictionExplanation
-        Of the same class (give ``class_id``), against the same other, by the same concepts.
+    first : PredictionExplanation
+        Explanation of the first image.
+    second : PredictionExplanation
+        Explanation of the second image, with the same ``class_id``, ``against`` and concepts.
 
     Returns
     -------
     comparison : PredictionComparison
-        Contributions of the first minus those of the second.
+        Contributions to the first score minus those to the second.
 
     Raises
     ------
-    TypeError, ValueError
-        If they are about different scores or concepts.
+    TypeError
+        If one of them is not a `PredictionExplanation`.
+    ValueError
+        If they explain different scores or use different concepts.
     """
     for explanation in (first, second):
         if not isinstance(explanation, PredictionExplanation):
             kind = type(explanation).__name__
-            raise TypeError(f"two results of explain_prediction are compared, not {kind}")
+            raise TypeError(f"first and second must be results of explain_prediction, not {kind}")
     if (first.class_id, first.against) != (second.class_id, second.against):
         raise ValueError(
-            f"both must explain the same score, not the {first.score_name} and the "
-            f"{second.score_name}: give explain_prediction a class_id"
+            f"both explanations must be of the same score, not of the {first.score_name} and the "
+            f"{second.score_name}: pass the same class_id and against to explain_prediction"
         )
     if first.concept_names != second.concept_names:
-        raise ValueError("both must be explained by the same concepts, but their names differ")
+        raise ValueError(
+            "both explanations must use the same concepts, but the names of these differ"
+        )
     return PredictionComparison(first, second)
 
 
 def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[Array, ...]:
+    """Return crops as arrays (k, patch, patch, C), one for each of ``count`` concepts."""
     arrays = tuple(np.asarray(concept_crops) for concept_crops in crops)
     if len(arrays) != count or any(array.ndim != 4 for array in arrays):
         raise ValueError(
-            f"crops must be {count} arrays (k, patch, patch, C), one for each concept, not "
-            f"{len(arrays)} of shapes {[array.shape for array in arrays][:3]}, …"
+            f"crops must be {count} arrays of shape (k, patch, patch, C), one for each concept, "
+            f"not {len(arrays)} of shapes {[array.shape for array in arrays][:3]}, …"
         )
     return arrays
 
@@ -178,28 +189,32 @@ class PredictionExplanation:
     Attributes
     ----------
     image : ndarray of shape (height, width, C)
+        The image as the network takes it.
     class_id : int
+        Number of the explained class.
     class_name : str
+        Name of the explained class.
     against : int or None
-        The class whose logit is subtracted; None for none.
+        Number of the class whose logit is subtracted; None: the score is a single logit.
     against_name : str or None
+        Name of that class.
     probability : float
-        Of the class.
+        Probability of the explained class.
     likeliest : tuple of (str, float)
         Names and probabilities of the likeliest classes.
     score : float
-        The logit, or the difference of the two.
+        The logit of the class, or the difference of the two logits.
     residual : float
-        The score with every concept off; the bias is part of it.
+        The score with every concept off, which includes the bias.
     contributions : ndarray of shape (*spatial, I), float64
-        What each concept adds to the score at each position, signed. The *contribution maps*.
+        Signed contribution of each concept to the score at each position: *contribution maps*.
     presence : ndarray of shape (*spatial, I)
-        Coefficients where the concept is detected, 0 elsewhere. The *presence maps*.
-    concept_names : tuple of str
+        Coefficients where the concept is detected, otherwise 0: *presence maps*.
+    concept_names : tuple of I str
     steps : int
-        Gradients taken along the path; 0 where the contributions are exact.
-    crops : tuple of ndarray, or None
-        Some crops of each concept.
+        Number of gradients taken along the path; 0 if the contributions are exact.
+    crops : tuple of I ndarray of shape (k, patch, patch, C), or None
+        Crops that show what each concept is.
     """
 
     image: Array
@@ -226,7 +241,7 @@ class PredictionExplanation:
 
     @property
     def gap(self) -> float:
-        """score − residual − Σ contributions: rounding, or what integration misses."""
+        """score − residual − Σ contributions: error of rounding, or of integrated gradients."""
         return self.score - self.residual - float(self.contributions.sum())
 
     @property
@@ -236,37 +251,41 @@ class PredictionExplanation:
 
     @property
     def contribution_maps(self) -> Array:
-        """Contributions over the image, (H, W, I); a class token has no place in it."""
+        """Contributions as maps (H, W, I); a class token, which has no place, is left out."""
         return np.asarray(concept_maps(self.contributions[None], self.image.shape)[0])
 
     @property
     def presence_maps(self) -> Array:
-        """Presence over the image, (H, W, I)."""
+        """Presence as maps (H, W, I); a class token is left out."""
         return np.asarray(concept_maps(self.presence[None], self.image.shape)[0])
 
     @property
     def score_name(self) -> str:
-        """The score in words: "logit of dog", "logit of dog − cat"."""
+        """Name of the score, such as "logit of dog" or "logit of dog − cat"."""
         against = "" if self.against_name is None else f" − {self.against_name}"
         return f"logit of {self.class_name}{against}".replace("_", " ")
 
     @cached_property
     def ranked(self) -> Array:
-        """Concepts by the size of their contribution, largest first."""
+        """Indices of the concepts by the size of their contribution, largest first, (I,)."""
         return np.argsort(-np.abs(self.concept_contributions), kind="stable")
 
     @property
     def colors(self) -> list[Color]:
-        """A color for each concept, by its number, so that all images have the same."""
+        """Color of each of the I concepts, the same in the explanations of all images."""
         return concept_colors(len(self.concept_names))
 
     def table(self, count: int = 10) -> Table:
-        """Return concepts by contribution, then the others, the residual, the gap and the score.
+        """Return a table of the strongest concepts, the others, residual, gap and score.
 
         Parameters
         ----------
         count : int, default=10
-            Concepts with a row of their own.
+            Number of concepts with a row of their own.
+
+        Returns
+        -------
+        table : Table
 
         Raises
         ------
@@ -280,20 +299,29 @@ class PredictionExplanation:
         for row, i in zip(rows, self.ranked[:count], strict=False):
             row[2] = Cell.share(shares[i])
         rows[-2][1] = Cell.number(self.gap, "+.1e")
-        note = "Exact: the head is linear."
+        note = "The contributions are exact: the head is linear."
         if self.steps:
             note = f"{self.steps} gradients along the path from every concept off to the image."
         return Table(["concept", "contribution", "positions with it"], rows, [note])
 
     def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
-        """Draw the image, its strongest concepts (what, where, how much), and the waterfall.
+        """Draw the image, crops and maps of its strongest concepts, and the waterfall.
 
         Parameters
         ----------
         count : int, default=5
-            Concepts with maps.
+            Number of concepts that are drawn with maps.
         nb_crops : int, default=3
-            Crops of each concept, where there are any.
+            Number of crops of each concept, if it has any.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If ``count`` is not a positive integer.
         """
         return plot_prediction(
             as_picture(self.image), self.likeliest, self.score_name, self.score,
@@ -301,23 +329,37 @@ class PredictionExplanation:
         )  # fmt: skip
 
     def plot_waterfall(self, count: int = 12) -> Figure:
-        """Draw the way from the residual's share to the score, concept by concept.
+        """Draw how the contributions lead from the residual to the score, concept by concept.
 
         Parameters
         ----------
         count : int, default=12
-            Concepts with a bar of their own.
+            Number of concepts with a bar of their own.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If ``count`` is not a positive integer.
         """
         return plot_waterfall(self.score_name, self.score, self._rows(count))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as a dictionary of numbers, strings and arrays, for reports."""
+        """Return all attributes as a dictionary of numbers, strings and arrays.
+
+        Returns
+        -------
+        data : dict
+        """
         names = [field.name for field in fields(self)] + ["gap", "score_name"]
         names += ["concept_contributions", "contribution_maps", "presence_maps"]
         return {name: getattr(self, name) for name in names}
 
     def _rows(self, count: int) -> list[PredictionRow]:
-        """Return rows of the strongest concepts, all others, the gap if visible, the residual."""
+        """Return rows for the strongest concepts, the others, a visible gap, and the residual."""
         maps, presence = self.contribution_maps, self.presence_maps
         parts = _parts(self, self.ranked, count)
         if abs(self.gap) >= _VISIBLE_GAP:
@@ -333,11 +375,12 @@ class PredictionExplanation:
 
 @dataclass(frozen=True, eq=False)
 class PredictionComparison:
-    """What makes a class score higher in a first image than in a second.
+    """What makes the score of a class higher in a first image than in a second.
 
     Attributes
     ----------
-    first, second : PredictionExplanation
+    first : PredictionExplanation
+    second : PredictionExplanation
     """
 
     first: PredictionExplanation
@@ -349,36 +392,43 @@ class PredictionComparison:
 
     @property
     def differences(self) -> Array:
-        """Contributions of the first minus those of the second, (I,)."""
+        """Contributions of the concepts in the first image minus those in the second, (I,)."""
         return self.first.concept_contributions - self.second.concept_contributions
 
     @property
     def residual(self) -> float:
-        """First minus second; `differences`, this and `gap` sum to `score`."""
+        """Residual of the first minus that of the second.
+
+        `differences`, this residual and `gap` sum to `score`.
+        """
         return self.first.residual - self.second.residual
 
     @property
     def gap(self) -> float:
-        """First minus second."""
+        """Gap of the first minus that of the second."""
         return self.first.gap - self.second.gap
 
     @property
     def score(self) -> float:
-        """First minus second."""
+        """Score of the first minus that of the second."""
         return self.first.score - self.second.score
 
     @cached_property
     def ranked(self) -> Array:
-        """Concepts by the size of the difference, largest first."""
+        """Indices of the concepts by the size of the difference, largest first, (I,)."""
         return np.argsort(-np.abs(self.differences), kind="stable")
 
     def table(self, count: int = 10) -> Table:
-        """Return concepts by difference, then the others, the residual and the score.
+        """Return a table of the concepts that differ most, the others, residual and score.
 
         Parameters
         ----------
         count : int, default=10
-            Concepts with a row of their own.
+            Number of concepts with a row of their own.
+
+        Returns
+        -------
+        table : Table
 
         Raises
         ------
@@ -398,9 +448,18 @@ class PredictionComparison:
         Parameters
         ----------
         count : int, default=5
-            Concepts with maps.
+            Number of concepts that are drawn with maps.
         nb_crops : int, default=3
-            Crops of each concept, where the first explanation has any.
+            Number of crops of each concept, if the first explanation has any.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If ``count`` is not a positive integer.
         """
         first, second = self.first, self.second
         maps = first.contribution_maps, second.contribution_maps
@@ -416,13 +475,18 @@ class PredictionComparison:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both explanations, and the differences, as plain data."""
+        """Return both explanations and their differences as a dictionary of plain data.
+
+        Returns
+        -------
+        data : dict
+        """
         names = "differences", "residual", "gap", "score"
         explanations = {"first": self.first.to_dict(), "second": self.second.to_dict()}
         return explanations | {name: getattr(self, name) for name in names}
 
     def _parts(self, count: int) -> list[tuple[str, tuple[float, float]]]:
-        """Return names and both values of the concepts that differ most, and of all else."""
+        """Return names and both values of the concepts that differ most, others, and residual."""
         first, second = (_parts(one, self.ranked, count) for one in (self.first, self.second))
         return [(name, (a, b)) for (name, a), (_, b) in zip(first, second, strict=True)]
 
@@ -430,7 +494,7 @@ class PredictionComparison:
 def _parts(
     explanation: PredictionExplanation, ranked: Array, count: int
 ) -> list[tuple[str, float]]:
-    """Return names and contributions of the first concepts, all others, and the residual."""
+    """Return names and values of the first ranked concepts, of the others, and the residual."""
     check_integer("count", count)
     values = explanation.concept_contributions
     return parts_of_score(explanation.concept_names, values, ranked[:count], explanation.residual)

@@ -1,1 +1,1 @@
-"""A report of a model's concepts, as pages that any browser opens from disk."""
+"""Reports of a model's concepts, as HTML pages that any browser opens from disk."""

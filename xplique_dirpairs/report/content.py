@@ -1,4 +1,4 @@
-"""The content of a report as plain arrays and names."""
+"""Content of a report as plain arrays and names."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ from xplique_dirpairs.extractors.scan import KEPT_BYTES
 
 @dataclass(frozen=True, eq=False)
 class ReportSettings:
-    """What a report is called, what it shows of the images, and how they are read.
+    """Settings of a report: its title, what it shows of the images, and how they are read.
 
     Attributes
     ----------
-    title : str
-    notes : sequence of str
-        For the front page.
-    image_names : sequence of str, optional
-        N names, of files for example; None: numbers.
-    pictures : sequence of array-like, optional
-        What is shown of each of N images, of any size but the same part of the world: uint8, or in
-        the range of the images. None: the images themselves, from their lowest value (black) to
-        their highest.
+    title : str, default="Concepts of a model"
+        Title of the report.
+    notes : sequence of str, default=()
+        Paragraphs for the front page.
+    image_names : sequence of N str, optional
+        Names of the images, such as file names; None: their numbers.
+    pictures : sequence of N array-like of shape (height, width, C), optional
+        Pictures that are shown instead of the images, of any size but of the same scene: uint8, or
+        in the range of the images. None: the images themselves, scaled from their lowest value
+        (black) to their highest.
     max_images : int, default=500
-        Images that have a page of their own: those of the best crops, then evenly of all classes.
-        Figures are of all images.
+        Upper limit on the number of images that have a page: first those of the best crops, then
+        images of all classes in turn. Numbers in the report are computed from all images.
     nb_crops : int, default=8
-        Of each concept.
+        Number of crops of each concept.
     picture_side : int, default=320
         Longest side of the pictures, in pixels.
     batch_size : int, default=64
+        Number of images that pass through the network at a time.
     memory : int, default=2**29
         Bytes of activations that are kept: see `scan`.
-    random_state : int, default=0
+    random_state : int or None, default=0
         Seed of the noise of `explain_model`.
 
     Raises
@@ -67,13 +69,25 @@ class ReportSettings:
 
 
 class Label(NamedTuple):
-    """A label of a concept, from annotations.
+    """A label of a concept, chosen from annotations.
+
+    All scores compare the concept's detector with the label, on images that the label was not
+    chosen on.
 
     Attributes
     ----------
-    name, category : str
-    iou, precision, recall, average_precision : float
-        Of the detector with it, in [0, 1], on images that the label was not chosen on.
+    name : str
+        Name of the label.
+    category : str
+        Category of the label, such as "object" or "part".
+    iou : float
+        Intersection over union, in [0, 1].
+    precision : float
+        In [0, 1].
+    recall : float
+        In [0, 1].
+    average_precision : float
+        In [0, 1].
     """
 
     name: str
@@ -86,28 +100,33 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ConceptPages:
-    """I concepts: what they look like, and where they are.
+    """Data of the pages of I concepts: how they look, and where they are detected.
 
     Attributes
     ----------
-    crops : tuple of ndarray of shape (k, s, s, 3), uint8
-        Best crops of each concept, best first; all of one side s.
-    crop_images : tuple of ndarray of shape (k,), int
-        The images they are of: places among the shown, −1 if not shown.
-    presence, occupancy : ndarray of shape (I,)
-        Share of the images where the concept is detected at all, and of all positions.
-    histogram : ndarray of shape (I, B)
-        Shares of the positions, by detection from 0 to 1 in B equal steps.
+    crops : tuple of I ndarray of shape (k, s, s, 3), uint8
+        Best crops of each concept, best first; all crops have the same side s, in pixels.
+    crop_images : tuple of I ndarray of shape (k,), int
+        Index among the shown images of the image that each crop is cut from; −1 if that image is
+        not shown.
+    presence : ndarray of shape (I,)
+        Share of the images in which the concept is detected at any position.
+    occupancy : ndarray of shape (I,)
+        Share of all positions at which the concept is detected.
+    histogram : ndarray of shape (I, bins)
+        Share of the positions in each of the equal bins of the detection from 0 to 1.
     histogram_of : {"detection", "coefficient"}
-        What the steps are of: "coefficient" (of its largest) where an extractor has no detectors.
+        Quantity of the histogram. "coefficient" is used for an extractor without detectors:
+        coefficients as a share of the largest one.
     signal_cosines : ndarray of shape (I, I)
-        Of the encoding directions.
+        Cosines of the encoding directions.
     filter_cosines : ndarray of shape (I, I) or None
-        Of the filters.
+        Cosines of the filters; None for an extractor without filters.
     overlaps : ndarray of shape (I, I)
-        Positions where both of two are detected, as a share of those where either is.
-    labels : tuple of Label or None
-        One for each concept; None where it has none.
+        Number of positions where both of two concepts are detected, as a share of the positions
+        where at least one of them is.
+    labels : tuple of I (Label or None)
+        Label of each concept; None for a concept without one.
     """
 
     crops: tuple[Array, ...]
@@ -123,21 +142,24 @@ class ConceptPages:
 
 
 class Change(NamedTuple):
-    """A counterfactual: the least change of concepts that changes an image's prediction.
+    """A counterfactual: the smallest change of concepts that changes the prediction of an image.
 
     Attributes
     ----------
     status : {"changed", "not found", "already the target"}
+        Result of the search.
     after : int
-        The class then predicted.
+        The class that is predicted after the change.
     concepts : ndarray of shape (k,), int
-        Moved concepts, the largest change of features first.
-    before_means, after_means : ndarray of shape (k,)
-        Means of their coefficients over the image.
+        Indices of the changed concepts, the one that changes the features most first.
+    before_means : ndarray of shape (k,)
+        Mean coefficient of each of them over the image before the change.
+    after_means : ndarray of shape (k,)
+        Mean coefficient of each of them over the image after the change.
     changed : float
-        ‖x' − x‖ / ‖x‖ of the features.
+        Relative change of the features, ‖x' − x‖ / ‖x‖.
     percentile : float
-        Of the training images' distances, where the moved features are.
+        Percentile of the changed features' distance among the distances of the training images.
     """
 
     status: str
@@ -151,26 +173,29 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImagePages:
-    """n images: what the network predicts, by which concepts, and where these are.
+    """Data of the pages of n shown images: predictions, contributions and maps of concepts.
 
     Attributes
     ----------
-    pictures : tuple of ndarray of shape (height, width, 3), uint8
-        Of any size.
-    names : tuple of str
+    pictures : tuple of n ndarray of shape (height, width, 3), uint8
+        The images as they are shown, of any size.
+    names : tuple of n str
     labels : ndarray of shape (n,), int
-        Their classes.
+        Class of each image.
     likeliest : ndarray of shape (n, m), int
-        The likeliest classes, the predicted one first.
+        The m likeliest classes of each image, the predicted class first.
     probabilities : ndarray of shape (n, m)
-    scores, residuals : ndarray of shape (n,)
-        Logit of the predicted class, as it is and with every concept off.
+        Probabilities of the likeliest classes.
+    scores : ndarray of shape (n,)
+        Logit of the predicted class.
+    residuals : ndarray of shape (n,)
+        Logit of the predicted class with every concept off.
     contributions : ndarray of shape (n, I)
-        Of each concept to that logit.
+        Contribution of each concept to the logit of the predicted class.
     maps : ndarray of shape (n, h, w, I)
-        Where the concepts are, in [0, 1]; 0 where one is not detected.
-    changes : tuple of Change or None
-        Counterfactuals, one for each image; None where there is none.
+        Maps of the concepts in h × w cells, in [0, 1]; 0 where a concept is not detected.
+    changes : tuple of n (Change or None)
+        Counterfactual of each image; None for an image without one.
     """
 
     pictures: tuple[Array, ...]
@@ -187,15 +212,17 @@ class ImagePages:
 
 @dataclass(frozen=True, eq=False)
 class ExtractorConcepts:
-    """Another extractor's concepts, as far as class pages show them.
+    """Concepts of another extractor that are shown on class pages.
 
     Attributes
     ----------
     name : str
-    contributions : dict of int to ndarray of shape (I',)
-        Class → what each concept adds to its logit, mean over its images.
+        Name of the extractor.
+    contributions : dict of int to ndarray of shape (J,)
+        By class: contribution of each of the extractor's J concepts to the logit of the class, mean
+        over the class's images.
     crops : dict of int to ndarray of shape (k, s, s, 3), uint8
-        Concept → best crops, of those that are shown.
+        By concept: best crops of the concepts that are shown.
     """
 
     name: str
@@ -205,25 +232,28 @@ class ExtractorConcepts:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A report, ready to be written by `save_report`.
+    """Content of a report, which `save_report` writes.
 
     Attributes
     ----------
     title : str
+        Title of the report.
     explanation : ModelExplanation
-        What drives each class.
+        Explanation of each class.
     concepts : ConceptPages
+        Data of the pages of concepts.
     images : ImagePages
+        Data of the pages of images.
     class_names : dict of int to str
-        Of all classes.
-    extractors : tuple of ExtractorConcepts
-        Others, beside which the concepts stand on class pages.
-    tables : tuple of Table
-        Of a comparison.
-    metrics : dict of str to str
-        What the columns of the tables mean: header → description.
-    notes : tuple of str
-        For the front page.
+        Names of all classes of the network, by number.
+    extractors : tuple of ExtractorConcepts, default=()
+        Other extractors, whose concepts are shown on class pages.
+    tables : tuple of Table, default=()
+        Tables of a comparison of extractors.
+    metrics : dict of str to str, default={}
+        Description of each column of the tables, by its header.
+    notes : tuple of str, default=()
+        Paragraphs for the front page.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""A report on disk: a folder, or one file that holds everything."""
+"""Writing of a report to disk, as a folder or as a single file."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from pathlib import Path
 from xplique_dirpairs.report.content import Report
 from xplique_dirpairs.report.payload import Payload, as_script, clean
 
-#: Page, styles and scripts.
+#: Folder of the HTML page, its style sheet and its scripts.
 ASSETS = files("xplique_dirpairs.report") / "assets"
-#: Folder beside index.html, of everything else.
+#: Name of the folder beside index.html that holds all other files of a report.
 BESIDE = "report_files"
-#: A file that marks a folder as a report's: no other folder is replaced.
+#: Name of the file that marks a folder as part of a report: other folders are never replaced.
 MARKER = "made_by_xplique_dirpairs.txt"
 
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 def save_report(report: Report, path: str | Path, single_file: bool = False) -> Path:
-    """Write a report.
+    """Write a report to disk.
 
     Parameters
     ----------
     report : Report
+        Content of the report.
     path : str or Path
-        A folder, which is made if needed; or a file, with ``single_file``.
+        A folder, which is created if needed; with ``single_file``, an HTML file.
     single_file : bool, default=False
-        Everything in one HTML file, about a third larger.
+        Whether to write everything to one HTML file, which is about a third larger.
 
     Returns
     -------
     page : Path
-        What to open in a browser: ``index.html`` in the folder, or the file.
+        The file to open in a browser: ``index.html`` in the folder, or the single file.
 
     Raises
     ------
     NotADirectoryError, IsADirectoryError, FileExistsError
-        As from `check_place`.
+        If a report cannot be written to the path: see `check_place`.
     """
     path = Path(path)
     check_place(path, single_file)
@@ -50,7 +51,7 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
         style = f"<style>\n{_asset('report.css')}</style>"
         return _write_page(path, report.title, style, _inline_scripts(payload))
     page = path / "index.html"
-    page.unlink(missing_ok=True)  # an interrupted report has none
+    page.unlink(missing_ok=True)  # An interrupted report must not have an index.html.
     _write_beside(payload, path / BESIDE)
     style = f'<link rel="stylesheet" href="{BESIDE}/report.css">'
     scripts = [f'<script src="{BESIDE}/{name}.js"></script>' for name in ("report", "data")]
@@ -60,25 +61,41 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
 def check_place(path: Path, single_file: bool) -> None:
     """Raise an error unless a report can be written to a path.
 
+    Parameters
+    ----------
+    path : Path
+        See `save_report`.
+    single_file : bool
+        See `save_report`.
+
     Raises
     ------
-    NotADirectoryError, IsADirectoryError, FileExistsError
-        If the path is a file, or a folder, where the other is needed, or its ``report_files`` are
-        not of a report.
+    NotADirectoryError
+        If the path is a file, and a folder is needed.
+    IsADirectoryError
+        If the path is a folder, and a file is needed.
+    FileExistsError
+        If the folder has a ``report_files`` that was not written by a report.
     """
     if single_file:
         if path.is_dir():
-            raise IsADirectoryError(f"with single_file a report is a file, but {path} is a folder")
+            raise IsADirectoryError(
+                f"path must be a file with single_file=True, but {path} is a folder"
+            )
         return
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"a report is written to a folder, but {path} is a file")
+        raise NotADirectoryError(
+            f"path must be a folder, but {path} is a file: choose another, or use single_file=True"
+        )
     beside = path / BESIDE
     if beside.exists() and not (beside / MARKER).exists():
-        raise FileExistsError(f"{beside} is not of a report: choose another folder, or move it")
+        raise FileExistsError(
+            f"{beside} was not written by a report: choose another folder, or move it"
+        )
 
 
 def _write_beside(payload: Payload, folder: Path) -> None:
-    """Write everything but the page to a folder, which replaces that of an earlier report."""
+    """Write everything except the page to a folder, replacing that of an earlier report."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARKER).write_text("This folder is replaced when the report is written again.\n")
@@ -93,7 +110,7 @@ def _write_beside(payload: Payload, folder: Path) -> None:
 
 
 def _inline_scripts(payload: Payload) -> Iterator[str]:
-    """Yield scripts for one file: data and pictures stand in some that do not run."""
+    """Yield the script tags of a single file; data and pictures are in tags that do not run."""
     for key, value in payload.parts():
         yield f'<script type="application/json" id="stored-{key}">{as_script(value)}</script>'
     for path, content in payload.pictures.items():
@@ -104,7 +121,7 @@ def _inline_scripts(payload: Payload) -> Iterator[str]:
 
 
 def _write_page(page: Path, title: str, style: str, scripts: Iterable[str]) -> Path:
-    """Write the HTML page, with tags of its styles and scripts, and return its path."""
+    """Write the HTML page with the tags of its style and scripts, and return its path."""
     before, after = _asset("page.html").split("{{scripts}}")
     before = before.replace("{{style}}", style).replace("{{title}}", html.escape(clean(title)))
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -116,11 +133,12 @@ def _write_page(page: Path, title: str, style: str, scripts: Iterable[str]) -> P
 
 
 def _scripts() -> str:
-    """Return all scripts in one; the last of them, app.js, starts the page."""
+    """Return the text of all scripts; the last of them, app.js, starts the page."""
     names = {asset.name for asset in ASSETS.iterdir() if asset.name.endswith(".js")}
     ordered = [*sorted(names - {"app.js"}), "app.js"]
     return "".join(["'use strict';\n", *(_asset(name) for name in ordered)])
 
 
 def _asset(name: str) -> str:
+    """Return the text of a file in the folder of assets."""
     return (ASSETS / name).read_text(encoding="utf-8")

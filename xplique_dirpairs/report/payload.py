@@ -1,7 +1,7 @@
-"""A report as its pages read it: JSON, and pictures as files' contents.
+"""Data of a report in the form that its pages read: JSON, and pictures as encoded files.
 
-Keys of the JSON are those that the scripts in ``assets`` read. Names given by users are values
-only, never keys, parts of paths or markup.
+The keys of the JSON are those that the scripts in ``assets`` read. Names given by users are only
+values, never keys, parts of paths or markup.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from xplique_dirpairs.report.content import Report
 from xplique_dirpairs.report.pictures import SMALL, encoded
 from xplique_dirpairs.version import __version__
 
-#: Images whose maps come in one file.
+#: Number of images whose maps are written to one file.
 MAPS_AT_ONCE = 25
-#: Concepts of another extractor that a class page shows.
+#: Upper limit on the number of concepts of another extractor that a class page shows.
 MOST_OTHERS = 5
-#: Neighbours that a concept's page lists.
+#: Number of nearest concepts that the page of a concept lists.
 _NEAREST = 6
-#: Digits that numbers are given with: those of float32.
+#: Significant digits that numbers are written with: those of float32.
 _DIGITS = 7
 
 
 class Payload:
-    """What is written of a report.
+    """Data of a report that are written to disk.
 
     Parameters
     ----------
     report : Report
+        Content of the report.
 
     Attributes
     ----------
     pictures : dict of str to bytes
-        Path → content; filled by `data`.
+        Content of each picture by its path; filled by `data`.
     """
 
     def __init__(self, report: Report):
@@ -50,12 +51,12 @@ class Payload:
         self.pictures: dict[str, bytes] = {}
 
     def parts(self) -> Iterator[tuple[str, Any]]:
-        """Yield key and value of everything that is written as JSON."""
+        """Yield the key and value of each part that is written as JSON."""
         yield "data", plain_data(self.data(), clean, _DIGITS)
         yield from self.maps()
 
     def data(self) -> dict[str, Any]:
-        """Return everything but the maps; fill `pictures`."""
+        """Return the data of all pages except the maps, and fill `pictures`."""
         report, explained = self.report, self.report.explanation
         return {
             "title": report.title,
@@ -78,7 +79,10 @@ class Payload:
         }
 
     def maps(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield key and maps of some images: of each the concepts in it, a byte for a cell."""
+        """Yield the key and maps of each group of images.
+
+        Each image has maps of the concepts that are detected in it, with one byte for each cell.
+        """
         maps = self.report.images.maps
         for number, part in enumerate(slices(len(maps), MAPS_AT_ONCE)):
             images = []
@@ -173,26 +177,26 @@ class Payload:
         }
 
     def _strip(self, name: str, crops: Array | None) -> dict[str, Any] | None:
-        """Store crops side by side in one picture; None if there are none."""
+        """Store crops (k, s, s, 3) side by side in one picture, and return it; None if k is 0."""
         if crops is None or not len(crops):
             return None
         path = self._stored(f"crops/{name}", np.concatenate(list(crops), axis=1))
         return {"picture": path, "count": len(crops), "small": crops.shape[1] <= SMALL}
 
     def _stored(self, name: str, picture: Array) -> str:
-        """Store a picture, and return its path: the name with an ending."""
+        """Store a picture, and return its path: the name with a file extension."""
         content, ending = encoded(picture)
         self.pictures[name + ending] = content
         return name + ending
 
 
 def clean(text: object) -> str:
-    """Return text without halves of surrogate pairs, which file names may have."""
+    """Return text without lone surrogates, which file names may contain but UTF-8 may not."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def as_script(value: Any) -> str:
-    """Return JSON that may stand in a page: nothing in it ends a script or begins markup."""
+    """Return JSON that is safe in an HTML page: it can neither end a script nor begin markup."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -200,6 +204,17 @@ def as_script(value: Any) -> str:
 
 
 def largest_contributions(values: Array) -> list[int]:
-    """Return concepts by the size of their contribution, largest first, without those of 0."""
+    """Return the concepts with the largest contributions by size; contributions of 0 are left out.
+
+    Parameters
+    ----------
+    values : ndarray of shape (I,)
+        Signed contributions.
+
+    Returns
+    -------
+    concepts : list of int
+        At most `MOST_OTHERS` indices, that of the largest size first.
+    """
     order = np.argsort(-np.abs(values), kind="stable")[:MOST_OTHERS]
     return [int(i) for i in order if values[i] != 0]

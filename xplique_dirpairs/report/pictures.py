@@ -1,4 +1,4 @@
-"""Pictures of a report: of each image, scaled down, cut, in strips, as JPEG or PNG."""
+"""Pictures of a report: scaling, cropping, and encoding as JPEG or PNG."""
 
 from __future__ import annotations
 
@@ -11,53 +11,56 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
 
-#: Pictures up to this side are kept as they are, without loss.
+#: Pictures with a side of up to this many pixels are encoded without loss.
 SMALL = 64
-#: Of JPEG.
+#: Quality of JPEG files.
 _QUALITY = 84
-#: Longest side of a crop in a strip.
+#: Longest side of a crop in a strip, in pixels.
 _CROP = 128
 
 
 class Gallery:
-    """Each image as a picture, (height, width, 3) uint8.
+    """Sequence of pictures of the images, each an array (height, width, 3), uint8.
 
     Parameters
     ----------
     images : ndarray of shape (N, height, width, C)
-    pictures : sequence of array-like, optional
-        N pictures to be shown instead; None: the images.
+        Images as the network takes them.
+    pictures : sequence of N array-like of shape (height, width, C), or None
+        Pictures that are shown instead of the images; None: the images.
 
     Raises
     ------
     ValueError
-        When a picture is asked for that is not one.
+        On access to a picture that does not have three dimensions or a numeric type.
     """
 
     def __init__(self, images: Array, pictures: Sequence[ArrayLike] | Array | None) -> None:
         self._pictures = images if pictures is None else pictures
-        # One black and one white for all; pictures given one by one have each their own.
+        # Pictures in one array share the values of black and white. In a list of pictures, each is
+        # scaled by its own values.
         shared = self._pictures if isinstance(self._pictures, np.ndarray) else np.zeros(0)
         has_limits = shared.dtype.kind in "fiub" and shared.size
         self._limits = pixel_limits(shared) if has_limits else None
 
     def __getitem__(self, n: int) -> Array:
+        """Return the picture of image ``n``, (height, width, 3), uint8."""
         picture = np.asarray(self._pictures[n])
         if picture.ndim != 3 or 0 in picture.shape or picture.dtype.kind not in "fiub":
             raise ValueError(
-                f"pictures must have shape (height, width, channels), but picture {n} is "
-                f"{picture.dtype} {picture.shape}"
+                f"pictures must be numbers of shape (height, width, channels), but picture {n} is "
+                f"{picture.dtype} of shape {picture.shape}"
             )
         return as_bytes(picture, self._limits)
 
 
 def as_bytes(images: Array, limits: Limits | None = None) -> Array:
-    """Return `as_picture` of images as uint8."""
+    """Return images as pictures of type uint8: see `as_picture`."""
     return (255 * as_picture(images, limits) + 0.5).astype(np.uint8)
 
 
 def encoded(picture: Array) -> tuple[bytes, str]:
-    """Return a picture (height, width, 3) uint8 as the content of a file, and the file's ending."""
+    """Return a picture (height, width, 3), uint8, as the content of a file, and its extension."""
     ending = ".png" if min(picture.shape[:2]) <= SMALL else ".jpg"
     options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
     _, content = cv2.imencode(ending, picture[..., ::-1], options)
@@ -65,7 +68,7 @@ def encoded(picture: Array) -> tuple[bytes, str]:
 
 
 def scaled_down(picture: Array, side: int) -> Array:
-    """Return a picture scaled so that no side is longer than ``side`` pixels; never enlarged."""
+    """Return a picture whose longest side is at most ``side`` pixels; it is never enlarged."""
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     if factor >= 1:
@@ -75,15 +78,20 @@ def scaled_down(picture: Array, side: int) -> Array:
 
 
 def cut(picture: Array, box: tuple[float, float, float, float], side: int) -> Array:
-    """Cut a square out of a picture, (side, side, 3).
+    """Cut a box out of a picture and scale it to a square.
 
     Parameters
     ----------
     picture : ndarray of shape (height, width, 3), uint8
+        The whole picture.
     box : tuple of float
-        (top, left, bottom, right) as shares of height and width.
+        (top, left, bottom, right) as shares of the height and width.
     side : int
-        In pixels.
+        Side of the result, in pixels.
+
+    Returns
+    -------
+    square : ndarray of shape (side, side, 3), uint8
     """
     height, width = picture.shape[:2]
     top, left, bottom, right = box
@@ -95,8 +103,9 @@ def cut(picture: Array, box: tuple[float, float, float, float], side: int) -> Ar
 
 
 def crop_side(pixels: float) -> int:
-    """Return the side of the crops in a strip, for crops of ``pixels`` pixels."""
+    """Return the side of crops in a strip, in pixels, for crops that are ``pixels`` wide."""
     if pixels <= SMALL:
         return max(1, round(pixels))
-    # JPEG works on squares of 16 pixels: neighbours in a strip do not bleed into one another.
+    # JPEG compresses squares of 16 pixels: with sides that are multiples of 16, neighbouring crops
+    # in a strip do not bleed into one another.
     return min(_CROP, -(-round(pixels) // 16) * 16)

@@ -1,4 +1,4 @@
-"""A report from concepts at a layer of a network and images: `write_report`."""
+"""Building and writing of a report of concepts at a layer of a network: `write_report`."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ from xplique_dirpairs.report.page_files import check_place, save_report
 from xplique_dirpairs.report.payload import largest_contributions
 from xplique_dirpairs.report.pictures import Gallery, as_bytes, crop_side, cut, scaled_down
 
-#: Likeliest classes that an image page names.
+#: Number of likeliest classes that the page of an image names.
 _LIKELIEST = 5
-#: Crops of a concept of another extractor.
+#: Number of crops of each concept of another extractor.
 _OTHER_CROPS = 4
-#: Cells of a map that is shown, along each side; more are averaged.
+#: Largest number of cells of a shown map along each side; larger maps are averaged.
 _CELLS = 16
-#: Maps are at full strength where this percentage of a concept's positive values lies above.
+#: Percentage of a concept's positive values that are shown at full strength in its maps.
 _BRIGHTEST = 0.5
-#: Images of each concept's best crops that have a page before any other image.
+#: Number of images with the best crops of each concept that get a page before all other images.
 _BEST_FIRST = 4
 _DEFAULT = ReportSettings()
 
@@ -78,35 +78,37 @@ def write_report(
     Parameters
     ----------
     path : str or Path
-        A folder, which is made if needed; or a file, with ``single_file``.
+        A folder, which is created if needed; with ``single_file``, an HTML file.
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone.
+        Anything that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, C), or Scan
-        As the network takes them; or what `scan` has read of them with these concepts.
+        Images as the network takes them, or the result of `scan` for them and these concepts.
     labels : array-like of shape (N,), optional
-        Their classes. None: those the network predicts, or those of the scan.
+        Class of each image. None: the class that the network predicts, or that of the scan.
     explanation : ModelExplanation, optional
-        Of the same concepts, from `explain_model`; None: made here, with its defaults.
+        Result of `explain_model` for the same concepts; None: computed with the default arguments.
     comparison : Comparison, optional
-        Its tables get a page, and its other extractors stand beside the concepts of each class.
+        A comparison of extractors. Its tables get a page, and the concepts of the other extractors
+        are shown on the class pages.
     interpretability : Interpretability, optional
         Labels of the concepts.
     counterfactuals : Counterfactuals or int, optional
-        Of these images, in this order; or the number of concepts that may be moved together, to
-        search counterfactuals of the images that have a page.
+        Counterfactuals of these images, in the same order. An integer: the number of concepts that
+        may be changed together in a search for counterfactuals of the images that have a page.
     training_activations : ndarray of shape (M, *spatial, D), optional
-        Activations of the training images, for this search: see `CounterfactualSearch`. None: those
-        of the images themselves, as far as they are kept.
-    settings : ReportSettings
+        Activations of M training images for this search: see `CounterfactualSearch`. None: those of
+        the images themselves, as far as they are kept.
+    settings : ReportSettings, default=ReportSettings()
+        Title of the report, what it shows of the images, and how they are read.
     single_file : bool, default=False
-        Everything in one HTML file, about a third larger.
+        Whether to write everything to one HTML file, which is about a third larger.
     verbose : int, default=1
-        0 for silence; else progress bars.
+        Progress bars are shown unless this is 0.
 
     Returns
     -------
     page : Path
-        What to open in a browser.
+        The file to open in a browser.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def write_report(
         If a report cannot be written to the path.
     """
     path = Path(path)
-    check_place(path, single_file)  # not after minutes
+    check_place(path, single_file)  # Fail now, and not after minutes of computation.
     layer = ConceptLayer.of(concepts)
     pixels = images.images if isinstance(images, Scan) else as_images(images)
     _check_parts(layer, len(pixels), explanation, interpretability, counterfactuals, settings)
@@ -154,16 +156,24 @@ def build_report(
     settings: ReportSettings = _DEFAULT,
     verbose: int = 1,
 ) -> Report:
-    """Build a report of images that have been read.
+    """Build the content of a report from images that have been scanned.
 
     Parameters
     ----------
     seen : Scan
+        Result of `scan` for the images.
     explanation : ModelExplanation
-    changes : tuple of Change or None, optional
-        Counterfactuals of the images that have a page: see `page_images`.
-    comparison, interpretability, settings, verbose
-        As of `write_report`.
+        Result of `explain_model` for the same concepts.
+    changes : tuple of (Change or None), optional
+        Counterfactual of each image that has a page: see `page_images`. None: no counterfactuals.
+    comparison : Comparison, optional
+        A comparison of extractors: see `write_report`.
+    interpretability : Interpretability, optional
+        Labels of the concepts.
+    settings : ReportSettings, default=ReportSettings()
+        Title of the report, and what it shows of the images.
+    verbose : int, default=1
+        Progress bars are shown unless this is 0.
 
     Returns
     -------
@@ -202,7 +212,7 @@ def _check_parts(
     counterfactuals: Counterfactuals | int | None,
     settings: ReportSettings,
 ) -> None:
-    """Raise an error unless all parts are of these images and these concepts."""
+    """Raise an error unless all parts of the report belong to these images and concepts."""
     by_image: dict[str, Any] = {
         "pictures": settings.pictures,
         "image_names": settings.image_names,
@@ -222,8 +232,8 @@ def _check_parts(
     for name, values in by_concept.items():
         if values is not None and len(values) != layer.number_of_concepts:
             raise ValueError(
-                f"{name} is of {len(values)} concepts, but the extractor has "
-                f"{layer.number_of_concepts}: make it with the same extractor"
+                f"{name} must have the {layer.number_of_concepts} concepts of the extractor, not "
+                f"{len(values)}: compute it with the same extractor"
             )
 
 
@@ -231,9 +241,9 @@ def _check_parts(
 
 
 def page_images(seen: Scan, count: int) -> Array:
-    """Return the images that have a page, at most ``count``, in order.
+    """Return the sorted indices of the images that have a page, at most ``count``.
 
-    Those of the best crops come first, then images evenly of all classes.
+    Images with the best crops of a concept are chosen first, then images of all classes in turn.
     """
     total, concepts = seen.crop_values.shape
     if total <= count:
@@ -247,7 +257,7 @@ def page_images(seen: Scan, count: int) -> Array:
 def _image_pages(
     seen: Scan, shown: Array, gallery: Gallery, settings: ReportSettings, verbose: int
 ) -> ImagePages:
-    """Return the pages of the shown images, without counterfactuals."""
+    """Return the data of the pages of the shown images, without counterfactuals."""
     layer, logits = seen.layer, seen.logits[shown]
     likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :_LIKELIEST]
     probabilities = class_probabilities(logits, layer.head.class_activation)
@@ -278,7 +288,7 @@ def _image_pages(
 
 
 def _reduced(maps: Array) -> Array:
-    """Average maps (n, H, W, I) to at most `_CELLS` cells along each side."""
+    """Return maps (n, H, W, I) averaged to at most `_CELLS` cells along each side."""
     for axis in (1, 2):
         if maps.shape[axis] > _CELLS:
             matrix = coverage_matrix(_CELLS, maps.shape[axis])
@@ -287,7 +297,7 @@ def _reduced(maps: Array) -> Array:
 
 
 def _scaled(maps: Array) -> Array:
-    """Scale maps to [0, 1], each concept by what few of its positive values exceed."""
+    """Return maps (n, h, w, I) scaled to [0, 1] by a high percentile of each concept's values."""
     tops = [
         np.percentile(own[own > 0], 100 - _BRIGHTEST) if (own > 0).any() else 1.0
         for own in np.moveaxis(maps, -1, 0)
@@ -306,6 +316,7 @@ def _concept_pages(
     settings: ReportSettings,
     interpretability: Interpretability | None,
 ) -> ConceptPages:
+    """Return the data of the pages of all concepts; ``maps`` (n, h, w, I) are of shown images."""
     layer, concepts = seen.layer, seen.layer.number_of_concepts
     best = [seen.best_images(i, settings.nb_crops).tolist() for i in range(concepts)]
     side = crop_side(seen.patch / min(seen.images.shape[1:3]) * min(gallery[0].shape[:2]))
@@ -332,6 +343,7 @@ def _concept_pages(
 
 
 def _labels(scores: Interpretability) -> tuple[Label | None, ...]:
+    """Return the label of each concept with its scores, or None for a concept without a label."""
     names = flat_concepts(scores.concepts)
     figures = zip(
         scores.iou, scores.precision, scores.recall, scores.average_precision, strict=True
@@ -365,7 +377,7 @@ def _change(counterfactuals: Counterfactuals, n: int) -> Change:
 def _other_extractors(
     comparison: Comparison, explanation: ModelExplanation
 ) -> tuple[ExtractorConcepts, ...]:
-    """Return what each extractor of a comparison says of the classes, the controls left out."""
+    """Return the strongest concepts for each class of each extractor, except for the controls."""
     images, extractors = comparison.images, []
     limits = pixel_limits(images)
     for name, result in comparison.results.items():

@@ -1,11 +1,12 @@
-"""Influence of concepts on classes by RCAV: which effects noise signal vectors do not reach.
+"""Influence of concepts on classes by RCAV, and its significance against noise signal vectors.
 
-|SC| saturates, so that by default the mean Δ is compared with that of noise signal vectors of
-permuted labels. log p ends at 0, though: what helps a class that is certain is smaller than the
-harm that noise does, and only noise of the same sign shows it ("signed change").
+By default the mean Δ is compared with that of noise signal vectors from permuted labels, and not
+the score SC, since |SC| saturates at 1. But log p cannot exceed 0: where a class is almost certain,
+the help of a concept is smaller than the harm of noise, and shows only against noise of the same
+sign ("signed change").
 
-Where the head pools first its features can be given pooled (`Head.pool`): any number of images fits
-into memory then. Where it is linear nothing passes through the network at all.
+If the head pools first, its features can be passed pooled (`Head.pool`), so that any number of
+images fits into memory. If the head is linear, nothing passes through the network at all.
 """
 
 from __future__ import annotations
@@ -47,42 +48,44 @@ from xplique_dirpairs.sensitivity.responses import (
     shifts_along,
 )
 
-#: Noise vectors of each direction where the head pools first, and where every one of them is passed
-#: through it together with every image.
+#: Default number of noise vectors of each direction: for a head that pools first, and for a head
+#: that has to be evaluated for every pair of a noise vector and an image.
 _PERMUTATIONS = (1000, 100)
 
 
 @dataclass(frozen=True)
 class InfluenceSettings:
-    """How influence is measured and tested.
+    """Settings of how influence is measured and tested.
 
     Attributes
     ----------
     amount : float, default=5.0
-        a, added at every position along the signal vector of unit length.
+        Length a of the step along the signal vector that is taken at every position.
     permutations : int, optional
-        N, noise vectors of each direction. None: 1000; 100 for a head that does not pool first,
-        where every noise vector is passed through it.
+        Number of noise vectors of each direction. None: 1000, or 100 for a head that does not pool
+        first, since every noise vector then passes through it.
     images : {"all", "class"}, default="all"
-        "all": a class's log p is measured in all images, so that what helps a class shows where the
-        class is not certain already. "class": in its own images.
+        Images in which the log p of a class is measured. "all": in all images, which include those
+        where the class is not certain already and can still be helped. "class": in its own images.
     statistic : {"change", "signed change", "score"}, default="signed change"
-        What is compared with noise. "change": |mean Δ|. "score": |SC|. "signed change": the mean Δ
-        against noise of its own sign, p doubled: log p has an upper end, so that nothing can help a
-        class that is certain as much as noise hurts it, and "change" does not call it significant
-        (ours). It needs noise that is as likely on either side: the default ``estimator``, not
-        `trained_filter_noise`.
+        What is compared with noise. "change": |mean Δ|. "score": |SC|. "signed change": the mean Δ,
+        compared with noise of its own sign, with p doubled. Since log p has an upper limit, nothing
+        can help a class that is almost certain as much as noise hurts it, and "change" would not
+        find the help significant. "signed change", defined by this project, needs noise that is
+        equally likely to be positive and negative, as that of the default ``estimator`` is, but not
+        that of `trained_filter_noise`.
     level : float, default=0.05
-        θ, in (0, 1).
+        Level of significance θ, in (0, 1).
     tie : float, default=1e-6
-        ε: |Δ|, and strengths, up to it count as 0.
+        ε: values of |Δ|, and of the compared statistic, up to it count as 0.
     estimator : callable, optional
-        `trained_filter_noise`, or another of its form; None: `mean_difference_noise`.
+        `trained_filter_noise`, or another function of a sample (S, D) and permuted labels (B, S)
+        that returns noise signal vectors (B, D). None: `mean_difference_noise`.
     positions : int, default=5000
-        Upper limit of the balanced sample of positions whose labels are permuted.
+        Upper limit on the size of the balanced sample of positions whose labels are permuted.
     early_stopping : bool, default=True
-        Stop tests whose p cannot be ``level`` or less any more. It changes no decision, and no p up
-        to the level: see `metrics.significance.compare_with_noise`.
+        Whether to stop tests whose p can no longer be at most ``level``. This changes no decision,
+        and no p up to the level: see `metrics.significance.compare_with_noise`.
 
     Raises
     ------
@@ -126,28 +129,31 @@ def influence(
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> Influence:
-    """Measure how classes respond to more of each concept, and test it against noise.
+    """Measure how classes respond to more of each concept, and test the response against noise.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone.
+        Anything that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, C)
-        As the network takes them.
+        Images as the network takes them.
     labels : array-like of shape (N,), optional
-        Their classes; None: those that the network predicts. They matter where
+        Class of each image; None: the class that the network predicts. Labels are used only if
         ``settings.images`` is "class".
-    settings : InfluenceSettings
+    settings : InfluenceSettings, default=InfluenceSettings()
+        How influence is measured and tested.
     batch_size : int, default=64
-    random_state : int, default=0
+        Number of images that pass through the network at a time.
+    random_state : int or None, default=0
         Seed of the noise; every direction has a generator of its own.
     verbose : int, default=1
-        0 for silence; else progress bars.
+        Progress bars are shown unless this is 0.
 
     Returns
     -------
     influence : Influence
-        Also on Ctrl-C: `Influence.interrupted` is then true, and p is NaN where it was not tested.
+        A result is also returned after Ctrl-C: `Influence.interrupted` is then true, and p is NaN
+        for the directions that were not tested.
 
     Raises
     ------
@@ -169,7 +175,7 @@ def influence_in_scan(
     random_state: int | None,
     verbose: int,
 ) -> Influence:
-    """Measure `influence` on some of the scanned images."""
+    """Measure `influence` in the scanned images at ``indices``."""
     labels = seen.class_ids[indices] if settings.images == "class" else None
     return influence_of_directions(
         seen.layer.head, seen.features(indices), labels, seen.layer.encoding,
@@ -192,27 +198,34 @@ def influence_of_directions(
 ) -> Influence:
     """Measure the influence of directions, and test it against noise signal vectors.
 
-    For each direction a balanced sample of positions with and without its concept, their labels
-    permuted N times, a noise signal vector for each: see `noise_vectors`. One of length zero, as of
-    a single position or of features that are all the same, counts as stronger.
+    For each direction a balanced sample of positions with and without its concept is drawn. Their
+    labels are permuted ``settings.permutations`` times, and a noise signal vector is estimated from
+    each permutation: see `noise_vectors`. A noise vector of length zero, which results from a
+    single position or from features that are all the same, counts as stronger than the direction.
 
     Parameters
     ----------
     head : Head
-        From the layer to the classes.
-    activations : array-like of shape (N, *spatial, D)
-        Of the images; or (N, D), pooled, where the head pools first.
+        Second part of the network, from the layer to the classes.
+    activations : array-like of shape (N, *spatial, D) or (N, D)
+        Activations of the images; pooled activations (N, D) if the head pools first.
     labels : array-like of shape (N,), or None
-        Class of each image; one output has two classes, no (0) and yes (1). None: all images count
-        for every class, whatever ``settings.images`` is.
+        Class of each image. A network with one output has two classes, no (0) and yes (1). None:
+        all images count for every class, whatever ``settings.images`` is.
     directions : array-like of shape (I, D)
-        Signal vectors, or any others; their length does not matter.
+        Signal vectors or other directions; their length does not matter.
     detections : array-like of shape (n, *spatial, I), bool
-        Where each direction's concept is: ``pairs.detect(features) > 0.5``.
+        Positions where the concept of each direction is detected:
+        ``pairs.detect(features) > 0.5``.
     features : array-like of shape (n, *spatial, D), optional
-        What the detections are of: of any images, or a sample of positions. None: ``activations``.
-    settings, random_state, verbose
-        As of `influence`.
+        Features that the detections belong to, from any images or from a sample of positions. None:
+        ``activations``.
+    settings : InfluenceSettings, default=InfluenceSettings()
+        How influence is measured and tested.
+    random_state : int or None, default=0
+        Seed of the noise; every direction has a generator of its own.
+    verbose : int, default=1
+        Progress bars are shown unless this is 0.
 
     Returns
     -------
@@ -253,7 +266,10 @@ def influence_of_directions(
 
 
 def _strengths(measured: Sensitivity, settings: InfluenceSettings, signs: Array) -> Array:
-    """Return strengths ≥ 0 of the statistic, where NaN stays; ``signs`` are those of the data."""
+    """Return the strength ≥ 0 of the compared statistic, (I, K), or NaN for classes without images.
+
+    ``signs`` (I, K) or (K,) are those of the mean changes that the data have.
+    """
     values = measured.scores if settings.statistic == "score" else measured.changes
     sizes = signs * values if settings.statistic == "signed change" else np.abs(values)
     return np.where(sizes <= settings.tie, 0.0, sizes)
@@ -266,7 +282,7 @@ def _strengths_of_noise(
     vectors: Array,
     live: Array,
 ) -> Array:
-    """Return strengths (B, K) of noise vectors (B, D); one of length zero counts as stronger."""
+    """Return strengths (B, K) of noise vectors (B, D): infinite for a vector of length zero."""
     measured = response.statistics(settings.amount * vectors, live)
     strengths = _strengths(measured, settings, signs)
     strengths[~vectors.any(axis=1)] = np.inf
@@ -274,18 +290,18 @@ def _strengths_of_noise(
 
 
 def _check_detections(detections: ArrayLike, x: Array, shifts: Array) -> Array:
-    """Return detections (P, I) of features (n, *spatial, D), for directions (I, D)."""
+    """Return detections (P, I) at all positions of features (n, *spatial, D), for shifts (I, D)."""
     detected = np.asarray(detections)
     if detected.dtype != bool:
         raise TypeError(
-            f"detections must be bool, not {detected.dtype}: pairs.detect(features) > 0.5"
+            f"detections must be bool, not {detected.dtype}: pass pairs.detect(features) > 0.5"
         )
     expected = (*x.shape[:-1], len(shifts))
     if x.shape[-1] != shifts.shape[1] or detected.shape != expected:
         raise ValueError(
-            f"detections must be {expected}, one for each position and direction, beside features "
-            f"of shape {x.shape} and directions of {shifts.shape[1]} channels, but have shape "
-            f"{detected.shape}: give the features that they are of, where these are not the "
+            f"detections must have shape {expected}, one for each position and direction, for "
+            f"features of shape {x.shape} and directions of {shifts.shape[1]} channels, but have "
+            f"shape {detected.shape}: pass the features that they belong to, if these are not the "
             "activations"
         )
     return as_positions(detected)

@@ -1,4 +1,4 @@
-"""Influence with its significance: counts, tables, and S³."""
+"""Results of `influence`: p-values, counts of significant influences, tables, and S³."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from xplique_dirpairs.metrics.significance import (
 )
 from xplique_dirpairs.sensitivity.responses import Sensitivity
 
-#: Statistic → how tables name it.
+#: Name of each statistic in tables.
 STATISTICS = {
     "change": "|mean Δ|",
     "signed change": "the mean Δ on its own side of 0, p doubled",
     "score": "|SC|",
 }
-#: Headers of the entries of `InfluenceSummary`.
+#: Table headers of the entries of `InfluenceSummary`.
 _COLUMNS = (
     "SDC", "SCDP", "directions +", "directions −", "per class +", "per class −",
     "most classes +", "most classes −", "classes +", "classes −",
 )  # fmt: skip
 _CAPTION = (
     "SDC: directions significant for at least one class; SCDP: significant pairs of class and "
-    "direction; + helps, − hurts: sign of SC of significant pairs."
+    "direction; + (helps) and − (hurts): sign of SC of significant pairs."
 )
 _MEANINGS = {
     "benjamini-hochberg": "Benjamini–Hochberg over all pairs",
     "bonferroni": "Bonferroni over all pairs",
-    "none": "p up to the level, not corrected",
+    "none": "p at most the level, not corrected",
     "paper": "stronger than all noise vectors, as in the paper, not corrected",
 }
 
@@ -47,21 +47,33 @@ _MEANINGS = {
 class InfluenceSummary(NamedTuple):
     """Counts over the significant entries of SC (Doumanoglou et al., arXiv 2509.23926, Table 8).
 
+    A direction helps a class if its SC is significant and above 0, and hurts it if its SC is
+    significant and below 0.
+
     Attributes
     ----------
     sdc : int
-        Directions significant for at least one class.
+        Number of directions significant for at least one class.
     scdp : int
-        Significant pairs of class and direction.
-    positive_directions, negative_directions : int
-        Directions that help, or hurt, at least one class.
-    positive_per_class, negative_per_class : float
-        Directions that help, or hurt, a class, on average over the classes with images; NaN if no
-        class has any.
-    most_helped, most_hurt : int
-        Most classes that one direction helps, or hurts.
-    classes_helped, classes_hurt : int
-        Classes with a direction that helps, or hurts, them.
+        Number of significant pairs of class and direction.
+    positive_directions : int
+        Number of directions that help at least one class.
+    negative_directions : int
+        Number of directions that hurt at least one class.
+    positive_per_class : float
+        Number of directions that help a class, mean over the classes with images; NaN if no class
+        has images.
+    negative_per_class : float
+        Number of directions that hurt a class, mean over the classes with images; NaN if no class
+        has images.
+    most_helped : int
+        Largest number of classes that one direction helps.
+    most_hurt : int
+        Largest number of classes that one direction hurts.
+    classes_helped : int
+        Number of classes that at least one direction helps.
+    classes_hurt : int
+        Number of classes that at least one direction hurts.
     """
 
     sdc: int
@@ -78,20 +90,23 @@ class InfluenceSummary(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Influence(Sensitivity):
-    """`Sensitivity`, with its significance against noise.
+    """A `Sensitivity` with its significance against noise.
 
     Attributes
     ----------
-    exceeded, compared : ndarray of shape (I, K), int
-        Noise vectors at least as strong, and noise vectors compared with: fewer than
-        ``permutations`` where a hopeless test was stopped, 0 where there is nothing to test.
+    exceeded : ndarray of shape (I, K), int
+        Number of noise vectors that are at least as strong as the direction.
+    compared : ndarray of shape (I, K), int
+        Number of noise vectors that the direction was compared with: fewer than ``permutations`` if
+        a hopeless test was stopped, 0 if there is nothing to test.
     permutations : int
-        Noise vectors of each direction.
+        Number of noise vectors of each direction.
     statistic : {"change", "signed change", "score"}
+        What is compared with noise: see `InfluenceSettings`.
     level : float
-        θ.
+        Level of significance θ.
     interrupted : bool, default=False
-        Whether Ctrl-C ended the tests: directions from one on are not tested.
+        Whether Ctrl-C ended the tests, so that the last directions are not tested.
     """
 
     exceeded: Array
@@ -103,18 +118,18 @@ class Influence(Sensitivity):
 
     @cached_property
     def p_values(self) -> Array:
-        """p, (I, K); NaN where there is nothing to test: no images, or no labels to permute."""
+        """p-values, (I, K); NaN for classes without images and for `untested` directions."""
         p: Array = sides(self.statistic) * p_values(self.exceeded, self.compared)
         return np.minimum(1.0, p)
 
     @property
     def tests(self) -> int:
-        """Number of tests that corrections are for."""
+        """Number of tests, which p-values are corrected for."""
         return int((self.compared > 0).sum())
 
     @property
     def untested(self) -> Array:
-        """Directions without a test.
+        """Indices of the directions without a test.
 
         Their detectors fire everywhere or nowhere, or the tests were interrupted before them.
         """
@@ -125,23 +140,52 @@ class Influence(Sensitivity):
 
         Parameters
         ----------
-        correction : {"benjamini-hochberg", "bonferroni", "none", "paper"}
-            See `metrics.significance.significant`. "paper": stronger than all noise, however little
-            noise there was.
+        correction : str, default="benjamini-hochberg"
+            "benjamini-hochberg", "bonferroni" or "none": see `metrics.significance.significant`.
+            "paper": stronger than all noise vectors, however few there were.
+
+        Returns
+        -------
+        significant : ndarray of shape (I, K), bool
+
+        Raises
+        ------
+        ValueError
+            If the correction is unknown.
         """
         if correction == "paper":
             return np.asarray((self.exceeded == 0) & (self.compared > 0))
         return significant(self.p_values, self.level, correction)
 
     def reachable(self, correction: str = "benjamini-hochberg") -> bool:
-        """Return whether this number of permutations can make any test significant at all."""
+        """Return whether any test can be significant with this number of permutations.
+
+        Parameters
+        ----------
+        correction : str, default="benjamini-hochberg"
+            See `significant`.
+
+        Returns
+        -------
+        reachable : bool
+        """
         needed = permutations_needed(self.tests, self.level / sides(self.statistic), correction)
         return self.tests > 0 and self.permutations >= needed
 
     def least_rejections(self, correction: str = "benjamini-hochberg") -> int:
-        """Return the fewest tests that can be significant, if any is: p ≥ 1/(N + 1).
+        """Return the least number of tests that can be significant together, if any is.
 
-        More than `tests` where the correction is unreachable.
+        With n permutations p is at least 1/(n + 1).
+
+        Parameters
+        ----------
+        correction : str, default="benjamini-hochberg"
+            See `significant`.
+
+        Returns
+        -------
+        count : int
+            Larger than `tests` if no test can be significant.
         """
         if correction != "benjamini-hochberg":
             return 1 if self.reachable(correction) else self.tests + 1
@@ -149,27 +193,62 @@ class Influence(Sensitivity):
         return math.ceil(self.tests * smallest / self.level * (1.0 - 1e-9))
 
     def summary(self, correction: str = "benjamini-hochberg") -> InfluenceSummary:
-        """Return SDC, SCDP and the paper's Table 8; ``correction`` as of `significant`."""
+        """Return SDC, SCDP and the other counts over the significant influences.
+
+        Parameters
+        ----------
+        correction : str, default="benjamini-hochberg"
+            See `significant`.
+
+        Returns
+        -------
+        summary : InfluenceSummary
+
+        Raises
+        ------
+        ValueError
+            If the correction is unknown.
+        """
         return summarise_influence(self.scores, self.significant(correction))
 
     def table(self, corrections: Sequence[str] = ("benjamini-hochberg", "paper")) -> Table:
-        """Return the summary under several corrections, a row each; see `influence_table`."""
+        """Return a table of the counts over the significant influences: see `influence_table`.
+
+        Parameters
+        ----------
+        corrections : sequence of str, default=("benjamini-hochberg", "paper")
+            Corrections, which have a row each: see `significant`.
+
+        Returns
+        -------
+        table : Table
+
+        Raises
+        ------
+        ValueError
+            If there is no correction, or one is unknown.
+        """
         return influence_table({"concepts": self}, corrections)
 
 
 def sides(statistic: str) -> int:
-    """Return 2 where noise is counted on the side of 0 that the data chose: p is twice as large."""
+    """Return the factor of p: 2 if only noise of the same sign as the data counts, otherwise 1."""
     return 2 if statistic == "signed change" else 1
 
 
 def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceSummary:
-    """Count over the significant entries of SC.
+    """Count the significant entries of SC by direction and by class.
 
     Parameters
     ----------
     scores : array-like of shape (I, K)
-        SC; a column of NaN is a class without images, and counts nowhere.
+        SC; a column of NaN is a class without images, which is not counted.
     significant : array-like of shape (I, K), bool
+        Which entries are significant.
+
+    Returns
+    -------
+    summary : InfluenceSummary
 
     Raises
     ------
@@ -179,7 +258,7 @@ def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceS
     scores, marked = _matrix("scores", scores), np.asarray(significant, bool)
     if marked.shape != scores.shape:
         raise ValueError(
-            f"significant must be {scores.shape}, as the scores are, not {marked.shape}"
+            f"significant must have the shape of the scores, {scores.shape}, not {marked.shape}"
         )
     defined = ~np.isnan(scores)
     marked = marked & defined
@@ -203,30 +282,32 @@ def summarise_influence(scores: ArrayLike, significant: ArrayLike) -> InfluenceS
 
 
 def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float = 0.05) -> float:
-    """Compute S³ = E_{l,k}[1(p_{l,k} < θ/N_l)]: how often a Pattern-CAV is more influential.
+    """Compute S³, which tells how often a Pattern-CAV is more influential than signal vectors.
 
-    p is the share of a label's directions at least as influential as its Pattern-CAV:
+    S³ = E_{l,k}[1(p_{l,k} < θ/N_l)] over labels l and classes k, where p is the share of the N_l
+    directions of a label that are at least as influential as the label's Pattern-CAV:
 
         p_{l,k} = (1/N_l) Σ_{j labelled l} 1(|SC_{j,k}| ≥ |SC_{PatternCAV(l),k}|)
 
-    Below 0.5 the signal vectors are (Doumanoglou et al., arXiv 2509.23926: 0.37–0.38).
+    Below 0.5 the signal vectors are more often the more influential ones (Doumanoglou et al.,
+    arXiv 2509.23926, report 0.37–0.38).
 
     Parameters
     ----------
     scores : array-like of shape (I, K)
         SC of the signal vectors.
     labels : array-like of shape (I,), int
-        Label of each direction, a row of ``reference``; −1 for none.
+        Label of each direction, as the index of a row of ``reference``; −1 for no label.
     reference : array-like of shape (L, K)
-        SC of each label's Pattern-CAV; a row of NaN where there is none.
+        SC of the Pattern-CAV of each of L labels; a row of NaN for a label without one.
     level : float, default=0.05
-        θ, in (0, 1).
+        Level of significance θ, in (0, 1).
 
     Returns
     -------
     s3 : float
-        In [0, 1], over the labels with a direction and a Pattern-CAV and the classes with images;
-        NaN if there is no such pair.
+        Mean in [0, 1] over the labels with a direction and a Pattern-CAV and the classes with
+        images; NaN if there is no such pair.
 
     Raises
     ------
@@ -238,15 +319,15 @@ def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float 
     scores, reference = _matrix("scores", scores), _matrix("reference", reference)
     if scores.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"scores and reference must be about the same classes, not {scores.shape[1]} and "
-            f"{reference.shape[1]}"
+            f"scores and reference must have the same classes, not {scores.shape[1]} and "
+            f"{reference.shape[1]} classes"
         )
     rows = np.asarray(labels)
     fits = rows.shape == scores.shape[:1] and np.issubdtype(rows.dtype, np.integer)
     if not fits or ((rows < -1) | (rows >= len(reference))).any():
         raise ValueError(
-            f"labels must be an integer for each of {len(scores)} directions, one of the rows of "
-            f"reference, 0 to {len(reference) - 1}, or -1 for none, not {labels!r}"
+            f"labels must be an integer for each of {len(scores)} directions, the index of one of "
+            f"the rows of reference, 0 to {len(reference) - 1}, or -1 for none, not {labels!r}"
         )
     below = [np.zeros(0)]
     for label in np.unique(rows[rows >= 0]):
@@ -259,9 +340,10 @@ def s3(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike, level: float 
 
 
 def _matrix(name: str, values: ArrayLike) -> Array:
+    """Return values as a float64 array of shape (directions, classes)."""
     array = np.asarray(values, np.float64)
     if array.ndim != 2:
-        raise ValueError(f"{name} must be (directions, classes), not {array.shape}")
+        raise ValueError(f"{name} must have shape (directions, classes), not {array.shape}")
     return array
 
 
@@ -272,23 +354,30 @@ def influence_table(
     influences: Mapping[str, Influence],
     corrections: Sequence[str] = ("benjamini-hochberg", "paper"),
 ) -> Table:
-    """Return SDC, SCDP and the paper's Table 8 of several extractors.
+    """Return a table of the counts of `InfluenceSummary` for several extractors.
 
     Parameters
     ----------
     influences : dict of str to Influence
-        By the extractor's name.
-    corrections : sequence of str
-        A row each; see `Influence.significant`. Where there were too few permutations for any
-        significance the row says "unreachable".
+        Influence of the concepts of each extractor, by the extractor's name.
+    corrections : sequence of str, default=("benjamini-hochberg", "paper")
+        Corrections, which have a row each: see `Influence.significant`. The row is marked
+        "unreachable" if there were too few permutations for anything to be significant.
+
+    Returns
+    -------
+    table : Table
 
     Raises
     ------
     ValueError
-        If there is no influence or no correction.
+        If there is no influence or no correction, or a correction is unknown.
     """
     if not influences or not corrections:
-        raise ValueError("give at least one influence and one correction: there is nothing to show")
+        raise ValueError(
+            f"influences and corrections must not be empty, not {len(influences)} influences and "
+            f"{len(corrections)} corrections: there is nothing to show"
+        )
     rows = [
         _summary_row(name, influence, correction)
         for name, influence in influences.items()
@@ -300,8 +389,8 @@ def influence_table(
     least = [influence.least_rejections() for influence in influences.values()]
     if "benjamini-hochberg" in corrections and max(least) > 1:
         notes.append(
-            "With this number of permutations Benjamini–Hochberg finds either nothing or at least "
-            f"{', '.join(map(str, least))} pairs at once."
+            "With this number of permutations Benjamini–Hochberg finds either no significant pairs "
+            f"or at least {', '.join(map(str, least))} of them at once."
         )
     for name, influence in influences.items():
         notes.append(
@@ -313,11 +402,12 @@ def influence_table(
             if influence.interrupted:
                 reason = "the tests were interrupted"
             directions = influence.untested.tolist()
-            notes.append(f"Not tested, since {reason}: directions {directions} of {name}.")
+            notes.append(f"Not tested because {reason}: directions {directions} of {name}.")
     return Table(["extractor", "significant", "directions", "tests", *_COLUMNS], rows, notes)
 
 
 def _summary_row(name: str, influence: Influence, correction: str) -> list[Cell]:
+    """Return the cells of one extractor's counts under a correction."""
     counts = len(influence.scores), influence.tests
     cells = [Cell(name), Cell(correction), *(Cell.figure(count, 0) for count in counts)]
     if not influence.reachable(correction):

@@ -1,8 +1,8 @@
-"""Noise signal vectors: what a concept's signal vector would be if its labels meant nothing.
+"""Noise signal vectors: estimates of a concept's signal vector from labels without meaning.
 
-The labels of a concept's positions, detected or not, are permuted, and a direction is estimated
-from the permuted labels (Pfau et al., "Robust Semantic Interpretability: Revisiting Concept
-Activation Vectors", 2020).
+Positions are labelled by whether the concept is detected there. The labels are permuted, and a
+direction is estimated from the permuted labels (Pfau et al., "Robust Semantic Interpretability:
+Revisiting Concept Activation Vectors", 2020).
 """
 
 from __future__ import annotations
@@ -15,40 +15,55 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.types import Array
 
-#: A sample (S, D) and permuted labels ±1 (B, S) → B unit noise signal vectors (B, D).
+#: A function from a sample (S, D) and permuted labels ±1 (B, S) to unit noise vectors (B, D).
 NoiseEstimator = Callable[[Array, Array], Array]
 
-#: Ridge of the noise filters, relative to the features' mean variance.
+#: Ridge penalty of the noise filters, relative to the mean variance of the features.
 _RIDGE = 1e-2
 
 
 def mean_difference_noise(sample: Array, labels: Array) -> Array:
-    """Return mean(permuted positives) − mean(permuted negatives) at unit length: the fast default.
+    """Return mean(permuted positives) − mean(permuted negatives), scaled to unit length.
+
+    This is the default estimator, which is fast.
 
     Parameters
     ----------
     sample : ndarray of shape (S, D)
-        Features.
+        Features at S positions, centred.
     labels : ndarray of shape (B, S)
-        ±1, as many of either.
+        B permutations of labels ±1, the same number of each.
 
     Returns
     -------
     vectors : ndarray of shape (B, D)
-        Unit rows; zero where all features are the same.
+        Unit rows; zero rows if all features are the same.
     """
     return unit_rows((labels @ sample) / (sample.shape[0] / 2))
 
 
 def trained_filter_noise(sample: Array, labels: Array) -> Array:
-    """Return the signal vector of a noise filter trained on the permuted labels: the paper's way.
+    """Return the signal vector of a filter that is trained on the permuted labels, as in the paper.
 
-    The filter is that of ridge regression on the labels (ours); the signal vector is cov[x, z] over
-    its positives, z > 0. Parameters and result as of `mean_difference_noise`.
+    The filter w is fitted by ridge regression on the labels, a choice of this project. Its signal
+    vector is cov[x, z] over the positions where the filter's output z = w · x is above 0.
 
-    Where features are skewed, as behind a ReLU, these vectors have a mean that is not zero,
-    whatever the labels: they suit statistics without a sign ("change", "score"). Those of
-    `mean_difference_noise` turn round when labels are swapped, and are as likely on either side.
+    If features are skewed, as after a ReLU, the mean of these vectors is not zero, whatever the
+    labels are. Use them with the statistics "change" and "score", which ignore the sign. The
+    vectors of `mean_difference_noise` change sign when the labels are swapped, so that both signs
+    are equally likely.
+
+    Parameters
+    ----------
+    sample : ndarray of shape (S, D)
+        Features at S positions, centred.
+    labels : ndarray of shape (B, S)
+        B permutations of labels ±1, the same number of each.
+
+    Returns
+    -------
+    vectors : ndarray of shape (B, D)
+        Unit rows; zero rows if all features are the same.
     """
     covariance = sample.T @ sample / len(sample)
     ridge = _RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float32).tiny
@@ -64,24 +79,27 @@ def trained_filter_noise(sample: Array, labels: Array) -> Array:
 def balanced_sample(
     features: Array, detected: Array, at_most: int, rng: np.random.Generator
 ) -> Array:
-    """Draw as many positions with a concept as without; those with it come first.
+    """Draw the same number of positions with a concept as without it; those with it come first.
 
-    Permutations are of this one sample: its own labels are one of them. (A pool of 20 negatives for
-    each positive, from which the sample is drawn, gives the same.)
+    All permutations are of the labels of this one sample, and its true labels are one of them. (To
+    draw the sample from a pool of 20 negatives for each positive gives the same distribution.)
 
     Parameters
     ----------
     features : ndarray of shape (P, D)
+        Features at P positions.
     detected : ndarray of shape (P,), bool
+        Whether the concept is detected at each position.
     at_most : int
-        Positions, with and without the concept together.
+        Upper limit on the number of positions, with and without the concept together.
     rng : numpy.random.Generator
+        Generator that positions are drawn with.
 
     Returns
     -------
     sample : ndarray of shape (S, D), float32
-        Without its mean, which no noise vector depends on. S is even, and 0 if the concept is
-        everywhere or nowhere.
+        Features of the drawn positions minus their mean, which no noise vector depends on. S is
+        even, and 0 if the concept is detected everywhere or nowhere.
     """
     kinds = [np.flatnonzero(detected), np.flatnonzero(~detected)]
     each = min(at_most // 2, *map(len, kinds))
@@ -94,12 +112,30 @@ def balanced_sample(
 def noise_vectors(
     sample: Array, count: int, block: int, estimator: NoiseEstimator, rng: np.random.Generator
 ) -> Iterator[Array]:
-    """Yield ``count`` noise signal vectors of a balanced sample, (B, D) each, B up to ``block``.
+    """Yield ``count`` noise signal vectors of a balanced sample in blocks.
+
+    Parameters
+    ----------
+    sample : ndarray of shape (S, D)
+        Features, those of the positions with the concept first: see `balanced_sample`.
+    count : int
+        Number of noise vectors.
+    block : int
+        Upper limit on the number of vectors that are yielded at a time.
+    estimator : callable
+        `mean_difference_noise`, `trained_filter_noise`, or another function of their form.
+    rng : numpy.random.Generator
+        Generator that labels are permuted with.
+
+    Yields
+    ------
+    vectors : ndarray of shape (B, D)
+        B noise vectors, B ≤ ``block``.
 
     Raises
     ------
     ValueError
-        If the estimator gives no finite vector for each permutation.
+        If the estimator does not return a finite vector for each permutation.
     """
     half = len(sample) // 2
     labels = np.repeat(np.array([1.0, -1.0], np.float32), half)
@@ -109,7 +145,7 @@ def noise_vectors(
         expected = (len(permuted), sample.shape[1])
         if vectors.shape != expected or not np.isfinite(vectors).all():
             raise ValueError(
-                f"the estimator must give finite noise vectors {expected}, one for each "
-                f"permutation, but gives {vectors.dtype} {vectors.shape}"
+                f"the estimator must return finite noise vectors of shape {expected}, one for each "
+                f"permutation, not {vectors.dtype} {vectors.shape}"
             )
         yield vectors

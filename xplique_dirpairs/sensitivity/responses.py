@@ -1,20 +1,22 @@
-"""How classes respond to a direction: to a step along it (RCAV), or by its slope (Xplique's TCAV).
+"""Response of classes to a direction: to a step along it (RCAV), or by its slope (Xplique's TCAV).
 
-RCAV shifts every position of the features by a vector v,
+RCAV adds a vector v to the features X of an image at every position,
 
     Δ_k(X, v) = log p_k(X + v) − log p_k(X)
     SC_k      = mean over images X of class k of [1(Δ_k > ε) − 1(Δ_k < −ε)]
 
-in nats, with p by log-softmax, or by log-sigmoid where outputs are independent of each other
-(Pfau et al., "Robust Semantic Interpretability: Revisiting Concept Activation Vectors", 2020;
-Doumanoglou et al., arXiv 2509.23926; that ties count as 0 is ours). Two responses compute it:
+in nats, where log p is a log-softmax of the logits, or a log-sigmoid if the outputs are independent
+of each other (Pfau et al., "Robust Semantic Interpretability: Revisiting Concept Activation
+Vectors", 2020; Doumanoglou et al., arXiv 2509.23926; that ties up to ε count as 0 is defined by
+this project). Two classes compute the response:
 
-- `LinearResponse` for a head that is linear in its features, pooled first or not: in closed form.
-  The logits move by δ = V v, whatever the image, and Δ_k = δ_k − log Σ_j p_j(X) e^{δ_j}: the sum is
-  one matrix product for all images and vectors, and nothing passes through the network.
-- `PassedResponse` for any other head: one pass of the shifted features gives all classes at once.
+- `LinearResponse` is a closed form for a head that is linear in its features, whether it pools
+  first or not. With the weights V of the classes, the logits of every image change by δ = V v, and
+  Δ_k = δ_k − log Σ_j p_j(X) e^{δ_j}. The sum is one matrix product for all images and vectors, and
+  nothing passes through the network.
+- `PassedResponse` is for any other head: one pass of the shifted features gives all classes.
 
-Images count for their own class, or, without labels, for every class.
+Each image counts for its own class or, without labels, for every class.
 """
 
 from __future__ import annotations
@@ -41,24 +43,25 @@ from xplique_dirpairs.core.validation import (
 )
 from xplique_dirpairs.models.head import Head, check_head
 
-#: e^δ is taken in float64, which ends at e^709: for logits that move further apart the sum over the
-#: classes is computed shift by shift.
+#: Largest range of δ for which e^δ is computed at once: float64 overflows at e^709. If the logits
+#: move further apart than this, the sum over the classes is computed shift by shift.
 WIDEST_MOVE = 600.0
-#: Images that pass through the head at a time, at least and at most.
+#: Least and largest number of images that pass through the head at a time.
 _BATCH = (64, 4096)
 _TCAV_LAYER = "xplique_dirpairs_activations"
 
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """How classes respond to directions; NaN for classes without images.
+    """Response of classes to directions; NaN for classes without images.
 
     Attributes
     ----------
     scores : ndarray of shape (I, K)
-        SC, in [−1, 1]: above 0 the direction helps the class.
+        SC in [−1, 1]: the share of the images where the direction helps the class, minus the share
+        where it hurts.
     changes : ndarray of shape (I, K)
-        Mean Δ, in nats.
+        Mean Δ, the change of log p, in nats.
     images : ndarray of shape (K,), int
         Number of images that count for each class.
     """
@@ -77,23 +80,27 @@ def sensitivity(
     amount: float = 5.0,
     tie: float = 1e-6,
 ) -> Sensitivity:
-    """Compute SC and the mean Δ of directions.
+    """Compute SC and the mean Δ of each class for a step along each direction.
 
     Parameters
     ----------
     head : Head
-        From the layer to the classes.
-    activations : array-like of shape (N, *spatial, D)
-        Of the images; or (N, D), pooled, where the head pools first.
+        Second part of the network, from the layer to the classes.
+    activations : array-like of shape (N, *spatial, D) or (N, D)
+        Activations of the images; pooled activations (N, D) if the head pools first.
     labels : array-like of shape (N,), or None
-        Class of each image; one output has two classes, no (0) and yes (1). None: all images count
-        for every class.
+        Class of each image. A network with one output has two classes, no (0) and yes (1). None:
+        all images count for every class.
     directions : array-like of shape (I, D)
-        Signal vectors, or any others; their length does not matter.
+        Signal vectors or other directions; their length does not matter.
     amount : float, default=5.0
-        a, the length of the step at every position.
+        Length a of the step along the direction that is taken at every position.
     tie : float, default=1e-6
-        ε: |Δ| up to it counts as 0.
+        ε: values of |Δ| up to it count as 0.
+
+    Returns
+    -------
+    sensitivity : Sensitivity
 
     Raises
     ------
@@ -105,44 +112,60 @@ def sensitivity(
 
 
 def shifts_along(directions: ArrayLike, amount: float, channels: int) -> Array:
-    """Return a ŝ/‖ŝ‖ for directions (I, D) of any length.
+    """Return steps of length ``amount`` along directions, (I, D).
+
+    Parameters
+    ----------
+    directions : array-like of shape (I, D)
+        Directions, which need not be normalised.
+    amount : float
+        Length of the steps; a negative amount goes against the directions.
+    channels : int
+        D, which the directions are checked against.
+
+    Returns
+    -------
+    shifts : ndarray of shape (I, D)
 
     Raises
     ------
     ValueError
-        If there are no directions, they have another number of channels, or one is zero or not
-        finite; if ``amount`` is 0 or not finite.
+        If there are no directions, they do not have D channels, or one is zero or not finite; if
+        ``amount`` is 0 or not finite.
     """
     vectors = _check_directions(directions, channels)
     lengths = np.linalg.norm(vectors, axis=1)
     if not lengths.all():
         zero = np.flatnonzero(lengths == 0).tolist()
-        raise ValueError(f"directions must not be zero, but rows {zero} are")
+        raise ValueError(f"directions must not be zero, but rows {zero} are: leave them out")
     check_amount(amount)
     return amount * unit_rows(vectors)
 
 
 def check_amount(amount: float) -> None:
-    """Raise a ValueError unless a step along a direction is a finite number other than 0."""
+    """Raise a ValueError unless ``amount`` is a finite number other than 0."""
     if not (np.isfinite(amount) and amount != 0):
-        raise ValueError(f"amount must be a number other than 0, not {amount!r}")
+        raise ValueError(f"amount must be a finite number other than 0, not {amount!r}")
 
 
 def shift_response(
     head: Head, activations: ArrayLike, labels: ArrayLike | None, tie: float
 ) -> LinearResponse | PassedResponse:
-    """Return how a head's classes respond to shifts of images; arguments as of `sensitivity`."""
+    """Return the response of a head's classes to shifts of images: see `sensitivity`."""
     x = check_activations(activations)
     check_head(head, x.shape)
     check_number("tie", tie, minimum=0.0)
     head = head.by_class(x)
     x = head.pool(x)
-    # Small maps and pooled features are light: many go in one call.
+    # Small maps and pooled features need little memory: many of them pass in one call.
     batch_size = min(_BATCH[1], chunk_size(x[0].size, _BATCH[0]))
     predict = partial(head.logits, batch_size=batch_size)
     logits = predict(x)
     if not np.isfinite(logits).all():
-        raise ValueError("the head's outputs for these activations are not finite")
+        raise ValueError(
+            "outputs of the head must be finite, but some are NaN or infinite: check the weights "
+            "of the network"
+        )
     ids = None if labels is None else check_labels(labels, *logits.shape)
     if head.class_rows is not None and x.ndim == 2 and head.ends_in == "linear":
         return LinearResponse(logits, ids, tie, head.class_activation, head.class_rows)
@@ -150,11 +173,12 @@ def shift_response(
 
 
 def _check_directions(directions: ArrayLike, channels: int) -> Array:
+    """Return directions as a float32 array of shape (I, channels)."""
     vectors = check_float32("directions", directions)
     if vectors.ndim != 2 or vectors.shape[1] != channels or not len(vectors):
         raise ValueError(
-            f"directions must be (I, {channels}), with as many channels as the activations, not "
-            f"{vectors.shape}"
+            f"directions must have shape (I, {channels}), with the channels of the activations, "
+            f"not {vectors.shape}"
         )
     return vectors
 
@@ -164,17 +188,18 @@ def _check_directions(directions: ArrayLike, channels: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class ShiftResponse:
-    """What both responses share.
+    """Base class of responses to shifts.
 
     Parameters
     ----------
     logits : ndarray of shape (N, K)
-        Of the intact images.
+        Logits of the images before the shift.
     labels : ndarray of shape (N,), int, or None
-        Class of each image; None: images count for every class.
+        Class of each image; None: all images count for every class.
     tie : float
-        |Δ| up to which the class counts as unmoved.
+        ε: values of |Δ| up to it count as no change.
     final_activation : {"softmax", "sigmoid"}
+        Function that turns logits into probabilities.
     """
 
     logits: Array
@@ -184,27 +209,27 @@ class ShiftResponse:
 
     @cached_property
     def counted(self) -> Array:
-        """Which images count for which classes, (N, K) bool."""
+        """Whether each image counts for each class, (N, K) bool."""
         if self.labels is None:
             return np.ones(self.logits.shape, bool)
         return np.asarray(self.labels[:, None] == np.arange(self.logits.shape[1]))
 
     @cached_property
     def log_p(self) -> Array:
-        """log p_k of the intact images, (N, K)."""
+        """log p_k of the images before the shift, (N, K)."""
         return self.log_probabilities(self.logits.astype(np.float64))
 
     def log_probabilities(self, logits: Array) -> Array:
-        """Return log p_k, (..., K)."""
+        """Return log p_k of logits (..., K), of the same shape."""
         softmax = self.final_activation == "softmax"
         return np.asarray(log_softmax(logits, axis=-1) if softmax else log_expit(logits))
 
     def signs(self, changes: Array) -> Array:
-        """Return 1(Δ > tie) − 1(Δ < −tie)."""
+        """Return 1(Δ > tie) − 1(Δ < −tie) of each change."""
         return np.where(changes > self.tie, 1.0, 0.0) - (changes < -self.tie)
 
     def means(self, signs: Array, changes: Array) -> Sensitivity:
-        """Divide sums over the images of each class, (M, K), by the number of images."""
+        """Divide the sums over the images of each class, (M, K), by the number of these images."""
         images = self.counted.sum(axis=0)
         count = np.where(images > 0, images, np.nan)
         return Sensitivity(signs / count, changes / count, images)
@@ -212,30 +237,33 @@ class ShiftResponse:
 
 @dataclass(frozen=True, eq=False)
 class LinearResponse(ShiftResponse):
-    """Response of a head whose logits are linear in the features (averaged over positions, or not).
+    """Response of a head whose logits are linear in the features or in their mean over positions.
 
     Parameters
     ----------
     class_rows : ndarray of shape (K, D)
-        V: each class's weights.
+        Weights V of the classes.
     """
 
     class_rows: Array
 
-    #: Shifts in a block of noise: many, for the matrix product.
+    #: Number of noise shifts in a block: many, since the matrix product is efficient for many.
     at_once = 64
-    #: Whether maps pass through the head, not features averaged over positions.
+    #: Whether the head is evaluated on maps, and not on features averaged over positions.
     passes_maps = False
 
     def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
-        """Return SC and mean Δ of shifts (M, D), (M, K) each, for at least the ``live`` classes."""
+        """Return SC and mean Δ, (M, K) each, of shifts (M, D).
+
+        All classes are computed; ``live`` is there for the interface of `PassedResponse`.
+        """
         moves = np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64)
         step = chunk_size(max(self.logits.shape))
         sums = [self._sums(moves[part]) for part in slices(len(moves), step)]
         return self.means(*np.concatenate(sums, axis=1))
 
     def _sums(self, moves: Array) -> Array:
-        """Return sums of signs and of Δ over the images of each class, (2, M, K)."""
+        """Return sums of signs and of Δ over the images of each class, (2, M, K), for δ (M, K)."""
         sums = np.empty((2, *moves.shape))
         if self.labels is not None:
             changes = self._changes_of_own_class(moves)
@@ -250,7 +278,7 @@ class LinearResponse(ShiftResponse):
         return sums
 
     def _changes_of_own_class(self, moves: Array) -> Array:
-        """Return Δ of each image's own class, (M, N)."""
+        """Return Δ of each image's own class, (M, N), for changes δ of the logits (M, K)."""
         own = moves[:, self.labels]
         if self.final_activation == "softmax":
             return np.asarray(own - self._partition(moves))
@@ -259,9 +287,10 @@ class LinearResponse(ShiftResponse):
         return np.asarray(after - self.log_p[of_own_class])
 
     def _sums_over_all_images(self, moves: Array) -> tuple[Array, Array]:
-        """Return sums of signs and of Δ under a softmax, (M, K) each.
+        """Return sums of signs and of Δ over all images under a softmax, (M, K) each.
 
-        Δ > tie where c < δ − tie, so that sorted c count the images for all classes at once.
+        Δ > tie is equivalent to c < δ − tie, with c from `_partition`. Therefore the images where a
+        class is helped can be counted by a search in the sorted values of c.
         """
         partition = np.sort(self._partition(moves), axis=1)
         count = partition.shape[1]
@@ -273,7 +302,7 @@ class LinearResponse(ShiftResponse):
         return signs, count * (moves - partition.mean(axis=1, keepdims=True))
 
     def _partition(self, moves: Array) -> Array:
-        """Return c = log Σ_j p_j(X) e^{δ_j}, (M, N); under a softmax Δ_k = δ_k − c."""
+        """Return c = log Σ_j p_j(X) e^{δ_j}, (M, N): under a softmax, Δ_k = δ_k − c."""
         if np.ptp(moves, axis=1).max() > WIDEST_MOVE:
             return np.stack([logsumexp(self.log_p + move, axis=1) for move in moves])
         highest = moves.max(axis=1, keepdims=True)
@@ -281,37 +310,38 @@ class LinearResponse(ShiftResponse):
 
     @cached_property
     def _probabilities(self) -> Array:
+        """p_k of the images before the shift, (N, K)."""
         return np.asarray(np.exp(self.log_p))
 
 
 @dataclass(frozen=True, eq=False)
 class PassedResponse(ShiftResponse):
-    """Response of any head, by passes of the shifted features.
+    """Response of any head, computed by passes of the shifted features.
 
     Parameters
     ----------
     features : ndarray of shape (N, *spatial, D)
-        As ``predict`` takes them.
+        Features of the images as ``predict`` takes them.
     predict : callable
-        (n, *spatial, D) float32 → logits (n, K).
+        A function from features (n, *spatial, D), float32, to logits (n, K).
     """
 
     features: Array
     predict: Callable[[Array], Array]
 
-    #: Few: what is passed after a test has ended is lost.
+    #: Number of noise shifts in a block: few, since passes after a test has ended are wasted.
     at_once = 16
 
     @property
     def passes_maps(self) -> bool:
-        """Whether maps pass through the head, not features averaged over positions."""
+        """Whether the head is evaluated on maps, and not on features averaged over positions."""
         return self.features.ndim > 2
 
     def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
-        """Return SC and mean Δ of shifts (M, D), (M, K) each.
+        """Return SC and mean Δ, (M, K) each, of shifts (M, D).
 
-        Of ``live`` classes (K,) only: images of others are not passed through the network, and
-        these classes come out as 0.
+        If ``live`` (K,) is given and images have labels, images of the other classes do not pass
+        through the network, and the values of these classes are 0.
         """
         shifts = np.asarray(shifts, np.float32)
         images = np.arange(len(self.features))
@@ -346,43 +376,49 @@ def tcav_scores(
 ) -> Array:
     """Compute the share of a class's images whose output rises along a direction (Kim et al. 2018).
 
-    By Xplique's `Tcav`, of given directions that are the same at all positions. It measures what
-    the model ends in: the logit, which other classes' logits are no part of, or the probability
-    where a softmax ends it, as RCAV does. Images whose output neither rises nor falls (a dead ReLU,
-    a saturated softmax) count like those where it falls: 0 may mean "hurts" or "nothing".
-    ``tcav_scores(…, d) − tcav_scores(…, −d)`` is signed, with ties as 0.
+    The shares are computed by Xplique's `Tcav` for given directions that are the same at all
+    positions. They refer to the output of the model: a logit, which does not depend on the logits
+    of other classes, or a probability if the model ends in a softmax, as for RCAV. Images whose
+    output neither rises nor falls (a dead ReLU, a saturated softmax) count as if it fell: a share
+    of 0 may mean that the direction hurts or that it has no effect. The difference
+    ``tcav_scores(…, d) − tcav_scores(…, −d)`` is a signed score in which ties count as 0.
 
     Parameters
     ----------
     latent_to_logit_model : keras.Model
-        Second half of `split_model`. Only this half is run, once for every direction and class.
+        Second model of `split_model`. It is run once for every direction and class.
     activations : array-like of shape (N, *spatial, D)
+        Activations of the images at the layer.
     labels : array-like of shape (N,)
-        Class of each image; one output has two classes, no (0) and yes (1).
+        Class of each image. A model with one output has two classes, no (0) and yes (1).
     directions : array-like of shape (I, D)
-        Their lengths do not matter.
+        Directions, whose lengths do not matter.
     batch_size : int, default=64
+        Number of activations that pass through the model at a time.
 
     Returns
     -------
     scores : ndarray of shape (I, K)
-        In [0, 1]; NaN for classes without images.
+        Shares in [0, 1]; NaN for classes without images.
 
     Raises
     ------
-    TypeError, ValueError
-        If the model is not a Keras model, or shapes do not fit.
+    TypeError
+        If the model is not a Keras model.
+    ValueError
+        If shapes do not fit, or values are not finite.
     """
     wanted = "a keras.Model, the second half of split_model"
     check_type("latent_to_logit_model", latent_to_logit_model, keras.Model, wanted)
     x = check_activations(activations)
     vectors = _check_directions(directions, x.shape[-1])
-    # Tcav watches what a layer puts out: an identity in front of the half puts out activations. In
-    # float32, whatever the policy, since Tcav multiplies its gradients by the directions.
+    # Tcav needs the output of a named layer: an identity layer in front of the model outputs the
+    # activations. It is float32, whatever the policy, since Tcav multiplies its gradients by the
+    # directions.
     source = keras.Input(x.shape[1:], dtype="float32")
     identity = keras.layers.Identity(name=_TCAV_LAYER, dtype="float32")
     outputs = latent_to_logit_model(identity(source))
-    if outputs.shape[-1] == 1:  # "no" falls as far as "yes" rises, logit or probability
+    if outputs.shape[-1] == 1:  # "no" falls by as much as "yes" rises: a logit or a probability
         outputs = keras.layers.Concatenate()([-outputs, outputs])
     ids = check_labels(labels, len(x), outputs.shape[-1])
     tcav = Tcav(keras.Model(source, outputs), _TCAV_LAYER, batch_size=batch_size)

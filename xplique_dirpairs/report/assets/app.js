@@ -1,4 +1,4 @@
-// Pages by address, search, colours.
+// Choice of the page by address, search, keys and colours.
 
 const PARTS = [
   ['overview', 'Overview'],
@@ -10,7 +10,7 @@ const PARTS = [
 ];
 const PART_OF = { concept: 'concepts', class: 'classes', image: 'images' };
 
-/** {part, id, query} of the address's part after #. */
+/** Returns {part, id, query} from the part of the address after #. */
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, '').split('?');
   const [part, id] = path.split('/');
@@ -29,8 +29,8 @@ function pageFor({ part, id, query }) {
   if (part === 'concept' && whole && report.concepts[id]) return (main) => conceptPage(main, id);
   if (part === 'class' && whole && placeOfClass(id) >= 0) return (main) => classPage(main, id);
   if (part === 'image' && whole && report.images[id]) return (main) => imagePage(main, id, query);
-  return (main) => add(main, [heading('There is no such page'),
-    el('p', {}, el('a', { href: '#/overview' }, 'To the overview'))]);
+  return (main) => add(main, [heading('This page does not exist'),
+    el('p', {}, el('a', { href: '#/overview' }, 'Go to the overview'))]);
 }
 
 function showPage(first) {
@@ -48,7 +48,7 @@ function showPage(first) {
   }
   if (first === true) return;
   title.focus({ preventScroll: true });
-  // a link leads to the top of a page; going back, to where one was
+  // A link leads to the top of a page, going back to the position where the page was left.
   window.scrollTo(0, followed ? 0 : places.get(location.hash) || 0);
   followed = false;
 }
@@ -65,7 +65,7 @@ function rememberPlaces() {
     { passive: true });
 }
 
-/** Filters stand in the address, so that going back finds them as they were. */
+/** Writes the filters to the address, so that going back restores them. */
 function keepQuery(part, state) {
   const query = new URLSearchParams(Object.entries(state).filter(([, value]) => value !== ''));
   const text = String(query);
@@ -74,7 +74,7 @@ function keepQuery(part, state) {
   try {
     history.replaceState(null, '', hash);
   } catch (error) {
-    // some browsers forbid it for pages from disk: filters then are not remembered
+    // Some browsers forbid this for pages from disk. Filters are then not restored.
   }
 }
 
@@ -169,7 +169,7 @@ function remembered() {
   try {
     return localStorage.getItem('xplique-dirpairs-theme');
   } catch (error) {
-    return null; // storage may be forbidden to pages from disk
+    return null; // Some browsers forbid storage for pages from disk.
   }
 }
 
@@ -189,7 +189,7 @@ function startTheme() {
     try {
       localStorage.setItem('xplique-dirpairs-theme', theme);
     } catch (error) {
-      // then it is for this visit
+      // The theme is then forgotten when the page is closed.
     }
   });
   set();

@@ -1,17 +1,18 @@
-// Small pictures made of the data: bars, histograms, crops, concept maps over images.
+// Small charts of the data: bars, histograms, crops, and concept maps over images.
 
-/** A number with a bar from a middle line: to the right above 0, to the left below. */
+/** Returns a number with a bar from a middle line: to the right above 0, to the left below 0. */
 function signedBar(value, most, digits = 2) {
   const share = most > 0 && value !== null ? Math.min(1, Math.abs(value) / most) : 0;
   const side = value >= 0 ? 'for' : 'against';
-  const whole = Math.floor(Math.log10(Math.abs(value) || 1)); // of large ones fewer digits: room
+  // Large numbers have fewer digits after the point, so that they fit beside the bar.
+  const whole = Math.floor(Math.log10(Math.abs(value) || 1));
   return el('span', { class: 'signed' },
     el('span', { class: 'track', 'aria-hidden': 'true' },
       el('span', { class: 'fill ' + side, style: { width: 50 * share + '%' } })),
     el('span', { class: 'number' }, signed(value, Math.max(0, Math.min(digits, 3 - whole)))));
 }
 
-/** A share of 1 with a bar. */
+/** Returns a share of 1 as a percentage with a bar. */
 function shareBar(value, color) {
   return el('span', { class: 'share' },
     el('span', { class: 'track', 'aria-hidden': 'true' },
@@ -21,16 +22,16 @@ function shareBar(value, color) {
     el('span', { class: 'number' }, percent(value)));
 }
 
-/** Significance in a sign and in words. */
+/** Returns a symbol for a grade of significance, with text for screen readers. */
 function stars(grade) {
   if (!grade) return el('span', { class: 'stars' });
-  const words = grade === 2 ? 'significant' : 'significant without correction for many tests';
+  const words = grade === 2 ? 'significant' : 'significant only without correction';
   return el('span', { class: 'stars', title: words },
     el('span', { 'aria-hidden': 'true' }, grade === 2 ? '\u25cf' : '\u25cb'),
     el('span', { class: 'hidden' }, ' (' + words + ')'));
 }
 
-/** Counts by detection, on a scale on which rare ones are seen, too. */
+/** Returns a histogram on a logarithmic scale, on which rare values are visible. */
 function histogram(shares, color, what) {
   const [width, height, foot] = [320, 110, 20];
   const bar = width / shares.length;
@@ -40,7 +41,7 @@ function histogram(shares, color, what) {
   return el('svg', {
     class: 'histogram', viewBox: '-38 -8 360 ' + (height + foot + 8), role: 'img',
     'aria-label': 'Histogram of positions by ' + what + ', from 0 to 1: ' + percent(above) +
-      ' are in the upper half, ' + percent(shares[0]) + ' in the lowest step.',
+      ' are in the upper half, ' + percent(shares[0]) + ' in the lowest bin.',
   },
   [0.001, 0.01, 0.1, 1].map((share) => {
     const y = height - tall(share);
@@ -57,20 +58,20 @@ function histogram(shares, color, what) {
   }, value)));
 }
 
-/** One of several crops that are one picture. */
+/** Returns one of the crops that are stored side by side in one picture. */
 function crop(strip, k, alt) {
   const place = strip.count > 1 ? (100 * k) / (strip.count - 1) : 0;
-  // `loading` has to stand before `src`, or Firefox does not heed it
+  // Firefox ignores `loading` unless it is set before `src`.
   return el('img', {
     class: 'crop' + (strip.small ? ' small' : ''), alt, loading: 'lazy', decoding: 'async',
     style: { 'object-position': place + '% 0' }, src: pictureUrl(strip.picture),
   });
 }
 
-/** The first crops of a concept; where there are none, that. */
+/** Returns the first crops of a concept, or "none" if it has none. */
 function crops(i, most) {
   const strip = report.concepts[i].crops;
-  if (!strip) return el('span', { class: 'nocrop muted', title: 'detected nowhere' }, 'none');
+  if (!strip) return el('span', { class: 'nocrop muted', title: 'not detected in any image' }, 'none');
   const all = Array.from({ length: Math.min(most, strip.count) }, (_, k) =>
     crop(strip, k, 'Crop ' + (k + 1) + ' of ' + conceptName(i)));
   return el('span', { class: 'crops' }, all);
@@ -88,10 +89,10 @@ function describeImage(n) {
   const image = report.images[n];
   const predicted = className(image.likeliest[0]);
   return 'Image ' + image.name + ', of class ' + className(image.label) +
-    (image.likeliest[0] === image.label ? ', predicted right' : ', predicted as ' + predicted);
+    (image.likeliest[0] === image.label ? ', predicted correctly' : ', predicted as ' + predicted);
 }
 
-/** An image, dimmed except where a concept is; `show(i)` changes the concept, null for none. */
+/** Returns an image that is dark except where a concept is; `show(i)` sets the concept or null. */
 function mappedPicture(n, alt, lazy) {
   const canvas = el('canvas', { 'aria-hidden': 'true' });
   const box = el('span', { class: 'mapped' }, picture(n, alt, lazy), canvas);
@@ -116,7 +117,7 @@ function drawMap(canvas, maps, i) {
   const color = [1, 3, 5].map((k) => parseInt(report.concepts[i].color.slice(k, k + 2), 16));
   for (let cell = 0; cell < size; cell += 1) {
     const value = place < 0 ? 0 : maps.cells[place * size + cell] / 255;
-    // a veil of black where the concept is not, of its colour where it is
+    // The cell is covered with the concept's colour where the concept is, otherwise with black.
     const rgb = value > 0 ? color : [0, 0, 0];
     pixels.data.set([...rgb, value > 0 ? 40 + 130 * value : 110], 4 * cell);
   }

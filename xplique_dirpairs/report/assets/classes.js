@@ -1,4 +1,4 @@
-// All classes, and a page for each.
+// The page of all classes, and the page of each class.
 
 function classesPage(main) {
   const rows = report.classes.map((one) => {
@@ -25,13 +25,13 @@ function classesPage(main) {
     replaceContent(place, found.length ? sortableTable('Classes', [
       { title: 'class', type: 'text', rising: true },
       { title: 'images' },
-      { title: 'right', hint: 'share of its images that are predicted right' },
+      { title: 'accuracy', hint: 'share of its images that are predicted correctly' },
       { title: 'logit', hint: 'mean over its images' },
       { title: 'without concepts', hint: 'mean logit with every concept off' },
-      { title: 'concepts that move it', hint: 'significant influence' },
-      { title: 'most for it', type: 'text' },
-      { title: 'most against it', type: 'text' },
-    ], found) : emptyNote('No class with such a name.'));
+      { title: 'influential concepts', hint: 'number of concepts with significant influence' },
+      { title: 'strongest for it', type: 'text' },
+      { title: 'strongest against it', type: 'text' },
+    ], found) : emptyNote('No class has this text in its name.'));
     return found.length;
   };
   fill('');
@@ -54,17 +54,17 @@ function classPage(main, id) {
     heading(bdi(className(id)), pager('class', placeOfClass(id), ids.length, ids)),
     facts([
       ['images', one.images],
-      ['predicted right', percent(one.accuracy)],
+      ['predicted correctly', percent(one.accuracy)],
       ['mean logit', fixed(one.logit, 2)],
-      ['of it, by concepts', signed(sum)],
+      ['contributed by concepts', signed(sum)],
       ['without concepts', fixed(one.residual, 2)],
     ]),
     el('div', { class: 'columns' },
-      section('Speaks for it', list(up, 'Nothing.')),
-      section('Speaks against it', list(down, 'Nothing.'))),
-    one.confusions.map((found) => section(['Pushes it towards ', classLink(found.target)],
-      confusionOf(found))),
-    one.extractors.length ? section('By each extractor', extractorsOf(one)) : null,
+      section('Concepts for this class', list(up, 'None.')),
+      section('Concepts against this class', list(down, 'None.'))),
+    one.confusions.map((found) => section(['Concepts that push its images towards ',
+      classLink(found.target)], confusionOf(found))),
+    one.extractors.length ? section('Concepts of each extractor', extractorsOf(one)) : null,
     section('All concepts', classTable(one)),
     section('Images', imagesOfClass(id)),
   ]);
@@ -77,7 +77,7 @@ function classConcept(one, i, most) {
       signedBar(one.contributions[i], most),
       el('span', { class: 'muted' }, 'influence ' + signed(one.changes[i]),
         one.significance[i] ? stars(one.significance[i]) : null, ' \u00b7 in ' + percent(one.presence[i]) +
-        ' of its images, ' + percent(one.outside[i]) + ' of others')));
+        ' of its images, ' + percent(one.outside[i]) + ' of the others')));
 }
 
 function labelNote(i) {
@@ -89,8 +89,9 @@ function confusionOf(found) {
   const [up, down] = strongest(found.contributions, 3);
   const most = largest(found.contributions);
   return [
-    el('p', {}, 'Its logit is ' + signed(found.difference) + ' to that of this class; ' +
-      found.confused + ' of ' + count(found.images, 'image') + ' are taken for it.'),
+    el('p', {}, 'Its logit minus the logit of this class is ' + signed(found.difference) +
+      ' on average; ' + found.confused + ' of ' + count(found.images, 'image') +
+      ' are predicted as it.'),
     el('ol', { class: 'ranking' }, [...up, ...down].map((i) => el('li', {}, crops(i, 2),
       el('span', { class: 'what' }, conceptLink(i), labelNote(i),
         signedBar(found.contributions[i], most))))),
@@ -99,12 +100,12 @@ function confusionOf(found) {
 
 function extractorsOf(one) {
   return [
-    el('p', { class: 'muted' }, 'What each extractor\u2019s concepts do to the class\u2019s logit ' +
-      'when they are switched off one by one: means over its images in the comparison.'),
+    el('p', { class: 'muted' }, 'Contribution of each extractor\u2019s concepts to the class\u2019s ' +
+      'logit, measured by switching them off one by one: means over its images in the comparison.'),
     el('div', { class: 'cards' }, one.extractors.map((extractor) => {
       const most = largest(extractor.concepts.map((found) => found.contribution));
       return el('article', { class: 'card' }, el('h3', {}, bdi(extractor.name)),
-        extractor.concepts.length ? null : emptyNote('Nothing.'),
+        extractor.concepts.length ? null : emptyNote('None.'),
         extractor.concepts.map((found) => el('div', { class: 'row' },
           el('span', { class: 'crops' }, found.crops
             ? Array.from({ length: Math.min(2, found.crops.count) }, (_, k) => crop(found.crops, k,
@@ -123,10 +124,10 @@ function classTable(one) {
     { title: 'concept', type: 'text', rising: true },
     { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
     { title: 'influence', hint: 'mean change of log p by more of the concept' },
-    { title: 'SC', hint: 'share of images it helps minus share it hurts' },
-    { title: 'p', hint: 'against noise directions', rising: true },
-    { title: 'in its images' },
-    { title: 'elsewhere' },
+    { title: 'SC', hint: 'share of images where the concept helps minus share where it hurts' },
+    { title: 'p', hint: 'p-value against noise directions', rising: true },
+    { title: 'in its images', hint: 'share of its images with the concept' },
+    { title: 'in other images', hint: 'share of the images of other classes with the concept' },
   ], report.concepts.map((_, i) => [
     { node: conceptLink(i), value: i },
     { node: signedBar(one.contributions[i], most), value: one.contributions[i] },
@@ -141,7 +142,7 @@ function classTable(one) {
 
 function imagesOfClass(id) {
   const own = report.images.map((_, n) => n).filter((n) => report.images[n].label === id);
-  if (!own.length) return emptyNote('None of its images is shown.');
+  if (!own.length) return emptyNote('None of its images are shown in this report.');
   return [
     el('ul', { class: 'gallery' }, own.slice(0, 12).map(imageTile)),
     own.length > 12 ? el('p', {}, el('a', { href: '#/images?class=' + id },

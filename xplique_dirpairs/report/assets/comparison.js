@@ -1,4 +1,4 @@
-// Extractors side by side: the tables of a comparison.
+// The page that compares extractors: the tables of a comparison.
 
 function comparisonPage(main) {
   add(main, [heading('Comparison'), report.tables.map((table, k) => el('section', {},
@@ -25,7 +25,7 @@ function columnMeanings(table) {
     el('dl', {}, known.map((title) => [el('dt', {}, title), el('dd', {}, report.metrics[title])])));
 }
 
-/** Notes of all tables, each once. */
+/** Returns the notes of all tables, without repetitions. */
 function comparisonNotes() {
   const notes = [...new Set(report.tables.flatMap((table) => table.caption))];
   return notes.length ? section('Notes', el('ul', {}, notes.map((note) => el('li', {}, note))))

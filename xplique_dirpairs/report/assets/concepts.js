@@ -1,11 +1,11 @@
-// All concepts, and a page for each.
+// The page of all concepts, and the page of each concept.
 
 const CONCEPT_ORDERS = {
   number: ['number', () => 0],
-  presence: ['images it is in', (i) => -report.concepts[i].presence],
+  presence: ['share of images with it', (i) => -report.concepts[i].presence],
   most: ['largest contribution', (i) => -largest(report.classes.map((one) =>
     one.contributions[i]))],
-  classes: ['classes it moves', (i) => -movedClasses(i).length],
+  classes: ['number of classes it influences', (i) => -movedClasses(i).length],
 };
 
 function movedClasses(i) {
@@ -26,7 +26,7 @@ function conceptsPage(main, query) {
     found.sort((one, other) => key(one) - key(other) || one - other);
     box.replaceChildren();
     replaceContent(place, manyOf(found, conceptCard, box, 48),
-      found.length ? null : emptyNote('No such concept.'));
+      found.length ? null : emptyNote('No concept matches the filters.'));
     if (said) announce(found.length + ' of ' + report.concepts.length + ' concepts');
     keepQuery('concepts', state);
   }
@@ -37,7 +37,7 @@ function conceptsPage(main, query) {
     heading('Concepts'),
     el('div', { class: 'filters' },
       field('Name or label', input),
-      field('Moves class', choice([['', 'any, or none'], ...report.classes.map((one) =>
+      field('Influences class', choice([['', 'any or none'], ...report.classes.map((one) =>
         [one.id, className(one.id)])], state.class, set('class'))),
       field('Order by', choice(Object.entries(CONCEPT_ORDERS).map(([key, [text]]) => [key, text]),
         state.order, set('order')))),
@@ -58,7 +58,7 @@ function conceptCard(i) {
     el('h3', {}, conceptLink(i)),
     concept.label ? el('p', {}, 'labelled ', bdi(concept.label.name)) : null,
     crops(i, 4),
-    el('p', { class: 'muted' }, 'in ' + percent(concept.presence) + ' of the images; moves ' +
+    el('p', { class: 'muted' }, 'in ' + percent(concept.presence) + ' of the images; influences ' +
       count(moved.length, 'class', 'classes')));
 }
 
@@ -68,36 +68,37 @@ function conceptPage(main, i) {
     heading([swatch(i), bdi(conceptName(i))], pager('concept', i, report.concepts.length)),
     concept.label ? labelOf(concept.label) : null,
     section('Where it is strongest', strongestPlaces(i)),
-    section('How often', facts([
-      ['of all positions', percent(concept.occupancy)],
-      ['of all images', percent(concept.presence)],
+    section('How often it is detected', facts([
+      ['at positions', percent(concept.occupancy)],
+      ['in images', percent(concept.presence)],
       ['significant for', count(movedClasses(i).length, 'class', 'classes')],
     ]), el('figure', { class: 'chart' },
       histogram(concept.histogram, concept.color, report.histogramOf),
       el('figcaption', {}, report.histogramOf === 'detection'
-        ? 'Positions by detection, 0 (not there) to 1 (there); logarithmic.'
-        : 'Cells of the shown images by coefficient, as a share of its largest; logarithmic.'))),
+        ? 'Share of positions by detection, from 0 (absent) to 1 (present); logarithmic scale.'
+        : 'Share of cells of the shown images by coefficient, relative to the largest; ' +
+          'logarithmic scale.'))),
     section('Classes', conceptClasses(i)),
     section('Nearest concepts', nearestConcepts(concept)),
   ]);
 }
 
 function labelOf(label) {
-  return el('p', { class: 'note' }, 'Annotations call it ', el('b', {}, bdi(label.name)), ' (',
+  return el('p', { class: 'note' }, 'Label from annotations: ', el('b', {}, bdi(label.name)), ' (',
     bdi(label.category), '): IoU ' + fixed(label.iou, 3) + ', precision ' +
     fixed(label.precision, 2) + ', recall ' + fixed(label.recall, 2) + ', average precision ' +
     fixed(label.average_precision, 2) + '.');
 }
 
-/** Crops, each above its whole image with the concept's map. */
+/** Returns crops, each above its whole image with the concept's map. */
 function strongestPlaces(i) {
   const { crops: strip, cropImages } = report.concepts[i];
-  if (!strip) return emptyNote('It is detected in none of the images.');
+  if (!strip) return emptyNote('It is not detected in any of the images.');
   return el('ol', { class: 'places' }, Array.from({ length: strip.count }, (_, k) => {
     const n = cropImages[k];
     const cut = crop(strip, k, 'Crop ' + (k + 1) + ' of ' + conceptName(i));
     if (n < 0) return el('li', {}, cut);
-    const mapped = mappedPicture(n, describeImage(n) + '; lit where ' + conceptName(i) + ' is',
+    const mapped = mappedPicture(n, describeImage(n) + '; bright where ' + conceptName(i) + ' is',
       true);
     mapped.show(i);
     return el('li', {}, cut, el('a', { href: '#/image/' + n + '?concept=' + i }, mapped.box),
@@ -110,14 +111,14 @@ function conceptClasses(i) {
   const furthest = largest(report.classes.map((one) => one.changes[i]));
   const { level, permutations, amount } = report.influence;
   return [
-    sortableTable('What it does to each class', [
+    sortableTable('Contribution to and influence on each class', [
       { title: 'class', type: 'text', rising: true },
       { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
       { title: 'influence', hint: 'mean change of log p by more of the concept' },
-      { title: 'SC', hint: 'share of images it helps minus share it hurts' },
-      { title: 'p', hint: 'against noise directions', rising: true },
-      { title: 'in its images' },
-      { title: 'elsewhere' },
+      { title: 'SC', hint: 'share of images where the concept helps minus share where it hurts' },
+      { title: 'p', hint: 'p-value against noise directions', rising: true },
+      { title: 'in its images', hint: 'share of the images of the class with the concept' },
+      { title: 'in other images', hint: 'share of the images of other classes with the concept' },
     ], report.classes.map((one) => [
       { node: classLink(one.id), value: className(one.id) },
       { node: signedBar(one.contributions[i], most), value: one.contributions[i] },
@@ -128,21 +129,21 @@ function conceptClasses(i) {
       { node: percent(one.presence[i]), value: one.presence[i] },
       { node: percent(one.outside[i]), value: one.outside[i] },
     ]), { sortBy: 1 }),
-    el('p', { class: 'muted' }, '\u25cf significant at ' + level + ' after correction for all ' +
-      'tests (Benjamini\u2013Hochberg), \u25cb without; ' + permutations +
-      ' noise directions; influence of moving ' + amount + ' along the concept.'),
+    el('p', { class: 'muted' }, '\u25cf: significant at level ' + level + ' after correction for ' +
+      'all tests (Benjamini\u2013Hochberg); \u25cb: only without correction. ' + permutations +
+      ' noise directions; influence of a step of ' + amount + ' along the signal vector.'),
   ];
 }
 
 function nearestConcepts(concept) {
   if (!concept.nearest.length) return emptyNote('There is no other concept.');
   const filters = concept.nearest[0].filter !== null;
-  return sortableTable('By the direction that stands for them', [
+  return sortableTable('Concepts with the most similar signal vectors', [
     { title: 'concept', type: 'text', rising: true },
     { title: 'crops', type: 'text' },
     { title: 'signal vectors', hint: 'cosine of the encoding directions' },
     ...(filters ? [{ title: 'filters', hint: 'cosine of the decoding directions' }] : []),
-    { title: 'found together', hint: 'positions of both, as a share of those of either' },
+    { title: 'detected together', hint: 'positions with both, as a share of those with either' },
   ], concept.nearest.map((near) => [
     { node: conceptLink(near.concept), value: conceptName(near.concept) },
     { node: crops(near.concept, 3), value: near.concept },
@@ -152,7 +153,7 @@ function nearestConcepts(concept) {
   ]));
 }
 
-/** To the ones before and after. */
+/** Returns links to the previous and the next page of the same kind. */
 function pager(kind, place, total, ids) {
   const id = (k) => (ids ? ids[k] : k);
   const link = (k, text, sign) => (k < 0 || k >= total

@@ -1,38 +1,41 @@
-// How to read the report.
+// The page that explains how to read the report.
 
 const WORDS = [
-  ['Concept', 'A direction in the features of one layer that was found from images alone. Its ' +
-    'name is a number, or what annotations or people call it: crops show what it is.'],
-  ['Detection', 'Whether a concept is at a position of the feature map, from 0 to 1: a filter\u2019s ' +
-    'answer above or below its bias.'],
-  ['Map', 'Where in an image a concept is, and how strongly. The rest is dark.'],
-  ['Contribution', 'How much of a class\u2019s logit is there because of the concept, as it is in ' +
-    'the images. Contributions and what is left without any concept add up to the logit.'],
+  ['Concept', 'A direction in the features of one layer, found from images without annotations. ' +
+    'Its name is a number, or a label from annotations or people. Crops show what it is.'],
+  ['Detection', 'Whether a concept is present at a position of the feature map, from 0 to 1: ' +
+    'above 0.5 if the output of its filter is above the bias.'],
+  ['Map', 'Where a concept is in an image, and how strong it is. The rest of the image is dark.'],
+  ['Contribution', 'The part of a class\u2019s logit that is due to the concept in the images. ' +
+    'The contributions and the logit without any concept sum to the logit.'],
   ['Influence', 'What more of a concept would do: the mean change of log p when features are moved ' +
-    'along its signal vector. It asks the network, whatever is in the images.'],
-  ['SC', 'Share of the images that more of the concept helps, minus the share it hurts.'],
-  ['Significant', 'Noise directions, made in the same way from permuted detections, do not have ' +
-    'such an influence. \u25cf corrected for the number of tests, \u25cb not.'],
-  ['Signal vector', 'How features change where the concept is: what is written.'],
-  ['Filter', 'What reads whether the concept is there.'],
-  ['Without concepts', 'The logit with every concept off: what the concepts do not explain, the ' +
-    'residual, and the class\u2019s bias.'],
-  ['Coefficient', 'How much of a concept there is at a position: by how much its signal vector ' +
-    'is added there.'],
-  ['What would change it', 'The least change of the coefficients of a few concepts, the same ' +
-    'everywhere in the image, with which the network says something else. At the 90th percentile, ' +
-    ' 90 of 100 training images are less unlike the others than the changed features ' +
-    'are: near 100 the change may be to something that no image has.'],
+    'along its signal vector. It is a property of the network, also for concepts that are not in ' +
+    'the images.'],
+  ['SC', 'Share of the images where more of the concept helps the class, minus the share where ' +
+    'it hurts.'],
+  ['Significant', 'Noise directions, estimated in the same way from permuted detections, do not ' +
+    'have such an influence. \u25cf: corrected for the number of tests; \u25cb: not corrected.'],
+  ['Signal vector', 'The change of the features where the concept is present (encoding).'],
+  ['Filter', 'The direction that detects whether the concept is present (decoding).'],
+  ['Without concepts', 'The logit with every concept off. It consists of the residual, which the ' +
+    'concepts do not explain, and the class\u2019s bias.'],
+  ['Coefficient', 'The amount of a concept at a position: the factor with which its signal vector ' +
+    'is added to the features there.'],
+  ['What would change the prediction', 'The smallest change of the coefficients of a few ' +
+    'concepts, the same at all positions of the image, that changes the predicted class. ' +
+    'The percentile compares the changed features with the training images: at the 90th ' +
+    'percentile, 90 of 100 training images are closer to the other training images than the ' +
+    'changed features are. Near 100, no real image may have such features.'],
 ];
 
 function helpPage(main) {
   add(main, [
-    heading('How to read this'),
+    heading('How to read this report'),
     el('dl', { class: 'words' }, WORDS.map(([word, text]) =>
       [el('dt', {}, word), el('dd', {}, text)])),
     section('Keys', el('p', {}, el('kbd', {}, '/'), ' goes to the search, ', el('kbd', {}, '\u2190'),
-      ' and ', el('kbd', {}, '\u2192'), ' to the page before and after.')),
-    el('p', { class: 'muted' }, 'Made by xplique-dirpairs ' + report.version +
+      ' and ', el('kbd', {}, '\u2192'), ' go to the previous and the next page.')),
+    el('p', { class: 'muted' }, 'Written by xplique-dirpairs ' + report.version +
       '. The report loads nothing from the network.'),
   ]);
 }

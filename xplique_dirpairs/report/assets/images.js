@@ -1,4 +1,4 @@
-// All images that are shown, and a page for each.
+// The page of all shown images, and the page of each of them.
 
 function imagesPage(main, query) {
   const state = { text: query.get('text') || '', class: query.get('class') || '',
@@ -17,7 +17,7 @@ function imagesPage(main, query) {
     });
     box.replaceChildren();
     replaceContent(place, manyOf(found, imageTile, box),
-      found.length ? null : emptyNote('No such image.'));
+      found.length ? null : emptyNote('No image matches the filters.'));
     if (said) announce(found.length + ' of ' + report.images.length + ' images');
     keepQuery('images', state);
   }
@@ -30,21 +30,22 @@ function imagesPage(main, query) {
   add(main, [
     heading('Images'),
     report.images.length < report.imagesOfAll ? el('p', { class: 'muted' },
-      report.images.length + ' of ' + report.imagesOfAll + ' images are shown; figures are of all.')
+      report.images.length + ' of ' + report.imagesOfAll +
+      ' images are shown; numbers are computed from all of them.')
       : null,
     el('div', { class: 'filters' },
       field('Name', input),
       field('Class', choice([['', 'any'], ...shown.map((id) => [id, className(id)])],
         state.class, set('class'))),
-      field('Pushed most by', choice([['', 'any concept'], ...report.concepts.map((_, i) =>
+      field('Strong contribution of', choice([['', 'any concept'], ...report.concepts.map((_, i) =>
         [i, conceptName(i)])], state.concept, set('concept'))),
-      el('label', { class: 'check' }, wrong, 'predicted wrong')),
+      el('label', { class: 'check' }, wrong, 'predicted wrongly')),
     place,
   ]);
   fill(false);
 }
 
-/** The five concepts that do most to an image's prediction, as a set. */
+/** Returns a function from an image to the set of its five strongest concepts. */
 function conceptsInside() {
   const known = new Map();
   return (n) => {
@@ -53,7 +54,7 @@ function conceptsInside() {
   };
 }
 
-/** Places by the size of the value, those of 0 left out. */
+/** Returns the indices of values by size, largest first; values of 0 are left out. */
 function bySize(values) {
   return values.map((value, i) => [Math.abs(value || 0), i]).filter(([size]) => size > 0)
     .sort((one, other) => other[0] - one[0]).map(([, i]) => i);
@@ -77,13 +78,14 @@ function imagePage(main, n, query) {
   add(main, [
     heading(bdi(image.name), pager('image', n, report.images.length)),
     el('p', {}, 'Class ', classLink(image.label), ', predicted ',
-      image.likeliest[0] === image.label ? 'right.' : [classLink(image.likeliest[0]), '.']),
+      image.likeliest[0] === image.label ? 'correctly.' : ['as ', classLink(image.likeliest[0]),
+        '.']),
     el('div', { class: 'columns' },
       el('section', { class: 'stage' }, el('h2', {}, 'Where the concepts are'), mapped.box,
         mapChooser(n, mapped, asked === null ? null : Number(asked))),
-      el('section', {}, el('h2', {}, 'What the network says'), likeliestOf(image),
-        el('h2', {}, 'Which concepts make it so'), contributionsOf(image))),
-    image.change ? section('What would change it', changeOf(image)) : null,
+      el('section', {}, el('h2', {}, 'What the network predicts'), likeliestOf(image),
+        el('h2', {}, 'Which concepts contribute'), contributionsOf(image))),
+    image.change ? section('What would change the prediction', changeOf(image)) : null,
   ]);
 }
 
@@ -92,7 +94,7 @@ function likeliestOf(image) {
     el('span', {}, classLink(id)), shareBar(image.probabilities[k]))));
 }
 
-/** Buttons that light a concept up. */
+/** Returns buttons that show where a concept is. */
 function mapChooser(n, mapped, asked) {
   const box = el('div', { class: 'chips', role: 'group', 'aria-label': 'Concepts in the image' });
   const said = el('p', { class: 'muted' }, 'Choose a concept to see where it is.');
@@ -106,7 +108,7 @@ function mapChooser(n, mapped, asked) {
       buttons.forEach((button) => button.setAttribute('aria-pressed', 'false'));
       buttons.get(i).setAttribute('aria-pressed', String(on));
       mapped.show(on ? i : null);
-      replaceContent(said, on ? [bdi(conceptName(i)), ' is where the image is lit: ' +
+      replaceContent(said, on ? [bdi(conceptName(i)), ' is where the image is bright: ' +
         percent(shareOfCells(maps, i)) + ' of it.'] : 'Choose a concept to see where it is.');
     };
     for (const i of there) {
@@ -114,7 +116,7 @@ function mapChooser(n, mapped, asked) {
         onclick: () => press(i) }, swatch(i), bdi(conceptName(i))));
     }
     add(box, [...buttons.values()]);
-    if (!there.length) replaceContent(said, 'None is detected in it.');
+    if (!there.length) replaceContent(said, 'No concept is detected in this image.');
     else press(buttons.has(asked) ? asked : there[0]);
   }, (error) => replaceContent(said, error.message));
   return [box, said];
@@ -126,7 +128,7 @@ function shareOfCells(maps, i) {
   return maps.cells.slice(start, start + size).filter((value) => value > 0).length / size;
 }
 
-/** From what is there without concepts to the logit: bars, strongest first. */
+/** Returns a table of the parts of the logit with bars, the strongest concepts first. */
 function contributionsOf(image) {
   const order = bySize(image.contributions);
   const [first, others] = [order.slice(0, 8), order.slice(8)];
@@ -157,7 +159,7 @@ function contributionsOf(image) {
 function changeOf(image) {
   const change = image.change;
   if (change.status === 'already the target') {
-    return el('p', {}, 'Nothing: it is predicted so already.');
+    return el('p', {}, 'Nothing needs to change: the image is predicted as the target already.');
   }
   const found = change.status === 'changed';
   const moved = change.concepts.map((i, k) => {
@@ -168,13 +170,13 @@ function changeOf(image) {
   });
   return [
     el('p', {}, found
-      ? ['It would be taken for ', classLink(change.after), ' with this change:']
-      : 'No change of so few concepts does it, within what images have.' +
-        (moved.length ? ' What came nearest:' : '')),
+      ? ['The image would be predicted as ', classLink(change.after), ' with this change:']
+      : 'No change of so few concepts, within the coefficients of real images, changes the ' +
+        'prediction.' + (moved.length ? ' The nearest attempt:' : '')),
     moved.length ? el('ul', {}, moved) : null,
-    moved.length ? el('p', { class: 'muted' }, 'Coefficients, mean over the image. ' +
-      (found ? 'The least change found: it' : 'It') + ' changes the features by ' +
-      percent(change.changed) + ', and leaves them at the ' + ordinal(change.percentile) +
+    moved.length ? el('p', { class: 'muted' }, 'The numbers are coefficients, means over the ' +
+      'image. ' + (found ? 'This is the smallest change found. ' : '') + 'It changes the features by ' +
+      percent(change.changed) + '; their distance is then at the ' + ordinal(change.percentile) +
       ' percentile of the training images\u2019 distances. ',
     el('a', { href: '#/help' }, 'How to read this')) : null,
   ];

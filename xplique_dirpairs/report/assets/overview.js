@@ -10,11 +10,11 @@ function overviewPage(main) {
       ['Classes', report.classes.length],
       ['Concepts', report.concepts.length],
       ['Images', report.imagesOfAll],
-      ['Predicted right', images ? percent(right / images) : '\u2013'],
+      ['Predicted correctly', images ? percent(right / images) : '\u2013'],
     ]),
     el('p', { class: 'lead' },
-      'A concept is a direction in the features of one layer: what the network looks for there. ',
-      'Bars say how much a concept speaks ', el('b', { class: 'for' }, 'for (+)'), ' or ',
+      'A concept is a direction in the features of one layer that stands for a visual pattern. ',
+      'Bars show how much a concept speaks ', el('b', { class: 'for' }, 'for (+)'), ' or ',
       el('b', { class: 'against' }, 'against (' + MINUS + ')'), ' a class, in logits. ',
       el('a', { href: '#/help' }, 'How to read this')),
     section('What drives each class', filteredCards(report.classes, classCard, (one) =>
@@ -23,7 +23,7 @@ function overviewPage(main) {
   ]);
 }
 
-/** Cards with a field to filter them by name, where they are many. */
+/** Returns cards, with a field to filter them by name if there are many. */
 function filteredCards(things, make, nameOf, what, query = '') {
   const box = el('div', { class: 'cards' });
   const place = el('div');
@@ -32,7 +32,7 @@ function filteredCards(things, make, nameOf, what, query = '') {
     const found = things.filter((one) => nameOf(one).toLowerCase().includes(wanted));
     box.replaceChildren();
     replaceContent(place, manyOf(found, make, box, 48),
-      found.length ? null : emptyNote('No ' + what + ' with such a name.'));
+      found.length ? null : emptyNote('No ' + what + ' have this text in their name.'));
     return found.length;
   }
   fill(query);
@@ -44,7 +44,7 @@ function filteredCards(things, make, nameOf, what, query = '') {
   return [el('div', { class: 'filters' }, field('Filter ' + what, input)), place];
 }
 
-/** Places of the largest values above 0, and of the least below. */
+/** Returns the indices of the largest values above 0, and of the lowest values below 0. */
 function strongest(values, most) {
   const order = values.map((value, i) => [value, i]).filter(([value]) => value !== null);
   order.sort((one, other) => other[0] - one[0]);
@@ -63,12 +63,12 @@ function classCard(one) {
   return el('article', { class: 'card' },
     el('h3', {}, classLink(one.id)),
     el('p', { class: 'muted' }, percent(one.accuracy) + ' of ' + count(one.images, 'image') +
-      ' right'),
+      ' predicted correctly'),
     [...up, ...down.slice(0, 2)].map((i) => el('div', { class: 'row' },
       crops(i, 1), conceptLink(i), signedBar(one.contributions[i], most))));
 }
 
-/** Whether the table of all concepts and classes is small enough to be made unasked. */
+/** Returns whether the table of all concepts and classes is small enough to be shown at once. */
 function atOnce() {
   return report.classes.length * report.concepts.length <= 5000;
 }
@@ -81,9 +81,9 @@ function whenAsked(make) {
 }
 
 const SHOWN = {
-  influence: ['Influence', 'what more of a concept does to a class (mean change of log p)',
+  influence: ['Influence', 'effect of more of a concept on a class (mean change of log p)',
     (one) => one.changes],
-  contribution: ['Contribution', 'what there is of a concept in a class\u2019s images, in logits',
+  contribution: ['Contribution', 'part of a class\u2019s logit that is due to a concept (mean)',
     (one) => one.contributions],
 };
 

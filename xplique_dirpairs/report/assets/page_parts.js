@@ -1,7 +1,7 @@
-// Elements, words and numbers. Text of the report's data only ever becomes a text node or an
-// attribute's value: there is no place where it is read as markup.
+// Elements, texts and numbers. Text from the report's data only becomes a text node or the value of
+// an attribute: it is never interpreted as markup.
 
-/** An element. `props`: attributes; `on…` functions listen; `style` is an object; null is left out. */
+/** Returns an element. `props` are attributes, `on…` listeners and a `style` object; null: unset. */
 function el(tag, props, ...children) {
   const svg = SVG_TAGS.has(tag);
   const node = svg ? document.createElementNS('http://www.w3.org/2000/svg', tag)
@@ -32,7 +32,7 @@ function replaceContent(node, ...children) {
   return add(node, children);
 }
 
-/** A name that came with the data: kept together, whichever way its letters run. */
+/** Returns a name from the data, isolated from the direction in which the text around it runs. */
 function bdi(text) {
   return el('bdi', { title: text.length > 40 ? text : null }, text);
 }
@@ -60,7 +60,7 @@ function percent(value) {
   return (share < 10 && share > 0 ? share.toFixed(1) : share.toFixed(0)) + '\u00a0%';
 }
 
-/** Digits after the point that show how far two numbers are apart: two at least. */
+/** Returns how many digits after the point show that two numbers differ: at least two. */
 function digitsThatDiffer(one, other) {
   const apart = Math.abs(one - other);
   return apart > 0 ? Math.min(9, Math.max(2, -Math.floor(Math.log10(apart)))) : 2;
@@ -137,7 +137,7 @@ function emptyNote(text) {
   return el('p', { class: 'muted' }, text);
 }
 
-/** A region that is wider than a phone: it scrolls by itself, also by keyboard. */
+/** Returns a region that may be wider than a phone and scrolls on its own, also by keyboard. */
 function wide(label, ...children) {
   return el('div', { class: 'wide', role: 'region', 'aria-label': label, tabindex: '0' },
     el('p', { 'aria-hidden': 'true' }, label), children);
@@ -159,7 +159,7 @@ function choice(options, chosen, onchange) {
   return select;
 }
 
-/** Shows at first so many of many things, and more when asked. */
+/** Shows the first `step` things, and a button that shows `step` more. */
 function manyOf(things, make, box, step = 60) {
   let shown = 0;
   const more = el('button', { type: 'button', class: 'more', onclick: () => show(true) });
@@ -177,7 +177,7 @@ function manyOf(things, make, box, step = 60) {
   return [box, more];
 }
 
-/** A table whose columns sort. Columns: {title, type, hint}; rows: arrays of {node, value}. */
+/** Returns a sortable table. Columns: {title, type, hint, rising}; rows: arrays of {node, value}. */
 function sortableTable(caption, columns, rows, options = {}) {
   const body = el('tbody');
   const said = [];

@@ -1,4 +1,4 @@
-// Where data and pictures come from: files beside the page, or scripts in it that do not run.
+// Loading of data and pictures, from files beside the page or from scripts in it that do not run.
 
 const FILES = 'report_files/';
 const arrived = new Map();
@@ -6,12 +6,12 @@ const awaited = new Map();
 const pictureUrls = new Map();
 let report = null;
 
-/** Called by the files beside the page. */
+/** Stores a part of the data; the files beside the page call it. */
 function reportData(key, value) {
   arrived.set(key, value);
 }
 
-/** A part of the data: a promise. */
+/** Returns a promise of a part of the data. */
 function load(key) {
   if (arrived.has(key)) return Promise.resolve(arrived.get(key));
   if (!awaited.has(key)) awaited.set(key, stored(key) || fetched(key));
@@ -23,7 +23,7 @@ function stored(key) {
   return script && Promise.resolve(JSON.parse(script.textContent));
 }
 
-// A script, since pages that are opened from disk may not read files in any other way.
+// Data are loaded as scripts, since pages that are opened from disk cannot read files otherwise.
 function fetched(key) {
   return new Promise((done, failed) => {
     const file = FILES + key + '.js';
@@ -37,7 +37,7 @@ function fetched(key) {
   });
 }
 
-/** What an <img> takes for a picture of the report. */
+/** Returns the URL of a picture of the report, for the `src` of an <img>. */
 function pictureUrl(path) {
   const script = document.getElementById('stored-' + path);
   if (!script) return FILES + path;
@@ -50,7 +50,7 @@ function pictureUrl(path) {
   return pictureUrls.get(path);
 }
 
-/** The concept maps of an image: {height, width, concepts, cells}; cells: concept after concept. */
+/** Returns {height, width, concepts, cells} of an image's maps; cells are in order of concepts. */
 async function mapsOf(n) {
   const key = 'maps-' + String(Math.floor(n / report.mapsAtOnce)).padStart(4, '0');
   const part = await load(key);
