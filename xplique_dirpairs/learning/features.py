@@ -386,7 +386,9 @@ class Features:
     def maps(
         self, pool: Callable[[Array], Array] | None, size: int, seed: int, skip: int = 0
     ) -> RandomBatches:
-        """Return endless batches of feature maps; of shards, of a random sample that fits in memory.
+        """Return endless batches of feature maps.
+
+        For shards, they are drawn from a random sample that fits in memory.
 
         Parameters
         ----------
