@@ -78,7 +78,7 @@ class Stage:
     largest_rho : float, default=0.9
         Upper limit of ρ.
     per_position : int, default=1
-        Number of concepts that a position carries; L^s is 0 there.
+        Number of concepts that a position should carry: L^s is 0 for that number.
     meant_for_axes : int or None, default=None
         Number of axes that ``learning_rate`` and ``epochs`` are meant for. With fewer axes A, where
         slow learning would end too early and steps are cheap, both are multiplied by
