@@ -1,4 +1,4 @@
-"""What the tests of fits share: quick recipes, small data, and fits with them."""
+"""Helpers of the tests of fits: quick recipes, small data, and fits with them."""
 
 import dataclasses
 import warnings
@@ -12,7 +12,7 @@ from xplique_dirpairs.learning.recipe import get_recipe
 
 
 def quick(recipe="default", epochs=2, steps=2, **changes):
-    """The recipe with very short stages; not what is learned is looked at, but that it runs."""
+    """Return a recipe with very short stages, for tests that do not depend on what is learned."""
     recipe = get_recipe(recipe)
     changes = {"epochs": epochs, "steps_per_epoch": steps, **changes}
     changes["meant_for_axes"] = None
@@ -21,18 +21,19 @@ def quick(recipe="default", epochs=2, steps=2, **changes):
 
 
 def quicker(**changes):
-    """The last stage alone: compiling is what takes the time."""
+    """Return `quick` with its last stage only, because compiling a stage takes most of the time."""
     recipe = quick(**changes)
     return dataclasses.replace(recipe, stages=recipe.stages[1:])
 
 
 def learn(activations, concepts=3, recipe=None, **settings):
+    """Return the pairs and the history of a fit, quick and silent by default."""
     settings = {"random_state": 0, "verbose": 0, **settings}
     return learn_pairs(activations, concepts, recipe=recipe or quicker(), **settings)
 
 
 def complete(pairs, history, concepts):
-    """Pairs that can be used, and a history that can be read."""
+    """Assert that pairs are finite and that the history has a summary; return True."""
     assert pairs.number_of_concepts == concepts
     for field in dataclasses.fields(pairs):
         value = getattr(pairs, field.name)
@@ -44,7 +45,7 @@ def complete(pairs, history, concepts):
 
 
 def brief_default():
-    """A sixth of the default recipe's steps: where the start is clear, all that is asked of it."""
+    """Return the default recipe with a sixth of its steps, enough if initial concepts are clear."""
 
     def brief(recipe):
         changes = {"epochs": 4, "steps_per_epoch": 20, "meant_for_axes": None}
@@ -56,15 +57,18 @@ def brief_default():
 
 
 def with_problems(activations, concepts, recipe="default"):
+    """Return the pairs and the history of a fit whose warnings are ignored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LearningWarning)
         return learn(activations, concepts, recipe=recipe)
 
 
 def vectors(count, channels=6):
+    """Return sparse random vectors, ndarray of shape (count, channels)."""
     return np.random.default_rng(0).gamma(0.3, size=(count, channels))
 
 
 def signals(concepts, positions, **options):
+    """Return synthetic feature maps of concepts and two distractors, with 40 channels."""
     directions = random_directions(0, concepts, 2, 40)
     return signal_maps(positions // 2, *directions, seed=0, **options).features

@@ -325,7 +325,7 @@ def test_a_stage_that_broke_down_is_remembered_whenever_the_fit_is_killed(
     with monkeypatch.context() as patched, pytest.raises(Killed):
         kill_in_epoch(patched, at)
         fit()
-    assert fit().cut_short == ["stage a met NaN in epoch 1: what it had is kept"]
+    assert fit().cut_short == ["stage a met NaN in epoch 1: the state before it is kept"]
 
 
 def test_a_fit_goes_on_with_the_recipe_it_had_changed_to_whatever_its_name(

@@ -1,4 +1,4 @@
-"""A second fit of one shape shares what the first one compiled."""
+"""A second fit with the same shapes uses the objectives that the first one compiled."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def problem():
     return rng.gamma(0.3, size=(80, 2, 2, 8)).astype(np.float32), head
 
 
-def test_a_second_fit_of_one_shape_is_not_traced_again_and_learns_the_same(monkeypatch):
+def test_a_second_fit_with_the_same_shapes_is_not_traced_again_and_learns_the_same(monkeypatch):
     activations, head = problem()
     first, _ = learn(activations, head=head, recipe=quick())
 

@@ -1,4 +1,4 @@
-"""The objective of a stage against a second writing on raw features and raw detectors."""
+"""The objective of a stage against a reference implementation on raw features."""
 
 import dataclasses
 
@@ -45,18 +45,18 @@ def head(pools=True, activation=None):
     inputs = keras.Input((H, W, D))
     pooled = layers.GlobalAveragePooling2D()(inputs)
     x = pooled if pools else layers.Flatten()(inputs)
-    # small weights: a network that is neither sure nor clueless of the moved features
+    # Small weights, so that the network is neither certain nor at chance on the moved features.
     small = keras.initializers.RandomNormal(stddev=0.1, seed=1)
     outputs = layers.Dense(K, activation=activation, kernel_initializer=small)(x)
     return Head(keras.Model(inputs, outputs))
 
 
 def objective(activations, start, coordinates="centred", head=None, stage=None, **changes):
-    made = COORDINATES[coordinates](Moments.of(activations.reshape(-1, D)))
+    coordinates = COORDINATES[coordinates](Moments.of(activations.reshape(-1, D)))
     stage = stage or Stage("d", EVERYTHING, signals="free", tau=TAU, rho=RHO, kappa=(KAPPA, KAPPA))
     settings = dict(gamma=GAMMA, steps=10, full_batch=True, network_every=1, seed=0)
-    model = Objective(stage, made, start, head=head, **{**settings, **changes})
-    batch = {"positions": tf.constant(made.features(activations.reshape(-1, D)))}
+    model = Objective(stage, coordinates, start, head=head, **{**settings, **changes})
+    batch = {"positions": tf.constant(coordinates.features(activations.reshape(-1, D)))}
     if head is not None:
         batch["maps"] = tf.constant(head.pool(activations))
     return model, batch
@@ -75,7 +75,7 @@ def soft_maximum(values):
 
 
 def slow_losses(activations, filters, biases, signals, model, scale):
-    """All losses of one restart; biases belong to centred features."""
+    """Compute all losses of one restart, whose biases belong to centred features."""
     x = activations.reshape(-1, D).astype(float)
     mean = x.mean(axis=0)
     y = sigmoid((x - mean) @ filters.T - biases)
@@ -111,32 +111,32 @@ def slow_losses(activations, filters, biases, signals, model, scale):
 
 
 @pytest.mark.parametrize("pools", [True, False])
-def test_every_loss_is_that_of_the_raw_detectors_on_raw_features(pools, activations, start):
+def test_every_loss_equals_the_reference_on_raw_features(pools, activations, start):
     rest = head(pools)
     model, batch = objective(activations, start, head=rest)
-    found = model.losses_of(batch)
-    assert set(found) == set(EVERYTHING)
+    values = model.losses_of(batch)
+    assert set(values) == set(EVERYTHING)
     scale = np.sqrt(activations.reshape(-1, D).var(axis=0).mean())
     for r in range(R):
         one = (start.filters[r], start.biases[r], start.signals[r])
         slow = slow_losses(activations, *one, rest.model, scale)
         for name in EVERYTHING:
-            # the ridge of the pseudo-inverses is worth some per mille
-            assert float(found[name][r]) == pytest.approx(slow[name], rel=5e-3, abs=1e-4), name
+            # The ridge of the pseudo-inverses changes the results by a few per mille.
+            assert float(values[name][r]) == pytest.approx(slow[name], rel=5e-3, abs=1e-4), name
 
 
 @pytest.mark.parametrize("pools", [False, True])
-def test_so_is_the_predecessors_loss(pools, activations, start):
+def test_the_loss_fired_of_cbe_equals_the_reference_on_raw_features(pools, activations, start):
     rest, stage = head(pools), Stage("a", {"fired": 1.0}, kappa=(KAPPA, KAPPA))
     model, batch = objective(activations, start, head=rest, stage=stage)
-    batch["maps"] = tf.constant(activations)  # its ReLU does not commute with pooling
+    batch["maps"] = tf.constant(activations)  # the ReLU of "fired" does not commute with pooling
     one = (start.filters[0], start.biases[0], start.signals[0])
     slow = slow_losses(activations, *one, rest.model, 1.0)["fired"]
     assert float(model.losses_of(batch)["fired"][0]) == pytest.approx(slow, rel=1e-4)
 
 
-def test_a_head_that_ends_in_probabilities_gives_the_losses_of_its_logits(activations, start):
-    found = [
+def test_a_head_with_softmax_outputs_has_the_losses_of_its_logits(activations, start):
+    of_logits, of_probabilities = [
         model.losses_of(batch)
         for model, batch in (
             objective(activations, start, head=head(activation=activation))
@@ -144,29 +144,29 @@ def test_a_head_that_ends_in_probabilities_gives_the_losses_of_its_logits(activa
         )
     ]
     for name in ("uur", "cur"):
-        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4)
+        np.testing.assert_allclose(of_logits[name], of_probabilities[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize("coordinates", COORDINATES)
-def test_a_stage_begins_with_the_detectors_it_is_given(coordinates, activations, start):
+def test_a_stage_begins_with_the_given_detectors(coordinates, activations, start):
     model, _ = objective(activations, start, coordinates)
-    found = model.detectors()
-    np.testing.assert_allclose(found.filters, start.filters, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.biases, start.biases, rtol=1e-4, atol=1e-5)
-    cosines = np.sum(found.signals * start.signals, axis=-1)
-    cosines /= np.linalg.norm(found.signals, axis=-1) * np.linalg.norm(start.signals, axis=-1)
+    initial = model.detectors()
+    np.testing.assert_allclose(initial.filters, start.filters, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(initial.biases, start.biases, rtol=1e-4, atol=1e-5)
+    cosines = np.sum(initial.signals * start.signals, axis=-1)
+    cosines /= np.linalg.norm(initial.signals, axis=-1) * np.linalg.norm(start.signals, axis=-1)
     np.testing.assert_allclose(cosines, 1.0, rtol=1e-5)
 
 
-def test_margins_and_biases_are_shared_where_the_stage_says_so(activations, start):
+def test_margins_and_biases_are_equal_in_a_shared_stage(activations, start):
     stage = Stage("a", {"s": 1.0}, coordinates="standardised", shared=True, orthonormal=True)
     model, _ = objective(activations, start, "standardised", stage=stage)
-    found, sigma = model.detectors(), activations.reshape(-1, D).std(axis=0)
-    inside = found.filters * sigma
+    detectors, sigma = model.detectors(), activations.reshape(-1, D).std(axis=0)
+    standardised_filters = detectors.filters * sigma
     for r in range(R):
-        gram = inside[r] @ inside[r].T
+        gram = standardised_filters[r] @ standardised_filters[r].T
         np.testing.assert_allclose(gram, gram[0, 0] * np.eye(I), atol=1e-3 * gram[0, 0])
-        np.testing.assert_allclose(found.biases[r], found.biases[r, 0], rtol=1e-5)
+        np.testing.assert_allclose(detectors.biases[r], detectors.biases[r, 0], rtol=1e-5)
 
 
 def trained(activations, start, stage, steps=5, **settings):
@@ -176,20 +176,20 @@ def trained(activations, start, stage, steps=5, **settings):
     return model
 
 
-def test_restarts_do_not_see_each_other(activations, start):
+def test_restarts_do_not_influence_each_other(activations, start):
     stage = Stage("a", {"s": 1.0, "ma": 1.0, "ic": 5.0, "fso": 1.0}, signals="joint")
     both = trained(activations, start, stage).detectors()
     alone = trained(activations, start.keep(np.array([1])), stage).detectors()
     np.testing.assert_allclose(alone.filters[0], both.filters[1], rtol=1e-3, atol=1e-3)
 
 
-def test_filters_stay_orthonormal_while_they_are_learned(activations, start):
+def test_filters_stay_orthonormal_in_learning(activations, start):
     stage = Stage("a", {"s": 1.0, "ma": 1.0}, orthonormal=True)
     rows = trained(activations, start, stage).unit_directions().numpy()
     np.testing.assert_allclose(rows @ np.swapaxes(rows, 1, 2), np.stack(R * [np.eye(I)]), atol=1e-5)
 
 
-def test_sharpness_rises_geometrically_and_reaches_its_end(activations, start):
+def test_sharpness_rises_geometrically_to_its_last_value(activations, start):
     stage = Stage("a", {"s": 1.0}, sharpness=(4.0, 64.0))
     model, _ = objective(activations, start, "whitened", stage=stage, steps=100)
     sharpness = {}
@@ -199,7 +199,7 @@ def test_sharpness_rises_geometrically_and_reaches_its_end(activations, start):
     assert sharpness == pytest.approx({0: 4.0, 35: 16.0, 70: 64.0, 100: 64.0}, rel=1e-4)
 
 
-def test_constraints_enter_by_their_penalty_and_their_multipliers_are_updated(activations, start):
+def test_the_objective_has_the_penalty_of_constraints_with_updated_multipliers(activations, start):
     stage = Stage("a", {"s": 2.0}, {"ma": 0.1, "ic": 2.0})
     model = trained(activations, start, stage)
     reported = model.reported()
@@ -209,22 +209,22 @@ def test_constraints_enter_by_their_penalty_and_their_multipliers_are_updated(ac
     np.testing.assert_array_equal(model.violations()["ic"], 0.0)
     model.update_multipliers()
     values = {"s": tf.constant([1.0, 1.0]), "ma": tf.constant([0.5, 0.1]), "ic": tf.zeros(R)}
-    # λ = μ·g = excess and 0 (kept: −λ²/2μ = 0), μ = 1
+    # μ = 1; λ = μ·g = excess for "ma", and 0 for "ic", whose bound holds: its penalty is 0.
     slow = 2.0 + excess * np.array([0.4, 0.0]) + np.array([0.4, 0.0]) ** 2 / 2
     np.testing.assert_allclose(model.objective_of(values), slow, rtol=1e-5)
 
 
-def test_what_an_epoch_reports_is_the_mean_over_its_steps(activations, start):
+def test_an_epoch_reports_the_mean_over_its_steps(activations, start):
     stage = Stage("a", {"s": 1.0, "ma": 1.0})
-    reported = trained(activations, start, stage, steps=2)
-    last = 2 * reported.reported()["ma"]
+    after = trained(activations, start, stage, steps=2)
+    last = 2 * after.reported()["ma"]
     model, batch = objective(activations, start, "whitened", stage=stage)
-    last -= model.losses_of(batch)["ma"].numpy()  # what is left is the second of the two steps
-    assert (reported.losses_of(batch)["ma"].numpy() < last).all()
+    last -= model.losses_of(batch)["ma"].numpy()  # leaves the second step
+    assert (after.losses_of(batch)["ma"].numpy() < last).all()
     assert (last < model.losses_of(batch)["ma"].numpy()).all()
 
 
-def test_between_its_steps_the_network_term_is_remembered(activations, start):
+def test_a_network_loss_is_constant_between_the_steps_that_compute_it(activations, start):
     rest, stage = head(pools=False), Stage("a", {"uur": 1.0}, kappa=(KAPPA, KAPPA))
     model, batch = objective(activations, start, head=rest, stage=stage, network_every=3)
     with tf.GradientTape() as tape:
@@ -247,9 +247,7 @@ def test_between_its_steps_the_network_term_is_remembered(activations, start):
     )
 
 
-def test_a_minibatch_renews_a_tenth_of_the_running_activity_and_has_its_own_gradient(
-    activations, start
-):
+def test_running_activities_move_by_a_tenth_with_the_gradient_of_the_minibatch(activations, start):
     stage = Stage("a", {"ic": 1.0}, tau=3.0)
     model, batch = objective(activations, start, stage=stage, full_batch=False)
     plain, _ = objective(activations, start, stage=stage)
@@ -258,21 +256,21 @@ def test_a_minibatch_renews_a_tenth_of_the_running_activity_and_has_its_own_grad
     np.testing.assert_allclose(model.losses_of(batch)["ic"], first, rtol=1e-5)
     model.step.assign(1.0)
 
-    def gradient(of):
+    def gradient(objective):
         with tf.GradientTape() as tape:
-            total = tf.reduce_sum(of.losses_of(other)["ic"])
-        return tape.gradient(total, of.directions.value)
+            total = tf.reduce_sum(objective.losses_of(other)["ic"])
+        return tape.gradient(total, objective.directions.value)
 
     np.testing.assert_allclose(gradient(model), gradient(plain), rtol=1e-4, atol=1e-7)
-    # nobody is above ν = 1: the loss is linear in the activities
+    # No activity is above ν = 1, so the loss is linear in the activities.
     model, _ = objective(activations, start, stage=stage, full_batch=False)
     model.losses_of(batch)
     model.step.assign(1.0)
-    found = model.losses_of(other)["ic"]
-    np.testing.assert_allclose(found, 0.9 * first + 0.1 * second, rtol=1e-4)
+    value = model.losses_of(other)["ic"]
+    np.testing.assert_allclose(value, 0.9 * first + 0.1 * second, rtol=1e-4)
 
 
-def test_a_limit_of_sharpness_is_kept_for_each_concept(activations, start):
+def test_sharpness_stays_below_the_limit_of_each_concept(activations, start):
     limits = np.full(start.biases.shape, 1000.0)
     limits[0, 1] = 10.0
     stage = Stage("a", {"s": 1.0}, sharpness=(4.0, 64.0))

@@ -14,15 +14,15 @@ def problem(rng):
     return x, rng.normal(size=(I, D)), np.array([-0.5, 0.2, 0.8])
 
 
-def measure(x, filters, biases, **given):
+def measure(x, filters, biases, **options):
     features = Features(x)
-    return measure_pairs(features, Moments.of(features), filters, biases, **given)
+    return measure_pairs(features, Moments.of(features), filters, biases, **options)
 
 
-def test_pairs_are_completed_by_the_formulas_of_the_method(problem, monkeypatch):
+def test_signal_vectors_absent_levels_and_overlaps_equal_their_formulas(problem, monkeypatch):
     x, filters, biases = problem
-    monkeypatch.setattr(features, "BLOCK", 7)  # in several portions
-    found = measure(*problem)
+    monkeypatch.setattr(features, "BLOCK", 7)  # several blocks
+    measured = measure(*problem)
     mean = x.mean(axis=0, dtype=float)
     z = x @ filters.T
     on = z - filters @ mean > biases
@@ -30,37 +30,37 @@ def test_pairs_are_completed_by_the_formulas_of_the_method(problem, monkeypatch)
         chosen = x[on[:, i]].astype(float)
         slow = (chosen - chosen.mean(0)).T @ (z[on[:, i], i] - z[on[:, i], i].mean())
         slow /= np.linalg.norm(slow)
-        np.testing.assert_allclose(found.pairs.signals[i], slow, atol=1e-4)
-        assert found.pairs.absent_levels[i] == pytest.approx(z[~on[:, i], i].mean(), rel=1e-4)
+        np.testing.assert_allclose(measured.pairs.signals[i], slow, atol=1e-4)
+        assert measured.pairs.absent_levels[i] == pytest.approx(z[~on[:, i], i].mean(), rel=1e-4)
         for j in range(I):
             union = (on[:, i] | on[:, j]).sum()
             overlap = (on[:, i] & on[:, j]).sum() / union
-            assert found.overlaps[i, j] == pytest.approx(overlap)
-    np.testing.assert_allclose(found.occupancy, on.mean(axis=0))
-    np.testing.assert_allclose(found.pairs.mean, mean, rtol=1e-5)
-    np.testing.assert_array_equal(found.pairs.detect(x) > 0.5, on)
+            assert measured.overlaps[i, j] == pytest.approx(overlap)
+    np.testing.assert_allclose(measured.occupancy, on.mean(axis=0))
+    np.testing.assert_allclose(measured.pairs.mean, mean, rtol=1e-5)
+    np.testing.assert_array_equal(measured.pairs.detect(x) > 0.5, on)
 
 
-def test_a_dead_concept_and_one_that_is_everywhere_are_complete_all_the_same(problem):
+def test_pairs_are_complete_for_concepts_detected_nowhere_or_everywhere(problem):
     x, filters, _ = problem
-    found = measure(x, filters, np.array([1e3, -1e3, 0.0]))
-    np.testing.assert_allclose(found.occupancy[:2], [0.0, 1.0])
+    measured = measure(x, filters, np.array([1e3, -1e3, 0.0]))
+    np.testing.assert_allclose(measured.occupancy[:2], [0.0, 1.0])
     everywhere = np.cov(x.T) @ filters[0]
     everywhere /= np.linalg.norm(everywhere)
-    np.testing.assert_allclose(found.pairs.signals[0], everywhere, atol=1e-4)
-    # never off: its absent level is its threshold
-    assert found.pairs.absent_levels[1] == pytest.approx(found.pairs.biases[1], rel=1e-5)
+    np.testing.assert_allclose(measured.pairs.signals[0], everywhere, atol=1e-4)
+    # A concept that is never absent has its threshold as its absent level.
+    assert measured.pairs.absent_levels[1] == pytest.approx(measured.pairs.biases[1], rel=1e-5)
 
 
-def test_given_signal_vectors_are_kept(problem, rng):
+def test_given_signal_vectors_are_kept_and_normalised(problem, rng):
     signals = rng.normal(size=(I, D))
-    found = measure(*problem, signals=signals).pairs.signals
+    kept = measure(*problem, signals=signals).pairs.signals
     np.testing.assert_allclose(
-        found, signals / np.linalg.norm(signals, axis=1, keepdims=True), rtol=1e-5
+        kept, signals / np.linalg.norm(signals, axis=1, keepdims=True), rtol=1e-5
     )
 
 
-def test_estimated_signal_vectors_keep_what_lies_along_the_axes_of_the_learning(rng):
+def test_estimated_signal_vectors_keep_only_their_part_along_the_axes_of_the_coordinates(rng):
     deviations = np.array([4.0, 2.0, 0.01, 0.01])
     x = (rng.normal(size=(500, D)) * deviations).astype(np.float32)
     moments = Moments.of(x)
@@ -68,7 +68,7 @@ def test_estimated_signal_vectors_keep_what_lies_along_the_axes_of_the_learning(
     learned_in = Coordinates(moments.mean, axes.T / scale, axes * scale[:, None])
     filters, biases = rng.normal(size=(I, 2)) @ axes, np.zeros(I)
     free, kept = (
-        measure(x, filters, biases, coordinates=given).pairs.signals for given in (None, learned_in)
+        measure(x, filters, biases, coordinates=basis).pairs.signals for basis in (None, learned_in)
     )
     assert np.abs(free[:, 2:]).max() > 0
     np.testing.assert_array_equal(kept[:, 2:], 0.0)
@@ -76,12 +76,12 @@ def test_estimated_signal_vectors_keep_what_lies_along_the_axes_of_the_learning(
     np.testing.assert_allclose(kept[:, :2], along, rtol=1e-5)
 
 
-def test_joint_signals_are_those_of_the_learning(problem, monkeypatch):
+def test_joint_signals_equal_those_of_a_training_step(problem, monkeypatch):
     x, filters, biases = problem
     monkeypatch.setattr(features, "BLOCK", 7)
-    found = measure(*problem, signals="joint").pairs.signals
+    joint = measure(*problem, signals="joint").pairs.signals
     centred = x - x.mean(axis=0, dtype=float)
     with_x = excess_covariance(centred, centred @ filters.T - biases)
     expected = joint_signals(with_x, with_x @ filters.T).numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(joint, expected, atol=1e-4)

@@ -4,7 +4,8 @@ import pytest
 
 from xplique_dirpairs.learning.recipe import LOSSES, RECIPES, Recipe, Stage, get_recipe
 
-#: Doumanoglou et al., deep classifier: the table of the paper, dashes left out.
+#: Settings of the paper (Doumanoglou et al.) for a deep classifier: weights, epochs, learning rate,
+#: patience, τ and ρ of each stage; None: the paper gives none.
 DEEP = {
     "a": (dict(s=2.6, ma=2.8, mm=0.6, ic=5.0, uur=0.25), 800, 1e-3, 10, 0.9, None),
     "b": (
@@ -18,7 +19,7 @@ DEEP = {
 }
 
 
-def test_paper_deep_has_the_numbers_of_the_paper():
+def test_paper_deep_has_the_settings_of_the_paper():
     recipe = get_recipe("paper-deep")
     assert [stage.name for stage in recipe.stages] == list(DEEP)
     assert (recipe.batch, recipe.start) == (4096, "random")
@@ -35,7 +36,7 @@ def test_paper_deep_has_the_numbers_of_the_paper():
     assert (a.signals, b.signals, d.signals) == ("none", "none", "free")
 
 
-def test_paper_synthetic_has_the_numbers_of_the_paper():
+def test_paper_synthetic_has_the_settings_of_the_paper():
     recipe = get_recipe("paper-synthetic")
     a, d = recipe.stages
     assert recipe.gamma == 1.1
@@ -53,17 +54,17 @@ def test_paper_synthetic_has_the_numbers_of_the_paper():
     )
 
 
-def test_paper_synthetic_keeps_its_learning_rate():
+def test_paper_synthetic_has_no_cosine_schedule():
     assert all(stage.schedule != "cosine" for stage in get_recipe("paper-synthetic").stages)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_found_by_its_name_or_given_as_it_is(name):
+def test_get_recipe_takes_a_name_or_a_recipe(name):
     assert get_recipe(name).name == name
     assert get_recipe(RECIPES[name]) is RECIPES[name]
 
 
-def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named():
+def test_an_unknown_recipe_is_refused_with_the_names_of_the_known_ones():
     with pytest.raises(ValueError, match=r"'paper_deep'.*default.*, paper-deep, paper-synthetic"):
         get_recipe("paper_deep")
     with pytest.raises(TypeError, match="dict"):
@@ -71,13 +72,13 @@ def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named():
 
 
 @pytest.mark.parametrize("where", ["weights", "constraints"])
-def test_a_stage_refuses_losses_there_are_not(where):
+def test_a_stage_refuses_unknown_losses(where):
     with pytest.raises(ValueError, match=r"\['sparsity'\].*s, sb, ma"):
         Stage("a", **{"weights": {"s": 1.0}, where: {"sparsity": 1.0}})
 
 
 @pytest.mark.parametrize("loss", ["fso", "cur"])
-def test_a_stage_refuses_losses_of_signal_vectors_it_does_not_have(loss):
+def test_a_stage_without_signal_vectors_refuses_losses_that_need_them(loss):
     with pytest.raises(ValueError, match="signal vectors"):
         Stage("d", {"s": 1.0, loss: 1.0})
     with pytest.raises(ValueError, match="signal vectors"):
@@ -114,7 +115,7 @@ def test_a_stage_refuses_losses_of_signal_vectors_it_does_not_have(loss):
     ],
     ids=str,
 )
-def test_a_stage_refuses_what_it_cannot_do(wrong):
+def test_a_stage_refuses_wrong_settings(wrong):
     with pytest.raises(ValueError):
         Stage("a", **{"weights": {"s": 1.0}, **wrong})
 
@@ -132,41 +133,42 @@ def test_a_stage_refuses_what_it_cannot_do(wrong):
     ],
     ids=str,
 )
-def test_a_recipe_refuses_what_it_cannot_do(wrong):
+def test_a_recipe_refuses_wrong_settings(wrong):
     stages = (Stage("a", {"s": 1.0}),)
     with pytest.raises(ValueError):
         Recipe("mine", **{"stages": stages, **wrong})
 
 
 @pytest.mark.parametrize("weights", [({"ma": 1.0}, {"s": 1.0}), ({"s": 1.0}, {"ma": 1.0})])
-def test_a_recipe_that_may_hand_over_needs_the_loss_that_decides(weights):
+def test_a_recipe_with_an_alternative_needs_the_loss_that_chooses_between_them(weights):
     stages = tuple(Stage(name, w) for name, w in zip("ad", weights, strict=True))
     with pytest.raises(ValueError, match=r"needs L\^s, by which .* set otherwise=None"):
         Recipe("mine", stages, otherwise=get_recipe("soft"))
     assert Recipe("mine", stages).otherwise is None
 
 
-def test_the_losses_of_a_stage_are_those_with_a_weight_or_a_constraint_in_one_order():
+def test_terms_are_the_losses_with_a_weight_or_a_constraint_in_a_fixed_order():
     stage = Stage("a", {"uur": 1.0, "s": 1.0}, {"ma": 0.8, "s": 0.5})
     assert stage.terms == ("s", "ma", "uur")
     assert [n for n in LOSSES if n in stage.terms] == list(stage.terms)
 
 
-def test_recipes_are_data_that_cannot_be_changed_in_place():
+def test_recipes_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         get_recipe("default").gamma = 2.0
 
 
-def test_a_stage_learns_faster_and_longer_in_fewer_axes_than_it_is_meant_for():
+def test_a_stage_learns_faster_and_longer_with_fewer_axes_than_it_is_meant_for():
     stage = Stage("a", {"s": 1.0}, epochs=10, learning_rate=1e-3, meant_for_axes=128)
     for axes, factor in ((1000, 1.0), (128, 1.0), (64, 2.0), (8, 3.0)):
-        found = stage.in_axes(axes)
-        assert found.epochs == 10 * factor and found.learning_rate == pytest.approx(1e-3 * factor)
+        adapted = stage.in_axes(axes)
+        assert adapted.epochs == 10 * factor
+        assert adapted.learning_rate == pytest.approx(1e-3 * factor)
     for recipe in ("paper-deep", "paper-synthetic", "default"):
         assert all(stage.in_axes(2) == stage for stage in get_recipe(recipe).stages)
 
 
-def test_detectors_are_no_sharper_than_noise_leaves_edges():
+def test_noise_limits_the_sharpness_of_detectors():
     stage = Stage("a", {"s": 1.0}, sharpness=(20.0, 300.0))
     assert stage.for_noise(0.0) == stage.for_noise(1e-4) == stage
     first, last = stage.for_noise(0.1).sharpness
@@ -175,13 +177,13 @@ def test_detectors_are_no_sharper_than_noise_leaves_edges():
     assert Stage("a", {"s": 1.0}).for_noise(0.1).sharpness is None
 
 
-def test_a_step_sees_enough_positions_of_every_concept():
+def test_the_batch_size_grows_with_the_number_of_concepts():
     recipe = get_recipe("default")
     assert recipe.batch_for(3) == 4096 and recipe.batch_for(128) == 8192
-    assert get_recipe("paper-deep").batch_for(500) == 4096, "the paper's"
+    assert get_recipe("paper-deep").batch_for(500) == 4096, "the batch size of the paper"
 
 
-def test_rho_is_a_multiple_of_the_fair_share_that_ends_somewhere():
+def test_rho_is_proportional_to_tau_over_the_number_of_concepts_up_to_a_limit():
     (deep,) = (stage for stage in get_recipe("paper-deep").stages if stage.name == "b")
     assert deep.rho_of(500) == pytest.approx(12 * 0.9 / 500)
     assert deep.rho_of(8) == 0.9

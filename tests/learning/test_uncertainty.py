@@ -14,11 +14,10 @@ D, I, P = 9, 4, 20
 
 @pytest.fixture(params=range(3))
 def problem(request):
-    """x (P, D), filters (I, D) of very different margins, biases (I,), unit signals (I, D)."""
+    """Return x (P, D), filters (I, D) of very different margins, biases (I,), signals (I, D)."""
     rng = np.random.default_rng(request.param)
-    rows = np.linalg.qr(rng.normal(size=(D, I)))[
-        0
-    ].T  # well-conditioned, so that the ridge is small
+    # Filters are well-conditioned, so that the ridge hardly matters.
+    rows = np.linalg.qr(rng.normal(size=(D, I)))[0].T
     signals = rows + 0.1 * rng.normal(size=(I, D))
     signals /= np.linalg.norm(signals, axis=1, keepdims=True)
     margins = np.array([10.0, 1.0, 0.1, 0.005])
@@ -28,7 +27,7 @@ def problem(request):
 
 
 def moves(problem):
-    """Both displacements, name → (P, D)."""
+    """Return the displacements of L^uur and L^cur, name → (P, D)."""
     x, filters, biases, signals = map(tf.constant, problem)
     return {
         "uur": unconstrained_displacement(x, filters, biases).numpy(),
@@ -36,7 +35,7 @@ def moves(problem):
     }
 
 
-def test_both_moves_land_on_all_hyperplanes_at_once(problem):
+def test_both_moves_end_on_all_hyperplanes_at_once(problem):
     x, filters, biases, _ = problem
     lengths = np.linalg.norm(filters, axis=1)
     before = (x @ filters.T - biases) / lengths
@@ -45,15 +44,15 @@ def test_both_moves_land_on_all_hyperplanes_at_once(problem):
         assert np.abs(left).max() < 0.002 * np.abs(before).max(), name
 
 
-def test_the_moves_are_the_pseudo_inverses_of_the_paper_up_to_the_ridge(problem):
+def test_moves_equal_the_formulas_of_the_paper_up_to_the_ridge(problem):
     x, filters, biases, signals = problem
-    found = moves(problem)
+    ours = moves(problem)
     for p in range(P):
         excess = filters @ x[p] - biases
         uur = np.linalg.pinv(filters) @ excess
         cur = signals.T @ np.linalg.pinv(filters @ signals.T, rcond=1e-12) @ excess
-        np.testing.assert_allclose(found["uur"][p], uur, atol=0.002 * np.linalg.norm(uur))
-        np.testing.assert_allclose(found["cur"][p], cur, atol=0.002 * np.linalg.norm(cur))
+        np.testing.assert_allclose(ours["uur"][p], uur, atol=0.002 * np.linalg.norm(uur))
+        np.testing.assert_allclose(ours["cur"][p], cur, atol=0.002 * np.linalg.norm(cur))
 
 
 def test_the_constrained_move_stays_in_the_span_of_the_signal_vectors(problem):
@@ -63,23 +62,22 @@ def test_the_constrained_move_stays_in_the_span_of_the_signal_vectors(problem):
     np.testing.assert_allclose(dx @ onto, dx, atol=1e-9 * np.abs(dx).max())
 
 
-def test_the_unconstrained_move_is_the_shortest(problem):
-    found = moves(problem)
-    lengths = {name: np.linalg.norm(dx, axis=1) for name, dx in found.items()}
+def test_the_unconstrained_move_is_not_longer_than_the_constrained_one(problem):
+    lengths = {name: np.linalg.norm(dx, axis=1) for name, dx in moves(problem).items()}
     assert (lengths["uur"] < 1.001 * lengths["cur"]).all()
 
 
-def test_the_predecessor_moves_along_detectors_that_fired_only(problem):
+def test_the_move_of_cbe_is_along_the_detectors_that_fired_only(problem):
     x, filters, biases, _ = problem
     slow = np.zeros((P, D))
     for p in range(P):
         for w, b in zip(filters, biases, strict=True):
             slow[p] += max(w @ x[p] - b, 0.0) * w / (w @ w)
-    found = fired_displacement(*map(tf.constant, (x, filters, biases)))
-    np.testing.assert_allclose(found, slow, rtol=1e-9, atol=1e-9)
+    dx = fired_displacement(*map(tf.constant, (x, filters, biases)))
+    np.testing.assert_allclose(dx, slow, rtol=1e-9, atol=1e-9)
 
 
-def test_neither_margins_nor_leading_axes_change_a_move(problem):
+def test_moves_do_not_depend_on_margins_or_other_restarts(problem):
     x, filters, biases, signals = problem
     scale = np.array([3.0, 0.5, 10.0, 1.0])
     scaled = moves((x, filters * scale[:, None], biases * scale, signals))
@@ -93,7 +91,7 @@ def test_neither_margins_nor_leading_axes_change_a_move(problem):
     "concepts",
     [2, 30, 200],
 )
-def test_duplicate_filters_keep_moves_and_gradients_finite(concepts, rng):
+def test_moves_and_gradients_are_finite_for_duplicate_filters(concepts, rng):
     x = tf.constant(rng.normal(size=(P, D)), tf.float32)
     same = np.tile(rng.normal(size=(1, D)), (concepts, 1))
     filters, signals = tf.Variable(same, dtype=tf.float32), tf.constant(same, tf.float32)
@@ -106,9 +104,10 @@ def test_duplicate_filters_keep_moves_and_gradients_finite(concepts, rng):
 
 
 def _best_off_logit(low, high, intact=4.0):
-    """The logit at the hyperplanes (κ = 1) that makes a linear two-class head most uncertain.
+    """Return the logit at the hyperplanes (κ = 1) for which a two-class head is most uncertain.
 
-    Logits of a linear head move linearly: l(κ) = (1 − κ) intact + κ off.
+    The head is linear, so its logit is (1 − κ) intact + κ off, and its entropy is averaged over κ
+    from ``low`` to ``high``.
     """
     kappa = np.linspace(low, high, 201)
     off = np.linspace(-intact, intact, 1601)
@@ -118,13 +117,14 @@ def _best_off_logit(low, high, intact=4.0):
     return off[entropy.argmax()]
 
 
-def test_the_papers_kappa_makes_all_concepts_off_a_certain_state_again():
-    # U[0.5, 0.9] is most uncertain at its middle: beyond it the classes change sides
+def test_a_linear_head_is_certain_at_the_hyperplanes_with_the_kappa_of_the_paper():
+    # With κ from 0.5 to 0.9 the head is most uncertain near κ = 0.7, and beyond it the sign of the
+    # logit changes.
     assert _best_off_logit(0.5, 0.9) / 4.0 == pytest.approx(-0.4, abs=0.03)
     assert abs(_best_off_logit(0.8, 1.0)) / 4.0 < 0.13
 
 
-def test_the_gradient_of_the_damped_inverse_is_that_of_its_formula():
+def test_the_gradient_of_the_damped_inverse_equals_that_of_its_formula():
     rng = np.random.default_rng(0)
     gram, weights = (tf.constant(rng.normal(size=(2, I, I))) for _ in range(2))
 

@@ -1,8 +1,9 @@
-"""What is learned from: features in memory or on disk, their moments, coordinates and batches.
+"""The features to learn from, in memory or on disk: their moments, coordinates and batches.
 
-Learned coordinates are x̃ = (x − E[x]) F with F of shape (D, A); a filter w̃ there is w = F w̃ in
-features, a signal vector s̃ is ŝ = Gᵀ s̃ with F G the projection on what varies. In every one of
-them wᵀ(x − E[x]) = w̃ᵀx̃ and wᵀŝ = w̃ᵀs̃, so nothing is lost or approximated on the way back.
+Detectors are learned in coordinates x̃ = (x − E[x]) F with F of shape (D, A). A filter w̃ in
+coordinates is w = F w̃ in features, and a signal vector s̃ is ŝ = Gᵀs̃ with G of shape (A, D), where
+F G is the projection on the directions in which features vary. In all coordinates
+wᵀ(x − E[x]) = w̃ᵀx̃ and wᵀŝ = w̃ᵀs̃: the way back to features is exact.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations
 from xplique_dirpairs.data.shards import ActivationShards
 
-#: Positions in a block.
+#: Positions that are processed at a time.
 BLOCK = 8192
-#: Files of shards that batches are drawn from at a time.
+#: Number of files of shards that batches are drawn from at a time.
 _FILES = 4
-#: Streamed positions that are kept in memory, in coordinates, where all of them are no more than
-#: this many megabytes: reading, projecting and shuffling them in every pass takes far longer.
+#: The positions of shards are kept in memory, in coordinates, if they take at most this many
+#: megabytes: reading, projecting and shuffling them in every pass takes far longer.
 KEPT_MEGABYTES = 64.0
-#: Streamed feature maps that the network terms see: a random sample of this many megabytes.
+#: Size of the random sample of feature maps of shards, for losses that evaluate the network.
 _MAPS_MEGABYTES = 256.0
-#: Standard deviations below this share of the largest count as no variation at all.
+#: Directions whose standard deviation is below this share of the largest do not count as varying.
 _RELATIVE_FLOOR = 1e-3
-#: Axes kept where the spectrum does not show how many carry signal: this many, or 2 I.
+#: Axes that are kept if the spectrum does not show how many carry signal; 2 I if that is more.
 AXES = 128
-#: Ratio of two neighbouring eigenvalues that counts as the edge of a noise floor.
+#: Smallest ratio of two neighbouring eigenvalues that counts as the edge of a floor of noise.
 _DROP = 2.0
-#: Ratio of a floor's first and last eigenvalue, at most.
+#: Largest ratio of the first and the last eigenvalue of a floor of noise.
 _FLAT = 3.0
 
 #: Error message for activations whose squares are not finite in float32.
@@ -57,10 +58,10 @@ class Moments:
     mean : ndarray of shape (D,)
     covariance : ndarray of shape (D, D)
     count : int
-        Of how many positions.
+        Number of positions.
     order : ndarray of shape (D,)
-        Mean of centred features times a random number for each position, which depends on its
-        place alone: tells features apart that differ in their order only.
+        Mean of the centred features, each multiplied by a random number that depends only on the
+        index of the position. It differs between features that differ only in their order.
     """
 
     mean: Array
@@ -70,30 +71,38 @@ class Moments:
 
     @classmethod
     def of(cls, features: Any) -> Moments:
-        """Compute the moments of features; a second pass for the covariance keeps it exact.
+        """Compute the moments of features.
+
+        The covariance is computed in a second pass, so that a large mean costs no precision.
 
         Parameters
         ----------
-        features : ndarray of shape (P, D), or anything with ``blocks()`` of positions
+        features : ndarray of shape (P, D) or Features
+            Or any object with a length and a method ``blocks()`` that yields positions (n, D).
+
+        Returns
+        -------
+        moments : Moments
 
         Raises
         ------
         ValueError
-            If the features are constant, or too large for their squares.
+            If there is only one position, if the features are constant, or if their squares are
+            not finite.
         """
         mean = sum(x.sum(axis=0, dtype=np.float64) for x in iter_blocks(features, BLOCK))
         mean = np.asarray(mean) / len(features)
         covariance, order = np.zeros((len(mean),) * 2), np.zeros(len(mean))
         weights = np.random.default_rng(0)
         for x in iter_blocks(features, BLOCK):
-            with np.errstate(over="ignore", invalid="ignore"):  # said below
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
                 centred = x - mean
                 order += weights.standard_normal(len(x)) @ centred
                 centred = centred.astype(np.float32)
                 covariance += centred.T @ centred
         covariance, order = covariance / len(features), order / len(features)
         if len(features) == 1:
-            raise ValueError("there is one position only: give more images, or a layer of maps")
+            raise ValueError("there is only one position: give more images, or a layer of maps")
         if not np.isfinite(covariance).all():
             raise ValueError(TOO_LARGE)
         if covariance.diagonal().max() <= 1e-12 * float(np.square(mean).max()):
@@ -105,25 +114,28 @@ class Moments:
 
     @cached_property
     def principal(self) -> tuple[Array, Array]:
-        """Principal axes (D, D), rows, and their variances (D,), largest first."""
+        """Principal axes, rows of (D, D), and their variances (D,), largest first."""
         return principal_axes(self.covariance)
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """x̃ = (x − mean) @ forward; ``backward`` (A, D) takes signal vectors back.
+    """Coordinates x̃ = (x − mean) @ forward with A axes.
 
     Attributes
     ----------
     mean : ndarray of shape (D,)
+        E[x].
     forward : ndarray of shape (D, A)
+        F, which takes features to coordinates.
     backward : ndarray of shape (A, D)
-    scale : float
-        Root mean square of the channels' standard deviations, in these coordinates' units of
-        length: L^mm is measured against it, so that it does not depend on the features' scale.
-    noise : float
-        Standard deviation along a direction of unit length, on average over directions, of what the
-        floor of noise adds; 0 where the spectrum shows no floor.
+        G, which takes signal vectors back to features.
+    scale : float, default=1.0
+        Root mean square of the channels' standard deviations, in units of these coordinates. L^mm
+        is multiplied by it, so that it does not depend on the scale of the features.
+    noise : float, default=0.0
+        Standard deviation that the floor of noise has along a direction of unit length, on average
+        over directions; 0 if the spectrum shows no floor.
     """
 
     mean: Array
@@ -134,44 +146,56 @@ class Coordinates:
 
     @property
     def axes(self) -> int:
-        """A."""
+        """Number of axes, A."""
         return int(self.forward.shape[1])
 
     def features(self, x: Array) -> Array:
-        """Return x̃ (..., A) of x (..., D), float32."""
+        """Return features x (..., D) in coordinates, x̃ (..., A), as float32."""
         offset = (self.mean @ self.forward).astype(np.float32)
         return x @ self.forward.astype(np.float32) - offset
 
     def filters_to_raw(self, filters: Array) -> Array:
-        """Return w (..., D) of w̃ (..., A)."""
+        """Return filters w̃ (..., A) in features, w (..., D)."""
         return filters @ self.forward.T
 
     def filters_from_raw(self, filters: Array) -> Array:
-        """Return w̃ (..., A) of w (..., D), exact on the data: wᵀ(x − mean) = w̃ᵀx̃."""
+        """Return filters w (..., D) in coordinates, w̃ (..., A), with wᵀ(x − mean) = w̃ᵀx̃."""
         return filters @ self.backward.T
 
     def signals_to_raw(self, signals: Array) -> Array:
-        """Return s (..., D) of s̃ (..., A)."""
+        """Return signal vectors s̃ (..., A) in features, s (..., D)."""
         return signals @ self.backward
 
     def signals_from_raw(self, signals: Array) -> Array:
-        """Return s̃ (..., A) of s (..., D)."""
+        """Return signal vectors s (..., D) in coordinates, s̃ (..., A)."""
         return signals @ self.forward
 
 
 def rank_of_signal(moments: Moments, concepts: int) -> int | None:
-    """Return how many principal axes stand above a floor of noise; None where there is no floor.
+    """Return how many principal axes stand above a floor of noise.
 
-    The signal-distractor model x = Sα + Dβ + μ has I + F axes of signal, then nothing, or noise:
-    the spectrum drops, and what follows is flat [ours: after the largest ratio of neighbours from
-    the I-th axis on, at least 2, eigenvalues differ by less than a factor of 3]. The spectra of
-    real networks fall smoothly. Axes that are missing because a channel never varies, or because
-    there are fewer positions than channels, are no floor.
+    In the signal–distractor model x = Sα + Dβ + μ there are as many axes of signal as concepts and
+    distractors together, and the other axes have no variance or only that of noise: the spectrum
+    drops, and is flat after the drop [ours: the drop is the largest ratio of neighbouring
+    eigenvalues from the I-th axis on, and is at least 2; eigenvalues after it differ by less than a
+    factor of 3]. The spectra of real networks fall smoothly. Axes that have no variance because a
+    channel never varies, or because there are fewer positions than channels, are not a floor.
+
+    Parameters
+    ----------
+    moments : Moments
+    concepts : int
+        I.
+
+    Returns
+    -------
+    rank : int or None
+        None if there is no floor.
     """
     values = np.maximum(moments.principal[1], 0.0)
     variances = moments.covariance.diagonal()
     varying = int((variances > 1e-10 * variances.max()).sum())
-    full = int(0.9 * min(varying, moments.count))  # a floor is more than the last few axes
+    full = int(0.9 * min(varying, moments.count))  # a few last axes are not a floor
     values = np.maximum(values, _RELATIVE_FLOOR**2 * values[0])
     if full <= concepts:
         return None
@@ -182,7 +206,10 @@ def rank_of_signal(moments: Moments, concepts: int) -> int | None:
 
 
 def floor_of_noise(moments: Moments, concepts: int) -> float:
-    """Return the standard deviation of noise along the axes beyond `rank_of_signal`, or 0."""
+    """Return the standard deviation along the axes of the floor of noise, 0 if there is no floor.
+
+    See `rank_of_signal` for the parameters.
+    """
     rank = rank_of_signal(moments, concepts)
     if rank is None:
         return 0.0
@@ -190,9 +217,22 @@ def floor_of_noise(moments: Moments, concepts: int) -> float:
 
 
 def signal_axes(moments: Moments, concepts: int) -> tuple[Array, Array]:
-    """Return directions (A, D) that carry signal and their standard deviations (A,), largest first.
+    """Return the principal axes that carry signal, and the standard deviations along them.
 
-    `rank_of_signal` of them; where there is no floor of noise, max(128, 2 I).
+    There are `rank_of_signal` of them, or max(128, 2 I) if there is no floor of noise; axes without
+    variance are left out.
+
+    Parameters
+    ----------
+    moments : Moments
+    concepts : int
+        I.
+
+    Returns
+    -------
+    axes : ndarray of shape (A, D)
+    deviations : ndarray of shape (A,)
+        Largest first.
     """
     vectors, values = moments.principal
     values = np.maximum(values, 0.0)
@@ -203,16 +243,35 @@ def signal_axes(moments: Moments, concepts: int) -> tuple[Array, Array]:
 
 
 def whitened(moments: Moments, concepts: int) -> Coordinates:
-    """Return principal axes, each scaled to unit variance."""
+    """Return coordinates along principal axes, scaled to unit variance.
+
+    Parameters
+    ----------
+    moments : Moments
+    concepts : int
+        I, for `signal_axes`.
+
+    Returns
+    -------
+    coordinates : Coordinates
+    """
     axes, deviations = signal_axes(moments, concepts)
     noise = floor_of_noise(moments, concepts) * float(np.sqrt(np.mean(deviations**-2.0)))
     return Coordinates(moments.mean, axes.T / deviations, axes * deviations[:, None], noise=noise)
 
 
 def standardised(moments: Moments, concepts: int = 1) -> Coordinates:
-    """Return channels of unit variance [paper]; channels that never vary are left out.
+    """Return channels scaled to unit variance [paper]; channels that never vary are left out.
 
-    ``concepts`` has no effect.
+    Parameters
+    ----------
+    moments : Moments
+    concepts : int, default=1
+        Has no effect.
+
+    Returns
+    -------
+    coordinates : Coordinates
     """
     deviations = np.sqrt(moments.covariance.diagonal())
     varies = deviations > 1e-6 * deviations.max()
@@ -222,10 +281,20 @@ def standardised(moments: Moments, concepts: int = 1) -> Coordinates:
 
 
 def centred(moments: Moments, concepts: int) -> Coordinates:
-    """Return principal axes in the features' own scale, without directions of no variance.
+    """Return coordinates along principal axes, unscaled, without directions of no variance.
 
-    Filters learned in standardised channels may lie almost wholly in channels that hardly vary;
-    passing through these coordinates drops that part and changes no projection of the data.
+    Filters that were learned in standardised channels may lie almost wholly in channels that hardly
+    vary. In these coordinates that part is dropped, which changes no projection of the data.
+
+    Parameters
+    ----------
+    moments : Moments
+    concepts : int
+        I, for `signal_axes`.
+
+    Returns
+    -------
+    coordinates : Coordinates
     """
     axes, _ = signal_axes(moments, concepts)
     scale = float(np.sqrt(moments.covariance.diagonal().mean()))
@@ -243,9 +312,9 @@ COORDINATES: dict[str, Callable[[Moments, int], Coordinates]] = {
 
 
 class Features:
-    """Activations to learn from, held in memory or streamed from shards.
+    """Activations to learn from, in memory or streamed from shards.
 
-    Memory for shards does not grow with their number beyond some 300 MB.
+    Shards need at most about 300 MB of memory, however many there are.
 
     Parameters
     ----------
@@ -258,24 +327,24 @@ class Features:
         self._last: tuple[Coordinates, Array] | None = None
 
     def __len__(self) -> int:
-        """P."""
+        """Return the number of positions, P."""
         return int(np.prod(self.shape[:-1]))
 
     def only(self, images: Array) -> Features:
-        """Return the features of the images of these indices, which rise."""
+        """Return the features of the images with these indices, which must be increasing."""
         is_held = isinstance(self.activations, np.ndarray)
         return Features(self.activations[images] if is_held else self.activations.part(images))
 
     def without(self, images: Array) -> Features:
-        """Return the features without the images of these indices."""
+        """Return the features without the images with these indices."""
         return self.only(np.delete(np.arange(self.shape[0]), images))
 
     def in_memory(self) -> Array:
-        """Return the activations (N, *spatial, D) in memory."""
+        """Return all activations as an array (N, *spatial, D)."""
         return np.concatenate(list(self._parts()))
 
     def first(self, count: int) -> Array:
-        """Return the first feature maps (n, *spatial, D) of one file, at most ``count``."""
+        """Return at most ``count`` feature maps (n, *spatial, D), the first of the first file."""
         return next(self._parts())[:count]
 
     def blocks(self) -> Iterator[Array]:
@@ -284,7 +353,7 @@ class Features:
             yield from iter_blocks(as_positions(activations), BLOCK)
 
     def sample(self, coordinates: Coordinates, count: int, rng: np.random.Generator) -> Array:
-        """Return at most ``count`` random positions in coordinates, (n, A)."""
+        """Return random positions in coordinates, (n, A), with n at most ``count``."""
         if self._fits(coordinates) or len(self) <= count:
             return random_subset(self._in(coordinates), count, rng)
         chosen = np.sort(rng.choice(len(self), count, replace=False))
@@ -293,9 +362,22 @@ class Features:
     def batches(
         self, coordinates: Coordinates, size: int | None, seed: int, skip: int = 0
     ) -> Batches:
-        """Return endless batches in coordinates, (size, A), after the first ``skip`` of them.
+        """Return endless batches of positions in coordinates.
 
-        With ``size=None`` every batch holds all positions.
+        Parameters
+        ----------
+        coordinates : Coordinates
+        size : int or None
+            Positions in a batch; None: every batch holds all positions.
+        seed : int
+            Seed of the order of the positions.
+        skip : int, default=0
+            Number of batches at the beginning that are skipped.
+
+        Returns
+        -------
+        batches : RandomBatches or StreamedBatches
+            Batches of shape (size, A).
         """
         if size is None or self._fits(coordinates):
             return RandomBatches(self._in(coordinates), size, seed, skip)
@@ -304,9 +386,24 @@ class Features:
     def maps(
         self, pool: Callable[[Array], Array] | None, size: int, seed: int, skip: int = 0
     ) -> RandomBatches:
-        """Return endless batches of up to ``size`` feature maps, through ``pool`` if given.
+        """Return endless batches of feature maps.
 
-        Of shards, a random sample that fits in memory.
+        For shards, they are drawn from a random sample that fits in memory.
+
+        Parameters
+        ----------
+        pool : callable or None
+            Maps feature maps (n, *spatial, D) to what batches hold; None: they are unchanged.
+        size : int
+            Largest number of maps in a batch.
+        seed : int
+            Seed of the order of the maps.
+        skip : int, default=0
+            Number of batches at the beginning that are skipped.
+
+        Returns
+        -------
+        batches : RandomBatches
         """
         count = self.shape[0]
         if not self._is_held:
@@ -323,17 +420,19 @@ class Features:
 
     @property
     def _is_held(self) -> bool:
+        """Whether the activations are in memory."""
         return not isinstance(self.activations, ActivationShards)
 
     def _parts(self) -> Iterator[Array]:
+        """Yield the activations (n, *spatial, D), one file at a time."""
         return iter([self.activations]) if self._is_held else iter(self.activations)
 
     def _fits(self, coordinates: Coordinates) -> bool:
-        """Return whether all positions may be kept in memory, in coordinates."""
+        """Return whether all positions, in coordinates, may be kept in memory."""
         return self._is_held or 4e-6 * len(self) * coordinates.axes <= KEPT_MEGABYTES
 
     def _in(self, coordinates: Coordinates) -> Array:
-        """Return positions in coordinates (P, A); the last ones are kept where they fit."""
+        """Return all positions in coordinates, (P, A), and keep them if they fit in memory."""
         if self._last is None or self._last[0] is not coordinates:
             self._last = None
             parts = [coordinates.features(as_positions(part)) for part in self._parts()]
@@ -345,12 +444,20 @@ class Features:
 
 
 def as_features(activations: ArrayLike | ActivationShards) -> Features:
-    """Return activations, or shards, as features to learn from; the one check of their values.
+    """Check activations, and return them as features to learn from.
+
+    Parameters
+    ----------
+    activations : array-like of shape (N, *spatial, D) or ActivationShards
+
+    Returns
+    -------
+    features : Features
 
     Raises
     ------
     ValueError
-        If activations are not finite, or of the wrong rank.
+        If the activations are not finite or have a wrong number of axes.
     """
     if not isinstance(activations, ActivationShards):
         activations = check_activations(activations)
@@ -358,14 +465,25 @@ def as_features(activations: ArrayLike | ActivationShards) -> Features:
 
 
 def random_subset(features: Array, count: int, rng: np.random.Generator) -> Array:
-    """Return at most ``count`` random rows."""
+    """Return random rows of an array, all of them in order if there are at most ``count``.
+
+    Parameters
+    ----------
+    features : ndarray of shape (P, D)
+    count : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    rows : ndarray of shape (min(P, count), D)
+    """
     if len(features) <= count:
         return features
     return features[rng.choice(len(features), count, replace=False)]
 
 
 def _rows(chosen: Array, blocks: Iterator[Array]) -> Iterator[Array]:
-    """Yield the rows of ``chosen``, sorted indices over all blocks, block by block."""
+    """Yield the rows with the sorted indices ``chosen``, which count through all blocks."""
     first = 0
     for block in blocks:
         inside = chosen[(chosen >= first) & (chosen < first + len(block))] - first
@@ -375,7 +493,7 @@ def _rows(chosen: Array, blocks: Iterator[Array]) -> Iterator[Array]:
 
 
 def _maps_in_a_step(wanted: int, images: int) -> int:
-    """Return how many maps a step sees: never more than there are, as many for every replica."""
+    """Return how many maps a step sees: as many for every replica, but at most ``images``."""
     replicas = int(tf.distribute.get_strategy().num_replicas_in_sync)
     per_step = -(-min(wanted, images) // replicas) * replicas
     return min(per_step, images)
@@ -385,9 +503,10 @@ def _maps_in_a_step(wanted: int, images: int) -> int:
 
 
 class RandomBatches:
-    """Endless batches of an array's rows: another order in every pass, without a remainder.
+    """Endless batches of the rows of an array, in a new order in every pass.
 
-    The order depends on the seed alone.
+    The order depends on the seed alone. Rows that do not fill a batch at the end of a pass are left
+    out of that pass.
 
     Parameters
     ----------
@@ -395,8 +514,9 @@ class RandomBatches:
     size : int or None
         Rows in a batch; None: every batch is the whole array, in its own order.
     seed : int
+        Seed of the order.
     skip : int, default=0
-        How many batches are left out.
+        Number of batches at the beginning that are skipped.
     """
 
     def __init__(self, rows: Array, size: int | None, seed: int, skip: int = 0):
@@ -406,13 +526,18 @@ class RandomBatches:
         self.take(skip)
 
     def take(self, steps: int) -> tuple[tf.Tensor, Array]:
-        """Return rows, and which of them each of the next ``steps`` batches holds.
+        """Return all rows, and the indices of the rows in each of the next batches.
+
+        Parameters
+        ----------
+        steps : int
+            Number of batches.
 
         Returns
         -------
         rows : tf.Tensor of shape (n, ...)
         order : ndarray of shape (steps, size)
-            Indices of rows; of shape (steps, 0) where every batch holds all rows.
+            Indices of rows; of shape (steps, 0) if every batch holds all rows.
         """
         if self._size is None:
             return self._rows, np.zeros((steps, 0), np.int32)
@@ -428,9 +553,9 @@ class RandomBatches:
 
 
 class StreamedBatches:
-    """Endless batches of positions in shards, a few random files at a time.
+    """Endless batches of the positions in shards, drawn from a few random files at a time.
 
-    In another order in every pass, which depends on the seed alone.
+    The order is new in every pass and depends on the seed alone.
 
     Parameters
     ----------
@@ -439,8 +564,10 @@ class StreamedBatches:
     size : int
         Positions in a batch.
     seed : int
+        Seed of the order.
     skip : int, default=0
-        How many batches are left out; whole passes of them are not read.
+        Number of batches at the beginning that are skipped. Passes that are skipped completely are
+        not read.
     """
 
     def __init__(
@@ -459,14 +586,27 @@ class StreamedBatches:
             skip -= len(self.take(skip)[1])
 
     def take(self, steps: int) -> tuple[tf.Tensor, Array]:
-        """Return rows, and which of them each of the next batches holds: ``steps`` or fewer."""
+        """Return some rows, and the indices of the rows in each of the next batches.
+
+        Parameters
+        ----------
+        steps : int
+            Largest number of batches.
+
+        Returns
+        -------
+        rows : tf.Tensor of shape (n, A)
+            Positions of a few files.
+        order : ndarray of shape (at most steps, size)
+            Indices of rows.
+        """
         while not len(self._order):
             self._rows, self._order = next(self._groups)
         order, self._order = self._order[:steps], self._order[steps:]
         return self._rows, order
 
     def _stream(self, first_pass: int) -> Iterator[tuple[tf.Tensor, Array]]:
-        """Yield positions of some files in coordinates, and batches of them."""
+        """Yield positions of a few files in coordinates, (n, A), and batches of their indices."""
         files = len(self._shards.counts)
         for number in itertools.count(first_pass):
             rng = np.random.default_rng([self._seed, number])
@@ -475,9 +615,9 @@ class StreamedBatches:
                 parts = [as_positions(self._shards.read(file)) for file in group]
                 rows = np.concatenate([kept, *map(self._coordinates.features, parts)])
                 order = rng.permutation(len(rows)).astype(np.int32)
-                whole = len(rows) // self._size * self._size
-                yield tf.constant(rows), order[:whole].reshape(-1, self._size)
-                kept = rows[order[whole:]]
+                batched = len(rows) // self._size * self._size
+                yield tf.constant(rows), order[:batched].reshape(-1, self._size)
+                kept = rows[order[batched:]]
 
 
 Batches: TypeAlias = RandomBatches | StreamedBatches
@@ -485,10 +625,25 @@ Batches: TypeAlias = RandomBatches | StreamedBatches
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 4)
 def shuffled(count: int, seed: int, first: int, passes: int) -> tf.Tensor:
-    """Return the order of rows in some passes over ``count`` of them, (passes, count).
+    """Return the random order of rows in a few passes.
 
-    It depends on the seed and the number of the pass alone; that of `Dataset.shuffle` depends on
-    what was passed to `tf.random.set_seed`, too.
+    It depends only on the seed and the number of the pass; the order of `tf.data.Dataset.shuffle`
+    depends on `tf.random.set_seed`, too.
+
+    Parameters
+    ----------
+    count : int
+        Number of rows.
+    seed : int
+    first : int
+        Number of the first pass.
+    passes : int
+        How many passes.
+
+    Returns
+    -------
+    order : tf.Tensor of shape (passes, count)
+        Indices of rows.
     """
     rows = tf.range(count)
     return tf.map_fn(

@@ -1,10 +1,11 @@
-"""The loss terms, one function each, in the symbols of the paper, and how bounds on them enter.
+"""The losses, one function each, in the symbols of the paper, and the penalty of constraints.
 
-Every function takes any leading axes (restarts are learned side by side along one) and returns a
-tensor of those axes alone. ``log_y`` are natural logarithms of the detections y = σ(Wᵀx − b), shape
-``(..., P, I)`` for P positions and I concepts; logarithms, because sharp detectors underflow.
-Entropies are in bits. Means over positions are those of the positions given; the sparsity bound,
-which is no mean, takes a function that averages its sums over the replicas that share a batch.
+Every loss accepts any number of leading axes (restarts are learned side by side along one of them)
+and returns a tensor whose shape is these leading axes. ``log_y`` of shape ``(..., P, I)`` is the
+natural logarithm of the detections y = σ(Wᵀx − b), for P positions and I concepts; logarithms are
+used because the detections of sharp detectors underflow. Entropies are in bits. Means are taken
+over the positions that are passed. The sparsity bound is not a mean: it takes a function that
+averages its sums over the replicas that share a batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tensorflow as tf
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.signals import Average, damped_inverse
 
-#: Growth of a constraint's weight μ where its bound stays broken, and the largest weight.
+#: Factor by which a constraint's weight μ grows while its bound stays violated, and its maximum.
 _GROWTH, _LARGEST_WEIGHT = 1.3, 100.0
 
 _BITS = 1.0 / np.log(2.0)
@@ -25,10 +26,19 @@ _BITS = 1.0 / np.log(2.0)
 
 @tf.custom_gradient
 def log_detections(logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """log y = log σ(z), at two thirds of the time of `tf.math.log_sigmoid` [measured].
+    """Compute log y = log σ(z) in two thirds of the time of `tf.math.log_sigmoid` [measured].
 
-    min(z, 0) − log(1 + exp(−|z|)): what log(1 + e) loses against log1p(e) is below the rounding of
-    1 + y, and no loss divides by it.
+    The formula is min(z, 0) − log(1 + exp(−|z|)). Using log(1 + e) instead of log1p(e) costs less
+    precision than rounding 1 + y does, and no loss divides by the result.
+
+    Parameters
+    ----------
+    logits : tf.Tensor of any shape
+        z.
+
+    Returns
+    -------
+    log_y : tf.Tensor of the same shape
     """
     log_y = tf.minimum(logits, 0.0) - tf.math.log(1.0 + tf.exp(-tf.abs(logits)))
     return log_y, lambda g: g * tf.sigmoid(-logits)
@@ -36,16 +46,26 @@ def log_detections(logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
 
 @tf.custom_gradient
 def entropies_and_surprises(log_y: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
-    """H(q_p) and −Σ_i q_{p,i} log2 y_{p,i} in bits, (..., P) each, of q_p = y_p / ‖y_p‖₁.
+    """Compute H(q_p) and −Σ_i q_{p,i} log2 y_{p,i} in bits, with q_p = y_p / ‖y_p‖₁.
 
-    q is the softmax of log y. One pass gives both, and so does its gradient, written out [ours]:
-    with ℓ = log y − max and its mean ℓ̄ = Σ_i q_i ℓ_i, H = log Σ_i exp(ℓ_i) − ℓ̄, ∂H = −q (ℓ − ℓ̄),
-    and the second one's is −q (ℓ − ℓ̄ + 1).
+    q is the softmax of log y. Both results are computed in one pass, and so is their gradient,
+    which is written by hand [ours]: with ℓ = log y − max_i log y_i and ℓ̄ = Σ_i q_i ℓ_i,
+    H = log Σ_i exp(ℓ_i) − ℓ̄ has the gradient ∂H = −q (ℓ − ℓ̄), and the second result has the
+    gradient −q (ℓ − ℓ̄ + 1).
+
+    Parameters
+    ----------
+    log_y : tf.Tensor of shape (..., P, I)
+
+    Returns
+    -------
+    entropies, surprises : tf.Tensor of shape (..., P)
+        H(q_p), and −Σ_i q_{p,i} log2 y_{p,i}.
     """
     largest = tf.reduce_max(log_y, axis=-1, keepdims=True)
     shifted = log_y - largest
     weights = tf.exp(shifted)
-    ones = tf.ones((log_y.shape[-1], 1), log_y.dtype)  # a product is faster than a short sum
+    ones = tf.ones((log_y.shape[-1], 1), log_y.dtype)  # a product is faster than a sum over few
     total = tf.matmul(weights, ones)
     mean = tf.matmul(weights * shifted, ones) / total
     entropies = _BITS * (tf.math.log(total) - mean)[..., 0]
@@ -60,11 +80,23 @@ def entropies_and_surprises(log_y: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tenso
 
 
 def position_losses(log_y: tf.Tensor, per_position: int = 1) -> dict[str, tf.Tensor]:
-    """Return L^s and L^ma (UIBE), as "s" and "ma", from one pass.
+    """Compute L^s and L^ma (both from UIBE) in one pass.
 
-    L^s = E_p[H(q_p)], each position should carry few concepts: 0 to log2 I bits. With
-    n = ``per_position`` concepts on every position, E_p[|H(q_p) − log2 n|] [ours].
-    L^ma = E_p[−Σ_i q_{p,i} log2 y_{p,i}], each position should have a concept.
+    L^s = E_p[H(q_p)], between 0 and log2 I bits, is small where each position carries few
+    concepts. If every position carries n = ``per_position`` > 1 concepts, it is
+    E_p[|H(q_p) − log2 n|] [ours]. L^ma = E_p[−Σ_i q_{p,i} log2 y_{p,i}] is small where each
+    position carries at least one concept.
+
+    Parameters
+    ----------
+    log_y : tf.Tensor of shape (..., P, I)
+    per_position : int, default=1
+        Number of concepts that a position carries.
+
+    Returns
+    -------
+    losses : dict of str to tf.Tensor of shape (...)
+        L^s as ``"s"`` and L^ma as ``"ma"``.
     """
     entropies, surprises = entropies_and_surprises(log_y)
     if per_position > 1:
@@ -73,25 +105,58 @@ def position_losses(log_y: tf.Tensor, per_position: int = 1) -> dict[str, tf.Ten
 
 
 def sparsity_bound(log_y: tf.Tensor, average: Average = lambda sums: sums) -> tf.Tensor:
-    """L^sb = R_SW({H(q_p)}_p) (EDDP): sparsity at the worst positions. 0 to log2 I bits."""
+    """Compute L^sb = R_SW({H(q_p)}_p) (EDDP), the sparsity at the worst positions.
+
+    It is between 0 and log2 I bits. R_SW is `soft_maximum`.
+
+    Parameters
+    ----------
+    log_y : tf.Tensor of shape (..., P, I)
+    average : callable, optional
+        Averages sums over the replicas that share a batch; the identity by default.
+
+    Returns
+    -------
+    loss : tf.Tensor of shape (...)
+    """
     entropies, _ = entropies_and_surprises(log_y)
     return soft_maximum(entropies, average=average)
 
 
 def maximum_margin(filters: tf.Tensor) -> tf.Tensor:
-    """L^mm = (1/I) Σ_i 1/M_i (EDDP), of filters (..., I, D): the mean length of the filters."""
+    """Compute L^mm = (1/I) Σ_i 1/M_i (EDDP), the mean length of the filters.
+
+    Parameters
+    ----------
+    filters : tf.Tensor of shape (..., I, D)
+
+    Returns
+    -------
+    loss : tf.Tensor of shape (...)
+    """
     return tf.reduce_mean(tf.norm(filters, axis=-1), axis=-1)
 
 
 def activity(log_y: tf.Tensor, gamma: float) -> tf.Tensor:
-    """E_p[y_{p,i}^γ], (..., I): the share of positions each concept takes; γ > 1."""
+    """Compute E_p[y_{p,i}^γ], the share of the positions on which each concept is active.
+
+    Parameters
+    ----------
+    log_y : tf.Tensor of shape (..., P, I)
+    gamma : float
+        γ > 1.
+
+    Returns
+    -------
+    activities : tf.Tensor of shape (..., I)
+    """
 
     @tf.custom_gradient
     def share(
         log_y: tf.Tensor,
     ) -> tuple[
         tf.Tensor, Any
-    ]:  # γ y^γ / P: one pass, where differentiating step by step takes three
+    ]:  # the gradient γ y^γ / P takes one pass; automatic differentiation takes three
         powers = tf.exp(gamma * log_y)
         rate = gamma / tf.cast(tf.shape(log_y)[-2], log_y.dtype)
         return tf.reduce_mean(powers, axis=-2), lambda g: powers * (rate * g)[..., None, :]
@@ -100,31 +165,78 @@ def activity(log_y: tf.Tensor, gamma: float) -> tf.Tensor:
 
 
 def inactive_classifier(activities: tf.Tensor, tau: float | tf.Tensor) -> tf.Tensor:
-    """L^ic = E_i[(1/ν) ReLU(ν − E_p[y^γ])], ν = τ/I (CBE), of activities (..., I). 0 to 1."""
+    """Compute L^ic = E_i[(1/ν) ReLU(ν − E_p[y^γ])] with ν = τ/I (CBE), between 0 and 1.
+
+    Parameters
+    ----------
+    activities : tf.Tensor of shape (..., I)
+        E_p[y^γ], from `activity`.
+    tau : float or scalar tf.Tensor
+        τ.
+
+    Returns
+    -------
+    loss : tf.Tensor of shape (...)
+    """
     nu = tau / activities.shape[-1]
     return tf.reduce_mean(tf.nn.relu(nu - activities), axis=-1) / nu
 
 
 def excessively_active_classifier(activities: tf.Tensor, rho: float | tf.Tensor) -> tf.Tensor:
-    """L^eac = R_SW({ReLU(E_p[y^γ] − ρ) / (1−ρ)}_i) (EDDP), of activities (..., I). 0 to 1.
+    """Compute L^eac = R_SW({ReLU(E_p[y^γ] − ρ) / (1 − ρ)}_i) (EDDP), between 0 and 1.
 
-    ρ is capped at 0.9: multiples of τ/I exceed 1 for few concepts.
+    R_SW is `soft_maximum`. ρ is capped at 0.9, because a multiple of τ/I may exceed 1 if there are
+    few concepts.
+
+    Parameters
+    ----------
+    activities : tf.Tensor of shape (..., I)
+        E_p[y^γ], from `activity`.
+    rho : float or scalar tf.Tensor
+        ρ, the highest activity that costs nothing.
+
+    Returns
+    -------
+    loss : tf.Tensor of shape (...)
     """
     rho = tf.minimum(tf.convert_to_tensor(rho, activities.dtype), 0.9)
     return soft_maximum(tf.nn.relu(activities - rho) / (1.0 - rho))
 
 
 def filter_signal_orthogonality(cosines: tf.Tensor) -> tf.Tensor:
-    """L^fso = sqrt(E_{i,j}[((1−δ_ij) w̄_iᵀ s̄_j)²]) (EDDP), of the cosines w̄_iᵀs̄_j (..., I, I)."""
+    """Compute L^fso = sqrt(E_{i,j}[((1 − δ_ij) w̄_iᵀs̄_j)²]) (EDDP).
+
+    Parameters
+    ----------
+    cosines : tf.Tensor of shape (..., I, I)
+        w̄_iᵀs̄_j, of unit filters and unit signal vectors.
+
+    Returns
+    -------
+    loss : tf.Tensor of shape (...)
+    """
     others = tf.linalg.set_diag(cosines, tf.zeros_like(cosines[..., 0]))
     return tf.sqrt(tf.reduce_mean(tf.square(others), axis=[-2, -1]) + 1e-12)
 
 
 def soft_maximum(values: tf.Tensor, n: int = 4, average: Average = lambda sums: sums) -> tf.Tensor:
-    """R_SW({ℓ_k}) = Σ_k ℓ_k^{n+1} / Σ_k ℓ_k^n over the last axis, of values ≥ 0; 0 where all are 0.
+    """Compute R_SW({ℓ_k}) = Σ_k ℓ_k^{n+1} / Σ_k ℓ_k^n over the last axis; 0 if all values are 0.
 
-    Divided and multiplied by the largest value, which changes nothing but the underflow.
-    ``average`` makes it that of the values of several replicas, from their sums.
+    Values are divided by their maximum, and the result is multiplied by it: this changes nothing
+    but prevents underflow.
+
+    Parameters
+    ----------
+    values : tf.Tensor of shape (..., number of values)
+        ℓ ≥ 0.
+    n : int, default=4
+    average : callable, optional
+        Averages sums over the replicas that share a batch, so that the result is that of the values
+        of all replicas; the identity by default.
+
+    Returns
+    -------
+    maximum : tf.Tensor of shape (...)
     """
     largest = average(tf.stop_gradient(tf.reduce_max(values, axis=-1, keepdims=True)))
     relative = tf.math.divide_no_nan(values, largest)
@@ -137,14 +249,24 @@ def soft_maximum(values: tf.Tensor, n: int = 4, average: Average = lambda sums: 
 
 # ------------------------------------------------------------------ where the network is uncertain
 
-# The network should be uncertain at x' = x − κ dx, features moved towards the hyperplanes. Filters
-# and signal vectors (..., I, D) have any leading axes (restarts); features and dx are (..., P, D).
+# The network should be uncertain at x' = x − κ dx: features are moved towards the hyperplanes.
+# Leading axes are those of the restarts, as above.
 
 
 def unconstrained_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
-    """dx^uur = (Wᵀ)⁺(Wᵀx − b): the shortest way onto all hyperplanes at once.
+    """Compute dx^uur = (Wᵀ)⁺(Wᵀx − b), the shortest move onto all hyperplanes at once.
 
-    (Wᵀ)⁺ = W(WᵀW)⁻¹; margins cancel between the two factors, so unit filters are inverted.
+    (Wᵀ)⁺ = W(WᵀW)⁻¹. Margins cancel between the two factors, so unit filters are used.
+
+    Parameters
+    ----------
+    x : tf.Tensor of shape (..., P, D)
+    filters : tf.Tensor of shape (..., I, D)
+    biases : tf.Tensor of shape (..., I)
+
+    Returns
+    -------
+    dx : tf.Tensor of shape (..., P, D)
     """
     unit, excess = _unit_filters_and_excess(x, filters, biases)
     gram = tf.matmul(unit, unit, transpose_b=True)
@@ -154,14 +276,38 @@ def unconstrained_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tens
 def constrained_displacement(
     x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor, signals: tf.Tensor
 ) -> tf.Tensor:
-    """dx^cur = Ŝ(WᵀŜ)⁺(Wᵀx − b): the same, moving along the (unit) signal vectors only."""
+    """Compute dx^cur = Ŝ(WᵀŜ)⁺(Wᵀx − b), the move along signal vectors onto all hyperplanes.
+
+    Parameters
+    ----------
+    x : tf.Tensor of shape (..., P, D)
+    filters : tf.Tensor of shape (..., I, D)
+    biases : tf.Tensor of shape (..., I)
+    signals : tf.Tensor of shape (..., I, D)
+        Unit signal vectors.
+
+    Returns
+    -------
+    dx : tf.Tensor of shape (..., P, D)
+    """
     unit, excess = _unit_filters_and_excess(x, filters, biases)
     gram = tf.matmul(unit, signals, transpose_b=True)
     return tf.matmul(tf.matmul(excess, damped_inverse(gram), transpose_b=True), signals)
 
 
 def fired_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
-    """dx = Σ_i ReLU(wᵢᵀx − bᵢ) wᵢ/‖wᵢ‖²: only along detectors that fired (CBE, predecessor)."""
+    """Compute dx = Σ_i ReLU(wᵢᵀx − bᵢ) wᵢ/‖wᵢ‖², a move along the detectors that fired only (CBE).
+
+    Parameters
+    ----------
+    x : tf.Tensor of shape (..., P, D)
+    filters : tf.Tensor of shape (..., I, D)
+    biases : tf.Tensor of shape (..., I)
+
+    Returns
+    -------
+    dx : tf.Tensor of shape (..., P, D)
+    """
     unit, excess = _unit_filters_and_excess(x, filters, biases)
     return tf.matmul(tf.nn.relu(excess), unit)
 
@@ -169,7 +315,7 @@ def fired_displacement(x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor) -> t
 def _unit_filters_and_excess(
     x: tf.Tensor, filters: tf.Tensor, biases: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return w̄ (..., I, D) and (wᵀx − b) M (..., P, I)."""
+    """Return the unit filters w̄ (..., I, D) and the distances (wᵀx − b) M (..., P, I)."""
     lengths = tf.norm(filters, axis=-1, keepdims=True)
     unit = filters / lengths
     excess = tf.matmul(x, unit, transpose_b=True) - (biases / lengths[..., 0])[..., None, :]
@@ -180,11 +326,23 @@ def _unit_filters_and_excess(
 
 
 def penalty(g: tf.Tensor, multipliers: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Σ_c (ReLU(λ + μ g)² − λ²) / 2μ over the last axis: (R, C) → (R,).
+    """Compute the penalty Σ_c (ReLU(λ + μ g)² − λ²) / 2μ of the constraints.
 
-    The augmented Lagrangian of Powell, Hestenes and Rockafellar for constraints "loss ≤ bound",
-    g = loss − bound ≤ 0, with a multiplier λ ≥ 0 and a weight μ > 0 for each constraint and
-    restart.
+    This is the augmented Lagrangian of Powell, Hestenes and Rockafellar for C constraints
+    "loss ≤ bound".
+
+    Parameters
+    ----------
+    g : tf.Tensor of shape (R, C)
+        loss − bound; positive where a constraint is violated.
+    multipliers : tf.Tensor of shape (R, C)
+        λ ≥ 0.
+    weights : tf.Tensor of shape (R, C)
+        μ > 0.
+
+    Returns
+    -------
+    penalty : tf.Tensor of shape (R,)
     """
     shifted = tf.nn.relu(multipliers + weights * g)
     return tf.reduce_sum((shifted**2 - multipliers**2) / (2.0 * weights), axis=-1)
@@ -193,7 +351,24 @@ def penalty(g: tf.Tensor, multipliers: tf.Tensor, weights: tf.Tensor) -> tf.Tens
 def dual_update(
     g: Array, previous: Array, multipliers: Array, weights: Array
 ) -> tuple[Array, Array]:
-    """Update λ ← ReLU(λ + μ g); let μ grow where g > 0 did not halve since last time."""
+    """Update λ ← ReLU(λ + μ g), and increase μ where g > 0 has not halved since the last update.
+
+    Parameters
+    ----------
+    g : ndarray of shape (R, C)
+        loss − bound for C constraints.
+    previous : ndarray of shape (R, C)
+        g at the last update; infinite before the first one.
+    multipliers : ndarray of shape (R, C)
+        λ.
+    weights : ndarray of shape (R, C)
+        μ.
+
+    Returns
+    -------
+    multipliers, weights : ndarray of shape (R, C)
+        The updated λ and μ.
+    """
     raised = np.maximum(multipliers + weights * g, 0.0)
     stuck = (g > 0) & (g > 0.5 * previous)
     grown = np.where(stuck, np.minimum(weights * _GROWTH, _LARGEST_WEIGHT), weights)

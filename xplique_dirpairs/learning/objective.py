@@ -1,13 +1,14 @@
-"""One stage's objective as a Keras model: its variables are the filters, its training step one
-step of the learning. Several restarts are learned side by side along a leading axis R; they do
-not interact.
+"""The objective of a stage as a Keras model, whose variables are the detectors.
 
-Everything is float32, whatever Keras's policy: projections from bfloat16 factors are off by 0.003
-of their spread, which a detector of slope 300 takes for a logit. The head computes as its layers
-say.
+Several restarts are learned side by side along a leading axis R; they do not interact.
 
-Compiling a step takes longer than many a stage. Whatever does not change the graph of a step is a
-variable, so that one compiled objective serves every stage of the same graph (`begin`).
+Everything is computed in float32, whatever Keras's dtype policy is: projections from bfloat16
+factors have errors of 0.003 of their spread, which is about one logit for a detector of slope 300.
+The head computes in the dtypes of its own layers.
+
+Compiling a training step takes longer than many stages. Everything that does not change the graph
+of a step is therefore a variable, so that one compiled objective serves all stages that have the
+same graph (see `Objective.begin`).
 """
 
 from __future__ import annotations
@@ -31,22 +32,29 @@ from xplique_dirpairs.learning.signals import (
 )
 from xplique_dirpairs.models.head import Head
 
-#: How much of a running mean one minibatch replaces.
+#: Share of a running mean that one minibatch replaces.
 _RENEWAL = 0.1
 #: The losses that pass features through the head, and those that need signal vectors.
 _NETWORK, _WITH_SIGNALS = ("uur", "cur", "fired"), {"fso", "cur"}
-#: Share of the steps over which the sharpness rises.
+#: Share of a stage's steps during which the sharpness rises.
 _RISE = 0.7
-#: The cosine schedule ends at this share of the learning rate.
+#: Share of the learning rate at which the cosine schedule ends.
 _LAST_RATE = 0.02
 
 
 @dataclass(frozen=True)
 class Detectors:
-    """R restarts of I detectors in raw features: filters (R, I, D), biases (R, I) about the mean.
+    """The detectors of all restarts, y = σ(wᵀ(x − E[x]) − b), in raw features.
 
-    ``biases`` belong to centred features: y = σ(wᵀ(x − E[x]) − b). ``signals`` (R, I, D) or None.
-    ``sharpest`` (R, I) limits a scheduled 1/M; None: no limit.
+    Attributes
+    ----------
+    filters : ndarray of shape (R, I, D)
+    biases : ndarray of shape (R, I)
+        Thresholds of wᵀ(x − E[x]), for centred features.
+    signals : ndarray of shape (R, I, D) or None, default=None
+        Signal vectors.
+    sharpest : ndarray of shape (R, I) or None, default=None
+        Upper limit of a scheduled sharpness 1/M; None: no limit.
     """
 
     filters: Array
@@ -55,13 +63,16 @@ class Detectors:
     sharpest: Array | None = None
 
     def keep(self, restarts: Array) -> Detectors:
-        """Return the given restarts only."""
+        """Return the detectors of the restarts with these indices, without ``sharpest``."""
         signals = None if self.signals is None else self.signals[restarts]
         return Detectors(self.filters[restarts], self.biases[restarts], signals)
 
 
 class _Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that falls along a cosine to a share of itself, all of it in variables."""
+    """A learning rate that falls along a cosine to a share ``last`` of ``rate``.
+
+    Its settings are variables, so that changing them compiles nothing.
+    """
 
     def __init__(self) -> None:
         self.rate, self.steps, self.last = (
@@ -74,35 +85,44 @@ class _Rate(keras.optimizers.schedules.LearningRateSchedule):
         return self.rate.value * ((1.0 - self.last.value) * cosine + self.last.value)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration that Keras asks of every schedule."""
+        """Return an empty configuration: Keras requires this method of every schedule."""
         return {}
 
 
 class Objective(keras.Model):
     """The weighted losses and constraints of a stage, over detectors in the stage's coordinates.
 
-    y = σ((w̄ᵀx̃ − t)/M): unit directions w̄, thresholds t, margins M. Batches are ``{"positions":
-    (P, A)}`` in coordinates, with ``"maps"``, raw and as `Head.pool` leaves them, for the
-    network terms. Only the losses that the stage asks for are computed.
+    y = σ((w̄ᵀx̃ − t)/M), with unit directions w̄, thresholds t and margins M. A batch is a dict:
+    ``"positions"`` are features in coordinates, (P, A); ``"maps"``, which only the losses that
+    evaluate the network need, are raw features after `Head.pool`. Only losses that have a weight
+    or a constraint in the stage are computed.
 
     Parameters
     ----------
     stage : Stage
     coordinates : Coordinates
     start : Detectors
-        Where to begin.
+        Initial detectors.
     gamma : float
-        Exponent of the activity.
+        Exponent γ of the activity E_p[y^γ].
     head : Head or None
-        The rest of the network; None leaves the network terms out.
+        The part of the network after the layer; None: losses that evaluate the network are left
+        out.
     steps : int
-        Steps of the whole stage, for the sharpness and the learning rate.
+        Number of steps of the whole stage, for the schedules of sharpness and learning rate.
     full_batch : bool
-        Whether every step sees all positions; running means stand in where it does not.
+        Whether every step sees all positions. If not, running means replace means over a batch.
     network_every : int
-        The network terms are computed in every n-th step only, with n times the gradient.
+        The losses that evaluate the network are computed only in every n-th step, with n times the
+        gradient.
     seed : int
-        Of κ.
+        Seed of the random κ.
+
+    Raises
+    ------
+    ValueError
+        If no loss is left to minimise without a head, or if signal vectors are free and ``start``
+        has none.
     """
 
     def __init__(
@@ -128,11 +148,11 @@ class Objective(keras.Model):
         self._bounded = tuple(name for name in self.terms if name in stage.constraints)
         if not self._weighted:
             raise ValueError(
-                f"stage {stage.name!r} has nothing to minimise without a head: its losses are "
-                f"{sorted(stage.weights)}"
+                f"stage {stage.name!r} has nothing to minimise without a head, because its losses "
+                f"{sorted(stage.weights)} evaluate the network: give a head or other losses"
             )
         if stage.signals == "free" and start.signals is None:
-            raise ValueError("free signal vectors need to start somewhere")
+            raise ValueError("free signal vectors need initial values: give start.signals")
         self._make_variables(stage, coordinates, start.filters.shape)
         self._run_steps: Any = None
         self.optimizer = keras.optimizers.Adam(self._rate)
@@ -145,12 +165,13 @@ class Objective(keras.Model):
     def _make_variables(
         self, stage: Stage, coordinates: Coordinates, shape: tuple[int, ...]
     ) -> None:
+        """Create all variables, zero, for initial filters of ``shape`` (R, I, D)."""
         restarts, concepts, channels = shape
         axes, shared = coordinates.axes, 1 if stage.shared else concepts
         self._orthonormal = stage.orthonormal and concepts <= axes
 
         def variable(name: str, *shape: int, trainable: bool = False) -> Any:
-            if 0 in shape:  # TensorFlow crashes where workers share an empty variable
+            if 0 in shape:  # TensorFlow crashes if several workers share an empty variable
                 return None
             return self.add_weight(
                 name=name, shape=shape, trainable=trainable, dtype="float32", initializer="zeros"
@@ -163,21 +184,21 @@ class Objective(keras.Model):
             self.log_margins = variable("log_margins", restarts, shared, trainable=True)
         if stage.signals == "free":
             self.free_signals = variable("signals", restarts, concepts, axes, trainable=True)
-        # Minibatch estimates: E_p[y^γ] and the tied signal vectors; and the step.
+        # Running means over minibatches, of E_p[y^γ] and for the signal vectors, and the step.
         self._activity = variable("activity", restarts, concepts)
         self._covariance = variable("covariance", restarts, concepts, axes)
         self._gains = variable("gains", restarts, concepts, concepts)
         self.step = variable("step")
         self._multipliers = variable("multipliers", restarts, len(self._bounded))
         self._penalty_weights = variable("penalty_weights", restarts, len(self._bounded))
-        # Epoch means of everything reported, (R, number of reported values).
+        # Sums over an epoch of everything that is reported, (R, number of reported values).
         self._reported = (*self.terms, "objective")
         self._last_network = variable("last_network", len(self._network_terms), restarts)
         self._sums = variable("sums", restarts, len(self._reported))
         self._count = variable("count")
         self._seed = keras.random.SeedGenerator(0)
         self._changing = [*self.weights, self._seed.state]
-        # What a stage sets and no step changes.
+        # Values that a stage sets and no step changes.
         self._forward = variable("forward", channels, axes)
         self._backward = variable("backward", axes, channels)
         self._mean = variable("mean", channels)
@@ -193,7 +214,19 @@ class Objective(keras.Model):
     def begin(
         self, stage: Stage, coordinates: Coordinates, start: Detectors, *, steps: int, seed: int
     ) -> None:
-        """Begin a stage of the same graph; arguments as for the constructor."""
+        """Begin another stage that has the same graph.
+
+        Parameters
+        ----------
+        stage : Stage
+        coordinates : Coordinates
+        start : Detectors
+            Initial detectors.
+        steps : int
+            Number of steps of the whole stage.
+        seed : int
+            Seed of the random κ.
+        """
         self._stage, self._coordinates = stage, coordinates
         filters = coordinates.filters_from_raw(start.filters)
         lengths = np.linalg.norm(filters, axis=-1, keepdims=True)
@@ -210,7 +243,7 @@ class Objective(keras.Model):
             self.log_margins.assign(np.log(margins))
         if self.free_signals is not None and start.signals is not None:
             signals = coordinates.signals_from_raw(start.signals)
-            # unit length in coordinates: only the direction counts, and Adam's step is absolute
+            # Only the direction counts, but Adam's steps are absolute: begin with unit length.
             self.free_signals.assign(signals / np.linalg.norm(signals, axis=-1, keepdims=True))
         if self._bounded:
             self._penalty_weights.assign(tf.ones_like(self._penalty_weights.value))
@@ -241,17 +274,17 @@ class Objective(keras.Model):
         self._rate.last.assign(_LAST_RATE if stage.schedule == "cosine" else 1.0)
 
     def set_learning_rate(self, rate: float) -> None:
-        """Change the learning rate of the steps that follow."""
+        """Set the learning rate of the steps that follow."""
         self._rate.rate.assign(rate)
 
     def state(self) -> dict[str, Array]:
-        """Return everything that steps change, as arrays; undone by `set_state`."""
+        """Return everything that steps change, as a dict of arrays, for `set_state`."""
         changing = [*self._changing, *self.optimizer.variables]
         arrays = {f"variable_{k}": np.asarray(v.numpy()) for k, v in enumerate(changing)}
         return {**arrays, "violation": self.last_violation}
 
     def set_state(self, arrays: dict[str, Array]) -> None:
-        """Go back to a `state`, of this objective or of another one of the same stage."""
+        """Restore a `state` of this objective, or of another objective of the same stage."""
         for k, variable in enumerate([*self._changing, *self.optimizer.variables]):
             variable.assign(arrays[f"variable_{k}"])
         self.last_violation = arrays["violation"]
@@ -259,7 +292,7 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ the model
 
     def unit_directions(self) -> tf.Tensor:
-        """Return w̄ (R, I, A): unit, or orthonormal, rows in the stage's coordinates."""
+        """Return w̄ (R, I, A), unit or orthonormal rows in the stage's coordinates."""
         rows = _value(self.directions)
         if not self._orthonormal:
             return tf.math.l2_normalize(rows, axis=-1)
@@ -267,7 +300,7 @@ class Objective(keras.Model):
         return tf.linalg.matrix_transpose(q * tf.sign(tf.linalg.diag_part(r))[..., None, :])
 
     def margins(self) -> tf.Tensor:
-        """Return M, (R, I) or (R, 1), at the present step."""
+        """Return the margins M at the present step, (R, I), or (R, 1) if they are shared."""
         if self.log_margins is not None:
             return tf.exp(_value(self.log_margins))
         settings = self._settings
@@ -278,11 +311,15 @@ class Objective(keras.Model):
     def _signals(
         self, x: tf.Tensor, logits: tf.Tensor, directions: tf.Tensor, margins: tf.Tensor
     ) -> tf.Tensor:
-        """Return signal vectors in coordinates, (R, I, A), of any length."""
+        """Return signal vectors in coordinates, (R, I, A), not normalised.
+
+        ``x`` is (P, A), ``logits`` (R, P, I), ``directions`` (R, I, A) and ``margins`` (R, I) or
+        (R, 1).
+        """
         if self._stage.signals == "free":
             return _value(self.free_signals)
         if self._stage.signals == "joint":
-            # of M·logits = w̄ᵀx − t; M is taken out of the sums over positions
+            # The excess is M·logits = w̄ᵀx − t; M is factored out of the sums over positions.
             with_x = margins[..., None] * excess_covariance(x, logits, average)
             with_z = tf.matmul(with_x, directions, transpose_b=True)
             return joint_signals(
@@ -293,7 +330,7 @@ class Objective(keras.Model):
         return self._running(self._covariance, covariance)
 
     def _running(self, mean: keras.Variable, current: tf.Tensor) -> tf.Tensor:
-        """Return the running mean's value with the current batch's gradient."""
+        """Return the value of the running mean, with the gradient of the current batch."""
         if self._full_batch:
             return current
         renewal = tf.where(_value(self.step) < 1.0, 1.0, _RENEWAL)
@@ -301,7 +338,18 @@ class Objective(keras.Model):
         return current + tf.stop_gradient(_value(mean) - current)
 
     def losses_of(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Compute every loss of the stage on a batch, name → (R,)."""
+        """Compute the losses of the stage on a batch.
+
+        Parameters
+        ----------
+        batch : dict of str to tf.Tensor
+            ``"positions"`` of shape (P, A) and, with losses that evaluate the network, ``"maps"``.
+
+        Returns
+        -------
+        values : dict of str to tf.Tensor of shape (R,)
+            By name of the loss.
+        """
         x = batch["positions"]
         directions, margins = self.unit_directions(), self.margins()
         scaled = directions / margins[..., None]
@@ -322,6 +370,7 @@ class Objective(keras.Model):
         return {name: values[name] for name in self.terms}
 
     def _detector_losses(self, log_y: tf.Tensor, filters: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Compute the losses of log y (R, P, I) and of filters (R, I, A), name → (R,)."""
         terms, values = set(self.terms), {}
         means: list[tf.Tensor] = []
         if terms & {"s", "ma"}:
@@ -348,7 +397,7 @@ class Objective(keras.Model):
     def _sometimes(
         self, features: tf.Tensor, directions: tf.Tensor, signals: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        """Compute network terms in every n-th step; return constants in between."""
+        """Compute `_network_losses` in every n-th step; return the last values in between."""
         every = self._network_every
         if every == 1:
             current = average(self._network_losses(features, directions, signals))
@@ -368,7 +417,10 @@ class Objective(keras.Model):
     def _network_losses(
         self, features: tf.Tensor, directions: tf.Tensor, signals: tf.Tensor | None
     ) -> list[tf.Tensor]:
-        """−E[H(f⁺(x − κ dx))] for every network term, (R,) each."""
+        """Compute −E[H(f⁺(x − κ dx))], (R,), for every loss that evaluates the network.
+
+        ``features`` are maps (n, ..., D), ``directions`` (R, I, A) and ``signals`` (R, I, D).
+        """
         head, restarts, channels = self._head, directions.shape[0], self._forward.shape[0]
         assert head is not None, "network terms are left out without a head"
         filters = tf.matmul(directions, _value(self._forward), transpose_b=True)
@@ -378,9 +430,9 @@ class Objective(keras.Model):
         thresholds = thresholds + tf.zeros_like(filters[..., 0])
         x = tf.reshape(features, (-1, channels))
         centred = (x - _value(self._mean))[None]
-        whole = images * replicas()
+        images_of_all = images * replicas()
         low, high = tf.unstack(_value(self._kappa))
-        kappa = own_part(keras.random.uniform((whole,), low, high, seed=self._seed))
+        kappa = own_part(keras.random.uniform((images_of_all,), low, high, seed=self._seed))
         kappa = tf.reshape(kappa, tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
         moves = {
             "uur": lambda: losses.unconstrained_displacement(centred, filters, thresholds),
@@ -399,7 +451,7 @@ class Objective(keras.Model):
         return values
 
     def objective_of(self, values: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Return the weighted sum plus the penalty, (R,)."""
+        """Return the weighted sum of the losses plus the penalty of the constraints, (R,)."""
         weights = tf.unstack(_value(self._loss_weights))
         total = tf.add_n([w * values[n] for w, n in zip(weights, self._weighted, strict=True)])
         if self._bounded:
@@ -410,9 +462,11 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ steps and epochs
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Take one step; restarts are summed, so that each learns as if it were alone.
+        """Take one step on a batch.
 
-        Every replica has the whole objective, and the optimizer sums their gradients.
+        The objectives of the restarts are summed, so that each learns as if it were alone. Every
+        replica computes the objective of the whole batch, and the optimizer sums the gradients of
+        the replicas.
         """
         with tf.GradientTape() as tape:
             values = self.losses_of(batch)
@@ -428,27 +482,27 @@ class Objective(keras.Model):
         return {}
 
     def run_epoch(self, batches: dict[str, Batches], steps: int) -> None:
-        """Take steps on the next batches; `reported` then has the means over them."""
+        """Take steps on the next batches; `reported` then returns the means over these steps."""
         self._sums.assign(tf.zeros_like(self._sums.value))
         self._count.assign(0.0)
         while steps:
             taken = {"positions": batches["positions"].take(steps)}
-            several = len(taken["positions"][1])
-            taken |= {name: batches[name].take(several) for name in batches if name not in taken}
+            count = len(taken["positions"][1])
+            taken |= {name: batches[name].take(count) for name in batches if name not in taken}
             if self._run_steps is None:
                 self._run_steps = compiled_steps(self._own_step, taken)
             self._run_steps(taken)
-            steps -= several
+            steps -= count
 
     def _own_step(self, batch: dict[str, tuple[tf.Tensor, tf.Tensor]]) -> None:
-        """Take one step on this replica's part of a batch, given as rows and places."""
+        """Take one step on this replica's part of a batch, given as rows and indices of rows."""
         parts = {name: tf.gather(rows, own_part(places)) for name, (rows, places) in batch.items()}
         if self._full_batch:
             parts["positions"] = own_part(batch["positions"][0])
         self.train_step(parts)
 
     def reported(self) -> dict[str, Array]:
-        """Return the epoch's mean of every loss and of the objective, name → (R,)."""
+        """Return the means of every loss and of the objective over the epoch, name → (R,)."""
         means = self._sums.numpy() / np.maximum(self._count.numpy(), 1.0)
         return {name: means[:, k] for k, name in enumerate(self._reported)}
 
@@ -463,7 +517,7 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ constraints
 
     def violations(self) -> dict[str, Array]:
-        """Return by how much the epoch's mean exceeds each constraint, name → (R,), or 0."""
+        """Return by how much the mean over the epoch exceeds each bound, or 0, name → (R,)."""
         reported = self.reported()
         return {
             name: np.maximum(reported[name] - bound, 0.0)
@@ -472,7 +526,7 @@ class Objective(keras.Model):
         }
 
     def update_multipliers(self) -> None:
-        """Make one dual update from the epoch's mean of the constrained losses."""
+        """Make one dual update from the means of the constrained losses over the epoch."""
         if not self._bounded:
             return
         reported, bounds = self.reported(), self._stage.constraints
@@ -487,7 +541,7 @@ class Objective(keras.Model):
     # ------------------------------------------------------------ result
 
     def detectors(self) -> Detectors:
-        """Return the present detectors, in raw features."""
+        """Return the present detectors in raw features."""
         margins = self.margins().numpy()
         directions = self.unit_directions().numpy()
         filters = self._coordinates.filters_to_raw(directions / margins[..., None])
@@ -499,9 +553,10 @@ class Objective(keras.Model):
 
 
 def _value(variable: Any) -> tf.Tensor:
+    """Return the value of a variable as a tensor, of the variable's shape."""
     return tf.convert_to_tensor(variable)
 
 
 def terms_of(stage: Stage, head: Head | None) -> tuple[str, ...]:
-    """Return the losses of a stage; those that ask the network only where there is a head."""
+    """Return the names of a stage's losses, without a head only those that do not need one."""
     return tuple(name for name in stage.terms if head is not None or name not in _NETWORK)

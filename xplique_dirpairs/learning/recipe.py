@@ -1,6 +1,6 @@
-"""Recipes: what is minimised in which stage, under which constraints, and how; as plain data.
+"""Recipes, as plain data: what each stage minimises, under which constraints, and how.
 
-`RECIPES` holds the named ones: ours, the paper's, and the predecessors'.
+`RECIPES` holds the recipes that have a name: ours, the paper's, and those of its predecessors.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ SignalsName = Literal["none", "positives", "joint", "free"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
 StartName = Literal["skewness", "consensus", "random"]
 
-#: Names of the losses, as in `losses`; those with a weight or a constraint are computed.
+#: Names of the losses in `losses`; a stage computes those with a weight or a constraint.
 LOSSES = ("s", "sb", "ma", "mm", "ic", "eac", "fso", "uur", "cur", "fired")
 
-#: Sharpness in units of 1/noise, at most [measured: with 1.7 and 2.5, fresh data has an IoU of .83
-#: and .86, of .72 without a limit; the best possible is .89].
+#: Largest sharpness in units of 1/noise [measured: on fresh data, the IoU is .83 with 1.7, .86 with
+#: 2.5 and .72 without a limit; the best possible IoU is .89].
 _SHARPEST = 3.0
 
 
@@ -31,45 +31,64 @@ class Stage:
     Parameters
     ----------
     name : str
-        "a", "b" or "d", as in the paper (stage c, the signal vectors, is a computation).
+        "a", "b" or "d" in the recipes of this module, as in the paper; its stage c computes signal
+        vectors and learns nothing.
     weights : dict of str to float
-        Loss name → λ; their weighted sum is minimised.
+        Name of a loss (see `LOSSES`) → its weight; the weighted sum is minimised.
     constraints : dict of str to float, optional
-        Loss name → bound it must stay below (augmented Lagrangian).
+        Name of a loss → the bound that it must stay below (augmented Lagrangian). No constraints
+        by default.
     coordinates : str, default="whitened"
-        What is learned in: channels of unit variance, principal axes of unit variance, or
-        principal axes as they are.
+        Coordinates that detectors are learned in. "standardised": channels of unit variance;
+        "whitened": principal axes scaled to unit variance; "centred": principal axes, unscaled.
     orthonormal : bool, default=False
-        Filters are kept orthonormal in these coordinates (needs I ≤ A; left free otherwise).
+        Whether filters are kept orthonormal in these coordinates. This has no effect if there are
+        more concepts than axes, I > A.
     shared : bool, default=False
-        One margin and one bias for all concepts.
+        Whether all concepts share one margin and one bias.
     sharpness : tuple of float or None, default=None
-        1/M in these coordinates, from and to, geometric over the first 70 % of the steps; None:
-        margins are learned.
+        First and last sharpness 1/M, the inverse margin, in these coordinates. It rises
+        geometrically during the first 70 % of the steps. None: margins are learned.
     signals : str, default="none"
-        "none"; "positives" or "joint": recomputed from the detections at every step, with
-        gradients, by `signals.positives_covariance` or `signals.joint_signals`; "free":
-        parameters of their own, as in the paper.
-    epochs, steps_per_epoch
-        An epoch is the unit of progress, of dual updates and of the history; steps_per_epoch None
-        is one pass over the positions.
+        Where signal vectors come from. "none": there are none; "positives" or "joint": they are
+        computed from the detections in every step, with gradients, by
+        `signals.positives_covariance` or `signals.joint_signals`; "free": they are parameters that
+        are learned, as in the paper.
+    epochs : int, default=20
+        Number of epochs. After each of them the losses are recorded, the multipliers of the
+        constraints are updated, and the progress bar advances.
+    steps_per_epoch : int or None, default=40
+        Steps in an epoch. None: as many as one pass over the positions takes.
+    learning_rate : float, default=3e-3
+        Learning rate of Adam at the beginning of the stage.
     schedule : str, default="cosine"
-        "constant"; "cosine" to 2 % of the learning rate, stopped where the last 30 % of the epochs
-        bring no more; "plateau": halved when the objective does not improve for ``patience``
-        epochs, stopped when it does not for 5 × patience.
+        How the learning rate changes. "constant": not at all; "cosine": it falls along a cosine to
+        2 % of its value, and the stage stops early if the objective does not improve for 5 epochs
+        among the last 30 %; "plateau": it is halved when the objective has not improved for
+        ``patience`` epochs, and the stage stops after 5 × ``patience`` such epochs.
+    patience : int, default=10
+        Epochs without improvement before a "plateau" schedule halves the learning rate.
     kappa : tuple of float, default=(0.5, 0.9)
-        Range of κ: how far towards the hyperplanes features are moved for the network terms.
+        Range from which κ is drawn: how far features are moved towards the hyperplanes (1: onto
+        them) for the losses that evaluate the network.
     tau : float, default=0.8
-        ν = τ/I, the least activity of a concept (L^ic).
+        τ in the least activity of a concept, ν = τ/I (L^ic).
     rho : float, default=1.5
-        The highest activity of a concept, ρ = rho · τ/I (L^eac).
+        Factor in the highest activity of a concept, ρ = rho · τ/I (L^eac).
     largest_rho : float, default=0.9
-        And ρ is no more than that.
+        Upper limit of ρ.
     per_position : int, default=1
-        How many concepts a position carries: what L^s asks for.
+        Number of concepts that a position should carry: L^s is 0 for that number.
     meant_for_axes : int or None, default=None
-        Axes that learning rate and epochs are meant for. In fewer of them steps are cheap, and
-        slow learning would stop short: both grow in proportion, up to three times.
+        Number of axes that ``learning_rate`` and ``epochs`` are meant for. With fewer axes A, where
+        slow learning would end too early and steps are cheap, both are multiplied by
+        ``meant_for_axes / A``, but at most by 3. None: they are never changed.
+
+    Raises
+    ------
+    ValueError
+        If a loss is unknown, no loss has a weight, a loss of signal vectors is used with
+        ``signals="none"``, or a setting has a wrong type or value.
     """
 
     name: str
@@ -95,11 +114,11 @@ class Stage:
     def __post_init__(self) -> None:
         unknown = sorted((set(self.weights) | set(self.constraints)) - set(LOSSES))
         if unknown:
-            raise ValueError(f"unknown losses {unknown}; there are: {', '.join(LOSSES)}")
+            raise ValueError(f"unknown losses {unknown}: use {', '.join(LOSSES)}")
         if self.signals == "none" and {"fso", "cur"} & (set(self.weights) | set(self.constraints)):
-            raise ValueError("L^fso and L^cur need signal vectors: signals='joint', for one")
+            raise ValueError("L^fso and L^cur need signal vectors: set signals='joint'")
         if not self.weights:
-            raise ValueError(f"stage {self.name!r} has no losses to minimise")
+            raise ValueError(f"stage {self.name!r} has no loss to minimise: give weights")
         check_choice("coordinates", self.coordinates, get_args(CoordinatesName))
         check_choice("signals", self.signals, get_args(SignalsName))
         check_choice("schedule", self.schedule, get_args(ScheduleName))
@@ -117,10 +136,10 @@ class Stage:
             check_number("sharpness", min(self.sharpness), above=0)
         _check_pair("kappa", self.kappa)
         if not 0 <= self.kappa[0] <= self.kappa[1]:
-            raise ValueError(f"kappa must be a range from low to high, not {self.kappa!r}")
+            raise ValueError(f"kappa must be (low, high) with 0 <= low <= high, not {self.kappa!r}")
 
     def in_axes(self, axes: int) -> Stage:
-        """Return this stage for ``axes`` axes: see ``meant_for_axes``."""
+        """Return this stage adapted to ``axes`` axes, as described under ``meant_for_axes``."""
         if self.meant_for_axes is None:
             return self
         factor = min(max(self.meant_for_axes / axes, 1.0), 3.0)
@@ -129,15 +148,19 @@ class Stage:
         )
 
     def for_noise(self, noise: float) -> Stage:
-        """Return this stage no sharper than noise of the features allows.
+        """Return this stage with a sharpness that the noise of the features allows.
 
-        Where noise blurs an edge, a sharper sigmoid fits the noise of the positions it is learned
-        from.
+        Where noise blurs the edge of a concept, a sharper sigmoid would fit the noise of the
+        positions that it is learned from.
 
         Parameters
         ----------
         noise : float
-            Standard deviation along a filter, as `Coordinates.noise`.
+            Standard deviation of the noise along a filter, `Coordinates.noise`.
+
+        Returns
+        -------
+        stage : Stage
         """
         if self.sharpness is None or noise == 0.0:
             return self
@@ -145,47 +168,56 @@ class Stage:
         return replace(self, sharpness=(first, last))
 
     def rho_of(self, concepts: int) -> float:
-        """Return ρ for a number of concepts."""
+        """Return ρ, the highest activity that costs nothing, for a number of concepts."""
         return min(self.rho * self.tau / concepts, self.largest_rho)
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the losses that this stage computes."""
+        """Names of the losses that this stage computes, in the order of `LOSSES`."""
         used = set(self.weights) | set(self.constraints)
         return tuple(name for name in LOSSES if name in used)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How direction pairs are learned.
+    """A recipe: the stages in which direction pairs are learned, and their common settings.
 
     Parameters
     ----------
     name : str
     stages : tuple of Stage
-        In order.
+        Stages in the order in which they are run.
     start : str, default="skewness"
-        Initial filters: "skewness", "consensus" or "random" (see `starts`). A consensus depends on
-        the features alone; the seed decides the order in which they are learned from.
+        Initial filters: "skewness", "consensus" or "random" (see `starts`). The "consensus" depends
+        on the features alone; the seed then only decides the order of the positions in learning.
     restarts : int or None, default=None
-        Starts learned side by side, each to the end, the best kept; None: as many, up to 8, as cost
-        little, of which the worse half ends with every stage.
+        Number of starts that are learned side by side to the end; the best is kept. None: as many
+        as are cheap, up to 8, and after every stage only the better half goes on.
     gamma : float, default=1.1
-        Exponent of the activity E_p[y^γ].
-    batch, batch_per_concept : int
-        Positions a step sees, the larger of ``batch`` and I times ``batch_per_concept``; all of
-        them where there are at most twice as many.
+        Exponent γ of the activity E_p[y^γ].
+    batch : int, default=4096
+        Positions that a step sees, at least. It sees all positions if there are at most twice as
+        many as `batch_for` returns.
+    batch_per_concept : int, default=1
+        Positions that a step sees for each concept, at least.
     maps : int, default=4
-        Feature maps a step passes through a head that does not begin with a pooling.
+        Feature maps that a step passes through a head that does not begin with a pooling.
     network_every : int, default=5
-        Such a head is used in every n-th step only, with n times the weight.
+        A head that does not begin with a pooling is evaluated only in every n-th step, with n times
+        the gradient.
     otherwise : Recipe or None, default=None
-        The recipe to use instead where positions carry overlapping concepts, as in real networks:
-        sharp detectors have too few positions to learn from there. It is used from the start where
-        the features' spectrum has no floor of noise, and after the first stage where that stage
-        ends with L^s above ``clear_below`` bits. None: there is no such choice.
+        The recipe to use instead where positions carry overlapping concepts, as in real networks,
+        because sharp detectors have too few positions to learn from there. It is used from the
+        start if the spectrum of the features has no floor of noise, and after the first stage if
+        that stage ends with L^s above ``clear_below`` bits. None: this recipe is always used.
     clear_below : float, default=0.1
-        Bits.
+        Largest L^s, in bits, after the first stage with which this recipe goes on.
+
+    Raises
+    ------
+    ValueError
+        If there are no stages, two of them have the same name, a setting has a wrong type or value,
+        or ``otherwise`` is given and the first or last stage does not compute L^s.
     """
 
     name: str
@@ -202,10 +234,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise ValueError(f"recipe {self.name!r} has no stages")
+            raise ValueError(f"recipe {self.name!r} has no stages: give at least one")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise ValueError(f"stages need names of their own, not {names}")
+            raise ValueError(f"stages must have different names, not {names}")
         check_choice("start", self.start, get_args(StartName))
         for name in ("batch", "batch_per_concept", "maps", "network_every"):
             check_integer(name, getattr(self, name))
@@ -223,11 +255,14 @@ class Recipe:
                     )
 
     def batch_for(self, concepts: int) -> int:
-        """Return how many positions a step sees."""
+        """Return how many positions a step sees, max(``batch``, I × ``batch_per_concept``)."""
         return max(self.batch, self.batch_per_concept * concepts)
 
     def with_restarts(self, restarts: int | None) -> Recipe:
-        """Return this recipe, and the one it may hand over to, with another number of restarts."""
+        """Return this recipe and its ``otherwise`` with another number of restarts.
+
+        With ``restarts=None`` the recipe is returned unchanged.
+        """
         if restarts is None:
             return self
         otherwise = None if self.otherwise is None else self.otherwise.with_restarts(restarts)
@@ -235,16 +270,17 @@ class Recipe:
 
     @property
     def is_sharp(self) -> bool:
-        """Whether this is a recipe for where the model of signals and distractors holds."""
+        """Whether this recipe is meant for features that follow the signal–distractor model."""
         return self.otherwise is not None
 
     @property
     def estimator(self) -> str:
-        """How signal vectors are read off detectors: as the last stage ties them."""
+        """Estimator of the final signal vectors, "joint" or "positives"."""
         return "joint" if self.stages[-1].signals == "joint" else "positives"
 
 
 def _check_pair(name: str, value: tuple[float, float]) -> None:
+    """Raise a ValueError unless ``value`` is a sequence of two numbers."""
     if not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"{name} must be two numbers, not {value!r}")
     for number in value:
@@ -254,11 +290,11 @@ def _check_pair(name: str, value: tuple[float, float]) -> None:
 # ------------------------------------------------------------------ the recipes by name
 
 #: With the paper's κ, 0.7 on average, a head that is linear in the features is most uncertain at
-#: 0.7 of the way and overshoots by about 0.4 times its intact logits at the hyperplanes themselves;
-#: "all concepts off" is meant to be the uncertain state, so features are moved nearly all the way.
+#: 0.7 of the way, and at the hyperplanes its logits are about −0.4 times the original ones. "All
+#: concepts off" should be the uncertain state: features are moved nearly onto the hyperplanes.
 _TO_THE_END = (0.8, 1.0)
 
-#: A concept that is on most positions is the background.
+#: A concept that is detected on most positions is background.
 _AT_MOST_HALF = 0.5
 
 _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
@@ -275,8 +311,8 @@ _SOFT_DETECTORS = Stage(
     meant_for_axes=128,
 )
 
-#: For activations of real networks: soft detectors that learn slowly from a start that does not
-#: depend on the seed. Faster learning leads different seeds to different concepts.
+#: For activations of real networks: soft detectors, learned slowly from a start that does not
+#: depend on the seed. With faster learning, different seeds find different concepts.
 SOFT = Recipe(
     "soft",
     start="consensus",
@@ -308,7 +344,8 @@ _SHARP_DETECTORS = Stage(
     largest_rho=_AT_MOST_HALF,
 )
 
-#: Sharp detectors, started from a skewness ICA, where the signal-distractor model holds; else soft.
+#: Sharp detectors that start from an ICA by skewness, where the signal–distractor model holds; soft
+#: detectors otherwise.
 DEFAULT = Recipe(
     "default",
     batch_per_concept=64,
@@ -389,8 +426,8 @@ _SYNTHETIC_DETECTORS = Stage(
     tau=1.0,
 )
 
-#: The paper's settings for the synthetic experiment, taken literally: slow, and unreliable.
-#: The weights of the minimised terms are not printed there; 1 and 0.25 are ours.
+#: The paper's settings for its synthetic experiment, taken literally: slow and unreliable. The
+#: paper does not give the weights of the minimised losses: 1 and 0.25 are ours.
 PAPER_SYNTHETIC = Recipe(
     "paper-synthetic",
     start="random",
@@ -413,8 +450,8 @@ PAPER_SYNTHETIC = Recipe(
 _WATERMARK_BOUNDS = {"ma": 0.8, "mm": 8.0, "ic": 0.01}
 
 #: For small networks and few concepts: the paper's constrained problem with the bounds of its
-#: watermark experiment. The learning rate is larger, the steps are fewer, there are several starts,
-#: and τ is 0.7 [ours]: with 1 every concept would have to be on a full share 1/I of the positions.
+#: watermark experiment, but with a larger learning rate, fewer steps, several starts and τ = 0.7
+#: [ours]. With τ = 1 every concept would have to be active on a share 1/I of the positions.
 CONSTRAINED = Recipe(
     "constrained",
     start="random",
@@ -454,11 +491,12 @@ _PREDECESSOR = Stage(
     tau=0.9,
 )
 
-#: The predecessors: orthonormal filters with one margin and one bias, the paper's weights of its
-#: stage a, our schedule. Signal vectors are the paper's estimate, afterwards.
+#: UIBE, a predecessor: orthonormal filters with one margin and one bias, the weights of the paper's
+#: stage a and our schedule. Signal vectors are estimated afterwards, as in the paper.
 UIBE = Recipe("uibe", start="random", restarts=1, stages=(_PREDECESSOR,))
 
-#: UIBE, with L^ic and the network asked where the detectors that fired are left behind.
+#: CBE, a predecessor: UIBE with L^ic, and with the network's uncertainty where features are moved
+#: along the detectors that fired.
 CBE = Recipe(
     "cbe",
     start="random",
@@ -473,16 +511,27 @@ RECIPES = {
 
 
 def get_recipe(recipe: str | Recipe) -> Recipe:
-    """Return a recipe by name, or a `Recipe` unchanged.
+    """Return the recipe of a name; a `Recipe` is returned unchanged.
+
+    Parameters
+    ----------
+    recipe : str or Recipe
+        A key of `RECIPES`, or a recipe.
+
+    Returns
+    -------
+    recipe : Recipe
 
     Raises
     ------
-    ValueError, TypeError
-        If there is no recipe of that name, or it is neither a name nor a `Recipe`.
+    ValueError
+        If there is no recipe of that name.
+    TypeError
+        If ``recipe`` is neither a string nor a `Recipe`.
     """
     if isinstance(recipe, Recipe):
         return recipe
     check_type("recipe", recipe, str, "a name or a Recipe")
     if recipe not in RECIPES:
-        raise ValueError(f"there is no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
+        raise ValueError(f"there is no recipe {recipe!r}: use one of {', '.join(RECIPES)}")
     return RECIPES[recipe]

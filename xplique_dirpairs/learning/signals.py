@@ -1,7 +1,8 @@
-"""Signal vectors: their estimators, from labels or detections, and detectors completed to pairs.
+"""Estimators of signal vectors, and the completion of detectors to direction pairs.
 
-In the training step features are any coordinates x (P, A), and results are directions there, not
-normalised. `measure_pairs` reads all positions once and makes complete pairs of detectors.
+The estimators of a training step take features in any coordinates, x of shape (P, A), and return
+directions in these coordinates, not normalised. `measure_pairs` reads all positions once and
+completes detectors to direction pairs.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.features import Coordinates, Moments, as_features
 from xplique_dirpairs.pairs import DirectionPairs
 
-#: Averages sums over the replicas that share a batch: of a tensor, or of several at once.
+#: A function that averages a tensor, or several at once, over the replicas that share a batch.
 Average: TypeAlias = Callable[[Any], Any]
 #: Names of the estimators.
 ESTIMATORS = ("mean-difference", "positives", "joint")
 #: Slope of the rectified excess where a concept is not detected.
 _SLOPE = 0.01
-#: Ridge of the pseudo-inverses, relative to unit filters and signal vectors [ours].
+#: Ridge of the pseudo-inverses, for filters and signal vectors of unit length [ours].
 RIDGE = 1e-4
-#: And in units of the trace of GᵀG.
+#: Further ridge, as a share of the trace of GᵀG (see `damped_inverse`).
 ROUNDING = 3e-7
 
 
@@ -39,7 +40,7 @@ ROUNDING = 3e-7
 def positives_covariance(
     x: tf.Tensor, z: tf.Tensor, positive: tf.Tensor, average: Average = lambda sums: sums
 ) -> tf.Tensor:
-    """ŝ_i ∝ cov[x, z_i] over the concept's positives [paper, section 3; after Haufe et al. 2014].
+    """Compute ŝ_i ∝ cov[x, z_i] over each concept's positives [paper; after Haufe et al. 2014].
 
     Parameters
     ----------
@@ -48,15 +49,15 @@ def positives_covariance(
     z : tensor of shape (..., P, I)
         Projections.
     positive : tensor of shape (..., P, I)
-        1 where the concept is detected, 0 elsewhere.
+        1 where the concept is detected, 0 otherwise.
     average : callable, optional
-        Averages over the replicas that share a batch.
+        Averages over the replicas that share a batch; the identity by default.
 
     Returns
     -------
-    covariance : (..., I, A)
-        Positive multiples of the signal vectors; zero without positives. The gradient runs
-        through z.
+    covariance : tensor of shape (..., I, A)
+        Positive multiples of the signal vectors; zero for a concept without positives. Gradients
+        flow through ``z``.
     """
     count, total = average(
         (
@@ -71,21 +72,21 @@ def positives_covariance(
 def excess_covariance(
     x: tf.Tensor, excess: tf.Tensor, average: Average = lambda sums: sums
 ) -> tf.Tensor:
-    """Return cov[r_i, x], which `joint_signals` needs and minibatches average.
+    """Compute cov[r_i, x], an input of `joint_signals` that may be averaged over minibatches.
 
     Parameters
     ----------
     x : tensor of shape (P, A)
         Features.
     excess : tensor of shape (..., P, I)
-        z − b: how far projections exceed the detectors' hyperplanes; r is `rectified` of it.
+        z − b, by how much projections exceed the detectors' thresholds; r is `rectified` of it.
     average : callable, optional
-        Averages over the replicas that share a batch.
+        Averages over the replicas that share a batch; the identity by default.
 
     Returns
     -------
-    covariance : (..., I, A)
-        Times W it is cov[r_i, z_j]: no second product over the positions.
+    covariance : tensor of shape (..., I, A)
+        Its product with W is cov[r_i, z_j], without another sum over the positions.
     """
     r = rectified(excess)
     r -= average(tf.reduce_mean(r, axis=-2, keepdims=True))
@@ -93,22 +94,41 @@ def excess_covariance(
 
 
 def rectified(excess: tf.Tensor) -> tf.Tensor:
-    """r = ReLU(z − b), with a slope of 0.01 below: a concept without positives has a value too."""
+    """Compute r = ReLU(z − b), with a slope of 0.01 for negative values.
+
+    Because of the slope, r is not constant for a concept without positives.
+
+    Parameters
+    ----------
+    excess : tensor of shape (..., P, I)
+        z − b.
+
+    Returns
+    -------
+    r : tensor of shape (..., P, I)
+    """
     return tf.nn.leaky_relu(excess, _SLOPE)
 
 
 def joint_signals(with_features: tf.Tensor, with_projections: tf.Tensor) -> tf.Tensor:
-    """Return all signal vectors at once, (..., I, A): columns of cov[x, r] cov[z, r]⁻¹ [ours].
+    """Compute all signal vectors at once, as the columns of cov[x, r] cov[z, r]⁻¹ [ours].
 
-    x is regressed on all projections z together, with the rectified excess r over the hyperplanes
-    as instrument: a positive concept's share in x is not put down to another one that is absent
-    more often, and what the filters let through of distractors is not put down to any. WᵀŜ = 1:
-    a concept is switched off without moving another one.
+    This is a regression of x on the projections z of all concepts, with the rectified excess r as
+    the instrument. The share of one concept in x is therefore not attributed to a concept that is
+    often absent where the first is present, and the part of the distractors that passes the filters
+    is not attributed to any concept. WᵀŜ = 1: switching one concept off moves no other concept.
 
     Parameters
     ----------
-    with_features, with_projections : tf.Tensor
-        From `excess_covariance`, the second times W.
+    with_features : tensor of shape (..., I, A)
+        cov[r_i, x], from `excess_covariance`.
+    with_projections : tensor of shape (..., I, I)
+        cov[r_i, z_j], the product of ``with_features`` and W.
+
+    Returns
+    -------
+    signals : tensor of shape (..., I, A)
+        Not normalised.
     """
     scale = tf.sqrt(tf.maximum(tf.linalg.diag_part(with_projections), 1e-12))[..., None]
     gains = with_projections / scale / tf.linalg.matrix_transpose(scale)
@@ -116,23 +136,45 @@ def joint_signals(with_features: tf.Tensor, with_projections: tf.Tensor) -> tf.T
 
 
 def mean_difference(x: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
-    """Return mean(positives) − mean(negatives), (..., I, A) [Pahde et al. 2024].
+    """Compute mean(positives) − mean(negatives) of each concept [Pahde et al. 2024].
 
-    With ground-truth labels (..., P, I) this is the Pattern-CAV; with detections, an estimator of
-    the signal vector.
+    With ground-truth labels this is the Pattern-CAV; with detections it is an estimator of the
+    signal vector.
+
+    Parameters
+    ----------
+    x : tensor of shape (P, A)
+        Features, in any coordinates.
+    positive : tensor of shape (..., P, I)
+        1 for positives, 0 for negatives.
+
+    Returns
+    -------
+    difference : tensor of shape (..., I, A)
     """
     return _masked_mean(x, positive) - _masked_mean(x, 1.0 - positive)
 
 
 def _masked_mean(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Return the means (..., I, A) of x (P, A) where a mask (..., P, I) is 1."""
     count = tf.reduce_sum(mask, axis=-2)[..., None] + 1e-6
     return tf.matmul(mask, x, transpose_a=True) / count
 
 
 def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
-    """Return (GᵀG + ridge)⁻¹Gᵀ of square matrices (..., I, I), by Cholesky."""
+    """Compute (GᵀG + ridge)⁻¹Gᵀ of square matrices by a Cholesky decomposition.
+
+    Parameters
+    ----------
+    gram : tensor of shape (..., I, I)
+        G.
+
+    Returns
+    -------
+    inverse : tensor of shape (..., I, I)
+    """
     normal = tf.matmul(gram, gram, transpose_a=True)
-    # float32 rounds GᵀG by more than the ridge where hundreds of filters coincide
+    # Where hundreds of filters coincide, the rounding errors of GᵀG in float32 exceed RIDGE.
     ridge = RIDGE + ROUNDING * tf.linalg.trace(normal)[..., None, None]
     ridge *= tf.eye(gram.shape[-1], dtype=gram.dtype)
     return _solve(normal + ridge, tf.linalg.matrix_transpose(gram))
@@ -140,10 +182,10 @@ def damped_inverse(gram: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _solve(normal: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Return N⁻¹B of a positive definite N.
+    """Return X = N⁻¹B for a positive definite N (..., I, I) and B (..., I, I).
 
-    Its gradient solves with the same factor once more: Y = N⁻¹ ∂X, ∂N = −Y Xᵀ, ∂B = Y. That of the
-    factor itself takes longer, and is not as steady.
+    The gradient uses the same Cholesky factor again: Y = N⁻¹ ∂X, ∂N = −Y Xᵀ, ∂B = Y.
+    Differentiating the decomposition takes longer and is numerically less stable.
     """
     factor = tf.linalg.cholesky(normal)
     solved = tf.linalg.cholesky_solve(factor, right)
@@ -155,12 +197,12 @@ def _solve(normal: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, Any]:
     return solved, gradient
 
 
-# ------------------------------------------------------------------ detectors made pairs
+# ------------------------------------------------------------------ completing detectors to pairs
 
 
 @dataclass(frozen=True)
 class MeasuredPairs:
-    """Pairs and what their detectors do on the features they were learned from.
+    """Direction pairs, and statistics of their detections on the features they are measured on.
 
     Attributes
     ----------
@@ -170,7 +212,7 @@ class MeasuredPairs:
     overlaps : ndarray of shape (I, I)
         IoU of the detections of every two concepts.
     surplus : list of int
-        Concepts that were left out of the others' signal vectors.
+        Concepts that are detected too rarely, see `measure_pairs`.
     """
 
     pairs: DirectionPairs
@@ -188,28 +230,35 @@ def measure_pairs(
     coordinates: Coordinates | None = None,
     least_share: float = 0.0,
 ) -> MeasuredPairs:
-    """Complete detectors to pairs.
+    """Complete detectors to direction pairs, with signal vectors and absent levels.
 
-    m_i is the mean of z_i over the negatives of concept i.
+    The absent level m_i is the mean of z_i over the negatives of concept i.
 
     Parameters
     ----------
-    features : (P, D)
-        Or anything with ``blocks()`` of positions.
+    features : ndarray of shape (P, D) or Features
+        Or any object with a method ``blocks()`` that yields positions (n, D).
+    moments : Moments
+        Moments of ``features``.
     filters : ndarray of shape (I, D)
     biases : ndarray of shape (I,)
-        Of centred features.
-    signals : ndarray or str, default="positives"
-        ``"positives"``: ŝ_i ∝ cov[x, z_i] over the positives of concept i (method, section 3), over
-        all positions where there are too few; ``"joint"``: `joint_signals`;
-        ``"mean-difference"``: mean(positives) − mean(negatives); or given signal vectors (I, D).
+        Thresholds of wᵀ(x − E[x]), for centred features.
+    signals : ndarray of shape (I, D) or str, default="positives"
+        Signal vectors, or how they are estimated. ``"positives"``: ŝ_i ∝ cov[x, z_i] over the
+        positives of concept i, or over all positions if there are too few positives; ``"joint"``:
+        `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives).
     coordinates : Coordinates or None, default=None
-        Those the detectors were learned in: estimated signal vectors keep only what lies along
-        their axes, as they did in the learning; the rest is noise of the estimate.
+        Coordinates that the detectors were learned in. Estimated signal vectors keep only their
+        part along the axes of these coordinates, as in learning: the rest is estimation noise.
+        None: they are kept as they are.
     least_share : float, default=0.0
-        Concepts detected on less than this share of 1/I are surplus. The joint estimate of the
-        others does without them: a filter that stands for no concept, but is correlated with some,
-        would distort theirs.
+        Concepts that are detected on less than ``least_share / I`` of the positions are surplus.
+        They are left out of the "joint" estimate of the other concepts, because a filter that
+        stands for no concept, but is correlated with some, would distort their signal vectors.
+
+    Returns
+    -------
+    measured : MeasuredPairs
     """
     filters = filters.astype(np.float64)
     sums = _Sums(filters, biases, moments.mean)
@@ -237,7 +286,7 @@ def measure_pairs(
 
 
 class _Sums:
-    """Sums over positions in float64, block by block: x is centred, z = Wᵀx − b."""
+    """Sums over positions in float64, of centred features x and z = Wᵀx − b."""
 
     def __init__(self, filters: Array, biases: Array, mean: Array):
         concepts, channels = filters.shape
@@ -246,7 +295,7 @@ class _Sums:
         self.positions = 0
         self.count = np.zeros(concepts)
         self._both = np.zeros((concepts, concepts))
-        # over all positions, over positives, and weighted by r, the rectified excess
+        # Sums over all positions, over positives ("on"), and weighted by the rectified excess r.
         self._z, self._z_on, self._r = np.zeros((3, concepts))
         self._x = np.zeros(channels)
         self._x_on, self._xz_on, self._xr = np.zeros((3, concepts, channels))
@@ -271,7 +320,7 @@ class _Sums:
         self._zr += r.T @ z
 
     def positives_covariance(self, everywhere: Array) -> Array:
-        """Return signal vectors (I, D); given rows for concepts with too few positives."""
+        """Return cov[x, z_i] over positives, (I, D); rows of ``everywhere`` if these are few."""
         positives = np.maximum(self.count, 1.0)[:, None]
         mean_z = self._z_on[:, None] / positives
         covariance = self._xz_on / positives - mean_z * (self._x_on / positives)
@@ -279,14 +328,14 @@ class _Sums:
         return np.where(too_few[:, None], everywhere, covariance)
 
     def mean_difference(self, everywhere: Array) -> Array:
-        """Return signal vectors (I, D); given rows without positives or negatives."""
+        """Return the mean difference (I, D), or the row of ``everywhere`` if it is undefined."""
         on = np.maximum(self.count, 1.0)[:, None]
         off = np.maximum(self.positions - self.count, 1.0)[:, None]
         both = (self.count > 0) & (self.count < self.positions)
         return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
 
     def joint_signals(self, surplus: Array) -> Array:
-        """Return `joint_signals` (I, D), for all but surplus concepts without the surplus ones."""
+        """Return `joint_signals` (I, D); surplus concepts do not enter those of the others."""
         with_x, with_z = self._xr, self._zr - np.outer(self._r, self._z) / self.positions
         signals: Array = joint_signals(tf.constant(with_x), tf.constant(with_z)).numpy()
         others = np.setdiff1d(np.arange(len(with_z)), surplus)
@@ -296,7 +345,7 @@ class _Sums:
         return signals
 
     def absent_levels(self) -> Array:
-        """Return m (I,) of centred features; the bias of a concept that is never absent."""
+        """Return m (I,) for centred features: the mean of Wᵀx over negatives, or else the bias."""
         negatives = self.positions - self.count
         below = (self._z - self._z_on) / np.maximum(negatives, 1.0)
         return self._biases.astype(np.float64) + np.where(negatives > 0, below, 0.0)
@@ -312,32 +361,35 @@ def estimate_signals(
     activations: ArrayLike | ActivationShards,
     estimator: str = "mean-difference",
 ) -> DirectionPairs:
-    """Return pairs with the same filters and biases, and signal vectors of another estimator.
+    """Estimate the signal vectors of direction pairs anew, with the same filters and biases.
 
     Parameters
     ----------
     pairs : DirectionPairs
-    activations : array-like of shape (N, *spatial, D)
-        Or `ActivationShards`.
-    estimator : str, default="mean-difference"
-        "mean-difference": mean(positives) − mean(negatives), right where detections are, and other
-        concepts are about as frequent among positives as elsewhere. "positives", the paper's:
-        ∝ cov[x, z_i] over the positives; it wants thousands of them. "joint":
-        cov[x, r] cov[z, r]⁻¹ with r = ReLU(z − b), right where features are these concepts and
-        independent distractors.
+    activations : array-like of shape (N, *spatial, D) or ActivationShards
+        Activations of the layer of the pairs.
+    estimator : {"mean-difference", "positives", "joint"}, default="mean-difference"
+        "mean-difference": mean(positives) − mean(negatives). It is correct if the detections are,
+        and if other concepts are about as frequent among positives as among negatives.
+        "positives", the paper's: ŝ_i ∝ cov[x, z_i] over the positives. It needs thousands of
+        positives. "joint": cov[x, r] cov[z, r]⁻¹ with r = ReLU(z − b). It is correct if the
+        features consist of these concepts and independent distractors.
 
     Returns
     -------
-    pairs
+    pairs : DirectionPairs
         A concept that is detected everywhere or nowhere keeps its signal vector. Filters and signal
-        vectors that were not learned together may fit each other badly: look at
-        ``condition_number`` before you switch several concepts off at once, and do not use
-        ``off="undecided"`` with them.
+        vectors that were not learned together may fit each other badly: check
+        ``condition_number`` before you switch off several concepts at once, and do not use
+        ``off="undecided"``.
 
     Raises
     ------
-    TypeError, ValueError
-        If there is no such estimator, or the activations are of another layer.
+    TypeError
+        If ``pairs`` is not a `DirectionPairs`.
+    ValueError
+        If there is no such estimator, or if the activations are not finite or have another number
+        of channels than the pairs.
     """
     check_type("pairs", pairs, DirectionPairs, "DirectionPairs")
     check_choice("estimator", estimator, ESTIMATORS)
@@ -345,7 +397,7 @@ def estimate_signals(
     if features.shape[-1] != pairs.channels:
         raise ValueError(
             f"the pairs are of a layer of {pairs.channels} channels, but the activations have "
-            f"{features.shape[-1]}"
+            f"{features.shape[-1]}: give activations of the layer of the pairs"
         )
     moments = Moments.of(features)
     biases = pairs.biases - pairs.filters.astype(np.float64) @ moments.mean

@@ -1,7 +1,7 @@
 """One stage of a fit, from the state before it to the state after it, epoch by epoch.
 
-`run_stage` maps a state to the next one and changes neither. What keeps a fit alive (saving,
-Ctrl-C, several workers) wraps a `StageRun` from outside, in `learner`.
+`run_stage` computes the state after a stage from the state before it, which it does not change.
+Checkpoints, Ctrl-C and several workers are handled around a `StageRun`, in `learner`.
 """
 
 from __future__ import annotations
@@ -27,34 +27,35 @@ from xplique_dirpairs.learning.starts import positions_for
 from xplique_dirpairs.learning.state import FitState, Pace, Problem, Running
 from xplique_dirpairs.models.head import Head
 
-#: 1/M, in whitened units, per detection per axis, at most [measured, I = 128 and Zipf's law: the
-#: share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
+#: Largest 1/M, in whitened units, per detection and axis [measured with I = 128 and Zipf's law:
+#: the share of concepts recovered is .00 and .48 without a limit, .78 and .84 with 1/M up to 50].
 _SHARPNESS_PER_DETECTION = 10.0
-#: What a violated constraint costs when the best restart is chosen.
+#: Weight of the violation of a constraint when the best restart is chosen.
 _VIOLATION_PRICE = 10.0
-#: Feature maps in a step through a head that begins with a pooling: vectors, cheap.
+#: Feature maps in a step if the head begins with a pooling: pooled maps are vectors, and cheap.
 _POOLED_MAPS = 32
-#: Compiled objectives that are kept for the next stage of the same graph.
+#: Number of compiled objectives that are kept for later stages with the same graph.
 _KEPT_OBJECTIVES = 8
 
 
 def run_stage(problem: Problem, state: FitState) -> FitState:
-    """Run the next stage of a fit, or the rest of one that was running.
+    """Run the next stage of a fit, or the rest of a stage that was running.
 
     Parameters
     ----------
     problem : Problem
     state : FitState
+        State before the stage, or between two of its epochs.
 
     Returns
     -------
     state : FitState
-        After the stage.
+        State after the stage.
 
     Raises
     ------
     ValueError
-        If the features cannot be read any more.
+        If the features can no longer be read.
     """
     with stage_run(problem, state) as run:
         for _ in run.epochs():
@@ -64,7 +65,18 @@ def run_stage(problem: Problem, state: FitState) -> FitState:
 
 @contextmanager
 def stage_run(problem: Problem, state: FitState) -> Iterator[StageRun]:
-    """Prepare the next stage of a fit, or the rest of one that was running."""
+    """Prepare the next stage of a fit, or the rest of a stage that was running.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : FitState
+        State before the stage, or between two of its epochs.
+
+    Yields
+    ------
+    run : StageRun
+    """
     began = time.perf_counter() - (0.0 if state.running is None else state.running.seconds)
     stage, coordinates, state, seed = _prepared(problem, state)
     recipe, head = state.recipe, problem.head
@@ -91,7 +103,7 @@ def stage_run(problem: Problem, state: FitState) -> Iterator[StageRun]:
                 "positions": features.batches(coordinates, limit, seed, skip)
             }
             if head is not None and model.uses_network:
-                # pooling commutes with linear moves only, which that of the predecessor is not
+                # Pooling commutes with linear moves only; the move of "fired" is not linear.
                 pools = head.pools_first and "fired" not in model.terms
                 pool, maps = (head.pool, _POOLED_MAPS) if pools else (None, recipe.maps)
                 feeds["maps"] = features.maps(pool, maps, seed + 1, skip)
@@ -101,9 +113,9 @@ def stage_run(problem: Problem, state: FitState) -> Iterator[StageRun]:
 
 
 class StageRun:
-    """A stage that is being learned: `epochs` runs it, `state` is where it stands.
+    """A stage that is being learned, created by `stage_run`.
 
-    Made by `stage_run`.
+    `epochs` runs it, `state` is the fit between two epochs, and `result` the fit after it.
     """
 
     def __init__(
@@ -128,11 +140,11 @@ class StageRun:
 
     @property
     def has_learned(self) -> bool:
-        """Whether a step was taken: there is a result, even within an epoch."""
+        """Whether at least one step was taken, so that there is a result."""
         return bool(self._model.step.numpy())
 
     def epochs(self) -> Iterator[int]:
-        """Learn; yield the number of epochs done after each of them."""
+        """Learn, and yield the number of finished epochs after each epoch."""
         stage, model = self._stage, self._model
         if self._stopped or self._epoch >= stage.epochs:
             return
@@ -141,7 +153,7 @@ class StageRun:
         if self._problem.verbose:
             concepts = self._problem.number_of_concepts
             print(f"Learning {concepts} concepts, stage {stage.name}", flush=True)
-            # stateful: shown as it is, not averaged over the epochs
+            # A stateful metric is shown as it is, not averaged over the epochs.
             bar = keras.utils.Progbar(
                 stage.epochs, unit_name="epoch", stateful_metrics=["objective"]
             )
@@ -166,11 +178,11 @@ class StageRun:
                 bar.update(self._epoch, [("objective", least)] if np.isfinite(least) else [])
             yield self._epoch
         if bar is not None and self._stopped:
-            print()  # ends the line of a stage that stopped early
+            print()  # the bar of a stage that stopped early has not ended its line
 
     @property
     def state(self) -> FitState:
-        """The fit as it stands between two epochs."""
+        """State of the fit between two epochs."""
         running = Running(
             self._epoch,
             self._seed,
@@ -183,7 +195,17 @@ class StageRun:
         return replace(self._state, records=self._all_records(), running=running)
 
     def result(self, interrupted: bool = False) -> FitState:
-        """Return the state after the stage, or after as much of it as was learned."""
+        """Return the state after the stage.
+
+        Parameters
+        ----------
+        interrupted : bool, default=False
+            Whether the stage was interrupted. The result is then what was learned so far.
+
+        Returns
+        -------
+        state : FitState
+        """
         state, name, model = self._state, self._stage.name, self._model
         violations = model.violations()
         values = np.where(model.finite_restarts(), model.reported()["objective"], np.nan)
@@ -192,9 +214,9 @@ class StageRun:
         cut_short = state.cut_short
         if self._nan_in is not None:
             epoch = self._nan_in + 1
-            cut_short += (f"stage {name} met NaN in epoch {epoch}: what it had is kept",)
+            cut_short += (f"stage {name} met NaN in epoch {epoch}: the state before it is kept",)
         elif interrupted:
-            cut_short += (f"stage {name} was interrupted: what it had is kept",)
+            cut_short += (f"stage {name} was interrupted: what it learned until then is kept",)
         return replace(
             state,
             number=state.number + 1,
@@ -209,11 +231,12 @@ class StageRun:
         )
 
     def _all_records(self) -> dict[str, tuple[dict[str, Array], ...]]:
+        """Return the records of the fit including those of this stage, as `FitState.records`."""
         return {**self._state.records, self._stage.name: tuple(self._records)}
 
 
 def _prepared(problem: Problem, state: FitState) -> tuple[Stage, Coordinates, FitState, int]:
-    """Return the next stage as these features need it, its coordinates, beginning and seed."""
+    """Return the next stage adapted to the features, its coordinates, initial state and seed."""
     stage = state.recipe.stages[state.number]
     coordinates = problem.coordinates(stage.coordinates)
     stage = stage.in_axes(coordinates.axes).for_noise(coordinates.noise)
@@ -237,7 +260,7 @@ def _prepared(problem: Problem, state: FitState) -> tuple[Stage, Coordinates, Fi
 
 
 def _measured_signals(problem: Problem, detectors: Detectors) -> Array:
-    """Measure signal vectors of every restart: stage c, section 3 of the method."""
+    """Return signal vectors (R, I, D) estimated from the detectors: stage c of the paper."""
     return np.stack(
         [
             problem.agree(measure_pairs(problem.features, problem.moments, *detector).pairs.signals)
@@ -249,10 +272,10 @@ def _measured_signals(problem: Problem, detectors: Detectors) -> Array:
 def _sharpest(
     problem: Problem, detectors: Detectors, coordinates: Coordinates, least: float, seed: int
 ) -> Array:
-    """Return limits of 1/M, (R, I), never below ``least``.
+    """Return upper limits of the sharpness 1/M, (R, I), at least ``least``.
 
-    A sharp detector fits the positions nearest to its threshold, and there are few of them where
-    a concept is detected on few positions.
+    A sharp detector is fitted to the positions nearest to its threshold, and there are few of them
+    if the concept is detected on few positions.
     """
     sample = problem.features.sample(
         coordinates, positions_for(problem.number_of_concepts), np.random.default_rng(seed)
@@ -279,11 +302,12 @@ def _borrowed_objective(
     head: Head | None,
     settings: dict[str, Any],
 ) -> Iterator[Objective]:
-    """Lend an objective for a stage: a compiled one, if an earlier stage had the same graph.
+    """Yield an objective for a stage, a compiled one if an earlier stage had the same graph.
 
-    Parameters, those in ``settings`` too, are those of `Objective`. The graph depends on shapes,
-    on which losses there are and how signal vectors are tied, and on the head's model; numbers are
-    variables. Objectives made under a `tf.distribute` strategy are not kept.
+    The parameters, and the keys of ``settings``, are those of `Objective`. The graph depends on
+    shapes, on the losses, on where signal vectors come from, on the Python settings that a loss
+    reads and on the head's model: all of these must be in the key. Other numbers are variables.
+    Objectives created under a `tf.distribute` strategy are not kept.
     """
     key = (
         terms_of(stage, head),
@@ -293,7 +317,7 @@ def _borrowed_objective(
         tuple(settings[name] for name in ("gamma", "full_batch", "network_every")),
         None if head is None else (id(head.model), head.ends_in, head.is_multilabel),
     )
-    # Taken out while it is in use, so that fits in several threads do not share one.
+    # An objective in use is not in the cache, so that fits in several threads do not share it.
     objective = _objectives.pop(key, None)
     if objective is None:
         objective = Objective(stage, coordinates, start, head=head, **settings)

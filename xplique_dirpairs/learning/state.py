@@ -1,4 +1,4 @@
-"""The state of a fit, as values: what it learns from, and where it stands."""
+"""The data of a fit, as immutable values: the problem, and the state of its solution."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.models.head import Head
 
-#: Restarts are run side by side as long as a step sees no more detections (P · I · R) than this.
+#: Largest number of detections in a step (P · I · R) for which further restarts are cheap.
 _CHEAP_STEP = 200_000
-#: An objective improves by more than this, or not; and the least learning rate of a plateau.
+#: Smallest improvement of an objective that counts, and lowest learning rate of "plateau".
 _IMPROVEMENT, _LEAST_RATE = 1e-4, 1e-7
-#: Share of a cosine schedule before which it is not stopped: the sharpness rises until then.
+#: Share of the epochs before which a "cosine" schedule does not stop a stage, because the sharpness
+#: still rises, and the number of epochs without improvement after which it does.
 _NOT_BEFORE, _COSINE_PATIENCE = 0.7, 5
-#: Of a fit that has not begun.
+#: Detectors of a fit that has not begun.
 _NO_DETECTORS = Detectors(np.zeros((0, 0, 0)), np.zeros((0, 0)))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is learned from, the same through all of a fit.
+    """The problem that a fit solves; it does not change during the fit.
 
     Attributes
     ----------
-    features, moments
-        Without the images that were left out.
+    features : Features
+        Features to learn from, without the images that were left out.
+    moments : Moments
+        Moments of ``features``.
     number_of_concepts : int
         I.
-    head : Head or None
-        The rest of the network.
-    verbose : int
-        1: a progress bar per stage.
-    left_out : tuple of int
-        Indices of the images that ``features`` are without.
-    far : int
-        How many images are unlike the others, but too many to be left out.
-    agree : callable
-        Gives every worker of a cluster the same arrays; the identity for one process.
+    head : Head or None, default=None
+        The part of the network after the layer.
+    verbose : int, default=0
+        1: each stage shows a progress bar.
+    left_out : tuple of int, default=()
+        Indices of the images that were left out of ``features``.
+    far : int, default=0
+        Number of images that are unlike the others, but too many to be left out.
+    agree : callable, default=identity
+        Gives every worker of a cluster the same arrays.
     """
 
     features: Features
@@ -58,14 +61,14 @@ class Problem:
     _coordinates: dict[str, Coordinates] = field(default_factory=dict, repr=False)
 
     def coordinates(self, name: str) -> Coordinates:
-        """Return coordinates by name; always the same object."""
+        """Return the coordinates of a name, the same object for every call."""
         if name not in self._coordinates:
-            made = COORDINATES[name](self.moments, self.number_of_concepts)
-            self._coordinates[name] = self.agree(made)
+            coordinates = COORDINATES[name](self.moments, self.number_of_concepts)
+            self._coordinates[name] = self.agree(coordinates)
         return self._coordinates[name]
 
     def restarts(self, recipe: Recipe) -> int:
-        """Return how many restarts a recipe learns side by side, R."""
+        """Return the number of restarts R that a recipe learns side by side."""
         if recipe.restarts is not None:
             return recipe.restarts
         size = recipe.batch_for(self.number_of_concepts)
@@ -75,18 +78,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class Pace:
-    """Learning rate and patience of a stage, after some epochs.
+    """Learning rate of a stage after a number of epochs, and counters for changing and stopping it.
 
-    "plateau" halves the rate where no restart improves for ``patience`` epochs, and stops where
-    none does for 5 × patience; "cosine" stops where the last 30 % of the epochs bring no more.
+    See ``schedule`` of `Stage` for the rules. The objective is that of the best restart.
 
     Attributes
     ----------
     rate : float
-    best, wait, cooldown
-        Of the halving: the best objective, epochs without a better one, epochs to rest.
-    stop_best, stop_wait
-        Of the stopping.
+        Learning rate.
+    best : float, default=inf
+        Best objective so far, for halving the rate.
+    wait : int, default=0
+        Epochs without a better objective, for halving the rate.
+    cooldown : int, default=0
+        Epochs for which the rate is not halved again.
+    stop_best : float, default=inf
+        Best objective so far, for stopping the stage.
+    stop_wait : int, default=0
+        Epochs without a better objective, for stopping the stage.
     """
 
     rate: float
@@ -97,14 +106,20 @@ class Pace:
     stop_wait: int = 0
 
     def after(self, stage: Stage, epoch: int, objective: float) -> tuple[Pace, bool]:
-        """Return the pace after an epoch (from 0), and whether the stage stops.
+        """Return the pace after another epoch, and whether the stage stops.
 
         Parameters
         ----------
         stage : Stage
         epoch : int
+            Index of the epoch, from 0.
         objective : float
-            The least of all restarts.
+            Smallest objective of all restarts in this epoch.
+
+        Returns
+        -------
+        pace : Pace
+        stops : bool
         """
         if stage.schedule == "constant":
             return self, False
@@ -119,6 +134,7 @@ class Pace:
         return replace(pace, stop_wait=wait), wait >= patience and epoch > 0
 
     def _halved(self, patience: int, objective: float) -> Pace:
+        """Return the pace after another epoch of "plateau", with half the rate if it is time."""
         cooldown = max(self.cooldown - 1, 0)
         wait = 0 if self.cooldown else self.wait
         if self.best == math.inf or objective + _IMPROVEMENT < self.best:
@@ -134,20 +150,22 @@ class Pace:
 
 @dataclass(frozen=True)
 class Running:
-    """A stage between two of its epochs.
+    """State of a stage between two of its epochs.
 
     Attributes
     ----------
     epoch : int
-        Epochs done.
+        Number of finished epochs.
     seed : int
-        Of the order of the positions and of κ.
+        Seed of the order of the positions and of the random κ.
     seconds : float
+        Wall time of the stage so far.
     pace : Pace
     stopped : bool
-        Whether there are no more epochs.
+        Whether the stage has ended early.
     nan_in : int or None
-        The epoch (from 0) in which no restart was finite any more; the values are those before it.
+        Index (from 0) of the epoch after which no restart was finite; the variables are those
+        before it. None if there was no such epoch.
     variables : dict of str to ndarray
         `Objective.state`.
     """
@@ -163,38 +181,40 @@ class Running:
 
 @dataclass(frozen=True)
 class FitState:
-    """A fit between two stages, or (with ``running``) between two epochs of a stage.
+    """State of a fit between two stages or, with ``running``, between two epochs of a stage.
 
     Attributes
     ----------
     recipe : Recipe
     generator : dict
         State of the random generator.
-    number : int
-        Stages of the recipe that are done.
+    number : int, default=0
+        Number of finished stages.
     detectors : Detectors
-        Of all R restarts.
+        Detectors of all R restarts.
     values : ndarray of shape (R,)
-        Objective of each restart and ten times every violation after the last stage; NaN where a
-        restart is not finite. Empty before the first stage.
-    records : dict
-        Stage name → every epoch's losses, name → (R,).
-    violations : dict
-        Stage name → constrained loss → by how much its bound is broken, (R,).
-    seconds : dict
-        Stage name → wall time.
-    notes : tuple of str
-        Decisions on the way, in words.
-    cut_short : tuple of str
-        Stages that did not run to their end, and why.
-    clear_start : bool
+        Objective of each restart plus ten times its violations after the last finished stage; NaN
+        for a restart that is not finite. Empty before the first stage.
+    records : dict of str to tuple of dict
+        Name of a stage → a dict for each epoch: name of a loss → its values (R,).
+    violations : dict of str to dict
+        Name of a stage → name of a constrained loss → by how much it exceeds its bound, (R,).
+    seconds : dict of str to float
+        Name of a stage → its wall time.
+    notes : tuple of str, default=()
+        Decisions that were made during the fit, as text.
+    cut_short : tuple of str, default=()
+        Stages that did not run to their end, with the reason, as text.
+    clear_start : bool, default=False
         Whether the initial concepts stand out from everything else that varies.
-    per_position : int
-        How many concepts a position carries.
-    switches : int
-        How often the recipe handed over to its other one.
-    interrupted : bool
-    running : Running or None
+    per_position : int, default=1
+        Number of concepts that a position carries.
+    switches : int, default=0
+        How many times the recipe was replaced by its ``otherwise``.
+    interrupted : bool, default=False
+        Whether the last stage was interrupted.
+    running : Running or None, default=None
+        The stage that is being learned; None between two stages.
     """
 
     recipe: Recipe
@@ -215,22 +235,22 @@ class FitState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no stage is left."""
+        """Whether all stages are finished."""
         return self.number >= len(self.recipe.stages)
 
     @property
     def best(self) -> int:
-        """The restart of least value."""
+        """Index of the restart with the smallest value."""
         return int(np.argmin(np.where(np.isfinite(self.values), self.values, np.inf)))
 
     def random_generator(self) -> np.random.Generator:
-        """Return a generator that goes on where the fit's stands."""
+        """Return a random generator that continues from the state ``generator``."""
         generator = np.random.default_rng()
         generator.bit_generator.state = self.generator
         return generator
 
     def keep(self, restarts: Array) -> FitState:
-        """Return the state with the given restarts only."""
+        """Return the state of the restarts with these indices only."""
         return replace(
             self,
             detectors=self.detectors.keep(restarts),
@@ -246,10 +266,11 @@ class FitState:
         )
 
     def survivors(self) -> FitState:
-        """Return the state with the better half of the restarts, for the next stage.
+        """Return the state of the restarts that go on to the next stage.
 
-        With all that are finite where their number was asked for. Not fewer: the last stage tells
-        the best.
+        These are the better half or, if the recipe sets the number of restarts, all of them. No
+        more are dropped, because only the last stage shows which restart is best. Restarts that are
+        not finite are always dropped.
         """
         order = np.argsort(np.where(np.isfinite(self.values), self.values, np.inf))
         count = len(order) if self.recipe.restarts is not None else math.ceil(len(order) / 2)

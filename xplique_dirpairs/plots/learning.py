@@ -33,7 +33,7 @@ LOSS_NAMES = {
     "uur": "unconstrained uncertainty region",
     "cur": "constrained uncertainty region",
     "fired": "fired uncertainty region",
-    "objective": "their weighted sum",
+    "objective": "weighted sum plus penalty",
 }
 
 #: Title of a panel → {column of the scan: its name in the legend}.
