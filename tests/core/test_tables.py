@@ -123,5 +123,5 @@ def test_an_unknown_format_and_rows_of_another_length_are_refused(table):
     assert all(table.formatted(format) for format in FORMATS)
     with pytest.raises(ValueError, match="format must be one of"):
         table.formatted("word")
-    with pytest.raises(ValueError, match="2 cells under 1 headers"):
+    with pytest.raises(ValueError, match="a row has 2 cells for 1 headers"):
         Table(["a"], [[Cell("1"), Cell("2")]])

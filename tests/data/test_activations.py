@@ -46,9 +46,9 @@ def with_value(shape, value):
         (with_value((2, 4, 4, 3), np.nan), "NaN or infinite"),
         (with_value((4, 4, 3), -np.inf), "NaN or infinite"),
         (np.array([["a"]]), r"one numeric array, not <U1 \(1, 1\)"),
-        (np.array([np.ones(2), None], dtype=object), "several sizes"),
-        ([np.ones((8, 8, 3)), np.ones((8, 9, 3))], "several sizes: bring them to one size"),
-        ([np.ones((8, 8, 3)), np.ones((4, 4, 3))], "several sizes"),
+        (np.array([np.ones(2), None], dtype=object), "several shapes"),
+        ([np.ones((8, 8, 3)), np.ones((8, 9, 3))], "several shapes: bring them to one shape"),
+        ([np.ones((8, 8, 3)), np.ones((4, 4, 3))], "several shapes"),
         (None, "one numeric array, not NoneType"),
         (tf.data.Dataset.from_tensors(np.ones((8, 8, 3))), "one numeric array, not .*Dataset"),
         (1j * np.ones((8, 8, 3)), "one numeric array, not complex"),
@@ -77,7 +77,7 @@ def test_activations_of_every_rank_are_taken_as_float32(shape, kind):
         (with_value((3, 2, 2, 4), np.inf), "NaN or infinite"),
         (np.full((2, 2), "a"), "one numeric array, not <U1"),
         (np.ones((2, 2), complex), "one numeric array, not complex"),
-        ([np.ones((2, 3)), np.ones((2, 4))], "activations of several sizes"),
+        ([np.ones((2, 3)), np.ones((2, 4))], "activations have several shapes"),
     ],
 )
 def test_invalid_activations_are_refused(activations, message):

@@ -141,11 +141,15 @@ MASK = np.zeros((2, 3, 3), np.uint8)
         ({"images": IMAGES[:0]}, ValueError, r"there are no images: shape \(0, 3, 3, 3\)"),
         ({"images": IMAGES.astype(str)}, ValueError, "images must be numbers"),
         ({"masks": MASK}, TypeError, "masks must be a dict .* not ndarray: .*from_one_mask"),
-        ({"masks": {"colour": MASK}}, ValueError, r"categories \['colour'\], concepts of \['obj"),
+        (
+            {"masks": {"colour": MASK}},
+            ValueError,
+            r"categories \['colour'\], but concepts have \['obj",
+        ),
         (
             {"masks": {"object": MASK[:, :2]}},
             ValueError,
-            r"but must have \(2, 3, 3\)",
+            r"must have shape \(2, 3, 3\), not",
         ),
         ({"masks": {"object": MASK * 1.0}}, ValueError, "must be integers, not float64"),
         ({"masks": {"object": MASK + 3}}, ValueError, "from 3 to 3, but there are 2 names"),
@@ -154,11 +158,15 @@ MASK = np.zeros((2, 3, 3), np.uint8)
         ({"concepts": ["house"]}, TypeError, "concepts must be a dict .* not list"),
         ({"concepts": {}}, ValueError, "at least one category"),
         ({"concepts": {"object": "house"}}, TypeError, r"concepts\['object'\] must be a list"),
-        ({"concepts": {"object": ["a", "b", "a"]}}, ValueError, r"names \['a'\] twice"),
+        ({"concepts": {"object": ["a", "b", "a"]}}, ValueError, r"contains \['a'\] twice"),
         ({"concepts": {"object": []}}, ValueError, "is empty"),
         ({"labels": [0, 1, 2]}, ValueError, r"each of 2 images, .*not of shape \(3,\)"),
         ({"labels": [0.5, 1.0]}, ValueError, "labels must be integer class indices"),
-        ({"labels": [0, -1]}, ValueError, "labels must be classes .* from -1"),
+        (
+            {"labels": [0, -1]},
+            ValueError,
+            "labels must be class indices of at least 0, but the smallest is -1",
+        ),
         ({"labels": [0, 2]}, ValueError, "labels go up to 2, but there are 2 names"),
     ],
 )
@@ -200,7 +208,7 @@ def test_invalid_streams_are_refused(annotated):
     with pytest.raises(TypeError, match=r"make_batches must be a function .* not generator"):
         AnnotatedStream((batch for batch in annotated.batches(2)), CONCEPTS)
     other = AnnotatedStream(annotated.batches, {"object": ["house", "tree"]})
-    with pytest.raises(ValueError, match="masks are of the categories"):
+    with pytest.raises(ValueError, match="masks have the categories"):
         next(other.batches(2))
     with pytest.raises(ValueError, match="batch_size"):
         other.batches(-1)

@@ -118,7 +118,7 @@ def test_reading_a_part_loads_only_its_images(tmp_path, activations, monkeypatch
 )
 def test_a_part_of_invalid_image_numbers_is_refused(images, tmp_path, activations):
     shards = written(tmp_path, activations)
-    with pytest.raises(ValueError, match=r"images must be numbers from 0 to 49, each once"):
+    with pytest.raises(ValueError, match=r"images must be indices from 0 to 49, each once"):
         shards.part(np.array(images))
 
 
@@ -182,14 +182,14 @@ def test_incomplete_foreign_or_damaged_folders_are_refused(tmp_path, activations
     with pytest.raises(ValueError, match="holds activations already"):
         written(tmp_path / "good", activations)
     np.save(tmp_path / "good" / "000001.npy", activations[:2])
-    with pytest.raises(ValueError, match="of other activations"):
+    with pytest.raises(ValueError, match="holds other activations than the index describes"):
         shards.read(1)
     (tmp_path / "good" / "000001.npy").write_bytes(b"no")
-    with pytest.raises(ValueError, match="missing or damaged: write the activations anew"):
+    with pytest.raises(ValueError, match="missing or damaged: write the activations again"):
         shards.read(1)
     index = json.loads((tmp_path / "good" / "index.json").read_text())
     (tmp_path / "good" / "index.json").write_text(json.dumps(index | {"version": 99}))
-    with pytest.raises(ValueError, match=r"of another version .* once it is deleted"):
+    with pytest.raises(ValueError, match=r"another version .* after deleting it"):
         ActivationShards(tmp_path / "good")
 
 
@@ -222,7 +222,7 @@ def test_invalid_arguments_of_write_are_refused(settings, error, message, tmp_pa
 
 def test_a_file_is_no_folder(tmp_path, activations):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder and cannot be created"):
         ActivationShards.write(tmp_path / "file", [activations])
     with pytest.raises(TypeError, match="folder must be a path"):
         ActivationShards(3)

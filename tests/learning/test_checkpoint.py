@@ -249,14 +249,18 @@ def test_a_damaged_or_foreign_state_is_refused(content, tmp_path):
 def test_the_state_of_another_version_says_what_to_do(tmp_path):
     # as an older version wrote it: nothing but this is known of its layout
     np.savez(tmp_path / "state.npz", info=np.array('{"version": 2}'))
-    with pytest.raises(ValueError, match=r"another version .*layout 2.*: finish .* or delete it"):
+    with pytest.raises(
+        ValueError, match=r"another version .*layout 2.*: finish .* or delete the file"
+    ):
         learn("default", tmp_path)
 
 
 def test_a_file_is_no_folder_to_keep_a_fit_in(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("text")
     monkeypatch.setattr(Moments, "of", None)  # nothing is computed
-    with pytest.raises(ValueError, match=r"is no folder to keep a fit in .*: give one that can"):
+    with pytest.raises(
+        ValueError, match=r"is not a folder that a fit can be saved in .*: give one that can"
+    ):
         learn("default", tmp_path / "file")
 
 
@@ -266,7 +270,9 @@ def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", denied)  # root may write everywhere
     monkeypatch.setattr(Moments, "of", None)
-    with pytest.raises(ValueError, match=r"is no folder to keep a fit in .*Permission denied"):
+    with pytest.raises(
+        ValueError, match=r"is not a folder that a fit can be saved in .*Permission denied"
+    ):
         learn("default", tmp_path)
 
 
@@ -396,10 +402,10 @@ def test_a_full_disk_does_not_end_a_fit(tmp_path, monkeypatch):
         keep(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(LearningWarning, match="No space left .* learning goes on") as warned:
+    with pytest.warns(LearningWarning, match="No space left .* learning continues") as warned:
         pairs, history = learn("default", tmp_path)
-    assert sum("learning goes on" in str(one.message) for one in warned) == 1
-    assert any("could not be kept in" in note for note in history.notes)
+    assert sum("learning continues" in str(one.message) for one in warned) == 1
+    assert any("could not be saved in" in note for note in history.notes)
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
     np.testing.assert_array_equal(learn("default", tmp_path)[0].filters, pairs.filters)
 
@@ -412,5 +418,5 @@ def test_a_folder_that_is_removed_does_not_end_a_fit(tmp_path, monkeypatch):
         proceed(self)
 
     monkeypatch.setattr(Objective, "update_multipliers", update_multipliers)
-    with pytest.warns(LearningWarning, match="No such file .* learning goes on"):
+    with pytest.warns(LearningWarning, match="No such file .* learning continues"):
         assert learn("default", folder)[0].number_of_concepts == 3

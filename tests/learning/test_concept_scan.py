@@ -169,7 +169,7 @@ def test_warnings_of_the_fits_are_kept_and_not_emitted(features, learned):
         ([], {}, "numbers is empty"),
         ([0, 2], {}, "each of numbers must be an integer of at least 1, not 0"),
         ([2.0], {}, "each of numbers must be an integer"),
-        (3, {}, "numbers must be several numbers of concepts"),
+        (3, {}, "numbers must be a list of numbers of concepts"),
         ([2], {"seeds": 0}, "seeds must be an integer of at least 1, not 0"),
         ([2], {"recipe": "none such"}, "none such"),
         ([2], {"head": "x"}, "head must be a Head, not str"),

@@ -67,12 +67,12 @@ def test_a_concept_on_a_third_of_all_positions_is_found_from_where_the_others_ar
 
 def test_clusters_instead_of_concepts_are_said_where_there_may_be_concepts(monkeypatch):
     monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
-    assert "these directions are clusters" in doubts(signals(1000, 8).features, 8)
+    assert "directions are cluster centres" in doubts(signals(1000, 8).features, 8)
 
 
 def test_clusters_in_a_smooth_spectrum_are_what_is_expected(rng):
     features = rng.gamma(0.3, size=(600, 20)) * np.exp(-np.arange(20) / 5)
-    assert "clusters" not in doubts(features.astype(np.float32), 4)
+    assert "cluster centres" not in doubts(features.astype(np.float32), 4)
 
 
 @pytest.mark.parametrize("concepts", [1, 7])
@@ -101,11 +101,11 @@ def test_more_concepts_than_dimensions_are_said_as_such(monkeypatch):
     recipe = replace(get_recipe("default"), otherwise=recipe)
     _, history = learn(signals(200).features, 10, recipe=recipe)
     text = "; ".join(history.problems() + history.notes)
-    assert "vary in 6 dimensions only: at most 6 directions can be told apart, not 10" in text
+    assert "vary in 6 dimensions: at most 6 directions can be told apart, not 10" in text
     assert "ill-conditioned" not in text and "floor of noise" not in text
 
 
 def test_copies_are_said_and_are_no_more_to_learn_from():
     text = doubts(signals(5).features.repeat(200, axis=0), 4)
-    assert "995 of 1000 images are copies" in text
+    assert "995 of 1000 images are copies of other images" in text
     assert "4 of 4 concepts are detected on fewer than 60 positions" in text, "each counts once"

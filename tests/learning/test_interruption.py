@@ -133,7 +133,7 @@ def test_ctrl_c_while_the_pairs_are_completed_loses_nothing_the_first_time(
     with monkeypatch.context() as patched:
         interrupt_once(patched, learner, "measure_pairs")
         pairs, history = learn(data.features)
-    assert history.interrupted and any("done again" in note for note in history.notes)
+    assert history.interrupted and any("computed again" in note for note in history.notes)
     np.testing.assert_array_equal(pairs.signals, learned_quickly[0].signals)
     interrupt(monkeypatch, 1)
     interrupt_once(monkeypatch, learner, "measure_pairs")

@@ -199,8 +199,9 @@ def test_any_number_of_concepts_channels_and_positions(activations, concepts):
     pairs, history = learn(activations, concepts)
     assert complete(pairs, history, concepts)
     dimensions = min(activations.shape[-1], len(activations) - 1)
-    said = any(f"{concepts} concepts in {dimensions} dimensions" in n for n in history.notes)
-    assert said == (concepts > dimensions)
+    text = f"{concepts} concepts, but features vary in {dimensions} dimensions"
+    is_reported = any(text in note for note in history.notes)
+    assert is_reported == (concepts > dimensions)
 
 
 def test_orthonormal_filters_are_given_up_for_more_concepts_than_channels():

@@ -112,7 +112,7 @@ def with_bound(name, bound, stages=("a",)):
 
 
 def test_broken_bounds_are_listed_with_by_how_much_and_kept_ones_are_not(data):
-    with pytest.warns(LearningWarning, match=r"bound on L\^ma is broken"):
+    with pytest.warns(LearningWarning, match=r"bound on L\^ma is exceeded"):
         _, history = learn(data.features, recipe=with_bound("ma", 0.01))
     assert history.violations["a"] == {"ma": pytest.approx(history.stages["a"]["ma"][-1] - 0.01)}
     _, history = learn(data.features, recipe=with_bound("ma", 100.0))
@@ -210,14 +210,14 @@ def test_sharp_detectors_say_where_they_are_not_sure():
 def test_distractors_that_pass_for_concepts_are_doubted():
     features = signal_maps(3000, *random_directions(0, 8, 4, 64), seed=1).features
     _, history = with_problems(features, 11, recipe=brief_default())
-    assert any("8 skewed sources are found for 11 concepts" in doubt for doubt in history.doubts)
+    assert any("8 skewed sources were found for 11 concepts" in doubt for doubt in history.doubts)
     _, history = learn(features, 8, recipe=brief_default())
     assert not any("skewed sources" in doubt for doubt in history.doubts)
 
 
 def test_concepts_that_no_other_start_has_are_said(data, monkeypatch):
     monkeypatch.setattr(learner, "share_of_returns", lambda *_: np.array([1.0, 0.0, 0.5]))
-    with pytest.warns(LearningWarning, match=r"\[1\] came back in none of the other starts"):
+    with pytest.warns(LearningWarning, match=r"\[1\] were not found again in any other restart"):
         pairs, history = learn(data.features, n_init=3)
     assert history.missing == [1] and pairs.recurrence.tolist() == [1.0, 0.0, 0.5]
 
