@@ -1,4 +1,4 @@
-"""Direction pairs from annotations."""
+"""Learning direction pairs from annotations."""
 
 import dataclasses
 
@@ -35,10 +35,10 @@ class Annotations:
 
 
 def annotations(seed=0, images=60, noise=0.3, signals=None):
-    """Activations that are signals where the concepts are, whole cells at a time, and noise."""
+    """Return activations with the signals of the concepts in whole cells, and noise."""
     rng = np.random.default_rng(seed)
     cells = {name: rng.integers(0, len(c) + 1, (images, *CELLS)) for name, c in CONCEPTS.items()}
-    cells["colour"][::3] = 0  # not annotated there
+    cells["colour"][::3] = 0  # these images are not annotated with colours
     x = rng.normal(0.0, noise, (images, *CELLS, CHANNELS)) + 1.0
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
         x[where] += signals[i]
@@ -68,7 +68,7 @@ def data(signals):
 # ------------------------------------------------------------------ what covers a cell
 
 
-def test_coverage_is_the_share_of_a_cell_s_pixels(rng):
+def test_coverage_is_the_share_of_the_pixels_of_a_cell(rng):
     masks = {name: rng.integers(0, len(c) + 1, (3, 8, 12)) for name, c in CONCEPTS.items()}
     masks["colour"][1] = 0
     coverage, known = cell_coverage(masks, CONCEPTS, (2, 3))
@@ -88,10 +88,10 @@ def test_coverage_is_the_share_of_a_cell_s_pixels(rng):
     assert known.all()
 
 
-def test_a_shift_moves_the_cells_not_the_masks(data):
+def test_a_shift_moves_the_cells_over_the_masks(data):
     found = supervised_pairs(data, own, shift=(SIDE, -SIDE))
 
-    def seen(mask):  # cell (r, c) sees what is one cell below and one to the left, if it is there
+    def seen(mask):  # the mask that a cell sees is one cell lower and farther left
         seen = np.zeros_like(mask)
         seen[:, :-SIDE, SIDE:] = mask[:, SIDE:, :-SIDE]
         return seen
@@ -105,7 +105,7 @@ def test_a_shift_moves_the_cells_not_the_masks(data):
 # ------------------------------------------------------------------ Pattern-CAVs
 
 
-def test_signal_vectors_are_pattern_cavs_of_the_images_that_know_the_category(data):
+def test_signal_vectors_are_pattern_cavs_of_the_annotated_images(data):
     found = supervised_pairs(data, own)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
@@ -119,7 +119,7 @@ def test_signal_vectors_are_pattern_cavs_of_the_images_that_know_the_category(da
         assert found.positives[i] == t.sum()
 
 
-def test_where_masks_show_all_that_there_is_every_image_is_a_negative(data):
+def test_exhaustive_masks_make_unlabelled_images_negatives(data):
     data.exhaustive = True
     found = supervised_pairs(data, own)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
@@ -133,7 +133,7 @@ def test_where_masks_show_all_that_there_is_every_image_is_a_negative(data):
         np.testing.assert_allclose(signal, slow / np.linalg.norm(slow), atol=1e-5)
 
 
-def test_the_truth_is_found(data, signals):
+def test_true_signals_and_concepts_are_recovered(data, signals):
     found = supervised_pairs(data, own)
     assert found.concepts == tuple((k, n) for k, names in CONCEPTS.items() for n in names)
     np.testing.assert_array_equal(found.labels, range(5))
@@ -159,7 +159,7 @@ def test_supervised_pairs_are_scored_on_their_own_labels(data, signals):
     np.testing.assert_array_equal(scores.labels, dissection.labels)
 
 
-def test_absent_levels_are_those_of_the_positions_without_the_concept(data):
+def test_absent_levels_are_means_over_positions_without_the_concept(data):
     found = supervised_pairs(data, own, positions=10_000)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     z = found.pairs.project(data.images)
@@ -175,7 +175,7 @@ def test_absent_levels_are_those_of_the_positions_without_the_concept(data):
 
 
 @pytest.mark.parametrize("odds", [0.01, 0.3, 2.0])
-def test_no_threshold_has_a_larger_iou_than_the_bias(rng, odds):
+def test_the_bias_has_the_largest_iou_of_all_thresholds(rng, odds):
     with_it, without = rng.normal(1.0, 1.0, 40).round(1), rng.normal(0.0, 1.0, 70).round(1)
 
     def iou(threshold):
@@ -199,7 +199,7 @@ def test_the_biases_are_the_best_thresholds_over_all_positions(signals):
         assert 0.3 < best - 1e-3 < reached < 1.0
 
 
-def test_a_sample_of_positions_is_weighted_back_to_all(signals):
+def test_a_sample_of_positions_is_weighted_to_represent_all(signals):
     data = annotations(noise=1.5, signals=signals, images=120)
     every = supervised_pairs(data, own, positions=10_000).pairs
     part = supervised_pairs(data, own, positions=200).pairs
@@ -207,7 +207,7 @@ def test_a_sample_of_positions_is_weighted_back_to_all(signals):
     assert shares[1] == pytest.approx(shares[0], rel=0.15)
 
 
-def test_the_rarer_a_concept_the_higher_its_bias(rng):
+def test_rarer_concepts_have_higher_biases(rng):
     with_it, without = rng.normal(1.0, 1.0, 400), rng.normal(0.0, 1.0, 700)
     biases = [best_bias(with_it, without, odds) for odds in (1.0, 0.1, 0.001)]
     assert biases == sorted(biases) and biases[0] < biases[-1]
@@ -222,17 +222,17 @@ def assert_same(a, b):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_batches_do_not_matter(data):
+def test_the_batch_size_has_no_effect(data):
     assert_same(supervised_pairs(data, own), supervised_pairs(data, own, batch_size=7))
 
 
-def test_activations_stand_in_for_the_images(data):
+def test_activations_can_be_given_instead_of_computed(data):
     blank = dataclasses.replace(data, activations=np.zeros(len(data.images)))
     given = supervised_pairs(blank, activations=data.images)
     assert_same(given, supervised_pairs(data, own))
 
 
-def test_a_fit_sees_no_more_positions_than_asked_for(data, monkeypatch):
+def test_a_fit_uses_the_requested_number_of_positions(data, monkeypatch):
     import sklearn.linear_model
 
     sizes = []
@@ -256,7 +256,7 @@ def test_another_seed_draws_other_positions(data):
 # ------------------------------------------------------------------ small and rare concepts
 
 
-def test_a_small_concept_is_asked_for_less_of_a_cell(data):
+def test_the_required_coverage_is_lowered_for_small_concepts(data):
     small = data.masks["object"]
     sun = small == 3
     sun[:, :: SIDE // 2] = False  # a third of its cells' pixels remain
@@ -281,7 +281,7 @@ def test_a_concept_with_too_few_positions_is_left_out(data):
         found.index("object", "moon")
 
 
-def test_a_dead_channel_has_no_weight(data):
+def test_a_constant_channel_has_no_weight(data):
     data.images[..., 3] = 2.0
     found = supervised_pairs(data, own)
     np.testing.assert_allclose(found.pairs.filters[:, 3], 0.0, atol=1e-12)
@@ -306,6 +306,6 @@ def test_a_dead_channel_has_no_weight(data):
         ({"activations": np.zeros((5, 4, 5, 12))}, "60 of them, not 5"),
     ],
 )
-def test_what_does_not_fit_is_said(data, wrong, words):
+def test_invalid_arguments_are_refused(data, wrong, words):
     with pytest.raises(ValueError, match=words):
         supervised_pairs(data, **{"compute": own} | wrong)
