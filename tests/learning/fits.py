@@ -1,4 +1,4 @@
-"""What the tests of fits share: quick recipes, small data, and fits with them."""
+"""Helpers for tests of fits: quick recipes, small data, and fits with both."""
 
 import dataclasses
 import warnings
@@ -12,7 +12,7 @@ from xplique_dirpairs.learning.recipe import get_recipe
 
 
 def quick(recipe="default", epochs=2, steps=2, **changes):
-    """The recipe with very short stages; not what is learned is looked at, but that it runs."""
+    """Return a recipe with very short stages, to test that it runs and not what it learns."""
     recipe = get_recipe(recipe)
     changes = {"epochs": epochs, "steps_per_epoch": steps, **changes}
     changes["meant_for_axes"] = None
@@ -21,7 +21,7 @@ def quick(recipe="default", epochs=2, steps=2, **changes):
 
 
 def quicker(**changes):
-    """The last stage alone: compiling is what takes the time."""
+    """Return a quick recipe with the last stage only, because compiling takes most of the time."""
     recipe = quick(**changes)
     return dataclasses.replace(recipe, stages=recipe.stages[1:])
 
@@ -32,7 +32,7 @@ def learn(activations, concepts=3, recipe=None, **settings):
 
 
 def complete(pairs, history, concepts):
-    """Pairs that can be used, and a history that can be read."""
+    """Return True after checking that pairs and history are finite and have a summary."""
     assert pairs.number_of_concepts == concepts
     for field in dataclasses.fields(pairs):
         value = getattr(pairs, field.name)
@@ -44,7 +44,7 @@ def complete(pairs, history, concepts):
 
 
 def brief_default():
-    """A sixth of the default recipe's steps: where the start is clear, all that is asked of it."""
+    """Return the default recipe with a sixth of its steps, enough if the start is clear."""
 
     def brief(recipe):
         changes = {"epochs": 4, "steps_per_epoch": 20, "meant_for_axes": None}

@@ -57,11 +57,13 @@ def test_many_bright_images_are_kept_and_reported():
 def test_a_concept_on_a_third_of_all_positions_is_found_by_the_start(seed):
     data = signals(5000, 8, seed, zipf=1.0)
     features = Features(data.features)
-    made = whitened(Moments.of(features), 8)
-    sample = features.sample(made, 10_000, np.random.default_rng(0))
-    start = make_start("skewness", sample, 8, np.random.default_rng(0), made.backward)
+    coordinates = whitened(Moments.of(features), 8)
+    sample = features.sample(coordinates, 10_000, np.random.default_rng(0))
+    start = make_start("skewness", sample, 8, np.random.default_rng(0), coordinates.backward)
     assert start.clear and start.per_position == 1
-    detected = made.features(data.features.reshape(-1, 32)) @ start.filters.T > start.thresholds
+    detected = (
+        coordinates.features(data.features.reshape(-1, 32)) @ start.filters.T > start.thresholds
+    )
     assert detector_iou(detected, data.masks.reshape(-1, 8)).max(axis=0).min() > 0.8
 
 
@@ -91,8 +93,8 @@ def test_enough_concepts_for_all_skewed_sources_are_not_doubted(concepts):
 @pytest.mark.parametrize("concepts", [2, 3, 4, 5, 8])
 def test_count_maxima_does_not_exceed_the_number_of_sources(concepts, images):
     data = signals(images, concepts, 1).features.reshape(-1, 32)
-    made = whitened(Moments.of(data), concepts)
-    assert count_maxima(made.features(data), np.random.default_rng(0)) <= concepts
+    coordinates = whitened(Moments.of(data), concepts)
+    assert count_maxima(coordinates.features(data), np.random.default_rng(0)) <= concepts
 
 
 def test_more_concepts_than_dimensions_are_reported_without_other_problems(monkeypatch):

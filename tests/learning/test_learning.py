@@ -47,7 +47,7 @@ def learned_quickly(data):
 
 
 def align(pairs, others):
-    """Return the matching of other pairs with pairs, and the smallest cosine of matched concepts."""
+    """Return the matching of two sets of pairs and the smallest cosine of matched concepts."""
     order = match(cosines(others.signals, pairs.signals))
     matched = [
         np.diag(cosines(getattr(pairs, name), getattr(others, name)[order]))
@@ -65,7 +65,7 @@ def test_the_reference_experiment_is_recovered():
     data, fresh = (synthetic_signals(1000, seed) for seed in (0, 1))
     head = Head(pooled_dense_head(data.features, data.labels))
     pairs, history = learn_pairs(data.features, 3, head=head, random_state=0, verbose=0)
-    found = recovery(
+    scores = recovery(
         detected=pairs.detect(fresh.features) > 0.5,
         masks=fresh.masks,
         signals=pairs.signals,
@@ -73,9 +73,9 @@ def test_the_reference_experiment_is_recovered():
         signal_values=pairs.signal_values(fresh.features),
         alpha=fresh.alpha,
     )
-    assert found.iou.min() >= 0.95 and found.iou_others.max() <= 0.02
-    assert found.cosine.min() >= 0.97 and found.cosine.mean() >= 0.99
-    assert found.overall_rmse <= 0.12
+    assert scores.iou.min() >= 0.95 and scores.iou_others.max() <= 0.02
+    assert scores.cosine.min() >= 0.97 and scores.cosine.mean() >= 0.99
+    assert scores.overall_rmse <= 0.12
     assert not history.problems()
     # without the concepts, the network is undecided
     off = fresh.features - pairs.combine(

@@ -41,9 +41,9 @@ def correlations(features, filters, sources):
 def test_the_skewness_start_finds_skewed_sources_with_their_signs(mixture):
     sources, features = mixture
     filters = start("skewness", features, 4).filters
-    found = correlations(features, filters, sources)
-    assert sorted(found.argmax(axis=1)) == [0, 1, 2, 3]
-    assert found.max(axis=1).min() > 0.97, "correlations are signed"
+    result = correlations(features, filters, sources)
+    assert sorted(result.argmax(axis=1)) == [0, 1, 2, 3]
+    assert result.max(axis=1).min() > 0.97, "correlations are signed"
 
 
 def test_a_random_start_does_not_find_the_skewed_sources(mixture):
@@ -70,8 +70,8 @@ def agreement(first, second):
 
 def test_a_consensus_depends_less_on_the_seed_than_one_clustering(crowded, monkeypatch):
     def mean_agreement():
-        found = [start("consensus", crowded, 12, seed).filters for seed in range(4)]
-        return np.mean([agreement(found[i], found[j]) for i in range(4) for j in range(i)])
+        result = [start("consensus", crowded, 12, seed).filters for seed in range(4)]
+        return np.mean([agreement(result[i], result[j]) for i in range(4) for j in range(i)])
 
     many = mean_agreement()
     monkeypatch.setattr(starts, "CLUSTERINGS", 1)
@@ -101,12 +101,12 @@ def test_random_filters_are_orthonormal_and_uniform(rng):
 @pytest.mark.parametrize("concepts", [1, 4, 30])
 def test_every_start_gives_unit_filters_with_equal_shares(name, concepts, mixture):
     features = mixture[1][:3000]
-    found = start(name, features, concepts)
-    filters, thresholds = found.filters, found.thresholds
+    result = start(name, features, concepts)
+    filters, thresholds = result.filters, result.thresholds
     assert filters.shape == (concepts, features.shape[1]) and thresholds.shape == (concepts,)
     np.testing.assert_allclose(np.linalg.norm(filters, axis=1), 1.0, rtol=1e-6)
     share = (features @ filters.T > thresholds).mean(axis=0)
-    if not found.clear:
+    if not result.clear:
         np.testing.assert_allclose(share, 1 / max(concepts, 2), atol=0.01)
 
 
@@ -139,13 +139,13 @@ def sources_of(concepts=8, **options):
     """Return masks of the concepts, whitened features and the matrix backward."""
     data = signal_maps(15_000, *random_directions(3, concepts, 2, 48), seed=3, **options)
     x = data.features.reshape(-1, 48)
-    made = whitened(Moments.of(x), concepts)
-    return data.masks.reshape(-1, concepts), made.features(x), made.backward
+    coordinates = whitened(Moments.of(x), concepts)
+    return data.masks.reshape(-1, concepts), coordinates.features(x), coordinates.backward
 
 
-def ious(found, features, masks):
+def ious(result, features, masks):
     """Return the IoU of the detections with the mask of each matched concept."""
-    on = features @ found.filters.T.astype(np.float32) > found.thresholds
+    on = features @ result.filters.T.astype(np.float32) > result.thresholds
     both = on.T.astype(float) @ masks
     iou = both / (on.sum(axis=0)[:, None] + masks.sum(axis=0) - both)
     return iou[linear_sum_assignment(-iou)]
@@ -154,9 +154,9 @@ def ious(found, features, masks):
 @pytest.mark.parametrize("per_position", [1, 2])
 def test_the_start_finds_the_number_of_concepts_per_position(per_position):
     masks, features, backward = sources_of(concepts_per_pixel=per_position)
-    found = make_start("skewness", features, 8, np.random.default_rng(0), backward)
-    assert found.clear and found.per_position == per_position
-    assert found.separation > 0.9 and ious(found, features, masks).min() > 0.9
+    result = make_start("skewness", features, 8, np.random.default_rng(0), backward)
+    assert result.clear and result.per_position == per_position
+    assert result.separation > 0.9 and ious(result, features, masks).min() > 0.9
 
 
 def test_the_start_finds_a_frequent_concept_excluded_by_orthogonality():
@@ -168,10 +168,10 @@ def test_the_start_finds_a_frequent_concept_excluded_by_orthogonality():
 
     all_filters = skewness_filters(features, features.shape[1], np.random.default_rng(0))
     orthogonal = all_filters[:24]
-    found = make_start("skewness", features, 24, np.random.default_rng(0), backward)
+    result = make_start("skewness", features, 24, np.random.default_rng(0), backward)
     assert not has_gap(features, all_filters, orthogonal)
     assert best(orthogonal) < 0.1
-    assert found.clear and best(found.filters) > 0.8
+    assert result.clear and best(result.filters) > 0.8
 
 
 def test_gaussian_features_have_no_clear_start(rng):

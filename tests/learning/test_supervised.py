@@ -89,7 +89,7 @@ def test_coverage_is_the_share_of_the_pixels_of_a_cell(rng):
 
 
 def test_a_shift_moves_the_cells_over_the_masks(data):
-    found = supervised_pairs(data, own, shift=(SIDE, -SIDE))
+    supervised = supervised_pairs(data, own, shift=(SIDE, -SIDE))
 
     def seen(mask):  # the mask that a cell sees is one cell lower and farther left
         seen = np.zeros_like(mask)
@@ -98,35 +98,37 @@ def test_a_shift_moves_the_cells_over_the_masks(data):
 
     masks = {name: seen(mask) for name, mask in data.masks.items()}
     other = supervised_pairs(dataclasses.replace(data, masks=masks), own)
-    np.testing.assert_array_equal(found.positives, other.positives)
-    np.testing.assert_array_equal(found.pairs.signals, other.pairs.signals)
+    np.testing.assert_array_equal(supervised.positives, other.positives)
+    np.testing.assert_array_equal(supervised.pairs.signals, other.pairs.signals)
 
 
 # ------------------------------------------------------------------ Pattern-CAVs
 
 
 def test_signal_vectors_are_pattern_cavs_of_the_annotated_images(data):
-    found = supervised_pairs(data, own)
+    supervised = supervised_pairs(data, own)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         x = data.images[known].reshape(-1, CHANNELS)
         t = where[known].reshape(-1)
         slow = x[t].mean(axis=0) - x[~t].mean(axis=0)
-        np.testing.assert_allclose(found.pairs.signals[i], slow / np.linalg.norm(slow), atol=1e-5)
+        np.testing.assert_allclose(
+            supervised.pairs.signals[i], slow / np.linalg.norm(slow), atol=1e-5
+        )
         theirs = mean_difference(tf.constant(x), tf.constant(t[:, None], tf.float32))[0]
-        assert cosines(found.pairs.signals[i : i + 1], theirs[None]) > 1 - 1e-6
-        assert found.positives[i] == t.sum()
+        assert cosines(supervised.pairs.signals[i : i + 1], theirs[None]) > 1 - 1e-6
+        assert supervised.positives[i] == t.sum()
 
 
 def test_exhaustive_masks_make_unlabelled_images_negatives(data):
     data.exhaustive = True
-    found = supervised_pairs(data, own)
+    supervised = supervised_pairs(data, own)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     assert any((mask == 0).all(axis=(1, 2)).any() for mask in cells.values())
     x = data.images.reshape(-1, CHANNELS)
     for signal, where in zip(
-        found.pairs.signals, np.moveaxis(indicators(cells), -1, 0), strict=True
+        supervised.pairs.signals, np.moveaxis(indicators(cells), -1, 0), strict=True
     ):
         t = where.reshape(-1)
         slow = x[t].mean(axis=0) - x[~t].mean(axis=0)
@@ -134,41 +136,41 @@ def test_exhaustive_masks_make_unlabelled_images_negatives(data):
 
 
 def test_true_signals_and_concepts_are_recovered(data, signals):
-    found = supervised_pairs(data, own)
-    assert found.concepts == tuple((k, n) for k, names in CONCEPTS.items() for n in names)
-    np.testing.assert_array_equal(found.labels, range(5))
-    assert not found.left_out
-    assert np.diag(cosines(found.pairs.signals, signals)).min() > 0.85
+    supervised = supervised_pairs(data, own)
+    assert supervised.concepts == tuple((k, n) for k, names in CONCEPTS.items() for n in names)
+    np.testing.assert_array_equal(supervised.labels, range(5))
+    assert not supervised.left_out
+    assert np.diag(cosines(supervised.pairs.signals, signals)).min() > 0.85
     held_out = annotations(seed=1, signals=signals)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in held_out.masks.items()}
-    fires = found.pairs.detect(held_out.activations) > 0.5
+    fires = supervised.pairs.detect(held_out.activations) > 0.5
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         assert jaccard_score(where[known].ravel(), fires[known][..., i].ravel()) > 0.95
 
 
 def test_supervised_pairs_are_scored_on_their_own_labels(data, signals):
     from xplique_dirpairs.metrics.dissection import dissect
 
-    found = supervised_pairs(data, own)
-    dissection = dissect(data, found.pairs.project, found.pairs.biases)
+    supervised = supervised_pairs(data, own)
+    dissection = dissect(data, supervised.pairs.project, supervised.pairs.biases)
     held_out = annotations(seed=1, signals=signals)
-    scores = score_labels(held_out, found.pairs.project, dissection, found.labels)
+    scores = score_labels(held_out, supervised.pairs.project, dissection, supervised.labels)
     unsupervised = interpretability(data, held_out, lambda x: x, np.full(CHANNELS, 2.0))
     assert scores.s2 > 2.5 > unsupervised.s2
     np.testing.assert_array_equal(scores.labels, dissection.labels)
 
 
 def test_absent_levels_are_means_over_positions_without_the_concept(data):
-    found = supervised_pairs(data, own, positions=10_000)
+    supervised = supervised_pairs(data, own, positions=10_000)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
-    z = found.pairs.project(data.images)
+    z = supervised.pairs.project(data.images)
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         level = z[known][..., i][~where[known]].mean()
-        assert found.pairs.absent_levels[i] == pytest.approx(level, rel=1e-4)
+        assert supervised.pairs.absent_levels[i] == pytest.approx(level, rel=1e-4)
     mean = data.images.mean(axis=(0, 1, 2), dtype=float)
-    np.testing.assert_allclose(found.pairs.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(supervised.pairs.mean, mean, rtol=1e-5)
 
 
 # ------------------------------------------------------------------ biases
@@ -188,14 +190,14 @@ def test_the_bias_has_the_largest_iou_of_all_thresholds(rng, odds):
 
 def test_the_biases_are_the_best_thresholds_over_all_positions(signals):
     data = annotations(noise=1.5, signals=signals)
-    found = supervised_pairs(data, own, positions=10_000)
+    supervised = supervised_pairs(data, own, positions=10_000)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
-    z = found.pairs.project(data.images)
+    z = supervised.pairs.project(data.images)
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         truth, values = where[known].ravel(), z[known][..., i].ravel()
         best = max(jaccard_score(truth, values > limit) for limit in np.sort(values)[::5])
-        reached = jaccard_score(truth, values > found.pairs.biases[i])
+        reached = jaccard_score(truth, values > supervised.pairs.biases[i])
         assert 0.3 < best - 1e-3 < reached < 1.0
 
 
@@ -262,30 +264,30 @@ def test_the_required_coverage_is_lowered_for_small_concepts(data):
     sun[:, :: SIDE // 2] = False  # a third of its cells' pixels remain
     sun[:, 1 :: SIDE // 2] = False
     data.masks["object"] = np.where((small == 3) & ~sun, 0, small)
-    found = supervised_pairs(data, own)
-    np.testing.assert_array_equal(found.coverage, [0.5, 0.5, 0.25, 0.5, 0.5])
-    assert found.index("object", "sun") == 2
+    supervised = supervised_pairs(data, own)
+    np.testing.assert_array_equal(supervised.coverage, [0.5, 0.5, 0.25, 0.5, 0.5])
+    assert supervised.index("object", "sun") == 2
 
 
 def test_a_concept_with_too_few_positions_is_left_out(data):
     mask = data.masks["object"]
     rare = (mask == 2) & (np.arange(len(mask)) > 1)[:, None, None]
     data.masks["object"] = np.where(rare, 0, mask)
-    found = supervised_pairs(data, own)
-    assert found.left_out == (("object", "tree"),)
-    np.testing.assert_array_equal(found.labels, [0, 2, 3, 4])
-    assert found.index("object", "sun") == 1
+    supervised = supervised_pairs(data, own)
+    assert supervised.left_out == (("object", "tree"),)
+    np.testing.assert_array_equal(supervised.labels, [0, 2, 3, 4])
+    assert supervised.index("object", "sun") == 1
     with pytest.raises(ValueError, match="too few positions"):
-        found.index("object", "tree")
+        supervised.index("object", "tree")
     with pytest.raises(ValueError, match="no such concept"):
-        found.index("object", "moon")
+        supervised.index("object", "moon")
 
 
 def test_a_constant_channel_has_no_weight(data):
     data.images[..., 3] = 2.0
-    found = supervised_pairs(data, own)
-    np.testing.assert_allclose(found.pairs.filters[:, 3], 0.0, atol=1e-12)
-    assert isinstance(found, SupervisedPairs)
+    supervised = supervised_pairs(data, own)
+    np.testing.assert_allclose(supervised.pairs.filters[:, 3], 0.0, atol=1e-12)
+    assert isinstance(supervised, SupervisedPairs)
 
 
 # ------------------------------------------------------------------ errors

@@ -337,14 +337,15 @@ def check_labels(
     indices = array.astype(int)
     if (indices != array).any():
         raise ValueError(f"{name} must be integer class indices")
-    if count and number_of_classes is None and indices.min() < 0:
+    if number_of_classes is None:
+        if count and indices.min() < 0:
+            raise ValueError(
+                f"{name} must be class indices of at least 0, but the smallest is {indices.min()}"
+            )
+    elif count and (indices.min() < 0 or indices.max() >= number_of_classes):
         raise ValueError(
-            f"{name} must be class indices of at least 0, but the smallest is {indices.min()}"
-        )
-    if count and number_of_classes and (indices.min() < 0 or indices.max() >= number_of_classes):
-        raise ValueError(
-            f"{name} must be classes 0 to {number_of_classes - 1}, but go from "
-            f"{indices.min()} to {indices.max()}"
+            f"{name} must be classes 0 to {number_of_classes - 1}, but go from {indices.min()} to "
+            f"{indices.max()}"
         )
     return indices
 
