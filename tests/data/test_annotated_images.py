@@ -111,17 +111,17 @@ def test_a_stream_can_be_read_twice_with_the_same_result(annotated):
 
 
 def test_a_stream_reads_one_batch_at_a_time(annotated):
-    asked = []
+    read = []
 
     def batches(size):
         for k, batch in enumerate(annotated.batches(size)):
-            asked.append(k)
+            read.append(k)
             yield batch
 
     iterator = AnnotatedStream(batches, CONCEPTS).batches(3)
-    assert asked == []
+    assert read == []
     next(iterator)
-    assert asked == [0]
+    assert read == [0]
 
 
 def test_masks_of_one_concept_may_be_bool():

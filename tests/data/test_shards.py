@@ -107,7 +107,7 @@ def test_reading_a_part_loads_only_its_images(tmp_path, activations, monkeypatch
     part, load, loaded = written(tmp_path, activations).part(np.array([8])), np.load, []
     monkeypatch.setattr(np, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1])
     (array,) = part
-    assert [type(whole) for whole in loaded] == [np.memmap] and type(array) is np.ndarray
+    assert [type(array) for array in loaded] == [np.memmap] and type(array) is np.ndarray
     np.testing.assert_array_equal(array, activations[[8]])
 
 
@@ -210,8 +210,8 @@ def test_nan_in_a_file_is_reported_with_the_name_of_the_file(tmp_path, activatio
         ({"megabytes": -1.0}, ValueError, "megabytes"),
         ({"megabytes": np.nan}, ValueError, "megabytes"),
         ({"folder": 3}, TypeError, "folder must be a path, not 3"),
-        ({"batches": None}, TypeError, "batches must be arrays .* not None"),
-        ({"batches": "activations.npy"}, TypeError, "batches must be arrays"),
+        ({"batches": None}, TypeError, "batches must be an iterable of arrays .* not None"),
+        ({"batches": "activations.npy"}, TypeError, "batches must be an iterable of arrays"),
         ({"batches": np.array(3.0)}, ValueError, "batch 0: activations must be"),
     ],
 )
@@ -355,9 +355,9 @@ def test_positions_that_fit_in_memory_are_read_once(tmp_path, activations, monke
 def test_skipped_batches_do_not_change_later_batches(skip, both):
     coordinates = whitened(Moments.of(both[0]), 2)
     for features in both:
-        whole = drawn(features.batches(coordinates, 32, 5), skip + 3)
+        every = drawn(features.batches(coordinates, 32, 5), skip + 3)
         rest = drawn(features.batches(coordinates, 32, 5, skip), 3)
-        np.testing.assert_array_equal(rest, whole[skip:])
+        np.testing.assert_array_equal(rest, every[skip:])
 
 
 def test_skipped_passes_are_not_read(both, monkeypatch):

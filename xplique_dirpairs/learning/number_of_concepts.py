@@ -184,21 +184,21 @@ def count_in_halves(
     """
     halves = [coordinates.features(as_positions(half)) for half in np.array_split(images, 2)]
     first, second = halves
-    looks = [_Look.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
-    skewnesses = np.mean([look.skewnesses for look in looks], axis=0)
-    errors = np.mean([look.errors for look in looks], axis=0) / np.sqrt(2.0)
+    results = [_Half.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
+    skewnesses = np.mean([result.skewnesses for result in results], axis=0)
+    errors = np.mean([result.errors for result in results], axis=0) / np.sqrt(2.0)
     above, threshold = _gap(skewnesses, errors) if has_floor else (0, float("nan"))
     if not above:
         reason = "the spectrum of the features has no floor of noise: skewed sources do not end"
         if has_floor:
             reason = "the sorted skewnesses have no gap between concepts and distractors"
         return SkewnessCount(None, reason, skewnesses, errors)
-    let_go = [look.let_go(half, threshold) for look, half in zip(looks, halves, strict=True)]
-    numbers = sorted({number for number, _ in let_go})
-    wander = max(moved for _, moved in let_go)
+    counts = [result.maxima(half, threshold) for result, half in zip(results, halves, strict=True)]
+    numbers = sorted({number for number, _ in counts})
+    moved = max(moved for _, moved in counts)
     number = None
-    if wander > 1:  # one may move: orthogonality to the others bends the most frequent concept
-        reason = f"{wander} of {above} skewed directions move when they are optimised freely"
+    if moved > 1:  # one may move: orthogonality to the others bends the most frequent concept
+        reason = f"{moved} of {above} skewed directions move when they are optimised freely"
     elif numbers[0] < above:
         reason = f"only {numbers[0]} of {above} skewed directions differ when optimised freely"
     elif len(numbers) > 1:
@@ -215,7 +215,7 @@ def count_in_halves(
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Half:
     """Directions (A, A) fitted to one half of the positions, sorted by skewness on the other."""
 
     directions: Array
@@ -224,7 +224,7 @@ class _Look:
     other: Array
 
     @classmethod
-    def of(cls, half: Array, other: Array, per_image: int, rng: np.random.Generator) -> _Look:
+    def of(cls, half: Array, other: Array, per_image: int, rng: np.random.Generator) -> _Half:
         """Fit directions to one half (P, A) and measure their skewness on the other half (P, A)."""
         directions = skewness_filters(half, half.shape[1], rng).astype(np.float32)
         y = _standardised(other @ directions.T)
@@ -237,7 +237,7 @@ class _Look:
         order = np.argsort(-skewnesses)
         return cls(directions[order], skewnesses[order], errors[order], other)
 
-    def let_go(self, half: Array, threshold: float) -> tuple[int, int]:
+    def maxima(self, half: Array, threshold: float) -> tuple[int, int]:
         """Return the number of maxima of skewness, and the number of directions that moved.
 
         One-unit ICA starts from the directions above the threshold, and from the absence of all.
@@ -245,10 +245,10 @@ class _Look:
         skewed = self.directions[self.skewnesses > threshold]
         starts = np.concatenate([skewed, -skewed.sum(axis=0, keepdims=True)])
         free = nearest_maxima(half, starts)
-        wander = int(((free[:-1] * skewed).sum(axis=1) < SAME).sum())
+        moved = int(((free[:-1] * skewed).sum(axis=1) < SAME).sum())
         y = _standardised(self.other @ free.T)
         skewnesses = (y * y * y).mean(axis=0)
-        return distinct_directions(free[skewnesses > threshold]), wander
+        return distinct_directions(free[skewnesses > threshold]), moved
 
 
 def _standardised(y: Array) -> Array:

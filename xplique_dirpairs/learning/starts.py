@@ -125,12 +125,12 @@ def make_start(
             if np.array_equal(chosen, filters):
                 with_absence = with_the_absence(features, all_filters, concepts)
                 if not np.array_equal(with_absence, filters):
-                    found = separate(features, with_absence, backward)
-                    if found.separation > _SEPARATE:
-                        return found
-            found = separate(features, chosen, backward)
-            if has_gap(features, all_filters, chosen) or found.separation > _SEPARATE:
-                return found
+                    separated = separate(features, with_absence, backward)
+                    if separated.separation > _SEPARATE:
+                        return separated
+            separated = separate(features, chosen, backward)
+            if has_gap(features, all_filters, chosen) or separated.separation > _SEPARATE:
+                return separated
     else:
         make = {"consensus": consensus_filters, "random": random_filters}[name]
         filters = make(features, concepts, rng)

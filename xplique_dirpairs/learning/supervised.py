@@ -153,7 +153,7 @@ def supervised_pairs(
     elif compute is None:
         raise ValueError("give compute, a function from images to activations, or activations")
     features = _Features(annotated, compute, activations, batch_size, shift)
-    wanted, positives, negatives = _asked_coverage(features, coverage * _PARTS, least)
+    wanted, positives, negatives = _used_coverage(features, coverage * _PARTS, least)
     kept = np.flatnonzero((positives >= least) & (negatives >= least))
     names = flat_concepts(annotated.concepts)
     if not len(kept):
@@ -265,7 +265,7 @@ class _Features:
             yield maps.reshape(-1, self.channels), *self._of_masks(masks)
 
 
-def _asked_coverage(features: _Features, parts: Array, least: int) -> tuple[Array, Array, Array]:
+def _used_coverage(features: _Features, parts: Array, least: int) -> tuple[Array, Array, Array]:
     """Return each concept's coverage, numbers of positives and of negatives, (C,) each.
 
     The coverage is the first of ``parts`` that enough cells reach.
@@ -274,9 +274,9 @@ def _asked_coverage(features: _Features, parts: Array, least: int) -> tuple[Arra
     for shares, known in features.labels():
         positive = positive + [_positive(shares, part).sum(axis=0) for part in parts]
         known_positions = known_positions + known.sum(axis=0)
-    asked = (positive >= least).argmax(axis=0)
-    positives = positive[asked, np.arange(positive.shape[1])]
-    return parts[asked], positives, known_positions - positives
+    first = (positive >= least).argmax(axis=0)
+    positives = positive[first, np.arange(positive.shape[1])]
+    return parts[first], positives, known_positions - positives
 
 
 def _check_settings(coverage: float, least: int, positions: int, regularisation: float) -> None:
