@@ -205,7 +205,7 @@ def check_limits(
             f"{name} must be (lowest, highest), each a number or None for no bound, not {limits!r}"
         ) from error
     if any(end is not None and np.isnan(end) for end in (low, high)):
-        raise ValueError(f"{name} must not be NaN, not {limits!r}")
+        raise ValueError(f"{name} must not be NaN, but are {limits!r}")
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{name} must be in order, lowest first, not {limits!r}")
     return low, high
@@ -411,6 +411,6 @@ def check_class_names(names: Names, number_of_classes: int) -> tuple[str, ...]:
         received = repr(names) if isinstance(names, str) else len(names)
         raise ValueError(
             f"class_names must be {number_of_classes} names, one for each class in order (for a "
-            f"network with one output: its no and its yes), or a dictionary, not {received}"
+            f"network with one output: negative, positive), or a dictionary, not {received}"
         )
     return tuple(str(name) for name in names)

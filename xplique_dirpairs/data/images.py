@@ -69,8 +69,9 @@ def outputs_of(model: keras.Model, images: Array, batch_size: int) -> Array:
     """Return a model's outputs for images (N, height, width, C), all of them on every worker."""
     if model.distribute_strategy.num_replicas_in_sync > 1 and workers() == 1:
         return np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
-    # With several workers, `predict` [Keras 3.15] returns rows in a wrong order without a warning.
-    # It also creates a dataset at every call, which takes longer than a batch of a small network.
+    # With several workers, `predict` [Keras 3.15] returns outputs of other rows than it was given,
+    # without a warning. It also creates a dataset at every call, which takes longer than a batch of
+    # a small network.
     run = _compiled(model)
     parts = slices(len(images), batch_size)
     return np.concatenate([any_number(run, images[part]).numpy() for part in parts])

@@ -49,7 +49,7 @@ _STEPS = 30
 #: times as bright].
 _FAR = 20.0
 #: For heavy tails the limit is higher: the ratio of the 90 % quantile to the median is applied this
-#: many times again.
+#: many times to that quantile.
 _TAIL_STEPS = 4
 #: Number of positions from which typical images are estimated, and smallest number of images.
 _TYPICAL_POSITIONS, _TYPICAL_IMAGES = 50_000, 100
@@ -194,7 +194,7 @@ def count_maxima(features: Array, rng: np.random.Generator) -> int:
     starts = np.concatenate([filters, -filters.sum(axis=0, keepdims=True)])
     free = nearest_maxima(sample, starts.astype(np.float32))
     sizes = skewnesses(sample, free)
-    # a maximum over the directions of pure noise has about half of this skewness
+    # the skewness that a maximum over directions of pure noise can reach
     chance = 2.0 * np.sqrt(6.0 * sample.shape[1] / len(sample))
     return distinct_directions(free[sizes > max(sizes.max() / 2.0, chance)])
 
