@@ -103,7 +103,7 @@ def check_finite(
     name: str, array: Array, advice: str = ": check the images and their preprocessing"
 ) -> None:
     """Raise a ValueError if a value is NaN or infinite."""
-    # A sum is finite only if all terms are; unlike np.isfinite, it needs no copy of the array.
+    # A sum is finite only if all terms are; unlike np.isfinite, it needs no second array.
     with np.errstate(invalid="ignore", over="ignore"):
         is_finite = np.isfinite(array.sum(dtype=np.float64))
     if not is_finite and not np.isfinite(array).all():

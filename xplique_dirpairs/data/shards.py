@@ -201,9 +201,7 @@ class ActivationShards:
             beside = path / f"{_INDEX}.new"
             beside.write_text(json.dumps(index))
             _check_vacant(path)
-            os.replace(
-                beside, path / _INDEX
-            )  # last and atomically: an index means that all files are complete
+            os.replace(beside, path / _INDEX)  # atomic and last: an index means complete files
         return cls(path)
 
     def part(self, images: Array) -> ActivationShards:
