@@ -110,7 +110,7 @@ def test_signal_vectors_are_pattern_cavs_of_the_annotated_images(data):
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
         known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
-        x = data.images[known].reshape(-1, CHANNELS)
+        x = data.activations[known].reshape(-1, CHANNELS)
         t = where[known].reshape(-1)
         slow = x[t].mean(axis=0) - x[~t].mean(axis=0)
         np.testing.assert_allclose(
@@ -126,7 +126,7 @@ def test_exhaustive_masks_make_unlabelled_images_negatives(data):
     supervised = supervised_pairs(data, own)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     assert any((mask == 0).all(axis=(1, 2)).any() for mask in cells.values())
-    x = data.images.reshape(-1, CHANNELS)
+    x = data.activations.reshape(-1, CHANNELS)
     for signal, where in zip(
         supervised.pairs.signals, np.moveaxis(indicators(cells), -1, 0), strict=True
     ):
@@ -164,12 +164,12 @@ def test_supervised_pairs_are_scored_on_their_own_labels(data, signals):
 def test_absent_levels_are_means_over_positions_without_the_concept(data):
     supervised = supervised_pairs(data, own, positions=10_000)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
-    z = supervised.pairs.project(data.images)
+    z = supervised.pairs.project(data.activations)
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
         known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         level = z[known][..., i][~where[known]].mean()
         assert supervised.pairs.absent_levels[i] == pytest.approx(level, rel=1e-4)
-    mean = data.images.mean(axis=(0, 1, 2), dtype=float)
+    mean = data.activations.mean(axis=(0, 1, 2), dtype=float)
     np.testing.assert_allclose(supervised.pairs.mean, mean, rtol=1e-5)
 
 
@@ -192,7 +192,7 @@ def test_the_biases_are_the_best_thresholds_over_all_positions(signals):
     data = annotations(noise=1.5, signals=signals)
     supervised = supervised_pairs(data, own, positions=10_000)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
-    z = supervised.pairs.project(data.images)
+    z = supervised.pairs.project(data.activations)
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
         known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         truth, values = where[known].ravel(), z[known][..., i].ravel()
@@ -205,7 +205,7 @@ def test_a_sample_of_positions_is_weighted_to_represent_all(signals):
     data = annotations(noise=1.5, signals=signals, images=120)
     every = supervised_pairs(data, own, positions=10_000).pairs
     part = supervised_pairs(data, own, positions=200).pairs
-    shares = [(p.project(data.images) > p.biases).mean() for p in (every, part)]
+    shares = [(p.project(data.activations) > p.biases).mean() for p in (every, part)]
     assert shares[1] == pytest.approx(shares[0], rel=0.15)
 
 
@@ -229,8 +229,8 @@ def test_the_batch_size_has_no_effect(data):
 
 
 def test_activations_can_be_given_instead_of_computed(data):
-    blank = dataclasses.replace(data, activations=np.zeros(len(data.images)))
-    given = supervised_pairs(blank, activations=data.images)
+    blank = dataclasses.replace(data, activations=np.zeros(len(data.activations)))
+    given = supervised_pairs(blank, activations=data.activations)
     assert_same(given, supervised_pairs(data, own))
 
 
@@ -284,7 +284,7 @@ def test_a_concept_with_too_few_positions_is_left_out(data):
 
 
 def test_a_constant_channel_has_no_weight(data):
-    data.images[..., 3] = 2.0
+    data.activations[..., 3] = 2.0
     supervised = supervised_pairs(data, own)
     np.testing.assert_allclose(supervised.pairs.filters[:, 3], 0.0, atol=1e-12)
     assert isinstance(supervised, SupervisedPairs)
