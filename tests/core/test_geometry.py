@@ -1,4 +1,4 @@
-"""Where the cells of a map lie on the image."""
+"""Geometry of feature map cells on the image."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ SIZES = [
 
 
 @pytest.mark.parametrize("cells, shape", SIZES)
-def test_upsampling_is_tensorflow_s_with_half_pixel_centres(rng, cells, shape):
+def test_upsampling_agrees_with_tensorflow(rng, cells, shape):
     maps = rng.normal(size=(*cells, 3)).astype(np.float32)
     theirs = tf.image.resize(maps, shape, method="bilinear").numpy()
     np.testing.assert_allclose(upsample(maps, shape), theirs, atol=1e-5)
 
 
-def test_a_pixel_in_the_middle_of_a_cell_has_its_value(rng):
+def test_a_pixel_at_the_centre_of_a_cell_has_the_value_of_the_cell(rng):
     maps = rng.normal(size=(4, 5, 2)).astype(np.float32)
     up = upsample(maps, (12, 15))
     np.testing.assert_allclose(up[1::3, 1::3], maps, atol=1e-6)
@@ -47,7 +47,7 @@ def test_upsampling_stays_within_the_range_of_the_map(rng):
     assert (up.min(axis=(0, 1)) >= maps.min(axis=(0, 1)) - 1e-6).all()
 
 
-def test_bands_of_rows_make_up_the_upsampled_maps(rng):
+def test_upsampled_bands_together_are_the_upsampled_maps(rng):
     maps = rng.normal(size=(5, 6, 64)).astype(np.float32)
     bands = list(upsampled_bands(maps, (200, 201)))
     assert len(bands) > 1 and bands[0][0].start == 0 and bands[-1][0].stop == 200
@@ -57,7 +57,7 @@ def test_bands_of_rows_make_up_the_upsampled_maps(rng):
 
 
 @pytest.mark.parametrize("cells, pixels", [(4, 12), (3, 10), (7, 7), (1, 5), (5, 3)])
-def test_a_cell_s_share_of_a_pixel_is_their_overlap(cells, pixels):
+def test_coverage_is_the_overlap_of_cells_and_pixels(cells, pixels):
     fine = 600  # parts of a pixel
     side = pixels / cells
     slow = np.zeros((cells, pixels))
@@ -68,19 +68,19 @@ def test_a_cell_s_share_of_a_pixel_is_their_overlap(cells, pixels):
     np.testing.assert_allclose(coverage_matrix(cells, pixels), slow, atol=4 / fine)
 
 
-def test_of_a_cell_over_the_edge_the_part_within_the_image_counts():
+def test_only_the_part_of_a_cell_within_the_image_counts():
     moved = coverage_matrix(2, 4, shift=1.0)
     np.testing.assert_allclose(moved, [[0, 0.5, 0.5, 0], [0, 0, 0, 1]])
     np.testing.assert_array_equal(coverage_matrix(2, 4, shift=2.0)[1], 0)
 
 
-def test_interpolation_and_coverage_of_a_constant_are_the_constant():
+def test_rows_of_both_matrices_sum_to_one():
     for shift in (-3.3, 0.0, 2.1):
         np.testing.assert_allclose(bilinear_matrix(4, 19, shift).sum(axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(coverage_matrix(4, 19, shift).sum(axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [(1, 2, 3), np.nan, (0, np.inf), []])
-def test_a_shift_is_one_number_or_two(shift):
+def test_an_invalid_shift_is_refused(shift):
     with pytest.raises(ValueError, match="shift must be"):
         upsample(np.zeros((2, 2, 1)), (4, 4), shift)

@@ -1,11 +1,11 @@
-"""Progress of long computations, and warnings that point at the user."""
+"""Progress bars, and warnings that point at the user's code."""
 
 import pytest
 
 from xplique_dirpairs.core.progress import progress, warn_caller
 
 
-def test_parts_come_in_order_with_a_bar_or_in_silence(capsys):
+def test_progress_yields_parts_in_order_with_or_without_a_bar(capsys):
     assert list(progress("abc", 3, "letters", verbose=0)) == ["a", "b", "c"]
     assert capsys.readouterr().out == ""
     assert list(progress(iter("abc"), 3, "letters", verbose=1, each="letter")) == ["a", "b", "c"]
@@ -13,7 +13,7 @@ def test_parts_come_in_order_with_a_bar_or_in_silence(capsys):
     assert printed.startswith("letters\n") and "3/3" in printed
 
 
-def test_without_parts_nothing_is_printed(capsys):
+def test_progress_prints_nothing_without_parts(capsys):
     assert list(progress([], 0, "letters", verbose=1)) == []
     assert capsys.readouterr().out == ""
 

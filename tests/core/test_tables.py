@@ -1,4 +1,4 @@
-"""Tables in every format: what comes out reads back, and names cannot break it."""
+"""Tables in every format, with names that contain special characters."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ def table():
 
 
 class Cells(HTMLParser):
-    """The text of every cell, and every tag."""
+    """Parser that collects the text of every cell and every tag."""
 
     def __init__(self, text):
         super().__init__()
@@ -51,7 +51,7 @@ class Cells(HTMLParser):
             self.cells[-1] += data
 
 
-def test_csv_reads_back_as_numbers_with_intervals_in_columns_of_their_own(table):
+def test_csv_has_intervals_in_separate_columns(table):
     rows = list(csv.reader(io.StringIO(table.formatted("csv"))))
     assert rows[0] == [
         "extractor", "deletion ↓", "deletion ↓ (low)", "deletion ↓ (high)", "dead",
@@ -60,13 +60,13 @@ def test_csv_reads_back_as_numbers_with_intervals_in_columns_of_their_own(table)
     assert rows[2] == [NASTY, "0.5", "0.4", "0.6", ""]
 
 
-def test_csv_keeps_all_digits_and_names_with_commas_and_quotes_and_has_a_row_to_a_line():
+def test_csv_keeps_all_digits_and_quotes_names():
     name, third = 'a, "b"\nc', 1 / 3
     text = Table(["e", "m"], [[Cell(name), Cell("0.333", numbers=(third,))]]).formatted("csv")
     assert list(csv.reader(io.StringIO(text)))[1] == ['a, "b" c', repr(third)]
 
 
-def test_html_shows_names_and_runs_none_of_them(table):
+def test_html_escapes_names(table):
     page = Cells(table.formatted("html"))
     assert "script" not in page.tags
     assert page.tags.count("table") == 1 and page.tags.count("strong") == 1
@@ -74,7 +74,7 @@ def test_html_shows_names_and_runs_none_of_them(table):
     assert table._repr_html_() == table.formatted("html")
 
 
-def test_latex_escapes_what_latex_would_read(table):
+def test_latex_escapes_special_characters(table):
     text = table.formatted("latex")
     line = next(line for line in text.splitlines() if "script" in line)
     assert line.count(" & ") == 2 and line.endswith(r"\\")
@@ -90,7 +90,7 @@ def test_a_note_of_several_lines_stays_a_comment_in_latex():
     assert table.formatted("latex").splitlines()[-1] == r"% ValueError: one and \input{two}"
 
 
-def test_markdown_has_as_many_cells_in_a_row_as_headers(table):
+def test_markdown_rows_have_one_cell_for_each_header(table):
     head, rule, *rows = table.formatted("markdown").split("\n\n")[0].splitlines()
     for line in (head, rule, *rows):
         assert len(re.findall(r"(?<!\\)\|", line)) == 4
@@ -105,23 +105,23 @@ def test_plain_columns_are_aligned_and_the_best_is_between_asterisks(table):
     assert set(rule) == {"-", " "} and note == "a note"
 
 
-def test_a_long_name_leaves_figures_in_sight_in_a_terminal_and_is_whole_elsewhere():
+def test_long_names_are_cut_off_in_plain_text_only():
     long_names = Table(["class", "images"], [[Cell("y" * 200), Cell("7")]])
     assert max(map(len, str(long_names).splitlines())) < 80 and "7" in str(long_names)
     assert all("y" * 200 in long_names.formatted(format) for format in FORMATS if format != "plain")
 
 
 @pytest.mark.parametrize("format", ["plain", "markdown", "latex", "html"])
-def test_a_name_with_a_new_line_is_one_row(format):
+def test_line_breaks_in_names_become_spaces(format):
     def of(name):
         return Table(["e", "m"], [[Cell(name), Cell("1")]]).formatted(format)
 
     assert of("a\nb") == of("a b")
 
 
-def test_an_unknown_format_and_rows_of_another_length_are_refused(table):
+def test_unknown_formats_and_rows_of_the_wrong_length_are_refused(table):
     assert all(table.formatted(format) for format in FORMATS)
     with pytest.raises(ValueError, match="format must be one of"):
         table.formatted("word")
-    with pytest.raises(ValueError, match="2 cells under 1 headers"):
+    with pytest.raises(ValueError, match="a row has 2 cells for 1 headers"):
         Table(["a"], [[Cell("1"), Cell("2")]])

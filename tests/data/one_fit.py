@@ -1,8 +1,8 @@
-"""One fit, often in a process of its own; not a test: test_distribution.py runs it.
+"""Script that runs one fit, often in a separate process; test_devices.py uses it.
 
-TensorFlow's devices are fixed when it is first used, and a strategy of several workers can be made
-once in a process. ``one_fit.py STRATEGY CASE FOLDER [SETTINGS]`` writes every worker's pairs to a
-file in FOLDER, and prints the history's summary.
+TensorFlow's devices are fixed when it is first used, and a strategy of several workers can be
+created only once in a process. ``one_fit.py STRATEGY CASE FOLDER [SETTINGS]`` writes the pairs of
+every worker to a file in FOLDER and prints the summary of the history.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.recipe import get_recipe
 from xplique_dirpairs.models.head import Head
 
-#: Recipe, its changes, those of its stages, and whether the head pools first.
+#: Name of the recipe, changes of the recipe and of its stages, and whether the head pools.
 CASES = {
     # all positions in every step, joint signals
     "default": ("default", {"start": "random", "restarts": 2}, {"epochs": 4}, True),
-    # batches, maps through a head that does not pool, in every fifth step
+    # minibatches, and a head without pooling, which is used in every fifth step
     "batches": (
         "soft",
         {"batch": 128, "start": "random"},
         {"epochs": 6, "meant_for_axes": None, "learning_rate": 1e-2},
         False,
     ),
-    # a bound on the worst position, constraints, free signals
+    # constraints, a bound on the worst position, and free signals
     "paper": (
         "paper-synthetic",
         {},
@@ -43,7 +43,7 @@ CASES = {
 
 
 def strategy_of(kind):
-    """The strategy; None for "alone" and, with two devices that nobody uses, "devices"."""
+    """Return a strategy; None for "alone" and for "devices", which has two unused devices."""
     if kind in ("mirrored", "devices"):
         processor = tf.config.list_physical_devices("CPU")[0]
         both = [tf.config.LogicalDeviceConfiguration()] * 2
@@ -58,7 +58,7 @@ def strategy_of(kind):
 
 
 def spread_head(features, labels):
-    """The pooled head's classes from a head that sees places: flatten, dense."""
+    """Return a head without pooling that computes the same classes as the pooled head."""
     weights, offsets = pooled_dense_head(features, labels).get_weights()
     shape = features.shape[1:]
     places = shape[0] * shape[1]
@@ -70,7 +70,7 @@ def spread_head(features, labels):
 
 
 def fit(case, strategy, drop=0, shards=None, **settings):
-    """Learn the case's pairs; the other settings are those of `learn_pairs`."""
+    """Return pairs and history of a case; other settings are passed on to `learn_pairs`."""
     data = synthetic_signals(120, seed=0)
     activations = data.features[drop:]
     if shards is not None:
@@ -86,7 +86,7 @@ def fit(case, strategy, drop=0, shards=None, **settings):
 
 
 def main(kind, case, folder, given="{}"):
-    """Settings are of `fit`; a list has one for each worker."""
+    """Run `fit` with settings in JSON, where a list has one value for each worker."""
     warnings.simplefilter("ignore")
     strategy = strategy_of(kind)
     worker = strategy.cluster_resolver.task_id if kind == "workers" else 0

@@ -24,7 +24,7 @@ def test_images_become_float32_without_rescaling(kind, rng):
     np.testing.assert_array_equal(checked, images.astype(np.float32))
 
 
-def test_images_given_are_not_changed_and_may_be_a_list():
+def test_images_may_be_a_list_and_are_not_modified():
     images = np.ones((2, 4, 4, 1), np.float32)
     images.setflags(write=False)
     np.testing.assert_array_equal(check_images(list(images)), images)
@@ -46,9 +46,9 @@ def with_value(shape, value):
         (with_value((2, 4, 4, 3), np.nan), "NaN or infinite"),
         (with_value((4, 4, 3), -np.inf), "NaN or infinite"),
         (np.array([["a"]]), r"one numeric array, not <U1 \(1, 1\)"),
-        (np.array([np.ones(2), None], dtype=object), "several sizes"),
-        ([np.ones((8, 8, 3)), np.ones((8, 9, 3))], "several sizes: bring them to one size"),
-        ([np.ones((8, 8, 3)), np.ones((4, 4, 3))], "several sizes"),
+        (np.array([np.ones(2), None], dtype=object), "several shapes"),
+        ([np.ones((8, 8, 3)), np.ones((8, 9, 3))], "several shapes: bring them to one shape"),
+        ([np.ones((8, 8, 3)), np.ones((4, 4, 3))], "several shapes"),
         (None, "one numeric array, not NoneType"),
         (tf.data.Dataset.from_tensors(np.ones((8, 8, 3))), "one numeric array, not .*Dataset"),
         (1j * np.ones((8, 8, 3)), "one numeric array, not complex"),
@@ -61,7 +61,7 @@ def test_invalid_images_are_refused(images, message):
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3, 7), (5, 2, 3, 7)])
 @pytest.mark.parametrize("kind", [np.float64, np.float16, np.int32])
-def test_activations_of_every_rank_are_taken_as_float32(shape, kind):
+def test_activations_of_every_rank_become_float32(shape, kind):
     checked = check_activations(np.ones(shape, kind))
     assert checked.shape == shape and checked.dtype == np.float32
 
@@ -77,7 +77,7 @@ def test_activations_of_every_rank_are_taken_as_float32(shape, kind):
         (with_value((3, 2, 2, 4), np.inf), "NaN or infinite"),
         (np.full((2, 2), "a"), "one numeric array, not <U1"),
         (np.ones((2, 2), complex), "one numeric array, not complex"),
-        ([np.ones((2, 3)), np.ones((2, 4))], "activations of several sizes"),
+        ([np.ones((2, 3)), np.ones((2, 4))], "activations have several shapes"),
     ],
 )
 def test_invalid_activations_are_refused(activations, message):
@@ -110,8 +110,8 @@ def test_activations_do_not_depend_on_the_batch_size(halves, images):
     )
 
 
-def test_a_model_of_several_replicas_is_left_to_keras(halves, images, monkeypatch):
-    """Given a batch, it would hand the whole of it to every replica and return it as often."""
+def test_keras_predict_is_used_for_several_replicas(halves, images, monkeypatch):
+    """A direct call would give the whole batch to every replica and return it several times."""
     model, pictures = halves("conv_gap")[0], images("conv_gap", 5)
     expected = compute_activations(model, pictures)
     shared, two = [], SimpleNamespace(num_replicas_in_sync=2)
@@ -124,20 +124,20 @@ def test_a_model_of_several_replicas_is_left_to_keras(halves, images, monkeypatc
     assert shared == [5]
 
 
-def test_images_of_another_size_than_the_network_takes_are_refused(halves, images):
+def test_images_that_do_not_fit_the_network_are_refused(halves, images):
     first, _ = halves("conv_gap")
     with pytest.raises(ValueError, match=r"shape \(16, 32, 3\), but the network takes \(32, 32"):
         compute_activations(first, images("conv_gap")[:, :16])
 
 
-def test_a_network_that_returns_nan_is_noticed():
+def test_nan_in_activations_is_refused():
     inputs = keras.Input((4, 4, 1))
     model = keras.Model(inputs, keras.ops.log(inputs))
     with pytest.raises(ValueError, match="activations hold NaN"):
         compute_activations(model, -np.ones((1, 4, 4, 1)))
 
 
-def test_pixels_keep_their_channels(rng):
+def test_as_positions_keeps_the_channels_of_each_position(rng):
     activations = rng.normal(size=(2, 3, 4, 5))
     np.testing.assert_array_equal(
         as_positions(activations)[1 * 12 + 2 * 4 + 3], activations[1, 2, 3]
@@ -145,7 +145,7 @@ def test_pixels_keep_their_channels(rng):
     assert as_positions(activations[:, 0, 0]).shape == (2, 5)
 
 
-def test_a_model_is_traced_for_a_few_shapes_and_not_for_every_number_of_images(rng):
+def test_a_model_is_not_retraced_for_every_number_of_images(rng):
     traced = []
 
     class Counting(keras.layers.Layer):
@@ -164,7 +164,7 @@ def test_a_model_is_traced_for_a_few_shapes_and_not_for_every_number_of_images(r
     np.testing.assert_array_equal(compute_activations(model, wide, 8), 2 * wide)
 
 
-def test_what_is_compiled_does_not_outlive_its_model(rng):
+def test_the_cache_does_not_keep_models_alive(rng):
 
     inputs = keras.Input((4, 4, 1))
     model = keras.Model(inputs, keras.layers.Flatten()(inputs))
@@ -175,7 +175,7 @@ def test_what_is_compiled_does_not_outlive_its_model(rng):
     assert itself() is None
 
 
-def test_weights_that_change_are_seen(rng):
+def test_changed_weights_are_used(rng):
     inputs = keras.Input((4, 4, 1))
     dense = keras.layers.Dense(1, use_bias=False)
     model = keras.Model(inputs, dense(inputs))
@@ -185,7 +185,7 @@ def test_weights_that_change_are_seen(rng):
         np.testing.assert_allclose(compute_activations(model, images), weight * images, rtol=1e-6)
 
 
-def test_a_model_is_traced_once_for_all_batches_and_no_warning_comes_of_many_models(rng, caplog):
+def test_many_models_are_traced_once_each_without_warnings(rng, caplog):
     traced = []
 
     class Counting(keras.layers.Dense):

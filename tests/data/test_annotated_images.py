@@ -28,7 +28,7 @@ def test_concepts_are_listed_category_by_category():
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 64])
-def test_batches_are_all_of_the_images_in_order(annotated, size):
+def test_batches_contain_all_images_in_order(annotated, size):
     batches = list(annotated.batches(size))
     assert max(len(images) for images, _ in batches) <= size
     np.testing.assert_array_equal(
@@ -52,14 +52,14 @@ def test_a_subset_keeps_images_masks_and_labels_together(annotated):
         assert dataclasses.replace(annotated, exhaustive=True).subset(which).exhaustive
 
 
-def test_a_split_has_every_image_once(annotated):
+def test_a_split_contains_every_image_once(annotated):
     first, second = annotated.split(0.3, random_state=1)
     assert (len(first), len(second)) == (3, 7)
     both = np.concatenate([first.images, second.images])[:, 0, 0, 0]
     np.testing.assert_array_equal(np.sort(both), annotated.images[:, 0, 0, 0])
 
 
-def test_a_split_is_the_same_under_a_seed_and_another_under_another(annotated):
+def test_a_split_depends_on_the_seed(annotated):
     one, again, other = (annotated.split(random_state=seed)[0].images for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
@@ -79,7 +79,7 @@ def test_a_split_keeps_groups_together(annotated):
 
 
 @pytest.mark.parametrize("background", [0, 7, None])
-def test_one_mask_for_each_image_is_renumbered_in_the_order_of_the_names(rng, background):
+def test_a_single_mask_is_renumbered_in_the_order_of_names(rng, background):
     names = {7: "hat", 0: "skin", 200: "shoe", 3: "belt"}
     masks = rng.choice([0, 3, 7, 200], (6, 4, 4))
     annotated = AnnotatedImages.from_one_mask(
@@ -101,7 +101,7 @@ def test_a_background_needs_no_name():
     np.testing.assert_array_equal(annotated.masks["object"], [[[0, 1]]])
 
 
-def test_a_stream_can_be_read_again_and_gives_what_is_in_memory(annotated):
+def test_a_stream_can_be_read_twice_with_the_same_result(annotated):
     stream = AnnotatedStream(annotated.batches, CONCEPTS)
     assert stream.concepts == annotated.concepts
     for _ in range(2):
@@ -110,21 +110,21 @@ def test_a_stream_can_be_read_again_and_gives_what_is_in_memory(annotated):
             np.testing.assert_array_equal(batch[1]["colour"], expected[1]["colour"])
 
 
-def test_a_stream_asks_for_one_batch_at_a_time(annotated):
-    asked = []
+def test_a_stream_reads_one_batch_at_a_time(annotated):
+    read = []
 
     def batches(size):
         for k, batch in enumerate(annotated.batches(size)):
-            asked.append(k)
+            read.append(k)
             yield batch
 
     iterator = AnnotatedStream(batches, CONCEPTS).batches(3)
-    assert asked == []
+    assert read == []
     next(iterator)
-    assert asked == [0]
+    assert read == [0]
 
 
-def test_masks_may_be_bool_where_there_is_one_concept():
+def test_masks_of_one_concept_may_be_bool():
     mask = np.array([[[True, False]]])
     annotated = AnnotatedImages(np.zeros((1, 1, 2, 3)), {"sign": mask}, {"sign": ["mark"]})
     np.testing.assert_array_equal(mask_of(annotated, "sign", "mark"), mask)
@@ -141,11 +141,15 @@ MASK = np.zeros((2, 3, 3), np.uint8)
         ({"images": IMAGES[:0]}, ValueError, r"there are no images: shape \(0, 3, 3, 3\)"),
         ({"images": IMAGES.astype(str)}, ValueError, "images must be numbers"),
         ({"masks": MASK}, TypeError, "masks must be a dict .* not ndarray: .*from_one_mask"),
-        ({"masks": {"colour": MASK}}, ValueError, r"categories \['colour'\], concepts of \['obj"),
+        (
+            {"masks": {"colour": MASK}},
+            ValueError,
+            r"categories \['colour'\], but concepts have \['obj",
+        ),
         (
             {"masks": {"object": MASK[:, :2]}},
             ValueError,
-            r"but must have \(2, 3, 3\)",
+            r"must have shape \(2, 3, 3\), not",
         ),
         ({"masks": {"object": MASK * 1.0}}, ValueError, "must be integers, not float64"),
         ({"masks": {"object": MASK + 3}}, ValueError, "from 3 to 3, but there are 2 names"),
@@ -154,11 +158,15 @@ MASK = np.zeros((2, 3, 3), np.uint8)
         ({"concepts": ["house"]}, TypeError, "concepts must be a dict .* not list"),
         ({"concepts": {}}, ValueError, "at least one category"),
         ({"concepts": {"object": "house"}}, TypeError, r"concepts\['object'\] must be a list"),
-        ({"concepts": {"object": ["a", "b", "a"]}}, ValueError, r"names \['a'\] twice"),
+        ({"concepts": {"object": ["a", "b", "a"]}}, ValueError, r"contains \['a'\] twice"),
         ({"concepts": {"object": []}}, ValueError, "is empty"),
         ({"labels": [0, 1, 2]}, ValueError, r"each of 2 images, .*not of shape \(3,\)"),
         ({"labels": [0.5, 1.0]}, ValueError, "labels must be integer class indices"),
-        ({"labels": [0, -1]}, ValueError, "labels must be classes .* from -1"),
+        (
+            {"labels": [0, -1]},
+            ValueError,
+            "labels must be class indices of at least 0, but the smallest is -1",
+        ),
         ({"labels": [0, 2]}, ValueError, "labels go up to 2, but there are 2 names"),
     ],
 )
@@ -200,7 +208,7 @@ def test_invalid_streams_are_refused(annotated):
     with pytest.raises(TypeError, match=r"make_batches must be a function .* not generator"):
         AnnotatedStream((batch for batch in annotated.batches(2)), CONCEPTS)
     other = AnnotatedStream(annotated.batches, {"object": ["house", "tree"]})
-    with pytest.raises(ValueError, match="masks are of the categories"):
+    with pytest.raises(ValueError, match="masks have the categories"):
         next(other.batches(2))
     with pytest.raises(ValueError, match="batch_size"):
         other.batches(-1)

@@ -1,4 +1,4 @@
-"""Crops are CRAFT's, and a crop's coefficients are those of the map under it."""
+"""Crops agree with CRAFT, and their coefficients with the concept maps."""
 
 import logging
 
@@ -29,8 +29,8 @@ def test_crops_are_the_same_as_crafts(rng, shape, patch):
     np.testing.assert_array_equal(extract_crops(images, patch), theirs)
 
 
-def slow_means(maps, image_shape, patch):
-    """Every map painted onto the pixels of its image, then averaged over each crop."""
+def reference_means(maps, image_shape, patch):
+    """Return the mean over each crop of the maps repeated to image size."""
     height, width = image_shape
     rows, columns = height // maps.shape[1], width // maps.shape[2]
     painted = maps.repeat(rows, axis=1).repeat(columns, axis=2)
@@ -41,17 +41,17 @@ def slow_means(maps, image_shape, patch):
 def test_a_crops_coefficient_is_the_mean_of_the_map_over_its_area(rng, patch):
     maps = rng.uniform(size=(2, 8, 4, 3)).astype(np.float32)
     fast = crop_coefficients(maps, (32, 16, 3), patch)
-    np.testing.assert_allclose(fast, slow_means(maps, (32, 16), patch), rtol=1e-5)
+    np.testing.assert_allclose(fast, reference_means(maps, (32, 16), patch), rtol=1e-5)
 
 
-def test_a_concept_in_one_corner_is_in_the_crop_of_that_corner():
+def test_a_concept_in_a_corner_is_in_the_crop_of_that_corner():
     maps = np.zeros((1, 4, 4, 1), np.float32)
     maps[0, 0, 3] = 1
     u = crop_coefficients(maps, (32, 32), 16).reshape(2, 2)
     assert u[0, 1] > 0 and np.count_nonzero(u) == 1
 
 
-def test_a_patch_larger_than_the_image_is_the_images_shorter_side_and_logged(caplog):
+def test_a_patch_larger_than_the_image_is_reduced_and_logged(caplog):
     with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
         assert fitting_patch(64, (48, 32, 3)) == 32
     assert "patch_size 64 is larger" in caplog.text
@@ -67,32 +67,32 @@ def test_a_patch_larger_than_the_image_is_the_images_shorter_side_and_logged(cap
         (33, (32, 64), (4, 8)),
     ],
 )
-def test_tokens_lie_in_the_images_proportions_without_the_class_token(tokens, image, expected):
+def test_tokens_form_a_grid_without_the_class_token(tokens, image, expected):
     values = np.arange(tokens, dtype=float).reshape(1, tokens, 1)
     maps = concept_maps(values, image)
     assert maps.shape == (1, *expected, 1)
     assert maps[0, -1, -1, 0] == tokens - 1 and maps[0, 0, 0, 0] == tokens - np.prod(expected)
 
 
-def test_tokens_without_a_place_become_one_cell_and_the_log_says_so(caplog):
+def test_tokens_that_form_no_grid_become_one_cell_and_are_logged(caplog):
     with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
         maps = concept_maps(np.ones((2, 7, 3)), (32, 32))
     assert maps.shape == (2, 1, 1, 3) and "without a place" in caplog.text
 
 
-def test_best_crops_are_sorted_and_those_without_the_concept_left_out():
+def test_best_crops_are_sorted_and_exclude_crops_without_the_concept():
     values = np.array([0.0, 3.0, -1.0, 5.0, 0.0, 4.0])
     assert best_crops(values, 2, 10).tolist() == [3, 5, 1]
     assert best_crops(values, 2, 2).tolist() == [3, 5]
     assert best_crops(np.zeros(6), 2, 2).size == 0
 
 
-def test_where_all_crops_of_an_image_are_alike_each_image_gives_one():
+def test_equal_crops_of_an_image_give_one_crop_per_image():
     values = np.repeat([1.0, 3.0, 2.0], 4)
     assert (best_crops(values, 3, 10) // 4).tolist() == [1, 2, 0]
 
 
-def test_the_best_crops_of_images_are_the_best_crop_of_each_of_the_best_images(rng):
+def test_best_crops_of_images_come_from_different_images(rng):
     images = rng.uniform(size=(5, 20, 33, 3)).astype(np.float32)
     maps = rng.uniform(size=(5, 4, 3, 2)).astype(np.float32)
     every = extract_crops(images, 6).reshape(5, -1, 6, 6, 3)
@@ -103,7 +103,7 @@ def test_the_best_crops_of_images_are_the_best_crop_of_each_of_the_best_images(r
             np.testing.assert_array_equal(crop, every[n, values[n, :, concept].argmax()])
 
 
-def test_images_without_a_concept_give_no_crop_of_it(rng):
+def test_images_without_a_concept_give_no_crop(rng):
     images = rng.uniform(size=(4, 16, 16, 3)).astype(np.float32)
     maps = np.zeros((4, 2, 2, 2), np.float32)
     maps[2, 1, 0, 0] = 1.0
@@ -112,7 +112,7 @@ def test_images_without_a_concept_give_no_crop_of_it(rng):
 
 
 @pytest.mark.parametrize("shape, patch", [((100, 64, 3), 20), ((10, 21), 3), ((1, 1, 3), 1)])
-def test_by_default_a_patch_is_three_tenths_of_the_shorter_side_rounded_up(shape, patch):
+def test_the_default_patch_is_30_percent_of_the_shorter_side(shape, patch):
     assert default_patch(shape) == patch
 
 

@@ -1,4 +1,4 @@
-"""Fits under ``tf.distribute`` strategies, in processes of their own, and mixed precision."""
+"""Fits under ``tf.distribute`` strategies, in separate processes, and with mixed precision."""
 
 import functools
 import json
@@ -23,12 +23,12 @@ from xplique_dirpairs.pairs import DirectionPairs
 PACKAGE = Path(xplique_dirpairs.__file__).parent
 ONE_FIT = Path(__file__).with_name("one_fit.py")
 DOCS = PACKAGE.parent / "docs" / "several_devices.md"
-#: Seconds after which a process hangs: two workers on two busy cores are slow.
+#: Seconds after which a process counts as hanging; two workers on busy cores are slow.
 PATIENCE = 900
 
 
 def start(command, index=None, ports=()):
-    """A process; the worker of that index where there are ports."""
+    """Start a process, as the worker with an index if ports are given."""
     paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "2"}
     if ports:
@@ -45,7 +45,7 @@ def start(command, index=None, ports=()):
 
 
 def free_ports(count):
-    """Ports that nobody listens at now."""
+    """Return ports that are not in use."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [opened.getsockname()[1] for opened in sockets]
     for opened in sockets:
@@ -54,7 +54,7 @@ def free_ports(count):
 
 
 def outputs_of(processes, fails=False):
-    """What they printed, when all have ended as they should; none is left running."""
+    """Return the outputs of processes after checking their exit codes; kill those that hang."""
     try:
         outputs, end = [], time.monotonic() + PATIENCE
         for process in processes:
@@ -69,7 +69,7 @@ def outputs_of(processes, fails=False):
 
 
 def run(kind, case, folder, fails=False, **settings):
-    """A fit by `one_fit.py`; what each process printed."""
+    """Run a fit with one_fit.py and return the output of each process."""
     command = [ONE_FIT, kind, case, folder, json.dumps(settings)]
     if kind != "workers":
         return outputs_of([start(command)], fails)
@@ -78,7 +78,7 @@ def run(kind, case, folder, fails=False, **settings):
 
 
 def least_cosine(ours, others):
-    """Between filters, and between signal vectors, of the same concepts; files are loaded."""
+    """Return the smallest cosine of filters and signal vectors of the same concepts."""
     ours, others = (
         DirectionPairs.load(pairs) if isinstance(pairs, Path) else pairs for pairs in (ours, others)
     )
@@ -91,28 +91,28 @@ def least_cosine(ours, others):
 
 @functools.cache
 def alone(case):
-    """The pairs of one process without a strategy, which is this one."""
+    """Return pairs that are learned in this process without a strategy."""
     return fit(case, None)[0]
 
 
 # ------------------------------------------------------------------ one process against several
 
 
-def test_one_replica_learns_what_no_strategy_learns():
-    """All that a strategy changes but the sharing, which needs a process of its own."""
+def test_a_strategy_of_one_device_does_not_change_the_result():
+    """Several replicas need a separate process; this tests everything else."""
     alike, _ = fit("default", tf.distribute.OneDeviceStrategy("CPU:0"))
     assert least_cosine(alone("default"), alike) > 0.9999
 
 
 @pytest.mark.slow
-def test_two_replicas_learn_what_one_process_learns(tmp_path):
+def test_two_replicas_learn_the_same_as_one_process(tmp_path):
     run("mirrored", "default", tmp_path)
     assert least_cosine(alone("default"), tmp_path / "mirrored_0.npz") > 0.9999
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["default", "batches", "paper"])
-def test_two_workers_learn_what_one_process_learns(case, tmp_path):
+def test_two_workers_learn_the_same_as_one_process(case, tmp_path):
     run("workers", case, tmp_path)
     first, second = (tmp_path / f"workers_{worker}.npz" for worker in range(2))
     assert least_cosine(alone(case), first) > 0.999
@@ -123,14 +123,14 @@ def test_two_workers_learn_what_one_process_learns(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["batches", "paper"])
-def test_two_replicas_learn_the_same_in_every_recipe(case, tmp_path):
+def test_two_replicas_learn_the_same_as_one_process_in_every_recipe(case, tmp_path):
     for kind in ("mirrored", "one_device"):
         run(kind, case, tmp_path)
         assert least_cosine(alone(case), tmp_path / f"{kind}_0.npz") > 0.999
 
 
 @pytest.mark.slow
-def test_two_workers_learn_the_same_from_shards(tmp_path):
+def test_two_workers_learn_the_same_from_shards_as_one_process(tmp_path):
     run("alone", "batches", tmp_path, shards=str(tmp_path / "alone"))
     run("workers", "batches", tmp_path, shards=[str(tmp_path / name) for name in "ab"])
     assert least_cosine(tmp_path / "alone_0.npz", tmp_path / "workers_1.npz") > 0.999
@@ -147,7 +147,7 @@ def test_two_workers_can_resume_the_fit_of_one_process(tmp_path):
     process.kill()
     process.communicate()
     written = (state / "state.npz").stat().st_mtime_ns
-    # the chief shows its progress, which the first process did not, and the other worker does not
+    # only the chief shows a progress bar
     outputs = run("workers", "default", tmp_path, **settings, verbose=1)
     assert all("resumed in stage" in output for output in outputs)
     assert ["Learning 3 concepts" in output for output in outputs] == [True, False]
@@ -156,7 +156,7 @@ def test_two_workers_can_resume_the_fit_of_one_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_of_the_documentation_learns_on_two_workers(tmp_path):
+def test_the_script_in_the_documentation_runs_on_two_workers(tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)[0])
     ports = free_ports(2)
@@ -168,12 +168,12 @@ def test_the_script_of_the_documentation_learns_on_two_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_devices_that_the_user_does_not_use_change_nothing(tmp_path):
+def test_unused_devices_do_not_change_the_result(tmp_path):
     run("devices", "default", tmp_path)
     assert least_cosine(alone("default"), tmp_path / "devices_0.npz") > 0.9999
 
 
-def test_no_code_of_ours_names_a_device():
+def test_the_package_does_not_name_devices():
     named = re.compile(r"tf\.device|keras\.device|[\"'/](CPU|GPU|TPU)\b|\.(gpu|cuda)\(", re.I)
     for path in PACKAGE.rglob("*.py"):
         assert not named.search(path.read_text()), path
@@ -190,10 +190,10 @@ def test_mixed_precision_finds_the_same_directions(policy):
     finally:
         keras.config.set_dtype_policy("float32")
     assert least_cosine(single, mixed) > 0.999
-    assert np.abs(single.filters - mixed.filters).max() > 0, "the head did not compute as told"
+    assert np.abs(single.filters - mixed.filters).max() > 0, "the head did not use mixed precision"
 
 
-# ------------------------------------------------------------------ mistakes
+# ------------------------------------------------------------------ errors
 
 
 @pytest.mark.slow
@@ -205,18 +205,18 @@ def test_mixed_precision_finds_the_same_directions(policy):
         ({"drop": [0, 3]}, "the workers have different activations"),
     ],
 )
-def test_workers_that_cannot_learn_together_say_why(settings, message, tmp_path):
+def test_workers_with_different_settings_are_refused(settings, message, tmp_path):
     for output in run("workers", "default", tmp_path, fails=True, **settings):
         assert message in output
 
 
 @pytest.mark.slow
-def test_every_replica_needs_an_image(tmp_path):
+def test_fewer_images_than_replicas_are_refused(tmp_path):
     (output,) = run("mirrored", "default", tmp_path, fails=True, drop=359)
     assert "1 images cannot be shared by 2 replicas" in output
 
 
-def test_replicas_that_do_not_learn_in_step_are_refused():
+def test_an_asynchronous_strategy_is_refused():
     strategy = tf.distribute.experimental.CentralStorageStrategy()
     with strategy.scope(), pytest.raises(ValueError, match="under CentralStorageStrategy"):
         distribution.check_strategy(10, 0)
@@ -225,7 +225,7 @@ def test_replicas_that_do_not_learn_in_step_are_refused():
 # ------------------------------------------------------------------ without a strategy
 
 
-def test_without_a_strategy_nothing_is_shared():
+def test_without_a_strategy_values_are_returned_unchanged():
     rows = tf.ones((4, 2))
     assert distribution.average(rows) is rows and distribution.own_part(rows) is rows
     assert distribution.as_on_chief(rows) is rows and distribution.is_chief()

@@ -1,4 +1,4 @@
-"""Activations on disk, and learning from them."""
+"""Activations on disk and learning from them."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def written(tmp_path, activations, per_file=7, batch=5):
 
 
 @pytest.mark.parametrize("per_file, batch", [(7, 5), (5, 20), (1, 1), (100, 7)])
-def test_what_is_written_is_read_in_order_and_no_file_is_larger_than_asked(
+def test_activations_are_read_in_the_order_they_were_written(
     per_file, batch, tmp_path, activations
 ):
     written(tmp_path, activations, per_file, batch)
@@ -46,7 +46,7 @@ def test_what_is_written_is_read_in_order_and_no_file_is_larger_than_asked(
     assert max(shards.counts) <= per_file
 
 
-def test_images_of_a_dataset_become_activations(tmp_path, rng):
+def test_compute_writes_the_activations_of_a_dataset(tmp_path, rng):
     images = rng.uniform(size=(10, 8, 8, 3)).astype(np.float32)
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     dataset = tf.data.Dataset.from_tensor_slices(images).batch(4)
@@ -55,13 +55,13 @@ def test_images_of_a_dataset_become_activations(tmp_path, rng):
     np.testing.assert_allclose(np.concatenate(list(shards)), expected, atol=1e-6)
 
 
-def test_one_array_is_a_batch_whatever_its_rank(tmp_path, activations):
+def test_a_single_array_of_any_rank_is_one_batch(tmp_path, activations):
     for number, array in enumerate((activations, activations[:, 0], tf.constant(activations))):
         shards = ActivationShards.write(tmp_path / str(number), array, megabytes=1e-3)
         np.testing.assert_array_equal(np.concatenate(list(shards)), array)
 
 
-def test_one_array_of_images_or_one_image_is_computed(tmp_path, rng):
+def test_compute_accepts_one_array_of_images_or_single_images(tmp_path, rng):
     images = rng.uniform(size=(70, 8, 8, 3)).astype(np.float32)
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     expected = model(images).numpy()
@@ -74,7 +74,7 @@ def test_one_array_of_images_or_one_image_is_computed(tmp_path, rng):
     assert one.shape == (1, 6, 6, 2)
 
 
-def test_a_generator_may_fill_the_same_array_again(tmp_path, activations):
+def test_a_generator_may_reuse_its_array(tmp_path, activations):
     def again():
         buffer = np.empty_like(activations[:5])
         for start in range(0, len(activations), 5):
@@ -91,7 +91,7 @@ def test_empty_batches_are_left_out(tmp_path, activations):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["all", "a part of a part"])
-def test_a_part_has_the_images_asked_for_in_order(again, tmp_path, activations):
+def test_a_part_contains_the_chosen_images_in_order(again, tmp_path, activations):
     shards, images = written(tmp_path, activations), np.arange(50)
     if again:
         images = np.array([0, 1, 20, 21, 22, 40, 49])
@@ -107,7 +107,7 @@ def test_reading_a_part_loads_only_its_images(tmp_path, activations, monkeypatch
     part, load, loaded = written(tmp_path, activations).part(np.array([8])), np.load, []
     monkeypatch.setattr(np, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1])
     (array,) = part
-    assert [type(whole) for whole in loaded] == [np.memmap] and type(array) is np.ndarray
+    assert [type(array) for array in loaded] == [np.memmap] and type(array) is np.ndarray
     np.testing.assert_array_equal(array, activations[[8]])
 
 
@@ -118,12 +118,12 @@ def test_reading_a_part_loads_only_its_images(tmp_path, activations, monkeypatch
 )
 def test_a_part_of_invalid_image_numbers_is_refused(images, tmp_path, activations):
     shards = written(tmp_path, activations)
-    with pytest.raises(ValueError, match=r"images must be numbers from 0 to 49, each once"):
+    with pytest.raises(ValueError, match=r"images must be indices from 0 to 49, each once"):
         shards.part(np.array(images))
 
 
-def test_the_index_is_written_as_a_whole(tmp_path, activations, monkeypatch):
-    """A kill while it is written leaves a folder that can be written again."""
+def test_a_folder_can_be_written_again_after_an_interruption(tmp_path, activations, monkeypatch):
+    """The index is written atomically, after all other files."""
 
     def kill(*_):
         raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_the_index_is_written_as_a_whole(tmp_path, activations, monkeypatch):
     assert written(tmp_path, activations).shape == activations.shape
 
 
-def test_a_folder_has_one_writer_at_a_time(tmp_path, activations):
+def test_a_second_writer_of_a_folder_is_refused(tmp_path, activations):
     def meets_another():
         yield activations[:25]
         with pytest.raises(ValueError, match=r"being written to, .* delete .*being_written and"):
@@ -147,7 +147,7 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path, activations):
     assert not (tmp_path / "being_written").exists()
 
 
-def test_a_mark_that_is_deleted_too_early_does_not_mix_activations(tmp_path, activations):
+def test_deleting_the_marker_early_does_not_mix_activations(tmp_path, activations):
     def meets_another():
         yield activations
         (tmp_path / "being_written").unlink()
@@ -158,7 +158,7 @@ def test_a_mark_that_is_deleted_too_early_does_not_mix_activations(tmp_path, act
     np.testing.assert_array_equal(np.concatenate(list(ActivationShards(tmp_path))), -activations)
 
 
-def test_a_killed_writer_leaves_a_mark_that_says_what_to_do(tmp_path, activations):
+def test_the_marker_of_a_killed_writer_is_reported_with_advice(tmp_path, activations):
     (tmp_path / "being_written").touch()
     with pytest.raises(ValueError, match=r"was killed: .* delete .*being_written and write again"):
         written(tmp_path, activations)
@@ -182,14 +182,14 @@ def test_incomplete_foreign_or_damaged_folders_are_refused(tmp_path, activations
     with pytest.raises(ValueError, match="holds activations already"):
         written(tmp_path / "good", activations)
     np.save(tmp_path / "good" / "000001.npy", activations[:2])
-    with pytest.raises(ValueError, match="of other activations"):
+    with pytest.raises(ValueError, match="holds other activations than the index describes"):
         shards.read(1)
     (tmp_path / "good" / "000001.npy").write_bytes(b"no")
-    with pytest.raises(ValueError, match="missing or damaged: write the activations anew"):
+    with pytest.raises(ValueError, match="missing or damaged: write the activations again"):
         shards.read(1)
     index = json.loads((tmp_path / "good" / "index.json").read_text())
     (tmp_path / "good" / "index.json").write_text(json.dumps(index | {"version": 99}))
-    with pytest.raises(ValueError, match=r"of another version .* once it is deleted"):
+    with pytest.raises(ValueError, match=r"another version .* after deleting it"):
         ActivationShards(tmp_path / "good")
 
 
@@ -210,8 +210,8 @@ def test_nan_in_a_file_is_reported_with_the_name_of_the_file(tmp_path, activatio
         ({"megabytes": -1.0}, ValueError, "megabytes"),
         ({"megabytes": np.nan}, ValueError, "megabytes"),
         ({"folder": 3}, TypeError, "folder must be a path, not 3"),
-        ({"batches": None}, TypeError, "batches must be arrays .* not None"),
-        ({"batches": "activations.npy"}, TypeError, "batches must be arrays"),
+        ({"batches": None}, TypeError, "batches must be an iterable of arrays .* not None"),
+        ({"batches": "activations.npy"}, TypeError, "batches must be an iterable of arrays"),
         ({"batches": np.array(3.0)}, ValueError, "batch 0: activations must be"),
     ],
 )
@@ -220,17 +220,17 @@ def test_invalid_arguments_of_write_are_refused(settings, error, message, tmp_pa
         ActivationShards.write(**{"folder": tmp_path, "batches": [activations], **settings})
 
 
-def test_a_file_is_no_folder(tmp_path, activations):
+def test_an_invalid_folder_is_refused(tmp_path, activations):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder and cannot be created"):
         ActivationShards.write(tmp_path / "file", [activations])
     with pytest.raises(TypeError, match="folder must be a path"):
         ActivationShards(3)
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 2, 4)])
-def test_a_dataset_that_is_not_batched_is_refused(shape, tmp_path, rng):
-    """An image's rows would pass for images, its columns for tokens."""
+def test_an_unbatched_dataset_is_refused(shape, tmp_path, rng):
+    """The rows of an image would be mistaken for images, and its columns for tokens."""
     activations = rng.normal(size=(6, *shape)).astype(np.float32)
     dataset = tf.data.Dataset.from_tensor_slices(activations)
     with pytest.raises(ValueError, match=r"batch them, dataset.batch\(64\)"):
@@ -241,12 +241,12 @@ def test_a_dataset_that_is_not_batched_is_refused(shape, tmp_path, rng):
     assert shards.shape == activations.shape
 
 
-def of_unknown_rank(maps):
+def dataset_of_unknown_rank(maps):
     return tf.data.Dataset.from_generator(lambda: iter(maps), output_types=tf.float32)
 
 
-@pytest.mark.parametrize("container", [list, tuple, iter, of_unknown_rank])
-def test_single_maps_are_not_taken_for_batches_of_tokens(container, tmp_path, activations):
+@pytest.mark.parametrize("container", [list, tuple, iter, dataset_of_unknown_rank])
+def test_single_maps_are_not_mistaken_for_batches_of_tokens(container, tmp_path, activations):
     message = r"batch 0: .*\(3, 2, 4\): .* np.stack\(maps\); .* batch of 3 .* tokens=True"
     with pytest.raises(ValueError, match=message):
         ActivationShards.write(tmp_path, container(list(activations)))
@@ -268,13 +268,13 @@ def test_batches_with_labels_are_refused(tmp_path, rng):
     assert ActivationShards.compute(tmp_path, model, dataset.map(lambda x, y: x)).shape[0] == 4
 
 
-def test_images_of_another_size_than_the_model_takes_are_refused(tmp_path, rng):
+def test_images_that_do_not_fit_the_model_are_refused(tmp_path, rng):
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     with pytest.raises(ValueError, match=r"batch 0: .*network takes \(8, 8, 3\)"):
         ActivationShards.compute(tmp_path, model, [rng.uniform(size=(2, 9, 9, 3))])
 
 
-def test_bad_batches_are_refused(tmp_path, activations):
+def test_invalid_batches_are_refused(tmp_path, activations):
     with pytest.raises(ValueError, match="batches are empty"):
         ActivationShards.write(tmp_path / "a", [])
     with pytest.raises(ValueError, match="after others of"):
@@ -285,14 +285,14 @@ def test_bad_batches_are_refused(tmp_path, activations):
 
 @pytest.fixture(params=["kept", "streamed"])
 def both(request, tmp_path, activations, monkeypatch):
-    """Held and streamed features; of these all or none fit in what memory is given to them."""
+    """Features in memory and from shards, which are kept in memory or streamed."""
     if request.param == "streamed":
         monkeypatch.setattr(features_, "KEPT_MEGABYTES", 0.0)
     return Features(activations), Features(written(tmp_path, activations))
 
 
 def drawn(batches, count):
-    """Return the next ``count`` batches."""
+    """Return the next ``count`` batches as arrays (n, A)."""
     arrays = []
     while len(arrays) < count:
         rows, order = batches.take(count - len(arrays))
@@ -300,7 +300,7 @@ def drawn(batches, count):
     return arrays
 
 
-def test_streamed_features_are_the_held_ones(both, activations):
+def test_features_from_shards_equal_features_in_memory(both, activations):
     held, streamed = both
     assert len(held) == len(streamed) == 300 and held.shape == streamed.shape
     first, other = (np.concatenate(list(features.blocks())) for features in both)
@@ -312,14 +312,14 @@ def test_streamed_features_are_the_held_ones(both, activations):
     for sample in samples:
         assert sample.shape == (40, coordinates.axes)
         away = np.abs(sample[:, None] - coordinates.features(first)[None]).max(axis=2).min(axis=1)
-        assert away.max() < 1e-5, "positions of the data"
+        assert away.max() < 1e-5, "samples are positions of the data"
         assert len(np.unique(sample.round(4), axis=0)) == 40, "without replacement"
     everything = [f.batches(coordinates, None, 0).take(1)[0] for f in both]
     np.testing.assert_allclose(*everything, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
-def test_a_pass_shows_every_position_about_once_in_an_order_of_the_seed(kind, both):
+def test_a_pass_yields_each_position_about_once_in_a_seeded_order(kind, both):
     features = both[kind]
     coordinates = whitened(Moments.of(features), 2)
 
@@ -330,12 +330,12 @@ def test_a_pass_shows_every_position_about_once_in_an_order_of_the_seed(kind, bo
     assert len(np.unique(passed.round(4), axis=0)) > 0.85 * 288
     np.testing.assert_array_equal(passed, batches(0, 9))
     assert np.abs(passed - batches(1, 9)).max() > 0.1
-    assert np.abs(passed[:32] - batches(0, 18)[288:320]).max() > 0.1, "another order in every pass"
+    assert np.abs(passed[:32] - batches(0, 18)[288:320]).max() > 0.1, (
+        "the order changes in every pass"
+    )
 
 
-def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_held_ones(
-    tmp_path, activations, monkeypatch
-):
+def test_positions_that_fit_in_memory_are_read_once(tmp_path, activations, monkeypatch):
     held, shards = Features(activations), written(tmp_path, activations)
     coordinates, streamed, read = whitened(Moments.of(held), 2), Features(shards), []
     reading = shards.read
@@ -348,19 +348,19 @@ def test_positions_that_fit_in_memory_are_read_once_and_come_in_the_order_of_hel
     monkeypatch.setattr(features_, "KEPT_MEGABYTES", 4e-6 * (300 * coordinates.axes - 1))
     read.clear()
     drawn(Features(shards).batches(coordinates, 32, 5), 30)
-    assert len(read) > 3 * len(shards.counts), "above it every pass reads them"
+    assert len(read) > 3 * len(shards.counts), "if they do not fit, every pass reads the files"
 
 
 @pytest.mark.parametrize("skip", [4, 9, 23])
-def test_batches_that_are_skipped_are_those_that_would_have_come(skip, both):
+def test_skipped_batches_do_not_change_later_batches(skip, both):
     coordinates = whitened(Moments.of(both[0]), 2)
     for features in both:
-        whole = drawn(features.batches(coordinates, 32, 5), skip + 3)
+        every = drawn(features.batches(coordinates, 32, 5), skip + 3)
         rest = drawn(features.batches(coordinates, 32, 5, skip), 3)
-        np.testing.assert_array_equal(rest, whole[skip:])
+        np.testing.assert_array_equal(rest, every[skip:])
 
 
-def test_whole_passes_that_are_skipped_are_not_read(both, monkeypatch):
+def test_skipped_passes_are_not_read(both, monkeypatch):
     streamed, read = both[1], []
     coordinates, reading = whitened(Moments.of(both[0]), 2), streamed.activations.read
     monkeypatch.setattr(streamed.activations, "read", lambda k: read.append(k) or reading(k))
@@ -369,7 +369,7 @@ def test_whole_passes_that_are_skipped_are_not_read(both, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [0, 1])
-def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
+def test_batches_of_maps_are_images_or_pooled_images(kind, both, activations):
     (maps,) = drawn(both[kind].maps(None, 8, 0), 1)
     assert maps.shape == (8, 3, 2, 4)
     assert all((np.abs(activations - one).max(axis=(1, 2, 3)) == 0).any() for one in maps)
@@ -377,19 +377,17 @@ def test_maps_are_whole_images_or_pooled_ones(kind, both, activations):
     assert pooled.shape == (50, 4)
 
 
-def test_a_shard_that_is_damaged_while_it_is_learned_from_is_named(
-    tmp_path, activations, monkeypatch
-):
+def test_a_file_damaged_during_learning_is_named(tmp_path, activations, monkeypatch):
     monkeypatch.setattr(features_, "KEPT_MEGABYTES", 0.0)
     recipe = get_recipe("soft")
-    stage = dataclasses.replace(recipe.stages[0], epochs=2, steps_per_epoch=30)  # of two passes
+    stage = dataclasses.replace(recipe.stages[0], epochs=2, steps_per_epoch=30)  # two passes
     recipe = dataclasses.replace(recipe, stages=(stage,), start="random", restarts=1, batch=20)
     shards, proceed = written(tmp_path, activations), Objective.update_multipliers
 
     def update_multipliers(self):
         proceed(self)
         np.save(tmp_path / "nan.npy", np.full((5, 3, 2, 4), np.nan, np.float32))
-        os.replace(tmp_path / "nan.npy", tmp_path / "000002.npy")  # it is read ahead meanwhile
+        os.replace(tmp_path / "nan.npy", tmp_path / "000002.npy")  # while files are read ahead
 
     monkeypatch.setattr(Objective, "update_multipliers", update_multipliers)
     with pytest.raises(ValueError, match=r"000002\.npy hold NaN or infinite"):
@@ -397,7 +395,7 @@ def test_a_shard_that_is_damaged_while_it_is_learned_from_is_named(
 
 
 @pytest.mark.slow
-def test_learning_from_shards_recovers_what_learning_from_memory_does(tmp_path, monkeypatch):
+def test_learning_from_shards_recovers_the_true_signals(tmp_path, monkeypatch):
     monkeypatch.setattr(features_, "KEPT_MEGABYTES", 0.0)
     signals, distractors = random_directions(1)
     data = synthetic_signals(2000, 1, signals, distractors)  # 12 000 positions: minibatches

@@ -342,7 +342,7 @@ def test_a_network_with_one_output_is_explained_as_two_classes_no_and_yes(networ
             assert explanation.probability == pytest.approx(p, abs=1e-5)
             no, yes = (explain_prediction(both, image, class_id=k) for k in (0, 1))
             np.testing.assert_allclose(no.contributions, -yes.contributions, atol=1e-4)
-        with pytest.raises(ValueError, match="its no and its yes"):
+        with pytest.raises(ValueError, match="with one output: negative, positive"):
             explain_prediction(ConceptLayer.of(layer.pairs, split, class_names=["yes"]), images[0])
         labels = [0, *(1 for _ in images[1:])]
         of_model = explain_model(both, images, labels, verbose=0)

@@ -1,4 +1,4 @@
-"""A fit that was killed goes on where it was."""
+"""Saving the state of a fit and resuming a fit that was killed."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def problem(name):
-    """Data, head and recipe: every kind of stage, coordinates, schedule and signal vector."""
+    """Return features, a head and a short version of a recipe with two restarts."""
     data = synthetic_signals(60, seed=0)
     recipe = get_recipe(name)
     changes = {"epochs": 3, "steps_per_epoch": 2, "meant_for_axes": None}
@@ -36,16 +36,16 @@ def problem(name):
     return data.features, Head(pooled_dense_head(data.features, data.labels)), recipe
 
 
-def other_head():
-    """With the weights of another training."""
+def head_with_other_weights():
+    """Return the head of `problem` with weights that are 1 % larger."""
     head = problem("default")[1]
     weights = head.model.get_weights()
     head.model.set_weights([1.01 * w for w in weights])
     return head
 
 
-def maximum_head():
-    """With the same weights, after another pooling."""
+def head_with_maximum_pooling():
+    """Return a head with the same weights but maximum pooling."""
     head = problem("default")[1]
     inputs = keras.Input(head.model.input_shape[1:])
     maximum = {3: keras.layers.GlobalMaxPooling1D, 4: keras.layers.GlobalMaxPooling2D}
@@ -63,25 +63,25 @@ def learn(name, resume=None):
 
 
 @functools.cache
-def whole_fit(name):
-    """Of one process that nobody stopped, and that keeps no state."""
+def uninterrupted_fit(name):
+    """Return the result of a fit that is not interrupted and saves no state."""
     return learn(name)
 
 
 class Killed(BaseException):
-    """Instead of a signal: the process that goes on is this one."""
+    """Stands for a signal that kills the process, so that this process can continue."""
 
 
-def killed_by_itself(self):
+def kill_own_process(self):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def broken_off(self):
+def raise_killed(self):
     raise Killed
 
 
-def kill_in_epoch(patch, at, end=broken_off):
-    """The at-th of the whole fit."""
+def kill_in_epoch(patch, at, end=raise_killed):
+    """Call ``end`` in the at-th epoch of the fit, counted over all stages."""
     epochs, proceed = [], Objective.update_multipliers
 
     def update_multipliers(self):
@@ -91,14 +91,14 @@ def kill_in_epoch(patch, at, end=broken_off):
     patch.setattr(Objective, "update_multipliers", update_multipliers)
 
 
-#: Kills itself in the epoch whose number, over all stages, is given.
+#: Script that kills its process in the given epoch, counted over all stages.
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 import pytest
-from test_checkpoint import kill_in_epoch, killed_by_itself, learn
+from test_checkpoint import kill_in_epoch, kill_own_process, learn
 
-kill_in_epoch(pytest.MonkeyPatch(), {at}, killed_by_itself)
+kill_in_epoch(pytest.MonkeyPatch(), {at}, kill_own_process)
 learn({name!r}, {folder!r})
 """
 
@@ -113,24 +113,24 @@ ANY_STAGE.append(("paper-synthetic", 5))
         for where in ANY_STAGE
     ],
 )
-def test_a_process_killed_in_any_stage_leaves_what_a_fit_goes_on_from(name, at, tmp_path, request):
+def test_a_fit_is_resumed_after_its_process_was_killed(name, at, tmp_path, request):
     tests = str(request.path.parent)
     script = KILLED.format(tests=tests, at=at, name=name, folder=str(tmp_path))
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    ends_as_if_it_had_not_been_killed(name, at, tmp_path)
+    assert_resumed_fit_equals_uninterrupted_fit(name, at, tmp_path)
 
 
 @pytest.mark.parametrize("name, at", ANY_STAGE)
-def test_a_fit_broken_off_in_any_stage_ends_as_if_it_had_not_been(name, at, tmp_path, monkeypatch):
+def test_a_resumed_fit_gives_the_result_of_an_uninterrupted_fit(name, at, tmp_path, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Killed):
         kill_in_epoch(patched, at)
         learn(name, tmp_path)
-    ends_as_if_it_had_not_been_killed(name, at, tmp_path)
+    assert_resumed_fit_equals_uninterrupted_fit(name, at, tmp_path)
 
 
-def ends_as_if_it_had_not_been_killed(name, at, folder):
-    whole, history = whole_fit(name)
+def assert_resumed_fit_equals_uninterrupted_fit(name, at, folder):
+    whole, history = uninterrupted_fit(name)
     resumed, resumed_history = learn(name, folder)
     for part in ("filters", "biases", "signals", "absent_levels"):
         np.testing.assert_allclose(
@@ -141,24 +141,24 @@ def ends_as_if_it_had_not_been_killed(name, at, folder):
         for loss, values in losses.items():
             np.testing.assert_allclose(resumed_history.stages[stage][loss], values, atol=1e-4)
     is_resumed = any("resumed in stage" in note for note in resumed_history.notes)
-    assert is_resumed == (at > 1), "nothing is there before the first epoch's end"
+    assert is_resumed == (at > 1), "nothing is saved before the end of the first epoch"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a fit that came to its end."""
+    """Folder of a completed fit."""
     folder = tmp_path_factory.mktemp("finished")
     learn("default", folder)
     return folder
 
 
-def no_more_steps(*_, **__):
+def fail_if_called(*_, **__):
     raise AssertionError("learned again")
 
 
 def test_a_finished_fit_is_not_learned_again(finished, monkeypatch):
-    whole, _ = whole_fit("default")
-    monkeypatch.setattr(Objective, "run_epoch", no_more_steps)
+    whole, _ = uninterrupted_fit("default")
+    monkeypatch.setattr(Objective, "run_epoch", fail_if_called)
     again, _ = learn("default", finished)
     np.testing.assert_array_equal(whole.filters, again.filters)
     assert [path.name for path in finished.iterdir()] == ["state.npz"]
@@ -171,8 +171,8 @@ def test_a_finished_fit_is_not_learned_again(finished, monkeypatch):
         ({"random_state": 1}, "random_state"),
         ({"recipe": "soft"}, "recipe"),
         ({"head": None}, "head"),
-        ({"head": other_head()}, "weights of the head"),
-        ({"head": maximum_head()}, "outputs of the head"),
+        ({"head": head_with_other_weights()}, "weights of the head"),
+        ({"head": head_with_maximum_pooling()}, "outputs of the head"),
         ({"activations": problem("default")[0] + 1.0}, "activations"),
         ({"activations": problem("default")[0][::-1]}, "order of the positions"),
     ],
@@ -199,7 +199,7 @@ def swapped(x):
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
-def test_features_are_told_apart_at_any_scale_but_not_by_rounding(scale):
+def test_features_are_distinguished_at_any_scale_but_rounding_is_ignored(scale):
     x = standardised(0, scale)
     ours = fingerprint(x)
     noise = 1 + 1e-4 * np.random.default_rng(1).normal(size=x.shape)
@@ -212,16 +212,16 @@ def test_features_are_told_apart_at_any_scale_but_not_by_rounding(scale):
         assert fingerprint(other).differences(ours) == ["activations"]
 
 
-def test_values_far_from_zero_may_be_rounded():
+def test_rounding_of_values_far_from_zero_is_ignored():
     x = standardised(0) + 1e4
-    x[..., 0] = 50.0  # a channel that only rounding moves
+    x[..., 0] = 50.0  # a channel that is constant up to rounding
     again = x.copy()
     again[::2, ..., 0] += 1e-5
     assert fingerprint(again).differences(fingerprint(x)) == []
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_a_callable_head_is_known_by_what_it_says_but_not_by_rounding(scale):
+def test_a_callable_head_is_identified_by_its_outputs_up_to_rounding(scale):
     x = standardised(0, scale)
     ours = fingerprint(x, Head(lambda maps: maps[:, 0]))
     noise = 1 + 1e-4 * np.random.default_rng(1).normal(size=x.shape)
@@ -231,42 +231,50 @@ def test_a_callable_head_is_known_by_what_it_says_but_not_by_rounding(scale):
         assert fingerprint(x, Head(other)).differences(ours) == ["outputs of the head"]
 
 
-def test_the_weights_of_a_keras_head_are_known_and_a_callable_shows_none():
+def test_a_keras_head_is_identified_by_its_weights_and_a_callable_has_none():
     features, head, _ = problem("default")
     ours = fingerprint(features, head)
-    assert fingerprint(features, other_head()).differences(ours) == ["weights of the head"]
+    assert fingerprint(features, head_with_other_weights()).differences(ours) == [
+        "weights of the head"
+    ]
     assert fingerprint(features, Head(lambda x: x[:, 0, 0])).head == 0
     assert fingerprint(features, head).differences(ours) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x80\x04N."])
-def test_a_damaged_or_foreign_state_is_refused(content, tmp_path):
+def test_a_damaged_or_foreign_state_file_is_refused(content, tmp_path):
     (tmp_path / "state.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"state.npz is not the state of a fit, or is damaged"):
         learn("default", tmp_path)
 
 
-def test_the_state_of_another_version_says_what_to_do(tmp_path):
-    # as an older version wrote it: nothing but this is known of its layout
+def test_a_state_of_another_version_is_refused_with_advice(tmp_path):
+    # of the layout of an older version, only the version number can be relied on
     np.savez(tmp_path / "state.npz", info=np.array('{"version": 2}'))
-    with pytest.raises(ValueError, match=r"another version .*layout 2.*: finish .* or delete it"):
+    with pytest.raises(
+        ValueError, match=r"another version .*layout 2.*: finish .* or delete the file"
+    ):
         learn("default", tmp_path)
 
 
-def test_a_file_is_no_folder_to_keep_a_fit_in(tmp_path, monkeypatch):
+def test_a_file_given_as_resume_folder_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("text")
     monkeypatch.setattr(Moments, "of", None)  # nothing is computed
-    with pytest.raises(ValueError, match=r"is no folder to keep a fit in .*: give one that can"):
+    with pytest.raises(
+        ValueError, match=r"is not a folder that a fit can be saved in .*: give one that can"
+    ):
         learn("default", tmp_path / "file")
 
 
-def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
+def test_a_folder_without_write_permission_is_refused_before_learning(tmp_path, monkeypatch):
     def denied(path, _):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "write_bytes", denied)  # root may write everywhere
+    monkeypatch.setattr(Path, "write_bytes", denied)  # patched, because root can write everywhere
     monkeypatch.setattr(Moments, "of", None)
-    with pytest.raises(ValueError, match=r"is no folder to keep a fit in .*Permission denied"):
+    with pytest.raises(
+        ValueError, match=r"is not a folder that a fit can be saved in .*Permission denied"
+    ):
         learn("default", tmp_path)
 
 
@@ -278,7 +286,7 @@ def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
         ("", ValueError, "resume is empty: give a folder"),
     ],
 )
-def test_what_is_no_folder_is_refused(resume, error, message, tmp_path, monkeypatch):
+def test_an_invalid_resume_argument_is_refused(resume, error, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         learn("default", resume)
@@ -293,8 +301,10 @@ class Unchecked(Stage):
 
 
 @pytest.mark.parametrize("first, then", [(0, 1), (1, 0)])
-def test_a_fit_goes_on_with_or_without_a_progress_bar(first, then, tmp_path, monkeypatch, capsys):
-    features, head, recipe = problem("paper-deep")  # its plateau schedules have memories
+def test_a_fit_can_be_resumed_with_another_verbosity(first, then, tmp_path, monkeypatch, capsys):
+    features, head, recipe = problem(
+        "paper-deep"
+    )  # its plateau schedules have a state that must be saved
     recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
 
     def fit(verbose, **settings):
@@ -310,10 +320,8 @@ def test_a_fit_goes_on_with_or_without_a_progress_bar(first, then, tmp_path, mon
 
 
 @pytest.mark.parametrize("at", [2, 3])
-def test_a_stage_that_broke_down_is_remembered_whenever_the_fit_is_killed(
-    at, tmp_path, monkeypatch
-):
-    """The first stage does in its first epoch; the kill is in the next one's first or second."""
+def test_a_stage_that_met_nan_is_reported_after_resuming(at, tmp_path, monkeypatch):
+    """The first stage meets NaN in its first epoch; the fit is killed in the second stage."""
     features, _, recipe = problem("default")
     hopeless = Unchecked(**vars(recipe.stages[0]) | {"learning_rate": float("inf")})
     recipe = dataclasses.replace(recipe, stages=(hopeless, *recipe.stages[1:]))
@@ -328,9 +336,7 @@ def test_a_stage_that_broke_down_is_remembered_whenever_the_fit_is_killed(
     assert fit().cut_short == ["stage a met NaN in epoch 1: the state before it is kept"]
 
 
-def test_a_fit_goes_on_with_the_recipe_it_had_changed_to_whatever_its_name(
-    tmp_path, monkeypatch, rng
-):
+def test_a_fit_resumes_with_the_alternative_recipe_of_the_same_name(tmp_path, monkeypatch, rng):
     smooth = (rng.normal(size=(200, 2, 12)) * 0.8 ** np.arange(12)).astype(np.float32)
     _, _, recipe = problem("default")
     other = dataclasses.replace(recipe, stages=recipe.stages[1:], start="random")
@@ -345,18 +351,18 @@ def test_a_fit_goes_on_with_the_recipe_it_had_changed_to_whatever_its_name(
         fit()
     history = fit()
     assert list(history.stages) == ["d"]
-    assert "resumed in stage d" in history.notes, "the first one's first stage is a"
+    assert "resumed in stage d" in history.notes, "the first stage of the original recipe is a"
 
 
 def after_epoch(epoch):
-    """A state between two epochs."""
+    """Return a state after the given epoch."""
     running = Running(epoch, 0, 1.0, Pace(1e-3), False, None, {"violation": np.arange(epoch)})
     start = Detectors(np.ones((1, 2, 3)), np.zeros((1, 2)))
     generator = np.random.default_rng(0).bit_generator.state
     return FitState(get_recipe("soft"), generator, detectors=start, running=running)
 
 
-def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
+def test_a_kill_while_writing_leaves_the_previous_state(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path, {"a": "1"}, fingerprint(standardised(0)))
     checkpoint.save(after_epoch(1))
 
@@ -372,7 +378,7 @@ def test_a_kill_while_writing_leaves_the_state_before(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 
-def test_a_fit_that_begins_in_a_folder_leaves_the_writing_of_another_alone(tmp_path, monkeypatch):
+def test_creating_the_folder_does_not_disturb_another_fit_that_saves(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path, {"a": "1"}, fingerprint(standardised(0)))
     keep = os.fsync
 
@@ -386,7 +392,7 @@ def test_a_fit_that_begins_in_a_folder_leaves_the_writing_of_another_alone(tmp_p
 
 
 def test_a_full_disk_does_not_end_a_fit(tmp_path, monkeypatch):
-    """What was kept before stays; the state is kept again where there is room again."""
+    """The previous state remains, and saving works again once there is space."""
     keep, calls = os.fsync, []
 
     def full(descriptor):
@@ -396,15 +402,15 @@ def test_a_full_disk_does_not_end_a_fit(tmp_path, monkeypatch):
         keep(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(LearningWarning, match="No space left .* learning goes on") as warned:
+    with pytest.warns(LearningWarning, match="No space left .* learning continues") as warned:
         pairs, history = learn("default", tmp_path)
-    assert sum("learning goes on" in str(one.message) for one in warned) == 1
-    assert any("could not be kept in" in note for note in history.notes)
+    assert sum("learning continues" in str(one.message) for one in warned) == 1
+    assert any("could not be saved in" in note for note in history.notes)
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
     np.testing.assert_array_equal(learn("default", tmp_path)[0].filters, pairs.filters)
 
 
-def test_a_folder_that_is_removed_does_not_end_a_fit(tmp_path, monkeypatch):
+def test_a_deleted_folder_does_not_end_a_fit(tmp_path, monkeypatch):
     folder, proceed = tmp_path / "state", Objective.update_multipliers
 
     def update_multipliers(self):
@@ -412,5 +418,5 @@ def test_a_folder_that_is_removed_does_not_end_a_fit(tmp_path, monkeypatch):
         proceed(self)
 
     monkeypatch.setattr(Objective, "update_multipliers", update_multipliers)
-    with pytest.warns(LearningWarning, match="No such file .* learning goes on"):
+    with pytest.warns(LearningWarning, match="No such file .* learning continues"):
         assert learn("default", folder)[0].number_of_concepts == 3

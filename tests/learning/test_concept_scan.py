@@ -31,7 +31,7 @@ def entry(number, stability=1.0, **changes):
 
 @pytest.fixture
 def learned(monkeypatch):
-    """What `learn_pairs` was asked for; what it does beside that is set by the test."""
+    """Replace `learn_pairs` by a fake that records its calls, with a history set by the test."""
     calls = []
 
     def learn(activations, number, **settings):
@@ -66,23 +66,23 @@ def test_the_largest_sound_number_is_suggested():
     ],
     ids=str,
 )
-def test_what_makes_a_number_unsound(flaw):
+def test_a_flaw_makes_a_number_unsound(flaw):
     scan = ConceptScan((entry(3), entry(4, **flaw)))
     assert entry(4).is_sound and not scan.numbers[1].is_sound
     assert scan.suggested == 3
 
 
-def test_where_the_largest_number_is_sound_more_may_be_and_it_says_so():
+def test_larger_numbers_are_recommended_if_the_largest_is_sound():
     scan = ConceptScan((entry(3), entry(4)))
     assert scan.suggested is None and "larger" in scan.reason
 
 
-def test_numbers_that_were_skipped_are_said():
+def test_the_reason_mentions_numbers_that_were_not_tried():
     assert "between" in ConceptScan((entry(3), entry(6, 0.5))).reason
     assert "between" not in ConceptScan((entry(3), entry(4, 0.5))).reason
 
 
-def test_a_larger_number_that_failed_does_not_bound_it():
+def test_a_failed_larger_number_is_not_evidence_for_a_suggestion():
     scan = ConceptScan((entry(3), entry(4), ScannedNumber(5, error="ValueError")))
     assert scan.suggested is None and "larger" in scan.reason
 
@@ -101,14 +101,14 @@ def test_every_number_is_fitted_with_every_seed_once_and_in_order(features, lear
     assert [(row["number"], row["fits"]) for row in scan.rows()] == [(2, 3), (4, 3)]
 
 
-def test_fits_that_are_compared_share_no_image(features, learned):
+def test_compared_fits_share_no_image(features, learned):
     scan_number_of_concepts(features, [2, 3], verbose=0)
     first, second, *others = learned.seen
     assert len(first) == len(second) == 30 and not first & second
-    assert others == [first, second], "the same for every number"
+    assert others == [first, second], "the halves are the same for every number"
 
 
-def test_stability_is_one_for_the_same_directions_in_any_order_and_sign(rng):
+def test_stability_ignores_order_sign_and_length_of_directions(rng):
     a = rng.normal(size=(5, 8))
     again = -3.0 * a[rng.permutation(5)]
     assert number_of_concepts.stability_of([a, again, a]) == pytest.approx(1.0)
@@ -116,7 +116,7 @@ def test_stability_is_one_for_the_same_directions_in_any_order_and_sign(rng):
     assert np.isnan(number_of_concepts.stability_of([a]))
 
 
-def test_losses_are_those_of_the_last_stage_and_sparsity_a_share_of_its_maximum(features, learned):
+def test_losses_are_taken_from_the_last_stage_and_sparsity_is_relative(features, learned):
     learned.history = {
         "stages": {"a": {"s": [9.0], "objective": [9.0]}, "d": {"s": [2.0, 1.0], "objective": [3]}},
         "dead": [0],
@@ -124,10 +124,12 @@ def test_losses_are_those_of_the_last_stage_and_sparsity_a_share_of_its_maximum(
     }
     row = scan_number_of_concepts(features, [4], verbose=0).numbers[0]
     assert (row.sparsity, row.objective, row.dead, row.duplicates) == (0.5, 3.0, 1.0, 2.0)
-    assert row.occupancy_median == pytest.approx(4 / 3, rel=0.1), "the fakes are on at a third"
+    assert row.occupancy_median == pytest.approx(4 / 3, rel=0.1), (
+        "fake concepts are detected on a third of the positions"
+    )
 
 
-def test_a_number_that_fails_does_not_lose_the_others(features, learned):
+def test_a_failed_fit_does_not_end_the_scan(features, learned):
     def fail(number, seed):
         if number == 3 and seed == 1:
             raise RuntimeError("no luck")
@@ -136,11 +138,11 @@ def test_a_number_that_fails_does_not_lose_the_others(features, learned):
     rows = scan_number_of_concepts(features, [2, 3, 4], verbose=0).numbers
     assert [row.fits for row in rows] == [2, 1, 2]
     assert rows[1].error == "RuntimeError: no luck" and rows[0].error is rows[2].error is None
-    assert np.isfinite(rows[1].occupancy_median), "what its other fit was like is kept"
+    assert np.isfinite(rows[1].occupancy_median), "the successful fit is used"
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["inside a fit", "between fits"])
-def test_an_interrupted_scan_keeps_what_is_done(inside, features, learned):
+def test_an_interrupted_scan_keeps_complete_fits(inside, features, learned):
     def interrupt(number, seed):
         if number == 3:
             if not inside:
@@ -159,7 +161,7 @@ def test_warnings_of_the_fits_are_kept_and_not_emitted(features, learned):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scan = scan_number_of_concepts(features, [3], verbose=0)
-    assert len(scan.numbers[0].problems) == 1, "once, though both fits have it"
+    assert len(scan.numbers[0].problems) == 1, "a problem of both fits is listed once"
     assert "hardly ever" in scan.numbers[0].problems[0]
 
 
@@ -169,7 +171,7 @@ def test_warnings_of_the_fits_are_kept_and_not_emitted(features, learned):
         ([], {}, "numbers is empty"),
         ([0, 2], {}, "each of numbers must be an integer of at least 1, not 0"),
         ([2.0], {}, "each of numbers must be an integer"),
-        (3, {}, "numbers must be several numbers of concepts"),
+        (3, {}, "numbers must be a list of numbers of concepts"),
         ([2], {"seeds": 0}, "seeds must be an integer of at least 1, not 0"),
         ([2], {"recipe": "none such"}, "none such"),
         ([2], {"head": "x"}, "head must be a Head, not str"),
@@ -177,13 +179,15 @@ def test_warnings_of_the_fits_are_kept_and_not_emitted(features, learned):
         ([2], {"random_state": "a"}, "random_state must be"),
     ],
 )
-def test_what_cannot_be_scanned_is_refused_at_once(numbers, settings, message, features, learned):
+def test_invalid_arguments_of_a_scan_are_refused_before_learning(
+    numbers, settings, message, features, learned
+):
     with pytest.raises((TypeError, ValueError), match=message):
         scan_number_of_concepts(features, numbers, verbose=0, **settings)
     assert not learned.calls
 
 
-def test_activations_that_cannot_be_learned_from_are_refused_at_once(features, learned):
+def test_invalid_activations_are_refused_before_learning(features, learned):
     for activations, message in ((np.ones_like(features), "constant"), ("x", "numeric array")):
         with pytest.raises(ValueError, match=message):
             scan_number_of_concepts(activations, [2], verbose=0)
@@ -193,14 +197,14 @@ def test_activations_that_cannot_be_learned_from_are_refused_at_once(features, l
     assert not learned.calls
 
 
-def test_without_a_seed_fits_have_other_seeds_in_every_scan(features, learned):
+def test_scans_without_a_seed_use_different_seeds(features, learned):
     for _ in range(2):
         scan_number_of_concepts(features, [2], random_state=None, verbose=0)
     first, second, third, _ = (seed for _, seed in learned.calls)
     assert second == first + 1 and third != first
 
 
-def test_halves_of_shards_are_shards_of_the_same_images(tmp_path, features, monkeypatch):
+def test_a_scan_of_shards_uses_the_same_images_as_a_scan_in_memory(tmp_path, features, monkeypatch):
     seen = []
 
     def learn(activations, number, **settings):
@@ -215,14 +219,14 @@ def test_halves_of_shards_are_shards_of_the_same_images(tmp_path, features, monk
     assert len(shards.counts) > 3 and scans[0].suggested == scans[1].suggested
 
 
-def test_one_image_has_no_halves(features, learned):
+def test_a_scan_of_a_single_image_is_refused(features, learned):
     with pytest.raises(ValueError, match="one image"):
         scan_number_of_concepts(features[None], [2], verbose=0)
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["held", "shards"])
-def test_it_learns(sharded, rng, tmp_path):
-    """Rare concepts in more channels, few steps: the right number is found again, others run."""
+def test_a_scan_finds_the_right_number_stable(sharded, rng, tmp_path):
+    """Few steps on rare concepts: only the true number is stable, and wrong numbers run."""
     x = rng.gamma(0.2, size=(600, 3)) @ rng.normal(size=(3, 10)) + 1.0
     recipe = get_recipe("default")
     stage = dataclasses.replace(recipe.stages[1], epochs=2, steps_per_epoch=20)

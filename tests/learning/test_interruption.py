@@ -1,4 +1,4 @@
-"""Ctrl-C keeps what was learned."""
+"""Ctrl-C keeps what was learned so far."""
 
 import dataclasses
 
@@ -31,12 +31,12 @@ def head(data):
 
 @pytest.fixture(scope="module")
 def learned_quickly(data):
-    """Without a head: the pairs and their history."""
+    """Pairs and history of a quick fit without a head."""
     return learn(data.features)
 
 
 def interrupt(monkeypatch, at):
-    """Ctrl-C in the at-th epoch of the whole fit."""
+    """Raise KeyboardInterrupt in the at-th epoch of the fit, counted over all stages."""
     epochs, proceed = [], Objective.update_multipliers
 
     def update_multipliers(self):
@@ -61,7 +61,7 @@ def test_ctrl_c_keeps_what_was_learned_so_far(at, stage, data, monkeypatch):
 
 
 def interrupt_once(monkeypatch, owner, name, at=1):
-    """Ctrl-C in the at-th call, outside the steps."""
+    """Raise KeyboardInterrupt in the at-th call of a function."""
     calls, proceed = [], getattr(owner, name)
 
     def called(*arguments, **named):
@@ -74,31 +74,31 @@ def interrupt_once(monkeypatch, owner, name, at=1):
 
 
 def stage_a():
-    """The first stage of the quick recipe, from a start that is not clear."""
+    """Return the quick recipe with its first stage only, and a random start."""
     recipe = dataclasses.replace(quick(), start="random")
     return dataclasses.replace(recipe, stages=recipe.stages[:1])
 
 
 @pytest.fixture(scope="module")
 def first_stage(data):
-    """What stage a alone learns."""
+    """Pairs that are learned by stage a alone."""
     return learn(data.features, recipe=stage_a())[0]
 
 
 @pytest.mark.parametrize(
     "owner, name, at",
     [
-        (learner, "make_start", 3),  # two restarts have had one each
+        (learner, "make_start", 3),  # the first two calls are for the two restarts
         (learner, "stage_run", 2),
         (Objective, "run_epoch", 3),  # after two epochs of the first stage
     ],
 )
-def test_ctrl_c_between_recipes_keeps_what_the_first_one_learned(
+def test_ctrl_c_between_recipes_keeps_the_result_of_the_first_recipe(
     owner, name, at, data, first_stage, monkeypatch
 ):
     interrupt_once(monkeypatch, owner, name, at)
-    other = dataclasses.replace(quick("soft"), start="random")  # its own start takes its time
-    # no entropy of positions is low enough: every fit changes to the other recipe
+    other = dataclasses.replace(quick("soft"), start="random")  # its own start would be slow
+    # no entropy is below this limit: every fit changes to the alternative recipe
     changes = {"otherwise": other, "start": "random", "clear_below": -1.0}
     recipe = dataclasses.replace(quick(), **changes)
     pairs, history = learn(data.features, recipe=recipe)
@@ -111,7 +111,7 @@ def test_ctrl_c_between_recipes_keeps_what_the_first_one_learned(
 @pytest.mark.parametrize(
     "owner, name, at", [(FitState, "survivors", 1), (stage, "positions_for", 2)]
 )
-def test_ctrl_c_between_stages_keeps_the_one_before(
+def test_ctrl_c_between_stages_keeps_the_previous_stage(
     owner, name, at, data, first_stage, monkeypatch
 ):
     interrupt_once(monkeypatch, owner, name, at)
@@ -121,19 +121,17 @@ def test_ctrl_c_between_stages_keeps_the_one_before(
 
 
 @pytest.mark.parametrize("owner, name", [(learner, "make_start"), (Objective, "run_epoch")])
-def test_ctrl_c_passes_while_there_is_nothing_to_keep(owner, name, data, monkeypatch):
+def test_ctrl_c_is_raised_before_anything_was_learned(owner, name, data, monkeypatch):
     interrupt_once(monkeypatch, owner, name)
     with pytest.raises(KeyboardInterrupt):
         learn(data.features)
 
 
-def test_ctrl_c_while_the_pairs_are_completed_loses_nothing_the_first_time(
-    data, learned_quickly, monkeypatch
-):
+def test_one_ctrl_c_while_pairs_are_completed_loses_nothing(data, learned_quickly, monkeypatch):
     with monkeypatch.context() as patched:
         interrupt_once(patched, learner, "measure_pairs")
         pairs, history = learn(data.features)
-    assert history.interrupted and any("done again" in note for note in history.notes)
+    assert history.interrupted and any("computed again" in note for note in history.notes)
     np.testing.assert_array_equal(pairs.signals, learned_quickly[0].signals)
     interrupt(monkeypatch, 1)
     interrupt_once(monkeypatch, learner, "measure_pairs")
@@ -141,7 +139,7 @@ def test_ctrl_c_while_the_pairs_are_completed_loses_nothing_the_first_time(
         learn(data.features)
 
 
-def test_a_stage_maps_a_state_to_the_next_one_and_changes_neither(data):
+def test_running_a_stage_does_not_change_the_given_state(data):
     features = Features(data.features)
     problem = Problem(features, Moments.of(features), 3)
     first = begin_fit(problem, quick(), np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""What is learned, by every recipe, of any size."""
+"""Results of learning with every recipe and with data of any size."""
 
 import dataclasses
 import warnings
@@ -42,12 +42,12 @@ def head(data):
 
 @pytest.fixture(scope="module")
 def learned_quickly(data):
-    """Without a head: the pairs and their history."""
+    """Pairs and history of a quick fit without a head."""
     return learn(data.features)
 
 
 def align(pairs, others):
-    """Return the concepts of the others in the order of ours, and the least cosine with ours."""
+    """Return the matching of two sets of pairs and the smallest cosine of matched concepts."""
     order = match(cosines(others.signals, pairs.signals))
     matched = [
         np.diag(cosines(getattr(pairs, name), getattr(others, name)[order]))
@@ -56,8 +56,8 @@ def align(pairs, others):
     return order, np.min(matched)
 
 
-def one_start(steps):
-    """Long enough to have learned something, with nothing to choose between."""
+def recipe_with_one_restart(steps):
+    """Return a quick recipe with a single restart."""
     return dataclasses.replace(quicker(steps=steps), restarts=1)
 
 
@@ -65,7 +65,7 @@ def test_the_reference_experiment_is_recovered():
     data, fresh = (synthetic_signals(1000, seed) for seed in (0, 1))
     head = Head(pooled_dense_head(data.features, data.labels))
     pairs, history = learn_pairs(data.features, 3, head=head, random_state=0, verbose=0)
-    found = recovery(
+    scores = recovery(
         detected=pairs.detect(fresh.features) > 0.5,
         masks=fresh.masks,
         signals=pairs.signals,
@@ -73,11 +73,11 @@ def test_the_reference_experiment_is_recovered():
         signal_values=pairs.signal_values(fresh.features),
         alpha=fresh.alpha,
     )
-    assert found.iou.min() >= 0.95 and found.iou_others.max() <= 0.02
-    assert found.cosine.min() >= 0.97 and found.cosine.mean() >= 0.99
-    assert found.overall_rmse <= 0.12
+    assert scores.iou.min() >= 0.95 and scores.iou_others.max() <= 0.02
+    assert scores.cosine.min() >= 0.97 and scores.cosine.mean() >= 0.99
+    assert scores.overall_rmse <= 0.12
     assert not history.problems()
-    # the concepts off, in the network's own words
+    # without the concepts, the network is undecided
     off = fresh.features - pairs.combine(
         pairs.coefficients(fresh.features, "undecided"), "undecided"
     )
@@ -86,18 +86,18 @@ def test_the_reference_experiment_is_recovered():
 
 @pytest.fixture(scope="module")
 def clear():
-    """Three rare concepts in ten channels, too clear for chance to have a say."""
+    """Three rare concepts in ten channels, so clear that the seed does not matter."""
     rng = np.random.default_rng(0)
     return rng.gamma(0.2, size=(600, 3)) @ rng.normal(size=(3, 10)) + 1.0
 
 
 @pytest.fixture(scope="module")
 def learned(clear):
-    return learn(clear, recipe=one_start(40))[0]
+    return learn(clear, recipe=recipe_with_one_restart(40))[0]
 
 
 def test_the_order_of_the_images_does_not_matter(clear, learned, rng):
-    again, _ = learn(rng.permutation(clear), recipe=one_start(40))
+    again, _ = learn(rng.permutation(clear), recipe=recipe_with_one_restart(40))
     order, cosine = align(learned, again)
     assert cosine > 0.999
     np.testing.assert_allclose(again.biases[order], learned.biases, rtol=0.01)
@@ -106,15 +106,15 @@ def test_the_order_of_the_images_does_not_matter(clear, learned, rng):
 @pytest.mark.parametrize("scale, offset", [(1e-2, 0.0), (100.0, -300.0)])
 def test_neither_the_scale_nor_the_origin_of_the_features_matters(scale, offset, clear, learned):
     moved = (scale * clear + offset).astype(np.float32)
-    again, _ = learn(moved, recipe=one_start(40))
+    again, _ = learn(moved, recipe=recipe_with_one_restart(40))
     order, cosine = align(learned, again)
     assert cosine > 0.999
     agree = (learned.detect(clear) > 0.5) == (again.detect(moved)[..., order] > 0.5)
     assert agree.mean() > 0.99
 
 
-def test_the_seed_decides(clear, learned):
-    again, _ = learn(clear, recipe=one_start(40), random_state=0)
+def test_the_result_depends_only_on_the_seed(clear, learned):
+    again, _ = learn(clear, recipe=recipe_with_one_restart(40), random_state=0)
     for name in ("filters", "biases", "signals", "absent_levels"):
         np.testing.assert_array_equal(getattr(learned, name), getattr(again, name))
     by_chance = dataclasses.replace(quicker(), start="random")
@@ -122,8 +122,8 @@ def test_the_seed_decides(clear, learned):
     assert np.abs(one.filters - other.filters).max() > 1e-6
 
 
-def test_no_seed_but_its_own_decides(data, head):
-    """Neither TensorFlow's nor numpy's global seed."""
+def test_global_seeds_have_no_effect(data, head):
+    """The global seeds of TensorFlow and numpy are not used."""
     recipe = dataclasses.replace(quicker(steps=None), batch=50)
     fits = []
     for seed in (1, 2):
@@ -132,7 +132,7 @@ def test_no_seed_but_its_own_decides(data, head):
     np.testing.assert_array_equal(fits[0].filters, fits[1].filters)
 
 
-def test_without_a_head_the_network_terms_are_left_out_and_it_says_so(data, head, learned_quickly):
+def test_network_terms_are_left_out_without_a_head_and_a_note_says_so(data, head, learned_quickly):
     _, without = learned_quickly
     _, with_head = learn(data.features, head=head)
     assert any("no head" in note for note in without.notes)
@@ -154,11 +154,11 @@ FREE = Recipe(
 @pytest.mark.parametrize(
     "recipe, pools",
     [
-        *((name, name != "default") for name in RECIPES),  # default: above, through a pooling
+        *((name, name != "default") for name in RECIPES),  # default is tested with pooling above
         pytest.param(FREE, False, id="free"),
     ],
 )
-def test_every_recipe_runs_and_keeps_a_history(recipe, pools, data, head):
+def test_every_recipe_runs_and_records_a_history(recipe, pools, data, head):
     if not pools:
         inputs = keras.Input(data.features.shape[1:])
         head = Head(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs))))
@@ -172,7 +172,7 @@ def test_every_recipe_runs_and_keeps_a_history(recipe, pools, data, head):
         assert {len(values) for values in losses.values()} == {2}
 
 
-def test_the_default_recipe_hands_over_to_another_where_the_features_are_not_what_it_supposes(rng):
+def test_the_default_recipe_is_replaced_if_features_have_no_noise_floor(rng):
     smooth = rng.normal(size=(200, 2, 12)) * 0.8 ** np.arange(12)
     recipe = get_recipe("default")
     other = dataclasses.replace(quick(recipe.otherwise), name="the other one")
@@ -199,22 +199,23 @@ def test_any_number_of_concepts_channels_and_positions(activations, concepts):
     pairs, history = learn(activations, concepts)
     assert complete(pairs, history, concepts)
     dimensions = min(activations.shape[-1], len(activations) - 1)
-    said = any(f"{concepts} concepts in {dimensions} dimensions" in n for n in history.notes)
-    assert said == (concepts > dimensions)
+    text = f"{concepts} concepts, but features vary in {dimensions} dimensions"
+    is_reported = any(text in note for note in history.notes)
+    assert is_reported == (concepts > dimensions)
 
 
-def test_orthonormal_filters_are_given_up_for_more_concepts_than_channels():
+def test_recipes_with_orthonormal_filters_allow_more_concepts_than_channels():
     recipe = quick("paper-deep")
     recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
     assert complete(*learn(vectors(200), 15, recipe=recipe), 15)
 
 
-def test_minibatches_run_where_there_are_many_positions(data, head):
+def test_minibatches_are_used_if_there_are_many_positions(data, head):
     recipe = dataclasses.replace(quicker(steps=None), batch=50)
     assert complete(*learn(data.features, head=head, recipe=recipe), 3)
 
 
-def test_up_to_as_many_concepts_as_channels_the_pairs_can_be_well_conditioned(rng):
+def test_pairs_of_fewer_concepts_than_channels_are_well_conditioned(rng):
     # six independent sources in eight channels of falling variance
     sources = rng.gamma(0.3, size=(3000, 6)) @ rng.normal(size=(6, 8))
     x = sources + 0.1 * rng.normal(size=sources.shape)
@@ -223,7 +224,7 @@ def test_up_to_as_many_concepts_as_channels_the_pairs_can_be_well_conditioned(rn
     assert pairs.condition_number < 1e4
 
 
-def test_it_is_silent_or_shows_a_bar_per_stage(data, capfd):
+def test_verbose_shows_a_progress_bar_for_each_stage(data, capfd):
     learn(data.features, verbose=0)
     silent = capfd.readouterr()
     assert silent.out == ""
@@ -234,7 +235,7 @@ def test_it_is_silent_or_shows_a_bar_per_stage(data, capfd):
     assert shown.count("2/2") == 2
 
 
-def test_the_consensus_start_takes_fewer_positions_than_concepts():
+def test_the_consensus_start_accepts_fewer_positions_than_concepts():
     recipe = dataclasses.replace(quicker(), start="consensus")
     assert complete(*learn(vectors(3), 5, recipe=recipe), 5)
 
@@ -247,10 +248,10 @@ def test_a_consensus_start_is_the_same_for_every_seed(data):
         begin_fit(problem, recipe, np.random.default_rng(seed)).detectors.filters for seed in (0, 1)
     ]
     np.testing.assert_array_equal(*starts)
-    assert np.abs(starts[0][0] - starts[0][1]).max() > 1e-6, "restarts start elsewhere"
+    assert np.abs(starts[0][0] - starts[0][1]).max() > 1e-6, "restarts begin differently"
 
 
-def test_positions_with_two_concepts_each_are_learned_as_such():
+def test_two_concepts_per_position_are_learned():
     recipe = dataclasses.replace(get_recipe("default"), restarts=1)
     data = signal_maps(6000, *random_directions(0, 12, 2, 40), seed=0, concepts_per_pixel=2)
     pairs, history = learn(data.features, 12, recipe=recipe)
@@ -259,7 +260,7 @@ def test_positions_with_two_concepts_each_are_learned_as_such():
     assert detected == pytest.approx(2.0, abs=0.1)
 
 
-def test_n_init_starts_are_all_learned_to_the_end_and_the_least_objective_is_kept(data):
+def test_n_init_restarts_are_learned_to_the_end_and_the_best_is_kept(data):
     recipe = quicker()
     pairs, history = learn(data.features, recipe=recipe, n_init=5)
     assert len(history.restarts) == 5
@@ -270,13 +271,13 @@ def test_n_init_starts_are_all_learned_to_the_end_and_the_least_objective_is_kep
     np.testing.assert_allclose(4 * pairs.recurrence, np.round(4 * pairs.recurrence))
 
 
-def test_a_concept_comes_back_where_a_projection_correlates_with_its_own(rng):
+def test_a_concept_is_found_again_if_projections_correlate(rng):
     mixing = rng.normal(size=(6, 6))
     one, two, three, four, five, _ = np.linalg.inv(mixing)  # uncorrelated projections
     at_a_cosine_of = {c: c * two + np.sqrt(1 - c**2) * four for c in (0.85, 0.95)}
     filters = np.array(
         [
-            [3.0 * one, four, -two],  # mirrored, it is another concept
+            [3.0 * one, four, -two],  # the opposite direction is another concept
             [one, two, three],
             [five, one, at_a_cosine_of[0.85]],
             [at_a_cosine_of[0.95], 0.1 * one, 7.0 * two],
@@ -294,11 +295,11 @@ def test_a_concept_comes_back_where_a_projection_correlates_with_its_own(rng):
         assert share == np.mean(again)
 
 
-@pytest.mark.parametrize("asked, going_on", [(None, [1, 3]), (4, [0, 1, 3])])
-def test_the_better_half_goes_on_and_all_where_their_number_was_asked_for(asked, going_on):
+@pytest.mark.parametrize("restarts, surviving", [(None, [1, 3]), (4, [0, 1, 3])])
+def test_the_better_half_of_restarts_survives_unless_their_number_was_set(restarts, surviving):
     numbers = np.arange(4.0)
     state = FitState(
-        dataclasses.replace(quick(), restarts=asked),
+        dataclasses.replace(quick(), restarts=restarts),
         generator={},
         detectors=Detectors(numbers[:, None, None], numbers[:, None]),
         values=np.array([3.0, 1.0, np.nan, 2.0]),
@@ -308,15 +309,15 @@ def test_the_better_half_goes_on_and_all_where_their_number_was_asked_for(asked,
     kept = state.survivors()
     losses = kept.records["a"][0]["s"], kept.violations["a"]["ic"]
     for array in (kept.detectors.filters.ravel(), kept.detectors.biases.ravel(), *losses):
-        assert array.tolist() == going_on
+        assert array.tolist() == surviving
 
 
-def test_one_start_has_no_others_to_come_back_in(data):
+def test_a_single_restart_has_no_recurrence(data):
     pairs, history = learn(data.features, n_init=1)
     assert pairs.recurrence is None and len(history.restarts) == 1
 
 
-def test_n_init_reaches_the_recipe_that_is_handed_over_to():
+def test_n_init_applies_to_the_alternative_recipe():
     features = np.random.default_rng(0).standard_exponential((600, 2, 12)).astype(np.float32)
     features = features @ np.diag(0.8 ** np.arange(12)).astype(np.float32)
     recipe = dataclasses.replace(quicker(), otherwise=dataclasses.replace(quicker(), name="other"))
@@ -327,12 +328,12 @@ def test_n_init_reaches_the_recipe_that_is_handed_over_to():
 
 
 @pytest.mark.parametrize("n_init", [0, -1, 2.5, "two", True])
-def test_n_init_must_be_a_whole_number(data, n_init):
+def test_an_invalid_n_init_is_refused(data, n_init):
     with pytest.raises(ValueError, match="n_init must be"):
         learn(data.features, n_init=n_init)
 
 
-def test_of_several_starts_the_one_that_finds_the_concepts_is_kept(monkeypatch):
+def test_the_restart_that_finds_the_concepts_is_kept(monkeypatch):
     data = signal_maps(6_000, *random_directions(0, 6, 2, 40), seed=0)
     names = iter(["random", "random", "skewness"])
     make = learner.make_start
@@ -346,7 +347,7 @@ def test_of_several_starts_the_one_that_finds_the_concepts_is_kept(monkeypatch):
     assert overlaps.max(axis=0).min() > 0.95
 
 
-def test_detectors_are_no_sharper_than_their_detections_allow(monkeypatch):
+def test_the_sharpness_of_detectors_is_limited_by_their_detections(monkeypatch):
     limits, begin = [], Objective.begin
 
     def watched(self, stage, coordinates, start, **settings):
@@ -355,5 +356,7 @@ def test_detectors_are_no_sharper_than_their_detections_allow(monkeypatch):
 
     monkeypatch.setattr(Objective, "begin", watched)
     learn(signals(6, 3_000), 6, recipe=quick())
-    counts = limits[0] * 8 / 10  # of 8 axes
-    assert counts.min() > 200 and counts.max() < 1_500, "a sixth of 3000 positions, roughly"
+    counts = limits[0] * 8 / 10  # the data has 8 axes
+    assert counts.min() > 200 and counts.max() < 1_500, (
+        "each concept is on about a sixth of 3000 positions"
+    )

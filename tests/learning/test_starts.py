@@ -23,8 +23,7 @@ def start(name, features, concepts, seed=0):
 
 @pytest.fixture(scope="module")
 def mixture():
-    """Four skewed sources among Gaussian and symmetric distractors, mixed into 40 channels,
-    and whitened."""
+    """Sources and whitened features: four skewed sources, and Gaussian and uniform distractors."""
     rng = np.random.default_rng(1)
     count = 20_000
     concepts = rng.gamma(0.5, size=(count, 4))
@@ -39,15 +38,15 @@ def correlations(features, filters, sources):
     return np.corrcoef(features @ filters.T, sources, rowvar=False)[:-count, -count:]
 
 
-def test_skewness_finds_the_skewed_sources_among_distractors_and_their_signs(mixture):
+def test_the_skewness_start_finds_skewed_sources_with_their_signs(mixture):
     sources, features = mixture
     filters = start("skewness", features, 4).filters
-    found = correlations(features, filters, sources)
-    assert sorted(found.argmax(axis=1)) == [0, 1, 2, 3]
-    assert found.max(axis=1).min() > 0.97, "signed: a mirrored source is not found"
+    result = correlations(features, filters, sources)
+    assert sorted(result.argmax(axis=1)) == [0, 1, 2, 3]
+    assert result.max(axis=1).min() > 0.97, "correlations are signed"
 
 
-def test_a_random_start_does_not(mixture):
+def test_a_random_start_does_not_find_the_skewed_sources(mixture):
     sources, features = mixture
     filters = start("random", features, 4).filters
     assert correlations(features, filters, sources).max(axis=1).min() < 0.9
@@ -55,7 +54,7 @@ def test_a_random_start_does_not(mixture):
 
 @pytest.fixture(scope="module")
 def crowded():
-    """Whitened positions whose directions crowd, loosely, around eight random ones."""
+    """Whitened positions whose directions form eight loose clusters."""
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(8, 12))
     x = centres[rng.integers(8, size=6000)] * rng.gamma(4.0, size=(6000, 1))
@@ -69,10 +68,10 @@ def agreement(first, second):
     return cosines[rows, columns].mean()
 
 
-def test_a_consensus_depends_less_on_its_seed_than_one_clustering(crowded, monkeypatch):
+def test_a_consensus_depends_less_on_the_seed_than_one_clustering(crowded, monkeypatch):
     def mean_agreement():
-        found = [start("consensus", crowded, 12, seed).filters for seed in range(4)]
-        return np.mean([agreement(found[i], found[j]) for i in range(4) for j in range(i)])
+        result = [start("consensus", crowded, 12, seed).filters for seed in range(4)]
+        return np.mean([agreement(result[i], result[j]) for i in range(4) for j in range(i)])
 
     many = mean_agreement()
     monkeypatch.setattr(starts, "CLUSTERINGS", 1)
@@ -80,8 +79,8 @@ def test_a_consensus_depends_less_on_its_seed_than_one_clustering(crowded, monke
     assert many > one + 0.05, (many, one)
 
 
-def test_a_consensus_follows_directions_where_lengths_mislead(rng):
-    """Three directions, one of them of very long positions: clusters by distance split that one."""
+def test_a_consensus_clusters_directions_and_ignores_lengths(rng):
+    """Positions along one of three directions are very long: Euclidean clusters would split it."""
     direction = rng.integers(3, size=3000)
     x = np.eye(3)[direction] + 0.05 * rng.normal(size=(3000, 3))
     x *= np.where(direction == 0, 20.0 * rng.uniform(0.1, 1.0, 3000), 1.0)[:, None]
@@ -89,7 +88,7 @@ def test_a_consensus_follows_directions_where_lengths_mislead(rng):
     assert agreement(filters, np.eye(3)) > 0.99
 
 
-def test_random_filters_are_orthonormal_and_not_always_the_same(rng):
+def test_random_filters_are_orthonormal_and_uniform(rng):
     features = np.zeros((10, 7), np.float32)
     first, second = (random_filters(features, 5, rng) for _ in range(2))
     np.testing.assert_allclose(first @ first.T, np.eye(5), atol=1e-12)
@@ -100,33 +99,33 @@ def test_random_filters_are_orthonormal_and_not_always_the_same(rng):
 
 @every_start
 @pytest.mark.parametrize("concepts", [1, 4, 30])
-def test_any_number_of_concepts_starts_from_unit_filters_on_their_share(name, concepts, mixture):
+def test_every_start_gives_unit_filters_with_equal_shares(name, concepts, mixture):
     features = mixture[1][:3000]
-    found = start(name, features, concepts)
-    filters, thresholds = found.filters, found.thresholds
+    result = start(name, features, concepts)
+    filters, thresholds = result.filters, result.thresholds
     assert filters.shape == (concepts, features.shape[1]) and thresholds.shape == (concepts,)
     np.testing.assert_allclose(np.linalg.norm(filters, axis=1), 1.0, rtol=1e-6)
     share = (features @ filters.T > thresholds).mean(axis=0)
-    if not found.clear:
+    if not result.clear:
         np.testing.assert_allclose(share, 1 / max(concepts, 2), atol=0.01)
 
 
 @every_start
-def test_the_generator_alone_decides(name, mixture):
+def test_a_start_depends_only_on_the_generator(name, mixture):
     first, again, other = (start(name, mixture[1], 3, seed).filters for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-6
 
 
 @pytest.mark.parametrize("concepts, clear", [(2, False), (4, True), (5, False), (30, False)])
-def test_the_start_is_clear_where_exactly_these_concepts_are_skewed(concepts, clear, mixture):
+def test_the_start_is_clear_for_the_true_number_of_concepts_only(concepts, clear, mixture):
     rng = np.random.default_rng(0)
     filters = skewness_filters(mixture[1], mixture[1].shape[1], rng)
     assert (concepts <= len(filters) and has_gap(mixture[1], filters, filters[:concepts])) is clear
     assert start("skewness", mixture[1], concepts).clear is clear
 
 
-def test_thresholds_separate_rare_and_frequent_concepts_in_any_unit(rng):
+def test_thresholds_separate_rare_and_frequent_concepts_of_any_scale(rng):
     shares = np.array([0.6, 0.3, 0.08, 0.02])
     present = np.eye(4)[rng.choice(4, size=20_000, p=shares)] > 0
     z = np.where(present, rng.uniform(2.5, 5, present.shape), rng.uniform(0, 2.5, present.shape))
@@ -137,30 +136,30 @@ def test_thresholds_separate_rare_and_frequent_concepts_in_any_unit(rng):
 
 
 def sources_of(concepts=8, **options):
-    """Concepts among two distractors: where they are, whitened features, backward."""
+    """Return masks of the concepts, whitened features and the matrix backward."""
     data = signal_maps(15_000, *random_directions(3, concepts, 2, 48), seed=3, **options)
     x = data.features.reshape(-1, 48)
-    made = whitened(Moments.of(x), concepts)
-    return data.masks.reshape(-1, concepts), made.features(x), made.backward
+    coordinates = whitened(Moments.of(x), concepts)
+    return data.masks.reshape(-1, concepts), coordinates.features(x), coordinates.backward
 
 
-def ious(found, features, masks):
-    """IoU of detections with where each concept is, matched."""
-    on = features @ found.filters.T.astype(np.float32) > found.thresholds
+def ious(result, features, masks):
+    """Return the IoU of the detections with the mask of each matched concept."""
+    on = features @ result.filters.T.astype(np.float32) > result.thresholds
     both = on.T.astype(float) @ masks
     iou = both / (on.sum(axis=0)[:, None] + masks.sum(axis=0) - both)
     return iou[linear_sum_assignment(-iou)]
 
 
 @pytest.mark.parametrize("per_position", [1, 2])
-def test_the_start_sees_how_many_concepts_a_position_carries(per_position):
+def test_the_start_finds_the_number_of_concepts_per_position(per_position):
     masks, features, backward = sources_of(concepts_per_pixel=per_position)
-    found = make_start("skewness", features, 8, np.random.default_rng(0), backward)
-    assert found.clear and found.per_position == per_position
-    assert found.separation > 0.9 and ious(found, features, masks).min() > 0.9
+    result = make_start("skewness", features, 8, np.random.default_rng(0), backward)
+    assert result.clear and result.per_position == per_position
+    assert result.separation > 0.9 and ious(result, features, masks).min() > 0.9
 
 
-def test_the_most_frequent_concept_is_found_where_all_others_are_absent():
+def test_the_start_finds_a_frequent_concept_excluded_by_orthogonality():
     masks, features, backward = sources_of(24, zipf=1.0)
     frequent = masks[:, masks.sum(axis=0).argmax()]
 
@@ -169,10 +168,10 @@ def test_the_most_frequent_concept_is_found_where_all_others_are_absent():
 
     all_filters = skewness_filters(features, features.shape[1], np.random.default_rng(0))
     orthogonal = all_filters[:24]
-    found = make_start("skewness", features, 24, np.random.default_rng(0), backward)
+    result = make_start("skewness", features, 24, np.random.default_rng(0), backward)
     assert not has_gap(features, all_filters, orthogonal)
     assert best(orthogonal) < 0.1
-    assert found.clear and best(found.filters) > 0.8
+    assert result.clear and best(result.filters) > 0.8
 
 
 def test_gaussian_features_have_no_clear_start(rng):

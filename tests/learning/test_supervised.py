@@ -1,4 +1,4 @@
-"""Direction pairs from annotations."""
+"""Learning direction pairs from annotations."""
 
 import dataclasses
 
@@ -35,10 +35,10 @@ class Annotations:
 
 
 def annotations(seed=0, images=60, noise=0.3, signals=None):
-    """Activations that are signals where the concepts are, whole cells at a time, and noise."""
+    """Return activations with the signals of the concepts in whole cells, and noise."""
     rng = np.random.default_rng(seed)
     cells = {name: rng.integers(0, len(c) + 1, (images, *CELLS)) for name, c in CONCEPTS.items()}
-    cells["colour"][::3] = 0  # not annotated there
+    cells["colour"][::3] = 0  # these images are not annotated with colours
     x = rng.normal(0.0, noise, (images, *CELLS, CHANNELS)) + 1.0
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
         x[where] += signals[i]
@@ -68,7 +68,7 @@ def data(signals):
 # ------------------------------------------------------------------ what covers a cell
 
 
-def test_coverage_is_the_share_of_a_cell_s_pixels(rng):
+def test_coverage_is_the_share_of_the_pixels_of_a_cell(rng):
     masks = {name: rng.integers(0, len(c) + 1, (3, 8, 12)) for name, c in CONCEPTS.items()}
     masks["colour"][1] = 0
     coverage, known = cell_coverage(masks, CONCEPTS, (2, 3))
@@ -88,94 +88,96 @@ def test_coverage_is_the_share_of_a_cell_s_pixels(rng):
     assert known.all()
 
 
-def test_a_shift_moves_the_cells_not_the_masks(data):
-    found = supervised_pairs(data, own, shift=(SIDE, -SIDE))
+def test_a_shift_moves_the_cells_over_the_masks(data):
+    supervised = supervised_pairs(data, own, shift=(SIDE, -SIDE))
 
-    def seen(mask):  # cell (r, c) sees what is one cell below and one to the left, if it is there
+    def seen(mask):  # the mask that a cell sees is one cell lower and farther left
         seen = np.zeros_like(mask)
         seen[:, :-SIDE, SIDE:] = mask[:, SIDE:, :-SIDE]
         return seen
 
     masks = {name: seen(mask) for name, mask in data.masks.items()}
     other = supervised_pairs(dataclasses.replace(data, masks=masks), own)
-    np.testing.assert_array_equal(found.positives, other.positives)
-    np.testing.assert_array_equal(found.pairs.signals, other.pairs.signals)
+    np.testing.assert_array_equal(supervised.positives, other.positives)
+    np.testing.assert_array_equal(supervised.pairs.signals, other.pairs.signals)
 
 
 # ------------------------------------------------------------------ Pattern-CAVs
 
 
-def test_signal_vectors_are_pattern_cavs_of_the_images_that_know_the_category(data):
-    found = supervised_pairs(data, own)
+def test_signal_vectors_are_pattern_cavs_of_the_annotated_images(data):
+    supervised = supervised_pairs(data, own)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         x = data.activations[known].reshape(-1, CHANNELS)
         t = where[known].reshape(-1)
         slow = x[t].mean(axis=0) - x[~t].mean(axis=0)
-        np.testing.assert_allclose(found.pairs.signals[i], slow / np.linalg.norm(slow), atol=1e-5)
+        np.testing.assert_allclose(
+            supervised.pairs.signals[i], slow / np.linalg.norm(slow), atol=1e-5
+        )
         theirs = mean_difference(tf.constant(x), tf.constant(t[:, None], tf.float32))[0]
-        assert cosines(found.pairs.signals[i : i + 1], theirs[None]) > 1 - 1e-6
-        assert found.positives[i] == t.sum()
+        assert cosines(supervised.pairs.signals[i : i + 1], theirs[None]) > 1 - 1e-6
+        assert supervised.positives[i] == t.sum()
 
 
-def test_where_masks_show_all_that_there_is_every_image_is_a_negative(data):
+def test_exhaustive_masks_make_unlabelled_images_negatives(data):
     data.exhaustive = True
-    found = supervised_pairs(data, own)
+    supervised = supervised_pairs(data, own)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
     assert any((mask == 0).all(axis=(1, 2)).any() for mask in cells.values())
     x = data.activations.reshape(-1, CHANNELS)
     for signal, where in zip(
-        found.pairs.signals, np.moveaxis(indicators(cells), -1, 0), strict=True
+        supervised.pairs.signals, np.moveaxis(indicators(cells), -1, 0), strict=True
     ):
         t = where.reshape(-1)
         slow = x[t].mean(axis=0) - x[~t].mean(axis=0)
         np.testing.assert_allclose(signal, slow / np.linalg.norm(slow), atol=1e-5)
 
 
-def test_the_truth_is_found(data, signals):
-    found = supervised_pairs(data, own)
-    assert found.concepts == tuple((k, n) for k, names in CONCEPTS.items() for n in names)
-    np.testing.assert_array_equal(found.labels, range(5))
-    assert not found.left_out
-    assert np.diag(cosines(found.pairs.signals, signals)).min() > 0.85
+def test_true_signals_and_concepts_are_recovered(data, signals):
+    supervised = supervised_pairs(data, own)
+    assert supervised.concepts == tuple((k, n) for k, names in CONCEPTS.items() for n in names)
+    np.testing.assert_array_equal(supervised.labels, range(5))
+    assert not supervised.left_out
+    assert np.diag(cosines(supervised.pairs.signals, signals)).min() > 0.85
     held_out = annotations(seed=1, signals=signals)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in held_out.masks.items()}
-    fires = found.pairs.detect(held_out.activations) > 0.5
+    fires = supervised.pairs.detect(held_out.activations) > 0.5
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         assert jaccard_score(where[known].ravel(), fires[known][..., i].ravel()) > 0.95
 
 
 def test_supervised_pairs_are_scored_on_their_own_labels(data, signals):
     from xplique_dirpairs.metrics.dissection import dissect
 
-    found = supervised_pairs(data, own)
-    dissection = dissect(data, found.pairs.project, found.pairs.biases)
+    supervised = supervised_pairs(data, own)
+    dissection = dissect(data, supervised.pairs.project, supervised.pairs.biases)
     held_out = annotations(seed=1, signals=signals)
-    scores = score_labels(held_out, found.pairs.project, dissection, found.labels)
+    scores = score_labels(held_out, supervised.pairs.project, dissection, supervised.labels)
     unsupervised = interpretability(data, held_out, lambda x: x, np.full(CHANNELS, 2.0))
     assert scores.s2 > 2.5 > unsupervised.s2
     np.testing.assert_array_equal(scores.labels, dissection.labels)
 
 
-def test_absent_levels_are_those_of_the_positions_without_the_concept(data):
-    found = supervised_pairs(data, own, positions=10_000)
+def test_absent_levels_are_means_over_positions_without_the_concept(data):
+    supervised = supervised_pairs(data, own, positions=10_000)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
-    z = found.pairs.project(data.activations)
+    z = supervised.pairs.project(data.activations)
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         level = z[known][..., i][~where[known]].mean()
-        assert found.pairs.absent_levels[i] == pytest.approx(level, rel=1e-4)
+        assert supervised.pairs.absent_levels[i] == pytest.approx(level, rel=1e-4)
     mean = data.activations.mean(axis=(0, 1, 2), dtype=float)
-    np.testing.assert_allclose(found.pairs.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(supervised.pairs.mean, mean, rtol=1e-5)
 
 
 # ------------------------------------------------------------------ biases
 
 
 @pytest.mark.parametrize("odds", [0.01, 0.3, 2.0])
-def test_no_threshold_has_a_larger_iou_than_the_bias(rng, odds):
+def test_the_bias_has_the_largest_iou_of_all_thresholds(rng, odds):
     with_it, without = rng.normal(1.0, 1.0, 40).round(1), rng.normal(0.0, 1.0, 70).round(1)
 
     def iou(threshold):
@@ -188,18 +190,18 @@ def test_no_threshold_has_a_larger_iou_than_the_bias(rng, odds):
 
 def test_the_biases_are_the_best_thresholds_over_all_positions(signals):
     data = annotations(noise=1.5, signals=signals)
-    found = supervised_pairs(data, own, positions=10_000)
+    supervised = supervised_pairs(data, own, positions=10_000)
     cells = {name: mask[:, ::SIDE, ::SIDE] for name, mask in data.masks.items()}
-    z = found.pairs.project(data.activations)
+    z = supervised.pairs.project(data.activations)
     for i, where in enumerate(np.moveaxis(indicators(cells), -1, 0)):
-        known = cells[found.concepts[i][0]].any(axis=(1, 2))
+        known = cells[supervised.concepts[i][0]].any(axis=(1, 2))
         truth, values = where[known].ravel(), z[known][..., i].ravel()
         best = max(jaccard_score(truth, values > limit) for limit in np.sort(values)[::5])
-        reached = jaccard_score(truth, values > found.pairs.biases[i])
+        reached = jaccard_score(truth, values > supervised.pairs.biases[i])
         assert 0.3 < best - 1e-3 < reached < 1.0
 
 
-def test_a_sample_of_positions_is_weighted_back_to_all(signals):
+def test_a_sample_of_positions_is_weighted_to_represent_all(signals):
     data = annotations(noise=1.5, signals=signals, images=120)
     every = supervised_pairs(data, own, positions=10_000).pairs
     part = supervised_pairs(data, own, positions=200).pairs
@@ -207,7 +209,7 @@ def test_a_sample_of_positions_is_weighted_back_to_all(signals):
     assert shares[1] == pytest.approx(shares[0], rel=0.15)
 
 
-def test_the_rarer_a_concept_the_higher_its_bias(rng):
+def test_rarer_concepts_have_higher_biases(rng):
     with_it, without = rng.normal(1.0, 1.0, 400), rng.normal(0.0, 1.0, 700)
     biases = [best_bias(with_it, without, odds) for odds in (1.0, 0.1, 0.001)]
     assert biases == sorted(biases) and biases[0] < biases[-1]
@@ -222,17 +224,17 @@ def assert_same(a, b):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_batches_do_not_matter(data):
+def test_the_batch_size_has_no_effect(data):
     assert_same(supervised_pairs(data, own), supervised_pairs(data, own, batch_size=7))
 
 
-def test_activations_stand_in_for_the_images(data):
+def test_activations_can_be_given_instead_of_computed(data):
     blank = dataclasses.replace(data, activations=np.zeros(len(data.activations)))
     given = supervised_pairs(blank, activations=data.activations)
     assert_same(given, supervised_pairs(data, own))
 
 
-def test_a_fit_sees_no_more_positions_than_asked_for(data, monkeypatch):
+def test_a_fit_uses_the_requested_number_of_positions(data, monkeypatch):
     import sklearn.linear_model
 
     sizes = []
@@ -256,36 +258,36 @@ def test_another_seed_draws_other_positions(data):
 # ------------------------------------------------------------------ small and rare concepts
 
 
-def test_a_small_concept_is_asked_for_less_of_a_cell(data):
+def test_the_required_coverage_is_lowered_for_small_concepts(data):
     small = data.masks["object"]
     sun = small == 3
     sun[:, :: SIDE // 2] = False  # a third of its cells' pixels remain
     sun[:, 1 :: SIDE // 2] = False
     data.masks["object"] = np.where((small == 3) & ~sun, 0, small)
-    found = supervised_pairs(data, own)
-    np.testing.assert_array_equal(found.coverage, [0.5, 0.5, 0.25, 0.5, 0.5])
-    assert found.index("object", "sun") == 2
+    supervised = supervised_pairs(data, own)
+    np.testing.assert_array_equal(supervised.coverage, [0.5, 0.5, 0.25, 0.5, 0.5])
+    assert supervised.index("object", "sun") == 2
 
 
 def test_a_concept_with_too_few_positions_is_left_out(data):
     mask = data.masks["object"]
     rare = (mask == 2) & (np.arange(len(mask)) > 1)[:, None, None]
     data.masks["object"] = np.where(rare, 0, mask)
-    found = supervised_pairs(data, own)
-    assert found.left_out == (("object", "tree"),)
-    np.testing.assert_array_equal(found.labels, [0, 2, 3, 4])
-    assert found.index("object", "sun") == 1
+    supervised = supervised_pairs(data, own)
+    assert supervised.left_out == (("object", "tree"),)
+    np.testing.assert_array_equal(supervised.labels, [0, 2, 3, 4])
+    assert supervised.index("object", "sun") == 1
     with pytest.raises(ValueError, match="too few positions"):
-        found.index("object", "tree")
+        supervised.index("object", "tree")
     with pytest.raises(ValueError, match="no such concept"):
-        found.index("object", "moon")
+        supervised.index("object", "moon")
 
 
-def test_a_dead_channel_has_no_weight(data):
+def test_a_constant_channel_has_no_weight(data):
     data.activations[..., 3] = 2.0
-    found = supervised_pairs(data, own)
-    np.testing.assert_allclose(found.pairs.filters[:, 3], 0.0, atol=1e-12)
-    assert isinstance(found, SupervisedPairs)
+    supervised = supervised_pairs(data, own)
+    np.testing.assert_allclose(supervised.pairs.filters[:, 3], 0.0, atol=1e-12)
+    assert isinstance(supervised, SupervisedPairs)
 
 
 # ------------------------------------------------------------------ errors
@@ -303,9 +305,9 @@ def test_a_dead_channel_has_no_weight(data):
         ({"random_state": "a"}, "random_state must be"),
         ({"compute": None}, "give compute"),
         ({"shift": (1, 2, 3)}, "shift must be"),
-        ({"activations": np.zeros((5, 4, 5, 12))}, "those of the 60 annotated images, not of 5"),
+        ({"activations": np.zeros((5, 4, 5, 12))}, "60 of them, not 5"),
     ],
 )
-def test_what_does_not_fit_is_said(data, wrong, words):
+def test_invalid_arguments_are_refused(data, wrong, words):
     with pytest.raises(ValueError, match=words):
         supervised_pairs(data, **{"compute": own} | wrong)

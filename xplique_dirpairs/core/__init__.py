@@ -1,1 +1,1 @@
-"""What everything else stands on: validation, linear algebra, geometry, progress, tables, files."""
+"""Helpers for all other modules: validation, linear algebra, geometry, progress, tables, files."""

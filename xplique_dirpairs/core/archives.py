@@ -1,4 +1,4 @@
-"""Files of arrays with a header: numpy archives, written and read without pickle."""
+"""Write and read arrays with a header, as numpy archives without pickle."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class ArchiveFormat:
-    """A kind of file.
+    """Format of an archive file.
 
     Parameters
     ----------
     name : str
         Identifies the format within the file.
     version : int
-        Of the format; files of later versions are refused.
+        Version of the format; files of later versions are refused.
     content : str
-        What a file holds, for messages: "direction pairs".
+        Description of the content in messages, such as "direction pairs".
     writer : str
-        What writes files of this format, for messages.
+        Name of the function that writes such files, in messages.
     compressed : bool, default=False
-        Whether arrays are deflated.
+        Whether arrays are compressed.
     """
 
     name: str
@@ -44,7 +44,17 @@ class ArchiveFormat:
     def write(
         self, path: str | Path, arrays: Mapping[str, ArrayLike], about: Mapping[str, Any] = {}
     ) -> None:
-        """Write arrays, and values that JSON can hold, to ``path``; no suffix is added."""
+        """Write arrays and a header to a file.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; no suffix is added.
+        arrays : mapping of str to array-like
+            Arrays by name.
+        about : mapping of str to object, default={}
+            Further values of the header, which JSON must be able to hold.
+        """
         header = {"format": self.name, "version": self.version, "arrays": sorted(arrays), **about}
         content: dict[str, Any] = {**arrays, "header": np.array(json.dumps(header))}
         write = np.savez_compressed if self.compressed else np.savez
@@ -54,12 +64,26 @@ class ArchiveFormat:
     def load(
         self, path: str | Path, build: Callable[[dict[str, Array], dict[str, Any]], Content]
     ) -> Content:
-        """Return what ``build`` makes of the arrays and the header of a file.
+        """Read a file and build an object from its arrays and header.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to read.
+        build : callable
+            Function of the arrays by name and the header.
+
+        Returns
+        -------
+        content : object
+            The result of ``build``.
 
         Raises
         ------
-        FileNotFoundError, IsADirectoryError, ValueError
-            As `read`; also a ValueError if ``build`` cannot use what the file holds.
+        FileNotFoundError, IsADirectoryError
+            See `read`.
+        ValueError
+            See `read`; also if ``build`` fails on the content of the file.
         """
         arrays, header = self.read(path)
         try:
@@ -68,14 +92,24 @@ class ArchiveFormat:
             raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
     def read(self, path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return (arrays, header) of a file that `write` wrote.
+        """Return the arrays and the header of a file that `write` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to read.
+
+        Returns
+        -------
+        arrays : dict of str to ndarray
+        header : dict of str to object
 
         Raises
         ------
         FileNotFoundError, IsADirectoryError
             If there is no file at ``path``, or it is a folder.
         ValueError
-            If the file is damaged, of another kind, or of a newer format than this version reads.
+            If the file is damaged, of another kind, or of a newer format version.
         """
         if Path(path).is_dir():
             raise IsADirectoryError(f"{path} is a folder, not a file of {self.content}")
@@ -87,7 +121,7 @@ class ArchiveFormat:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except Exception as error:  # zlib, zip and numpy each raise their own
+        except Exception as error:  # zlib, zipfile and numpy raise different errors
             raise ValueError(f"{path} is damaged: {error}") from error
         try:
             header = json.loads(str(arrays.pop("header")))
@@ -100,7 +134,7 @@ class ArchiveFormat:
             raise ValueError(f"{path} is damaged: its header is {header}")
         if version > self.version:
             raise ValueError(
-                f"{path} has format version {version}, this installation reads up to "
+                f"{path} has format version {version}, but this installation reads versions up to "
                 f"{self.version}: update xplique-dirpairs"
             )
         if sorted(arrays) != header.get("arrays"):

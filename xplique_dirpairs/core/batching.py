@@ -1,4 +1,4 @@
-"""Parts of long computations: positions of activations, and chunk sizes."""
+"""Split long computations into parts: chunk sizes, slices and blocks of positions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from xplique_dirpairs.core.types import Array
 
-#: Numbers that one chunk of a computation may hold: 2**22 float32 are 16 MB.
+#: Number of floats in one chunk of a computation: 2**22 values in float32 take 16 MB.
 CHUNK_FLOATS = 2**22
-#: Positions read at a time.
+#: Number of positions in one block.
 POSITIONS = 65536
 
 
@@ -21,13 +21,13 @@ def chunk_size(floats_per_item: int, minimum: int = 1, floats: int = CHUNK_FLOAT
 
 
 def slices(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of at most ``size`` that cover ``count`` items in order."""
+    """Yield slices of at most ``size`` items that cover ``count`` items in order."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
 def in_turns(class_ids: Array) -> Array:
-    """Return an order of N items in which classes take turns: first the first items of all."""
+    """Return an order (N,) in which classes (N,) take turns, beginning with the first of each."""
     by_class = np.argsort(class_ids, kind="stable")
     ranks = np.empty(len(class_ids), int)
     ranks[by_class] = np.arange(len(ranks)) - np.searchsorted(
@@ -42,7 +42,7 @@ def as_positions(activations: Array) -> Array:
 
 
 def iter_blocks(features: Any, size: int = POSITIONS) -> Iterator[Array]:
-    """Yield positions (n, D) in order: of an array (P, D), or of anything with ``blocks()``."""
+    """Yield blocks (n, D) of an array of positions (P, D) or of an object with ``blocks()``."""
     if hasattr(features, "blocks"):
         yield from features.blocks()
         return
@@ -51,7 +51,7 @@ def iter_blocks(features: Any, size: int = POSITIONS) -> Iterator[Array]:
 
 
 def by_position(function: Any, activations: Array) -> Array:
-    """Apply a function of positions (P, D) → (P, I) to activations, → (N, *spatial, I) float32."""
+    """Apply a function (P, D) → (P, I) to activations (N, *spatial, D); return (N, *spatial, I)."""
     parts = [
         np.asarray(function(block), np.float32) for block in iter_blocks(as_positions(activations))
     ]

@@ -1,12 +1,12 @@
-"""Where the cells of a feature map lie on an image.
+"""Relate the cells of a feature map to the pixels of an image.
 
-A map of h cells over an image of H pixels has cells of s = H/h pixels side by side: the middle of
-cell r is at (r + ½) s + shift, with pixel p from p to p + 1. ``shift`` is 0 for the usual
-convention (half-pixel centres: ``tf.image.resize``, PyTorch's ``align_corners=False``). A network's
-own cells may lie elsewhere: in principle a stride-2 convolution of Keras with padding "same" and
-an even input is centred half a pixel of its input farther down and right, so that several add up
-to nearly half a cell. (MobileNetV2 after four of them, 7.5 pixels: the masks still fit best at 0 to
-1.5.) Everything is separable: a matrix for the rows, another for the columns.
+A map of h cells over an image of H pixels has adjacent cells of s = H/h pixels: the centre of cell
+r is at (r + ½) s + shift, where pixel p extends from p to p + 1. ``shift`` is 0 for the usual
+convention (half-pixel centres: ``tf.image.resize``, PyTorch's ``align_corners=False``). The cells
+of a network may lie elsewhere: a stride-2 convolution of Keras with padding "same" and an even
+input is centred half an input pixel farther down and to the right, and several of them add up to
+nearly half a cell. (After four of them, MobileNetV2 has 7.5 pixels in theory; masks still fit best
+with 0 to 1.5.) All operations are separable into one matrix for rows and one for columns.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.types import Array
 
-#: In image pixels, of rows and columns alike or of each.
+#: Offset in image pixels: one number for rows and columns, or (rows, columns).
 Shift: TypeAlias = float | tuple[float, float]
 
-#: Upsampled values held at a time.
+#: Number of upsampled values in memory at a time.
 _BAND_VALUES = 2**20
 
 
@@ -30,9 +30,9 @@ _BAND_VALUES = 2**20
 
 
 def bilinear_matrix(cells: int, pixels: int, shift: float = 0.0) -> Array:
-    """Return each pixel's weights of the cells in linear interpolation, (pixels, cells) float32.
+    """Return the weights of cells for each pixel in linear interpolation, (pixels, cells) float32.
 
-    Rows sum to 1. Beyond the middle of an outermost cell its value is continued.
+    Rows sum to 1. Beyond the centre of an outermost cell, its value is constant.
     """
     places = (np.arange(pixels) + 0.5 - shift) * (cells / pixels) - 0.5
     places = np.clip(places, 0.0, cells - 1.0)
@@ -48,8 +48,8 @@ def bilinear_matrix(cells: int, pixels: int, shift: float = 0.0) -> Array:
 def coverage_matrix(cells: int, pixels: int, shift: float = 0.0) -> Array:
     """Return the share of each cell that each pixel covers, (cells, pixels) float32.
 
-    Rows sum to 1: of a cell that hangs over the edge of the image, its part within the image
-    counts. A cell entirely outside has a row of zeros.
+    Rows sum to 1: only the part of a cell within the image counts. A cell that lies entirely
+    outside the image has a row of zeros.
     """
     edges = np.clip(np.arange(cells + 1) * (pixels / cells) + shift, 0.0, pixels)
     left = np.arange(pixels)
@@ -63,18 +63,23 @@ def coverage_matrix(cells: int, pixels: int, shift: float = 0.0) -> Array:
 def upsampled_bands(
     maps: Array, shape: tuple[int, int], shift: Shift = 0.0
 ) -> Iterator[tuple[slice, Array]]:
-    """Upsample one image's maps bilinearly, a band of rows at a time.
+    """Upsample the maps of one image bilinearly, one band of rows at a time.
 
     Parameters
     ----------
     maps : ndarray of shape (h, w, I)
-    shape : (H, W)
-    shift : float or (float, float), default=0
+        Maps of I concepts.
+    shape : tuple of (int, int)
+        Height H and width W of the image in pixels.
+    shift : float or tuple of float, default=0.0
+        Offset of the map on the image in pixels.
 
     Yields
     ------
     rows : slice
+        Rows of the band.
     values : ndarray of shape (rows * W, I), float32
+        Upsampled values of the band.
     """
     (height, width), (down, right) = shape, check_shift(shift)
     h, w, concepts = maps.shape
@@ -93,12 +98,12 @@ def upsample(maps: Array, shape: tuple[int, int], shift: Shift = 0.0) -> Array:
 
 
 def check_shift(shift: Shift) -> tuple[float, float]:
-    """Return (rows, columns) of a shift that may be one number for both.
+    """Return a shift as (rows, columns).
 
     Raises
     ------
     ValueError
-        If it is neither a finite number nor two.
+        If it is neither one finite number nor two.
     """
     values = np.atleast_1d(np.asarray(shift, dtype=float))
     if values.shape not in ((1,), (2,)) or not np.isfinite(values).all():

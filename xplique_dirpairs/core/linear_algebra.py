@@ -1,4 +1,4 @@
-"""Operations on rows of vectors that several rooms need: lengths, matching, inverses."""
+"""Operations on rows of vectors: normalisation, matching, inverses, principal axes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from scipy.optimize import linear_sum_assignment
 
 from xplique_dirpairs.core.types import Array
 
-#: Index of the row matched with a column that has no partner.
+#: Row index of a column that is not matched with any row.
 UNMATCHED = -1
-#: Ridge of the regularised inverse, relative to unit rows.
+#: Ridge of the regularised inverse, for products of unit rows.
 RIDGE = 1e-4
 
 
 def unit_rows(rows: ArrayLike) -> Array:
     """Scale vectors along the last axis to unit length; a zero vector stays zero.
 
-    Floating dtypes are kept.
+    A floating dtype is kept; other dtypes become float64.
     """
     vectors = np.asarray(rows)
     if vectors.dtype.kind != "f":
@@ -28,22 +28,22 @@ def unit_rows(rows: ArrayLike) -> Array:
 
 
 def cosines(rows: ArrayLike, others: ArrayLike) -> Array:
-    """Return the cosine of every row with every other row, (J, I); 0 for a zero vector."""
+    """Return the cosines (J, I) of rows (J, D) with other rows (I, D); 0 for a zero vector."""
     return unit_rows(np.asarray(rows, np.float64)) @ unit_rows(np.asarray(others, np.float64)).T
 
 
 def match(scores: ArrayLike) -> Array:
-    """Match columns with rows one to one, so that the sum of scores is largest (Hungarian method).
+    """Match columns with rows one to one, maximising the sum of scores (Hungarian method).
 
     Parameters
     ----------
     scores : array-like of shape (J, I)
-        Higher is better: IoU, cosine, …
+        Similarity of each row and column, such as IoU or cosine.
 
     Returns
     -------
     matching : ndarray of shape (I,), int
-        Row of each column; -1 where there are fewer rows than columns.
+        Row of each column; -1 for columns without a row, if J < I.
     """
     scores = np.asarray(scores)
     rows, columns = linear_sum_assignment(scores, maximize=True)
@@ -53,7 +53,7 @@ def match(scores: ArrayLike) -> Array:
 
 
 def largest_entry_signs(rows: Array) -> Array:
-    """Return ±1 for each row, (I, 1), that makes its entry of largest magnitude positive."""
+    """Return the sign of the entry of largest magnitude of each row (I, D), as (I, 1)."""
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
     return np.where(largest < 0, -1.0, 1.0)
 
@@ -65,24 +65,29 @@ def regularised_inverse(gram: Array) -> Array:
     ----------
     gram : ndarray of shape (..., I, I)
         Products of unit rows with unit rows, such as ŴᵀŜ.
+
+    Returns
+    -------
+    inverse : ndarray of shape (..., I, I)
     """
     transposed = np.swapaxes(gram, -1, -2)
     return np.linalg.solve(transposed @ gram + RIDGE * np.eye(gram.shape[-1]), transposed)
 
 
 def principal_axes(covariance: Array) -> tuple[Array, Array]:
-    """Return the principal axes of a covariance, as rows, and the variances along them.
+    """Return the principal axes of a covariance matrix and the variances along them.
 
     Parameters
     ----------
     covariance : ndarray of shape (D, D)
+        Symmetric matrix.
 
     Returns
     -------
     axes : ndarray of shape (D, D)
         Orthonormal rows, largest variance first. ``axes / sqrt(variances)[:, None]`` whitens.
     variances : ndarray of shape (D,)
-        Rounding may leave those of no variance slightly negative.
+        In decreasing order; a variance of zero may be slightly negative because of rounding.
     """
     variances, axes = np.linalg.eigh(covariance)
     return axes[:, ::-1].T, variances[::-1]

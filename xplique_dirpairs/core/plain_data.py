@@ -1,4 +1,4 @@
-"""Results as JSON has them. Nothing here imports numpy: the command line starts at once."""
+"""Convert results to data that JSON can hold, without importing numpy, which is slow to load."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Any
 
 
 def plain_data(value: Any, as_text: Callable[[object], str], digits: int | None = None) -> Any:
-    """Return nested dictionaries and lists of text, numbers, booleans and None.
+    """Convert a value to nested dictionaries and lists of text, numbers, booleans and None.
 
     Parameters
     ----------
     value : object
-        Arrays become lists; NaN and infinity, which JSON does not have, become None.
+        Value to convert. Arrays become lists; NaN and infinity, which JSON lacks, become None.
     as_text : callable
-        Applied to strings, to keys, and to whatever else is no number, array or collection.
-    digits : int, optional
-        Significant digits of floats; None: all.
+        Applied to strings, to keys, and to any other object that is not a number or a collection.
+    digits : int or None, default=None
+        Number of significant digits of floats; None keeps all digits.
+
+    Returns
+    -------
+    data : object
     """
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+    if hasattr(value, "tolist"):  # arrays and numbers of numpy
         value = value.tolist()
     if isinstance(value, Mapping):
         return {as_text(key): plain_data(each, as_text, digits) for key, each in value.items()}

@@ -1,4 +1,4 @@
-"""What a user is told while a computation runs, and what Ctrl-C leaves of it."""
+"""Progress bars and warnings of long computations, and results kept on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import xplique_dirpairs
 
 Part = TypeVar("Part")
 
-#: Frames in these folders are not the user's: Xplique's methods call ours, and ours call them.
+#: Stack frames of files in these folders belong to this package or to Xplique, not to the user.
 _FOLDERS = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
     for path in (xplique_dirpairs.__file__, xplique.__file__)
@@ -25,12 +25,12 @@ _FOLDERS = tuple(
 
 
 class KeepOnInterrupt:
-    """Context manager that ends a block on Ctrl-C, where there is a result worth keeping.
+    """Context manager that ends a block on Ctrl-C if there is a result worth keeping.
 
     Parameters
     ----------
-    is_worth_keeping : callable, optional
-        Returns whether there is a result. If not, KeyboardInterrupt passes.
+    is_worth_keeping : callable, default=always True
+        Returns whether there is a result to keep. Otherwise KeyboardInterrupt is raised as usual.
 
     Attributes
     ----------
@@ -61,23 +61,25 @@ class KeepOnInterrupt:
 def progress(
     parts: Iterable[Part], count: int, title: str, verbose: int, each: str = "step"
 ) -> Iterator[Part]:
-    """Yield parts in order, with Keras' progress bar below a title.
+    """Yield parts in order while showing a Keras progress bar below a title.
 
     Parameters
     ----------
     parts : iterable
+        Parts of the computation.
     count : int
         Number of parts.
     title : str
-        Printed on a line of its own above the bar.
+        Title that is printed above the bar.
     verbose : int
-        0 for silence.
+        0 is silent.
     each : str, default="step"
-        What one part is, as the bar names it.
+        Name of one part, shown by the bar.
 
     Yields
     ------
-    part
+    part : object
+        The next part.
     """
     if not verbose or not count:
         yield from parts
@@ -90,7 +92,7 @@ def progress(
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the user's line that called into this package, however deep the warning is raised."""
+    """Warn at the line of the user's code that called this package, at whatever depth."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_FOLDERS):
         frame, level = frame.f_back, level + 1
@@ -99,10 +101,10 @@ def warn_caller(message: str, category: type[Warning]) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what TensorFlow and Keras warn of that does not concern the user.
+    """Silence warnings of TensorFlow and Keras that do not concern the user.
 
-    Several computations in one process trace several functions, which TensorFlow takes for a
-    mistake; ReduceLROnPlateau reads a variable in a way that numpy deprecates.
+    TensorFlow warns when several functions are traced in one process, which several fits do; and
+    Keras' ReduceLROnPlateau reads a variable in a way that numpy deprecates.
     """
     tensorflow = logging.getLogger("tensorflow")
     level = tensorflow.level

@@ -1,4 +1,4 @@
-"""A small table of results: plain text, Markdown, CSV, LaTeX, HTML."""
+"""Tables of results as plain text, Markdown, CSV, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from xplique_dirpairs.core.validation import check_choice
 
-#: Letters of a row's name in a terminal, so that its figures stay visible.
+#: Largest length of a row's name in a terminal, so that its numbers stay visible.
 _LONGEST_NAME = 60
 
 FORMATS = ("plain", "markdown", "csv", "latex", "html")
@@ -23,20 +23,22 @@ _LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "μ": r"$\mu$", "²": r"$^2$", "±": r"$\pm$",
     "–": "--", "−": "$-$", "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "[": "{[}", "]": "{]}",  # after \\ a bracket would be an argument
+    "[": "{[}", "]": "{]}",  # after \\ a bracket would be read as an argument
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: its printed text, and whether it is the best of its column.
+    """A cell of a table: its text, and whether it is the best of its column.
 
     Attributes
     ----------
     text : str
-    best : bool
-    numbers : tuple of float
-        Written to CSV: the figure, or the figure and the ends of its interval, or these and its
+        Text as it is printed.
+    best : bool, default=False
+        Whether to mark the cell as the best of its column.
+    numbers : tuple of float, default=()
+        Values for CSV: the number; the number and the ends of its interval; or these and the
         standard deviation over seeds. If empty, the text is written.
     """
 
@@ -46,22 +48,22 @@ class Cell:
 
     @classmethod
     def signed(cls, value: float, decimals: int = 2) -> Cell:
-        """Return a number with its sign; a dash for NaN."""
+        """Return a cell with a signed number; a dash for NaN."""
         return cls.number(value, f"+.{decimals}f")
 
     @classmethod
     def figure(cls, value: float, decimals: int = 3) -> Cell:
-        """Return a number with these decimals; a dash for NaN."""
+        """Return a cell with a number of these decimals; a dash for NaN."""
         return cls.number(value, f".{decimals}f")
 
     @classmethod
     def share(cls, value: float) -> Cell:
-        """Return a share in percent; a dash for NaN."""
+        """Return a cell with a share in percent; a dash for NaN."""
         return cls.number(value, ".0%")
 
     @classmethod
     def number(cls, value: float, format_spec: str) -> Cell:
-        """Return a formatted number; a dash for NaN."""
+        """Return a cell with a formatted number; a dash for NaN."""
         if not np.isfinite(value):
             return cls("–", numbers=(np.nan,))
         return cls(format(value, format_spec), numbers=(float(value),))
@@ -74,11 +76,11 @@ class Table:
     Attributes
     ----------
     headers : sequence of str
-        One for each column.
+        One header for each column.
     rows : sequence of sequence of Cell
         One cell for each header.
-    caption : sequence of str
-        Notes below the table, a line each.
+    caption : sequence of str, default=()
+        Notes below the table, one line each.
 
     Raises
     ------
@@ -93,7 +95,7 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.headers):
-                raise ValueError(f"a row has {len(row)} cells under {len(self.headers)} headers")
+                raise ValueError(f"a row has {len(row)} cells for {len(self.headers)} headers")
 
     def __str__(self) -> str:
         return self.formatted("plain")
@@ -107,21 +109,28 @@ class Table:
         Parameters
         ----------
         format : {"plain", "markdown", "csv", "latex", "html"}, default="plain"
-            "plain" is for a terminal (the best of a column between asterisks; long names of rows
-            are cut off), "csv" has numbers in full and intervals in columns of their own, without
-            marks and notes, "latex" is for booktabs, with notes as comments.
+            "plain" is for a terminal: the best of a column is between asterisks, and long names of
+            rows are cut off. "csv" has all digits, and intervals in separate columns, without marks
+            and notes. "latex" needs the package booktabs and has the notes as comments.
+
+        Returns
+        -------
+        text : str
 
         Raises
         ------
         ValueError
-            If the format is not one of these.
+            If the format is unknown.
         """
         check_choice("format", format, FORMATS)
         text: str = getattr(self, f"_as_{format}")()
         return text
 
     def _texts(self, escaped: Callable[[str], str], best: str) -> list[list[str]]:
-        """Return escaped headers and rows; ``best`` marks the best, with {} for the text."""
+        """Return the escaped texts of the headers and of each row.
+
+        ``best`` is the template of the best cells, with {} in place of the text.
+        """
         lines = [[escaped(_one_line(header)) for header in self.headers]]
         for row in self.rows:
             texts = [(escaped(_one_line(cell.text)), cell.best) for cell in row]
@@ -129,6 +138,7 @@ class Table:
         return lines
 
     def _as_plain(self) -> str:
+        """Return the table as text with aligned columns."""
         lines = [[_cut(line[0]), *line[1:]] for line in self._texts(str, "*{}*")]
         widths = [max(len(line[k]) for line in lines) for k in range(len(self.headers))]
         padded = [
@@ -142,12 +152,14 @@ class Table:
         return "\n".join([padded[0], rule, *padded[1:], *map(_one_line, self.caption)])
 
     def _as_markdown(self) -> str:
+        """Return the table in Markdown."""
         lines = ["| " + " | ".join(texts) + " |" for texts in self._texts(_markdown, "**{}**")]
         rule = "|---|" + "---:|" * (len(self.headers) - 1)
         notes = [f"{_markdown(_one_line(note))}  " for note in self.caption]
         return "\n".join([lines[0], rule, *lines[1:], *([""] if notes else []), *notes])
 
     def _as_csv(self) -> str:
+        """Return the table as comma-separated values."""
         columns = range(len(self.headers))
         sizes = [max([1, *(len(row[k].numbers) for row in self.rows)]) for k in columns]
         out = io.StringIO()
@@ -167,6 +179,7 @@ class Table:
         return out.getvalue().rstrip("\n")
 
     def _as_latex(self) -> str:
+        """Return the table as a LaTeX tabular."""
         head, *rows = (" & ".join(texts) + r" \\" for texts in self._texts(_latex, r"\textbf{{}}"))
         columns = "l" + "r" * (len(self.headers) - 1)
         lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows]
@@ -174,6 +187,8 @@ class Table:
         return "\n".join([*lines, *(f"% {_one_line(note)}" for note in self.caption)])
 
     def _as_html(self) -> str:
+        """Return the table in HTML."""
+
         def row(tag: str, texts: Sequence[str]) -> str:
             return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
 
@@ -184,17 +199,20 @@ class Table:
 
 
 def _cut(name: str) -> str:
+    """Return a name, cut off if it is too long for a terminal."""
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _one_line(text: str) -> str:
+    """Return text with all white space, line breaks included, as single spaces."""
     return " ".join(text.split())
 
 
 def _latex(text: str) -> str:
+    """Escape characters that have a meaning in LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _markdown(text: str) -> str:
-    """Escape characters that are markup in Markdown, or in HTML within it."""
+    """Escape characters that have a meaning in Markdown or in HTML within it."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))

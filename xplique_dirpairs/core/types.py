@@ -1,4 +1,4 @@
-"""Types that every room uses."""
+"""Types used throughout the package."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-#: An array of any shape and dtype: docstrings say which.
+#: Array of any shape and dtype; docstrings state both.
 Array: TypeAlias = NDArray[Any]

@@ -1,7 +1,7 @@
-"""Checks of arguments at the public edge: what was received, what is expected, what to do.
+"""Checks of the arguments of public functions.
 
-Every check returns its argument in the form in which the package computes with it. Below the public
-edge nothing is checked again.
+Messages state what was received, what is expected and what to do. Checks of arrays return them in
+the form that the package computes with. Internal functions do not check their arguments again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
 
-#: Names of all classes, in order, or of some of them by index.
+#: Names of all classes in order, or names of some classes by index.
 Names: TypeAlias = Sequence[str] | Mapping[int, str] | None
 
-#: Advice for a dataset or generator where an array is wanted.
+#: Advice if a dataset or generator is given instead of an array.
 _STREAM = (
-    ". For more than memory holds, write shards with ActivationShards.write (from activations) or "
-    "ActivationShards.compute (from images): learn_pairs, scan_number_of_concepts and "
-    "count_skewed_sources take them"
+    ". For data larger than memory, write shards with ActivationShards.write (from activations) "
+    "or ActivationShards.compute (from images): learn_pairs, scan_number_of_concepts and "
+    "count_skewed_sources accept them"
 )
 
 
@@ -29,21 +29,21 @@ _STREAM = (
 
 
 def check_images(images: ArrayLike) -> Array:
-    """Return images as a float32 batch, values as they are.
+    """Return images as a float32 batch with unchanged values.
 
     Parameters
     ----------
     images : array-like of shape (N, height, width, C) or (height, width, C)
-        Integer images (uint8) are converted, not rescaled.
+        One image or several. Integer images (uint8) are converted, not rescaled.
 
     Returns
     -------
-    images : ndarray of shape (N, height, width, C)
+    images : ndarray of shape (N, height, width, C), float32
 
     Raises
     ------
     ValueError
-        If there is no image, the rank is wrong, or a value is not finite.
+        If there are no images, the rank is wrong, or a value is not finite.
     """
     array = as_images(images).astype(np.float32, copy=False)
     check_finite("images", array, advice="")
@@ -51,7 +51,7 @@ def check_images(images: ArrayLike) -> Array:
 
 
 def as_images(images: ArrayLike) -> Array:
-    """Return images with the batch axis and their own dtype; only their shape is checked."""
+    """Return images (N, height, width, C) of unchanged dtype; values are not checked."""
     array = _as_array("images", images)
     if array.ndim == 3:
         array = array[None]
@@ -68,10 +68,18 @@ def as_images(images: ArrayLike) -> Array:
 def check_activations(activations: ArrayLike) -> Array:
     """Return activations as float32 of shape (N, *spatial, D).
 
+    Parameters
+    ----------
+    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
+
+    Returns
+    -------
+    activations : ndarray of shape (N, *spatial, D), float32
+
     Raises
     ------
     ValueError
-        If there are none, the rank is wrong, or a value is not finite.
+        If there are no activations, the rank is wrong, or a value is not finite.
     """
     array = as_activations(activations)
     check_finite("activations", array)
@@ -79,7 +87,7 @@ def check_activations(activations: ArrayLike) -> Array:
 
 
 def as_activations(activations: ArrayLike) -> Array:
-    """Return activations as float32 of shape (N, *spatial, D), finite or not."""
+    """Return activations as float32 of shape (N, *spatial, D); values are not checked."""
     array = _as_array("activations", activations, _STREAM)
     if array.ndim not in (2, 3, 4):
         raise ValueError(
@@ -95,7 +103,7 @@ def check_finite(
     name: str, array: Array, advice: str = ": check the images and their preprocessing"
 ) -> None:
     """Raise a ValueError if a value is NaN or infinite."""
-    # A sum is finite only if every term is: a pass over the array without a copy of its size.
+    # A sum is finite only if all terms are; unlike np.isfinite, it needs no second array.
     with np.errstate(invalid="ignore", over="ignore"):
         is_finite = np.isfinite(array.sum(dtype=np.float64))
     if not is_finite and not np.isfinite(array).all():
@@ -108,30 +116,30 @@ def check_float32(name: str, values: ArrayLike) -> Array:
     Raises
     ------
     ValueError
-        If they are not numbers, or not finite in float32.
+        If the values are not numbers, or not finite in float32.
     """
     try:
-        with np.errstate(over="ignore"):  # values that overflow are refused below
+        with np.errstate(over="ignore"):  # overflow is detected below
             array = np.ascontiguousarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from error
-    # the extremes show any NaN or infinity without an array of flags as large as the values
+    # minimum and maximum reveal NaN and infinity without a second array
     if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise ValueError(f"{name} must be finite in float32, but hold NaN or infinite values")
     return array
 
 
 def shape_fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Return whether a shape is the wanted one; None stands for any length."""
+    """Return whether two shapes are equal, where None stands for any length."""
     return len(shape) == len(wanted) and all(
         None in (length, want) or length == want for length, want in zip(shape, wanted, strict=True)
     )
 
 
 def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
-    """Raise a ValueError if images (height, width, C) are not of the shape that a model takes.
+    """Raise a ValueError if the shape (height, width, C) does not fit the input of a model.
 
-    A subclassed model does not say what it takes.
+    A subclassed model without a known input shape accepts any images.
     """
     wanted = getattr(model, "input_shape", None)
     if isinstance(wanted, tuple) and not shape_fits(shape, wanted[1:]):
@@ -139,13 +147,14 @@ def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
 
 
 def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> Array:
+    """Return values as one numeric array; ``stream_advice`` is added for iterables."""
     try:
         array = np.asarray(values)
-    except ValueError:  # a list whose members differ in shape
+    except ValueError:  # a list of arrays of several shapes
         array = np.array([None])
     if array.dtype == object and array.ndim:
-        raise ValueError(f"{name} of several sizes: bring them to one size, in one array")
-    if array.dtype.name == "bfloat16":  # of mixed precision; no kind of number to numpy
+        raise ValueError(f"{name} have several shapes: bring them to one shape, in one array")
+    if array.dtype.name == "bfloat16":  # from mixed precision; numpy does not know it as a number
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         received = type(values).__name__ if array.ndim == 0 else f"{array.dtype} {array.shape}"
@@ -182,19 +191,18 @@ def check_number(
 def check_limits(
     limits: Sequence[float | None], name: str = "limits"
 ) -> tuple[float | None, float | None]:
-    """Return a range (lowest, highest); None, or an infinite number, where there is no bound.
+    """Return a range (lowest, highest) with None for an infinite or missing bound.
 
     Raises
     ------
     ValueError
-        If it is not two numbers in ascending order.
+        If the limits are not two numbers in ascending order.
     """
     try:
         low, high = (None if end is None or np.isinf(end) else float(end) for end in limits)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} must be (lowest, highest), numbers or None where there is no end, "
-            f"not {limits!r}"
+            f"{name} must be (lowest, highest), each a number or None for no bound, not {limits!r}"
         ) from error
     if any(end is not None and np.isnan(end) for end in (low, high)):
         raise ValueError(f"{name} must not be NaN, but are {limits!r}")
@@ -212,7 +220,7 @@ def check_fraction(name: str, value: float) -> None:
 def check_type(
     name: str, value: object, kind: type | tuple[type, ...], wanted: str, advice: str = ""
 ) -> None:
-    """Raise a TypeError unless a value is of a kind: what was wanted, in words, and what to do."""
+    """Raise a TypeError unless a value is of a kind, which the message describes as ``wanted``."""
     if not isinstance(value, kind):
         more = advice and f": {advice}"
         raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}{more}")
@@ -225,23 +233,23 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_random_state(random_state: int | np.random.SeedSequence | None) -> np.random.Generator:
-    """Return a random generator of a seed.
+    """Return the random generator for a seed.
 
     Raises
     ------
     ValueError
-        If it is not a valid seed.
+        If the seed is invalid.
     """
     return np.random.default_rng(check_seed(random_state))
 
 
 def check_seed(random_state: int | np.random.SeedSequence | None) -> np.random.SeedSequence:
-    """Return a seed as a `numpy.random.SeedSequence`, which can be spawned.
+    """Return a seed as a `numpy.random.SeedSequence`, from which further seeds can be spawned.
 
     Raises
     ------
     ValueError
-        If it is not a valid seed.
+        If the seed is invalid.
     """
     if isinstance(random_state, np.random.SeedSequence):
         return random_state
@@ -262,12 +270,16 @@ def check_class(class_id: int, number_of_classes: int | None) -> None:
     Parameters
     ----------
     class_id : int
+        Index to check.
     number_of_classes : int or None
-        None where it is not known.
+        Number of classes K; None if it is not known.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        If the index is not an integer.
+    ValueError
+        If it is out of range.
     """
     if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)):
         raise TypeError(f"class_id must be an integer, not {class_id!r}")
@@ -286,10 +298,11 @@ def check_labels(
     labels : array-like of shape (N,), (N, 1) or (N, K)
         Class indices, or one-hot rows.
     count : int
-        N.
+        Number of images N.
     number_of_classes : int or None
-        K; None where it is not known.
+        Number of classes K; None if it is not known.
     name : str, default="labels"
+        Name of the argument in messages.
 
     Returns
     -------
@@ -298,9 +311,10 @@ def check_labels(
     Raises
     ------
     TypeError
-        If they are not numbers.
+        If the labels are not numbers.
     ValueError
-        If they are not one for each image, not integers, not one-hot, or out of range.
+        If there is not one label for each image, or labels are neither integers nor one-hot, or are
+        out of range.
     """
     array = np.asarray(labels)
     if array.dtype.kind not in "fiub":
@@ -313,7 +327,7 @@ def check_labels(
                 f"one-hot {name} must have {number_of_classes} columns, not {array.shape[1]}"
             )
         if not (np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()):
-            raise ValueError(f"rows of {name} must be one-hot: one 1, the rest 0")
+            raise ValueError(f"rows of {name} must be one-hot: a single 1, and 0 elsewhere")
         array = array.argmax(axis=1)
     if array.shape != (count,):
         raise ValueError(
@@ -323,23 +337,26 @@ def check_labels(
     indices = array.astype(int)
     if (indices != array).any():
         raise ValueError(f"{name} must be integer class indices")
-    if count and (
-        indices.min() < 0 or (number_of_classes is not None and indices.max() >= number_of_classes)
-    ):
-        last = "" if number_of_classes is None else number_of_classes - 1
+    if number_of_classes is None:
+        if count and indices.min() < 0:
+            raise ValueError(
+                f"{name} must be class indices of at least 0, but the smallest is {indices.min()}"
+            )
+    elif count and (indices.min() < 0 or indices.max() >= number_of_classes):
         raise ValueError(
-            f"{name} must be classes 0 to {last}, but go from {indices.min()} to {indices.max()}"
+            f"{name} must be classes 0 to {number_of_classes - 1}, but go from {indices.min()} to "
+            f"{indices.max()}"
         )
     return indices
 
 
 def check_concepts(concepts: ArrayLike | None, number_of_concepts: int) -> Array:
-    """Return indices of concepts; None stands for all.
+    """Return indices of concepts as an array; None stands for all concepts.
 
     Raises
     ------
     ValueError
-        If they are not indices, or out of range.
+        If the values are not indices, or are out of range.
     """
     if concepts is None:
         return np.arange(number_of_concepts)
@@ -352,12 +369,12 @@ def check_concepts(concepts: ArrayLike | None, number_of_concepts: int) -> Array
 
 
 def check_concept_names(names: Sequence[str] | None, number_of_concepts: int) -> tuple[str, ...]:
-    """Return a name for each concept; None stands for their numbers.
+    """Return a name for each concept; None names them by their indices.
 
     Raises
     ------
     ValueError
-        If their number is wrong.
+        If the number of names is wrong.
     """
     if names is None:
         return tuple(str(i) for i in range(number_of_concepts))
@@ -367,18 +384,23 @@ def check_concept_names(names: Sequence[str] | None, number_of_concepts: int) ->
 
 
 def check_class_names(names: Names, number_of_classes: int) -> tuple[str, ...]:
-    """Return a name for each class: "class 3" where it has none.
+    """Return a name for each class, such as "class 3" for a class without a name.
 
     Parameters
     ----------
     names : sequence of str, dict of int to str, or None
-        A sequence names every class, in order; a dictionary names those it lists.
+        Names of all classes in order, or names of some classes by index.
     number_of_classes : int
+        Number of classes K.
+
+    Returns
+    -------
+    names : tuple of str
 
     Raises
     ------
     ValueError
-        If a sequence has another length.
+        If a sequence does not have K names.
     """
     numbered = (f"class {k}" for k in range(number_of_classes))
     if names is None:
@@ -388,7 +410,7 @@ def check_class_names(names: Names, number_of_classes: int) -> tuple[str, ...]:
     if isinstance(names, str) or len(names) != number_of_classes:
         received = repr(names) if isinstance(names, str) else len(names)
         raise ValueError(
-            f"class_names must be {number_of_classes}, one for each class in order (of a network "
-            f"of one output its no and its yes), or a dictionary, not {received}"
+            f"class_names must be {number_of_classes} names, one for each class in order (for a "
+            f"network with one output: negative, positive), or a dictionary, not {received}"
         )
     return tuple(str(name) for name in names)

@@ -1,8 +1,8 @@
 """Images with masks of their concepts, in memory or as a stream.
 
-A pixel has one label in each of several categories (object, part, texture, colour), or none, as in
-Broden (Bau et al. 2017). Functions that take annotated images go through ``batches``, so that they
-take sets larger than memory as well.
+A pixel has at most one label in each of several categories (object, part, texture, colour), as in
+Broden (Bau et al. 2017). Functions that take annotated images read them with ``batches``, so that
+sets larger than memory can be used as well.
 """
 
 from __future__ import annotations
@@ -18,58 +18,59 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_labels, check_type
 
-#: (category, name).
+#: A concept: (category, name).
 Concept = tuple[str, str]
-#: Images, and the masks of each category.
+#: Images and the masks of each category.
 Batch = tuple[Array, dict[str, Array]]
 
 
 class Annotated(Protocol):
     """Annotated images: `AnnotatedImages`, `AnnotatedStream`, or an object with their interface.
 
-    With a true attribute ``exhaustive``, an image without a label of a category has nothing of it;
-    without this attribute, it may not have been annotated.
+    If an attribute ``exhaustive`` is true, an image without a label of a category contains nothing
+    of it. Otherwise such an image may not have been annotated.
     """
 
     @property
     def concepts(self) -> Mapping[str, tuple[str, ...]]:
-        """Category → names; number c in the masks is ``names[c - 1]``."""
+        """Names of the concepts of each category; number c in the masks is ``names[c - 1]``."""
 
     def batches(self, batch_size: int = ...) -> Iterable[tuple[Array, Mapping[str, Array]]]:
-        """Images (n, H, W, …) and masks {category: (n, H, W) int}, the same at every call."""
+        """Yield images (n, H, W, …) and masks (n, H, W) by category, the same at every call."""
 
 
 def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[Concept]:
-    """Return (category, name) of every concept, category by category."""
+    """Return (category, name) of every concept, in the order of the categories."""
     return [(category, name) for category, names in concepts.items() for name in names]
 
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImages:
-    """Images and masks, in memory.
+    """Annotated images in memory.
 
     Parameters
     ----------
     images : ndarray of shape (N, H, W, C)
-        Floats or uint8, as the network takes them.
+        Floats or uint8, as the network expects them.
     masks : dict of str to ndarray of shape (N, H, W), int
-        By category: 0 where nothing is labelled, c for the category's concept number c.
+        Masks by category: 0 for unlabelled pixels, c for the category's concept number c.
     concepts : dict of str to sequence of str
-        Names by category; number c is ``names[c - 1]``.
-    labels : array-like of shape (N,), optional
-        Class of each image.
-    class_names : sequence of str, optional
+        Names of the concepts by category; concept number c is ``names[c - 1]``.
+    labels : array-like of shape (N,) or None, default=None
+        Class index of each image.
+    class_names : sequence of str or None, default=None
+        Names of the classes.
     exhaustive : bool, default=False
-        Whether the masks are complete, so that an image without a label of a category has nothing
-        of that category. Otherwise it may only not have been annotated, as in Broden, and does not
-        count for the category.
+        Whether the masks are complete, so that an image without a label of a category contains
+        nothing of it. Otherwise, as in Broden, such an image may not have been annotated, and is
+        not used for the category.
 
     Raises
     ------
     TypeError
         If masks or concepts are not given by category.
     ValueError
-        If shapes, categories or numbers do not fit one another.
+        If shapes, categories or numbers do not match.
     """
 
     images: Array
@@ -101,25 +102,33 @@ class AnnotatedImages:
         background: int | None = 0,
         labels: ArrayLike | None = None,
     ) -> AnnotatedImages:
-        """Make a set of images that have a single mask each, not ``exhaustive``.
+        """Create annotated images from a single mask for each image, not ``exhaustive``.
 
         Parameters
         ----------
         images : array-like of shape (N, H, W, C)
-        masks : array-like of shape (N, H, W)
-            Integers as in ``names``, in any order and with gaps.
+            Floats or uint8, as the network expects them.
+        masks : array-like of shape (N, H, W), int
+            Number of the concept of each pixel.
         names : dict of int to str
-            Names of the concepts by their number in the masks.
+            Names of the concepts by their numbers in the masks, which may have gaps.
         category : str, default="object"
-            Name of the one category.
+            Name of the only category.
         background : int or None, default=0
-            The number of pixels without a label, if there is one.
-        labels : array-like of shape (N,), optional
+            Number of pixels without a label; None if all pixels have a label.
+        labels : array-like of shape (N,) or None, default=None
+            Class index of each image.
+
+        Returns
+        -------
+        annotated : AnnotatedImages
 
         Raises
         ------
-        TypeError, ValueError
-            As of the class itself; and if the masks hold numbers without a name.
+        TypeError
+            If ``names`` is not a dictionary.
+        ValueError
+            If the masks hold numbers without a name, or `AnnotatedImages` refuses an argument.
         """
         advice = "dict(enumerate(names)) numbers a list from 0"
         check_type("names", names, Mapping, "a dict of number → name", advice)
@@ -141,29 +150,43 @@ class AnnotatedImages:
         return len(self.images)
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
-        """Yield images and masks in order, ``batch_size`` at a time.
+        """Yield images and masks in order.
+
+        Parameters
+        ----------
+        batch_size : int, default=64
+            Number of images in a batch.
+
+        Yields
+        ------
+        images : ndarray of shape (n, H, W, C)
+        masks : dict of str to ndarray of shape (n, H, W)
 
         Raises
         ------
         ValueError
-            If ``batch_size`` is not positive.
+            If ``batch_size`` is not a positive integer.
         """
         check_integer("batch_size", batch_size)
         parts = slices(len(self), batch_size)
         return ((self.images[part], _part(self.masks, part)) for part in parts)
 
     def subset(self, which: ArrayLike) -> AnnotatedImages:
-        """Return a part of the images.
+        """Return a subset of the images.
 
         Parameters
         ----------
-        which : array-like
-            Their indices, or a bool for each image.
+        which : array-like of int or bool
+            Indices of the images, or whether to keep each image.
+
+        Returns
+        -------
+        subset : AnnotatedImages
 
         Raises
         ------
         ValueError
-            If that leaves no image.
+            If the subset has no images.
         """
         chosen = np.asarray(which)
         labels = None if self.labels is None else self.labels[chosen]
@@ -173,15 +196,21 @@ class AnnotatedImages:
     def split(
         self, share: float = 0.5, *, groups: ArrayLike | None = None, random_state: int = 0
     ) -> tuple[AnnotatedImages, AnnotatedImages]:
-        """Split into two sets without an image in common.
+        """Split the images into two disjoint sets.
 
         Parameters
         ----------
         share : float, default=0.5
             Share of the images (or groups) in the first set, in (0, 1).
-        groups : array-like of shape (N,), optional
-            Images of one group stay together, such as crops of one photograph.
+        groups : array-like of shape (N,) or None, default=None
+            Group of each image. Images of a group, such as crops of one photograph, stay together.
         random_state : int, default=0
+            Seed of the split.
+
+        Returns
+        -------
+        first : AnnotatedImages
+        second : AnnotatedImages
 
         Raises
         ------
@@ -203,15 +232,17 @@ class AnnotatedImages:
 
 
 class AnnotatedStream:
-    """Images and masks that are made batch by batch, as often as they are read.
+    """Annotated images that are generated batch by batch, each time that they are read.
 
     Parameters
     ----------
     make_batches : callable
-        Batch size → a fresh iterator of (images (n, H, W, C), masks by category), the same images
-        in the same order at every call.
-    concepts, exhaustive
-        As in `AnnotatedImages`.
+        Function of the batch size that returns a new iterator over (images of shape (n, H, W, C),
+        masks by category), with the same images in the same order at every call.
+    concepts : dict of str to sequence of str
+        See `AnnotatedImages`.
+    exhaustive : bool, default=False
+        See `AnnotatedImages`.
 
     Raises
     ------
@@ -228,7 +259,7 @@ class AnnotatedStream:
     ):
         if not callable(make_batches):
             raise TypeError(
-                "make_batches must be a function of the batch size that returns a fresh iterator, "
+                "make_batches must be a function of the batch size that returns a new iterator, "
                 f"not {type(make_batches).__name__}: a generator could be read only once"
             )
         self._make_batches = make_batches
@@ -236,12 +267,22 @@ class AnnotatedStream:
         self.exhaustive = exhaustive
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
-        """Yield images and masks in order, one batch at a time in memory.
+        """Yield images and masks in order, with one batch at a time in memory.
+
+        Parameters
+        ----------
+        batch_size : int, default=64
+            Number of images in a batch.
+
+        Yields
+        ------
+        images : ndarray of shape (n, H, W, C)
+        masks : dict of str to ndarray of shape (n, H, W)
 
         Raises
         ------
         TypeError, ValueError
-            If ``batch_size`` is not positive; while iterating, if a batch does not fit.
+            If ``batch_size`` is not a positive integer; while iterating, if a batch is invalid.
         """
         check_integer("batch_size", batch_size)
         return (
@@ -251,21 +292,23 @@ class AnnotatedStream:
 
 
 def _part(masks: Mapping[str, Array], which: slice | Array) -> dict[str, Array]:
+    """Return the masks of some of the images."""
     return {category: mask[which] for category, mask in masks.items()}
 
 
 def _checked_concepts(concepts: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the names of concepts by category, as tuples, after checking them."""
     wanted = "a dict of category → names, such as {'object': ['house', 'tree']}"
     check_type("concepts", concepts, Mapping, wanted)
     if not concepts:
-        raise ValueError("concepts are empty: at least one category is needed")
+        raise ValueError("concepts are empty: give at least one category")
     checked = {}
     for category, names in concepts.items():
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"concepts[{category!r}] must be a list of names, not {names!r}")
         twice = {name for name in names if list(names).count(name) > 1}
         if not names or twice:
-            problem = f"names {sorted(twice)} twice" if twice else "is empty"
+            problem = f"contains {sorted(twice)} twice" if twice else "is empty"
             raise ValueError(f"concepts[{category!r}] {problem}")
         checked[category] = tuple(names)
     return checked
@@ -274,6 +317,7 @@ def _checked_concepts(concepts: Mapping[str, Sequence[str]]) -> dict[str, tuple[
 def _checked_batch(
     given: ArrayLike, masks: Mapping[str, ArrayLike], concepts: Mapping[str, tuple[str, ...]]
 ) -> Batch:
+    """Return images and masks as arrays, after checking them."""
     images = np.asarray(given)
     if images.ndim != 4 or images.dtype.kind not in "uif":
         raise ValueError(
@@ -286,7 +330,7 @@ def _checked_batch(
     shape = next(iter(checked.values())).shape
     if shape != images.shape[:3]:
         raise ValueError(
-            f"masks have shape {shape}, but must have {images.shape[:3]} for images of shape "
+            f"masks must have shape {images.shape[:3]}, not {shape}, for images of shape "
             f"{images.shape}"
         )
     return images, checked
@@ -295,19 +339,33 @@ def _checked_batch(
 def check_masks(
     masks: Mapping[str, ArrayLike], concepts: Mapping[str, tuple[str, ...]], count: int
 ) -> dict[str, Array]:
-    """Return the masks of ``count`` images by category, integers of one shape (count, H, W).
+    """Return the masks of N images by category, as integers of one shape.
+
+    Parameters
+    ----------
+    masks : mapping of str to array-like of shape (N, H, W)
+        Masks by category.
+    concepts : mapping of str to tuple of str
+        Names of the concepts by category.
+    count : int
+        Number of images N.
+
+    Returns
+    -------
+    masks : dict of str to ndarray of shape (N, H, W)
 
     Raises
     ------
-    TypeError, ValueError
-        If they are not given by category, not integers, not of one shape, or hold numbers without
-        a concept.
+    TypeError
+        If masks are not given by category.
+    ValueError
+        If masks are not integers, not of one shape, or hold numbers without a concept.
     """
     advice = "AnnotatedImages.from_one_mask takes one mask for each image"
     check_type("masks", masks, Mapping, "a dict of category → (N, height, width)", advice)
     if set(masks) != set(concepts):
         raise ValueError(
-            f"masks are of the categories {sorted(masks)}, concepts of {sorted(concepts)}"
+            f"masks have the categories {sorted(masks)}, but concepts have {sorted(concepts)}"
         )
     checked = {}
     for category, names in concepts.items():
@@ -321,16 +379,17 @@ def check_masks(
         if low < 0 or high > len(names):
             raise ValueError(
                 f"masks[{category!r}] hold numbers from {low} to {high}, but there are "
-                f"{len(names)} names: expected 0 to {len(names)}, 0 for pixels without a label"
+                f"{len(names)} names: use 0 for pixels without a label, and 1 to {len(names)}"
             )
         checked[category] = mask
     if len({mask.shape for mask in checked.values()}) > 1:
         shapes = {category: mask.shape for category, mask in checked.items()}
-        raise ValueError(f"masks of all categories must be of one shape, not {shapes}")
+        raise ValueError(f"masks of all categories must have the same shape, not {shapes}")
     return checked
 
 
 def _integers(name: str, values: ArrayLike) -> Array:
+    """Return values as an array of integers."""
     array = np.asarray(values)
     if array.dtype == bool:
         return array.astype(np.uint8)

@@ -1,11 +1,11 @@
-"""Learning under the user's ``tf.distribute`` strategy; without one, nothing here does anything.
+"""Learn under the user's ``tf.distribute`` strategy; without a strategy, nothing is changed.
 
-A strategy has *workers* (processes) and *replicas* (each worker has one or more). Every worker is
-given all activations and draws the same batches from the same seed; every replica takes its part of
-each batch. What the losses need to know of the whole batch is averaged over the replicas,
-so that all of them have the same objective; each differentiates an N-th of it, and the optimizer
-sums the gradients. What is computed outside the training step (coordinates, starts) is the
-chief's, so that workers of different make do not disagree.
+A strategy has *workers* (processes), each with one or more *replicas*. Every worker is given all
+activations and draws the same batches from the same seed, and every replica takes its part of each
+batch. Statistics of the whole batch that losses need are averaged over the replicas, so that all
+replicas have the same objective; each differentiates its share of it, and the optimizer sums the
+gradients. Results outside the training step (coordinates, initial detectors) are taken from the
+chief, so that workers on different hardware do not disagree.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ _SYNCHRONOUS = (
     tf.distribute.MultiWorkerMirroredStrategy,
     tf.distribute.OneDeviceStrategy,
 )
-#: Relative difference of numbers that is rounding.
+#: Relative difference of numbers that counts as a rounding error.
 _ROUNDING = 1e-4
 
 
-# ------------------------------------------------------------ who takes part
+# ------------------------------------------------------------ replicas and workers
 
 
 def replicas() -> int:
-    """Return N, the replicas of all workers together."""
+    """Return the number of replicas of all workers together."""
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def workers() -> int:
-    """Return how many processes learn together."""
+    """Return the number of processes that learn together."""
     if not tf.distribute.has_strategy():
         return 1
     return max(1, replicas() // _own_replicas())
 
 
 def is_chief() -> bool:
-    """Return whether this process writes and reports; a single process does."""
+    """Return whether this process writes files and reports; True for a single process."""
     return _own_number() == 0
 
 
 def _own_replicas() -> int:
+    """Return the number of replicas of this worker."""
     return len(tf.distribute.get_strategy().extended.worker_devices)
 
 
 def _own_number() -> int:
-    """Return the worker's number, 0 for the chief."""
+    """Return the number of this worker; 0 is the chief."""
     if workers() == 1:
         return 0
     resolver = tf.distribute.get_strategy().cluster_resolver
@@ -66,12 +67,19 @@ def _own_number() -> int:
 
 
 def check_strategy(images: int, random_state: int | None) -> None:
-    """Check that a fit can run under the strategy of this scope.
+    """Check that a fit can run under the current strategy.
+
+    Parameters
+    ----------
+    images : int
+        Number of images N.
+    random_state : int or None
+        Seed of the fit.
 
     Raises
     ------
     ValueError
-        If replicas do not learn in step, would get no image, or workers have no common seed.
+        If the strategy is not synchronous, a replica would get no image, or workers have no seed.
     """
     if not tf.distribute.has_strategy():
         return
@@ -92,12 +100,17 @@ def check_strategy(images: int, random_state: int | None) -> None:
 
 
 def check_alike(**given: Any) -> None:
-    """Check that numbers and texts are the same on every worker.
+    """Check that settings are the same on every worker.
+
+    Parameters
+    ----------
+    **given : str, int, float or bool
+        Values of this worker by name.
 
     Raises
     ------
     ValueError
-        With the names of those that are not; on every worker.
+        On every worker, if values differ.
     """
     if workers() == 1:
         return
@@ -110,8 +123,8 @@ def check_alike(**given: Any) -> None:
     other = [name for name, same in zip(given, alike, strict=True) if not same]
     if other:
         raise ValueError(
-            f"the workers have different {', '.join(other)}: every worker needs what the others "
-            "have, activations, settings and resume folder"
+            f"the workers have different {', '.join(other)}: give every worker the same "
+            "activations, settings and resume folder"
         )
 
 
@@ -119,17 +132,18 @@ def check_alike(**given: Any) -> None:
 
 
 def average(tensors: _T) -> _T:
-    """Return means over the replicas of a tensor, or of several at once; differentiable.
+    """Return the mean of a tensor, or of each of several tensors, over the replicas.
 
-    Parts of a batch are equal: the mean of their means is the batch's. Not to be called inside
-    `tf.cond`, where replicas would wait for each other for ever.
+    The mean is differentiable. The parts of a batch have equal size, so that the mean of their
+    means is the mean of the batch. It must not be called inside `tf.cond`, where replicas would
+    wait for each other forever.
     """
     context = _replica()
     return tensors if context is None else context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
 
 
 def own_part(rows: tf.Tensor) -> tf.Tensor:
-    """Return this replica's rows of those of the whole batch."""
+    """Return the rows of the batch that belong to this replica."""
     context = _replica()
     if context is None:
         return rows
@@ -138,7 +152,7 @@ def own_part(rows: tf.Tensor) -> tf.Tensor:
 
 
 def _replica() -> tf.distribute.ReplicaContext | None:
-    """Return the context of one of several replicas; None elsewhere."""
+    """Return the context of this replica if there are several, None otherwise."""
     context = tf.distribute.get_replica_context()
     return None if context is None or context.num_replicas_in_sync == 1 else context
 
@@ -149,16 +163,21 @@ def _replica() -> tf.distribute.ReplicaContext | None:
 def compiled_steps(
     step: Callable[[dict[str, Any]], Any], batches: dict[str, tuple[tf.Tensor, Array]]
 ) -> Callable[[dict[str, tuple[tf.Tensor, Array]]], None]:
-    """Return a compiled function that takes a step on each of several batches, on every replica.
+    """Compile a function that takes one training step on each of several batches.
 
     Parameters
     ----------
     step : callable
-        Of one batch, name → (rows, places): the array that batches are rows of, and which of them
-        the batch holds.
-    batches : dict
-        An example: name → (rows, places of shape (steps, size)). The function takes any number of
-        rows, steps and rows in a batch.
+        Training step on one batch, which is given as name → (rows, places): an array, and the
+        indices of its rows that are in the batch.
+    batches : dict of str to tuple
+        Example of batches: name → (rows, places of shape (steps, size)). Only the dtypes and the
+        shapes of single rows matter.
+
+    Returns
+    -------
+    steps : callable
+        Function of such batches that runs on every replica.
     """
     strategy = tf.distribute.get_strategy()
     step = tf.autograph.experimental.do_not_convert(step)
@@ -181,7 +200,7 @@ def compiled_steps(
 
 
 def summed(array: Array) -> Array:
-    """Return the sum of the workers' arrays; several workers must all call this."""
+    """Return the sum of an array over the workers, all of which must call this function."""
     strategy, own = tf.distribute.get_strategy(), _own_replicas()
 
     def of_replica(context: Any) -> tf.Tensor:
@@ -193,7 +212,7 @@ def summed(array: Array) -> Array:
 
 
 def as_on_chief(value: _T) -> _T:
-    """Return the chief's arrays and numbers: of an array, or of the fields of a dataclass."""
+    """Return the chief's value of a number, an array, or a dataclass of these, on every worker."""
     if workers() == 1 or value is None:
         return value
     own: Any = value

@@ -1,7 +1,7 @@
-"""Images and what is read of them: activations in batches, crops on CRAFT's grid, concept maps.
+"""Compute activations of images in batches, crops on CRAFT's grid, and concept maps.
 
 Activations have shape ``(N, *spatial, D)``: ``(N, H, W, D)`` feature maps, ``(N, T, D)`` tokens or
-``(N, D)`` vectors. One place of a map, or one token, is a position; P counts them over all images.
+``(N, D)`` vectors. A position is a cell of a map or a token; P is their number over all images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from xplique_dirpairs.data.devices import workers
 
 # ------------------------------------------------------------ activations
 
-#: Models as compiled functions, for as long as they live.
+#: Compiled function of each model, for the lifetime of the model.
 _COMPILED: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
 
 
@@ -38,9 +38,11 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     Parameters
     ----------
     model : keras.Model
-        ``input_to_latent_model``.
+        First half of a split network, ``input_to_latent_model``.
     images : array-like of shape (N, height, width, C)
+        Images as the model expects them.
     batch_size : int, default=64
+        Number of images in a batch.
 
     Returns
     -------
@@ -49,7 +51,7 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     Raises
     ------
     ValueError
-        If images are not as the model takes them, or an image or activation is not finite.
+        If images do not fit the model's input, or an image or activation is not finite.
     """
     activations = unchecked_activations(model, images, batch_size)
     check_finite("activations", activations)
@@ -57,28 +59,29 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
 
 
 def unchecked_activations(model: keras.Model, images: ArrayLike, batch_size: int) -> Array:
-    """Compute activations that need not be finite, for a fit that checks what it is given."""
+    """Compute activations without checking that they are finite, for a fit that checks them."""
     images = check_images(images)
     check_images_fit(images.shape[1:], model)
     return as_activations(outputs_of(model, images, batch_size))
 
 
 def outputs_of(model: keras.Model, images: Array, batch_size: int) -> Array:
-    """Compute a model's outputs for images, in batches; every worker computes all."""
+    """Return a model's outputs for images (N, height, width, C), all of them on every worker."""
     if model.distribute_strategy.num_replicas_in_sync > 1 and workers() == 1:
         return np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
-    # Under workers `predict` [Keras 3.15] gives other rows than it was given, without a word; and
-    # it makes a dataset every time, which takes longer than a small network does for a batch.
+    # With several workers, `predict` [Keras 3.15] returns outputs of other rows than it was given,
+    # without a warning. It also creates a dataset at every call, which takes longer than a batch of
+    # a small network.
     run = _compiled(model)
     parts = slices(len(images), batch_size)
     return np.concatenate([any_number(run, images[part]).numpy() for part in parts])
 
 
 def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: Array) -> Any:
-    """Call a compiled function of arrays (n, ...) that is traced once for every n.
+    """Call a compiled function of arrays (n, ...) with a single trace for any batch size n.
 
-    Called as it is, it is traced for the first n and then for any, and TensorFlow warns of too many
-    traces once some networks have come by.
+    A direct call would trace the function for the first n and again for any n, and TensorFlow
+    would warn of too many traces after several networks.
     """
     tensors = [tf.constant(array) for array in batch]
     any_batch = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in tensors]
@@ -86,9 +89,9 @@ def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: Arra
 
 
 def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
-    """Return a model as one compiled function, traced once for batches of any size."""
+    """Return a model as a compiled function, which is cached."""
     if model not in _COMPILED:
-        itself = weakref.ref(model)  # else the function would keep its model alive, and itself
+        itself = weakref.ref(model)  # a strong reference would keep the model in the cache forever
 
         def run(batch: tf.Tensor) -> tf.Tensor:
             network: Any = itself()
@@ -102,16 +105,16 @@ def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
 
 logger = logging.getLogger("xplique_dirpairs")
 
-#: Side of a crop as a share of the image's shorter side, where the user gives no patch size.
+#: Default side of a crop as a share of the image's shorter side.
 PATCH_SHARE = 0.3
-#: Stride of the crop grid as a share of the patch size: that of CRAFT.
+#: Stride of the crop grid as a share of the patch size, as in CRAFT.
 STRIDE_SHARE = 0.8
 
 
 def default_patch(image_shape: tuple[int, ...]) -> int:
-    """Return the side of the crops of images (height, width, …) in pixels.
+    """Return the default side in pixels of the crops of images (height, width, …).
 
-    `PATCH_SHARE` of the shorter side, rounded up.
+    It is `PATCH_SHARE` times the shorter side, rounded up.
     """
     return max(1, math.ceil(PATCH_SHARE * min(image_shape[:2])))
 
@@ -133,17 +136,24 @@ def crop_place(index: int, image_shape: tuple[int, ...], patch: int) -> tuple[in
     ----------
     index : int
         Number of the crop within its image, row by row.
-    image_shape : (height, width, …)
+    image_shape : tuple of int
+        Shape of the image, (height, width, …).
     patch : int
+        Side of the crops, in pixels.
+
+    Returns
+    -------
+    top : int
+    left : int
     """
     row, column = divmod(index, len(crop_starts(image_shape[1], patch)))
     return row * crop_stride(patch), column * crop_stride(patch)
 
 
 def crop_weights(cells: int, length: int, patch: int) -> Array:
-    """Return the share of each crop's side that lies in each cell of a map, (crops, cells) float32.
+    """Return the share of each crop's side in each cell of a map, (crops, cells) float32.
 
-    Rows sum to 1.
+    Rows sum to 1. The map of ``cells`` cells covers ``length`` pixels.
     """
     edges = np.linspace(0.0, length, cells + 1)
     starts = crop_starts(length, patch)[:, None]
@@ -152,7 +162,7 @@ def crop_weights(cells: int, length: int, patch: int) -> Array:
 
 
 def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
-    """Return ``patch_size``, or the image's shorter side where that is less (which is logged)."""
+    """Return ``patch_size``, or the image's shorter side if that is smaller, which is logged."""
     patch = min(patch_size, *image_shape[:2])
     if patch < patch_size:
         logger.info(
@@ -165,9 +175,9 @@ def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
 
 
 def extract_crops(images: Array, patch: int) -> Array:
-    """Return all crops, (N, height, width, C) → (n, patch, patch, C): image by image, row by row.
+    """Return all crops (n, patch, patch, C) of images (N, height, width, C).
 
-    Values and dtype are those of the images.
+    Crops are ordered by image, then row by row. Values and dtype are unchanged.
     """
     windows = np.lib.stride_tricks.sliding_window_view(images, (patch, patch), axis=(1, 2))
     step = crop_stride(patch)
@@ -176,7 +186,7 @@ def extract_crops(images: Array, patch: int) -> Array:
 
 
 def crop_at(image: Array, index: int, patch: int) -> Array:
-    """Return one crop (patch, patch, C) of an image (height, width, C), by its number."""
+    """Return the crop (patch, patch, C) with a number within an image (height, width, C)."""
     top, left = crop_place(index, image.shape, patch)
     return np.asarray(image[top : top + patch, left : left + patch])
 
@@ -187,16 +197,16 @@ def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> 
     Parameters
     ----------
     maps : ndarray of shape (N, H, W, I)
-        Concept maps; their cells tile the image evenly.
-    image_shape : (height, width, …)
-        In pixels.
+        Concept maps, whose cells tile the image evenly.
+    image_shape : tuple of int
+        Shape of the images in pixels, (height, width, …).
     patch : int
         Side of the crops, in pixels.
 
     Returns
     -------
     crops_u : ndarray of shape (n, I)
-        In the order of `extract_crops`. A cell counts by the area it shares with the crop.
+        Means in the order of `extract_crops`. Cells are weighted by their overlap with the crop.
     """
     rows = crop_weights(maps.shape[1], image_shape[0], patch)
     columns = crop_weights(maps.shape[2], image_shape[1], patch)
@@ -206,15 +216,15 @@ def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> 
 
 
 def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
-    """Lay coefficients ``(N, *spatial, I)`` out over the image, ``(N, H, W, I)``.
+    """Arrange coefficients ``(N, *spatial, I)`` as maps over the image, ``(N, H, W, I)``.
 
-    Tokens are laid out in the image's proportions; a class token (one more than the grid, put
-    first) is left out. Tokens that fill no grid of these proportions are averaged to one cell,
-    which is logged, since their places are then unknown.
+    Tokens form a grid with the proportions of the image; a class token in front of them is left
+    out. If tokens do not form such a grid, their places are unknown: they are averaged to one cell,
+    which is logged.
     """
     if values.ndim == 4:
         return values
-    if values.ndim == 2:  # vectors have no places: maps of one cell
+    if values.ndim == 2:  # vectors have no spatial axes: they become maps of one cell
         return values[:, None, None, :]
     tokens = values.shape[1]
     height, width = image_shape[:2]
@@ -223,7 +233,7 @@ def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
         if rows and rows * round(rows * width / height) == tokens - skipped:
             return np.asarray(values[:, skipped:].reshape(len(values), rows, -1, values.shape[-1]))
     logger.warning(
-        "%d tokens fill no grid over images of %d x %d: concepts are shown without a place",
+        "%d tokens form no grid over images of %d x %d: concepts are shown without a place",
         tokens,
         height,
         width,
@@ -237,16 +247,20 @@ def best_crops(values: Array, number_of_images: int, count: int) -> Array:
     Parameters
     ----------
     values : ndarray of shape (n,)
-        One concept's ``crops_u``, image by image.
+        Coefficients of all crops for one concept, image by image.
     number_of_images : int
-        N; n is a multiple of it.
+        Number of images N, of which n is a multiple.
     count : int
-        Upper limit: crops without the concept are left out.
+        Largest number of crops; crops without the concept are left out.
+
+    Returns
+    -------
+    indices : ndarray of shape (k,), int
     """
     by_image = values.reshape(number_of_images, -1)
     candidates = np.arange(values.size).reshape(by_image.shape)
     if by_image.shape[1] > 1 and np.ptp(by_image, axis=1).max() == 0:
-        # A latent without places rates all crops of an image alike: one crop for each image.
+        # Without spatial axes, all crops of an image have the same value: use one crop per image.
         middle = by_image.shape[1] // 2
         candidates = candidates[:, middle : middle + 1]
     flat = candidates.ravel()
@@ -260,16 +274,17 @@ def best_crops_of_images(images: Array, maps: Array, count: int) -> list[Array]:
     Parameters
     ----------
     images : ndarray of shape (N, height, width, C)
+        Images in which to search.
     maps : ndarray of shape (N, H, W, I)
-        Concept maps, as `concept_maps` gives them; zero where a concept is absent.
+        Concept maps from `concept_maps`, zero where a concept is absent.
     count : int
-        Upper limit: an image without the concept gives no crop.
+        Largest number of crops of a concept; images without the concept give no crop.
 
     Returns
     -------
     crops : list of ndarray of shape (k, patch, patch, C)
-        One array for each concept, k from 0 to ``count``. Their side is that of `default_patch`, or
-        the largest square where maps have no places.
+        One array for each concept, with k ≤ ``count`` crops. The side is `default_patch`, or the
+        image's shorter side if maps have a single cell.
     """
     has_places = maps[0, ..., 0].size > 1
     patch = default_patch(images.shape[1:]) if has_places else min(images.shape[1:3])

@@ -1,4 +1,4 @@
-"""Activations on disk, in shards: for more images than memory holds."""
+"""Activations in files on disk (shards), for data larger than memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from xplique_dirpairs.data.devices import workers
 from xplique_dirpairs.data.images import outputs_of
 
 _INDEX = "index.json"
-#: Is there while a folder is written to.
+#: Name of a file that exists while a folder is written to.
 _MARKER = "being_written"
 _FORMAT, _VERSION = "xplique-dirpairs activations", 1
-#: Images in a batch where they come as one array.
+#: Number of images in a batch if all images are given as one array.
 _BATCH = 64
 _MAKE = "ActivationShards.compute (from images) or ActivationShards.write (from activations)"
-_AGAIN = "write the activations anew, into another folder or into this one once it is deleted"
+_AGAIN = "write the activations again, to another folder or to this one after deleting it"
 
 
 class ActivationShards:
@@ -43,11 +43,14 @@ class ActivationShards:
     Parameters
     ----------
     folder : str or os.PathLike
-        As `write` or `compute` made it.
+        Folder that `write` or `compute` filled.
 
     Attributes
     ----------
-    shape : (N, *spatial, D)
+    folder : Path
+        The folder.
+    shape : tuple of int
+        Shape of all activations, (N, *spatial, D).
     counts : list of int
         Number of images in each file.
 
@@ -62,8 +65,8 @@ class ActivationShards:
         path = self.folder / _INDEX
         if not path.exists():
             raise ValueError(
-                f"{self.folder} holds no complete activations: wait for what writes them, or make "
-                f"them with {_MAKE}, which may write over what was broken off"
+                f"{self.folder} holds no complete activations: wait until they are written, or "
+                f"write them with {_MAKE}, which replaces incomplete files"
             )
         try:
             index = json.loads(path.read_text())
@@ -73,10 +76,10 @@ class ActivationShards:
             self.shape = (sum(self.counts), *index["shape"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.folder} holds no complete activations: {_INDEX} is damaged, of another "
-                f"version or of another program; {_AGAIN}"
+                f"{self.folder} holds no complete activations: {_INDEX} is damaged, or from "
+                f"another version or program; {_AGAIN}"
             ) from error
-        #: Of each file: its number, and the images that count (None: all).
+        #: Number of each file, and the indices of its images that are used (None: all).
         self._files: list[tuple[int, Array | None]] = [(k, None) for k in range(len(self.counts))]
 
     @classmethod
@@ -87,21 +90,21 @@ class ActivationShards:
         megabytes: float = 32.0,
         tokens: bool = False,
     ) -> ActivationShards:
-        """Write batches of activations.
+        """Write batches of activations to a folder.
 
         Parameters
         ----------
         folder : str or os.PathLike
-            Made if it is not there; must hold no activations yet.
+            Folder to write to, which is created if necessary. It must not hold activations yet.
         batches : iterable of array-like of shape (n, *spatial, D)
-            Arrays or tensors, as of a batched `tf.data.Dataset`; taken one by one. A single array
+            Arrays or tensors, such as a batched `tf.data.Dataset`; read one by one. A single array
             is one batch.
-        megabytes : float, default=32
+        megabytes : float, default=32.0
             Approximate size of a file.
         tokens : bool, default=False
-            Whether elements of rank 3 that come one by one are batches of token sequences,
-            ``(n, T, D)``: an image's map ``(H, W, D)`` looks the same. Without effect on a single
-            array, and on a batched `tf.data.Dataset` of known rank.
+            Whether elements of rank 3 of an iterable are batches of token sequences ``(n, T, D)``,
+            which cannot be distinguished from the map ``(H, W, D)`` of one image. Not needed for a
+            single array or a batched `tf.data.Dataset` of known rank.
 
         Returns
         -------
@@ -109,10 +112,12 @@ class ActivationShards:
 
         Raises
         ------
+        TypeError
+            If ``folder`` is not a path, or ``batches`` is not iterable.
         ValueError
-            If there are no batches, they are not finite or of several shapes, or of rank 3 without
-            ``tokens``, or the folder holds activations already, or others are written to it; or if
-            several workers would write.
+            If there are no batches; if batches are not finite, differ in shape, or have rank 3
+            without ``tokens``; if the folder holds activations already, or is being written to; or
+            under a strategy with several workers.
         """
         is_dataset = isinstance(batches, tf.data.Dataset)
         has_rank = is_dataset and _element_shape(batches).rank is not None
@@ -124,12 +129,12 @@ class ActivationShards:
                 raise ValueError(
                     f"activations of shape {array.shape}: if this is the map of one image, give "
                     f"batches of maps, np.stack(maps); if it is a batch of {array.shape[0]} token "
-                    "sequences, say so with tokens=True"
+                    "sequences, set tokens=True"
                 )
             return array
 
-        ranks_of_one = (1, 2) if tokens else (1, 2, 3)
-        return cls._write(folder, _numbered(_batches(batches, ranks_of_one), checked), megabytes)
+        ranks = (1, 2) if tokens else (1, 2, 3)
+        return cls._write(folder, _numbered(_batches(batches, ranks), checked), megabytes)
 
     @classmethod
     def compute(
@@ -139,16 +144,18 @@ class ActivationShards:
         batches: Iterable[Any],
         megabytes: float = 32.0,
     ) -> ActivationShards:
-        """Write the activations of batches of images.
+        """Compute the activations of batches of images and write them to a folder.
 
         Parameters
         ----------
-        folder, megabytes
-            As in `write`.
+        folder : str or os.PathLike
+            See `write`.
         model : keras.Model
-            ``input_to_latent_model``.
+            First half of a split network, ``input_to_latent_model``.
         batches : iterable of array-like of shape (n, height, width, C)
-            Images, as of a batched `tf.data.Dataset`. A single array is all images.
+            Images, such as a batched `tf.data.Dataset`. A single array holds all images.
+        megabytes : float, default=32.0
+            Approximate size of a file.
 
         Returns
         -------
@@ -156,8 +163,8 @@ class ActivationShards:
 
         Raises
         ------
-        ValueError
-            As `write`; and if images are not as the model takes them.
+        TypeError, ValueError
+            See `write`; also if images do not fit the model's input.
         """
 
         def activations(batch: ArrayLike) -> Array:
@@ -174,17 +181,17 @@ class ActivationShards:
     def _write(
         cls, folder: str | os.PathLike[str], batches: Iterable[Array], megabytes: float
     ) -> ActivationShards:
-        """Write batches that are checked."""
+        """Write batches (n, *spatial, D) that have been checked."""
         if workers() > 1:
             raise ValueError(
-                "several workers cannot write one folder: write the shards in one process, outside "
-                "the strategy's scope; a fit under the strategy reads them on every worker"
+                "several workers cannot write to one folder: write the shards in one process, "
+                "outside the strategy's scope; a fit under the strategy can read them"
             )
         check_number("megabytes", megabytes, above=0)
         with _reserved(folder) as path:
             counts: list[int] = []
             for array in _of_files(batches, megabytes):
-                _check_vacant(path)  # the mark may have been deleted too early
+                _check_vacant(path)  # the user may have deleted the marker too early
                 np.save(path / _name(len(counts)), array, allow_pickle=False)
                 counts.append(len(array))
             if not counts:
@@ -194,16 +201,16 @@ class ActivationShards:
             beside = path / f"{_INDEX}.new"
             beside.write_text(json.dumps(index))
             _check_vacant(path)
-            os.replace(beside, path / _INDEX)  # last, and at once: an index means complete files
+            os.replace(beside, path / _INDEX)  # atomic and last: an index means complete files
         return cls(path)
 
     def part(self, images: Array) -> ActivationShards:
-        """Return some of the images, in rising order of their indices, as shards of the same files.
+        """Return some of the images, in increasing order of their indices, without copying files.
 
         Parameters
         ----------
         images : ndarray of shape (n,), int
-            Their numbers, each once.
+            Indices of the images, each once.
 
         Returns
         -------
@@ -212,14 +219,14 @@ class ActivationShards:
         Raises
         ------
         ValueError
-            If these are not numbers of images, or there are none.
+            If these are not distinct indices of images, or there are none.
         """
         numbers = np.asarray(images)
         chosen = np.unique(numbers)
         are_numbers = numbers.dtype.kind in "iu" and numbers.shape == chosen.shape
         if not are_numbers or not chosen.size or chosen[0] < 0 or chosen[-1] >= self.shape[0]:
             raise ValueError(
-                f"images must be numbers from 0 to {self.shape[0] - 1}, each once (of a mask: "
+                f"images must be indices from 0 to {self.shape[0] - 1}, each once (for a mask: "
                 f"np.flatnonzero(mask)), not {images!r}"
             )
         part = copy.copy(self)
@@ -234,37 +241,48 @@ class ActivationShards:
         return part
 
     def read(self, number: int) -> Array:
-        """Return the activations ``(n, *spatial, D)`` of one file.
+        """Return the activations of one file.
+
+        Parameters
+        ----------
+        number : int
+            Index of the file.
+
+        Returns
+        -------
+        activations : ndarray of shape (n, *spatial, D)
 
         Raises
         ------
         ValueError
-            If it is not as it was written, or holds NaN.
+            If the file is missing or was changed, or holds NaN or infinite values.
         """
         file, rows = self._files[number]
         path = self.folder / _name(file)
         try:
-            # of a few images, only theirs are read
+            # with memory mapping, only the images of the part are read
             stored: Array = np.load(path, mmap_mode=None if rows is None else "r")
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path} is missing or damaged: {_AGAIN}") from error
         enough = len(stored) == self.counts[number] if rows is None else len(stored) > rows[-1]
         if stored.dtype != np.float32 or stored.shape[1:] != self.shape[1:] or not enough:
-            raise ValueError(f"{path} is of other activations: {_AGAIN}")
+            raise ValueError(f"{path} holds other activations than the index describes: {_AGAIN}")
         array = stored if rows is None else np.asarray(stored[rows])
         check_finite(f"the activations in {path}", array)
         return array
 
     def __iter__(self) -> Iterator[Array]:
-        """Yield the activations of each file."""
+        """Yield the activations (n, *spatial, D) of each file."""
         return map(self.read, range(len(self.counts)))
 
 
 def _name(number: int) -> str:
+    """Return the name of a file by its number."""
     return f"{number:06d}.npy"
 
 
 def _path(folder: str | os.PathLike[str]) -> Path:
+    """Return the folder as a Path, or raise a TypeError."""
     try:
         return Path(folder)
     except TypeError as error:
@@ -273,20 +291,20 @@ def _path(folder: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def _reserved(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Mark a folder without activations as being written to."""
+    """Create a folder, check that it holds no activations, and mark it as being written to."""
     path = _path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{path} is no folder and cannot be made one: {error}") from error
+        raise ValueError(f"{path} is not a folder and cannot be created: {error}") from error
     marker = path / _MARKER
     try:
         marker.touch(exist_ok=False)
     except FileExistsError as error:
         _check_vacant(path)
         raise ValueError(
-            f"{path} is being written to, or what wrote to it was killed: give another folder; or, "
-            f"if nothing writes there any more, delete {marker} and write again"
+            f"{path} is being written to, or its writer was killed: give another folder; or, if "
+            f"no process writes to it, delete {marker} and write again"
         ) from error
     except OSError as error:
         _check_vacant(path)
@@ -299,50 +317,55 @@ def _reserved(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _check_vacant(path: Path) -> None:
+    """Raise a ValueError if a folder holds complete activations."""
     if (path / _INDEX).exists():
         raise ValueError(
-            f"{path} holds activations already, or an {_INDEX} of something else: open them with "
+            f"{path} holds activations already, or another {_INDEX}: open them with "
             "ActivationShards(folder), give another folder, or delete this one"
         )
 
 
 def _is_array(value: Any) -> bool:
+    """Return whether a value is a numpy array or a tensor."""
     return isinstance(value, np.ndarray) or tf.is_tensor(value)
 
 
 def _element_shape(dataset: tf.data.Dataset) -> tf.TensorShape:
+    """Return the shape of a dataset's elements; unknown if they are not single tensors."""
     return getattr(dataset.element_spec, "shape", tf.TensorShape(None))
 
 
 def _of_files(batches: Iterable[Array], megabytes: float) -> Iterator[Array]:
-    """Yield the same activations in arrays of at most the size of a file."""
+    """Yield the activations of all batches in arrays of at most ``megabytes``."""
     held: list[Array] = []
     for array in batches:
         if held and array.shape[1:] != held[0].shape[1:]:
             shape = held[0].shape[1:]
-            raise ValueError(f"activations of shape {array.shape[1:]} after others of {shape}")
+            raise ValueError(
+                f"activations of shape {array.shape[1:]} after others of shape {shape}"
+            )
         per_file = max(1, int(megabytes * 1e6 / array[0].nbytes))
         for part in slices(len(array), per_file):
             if held and sum(map(len, held)) + part.stop - part.start > per_file:
                 yield np.concatenate(held)
                 held.clear()
-            held.append(array[part].copy())  # a generator may fill the same array again
+            held.append(array[part].copy())  # a generator may reuse its array
     if held:
         yield np.concatenate(held)
 
 
-def _batches(batches: Any, ranks_of_one: tuple[int, ...] = ()) -> Iterable[Any]:
-    """Return the batches as an iterable.
+def _batches(batches: Any, unbatched_ranks: tuple[int, ...] = ()) -> Iterable[Any]:
+    """Return the batches as an iterable; a single array is one batch.
 
-    A dataset whose elements have one of ``ranks_of_one`` may be one of single images: it is refused
-    unless the elements are seen to be batches.
+    A dataset is refused if its elements have one of ``unbatched_ranks``, the ranks of a single
+    image's activations, and a known first length: the dataset was probably not batched.
     """
     if _is_array(batches):
         return [batches]
     if isinstance(batches, tf.data.Dataset):
         shape = _element_shape(batches)
-        # the first length of batches that are not all of one size is None
-        if shape.rank in ranks_of_one and shape[0] is not None:
+        # a batched dataset usually has an unknown first length, as its last batch may be smaller
+        if shape.rank in unbatched_ranks and shape[0] is not None:
             raise ValueError(
                 f"the elements of the dataset have shape {tuple(shape)}: if each is one image, "
                 "batch them, dataset.batch(64); if each is a batch, give "
@@ -350,7 +373,7 @@ def _batches(batches: Any, ranks_of_one: tuple[int, ...] = ()) -> Iterable[Any]:
             )
     if isinstance(batches, str) or not hasattr(batches, "__iter__"):
         raise TypeError(
-            f"batches must be arrays one after another (a list, generator or tf.data.Dataset), not "
+            f"batches must be an iterable of arrays (a list, generator or tf.data.Dataset), not "
             f"{batches!r}"
         )
     iterable: Iterable[Any] = batches
@@ -358,7 +381,7 @@ def _batches(batches: Any, ranks_of_one: tuple[int, ...] = ()) -> Iterable[Any]:
 
 
 def _numbered(batches: Iterable[Any], make: Callable[[Any], Array]) -> Iterator[Array]:
-    """Yield the activations of non-empty batches; errors name the batch."""
+    """Yield ``make(batch)`` for non-empty batches; error messages name the batch."""
     for number, batch in enumerate(batches):
         if isinstance(batch, (tuple, dict)):
             raise ValueError(

@@ -1,6 +1,7 @@
-"""The state of a fit on disk, written after every epoch, so that a killed fit can be resumed.
+"""Save the state of a fit after every epoch, so that a killed fit can be resumed.
 
-A fingerprint of features and network, in a few numbers, tells the state of another fit.
+A fingerprint (a few numbers computed from the features and the network) detects the state of
+another fit.
 """
 
 from __future__ import annotations
@@ -33,48 +34,51 @@ from xplique_dirpairs.models.head import Head
 
 logger = logging.getLogger("xplique_dirpairs")
 
-#: Number of the layout of the file.
+#: Version of the file layout.
 _VERSION = 5
 _NAME = "state.npz"
-#: Parts of a `FitState` that are plain data.
+#: Fields of a `FitState` that JSON can hold as they are.
 _PLAIN = ("generator", "number", "notes", "cut_short", "seconds", "clear_start", "per_position")
-_ANEW = "give another folder, or delete it to start anew"
+_ANEW = "give another folder, or delete the file to start again"
 _FOREIGN = f"is not the state of a fit, or is damaged: {_ANEW}"
 
-#: Differences of mean and variance that are rounding: in standard deviations and variances.
+#: Differences of a mean (in standard deviations) and of a variance (relative) that count as
+#: rounding errors.
 _ROUNDING = 1e-3
-#: The same of a mean far from zero, relative to it: that of float32 values.
+#: Difference relative to a mean far from zero that counts as a rounding error of float32.
 _RELATIVE_ROUNDING = 1e-5
-#: Share of the typical standard deviation below which a channel's own says nothing.
+#: A standard deviation below this share of the typical one is not used as a unit of comparison.
 _FLOOR = 1e-3
-#: Difference of `Moments.order`, where another order of all positions has about 1.4 and two images
-#: of N that changed places have about 3/√N.
+#: Difference of `Moments.order` from which the order of positions differs: a random permutation of
+#: all positions gives about 1.4, two swapped images of N about 3/√N.
 _OTHER_ORDER = 0.01
-#: Feature maps that a head is known by: their number, and that of numbers kept of each output.
+#: Number of feature maps on which a head is evaluated for the fingerprint, and how many numbers are
+#: kept of each output.
 PROBES, _NUMBERS = 8, 8
-#: Differences of a head's outputs that are rounding, of the features and of the network: in
-#: standard deviations of the outputs.
+#: Difference of a head's outputs (in their standard deviations) that counts as a rounding error of
+#: features and network.
 _OUTPUT_ROUNDING = 1e-2
 
 
 class Checkpoint:
-    """One file in a folder, replaced as a whole: a kill while writing leaves the one before.
+    """Save and load the state of a fit in a single file of a folder.
 
-    Of several workers the chief writes, and all read: they share the folder.
+    The file is replaced as a whole: if the process is killed while it writes, the previous state
+    remains. Several workers share the folder: the chief writes, and all of them read.
 
     Parameters
     ----------
     folder : Path
-        From `folder_for`.
+        A folder that `folder_for` returned.
     settings : dict of str to str
-        What makes one fit the continuation of another, as text.
+        Settings that must be equal for a fit to be continued, as text.
     fingerprint : Fingerprint
-        Stands for the data and the network.
+        Identifies the features and the network.
 
     Attributes
     ----------
     failure : str or None
-        Why the last attempt to save the state failed; None if it succeeded.
+        Why the last attempt to save the state failed; None if it did not fail.
     """
 
     def __init__(self, folder: Path, settings: dict[str, str], fingerprint: Fingerprint):
@@ -84,16 +88,27 @@ class Checkpoint:
 
     @staticmethod
     def folder_for(resume: str | os.PathLike[str]) -> Path:
-        """Return the folder to keep a fit in; create it, and check that the chief can write to it.
+        """Create the folder for the state of a fit and check that the chief can write to it.
+
+        Parameters
+        ----------
+        resume : str or path-like
+            As in `learn_pairs`.
+
+        Returns
+        -------
+        folder : Path
 
         Raises
         ------
-        TypeError, ValueError
-            If it is no path, or the state cannot be written there.
+        TypeError
+            If ``resume`` is not a path.
+        ValueError
+            If ``resume`` is empty, or the state cannot be written there.
         """
         check_type("resume", resume, (str, os.PathLike), "a folder or None")
         if not os.fspath(resume):
-            raise ValueError("resume is empty: give a folder to keep the fit in, or None")
+            raise ValueError("resume is empty: give a folder to save the fit in, or None")
         folder = Path(resume)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -103,23 +118,27 @@ class Checkpoint:
                 beside.unlink()
         except OSError as error:
             raise ValueError(
-                f"resume={str(folder)!r} is no folder to keep a fit in ({error}): give one that "
-                "can be written to"
+                f"resume={str(folder)!r} is not a folder that a fit can be saved in ({error}): "
+                "give one that can be written to"
             ) from error
         return folder
 
     def load(self, recipe: Recipe) -> FitState | None:
-        """Return the state that was saved last; None if there is none.
+        """Return the state that was saved last; None if nothing was saved.
 
         Parameters
         ----------
         recipe : Recipe
-            The fit's first one.
+            The recipe that the fit began with.
+
+        Returns
+        -------
+        state : FitState or None
 
         Raises
         ------
         ValueError
-            If it is the state of another fit, or no state at all.
+            If the file is damaged, or holds the state of another fit or something else.
         """
         if not self._path.exists():
             return None
@@ -147,7 +166,7 @@ class Checkpoint:
         other += [
             name
             for name in self._fingerprint.differences(fingerprint)
-            if not any(name.endswith(of_setting) for of_setting in other)  # said already
+            if not any(name.endswith(of_setting) for of_setting in other)  # named already
         ]
         if other:
             raise ValueError(
@@ -156,12 +175,17 @@ class Checkpoint:
         return _state_of(info["data"], arrays, recipe)
 
     def save(self, state: FitState) -> None:
-        """Save a state between two epochs in place of the one before.
+        """Save a state after an epoch, replacing the previous one.
+
+        Parameters
+        ----------
+        state : FitState
+            A state within a stage.
 
         Warns
         -----
         LearningWarning
-            Once, if it cannot be written: a healthy fit is not ended for it.
+            At the first failure to write the file; the fit goes on without it.
         """
         if not is_chief():
             return
@@ -170,17 +194,18 @@ class Checkpoint:
         except OSError as error:
             failed_before = self.failure is not None
             self.failure = (
-                f"the state of the fit could not be kept in {self._path.parent} ({error})"
+                f"the state of the fit could not be saved in {self._path.parent} ({error})"
             )
             logger.warning(self.failure)
             if not failed_before:
                 warn_caller(
-                    f"{self.failure}: learning goes on without it, and it is tried again after "
-                    "every epoch",
+                    f"{self.failure}: learning continues, and saving is tried again after every "
+                    "epoch",
                     LearningWarning,
                 )
 
     def _replace(self, data: dict[str, Any], arrays: dict[str, Array]) -> None:
+        """Write a new file and put it in the place of the previous one."""
         info = {"version": _VERSION, "settings": self._settings, "data": data}
         contents: dict[str, Any] = {
             "info": np.array(json.dumps(info)),
@@ -201,12 +226,12 @@ class Checkpoint:
 
 
 def _beside(path: Path) -> Path:
-    """Return a path to write to first, used by no other fit in the folder."""
+    """Return the path of a temporary file that no other fit in the folder uses."""
     return path.with_suffix(f".{uuid.uuid4().hex}.new")
 
 
 def _saved(state: FitState) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Return a state between two epochs as plain data and arrays."""
+    """Return a state as data that JSON can hold, and arrays."""
     running, detectors = state.running, state.detectors
     assert running is not None
     data = {
@@ -225,8 +250,8 @@ def _saved(state: FitState) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _state_of(data: dict[str, Any], arrays: dict[str, Array], recipe: Recipe) -> FitState:
-    """Undo `_saved`."""
-    for _ in range(data["switches"]):  # names of recipes need not differ
+    """Return the state that `_saved` turned into data and arrays."""
+    for _ in range(data["switches"]):  # counted, because names of recipes need not differ
         assert recipe.otherwise is not None
         recipe = recipe.otherwise
     stored = data["running"] | {"pace": Pace(**data["running"]["pace"]), "variables": arrays}
@@ -250,31 +275,37 @@ def _state_of(data: dict[str, Any], arrays: dict[str, Array], recipe: Recipe) ->
 
 
 def _as_lists(kept: dict[str, Array]) -> dict[str, list[Any]]:
+    """Return arrays as lists, which JSON can hold."""
     return {name: value.tolist() for name, value in kept.items()}
 
 
 def _as_arrays(kept: dict[str, list[Any]], dtype: type) -> dict[str, Array]:
+    """Return lists as arrays."""
     return {name: np.array(value, dtype) for name, value in kept.items()}
 
 
-# ------------------------------------------------------------------ which fit it is
+# ------------------------------------------------------------------ identifying a fit
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A few numbers that tell features and a head from others.
+    """A few numbers that distinguish features and a head from others.
 
     Attributes
     ----------
-    mean, variances, order : ndarray of shape (D,)
-        See `Moments`.
+    mean : ndarray of shape (D,)
+        Mean of the features; see `Moments`.
+    variances : ndarray of shape (D,)
+        Variance of each channel.
+    order : ndarray of shape (D,)
+        Depends on the order of the positions; see `Moments`.
     count : int
-        P.
+        Number of positions P.
     head : int
-        Checksum of the network's weights; 0 where it shows none.
+        Checksum of the network's weights; 0 if they are not accessible.
     outputs : ndarray of shape (n, 8)
-        Outputs of the head on the first feature maps, in 8 random combinations of the classes:
-        tells apart what has the same weights, or shows none. Zeros without a head.
+        Eight random combinations of the class scores on the first n feature maps. They distinguish
+        heads with equal or inaccessible weights. Zeros without a head.
     """
 
     mean: Array
@@ -291,9 +322,15 @@ class Fingerprint:
         Parameters
         ----------
         moments : Moments
+            Moments of the features.
         maps : ndarray of shape (n, *spatial, D)
-            The first of the features, at most `PROBES`.
+            The first n feature maps, at most `PROBES`.
         head : Head or None
+            The rest of the network.
+
+        Returns
+        -------
+        fingerprint : Fingerprint
         """
         return cls(
             mean=moments.mean,
@@ -305,23 +342,24 @@ class Fingerprint:
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Return the names of what differs by more than rounding."""
-        found = []
+        """Return the names of the parts that differ by more than rounding errors."""
+        differences = []
         if not self._same_values(other):
-            found.append("activations")
+            differences.append("activations")
         elif not self._same_order(other):
-            found.append("order of the positions, or activations alike in mean and variance only")
+            differences.append("order of the positions, or activations of equal mean and variance")
         if self.head != other.head:
-            found.append("weights of the head")
-        elif not found and not self._same_outputs(other):
-            found.append("outputs of the head")
-        return found
+            differences.append("weights of the head")
+        elif not differences and not self._same_outputs(other):
+            differences.append("outputs of the head")
+        return differences
 
     def _deviations(self) -> Array:
-        """Return the unit of each channel, (D,), never zero."""
+        """Return the standard deviations of the channels (D,), bounded away from zero."""
         return np.asarray(np.sqrt(self.variances + _FLOOR**2 * self.variances.mean()))
 
     def _same_values(self, other: Fingerprint) -> bool:
+        """Return whether counts, means and variances agree."""
         if self.mean.shape != other.mean.shape or self.count != other.count:
             return False
         unit = self._deviations()
@@ -331,10 +369,12 @@ class Fingerprint:
         return not (moved.any() or wider.any())
 
     def _same_order(self, other: Fingerprint) -> bool:
+        """Return whether the positions come in the same order."""
         difference = (self.order - other.order) / self._deviations()
         return float(np.sqrt(self.count * np.square(difference).mean())) < _OTHER_ORDER
 
     def _same_outputs(self, other: Fingerprint) -> bool:
+        """Return whether the heads have the same outputs."""
         ours, others = self.outputs, other.outputs
         if ours.shape != others.shape:
             return False
@@ -343,7 +383,10 @@ class Fingerprint:
 
 
 def _combined_outputs(head: Head | None, maps: Array) -> Array:
-    """Return outputs (n, 8): as many for any number of classes, in which workers may differ."""
+    """Return 8 random combinations of a head's class scores (n, K) on n maps, as (n, 8).
+
+    Their number does not depend on K, in which the workers of a cluster may differ.
+    """
     if head is None:
         return np.zeros((len(maps), _NUMBERS))
     outputs = tf.cast(head.outputs(tf.constant(maps)), tf.float32).numpy().astype(np.float64)

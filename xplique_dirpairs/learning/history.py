@@ -1,4 +1,4 @@
-"""The history of a fit, and problems of its result."""
+"""The history of a fit and the problems of its result."""
 
 from __future__ import annotations
 
@@ -9,69 +9,70 @@ import numpy as np
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
 
-#: A concept detected on less than this share of its fair share 1/I counts as dead.
+#: A concept detected on less than this fraction of its fair share 1/I counts as dead.
 _DEAD = 0.02
 #: Two concepts whose detections overlap by more than this IoU count as duplicates.
 _DUPLICATE = 0.8
 
-#: Detections per axis below which a sharp detector fits its own positions [measured: fresh data
-#: has an IoU of .97 at 20 of them, .91 at 11, .87 at 6].
+#: Detections per learned axis below which a sharp detector overfits its positions [measured: the
+#: IoU on new data is .97 with 20 detections per axis, .91 with 11, .87 with 6].
 _DETECTIONS_PER_AXIS = 10
-#: Noise along a filter, in deviations of the features, from which it blurs thresholds [measured:
-#: rounding at .01 costs nothing, .13 costs .1 of IoU].
+#: Noise along a filter, in standard deviations of the features, from which it blurs thresholds
+#: [measured: rounding at .01 costs no IoU, .13 costs .1].
 _BLURS = 0.03
-#: Correlation of projections from which a concept of another restart is the same one.
+#: Correlation of projections from which concepts of two restarts count as the same.
 _COMES_BACK = 0.9
 
 
-#: How the doubt begins that there are more concepts than dimensions.
+#: First words of the doubt that there are more concepts than dimensions.
 MORE_THAN_DIMENSIONS = "features vary in"
 
 
 class LearningWarning(UserWarning):
-    """What was learned needs a look: dead or duplicate concepts, a broken constraint, …"""
+    """Warn of a problem of the learned pairs: dead or duplicate concepts, a broken constraint, …"""
 
 
 @dataclass(frozen=True)
 class History:
-    """What was learned in which stage, and problems of the result.
+    """The course of a fit, stage by stage, and the problems of its result.
 
     Attributes
     ----------
     recipe : str
         Name of the recipe that was used in the end.
-    stages : dict of str to dict
-        Stage name → name of a loss, or "objective" → its value in every epoch, of the restart
+    stages : dict of str to dict of str to list of float
+        For each stage, the value of each loss and of "objective" in every epoch, of the restart
         that was kept.
-    violations : dict
-        Stage name → name of a constrained loss → by how much its bound is broken at the stage's
-        end (only those that are, by more than a hundredth).
+    violations : dict of str to dict of str to float
+        For each stage, the constrained losses that exceed their bound by more than 1 % at the end
+        of the stage, and by how much.
     occupancy : ndarray of shape (I,)
         Share of the positions on which each concept is detected.
     dead : list of int
         Concepts that are hardly ever detected.
-    duplicates : list of tuple of int
+    duplicates : list of tuple of (int, int)
         Pairs of concepts that are detected at the same positions.
-    surplus : list of int
-        Concepts that are detected hardly more often than L^ic demands: they stand for nothing.
-    missing : list of int
-        Concepts that came back in none of at least two other restarts.
     condition_number : float
-        Of ŴᵀŜ; see `DirectionPairs.condition_number`.
+        Condition number of ŴᵀŜ; see `DirectionPairs.condition_number`.
+    surplus : list of int
+        Concepts that are detected hardly more often than L^ic demands: they have no meaning.
+    missing : list of int
+        Concepts that were not found again in any other restart; empty with fewer than three
+        restarts.
     cut_short : list of str
-        Stages that did not run to their end, and why: NaN, or Ctrl-C.
+        Stages that did not run to their end, and the reason: NaN or Ctrl-C.
     doubts : list of str
-        Why detections and signal vectors are less sure than where the model of signals and
-        distractors holds, in words.
+        Reasons why detections and signal vectors may be unreliable: where features do not follow
+        the model of signals and distractors.
     interrupted : bool
-        Whether it was Ctrl-C: loops over fits should end, too.
+        Whether Ctrl-C ended the fit, so that a loop over fits should end, too.
     notes : list of str
-        In words: what was decided on the way.
+        Decisions that were taken during the fit.
     seconds : dict of str to float
-        Stage name → wall time.
-    restarts : (R,)
-        The objective, plus ten times every violation, of all restarts that were learned to the end;
-        the pairs are those of the least.
+        Wall time of each stage.
+    restarts : list of float, of length R
+        Objective plus ten times the violations, of each restart that was learned to the end. The
+        pairs are those of the restart with the smallest value.
     """
 
     recipe: str
@@ -91,7 +92,12 @@ class History:
     restarts: list[float] = field(default_factory=list)
 
     def problems(self) -> list[str]:
-        """Return what to know before trusting the result, one sentence each; often empty."""
+        """Return the problems of the result, one sentence each; an empty list if there are none.
+
+        Returns
+        -------
+        problems : list of str
+        """
         messages = [*self.cut_short, *self.doubts]
         if self.dead:
             messages.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
@@ -103,26 +109,31 @@ class History:
                 "of every concept: there are fewer concepts, and these signal vectors mean nothing"
             )
         if self.missing:
-            messages.append(f"concepts {self.missing} came back in none of the other starts")
+            messages.append(f"concepts {self.missing} were not found again in any other restart")
         last = list(self.violations.values())[-1] if self.violations else {}
         for name, excess in last.items():
-            messages.append(f"the bound on L^{name} is broken by {excess:.3g}")
+            messages.append(f"the bound on L^{name} is exceeded by {excess:.3g}")
         crowded = np.flatnonzero(self.occupancy > 0.5)
         if crowded.size and len(self.occupancy) > 2:
             messages.append(
-                f"concepts {crowded.tolist()} are detected on more than half of all cells"
+                f"concepts {crowded.tolist()} are detected on more than half of the positions"
             )
         is_explained = any(doubt.startswith(MORE_THAN_DIMENSIONS) for doubt in self.doubts)
         if self.condition_number > WELL_CONDITIONED and not is_explained:
             messages.append(
                 f"filters and signal vectors are ill-conditioned ({self.condition_number:.3g}, "
                 f"above {WELL_CONDITIONED:.0f}): a regularised inverse is used, and switching one "
-                "concept off moves others a little. Too few or too many concepts do that"
+                "concept off changes others a little. Too few or too many concepts can cause this"
             )
         return messages
 
     def summary(self) -> str:
-        """Return a few lines for a terminal or a notebook."""
+        """Return the history as a few lines of text, for a terminal or a notebook.
+
+        Returns
+        -------
+        summary : str
+        """
         lines = []
         for name, losses in self.stages.items():
             values = ", ".join(f"{loss} {values[-1]:.3g}" for loss, values in losses.items())
@@ -132,20 +143,28 @@ class History:
             f"condition number {self.condition_number:.1f}"
         )
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"look at: {problem}" for problem in self.problems()]
+        lines += [f"problem: {problem}" for problem in self.problems()]
         return "\n".join(lines)
 
 
 def find_problems(
     pairs: DirectionPairs, occupancy: Array, overlaps: Array
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return dead concepts and duplicate pairs of concepts.
+    """Return the dead concepts and the pairs of duplicate concepts.
 
     Parameters
     ----------
+    pairs : DirectionPairs
+        Pairs of I concepts.
     occupancy : ndarray of shape (I,)
+        Share of the positions on which each concept is detected.
     overlaps : ndarray of shape (I, I)
         IoU of the detections of every two concepts.
+
+    Returns
+    -------
+    dead : list of int
+    duplicates : list of tuple of (int, int)
     """
     concepts = pairs.number_of_concepts
     dead = np.flatnonzero(occupancy < _DEAD / concepts).tolist()
@@ -154,29 +173,33 @@ def find_problems(
 
 
 def find_doubts(entropy: float | None, noise: float, axes: int, detections: Array) -> list[str]:
-    """Return why sharp detectors and their signal vectors are less sure than they look, in words.
+    """Return the reasons why sharp detectors may be unreliable, as sentences.
 
     Parameters
     ----------
     entropy : float or None
-        L^s at the end, in bits, where it is too high; None elsewhere.
+        Final L^s in bits if it is too high, None otherwise.
     noise : float
-        Standard deviation along a filter of what the floor of noise adds, in whitened units.
+        Standard deviation of the noise along a filter, in whitened units.
     axes : int
-        A.
+        Number A of axes of the learned coordinates.
     detections : ndarray of shape (I,)
-        On how many positions each concept is detected.
+        Number of positions on which each concept is detected.
+
+    Returns
+    -------
+    doubts : list of str
     """
     messages = []
     if entropy is not None:
         messages.append(
             "positions carry several concepts, rare ones, noise, or more or fewer concepts than "
-            f"asked for (L^s {entropy:.2f} bits): thresholds are not where a concept begins"
+            f"requested (L^s {entropy:.2f} bits): thresholds do not mark where a concept begins"
         )
     if noise > _BLURS:
         messages.append(
-            "noise blurs where concepts begin (its deviation along a filter is "
-            f"{noise:.2f} of the features'): detections near thresholds are not sure"
+            "noise blurs where concepts begin (its standard deviation along a filter is "
+            f"{noise:.2f} of the features'): detections near thresholds are unreliable"
         )
     enough = _DETECTIONS_PER_AXIS * axes
     rare = int((detections < enough).sum())
@@ -184,23 +207,29 @@ def find_doubts(entropy: float | None, noise: float, axes: int, detections: Arra
         messages.append(
             f"{rare} of {len(detections)} concepts are detected on fewer than {enough} positions, "
             f"{_DETECTIONS_PER_AXIS} for each axis along which features vary: detections on other "
-            "images are less sure than on these"
+            "images are less reliable than on these"
         )
     return messages
 
 
 def share_of_returns(filters: Array, best: int, covariance: Array) -> Array:
-    """Return the share of the other restarts in which each concept comes back, (I,).
+    """Return the share of the other restarts in which each concept is found again.
 
-    It does where projections on some concept correlate with its own by 0.9 or more.
+    A concept is found again in a restart if its projections correlate by at least 0.9 with those on
+    one of the restart's concepts.
 
     Parameters
     ----------
     filters : ndarray of shape (R, I, D)
+        Filters of all restarts.
     best : int
-        The restart whose concepts are looked for in the others.
+        Index of the restart whose concepts are searched for in the others.
     covariance : ndarray of shape (D, D)
-        Of the features.
+        Covariance of the features.
+
+    Returns
+    -------
+    recurrence : ndarray of shape (I,)
     """
     cross = np.einsum("id,de,rje->rij", filters[best], covariance, filters, optimize=True)
     variances = np.einsum("rid,de,rie->ri", filters, covariance, filters, optimize=True)

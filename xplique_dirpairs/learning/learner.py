@@ -1,7 +1,8 @@
-"""`learn_pairs`: direction pairs from activations, and what keeps a fit alive around its stages.
+"""Learn direction pairs from activations: `learn_pairs` and the life of a fit around its stages.
 
-The stages map the state of a fit to the next one (`stage.run_stage`). Here it begins, is saved
-after every epoch, survives Ctrl-C, is the same on several workers, is checked and becomes pairs.
+Each stage maps the state of a fit to the next state (`stage.stage_run`). This module creates the
+first state, saves it after every epoch, handles Ctrl-C, keeps several workers in step, checks the
+result and turns the last state into direction pairs.
 """
 
 from __future__ import annotations
@@ -53,15 +54,16 @@ from xplique_dirpairs.pairs import DirectionPairs
 
 logger = logging.getLogger("xplique_dirpairs")
 
-#: Positions that are asked for skewed sources.
+#: Number of sampled positions in which skewed sources are counted.
 _ASKED = 25_000
-#: Share of images that may be copies of others.
+#: Largest share of duplicate images that is accepted without a warning.
 _COPIES = 0.1
-#: A concept that is detected on less than this many times the share L^ic demands, τ/I, stands for
-#: nothing [measured: with one and two concepts too many, 1.0 times τ/I; under Zipf's law the rarest
-#: of 64 concepts is on 2.1 times τ/I].
+#: A concept whose share of detections is below this multiple of τ/I, the share that L^ic demands,
+#: is surplus [measured: surplus concepts (one or two too many) have 1.0 times τ/I; under Zipf's law
+#: the rarest of 64 concepts has 2.1 times τ/I].
 _DEMANDED = 1.5
-#: Of a bound, by how much it may be exceeded: an augmented Lagrangian ends near it, on either side.
+#: Relative excess over a bound that is tolerated, because an augmented Lagrangian ends close to the
+#: bound, on either side of it.
 _BROKEN = 0.01
 
 
@@ -81,50 +83,55 @@ def learn_pairs(
     Parameters
     ----------
     activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
-        Of unlabelled images, at the layer under study; or `ActivationShards`, which are streamed
-        from disk: memory does not grow with their number.
+        Activations of N unlabelled images at the layer under study, of shape (N, T, D) for T
+        tokens; or `ActivationShards`, which are read from disk file by file, so that memory does
+        not grow with N.
     number_of_concepts : int
-        I.
+        Number of concepts I.
     head : Head or None, default=None
-        The rest of the network; without it the network terms L^uur and L^cur are left out.
+        The rest of the network, from the layer to the class scores. Without it the network terms
+        L^uur and L^cur of the objective are left out.
     recipe : str or Recipe, default="default"
-        A name (see `presets.RECIPES`) or a Recipe.
+        Name of a recipe (see `presets.RECIPES`) or a Recipe.
     n_init : int or None, default=None
-        Starts that are learned side by side, each to the end. The one with the least objective,
-        plus ten times what it violates of its constraints, is kept; `DirectionPairs.recurrence`
-        says in how many of the others each of its concepts came back. None: as the recipe says.
+        Number of restarts R, which are learned side by side, each to the end. The restart with the
+        smallest objective plus ten times its constraint violations is kept;
+        `DirectionPairs.recurrence` is the share of the other restarts in which each of its concepts
+        was found again. None uses the recipe's number.
     random_state : int or None, default=None
-        Seed; the same seed on the same machine gives the same pairs.
+        Seed. The same seed on the same machine gives the same pairs; None draws a random seed.
     verbose : int, default=1
-        0: silent; 1: a progress bar per stage.
+        0 is silent, 1 shows a progress bar for each stage.
     resume : str, path-like or None, default=None
-        A folder. The state of the fit is kept there after every epoch; if it holds the state of a
-        fit with the same settings, that one goes on.
+        Folder in which the state of the fit is saved after every epoch. If it already holds the
+        state of a fit with the same settings, that fit is continued. None saves nothing.
 
     Returns
     -------
     pairs : DirectionPairs
+        Filters, biases and signal vectors of the I concepts.
     history : History
+        Losses of every epoch, decisions and problems of the fit.
 
     Notes
     -----
-    Ctrl-C ends the learning and keeps what was learned so far: the pairs are complete, and the
-    history says so. Before the first steps there is nothing to keep, and KeyboardInterrupt passes,
-    as it does when it comes again while the pairs are completed. A fit resumed from ``resume``
-    may pass it on before its first new steps: its state is in the folder.
+    Ctrl-C ends the learning and keeps what was learned so far: the returned pairs are complete, and
+    `History.interrupted` is True. KeyboardInterrupt is raised if nothing has been learned yet, or
+    if Ctrl-C is pressed again while the pairs are completed. A fit continued from ``resume`` may
+    also raise it before its first new step: its state is still in the folder.
 
     Warns
     -----
     LearningWarning
-        If the result needs a look; see `History.problems`. If the state cannot be kept in
-        ``resume`` any more: learning goes on without it.
+        If the result has problems (see `History.problems`), or if the state can no longer be saved
+        in ``resume`` (learning continues without saving).
 
     Raises
     ------
     TypeError, ValueError
-        If the activations are not finite, constant, or of the wrong rank; if the number of
-        concepts is not a positive integer; if the head is no Head, or takes other activations; if
-        ``resume`` cannot be written to, or holds the state of another fit.
+        If the activations are constant, not finite, or of the wrong rank; if the number of
+        concepts is not a positive integer; if the head is not a Head, or expects activations of
+        another shape; if ``resume`` cannot be written to, or holds the state of another fit.
     """
     recipe = get_recipe(recipe)
     if n_init is not None:
@@ -180,6 +187,7 @@ def learn_pairs(
 
 
 def _identity(value: Any) -> Any:
+    """Return the value unchanged: a single process has no other worker to agree with."""
     return value
 
 
@@ -189,9 +197,9 @@ def _learned(
     generator: np.random.Generator,
     checkpoint: Checkpoint | None,
 ) -> FitState:
-    """Return the state after all stages, or after what Ctrl-C left of them."""
+    """Return the state after the last stage, or the state that was kept on Ctrl-C."""
     state: FitState | None = None
-    complete: FitState | None = None  # after the last whole stage
+    complete: FitState | None = None  # the state after the last completed stage
     with KeepOnInterrupt(lambda: complete is not None) as block:
         state = None if checkpoint is None else checkpoint.load(recipe)
         if tf.distribute.has_strategy():
@@ -212,14 +220,14 @@ def _learned(
     assert complete is not None
     stage = complete.recipe.stages[complete.number - 1].name
     cut_short = (
-        f"recipe {complete.recipe.name} was interrupted after stage {stage}: what it had then is "
-        "kept"
+        f"recipe {complete.recipe.name} was interrupted after stage {stage}: the result of that "
+        "stage is kept"
     )
     return replace(complete, interrupted=True, cut_short=(*complete.cut_short, cut_short))
 
 
 def _stage_kept_alive(problem: Problem, state: FitState, checkpoint: Checkpoint | None) -> FitState:
-    """Run a stage as `run_stage` does; save it after every epoch, and keep it on Ctrl-C."""
+    """Return the state after one stage, saved after every epoch and kept on Ctrl-C."""
     with stage_run(problem, state) as run:
         with KeepOnInterrupt(lambda: run.has_learned) as block:
             for _ in run.epochs():
@@ -232,13 +240,20 @@ def _stage_kept_alive(problem: Problem, state: FitState, checkpoint: Checkpoint 
 
 
 def begin_fit(problem: Problem, recipe: Recipe, generator: np.random.Generator) -> FitState:
-    """Return the state of a fit before its first stage: recipe and initial detectors.
+    """Return the state of a fit before its first stage: the recipe and the initial detectors.
 
     Parameters
     ----------
     problem : Problem
+        Features and settings of the fit.
     recipe : Recipe
+        The requested recipe; the state has its alternative if that suits the features better.
     generator : numpy.random.Generator
+        Source of all random numbers of the fit.
+
+    Returns
+    -------
+    state : FitState
     """
     state = FitState(recipe, generator.bit_generator.state)
     if problem.head is None:
@@ -247,16 +262,27 @@ def begin_fit(problem: Problem, recipe: Recipe, generator: np.random.Generator) 
         axes = problem.coordinates("whitened").axes
         reason = "the spectrum of the features has no floor of noise"
         if axes < problem.number_of_concepts:
-            reason = f"{MORE_THAN_DIMENSIONS} {axes} dimensions only"
+            reason = f"{MORE_THAN_DIMENSIONS} {axes} dimensions"
         state = _switched(state, reason)
     return _started(problem, state)
 
 
 def hand_over(problem: Problem, state: FitState) -> FitState:
-    """Return the state as it is, or the beginning of the recipe that suits the features better.
+    """Return the state unchanged, or the first state of the recipe's alternative.
 
-    After the first stage of a recipe with an ``otherwise``: where positions carry overlapping
-    concepts, and the start was not clear.
+    A recipe with an alternative (`Recipe.otherwise`) is replaced after its first stage if positions
+    carry overlapping concepts and the initial detectors did not stand out clearly.
+
+    Parameters
+    ----------
+    problem : Problem
+        Features and settings of the fit.
+    state : FitState
+        The state after a stage.
+
+    Returns
+    -------
+    state : FitState
     """
     recipe = state.recipe
     if state.number != 1 or recipe.otherwise is None or state.clear_start:
@@ -269,12 +295,13 @@ def hand_over(problem: Problem, state: FitState) -> FitState:
 
 
 def _noted(state: FitState, note: str) -> FitState:
+    """Return the state with a note for the user, which is logged too."""
     logger.info(note)
     return replace(state, notes=(*state.notes, note))
 
 
 def _switched(state: FitState, reason: str) -> FitState:
-    """Return the state at the beginning of the recipe's other one."""
+    """Return a new state for the recipe's alternative, with a note that states the reason."""
     other = state.recipe.otherwise
     assert other is not None
     state = _noted(state, f"{reason}: recipe {other.name!r}")
@@ -289,18 +316,18 @@ def _switched(state: FitState, reason: str) -> FitState:
 
 
 def _started(problem: Problem, state: FitState) -> FitState:
-    """Return the state with R initial detectors, made in the first stage's coordinates."""
+    """Return the state with the initial detectors of R restarts, in raw coordinates."""
     recipe, concepts = state.recipe, problem.number_of_concepts
     coordinates = problem.coordinates(recipe.stages[0].coordinates)
     if concepts > coordinates.axes:
         note = (
-            f"{concepts} concepts in {coordinates.axes} dimensions that vary: the filters cannot "
-            "be orthonormal, the surplus ones start at random"
+            f"{concepts} concepts, but features vary in {coordinates.axes} dimensions: the filters "
+            "cannot be orthonormal, and the surplus ones start at random"
         )
         state = _noted(state, note)
     rng = state.random_generator()
     generators = [rng] * problem.restarts(recipe)
-    if recipe.start == "consensus":  # it should not depend on the seed
+    if recipe.start == "consensus":  # this start must not depend on the seed
         generators = [np.random.default_rng(restart) for restart in range(len(generators))]
     starts = []
     for generator in generators:
@@ -309,7 +336,7 @@ def _started(problem: Problem, state: FitState) -> FitState:
         starts.append(problem.agree(start))
     per_position = int(np.median([start.per_position for start in starts]))
     if per_position > 1:
-        state = _noted(state, f"positions carry {per_position} concepts each: L^s asks for as many")
+        state = _noted(state, f"positions carry {per_position} concepts each: L^s allows that many")
     filters = coordinates.filters_to_raw(np.stack([start.filters for start in starts]))
     return replace(
         state,
@@ -324,7 +351,7 @@ def _started(problem: Problem, state: FitState) -> FitState:
 
 
 def _finished(problem: Problem, state: FitState) -> tuple[DirectionPairs, History]:
-    """Return the best restart as pairs, and how the fit went."""
+    """Return the pairs of the best restart and the history of the fit."""
     measured, state = _measured(problem, state)
     pairs, missing, best = measured.pairs, [], state.best
     if len(state.detectors.filters) > 1:
@@ -365,7 +392,7 @@ def _finished(problem: Problem, state: FitState) -> tuple[DirectionPairs, Histor
 
 
 def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitState]:
-    """Complete the best restart's detectors to pairs; after a first Ctrl-C, once more."""
+    """Return the completed pairs of the best restart; one Ctrl-C repeats the computation."""
     stage, best, detectors = state.recipe.stages[-1], state.best, state.detectors
     signals: Array | str = state.recipe.estimator
     if detectors.signals is not None:
@@ -384,44 +411,50 @@ def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitStat
         measured = measure_pairs(*arguments)
     if block.interrupted:
         state = replace(state, interrupted=True)
-        state = _noted(state, "interrupted while the pairs were completed: this was done again")
+        state = _noted(state, "interrupted while completing the pairs: they were computed again")
         measured = measure_pairs(*arguments)
     assert measured is not None
     return replace(measured, pairs=problem.agree(measured.pairs)), state
 
 
 def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> list[str]:
-    """Return why a fit's directions are less sure than they look, in words.
+    """Return the reasons why the directions of a fit may be unreliable, as sentences.
 
-    Of sharp detectors most of all, for soft ones promise less.
+    Recipes with sharp detectors are checked more closely than those with soft detectors, whose
+    thresholds claim less.
 
     Parameters
     ----------
     problem : Problem
+        Features and settings of the fit.
     state : FitState
-        After the last stage.
+        The state after the last stage.
     measured : MeasuredPairs
-        The best restart.
+        Pairs and detections of the best restart.
+
+    Returns
+    -------
+    doubts : list of str
     """
     doubts = []
     if problem.left_out:
-        named = list(problem.left_out)
-        some = named if len(named) <= 10 else f"{named[:10]} and more"
-        doubts.append(f"images {some} are unlike all others, and were left out")
+        indices = list(problem.left_out)
+        shown = indices if len(indices) <= 10 else f"{indices[:10]} and more"
+        doubts.append(f"images {shown} are unlike all others and were left out")
     if problem.far:
         doubts.append(
-            f"{problem.far} images are unlike the others, too many to be left out: one direction "
-            "of theirs can turn all signal vectors"
+            f"{problem.far} images are unlike the others, but too many to be left out: a single "
+            "direction in them can distort all signal vectors"
         )
     images, distinct = problem.features.shape[0], distinct_images(problem.features)
     if images - distinct > _COPIES * images:
-        doubts.append(f"{images - distinct} of {images} images are copies of others")
+        doubts.append(f"{images - distinct} of {images} images are copies of other images")
     recipe, concepts = state.recipe, problem.number_of_concepts
     coordinates = problem.coordinates(recipe.stages[-1].coordinates)
     if concepts > coordinates.axes:
         doubts.append(
-            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions only: at most "
-            f"{coordinates.axes} directions can be told apart, not {concepts}"
+            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions: at most {coordinates.axes} "
+            f"directions can be told apart, not {concepts}"
         )
     has_floor = rank_of_signal(problem.moments, concepts) is not None
     if has_floor and (recipe.is_sharp or state.switches):
@@ -437,25 +470,25 @@ def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> lis
 
 
 def _doubts_of_model(problem: Problem, state: FitState) -> list[str]:
-    """Return doubts where features look like signals and distractors, but were not learned so."""
+    """Return doubts about features that fit the model of signals and distractors."""
     doubts, concepts = [], problem.number_of_concepts
     if state.switches:
         doubts.append(
-            "features look like signals and distractors (their spectrum has a floor of noise), "
-            "but no such concepts were found: these directions are clusters, thresholds are "
-            "shares of the positions, and neither need be those of concepts"
+            "features fit the model of signals and distractors (their spectrum has a floor of "
+            "noise), but no such concepts were found: directions are cluster centres and "
+            "thresholds are fixed shares of the positions, so neither need belong to a concept"
         )
     rng = np.random.default_rng(0)
     sample = problem.features.sample(problem.coordinates("whitened"), _ASKED, rng)
     maxima = count_maxima(sample, rng)
     if maxima > concepts:
         doubts.append(
-            f"there are at least {maxima} skewed sources for {concepts} concepts: too few "
-            "concepts are wrong ones (unless distractors are skewed, too)"
+            f"there are at least {maxima} skewed sources for {concepts} concepts: with too few "
+            "concepts, those learned are wrong (unless distractors are skewed, too)"
         )
     if maxima < concepts and state.per_position > 1:
         doubts.append(
-            f"{maxima} skewed sources are found for {concepts} concepts: others may be "
-            f"distractors, and then positions do not carry {state.per_position} concepts each"
+            f"{maxima} skewed sources were found for {concepts} concepts: the other concepts may "
+            f"be distractors, and then positions do not carry {state.per_position} concepts each"
         )
     return doubts

@@ -1,4 +1,4 @@
-"""How many concepts: from the skewness of the features alone, or by fits with several numbers."""
+"""Choose the number of concepts by the skewness of features or by fits with several numbers."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ from xplique_dirpairs.plots.learning import SkewnessCurve, plot_number_of_concep
 
 logger = logging.getLogger("xplique_dirpairs")
 
-#: Mean cosine over fits from which concepts count as found again.
+#: Mean cosine between fits from which concepts count as found again.
 _STABLE = 0.98
-#: Images from which errors of a skewness can be estimated, and positions that are enough.
+#: Smallest number of images that shows the errors of a skewness, and number of positions used.
 _IMAGES, _POSITIONS = 40, 60_000
-#: Splits of the images, all of which must agree, and the fewest sources that can be told.
+#: Number of splits of the images, which must all agree, and smallest number that is reported.
 _SPLITS, _FEWEST = 3, 4
-#: A skewness counts from this many standard errors on; noise is taken to reach half of that.
+#: Number of standard errors from which a skewness counts; noise is assumed to reach half of them.
 _ERRORS = 4.0
 
 
 @dataclass(frozen=True)
 class SkewnessCount:
-    """The number of skewed sources that features are made of.
+    """Number of skewed sources in features.
 
     Attributes
     ----------
     number : int or None
-        I; None where the features do not tell.
+        Number of concepts I; None if the features do not show it.
     reason : str
-        Why this number, or why none.
+        Explanation of the number, or of why there is none.
     skewnesses : ndarray of shape (A,)
-        Absolute skewness along the A independent directions, largest first, of positions that the
-        directions were not chosen on.
+        Absolute skewness along the A independent directions, in decreasing order, measured on
+        positions that the directions were not fitted to.
     errors : ndarray of shape (A,)
-        Their standard errors, over images.
-    threshold : float
-        The middle of the gap; NaN where there is none.
+        Standard errors of the skewnesses, over images.
+    threshold : float, default=nan
+        Middle of the gap in the skewnesses; NaN if there is no gap.
     """
 
     number: int | None
@@ -83,17 +83,27 @@ class SkewnessCount:
 
     @property
     def verdict(self) -> str:
-        """The number and what it stands on, in one line."""
+        """The number and the reason for it, in one line."""
         number = "cannot tell" if self.number is None else self.number
         return f"skewness: {number} ({self.reason})"
 
     @property
     def curve(self) -> SkewnessCurve:
-        """The sorted skewnesses, as plots take them."""
+        """The sorted skewnesses in the form that plots need."""
         return SkewnessCurve(self.skewnesses, self.errors, self.threshold, self.number)
 
     def plot(self, title: str = "") -> Figure:
-        """Draw the sorted skewnesses with the number of concepts marked."""
+        """Plot the sorted skewnesses and mark the number of concepts.
+
+        Parameters
+        ----------
+        title : str, default=""
+            Title above the verdict.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+        """
         lines = [title, self.verdict] if title else [self.verdict]
         return plot_number_of_concepts(skewnesses=self.curve, lines=lines)
 
@@ -103,42 +113,43 @@ def count_skewed_sources(
 ) -> SkewnessCount:
     """Count the concepts of features x = Sα + Dβ + μ by the skewness of α [ours].
 
-    In whitened features concepts are the skewed sources (rarely there, never negative) and
-    distractors are not. Images are split in halves, three times; a symmetric ICA with contrast u²
-    finds directions on each half, and their skewness is measured on the other. Sorted, it falls off
-    a cliff after the last concept. Then every direction is let go alone, without orthogonality to
-    the others: those of concepts, maxima of skewness on their own, stay where they are, and a
-    concept that orthogonality left no room for is found from where all others are absent.
+    In whitened features concepts are the skewed sources (rarely present, never negative), and
+    distractors are not skewed. Images are split in halves three times; a symmetric ICA with
+    contrast u² finds directions on each half, and their skewness is measured on the other half. The
+    sorted skewnesses drop sharply after the last concept. Then every direction is optimised freely,
+    without orthogonality to the others: directions of concepts are maxima of skewness and stay
+    where they are. A concept that orthogonality excluded is found by starting from the absence of
+    all others.
 
     Parameters
     ----------
     activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
-        At least 40 images, or `ActivationShards`. About 60 000 positions of random images are used,
-        without images unlike all others, as in `learn_pairs`.
+        Activations of at least 40 images, or `ActivationShards`. About 60 000 positions of random
+        images are used; outlier images are left out as in `learn_pairs`.
     random_state : int or None, default=0
-        Seed of the images, the halves and the first directions.
+        Seed of the choice of images, the halves and the initial directions.
 
     Returns
     -------
     count : SkewnessCount
-        Without a number where the spectrum has no floor of noise (every real network so far) or no
-        gap, where directions do not stay apart, where halves disagree, or where there are fewer
-        than four: one of a few may be the absence of the others.
+        It has no number if the spectrum has no floor of noise (as in every real network so far), if
+        the skewnesses have no gap, if directions do not stay apart, if halves disagree, or if there
+        are fewer than four sources, one of which may be the absence of the others.
 
     Notes
     -----
-    It assumes that distractors are symmetric and concepts are not; a concept that is present on
-    about half of all positions is symmetric, too.
+    Distractors are assumed to be symmetric and concepts are not; a concept that is present on about
+    half of all positions is symmetric, too, and is not counted.
 
     Raises
     ------
     ValueError
-        If the activations are not finite, constant, or of the wrong rank; if the seed is invalid.
+        If the activations are constant, not finite, or of the wrong rank; if the seed is invalid.
     """
     features, rng = as_features(activations), check_random_state(random_state)
     if features.shape[0] < _IMAGES:
         none = np.zeros(0)
-        return SkewnessCount(None, f"fewer than {_IMAGES} images tell nothing", none, none)
+        return SkewnessCount(None, f"fewer than {_IMAGES} images are too few", none, none)
     per_image = int(np.prod(features.shape[1:-1]))
     chosen = rng.permutation(features.shape[0])[: max(_IMAGES, _POSITIONS // per_image)]
     images = features.only(np.sort(chosen)).in_memory()[np.argsort(np.argsort(chosen))]
@@ -167,32 +178,35 @@ def count_in_halves(
     has_floor: bool,
     rng: np.random.Generator,
 ) -> SkewnessCount:
-    """Count the skewed sources with one split of the images in halves."""
+    """Count the skewed sources in one split of the images (N, *spatial, D) in halves.
+
+    ``per_image`` is the number of positions of an image.
+    """
     halves = [coordinates.features(as_positions(half)) for half in np.array_split(images, 2)]
     first, second = halves
-    looks = [_Look.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
-    skewnesses = np.mean([look.skewnesses for look in looks], axis=0)
-    errors = np.mean([look.errors for look in looks], axis=0) / np.sqrt(2.0)
+    results = [_Half.of(*pair, per_image, rng) for pair in ((first, second), (second, first))]
+    skewnesses = np.mean([result.skewnesses for result in results], axis=0)
+    errors = np.mean([result.errors for result in results], axis=0) / np.sqrt(2.0)
     above, threshold = _gap(skewnesses, errors) if has_floor else (0, float("nan"))
     if not above:
-        reason = "the spectrum of the features has no floor of noise: what is skewed has no end"
+        reason = (
+            "the spectrum of the features has no floor of noise: skewed sources cannot be counted"
+        )
         if has_floor:
-            reason = (
-                "the sorted skewnesses have no gap: concepts and distractors are not told apart"
-            )
+            reason = "the sorted skewnesses have no gap between concepts and distractors"
         return SkewnessCount(None, reason, skewnesses, errors)
-    let_go = [look.let_go(half, threshold) for look, half in zip(looks, halves, strict=True)]
-    numbers = sorted({number for number, _ in let_go})
-    wander = max(moved for _, moved in let_go)
+    counts = [result.maxima(half, threshold) for result, half in zip(results, halves, strict=True)]
+    numbers = sorted({number for number, _ in counts})
+    moved = max(moved for _, moved in counts)
     number = None
-    if wander > 1:  # one may: the most frequent concept, which the others' orthogonality bends
-        reason = f"{wander} of {above} skewed directions do not stay where they are on their own"
+    if moved > 1:  # one may move: orthogonality to the others bends the most frequent concept
+        reason = f"{moved} of {above} skewed directions move when they are optimised freely"
     elif numbers[0] < above:
-        reason = f"only {numbers[0]} of {above} skewed directions differ when left on their own"
+        reason = f"only {numbers[0]} of {above} skewed directions differ when optimised freely"
     elif len(numbers) > 1:
         reason = f"two halves of the images disagree: {numbers[0]} and {numbers[1]}"
     elif numbers[0] < _FEWEST:
-        reason = f"of so few skewed sources ({numbers[0]}) others may be the absence"
+        reason = f"with so few skewed sources ({numbers[0]}), one may be the absence of the others"
     else:
         number = numbers[0]
         reason = (
@@ -203,8 +217,8 @@ def count_in_halves(
 
 
 @dataclass(frozen=True)
-class _Look:
-    """Directions (A, A) that one half of the positions shows, by their skewness on the other."""
+class _Half:
+    """Directions (A, A) fitted to one half of the positions, sorted by skewness on the other."""
 
     directions: Array
     skewnesses: Array
@@ -212,39 +226,41 @@ class _Look:
     other: Array
 
     @classmethod
-    def of(cls, half: Array, other: Array, per_image: int, rng: np.random.Generator) -> _Look:
+    def of(cls, half: Array, other: Array, per_image: int, rng: np.random.Generator) -> _Half:
+        """Fit directions to one half (P, A) and measure their skewness on the other half (P, A)."""
         directions = skewness_filters(half, half.shape[1], rng).astype(np.float32)
         y = _standardised(other @ directions.T)
         skewness = (y * y * y).mean(axis=0)
         skewnesses = np.abs(skewness)
-        # what a position adds to the skewness (delta method); positions of an image go together
+        # influence of a position on the skewness (delta method), averaged over each image
         influence = y * y * y - 3.0 * y - 1.5 * skewness * (y * y)
         influence = influence.reshape(-1, per_image, y.shape[1]).mean(axis=1)
         errors = influence.std(axis=0) / np.sqrt(len(influence))
         order = np.argsort(-skewnesses)
         return cls(directions[order], skewnesses[order], errors[order], other)
 
-    def let_go(self, half: Array, threshold: float) -> tuple[int, int]:
-        """Count maxima of skewness, and directions that were none, by one-unit ICA.
+    def maxima(self, half: Array, threshold: float) -> tuple[int, int]:
+        """Return the number of maxima of skewness, and the number of directions that moved.
 
-        It begins at those above the threshold, and where all of these are absent.
+        One-unit ICA starts from the directions above the threshold, and from the absence of all.
         """
-        found = self.directions[self.skewnesses > threshold]
-        starts = np.concatenate([found, -found.sum(axis=0, keepdims=True)])
+        skewed = self.directions[self.skewnesses > threshold]
+        starts = np.concatenate([skewed, -skewed.sum(axis=0, keepdims=True)])
         free = nearest_maxima(half, starts)
-        wander = int(((free[:-1] * found).sum(axis=1) < SAME).sum())
+        moved = int(((free[:-1] * skewed).sum(axis=1) < SAME).sum())
         y = _standardised(self.other @ free.T)
         skewnesses = (y * y * y).mean(axis=0)
-        return distinct_directions(free[skewnesses > threshold]), wander
+        return distinct_directions(free[skewnesses > threshold]), moved
 
 
 def _standardised(y: Array) -> Array:
+    """Return columns (P, n) with zero mean and unit variance."""
     y = y - y.mean(axis=0)
     return np.asarray(y / np.maximum(y.std(axis=0), 1e-9))
 
 
 def _gap(skewnesses: Array, errors: Array) -> tuple[int, float]:
-    """Return how many skewnesses are above the largest gap, 0 without one, and its middle."""
+    """Return the number of skewnesses (A,) above the largest gap, and its middle; else 0, NaN."""
     noise = _ERRORS / 2.0 * errors
     below = np.maximum(np.append(skewnesses[1:], 0.0), np.append(noise[1:], noise[-1]))
     below = np.maximum(below, 1e-9)
@@ -260,30 +276,40 @@ def _gap(skewnesses: Array, errors: Array) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class ScannedNumber:
-    """What the fits with one number of concepts have in common; means over fits.
+    """Measures of the fits with one number of concepts, averaged over fits.
 
     Attributes
     ----------
-    number, fits : int
-        I, and how many fits ran to their end.
-    signal_stability, filter_stability : float
-        Absolute cosine of matched signal vectors and filters, mean over concepts and over every two
-        fits, in [0, 1]; NaN with fewer than two fits.
-    occupancy_min, occupancy_median : float
-        Over concepts, of the share of positions each is detected on, in units of 1/I.
-    dead, duplicates : float
-        Dead concepts, and pairs of concepts detected at the same positions, for each fit.
-    sparsity : float
-        L^s at the end over its largest value log2 I, comparable across I. NaN where the recipe's
-        last stage does not compute it, and for I = 1.
-    objective : float
-        The last stage's weighted sum; terms in bits grow with I. Comparable within one recipe.
-    condition_number : float
-        Of ŴᵀŜ, the largest of all fits.
-    seconds : float
-        Of one fit.
-    problems, error
-        What the fits warned of, each once; why the number has no fit, or fewer than asked for.
+    number : int
+        Number of concepts I.
+    fits : int, default=0
+        Number of fits that ran to their end.
+    signal_stability : float, default=nan
+        Absolute cosine of matched signal vectors, averaged over concepts and pairs of fits, in
+        [0, 1]; NaN with fewer than two fits.
+    filter_stability : float, default=nan
+        The same for filters.
+    occupancy_min : float, default=nan
+        Smallest share of positions on which a concept is detected, in units of 1/I.
+    occupancy_median : float, default=nan
+        Median of these shares over concepts, in units of 1/I.
+    dead : float, default=nan
+        Number of dead concepts.
+    duplicates : float, default=nan
+        Number of pairs of concepts that are detected at the same positions.
+    sparsity : float, default=nan
+        Final L^s divided by its largest value log2 I, comparable across I. NaN if the recipe's last
+        stage does not compute L^s, and for I = 1.
+    objective : float, default=nan
+        Final objective of the last stage, comparable within one recipe; terms in bits grow with I.
+    condition_number : float, default=nan
+        Condition number of ŴᵀŜ, the largest of all fits.
+    seconds : float, default=nan
+        Wall time of one fit.
+    problems : tuple of str, default=()
+        Problems of the fits, without repetitions.
+    error : str or None, default=None
+        Why fits are missing; None if all ran to their end.
     """
 
     number: int
@@ -303,7 +329,7 @@ class ScannedNumber:
 
     @property
     def is_sound(self) -> bool:
-        """Whether all fits find the same concepts, alive, different and well-conditioned."""
+        """Whether all fits find the same, distinct, living concepts and are well-conditioned."""
         return (
             min(self.signal_stability, self.filter_stability) >= _STABLE
             and self.dead == self.duplicates == 0
@@ -314,35 +340,52 @@ class ScannedNumber:
 
 @dataclass(frozen=True)
 class ConceptScan:
-    """Fits with several numbers of concepts, side by side.
+    """Comparison of fits with several numbers of concepts.
 
     Attributes
     ----------
     numbers : tuple of ScannedNumber
-        In rising order.
+        One entry for each number, in increasing order.
     interrupted : bool
-        Whether Ctrl-C ended the scan: later numbers are missing.
+        Whether Ctrl-C ended the scan, so that later numbers are missing.
     """
 
     numbers: tuple[ScannedNumber, ...]
     interrupted: bool = False
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the entries as plain dictionaries, for a table."""
+        """Return the entries as dictionaries, for a table.
+
+        Returns
+        -------
+        rows : list of dict
+        """
         return [asdict(entry) for entry in self.numbers]
 
     @property
     def suggested(self) -> int | None:
-        """The largest number that is sound while the next larger one is not; or None."""
+        """The largest sound number if a larger one was tried and is not sound, None otherwise."""
         return self._suggestion()[0]
 
     @property
     def reason(self) -> str:
-        """Why that number, or why none."""
+        """Explanation of the suggested number, or of why there is none."""
         return self._suggestion()[1]
 
     def plot(self, count: SkewnessCount | None = None, title: str = "") -> Figure:
-        """Draw a panel for each measure, and the skewnesses of a ``count`` beside them."""
+        """Plot a panel for each measure.
+
+        Parameters
+        ----------
+        count : SkewnessCount or None, default=None
+            Result of `count_skewed_sources`, whose skewnesses are plotted in another panel.
+        title : str, default=""
+            Title above the suggested number.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+        """
         suggested, reason = self._suggestion()
         number = "cannot tell" if suggested is None else suggested
         lines = [title, "" if count is None else count.verdict, f"scan: {number} ({reason})"]
@@ -354,16 +397,17 @@ class ConceptScan:
         )
 
     def _suggestion(self) -> tuple[int | None, str]:
+        """Return the suggested number and the reason."""
         sound = [entry.number for entry in self.numbers if entry.is_sound]
         measured = [e.number for e in self.numbers if np.isfinite(e.signal_stability)]
         if not measured:
             return None, "no number was fitted with two seeds: there is nothing to compare"
         if not sound:
-            return None, "with no number did all fits find the same, different, living concepts"
+            return None, "with no number did all fits find the same, distinct, living concepts"
         if sound[-1] == measured[-1]:
             return None, f"{sound[-1]}, the largest number tried, is still sound: try larger ones"
         following = measured[measured.index(sound[-1]) + 1]
-        reason = f"with {sound[-1]} concepts all fits find the same ones; with {following} not"
+        reason = f"with {sound[-1]} concepts all fits find the same ones, with {following} not"
         if following > sound[-1] + 1:
             reason += ", and numbers between them were not tried"
         return sound[-1], reason
@@ -379,30 +423,44 @@ def scan_number_of_concepts(
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> ConceptScan:
-    """Learn direction pairs with several numbers of concepts and compare.
+    """Learn direction pairs with several numbers of concepts and compare the fits.
 
-    Every fit has its own seed and sees its own half of the images: a start that does not depend on
-    the seed (recipe ``soft``) would agree with itself whatever the number. A number that fails has
-    its error in the scan and does not end it; Ctrl-C does, and keeps complete fits.
+    Every fit has its own seed and its own half of the images, because a start that does not depend
+    on the seed (recipe ``soft``) would agree with itself whatever the number. If the fits with a
+    number fail, the error is recorded and the scan continues. Ctrl-C ends the scan and keeps
+    complete fits.
 
     Parameters
     ----------
-    activations, head, recipe, verbose
-        As in `learn_pairs`.
+    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D), or ActivationShards
+        See `learn_pairs`.
     numbers : iterable of int
-        Candidates for I.
-    seeds, random_state
-        Fits for each number, seeded ``random_state``, ``random_state + 1``, …; None: at random.
+        Candidates for the number of concepts I.
+    head : Head or None, default=None
+        See `learn_pairs`.
+    recipe : str or Recipe, default="default"
+        See `learn_pairs`.
+    seeds : int, default=2
+        Number of fits for each number.
+    random_state : int or None, default=0
+        Seed of the first fit; the following fits have ``random_state + 1``, …. None draws a seed.
+    verbose : int, default=1
+        See `learn_pairs`.
+
+    Returns
+    -------
+    scan : ConceptScan
 
     Raises
     ------
     TypeError, ValueError
-        If there is no number, or only one image; or as `learn_pairs`.
+        If ``numbers`` is empty or not integers, if there is only one image, or if `learn_pairs`
+        would refuse an argument whatever the number.
     """
     features, recipe = as_features(activations), get_recipe(recipe)
     if not isinstance(numbers, Iterable):
         raise TypeError(
-            f"numbers must be several numbers of concepts, such as [8, 10, 12], not {numbers!r}"
+            f"numbers must be a list of numbers of concepts, such as [8, 10, 12], not {numbers!r}"
         )
     candidates = sorted(set(numbers))
     if not candidates:
@@ -412,10 +470,10 @@ def scan_number_of_concepts(
     check_integer("seeds", seeds)
     if random_state is not None:
         check_integer("random_state", random_state, minimum=0)
-    # What every fit would fail with is raised here, and not recorded for every number.
+    # An error that every fit would raise is raised here instead of being recorded for every number.
     check_head(head, features.shape)
     if features.shape[0] < 2:
-        raise ValueError("there is one image only: its halves cannot be compared")
+        raise ValueError("there is only one image: give several, since halves are compared")
     check_strategy(features.shape[0] // 2, random_state)
     Moments.of(features)
     if random_state is None:
@@ -429,7 +487,7 @@ def scan_number_of_concepts(
             try:
                 for seed in range(seeds):
                     fits.append(_fit_half(features, number, seed, random_state, settings))
-            except Exception as exception:  # another number may do
+            except Exception as exception:  # fits with another number may succeed
                 error = f"{type(exception).__name__}: {exception}"
                 logger.warning("%d concepts: %s", number, error)
         entries.append(_compare(number, fits, "interrupted" if block.interrupted else error))
@@ -441,7 +499,7 @@ def scan_number_of_concepts(
 def _fit_half(
     features: Features, number: int, seed: int, random_state: int, settings: dict[str, Any]
 ) -> tuple[DirectionPairs, History, float]:
-    """Return pairs, history and seconds of a fit to the seed's half of the images."""
+    """Return pairs, history and wall time of a fit to one half of the images."""
     order = np.random.default_rng((random_state, seed // 2)).permutation(features.shape[0])
     half = np.sort(order[seed % 2 :: 2])  # seeds 0 and 1 share no image, nor do 2 and 3
     activations = features.only(half).activations
@@ -451,7 +509,7 @@ def _fit_half(
         pairs, history = learn_pairs(
             activations, number, random_state=random_state + seed, **settings
         )
-    if history.interrupted:  # an interrupted fit counts as none
+    if history.interrupted:  # an interrupted fit does not count
         raise KeyboardInterrupt
     return pairs, history, time.perf_counter() - began
 
@@ -459,6 +517,7 @@ def _fit_half(
 def _compare(
     number: int, fits: list[tuple[DirectionPairs, History, float]], error: str | None
 ) -> ScannedNumber:
+    """Return the measures of the fits (pairs, history, seconds) with one number of concepts."""
     if not fits:
         return ScannedNumber(number, error=error)
     histories = [history for _, history, _ in fits]
@@ -484,6 +543,6 @@ def _compare(
 
 
 def stability_of(directions: list[Array]) -> float:
-    """Return the mean `dictionary_stability` over every two of the fits; NaN with one fit."""
+    """Return the mean `dictionary_stability` of directions (I, D) over pairs of fits; else NaN."""
     cosines = [dictionary_stability(*two) for two in combinations(directions, 2)]
     return float(np.mean(cosines)) if cosines else float("nan")

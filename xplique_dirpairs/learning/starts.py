@@ -1,8 +1,8 @@
-"""Where a fit begins: the images it learns from, and initial detectors.
+"""Prepare a fit: leave out outlier images and compute initial detectors.
 
-An image unlike all others can turn every signal vector: it is left out. Initial detectors, in
-whitened or standardised coordinates, come from independent components by their skewness, from a
-consensus of clusterings, or at random.
+A single image unlike all others can distort every signal vector, so such images are left out.
+Initial detectors, in whitened or standardised coordinates, are the most skewed independent
+components, the consensus of many clusterings, or random directions.
 """
 
 from __future__ import annotations
@@ -17,47 +17,49 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.features import Features, Moments, signal_axes
 
-#: Positions a start is computed from: for each concept, and at least.
+#: Number of positions that a start is computed from: for each concept, and at least.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000
-#: Rounds of thresholds and filters in turn; they have settled by then.
+#: Alternating updates of thresholds and filters, after which both have converged.
 _ROUNDS = 4
-#: Positions that thresholds are chosen on.
+#: Number of positions on which thresholds are chosen.
 _SORTED = 25_000
-#: Most concepts that a position may be taken to carry; a quarter of I where that is less.
+#: Largest number of concepts that a position is assumed to carry (at most a quarter of I).
 _PER_POSITION = 4
-#: Mean IoU of detections with where concepts are among the largest, from which they are separate
-#: [ours: directions of Gaussian features have about 0.5].
+#: Mean IoU, of the detections of a concept with the positions where it is among the largest, from
+#: which concepts count as separate [ours: directions of Gaussian features have about 0.5].
 _SEPARATE = 0.7
-#: Clusterings that the consensus is of, and how many positions each of them sees.
+#: Number of clusterings in a consensus, and number of positions in each of them.
 CLUSTERINGS, _POSITIONS_SEEN = 50, 10_000
-#: First principal axes that are clustered (or I of them, if that is more) [ours: in more of
-#: them clusterings agree less].
+#: Number of leading principal axes that are clustered (I if that is more) [ours: clusterings agree
+#: less in more axes].
 _CLUSTERED_AXES = 32
-#: Ratio of neighbours in the sorted skewnesses that counts as a gap [ours].
+#: Ratio of successive sorted skewnesses that counts as a gap [ours].
 GAP = 2.0
-#: Cosine, in whitened features, from which two directions are the same.
+#: Cosine, in whitened features, from which two directions count as the same.
 SAME = 0.8
-#: Positions that are looked at together.
+#: Number of positions in one part of a long computation.
 _PART = 4096
-#: Steps of the symmetric ICA.
+#: Number of steps of the symmetric ICA.
 _ICA_STEPS = 60
-#: Steps in which a single direction finds the nearest maximum of skewness; they converge
-#: quadratically.
+#: Number of steps in which a single direction finds the nearest maximum of skewness; convergence is
+#: quadratic.
 _STEPS = 30
-#: An image is far from this multiple of the median distance on, in mean squares [measured: at most
-#: 11 in two layers of a real network, 170 for one of 200 maps that is three times as bright].
+#: An image is an outlier if its squared distance exceeds this multiple of the median [measured: the
+#: multiple is at most 11 in two layers of a real network, and 170 for one map in 200 that is three
+#: times as bright].
 _FAR = 20.0
-#: Nor is it far in a tail that heavy: the step from the median to the upper tenth, so often again.
+#: For heavy tails the limit is higher: the ratio of the 90 % quantile to the median is applied this
+#: many times to that quantile.
 _TAIL_STEPS = 4
-#: Positions of the images that typical ones are estimated from, and the fewest images.
+#: Number of positions from which typical images are estimated, and smallest number of images.
 _TYPICAL_POSITIONS, _TYPICAL_IMAGES = 50_000, 100
-#: The farthest share of them is left out, in this many rounds: outliers hide one another.
+#: Share of the farthest images that is trimmed, and number of rounds: outliers hide one another.
 _TRIMMED, _TRIMMINGS = 0.05, 2
-#: Images for each axis, at least: in more axes, whatever is not among them looks far.
+#: Smallest number of images per axis: in more axes, every image that was not used looks far.
 _IMAGES_PER_AXIS = 5
-#: Fewer images than this are too few to tell what is typical.
+#: Smallest number of images that shows what is typical.
 _LEAST = 20
-#: If more than one in this many images is far, none is left out: what they show is rare, but there.
+#: If more than one image in this many is far, none is left out: they show a rare concept.
 _OF_IMAGES = 100
 
 
@@ -68,14 +70,15 @@ class Start:
     Attributes
     ----------
     filters : ndarray of shape (I, A)
-        Unit rows.
+        Unit rows, in the learned coordinates of A axes.
     thresholds : ndarray of shape (I,)
-    clear : bool
+        A concept is detected where the projection exceeds its threshold.
+    clear : bool, default=False
         Whether these concepts stand out from everything else that varies, or are separate.
-    per_position : int
-        How many concepts a position carries, in a clear start.
-    separation : float
-        How well thresholds separate where a concept is among the largest (mean IoU).
+    per_position : int, default=1
+        Number of concepts that a position carries, if the start is clear.
+    separation : float, default=0.0
+        Mean IoU of the detections with the positions where a concept is among the largest.
     """
 
     filters: Array
@@ -86,21 +89,31 @@ class Start:
 
 
 def positions_for(concepts: int) -> int:
-    """Return from how many positions a start is computed, at most."""
+    """Return the largest number of positions that a start is computed from."""
     return max(_POSITIONS, _POSITIONS_PER_CONCEPT * concepts)
 
 
 def make_start(
     name: str, features: Array, concepts: int, rng: np.random.Generator, backward: Array
 ) -> Start:
-    """Make initial filters and thresholds in the coordinates of ``features`` (P, A).
+    """Compute initial filters and thresholds in the coordinates of the features.
 
     Parameters
     ----------
-    name : str
-        ``"skewness"``, ``"consensus"`` or ``"random"``.
+    name : {"skewness", "consensus", "random"}
+        Kind of start. Random filters replace a consensus if P < I.
+    features : ndarray of shape (P, A)
+        Positions in the learned coordinates.
+    concepts : int
+        Number of concepts I.
+    rng : numpy.random.Generator
+        Source of random numbers.
     backward : ndarray of shape (A, D)
-        Of the coordinates: how long a vector is in features.
+        Maps vectors back to raw features, where the lengths of concepts are compared.
+
+    Returns
+    -------
+    start : Start
     """
     if name == "consensus" and len(features) < concepts:
         name = "random"
@@ -112,12 +125,12 @@ def make_start(
             if np.array_equal(chosen, filters):
                 with_absence = with_the_absence(features, all_filters, concepts)
                 if not np.array_equal(with_absence, filters):
-                    found = separate(features, with_absence, backward)
-                    if found.separation > _SEPARATE:
-                        return found
-            found = separate(features, chosen, backward)
-            if has_gap(features, all_filters, chosen) or found.separation > _SEPARATE:
-                return found
+                    separated = separate(features, with_absence, backward)
+                    if separated.separation > _SEPARATE:
+                        return separated
+            separated = separate(features, chosen, backward)
+            if has_gap(features, all_filters, chosen) or separated.separation > _SEPARATE:
+                return separated
     else:
         make = {"consensus": consensus_filters, "random": random_filters}[name]
         filters = make(features, concepts, rng)
@@ -127,15 +140,20 @@ def make_start(
 
 
 def has_gap(features: Array, filters: Array, chosen: Array) -> bool:
-    """Return whether every chosen filter is at least twice as skewed as any that is not [ours].
+    """Return whether all chosen filters are at least twice as skewed as all others [ours].
 
     Parameters
     ----------
     features : ndarray of shape (P, A)
+        Positions in whitened coordinates.
     filters : ndarray of shape (A, A)
-        All there are, the most skewed ones first.
+        All filters, sorted by decreasing skewness.
     chosen : ndarray of shape (I, A)
-        The first ones; the last of them may be one that they left out, instead of the I-th.
+        The first I filters, the last of which may be replaced by a direction not in ``filters``.
+
+    Returns
+    -------
+    has_gap : bool
     """
     count = len(chosen) if np.array_equal(chosen, filters[: len(chosen)]) else len(chosen) - 1
     rest = skewnesses(features, filters[count:])
@@ -143,12 +161,12 @@ def has_gap(features: Array, filters: Array, chosen: Array) -> bool:
 
 
 def with_the_absence(features: Array, filters: Array, concepts: int) -> Array:
-    """Replace the last of the first filters by minus the sum of the others, if that is a gap.
+    """Return the first I filters, the last replaced by the absence of the others if that has a gap.
 
-    A concept on a third of all positions is hardly skewed: a direction that is let go leaves it for
-    a rarer one. But it is there where all others are not, and that is twice as skewed as any filter
-    that is left [ours]. (So is the absence of independent sources, which is no concept: it does not
-    separate from them.)
+    A concept on a third of all positions is hardly skewed: a direction that is optimised freely
+    leaves it for a rarer concept. But the concept is present where all others are absent, and minus
+    the sum of their filters is twice as skewed as any remaining filter [ours]. (The absence of
+    independent sources is skewed, too, without being a concept: it does not separate from them.)
     """
     others = filters[: concepts - 1]
     absence = -others.sum(axis=0, keepdims=True)
@@ -158,7 +176,7 @@ def with_the_absence(features: Array, filters: Array, concepts: int) -> Array:
 
 
 def skewnesses(features: Array, filters: Array) -> Array:
-    """Return the absolute skewness of the projections on each filter (n, A)."""
+    """Return the absolute skewness (n,) of features (P, A) projected on each filter (n, A)."""
     y = features @ filters.T.astype(np.float32)
     y = y - y.mean(axis=0)
     sizes = np.abs((y * y * y).mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9) ** 3
@@ -166,21 +184,23 @@ def skewnesses(features: Array, filters: Array) -> Array:
 
 
 def count_maxima(features: Array, rng: np.random.Generator) -> int:
-    """Count directions of whitened features (P, A) that are clear maxima of skewness [ours].
+    """Return the number of clear maxima of skewness in whitened features (P, A) [ours].
 
-    There are at least this many skewed sources; of few, some may be the absence of others.
+    There are at least this many skewed sources. If there are only a few, one of the maxima may be
+    the absence of the others.
     """
-    some = features[:_SORTED]
-    filters = skewness_filters(some, some.shape[1], rng)
+    sample = features[:_SORTED]
+    filters = skewness_filters(sample, sample.shape[1], rng)
     starts = np.concatenate([filters, -filters.sum(axis=0, keepdims=True)])
-    free = nearest_maxima(some, starts.astype(np.float32))
-    sizes = skewnesses(some, free)
-    chance = 2.0 * np.sqrt(6.0 * some.shape[1] / len(some))  # what a maximum over noise has
+    free = nearest_maxima(sample, starts.astype(np.float32))
+    sizes = skewnesses(sample, free)
+    # the skewness that a maximum over directions of pure noise can reach
+    chance = 2.0 * np.sqrt(6.0 * sample.shape[1] / len(sample))
     return distinct_directions(free[sizes > max(sizes.max() / 2.0, chance)])
 
 
 def distinct_directions(directions: Array) -> int:
-    """Return how many unit rows are left once those that are the same count once."""
+    """Return the number of distinct directions among unit rows (n, A)."""
     distinct: list[Array] = []
     for direction in directions:
         if all(abs(direction @ other) < SAME for other in distinct):
@@ -189,19 +209,19 @@ def distinct_directions(directions: Array) -> int:
 
 
 def separate(features: Array, filters: Array, backward: Array) -> Start:
-    """Improve thresholds and filters from each other, in turn [ours].
+    """Return a clear start after improving thresholds and filters alternately [ours].
 
-    In whitened features the covariance with one of several independent sources' functions is a
-    multiple of that source's filter. The excess over the threshold ReLU(z - t) is a function that
-    tells a concept from what it is not, rare or frequent; the square, which the skewness looks at,
-    wants it rare.
+    In whitened features (P, A) the covariance with a function of one of several independent sources
+    is a multiple of that source's filter. The excess over the threshold, ReLU(z - t), separates a
+    concept from everything else, however frequent it is; the square, on which the skewness is
+    based, requires a rare concept.
     """
-    some = np.linspace(0, len(features) - 1, min(len(features), _SORTED)).astype(int)
-    some = features[some]
+    places = np.linspace(0, len(features) - 1, min(len(features), _SORTED)).astype(int)
+    sample = features[places]
 
     def thresholds_for(filters: Array, per_position: int) -> tuple[Array, float]:
         lengths = np.linalg.norm(filters @ backward, axis=1)
-        return separating_thresholds(some @ filters.T, lengths, per_position)
+        return separating_thresholds(sample @ filters.T, lengths, per_position)
 
     filters = filters.astype(np.float32)
     filters /= np.linalg.norm(filters, axis=1, keepdims=True)
@@ -219,22 +239,23 @@ def separate(features: Array, filters: Array, backward: Array) -> Start:
 
 
 def separating_thresholds(z: Array, lengths: Array, per_position: int = 1) -> tuple[Array, float]:
-    """Find each concept's threshold of best IoU with where it is among the largest of all.
+    """Find the thresholds that best separate the positions where each concept is among the largest.
 
     Parameters
     ----------
     z : ndarray of shape (P, I)
-        Projections.
+        Projections on the filters.
     lengths : ndarray of shape (I,)
-        Of the concepts' shares in the features for z = 1: makes projections comparable.
+        Length in raw features that corresponds to z = 1, which makes projections comparable.
     per_position : int, default=1
-        A concept is among the largest if at most this many, itself included, are as large.
+        A concept is among the largest if at most this many concepts, itself included, are as large.
 
     Returns
     -------
-    thresholds : (I,)
-    separation
-        The mean of these IoU.
+    thresholds : ndarray of shape (I,)
+        Thresholds of the best IoU of z > threshold with these positions.
+    separation : float
+        Mean of the best IoU over concepts.
     """
     size = z * lengths.astype(np.float32)
     largest = size >= -np.partition(-size, per_position - 1, axis=1)[:, per_position - 1, None]
@@ -249,12 +270,12 @@ def separating_thresholds(z: Array, lengths: Array, per_position: int = 1) -> tu
 
 
 def consensus_filters(features: Array, concepts: int, rng: np.random.Generator) -> Array:
-    """Return centroids on which many clusterings of the features' directions agree [ours].
+    """Return filters (I, A) on which many clusterings of the directions of features agree [ours].
 
     The directions x̃/‖x̃‖ in the first whitened axes are clustered by K-Means many times, each time
-    from other initial centroids and other positions. All their centroids are clustered together,
-    and the result depends little on any one of them. A filter is the mean of the positions nearest
-    to an agreed direction; filters are symmetrically orthogonalised where I ≤ A.
+    from other initial centroids and other positions. The centroids of all clusterings are then
+    clustered together, so that the result depends little on any one of them. A filter is the mean
+    of the positions nearest to a centroid; filters are symmetrically orthogonalised if I ≤ A.
     """
     clustered = features[:, : max(_CLUSTERED_AXES, concepts)]
     lengths = np.linalg.norm(clustered, axis=1, keepdims=True)
@@ -287,7 +308,7 @@ def consensus_filters(features: Array, concepts: int, rng: np.random.Generator) 
 
 
 def random_filters(features: Array, concepts: int, rng: np.random.Generator) -> Array:
-    """Return orthonormal rows of a random rotation; random unit rows where I > A."""
+    """Return rows (I, A) of a random rotation; Gaussian rows, not normalised, if I > A."""
     axes = features.shape[1]
     gaussian = rng.standard_normal((axes, concepts))
     if concepts > axes:
@@ -297,10 +318,10 @@ def random_filters(features: Array, concepts: int, rng: np.random.Generator) -> 
 
 
 def skewness_filters(features: Array, concepts: int, rng: np.random.Generator) -> Array:
-    """Return filters of the symmetric ICA with contrast u², the most skewed first [ours].
+    """Return filters (I, A) of the symmetric ICA with contrast u², the most skewed first [ours].
 
-    In whitened features concepts are the skewed sources (rarely present, never negative) and
-    distractors are not. Rows beyond A, where I > A, are random.
+    In whitened features (P, A), concepts are the skewed sources (rarely present, never negative)
+    and distractors are not skewed. If I > A, the rows after the first A are random.
     """
     axes = features.shape[1]
     rotation = random_filters(features, axes, rng)
@@ -322,7 +343,7 @@ def skewness_filters(features: Array, concepts: int, rng: np.random.Generator) -
 
 
 def _squared_projections(features: Array, directions: Array) -> tuple[Array, Array]:
-    """Return E[y² x] (n, A) and E[y] (n,) of y = x·directions (A, n), in small parts."""
+    """Return E[y² x] (n, A) and E[y] (n,) for y = x·directions (A, n), computed in parts."""
     axes, count = directions.shape
     squared, total = np.zeros((count, axes)), np.zeros(count)
     for start in range(0, len(features), _PART):
@@ -334,11 +355,11 @@ def _squared_projections(features: Array, directions: Array) -> tuple[Array, Arr
 
 
 def with_the_missing(features: Array, filters: Array) -> Array:
-    """Replace the last filter by the concept that the filters leave out, if they do [ours].
+    """Return the filters (I, A), the last replaced by a concept that they miss, if any [ours].
 
-    Where frequencies differ much, the most frequent concept is there where all others are not: it
-    is anticorrelated with them, and the symmetric ICA has no room for it. A single direction that
-    starts from minus the sum of all others climbs to it.
+    If frequencies differ much, the most frequent concept is present where all others are absent: it
+    is anticorrelated with them, and the orthogonality of the symmetric ICA excludes it. A single
+    direction that starts from minus the sum of all others converges to it.
     """
     others = filters[:-1].astype(np.float32)
     free = nearest_maxima(features, -others.sum(axis=0, keepdims=True))
@@ -348,9 +369,9 @@ def with_the_missing(features: Array, filters: Array) -> Array:
 
 
 def nearest_maxima(features: Array, directions: Array) -> Array:
-    """Return the maximum of skewness that each direction climbs to alone (one-unit ICA), (n, A).
+    """Return the maximum of skewness nearest to each direction, (n, A) → (n, A) (one-unit ICA).
 
-    Of whitened features (P, A), without orthogonality to the others.
+    Directions of whitened features (P, A) are optimised freely, without mutual orthogonality.
     """
     for _ in range(_STEPS):
         directions = ((features @ directions.T) ** 2).T @ features
@@ -370,18 +391,30 @@ def leave_out_far(
 ) -> tuple[Features, Moments, Array, int]:
     """Leave out images that are far from all others, as a whole or in one position [ours].
 
-    Outliers have a share in the moments of all features, and hide in them, and one another. What is
-    typical is told by random images without the farthest of them. ``agree`` gives every worker of a
-    cluster the same answer (N,): rounding may differ.
+    Outliers contribute to the moments of all features, and so hide themselves and one another. The
+    typical moments are therefore estimated from random images without the farthest of them.
+
+    Parameters
+    ----------
+    features : Features
+        Features of N images.
+    moments : Moments
+        Moments of all features.
+    concepts : int
+        Number of concepts I.
+    agree : callable, default=identity
+        Gives all workers of a cluster the same flags (N,), since rounding errors may differ.
 
     Returns
     -------
-    features, moments
-        As they came, if there are no such images, or too many of them to be outliers.
-    left_out
-        Numbers of the images that were left out.
-    kept
-        How many images are far, but too many to be left out.
+    features : Features
+        Features without the outliers; unchanged if there are none, or too many to be outliers.
+    moments : Moments
+        Moments of these features.
+    left_out : ndarray of shape (n,)
+        Indices of the images that were left out.
+    kept : int
+        Number of images that are far, but too many to be left out.
     """
     far = _far_images(features, concepts)
     is_far = np.zeros(features.shape[0])
@@ -401,18 +434,18 @@ def _far_images(features: Features, concepts: int) -> Array:
     if images < _LEAST:
         return np.zeros(0, int)
     order = np.random.default_rng(0).permutation(images)
-    some = features.without(
+    sample = features.without(
         order[max(_TYPICAL_IMAGES, _TYPICAL_POSITIONS * images // len(features)) :]
     )
-    typical = some
+    typical = sample
     try:
         for _ in range(_TRIMMINGS):
-            distances = _distances(some, typical, concepts)
+            distances = _distances(sample, typical, concepts)
             relative = distances / np.median(distances, axis=1, keepdims=True)
-            farthest = np.argsort(relative.max(axis=0))[-int(np.ceil(_TRIMMED * some.shape[0])) :]
-            typical = some.without(farthest)
+            farthest = np.argsort(relative.max(axis=0))[-int(np.ceil(_TRIMMED * sample.shape[0])) :]
+            typical = sample.without(farthest)
         distances = _distances(features, typical, concepts)
-    except ValueError:  # constant without the farthest: rare concepts, then, and no outliers
+    except ValueError:  # constant without the farthest images: they show rare concepts
         return np.zeros(0, int)
     median, tenth = np.quantile(distances, [0.5, 0.9], axis=1)
     limits = np.maximum(_FAR * median, tenth * (tenth / median) ** _TAIL_STEPS)
@@ -424,7 +457,7 @@ def _distances(
     typical: Features,
     concepts: int,
 ) -> Array:
-    """Return (4, N): mean and largest square of an image's positions, whitened and as they are."""
+    """Return mean and largest squared norm of each image's positions, whitened and raw, (4, N)."""
     moments = Moments.of(typical)
     axes, deviations = signal_axes(moments, concepts)
     axes = axes[: max(1, typical.shape[0] // _IMAGES_PER_AXIS)]
@@ -434,7 +467,7 @@ def _distances(
     total, largest = np.zeros((2, 2, features.shape[0]))
     for block in features.blocks():
         x = block - mean
-        image = (place + np.arange(len(x))) // per_image  # a block may end within one
+        image = (place + np.arange(len(x))) // per_image  # a block may end within an image
         first = np.flatnonzero(np.diff(image, prepend=-1))
         image = image[first]
         for k, y in enumerate((x @ whiten, x)):
@@ -446,7 +479,7 @@ def _distances(
 
 
 def distinct_images(features: Features) -> int:
-    """Count images that are not copies of others; 8 bytes are kept for each."""
+    """Return the number of distinct images, found by a digest of 8 bytes for each image."""
     per_image, place = len(features) // features.shape[0], 0
     digests, digest = np.empty(features.shape[0], np.uint64), blake2b(digest_size=8)
     for block in features.blocks():

@@ -1,12 +1,12 @@
-"""Direction pairs from annotations: what unsupervised ones are compared with.
+"""Learn direction pairs from annotations, as a reference for unsupervised pairs.
 
-Signal vectors are Pattern-CAVs, mean(positives) − mean(negatives) (Pahde et al. 2024; method
-section 3). Filters and biases are linear detectors in the manner of Interpretable Basis
-Decomposition (B. Zhou et al., ECCV 2018): a logistic regression for each concept, on as many
-positions with it as memory allows and a balanced weight of those without.
+Signal vectors are Pattern-CAVs, mean(positives) − mean(negatives) (Pahde et al. 2024). Filters and
+biases are linear detectors as in Interpretable Basis Decomposition (B. Zhou et al., ECCV 2018): a
+logistic regression for each concept, on a sample of positions with and without the concept that
+have equal weight in total.
 
-A position is positive where the concept covers enough of its cell. Images without a label of the
-concept's category say nothing about it, unless the masks are exhaustive.
+A position is positive if the concept covers enough of its cell. Images without a label of the
+concept's category are not used for it, unless the masks are exhaustive.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from xplique_dirpairs.metrics.dissection import (
 )
 from xplique_dirpairs.pairs import DirectionPairs
 
-#: What a small concept has to cover of a cell, as parts of what is asked for, until enough do.
+#: Factors by which the required coverage is lowered in turn for small concepts, until enough cells
+#: are positive.
 _PARTS = np.array([1.0, 0.5, 0.25, 0.125])
-#: Negatives for each positive in a fit; they weigh as much together as the positives.
+#: Number of negatives for each positive in a fit; both classes have the same total weight.
 _NEGATIVES = 4
 
 
@@ -46,15 +47,15 @@ class SupervisedPairs:
     pairs : DirectionPairs
         Filters and biases of the logistic regressions, Pattern-CAVs as signal vectors.
     concepts : tuple of (category, name)
-        Of the pairs, in order.
+        Concepts of the pairs, in the same order.
     labels : ndarray of shape (I,)
-        Their numbers among the flat concepts of the data set, for `score_labels`.
+        Indices of these concepts among all concepts of the data set, for `score_labels`.
     positives : ndarray of shape (I,)
-        Positions with the concept.
+        Number of positions with each concept.
     coverage : ndarray of shape (I,)
-        Share of a cell from which on it counted.
+        Share of a cell from which each concept counts as present.
     left_out : tuple of (category, name)
-        Concepts with too few positions.
+        Concepts that have no pair because they have too few positions.
     """
 
     pairs: DirectionPairs
@@ -67,10 +68,21 @@ class SupervisedPairs:
     def index(self, category: str, name: str) -> int:
         """Return the index of a concept's pair.
 
+        Parameters
+        ----------
+        category : str
+            Category of the concept.
+        name : str
+            Name of the concept.
+
+        Returns
+        -------
+        index : int
+
         Raises
         ------
         ValueError
-            If none is.
+            If the concept has no pair.
         """
         if (category, name) in self.concepts:
             return self.concepts.index((category, name))
@@ -93,62 +105,66 @@ def supervised_pairs(
 ) -> SupervisedPairs:
     """Learn direction pairs of the annotated concepts.
 
-    The data is read twice for its masks and once for its activations. Means are over all positions;
-    a fit sees ``positions`` positives at most, drawn without regard to images, and four times as
-    many negatives. Its bias is where the IoU over the positions, the sample weighted back to all of
-    them, is largest: of a balanced fit, a detection probability of a half would be far too often
-    exceeded by a rare concept's negatives.
+    The masks are read twice and the activations once. Means are computed over all positions. A fit
+    uses at most ``positions`` random positives and four times as many negatives. The bias is the
+    threshold with the largest IoU, the sample being weighted to represent all positions: at a
+    probability of one half of the balanced fit, a rare concept would have far too many false
+    detections.
 
     Parameters
     ----------
     annotated : Annotated
-        Images and masks, as `dissect` takes them.
+        Images and masks; see `dissect`.
     compute : callable or None, default=None
-        Images (n, H, W, …) → activations (n, h, w, D). Not needed with ``activations``.
-    activations : (N, h, w, D), optional
-        Of the same images in the same order.
+        Maps images (n, H, W, …) to activations (n, h, w, D). Not needed with ``activations``.
+    activations : array-like of shape (N, h, w, D) or None, default=None
+        Activations of the same images in the same order.
     coverage : float, default=0.5
-        Share of a cell that a concept must cover, in (0, 1]. For a concept that nowhere covers so
-        much of ``least`` cells, half, a quarter or an eighth of it.
+        Share of a cell that a concept must cover, in (0, 1]. It is lowered to a half, a quarter or
+        an eighth of this value for a concept that reaches it in fewer than ``least`` cells.
     least : int, default=20
-        Concepts with fewer positive, or negative, positions are left out.
+        Concepts with fewer positive or fewer negative positions are left out.
     positions : int, default=500
-        Positives in a fit.
+        Largest number of positives in a fit.
     regularisation : float, default=0.01
-        C of scikit-learn's `LogisticRegression`, on standardised features.
-    batch_size, shift
-        As of `dissect`.
+        Parameter C of scikit-learn's `LogisticRegression`, on standardised features.
+    batch_size : int, default=32
+        Number of images in a batch.
+    shift : float or tuple of float, default=0.0
+        Offset of the feature map on the image in pixels, of rows and columns alike or of each; see
+        `dissect`.
     random_state : int or None, default=0
-        Which positions are drawn.
+        Seed of the sample of positions.
 
     Returns
     -------
-    supervised
+    supervised : SupervisedPairs
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or no concept has enough positions; as of `dissect`.
+        If an argument is out of range, if no concept has enough positions, or if `dissect` would
+        refuse the data.
     """
     _check_settings(coverage, least, positions, regularisation)
     check_shift(shift)
     if activations is not None:
         compute = np.asarray
     elif compute is None:
-        raise ValueError("give compute, from images to activations, or the activations")
+        raise ValueError("give compute, a function from images to activations, or activations")
     features = _Features(annotated, compute, activations, batch_size, shift)
-    wanted, positives, negatives = _asked_coverage(features, coverage * _PARTS, least)
+    wanted, positives, negatives = _used_coverage(features, coverage * _PARTS, least)
     kept = np.flatnonzero((positives >= least) & (negatives >= least))
     names = flat_concepts(annotated.concepts)
     if not len(kept):
         raise ValueError(
-            f"no concept has {least} positions with and without it: lower coverage or least, or "
-            "give more images"
+            f"no concept has {least} positions with it and {least} without it: lower coverage or "
+            "least, or give more images"
         )
     sample = _sampled_positions(features, wanted, kept, positions, random_state)
-    means, mean, spread, found = _read_features(features, wanted, kept, sample)
+    means, mean, spread, sampled = _read_features(features, wanted, kept, sample)
     fits = [
-        _fit(*found(number), mean, spread, regularisation, positives[c] / negatives[c])
+        _fit(*sampled(number), mean, spread, regularisation, positives[c] / negatives[c])
         for number, c in enumerate(kept)
     ]
     filters, biases, absent = (np.array(values) for values in zip(*fits, strict=True))
@@ -170,28 +186,28 @@ def cell_coverage(
     *,
     exhaustive: bool = False,
 ) -> tuple[Array, Array]:
-    """Return what share of each cell of a map each concept covers.
+    """Compute the share of each cell of a map that each concept covers.
 
     Parameters
     ----------
     masks : mapping of str to ndarray
-        Category → (n, H, W) numbers of concepts, 0 for none.
-    concepts : mapping
-        Category → names.
-    cells : tuple of int
-        (h, w).
+        Masks (n, H, W) of each category: numbers of concepts, 0 for none.
+    concepts : mapping of str to tuple of str
+        Names of the concepts of each category, C in total.
+    cells : tuple of (int, int)
+        Height h and width w of the map.
     shift : float or tuple of float, default=0.0
-        See `alignment`.
+        Offset of the map on the image in pixels; see `core.geometry`.
     exhaustive : bool, default=False
-        Whether an image without a label of a category has nothing of it.
+        Whether an image without a label of a category contains nothing of it.
 
     Returns
     -------
-    coverage : (n, h, w, C) float32
-        In [0, 1].
-    known : (n, C) bool
-        Whether the image says anything about the concept's category: if it has a label of it, or
-        the masks are exhaustive.
+    coverage : ndarray of shape (n, h, w, C), float32
+        Shares in [0, 1].
+    known : ndarray of shape (n, C), bool
+        Whether the image is annotated for the concept's category: it has a label of the category,
+        or the masks are exhaustive.
     """
     count = len(next(iter(masks.values())))
     category = category_of(concepts)
@@ -214,7 +230,7 @@ def cell_coverage(
 
 
 class _Features:
-    """Annotated images as positions: what covers them, and their activations."""
+    """Annotated images as positions: the concepts that cover them, and their activations."""
 
     def __init__(
         self, annotated: Annotated, read: Any, activations: Any, batch_size: int, shift: Shift
@@ -226,9 +242,11 @@ class _Features:
         self.channels = maps.shape[-1]
 
     def _batches(self) -> Iterator[tuple[Array, Mapping[str, Array]]]:
+        """Yield activations (n, h, w, D) and the masks of each category."""
         return read_batches(self._annotated, *self._source)
 
     def _of_masks(self, masks: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Return the results of `cell_coverage` for each position, (P, C) both."""
         shares, known = cell_coverage(
             masks, self._annotated.concepts, self.cells, self._shift,
             exhaustive=is_exhaustive(self._annotated),
@@ -237,28 +255,32 @@ class _Features:
         return shares.reshape(known.shape), known
 
     def labels(self) -> Iterator[tuple[Array, Array]]:
-        """Yield covered shares, and whether an image knows the category, (P, C) each."""
+        """Yield covered shares, and whether the category is annotated, (P, C) both."""
         for _, masks in self._annotated.batches(self._source[2]):
             yield self._of_masks(masks)
 
     def blocks(self) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield activations (P, D), and `labels` of the same positions."""
+        """Yield activations (P, D) and the `labels` of the same positions."""
         for maps, masks in self._batches():
             yield maps.reshape(-1, self.channels), *self._of_masks(masks)
 
 
-def _asked_coverage(features: _Features, parts: Array, least: int) -> tuple[Array, Array, Array]:
-    """Return the first coverage that enough cells have, its positives and negatives, (C,)."""
+def _used_coverage(features: _Features, parts: Array, least: int) -> tuple[Array, Array, Array]:
+    """Return each concept's coverage, numbers of positives and of negatives, (C,) each.
+
+    The coverage is the first of ``parts`` that enough cells reach.
+    """
     positive, known_positions = np.zeros((len(parts), 1), int), np.zeros(1, int)
     for shares, known in features.labels():
         positive = positive + [_positive(shares, part).sum(axis=0) for part in parts]
         known_positions = known_positions + known.sum(axis=0)
-    asked = (positive >= least).argmax(axis=0)
-    positives = positive[asked, np.arange(positive.shape[1])]
-    return parts[asked], positives, known_positions - positives
+    first = (positive >= least).argmax(axis=0)
+    positives = positive[first, np.arange(positive.shape[1])]
+    return parts[first], positives, known_positions - positives
 
 
 def _check_settings(coverage: float, least: int, positions: int, regularisation: float) -> None:
+    """Raise a ValueError if a setting of `supervised_pairs` is out of range."""
     if not 0.0 < coverage <= 1.0:
         raise ValueError(f"coverage must be a share of a cell, in (0, 1], not {coverage!r}")
     if not regularisation > 0.0:
@@ -268,17 +290,19 @@ def _check_settings(coverage: float, least: int, positions: int, regularisation:
 
 
 def _positive(shares: Array, wanted: Array | float) -> Array:
-    # a cell that is covered wholly may have a share just below 1
+    """Return whether shares (P, C) of cells reach the wanted coverage."""
+    # rounding may leave the share of a fully covered cell just below 1
     return shares >= np.float32(1 - 1e-5) * np.asarray(wanted, np.float32)
 
 
 def _sampled_positions(
     features: _Features, wanted: Array, kept: Array, size: int, random_state: int | None
 ) -> tuple[Array, Array]:
-    """Return indices of random positions with and without each kept concept: (I, n) and (I, 4 n).
+    """Return indices of ``size`` = n random positions with each kept concept, (I, n), and without.
 
-    The positions with the smallest of random keys, the same for all concepts, so that they share
-    most of their negatives. −1 where there are fewer.
+    Those without are (I, 4 n); -1 fills rows with fewer positions. The positions with the smallest
+    random keys are chosen, with the same keys for all concepts, so that concepts share most of
+    their negatives and fewer activations are kept.
     """
     rng = check_random_state(random_state)
     with_it, without = _Smallest(len(kept), size), _Smallest(len(kept), _NEGATIVES * size)
@@ -293,14 +317,14 @@ def _sampled_positions(
 
 
 class _Smallest:
-    """The indices with the smallest keys, for each of several concepts."""
+    """Collect the indices with the smallest keys for each of several concepts."""
 
     def __init__(self, concepts: int, size: int):
         self._keys = np.full((concepts, size), np.inf)
         self.numbers = np.full((concepts, size), -1)
 
     def add(self, keys: Array, numbers: Array, member: Array) -> None:
-        """``member`` (P, I): which concepts each key counts for."""
+        """Add indices (P,) with their keys (P,), for the concepts that ``member`` (P, I) marks."""
         size = self._keys.shape[1]
         for i, kept in enumerate(self._keys):
             better = np.flatnonzero(member[:, i] & (keys < kept.max()))
@@ -314,16 +338,18 @@ class _Smallest:
 def _read_features(
     features: _Features, wanted: Array, kept: Array, sample: tuple[Array, Array]
 ) -> tuple[Array, Array, Array, Callable[[int], tuple[Array, Array]]]:
-    """Read the activations, in one pass.
+    """Read the activations once and return their moments and the sampled positions.
 
     Returns
     -------
-    means : (2, I, D)
-        Of the positions with and without each kept concept.
-    mean, spread : (D,)
-        Mean and standard deviation over all positions.
-    found
-        Number of a kept concept → its sampled features, with it and without.
+    means : ndarray of shape (2, I, D)
+        Means of the positions with and without each kept concept.
+    mean : ndarray of shape (D,)
+        Mean over all positions.
+    spread : ndarray of shape (D,)
+        Standard deviation over all positions.
+    sampled : callable
+        Maps the number of a kept concept to its sampled features, with the concept and without.
     """
     drawn = np.unique(np.concatenate([numbers.ravel() for numbers in sample]))
     drawn = drawn[drawn >= 0]
@@ -343,11 +369,11 @@ def _read_features(
     mean = moments[0] / first
     spread = np.sqrt(np.maximum(moments[1] / first - np.square(mean), 0.0))
 
-    def found(number: int) -> tuple[Array, Array]:
+    def sampled(number: int) -> tuple[Array, Array]:
         with_it, without = (numbers[number][numbers[number] >= 0] for numbers in sample)
         return rows[np.searchsorted(drawn, with_it)], rows[np.searchsorted(drawn, without)]
 
-    return sums / count[..., None], mean, spread, found
+    return sums / count[..., None], mean, spread, sampled
 
 
 # ------------------------------------------------------------------------------ one concept
@@ -361,12 +387,12 @@ def _fit(
     regularisation: float,
     odds: float,
 ) -> tuple[Array, float, float]:
-    """Fit filter (D,), bias and absent level of one concept."""
+    """Return filter (D,), bias and absent level of a concept from positions (n, D) and (m, D)."""
     from sklearn.linear_model import LogisticRegression
 
     scale = np.where(
         spread > 1e-6 * spread.max(), spread, np.inf
-    )  # a constant channel says nothing
+    )  # a constant channel gets no weight
     x = (np.concatenate([with_it, without]) - mean) / scale
     t = np.arange(len(x)) < len(with_it)
     model = LogisticRegression(C=regularisation, class_weight="balanced", max_iter=1000)
@@ -377,14 +403,20 @@ def _fit(
 
 
 def best_bias(with_it: Array, without: Array, odds: float) -> float:
-    """Return the threshold with the largest IoU, halfway between two of the projections.
+    """Return the threshold with the largest IoU, halfway between two projections.
 
     Parameters
     ----------
-    with_it, without : ndarray of shape (n,), (m,)
-        Projections of random positions with and without the concept.
+    with_it : ndarray of shape (n,)
+        Projections of random positions with the concept.
+    without : ndarray of shape (m,)
+        Projections of random positions without the concept.
     odds : float
-        Number of all positions with it over that of all without.
+        Number of all positions with the concept divided by the number of those without.
+
+    Returns
+    -------
+    bias : float
     """
     z = np.concatenate([with_it, without])
     order = np.argsort(-z, kind="stable")
@@ -392,7 +424,7 @@ def best_bias(with_it: Array, without: Array, odds: float) -> float:
     hits = np.cumsum(order < len(with_it)) / len(with_it)
     misses = np.cumsum(order >= len(with_it)) / len(without)
     iou = odds * hits / (odds + misses)
-    last = np.append(ordered[:-1] > ordered[1:], True)  # a threshold does not part equal values
+    last = np.append(ordered[:-1] > ordered[1:], True)  # a threshold cannot separate equal values
     best = int(np.where(last, iou, -1.0).argmax())
     below = ordered[best + 1] if best + 1 < len(z) else ordered[best] - 1.0
     return float((ordered[best] + below) / 2)
