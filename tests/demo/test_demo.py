@@ -73,7 +73,7 @@ def test_the_summary_gives_the_results_and_the_problems(summary):
             assert f"- {line}" in text
         assert "concepts [7]" in text
         assert "deletion" in text
-        assert "- the losses: objective their weighted sum" in text
+        assert "- the losses: objective weighted sum of the losses" in text
     for name in CAPTIONS:
         assert f"![{name}]({name}.png)" in page
 

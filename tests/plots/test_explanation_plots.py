@@ -134,7 +134,7 @@ def test_concepts_that_are_left_out_are_counted(rng):
     grades[:3] = 0
     figure = diagram(changes, grades, list("abcd"), [str(i) for i in range(count)])
     words = " ".join(t.get_text() for t in texts_of(figure))
-    assert "3 concepts move no class" in words and "4 weaker ones are left out" in words
+    assert "3 concepts change no class" in words and "4 weaker concepts are left out" in words
     given = changes, 0 * grades, list("abcd"), list(map(str, range(count)))
     nothing = diagram(*given, [some_crops(rng)] * count)
     without_crops = diagram(*given)
@@ -171,9 +171,9 @@ def test_a_class_report_has_a_row_for_each_concept(ups, downs, rng):
     for row in supporting + opposing:
         text = f"{row.contribution:+.2f}".replace("-", "−")
         assert text in words
-    assert ("speaks for it" in words) == bool(ups)
-    assert ("speaks against it" in words) == bool(downs)
-    with pytest.raises(ValueError, match="no concepts"):
+    assert ("supports the class" in words) == bool(ups)
+    assert ("opposes the class" in words) == bool(downs)
+    with pytest.raises(ValueError, match="at least one concept"):
         plot_class_report("a", "", [], [])
 
 
@@ -197,7 +197,7 @@ def test_a_confusion_shows_what_pushes_and_the_images_that_went_wrong(confused, 
         low, high = marks[0].axes.get_xlim()
         assert low < min(shown) and max(shown) < high
     words = " ".join(t.get_text() for t in texts_of(figure))
-    assert ("taken for it" in words) == confused
+    assert ("predicted as it" in words) == confused
 
 
 def test_shared_concepts_name_their_classes_or_how_many_more(rng):

@@ -85,7 +85,7 @@ def test_a_note_says_that_no_concept_was_moved():
 
 def test_the_path_is_that_of_the_class_before_and_the_class_after():
     counterfactual = one()
-    ax = panel(counterfactual.plot(), "way of the move, %")
+    ax = panel(counterfactual.plot(), "share of the move, %")
     lines = ax.get_lines()
     np.testing.assert_allclose(lines[0].get_ydata(), counterfactual.probabilities[:, 0])
     np.testing.assert_allclose(lines[1].get_ydata(), counterfactual.probabilities[:, 2])
@@ -94,7 +94,7 @@ def test_the_path_is_that_of_the_class_before_and_the_class_after():
 
 def test_arrows_go_from_before_to_after():
     counterfactual = one(4)
-    ax = panel(counterfactual.plot(), "amount in the image, among training images")
+    ax = panel(counterfactual.plot(), "amount in the image, relative to training images")
     arrows = [t for t in ax.texts if t.arrow_patch is not None]
     np.testing.assert_allclose([t.xy[0] for t in arrows], counterfactual.means_after)
     np.testing.assert_allclose([t.xyann[0] for t in arrows], counterfactual.means_before)
@@ -102,12 +102,12 @@ def test_arrows_go_from_before_to_after():
 
 def test_distances_are_in_units_of_the_99th_percentile():
     counterfactual = one()
-    ax = panel(counterfactual.plot(), "1: 99th percentile of the images there")
+    ax = panel(counterfactual.plot(), "1: 99th percentile of training images")
     limit = np.quantile(counterfactual.training_distances.image, 0.99)
     drawn = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 1]
     assert drawn[-1] == pytest.approx(3.0 / limit)
     training_image = replace(counterfactual, distances_before=distances(0.0, 0.0))
-    ax = panel(training_image.plot(), "1: 99th percentile of the images there")
+    ax = panel(training_image.plot(), "1: 99th percentile of training images")
     assert ax.get_xlim()[0] < 0  # a mark at 0 is not cut in half
 
 

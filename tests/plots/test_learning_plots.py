@@ -81,7 +81,7 @@ def test_learning_has_a_panel_for_each_stage_and_a_line_for_each_loss():
     figure = plot_learning(stages, "title")
     assert [len(ax.lines) for ax in figure.axes] == [2, 1]
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [3.0, 2.0])
-    assert {"s: sparsity", "objective: their weighted sum"} <= set(texts(figure))
+    assert {"s: sparsity", "objective: weighted sum of the losses"} <= set(texts(figure))
 
 
 def test_a_loss_that_falls_steadily_through_zero_is_drawn_so():
