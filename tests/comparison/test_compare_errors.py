@@ -235,7 +235,7 @@ def test_a_factorizer_for_positive_features_fails_alone_where_they_are_negative(
         {"positive": Positive(2), "PCA": PCAFactorizer(2)},
         network="gelu", images=images("gelu", 6, 1), fit_images=images("gelu", 8, 2),
     )  # fmt: skip
-    assert "Positive needs activations that are nowhere negative" in comparison.errors["positive"]
+    assert "Positive needs non-negative activations" in comparison.errors["positive"]
     assert "PCA" in comparison.results
 
 

@@ -240,7 +240,7 @@ def test_objects_without_concepts_are_refused(split):
 
 
 def test_concepts_of_another_layer_are_refused(split, pictures):
-    with pytest.raises(ValueError, match=r"layer of 5 channels, but .* give 8"):
+    with pytest.raises(ValueError, match=r"layer with 5 channels, but .* has 8"):
         ConceptLayer.of(make_pairs(5, 2), split)
     layer = ConceptLayer.of(make_pairs(8, 2), split)
     with pytest.raises(ValueError, match="images have shape"):
@@ -252,7 +252,7 @@ def test_activations_below_zero_are_refused_by_xpliques_craft(split, pictures, a
     craft.fit(pictures)
     layer = ConceptLayer.of(craft)
     assert layer.decoding is None and not layer.constant.any()
-    with pytest.raises(ValueError, match="nowhere negative"):
+    with pytest.raises(ValueError, match="non-negative"):
         layer.coefficients(activations - 100)
 
 
@@ -262,7 +262,7 @@ def test_a_decoder_that_is_not_affine_is_refused(split, activations):
             return np.maximum(super().decode(coefficients) - 1.0, 0.0)
 
     concepts = fitted(Rectified(3, random_state=0), activations)
-    with pytest.raises(ValueError, match=r"Rectified\.decode\(u\) is not .* switched off"):
+    with pytest.raises(ValueError, match=r"Rectified\.decode\(u\) must be .* switched off"):
         ConceptLayer.of(concepts, split)
 
 
@@ -316,7 +316,7 @@ def test_a_factorizer_for_positive_activations_is_not_fitted_on_others(
         requires_positive_activations = True
 
     fit_extractor(Positive(3), pictures, activations, split.head)
-    with pytest.raises(ValueError, match="Positive needs activations that are nowhere negative"):
+    with pytest.raises(ValueError, match="Positive needs non-negative activations"):
         fit_extractor(Positive(3), pictures, activations - 100, split.head)
 
 

@@ -246,20 +246,20 @@ def test_without_a_list_the_classes_are_those_of_the_labels(manager, one_hot):
 
 def test_a_class_nobody_predicts_is_left_out_with_a_warning(manager):
     several = manager(classes=[2, 0], fit=False)
-    with pytest.warns(UserWarning, match=r"no image to the classes \[2\]"):
+    with pytest.warns(UserWarning, match=r"classes \[2\] are not fitted"):
         several.fit()
     several.estimate_importance(nb_design=4)
     assert several.plot_concepts_crops(0, nb_crops=3).axes
-    with pytest.raises(NotFittedError, match="class 2 was left out"):
+    with pytest.raises(NotFittedError, match="class 2 was not fitted: the network predicts"):
         several.plot_concepts_crops(2)
 
 
 def test_classes_without_images_or_fit_are_refused(manager):
-    with pytest.raises(ValueError, match="none of the 8 images"):
+    with pytest.raises(ValueError, match=r"none of the classes \[2\] for any of the 8 images"):
         manager(classes=[2])
     with pytest.raises(ValueError, match="out of range"):
         manager(classes=[7])
-    with pytest.raises(ValueError, match="not one of the classes"):
+    with pytest.raises(ValueError, match="must be one of the classes of interest"):
         manager(classes=[0]).plot_concepts_crops(1)
     with pytest.raises(NotFittedError, match="call fit"):
         _ = manager(fit=False).pairs
@@ -269,7 +269,7 @@ def test_classes_without_images_or_fit_are_refused(manager):
     "classes, error, message",
     [
         ([1.7], TypeError, "class_id must be an integer, not 1.7"),
-        (1, TypeError, "list_of_class_of_interest must be a list of classes, not 1"),
+        (1, TypeError, "list_of_class_of_interest must be a list of integers, not 1"),
         ([0, -1], ValueError, "class_id -1 is out of range for 3 classes"),
     ],
 )

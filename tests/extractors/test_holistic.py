@@ -225,7 +225,7 @@ def test_a_factorizer_of_the_users_own_is_fitted_as_it_is(networks, images):
     holistic = HolisticDirectionPairsTf(networks("conv_gap")[1], 3, factorizer)
     holistic.fit(images("conv_gap"))
     np.testing.assert_array_equal(holistic.factorization.concept_bank_w, factorizer.pairs_.signals)
-    with pytest.raises(ValueError, match="the factorizer has 3"):
+    with pytest.raises(ValueError, match="that of the factorizer, 3, not 4"):
         HolisticDirectionPairsTf(networks("conv_gap")[1], 4, factorizer)
 
 
@@ -267,7 +267,7 @@ def test_images_of_another_size_are_refused(fitted, convert):
 
 
 def test_a_model_is_no_latent_extractor_and_the_error_says_how_to_make_one(networks):
-    with pytest.raises(TypeError, match="not Functional: LayeredModelExtractorBuilder"):
+    with pytest.raises(TypeError, match="not Functional: create one with LayeredModelExt"):
         HolisticDirectionPairsTf(networks("conv_gap")[0], 3)
 
 

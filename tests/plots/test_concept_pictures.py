@@ -207,7 +207,7 @@ def test_every_concept_needs_pictures_and_crops(rng):
         (of_two, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
         ({}, [], []),
     ):
-        with pytest.raises(ValueError, match="expected one picture and one set of crops for each of"):
+        with pytest.raises(ValueError, match="expected one picture and one set of crops"):
             plot_maximised(pictures, crops, concepts)
 
 
