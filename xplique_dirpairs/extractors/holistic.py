@@ -347,8 +347,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
             heatmap = heatmap[..., 0]
         if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
             raise ValueError(
-                "concept_heatmap must be finite, of shape (H, W) or (H, W, 1), not an array of shape "
-                f"{heatmap.shape}"
+                "concept_heatmap must be finite and have shape (H, W) or (H, W, 1), "
+                f"not {heatmap.shape}"
             )
         picture = as_picture(image)
         draw_picture(ax, picture)
@@ -360,7 +360,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 def _copy(latent_data: LatentData) -> LatentData:
     """Return a copy of latent data whose activations can be set without changing the original.
 
-    Tensors are shared. Lists and dicts are copied, because some extractors keep activations in them.
+    Tensors are shared. Lists and dicts are copied, because some extractors keep activations in
+    them.
     """
     twin = copy.copy(latent_data)
     for name, value in vars(latent_data).items():

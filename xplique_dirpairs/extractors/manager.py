@@ -191,7 +191,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         missing = [class_id for class_id in assigned if class_id not in chosen]
         if missing:
             warnings.warn(
-                f"classes {missing} are not fitted: the network predicts them for none of the images",
+                f"classes {missing} are not fitted: the network predicts them for no image",
                 UserWarning,
                 stacklevel=2,
             )
