@@ -245,8 +245,8 @@ def test_a_factorizer_whose_fit_returns_nothing_is_told_what_fit_returns(run, ha
             super().fit(activations)
 
     message = (
-        "Forgetful.fit must return (concept_bank, coefficients), as Xplique's ConceptFactorizer "
-        "says, not NoneType"
+        "Forgetful.fit must return (concept_bank, coefficients), as "
+        "documented for Xplique's ConceptFactorizer, not NoneType"
     )
     comparison = run({"forgetful": Forgetful(2), "PCA": PCAFactorizer(2)}, controls=False)
     assert comparison.errors == {"forgetful": f"TypeError: {message}"}

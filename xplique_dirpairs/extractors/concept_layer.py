@@ -174,8 +174,8 @@ class ConceptLayer:
         """
         if self.pairs is None:
             raise TypeError(
-                "the concepts must be direction pairs, whose detectors say where a concept is, "
-                f"not those of a {type(self.fitted).__name__}"
+                "direction pairs are needed, whose detectors tell where a concept is, but the "
+                f"concepts are those of a {type(self.fitted).__name__}"
             )
         return self.pairs
 
