@@ -246,9 +246,7 @@ def test_a_model_of_grey_images_of_any_size_needs_a_size(call, tmp_path):
 def test_pairs_of_another_layer_are_an_error(call, tmp_path):
     make_pairs(5, 2).save(tmp_path / "pairs.npz")
     ran = call("compare", "--pairs", tmp_path / "pairs.npz")
-    assert (
-        ran.status == 1 and "of a layer of 5 channels, but the network's halves give 8" in ran.err
-    )
+    assert ran.status == 1 and "layer with 5 channels, but the given layer has 8" in ran.err
 
 
 # ------------------------------------------------------------------ compare, correct

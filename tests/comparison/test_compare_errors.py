@@ -235,7 +235,7 @@ def test_a_factorizer_for_positive_features_fails_alone_on_negative_ones(run, im
         {"positive": Positive(2), "PCA": PCAFactorizer(2)},
         network="gelu", images=images("gelu", 6, 1), fit_images=images("gelu", 8, 2),
     )  # fmt: skip
-    assert "Positive needs activations that are nowhere negative" in comparison.errors["positive"]
+    assert "Positive needs non-negative activations" in comparison.errors["positive"]
     assert "PCA" in comparison.results
 
 
@@ -245,8 +245,8 @@ def test_an_error_says_what_the_fit_of_a_factorizer_must_return(run, halves):
             super().fit(activations)
 
     message = (
-        "Forgetful.fit must return (concept_bank, coefficients), as Xplique's ConceptFactorizer "
-        "says, not NoneType"
+        "Forgetful.fit must return (concept_bank, coefficients), as "
+        "documented for Xplique's ConceptFactorizer, not NoneType"
     )
     comparison = run({"forgetful": Forgetful(2), "PCA": PCAFactorizer(2)}, controls=False)
     assert comparison.errors == {"forgetful": f"TypeError: {message}"}

@@ -1,4 +1,4 @@
-"""`ConceptLayer.of` makes one object of whatever holds concepts, and it reads as that does."""
+"""`ConceptLayer.of` accepts all kinds of concepts and returns the same coefficients as they do."""
 
 import keras
 import numpy as np
@@ -49,12 +49,13 @@ def activations(split, pictures):
 
 
 def fitted(factorizer, activations):
+    """Fit a factorizer on activations (N, *spatial, D) and return it."""
     factorizer.fit(as_positions(activations))
     return factorizer
 
 
 def latent_extractor():
-    """Xplique's extractor of the network of `halves`."""
+    """Return Xplique's latent extractor of the network "conv_gap"."""
     keras.utils.set_random_seed(0)
     maker, shape, layer = NETWORKS["conv_gap"]
     model = maker(shape)
@@ -62,6 +63,8 @@ def latent_extractor():
     return LayeredModelExtractorBuilder.build(model, index, batch_size=4)
 
 
+#: For each kind of extractor, a function of the split that returns an extractor, and whether
+#: `ConceptLayer.of` needs the split for it.
 KINDS = {
     "DirectionPairsTf": lambda split: (DirectionPairsTf(split, number_of_concepts=3), False),
     "DirectionPairsTf of two halves": lambda split: (DirectionPairsTf(*split, 3), False),
@@ -80,7 +83,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("halves_as", ["SplitModel", "tuple"])
-def test_an_extractor_is_read_as_its_own_transform_reads(
+def test_coefficients_equal_those_of_the_extractors_transform(
     split, pictures, activations, kind, halves_as
 ):
     extractor, needs_split = KINDS[kind](split)
@@ -109,7 +112,7 @@ def test_an_extractor_is_read_as_its_own_transform_reads(
 
 
 @pytest.mark.parametrize("factorizer", [NMFFactorizer, PCAFactorizer, KMeansFactorizer])
-def test_a_factorizer_with_a_split_reads_and_writes_as_it_does(split, activations, factorizer):
+def test_a_layer_encodes_and_decodes_like_its_factorizer(split, activations, factorizer):
     concepts = fitted(factorizer(3, random_state=0), activations)
     pixels = as_positions(activations)
     layer = ConceptLayer.of(concepts, split)
@@ -122,11 +125,11 @@ def test_a_factorizer_with_a_split_reads_and_writes_as_it_does(split, activation
     )
     np.testing.assert_array_equal(layer.encoding, concepts.encoding_directions)
     assert layer.detections(pixels) is None
-    # pictures show the coefficients, where they are not negative
+    # plots show the coefficients that are not negative
     np.testing.assert_array_equal(layer.shown(activations), np.maximum(coefficients, 0))
 
 
-def test_pairs_with_a_split_show_a_concept_only_where_it_is_detected(split, activations):
+def test_shown_coefficients_of_pairs_are_zero_where_a_concept_is_not_detected(split, activations):
     pairs = make_pairs(8, 4)
     layer = ConceptLayer.of(pairs, split)
     factorizer = DirectionPairsFactorizer.from_pairs(pairs)
@@ -142,7 +145,7 @@ def test_pairs_with_a_split_show_a_concept_only_where_it_is_detected(split, acti
     assert layer.pairs is pairs and layer.fitted is pairs
 
 
-def test_a_manager_with_shared_pairs_is_one_set_of_concepts(split, pictures):
+def test_only_a_manager_with_shared_pairs_is_accepted(split, pictures):
     labels = split[1].predict(split[0].predict(pictures, verbose=0), verbose=0).argmax(axis=1)
     manager = DirectionPairsManagerTf(split, inputs=pictures, labels=labels, number_of_concepts=3)
     with pytest.raises(NotFittedError, match="call fit"):
@@ -150,16 +153,16 @@ def test_a_manager_with_shared_pairs_is_one_set_of_concepts(split, pictures):
     manager.fit()
     layer = ConceptLayer.of(manager)
     assert layer.pairs is manager.pairs and layer.layer == "features"
-    apart = DirectionPairsManagerTf(
+    not_shared = DirectionPairsManagerTf(
         split, inputs=pictures, labels=labels, number_of_concepts=3, shared=False
     )
-    theirs = CraftManagerTf(*split, pictures, labels, [int(labels[0])], 3)
-    for manager in (apart, theirs):
+    manager_of_xplique = CraftManagerTf(*split, pictures, labels, [int(labels[0])], 3)
+    for manager in (not_shared, manager_of_xplique):
         with pytest.raises(ValueError, match="give one of its craft_instances"):
             ConceptLayer.of(manager)
 
 
-def test_a_layer_with_another_split_reads_the_same_concepts_there(split, activations):
+def test_a_layer_can_be_moved_to_another_split(split, activations):
     keras.utils.set_random_seed(0)
     other = split_model(NETWORKS["conv_gap"][0](NETWORKS["conv_gap"][1]), "features")
     layer = ConceptLayer.of(make_pairs(8, 2), split)
@@ -170,26 +173,28 @@ def test_a_layer_with_another_split_reads_the_same_concepts_there(split, activat
 # ------------------------------------------------------------------ names, the whole network
 
 
-def test_concepts_and_classes_have_the_names_given_or_numbers(split):
-    plain = ConceptLayer.of(make_pairs(8, 2), split)
-    assert plain.concept_names == ("0", "1")
-    assert plain.names_of_classes(2) == ("class 0", "class 1") and plain.class_name(1) == "class 1"
-    named = ConceptLayer.of(plain, class_names=["a", "b", "c"], concept_names=["x", "y"])
+def test_concepts_and_classes_have_the_given_names_or_numbers(split):
+    unnamed = ConceptLayer.of(make_pairs(8, 2), split)
+    assert unnamed.concept_names == ("0", "1")
+    assert (
+        unnamed.names_of_classes(2) == ("class 0", "class 1") and unnamed.class_name(1) == "class 1"
+    )
+    named = ConceptLayer.of(unnamed, class_names=["a", "b", "c"], concept_names=["x", "y"])
     assert named.concept_names == ("x", "y") and named.class_name(2) == "c"
     assert named.names_of_classes(3) == ("a", "b", "c")
     assert ConceptLayer.of(named).concept_names == ("x", "y")
-    partly_named = ConceptLayer.of(plain, class_names={1: "b"})
+    partly_named = ConceptLayer.of(unnamed, class_names={1: "b"})
     assert (
         partly_named.names_of_classes(3) == ("class 0", "b", "class 2")
         and partly_named.class_name(0) == "class 0"
     )
     with pytest.raises(ValueError, match="class_names must be 3"):
-        ConceptLayer.of(plain, class_names=["a", "b"])
+        ConceptLayer.of(unnamed, class_names=["a", "b"])
     with pytest.raises(ValueError, match="concept_names must be 2"):
-        ConceptLayer.of(plain, concept_names=["x"])
+        ConceptLayer.of(unnamed, concept_names=["x"])
 
 
-def test_the_whole_network_is_known_of_a_split_model_and_else_given(split):
+def test_the_whole_network_comes_from_the_split_or_is_given(split):
     layer = ConceptLayer.of(make_pairs(8, 2), split)
     assert layer.model is split.model and layer.layer == "features"
     of_halves = ConceptLayer.of(make_pairs(8, 2), tuple(split))
@@ -212,14 +217,14 @@ def test_one_output_has_two_classes(activation):
     z = split.head.logits(x)
     np.testing.assert_allclose(layer.head.logits(x), np.hstack([-z, z]), rtol=1e-4)
     assert layer.linear_rows(x).shape == (2, 8)
-    # halves that keep their sigmoid have no linear rows, but the same logits
+    # a second half that ends in a sigmoid has no linear rows, but the same logits
     with_activation = keras.Model(model.get_layer("features").output, model.output)
     kept = ConceptLayer.of(make_pairs(8, 2), (split[0], with_activation))
     np.testing.assert_allclose(kept.head.logits(x), np.hstack([-z, z]), rtol=1e-3, atol=1e-5)
     assert (kept.linear_rows(x) is None) == (activation == "sigmoid")
 
 
-def test_crops_of_the_fit_are_the_best_of_each_concept(split, pictures):
+def test_crops_of_fit_returns_the_best_crops_of_each_concept(split, pictures):
     craft = FactorizerCraftTf(split, factorizer=PCAFactorizer(3), patch_size=16)
     craft.fit(pictures)
     crops = ConceptLayer.of(craft).crops_of_fit(2)
@@ -227,7 +232,7 @@ def test_crops_of_the_fit_are_the_best_of_each_concept(split, pictures):
     assert ConceptLayer.of(craft.factorizer, split).crops_of_fit() is None
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ invalid arguments
 
 
 def test_objects_without_concepts_are_refused(split):
@@ -240,19 +245,19 @@ def test_objects_without_concepts_are_refused(split):
 
 
 def test_concepts_of_another_layer_are_refused(split, pictures):
-    with pytest.raises(ValueError, match=r"layer of 5 channels, but .* give 8"):
+    with pytest.raises(ValueError, match=r"layer with 5 channels, but .* has 8"):
         ConceptLayer.of(make_pairs(5, 2), split)
     layer = ConceptLayer.of(make_pairs(8, 2), split)
     with pytest.raises(ValueError, match="images have shape"):
         layer.activations(pictures[:, :16])
 
 
-def test_activations_below_zero_are_refused_by_xpliques_craft(split, pictures, activations):
+def test_negative_activations_are_refused_by_xpliques_craft(split, pictures, activations):
     craft = CraftTf(*split, 3, patch_size=16)
     craft.fit(pictures)
     layer = ConceptLayer.of(craft)
     assert layer.decoding is None and not layer.constant.any()
-    with pytest.raises(ValueError, match="nowhere negative"):
+    with pytest.raises(ValueError, match="non-negative"):
         layer.coefficients(activations - 100)
 
 
@@ -262,11 +267,11 @@ def test_a_decoder_that_is_not_affine_is_refused(split, activations):
             return np.maximum(super().decode(coefficients) - 1.0, 0.0)
 
     concepts = fitted(Rectified(3, random_state=0), activations)
-    with pytest.raises(ValueError, match=r"Rectified\.decode\(u\) is not .* switched off"):
+    with pytest.raises(ValueError, match=r"Rectified\.decode\(u\) must be .* switched off"):
         ConceptLayer.of(concepts, split)
 
 
-def test_a_decoder_that_rounds_small_coefficients_away_is_refused(split, activations):
+def test_a_decoder_that_rounds_coefficients_is_refused(split, activations):
     class Gated(PCAFactorizer):
         def encode(self, activations):
             return np.round(super().encode(activations), 1)
@@ -281,7 +286,9 @@ def test_a_decoder_that_rounds_small_coefficients_away_is_refused(split, activat
 # ------------------------------------------------------------------ kinds of extractors
 
 
-def test_the_factorizer_of_each_kind_is_found(split, pictures, activations):
+def test_factorizer_of_returns_the_factorizer_of_each_kind_of_extractor(
+    split, pictures, activations
+):
     pca = PCAFactorizer(3)
     assert factorizer_of(pca) is pca
     assert factorizer_of(FactorizerCraftTf(split, factorizer=pca)) is pca
@@ -296,7 +303,7 @@ def test_the_factorizer_of_each_kind_is_found(split, pictures, activations):
     np.testing.assert_array_equal(kept[0], pictures)
 
 
-def test_any_extractor_is_fitted_on_images_of_known_activations(split, pictures, activations):
+def test_fit_extractor_fits_each_kind_of_extractor(split, pictures, activations):
     head = split.head
     concepts = [
         DirectionPairsFactorizer(3, verbose=0),
@@ -309,22 +316,22 @@ def test_any_extractor_is_fitted_on_images_of_known_activations(split, pictures,
         assert is_fitted(extractor)
 
 
-def test_a_factorizer_for_positive_activations_is_not_fitted_on_others(
+def test_a_factorizer_for_non_negative_activations_refuses_negative_ones(
     split, pictures, activations
 ):
     class Positive(PCAFactorizer):
         requires_positive_activations = True
 
     fit_extractor(Positive(3), pictures, activations, split.head)
-    with pytest.raises(ValueError, match="Positive needs activations that are nowhere negative"):
+    with pytest.raises(ValueError, match="Positive needs non-negative activations"):
         fit_extractor(Positive(3), pictures, activations - 100, split.head)
 
 
-def test_many_positions_are_read_in_parts(split, activations):
-    """More positions than are read at a time give what the same positions give alone."""
+def test_coefficients_of_many_positions_equal_those_of_few(split, activations):
+    """Many positions are encoded in several parts."""
     layer = ConceptLayer.of(fitted(PCAFactorizer(2), activations), split)
-    many = np.concatenate([activations] * 200)
-    assert as_positions(many).shape[0] > 65536
-    u = layer.coefficients(many)
+    repeated = np.concatenate([activations] * 200)
+    assert as_positions(repeated).shape[0] > 65536
+    u = layer.coefficients(repeated)
     np.testing.assert_allclose(u[:6], u[-6:], atol=1e-6)
     np.testing.assert_allclose(u[:6], layer.coefficients(activations), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Every plot method of `CraftTf` draws for every kind of network, and says what it lacks."""
+"""The plot methods of `CraftTf` work for every kind of network and check their arguments."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_learning")
 
 @pytest.fixture
 def shows(monkeypatch):
-    """The figures that were current whenever ``plt.show()`` was called."""
+    """Figures that were current whenever ``plt.show()`` was called."""
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
     return shown
@@ -25,6 +25,7 @@ def shows(monkeypatch):
 @pytest.fixture
 def ready(halves, images):
     def make(name="conv_gap", concepts=5, count=3, convert=lambda x: x):
+        """Return a fitted extractor with estimated importances, and its images."""
         pairs = DirectionPairsTf(*halves(name), concepts, 16, 16, random_state=0, verbose=0)
         x = convert(images(name, count))
         pairs.fit(x, class_id=1)
@@ -35,8 +36,8 @@ def ready(halves, images):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_plot_draws_for_every_network(ready, shows, name):
-    pairs, x = ready(name, concepts=12, count=2)  # more than there are channels
+def test_every_plot_works_for_every_network(ready, shows, name):
+    pairs, x = ready(name, concepts=12, count=2)  # more concepts than channels
     figures = [
         pairs.plot_concepts_importances(),
         pairs.plot_concepts_crops(),
@@ -51,7 +52,7 @@ def test_every_plot_draws_for_every_network(ready, shows, name):
 
 
 @pytest.mark.parametrize("concepts", [1, 24])
-def test_every_plot_draws_for_any_number_of_concepts(ready, shows, tmp_path, concepts):
+def test_every_plot_works_for_any_number_of_concepts(ready, shows, tmp_path, concepts):
     pairs, x = ready(concepts=concepts, count=1)
     pairs.plot_concepts_importances().canvas.draw()
     assert len(pairs.plot_concepts_crops(nb_crops=20).axes) == concepts
@@ -63,13 +64,13 @@ def test_every_plot_draws_for_any_number_of_concepts(ready, shows, tmp_path, con
 
 
 @pytest.mark.parametrize("name", ["conv_gap", "grayscale", "tall"])
-def test_uint8_images_look_like_float_ones(ready, shows, name):
+def test_uint8_images_are_drawn_like_float_images(ready, shows, name):
     pairs, x = ready(name, convert=lambda images: (255 * images).astype(np.uint8))
     axes = pairs.plot_concept_attribution_map(x[0], [0]).axes[0]
     np.testing.assert_allclose(axes.images[0].get_array()[..., :1], x[0][..., :1] / 255, atol=1e-6)
 
 
-def test_plots_are_shown_where_crafts_are(ready, shows, tmp_path):
+def test_the_same_plots_are_shown_as_by_craft(ready, shows, tmp_path):
     pairs, x = ready()
     pairs.plot_concepts_importances()
     pairs.plot_concept_attribution_map(x[0], [0])
@@ -86,7 +87,7 @@ def test_plots_are_shown_where_crafts_are(ready, shows, tmp_path):
         assert len(shows) == figures
 
 
-def test_before_importance_the_plots_say_to_estimate_it(halves, images):
+def test_plots_before_fit_or_estimate_importance_raise_not_fitted_error(halves, images):
     pairs = DirectionPairsTf(*halves("conv_gap"), 3, verbose=0)
     x = images("conv_gap")
     plots = [
@@ -107,23 +108,23 @@ def test_before_importance_the_plots_say_to_estimate_it(halves, images):
     assert not plt.get_fignums()
 
 
-def test_fitting_again_forgets_the_importances_of_before(ready, images):
+def test_a_second_fit_discards_the_importances(ready, images):
     pairs, x = ready()
     pairs.fit(x)
     with pytest.raises(NotFittedError, match="estimate_importance"):
         pairs.plot_concepts_importances()
 
 
-def test_a_concept_detected_nowhere_paints_nothing(ready, images):
+def test_the_map_of_a_concept_that_is_not_detected_is_not_drawn(ready, images):
     pairs, x = ready(concepts=3)
-    never = pairs.factorizer
-    pairs.factorizer = type(never).from_pairs(
-        type(never.pairs_)(
-            never.pairs_.filters,
+    factorizer = pairs.factorizer
+    pairs.factorizer = type(factorizer).from_pairs(
+        type(factorizer.pairs_)(
+            factorizer.pairs_.filters,
             [1e6, 0, 0],
-            never.pairs_.signals,
-            never.pairs_.mean,
-            [-1e6, 0, 0],  # its coefficients are large everywhere: only the detection says no
+            factorizer.pairs_.signals,
+            factorizer.pairs_.mean,
+            [-1e6, 0, 0],  # large coefficients everywhere, but no detections
         )
     )
     assert pairs.transform(x)[..., 0].min() > 0
@@ -140,7 +141,7 @@ def test_a_concept_has_the_same_colour_in_bars_legend_and_crops(ready, shows):
     assert [tick.get_text() for tick in bars.get_xticklabels()] == [str(c) for c in order]
     legend = pairs.plot_concept_attribution_legend(5)
     assert [axes.title.get_color() for axes in legend.axes] == expected
-    # by its number: as in explanations and reports
+    # colours are chosen by the number of a concept, as in explanations and reports
     np.testing.assert_allclose(expected, np.array(concept_colors(5))[order], atol=1e-6)
     crops = pairs.plot_concepts_crops()
     assert [axes.spines["top"].get_edgecolor()[:3] for axes in crops.axes] == expected
@@ -150,7 +151,7 @@ def test_a_concept_has_the_same_colour_in_bars_legend_and_crops(ready, shows):
     ]
 
 
-def test_local_order_uses_the_importance_for_that_image(ready, tmp_path):
+def test_local_order_uses_the_importances_for_the_image(ready, tmp_path):
     pairs, x = ready()
     local = pairs.estimate_importance(x[2])
     figure = pairs.plot_image_concepts(
@@ -161,14 +162,16 @@ def test_local_order_uses_the_importance_for_that_image(ready, tmp_path):
     assert bars.get_title() == "Local Concept Importance"
 
 
-def test_a_plot_goes_on_the_axes_a_script_has_prepared(ready):
+def test_plots_use_the_current_axes_if_they_are_empty(ready):
     pairs, x = ready()
     figure, (left, right) = plt.subplots(1, 2)
     plt.sca(left)
     assert pairs.plot_concepts_importances() is figure and left.patches
     plt.sca(right)
     assert pairs.plot_concept_attribution_map(x[0], [0]) is figure and right.images
-    assert pairs.plot_concepts_importances() is not figure  # nothing is drawn over a picture
+    assert (
+        pairs.plot_concepts_importances() is not figure
+    )  # axes that hold a picture are not reused
 
 
 def test_importances_are_printed_on_request(ready, shows, capsys):
@@ -187,7 +190,7 @@ def test_importances_of_another_length_are_refused(ready):
 
 
 @pytest.mark.parametrize("concepts", [[], [0.5], [5], [-1]])
-def test_concepts_to_draw_are_numbers_of_concepts(ready, concepts):
+def test_invalid_numbers_of_concepts_are_refused(ready, concepts):
     pairs, x = ready()
     with pytest.raises(ValueError, match=r"must be indices of concepts|are numbered 0 to 4"):
         pairs.plot_concept_attribution_map(x[0], concepts)
@@ -204,16 +207,14 @@ def test_concepts_to_draw_are_numbers_of_concepts(ready, concepts):
         (dict(nb_most_important_concepts=1.5), "nb_most_important_concepts must be an integer"),
     ],
 )
-def test_a_layout_that_cannot_be_is_refused_before_anything_is_drawn(
-    ready, shows, options, message
-):
+def test_an_invalid_layout_is_refused_before_anything_is_drawn(ready, shows, options, message):
     pairs, x = ready()
     with pytest.raises(ValueError, match=message):
         pairs.plot_concept_attribution_maps(x, **options)
     assert not shows and not plt.get_fignums()
 
 
-def test_borders_and_crops_are_counted_in_whole_numbers(ready):
+def test_border_width_and_number_of_crops_must_be_integers(ready):
     pairs, _ = ready()
     with pytest.raises(ValueError, match="border_width must be an integer of at least 0, not -1"):
         pairs.plot_concept_attribution_legend(border_width=-1)

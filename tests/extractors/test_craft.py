@@ -1,4 +1,4 @@
-"""CRAFT's workflow over any factorizer: the residual is kept, importances are the network's own."""
+"""Tests of `FactorizerCraftTf`: fit, coefficients, importances, and checks of arguments."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from xplique_dirpairs.models.split import split_model
 
 
 class Projection(DirectionsFactorizer):
-    """u = (x − mean) Qᵀ, x̂ = u Q + mean with random orthonormal Q: affine, not linear."""
+    """Factorizer with u = (x − mean) Qᵀ and decode(u) = u Q + mean for a random orthonormal Q."""
 
     number_of_concepts = 3
 
@@ -42,14 +42,14 @@ class Projection(DirectionsFactorizer):
     requires_positive_activations = False
 
 
-class Bent(Projection):
-    """The same with a decoder that does not commute with averaging."""
+class NonlinearProjection(Projection):
+    """Projection with a decoder that does not commute with averaging."""
 
     decodes_affinely = False
 
     def decode(self, coefficients):
-        straight = super().decode(coefficients)
-        return tf.nn.relu(straight) if tf.is_tensor(straight) else np.maximum(straight, 0)
+        decoded = super().decode(coefficients)
+        return tf.nn.relu(decoded) if tf.is_tensor(decoded) else np.maximum(decoded, 0)
 
 
 def fitted(halves, images, name="conv_gap", factorizer=Projection, **options):
@@ -58,8 +58,8 @@ def fitted(halves, images, name="conv_gap", factorizer=Projection, **options):
     return craft
 
 
-def slow_importance(craft, images, nb_design):
-    """One mask, one feature map, one call of the head at a time: r + decode(m · u)."""
+def reference_importance(craft, images, nb_design):
+    """Compute importances with a call of the head for each image and mask: r + decode(m · u)."""
     head, f = craft.latent_to_logit_model, craft.factorizer
     designs = sobol_designs(3, nb_design, 0)
     indices = []
@@ -74,16 +74,17 @@ def slow_importance(craft, images, nb_design):
     return np.mean(indices, axis=0)
 
 
-@pytest.mark.parametrize("factorizer", [Projection, Bent])
+@pytest.mark.parametrize("factorizer", [Projection, NonlinearProjection])
 @pytest.mark.parametrize("name", ["conv_gap", "conv_flatten", "vectors", "class_token"])
-def test_importance_is_that_of_a_slow_second_writing(halves, images, name, factorizer):
+def test_importances_equal_those_of_a_reference_implementation(halves, images, name, factorizer):
     craft = fitted(halves, images, name, factorizer)
-    slow = slow_importance(craft, images(name), 4)
-    assert slow.max() > 0.05
-    np.testing.assert_allclose(craft.estimate_importance(nb_design=4), slow, rtol=2e-3, atol=1e-4)
+    expected = reference_importance(craft, images(name), 4)
+    assert expected.max() > 0.05
+    importances = craft.estimate_importance(nb_design=4)
+    np.testing.assert_allclose(importances, expected, rtol=2e-3, atol=1e-4)
 
 
-def test_a_score_that_no_concept_moves_has_no_importance(halves, images):
+def test_importances_are_zero_if_the_score_does_not_depend_on_the_concepts(halves, images):
     craft = fitted(halves, images)
     kernel, bias = craft.latent_to_logit_model.get_weights()
     craft.latent_to_logit_model.set_weights([0 * kernel, bias + 1])
@@ -93,7 +94,7 @@ def test_a_score_that_no_concept_moves_has_no_importance(halves, images):
         craft.latent_to_logit_model.set_weights([kernel, bias])
 
 
-def test_global_importance_sets_sensitivity_and_local_leaves_it_alone(halves, images):
+def test_only_global_importances_set_sensitivity(halves, images):
     craft = fitted(halves, images)
     importances = craft.estimate_importance(nb_design=8)
     sensitivity = craft.sensitivity
@@ -103,20 +104,20 @@ def test_global_importance_sets_sensitivity_and_local_leaves_it_alone(halves, im
     assert local.shape == (3,) and craft.sensitivity is sensitivity
 
 
-def test_a_seed_fixes_the_importances(halves, images):
+def test_importances_with_the_same_seed_are_equal(halves, images):
     craft = fitted(halves, images)
     first = craft.estimate_importance(nb_design=4)
     np.testing.assert_array_equal(craft.estimate_importance(nb_design=4), first)
 
 
-def test_coefficients_keep_the_places_of_the_layer(halves, images):
+def test_coefficients_have_the_spatial_shape_of_the_layer(halves, images):
     for name, shape in {"tall": (16, 8), "class_token": (17,), "vectors": ()}.items():
         craft = fitted(halves, images, name)
         assert craft.transform(images(name)).shape == (6, *shape, 3)
         assert craft.transform(images(name)[0]).shape == (1, *shape, 3)
 
 
-def test_given_activations_stand_for_images(halves, images):
+def test_activations_may_be_given_instead_of_images(halves, images):
     craft = fitted(halves, images)
     activations = craft.input_to_latent_model.predict_on_batch(images("conv_gap"))
     given = craft.transform(None, activations=activations)
@@ -131,10 +132,10 @@ def test_fit_passes_every_image_through_the_network_once(halves, images):
     assert sorted(counts.values()) == [1] * 6
 
 
-def test_crops_and_bank_are_what_craft_returns(halves, images):
+def test_fit_returns_crops_coefficients_and_bank_like_craft(halves, images):
     craft = FactorizerCraftTf(*halves("tall"), Projection(), patch_size=20)
     crops, crops_u, bank = craft.fit(images("tall"), class_id=2)
-    assert crops.shape == (6 * 3 * 1, 20, 20, 3)  # starts 0, 16, 32 down and 0 across
+    assert crops.shape == (6 * 3 * 1, 20, 20, 3)  # rows start at 0, 16 and 32, columns at 0
     assert crops_u.shape == (18, 3) and bank.shape == (3, 8) and bank.dtype == np.float32
     factorization = craft.factorization
     assert (
@@ -150,7 +151,7 @@ def test_crops_and_bank_are_what_craft_returns(halves, images):
     )
 
 
-def test_uint8_images_stay_uint8_in_the_crops(halves, images):
+def test_crops_of_uint8_images_are_uint8(halves, images):
     pictures = (255 * images("conv_gap")).astype(np.uint8)
     craft = FactorizerCraftTf(*halves("conv_gap"), Projection(), patch_size=12)
     crops, *_ = craft.fit(pictures)
@@ -167,30 +168,31 @@ def test_a_patch_larger_than_the_image_gives_the_whole_image(halves, images):
     np.testing.assert_allclose(crops_u, maps.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
 
 
-def nan(images):
+def with_nan(images):
+    """Set a pixel to NaN and return the images."""
     images[0, 0, 0, 0] = np.nan
     return images
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "change, message",
     [
         (lambda x: x[:0], "no images"),
-        (nan, "NaN"),
+        (with_nan, "NaN"),
         (lambda x: x[..., 0], "images have shape|images must have shape"),
         (lambda x: x[..., :1], "images have shape"),
         (lambda x: x[:, :16], "images have shape"),
         (lambda x: x[0, 0, 0], "images must have shape"),
     ],
 )
-def test_images_it_cannot_use_are_refused_by_every_method(halves, images, spoil, message):
+def test_invalid_images_are_refused_by_every_method(halves, images, change, message):
     craft = fitted(halves, images)
     for method in (craft.fit, craft.transform, craft.estimate_importance):
         with pytest.raises(ValueError, match=message):
-            method(spoil(images("conv_gap").copy()))
+            method(change(images("conv_gap").copy()))
 
 
-def test_activations_it_cannot_use_are_refused(halves, images):
+def test_invalid_activations_are_refused(halves, images):
     craft = fitted(halves, images)
     for activations, message in [
         (np.full((1, 4, 4, 8), np.inf), "NaN or infinite"),
@@ -203,7 +205,7 @@ def test_activations_it_cannot_use_are_refused(halves, images):
         craft.transform(None)
 
 
-def test_halves_of_two_different_cuts_do_not_fit(halves):
+def test_halves_of_different_networks_are_refused(halves):
     with pytest.raises(ValueError, match=r"takes activations of shape \(10,\), but .*one split"):
         FactorizerCraftTf(halves("conv_gap")[0], halves("vectors")[1], Projection())
 
@@ -231,13 +233,13 @@ def test_mixed_precision_gives_the_same_importances(images, spatial):
 
 
 @pytest.mark.parametrize("class_id, error", [(3, ValueError), (-1, ValueError), (1.5, TypeError)])
-def test_a_class_the_network_does_not_have_is_refused(halves, images, class_id, error):
+def test_an_invalid_class_is_refused(halves, images, class_id, error):
     craft = FactorizerCraftTf(*halves("conv_gap"), Projection())
     with pytest.raises(error, match="class_id"):
         craft.fit(images("conv_gap"), class_id=class_id)
 
 
-def test_before_fit_every_method_says_to_fit(halves, images):
+def test_methods_before_fit_raise_not_fitted_error(halves, images):
     craft = FactorizerCraftTf(*halves("conv_gap"), Projection())
     for method in (craft.transform, craft.estimate_importance, craft.plot_image_concepts):
         with pytest.raises(NotFittedError, match="call fit"):
@@ -245,7 +247,7 @@ def test_before_fit_every_method_says_to_fit(halves, images):
 
 
 @pytest.mark.parametrize("name, value", [("batch_size", 0), ("patch_size", 1.5)])
-def test_settings_that_make_no_sense_are_refused(halves, name, value):
+def test_invalid_sizes_are_refused(halves, name, value):
     with pytest.raises(ValueError, match=f"{name} must be"):
         FactorizerCraftTf(*halves("conv_gap"), Projection(), **{name: value})
 
@@ -257,10 +259,10 @@ def test_a_factorizer_for_positive_activations_refuses_negative_ones(halves, ima
     craft = FactorizerCraftTf(*halves("gelu"), Positive())
     gelu = craft.input_to_latent_model.predict_on_batch(images("gelu"))
     assert gelu.min() < 0
-    with pytest.raises(ValueError, match="nowhere negative"):
+    with pytest.raises(ValueError, match="non-negative"):
         craft.fit(images("gelu"))
 
 
-def test_networks_of_the_tests_are_what_their_names_say():
+def test_the_networks_of_the_tests_have_the_expected_image_shapes():
     assert make_images(2, NETWORKS["grayscale"][1]).shape == (2, 32, 32, 1)
     assert make_images(2, NETWORKS["tall"][1]).shape == (2, 64, 32, 3)

@@ -1,4 +1,4 @@
-"""Direction pairs do what a script of Xplique's `CraftTf` and `CraftManagerTf` asks."""
+"""`DirectionPairsTf` and `DirectionPairsManagerTf` replace Xplique's CRAFT classes in scripts."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,9 +40,13 @@ def test_coefficients_and_residual_give_the_networks_own_output(fitted, images, 
     assert error <= 1e-5 * np.abs(own).max()
 
 
-@pytest.mark.parametrize("concepts, count", [(3, 4), (20, 1)])  # 20: more than channels
+@pytest.mark.parametrize(
+    "concepts, count", [(3, 4), (20, 1)]
+)  # 20 is more than the number of channels
 @pytest.mark.parametrize("name", NETWORKS)
-def test_any_layer_can_be_fitted_read_and_ranked(fitted, images, name, concepts, count):
+def test_coefficients_detections_and_importances_are_valid_for_any_layer(
+    fitted, images, name, concepts, count
+):
     pairs = fitted(name, concepts, count)
     x = images(name, count)
     u, y = pairs.transform(x), pairs.detect(x)
@@ -50,7 +54,7 @@ def test_any_layer_can_be_fitted_read_and_ranked(fitted, images, name, concepts,
     assert u.dtype == np.float32 and (u >= 0).all() and ((y >= 0) & (y <= 1)).all()
     importances = pairs.estimate_importance(nb_design=4)
     assert importances.shape == (concepts,) and (importances >= 0).all()
-    # a single feature vector does not vary: no concept is there, and none is important
+    # a single feature vector has no variance, so that no concept is present or important
     assert (importances.max() > 0) == (u.size > concepts)
 
 
@@ -64,45 +68,45 @@ def test_detections_are_those_of_the_pairs(fitted, images):
     np.testing.assert_allclose(given, pairs.pairs.detect(activations), atol=1e-6)
 
 
-def test_crops_count_a_concept_only_where_it_is_detected(fitted, images):
+def test_crop_coefficients_are_zero_where_a_concept_is_not_detected(fitted, images):
     pairs = fitted(concepts=3)
     x = images("conv_gap")
     shown = pairs.transform(x) * (pairs.detect(x) > 0.5)
-    # the first crop of 16 pixels lies on the first 4 × 4 of the 8 × 8 cells
+    # the first crop of 16 pixels covers the first 4 × 4 cells of the 8 × 8 map
     first = pairs.factorization.crops_u.reshape(6, -1, 3)[:, 0]
     np.testing.assert_allclose(first, shown[:, :4, :4].mean(axis=(1, 2)), rtol=1e-4, atol=1e-6)
 
 
-def test_the_learning_is_given_maps_and_the_rest_of_the_network(fitted, monkeypatch):
-    asked = {}
+def test_the_learning_receives_maps_head_and_settings(fitted, monkeypatch):
+    received = {}
 
     def learn(activations, concepts, **options):
-        asked.update(options, shape=activations.shape)
+        received.update(options, shape=activations.shape)
         return fake_learn_pairs(activations, concepts, **options)
 
     monkeypatch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", learn)
     pairs = fitted(recipe="paper-deep")
-    assert asked["shape"] == (6, 8, 8, 8) and asked["head"] is pairs.head
+    assert received["shape"] == (6, 8, 8, 8) and received["head"] is pairs.head
     assert (
-        asked["recipe"].name == "paper-deep"
-        and asked["verbose"] == 0
-        and asked["random_state"] == 0
+        received["recipe"].name == "paper-deep"
+        and received["verbose"] == 0
+        and received["random_state"] == 0
     )
     assert isinstance(pairs.pairs, DirectionPairs) and pairs.history_.notes == []
 
 
-def test_before_fit_there_are_no_pairs(halves):
+def test_pairs_before_fit_raise_not_fitted_error(halves):
     with pytest.raises(NotFittedError, match="call fit"):
         _ = DirectionPairsTf(*halves("conv_gap")).pairs
 
 
 @pytest.mark.parametrize("concepts", [0, -1, 2.5, True])
-def test_a_number_of_concepts_that_makes_no_sense_is_refused(halves, concepts):
+def test_an_invalid_number_of_concepts_is_refused(halves, concepts):
     with pytest.raises(ValueError, match="number_of_concepts must be"):
         DirectionPairsTf(*halves("conv_gap"), concepts)
 
 
-def test_two_keras_models_are_needed(halves):
+def test_a_second_half_that_is_not_a_keras_model_is_refused(halves):
     with pytest.raises(TypeError, match=r"latent_to_logit_model must be a keras\.Model"):
         DirectionPairsTf(halves("conv_gap")[0], lambda x: 2 * x)
 
@@ -111,7 +115,7 @@ def test_two_keras_models_are_needed(halves):
 
 
 def tutorial(craft_class, manager_class, g, h, images, labels, monkeypatch, tmp_path):
-    """The CRAFT tutorial of Xplique's documentation, plot by plot; returns what it prints."""
+    """Run the CRAFT tutorial of Xplique's documentation; return types and shapes of its results."""
     shows = []
     monkeypatch.setattr(plt, "show", lambda: shows.append(plt.gcf()))
     craft = craft_class(
@@ -174,7 +178,7 @@ def test_a_craft_script_runs_with_the_class_names_changed(halves, images, monkey
 # ---------------------------------------------------------------- several classes
 
 
-#: The class of each image, by its colour.
+#: Class of each image, which is determined by its colour.
 CLASS_OF_IMAGE = np.array([0, 0, 1, 1, 1, 0, 0, 1])
 
 
@@ -202,7 +206,7 @@ def manager(colour_network, images):
     return make
 
 
-def test_one_set_of_pairs_serves_all_classes(manager):
+def test_shared_pairs_are_the_same_for_all_classes(manager):
     several = manager(classes=[0, 1])
     several.estimate_importance(nb_design=4)
     zero, one = several.craft_instances[0], several.craft_instances[1]
@@ -223,13 +227,13 @@ def test_a_shared_concept_has_one_colour_in_all_classes(manager):
     assert colors[0] == colors[1] and len(set(colors[0])) == 4
 
 
-def test_each_class_has_pairs_of_its_own_on_request(manager):
+def test_pairs_that_are_not_shared_differ_between_classes(manager):
     several = manager(shared=False, classes=[0, 1])
     assert set(several.pairs) == set(several.history_) == {0, 1}
     assert (several.pairs[0].filters != several.pairs[1].filters).any()
 
 
-def test_images_are_chosen_by_prediction_and_limited(manager):
+def test_images_are_chosen_by_prediction_up_to_the_given_number(manager):
     several = manager(classes=[0, 1])
     assert [len(several.craft_instances[k].factorization.inputs) for k in (0, 1)] == [4, 4]
     several = manager(classes=[0, 1], nb_samples_per_class=3)
@@ -244,22 +248,22 @@ def test_without_a_list_the_classes_are_those_of_the_labels(manager, one_hot):
     assert list(several.craft_instances) == [0, 1, 2]
 
 
-def test_a_class_nobody_predicts_is_left_out_with_a_warning(manager):
+def test_a_class_that_is_never_predicted_is_left_out_with_a_warning(manager):
     several = manager(classes=[2, 0], fit=False)
-    with pytest.warns(UserWarning, match=r"no image to the classes \[2\]"):
+    with pytest.warns(UserWarning, match=r"classes \[2\] are not fitted"):
         several.fit()
     several.estimate_importance(nb_design=4)
     assert several.plot_concepts_crops(0, nb_crops=3).axes
-    with pytest.raises(NotFittedError, match="class 2 was left out"):
+    with pytest.raises(NotFittedError, match="class 2 was not fitted: the network predicts"):
         several.plot_concepts_crops(2)
 
 
-def test_classes_without_images_or_fit_are_refused(manager):
-    with pytest.raises(ValueError, match="none of the 8 images"):
+def test_classes_that_are_not_fitted_are_refused(manager):
+    with pytest.raises(ValueError, match=r"none of the classes \[2\] for any of the 8 images"):
         manager(classes=[2])
     with pytest.raises(ValueError, match="out of range"):
         manager(classes=[7])
-    with pytest.raises(ValueError, match="not one of the classes"):
+    with pytest.raises(ValueError, match="must be one of the classes of interest"):
         manager(classes=[0]).plot_concepts_crops(1)
     with pytest.raises(NotFittedError, match="call fit"):
         _ = manager(fit=False).pairs
@@ -269,22 +273,22 @@ def test_classes_without_images_or_fit_are_refused(manager):
     "classes, error, message",
     [
         ([1.7], TypeError, "class_id must be an integer, not 1.7"),
-        (1, TypeError, "list_of_class_of_interest must be a list of classes, not 1"),
+        (1, TypeError, "list_of_class_of_interest must be a list of integers, not 1"),
         ([0, -1], ValueError, "class_id -1 is out of range for 3 classes"),
     ],
 )
-def test_classes_of_interest_are_a_list_of_class_indices(manager, classes, error, message):
+def test_invalid_classes_of_interest_are_refused(manager, classes, error, message):
     with pytest.raises(error, match=message):
         manager(classes=classes, fit=False)
 
 
 @pytest.mark.parametrize("number", [0, 1.5, "all"])
-def test_a_number_of_samples_is_a_positive_integer(manager, number):
+def test_an_invalid_number_of_samples_is_refused(manager, number):
     with pytest.raises(ValueError, match="nb_samples_per_class must be an integer of at least 1"):
         manager(nb_samples_per_class=number)
 
 
-def test_predictions_are_the_networks(halves, images):
+def test_compute_predictions_returns_the_networks_classes(halves, images):
     g, h = halves("conv_gap")
     x = images("conv_gap", 8)
     several = DirectionPairsManagerTf(g, h, x, np.zeros(8, int))

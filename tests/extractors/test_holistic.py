@@ -1,4 +1,4 @@
-"""Direction pairs on the holistic interface: nothing is lost when decoding, nothing overwritten."""
+"""Tests of `HolisticDirectionPairsTf`: decoding, importances, plots, and checks of arguments."""
 
 import logging
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_learning")
 
 
 def operator(model, coefficients, targets):
+    """Return the sum of the outputs weighted by the targets."""
     return tf.reduce_sum(model(coefficients) * targets, axis=-1)
 
 
@@ -55,7 +56,7 @@ def fitted(networks, images):
 
 @pytest.mark.parametrize("off", ["absent", "undecided"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_decoding_what_was_encoded_gives_the_networks_own_output(fitted, name, off):
+def test_decoding_encoded_images_gives_the_networks_own_output(fitted, name, off):
     holistic, model, x = fitted(name, concepts=12, off=off)
     own = model(x).numpy()
     decoded = [
@@ -65,7 +66,7 @@ def test_decoding_what_was_encoded_gives_the_networks_own_output(fitted, name, o
     assert error <= 1e-5 * np.abs(own).max()
 
 
-def test_decoding_leaves_the_latent_data_as_it_is(fitted):
+def test_decoding_does_not_change_the_latent_data(fitted):
     holistic, _, x = fitted()
     batch = holistic.encode(x)[0]
     before = batch.latent_data.get_activations(as_numpy=True).copy()
@@ -76,7 +77,7 @@ def test_decoding_leaves_the_latent_data_as_it_is(fitted):
 
 
 @pytest.mark.parametrize("name", ["conv_flatten", "tokens", "class_token", "vectors"])
-def test_gradient_importance_is_the_heads_gradient_along_the_bank(fitted, name):
+def test_gradient_importances_equal_the_heads_gradient_along_the_bank(fitted, name):
     holistic, _, x = fitted(name)
     importances = holistic.estimate_importance(x, operator, 1)
     expected = []
@@ -85,14 +86,14 @@ def test_gradient_importance_is_the_heads_gradient_along_the_bank(fitted, name):
         with tf.GradientTape() as tape:
             tape.watch(latent)
             score = holistic.latent_extractor.latent_to_logit_model(LayeredLatentData(latent))[:, 1]
-        along = tape.gradient(score, latent).numpy() @ holistic.factorization.concept_bank_w.T
-        terms = np.abs(along * batch.coeffs_u)
+        slopes = tape.gradient(score, latent).numpy() @ holistic.factorization.concept_bank_w.T
+        terms = np.abs(slopes * batch.coeffs_u)
         expected.append(terms.reshape(len(terms), -1, 5).mean(axis=1))
     np.testing.assert_allclose(importances, np.concatenate(expected).mean(0), rtol=1e-3, atol=1e-6)
     assert importances.max() > 0
 
 
-def test_sobol_importance_works_on_maps_and_says_where_it_cannot(fitted):
+def test_sobol_importance_works_on_maps_and_is_refused_on_tokens(fitted):
     holistic, _, x = fitted(concepts=2)
     options = {"method": "sobol", "grid_size": 2, "nb_design": 2}
     importances = holistic.estimate_importance(x[:1], operator, 1, **options)
@@ -103,13 +104,13 @@ def test_sobol_importance_works_on_maps_and_says_where_it_cannot(fitted):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_displays_work_on_every_layer_with_many_concepts(fitted, name):
+def test_plots_work_on_every_layer_with_many_concepts(fitted, name):
     holistic, _, x = fitted(name, concepts=12)
     assert len(holistic.display_images_per_concept(x[:2]).axes) == 24
     assert len(holistic.display_top_images_per_concept(x, topk=2, order=[11, 0]).axes) == 4
 
 
-def test_pictures_show_a_concept_only_where_it_is_detected(fitted, monkeypatch):
+def test_plots_show_a_concept_only_where_it_is_detected(fitted, monkeypatch):
     holistic, _, x = fitted()
     maps = []
     monkeypatch.setattr(
@@ -129,19 +130,19 @@ def test_pictures_show_a_concept_only_where_it_is_detected(fitted, monkeypatch):
     np.testing.assert_allclose(drawn(holistic.factorization.coeffs_u), expected, atol=1e-6)
 
 
-def test_thirty_concepts_have_thirty_colours(fitted):
+def test_thirty_concepts_have_different_colours(fitted):
     holistic, _, _ = fitted(concepts=30)
     assert len({cmap(1.0) for cmap in holistic.cmaps}) == 30
 
 
-def test_pairs_and_history_are_there_after_fit(fitted, images):
+def test_pairs_history_and_coefficients_are_available_after_fit(fitted, images):
     holistic, _, x = fitted()
     assert holistic.pairs is holistic.factorizer.pairs_ and holistic.history_.notes == []
     assert holistic.transform().shape == holistic.transform(x).shape == (6, 8, 8, 5)
     assert holistic.transform((255 * x).astype(np.uint8)).shape == (6, 8, 8, 5)
 
 
-def test_before_fit_it_says_to_fit(networks, images):
+def test_methods_before_fit_raise_not_fitted_error(networks, images):
     holistic = HolisticDirectionPairsTf(networks("conv_gap")[1], 5)
     for method in (holistic.transform, holistic.detect, holistic.encode):
         with pytest.raises(NotFittedError, match="call fit"):
@@ -149,7 +150,7 @@ def test_before_fit_it_says_to_fit(networks, images):
 
 
 @pytest.mark.parametrize("name, ends_in", [("conv_gap", "softmax"), ("conv_flatten", "linear")])
-def test_the_learning_reaches_the_head_of_a_layered_model(
+def test_the_learning_receives_the_head_of_a_layered_model(
     networks, images, monkeypatch, name, ends_in
 ):
     heads = []
@@ -172,7 +173,7 @@ def test_the_learning_reaches_the_head_of_a_layered_model(
 
 
 class OtherLatentData(LayeredLatentData):
-    """Latent data of an extractor nothing is known about, with its activations in a list."""
+    """Latent data of an unknown kind of extractor, which keeps activations in a list."""
 
     def __init__(self, activations):
         self.levels = [activations]
@@ -185,7 +186,8 @@ class OtherLatentData(LayeredLatentData):
 
 
 @pytest.fixture
-def foreign(halves):
+def unknown_extractor(halves):
+    """Latent extractor that was not built by Xplique's `LayeredModelExtractorBuilder`."""
     g, h = halves("conv_gap")
     return TfLatentExtractor(
         None,
@@ -197,22 +199,22 @@ def foreign(halves):
 
 
 def test_an_unknown_extractor_has_no_network_term_unless_a_head_is_given(
-    foreign, halves, images, caplog
+    unknown_extractor, halves, images, caplog
 ):
     with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
-        holistic = HolisticDirectionPairsTf(foreign, 3, verbose=0)
+        holistic = HolisticDirectionPairsTf(unknown_extractor, 3, verbose=0)
         holistic.fit(images("conv_gap"))
     assert holistic.history_.notes == ["no network term"]
     assert "without the network term" in caplog.text
     given = HolisticDirectionPairsTf(
-        foreign, 3, latent_to_logit_model=halves("conv_gap")[1], verbose=0
+        unknown_extractor, 3, latent_to_logit_model=halves("conv_gap")[1], verbose=0
     )
     given.fit(images("conv_gap"))
     assert given.history_.notes == []
 
 
-def test_activations_kept_in_a_list_are_not_overwritten_either(foreign, images):
-    holistic = HolisticDirectionPairsTf(foreign, 3, verbose=0)
+def test_decoding_does_not_change_activations_in_a_list(unknown_extractor, images):
+    holistic = HolisticDirectionPairsTf(unknown_extractor, 3, verbose=0)
     holistic.fit(images("conv_gap"))
     batch = holistic.encode(images("conv_gap"))[0]
     before = batch.latent_data.get_activations(as_numpy=True).copy()
@@ -220,12 +222,12 @@ def test_activations_kept_in_a_list_are_not_overwritten_either(foreign, images):
     np.testing.assert_array_equal(batch.latent_data.get_activations(as_numpy=True), before)
 
 
-def test_a_factorizer_of_the_users_own_is_fitted_as_it_is(networks, images):
+def test_a_given_factorizer_is_fitted_with_its_own_settings(networks, images):
     factorizer = DirectionPairsFactorizer(3, off="undecided")
     holistic = HolisticDirectionPairsTf(networks("conv_gap")[1], 3, factorizer)
     holistic.fit(images("conv_gap"))
     np.testing.assert_array_equal(holistic.factorization.concept_bank_w, factorizer.pairs_.signals)
-    with pytest.raises(ValueError, match="the factorizer has 3"):
+    with pytest.raises(ValueError, match="that of the factorizer, 3, not 4"):
         HolisticDirectionPairsTf(networks("conv_gap")[1], 4, factorizer)
 
 
@@ -239,7 +241,7 @@ def test_a_factorizer_of_the_users_own_is_fitted_as_it_is(networks, images):
         (None, TypeError, "class_id must be an integer"),
     ],
 )
-def test_a_class_the_network_does_not_have_is_refused(fitted, class_id, error, message):
+def test_an_invalid_class_is_refused(fitted, class_id, error, message):
     holistic, _, x = fitted()
     with pytest.raises(error, match=message):
         holistic.fit(x, class_id=class_id)
@@ -247,12 +249,14 @@ def test_a_class_the_network_does_not_have_is_refused(fitted, class_id, error, m
         holistic.estimate_importance(x, operator, class_id)
 
 
-def test_a_class_of_an_unknown_extractor_is_looked_up_in_the_given_head(foreign, halves, images):
-    holistic = HolisticDirectionPairsTf(foreign, 3, verbose=0)
+def test_the_class_is_checked_against_a_given_head_of_an_unknown_extractor(
+    unknown_extractor, halves, images
+):
+    holistic = HolisticDirectionPairsTf(unknown_extractor, 3, verbose=0)
     with pytest.raises(ValueError, match=r"class_id -1 is out of range$"):
         holistic.fit(images("conv_gap"), class_id=-1)
     given = HolisticDirectionPairsTf(
-        foreign, 3, latent_to_logit_model=halves("conv_gap")[1], verbose=0
+        unknown_extractor, 3, latent_to_logit_model=halves("conv_gap")[1], verbose=0
     )
     with pytest.raises(ValueError, match="out of range for 3 classes"):
         given.fit(images("conv_gap"), class_id=3)
@@ -266,12 +270,12 @@ def test_images_of_another_size_are_refused(fitted, convert):
             method(convert(x[:, :16]))
 
 
-def test_a_model_is_no_latent_extractor_and_the_error_says_how_to_make_one(networks):
-    with pytest.raises(TypeError, match="not Functional: LayeredModelExtractorBuilder"):
+def test_a_model_is_refused_as_latent_extractor(networks):
+    with pytest.raises(TypeError, match="not Functional: create one with LayeredModelExt"):
         HolisticDirectionPairsTf(networks("conv_gap")[0], 3)
 
 
-def test_a_network_whose_outputs_are_no_classes_needs_a_head_that_has_some(images):
+def test_a_network_without_class_outputs_needs_a_head_with_class_outputs(images):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(8, 3, 4, activation="relu")(inputs)

@@ -1,4 +1,4 @@
-"""Extractors with the real learner, made short: the other tests of this folder replace it."""
+"""Extractors with short real fits; other tests in this folder replace the learning by a fake."""
 
 import dataclasses
 
@@ -14,6 +14,7 @@ from xplique_dirpairs.pairs import DirectionPairs
 
 
 def short(stages="ad"):
+    """Return a recipe of few steps with the given stages."""
     recipe = get_recipe("soft")
     stages = [
         dataclasses.replace(stage, epochs=2, steps_per_epoch=3)
@@ -24,7 +25,7 @@ def short(stages="ad"):
 
 
 @pytest.mark.parametrize("network", ["conv_gap", "conv_flatten", "class_token", "vectors"])
-def test_from_images_to_importances(network, halves, images):
+def test_fit_importances_and_detections_work_with_real_learning(network, halves, images):
     pairs = DirectionPairsTf(
         *halves(network), 4, patch_size=16, recipe=short(), random_state=0, verbose=0
     )
@@ -37,7 +38,7 @@ def test_from_images_to_importances(network, halves, images):
     assert pairs.detect(x).shape == pairs.transform(x).shape
 
 
-def test_pairs_that_are_given_are_shown_and_not_learned_again(tmp_path, halves, images):
+def test_given_pairs_are_used_without_learning(tmp_path, halves, images):
     x = images("conv_gap", 12)
     first = DirectionPairsTf(*halves("conv_gap"), 4, patch_size=16, recipe=short("d"), verbose=0)
     _, crops_u, bank = first.fit(x, class_id=1)
@@ -54,7 +55,7 @@ def test_pairs_that_are_given_are_shown_and_not_learned_again(tmp_path, halves, 
         other.fit(images("vectors", 12))
 
 
-def test_subclassed_halves_work_as_they_do_for_craft(images):
+def test_halves_may_be_subclassed_models(images):
     class First(keras.Model):
         def __init__(self):
             super().__init__()
@@ -76,7 +77,9 @@ def test_subclassed_halves_work_as_they_do_for_craft(images):
     assert pairs.estimate_importance(nb_design=8).shape == (3,)
 
 
-def test_ctrl_c_ends_the_fits_of_all_classes(colour_network, images, monkeypatch):
+def test_ctrl_c_ends_the_fit_of_all_classes_and_keeps_fitted_ones(
+    colour_network, images, monkeypatch
+):
     def interrupt(self):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Extractors pass the folder of an interrupted fit on; see tests/learning/test_checkpoint.py."""
+"""Extractors resume interrupted fits from a folder; see also tests/learning/test_checkpoint.py."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ BREAKS_A_BOUND = Recipe(
 )
 
 
-def test_a_fit_goes_on_from_the_folder_it_is_kept_in(halves, images, tmp_path):
+def test_a_fit_is_resumed_from_its_folder(halves, images, tmp_path):
     def fit():
         pairs = DirectionPairsTf(
             *halves("conv_gap"), 3, 16, 16, random_state=0, verbose=0, recipe=QUICK
@@ -29,7 +29,7 @@ def test_a_fit_goes_on_from_the_folder_it_is_kept_in(halves, images, tmp_path):
     assert any("resumed in" in note for note in again.history_.notes)
 
 
-def test_a_manager_keeps_every_class_in_a_folder_of_its_own(halves, images, tmp_path):
+def test_a_manager_saves_the_state_of_each_class_in_a_separate_folder(halves, images, tmp_path):
     g, h = halves("conv_gap")
     x = images("conv_gap", 12)
     labels = h.predict_on_batch(g.predict_on_batch(x)).argmax(axis=1)
@@ -41,7 +41,7 @@ def test_a_manager_keeps_every_class_in_a_folder_of_its_own(halves, images, tmp_
     assert kept == {f"class_{label}" for label in np.unique(labels)}
 
 
-def test_the_warning_of_a_fit_points_at_the_line_that_called_it(halves, images):
+def test_the_warning_of_a_fit_refers_to_the_line_that_called_fit(halves, images):
     pairs = DirectionPairsTf(
         *halves("conv_gap"), 3, 16, 16, random_state=0, verbose=0, recipe=BREAKS_A_BOUND
     )

@@ -1,4 +1,4 @@
-"""A second fit of an extractor takes few detours through the package, and checks its input once."""
+"""A second fit of an extractor enters few files of the package and checks its input once."""
 
 import sys
 from pathlib import Path
@@ -10,11 +10,11 @@ from xplique_dirpairs.core import validation
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
 
 ROOT = Path(xplique_dirpairs.__file__).parent
-#: Files beyond those of learning/ that the second `DirectionPairsTf.fit` of a process may enter.
+#: Maximum number of files, outside of learning/, that the second fit in a process may enter.
 FILES = 11
 
 
-def test_a_second_fit_enters_few_files_and_checks_its_activations_once(halves, images):
+def test_a_second_fit_enters_few_files_and_checks_images_and_activations_once(halves, images):
     split, pictures = halves("conv_gap"), images("conv_gap", 12)
     crafts = [
         DirectionPairsTf(split, number_of_concepts=3, patch_size=16, recipe=short(), verbose=0)
@@ -23,13 +23,13 @@ def test_a_second_fit_enters_few_files_and_checks_its_activations_once(halves, i
     crafts[0].fit(pictures)
     entered, checked = set(), []
 
-    def note(frame, event, _):
+    def record_call(frame, event, _):
         if event == "call":
             entered.add(frame.f_code.co_filename)
             if frame.f_code is validation.check_finite.__code__:
                 checked.append(frame.f_locals["name"])
 
-    sys.setprofile(note)
+    sys.setprofile(record_call)
     try:
         crafts[1].fit(pictures)
     finally:

@@ -276,7 +276,7 @@ def test_networks_and_concepts_of_another_kind_are_refused(colors):
     pca.fit(np.random.default_rng(0).normal(size=(20, 3)))
     with pytest.raises(TypeError, match=r"direction pairs are needed.*PCAFactorizer"):
         quickly(colors, pca)
-    with pytest.raises(ValueError, match="layer of 8 channels, but the network's halves give 3"):
+    with pytest.raises(ValueError, match="layer with 8 channels, but the given layer has 3"):
         quickly(colors, make_pairs(8, 2))
     with pytest.raises(ValueError, match="single pixel"):  # TensorFlow's FFT would end the process
         quickly(color_layer(keras.Input((1, 1, 3))), pairs)

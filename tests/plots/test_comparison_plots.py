@@ -1,4 +1,4 @@
-"""Figures of several extractors: one colour each, nothing overlaps, nothing is lost."""
+"""Plots that compare extractors show all values, without overlaps, in one colour per extractor."""
 
 from itertools import combinations
 
@@ -25,12 +25,13 @@ CHANGES = np.linspace(0.0, 0.6, 7)
 METRICS = ("deletion ↓", "insertion ↑", "R² ↑")
 
 
-def named(count):
+def extractor_names(count):
+    """Return ``count`` names, of which the last two are those of controls."""
     return [f"extractor number {k}" for k in range(count - 2)] + list(CONTROLS)
 
 
 def fidelity_figure(count, concepts, bars=None):
-    names = named(count)
+    names = extractor_names(count)
     falling = np.linspace(0.9, 0.1, concepts + 1)
     curves = [
         ExtractorCurves(name, falling, falling[::-1], np.linspace(0.9, 0.2, len(CHANGES)))
@@ -42,6 +43,7 @@ def fidelity_figure(count, concepts, bars=None):
 
 
 def texts_overlap(figure, texts):
+    """Return whether any two non-empty texts overlap."""
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     return any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
@@ -49,9 +51,9 @@ def texts_overlap(figure, texts):
 # ------------------------------------------------------------------ styles
 
 
-def test_every_extractor_has_a_style_of_its_own_and_controls_are_grey_and_dashed():
-    styles = extractor_styles(named(14), CONTROLS)
-    assert list(styles) == named(14)
+def test_extractors_have_different_colours_and_controls_are_grey_and_dashed():
+    styles = extractor_styles(extractor_names(14), CONTROLS)
+    assert list(styles) == extractor_names(14)
     assert len({style.color for style in styles.values()}) == 14
     for name, style in styles.items():
         is_grey = len(set(style.color)) == 1
@@ -59,13 +61,13 @@ def test_every_extractor_has_a_style_of_its_own_and_controls_are_grey_and_dashed
         assert style.line != "-" or name not in CONTROLS
 
 
-def test_controls_take_no_colour_from_the_others():
+def test_controls_do_not_change_the_colours_of_other_extractors():
     mixed = extractor_styles(["a", "no learning", "b"], CONTROLS)
     alone = extractor_styles(["a", "b"], CONTROLS)
     assert mixed["a"] == alone["a"] and mixed["b"] == alone["b"]
 
 
-def test_colours_that_are_alike_have_lines_that_are_not():
+def test_lines_of_similar_colours_have_different_dashes():
     styles = list(extractor_styles([str(k) for k in range(12)]).values())
     assert [style.line for style in styles[:7]] == ["-"] * 7
     assert len({str(style.line) for style in styles[7:10]}) == 3
@@ -74,10 +76,10 @@ def test_colours_that_are_alike_have_lines_that_are_not():
 # ------------------------------------------------------------------ fidelity
 
 
-def test_curves_are_drawn_as_they_are_in_their_colours():
+def test_curves_show_the_given_values_in_the_extractors_colours():
     figure = fidelity_figure(4, 5)
     deletion, insertion, by_change = figure.axes[:3]
-    styles = extractor_styles(named(4), CONTROLS)
+    styles = extractor_styles(extractor_names(4), CONTROLS)
     for ax in (deletion, insertion, by_change):
         assert [line.get_color() for line in ax.lines] == [s.color for s in styles.values()]
     np.testing.assert_allclose(deletion.lines[0].get_ydata(), np.linspace(0.9, 0.1, 6))
@@ -92,7 +94,7 @@ def test_there_is_one_legend_and_no_labels_overlap(count, concepts):
     figure = fidelity_figure(count, concepts)
     figure.canvas.draw()
     assert len(figure.legends) == 1 and all(ax.get_legend() is None for ax in figure.axes)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == named(count)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == extractor_names(count)
     assert not texts_overlap(figure, figure.legends[0].get_texts())
     for ax in figure.axes:
         assert not texts_overlap(figure, ax.get_xticklabels())
@@ -101,9 +103,9 @@ def test_there_is_one_legend_and_no_labels_overlap(count, concepts):
     assert all(legend.y1 <= ax.get_tightbbox().y0 + 1 for ax in figure.axes)
 
 
-def test_bars_have_intervals_and_those_far_below_zero_say_their_value():
-    figures = np.array([[0.5, 0.4, 0.7], [-7.0, -9.0, -5.0], [np.nan, np.nan, np.nan]])
-    ax = fidelity_figure(3, 3, {"R² ↑": figures}).axes[3]
+def test_bars_show_intervals_and_bars_far_below_zero_are_cut_off_and_labelled():
+    intervals = np.array([[0.5, 0.4, 0.7], [-7.0, -9.0, -5.0], [np.nan, np.nan, np.nan]])
+    ax = fidelity_figure(3, 3, {"R² ↑": intervals}).axes[3]
     widths = [bar.get_width() for bar in ax.patches]
     assert widths[0] == 0.5 and -1.0 < widths[1] < 0.0
     assert [text.get_text().strip() for text in ax.texts] == ["-7.0", "–"]
@@ -112,7 +114,7 @@ def test_bars_have_intervals_and_those_far_below_zero_say_their_value():
     np.testing.assert_allclose(segments[0][:, 0], [0.4, 0.7])
 
 
-def test_without_bars_there_are_curves_alone():
+def test_without_bars_only_the_curves_are_drawn():
     assert len(fidelity_figure(3, 3, {}).axes) == 3
 
 
@@ -125,8 +127,8 @@ def bars(name, concepts):
 
 
 @pytest.mark.parametrize("count, concepts", [(1, 3), (8, 10), (14, 25)])
-def test_importances_have_a_panel_for_each_extractor_on_one_scale(count, concepts):
-    names = named(count) if count > 1 else ["a"]
+def test_importances_are_drawn_in_one_panel_per_extractor_with_a_common_scale(count, concepts):
+    names = extractor_names(count) if count > 1 else ["a"]
     styles = extractor_styles(names, CONTROLS)
     figure = plot_extractor_importances([bars(name, concepts) for name in names], styles)
     figure.canvas.draw()
@@ -144,7 +146,7 @@ def test_importances_have_a_panel_for_each_extractor_on_one_scale(count, concept
         np.testing.assert_allclose(ax.collections[0].get_segments()[0][:, 1], [0.54, 0.66])
 
 
-def test_extractors_of_unequal_numbers_and_without_importance_are_drawn():
+def test_extractors_with_different_numbers_of_concepts_or_zero_importances_are_drawn():
     flat = ExtractorBars("flat", np.arange(2), np.zeros(2), np.zeros(2))
     figure = plot_extractor_importances([bars("a", 5), flat], extractor_styles(["a", "flat"]))
     assert [len(ax.patches) for ax in figure.axes] == [5, 2]
@@ -154,9 +156,9 @@ def test_extractors_of_unequal_numbers_and_without_importance_are_drawn():
 # ------------------------------------------------------------------ pictures
 
 
-def test_maps_are_lit_where_the_concept_is_and_dark_where_it_is_nowhere():
+def test_images_are_bright_only_where_the_concept_is_present():
     shown = np.zeros((4, 4))
-    shown[0, 0] = 50.0  # of any unit
+    shown[0, 0] = 50.0  # maps are scaled to their maximum
     rows = {
         "a": [ConceptMap(7, 1.234, shown), ConceptMap(2, -0.5, np.zeros((4, 4)))],
         "no learning": [ConceptMap(0, 0.0, -shown)],
@@ -164,7 +166,7 @@ def test_maps_are_lit_where_the_concept_is_and_dark_where_it_is_nowhere():
     picture = np.full((16, 24, 3), 0.8)
     figure = plot_extractor_maps(picture, rows, extractor_styles(list(rows), CONTROLS), "title")
     images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
-    assert len(images) == 5  # the picture twice, and three maps
+    assert len(images) == 5  # the picture in both rows, and three maps
     np.testing.assert_array_equal(images[0], picture)
     assert images[1][1, 1].min() > 0.6 and images[1][-1, -1].max() < 0.3
     assert images[2].max() < 0.3 and images[4].max() < 0.3
@@ -172,8 +174,8 @@ def test_maps_are_lit_where_the_concept_is_and_dark_where_it_is_nowhere():
     assert titles == ["7: +1.23", "2: -0.50", "0: +0.00"]
 
 
-def test_names_stand_beside_their_rows_within_the_figure():
-    names = [*named(8), "a name that is much longer than there is room for, $x$ and_y"]
+def test_names_beside_rows_do_not_overlap_or_leave_the_figure():
+    names = [*extractor_names(8), "a name that is much longer than there is room for, $x$ and_y"]
     concept = ConceptMap(1, 0.5, np.eye(4))
     figure = plot_extractor_maps(
         np.zeros((16, 16, 3)), {name: [concept] * 5 for name in names},
@@ -186,7 +188,7 @@ def test_names_stand_beside_their_rows_within_the_figure():
     assert labels[-1].get_text().endswith("…") and "$" not in labels[-1].get_text()
 
 
-def test_aligned_concepts_stand_side_by_side_with_their_correlation(rng):
+def test_matching_concepts_are_drawn_side_by_side_with_their_correlation(rng):
     crops = rng.random((3, 8, 8, 3))
     aligned = [
         AlignedConcept(4, 1, 0.9, crops, crops[:1]),
@@ -205,7 +207,7 @@ def test_aligned_concepts_stand_side_by_side_with_their_correlation(rng):
         assert left.x1 < box.x0 and box.x1 < right.x0
 
 
-def test_nothing_is_shown_by_itself(monkeypatch):
+def test_plots_do_not_call_show(monkeypatch):
     shown = []
     monkeypatch.setattr(plt, "show", lambda *_: shown.append(True))
     figures = [
@@ -215,7 +217,7 @@ def test_nothing_is_shown_by_itself(monkeypatch):
     assert not shown and all(isinstance(figure, Figure) for figure in figures)
 
 
-def test_counterparts_undo_a_permutation_whatever_the_scale(rng):
+def test_counterparts_undo_a_permutation_at_any_scale_of_the_maps(rng):
     maps = rng.random((3, 4, 4, 5))
     order = rng.permutation(5)
     partners, correlations = counterparts(maps, 2.0 + 3.0 * maps[..., order])
@@ -223,12 +225,12 @@ def test_counterparts_undo_a_permutation_whatever_the_scale(rng):
     np.testing.assert_allclose(correlations, 1.0)
 
 
-def test_counterparts_of_more_concepts_than_there_are_is_an_error(rng):
+def test_counterparts_among_fewer_concepts_are_refused(rng):
     with pytest.raises(ValueError, match="at least the 4 concepts of maps, not 3"):
         counterparts(rng.random((2, 4, 4, 4)), rng.random((2, 4, 4, 3)))
 
 
-def test_counterparts_are_one_to_one_and_a_constant_map_agrees_with_none(rng):
+def test_counterparts_are_one_to_one_and_a_constant_map_has_no_correlation(rng):
     maps = rng.random((3, 4, 4, 3))
     maps[..., 0] = 0.0
     partners, correlations = counterparts(maps, rng.random((3, 4, 4, 3)))

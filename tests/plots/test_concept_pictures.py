@@ -1,4 +1,4 @@
-"""Colours, heat maps and montages, without a network."""
+"""Tests of colours, heat maps, montages and plots of concepts, without a network."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ from xplique_dirpairs.plots.palette import (
 
 
 def xpliques_cmaps(colors):
-    """Colour maps as Xplique makes them of the colours that it is given."""
+    """Return the colour maps that Xplique creates from colours."""
     sensitivity = Sensitivity(np.ones(len(colors)), np.arange(len(colors)), cmaps=colors)
     return sensitivity.cmaps
 
@@ -35,7 +35,7 @@ def xpliques_cmaps(colors):
 VEIL = xpliques_cmaps([(0.0, 0.5, 1.0)])[0]
 
 
-def test_fifty_concepts_have_fifty_colours_and_any_number_has_enough():
+def test_fifty_concepts_have_distinct_colours_and_any_number_of_concepts_has_colours():
     colors = concept_colors(50)
     assert len(set(colors)) == 50 and colors[:5] == concept_colors(5)
     distances = np.linalg.norm(np.array(colors)[:, None] - np.array(colors), axis=-1)
@@ -43,21 +43,21 @@ def test_fifty_concepts_have_fifty_colours_and_any_number_has_enough():
     assert len(concept_colors(1000)) == 1000
 
 
-def test_the_first_colour_is_far_from_the_next_four_to_every_eye():
+def test_the_first_colour_differs_from_the_next_four_with_and_without_colour_blindness():
     colors = np.array(concept_colors(5))
     for seen in (colors, *(as_seen(colors, matrix) for matrix in COLOUR_BLINDNESS.values())):
         lab = rgb2lab(seen)
         assert np.linalg.norm(lab[1:] - lab[0], axis=1).min() > 50
 
 
-def test_xpliques_colour_maps_leave_the_colours_as_they_are():
+def test_xpliques_colour_maps_do_not_change_the_colours():
     colors = concept_colors(50)
     for color, cmap in zip(colors, xpliques_cmaps(colors), strict=True):
         np.testing.assert_allclose(line_color(cmap), color, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (32, 64)])
-def test_a_map_of_an_image_that_is_not_square_is_not_turned(shape):
+def test_a_heat_map_keeps_the_orientation_of_an_image_that_is_not_square(shape):
     concept_map = np.zeros((shape[0] // 8, shape[1] // 8))
     concept_map[0, -1] = 1  # top right
     heatmap = concept_heatmap(concept_map, shape)
@@ -71,7 +71,7 @@ def test_a_concept_in_one_cell_of_a_large_map_is_not_clipped_away():
     assert concept_heatmap(concept_map, (224, 224)).max() == 1.0
 
 
-def test_a_concept_everywhere_alike_is_shown_everywhere():
+def test_a_constant_concept_map_is_shown_everywhere():
     np.testing.assert_allclose(concept_heatmap(np.full((4, 4), 0.2), (16, 16)), 1.0, rtol=1e-5)
     np.testing.assert_allclose(concept_heatmap(np.full((1, 1), 0.2), (16, 8)), 1.0, rtol=1e-5)
 
@@ -83,14 +83,14 @@ def test_only_cells_above_the_percentile_are_shown(rng):
 
 
 @pytest.mark.parametrize("level", [0.0, -1.0])
-def test_a_map_without_positive_values_paints_nothing(level):
+def test_a_map_without_positive_values_draws_nothing(level):
     heatmap = concept_heatmap(np.full((4, 4), level), (16, 16))
     _, ax = plt.subplots()
     draw_heatmap(ax, heatmap, VEIL)
     assert not heatmap.any() and not ax.has_data()
 
 
-def test_pictures_are_rgb_between_black_and_white(rng):
+def test_pictures_are_rgb_with_values_between_0_and_1(rng):
     grey = rng.integers(0, 256, (2, 4, 5, 1)).astype(np.uint8)
     picture = as_picture(grey)
     assert picture.shape == (2, 4, 5, 3)
@@ -109,7 +109,7 @@ def test_a_montage_is_white_where_crops_are_missing(rng):
     assert (sheet[5:, 7:] == 1).all() and (sheet[:, 6] == 1).all()
 
 
-def test_a_concept_without_crops_says_so():
+def test_the_row_of_a_concept_without_crops_has_a_note():
     concepts = [
         RankedConcept(4, 0.5, VEIL, np.zeros((2, 8, 8, 3))),
         RankedConcept(7, 0.0, VEIL, np.zeros((0, 8, 8, 3))),
@@ -132,7 +132,7 @@ def test_labels_of_bars_do_not_overlap(count, width):
 
 
 @pytest.mark.parametrize("count", [5, 40])
-def test_an_image_of_many_concepts_stays_readable(count, rng):
+def test_a_plot_of_many_concepts_in_an_image_stays_readable(count, rng):
     picture, maps, crops = (
         rng.random((16, 16, 3)),
         rng.random((4, 4, count)),
@@ -152,49 +152,49 @@ def test_an_image_of_many_concepts_stays_readable(count, rng):
     assert min(label.get_fontsize() for label in bars.get_xticklabels()) > 7
 
 
-# ------------------------------------------------------------------ pictures made for concepts
+# ------------------------------------------------------------------ optimised pictures
 
 
 def texts(figure):
+    """Return all texts of a figure that are not empty."""
     return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
 
 
-def maximised(rng, count, crops=3, **how):
+def maximised(rng, count, crops=3, **options):
+    """Return random pictures of ``count`` concepts, numbered from 5, and the plot of them."""
     pictures = {
         "filter": rng.uniform(size=(count, 8, 8, 3)),
         "signal": rng.uniform(size=(count, 8, 8, 3)),
     }
     best_crops = [rng.uniform(size=(crops, 4, 4, 3)) for _ in range(count)]
     return pictures, plot_maximised(
-        pictures, best_crops, np.arange(count) + 5, limits=(0, 1), **how
+        pictures, best_crops, np.arange(count) + 5, limits=(0, 1), **options
     )
 
 
 def test_a_row_holds_the_pictures_and_the_crops_of_its_concept(rng):
-    pictures, figure = maximised(rng, 3, notes=["a", "b", "c"], title="a title")
+    pictures, figure = maximised(rng, 3, title="a title")
     assert len(figure.axes) == 3 * 3
     for k in range(3):
         first, second, sheet = figure.axes[3 * k : 3 * k + 3]
         np.testing.assert_allclose(first.images[0].get_array(), pictures["filter"][k], atol=1e-6)
         np.testing.assert_allclose(second.images[0].get_array(), pictures["signal"][k], atol=1e-6)
         assert len(sheet.images) == 1
-    assert {"5\na", "6\nb", "7\nc", "filter", "signal", "best crops", "a title"} <= set(
-        texts(figure)
-    )
+    assert {"5", "6", "7", "filter", "signal", "best crops", "a title"} <= set(texts(figure))
 
 
-def test_a_concept_without_crops_says_so_beside_its_pictures(rng):
+def test_a_concept_without_crops_has_a_note_beside_its_pictures(rng):
     _, figure = maximised(rng, 2, crops=0)
     assert texts(figure).count("not detected in any crop") == 2
 
 
-def test_a_concept_keeps_its_colour_when_few_are_drawn(rng):
+def test_a_concept_keeps_its_colour_when_only_some_are_drawn(rng):
     _, figure = maximised(rng, 3)
     assert [text.get_color() for text in figure.texts[:3]] == concept_colors(8)[5:]
 
 
 @pytest.mark.parametrize("count", [1, 10, 24])
-def test_nothing_lies_on_anything_else_or_outside(rng, count):
+def test_axes_do_not_overlap_or_leave_the_figure(rng, count):
     _, figure = maximised(rng, count)
     boxes = np.array([ax.get_position(original=True).extents for ax in figure.axes])
     assert (boxes > 0).all() and (boxes < 1).all()
@@ -203,17 +203,17 @@ def test_nothing_lies_on_anything_else_or_outside(rng, count):
 
 
 def test_every_concept_needs_pictures_and_crops(rng):
-    of_two = {"filter": rng.uniform(size=(2, 8, 8, 3))}
+    pictures_of_two = {"filter": rng.uniform(size=(2, 8, 8, 3))}
     for pictures, crops, concepts in (
-        (of_two, [], [0, 1]),
-        (of_two, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
+        (pictures_of_two, [], [0, 1]),
+        (pictures_of_two, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
         ({}, [], []),
     ):
-        with pytest.raises(ValueError, match="are wanted for each of"):
+        with pytest.raises(ValueError, match="expected one picture and one set of crops"):
             plot_maximised(pictures, crops, concepts)
 
 
-def test_class_importances_are_written_in_their_cells_most_important_concept_first(rng):
+def test_cells_show_class_importances_with_the_most_important_concept_first(rng):
     importances = np.array([[0.22, 0.11, 0.33], [0.55, 0.44, 0.66]])
     crops = [rng.random((1, 12, 12, 3)), np.empty((0, 12, 12, 3)), rng.random((2, 12, 12, 3))]
     figure = plot_class_importances(

@@ -1,4 +1,4 @@
-"""Pictures of explanations draw what they are given, and their words are where they belong."""
+"""Plots of explanations show the given values, and their texts do not overlap."""
 
 import itertools
 
@@ -30,12 +30,12 @@ LONG = "German_short-haired_pointer with $x$ and more"
 NAME = "Concept names words that wrap"
 
 
-def some_crops(rng, count=5):
+def random_crops(rng, count=5):
     return rng.integers(0, 255, (count, 12, 12, 3)).astype(np.uint8)
 
 
-def hidden_words(ax):
-    """Words of an axes without frame, and of ticks beyond its ends: never drawn."""
+def hidden_texts(ax):
+    """Yield texts that are never drawn: labels of hidden axes and of ticks outside the limits."""
     for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         for tick in axis.get_major_ticks() + axis.get_minor_ticks():
             if not ax.axison or not min(limits) <= tick.get_loc() <= max(limits):
@@ -45,14 +45,15 @@ def hidden_words(ax):
 
 
 def texts_of(figure):
+    """Return all texts that are drawn in a figure."""
     figure.draw_without_rendering()
-    hidden = {id(text) for ax in figure.axes for text in hidden_words(ax)}
+    hidden = {id(text) for ax in figure.axes for text in hidden_texts(ax)}
     words = figure.findobj(plt.Text)
     return [t for t in words if t.get_text().strip() and t.get_visible() and id(t) not in hidden]
 
 
-def check_words(figure):
-    """No words leave the figure or lie on one another."""
+def check_texts(figure):
+    """Check that texts do not leave the figure and do not overlap."""
     renderer = figure.canvas.get_renderer()
     boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts_of(figure)]
     bounds = figure.bbox
@@ -68,6 +69,7 @@ def check_words(figure):
 
 
 def diagram(changes, grades, class_names, concept_names, crops=None, **options):
+    """Return an influence diagram with the default colours."""
     colors = concept_colors(len(changes))
     return plot_influence_diagram(
         changes, grades, class_names, concept_names, crops, colors=colors, **options
@@ -75,7 +77,7 @@ def diagram(changes, grades, class_names, concept_names, crops=None, **options):
 
 
 def discs(figure):
-    """(column, row, filled) of every disc, in order of columns."""
+    """Return (x, y, filled, colour) of every disc; x and y are fractions of the axes."""
     ax = figure.axes[0]
     width, height = ax.get_xlim()[1], ax.get_ylim()[0]
     drawn = next(one for one in ax.collections if isinstance(one, PatchCollection))
@@ -93,12 +95,12 @@ def discs(figure):
 
 
 @pytest.mark.parametrize(("concepts", "classes"), [(50, 12), (12, 50), (3, 3), (1, 1)])
-def test_discs_are_the_significant_influences_and_nothing_else(concepts, classes, rng):
+def test_exactly_the_significant_influences_have_discs(concepts, classes, rng):
     changes = rng.normal(size=(concepts, classes))
     grades = rng.integers(0, 3, size=changes.shape)
     grades[0, 0] = 2
     names = [f"class number {k}" for k in range(classes)]
-    crops = [some_crops(rng, k % 4) for k in range(concepts)]
+    crops = [random_crops(rng, k % 4) for k in range(concepts)]
     figure = diagram(
         changes, grades, names, [str(i) for i in range(concepts)], crops, title="Concept influence"
     )
@@ -107,25 +109,25 @@ def test_discs_are_the_significant_influences_and_nothing_else(concepts, classes
     assert sum(full for *_, full, _ in drawn) == (grades == 2).sum()
     red = sum(color[0] > color[2] for *_, color in drawn)
     assert red == ((grades > 0) & (changes > 0)).sum()
-    check_words(figure)
+    check_texts(figure)
 
 
-def test_each_disc_is_in_its_class_and_concept():
+def test_each_disc_is_in_the_row_of_its_class_and_the_column_of_its_concept():
     changes = np.array([[0.0, 2.0], [1.0, -1.0], [0.5, 0.0]])
     figure = diagram(changes, (changes != 0) * 2, ["a", "b"], ["p", "q", "r"])
-    # columns by the class they help most, the strongest first: q, r (class a), then p (class b)
+    # columns are sorted by the class they raise most: q, r (class a), then p (class b)
     names = [t.get_text() for t in figure.texts if t.get_text() in "pqr"]
     assert names == ["q", "r", "p"]
     places = {(round(3 * x - 0.5), round(2 * y - 0.5)) for x, y, *_ in discs(figure)}
     assert places == {(0, 0), (0, 1), (1, 0), (2, 1)}
 
 
-def test_on_demand_all_influences_are_drawn(rng):
+def test_influences_that_are_not_significant_are_drawn_on_request(rng):
     changes, grades = rng.normal(size=(6, 4)), rng.integers(0, 3, size=(6, 4))
     figure = diagram(changes, grades, list("abcd"), list("uvwxyz"), significant_only=False)
     assert len(discs(figure)) == 24
     assert any("pale: not significant" in t.get_text() for t in texts_of(figure))
-    check_words(figure)
+    check_texts(figure)
 
 
 def test_concepts_that_are_left_out_are_counted(rng):
@@ -134,16 +136,16 @@ def test_concepts_that_are_left_out_are_counted(rng):
     grades[:3] = 0
     figure = diagram(changes, grades, list("abcd"), [str(i) for i in range(count)])
     words = " ".join(t.get_text() for t in texts_of(figure))
-    assert "3 concepts move no class" in words and "4 weaker ones are left out" in words
+    assert "3 concepts change no class" in words and "4 weaker concepts are left out" in words
     given = changes, 0 * grades, list("abcd"), list(map(str, range(count)))
-    nothing = diagram(*given, [some_crops(rng)] * count)
+    without_discs = diagram(*given, [random_crops(rng)] * count)
     without_crops = diagram(*given)
-    assert nothing.get_figheight() == without_crops.get_figheight()  # no room left for them
-    assert any("no influence is significant" in t.get_text() for t in texts_of(nothing))
-    check_words(nothing)
+    assert without_discs.get_figheight() == without_crops.get_figheight()  # no space for crops
+    assert any("no influence is significant" in t.get_text() for t in texts_of(without_discs))
+    check_texts(without_discs)
 
 
-def test_alike_classes_stand_side_by_side(rng):
+def test_similar_classes_are_next_to_each_other(rng):
     pattern = rng.permutation(np.arange(20) % 2)  # two kinds of classes
     changes = np.where(pattern[None] == [[0], [1]], 2.0, -2.0)
     figure = diagram(changes, np.full((2, 20), 2), list(map(str, pattern)), ["x", "y"])
@@ -156,7 +158,7 @@ def test_alike_classes_stand_side_by_side(rng):
 
 def concept_row(rng, k, sign, name=None):
     return ConceptRow(
-        name or str(k), concept_colors(60)[k], some_crops(rng, k % 6), k % 2 == 0,
+        name or str(k), concept_colors(60)[k], random_crops(rng, k % 6), k % 2 == 0,
         sign * rng.exponential(), sign * rng.exponential(), k % 3, rng.random(), rng.random(),
     )  # fmt: skip
 
@@ -166,28 +168,28 @@ def test_a_class_report_has_a_row_for_each_concept(ups, downs, rng):
     supporting = [concept_row(rng, k, 1, NAME if k == 0 else None) for k in range(ups)]
     opposing = [concept_row(rng, 25 + k, -1) for k in range(downs)]
     figure = plot_class_report(LONG, "some details", supporting, opposing)
-    check_words(figure)
+    check_texts(figure)
     words = [t.get_text() for t in texts_of(figure)]
     for row in supporting + opposing:
         text = f"{row.contribution:+.2f}".replace("-", "−")
         assert text in words
-    assert ("speaks for it" in words) == bool(ups)
-    assert ("speaks against it" in words) == bool(downs)
-    with pytest.raises(ValueError, match="no concepts"):
+    assert ("supports the class" in words) == bool(ups)
+    assert ("opposes the class" in words) == bool(downs)
+    with pytest.raises(ValueError, match="at least one concept"):
         plot_class_report("a", "", [], [])
 
 
 @pytest.mark.parametrize("confused", [True, False])
-def test_a_confusion_shows_what_pushes_and_the_images_that_went_wrong(confused, rng):
+def test_a_confusion_shows_contributions_in_all_images_and_in_misclassified_ones(confused, rng):
     rows = [
         PushRow(
-            str(k), concept_colors(9)[k], some_crops(rng), v, v + 0.1 if confused else np.nan, -v
+            str(k), concept_colors(9)[k], random_crops(rng), v, v + 0.1 if confused else np.nan, -v
         )
         for k, v in enumerate((1.5, 0.2, -0.3, -2.0))
     ]
     rows.append(PushRow("residual", (0.3,) * 3, None, -4.0, 1.0 if confused else np.nan, np.nan))
     figure = plot_confusion((LONG, LONG), "some details", rows)
-    check_words(figure)
+    check_texts(figure)
     drawn = [p.get_width() for ax in figure.axes for p in ax.patches if len(ax.patches) == 5]
     np.testing.assert_allclose(drawn, [row.contribution for row in rows])
     marks = [ln for ax in figure.axes for ln in ax.lines if ln.get_marker() == "D"]
@@ -197,20 +199,20 @@ def test_a_confusion_shows_what_pushes_and_the_images_that_went_wrong(confused, 
         low, high = marks[0].axes.get_xlim()
         assert low < min(shown) and max(shown) < high
     words = " ".join(t.get_text() for t in texts_of(figure))
-    assert ("taken for it" in words) == confused
+    assert ("predicted as it" in words) == confused
 
 
-def test_shared_concepts_name_their_classes_or_how_many_more(rng):
+def test_shared_concepts_list_their_classes_and_the_number_of_classes_left_out(rng):
     classes = [(f"class number {k}", 1.0 - 0.2 * k) for k in range(12)]
     rows = [
-        SharedRow("3", concept_colors(2)[0], some_crops(rng), classes),
-        SharedRow(NAME, concept_colors(2)[1], some_crops(rng, 0), classes[:2]),
+        SharedRow("3", concept_colors(2)[0], random_crops(rng), classes),
+        SharedRow(NAME, concept_colors(2)[1], random_crops(rng, 0), classes[:2]),
     ]
     figure = plot_shared_concepts(rows, 0.05, 3)
-    check_words(figure)
+    check_texts(figure)
     words = [t.get_text() for t in texts_of(figure)]
-    named = sum("class number" in text for text in words) - 2
-    assert f"and {12 - named} more" in words and named >= 4
+    number_listed = sum("class number" in text for text in words) - 2
+    assert f"and {12 - number_listed} more" in words and number_listed >= 4
     assert any("2 of 3 shown" in text for text in words)
     assert "no concept" in plot_shared_concepts([], 0.05, 0).texts[0].get_text()
 
@@ -221,7 +223,7 @@ def test_shared_concepts_name_their_classes_or_how_many_more(rng):
 def prediction_rows(rng, count, crops=True, shape=(5, 4)):
     rows = [
         PredictionRow(
-            str(k), concept_colors(60)[k], rng.normal(), some_crops(rng, 3) if crops else None,
+            str(k), concept_colors(60)[k], rng.normal(), random_crops(rng, 3) if crops else None,
             np.maximum(rng.normal(size=shape), 0.0) * (k != 1), rng.normal(size=shape),
         )
         for k in range(count)
@@ -231,6 +233,7 @@ def prediction_rows(rng, count, crops=True, shape=(5, 4)):
 
 
 def waterfall_bars(figure):
+    """Return start and end of each bar of the waterfall."""
     ax = max(figure.axes, key=lambda ax: len(ax.patches) * (ax.get_xlabel() == "logits"))
     return [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches]
 
@@ -243,7 +246,7 @@ def test_a_prediction_is_a_waterfall_from_the_residual_to_the_score(count, crops
     score = sum(row.contribution for row in rows)
     likeliest = [(LONG, 0.5), ("b", 0.3), ("c", 0.1)]
     figure = plot_prediction(rng.random((*side, 3)), likeliest, f"logit of {LONG}", score, rows)
-    check_words(figure)
+    check_texts(figure)
     bars = waterfall_bars(figure)
     assert len(bars) == len(rows)
     assert bars[-1][0] == pytest.approx(0.0) and bars[0][1] == pytest.approx(score)
@@ -252,27 +255,27 @@ def test_a_prediction_is_a_waterfall_from_the_residual_to_the_score(count, crops
     written = [t.get_text() for t in texts_of(figure)]
     assert ("not\ndetected" in written) == (count > 1)
     images = [ax for ax in figure.axes if ax.images]
-    # the image; where it is; what it adds (grey, and colours); the scale of colours has none
+    # the image and, for each concept, its map, its contributions and, if given, its crops
     assert len(images) == 1 + (3 if crops else 2) * count
 
 
-def test_a_waterfall_alone_has_the_same_bars(rng):
+def test_plot_waterfall_draws_bars_from_the_residual_to_the_score(rng):
     rows = prediction_rows(rng, 30)
     score = sum(row.contribution for row in rows)
-    check_words(plot_waterfall("logit of " + 60 * "x", score, rows))
+    check_texts(plot_waterfall("logit of " + 60 * "x", score, rows))
     figure = plot_waterfall("logit of x", score, rows)
-    check_words(figure)
+    check_texts(figure)
     bars = waterfall_bars(figure)
     assert bars[0][1] == pytest.approx(score) and len(bars) == 32
 
 
 @pytest.mark.parametrize("crops", [True, False])
 @pytest.mark.parametrize("count", [1, 8])
-def test_two_predictions_share_their_rows_and_their_colours(count, crops, rng):
+def test_maps_of_two_predictions_have_the_same_colour_scale(count, crops, rng):
     rows = [
         ComparisonRow(
             str(k), concept_colors(60)[k], (rng.normal(), rng.normal()),
-            some_crops(rng, 3) if crops else None,
+            random_crops(rng, 3) if crops else None,
             (rng.normal(size=(3, 4)), 10 * rng.normal(size=(3, 4))),
         )
         for k in range(count)
@@ -282,14 +285,14 @@ def test_two_predictions_share_their_rows_and_their_colours(count, crops, rng):
     figure = plot_two_predictions(
         pictures, f"logit of {LONG}", (1.0, 2.0), ((LONG, 0.9), ("b", 0.2)), rows
     )
-    check_words(figure)
+    check_texts(figure)
     maps = [ax.images[1] for ax in figure.axes if len(ax.images) == 2]
     assert len(maps) == 2 * count
     assert len({(m.norm.vmin, m.norm.vmax) for m in maps}) == 1
 
 
 @pytest.mark.parametrize("values", [np.zeros((3, 3)), np.full((1, 1), 2.0), -np.ones((2, 2))])
-def test_maps_that_are_flat_or_empty_are_drawn_as_well(values, rng):
+def test_constant_and_zero_maps_are_drawn(values, rng):
     row = PredictionRow(
         "1", (1.0, 0.0, 0.0), float(values.sum()), None, np.maximum(values, 0), values
     )
@@ -297,6 +300,6 @@ def test_maps_that_are_flat_or_empty_are_drawn_as_well(values, rng):
         rng.random((8, 8, 3)), [("a", 1.0)], "logit of a", float(values.sum()),
         [row, PredictionRow("residual", (0.3,) * 3, 0.0)],
     )  # fmt: skip
-    check_words(figure)
+    check_texts(figure)
     maps = [ax.images[1] for ax in figure.axes if len(ax.images) == 2]
     assert maps and all(np.isfinite([m.norm.vmin, m.norm.vmax]).all() for m in maps)

@@ -1,3 +1,5 @@
+"""Tests of the plots of labels and scores of concept detectors."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,17 +10,18 @@ CONCEPTS = [("object", "house"), ("object", "tree"), ("colour", "red"), ("colour
 
 
 def texts(figure):
+    """Return all visible texts of a figure in one string."""
     figure.canvas.draw()
     return " ".join(t.get_text() for t in figure.findobj(plt.Text) if t.get_visible())
 
 
-def test_every_label_has_a_bar_of_its_detectors_and_a_point_for_each(detector_plots):
+def test_labels_have_a_bar_of_their_number_of_detectors_and_a_point_per_detector(detector_plots):
     figure = detector_plots.plot_labels(
         [0.1, 0.3, 0.2, 0.4, np.nan, 0.0], [0, 0, 2, 3, 2, -1], CONCEPTS
     )
     left, right = figure.axes
     names = [t.get_text() for t in left.get_yticklabels()]
-    assert names == ["house", "blue", "red"]  # by category, the best first
+    assert names == ["house", "blue", "red"]  # by category, the label with the best detector first
     assert [bar.get_width() for bar in left.patches] == [2, 1, 2]
     points = [sorted(line.get_xdata()) for line in right.lines if line.get_marker() == "o"]
     assert points == [[0.1, 0.3], [0.4], [0.0, 0.2]]
@@ -30,13 +33,13 @@ def test_every_label_has_a_bar_of_its_detectors_and_a_point_for_each(detector_pl
     )
 
 
-def test_bars_of_a_category_share_a_colour(detector_plots):
+def test_bars_of_the_same_category_have_the_same_colour(detector_plots):
     left, _ = detector_plots.plot_labels([0.1, 0.2, 0.3], [0, 1, 2], CONCEPTS).axes
     colors = [bar.get_facecolor() for bar in left.patches]
     assert colors[0] == colors[1] != colors[2]
 
 
-def test_of_many_labels_the_best_are_shown_and_it_says_so(detector_plots):
+def test_only_the_best_labels_are_drawn_and_the_title_gives_their_number(detector_plots):
     figure = detector_plots.plot_labels(
         [0.1, 0.4, 0.2, 0.3], [0, 1, 2, 3], CONCEPTS, max_labels=2, title="mine"
     )
@@ -44,7 +47,7 @@ def test_of_many_labels_the_best_are_shown_and_it_says_so(detector_plots):
     assert "mine · the 2 best of 4 labels" in texts(figure)
 
 
-def test_every_picture_is_drawn_twice_and_dark_outside_its_outline(detector_plots):
+def test_pictures_are_drawn_with_annotation_and_detection_and_dark_outside_of_them(detector_plots):
     pictures = np.full((2, 8, 8, 3), 0.75)
     truth, fires = np.zeros((2, 2, 8, 8), bool)
     truth[:, 2:5, 2:5] = True
@@ -69,7 +72,7 @@ def test_a_detector_without_pictures_leaves_its_row_empty(detector_plots):
     assert len(figure.axes) == 2 and "dead" in texts(figure)
 
 
-def test_the_area_below_a_curve_is_the_score(detector_plots):
+def test_the_area_under_a_curve_is_the_score(detector_plots):
     iou, labels = [0.1, 0.3, 0.2, 0.4, np.nan], [0, 0, 2, 3, -1]
     figure = detector_plots.plot_above(
         {"pairs": (iou, labels), "other": ([0.0, 0.1], [1, 1])}, "title"
@@ -81,7 +84,7 @@ def test_the_area_below_a_curve_is_the_score(detector_plots):
         assert f"pairs ({area:.2f})" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
-def test_invalid_arguments_are_named(detector_plots):
+def test_invalid_arguments_are_refused(detector_plots):
     with pytest.raises(ValueError, match="one number for each detector"):
         detector_plots.plot_labels([0.1], [0, 1], CONCEPTS)
     with pytest.raises(ValueError, match="no detector has a label"):

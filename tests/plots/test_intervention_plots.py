@@ -1,4 +1,4 @@
-"""Pictures of counterfactuals and corrections hold what they say, whatever the numbers."""
+"""Plots and tables of counterfactuals and corrections show the given values without overlaps."""
 
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -13,11 +13,13 @@ from xplique_dirpairs.plots.interventions import plot_correction
 
 
 def distances(positions, image):
+    """Return `Distances` with the given distances of positions and of the image."""
     values = np.atleast_1d(np.asarray(positions, float)), np.atleast_1d(np.asarray(image, float))
     return Distances(*values, *(50.0 * np.ones(len(v)) for v in values))
 
 
-def one(count=3, image=True, status="changed", spatial=(4, 5)):
+def counterfactual_of(count=3, image=True, status="changed", spatial=(4, 5)):
+    """Return a counterfactual in which ``count`` concepts were moved."""
     rng = np.random.default_rng(count)
     after = np.linspace(0, 1, 21)
     probabilities = np.stack([1 - 0.6 * after, 0.2 * after, 0.4 * after], axis=1)
@@ -46,18 +48,19 @@ def one(count=3, image=True, status="changed", spatial=(4, 5)):
 
 
 def panel(figure, label):
-    """The axes with a label below."""
+    """Return the axes with a given x label."""
     return next(ax for ax in figure.axes if ax.get_xlabel() == label)
 
 
 def texts(figure):
+    """Return the labels of all y axes."""
     figure.canvas.draw()
     return [t for ax in figure.axes for t in ax.get_yticklabels() if t.get_text()]
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 50])
 def test_every_moved_concept_is_named_and_names_do_not_overlap(count):
-    figure = one(count).plot()
+    figure = counterfactual_of(count).plot()
     labels = [t for t in texts(figure) if t.get_text().startswith("concept")]
     assert len(labels) == count
     boxes = sorted(t.get_window_extent().bounds[1::2] for t in labels)
@@ -65,53 +68,51 @@ def test_every_moved_concept_is_named_and_names_do_not_overlap(count):
         assert y + height <= above + 0.5
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"), [({"image": False}, "a class"), ({"spatial": ()}, "a class")]
-)
-def test_without_image_or_positions_there_is_a_picture(kind, said):
-    figure = one(**kind).plot("a title")
+@pytest.mark.parametrize("options", [{"image": False}, {"spatial": ()}])
+def test_a_counterfactual_without_image_or_positions_is_drawn(options):
+    figure = counterfactual_of(**options).plot("a title")
     assert figure.get_suptitle() == "a title"
     figure.canvas.draw()
 
 
 def test_the_title_says_that_no_counterfactual_was_found():
-    assert "not found" in one(status="not found").plot().get_suptitle()
+    assert "not found" in counterfactual_of(status="not found").plot().get_suptitle()
 
 
 def test_a_note_says_that_no_concept_was_moved():
-    figure = one(0, status="already the target").plot()
+    figure = counterfactual_of(0, status="already the target").plot()
     assert any("no concept was moved" in t.get_text() for ax in figure.axes for t in ax.texts)
 
 
-def test_the_path_is_that_of_the_class_before_and_the_class_after():
-    counterfactual = one()
-    ax = panel(counterfactual.plot(), "way of the move, %")
+def test_the_path_shows_the_probabilities_of_the_classes_before_and_after():
+    counterfactual = counterfactual_of()
+    ax = panel(counterfactual.plot(), "share of the move, %")
     lines = ax.get_lines()
     np.testing.assert_allclose(lines[0].get_ydata(), counterfactual.probabilities[:, 0])
     np.testing.assert_allclose(lines[1].get_ydata(), counterfactual.probabilities[:, 2])
     assert lines[0].get_label().endswith("…")
 
 
-def test_arrows_go_from_before_to_after():
-    counterfactual = one(4)
-    ax = panel(counterfactual.plot(), "amount in the image, among training images")
+def test_arrows_point_from_the_amounts_before_to_those_after():
+    counterfactual = counterfactual_of(4)
+    ax = panel(counterfactual.plot(), "amount in the image, relative to training images")
     arrows = [t for t in ax.texts if t.arrow_patch is not None]
     np.testing.assert_allclose([t.xy[0] for t in arrows], counterfactual.means_after)
     np.testing.assert_allclose([t.xyann[0] for t in arrows], counterfactual.means_before)
 
 
 def test_distances_are_in_units_of_the_99th_percentile():
-    counterfactual = one()
-    ax = panel(counterfactual.plot(), "1: 99th percentile of the images there")
+    counterfactual = counterfactual_of()
+    ax = panel(counterfactual.plot(), "1: 99th percentile of training images")
     limit = np.quantile(counterfactual.training_distances.image, 0.99)
     drawn = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 1]
     assert drawn[-1] == pytest.approx(3.0 / limit)
     training_image = replace(counterfactual, distances_before=distances(0.0, 0.0))
-    ax = panel(training_image.plot(), "1: 99th percentile of the images there")
+    ax = panel(training_image.plot(), "1: 99th percentile of training images")
     assert ax.get_xlim()[0] < 0  # a mark at 0 is not cut in half
 
 
-# ------------------------------------------------------------------------------ of many images
+# ------------------------------------------------------------------ counterfactuals of many images
 
 
 class Layer:
@@ -122,7 +123,8 @@ class Moved:
     bounds = CoefficientRange(np.zeros(3), np.ones(3), np.zeros(3), np.full(3, 2.0))
 
 
-def many(status):
+def counterfactuals(status):
+    """Return counterfactuals of several images, one for each status."""
     status = np.array(status)
     n = len(status)
     after = np.zeros((n, 3))
@@ -138,25 +140,26 @@ def many(status):
     )  # fmt: skip
 
 
-def test_moves_are_means_of_those_that_changed():
-    counterfactual = many(["changed"] * 5 + ["not found"])
+def test_moves_are_means_over_images_whose_prediction_changed():
+    counterfactual = counterfactuals(["changed"] * 5 + ["not found"])
     ax = counterfactual.plot_moves().axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a → c (3)", "b → c (2)"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1"]
     np.testing.assert_allclose(ax.images[0].get_array(), [[1.0], [1.0]])
 
 
-def test_moves_that_are_left_out_are_counted():
-    assert "1 most frequent of 2" in many(["changed"] * 4).plot_moves(at_most=1).axes[0].get_title()
+def test_the_title_counts_the_changes_of_prediction_that_are_left_out():
+    figure = counterfactuals(["changed"] * 4).plot_moves(at_most=1)
+    assert "1 most frequent of 2" in figure.axes[0].get_title()
 
 
 def test_moves_cannot_be_drawn_if_no_prediction_changed():
     with pytest.raises(ValueError, match="no prediction was changed"):
-        many(["not found"] * 3).plot_moves()
+        counterfactuals(["not found"] * 3).plot_moves()
 
 
-def test_the_table_has_a_row_for_each_image_and_says_what_is_missing():
-    text = str(many(["changed", "not found", "already the target"]).table(2))
+def test_the_table_reports_changed_predictions_and_rows_left_out():
+    text = str(counterfactuals(["changed", "not found", "already the target"]).table(2))
     assert "1 of 2 predictions changed" in text
     assert "1 not found within the limits" in text
     assert "The first 2 of 3 images" in text

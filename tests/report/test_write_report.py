@@ -100,7 +100,7 @@ def test_a_report_of_a_scan_equals_that_of_its_images_without_reading_them_again
     assert data_of(page) == data_of(
         write_report(tmp_path / "images", layer, images, LABELS, **options)
     )
-    with pytest.raises(ValueError, match="activations must be one for each of 10 images, not 3"):
+    with pytest.raises(ValueError, match="activations must have one entry for each of 10 images"):
         scan(concepts, images, activations=seen.kept[:3])
 
 

@@ -1,7 +1,7 @@
 """`ConceptLayer`: concepts fitted at a layer of a network.
 
-Everything that asks what concepts do to a network works with this one object. `ConceptLayer.of`
-makes it of whatever a user has; this file alone tells kinds of extractors apart.
+All analyses of what concepts do to a network work with this object. `ConceptLayer.of` creates it
+from any kind of fitted concepts; only this module distinguishes kinds of extractors.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
-#: An object with concepts of a single set: what one of Xplique's interfaces or ours fits.
+#: An object that holds one set of concepts: an extractor or factorizer of Xplique or this package.
 Extractor: TypeAlias = CraftTf | HolisticCraftTf | ConceptFactorizer
-#: The halves of a network.
+#: The two halves of a network.
 Split: TypeAlias = SplitModel | tuple[keras.Model, keras.Model]
 
-#: How far, relative to its size, decode(u) may be from u @ bank + constant.
+#: Maximum deviation of decode(u) from u @ bank + constant, relative to the norm of decode(u).
 _AFFINE_TOLERANCE = 1e-3
 
 
@@ -41,34 +41,36 @@ _AFFINE_TOLERANCE = 1e-3
 class ConceptLayer:
     """Concepts fitted at a layer of a network: x = u @ bank + constant + residual.
 
-    Make one with `ConceptLayer.of`. Whatever takes a ``ConceptLayer`` also takes what
-    `ConceptLayer.of` takes without a second argument.
+    Create one with `ConceptLayer.of`. Functions that take a ``ConceptLayer`` also take any object
+    that `ConceptLayer.of` accepts as its only argument.
 
     Attributes
     ----------
     split : SplitModel
-        The network's halves.
+        The two halves of the network.
     head : Head
-        The second half with a column for each class: see `Head.by_class`.
+        The second half, with an output for each class: see `Head.by_class`.
     encode : callable
-        Positions (P, D) to coefficients u (P, I).
+        Function from features (P, D) to coefficients u (P, I).
     encode_shown : callable
-        Positions (P, D) to coefficients as pictures show them (P, I): 0 where a concept is absent.
+        Function from features (P, D) to the coefficients (P, I) that plots show: 0 where a concept
+        is absent.
     bank : ndarray of shape (I, D)
-        What a unit of each coefficient adds to the features.
+        Change of the features for one unit of each coefficient.
     constant : ndarray of shape (D,)
-        What the decoder adds whatever the coefficients are; 0 for most.
+        Features decoded from coefficients of 0; 0 for most methods.
     encoding : ndarray of shape (I, D)
-        Encoding directions: how the features change along each concept.
+        Encoding directions: the change of the features along each concept.
     decoding : ndarray of shape (I, D) or None
-        Linear filters that read the concepts; None where reading is not linear.
+        Linear filters that read the concepts; None if reading is not linear.
     pairs : DirectionPairs or None
-        Where the concepts are direction pairs.
-    concept_names : tuple of str
+        The direction pairs; None if the concepts are of another kind.
+    concept_names : tuple of I str
+        Names of the concepts.
     class_names : sequence of str, dict of int to str, or None
-        As given: see `names_of_classes`.
+        Class names as given by the user: see `names_of_classes`.
     fitted : object
-        What this was made of.
+        The object that the layer was created from.
     """
 
     split: SplitModel
@@ -94,31 +96,37 @@ class ConceptLayer:
         class_names: Names = None,
         concept_names: Sequence[str] | None = None,
     ) -> ConceptLayer:
-        """Return concepts fitted at a layer of a network, of whatever holds them.
+        """Create a layer from any kind of fitted concepts.
 
         Parameters
         ----------
         fitted : object
-            A `ConceptLayer`; a fitted CRAFT or holistic extractor, of this package or Xplique's; a
-            `DirectionPairsManagerTf` with shared pairs; with ``split``, a fitted
-            `ConceptFactorizer` or `DirectionPairs`, which count as switched off when "absent".
+            A `ConceptLayer`; a fitted CRAFT or holistic extractor of this package or of Xplique; or
+            a `DirectionPairsManagerTf` with shared pairs. With ``split`` also a fitted
+            `ConceptFactorizer`, or `DirectionPairs`, which are read with ``off="absent"``.
         split : SplitModel or (keras.Model, keras.Model), optional
-            The network's halves, from `split_model`; None: those of the extractor.
+            The two halves of the network, from `split_model`; by default those of the extractor.
         model : keras.Model, optional
-            The whole classifier, where it is needed (`correct`) and was cut by hand into two
-            halves: a `SplitModel` knows it.
-        class_names : sequence of str or dict of int to str, optional
-            Of all K classes, or of some. One output has two classes, its no and its yes.
-        concept_names : sequence of str, optional
-            I names; None: their numbers.
+            The whole classifier. It is only needed by `correct`, and only if the network was cut
+            into two halves by hand: a `SplitModel` holds it.
+        class_names : sequence of K str or dict of int to str, optional
+            Names of all K classes, or of some. A network with one output has two classes: class 0
+            for low and class 1 for high outputs.
+        concept_names : sequence of I str, optional
+            Names of the concepts; by default their numbers.
+
+        Returns
+        -------
+        layer : ConceptLayer
 
         Raises
         ------
         TypeError
-            If ``fitted`` is none of these.
+            If ``fitted`` is not one of these objects.
         ValueError
-            If the network is not known, is of another layer, or decoding is not affine: then a
-            concept cannot be switched off without the others.
+            If the network is not known, if it has another number of channels than the concepts, or
+            if decoding is not affine, so that a concept cannot be switched off independently of the
+            others.
         NotFittedError
             If the extractor is not fitted.
         """
@@ -145,11 +153,11 @@ class ConceptLayer:
         Raises
         ------
         ValueError
-            If only its halves are known.
+            If only the two halves of the classifier are known.
         """
         if self.split.model is None:
             raise ValueError(
-                "the whole network is needed, but the concepts know its two halves only: give "
+                "the whole network is needed, but only its two halves are known: give "
                 "ConceptLayer.of(extractor, model=model), or build the extractor on "
                 "split_model(model, layer)"
             )
@@ -157,7 +165,7 @@ class ConceptLayer:
 
     @property
     def direction_pairs(self) -> DirectionPairs:
-        """The concepts' direction pairs.
+        """Direction pairs of the concepts.
 
         Raises
         ------
@@ -166,32 +174,32 @@ class ConceptLayer:
         """
         if self.pairs is None:
             raise TypeError(
-                "direction pairs are needed, whose detectors say where a concept is, but the "
+                "direction pairs are needed, whose detectors tell where a concept is, but the "
                 f"concepts are those of a {type(self.fitted).__name__}"
             )
         return self.pairs
 
     @property
     def layer(self) -> str | None:
-        """Name of the layer; None where halves were given."""
+        """Name of the layer; None if the network was given as two halves."""
         return self.split.layer
 
     @property
     def number_of_concepts(self) -> int:
-        """I."""
+        """Number of concepts, I."""
         return len(self.bank)
 
     @property
     def channels(self) -> int:
-        """D."""
+        """Number of channels, D."""
         return int(self.bank.shape[1])
 
     def names_of_classes(self, number_of_classes: int) -> tuple[str, ...]:
-        """Return a name for each of K classes: "class 3" where it has none."""
+        """Return the names of all K classes; "class 3" if class 3 has no name."""
         return check_class_names(self.class_names, number_of_classes)
 
     def class_name(self, class_id: int) -> str:
-        """Return the name of a class; "class 3" where it has none."""
+        """Return the name of a class; "class 3" if class 3 has no name."""
         if self.class_names is None:
             return f"class {class_id}"
         if isinstance(self.class_names, Sequence):
@@ -199,19 +207,30 @@ class ConceptLayer:
         return str(self.class_names.get(class_id, f"class {class_id}"))
 
     def linear_rows(self, activations: Array) -> Array | None:
-        """Return each class's weights, (K, D), where logits are linear in averaged features."""
+        """Return class weights (K, D) if logits are linear in averaged features, or else None."""
         pooled = activations.ndim == 2 or self.head.pools_first
         return self.head.class_rows if pooled and self.head.ends_in == "linear" else None
 
     # ------------------------------------------------------------ reading images
 
     def activations(self, images: Array, batch_size: int = 64) -> Array:
-        """Return the features x of images, (N, *spatial, D).
+        """Compute the activations of images at the layer.
+
+        Parameters
+        ----------
+        images : array-like of shape (N, height, width, C)
+            Images, preprocessed for the network.
+        batch_size : int, default=64
+            Number of images in a batch.
+
+        Returns
+        -------
+        activations : ndarray of shape (N, *spatial, D)
 
         Raises
         ------
         ValueError
-            If images or activations are not finite, or are of another shape than the network takes.
+            If images or activations are not finite, or if the network does not take their shape.
         """
         activations = compute_activations(self.split.input_to_latent_model, images, batch_size)
         self.head.check_takes(activations.shape[1:])
@@ -219,30 +238,33 @@ class ConceptLayer:
         return activations
 
     def coefficients(self, activations: Array) -> Array:
-        """Return coefficients u of activations (N, *spatial, D), (N, *spatial, I)."""
+        """Return the coefficients u, (N, *spatial, I), of activations (N, *spatial, D)."""
         return by_position(self.encode, activations)
 
     def shown(self, activations: Array) -> Array:
-        """Return coefficients as pictures show them: ≥ 0, and 0 where a concept is absent."""
+        """Return coefficients (N, *spatial, I) as plots show them: 0 where a concept is absent."""
         return np.maximum(by_position(self.encode_shown, activations), 0.0)
 
     def read(self, activations: Array) -> tuple[Array, Array]:
-        """Return `coefficients` and what is `shown` of them, (N, *spatial, I) each."""
+        """Return `coefficients` and `shown` of activations, both of shape (N, *spatial, I)."""
         u = self.coefficients(activations)
         if self.encode_shown is self.encode:
             return u, np.maximum(u, 0.0)
         return u, self.shown(activations)
 
     def reconstructions(self, coefficients: Array) -> Array:
-        """Return decode(u), without the residual, (N, *spatial, I) → (N, *spatial, D)."""
+        """Return features (N, *spatial, D) decoded from coefficients, without the residual."""
         return (coefficients @ self.bank + self.constant).astype(np.float32)
 
     def detections(self, positions: Array) -> Array | None:
-        """Return detections y in [0, 1], (P, D) → (P, I); None where there are no detectors."""
+        """Return detections y in [0, 1], (P, I), of positions (P, D); None without detectors."""
         return None if self.pairs is None else self.pairs.detect(positions)
 
     def crops_of_fit(self, count: int = 3) -> tuple[Array, ...] | None:
-        """Return each concept's best crops (k, patch, patch, 3) of a fit; None if it kept none."""
+        """Return up to ``count`` best crops (k, patch, patch, 3) of each concept, or None.
+
+        They are those of the images that the extractor was fitted on; None if it kept no crops.
+        """
         factorization = getattr(self.fitted, "factorization", None)
         if factorization is None or factorization.crops is None:
             return None
@@ -256,18 +278,30 @@ class ConceptLayer:
         )
 
 
-# ------------------------------------------------------------ what kinds of extractors there are
+# ------------------------------------------------------------ kinds of extractors
 
 
 def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
-    """Return an extractor of a single set of concepts: direction pairs become their factorizer.
+    """Return the extractor or factorizer that holds the concepts of an object.
+
+    Parameters
+    ----------
+    fitted : object
+        A `ConceptLayer`, `DirectionPairs`, an extractor, a factorizer, or a manager.
+    name : str, default="the extractor"
+        Name of the object in error messages.
+
+    Returns
+    -------
+    extractor : CraftTf, HolisticCraftTf or ConceptFactorizer
+        For `DirectionPairs`, a factorizer that holds them.
 
     Raises
     ------
     TypeError
-        If it holds no concepts.
+        If the object holds no concepts.
     ValueError
-        If it is a manager whose classes have sets of their own.
+        If it is a manager with a set of concepts for each class.
     NotFittedError
         If it is a manager that is not fitted.
     """
@@ -278,8 +312,8 @@ def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
     if isinstance(fitted, CraftManagerTf):
         if not getattr(fitted, "shared", False):
             raise ValueError(
-                "the manager has pairs of their own for each class: give one of its "
-                "craft_instances, or fit one with shared=True"
+                "the manager must have one set of concepts, not a set for each class: give one of "
+                "its craft_instances, or fit a manager with shared=True"
             )
         fitted = next(filter(is_fitted, fitted.craft_instances.values()), None)
         if fitted is None:
@@ -294,7 +328,7 @@ def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
 
 
 def factorizer_of(extractor: Extractor) -> Any:
-    """Return a `ConceptFactorizer`, or the NMF of CRAFT; None before the fit of the latter."""
+    """Return an extractor's factorizer: for Xplique's CRAFT its NMF, or None before the fit."""
     if isinstance(extractor, ConceptFactorizer):
         return extractor
     factorizer = getattr(extractor, "factorizer", None)
@@ -302,28 +336,29 @@ def factorizer_of(extractor: Extractor) -> Any:
 
 
 def is_fitted(extractor: Extractor) -> bool:
-    """Return whether an extractor, or a factorizer, has concepts."""
+    """Return whether an extractor or a factorizer is fitted."""
     if isinstance(extractor, ConceptFactorizer):
         return bool(extractor.is_fitted)
     return extractor.factorization is not None
 
 
 def number_of_concepts(extractor: Extractor) -> int | None:
-    """Return I: of the bank, or as asked for before the fit; None where it is not known."""
+    """Return the number of concepts I; before the fit the requested number, or None if unknown."""
     if is_fitted(extractor):
         return len(_bank_of(extractor))
-    # Ours and CRAFT's have the first of these, Xplique's factorizers the second.
+    # Extractors and the factorizers of this package have the first attribute, Xplique's factorizers
+    # the second.
     names = ("number_of_concepts", "n_components")
     return next((getattr(extractor, name) for name in names if hasattr(extractor, name)), None)
 
 
 def channels_of(extractor: Extractor) -> int | None:
-    """Return D, the length of a concept's vector; None before the fit."""
+    """Return the number of channels D; None before the fit."""
     return _bank_of(extractor).shape[1] if is_fitted(extractor) else None
 
 
 def split_of(fitted: Any) -> SplitModel | None:
-    """Return the halves of the network that concepts were built on; None if they know none."""
+    """Return the halves of the network that an extractor was built on; None if it has none."""
     if isinstance(fitted, ConceptLayer):
         return fitted.split
     extractor = as_extractor(fitted)
@@ -334,7 +369,7 @@ def split_of(fitted: Any) -> SplitModel | None:
 
 
 def own_activations(fitted: Any, images: Array) -> Array | None:
-    """Return the activations of images in the network of concepts; None if they have none."""
+    """Return activations of images in an extractor's own network; None if it has no network."""
     if isinstance(fitted, ConceptLayer):
         return fitted.activations(images)
     extractor = as_extractor(fitted)
@@ -346,13 +381,13 @@ def own_activations(fitted: Any, images: Array) -> Array | None:
 
 
 def activations_of_latents(latent_extractor: LatentExtractor, images: Array) -> Array:
-    """Return the activations of images by one of Xplique's latent extractors."""
+    """Return activations (N, *spatial, D) of images, computed by Xplique's latent extractor."""
     batches = latent_extractor.input_to_latent_generator(images)
     return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
 
 
 def fitted_images(extractors: Iterable[Extractor]) -> list[Array]:
-    """Return the images that CRAFT extractors among these were fitted on."""
+    """Return the images that each fitted CRAFT extractor in ``extractors`` was fitted on."""
     return [
         np.asarray(extractor.factorization.inputs)
         for extractor in extractors
@@ -366,9 +401,10 @@ def fit_extractor(extractor: Extractor, images: Array, activations: Array, head:
     Raises
     ------
     ValueError
-        If its factorizer needs activations that are nowhere negative, and some are.
+        If the factorizer needs non-negative activations, and some are negative.
     KeyboardInterrupt
-        Also if Ctrl-C ended a fit of direction pairs early, which then returns what it learned.
+        If the fit is interrupted by Ctrl-C; also for direction pairs, whose own fit catches the
+        interruption and keeps the pairs learned so far.
     """
     if isinstance(extractor, ConceptFactorizer):
         fit_factorizer(extractor, activations, head)
@@ -379,7 +415,7 @@ def fit_extractor(extractor: Extractor, images: Array, activations: Array, head:
 
 
 def problems_of_fit(extractor: Extractor) -> list[str]:
-    """Return what a fitted extractor warned of when it was fitted."""
+    """Return descriptions of the problems that occurred when an extractor was fitted."""
     factorizer = factorizer_of(extractor)
     history = getattr(factorizer, "history_", None)
     if history is not None and hasattr(history, "problems"):  # direction pairs, autoencoders
@@ -398,9 +434,9 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
     Raises
     ------
     TypeError
-        If its ``fit`` does not return a concept bank and coefficients.
+        If the factorizer's ``fit`` does not return a concept bank and coefficients.
     ValueError
-        If it needs activations that are nowhere negative, and some are.
+        If the factorizer needs non-negative activations, and some are negative.
     """
     positions = as_positions(activations)
     if isinstance(factorizer, DirectionPairsFactorizer):
@@ -408,20 +444,20 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
         return factorizer.encode(positions)
     if factorizer.requires_positive_activations and activations.min() < 0:
         raise ValueError(
-            f"{type(factorizer).__name__} needs activations that are nowhere negative: choose a "
-            "layer after a ReLU, or another factorizer"
+            f"{type(factorizer).__name__} needs non-negative activations, but some are negative: "
+            "choose a layer after a ReLU, or another factorizer"
         )
     result = factorizer.fit(positions)
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(
             f"{type(factorizer).__name__}.fit must return (concept_bank, coefficients), as "
-            f"Xplique's ConceptFactorizer says, not {type(result).__name__}"
+            f"documented for Xplique's ConceptFactorizer, not {type(result).__name__}"
         )
     return np.asarray(result[1])
 
 
 def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[Array], Array] | None:
-    """Return the reading of coefficients as pictures show them; None where it is ``encode``."""
+    """Return a factorizer's function for coefficients in plots; None if it is ``encode``."""
     inherited = DirectionsFactorizer.shown_coefficients
     own: Callable[[Array], Array] | None = getattr(factorizer, "shown_coefficients", None)
     return None if getattr(own, "__func__", inherited) is inherited else own
@@ -431,6 +467,7 @@ def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[Array], Array] | N
 
 
 def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> ConceptLayer:
+    """Create a `ConceptLayer` from fitted concepts and the halves of the network."""
     extractor = as_extractor(fitted)
     halves = split_of(extractor) if split is None else SplitModel.of(split)
     if halves is None:
@@ -477,39 +514,42 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
 
 
 def _check_channels(channels: int, of_network: int | None) -> None:
+    """Raise a ValueError if the network's layer has another number of channels than concepts."""
     if of_network not in (None, channels):
         raise ValueError(
-            f"the concepts are of a layer of {channels} channels, but the network's halves give "
-            f"{of_network}: give the layer that they were learned at"
+            f"the concepts were learned at a layer with {channels} channels, but the given layer "
+            f"has {of_network}: split the network at the layer of the concepts"
         )
 
 
 def _head_by_class(split: SplitModel) -> Head:
+    """Return the head with an output for each class, as far as its output is known."""
     shape = getattr(split.input_to_latent_model, "output_shape", None)
     if split.head.number_of_classes is None and (not shape or None in shape[1:]):
-        return split.head  # a callable of maps of any size: not known before there are images
+        return split.head  # the number of classes is not known before the head is called
     lengths = [length or 1 for length in (shape or ())[1:]]
     return split.head.by_class(np.zeros((1, *lengths), np.float32))
 
 
 def _bank_of(extractor: Extractor) -> Array:
+    """Return the concept bank (I, D) of a fitted extractor."""
     if isinstance(extractor, ConceptFactorizer):
         return np.asarray(extractor.get_concept_bank(), np.float32)
     return np.asarray(extractor.factorization.concept_bank_w, np.float32)
 
 
 def _check_affine(factorizer: ConceptFactorizer, bank: Array, constant: Array) -> None:
-    """Raise a ValueError unless decode(u) = u @ bank + constant, at a few random coefficients."""
+    """Raise a ValueError unless decode(u) = u @ bank + constant for random coefficients u."""
     rng = np.random.default_rng(0)
     size = float(np.linalg.norm(constant)) / max(float(np.linalg.norm(bank)), 1e-12)
     coefficients = max(1.0, size) * rng.random((64, len(bank)), dtype=np.float32)
-    coefficients[::2] *= rng.random(coefficients[::2].shape) < 0.2  # most concepts off
+    coefficients[::2] *= rng.random(coefficients[::2].shape) < 0.2  # most concepts are switched off
     decoded = np.asarray(factorizer.decode(coefficients), np.float32)
     difference = np.linalg.norm(decoded - (coefficients @ bank + constant))
     if difference > _AFFINE_TOLERANCE * max(float(np.linalg.norm(decoded)), 1e-12):
         raise ValueError(
-            f"{type(factorizer).__name__}.decode(u) is not u @ get_concept_bank() + constant: "
-            "one concept cannot be switched off without the others"
+            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant, so "
+            "that each concept can be switched off independently: use an affine decoder"
         )
 
 
@@ -518,7 +558,7 @@ def _encode_by_nmf(nmf: Any) -> Callable[[Array], Array]:
 
     def encode(positions: Array) -> Array:
         if positions.min() < 0:
-            raise ValueError("CRAFT needs activations that are nowhere negative")
+            raise ValueError("CRAFT needs non-negative activations, but some are negative")
         return np.asarray(nmf.transform(positions.astype(nmf.components_.dtype)))
 
     return encode

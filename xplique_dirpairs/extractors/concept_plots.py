@@ -1,4 +1,4 @@
-"""The plot methods of `CraftTf`, under the same names and arguments, without its errors."""
+"""Plot methods with the names and arguments of those of `CraftTf`."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from xplique_dirpairs.plots.concepts import (
 from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
 
-#: Crops beside an image in `plot_image_concepts`.
+#: Number of crops of each concept in `plot_image_concepts`.
 CROPS_BESIDE_IMAGE = 6
 
 
 class ChecksFit:
-    """Mixin of what keeps Xplique's ``factorization``, None before ``fit``."""
+    """Mixin for classes with Xplique's attribute ``factorization``, which is None before `fit`."""
 
     factorization: Any
 
     def check_if_fitted(self) -> None:
-        """Raise sklearn's `NotFittedError` before `fit`."""
+        """Raise scikit-learn's `NotFittedError` if `fit` was not called."""
         if self.factorization is None:
             raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
 
 
 class ConceptPlots(ChecksFit):
-    """Mixin with the plots of a fitted `FactorizerCraftTf`; each returns its figure.
+    """Mixin with the plots of a fitted `FactorizerCraftTf`; each method returns its figure.
 
-    A concept has one colour in all plots: that of its rank in the global importance. Maps show a
-    concept only where it is detected.
+    A concept has the same colour in all plots, chosen by its number. Maps show a concept only where
+    it is detected.
     """
 
     sensitivity: Any  # Xplique's Sensitivity, None before estimate_importance
@@ -75,13 +75,23 @@ class ConceptPlots(ChecksFit):
         Parameters
         ----------
         importances : ndarray of shape (I,), optional
-            As `estimate_importance` returns them; by default the global ones.
-        display_importance_order : DisplayImportancesOrder
-            For the title: whether the importances are global or local.
+            Importances, as returned by `estimate_importance`; by default the global ones.
+        display_importance_order : DisplayImportancesOrder, default=DisplayImportancesOrder.GLOBAL
+            Whether the title calls the importances global or local.
         nb_most_important_concepts : int, optional
-            Number of concepts, most important first; by default all, by number.
+            Number of concepts drawn, the most important one first; by default all concepts are
+            drawn in the order of their numbers.
         verbose : bool, default=False
-            Whether to print them.
+            Whether to print the importances.
+
+        Returns
+        -------
+        figure : Figure
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` or `estimate_importance` was not called.
         """
         concepts = self._ranked(self._importances(importances), nb_most_important_concepts)
         if verbose:
@@ -98,18 +108,28 @@ class ConceptPlots(ChecksFit):
         nb_most_important_concepts: int | None = None,
         verbose: bool = False,
     ) -> Figure:
-        """Draw the crops with the largest coefficients of each concept, a row for each.
+        """Draw a row of the crops with the largest coefficients for each concept.
 
-        The most important concept comes first; a concept that is in fewer crops has fewer.
+        The most important concept is at the top. A row has fewer crops if the concept is detected
+        in fewer.
 
         Parameters
         ----------
         nb_crops : int, default=10
-            Crops of a concept.
+            Maximum number of crops of a concept.
         nb_most_important_concepts : int, optional
             Number of concepts; by default all.
         verbose : bool, default=False
             Whether to print the importances.
+
+        Returns
+        -------
+        figure : Figure
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` or `estimate_importance` was not called.
         """
         check_integer("nb_crops", nb_crops)
         concepts = self._ranked(self._importances(), nb_most_important_concepts, nb_crops)
@@ -129,7 +149,16 @@ class ConceptPlots(ChecksFit):
         nb_most_important_concepts : int, default=6
             Number of concepts.
         border_width : int, default=5
-            Of the frame, in pixels of the crop.
+            Width of the frame, in pixels of the crop.
+
+        Returns
+        -------
+        figure : Figure
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` or `estimate_importance` was not called.
         """
         check_integer("border_width", border_width, minimum=0)
         concepts = self._ranked(self._importances(), nb_most_important_concepts, 1)
@@ -149,27 +178,39 @@ class ConceptPlots(ChecksFit):
         img_size: float = 2.0,
         **plot_kwargs: Any,
     ) -> Figure:
-        """Draw images with their concepts laid over them; the legend is shown first.
+        """Draw images with the maps of their concepts over them, after the legend of the concepts.
 
         Parameters
         ----------
         images : array-like of shape (N, height, width, C) or (height, width, C)
+            Images, preprocessed for the network.
         importances : ndarray of shape (I,), optional
-            Local importances to choose the concepts by; by default the global ones.
+            Importances by which the concepts are chosen; by default the global ones.
         nb_most_important_concepts : int, default=5
             Number of concepts.
         filter_percentile : int, default=90
             Cells below this percentile of a concept's map are not shown.
         clip_percentile : float or None, default=10
-            The brightest percent of what is shown look alike. None: no clipping.
+            Percentage of the shown pixels, the brightest ones, that are clipped to the same value.
+            None: no clipping.
         alpha : float, default=0.65
             Opacity of the maps.
         cols : int, default=5
-            Images in a row.
+            Number of images in a row.
         img_size : float, default=2
             Width of an image, in inches.
-        plot_kwargs
-            For ``imshow``.
+        **plot_kwargs : Any
+            Keyword arguments of ``Axes.imshow``.
+
+        Returns
+        -------
+        figure : Figure
+            The figure of the images.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` or `estimate_importance` was not called.
         """
         ranked = self._ranked(self._importances(importances), nb_most_important_concepts)
         images = check_images(images)
@@ -204,17 +245,33 @@ class ConceptPlots(ChecksFit):
         alpha: float = 0.65,
         **plot_kwargs: Any,
     ) -> Figure:
-        """Draw an image with concepts laid over it, on the current axes if they are empty.
+        """Draw an image with concept maps over it, on the current axes if they are empty.
 
         Parameters
         ----------
         image : array-like of shape (height, width, C)
+            Image, preprocessed for the network.
         most_important_concepts : array-like of int
-            Numbers of the concepts, the one on top first.
+            Numbers of the concepts; the first one is drawn on top.
         nb_most_important_concepts : int, default=5
-            How many of them are drawn.
-        filter_percentile, clip_percentile, alpha, plot_kwargs
-            As in `plot_concept_attribution_maps`.
+            Maximum number of concepts drawn.
+        filter_percentile : int, default=90
+            See `plot_concept_attribution_maps`.
+        clip_percentile : float or None, default=10
+            See `plot_concept_attribution_maps`.
+        alpha : float, default=0.65
+            Opacity of the maps.
+        **plot_kwargs : Any
+            Keyword arguments of ``Axes.imshow``.
+
+        Returns
+        -------
+        figure : Figure
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` or `estimate_importance` was not called.
         """
         self._importances()
         check_integer("nb_most_important_concepts", nb_most_important_concepts)
@@ -244,19 +301,37 @@ class ConceptPlots(ChecksFit):
         filepath: str | None = None,
         **plot_kwargs: Any,
     ) -> Figure:
-        """Draw an image with its first 8 concepts, and the best crops and importances of all.
+        """Draw an image with its most important concepts, their best crops and importances.
+
+        At most 8 concepts are drawn on the image itself.
 
         Parameters
         ----------
         img : array-like of shape (height, width, C)
-        display_importance_order : DisplayImportancesOrder
-            Concepts by their global importance, or by that for this image.
+            Image, preprocessed for the network.
+        display_importance_order : DisplayImportancesOrder, default=DisplayImportancesOrder.GLOBAL
+            Whether concepts are chosen by their global importance or by that for this image.
         nb_most_important_concepts : int, default=5
             Number of concepts.
-        filter_percentile, clip_percentile, alpha, plot_kwargs
-            As in `plot_concept_attribution_maps`.
+        filter_percentile : int, default=90
+            See `plot_concept_attribution_maps`.
+        clip_percentile : float or None, default=10
+            See `plot_concept_attribution_maps`.
+        alpha : float, default=0.65
+            Opacity of the maps.
         filepath : str, optional
-            Where the figure is saved. None: ``plt.show()`` is called.
+            File that the figure is saved to; if None, the figure is shown instead.
+        **plot_kwargs : Any
+            Keyword arguments of ``Axes.imshow``.
+
+        Returns
+        -------
+        figure : Figure
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` or `estimate_importance` was not called.
         """
         title, values = _title(display_importance_order), self._importances()
         if display_importance_order == DisplayImportancesOrder.LOCAL:
@@ -286,22 +361,31 @@ class ConceptPlots(ChecksFit):
         margin: float = 0.3,
         spacing: float = 0.3,
     ) -> tuple[dict[str, float], int, float, float]:
-        """Compute arguments of ``Figure.subplots_adjust`` for a grid of images of any proportions.
+        """Compute the layout of a figure with a grid of images.
 
         Parameters
         ----------
         images : ndarray of shape (N, height, width, C)
+            Images, which may have any aspect ratio.
         cols : int, default=5
-            Images in a row.
-        img_size, margin, spacing : float
-            Width of an image, outer margin, gap; in inches.
+            Number of images in a row.
+        img_size : float, default=2.0
+            Width of an image, in inches.
+        margin : float, default=0.3
+            Space around the grid, in inches.
+        spacing : float, default=0.3
+            Space between images, in inches.
 
         Returns
         -------
         layout_parameters : dict of str to float
+            Keyword arguments of ``Figure.subplots_adjust``.
         rows : int
-        width, height : float
-            Of the figure, in inches.
+            Number of rows.
+        width : float
+            Width of the figure, in inches.
+        height : float
+            Height of the figure, in inches.
         """
         check_integer("cols", cols)
         check_number("img_size", img_size, above=0)
@@ -320,10 +404,13 @@ class ConceptPlots(ChecksFit):
         }
         return layout, rows, figure_width, figure_height
 
-    # ---------------------------------------------------------------- inside
+    # ---------------------------------------------------------------- private methods
 
     def _importances(self, importances: Array | None = None) -> Array:
-        """Return given importances, checked, or the global ones, which colours need in any case."""
+        """Return checked importances (I,), by default the global ones.
+
+        The global importances must have been estimated in any case, because they hold the colours.
+        """
         self.check_if_fitted()
         if self.sensitivity is None:
             raise NotFittedError(
@@ -335,7 +422,7 @@ class ConceptPlots(ChecksFit):
         importances = np.asarray(importances)
         if importances.shape != (self.number_of_concepts,) or not np.isfinite(importances).all():
             raise ValueError(
-                f"importances must be finite, of shape ({self.number_of_concepts},), "
+                f"importances must be finite and have shape ({self.number_of_concepts},), "
                 f"not {importances}"
             )
         return importances
@@ -343,7 +430,7 @@ class ConceptPlots(ChecksFit):
     def _ranked(
         self, importances: Array, count: int | None, nb_crops: int = 0
     ) -> list[RankedConcept]:
-        """Return the most important concepts, most important first, with their best crops."""
+        """Return the ``count`` most important concepts with their best crops, in that order."""
         if count is not None:
             check_integer("nb_most_important_concepts", count)
         fitted, cmaps = self.factorization, self._cmaps
@@ -356,22 +443,25 @@ class ConceptPlots(ChecksFit):
 
     @property
     def _cmaps(self) -> list[Colormap]:
-        """The colour map of each concept; Xplique keeps them by global rank."""
+        """Colour maps by concept number; Xplique stores them by rank of global importance."""
         ranks = np.argsort(self.sensitivity.most_important_concepts)
         return [self.sensitivity.cmaps[rank] for rank in ranks]
 
     @cached_property
     def _pixel_limits(self) -> Limits:
+        """Pixel values that are drawn black and white, taken from the images of the fit."""
         return pixel_limits(self.factorization.inputs)
 
     def _picture(self, image: ArrayLike) -> Array:
+        """Return an image as RGB, (height, width, 3), with values in [0, 1]."""
         images = check_images(image)
         if len(images) > 1:
-            raise ValueError(f"one image was expected, not {len(images)}")
+            raise ValueError(f"expected one image, got {len(images)}")
         return as_picture(images[0], self._pixel_limits)
 
 
 def _title(order: DisplayImportancesOrder) -> str:
+    """Return the title of a plot of global or local importances."""
     if not isinstance(order, DisplayImportancesOrder):
         raise TypeError(
             f"display_importance_order must be a DisplayImportancesOrder, not {order!r}"
@@ -381,6 +471,7 @@ def _title(order: DisplayImportancesOrder) -> str:
 
 
 def _print_importances(concepts: list[RankedConcept]) -> None:
+    """Print the importance of each concept."""
     for concept in concepts:
         print(f"Concept {concept.number} has an importance value of {concept.importance:.2f}")
 
@@ -388,14 +479,21 @@ def _print_importances(concepts: list[RankedConcept]) -> None:
 def plot_importances_of_classes(
     extractors: Sequence[Any], class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draw what each class uses of concepts that several classes share.
+    """Draw the importance of shared concepts to each class.
 
     Parameters
     ----------
-    extractors : sequence of DirectionPairsTf
-        With the same pairs, each fitted on images of a class, their importances estimated.
-    class_names : sequence of str
+    extractors : sequence of K DirectionPairsTf
+        Extractors with the same pairs, each fitted on the images of one class, for which
+        ``estimate_importance()`` was called.
+    class_names : sequence of K str
+        Names of the classes.
     title : str
+        Title of the figure.
+
+    Returns
+    -------
+    figure : Figure
     """
     importances = np.stack([each.sensitivity.importances for each in extractors])
     fits = [each.factorization for each in extractors]

@@ -1,4 +1,4 @@
-"""CRAFT's workflow with direction pairs, or any `DirectionsFactorizer`, and the residual kept."""
+"""Extractors with the interface of `CraftTf` that keep the residual of the features."""
 
 from __future__ import annotations
 
@@ -41,30 +41,31 @@ from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
 from xplique_dirpairs.plots.palette import concept_colors
 
-#: Numbers that masked copies of an image's features may take in one pass through the head: of small
-#: features many copies are in one pass, so that the cost of calling the head is paid once.
+#: Maximum number of floats in the masked copies of an image's features that pass through the head
+#: together. Many copies of small features form one batch, so that the head is called less often.
 _FEATURES_AT_ONCE = 2**23
 
 
 class FactorizerCraftTf(ConceptPlots, CraftTf):
     """`CraftTf` with the concepts of any `DirectionsFactorizer`.
 
-    Methods, arguments and shapes are those of `CraftTf`. Two things differ: concepts are learned
-    from every position of whole images, in one pass through the network; and the residual, the part
-    of the features that the concepts do not explain, is added back, so that importances are about
-    the network's own output.
+    Methods, arguments and shapes are those of `CraftTf`. There are two differences. Concepts are
+    learned from all positions of whole images, which pass through the network once. The residual,
+    the part of the features that the concepts do not explain, is added to decoded features, so that
+    importances refer to the network's own output.
 
     Parameters
     ----------
     input_to_latent_model : SplitModel or keras.Model
-        Both halves of the network, from `split_model`; or the first one, images to activations of
-        any sign: maps (N, H, W, D), tokens (N, T, D) or vectors (N, D).
+        Both halves of the network, from `split_model`; or the first half, from images to
+        activations of any sign: maps (N, H, W, D), tokens (N, T, D) or vectors (N, D).
     latent_to_logit_model : keras.Model, optional
-        The second half, activations to logits or probabilities (N, K).
+        The second half, from activations to logits or probabilities (N, K). Required unless
+        ``input_to_latent_model`` is a `SplitModel`.
     factorizer : DirectionsFactorizer
         The method that finds the concepts.
     batch_size : int, default=64
-        Images, or masked feature maps, in one pass.
+        Number of images, or of masked feature maps, in a batch.
     patch_size : int, default=64
         Side of the square crops shown for the concepts, in pixels.
     random_state : int or numpy.random.Generator, optional
@@ -72,10 +73,17 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     Attributes
     ----------
-    factorization : xplique.concepts.craft.Factorization
-        After `fit`; its ``reducer`` is the factorizer.
-    sensitivity : xplique.concepts.craft.Sensitivity
-        After ``estimate_importance()``.
+    factorization : xplique.concepts.craft.Factorization or None
+        Results of `fit`, whose ``reducer`` is the factorizer; None before.
+    sensitivity : xplique.concepts.craft.Sensitivity or None
+        Results of ``estimate_importance()``; None before.
+
+    Raises
+    ------
+    TypeError
+        If the factorizer or the second half is missing, or a half is not a Keras model.
+    ValueError
+        If a size is not a positive integer, or the halves do not belong together.
     """
 
     def __init__(
@@ -90,7 +98,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     ):
         split = check_split(input_to_latent_model, latent_to_logit_model)
         if factorizer is None:
-            raise TypeError("factorizer is missing: what finds the concepts, PCAFactorizer(12)")
+            raise TypeError("factorizer is missing: give a method, such as PCAFactorizer(12)")
         concepts = factorizer.number_of_concepts
         check_integer("number_of_concepts", concepts)
         check_integer("batch_size", batch_size)
@@ -109,39 +117,43 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         Parameters
         ----------
         inputs : array-like of shape (N, height, width, C)
-            Images as ``input_to_latent_model`` takes them; uint8 is accepted.
+            Images, preprocessed for ``input_to_latent_model``; uint8 is accepted.
         class_id : int, default=0
-            The class whose score `estimate_importance` is about.
+            Class whose score is used by `estimate_importance`.
 
         Returns
         -------
         crops : tf.Tensor of shape (n, patch, patch, C)
-            On CRAFT's grid: whole patches, ``int(0.8 * patch)`` apart.
+            Crops on CRAFT's grid: whole patches, ``int(0.8 * patch)`` pixels apart.
         crops_u : ndarray of shape (n, I)
-            Coefficients of each crop: the mean, over its area, of the concept maps (coefficients
-            where the concept is detected).
+            Coefficients of each crop: the mean of the concept maps over its area, where a map is
+            zero wherever its concept is not detected.
         concept_bank_w : ndarray of shape (I, D), float32
+            Change of the features for one unit of each coefficient.
 
         Raises
         ------
+        TypeError
+            If ``class_id`` is not an integer.
         ValueError
-            If there are no images, they or their activations are not finite or of another shape
-            than the models take, or there is no such class.
+            If there are no images, if images or activations are not finite or have a shape that the
+            models do not take, or if ``class_id`` is out of range.
         """
         return self._fit(inputs, class_id)
 
     def _fit(
         self, inputs: ArrayLike, class_id: int, **options: Any
     ) -> tuple[tf.Tensor, Array, Array]:
+        """Fit as `fit` does, with further options of `_learn`."""
         check_class(class_id, self.head.number_of_classes)
         images = as_images(inputs)
-        # The fit of the factorizer checks whether they are finite.
+        # Fitting the factorizer checks that the activations are finite.
         activations = unchecked_activations(self.input_to_latent_model, images, self.batch_size)
         self._learn(activations, **options)
         return self._describe(images, activations, class_id)
 
     def _learn(self, activations: Array) -> None:
-        """Fit the factorizer on activations (N, *spatial, D), which its fit checks."""
+        """Fit the factorizer on activations (N, *spatial, D) and check that they are finite."""
         fit_factorizer(self.factorizer, activations, self.head)
 
     def _describe(
@@ -164,18 +176,19 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         self.sensitivity = None
         for derived in ("_pixel_limits", "_scores"):
             self.__dict__.pop(derived, None)
-        # Pooled features are a few numbers an image; keeping them saves a pass through the network.
+        # Pooled features are small; keeping them saves another pass through the network.
         pool = self.head.pool
         self._pooled = (pool(activations), pool(coefficients)) if self._pools else None
         factorization = self.factorization
         return factorization.crops, factorization.crops_u, factorization.concept_bank_w
 
     def _read(self, positions: Array) -> Array:
+        """Return coefficients and those that plots show, (P, 2I), of positions (P, D)."""
         return np.concatenate(self.factorizer.read(positions), axis=1)
 
     @property
     def concept_bank_w(self) -> Array:
-        """The concept bank, (I, D) float32: features are ``u @ concept_bank_w`` and a residual."""
+        """Concept bank, (I, D) float32: the change of the features per unit of each coefficient."""
         self.check_if_fitted()
         bank: Array = self.factorization.concept_bank_w
         return bank
@@ -183,29 +196,36 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     # ---------------------------------------------------------------- reading
 
     def transform(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
-        """Return concept coefficients of images.
+        """Compute the concept coefficients of images.
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C), optional
-            A single image counts as a batch of one. None where activations are given.
+        inputs : array-like of shape (N, height, width, C) or (height, width, C), or None
+            Images, preprocessed for the network; None if activations are given.
         activations : array-like of shape (N, *spatial, D), optional
             Activations of the images, if they are known.
 
         Returns
         -------
         coeffs_u : ndarray of shape (N, *spatial, I)
-            (N, H, W, I), (N, T, I) for tokens, (N, I) for vectors.
+            Coefficients: (N, H, W, I) for maps, (N, T, I) for tokens, (N, I) for vectors.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If neither images nor activations are given, or they are invalid.
         """
         self.check_if_fitted()
         return by_position(self.factorizer.encode, self._activations(inputs, activations))
 
     def _activations(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
-        """Return checked activations: those given, or those of the images."""
+        """Return activations (N, *spatial, D): the given ones, checked, or those of the images."""
         if activations is None:
             if inputs is None:
                 raise ValueError(
-                    "neither images nor activations are given: give images, or their activations"
+                    "inputs and activations are both missing: give images, or their activations"
                 )
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
         activations = check_activations(activations)
@@ -213,7 +233,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         return activations
 
     def _shown_maps(self, image: Array) -> Array:
-        """Return one image's concept maps as pictures show them, (H, W, I)."""
+        """Return the concept maps (H, W, I) of an image as plots show them."""
         activations = self._activations(image)
         shown = by_position(self.factorizer.shown_coefficients, activations)
         return np.asarray(concept_maps(shown, as_images(image).shape[1:])[0])
@@ -221,24 +241,33 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     # ---------------------------------------------------------------- importance
 
     def estimate_importance(self, inputs: ArrayLike | None = None, nb_design: int = 32) -> Array:
-        """Return total Sobol indices of the class score, each concept dimmed at all positions.
+        """Estimate the total Sobol index of each concept for the class score.
 
-        A mask m ∈ [0, 1]^I turns an image's features x into r + decode(m · u), with the residual
-        r = x − decode(u): m = 1 is the network's own output. Every image has masks of its own, so
-        that the error of few masks averages out over images.
+        A mask m ∈ [0, 1]^I scales the coefficients u of an image at all positions: the features x
+        become r + decode(m · u), with the residual r = x − decode(u), so that m = 1 gives the
+        network's own output. Every image has its own masks, so that errors due to the small number
+        of masks average out over images.
 
         Parameters
         ----------
         inputs : array-like of shape (N, height, width, C), optional
-            Images for local importances. None: the images of `fit`, and `sensitivity` is set.
+            Images for local importances. By default, importances for the images of `fit` are
+            estimated and kept in `sensitivity`.
         nb_design : int, default=32
-            n; the head is evaluated n · (I + 2) times an image. For a single image, whose error is
-            not averaged over others, 128 is worth its time.
+            Number n of base masks: the head is evaluated n · (I + 2) times for each image. For a
+            single image, whose errors do not average out, 128 is recommended.
 
         Returns
         -------
         importances : ndarray of shape (I,)
-            Mean over the images, ≥ 0; 0 where the score does not depend on the masks.
+            Mean indices over the images, at least 0; 0 if the score does not depend on the masks.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If the images are invalid.
         """
         self.check_if_fitted()
         if inputs is None and self._pooled is not None:
@@ -260,11 +289,11 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     @property
     def _pools(self) -> bool:
-        """Whether pooled features are enough: averaging commutes with an affine decoder."""
+        """Whether pooled features suffice, because averaging commutes with an affine decoder."""
         return self.head.pools_first and self.factorizer.decodes_affinely
 
     def _masked_scores(self, x: Array, u: Array, masks: Array) -> Array:
-        """Return the class score of one image's features under each mask, (M,)."""
+        """Return class scores (M,) of features x with coefficients u under masks (M, I)."""
         size = chunk_size(x.size, self.batch_size, _FEATURES_AT_ONCE)
         x, u = tf.constant(x), tf.constant(u, tf.float32)
         class_id = tf.constant(self.factorization.class_id)
@@ -276,12 +305,13 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     @cached_property
     def _scores(self) -> tf.types.experimental.PolymorphicFunction:
+        """`_scores_of_batch` as a compiled function."""
         return tf.function(self._scores_of_batch, reduce_retracing=True)
 
     def _scores_of_batch(
         self, x: tf.Tensor, u: tf.Tensor, masks: tf.Tensor, class_id: tf.Tensor
     ) -> tf.Tensor:
-        """Return class scores (B,) of x + decode(m · u) − decode(u) = r + decode(m · u)."""
+        """Return class scores (B,) of x + decode(m · u) − decode(u) for masks m, (B, I)."""
         concepts = u.shape[-1]
         masks = tf.reshape(masks, [-1, *[1] * (len(u.shape) - 1), concepts])
         intact = tf.reshape(self.factorizer.decode(tf.reshape(u, [-1, concepts])), x.shape)
@@ -291,7 +321,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
 
 class HoldsPairs(ChecksFit):
-    """Mixin of extractors whose factorizer learns direction pairs."""
+    """Mixin for extractors whose factorizer learns direction pairs."""
 
     factorizer: Any
 
@@ -304,40 +334,49 @@ class HoldsPairs(ChecksFit):
 
     @property
     def history_(self) -> History | None:
-        """The course of the fit; None where the pairs were given."""
+        """Course of the fit; None if the pairs were given."""
         self.check_if_fitted()
         history: History | None = self.factorizer.history_
         return history
 
 
 class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
-    """Concepts as encoding-decoding direction pairs, used like `CraftTf`.
+    """Encoding–decoding direction pairs with the interface of `CraftTf`.
 
     Parameters
     ----------
     input_to_latent_model : SplitModel or keras.Model
-        Both halves of the network, from `split_model`; or the first one, images to activations.
+        Both halves of the network, from `split_model`; or the first half, from images to
+        activations.
     latent_to_logit_model : keras.Model, optional
-        The second half, activations to logits or probabilities.
+        The second half, from activations to logits or probabilities (N, K). Required unless
+        ``input_to_latent_model`` is a `SplitModel`.
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
+        Number of concepts I, which may exceed the number of channels D.
     batch_size : int, default=64
-        Images, or masked feature maps, in one pass.
+        Number of images, or of masked feature maps, in a batch.
     patch_size : int, default=64
         Side of the square crops shown for the concepts, in pixels.
     recipe : str or Recipe, default="default"
-        How the pairs are learned: see `learn_pairs`.
+        Recipe by which the pairs are learned: see `learn_pairs`.
     off : {"absent", "undecided"}, default="absent"
-        What "a concept is switched off" means: see `DirectionPairs.coefficients`.
+        State of a concept that is switched off: see `DirectionPairs.coefficients`.
     n_init : int, optional
         Number of restarts, of which the best is kept: see `learn_pairs`.
     random_state : int, optional
         Seed of the learning and of the masks of `estimate_importance`.
     verbose : int, default=1
-        0 for silence.
+        0 disables progress messages.
     pairs : DirectionPairs, optional
-        Pairs learned, or loaded, before: `fit` then learns none, and only reads the images.
-        ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are without effect.
+        Existing pairs. `fit` then learns no pairs and only reads the images, and
+        ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are ignored.
+
+    Raises
+    ------
+    TypeError
+        If the second half is missing, or a half is not a Keras model.
+    ValueError
+        If a parameter is invalid, or the halves do not belong together.
     """
 
     def __init__(
@@ -374,29 +413,62 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
     def fit(
         self, inputs: ArrayLike, class_id: int = 0, *, resume: str | os.PathLike[str] | None = None
     ) -> tuple[tf.Tensor, Array, Array]:
-        """Learn the direction pairs; arguments and results as of `FactorizerCraftTf.fit`.
+        """Learn the direction pairs of a class from its images.
 
         Parameters
         ----------
-        inputs, class_id
-            As of `FactorizerCraftTf.fit`.
-        resume : path, optional
-            A folder that keeps the state of the learning after every epoch. If it holds the state
-            of a fit of the same images with the same settings, that fit is resumed.
+        inputs : array-like of shape (N, height, width, C)
+            Images, preprocessed for the network; uint8 is accepted.
+        class_id : int, default=0
+            Class whose score is used by `estimate_importance`.
+        resume : str or os.PathLike, optional
+            Folder in which the state of the learning is saved after every epoch. If it holds the
+            state of a fit to the same images with the same settings, that fit is resumed.
+
+        Returns
+        -------
+        crops : tf.Tensor of shape (n, patch, patch, C)
+            See `FactorizerCraftTf.fit`.
+        crops_u : ndarray of shape (n, I)
+            Coefficients of the crops.
+        concept_bank_w : ndarray of shape (I, D), float32
+            Change of the features for one unit of each coefficient.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `FactorizerCraftTf.fit`.
         """
         return self._fit(inputs, class_id, resume=resume)
 
     def _learn(self, activations: Array, resume: str | os.PathLike[str] | None = None) -> None:
-        """Learn the pairs; where they were given, check that they are of this layer."""
+        """Learn the pairs, or check that given pairs have the channels of the layer."""
         if self._learns:
             self.factorizer.fit_maps(activations, self.head, resume=resume)
         else:
             check_channels(check_activations(activations), self.factorizer.pairs_.channels)
 
     def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
-        """Return concept detections y of images, in [0, 1]; y > 0.5: the concept is present.
+        """Compute the concept detections of images.
 
-        Arguments and shape are those of `transform`.
+        Parameters
+        ----------
+        inputs : array-like of shape (N, height, width, C) or (height, width, C), or None
+            Images, preprocessed for the network; None if activations are given.
+        activations : array-like of shape (N, *spatial, D), optional
+            Activations of the images, if they are known.
+
+        Returns
+        -------
+        detections : ndarray of shape (N, *spatial, I)
+            Detections y in [0, 1]; a concept is present where y > 0.5.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If neither images nor activations are given, or they are invalid.
         """
         self.check_if_fitted()
         return by_position(self.factorizer.detect, self._activations(inputs, activations))
@@ -410,7 +482,7 @@ def new_factorizer(
     random_state: int | None,
     verbose: int,
 ) -> DirectionPairsFactorizer:
-    """Return a factorizer of these settings, whose recipe is valid."""
+    """Return an unfitted factorizer with these settings; check the recipe."""
     return DirectionPairsFactorizer(
         number_of_concepts,
         recipe=get_recipe(recipe),
@@ -422,14 +494,14 @@ def new_factorizer(
 
 
 def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> SplitModel:
-    """Return the halves that a CRAFT class was given.
+    """Return the first two arguments of an extractor as a `SplitModel`.
 
     Raises
     ------
     TypeError
-        If they are not Keras models, or the second is missing.
+        If the halves are not Keras models, or the second half is missing.
     ValueError
-        If they do not belong together.
+        If the halves do not belong together.
     """
     if second is not None:
         check_keras_model("latent_to_logit_model", second)
@@ -437,7 +509,7 @@ def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> 
 
 
 def check_channels(activations: Array, channels: int) -> None:
-    """Raise a ValueError unless activations have the channels that concepts were learned in."""
+    """Raise a ValueError unless activations (N, *spatial, D) have the given number of channels."""
     if activations.shape[-1] != channels:
         raise ValueError(
             f"activations must end in the {channels} channels the concepts were learned in, "
@@ -446,7 +518,7 @@ def check_channels(activations: Array, channels: int) -> None:
 
 
 def sensitivity_of(importances: Array) -> Sensitivity:
-    """Return importances with their order; a concept's colour goes by its number, as everywhere."""
+    """Return Xplique's record of importances (I,), with each concept's colour by its number."""
     order = np.argsort(-importances, kind="stable")
     colors = concept_colors(len(importances))
     return Sensitivity(importances, order, cmaps=[colors[i] for i in order])

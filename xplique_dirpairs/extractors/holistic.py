@@ -1,4 +1,4 @@
-"""Direction pairs on Xplique's holistic interface, where `HolisticCraftTf` stood."""
+"""Direction pairs with the interface of Xplique's `HolisticCraftTf`."""
 
 from __future__ import annotations
 
@@ -44,22 +44,40 @@ from xplique_dirpairs.plots.palette import concept_colors
 
 
 class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
-    """Direction pairs used like `HolisticCraftTf`, with the residual kept when decoding.
+    """Encoding–decoding direction pairs with the interface of `HolisticCraftTf`.
+
+    Decoding adds the residual: the part of the features that the concepts do not explain.
 
     Parameters
     ----------
     latent_extractor : TfLatentExtractor
         Xplique's extractor, which holds the two parts of the network.
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
+        Number of concepts I, which may exceed the number of channels D.
     factorizer : ConceptFactorizer, optional
-        Another method to find concepts; the residual is kept as well. None: direction pairs.
+        Another method that finds the concepts; by default direction pairs are learned.
     latent_to_logit_model : callable, optional
-        Activations to logits or probabilities, (N, K), for the learning's network term. None: the
-        extractor's own if it comes from Xplique's `LayeredModelExtractorBuilder`; with another
-        extractor there is no network term, which is logged.
-    recipe, off, n_init, random_state, verbose
-        As in `DirectionPairsTf`; without effect where a factorizer is given.
+        Function from activations to logits or probabilities (N, K), used by the network term of the
+        learning. By default that of the extractor if it was built by Xplique's
+        `LayeredModelExtractorBuilder`; otherwise the network term is left out, and a message is
+        logged.
+    recipe : str or Recipe, default="default"
+        See `DirectionPairsTf`; ignored if a factorizer is given, as are the following parameters.
+    off : {"absent", "undecided"}, default="absent"
+        See `DirectionPairsTf`.
+    n_init : int, optional
+        See `DirectionPairsTf`.
+    random_state : int, optional
+        Seed of the learning.
+    verbose : int, default=1
+        0 disables progress messages.
+
+    Raises
+    ------
+    TypeError
+        If ``latent_extractor`` is not a `TfLatentExtractor`.
+    ValueError
+        If ``number_of_concepts`` is not a positive integer, or not that of the factorizer.
     """
 
     def __init__(
@@ -75,8 +93,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         random_state: int | None = None,
         verbose: int = 1,
     ):
-        advice = "LayeredModelExtractorBuilder.build(model, layer_index) makes one"
-        wanted = "one of Xplique's TfLatentExtractor"
+        advice = "create one with LayeredModelExtractorBuilder.build(model, layer_index)"
+        wanted = "a TfLatentExtractor of Xplique"
         check_type("latent_extractor", latent_extractor, TfLatentExtractor, wanted, advice)
         check_integer("number_of_concepts", number_of_concepts)
         if factorizer is None:
@@ -85,12 +103,12 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
             )
         elif getattr(factorizer, "number_of_concepts", number_of_concepts) != number_of_concepts:
             raise ValueError(
-                f"number_of_concepts is {number_of_concepts}, but the factorizer has "
-                f"{factorizer.number_of_concepts}"
+                "number_of_concepts must be that of the factorizer, "
+                f"{factorizer.number_of_concepts}, not {number_of_concepts}"
             )
         super().__init__(latent_extractor, number_of_concepts, factorizer)
         self.latent_to_logit_model = latent_to_logit_model
-        # Xplique's drawing takes colours from the end.
+        # Xplique's plots assign colours in reverse order.
         colors = concept_colors(number_of_concepts)[::-1]
         self.cmaps = [Sensitivity._get_alpha_cmap(color) for color in colors]
 
@@ -102,13 +120,16 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         Parameters
         ----------
         inputs : array-like of shape (N, height, width, C)
+            Images, preprocessed for the network.
         class_id : int, default=0
-            Kept in ``factorization``.
+            Class that is recorded in ``factorization``; the learning does not depend on it.
 
         Raises
         ------
-        TypeError, ValueError
-            If images or activations are invalid, or there is no such class.
+        TypeError
+            If ``class_id`` is not an integer.
+        ValueError
+            If images or activations are invalid, or ``class_id`` is out of range.
         """
         check_class(class_id, self._number_of_classes())
         activations = check_activations(self._activations(inputs))
@@ -124,7 +145,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         )
 
     def _head(self) -> Head | None:
-        """Return the rest of the network, for the network term; None where it is not known."""
+        """Return the second part of the network, for the network term; None if it is not known."""
         if self.latent_to_logit_model is not None:
             return Head(self.latent_to_logit_model)
         extractor, model = self.latent_extractor, self._whole_model
@@ -137,27 +158,28 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
     @property
     def _whole_model(self) -> keras.Model | None:
-        """The network, if the extractor is known to only cut it in two."""
+        """The whole network if the extractor merely splits it at a layer, or else None."""
         layered = self.latent_extractor.latent_data_class is LayeredLatentData
         model = self.latent_extractor.model
         return model if layered and isinstance(model, keras.Model) else None
 
     def _number_of_classes(self) -> int | None:
-        """Return K; None where neither the given head nor the extractor's model tells."""
+        """Return the number of classes K; None if neither the head nor the extractor tells it."""
         model = self.latent_to_logit_model or self._whole_model
-        shape = getattr(model, "output_shape", None)  # that of a detector is not (N, K)
+        shape = getattr(model, "output_shape", None)  # a detector's output is not (N, K)
         return shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
     def _images(self, inputs: ArrayLike | tf.Tensor) -> Array | tf.Tensor:
-        """Return checked images; tensors stay tensors, so that gradients can be taken."""
+        """Return checked images; tensors remain tensors, so that gradients can be computed."""
         images: Any = inputs if tf.is_tensor(inputs) else check_images(inputs)
         check_images_fit(images.shape[1:], self._whole_model)
         return images
 
     def _activations(self, inputs: ArrayLike) -> Array:
+        """Return activations (N, *spatial, D) of images."""
         return activations_of_latents(self.latent_extractor, self._images(inputs))
 
-    # ---------------------------------------------------------------- reading and writing
+    # ---------------------------------------------------------------- encoding and decoding
 
     def encode(
         self,
@@ -165,19 +187,42 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         resize: tuple[int, int] | None = None,
         differentiable: bool = False,
     ) -> list[EncodedData]:
-        """Return latent data and coefficients of images, in batches: see `HolisticCraft.encode`."""
+        """Compute latent data and coefficients of images in batches: see `HolisticCraft.encode`.
+
+        Parameters
+        ----------
+        inputs : array-like of shape (N, height, width, C)
+            Images, preprocessed for the network.
+        resize : (int, int), optional
+            Height and width that images are resized to.
+        differentiable : bool, default=False
+            Whether gradients of the coefficients can be computed.
+
+        Returns
+        -------
+        batches : list of EncodedData
+            Latent data and coefficients of each batch.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If the images are invalid.
+        """
         self.check_if_fitted()
         batches: list[EncodedData] = super().encode(self._images(inputs), resize, differentiable)
         return batches
 
     def detect(self, inputs: ArrayLike) -> Array:
-        """Return concept detections y of images, in [0, 1], in the shape of `transform`."""
+        """Return concept detections y in [0, 1], of shape (N, *spatial, I), of images."""
         return self.pairs.detect(self._activations(inputs))
 
     def _decode_coefficients(self, latent_data: LatentData, coeffs_u: Array | tf.Tensor) -> Any:
-        """Return predictions of r + decode(u), r = x − decode(encode(x)) being the residual.
+        """Return the network's outputs for r + decode(u), where r = x − decode(encode(x)).
 
-        ``latent_data`` keeps its activations: a copy goes through the network.
+        The activations x of ``latent_data`` are not changed, because a copy passes through the
+        network.
         """
         self.check_if_fitted()
         x = latent_data.get_activations(as_numpy=True)
@@ -187,7 +232,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         return self.latent_extractor.latent_to_logit(moved)
 
     def _decode_maps(self, coefficients: Array | tf.Tensor) -> tf.Tensor:
-        """Return decode(u) of maps (n, *spatial, I)."""
+        """Return features (N, *spatial, D) decoded from coefficients (N, *spatial, I)."""
         coefficients = tf.convert_to_tensor(coefficients, dtype=tf.float32)
         decoded = self.factorizer.decode(tf.reshape(coefficients, [-1, self.number_of_concepts]))
         channels = decoded.shape[-1]
@@ -203,13 +248,34 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         *args: Any,
         **kwargs: Any,
     ) -> Array:
-        """Return importances (I,) of the concepts: see `HolisticCraft.estimate_importance`.
+        """Estimate the importances of the concepts: see `HolisticCraft.estimate_importance`.
+
+        Parameters
+        ----------
+        images : array-like of shape (N, height, width, C)
+            Images, preprocessed for the network.
+        operator : callable
+            Xplique's operator: function from model, inputs and targets to scores.
+        class_id : int
+            Class whose score is explained.
+        method : str, default="gradient_input"
+            Xplique's attribution method.
+        *args, **kwargs : Any
+            Further arguments of `HolisticCraft.estimate_importance`.
+
+        Returns
+        -------
+        importances : ndarray of shape (I,)
 
         Raises
         ------
-        TypeError, ValueError
-            If there is no such class, or ``method="sobol"`` is asked for on a layer without maps:
-            Xplique's Sobol explainer masks maps.
+        NotFittedError
+            If `fit` was not called.
+        TypeError
+            If ``class_id`` is not an integer.
+        ValueError
+            If ``class_id`` is out of range, or if ``method="sobol"`` is used at a layer without
+            maps, which Xplique's Sobol explainer needs.
         """
         self.check_if_fitted()
         check_class(class_id, self._number_of_classes())
@@ -227,17 +293,17 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
     # ---------------------------------------------------------------- pictures
 
     def _prepare_coefficients_for_display(self, images: ArrayLike, coeffs_u: Array | None) -> Array:
-        """Return concept maps (N, H, W, I): coefficients where the concept is detected."""
+        """Return concept maps (N, H, W, I), zero where a concept is not detected."""
         coefficients = self.transform(images) if coeffs_u is None else np.asarray(coeffs_u)
         if coefficients.shape[-1] != self.number_of_concepts:
             raise ValueError(
-                f"coeffs_u must end in {self.number_of_concepts} concepts, "
-                f"but have shape {coefficients.shape}"
+                f"coeffs_u must have {self.number_of_concepts} concepts on the last axis, "
+                f"not shape {coefficients.shape}"
             )
         shape = self._to_numpy_image_batch(images).shape[1:]
         encode_shown = shown_encoder(self.factorizer)
         if encode_shown is not None:
-            # Cells of a finer or coarser map than the layer's own cannot be matched to detections.
+            # Maps of another size than those of the layer cannot be compared with detections.
             shown = by_position(encode_shown, self._activations(images))
             if shown.shape == coefficients.shape:
                 coefficients = np.where(shown > 0, np.maximum(coefficients, 0.0), 0.0)
@@ -252,16 +318,37 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         filter_percentile: int = 80,
         clip_percentile: int = 5,
     ) -> None:
-        """Draw one concept over one image: arguments as of `HolisticCraft`.
+        """Draw the map of a concept over an image.
 
-        Magnitudes are shown; where the map is 0, the image alone.
+        Absolute values of the map are drawn; where it is 0, only the image is visible.
+
+        Parameters
+        ----------
+        image : ndarray of shape (height, width, C)
+            The image.
+        concept_heatmap : ndarray of shape (H, W) or (H, W, 1)
+            Map of the concept.
+        concept_idx : int
+            Number of the concept, which sets its colour.
+        ax : Axes
+            Axes to draw on.
+        filter_percentile : int, default=80
+            Cells below this percentile of the map are not shown.
+        clip_percentile : int, default=5
+            Percentage of the shown pixels, the brightest ones, that are clipped to the same value.
+
+        Raises
+        ------
+        ValueError
+            If the map is not finite or has another shape.
         """
         heatmap = np.asarray(concept_heatmap, dtype=np.float32)
         if heatmap.shape[2:] == (1,):
             heatmap = heatmap[..., 0]
         if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
             raise ValueError(
-                f"concept_heatmap must be finite, (H, W) or (H, W, 1), not {heatmap.shape}"
+                "concept_heatmap must be finite and have shape (H, W) or (H, W, 1), "
+                f"not {heatmap.shape}"
             )
         picture = as_picture(image)
         draw_picture(ax, picture)
@@ -271,9 +358,10 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
 
 def _copy(latent_data: LatentData) -> LatentData:
-    """Return a copy whose activations can be set without changing the original.
+    """Return a copy of latent data whose activations can be set without changing the original.
 
-    Tensors are shared; lists and dicts, in which some extractors keep activations, are copied.
+    Tensors are shared. Lists and dicts are copied, because some extractors keep activations in
+    them.
     """
     twin = copy.copy(latent_data)
     for name, value in vars(latent_data).items():

@@ -1,4 +1,4 @@
-"""Direction pairs of several classes, where `CraftManagerTf` stood."""
+"""Direction pairs of several classes, with the interface of `CraftManagerTf`."""
 
 from __future__ import annotations
 
@@ -25,30 +25,52 @@ from xplique_dirpairs.pairs import DirectionPairs, Off
 
 
 class DirectionPairsManagerTf(CraftManagerTf):
-    """Direction pairs of several classes, used like `CraftManagerTf`.
+    """Direction pairs of several classes, with the interface of `CraftManagerTf`.
 
     Parameters
     ----------
     input_to_latent_model : SplitModel or keras.Model
+        See `DirectionPairsTf`.
     latent_to_logit_model : keras.Model, optional
-        As in `DirectionPairsTf`.
+        See `DirectionPairsTf`.
     inputs : array-like of shape (N, height, width, C)
+        Images, preprocessed for the network. Required.
     labels : array-like of shape (N,) or (N, K)
-        Class indices, or one-hot rows.
+        Class indices or one-hot rows. Required.
     list_of_class_of_interest : sequence of int, optional
-        Classes to explain. None: all that occur in the labels.
-    number_of_concepts, batch_size, patch_size : int
-        As in `DirectionPairsTf`.
+        Classes to explain; by default all classes that occur in the labels.
+    number_of_concepts : int, default=20
+        Number of concepts I, in all or, if not shared, of each class.
+    batch_size : int, default=64
+        See `DirectionPairsTf`.
+    patch_size : int, default=64
+        See `DirectionPairsTf`.
     shared : bool, default=True
-        True: one set of pairs, learned from the images of all classes of interest, with importances
-        for each class. False: a set for each class, as CRAFT has.
-    recipe, off, n_init, random_state, verbose
-        As in `DirectionPairsTf`.
+        If True, one set of pairs is learned from the images of all classes of interest, and
+        importances are estimated for each class. If False, a set of pairs is learned for each
+        class, as CRAFT does.
+    recipe : str or Recipe, default="default"
+        See `DirectionPairsTf`.
+    off : {"absent", "undecided"}, default="absent"
+        See `DirectionPairsTf`.
+    n_init : int, optional
+        See `DirectionPairsTf`.
+    random_state : int, optional
+        See `DirectionPairsTf`.
+    verbose : int, default=1
+        0 disables progress messages.
 
     Attributes
     ----------
-    craft_instances : dict
-        Class → its `DirectionPairsTf`.
+    craft_instances : dict of int to DirectionPairsTf
+        Extractor of each class of interest.
+
+    Raises
+    ------
+    TypeError
+        If images, labels or the second half are missing, or classes are not a list of integers.
+    ValueError
+        If labels, classes or other parameters are invalid.
     """
 
     def __init__(
@@ -71,14 +93,16 @@ class DirectionPairsManagerTf(CraftManagerTf):
     ):
         split = check_split(input_to_latent_model, latent_to_logit_model)
         if inputs is None or labels is None:
-            raise TypeError("inputs and labels are missing: images, and the class of each")
+            raise TypeError("inputs or labels are missing: give images and the class of each image")
         inputs = as_images(inputs)
         labels = check_labels(labels, len(inputs), None)
         classes = list_of_class_of_interest
         if classes is None:
             classes = np.unique(labels).tolist()
         elif np.ndim(classes) != 1:
-            raise TypeError(f"list_of_class_of_interest must be a list of classes, not {classes!r}")
+            raise TypeError(
+                f"list_of_class_of_interest must be a list of integers, not {classes!r}"
+            )
         for class_id in classes:
             check_class(class_id, split.head.number_of_classes)
         super().__init__(
@@ -107,13 +131,15 @@ class DirectionPairsManagerTf(CraftManagerTf):
         }
 
     def compute_predictions(self) -> Array:
-        """Return the network's class of every image, (N,)."""
+        """Return the class that the network predicts for each image, (N,)."""
         return self._predictions(self._activations())
 
     def _activations(self) -> Array:
+        """Return the activations (N, *spatial, D) of all images."""
         return compute_activations(self.split.input_to_latent_model, self.inputs, self.batch_size)
 
     def _predictions(self, activations: Array) -> Array:
+        """Return predicted classes (N,) of activations (N, *spatial, D)."""
         head = self.split.head
         return np.asarray(head.predict(head.pool(activations)).argmax(axis=-1))
 
@@ -124,26 +150,27 @@ class DirectionPairsManagerTf(CraftManagerTf):
         *,
         resume: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Learn the concepts from the images that the network assigns to the classes of interest.
+        """Learn the concepts from the images that the network predicts as the classes of interest.
 
         Parameters
         ----------
         nb_samples_per_class : int, optional
-            Largest number of images of each class; None: all.
+            Maximum number of images of each class; by default all are used.
         verbose : bool, default=False
             Whether to print the class being fitted.
-        resume : path, optional
-            As of `DirectionPairsTf.fit`; with a folder for each class where pairs are not shared.
+        resume : str or os.PathLike, optional
+            Folder that keeps the state of the learning: see `DirectionPairsTf.fit`. If pairs are
+            not shared, it holds a folder for each class.
 
         Raises
         ------
         ValueError
-            If no image is assigned to any of the classes.
+            If the network predicts none of the classes for any image.
 
         Warns
         -----
         UserWarning
-            If no image is assigned to a class, which is then left out.
+            If the network predicts a class for none of the images; that class is not fitted.
         """
         if nb_samples_per_class is not None:
             check_integer("nb_samples_per_class", nb_samples_per_class)
@@ -157,18 +184,19 @@ class DirectionPairsManagerTf(CraftManagerTf):
         chosen = {class_id: indices for class_id, indices in assigned.items() if indices.size}
         if not chosen:
             raise ValueError(
-                f"the network assigns none of the {len(predictions)} images to any of the classes "
-                f"{list(self.craft_instances)}, but to {np.unique(predictions).tolist()}"
+                f"the network predicts none of the classes {list(self.craft_instances)} for any of "
+                f"the {len(predictions)} images, but {np.unique(predictions).tolist()}: give other "
+                "images or classes"
             )
         missing = [class_id for class_id in assigned if class_id not in chosen]
         if missing:
             warnings.warn(
-                f"the network assigns no image to the classes {missing}: they are left out",
+                f"classes {missing} are not fitted: the network predicts them for no image",
                 UserWarning,
                 stacklevel=2,
             )
         for instance in self.craft_instances.values():
-            instance.factorization = None  # a class left out must not keep an earlier fit
+            instance.factorization = None  # a class without images must not keep an earlier fit
         if self.shared:
             first = self.craft_instances[next(iter(chosen))]
             first._learn(activations[np.concatenate(list(chosen.values()))], folder)
@@ -183,9 +211,10 @@ class DirectionPairsManagerTf(CraftManagerTf):
             instance._describe(self.inputs[indices], activations[indices], class_id)
             history = instance.history_
             if history is not None and history.interrupted and not self.shared:
-                break  # Ctrl-C ends the whole fit and keeps what was learned
+                break  # Ctrl-C ends the fit of all classes; fitted classes are kept
 
     def _fitted(self) -> dict[int, DirectionPairsTf]:
+        """Return the extractors of all fitted classes, by class."""
         fitted = {k: c for k, c in self.craft_instances.items() if c.factorization is not None}
         if not fitted:
             raise NotFittedError("this DirectionPairsManagerTf is not fitted: call fit() first")
@@ -193,20 +222,33 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     @property
     def pairs(self) -> DirectionPairs | dict[int, DirectionPairs]:
-        """The shared pairs; where they are not shared, those of each class."""
+        """Shared pairs or, if they are not shared, the pairs of each fitted class."""
         by_class = {class_id: craft.pairs for class_id, craft in self._fitted().items()}
         return next(iter(by_class.values())) if self.shared else by_class
 
     @property
     def history_(self) -> History | dict[int, History | None] | None:
-        """The course of the fit; where pairs are not shared, of each class."""
+        """Course of the fit or, if pairs are not shared, of the fit of each class."""
         by_class = {class_id: craft.history_ for class_id, craft in self._fitted().items()}
         return next(iter(by_class.values())) if self.shared else by_class
 
     def estimate_importance(self, nb_design: int = 32, verbose: bool = False) -> None:
-        """Estimate importances of the concepts for every fitted class: see `DirectionPairsTf`.
+        """Estimate the importances of the concepts for every fitted class: see `DirectionPairsTf`.
 
-        A concept's colour goes by its number: shared concepts have the same in every class.
+        A concept's colour is chosen by its number, so that a shared concept has the same colour in
+        every class.
+
+        Parameters
+        ----------
+        nb_design : int, default=32
+            See `FactorizerCraftTf.estimate_importance`.
+        verbose : bool, default=False
+            Whether to print the class being processed.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
         """
         for class_id, instance in self._fitted().items():
             if verbose:
@@ -214,19 +256,22 @@ class DirectionPairsManagerTf(CraftManagerTf):
             instance.estimate_importance(nb_design=nb_design)
 
     def _instance(self, class_id: int) -> DirectionPairsTf:
+        """Return the fitted extractor of a class."""
         if class_id not in self.craft_instances:
             raise ValueError(
-                f"class {class_id} is not one of the classes of interest, "
-                f"{list(self.craft_instances)}"
+                f"class_id must be one of the classes of interest, {list(self.craft_instances)}, "
+                f"not {class_id}"
             )
         if class_id not in self._fitted():
-            raise NotFittedError(f"class {class_id} was left out of the fit: no image is predicted")
+            raise NotFittedError(
+                f"class {class_id} was not fitted: the network predicts it for none of the images"
+            )
         return self.craft_instances[class_id]
 
     def plot_concepts_importances(
         self, class_id: int, nb_most_important_concepts: int = 5, verbose: bool = False
     ) -> Figure:
-        """Draw bars of the importances of one class: see `DirectionPairsTf`."""
+        """Draw the importances of concepts to a class: see `DirectionPairsTf`."""
         return self._instance(class_id).plot_concepts_importances(
             nb_most_important_concepts=nb_most_important_concepts, verbose=verbose
         )
@@ -234,7 +279,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
     def plot_concepts_crops(
         self, class_id: int, nb_crops: int = 10, nb_most_important_concepts: int | None = None
     ) -> Figure:
-        """Draw the best crops of each concept in images of one class: see `DirectionPairsTf`."""
+        """Draw the best crops of each concept in images of a class: see `DirectionPairsTf`."""
         return self._instance(class_id).plot_concepts_crops(
             nb_crops=nb_crops, nb_most_important_concepts=nb_most_important_concepts
         )
@@ -250,7 +295,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         alpha: float = 0.65,
         filepath: str | None = None,
     ) -> Figure:
-        """Draw the concept maps of a class over an image: see `DirectionPairsTf`."""
+        """Draw an image with the concepts of a class: see `DirectionPairsTf`."""
         return self._instance(class_id).plot_image_concepts(
             img,
             display_importance_order=display_importance_order,

@@ -1,4 +1,4 @@
-"""The one pass over images: what explanations, influence and reports need of each."""
+"""A single pass over images that collects what explanations, influence and reports need."""
 
 from __future__ import annotations
 
@@ -26,45 +26,54 @@ from xplique_dirpairs.data.images import (
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
-#: Activations up to this size are kept, 512 MB; images beyond it are read again where needed.
+#: Maximum size of the activations that are kept, 512 MB in bytes. Activations of further images are
+#: computed again when they are needed.
 KEPT_BYTES = 2**29
-#: Steps of the histogram of detections.
+#: Number of bins of the histogram of detections.
 BINS = 20
-#: Numbers that the sampled positions may take: 2**24 float32 are 64 MB.
+#: Maximum number of floats in the sample of positions: 2**24 float32 are 64 MB.
 _SAMPLED_FLOATS = 2**24
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """N images, read once by the concepts of a layer.
+    """N images and the concepts of a layer in them.
 
     Attributes
     ----------
     layer : ConceptLayer
+        The concepts.
     images : ndarray of shape (N, height, width, C)
+        The images.
     class_ids : ndarray of shape (N,), int
-        Labels as given, else predicted classes.
+        Labels if they were given, or else predicted classes.
     logits : ndarray of shape (N, K)
+        Logits of the images.
     pooled : ndarray of shape (N, D) or None
-        Features averaged over positions where the head begins so, or without positions; None where
-        the head takes maps.
+        Features averaged over positions, if the head starts with this average, or features of a
+        layer without positions; None otherwise.
     pooled_coefficients : ndarray of shape (N, I) or None
-        Their coefficients u.
+        Coefficients u of ``pooled``.
     detected : ndarray of shape (N, I)
         Share of the positions where a concept is detected.
     detected_together : ndarray of shape (I, I)
         Number of positions where both of two concepts are detected.
     histogram : ndarray of shape (I, BINS) or None
-        Number of positions by detection y, from 0 to 1; None where there are no detectors.
-    crop_values, crop_places : ndarray of shape (N, I)
-        Mean of the concept map over the best crop of each image, and the number of that crop.
+        Number of positions in each bin of the detection y, from 0 to 1; None without detectors.
+    crop_values : ndarray of shape (N, I)
+        Mean of the concept map over the best crop of each image.
+    crop_places : ndarray of shape (N, I), int
+        Number of the best crop of each image.
     patch : int
         Side of the crops, in pixels.
-    sample, sample_detections : ndarray of shape (P, D), and (P, I) bool
-        Positions at random, and where concepts are detected.
-    kept : ndarray of shape (n, *spatial, D)
-        Activations of the first n images: those that fit the memory.
+    sample : ndarray of shape (S, D)
+        Activations at randomly sampled positions.
+    sample_detections : ndarray of shape (S, I), bool
+        Whether each concept is detected at the sampled positions.
+    kept : ndarray of shape (M, *spatial, D)
+        Activations of the first M images, where M ≤ N is limited by the memory given to `scan`.
     batch_size : int
+        Number of images in a batch.
     """
 
     layer: ConceptLayer
@@ -92,16 +101,16 @@ class Scan:
 
     @cached_property
     def limits(self) -> tuple[float, float]:
-        """Pixel values of the images that pictures show as black and white."""
+        """Pixel values that plots show as black and white."""
         return pixel_limits(self.images)
 
     # ------------------------------------------------------------ features
 
     def activations(self, indices: Array) -> Array:
-        """Return activations of images, (n, *spatial, D).
+        """Return activations of the images ``indices``, (len(indices), *spatial, D).
 
-        Images whose activations are not kept are read a second time, and kept from then on: ask for
-        few of them.
+        Images whose activations are not kept pass through the network a second time. Their
+        activations are kept from then on, so that memory grows with the number of such images.
         """
         if not len(indices) or indices.max() < len(self.kept):
             return self.kept[indices]
@@ -113,11 +122,11 @@ class Scan:
         return np.stack([known[n] if n in known else self.kept[n] for n in indices.tolist()])
 
     def features(self, indices: Array) -> Array:
-        """Return features of images as the head takes them: (n, D), or (n, *spatial, D)."""
+        """Return features that the head takes, (len(indices), D) or (len(indices), *spatial, D)."""
         return self.activations(indices) if self.pooled is None else self.pooled[indices]
 
     def coefficients(self, indices: Array) -> Array:
-        """Return coefficients u of `features`: (n, I), or (n, *spatial, I)."""
+        """Return coefficients of `features`, (len(indices), I) or (len(indices), *spatial, I)."""
         if self.pooled_coefficients is not None:
             return self.pooled_coefficients[indices]
         return self.layer.coefficients(self.activations(indices))
@@ -126,7 +135,7 @@ class Scan:
 
     @property
     def overlaps(self) -> Array:
-        """Positions where both of two concepts are detected, as a share of either's, (I, I)."""
+        """Intersection over union of the positions where two concepts are detected, (I, I)."""
         together = self.detected_together
         own = np.diag(together)
         either = own[:, None] + own[None] - together
@@ -134,15 +143,21 @@ class Scan:
         return shares
 
     def best_images(self, concept: int, count: int, among: Array | None = None) -> Array:
-        """Return the images with a concept's best crops, best first; none without the concept.
+        """Return the images with the best crops of a concept, best first.
 
         Parameters
         ----------
         concept : int
+            Number of the concept.
         count : int
-            At most this many.
+            Maximum number of images.
         among : ndarray of int, optional
-            Images that count; None: all.
+            Indices of the images to choose from; by default all images.
+
+        Returns
+        -------
+        indices : ndarray of shape (k,), int
+            Images in which the concept is detected, with k ≤ ``count``.
         """
         values = self.crop_values[:, concept]
         candidates = np.arange(len(values)) if among is None else among
@@ -150,9 +165,21 @@ class Scan:
         return np.asarray(best[values[best] > 0])
 
     def crops(self, concept: int, count: int, among: Array | None = None) -> Array:
-        """Return a concept's best crops, of different images, (k, patch, patch, 3) uint8.
+        """Return the best crops of a concept, at most one from each image.
 
-        Arguments are those of `best_images`.
+        Parameters
+        ----------
+        concept : int
+            Number of the concept.
+        count : int
+            Maximum number of crops.
+        among : ndarray of int, optional
+            Indices of the images to choose from; by default all images.
+
+        Returns
+        -------
+        crops : ndarray of shape (k, patch, patch, 3), uint8
+            Crops of the images returned by `best_images`.
         """
         best = self.best_images(concept, count, among)
         crops = [
@@ -163,7 +190,7 @@ class Scan:
         return (255 * pictures + 0.5).astype(np.uint8)
 
     def crop_box(self, image: int, concept: int) -> tuple[float, float, float, float]:
-        """Return (top, left, bottom, right) of a best crop, as shares of the image's sides."""
+        """Return the best crop's (top, left, bottom, right) as fractions of the image's sides."""
         shape, patch = self.images.shape[1:], self.patch
         top, left = crop_place(int(self.crop_places[image, concept]), shape, patch)
         height, width = shape[:2]
@@ -182,29 +209,30 @@ def scan(
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> Scan:
-    """Read images once, a batch at a time.
+    """Read images once, in batches, and collect what is known about their concepts.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone.
+        Any object that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, C)
-        As the network takes them.
+        Images, preprocessed for the network.
     labels : array-like of shape (N,) or (N, K), optional
-        Their classes; None: those that the network predicts.
+        Classes of the images, as indices or one-hot rows; by default the predicted classes.
     activations : ndarray of shape (N, *spatial, D), optional
-        Activations of the images, where they are known: then no image passes through the first half
+        Activations of the images, if they are known; images then do not pass through the first half
         of the network.
     patch_size : int, optional
-        Side of the crops, in pixels; None: 0.3 of the images' shorter side.
+        Side of the crops, in pixels; by default 0.3 times the shorter side of the images.
     batch_size : int, default=64
+        Number of images in a batch.
     memory : int, default=2**29
-        Bytes of activations that are kept. Images beyond it pass through the network a second time
-        where their activations are needed.
-    random_state : int, default=0
+        Maximum size of the activations that are kept, in bytes. Further images pass through the
+        network a second time when their activations are needed.
+    random_state : int or None, default=0
         Seed of the sample of positions.
     verbose : int, default=1
-        0 for silence; else a progress bar.
+        0 disables the progress bar.
 
     Returns
     -------
@@ -212,8 +240,12 @@ def scan(
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If an argument is invalid.
+    TypeError
+        If ``concepts`` holds no concepts.
+    ValueError
+        If another argument is invalid.
+    NotFittedError
+        If ``concepts`` is not fitted.
     """
     images = as_images(images)
     layer = ConceptLayer.of(concepts)
@@ -221,11 +253,12 @@ def scan(
     check_integer("memory", memory, 0)
     if patch_size is not None:
         check_integer("patch_size", patch_size)
-    if labels is not None:  # as far as the classes are known: not after minutes
+    if labels is not None:  # before the long pass over the images, as far as K is known
         check_labels(labels, len(images), layer.head.number_of_classes)
     if activations is not None and len(activations) != len(images):
         raise ValueError(
-            f"activations must be one for each of {len(images)} images, not {len(activations)}"
+            f"activations must have one entry for each of {len(images)} images, "
+            f"not {len(activations)}"
         )
     shape = images.shape[1:]
     patch = default_patch(shape) if patch_size is None else fitting_patch(patch_size, shape)
@@ -234,6 +267,7 @@ def scan(
     kept = activations
 
     def batches() -> Iterator[tuple[Array, Array]]:
+        """Yield activations (B, *spatial, D) and detections (B, *spatial, I) of each batch."""
         nonlocal kept
         for start in progress(starts, len(starts), "images", verbose, "batch"):
             chosen = slice(start, start + batch_size)
@@ -267,25 +301,30 @@ def scan(
 
 
 class _Reading:
-    """What is collected of batches of activations."""
+    """Accumulator of what a scan collects from batches of activations."""
 
     def __init__(self, layer: ConceptLayer, image_shape: tuple[int, ...], patch: int) -> None:
         self.layer, self.image_shape, self.patch = layer, image_shape, patch
         concepts = layer.number_of_concepts
         self.detected_together = np.zeros((concepts, concepts))
         self.histogram = np.zeros((concepts, BINS))
-        #: Arrays with a row for each image, by their names in `Scan`.
+        #: Batches of arrays with a row for each image, by their names in `Scan`.
         self.by_image: dict[str, list[Array]] = defaultdict(list)
 
     def read(self, x: Array) -> Array:
-        """Collect a batch of activations (n, *spatial, D).
+        """Collect a batch of activations and return where concepts are detected in it.
+
+        Parameters
+        ----------
+        x : ndarray of shape (B, *spatial, D)
+            Activations.
 
         Returns
         -------
-        detected : ndarray of shape (n, *spatial, I), bool
+        detected : ndarray of shape (B, *spatial, I), bool
         """
         if not self.by_image:
-            # A function as head tells its number of classes only when it is called.
+            # If the head is a function, its number of classes is only known after a call.
             self.layer = replace(self.layer, head=self.layer.head.by_class(x))
         head = self.layer.head
         u, shown = self.layer.read(x)
@@ -304,6 +343,7 @@ class _Reading:
         return detected
 
     def _count(self, x: Array, detected: Array) -> None:
+        """Add a batch to the counts of detections."""
         on = as_positions(detected).astype(np.float32)
         self.detected_together += on.T @ on
         y = self.layer.detections(as_positions(x))
@@ -314,8 +354,11 @@ class _Reading:
             self.histogram += counts.reshape(concepts, BINS)
 
     def _best_crops(self, shown: Array) -> dict[str, Array]:
+        """Return value and number of the best crop, (B, I) each, of every image and concept."""
         maps = concept_maps(shown, self.image_shape)
-        if maps[0, ..., 0].size == 1:  # a map without places: the largest square stands for it
+        if (
+            maps[0, ..., 0].size == 1
+        ):  # without positions, the crop is the largest square in the image
             self.patch = min(self.image_shape[:2])
         values = crop_coefficients(maps, self.image_shape, self.patch)
         values = values.reshape(len(maps), -1, maps.shape[-1])
@@ -325,21 +368,24 @@ class _Reading:
 def sample_positions(
     batches: Iterable[tuple[Array, Array]], at_most: int, random_state: int | None = None
 ) -> tuple[Array, Array]:
-    """Draw a uniform sample of positions from a stream, in memory that does not grow with it.
+    """Sample positions uniformly from a stream of batches, using a fixed amount of memory.
 
     Parameters
     ----------
-    batches : iterable of pairs
-        Features (n, *spatial, D) and detections (n, *spatial, I), bool, of the same positions.
+    batches : iterable of (ndarray, ndarray)
+        Activations of shape (B, *spatial, D) and detections of shape (B, *spatial, I), bool, of the
+        same positions.
     at_most : int
-        Positions kept.
+        Maximum number of sampled positions S.
     random_state : int, optional
-        Seed.
+        Seed of the sample.
 
     Returns
     -------
-    features : ndarray of shape (P, D), float32
-    detections : ndarray of shape (P, I), bool
+    features : ndarray of shape (S, D)
+        Activations at the sampled positions.
+    detections : ndarray of shape (S, I), bool
+        Whether each concept is detected at the sampled positions.
     """
     rng = np.random.default_rng(random_state)
     kept: list[Array] = []

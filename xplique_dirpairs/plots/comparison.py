@@ -1,4 +1,4 @@
-"""Several extractors side by side: fidelity, importances, maps of one image, aligned concepts.
+"""Plots that compare extractors: fidelity, importances, maps of one image, aligned concepts.
 
 Each extractor has one colour in all figures; controls are grey and dashed.
 """
@@ -25,16 +25,17 @@ from xplique_dirpairs.plots.images import draw_crop_sheet, draw_lit, draw_pictur
 from xplique_dirpairs.plots.layout import dress, wrapped
 from xplique_dirpairs.plots.palette import Color, concept_colors
 
-#: Correlation of their maps from which two concepts count as alike.
+#: Two concepts count as alike if the correlation of their maps is at least this.
 _ALIKE = 0.3
 _GREYS = ((0.35, 0.35, 0.35), (0.6, 0.6, 0.6))
 _DASHES = ("--", ":")
-#: Colours beyond these are dark and similar: their lines are dashed, each in another way.
+#: Number of colours that are told apart without dashes. Later ones are dark and similar, so their
+#: lines are dashed, in different patterns.
 _COLORS_ALONE = 7
-#: Bars that go further down are cut off here, and their value is written.
+#: Bars that reach below this value are cut off there, and their value is written beside them.
 _LOWEST_BAR = -0.5
 _ERROR_BAR: Any = {"fmt": "none", "ecolor": "black", "elinewidth": 1.0, "capsize": 2}
-#: Characters of a name in one line of a label.
+#: Maximum number of characters in one line of a label.
 _NAME_WIDTH = 16
 
 
@@ -48,15 +49,18 @@ class ExtractorStyle:
 
 @dataclass(frozen=True)
 class ExtractorCurves:
-    """Class probabilities under deletion and insertion, means over the images.
+    """Mean class probabilities over images while concepts are deleted and inserted.
 
     Attributes
     ----------
     name : str
-    deletion, insertion : ndarray of shape (I + 1,)
-        After 0, 1, … concepts.
+        Name of the extractor.
+    deletion : ndarray of shape (I + 1,)
+        Probability after 0, 1, …, I concepts have been switched off.
+    insertion : ndarray of shape (I + 1,)
+        Probability after 0, 1, …, I concepts have been switched on.
     by_change : ndarray of shape (n,)
-        Under deletion, at n changes of the features.
+        Probability under deletion, at each of n amounts of change of the features.
     """
 
     name: str
@@ -67,7 +71,19 @@ class ExtractorCurves:
 
 @dataclass(frozen=True)
 class ExtractorBars:
-    """Importances of n concepts and their standard errors, (n,) each, largest first."""
+    """Importances of an extractor's n concepts, in descending order.
+
+    Attributes
+    ----------
+    name : str
+        Name of the extractor.
+    concepts : ndarray of shape (n,), int
+        Numbers of the concepts.
+    values : ndarray of shape (n,)
+        Importances.
+    errors : ndarray of shape (n,)
+        Standard errors of the importances.
+    """
 
     name: str
     concepts: Array
@@ -77,7 +93,17 @@ class ExtractorBars:
 
 @dataclass(frozen=True)
 class ConceptMap:
-    """One concept on one image: its contribution to the class's logit, and its map (H, W)."""
+    """A concept of one image.
+
+    Attributes
+    ----------
+    concept : int
+        Number of the concept.
+    contribution : float
+        Contribution of the concept to the logit of the class.
+    shown : ndarray of shape (H, W)
+        Map of the concept.
+    """
 
     concept: int
     contribution: float
@@ -86,7 +112,21 @@ class ConceptMap:
 
 @dataclass(frozen=True)
 class AlignedConcept:
-    """A concept of each of two extractors, and the best crops (k, patch, patch, 3) of both."""
+    """Two concepts, one from each of two extractors, that match each other.
+
+    Attributes
+    ----------
+    ours : int
+        Number of the first extractor's concept.
+    theirs : int
+        Number of the second extractor's concept.
+    correlation : float
+        Correlation of their maps.
+    our_crops : ndarray of shape (k, patch, patch, 3)
+        Best crops of the first extractor's concept.
+    their_crops : ndarray of shape (k, patch, patch, 3)
+        Best crops of the second extractor's concept.
+    """
 
     ours: int
     theirs: int
@@ -98,7 +138,20 @@ class AlignedConcept:
 def extractor_styles(
     names: Sequence[str], controls: Collection[str] = ()
 ) -> dict[str, ExtractorStyle]:
-    """Return name → style in the order given; controls are grey and take no colour."""
+    """Choose a colour and a line style for each extractor.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the extractors.
+    controls : collection of str, default=()
+        Names of the extractors that are drawn in grey.
+
+    Returns
+    -------
+    styles : dict of str to ExtractorStyle
+        In the order of ``names``.
+    """
     colored = [name for name in names if name not in controls]
     grey = [name for name in names if name in controls]
     dashes = ((0, (6, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))
@@ -120,16 +173,23 @@ def plot_fidelity(
     bars: Mapping[str, Array],
     styles: Mapping[str, ExtractorStyle],
 ) -> Figure:
-    """Draw deletion, insertion, and deletion by the change of the features; below, bars of metrics.
+    """Draw deletion and insertion curves above bars of further metrics.
 
     Parameters
     ----------
     curves : sequence of ExtractorCurves
+        Curves of each extractor.
     changes : ndarray of shape (n,)
-        Fractions of the features' norm at which ``by_change`` is given.
-    bars : mapping of str to ndarray of shape (extractors, 3)
-        Metric → value and both ends of its interval, NaN where there is none.
+        Changes of the features at which ``by_change`` is given, as fractions of their norm.
+    bars : mapping of str to ndarray of shape (len(curves), 3)
+        For each metric, the value of every extractor and the lower and upper end of its interval;
+        NaN where a value is missing.
     styles : mapping of str to ExtractorStyle
+        Style of each extractor, by name.
+
+    Returns
+    -------
+    figure : Figure
     """
     count = len(curves)
     low = 0.7 + 0.21 * count if bars else 0.0
@@ -177,7 +237,7 @@ def _draw_bars(
     names: Sequence[str],
     styles: Mapping[str, ExtractorStyle],
 ) -> None:
-    """Draw a panel for each metric, on its own scale, with extractors one below the other."""
+    """Draw a panel of horizontal bars for each metric, each panel on a scale of its own."""
     axes = figure.subplots(1, len(bars), squeeze=False, sharey=True)[0]
     places = np.arange(len(names))
     for ax, (title, intervals) in zip(axes, bars.items(), strict=True):
@@ -207,7 +267,19 @@ def _draw_bars(
 def plot_extractor_importances(
     extractors: Sequence[ExtractorBars], styles: Mapping[str, ExtractorStyle]
 ) -> Figure:
-    """Draw a panel for each extractor: importances, largest first, with their standard errors."""
+    """Draw a panel for each extractor with the importances of its concepts.
+
+    Parameters
+    ----------
+    extractors : sequence of ExtractorBars
+        Importances and standard errors of each extractor's concepts.
+    styles : mapping of str to ExtractorStyle
+        Style of each extractor, by name.
+
+    Returns
+    -------
+    figure : Figure
+    """
     columns = min(4, len(extractors))
     rows = ceil(len(extractors) / columns)
     most = max(len(extractor.concepts) for extractor in extractors)
@@ -216,7 +288,7 @@ def plot_extractor_importances(
         rows, columns, figsize=(columns * width + 0.4, 2.3 * rows + 0.3),
         squeeze=False, sharey=True, layout="constrained",
     )  # fmt: skip
-    figure.draw_without_rendering()  # labels are as large as there is room for
+    figure.draw_without_rendering()  # the size of the labels depends on the layout
     for ax in axes.flat[len(extractors) :]:
         ax.set_axis_off()
     for k, (ax, extractor) in enumerate(zip(axes.flat, extractors, strict=False)):
@@ -239,20 +311,21 @@ def plot_extractor_importances(
 
 
 def counterparts(maps: Array, other_maps: Array) -> tuple[Array, Array]:
-    """Pair two extractors' concepts one to one, so that their maps agree best.
+    """Match two extractors' concepts one to one, so that their maps correlate most.
 
     Parameters
     ----------
     maps : ndarray of shape (N, H, W, I)
+        Concept maps of the first extractor.
     other_maps : ndarray of shape (N, H, W, J)
-        J ≥ I.
+        Concept maps of the other extractor, with J ≥ I.
 
     Returns
     -------
     partners : ndarray of shape (I,)
-        The other extractor's concept that belongs to each concept.
+        Number of the other extractor's concept that is matched to each concept.
     correlations : ndarray of shape (I,)
-        Pearson's, of the two maps over all positions; 0 where a map is constant.
+        Pearson correlation of the two maps over all positions; 0 where a map is constant.
 
     Raises
     ------
@@ -271,6 +344,7 @@ def counterparts(maps: Array, other_maps: Array) -> tuple[Array, Array]:
 
 
 def _standardised(values: Array) -> Array:
+    """Return the columns of values (P, I) with mean 0 and deviation 1; constant columns are 0."""
     centred: Array = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     scaled: Array = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
@@ -283,16 +357,22 @@ def plot_extractor_maps(
     styles: Mapping[str, ExtractorStyle],
     title: str,
 ) -> Figure:
-    """Draw a picture for every concept of every extractor, lit only where the concept is.
+    """Draw an image once for every concept of every extractor, bright where the concept is.
 
     Parameters
     ----------
     picture : ndarray of shape (height, width, 3)
-        In [0, 1].
+        The image, with values in [0, 1].
     rows : mapping of str to sequence of ConceptMap
-        Extractor → its concepts, from left to right. A map is brightest at its maximum.
+        Concepts of each extractor, from left to right. Each map is scaled to its own maximum.
     styles : mapping of str to ExtractorStyle
+        Style of each extractor, by name.
     title : str
+        Title of the figure.
+
+    Returns
+    -------
+    figure : Figure
     """
     columns = max(len(concepts) for concepts in rows.values())
     size = 1.45
@@ -333,17 +413,24 @@ def plot_aligned_concepts(
     nb_crops: int,
     styles: Mapping[str, ExtractorStyle],
 ) -> Figure:
-    """Draw the best crops of two extractors' concepts in pairs, with their correlation.
+    """Draw the best crops of matching concepts of two extractors, with their correlation.
 
     Parameters
     ----------
-    a, b : str
-        The extractors' names.
+    a : str
+        Name of the first extractor.
+    b : str
+        Name of the second extractor.
     aligned : sequence of AlignedConcept
-        From top to bottom.
+        Pairs of concepts, from top to bottom.
     nb_crops : int
-        Crops in a row.
+        Maximum number of crops of a concept.
     styles : mapping of str to ExtractorStyle
+        Style of each extractor, by name.
+
+    Returns
+    -------
+    figure : Figure
     """
     rows = len(aligned)
     figure, axes = plt.subplots(
@@ -355,7 +442,7 @@ def plot_aligned_concepts(
         wspace=1.2 / (0.85 * nb_crops), hspace=0.08,
     )  # fmt: skip
     figure.suptitle(
-        "Concepts that are at the same places (r: correlation of their maps)",
+        "Concepts found at the same places (r: correlation of their maps)",
         fontsize=11, y=1 - 0.08 / height, va="top",
     )  # fmt: skip
     for ax, name in zip(axes[0], (a, b), strict=True):
@@ -380,6 +467,6 @@ def plot_aligned_concepts(
 
 
 def _bright(color: Color) -> Color:
-    """Return the colour, light enough for an outline on a darkened picture."""
+    """Return a colour lightened so that its outline is visible on a darkened picture."""
     hue, light, saturation = colorsys.rgb_to_hls(*color)
     return colorsys.hls_to_rgb(hue, max(light, 0.65), saturation)

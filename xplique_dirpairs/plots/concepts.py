@@ -1,7 +1,8 @@
-"""Concepts as people see them: importances, best crops, maps on images, pictures made for them.
+"""Plots of concepts: importances, best crops, maps on images, pictures optimised for concepts.
 
-Functions whose name begins with "draw" draw on axes they are given. ``colors`` are r, g, b of each
-concept drawn; ``cmaps`` the transparent colour maps of the same concepts.
+Functions whose names begin with "draw" draw on given axes; those whose names begin with "plot"
+return a new figure. ``colors`` holds the RGB colour of each concept drawn, and ``cmaps`` the
+transparent colour map of each.
 """
 
 from __future__ import annotations
@@ -32,28 +33,32 @@ from xplique_dirpairs.plots.images import (
 from xplique_dirpairs.plots.layout import Sheet
 from xplique_dirpairs.plots.palette import Color, concept_colors, line_color
 
-#: Crops in one line of a figure.
+#: Maximum number of crops in one line of a figure.
 CROPS_PER_LINE = 10
-#: Concepts laid over one image in `plot_image_concepts`: outlines of more cannot be told apart.
+#: Maximum number of concepts drawn on the image by `plot_image_concepts`: the outlines of more
+#: concepts could not be told apart.
 OVERLAID = 8
-#: Concepts below one another in `plot_maximised`; further ones go into a column of their own.
+#: Maximum number of rows in `plot_maximised`; further concepts go into another block of columns.
 _ROWS = 10
-#: Inches: side of a picture, width of a concept's number, between rows, above the first one.
+#: Lengths in inches: side of a picture, width of the column of concept numbers, gap between rows,
+#: space above the first row.
 _SIDE, _LABEL, _GAP, _TOP = 1.15, 0.75, 0.08, 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class RankedConcept:
-    """A concept among the most important ones.
+    """A concept with its importance and its best crops.
 
     Attributes
     ----------
     number : int
+        Number of the concept.
     importance : float
+        Importance of the concept.
     cmap : Colormap
-        Transparent, of the concept's colour.
+        Transparent colour map in the concept's colour.
     crops : ndarray of shape (k, patch, patch, 3)
-        Its best crops, best first; k may be 0.
+        Best crops of the concept, best first; k may be 0.
     """
 
     number: int
@@ -63,14 +68,15 @@ class RankedConcept:
 
     @property
     def color(self) -> Color:
-        """The colour of `cmap`."""
+        """Opaque colour of `cmap`, as (r, g, b)."""
         return line_color(self.cmap)
 
 
 def empty_axes(figsize: tuple[float, float]) -> Axes:
-    """Return the current axes if nothing is on them yet, or those of a new figure.
+    """Return the current axes if they are empty, or else those of a new figure.
 
-    A plot that may be one of several goes there. ``figsize`` is in inches.
+    This lets a script place a plot in a figure of several panels. ``figsize`` is the size of a new
+    figure, in inches.
     """
     if plt.get_fignums():
         figure = plt.gcf()
@@ -89,9 +95,10 @@ def draw_importances(
     colors: Sequence[Color],
     title: str,
 ) -> None:
-    """Draw a bar for each concept, in the given order, labelled by its number.
+    """Draw a bar for each of n concepts, in the given order, labelled with its number.
 
-    ``concepts`` (numbers), ``importances`` and ``colors`` are n each.
+    ``concepts`` holds the numbers of the concepts; ``concepts``, ``importances`` and ``colors``
+    have length n.
     """
     places = np.arange(len(concepts))
     ax.bar(places, importances, color=colors, width=0.8)
@@ -100,7 +107,7 @@ def draw_importances(
     room = width / len(places)
     size = min(10.0, room / (0.75 * max(map(len, labels))))
     upright = size >= 6.0
-    if not upright:  # a label that is turned is as wide as it is high
+    if not upright:  # a rotated label is only as wide as its font is high
         size = max(3.0, min(9.0, 0.8 * room))
     ax.set_xticks(places, labels, fontsize=size, rotation=0 if upright else 90)
     ax.set_xlim(-0.6, len(places) - 0.4)
@@ -113,7 +120,7 @@ def draw_importances(
 
 
 def plot_crop_rows(concepts: Sequence[RankedConcept], number_of_crops: int) -> Figure:
-    """Draw a row of best crops for each concept, with room for ``number_of_crops``."""
+    """Draw a row of up to ``number_of_crops`` best crops for each concept."""
     columns = min(number_of_crops, CROPS_PER_LINE)
     lines = ceil(number_of_crops / columns)
     height = lines + 0.12
@@ -129,7 +136,7 @@ def plot_crop_rows(concepts: Sequence[RankedConcept], number_of_crops: int) -> F
 
 
 def plot_legend(concepts: Sequence[RankedConcept], border_width: int) -> Figure:
-    """Draw the best crop of each concept in a frame of its colour, ``border_width`` pixels wide."""
+    """Draw each concept's best crop in a frame of its colour, ``border_width`` pixels wide."""
     columns = min(len(concepts), CROPS_PER_LINE)
     rows = ceil(len(concepts) / columns)
     size = (1.2 * columns, 1.4 * rows)
@@ -156,22 +163,26 @@ def draw_concept_map(
     alpha: float = 0.65,
     **plot_kwargs: Any,
 ) -> None:
-    """Draw an image with concepts laid over it, the first on top.
+    """Draw an image and the maps of n concepts over it, the first concept on top.
 
     Parameters
     ----------
     ax : Axes
+        Axes to draw on.
     picture : ndarray of shape (height, width, 3)
-        In [0, 1].
+        The image, with values in [0, 1].
     maps : ndarray of shape (H, W, n)
-        Coefficients of the n concepts drawn, where they are shown.
-    cmaps : sequence of Colormap
-    filter_percentile, clip_percentile
-        As in `concept_heatmap`.
+        Coefficients of the n concepts; values at or below 0 are not drawn.
+    cmaps : sequence of n Colormap
+        Colour map of each concept.
+    filter_percentile : float, default=90
+        See `concept_heatmap`.
+    clip_percentile : float or None, default=10
+        See `concept_heatmap`.
     alpha : float, default=0.65
         Opacity of the maps.
-    plot_kwargs
-        For ``imshow``.
+    **plot_kwargs : Any
+        Keyword arguments of ``Axes.imshow``.
     """
     draw_picture(ax, picture, **plot_kwargs)
     shape = picture.shape[:2]
@@ -185,18 +196,24 @@ def plot_image_concepts(
 ) -> Figure:
     """Draw an image with its concepts, their best crops on both sides, and their importances.
 
-    Of many concepts the first `OVERLAID` are laid over the image.
+    At most `OVERLAID` concepts are drawn on the image itself.
 
     Parameters
     ----------
-    picture, maps : ndarray
-        As in `draw_concept_map`.
-    concepts : sequence of RankedConcept
-        In the order of the maps.
+    picture : ndarray of shape (height, width, 3)
+        The image, with values in [0, 1].
+    maps : ndarray of shape (H, W, n)
+        Coefficients of the n concepts.
+    concepts : sequence of n RankedConcept
+        The concepts, in the order of the maps.
     title : str
-        Above the importances.
-    map_kwargs
-        For `draw_concept_map`.
+        Title of the panel of importances.
+    **map_kwargs : Any
+        Keyword arguments of `draw_concept_map`.
+
+    Returns
+    -------
+    figure : Figure
     """
     per_side = ceil(len(concepts) / 2)
     rows = min(per_side, max(3, ceil(per_side**0.5)))
@@ -237,47 +254,49 @@ def plot_maximised(
     concepts: Sequence[int] | Array,
     *,
     limits: Limits | None = None,
-    notes: Sequence[str] | None = None,
-    colors: Sequence[Color] | None = None,
     nb_crops: int = 5,
     title: str = "",
 ) -> Figure:
-    """Draw a row for each concept: pictures made for it, then its best crops.
+    """Draw a row for each concept: pictures optimised for it, then its best crops.
 
     Parameters
     ----------
     pictures : mapping of str to array-like of shape (n, height, width, C)
-        What they were made along ("filter", "signal vector") → pictures, one for each concept.
-    crops : sequence of ndarray of shape (k, patch, patch, C)
+        Pictures of the n concepts, one for each, in columns headed by the keys: the directions
+        that they were optimised for, such as "filter" and "signal vector".
+    crops : sequence of n ndarray of shape (k, patch, patch, C)
         Best crops of each concept, best first; k may be 0.
     concepts : sequence of int
         Numbers of the n concepts.
     limits : (float, float), optional
-        Lowest and highest value of pictures and crops; by default each set's own, as `as_picture`
-        takes them.
-    notes : sequence of str, optional
-        A line of text for each concept, below its number.
-    colors : sequence of (float, float, float), optional
-        Of these concepts.
+        Pixel values shown as black and white; by default `pixel_limits` of each set of pictures or
+        crops.
     nb_crops : int, default=5
-        Crops shown of each.
+        Maximum number of crops shown for each concept.
     title : str, default=""
+        Title of the figure.
+
+    Returns
+    -------
+    figure : Figure
 
     Raises
     ------
     ValueError
-        If there are no pictures, or not as many as concepts.
+        If there are no concepts or no pictures, or if the number of pictures or crops is not the
+        number of concepts.
     """
     concepts = np.asarray(concepts)
     shown = {name: as_picture(images, limits) for name, images in pictures.items()}
     counts = {name: len(images) for name, images in shown.items()} | {"crops": len(crops)}
     if not shown or not len(concepts) or set(counts.values()) != {len(concepts)}:
         raise ValueError(
-            f"pictures and crops are wanted for each of {len(concepts)} concepts, not {counts}"
+            f"expected one picture and one set of crops for each of {len(concepts)} concepts, "
+            f"got {counts}"
         )
-    if colors is None:  # a concept has the colour of its number, also where only some are drawn
-        by_number = concept_colors(int(concepts.max()) + 1)
-        colors = [by_number[int(i)] for i in concepts]
+    # A concept keeps the colour of its number even if only a few concepts are drawn.
+    by_number = concept_colors(int(concepts.max()) + 1)
+    colors = [by_number[int(i)] for i in concepts]
     blocks = ceil(len(concepts) / _ROWS)
     rows = ceil(len(concepts) / blocks)
     block = _LABEL + (_SIDE + _GAP) * len(shown) + 0.12 + _SIDE * nb_crops + 0.25
@@ -285,9 +304,8 @@ def plot_maximised(
     for k, concept in enumerate(concepts):
         column, row = divmod(k, rows)
         left, top = column * block + _LABEL, _TOP + row * (_SIDE + _GAP)
-        label = f"{concept}" if notes is None else f"{concept}\n{notes[k]}"
         page.text(
-            left - 0.08, top + _SIDE / 2, label,
+            left - 0.08, top + _SIDE / 2, str(concept),
             ha="right", va="center", fontsize=9, color=colors[k], fontweight="bold",
         )  # fmt: skip
         panels = []
@@ -313,17 +331,25 @@ def plot_class_importances(
     colors: Sequence[Color],
     title: str,
 ) -> Figure:
-    """Draw how important each concept (columns) is to each class (rows).
+    """Draw a table of the importance of each concept (columns) to each class (rows).
 
     Parameters
     ----------
     importances : ndarray of shape (K, I)
-        A row is coloured relative to its largest value; concepts are ordered by their mean.
+        Importances. A row is coloured relative to its largest value; columns are sorted by their
+        mean, largest first.
     class_names : sequence of K str
+        Names of the classes.
     crops : sequence of I ndarray of shape (k, patch, patch, 3)
-        Of each concept; the first, if there is one, stands above its column.
+        Best crops of each concept, of which the first is drawn above its column; k may be 0.
     colors : sequence of I (float, float, float)
+        Colours of the concepts.
     title : str
+        Title of the figure.
+
+    Returns
+    -------
+    figure : Figure
     """
     order = np.argsort(-importances.mean(axis=0), kind="stable")
     classes, concepts = importances.shape

@@ -1,4 +1,4 @@
-"""Images, crops and concept maps as pixels, and how they are laid over one another."""
+"""Conversion of images, crops and concept maps to pixels, and their drawing on axes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.palette import Color, line_color
 
-#: A concept's outline runs where its map reaches this share of its maximum.
+#: Level of a concept's outline, as a share of the maximum of its map.
 OUTLINE = 0.3
-#: Brightness that is left of a picture where a concept is not.
+#: Brightness of a picture where a concept is absent, as a share of the original brightness.
 _DIMMED = 0.3
 
 Limits = tuple[float, float]
 
 
 def pixel_limits(images: Array) -> Limits:
-    """Return (black, white): 0–255 for integers, 0–1 if the images fit, else their range."""
+    """Return the pixel values shown as black and white.
+
+    They are 0 and 255 for integers, 0 and 1 if all values lie between these, and the minimum and
+    maximum of the images otherwise.
+    """
     if images.dtype.kind in "ui" or not images.size:
         return 0.0, 255.0
     low, high = float(images.min()), float(images.max())
@@ -37,9 +41,9 @@ def as_picture(images: ArrayLike, limits: Limits | None = None) -> Array:
     Parameters
     ----------
     images : array-like of shape (..., height, width, C)
-        One channel is grey, three are RGB; of any other number the mean is shown.
+        Images. Three channels are RGB; any other number of channels is averaged to grey.
     limits : (float, float), optional
-        Black and white; by default the `pixel_limits` of these images.
+        Pixel values shown as black and white; by default the `pixel_limits` of these images.
 
     Returns
     -------
@@ -64,21 +68,22 @@ def concept_heatmap(
     Parameters
     ----------
     concept_map : ndarray of shape (H, W)
-        Values at or below zero are not shown.
+        Concept map. Values at or below zero are not shown.
     shape : (int, int)
         Height and width of the image.
     filter_percentile : float, default=90
         Cells below this percentile of the map are not shown.
     clip_percentile : float or None, default=10
-        The brightest percent of what is shown look alike. None: no clipping.
+        Percentage of the shown pixels, the brightest ones, that are clipped to the same value.
+        None: no clipping.
 
     Returns
     -------
     heatmap : ndarray of shape (height, width)
-        All zero where nothing is left to show.
+        Values in [0, 1]; all 0 if nothing is shown.
     """
-    # Percentiles of the shown part: of a map that is zero nearly everywhere, those of the whole
-    # are zero, and would clip the concept away.
+    # The clipping percentile is taken over the shown pixels: over all pixels of a map that is zero
+    # nearly everywhere it would be 0, and the concept would disappear.
     threshold = np.percentile(concept_map, filter_percentile)
     cells = np.where((concept_map >= threshold) & (concept_map > 0), concept_map, 0.0)
     height, width = shape
@@ -92,7 +97,7 @@ def concept_heatmap(
 
 
 def draw_picture(ax: Axes, picture: Array, **plot_kwargs: Any) -> None:
-    """Draw an image, (height, width, 3) in [0, 1], without ticks."""
+    """Draw an image of shape (height, width, 3) with values in [0, 1], without ticks."""
     ax.imshow(picture, **plot_kwargs)
     ax.set_axis_off()
 
@@ -100,7 +105,7 @@ def draw_picture(ax: Axes, picture: Array, **plot_kwargs: Any) -> None:
 def draw_heatmap(
     ax: Axes, heatmap: Array, cmap: Colormap, alpha: float = 0.65, **plot_kwargs: Any
 ) -> None:
-    """Lay a concept over an image: a veil and an outline; nothing if the heat map is zero."""
+    """Draw a transparent heat map and its outline over an image, or nothing if it is zero."""
     if not heatmap.any():
         return
     defaults: dict[str, Any] = {"cmap": cmap, "alpha": alpha, "vmin": 0.0, "vmax": 1.0}
@@ -110,9 +115,9 @@ def draw_heatmap(
 
 
 def draw_lit(ax: Axes, picture: Array, concept_map: Array, color: Color) -> None:
-    """Draw a picture that is dark but where a concept is, outlined in the concept's colour.
+    """Draw a picture that is dark except where a concept is, outlined in the concept's colour.
 
-    The map (H, W) is as bright as it goes at 1.
+    ``concept_map`` has shape (H, W); the picture has its full brightness where the map is 1.
     """
     light = concept_heatmap(concept_map, picture.shape[:2], 0, clip_percentile=None)
     light = np.clip(light * min(float(concept_map.max()), 1.0), 0.0, 1.0)
@@ -123,25 +128,29 @@ def draw_lit(ax: Axes, picture: Array, concept_map: Array, color: Color) -> None
 
 
 def draw_note(ax: Axes, text: str, **style: Any) -> None:
-    """Write words in the middle of axes."""
+    """Write text in the middle of axes."""
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, **style)
 
 
 def draw_crop_sheet(
     ax: Axes, crops: Array, columns: int, lines: int, color: Color, anchor: str = "C"
 ) -> None:
-    """Draw crops side by side in a frame of the concept's colour, or words if there are none.
+    """Draw crops side by side in a frame of the concept's colour, or a note if there are none.
 
     Parameters
     ----------
     ax : Axes
+        Axes to draw on.
     crops : ndarray of shape (k, patch, patch, 3)
-        k may be 0.
-    columns, lines : int
-        There is room for this many crops.
+        Crops; k may be 0.
+    columns : int
+        Number of crops in a line.
+    lines : int
+        Number of lines.
     color : (float, float, float)
+        Colour of the frame.
     anchor : str, default="C"
-        Where in the axes the sheet is: see ``Axes.set_anchor``.
+        Position of the crops in the axes: see ``Axes.set_anchor``.
     """
     if len(crops):
         ax.imshow(montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24)))
@@ -156,7 +165,7 @@ def draw_crop_sheet(
 
 
 def framed(picture: Array, color: Color, width: int) -> Array:
-    """Paint a border, ``width`` pixels wide, over the edge of a picture."""
+    """Return a copy of a picture with a border, ``width`` pixels wide, painted over its edge."""
     picture = picture.copy()
     if width > 0:
         for edge in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
@@ -165,16 +174,22 @@ def framed(picture: Array, color: Color, width: int) -> Array:
 
 
 def montage(pictures: Array, columns: int, rows: int, gap: int = 2) -> Array:
-    """Lay pictures out row by row in one, white where there are too few.
+    """Arrange pictures row by row in a single image, white where there are too few.
 
     Parameters
     ----------
     pictures : ndarray of shape (n, height, width, 3)
-        Those beyond ``columns * rows`` are left out.
-    columns, rows : int
-        Of the grid.
+        Pictures; those beyond ``columns * rows`` are left out.
+    columns : int
+        Number of columns of the grid.
+    rows : int
+        Number of rows of the grid.
     gap : int, default=2
-        White pixels between the pictures.
+        Number of white pixels between the pictures.
+
+    Returns
+    -------
+    sheet : ndarray of shape (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
     """
     _, height, width, _ = pictures.shape
     sheet = np.ones(

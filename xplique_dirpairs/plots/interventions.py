@@ -1,4 +1,4 @@
-"""Counterfactuals of one image and of many, and confusion matrices of a correction."""
+"""Plots of counterfactuals of one image and of many, and of corrections."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from xplique_dirpairs.plots.images import as_picture, draw_note, draw_picture
 from xplique_dirpairs.plots.layout import dress, plain
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, concept_colors
 
-#: Concepts whose maps are drawn; the bars show all.
+#: Maximum number of concepts whose maps are drawn.
 _MAPS = 4
-#: Classes whose probabilities are drawn along the path.
+#: Number of classes whose probabilities are drawn along the path.
 _CLASSES = 5
-#: Moved concepts that there is room for.
+#: Maximum number of moved concepts in the panel of changes.
 _BARS = 50
 
 # ------------------------------------------------------------------ one counterfactual
@@ -37,31 +37,42 @@ def plot_counterfactual(
     maps: Array,
     distances: Mapping[str, tuple[float, float, Array]],
 ) -> Figure:
-    """Draw what was moved and where, class probabilities on the way, the distance to the data.
+    """Draw the moved concepts, class probabilities along the path, and distances to the data.
 
     Parameters
     ----------
     title : str
-    image : ndarray of shape (height, width, C), optional
+        Title of the figure.
+    image : ndarray of shape (height, width, C) or None
+        The image; None if it is not known.
     predicted : (int, int)
-        Classes before and after.
+        Predicted class before and after the move.
     class_names : sequence of K str
+        Names of the classes.
     path : ndarray of shape (steps,)
-        Shares of the way, 0 to 1.
+        Fractions of the move, from 0 to 1.
     probabilities : ndarray of shape (steps, K)
+        Class probabilities at each fraction of the move.
     moves : sequence of k (str, str)
-        Names of the moved concepts and what happened to each, the largest change first.
+        Name of each moved concept and a word for its change, the largest change first.
     amounts : ndarray of shape (2, k)
-        Of the concepts before and after; 0 and 1 are the ends of their range in training images.
-    maps : ndarray of shape (2, *S, k)
+        Amount of each concept before and after; 0 and 1 are the ends of its range in the training
+        images.
+    maps : ndarray of shape (2, *spatial, k)
         Coefficients before and after.
     distances : mapping of str to (float, float, ndarray)
-        Label → distance to the training features before and after, and those of training images.
+        For each label, the distance to the training features before and after, and the distances
+        of the training images.
+
+    Returns
+    -------
+    figure : Figure
     """
     bars = max(1, min(len(moves), _BARS))
     shown = min(len(moves), _MAPS) if maps.ndim == 4 else 0
     lower = max(1.9, 0.75 + 0.24 * bars)
-    # A row of maps, before above after, if there are maps; below it bars and distances.
+    # If there are maps, those before the move are above those after it; below are the changes and
+    # the distances.
     heights = [3.0, lower] if not shown else [3.0, 3.5, lower]
     figure = plt.figure(figsize=(10.0, sum(heights) + 0.6), layout="constrained")
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
@@ -73,7 +84,7 @@ def plot_counterfactual(
     bottom = grid[len(heights) - 1].subgridspec(1, 2, width_ratios=(1.5, 1.0))
     _draw_moved_concepts(figure.add_subplot(bottom[0]), moves, amounts)
     corner = bottom[1]
-    if lower > 3.0:  # two rows of distances stay together, however many concepts were moved
+    if lower > 3.0:  # the two rows of distances stay close together if many concepts were moved
         corner = corner.subgridspec(2, 1, height_ratios=(2.0, lower - 2.0))[0]
     _draw_distances(figure.add_subplot(corner), distances)
     figure.suptitle(title, fontsize=12)
@@ -87,6 +98,7 @@ def _draw_image(
     class_names: Sequence[str],
     probabilities: Array,
 ) -> None:
+    """Draw the image, with the probabilities of the classes before and after as its title."""
     (before, after), start, end = predicted, probabilities[0], probabilities[-1]
     lines = [f"{plain(class_names[before])}: {start[before]:.2f}"]
     if after != before:
@@ -106,7 +118,7 @@ def _draw_path(
     class_names: Sequence[str],
     predicted: tuple[int, int],
 ) -> None:
-    """Draw the probabilities of the classes that are ever the most probable ones."""
+    """Draw class probabilities along the path, for the classes with the highest maxima."""
     order = np.argsort(-probabilities.max(axis=0), kind="stable")[:_CLASSES]
     first = list(dict.fromkeys(predicted))
     classes = first + [int(k) for k in order if k not in first]
@@ -116,7 +128,7 @@ def _draw_path(
         ax.plot(100 * path, probabilities[:, k], color=colors[rank], linewidth=width, label=label)
     ax.set_xlim(0, 100)
     ax.set_ylim(-0.02, 1.02)
-    ax.set_xlabel("way of the move, %", fontsize=9)
+    ax.set_xlabel("share of the move, %", fontsize=9)
     ax.set_ylabel("class probability", fontsize=9)
     dress(ax)
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -129,6 +141,7 @@ def _draw_maps(
     maps: Array,
     moves: Sequence[tuple[str, str]],
 ) -> None:
+    """Draw a column for each move: the concept map before it, and below the map after it."""
     for column, (name, word) in enumerate(moves):
         both = maps[..., column]
         low, high = min(float(both.min()), 0.0), max(float(both.max()), 1e-12)
@@ -151,7 +164,7 @@ def _draw_maps(
 
 
 def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: Array) -> None:
-    """Draw an arrow for each moved concept, from what there was to what there is."""
+    """Draw an arrow for each moved concept, from its amount before to its amount after."""
     if not moves:
         draw_note(ax, "no concept was moved", color="0.45")
         ax.set_axis_off()
@@ -171,8 +184,8 @@ def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: Ar
     ax.set_ylim(number - 0.4, -0.6)
     reach = np.concatenate([before, after, [0.0, 1.0]])
     ax.set_xlim(reach.min() - 0.04, reach.max() + 0.04)
-    ax.set_xticks([0.0, 0.5, 1.0], ["least seen", "", "most seen"], fontsize=8)
-    ax.set_xlabel("amount in the image, among training images", fontsize=9)
+    ax.set_xticks([0.0, 0.5, 1.0], ["smallest", "", "largest"], fontsize=8)
+    ax.set_xlabel("amount in the image, relative to training images", fontsize=9)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     if len(moves) > number:
@@ -180,9 +193,9 @@ def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: Ar
 
 
 def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]]) -> None:
-    """Draw both distances to the training features, before and after, and where images are.
+    """Draw each distance to the training features, before and after the move.
 
-    The bar spans the 1st to the 99th percentile of the training images, with a tick at the median.
+    A bar spans the 1st to the 99th percentile of the training images, with a tick at the median.
     """
     largest = 1.0
     for place, (before, after, training) in enumerate(distances.values()):
@@ -195,12 +208,12 @@ def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]
         ax.plot(after, place, "o", color="black", markersize=5)
         largest = max(largest, before, after)
     ax.axvline(1.0, color=RAISES, linewidth=1.0, linestyle=":")
-    # A training image's own distance is 0: its whole mark must be seen.
+    # The distance of a training image is 0: the axis starts below 0, so that its mark is not cut.
     ax.set_xlim(-0.06 * largest, 1.08 * largest)
     ax.set_ylim(1.6, -0.6)
     ax.set_yticks(range(len(distances)), list(distances), fontsize=9)
     ax.set_title("distance to the training features", fontsize=9, loc="left", pad=20)
-    ax.set_xlabel("1: 99th percentile of the images there", fontsize=8)
+    ax.set_xlabel("1: 99th percentile of training images", fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
     ax.tick_params(axis="y", length=0)
     points = [line for line in ax.get_lines() if line.get_marker() == "o"][:2]
@@ -217,15 +230,23 @@ def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]
 def plot_moves(
     changes: Array, rows: Sequence[str], concept_names: Sequence[str], title: str = ""
 ) -> Figure:
-    """Draw which concepts changed which predictions; red rises, blue falls.
+    """Draw the mean change of each concept (columns) for each change of prediction (rows).
 
     Parameters
     ----------
-    changes : ndarray of shape (R, C)
-        Mean change of each concept, as a share of its range in training images.
-    rows : sequence of R str
-    concept_names : sequence of C str
+    changes : ndarray of shape (len(rows), I)
+        Mean change of each concept, as a share of its range in the training images; increases are
+        drawn in red, decreases in blue.
+    rows : sequence of str
+        Labels of the rows.
+    concept_names : sequence of I str
+        Names of the concepts.
     title : str, default=""
+        Title of the figure.
+
+    Returns
+    -------
+    figure : Figure
     """
     names = [plain(name) for name in concept_names]
     width = 1.2 + 0.075 * max(map(len, rows)) + 0.28 * len(names)
@@ -241,7 +262,7 @@ def plot_moves(
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=ax, shrink=0.8, aspect=20)
-    bar.set_label("mean change, of the range seen", fontsize=8)
+    bar.set_label("mean change (share of range)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     if title:
         ax.set_title(title, fontsize=10)
@@ -250,9 +271,9 @@ def plot_moves(
 
 # ------------------------------------------------------------------ a correction
 
-#: Up to this many classes every cell has its number, and every class its name.
+#: Maximum number of classes for which the cells show their counts, and the axes the class names.
 _NUMBERED, _NAMED = 12, 40
-#: Longer names stand upright below the columns: side by side they would overlap.
+#: Longer class names are rotated below the columns, because they would overlap otherwise.
 _SHORT_NAME = 5
 
 
@@ -261,13 +282,19 @@ def plot_correction(
 ) -> Figure:
     """Draw two confusion matrices for each group of images: before a correction, and after.
 
-    Colours are shares of a class (a row); numbers are images.
+    Colours are shares of a row (a class); numbers are counts of images.
 
     Parameters
     ----------
     confusions : mapping of str to (ndarray, ndarray)
-        Group → counts (K, K) of class (rows) and prediction (columns), before and after.
+        For each group, the confusion matrices before and after, of shape (K, K): counts of images
+        by class (rows) and prediction (columns).
     class_names : sequence of K str
+        Names of the classes.
+
+    Returns
+    -------
+    figure : Figure
     """
     classes = len(class_names)
     names = [plain(name, 20) for name in class_names]
@@ -280,8 +307,8 @@ def plot_correction(
     for column, (group, matrices) in enumerate(confusions.items()):
         for ax, matrix, when in zip(axes[:, column], matrices, ("before", "after"), strict=True):
             _draw_confusion(ax, matrix, names)
-            right = np.trace(matrix) / max(matrix.sum(), 1)
-            ax.set_title(f"{plain(group, 20)}, {when}: {right:.1%} right", fontsize=9)
+            accuracy = np.trace(matrix) / max(matrix.sum(), 1)
+            ax.set_title(f"{plain(group, 20)}, {when}: {accuracy:.1%} correct", fontsize=9)
         axes[1, column].set_xlabel("prediction", fontsize=9)
     for ax in axes[:, 0]:
         ax.set_ylabel("class", fontsize=9)
@@ -289,6 +316,7 @@ def plot_correction(
 
 
 def _draw_confusion(ax: Axes, matrix: Array, names: Sequence[str]) -> None:
+    """Draw a confusion matrix (K, K) whose rows are coloured by their shares."""
     classes = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)

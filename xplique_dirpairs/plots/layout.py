@@ -1,4 +1,4 @@
-"""How figures are laid out: rows of concepts, names, signed bars, plain axes."""
+"""Layout of figures: rows of concepts, names, bars with signs, axes without frames."""
 
 from __future__ import annotations
 
@@ -17,48 +17,51 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_crop_sheet
 from xplique_dirpairs.plots.palette import signed_colors
 
-#: Inches between two columns, and between two rows.
+#: Gap between two columns, and between two rows, in inches.
 _GUTTER, _GAP = 0.14, 0.07
+#: Maximum number of characters of a name on one line.
 _LONGEST_NAME = 28
 #: Height of a bar, in inches.
 _BAR = 0.26
 
 
 class Sheet:
-    """A figure on which things are placed in inches, from its left and upper edges."""
+    """A figure whose axes and texts are placed in inches from its left and upper edges."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self.figure: Figure = plt.figure(figsize=(width, height))
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Add axes of a size, in inches."""
+        """Add axes at a position and of a size given in inches."""
         bottom = self.height - top - height
         return self.figure.add_axes(
             (left / self.width, bottom / self.height, width / self.width, height / self.height)
         )
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """Write words, if there are any; ``style`` is as of ``Figure.text``."""
+        """Write text, unless it is empty; ``style`` holds keyword arguments of ``Figure.text``."""
         if text:
             self.figure.text(left / self.width, 1.0 - top / self.height, text, **style)
 
 
 class RowGrid(Sheet):
-    """A figure whose rows and columns have given sizes, all in inches.
+    """A figure of rows and columns. All lengths are in inches.
 
     Parameters
     ----------
     heights : sequence of float
-        Of the rows, top to bottom.
+        Heights of the rows, from top to bottom.
     widths : sequence of float
-        Of the columns, left to right.
-    gaps : array-like, optional
-        Room above each row beyond the usual, for a heading.
-    above, below : float
-        Room for titles, and for what stands under the axes.
+        Widths of the columns, from left to right.
+    gaps : array-like of shape (len(heights),) or float, default=0
+        Additional space above each row, for a heading.
+    above : float
+        Space above the rows, for titles.
+    below : float
+        Space below the rows, for labels.
     least : float, default=0
-        Minimum height of the body: a column may hold more than the rows.
+        Minimum height of all rows together, for columns that need more space than the rows.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class RowGrid(Sheet):
     ) -> None:
         self.heights, self.widths = np.asarray(heights, float), np.asarray(widths, float)
         ends = np.cumsum(self.heights + np.asarray(gaps, float) + _GAP)
-        #: Upper edges of the rows, and their middles, below the upper edge of the first one.
+        #: Distances of the rows' upper edges and middles from the upper edge of the first row.
         self.tops = ends - _GAP - self.heights
         self.middles = self.tops + self.heights / 2
         self.lefts = 0.12 + np.append(0.0, np.cumsum(self.widths + _GUTTER)[:-1])
@@ -83,15 +86,15 @@ class RowGrid(Sheet):
         super().__init__(width, above + self.body + below)
 
     def area(self, column: int, top: float, height: float) -> Axes:
-        """Add axes as wide as a column; ``top`` is below the upper edge of the first row."""
+        """Add axes as wide as a column, ``top`` inches below the upper edge of the first row."""
         return self.axes(self.lefts[column], self.above + top, self.widths[column], height)
 
     def cell(self, row: int, column: int) -> Axes:
-        """Add axes in one row and column."""
+        """Add axes in a cell of the grid."""
         return self.area(column, self.tops[row], self.heights[row])
 
     def span(self, column: int, heading: str = "", unit: str = "") -> Axes:
-        """Add axes over all rows, which lie at `middles`, downwards."""
+        """Add axes over all rows of a column; the middles of the rows are at y = `middles`."""
         ax = self.area(column, 0.0, self.body)
         ax.set_ylim(self.body, 0.0)
         ax.set_yticks([])
@@ -102,27 +105,27 @@ class RowGrid(Sheet):
         return ax
 
     def words(self, column: int) -> Axes:
-        """Add an empty span that only holds text; x runs from 0 to 1."""
+        """Add invisible axes for text over all rows of a column; x runs from 0 to 1."""
         ax = self.span(column)
         ax.set_xlim(0.0, 1.0)
         ax.set_axis_off()
         return ax
 
     def heading(self, column: int, text: str) -> None:
-        """Write words above a column."""
+        """Write a heading above a column."""
         middle = self.lefts[column] + self.widths[column] / 2
         style = {"ha": "center", "va": "bottom", "fontsize": 9, "color": "0.25"}
         self.text(middle, self.above - 0.08, text, **style)
 
     def title(self, text: str, details: str = "") -> None:
-        """Write words at the very top; the second line is smaller."""
+        """Write a title at the top of the figure, and details in a smaller font below it."""
         self.text(0.12, 0.1, text, va="top", fontsize=12, fontweight="bold")
         self.text(0.12, 0.36, details, va="top", fontsize=9, color="0.25")
 
     def names(self, column: int, rows: Sequence[Any]) -> Axes:
-        """Write names of concepts in their colours; return the axes that they are in.
+        """Write the names of concepts in their colours, and return the axes that hold them.
 
-        ``rows`` are objects with ``name`` and ``color``, one for each of the last rows.
+        ``rows`` holds an object with ``name`` and ``color`` for each of the last rows of the grid.
         """
         words = self.words(column)
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
@@ -133,10 +136,11 @@ class RowGrid(Sheet):
         return words
 
     def crops(self, column: int, rows: Sequence[Any], nb_crops: int) -> None:
-        """Draw crops of concepts in frames of their colours, with room for ``nb_crops``.
+        """Draw up to ``nb_crops`` crops of each concept in a frame of its colour.
 
-        ``rows`` are objects with ``color`` and ``crops``, (k, patch, patch, 3) or None where there
-        is nothing to show, one for each of the last rows; k may be 0.
+        ``rows`` holds an object with ``color`` and ``crops`` for each of the last rows of the grid.
+        ``crops`` has shape (k, patch, patch, 3), where k may be 0, or is None to leave the cell
+        empty.
         """
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
             if row.crops is not None:
@@ -150,16 +154,20 @@ def draw_signed_bars(
     filled: Array | None = None,
     marks: Array | None = None,
 ) -> None:
-    """Draw bars to the right (red) and left (blue) of 0, each with its value.
+    """Draw horizontal bars, red for values from 0 on and blue below 0, labelled with their values.
 
     Parameters
     ----------
     ax : Axes
-    middles, values : ndarray of shape (n,)
-    filled : ndarray of bool, optional
-        Which bars are not hollow; by default all.
-    marks : ndarray, optional
-        A second value of each row, drawn as a diamond; NaN for none.
+        Axes to draw on.
+    middles : ndarray of shape (n,)
+        Vertical positions of the bars.
+    values : ndarray of shape (n,)
+        Lengths of the bars.
+    filled : ndarray of shape (n,), bool, optional
+        Whether each bar is filled; by default all are.
+    marks : ndarray of shape (n,), optional
+        Second value of each row, drawn as a diamond; NaN draws none.
     """
     colors = signed_colors(values)
     solid = np.ones(len(values), bool) if filled is None else filled
@@ -177,13 +185,15 @@ def draw_signed_bars(
 def label_bars(
     ax: Axes, middles: Array, lows: Array, highs: Array, values: Array, distance: float = 4
 ) -> None:
-    """Write each value beside the far end of its bar, and make the axis wide enough for it.
+    """Write each value beside the end of its bar, and widen the axis so that the text fits.
 
-    ``lows`` and ``highs`` are the ends of the bars; ``distance`` is in points.
+    ``middles``, ``lows``, ``highs`` and ``values`` have shape (n,): vertical positions of the bars,
+    their left and right ends, and the values to write. ``distance`` is the space between a bar and
+    its value, in points.
     """
     low, high = min(0.0, float(np.min(lows))), max(0.0, float(np.max(highs)))
     reach = (high - low) or 1.0
-    # A character in 7.5 points takes 0.07 inches.
+    # A character of 7.5 points is about 0.07 inches wide.
     texts = [signed(value) for value in values]
     inches = 0.07 * max(map(len, texts)) + distance / 40
     width = ax.get_window_extent().width / ax.figure.dpi
@@ -202,12 +212,12 @@ def label_bars(
 
 
 def signed(value: float) -> str:
-    """Write a number with its sign and two decimals."""
+    """Return a number as text with its sign and two decimals."""
     return f"{value:+.2f}".replace("-", "−")
 
 
 def dress(ax: Axes, title: str | None = None) -> None:
-    """Give axes small labels and no frame above and to the right."""
+    """Give axes small labels, remove the upper and right spines, and set the title if given."""
     if title is not None:
         ax.set_title(title, fontsize=10)
     ax.tick_params(labelsize=8)
@@ -215,7 +225,7 @@ def dress(ax: Axes, title: str | None = None) -> None:
 
 
 def wrapped(name: str, width: int = 12, lines: int = 2) -> str:
-    """Write a name on up to ``lines`` lines, without markup."""
+    """Return a name wrapped to ``lines`` lines at most, with underscores and "$" made harmless."""
     words = textwrap.wrap(" ".join(name.replace("_", " ").split()), width) or [""]
     if len(words) > lines:
         words = [*words[: lines - 1], f"{words[lines - 1][: width - 1]}…"]
@@ -223,7 +233,7 @@ def wrapped(name: str, width: int = 12, lines: int = 2) -> str:
 
 
 def plain(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Write a name on one line, without markup."""
+    """Return a name on one line, shortened if necessary, with underscores and "$" made harmless."""
     line = " ".join(str(name).replace("_", " ").split())
     line = line if len(line) <= longest else line[: longest - 1] + "…"
     return line.replace("$", r"\$")

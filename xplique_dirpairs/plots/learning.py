@@ -1,4 +1,4 @@
-"""How a fit went, and how many concepts there are."""
+"""Plots of the course of a fit, and of the choice of the number of concepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xplique_dirpairs.plots.palette import concept_colors
 _BLUE, _ORANGE = concept_colors(2)
 _MARK, _GUIDE = "0.9", "0.55"
 
-#: Names of the losses, by their symbols in the paper.
+#: Names of the losses, by their symbols.
 LOSS_NAMES = {
     "s": "sparsity",
     "sb": "sparsity bound",
@@ -36,15 +36,15 @@ LOSS_NAMES = {
     "objective": "weighted sum plus penalty",
 }
 
-#: Title of a panel → {column of the scan: its name in the legend}.
+#: For each panel title, the columns of the scan that are drawn and their names in the legend.
 _PANELS = {
-    "found again (cosine)": {
+    "stability (cosine)": {
         "signal_stability": "signal vectors",
         "filter_stability": "filters",
     },
-    "occupancy (of a share 1/I)": {"occupancy_median": "median", "occupancy_min": "least"},
-    "in a fit": {"dead": "dead concepts", "duplicates": "duplicate pairs"},
-    "sparsity L^s (of log2 I bits)": {"sparsity": ""},
+    "occupancy (relative to 1/I)": {"occupancy_median": "median", "occupancy_min": "minimum"},
+    "number in a fit": {"dead": "dead concepts", "duplicates": "duplicate pairs"},
+    "sparsity L^s (relative to log2 I)": {"sparsity": ""},
     "objective": {"objective": ""},
     "condition number": {"condition_number": ""},
 }
@@ -55,9 +55,14 @@ def plot_learning(stages: Mapping[str, Mapping[str, Sequence[float]]], title: st
 
     Parameters
     ----------
-    stages : mapping
-        Stage → loss → its value after every epoch, as in `History.stages`.
+    stages : mapping of str to mapping of str to sequence of float
+        For each stage, the value of each loss after every epoch, as in `History.stages`.
     title : str
+        Title of the figure.
+
+    Returns
+    -------
+    figure : Figure
     """
     names = sorted({name for losses in stages.values() for name in losses} - {"objective"})
     styles = dict(zip(names, concept_colors(len(names)), strict=True)) | {"objective": "black"}
@@ -82,15 +87,18 @@ def plot_learning(stages: Mapping[str, Mapping[str, Sequence[float]]], title: st
 
 
 class SkewnessCurve(NamedTuple):
-    """Skewnesses along independent directions, and the number of concepts they speak for.
+    """Skewnesses along independent directions, and the number of concepts that they suggest.
 
     Attributes
     ----------
-    values, errors : ndarray of shape (A,)
-        Skewnesses, largest first, and their standard errors.
+    values : ndarray of shape (A,)
+        Skewnesses, largest first.
+    errors : ndarray of shape (A,)
+        Standard errors of the skewnesses.
     threshold : float
-        Middle of the gap; NaN where there is none.
+        Middle of the gap between large and small skewnesses; NaN if there is no gap.
     number : int or None
+        Suggested number of concepts; None if there is no gap.
     """
 
     values: Array
@@ -105,17 +113,22 @@ def plot_number_of_concepts(
     skewnesses: SkewnessCurve | None = None,
     lines: Sequence[str] = (),
 ) -> Figure:
-    """Draw a panel for each measure of a scan, beside the sorted skewnesses.
+    """Draw a panel for each measure of a scan over numbers of concepts, and the sorted skewnesses.
 
     Parameters
     ----------
-    rows : sequence of mappings, optional
-        As of `ConceptScan.rows`.
+    rows : sequence of mapping of str to object, default=()
+        Measures for each number of concepts: see `ConceptScan.rows`.
     suggested : int, optional
-        Number that is marked in every panel of the scan.
+        Number of concepts that is marked in every panel of the scan.
     skewnesses : SkewnessCurve, optional
-    lines : sequence of str, optional
-        Of the title.
+        Skewnesses, drawn in a panel of their own.
+    lines : sequence of str, default=()
+        Lines of the title.
+
+    Returns
+    -------
+    figure : Figure
     """
     wide = 1.5 if skewnesses is not None else 0.0
     columns = 3 if rows else 0
@@ -134,6 +147,7 @@ def plot_number_of_concepts(
 
 
 def _draw_skewnesses(ax: Axes, curve: SkewnessCurve) -> None:
+    """Draw the sorted skewnesses, their noise level, and the gap if there is one."""
     values, errors, threshold, number = curve
     ranks = np.arange(1, len(values) + 1)
     noise = np.maximum(4.0 * errors, 1e-6)
@@ -161,12 +175,13 @@ def _draw_panel(
     title: str,
     names: Mapping[str, str],
 ) -> None:
+    """Draw the columns ``names`` of a scan against the number of concepts."""
     numbers = np.array([row["number"] for row in rows])
     if suggested is not None:
         ax.axvline(suggested, color=_MARK, linewidth=9, zorder=0)
     for color, (key, label) in zip((_BLUE, _ORANGE), names.items(), strict=False):
         values = np.array([row[key] for row in rows], dtype=float)
-        drawn = np.isfinite(values)  # the line bridges a number that failed
+        drawn = np.isfinite(values)  # the line skips numbers whose fit failed
         style: Any = {"color": color, "markersize": 4, "linewidth": 1.6}
         ax.plot(numbers[drawn], values[drawn], "o-", label=label, **style)
     for row in rows:
@@ -196,6 +211,7 @@ def _draw_panel(
 
 
 def _dress(ax: Axes, title: str, label: str) -> None:
+    """Set title and label of axes whose x values are integers."""
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel(label, fontsize=9)
     dress(ax, title)

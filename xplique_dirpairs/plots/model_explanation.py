@@ -1,6 +1,6 @@
-"""What a model makes of its concepts: a class, a confusion, shared concepts, the influence diagram.
+"""Plots of model explanations: classes, confusions, shared concepts, the influence diagram.
 
-Crops are uint8 of shape (k, patch, patch, 3), best first.
+Crops are uint8 arrays of shape (k, patch, patch, 3), best first; k may be 0.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from xplique_dirpairs.plots.images import as_picture, draw_picture, framed
 from xplique_dirpairs.plots.layout import RowGrid, Sheet, draw_signed_bars, plain, signed
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, Color
 
-#: Inches: a row with crops and one without, a column of names, of bars, room for a heading.
+#: Lengths in inches: heights of a row with crops and of a row without, widths of a column of names
+#: and of a column of bars, space for a heading.
 _ROW, _THIN, _LABEL, _BARS, _HEADING = 0.62, 0.34, 1.1, 1.75, 0.3
-_INFLUENCE = "influence of more of it"
+_INFLUENCE = "influence of an increase"
 
 # ------------------------------------------------------------------ a class
 
@@ -34,17 +35,25 @@ class ConceptRow:
 
     Attributes
     ----------
-    name, color, crops
+    name : str
+        Name of the concept.
+    color : (float, float, float)
+        Colour of the concept.
+    crops : ndarray of shape (k, patch, patch, 3)
+        Best crops of the concept.
     elsewhere : bool
-        Whether the crops are of other classes, the concept being in none of this one.
+        Whether the crops are from images of other classes, because the concept is in no image of
+        this class.
     contribution : float
-        To the class's logit.
+        Mean contribution to the logit of the class.
     change : float
-        Mean Δ of its influence, in nats.
+        Mean change Δ of the class's log probability when the concept is increased, in nats.
     significance : int
-        2: significant after correction, 1: before it only, 0: not.
-    presence, presence_outside : float
-        Shares of images with the concept, in the class and outside.
+        2: significant after correction for multiple tests, 1: only before it, 0: not significant.
+    presence : float
+        Share of the images of the class in which the concept is detected.
+    presence_outside : float
+        Share of the other images in which the concept is detected.
     """
 
     name: str
@@ -65,18 +74,26 @@ def plot_class_report(
     opposing: Sequence[ConceptRow],
     nb_crops: int = 5,
 ) -> Figure:
-    """Draw concepts for a class and against it: crops, contribution, influence, detection rates.
+    """Draw the concepts that support a class and those that oppose it.
+
+    The columns are crops, contribution, influence and detection rates.
 
     Parameters
     ----------
     name : str
-        Of the class.
+        Name of the class.
     details : str
-        A line below the title.
-    supporting, opposing : sequence of ConceptRow
-        Strongest first.
+        Line below the title.
+    supporting : sequence of ConceptRow
+        Concepts that support the class, strongest first.
+    opposing : sequence of ConceptRow
+        Concepts that oppose the class, strongest first.
     nb_crops : int, default=5
-        Room for this many crops.
+        Maximum number of crops of a concept.
+
+    Returns
+    -------
+    figure : Figure
 
     Raises
     ------
@@ -85,12 +102,12 @@ def plot_class_report(
     """
     rows = [*supporting, *opposing]
     if not rows:
-        raise ValueError("there are no concepts to show")
+        raise ValueError("supporting and opposing are both empty: give at least one concept")
     headings = {}
     if opposing:
-        headings[len(supporting)] = ("speaks against it", LOWERS)
+        headings[len(supporting)] = ("opposes the class", LOWERS)
     if supporting:
-        headings[0] = ("speaks for it", RAISES)
+        headings[0] = ("supports the class", RAISES)
     gaps = [_HEADING if k in headings else 0.0 for k in range(len(rows))]
     widths = [_LABEL, nb_crops * _ROW, _BARS, _BARS, _BARS]
     grid = RowGrid([_ROW] * len(rows), widths, gaps, above=0.98, below=0.62)
@@ -102,11 +119,11 @@ def plot_class_report(
         words.text(0.0, top, text, fontsize=9.5, color=color, va="bottom", fontweight="bold")
     for low, row in zip(grid.tops + grid.heights, rows, strict=True):
         if row.elsewhere and len(row.crops):
-            words.text(1.0, low, "of other images", fontsize=7, color="0.4", ha="right")
-    grid.heading(1, "best crops of the class's images")
+            words.text(1.0, low, "from other classes", fontsize=7, color="0.4", ha="right")
+    grid.heading(1, "best crops in the class's images")
     bars = grid.span(2, "contribution", "logits")
     draw_signed_bars(bars, grid.middles, np.array([row.contribution for row in rows]))
-    unit = "Δ log p (nats); filled: p ≤ level,\n★: also after correction"
+    unit = "Δ log p (nats); filled: significant,\n★: also after correction"
     bars = grid.span(3, _INFLUENCE, unit)
     significance = np.array([row.significance for row in rows])
     changes = np.array([row.change for row in rows])
@@ -118,6 +135,7 @@ def plot_class_report(
 
 
 def _draw_rates(ax: Axes, middles: Array, rows: Sequence[ConceptRow]) -> None:
+    """Draw the share of images with each concept, in the class and outside of it."""
     for middle, row in zip(middles, rows, strict=True):
         ends = [row.presence_outside, row.presence]
         ax.plot(ends, [middle] * 2, color="0.8", linewidth=2, zorder=1)
@@ -125,7 +143,7 @@ def _draw_rates(ax: Axes, middles: Array, rows: Sequence[ConceptRow]) -> None:
         ax.plot(ends[1], middle, "o", color=row.color, markersize=7, zorder=3)
     ax.set_xlim(-0.04, 1.04)
     ax.set_xticks([0.0, 0.5, 1.0], ["0", "50 %", "100 %"])
-    ax.set_xlabel("share of images\n●: of the class, ○: of others", fontsize=8)
+    ax.set_xlabel("share of images\n●: of the class, ○: of other classes", fontsize=8)
 
 
 # ------------------------------------------------------------------ a confusion
@@ -133,19 +151,26 @@ def _draw_rates(ax: Axes, middles: Array, rows: Sequence[ConceptRow]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class PushRow:
-    """A concept, or all others together, that pushes a class towards another one.
+    """A contribution to the confusion of a class with another one.
+
+    It is that of a concept, of the remaining concepts together, or of the residual.
 
     Attributes
     ----------
-    name, color
-    crops : ndarray or None
-        None where there is nothing to show.
+    name : str
+        Name of the row.
+    color : (float, float, float)
+        Colour of the row.
+    crops : ndarray of shape (k, patch, patch, 3) or None
+        Best crops of the concept; None if the row is not a single concept.
     contribution : float
-        To the difference of the two logits, over all images of the class.
+        Mean contribution to the difference of the two logits over all images of the class.
     confused : float
-        The same, over those that are taken for the other class; NaN where there are none.
+        Mean contribution over the images that are predicted as the other class; NaN if there are
+        none.
     change : float
-        Of the log-odds of the two, by more of the concept; NaN where it means nothing.
+        Mean change of the log odds of the two classes when the concept is increased; NaN if the row
+        is not a single concept.
     """
 
     name: str
@@ -159,18 +184,22 @@ class PushRow:
 def plot_confusion(
     names: tuple[str, str], details: str, rows: Sequence[PushRow], nb_crops: int = 5
 ) -> Figure:
-    """Draw what pushes images of one class towards another (red), and what holds them (blue).
+    """Draw what moves images of a class towards another class (red) and away from it (blue).
 
     Parameters
     ----------
     names : (str, str)
-        Of the class, and of the one it is pushed towards.
+        Names of the class of the images and of the other class.
     details : str
-        A line below the title.
+        Line below the title.
     rows : sequence of PushRow
-        At least one.
+        Contributions, at least one.
     nb_crops : int, default=5
-        Room for this many crops.
+        Maximum number of crops of a concept.
+
+    Returns
+    -------
+    figure : Figure
     """
     heights = [_THIN if row.crops is None else _ROW for row in rows]
     widths = [_LABEL + 0.1, nb_crops * _ROW, 2.6, 2.2]
@@ -181,7 +210,7 @@ def plot_confusion(
     grid.crops(1, rows, nb_crops)
     grid.heading(1, f"in images of {plain(names[0], 20)}")
     marks = np.array([row.confused for row in rows])
-    marked = "" if np.isnan(marks).all() else "; ◇: in the images that are taken for it"
+    marked = "" if np.isnan(marks).all() else "; ◇: in the images predicted as it"
     bars = grid.span(2, "contribution to the logit difference", f"logits{marked}")
     draw_signed_bars(bars, grid.middles, np.array([row.contribution for row in rows]), marks=marks)
     changes = np.array([row.change for row in rows])
@@ -193,13 +222,26 @@ def plot_confusion(
 
 # ------------------------------------------------------------------ shared concepts
 
-#: Classes named beside a concept, and inches that a line of them may take.
+#: Maximum number of classes named beside a concept, and length of a line of classes in inches.
 _NAMED, _LINE = 8, 6.4
 
 
 @dataclass(frozen=True, eq=False)
 class SharedRow:
-    """A concept with the classes it matters to, and its contribution to each, largest first."""
+    """A concept that several classes share.
+
+    Attributes
+    ----------
+    name : str
+        Name of the concept.
+    color : (float, float, float)
+        Colour of the concept.
+    crops : ndarray of shape (k, patch, patch, 3)
+        Best crops of the concept.
+    classes : sequence of (str, float)
+        Name of each class that shares the concept, and its contribution to the logit of that class,
+        largest first.
+    """
 
     name: str
     color: Color
@@ -210,17 +252,22 @@ class SharedRow:
 def plot_shared_concepts(
     rows: Sequence[SharedRow], at_least: float, number: int, nb_crops: int = 4
 ) -> Figure:
-    """Draw each shared concept: crops, then the classes it speaks for (red) and against (blue).
+    """Draw the crops of each shared concept and the classes it supports (red) or opposes (blue).
 
     Parameters
     ----------
     rows : sequence of SharedRow
-        If there are none, the figure says so.
+        Shared concepts; if there are none, the figure holds only a note.
     at_least : float
-        Share of a class's contributions from which a concept counts.
+        Minimum share of a class's contributions for the class to share a concept.
     number : int
-        Of shared concepts, shown or not.
+        Number of shared concepts, including those that are not drawn.
     nb_crops : int, default=4
+        Maximum number of crops of a concept.
+
+    Returns
+    -------
+    figure : Figure
     """
     if not rows:
         figure = plt.figure(figsize=(6.0, 1.0))
@@ -231,8 +278,8 @@ def plot_shared_concepts(
     shown = "" if number == len(rows) else f"; {len(rows)} of {number} shown"
     grid.title(
         "Concepts that classes share",
-        f"at least {at_least:.0%} of a class's contributions, in logits; red: for it, blue: "
-        f"against it{shown}",
+        f"at least {at_least:.0%} of a class's contributions, in logits; red: supports it, blue: "
+        f"opposes it{shown}",
     )
     grid.names(0, rows)
     grid.crops(1, rows, nb_crops)
@@ -244,7 +291,7 @@ def plot_shared_concepts(
 
 
 def _draw_classes(ax: Axes, middle: float, classes: Sequence[tuple[str, float]]) -> None:
-    """Write classes in boxes, on two lines at most, and how many did not fit."""
+    """Write classes in boxes, on at most two lines, and the number of those that do not fit."""
     texts = [f"{plain(name, 20)} {signed(value)}" for name, value in classes]
     widths = [0.068 * len(text) + 0.24 for text in texts]
     lines: list[list[tuple[float, int]]] = [[]]
@@ -273,16 +320,17 @@ def _draw_classes(ax: Axes, middle: float, classes: Sequence[tuple[str, float]])
 
 # ------------------------------------------------------------------ the influence diagram
 
-#: Inches across that the columns may take, and the side of a cell, largest and smallest.
+#: Lengths in inches: maximum width of all columns, maximum and minimum side of a cell.
 _ROOM, _LARGEST, _SMALLEST = 15.0, 0.72, 0.3
+#: Minimum height of a row, in inches.
 _LOWEST_ROW = 0.24
-#: The strongest concepts are drawn, at most this many.
+#: Maximum number of concepts drawn: the strongest ones.
 MOST_CONCEPTS = 50
-#: Strength of the colours of what is not significant.
+#: Saturation of discs that are not significant.
 _PALE = 0.35
-#: From this many classes on, similar ones stand side by side.
+#: Number of classes from which on similar ones are placed next to each other.
 _SORTED_FROM = 9
-#: Inches for the words under the drawing.
+#: Height of the legend, in inches.
 _LEGEND = 0.75
 
 
@@ -297,26 +345,35 @@ def plot_influence_diagram(
     title: str = "",
     significant_only: bool = True,
 ) -> Figure:
-    """Draw classes (rows) × concepts (columns), with a disc where a concept moves a class.
+    """Draw a disc for each influence of a concept (column) on a class (row).
 
-    Columns come in the order of the classes they help most; those of concepts without any
-    significant influence are left out, and counted. From nine classes on, similar ones stand side
-    by side.
+    Columns are sorted by the class that each concept raises most. Concepts without any significant
+    influence are left out, and their number is reported. From nine classes on, rows are sorted by
+    similarity.
 
     Parameters
     ----------
     changes : ndarray of shape (I, K)
-        Mean Δ in nats; NaN for what was not measured.
+        Mean change Δ of the class's log probability in nats; NaN if it was not measured.
     significance : ndarray of shape (I, K), int
-        2: significant after correction (a full disc), 1: before it only (a ring), 0: not drawn.
+        2: significant after correction for multiple tests (a disc), 1: only before it (a ring), 0:
+        not significant (not drawn).
     class_names : sequence of K str
+        Names of the classes.
     concept_names : sequence of I str
-    crops : sequence of I ndarray, optional
+        Names of the concepts.
+    crops : sequence of I ndarray of shape (k, patch, patch, 3), optional
         Best crops of each concept, drawn above its column.
     colors : sequence of I (float, float, float)
+        Colours of the concepts.
     title : str, default=""
+        Title of the figure.
     significant_only : bool, default=True
-        False: the others are drawn as well, pale.
+        If False, influences that are not significant are drawn as pale discs.
+
+    Returns
+    -------
+    figure : Figure
     """
     least = 1 if significant_only else 0
     marked = np.where(significance >= least, np.nan_to_num(changes), 0.0)
@@ -338,9 +395,9 @@ def plot_influence_diagram(
         notes.append("pale: not significant")
     left_out = int((~marked.any(axis=1)).sum())
     if left_out:
-        notes.append(f"{left_out} concepts move no class significantly")
+        notes.append(f"{left_out} concepts change no class significantly")
     if beyond:
-        notes.append(f"{beyond} weaker ones are left out")
+        notes.append(f"{beyond} weaker concepts are left out")
     _draw_legend(figure, values, "; ".join(notes))
     if not len(columns):
         middle = ax.get_ylim()[0] / 2
@@ -349,7 +406,7 @@ def plot_influence_diagram(
 
 
 def _strongest(marked: Array) -> tuple[Array, int]:
-    """Return concepts with any mark, the strongest if too many, and how many are cut off."""
+    """Return up to `MOST_CONCEPTS` concepts with marks, and the number of those left out."""
     strength = np.abs(marked).max(axis=1)
     order = np.argsort(-strength, kind="stable")
     order = order[strength[order] > 0]
@@ -357,7 +414,7 @@ def _strongest(marked: Array) -> tuple[Array, int]:
 
 
 def _similar_side_by_side(marked: Array) -> Array:
-    """Return classes in their order or, if there are many, by similarity."""
+    """Return the order of the classes (K,): unchanged or, if they are many, by similarity."""
     number = marked.shape[1]
     if number < _SORTED_FROM or not marked.any():
         return np.arange(number)
@@ -365,7 +422,7 @@ def _similar_side_by_side(marked: Array) -> Array:
 
 
 def _in_order_of_classes(marked: Array, columns: Array, rows: Array) -> Array:
-    """Sort columns by the class each helps most, strongest first; those that only hurt, last."""
+    """Sort columns by the class that each raises most; those that only lower classes are last."""
     if not len(columns):
         return columns
     ordered = marked[columns][:, rows]
@@ -384,6 +441,7 @@ def _draw_diagram(
     crops: list[Array] | None,
     title: str,
 ) -> tuple[Figure, Axes]:
+    """Draw discs, names and crops; return the figure and the axes of the discs."""
     across, down = max(1, len(concepts)), len(classes)
     cell = min(_LARGEST, max(_SMALLEST, _ROOM / across))
     row = max(_LOWEST_ROW, min(cell, 14.0 / down))
@@ -419,7 +477,7 @@ def _draw_diagram(
 
 
 def _draw_discs(ax: Axes, values: Array, grades: Array, cell: float, row: float) -> None:
-    """Draw discs whose areas are the sizes of the values; ``cell`` and ``row`` are in inches."""
+    """Draw discs whose areas are proportional to |values|; cells are ``cell`` × ``row`` inches."""
     down, across = values.shape
     for k in range(down):
         ax.axhspan(k * row, (k + 1) * row, color="0.955" if k % 2 else "0.985", linewidth=0)
@@ -444,13 +502,14 @@ def _draw_discs(ax: Axes, values: Array, grades: Array, cell: float, row: float)
 
 
 def _draw_legend(figure: Figure, values: Array, notes: str) -> None:
+    """Draw the meaning of the discs and the scale of their areas below the diagram."""
     width, height = figure.get_size_inches()
     ax = figure.add_axes((0.12 / width, 0.08 / height, 4.4 / width, 0.56 / height))
     ax.set_xlim(0, 4.4)
     ax.set_ylim(0, 0.56)
     ax.set_axis_off()
-    marks = ((0.1, RAISES, RAISES, "helps"), (0.75, LOWERS, LOWERS, "hurts"),
-             (1.4, "white", "0.3", "p ≤ level before correction only"))  # fmt: skip
+    marks = ((0.1, RAISES, RAISES, "raises"), (0.75, LOWERS, LOWERS, "lowers"),
+             (1.4, "white", "0.3", "significant before correction only"))  # fmt: skip
     for x, inside, edge, text in marks:
         ax.add_patch(Circle((x, 0.45), 0.07, facecolor=inside, edgecolor=edge, linewidth=1.3))
         ax.text(x + 0.13, 0.45, text, va="center", fontsize=8)

@@ -1,4 +1,4 @@
-"""Colours of concepts, told apart by people with and without colour blindness."""
+"""Colours of concepts that people with and without colour blindness can tell apart."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from xplique_dirpairs.core.types import Array
 
 Color = tuple[float, float, float]
 
-#: What raises a score, and what lowers it.
+#: Colours of what raises a score, and of what lowers it.
 RAISES, LOWERS = (0.70, 0.09, 0.17), (0.13, 0.40, 0.67)
-#: What is no concept: all others together, the residual.
+#: Colour of rows that are not a single concept: the remaining concepts together, the residual.
 GREY = (0.35, 0.35, 0.35)
 
-#: The first colours, after Okabe and Ito (2008), at full saturation: Xplique's colour maps
-#: saturate the colours that they are given, and leave these as they are.
+#: The first colours, based on Okabe and Ito (2008). They are fully saturated, so that Xplique's
+#: colour maps, which saturate colours, leave them unchanged.
 _FIRST = (
     (0, 114, 178),
     (230, 159, 0),
@@ -30,8 +30,8 @@ _FIRST = (
     (255, 100, 200),
 )
 
-#: How linear RGB looks to people with two kinds of colour blindness: Machado, Oliveira and
-#: Fernandes (2009), severity 1.
+#: Matrices that map linear RGB to the colours seen with two kinds of colour blindness, taken from
+#: Machado, Oliveira and Fernandes (2009) at severity 1.
 COLOUR_BLINDNESS = {
     "protanopia": np.array(
         [
@@ -51,28 +51,38 @@ COLOUR_BLINDNESS = {
 
 
 def concept_colors(number: int) -> list[Color]:
-    """Return colours (r, g, b) in [0, 1], the most different ones first.
+    """Return distinct colours (r, g, b) in [0, 1], the most different ones first.
 
-    Each is the colour farthest from those before it, for normal sight and for two kinds of colour
-    blindness, whichever is nearest. Beyond the few hundred candidates colours are repeated.
+    After a few fixed colours, each one is the candidate that is farthest from all earlier ones. The
+    distance of two colours is the smallest of those seen with normal vision and with two kinds of
+    colour blindness. Beyond a few hundred candidates colours are repeated.
+
+    Parameters
+    ----------
+    number : int
+        Number of colours.
+
+    Returns
+    -------
+    colors : list of (float, float, float)
     """
     colors = _ordered_colors()
     return [colors[i % len(colors)] for i in range(number)]
 
 
 def line_color(cmap: Colormap) -> Color:
-    """Return the opaque colour of a concept's (transparent) colour map."""
+    """Return the opaque colour (r, g, b) of a concept's transparent colour map."""
     red, green, blue = (float(value) for value in cmap(1.0)[:3])
     return red, green, blue
 
 
 def signed_colors(values: Array) -> list[Color]:
-    """Return red for what raises a score (0 included), blue for what lowers it."""
+    """Return `RAISES` (red) for each value of at least 0, and `LOWERS` (blue) for others."""
     return [RAISES if value >= 0 else LOWERS for value in values]
 
 
 def as_seen(colors: Array, matrix: Array) -> Array:
-    """Return how colours (n, 3) look with one kind of `COLOUR_BLINDNESS`."""
+    """Return colours (n, 3) as seen with colour blindness, given a `COLOUR_BLINDNESS` matrix."""
     linear: Array = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ matrix.T, 0.0, 1.0)
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -80,13 +90,14 @@ def as_seen(colors: Array, matrix: Array) -> Array:
 
 @lru_cache(maxsize=1)
 def _ordered_colors() -> tuple[Color, ...]:
+    """Return all colours in the order in which `concept_colors` uses them."""
     hues, lights = np.arange(0, 1, 1 / 48), np.linspace(0.22, 0.66, 7)
     candidates = [colorsys.hls_to_rgb(hue, light, 1.0) for hue in hues for light in lights]
     hls = [colorsys.rgb_to_hls(r / 255, g / 255, b / 255) for r, g, b in _FIRST]
     first = [colorsys.hls_to_rgb(hue, light, 1.0) for hue, light, _ in hls]
     colors = np.array(first + candidates)
     seen = [rgb2lab(colors), *(rgb2lab(as_seen(colors, m)) for m in COLOUR_BLINDNESS.values())]
-    readable = seen[0][:, 0] < 80  # lighter ones vanish on white
+    readable = seen[0][:, 0] < 80  # lighter colours are hard to see on white
     nearest = np.where(readable, np.inf, -np.inf)
     order = []
     for step in range(int(readable.sum())):

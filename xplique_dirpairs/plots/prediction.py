@@ -1,4 +1,4 @@
-"""A prediction in one picture: the image, its concepts, where they are and what they add."""
+"""Plots of predictions: the image, its concepts, their maps and their contributions."""
 
 from __future__ import annotations
 
@@ -19,25 +19,35 @@ from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, label_bars,
 from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
 
 _SIGNED = "RdBu_r"
-#: Inches: rows with maps, and without; columns of names and of bars; a list of classes.
+#: Lengths in inches: heights of a row with maps and of a row without, widths of a column of names
+#: and of a column of bars, height of a row in the list of classes.
 _ROW, _THIN, _LABEL, _BARS, _CLASS = 1.05, 0.36, 1.1, 3.4, 0.27
+#: Colour of the last bar of a waterfall, the residual.
 _LAST = (0.45, 0.45, 0.45)
-#: The two images of a comparison.
+#: Colours of the two images of a comparison.
 _FIRST, _SECOND = concept_colors(2)
 
 
 @dataclass(frozen=True, eq=False)
 class PredictionRow:
-    """A concept in one image or, without maps, something else that adds to the score.
+    """A contribution to the score of an image.
+
+    It is that of a concept or, without maps, of the remaining concepts together or the residual.
 
     Attributes
     ----------
-    name, color
+    name : str
+        Name of the row.
+    color : (float, float, float)
+        Colour of the row.
     contribution : float
-        To the logit.
+        Contribution to the logit.
     crops : ndarray of shape (k, patch, patch, 3), optional
-    presence, contributions : ndarray of shape (H, W), optional
-        Where the concept is, at least 0, and what it adds there.
+        Best crops of the concept.
+    presence : ndarray of shape (H, W), optional
+        Map of the concept, with values of at least 0.
+    contributions : ndarray of shape (H, W), optional
+        Contribution of the concept at each position.
     """
 
     name: str
@@ -56,26 +66,32 @@ def plot_prediction(
     rows: Sequence[PredictionRow],
     nb_crops: int = 3,
 ) -> Figure:
-    """Draw the image and its prediction; concepts with crops and maps; the waterfall.
+    """Draw an image with its prediction, its concepts, and a waterfall of their contributions.
 
     Parameters
     ----------
     picture : ndarray of shape (height, width, 3)
-        In [0, 1].
+        The image, with values in [0, 1].
     likeliest : sequence of (str, float)
-        Names and probabilities of classes.
-    score_name, score : str, float
-        What the contributions sum to.
+        Names and probabilities of the most probable classes, the most probable one first.
+    score_name : str
+        Name of the score.
+    score : float
+        The score: the sum of all contributions.
     rows : sequence of PredictionRow
-        At least one, those with maps first; the waterfall starts from the last one.
+        Contributions, at least one, those with maps first; the waterfall starts from the last one.
     nb_crops : int, default=3
-        Room for this many, if any row has crops.
+        Maximum number of crops of a concept.
+
+    Returns
+    -------
+    figure : Figure
     """
     tall = picture.shape[0] / picture.shape[1]
     crops_width = _crops_width(rows, nb_crops)
     heights = [_THIN if row.contributions is None else _ROW for row in rows]
     map_width = _ROW / tall
-    body = max(4.0, sum(heights))  # a short list still leaves room for the image and its classes
+    body = max(4.0, sum(heights))  # the image and its classes need space even if there are few rows
     side = min(2.7, (body - 0.3 - _CLASS * len(likeliest)) / tall)
     widths = [max(2.3, side), _LABEL, crops_width, map_width, map_width, _BARS]
     grid = RowGrid(heights, widths, above=0.85, below=0.75, least=body)
@@ -95,8 +111,8 @@ def plot_prediction(
     if any(row.crops is not None for row in rows):
         grid.heading(2, "the concept")
     if limit:
-        grid.heading(3, "where it is")
-        grid.heading(4, "what it adds")
+        grid.heading(3, "its map")
+        grid.heading(4, "its contribution")
         _draw_scale(grid, 4, limit)
     heading = f"from the residual (below) to {score:.2f} (above)"
     _draw_waterfall(grid.span(5, heading, "logits"), grid.middles, rows)
@@ -104,9 +120,23 @@ def plot_prediction(
 
 
 def plot_waterfall(score_name: str, score: float, rows: Sequence[PredictionRow]) -> Figure:
-    """Draw a bar for each row, from the last one, the residual, up to the score."""
+    """Draw a waterfall of contributions, from the last row (the residual) up to the score.
+
+    Parameters
+    ----------
+    score_name : str
+        Name of the score.
+    score : float
+        The score: the sum of all contributions.
+    rows : sequence of PredictionRow
+        Contributions, at least one.
+
+    Returns
+    -------
+    figure : Figure
+    """
     grid = RowGrid([_THIN * 0.8] * len(rows), [1.35, 4.6], above=0.72, below=0.5)
-    details = f"{score:.2f}: the residual's share, below, and the concepts'"
+    details = f"{score:.2f}: the residual (below) plus the concepts' contributions"
     grid.title(plain(score_name, 52), details)
     grid.names(0, rows)
     _draw_waterfall(grid.span(1, unit="logits"), grid.middles, rows)
@@ -114,11 +144,12 @@ def plot_waterfall(score_name: str, score: float, rows: Sequence[PredictionRow])
 
 
 def _crops_width(rows: Sequence[PredictionRow | ComparisonRow], nb_crops: int) -> float:
+    """Return the width of the column of crops, which is narrow if no row has crops."""
     return 0.75 * _ROW * nb_crops if any(row.crops is not None for row in rows) else 0.05
 
 
 def _draw_presence(ax: Axes, picture: Array, presence: Array, color: Color) -> None:
-    """Draw an image that is dark where the concept is not, and outlined where it is."""
+    """Draw an image that is dark where the concept is absent, and outlined where it is present."""
     largest = float(presence.max())
     draw_lit(ax, picture, presence / max(largest, 1e-12), color)
     if largest <= 0:
@@ -126,7 +157,7 @@ def _draw_presence(ax: Axes, picture: Array, presence: Array, color: Color) -> N
 
 
 def _draw_contributions(ax: Axes, picture: Array, values: Array, limit: float) -> None:
-    """Lay signed values over a pale grey image: red above 0, blue below, strongest at ±limit."""
+    """Draw values over a pale grey image: red above 0, blue below, most saturated at ±limit."""
     grey = np.repeat(picture.mean(axis=-1, keepdims=True), 3, axis=-1)
     draw_picture(ax, 0.45 + 0.5 * grey)
     shown = upsample(values[..., None].astype(np.float32), picture.shape[:2])[..., 0]
@@ -137,7 +168,7 @@ def _draw_contributions(ax: Axes, picture: Array, values: Array, limit: float) -
 
 
 def _draw_likeliest(ax: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
-    """Draw bars of the likeliest classes' probabilities."""
+    """Draw bars of the probabilities of the most probable classes."""
     places = np.arange(len(likeliest))
     values = np.array([probability for _, probability in likeliest])
     ax.barh(places, values, height=0.8, color=["0.6"] + ["0.85"] * (len(values) - 1))
@@ -150,6 +181,7 @@ def _draw_likeliest(ax: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
 
 
 def _draw_waterfall(ax: Axes, middles: Array, rows: Sequence[PredictionRow]) -> None:
+    """Draw a bar for each contribution, which starts where the bar of the row below ends."""
     values = np.array([row.contribution for row in rows])
     ends = np.cumsum(values[::-1])[::-1]  # the last row starts from 0
     starts = ends - values
@@ -163,31 +195,38 @@ def _draw_waterfall(ax: Axes, middles: Array, rows: Sequence[PredictionRow]) -> 
 
 
 def _largest(maps: Sequence[Array | None]) -> float:
+    """Return the largest absolute value of several maps; 0 if there are none."""
     return max((float(np.abs(values).max()) for values in maps if values is not None), default=0.0)
 
 
 def _draw_scale(grid: RowGrid, column: int, limit: float) -> None:
-    """Draw the colours of contribution maps under their column."""
+    """Draw a colour bar for contribution maps below their column."""
     ax = grid.area(column, grid.body + 0.12, 0.1)
     colors = ScalarMappable(Normalize(-limit, limit), _SIGNED)
     bar = grid.figure.colorbar(colors, cax=ax, orientation="horizontal")
     bar.set_ticks([-limit, 0.0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
     ax.tick_params(labelsize=7.5, length=2)
-    ax.set_xlabel("logits a position", fontsize=8)
+    ax.set_xlabel("logits per position", fontsize=8)
 
 
 @dataclass(frozen=True, eq=False)
 class ComparisonRow:
-    """A concept in two images or, without maps, something else that adds to the score.
+    """A contribution to the scores of two images.
+
+    It is that of a concept or, without maps, of the remaining concepts together or the residual.
 
     Attributes
     ----------
-    name, color
+    name : str
+        Name of the row.
+    color : (float, float, float)
+        Colour of the row.
     values : (float, float)
-        Contribution to the logit in either image.
+        Contributions to the logits of the first and of the second image.
     crops : ndarray of shape (k, patch, patch, 3), optional
-    maps : (ndarray, ndarray), optional
-        What the concept adds at each position of either image, (H, W) each.
+        Best crops of the concept.
+    maps : (ndarray of shape (H, W), ndarray of shape (H, W)), optional
+        Contribution of the concept at each position of the first and of the second image.
     """
 
     name: str
@@ -205,20 +244,26 @@ def plot_two_predictions(
     rows: Sequence[ComparisonRow],
     nb_crops: int = 3,
 ) -> Figure:
-    """Draw two images side by side: what each concept adds in either, and the difference.
+    """Draw two images with the contributions of each concept to both, and their differences.
 
     Parameters
     ----------
-    pictures : (ndarray, ndarray)
-        Of shape (height, width, 3), in [0, 1].
-    score_name, scores : str, (float, float)
-        What the contributions sum to in either image.
+    pictures : (ndarray, ndarray), of shape (height, width, 3) each
+        The two images, with values in [0, 1].
+    score_name : str
+        Name of the score.
+    scores : (float, float)
+        Scores of the two images: the sums of all contributions.
     predicted : ((str, float), (str, float))
-        Name and probability of the likeliest class of either.
+        Name and probability of the most probable class of each image.
     rows : sequence of ComparisonRow
-        At least one, those with maps first.
+        Contributions, at least one, those with maps first.
     nb_crops : int, default=3
-        Room for this many, if any row has crops.
+        Maximum number of crops of a concept.
+
+    Returns
+    -------
+    figure : Figure
     """
     wide = max(picture.shape[1] / picture.shape[0] for picture in pictures)
     heights = [1.9] + [_THIN if row.maps is None else _ROW for row in rows]
@@ -236,7 +281,7 @@ def plot_two_predictions(
             if row.maps is not None:
                 _draw_contributions(grid.cell(k, 2 + j), pictures[j], row.maps[j], limit)
     values = np.array([row.values for row in rows])
-    ax = grid.span(4, "contribution in either", "logits")
+    ax = grid.span(4, "contribution in each", "logits")
     for j, (color, offset) in enumerate(((_FIRST, -0.085), (_SECOND, 0.085))):
         ax.barh(middles + offset, values[:, j], height=0.15, color=color)
     ax.axvline(0.0, color="0.3", linewidth=0.8)
