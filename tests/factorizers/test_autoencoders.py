@@ -345,7 +345,7 @@ def test_the_progress_bar_shows_the_objective_of_the_last_epoch_and_the_default_
         (RelaxedArchetypalFactorizer, {"delta": -0.1}, "delta must be at least 0"),
         (RelaxedArchetypalFactorizer, {"delta": np.nan}, "delta must be"),
         (ArchetypalFactorizer, {"n_centroids": 5}, "n_centroids must be an integer of at least 6"),
-        (ArchetypalFactorizer, {"n_centroids": 601}, "more than the 600 positions"),
+        (ArchetypalFactorizer, {"n_centroids": 601}, "n_centroids must be at most 600"),
     ],
 )
 def test_parameters_out_of_range_are_refused(x, kind, wrong, message):

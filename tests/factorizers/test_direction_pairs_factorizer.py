@@ -125,7 +125,7 @@ def test_without_a_head_or_map_shape_the_log_reports_no_network_term(learner, x,
         (np.zeros((2, 3, 3, 8)), {}, "must be flat"),
         (np.full((4, 8), np.nan), {}, "NaN"),
         (np.zeros((0, 8)), {}, "no activations"),
-        (np.zeros((7, 8)), {"map_shape": (5, 2), "latent_to_logit_model": conv_gap}, "whole maps"),
+        (np.zeros((7, 8)), {"map_shape": (5, 2), "latent_to_logit_model": conv_gap}, "multiple of"),
         (np.zeros((4, 8)), {"off": "sideways"}, "off must be one of"),
         (
             np.zeros((4, 8)),

@@ -21,7 +21,7 @@ def _seed():
 
 @pytest.mark.parametrize("last", [lambda x: x[:, None], lambda x: x[:, 0]])
 def test_a_head_without_one_output_of_classes_is_refused(last):
-    message = r"one output of shape \(N, K\), for K classes, but its output has shape"
+    message = r"one output for K classes, \(N, K\), but its output has shape"
     with pytest.raises(ValueError, match=message):
         head_of(lambda x: last(layers.Dense(K)(layers.Flatten()(x))))
     with pytest.raises(ValueError, match=message):

@@ -46,7 +46,7 @@ def check_output_shape(name: str, shape: Any) -> None:
     """Raise a ValueError unless ``shape`` is that of one output, (N, K)."""
     if isinstance(shape, (list, dict)) or tf.TensorShape(shape).rank not in (None, 2):
         raise ValueError(
-            f"{name} must have one output of shape (N, K), for K classes, but its output has shape "
+            f"{name} must have one output for K classes, (N, K), but its output has shape "
             f"{shape}: reduce it to (N, K), for example by pooling over positions"
         )
 
