@@ -1,4 +1,4 @@
-"""docs/add_an_extractor.md, done as it says."""
+"""Tests that docs/add_an_extractor.md works as written."""
 
 import os
 import re
@@ -21,7 +21,7 @@ BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```\w+\n(.*?)```\n", PAGE, flag
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """A folder with the page's module in it, from which it can be imported."""
+    """Return a folder with the page's module, from which it can be imported."""
     (tmp_path / "truncated_svd.py").write_text(BLOCKS["truncated_svd.py"], encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -33,7 +33,7 @@ def test_every_block_of_code_of_the_page_is_tested():
     assert PAGE.count("```") == 2 * len(BLOCKS)
 
 
-def test_the_files_and_names_the_page_speaks_of_exist():
+def test_the_files_and_names_on_the_page_exist():
     for path in re.findall(r"`((?:tests|factorizers)/[\w/.]+)`", PAGE):
         assert (ROOT / path).exists() or (ROOT / "xplique_dirpairs" / path).exists(), path
     source = (ROOT / "xplique_dirpairs" / "factorizers" / "base.py").read_text(encoding="utf-8")

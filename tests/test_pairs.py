@@ -1,4 +1,4 @@
-"""What direction pairs read and write."""
+"""Tests of direction pairs: how they read and write features."""
 
 import copy
 import dataclasses
@@ -29,7 +29,7 @@ def ill_conditioned():
 # ------------------------------------------------------------------ the second writing
 
 
-def test_reading_is_the_formulas_of_the_method(pairs):
+def test_reading_follows_the_formulas_of_the_method(pairs):
     x = features((4,))
     z, y, alpha, u, v = (np.zeros((4, I)) for _ in range(5))
     filters, signals = pairs.filters.astype(float), pairs.signals.astype(float)
@@ -53,7 +53,7 @@ def test_reading_is_the_formulas_of_the_method(pairs):
         np.testing.assert_allclose(computed, slow, rtol=1e-5, atol=1e-5)
 
 
-def test_writing_is_the_formulas_of_the_method(pairs):
+def test_writing_follows_the_formulas_of_the_method(pairs):
     filters, signals = pairs.filters.astype(float), pairs.signals.astype(float)
     basis = signals.T @ np.linalg.inv(filters @ signals.T)
     np.testing.assert_allclose(pairs.bank(), basis.T, rtol=1e-4, atol=1e-6)
@@ -91,7 +91,7 @@ def test_coefficients_and_residual_give_the_features_back(case, off):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_all_concepts_absent_projections_are_at_their_absent_level_at_most(seed):
+def test_with_all_concepts_absent_projections_do_not_exceed_their_absent_level(seed):
     pairs, x = make(seed), features()
     off_state = x - pairs.combine(pairs.coefficients(x))
     z = np.minimum(pairs.project(x), pairs.absent_levels)
@@ -99,7 +99,7 @@ def test_all_concepts_absent_projections_are_at_their_absent_level_at_most(seed)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_all_concepts_undecided_every_detector_is_on_its_hyperplane(seed):
+def test_with_all_concepts_undecided_every_detector_is_on_its_hyperplane(seed):
     pairs, x = make(seed), features()
     off_state = x - pairs.combine(pairs.coefficients(x, "undecided"), "undecided")
     np.testing.assert_allclose(pairs.detect(off_state), 0.5, atol=1e-4)
@@ -122,7 +122,7 @@ def test_absent_coefficients_are_never_negative_and_undecided_ones_are_signed(pa
     assert (pairs.coefficients(x, "undecided") < 0).any()
 
 
-def test_where_it_is_well_conditioned_the_bank_is_dual_to_the_filters(pairs):
+def test_a_well_conditioned_bank_is_dual_to_the_filters(pairs):
     assert 1.0 <= pairs.condition_number <= WELL_CONDITIONED
     product = pairs.filters.astype(float) @ pairs.bank().astype(float).T
     np.testing.assert_allclose(product, np.eye(I), atol=1e-4)
@@ -138,7 +138,7 @@ def test_margins_do_not_enter_the_condition_number():
     assert scaled.condition_number == pytest.approx(plain.condition_number, rel=1e-5)
 
 
-def test_an_ill_conditioned_set_falls_back_and_reports_how_far_it_is_off(ill_conditioned):
+def test_ill_conditioned_pairs_use_a_regularised_inverse_and_report_its_error(ill_conditioned):
     pairs = ill_conditioned
     assert pairs.condition_number > 1000
     exact = np.linalg.inv(pairs.filters @ pairs.signals.T)
@@ -148,7 +148,7 @@ def test_an_ill_conditioned_set_falls_back_and_reports_how_far_it_is_off(ill_con
     assert pairs.bank_error > 0.1
 
 
-def test_more_concepts_than_channels_fall_back_and_say_so():
+def test_more_concepts_than_channels_use_a_regularised_inverse():
     pairs = make(concepts=2 * D)
     assert pairs.condition_number == float("inf")
     assert np.isfinite(pairs.bank()).all() and pairs.bank_error > 0.1
@@ -167,7 +167,7 @@ def test_suppressed_concepts_are_not_detected_and_positions_without_them_stay(pa
     np.testing.assert_array_equal(clipped, np.maximum(suppressed, 0.0))
 
 
-def test_suppressing_takes_one_concept_or_the_same_one_twice(pairs):
+def test_suppress_accepts_one_concept_or_a_repeated_one(pairs):
     x = features()
     np.testing.assert_array_equal(pairs.suppress(x, 1), pairs.suppress(x, [1]))
     np.testing.assert_array_equal(pairs.suppress(x, [2, 1, 2]), pairs.suppress(x, [2, 1]))
@@ -180,7 +180,7 @@ def test_suppressing_nothing_changes_nothing(pairs):
 # ------------------------------------------------------------------ invariances
 
 
-def test_permuting_the_concepts_permutes_what_is_read(pairs):
+def test_permuting_the_concepts_permutes_the_results(pairs):
     order = np.array([2, 0, 1])
     turned = DirectionPairs(
         pairs.filters[order],
@@ -224,7 +224,7 @@ def test_leading_axes_and_batches_do_not_matter(name, pairs):
 
 
 @pytest.mark.parametrize("name", READINGS)
-def test_single_precision_stays_and_is_near_double(name, pairs):
+def test_single_precision_is_kept_and_is_close_to_double(name, pairs):
     read, x = READINGS[name], features()
     single = read(pairs, x.astype(np.float32))
     assert single.dtype == np.float32 and read(pairs, x).dtype == np.float64
@@ -271,14 +271,14 @@ def test_signal_vectors_are_normalised_and_keep_their_direction():
     np.testing.assert_allclose(long.signals, pairs.signals, rtol=1e-5)
 
 
-def test_the_length_of_signal_vectors_does_not_matter_however_short_they_are():
+def test_even_very_short_signal_vectors_are_normalised():
     np.testing.assert_allclose(make(scale=1e-25).signals, make().signals, rtol=1e-5)
 
 
 # ------------------------------------------------------------------ a value
 
 
-def test_pairs_neither_follow_the_arrays_they_were_made_of_nor_can_be_written_to():
+def test_pairs_copy_their_arrays_and_are_read_only():
     filters = np.eye(2, dtype=np.float32)
     pairs = DirectionPairs(filters, np.zeros(2), np.eye(2), np.zeros(2), np.zeros(2))
     filters[:] = 5.0
@@ -294,7 +294,7 @@ def test_pairs_neither_follow_the_arrays_they_were_made_of_nor_can_be_written_to
     "copied", [copy.copy, copy.deepcopy, lambda pairs: pickle.loads(pickle.dumps(pairs))]
 )
 @pytest.mark.parametrize("recurrence", [True, False])
-def test_copies_are_the_same_bit_by_bit_and_cannot_be_written_to_either(copied, recurrence):
+def test_copies_are_identical_and_read_only(copied, recurrence):
     pairs = make() if recurrence else dataclasses.replace(make(), recurrence=None)
     twin = copied(pairs)
     assert same(twin, pairs) and (twin.recurrence is None) is not recurrence
@@ -334,10 +334,10 @@ def test_values_that_are_not_real_numbers_are_refused_by_name(values):
 
 
 @pytest.mark.parametrize("name", ["filters", "signals"])
-def test_directions_of_no_length_are_refused_by_row(name):
+def test_zero_directions_are_refused_with_their_rows(name):
     array = GOOD[name].copy()
     array[1] = 0.0
-    with pytest.raises(ValueError, match=rf"{name} must not be zero, but rows \[1\]"):
+    with pytest.raises(ValueError, match=rf"{name} must have no zero row, but rows \[1\]"):
         DirectionPairs(**{**GOOD, name: array})
 
 

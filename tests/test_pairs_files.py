@@ -1,4 +1,4 @@
-"""Direction pairs in files."""
+"""Tests of saving and loading direction pairs."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def test_saved_pairs_load_bit_for_bit_from_the_given_path(name, tmp_path):
     assert same(DirectionPairs.load(str(tmp_path / name)), make())
 
 
-def test_pairs_made_of_a_pair_s_own_arrays_are_the_same_bit_by_bit(rng):
+def test_pairs_built_from_the_arrays_of_other_pairs_are_identical(rng):
     # normalising rows that are unit up to rounding would move some by their last bit
     directions = rng.normal(size=(200, 8))
     first = DirectionPairs(directions, np.zeros(200), directions, np.zeros(8), np.zeros(200))
@@ -56,7 +56,7 @@ def test_a_truncated_file_is_refused(file):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_flipped_bit_is_refused_or_did_no_harm(file):
+def test_a_flipped_bit_is_refused_or_changes_no_value(file):
     content, refused = file.read_bytes(), 0
     for place in range(0, len(content), 7):
         for bit in (1, 64):
@@ -74,7 +74,7 @@ def test_a_flipped_bit_is_refused_or_did_no_harm(file):
     assert refused > len(content) // 14
 
 
-def test_a_file_that_lost_its_recurrence_is_refused(file):
+def test_a_file_whose_recurrence_was_removed_is_refused(file):
     rewrite(file, recurrence=None)
     with pytest.raises(ValueError, match="damaged"):
         DirectionPairs.load(file)
@@ -146,13 +146,13 @@ class Evil:
         return (exec, ("raise SystemExit('a pickle was loaded')",))
 
 
-def test_no_pickle_in_a_file_is_ever_loaded(file):
+def test_pickles_in_a_file_are_never_loaded(file):
     rewrite(file, mean=np.array([Evil()], dtype=object))
     with pytest.raises(ValueError, match="damaged"):
         DirectionPairs.load(file)
 
 
-def test_no_file_or_a_folder_is_not_found(tmp_path):
+def test_a_missing_file_or_a_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file of direction pairs"):
         DirectionPairs.load(tmp_path / "nowhere")
     with pytest.raises(IsADirectoryError, match="is a folder"):

@@ -1,7 +1,7 @@
-"""Encoding-decoding direction pairs: the learned value, and how it reads and writes features.
+"""Learned encoding-decoding direction pairs, and how they read and write features.
 
-Every operation on learned pairs is a formula of this module.
-Notation: D channels, I concepts; features ``x`` have any leading shape and D last, ``(..., D)``.
+This module holds the formula of every operation on learned pairs.
+Notation: D channels, I concepts; features ``x`` have shape ``(..., D)``, with any leading axes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT = ArchiveFormat(
     "xplique_dirpairs.DirectionPairs", 1, "direction pairs", "DirectionPairs.save"
 )
 
-#: Above this condition number of ŴᵀŜ a regularised inverse replaces the plain one.
+#: Above this condition number of ŴᵀŜ, a regularised inverse replaces the ordinary one.
 WELL_CONDITIONED = 30.0
 
 
@@ -39,24 +39,24 @@ WELL_CONDITIONED = 30.0
 class DirectionPairs:
     """Filters, biases and signal vectors of I concepts in a layer of D channels; immutable.
 
-    Rows are concepts. Reading and writing follow method sections 1 and 5 of the documentation
+    Each row is a concept. The formulas are those of "What is learned" in docs/method.md
     (Doumanoglou et al., arXiv 2509.23926).
 
     Parameters
     ----------
     filters : array-like of shape (I, D)
-        w_i, decoding directions. Their length is 1 / margin.
+        Decoding directions w_i. The length of each is 1 / margin.
     biases : array-like of shape (I,)
-        b_i: concept i is detected where ``wᵢᵀx > bᵢ``.
+        Thresholds b_i: concept i is detected where ``wᵢᵀx > bᵢ``.
     signals : array-like of shape (I, D)
-        ŝ_i, encoding directions; normalised to unit rows.
+        Encoding directions ŝ_i. Rows are normalised to unit length.
     mean : array-like of shape (D,)
-        E[x] over the features learned from.
+        Mean E[x] of the features that the pairs were learned from.
     absent_levels : array-like of shape (I,)
-        m_i, mean of wᵢᵀx over the positions where concept i is not detected.
-    recurrence : array-like of shape (I,), optional
+        Mean m_i of wᵢᵀx over the positions where concept i is not detected.
+    recurrence : array-like of shape (I,), default=None
         Share of the learner's other restarts (those that reached its last stage) in which the
-        concept came back; None if there was only one restart.
+        concept was found again. None if there was only one restart.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class DirectionPairs:
             array.setflags(write=False)
         self._check_shapes()
         lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
-        is_unit = np.abs(lengths - 1.0) < 1e-6  # these rows stay the same to the last bit
+        is_unit = np.abs(lengths - 1.0) < 1e-6  # these rows are kept bit for bit
         signals = np.where(is_unit, self.signals, self.signals / lengths)
         object.__setattr__(self, "signals", _frozen(signals.astype(np.float32)))
 
@@ -109,10 +109,10 @@ class DirectionPairs:
         for name in ("filters", "signals"):
             zero = np.flatnonzero(np.linalg.norm(getattr(self, name), axis=1) == 0)
             if zero.size:
-                raise ValueError(f"{name} must not be zero, but rows {zero.tolist()} are")
+                raise ValueError(f"{name} must have no zero row, but rows {zero.tolist()} are zero")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Copies and pickles go through the constructor, so that their arrays are read-only as well.
+        # Copies and pickles are built by the constructor, so that their arrays are read-only too.
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def __repr__(self) -> str:
@@ -120,76 +120,120 @@ class DirectionPairs:
 
     @property
     def number_of_concepts(self) -> int:
-        """I."""
+        """Number of concepts, I."""
         return len(self.filters)
 
     @property
     def channels(self) -> int:
-        """D."""
+        """Number of channels, D."""
         return int(self.filters.shape[1])
 
     @cached_property
     def margins(self) -> Array:
-        """M_i = 1/‖w_i‖, (I,): half-width of a detector's transition, in feature units."""
+        """Half-width M_i = 1/‖w_i‖ of each detector's transition, in feature units, (I,)."""
         return _frozen(1.0 / np.linalg.norm(self.filters, axis=1))
 
     # ---------------------------------------------------------------- reading
 
     def project(self, x: ArrayLike) -> Array:
-        """Compute projections z = Wᵀx.
+        """Compute the projections z = Wᵀx.
 
         Parameters
         ----------
         x : array-like of shape (..., D)
+            Features.
 
         Returns
         -------
         z : ndarray of shape (..., I)
+            Projections.
 
         Raises
         ------
         ValueError
-            If the last axis of ``x`` is not D long, or a value is NaN or infinite.
+            If the last axis of ``x`` does not have length D, or a value is NaN or infinite.
         """
         return self._project(self._as_features(x))
 
     def _project(self, x: Array) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):
             z = x @ self.filters.T
-        # Projections of features that are not finite are not finite: fewer values to check.
+        # Features that are not finite have projections that are not, and these are fewer to check.
         check_finite("activations", z)
         return z
 
     def detect(self, x: ArrayLike) -> Array:
-        """Compute detections y = σ(Wᵀx − b), (..., I), in [0, 1]; y > 0.5: concept detected."""
-        return self._detections(self.project(x))
-
-    def signal_values(self, x: ArrayLike) -> Array:
-        """Compute signal values about their mean, α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i), (..., I)."""
-        gain = np.einsum("id,id->i", self.filters, self.signals)
-        return np.asarray(self._project(self._as_features(x) - self.mean) / gain)
-
-    def coefficients(self, x: ArrayLike, off: Off = "absent") -> Array:
-        """Compute concept coefficients: how far each concept is from being switched off.
+        """Compute the detections y = σ(Wᵀx − b).
 
         Parameters
         ----------
         x : array-like of shape (..., D)
+            Features.
+
+        Returns
+        -------
+        y : ndarray of shape (..., I)
+            Values in [0, 1]. A concept is detected where y > 0.5.
+
+        Raises
+        ------
+        ValueError
+            As raised by `project`.
+        """
+        return self._detections(self.project(x))
+
+    def signal_values(self, x: ArrayLike) -> Array:
+        """Compute the signal values, centred on their mean: α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i).
+
+        Parameters
+        ----------
+        x : array-like of shape (..., D)
+            Features.
+
+        Returns
+        -------
+        values : ndarray of shape (..., I)
+            Centred signal values.
+
+        Raises
+        ------
+        ValueError
+            As raised by `project`.
+        """
+        gain = np.einsum("id,id->i", self.filters, self.signals)
+        return np.asarray(self._project(self._as_features(x) - self.mean) / gain)
+
+    def coefficients(self, x: ArrayLike, off: Off = "absent") -> Array:
+        """Compute the concept coefficients: how far each concept is from being switched off.
+
+        Parameters
+        ----------
+        x : array-like of shape (..., D)
+            Features.
         off : {"absent", "undecided"}, default="absent"
-            What "concept i switched off" means. ``"absent"``: its projection falls to its usual
+            What it means to switch off concept i. ``"absent"``: its projection falls to its mean
             level where it is not detected, u_i = ReLU(wᵢᵀx − m_i) ≥ 0. ``"undecided"``: all
-            detectors on their hyperplanes at once, v = (WᵀŜ)⁺(Wᵀx − b), signed.
+            detectors are on their hyperplanes at once, v = (WᵀŜ)⁺(Wᵀx − b), which is signed.
 
         Returns
         -------
         coefficients : ndarray of shape (..., I)
-            With ``residual = x − combine(coefficients)``, x is restored exactly.
+            Concept coefficients. Adding ``combine(coefficients)`` to the residual
+            ``x − combine(coefficients)`` restores x exactly.
+
+        Raises
+        ------
+        ValueError
+            As raised by `project`, or if ``off`` is not one of its values.
         """
         check_choice("off", off, get_args(Off))
         return self._coefficients(self.project(x), off)
 
     def read(self, x: Array, off: Off = "absent") -> tuple[Array, Array]:
-        """Return `coefficients` and detections of features that were checked, of one projection."""
+        """Compute coefficients and detections, (..., I) each, without checking that x is finite.
+
+        The features are projected only once.
+        """
         z = self._as_features(x) @ self.filters.T
         return self._coefficients(z, off), self._detections(z)
 
@@ -199,29 +243,55 @@ class DirectionPairs:
         return np.asarray((z - self.biases) @ self.cross_inverse.T.astype(z.dtype))
 
     def _detections(self, z: Array) -> Array:
-        # σ in a form that overflows at neither end.
+        # This form of σ overflows neither for large nor for small values.
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * (z - self.biases))))
 
     # ---------------------------------------------------------------- writing
 
     def bank(self, off: Off = "absent") -> Array:
-        """Return the concept bank (I, D), ``combine(u) = u @ bank``: Bᵀ (absent), Ŝᵀ (undecided).
+        """Return the concept bank, the matrix with ``combine(u) = u @ bank``.
 
-        B = Ŝ(WᵀŜ)⁻¹: moving along its column i changes projection i and no other. Where WᵀŜ is
+        Moving along column i of B = Ŝ(WᵀŜ)⁻¹ changes projection i and no other. If WᵀŜ is
         ill-conditioned (see `condition_number`) or I > D, a regularised inverse is used.
+
+        Parameters
+        ----------
+        off : {"absent", "undecided"}, default="absent"
+            The form of the coefficients; see `coefficients`.
+
+        Returns
+        -------
+        bank : ndarray of shape (I, D)
+            Bᵀ for ``"absent"``, Ŝᵀ for ``"undecided"``.
+
+        Raises
+        ------
+        ValueError
+            If ``off`` is not one of its values.
         """
         check_choice("off", off, get_args(Off))
         return self._absent_bank if off == "absent" else self.signals
 
     def combine(self, coefficients: ArrayLike, off: Off = "absent") -> Array:
-        """Compute the part of the features that the coefficients stand for, (..., I) → (..., D).
+        """Compute the part of the features that the coefficients explain.
 
         Parameters
         ----------
         coefficients : array-like of shape (..., I)
-            As the method `coefficients` gives them, all or partly switched off.
+            As returned by the method `coefficients`; any of them may have been set to zero.
         off : {"absent", "undecided"}, default="absent"
-            The form in which they were read.
+            The form in which the coefficients were computed.
+
+        Returns
+        -------
+        features : ndarray of shape (..., D)
+            ``coefficients @ bank(off)``.
+
+        Raises
+        ------
+        ValueError
+            If the last axis of ``coefficients`` does not have length I, or ``off`` is not one of
+            its values.
         """
         u = _as_real("coefficients", coefficients, self.number_of_concepts, "concepts")
         return np.asarray(u @ self.bank(off))
@@ -234,17 +304,29 @@ class DirectionPairs:
     ) -> Array:
         """Move features onto the hyperplanes of the given concepts wherever these are detected.
 
-        x − B_C ReLU(W_Cᵀx − b_C) for the concepts C: no other concept of C is changed, and
-        positions where none is detected stay as they are.
+        Computes x − B_C ReLU(W_Cᵀx − b_C) for the set C of given concepts. Suppressing one concept
+        of C leaves the projections of the others unchanged, and positions where none of them is
+        detected stay as they are.
 
         Parameters
         ----------
         x : array-like of shape (..., D)
+            Features.
         concepts : int or sequence of int
-            Indices of the concepts to suppress; an index given twice counts once.
-        limits : (low, high), default=(None, None)
-            The layer's own range, to clip the result to; ``(0, None)`` after a ReLU. Default: no
-            clipping.
+            Indices of the concepts to suppress. Repeated indices count once.
+        limits : tuple of (float or None, float or None), default=(None, None)
+            Lower and upper end of the layer's range, to which the result is clipped, such as
+            ``(0, None)`` after a ReLU. None: this end is not clipped.
+
+        Returns
+        -------
+        moved : ndarray of shape (..., D)
+            Features without the given concepts.
+
+        Raises
+        ------
+        ValueError
+            As raised by `project`, or if an index is not that of a concept.
         """
         given = np.atleast_1d(concepts)
         features = self._as_features(x)
@@ -258,7 +340,27 @@ class DirectionPairs:
         return moved if limits == (None, None) else np.clip(moved, *limits)
 
     def steer(self, x: ArrayLike, concept: int, amount: float) -> Array:
-        """Compute x + amount · ŝ_concept at every position, (..., D) → (..., D)."""
+        """Add a multiple of a concept's signal vector at every position: x + amount · ŝ_concept.
+
+        Parameters
+        ----------
+        x : array-like of shape (..., D)
+            Features.
+        concept : int
+            Index of the concept.
+        amount : float
+            Length of the step, in feature units. A negative amount weakens the concept.
+
+        Returns
+        -------
+        moved : ndarray of shape (..., D)
+            Features after the step.
+
+        Raises
+        ------
+        ValueError
+            As raised by `project`, or if ``concept`` or ``amount`` is invalid.
+        """
         check_concepts(concept, self.number_of_concepts)
         check_number("amount", amount)
         features = self._as_features(x)
@@ -267,7 +369,7 @@ class DirectionPairs:
 
     @cached_property
     def cross_inverse(self) -> Array:
-        """(WᵀŜ)⁺, (I, I) float64: from projections to coordinates along the signal vectors."""
+        """Matrix (WᵀŜ)⁺, (I, I) float64, from projections to coordinates along signal vectors."""
         return _frozen(_cross_inverse(self.filters, self.signals))
 
     # ---------------------------------------------------------------- quality
@@ -276,7 +378,7 @@ class DirectionPairs:
     def condition_number(self) -> float:
         """Condition number of ŴᵀŜ (unit filters, unit signal vectors); infinite if I > D.
 
-        Margins are left out: they cancel in everything that is built on WᵀŜ.
+        It ignores the margins, because they cancel in everything that is computed from WᵀŜ.
         """
         if self.number_of_concepts > self.channels:
             return float("inf")
@@ -284,7 +386,7 @@ class DirectionPairs:
 
     @cached_property
     def bank_error(self) -> float:
-        """max |WᵀB − 1|: how far moving along a column of B changes other projections."""
+        """Largest entry of |WᵀB − identity|: how much a move along B changes other projections."""
         product = self.filters.astype(np.float64) @ self._absent_bank.astype(np.float64).T
         return float(np.abs(product - np.eye(self.number_of_concepts)).max())
 
@@ -295,20 +397,38 @@ class DirectionPairs:
     # ---------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
-        """Write the pairs to ``path`` as a numpy archive, without pickle; no suffix is added."""
+        """Write the pairs to a numpy archive, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file to write. No suffix is added.
+        """
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         FORMAT.write(path, {name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
     def load(cls, path: str | Path) -> DirectionPairs:
-        """Read pairs written by `save`.
+        """Read pairs from a file that `save` has written.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file to read.
+
+        Returns
+        -------
+        pairs : DirectionPairs
+            The pairs that were saved.
 
         Raises
         ------
-        FileNotFoundError, IsADirectoryError
-            If there is no file at ``path``, or it is a folder.
+        FileNotFoundError
+            If there is no file at ``path``.
+        IsADirectoryError
+            If ``path`` is a folder.
         ValueError
-            If the file is damaged, of another kind, or of a newer format than this version reads.
+            If the file is damaged, of another kind, or of a format newer than this version reads.
         """
         return FORMAT.load(path, lambda arrays, _: cls(**arrays))
 
@@ -318,13 +438,13 @@ class DirectionPairs:
 
 
 def _unit_gram(filters: Array, signals: Array) -> Array:
-    """Return ŴᵀŜ, (I, I) float64."""
+    """Compute ŴᵀŜ, (I, I) float64, of unit filters and signal vectors, from (I, D) each."""
     lengths = np.linalg.norm(filters.astype(np.float64), axis=1, keepdims=True)
     return np.asarray((filters / lengths) @ signals.astype(np.float64).T)
 
 
 def _cross_inverse(filters: Array, signals: Array) -> Array:
-    """Return (WᵀŜ)⁺, (I, I): plain where well-conditioned and I ≤ D, regularised elsewhere."""
+    """Compute (WᵀŜ)⁺, (I, I); the inverse is regularised if WᵀŜ is ill-conditioned or I > D."""
     margins = 1.0 / np.linalg.norm(filters.astype(np.float64), axis=1)
     gram = _unit_gram(filters, signals)
     concepts, channels = filters.shape
@@ -334,17 +454,19 @@ def _cross_inverse(filters: Array, signals: Array) -> Array:
 
 
 def _absent_bank(filters: Array, signals: Array) -> Array:
-    """Return Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D)."""
+    """Compute Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D), from filters and signal vectors, (I, D) each."""
     return np.asarray(_cross_inverse(filters, signals).T @ signals.astype(np.float64))
 
 
 def _as_real(name: str, values: ArrayLike, width: int | None = None, unit: str = "") -> Array:
-    """Return real numbers, of which the last axis is ``width`` long where it is given."""
+    """Return an array of real numbers, after checking that its last axis has length ``width``."""
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     if width is not None and array.shape[-1:] != (width,):
-        raise ValueError(f"{name} must end in {width} {unit}, but have shape {array.shape}")
+        raise ValueError(
+            f"the last axis of {name} must have {width} {unit}, but their shape is {array.shape}"
+        )
     return array
 
 

@@ -125,7 +125,7 @@ def test_an_interrupted_training_leaves_a_usable_factorizer(x, monkeypatch):
     assert_identity(factorizer, x)
 
 
-def test_an_interruption_before_the_first_step_leaves_the_start(x, monkeypatch):
+def test_an_interruption_before_the_first_step_keeps_the_initial_state(x, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
@@ -145,10 +145,10 @@ def test_nan_ends_the_training_on_finite_values(x):
     assert_identity(factorizer, x)
 
 
-def test_many_dead_concepts_are_warned_of():
+def test_many_dead_concepts_cause_a_warning():
     two_points = np.repeat([[0.0, 1.0], [1.0, 0.0]], 50, axis=0)
     factorizer = TopKFactorizer(10, k=1, steps=50, random_state=0)
-    with pytest.warns(LearningWarning, match="fire nowhere"):
+    with pytest.warns(LearningWarning, match="never fire"):
         factorizer.fit(two_points)
     assert len(factorizer.history_.dead) >= 5
     assert factorizer.history_.dead_share[-1] >= 0.5
@@ -198,7 +198,7 @@ def test_atoms_are_mixtures_of_centroids_within_delta(fitted, kind, x):
     assert (in_the_hull <= factorizer.centroids_.max(axis=0) + 1e-5).all()
 
 
-def test_relaxed_by_nothing_is_archetypal(fitted, x):
+def test_relaxed_archetypal_with_delta_zero_is_archetypal(fitted, x):
     relaxed, _ = RelaxedArchetypalFactorizer(**FITTED, delta=0).fit(x)
     np.testing.assert_array_equal(relaxed, fitted(ArchetypalFactorizer).get_concept_bank())
 
@@ -231,7 +231,7 @@ def test_a_position_has_at_most_k_concepts_none_negative(fitted, kind, x):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_encode_and_decode_equal_a_slow_second_writing(fitted, kind, x):
+def test_encode_and_decode_equal_a_reference_implementation(fitted, kind, x):
     factorizer = fitted(kind)
     u = factorizer.encode(x[:20])
     for position, coefficients in zip(x[:20].astype(float), u, strict=True):
@@ -306,7 +306,7 @@ def test_more_concepts_than_channels_can_be_learned(kind):
     assert_identity(factorizer, x)
 
 
-def test_float64_and_lists_are_taken(fitted, x):
+def test_float64_and_lists_are_accepted(fitted, x):
     single, double = fitted(TopKFactorizer), TopKFactorizer(**FITTED)
     bank, u = double.fit(x.astype(np.float64).tolist())
     np.testing.assert_array_equal(bank, single.get_concept_bank())
@@ -337,7 +337,7 @@ def test_the_progress_bar_shows_the_objective_of_the_last_epoch_and_the_default_
 @pytest.mark.parametrize(
     "kind, wrong, message",
     [
-        (TopKFactorizer, {"k": 7}, "k=7 concepts per position of number_of_concepts=6"),
+        (TopKFactorizer, {"k": 7}, "k must be at most number_of_concepts=6, not 7"),
         (TopKFactorizer, {"k": 0}, "k must be an integer of at least 1"),
         (TopKFactorizer, {"steps": 0}, "steps must be"),
         (TopKFactorizer, {"batch_size": 2.5}, "batch_size must be"),
@@ -345,7 +345,7 @@ def test_the_progress_bar_shows_the_objective_of_the_last_epoch_and_the_default_
         (RelaxedArchetypalFactorizer, {"delta": -0.1}, "delta must be at least 0"),
         (RelaxedArchetypalFactorizer, {"delta": np.nan}, "delta must be"),
         (ArchetypalFactorizer, {"n_centroids": 5}, "n_centroids must be an integer of at least 6"),
-        (ArchetypalFactorizer, {"n_centroids": 601}, "more than the 600 positions"),
+        (ArchetypalFactorizer, {"n_centroids": 601}, "n_centroids must be at most 600"),
     ],
 )
 def test_parameters_out_of_range_are_refused(x, kind, wrong, message):
@@ -367,7 +367,7 @@ def test_activations_that_cannot_be_used_are_refused(bad, message):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_before_the_fit_there_is_nothing_to_read(kind):
+def test_an_unfitted_factorizer_raises_not_fitted(kind):
     factorizer = kind()
     assert not factorizer.is_fitted
     assert not factorizer.requires_positive_activations

@@ -214,7 +214,7 @@ def test_a_copy_reads_as_the_original(fitted, x):
     np.testing.assert_array_equal(copy.deepcopy(fitted).encode(x), fitted.encode(x))
 
 
-def test_it_can_be_fitted_again(fitted, x):
+def test_a_factorizer_can_be_fitted_again(fitted, x):
     bank, _ = fitted.fit(x[:60] * 2)
     np.testing.assert_array_equal(bank, fitted.get_concept_bank())
     assert fitted.encode(x).shape == (120, 4)
@@ -243,7 +243,7 @@ def test_more_concepts_than_channels_work_or_are_refused(name):
     assert np.abs(restored - x).max() <= 1e-5 * np.abs(x).max()
 
 
-def test_a_channel_that_never_varies_is_no_obstacle(name):
+def test_a_constant_channel_is_accepted(name):
     x = features("non-negative").copy()
     x[:, 3] = 0.0
     factorizer = FACTORIZERS[name](4, random_state=0)
@@ -320,9 +320,7 @@ def test_before_fit_every_use_raises_not_fitted(name, use):
 
 
 @pytest.mark.parametrize("network", ["conv_gap", "gelu", "vectors"])
-def test_under_the_craft_interface_the_networks_own_output_comes_back(
-    halves, images, name, network
-):
+def test_craft_reconstructs_the_output_of_the_network(halves, images, name, network):
     factorizer = FACTORIZERS[name](3, random_state=0)
     if network == "gelu" and factorizer.requires_positive_activations:
         pytest.skip("takes no negative activations")
@@ -344,7 +342,7 @@ def test_under_the_craft_interface_the_networks_own_output_comes_back(
     assert importances.max() > 0
 
 
-def test_under_the_holistic_interface_the_networks_own_output_comes_back(images, name):
+def test_the_holistic_interface_reconstructs_the_output_of_the_network(images, name):
     model, extractor = small_extractor()
     pictures = images("conv_gap")
     holistic = HolisticDirectionPairsTf(extractor, 3, FACTORIZERS[name](3, random_state=0))
@@ -361,7 +359,7 @@ def test_under_the_holistic_interface_the_networks_own_output_comes_back(images,
     assert importances.shape == (3,) and np.isfinite(importances).all() and importances.max() > 0
 
 
-def test_it_runs_in_xpliques_own_holistic_interface(images, name):
+def test_factorizers_run_in_the_holistic_interface_of_xplique(images, name):
     _, extractor = small_extractor()
     pictures = images("conv_gap")
     holistic = HolisticCraftTf(extractor, 3, FACTORIZERS[name](3, random_state=0))

@@ -1,4 +1,4 @@
-"""What a factorizer of direction pairs promises, on pairs nobody had to learn."""
+"""Tests of the factorizer of direction pairs, with random pairs."""
 
 import logging
 
@@ -85,7 +85,7 @@ def test_init_stores_what_it_is_given_and_checks_nothing():
 
 
 class Learner:
-    """`fake_learn_pairs` that remembers what it was asked."""
+    """Return `fake_learn_pairs` with a record of its arguments."""
 
     def __call__(self, activations, number_of_concepts, **options):
         self.shape, self.options = activations.shape, options
@@ -112,7 +112,7 @@ def test_with_a_head_and_a_map_shape_the_network_term_is_learned_on_maps(
     assert factorizer.pairs_.number_of_concepts == 3 and factorizer.history_.notes == []
 
 
-def test_without_them_there_is_no_network_term_and_the_log_says_so(learner, x, caplog):
+def test_without_a_head_or_map_shape_the_log_reports_no_network_term(learner, x, caplog):
     with caplog.at_level(logging.INFO, logger="xplique_dirpairs"):
         DirectionPairsFactorizer(3, map_shape=(5, 2)).fit(x(8))
     assert learner.options["head"] is None
@@ -125,7 +125,7 @@ def test_without_them_there_is_no_network_term_and_the_log_says_so(learner, x, c
         (np.zeros((2, 3, 3, 8)), {}, "must be flat"),
         (np.full((4, 8), np.nan), {}, "NaN"),
         (np.zeros((0, 8)), {}, "no activations"),
-        (np.zeros((7, 8)), {"map_shape": (5, 2), "latent_to_logit_model": conv_gap}, "whole maps"),
+        (np.zeros((7, 8)), {"map_shape": (5, 2), "latent_to_logit_model": conv_gap}, "multiple of"),
         (np.zeros((4, 8)), {"off": "sideways"}, "off must be one of"),
         (
             np.zeros((4, 8)),
@@ -139,20 +139,20 @@ def test_without_them_there_is_no_network_term_and_the_log_says_so(learner, x, c
         ),
     ],
 )
-def test_what_it_cannot_learn_from_is_said_at_once(activations, options, message):
+def test_invalid_activations_and_settings_are_refused(activations, options, message):
     with pytest.raises(ValueError, match=message):
         DirectionPairsFactorizer(3, **options).fit(activations)
 
 
 def test_a_map_shape_is_a_tuple():
-    with pytest.raises(TypeError, match=r"map_shape must be a tuple, as .*not 16"):
+    with pytest.raises(TypeError, match=r"map_shape must be a tuple such as .*not 16"):
         DirectionPairsFactorizer(3, latent_to_logit_model=conv_gap, map_shape=16).fit(
             np.zeros((32, 8))
         )
 
 
 @pytest.mark.parametrize("method", ["encode", "decode", "detect", "encode_differentiable"])
-def test_before_fit_it_says_to_fit(method):
+def test_an_unfitted_factorizer_raises_not_fitted(method):
     with pytest.raises(NotFittedError, match="call fit"):
         getattr(DirectionPairsFactorizer(3), method)(np.zeros((2, 3), np.float32))
 

@@ -18,8 +18,8 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
 CHANNELS = 12
 
 
-def test_a_dead_concept_comes_back():
-    """Its encoder looks away from all features: only the auxiliary loss can reach it."""
+def test_a_dead_concept_is_revived():
+    """Its encoder is opposite to all features, so only the auxiliary loss can change it."""
     x, atoms = sparse_mixtures(2000, 8, 3, offset=0.0)
     model = SparseAutoencoder(FreeDictionary(atoms), 3, centre=np.zeros(8), scale=1.0, patience=5)
     model.shift.assign([0.0, 0.0, -5.0])
@@ -43,13 +43,13 @@ def test_the_simplex_projection_is_the_nearest_point(rng):
     np.testing.assert_allclose(onto_simplex(tf.constant(on_it)), on_it)
 
 
-def test_equal_coefficients_do_not_make_more_than_k():
+def test_top_k_keeps_k_of_equal_coefficients():
     kept = top_k(tf.constant([[1.0, 1.0, 1.0, 0.5], [0.0, 2.0, 3.0, 1.0]]), 2).numpy()
     np.testing.assert_array_equal(kept, [[1.0, 1.0, 0.0, 0.0], [0.0, 2.0, 3.0, 0.0]])
 
 
 @pytest.mark.parametrize("archetypal", [False, True])
-def test_the_loss_equals_a_slow_second_writing(rng, archetypal):
+def test_the_loss_equals_a_reference_implementation(rng, archetypal):
     centre, scale, k = rng.normal(size=5), 1.7, 2
     if archetypal:
         centroids, mixture = rng.normal(size=(7, 5)), rng.dirichlet(np.ones(7), size=4)

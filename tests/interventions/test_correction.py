@@ -1,4 +1,4 @@
-"""Corrected models follow the formulas at any rank, in any graph, and stand alone."""
+"""Tests of corrected models: they follow the formulas in any graph and need no package code."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def convolutions(activation="relu"):
 
 
 def residual():
-    """The layer has three consumers, one of them an operation."""
+    """Return a network whose layer is used three times, once by an operation."""
     inputs = keras.Input(SHAPE)
     x = keras.layers.Conv2D(6, 3, 2, activation="relu", name="features")(inputs)
     y = keras.layers.BatchNormalization()(keras.layers.Conv2D(6, 3, 1, "same")(x))
@@ -86,7 +86,7 @@ def features(model, images, name="features"):
 
 
 def pairs_of(x, concepts=3, seed=0):
-    """Pairs that nobody learned; each concept is detected on a third of the positions."""
+    """Return random pairs whose concepts are each detected at a third of the positions."""
     pixels = x.reshape(-1, x.shape[-1])
     rng = np.random.default_rng(seed)
     filters = 8 * rng.normal(size=(concepts, pixels.shape[1]))
@@ -103,13 +103,13 @@ def concepts_of(model, pairs, layer="features"):
 
 @pytest.fixture(params=NETWORKS)
 def case(request, networks, pictures):
-    """Model, its features, pairs, the layer's range."""
+    """Return a model, its features, direction pairs and the layer's range."""
     model = networks[request.param]
     x = features(model, pictures)
     return model, x, pairs_of(x), NETWORKS[request.param][1]
 
 
-def test_the_exact_form_is_what_pairs_suppress(case, pictures):
+def test_the_default_formula_equals_suppress_of_the_pairs(case, pictures):
     model, x, pairs, limits = case
     corrected = features(correct(concepts_of(model, pairs), [2, 0]), pictures, "features_corrected")
 
@@ -117,8 +117,8 @@ def test_the_exact_form_is_what_pairs_suppress(case, pictures):
     assert np.abs(corrected - x).max() > 1e-2
 
 
-def slowly(x, pairs, concepts, limits, form, k=None):
-    """The formulas, position by position."""
+def reference_features(x, pairs, concepts, limits, form, k=None):
+    """Compute the formulas position by position."""
     wanted = x.astype(np.float64).copy()
     w = pairs.filters[concepts].astype(np.float64)
     s = pairs.signals[concepts].astype(np.float64)
@@ -139,18 +139,18 @@ def slowly(x, pairs, concepts, limits, form, k=None):
 
 
 @pytest.mark.parametrize("how", [{"off": "absent"}, {"k": 1.5}], ids=["absent", "k"])
-def test_the_other_forms_are_their_formulas(case, pictures, how):
+def test_absent_and_k_follow_their_formulas(case, pictures, how):
     model, x, pairs, limits = case
     corrected = features(
         correct(concepts_of(model, pairs), [0, 2], **how), pictures, "features_corrected"
     )
 
-    wanted = slowly(x, pairs, [0, 2], limits, how.get("off"), how.get("k"))
+    wanted = reference_features(x, pairs, [0, 2], limits, how.get("off"), how.get("k"))
     np.testing.assert_allclose(corrected, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("off", ["undecided", "absent"])
-def test_where_nothing_is_detected_features_stay(networks, pictures, off):
+def test_features_stay_where_no_concept_is_detected(networks, pictures, off):
     model = networks["convolutions"]
     x = features(model, pictures)
     pairs = pairs_of(x)
@@ -178,7 +178,7 @@ def test_without_a_range_detected_concepts_end_on_their_hyperplane_or_at_their_a
         np.testing.assert_allclose(moved[far], level, atol=1e-4)
 
 
-def test_a_level_above_the_hyperplane_is_the_hyperplane(networks, pictures):
+def test_an_absent_level_above_the_hyperplane_counts_as_the_hyperplane(networks, pictures):
     model = networks["tokens"]
     x = features(model, pictures)
     pairs = pairs_of(x)
@@ -229,7 +229,7 @@ def test_weights_are_copies(networks, pictures):
 
 
 @pytest.mark.parametrize("limits", [(-0.1, 0.2), (None, 0.1), (0.05, None), (0.0, 0.3)])
-def test_limits_that_were_measured_are_kept(networks, pictures, limits):
+def test_given_limits_are_respected(networks, pictures, limits):
     model = networks["convolutions"]
     x = features(model, pictures)
     pairs = pairs_of(x)
@@ -240,7 +240,7 @@ def test_limits_that_were_measured_are_kept(networks, pictures, limits):
     np.testing.assert_allclose(outputs, wanted, atol=1e-5)
 
 
-def test_a_corrected_model_is_corrected_again(networks, pictures):
+def test_a_corrected_model_can_be_corrected_again(networks, pictures):
     model = networks["convolutions"]
     x = features(model, pictures)
     pairs = pairs_of(x)
@@ -259,7 +259,7 @@ def test_order_and_repetition_of_concepts_do_not_matter(networks, pictures):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_half_precision_goes_on_as_such(pictures):
+def test_half_precision_is_kept(pictures):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         model = convolutions()
@@ -285,9 +285,9 @@ np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
 """
 
 
-# of Keras, which saves with numpy's older way of copying
+# Keras causes this warning when it saves.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_it_is_loaded_where_this_package_is_not_installed(networks, pictures, tmp_path):
+def test_a_corrected_model_loads_without_this_package(networks, pictures, tmp_path):
     model = networks["residual"]
     corrected = correct(
         concepts_of(model, pairs_of(features(model, pictures))), [0, 1], off="absent"
@@ -302,7 +302,7 @@ def test_it_is_loaded_where_this_package_is_not_installed(networks, pictures, tm
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated.*:UserWarning")
 @pytest.mark.parametrize("off", ["undecided", "absent"])
-def test_it_is_converted_for_small_devices(networks, pictures, off):
+def test_a_corrected_model_converts_to_tensorflow_lite(networks, pictures, off):
     model = networks["convolutions"]
     corrected = correct(concepts_of(model, pairs_of(features(model, pictures))), [0, 1], off=off)
     lite = tf.lite.TFLiteConverter.from_keras_model(corrected).convert()
@@ -314,7 +314,7 @@ def test_it_is_converted_for_small_devices(networks, pictures, off):
     np.testing.assert_allclose(outputs, corrected(pictures[:1]), atol=1e-5)
 
 
-def test_k_is_the_one_that_is_right_most_often(networks, pictures):
+def test_choose_k_returns_the_most_accurate_candidate(networks, pictures):
     model = networks["convolutions"]
     pairs = pairs_of(features(model, pictures))
     candidates = [0.5, 2.0, 8.0, 30.0]
@@ -334,7 +334,7 @@ def test_k_is_the_one_that_is_right_most_often(networks, pictures):
     )
 
 
-def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictures):
+def test_choose_k_treats_one_output_as_two_classes(networks, pictures):
     original = networks["convolutions"]
     pooled = keras.layers.GlobalAveragePooling2D()(original.get_layer("features").output)
     dense = keras.layers.Dense(1)
@@ -345,7 +345,7 @@ def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictur
     shifted = [correct(concepts_of(model, pairs), 0, k=k)(pictures)[0].numpy() for k in candidates]
     dense.set_weights(
         [pairs.signals[0][:, None], -(shifted[1] + shifted[2]) / 2]
-    )  # the first is turned
+    )  # so that predictions of the first image change
     yes = [correct(concepts_of(model, pairs), 0, k=k)(pictures).numpy() > 0 for k in candidates]
     labels = yes[2][:, 0].astype(int)
     right = [(answers[:, 0] == labels).mean() for answers in yes]
@@ -357,7 +357,7 @@ def test_k_of_a_model_of_one_output_is_chosen_by_its_no_and_yes(networks, pictur
         choose_k(concepts_of(model, pairs), 0, pictures, labels + 2)
 
 
-def test_the_whole_classifier_is_that_of_the_split_or_is_given(networks, pictures):
+def test_the_whole_classifier_comes_from_the_split_or_is_given(networks, pictures):
     model = networks["convolutions"]
     g, h = split_model(model, "features")
     pairs = pairs_of(g(pictures).numpy())
@@ -388,13 +388,13 @@ def test_concepts_without_detectors_are_refused(networks, pictures):
         ({"indices": None}, ValueError, "the concepts to suppress"),
         ({"off": "away"}, ValueError, "off must be"),
         ({"k": -1.0}, ValueError, "k must be more than 0"),
-        ({"k": 1.0, "off": "absent"}, ValueError, "has no k"),
+        ({"k": 1.0, "off": "absent"}, ValueError, "does not use k"),
         ({"k": 1.0, "validation": ([], [])}, ValueError, "not both"),
         ({"limits": (1, 0)}, ValueError, "in order"),
         ({"limits": 3}, ValueError, "lowest, highest"),
     ],
 )
-def test_bad_input_is_one_clear_error(change, error, message, networks, pictures):
+def test_invalid_arguments_are_refused(change, error, message, networks, pictures):
     model = networks["convolutions"]
     concepts = concepts_of(model, pairs_of(features(model, pictures)))
     with pytest.raises(error, match=message):
@@ -413,7 +413,7 @@ def test_k_cannot_be_chosen_where_no_concept_is_detected(networks, pictures):
     model = networks["convolutions"]
     pairs = pairs_of(features(model, pictures))
     never = replace(pairs, biases=pairs.biases + 1e6)
-    with pytest.raises(ValueError, match="detected in no validation image"):
+    with pytest.raises(ValueError, match="not detected in any validation image"):
         choose_k(concepts_of(model, never), 0, pictures, [0] * 6)
     with pytest.raises(ValueError, match="candidates are empty"):
         choose_k(concepts_of(model, pairs), 0, pictures, [0] * 6, candidates=[])

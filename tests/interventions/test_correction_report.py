@@ -1,4 +1,4 @@
-"""A correction report counts what changed as a count by hand does."""
+"""Tests of the correction report: its counts agree with counts by hand."""
 
 import keras
 import numpy as np
@@ -10,14 +10,14 @@ SHAPE = (2, 2, 3)
 
 
 def first_pixel(ends_in=None):
-    """A classifier whose logits are the first pixel."""
+    """Return a classifier whose logits are the first pixel."""
     inputs = keras.Input(SHAPE)
     outputs = inputs[:, 0, 0]
     return keras.Model(inputs, keras.layers.Activation(ends_in)(outputs) if ends_in else outputs)
 
 
-def turned():
-    """The same, but classes 0 and 1 change places."""
+def swapped():
+    """Return the same classifier with classes 0 and 1 swapped."""
     inputs = keras.Input(SHAPE)
     dense = keras.layers.Dense(3, use_bias=False)
     outputs = dense(inputs[:, 0, 0])
@@ -32,7 +32,7 @@ def pictures(rng):
 
 def test_accuracies_confusions_and_changes_are_counts(pictures):
     images, labels = pictures
-    group = report_correction(first_pixel(), turned(), {"all": pictures}).groups["all"]
+    group = report_correction(first_pixel(), swapped(), {"all": pictures}).groups["all"]
     predicted = images[:, 0, 0].argmax(axis=1)
     now = np.array([1, 0, 2])[predicted]
 
@@ -79,11 +79,11 @@ def test_one_output_is_a_no_and_a_yes(pictures, ends_in):
     np.testing.assert_allclose(group.moved, np.abs(2 * yes - 1), atol=1e-6)
 
 
-def test_the_table_has_all_groups_together_where_there_are_several(pictures):
+def test_the_table_has_a_row_for_all_images_of_several_groups(pictures):
     images, labels = pictures
     parts = {"a": (images[:10], labels[:10]), "b": (images[10:], labels[10:])}
-    table = report_correction(first_pixel(), turned(), parts).table()
-    whole = report_correction(first_pixel(), turned(), {"all of them": pictures}).table()
+    table = report_correction(first_pixel(), swapped(), parts).table()
+    whole = report_correction(first_pixel(), swapped(), {"all of them": pictures}).table()
 
     assert [row[0].text for row in table.rows] == ["a", "b", "all of them"]
     assert [cell.text for cell in table.rows[-1]] == [cell.text for cell in whole.rows[0]]
@@ -91,7 +91,7 @@ def test_the_table_has_all_groups_together_where_there_are_several(pictures):
 
 def test_the_figure_has_two_matrices_for_each_group(pictures):
     report = report_correction(
-        first_pixel(), turned(), {"clean": pictures, "marked": pictures}, ["a", "b", "$c"]
+        first_pixel(), swapped(), {"clean": pictures, "marked": pictures}, ["a", "b", "$c"]
     )
     figure = report.plot()
 
@@ -112,6 +112,6 @@ def test_the_figure_has_two_matrices_for_each_group(pictures):
         ({"a": (np.zeros((2, *SHAPE)), [0, 1])}, ["x"], "must be 3, one for each"),
     ],
 )
-def test_bad_input_is_one_clear_error(groups, names, message):
+def test_invalid_arguments_are_refused(groups, names, message):
     with pytest.raises(ValueError, match=message):
         report_correction(first_pixel(), first_pixel(), groups, names)

@@ -1,4 +1,4 @@
-"""Counterfactuals change the head's prediction, within what was seen, by the least there is."""
+"""Tests of counterfactuals: predictions change, within limits, by the least possible change."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ D, CLASSES = 6, 3
 
 
 def pooling_network(rows, bias=0.0, activation=None):
-    """Halves of a network: its input as it is, then global average and dense rows (K, D)."""
+    """Return the halves of a network: the identity, then pooling and a dense layer."""
     inputs = keras.Input((2, 3, D))
     features = keras.layers.Identity()(inputs)
     dense = keras.layers.Dense(len(rows), activation=activation)
@@ -34,20 +34,20 @@ def pooling_network(rows, bias=0.0, activation=None):
 
 
 def search_of(concepts, rows, x, **settings):
-    """A search in the network of `pooling_network`."""
+    """Return a search in the network of `pooling_network`."""
     return CounterfactualSearch(ConceptLayer.of(concepts, pooling_network(rows)), x, **settings)
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Concepts are the first four channels: everything can be worked out by hand."""
+    """Return pairs whose concepts are the first four channels, so that results are known."""
     eye = np.eye(D)[:4]
     return DirectionPairs(eye, np.ones(4), eye, np.zeros(D), np.zeros(4))
 
 
 @pytest.fixture(scope="module")
 def rows():
-    """Class k is for channel k, and class 0 against channel 3."""
+    """Return class weights: class k depends on channel k, and class 0 negatively on channel 3."""
     weights = np.eye(CLASSES, D) * 2.0
     weights[0, 3] = -1.0
     return weights
@@ -55,7 +55,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def x():
-    """Features (60, 2, 3, 6) ≥ 0, each image with much of one of the first three channels."""
+    """Return features (60, 2, 3, 6) ≥ 0; one of the first three channels dominates each image."""
     rng = np.random.default_rng(0)
     x = rng.exponential(0.5, size=(60, 2, 3, D))
     x[np.arange(60), ..., np.arange(60) % 3] += rng.uniform(0.5, 3.0, size=(60, 2, 3))
@@ -72,7 +72,7 @@ def found(search, x):
     return search.find(x, stay_within=None)
 
 
-def test_progress_is_shown_unless_silence_is_asked_for(search, x, capsys):
+def test_progress_is_shown_unless_verbose_is_zero(search, x, capsys):
     capsys.readouterr()
     search.find(x[:3], verbose=0)
     assert capsys.readouterr().out == ""
@@ -80,8 +80,8 @@ def test_progress_is_shown_unless_silence_is_asked_for(search, x, capsys):
     assert "counterfactuals\n" in capsys.readouterr().out
 
 
-def written_slowly(x, shifts, bounds, limits):
-    """x' position by position, for pairs whose concepts are channels."""
+def reference_features(x, shifts, bounds, limits):
+    """Compute x' position by position, for pairs whose concepts are channels."""
     moved = x.astype(np.float64).copy()
     for image in range(len(x)):
         for place in np.ndindex(x.shape[1:-1]):
@@ -93,12 +93,12 @@ def written_slowly(x, shifts, bounds, limits):
     return np.clip(moved, *limits)
 
 
-# ------------------------------------------------------------------------------ what is promised
+# ------------------------------------------------------------------------------ guarantees
 
 
 def test_predictions_change_on_clipped_features(search, found, x):
     assert found.found.all()
-    moved = written_slowly(x, found.shifts, search.moved.bounds, (0.0, x.max()))
+    moved = reference_features(x, found.shifts, search.moved.bounds, (0.0, x.max()))
     logits = search.moved.head.logits(moved.astype(np.float32))
     assert (logits.argmax(axis=1) != found.before).all()
     np.testing.assert_array_equal(logits.argmax(axis=1), found.after)
@@ -122,7 +122,7 @@ def test_no_more_concepts_are_moved_than_allowed(search, x):
 
 @pytest.mark.parametrize("missing", ["in an image", "not allowed"])
 def test_no_more_concepts_are_moved_where_the_first_concept_cannot_be_lowered(search, x, missing):
-    """Every one of its levels down costs nothing, as leaving it alone does."""
+    """All lower levels of this concept cost nothing, like leaving it unmoved."""
     some, only = x[:12].copy(), None
     if missing == "in an image":
         some[0, ..., 0] = 0.0
@@ -142,8 +142,8 @@ def test_more_concepts_never_need_a_larger_change(search, found, x):
     assert found.changed[both].mean() < single.changed[both].mean()
 
 
-def test_single_concepts_are_as_good_as_trying_all(search, x):
-    """Every concept, both ways, in 2000 steps."""
+def test_single_concept_changes_match_an_exhaustive_search(search, x):
+    """The reference tries every concept in both directions, in 2000 steps."""
     found = search.find(x[:6], max_concepts=1, stay_within=None)
     u = x[:6, ..., :4]
     least, most = search.moved.bounds.furthest_shifts(u.reshape(6, -1, 4))
@@ -163,7 +163,7 @@ def test_single_concepts_are_as_good_as_trying_all(search, x):
 
 
 def test_a_linear_head_without_limits_gets_the_closed_form(pairs, rows, x):
-    """Where nothing is cut off the least norm is gap / ‖difference of the classes' rows‖ √P."""
+    """Without clipping, the least norm is √P gap / ‖difference of the classes' rows‖."""
     head, wide = Head(pooling_network(rows)[1]), np.full(4, 20.0)
     bounds = CoefficientRange(-wide, wide, -wide, wide)
     moved = MovedFeatures(head, pairs.bank(), (-np.inf, np.inf), bounds)
@@ -229,7 +229,7 @@ def test_a_margin_is_a_lead_in_logits(search, x):
 
 
 def test_predictions_that_cannot_be_changed_are_reported_as_not_found(search, x):
-    """Concept 3 speaks against class 0 alone: removing it changes no other prediction."""
+    """Adding concept 3 only lowers class 0, so it cannot change predictions of other classes."""
     others = x[search.moved.head.logits(x).argmax(axis=1) != 0]
     found = search.find(others, only=[3], moves="add", stay_within=None)
     assert (found.status == "not found").all()
@@ -246,14 +246,14 @@ def test_staying_within_the_data_costs_more_change_and_less_distance(search, fou
     assert (within.changed >= found.changed * 0.999).all()
 
 
-def test_a_target_is_tried_however_far_it_seems(search, x, monkeypatch):
+def test_a_target_is_tried_even_if_other_classes_seem_nearer(search, x, monkeypatch):
     wanted = search.find(x, target=2, stay_within=None)
     monkeypatch.setattr(least_changes_module, "CLASSES_TRIED", 1)
     found = search.find(x, target=2, stay_within=None)
     np.testing.assert_array_equal(found.found, wanted.found)
 
 
-def test_features_beyond_the_layers_limits_stay_there(pairs, rows, x):
+def test_features_outside_the_layers_limits_are_kept(pairs, rows, x):
     search = search_of(pairs, rows, np.clip(x, 0.2, 1.0))
     same = search.moved.features(x, x[..., :4], np.zeros((len(x), 4)))
     np.testing.assert_array_equal(same, x)
@@ -293,7 +293,7 @@ def test_an_image_without_features_has_no_relative_change(search, x):
     assert np.isnan(found.changed[0])
 
 
-def test_float64_features_are_taken(search, found, x):
+def test_float64_features_are_accepted(search, found, x):
     there = search.find(x[:3].astype(np.float64), stay_within=None)
     np.testing.assert_allclose(there.shifts, found.shifts[:3], rtol=1e-5)
 
@@ -319,13 +319,13 @@ def test_one_image_has_its_path_and_its_maps(search, found, x):
         found[60]
 
 
-def test_levels_are_set_as_asked(search, x):
+def test_set_levels_sets_the_given_levels(search, x):
     found = search.set_levels(x[:5], {0: 0.0, 2: 0.4})
     np.testing.assert_allclose(found.means_after[:, 0], 0.0, atol=1e-6)
     np.testing.assert_allclose(found.means_after[:, 2], 0.4, rtol=1e-3)
     np.testing.assert_allclose(found.means_after[:, 1], found.means_before[:, 1], rtol=1e-6)
     assert found[0].words.count("removed") == 1
-    with pytest.raises(ValueError, match="cannot be set to 99"):
+    with pytest.raises(ValueError, match="not 99"):
         search.set_levels(x, {0: 99.0})
     with pytest.raises(ValueError, match="numbered 0 to 3"):
         search.set_levels(x, {9: 0.0})
@@ -335,14 +335,14 @@ def test_levels_are_set_as_asked(search, x):
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_heads_that_end_in_probabilities(pairs, rows, x, activation):
+def test_counterfactuals_work_with_heads_that_end_in_probabilities(pairs, rows, x, activation):
     weights = rows if activation == "softmax" else rows[:1]
     bias = 0.0 if activation == "softmax" else -1.0
     g, h = pooling_network(weights, bias, activation)
     search = CounterfactualSearch(ConceptLayer.of(pairs, (g, h)), x)
     found = search.find(x[:12], stay_within=None)
     assert found.found.mean() > 0.9
-    moved = written_slowly(x[:12], found.shifts, search.moved.bounds, (0.0, x.max()))
+    moved = reference_features(x[:12], found.shifts, search.moved.bounds, (0.0, x.max()))
     outputs = h.predict(moved.astype("f4"), verbose=0)
     classes = (
         outputs.argmax(axis=1) if activation == "softmax" else (outputs[:, 0] > 0.5).astype(int)
@@ -370,12 +370,12 @@ def test_a_margin_of_one_output_is_in_the_units_of_differences_of_its_class_logi
 
 def test_independent_outputs_are_refused(pairs, rows, x):
     layer = ConceptLayer.of(pairs, pooling_network(rows, activation="sigmoid"))
-    with pytest.raises(ValueError, match="independent of each other, each a yes or no"):
+    with pytest.raises(ValueError, match="independent yes/no decisions"):
         CounterfactualSearch(layer, x)
 
 
 @pytest.mark.parametrize("name", ["conv_flatten", "tokens", "vectors", "gelu"])
-def test_any_head_and_layer(halves, images, name):
+def test_counterfactuals_work_with_any_head_and_layer(halves, images, name):
     g, h = halves(name)
     x = g.predict(images(name, 24), verbose=0)
     pairs = make_pairs(x.shape[-1], 4)
@@ -390,7 +390,7 @@ def test_any_head_and_layer(halves, images, name):
 
 
 @pytest.mark.parametrize("factorizer", [NMFFactorizer(4, random_state=0), PCAFactorizer(4)])
-def test_concepts_of_any_extractor(rows, x, factorizer):
+def test_counterfactuals_work_with_any_extractor(rows, x, factorizer):
     with pytest.raises(NotFittedError, match="call fit"):
         search_of(factorizer, rows, x)
     factorizer.fit(x.reshape(-1, D))
@@ -407,7 +407,7 @@ def test_concepts_of_any_extractor(rows, x, factorizer):
     )
 
 
-def test_one_call_from_images(halves):
+def test_one_call_finds_counterfactuals_of_images(halves):
     g, h = halves("conv_gap")
     model = keras.Model(g.inputs[0], h(g.outputs[0]))
     pictures = make_images(12, (32, 32, 3))
@@ -450,7 +450,7 @@ def test_a_single_concept_may_be_given_without_a_list(search, x):
     np.testing.assert_array_equal(one.shifts, same.shifts)
 
 
-def test_bad_parts_are_refused(search, pairs, rows, x):
+def test_invalid_concepts_and_activations_are_refused(search, pairs, rows, x):
     with pytest.raises(TypeError, match="not str"):
         CounterfactualSearch("pairs", x)
     with pytest.raises(ValueError, match="does not know the network"):
@@ -462,7 +462,7 @@ def test_bad_parts_are_refused(search, pairs, rows, x):
 
 
 def test_searches_are_traced_once_and_tensorflow_does_not_warn(rows, pairs, x, caplog):
-    """The head counts how often Python runs through it: once for each compiled function."""
+    """The head counts how often Python runs it: once for each compiled function."""
     g, h = pooling_network(rows)
     calls = []
 

@@ -1,4 +1,4 @@
-"""Distances of features to training features agree with their formulas and rank sensibly."""
+"""Tests of distances to training features: formulas and percentiles."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from xplique_dirpairs.interventions.distance import TrainingDistance
 
 @pytest.fixture
 def x(rng):
-    """Two clusters of images, (80, 2, 3, 6), with one channel that is always 0."""
+    """Return two clusters of images, (80, 2, 3, 6), with one channel that is always 0."""
     mixing = rng.normal(size=(6, 6))
     x = rng.normal(size=(80, 2, 3, 6)) @ mixing + 4.0
     x[::2] += 6.0
@@ -17,8 +17,8 @@ def x(rng):
     return x.astype(np.float32)
 
 
-def slowly(training, images):
-    """Both distances, image by image and neighbour by neighbour, by an eigendecomposition."""
+def reference_distances(training, images):
+    """Compute both distances image by image, with an eigendecomposition."""
     flat = training.reshape(-1, training.shape[-1]).astype(np.float64)
     mean = flat.mean(axis=0)
     variances, axes = np.linalg.eigh(np.cov(flat.T, bias=True))
@@ -36,35 +36,38 @@ def slowly(training, images):
     return np.array(positions), np.array(nearest)
 
 
-def test_agrees_with_the_formulas_written_slowly(x):
+def test_distances_agree_with_the_reference_implementation(x):
     fresh = x[:5] + np.float32(0.7)
     measured = TrainingDistance(x)(fresh)
-    positions, image = slowly(x, fresh)
+    positions, image = reference_distances(x, fresh)
     np.testing.assert_allclose(measured.positions, positions, rtol=1e-4)
     np.testing.assert_allclose(measured.image, image, rtol=1e-4)
 
 
-def test_a_training_images_neighbour_is_another_one(x):
+def test_a_training_image_is_not_its_own_neighbour(x):
     distance = TrainingDistance(x)
-    _, nearest = slowly(x[1:], x[:1])
+    _, nearest = reference_distances(x[1:], x[:1])
     assert distance.training.image[0] == pytest.approx(nearest[0], rel=1e-4)
-    assert distance(x).image.max() < 1e-3  # asked as a fresh image, it is its own
+    assert distance(x).image.max() < 1e-3  # as a new image, it is its own neighbour
 
 
 @pytest.mark.parametrize("places", [6, 1])
-def test_a_training_images_positions_are_measured_by_the_others(x, places):
+def test_positions_of_a_training_image_use_the_covariance_of_the_others(x, places):
     """Few images of many channels: with its own positions in it, the covariance would be blind."""
     part = x[:30].reshape(30, 6, 6)[:, :places, :5]
     distance = TrainingDistance(part)
     alone = np.array(
-        [slowly(np.delete(part, k, axis=0), part[k : k + 1])[0][0] for k in range(len(part))]
+        [
+            reference_distances(np.delete(part, k, axis=0), part[k : k + 1])[0][0]
+            for k in range(len(part))
+        ]
     )
     error = np.abs(distance.training.positions - alone).mean()
     assert error < 0.5 * np.abs(distance(part).positions - alone).mean()  # the mean is that of all
     np.testing.assert_allclose(distance.training.positions, alone, rtol=0.12)
 
 
-def test_fresh_images_rank_as_training_images_do_even_of_many_channels(rng):
+def test_new_images_have_the_percentiles_of_training_images_in_many_channels(rng):
     mixing = rng.normal(size=(60, 60))
     x = (rng.normal(size=(120, 4, 60)) @ mixing).astype(np.float32)
     distance = TrainingDistance(x[:60])
@@ -81,7 +84,7 @@ def test_training_images_rank_from_the_lowest_to_the_highest(x):
         assert np.mean(ranks <= 99) == pytest.approx(0.99, abs=0.02)
 
 
-def test_features_of_another_world_are_beyond_every_training_image(x):
+def test_very_different_features_are_farther_than_every_training_image(x):
     far = TrainingDistance(x)(x[:3] + np.float32(100.0))
     assert (far.percentile == 100.0).all()
 
@@ -123,13 +126,15 @@ def test_scale_of_the_features_does_not_change_ranks(x):
     )
 
 
-def test_float64_and_vectors_without_positions_are_taken(x):
+def test_float64_and_vectors_without_positions_are_accepted(x):
     vectors = x[:, 0, 0].astype(np.float64)
     measured = TrainingDistance(vectors)(vectors[:4])
-    np.testing.assert_allclose(measured.positions, slowly(vectors, vectors[:4])[0], rtol=1e-4)
+    np.testing.assert_allclose(
+        measured.positions, reference_distances(vectors, vectors[:4])[0], rtol=1e-4
+    )
 
 
-def test_many_training_images_are_a_sample(x, monkeypatch):
+def test_many_training_images_are_sampled(x, monkeypatch):
     monkeypatch.setattr(module, "MOST_NEIGHBOURS", 20)
     distance = TrainingDistance(x)
     assert len(distance.training.image) == 20
@@ -145,11 +150,11 @@ def test_many_training_images_are_a_sample(x, monkeypatch):
         (lambda x: "images", "numeric"),
     ],
 )
-def test_bad_training_features_are_refused(x, change, message):
+def test_invalid_training_features_are_refused(x, change, message):
     with pytest.raises(ValueError, match=message):
         TrainingDistance(change(x))
 
 
-def test_features_of_other_channels_are_refused(x):
+def test_features_with_another_number_of_channels_are_refused(x):
     with pytest.raises(ValueError, match="6 channels"):
         TrainingDistance(x)(x[..., :4])

@@ -1,4 +1,4 @@
-"""Which concepts are moved and by how much: exhaustive search and a general optimiser agree."""
+"""Tests of the least changes against exhaustive search and a general optimiser."""
 
 from itertools import combinations, product
 
@@ -15,7 +15,7 @@ from xplique_dirpairs.interventions.moved_features import CoefficientRange
 
 
 def wide(concepts):
-    """A range that cuts nothing off."""
+    """Return a range so wide that nothing is clipped."""
     ends = np.full(concepts, 1e6)
     return CoefficientRange(-ends, ends, -ends, ends)
 
@@ -57,11 +57,11 @@ def test_at_the_furthest_shift_the_mean_is_the_highest_of_training_images(rng):
     np.testing.assert_allclose(means, reached, rtol=1e-6)
 
 
-def test_what_is_beyond_the_range_stays_there():
+def test_coefficients_outside_the_range_are_kept():
     bounds = CoefficientRange(np.zeros(1), np.ones(1), np.zeros(1), np.full(1, 0.5))
     u = np.array([[[3.0], [0.2]]])
     least, most = bounds.furthest_shifts(u)
-    assert most[0, 0] == pytest.approx(0.0)  # the mean is above what was seen already
+    assert most[0, 0] == pytest.approx(0.0)  # the mean is already above the range
     np.testing.assert_allclose(bounds.shifted(u, np.array([[0.4]]))[0, :, 0], [3.0, 0.6])
     np.testing.assert_allclose(bounds.shifted(u, least), 0.0)
 
@@ -80,7 +80,7 @@ def test_a_mean_is_reached_by_one_shift(rng):
 
 
 def cheapest(gains, costs, need, max_concepts):
-    """By trying every set and every combination of levels."""
+    """Return the least cost over all sets of concepts and all combinations of levels."""
     best = np.inf
     for chosen in combinations(range(len(gains)), max_concepts):
         for levels in product(range(gains.shape[1]), repeat=max_concepts):
@@ -135,7 +135,7 @@ def test_without_limits_shifts_are_the_least_norm_solution(rng):
 
 
 def test_one_shift_for_all_positions_is_the_least_of_all_changes(rng):
-    """A general optimiser that is free at every position finds the same."""
+    """A general optimiser that moves every position independently finds the same change."""
     u = np.abs(rng.normal(size=(1, 4, 2)))
     bounds = CoefficientRange.of([np.abs(rng.normal(size=(40, 4, 2)))], 1.0)
     slopes, gram = np.array([[-1.0, 0.8]]), np.diag([1.0, 1.7])
@@ -144,7 +144,7 @@ def test_one_shift_for_all_positions_is_the_least_of_all_changes(rng):
     shifts = closed_form_shifts(u, slopes, gram, need, (least, most), bounds)
     change = bounds.shifted(u, shifts) - u
     assert (change[0].mean(axis=0) @ slopes[0]) == pytest.approx(0.35, abs=1e-6)
-    assert (u + change == 0).any()  # the range does cut off
+    assert (u + change == 0).any()  # some coefficients are clipped
 
     def size(flat):
         d = flat.reshape(4, 2)
@@ -163,7 +163,7 @@ def test_one_shift_for_all_positions_is_the_least_of_all_changes(rng):
     np.testing.assert_allclose(change.ravel(), answer.x, atol=1e-3)
 
 
-def test_limits_are_kept_and_closed_sides_stay_closed(rng):
+def test_shifts_stay_within_their_limits(rng):
     slopes = rng.normal(size=(20, 3))
     limits = np.zeros((20, 3)), np.full((20, 3), 0.2)
     u = rng.uniform(size=(20, 5, 3))

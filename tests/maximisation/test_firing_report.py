@@ -1,4 +1,4 @@
-"""Which detectors fire in images of one concept each."""
+"""Tests of the report of which detectors fire in images of one concept each."""
 
 import csv
 
@@ -16,7 +16,7 @@ def concepts(halves):
     return ConceptLayer.of(make_pairs(8, 4), halves("conv_gap"))
 
 
-def test_the_report_is_of_the_features_of_the_layer(concepts, halves, images):
+def test_the_report_measures_the_features_of_the_layer(concepts, halves, images):
     pictures, pairs, indices = images("conv_gap", 5), concepts.pairs, [3, 0, 0, 1, 2]
     report = measure_firing(concepts, pictures, indices, batch_size=2)
     features = halves("conv_gap")[0].predict_on_batch(pictures)
@@ -39,9 +39,9 @@ def test_the_table_holds_every_picture_and_the_means(concepts, images):
     assert len(rows) == 1 + 4 + 1 and [row[0] for row in rows[1:]] == [*"0123", "mean"]
     own = [float(row[1]) for row in rows[1:]]
     np.testing.assert_allclose(own[:4], report.firing.own_share)
-    np.testing.assert_allclose(own[4], report.figures["own share of positions"])
+    np.testing.assert_allclose(own[4], report.figures["the concept's detector: share of positions"])
     text = str(report)
-    assert f"{int(report.firing.fires.sum())} of 4 pictures fire their own" in text
+    assert f"{int(report.firing.fires.sum())} of 4 images the concept's detector" in text
     assert text.count("(stronger)") == (~report.firing.strongest).sum()
     assert "in margins" in text
     scaled = measure_firing(concepts, pictures, scales=np.ones(4))
@@ -51,12 +51,12 @@ def test_the_table_holds_every_picture_and_the_means(concepts, images):
 def test_figures_of_a_single_concept_leave_out_the_others(halves, images):
     concepts = ConceptLayer.of(make_pairs(8, 1), halves("conv_gap"))
     report = measure_firing(concepts, images("conv_gap", 1))
-    assert np.isnan(report.figures["others that fire"])
+    assert np.isnan(report.figures["other detectors that fire"])
     assert "–" in str(report)
 
 
-def test_images_are_one_for_each_concept_and_as_the_network_takes_them(concepts, images):
-    with pytest.raises(ValueError, match="5 images, but 4 concepts"):
+def test_images_must_match_the_concepts_and_the_network(concepts, images):
+    with pytest.raises(ValueError, match="each of the 4 concepts, not 5"):
         measure_firing(concepts, images("conv_gap", 5))
     with pytest.raises(ValueError, match=r"takes \(32, 32, 3\)"):
         measure_firing(concepts, images("tall", 4))

@@ -1,4 +1,4 @@
-"""Pictures that maximise a direction: where the answer is known, and what comes back."""
+"""Tests of images that maximise a direction."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ RED, GREEN, BLUE = 2.0 * np.eye(3) - 1.0
 
 @pytest.fixture(scope="module")
 def colors():
-    """A linear layer whose three channels are the colours of a pixel."""
+    """Return a linear layer whose three channels are the colours of a pixel."""
     return color_layer(keras.Input((8, 8, 3)))
 
 
@@ -46,7 +46,7 @@ def quickly(split, pairs, indices=None, along="filters", **options):
 
 
 def color_layer(inputs, *layers, strides=1):
-    """A network that ends in the average of the colours of (some of) its pixels, and its halves."""
+    """Return the halves of a network that averages the colours of (some of) its pixels."""
     x = inputs
     for layer in layers:
         x = layer(x)
@@ -60,7 +60,7 @@ def color_layer(inputs, *layers, strides=1):
 
 
 @pytest.mark.parametrize("along", ["filters", "signals"])
-def test_of_a_layer_of_colours_the_picture_is_the_colour(colors, along):
+def test_for_a_layer_of_colours_the_image_has_the_colour_of_the_direction(colors, along):
     pairs = color_pairs([RED, GREEN, BLUE])
     images = quickly(colors, pairs, along=along)
     # from grey, where every projection is −.5, towards the pure colour, where the own one is 1
@@ -69,7 +69,7 @@ def test_of_a_layer_of_colours_the_picture_is_the_colour(colors, along):
     assert own.min() > -0.1 and others.max() < -0.3
 
 
-def test_a_filter_and_a_signal_vector_of_one_concept_have_their_own_pictures(colors):
+def test_the_filter_and_the_signal_vector_of_a_concept_give_different_images(colors):
     pairs = color_pairs([1.0, -1.0, 0.0], signals=[1.0, 1.0, -1.0])
     by_filter, by_signal = (
         quickly(colors, pairs, along=along).mean(axis=(0, 1, 2)) for along in ("filters", "signals")
@@ -78,7 +78,7 @@ def test_a_filter_and_a_signal_vector_of_one_concept_have_their_own_pictures(col
     assert by_signal[:2].min() > 0.65 and by_signal[2] < 0.4
 
 
-def test_a_picture_that_fires_another_detector_more_is_kept_from_it(colors):
+def test_against_rival_lowers_the_response_of_other_detectors(colors):
     pairs = color_pairs([[1.0, 1.0, 0.0], [0.0, 2.0, 0.0]], [0.7, 0.5])
     plain, kept = (quickly(colors, pairs, 0, against_rival=weight) for weight in (0.0, 1.0))
     own, rival = (pairs.project(plain) - pairs.biases).mean(axis=(0, 1, 2))
@@ -104,7 +104,7 @@ def test_more_steps_give_a_larger_excess(halves, images):
 
 @pytest.mark.parametrize("along", ["filters", "signals"])
 @pytest.mark.parametrize("spatial", [(3, 2), (4,), ()])
-def test_the_score_is_that_of_the_formula(rng, along, spatial):
+def test_the_score_follows_its_formula(rng, along, spatial):
     pairs = make_pairs(6, 4)
     pairs = DirectionPairs(
         pairs.filters, pairs.biases, pairs.signals, rng.normal(size=6), pairs.absent_levels
@@ -113,7 +113,7 @@ def test_the_score_is_that_of_the_formula(rng, along, spatial):
     own = [3, 1]
     masks = np.eye(4)[own].reshape(2, *(1,) * len(spatial), 4)
     score = concept_score(pairs, along, 0.7, len(spatial))
-    slowly = []
+    expected = []
     for image, i in zip(x.reshape(2, -1, 6), own, strict=True):
         terms = []
         for position in image:
@@ -124,10 +124,10 @@ def test_the_score_is_that_of_the_formula(rng, along, spatial):
                 cosine = pairs.signals[i] @ away / np.linalg.norm(away)
                 main = pairs.signals[i] @ away * max(cosine, 0.1) ** 2 / pairs.margins[i]
             terms.append(main - 0.7 * max(0.0, *(z[j] for j in range(4) if j != i)))
-        slowly.append(np.mean(terms))
-    np.testing.assert_allclose(score(x, masks), slowly, rtol=1e-4, atol=1e-5)
-    # Xplique hands a single output over with one more axis in front
-    np.testing.assert_allclose(score(x[None], masks)[0], slowly, rtol=1e-4, atol=1e-5)
+        expected.append(np.mean(terms))
+    np.testing.assert_allclose(score(x, masks), expected, rtol=1e-4, atol=1e-5)
+    # Xplique passes a single output with one more axis in front.
+    np.testing.assert_allclose(score(x[None], masks)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def read(pairs):
@@ -146,7 +146,7 @@ def test_the_score_has_a_finite_gradient_where_the_features_are_their_mean():
 
 
 @pytest.mark.parametrize("name", ["tall", "grayscale", "gelu", "tokens", "vectors"])
-def test_pictures_are_as_the_network_takes_them(halves, name):
+def test_images_have_the_shape_and_range_of_the_network_input(halves, name):
     split = halves(name)
     pairs = make_pairs(split[0].output_shape[-1], 3)
     pictures = quickly(split, pairs, [2, 0], steps=3, values_range=(-1.0, 2.0))
@@ -166,7 +166,7 @@ def test_a_network_of_images_of_any_size_needs_an_image_shape():
         quickly(split, color_pairs([RED]))
 
 
-def test_the_seed_decides_and_nothing_else_does(colors):
+def test_results_depend_on_the_seed_only(colors):
     pairs = color_pairs([RED, GREEN, BLUE])
     tf.random.set_seed(1)
     first = quickly(colors, pairs, [0, 2], steps=5)
@@ -178,14 +178,14 @@ def test_the_seed_decides_and_nothing_else_does(colors):
     assert np.abs(free[0] - free[1]).mean() > 0.01
 
 
-def test_a_concepts_picture_does_not_depend_on_the_rest_of_its_batch(colors):
+def test_the_image_of_a_concept_does_not_depend_on_its_batch(colors):
     pairs = color_pairs([RED, GREEN, BLUE])
     together = quickly(colors, pairs, steps=10)
     apart = quickly(colors, pairs, [2, 0, 1], steps=10, batch_size=2)
     np.testing.assert_allclose(apart[[1, 2, 0]], together, atol=2e-3)
 
 
-def test_what_only_one_place_of_the_grid_shows_is_lost_under_a_shift():
+def test_shifts_remove_patterns_tied_to_the_grid_of_positions():
     split = color_layer(keras.Input((8, 8, 3)), strides=4)  # only every fourth pixel counts
     still, shifted = (
         quickly(split, color_pairs([RED]), settings=MaximisationSettings(shift=shift))[0]
@@ -197,7 +197,7 @@ def test_what_only_one_place_of_the_grid_shows_is_lost_under_a_shift():
     assert seen_more[0] > 0.1 and seen_more[1] < 0.5 * seen_more[0]
 
 
-def test_silence_and_one_bar_over_all_batches(colors, capfd):
+def test_there_is_one_progress_bar_for_all_batches_or_none(colors, capfd):
     pairs = color_pairs([RED, GREEN, BLUE])
     quickly(colors, pairs, steps=3, batch_size=2)
     assert capfd.readouterr() == ("", "")
@@ -206,8 +206,8 @@ def test_silence_and_one_bar_over_all_batches(colors, capfd):
     assert "6/6" in out and not err
 
 
-# ------------------------------------------------------------------ Xplique's habits
-# Where one of these fails, Xplique has changed, and what works round it can go.
+# ------------------------------------------------------------------ Xplique's properties
+# If one of these tests fails, Xplique has changed, and the workaround can be removed.
 
 
 def test_xpliques_stretch_lets_two_pixels_decide_the_contrast_and_ours_does_not(rng):
@@ -265,7 +265,7 @@ def test_xpliques_difference_of_two_objectives_is_minus_their_sum(colors):
         ({"random_state": "a"}, "random_state must be"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(colors, options, message):
+def test_invalid_arguments_are_refused(colors, options, message):
     with pytest.raises(ValueError, match=message):
         quickly(colors, color_pairs([RED, GREEN, BLUE]), **options)
 
@@ -278,13 +278,15 @@ def test_networks_and_concepts_of_another_kind_are_refused(colors):
         quickly(colors, pca)
     with pytest.raises(ValueError, match="layer with 8 channels, but the given layer has 3"):
         quickly(colors, make_pairs(8, 2))
-    with pytest.raises(ValueError, match="single pixel"):  # TensorFlow's FFT would end the process
+    with pytest.raises(
+        ValueError, match="more than one pixel"
+    ):  # TensorFlow's FFT would end the process
         quickly(color_layer(keras.Input((1, 1, 3))), pairs)
     with pytest.raises(ValueError, match="takes uint8 images"):
         quickly(color_layer(keras.Input((4, 4, 3), dtype="uint8")), pairs)
 
 
-def test_activations_that_turn_nan_are_an_error():
+def test_activations_that_become_nan_are_an_error():
     split = color_layer(keras.Input((8, 8, 3)), keras.layers.Rescaling(np.nan))
-    with pytest.raises(ValueError, match="turned NaN"):
+    with pytest.raises(ValueError, match="became NaN"):
         quickly(split, color_pairs([RED]), steps=2)

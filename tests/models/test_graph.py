@@ -1,4 +1,4 @@
-"""The graph of a model tells what it ends in and which values a layer's features can have."""
+"""Tests of reading final activations and ranges from the graph of a model."""
 
 import keras
 import pytest
@@ -41,7 +41,7 @@ def ends_in(last):
         (lambda x: layers.Flatten()(layers.Softmax()(layers.RepeatVector(2)(x))), "linear"),
     ],
 )
-def test_the_final_activation_is_read_off_the_graph(last, kind):
+def test_the_final_activation_is_read_from_the_graph(last, kind):
     assert final_activation(ends_in(last)) == kind
 
 
@@ -68,7 +68,7 @@ def test_the_final_activation_is_read_off_the_graph(last, kind):
         ([keras.ops.relu6], (0.0, 6.0)),
     ],
 )
-def test_the_range_of_a_layer_is_read_off_its_activation(chain, limits):
+def test_the_range_of_a_layer_is_read_from_its_activation(chain, limits):
     x = keras.Input((4, 4, 2))
     for layer in chain:
         x = layer(x)

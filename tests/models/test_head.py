@@ -1,4 +1,4 @@
-"""The head gives outputs, logits, class rows and entropies, whatever the network ends in."""
+"""Tests of the head: outputs, logits, class rows and entropies for every final activation."""
 
 import keras
 import numpy as np
@@ -20,8 +20,8 @@ def _seed():
 
 
 @pytest.mark.parametrize("last", [lambda x: x[:, None], lambda x: x[:, 0]])
-def test_a_head_whose_outputs_are_no_classes_is_refused(last):
-    message = r"one output over K classes, \(N, K\), but its output has shape"
+def test_a_head_without_one_output_of_classes_is_refused(last):
+    message = r"one output for K classes, \(N, K\), but its output has shape"
     with pytest.raises(ValueError, match=message):
         head_of(lambda x: last(layers.Dense(K)(layers.Flatten()(x))))
     with pytest.raises(ValueError, match=message):
@@ -31,7 +31,7 @@ def test_a_head_whose_outputs_are_no_classes_is_refused(last):
         Head(keras.Model(inputs, [layers.Dense(K)(inputs), layers.Dense(K)(inputs)]))
 
 
-def test_of_logits_cut_by_hand_multilabel_tells_whether_outputs_are_independent():
+def test_multilabel_declares_the_outputs_of_a_head_of_logits_independent():
     half = keras.Sequential([keras.Input((4,)), layers.Dense(K)])
     assert Head(half, multilabel=True).is_multilabel and not Head(half).is_multilabel
     with pytest.raises(ValueError, match="multilabel=False contradicts"):
@@ -247,7 +247,7 @@ def test_the_score_of_one_class_is_its_column_in_a_quantised_head():
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
-def test_logits_give_the_outputs_back(activation):
+def test_the_activation_of_the_logits_gives_the_outputs(activation):
     inputs = keras.Input((3, 3, 4))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
     head = Head(keras.Model(inputs, keras.layers.Dense(5, activation=activation)(pooled)))
@@ -279,7 +279,7 @@ def test_a_linear_head_has_a_row_of_weights_for_every_class():
     assert Head(keras.Model(inputs, keras.layers.Dense(5)(hidden))).class_rows is None
 
 
-def test_dropout_before_the_classes_is_no_part_of_a_linear_head_unless_it_stays_on():
+def test_a_head_with_dropout_is_linear_unless_the_dropout_is_always_active():
     inputs = keras.Input((3, 3, 4))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
     x = np.random.default_rng(0).normal(size=(7, 3, 3, 4)).astype(np.float32)
@@ -353,14 +353,14 @@ def test_a_head_by_class_is_pooled_first_as_before():
 
 
 @pytest.mark.parametrize("activation", [None, "softmax", "sigmoid"])
-def test_several_outputs_are_classes_already(activation):
+def test_by_class_does_not_change_several_outputs(activation):
     head = head_of(lambda x: pooled_dense(x, activation))
     assert head.by_class(features()) is head
     assert head.by_class(features()).has_exclusive_classes == (activation != "sigmoid")
     assert head.class_activation == ("sigmoid" if activation == "sigmoid" else "softmax")
 
 
-def test_one_rule_holds_however_often_and_of_whatever_it_is_asked_for():
+def test_by_class_can_be_applied_repeatedly():
     x = features()
     function = Head(lambda values: tf.reduce_mean(values, axis=(1, 2, 3))[:, None])
     both = function.by_class(x)

@@ -1,4 +1,4 @@
-"""A classifier is cut in two at a layer, and the halves know what they are halves of."""
+"""Tests of splitting a classifier at a layer."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ def nested_classifier():
 
 
 def backbone(made_by):
-    """A network on top of a whole model, as in transfer learning; the model is the layer."""
+    """Return a network that uses a whole model as a layer, as in transfer learning."""
     if made_by == "sequential":
         base = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, name="inner")], name="cut")
     else:
@@ -57,7 +57,7 @@ def segmentation():
 
 
 def under(make_last):
-    """Softmax, and something behind it."""
+    """Return a network in which a layer follows the softmax."""
 
     def make():
         inputs = keras.Input(SHAPE)
@@ -88,7 +88,7 @@ def custom_last_layer():
 
 @keras.saving.register_keras_serializable("tests")
 class Cosine(layers.Layer):
-    """A user's classifier layer; its weights are not called kernel and bias."""
+    """Custom classifier layer whose weights are not called kernel and bias."""
 
     def __init__(self, units, activation=None, **kwargs):
         super().__init__(**kwargs)
@@ -143,7 +143,7 @@ def test_the_two_halves_are_the_network_up_to_its_final_activation(maker):
     assert all(np.array_equal(a, w) for a, w in zip(weights, model.weights, strict=True))
 
 
-def test_a_layer_is_named_numbered_or_given():
+def test_a_layer_is_given_by_name_index_or_object():
     model = functional()
     expected = split_model(model, "cut")[0](images())
     for layer in (model.get_layer("cut"), 1, -3, np.int64(1)):
@@ -158,7 +158,7 @@ def test_a_model_can_be_split_twice_and_its_half_again():
         np.testing.assert_allclose(probabilities, model(images()), rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_made_of_layers_of_another_one_can_be_split():
+def test_a_model_that_shares_layers_with_another_can_be_split():
     _, second = split_model(residual(), "before")
     third, last = split_model(second, "cut")
     x = features(shape=second.input_shape[1:])
@@ -213,7 +213,7 @@ def unbuilt():
         (used_twice, "cut", "used several times"),
         (Subclassed, "cut", "built"),
         (unbuilt, "cut", "built"),
-        (residual, "inside", "branch goes around"),
+        (residual, "inside", "branch bypasses"),
         (functional, "conv9", r"no layer 'conv9'; it has:.*cut"),
         (functional, 7, "index 7 is out of range for 4 layers"),
         (functional, -1, "the model's output"),
@@ -271,7 +271,7 @@ def test_a_split_model_knows_its_model_layer_range_and_head():
     assert split_model(residual(), "cut").limits == (None, None)
 
 
-def test_what_the_graph_does_not_show_is_given_to_split_model():
+def test_ends_in_and_multilabel_can_be_given_to_split_model():
     inputs = keras.Input(SHAPE)
     x = layers.Conv2D(4, 3, name="cut")(inputs)
     hidden = layers.Lambda(keras.ops.softmax)(pooled_dense(x, None))
@@ -312,7 +312,7 @@ def test_halves_that_do_not_belong_together_are_refused():
         SplitModel.of(keras.Sequential([keras.Input(SHAPE), layers.Conv2D(5, 3)]), second)
 
 
-def test_halves_get_to_know_the_whole_model_by_their_layer():
+def test_with_model_adds_the_whole_model_to_halves():
     model = functional()
     split = SplitModel.of(*split_model(model, "cut")).with_model(model)
     assert split.model is model and split.layer == "cut"
@@ -322,7 +322,7 @@ def test_halves_get_to_know_the_whole_model_by_their_layer():
         split.with_model("model")
 
 
-# ------------------------------------------------------------------ a sigmoid taken off
+# ------------------------------------------------------------------ a sigmoid that was removed
 
 
 def saved_and_loaded(model, folder):
@@ -332,7 +332,7 @@ def saved_and_loaded(model, folder):
 
 # Keras' own, when it saves a variable under numpy 2
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_sigmoid_taken_off_is_remembered_by_copies_of_the_half(tmp_path):
+def test_copies_of_a_half_know_that_a_sigmoid_was_removed(tmp_path):
     model = functional("sigmoid")
     first, second = split_model(model, "cut")
     copies = {
@@ -352,7 +352,7 @@ def test_a_sigmoid_taken_off_is_remembered_by_copies_of_the_half(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_sigmoid_taken_off_is_still_one_in_an_extractor_of_saved_halves(tmp_path):
+def test_an_extractor_of_saved_halves_knows_that_a_sigmoid_was_removed(tmp_path):
     model = functional("sigmoid")
     first, second = split_model(model, "cut")
     loaded = saved_and_loaded(second, tmp_path)

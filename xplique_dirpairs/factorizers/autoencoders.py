@@ -1,4 +1,4 @@
-"""Three sparse autoencoders, which differ in where the atoms of the dictionary may lie."""
+"""Three sparse autoencoders, which differ in the constraint on the atoms of the dictionary."""
 
 from __future__ import annotations
 
@@ -32,32 +32,38 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
 from xplique_dirpairs.learning.features import RandomBatches
 from xplique_dirpairs.learning.history import LearningWarning
 
-#: Points of the history, whatever the number of steps.
+#: Number of points of the history, for any number of steps.
 _EPOCHS = 50
-#: Positions among which the atoms of a free dictionary start, and those that K-Means sees.
+#: Numbers of positions from which initial atoms of a free dictionary are chosen, and which are
+#: clustered by K-Means.
 _START_SAMPLE, _CLUSTER_SAMPLE = 2_000, 20_000
-#: Default number of centroids: per concept, and at least.
+#: Default number of centroids per concept, and smallest default number of centroids.
 _CENTROIDS_PER_CONCEPT, _FEWEST_CENTROIDS = 10, 100
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class AutoencoderFactorizer(LinearFactorizer):
-    """A sparse autoencoder with a linear encoder: u = TopK(ReLU(F x − b)), x̂ = u D + offset.
+    """Base class of sparse autoencoders with a linear encoder.
+
+    Coefficients are u = TopK(ReLU(F x − b)), and the reconstruction is x̂ = u D + offset. The
+    parameters are described in `TopKFactorizer`.
 
     Attributes
     ----------
     bank_ : ndarray of shape (I, D)
-        The dictionary: atoms, in the units of the features where they have units.
+        The dictionary D, whose rows are atoms.
     filters_ : ndarray of shape (I, D)
+        Filters F of the encoder.
     biases_ : ndarray of shape (I,)
-        A concept is a candidate at x where filters_ @ x > biases_.
+        Biases b of the encoder. A concept can fire at x only if filters_ @ x > biases_.
     constant_ : ndarray of shape (D,)
-        Decoded where no concept fires.
+        The offset: the reconstruction where no concept fires.
     k_ : int
         The k that was used.
     scale_ : float
-        RMS distance of the features from their mean, by which they were scaled for the learning.
+        RMS distance of the features from their mean, by which features were divided for training.
     history_ : AutoencoderHistory
+        Curves and results of the training.
     """
 
     k: int | None = None
@@ -78,17 +84,20 @@ class AutoencoderFactorizer(LinearFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D)
+            Features at P positions.
 
         Returns
         -------
         concept_bank_w : ndarray of shape (I, D)
+            Concept bank.
         coeffs_u : ndarray of shape (P, I)
+            Coefficients of the activations.
 
         Raises
         ------
         ValueError
-            If the activations are not flat and finite or do not vary, or a parameter is out of
-            its range.
+            If the activations are not flat and finite or are constant, or a parameter is out of
+            range.
         """
         start = time.perf_counter()
         bank, coefficients = super().fit(activations)
@@ -126,7 +135,10 @@ class AutoencoderFactorizer(LinearFactorizer):
         return self._keep(model, centre, scale)
 
     def _keep(self, model: SparseAutoencoder, centre: Array, scale: float) -> tuple[Array, Array]:
-        """Keep what was learned of x̃ = (x − centre)/scale, for x; return bank and constant."""
+        """Store the encoder for raw features x, and return bank (I, D) and constant (D,) for them.
+
+        The model was trained on x̃ = (x − centre)/scale.
+        """
         filters = model.encoder.numpy().astype(np.float64) / scale
         offset = centre + scale * model.offset.numpy()
         self.filters_ = filters.astype(np.float32)
@@ -134,14 +146,13 @@ class AutoencoderFactorizer(LinearFactorizer):
         return model.dictionary.atoms().numpy() * scale, offset
 
     def _check_parameters(self, x: Array) -> int:
-        """Check every parameter; return k."""
-        # Several concepts at a position from I = 6 on: with one alone they would be clusters.
+        """Check every parameter, and return k."""
+        # From I = 6 on, k is at least 2, because concepts would be clusters with k = 1.
         k = math.ceil(self.number_of_concepts / 5) if self.k is None else self.k
         check_integer("k", k)
         if k > self.number_of_concepts:
             raise ValueError(
-                f"k={k} concepts per position of number_of_concepts={self.number_of_concepts}: "
-                "k must not be larger"
+                f"k must be at most number_of_concepts={self.number_of_concepts}, not {k}"
             )
         check_integer("steps", self.steps)
         check_integer("batch_size", self.batch_size)
@@ -152,7 +163,7 @@ class AutoencoderFactorizer(LinearFactorizer):
     def _make_dictionary(
         self, x: Array, centre: Array, scale: float, rng: np.random.Generator
     ) -> FreeDictionary | ArchetypalDictionary:
-        """Return the dictionary at its start, for features (x − centre)/scale."""
+        """Return the initial dictionary for features (x − centre)/scale."""
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -161,11 +172,11 @@ class AutoencoderFactorizer(LinearFactorizer):
     def _train(
         self, model: SparseAutoencoder, x: Array, seed: int
     ) -> tuple[dict[str, list[float]], list[str], bool]:
-        """Fit the model; return its curves, what cut them short, and whether that was Ctrl-C."""
+        """Train the model; return its curves, why it stopped early, and whether that was Ctrl-C."""
         per_epoch = self._steps_per_epoch
         rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.steps, 0.02)
         model.compile(keras.optimizers.Adam(rate), steps_per_execution=per_epoch, jit_compile=False)
-        model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
+        model.optimizer.build(model.trainable_variables)  # or the first step would be traced twice
         record, guard = keras.callbacks.History(), NaNGuard()
         callbacks = [record, guard]
         epochs = math.ceil(self.steps / per_epoch)
@@ -188,58 +199,58 @@ class AutoencoderFactorizer(LinearFactorizer):
                 )
         except KeyboardInterrupt:
             interrupted = True
-            cut_short.append("the training was interrupted: what was learned by then is kept")
+            cut_short.append("the training was interrupted: the state reached so far is kept")
         if guard.tripped_at is not None:
             epoch = guard.tripped_at + 1
-            cut_short.append(f"the training met NaN in epoch {epoch}: the state before it is kept")
+            cut_short.append(f"values became NaN in epoch {epoch}: the state before it is kept")
         return getattr(record, "history", {}), cut_short, interrupted
 
     # ---------------------------------------------------------------- reading
 
     def _read(self, x: tf.Tensor) -> tf.Tensor:
-        """Return u = TopK(ReLU(F x − b)): ≥ 0, at most k not 0."""
+        """Compute u = TopK(ReLU(F x − b)), (P, I), with at most k positive values per position."""
         z = tf.matmul(x, tf.constant(self.filters_, x.dtype), transpose_b=True)
         return top_k(tf.nn.relu(z - tf.constant(self.biases_, x.dtype)), self.k_)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TopKFactorizer(AutoencoderFactorizer):
-    """TopK sparse autoencoder: at every position the k strongest concepts, and no others.
+    """TopK sparse autoencoder, in which only the k strongest concepts fire at every position.
 
     Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093): unit atoms, a
-    learned offset, and an auxiliary loss for concepts that do not fire, see
-    `SparseAutoencoder.terms`. The atoms start at positions of the data that lie in different
-    directions (k-means++), which leaves few concepts dead. Coefficients have the units of the
-    features. The problem is not convex: some initialisations miss an atom of a known dictionary,
-    with a lower ``history_.final_r2``, so compare a few seeds.
+    learned offset, and an auxiliary loss for concepts that do not fire (see
+    `SparseAutoencoder.terms`). Atoms are initialised at positions of the data in different
+    directions (k-means++), so that few concepts are dead. Coefficients have the units of the
+    features. The problem is not convex: some initialisations miss an atom of a known dictionary and
+    have a lower ``history_.final_r2``. Therefore, compare a few seeds.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
-    k : int, optional
-        Concepts a position may have, 1 … I. Default: I/5, rounded up. Dictionaries of language
-        models have thousands of concepts and k well under a hundredth of that; the ten to thirty
-        concepts explained here must share out all of a layer among them, and with k = 1 they
-        would be clusters.
+        Number of concepts, I. It may exceed the number of channels.
+    k : int, default=None
+        Largest number of concepts that fire at a position, 1 to I. None: I/5, rounded up.
+        Dictionaries of language models have thousands of concepts and k far below a hundredth of
+        that. The ten to thirty concepts used here must represent a whole layer, and with k = 1
+        they would be clusters.
     steps : int, default=2000
-        Of Adam; the learning rate falls along a cosine.
+        Number of steps of Adam. The learning rate decays along a cosine.
     batch_size : int, default=512
-        Positions per step.
+        Number of positions per step.
     learning_rate : float, default=1e-2
-        Of the first step.
-    random_state : int, optional
+        Learning rate of the first step.
+    random_state : int, default=None
         Seed of the initialisation and of the order of the positions.
     verbose : int, default=0
-        0 for silence, 1 for a progress bar.
+        0: silent. 1: a progress bar is shown.
     """
 
     def _make_dictionary(
         self, x: Array, centre: Array, scale: float, rng: np.random.Generator
     ) -> FreeDictionary:
         sample = unit_rows(_sample(x, _START_SAMPLE, centre, scale, rng))
-        # Random atoms where there are more concepts than positions, and a little everywhere:
-        # positions may be equal, or lie at the mean.
+        # If there are more concepts than positions, the other atoms are random. A little noise is
+        # added to all atoms, because positions may be equal or lie at the mean.
         atoms = rng.normal(size=(self.number_of_concepts, x.shape[1])) / math.sqrt(x.shape[1])
         count = min(self.number_of_concepts, len(sample))
         starts, _ = kmeans_plusplus(sample, count, random_state=int(rng.integers(2**31)))
@@ -248,38 +259,50 @@ class TopKFactorizer(AutoencoderFactorizer):
 
     def _keep(self, model: SparseAutoencoder, centre: Array, scale: float) -> tuple[Array, Array]:
         _, offset = super()._keep(model, centre, scale)
-        # Atoms of unit length in raw features, too: the scale goes to the coefficients.
+        # Atoms have unit length for raw features, too, so the coefficients are scaled instead.
         self.filters_, self.biases_ = self.filters_ * scale, self.biases_ * scale
         return model.dictionary.atoms().numpy(), offset
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ArchetypalFactorizer(AutoencoderFactorizer):
-    """Archetypal sparse autoencoder, A-SAE: atoms in the convex hull of K-Means centroids.
+    """Archetypal sparse autoencoder (A-SAE), with atoms in the convex hull of K-Means centroids.
 
     Fel et al. 2025, "Archetypal SAE: adaptive and stable dictionary learning for concept extraction
-    in large vision models" (arXiv 2502.12892): D = W C, rows of W ≥ 0 with sum 1, kept so by
-    projection after every step. The paper has no offset; here features and centroids are both
-    taken relative to the mean, D = W C − E[x] and x̂ = u D + E[x]: features of a ReLU layer lie
-    far from zero, and all atoms of an uncentred dictionary would be much like their mean.
-    Coefficients have no unit: at 1 an archetype stands for the whole way from the mean to it.
+    in large vision models" (arXiv 2502.12892): D = W C, where the rows of W are non-negative and
+    sum to 1, by a projection after every step. The paper has no offset. Here, features and
+    centroids are centred, D = W C − E[x] and x̂ = u D + E[x], because features of a ReLU layer are
+    far from zero and all atoms of an uncentred dictionary would be similar to the mean.
+    Coefficients have no unit: a coefficient of 1 moves from the mean to the archetype.
 
     Parameters
     ----------
-    number_of_concepts, k, steps, batch_size, learning_rate, random_state, verbose
-        As in `TopKFactorizer`; the seed is that of the centroids, too.
-    n_centroids : int, optional
-        From I to the number of positions. Default: 10 I and at least 100, or the number of
-        positions where that is less.
+    number_of_concepts : int, default=20
+        See `TopKFactorizer`.
+    k : int, default=None
+        See `TopKFactorizer`.
+    steps : int, default=2000
+        See `TopKFactorizer`.
+    batch_size : int, default=512
+        See `TopKFactorizer`.
+    learning_rate : float, default=1e-2
+        See `TopKFactorizer`.
+    random_state : int, default=None
+        See `TopKFactorizer`. It is also the seed of the centroids.
+    verbose : int, default=0
+        See `TopKFactorizer`.
+    n_centroids : int, default=None
+        Number of centroids, from I to P. None: the larger of 10 I and 100, but at most P.
 
     Attributes
     ----------
-    centroids_ : ndarray of shape (n, D)
-        C, raw features.
-    mixture_ : ndarray of shape (I, n)
-        W: how each archetype is mixed from the centroids.
+    centroids_ : ndarray of shape (n_centroids, D)
+        Centroids C, in raw features.
+    mixture_ : ndarray of shape (I, n_centroids)
+        Weights W of the centroids in each archetype.
     relaxation_ : ndarray of shape (I, D)
-        Λ, raw features; zero here. bank_ = mixture_ @ centroids_ − constant_ + relaxation_.
+        Λ, in raw features; zero in this class.
+        ``bank_ = mixture_ @ centroids_ − constant_ + relaxation_``.
     """
 
     n_centroids: int | None = None
@@ -287,7 +310,7 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     mixture_: Array = field(init=False)
     relaxation_: Array = field(init=False)
 
-    #: δ.
+    #: Largest length δ of a row of Λ.
     _radius = 0.0
 
     def _check_parameters(self, x: Array) -> int:
@@ -295,7 +318,8 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
             check_integer("n_centroids", self.n_centroids, minimum=self.number_of_concepts)
             if self.n_centroids > len(x):
                 raise ValueError(
-                    f"n_centroids={self.n_centroids} are more than the {len(x)} positions"
+                    f"n_centroids must be at most {len(x)}, the number of positions, not "
+                    f"{self.n_centroids}"
                 )
         return super()._check_parameters(x)
 
@@ -306,12 +330,12 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
         default = max(_CENTROIDS_PER_CONCEPT * self.number_of_concepts, _FEWEST_CENTROIDS)
         count = min(len(x), default) if self.n_centroids is None else self.n_centroids
         sample = _sample(x, max(_CLUSTER_SAMPLE, count), centre, scale, rng)
-        # k-means++ would take twenty times as long here, for centroids that are no better
+        # k-means++ would take twenty times as long here, without better centroids.
         clustering = MiniBatchKMeans(
             count, init="random", batch_size=2048, max_iter=10, n_init=1, random_state=seed
         )
         centroids = clustering.fit(sample).cluster_centers_
-        # archetypes start at centroids in different directions
+        # Archetypes are initialised at centroids in different directions.
         directions = unit_rows(centroids)
         _, corners = kmeans_plusplus(directions, self.number_of_concepts, random_state=seed)
         mixture = np.eye(len(centroids), dtype=np.float32)[corners]
@@ -328,15 +352,16 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class RelaxedArchetypalFactorizer(ArchetypalFactorizer):
-    """Relaxed archetypal sparse autoencoder, RA-SAE: atoms within δ of the hull, D = W C + Λ.
+    """Relaxed archetypal sparse autoencoder (RA-SAE), with atoms within δ of the convex hull.
 
-    As `ArchetypalFactorizer`, with a learned Λ, ‖Λ_i‖ ≤ δ after every step.
+    The dictionary is D = W C + Λ, with a learned Λ that is projected to ‖Λ_i‖ ≤ δ after every step.
+    Other parameters and attributes are those of `ArchetypalFactorizer`.
 
     Parameters
     ----------
     delta : float, default=0.1
-        δ ≥ 0, in RMS distances of the features from their mean (`scale_`), so that a value means
-        the same for every layer; 0 is `ArchetypalFactorizer`.
+        δ ≥ 0, in units of `scale_`, the RMS distance of the features from their mean, so that a
+        value has the same meaning for every layer. With 0, this is `ArchetypalFactorizer`.
     """
 
     delta: float = 0.1
@@ -348,7 +373,7 @@ class RelaxedArchetypalFactorizer(ArchetypalFactorizer):
 
 
 def _progress_bar(epochs: int) -> keras.callbacks.Callback:
-    """Return a callback that shows one bar for the whole training, with the epoch's objective."""
+    """Return a callback that shows one bar for the whole training, with the last objective."""
     bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["objective"])
 
     def show(epoch: int, logs: dict[str, float]) -> None:
@@ -358,17 +383,19 @@ def _progress_bar(epochs: int) -> keras.callbacks.Callback:
 
 
 def _centre_and_scale(x: Array) -> tuple[Array, float]:
-    """Return the mean (D,) of positions (P, D), and their RMS distance from it."""
+    """Compute the mean (D,) of features x (P, D), and their RMS distance from it."""
     centre = x.mean(axis=0, dtype=np.float64)
     squares = sum(float(np.square(block - centre).sum()) for block in iter_blocks(x))
     scale = float(np.sqrt(squares / len(x)))
     if scale <= 1e-6 * np.linalg.norm(centre):
-        raise ValueError(f"the activations are constant: the same at all {len(x)} positions")
+        raise ValueError(
+            f"the activations must not be constant, but are the same at all {len(x)} positions"
+        )
     return centre, scale
 
 
 def _sample(x: Array, size: int, centre: Array, scale: float, rng: np.random.Generator) -> Array:
-    """Return at most ``size`` positions, (x − centre)/scale, float32."""
+    """Return (x − centre)/scale, float32, of at most ``size`` random rows of x (P, D)."""
     if len(x) > size:
         x = x[rng.choice(len(x), size, replace=False)]
     return ((x - centre) / scale).astype(np.float32)

@@ -1,8 +1,8 @@
-"""The contract of concept extractors: flat features in, coefficients out, and back.
+"""Base classes of concept extractors, which map flat features to coefficients and back.
 
-`DirectionsFactorizer` is Xplique's `ConceptFactorizer` with its directions named and its residual
-kept; every extractor of this package is a child of it. `AffineFactorizer` adds what all those
-share whose decoder is ``u @ bank + constant``.
+`DirectionsFactorizer` extends Xplique's `ConceptFactorizer` with named directions and a residual.
+Every extractor of this package is a subclass. `AffineFactorizer` is the base class of those whose
+decoder is ``u @ bank + constant``.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.learning.features import TOO_LARGE
 
-#: How scikit-learn's models warn of it.
+#: Convergence warnings of scikit-learn's models, as a regular expression.
 _NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations"
 
 
 class DirectionsFactorizer(ConceptFactorizer):
-    """A `ConceptFactorizer` that names its directions and keeps what it does not explain.
+    """A `ConceptFactorizer` with named directions and a residual.
 
-    Activations are flat, ``(P, D)``, as Xplique hands them over; coefficients are ``(P, I)``.
-    ``decode(encode(x)) + residual(x) = x`` holds for every child.
+    Activations have shape ``(P, D)``, flattened as by Xplique; coefficients have shape ``(P, I)``.
+    ``decode(encode(x)) + residual(x) = x`` holds for every subclass.
 
     Attributes
     ----------
     number_of_concepts : int
-        I.
-    decodes_affinely : bool
-        Whether ``decode(u) = u @ bank + constant``, so that it commutes with averaging over
-        positions. True unless a child overrides it.
+        Number of concepts, I.
+    decodes_affinely : bool, default=True
+        Whether ``decode(u) = u @ bank + constant``. Decoding then commutes with averaging over
+        positions.
     """
 
     number_of_concepts: int
@@ -49,46 +49,68 @@ class DirectionsFactorizer(ConceptFactorizer):
     @property
     @abstractmethod
     def encoding_directions(self) -> Array:
-        """(I, D): how the features change along each concept."""
+        """Directions in which features change with each concept, (I, D)."""
 
     @property
     def decoding_directions(self) -> Array | None:
-        """(I, D): linear filters that read the concepts, or None where reading is not linear."""
+        """Linear filters that read the concepts, (I, D), or None if reading is not linear."""
         return None
 
     @property
     def requires_positive_activations(self) -> bool:
-        """False: activations of any sign."""
+        """Whether activations must be positive; False unless a subclass overrides it."""
         return False
 
     def residual(self, activations: Array) -> Array:
-        """Compute x − decode(encode(x)), (P, D): the part of the features no concept explains."""
+        """Compute the part of the features that no concept explains, x − decode(encode(x)).
+
+        Parameters
+        ----------
+        activations : ndarray of shape (P, D)
+            Features x.
+
+        Returns
+        -------
+        residual : ndarray of shape (P, D)
+            The residual.
+        """
         return np.asarray(activations - self.decode(self.encode(activations)))
 
     def shown_coefficients(self, activations: Array) -> Array:
-        """Return coefficients (P, I) as pictures show them: zero where a concept is absent.
+        """Compute the coefficients that plots show, which are zero where a concept is absent.
 
-        Here all of them; a child whose coefficients can be positive where the concept is absent
-        overrides this.
+        These are the coefficients of `encode`. A subclass whose coefficients can be positive where
+        a concept is absent overrides this method.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (P, D)
+            Features.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (P, I)
+            The coefficients to show.
         """
         return np.asarray(self.encode(activations))
 
     def read(self, activations: Array) -> tuple[Array, Array]:
-        """Return `encode` and `shown_coefficients` of features (P, D) that were checked."""
+        """Compute `encode` and `shown_coefficients`, (P, I) each, of checked features (P, D)."""
         coefficients = self.encode(activations)
         if type(self).shown_coefficients is DirectionsFactorizer.shown_coefficients:
             return coefficients, coefficients
         return coefficients, self.shown_coefficients(activations)
 
-    # The interface of Xplique's `Factorization.reducer`, an sklearn NMF there.
+    # `components_` and `transform` are the interface of Xplique's `Factorization.reducer`, which is
+    # an NMF of scikit-learn there.
 
     @property
     def components_(self) -> Array:
-        """The concept bank, (I, D) float32."""
+        """Concept bank, (I, D) float32."""
         return np.asarray(self.get_concept_bank(), np.float32)
 
     def transform(self, activations: Array) -> Array:
-        """Call `encode`, under sklearn's name."""
+        """Compute coefficients, (P, D) → (P, I), like `encode`, under scikit-learn's name."""
         return np.asarray(self.encode(activations))
 
     def _check_is_fitted(self) -> None:
@@ -98,23 +120,24 @@ class DirectionsFactorizer(ConceptFactorizer):
 
 @dataclass(eq=False, repr=False)
 class AffineFactorizer(DirectionsFactorizer):
-    """``decode(u) = u @ bank_ + constant_``; with all concepts off, the features are the constant.
+    """Base class of factorizers that decode by ``u @ bank_ + constant_``.
 
-    A child implements how the two are learned (`_learn`) and how coefficients are read (`_read`).
-    Coefficients are float32.
+    A subclass implements how bank and constant are learned (`_learn`) and how coefficients are
+    computed (`_read`). Coefficients are float32.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I.
-    random_state : int, optional
+        Number of concepts, I.
+    random_state : int, default=None
         Seed.
 
     Attributes
     ----------
-    bank_ : ndarray of shape (I, D), float32
-        How the features change along each concept.
-    constant_ : ndarray of shape (D,), float32
+    bank_ : ndarray of float32 of shape (I, D)
+        Directions in which features change with each concept.
+    constant_ : ndarray of float32 of shape (D,)
+        Features with all concepts switched off.
     """
 
     number_of_concepts: int = 20
@@ -125,11 +148,11 @@ class AffineFactorizer(DirectionsFactorizer):
 
     @abstractmethod
     def _learn(self, x: Array) -> tuple[Array, Array]:
-        """Return bank (I, D) and constant (D,) of features (P, D), which are finite and vary."""
+        """Learn bank (I, D) and constant (D,) from features (P, D), which are finite and vary."""
 
     @abstractmethod
     def _read(self, x: tf.Tensor) -> tf.Tensor:
-        """Return coefficients (P, I) of features (P, D); gradients flow to the features."""
+        """Compute coefficients (P, I) of features (P, D); gradients flow to the features."""
 
     def fit(self, activations: ArrayLike) -> tuple[Array, Array]:
         """Learn the concepts from flat activations.
@@ -137,30 +160,33 @@ class AffineFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D)
+            Features at P positions.
 
         Returns
         -------
         concept_bank_w : ndarray of shape (I, D)
+            Concept bank.
         coeffs_u : ndarray of shape (P, I)
+            Coefficients of the activations.
 
         Raises
         ------
         ValueError
-            If the activations are not flat, finite and varying, or too large for float32, if there
-            are fewer positions than concepts, or (PCA, ICA) more concepts than the features have
-            dimensions.
+            If the activations are not flat and finite, are constant, or are too large for float32;
+            if there are fewer positions than concepts; or (PCA and ICA) if there are more concepts
+            than dimensions along which the features vary.
         """
         check_integer("number_of_concepts", self.number_of_concepts)
         x = check_flat(activations)
         if len(x) < self.number_of_concepts:
             raise ValueError(
                 f"{self.number_of_concepts} concepts cannot be learned from {len(x)} positions: "
-                "give more images, or ask for fewer concepts"
+                "give more images, or lower number_of_concepts"
             )
         if not np.ptp(x, axis=0).any():
             raise ValueError(
-                "the activations are constant: there is nothing to learn from. Check the images, "
-                "their preprocessing and the layer"
+                "the activations must not be constant: check the images, their preprocessing and "
+                "the layer"
             )
         squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in iter_blocks(x))
         if squares > float(np.finfo(np.float32).max):
@@ -171,27 +197,72 @@ class AffineFactorizer(DirectionsFactorizer):
         return self.get_concept_bank(), self._read_in_blocks(x)
 
     def encode(self, activations: ArrayLike) -> Array:
-        """Compute concept coefficients, (P, D) → (P, I).
+        """Compute concept coefficients.
+
+        Parameters
+        ----------
+        activations : array-like of shape (P, D)
+            Features.
+
+        Returns
+        -------
+        coefficients : ndarray of float32 of shape (P, I)
+            Concept coefficients.
 
         Raises
         ------
+        NotFittedError
+            If the factorizer is not fitted.
         ValueError
-            If the activations are not flat and finite, with the channels of `fit`.
+            If the activations are not flat and finite, or do not have the channels of `fit`.
         """
         self._check_is_fitted()
         return self._read_in_blocks(check_flat(activations, self.bank_.shape[1]))
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """Compute `encode` as a tensor, (P, D) → (P, I); gradients flow to the activations."""
+        """Compute concept coefficients as a tensor; gradients flow to the activations.
+
+        Parameters
+        ----------
+        activations : tf.Tensor of shape (P, D)
+            Features.
+
+        Returns
+        -------
+        coefficients : tf.Tensor of shape (P, I)
+            The values of `encode`.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
+        ValueError
+            If the activations are not flat, or do not have the channels of `fit`.
+        """
         self._check_is_fitted()
         x = tf.convert_to_tensor(activations)
         _check_width("activations", x, self.bank_.shape[1], "channels")
         return self._read(x)
 
     def decode(self, coefficients: Array | tf.Tensor) -> Array | tf.Tensor:
-        """Compute the features the coefficients stand for, (P, I) → (P, D).
+        """Compute the features that coefficients represent, ``u @ bank_ + constant_``.
 
-        ``u @ bank_ + constant_``. Arrays give arrays, tensors give tensors.
+        Parameters
+        ----------
+        coefficients : ndarray or tf.Tensor of shape (P, I)
+            Concept coefficients u.
+
+        Returns
+        -------
+        features : ndarray or tf.Tensor of shape (P, D)
+            Features, of the same type as the coefficients.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
+        ValueError
+            If the coefficients do not have shape (P, I).
         """
         self._check_is_fitted()
         u = coefficients if tf.is_tensor(coefficients) else np.asarray(coefficients)
@@ -212,11 +283,11 @@ class AffineFactorizer(DirectionsFactorizer):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a bank."""
+        """Whether the factorizer is fitted."""
         return hasattr(self, "bank_")
 
     def _read_in_blocks(self, x: Array) -> Array:
-        with tf.init_scope():  # arrays are read at once, also while the caller traces a graph
+        with tf.init_scope():  # runs eagerly, even while the caller traces a graph
             blocks = [self._read(tf.constant(block)).numpy() for block in iter_blocks(x)]
         return np.concatenate(blocks)
 
@@ -226,12 +297,15 @@ class AffineFactorizer(DirectionsFactorizer):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LinearFactorizer(AffineFactorizer):
-    """Coefficients that are read by linear filters; here signed, ``(x − constant_) @ filters_.T``.
+    """Base class of factorizers that compute coefficients with linear filters.
+
+    Unless a subclass overrides `_read`, coefficients are ``(x − constant_) @ filters_.T``, and
+    signed.
 
     Attributes
     ----------
-    filters_ : ndarray of shape (I, D), float32
-        Decoding directions; set by a child's `_learn`.
+    filters_ : ndarray of float32 of shape (I, D)
+        Decoding directions, set by the subclass.
     """
 
     filters_: Array = field(init=False)
@@ -241,25 +315,28 @@ class LinearFactorizer(AffineFactorizer):
 
     @property
     def decoding_directions(self) -> Array:
-        """The filters that read the coefficients, (I, D)."""
+        """Filters that compute the coefficients, (I, D)."""
         self._check_is_fitted()
         return self.filters_.copy()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class IterativeFactorizer(AffineFactorizer):
-    """A factorizer whose fit iterates until a tolerance is met.
+    """Base class of factorizers whose fit iterates until a tolerance is met.
 
     Parameters
     ----------
     tol : float, default=1e-4
+        Tolerance at which the fit has converged.
     max_iter : int, default=1000
-        A fit that has not converged by then warns, and ``converged_`` is False.
+        Largest number of iterations. If the fit has not converged by then, a warning is issued.
 
     Attributes
     ----------
     converged_ : bool
+        Whether the fit has converged.
     n_iter_ : int
+        Number of iterations.
     """
 
     tol: float = 1e-4
@@ -268,7 +345,7 @@ class IterativeFactorizer(AffineFactorizer):
     n_iter_: int = field(init=False)
 
     def _fit_model(self, model: Any, x: Array) -> None:
-        """Fit a model of scikit-learn with these settings; of convergence, warn in our words."""
+        """Fit a scikit-learn model with these settings; `_finish` replaces its warning."""
         model.set_params(tol=self.tol, max_iter=self.max_iter, random_state=self.random_state)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", _NOT_CONVERGED, ConvergenceWarning)
@@ -276,14 +353,14 @@ class IterativeFactorizer(AffineFactorizer):
         self._finish(model.n_iter_, model.n_iter_ < self.max_iter)
 
     def _finish(self, iterations: int, converged: bool) -> None:
-        """Keep how the fit ended, and warn where it was cut short."""
+        """Store how the fit ended, and warn if it has not converged."""
         self.n_iter_ = iterations
         self.converged_ = bool(converged)
         if not converged:
             warn_caller(
                 f"{type(self).__name__} did not reach tol={self.tol:g} within "
-                f"max_iter={iterations}: its concepts are not final. Raise max_iter, or tol if "
-                "this is close enough",
+                f"max_iter={iterations}: its concepts are not final. Raise max_iter, or raise tol "
+                "if this is accurate enough",
                 ConvergenceWarning,
             )
 
@@ -294,11 +371,11 @@ def check_flat(activations: ArrayLike, channels: int | None = None) -> Array:
     Raises
     ------
     ValueError
-        If they are not flat, not finite, or have another number of channels.
+        If they are not flat, are not finite, or do not have the given number of channels.
     """
     x = check_activations(activations)
     if x.ndim != 2:
-        raise ValueError(f"activations must be flat, (P, D), not {x.shape}")
+        raise ValueError(f"activations must be flat, (P, D), not of shape {x.shape}")
     if channels is not None:
         _check_width("activations", x, channels, "channels")
     return x
@@ -307,4 +384,4 @@ def check_flat(activations: ArrayLike, channels: int | None = None) -> Array:
 def _check_width(name: str, rows: Array | tf.Tensor, width: int, unit: str) -> None:
     shape = tuple(rows.shape)
     if len(shape) != 2 or shape[1] != width:
-        raise ValueError(f"{name} must be flat and end in {width} {unit}, but are {shape}")
+        raise ValueError(f"{name} must be flat with {width} {unit}, but their shape is {shape}")

@@ -24,15 +24,15 @@ from xplique_dirpairs.pairs import Off
 class RandomFactorizer(LinearFactorizer):
     """Random directions, the lowest baseline.
 
-    Bank rows are orthonormal and of uniformly random orientation; where I > D, independent and of
-    unit length. Coefficients are the smallest that fit the features about their mean best (least
-    squares): u = (x − mean) B⁺. ``constant_`` is the mean.
+    Bank rows are orthonormal with uniformly random orientation; if I > D, they are independent and
+    of unit length. Coefficients are the least-squares solution of smallest norm for the centred
+    features, u = (x − mean) B⁺. ``constant_`` is the mean.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
-    random_state : int, optional
+        Number of concepts, I. It may exceed the number of channels.
+    random_state : int, default=None
         Seed of the directions.
     """
 
@@ -44,19 +44,19 @@ class RandomFactorizer(LinearFactorizer):
 
 
 class NoLearningFactorizer(DirectionPairsFactorizer):
-    """Direction pairs around a clustering, the baseline of the learning.
+    """Direction pairs from a clustering, a baseline for learned direction pairs.
 
-    Filters and biases are `clustered_detectors`; signal vectors are estimated once, as the default
-    recipe estimates them (`learning.signals.joint_signals`). No loss is minimised, and the network
-    is not used. Coefficients, bank and detections are those of direction pairs.
+    Filters and biases are those of `clustered_detectors`. Signal vectors are estimated once, in the
+    same way as in the default recipe (`learning.signals.joint_signals`). No loss is minimised, and
+    the network is not used. Coefficients, bank and detections are those of direction pairs.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
+        Number of concepts, I. It may exceed the number of channels.
     off : {"absent", "undecided"}, default="absent"
-        As in `DirectionPairsFactorizer`.
-    random_state : int, optional
+        See `DirectionPairsFactorizer`.
+    random_state : int, default=None
         Seed of the clustering.
     """
 
@@ -76,13 +76,21 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         *,
         resume: str | os.PathLike[str] | None = None,
     ) -> NoLearningFactorizer:
-        """Measure the pairs on activations ``(N, *spatial, D)``.
+        """Compute the pairs from activations whose spatial shape is known.
 
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D)
-        head, resume
-            Without effect.
+            Features of N images.
+        head : Head or None
+            Ignored.
+        resume : str or os.PathLike, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : NoLearningFactorizer
+            The fitted factorizer.
         """
         self._check_off()
         concepts = self.number_of_concepts
@@ -100,21 +108,49 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         return self
 
     def encode(self, activations: ArrayLike) -> Array:
-        """Compute concept coefficients, (P, D) → (P, I).
+        """Compute concept coefficients.
+
+        Parameters
+        ----------
+        activations : array-like of shape (P, D)
+            Features.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (P, I)
+            Concept coefficients.
 
         Raises
         ------
+        NotFittedError
+            If the factorizer is not fitted.
         ValueError
-            If the activations are not flat and finite, with the channels of `fit`.
+            If the activations are not flat and finite, or do not have the channels of `fit`.
         """
         return super().encode(check_flat(activations, self._fitted().channels))
 
 
 def clustered_detectors(x: Array, concepts: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return filters (I, A), unit rows, and biases (I,) of whitened features (P, A), from K-Means.
+    """Compute detectors from a K-Means clustering of whitened features.
 
-    A filter points to a centroid; filters are symmetrically orthogonalised where I ≤ A. Each
-    detector is on at 1/I of the positions (at half of them where I = 1).
+    Each filter points to a centroid. If I ≤ A, filters are symmetrically orthogonalised. Each
+    detector fires at 1/I of the positions (at half of them if I = 1).
+
+    Parameters
+    ----------
+    x : ndarray of shape (P, A)
+        Whitened features, with A axes.
+    concepts : int
+        Number of concepts, I.
+    rng : numpy.random.Generator
+        Source of the seed of the clustering.
+
+    Returns
+    -------
+    filters : ndarray of shape (I, A)
+        Filters, with rows of unit length.
+    biases : ndarray of shape (I,)
+        Biases.
 
     Raises
     ------
@@ -123,12 +159,12 @@ def clustered_detectors(x: Array, concepts: int, rng: np.random.Generator) -> tu
     """
     if len(x) < concepts:
         raise ValueError(
-            f"{concepts} concepts cannot be found in {len(x)} positions: give more images, or ask "
-            "for fewer concepts"
+            f"{concepts} concepts cannot be found in {len(x)} positions: give more images, or "
+            "lower number_of_concepts"
         )
     clustering = MiniBatchKMeans(concepts, n_init=4, random_state=int(rng.integers(2**31)))
     filters = unit_rows(clustering.fit(x).cluster_centers_.astype(np.float64))
-    if concepts == 1:  # the only centroid is the mean, zero: the first axis is used
+    if concepts == 1:  # the only centroid is the mean, which is zero, so the first axis is used
         filters = np.eye(1, x.shape[1])
     if concepts <= x.shape[1]:
         left, _, right = np.linalg.svd(filters, full_matrices=False)

@@ -1,6 +1,6 @@
-"""Decompositions about the mean of the features: PCA, FastICA, K-Means.
+"""Decompositions of centred features: PCA, FastICA and K-Means.
 
-In all of them ``constant_`` is the mean: with every concept off, the features are average ones.
+``constant_`` is the mean of the features: with every concept switched off, features are the mean.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from xplique_dirpairs.learning.features import Moments, signal_axes
 class PCAFactorizer(LinearFactorizer):
     """Principal components (Pearson 1901): orthonormal axes of largest variance.
 
-    A component both reads and writes: u = (x − mean) Vᵀ, x̂ = u V + mean, which of all affine maps
-    to I dimensions and back loses least. Coefficients keep their sign: a component is one concept,
-    not split into its two ends; "off" is the mean. Which end is positive is a convention: the
-    largest loading.
+    The same axes encode and decode: u = (x − mean) Vᵀ and x̂ = u V + mean. Of all affine maps to I
+    dimensions and back, this one loses the least variance. Coefficients are signed: a component is
+    one concept and is not split into a positive and a negative one. A coefficient of 0 is the mean.
+    By convention, the largest loading of a component is positive.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I, at most D.
-    random_state : int, optional
-        Without effect: the result is exact. Present so that all factorizers are made alike.
+        Number of concepts, I, at most D.
+    random_state : int, default=None
+        Ignored, because the result is exact. Present so that all factorizers have this parameter.
     """
 
     def _learn(self, x: Array) -> tuple[Array, Array]:
@@ -53,29 +53,33 @@ class PCAFactorizer(LinearFactorizer):
 class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
     """Independent components (Hyvärinen & Oja 2000), by scikit-learn's symmetric FastICA.
 
-    On the first I principal axes, whitened. x − mean = A s: columns of the mixing A are encoding
-    directions, rows of the unmixing A⁺ decoding directions. Each column is scaled to unit length,
-    and its source with it: a coefficient is in units of the features. Coefficients are signed;
-    the largest loading of an encoding direction is positive.
+    The features are first projected on I principal axes and whitened. In x − mean = A s, the
+    columns of the mixing matrix A are encoding directions, and the rows of the unmixing matrix A⁺
+    are decoding directions. Columns are scaled to unit length, so that coefficients have the units
+    of the features. Coefficients are signed. By convention, the largest loading of an encoding
+    direction is positive.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I, at most the number of axes along which the features vary (standard deviation above a
-        thousandth of the largest).
+        Number of concepts, I, at most the number of axes along which the features vary (with a
+        standard deviation above a thousandth of the largest).
     fun : {"logcosh", "exp", "cube"}, default="logcosh"
-        Contrast.
+        Contrast function.
     tol : float, default=1e-4
-        Converged when no row of the unmixing turns by more in an iteration, as 1 − |cosine|.
+        The fit has converged when 1 − |cosine| between each row of the unmixing matrix and the same
+        row in the previous iteration is at most this.
     max_iter : int, default=1000
-        A fit that has not converged by then warns, and ``converged_`` is False.
-    random_state : int, optional
-        Seed of the first unmixing.
+        Largest number of iterations. If the fit has not converged by then, a warning is issued.
+    random_state : int, default=None
+        Seed of the initial unmixing matrix.
 
     Attributes
     ----------
     converged_ : bool
+        Whether the fit has converged.
     n_iter_ : int
+        Number of iterations.
     """
 
     fun: str = "logcosh"
@@ -91,7 +95,7 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
         whitened = centred @ (axes / deviations).T.astype(np.float32)
         ica = FastICA(whiten=False, fun=self.fun)
         self._fit_model(ica, whitened.astype(np.float64))
-        # The unmixing of whitened features is a rotation: its inverse is its transpose.
+        # The unmixing matrix of whitened features is a rotation, so its inverse is its transpose.
         mixing = ica.components_ @ (axes * deviations)
         bank, lengths = unit_rows(mixing), np.linalg.norm(mixing, axis=1, keepdims=True)
         signs = largest_entry_signs(bank)
@@ -104,31 +108,33 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
 class KMeansFactorizer(IterativeFactorizer):
     """K-Means (Lloyd 1982): a concept is a cluster, its coefficient 1 in the cluster and 0 outside.
 
-    x̂ = centroid = mean + Σ_i u_i (centroid_i − mean): bank rows are *centroid − mean*, not unit,
-    and the constant is the mean. Decoding is the same as with centroids as rows and no constant,
-    but switching a concept off is not: from the centroid, features then fall to the average
-    feature, not to the origin, which for a cluster is far outside the data.
+    x̂ = centroid = mean + Σ_i u_i (centroid_i − mean): bank rows are *centroid − mean*, not
+    normalised, and the constant is the mean. With centroids as rows and no constant, decoding would
+    be the same, but switching a concept off would move features to the origin, which is far outside
+    the data. Here it moves them to the mean.
 
-    There are no decoding directions: the nearest centroid is no linear filter. The coefficients
-    have no gradient (zero wherever it exists).
+    There are no decoding directions, because the nearest centroid is not found by linear filters.
+    The gradient of the coefficients is zero.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I.
+        Number of concepts, I.
     n_init : int, default=4
-        Clusterings from different initialisations (k-means++); the best is kept.
-    tol, max_iter : float, int
-        As in `sklearn.cluster.KMeans`; a fit that has not converged by then warns, and
-        ``converged_`` is False.
-    random_state : int, optional
+        Number of clusterings from different initialisations (k-means++). The best one is kept.
+    tol : float, default=1e-4
+        Tolerance, as in `sklearn.cluster.KMeans`.
+    max_iter : int, default=300
+        Largest number of iterations. If the fit has not converged by then, a warning is issued.
+    random_state : int, default=None
         Seed of the initialisations.
 
     Attributes
     ----------
     converged_ : bool
+        Whether the best clustering has converged.
     n_iter_ : int
-        Of the best clustering.
+        Number of iterations of the best clustering.
     """
 
     max_iter: int = 300
@@ -142,7 +148,7 @@ class KMeansFactorizer(IterativeFactorizer):
 
     def _read(self, x: tf.Tensor) -> tf.Tensor:
         bank = tf.constant(self.bank_, x.dtype)
-        # ‖x − c‖² up to a factor of −½ and a term that is the same for all centroids
+        # This is −½‖x − c‖², except for a term that is the same for all centroids.
         nearness = tf.matmul(self._centred(x), bank, transpose_b=True)
         nearness -= 0.5 * tf.reduce_sum(tf.square(bank), axis=1)
         return tf.one_hot(tf.argmax(nearness, axis=1), len(self.bank_), dtype=x.dtype)
@@ -150,6 +156,6 @@ class KMeansFactorizer(IterativeFactorizer):
 
 def _too_many(factorizer: AffineFactorizer, limit: int) -> ValueError:
     return ValueError(
-        f"{type(factorizer).__name__} finds at most {limit} concepts in these activations, as many "
-        f"as they vary along, not number_of_concepts={factorizer.number_of_concepts}"
+        f"number_of_concepts of {type(factorizer).__name__} must be at most {limit}, the number of "
+        f"axes along which these activations vary, not {factorizer.number_of_concepts}"
     )

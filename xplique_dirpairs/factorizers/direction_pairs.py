@@ -1,4 +1,4 @@
-"""Direction pairs as a `ConceptFactorizer`."""
+"""Learn direction pairs with the interface of a `ConceptFactorizer`."""
 
 from __future__ import annotations
 
@@ -31,27 +31,31 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
-    latent_to_logit_model : callable, optional
-        The rest of the network, activations to logits or probabilities. With ``map_shape`` it
-        gives the learning its network term; without, there is none, which is logged.
-    map_shape : tuple of int, optional
-        Spatial shape of the activations before they were flattened: ``(7, 7)``, ``(197,)`` for
-        tokens, ``()`` for vectors.
+        Number of concepts, I. It may exceed the number of channels.
+    latent_to_logit_model : callable, default=None
+        The rest of the network, from activations to logits or probabilities. The network term of
+        the learning needs it together with ``map_shape``. If one of them is missing, pairs are
+        learned without this term, and a log message says so.
+    map_shape : tuple of int, default=None
+        Spatial shape of the activations before they were flattened: ``(7, 7)`` for maps, ``(197,)``
+        for tokens, ``()`` for vectors.
     off : {"absent", "undecided"}, default="absent"
-        What a coefficient of zero means: see `DirectionPairs.coefficients`.
-    recipe, n_init
-        As `learn_pairs` takes them.
-    random_state : int, optional
+        Meaning of a coefficient of zero; see `DirectionPairs.coefficients`.
+    recipe : str or object, default="default"
+        See `learn_pairs`.
+    n_init : int, default=None
+        See `learn_pairs`.
+    random_state : int, default=None
         Seed of the learning.
     verbose : int, default=0
-        0 for silence.
+        0: silent. See `learn_pairs`.
 
     Attributes
     ----------
     pairs_ : DirectionPairs
-    history_ : History
-        How the fit went; None where the pairs were given (`from_pairs`).
+        The learned pairs.
+    history_ : History or None
+        Record of the fit. None if the pairs were given (`from_pairs`).
     """
 
     number_of_concepts: int = 20
@@ -68,7 +72,27 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
     @classmethod
     def from_pairs(cls, pairs: DirectionPairs, off: Off = "absent") -> DirectionPairsFactorizer:
-        """Return a fitted factorizer around pairs learned, or loaded, elsewhere."""
+        """Return a fitted factorizer with given pairs.
+
+        Parameters
+        ----------
+        pairs : DirectionPairs
+            Pairs that were learned elsewhere, or loaded from a file.
+        off : {"absent", "undecided"}, default="absent"
+            Meaning of a coefficient of zero.
+
+        Returns
+        -------
+        factorizer : DirectionPairsFactorizer
+            The fitted factorizer.
+
+        Raises
+        ------
+        TypeError
+            If ``pairs`` are not direction pairs.
+        ValueError
+            If ``off`` is not one of its values.
+        """
         check_type("pairs", pairs, DirectionPairs, "DirectionPairs")
         factorizer = cls(pairs.number_of_concepts, off=off)
         factorizer._check_off()
@@ -82,21 +106,24 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D)
-            Positions of all images, one image after the other.
+            Features at the positions of all images, one image after the other.
 
         Returns
         -------
         concept_bank_w : ndarray of shape (I, D)
+            Concept bank.
         coeffs_u : ndarray of shape (P, I)
+            Coefficients of the activations.
 
         Raises
         ------
         ValueError
-            If the activations are not flat and finite, or do not fill maps of ``map_shape``.
+            If the activations are not flat and finite, or P is not a multiple of the number of
+            positions of ``map_shape``.
         """
         pixels = np.asarray(activations)
         if pixels.ndim != 2:
-            raise ValueError(f"activations must be flat, (P, D), not {pixels.shape}")
+            raise ValueError(f"activations must be flat, (P, D), not of shape {pixels.shape}")
         pixels = as_activations(pixels)
         maps, head = pixels, None
         if self.latent_to_logit_model is not None and self.map_shape is not None:
@@ -116,20 +143,22 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D)
+            Features of N images.
         head : Head or None
-            The rest of the network, for the network term; None for none.
-        resume : str or os.PathLike, optional
-            As `learn_pairs` takes it.
+            The rest of the network, for the network term. None: there is no such term.
+        resume : str or os.PathLike, default=None
+            See `learn_pairs`.
 
         Returns
         -------
         self : DirectionPairsFactorizer
+            The fitted factorizer.
         """
         self._check_off()
         if head is None:
             logger.info(
-                "direction pairs are learned without the network term: it needs "
-                "latent_to_logit_model and map_shape"
+                "direction pairs are learned without the network term: give latent_to_logit_model "
+                "and map_shape to include it"
             )
         self.pairs_, self.history_ = learn_pairs(
             activations,
@@ -144,11 +173,40 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return self
 
     def encode(self, activations: Array) -> Array:
-        """Compute concept coefficients, (P, D) → (P, I)."""
+        """Compute concept coefficients.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (P, D)
+            Features.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (P, I)
+            Concept coefficients.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
+        ValueError
+            If the activations are not finite, or do not have the channels of `fit`.
+        """
         return self._fitted().coefficients(activations, off=self.off)
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """Compute `encode` as a tensor, (P, D) → (P, I); gradients flow to the activations."""
+        """Compute concept coefficients as a tensor; gradients flow to the activations.
+
+        Parameters
+        ----------
+        activations : tf.Tensor of shape (P, D)
+            Features.
+
+        Returns
+        -------
+        coefficients : tf.Tensor of shape (P, I)
+            The values of `encode`.
+        """
         pairs = self._fitted()
         x = tf.convert_to_tensor(activations)
         z = tf.matmul(x, tf.constant(pairs.filters, x.dtype), transpose_b=True)
@@ -158,9 +216,17 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return tf.matmul(z - tf.constant(pairs.biases, x.dtype), inverse, transpose_b=True)
 
     def decode(self, coefficients: Array | tf.Tensor) -> Array | tf.Tensor:
-        """Return the part of the features that coefficients stand for, (P, I) → (P, D).
+        """Compute the part of the features that coefficients represent.
 
-        Arrays give arrays, tensors give tensors.
+        Parameters
+        ----------
+        coefficients : ndarray or tf.Tensor of shape (P, I)
+            Concept coefficients.
+
+        Returns
+        -------
+        features : ndarray or tf.Tensor of shape (P, D)
+            Features, of the same type as the coefficients.
         """
         pairs = self._fitted()
         if tf.is_tensor(coefficients):
@@ -168,23 +234,44 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return pairs.combine(coefficients, off=self.off)
 
     def detect(self, activations: Array) -> Array:
-        """Detect concepts, (..., D) → (..., I) in [0, 1]; the concept is there above 0.5."""
+        """Compute detections.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (..., D)
+            Features.
+
+        Returns
+        -------
+        detections : ndarray of shape (..., I)
+            Values in [0, 1]. A concept is detected where they exceed 0.5.
+        """
         return self._fitted().detect(activations)
 
     def shown_coefficients(self, activations: Array) -> Array:
-        """Return coefficients where the concept is detected, zero elsewhere, (P, D) → (P, I).
+        """Compute the coefficients that plots show, which are zero where no concept is detected.
 
-        A positive coefficient alone only says "above its usual absent level".
+        A positive coefficient alone only means that the projection is above the mean absent level.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (P, D)
+            Features.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (P, I)
+            The coefficients to show.
         """
         return self.read(activations)[1]
 
     def read(self, activations: Array) -> tuple[Array, Array]:
-        """Return `encode` and `shown_coefficients` of features (P, D) that were checked."""
+        """Compute `encode` and `shown_coefficients`, (P, I) each, of checked features (P, D)."""
         coefficients, detections = self._fitted().read(activations, self.off)
         return coefficients, np.maximum(coefficients, 0.0) * (detections > 0.5)
 
     def get_concept_bank(self) -> Array:
-        """Return Bᵀ in the absent form, Ŝᵀ in the undecided one, (I, D)."""
+        """Return a copy of the concept bank, (I, D): Bᵀ for off="absent", else Ŝᵀ."""
         return self._fitted().bank(self.off).copy()
 
     @property
@@ -199,7 +286,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there are pairs."""
+        """Whether the factorizer is fitted."""
         return hasattr(self, "pairs_")
 
     def _fitted(self) -> DirectionPairs:
@@ -207,16 +294,19 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return self.pairs_
 
     def _check_off(self) -> None:
-        # here as well as in DirectionPairs, so that a typing error does not cost a whole fit
+        # DirectionPairs checks this too, but only after the fit, which would then be lost.
         check_choice("off", self.off, get_args(Off))
 
 
 def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
-    """Reshape positions (P, D) to maps (N, *map_shape, D)."""
+    """Return positions (P, D), reshaped to maps (N, *map_shape, D)."""
     if not isinstance(map_shape, (tuple, list)):
-        raise TypeError(f"map_shape must be a tuple, as (7, 7) or (197,), not {map_shape!r}")
+        raise TypeError(f"map_shape must be a tuple such as (7, 7) or (197,), not {map_shape!r}")
     for length in map_shape:
         check_integer("map_shape", length)
     if len(pixels) % math.prod(map_shape):
-        raise ValueError(f"{len(pixels)} positions are not whole maps of map_shape={map_shape}")
+        raise ValueError(
+            f"the number of positions must be a multiple of those of map_shape={map_shape}, not "
+            f"{len(pixels)}"
+        )
     return pixels.reshape(-1, *map_shape, pixels.shape[-1])

@@ -1,7 +1,7 @@
-"""Factorizations with coefficients that are nowhere negative: NMF and semi-NMF.
+"""Factorizations with non-negative coefficients: NMF and semi-NMF.
 
-Both read coefficients by non-negative least squares, position by position: the coefficients of a
-position do not depend on the positions it is read with.
+Both compute coefficients by non-negative least squares at each position, independently of the other
+positions.
 """
 
 from __future__ import annotations
@@ -20,44 +20,47 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
 from xplique_dirpairs.factorizers.base import IterativeFactorizer
 
-#: Numbers below this share of the largest of a position count as zero.
+#: Values below this share of the largest value at a position count as zero.
 _TOLERANCE = 1e-8
-#: Sweeps of coordinate descent over the concepts before the exact solution is computed.
+#: Number of sweeps of coordinate descent before the exact solution is computed.
 _SWEEPS = 30
-#: Added to W Wᵀ (unit rows), so that there is one solution.
+#: Ridge that is added to W Wᵀ (with unit rows), so that the solution is unique.
 _RIDGE = 1e-9
-#: Positions of a block: their coefficients stay in the processor's cache.
+#: Number of positions in a block whose coefficients fit in the processor's cache.
 _BLOCK = 2048
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class NMFFactorizer(IterativeFactorizer):
-    """Non-negative matrix factorization (Lee & Seung 1999), as CRAFT uses it; run to convergence.
+    """Non-negative matrix factorization (Lee & Seung 1999), as in CRAFT, but run to convergence.
 
-    x + shift ≈ U W with U, W ≥ 0, by scikit-learn's coordinate descent. The shift is zero in
-    channels that are nowhere negative in the activations of `fit`, and minus the lowest value in
-    the others; where a later value lies below, it is read as the lowest one. Decoding takes the
-    shift back: ``constant_`` is −shift. Rows of W have unit length: a coefficient is in units of
-    the features. Parts, not filters: there are no decoding directions.
+    x + shift ≈ U W with U, W ≥ 0, by scikit-learn's coordinate descent. The shift of a channel is
+    minus its lowest value in the activations of `fit`, or zero if it is never negative there. Later
+    values below the lowest one are clipped to it. Decoding subtracts the shift again: ``constant_``
+    is −shift. Rows of W have unit length, so that coefficients have the units of the features.
+    There are no decoding directions, because coefficients are not computed by linear filters.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
+        Number of concepts, I. It may exceed the number of channels.
     tol : float, default=1e-4
-        Converged when an iteration moves coefficients and bank by less than this share of what
-        the first one moved (the projected gradient, as in `sklearn.decomposition.NMF`).
+        The fit has converged when the projected gradient is below this share of that of the first
+        iteration, as in `sklearn.decomposition.NMF`.
     max_iter : int, default=1000
-        A fit that has not converged by then warns, and ``converged_`` is False.
-    random_state : int, optional
-        Seed of the initialisation (NNDSVD with its zeros at the mean; random where I = 1 or
+        Largest number of iterations. If the fit has not converged by then, a warning is issued.
+    random_state : int, default=None
+        Seed of the initialisation (NNDSVD with zeros replaced by the mean; random if I = 1 or
         I > D).
 
     Attributes
     ----------
     shift_ : ndarray of shape (D,)
+        The shift.
     converged_ : bool
+        Whether the fit has converged.
     n_iter_ : int
+        Number of iterations.
     """
 
     shift_: Array = field(init=False)
@@ -66,11 +69,12 @@ class NMFFactorizer(IterativeFactorizer):
         shift = np.maximum(-x.min(axis=0), 0.0)
         model = NMF(
             self.number_of_concepts,
-            # NNDSVD of one component is already the answer: nothing is left to measure tol against
+            # For one component, NNDSVD is already the solution, so that tol, which is relative to
+            # the first iteration, could not be met.
             init="random" if self.number_of_concepts == 1 else None,
         )
         self._fit_model(model, np.maximum(x + shift, 0.0))
-        # Set last: a fit that is interrupted leaves an earlier one as it was.
+        # The shift is set last, so that an interrupted fit does not change a fitted factorizer.
         self.shift_ = shift
         return unit_rows(model.components_), -shift
 
@@ -83,30 +87,32 @@ class NMFFactorizer(IterativeFactorizer):
 class SemiNMFFactorizer(IterativeFactorizer):
     """Semi-NMF (Ding, Li & Jordan 2010): x ≈ u W with u ≥ 0 and W of any sign.
 
-    Initialised at K-Means labels + 0.2, the two factors are updated in turn: W by least squares
-    (their eq. 10), U by coordinate descent on the non-negative least squares [ours: in place of
-    their multiplicative update; both lower the same objective ‖X − UW‖², this one in fewer steps].
-    Rows of W have unit length: a coefficient is in units of the features. No shift, no mean:
-    ``constant_`` is 0.
+    U is initialised with the K-Means labels (one-hot) + 0.2. Then the factors are updated in turn:
+    W by least squares (eq. 10 of the paper), U by coordinate descent on the non-negative least
+    squares [ours: instead of the multiplicative update of the paper; both lower the same objective
+    ‖X − UW‖², but this one needs fewer steps]. Rows of W have unit length, so that coefficients
+    have the units of the features. Features are neither shifted nor centred: ``constant_`` is 0.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        I; may exceed the number of channels.
+        Number of concepts, I. It may exceed the number of channels.
     tol : float, default=1e-5
-        Converged when an iteration lowers the objective by less than this share of the features'
-        total variance.
+        The fit has converged when an iteration lowers the objective by less than this share of the
+        features' total variance.
     max_iter : int, default=500
-        A fit that has not converged by then warns, and ``converged_`` is False.
-    random_state : int, optional
-        Seed of the K-Means.
+        Largest number of iterations. If the fit has not converged by then, a warning is issued.
+    random_state : int, default=None
+        Seed of K-Means.
 
     Attributes
     ----------
     objective_ : ndarray of shape (n_iter_,)
-        ‖X − UW‖² after each iteration; never rises.
+        ‖X − UW‖² after each iteration. It never rises.
     converged_ : bool
+        Whether the fit has converged.
     n_iter_ : int
+        Number of iterations.
     """
 
     tol: float = 1e-5
@@ -125,7 +131,7 @@ class SemiNMFFactorizer(IterativeFactorizer):
         objective: list[float] = []
         converged = False
         while not converged and len(objective) < self.max_iter:
-            # lstsq, not solve: a concept that is nowhere present leaves U Uᵀ without an inverse
+            # lstsq is used, because U Uᵀ has no inverse if a concept is absent at all positions.
             bank = np.linalg.lstsq(u @ u.T, u.astype(np.float32) @ x, rcond=None)[0]
             gram, target = bank @ bank.T, (bank.astype(np.float32) @ x.T).astype(np.float64)
             _descend(u, gram, target, sweeps=3)
@@ -140,17 +146,24 @@ class SemiNMFFactorizer(IterativeFactorizer):
 
 
 def nonnegative_least_squares(x: Array, bank: Array) -> Array:
-    """Minimise ‖x − u W‖² over u ≥ 0 at each position, (P, D) → (P, I) float32.
+    """Minimise ‖x − u W‖² over u ≥ 0 at each position.
 
-    Coordinate descent finds nearly all coefficients that are positive, block principal pivoting
-    (Kim & Park 2011) then the exact solution: descent alone is slow where rows of W are nearly
-    dependent. Of several solutions (I > D), about the one of least norm; 0 for a zero row of W.
+    Coordinate descent finds nearly all coefficients that are positive. Block principal pivoting
+    (Kim & Park 2011) then finds the exact solution, because descent alone is slow if rows of W are
+    nearly dependent. If there are several solutions (I > D), the result is approximately the one of
+    least norm.
 
     Parameters
     ----------
     x : ndarray of shape (P, D)
+        Features.
     bank : ndarray of shape (I, D)
-        W.
+        Concept bank W.
+
+    Returns
+    -------
+    coefficients : ndarray of float32 of shape (P, I)
+        Coefficients u; 0 for a row of W that is zero.
     """
     w = bank.astype(np.float64)
     gram = w @ w.T + _RIDGE * np.eye(len(w))
@@ -166,8 +179,9 @@ def nonnegative_least_squares(x: Array, bank: Array) -> Array:
 def _pivot(gram: Array, target: Array, positive: Array) -> Array:
     """Solve non-negative least squares exactly, (n, I), from a guess of the positive coefficients.
 
-    All coefficients of the wrong sign, or with a gradient of the wrong sign, change sides at once;
-    where that has not helped three times, one at a time, which ends (Murty's rule).
+    All coefficients with the wrong sign, or whose gradient has the wrong sign, switch between zero
+    and positive at once. After three attempts without improvement, only one coefficient switches at
+    a time, which is sure to terminate (Murty's rule).
     """
     u = np.zeros_like(target)
     pending, fewest = np.arange(len(u)), np.full(len(u), target.shape[1] + 1)
@@ -179,7 +193,7 @@ def _pivot(gram: Array, target: Array, positive: Array) -> Array:
         solution = np.linalg.solve(system, (wanted * free)[:, :, None])[:, :, 0]
         u[pending] = solution
         slope = solution @ gram - wanted
-        signed = np.where(free, solution, slope)  # not negative at the optimum
+        signed = np.where(free, solution, slope)  # these are not negative at the optimum
         wrong = signed < -_TOLERANCE * np.abs(signed).max(axis=1, keepdims=True)
         count = wrong.sum(axis=1)
         fewer = count < fewest[pending]
@@ -196,7 +210,7 @@ def _pivot(gram: Array, target: Array, positive: Array) -> Array:
 
 
 def _descend(u: Array, gram: Array, target: Array, sweeps: int) -> None:
-    """Move u (I, P), in place, towards argmin over u ≥ 0 of uᵀ gram u / 2 − uᵀ target."""
+    """Minimise uᵀ gram u / 2 − uᵀ target over u ≥ 0, (I, P), in place, by coordinate descent."""
     concepts = np.flatnonzero(gram.diagonal() > 0)
     u[gram.diagonal() <= 0] = 0.0
     for part in slices(u.shape[1], _BLOCK):
@@ -214,9 +228,21 @@ def _descend(u: Array, gram: Array, target: Array, sweeps: int) -> None:
 def differentiable_least_squares(x: tf.Tensor, bank: Array) -> tf.Tensor:
     """Compute `nonnegative_least_squares` of a tensor, with its exact gradient.
 
-    While the set F of positive coefficients stays the same, they are an ordinary least-squares
-    solution, u_F = (W_F W_Fᵀ)⁻¹ W_F x, which is linear in x; where the set changes there is a kink,
-    as in a ReLU. No iteration is unrolled, and arrays give the same values.
+    While the set F of positive coefficients does not change, they are an ordinary least-squares
+    solution, u_F = (W_F W_Fᵀ)⁻¹ W_F x, which is linear in x. Where the set changes, there is a
+    kink, as in a ReLU. Therefore no iterations need to be unrolled.
+
+    Parameters
+    ----------
+    x : tf.Tensor of shape (P, D)
+        Features.
+    bank : ndarray of shape (I, D)
+        Concept bank W.
+
+    Returns
+    -------
+    coefficients : tf.Tensor of shape (P, I)
+        The values of `nonnegative_least_squares`.
     """
 
     def values(x: Array) -> Array:
@@ -231,7 +257,7 @@ def differentiable_least_squares(x: tf.Tensor, bank: Array) -> tf.Tensor:
             positive = tf.cast(u > 0, tf.float64)
             gram = tf.matmul(w, w, transpose_b=True)
             gram = gram * positive[:, :, None] * positive[:, None, :]
-            gram += tf.linalg.diag(1.0 - positive + _RIDGE)  # ones where nothing is solved for
+            gram += tf.linalg.diag(1.0 - positive + _RIDGE)  # ones make it invertible
             upstream = tf.cast(upstream, tf.float64) * positive
             along = tf.linalg.solve(gram, upstream[:, :, None])[:, :, 0]
             return tf.cast(tf.matmul(along * positive, w), x.dtype)

@@ -1,10 +1,12 @@
-"""A sparse autoencoder as a Keras model, over one of two kinds of dictionary, and its history.
+"""Sparse autoencoder as a Keras model, with one of two kinds of dictionary, and its history.
 
-    u = TopK(ReLU(E (x − b) + e)),   x̂ = u D + b        E, D (I, D);  e (I,);  b (D,)
+    u = TopK(ReLU(E (x − b) + e)),   x̂ = u D + b
+
+with encoder E and dictionary D of shape (I, D), shift e of shape (I,) and offset b of shape (D,).
 
 Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093). Features are
-centred and scaled to a mean squared length of 1, so that the reconstruction loss is the share of
-the variance that is lost, whatever the layer and the number of its channels.
+centred and scaled to a mean squared length of 1, so that for every layer the reconstruction loss is
+the share of the variance that is lost.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
 
-#: Weight of the auxiliary loss: α of Gao et al.
+#: Weight of the auxiliary loss, α in Gao et al.
 AUXILIARY_WEIGHT = 1 / 32
 #: Names of the losses that `SparseAutoencoder.terms` computes.
 LOSSES = ("objective", "reconstruction", "auxiliary")
-#: A larger share of dead concepts is warned of.
+#: Share of dead concepts above which a warning is issued.
 _MANY_DEAD = 0.1
 
 
 class FreeDictionary(keras.layers.Layer):
-    """Atoms anywhere on the unit sphere, (I, D)."""
+    """Dictionary of atoms, (I, D), anywhere on the unit sphere."""
 
-    #: Whether the model's offset is learned, or stays at the mean.
+    #: Whether the model's offset is learned; otherwise it stays at the mean.
     frees_offset = True
 
     def __init__(self, atoms: Array):
@@ -40,7 +42,7 @@ class FreeDictionary(keras.layers.Layer):
         self.project()
 
     def atoms(self) -> tf.Tensor:
-        """Return D, (I, D), unit rows."""
+        """Return the dictionary D, (I, D), with unit rows."""
         return tf.convert_to_tensor(self._atoms)
 
     def project(self) -> None:
@@ -49,22 +51,23 @@ class FreeDictionary(keras.layers.Layer):
 
 
 class ArchetypalDictionary(keras.layers.Layer):
-    """Atoms in, or within δ of, the convex hull of the centroids: D = W C + Λ.
+    """Dictionary of atoms within δ of the convex hull of centroids, D = W C + Λ.
 
-    Fel et al. 2025, "Archetypal SAE" (arXiv 2502.12892): rows of W on the simplex, ‖Λ_i‖ ≤ δ. Their
-    code multiplies D by one learned number as well; the coefficients do that here.
+    Fel et al. 2025, "Archetypal SAE" (arXiv 2502.12892): the rows of W are on the simplex, and
+    ‖Λ_i‖ ≤ δ. The authors' code also multiplies D by a learned number, which is not needed here,
+    because the coefficients are not bounded.
 
     Parameters
     ----------
-    centroids : ndarray of shape (n, D)
-        C.
-    mixture : ndarray of shape (I, n)
-        W at the start.
+    centroids : ndarray of shape (n_centroids, D)
+        Centroids C.
+    mixture : ndarray of shape (I, n_centroids)
+        Initial weights W.
     delta : float
-        δ; 0 leaves Λ out.
+        Largest length δ of a row of Λ. 0: there is no Λ.
     """
 
-    #: At the mean, an atom and the offset add up to a point of the hull in raw features.
+    #: With the offset at the mean, offset + atom is a point of the hull in raw features.
     frees_offset = False
 
     def __init__(self, centroids: Array, mixture: Array, delta: float):
@@ -77,30 +80,33 @@ class ArchetypalDictionary(keras.layers.Layer):
         self.project()
 
     def atoms(self) -> tf.Tensor:
-        """Return D = W C + Λ, (I, D)."""
+        """Return the dictionary D = W C + Λ, (I, D)."""
         return tf.matmul(self.mixture, self.centroids) + self.relaxation
 
     def project(self) -> None:
-        """Project W onto the simplex and Λ into its ball."""
+        """Project the rows of W onto the simplex, and those of Λ onto the ball of radius δ."""
         self.mixture.assign(onto_simplex(self.mixture))
         if self._delta > 0:
             self.relaxation.assign(tf.clip_by_norm(self.relaxation, self._delta, axes=[-1]))
 
 
 class SparseAutoencoder(keras.Model):
-    """Encoder, dictionary and offset, and one step of their learning.
+    """Sparse autoencoder with its training step.
+
+    The model reconstructs x̃ = (x − centre)/scale, where x are raw features.
 
     Parameters
     ----------
     dictionary : FreeDictionary or ArchetypalDictionary
-        Its ``project()`` is called after every step.
+        The dictionary. Its ``project()`` is called after every step.
     top_k : int
-        k, the largest number of concepts at a position.
+        Largest number k of concepts at a position.
     centre : ndarray of shape (D,)
+        Centre of the features.
     scale : float
-        The model learns x̃ = (x − centre)/scale of raw features x.
+        Scale of the features.
     patience : int
-        Steps without firing after which a concept counts as dead.
+        Number of steps without firing after which a concept counts as dead.
     """
 
     def __init__(
@@ -117,7 +123,7 @@ class SparseAutoencoder(keras.Model):
         self._top_k, self._patience = top_k, patience
         self._centre, self._scale = tf.constant(centre, tf.float32), scale
         atoms = dictionary.atoms().numpy()
-        # tied to the atoms at the start: a single atom is then read as well as can be
+        # The encoder starts at the atoms, scaled so that each atom alone gets a coefficient of 1.
         squares = np.square(atoms).sum(axis=-1, keepdims=True)
         self.encoder = _variable(self, "encoder", atoms / np.maximum(squares, 0.01))
         self.shift = _variable(self, "shift", np.zeros(len(atoms)))
@@ -131,15 +137,16 @@ class SparseAutoencoder(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The means over the steps of an epoch."""
+        """Means of the losses and of L0 over the steps of an epoch."""
         return list(self._means.values())
 
     def terms(self, features: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Compute the losses of raw features (P, D), each a scalar, and the coefficients (P, I).
+        """Compute the losses, each a scalar, and the coefficients (P, I) for raw features (P, D).
 
         reconstruction   E_p ‖x̃ − x̂‖²
-        auxiliary        E_p ‖ẽ − ê‖²: the residual ẽ = x̃ − x̂ (held), reconstructed by dead
-                         concepts alone, 0 if there are none (AuxK of Gao et al., k_aux = all)
+        auxiliary        E_p ‖ẽ − ê‖², where dead concepts alone reconstruct the residual
+                         ẽ = x̃ − x̂, through which no gradient flows; 0 if no concept is dead
+                         (AuxK of Gao et al. with all dead concepts)
         objective        reconstruction + α auxiliary
         """
         x = (features - self._centre) / self._scale
@@ -162,7 +169,7 @@ class SparseAutoencoder(keras.Model):
         return self.idle >= float(self._patience)
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Take one step of Adam and project onto the constraints."""
+        """Take one step of the optimiser, and project the dictionary onto its constraints."""
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             losses, u = self.terms(data)
@@ -187,22 +194,22 @@ class SparseAutoencoder(keras.Model):
 
 
 class NaNGuard(keras.callbacks.Callback):
-    """Ends the training when an objective is NaN, on the last good values.
+    """Callback that ends the training when values become NaN, and restores the last finite ones.
 
     Attributes
     ----------
     tripped_at : int or None
-        The epoch, from 0.
+        The epoch, counted from 0, in which values became NaN. None if they did not.
     """
 
     tripped_at: int | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Keep the initial values."""
+        """Store the initial values."""
         self._good = self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keep finite values; restore the last ones and stop where they are not finite."""
+        """Store finite values; if they are not finite, restore the last ones and stop."""
         if self.model.is_finite():
             self._good = self.model.get_weights()
             return
@@ -213,12 +220,25 @@ class NaNGuard(keras.callbacks.Callback):
 
 @tf.custom_gradient
 def _relu_with_gradient(z: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Apply a ReLU with the identity's gradient: a concept that fires nowhere has one, too."""
+    """Apply a ReLU with the gradient of the identity, so that dead concepts get a gradient."""
     return tf.nn.relu(z), lambda upstream: upstream
 
 
 def top_k(coefficients: tf.Tensor, k: int) -> tf.Tensor:
-    """Keep the k largest of every row (P, I), the first of equal ones; zero elsewhere."""
+    """Set all but the k largest values of every row (P, I) to zero; of equal ones, keep the first.
+
+    Parameters
+    ----------
+    coefficients : tf.Tensor of shape (P, I)
+        Coefficients.
+    k : int
+        Number of values to keep in every row.
+
+    Returns
+    -------
+    kept : tf.Tensor of shape (P, I)
+        Coefficients with at most k values other than zero in every row.
+    """
     values, indices = tf.math.top_k(coefficients, k, sorted=False)
     rows = tf.repeat(tf.range(tf.shape(coefficients)[0]), k)
     where = tf.stack([rows, tf.reshape(indices, [-1])], axis=-1)
@@ -226,16 +246,16 @@ def top_k(coefficients: tf.Tensor, k: int) -> tf.Tensor:
 
 
 def onto_simplex(rows: tf.Tensor) -> tf.Tensor:
-    """Return the nearest point with w ≥ 0 and Σ w = 1 to every row, (I, n).
+    """Project every row (I, n) onto the simplex, the set of w ≥ 0 with Σ w = 1.
 
-    w = ReLU(v − θ), where θ is such that the sum is 1 (Duchi et al. 2008).
+    The projection of v is w = ReLU(v − θ), with the θ for which the sum is 1 (Duchi et al. 2008).
     """
     rows = tf.convert_to_tensor(rows)
     ordered = tf.sort(rows, axis=-1, direction="DESCENDING")
     count = tf.range(1, tf.shape(rows)[1] + 1, dtype=rows.dtype)
     thetas = (tf.cumsum(ordered, axis=-1) - 1.0) / count
     positive = tf.reduce_sum(tf.cast(ordered > thetas, tf.int32), axis=-1)
-    theta = tf.gather(thetas, tf.maximum(positive, 1) - 1, batch_dims=1)  # NaN: 0 positive
+    theta = tf.gather(thetas, tf.maximum(positive, 1) - 1, batch_dims=1)  # NaN has 0 positive
     return tf.nn.relu(rows - theta[:, None])
 
 
@@ -248,27 +268,27 @@ def _variable(owner: Any, name: str, value: ArrayLike, trainable: bool = True) -
 
 @dataclass(frozen=True)
 class AutoencoderHistory:
-    """Curves with one value per epoch, and the result measured on all positions.
+    """History of a training: curves with one value per epoch, and results on all positions.
 
     Attributes
     ----------
     losses : dict of str to list of float
-        "objective", "reconstruction" (share of the variance that is lost) and "auxiliary": means
-        over the steps of every epoch.
+        Means over the steps of every epoch of "objective", "reconstruction" (share of the variance
+        that is lost) and "auxiliary".
     l0 : list of float
-        Concepts per position, in every epoch.
+        Mean number of concepts that fire at a position, in every epoch.
     dead_share : list of float
-        Share of the concepts that had not fired for a whole epoch, at the end of every epoch.
+        Share of the concepts that did not fire during the last epoch, for every epoch.
     occupancy : ndarray of shape (I,)
         Share of the positions at which each concept fires.
     final_r2 : float
         R² of the reconstruction of all positions.
-    cut_short : list of str
-        Why the training did not run to its end: NaN, or Ctrl-C. Empty if it did.
-    interrupted : bool
-        Whether it was Ctrl-C: loops over fits should end, too.
-    seconds : float
-        Wall time.
+    cut_short : list of str, default=[]
+        Reasons why the training stopped early: NaN or Ctrl-C. Empty if it did not.
+    interrupted : bool, default=False
+        Whether Ctrl-C stopped the training. Loops over several fits should then stop, too.
+    seconds : float, default=0.0
+        Duration of the fit in seconds.
     """
 
     losses: dict[str, list[float]]
@@ -287,27 +307,28 @@ class AutoencoderHistory:
 
     @property
     def final_l0(self) -> float:
-        """Concepts per position, over all positions."""
+        """Mean number of concepts that fire at a position, over all positions."""
         return float(self.occupancy.sum())
 
     @property
     def dead(self) -> list[int]:
-        """Concepts that fire nowhere."""
+        """Indices of the concepts that never fire."""
         return np.flatnonzero(self.occupancy == 0).tolist()
 
     def problems(self) -> list[str]:
-        """Return what a user should know before trusting the result, a sentence each."""
+        """Return problems that affect how far the result can be trusted, one sentence each."""
         problems = list(self.cut_short)
         if len(self.dead) > _MANY_DEAD * len(self.occupancy):
             problems.append(
-                f"concepts {self.dead} of {len(self.occupancy)} fire nowhere: fewer may be enough"
+                f"concepts {self.dead} of {len(self.occupancy)} never fire: fewer concepts may be "
+                "enough"
             )
         return problems
 
     def summary(self) -> str:
-        """Return a few lines for a terminal or a notebook."""
+        """Return a summary of a few lines."""
         result = (
             f"{len(self.l0)} epochs ({self.seconds:.1f} s): R² {self.final_r2:.3f}, "
             f"{self.final_l0:.2f} concepts per position, {len(self.dead)} dead"
         )
-        return "\n".join([result, *(f"check: {problem}" for problem in self.problems())])
+        return "\n".join([result, *(f"problem: {problem}" for problem in self.problems())])

@@ -1,1 +1,1 @@
-"""What would change a prediction, and models that no longer use a concept."""
+"""Changes of concepts that change a prediction, and models that no longer use a concept."""

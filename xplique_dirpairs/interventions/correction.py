@@ -1,15 +1,15 @@
-"""A model that no longer uses a concept: ordinary Keras layers behind the layer under study.
+"""Build a model that no longer uses a concept, with stock Keras layers added to the studied layer.
 
-Three forms of what these layers compute, C being the concepts to suppress (method section 7):
+The added layers suppress the set C of concepts by one of three formulas:
 
     x' = clip(x − B_C ReLU(W_Cᵀx − b_C))                    off="undecided": onto the hyperplanes
     x' = clip(x − B_C min(ReLU(W_Cᵀx − m_C), s ⊙ ReLU(W_Cᵀx − b_C)))      off="absent" [ours]
-    x' = clip(x − Σ_C k σ(w_cᵀx − b_c) ŝ_c)                 k: the paper's
+    x' = clip(x − Σ_C k σ(w_cᵀx − b_c) ŝ_c)                 k: the formula of the paper
 
-The first two need no k, and leave positions where no concept of C is detected as they are. With
-s = 1 + b − m the second reaches the absent level m one margin beyond the hyperplane: on it, the
-evidence that a detector has is gone, where at the hyperplane half of it may be left. ``clip`` is to
-the layer's own range.
+The first two need no k and leave positions where no concept of C is detected as they are. The
+second has slope s = 1 + b − m: features one margin or more beyond the hyperplane are moved to the
+absent level m. There, the evidence for the concept is gone, whereas half of it may be left on the
+hyperplane. ``clip`` limits features to the layer's own range.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.models.graph import Limits, layer_output, node_of
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
-#: Strengths that `choose_k` tries by default, as shares of the mean distance of detected positions
-#: to the absent level.
+#: Strengths that `choose_k` tries by default, as shares of the mean distance from detected
+#: positions to the absent level.
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
@@ -49,36 +49,37 @@ def correct(
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     limits: Limits | None = None,
 ) -> keras.Model:
-    """Return the model with concepts suppressed wherever they are detected; nothing is trained.
+    """Return a copy of the model that suppresses concepts wherever they are detected.
 
-    Every consumer of the layer gets the corrected features. The model is rebuilt from its layers'
-    configurations and **copies** of their weights: the original stays as it is. What is added are
-    stock Keras layers, so the result is saved, loaded (without this package) and converted as any
-    other; it is not compiled.
+    Nothing is trained. Every layer that used the output of the studied layer receives the corrected
+    features. The model is rebuilt from its layers' configurations and **copies** of their weights,
+    so the original stays as it is. Only stock Keras layers are added, so the result can be saved,
+    loaded (without this package) and converted like any other model. It is not compiled.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone, with direction pairs and the whole classifier:
-        ``ConceptLayer.of(pairs, split_model(model, layer))``.
+        Anything that `ConceptLayer.of` accepts as its only argument. It must have direction pairs
+        and the whole classifier: ``ConceptLayer.of(pairs, split_model(model, layer))``.
     indices : int or array-like of int
-        Concepts to suppress; the order does not matter, and one given twice counts once.
+        Concepts to suppress. Their order does not matter, and repeated indices count once.
     off : {"undecided", "absent"}, default="undecided"
-        Where detected concepts are moved to: "undecided", their hyperplanes; "absent", the level
-        that they have where they are not detected: for a shortcut that is to be without effect.
-    k : float, optional
-        Use the paper's formula, with this k > 0, in the features' units.
-    validation : (images, labels), optional
-        Use the paper's formula, with the k that `choose_k` finds on them. They should contain
-        images that the shortcut misleads: on others no k is better than another.
-    limits : (float or None, float or None), optional
-        The layer's range; None: read off its activation (ReLU, ReLU6, sigmoid, tanh, ...; others
-        have no end). For a measured range: ``limits=(x.min(), x.max())``.
+        Where detected concepts are moved to. "undecided": their hyperplanes. "absent": the mean
+        level where they are not detected, for a shortcut that must have no effect at all.
+    k : float, default=None
+        If given, the formula of the paper is used with this k > 0, in the features' units.
+    validation : tuple of (images, labels), default=None
+        If given, the formula of the paper is used with the k that `choose_k` finds on these images.
+        Include images that the shortcut misleads: on other images, no k is better than another.
+    limits : tuple of (float or None, float or None), default=None
+        Range of the layer's output. None: the range of its activation (ReLU, ReLU6, sigmoid,
+        tanh, ...; unlimited for others). For a measured range, pass
+        ``limits=(x.min(), x.max())``.
 
     Returns
     -------
     corrected : keras.Model
-        The new layer whose output is the corrected features is named ``"<layer>_corrected"``.
+        The new model. Its layer ``"<layer>_corrected"`` returns the corrected features.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def correct(
         If the concepts are not direction pairs.
     ValueError
         If the whole classifier is not known, or ``indices``, ``off``, ``k``, ``validation`` or
-        ``limits`` are invalid.
+        ``limits`` is invalid.
     """
     layer = ConceptLayer.of(concepts)
     pairs = _chosen_pairs(layer, indices)
@@ -94,9 +95,11 @@ def correct(
     check_choice("off", off, ("undecided", "absent"))
     bounds = layer.split.limits if limits is None else check_limits(limits)
     if k is not None and validation is not None:
-        raise ValueError("give k, or validation images to choose it on, not both")
+        raise ValueError("give either k or validation images to choose it on, not both")
     if off == "absent" and (k is not None or validation is not None):
-        raise ValueError("off='absent' has no k: leave out k and validation, or off")
+        raise ValueError(
+            "off='absent' does not use k: leave out k and validation, or leave out off"
+        )
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise ValueError("validation must be (images, labels)")
@@ -107,7 +110,7 @@ def correct(
     else:
         readings, rows = [(pairs.filters, pairs.biases, "relu")], pairs.bank()
     if off == "absent":
-        # A level above the hyperplane would be no suppression.
+        # Moving to a level above the hyperplane would not suppress the concept.
         levels = np.minimum(pairs.absent_levels, pairs.biases)
         slopes = 1.0 + pairs.biases - levels
         steeper = (slopes[:, None] * pairs.filters, slopes * pairs.biases, "relu")
@@ -129,25 +132,36 @@ def choose_k(
     limits: Limits | None = None,
     batch_size: int = 64,
 ) -> float:
-    """Return the k of the paper's formula that is right most often on validation images.
+    """Return the k of the paper's formula with the highest accuracy on validation images.
 
     Parameters
     ----------
-    concepts, indices, limits
-        As of `correct`.
-    images : array-like of shape (n, height, width, C)
-    labels : array-like of shape (n,) or (n, K)
-        Classes, as indices or one-hot; of a model of one output 0 (no) and 1 (yes).
-    candidates : sequence of float, optional
-        Of equally good ones the smallest is returned. None: `SHARES` of how far, on average,
-        positions where the concept is detected lie from its absent level along its signal vector.
+    concepts : ConceptLayer or fitted extractor
+        See `correct`.
+    indices : int or array-like of int
+        Concepts to suppress.
+    images : array-like of shape (N, height, width, channels)
+        Validation images.
+    labels : array-like of shape (N,) or (N, K)
+        Classes, as indices or one-hot rows. For a model with one output: 0 (no) and 1 (yes).
+    candidates : sequence of float, default=None
+        Values of k to try. None: `SHARES` of the mean distance, along the signal vectors, from
+        positions where the concepts are detected to their absent levels.
+    limits : tuple of (float or None, float or None), default=None
+        See `correct`.
     batch_size : int, default=64
+        Number of images in one pass.
+
+    Returns
+    -------
+    k : float
+        The best candidate; the smallest one if several are equally good.
 
     Raises
     ------
     TypeError, ValueError
-        As of `correct`; also if labels do not fit, or no concept is detected in any image and no
-        candidates are given.
+        As raised by `correct`; also if the labels are invalid, or if no concept is detected in any
+        image and no candidates are given.
     """
     layer = ConceptLayer.of(concepts)
     pairs = _chosen_pairs(layer, indices)
@@ -174,7 +188,10 @@ def choose_k(
 
 
 def _chosen_pairs(layer: ConceptLayer, indices: int | ArrayLike) -> DirectionPairs:
-    """Return the pairs of some concepts alone: their bank moves no other projection of theirs."""
+    """Return the direction pairs of the given concepts only.
+
+    Their bank moves each concept without changing the projections of the others of them.
+    """
     pairs = layer.direction_pairs
     if indices is None:
         raise ValueError("indices must be the concepts to suppress, not None")
@@ -189,12 +206,12 @@ def _chosen_pairs(layer: ConceptLayer, indices: int | ArrayLike) -> DirectionPai
 
 
 def _mean_distance(pairs: DirectionPairs, z: Array) -> float:
-    """Return the mean of |z − m| / wᵀŝ over detections: the usual strength of these signals."""
+    """Compute the mean of |(z − m) / wᵀŝ| over the detections in the projections z, (..., C)."""
     is_detected = z > pairs.biases
     if not is_detected.any():
         raise ValueError(
-            "the concepts are detected in no validation image: give images that contain them, or "
-            "candidates"
+            "the concepts are not detected in any validation image: give images that contain them, "
+            "or give candidates"
         )
     gain = np.einsum("id,id->i", pairs.filters, pairs.signals)
     distances = np.abs((z - pairs.absent_levels) / gain)
@@ -207,10 +224,10 @@ def _mean_distance(pairs: DirectionPairs, z: Array) -> float:
 def _suppressed(
     x: Any, name: str, readings: list[tuple[Array, Array, str]], rows: Array, limits: Limits
 ) -> Any:
-    """Put layers behind a tensor of the graph: clip(x − u rows), u (..., C) the least reading.
+    """Add layers that compute clip(x − u @ rows), where u (..., C) is the minimum of the readings.
 
-    In float32 whatever the model computes in. A reading is by filters (C, D), biases (C,) and an
-    activation.
+    Each reading is a dense layer given as (filters (C, D), biases (C,), activation), and the
+    minimum is taken elementwise. Everything is computed in float32, whatever the model's dtype.
     """
     layers = keras.layers
     read = [
@@ -223,14 +240,15 @@ def _suppressed(
     step = _dense(u, f"{name}_step", rows)
     moved = layers.Subtract(dtype="float32", name=f"{name}_subtract")([x, step])
     clipped = _clipped(moved, name, limits)
-    # Named whatever the range is; and half precision continues as half precision.
+    # This layer exists for every range, so that the output has a known name, and it casts back to
+    # the model's dtype.
     return layers.Activation("linear", dtype=str(x.dtype), name=f"{name}_corrected")(clipped)
 
 
 def _dense(
     x: Any, name: str, kernel: Array, biases: Array | None = None, activation: str | None = None
 ) -> Any:
-    """Put a dense layer of these weights behind a tensor of the graph."""
+    """Add a float32 dense layer with the given weights to the graph, and return its output."""
     weights = [kernel] if biases is None else [kernel, biases]
     layer = keras.layers.Dense(
         kernel.shape[1], activation, use_bias=biases is not None, dtype="float32", name=name
@@ -241,14 +259,14 @@ def _dense(
 
 
 def _clipped(x: Any, name: str, limits: Limits) -> Any:
-    """Put layers behind a tensor of the graph that clip it: end ± ReLU(± (x − end))."""
+    """Add layers that clip x to the limits, by end ± ReLU(± (x − end)), and return the output."""
     low, high = limits
     sign, end = (-1.0, high) if low is None else (1.0, low)
     if end is None:
         return x
     reach = None if low is None or high is None else high - low
     clip = keras.layers.ReLU(max_value=reach, dtype="float32", name=f"{name}_clip")
-    if low == 0.0:  # a ReLU alone tells its range to `split_model`
+    if low == 0.0:  # `split_model` can read the range from a ReLU that stands alone
         return clip(x)
     to_end = keras.layers.Rescaling(sign, -sign * end, dtype="float32", name=f"{name}_down")
     back = keras.layers.Rescaling(sign, end, dtype="float32", name=f"{name}_up")
@@ -261,14 +279,17 @@ def _clipped(x: Any, name: str, limits: Limits) -> Any:
 def _with_inserted(
     model: keras.Model, target: keras.KerasTensor, insert: Callable[[Any, str], Any]
 ) -> keras.Model:
-    """Return a copy of the model whose consumers of ``target`` get ``insert(target, name)``."""
+    """Return a copy of the model in which ``insert(target, name)`` replaces the tensor ``target``.
+
+    The tensor is replaced for every layer that uses it.
+    """
     changed = node_of(target).operation.name
     name, taken = changed, {layer.name for layer in model.layers}
     while f"{name}_corrected" in taken:
         name += "_again"
 
     def twin(layer: Any) -> Any:
-        # A function that runs in this process already is no danger.
+        # Safe mode is not needed: the function of this Lambda layer is already in use here.
         trusted = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
         return type(layer).from_config(layer.get_config(), **trusted)
 
@@ -284,7 +305,7 @@ def _with_inserted(
                 copied.get_layer(layer.name).set_weights(layer.get_weights())
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
-            "the model cannot be rebuilt: a layer of your own in it needs get_config and "
-            f"from_config ({error})"
+            "the model cannot be rebuilt: add get_config and from_config to its custom layers "
+            f"({error})"
         ) from error
     return copied

@@ -1,4 +1,4 @@
-"""What a correction changed: accuracies, confusion matrices and predictions of groups of images."""
+"""Report what a correction changed: accuracies, confusion matrices, predictions of image groups."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from xplique_dirpairs.plots.interventions import plot_correction
 
 @dataclass(frozen=True, eq=False)
 class GroupChange:
-    """One group of n images, before and after a correction.
+    """Predictions for one group of N images, before and after a correction.
 
     Attributes
     ----------
-    labels : ndarray of shape (n,), int
-    before, after : ndarray of shape (n, K)
-        Class probabilities.
+    labels : ndarray of int of shape (N,)
+        True classes.
+    before : ndarray of shape (N, K)
+        Class probabilities of the original model.
+    after : ndarray of shape (N, K)
+        Class probabilities of the corrected model.
     """
 
     labels: Array
@@ -37,7 +40,7 @@ class GroupChange:
 
     @classmethod
     def joined(cls, groups: Iterable[GroupChange]) -> GroupChange:
-        """Return several groups as one."""
+        """Return one group that contains the images of all given groups."""
         columns = zip(*((group.labels, group.before, group.after) for group in groups), strict=True)
         return cls(*map(np.concatenate, columns))
 
@@ -68,27 +71,27 @@ class GroupChange:
 
     @property
     def changed(self) -> int:
-        """Number of images with another prediction than before, right or wrong."""
+        """Number of images whose predicted class changed, whether it is right or wrong."""
         before, after = self._classes
         return int((before != after).sum())
 
     @property
     def moved(self) -> Array:
-        """Probability that moved to other classes, (n,) in [0, 1]: Σ_k |p_k − p'_k| / 2."""
+        """Probability that moved to other classes, Σ_k |p_k − p'_k| / 2 in [0, 1], (N,)."""
         return np.asarray(np.abs(self.before - self.after).sum(axis=1) / 2.0)
 
     @property
     def _classes(self) -> Array:
-        """Classes predicted, before and after, (2, n)."""
+        """Predicted classes before and after, (2, N)."""
         return np.asarray(np.stack([self.before, self.after]).argmax(axis=2))
 
     @property
     def _right(self) -> Array:
-        """Whether images are classified correctly, before and after, (2, n)."""
+        """Whether each image is classified correctly, before and after, (2, N)."""
         return np.asarray(self._classes == self.labels)
 
     def row(self, name: str) -> list[Cell]:
-        """Return the group's row of `CorrectionReport.table`."""
+        """Return the row of this group in `CorrectionReport.table`."""
         counts = (self.fixed, self.broken, self.changed)
         return [
             Cell(name),
@@ -102,14 +105,14 @@ class GroupChange:
 
 @dataclass(frozen=True, eq=False)
 class CorrectionReport:
-    """A model before and after a correction, on groups of images.
+    """Comparison of a model before and after a correction, on groups of images.
 
     Attributes
     ----------
     groups : dict of str to GroupChange
-        In the order given.
+        The groups by name, in the order in which they were given.
     class_names : tuple of str
-        K names.
+        Names of the K classes.
     """
 
     groups: dict[str, GroupChange]
@@ -122,23 +125,41 @@ class CorrectionReport:
         return self.table().formatted("html")
 
     def table(self) -> Table:
-        """Return a row for each group, and one for all images where there are several groups."""
+        """Return a table with a row for each group, and one for all images of several groups."""
         rows = [group.row(name) for name, group in self.groups.items()]
         if len(rows) > 1:
             rows.append(GroupChange.joined(self.groups.values()).row("all of them"))
         headers = [
             "group", "images", "accuracy before", "after", "fixed", "broken", "other prediction",
-            "moved, mean", "largest",
+            "mean moved", "largest",
         ]  # fmt: skip
-        note = "Moved: probability that went to other classes, Σ|p − p'|/2."
+        note = "Moved: probability that moved to other classes, Σ|p − p'|/2."
         return Table(headers, rows, [note])
 
     def plot(self, groups: Sequence[str] | None = None) -> Figure:
-        """Draw confusion matrices of groups, before and after; see `plot_correction`."""
+        """Plot the confusion matrices of groups, before and after the correction.
+
+        Parameters
+        ----------
+        groups : sequence of str, default=None
+            Names of the groups to plot. None: all.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+            The figure of `plot_correction`.
+
+        Raises
+        ------
+        ValueError
+            If no group is given, or there is no group of a given name.
+        """
         names = list(self.groups) if groups is None else list(groups)
         unknown = [name for name in names if name not in self.groups]
         if unknown or not names:
-            raise ValueError(f"there is no group {unknown}; there are: {', '.join(self.groups)}")
+            raise ValueError(
+                f"groups must be some of {', '.join(self.groups)}, not {unknown or names}"
+            )
         confusions = {name: self.groups[name].confusions for name in names}
         return plot_correction(confusions, self.class_names)
 
@@ -151,25 +172,34 @@ def report_correction(
     *,
     batch_size: int = 64,
 ) -> CorrectionReport:
-    """Compare two models of the same classes on groups of images.
+    """Compare two models with the same classes on groups of images.
 
     Parameters
     ----------
-    before, after : keras.Model
-        Classifiers, (n, K); any two: a corrected one, one that was trained again. One output counts
-        as two classes, no (0) and yes (1).
-    groups : dict of str to (images, labels)
-        For example "clean" and "marked". Labels are class indices or one-hot rows.
-    class_names : sequence of str, optional
-        K names; None: the numbers of the classes.
+    before : keras.Model
+        The original classifier, with output of shape (N, K). A single output counts as two classes,
+        no (0) and yes (1).
+    after : keras.Model
+        The classifier to compare, such as a corrected or retrained one.
+    groups : dict of str to tuple of (images, labels)
+        Images and labels by name, such as "clean" and "marked". Labels are class indices or one-hot
+        rows.
+    class_names : sequence of str, default=None
+        Names of the K classes. None: their numbers.
     batch_size : int, default=64
+        Number of images in one pass.
+
+    Returns
+    -------
+    report : CorrectionReport
+        The comparison, by group.
 
     Raises
     ------
     TypeError
         If the models are not Keras models.
     ValueError
-        If the models have different classes, or images and labels do not fit.
+        If the models have different numbers of classes, or images and labels do not match.
     """
     for name, model in (("before", before), ("after", after)):
         check_keras_model(name, model)
@@ -186,7 +216,8 @@ def report_correction(
         classes = first.shape[1]
         if second.shape[1] != classes:
             raise ValueError(
-                f"both models must have the same classes, not {classes} and {second.shape[1]}"
+                f"both models must have the same number of classes, not {classes} and "
+                f"{second.shape[1]}"
             )
         indices = check_labels(labels, len(images), classes, name=f"labels of {name!r}")
         changes[name] = GroupChange(indices, first, second)
@@ -196,5 +227,6 @@ def report_correction(
 
 
 def _probabilities(head: Head, images: Array, batch_size: int) -> Array:
+    """Compute the class probabilities of images, (N, K)."""
     head = head.by_class(images)
     return class_probabilities(head.logits(images, batch_size), head.class_activation)

@@ -1,4 +1,4 @@
-"""Counterfactuals: the table of many images, and one image's moves, maps and path."""
+"""Results of a counterfactual search: a table of all images, and the details of each image."""
 
 from __future__ import annotations
 
@@ -17,48 +17,58 @@ from xplique_dirpairs.plots.interventions import plot_counterfactual, plot_moves
 from xplique_dirpairs.plots.layout import plain
 
 CHANGED, NOT_FOUND, ALREADY = "changed", "not found", "already the target"
-#: Points of a path.
+#: Number of points along a path.
 _PATH = 21
 
 
 @dataclass(frozen=True, eq=False)
 class Counterfactual:
-    """One image's counterfactual.
+    """Counterfactual of one image, in which k concepts were moved.
+
+    The shape ``*S`` is that of the positions, such as (H, W).
 
     Attributes
     ----------
     status : str
-        "changed"; "not found": within the limits no change of this many concepts does it, and the
-        one given here came nearest; "already the target".
-    before, after : int
-        Classes predicted.
-    concepts : ndarray of shape (k,), int
+        "changed", "already the target" or "not found". The last means that no change of this many
+        concepts within the limits changes the prediction; the nearest attempt is given.
+    before : int
+        Class predicted for the original features.
+    after : int
+        Class predicted for the moved features.
+    concepts : ndarray of int of shape (k,)
         The concepts that were moved, the largest change of features first.
-    means_before, means_after : ndarray of shape (k,)
-        Means of their coefficients over the image's positions.
+    means_before : ndarray of shape (k,)
+        Means of their coefficients over the image's positions before the move.
+    means_after : ndarray of shape (k,)
+        The same means after the move.
     range_of_means : ndarray of shape (2, k)
-        Lowest and highest mean among training images.
+        Lowest and highest of these means among the training images.
     words : tuple of str
-        What happened to each: "removed" (nothing is left), "lowered", "raised", "added" (there was
-        less than a hundredth of the highest mean).
-    maps_before, maps_after : ndarray of shape (*S, k)
-        Their coefficients.
+        What happened to each moved concept: "removed" (nothing is left), "lowered", "raised" or
+        "added" (its mean was below a hundredth of the highest mean).
+    maps_before : ndarray of shape (*S, k)
+        Coefficients of the moved concepts before the move.
+    maps_after : ndarray of shape (*S, k)
+        Coefficients of the moved concepts after the move.
     path : ndarray of shape (steps,)
-        Shares of the move, 0 to 1.
+        Shares of the move, from 0 to 1.
     probabilities : ndarray of shape (steps, K)
-        Class probabilities along it, by the real head on clipped features.
+        Class probabilities along the path, computed by the network's head on clipped features.
     changed : float
-        ‖x' − x‖_F / ‖x‖_F.
-    distances_before, distances_after : Distances
-        To the training features, of this image.
+        Relative change of the features, ‖x' − x‖_F / ‖x‖_F.
+    distances_before : Distances
+        Distances of this image to the training features before the move.
+    distances_after : Distances
+        Distances of this image to the training features after the move.
     training_distances : Distances
-        Of the training images.
+        Distances of the training images themselves.
     image : ndarray or None
-        As given.
+        The image, if it was given.
     class_names : tuple of str
-        K names.
+        Names of the K classes.
     concept_names : tuple of str
-        I names.
+        Names of the I concepts.
     """
 
     status: str
@@ -83,7 +93,7 @@ class Counterfactual:
 
     @property
     def found(self) -> bool:
-        """Whether the prediction is changed as asked for."""
+        """Whether the prediction changed as requested."""
         return self.status == CHANGED
 
     def __str__(self) -> str:
@@ -97,7 +107,18 @@ class Counterfactual:
         )
 
     def plot(self, title: str = "") -> Figure:
-        """Draw what was moved and where, the probabilities on the way, and the distance."""
+        """Plot the moved concepts, their maps, the probabilities along the path and the distances.
+
+        Parameters
+        ----------
+        title : str, default=""
+            Title of the figure. Empty: a summary of the change.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+            The figure.
+        """
         start, end = (plain(self.class_names[k]) for k in (self.before, self.after))
         headline = f"{start}: {self.status}; nearest attempt"
         if self.found:
@@ -131,31 +152,46 @@ class Counterfactual:
 
 @dataclass(frozen=True, eq=False)
 class Counterfactuals:
-    """Counterfactuals of N images; ``found[i]`` is that of one, with its maps and its path.
+    """Counterfactuals of N images.
+
+    Indexing with i returns the `Counterfactual` of image i. The shape ``*S`` is that of the
+    positions, such as (H, W).
 
     Attributes
     ----------
-    status : ndarray of shape (N,), str
+    status : ndarray of str of shape (N,)
         See `Counterfactual`.
-    before, after : ndarray of shape (N,), int
-        Classes predicted of the intact and of the moved features.
+    before : ndarray of int of shape (N,)
+        Classes predicted for the original features.
+    after : ndarray of int of shape (N,)
+        Classes predicted for the moved features.
     shifts : ndarray of shape (N, I)
-        By how much each concept's coefficients were moved, before the range cuts it off.
-    means_before, means_after : ndarray of shape (N, I)
-        Means of the coefficients over the positions of an image.
+        Shift of each concept's coefficients, before they are clipped to their range.
+    means_before : ndarray of shape (N, I)
+        Means of the coefficients over the positions of an image, before the move.
+    means_after : ndarray of shape (N, I)
+        The same means after the move.
     changed : ndarray of shape (N,)
-        ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
-    distances_before, distances_after, training_distances : Distances
-        To the training features, of these images and of the training images.
+        Relative change of the features, ‖x' − x‖_F / ‖x‖_F. NaN for an image whose features are
+        all 0.
+    distances_before : Distances
+        Distances of these images to the training features before the move.
+    distances_after : Distances
+        Distances of these images to the training features after the move.
+    training_distances : Distances
+        Distances of the training images themselves.
     stay_within : float or None
-        The percentile of the training distances that was kept to where possible.
+        The percentile of the training distances that moves stayed within where possible.
     concepts : ConceptLayer
+        The concepts and their network.
     class_names : tuple of str
+        Names of the K classes.
     moved : MovedFeatures
-        The network as a function of shifts.
+        The network's outputs as functions of shifts.
     activations : ndarray of shape (N, *S, D)
+        Features of the images.
     images : ndarray or None
-        As given.
+        The images, if they were given.
     """
 
     status: Array
@@ -180,7 +216,7 @@ class Counterfactuals:
 
     def __getitem__(self, index: int) -> Counterfactual:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"there is no image {index}: there are {len(self)}")
+            raise IndexError(f"there is no image {index}: there are {len(self)} images")
         index %= len(self)
         x = self.activations[index : index + 1]
         u, shift = self.concepts.coefficients(x), self.shifts[index]
@@ -215,30 +251,52 @@ class Counterfactuals:
 
     @property
     def found(self) -> Array:
-        """Whether each prediction is changed as asked for, (N,) bool."""
+        """Whether each prediction changed as requested, (N,) bool."""
         return np.asarray(self.status == CHANGED)
 
     @property
     def number_moved(self) -> Array:
-        """How many concepts were moved, (N,)."""
+        """Number of concepts that were moved in each image, (N,)."""
         return np.asarray((self.shifts != 0).sum(axis=1))
 
     @property
     def concept_names(self) -> tuple[str, ...]:
-        """I names."""
+        """Names of the I concepts."""
         return self.concepts.concept_names
 
     @property
     def range_of_means(self) -> Array:
-        """Lowest and highest mean coefficient of training images, (2, I)."""
+        """Lowest and highest mean coefficient among the training images, (2, I)."""
         return np.stack([self.moved.bounds.low_mean, self.moved.bounds.high_mean])
 
     def within(self, percentile: float = 99.0) -> Array:
-        """Return whether both distances of the moved features are within a percentile, (N,)."""
+        """Return whether both distances of the moved features are within a percentile.
+
+        Parameters
+        ----------
+        percentile : float, default=99.0
+            Percentile of the training images' distances, 0 to 100.
+
+        Returns
+        -------
+        is_within : ndarray of bool of shape (N,)
+            Whether each image stays within the percentile.
+        """
         return np.asarray(self.distances_after.percentile <= percentile)
 
     def moved_concepts(self, index: int) -> Array:
-        """Return the concepts moved in one image, the largest change of features first, (k,)."""
+        """Return the concepts moved in one image.
+
+        Parameters
+        ----------
+        index : int
+            Index of the image.
+
+        Returns
+        -------
+        concepts : ndarray of int of shape (k,)
+            Indices of the k moved concepts, the largest change of features first.
+        """
         concepts = np.flatnonzero(self.shifts[index])
         change = np.abs(self.means_after[index] - self.means_before[index])
         sizes = (change * np.sqrt(np.diag(self.moved.gram)))[concepts]
@@ -248,8 +306,19 @@ class Counterfactuals:
         return str(self.table())
 
     def table(self, at_most: int = 20) -> Table:
-        """Return a row for each image, and notes on all of them."""
-        headers = ["image", "before", "after", "concepts", "changed", "distance, percentile"]
+        """Return a table with a row for each image, and notes about all images.
+
+        Parameters
+        ----------
+        at_most : int, default=20
+            Largest number of rows.
+
+        Returns
+        -------
+        table : Table
+            The table.
+        """
+        headers = ["image", "before", "after", "concepts", "changed", "distance percentile"]
         rows = []
         for index, shifts in enumerate(self.shifts[:at_most]):
             moved = np.flatnonzero(shifts)
@@ -268,16 +337,23 @@ class Counterfactuals:
         return Table(headers, rows, self._notes(at_most))
 
     def plot_moves(self, title: str = "", at_most: int = 25) -> Figure:
-        """Draw which concepts changed which predictions: a row for each change of class.
+        """Plot which concepts changed which predictions, with a row for each change of class.
 
-        Colour: mean change of what an image has of the concept, of the range among training
-        images; red rises, blue falls.
+        Colours show the mean change of a concept's mean coefficient in an image, as a share of its
+        range among the training images: red for a rise, blue for a fall.
 
         Parameters
         ----------
         title : str, default=""
+            Title of the figure.
         at_most : int, default=25
-            Rows, the most frequent changes first; how many are left out is said.
+            Largest number of rows, the most frequent changes first. The figure states how many
+            changes there are in total.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+            The figure.
 
         Raises
         ------
@@ -306,14 +382,14 @@ class Counterfactuals:
         notes = [f"{changed} of {sought} predictions changed."]
         if changed < sought:
             notes.append(
-                f"{sought - changed} not found within the limits: allow more concepts, or more of "
-                "them."
+                f"{sought - changed} not found within the limits: raise max_concepts, or allow "
+                "more concepts or a larger range."
             )
         if self.stay_within is not None and changed:
             inside = int(self.within(self.stay_within)[self.found].sum())
             notes.append(
-                f"Of those changed, {inside} are within the {self.stay_within:g}th percentile of "
-                "the training images' distances."
+                f"Of the changed ones, {inside} are within the {self.stay_within:g}th percentile "
+                "of the training images' distances."
             )
         if len(self) > at_most:
             notes.insert(0, f"The first {at_most} of {len(self)} images.")
@@ -321,7 +397,7 @@ class Counterfactuals:
 
 
 def _word(before: float, after: float, low: float, high: float) -> str:
-    """Return what happened to a concept, by its means and their range."""
+    """Return the word for what happened to a concept, from its means and their range."""
     little = 0.01 * max(high, 1e-12)
     if low >= 0 and after < before and after <= 1e-6 * max(high, before):
         return "removed"

@@ -1,4 +1,4 @@
-"""Counterfactuals: the least change of concepts that changes a prediction."""
+"""Search for counterfactuals: the least change of concepts that changes a prediction."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from xplique_dirpairs.interventions.moved_features import (
 
 Moves = Literal["any", "remove", "add"]
 
-#: Numbers that the screening of a part of the images may take: 2**24 float32 are 64 MB.
+#: Number of floats that screening a part of the images may use: 2**24 float32 are 64 MB.
 _PART_FLOATS = 2**24
 
 
@@ -60,40 +60,42 @@ def counterfactuals(
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone: coefficients u, x = decode(u) + residual.
-    images : array-like of shape (N, height, width, C)
-        As the network takes them.
-    training_images : array-like of shape (M, height, width, C)
-        They tell how much of a concept there is in an image, and what features look like.
-    target : int, optional
-        The class to come to; None: any other. One output has two classes, no (0) and yes (1).
+        Anything that `ConceptLayer.of` accepts as its only argument. Features are
+        x = decode(u) + residual, with coefficients u.
+    images : array-like of shape (N, height, width, channels)
+        Images as the network takes them.
+    training_images : array-like of shape (M, height, width, channels)
+        M images that show the usual amounts of the concepts and the usual features.
+    target : int, default=None
+        The class to change to. None: any other class. A single output has two classes, no (0) and
+        yes (1).
     max_concepts : int, default=3
-        Concepts that may be moved together.
+        Largest number of concepts that may be moved together.
     moves : {"any", "remove", "add"}, default="any"
-        "remove": coefficients may only fall; "add": only rise.
-    only : array-like of int, optional
-        The concepts that may be moved; None: all.
+        "remove": coefficients may only fall. "add": they may only rise.
+    only : array-like of int, default=None
+        The concepts that may be moved. None: all.
     margin : float, default=0.0
-        Logits by which the new class is to lead; 0: the boundary itself.
+        Lead of the new class that is required, in logits. 0: the decision boundary.
     stay_within : float, default=99.0
-        Among the changes found, the least is taken whose features are within this percentile of
-        the training images' distances (see `TrainingDistance`); where there is no change within
-        it, the least of all. None: always the least of all.
+        Percentile of the training images' distances (see `TrainingDistance`). The least change
+        found within it is returned, or the least change of all if there is none. None: always the
+        least change of all.
     quantile : float, default=0.99
         Share of the training images that the range of coefficients covers.
     verbose : int, default=1
-        0 for silence; else a progress bar.
+        0: silent. Otherwise, a progress bar is shown.
 
     Returns
     -------
-    found : Counterfactuals
-        ``found[i].plot()`` is the picture of one; ``print(found)`` the table of all. Where no
-        change was found within the limits, ``found.status`` says so.
+    result : Counterfactuals
+        ``print(result)`` shows the table of all images, ``result[i].plot()`` the details of
+        image i, and ``result.status`` whether a change was found within the limits.
 
     Raises
     ------
     TypeError, ValueError, NotFittedError
-        If `ConceptLayer.of` or `CounterfactualSearch` does not take these arguments.
+        If `ConceptLayer.of` or `CounterfactualSearch` rejects the arguments.
     """
     layer = ConceptLayer.of(concepts)
     pictures = check_images(images)
@@ -113,27 +115,34 @@ def counterfactuals(
 
 
 class CounterfactualSearch:
-    """Counterfactuals of activations: training features are read once for many searches.
+    """Search for counterfactuals of activations; many searches share the training features.
+
+    The shape ``*S`` is that of the positions, such as (H, W).
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Whatever `ConceptLayer.of` takes alone.
+        Anything that `ConceptLayer.of` accepts as its only argument.
     training_activations : array-like of shape (M, *S, D)
+        Features of M training images.
     quantile : float, default=0.99
         See `CoefficientRange.of`.
 
     Attributes
     ----------
+    concepts : ConceptLayer
+        The concepts and their network.
+    class_names : tuple of str
+        Names of the K classes.
     distance : TrainingDistance
-        Of features to the training features.
+        Distance of features to the training features.
     moved : MovedFeatures
-        The network as a function of shifts; ``moved.bounds`` is the range of coefficients.
+        The network's outputs as functions of shifts. ``moved.bounds`` is the range of coefficients.
 
     Raises
     ------
     TypeError, ValueError, NotFittedError
-        If the network has several independent outputs, or arguments are invalid.
+        If the network has several independent outputs, or an argument is invalid.
     """
 
     def __init__(
@@ -148,8 +157,8 @@ class CounterfactualSearch:
         head = self.concepts.head.by_class(x)
         if not head.has_exclusive_classes:
             raise ValueError(
-                "the network's outputs are independent of each other, each a yes or no, so that "
-                "there is no class to change to: cut a model of the one output that is to change"
+                "the network's outputs are independent yes/no decisions, so there is no class to "
+                "change to: build a model that has only the output that is to change"
             )
         number_of_classes = head.few_logits(x[:1]).shape[1]
         self.class_names = self.concepts.names_of_classes(number_of_classes)
@@ -175,15 +184,33 @@ class CounterfactualSearch:
         images: Array | None = None,
         verbose: int = 1,
     ) -> Counterfactuals:
-        """Find the least change that changes each prediction; see `counterfactuals`.
+        """Find the least change of concepts that changes each prediction.
 
         Parameters
         ----------
         activations : array-like of shape (N, *S, D)
-        target, max_concepts, moves, only, margin, stay_within, verbose
-            As of `counterfactuals`.
-        images : ndarray of shape (N, height, width, C), optional
-            For pictures.
+            Features of N images.
+        target : int, default=None
+            See `counterfactuals`.
+        max_concepts : int, default=3
+            See `counterfactuals`.
+        moves : {"any", "remove", "add"}, default="any"
+            See `counterfactuals`.
+        only : array-like of int, default=None
+            See `counterfactuals`.
+        margin : float, default=0.0
+            See `counterfactuals`.
+        stay_within : float or None, default=99.0
+            See `counterfactuals`.
+        images : ndarray of shape (N, height, width, channels), default=None
+            The images, to be shown in plots.
+        verbose : int, default=1
+            See `counterfactuals`.
+
+        Returns
+        -------
+        result : Counterfactuals
+            The change found for each image.
 
         Raises
         ------
@@ -219,21 +246,27 @@ class CounterfactualSearch:
     def set_levels(
         self, activations: ArrayLike, levels: Mapping[int, float], images: Array | None = None
     ) -> Counterfactuals:
-        """Set concepts to given levels, each to a mean over the image, and return what changes.
+        """Set concepts to given levels and return what this changes.
 
         Parameters
         ----------
         activations : array-like of shape (N, *S, D)
+            Features of N images.
         levels : dict of int to float
-            Concept → mean of its coefficients over the positions of an image; 0 removes it. The
-            coefficients of all positions are moved by one shift, within the range.
-        images : ndarray of shape (N, height, width, C), optional
-            For pictures.
+            For each concept to set, the new mean of its coefficients over the positions of an
+            image; 0 removes it. All positions are moved by the same shift, within their range.
+        images : ndarray of shape (N, height, width, channels), default=None
+            The images, to be shown in plots.
+
+        Returns
+        -------
+        result : Counterfactuals
+            The change of each image.
 
         Raises
         ------
         ValueError
-            If there is no such concept, or no training image has a level like this.
+            If a concept does not exist, or a level is outside the range of the training images.
         """
         x = self._check(activations, images)
         bounds, number_of_concepts = self.moved.bounds, self.concepts.number_of_concepts
@@ -244,8 +277,8 @@ class CounterfactualSearch:
         if is_outside.any():
             k = int(np.argmax(is_outside))
             raise ValueError(
-                f"concept {indices[k]} cannot be set to {goals[k]:g}: training images have "
-                f"{low[k]:.4g} to {high[k]:.4g} of it"
+                f"the level of concept {indices[k]} must be between {low[k]:.4g} and "
+                f"{high[k]:.4g}, as in the training images, not {goals[k]:g}"
             )
         shifts = np.zeros((len(x), number_of_concepts), np.float32)
         for rows in self._parts(x):
@@ -263,14 +296,14 @@ class CounterfactualSearch:
         return x
 
     def _parts(self, x: Array) -> Iterator[slice]:
-        """Yield parts of the images whose tables of responses, and of positions, fit in memory."""
+        """Return slices of the images whose intermediate tables fit in memory."""
         concepts, classes = self.concepts.number_of_concepts, len(self.class_names)
         positions = max(1, x[0].size // x.shape[-1])
         floats = max(12 * concepts * classes, 8 * positions * concepts, 500 * concepts, x[0].size)
         return slices(len(x), chunk_size(floats, floats=_PART_FLOATS))
 
     def _nearest_attempts(self, search: LeastChanges, stay_within: float | None) -> Array:
-        """Return each image's first attempt that stays within the data, or its first, (n, I)."""
+        """Return the first attempt of each image that stays near the data, else its first one."""
         shifts, is_met = search.attempts()
         if stay_within is None:
             return np.asarray(shifts[:, 0])
@@ -311,7 +344,8 @@ class CounterfactualSearch:
             return self.moved.features(x[rows], self.concepts.coefficients(x[rows]), shifts[rows])
 
         return Counterfactuals(
-            status=np.where(before == goal.target, ALREADY, status),  # its strings may be longer
+            # np.where, as an assignment would cut off a string that is longer than those there.
+            status=np.where(before == goal.target, ALREADY, status),
             before=before,
             after=after,
             shifts=shifts,

@@ -1,23 +1,24 @@
-"""Distance of features to the training features.
+"""Measure the distance of features to the training features.
 
-There are two distances, because features can be unlike the data in two ways:
+There are two distances, because features can differ from the data in two ways:
 
 ``positions``
-    Root mean square over an image's positions of the Mahalanobis distance to the training
-    positions, in principal axes. Far where single positions are unlike any seen: moved across the
-    axes along which features vary, or out of their range.
+    Root mean square, over the positions of an image, of the Mahalanobis distance to the training
+    positions. It is large if single positions differ from all training positions: if they were
+    moved across the principal axes along which features vary, or far along them.
 ``image``
-    Euclidean distance of an image's mean over positions to the nearest training image's. Far where
-    the amounts of everything are unlike those of any image, although each position is ordinary.
+    Euclidean distance from the mean over an image's positions to the nearest such mean of a
+    training image. It is large if the image as a whole differs from all training images, even if
+    each of its positions is ordinary.
 
-Of the image it is the nearest neighbour and not one more Mahalanobis distance: images come in
-clusters, their classes, and what lies between two clusters is near the common mean. Of positions
-there are too many to keep, and enough for a covariance. In a layer without positions both distances
-are of the same vectors.
+The second distance is to the nearest neighbour, not a Mahalanobis distance, because images form
+clusters (their classes), and points between two clusters are near the common mean. The first one
+uses a covariance, because there are too many positions to store, and enough to estimate it. In a
+layer without positions, both distances compare the same vectors.
 
-Each distance is also given as a percentile of the training images' own distances, measured the same
-way, each image without itself: its nearest neighbour is another one, and the covariance is of the
-others. In a layer of many channels any image would look near to data that it is part of.
+Each distance is also given as a percentile of the training images' own distances. These are
+measured in the same way, but with the image itself left out of the neighbours and the covariance:
+in a layer with many channels, any image is near to data that contain it.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from xplique_dirpairs.core.linear_algebra import principal_axes
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_random_state
 
-#: Training images that serve as neighbours, and whose own distances are measured, at most: of more
-#: images a random sample. The covariance is of all.
+#: Largest number of training images that serve as neighbours and whose own distances are measured.
+#: If there are more images, a random sample is drawn; the covariance is always that of all images.
 MOST_NEIGHBOURS = 2000
-#: Variances of principal axes count as no less than this share of their mean: along axes without
-#: variance (channels that are always 0) any rounding would be infinitely far.
+#: Variances of principal axes are raised to at least this share of their mean. Otherwise rounding
+#: errors would be infinitely far along axes without variance (channels that are always 0).
 VARIANCE_FLOOR = 1e-3
 
 
@@ -48,10 +49,14 @@ class Distances:
 
     Attributes
     ----------
-    positions, image : ndarray of shape (N,)
-        The two distances: see the module.
-    positions_percentile, image_percentile : ndarray of shape (N,)
-        Share of the training images with a smaller distance, in percent, 0 to 100.
+    positions : ndarray of shape (N,)
+        Root mean square of the positions' Mahalanobis distances; see the module.
+    image : ndarray of shape (N,)
+        Distance to the nearest training image; see the module.
+    positions_percentile : ndarray of shape (N,)
+        Share of the training images with a smaller ``positions``, in percent.
+    image_percentile : ndarray of shape (N,)
+        Share of the training images with a smaller ``image``, in percent.
     """
 
     positions: Array
@@ -70,19 +75,21 @@ class Distances:
 
 
 class TrainingDistance:
-    """Distance of features to a layer's training features.
+    """Distance of features to the training features of a layer.
+
+    The shape ``*S`` is that of the positions, such as (H, W).
 
     Parameters
     ----------
     activations : array-like of shape (N, *S, D)
-        Of training images, at least 2.
-    random_state : int, default=0
-        Of the sample of images, where there are more than `MOST_NEIGHBOURS`.
+        Features of at least 2 training images.
+    random_state : int or None, default=0
+        Seed of the sample of images that is drawn if there are more than `MOST_NEIGHBOURS`.
 
     Attributes
     ----------
     training : Distances
-        Of the training images themselves (at most `MOST_NEIGHBOURS` of them).
+        Distances of the training images themselves (at most `MOST_NEIGHBOURS` of them).
 
     Raises
     ------
@@ -94,7 +101,7 @@ class TrainingDistance:
         x = check_activations(activations)
         if len(x) < 2:
             raise ValueError(
-                "distances need at least 2 training images: each one's is to the others"
+                "distances need at least 2 training images: each is compared with the others"
             )
         rng = check_random_state(random_state)
         self._mean, self._whitening = _whitening(as_positions(x))
@@ -107,48 +114,63 @@ class TrainingDistance:
             means[rows] = _means(batch)
             positions[rows] = _leaving_out(self._whitened(batch), x[..., 0].size)
         self._neighbours = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(means)
-        nearest = self._neighbours.kneighbors()[0][:, 0]  # of each, another one
+        nearest = self._neighbours.kneighbors()[0][:, 0]  # an image is no neighbour of itself
         self._sorted = np.sort(positions), np.sort(nearest)
         self.training = self._ranked(positions, nearest)
 
     def __call__(self, activations: ArrayLike) -> Distances:
-        """Return distances of activations (N, *S, D) of the same layer.
+        """Compute the distances of activations of the same layer.
+
+        Parameters
+        ----------
+        activations : array-like of shape (N, *S, D)
+            Features of N images.
+
+        Returns
+        -------
+        distances : Distances
+            Distances of the N images.
 
         Raises
         ------
         ValueError
-            If they have other channels.
+            If the number of channels is not that of the training features.
         """
         x = check_activations(activations)
         if x.shape[-1] != len(self._mean):
             raise ValueError(
-                f"activations must have {len(self._mean)} channels, as in training, but have shape "
-                f"{x.shape}"
+                f"activations must have {len(self._mean)} channels, as the training features have, "
+                f"but their shape is {x.shape}"
             )
         return self.of_moved(len(x), lambda rows: x[rows], x[0].size)
 
     def of_moved(self, count: int, features: Callable[[slice], Array], size: int) -> Distances:
-        """Return distances of features that are computed part by part.
+        """Compute the distances of features that are produced part by part.
 
         Parameters
         ----------
         count : int
-            N.
+            Number of images, N.
         features : callable
-            Features (n, *S, D) of a slice of the images.
+            Function that returns the features (n, *S, D) of a slice of n images.
         size : int
-            Numbers in one image's features.
+            Number of values in the features of one image.
+
+        Returns
+        -------
+        distances : Distances
+            Distances of the N images.
         """
         positions, image = np.empty(count), np.empty(count)
         for rows in slices(count, chunk_size(size)):
             x = features(rows)
-            # ‖Λ^(−½) Vᵀ (x − E[x])‖ / sqrt(D), in the root mean square over positions.
+            # This is the root mean square over positions of ‖Λ^(−½) Vᵀ (x − E[x])‖ / sqrt(D).
             positions[rows] = np.sqrt((self._whitened(x) ** 2).mean(axis=(1, 2), dtype=np.float64))
             image[rows] = self._neighbours.kneighbors(_means(x))[0][:, 0]
         return self._ranked(positions, image)
 
     def _whitened(self, x: Array) -> Array:
-        """Return Λ^(−½) Vᵀ (x − E[x]) of every position, (n, P, D)."""
+        """Compute Λ^(−½) Vᵀ (x − E[x]) at every position, (n, *S, D) → (n, P, D)."""
         whitened: Array = (as_positions(x) - self._mean) @ self._whitening
         return whitened.reshape(len(x), -1, x.shape[-1])
 
@@ -161,7 +183,7 @@ class TrainingDistance:
 
 
 def _whitening(positions: Array) -> tuple[Array, Array]:
-    """Return E[x] (D,) and V Λ^(−½) (D, D), float32, of the positions' covariance V Λ Vᵀ."""
+    """Compute E[x] (D,) and V Λ^(−½) (D, D), float32, for the covariance V Λ Vᵀ of positions."""
     channels = positions.shape[1]
     mean = positions.mean(axis=0, dtype=np.float64).astype(np.float32)
     covariance = np.zeros((channels, channels))
@@ -175,31 +197,37 @@ def _whitening(positions: Array) -> tuple[Array, Array]:
 
 
 def _leaving_out(z: Array, total: int) -> Array:
-    """Return the Mahalanobis distances of training images, each to the covariance of the others.
+    """Compute Mahalanobis distances of training images, with the covariance of the other images.
 
-    Without the image's own positions Z (P of them, whitened by all) the covariance is that of all
-    minus ZᵀZ/total, so that the sum of the squared distances is, by Woodbury's identity,
+    Without an image's own P positions Z (whitened with all images), the covariance is that of all
+    images minus ZᵀZ/total. By Woodbury's identity, the sum of the squared distances is then
 
-        (1 − P/total) Σ_j λ_j / (1 − λ_j/total),   λ the eigenvalues of ZZᵀ.
+        (1 − P/total) Σ_j λ_j / (1 − λ_j/total),   with the eigenvalues λ_j of ZZᵀ.
 
-    The mean stays that of all.
+    The mean remains that of all images.
 
     Parameters
     ----------
     z : ndarray of shape (n, P, D)
+        Whitened features of n images.
     total : int
-        Positions of all training images.
+        Number of positions of all training images.
+
+    Returns
+    -------
+    distances : ndarray of shape (n,)
+        Root mean square of the distance over positions.
     """
     z = z.astype(np.float64)
     positions, channels = z.shape[1:]
     gram = z @ z.transpose(0, 2, 1) if positions <= channels else z.transpose(0, 2, 1) @ z
     own = np.maximum(np.linalg.eigvalsh(gram), 0.0)
-    # Along an axis that no other image has, an image is far, but not infinitely so.
+    # If only this image varies along an axis, it is far from the others, but not infinitely far.
     squares = own / np.maximum(1.0 - own / total, 1e-3)
     share = (1 - positions / total) / (positions * channels)
     return np.asarray(np.sqrt(share * squares.sum(axis=1)))
 
 
 def _means(x: Array) -> Array:
-    """Return means over positions, (n, D) float64."""
+    """Compute means over positions, (n, *S, D) → (n, D) float64."""
     return np.asarray(x.reshape(len(x), -1, x.shape[-1]).mean(axis=1, dtype=np.float64))

@@ -1,21 +1,22 @@
-"""The least change of concepts that changes a prediction.
+"""Find the least change of concepts that changes a prediction.
 
-1. *Screen.* The head answers every concept alone, moved by a few steps each way. From that table
-   `best_concepts` tells, for the classes that seem nearest and every number of concepts, which to
-   move.
-2. *Refine.* With the slopes of the real head at the moved and clipped features `closed_form_shifts`
-   gives the least shifts of these concepts; a few rounds, since clipping bends the slopes. Exact
-   after the first round for a head that is linear after pooling, where no feature is clipped.
-3. *Verify.* The real head on the clipped features; the shifts are then shortened to where the
-   prediction just changes.
+1. *Screen.* The head is evaluated with every concept moved on its own, by a few steps in each
+   direction. From this table, `best_concepts` finds the concepts to move, for the classes that
+   seem nearest and for every number of concepts.
+2. *Refine.* `closed_form_shifts` computes the least shifts of these concepts from the slopes of the
+   head at the moved and clipped features. This is repeated a few times, because clipping changes
+   the slopes. If the head is linear after pooling and no feature is clipped, the first round is
+   exact.
+3. *Verify.* The head is evaluated on the clipped features, and the shifts are shortened to the
+   point where the prediction just changes.
 
 `best_concepts` and `closed_form_shifts` solve the same problem for many images at once,
 
     min Σ_i c_i(t_i)²   so that   Σ_i gain_i(t_i) ≥ need,   few t_i ≠ 0,   t_i within limits,
 
-by its multiplier λ: given λ every concept minimises c_i(t)² − λ gain_i(t) on its own, and gains
-grow with λ. The first takes tables of what was measured at a few shifts. The second takes slopes,
-and is exact where gains are linear in the coefficients.
+with a multiplier λ: for a given λ, each concept minimises c_i(t)² − λ gain_i(t) independently, and
+gains grow with λ. The first function uses tables measured at a few shifts. The second one uses
+slopes, and is exact if gains are linear in the coefficients.
 """
 
 from __future__ import annotations
@@ -34,39 +35,40 @@ from xplique_dirpairs.interventions.moved_features import (
     flat_maps,
 )
 
-#: Steps each way of the screening, as shares of how far a concept can be moved.
+#: Steps of the screening in each direction, as shares of how far a concept can be moved.
 SCREENED = (0.1, 0.3, 0.6, 1.0)
-#: Shares at which the screening is interpolated: dense near 0, where the least changes of images
-#: near the boundary are.
+#: Shares at which the screening is interpolated. They are dense near 0, because images near the
+#: boundary need only small changes.
 _FINE = np.geomspace(2e-3, 1.0, 28)
-#: Classes that are tried for each image, those that seem nearest, where any other one will do.
+#: Number of classes (those that seem nearest) tried for each image if no target class is given.
 CLASSES_TRIED = 5
-#: Attempts of each number of concepts that are refined, of different classes.
+#: Number of attempts, with different target classes, that are refined for each number of concepts.
 KEPT = 3
-#: Rounds of refining.
+#: Number of rounds of refining.
 ROUNDS = 5
 #: Share of the remaining gap by which a round aims beyond the boundary.
 _BEYOND = 1e-3
-#: Halvings of the way back to where the prediction just changes.
+#: Number of halvings when shifts are shortened to the point where the prediction just changes.
 _SHORTENINGS = 12
-#: Sweeps of the coordinate descent.
+#: Number of sweeps of the coordinate descent.
 _SWEEPS = 20
-#: Larger than any change of features: what misses the goal comes after all that meets it.
+#: Larger than any change of features, so that moves that miss the goal rank after those that meet
+#: it.
 _FAR = 1e9
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Which change of a prediction counts.
+    """The change of a prediction that is sought.
 
     Attributes
     ----------
-    target : int or None
-        The class that is to win; None: any but the one predicted.
-    margin : float
-        Logits by which the new class is to lead.
-    max_concepts : int
-        Concepts that may be moved.
+    target : int or None, default=None
+        The class that is to win. None: any class except the one that was predicted.
+    margin : float, default=0.0
+        Lead of the new class that is required, in logits.
+    max_concepts : int, default=1
+        Largest number of concepts that may be moved.
     """
 
     target: int | None = None
@@ -74,13 +76,19 @@ class Goal:
     max_concepts: int = 1
 
     def lead(self, logits: Array, original: Array) -> Array:
-        """Return the lead of the class that is to win, (r,).
+        """Compute the lead of the class that is to win, for each of r moves.
 
         Parameters
         ----------
         logits : ndarray of shape (r, K)
-        original : ndarray of shape (r,), int
-            Classes predicted before.
+            Logits after the moves.
+        original : ndarray of int of shape (r,)
+            Classes predicted before the moves.
+
+        Returns
+        -------
+        lead : ndarray of shape (r,)
+            Highest logit of the classes that may win, minus the highest of the others.
         """
         classes = np.arange(logits.shape[1])
         wins = classes != original[:, None] if self.target is None else classes == self.target
@@ -88,28 +96,32 @@ class Goal:
         return np.asarray(highest - others)
 
     def is_met(self, lead: Array) -> Array:
-        """Return whether a prediction with this lead counts as changed."""
+        """Return whether predictions with these leads count as changed, (r,) bool."""
         return np.asarray((lead > 0) & (lead >= self.margin))
 
     def rank(self, lead: Array, norm: Array) -> Array:
-        """Return a number that is lower for better moves: short ones that meet the goal."""
+        """Return a rank for each move, (r,); it is lowest for short moves that meet the goal."""
         return np.where(self.is_met(lead), norm, _FAR - lead)
 
 
 @dataclass(frozen=True, eq=False)
 class LeastChanges:
-    """The search for shifts of concepts that change the predictions of n images.
+    """Search for shifts of concepts that change the predictions for n images.
 
     Parameters
     ----------
     moved : MovedFeatures
+        The network's outputs as functions of shifts.
     x : ndarray of shape (n, *S, D)
+        Features; ``*S`` is the shape of the positions.
     u : ndarray of shape (n, *S, I)
+        Coefficients.
     intact : ndarray of shape (n, K)
-        Logits of the images as they are.
-    limits : (ndarray of shape (n, I), ndarray of shape (n, I))
-        Lowest shifts, ≤ 0, and highest, ≥ 0.
+        Logits of the original images.
+    limits : tuple of two ndarrays of shape (n, I)
+        Lowest shifts, ≤ 0, and highest shifts, ≥ 0.
     goal : Goal
+        The change that is sought.
     """
 
     moved: MovedFeatures
@@ -120,14 +132,17 @@ class LeastChanges:
     goal: Goal
 
     def attempts(self) -> tuple[Array, Array]:
-        """Return C moves of each image, and whether they meet the goal, by the real head.
+        """Return C moves of each image, and whether the network's head confirms that they succeed.
 
-        Those that meet it come first, by ‖x' − x‖_F; then the others, by how near they come.
+        Moves that meet the goal come first, in order of ‖x' − x‖_F. The others follow, the nearest
+        to the goal first.
 
         Returns
         -------
-        shifts : ndarray of shape (n, C, I), float32
-        is_met : ndarray of shape (n, C), bool
+        shifts : ndarray of float32 of shape (n, C, I)
+            The moves.
+        is_met : ndarray of bool of shape (n, C)
+            Whether each move meets the goal.
         """
         starts, target = self._screen()
         attempts, images, concepts = starts.shape
@@ -151,7 +166,7 @@ class LeastChanges:
     # ------------------------------------------------------------ screening
 
     def _screen(self) -> tuple[Array, Array]:
-        """Return promising shifts (C, n, I), and the classes (C, n) that are expected to win."""
+        """Return C promising shifts (C, n, I) and the classes (C, n) that are expected to win."""
         steps = np.array([*(-s for s in reversed(SCREENED)), 0.0, *SCREENED])
         gains, cost = self._responses(steps)
         own = self._original[:, None]
@@ -159,7 +174,8 @@ class LeastChanges:
         need = np.take_along_axis(self.intact, own, axis=1) - self.intact + self.goal.margin
         targets = self._nearest_classes(gains, cost, need).T
         fine = np.unique(np.concatenate([-_FINE, steps, _FINE]))
-        # One problem for each of T targets and n images, (T·n, I, F) each.
+        # There is one problem for each of T targets and n images. With F fine shares, the tables
+        # have shape (T·n, I, F).
         target_gains = np.concatenate(
             [np.take_along_axis(gains, k[:, None, None, None], axis=3)[..., 0] for k in targets]
         )
@@ -182,9 +198,9 @@ class LeastChanges:
         return np.concatenate(starts), np.concatenate(classes)
 
     def _responses(self, steps: Array) -> tuple[Array, Array]:
-        """Return changes of every logit (n, I, L, K), and their cost (n, I, L)."""
+        """Return the changes of all logits (n, I, L, K) at L steps, and their costs (n, I, L)."""
         reach = self._at_shares(steps)
-        image, concept, step = np.nonzero(reach)  # the others leave everything as it is
+        image, concept, step = np.nonzero(reach)  # shifts of 0 change nothing
         shifts = np.zeros((len(image), reach.shape[1]), np.float32)
         shifts[np.arange(len(image)), concept] = reach[image, concept, step]
         gains, cost = np.zeros((*reach.shape, self.intact.shape[1])), np.zeros(reach.shape)
@@ -194,12 +210,12 @@ class LeastChanges:
         return gains, cost
 
     def _at_shares(self, shares: Array) -> Array:
-        """Return shifts (n, I, L) at shares of the limits, −1 to 1."""
+        """Return shifts (n, I, L) at L shares of the limits, from −1 to 1."""
         least, most = (limit[..., None] for limit in self.limits)
         return np.where(shares < 0, -shares * least, shares * most)
 
     def _nearest_classes(self, gains: Array, cost: Array, need: Array) -> Array:
-        """Return the classes (n, T) nearest by what the best concepts gain at their price."""
+        """Return the T classes that the most efficient concepts reach most cheaply, (n, T)."""
         if self.goal.target is not None:
             return np.full((len(need), 1), self.goal.target)
         price = np.where(cost > 0, cost, np.inf)[..., None]
@@ -213,10 +229,10 @@ class LeastChanges:
     # ------------------------------------------------------------ refining
 
     def _refine(self, image: Array, start: Array, target: Array) -> Array:
-        """Return the least shifts (r, I) that any round comes to, each of the start's concepts."""
+        """Return the best shifts (r, I) of all rounds; they move the same concepts as ``start``."""
         bounds, flat, own = self.moved.bounds, flat_maps(self.u)[image], self._original[image]
         least, most = (limit[image] for limit in self.limits)
-        # Only the side that the screening showed: the slopes of the other are different ones.
+        # Shifts keep the sign found by the screening, because slopes differ in the other direction.
         limits = np.where(start < 0, least, 0.0), np.where(start > 0, most, 0.0)
         numbers = np.arange(self.intact.shape[1])
         wins = numbers == target[:, None]
@@ -229,7 +245,7 @@ class LeastChanges:
             lead, steep = self.moved.leads_and_slopes(self.x, self.u, image, shifts, classes)
             shifted = bounds.shifted(flat, shifts)
             active = (shifted == flat + shifts[:, None]).mean(axis=1)
-            # Where the range cuts the shift off everywhere there is no slope: the one before stays.
+            # If a shift is cut off at all positions, there is no slope, and the last one is kept.
             slopes = np.divide(steep, active, out=slopes, where=active > 0) * (start != 0)
             gained = (slopes * (shifted.mean(axis=1) - means)).sum(axis=1)
             gap = self.goal.margin - lead
@@ -243,9 +259,9 @@ class LeastChanges:
     # ------------------------------------------------------------ verifying
 
     def _shorten(self, image: Array, shifts: Array) -> tuple[Array, Array, Array]:
-        """Return shifts (r, I) cut back to where the goal is just met; their lead and norm, (r,).
+        """Return shifts (r, I) shortened until the goal is just met, with their leads and norms.
 
-        Where the goal is not met, shifts stay as they are.
+        Shifts that do not meet the goal stay as they are. Leads and norms have shape (r,).
         """
 
         def shortened(share: Array) -> Array:
@@ -260,16 +276,23 @@ class LeastChanges:
 
 
 def first_near(shifts: Array, is_met: Array, percentiles: Array, stay_within: float) -> Array:
-    """Return each image's first move that meets the goal near the data, else its first, (n, I).
+    """Return the first move of each image that meets the goal near the data, else its first move.
 
     Parameters
     ----------
     shifts : ndarray of shape (n, C, I)
-    is_met : ndarray of shape (n, C), bool
+        C moves of each image.
+    is_met : ndarray of bool of shape (n, C)
+        Whether each move meets the goal.
     percentiles : ndarray of shape (n, C)
-        Of the training images' distances.
+        Distances of the moved features, as percentiles of the training images' distances.
     stay_within : float
         The highest percentile that counts as near.
+
+    Returns
+    -------
+    shifts : ndarray of shape (n, I)
+        One move of each image.
     """
     first = (is_met & (percentiles <= stay_within)).argmax(axis=1)
     return np.asarray(shifts[np.arange(len(first)), first])
@@ -281,41 +304,41 @@ def first_near(shifts: Array, is_met: Array, percentiles: Array, stay_within: fl
 def best_concepts(
     gains: Array, costs: Array, need: Array, max_concepts: int, unmoved: int
 ) -> tuple[Array, Array, Array]:
-    """Return the cheapest levels of a few concepts whose gains add up to the need.
+    """Return the cheapest levels of a few concepts whose gains add up to what is needed.
 
     Parameters
     ----------
     gains : ndarray of shape (n, I, L)
-        What each level of each concept adds to the lead.
+        Gain in lead of each of the L levels of each concept.
     costs : ndarray of shape (n, I, L)
-        c, ≥ 0.
+        Costs c ≥ 0 of the levels.
     need : ndarray of shape (n,)
         The sum of gains to reach, > 0.
     max_concepts : int
-        Concepts that may be moved.
+        Largest number of concepts that may be moved.
     unmoved : int
-        The level of a concept that is left alone, with gain and cost 0. Others may cost nothing,
-        too: a concept that an image does not hold cannot be lowered.
+        The level at which a concept is not moved, with gain and cost 0. Other levels may cost
+        nothing, too: a concept that is not in an image cannot be lowered.
 
     Returns
     -------
-    levels : ndarray of shape (n, I), int
-        Index into L.
+    levels : ndarray of int of shape (n, I)
+        Index of each concept's level.
     cost : ndarray of shape (n,)
-        sqrt(Σ c²).
+        Total cost, sqrt(Σ c²).
     missing : ndarray of shape (n,)
-        How much of the need is not reached; 0 where it is.
+        Part of the need that is not reached, or 0.
     """
     squares = costs**2
     efficiency = np.divide(squares, gains, out=np.zeros_like(gains), where=gains > 0)
-    # At twice the largest c²/gain every concept is at its largest gain.
+    # At this multiplier, every concept is at its largest gain.
     high = (2.0 * efficiency.max(axis=(1, 2)) + 1e-12) * gains.shape[-1] * 1e3
 
     def is_reached(exponent: Array) -> Array:
         gain = _best_levels(gains, squares, np.exp(exponent), max_concepts, unmoved)[1]
         return np.asarray(gain >= need)
 
-    # λ may be of any order of magnitude.
+    # The search is over log λ, because λ may have any order of magnitude.
     low = np.full(len(gains), np.log(1e-12))
     _, exponent = bisected(is_reached, low, np.log(high), HALVINGS)
     levels, gain = _best_levels(gains, squares, np.exp(exponent), max_concepts, unmoved)
@@ -326,7 +349,7 @@ def best_concepts(
 def _best_levels(
     gains: Array, squares: Array, multiplier: Array, max_concepts: int, unmoved: int
 ) -> tuple[Array, Array]:
-    """Return levels (n, I) of the best concepts under λ, the others unmoved, and the gain (n,)."""
+    """Return the best levels (n, I) for a multiplier λ (n,), and their total gain (n,)."""
     value = multiplier[:, None, None] * gains - squares
     levels = value.argmax(axis=2)
     best = value.max(axis=2)
@@ -344,27 +367,36 @@ def closed_form_shifts(
     limits: tuple[Array, Array],
     bounds: CoefficientRange,
 ) -> Array:
-    """Return the least shifts with Σ_i slope_i mean_p(u'_{p,i} − u_{p,i}) = need, (n, I).
+    """Compute the least shifts with Σ_i slope_i mean_p(u'_{p,i} − u_{p,i}) = need.
 
-        t = clip(λ d, limits),   d = argmin ½ dᵀGd − slopeᵀd to the sides left open
+        t = clip(λ d, limits),   d = argmin ½ dᵀGd − slopeᵀd in the directions that limits allow
 
-    with the smallest λ that reaches the need. Without limits that is t ∝ G⁻¹ slope, the least
-    feature norm ‖(u' − u) B‖_F of *all* changes of coefficients: where the score is linear in the
-    means, the least change is the same at all positions. Where the range cuts it off, it is the
-    least as long as the concepts' directions are orthogonal, and near it otherwise.
+    with the smallest λ that meets the need. Without limits, t ∝ G⁻¹ slope has the least feature
+    norm ‖(u' − u) B‖_F among *all* changes of coefficients: if the score is linear in the means,
+    the least change is the same at all positions. If coefficients are clipped to their range, the
+    result is still the least change if the concepts' directions are orthogonal, and otherwise near
+    it.
 
     Parameters
     ----------
     u : ndarray of shape (n, P, I)
+        Coefficients.
     slopes : ndarray of shape (n, I)
-        Of the lead in the means; 0 keeps a concept where it is.
+        Slopes of the lead in the mean coefficients. A concept with slope 0 is not moved.
     gram : ndarray of shape (I, I)
         G = B Bᵀ.
     need : ndarray of shape (n,)
-        Above 0. Where it cannot be reached, shifts go as far as the limits allow.
-    limits : (ndarray of shape (n, I), ndarray of shape (n, I))
+        Required change of the lead, > 0. If it cannot be reached, shifts go as far as the limits
+        allow.
+    limits : tuple of two ndarrays of shape (n, I)
         Lowest and highest shifts; see `CoefficientRange.furthest_shifts`.
     bounds : CoefficientRange
+        Range of the coefficients.
+
+    Returns
+    -------
+    shifts : ndarray of shape (n, I)
+        The shifts t.
     """
     direction = _steepest(slopes, gram, limits)
     own = u.mean(axis=1)
@@ -383,10 +415,10 @@ def closed_form_shifts(
 
 
 def _steepest(slopes: Array, gram: Array, limits: tuple[Array, Array]) -> Array:
-    """Return the direction d, (n, I), of the most lead per norm: min ½ dᵀGd − slopeᵀd.
+    """Return the direction d (n, I) of the largest gain per norm: the least ½ dᵀGd − slopeᵀd.
 
-    Of concepts with a slope, and to the side that the limits leave open. By coordinate descent:
-    there are few of them.
+    It moves only concepts with a slope, and only in directions that the limits allow. Coordinate
+    descent is used, because there are few such concepts.
     """
     low = np.where((limits[0] < 0) & (slopes != 0), -np.inf, 0.0)
     high = np.where((limits[1] > 0) & (slopes != 0), np.inf, 0.0)

@@ -1,11 +1,11 @@
-"""Features whose concepts are moved, and what the network answers to them.
+"""Move concepts in features, and evaluate the network on the moved features.
 
-A concept is moved by one shift t at all positions of an image, as far as its range allows:
+A concept is moved by the same shift t at all positions of an image, as far as its range allows:
 
     u'_p = clip(u_p + t, low, high),   x' = clip(x + (u' − u) B, limits)
 
-What a position has beyond its range or limits already, it keeps. The residual of x is not touched,
-so that t = 0 gives the network's own output.
+Values that are already outside the range or the limits are kept. The residual of x is not changed,
+so that t = 0 gives the network's original output.
 """
 
 from __future__ import annotations
@@ -22,22 +22,28 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.images import any_number
 from xplique_dirpairs.models.head import Head
 
-#: Halvings of an interval of shifts: more than float32 can tell apart.
+#: Number of halvings of an interval of shifts, which is more than float32 can resolve.
 HALVINGS = 40
 
 
 @dataclass(frozen=True, eq=False)
 class CoefficientRange:
-    """How little and how much of each concept training images hold.
+    """Range of each concept's coefficients in the training images.
+
+    A concept is rarely present at all positions at once, so ``high`` alone would allow more of it
+    than any image contains. Therefore the means over an image have a range of their own.
 
     Attributes
     ----------
-    low, high : ndarray of shape (I,)
-        Of one position. ``low`` is 0 if no coefficient is negative; otherwise, as ``high``, a
-        quantile over images of each image's extreme.
-    low_mean, high_mean : ndarray of shape (I,)
-        Of an image's mean over its positions. A concept is rarely everywhere at once: ``high``
-        alone would allow more of it than any image holds.
+    low : ndarray of shape (I,)
+        Lowest coefficient at one position: 0 if no coefficient is negative, otherwise a quantile of
+        the images' minima.
+    high : ndarray of shape (I,)
+        Highest coefficient at one position: a quantile of the images' maxima.
+    low_mean : ndarray of shape (I,)
+        Lowest mean coefficient of an image over its positions.
+    high_mean : ndarray of shape (I,)
+        Highest mean coefficient of an image over its positions.
     """
 
     low: Array
@@ -47,15 +53,20 @@ class CoefficientRange:
 
     @classmethod
     def of(cls, coefficients: Iterable[Array], quantile: float = 0.99) -> CoefficientRange:
-        """Return the range of coefficients.
+        """Compute the range of coefficients.
 
         Parameters
         ----------
         coefficients : iterable of ndarray of shape (n, *S, I)
-            Batches.
+            Coefficients of the training images, in batches.
         quantile : float, default=0.99
-            Share of the images that have no more than ``high`` and ``high_mean``; as many have no
-            less than ``low`` and ``low_mean``.
+            Share of the images that do not exceed ``high`` and ``high_mean``. The same share does
+            not fall below ``low`` and ``low_mean``.
+
+        Returns
+        -------
+        bounds : CoefficientRange
+            The range.
 
         Raises
         ------
@@ -72,7 +83,7 @@ class CoefficientRange:
         low, low_mean = (np.quantile(values, 1 - quantile, axis=0) for values in (least, mean))
         high, high_mean = (np.quantile(values, quantile, axis=0) for values in (most, mean))
         is_signed = least.min(axis=0) < 0
-        # 0, the concept switched off, is within the range of any extractor.
+        # A coefficient of 0 switches a concept off, so 0 is always part of the range.
         return cls(
             np.where(is_signed, np.minimum(low, 0.0), 0.0),
             np.maximum(high, 0.0),
@@ -81,18 +92,27 @@ class CoefficientRange:
         )
 
     def shifted(self, u: Array, shifts: Array) -> Array:
-        """Return u' of coefficients (n, P, I) and shifts (n, I), (n, P, I)."""
+        """Return coefficients u (n, P, I) moved by shifts (n, I), within the range, (n, P, I)."""
         low, high = np.minimum(u, self.low), np.maximum(u, self.high)
         return np.asarray(np.clip(u + shifts[:, None], low, high))
 
     def furthest_shifts(self, u: Array) -> tuple[Array, Array]:
-        """Return the lowest (≤ 0) and the highest (≥ 0) shift of each concept, (n, I) each.
+        """Compute the lowest and the highest shift of each concept.
 
-        The image's mean stays within ``low_mean`` and ``high_mean``, or where it is already.
+        They keep the mean of an image between ``low_mean`` and ``high_mean``; a mean that is
+        already outside does not move further out.
 
         Parameters
         ----------
         u : ndarray of shape (n, P, I)
+            Coefficients.
+
+        Returns
+        -------
+        lowest : ndarray of shape (n, I)
+            Lowest shifts, ≤ 0.
+        highest : ndarray of shape (n, I)
+            Highest shifts, ≥ 0.
         """
         u = u.astype(np.float64)
         mean = u.mean(axis=1)
@@ -100,10 +120,23 @@ class CoefficientRange:
         return lowest, self.shifts_to_means(u, np.maximum(self.high_mean, mean))
 
     def shifts_to_means(self, u: Array, means: Array) -> Array:
-        """Return shifts (n, I) that bring images' means as near as possible to ``means`` (n, I)."""
+        """Compute the shifts (n, I) that bring the means of u as near as possible to ``means``.
+
+        Parameters
+        ----------
+        u : ndarray of shape (n, P, I)
+            Coefficients.
+        means : ndarray of shape (n, I)
+            The means over positions to reach.
+
+        Returns
+        -------
+        shifts : ndarray of shape (n, I)
+            The shifts.
+        """
         u = u.astype(np.float64)
         own = u.mean(axis=1)
-        # Beyond these every position is at the end of its range.
+        # Beyond these shifts, every position is at the end of its range.
         lowest = np.where(means < own, np.minimum(self.low - u.max(axis=1), 0.0), 0.0)
         highest = np.where(means > own, np.maximum(self.high - u.min(axis=1), 0.0), 0.0)
 
@@ -114,22 +147,29 @@ class CoefficientRange:
 
 
 class MovedFeatures:
-    """The network's answers as functions of shifts, in compiled batches.
+    """The network's outputs as functions of shifts, evaluated in compiled batches.
+
+    The shape ``*S`` is that of the positions, such as (H, W).
 
     Parameters
     ----------
     head : Head
-        With a column for each class.
+        Head of the network, with one column for each class.
     bank : ndarray of shape (I, D)
-        B.
-    limits : (float, float)
+        Concept bank B.
+    limits : tuple of (float, float)
         Lowest and highest value of the layer's features.
     bounds : CoefficientRange
+        Range of the coefficients.
 
     Attributes
     ----------
+    head : Head
+        As given.
+    bounds : CoefficientRange
+        As given.
     gram : ndarray of shape (I, I)
-        B Bᵀ.
+        Gram matrix B Bᵀ.
     """
 
     def __init__(
@@ -146,40 +186,63 @@ class MovedFeatures:
     # ------------------------------------------------------------ arrays
 
     def outcomes(self, x: Array, u: Array, image: Array, shifts: Array) -> tuple[Array, Array]:
-        """Return logits (r, K) and ‖x' − x‖_F (r,), float64, of r moves of n images.
+        """Compute the logits and the changes of the features for r moves of n images.
 
         Parameters
         ----------
         x : ndarray of shape (n, *S, D)
+            Features.
         u : ndarray of shape (n, *S, I)
-        image : ndarray of shape (r,), int
-            Which image is moved.
+            Coefficients.
+        image : ndarray of int of shape (r,)
+            Index of the image that each move changes.
         shifts : ndarray of shape (r, I)
+            Shifts of each move.
+
+        Returns
+        -------
+        logits : ndarray of float64 of shape (r, K)
+            Logits of the moved features.
+        norms : ndarray of float64 of shape (r,)
+            Changes of the features, ‖x' − x‖_F.
         """
         logits, norms = self._in_chunks(self._run, x, u, image, shifts)
         return logits.astype(np.float64), norms.astype(np.float64)
 
     def intact_logits(self, x: Array, u: Array) -> Array:
-        """Return the logits (n, K) of images as they are."""
+        """Compute the logits (n, K) of the original features."""
         return self.outcomes(x, u, np.arange(len(x)), np.zeros((len(x), len(self.gram))))[0]
 
     def leads_and_slopes(
         self, x: Array, u: Array, image: Array, shifts: Array, classes: Array
     ) -> tuple[Array, Array]:
-        """Return leads of some classes over others, (r,), and their slopes in the shifts, (r, I).
+        """Compute the leads of some classes over others, and the slopes of the leads.
 
         Parameters
         ----------
-        x, u, image, shifts : ndarray
-            As of `outcomes`.
-        classes : ndarray of shape (r, 2, K), bool
-            The classes of which one is to lead, and those it is to lead over.
+        x : ndarray of shape (n, *S, D)
+            See `outcomes`.
+        u : ndarray of shape (n, *S, I)
+            See `outcomes`.
+        image : ndarray of int of shape (r,)
+            See `outcomes`.
+        shifts : ndarray of shape (r, I)
+            See `outcomes`.
+        classes : ndarray of bool of shape (r, 2, K)
+            For each move, the classes one of which is to lead, and the classes it is to lead over.
+
+        Returns
+        -------
+        leads : ndarray of float64 of shape (r,)
+            Highest logit of the first classes minus the highest of the second.
+        slopes : ndarray of float64 of shape (r, I)
+            Derivatives of the leads with respect to the shifts.
         """
         leads, slopes = self._in_chunks(self._run_slopes, x, u, image, shifts, classes)
         return leads.astype(np.float64), slopes.astype(np.float64)
 
     def features(self, x: Array, u: Array, shifts: Array) -> Array:
-        """Return x', (n, *S, D) float32, of one move of each image."""
+        """Compute the features x' (n, *S, D), float32, after one move of each image."""
         return self._in_chunks(self._run_features, x, u, np.arange(len(x)), shifts)[0]
 
     def _in_chunks(
@@ -226,14 +289,33 @@ class MovedFeatures:
 
 
 def flat_maps(u: Array) -> Array:
-    """Reshape maps (n, *S, I) to (n, P, I)."""
+    """Return maps (n, *S, I), reshaped to (n, P, I)."""
     return u.reshape(len(u), -1, u.shape[-1])
 
 
 def bisected(
     is_beyond: Callable[[Array], Array], low: Array, high: Array, halvings: int
 ) -> tuple[Array, Array]:
-    """Halve the intervals [low, high] around the values from which on a condition holds."""
+    """Narrow intervals around the values above which a condition holds, by bisection.
+
+    Parameters
+    ----------
+    is_beyond : callable
+        Function that returns whether the condition holds at each of an array of values.
+    low : ndarray
+        Lower ends of the intervals.
+    high : ndarray
+        Upper ends of the intervals, of the same shape.
+    halvings : int
+        Number of halvings.
+
+    Returns
+    -------
+    low : ndarray
+        Lower ends of the narrowed intervals.
+    high : ndarray
+        Upper ends of the narrowed intervals.
+    """
     for _ in range(halvings):
         middle = (low + high) / 2
         beyond = is_beyond(middle)

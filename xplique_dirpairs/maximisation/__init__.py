@@ -1,1 +1,1 @@
-"""Images that maximise a concept, and what the network detects in them."""
+"""Generate images that maximise a concept, and measure what the network detects in them."""

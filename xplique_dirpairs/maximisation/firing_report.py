@@ -1,4 +1,4 @@
-"""Which detectors fire in images that were generated, or chosen, for one concept each."""
+"""Report which detectors fire in images that were generated or chosen for one concept each."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from xplique_dirpairs.metrics.firing import Firing, firing
 
 _HEADERS = (
     "concept",
-    "own fires, share of positions",
-    "own excess",
-    "others that fire",
-    "others, share of positions",
-    "strongest other",
+    "its detector: share of positions",
+    "its detector: excess",
+    "other detectors that fire",
+    "other detectors: share of positions",
+    "strongest other detector",
 )
 
 
 @dataclass(frozen=True, eq=False)
 class FiringReport:
-    """Which detectors fire in images of one concept each.
+    """Report of which detectors fire in images of one concept each.
 
     Attributes
     ----------
     firing : Firing
-        The figures of each image.
-    unit : str
-        Unit of the excess over the bias.
+        The measurements of each image.
+    unit : str, default="margins"
+        Unit of the excess of a projection over the bias.
     """
 
     firing: Firing
@@ -41,19 +41,19 @@ class FiringReport:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Means over the images; shares in [0, 1]."""
+        """Means over the images of every measurement, by name; shares are in [0, 1]."""
         columns = {
-            "fires its own detector": self.firing.fires,
-            "own share of positions": self.firing.own_share,
-            "others that fire": self.firing.others_firing,
-            "others, share of positions": self.firing.others_share,
-            "own is the strongest": self.firing.strongest,
-            "fires no other": self.firing.alone,
+            "the concept's detector fires": self.firing.fires,
+            "the concept's detector: share of positions": self.firing.own_share,
+            "other detectors that fire": self.firing.others_firing,
+            "other detectors: share of positions": self.firing.others_share,
+            "the concept's detector is the strongest": self.firing.strongest,
+            "only the concept's detector fires": self.firing.alone,
         }
         return {name: float(values.mean()) for name, values in columns.items()}
 
     def table(self) -> Table:
-        """Return a table with a row for each image, and the means in the last one."""
+        """Return a table with a row for each image, and the means in the last row."""
         rivals = ["–" if rival < 0 else str(rival) for rival in self.firing.rival]
         for k in np.flatnonzero(self.firing.stronger):
             rivals[k] += " (stronger)"
@@ -68,11 +68,11 @@ class FiringReport:
             columns.append([Cell.number(v, format_spec) for v in (*values, values.mean())])
         columns.append([Cell(rival) for rival in (*rivals, "–")])
         caption = [
-            f"{int(self.firing.fires.sum())} of {len(rivals)} pictures fire their own detector, "
-            f"{int(self.firing.alone.sum())} of them no other; in "
-            f"{int(self.firing.strongest.sum())} the own detector is the strongest.",
-            f"Excess: largest z − b over the positions, in {self.unit}; a detector fires where it "
-            "is positive.",
+            f"In {int(self.firing.fires.sum())} of {len(rivals)} images the concept's detector "
+            f"fires, in {int(self.firing.alone.sum())} of them no other detector does; in "
+            f"{int(self.firing.strongest.sum())} the concept's detector is the strongest.",
+            f"Excess: largest z − b over the positions, in {self.unit}; a detector fires where "
+            "z − b is positive.",
         ]
         return Table(_HEADERS, list(zip(*columns, strict=True)), caption)
 
@@ -90,30 +90,31 @@ def measure_firing(
 ) -> FiringReport:
     """Measure which detectors fire in images of one concept each.
 
-    The images are those of `maximise`, or, as a reference, photographs chosen for the concepts.
+    Use the images of `maximise` or, for comparison, photographs chosen for the concepts.
 
     Parameters
     ----------
     concepts : ConceptLayer or object
-        As in `maximise`.
-    images : array-like of shape (n, height, width, C)
-        In the network's input range.
-    indices : int or sequence of int, optional
-        The concept of each image; None: image k is of concept k, of all concepts.
-    scales : array-like of shape (I,), optional
-        Units of excess, such as standard deviations of the projections. None: margins.
+        See `maximise`.
+    images : array-like of shape (N, height, width, channels)
+        Images in the network's input range.
+    indices : int or sequence of int, default=None
+        The concept of each image. None: there is one image for each concept, in order.
+    scales : array-like of shape (I,), default=None
+        Units of the excess, such as standard deviations of the projections. None: margins.
     batch_size : int, default=64
-        Images in one pass.
+        Number of images in one pass.
 
     Returns
     -------
     report : FiringReport
+        The measurements, with a table.
 
     Raises
     ------
     TypeError, ValueError
-        If the concepts are no direction pairs, images are not as the network takes them, or there
-        is not one for each of the concepts.
+        If the concepts are not direction pairs, the images are not valid inputs of the network, or
+        the number of images is not that of the concepts.
     """
     layer = ConceptLayer.of(concepts)
     pairs, images = layer.direction_pairs, as_images(images)
@@ -121,7 +122,7 @@ def measure_firing(
     chosen = check_concepts(indices, pairs.number_of_concepts)
     if len(chosen) != len(images):
         raise ValueError(
-            f"there are {len(images)} images, but {len(chosen)} concepts: give one image for each"
+            f"images must be one for each of the {len(chosen)} concepts, not {len(images)}"
         )
     if scales is not None:
         scales = np.asarray(scales, np.float64)

@@ -1,19 +1,21 @@
-"""Synthetic activation maximisation: images that a filter or a signal vector responds to most.
+"""Synthetic activation maximisation: generate images with the highest response to a direction.
 
 The optimiser, the Fourier parametrisation and the colours are those of Xplique's feature
-visualisation. Four of its properties [2.0.2] are worked around, each by an argument it takes:
+visualisation. Four of its properties (in version 2.0.2) are worked around with arguments that it
+accepts:
 
-- Its pixels go through a sigmoid, and are then stretched until the darkest and the brightest one
+- Its pixels pass through a sigmoid and are then stretched until the darkest and the brightest one
   reach the ends of the range. A few extreme pixels decide the contrast of all others, which stay
-  grey, and often do not fire (`benchmarks/maximise.py`). `as_pixels` saturates.
-- `Objective.direction` multiplies the cosine of each picture by the dot product of the whole
-  batch: directions have to be maximised one by one. `concept_score` is a function of each picture
-  alone.
-- A picture that is not square is cut to the square of its short side. All are optimised as squares.
-- Its standard transformations enlarge the picture to three times its size before it enters the
-  network. What is optimised is then a third as large in the picture, and the network no longer
-  detects it. Here the picture is shifted, round the edges, which the Fourier parametrisation
-  continues anyway.
+  grey and often do not make the detector fire (`benchmarks/maximise.py`). `as_pixels` saturates
+  pixels instead.
+- `Objective.direction` multiplies the cosine of each image by the dot product of the whole batch,
+  so directions can only be maximised one by one. `concept_score` scores each image independently.
+- An image that is not square is cut to the square of its short side. Here, all images are optimised
+  as squares and then resized.
+- Its standard transformations enlarge the image to three times its size before it enters the
+  network. Patterns are then a third as large in the final image, where the network no longer
+  detects them. Here, the image is shifted cyclically instead; the Fourier parametrisation is
+  periodic anyway.
 """
 
 from __future__ import annotations
@@ -45,35 +47,37 @@ from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.pairs import DirectionPairs
 
 Along = Literal["filters", "signals"]
-#: (activations, one-hot concepts) → a score for each image.
+#: Function of (activations, one-hot concepts) that returns a score for each image.
 Score = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 #: Exponent of the cosine in the score of a signal vector, as in Xplique's `Objective.direction`.
 _COSINE_POWER = 2.0
-#: Below this the cosine does not change the score: far from its direction the length alone leads.
+#: Cosines below this value count as this value, so that features far from the direction still have
+#: a score that grows with their length.
 _LEAST_COSINE = 0.1
-#: Of Adam. Xplique's is 0.05; here, where the contrast is fixed, only its ratio to the initial
-#: values matters, and smaller steps keep less of the noise that the first ones bring.
+#: Learning rate of Adam. Xplique uses 0.05. Here the contrast is fixed, so that only the ratio to
+#: the initial values matters, and smaller steps keep less noise of the first steps.
 _LEARNING_RATE = 0.01
-#: Standard deviation of the initial Fourier coefficients; Xplique's.
+#: Standard deviation of the initial Fourier coefficients, as in Xplique.
 _INITIAL_DEVIATION = 0.01
-#: By default an image is shifted by up to this share of its side in each step.
+#: Default of the largest shift of an image in each step, as a share of its side.
 _SHIFT = 1 / 16
 
 
 @dataclass(frozen=True)
 class MaximisationSettings:
-    """How the images of `maximise` are parametrised.
+    """Settings for the parametrisation of the images of `maximise`.
 
     Attributes
     ----------
     contrast : float, default=1.0
-        Standard deviation of the pixels about grey before the sigmoid.
+        Standard deviation of the pixels around grey, before the sigmoid.
     fft_decay : float, default=1.2
-        Preference for coarse structure: amplitudes fall as frequency to the power −decay.
-    shift : int, optional
-        Largest shift of an image before each step, in pixels, so that it does not depend on where
-        the network's grid lies. None: 1/16 of the side. 0 gives more activation, and noise.
+        Preference for coarse structure: amplitudes fall as frequency to the power −fft_decay.
+    shift : int, default=None
+        Largest random shift of an image before each step, in pixels. Shifts make the image
+        independent of the network's grid of positions. None: 1/16 of the side. 0: no shifts, which
+        gives more activation and more noise.
     """
 
     contrast: float = 1.0
@@ -95,53 +99,56 @@ def maximise(
     random_state: int | None = None,
     verbose: int = 1,
 ) -> Array:
-    """Generate an image for each concept by gradient ascent on what the network reads in it.
+    """Generate an image for each concept by gradient ascent on the concept's score.
 
-    Along a **filter**: the mean over positions of the excess z_i − b_i, in margins. Along a
-    **signal vector**: the mean over positions of ŝᵢᵀ(x − E[x]) / M_i times the square of the cosine
-    between x − E[x] and ŝ_i, so that the features point along it, and are not just large.
-    From both, ``against_rival`` times the mean of ReLU(max_{j≠i} z_j − b_j) is subtracted: the
-    excess of the strongest other detector.
+    The score along a **filter** is the mean over positions of the excess z_i − b_i, in margins. The
+    score along a **signal vector** is the mean over positions of ŝᵢᵀ(x − E[x]) / M_i times the
+    square of the cosine between x − E[x] and ŝ_i, so that features must point in its direction and
+    not just be large. From either, ``against_rival`` times the mean of
+    ReLU(max_{j≠i} z_j − b_j), the excess of the strongest other detector, is subtracted.
 
     Parameters
     ----------
     concepts : ConceptLayer or object
-        Direction pairs at a layer of a network, or whatever `ConceptLayer.of` takes alone.
-    indices : int or sequence of int, optional
-        Concepts to generate images for; None: all.
+        Direction pairs at a layer of a network, as a `ConceptLayer` or as anything that
+        `ConceptLayer.of` accepts as its only argument.
+    indices : int or sequence of int, default=None
+        Concepts to generate images for. None: all.
     along : {"filters", "signals"}, default="filters"
-        "filters": what the detector fires at. "signals": what the concept's presence looks like.
+        "filters": show what makes the detector fire. "signals": show what the presence of the
+        concept adds to the features.
     against_rival : float, default=1.0
-        Weight of the strongest other detector. 0: plain maximisation of the direction, which often
-        finds features that several concepts have in common, and fires another detector more than
-        the concept's own.
-    values_range : (float, float), default=(0.0, 1.0)
-        Lowest and highest value of the network's input, (−1, 1) for many. Every image contains
-        both, unless it is not square and so resized.
-    image_shape : (int, int, int), optional
-        (height, width, channels), where the network's input leaves it open.
+        Weight of the strongest other detector. 0: maximise the direction alone. The image then
+        often shows features that several concepts share, and another detector fires more than the
+        concept's own.
+    values_range : tuple of (float, float), default=(0.0, 1.0)
+        Lowest and highest value of the network's input; (−1, 1) for many networks. Every square
+        image contains both values; other images are resized and may not.
+    image_shape : tuple of (int, int, int), default=None
+        (height, width, channels); required if the network accepts images of several sizes.
     steps : int, default=128
-        Steps of the ascent.
-    settings : MaximisationSettings
+        Number of steps of the ascent.
+    settings : MaximisationSettings, default=MaximisationSettings()
         Contrast, smoothness and shifts.
     batch_size : int, default=8
-        Images generated at once.
-    random_state : int, optional
-        The same integer gives the same images for the same arguments. Initial images depend on the
-        integer and the concept only; but the ascent amplifies rounding, so that results differ a
-        little between batch sizes. TensorFlow's global seed is left alone.
+        Number of images that are generated at once.
+    random_state : int, default=None
+        Seed. The same integer gives the same images for the same arguments. The initial images
+        depend only on the seed and the concept, but the ascent amplifies rounding errors, so that
+        results differ a little between batch sizes. TensorFlow's global seed is not changed.
     verbose : int, default=1
-        0 for silence; otherwise a progress bar.
+        0: silent. Otherwise, a progress bar is shown.
 
     Returns
     -------
-    images : ndarray of shape (n, height, width, channels), float32
-        In ``values_range``, in the order of ``indices``.
+    images : ndarray of float32 of shape (n, height, width, channels)
+        One image for each of the n concepts, in the order of ``indices``, with values in
+        ``values_range``.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described, or the network's activations turn NaN.
+        If an argument is invalid, or the network's activations become NaN.
     """
     layer = ConceptLayer.of(concepts)
     pairs = layer.direction_pairs
@@ -159,7 +166,7 @@ def maximise(
     height, width, channels = encoder.input_shape[1:]
     side = max(height, width)
     if side < 2:
-        raise ValueError("images of a single pixel have no spectrum to vary: use larger ones")
+        raise ValueError("images must have more than one pixel: use larger images")
     shift = int(_SHIFT * side) if settings.shift is None else settings.shift
     check_integer("shift", shift, minimum=0)
     seed = int(check_random_state(random_state).integers(2**31))
@@ -176,7 +183,7 @@ def maximise(
                 optimizer=_Ascent(bar),
                 nb_steps=steps,
                 fft_decay=settings.fft_decay,
-                std=0.0,  # `as_pixels` adds the initial images.
+                std=0.0,  # because `as_pixels` adds the initial images
                 image_normalizer=partial(as_pixels, initial=initial, contrast=settings.contrast),
                 values_range=(low, high),
                 transformations=_Shift(shift, seed) if shift else None,
@@ -186,34 +193,34 @@ def maximise(
     result = np.concatenate(images)
     if not np.isfinite(result).all():
         raise ValueError(
-            "the images turned NaN: check that the network's activations are finite over "
-            f"values_range {values_range}"
+            "the images became NaN: check that the network's activations are finite for inputs in "
+            f"values_range={values_range}"
         )
-    return np.asarray(np.clip(result, low, high))  # The stretch to the range rounds.
+    return np.asarray(np.clip(result, low, high))  # removes rounding errors
 
 
 def _encoder_of_images(
     encoder: keras.Model, image_shape: tuple[int, int, int] | None
 ) -> keras.Model:
-    """Return the first half of a network for images of one size.
+    """Return the first half of a network, rebuilt for images of one size.
 
     Raises
     ------
     ValueError
-        If it takes other images, or images through which no gradient flows.
+        If the network does not take such images, or takes integers, which have no gradients.
     """
     wanted = encoder.inputs[0]
     shape = tuple(wanted.shape[1:] if image_shape is None else image_shape)
     check_images_fit(shape, encoder)
     if len(shape) != 3 or None in shape:
         raise ValueError(
-            f"the network takes images of any size, {shape}: give image_shape=(height, width, "
-            "channels)"
+            f"the network takes images of several sizes, {shape}: give image_shape=(height, "
+            "width, channels)"
         )
     if "float" not in str(wanted.dtype):
         raise ValueError(
-            f"the network takes {wanted.dtype} images, through which no gradient flows: split the "
-            "part of it that follows the cast to floats"
+            f"the network takes {wanted.dtype} images, which have no gradients: split only the "
+            "part of the network after the cast to floats"
         )
     images = keras.Input(shape)
     return keras.Model(images, encoder(images))
@@ -222,7 +229,7 @@ def _encoder_of_images(
 def _objective(
     encoder: keras.Model, score: Score, concepts: Array, number_of_concepts: int
 ) -> Objective:
-    """Return Xplique's objective of a score: for each image a one-hot mask over the concepts."""
+    """Return Xplique's objective for a score, with a one-hot mask over concepts for each image."""
     positions = (1,) * (len(encoder.output_shape) - 2)
     one_hot = np.eye(number_of_concepts, dtype=np.float32)[concepts]
     masks = list(one_hot.reshape(len(concepts), *positions, number_of_concepts))
@@ -233,19 +240,25 @@ def _objective(
 def concept_score(
     pairs: DirectionPairs, along: Along, against_rival: float, spatial_axes: int
 ) -> Score:
-    """Return the function that is maximised: (activations, own) → a number for each image.
-
-    ``own`` is one-hot over the concepts. Axes are counted from the end: Xplique puts one more in
-    front where the model has a single output.
+    """Return the function that is maximised.
 
     Parameters
     ----------
     pairs : DirectionPairs
+        The concepts.
     along : {"filters", "signals"}
+        See `maximise`.
     against_rival : float
         Weight of the strongest other detector's excess.
     spatial_axes : int
         Number of axes of positions.
+
+    Returns
+    -------
+    score : callable
+        Function of activations (N, *S, D), with ``spatial_axes`` axes ``*S``, and masks that are
+        one-hot over the concepts. It returns one number for each image. It counts axes from the
+        end, because Xplique adds one in front if the model has a single output.
     """
     filters, biases = tf.constant(pairs.filters.T), tf.constant(pairs.biases)
     signals, mean = tf.constant(pairs.signals.T), tf.constant(pairs.mean)
@@ -258,7 +271,7 @@ def concept_score(
         main = excess
         if along == "signals":
             length = tf.einsum("...d,di->...i", x - mean, signals)
-            # Not tf.norm, whose gradient at x = E[x] is NaN.
+            # tf.norm is not used, because its gradient at x = E[x] is NaN.
             norm = tf.sqrt(tf.reduce_sum((x - mean) ** 2, axis=-1, keepdims=True) + 1e-12)
             cosine = tf.maximum(length / norm, _LEAST_COSINE)
             main = length * cosine**_COSINE_POWER / margins
@@ -274,10 +287,10 @@ def concept_score(
 def initial_images(
     shape: tuple[int, int, int], concepts: Array, seed: int, fft_decay: float
 ) -> tf.Tensor:
-    """Return an initial image for each concept, (n, side, side, channels).
+    """Return initial images, (n, side, side, channels), of n concepts.
 
-    Xplique's own would depend on TensorFlow's global seed, and on the size of the batch: they are
-    left at zero, and these are added.
+    Xplique's initial images would depend on TensorFlow's global seed and on the batch size. They
+    are therefore set to zero, and these are added to them.
     """
     side, _, channels = shape
     scale = get_fft_scale(side, side, decay_power=fft_decay)
@@ -291,14 +304,17 @@ def initial_images(
 
 
 def as_pixels(images: tf.Tensor, initial: tf.Tensor, contrast: float) -> tf.Tensor:
-    """Map images + initial to (0, 1), with standard deviation ``contrast`` before the sigmoid."""
+    """Map images + initial, (n, side, side, channels), to (0, 1) by a sigmoid.
+
+    Before the sigmoid, each image is scaled to the standard deviation ``contrast``.
+    """
     images = images + initial
     spread = tf.sqrt(tf.reduce_mean(images**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
     return tf.sigmoid(contrast * images / spread)
 
 
 class _Shift:
-    """Shifts all images of a batch round the edges by the same random number of pixels."""
+    """Cyclic shift of all images of a batch by the same random numbers of pixels."""
 
     def __init__(self, largest: int, seed: int):
         self._largest = largest
@@ -312,14 +328,14 @@ class _Shift:
 
 
 class _Ascent:
-    """Adam that advances a progress bar: Xplique's `optimize` is silent until it is done."""
+    """Adam optimiser that updates a progress bar, because Xplique's `optimize` shows none."""
 
     def __init__(self, bar: keras.utils.Progbar | None):
         self._adam = keras.optimizers.Adam(_LEARNING_RATE)
         self._bar = bar
 
     def apply_gradients(self, gradients: Any) -> None:
-        """Take one step."""
+        """Take one step of Adam."""
         self._adam.apply_gradients(gradients)
         if self._bar is not None:
             self._bar.add(1)

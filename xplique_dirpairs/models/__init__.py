@@ -1,1 +1,1 @@
-"""The network: its graph, its two halves, its head."""
+"""Read the graph of a network, split the network in two halves, and evaluate its head."""

@@ -1,4 +1,4 @@
-"""The graph of a Keras model: a layer's output and its range, and what the model ends in."""
+"""Read the graph of a Keras model: layer outputs and their ranges, and the final activation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-#: Range of values, lowest and highest; None where there is no bound.
+#: Lowest and highest value of a range; None if there is no bound.
 Limits: TypeAlias = tuple[float | None, float | None]
 
-#: Name of an identity layer behind the logits of a sigmoid that was taken off: unlike an attribute,
-#: it survives saving, loading, cloning and nesting.
+#: Name of an identity layer that is added to logits from which a sigmoid was removed. Unlike an
+#: attribute, it is kept when the model is saved, loaded, cloned or nested.
 _SIGMOID_MARKER = "logits_of_sigmoid"
 
-#: Range of activations by name.
+#: Ranges of activations, by the name of the activation.
 _RANGES: dict[str, Limits] = {
     "relu": (0.0, None),
     "relu6": (0.0, 6.0),
@@ -43,13 +43,13 @@ _KEEPS_RANGE = (
     keras.layers.Permute,
     keras.layers.UpSampling2D,
 )
-#: Operations that are often put behind a softmax, by the names of their classes: those that
-#: ``keras.ops.cast`` and its like put into a graph are not public.
+#: Class names of operations that often follow a softmax. Names are needed because the classes that
+#: ``keras.ops.cast`` and similar functions add to a graph are not public.
 _PASSING_ON = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "ExpandDims"}
 
 
 def check_keras_model(name: str, model: object) -> None:
-    """Raise a TypeError unless ``model`` is a Keras 3 model: its graph is read."""
+    """Raise a TypeError unless ``model`` is a Keras 3 model, whose graph can be read."""
     if isinstance(model, keras.Model):
         return
     received = type(model).__name__
@@ -62,7 +62,19 @@ def check_keras_model(name: str, model: object) -> None:
 
 
 def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> keras.KerasTensor:
-    """Return the output of a layer given by its name, its index or itself.
+    """Return the output of a layer of a model.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The model.
+    layer : str, int or keras.layers.Layer
+        The layer's name, its index in ``model.layers``, or the layer itself.
+
+    Returns
+    -------
+    output : keras.KerasTensor
+        The layer's output in the model's graph.
 
     Raises
     ------
@@ -83,22 +95,22 @@ def layer_output(model: keras.Model, layer: str | int | keras.layers.Layer) -> k
         raise TypeError(f"layer must be a name, an index or a layer, not {type(layer).__name__}")
     nodes = [node for node in nodes_before(model.outputs[0]) if node.operation is target]
     if len(nodes) != 1:
-        how = "is not on the way to the classes" if not nodes else "is used several times"
-        raise ValueError(f"layer {target.name!r} {how}: choose one that is used once")
+        how = "does not lead to the classes" if not nodes else "is used several times"
+        raise ValueError(f"layer {target.name!r} {how}: choose a layer that is used once")
     if len(nodes[0].output_tensors) != 1:
-        raise ValueError(f"layer {target.name!r} has several outputs; choose one with a single one")
+        raise ValueError(f"layer {target.name!r} has several outputs: choose one with one output")
     return nodes[0].output_tensors[0]
 
 
 def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) -> str:
-    """Return why there is no such layer among those of a model."""
+    """Return an error message for a layer that is not one of the layers of a model."""
     name = getattr(wanted, "name", wanted)
     for outer in layers:
         if any(wanted in (inner, inner.name) for inner in _inner_layers(outer)):
             return (
-                f"layer {name!r} is inside {outer.name!r}, a model that counts as one layer here: "
-                f"cut at {outer.name!r}, or build the classifier on that model's own input and "
-                "output instead of calling it as a layer"
+                f"layer {name!r} is inside {outer.name!r}, a model that is used as one layer: "
+                f"split at {outer.name!r}, or build the classifier from the input and output of "
+                "that model instead of calling it as a layer"
             )
     names = [layer.name for layer in layers]
     shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
@@ -106,16 +118,17 @@ def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) 
 
 
 def _inner_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yield the layers of a model that serves as a layer, at any depth."""
+    """Yield all layers inside a model that is used as a layer, at any depth."""
     for inner in getattr(layer, "layers", ()):
         yield inner
         yield from _inner_layers(inner)
 
 
 def output_limits(output: keras.KerasTensor) -> Limits:
-    """Return the range that a tensor's values can have, as its activation or one before it allows.
+    """Return the range of a tensor's values, from the last activation that determines it.
 
-    (None, None) where the graph does not tell: a convolution without activation, a sum.
+    The range is (None, None) if the graph does not show it, as for a sum or a convolution without
+    activation.
     """
     node = node_of(output)
     layer = node.operation
@@ -125,13 +138,13 @@ def output_limits(output: keras.KerasTensor) -> Limits:
         return (0.0, 1.0)
     if isinstance(layer, _KEEPS_RANGE) or is_linear_activation(layer):
         return output_limits(node.input_tensors[0])
-    # Operations such as keras.ops.relu have no activation: their class has its name.
+    # Operations such as keras.ops.relu have no activation attribute, but their class is named so.
     activation = getattr(layer, "activation", None) or type(layer)
     return _RANGES.get(getattr(activation, "__name__", "").lower(), (None, None))
 
 
 def is_linear_activation(layer: Any) -> bool:
-    """Return whether a layer is an `Activation` that does nothing."""
+    """Return whether a layer is an `Activation` layer with the linear activation."""
     is_activation = isinstance(layer, keras.layers.Activation)
     return is_activation and layer.activation is keras.activations.linear
 
@@ -140,13 +153,13 @@ def is_linear_activation(layer: Any) -> bool:
 
 
 def node_of(tensor: keras.KerasTensor) -> Any:
-    """Return the node of the graph whose output a Keras tensor is."""
+    """Return the graph node that outputs a Keras tensor."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
 
 def nodes_before(target: keras.KerasTensor, until: keras.KerasTensor | None = None) -> list[Any]:
-    """Return the nodes of the graph that lead to a tensor, not beyond the tensor ``until``."""
+    """Return the graph nodes that lead to a tensor, from ``until`` on if it is given."""
     pending, nodes = [target], {}
     while pending:
         tensor = pending.pop()
@@ -161,8 +174,8 @@ def check_is_cut(cut: keras.KerasTensor, target: keras.KerasTensor) -> None:
     """Raise a ValueError if a path from the input to the classes avoids the layer's output."""
     if any(not node.input_tensors for node in nodes_before(target, until=cut)):
         raise ValueError(
-            "the classes do not depend on this layer alone: a branch goes around it. "
-            "Choose a layer that every path passes, such as the sum after a residual block"
+            "the classes do not depend on this layer alone, because a branch bypasses it: choose a "
+            "layer on every path, such as the sum after a residual block"
         )
 
 
@@ -170,27 +183,27 @@ def check_is_cut(cut: keras.KerasTensor, target: keras.KerasTensor) -> None:
 
 
 def final_activation(model: keras.Model) -> str:
-    """Return 'softmax', 'sigmoid' or 'linear': what the model's graph ends in."""
+    """Return the final activation of the model's graph: 'softmax', 'sigmoid' or 'linear'."""
     *_, last = _last_layers(model)
-    # An activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
+    # The activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
     activation = getattr(last, "activation", None) or last
     name = getattr(activation, "__name__", type(activation).__name__).lower()
     return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
 
 
 def with_sigmoid_marker(model: keras.Model) -> keras.Model:
-    """Return a model of sigmoid logits that keeps, in its graph, that a sigmoid was taken off."""
+    """Return a model of sigmoid logits with a marker in its graph that a sigmoid was removed."""
     marker = keras.layers.Activation("linear", name=_SIGMOID_MARKER)
     return keras.Model(model.inputs[0], marker(model.outputs[0]), name=model.name)
 
 
 def ends_in_sigmoid_logits(model: keras.Model) -> bool:
-    """Return whether a model carries the marker of `with_sigmoid_marker`."""
+    """Return whether a model has the marker of `with_sigmoid_marker`."""
     return any(layer.name == _SIGMOID_MARKER for layer in _last_layers(model))
 
 
 def without_final_activation(model: keras.Model) -> keras.Model:
-    """Return the same model ending in logits; the original stays as it is."""
+    """Return a model that outputs logits instead of probabilities; the original is not changed."""
     if final_activation(model) == "linear":
         return model
     source, node = model.inputs[0], node_of(model.outputs[0])
@@ -212,7 +225,7 @@ def without_final_activation(model: keras.Model) -> keras.Model:
 
 
 def _last_layers(model: keras.Model) -> Iterator[Any]:
-    """Yield the layers that a model ends in, the last first, up to one that changes its inputs."""
+    """Yield the layers of a model from the last one back to the first that changes its inputs."""
     if getattr(model, "outputs", None):
         node = node_of(model.outputs[0])
         while _passes_on(node):
@@ -228,7 +241,7 @@ def _last_layers(model: keras.Model) -> Iterator[Any]:
 
 
 def _passes_on(node: Any) -> bool:
-    """Return whether a node gives the values it gets, cast or with other axes of length 1."""
+    """Return whether a node returns its input values, except for casts and axes of length 1."""
     layer = node.operation
     if not is_linear_activation(layer) and type(layer).__name__ not in _PASSING_ON:
         return False

@@ -1,8 +1,9 @@
-"""`Head`: the network from the layer under study to its classes, as the package uses it.
+"""Evaluate the head of a network, the part from the studied layer to the classes.
 
-It gives outputs, logits and the entropy of predictions, is compiled once, and is evaluated on
-pooled features where it begins with a global average pooling (which commutes with every linear
-move). It alone knows how outputs become logits, and that one output is two classes.
+`Head` computes outputs, logits and the entropy of predictions. It is compiled once. If it begins
+with a global average pooling, it also accepts pooled features, because pooling commutes with linear
+changes of the features. It is the only place that converts outputs to logits and treats a single
+output as two classes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _POOLINGS = (
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
 )
-#: Layers that do nothing once training is over.
+#: Layers that do nothing after training.
 _IDLE = (
     keras.layers.Identity,
     keras.layers.Dropout,
@@ -42,35 +43,43 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 def check_output_shape(name: str, shape: Any) -> None:
-    """Raise a ValueError unless a model has one output of shape (N, K)."""
+    """Raise a ValueError unless ``shape`` is that of one output, (N, K)."""
     if isinstance(shape, (list, dict)) or tf.TensorShape(shape).rank not in (None, 2):
         raise ValueError(
-            f"{name} must have one output over K classes, (N, K), but its output has shape "
-            f"{shape}: reduce it to (N, K), by pooling over positions for one"
+            f"{name} must have one output for K classes, (N, K), but its output has shape "
+            f"{shape}: reduce it to (N, K), for example by pooling over positions"
         )
 
 
 class Head:
-    """The network from the layer under study to its classes.
+    """The head of a network, from the studied layer to the classes.
 
     Parameters
     ----------
     model : keras.Model or callable
-        Activations (N, *spatial, D) to logits or probabilities (N, K). Which of the two is read
-        off its graph.
-    ends_in : {"softmax", "sigmoid", "linear"}, optional
-        What ``model`` ends in, where its graph does not show it: see `split_model`. Outputs are
-        never used to tell.
-    multilabel : bool, optional
-        Whether outputs are independent of each other, where ``model`` ends in the logits of
-        sigmoids and `split_model` did not make it.
+        Activations (N, *spatial, D) to logits or probabilities (N, K). Its graph shows which of the
+        two it returns.
+    ends_in : {"softmax", "sigmoid", "linear"}, default=None
+        The final activation of ``model``. None: it is read from the graph, never from outputs. Give
+        it if the graph does not show it; see `split_model`.
+    multilabel : bool, default=None
+        Whether outputs are independent of each other. None: only those of a sigmoid are, and logits
+        that `split_model` made from one. Give it for other logits to which sigmoids apply.
+
+    Attributes
+    ----------
+    model : keras.Model or callable
+        As given.
+    ends_in : str
+        "softmax", "sigmoid" or "linear".
 
     Raises
     ------
     TypeError
         If ``model`` is not callable.
     ValueError
-        If its outputs are not (N, K), ``ends_in`` is invalid, or ``multilabel`` contradicts it.
+        If its output does not have shape (N, K), ``ends_in`` is invalid, or ``multilabel``
+        contradicts ``ends_in``.
     """
 
     def __init__(
@@ -98,7 +107,10 @@ class Head:
     # ------------------------------------------------------------ outputs, logits, entropy
 
     def outputs(self, features: tf.Tensor) -> tf.Tensor:
-        """Return outputs (N, K) for features, pooled by `pool` or not; differentiable."""
+        """Compute the outputs (N, K) of the model for features, which `pool` may have pooled.
+
+        Gradients flow to the features.
+        """
         model: Callable[..., Any] = self.model
         if self.after_pooling is not None and len(features.shape) == 2:
             model = self.after_pooling
@@ -111,9 +123,10 @@ class Head:
         return outputs
 
     def logits_of(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Return the logits (N, K) of what `outputs` gave; differentiable.
+        """Compute logits (N, K) from outputs (N, K); gradients flow to the outputs.
 
-        Those of a softmax are known up to a constant of each image: log p, whose softmax is p.
+        A softmax determines logits up to a constant for each image. log p is used, whose softmax
+        is p.
         """
         if self.ends_in == "linear":
             return outputs
@@ -123,17 +136,17 @@ class Head:
         return logits
 
     def logits(self, features: Array, batch_size: int = 64) -> Array:
-        """Return logits (N, K), float64, also of a head that ends in probabilities."""
+        """Compute logits (N, K), float64, in batches, even if the head ends in probabilities."""
         outputs = self.predict(features, batch_size).astype(np.float64)
         return np.asarray(self.logits_of(tf.constant(outputs)))
 
     def few_logits(self, features: Array) -> Array:
-        """Return `logits` of a few features, without compiling anything for them."""
+        """Compute the `logits` of a small number of features, without compiling the head."""
         outputs = tf.cast(self.outputs(tf.constant(features, tf.float32)), tf.float32)
         return np.asarray(self.logits_of(outputs), np.float64)
 
     def predict(self, features: Array, batch_size: int = 64) -> Array:
-        """Return `outputs` for any number of features, in batches, as an ndarray (N, K)."""
+        """Compute `outputs` for any number of features, in batches, as an ndarray (N, K)."""
         run = self._compiled_outputs[features.ndim > 2]
         batches = [
             run(tf.convert_to_tensor(features[part])).numpy()
@@ -142,9 +155,10 @@ class Head:
         return np.concatenate(batches)
 
     def entropy(self, features: tf.Tensor) -> tf.Tensor:
-        """Return H(f⁺(x)) in bits, (N,), of features pooled by `pool` or not; differentiable.
+        """Compute the entropy H(f⁺(x)) of the predictions in bits, (N,).
 
-        The entropies of several independent outputs are averaged.
+        Features may have been pooled by `pool`, and gradients flow to them. If outputs are
+        independent of each other, their entropies are averaged.
         """
         logits = self.logits_of(tf.cast(self.outputs(features), tf.float32))
         if self.ends_in != "softmax" and (self.is_multilabel or logits.shape[-1] == 1):
@@ -158,7 +172,7 @@ class Head:
 
     @property
     def number_of_classes(self) -> int | None:
-        """K, or None where the model does not tell before it is called."""
+        """Number of classes K, or None if it is unknown before the model is called."""
         shape = getattr(self.model, "output_shape", None)
         if not isinstance(shape, tuple) or not shape[-1]:
             return None
@@ -166,44 +180,50 @@ class Head:
 
     @property
     def is_multilabel(self) -> bool:
-        """Whether outputs are independent of each other, as one output always is."""
+        """Whether outputs are independent of each other. A single output counts as independent."""
         return self._multilabel or self.number_of_classes == 1
 
     @property
     def has_exclusive_classes(self) -> bool:
-        """Whether an image has exactly one class: of a softmax, or of one output's no and yes."""
+        """Whether each image has exactly one class, as for a softmax or a single output."""
         return not self._multilabel or self._has_no_and_yes or self.number_of_classes == 1
 
     @property
     def class_activation(self) -> str:
-        """What makes class probabilities of `logits`: "softmax", or "sigmoid" of each column."""
+        """Activation that converts logits to class probabilities: "softmax" or "sigmoid"."""
         return "sigmoid" if self.is_multilabel else "softmax"
 
     def by_class(self, features: Array) -> Head:
-        """Return the head with a column for each class: one output has two, no (0) and yes (1).
+        """Return the head with a column for each class; one output becomes no (0) and yes (1).
 
-        Their logits are −z and z, their probabilities 1 − p and p: each class's logit is the log of
-        its odds, and its sigmoid the class's probability. Where Xplique's interface takes an index
-        of the network's outputs, as ``CraftTf.estimate_importance`` does, that remains 0.
+        The logits of the two classes are −z and z, and their probabilities 1 − p and p. The logit
+        of a class is thus the log of its odds, and the sigmoid of the logit its probability. In
+        Xplique's interface, such as ``CraftTf.estimate_importance``, the index of the single output
+        remains 0.
 
         Parameters
         ----------
         features : ndarray of shape (n, *spatial, D)
-            A few, for a model that does not tell its number of outputs before it is called.
+            Features on which a model whose number of outputs is unknown is called once.
+
+        Returns
+        -------
+        head : Head
+            This head, or a copy with two columns.
         """
         count = self.number_of_classes or self.few_logits(features[:1]).shape[1]
         if count != 1 or self.ends_in == "softmax":
             return self
         head = copy.copy(self)
-        head.__dict__.pop("_compiled_outputs", None)  # they are functions of this head
+        head.__dict__.pop("_compiled_outputs", None)  # because these call the original head
         head._has_no_and_yes = head._multilabel = True
         return head
 
     @property
     def class_rows(self) -> Array | None:
-        """Each class's weights over the channels, (K, D), of a head that is linear; else None.
+        """Weights of each class over the channels, (K, D), or None if the head is not linear.
 
-        It may begin with a global average pooling; dropout does not count.
+        A linear head may begin with a global average pooling and contain dropout.
         """
         if self._class_layer is None or not isinstance(self._class_layer[0], keras.layers.Identity):
             return None
@@ -211,16 +231,18 @@ class Head:
         return np.concatenate([-rows, rows]) if self._has_no_and_yes else rows
 
     def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
-        """Return one class's column of `outputs`, (N,) float32, of features as `pool` leaves them.
+        """Compute the column of `outputs` for one class, (N,) float32, for features from `pool`.
 
-        A linear dense last layer is evaluated for this class alone.
+        If the last layer is linear and dense, it is evaluated for this class alone.
         """
         unpooled = self.pools_first and len(features.shape) > 2
         if self._class_layer is None or unpooled or self._has_no_and_yes:
             return tf.cast(tf.gather(self.outputs(features), class_id, axis=1), tf.float32)
         before, dense = self._class_layer
         kernel = tf.gather(dense.kernel, class_id, axis=1)
-        hidden = tf.cast(before(features, training=False), kernel.dtype)  # float16 where mixed
+        hidden = tf.cast(
+            before(features, training=False), kernel.dtype
+        )  # float16 with mixed precision
         scores = tf.linalg.matvec(hidden, kernel)
         return scores if dense.bias is None else scores + tf.gather(dense.bias, class_id)
 
@@ -228,7 +250,7 @@ class Head:
 
     @cached_property
     def after_pooling(self) -> keras.Model | None:
-        """The head after its global average pooling, or None where it begins otherwise."""
+        """The head after its global average pooling, or None if it does not begin with one."""
         if not isinstance(self.model, keras.Model) or not getattr(self.model, "inputs", None):
             return None
         source, target = self.model.inputs[0], self.model.outputs[0]
@@ -248,7 +270,10 @@ class Head:
         return self.after_pooling is not None
 
     def pool(self, activations: Array) -> Array:
-        """Return features as `outputs` takes them: averaged over positions if the head does so."""
+        """Return activations averaged over positions, (N, D), if the head begins by doing so.
+
+        Otherwise activations (N, *spatial, D) are returned unchanged. `outputs` accepts both.
+        """
         if not self.pools_first or activations.ndim == 2:
             return activations
         return np.asarray(activations.mean(axis=tuple(range(1, activations.ndim - 1))))
@@ -258,7 +283,9 @@ class Head:
         wanted = getattr(self.model, "input_shape", None)
         if not isinstance(wanted, tuple) or shape_fits(shape, wanted[1:]):
             return
-        if not (self.pools_first and shape_fits(shape, wanted[-1:])):  # pooled features do as well
+        if not (
+            self.pools_first and shape_fits(shape, wanted[-1:])
+        ):  # pooled features are accepted too
             raise ValueError(
                 f"latent_to_logit_model takes activations of shape {wanted[1:]}, but they have "
                 f"shape {tuple(shape)}: both halves must come from one split_model(model, layer)"
@@ -266,7 +293,7 @@ class Head:
 
     @cached_property
     def _class_layer(self) -> tuple[Callable[..., Any], Any] | None:
-        """A last layer that is linear and dense, and the model before it; None elsewhere."""
+        """The model before the last layer, and this layer if it is linear and dense; else None."""
         model = self.after_pooling or self.model
         if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
             return None
@@ -281,8 +308,8 @@ class Head:
 
     @cached_property
     def _compiled_outputs(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
-        # Pooled features and maps have functions of their own: one that is retraced for both would
-        # take features of any rank, and not know whether to pool.
+        # Pooled features and maps need separate functions: one function that is retraced for both
+        # would accept features of any rank and could not tell whether to pool them.
         return [tf.function(self.outputs, reduce_retracing=True) for _ in range(2)]
 
 
@@ -293,17 +320,17 @@ def _averages_positions(layer: Any) -> bool:
 
 
 def _is_linear_dense(layer: Any) -> bool:
-    """Return whether a layer is dense, linear, and has its kernel in the units of its outputs."""
+    """Return whether a layer is a plain, unquantized Dense layer with linear activation."""
     is_dense = type(layer) is keras.layers.Dense
     is_linear = is_dense and layer.activation is keras.activations.linear
     return is_linear and layer.quantization_mode is None
 
 
 def _last_acting_node(tensor: keras.KerasTensor, source: keras.KerasTensor) -> Any:
-    """Return the last node before a tensor that changes values; None from ``source`` on."""
+    """Return the last node between ``source`` and a tensor that changes values, or None."""
     while tensor is not source:
         node = node_of(tensor)
-        # Dropout can be told to stay on.
+        # A dropout layer that was called with training=True is always active.
         is_idle = type(node.operation) in _IDLE and not node.arguments.kwargs.get("training")
         if not is_idle and not is_linear_activation(node.operation):
             return node
@@ -317,12 +344,16 @@ def check_head(head: Any, shape: tuple[int | None, ...]) -> None:
     Parameters
     ----------
     head : Head or None
-    shape : tuple
-        (N, *spatial, D).
+        The head to check.
+    shape : tuple of int
+        Shape of the activations, (N, *spatial, D).
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        If ``head`` is neither None nor a `Head`.
+    ValueError
+        If it does not take activations of this shape.
     """
     if head is None:
         return

@@ -1,4 +1,4 @@
-"""A classifier cut in two at a layer: images to activations, activations to logits."""
+"""Split a classifier at a layer: images to activations, and activations to logits."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from xplique_dirpairs.models.head import Head, check_output_shape
 
 @dataclass(frozen=True, eq=False)
 class SplitModel:
-    """The two halves of a classifier, and what is known of the whole.
+    """The two halves of a classifier.
 
-    It unpacks as its halves: ``input_to_latent_model, latent_to_logit_model = split``.
+    It unpacks into its halves: ``input_to_latent_model, latent_to_logit_model = split``.
 
     Attributes
     ----------
     input_to_latent_model : keras.Model
-        Images to activations, (N, height, width, C) → (N, *spatial, D).
+        Images to activations, (N, height, width, channels) → (N, *spatial, D).
     latent_to_logit_model : keras.Model or callable
         Activations to logits, (N, *spatial, D) → (N, K).
     head : Head
-        The second half as the package uses it; knows whether outputs are independent of each other.
-    layer : str or None
-        Name of the layer; None where halves were given.
-    limits : tuple
-        Lowest and highest value that the layer's features can have; None where there is no bound.
-    model : keras.Model or None
-        The whole classifier; None where halves were given.
+        The second half as used by this package. It knows whether outputs are independent of each
+        other.
+    layer : str or None, default=None
+        Name of the layer. None if the halves were given.
+    limits : tuple of (float or None, float or None), default=(None, None)
+        Lowest and highest possible value of the layer's features. None: no bound.
+    model : keras.Model or None, default=None
+        The whole classifier. None if the halves were given.
     """
 
     input_to_latent_model: keras.Model
@@ -64,25 +65,32 @@ class SplitModel:
         first: SplitModel | tuple[keras.Model, keras.Model] | keras.Model,
         second: keras.Model | Callable[..., Any] | None = None,
     ) -> SplitModel:
-        """Return a `SplitModel` as it is, or make one of two halves.
+        """Return a `SplitModel` unchanged, or build one from two halves.
 
         Parameters
         ----------
-        first : SplitModel, pair of models, or keras.Model
-            The first half, where ``second`` is given.
-        second : keras.Model or callable, optional
-            The second half.
+        first : SplitModel, tuple of two models, or keras.Model
+            A split model, both halves, or the first half.
+        second : keras.Model or callable, default=None
+            The second half, if ``first`` is the first half.
+
+        Returns
+        -------
+        split : SplitModel
+            The split model.
 
         Raises
         ------
         TypeError
-            If the halves are not models, or there is only one.
+            If the halves are not models, or only one half is given.
         ValueError
-            If the second half does not take what the first one gives.
+            If the second half does not accept the output of the first half.
         """
         if isinstance(first, SplitModel):
             if second is not None:
-                raise TypeError("a SplitModel has both halves: leave latent_to_logit_model out")
+                raise TypeError(
+                    "a SplitModel already has both halves: leave out latent_to_logit_model"
+                )
             return first
         if isinstance(first, tuple) and len(first) == 2 and second is None:
             first, second = first
@@ -100,21 +108,31 @@ class SplitModel:
         return cls(first, second, head, limits=output_limits(outputs[0]))
 
     def with_model(self, model: keras.Model) -> SplitModel:
-        """Return the same halves, with the whole classifier that they were cut of.
+        """Return the same halves, with the whole classifier that they come from.
+
+        Parameters
+        ----------
+        model : keras.Model
+            The whole classifier.
+
+        Returns
+        -------
+        split : SplitModel
+            A new split model with ``model`` and the name of the layer.
 
         Raises
         ------
         TypeError
             If ``model`` is not a Keras model.
         ValueError
-            If it has no layer of the name of that which the first half ends in.
+            If ``model`` has no layer with the name of the first half's last layer.
         """
         check_keras_model("model", model)
         outputs = getattr(self.input_to_latent_model, "outputs", None)
         if not outputs:
             raise ValueError(
-                "the layer is not known, because the first half has no graph: build the extractor "
-                "on split_model(model, layer)"
+                "the layer is unknown because the first half has no graph: build the extractor "
+                "with split_model(model, layer)"
             )
         layer = self.layer or node_of(outputs[0]).operation.name
         layer_output(model, layer)
@@ -128,44 +146,44 @@ def split_model(
     ends_in: str | None = None,
     multilabel: bool | None = None,
 ) -> SplitModel:
-    """Cut a classifier in two at a layer's output.
+    """Split a classifier in two at a layer's output.
 
     Parameters
     ----------
     model : keras.Model
-        A built classifier of one input and one output.
+        A built classifier with one input and one output.
     layer : str, int or keras.layers.Layer
         The layer's name, its index in ``model.layers``, or the layer itself. The classes must
-        depend on the input through this layer's output alone.
-    ends_in : {"softmax", "sigmoid", "linear"}, optional
-        What the model ends in, where its graph does not show it: inside a ``Lambda`` or a layer of
-        your own, or under arithmetic (an average of two softmaxes).
-    multilabel : bool, optional
-        Whether outputs are independent of each other, where the model ends in the logits of
-        sigmoids and so does not tell.
+        depend on the input only through this layer's output.
+    ends_in : {"softmax", "sigmoid", "linear"}, default=None
+        The final activation of the model. None: it is read from the graph. Give it if it is hidden
+        in a ``Lambda`` or a custom layer, or followed by arithmetic (an average of two softmaxes).
+    multilabel : bool, default=None
+        Whether outputs are independent of each other. None: only those of a sigmoid are. Give it if
+        the model ends in logits to which sigmoids apply, because its graph does not show this.
 
     Returns
     -------
     split : SplitModel
-        Unpacks as ``input_to_latent_model, latent_to_logit_model``. A final softmax or sigmoid is
-        taken off the second half, also from under layers that only cast or reshape. Of a sigmoid a
-        marker stays in its graph, where `Head` finds it: as logits, K independent outputs look like
-        K classes.
+        The halves. It unpacks into ``input_to_latent_model, latent_to_logit_model``. A final
+        softmax or sigmoid is removed from the second half, even if layers that only cast or reshape
+        follow it. For a sigmoid, a marker is left in the graph for `Head`, because logits do not
+        show whether they are K independent outputs or K classes.
 
     Raises
     ------
     TypeError
         If ``model`` is not a Keras model.
     ValueError
-        If the model is not built, has several inputs or outputs, has outputs other than (N, K),
-        has no such layer, or a branch goes around the layer.
+        If the model is not built, has several inputs or outputs, has an output of a shape other
+        than (N, K), has no such layer, or has a branch that bypasses the layer.
     """
     check_keras_model("model", model)
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
         raise ValueError(
-            "model must be a functional Keras model, or a sequential one that is built (call it on "
-            "a batch); a subclassed one has no graph to cut"
+            "model must be a functional Keras model or a built sequential one (call it on a batch "
+            "to build it), not a subclassed one, which has no graph to split"
         )
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(
@@ -174,7 +192,7 @@ def split_model(
     check_output_shape("model", outputs[0].shape)
     cut = layer_output(model, layer)
     if cut is outputs[0]:
-        raise ValueError("the layer is the model's output: choose one before the classes")
+        raise ValueError("the layer must not be the model's output: choose an earlier layer")
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     rest = keras.Model(cut, outputs[0], name="latent_to_logit")
