@@ -206,7 +206,7 @@ def _below(horizon: float) -> Array:
 
 
 def _names(art: Painter, kind: SceneClass) -> list[str]:
-    """Draw the names of the things in a scene: the defining ones and, with probability ½, an extra."""
+    """Draw the names of a scene's things: the defining ones and, half of the time, an extra."""
     names = list(kind.defining)
     if art.chance(0.5):
         names.append(art.pick_of(kind.extras))
