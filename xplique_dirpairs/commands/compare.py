@@ -82,7 +82,16 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def divide(
     subject: Subject, arguments: argparse.Namespace, console: Console
 ) -> tuple[Subject, Subject]:
-    """Return the images to learn from and those to measure on, and note how many they are."""
+    """Divide the images into those to learn from and those to measure on.
+
+    The share and the seed are those of the arguments; the console notes the sizes of both parts.
+
+    Returns
+    -------
+    to_fit : Subject
+    to_measure : Subject
+        The same as ``to_fit`` if the images are not divided.
+    """
     to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
     learned, measured = len(to_fit.images), len(to_measure.images)
     if to_fit is to_measure:
@@ -162,7 +171,7 @@ def compare_extractors(
     Raises
     ------
     KeyError
-        If there is no extractor of a name.
+        If a name is unknown.
     """
     if given is None:
         count = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
@@ -176,6 +185,7 @@ def compare_extractors(
     patch_size = default_patch(to_fit.images.shape[1:])
 
     def new_extractor(name: str) -> Any:
+        """Return an extractor that is not fitted, or the given pairs."""
         if name == "CRAFT":
             return SeededCraft(*split, number_of_concepts=count, patch_size=patch_size, seed=seed)
         if name == "pairs":
@@ -207,7 +217,7 @@ def compare_extractors(
 
 
 def metrics_of(comparison: Comparison) -> dict[str, Any]:
-    """Return the value and interval of every metric, by extractor and metric."""
+    """Return extractor → metric → its value, interval and arrow (which says what is better)."""
     return {
         name: {
             key: {"value": s.value, "low": s.low, "high": s.high, "better": METRICS[key].arrow}

@@ -100,7 +100,21 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def learn(
     arguments: argparse.Namespace, subject: Subject, console: Console
 ) -> tuple[DirectionPairs, History]:
-    """Learn pairs from all images of the subject; return the pairs and the history of the fit."""
+    """Learn pairs from all images of the subject.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        Its ``concepts``, ``recipe`` and ``seed`` are used, and ``resume`` if there is one.
+    subject : Subject
+    console : Console
+
+    Returns
+    -------
+    pairs : DirectionPairs
+    history : History
+        History of the fit.
+    """
     number = number_of_concepts(arguments.concepts, subject, arguments.seed, console)
     console.step(f"learn {number} concepts from {len(subject.images)} images")
     factorizer = DirectionPairsFactorizer(
@@ -113,7 +127,20 @@ def learn(
 
 
 def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[ClassConcepts]:
-    """Compute crops and importances for the classes with the most images."""
+    """Compute crops and importances for the classes with the most images.
+
+    Parameters
+    ----------
+    subject : Subject
+    pairs : DirectionPairs
+        Pairs of the layer of the subject.
+    seed : int
+
+    Returns
+    -------
+    classes : list of ClassConcepts
+        At most `EXPLAINED` classes, in increasing order of their numbers.
+    """
     patch_size = default_patch(subject.images.shape[1:])
     classes = []
     for k in subject.largest_classes(EXPLAINED):

@@ -212,10 +212,16 @@ def _reason(error: Exception) -> str:
 
 
 def spread(counts: Sequence[int], total: int | None) -> list[int]:
-    """Divide ``total`` evenly among groups of the given sizes.
+    """Divide a number of elements evenly among groups.
 
-    What a small group cannot take goes to the others. If ``total`` is None every group is taken in
-    full.
+    What a small group cannot take goes to the others.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Sizes of the groups.
+    total : int or None
+        Number of elements to take in all; None takes every group in full.
 
     Returns
     -------

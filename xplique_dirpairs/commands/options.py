@@ -113,7 +113,7 @@ def _seed(help: str) -> Option:
 
 def _pairs(required: bool = False) -> Option:
     """Return the option --pairs."""
-    help = 'pairs learned before: the pairs.npz of "fit", which keeps layer and preprocessing'
+    help = 'pairs.npz of an earlier "fit", whose layer and preprocessing are then used'
     return _option("--pairs", help, required=required, **_FILE)
 
 
@@ -193,7 +193,7 @@ _LEARNING = (
 )
 _HELD_OUT = _option(
     "--held-out",
-    "share of the images that is not learned from but measured on (default: 0.3)",
+    "share of the images to measure on, which are not learned from (default: 0.3)",
     type=share,
     default=0.3,
     metavar="SHARE",

@@ -126,7 +126,18 @@ class Subject:
     def parts(self, share: float, seed: int) -> tuple[Subject, Subject]:
         """Divide the images into a part to learn from and a share of every class to measure on.
 
-        If there are too few images to divide, both parts are the whole subject.
+        Parameters
+        ----------
+        share : float
+            Share of each class to measure on, in [0, 1).
+        seed : int
+            Seed of the division.
+
+        Returns
+        -------
+        to_fit : Subject
+        to_measure : Subject
+            If there are too few images to divide, both are the whole subject.
         """
         rng = np.random.default_rng(seed)
         measured = []
@@ -146,7 +157,18 @@ class Subject:
         return [int(k) for k in np.sort(classes[largest])]
 
     def summary(self, arguments: argparse.Namespace, class_ids: Array) -> dict[str, Any]:
-        """Return the settings of a command, for its summary; ``class_ids`` are those it used."""
+        """Return the settings of a command and the images it used.
+
+        Parameters
+        ----------
+        arguments : argparse.Namespace
+        class_ids : ndarray of int
+            Classes of the images; the summary lists their names.
+
+        Returns
+        -------
+        summary : dict of str to object
+        """
         return {
             "command": arguments.command,
             "version": __version__,
@@ -167,7 +189,21 @@ class Subject:
     def write_summary(
         self, arguments: argparse.Namespace, results: Mapping[str, Any], written: Sequence[str]
     ) -> dict[str, Any]:
-        """Write settings, results and names of files to ``summary.json``, and return them."""
+        """Write the summary of a command to ``summary.json`` in its output folder.
+
+        Parameters
+        ----------
+        arguments : argparse.Namespace
+        results : mapping of str to object
+            Results of the command, which `plain_data` must be able to convert to JSON.
+        written : sequence of str
+            Names of the files that the command has written.
+
+        Returns
+        -------
+        summary : dict of str to object
+            The settings (see `summary`), the results and the names of the files.
+        """
         summary = self.summary(arguments, self.class_ids) | dict(results)
         summary |= {"output": arguments.output, "written": [*written, SUMMARY]}
         (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")

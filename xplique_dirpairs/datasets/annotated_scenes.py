@@ -152,6 +152,16 @@ def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ())
 
     The distractor does not depend on the class.
 
+    Parameters
+    ----------
+    seed : int
+    index : int
+        Number of the image.
+    label : int
+        Class of the scene.
+    without : collection of str, default=()
+        Objects that are not drawn.
+
     Returns
     -------
     canvas : Canvas

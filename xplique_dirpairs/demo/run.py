@@ -330,6 +330,20 @@ def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model
 
     It is trained again if the file is damaged, or its accuracy on the test pictures is below
     `GOOD_ENOUGH`.
+
+    Parameters
+    ----------
+    data : Data
+    path : Path
+        File of the network.
+    seed : int
+        Seed of the training.
+    verbose : int
+        If 0, nothing is printed.
+
+    Returns
+    -------
+    model : keras.Model
     """
     if path.is_file():
         with suppress(ValueError, OSError, KeyError, BadZipFile):
