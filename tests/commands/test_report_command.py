@@ -150,7 +150,7 @@ def test_given_pairs_and_fitted_extractors_are_compared_on_held_out_images(call,
     [page] = written
     assert (len(page.images), page.concepts.number_of_concepts) == (3, 3)
     assert list(page.comparison.results)[:2] == ["pairs", "PCA"]
-    assert "may have been learned from some of the images" in ran.err
+    assert "may have been learned from some of the measured images" in ran.err
 
 
 @pytest.mark.parametrize("broken", [KeyboardInterrupt, ValueError])
