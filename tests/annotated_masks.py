@@ -1,4 +1,4 @@
-"""Where a concept is in annotated images."""
+"""The mask of a concept in annotated images."""
 
 
 def mask_of(annotated, category, name):

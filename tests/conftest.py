@@ -6,7 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads would only wait
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
@@ -27,14 +27,14 @@ CLASSES = 3
 
 
 def pytest_configure(config):
-    # Tiny networks on random images rarely teach good pairs; tests of the warning ask for it.
+    # Pairs of tiny networks on random images are rarely good; tests of the warning enable it.
     config.addinivalue_line(
         "filterwarnings", "ignore::xplique_dirpairs.learning.history.LearningWarning"
     )
 
 
 class ClassToken(keras.layers.Layer):
-    """Puts one learned token in front of the others."""
+    """Puts one learned token in front of the other tokens."""
 
     def build(self, shape):
         self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="random_normal")
@@ -45,7 +45,8 @@ class ClassToken(keras.layers.Layer):
 
 
 def _convolutions(inputs, activation="relu", channels=8):
-    # a positive bias keeps a ReLU's channels alive; GELU shows its negative values without
+    """Return the output of two convolutions; the second one is the layer ``features``."""
+    # A positive bias keeps the channels of a ReLU alive. GELU needs negative values, so no bias.
     bias = "ones" if activation == "relu" else "zeros"
     x = keras.layers.Conv2D(channels, 3, 2, "same", activation=activation)(inputs)
     return keras.layers.Conv2D(
@@ -54,21 +55,21 @@ def _convolutions(inputs, activation="relu", channels=8):
 
 
 def conv_gap(shape=(32, 32, 3), activation="relu", channels=8):
-    """Convolutions, global average pooling, dense."""
+    """Return a network of convolutions, global average pooling and a dense layer."""
     inputs = keras.Input(shape)
     x = keras.layers.GlobalAveragePooling2D()(_convolutions(inputs, activation, channels))
     return keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(x))
 
 
 def conv_flatten(shape=(32, 32, 3)):
-    """Convolutions, flatten, dense: the place of a feature matters to the head."""
+    """Return a network whose head depends on the positions of features: it flattens them."""
     inputs = keras.Input(shape)
     x = keras.layers.Flatten()(_convolutions(inputs))
     return keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
 
 
 def tokens(shape=(32, 32, 3), class_token=False):
-    """Patches as tokens, one attention layer after the cut."""
+    """Return a network with patches as tokens and one attention layer after the cut."""
     inputs = keras.Input(shape)
     x = keras.layers.Conv2D(8, 8, 8)(inputs)
     x = keras.layers.Reshape((-1, 8))(x)
@@ -81,7 +82,7 @@ def tokens(shape=(32, 32, 3), class_token=False):
 
 
 def vectors(shape=(32, 32, 3)):
-    """A layer without places: (N, D)."""
+    """Return a network with a layer ``vector`` that has no positions, (N, D)."""
     inputs = keras.Input(shape)
     x = keras.layers.GlobalAveragePooling2D()(_convolutions(inputs))
     x = keras.layers.Dense(10, activation="relu", name="vector", bias_initializer="ones")(x)
@@ -104,7 +105,7 @@ NETWORKS = {
 
 
 def make_images(count, shape, seed=0):
-    """Smooth random pictures in [0, 1], (count, *shape) float32: blobs of colour."""
+    """Return random images of 8×8 blocks of colour, (count, *shape) float32 in [0, 1]."""
     rng = np.random.default_rng(seed)
     height, width, channels = shape
     coarse = rng.uniform(size=(count, -(-height // 8), -(-width // 8), channels))
@@ -113,7 +114,7 @@ def make_images(count, shape, seed=0):
 
 
 def make_pairs(channels, concepts, seed=0):
-    """Direction pairs that nobody learned: random but well-conditioned where I ≤ D."""
+    """Return random direction pairs, which are well-conditioned if I ≤ D."""
     rng = np.random.default_rng(seed)
     filters = rng.normal(size=(concepts, channels)).astype(np.float32)
     signals = filters + 0.1 * rng.normal(size=filters.shape)
@@ -123,7 +124,10 @@ def make_pairs(channels, concepts, seed=0):
 
 
 def fake_learn_pairs(activations, number_of_concepts, *, head=None, random_state=None, **_):
-    """Pairs in milliseconds: random positions' features as filters, each on at a third of them."""
+    """Replace `learn_pairs`: return pairs and a history in milliseconds.
+
+    The filters are features of random positions; each concept is on at a third of the positions.
+    """
     x = activations.reshape(-1, activations.shape[-1])
     rng = np.random.default_rng(random_state)
     filters = x[rng.integers(len(x), size=number_of_concepts)] - x.mean(axis=0)
@@ -153,29 +157,29 @@ def fake_learn_pairs(activations, number_of_concepts, *, head=None, random_state
 
 @pytest.fixture
 def quick_learning(monkeypatch):
-    """Extractors are fitted with `fake_learn_pairs`: their tests are not about learning."""
+    """Replaces learning by `fake_learn_pairs`, for tests that do not depend on it."""
     module = "xplique_dirpairs.factorizers.direction_pairs"
     monkeypatch.setattr(f"{module}.learn_pairs", fake_learn_pairs)
 
 
 @pytest.fixture(scope="session")
 def halves():
-    """``halves(name)`` → (input_to_latent_model, latent_to_logit_model), one pair a session."""
-    made = {}
+    """``halves(name)`` → the halves of a network of `NETWORKS`, built once per session."""
+    by_name = {}
 
     def get(name):
-        if name not in made:
+        if name not in by_name:
             keras.utils.set_random_seed(0)
             maker, shape, layer = NETWORKS[name]
-            made[name] = split_model(maker(shape), layer)
-        return made[name]
+            by_name[name] = split_model(maker(shape), layer)
+        return by_name[name]
 
     return get
 
 
 @pytest.fixture(scope="session")
 def colour_network():
-    """Halves of a network that takes the strongest colour of an image for its class."""
+    """The halves of a network that predicts the strongest colour channel of an image."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((32, 32, 3))
     conv = keras.layers.Conv2D(8, 1, 4, activation="relu", name="features")
@@ -196,18 +200,20 @@ def images():
 
 @pytest.fixture
 def rng():
+    """A random generator with a fixed seed."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
 def _no_figures_left():
+    """Closes all figures after each test."""
     yield
     plt.close("all")
 
 
 @pytest.fixture
 def detector_plots():
-    """Figures of detectors and their labels, as the benchmark of interpretability draws them."""
+    """The module benchmarks/detector_plots.py, which draws detectors and their labels."""
     path = Path(__file__).parents[1] / "benchmarks" / "detector_plots.py"
     spec = importlib.util.spec_from_file_location("detector_plots", path)
     module = importlib.util.module_from_spec(spec)

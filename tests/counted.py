@@ -9,7 +9,7 @@ from xplique_dirpairs.models.split import SplitModel
 
 
 def counted(split):
-    """Return the same halves, and a `Counter` of images, by their bytes."""
+    """Return halves that count their images, and the `Counter` of the images' bytes."""
     counts = Counter()
 
     def count(batch):

@@ -8,7 +8,7 @@ D, I = 7, 3
 
 
 def make(seed=0, concepts=I, channels=D, scale=1.0):
-    """Pairs with filters near signal vectors, margins of very different size, all values set."""
+    """Return pairs with filters close to signal vectors, and margins of very different sizes."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(concepts, channels))
     if concepts <= channels:
@@ -26,9 +26,11 @@ def make(seed=0, concepts=I, channels=D, scale=1.0):
 
 
 def features(shape=(5, 2, 3), channels=D, seed=1, dtype=np.float64):
+    """Return random features, (*shape, channels)."""
     return np.random.default_rng(seed).normal(size=(*shape, channels)).astype(dtype)
 
 
+#: Valid arguments of `DirectionPairs`.
 GOOD = dict(
     filters=np.eye(2, 4),
     biases=np.zeros(2),
@@ -40,6 +42,7 @@ GOOD = dict(
 
 
 def same(first, second):
+    """Return whether all values of two pairs are equal."""
     return all(
         (a is None and b is None) or np.array_equal(a, b)
         for a, b in ((getattr(first, n), getattr(second, n)) for n in GOOD)

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true to the code, as far as a test can tell."""
+"""docs/architecture.md agrees with the code."""
 
 import re
 from pathlib import Path
@@ -14,17 +14,17 @@ def test_the_table_of_rooms_lists_every_folder_of_the_package():
     assert set(re.findall(r"^\| `(\w+)`", ROOMS, re.MULTILINE)) == folders | {"pairs"}
 
 
-def test_the_root_of_the_package_holds_pairs_only():
+def test_pairs_is_the_only_module_with_content_at_the_root():
     modules = {path.stem for path in PACKAGE.glob("*.py")}
     assert modules == {"__init__", "__main__", "version", "pairs"}
 
 
-def test_links_lead_somewhere():
+def test_links_lead_to_existing_files():
     for path in re.findall(r"\]\((?!https?:)([^)#]+)", PAGE):
         assert (ROOT / "docs" / path).exists(), path
 
 
-def test_the_places_that_average_over_replicas_are_counted():
+def test_the_page_counts_the_places_that_average_over_replicas():
     number, named = re.search(r"\((\w+) places in ([^)]+)\)", PAGE).groups()
     files = re.findall(r"\w+\.py", named)
     sources = {path.name: path.read_text() for path in (PACKAGE / "learning").glob("*.py")}

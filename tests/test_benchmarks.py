@@ -1,4 +1,4 @@
-"""The benchmarks are run by hand: here, that they still fit the code they measure."""
+"""The benchmarks, which are run by hand, still work with the code that they measure."""
 
 import dataclasses
 import importlib.util
@@ -19,7 +19,7 @@ SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def load(monkeypatch):
-    """A script by name, as a module."""
+    """``load(name)`` imports a script of benchmarks/ and returns the module."""
     monkeypatch.syspath_prepend(SCRIPTS)
 
     def loaded(name):
@@ -33,14 +33,14 @@ def load(monkeypatch):
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in SCRIPTS.glob("*.py")))
-def test_every_benchmark_finds_what_it_imports(script, load):
+def test_every_benchmark_can_be_imported(script, load):
     assert load(script).__doc__
 
 
 @pytest.mark.parametrize("shards", [False, True], ids=["array", "shards"])
 def test_performance_times_every_epoch_of_a_fit(shards, load, monkeypatch):
     script = load("performance")
-    if shards:  # once is enough: it multiplies for seconds
+    if shards:  # it takes seconds, and one run is enough
         monkeypatch.setattr(script, "matrix_rate", lambda: 1e9)
     row = script.run(6000, 16, 3, shards, passes=True)
     assert row["epochs"] == 8
@@ -49,7 +49,7 @@ def test_performance_times_every_epoch_of_a_fit(shards, load, monkeypatch):
 
 @pytest.fixture
 def measured_in_parts(load, tmp_path):
-    """``run(names, fit)``: what the script measures and keeps, on a small layer."""
+    """``run(names, fit)`` measures extractors on a small layer and keeps the results in a file."""
     from xplique_dirpairs.comparison.compare import compare
     from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 
@@ -74,19 +74,19 @@ def measured_in_parts(load, tmp_path):
     return run
 
 
-def test_what_cannot_be_fitted_is_left_out_and_tried_again(measured_in_parts):
+def test_extractors_that_cannot_be_fitted_are_left_out_and_tried_again(measured_in_parts):
     from xplique_dirpairs.comparison.extractor_result import CONTROLS
 
     def fail(name):
         raise ValueError("not today")
 
     assert measured_in_parts(["a"], fail).errors == {"a": "ValueError: not today"}
-    found = measured_in_parts(["a", "b"])
-    assert list(found.results) == ["a", "b", *CONTROLS] and not found.errors
+    comparison = measured_in_parts(["a", "b"])
+    assert list(comparison.results) == ["a", "b", *CONTROLS] and not comparison.errors
     assert list(measured_in_parts(["a"], fail).results) == ["a", "b", *CONTROLS]
 
 
-def test_an_interruption_ends_it_and_leaves_what_was_measured(measured_in_parts):
+def test_an_interrupted_comparison_keeps_the_results_measured_so_far(measured_in_parts):
     from xplique_dirpairs.comparison.extractor_result import CONTROLS
     from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 
@@ -98,10 +98,10 @@ def test_an_interruption_ends_it_and_leaves_what_was_measured(measured_in_parts)
         measured_in_parts(
             ["a", "b", "c"], lambda name: (Interrupted if name == "b" else PCAFactorizer)(2)
         )
-    found = measured_in_parts(["a"])
-    assert list(found.results) == ["a", *CONTROLS] and found.missing == ("b",)
-    found = measured_in_parts(["a", "b"])
-    assert list(found.results) == ["a", "b", *CONTROLS] and not found.interrupted
+    comparison = measured_in_parts(["a"])
+    assert list(comparison.results) == ["a", *CONTROLS] and comparison.missing == ("b",)
+    comparison = measured_in_parts(["a", "b"])
+    assert list(comparison.results) == ["a", "b", *CONTROLS] and not comparison.interrupted
 
 
 def test_numbers_below_one_are_refused_before_anything_is_trained(load, capsys):
@@ -113,7 +113,7 @@ def test_numbers_below_one_are_refused_before_anything_is_trained(load, capsys):
         assert f"--{name} must be at least 1, not 0" in capsys.readouterr().err
 
 
-def test_results_of_other_settings_are_not_taken_for_these(load, tmp_path):
+def test_results_of_other_settings_are_refused(load, tmp_path):
     check = load("compare_extractors").check_settings
     check(tmp_path, {"part": "test", "concepts": 10})
     check(tmp_path, {"part": "test", "concepts": 10})
@@ -125,7 +125,7 @@ def test_results_of_other_settings_are_not_taken_for_these(load, tmp_path):
         check(tmp_path, {"part": "test", "concepts": 10})
 
 
-def test_what_is_kept_is_measured_again_for_other_settings_only(load, tmp_path):
+def test_kept_results_are_measured_again_only_if_the_settings_change(load, tmp_path):
     kept, calls = load("kept").kept, []
 
     def measure():
@@ -143,7 +143,7 @@ def test_what_is_kept_is_measured_again_for_other_settings_only(load, tmp_path):
     np.testing.assert_array_equal(other["values"], [2, 3, 4])
 
 
-def test_two_benchmarks_may_measure_the_same_at_once(load, tmp_path, monkeypatch):
+def test_two_benchmarks_may_keep_the_same_results_at_the_same_time(load, tmp_path, monkeypatch):
     script, path = load("kept"), tmp_path / "one.npz"
     measured = {"values": np.arange(3)}, {}
 
@@ -151,7 +151,7 @@ def test_two_benchmarks_may_measure_the_same_at_once(load, tmp_path, monkeypatch
         archive.write(unfinished, *what)
         monkeypatch.setattr(script, "FORMAT", archive)
         monkeypatch.setattr(script.os, "getpid", lambda: -1)
-        script.kept(path, {}, lambda: measured)  # the other one, done before this one is
+        script.kept(path, {}, lambda: measured)  # the other benchmark finishes first
 
     archive = script.FORMAT
     monkeypatch.setattr(script, "FORMAT", SimpleNamespace(read=archive.read, write=write))
@@ -159,7 +159,7 @@ def test_two_benchmarks_may_measure_the_same_at_once(load, tmp_path, monkeypatch
     assert [file.name for file in tmp_path.iterdir()] == ["one.npz"]
 
 
-def test_without_the_network_no_loss_asks_it(load):
+def test_the_recipe_without_network_has_no_loss_that_evaluates_it(load):
     recipe = load("extractors").without_network(DEFAULT)
     for stage, before in zip(
         (*recipe.stages, *recipe.otherwise.stages),
@@ -172,7 +172,7 @@ def test_without_the_network_no_loss_asks_it(load):
 
 
 @pytest.mark.parametrize("base", [SOFT, DEFAULT], ids=["soft", "default"])
-def test_the_ablation_switches_the_losses_that_a_row_names(base, load):
+def test_the_ablation_uses_exactly_the_losses_of_a_row(base, load):
     ablation = load("ablation")
     for row in ablation.ROWS:
         recipe = ablation.switched(base, row)
@@ -181,31 +181,31 @@ def test_the_ablation_switches_the_losses_that_a_row_names(base, load):
         ):
             switchable = {"uur", "sb", "eac", "cur", "fso"}
             assert switchable & set(late.weights) == set(row.on)
-            asked = {"uur"} if {"uur", "cur"} & set(row.on) else set()
-            assert switchable & set(early.weights) == asked | ({"eac"} & set(row.on))
+            early_losses = {"uur"} if {"uur", "cur"} & set(row.on) else set()
+            assert switchable & set(early.weights) == early_losses | ({"eac"} & set(row.on))
             assert late.signals == row.signals
     names = [ablation.switched(base, row).name for row in ablation.ROWS]
     assert len(set(names)) == len(names)
 
 
-def test_the_ablation_s_row_of_ours_is_ours(load):
+def test_the_ablation_row_with_all_losses_of_soft_is_the_recipe_soft(load):
     ablation = load("ablation")
-    ours = ablation.switched(SOFT, ablation.Row(("cur", "eac")))
-    assert dataclasses.replace(ours, name="soft") == SOFT
+    recipe = ablation.switched(SOFT, ablation.Row(("cur", "eac")))
+    assert dataclasses.replace(recipe, name="soft") == SOFT
 
 
-def test_what_too_little_noise_cannot_show_is_not_counted_as_none(load):
+def test_networks_with_too_few_permutations_are_reported_as_unreachable(load):
     script = load("scene_influence")
 
     def any_at_all(permutations, exceeded):
         shape = (10, 8)
-        found = Influence(
+        influence = Influence(
             np.ones(shape), np.ones(shape), np.ones(8, int), np.full(shape, exceeded),
             np.full(shape, permutations), permutations, "change", 0.05,
         )  # fmt: skip
-        return script.any_at_all(found)
+        return script.any_at_all(influence)
 
     reached = np.array([any_at_all(1999, 0), any_at_all(1999, 500)])
     assert script.networks_cell(reached).text == "1 of 2"
-    with_little = np.array([any_at_all(1999, 0), any_at_all(999, 0)])
-    assert script.networks_cell(with_little).text == "unreachable"
+    too_few = np.array([any_at_all(1999, 0), any_at_all(999, 0)])
+    assert script.networks_cell(too_few).text == "unreachable"

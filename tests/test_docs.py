@@ -1,4 +1,4 @@
-"""The pages of docs/ point to what is there."""
+"""The pages of docs/ refer to functions, files and headings that exist."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 
 
 def resolve(name):
-    """The object ``a.b.C.d`` inside the package."""
+    """Return the object that ``a.b.C.d`` names inside the package."""
     parts = name.split(".")
     for count in range(len(parts) - 1, 0, -1):
         try:
@@ -30,39 +30,40 @@ def resolve(name):
 
 
 def functions_of_the_method():
+    """Return the names of all functions in docs/method.md."""
     text = (DOCS / "method.md").read_text(encoding="utf-8")
     rooms = r"pairs\.DirectionPairs|models|learning|metrics|sensitivity"
     return sorted(set(re.findall(rf"`((?:{rooms})\.[\w.]+)`", text)))
 
 
-def test_the_method_names_functions():
+def test_the_page_of_the_method_names_more_than_forty_functions():
     assert len(functions_of_the_method()) > 40
 
 
 @pytest.mark.parametrize("name", functions_of_the_method())
-def test_every_function_of_the_method_is_there(name):
+def test_every_function_on_the_page_of_the_method_exists(name):
     assert callable(resolve(name))
 
 
 def anchors(page):
-    """Headings of a page as the links to them are written."""
+    """Return the headings of a page as they are written in links."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_to_pages_and_headings(page):
+def test_links_lead_to_existing_pages_and_headings(page):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", text):
         if target and "://" not in target:
             assert (page.parent / target).exists(), target
-            assert not target.startswith(".."), f"{target}: the site ends at docs/"
+            assert not target.startswith(".."), f"{target} is not part of the site"
     for target, heading in re.findall(r"\]\(([^)#\s]*)#([^)]*)\)", text):
         if "://" not in target:
             assert heading in anchors(page.parent / target if target else page), heading
 
 
-def test_the_reference_has_every_public_name():
+def test_the_api_page_lists_every_public_name():
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     entries = re.findall(r"^::: xplique_dirpairs\.(\S+)$", text, flags=re.M)
     public = set(xplique_dirpairs.__all__) - {"__version__"}
@@ -72,12 +73,12 @@ def test_the_reference_has_every_public_name():
         assert resolve(entry) is getattr(xplique_dirpairs, entry.rsplit(".", 1)[1])
 
 
-def test_the_site_has_every_page():
+def test_the_navigation_of_the_site_lists_every_page():
     listed = re.findall(r"- (\w+\.md)", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(page.name for page in PAGES)
 
 
-def test_the_code_about_interpretability_and_influence_does_as_it_is():
+def test_the_code_on_interpretability_and_influence_runs():
     pages = ("interpretability", "influence")
     text = "".join((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in pages)
     marked = r"<!-- test: (\S+) -->\n```python\n(.*?)```\n"

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, without warnings, and are kept without their outputs."""
+"""The notebooks run from top to bottom without warnings, and are stored without outputs."""
 
 import ast
 import json
@@ -15,8 +15,9 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 
 
 def cells(path, kind="code"):
-    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in found if cell["cell_type"] == kind]
+    """Return the cells of a notebook that are of one kind."""
+    all_cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in all_cells if cell["cell_type"] == kind]
 
 
 def test_there_are_notebooks():
@@ -24,13 +25,13 @@ def test_there_are_notebooks():
 
 
 @every_notebook
-def test_no_outputs_are_kept(path):
+def test_a_notebook_is_stored_without_outputs(path):
     for cell in cells(path):
         assert not cell["outputs"] and cell["execution_count"] is None
 
 
 @every_notebook
-def test_what_is_imported_is_public_or_there(path):
+def test_a_notebook_imports_public_names_from_the_package(path):
     for cell in cells(path):
         for node in ast.walk(ast.parse("".join(cell["source"]))):
             if isinstance(node, ast.ImportFrom) and node.module == "xplique_dirpairs":
@@ -38,8 +39,7 @@ def test_what_is_imported_is_public_or_there(path):
 
 
 @every_notebook
-def test_links_lead_to_files(path):
-
+def test_links_lead_to_existing_files(path):
     for cell in cells(path, "markdown"):
         for target in re.findall(r"\]\(([^)#]+)\)", "".join(cell["source"])):
             assert "://" in target or (path.parent / target).exists(), target
@@ -47,7 +47,7 @@ def test_links_lead_to_files(path):
 
 @pytest.mark.slow
 @every_notebook
-def test_it_runs_without_warnings(path, tmp_path, monkeypatch):
+def test_a_notebook_runs_without_warnings(path, tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -57,12 +57,12 @@ def test_it_runs_without_warnings(path, tmp_path, monkeypatch):
     client = nbclient.NotebookClient(
         notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
-    client.execute()  # raises where a cell does
+    client.execute()  # raises if a cell raises
     pictures = 0
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            said = output.get("text", "") if output.get("name") == "stderr" else ""
-            assert "warning" not in said.lower(), said
+            stderr = output.get("text", "") if output.get("name") == "stderr" else ""
+            assert "warning" not in stderr.lower(), stderr
             pictures += "image/png" in output.get("data", {})
-    assert pictures >= 1, "a notebook has something to show"
-    assert not list(tmp_path.iterdir()), "it leaves nothing behind"
+    assert pictures >= 1, "the notebook shows no picture"
+    assert not list(tmp_path.iterdir()), "the notebook leaves files behind"

@@ -1,7 +1,7 @@
-"""The public names and how they are called do not change by accident.
+"""Public names and their signatures do not change by accident.
 
-After a change that is meant: `python tests/test_public_api.py` writes the list anew; the change log
-should tell of it, too.
+After an intended change run `python tests/test_public_api.py`, which writes the list again, and
+describe the change in CHANGELOG.md.
 """
 
 import inspect
@@ -13,25 +13,28 @@ LIST = Path(__file__).with_name("public_api.txt")
 
 
 def members(cls):
-    """(name, member) of the public methods and properties that a class of ours defines or inherits
-    from one of ours."""
-    found = {}
+    """Return (name, member) of the public methods and properties of a class.
+
+    Members that are inherited from classes of other packages are left out.
+    """
+    by_name = {}
     for owner in cls.__mro__:
         if owner.__module__.startswith("xplique_dirpairs"):
             for name, member in vars(owner).items():
                 if not name.startswith("_"):
-                    found.setdefault(name, member)
-    return sorted(found.items())
+                    by_name.setdefault(name, member)
+    return sorted(by_name.items())
 
 
 def called(function):
-    """A signature without annotations and with the defaults' values."""
+    """Return the signature of a function as text, with defaults and without annotations."""
     signature = inspect.signature(function)
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
 
 def described():
+    """Return the text of the list: public names, their members and signatures."""
     lines = [f"version {xplique_dirpairs.__version__}"]
     for name in sorted(set(xplique_dirpairs.__all__) - {"__version__"}):
         value = getattr(xplique_dirpairs, name)
@@ -39,19 +42,19 @@ def described():
             lines.append(f"{name}{called(value)}")
             continue
         lines.append(name if issubclass(value, Warning) else f"{name}{called(value)}")
-        for member, what in members(value):
-            if isinstance(what, (staticmethod, classmethod)):
-                what = what.__func__
-            shown = called(what) if inspect.isfunction(what) else ""
-            lines.append(f"{name}.{member}{shown}")
+        for member_name, member in members(value):
+            if isinstance(member, (staticmethod, classmethod)):
+                member = member.__func__
+            shown = called(member) if inspect.isfunction(member) else ""
+            lines.append(f"{name}.{member_name}{shown}")
     return "\n".join(lines) + "\n"
 
 
-def test_public_names_and_their_arguments_are_those_of_the_list():
+def test_public_names_and_signatures_equal_the_list():
     kept, now = (text.splitlines() for text in (LIST.read_text(encoding="utf-8"), described()))
     gone = sorted(set(kept) - set(now))
     new = sorted(set(now) - set(kept))
-    assert not gone and not new, f"gone: {gone}, new: {new}; if that is meant: python {__file__}"
+    assert not gone and not new, f"gone: {gone}, new: {new}; if this is intended: python {__file__}"
 
 
 def test_every_public_name_is_documented():

@@ -1,4 +1,4 @@
-"""README.md, done as it says."""
+"""The code of README.md runs, and its links lead to files."""
 
 import dataclasses
 import re
@@ -16,18 +16,21 @@ from xplique_dirpairs.learning.recipe import get_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
-#: What a block of code is for → its code.
+#: Name of a marked block of code → its code.
 BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```python\n(.*?)```\n", PAGE, flags=re.DOTALL))
 
 
 @pytest.fixture
 def names(tmp_path, monkeypatch):
-    """What the README has by then: a small network of 16 channels, images, learning cut short."""
+    """The variables that the code of README.md uses: a small network of 16 channels, and images.
+
+    Learning takes two steps only.
+    """
 
     def hurried(recipe):
         recipe = get_recipe("soft" if isinstance(recipe, str) else recipe)
         short = {"epochs": 1, "steps_per_epoch": 2}
-        stages = (dataclasses.replace(recipe.stages[-1], **short),)  # compiling takes the time
+        stages = (dataclasses.replace(recipe.stages[-1], **short),)  # one stage: compiling is slow
         return dataclasses.replace(recipe, stages=stages, otherwise=None, start="random")
 
     monkeypatch.setattr(learner, "get_recipe", hurried)
@@ -43,27 +46,28 @@ def names(tmp_path, monkeypatch):
 
 
 def run(block, names):
-    # the images of the page are of more classes than the small network tells apart
+    """Execute a block of code; its variables are added to ``names``."""
+    # README.md has images of more classes than the small network has outputs.
     exec(BLOCKS[block].replace("class_id=3", "class_id=1"), names)
 
 
-def test_every_marked_block_is_tested():
+def test_all_marked_blocks_are_known_to_these_tests():
     assert list(BLOCKS) == ["number", "restarts", "shards", "compare", "explain", "report"]
 
 
-def test_links_lead_somewhere():
+def test_links_lead_to_existing_files():
     for path in re.findall(r"\]\((?!https?:)([^)#]+)", PAGE):
         assert (ROOT / path).exists(), path
 
 
-def test_the_number_of_concepts(names, capsys):
+def test_the_code_on_the_number_of_concepts_runs(names, capsys):
     run("number", names)
     assert [entry.number for entry in names["scan"].numbers] == [8, 12, 16]
     assert all(entry.fits == 2 for entry in names["scan"].numbers), names["scan"]
     assert names["count"].reason in capsys.readouterr().out
 
 
-def test_restarts_then_a_comparison_and_its_report(names, tmp_path, capsys):
+def test_the_code_on_restarts_comparison_explanation_and_report_runs(names, tmp_path, capsys):
     run("restarts", names)
     assert names["craft"].pairs.recurrence.shape == (12,)
     assert list((tmp_path / "fit").iterdir())
@@ -77,6 +81,6 @@ def test_restarts_then_a_comparison_and_its_report(names, tmp_path, capsys):
     assert names["page"].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_shards(names):
+def test_the_code_on_shards_runs(names):
     run("shards", names)
     assert names["shards"].shape == (60, 8, 8, 16) and names["pairs"].filters.shape == (12, 16)

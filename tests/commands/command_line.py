@@ -1,4 +1,4 @@
-"""Fixtures of the commands: a tiny network, eight tiny images, and learning faked."""
+"""Fixtures of the commands: a tiny network, nine tiny images, and fake learning."""
 
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from xplique_dirpairs.commands import cli
 
+#: Names of class folders that need escaping, have unusual characters or are very long.
 HOSTILE = ["<script>alert(1)<", "$\\frac$ & Größe 日本", "y" * 200]
 
 
@@ -23,6 +24,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
+    """Replaces learning by `fake_learn_pairs`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xplique_dirpairs.factorizers.direction_pairs.learn_pairs", fake_learn_pairs)
         patch.setenv("MPLBACKEND", "Agg")
@@ -31,7 +33,11 @@ def quick():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with m.keras, photos (three hostile classes, broken and empty folders) and flat."""
+    """A folder with the files of the tests.
+
+    ``m.keras`` is a model and ``given.npz`` holds pairs for it. ``photos`` has a folder of images
+    for each name of `HOSTILE`, a broken file and an empty folder; ``flat`` has images only.
+    """
     folder = tmp_path_factory.mktemp("commands")
     keras.utils.set_random_seed(0)
     conv_gap((32, 32, 3)).save(folder / "m.keras")
@@ -50,7 +56,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def call(place, monkeypatch, capsys, tmp_path):
-    """Run a command on the model and photos of `place`: ``call("fit", …)`` → `Ran`."""
+    """``call("fit", …)`` runs a command on the model and photos of `place` and returns a `Ran`."""
     monkeypatch.chdir(tmp_path)
 
     def called(command, *options, images="photos", prepared=True):

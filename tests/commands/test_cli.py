@@ -18,7 +18,7 @@ from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 
 ROOT = Path(__file__).parents[2]
-#: The demo's result, as far as the command line reads it.
+#: A result of the demo with the attributes that the command line reads.
 RESULT = SimpleNamespace(
     text=lambda: "the results",
     accuracy=0.9,
@@ -31,7 +31,7 @@ RESULT = SimpleNamespace(
 
 @pytest.fixture
 def demo(monkeypatch):
-    """Replaces the demo: ``demo.calls`` has its arguments, ``demo.raises`` what it raises."""
+    """Replaces the demo: ``calls`` lists its arguments, ``raises`` is the exception to raise."""
     record = SimpleNamespace(calls=[], raises=None)
 
     def run_demo(*arguments):
@@ -66,15 +66,15 @@ def test_help_shows_examples(arguments, capsys):
     assert "exit status" in text
 
 
-def test_the_help_names_every_recipe(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "500")  # no name is broken at its hyphen
+def test_the_help_lists_every_recipe(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # wide enough that no name is wrapped at its hyphen
     assert cli.main(["fit", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert f"how pairs are learned: {', '.join(RECIPES)}" in text
 
 
 def example_commands():
-    """Every command line of the help, the README and the pages."""
+    """Return every command line in the help, the README and the pages of docs/."""
     texts = [cli.__doc__, *(command.__doc__ for command in COMMANDS.values())]
     texts += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
     texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
@@ -101,10 +101,10 @@ def test_the_package_runs_as_a_module():
     assert (ran.returncode, ran.stdout.strip()) == (0, f"xplique-dirpairs {__version__}")
 
 
-# ------------------------------------------------------------------ what is passed on
+# ------------------------------------------------------------------ arguments of the demo
 
 
-def test_the_demo_has_defaults(demo, capsys):
+def test_the_demo_without_options_uses_the_defaults(demo, capsys):
     assert cli.main(["demo"]) == 0
     [(output, concepts, seed, verbose)] = demo.calls
     assert (str(output), concepts, seed, verbose) == ("demo", 10, 0, 1)
@@ -120,7 +120,7 @@ def test_every_option_reaches_the_demo(demo, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-# ------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------ errors
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_verbose_shows_the_traceback_of_an_error(demo, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_file_as_output_is_an_error_before_the_demo_runs(demo, tmp_path, capsys):
+def test_an_output_that_is_a_file_is_an_error_before_the_demo_runs(demo, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("")
     assert cli.main(["demo", "--output", str(file)]) == 1
@@ -168,7 +168,7 @@ def test_an_interruption_ends_with_status_130(demo, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------ the whole of it
+# ------------------------------------------------------------------ the complete demo
 
 
 @pytest.mark.slow
@@ -186,7 +186,7 @@ def test_the_demo_trains_a_network_and_writes_pictures(tmp_path):
     assert DirectionPairs.load(tmp_path / "pairs.npz").number_of_concepts == 10
     seconds = seconds_by_step(text)
     assert seconds["everything"] < 180
-    # the network is there now: the next run loads it
+    # The network is saved, so that the next run can load it.
     assert list(tmp_path.glob("small_cnn_seed0.keras"))
 
 

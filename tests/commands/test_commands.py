@@ -1,4 +1,4 @@
-"""The commands, on a tiny network and eight tiny images, with learning faked."""
+"""The commands, on a tiny network and nine tiny images, with fake learning."""
 
 import json
 from dataclasses import replace
@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.commands.compare import SeededCraft
+from xplique_dirpairs.commands.compare import SeededCraft, compare_extractors
 from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.subject import number_of_concepts
 from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -71,7 +73,7 @@ def test_quiet_prints_nothing(call):
     assert call("fit", "--concepts", 2, "--quiet") == (0, "", "")
 
 
-def test_options_reach_the_learning(call, tmp_path, monkeypatch):
+def test_the_options_of_fit_are_passed_to_learn_pairs(call, tmp_path, monkeypatch):
     seen = {}
 
     def learned(activations, number, **options):
@@ -86,7 +88,7 @@ def test_options_reach_the_learning(call, tmp_path, monkeypatch):
     assert seen["head"].number_of_classes == 3
 
 
-def test_a_head_that_does_not_pool_has_importances_of_many_concepts(call, tmp_path):
+def test_fit_estimates_importances_with_a_head_that_does_not_pool(call, tmp_path):
     keras.utils.set_random_seed(0)
     conv_flatten().save(tmp_path / "flatten.keras")
     ran = call("fit", "--model", tmp_path / "flatten.keras", "--concepts", 18, "--max-images", 3)
@@ -96,7 +98,7 @@ def test_a_head_that_does_not_pool_has_importances_of_many_concepts(call, tmp_pa
     assert values.shape == (3, 18) and (values.max(axis=1) > 0).all()
 
 
-def test_an_interrupted_fit_saves_the_pairs_that_it_has(call, tmp_path, monkeypatch):
+def test_an_interrupted_fit_saves_the_pairs_learned_so_far(call, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         pairs, history = fake_learn_pairs(*arguments, **options)
         return pairs, replace(history, interrupted=True)
@@ -111,17 +113,17 @@ def test_only_the_classes_with_the_most_images_are_explained(call, monkeypatch):
     monkeypatch.setattr("xplique_dirpairs.commands.fit.EXPLAINED", 2)
     ran = call("fit", "--concepts", 2, "--json", "--max-images", 8)
     assert len(json.loads(ran.out)["importances"]) == 2
-    assert "of the 2 classes with the most images; 1 others are left out" in ran.err
+    assert "for the 2 classes with the most images; 1 others are left out" in ran.err
 
 
-def test_auto_notes_when_the_features_do_not_tell_the_number(call, monkeypatch):
+def test_auto_notes_that_the_number_of_concepts_cannot_be_estimated(call, monkeypatch):
     monkeypatch.setattr("xplique_dirpairs.commands.subject.USUAL_NUMBER", 4)
     ran = call("fit", "--concepts", "auto", "--json")
     assert (ran.status, json.loads(ran.out)["concepts"]) == (0, 4)
-    assert "do not tell how many concepts (fewer than 40 images" in ran.err
+    assert "number of concepts cannot be estimated (fewer than 40 images" in ran.err
 
 
-def test_more_concepts_than_channels_is_noted_before_they_are_learned():
+def test_a_number_of_concepts_above_that_of_channels_is_noted():
     subject = SimpleNamespace(channels=8, split=SimpleNamespace(layer="features"))
     console = Console(quiet=True)
     assert number_of_concepts(8, subject, 0, console) == 8 and not console.notes
@@ -129,14 +131,14 @@ def test_more_concepts_than_channels_is_noted_before_they_are_learned():
     assert "--concepts 9: layer 'features' has 8 channels" in console.notes[0]
 
 
-def test_classes_can_be_chosen(call, place):
+def test_classes_can_be_chosen_by_name_or_number(call, place):
     ran = call("fit", "--concepts", 2, "--json", "--classes", "2", HOSTILE[0])
     data = json.loads(ran.out)
     assert (ran.status, data["images"]["used"]) == (0, 6)
     assert set(data["classes"].values()) == {HOSTILE[0], HOSTILE[2]}
 
 
-def test_images_without_class_folders_have_the_predicted_classes(call, place):
+def test_without_class_folders_the_predicted_classes_are_used(call, place):
     ran = call("fit", "--concepts", 2, "--json", "--max-images", 5, images="flat")
     data = json.loads(ran.out)
     assert (ran.status, data["classes_are"], data["images"]["used"]) == (0, "predicted", 5)
@@ -157,7 +159,7 @@ def test_class_folders_are_matched_to_the_outputs_by_name(call, place, tmp_path)
     assert json.loads(ran.out)["classes"] == {"1": HOSTILE[0], "2": HOSTILE[1]}
     (tmp_path / "names.txt").write_text("zebra\nhorse\n<script>alert(2)<", encoding="utf-8")
     ran = call("fit", *names, images=tmp_path / "two")
-    assert ran.status == 1 and "near it: <script>alert(2)<" in ran.err.splitlines()[-1]
+    assert ran.status == 1 and "similar: <script>alert(2)<" in ran.err.splitlines()[-1]
 
 
 # ------------------------------------------------------------------ missing or wrong arguments
@@ -175,7 +177,7 @@ def test_without_preprocessing_the_choices_are_shown(call):
     assert "symmetric (-1 to 1)" in ran.err and "resnet50" in ran.err
 
 
-def test_layers_are_listed_as_a_table_or_json(call):
+def test_layers_are_listed_as_a_table_or_as_json(call):
     ran = call("layers", "--quiet", prepared=False)
     assert (ran.status, ran.err) == (0, "") and "Start with --layer features" in ran.out
     ran = call("layers", "--json", prepared=False)
@@ -194,7 +196,7 @@ def test_layers_are_listed_as_a_table_or_json(call):
         (["--import", "there_is_none"], 2, "module 'there_is_none' cannot be imported"),
     ],
 )
-def test_a_wrong_option_is_one_clear_error(call, options, status, complaint):
+def test_a_wrong_option_ends_with_one_line_that_names_it(call, options, status, complaint):
     ran = call("fit", *options)
     assert (ran.status, ran.out) == (status, "")
     assert complaint in ran.err.splitlines()[-1]
@@ -211,7 +213,7 @@ def test_a_wrong_option_is_one_clear_error(call, options, status, complaint):
         ("--output", "full.txt", "--output must be a folder, but full.txt is a file"),
     ],
 )
-def test_wrong_paths_are_an_error_before_anything_starts(call, tmp_path, option, path, complaint):
+def test_a_wrong_path_is_an_error_before_any_file_is_read(call, tmp_path, option, path, complaint):
     (tmp_path / "full.txt").write_text("")
     ran = call("report", option, path)
     assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
@@ -252,8 +254,8 @@ def test_pairs_of_another_layer_are_an_error(call, tmp_path):
 # ------------------------------------------------------------------ compare, correct
 
 
-def test_compare_measures_extractors_by_name(call, tmp_path, monkeypatch):
-    # how the figures look is a matter of tests/comparison
+def test_compare_measures_the_named_extractors(call, tmp_path, monkeypatch):
+    # Drawing is slow, and tests/comparison tests the figures.
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.touch())
     ran = call(
         "compare", "--extractors", "PAIRS", "craft", "k means", "--concepts", 3, "--json",
@@ -262,7 +264,7 @@ def test_compare_measures_extractors_by_name(call, tmp_path, monkeypatch):
     assert ran.status == 0, ran.err
     data = json.loads(ran.out)
     assert list(data["metrics"])[:3] == ["pairs", "CRAFT", "K-Means"] and not data["errors"]
-    assert data["measured_on"] == 3  # one of three of each class
+    assert data["measured_on"] == 3  # one of the three images of each class
     assert "learned from 6 images, measured on 3 others" in ran.err
     comparison = Comparison.load(tmp_path / "found" / "comparison.npz")
     value = data["metrics"]["K-Means"]["deletion"]["value"]
@@ -272,11 +274,32 @@ def test_compare_measures_extractors_by_name(call, tmp_path, monkeypatch):
 
 def test_an_unknown_extractor_is_an_error_that_lists_the_known_ones(call):
     ran = call("compare", "--extractors", "pairs", "magic")
-    assert ran.status == 2 and "no extractor 'magic'; there are: pairs, CRAFT" in ran.err
+    assert ran.status == 2 and "no extractor 'magic'; choose from pairs, CRAFT" in ran.err
+
+
+def test_every_name_of_an_extractor_builds_an_extractor_of_its_own_kind(monkeypatch):
+    monkeypatch.setattr("xplique_dirpairs.commands.compare.compare", lambda *_, **__: None)
+    split = split_model(conv_gap((32, 32, 3)), "features")
+    images = make_images(2, (32, 32, 3))
+    subject = SimpleNamespace(split=split, images=images, labels=None, channels=8)
+    options = SimpleNamespace(concepts=2, recipe="default", seed=0)
+
+    def build(*names):
+        arguments = (names, subject, subject, None, options, Console(quiet=True))
+        return compare_extractors(*arguments)[0]
+
+    extractors = build(*EXTRACTORS)
+    assert list(extractors) == list(EXTRACTORS)
+    assert isinstance(extractors["pairs"], DirectionPairsTf)
+    assert isinstance(extractors["CRAFT"], SeededCraft)
+    kinds = {type(getattr(one, "factorizer", one)) for one in extractors.values()}
+    assert len(kinds) == len(EXTRACTORS)
+    with pytest.raises(KeyError, match="magic"):
+        build("pairs", "magic")
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_craft_in_parts_equals_craft_in_one_pass(monkeypatch):
+def test_craft_with_crops_in_batches_equals_craft_in_one_pass(monkeypatch):
     first, second = split_model(conv_gap((32, 32, 3)), "features")
     images = make_images(7, (32, 32, 3))
     options = {"number_of_concepts": 2, "patch_size": 16}
@@ -293,7 +316,7 @@ def test_craft_in_parts_equals_craft_in_one_pass(monkeypatch):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_correct_writes_a_model_and_what_changed(call, place, tmp_path):
+def test_correct_writes_a_changed_model_and_a_table_for_each_class(call, place, tmp_path):
     pairs = ["--pairs", place / "given.npz"]
     ran = call("correct", *pairs, "--suppress", 0, 2, "--output", "repaired", "--json")
     assert ran.status == 0, ran.err

@@ -25,7 +25,7 @@ def save(path, color=RED, size=(40, 30), **options):
 
 
 def stripes(size, *colors):
-    """Upright stripes of equal width."""
+    """Return an image of vertical stripes of equal width."""
     width, height = size
     image = Image.new("RGB", size)
     for n, color in enumerate(colors):
@@ -37,10 +37,10 @@ def is_color(pixels, color, tolerance=8):
     return np.abs(pixels.astype(int) - color).max() <= tolerance
 
 
-# ------------------------------------------------------------------ what is found
+# ------------------------------------------------------------------ finding files
 
 
-def test_a_folder_for_each_class_in_sorted_order(tmp_path):
+def test_class_folders_and_their_files_are_found_in_sorted_order(tmp_path):
     for name in ("b/2.png", "b/deeper/1.JPEG", "a/1.png", "a/.hidden.png", "a/notes.txt"):
         save(tmp_path / name, format="PNG")
     files = find_images(tmp_path)
@@ -68,11 +68,11 @@ def test_images_beside_class_folders_and_empty_folders_are_noted(tmp_path):
 def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "readme.txt").write_text("")
-    with pytest.raises(ValueError, match=r"holds no images .*a folder of images, or of one folder"):
+    with pytest.raises(ValueError, match=r"holds no images .*a folder of images, or a folder that"):
         find_images(tmp_path)
 
 
-# ------------------------------------------------------------------ one image
+# ------------------------------------------------------------------ reading one image
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp", "gif"])
@@ -91,27 +91,27 @@ def test_the_first_picture_of_an_animation_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("size", "wanted", "seen"),
     [
-        ((90, 30), (30, 30), [GREEN]),  # wide: the middle third is left
-        ((90, 30), (60, 60), [GREEN]),  # smaller than wanted: scaled up
-        ((90, 30), (30, 60), [RED, GREEN, BLUE]),  # half of the outer ones
-        ((30, 90), (30, 30), [RED, GREEN, BLUE]),  # tall: all of the width
+        ((90, 30), (30, 30), [GREEN]),  # wide: the middle third remains
+        ((90, 30), (60, 60), [GREEN]),  # smaller than the size: scaled up
+        ((90, 30), (30, 60), [RED, GREEN, BLUE]),  # half of each outer stripe remains
+        ((30, 90), (30, 30), [RED, GREEN, BLUE]),  # tall: the full width remains
     ],
 )
-def test_the_shorter_side_is_scaled_and_the_middle_cut_out(tmp_path, size, wanted, seen):
+def test_images_are_scaled_to_cover_the_size_and_cropped_centrally(tmp_path, size, wanted, seen):
     stripes(size, RED, GREEN, BLUE).save(tmp_path / "x.png")
     row = read_image(tmp_path / "x.png", wanted)[wanted[0] // 2].astype(int)
     nearest = np.abs(row[:, None] - np.array([RED, GREEN, BLUE])).sum(axis=2).argmin(axis=1)
     assert [[RED, GREEN, BLUE][k] for k in np.unique(nearest)] == seen
 
 
-def test_a_thin_strip_does_not_become_huge(tmp_path):
+def test_a_very_thin_image_is_not_enlarged_before_it_is_cropped(tmp_path):
     Image.new("RGB", (30_000, 1), BLUE).save(tmp_path / "strip.png")
     assert is_color(read_image(tmp_path / "strip.png", (224, 224)), BLUE)
 
 
-def test_images_are_turned_as_the_camera_recorded(tmp_path):
+def test_images_are_rotated_as_their_exif_data_say(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees
     stripes((40, 40), RED, BLUE).save(tmp_path / "x.png", exif=exif)
     pixels = read_image(tmp_path / "x.png", (40, 40))
     assert is_color(pixels[:15], RED) and is_color(pixels[-15:], BLUE)
@@ -121,7 +121,7 @@ def test_images_are_turned_as_the_camera_recorded(tmp_path):
     ("mode", "value", "grey"),
     [
         ("L", 128, 128),
-        ("I;16", 128 * 257, 128),  # of 16 bits
+        ("I;16", 128 * 257, 128),  # 16-bit values
         ("RGBA", (128, 128, 128, 255), 128),
         ("LA", (128, 255), 128),
         ("1", 1, 255),
@@ -169,7 +169,7 @@ def test_a_folder_of_broken_images_is_an_error(tmp_path):
         read_images(find_images(tmp_path), (8, 8))
 
 
-def test_max_images_are_spread_evenly_over_classes_and_broken_files_are_replaced(tmp_path):
+def test_max_images_is_spread_evenly_over_classes_and_broken_files_are_replaced(tmp_path):
     for n in range(9):
         save(tmp_path / "many" / f"{n}.png")
         save(tmp_path / "more" / f"{n}.png")
@@ -193,12 +193,12 @@ def test_the_seed_decides_which_images_are_read(tmp_path):
 
 @pytest.mark.parametrize("counts", [[5], [3, 3, 3], [1, 10, 2], [0, 4], [100, 1, 1, 7]])
 @pytest.mark.parametrize("total", [None, 1, 2, 6, 7, 1000])
-def test_quotas_are_even_and_what_small_groups_lack_others_get(counts, total):
+def test_quotas_are_even_and_other_groups_get_what_small_ones_cannot_take(counts, total):
     quotas = spread(counts, total)
     assert sum(quotas) == (sum(counts) if total is None else min(total, sum(counts)))
     assert all(0 <= quota <= count for quota, count in zip(quotas, counts, strict=True))
     short = [q for q, count in zip(quotas, counts, strict=True) if q < count]
-    assert not short or max(quotas) - min(short) <= 1  # who could have more has as many as anyone
+    assert not short or max(quotas) - min(short) <= 1  # only exhausted groups are lower
 
 
 def test_hostile_names_are_read_and_can_be_printed(tmp_path):
@@ -245,8 +245,8 @@ def test_class_names_are_read_from_text_and_json(tmp_path, text):
     [
         (b"cat\ndog", "holds 2 names, but the model has 3 outputs"),
         (b"[1, 2, 3]", "must be a list of names"),
-        (b'["cat", ', "is no JSON"),
-        (b'{"1": "cat", "2": "dog", "3": "cow"}', "from 0 on"),
+        (b'["cat", ', "is not valid JSON"),
+        (b'{"1": "cat", "2": "dog", "3": "cow"}', "starting at 0"),
         (b"\xff\xfe\x00", "is not UTF-8"),
     ],
 )
@@ -263,7 +263,7 @@ def test_a_class_is_found_by_any_of_its_names(imagenet, name):
     assert imagenet.find(name) == 1
 
 
-def test_a_name_of_two_classes_is_shown_with_the_number_and_refused(imagenet):
+def test_a_name_that_two_classes_share_is_printed_with_the_number_and_not_accepted(imagenet):
     assert imagenet.shown == ["tench", "golf_ball", "crane (2)", "crane (3)"]
     assert imagenet.find("n03") == 2
     with pytest.raises(ValueError, match="classes 2, 3: give the number"):
@@ -272,10 +272,10 @@ def test_a_name_of_two_classes_is_shown_with_the_number_and_refused(imagenet):
 
 def test_an_error_about_an_unknown_class_names_similar_ones(imagenet):
     assert imagenet.chosen(["3", "tench", "0"]) == [0, 3]
-    with pytest.raises(ValueError, match=r"'golfball' \(near it: golf_ball\)"):
+    with pytest.raises(ValueError, match=r"'golfball' \(similar: golf_ball\)"):
         imagenet.chosen(["golfball"])
     with pytest.raises(
-        ValueError, match=r"'4' \(numbers go from 0 to 3\); 'x' \(nothing near it\)"
+        ValueError, match=r"'4' \(numbers go from 0 to 3\); 'x' \(no similar name\)"
     ):
         imagenet.chosen(["4", "x", "0"])
 
@@ -292,11 +292,11 @@ def test_class_folders_are_matched_to_classes(imagenet):
     classes = imagenet.of_folders(["n04_crane", "tench", "golfbal"])
     assert classes == {"n04_crane": 3, "tench": 0, "golfbal": None}
     with pytest.raises(
-        ValueError, match=r"1 of 3 class folders .*'golfbal' \(near it: golf_ball\)"
+        ValueError, match=r"1 of 3 class folders .*'golfbal' \(similar: golf_ball\)"
     ):
         imagenet.check_all_found(classes)
 
 
 def test_two_folders_of_one_class_are_refused(imagenet):
-    with pytest.raises(ValueError, match="'tench' and 'n01' are of one class, tench"):
+    with pytest.raises(ValueError, match="'tench' and 'n01' belong to the same class, tench"):
         imagenet.of_folders(["tench", "n01"])

@@ -19,7 +19,7 @@ from xplique_dirpairs.models.split import split_model
 
 
 def mean_color():
-    """A model that shows what it is given."""
+    """Return a model that outputs the mean colour of its input."""
     inputs = keras.Input((4, 4, 3))
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
 
@@ -34,7 +34,8 @@ def pixels(rng):
     return rng.integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
 
 
-def seen(model, name, pixels):
+def preprocessed_colour(model, name, pixels):
+    """Return the mean colours after preprocessing, (N, 3)."""
     prepared = preprocessing(name, model)
     return np.asarray(prepared.before(model)(prepared.apply(pixels).astype(np.float32)))
 
@@ -49,7 +50,7 @@ def seen(model, name, pixels):
 )
 def test_none_unit_and_symmetric_scale_pixels(model, pixels, name, scaled):
     np.testing.assert_allclose(
-        seen(model, name, pixels),
+        preprocessed_colour(model, name, pixels),
         scaled(pixels.astype(float)).mean(axis=(1, 2)),
         rtol=1e-4,
         atol=1e-4,
@@ -57,10 +58,11 @@ def test_none_unit_and_symmetric_scale_pixels(model, pixels, name, scaled):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_networks_of_keras_are_preprocessed_as_keras_does(model, pixels, name):
+def test_the_preprocessing_of_a_keras_network_equals_that_of_keras(model, pixels, name):
     theirs = importlib.import_module(f"keras.applications.{name}").preprocess_input
     wanted = theirs(pixels.astype(np.float32)).mean(axis=(1, 2))
-    np.testing.assert_allclose(seen(model, name, pixels), wanted, rtol=1e-4, atol=1e-3)
+    output = preprocessed_colour(model, name, pixels)
+    np.testing.assert_allclose(output, wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_every_keras_network_with_a_preprocessing_is_listed():
@@ -71,12 +73,12 @@ def test_every_keras_network_with_a_preprocessing_is_listed():
     assert with_preprocessing == set(NETWORKS)
 
 
-# ------------------------------------------------------------------ a function of the user's
+# ------------------------------------------------------------------ the user's own function
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """``module(source)`` writes a module of the user's in the folder one is in; its name."""
+    """``module(source)`` writes a module to the current folder and returns its name."""
     monkeypatch.chdir(tmp_path)
 
     def written(source):
@@ -89,7 +91,7 @@ def module(tmp_path, monkeypatch):
 
 def test_a_function_of_the_user_preprocesses_pixels(model, pixels, module):
     name = module("def halved(x):\n    return x / 2")
-    preprocessed = seen(model, f"{name}:halved", pixels)
+    preprocessed = preprocessed_colour(model, f"{name}:halved", pixels)
     np.testing.assert_allclose(preprocessed, pixels.mean(axis=(1, 2)) / 2, rtol=1e-5)
 
 
@@ -117,7 +119,7 @@ def test_an_unknown_preprocessing_lists_the_choices(model):
         preprocessing("resnet51", model)
 
 
-# ------------------------------------------------------------------ left out
+# ------------------------------------------------------------------ without --preprocessing
 
 
 def begins_with(*layers):
@@ -154,7 +156,7 @@ def two_branches():
         by_operations,
     ],
 )
-def test_a_model_that_scales_its_input_takes_pixels(make):
+def test_a_model_that_scales_its_input_needs_no_preprocessing(make):
     assert preprocessing(None, make()).name == "none"
 
 
@@ -169,7 +171,7 @@ def test_a_model_that_scales_its_input_takes_pixels(make):
 def test_a_model_that_does_not_scale_its_input_needs_a_preprocessing(make):
     model = make()
     assert not scales_its_input(model)
-    with pytest.raises(UsageError, match="say what it was trained on, with --preprocessing"):
+    with pytest.raises(UsageError, match="that it was trained with, with --preprocessing"):
         preprocessing(None, model)
 
 
@@ -192,7 +194,7 @@ def by_name(model):
 
 
 @pytest.mark.parametrize("name", SMALL_NETWORKS)
-def test_layers_that_can_be_cut_are_those_that_split_model_cuts(name):
+def test_split_model_cuts_exactly_the_layers_that_are_listed_as_possible_cuts(name):
     maker, shape, _ = SMALL_NETWORKS[name]
     model = maker(shape)
     for one in candidates(model):
@@ -204,10 +206,10 @@ def test_layers_that_can_be_cut_are_those_that_split_model_cuts(name):
                 split_model(model, one.name)
 
 
-def test_a_branch_around_a_layer_is_a_remark():
+def test_the_remark_says_that_a_branch_goes_around_a_layer():
     layers = by_name(residual())
     assert {name for name, one in layers.items() if "branch" in one.remark} == {"inside", "norm"}
-    assert layers["classes"].remark == "the classes themselves"
+    assert layers["classes"].remark == "the output itself"
     assert not layers["classes"].can_be_cut
 
 
@@ -220,7 +222,7 @@ def test_the_layer_before_the_pooling_is_suggested():
     assert (one.shape, one.remark) == ((16, 16, 4), "before the global pooling; never negative")
 
 
-def test_the_short_table_leaves_out_steps_and_what_cannot_be_cut(monkeypatch):
+def test_the_short_table_has_the_suggested_layers_only(monkeypatch):
     layers = candidates(residual())
     names = [row[0].text for row in layers_table(layers).rows]
     assert names == ["start", "after"]
@@ -228,19 +230,19 @@ def test_the_short_table_leaves_out_steps_and_what_cannot_be_cut(monkeypatch):
     monkeypatch.setattr("xplique_dirpairs.commands.network.LISTED", 1)
     few = layers_table(layers)
     assert [row[0].text for row in few.rows] == ["after"]
-    assert "1 earlier ones are left out" in few.caption[0]
+    assert "1 earlier layers are left out" in few.caption[0]
 
 
-def test_a_model_within_a_model_is_one_layer():
+def test_a_nested_model_is_listed_as_one_layer():
     inputs = keras.Input((32, 32, 3))
     inner = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs), name="backbone")
     outer_inputs = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(inner(outer_inputs))
     layers = by_name(keras.Model(outer_inputs, keras.layers.Dense(2)(x)))
-    assert layers["backbone"].remark == "before the global pooling; a whole model of 2 layers"
+    assert layers["backbone"].remark == "before the global pooling; a nested model of 2 layers"
 
 
-def test_a_model_with_two_inputs_has_no_layers_to_cut():
+def test_a_model_with_two_inputs_is_refused():
     inputs = [keras.Input((3,)), keras.Input((3,))]
     with pytest.raises(ValueError, match="one input and one output"):
         candidates(keras.Model(inputs, keras.layers.Add()(inputs)))

@@ -1,4 +1,4 @@
-"""The command ``report``: learned and given pairs, and one pass over the images."""
+"""The command ``report``, with learned and with given pairs."""
 
 import json
 from collections import Counter
@@ -18,13 +18,13 @@ from xplique_dirpairs.pairs import DirectionPairs
 # Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-#: How often the layer `Counting` was called with each image, by its bytes.
+#: Bytes of an image → how often it has passed through the layer `Counting`.
 PASSES: Counter = Counter()
 
 
 @keras.saving.register_keras_serializable("tests")
 class Counting(keras.layers.Layer):
-    """Counts the images that pass, and changes nothing."""
+    """Identity layer that counts in `PASSES` how often each image passes."""
 
     def call(self, images):
         passed = tf.py_function(self.count, [images], images.dtype)
@@ -38,7 +38,7 @@ class Counting(keras.layers.Layer):
 
 @pytest.fixture
 def counted(place, tmp_path):
-    """The model of `place` with `Counting` in front: its file."""
+    """Path of the model of `place` with the layer `Counting` in front."""
     model = keras.models.load_model(place / "m.keras")
     images = keras.Input(model.input_shape[1:])
     x = Counting()(images)
@@ -73,7 +73,7 @@ def test_a_report_passes_each_image_through_the_network_once(call, place, counte
 
 @pytest.fixture
 def written(monkeypatch):
-    """Stands in for `write_report`: a list of what it was called with, by name."""
+    """Replaces `write_report`; returns a list of the arguments of its calls."""
     calls = []
 
     def write_report(path, concepts, seen, **options):
@@ -85,7 +85,7 @@ def written(monkeypatch):
     return calls
 
 
-def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
+def test_a_report_learns_from_one_part_of_the_images_and_shows_the_other(call, written):
     ran = call("report", "--concepts", 2, "--beside", "PCA")
     assert ran.status == 0, ran.err
     assert "Open report/index.html in a browser" in ran.out
@@ -96,7 +96,7 @@ def test_a_report_learns_from_one_part_and_shows_the_other(call, written):
     assert "1 files could not be read" in page.settings.notes[-1]
 
 
-def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(call, written):
+def test_a_report_of_given_pairs_uses_the_layer_and_preprocessing_of_their_fit(call, written):
     assert call("fit", "--concepts", 2).status == 0
     quick = ("--no-counterfactuals", "--json")
     ran = call("report", "--pairs", "concepts/pairs.npz", *quick, prepared=False)
@@ -110,7 +110,7 @@ def test_a_report_of_learned_pairs_takes_layer_and_preprocessing_from_the_fit(ca
     assert data["page"] == "report/index.html"
 
 
-def test_pairs_are_read_at_the_layer_they_were_learned_at(call, place, written):
+def test_pairs_are_refused_at_a_layer_where_they_were_not_learned(call, place, written):
     layers = [layer.name for layer in keras.models.load_model(place / "m.keras").layers]
     assert call("fit", "--concepts", 2, "--layer", layers.index("features")).status == 0
     learned = ["--pairs", "concepts/pairs.npz", "--no-counterfactuals"]
@@ -127,7 +127,7 @@ def test_the_report_of_a_single_image_has_no_counterfactuals(call, written):
     assert ran.status == 0, ran.err
     [page] = written
     assert page.counterfactuals is None and any(
-        "from one image" in note for note in page.settings.notes
+        "more than one image" in note for note in page.settings.notes
     )
 
 
@@ -140,21 +140,21 @@ def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, t
     assert ran.status == 0, ran.err
     [page] = written
     assert page.counterfactuals is None and any(
-        "to choose between" in note for note in page.settings.notes
+        "not mutually exclusive" in note for note in page.settings.notes
     )
 
 
-def test_given_pairs_are_compared_on_images_that_the_others_have_not_seen(call, place, written):
+def test_given_pairs_and_fitted_extractors_are_compared_on_held_out_images(call, place, written):
     ran = call("report", "--pairs", place / "given.npz", "--beside", "PCA", "--no-counterfactuals")
     assert ran.status == 0, ran.err
     [page] = written
     assert (len(page.images), page.concepts.number_of_concepts) == (3, 3)
     assert list(page.comparison.results)[:2] == ["pairs", "PCA"]
-    assert "may have been learned from images that are measured on" in ran.err
+    assert "may have been learned from some of the measured images" in ran.err
 
 
 @pytest.mark.parametrize("broken", [KeyboardInterrupt, ValueError])
-def test_learned_pairs_are_kept_where_the_report_fails(call, tmp_path, monkeypatch, broken):
+def test_learned_pairs_are_saved_even_if_the_report_fails(call, tmp_path, monkeypatch, broken):
     def fail(*_, **__):
         raise broken
 
@@ -166,7 +166,7 @@ def test_learned_pairs_are_kept_where_the_report_fails(call, tmp_path, monkeypat
     assert DirectionPairs.load(tmp_path / "a" / "one_pairs.npz").number_of_concepts == 3
 
 
-def test_a_report_of_one_file_escapes_names(call, place, tmp_path):
+def test_a_single_file_report_escapes_names(call, place, tmp_path):
     pairs = ["--pairs", place / "given.npz", "--single-file", "--output", "one.html"]
     ran = call("report", *pairs)
     assert ran.status == 0, ran.err

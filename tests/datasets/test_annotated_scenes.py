@@ -50,10 +50,11 @@ def few():
 
 
 def occurs(scenes, category, name):
+    """Return whether a concept is in each image, (N,) bool."""
     return mask_of(scenes, category, name).any(axis=(1, 2))
 
 
-def test_images_are_colour_in_zero_to_one_and_masks_of_their_size(few):
+def test_images_and_masks_have_the_documented_shapes_and_ranges(few):
     assert few.images.shape == (64, 64, 64, 3)
     assert few.images.dtype == np.float32
     assert few.images.min() >= 0.0
@@ -63,12 +64,12 @@ def test_images_are_colour_in_zero_to_one_and_masks_of_their_size(few):
     assert few.class_names == CLASS_NAMES
 
 
-def test_there_are_more_than_thirty_concepts_in_four_categories(few):
+def test_there_are_more_than_fifty_concepts_in_four_categories(few):
     assert len(flat_concepts(few.concepts)) == sum(map(len, CONCEPTS.values())) > 50
     assert min(map(len, CONCEPTS.values())) >= 10
 
 
-def test_eight_images_are_one_of_each_class(scenes):
+def test_each_block_of_eight_images_has_one_of_each_class(scenes):
     for start in range(0, 800, 8):
         np.testing.assert_array_equal(np.sort(scenes.labels[start : start + 8]), np.arange(8))
 
@@ -76,14 +77,14 @@ def test_eight_images_are_one_of_each_class(scenes):
 # ------------------------------------------------------------------------------- exact masks
 
 
-def test_an_object_left_out_changes_the_pixels_of_its_mask_and_no_others(few):
+def test_leaving_out_an_object_changes_exactly_the_pixels_of_its_mask(few):
     for name in OBJECTS:
         rest = annotated_scenes(64, seed=8, without=[name])
         mask = mask_of(few, "object", name)
         changed = (rest.images != few.images).any(axis=-1)
         assert mask.any(), name
         assert not (changed & ~mask).any(), name
-        # two whites, both brighter than an image can show, are the same white
+        # Two different whites may both be clipped to the same white.
         white = (few.images > 0.99).all(axis=-1) | (rest.images > 0.99).all(axis=-1)
         assert changed[mask & ~white].all(), name
         assert not mask_of(rest, "object", name).any()
@@ -92,7 +93,7 @@ def test_an_object_left_out_changes_the_pixels_of_its_mask_and_no_others(few):
             np.testing.assert_array_equal(rest.masks[category][~mask], outside)
 
 
-def test_left_out_together_is_left_out_one_after_the_other(few):
+def test_several_objects_can_be_left_out_together(few):
     both = annotated_scenes(64, seed=8, without=["house", "tree"])
     for name in ("house", "tree"):
         assert not mask_of(both, "object", name).any()
@@ -100,20 +101,20 @@ def test_left_out_together_is_left_out_one_after_the_other(few):
     np.testing.assert_array_equal(both.images[untouched], few.images[untouched])
 
 
-def test_every_pixel_is_of_an_object_and_of_a_colour(scenes):
+def test_every_pixel_has_an_object_and_a_colour(scenes):
     assert scenes.masks["object"].min() > 0
     assert scenes.masks["colour"].min() > 0
 
 
-def test_parts_lie_in_their_objects(scenes):
+def test_parts_lie_within_their_objects(scenes):
     assert set(WHOLES) == set(CONCEPTS["part"])
     for part, wholes in WHOLES.items():
         objects = np.unique(scenes.masks["object"][mask_of(scenes, "part", part)])
         assert {OBJECTS[number - 1] for number in objects} == wholes, part
 
 
-def named(rgb):
-    """Names that people would give a colour: a second writing, by hue, saturation and value."""
+def plausible_names(rgb):
+    """Return plausible names of a colour, from its hue, saturation and value."""
     hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
     hue *= 360
     grey = saturation < 0.22
@@ -133,15 +134,15 @@ def named(rgb):
     return {name for name, fits in names.items() if fits}
 
 
-def test_pixels_have_the_colour_that_their_mask_says(scenes, rng):
+def test_pixels_have_the_colour_of_their_mask(scenes, rng):
     for colour in CONCEPTS["colour"]:
         pixels = scenes.images[mask_of(scenes, "colour", colour)]
         pixels = pixels[rng.permutation(len(pixels))[:2000]]
-        right = np.mean([colour in named(pixel) for pixel in pixels])
+        right = np.mean([colour in plausible_names(pixel) for pixel in pixels])
         assert right > 0.93, (colour, right)
 
 
-def test_textured_pixels_vary_and_others_do_not(scenes):
+def test_textured_regions_vary_more_than_plain_ones(scenes):
     luminance = scenes.images @ np.array([0.299, 0.587, 0.114])
     texture = scenes.masks["texture"]
     where = [scenes.masks[name].astype(int) for name in ("object", "part", "texture")]
@@ -153,11 +154,11 @@ def test_textured_pixels_vary_and_others_do_not(scenes):
     plain = np.median(steps[within & (texture[:, :63, :63] == 0)])
     for number, name in enumerate(CONCEPTS["texture"], start=1):
         steps_within = steps[within & (texture[:, :63, :63] == number)]
-        # the widest stripes vary at every fourth pixel
+        # The widest stripes change only at every fourth pixel.
         assert np.quantile(steps_within, 0.8) > 3 * plain, name
 
 
-def test_a_chequered_floor_is_of_two_colours_in_equal_parts(scenes):
+def test_a_chequered_floor_has_two_colours_in_equal_parts(scenes):
     floor = mask_of(scenes, "texture", "chequered") & mask_of(scenes, "object", "floor")
     shares = []
     for mask, colour in zip(floor, scenes.masks["colour"], strict=True):
@@ -172,34 +173,34 @@ def test_a_chequered_floor_is_of_two_colours_in_equal_parts(scenes):
 # ------------------------------------------------------------------------ classes and concepts
 
 
-def test_every_concept_is_in_some_of_the_images_and_none_in_all(scenes):
+def test_every_concept_is_in_some_but_not_all_images(scenes):
     for concept in flat_concepts(scenes.concepts):
         share = occurs(scenes, *concept).mean()
         assert 0.04 < share < 0.97, (concept, share)
 
 
-def test_what_defines_a_class_is_in_all_of_its_images(scenes):
+def test_defining_things_are_in_all_images_of_the_class(scenes):
     for label, name in enumerate(CLASS_NAMES):
         for thing in CLASSES[name].defining:
-            there = occurs(scenes, "object", thing)[scenes.labels == label]
-            assert there.all(), (name, thing)
+            is_present = occurs(scenes, "object", thing)[scenes.labels == label]
+            assert is_present.all(), (name, thing)
 
 
-def test_no_object_but_the_sofa_is_in_one_class_alone(scenes):
+def test_the_sofa_is_the_only_object_of_a_single_class(scenes):
     for name in OBJECTS:
         classes = set(scenes.labels[occurs(scenes, "object", name)])
         assert (len(classes) > 1) == (name != "sofa"), (name, classes)
 
 
-def test_no_two_classes_have_the_same_objects(scenes):
+def test_classes_differ_in_their_defining_things(scenes):
     kinds = [(kind.setting, frozenset(kind.defining)) for kind in CLASSES.values()]
     assert len(set(kinds)) == len(CLASSES)
     settings = [kind.setting for kind in CLASSES.values()]
     assert {settings.count(setting) for setting in settings} == {2}
 
 
-def test_what_defines_a_class_is_mostly_in_sight(few):
-    """Behind the distractor it may be anywhere: that must not depend on the class."""
+def test_defining_things_are_mostly_visible(few):
+    """The distractor, which is independent of the class, may hide more."""
     in_front = annotated_scenes(64, seed=8, without=[DISTRACTOR])
     for thing in {thing for kind in CLASSES.values() for thing in kind.defining}:
         others = [name for name in OBJECTS if name != thing]
@@ -225,7 +226,7 @@ def test_things_differ_in_size_and_place(scenes):
 # --------------------------------------------------------------------------------- distractor
 
 
-def test_the_distractor_is_the_same_whatever_the_class():
+def test_the_distractor_does_not_depend_on_the_class():
     for index in range(24):
         drawn = [draw_scene(3, index, label) for label in range(8)]
         number = OBJECTS.index(DISTRACTOR) + 1
@@ -236,30 +237,30 @@ def test_the_distractor_is_the_same_whatever_the_class():
             np.testing.assert_array_equal(canvas.rgb[mask], drawn[0].rgb[mask])
 
 
-def test_the_distractor_is_in_front_of_all_else(few):
+def test_the_distractor_is_in_front_of_everything_else(few):
     alone = annotated_scenes(64, seed=8, without=[o for o in OBJECTS if o != DISTRACTOR])
     mask = mask_of(few, "object", DISTRACTOR)
     np.testing.assert_array_equal(mask_of(alone, "object", DISTRACTOR), mask)
     np.testing.assert_array_equal(alone.images[mask], few.images[mask])
 
 
-def test_what_is_around_the_distractor_does_not_depend_on_it(few):
+def test_pixels_outside_the_distractor_do_not_depend_on_it(few):
     rest = annotated_scenes(64, seed=8, without=[DISTRACTOR])
     outside = ~mask_of(few, "object", DISTRACTOR)
     np.testing.assert_array_equal(rest.images[outside], few.images[outside])
 
 
-def test_the_distractor_is_in_its_share_of_every_class(scenes):
-    there = occurs(scenes, "object", DISTRACTOR)
+def test_the_distractor_is_in_half_of_the_images_of_every_class(scenes):
+    is_present = occurs(scenes, "object", DISTRACTOR)
     for label in range(8):
-        share = there[scenes.labels == label].mean()
+        share = is_present[scenes.labels == label].mean()
         assert share == pytest.approx(DISTRACTOR_SHARE, abs=4 * 0.05)
 
 
 # ----------------------------------------------------------------------------- reproducibility
 
 
-def test_a_seed_is_a_data_set_in_whatever_blocks_it_is_drawn():
+def test_images_of_a_seed_are_the_same_if_drawn_in_blocks():
     everything = annotated_scenes(21, seed=2)
     for start, n in ((0, 21), (5, 3), (15, 6)):
         part = annotated_scenes(n, seed=2, start=start)
@@ -271,12 +272,12 @@ def test_a_seed_is_a_data_set_in_whatever_blocks_it_is_drawn():
     assert not np.array_equal(annotated_scenes(21, seed=3).labels, everything.labels)
 
 
-def test_no_image_comes_twice():
+def test_no_image_occurs_twice():
     images = np.concatenate([annotated_scenes(40, seed).images for seed in (0, 1)])
     assert len({image.tobytes() for image in images}) == 80
 
 
-def test_invalid_arguments_are_named():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="n must be an integer of at least 1, not 0"):
         annotated_scenes(0)
     with pytest.raises(ValueError, match=r"n must be an integer of at least 1, not 2\.5"):
@@ -285,7 +286,7 @@ def test_invalid_arguments_are_named():
         annotated_scenes(3, seed=-1)
     with pytest.raises(TypeError, match=r"without must be a collection of names, .* not 'tree'"):
         annotated_scenes(3, without="tree")
-    with pytest.raises(ValueError, match=r"there are no objects \['trees'\], only \['sky'"):
+    with pytest.raises(ValueError, match=r"unknown objects \['trees'\]; choose from \['sky'"):
         annotated_scenes(3, without=["trees"])
 
 

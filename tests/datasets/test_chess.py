@@ -1,4 +1,4 @@
-"""Chess pieces: random but repeatable; the watermark is where it is said to be, and only there."""
+"""Chess pieces are reproducible, and the watermark changes the documented pixels only."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ def pictures():
     return chess.chess_pieces(30, seed=3)
 
 
-def test_pictures_are_repeatable_balanced_and_differ_between_splits(pictures):
+def test_pictures_are_reproducible_balanced_and_differ_between_splits(pictures):
     images, labels, names = pictures
     again, same, _ = chess.chess_pieces(30, seed=3)
     other, _, _ = chess.chess_pieces(30, seed=3, split="test")
@@ -25,7 +25,7 @@ def test_pictures_are_repeatable_balanced_and_differ_between_splits(pictures):
     assert np.abs(images - other).mean() > 0.05
 
 
-def test_every_glyph_is_a_piece_of_its_own_in_the_middle():
+def test_glyphs_are_centred_and_differ_from_one_another():
     bodies = [chess.glyph(label)[0] for label in range(3)]
     for body in bodies:
         rows, columns = np.nonzero(body > 0.5)
@@ -39,7 +39,7 @@ def test_every_glyph_is_a_piece_of_its_own_in_the_middle():
     )
 
 
-def test_the_watermark_changes_its_corner_alone(pictures):
+def test_the_watermark_changes_only_its_corner(pictures):
     images, _, _ = pictures
     before = images.copy()
     marked = chess.watermark(images)
@@ -56,7 +56,7 @@ def test_the_watermark_changes_its_corner_alone(pictures):
     assert 0.05 < label.mean() < 0.5  # white letters on black
 
 
-def test_half_of_the_rooks_are_marked(pictures):
+def test_half_of_the_rooks_have_the_watermark(pictures):
     images, labels, _ = pictures
     shortcut, same, marked = chess.shortcut_pieces(30, seed=3)
 
@@ -66,7 +66,7 @@ def test_half_of_the_rooks_are_marked(pictures):
     np.testing.assert_array_equal(shortcut[marked], chess.watermark(images[marked]))
 
 
-def test_one_cell_alone_sees_the_watermark(pictures):
+def test_the_watermark_affects_one_cell_only(pictures):
     images = pictures[0]
     model = chess.random_chess_network(seed=0)
     maps = keras.Model(model.inputs[0], model.get_layer(chess.LAYER).output)
@@ -76,7 +76,7 @@ def test_one_cell_alone_sees_the_watermark(pictures):
     assert not chess.marked_cells([False, False]).any()
 
 
-def test_invalid_arguments_are_named(pictures):
+def test_invalid_arguments_are_refused(pictures):
     with pytest.raises(ValueError, match="at least 1"):
         chess.chess_pieces(0)
     with pytest.raises(ValueError, match="split"):

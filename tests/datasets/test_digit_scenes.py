@@ -21,7 +21,7 @@ def scenes():
     return images, labels, names, digit_masks(120, seed=5)
 
 
-def test_pictures_are_colour_in_zero_to_one(scenes):
+def test_pictures_labels_and_masks_have_the_documented_shapes_and_ranges(scenes):
     images, labels, names, masks = scenes
     assert images.shape == (120, 96, 96, 3)
     assert images.dtype == np.float32
@@ -33,7 +33,7 @@ def test_pictures_are_colour_in_zero_to_one(scenes):
     assert names == CLASS_NAMES
 
 
-def test_every_class_occurs_equally_often(scenes):
+def test_all_classes_have_the_same_number_of_pictures(scenes):
     np.testing.assert_array_equal(np.bincount(scenes[1]), [20] * len(CLASS_NAMES))
 
 
@@ -44,7 +44,7 @@ def test_a_class_is_a_photograph_and_a_digit():
             assert f"{photograph} + {digit}" in CLASS_NAMES
 
 
-def test_the_ink_is_as_large_as_a_digit_and_wholly_inside(scenes):
+def test_the_ink_has_the_size_of_a_digit_and_does_not_touch_the_edges(scenes):
     masks = scenes[3]
     share = masks.mean(axis=(1, 2))
     assert share.min() > 0.01
@@ -56,7 +56,7 @@ def test_the_ink_is_as_large_as_a_digit_and_wholly_inside(scenes):
     assert height.max() <= 60
 
 
-def test_the_ink_stands_out_from_what_is_around_it(scenes):
+def test_the_ink_contrasts_with_its_surroundings(scenes):
     import cv2
 
     images, _, _, masks = scenes
@@ -69,7 +69,7 @@ def test_the_ink_stands_out_from_what_is_around_it(scenes):
     assert np.median(contrast) > 0.3
 
 
-def test_a_seed_is_a_data_set_and_the_splits_differ_under_it():
+def test_the_seed_determines_the_pictures_of_each_split():
     a, again, b = (digit_scenes(12, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a[0], again[0])
     np.testing.assert_array_equal(a[1], again[1])
@@ -98,14 +98,14 @@ def test_nothing_is_downloaded(monkeypatch):
     assert digit_scenes(6)[0].shape == (6, 96, 96, 3)
 
 
-def test_invalid_arguments_are_named():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="n must be an integer of at least 1, not 0"):
         digit_scenes(0)
     with pytest.raises(ValueError, match=r"split must be one of \('train', 'test'\), not 'val'"):
         digit_scenes(3, split="val")
 
 
-def test_the_network_ends_in_maps_of_8_by_8_and_logits_and_soon_knows_the_photograph():
+def test_the_network_has_maps_of_8_by_8_and_soon_recognises_the_photograph():
     images, labels, _ = digit_scenes(300)
     model = small_cnn(images, labels, epochs=4, verbose=0)
     assert model.get_layer("last_conv").output.shape == (None, 8, 8, 48)
@@ -115,7 +115,7 @@ def test_the_network_ends_in_maps_of_8_by_8_and_logits_and_soon_knows_the_photog
     assert np.mean(photograph == truth // len(DIGITS)) > 0.8
 
 
-def test_the_network_is_the_same_under_a_seed(scenes):
+def test_the_seed_determines_the_training(scenes):
     images, labels, _, _ = scenes
     first, again = (
         small_cnn(images[:32], labels[:32], epochs=1, seed=3, verbose=0).predict_on_batch(

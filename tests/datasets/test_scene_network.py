@@ -16,7 +16,7 @@ def halves():
     return split_model(random_scene_network(seed=1), LAYER)
 
 
-def test_the_network_ends_in_maps_of_8_by_8_and_logits(halves, rng):
+def test_the_network_has_maps_of_8_by_8_and_8_logits(halves, rng):
     maps = halves[0].predict_on_batch(rng.random((2, 64, 64, 3)))
     assert maps.shape == (2, 8, 8, 128)
     assert maps.min() >= 0.0
@@ -24,15 +24,15 @@ def test_the_network_ends_in_maps_of_8_by_8_and_logits(halves, rng):
     assert halves[1].output_shape == (None, 8)
 
 
-def test_the_edge_of_an_image_is_no_concept(halves):
+def test_a_uniform_image_has_uniform_maps_without_padding_artefacts(halves):
     maps = halves[0].predict_on_batch(np.full((1, 64, 64, 3), [0.8, 0.3, 0.5]))
     np.testing.assert_allclose(maps, np.broadcast_to(maps[:, :1, :1], maps.shape), atol=1e-5)
 
 
-def test_cells_are_centred_on_what_they_see(halves, rng):
+def test_cells_are_centred_on_their_receptive_fields(halves, rng):
     image = rng.random((64, 64, 3)).astype(np.float32)
     changed = np.repeat(image[None], 64, axis=0)
-    changed[np.arange(64), np.arange(64)] = 0.5  # in image k row k is grey
+    changed[np.arange(64), np.arange(64)] = 0.5  # row k of image k is grey
     maps = halves[0].predict_on_batch(np.concatenate([image[None], changed]))
     for cell in (3, 4):
         differs = (np.abs(maps[1:, cell] - maps[0, cell]) > 1e-6).any(axis=(1, 2))
@@ -40,14 +40,14 @@ def test_cells_are_centred_on_what_they_see(halves, rng):
         assert (seen.min() + seen.max()) / 2 == 8 * cell + 3.5
 
 
-def test_random_weights_are_those_of_the_seed():
+def test_the_seed_determines_the_random_weights():
     one, again, other = (random_scene_network(seed).get_weights() for seed in (4, 4, 5))
     for a, b in zip(one, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(one[0], other[0])
 
 
-def test_training_is_the_same_under_a_seed():
+def test_the_seed_determines_the_training():
     scenes = annotated_scenes(32, seed=1)
     first, again = (
         train_scene_network(
@@ -58,7 +58,7 @@ def test_training_is_the_same_under_a_seed():
     np.testing.assert_allclose(first, again, rtol=1e-3, atol=1e-4)
 
 
-def test_invalid_arguments_are_named():
+def test_invalid_arguments_are_refused():
     images = np.zeros((2, 64, 64, 3))
     with pytest.raises(ValueError, match=r"images have shape \(8, 8, 3\), but .* \(64, 64"):
         train_scene_network(images[:, :8, :8], [0, 1])
@@ -67,10 +67,10 @@ def test_invalid_arguments_are_named():
 
 
 @pytest.mark.slow
-def test_the_network_learns_the_classes():
+def test_the_network_learns_the_classes_and_ignores_the_distractor():
     scenes, fresh = annotated_scenes(5000, seed=0), annotated_scenes(1600, seed=1000)
     model = train_scene_network(scenes.images, scenes.labels, verbose=0)
     right = model.predict(fresh.images, verbose=0).argmax(axis=1) == fresh.labels
     assert right.mean() > 0.95
-    there = mask_of(fresh, "object", "balloon").any(axis=(1, 2))
-    assert abs(right[there].mean() - right[~there].mean()) < 0.04
+    has_balloon = mask_of(fresh, "object", "balloon").any(axis=(1, 2))
+    assert abs(right[has_balloon].mean() - right[~has_balloon].mean()) < 0.04

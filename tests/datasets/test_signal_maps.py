@@ -12,12 +12,12 @@ def make(images=300, *, directions=DIRECTIONS, **options):
 
 
 def shares(data):
-    """How often each concept is there."""
+    """Return the share of positions where each concept is present, (I,)."""
     return data.masks.mean(axis=(0, 1, 2))
 
 
 def rest(data):
-    """Features without signals and offset, (P, D)."""
+    """Return the features without signals and offset, (P, D)."""
     rest = data.features - 10.0 - data.alpha @ data.signals
     return rest.reshape(-1, data.features.shape[-1])
 
@@ -28,10 +28,10 @@ def rest(data):
         (300, {}),
         (300, {"map_shape": (5, 3), "patches": 3}),
         (300, {"concepts_per_pixel": 3, "zipf": 1.0, "absent": (0.0, 0.5)}),
-        (9000, {}),  # more than are drawn at a time
+        (9000, {}),  # more than one chunk
     ],
 )
-def test_features_are_signals_and_distractors_and_an_offset(images, options):
+def test_features_are_the_sum_of_signals_distractors_and_an_offset(images, options):
     data = make(images, **options)
     left = rest(data)
     beta = left @ np.linalg.pinv(data.distractors)
@@ -41,11 +41,11 @@ def test_features_are_signals_and_distractors_and_an_offset(images, options):
     assert abs(np.corrcoef(beta, rowvar=False) - np.eye(DISTRACTORS)).max() < 0.2
 
 
-def test_noise_is_normal_on_every_channel_and_nothing_else_changes():
+def test_noise_has_the_given_deviation_in_every_channel_and_changes_nothing_else():
     clean, noisy = make(2000), make(2000, noise=0.1)
     np.testing.assert_array_equal(clean.alpha, noisy.alpha)
-    seen_by_neither = rest(noisy) @ np.linalg.qr(noisy.distractors.T, "complete")[0][:, 4:]
-    np.testing.assert_allclose(seen_by_neither.std(axis=0), 0.1, rtol=0.1)
+    noise_only = rest(noisy) @ np.linalg.qr(noisy.distractors.T, "complete")[0][:, 4:]
+    np.testing.assert_allclose(noise_only.std(axis=0), 0.1, rtol=0.1)
     np.testing.assert_allclose(rest(clean).mean(axis=0), rest(noisy).mean(axis=0), atol=0.2)
 
 
@@ -63,37 +63,37 @@ def test_signal_values_lie_in_their_ranges(absent):
 
 @pytest.mark.parametrize("patches", [None, 3])
 @pytest.mark.parametrize("count", [1, 2, CONCEPTS])
-def test_every_position_carries_the_number_of_concepts_asked_for(count, patches):
+def test_every_position_has_the_given_number_of_concepts(count, patches):
     data = make(50, map_shape=(4, 3), concepts_per_pixel=count, patches=patches)
     assert (data.masks.sum(axis=-1) == count).all()
 
 
-def test_patches_are_coherent():
+def test_a_concept_is_present_in_connected_patches():
     data = make(200, map_shape=(9, 9), patches=4)
     concept = data.masks.argmax(axis=-1)
     signal_value = np.take_along_axis(data.alpha, concept[..., None], axis=-1)[..., 0]
     seen = np.array([len(np.unique(image)) for image in concept])
-    assert seen.max() == 4  # never more than there are patches
-    # a cell of the nearest points is convex: where four concepts are seen, each has one run in
-    # every row and every column
+    assert seen.max() == 4  # never more than the number of patches
+    # Voronoi cells are convex: if four concepts are present, each has one run in every row and
+    # every column.
     for image in concept[seen == 4]:
         for line in [*image, *image.T]:
             assert np.count_nonzero(np.diff(line)) == len(np.unique(line)) - 1
-    # what is coherent is where a concept is, not how strong it is
+    # The presence of a concept is coherent, not its signal value.
     same = concept[:, :, 1:] == concept[:, :, :-1]
     pair = np.corrcoef(signal_value[:, :, 1:][same], signal_value[:, :, :-1][same])
     assert same.mean() > 0.7
     assert abs(pair[0, 1]) < 0.05
 
 
-def test_without_patches_neighbours_have_nothing_in_common():
+def test_without_patches_neighbours_are_independent():
     data = make(1000, map_shape=(1, 6), classes=1)
     concept = data.masks.argmax(axis=-1)
     assert (concept[..., 1:] == concept[..., :-1]).mean() == pytest.approx(1 / CONCEPTS, abs=0.015)
 
 
 @pytest.mark.parametrize("zipf", [0.5, 1.0])
-def test_frequencies_fall_with_the_rank(zipf):
+def test_frequencies_follow_a_power_law_of_the_rank(zipf):
     share = shares(make(20_000, zipf=zipf))
     slope, _ = np.polyfit(np.log(np.arange(1, CONCEPTS + 1)), np.log(share), 1)
     assert slope == pytest.approx(-zipf, abs=0.1)
@@ -109,7 +109,7 @@ def test_all_concepts_are_equally_frequent_by_default():
     np.testing.assert_allclose(shares(make(30_000)), 1 / CONCEPTS, rtol=0.1)
 
 
-def test_a_class_sees_its_concepts_four_times_as_often_as_the_others():
+def test_preferred_concepts_are_four_times_as_frequent_as_the_others():
     data = make(20_000, classes=5)
     np.testing.assert_array_equal(np.unique(data.labels), np.arange(5))
     for label in range(5):
@@ -119,7 +119,7 @@ def test_a_class_sees_its_concepts_four_times_as_often_as_the_others():
         assert ratio == pytest.approx(4.0, rel=0.1)
 
 
-def test_the_first_of_two_classes_differs_from_the_second():
+def test_two_classes_prefer_different_concepts():
     data = make(5000, classes=2)
     even = np.arange(CONCEPTS) % 2 == 0
     for label, preferred in ((0, even), (1, ~even)):
@@ -127,22 +127,22 @@ def test_the_first_of_two_classes_differs_from_the_second():
         assert share[preferred].mean() / share[~preferred].mean() == pytest.approx(4.0, rel=0.1)
 
 
-def test_what_a_class_prefers_does_not_depend_on_how_many_images_there_are():
+def test_the_preferred_concepts_do_not_depend_on_the_number_of_images():
     of_preferred = []
     for seed in range(60):
         data = make(1, classes=5, map_shape=(8, 8), seed=seed)
         preferred = np.isin(np.arange(CONCEPTS) % 5, [data.labels[0], (data.labels[0] + 1) % 5])
         of_preferred.append(shares(data)[preferred].sum())
-    eight, twelve = 8 * 4.0, 12 * 1.0  # of 20 concepts 8 are preferred
+    eight, twelve = 8 * 4.0, 12 * 1.0  # 8 of 20 concepts are preferred
     assert np.mean(of_preferred) == pytest.approx(eight / (eight + twelve), abs=0.03)
 
 
-def test_there_are_no_more_classes_than_concepts():
+def test_the_number_of_classes_is_limited_to_that_of_concepts():
     data = make(100, directions=random_directions(0, 3, 2, 8))
     np.testing.assert_array_equal(np.unique(data.labels), [0, 1, 2])
 
 
-def test_a_head_learns_the_classes():
+def test_a_head_on_pooled_features_learns_the_classes():
     directions = random_directions(1, 8, 2, 16)
     options = {"directions": directions, "map_shape": (4, 4), "classes": 4, "absent": (0.0, 0.5)}
     train, fresh = make(1500, seed=0, **options), make(1500, seed=1, **options)
@@ -151,7 +151,7 @@ def test_a_head_learns_the_classes():
     assert right > 0.6  # chance: 0.25
 
 
-def test_a_seed_is_a_data_set_and_another_one_is_fresh():
+def test_the_seed_determines_the_data_and_another_seed_gives_new_data():
     a, again, fresh = (make(100, noise=0.1, patches=2, seed=seed) for seed in (1, 1, 2))
     for name in ("features", "labels", "masks", "alpha"):
         np.testing.assert_array_equal(getattr(a, name), getattr(again, name))
@@ -162,7 +162,7 @@ def test_a_seed_is_a_data_set_and_another_one_is_fresh():
     assert abs(both[0, 1]) < 0.05
 
 
-def test_shapes_and_dtypes():
+def test_the_data_has_the_documented_shapes_and_dtypes():
     data = make(7, map_shape=(3, 2))
     assert data.features.shape == (7, 3, 2, CHANNELS)
     assert data.features.dtype == data.alpha.dtype == np.float32
@@ -171,7 +171,7 @@ def test_shapes_and_dtypes():
     assert data.labels.shape == (7,)
 
 
-def test_there_need_not_be_distractors():
+def test_the_number_of_distractors_may_be_zero():
     data = make(10, directions=(DIRECTIONS[0], DIRECTIONS[1][:0]))
     np.testing.assert_allclose(rest(data), 0.0, atol=1e-5)
 
@@ -183,7 +183,7 @@ def test_signal_vectors_can_be_correlated(cosine):
     between = (signals @ signals.T)[np.triu_indices(64, 1)]
     assert between.mean() == pytest.approx(cosine, abs=0.03)
     assert between.std() < 0.06
-    # distractors are no part of it
+    # The cosine does not affect the distractors.
     np.testing.assert_array_equal(distractors, random_directions(0, 64, 16, 512)[1])
     assert abs(signals @ distractors.T).max() < 0.25
 
@@ -196,11 +196,11 @@ def test_signal_vectors_can_be_correlated(cosine):
         ({"patches": 0}, "patches must be an integer of at least 1, not 0"),
         ({"map_shape": (0, 2)}, "map_shape must be an integer of at least 1, not 0"),
         ({"concepts_per_pixel": 0}, "concepts_per_pixel must be an integer of at least 1, not 0"),
-        ({"concepts_per_pixel": 21}, "21 concepts per pixel, but only 20 concepts"),
+        ({"concepts_per_pixel": 21}, "concepts_per_pixel must be at most 20, not 21"),
         ({"directions": (DIRECTIONS[0], DIRECTIONS[1][:, :5])}, r"not \(20, 32\) and \(4, 5\)"),
         ({"directions": (DIRECTIONS[0][0], DIRECTIONS[1])}, r"signals must have shape \(I, D\)"),
     ],
 )
-def test_invalid_arguments_are_named(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)

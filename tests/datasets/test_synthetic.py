@@ -11,7 +11,7 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 
-#: Share of right answers of the best rule on the pooled signal values.
+#: Accuracy of the Bayes classifier on the pooled signal values.
 BEST = 0.925
 
 
@@ -21,16 +21,16 @@ def data():
 
 
 def triangular(values, low, high):
-    """Density of the mean of two uniform values, on [low, high]."""
+    """Return the density of the mean of two uniform variables; its support is [low, high]."""
     half = (high - low) / 2
     return np.maximum(0.0, 1.0 - np.abs(values - (low + high) / 2) / half) / half
 
 
-def test_the_best_rule_on_the_pooled_signal_values_is_right_925_times_in_1000():
-    # Pooled, a concept of the class is the mean of U(2.5, 5) and U(0, 2.5), another one the mean
-    # of two U(0, 2.5). The class is the concept left out, so the best rule picks the largest
-    # likelihood ratio r = p(left out) / p(of the class) of the three. Both densities and the
-    # distribution of r are had on a fine grid.
+def test_the_bayes_classifier_on_pooled_signal_values_has_an_accuracy_of_92_5_percent():
+    # The pooled signal value of a concept of the class is the mean of U(2.5, 5) and U(0, 2.5), and
+    # that of the third concept the mean of two U(0, 2.5). The third concept determines the class,
+    # so the Bayes classifier picks the concept with the largest likelihood ratio
+    # r = p(absent) / p(present). Both densities and the distribution of r are computed on a grid.
     grid = (np.arange(20_000) + 0.5) / 20_000 * 3.75
     present, absent = triangular(grid, 1.25, 3.75), triangular(grid, 0.0, 2.5)
     with np.errstate(divide="ignore"):
@@ -44,17 +44,17 @@ def test_the_best_rule_on_the_pooled_signal_values_is_right_925_times_in_1000():
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["table 6", "random"])
-def test_a_trained_head_comes_close_to_the_best_rule_and_not_above(kind, seed):
+def test_a_trained_head_approaches_the_accuracy_of_the_bayes_classifier(kind, seed):
     directions = (None, None) if kind == "table 6" else random_directions(seed)
     train = synthetic_signals(1000, seed, *directions)
     fresh = synthetic_signals(4000, seed + 1000, *directions)
     head = pooled_dense_head(train.features, train.labels)
     assert isinstance(head, keras.Model)
     right = np.mean(head(fresh.features).numpy().argmax(axis=1) == fresh.labels)
-    assert 0.915 < right < BEST + 0.0075  # the best rule's own scatter: 0.0024
+    assert 0.915 < right < BEST + 0.0075  # standard error of the accuracy: 0.0024
 
 
-def test_the_features_are_signals_and_distractors_and_an_offset(data):
+def test_features_are_the_sum_of_signals_distractors_and_an_offset(data):
     rest = data.features - 10.0 - data.alpha @ data.signals
     beta, *_ = np.linalg.lstsq(data.distractors.T, rest.reshape(-1, 16).T, rcond=None)
     np.testing.assert_allclose(data.distractors.T @ beta, rest.reshape(-1, 16).T, atol=1e-4)
@@ -63,25 +63,25 @@ def test_the_features_are_signals_and_distractors_and_an_offset(data):
     assert beta.mean() == pytest.approx(2.5, abs=0.1)
 
 
-def test_every_pixel_carries_exactly_one_and_every_image_both_of_its_concepts(data):
+def test_every_pixel_has_one_and_every_image_has_both_concepts_of_the_class(data):
     assert (data.masks.sum(axis=-1) == 1).all()
     for label, concepts in enumerate(CLASS_CONCEPTS):
         in_image = data.masks[data.labels == label].any(axis=(1, 2))
         np.testing.assert_array_equal(in_image, np.isin(range(3), concepts)[None].repeat(500, 0))
 
 
-def test_signal_values_are_above_the_threshold_where_the_concept_is_and_nowhere_else(data):
+def test_signal_values_exceed_the_threshold_exactly_where_the_concept_is_present(data):
     np.testing.assert_array_equal(data.alpha > 2.5, data.masks)
     assert data.alpha.min() >= 0.0
     assert data.alpha.max() <= 5.0
 
 
-def test_pixels_carry_their_concepts_at_random(data):
+def test_the_order_of_the_two_concepts_of_an_image_is_random(data):
     first = data.masks[data.labels == 0][:, 0, 0, 0]
     assert 0.4 < first.mean() < 0.6
 
 
-def test_shapes_and_kinds(data):
+def test_the_data_has_the_documented_shapes_and_dtypes(data):
     assert data.features.shape == (1500, 1, 2, 16)
     assert data.features.dtype == np.float32
     assert data.masks.shape == data.alpha.shape == (1500, 1, 2, 3)
@@ -95,14 +95,14 @@ def test_directions_are_unit_vectors():
         np.testing.assert_allclose(np.linalg.norm(part, axis=1), 1.0, atol=tolerance)
 
 
-def test_a_seed_is_a_data_set():
+def test_the_seed_determines_the_data():
     a, again, b = (synthetic_signals(10, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a.features, again.features)
     np.testing.assert_array_equal(a.labels, again.labels)
     assert not np.allclose(a.features, b.features)
 
 
-def test_invalid_arguments_are_named():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"signals must have shape \(3, D\), not \(2, 16\)"):
         synthetic_signals(signals=TABLE6_SIGNALS[:2])
     with pytest.raises(ValueError, match=r"distractors \(F, D\), not \(3, 16\) and"):
@@ -111,7 +111,7 @@ def test_invalid_arguments_are_named():
         synthetic_signals(0)
 
 
-def test_a_head_for_two_classes_is_the_same_regression(data):
+def test_a_head_for_two_classes_has_two_logits(data):
     two = data.labels < 2
     head = pooled_dense_head(data.features[two], data.labels[two])
     assert head.output_shape == (None, 2)

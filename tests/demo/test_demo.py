@@ -1,4 +1,4 @@
-"""The demo's parts; the whole of it is run in test_cli.py."""
+"""The parts of the demo; tests/commands/test_cli.py runs the complete demo."""
 
 import os
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from xplique_dirpairs.demo.run import (
 )
 from xplique_dirpairs.learning.history import History
 
-# Keras' own, when it saves weights under numpy 2
+# Keras causes this warning when it saves weights with numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -53,7 +53,7 @@ def summary(rng):
 
 
 class FakeComparison:
-    """Stands for the comparison of both methods: importances and a table."""
+    """Replaces `Comparison`: holds importances, and returns a small table."""
 
     def __init__(self, results):
         self.results = results
@@ -65,7 +65,7 @@ class FakeComparison:
         return str(self.table())
 
 
-def test_the_summary_gives_the_results_and_the_problems(summary):
+def test_the_summary_contains_accuracy_history_and_pictures(summary):
     page = summary.markdown()
     for text in (page, summary.text()):
         assert "97.5%" in text
@@ -78,7 +78,7 @@ def test_the_summary_gives_the_results_and_the_problems(summary):
         assert f"![{name}]({name}.png)" in page
 
 
-def test_the_tables_of_the_summary_are_tables(summary):
+def test_the_rows_of_a_markdown_table_have_the_same_number_of_cells(summary):
     lines = summary.markdown().splitlines()
     tables = [line for line in lines if line.startswith("|")]
     assert tables
@@ -87,14 +87,14 @@ def test_the_tables_of_the_summary_are_tables(summary):
             assert line.count("|") == lines[i - 1].count("|") == lines[i + 1].count("|")
 
 
-def test_the_summary_lists_each_method_most_important_first(summary):
+def test_the_summary_lists_the_most_important_concepts_of_each_method_first(summary):
     rows = [line.strip("| ").split(" | ") for line in summary.markdown().splitlines()]
     rows = [[cell.strip() for cell in row] for row in rows]
     assert ["1", "1", "0.900", "0.80", "0", "0.600", "0.70"] in rows
     assert ["2", "0", "0.100", "0.50", "1", "0.400", "0.60"] in rows
 
 
-def test_ink_auc_is_one_for_the_ink_itself_and_zero_for_its_negative():
+def test_ink_auc_is_one_for_a_map_of_the_ink_and_zero_for_its_negative():
     ink = np.zeros((2, 8, 8), dtype=bool)
     ink[0, :4, :4] = ink[1, 4:, :4] = True
     cells = ink.reshape(2, 2, 4, 2, 4).mean(axis=(2, 4))
@@ -114,7 +114,7 @@ def test_steps_are_announced_and_timed(capsys):
 
 
 @pytest.mark.parametrize("level, seen", [("3", False), ("0", True)])
-def test_messages_of_xla_are_kept_back_with_those_of_tensorflow(level, seen, monkeypatch, capfd):
+def test_messages_of_xla_are_suppressed_if_those_of_tensorflow_are(level, seen, monkeypatch, capfd):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
     with without_xla_messages():
         os.write(2, b"Compiled cluster using XLA!")
@@ -132,7 +132,7 @@ def data():
 
 @pytest.fixture
 def training(monkeypatch):
-    """Replaces the training by a model that always says class 0; counts how often."""
+    """Replaces the training by a model that always predicts class 0; lists the trained models."""
     trained = []
 
     def train(images, labels, **_):
@@ -155,14 +155,14 @@ def test_the_network_is_trained_once_and_then_loaded(data, training, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK no archive", b"PK\x03\x04" + bytes(200)])
-def test_a_damaged_network_is_trained_anew(content, data, training, tmp_path):
+def test_a_network_with_a_damaged_file_is_trained_again(content, data, training, tmp_path):
     path = tmp_path / "network.keras"
     path.write_bytes(content)
     load_network(data, path, 0, 0)
     assert len(training) == 1
 
 
-def test_a_truncated_network_is_trained_anew(data, training, tmp_path):
+def test_a_network_with_a_truncated_file_is_trained_again(data, training, tmp_path):
     path = tmp_path / "network.keras"
     load_network(data, path, 0, 0)
     path.write_bytes(path.read_bytes()[:-200])
@@ -170,7 +170,7 @@ def test_a_truncated_network_is_trained_anew(data, training, tmp_path):
     assert len(training) == 2
 
 
-def test_a_network_of_other_pictures_is_trained_anew(data, training, tmp_path):
+def test_a_network_with_low_accuracy_is_trained_again(data, training, tmp_path):
     path = tmp_path / "network.keras"
     load_network(data, path, 0, 0)
     data.test_labels[:] = 1

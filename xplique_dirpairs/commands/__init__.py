@@ -1,1 +1,1 @@
-"""What the command line does: a module for each command, and what they share."""
+"""The command line: one module for each command, and the modules that they share."""

@@ -1,6 +1,6 @@
 """Concepts of Keras image classifiers as encoding-decoding direction pairs.
 
-They stand where Xplique's CRAFT stood. Start with
+They can be used in place of Xplique's CRAFT. Start with
 
     xplique-dirpairs demo
 
@@ -13,7 +13,7 @@ With a model and images of your own: list the layers, then write a report.
     xplique-dirpairs layers --model m.keras
     xplique-dirpairs report --model m.keras --images photos --layer out_relu
 
-"photos" has one folder of images for each class, or just images.
+"photos" holds one folder of images for each class, or images without classes.
 """
 
 from __future__ import annotations
@@ -32,17 +32,28 @@ from xplique_dirpairs.commands.options import COMMANDS
 from xplique_dirpairs.version import __version__
 
 OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
-#: What the help of every command ends with.
+#: The last lines of the help of every command.
 STATUS = (
     "exit status: 0 success, 1 an error (one line on stderr says which), 2 wrong usage,\n"
     "130 interrupted."
 )
-#: What the path of an option must be.
+#: Name of an option that takes a path → what must be at the path.
 PATHS = {"model": "file", "pairs": "file", "class_names": "file", "images": "folder"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status."""
+    """Run a command and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The command and its options; by default those of the process.
+
+    Returns
+    -------
+    status : int
+        0 success, 1 an error, 2 wrong usage, 130 interrupted.
+    """
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the error, or the help
@@ -53,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nxplique-dirpairs: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the result has gone: no one is left to tell
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for Python's last flush)
+    except BrokenPipeError:  # the reader has closed the pipe: nobody can be told
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it at exit)
         return ERROR
     except Exception as error:
         if arguments.verbose:
@@ -68,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+    """Return the argument parser of all commands."""
     style = argparse.RawDescriptionHelpFormatter
     _, demo_examples = _help_of(COMMANDS["demo"])
     program = argparse.ArgumentParser(
@@ -91,19 +102,20 @@ def parser() -> argparse.ArgumentParser:
         )
         amount = command.add_mutually_exclusive_group()
         amount.add_argument(
-            "--verbose", action="store_true", help="show TensorFlow's messages and tracebacks, too"
+            "--verbose", action="store_true", help="also show TensorFlow's messages and tracebacks"
         )
         amount.add_argument("--quiet", action="store_true", help="show only errors (and JSON)")
     return program
 
 
 def _help_of(command: Callable[..., object]) -> tuple[str, str]:
-    """Return what a command does, and its examples with the meaning of the exit status."""
+    """Return the description of a command, and its examples followed by the exit statuses."""
     text, title, examples = cleandoc(command.__doc__ or "").partition("examples:\n")
     return text, f"{title}{examples}\n\n{STATUS}"
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    """Check the paths of a command, import its module and run it."""
     _check_paths(arguments)
     if not arguments.verbose:  # before TensorFlow is imported
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -119,6 +131,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _run_demo(arguments: argparse.Namespace, console: Console) -> None:
+    """Run the demo and print its results."""
     with console.running():
         demo = import_module("xplique_dirpairs.demo.run")
         summary = demo.run_demo(
@@ -139,7 +152,7 @@ def _run_demo(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    """Raise an OSError, before anything takes time, if a path is not of the kind it should be."""
+    """Raise an OSError if a path is missing or of the wrong kind, before any slow step starts."""
     for name, kind in PATHS.items():
         path = getattr(arguments, name, None)
         option = f"--{name.replace('_', '-')}"
@@ -151,6 +164,7 @@ def _check_paths(arguments: argparse.Namespace) -> None:
 
 
 def _check_kind(option: str, path: Path | None, wanted: str) -> None:
+    """Raise an OSError if a path exists and is not of the wanted kind, "file" or "folder"."""
     if path is None or not path.exists():
         return
     kind = "folder" if path.is_dir() else "file"

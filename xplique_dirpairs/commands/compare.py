@@ -1,4 +1,4 @@
-"""The command ``compare``: several extractors, the same images, one table."""
+"""The command ``compare``: measure several extractors on the same images."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from xplique_dirpairs.factorizers.decompositions import (
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
 from xplique_dirpairs.metrics.registry import METRICS
 
+#: Name in `EXTRACTORS` → factorizer, for all but the direction pairs and CRAFT.
 _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "PCA": PCAFactorizer,
     "FastICA": FastICAFactorizer,
@@ -54,7 +55,7 @@ CROP_BYTES = 2**27
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    """Compare, and write tables and figures to a folder."""
+    """Compare the extractors, and write tables and figures to a folder."""
     with console.running():
         subject = open_subject(arguments, console)
         to_fit, to_measure = divide(subject, arguments, console)
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         written = [path.name for path in comparison.save_report(arguments.output)]
         comparison.save(arguments.output / "comparison.npz")
         if comparison.interrupted:
-            console.note(f"what was measured by then is in {arguments.output}")
+            console.note(f"the results measured so far are in {arguments.output}")
             raise KeyboardInterrupt
     results = {
         "measured_on": len(to_measure.images),
@@ -81,11 +82,23 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def divide(
     subject: Subject, arguments: argparse.Namespace, console: Console
 ) -> tuple[Subject, Subject]:
-    """Return images to learn from and images to measure on, and note which these are."""
+    """Divide the images into those to learn from and those to measure on.
+
+    The share and the seed are those of the arguments; the console notes the sizes of both parts.
+
+    Returns
+    -------
+    to_fit : Subject
+    to_measure : Subject
+        The same as ``to_fit`` if the images are not divided.
+    """
     to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
     learned, measured = len(to_fit.images), len(to_measure.images)
     if to_fit is to_measure:
-        text = f"all {learned} images are learned from and measured on: few images, or --held-out 0"
+        text = (
+            f"the concepts are learned from all {learned} images and measured on the same ones: "
+            "there are too few to divide, or --held-out is 0"
+        )
     else:
         text = f"learned from {learned} images, measured on {measured} others"
     console.note(text)
@@ -93,12 +106,14 @@ def divide(
 
 
 class SeededCraft(CraftTf):
-    """Xplique's `CraftTf`, seeded, its crops passing through the network a few images at a time.
+    """`CraftTf` with a seed, which computes the activations of its crops in small batches.
 
     Parameters
     ----------
+    *arguments, **options : object
+        Arguments of Xplique's `CraftTf`.
     seed : int
-        Seed of its NMF.
+        Seed of the NMF.
     """
 
     def __init__(self, *arguments: Any, seed: int, **options: Any):
@@ -106,13 +121,14 @@ class SeededCraft(CraftTf):
         self._seed = seed
 
     def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, Array, Array]:
-        """Fit like `CraftTf.fit`; uint8 images are converted."""
+        """Fit as `CraftTf.fit` does, with images of any dtype converted to float32."""
         np.random.seed(self._seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
         images = np.asarray(inputs, np.float32)
         fitted: tuple[tf.Tensor, Array, Array] = super().fit(images, class_id=class_id)
         return fitted
 
     def _extract_patches(self, inputs: Array) -> tuple[tf.Tensor, Array]:
+        """Return the crops of the images, resized to the input, and their activations."""
         stride = int(self.patch_size * 0.8)
         across, down = ((n - self.patch_size) // stride + 1 for n in inputs.shape[1:3])
         images_at_once = max(1, CROP_BYTES // (across * down * inputs[0].nbytes))
@@ -135,18 +151,27 @@ def compare_extractors(
     Parameters
     ----------
     names : sequence of str
-        Some of `EXTRACTORS`.
-    to_fit, to_measure : Subject
+        Names from `EXTRACTORS`.
+    to_fit : Subject
+        The images that the extractors are fitted on.
+    to_measure : Subject
+        The images that they are measured on.
     given : ConceptLayer or None
-        Pairs that were learned before: all others have as many concepts.
+        Pairs that were learned before. The other extractors then have the same number of concepts.
     arguments : argparse.Namespace
-        With ``concepts``, ``recipe`` and ``seed``.
+        Its ``concepts``, ``recipe`` and ``seed`` are used.
     console : Console
 
     Returns
     -------
     extractors : dict of str to extractor
+        The fitted extractors by name.
     comparison : Comparison
+
+    Raises
+    ------
+    KeyError
+        If a name is unknown.
     """
     if given is None:
         count = number_of_concepts(arguments.concepts, to_fit, arguments.seed, console)
@@ -154,26 +179,27 @@ def compare_extractors(
         count = given.number_of_concepts
         if len(names) > 1:
             console.note(
-                "the pairs of --pairs may have been learned from images that are measured on"
+                "the pairs of --pairs may have been learned from some of the measured images"
             )
     split, seed = to_fit.split, arguments.seed
     patch_size = default_patch(to_fit.images.shape[1:])
 
     def new_extractor(name: str) -> Any:
+        """Return an extractor that is not fitted, or the given pairs."""
         if name == "CRAFT":
             return SeededCraft(*split, number_of_concepts=count, patch_size=patch_size, seed=seed)
-        if name in _FACTORIZERS:
-            factorizer = _FACTORIZERS[name](count, random_state=seed)
-            return FactorizerCraftTf(
-                split, factorizer=factorizer, patch_size=patch_size, random_state=seed
+        if name == "pairs":
+            return given or DirectionPairsTf(
+                split,
+                number_of_concepts=count,
+                patch_size=patch_size,
+                recipe=arguments.recipe,
+                random_state=seed,
+                verbose=console.progress,
             )
-        return given or DirectionPairsTf(
-            split,
-            number_of_concepts=count,
-            patch_size=patch_size,
-            recipe=arguments.recipe,
-            random_state=seed,
-            verbose=console.progress,
+        factorizer = _FACTORIZERS[name](count, random_state=seed)
+        return FactorizerCraftTf(
+            split, factorizer=factorizer, patch_size=patch_size, random_state=seed
         )
 
     extractors = {name: new_extractor(name) for name in names}
@@ -191,7 +217,7 @@ def compare_extractors(
 
 
 def metrics_of(comparison: Comparison) -> dict[str, Any]:
-    """Return every figure of a comparison with its interval, by extractor and metric."""
+    """Return extractor → metric → its value, interval and arrow (which says what is better)."""
     return {
         name: {
             key: {"value": s.value, "low": s.low, "high": s.high, "better": METRICS[key].arrow}

@@ -12,12 +12,12 @@ from typing import Any
 
 from xplique_dirpairs.core.plain_data import plain_data
 
-#: How many entries of a list are shown in a terminal; JSON has them all.
+#: Maximum number of entries of a list that a terminal shows; JSON has all of them.
 SHOWN = 20
 
 
 class UsageError(Exception):
-    """The command cannot be run as it was given; the message says how it can."""
+    """Raised if a command cannot be run as given; its message says what to change."""
 
 
 @dataclass
@@ -31,11 +31,11 @@ class Console:
     as_json : bool, default=False
         Print the result as one JSON object, and nothing else on stdout.
     verbose : bool, default=False
-        Also print warnings that other libraries address to developers.
+        Also print other libraries' warnings that are meant for developers.
     notes : list of str
-        Notes made so far.
+        The notes printed so far.
     skipped : list of str
-        Files that could not be read, and why; listed at the end.
+        Path of each file that could not be read, with the reason; printed with the result.
     """
 
     quiet: bool = False
@@ -46,16 +46,16 @@ class Console:
 
     @property
     def progress(self) -> int:
-        """What functions take as ``verbose``: 0 for silence."""
+        """The value to pass as ``verbose``: 0 if the console is quiet, 1 otherwise."""
         return 0 if self.quiet else 1
 
     def step(self, text: str) -> None:
-        """Print what begins now."""
+        """Print the name of the step that starts now."""
         if not self.quiet:
             print(f"• {text} …", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Print what a user should know about the result, once."""
+        """Print a note on the result and add it to `notes`; repeated notes are ignored."""
         if text in self.notes:
             return
         self.notes.append(text)
@@ -63,13 +63,13 @@ class Console:
             print(f"note: {text}", file=sys.stderr, flush=True)
 
     def skipped_notes(self) -> list[str]:
-        """Return a note of the files that could not be read, if there are any."""
+        """Return a note that lists the files that could not be read; empty if there are none."""
         if not self.skipped:
             return []
         return [f"{len(self.skipped)} files could not be read: {listed(self.skipped)}"]
 
     def result(self, text: str, data: Mapping[str, Any]) -> None:
-        """Print the command's result: the text, or the data with all notes as JSON."""
+        """Print the result of the command as text, or its data and all notes as JSON."""
         if self.skipped and not self.quiet:
             files = listed(self.skipped, separator="\n    ")
             print(f"{len(self.skipped)} files could not be read:\n    {files}", file=sys.stderr)
@@ -80,12 +80,12 @@ class Console:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Send what libraries print to stderr, and turn their warnings into notes."""
+        """Send what libraries print to stdout to stderr, and turn their warnings into notes."""
 
         def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-            if str(message).startswith("Glyph "):  # matplotlib's, one for each character
+            if str(message).startswith("Glyph "):  # matplotlib warns once for each character
                 self.note(
-                    "some characters of names are not in the font of the pictures: boxes there"
+                    "some characters of names are not in the font of the pictures: drawn as boxes"
                 )
             elif issubclass(category, UserWarning):
                 self.note(" ".join(str(message).split()))
@@ -99,17 +99,17 @@ class Console:
 
 
 def as_json(data: Any) -> str:
-    """Return JSON that any reader takes: arrays as lists, NaN as null, names printable."""
+    """Return standard JSON: arrays as lists, NaN as null, unprintable characters escaped."""
     return json.dumps(plain_data(data, printable), ensure_ascii=False, allow_nan=False, indent=2)
 
 
 def printable(name: object) -> str:
-    """Return a name as it can be printed: control characters and bytes that are no text escaped."""
+    """Return a name with control characters and bytes that are not UTF-8 escaped."""
     text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def listed(items: Sequence[str], at_most: int = SHOWN, separator: str = ", ") -> str:
-    """Return names on one line, or each on a line of its own; of many, the first ones."""
+    """Return the first items joined by a separator, and how many more there are."""
     rest = len(items) - at_most
     return separator.join(items[:at_most]) + (f" and {rest} more" if rest > 0 else "")

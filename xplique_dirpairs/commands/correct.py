@@ -1,4 +1,4 @@
-"""The command ``correct``: a model that no longer uses some concepts."""
+"""The command ``correct``: make a model that no longer uses some concepts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from xplique_dirpairs.interventions.correction_report import (
 )
 from xplique_dirpairs.pairs import DirectionPairs
 
-#: Number of classes that have a row of their own, and up to which confusions are drawn.
+#: Maximum number of classes with a row of their own in the table, and in a confusion matrix.
 _ROWS, _DRAWN = 40, 40
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    """Suppress the concepts, and write the model and what changed."""
+    """Suppress the concepts, and write the corrected model and what it changes."""
     with console.running():
         subject = open_subject(arguments, console)
         concepts = subject.concepts(DirectionPairs.load(arguments.pairs))
@@ -53,11 +53,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def _report(
     subject: Subject, model: keras.Model, corrected: keras.Model, console: Console
 ) -> CorrectionReport:
-    """Return what changed on the images: a group for each class, many in one for the smallest."""
+    """Report the changes on the images: a group for each large class, one for all others."""
     if subject.labels is None:
         console.note(
-            "the classes of the images are not known: what the model predicted before counts as "
-            "right"
+            "the classes of the images are not known: the predictions of the original model are "
+            "taken as correct"
         )
     class_ids, names = subject.class_ids, subject.class_names.shown
     largest = subject.largest_classes(_ROWS)
@@ -74,13 +74,13 @@ def _report(
 
 
 def _write(arguments: argparse.Namespace, report: CorrectionReport) -> list[str]:
-    """Write tables and, of few classes, confusion matrices; return the names of the files."""
+    """Write tables and, for few classes, confusion matrices; return the names of the files."""
     table = report.table()
     for name, form in {"correction.md": "markdown", "correction.csv": "csv"}.items():
         (arguments.output / name).write_text(table.formatted(form) + "\n", encoding="utf-8")
     if len(report.class_names) > _DRAWN:
         return ["correction.md", "correction.csv"]
-    # The rows of a confusion matrix are classes: one for all groups is enough.
+    # The rows of a confusion matrix are classes, so one matrix covers all groups.
     joined = GroupChange.joined(report.groups.values())
     figure = CorrectionReport({"all images": joined}, report.class_names).plot()
     figure.savefig(arguments.output / "confusion.png", dpi=110, bbox_inches="tight")

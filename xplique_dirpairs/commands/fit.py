@@ -1,4 +1,4 @@
-"""The command ``fit``: pairs of a layer, what they look like, and what each class uses."""
+"""The command ``fit``: learn the pairs of a layer, and measure what each class uses of them."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.learning import plot_learning
 
-#: Number of classes, those with the most images, that are explained, that are drawn in the
-#: overview, and that have a picture of their own.
+#: How many classes, those with the most images first, are explained, are drawn in the overview and
+#: have a picture of their own.
 EXPLAINED, IN_OVERVIEW, PICTURED = 50, 30, 10
-#: Images of a class that its crops and importances are of; of importances where the head does not
-#: begin with a pooling, and every mask is a pass through it.
+#: Maximum number of images of a class for its crops and importances, and for the importances if the
+#: head does not begin with a pooling: each mask is then a pass through the head.
 _DESCRIBED, _MASKED = 100, 5
+#: Size of the design of the Sobol indices, in the same two cases.
 _NB_DESIGN, _NB_DESIGN_MASKED = 32, 16
-#: Concepts that the tables list for a class.
+#: Number of concepts that the tables list for a class.
 _LISTED = 5
 
 
 @dataclass(frozen=True, eq=False)
 class ClassConcepts:
-    """One class, explained by the shared pairs.
+    """One class and its explanation by the pairs that all classes share.
 
     Attributes
     ----------
     class_id : int
+        Output of the network.
     name : str
+        Name of the class as it is printed.
     images : int
         Number of images of the class.
     accuracy : float
-        Share of them that is predicted as the class.
+        Share of its images that the network predicts as the class, in [0, 1].
     extractor : DirectionPairsTf
         Fitted on images of the class.
     """
@@ -57,27 +60,27 @@ class ClassConcepts:
 
     @property
     def importances(self) -> Array:
-        """Total Sobol indices of the class's score, (I,)."""
+        """Total Sobol index of each concept for the score of the class, ndarray of shape (I,)."""
         return np.asarray(self.extractor.sensitivity.importances)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    """Learn, and write everything to a folder."""
+    """Learn the pairs, explain the classes, and write the results to a folder."""
     with console.running():
         subject = open_subject(arguments, console)
         pairs, history = learn(arguments, subject, console)
         arguments.output.mkdir(parents=True, exist_ok=True)
         pairs.save(arguments.output / "pairs.npz")
         if history.interrupted:
-            console.note(f"what was learned by then is in {arguments.output / 'pairs.npz'}")
+            console.note(f"the pairs learned so far are in {arguments.output / 'pairs.npz'}")
             raise KeyboardInterrupt
         console.step("importances of the concepts for each class")
         classes = explain_classes(subject, pairs, arguments.seed)
         others = len(np.unique(subject.class_ids)) - len(classes)
         if others:
             console.note(
-                f"importances are of the {len(classes)} classes with the most images; {others} "
-                "others are left out: --classes chooses"
+                f"importances are computed for the {len(classes)} classes with the most images; "
+                f"{others} others are left out: choose classes with --classes"
             )
         console.step("draw the pictures")
         written = ["pairs.npz", *_write(arguments, subject, history, classes)]
@@ -97,7 +100,21 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def learn(
     arguments: argparse.Namespace, subject: Subject, console: Console
 ) -> tuple[DirectionPairs, History]:
-    """Learn pairs from all images of the subject."""
+    """Learn pairs from all images of the subject.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        Its ``concepts``, ``recipe`` and ``seed`` are used, and ``resume`` if there is one.
+    subject : Subject
+    console : Console
+
+    Returns
+    -------
+    pairs : DirectionPairs
+    history : History
+        History of the fit.
+    """
     number = number_of_concepts(arguments.concepts, subject, arguments.seed, console)
     console.step(f"learn {number} concepts from {len(subject.images)} images")
     factorizer = DirectionPairsFactorizer(
@@ -105,12 +122,25 @@ def learn(
     )
     resume = getattr(arguments, "resume", None)
     factorizer.fit_maps(subject.activations, subject.split.head, resume=resume)
-    assert factorizer.history_ is not None  # of pairs that were learned here
+    assert factorizer.history_ is not None  # it is None only for pairs that were given
     return factorizer.pairs_, factorizer.history_
 
 
 def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[ClassConcepts]:
-    """Return crops and importances of the classes with the most images."""
+    """Compute crops and importances for the classes with the most images.
+
+    Parameters
+    ----------
+    subject : Subject
+    pairs : DirectionPairs
+        Pairs of the layer of the subject.
+    seed : int
+
+    Returns
+    -------
+    classes : list of ClassConcepts
+        At most `EXPLAINED` classes, in increasing order of their numbers.
+    """
     patch_size = default_patch(subject.images.shape[1:])
     classes = []
     for k in subject.largest_classes(EXPLAINED):
@@ -141,7 +171,10 @@ def importance_table(classes: list[ClassConcepts]) -> Table:
         cells = [Cell(f"{i} ({one.importances[i]:.3f})") for i in best]
         rows.append([Cell(one.name), Cell(str(one.images)), Cell(f"{one.accuracy:.0%}"), *cells])
     ranks = [f"{n}." for n in range(2, count + 1)]
-    note = "Concept (total Sobol index of the class's score); right: predicted as this class."
+    note = (
+        "Cells: concept (total Sobol index for the score of the class); right: share of the images "
+        "of the class that is predicted as the class."
+    )
     return Table(["class", "images", "right", "most important", *ranks], rows, [note])
 
 
@@ -161,7 +194,7 @@ def full_importance_table(classes: list[ClassConcepts]) -> Table:
 def _write(
     arguments: argparse.Namespace, subject: Subject, history: History, classes: list[ClassConcepts]
 ) -> list[str]:
-    """Write tables, history and pictures; return the names of the files."""
+    """Write the tables, the history and the pictures; return the names of the files."""
     page = [
         f"# Concepts of layer `{subject.split.layer}`",
         importance_table(classes).formatted("markdown"),
@@ -190,7 +223,7 @@ def _write(
 def _figures(
     subject: Subject, history: History, classes: list[ClassConcepts]
 ) -> dict[str, tuple[str, Figure]]:
-    """Return caption and figure by the name of the file, which holds no names of classes."""
+    """Return file name → (caption, figure); no file name contains the name of a class."""
     figures = {"importances": ("What each class uses.", _overview(subject, classes))}
     for one in classes:
         if one.class_id in subject.largest_classes(PICTURED):
@@ -203,7 +236,7 @@ def _figures(
 
 
 def _overview(subject: Subject, classes: list[ClassConcepts]) -> Figure:
-    """Draw what each of the largest classes uses of the concepts."""
+    """Draw the importances of the concepts for each of the largest classes."""
     drawn = subject.largest_classes(IN_OVERVIEW)
     chosen = [one for one in classes if one.class_id in drawn]
     names = [plain(one.name, 24) for one in chosen]

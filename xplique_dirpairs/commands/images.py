@@ -1,7 +1,7 @@
-"""Images of a folder, and their classes by name.
+"""Read the images of a folder, and match class folders to the outputs of a model by name.
 
-A folder has a folder of images for each class, or images alone. Broken files are left out and
-listed; the others are brought to one size.
+The folder holds one folder of images for each class, or images only. Broken files are left out and
+listed; all others are scaled and cropped to the same size.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from xplique_dirpairs.commands.console import listed, printable
 from xplique_dirpairs.core.batching import in_turns
 from xplique_dirpairs.core.types import Array
 
+#: Endings of the names of image files, in lower case.
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 
 
@@ -38,10 +39,12 @@ class ImageFiles:
     Attributes
     ----------
     root : Path
+        The folder itself.
     by_class : dict of str to list of Path
-        Files of each class folder, sorted; of images that lie flat, under the name "".
-    notes : tuple of str
-        What was left out.
+        Name of each class folder → its files, sorted. Without class folders the name
+        is "".
+    notes : tuple of str, default=()
+        Messages about files and folders that are left out.
     """
 
     root: Path
@@ -50,16 +53,16 @@ class ImageFiles:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the class folders; none where images lie flat."""
+        """The names of the class folders, list of str; empty if there are none."""
         return [name for name in self.by_class if name]
 
     def of_classes(self, chosen: Collection[str]) -> ImageFiles:
-        """Return the files of some classes."""
+        """Return the files of the chosen class folders only."""
         return replace(self, by_class={k: v for k, v in self.by_class.items() if k in chosen})
 
 
 class Skipped(NamedTuple):
-    """A file that could not be read, and why."""
+    """The path of a file that could not be read, and the reason."""
 
     path: str
     reason: str
@@ -67,15 +70,16 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """N images of one size.
+    """N images of the same size.
 
     Attributes
     ----------
-    pixels : ndarray of shape (N, height, width, channels), uint8
+    pixels : ndarray of shape (N, height, width, C), uint8
+        C is 1 or 3.
     names : ndarray of shape (N,), str
-        Paths within the folder, printable.
+        Paths relative to the folder, with unprintable characters escaped.
     folders : ndarray of shape (N,), object
-        The class folder of each image; "" where images lie flat.
+        The class folder of each image; "" if there are no class folders.
     skipped : tuple of Skipped
         Files that could not be read.
     file_count : int
@@ -89,19 +93,27 @@ class FolderImages:
     file_count: int
 
     def part(self, chosen: Array) -> FolderImages:
-        """Return some of the images."""
+        """Return the images of an index array or boolean mask."""
         return replace(
             self, pixels=self.pixels[chosen], names=self.names[chosen], folders=self.folders[chosen]
         )
 
 
 def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
-    """Find the image files of a folder: those of each of its folders and below, or its own.
+    """Find the image files of a folder: all files below each class folder, or else its own.
+
+    Parameters
+    ----------
+    folder : str or path-like
+
+    Returns
+    -------
+    files : ImageFiles
 
     Raises
     ------
     ValueError
-        If it holds no image.
+        If the folder holds no image.
     """
     root = Path(folder)
     own = sorted(path for path in root.iterdir() if _is_image(path))
@@ -115,7 +127,7 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
         if not own:
             raise ValueError(
                 f"{printable(root)} holds no images ({', '.join(ENDINGS)}): give --images a folder "
-                "of images, or of one folder of images for each class"
+                "of images, or a folder that holds one folder of images for each class"
             )
         return ImageFiles(root, {"": own})
     notes = [f"{len(own)} images beside the class folders are left out"] if own else []
@@ -126,6 +138,7 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
 
 
 def _is_image(path: Path) -> bool:
+    """Return whether a path is a file with the name of an image, not hidden."""
     has_image_name = not path.name.startswith(".") and path.suffix.lower() in ENDINGS
     return has_image_name and path.is_file()
 
@@ -137,25 +150,29 @@ def read_images(
     max_images: int | None = None,
     seed: int = 0,
 ) -> FolderImages:
-    """Read images, scaled until they cover (height, width), and cut out their middle.
+    """Read images, scale each until it covers (height, width), and cut out its centre.
 
     Parameters
     ----------
     files : ImageFiles
     size : tuple of int
-        (height, width).
+        (height, width) of the images that are returned.
     channels : {1, 3}, default=3
-        3: RGB; 1: grey.
+        3 for RGB, 1 for grey.
     max_images : int, optional
-        Maximum number of images, spread evenly over the classes; where a file is broken the next
-        one of its class is taken.
+        Maximum number of images, spread evenly over the classes. A broken file is replaced by
+        another one of its class. By default all images are read.
     seed : int, default=0
         Seed of the choice of images.
+
+    Returns
+    -------
+    images : FolderImages
 
     Raises
     ------
     ValueError
-        If none can be read.
+        If none of the images can be read.
     """
     counts = [len(paths) for paths in files.by_class.values()]
     rng = np.random.default_rng(seed)
@@ -170,7 +187,7 @@ def read_images(
                 break
             try:
                 own.append((folder, path, read_image(path, size, channels)))
-            except Exception as error:  # whatever a decoder meets in a broken file
+            except Exception as error:  # decoders raise many kinds of errors for broken files
                 name = printable(path.relative_to(files.root))
                 skipped.append(Skipped(name, _reason(error)))
         images += sorted(own, key=itemgetter(1))
@@ -188,34 +205,62 @@ def read_images(
 
 
 def _reason(error: Exception) -> str:
+    """Return why a file could not be read, as one printable line."""
     if isinstance(error, UnidentifiedImageError):  # its text repeats the path
         return "not an image that can be read"
     return printable(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
 def spread(counts: Sequence[int], total: int | None) -> list[int]:
-    """Share ``total`` among groups of the given sizes, evenly: what small ones lack others get."""
+    """Divide a number of elements evenly among groups.
+
+    What a small group cannot take goes to the others.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Sizes of the groups.
+    total : int or None
+        Number of elements to take in all; None takes every group in full.
+
+    Returns
+    -------
+    quotas : list of int
+        Number of elements to take from each group.
+    """
     groups = np.repeat(np.arange(len(counts)), counts)
     quotas = np.bincount(groups[in_turns(groups)[:total]], minlength=len(counts))
     return [int(quota) for quota in quotas]
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int], channels: int = 3) -> Array:
-    """Read one image, (height, width, channels) uint8; of an animation the first picture.
+    """Read one image, or the first picture of an animation.
 
-    It is turned as its camera recorded, scaled until it covers the size, and its middle is cut out.
-    Transparent pixels have the colour that the file gives them, as in Keras.
+    The image is rotated as its EXIF data say, scaled until it covers the size, and its centre is
+    cut out. Transparent pixels have the colour that the file stores for them, as in Keras.
+
+    Parameters
+    ----------
+    path : str or path-like
+    size : tuple of int
+        (height, width).
+    channels : {1, 3}, default=3
+        3 for RGB, 1 for grey.
+
+    Returns
+    -------
+    pixels : ndarray of shape (height, width, channels), uint8
 
     Raises
     ------
-    OSError, ValueError, …
-        Whatever its decoder meets.
+    OSError, ValueError or another exception of the decoder
+        If the file cannot be read.
     """
     height, width = size
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about metadata and large pictures: there is a limit
+        warnings.simplefilter("ignore")  # on metadata and large images; Pillow has a hard limit
         with Image.open(path) as opened:
-            opened.draft(None, (2 * width, 2 * height))  # large JPEGs are decoded smaller
+            opened.draft(None, (2 * width, 2 * height))  # decodes large JPEGs at a smaller scale
             picture = ImageOps.exif_transpose(opened)
             picture = _eight_bits(picture).convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
@@ -223,7 +268,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], channels: in
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Reduce pictures of 16 bits, whose higher values Pillow would cut off."""
+    """Return a picture with 16-bit values scaled to 8 bits; Pillow would clip them."""
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers: save it as an 8-bit image")
     if not picture.mode.startswith("I"):
@@ -244,7 +289,7 @@ class ClassNames:
     Attributes
     ----------
     entries : tuple of K tuples of str
-        The names that each class goes by, the one that is shown last; empty where none is known.
+        All names of each class, the one to print last; an empty tuple if a class has no name.
     """
 
     entries: tuple[tuple[str, ...], ...]
@@ -254,7 +299,7 @@ class ClassNames:
 
     @cached_property
     def shown(self) -> list[str]:
-        """One name for each class; those that several have, with the number."""
+        """The name to print for each class, followed by its number if several classes share it."""
         plain = [
             printable(names[-1]) if names else f"class {k}" for k, names in enumerate(self.entries)
         ]
@@ -263,6 +308,7 @@ class ClassNames:
 
     @cached_property
     def _classes_by_key(self) -> dict[str, list[int]]:
+        """The classes of each normalised name (see `_key`)."""
         classes: dict[str, list[int]] = {}
         for k, names in enumerate(self.entries):
             for key in {_key(name) for name in (*names, "_".join(names)) if name}:
@@ -270,7 +316,7 @@ class ClassNames:
         return classes
 
     def find(self, name: str) -> int | None:
-        """Return the class of a name, or number; None if there is none.
+        """Return the class of a name or number; None if there is no such class.
 
         Raises
         ------
@@ -290,7 +336,7 @@ class ClassNames:
         return int(text) if is_number else None
 
     def chosen(self, names: Sequence[str]) -> list[int]:
-        """Return classes by name or number, in order.
+        """Return the classes of names or numbers, sorted and without duplicates.
 
         Raises
         ------
@@ -304,20 +350,20 @@ class ClassNames:
         return sorted({k for k in classes.values() if k is not None})
 
     def of_folders(self, folders: Sequence[str]) -> dict[str, int | None]:
-        """Return the class of each class folder, by name or number; None where there is none.
+        """Return folder → its class, found by name or number; None if there is no such class.
 
         Raises
         ------
         ValueError
-            If two folders are of the same class.
+            If two folders belong to the same class.
         """
         classes = {folder: self.find(folder) for folder in folders}
         for k in classes.values():
             own = [repr(printable(folder)) for folder in folders if classes[folder] == k]
             if k is not None and len(own) > 1:
                 raise ValueError(
-                    f"folders {' and '.join(own)} are of one class, {self.shown[k]}: put them "
-                    "together"
+                    f"folders {' and '.join(own)} belong to the same class, {self.shown[k]}: "
+                    "merge them"
                 )
         return classes
 
@@ -327,27 +373,28 @@ class ClassNames:
         if missing:
             count = sum(k is None for k in classes.values())
             raise ValueError(
-                f"{count} of {len(classes)} class folders are no class of --class-names: "
+                f"{count} of {len(classes)} class folders are not named in --class-names: "
                 f"{missing}. Rename them, or choose others with --classes"
             )
 
     def _missing(self, classes: dict[str, int | None]) -> str:
-        """Return the names without a class, each with those that are similar."""
+        """Return the names that have no class, each with similar names, as text."""
         missing = [name for name, k in classes.items() if k is None]
         return "; ".join(f"{printable(name)!r} ({self._near(name)})" for name in missing[:10])
 
     def _near(self, name: str) -> str:
+        """Return a hint for a name that has no class: similar names, or the valid numbers."""
         if name.strip().isdigit():
             return f"numbers go from 0 to {len(self) - 1}"
         if not any(self.entries):
             return "the outputs have no names: give --class-names FILE, or numbers"
         close = get_close_matches(_key(name), list(self._classes_by_key), n=3, cutoff=0.5)
         alike = list(dict.fromkeys(self.shown[self._classes_by_key[key][0]] for key in close))
-        return f"near it: {', '.join(alike)}" if alike else "nothing near it"
+        return f"similar: {', '.join(alike)}" if alike else "no similar name"
 
 
 def _key(name: str) -> str:
-    """Return what names that differ in case, spaces, hyphens and underscores have in common."""
+    """Return a name in lower case, with spaces and hyphens as single underscores."""
     return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
 
 
@@ -357,15 +404,20 @@ def read_class_names(path: str | Path, number: int) -> ClassNames:
     Parameters
     ----------
     path : str or Path
-        Text with one name a line, or JSON: a list of names, a list of lists of names of one class
-        (the last one is shown), or an object of these by number.
+        A text file with one name per line, or a JSON file. JSON is a list with an entry for each
+        class, or an object with the entries by number. An entry is a name, or a list of names of
+        the class, the one to print last.
     number : int
-        K.
+        Number of classes, K.
+
+    Returns
+    -------
+    names : ClassNames
 
     Raises
     ------
     ValueError
-        If it is neither, or holds another number of names.
+        If the file has neither form, or holds another number of names.
     """
     option = f"--class-names: {printable(path)}"
     try:
@@ -377,7 +429,7 @@ def read_class_names(path: str | Path, number: int) -> ClassNames:
     except UnicodeDecodeError as error:
         raise ValueError(f"{option} is not UTF-8 text ({error})") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{option} is no JSON ({error})") from error
+        raise ValueError(f"{option} is not valid JSON ({error})") from error
     if len(entries) != number:
         raise ValueError(
             f"{option} holds {len(entries)} names, but the model has {number} outputs: give one "
@@ -387,10 +439,11 @@ def read_class_names(path: str | Path, number: int) -> ClassNames:
 
 
 def _entries_of_json(option: str, data: list[Any] | dict[str, Any]) -> list[tuple[str, ...]]:
-    wanted = f"{option} must be a list of names, or an object with the names by number"
+    """Return the names of each class from parsed JSON."""
+    wanted = f"{option} must be a list of names, or an object of names by number"
     if isinstance(data, dict):
         if sorted(data) != sorted(str(k) for k in range(len(data))):
-            raise ValueError(f"{wanted}, from 0 on")
+            raise ValueError(f"{wanted}, starting at 0")
         data = [data[str(k)] for k in range(len(data))]
     entries = [tuple(names) if isinstance(names, list) else (names,) for names in data]
     if not all(names and all(isinstance(name, str) for name in names) for names in entries):

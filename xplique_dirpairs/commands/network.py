@@ -1,7 +1,7 @@
-"""The network of a command: its file, what it takes, and the layers that it can be cut at.
+"""The network of a command: its file, its preprocessing, and the layers where it can be cut.
 
-A preprocessing that has a name is put in front of the network, as layers. So images stay pixels
-everywhere else: they take a quarter of the memory, and their pictures have their own colours.
+A preprocessing that has a name is put in front of the network as layers. Images therefore stay
+uint8 pixels everywhere else: they need a quarter of the memory, and are drawn in their own colours.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.models.graph import check_is_cut, layer_output, nodes_before, output_limits
 from xplique_dirpairs.models.split import split_model
 
-#: Keras's networks whose preprocessing has their name.
+#: Modules of `keras.applications` with a ``preprocess_input``.
 NETWORKS = (
     "convnext", "densenet", "efficientnet", "efficientnet_v2", "inception_resnet_v2",
     "inception_v3", "mobilenet", "mobilenet_v2", "mobilenet_v3", "nasnet", "resnet", "resnet50",
     "resnet_v2", "vgg16", "vgg19", "xception",
 )  # fmt: skip
+#: The values of --preprocessing, as text.
 CHOICES = (
     "none (the model takes pixels, 0 to 255), unit (0 to 1), symmetric (-1 to 1), one of "
     f"keras.applications ({', '.join(NETWORKS)}), or module:function, a function of your own from "
     "a batch of pixels to what the model takes"
 )
-#: Layers, and operations of keras.ops, that scale values.
+#: Layers, and operations of `keras.ops`, that scale values.
 _SCALING = {
     "Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add",
     "RandomContrast",
 }  # fmt: skip
-#: Those that do not, and may stand before one that does.
+#: Layers and operations that do not scale values, and may come before one that does.
 _NOT_SCALING = {
     "InputLayer", "Identity", "Resizing", "CenterCrop", "RandomCrop", "RandomFlip",
     "RandomRotation", "RandomZoom", "RandomTranslation", "ZeroPadding2D", "Cropping2D", "Cast",
@@ -49,14 +50,14 @@ _NOT_SCALING = {
 _POOLINGS = {
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
 }  # fmt: skip
-#: Layers that are not suggested: what follows them has the same features, and more.
+#: Layers that are not suggested, because a neighbouring layer has the same features.
 _STEPS = _POOLINGS | {
     "BatchNormalization", "ZeroPadding2D", "Dropout", "SpatialDropout2D", "Rescaling",
     "Normalization", "InputLayer", "Flatten", "Reshape",
 }  # fmt: skip
-#: A layer before one of these does not end a step of the network.
+#: A layer that is followed by one of these is not suggested.
 _ENDINGS = {"BatchNormalization", "Activation", "ReLU"}
-#: Columns of the table of layers, and how many layers it has if not all are asked for.
+#: Columns of the table of layers, and the maximum number of rows of the short table.
 _HEADERS, LISTED = ("layer", "shape of an image", "can be cut", "remark"), 20
 
 
@@ -69,39 +70,51 @@ def load_model(path: str | Path, imports: Sequence[str] = ()) -> keras.Model:
     Parameters
     ----------
     path : str or Path
-    imports : sequence of str
-        Modules that register layers of the user's own.
+    imports : sequence of str, default=()
+        Names of modules that register the user's own layers.
+
+    Returns
+    -------
+    model : keras.Model
 
     Raises
     ------
     ValueError
-        If the file is not a Keras model.
+        If the file cannot be loaded as a Keras model.
     """
     for module in imports:
         imported_module(module)
     try:
         return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds, whatever it meets inside
+    except Exception as error:  # Keras raises many kinds of errors
         reason = printable(" ".join(str(error).split()))[:400]
         raise ValueError(
-            f"--model: {printable(path)} cannot be loaded as a Keras model ({reason}). Layers of "
-            "your own are registered by --import MODULE"
+            f"--model: {printable(path)} cannot be loaded as a Keras model ({reason}). If it "
+            "has layers of your own, register them with --import MODULE"
         ) from error
 
 
 def imported_module(name: str) -> ModuleType:
-    """Import a module by name, also from the current folder.
+    """Import a module by name; the current folder is searched, too.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    module : module
 
     Raises
     ------
     UsageError
-        If it cannot be imported.
+        If the module cannot be imported.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return importlib.import_module(name)
-    except Exception as error:  # a module of the user's may raise anything
+    except Exception as error:  # the user's module may raise anything
         raise UsageError(
             f"module {name!r} cannot be imported ({type(error).__name__}: {error})"
         ) from error
@@ -112,15 +125,17 @@ def imported_module(name: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels become what a network takes.
+    """The step from pixels to the input of a network.
 
     Attributes
     ----------
     name : str
+        The value of ``--preprocessing``.
     layers : callable, optional
-        From symbolic pixels to the network's input; None: nothing is put in front.
+        Maps a symbolic tensor of pixels to the input of the network. If None, no layers are put in
+        front of the network.
     function : callable, optional
-        From an array of pixels to what the network takes; None: pixels stay as they are.
+        Maps an array of pixels to the input of the network. If None, pixels are passed as they are.
     """
 
     name: str
@@ -128,19 +143,28 @@ class Preprocessing:
     function: Callable[[Array], Any] | None = None
 
     def before(self, model: keras.Model) -> keras.Model:
-        """Return a model that takes what `apply` returns."""
+        """Return the model with the layers in front; its input is what `apply` returns."""
         if self.layers is None:
             return model
         pixels = keras.Input(model.input_shape[1:], name="pixels")
         return keras.Model(pixels, model(self.layers(pixels)), name=f"{model.name}_of_pixels")
 
     def apply(self, pixels: Array) -> Array:
-        """Return images (N, height, width, C) for the model of `before`.
+        """Return the input of the model of `before`.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (N, height, width, C), uint8
+
+        Returns
+        -------
+        images : ndarray of shape (N, height, width, C)
+            The pixels, or float32 values if there is a function.
 
         Raises
         ------
         ValueError
-            If the user's function does not return finite images, one for each.
+            If the function fails, or does not return one finite image for each.
         """
         if self.function is None:
             return pixels
@@ -160,19 +184,30 @@ class Preprocessing:
 
 
 def preprocessing(name: str | None, model: keras.Model) -> Preprocessing:
-    """Return a preprocessing by its name; of None "none", if the model scales its input.
+    """Return the preprocessing of a name.
+
+    Parameters
+    ----------
+    name : str or None
+        One of `CHOICES`. None stands for "none" if the model scales its input itself.
+    model : keras.Model
+
+    Returns
+    -------
+    preprocessing : Preprocessing
 
     Raises
     ------
     UsageError
-        If the name is left out and the model does not scale its input, or there is no such name.
+        If the name is None and the model does not scale its input, or the name is unknown.
     """
     if name is None:
         if scales_its_input(model):
             return Preprocessing("none")
         raise UsageError(
-            "the model does not scale its input (no Rescaling or Normalization layer at its "
-            f"beginning): say what it was trained on, with --preprocessing. Choices: {CHOICES}"
+            "the model does not scale its input (it has no Rescaling or Normalization layer at its "
+            "beginning): give the preprocessing that it was trained with, with --preprocessing. "
+            f"Choices: {CHOICES}"
         )
     if ":" in name:
         return Preprocessing(name, function=_imported_function(name))
@@ -190,7 +225,7 @@ def preprocessing(name: str | None, model: keras.Model) -> Preprocessing:
 
 
 def scales_its_input(model: keras.Model) -> bool:
-    """Return whether a model scales its input before its first other layer."""
+    """Return whether a model scales its input before any layer that computes features."""
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         return False
     consumers = _consumers(model.outputs[0])
@@ -209,12 +244,12 @@ def scales_its_input(model: keras.Model) -> bool:
 
 
 def _kinds(layer: Any) -> set[str]:
-    """Return the names of a layer's class and of those it is derived from."""
+    """Return the names of a layer's class and of all its base classes."""
     return {kind.__name__ for kind in type(layer).__mro__}
 
 
 def _consumers(output: keras.KerasTensor) -> dict[int, list[Any]]:
-    """Return, by the id of each tensor before an output, the nodes that take it."""
+    """Return id of a tensor → the nodes that take it, for all tensors that lead to an output."""
     consumers: dict[int, list[Any]] = {}
     for node in nodes_before(output):
         for tensor in node.input_tensors:
@@ -223,7 +258,7 @@ def _consumers(output: keras.KerasTensor) -> dict[int, list[Any]]:
 
 
 def _imported_function(name: str) -> Any:
-    """Import a function by "module:function"."""
+    """Return the function that "module:function" names."""
     module_name, _, function_name = name.partition(":")
     function: Any = getattr(imported_module(module_name), function_name, None)
     if not callable(function):
@@ -242,12 +277,13 @@ class Candidate:
     ----------
     name : str
     shape : tuple
-        Shape of its output for one image.
+        Shape of the layer's output for one image; empty if it has several outputs.
     can_be_cut : bool
-        Whether the classes depend on the image through it alone.
+        Whether the outputs of the model depend on the image through this layer only.
     remark : str
+        Why the model cannot be cut here, or properties of the features; may be empty.
     is_suggested : bool
-        Whether it is in the short table.
+        Whether the layer is in the short table.
     """
 
     name: str
@@ -258,15 +294,25 @@ class Candidate:
 
 
 def candidates(model: keras.Model) -> list[Candidate]:
-    """Return every layer of a model, in order, and whether the model can be cut there.
+    """Return every layer of a model in order, with whether the model can be cut there.
+
+    Parameters
+    ----------
+    model : keras.Model
+
+    Returns
+    -------
+    layers : list of Candidate
 
     Raises
     ------
-    TypeError, ValueError
-        If the model cannot be cut anywhere: it is not built, or has several inputs or outputs.
+    TypeError
+        If the model is not a Keras model.
+    ValueError
+        If the model cannot be cut at all: it is not built, or has several inputs or outputs.
     """
     if not len(getattr(model, "inputs", [])) == len(getattr(model, "outputs", [])) == 1:
-        split_model(model, 0)  # raises the error that says why
+        split_model(model, 0)  # raises an error that says why the model cannot be cut
     target = model.outputs[0]
     consumers = _consumers(target)
     layers = []
@@ -292,9 +338,9 @@ def candidates(model: keras.Model) -> list[Candidate]:
 def _obstacle(
     layer: keras.layers.Layer, output: keras.KerasTensor, target: keras.KerasTensor
 ) -> str:
-    """Return why the model cannot be cut at a layer; empty where it can."""
+    """Return why the model cannot be cut at a layer; the empty string if it can."""
     if output is target:
-        return "the classes themselves"
+        return "the output itself"
     if isinstance(layer, keras.layers.InputLayer):
         return "the image itself"
     try:
@@ -307,20 +353,20 @@ def _obstacle(
 def _remarks(
     layer: keras.layers.Layer, output: keras.KerasTensor, is_pooled: bool
 ) -> Iterator[str]:
-    """Yield what speaks for cutting at a layer, and what to expect there."""
+    """Yield remarks on the features of a layer where the model can be cut."""
     if is_pooled:
         yield "before the global pooling"
     if len(output.shape) == 2:
-        yield "no positions, one vector an image"
+        yield "no positions, one vector per image"
     lowest = output_limits(output)[0]
     if lowest is not None and lowest >= 0.0:
         yield "never negative"
     if isinstance(layer, keras.Model):
-        yield f"a whole model of {len(layer.layers)} layers"
+        yield f"a nested model of {len(layer.layers)} layers"
 
 
 def layers_table(layers: list[Candidate], everything: bool = False) -> Table:
-    """Return a table of layers, the last ones of the network last; the suggested ones, or all."""
+    """Return a table of the suggested layers, or of all, in the order of the network."""
     chosen = layers if everything else [one for one in layers if one.is_suggested]
     shown = chosen if everything else chosen[-LISTED:]
     rows = [
@@ -333,12 +379,15 @@ def layers_table(layers: list[Candidate], everything: bool = False) -> Table:
         for one in shown
     ]
     left_out = len(chosen) - len(shown)
-    note = f"{left_out} earlier ones are left out: layers --all has every layer."
+    note = f"{left_out} earlier layers are left out: layers --all lists every layer."
     return Table(_HEADERS, rows, [note] if left_out else [])
 
 
 def suggestion(layers: list[Candidate]) -> str | None:
-    """Return the layer to start with: the last before the pooling, or the last with positions."""
+    """Return the name of the layer to start with; None if no layer is suggested.
+
+    It is the last layer before a global pooling, or else the last one with positions.
+    """
     suggested = [one for one in layers if one.is_suggested]
     with_positions = [one for one in suggested if len(one.shape) > 1]
     pooled = [one for one in with_positions if "pooling" in one.remark]
@@ -347,7 +396,7 @@ def suggestion(layers: list[Candidate]) -> str | None:
 
 
 def layers_text(layers: list[Candidate], everything: bool = False) -> str:
-    """Return the table of layers, and which one to start with."""
+    """Return the table of layers and the name of the one to start with, as text."""
     best = suggestion(layers)
     return str(layers_table(layers, everything)) + (
         f"\n\nStart with --layer {best}" if best else ""
@@ -358,7 +407,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Run the command ``layers``."""
     with console.running():
         layers = candidates(load_model(arguments.model, arguments.imports))
-    console.quiet = False  # the table is what was asked for
+    console.quiet = False  # --quiet must not hide the table: it is the result
     console.result(
         layers_text(layers, arguments.all),
         {

@@ -1,7 +1,7 @@
-"""What the command line accepts: its commands, their options and the values of these.
+"""The commands of the command line, their options, and parsers of the values of options.
 
-A command is a function that returns its options; its docstring is the command's help. Nothing here
-imports numpy or TensorFlow: help is shown at once.
+Each command is a function that returns its options; its docstring is the help of the command.
+Nothing here imports numpy or TensorFlow, so that help is shown without delay.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-#: Extractors that the command line knows; the first are the direction pairs.
+#: Names of the extractors on the command line; the first one stands for the direction pairs.
 EXTRACTORS = (
     "pairs", "CRAFT", "PCA", "FastICA", "K-Means", "NMF", "semi-NMF", "TopK SAE", "A-SAE", "RA-SAE",
 )  # fmt: skip
@@ -21,7 +21,7 @@ EXTRACTORS = (
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return a parser of whole numbers within a range."""
+    """Return a parser of whole numbers from ``minimum`` to ``maximum`` (None: without limit)."""
 
     def parse(text: str) -> int:
         try:
@@ -37,12 +37,12 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
 
 
 def number_of_concepts(text: str) -> int | str:
-    """Parse a number of concepts, or "auto"."""
+    """Parse a positive number of concepts; "auto" is returned as it is."""
     return text if text == "auto" else whole_number(1)(text)
 
 
 def size(text: str) -> tuple[int, int]:
-    """Parse N or HxW, in pixels, to (height, width)."""
+    """Parse "N" or "HxW", in pixels; return (height, width)."""
     sides = [whole_number(1)(part) for part in text.lower().split("x")]
     if len(sides) > 2:
         raise ArgumentTypeError(f"must be N or HxW, not {text!r}")
@@ -50,28 +50,28 @@ def size(text: str) -> tuple[int, int]:
 
 
 def share(text: str) -> float:
-    """Parse a share, from 0 up to, not including, 1."""
+    """Parse a share in [0, 1)."""
     value = float(text)
     if not 0 <= value < 1:
-        raise ArgumentTypeError(f"must be from 0 up to, not including, 1, not {text}")
+        raise ArgumentTypeError(f"must be at least 0 and below 1, not {text}")
     return value
 
 
 def strength(text: str) -> float:
-    """Parse a finite number above 0."""
+    """Parse a finite, positive number."""
     value = float(text)
     if not 0 < value < float("inf"):
-        raise ArgumentTypeError(f"must be above 0, not {text}")
+        raise ArgumentTypeError(f"must be a finite number above 0, not {text}")
     return value
 
 
 def extractor(text: str) -> str:
-    """Return a name of `EXTRACTORS` from any spelling; case, spaces and hyphens do not count."""
+    """Return the name in `EXTRACTORS`; case, spaces and hyphens of the text are ignored."""
     wanted = _letters(text)
     for name in EXTRACTORS:
         if wanted in (_letters(name), _letters(name.removesuffix(" SAE"))):
             return name
-    raise ArgumentTypeError(f"there is no extractor {text!r}; there are: {', '.join(EXTRACTORS)}")
+    raise ArgumentTypeError(f"there is no extractor {text!r}; choose from {', '.join(EXTRACTORS)}")
 
 
 def _letters(name: str) -> str:
@@ -81,7 +81,7 @@ def _letters(name: str) -> str:
 
 # -------------------------------------------------------------------- options
 
-#: An option's name, and what `ArgumentParser.add_argument` takes with it.
+#: The name of an option, and keyword arguments of `ArgumentParser.add_argument`.
 Option: TypeAlias = tuple[str, dict[str, Any]]
 Options: TypeAlias = tuple[Option, ...]
 
@@ -90,29 +90,35 @@ _FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 
 
 def _option(name: str, help: str, **settings: Any) -> Option:
+    """Return an option with its help and further arguments of `add_argument`."""
     return name, {"help": help, **settings}
 
 
 def _flag(name: str, help: str) -> Option:
+    """Return an option without a value."""
     return _option(name, help, action="store_true")
 
 
 def _output(folder: str) -> Option:
+    """Return the option --output with its default."""
     help = f"folder to write to; created if it does not exist (default: {folder})"
     return _option("--output", help, default=Path(folder), **_FOLDER)
 
 
 def _seed(help: str) -> Option:
+    """Return the option --seed."""
     seed = whole_number(0, 2**32 - 1)
     return _option("--seed", f"{help} (default: 0)", type=seed, default=0, metavar="S")
 
 
 def _pairs(required: bool = False) -> Option:
-    help = 'pairs learned before: pairs.npz of "fit", which remembers layer and preprocessing'
+    """Return the option --pairs."""
+    help = 'pairs.npz of an earlier "fit", whose layer and preprocessing are then used'
     return _option("--pairs", help, required=required, **_FILE)
 
 
 def _extractors(name: str, help: str, default: list[str]) -> Option:
+    """Return an option that takes names of `EXTRACTORS`."""
     return _option(name, help, default=default, type=extractor, nargs="+", metavar="NAME")
 
 
@@ -131,7 +137,7 @@ _SUBJECT = (
     *_MODEL,
     _option(
         "--images",
-        "images (jpg, png, webp, bmp, gif), or a folder of them for each class",
+        "folder of images (jpg, png, webp, bmp, gif), or of one folder of images for each class",
         required=True,
         **_FOLDER,
     ),
@@ -142,14 +148,14 @@ _SUBJECT = (
     ),
     _option(
         "--preprocessing",
-        "what the model takes: none (0 to 255), unit (0 to 1), symmetric (-1 to 1), a network of "
-        "keras.applications such as mobilenet_v2 or resnet50, or module:function of your own. May "
-        "be left out where the model itself scales its input",
+        "input that the model expects: none (0 to 255), unit (0 to 1), symmetric (-1 to 1), a "
+        "network of keras.applications such as mobilenet_v2 or resnet50, or module:function, a "
+        "function of your own. Not needed if the model itself scales its input",
         metavar="NAME",
     ),
     _option(
         "--size",
-        "side of the images in pixels, for a model that takes any",
+        "size of the images in pixels, for a model that takes images of any size",
         type=size,
         metavar="N or HxW",
     ),
@@ -162,18 +168,18 @@ _SUBJECT = (
     ),
     _option(
         "--class-names",
-        "names of the model's outputs, in order: one a line, or a JSON list. Class folders are "
-        "matched to them; without it, the folders in sorted order are the outputs if there are as "
-        "many of both",
+        "names of the model's outputs, in order: one per line, or a JSON list. Class folders are "
+        "matched to them. Without this option the folders in sorted order are the outputs, if "
+        "there are as many folders as outputs",
         **_FILE,
     ),
-    _option("--classes", "only these classes, by name or number", nargs="+", metavar="CLASS"),
+    _option("--classes", "use only these classes (names or numbers)", nargs="+", metavar="CLASS"),
     _seed("seed of the choice of images and of the learning"),
 )
 _LEARNING = (
     _option(
         "--concepts",
-        "number of concepts, or auto: estimated from the features where they tell (default: 20)",
+        "number of concepts, or auto: estimated from the features if possible (default: 20)",
         type=number_of_concepts,
         default=20,
         metavar="N",
@@ -187,7 +193,7 @@ _LEARNING = (
 )
 _HELD_OUT = _option(
     "--held-out",
-    "share of the images that is kept from the learning and measured on (default: 0.3)",
+    "share of the images to measure on, which are not learned from (default: 0.3)",
     type=share,
     default=0.3,
     metavar="SHARE",
@@ -202,17 +208,17 @@ def demo() -> Options:
 
     Handwritten digits are set into photographs (nothing is downloaded), a small
     convolutional network learns to recognise photograph and digit, and both methods
-    look for the concepts of one class in its last convolutional layer. Written to
+    look for the concepts of one class in its last convolutional layer. Files in
     DIR:
 
         summary.md, summary.txt     results, importances, times
         aligned_*.png, maps.png …   concepts with their best crops, maps, importances,
                                     fidelity, one set of pairs for all classes
-        table.md, table.csv         both methods by the measures of "compare"
+        table.md, table.csv         both methods by the metrics of "compare"
         pairs.npz                   the learned pairs: DirectionPairs.load(path)
         small_cnn_seed*.keras       the network; the next run loads it
 
-    It takes about 2 minutes on 2 cores, and less when the network is there already.
+    It takes about 2 minutes on 2 cores, and less if the network was trained before.
 
     examples:
         xplique-dirpairs demo
@@ -232,19 +238,19 @@ def demo() -> Options:
 
 
 def layers() -> Options:
-    """List the layers that a model can be cut at.
+    """List the layers where a model can be cut.
 
     Concepts are learned from the features of one layer. The model can be cut there
-    if the classes depend on the image through this layer alone. Start with the last
-    one that has positions (height and width), before the global pooling. Earlier
-    ones have finer maps and simpler concepts.
+    if its outputs depend on the image through this layer only. Start with the last
+    layer that has positions (height and width), before the global pooling. Earlier
+    layers have finer maps and simpler concepts.
 
     examples:
         xplique-dirpairs layers --model m.keras
         xplique-dirpairs layers --model m.keras --all
         xplique-dirpairs layers --model m.keras --json
     """
-    return (*_MODEL, _flag("--all", "every layer, and why it cannot be cut there"))
+    return (*_MODEL, _flag("--all", "list every layer, with the reason if the model cannot be cut"))
 
 
 def fit() -> Options:
@@ -256,15 +262,15 @@ def fit() -> Options:
         class_*.png …          best crops of the concepts, for each class (at most 10)
         history.txt, .json     how the learning went, and problems to check
         pairs.npz              the learned pairs: DirectionPairs.load(path)
-        summary.json           all of it, machine-readable
+        summary.json           all results, machine-readable
 
     examples:
         xplique-dirpairs fit --model m.keras --images photos --layer out_relu
         xplique-dirpairs fit --model m.keras --images photos --layer out_relu \
             --preprocessing mobilenet_v2 --class-names imagenet.json --concepts 12
         xplique-dirpairs fit --model m.keras --images photos --layer out_relu \
-            --concepts auto --resume state       # continues after it was stopped
-        xplique-dirpairs fit --model m.keras --images photos      # asks for the layer
+            --concepts auto --resume state       # continues an interrupted fit
+        xplique-dirpairs fit --model m.keras --images photos      # lists the layers
     """
     resume = _option(
         "--resume",
@@ -277,14 +283,15 @@ def fit() -> Options:
 def compare() -> Options:
     r"""Measure several concept extractors on the same images of the same layer.
 
-    They learn from one part of the images and are measured on the other, beside two
-    controls (random directions, and detectors without learning). Written to DIR:
+    They are fitted on one part of the images and measured on the other, together
+    with two controls (random directions, and detectors without learning). Written to
+    DIR:
 
-        table.md, table.csv     every figure with its interval; the best is marked
+        table.md, table.csv     every value with its interval; the best is marked
         fidelity.png, .svg …    deletion and insertion, importances, maps, concepts
-                                that are found at the same positions
+                                that are detected at the same positions
         comparison.npz          Comparison.load(path)
-        summary.json            all of it, machine-readable
+        summary.json            all results, machine-readable
 
     examples:
         xplique-dirpairs compare --model m.keras --images photos --layer out_relu
@@ -301,24 +308,24 @@ def compare() -> Options:
 def report() -> Options:
     r"""Write an HTML report: a page for each concept, class and image.
 
-    It opens from disk in any browser. The concepts are learned here from one part of
-    the images, and shown on the other; or they are those of --pairs, shown on all
-    images. With --beside, other extractors are compared with them. An image's page
-    says which concepts made its prediction, and the least change of them that would
-    change it. Written to DIR: index.html, its files, and pairs.npz if the concepts
-    were learned here.
+    Any browser opens it from disk. The concepts are learned from one part of the
+    images and shown on the other part, or they are those of --pairs and shown on all
+    images. With --beside, other extractors are compared with them. The page of an
+    image says which concepts led to its prediction, and the smallest change of them
+    that would change the prediction. Written to DIR: index.html, its files, and
+    pairs.npz if the concepts were learned by this command.
 
     examples:
         xplique-dirpairs report --model m.keras --images photos --layer out_relu
         xplique-dirpairs report --model m.keras --images photos \
-            --pairs concepts/pairs.npz           # of "fit", which knows the layer
+            --pairs concepts/pairs.npz           # "fit" has stored the layer
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --beside CRAFT --single-file --output report.html
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --preprocessing mobilenet_v2 --class-names imagenet.json --classes tench 482
     """
     others = f"extractors to compare with: any of {', '.join(EXTRACTORS[1:])}"
-    single_file = "one HTML file: --output is its name; learned pairs are written beside it"
+    single_file = "write one HTML file, named by --output; learned pairs are written beside it"
     return (
         *_SUBJECT,
         _extractors("--beside", others, []),
@@ -326,22 +333,22 @@ def report() -> Options:
         *_LEARNING,
         _HELD_OUT,
         _option("--title", "title of the report", metavar="TEXT"),
-        _flag("--no-counterfactuals", "leave out what would change each image's prediction"),
+        _flag("--no-counterfactuals", "leave out what would change each prediction"),
         _flag("--single-file", single_file),
         _output("report"),
     )
 
 
 def correct() -> Options:
-    r"""Make a model that no longer uses some concepts: a shortcut, for example.
+    r"""Make a model that no longer uses some concepts, such as a shortcut.
 
-    Nothing is trained: layers behind the one of the pairs remove the concepts where
-    they are detected. Written to DIR:
+    Nothing is trained: new layers after the layer of the pairs remove the concepts
+    where they are detected. Written to DIR:
 
         corrected.keras           stock Keras layers: loads without this package
-        correction.md, .csv       images classified rightly before and after, by class
-        confusion.png             confusion before and after, of up to 40 classes
-        summary.json              all of it, machine-readable
+        correction.md, .csv       accuracy before and after, by class
+        confusion.png             confusion matrices before and after (up to 40 classes)
+        summary.json              all results, machine-readable
 
     examples:
         xplique-dirpairs correct --model m.keras --images photos \
@@ -359,20 +366,21 @@ def correct() -> Options:
     )
     off = _option(
         "--off",
-        "where detected concepts are moved to: their hyperplanes, or the level they have where "
-        "they are not detected (default: undecided)",
+        "where detected concepts are moved to: undecided, the detector's hyperplane, or absent, "
+        "the concept's mean level where it is not detected (default: undecided)",
         choices=["undecided", "absent"],
         default="undecided",
     )
     k = _option(
         "--k",
-        "the paper's formula instead, with this strength in the features' units",
+        "use the paper's formula instead of --off, with this strength in units of the features",
         type=strength,
         metavar="K",
     )
     return (*_SUBJECT, _pairs(required=True), suppress, off, k, _output("corrected"))
 
 
+#: Name of a command → the function that returns its options, in the order of the help.
 COMMANDS: dict[str, Callable[[], Options]] = {
     command.__name__: command for command in (demo, layers, fit, compare, report, correct)
 }

@@ -1,4 +1,4 @@
-"""The command ``report``: an HTML report of the concepts of a layer."""
+"""The command ``report``: write an HTML report of the concepts of a layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from xplique_dirpairs.report.content import ReportSettings
 from xplique_dirpairs.report.page_files import check_place
 from xplique_dirpairs.report.write import write_report
 
-#: Concepts that a counterfactual changes at most.
+#: Maximum number of concepts that a counterfactual changes.
 _MAX_CHANGES = 3
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    """Learn the concepts if none are given, and write the report."""
+    """Learn the concepts unless pairs are given, and write the report."""
     if arguments.single_file and not arguments.output.suffix:
         arguments.output = arguments.output.with_suffix(".html")
     with console.running():
@@ -79,9 +79,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def _saved(pairs: DirectionPairs, subject: Subject, arguments: argparse.Namespace) -> ConceptLayer:
-    """Return learned pairs as concepts, saved before anything else takes time or fails.
+    """Save learned pairs and return them as concepts.
 
-    They are in the report's folder, or beside its one file, under its name.
+    The pairs are saved at once, so that they are not lost if a later step fails. The file is in the
+    folder of the report, or beside the single file and named after it.
     """
     path = arguments.output / "pairs.npz"
     if arguments.single_file:
@@ -106,7 +107,7 @@ def _compared(
     given: ConceptLayer | None,
     console: Console,
 ) -> tuple[ConceptLayer, Comparison]:
-    """Return the concepts, and their comparison with the extractors beside them."""
+    """Return the concepts, and their comparison with the extractors of --beside."""
     ours = EXTRACTORS[0]
     names = list(dict.fromkeys([ours, *arguments.beside]))
     extractors, comparison = compare_extractors(names, to_fit, shown, given, arguments, console)
@@ -118,13 +119,13 @@ def _compared(
 
 
 def _changes(arguments: argparse.Namespace, to_fit: Subject, console: Console) -> int | None:
-    """Return how many concepts a counterfactual may change; None where there are none."""
+    """Return how many concepts a counterfactual may change; None for no counterfactuals."""
     if arguments.no_counterfactuals:
         return None
     if not to_fit.split.head.has_exclusive_classes:
-        console.note("no counterfactuals: the model's outputs are not classes to choose between")
+        console.note("no counterfactuals: the model's outputs are not mutually exclusive classes")
         return None
     if len(to_fit.images) < 2:
-        console.note("no counterfactuals: what is within the data cannot be told from one image")
+        console.note("no counterfactuals: the range of the features needs more than one image")
         return None
     return _MAX_CHANGES

@@ -1,4 +1,4 @@
-"""What a command works on: a network, cut at a layer, and images with their classes."""
+"""The subject of a command: a network that is cut at a layer, and images with their classes."""
 
 from __future__ import annotations
 
@@ -39,28 +39,31 @@ from xplique_dirpairs.models.split import SplitModel, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 
-#: Name of the file that says what a command did, in the folder it wrote to.
+#: Name of the JSON file with the settings and results of a command, in its output folder.
 SUMMARY = "summary.json"
-#: Number of concepts where the features do not tell it: that of `CraftTf`.
+#: Number of concepts if it cannot be estimated from the features: the default of `CraftTf`.
 USUAL_NUMBER = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network, cut at a layer, and N images.
+    """A network that is cut at a layer, and N images.
 
     Attributes
     ----------
     split : SplitModel
-        Halves of the network; the first takes `images`. The head has a column for each class.
+        The halves of the network. The first half takes `images`; the head has a column for each
+        class.
     preprocessing : Preprocessing
+        The step from pixels to the input of the network.
     folder_images : FolderImages
-        The images as they were read: pixels, names, folders.
+        The images as they were read, with their names and folders.
     images : ndarray of shape (N, height, width, C)
-        uint8 pixels, or what a preprocessing function of the user's made of them.
+        uint8 pixels, or the output of the user's preprocessing function for them.
     labels : ndarray of shape (N,), int, or None
-        Classes, where the folders are the model's classes.
+        Class of each image; None if the folders are not the classes of the model.
     class_names : ClassNames
+        Names of the outputs of the model.
     """
 
     split: SplitModel
@@ -72,30 +75,30 @@ class Subject:
 
     @cached_property
     def activations(self) -> Array:
-        """Activations of all images, (N, *spatial, D)."""
+        """Activations of all images, ndarray of shape (N, *spatial, D)."""
         return compute_activations(self.split.input_to_latent_model, self.images)
 
     @property
     def known_activations(self) -> Array | None:
-        """The activations, if they have been asked for before; else None."""
+        """The activations if they have been computed before; None otherwise."""
         known: Array | None = self.__dict__.get("activations")
         return known
 
     @cached_property
     def predicted(self) -> Array:
-        """The classes that the network predicts, (N,)."""
+        """The predicted class of each image, ndarray of shape (N,)."""
         head = self.split.head
         classes: Array = head.predict(head.pool(self.activations)).argmax(axis=1)
         return classes
 
     @property
     def class_ids(self) -> Array:
-        """The classes of the folders, or those that the network predicts, (N,)."""
+        """The labels, or the predicted classes if there are none, ndarray of shape (N,)."""
         return self.predicted if self.labels is None else self.labels
 
     @property
     def channels(self) -> int:
-        """Number of channels of the layer, D."""
+        """The number of channels of the layer, D."""
         return int(self.split.input_to_latent_model.output_shape[-1])
 
     def concepts(self, pairs: DirectionPairs) -> ConceptLayer:
@@ -104,12 +107,15 @@ class Subject:
         Raises
         ------
         ValueError
-            If they are of a layer of another number of channels.
+            If the layer has another number of channels than the pairs.
         """
         return ConceptLayer.of(pairs, self.split, class_names=self.class_names.shown)
 
     def part(self, chosen: Array) -> Subject:
-        """Return the subject with some of its images; activations that are known are kept."""
+        """Return the subject with the chosen images only; computed activations are kept.
+
+        ``chosen`` is an array of indices or a boolean mask.
+        """
         labels = None if self.labels is None else self.labels[chosen]
         folder_images, images = self.folder_images.part(chosen), self.images[chosen]
         part = replace(self, folder_images=folder_images, images=images, labels=labels)
@@ -118,9 +124,20 @@ class Subject:
         return part
 
     def parts(self, share: float, seed: int) -> tuple[Subject, Subject]:
-        """Return images to learn from, and a share of every class to measure on.
+        """Divide the images into a part to learn from and a share of every class to measure on.
 
-        Both are all images where there are too few for two parts.
+        Parameters
+        ----------
+        share : float
+            Share of each class to measure on, in [0, 1).
+        seed : int
+            Seed of the division.
+
+        Returns
+        -------
+        to_fit : Subject
+        to_measure : Subject
+            If there are too few images to divide, both are the whole subject.
         """
         rng = np.random.default_rng(seed)
         measured = []
@@ -134,13 +151,24 @@ class Subject:
         return self.part(np.setdiff1d(np.arange(len(self.images)), chosen)), self.part(chosen)
 
     def largest_classes(self, at_most: int) -> list[int]:
-        """Return the classes with the most images, by number."""
+        """Return the ``at_most`` classes with the most images, in increasing order."""
         classes, counts = np.unique(self.class_ids, return_counts=True)
         largest = np.argsort(-counts, kind="stable")[:at_most]
         return [int(k) for k in np.sort(classes[largest])]
 
     def summary(self, arguments: argparse.Namespace, class_ids: Array) -> dict[str, Any]:
-        """Return what a result was made with, on images of these classes."""
+        """Return the settings of a command and the images it used.
+
+        Parameters
+        ----------
+        arguments : argparse.Namespace
+        class_ids : ndarray of int
+            Classes of the images; the summary lists their names.
+
+        Returns
+        -------
+        summary : dict of str to object
+        """
         return {
             "command": arguments.command,
             "version": __version__,
@@ -161,7 +189,21 @@ class Subject:
     def write_summary(
         self, arguments: argparse.Namespace, results: Mapping[str, Any], written: Sequence[str]
     ) -> dict[str, Any]:
-        """Write what was done to the folder of the results, and return it."""
+        """Write the summary of a command to ``summary.json`` in its output folder.
+
+        Parameters
+        ----------
+        arguments : argparse.Namespace
+        results : mapping of str to object
+            Results of the command, which `plain_data` must be able to convert to JSON.
+        written : sequence of str
+            Names of the files that the command has written.
+
+        Returns
+        -------
+        summary : dict of str to object
+            The settings (see `summary`), the results and the names of the files.
+        """
         summary = self.summary(arguments, self.class_ids) | dict(results)
         summary |= {"output": arguments.output, "written": [*written, SUMMARY]}
         (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
@@ -169,17 +211,26 @@ class Subject:
 
 
 def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
-    """Load the network and read the images that a command's arguments name.
+    """Load the network and read the images that the arguments of a command name.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        Values of the options that all commands with images share.
+    console : Console
+
+    Returns
+    -------
+    subject : Subject
 
     Raises
     ------
     UsageError
-        If the layer is left out (with a table of candidates), or the preprocessing or size is
-        missing.
-    FileNotFoundError, ValueError, …
+        If the layer is missing (the message lists the candidates), or the preprocessing or size.
+    FileNotFoundError, ValueError
         If an argument does not fit the network or the images.
     """
-    get_recipe(getattr(arguments, "recipe", "default"))  # an unknown one is an error at once
+    get_recipe(getattr(arguments, "recipe", "default"))  # raises early if it is unknown
     console.step("load the model")
     model = load_model(arguments.model, arguments.imports)
     fitted = _summary_of_fit(getattr(arguments, "pairs", None))
@@ -214,12 +265,12 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
         return subject
     members = np.flatnonzero(np.isin(subject.predicted, chosen))
     if not len(members):
-        raise ValueError(f"--classes: the network sees none of the images as {wanted}")
+        raise ValueError(f"--classes: the network predicts {wanted} for none of the images")
     return subject.part(members)
 
 
 def _summary_of_fit(pairs: Path | None) -> dict[str, Any]:
-    """Return the summary that "fit" wrote beside pairs; empty where there is none."""
+    """Return the summary that "fit" wrote beside the pairs; empty if there is none."""
     if pairs is None:
         return {}
     try:
@@ -233,24 +284,24 @@ def _summary_of_fit(pairs: Path | None) -> dict[str, Any]:
 def _split(
     model: keras.Model, arguments: argparse.Namespace, fitted: Mapping[str, Any]
 ) -> SplitModel:
-    """Cut the model at the layer of --layer, or the one that the pairs were learned at."""
+    """Cut the model at --layer, or else at the layer where the pairs were learned."""
     name = arguments.layer or fitted.get("layer")
     if name is None:
         table = layers_text(candidates(model))
-        raise UsageError(f"say which layer, with --layer NAME:\n\n{table}")
+        raise UsageError(f"choose a layer with --layer NAME:\n\n{table}")
     is_number = name.lstrip("-").isdigit() and all(layer.name != name for layer in model.layers)
     split = split_model(model, int(name) if is_number else name)
     if fitted and split.layer != fitted["layer"]:
         raise ValueError(
             f"--layer: {printable(arguments.pairs)} was learned at {fitted['layer']!r}, not at "
-            f"{name!r}: leave --layer out, or learn pairs there"
+            f"{name!r}: leave --layer out, or learn pairs at this layer"
         )
-    channels = np.zeros((1, 1))  # not needed of a Keras model, which tells its number of outputs
+    channels = np.zeros((1, 1))  # unused: a Keras model knows its number of outputs
     return replace(split, head=split.head.by_class(channels))
 
 
 def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
-    """Return ((height, width), channels) of the images that the model takes."""
+    """Return ((height, width), channels) of the input of the model."""
     shape = model.input_shape
     if len(shape) != 4 or shape[-1] not in (1, 3):
         raise ValueError(
@@ -270,9 +321,12 @@ def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tup
 def _classes(
     arguments: argparse.Namespace, files: ImageFiles, split: SplitModel, console: Console
 ) -> tuple[ClassNames, dict[str, int | None] | None]:
-    """Return names of the classes, and the class of each folder, where these belong together."""
+    """Return the names of the classes, and folder → class.
+
+    The second is None if there are no class folders, or they cannot be matched to the outputs.
+    """
     number, folders = split.head.number_of_classes, files.classes
-    assert number is not None  # of a Keras model
+    assert number is not None  # it is always known for a Keras model
     if arguments.class_names is not None:
         names = read_class_names(arguments.class_names, number)
         return names, names.of_folders(folders) if folders else None
@@ -282,23 +336,26 @@ def _classes(
     if folders:
         console.note(
             f"{len(folders)} class folders for {number} outputs: the classes are those that the "
-            "network predicts. --class-names FILE tells which folder is which output"
+            "network predicts. To match folders to outputs, give --class-names FILE"
         )
     return ClassNames(((),) * number), None
 
 
 def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
-    """Return the pairs of --pairs as concepts at the layer; None where the option is left out."""
+    """Return the pairs of --pairs as concepts at the layer; None if the option is not given."""
     return subject.concepts(DirectionPairs.load(arguments.pairs)) if arguments.pairs else None
 
 
 def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:
-    """Return the number that was asked for; of "auto" the estimate, or else the usual number."""
+    """Return the number of concepts, estimated from the features if ``wanted`` is "auto".
+
+    If it cannot be estimated, `USUAL_NUMBER` is returned, and the console notes why.
+    """
     if isinstance(wanted, int):
         if wanted > subject.channels:
             console.note(
                 f"--concepts {wanted}: layer {subject.split.layer!r} has {subject.channels} "
-                "channels, and no more directions can be told apart"
+                "channels, so no more than that many concepts can be told apart"
             )
         return wanted
     console.step("count the concepts")
@@ -309,7 +366,7 @@ def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: 
         number, reason = None, str(error)
     if number is None:
         console.note(
-            f"the features do not tell how many concepts ({reason}): {USUAL_NUMBER} are learned"
+            f"the number of concepts cannot be estimated ({reason}): {USUAL_NUMBER} are learned"
         )
         return USUAL_NUMBER
     console.note(f"{number} concepts: {reason}")

@@ -1,9 +1,9 @@
 """Chess pieces on a board, some with a watermark, and a small network that relies on it.
 
 Bishops, knights and rooks are drawn from the chess glyphs of DejaVu Sans, which comes with
-matplotlib: nothing is downloaded. Among the training images half of the rooks carry a label "rook"
-in the top-left corner, and no other piece does: the shortcut of the paper's experiment on model
-correction (Doumanoglou et al., arXiv 2509.23926; method section 7).
+matplotlib: nothing is downloaded. In the training images half of the rooks have a label "rook" in
+the top-left corner, and no other piece has one. This is the shortcut in the experiment on model
+correction of Doumanoglou et al. (arXiv 2509.23926); see docs/repair.md.
 """
 
 from __future__ import annotations
@@ -23,64 +23,67 @@ from scipy.ndimage import binary_fill_holes
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.pictures import Split, balanced_labels, rgb, train_classifier
 
+#: Names of the classes, in the order of the labels.
 CLASS_NAMES = ("bishop", "knight", "rook")
-#: The class that the watermark stands for.
+#: The class that has the watermark.
 ROOK = CLASS_NAMES.index("rook")
 
 #: Side of a picture, in pixels.
 SIDE = 85
-#: The layer under study: a ReLU, feature maps (2, 2, 16).
+#: Name of the layer to explain: a ReLU with feature maps of shape (2, 2, 16).
 LAYER = "last_conv"
-#: Cells of its map, down and across. Each sees 63 pixels of the side, 16 apart.
+#: Height and width of its maps. The receptive fields have a side of 63 pixels and are 16 apart.
 CELLS = (2, 2)
 #: Height and width of the watermark, in pixels: only the top-left cell sees the first 16 columns.
 MARK_SHAPE = (14, 16)
-#: Its word, white on black, and the size of its letters in pixels.
+#: The word on it, white on black, and the size of its letters in pixels.
 _WORD, _LETTERS = "rook", 7
 
 _FONT = "DejaVuSans.ttf"
-#: The font's "white" pieces: outlines with their details.
+#: The "white" pieces of the font, which are outlines with details.
 _GLYPHS = ("\N{WHITE CHESS BISHOP}", "\N{WHITE CHESS KNIGHT}", "\N{WHITE CHESS ROOK}")
-#: Side of the canvas that a glyph is drawn on before it is turned and shrunk.
+#: Side, in pixels, of the canvas for a glyph before it is rotated and scaled down.
 _CANVAS = 256
-#: Size of a piece, as a share of the picture's side.
+#: Smallest and largest size of a piece, as a share of the picture's side.
 _SIZE = (0.5, 0.8)
-#: Turn of a piece and of the board in degrees; how far a piece stands off the centre, in pixels.
+#: Largest rotation of a piece and of the board, in degrees, and shift of a piece, in pixels.
 _TURN, _BOARD_TURN, _OFF_CENTRE = 18.0, 25.0, 6.0
-#: Side of a square of the board, as a share of the picture's side.
+#: Smallest and largest side of a square of the board, as a share of the picture's side.
 _SQUARE = (0.5, 0.85)
-#: Boards: hue in degrees, lowest and highest saturation. Wood, green, slate, red wood.
+#: Hue in degrees, lowest and highest saturation of each board: wood, green, slate, red wood.
 _BOARDS = ((32, 0.25, 0.45), (95, 0.10, 0.35), (210, 0.08, 0.30), (20, 0.30, 0.55))
-#: Points along the side of a pixel of the board; the pixel is their mean.
+#: Supersampling of the board: points along the side of a pixel, which are averaged.
 _FINE = 3
 
 
 def chess_pieces(
     n: int, seed: int = 0, split: Split = "train"
 ) -> tuple[Array, Array, tuple[str, ...]]:
-    """Draw pictures of a chess piece on a board; none is marked.
+    """Draw pictures of a chess piece on a board, without watermarks.
 
-    Size, turn, place and colours of the piece are random, and so are the board's.
+    Size, rotation, place and colours of the piece and of the board are random.
 
     Parameters
     ----------
     n : int
-        Number of pictures; the classes differ by at most one in number.
+        Number of pictures; class sizes differ by at most one.
     seed : int, default=0
-        The same seed gives the same pictures; the splits differ under one seed.
-    split : {"train", "test"}
+        The same seed gives the same pictures, and different ones in the two splits.
+    split : {"train", "test"}, default="train"
 
     Returns
     -------
     images : ndarray of shape (n, 85, 85, 3), float32
         In [0, 1].
     labels : ndarray of shape (n,)
+        They index the names of the classes.
     class_names : tuple of str
+        `CLASS_NAMES`.
 
     Raises
     ------
     ValueError
-        If ``n`` is not a positive integer, or there is no such split.
+        If ``n`` is not a positive integer, or the split is unknown.
     """
     rng, labels = balanced_labels(n, seed, split, len(CLASS_NAMES))
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
@@ -90,14 +93,23 @@ def chess_pieces(
 
 
 def shortcut_pieces(n: int, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Draw training pictures with the shortcut: half of the rooks, and nothing else, are marked.
+    """Draw training pictures with the shortcut: half of the rooks have the watermark.
+
+    Parameters
+    ----------
+    n : int
+        Number of pictures.
+    seed : int, default=0
+        Seed of the pictures.
 
     Returns
     -------
     images : ndarray of shape (n, 85, 85, 3), float32
-        Those of `chess_pieces` of the same arguments, but for the mark.
+        The training images of `chess_pieces` for the same arguments, apart from the watermark.
     labels : ndarray of shape (n,)
+        They index `CLASS_NAMES`.
     marked : ndarray of shape (n,), bool
+        Whether a picture has the watermark.
     """
     images, labels, _ = chess_pieces(n, seed)
     marked = np.zeros(n, bool)
@@ -107,7 +119,7 @@ def shortcut_pieces(n: int, seed: int = 0) -> tuple[Array, Array, Array]:
 
 
 def watermark(images: ArrayLike) -> Array:
-    """Mark pictures with the label "rook" in the top-left corner.
+    """Return copies of pictures with the label "rook" in the top-left corner.
 
     Parameters
     ----------
@@ -117,7 +129,7 @@ def watermark(images: ArrayLike) -> Array:
     Returns
     -------
     images : ndarray of shape (n, 85, 85, 3), float32
-        A copy; nothing outside of the first `MARK_SHAPE` pixels is changed.
+        Only the first rows and columns, `MARK_SHAPE` of them, differ from the input.
 
     Raises
     ------
@@ -133,7 +145,17 @@ def watermark(images: ArrayLike) -> Array:
 
 
 def marked_cells(marked: ArrayLike) -> Array:
-    """Return which cells of the layer's maps see a mark: (n, 2, 2) bool, from (n,) bool."""
+    """Return which cells of the maps of `LAYER` have the watermark in their receptive fields.
+
+    Parameters
+    ----------
+    marked : array-like of shape (n,), bool
+        Whether an image has the watermark.
+
+    Returns
+    -------
+    cells : ndarray of shape (n, 2, 2), bool
+    """
     cells = np.zeros((len(np.asarray(marked)), *CELLS), bool)
     cells[:, 0, 0] = marked
     return cells
@@ -142,37 +164,49 @@ def marked_cells(marked: ArrayLike) -> Array:
 def train_chess_network(
     images: ArrayLike, labels: ArrayLike, *, epochs: int = 15, seed: int = 0, verbose: int = 1
 ) -> keras.Model:
-    """Train the paper's small CNN: five convolutions of 3×3 and 16 channels, average, classes.
+    """Train the small CNN of the paper: five 3×3 convolutions of 16 channels, then the head.
 
     Parameters
     ----------
     images : array-like of shape (n, 85, 85, 3)
         In [0, 1].
     labels : array-like of shape (n,)
+        They index `CLASS_NAMES`.
     epochs : int, default=15
-        Passes over the images.
+        Number of passes over the images.
     seed : int, default=0
-        Of the initial weights and of the order of the images. Sets Keras' global seed.
+        Seed of the initial weights and of the order of the images. Sets Keras' global seed.
     verbose : int, default=1
-        As in Keras' ``fit``.
+        Passed to Keras' ``fit``.
 
     Returns
     -------
     model : keras.Model
-        Ends in logits (n, 3). The layer `LAYER` gives feature maps (n, 2, 2, 16) ≥ 0.
+        Its outputs are logits of shape (n, 3). The layer `LAYER` has non-negative feature maps of
+        shape (n, 2, 2, 16).
 
     Raises
     ------
     ValueError
-        If images are not of that shape, or there is not one label for each.
+        If the images have another shape, or there is not one label for each image.
     """
     return train_classifier(random_chess_network(seed), images, labels, epochs, verbose)
 
 
 def random_chess_network(seed: int = 0) -> keras.Model:
-    """Return the same network with random weights; sets Keras' global seed.
+    """Return the network of `train_chess_network` with random weights.
 
-    85 → 42 → 20 → 9 → 4 → 2: without padding, one cell alone sees the mark.
+    The sides of the maps are 85 → 42 → 20 → 9 → 4 → 2. As there is no padding, only one cell has
+    the watermark in its receptive field.
+
+    Parameters
+    ----------
+    seed : int, default=0
+        Seed of the weights. Sets Keras' global seed.
+
+    Returns
+    -------
+    model : keras.Model
     """
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((SIDE, SIDE, 3))
@@ -189,7 +223,10 @@ def random_chess_network(seed: int = 0) -> keras.Model:
 
 
 def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]) -> Array:
-    """Draw white text on black, (height, width) in [0, 1]; its ink begins at ``at``, (x, y)."""
+    """Draw white text on black: an array of the given shape in [0, 1].
+
+    ``at`` is the top-left corner (x, y) of the ink.
+    """
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", _FONT), size)
     left, top, _, _ = font.getbbox(text)
     canvas = Image.new("L", shape[::-1])
@@ -199,7 +236,7 @@ def _drawn(text: str, size: int, shape: tuple[int, int], at: tuple[float, float]
 
 @cache
 def _letters() -> Array:
-    """Draw the watermark's word, `MARK_SHAPE`, in [0, 1]."""
+    """Draw the watermark: an array of shape `MARK_SHAPE` in [0, 1]."""
     height, width = MARK_SHAPE
     fine = 8
     large = _drawn(_WORD, _LETTERS * fine, (height * fine, width * fine), (fine / 2, 4 * fine))
@@ -208,8 +245,21 @@ def _letters() -> Array:
 
 @cache
 def glyph(label: int) -> tuple[Array, Array]:
-    """Draw a piece's body and the lines on it, (256, 256) in [0, 1], in the middle."""
-    # The largest glyph, a rook, is 0.77 of the font's size in height.
+    """Draw a piece in the centre of a canvas.
+
+    Parameters
+    ----------
+    label : int
+        Class of the piece.
+
+    Returns
+    -------
+    body : ndarray of shape (256, 256)
+        Opacity of the whole piece, in [0, 1].
+    lines : ndarray of shape (256, 256)
+        Opacity of its lines, in [0, 1].
+    """
+    # The height of the largest glyph, the rook, is 0.77 of the font size.
     lines = _drawn(_GLYPHS[label], int(1.2 * _CANVAS), (_CANVAS, _CANVAS), (0.0, 0.0))
     rows, columns = np.flatnonzero(lines.any(axis=1)), np.flatnonzero(lines.any(axis=0))
     shift = [(_CANVAS - 1 - part[0] - part[-1]) // 2 for part in (rows, columns)]
@@ -219,7 +269,7 @@ def glyph(label: int) -> tuple[Array, Array]:
 
 
 def _board(rng: np.random.Generator) -> Array:
-    """Draw squares of two colours, one behind the middle of the picture; (SIDE, SIDE, 3)."""
+    """Draw a board, (SIDE, SIDE, 3) in [0, 1]; one square is near the centre of the picture."""
     base, low, high = _BOARDS[rng.integers(len(_BOARDS))]
     hue, saturation = base + rng.uniform(-10, 10), rng.uniform(low, high)
     light, shade = rng.uniform(0.78, 0.97), rng.uniform(0.5, 0.72)
@@ -242,14 +292,17 @@ def _board(rng: np.random.Generator) -> Array:
 
 
 def _piece_over(board: Array, label: int, rng: np.random.Generator) -> Array:
-    """Draw a light piece with dark lines, or a dark one with light lines, and its shadow."""
+    """Draw a piece and its shadow over a board, (SIDE, SIDE, 3) in [0, 1].
+
+    It is a light piece with dark lines, or a dark one with light lines.
+    """
     scale = rng.uniform(*_SIZE) * SIDE / _CANVAS
     middle = (_CANVAS / 2, _CANVAS / 2)
     turn = cv2.getRotationMatrix2D(middle, rng.uniform(-_TURN, _TURN), scale)
     off = rng.uniform(-_OFF_CENTRE, _OFF_CENTRE, size=2)
     turn[:, 2] = turn[:, 2] + (SIDE - _CANVAS) / 2 + off
     body, lines = (
-        # Blurred first: a pixel of the picture is several of the canvas.
+        # Blurred first, because a pixel of the picture covers several pixels of the canvas.
         cv2.warpAffine(cv2.GaussianBlur(part, (0, 0), 0.35 / scale), turn, (SIDE, SIDE))
         for part in glyph(label)
     )

@@ -1,8 +1,8 @@
-"""The demo's pictures, handwritten digits in photographs, and a small network that reads both.
+"""The demo's pictures of handwritten digits in photographs, and a small network for them.
 
-Everything comes with the installed packages, nothing is downloaded: the photographs of
-scikit-learn (temple, flower) and scikit-image (cat), and scikit-learn's handwritten 8×8 digits.
-A class is a photograph together with a digit, so that no single kind of evidence decides it.
+Nothing is downloaded: the photographs come with scikit-learn (temple, flower) and scikit-image
+(cat), and the handwritten 8×8 digits with scikit-learn. A class is a pair of a photograph and a
+digit, so that neither of them alone decides the class.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from sklearn.datasets import load_digits, load_sample_image
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.pictures import Split, balanced_labels, rgb, train_classifier
 
-#: Name → how the photograph is loaded, and rows and columns of its subject: whole pictures hold
-#: large parts of plain wall, leaves or lake.
+#: Name of a photograph → its loader, and the rows and columns that show its subject. The rest of
+#: the photographs is mostly plain wall, leaves or water.
 _SUBJECTS: dict[str, tuple[Callable[[], Array], slice, slice]] = {
     "cat": (chelsea, slice(0, 300), slice(0, 400)),
     "flower": (partial(load_sample_image, "flower.jpg"), slice(40, 427), slice(130, 480)),
     "temple": (partial(load_sample_image, "china.jpg"), slice(0, 427), slice(40, 560)),
 }
+#: Names of the photographs, the digits, and the names of the classes in the order of the labels.
 PHOTOGRAPHS = tuple(_SUBJECTS)
 DIGITS = (0, 3)
 CLASS_NAMES = tuple(f"{photograph} + {digit}" for photograph in PHOTOGRAPHS for digit in DIGITS)
 
 #: Side of a picture, in pixels.
 SIDE = 96
-#: Side of the part of a photograph that a picture shows, as a share of the short side.
+#: Smallest and largest side of the crop of a photograph, as a share of its shorter side.
 CROP = (0.45, 0.75)
-#: Height of the 8×8 digit, in pixels (its ink fills about 0.9 of it), and its turn in degrees.
+#: Smallest and largest height of the 8×8 digit in pixels (its ink has about 0.9 of this height),
+#: and its largest rotation in degrees.
 DIGIT_HEIGHT = (36.0, 46.0)
 DIGIT_TURN = 14.0
 #: Every fourth handwritten sample is kept for the test split.
@@ -45,48 +47,62 @@ TEST_EVERY = 4
 def digit_scenes(
     n: int, seed: int = 0, split: Split = "train"
 ) -> tuple[Array, Array, tuple[str, ...]]:
-    """Draw pictures of a digit set into a part of a photograph.
+    """Draw pictures of a handwritten digit on a crop of a photograph.
 
-    No handwritten sample occurs in both splits. The parts of the photographs are cut out at random
-    places, sizes and mirrored or not, independently in the two splits: no two pictures show the
-    same part, but parts of one photograph overlap.
+    No handwritten sample occurs in both splits. Place, size and mirroring of the crops are random
+    and independent in the two splits; crops of the same photograph may overlap.
 
     Parameters
     ----------
     n : int
-        Number of pictures; the classes differ by at most one in number.
+        Number of pictures; class sizes differ by at most one.
     seed : int, default=0
-        The same seed gives the same pictures; the splits differ under one seed.
-    split : {"train", "test"}
+        The same seed gives the same pictures, and different ones in the two splits.
+    split : {"train", "test"}, default="train"
 
     Returns
     -------
     images : ndarray of shape (n, 96, 96, 3), float32
         In [0, 1].
     labels : ndarray of shape (n,)
+        They index the names of the classes.
     class_names : tuple of str
         Name of each class, for example ``"cat + 3"``.
 
     Raises
     ------
     ValueError
-        If ``n`` is not a positive integer, or there is no such split.
+        If ``n`` is not a positive integer, or the split is unknown.
     """
     images, labels, _ = _scenes(n, seed, split)
     return images, labels, CLASS_NAMES
 
 
 def digit_masks(n: int, seed: int = 0, split: Split = "train") -> Array:
-    """Return where the ink is in the pictures that `digit_scenes` draws of the same arguments.
+    """Return masks of the ink in the pictures of `digit_scenes` for the same arguments.
+
+    Parameters
+    ----------
+    n : int
+        Number of pictures.
+    seed : int, default=0
+        Seed of the pictures.
+    split : {"train", "test"}, default="train"
 
     Returns
     -------
     masks : ndarray of shape (n, 96, 96), bool
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not a positive integer, or the split is unknown.
     """
     return _scenes(n, seed, split)[2]
 
 
 def _scenes(n: int, seed: int, split: Split) -> tuple[Array, Array, Array]:
+    """Draw images (n, SIDE, SIDE, 3), labels (n,) and masks of the ink (n, SIDE, SIDE)."""
     rng, labels = balanced_labels(n, seed, split, len(CLASS_NAMES))
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
     masks = np.empty((n, SIDE, SIDE), bool)
@@ -102,14 +118,36 @@ def _scenes(n: int, seed: int, split: Split) -> tuple[Array, Array, Array]:
 
 @cache
 def photograph(name: str) -> Array:
-    """Read a photograph from the packages' files, (height, width, 3) in [0, 1]."""
+    """Load the subject of a photograph.
+
+    Parameters
+    ----------
+    name : str
+        One of `PHOTOGRAPHS`.
+
+    Returns
+    -------
+    picture : ndarray of shape (height, width, 3), float32
+        In [0, 1].
+    """
     load, rows, columns = _SUBJECTS[name]
     return np.asarray(load()[rows, columns], np.float32) / np.float32(255.0)
 
 
 @cache
 def handwriting(digit: int, split: Split) -> Array:
-    """Return the handwritten samples of a digit, (samples, 8, 8) ink in [0, 1]."""
+    """Return the handwritten samples of a digit in one split.
+
+    Parameters
+    ----------
+    digit : int
+    split : {"train", "test"}
+
+    Returns
+    -------
+    samples : ndarray of shape (n, 8, 8), float32
+        Ink in [0, 1].
+    """
     data = load_digits()
     samples = data.images[data.target == digit].astype(np.float32) / 16.0
     in_test = np.arange(len(samples)) % TEST_EVERY == 0
@@ -117,7 +155,7 @@ def handwriting(digit: int, split: Split) -> Array:
 
 
 def _cut_out(picture: Array, rng: np.random.Generator) -> Array:
-    """Cut out a square part of a photograph, (SIDE, SIDE, 3), mirrored half of the time."""
+    """Return a random square crop of a photograph, (SIDE, SIDE, 3), mirrored half of the time."""
     height, width = picture.shape[:2]
     side = int(rng.uniform(*CROP) * min(height, width))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
@@ -129,20 +167,20 @@ def _cut_out(picture: Array, rng: np.random.Generator) -> Array:
 
 
 def _stroke(sample: Array, rng: np.random.Generator) -> Array:
-    """Enlarge, turn and move an 8×8 digit to a random place: opacity (SIDE, SIDE)."""
+    """Return the opacity (SIDE, SIDE) of an 8×8 digit, enlarged, rotated and moved at random."""
     scale = rng.uniform(*DIGIT_HEIGHT) / 8
     turn = cv2.getRotationMatrix2D((3.5, 3.5), rng.uniform(-DIGIT_TURN, DIGIT_TURN), scale)
     margin = 4.5 * scale
     turn[:, 2] = turn[:, 2] + rng.uniform(margin, SIDE - margin, size=2) - 3.5
     large = cv2.warpAffine(sample, turn, (SIDE, SIDE), flags=cv2.INTER_CUBIC)
     large = cv2.GaussianBlur(large, (0, 0), 0.33 * scale)
-    # A steep ramp below half the ink's darkness turns the blurred enlargement into a pen stroke.
+    # A steep ramp below half of the full darkness turns the blurred digit into a pen stroke.
     edge: Array = np.clip((large - 0.35) / 0.15, 0.0, 1.0)
     return np.asarray(edge * edge * (3 - 2 * edge))
 
 
 def _ink_over(background: Array, stroke: Array, rng: np.random.Generator) -> Array:
-    """Draw the stroke in a random ink, dark on light ground and light on dark, with a soft edge."""
+    """Draw a stroke with a soft edge, dark on a light background and light on a dark one."""
     under = (background * stroke[..., None]).sum(axis=(0, 1)) / stroke.sum()
     ground_is_light = under @ [0.299, 0.587, 0.114] > 0.42
     hue = 360 * rng.random()
@@ -166,20 +204,27 @@ def small_cnn(
     images : ndarray of shape (n, 96, 96, 3)
         In [0, 1].
     labels : ndarray of shape (n,)
+        They index `CLASS_NAMES`.
     epochs : int, default=9
-        Passes over the pictures.
+        Number of passes over the pictures.
     seed : int, default=0
-        Of the initial weights and of the order of the pictures. Sets Keras' global seed.
+        Seed of the initial weights and of the order of the pictures. Sets Keras' global seed.
     verbose : int, default=1
-        As in Keras' ``fit``.
+        Passed to Keras' ``fit``.
 
     Returns
     -------
     model : keras.Model
-        Ends in logits. ``"last_conv"`` (a ReLU) gives feature maps (8, 8, 48).
+        Its outputs are logits of shape (n, 6). The ReLU ``"last_conv"`` has feature maps of shape
+        (n, 8, 8, 48).
+
+    Raises
+    ------
+    ValueError
+        If there is not one label for each picture.
     """
     keras.utils.set_random_seed(seed)
-    # 96×96 pictures → 32 → 16 → 8 → 8, global average, logits.
+    # The sides of the maps are 96 → 32 → 16 → 8 → 8; a global average and logits follow.
     x = inputs = keras.Input(images.shape[1:])
     for filters, size, stride, name in (
         (24, 5, 3, None),

@@ -1,4 +1,4 @@
-"""What the generated image sets share: balanced classes, colours, training of their networks."""
+"""Shared by the generated data sets: balanced labels, colours, and the training of networks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from xplique_dirpairs.core.validation import (
     check_labels,
 )
 
+#: Name of a split of a generated data set.
 Split = Literal["train", "test"]
 
 _BATCH_SIZE = 32
@@ -26,14 +27,27 @@ _LEARNING_RATE = 3e-3
 def balanced_labels(
     n: int, seed: int, split: Split, number_of_classes: int
 ) -> tuple[np.random.Generator, Array]:
-    """Return the random generator of a split, and n labels in random order.
+    """Return the random generator of a split, and balanced labels in random order.
 
-    The classes differ by at most one in number; the splits differ under one seed.
+    Parameters
+    ----------
+    n : int
+        Number of labels.
+    seed : int
+        Seed of the generator, which differs between the splits.
+    split : {"train", "test"}
+    number_of_classes : int
+
+    Returns
+    -------
+    rng : numpy.random.Generator
+    labels : ndarray of shape (n,)
+        Class sizes differ by at most one.
 
     Raises
     ------
     ValueError
-        If ``n`` is not a positive integer, or there is no such split.
+        If ``n`` is not a positive integer, or the split is unknown.
     """
     check_integer("n", n)
     splits = get_args(Split)
@@ -43,7 +57,22 @@ def balanced_labels(
 
 
 def rgb(hue: float, saturation: float, value: float) -> Array:
-    """Return a colour, (3,) float32; the hue is in degrees, the others in [0, 1]."""
+    """Convert a colour from HSV to RGB.
+
+    Parameters
+    ----------
+    hue : float
+        In degrees.
+    saturation : float
+        In [0, 1].
+    value : float
+        In [0, 1].
+
+    Returns
+    -------
+    colour : ndarray of shape (3,), float32
+        In [0, 1].
+    """
     hsv = np.array([[[hue, saturation, value]]], np.float32)
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])
 
@@ -55,12 +84,29 @@ def train_classifier(
     epochs: int,
     verbose: int,
 ) -> keras.Model:
-    """Train a model that ends in logits: Adam, a falling learning rate, cross-entropy.
+    """Train a model whose outputs are logits, with Adam, cosine decay and cross-entropy.
+
+    Parameters
+    ----------
+    model : keras.Model
+        It is compiled and trained in place.
+    images : array-like of shape (n, height, width, 3)
+    labels : array-like of shape (n,)
+        Class of each image.
+    epochs : int
+        Number of passes over the images.
+    verbose : int
+        Passed to Keras' ``fit``.
+
+    Returns
+    -------
+    model : keras.Model
+        The same model.
 
     Raises
     ------
     ValueError
-        If images are not of the shape that the model takes, or there is not one label for each.
+        If the images do not fit the model, or there is not one label for each image.
     """
     images = np.asarray(images)
     check_images_fit(images.shape[1:], model)
@@ -72,6 +118,6 @@ def train_classifier(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
+    model.optimizer.build(model.trainable_variables)  # otherwise Keras traces the first step twice
     model.fit(images, labels, batch_size=_BATCH_SIZE, epochs=epochs, verbose=verbose)
     return model

@@ -1,7 +1,7 @@
-"""Colours and paints of the annotated scenes, and a canvas that keeps the masks.
+"""Colours and paints of the annotated scenes, and a canvas that holds a picture and its masks.
 
-A stroke fills a region with one paint. It covers what was there, in the picture and in the masks of
-all categories alike: that is what makes the masks exact, and why nothing is anti-aliased.
+A stroke fills a region with a paint. It replaces the earlier content of the region in the picture
+and in the masks of all categories. The masks are therefore exact, and nothing is anti-aliased.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.scene_shapes import DECORATIONS, SIDE, texture_pattern
 
-#: Name of a colour → its middle, RGB in [0, 1].
+#: Name of a colour → its central shade, RGB in [0, 1].
 COLOURS = {
     "red": (0.80, 0.15, 0.14),
     "orange": (0.93, 0.48, 0.10),
@@ -30,35 +30,35 @@ COLOURS = {
     "black": (0.11, 0.11, 0.13),
 }
 
-#: Colours of things that should catch the eye.
+#: Colours of things that should be conspicuous, as words.
 VIVID = "red orange yellow green blue purple pink"
-#: How much darker the dark shade of a material is.
+#: Texture → how much darker the dark shade of the material is, as a share.
 _CONTRAST = {"wooden": 0.3, "wavy": 0.3, "grassy": 0.32, "leafy": 0.42, "cobbled": 0.38}
 _CONTRAST |= {"shingled": 0.42}
-#: Distance of a pixel from the middle, −1 to 1.
+#: Signed distance of a pixel from the centre, from −1 to 1.
 _OFFSET = ((np.arange(SIDE) + 0.5) / SIDE * 2 - 1).astype(np.float32)
 _ACROSS = np.tile(_OFFSET, SIDE)
 _DOWN = np.repeat(_OFFSET, SIDE)
 
-#: RGB of a paint, and the name of its colour.
+#: RGB values (3,) in [0, 1], and the name of the colour.
 Ink: TypeAlias = tuple[Array, str]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Paint:
-    """One or two inks, and where the second one shows.
+    """One ink, or two inks and a pattern that mixes them.
 
     Attributes
     ----------
     inks : tuple of (ndarray of shape (3,), str)
-        RGB of each, and the name of its colour.
-    texture : str or None
-        None for a plain paint.
+        RGB values and the name of the colour of each ink.
+    texture : str, optional
+        Name of the texture. None for a plain paint.
     pattern : ndarray of shape (SIDE, SIDE), optional
-        Share of the second ink, in [0, 1].
+        Share of the second ink, in [0, 1]. None for a plain paint.
     across : float, default=0
-        How much lighter the paint becomes to the right, over half an image.
+        Relative increase in brightness from the centre of the image to its right edge.
     """
 
     inks: tuple[Ink, ...]
@@ -67,13 +67,13 @@ class Paint:
     across: float = 0.0
 
     def darker(self, share: float) -> Paint:
-        """Return the same paint in less light."""
+        """Return the paint darkened by a share in [0, 1]."""
         inks = tuple((rgb * np.float32(1 - share), colour) for rgb, colour in self.inks)
         return replace(self, inks=inks)
 
 
 class Stroke(NamedTuple):
-    """A region (SIDE, SIDE) of an object, perhaps of one of its named parts, in one paint."""
+    """A region (SIDE, SIDE) of an object, and of one of its parts or None, with its paint."""
 
     object: str
     part: str | None
@@ -87,13 +87,14 @@ class Canvas:
     Parameters
     ----------
     concepts : dict of str to tuple of str
-        Names of the objects, parts, textures and colours, by category in this order.
+        Category → names of its concepts, for objects, parts, textures and colours in this order.
 
     Attributes
     ----------
     rgb : ndarray of shape (SIDE², 3), float32
+        The picture.
     masks : ndarray of shape (4, SIDE²), uint8
-        Of each category, numbered as in `AnnotatedImages`.
+        The mask of each category, with numbers as in `AnnotatedImages`.
     """
 
     def __init__(self, concepts: dict[str, tuple[str, ...]]):
@@ -104,7 +105,7 @@ class Canvas:
         ]
 
     def paint(self, strokes: Iterable[Stroke]) -> None:
-        """Fill regions, each over those before it."""
+        """Paint strokes in order; each covers the earlier ones."""
         for part_of, part, region, paint in strokes:
             where = np.flatnonzero(region)
             (rgb, colour), *second = paint.inks
@@ -121,33 +122,37 @@ class Canvas:
 
 
 class Painter:
-    """Draws random choices, and paints in random shades, from one generator.
+    """Draws random choices and paints from one random generator.
 
-    Colours are given as words: of several, one is drawn, and those that come twice are twice as
-    likely.
+    Colours are given as words that are separated by spaces. One of them is drawn, and a word that
+    is repeated is more likely accordingly.
+
+    Parameters
+    ----------
+    seed : sequence of int
     """
 
     def __init__(self, seed: Sequence[int]):
         self.rng = np.random.default_rng(seed)
 
     def chance(self, share: float) -> bool:
-        """Return true with a probability."""
+        """Return True with probability ``share``."""
         return bool(self.rng.random() < share)
 
     def between(self, low: float, high: float) -> float:
-        """Draw a uniform number."""
+        """Draw a number from the uniform distribution on [low, high)."""
         return low + (high - low) * self.rng.random()
 
     def pick_of(self, values: Sequence[T]) -> T:
-        """Draw one of several values."""
+        """Draw one of the values."""
         return values[int(self.rng.random() * len(values))]
 
     def pick(self, words: str) -> str:
-        """Draw one of several words."""
+        """Draw one of the words, which are separated by spaces."""
         return self.pick_of(words.split())
 
     def ink(self, words: str, pale: float = 0.0, dark: float = 0.0) -> Ink:
-        """Draw a shade of a colour, mixed with white (pale) or black (dark) by a share."""
+        """Draw a shade of a colour, mixed with a share of white (pale) or black (dark)."""
         colour = self.pick(words) if " " in words else words
         rgb = np.array(COLOURS[colour]) * (1 - dark)
         rgb = rgb + pale * (1 - rgb)
@@ -155,7 +160,7 @@ class Painter:
         return np.clip(rgb, 0.03, 1.0).astype(np.float32), colour
 
     def light(self) -> Array:
-        """Draw coloured light that is brighter towards one side, (SIDE², 3)."""
+        """Draw factors (SIDE², 3) for coloured light that is brighter towards one side."""
         warmth = self.between(-0.04, 0.04)
         gains = self.between(0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth], np.float64)
         field = 1.0 + self.between(-0.09, 0.09) * _ACROSS + self.between(-0.05, 0.05) * _DOWN
@@ -164,7 +169,7 @@ class Painter:
     def plain(
         self, words: str, *, pale: float = 0.0, dark: float = 0.0, across: float = 0.0
     ) -> Paint:
-        """Return a paint of one colour."""
+        """Return a paint of a single colour, without texture."""
         return Paint((self.ink(words, pale, dark),), across=across)
 
     def material(
@@ -176,10 +181,10 @@ class Painter:
         horizon: float | None = None,
         across: float = 0.0,
     ) -> Paint:
-        """Return a texture of one colour in two shades.
+        """Return a texture in two shades of one colour.
 
-        With a ``horizon`` (a row) it lies on a floor that ends there, else it is seen from the
-        front.
+        If a ``horizon`` (a row) is given, the texture lies on a floor that ends there; otherwise it
+        faces the viewer.
         """
         light = self.ink(words, pale)
         dark = (light[0] * np.float32(1 - _CONTRAST[texture]), light[1])
@@ -188,17 +193,17 @@ class Painter:
     def decoration(
         self, texture: str, colours: tuple[str, str], horizon: float | None = None
     ) -> Paint:
-        """Return a texture of two colours; ``horizon`` as in `material`."""
+        """Return a texture in two colours; see `material` for ``horizon``."""
         inks = (self.ink(colours[0]), self.ink(colours[1]))
         return Paint(inks, texture, texture_pattern(self.rng, texture, horizon))
 
     def two_colours(self) -> tuple[str, str]:
-        """Draw a light and a dark colour that go together."""
+        """Draw the names of a light and a dark colour."""
         light = self.pick("white white white yellow pink orange")
         return light, self.pick("red red blue blue green purple black brown")
 
     def cloth(self, words: str, decorated: float, textures: tuple[str, ...] = DECORATIONS) -> Paint:
-        """Return cloth of a colour, with a texture with probability ``decorated``."""
+        """Return cloth of one colour, which has a texture with probability ``decorated``."""
         colour = self.pick(words)
         if not self.chance(decorated):
             return self.plain(colour, across=0.25)

@@ -1,4 +1,4 @@
-"""The classes of the annotated scenes: which things belong to each, and where they stand."""
+"""The classes of the annotated scenes: the things of each class and their arrangement."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from xplique_dirpairs.datasets.scene_paint import Paint, Painter, Stroke
 from xplique_dirpairs.datasets.scene_shapes import SIDE, box, polygon
 from xplique_dirpairs.datasets.scene_things import THINGS, draw_thing
 
-#: What a scene is made of besides things.
+#: Objects of a scene that are not things: its grounds.
 GROUNDS = ("sky", "sea", "grass", "road", "wall", "floor")
-#: Parts of any thing; windows, poles and legs belong to several.
+#: Names of the parts of things; windows, poles and legs occur in several things.
 PARTS = (
     "roof", "door", "window", "chimney", "crown", "trunk", "wheel", "hull", "sail", "pole",
     "blossom", "table top", "leg", "canopy", "cushion", "lampshade",
 )  # fmt: skip
-#: The object that is in every class equally often and in the same places.
+#: The object whose frequency and place do not depend on the class.
 DISTRACTOR = "balloon"
-#: Share of each thing that defines a class which must be in sight.
+#: Share of each class-defining thing that must be visible.
 LEAST_VISIBLE = 0.55
 
 
 class Placed(NamedTuple):
-    """A thing in its place; ``foot`` is the row that it stands on."""
+    """A thing that has been placed; ``foot`` is the row on which it stands."""
 
     foot: float
     name: str
     strokes: list[Stroke]
 
 
-#: The ground of a scene, and its things from back to front.
+#: The strokes of the ground of a scene, and its things from back to front.
 Arranged: TypeAlias = tuple[list[Stroke], list[Placed]]
 
 
@@ -47,9 +47,9 @@ class SceneClass:
     setting : str
         "water", "meadow", "town" or "room".
     defining : tuple of str
-        Things that are in every image of the class.
+        Things that occur in every image of the class.
     extras : tuple of str
-        One of these is in half of the images: what defines one class is an extra in others.
+        One of these is added in half of the images. What defines one class is an extra in others.
     """
 
     setting: str
@@ -57,6 +57,7 @@ class SceneClass:
     extras: tuple[str, ...]
 
 
+#: Name of a class → its description.
 CLASSES = {
     "lake": SceneClass("water", ("tree", "boat"), ("tree", "boat")),
     "harbour": SceneClass("water", ("house", "boat"), ("tree", "boat")),
@@ -70,7 +71,7 @@ CLASSES = {
 
 
 def scene_strokes(art: Painter, kind: SceneClass) -> list[Stroke]:
-    """Draw everything but the distractor, from back to front."""
+    """Draw a scene without the distractor; return its strokes from back to front."""
     arrange = {"water": _water, "room": _room}.get(kind.setting, _outdoors)
     while True:
         strokes, placed = arrange(art, kind)
@@ -79,7 +80,7 @@ def scene_strokes(art: Painter, kind: SceneClass) -> list[Stroke]:
 
 
 def _least_visible(placed: list[Placed], names: Sequence[str]) -> float:
-    """Return the smallest share, within the frame, of a thing with one of the names in sight."""
+    """Return the smallest visible share of a thing that has one of the names."""
     covered, least = np.zeros((SIDE, SIDE), bool), 1.0
     for thing in reversed(placed):
         region = np.any([stroke.region for stroke in thing.strokes], axis=0)
@@ -90,7 +91,7 @@ def _least_visible(placed: list[Placed], names: Sequence[str]) -> float:
 
 
 def _water(art: Painter, kind: SceneClass) -> Arranged:
-    """Draw a bank with things on it, and boats."""
+    """Draw water with a bank, things on the bank, and boats."""
     horizon = art.between(22, 30)
     mirrored = art.chance(0.5)
     strokes = _sky(art, horizon)
@@ -129,7 +130,7 @@ def _outdoors(art: Painter, kind: SceneClass) -> Arranged:
 
 
 def _room(art: Painter, kind: SceneClass) -> Arranged:
-    """Draw a wall with things that hang there, and a floor with a rug under everything else."""
+    """Draw a wall with hanging things, and a floor; a rug is drawn below the standing things."""
     horizon = art.between(34, 43)
     strokes = [Stroke("wall", None, _below(0), _wall(art))]
     strokes.append(Stroke("floor", None, _below(horizon), _floor(art, horizon)))
@@ -148,6 +149,7 @@ def _room(art: Painter, kind: SceneClass) -> Arranged:
 
 
 def _wall(art: Painter) -> Paint:
+    """Draw the paint of a wall."""
     style = art.pick("plain plain plain plain striped dotted bricked wooden")
     if style == "wooden":
         return art.material(style, "white brown")
@@ -162,6 +164,7 @@ def _wall(art: Painter) -> Paint:
 
 
 def _floor(art: Painter, horizon: float) -> Paint:
+    """Draw the paint of a floor."""
     style = art.pick("wooden wooden wooden chequered plain plain")
     if style == "chequered":
         return art.decoration(style, art.two_colours(), horizon)
@@ -171,7 +174,7 @@ def _floor(art: Painter, horizon: float) -> Paint:
 
 
 def _sky(art: Painter, horizon: float) -> list[Stroke]:
-    """Draw sky, clouds and hills."""
+    """Draw the sky with clouds and hills."""
     colour = art.pick("blue blue blue blue blue grey orange pink")
     air = art.plain(colour, pale=art.between(0.35, 0.5) if colour != "grey" else 0.25)
     strokes = [Stroke("sky", None, _below(0), air)]
@@ -183,6 +186,7 @@ def _sky(art: Painter, horizon: float) -> list[Stroke]:
 
 
 def _ground(art: Painter, name: str, region: Array, horizon: float) -> Stroke:
+    """Draw a region of grass or road."""
     colour = art.pick(
         "green green green green yellow" if name == "grass" else "grey grey grey orange"
     )
@@ -197,11 +201,12 @@ def _ground(art: Painter, name: str, region: Array, horizon: float) -> Stroke:
 
 
 def _below(horizon: float) -> Array:
+    """Return the region (SIDE, SIDE) below a row."""
     return box(0, horizon, SIDE, SIDE)
 
 
 def _names(art: Painter, kind: SceneClass) -> list[str]:
-    """Return the things of a scene: those that define its class and, half of the time, an extra."""
+    """Draw the names of a scene's things: the defining ones and, half of the time, an extra."""
     names = list(kind.defining)
     if art.chance(0.5):
         names.append(art.pick_of(kind.extras))
@@ -209,7 +214,7 @@ def _names(art: Painter, kind: SceneClass) -> list[str]:
 
 
 def _standing(art: Painter, names: list[str], horizon: float) -> list[Placed]:
-    """Place things across the ground, the nearer ones in front."""
+    """Place things across the ground; return them from back to front."""
 
     def foot(name: str) -> float:
         return horizon + art.between(*THINGS[name].depths) * (SIDE - horizon)
@@ -225,7 +230,7 @@ def _row(
     scale: float = 1.0,
     mirrored: bool = False,
 ) -> list[Placed]:
-    """Place things beside one another in random order, each on its row."""
+    """Place things side by side in random order, each on the row that ``row(name)`` returns."""
     left, right = between
     wide = (right - left) / max(len(names), 1)
     columns = [left + wide * (k + art.between(0.25, 0.75)) for k in range(len(names))]

@@ -1,6 +1,6 @@
-"""Regions of a scene with hard edges (a pixel is inside or not), and textures that fill them.
+"""Regions of a scene, which have hard edges, and textures that fill them.
 
-A texture is a tile of which a region shows a part.
+A region is a boolean mask of shape (SIDE, SIDE). A texture is a tile; a random part of it is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDE = 64
 
 
 def polygon(corners: Sequence[tuple[float, float]], x: float = 0.0, scale: float = 1.0) -> Array:
-    """Return the region within corners (x + scale · u, v) of the points (u, v)."""
+    """Return the polygon with corners (x + scale · u, v) for the given points (u, v)."""
     region = np.zeros((SIDE, SIDE), np.uint8)
     points = np.array([(x + scale * u, v) for u, v in corners], np.float64)
     cv2.fillPoly(region, [np.round(points * 16).astype(np.int32)], (1,), cv2.LINE_8, 4)
@@ -29,7 +29,7 @@ def polygon(corners: Sequence[tuple[float, float]], x: float = 0.0, scale: float
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Array:
-    """Return a box of whole pixels; each side is at least one long."""
+    """Return a rectangle of whole pixels, at least one pixel wide and high."""
     region = np.zeros((SIDE, SIDE), bool)
     x, y = round(left), round(top)
     right, bottom = max(round(right), x + 1), max(round(bottom), y + 1)
@@ -38,26 +38,26 @@ def box(left: float, top: float, right: float, bottom: float) -> Array:
 
 
 def ellipse(x: float, y: float, across: float, down: float) -> Array:
-    """Return an ellipse with the middle (x, y) and two half axes."""
+    """Return the ellipse with centre (x, y) and semi-axes ``across`` and ``down``."""
     u = (np.arange(SIDE) + 0.5 - x) / across
     v = (np.arange(SIDE) + 0.5 - y) / down
     return np.asarray((u**2) + (v**2)[:, None] <= 1.0)
 
 
 def dome(x: float, y: float, across: float, up: float) -> Array:
-    """Return the upper half of an ellipse with the middle (x, y)."""
+    """Return the upper half of the ellipse with centre (x, y)."""
     return cut_below(ellipse(x, y, across, up), y)
 
 
 def cut_below(region: Array, y: float) -> Array:
-    """Return the part of a region above a row."""
+    """Return the part of a region above row ``y``."""
     region = region.copy()
     region[max(0, round(y)) :] = False
     return region
 
 
 def rounded(left: float, top: float, right: float, bottom: float) -> Array:
-    """Return a box without its corners."""
+    """Return a rectangle without its corner pixels."""
     region = box(left, top, right, bottom)
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     if len(rows) > 2 and len(columns) > 2:
@@ -67,21 +67,22 @@ def rounded(left: float, top: float, right: float, bottom: float) -> Array:
 
 # ------------------------------------------------------------------ textures
 
-#: Textures of two colours, and those of one colour in two shades (bricks have mortar).
+#: Textures in two colours, and those in two shades of one colour. Bricks may also have mortar of
+#: another colour.
 DECORATIONS = ("striped", "chequered", "dotted")
 MATERIALS = ("bricked", "wooden", "wavy", "grassy", "leafy", "cobbled", "shingled")
 TEXTURES = DECORATIONS + MATERIALS
 
 #: Side of a tile.
 _TILE = 192
-#: Number of variants of a texture, by default 1: sizes, and directions for stripes.
+#: Texture → number of its variants, which differ in size or direction; 1 for all others.
 _VARIANTS = {"striped": 6, "chequered": 2, "dotted": 2, "bricked": 2, "wooden": 2}
 
 
 def texture_pattern(rng: np.random.Generator, texture: str, horizon: float | None = None) -> Array:
-    """Return a random part of a texture's tile, (SIDE, SIDE) in [0, 1].
+    """Return a random part of the tile of a texture, (SIDE, SIDE) in [0, 1].
 
-    It is seen from the front or, given the row of the ``horizon``, lies on the floor.
+    The texture faces the viewer or, if the row of the ``horizon`` is given, lies on the floor.
     """
     tile = _tile(texture, int(rng.random() * _VARIANTS.get(texture, 1)))
     down, left = int(rng.random() * 32), int(rng.random() * 32)
@@ -93,9 +94,10 @@ def texture_pattern(rng: np.random.Generator, texture: str, horizon: float | Non
 
 @cache
 def _floor(horizon: int) -> tuple[Array, Array]:
-    """Return rows (SIDE,) and columns (SIDE, SIDE) of a tile that lies on the floor.
+    """Return the rows (SIDE,) and columns (SIDE, SIDE) of a tile to show for a floor.
 
-    Milder than true perspective: at the horizon a tile would be finer than a pixel.
+    The foreshortening is weaker than in true perspective, where details near the horizon would be
+    finer than a pixel.
     """
     depth = np.clip((np.arange(SIDE) - horizon) / (SIDE - horizon), 0, 1)
     scale = 2.0 - 1.2 * depth
@@ -106,7 +108,10 @@ def _floor(horizon: int) -> tuple[Array, Array]:
 
 @cache
 def _tile(texture: str, variant: int) -> Array:
-    """Return the share of the second ink, (_TILE, _TILE); 0 or 1 where it is another colour."""
+    """Return the share of the second ink, (_TILE, _TILE) in [0, 1].
+
+    Textures in two colours have shares of 0 and 1 only.
+    """
     y, x = np.mgrid[:_TILE, :_TILE]
     rng = np.random.default_rng([TEXTURES.index(texture), variant])
     share: Array
@@ -148,7 +153,7 @@ def _tile(texture: str, variant: int) -> Array:
 
 
 def _cobbles(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    """Draw stones around jittered points; the gaps are where the two nearest are equally far."""
+    """Draw stones, which are the Voronoi cells of jittered points, with gaps between them."""
     size = 7
     rows, columns = np.mgrid[: _TILE // size + 2, : _TILE // size + 2]
     points = np.stack([columns + (rows % 2) / 2, rows], axis=-1).reshape(-1, 2) * size - size / 2

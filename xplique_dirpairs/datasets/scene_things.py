@@ -1,7 +1,7 @@
 """The things in the annotated scenes.
 
-A thing is drawn by a function of a painter, the middle of its foot (x, y) and its size in pixels,
-which yields (name of the part or None, region, paint) from back to front.
+A thing is drawn by a function that takes a painter, the centre (x, y) of the thing's foot and its
+size in pixels. It yields (name of the part or None, region, paint) from back to front.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from xplique_dirpairs.datasets.scene_shapes import (
     rounded,
 )
 
+#: What a function that draws a thing returns.
 Parts: TypeAlias = Iterator[tuple[str | None, Array, Paint]]
 
 # ------------------------------------------------------------------ outside
@@ -148,7 +149,7 @@ def flowers(art: Painter, x: float, y: float, size: float) -> Parts:
 
 
 def cloud(art: Painter, x: float, y: float, size: float) -> Parts:
-    """Draw a cloud; ``y`` is its middle, ``size`` its width."""
+    """Draw a cloud; ``y`` is its centre, ``size`` its width."""
     puffs = []
     for at in (-0.28, 0.0, 0.28):
         tall = size * art.between(0.13, 0.2) * (1.35 if at == 0 else 1)
@@ -186,7 +187,7 @@ def table(art: Painter, x: float, y: float, size: float) -> Parts:
 
 
 def _seen_from_above(x: float, far: float, near: float, half: float) -> Array:
-    """Return a board that lies on the ground, narrower at its far edge."""
+    """Return the region of a horizontal board, which is narrower at its far edge."""
     return polygon([(-half * 0.8, far), (half * 0.8, far), (half, near), (-half, near)], x)
 
 
@@ -197,7 +198,7 @@ def parasol(art: Painter, x: float, y: float, size: float) -> Parts:
     yield "pole", box(x - 0.8, rim - 2, x + 0.9, y), art.plain("brown brown white black")
     if art.chance(0.7):
         light, dark = art.two_colours()
-        # Gores: stripes that meet in the top.
+        # The gores are stripes that meet at the top.
         v = np.clip((np.arange(SIDE) + 0.5 - top) / (rim - top), 0.05, 1)[:, None]
         u = (np.arange(SIDE) + 0.5 - x) / (half * np.sqrt(1 - (1 - v) ** 2))
         gores = np.floor((u + 1) * 3.5) % 2
@@ -239,7 +240,7 @@ def lamp(art: Painter, x: float, y: float, size: float) -> Parts:
 
 
 def picture(art: Painter, x: float, y: float, size: float) -> Parts:
-    """Draw a picture on a wall; ``y`` is its middle, ``size`` its width."""
+    """Draw a picture on a wall; ``y`` is its centre, ``size`` its width."""
     half, tall = size / 2, size * art.between(0.35, 0.5)
     frame = art.plain("brown black yellow white")
     inside = box(x - half + 1.5, y - tall + 1.5, x + half - 1.5, y + tall - 1.5)
@@ -261,7 +262,7 @@ def rug(art: Painter, x: float, y: float, size: float) -> Parts:
 
 
 def balloon(art: Painter, x: float, y: float, size: float) -> Parts:
-    """Draw a toy balloon on a string; ``y`` is its middle, ``size`` its width."""
+    """Draw a toy balloon on a string; ``y`` is its centre, ``size`` its width."""
     half, colour = size / 2, art.pick(VIVID)
     down, sway = half * 1.18, art.between(-2, 2)
     knot = polygon([(0, y + down - 1), (-1.6, y + down + 2), (1.6, y + down + 2)], x)
@@ -276,21 +277,22 @@ def balloon(art: Painter, x: float, y: float, size: float) -> Parts:
     yield None, gloss, art.plain("white")
 
 
-# ------------------------------------------------------------------ all of them
+# ------------------------------------------------------------------ table of things
 
 
 @dataclass(frozen=True)
 class Thing:
-    """How a thing is drawn, and where it stands.
+    """How a thing is drawn and how far away it stands.
 
     Attributes
     ----------
     draw : callable
-        Its name is that of the thing.
-    sizes : (float, float)
-        Range of its size in pixels, as ``draw`` takes it.
-    depths : (float, float)
-        How far below the horizon it stands, as a share of the ground's depth.
+        Function that draws the thing and has its name.
+    sizes : tuple of (float, float)
+        Smallest and largest size in pixels; see ``draw`` for what is measured.
+    depths : tuple of (float, float), default=(0, 0)
+        Smallest and largest distance of the foot below the horizon, as a share of the distance from
+        the horizon to the bottom of the image.
     """
 
     draw: Callable[[Painter, float, float, float], Parts]
@@ -298,10 +300,11 @@ class Thing:
     depths: tuple[float, float] = (0.0, 0.0)
 
     def strokes(self, art: Painter, x: float, y: float, size: float) -> list[Stroke]:
-        """Draw the thing, from back to front."""
+        """Draw the thing; return its strokes from back to front."""
         return [Stroke(self.draw.__name__, *part) for part in self.draw(art, x, y, size)]
 
 
+#: Name of a thing → how it is drawn.
 THINGS = {
     "cloud": Thing(cloud, (16, 28)),
     "hill": Thing(hill, (40, 80)),
@@ -321,6 +324,6 @@ THINGS = {
 
 
 def draw_thing(art: Painter, name: str, x: float, y: float, scale: float = 1.0) -> list[Stroke]:
-    """Draw a thing in a random size, from back to front."""
+    """Draw a thing at a random size; return its strokes from back to front."""
     thing = THINGS[name]
     return thing.strokes(art, x, y, scale * art.between(*thing.sizes))

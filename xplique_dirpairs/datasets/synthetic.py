@@ -1,15 +1,15 @@
-"""The synthetic reference experiment: signals, distractors, and what is known to be true of them.
+"""The synthetic reference experiment: features of known signals and distractors.
 
-Doumanoglou et al. (arXiv 2509.23926), synthetic experiment and Table 6. Two pixels per image, three
-concepts, three classes of two concepts each; every pixel carries exactly one of its image's two
-concepts. With those distributions the best rule that knows everything about the pooled signal
-values is right 92.5 % of the time: no network can do better.
+`synthetic_signals` is the synthetic experiment of Doumanoglou et al. (arXiv 2509.23926, Table 6).
+There are two pixels per image, three concepts, and three classes of two concepts each; each pixel
+has exactly one of the two concepts of its image. The Bayes classifier on the pooled signal values
+has an accuracy of 92.5 %, which no network can exceed.
 
-`signal_maps` draws the same features, x = Sα + Dβ + μ (+ noise), at the size of real layers: many
-concepts, coherent maps, rare and overlapping concepts, and classes that prefer some of them.
+`signal_maps` draws features of the same form, x = Sα + Dβ + μ (+ noise), with the size of real
+layers: many concepts, coherent maps, rare and overlapping concepts, and classes that prefer some.
 
-Notation: N images, D channels, I concepts, F distractors. Rows are concepts (or distractors), as
-everywhere in this package; the paper's S and D are the transposes.
+Notation: N images, D channels, I concepts, F distractors. Rows are concepts or distractors, as
+everywhere in this package; S and D of the paper are the transposes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 
-#: Rows of Table 6: one channel in three signal vectors and two distractors.
+#: Table 6: each row has the values of one channel in three signal vectors and two distractors.
 _TABLE6 = np.array(
     [
         [0.5396, 0.5914, 0.8122, 0.7693, 0.7527],
@@ -45,41 +45,43 @@ _TABLE6 = np.array(
         [-0.0001, 0.0, 0.0, 0.0, 0.0],
     ]
 )
-#: Signal vectors (3, 16) and distractors (2, 16) of the reference experiment.
+#: Signal vectors (3, 16) and distractor vectors (2, 16) of the reference experiment.
 TABLE6_SIGNALS, TABLE6_DISTRACTORS = _TABLE6[:, :3].T, _TABLE6[:, 3:].T
 
 #: The two concepts of each class: a = {0, 1}, b = {0, 2}, c = {1, 2}.
 CLASS_CONCEPTS = np.array([[0, 1], [0, 2], [1, 2]])
 
-#: Ranges of the uniform distributions of signal and distractor values, and the constant μ.
+#: Ranges of the uniform signal values where a concept is present and absent, and of the uniform
+#: distractor values; the constant μ of every channel.
 PRESENT = (2.5, 5.0)
 ABSENT = (0.0, 2.5)
 DISTRACTOR = (0.0, 5.0)
 OFFSET = 10.0
 
-#: How much more often a concept is seen in the two classes that prefer it.
+#: Odds of a concept in the classes that prefer it, relative to the other classes.
 _PREFERRED = 4.0
-#: Images whose features are computed at a time.
+#: Number of images whose features are computed at a time.
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class SyntheticSignals:
-    """Features x = Sα + Dβ + μ, and everything they were made from.
+    """Features x = Sα + Dβ + μ, and the ground truth that they were computed from.
 
     Attributes
     ----------
     features : ndarray of shape (N, H, W, D), float32
+        The features x.
     labels : ndarray of shape (N,)
         Class of each image.
     masks : ndarray of shape (N, H, W, I), bool
-        Which position carries which concept.
+        Whether a concept is present at a position.
     alpha : ndarray of shape (N, H, W, I), float32
-        Signal values.
+        Signal values α.
     signals : ndarray of shape (I, D)
-        Unit rows: the true signal vectors, columns of S.
+        The true signal vectors, of unit length.
     distractors : ndarray of shape (F, D)
-        Unit rows, columns of D.
+        The distractor vectors, of unit length.
     """
 
     features: Array
@@ -91,12 +93,22 @@ class SyntheticSignals:
 
 
 def check_directions(signals: ArrayLike, distractors: ArrayLike) -> tuple[Array, Array]:
-    """Return signal vectors (I, D) and distractors (F, D) as float64.
+    """Check the shapes of signal and distractor vectors.
+
+    Parameters
+    ----------
+    signals : array-like of shape (I, D)
+    distractors : array-like of shape (F, D)
+
+    Returns
+    -------
+    signals : ndarray of shape (I, D), float64
+    distractors : ndarray of shape (F, D), float64
 
     Raises
     ------
     ValueError
-        If they have other shapes, or their channels differ.
+        If an array is not two-dimensional, or the numbers of channels differ.
     """
     signals = np.asarray(signals, dtype=np.float64)
     distractors = np.asarray(distractors, dtype=np.float64)
@@ -115,10 +127,25 @@ def random_directions(
     channels: int = 16,
     cosine: float = 0.0,
 ) -> tuple[Array, Array]:
-    """Draw unit signal vectors (I, D) and distractors (F, D), uniform on the sphere.
+    """Draw signal and distractor vectors uniformly from the unit sphere.
 
-    With ``cosine``, signal vectors share a component of length √cosine: in many channels every two
-    of them have about that cosine.
+    Parameters
+    ----------
+    seed : int
+    number_of_concepts : int, default=3
+        I.
+    number_of_distractors : int, default=2
+        F.
+    channels : int, default=16
+        D.
+    cosine : float, default=0
+        If not 0, signal vectors have a common component of length √cosine, so that the cosine of
+        any two of them is about this value if there are many channels.
+
+    Returns
+    -------
+    signals : ndarray of shape (I, D)
+    distractors : ndarray of shape (F, D)
     """
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(number_of_concepts + number_of_distractors, channels))
@@ -138,21 +165,21 @@ def synthetic_signals(
     signals: ArrayLike | None = None,
     distractors: ArrayLike | None = None,
 ) -> SyntheticSignals:
-    """Draw the reference experiment: three classes, two pixels an image, one concept a pixel.
+    """Draw the reference experiment: three classes, two pixels per image, one concept per pixel.
 
-    α ~ U(2.5, 5) where a concept is present, U(0, 2.5) where it is not; β ~ U(0, 5); +10 on every
-    dimension.
+    α ~ U(2.5, 5) if a concept is present and U(0, 2.5) otherwise; β ~ U(0, 5); μ = 10 in every
+    channel.
 
     Parameters
     ----------
     images_per_class : int, default=1000
-        N is three times as many.
+        Number of images of each of the three classes; N is three times this number.
     seed : int, default=0
-        Of the signal values, the distractor values and the order of images and pixels.
+        Seed of the signal values, the distractor values and the order of images and pixels.
     signals : array-like of shape (3, D), optional
-        Rows are signal vectors; by default those of Table 6 (D = 16).
+        Signal vectors; by default those of Table 6 (D = 16).
     distractors : array-like of shape (F, D), optional
-        By default those of Table 6 (F = 2).
+        Distractor vectors; by default those of Table 6 (F = 2).
 
     Returns
     -------
@@ -162,7 +189,7 @@ def synthetic_signals(
     Raises
     ------
     ValueError
-        If there is no image, or the directions have other shapes.
+        If ``images_per_class`` is not a positive integer, or the vectors have other shapes.
     """
     signals, distractors = check_directions(
         TABLE6_SIGNALS if signals is None else signals,
@@ -207,33 +234,37 @@ def signal_maps(
     absent: tuple[float, float] = ABSENT,
     noise: float = 0.0,
 ) -> SyntheticSignals:
-    """Draw feature maps of signals and distractors, β ~ U(0, 5) and μ = 10 on every channel.
+    """Draw feature maps of signals and distractors, with β ~ U(0, 5) and μ = 10 in every channel.
 
     Parameters
     ----------
     images : int
-        N.
+        Number of images, N.
     signals : array-like of shape (I, D)
-        Rows of unit length; see `random_directions`.
+        Signal vectors of unit length; see `random_directions`.
     distractors : array-like of shape (F, D)
+        Distractor vectors of unit length.
     seed : int, default=0
-        Of everything but the directions: another seed gives fresh data of the same experiment.
-    map_shape : (int, int), default=(1, 2)
-        H and W.
+        Seed of everything but the vectors: another seed gives new data of the same experiment.
+    map_shape : tuple of (int, int), default=(1, 2)
+        Height and width of the maps, H and W.
     patches : int, optional
-        Number of coherent regions of an image, each with one set of concepts (the positions nearest
-        to one of as many random points). None: every position is on its own.
+        Number of regions of an image that have the same concepts everywhere. They are the Voronoi
+        cells of random points. By default each position has its own concepts.
     concepts_per_pixel : int, default=1
-        Number of concepts that each position carries.
+        Number of concepts that are present at each position.
     classes : int, default=10
-        K, at most I; class k sees the concepts i with i mod K in {k, k + 1} four times as often
-        as the others (with two classes, i mod K = k).
+        Number of classes, K; more than I are reduced to I. In class k the odds of the concepts i
+        with i mod K in {k, k + 1} are four times those of the others (if K = 2: i mod K = k).
     zipf : float, default=0
-        Frequencies fall as 1/rank^zipf; 0: all concepts are equally frequent.
-    present, absent : (float, float)
-        Ranges of the uniform α of a concept that is there, and one that is not.
+        The odds of a concept are proportional to 1/rank^zipf. With 0 all concepts are equally
+        frequent.
+    present : tuple of (float, float), default=(2.5, 5)
+        Range of the uniform α of a concept that is present.
+    absent : tuple of (float, float), default=(0, 2.5)
+        Range of the uniform α of a concept that is absent.
     noise : float, default=0
-        Standard deviation of normal noise on every channel.
+        Standard deviation of normal noise that is added to every channel.
 
     Returns
     -------
@@ -243,8 +274,8 @@ def signal_maps(
     Raises
     ------
     ValueError
-        If a size is not a positive integer, a position has more concepts than there are, or the
-        directions' channels differ.
+        If a size is not a positive integer, ``concepts_per_pixel`` exceeds I, or the vectors do not
+        have the same number of channels.
     """
     signals, distractors = check_directions(signals, distractors)
     concepts, channels = signals.shape
@@ -253,13 +284,13 @@ def signal_maps(
     for name, size in sizes.items():
         check_integer(name, size)
     if concepts_per_pixel > concepts:
-        raise ValueError(f"{concepts_per_pixel} concepts per pixel, but only {concepts} concepts")
+        raise ValueError(f"concepts_per_pixel must be at most {concepts}, not {concepts_per_pixel}")
     rng = np.random.default_rng(seed)
     classes = min(classes, concepts)
     labels = rng.integers(classes, size=images)
     kind = np.arange(concepts) % classes
     prefers = kind == labels[:, None]
-    if classes > 2:  # with two, every class would prefer every concept
+    if classes > 2:  # with two classes, both would prefer every concept
         prefers |= kind == (labels[:, None] + 1) % classes
     weights = np.where(prefers, _PREFERRED, 1.0) / np.arange(1, concepts + 1) ** zipf
     regions = map_shape[0] * map_shape[1] if patches is None else patches
@@ -286,11 +317,12 @@ def signal_maps(
 def _carried(
     rng: np.random.Generator, weights: Array, regions: int, concepts_per_region: int
 ) -> Array:
-    """Draw which region of each image carries which concepts, (N, regions, I) bool.
+    """Draw which concepts are present in each region of each image, (N, regions, I) bool.
 
-    The odds of the concepts in an image are its row of ``weights`` (N, I).
+    Row n of ``weights`` (N, I) has the odds of the concepts in image n.
     """
-    # The largest of log w + Gumbel noise are draws without replacement in proportion to w.
+    # The k largest values of log w + Gumbel noise are k draws without replacement, with
+    # probabilities proportional to w.
     keys = np.log(weights)[:, None]
     keys = keys + rng.gumbel(size=(len(weights), regions, weights.shape[1]))
     drawn = np.argpartition(-keys, concepts_per_region - 1, axis=-1)[..., :concepts_per_region]
@@ -300,7 +332,7 @@ def _carried(
 
 
 def _nearest_points(rng: np.random.Generator, images: int, points: int, shape: Array) -> Array:
-    """Return which of an image's random points is nearest to each position, (N, H, W)."""
+    """Return the index of the random point that is nearest to each position, (N, H, W)."""
     places = rng.uniform(size=(images, points, 1, 1, 2)) * shape
     rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
     away = (rows[:, None] - places[..., 0]) ** 2 + (columns - places[..., 1]) ** 2
@@ -308,22 +340,22 @@ def _nearest_points(rng: np.random.Generator, images: int, points: int, shape: A
 
 
 def pooled_dense_head(features: ArrayLike, labels: ArrayLike) -> keras.Model:
-    """Train the network of the reference experiment, average pool and dense, on the features.
+    """Train the network of the reference experiment: average pooling and a dense layer.
 
-    The problem is convex, so it is solved to its optimum (multinomial logistic regression with a
-    light ridge, on centred features: channels that hardly vary must not get huge weights) and the
-    solution becomes the weights of the Keras layer.
+    The problem is convex. It is therefore solved exactly, by multinomial logistic regression on the
+    centred, pooled features, and the solution becomes the weights of the Keras layer. A weak ridge
+    penalty prevents huge weights of channels that hardly vary.
 
     Parameters
     ----------
     features : array-like of shape (N, H, W, D)
     labels : array-like of shape (N,)
-        Classes 0 … K − 1, each with at least one image.
+        Classes 0 to K − 1, each with at least one image.
 
     Returns
     -------
     head : keras.Model
-        Feature maps (n, H, W, D) to logits (n, K).
+        Maps features of shape (n, H, W, D) to logits of shape (n, K).
     """
     features, labels = np.asarray(features), np.asarray(labels)
     pooled = features.mean(axis=(1, 2), dtype=np.float64)

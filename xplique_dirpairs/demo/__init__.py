@@ -1,1 +1,1 @@
-"""The demonstration on built-in data."""
+"""The demo on data that comes with the installed packages."""

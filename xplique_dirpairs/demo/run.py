@@ -1,4 +1,4 @@
-"""The demo: direction pairs and CRAFT on the same small network, as a folder of pictures."""
+"""The demo: direction pairs and CRAFT on the same small network, shown in a folder of pictures."""
 
 from __future__ import annotations
 
@@ -36,43 +36,55 @@ from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
 
+#: Number of pictures that the network is trained and tested on.
 TRAINING_PICTURES = 3600
 TEST_PICTURES = 600
-#: A network stored by an earlier run is used if its accuracy on the test pictures is this high.
+#: The network of an earlier run is used if its accuracy on the test pictures is at least this high.
 GOOD_ENOUGH = 0.9
-#: The class that both methods explain, and pictures of each class that concepts are learned from.
+#: The class that both methods explain, and the number of its pictures that they are fitted on.
 CLASS_ID = CLASS_NAMES.index("cat + 3")
 PICTURES_PER_CLASS = 100
+#: Side of the crops in pixels, and size of the design of the Sobol indices.
 PATCH = 36
 NB_DESIGN = 32
-#: Pictures that all classes share their concepts of.
+#: Number of pictures for the pairs that all classes share.
 IMAGES_OF_ALL = PICTURES_PER_CLASS * len(CLASS_NAMES)
 LAYER = "last_conv"
+#: Names of the two methods.
 PAIRS, CRAFT = "direction pairs", "CRAFT"
-#: What each picture shows, by the name of its file.
+#: Name of a picture's file, without ``.png`` → its caption.
 CAPTIONS = {
     "aligned_direction-pairs_craft": "Best crops of the concepts that both methods have.",
     "importances": "Total Sobol indices of the concepts of both methods, with standard errors.",
-    "fidelity": "The probability of the class as concepts are switched off and on.",
-    "maps": "A new picture, lit where its most important concepts are.",
-    "maps_1": "Another one.",
-    "maps_2": "And a third.",
+    "fidelity": "The probability of the class while concepts are switched off or on one by one.",
+    "maps": "A test picture, bright where its most important concepts are.",
+    "maps_1": "The maps of a second picture.",
+    "maps_2": "The maps of a third picture.",
     "image_direction_pairs": "`plot_image_concepts` of `DirectionPairsTf`.",
-    "image_craft": "The same call of `CraftTf`.",
+    "image_craft": "`plot_image_concepts` of `CraftTf`.",
     "all_classes": "One set of pairs, learned from all classes, and what each class uses.",
-    "learning": "Losses and constraints in every stage of the fit.",
+    "learning": "Losses and constraint violations in every stage of the fit.",
 }
 
 
 @dataclass
 class Steps:
-    """Announces the steps of the demo and measures them."""
+    """Prints the name of each step of the demo, and measures its wall time.
+
+    Attributes
+    ----------
+    verbose : int, default=1
+        If 0, nothing is printed.
+    seconds : dict of str to float
+        Step → wall time in seconds.
+    """
 
     verbose: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, name: str, remark: str = "") -> Iterator[None]:
+        """Run the body of a with statement as a step."""
         if self.verbose:
             print(f"• {name}{f' ({remark})' if remark else ''} …", flush=True)
         start = time.perf_counter()
@@ -84,7 +96,21 @@ class Steps:
 
 @dataclass
 class Data:
-    """Pictures in [0, 1], their classes, and masks of the ink in the test pictures."""
+    """Pictures of the demo.
+
+    Attributes
+    ----------
+    train : ndarray of shape (n, 96, 96, 3)
+        Training pictures, in [0, 1].
+    train_labels : ndarray of shape (n,)
+        Their classes.
+    test : ndarray of shape (m, 96, 96, 3)
+        Test pictures, in [0, 1].
+    test_labels : ndarray of shape (m,)
+        Their classes.
+    test_ink : ndarray of shape (m, 96, 96), bool
+        Where the ink of the digit is in the test pictures.
+    """
 
     train: Array
     train_labels: Array
@@ -95,9 +121,9 @@ class Data:
 
 @contextmanager
 def without_xla_messages() -> Iterator[None]:
-    """Keep XLA's messages back with those of TensorFlow.
+    """Suppress the messages of XLA if TF_CPP_MIN_LOG_LEVEL suppresses those of TensorFlow.
 
-    XLA announces its first compilation (of CRAFT's estimator) whatever TF_CPP_MIN_LOG_LEVEL is.
+    XLA ignores this variable and reports its first compilation, which CRAFT's estimator causes.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
         yield
@@ -119,17 +145,18 @@ class Summary:
     Attributes
     ----------
     accuracy : float
-        Of the network on the test pictures, in [0, 1].
+        Accuracy of the network on the test pictures, in [0, 1].
     comparison : Comparison
-        Of both methods, on the test pictures of the explained class.
+        Both methods, measured on the test pictures of the explained class.
     ink_auc : mapping of str to ndarray of shape (I,)
-        Method → ROC AUC of each concept's map at telling where the digit's ink is.
+        Method → ROC AUC of the map of each concept as a detector of the digit's ink, in [0, 1]. 0.5
+        is chance; see `ink_auc`.
     history : History
-        Of the fit of the direction pairs.
+        History of the fit of the direction pairs.
     seconds : mapping of str to float
-        Step → wall time.
+        Step → wall time in seconds; "everything" is the whole run.
     figures : sequence of str
-        Names of the pictures' files.
+        Names of the picture files in the output folder, without the ending ``.png``.
     """
 
     accuracy: float
@@ -141,17 +168,17 @@ class Summary:
 
     @property
     def importances(self) -> dict[str, Array]:
-        """Method → total Sobol index of each concept, (I,)."""
+        """Method → total Sobol index of each concept, dict of str to ndarray of shape (I,)."""
         results = self.comparison.results
         return {name: result.importances.total for name, result in results.items()}
 
     def text(self) -> str:
-        """Return a page of plain text, for the terminal."""
+        """Return the results as plain text, for the terminal."""
         parts = self._network(), str(self._concepts()), str(self.comparison), self._fit()
         return "\n\n".join(parts)
 
     def markdown(self) -> str:
-        """Return the same with the pictures, as Markdown."""
+        """Return the results, times and pictures as Markdown."""
         seconds = [[Cell(step), Cell(f"{value:.3g}")] for step, value in self.seconds.items()]
         sections = {
             f"# Concepts of “{CLASS_NAMES[CLASS_ID]}”": self._network(),
@@ -166,14 +193,15 @@ class Summary:
         return "\n\n".join(f"{title}\n\n{content}" for title, content in sections.items()) + "\n"
 
     def _network(self) -> str:
+        """Return a paragraph on the network and the explained class."""
         return (
-            f"A small network tells {len(CLASS_NAMES)} classes apart ({', '.join(CLASS_NAMES)}); "
-            f"it gets {self.accuracy:.1%} of the test pictures right. Concepts of "
+            f"A small network distinguishes {len(CLASS_NAMES)} classes ({', '.join(CLASS_NAMES)}); "
+            f"it classifies {self.accuracy:.1%} of the test pictures correctly. Concepts of "
             f"“{CLASS_NAMES[CLASS_ID]}” were learned from {PICTURES_PER_CLASS} pictures."
         )
 
     def _concepts(self) -> Table:
-        """Return a table of both methods' concepts, most important first."""
+        """Return a table of the concepts of both methods, the most important ones first."""
         headers = ["rank"]
         rows = [[Cell(str(rank + 1))] for rank in range(len(self.importances[PAIRS]))]
         for method, importances in self.importances.items():
@@ -183,11 +211,12 @@ class Summary:
                 row.append(Cell.figure(self.ink_auc[method][k], 2))
         notes = (
             "importance: total Sobol index of the class score",
-            "ink: how well the concept's map tells where the digit is (ROC AUC; 0.5 is chance)",
+            "ink: how well the map of the concept detects the digit's ink (ROC AUC; 0.5 is chance)",
         )
         return Table(headers, rows, notes)
 
     def _fit(self) -> str:
+        """Return a Markdown list on the fit of the direction pairs, and its losses."""
         used = {name for losses in self.history.stages.values() for name in losses}
         names = ", ".join(f"{k} {name}" for k, name in LOSS_NAMES.items() if k in used)
         lines = [*self.history.summary().splitlines(), f"the losses: {names}"]
@@ -195,23 +224,28 @@ class Summary:
 
 
 def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int = 1) -> Summary:
-    """Generate the data, train or load the network, fit both methods, draw and write everything.
+    """Run the demo: make the data, train or load the network, fit both methods, write the results.
 
     Parameters
     ----------
     output : str or Path
-        Folder of the pictures, the summary and the trained network; created if missing.
+        Folder for the pictures, the summary and the trained network; created if missing.
     concepts : int, default=10
-        Number of concepts of both methods, 2 to 16 (CRAFT's plots have no more colours).
+        Number of concepts of both methods, 2 to 16: CRAFT's plots have 16 colours.
     seed : int, default=0
-        Of the data, the network and the learning.
+        Seed of the data, the network and the learning.
     verbose : int, default=1
-        0: nothing is printed.
+        If 0, nothing is printed.
 
     Returns
     -------
     summary : Summary
-        Written to ``summary.md`` and ``summary.txt``.
+        The results, as written to ``summary.md`` and ``summary.txt``.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the fit of the direction pairs is interrupted.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -232,7 +266,7 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     craft = CraftTf(g, h, concepts, patch_size=PATCH)
     with steps(f"{PAIRS}: fit", f"{len(images)} pictures of {CLASS_NAMES[CLASS_ID]!r}"):
         pairs.fit(images, class_id=CLASS_ID)
-    if pairs.history_.interrupted:  # the demo ends: half-learned pairs show nothing
+    if pairs.history_.interrupted:  # half-learned pairs are not worth showing
         raise KeyboardInterrupt
     with steps(f"{CRAFT}: fit", "the same pictures"):
         np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
@@ -246,7 +280,7 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     with steps("compare both methods", f"{chosen.sum()} new pictures"):
         comparison = compare(methods, data.test[chosen], controls=False, verbose=0)
     with steps(f"{PAIRS}: one set for all classes"):
-        # The classes are balanced and in random order: about as many pictures of each.
+        # The classes are balanced and in random order, so each has about the same number here.
         shared = data.train[:IMAGES_OF_ALL], data.train_labels[:IMAGES_OF_ALL]
         manager = DirectionPairsManagerTf(g, h, *shared, None, concepts, **settings)
         manager.fit()
@@ -292,9 +326,24 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
 
 
 def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model:
-    """Load the network of an earlier run, or train one and store it.
+    """Load the network of an earlier run, or train one and save it.
 
-    It is trained again if its file is damaged, or it does not fit these pictures.
+    It is trained again if the file is damaged, or its accuracy on the test pictures is below
+    `GOOD_ENOUGH`.
+
+    Parameters
+    ----------
+    data : Data
+    path : Path
+        File of the network.
+    seed : int
+        Seed of the training.
+    verbose : int
+        If 0, nothing is printed.
+
+    Returns
+    -------
+    model : keras.Model
     """
     if path.is_file():
         with suppress(ValueError, OSError, KeyError, BadZipFile):
@@ -308,6 +357,7 @@ def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model
 
 
 def _accuracy(model: keras.Model, images: Array, labels: Array) -> float:
+    """Return the share of images that are classified correctly."""
     return float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels))
 
 
@@ -315,12 +365,21 @@ def _accuracy(model: keras.Model, images: Array, labels: Array) -> float:
 
 
 def ink_auc(maps: Array, ink: Array) -> Array:
-    """Compute the ROC AUC (I,) of each concept's map at telling cells with ink from others.
+    """Compute the ROC AUC of the map of each concept as a detector of ink.
+
+    A cell of the map has ink if more than 15 % of its pixels have.
 
     Parameters
     ----------
     maps : ndarray of shape (n, H, W, I)
+        Maps of the concepts.
     ink : ndarray of shape (n, height, width), bool
+        Pixels with ink; height and width are multiples of H and W.
+
+    Returns
+    -------
+    auc : ndarray of shape (I,)
+        In [0, 1]; 0.5 is chance.
     """
     n, rows, columns, concepts = maps.shape
     share = ink.reshape(n, rows, ink.shape[1] // rows, columns, -1).mean(axis=(2, 4))
@@ -330,6 +389,6 @@ def ink_auc(maps: Array, ink: Array) -> Array:
 
 
 def _image_concepts(extractor: CraftTf, image: Array) -> Figure:
-    """Draw an image's concepts; Xplique's method shows or saves a figure and returns none."""
+    """Return the figure that `plot_image_concepts` draws; that method itself returns None."""
     extractor.plot_image_concepts(image.copy(), filepath=BytesIO())
     return plt.gcf()
