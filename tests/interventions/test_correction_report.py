@@ -109,7 +109,7 @@ def test_the_figure_has_two_matrices_for_each_group(pictures):
         ({"a": 3}, None, "images, labels"),
         ({"a": (np.zeros((2, *SHAPE)), [0, 1, 2])}, None, "one for each of 2 images"),
         ({"a": (np.zeros((2, *SHAPE)), [0, 5])}, None, "classes 0 to 2"),
-        ({"a": (np.zeros((2, *SHAPE)), [0, 1])}, ["x"], "must be 3, one for each"),
+        ({"a": (np.zeros((2, *SHAPE)), [0, 1])}, ["x"], "must be 3 names, one for each"),
     ],
 )
 def test_invalid_arguments_are_refused(groups, names, message):

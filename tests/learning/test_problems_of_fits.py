@@ -168,7 +168,7 @@ def with_value(value):
         (with_value(np.nan), 3, ValueError, "NaN"),
         (with_value(np.inf), 3, ValueError, "infinite"),
         (np.full((20, 4), 3.3), 3, ValueError, "constant"),
-        (vectors(1), 3, ValueError, "one position only"),
+        (vectors(1), 3, ValueError, "only one position"),
         (np.ones(5), 3, ValueError, "must be numeric with shape"),
         (np.ones((0, 5)), 3, ValueError, "no activations"),
         (vectors(20), 0, ValueError, "at least 1, not 0"),

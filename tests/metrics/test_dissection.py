@@ -237,7 +237,7 @@ def test_an_error_names_the_invalid_mask(data, thresholds):
         (masks | {"part": masks["part"].astype(float)}, r"masks\['part'\] must be integers"),
         (masks | {"part": masks["part"].astype(int) - 1}, r"masks\['part'\] hold numbers from -1"),
         (masks | {"part": masks["part"] * 2}, "from 0 to 2, but there are 1 names"),
-        (masks | {"part": masks["part"][:, :5]}, "must be of one shape, .*6, 5, 13"),
+        (masks | {"part": masks["part"][:, :5]}, "must have the same shape, .*6, 5, 13"),
     ):
         with pytest.raises(ValueError, match=message):
             dissect(dataclasses.replace(data, masks=wrong), identity, thresholds)
