@@ -37,7 +37,7 @@ from xplique_dirpairs.factorizers.autoencoders import (
     TopKFactorizer,
 )
 from xplique_dirpairs.factorizers.nonnegative import SemiNMFFactorizer
-from xplique_dirpairs.learning.features import Moments
+from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.signals import mean_difference, measure_pairs
 from xplique_dirpairs.metrics.recovery import Recovery, detector_iou, recovery
 from xplique_dirpairs.pairs import DirectionPairs

@@ -35,7 +35,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xplique_dirpairs.learning.features import Coordinates
+from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import DEFAULT, SOFT, Stage
 from xplique_dirpairs.learning.signals import damped_inverse, excess_covariance, joint_signals

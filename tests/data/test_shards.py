@@ -16,7 +16,8 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import features as features_
-from xplique_dirpairs.learning.features import Features, Moments, whitened
+from xplique_dirpairs.learning.coordinates import Moments, whitened
+from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import get_recipe

@@ -15,7 +15,7 @@ import pytest
 
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head, synthetic_signals
 from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
-from xplique_dirpairs.learning.features import Moments
+from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Detectors, Objective

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.datasets.synthetic import random_directions, synthetic_signals
-from xplique_dirpairs.learning import features
-from xplique_dirpairs.learning.features import (
-    Features,
+from xplique_dirpairs.learning import coordinates, features
+from xplique_dirpairs.learning.coordinates import (
     Moments,
     centred,
     floor_of_noise,
@@ -12,6 +11,7 @@ from xplique_dirpairs.learning.features import (
     standardised,
     whitened,
 )
+from xplique_dirpairs.learning.features import Features
 
 P, D, I = 500, 6, 3
 KINDS = {
@@ -42,7 +42,7 @@ def test_moments_are_mean_and_covariance_for_any_block_size(x, monkeypatch):
 def test_moments_depend_on_the_order_of_positions_but_not_on_the_block_size(x, rng, monkeypatch):
     order = Moments.of(x).order
     with monkeypatch.context() as patched:
-        patched.setattr(features, "BLOCK", 7)
+        patched.setattr(coordinates, "BLOCK", 7)
         np.testing.assert_allclose(Moments.of(x).order, order, rtol=1e-9)
     np.testing.assert_allclose(Moments.of(100.0 * x - 3.0).order, 100.0 * order, rtol=1e-3)
     assert np.abs(Moments.of(rng.permutation(x)).order - order).max() > 1.0 / np.sqrt(P)
@@ -162,7 +162,7 @@ def test_the_synthetic_experiment_has_five_axes_of_signal():
 
 def test_without_a_floor_of_noise_the_number_of_axes_grows_with_the_concepts(rng):
     x = rng.normal(size=(3000, 300)).astype(np.float32)
-    moments, least = Moments.of(x), features.AXES
+    moments, least = Moments.of(x), coordinates.AXES
     kept = [len(signal_axes(moments, concepts)[0]) for concepts in (3, least, 200)]
     assert kept == [least, 2 * least, 300]
 

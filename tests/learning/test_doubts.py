@@ -8,7 +8,8 @@ import pytest
 
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import learner
-from xplique_dirpairs.learning.features import Features, Moments, whitened
+from xplique_dirpairs.learning.coordinates import Moments, whitened
+from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.recipe import get_recipe

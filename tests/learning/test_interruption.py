@@ -11,7 +11,8 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import learner, stage
-from xplique_dirpairs.learning.features import Features, Moments
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.learner import begin_fit
 from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.stage import run_stage

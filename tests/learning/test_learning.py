@@ -17,7 +17,8 @@ from xplique_dirpairs.datasets.synthetic import (
     synthetic_signals,
 )
 from xplique_dirpairs.learning import learner
-from xplique_dirpairs.learning.features import Features, Moments
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.history import (
     LearningWarning,
     share_of_returns,

@@ -8,13 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from xplique_dirpairs.learning.features import (
-    Moments,
-    RandomBatches,
-    centred,
-    standardised,
-    whitened,
-)
+from xplique_dirpairs.learning.coordinates import Moments, centred, standardised, whitened
+from xplique_dirpairs.learning.features import RandomBatches
 from xplique_dirpairs.learning.objective import Detectors, Objective
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.models.head import Head

@@ -4,7 +4,8 @@ import pytest
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import features as features_
-from xplique_dirpairs.learning.features import Features, Moments
+from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.starts import distinct_images, leave_out_far
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.learning import features
-from xplique_dirpairs.learning.features import Coordinates, Features, Moments
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments
+from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.signals import excess_covariance, joint_signals, measure_pairs
 
 P, D, I = 60, 4, 3

@@ -4,7 +4,7 @@ from scipy.optimize import linear_sum_assignment
 
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import starts
-from xplique_dirpairs.learning.features import Moments, whitened
+from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.starts import (
     has_gap,
     make_start,

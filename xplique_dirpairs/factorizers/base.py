@@ -22,7 +22,7 @@ from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
-from xplique_dirpairs.learning.features import TOO_LARGE
+from xplique_dirpairs.learning.coordinates import TOO_LARGE
 
 #: Convergence warnings of scikit-learn's models, as a regular expression.
 _NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations"

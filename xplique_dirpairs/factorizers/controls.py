@@ -14,7 +14,7 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.factorizers.base import LinearFactorizer, check_flat
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.learning.features import Moments, whitened
+from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.signals import measure_pairs
 from xplique_dirpairs.learning.starts import positions_for, random_filters
 from xplique_dirpairs.models.head import Head

@@ -19,7 +19,7 @@ from xplique_dirpairs.factorizers.base import (
     IterativeFactorizer,
     LinearFactorizer,
 )
-from xplique_dirpairs.learning.features import Moments, signal_axes
+from xplique_dirpairs.learning.coordinates import Moments, signal_axes
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -25,7 +25,7 @@ from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_type
 from xplique_dirpairs.data.devices import is_chief
-from xplique_dirpairs.learning.features import Moments
+from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe

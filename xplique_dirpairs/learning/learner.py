@@ -28,7 +28,8 @@ from xplique_dirpairs.data.devices import (
 )
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
-from xplique_dirpairs.learning.features import Moments, as_features, rank_of_signal
+from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal
+from xplique_dirpairs.learning.features import as_features
 from xplique_dirpairs.learning.history import (
     MORE_THAN_DIMENSIONS,
     History,

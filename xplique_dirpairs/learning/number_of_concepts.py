@@ -20,14 +20,8 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.devices import check_strategy
 from xplique_dirpairs.data.shards import ActivationShards
-from xplique_dirpairs.learning.features import (
-    Coordinates,
-    Features,
-    Moments,
-    as_features,
-    rank_of_signal,
-    whitened,
-)
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
+from xplique_dirpairs.learning.features import Features, as_features
 from xplique_dirpairs.learning.history import History, LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe

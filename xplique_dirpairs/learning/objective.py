@@ -23,7 +23,8 @@ import tensorflow as tf
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.devices import average, compiled_steps, own_part, replicas
 from xplique_dirpairs.learning import losses
-from xplique_dirpairs.learning.features import Batches, Coordinates
+from xplique_dirpairs.learning.coordinates import Coordinates
+from xplique_dirpairs.learning.features import Batches
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import (
     excess_covariance,

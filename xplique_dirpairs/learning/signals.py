@@ -19,7 +19,8 @@ from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_type
 from xplique_dirpairs.data.shards import ActivationShards
-from xplique_dirpairs.learning.features import Coordinates, Moments, as_features
+from xplique_dirpairs.learning.coordinates import Coordinates, Moments
+from xplique_dirpairs.learning.features import as_features
 from xplique_dirpairs.pairs import DirectionPairs
 
 #: A function that averages a tensor, or several at once, over the replicas that share a batch.

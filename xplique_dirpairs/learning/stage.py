@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.learning.features import Batches, Coordinates
+from xplique_dirpairs.learning.coordinates import Coordinates
+from xplique_dirpairs.learning.features import Batches
 from xplique_dirpairs.learning.objective import Detectors, Objective, terms_of
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import measure_pairs

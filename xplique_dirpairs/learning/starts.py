@@ -15,7 +15,8 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.learning.features import Features, Moments, signal_axes
+from xplique_dirpairs.learning.coordinates import Moments, signal_axes
+from xplique_dirpairs.learning.features import Features
 
 #: Number of positions that a start is computed from: for each concept, and at least.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.learning.features import COORDINATES, Coordinates, Features, Moments
+from xplique_dirpairs.learning.coordinates import COORDINATES, Coordinates, Moments
+from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.models.head import Head
