@@ -155,10 +155,8 @@ class Checkpoint:
                 f"{version}, not {_VERSION}): finish the fit with that version, {_ANEW}"
             )
         try:
-            settings, parts = (
-                info["settings"],
-                [field.name for field in dataclasses.fields(Fingerprint)],
-            )
+            settings = info["settings"]
+            parts = [field.name for field in dataclasses.fields(Fingerprint)]
             fingerprint = Fingerprint(**{name: arrays[f"fingerprint_{name}"] for name in parts})
         except Exception as error:
             raise ValueError(f"{self._path} {_FOREIGN}") from error
