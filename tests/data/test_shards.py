@@ -17,7 +17,7 @@ from xplique_dirpairs.datasets.synthetic import (
 )
 from xplique_dirpairs.learning import features as features_
 from xplique_dirpairs.learning.coordinates import Moments, whitened
-from xplique_dirpairs.learning.features import Features
+from xplique_dirpairs.learning.features import Features, RandomBatches
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import get_recipe
@@ -334,6 +334,13 @@ def test_a_pass_yields_each_position_about_once_in_a_seeded_order(kind, both):
     assert np.abs(passed[:32] - batches(0, 18)[288:320]).max() > 0.1, (
         "the order changes in every pass"
     )
+
+
+def test_a_seed_beyond_32_bits_has_an_order_of_its_own():
+    rows = np.arange(9, dtype=np.float32)[:, None]
+    orders = [RandomBatches(rows, 9, seed).take(2)[1] for seed in (2**31 - 1, 2**31)]
+    assert all((np.sort(order, axis=1) == np.arange(9)).all() for order in orders)
+    assert (orders[0] != orders[1]).any()
 
 
 def test_positions_that_fit_in_memory_are_read_once(tmp_path, activations, monkeypatch):

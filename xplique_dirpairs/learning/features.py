@@ -337,7 +337,9 @@ class StreamedBatches:
 Batches: TypeAlias = RandomBatches | StreamedBatches
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 4)
+@tf.function(
+    input_signature=[tf.TensorSpec([], dtype) for dtype in (tf.int32, tf.int64, tf.int64, tf.int64)]
+)
 def shuffled(count: int, seed: int, first: int, passes: int) -> tf.Tensor:
     """Return the random order of rows in a few passes.
 
@@ -363,4 +365,5 @@ def shuffled(count: int, seed: int, first: int, passes: int) -> tf.Tensor:
     return tf.map_fn(
         lambda number: tf.random.experimental.stateless_shuffle(rows, seed=[seed, number]),
         first + tf.range(passes),
+        fn_output_signature=tf.int32,
     )
