@@ -110,11 +110,11 @@ class Interpretability:
         Number of these images.
     average_precision : ndarray of shape (I,)
         Average precision of each detector's maps for its label; higher is better.
-    groups : ndarray of shape (L,), int
-        The L distinct labels.
-    group_intersection : ndarray of shape (L,), int64
+    distinct_labels : ndarray of shape (L,), int
+        The labels, each of them once.
+    joint_intersection : ndarray of shape (L,), int64
         Number of pixels of the label where any detector with this label fires (Linear-OR).
-    group_area : ndarray of shape (L,), int64
+    joint_area : ndarray of shape (L,), int64
         Number of pixels where any detector with this label fires.
     resampled_iou : ndarray of shape (B, I)
         IoU over B bootstrap samples of the images; NaN where no image of the sample counts for the
@@ -130,9 +130,9 @@ class Interpretability:
     concept_area: Array
     images: Array
     average_precision: Array
-    groups: Array
-    group_intersection: Array
-    group_area: Array
+    distinct_labels: Array
+    joint_intersection: Array
+    joint_area: Array
     resampled_iou: Array
 
     # ---------------------------------------------------------------- per detector
@@ -179,15 +179,15 @@ class Interpretability:
     @property
     def linear_or(self) -> dict[tuple[str, str], float]:
         """IoU of each label with the union of the detectors that have it, by (category, name)."""
-        names = flat_concepts(self.concepts)
-        return {names[c]: float(iou) for c, iou in zip(self.groups, self._group_iou, strict=True)}
+        names, joint_iou = flat_concepts(self.concepts), self._joint_iou.tolist()
+        return {names[c]: iou for c, iou in zip(self.distinct_labels, joint_iou, strict=True)}
 
     @property
-    def _group_iou(self) -> Array:
+    def _joint_iou(self) -> Array:
         """IoU of each distinct label with the union of its detectors, (L,)."""
-        first = [int(np.flatnonzero(self.labels == c)[0]) for c in self.groups]
-        union = self.group_area + self.concept_area[first] - self.group_intersection
-        return np.where(self.images[first] == 0, np.nan, _ratio(self.group_intersection, union))
+        first = [int(np.flatnonzero(self.labels == c)[0]) for c in self.distinct_labels]
+        union = self.joint_area + self.concept_area[first] - self.joint_intersection
+        return np.where(self.images[first] == 0, np.nan, _ratio(self.joint_intersection, union))
 
     def interpretable(self, least: float = INTERPRETABLE) -> dict[str, int]:
         """Count the detectors with an IoU of at least ``least``, by category of their label.
@@ -250,7 +250,7 @@ class Interpretability:
         figures = {
             "s1": (self.s1, s1(drawn_iou)),
             "s2": (self.s2, s2(drawn_iou, self.labels)),
-            "linear_or": (float(np.nansum(self._group_iou)), empty),
+            "linear_or": (float(np.nansum(self._joint_iou)), empty),
             "label_precision": (nan_mean(self.precision), empty),
             "label_recall": (nan_mean(self.recall), empty),
             "label_f1": (nan_mean(self.f1), empty),

@@ -206,16 +206,16 @@ def _checked_labels(labels: Array, dissection: Dissection) -> Array:
 
 
 class _LabelCounts:
-    """Running pixel counts of single detectors and of groups of detectors with the same label.
+    """Running pixel counts of single detectors and of all detectors with the same label together.
 
-    The columns of the counts are the I detectors, followed by the L groups.
+    The columns of the counts are the I detectors, followed by the L distinct labels.
     """
 
     def __init__(self, dissection: Dissection, labels: Array, resamples: int, random_state: int):
         self._dissection, self._labels = dissection, labels
-        self._groups = np.unique(labels[labels != NO_LABEL])
-        self._members = (labels[:, None] == self._groups).astype(np.float32)
-        self._column_labels = np.concatenate([labels, self._groups])
+        self._distinct = np.unique(labels[labels != NO_LABEL])
+        self._members = (labels[:, None] == self._distinct).astype(np.float32)
+        self._column_labels = np.concatenate([labels, self._distinct])
         # The label `NO_LABEL`, -1, is given a category that no image has: the last entry.
         categories = np.append(category_of(dissection.concepts), NO_LABEL)
         self._categories = categories[self._column_labels]
@@ -242,8 +242,8 @@ class _LabelCounts:
         for rows, values in upsampled_bands(maps, image.shape, shift):
             where = image.indicators(rows)
             fires = values > self._dissection.thresholds
-            groups = fires.astype(np.float32) @ self._members > 0
-            overlaps += count_overlaps(where, np.concatenate([fires, groups], axis=1))
+            joint = fires.astype(np.float32) @ self._members > 0
+            overlaps += count_overlaps(where, np.concatenate([fires, joint], axis=1))
             self._count_levels(values, where[own].T & present, judged)
         both = overlaps[own, np.arange(len(own))]
         areas = np.append(image.areas, 0)[own]
@@ -281,9 +281,9 @@ class _LabelCounts:
             concept_area=concept[:detectors],
             images=images[:detectors],
             average_precision=np.where(labels == NO_LABEL, 0.0, average_precision(*self._levels)),
-            groups=self._groups,
-            group_intersection=both[detectors:],
-            group_area=area[detectors:],
+            distinct_labels=self._distinct,
+            joint_intersection=both[detectors:],
+            joint_area=area[detectors:],
             resampled_iou=resampled,
         )
 
