@@ -182,7 +182,7 @@ def test_invalid_labels_are_refused(run, labels, message):
     "options, message",
     [
         ({"fit_images": None}, "extractors are not fitted: 'a'"),
-        ({"split": None}, "none of the extractors knows the network"),
+        ({"split": None}, "no extractor knows the network"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"nb_design": 1}, "nb_design must be"),
         ({"importance_images": 0.5}, "importance_images must be"),

@@ -196,7 +196,7 @@ def test_invalid_arguments_of_methods_are_refused(annotated):
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, not 0"):
         annotated.batches(0)
     for share in (0.0, 1.0, 0.01):
-        with pytest.raises(ValueError, match="leaves one of the two sets empty"):
+        with pytest.raises(ValueError, match="leaves one set empty"):
             annotated.split(share)
     with pytest.raises(ValueError, match=r"groups must have shape \(10,\), not \(3,\)"):
         annotated.split(groups=[1, 2, 3])
@@ -208,7 +208,7 @@ def test_invalid_streams_are_refused(annotated):
     with pytest.raises(TypeError, match=r"make_batches must be a function .* not generator"):
         AnnotatedStream((batch for batch in annotated.batches(2)), CONCEPTS)
     other = AnnotatedStream(annotated.batches, {"object": ["house", "tree"]})
-    with pytest.raises(ValueError, match="masks have the categories"):
+    with pytest.raises(ValueError, match="masks must have the categories"):
         next(other.batches(2))
     with pytest.raises(ValueError, match="batch_size"):
         other.batches(-1)

@@ -178,9 +178,7 @@ def compare_extractors(
     else:
         count = given.number_of_concepts
         if len(names) > 1:
-            console.note(
-                "the pairs of --pairs may have been learned from some of the measured images"
-            )
+            console.note("--pairs may have been learned from some of the measured images")
     split, seed = to_fit.split, arguments.seed
     patch_size = default_patch(to_fit.images.shape[1:])
 

@@ -79,8 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         others = len(np.unique(subject.class_ids)) - len(classes)
         if others:
             console.note(
-                f"importances are computed for the {len(classes)} classes with the most images; "
-                f"{others} others are left out: choose classes with --classes"
+                f"{others} classes with fewer images are left out: choose classes with --classes"
             )
         console.step("draw the pictures")
         written = ["pairs.npz", *_write(arguments, subject, history, classes)]

@@ -362,8 +362,7 @@ class ClassNames:
             own = [repr(printable(folder)) for folder in folders if classes[folder] == k]
             if k is not None and len(own) > 1:
                 raise ValueError(
-                    f"folders {' and '.join(own)} belong to the same class, {self.shown[k]}: "
-                    "merge them"
+                    f"folders {' and '.join(own)} are the same class, {self.shown[k]}: merge them"
                 )
         return classes
 

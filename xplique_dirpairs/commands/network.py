@@ -115,9 +115,7 @@ def imported_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # the user's module may raise anything
-        raise UsageError(
-            f"module {name!r} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
+        raise UsageError(f"module {name!r} cannot be imported: {error!r}") from error
 
 
 # -------------------------------------------------------------------- preprocessing

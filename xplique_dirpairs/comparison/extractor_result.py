@@ -141,8 +141,7 @@ class ExtractorResult:
         numbers = sorted({len(seed.encoding) for seed in seeds})
         if len(numbers) > 1:
             raise ValueError(
-                f"{first.name!r} has {' and '.join(map(str, numbers))} concepts: only fits with "
-                "the same number can be averaged"
+                f"fits of {first.name!r} must have the same number of concepts, not {numbers}"
             )
         common = set.intersection(*(set(seed.values) for seed in seeds))
         values = {

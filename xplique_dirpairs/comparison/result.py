@@ -158,10 +158,7 @@ class Comparison:
             If no extractor has a result, so that there is nothing to draw.
         """
         if not self.results:
-            raise ValueError(
-                "there is nothing to draw, because no extractor has a result: "
-                f"{self.errors or 'interrupted'}"
-            )
+            raise ValueError(f"no extractor has a result to draw: {self.errors or 'interrupted'}")
         return extractor_styles(list(self.results), CONTROLS)
 
     def plot(self, metrics: Sequence[str] = BARS) -> Figure:
@@ -255,10 +252,7 @@ class Comparison:
         check_integer("n", n)
         check_integer("image", image, minimum=0)
         if image >= len(self.images):
-            raise ValueError(
-                f"image must be an index below the number of images, {len(self.images)}, not "
-                f"{image}"
-            )
+            raise ValueError(f"image must be an index below {len(self.images)}, not {image}")
         for name, result in self.results.items():
             maps = upright_maps(result.shown[image : image + 1], self.images.shape[1:])[0]
             contributions = result.fidelity.contributions[image]
@@ -350,9 +344,7 @@ class Comparison:
         self.check_belongs_to(other)
         twice = [n for n in other.results if n in self.results and n not in CONTROLS]
         if twice:
-            raise ValueError(
-                f"{twice} have results in both comparisons: rename them, or remove them from one"
-            )
+            raise ValueError(f"{twice} have results in both comparisons: rename or remove one")
         results = other.results | self.results
         ordered = [*self.results, *other.results]
         interrupted = [each for each in (self, other) if each.interrupted]
@@ -388,9 +380,7 @@ class Comparison:
         if ours is None or theirs is None:
             if ours is theirs:
                 return
-            raise ValueError(
-                "the settings of one of the comparisons are not known: measure it again"
-            )
+            raise ValueError("the settings of one comparison are not known: measure it again")
         if seeds_may_differ:
             theirs = replace(theirs, random_state=ours.random_state)
         differences = ours.differences(theirs)

@@ -57,8 +57,7 @@ def as_images(images: ArrayLike) -> Array:
         array = array[None]
     if array.ndim != 4:
         raise ValueError(
-            "images must have shape (N, height, width, channels) or (height, width, channels), "
-            f"not {array.shape}"
+            f"images must have shape ([N, ]height, width, channels), not {array.shape}"
         )
     if array.size == 0:
         raise ValueError(f"there are no images: shape {array.shape}")
@@ -339,9 +338,7 @@ def check_labels(
         raise ValueError(f"{name} must be integer class indices")
     if number_of_classes is None:
         if count and indices.min() < 0:
-            raise ValueError(
-                f"{name} must be class indices of at least 0, but the smallest is {indices.min()}"
-            )
+            raise ValueError(f"{name} must be class indices of at least 0, not {indices.min()}")
     elif count and (indices.min() < 0 or indices.max() >= number_of_classes):
         raise ValueError(
             f"{name} must be classes 0 to {number_of_classes - 1}, but go from {indices.min()} to "

@@ -341,9 +341,7 @@ def _of_files(batches: Iterable[Array], megabytes: float) -> Iterator[Array]:
     for array in batches:
         if held and array.shape[1:] != held[0].shape[1:]:
             shape = held[0].shape[1:]
-            raise ValueError(
-                f"activations of shape {array.shape[1:]} after others of shape {shape}"
-            )
+            raise ValueError(f"activations of shape {array.shape[1:]} after others of {shape}")
         per_file = max(1, int(megabytes * 1e6 / array[0].nbytes))
         for part in slices(len(array), per_file):
             if held and sum(map(len, held)) + part.stop - part.start > per_file:

@@ -181,8 +181,7 @@ def _chosen_classes(classes: Sequence[int] | None, ids: Array) -> Array:
     missing = np.setdiff1d(chosen, with_images).tolist()
     if missing or not len(chosen):
         raise ValueError(
-            f"classes must have images: there are none of classes {missing}, only of classes "
-            f"{with_images.tolist()}"
+            f"classes must be among those with images, {with_images.tolist()}, not {missing}"
         )
     return chosen.astype(int)
 

@@ -104,9 +104,7 @@ def explain_prediction(
             check_class(given, len(logits))
     chosen = int(logits.argmax()) if class_id is None else int(class_id)
     if against == chosen:
-        raise ValueError(
-            f"against must be another class than the explained class {chosen}, not the same"
-        )
+        raise ValueError(f"against must be another class than the explained class {chosen}")
 
     u, shown = layer.read(activations)
     score = ClassScore(layer, chosen, len(logits), against, tolerance, max_steps)
@@ -165,9 +163,7 @@ def compare_predictions(
             f"{second.score_name}: pass the same class_id and against to explain_prediction"
         )
     if first.concept_names != second.concept_names:
-        raise ValueError(
-            "both explanations must use the same concepts, but the names of these differ"
-        )
+        raise ValueError("both explanations must use the same concepts, by their names")
     return PredictionComparison(first, second)
 
 

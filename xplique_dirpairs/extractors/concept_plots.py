@@ -414,8 +414,7 @@ class ConceptPlots(ChecksFit):
         self.check_if_fitted()
         if self.sensitivity is None:
             raise NotFittedError(
-                "there are no global importances to order and colour the concepts by: "
-                "call estimate_importance() first"
+                "there are no global importances yet: call estimate_importance() first"
             )
         if importances is None:
             return np.asarray(self.sensitivity.importances)
@@ -463,9 +462,7 @@ class ConceptPlots(ChecksFit):
 def _title(order: DisplayImportancesOrder) -> str:
     """Return the title of a plot of global or local importances."""
     if not isinstance(order, DisplayImportancesOrder):
-        raise TypeError(
-            f"display_importance_order must be a DisplayImportancesOrder, not {order!r}"
-        )
+        raise TypeError(f"display_importance_order must be a DisplayImportancesOrder: {order!r}")
     kind = "Global" if order == DisplayImportancesOrder.GLOBAL else "Local"
     return f"{kind} Concept Importance"
 

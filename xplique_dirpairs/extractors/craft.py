@@ -224,9 +224,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """Return activations (N, *spatial, D): the given ones, checked, or those of the images."""
         if activations is None:
             if inputs is None:
-                raise ValueError(
-                    "inputs and activations are both missing: give images, or their activations"
-                )
+                raise ValueError("inputs and activations are missing: give images, or activations")
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
         activations = check_activations(activations)
         check_channels(activations, self.factorization.concept_bank_w.shape[1])
@@ -512,8 +510,7 @@ def check_channels(activations: Array, channels: int) -> None:
     """Raise a ValueError unless activations (N, *spatial, D) have the given number of channels."""
     if activations.shape[-1] != channels:
         raise ValueError(
-            f"activations must end in the {channels} channels the concepts were learned in, "
-            f"but have shape {activations.shape}"
+            f"activations must have {channels} channels, like the concepts, not {activations.shape}"
         )
 
 

@@ -297,8 +297,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         coefficients = self.transform(images) if coeffs_u is None else np.asarray(coeffs_u)
         if coefficients.shape[-1] != self.number_of_concepts:
             raise ValueError(
-                f"coeffs_u must have {self.number_of_concepts} concepts on the last axis, "
-                f"not shape {coefficients.shape}"
+                f"coeffs_u must end in {self.number_of_concepts} concepts, not {coefficients.shape}"
             )
         shape = self._to_numpy_image_batch(images).shape[1:]
         encode_shown = shown_encoder(self.factorizer)
@@ -347,8 +346,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
             heatmap = heatmap[..., 0]
         if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
             raise ValueError(
-                "concept_heatmap must be finite and have shape (H, W) or (H, W, 1), "
-                f"not {heatmap.shape}"
+                f"concept_heatmap must be finite, of shape (H, W) or (H, W, 1), not {heatmap.shape}"
             )
         picture = as_picture(image)
         draw_picture(ax, picture)

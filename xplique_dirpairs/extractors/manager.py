@@ -259,13 +259,10 @@ class DirectionPairsManagerTf(CraftManagerTf):
         """Return the fitted extractor of a class."""
         if class_id not in self.craft_instances:
             raise ValueError(
-                f"class_id must be one of the classes of interest, {list(self.craft_instances)}, "
-                f"not {class_id}"
+                f"class_id must be one of {list(self.craft_instances)}, not {class_id}"
             )
         if class_id not in self._fitted():
-            raise NotFittedError(
-                f"class {class_id} was not fitted: the network predicts it for none of the images"
-            )
+            raise NotFittedError(f"class {class_id} is not fitted: it is predicted for no image")
         return self.craft_instances[class_id]
 
     def plot_concepts_importances(

@@ -184,10 +184,7 @@ class AffineFactorizer(DirectionsFactorizer):
                 "give more images, or lower number_of_concepts"
             )
         if not np.ptp(x, axis=0).any():
-            raise ValueError(
-                "the activations must not be constant: check the images, their preprocessing and "
-                "the layer"
-            )
+            raise ValueError("the activations must not be constant: check images and layer")
         squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in iter_blocks(x))
         if squares > float(np.finfo(np.float32).max):
             raise ValueError(TOO_LARGE)

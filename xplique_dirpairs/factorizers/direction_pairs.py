@@ -306,7 +306,6 @@ def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
         check_integer("map_shape", length)
     if len(pixels) % math.prod(map_shape):
         raise ValueError(
-            f"the number of positions must be a multiple of those of map_shape={map_shape}, not "
-            f"{len(pixels)}"
+            f"{len(pixels)} positions are not a multiple of those of map_shape={map_shape}"
         )
     return pixels.reshape(-1, *map_shape, pixels.shape[-1])

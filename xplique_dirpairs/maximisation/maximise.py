@@ -214,8 +214,7 @@ def _encoder_of_images(
     check_images_fit(shape, encoder)
     if len(shape) != 3 or None in shape:
         raise ValueError(
-            f"the network takes images of several sizes, {shape}: give image_shape=(height, "
-            "width, channels)"
+            f"the network takes images of any size, {shape}: give image_shape=(height, width, C)"
         )
     if "float" not in str(wanted.dtype):
         raise ValueError(

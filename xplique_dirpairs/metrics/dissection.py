@@ -361,9 +361,7 @@ def read_batches(
     if not done:
         raise ValueError("there are no annotated images: give at least one")
     if activations is not None and len(activations) != done:
-        raise ValueError(
-            f"activations must be those of the {done} annotated images, not of {len(activations)}"
-        )
+        raise ValueError(f"activations must be those of {done} images, not of {len(activations)}")
 
 
 def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:
@@ -376,8 +374,7 @@ def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:
         )
     if detectors is not None and array.shape[-1] != detectors:
         raise ValueError(
-            f"read must return maps of {detectors} detectors, one per threshold, not of "
-            f"{array.shape[-1]}"
+            f"maps must be of {detectors} detectors, one per threshold, not {array.shape[-1]}"
         )
     check_finite("maps", array)
     return array

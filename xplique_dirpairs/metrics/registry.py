@@ -117,9 +117,7 @@ def summary(
     if rows.ndim == 0 or len(rows) == 0:
         raise ValueError(f"values must have one row per image, but have shape {rows.shape}")
     if np.isinf(rows).any():
-        raise ValueError(
-            "values must be finite, or NaN where they are undefined, but some are infinite"
-        )
+        raise ValueError("values must be finite or NaN (undefined), but some are infinite")
     check_fraction("confidence", confidence)
     check_integer("resamples", resamples)
     defined = rows[~np.isnan(rows).any(axis=tuple(range(1, rows.ndim)))]
