@@ -18,9 +18,9 @@ from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.objective import Detectors, Objective
+from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import Stage, get_recipe
-from xplique_dirpairs.learning.state import FitState, Pace, Running
+from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Running
 from xplique_dirpairs.models.head import Head
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -27,9 +27,8 @@ from xplique_dirpairs.core.validation import check_type
 from xplique_dirpairs.data.devices import is_chief
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.learning.state import FitState, Pace, Running
+from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Running
 from xplique_dirpairs.models.head import Head
 
 logger = logging.getLogger("xplique_dirpairs")

@@ -38,7 +38,6 @@ from xplique_dirpairs.learning.history import (
     find_problems,
     share_of_returns,
 )
-from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.learning.signals import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.stage import stage_run
@@ -49,7 +48,7 @@ from xplique_dirpairs.learning.starts import (
     make_start,
     positions_for,
 )
-from xplique_dirpairs.learning.state import FitState, Problem
+from xplique_dirpairs.learning.state import Detectors, FitState, Problem
 from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
 

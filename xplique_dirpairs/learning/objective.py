@@ -13,7 +13,6 @@ same graph (see `Objective.begin`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -31,6 +30,7 @@ from xplique_dirpairs.learning.signals import (
     joint_signals,
     positives_covariance,
 )
+from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head
 
 #: Share of a running mean that one minibatch replaces.
@@ -41,32 +41,6 @@ _NETWORK, _WITH_SIGNALS = ("uur", "cur", "fired"), {"fso", "cur"}
 _RISE = 0.7
 #: Share of the learning rate at which the cosine schedule ends.
 _LAST_RATE = 0.02
-
-
-@dataclass(frozen=True)
-class Detectors:
-    """The detectors of all restarts, y = σ(wᵀ(x − E[x]) − b), in raw features.
-
-    Attributes
-    ----------
-    filters : ndarray of shape (R, I, D)
-    biases : ndarray of shape (R, I)
-        Thresholds of wᵀ(x − E[x]), for centred features.
-    signals : ndarray of shape (R, I, D) or None, default=None
-        Signal vectors.
-    sharpest : ndarray of shape (R, I) or None, default=None
-        Upper limit of a scheduled sharpness 1/M; None: no limit.
-    """
-
-    filters: Array
-    biases: Array
-    signals: Array | None = None
-    sharpest: Array | None = None
-
-    def keep(self, restarts: Array) -> Detectors:
-        """Return the detectors of the restarts with these indices, without ``sharpest``."""
-        signals = None if self.signals is None else self.signals[restarts]
-        return Detectors(self.filters[restarts], self.biases[restarts], signals)
 
 
 class _Rate(keras.optimizers.schedules.LearningRateSchedule):

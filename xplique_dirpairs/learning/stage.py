@@ -21,11 +21,11 @@ import tensorflow as tf
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import Batches
-from xplique_dirpairs.learning.objective import Detectors, Objective, terms_of
+from xplique_dirpairs.learning.objective import Objective, terms_of
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import measure_pairs
 from xplique_dirpairs.learning.starts import positions_for
-from xplique_dirpairs.learning.state import FitState, Pace, Problem, Running
+from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Problem, Running
 from xplique_dirpairs.models.head import Head
 
 #: Largest 1/M, in whitened units, per detection and axis [measured with I = 128 and Zipf's law:
