@@ -181,7 +181,7 @@ def test_invalid_labels_are_refused(run, labels, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"fit_images": None}, "extractors are not fitted: 'a'"),
+        ({"fit_images": None}, "extractors are not fitted: .'a'"),
         ({"split": None}, "no extractor knows the network"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"nb_design": 1}, "nb_design must be"),

@@ -350,7 +350,7 @@ def test_invalid_arguments_are_refused(training, validation, thresholds):
     ):
         with pytest.raises(ValueError, match=message):
             score_labels(validation, identity, dissection, **settings)
-    with pytest.raises(ValueError, match="maps of 5 detectors, one per threshold, not of 4"):
+    with pytest.raises(ValueError, match="maps must be of 5 detectors, one per threshold, not 4"):
         score_labels(validation, lambda x: x[..., :4], dissection)
 
 

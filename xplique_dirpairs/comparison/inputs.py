@@ -227,9 +227,7 @@ def images_to_fit(
         return as_images(fit_images)
     missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
     if missing:
-        raise ValueError(
-            f"extractors are not fitted: {', '.join(missing)}: fit them, or pass fit_images"
-        )
+        raise ValueError(f"extractors are not fitted: {missing}: fit them, or pass fit_images")
     known = fitted_images(extractors.values())
     if known and all(np.array_equal(known[0], other) for other in known[1:]):
         return known[0]

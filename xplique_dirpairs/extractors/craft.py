@@ -226,9 +226,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             if inputs is None:
                 raise ValueError("inputs and activations are missing: give images, or activations")
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
-        activations = check_activations(activations)
-        check_channels(activations, self.factorization.concept_bank_w.shape[1])
-        return activations
+        return check_activations(activations)
 
     def _shown_maps(self, image: Array) -> Array:
         """Return the concept maps (H, W, I) of an image as plots show them."""
@@ -395,8 +393,13 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         if pairs is not None:
             factorizer = DirectionPairsFactorizer.from_pairs(pairs, off)
         else:
-            factorizer = new_factorizer(
-                number_of_concepts, recipe, off, n_init, random_state, verbose
+            factorizer = DirectionPairsFactorizer(
+                number_of_concepts,
+                recipe=get_recipe(recipe),
+                off=off,
+                n_init=n_init,
+                random_state=random_state,
+                verbose=verbose,
             )
         self._learns = pairs is None
         super().__init__(
@@ -444,7 +447,7 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         if self._learns:
             self.factorizer.fit_maps(activations, self.head, resume=resume)
         else:
-            check_channels(check_activations(activations), self.factorizer.pairs_.channels)
+            check_activations(activations)
 
     def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
         """Compute the concept detections of images.
@@ -472,25 +475,6 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         return by_position(self.factorizer.detect, self._activations(inputs, activations))
 
 
-def new_factorizer(
-    number_of_concepts: int,
-    recipe: str | Recipe,
-    off: Off,
-    n_init: int | None,
-    random_state: int | None,
-    verbose: int,
-) -> DirectionPairsFactorizer:
-    """Return an unfitted factorizer with these settings; check the recipe."""
-    return DirectionPairsFactorizer(
-        number_of_concepts,
-        recipe=get_recipe(recipe),
-        off=off,
-        n_init=n_init,
-        random_state=random_state,
-        verbose=verbose,
-    )
-
-
 def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> SplitModel:
     """Return the first two arguments of an extractor as a `SplitModel`.
 
@@ -504,14 +488,6 @@ def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> 
     if second is not None:
         check_keras_model("latent_to_logit_model", second)
     return SplitModel.of(first, second)
-
-
-def check_channels(activations: Array, channels: int) -> None:
-    """Raise a ValueError unless activations (N, *spatial, D) have the given number of channels."""
-    if activations.shape[-1] != channels:
-        raise ValueError(
-            f"activations must have {channels} channels, like the concepts, not {activations.shape}"
-        )
 
 
 def sensitivity_of(importances: Array) -> Sensitivity:

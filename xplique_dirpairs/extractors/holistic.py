@@ -34,8 +34,9 @@ from xplique_dirpairs.extractors.concept_layer import (
     fit_factorizer,
     shown_encoder,
 )
-from xplique_dirpairs.extractors.craft import HoldsPairs, new_factorizer
-from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.extractors.craft import HoldsPairs
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
@@ -98,8 +99,13 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         check_type("latent_extractor", latent_extractor, TfLatentExtractor, wanted, advice)
         check_integer("number_of_concepts", number_of_concepts)
         if factorizer is None:
-            factorizer = new_factorizer(
-                number_of_concepts, recipe, off, n_init, random_state, verbose
+            factorizer = DirectionPairsFactorizer(
+                number_of_concepts,
+                recipe=get_recipe(recipe),
+                off=off,
+                n_init=n_init,
+                random_state=random_state,
+                verbose=verbose,
             )
         elif getattr(factorizer, "number_of_concepts", number_of_concepts) != number_of_concepts:
             raise ValueError(

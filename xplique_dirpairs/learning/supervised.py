@@ -390,9 +390,8 @@ def _fit(
     """Return filter (D,), bias and absent level of a concept from positions (n, D) and (m, D)."""
     from sklearn.linear_model import LogisticRegression
 
-    scale = np.where(
-        spread > 1e-6 * spread.max(), spread, np.inf
-    )  # a constant channel gets no weight
+    # A constant channel gets no weight.
+    scale = np.where(spread > 1e-6 * spread.max(), spread, np.inf)
     x = (np.concatenate([with_it, without]) - mean) / scale
     t = np.arange(len(x)) < len(with_it)
     model = LogisticRegression(C=regularisation, class_weight="balanced", max_iter=1000)
