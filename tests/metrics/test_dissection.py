@@ -209,7 +209,7 @@ def test_the_table_lists_every_detector_best_first(data, thresholds):
 
 @pytest.mark.parametrize("limits", [0.5, np.zeros((2, 5)), [], [np.nan] * 5])
 def test_thresholds_that_are_not_one_number_per_detector_are_refused(data, limits):
-    with pytest.raises(ValueError, match="one number for each detector"):
+    with pytest.raises(ValueError, match="thresholds must be numbers"):
         dissect(data, identity, limits)
 
 

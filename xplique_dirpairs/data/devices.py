@@ -121,8 +121,7 @@ def check_alike(**given: Any) -> None:
     other = [name for name, same in zip(given, alike, strict=True) if not same]
     if other:
         raise ValueError(
-            f"the workers have different {', '.join(other)}: give every worker the same "
-            "activations, settings and resume folder"
+            f"the workers differ in {', '.join(other)}: give all of them the same arguments"
         )
 
 

@@ -76,8 +76,7 @@ class ActivationShards:
             self.shape = (sum(self.counts), *index["shape"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.folder} holds no complete activations: {_INDEX} is damaged, or from "
-                f"another version or program; {_AGAIN}"
+                f"{self.folder} holds no complete activations: {_INDEX} cannot be read; {_AGAIN}"
             ) from error
         #: Number of each file, and the indices of its images that are used (None: all).
         self._files: list[tuple[int, Array | None]] = [(k, None) for k in range(len(self.counts))]
@@ -184,8 +183,7 @@ class ActivationShards:
         """Write batches (n, *spatial, D) that have been checked."""
         if workers() > 1:
             raise ValueError(
-                "several workers cannot write to one folder: write the shards in one process, "
-                "outside the strategy's scope; a fit under the strategy can read them"
+                "several workers cannot write to one folder: write outside the strategy's scope"
             )
         check_number("megabytes", megabytes, above=0)
         with _reserved(folder) as path:
@@ -371,8 +369,7 @@ def _batches(batches: Any, unbatched_ranks: tuple[int, ...] = ()) -> Iterable[An
             )
     if isinstance(batches, str) or not hasattr(batches, "__iter__"):
         raise TypeError(
-            f"batches must be an iterable of arrays (a list, generator or tf.data.Dataset), not "
-            f"{batches!r}"
+            f"batches must be an iterable of arrays, such as a list or dataset, not {batches!r}"
         )
     iterable: Iterable[Any] = batches
     return iterable

@@ -174,8 +174,7 @@ class ConceptLayer:
         """
         if self.pairs is None:
             raise TypeError(
-                "direction pairs are needed, whose detectors tell where a concept is, but the "
-                f"concepts are those of a {type(self.fitted).__name__}"
+                f"direction pairs are needed, not the concepts of a {type(self.fitted).__name__}"
             )
         return self.pairs
 

@@ -421,8 +421,7 @@ class ConceptPlots(ChecksFit):
         importances = np.asarray(importances)
         if importances.shape != (self.number_of_concepts,) or not np.isfinite(importances).all():
             raise ValueError(
-                f"importances must be finite and have shape ({self.number_of_concepts},), "
-                f"not {importances}"
+                f"importances must be {self.number_of_concepts} finite numbers, not {importances}"
             )
         return importances
 

@@ -100,9 +100,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         if classes is None:
             classes = np.unique(labels).tolist()
         elif np.ndim(classes) != 1:
-            raise TypeError(
-                f"list_of_class_of_interest must be a list of integers, not {classes!r}"
-            )
+            raise TypeError(f"list_of_class_of_interest must be integers, not {classes!r}")
         for class_id in classes:
             check_class(class_id, split.head.number_of_classes)
         super().__init__(
@@ -192,7 +190,6 @@ class DirectionPairsManagerTf(CraftManagerTf):
         if missing:
             warnings.warn(
                 f"classes {missing} are not fitted: the network predicts them for no image",
-                UserWarning,
                 stacklevel=2,
             )
         for instance in self.craft_instances.values():

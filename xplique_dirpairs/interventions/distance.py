@@ -137,8 +137,7 @@ class TrainingDistance:
         x = check_activations(activations)
         if x.shape[-1] != len(self._mean):
             raise ValueError(
-                f"activations must have {len(self._mean)} channels, as the training features have, "
-                f"but their shape is {x.shape}"
+                f"activations must have {len(self._mean)} channels, as in training, not {x.shape}"
             )
         return self.of_moved(len(x), lambda rows: x[rows], x[0].size)
 

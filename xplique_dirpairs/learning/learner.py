@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.progress import KeepOnInterrupt, quiet, warn_caller
@@ -149,25 +146,22 @@ def learn_pairs(
         "head": "none" if head is None else "given",
         "activations": str(features.shape),
     }
-    agree: Callable[[Any], Any] = _identity
-    if tf.distribute.has_strategy():
-        check_strategy(features.shape[0], random_state)
-        agree = as_on_chief
-        verbose = verbose if is_chief() else 0
+    check_strategy(features.shape[0], random_state)
     moments = Moments.of(features)
-    if tf.distribute.has_strategy():
-        magnitude = float(np.abs(moments.mean).sum())
-        check_alike(**settings, resume=str(resume is None), values=magnitude)
-    features, moments, left_out, far = leave_out_far(features, moments, number_of_concepts, agree)
+    magnitude = float(np.abs(moments.mean).sum())
+    check_alike(**settings, resume=str(resume is None), values=magnitude)
+    features, moments, left_out, far = leave_out_far(
+        features, moments, number_of_concepts, as_on_chief
+    )
     problem = Problem(
         features,
-        agree(moments),
+        as_on_chief(moments),
         number_of_concepts,
         head,
-        verbose,
+        verbose if is_chief() else 0,
         tuple(left_out.tolist()),
         far,
-        agree,
+        as_on_chief,
     )
     checkpoint = None
     if folder is not None:
@@ -186,11 +180,6 @@ def learn_pairs(
 # ------------------------------------------------------------------ around the stages
 
 
-def _identity(value: Any) -> Any:
-    """Return the value unchanged: a single process has no other worker to agree with."""
-    return value
-
-
 def _learned(
     problem: Problem,
     recipe: Recipe,
@@ -202,11 +191,10 @@ def _learned(
     complete: FitState | None = None  # the state after the last completed stage
     with KeepOnInterrupt(lambda: complete is not None) as block:
         state = None if checkpoint is None else checkpoint.load(recipe)
-        if tf.distribute.has_strategy():
-            place = None
-            if state is not None and state.running is not None:
-                place = state.number, state.running.epoch
-            check_alike(state_in_resume=str(place))
+        place = None
+        if state is not None and state.running is not None:
+            place = state.number, state.running.epoch
+        check_alike(state_in_resume=str(place))
         if state is None:
             state = begin_fit(problem, recipe, generator)
         while not state.is_complete and not state.interrupted:
@@ -219,10 +207,7 @@ def _learned(
         return state
     assert complete is not None
     stage = complete.recipe.stages[complete.number - 1].name
-    cut_short = (
-        f"recipe {complete.recipe.name} was interrupted after stage {stage}: the result of that "
-        "stage is kept"
-    )
+    cut_short = f"recipe {complete.recipe.name} was interrupted after stage {stage}, which is kept"
     return replace(complete, interrupted=True, cut_short=(*complete.cut_short, cut_short))
 
 
@@ -320,11 +305,8 @@ def _started(problem: Problem, state: FitState) -> FitState:
     recipe, concepts = state.recipe, problem.number_of_concepts
     coordinates = problem.coordinates(recipe.stages[0].coordinates)
     if concepts > coordinates.axes:
-        note = (
-            f"{concepts} concepts, but features vary in {coordinates.axes} dimensions: the filters "
-            "cannot be orthonormal, and the surplus ones start at random"
-        )
-        state = _noted(state, note)
+        note = f"{concepts} concepts, but features vary in {coordinates.axes} dimensions"
+        state = _noted(state, f"{note}: the surplus ones start at random")
     rng = state.random_generator()
     generators = [rng] * problem.restarts(recipe)
     if recipe.start == "consensus":  # this start must not depend on the seed

@@ -399,16 +399,14 @@ class Objective(keras.Model):
         head, restarts, channels = self._head, directions.shape[0], self._forward.shape[0]
         assert head is not None, "network terms are left out without a head"
         filters = tf.matmul(directions, _value(self._forward), transpose_b=True)
+        thresholds = _value(self.thresholds) + tf.zeros_like(filters[..., 0])
         shape = tf.shape(features)
         images = shape[0]
-        thresholds = _value(self.thresholds)
-        thresholds = thresholds + tf.zeros_like(filters[..., 0])
         x = tf.reshape(features, (-1, channels))
         centred = (x - _value(self._mean))[None]
-        images_of_all = images * replicas()
         low, high = tf.unstack(_value(self._kappa))
-        kappa = own_part(keras.random.uniform((images_of_all,), low, high, seed=self._seed))
-        kappa = tf.reshape(kappa, tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
+        kappa = keras.random.uniform((images * replicas(),), low, high, seed=self._seed)
+        kappa = tf.reshape(own_part(kappa), tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
         moves = {
             "uur": lambda: losses.unconstrained_displacement(centred, filters, thresholds),
             "cur": lambda: losses.constrained_displacement(centred, filters, thresholds, signals),
