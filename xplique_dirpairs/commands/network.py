@@ -202,9 +202,8 @@ def preprocessing(name: str | None, model: keras.Model) -> Preprocessing:
         if scales_its_input(model):
             return Preprocessing("none")
         raise UsageError(
-            "the model does not scale its input (it has no Rescaling or Normalization layer at its "
-            "beginning): give the preprocessing that it was trained with, with --preprocessing. "
-            f"Choices: {CHOICES}"
+            "the model has no Rescaling or Normalization layer at its beginning: give the "
+            f"preprocessing that it was trained with, with --preprocessing. Choices: {CHOICES}"
         )
     if ":" in name:
         return Preprocessing(name, function=_imported_function(name))

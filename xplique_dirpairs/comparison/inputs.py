@@ -174,10 +174,8 @@ def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: 
             others.append(f"{name!r} ({_size(own)})")
     if others:
         raise ValueError(
-            f"all extractors must belong to the layer where the network is split "
-            f"({_size(activations)}), but {', '.join(others)} "
-            f"{'belong' if len(others) > 1 else 'belongs'} to another one: compare the extractors "
-            "of each layer separately"
+            f"all extractors must belong to the layer of the split ({_size(activations)}), unlike "
+            f"{', '.join(others)}: compare the extractors of each layer separately"
         )
 
 

@@ -23,6 +23,7 @@ from xplique_dirpairs.core.validation import (
     check_images,
     check_images_fit,
     check_number,
+    check_type,
 )
 from xplique_dirpairs.data.devices import workers
 from xplique_dirpairs.data.images import outputs_of
@@ -281,10 +282,8 @@ def _name(number: int) -> str:
 
 def _path(folder: str | os.PathLike[str]) -> Path:
     """Return the folder as a Path, or raise a TypeError."""
-    try:
-        return Path(folder)
-    except TypeError as error:
-        raise TypeError(f"folder must be a path, not {folder!r}") from error
+    check_type("folder", folder, (str, os.PathLike), "a path")
+    return Path(folder)
 
 
 @contextmanager

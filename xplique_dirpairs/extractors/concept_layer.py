@@ -443,8 +443,7 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
         return factorizer.encode(positions)
     if factorizer.requires_positive_activations and activations.min() < 0:
         raise ValueError(
-            f"{type(factorizer).__name__} needs non-negative activations, but some are negative: "
-            "choose a layer after a ReLU, or another factorizer"
+            f"{type(factorizer).__name__} needs non-negative activations, such as those of a ReLU"
         )
     result = factorizer.fit(positions)
     if not isinstance(result, tuple) or len(result) != 2:
@@ -471,8 +470,7 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     halves = split_of(extractor) if split is None else SplitModel.of(split)
     if halves is None:
         raise ValueError(
-            f"{type(fitted).__name__} does not know the network: give ConceptLayer.of(concepts, "
-            "split_model(model, layer))"
+            f"{type(fitted).__name__} does not know the network: give split_model(model, layer)"
         )
     if not is_fitted(extractor):
         raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
@@ -547,8 +545,7 @@ def _check_affine(factorizer: ConceptFactorizer, bank: Array, constant: Array) -
     difference = np.linalg.norm(decoded - (coefficients @ bank + constant))
     if difference > _AFFINE_TOLERANCE * max(float(np.linalg.norm(decoded)), 1e-12):
         raise ValueError(
-            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant, so "
-            "that each concept can be switched off independently: use an affine decoder"
+            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant"
         )
 
 

@@ -182,9 +182,8 @@ class DirectionPairsManagerTf(CraftManagerTf):
         chosen = {class_id: indices for class_id, indices in assigned.items() if indices.size}
         if not chosen:
             raise ValueError(
-                f"the network predicts none of the classes {list(self.craft_instances)} for any of "
-                f"the {len(predictions)} images, but {np.unique(predictions).tolist()}: give other "
-                "images or classes"
+                f"the network predicts none of the classes {list(self.craft_instances)} for any "
+                f"image, but {np.unique(predictions).tolist()}: give other images or classes"
             )
         missing = [class_id for class_id in assigned if class_id not in chosen]
         if missing:

@@ -435,8 +435,7 @@ def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> lis
     coordinates = problem.coordinates(recipe.stages[-1].coordinates)
     if concepts > coordinates.axes:
         doubts.append(
-            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions: at most {coordinates.axes} "
-            f"directions can be told apart, not {concepts}"
+            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions, too few for {concepts} concepts"
         )
     has_floor = rank_of_signal(problem.moments, concepts) is not None
     if has_floor and (recipe.is_sharp or state.switches):
@@ -456,9 +455,8 @@ def _doubts_of_model(problem: Problem, state: FitState) -> list[str]:
     doubts, concepts = [], problem.number_of_concepts
     if state.switches:
         doubts.append(
-            "features fit the model of signals and distractors (their spectrum has a floor of "
-            "noise), but no such concepts were found: directions are cluster centres and "
-            "thresholds are fixed shares of the positions, so neither need belong to a concept"
+            "the spectrum has a floor of noise, but no signals above it were found: directions are "
+            "cluster centres and thresholds fixed shares of the positions, perhaps of no concept"
         )
     rng = np.random.default_rng(0)
     sample = problem.features.sample(problem.coordinates("whitened"), _ASKED, rng)

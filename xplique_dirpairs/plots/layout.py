@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_crop_sheet
-from xplique_dirpairs.plots.palette import signed_colors
+from xplique_dirpairs.plots.palette import Color, signed_colors
 
 #: Gap between two columns, and between two rows, in inches.
 _GUTTER, _GAP = 0.14, 0.07
@@ -43,6 +44,25 @@ class Sheet:
         """Write text, unless it is empty; ``style`` holds keyword arguments of ``Figure.text``."""
         if text:
             self.figure.text(left / self.width, 1.0 - top / self.height, text, **style)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a figure, for a concept or for something else with a name.
+
+    Attributes
+    ----------
+    name : str
+        Name of the row.
+    color : (float, float, float)
+        Colour of the row.
+    crops : ndarray of shape (k, patch, patch, 3) or None
+        Best crops of the concept, where k may be 0; None if the row is not a single concept.
+    """
+
+    name: str
+    color: Color
+    crops: Array | None
 
 
 class RowGrid(Sheet):
