@@ -360,7 +360,7 @@ class PredictionExplanation:
         parts = _parts(self, self.ranked, count)
         if abs(self.gap) >= _VISIBLE_GAP:
             parts.insert(-1, ("gap", self.gap))
-        rows = [PredictionRow(name, GREY, value) for name, value in parts]
+        rows = [PredictionRow(name, GREY, None, value) for name, value in parts]
         for k, i in enumerate(self.ranked[:count].tolist()):
             rows[k] = replace(
                 rows[k], color=self.colors[i], crops=None if self.crops is None else self.crops[i],
@@ -459,7 +459,7 @@ class PredictionComparison:
         """
         first, second = self.first, self.second
         maps = first.contribution_maps, second.contribution_maps
-        rows = [ComparisonRow(name, GREY, values) for name, values in self._parts(count)]
+        rows = [ComparisonRow(name, GREY, None, values) for name, values in self._parts(count)]
         for k, i in enumerate(self.ranked[:count].tolist()):
             rows[k] = replace(
                 rows[k], color=first.colors[i], maps=(maps[0][..., i], maps[1][..., i]),

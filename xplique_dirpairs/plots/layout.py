@@ -142,10 +142,10 @@ class RowGrid(Sheet):
         self.text(0.12, 0.1, text, va="top", fontsize=12, fontweight="bold")
         self.text(0.12, 0.36, details, va="top", fontsize=9, color="0.25")
 
-    def names(self, column: int, rows: Sequence[Any]) -> Axes:
+    def names(self, column: int, rows: Sequence[Row]) -> Axes:
         """Write the names of concepts in their colours, and return the axes that hold them.
 
-        ``rows`` holds an object with ``name`` and ``color`` for each of the last rows of the grid.
+        ``rows`` are the last rows of the grid.
         """
         words = self.words(column)
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
@@ -155,12 +155,10 @@ class RowGrid(Sheet):
             )  # fmt: skip
         return words
 
-    def crops(self, column: int, rows: Sequence[Any], nb_crops: int) -> None:
+    def crops(self, column: int, rows: Sequence[Row], nb_crops: int) -> None:
         """Draw up to ``nb_crops`` crops of each concept in a frame of its colour.
 
-        ``rows`` holds an object with ``color`` and ``crops`` for each of the last rows of the grid.
-        ``crops`` has shape (k, patch, patch, 3), where k may be 0, or is None to leave the cell
-        empty.
+        ``rows`` are the last rows of the grid; the cell of a row without crops stays empty.
         """
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
             if row.crops is not None:
