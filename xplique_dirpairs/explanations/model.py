@@ -12,8 +12,13 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_class, check_integer
-from xplique_dirpairs.explanations.contributions import ClassScore, Contributions
-from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation, strongest
+from xplique_dirpairs.explanations.contributions import (
+    ClassScore,
+    Confusion,
+    Contributions,
+    strongest,
+)
+from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.extractors.scan import Scan, scan
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_in_scan
 from xplique_dirpairs.sensitivity.responses import sensitivity

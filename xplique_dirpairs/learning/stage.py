@@ -1,6 +1,6 @@
 """One stage of a fit, from the state before it to the state after it, epoch by epoch.
 
-`run_stage` computes the state after a stage from the state before it, which it does not change.
+`stage_run` leads from the state before a stage, which it does not change, to the state after it.
 Checkpoints, Ctrl-C and several workers are handled around a `StageRun`, in `learner`.
 """
 
@@ -37,31 +37,6 @@ _VIOLATION_PRICE = 10.0
 _POOLED_MAPS = 32
 #: Number of compiled objectives that are kept for later stages with the same graph.
 _KEPT_OBJECTIVES = 8
-
-
-def run_stage(problem: Problem, state: FitState) -> FitState:
-    """Run the next stage of a fit, or the rest of a stage that was running.
-
-    Parameters
-    ----------
-    problem : Problem
-    state : FitState
-        State before the stage, or between two of its epochs.
-
-    Returns
-    -------
-    state : FitState
-        State after the stage.
-
-    Raises
-    ------
-    ValueError
-        If the features can no longer be read.
-    """
-    with stage_run(problem, state) as run:
-        for _ in run.epochs():
-            pass
-        return run.result()
 
 
 @contextmanager
