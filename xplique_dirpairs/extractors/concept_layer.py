@@ -233,7 +233,7 @@ class ConceptLayer:
         """
         activations = compute_activations(self.split.input_to_latent_model, images, batch_size)
         self.head.check_takes(activations.shape[1:])
-        _check_channels(self.channels, activations.shape[-1])
+        check_channels(self.channels, activations.shape[-1])
         return activations
 
     def coefficients(self, activations: Array) -> Array:
@@ -477,7 +477,7 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     bank, factorizer = _bank_of(extractor), factorizer_of(extractor)
     output_shape = getattr(halves.input_to_latent_model, "output_shape", None)
     if isinstance(output_shape, tuple):
-        _check_channels(bank.shape[1], output_shape[-1])
+        check_channels(bank.shape[1], output_shape[-1])
     encoding, decoding, pairs = bank, None, None
     constant = np.zeros(bank.shape[1], np.float32)
     if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
@@ -510,7 +510,7 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     )
 
 
-def _check_channels(channels: int, of_network: int | None) -> None:
+def check_channels(channels: int, of_network: int | None) -> None:
     """Raise a ValueError if the network's layer has another number of channels than concepts."""
     if of_network not in (None, channels):
         raise ValueError(

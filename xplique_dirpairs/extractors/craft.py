@@ -29,7 +29,7 @@ from xplique_dirpairs.data.images import (
     fitting_patch,
     unchecked_activations,
 )
-from xplique_dirpairs.extractors.concept_layer import fit_factorizer
+from xplique_dirpairs.extractors.concept_layer import check_channels, fit_factorizer
 from xplique_dirpairs.extractors.concept_plots import ChecksFit, ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
@@ -226,7 +226,9 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             if inputs is None:
                 raise ValueError("inputs and activations are missing: give images, or activations")
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
-        return check_activations(activations)
+        activations = check_activations(activations)
+        check_channels(self.factorization.concept_bank_w.shape[1], activations.shape[-1])
+        return activations
 
     def _shown_maps(self, image: Array) -> Array:
         """Return the concept maps (H, W, I) of an image as plots show them."""
