@@ -214,7 +214,7 @@ def test_thresholds_that_are_not_one_number_per_detector_are_refused(data, limit
 
 
 def test_invalid_arguments_are_refused(data, thresholds):
-    with pytest.raises(ValueError, match="maps must be of 4 detectors, one per threshold, not 5"):
+    with pytest.raises(ValueError, match="maps of 4 detectors, one per threshold, not of 5"):
         dissect(data, identity, thresholds[:4])
     with pytest.raises(ValueError, match="bring tokens into a grid"):
         dissect(data, lambda x: x.reshape(len(x), -1, 5), thresholds)

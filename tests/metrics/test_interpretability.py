@@ -333,10 +333,10 @@ def test_the_difference_of_a_result_to_itself_is_zero(training, validation, thre
 def test_invalid_arguments_are_refused(training, validation, thresholds):
     dissection = dissect(training, identity, thresholds)
     for labels, message in (
-        ([0, 1], "labels must be integers"),
-        ([0.5] * 5, "labels must be integers"),
-        ([0, 1, 2, 3, 6], "not 0 to 6"),
-        ([0, 1, 2, 3, -2], "not -2 to 3"),
+        ([0, 1], "integers of shape"),
+        ([0.5] * 5, "integers of shape"),
+        ([0, 1, 2, 3, 6], "from 0 to 6"),
+        ([0, 1, 2, 3, -2], "from -2 to 3"),
     ):
         with pytest.raises(ValueError, match=message):
             score_labels(validation, identity, dissection, labels)
@@ -350,7 +350,7 @@ def test_invalid_arguments_are_refused(training, validation, thresholds):
     ):
         with pytest.raises(ValueError, match=message):
             score_labels(validation, identity, dissection, **settings)
-    with pytest.raises(ValueError, match="maps must be of 5 detectors, one per threshold, not 4"):
+    with pytest.raises(ValueError, match="maps of 5 detectors, one per threshold, not of 4"):
         score_labels(validation, lambda x: x[..., :4], dissection)
 
 

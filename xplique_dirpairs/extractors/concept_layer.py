@@ -157,9 +157,8 @@ class ConceptLayer:
         """
         if self.split.model is None:
             raise ValueError(
-                "the whole network is needed, but only its two halves are known: give "
-                "ConceptLayer.of(extractor, model=model), or build the extractor on "
-                "split_model(model, layer)"
+                "the whole network is needed, but only its halves are known: build the extractor "
+                "on split_model(model, layer), or give ConceptLayer.of(extractor, model=model)"
             )
         return self.split.model
 

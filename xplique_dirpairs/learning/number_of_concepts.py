@@ -165,9 +165,7 @@ def count_in_halves(
     errors = np.mean([result.errors for result in results], axis=0) / np.sqrt(2.0)
     above, threshold = _gap(skewnesses, errors) if has_floor else (0, float("nan"))
     if not above:
-        reason = (
-            "the spectrum of the features has no floor of noise: skewed sources cannot be counted"
-        )
+        reason = "the spectrum has no floor of noise: skewed sources cannot be counted"
         if has_floor:
             reason = "the sorted skewnesses have no gap between concepts and distractors"
         return SkewnessCount(None, reason, skewnesses, errors)

@@ -373,7 +373,8 @@ def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:
         )
     if detectors is not None and array.shape[-1] != detectors:
         raise ValueError(
-            f"maps must be of {detectors} detectors, one per threshold, not {array.shape[-1]}"
+            f"read must return maps of {detectors} detectors, one per threshold, not of "
+            f"{array.shape[-1]}"
         )
     check_finite("maps", array)
     return array

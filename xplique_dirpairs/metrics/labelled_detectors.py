@@ -191,10 +191,13 @@ def _checked_labels(labels: Array, dissection: Dissection) -> Array:
     count = len(flat_concepts(dissection.concepts))
     shape = dissection.thresholds.shape
     if labels.shape != shape or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers {shape}, not {labels.dtype} {labels.shape}")
+        raise ValueError(
+            f"labels must be integers of shape {shape}, not {labels.dtype} {labels.shape}"
+        )
     if labels.min() < NO_LABEL or labels.max() >= count:
         raise ValueError(
-            f"labels must be indices up to {count - 1}, or −1, not {labels.min()} to {labels.max()}"
+            f"labels must be indices of concepts from 0 to {count - 1}, or −1 for none, not "
+            f"integers from {labels.min()} to {labels.max()}"
         )
     return np.asarray(labels, np.int64)
 
