@@ -282,17 +282,7 @@ class ConceptLayer:
 def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
     """Return the extractor or factorizer that holds the concepts of an object.
 
-    Parameters
-    ----------
-    fitted : object
-        A `ConceptLayer`, `DirectionPairs`, an extractor, a factorizer, or a manager.
-    name : str, default="the extractor"
-        Name of the object in error messages.
-
-    Returns
-    -------
-    extractor : CraftTf, HolisticCraftTf or ConceptFactorizer
-        For `DirectionPairs`, a factorizer that holds them.
+    For `DirectionPairs` it is a factorizer. ``name`` is the name of the object in error messages.
 
     Raises
     ------

@@ -255,9 +255,7 @@ class ConceptPlots(ChecksFit):
             Numbers of the concepts; the first one is drawn on top.
         nb_most_important_concepts : int, default=5
             Maximum number of concepts drawn.
-        filter_percentile : int, default=90
-            See `plot_concept_attribution_maps`.
-        clip_percentile : float or None, default=10
+        filter_percentile, clip_percentile : float, default=90 and 10
             See `plot_concept_attribution_maps`.
         alpha : float, default=0.65
             Opacity of the maps.
@@ -313,9 +311,7 @@ class ConceptPlots(ChecksFit):
             Whether concepts are chosen by their global importance or by that for this image.
         nb_most_important_concepts : int, default=5
             Number of concepts.
-        filter_percentile : int, default=90
-            See `plot_concept_attribution_maps`.
-        clip_percentile : float or None, default=10
+        filter_percentile, clip_percentile : float, default=90 and 10
             See `plot_concept_attribution_maps`.
         alpha : float, default=0.65
             Opacity of the maps.
@@ -407,10 +403,7 @@ class ConceptPlots(ChecksFit):
     # ---------------------------------------------------------------- private methods
 
     def _importances(self, importances: Array | None = None) -> Array:
-        """Return checked importances (I,), by default the global ones.
-
-        The global importances must have been estimated in any case, because they hold the colours.
-        """
+        """Return checked importances (I,), by default the global ones, which hold the colours."""
         self.check_if_fitted()
         if self.sensitivity is None:
             raise NotFittedError(

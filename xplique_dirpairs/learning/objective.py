@@ -189,19 +189,7 @@ class Objective(keras.Model):
     def begin(
         self, stage: Stage, coordinates: Coordinates, start: Detectors, *, steps: int, seed: int
     ) -> None:
-        """Begin another stage that has the same graph.
-
-        Parameters
-        ----------
-        stage : Stage
-        coordinates : Coordinates
-        start : Detectors
-            Initial detectors.
-        steps : int
-            Number of steps of the whole stage.
-        seed : int
-            Seed of the random κ.
-        """
+        """Begin another stage that has the same graph; the parameters are those of the class."""
         self._stage, self._coordinates = stage, coordinates
         filters = coordinates.filters_from_raw(start.filters)
         lengths = np.linalg.norm(filters, axis=-1, keepdims=True)
@@ -313,18 +301,7 @@ class Objective(keras.Model):
         return current + tf.stop_gradient(_value(mean) - current)
 
     def losses_of(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Compute the losses of the stage on a batch.
-
-        Parameters
-        ----------
-        batch : dict of str to tf.Tensor
-            ``"positions"`` of shape (P, A) and, with losses that evaluate the network, ``"maps"``.
-
-        Returns
-        -------
-        values : dict of str to tf.Tensor of shape (R,)
-            By name of the loss.
-        """
+        """Compute the losses of the stage on a batch, name → (R,); see the class for batches."""
         x = batch["positions"]
         directions, margins = self.unit_directions(), self.margins()
         scaled = directions / margins[..., None]
