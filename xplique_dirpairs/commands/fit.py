@@ -78,9 +78,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         classes = explain_classes(subject, pairs, arguments.seed)
         others = len(np.unique(subject.class_ids)) - len(classes)
         if others:
-            console.note(
-                f"{others} classes with fewer images are left out: choose classes with --classes"
-            )
+            console.note(f"{others} classes with fewer images are left out: see --classes")
         console.step("draw the pictures")
         written = ["pairs.npz", *_write(arguments, subject, history, classes)]
     results = {

@@ -170,7 +170,7 @@ class Preprocessing:
             images = np.asarray(self.function(pixels.astype(np.float32)), np.float32)
         except Exception as error:
             raise ValueError(
-                f"--preprocessing {self.name} failed on pixels {pixels.shape}: {error!r}"
+                f"--preprocessing {self.name} failed on pixels of shape {pixels.shape}: {error!r}"
             ) from error
         if images.ndim != 4 or len(images) != len(pixels) or not np.isfinite(images).all():
             raise ValueError(

@@ -364,7 +364,9 @@ def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: 
     except ValueError as error:  # too few images
         number, reason = None, str(error)
     if number is None:
-        console.note(f"the number of concepts is not clear ({reason}): {USUAL_NUMBER} are learned")
+        console.note(
+            f"number of concepts cannot be estimated ({reason}): {USUAL_NUMBER} are learned"
+        )
         return USUAL_NUMBER
     console.note(f"{number} concepts: {reason}")
     return number

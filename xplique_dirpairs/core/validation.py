@@ -330,7 +330,7 @@ def check_labels(
         array = array.argmax(axis=1)
     if array.shape != (count,):
         raise ValueError(
-            f"{name} must be {count} class indices or one-hot rows, not of shape {np.shape(labels)}"
+            f"{name} must be one for each of {count} images, not of shape {np.shape(labels)}"
         )
     indices = array.astype(int)
     if (indices != array).any():

@@ -77,7 +77,8 @@ class ActivationShards:
             self.shape = (sum(self.counts), *index["shape"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.folder} holds no complete activations: {_INDEX} cannot be read; {_AGAIN}"
+                f"{self.folder} holds no complete activations: {_INDEX} is damaged, or from "
+                f"another version or program; {_AGAIN}"
             ) from error
         #: Number of each file, and the indices of its images that are used (None: all).
         self._files: list[tuple[int, Array | None]] = [(k, None) for k in range(len(self.counts))]
@@ -368,7 +369,7 @@ def _batches(batches: Any, unbatched_ranks: tuple[int, ...] = ()) -> Iterable[An
             )
     if isinstance(batches, str) or not hasattr(batches, "__iter__"):
         raise TypeError(
-            f"batches must be an iterable of arrays, such as a list or dataset, not {batches!r}"
+            f"batches must be an iterable of arrays (such as a list or dataset), not {batches!r}"
         )
     iterable: Iterable[Any] = batches
     return iterable

@@ -217,7 +217,7 @@ def _encoder_of_images(
         )
     if "float" not in str(wanted.dtype):
         raise ValueError(
-            f"{wanted.dtype} images have no gradients: split the network after the cast to floats"
+            f"the network takes {wanted.dtype} images, without gradients: split it after the cast"
         )
     images = keras.Input(shape)
     return keras.Model(images, encoder(images))
