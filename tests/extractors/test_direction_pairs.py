@@ -273,7 +273,7 @@ def test_classes_that_are_not_fitted_are_refused(manager):
     "classes, error, message",
     [
         ([1.7], TypeError, "class_id must be an integer, not 1.7"),
-        (1, TypeError, "list_of_class_of_interest must be a list of integers, not 1"),
+        (1, TypeError, "list_of_class_of_interest must be integers, not 1"),
         ([0, -1], ValueError, "class_id -1 is out of range for 3 classes"),
     ],
 )

@@ -222,7 +222,7 @@ def test_invalid_arguments_are_refused(data, thresholds):
         dissect(data, lambda x: x * np.nan, thresholds)
     with pytest.raises(ValueError, match="those of 6 images, not of 5"):
         dissect(data, identity, thresholds, activations=data.maps[:5])
-    with pytest.raises(ValueError, match="those of the 6 annotated images, not of 7"):
+    with pytest.raises(ValueError, match="those of 6 images, not of 7"):
         dissect(data, identity, thresholds, activations=np.zeros((7, 3, 4, 5)))
     with pytest.raises(ValueError, match="no annotated images"):
         dissect(data.subset(slice(0)), identity, thresholds)

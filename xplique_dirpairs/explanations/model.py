@@ -185,9 +185,7 @@ def _chosen_classes(classes: Sequence[int] | None, ids: Array) -> Array:
     chosen = np.unique(np.asarray(classes))
     missing = np.setdiff1d(chosen, with_images).tolist()
     if missing or not len(chosen):
-        raise ValueError(
-            f"classes must be among those with images, {with_images.tolist()}, not {missing}"
-        )
+        raise ValueError(f"classes must have images: there are none of classes {missing}")
     return chosen.astype(int)
 
 

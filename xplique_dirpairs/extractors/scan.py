@@ -257,7 +257,8 @@ def scan(
         check_labels(labels, len(images), layer.head.number_of_classes)
     if activations is not None and len(activations) != len(images):
         raise ValueError(
-            f"activations must be those of {len(images)} images, not of {len(activations)}"
+            f"activations must have one entry for each of {len(images)} images, "
+            f"not {len(activations)}"
         )
     shape = images.shape[1:]
     patch = default_patch(shape) if patch_size is None else fitting_patch(patch_size, shape)
