@@ -21,6 +21,7 @@ from xplique_dirpairs.core.validation import (
     check_images,
     check_integer,
     check_number,
+    check_type,
 )
 from xplique_dirpairs.data.images import best_crops
 from xplique_dirpairs.plots.concepts import (
@@ -453,8 +454,8 @@ class ConceptPlots(ChecksFit):
 
 def _title(order: DisplayImportancesOrder) -> str:
     """Return the title of a plot of global or local importances."""
-    if not isinstance(order, DisplayImportancesOrder):
-        raise TypeError(f"display_importance_order must be a DisplayImportancesOrder: {order!r}")
+    wanted = "a DisplayImportancesOrder"
+    check_type("display_importance_order", order, DisplayImportancesOrder, wanted)
     kind = "Global" if order == DisplayImportancesOrder.GLOBAL else "Local"
     return f"{kind} Concept Importance"
 

@@ -294,8 +294,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
 def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
     """Return positions (P, D), reshaped to maps (N, *map_shape, D)."""
-    if not isinstance(map_shape, (tuple, list)):
-        raise TypeError(f"map_shape must be a tuple such as (7, 7) or (197,), not {map_shape!r}")
+    check_type("map_shape", map_shape, (tuple, list), "a tuple such as (7, 7) or (197,)")
     for length in map_shape:
         check_integer("map_shape", length)
     if len(pixels) % math.prod(map_shape):

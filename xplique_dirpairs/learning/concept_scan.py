@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.progress import KeepOnInterrupt
-from xplique_dirpairs.core.validation import check_integer
+from xplique_dirpairs.core.validation import check_integer, check_type
 from xplique_dirpairs.data.devices import check_strategy
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Moments
@@ -218,10 +218,7 @@ def scan_number_of_concepts(
         would refuse an argument whatever the number.
     """
     features, recipe = as_features(activations), get_recipe(recipe)
-    if not isinstance(numbers, Iterable):
-        raise TypeError(
-            f"numbers must be a list of numbers of concepts, such as [8, 10, 12], not {numbers!r}"
-        )
+    check_type("numbers", numbers, Iterable, "a list of numbers of concepts, such as [8, 10, 12]")
     candidates = sorted(set(numbers))
     if not candidates:
         raise ValueError("numbers is empty: give the numbers of concepts to compare")

@@ -455,8 +455,8 @@ def _doubts_of_model(problem: Problem, state: FitState) -> list[str]:
     doubts, concepts = [], problem.number_of_concepts
     if state.switches:
         doubts.append(
-            "the spectrum has a floor of noise, but no signals above it were found: directions are "
-            "cluster centres and thresholds fixed shares of the positions, perhaps of no concept"
+            "features have a floor of noise, but no signals and distractors were found: directions "
+            "are cluster centres and thresholds fixed shares of the positions, perhaps no concepts"
         )
     rng = np.random.default_rng(0)
     sample = problem.features.sample(problem.coordinates("whitened"), _ASKED, rng)
