@@ -174,8 +174,8 @@ def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: 
             others.append(f"{name!r} ({_size(own)})")
     if others:
         raise ValueError(
-            f"all extractors must belong to the layer of the split ({_size(activations)}), unlike "
-            f"{', '.join(others)}: compare the extractors of each layer separately"
+            "extractors must be of the network and layer of the split "
+            f"({_size(activations)}), unlike {', '.join(others)}: compare those of each layer alone"
         )
 
 
