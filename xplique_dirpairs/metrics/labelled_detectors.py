@@ -153,10 +153,7 @@ def _check_settings(
 ) -> None:
     """Raise a ValueError if the settings of the validation part are invalid."""
     if dict(validation.concepts) != concepts:
-        raise ValueError(
-            "the validation part must have the same concepts as the training part: name the "
-            "concepts of both alike"
-        )
+        raise ValueError("both parts must have the same concepts, named alike")
     check_shift(shift)
 
 
