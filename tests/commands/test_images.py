@@ -243,7 +243,7 @@ def test_class_names_are_read_from_text_and_json(tmp_path, text):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"cat\ndog", "a name for each of 3 outputs in order, not 2"),
+        (b"cat\ndog", "holds 2 names, but the model has 3 outputs"),
         (b"[1, 2, 3]", "must be a list of names"),
         (b'["cat", ', "is not valid JSON"),
         (b'{"1": "cat", "2": "dog", "3": "cow"}', "starting at 0"),

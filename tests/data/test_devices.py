@@ -200,7 +200,7 @@ def test_mixed_precision_finds_the_same_directions(policy):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"random_state": None}, "2 workers need the same random_state"),
+        ({"random_state": None}, "2 workers need one random_state"),
         ({"random_state": [0, 1]}, "the workers have different random_state"),
         ({"drop": [0, 3]}, "the workers have different activations"),
     ],

@@ -278,7 +278,7 @@ def test_images_that_do_not_fit_the_model_are_refused(tmp_path, rng):
 def test_invalid_batches_are_refused(tmp_path, activations):
     with pytest.raises(ValueError, match="batches are empty"):
         ActivationShards.write(tmp_path / "a", [])
-    with pytest.raises(ValueError, match="after others of"):
+    with pytest.raises(ValueError, match="activations must have one shape"):
         ActivationShards.write(tmp_path / "b", [activations, activations[:, :2]])
     with pytest.raises(ValueError, match="batch 1: activations hold NaN"):
         ActivationShards.write(tmp_path / "c", [np.ones((2, 3)), np.full((2, 3), np.nan)])

@@ -357,7 +357,7 @@ def test_an_explanation_is_read_only_and_can_be_pickled_and_converted_to_plain_d
         ({"images": np.zeros((45, 8, 8, 5))}, ValueError, "the network takes"),
         ({"classes": [7]}, ValueError, r"there are none of classes \[7\]"),
         ({"classes": [0.5]}, ValueError, r"there are none of classes \[0.5\]"),
-        ({"classes": []}, ValueError, "classes must have images"),
+        ({"classes": []}, ValueError, "classes must be some with images"),
         ({"classes": [0], "confusions": [(1, 0)]}, ValueError, r"classes, \[0\], not \(1, 0\)"),
         ({"confusions": [3]}, ValueError, r"pairs \(a, b\) of two classes"),
         ({"confusions": [(0, 0)]}, ValueError, "two classes"),

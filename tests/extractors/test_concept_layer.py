@@ -95,7 +95,7 @@ def test_coefficients_equal_those_of_the_extractors_transform(
     assert is_fitted(extractor) and number_of_concepts(extractor) == 3
     if needs_split:
         assert split_of(extractor) is None
-        with pytest.raises(ValueError, match=r"does not know the network: give split_model"):
+        with pytest.raises(ValueError, match=r"does not know the network: give ConceptLayer\.of"):
             ConceptLayer.of(extractor)
         layer = ConceptLayer.of(extractor, given)
     else:

@@ -263,7 +263,7 @@ def test_classes_that_are_not_fitted_are_refused(manager):
         manager(classes=[2])
     with pytest.raises(ValueError, match="out of range"):
         manager(classes=[7])
-    with pytest.raises(ValueError, match="class_id must be one of"):
+    with pytest.raises(ValueError, match="class_id must be a class of interest"):
         manager(classes=[0]).plot_concepts_crops(1)
     with pytest.raises(NotFittedError, match="call fit"):
         _ = manager(fit=False).pairs

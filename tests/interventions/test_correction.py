@@ -388,7 +388,7 @@ def test_concepts_without_detectors_are_refused(networks, pictures):
         ({"indices": None}, ValueError, "the concepts to suppress"),
         ({"off": "away"}, ValueError, "off must be"),
         ({"k": -1.0}, ValueError, "k must be more than 0"),
-        ({"k": 1.0, "off": "absent"}, ValueError, "does not use k"),
+        ({"k": 1.0, "off": "absent"}, ValueError, "uses no k"),
         ({"k": 1.0, "validation": ([], [])}, ValueError, "not both"),
         ({"limits": (1, 0)}, ValueError, "in order"),
         ({"limits": 3}, ValueError, "lowest, highest"),
@@ -413,7 +413,7 @@ def test_k_cannot_be_chosen_where_no_concept_is_detected(networks, pictures):
     model = networks["convolutions"]
     pairs = pairs_of(features(model, pictures))
     never = replace(pairs, biases=pairs.biases + 1e6)
-    with pytest.raises(ValueError, match="detected in no validation image"):
+    with pytest.raises(ValueError, match="not detected in any validation image"):
         choose_k(concepts_of(model, never), 0, pictures, [0] * 6)
     with pytest.raises(ValueError, match="candidates are empty"):
         choose_k(concepts_of(model, pairs), 0, pictures, [0] * 6, candidates=[])

@@ -96,7 +96,8 @@ def divide(
     learned, measured = len(to_fit.images), len(to_measure.images)
     text = f"learned from {learned} images, measured on {measured} others"
     if to_fit is to_measure:
-        text = f"learned from all {learned} images and measured on the same ones, not divided"
+        reason = "there are too few to divide, or --held-out is 0"
+        text = f"learned from all {learned} images and measured on the same ones: {reason}"
     console.note(text)
     return to_fit, to_measure
 

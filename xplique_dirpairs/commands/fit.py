@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         classes = explain_classes(subject, pairs, arguments.seed)
         others = len(np.unique(subject.class_ids)) - len(classes)
         if others:
-            console.note(f"{others} classes with fewer images are left out: see --classes")
+            text = f"importances are computed for the {len(classes)} classes with the most images"
+            console.note(f"{text}; {others} others are left out: choose classes with --classes")
         console.step("draw the pictures")
         written = ["pairs.npz", *_write(arguments, subject, history, classes)]
     results = {

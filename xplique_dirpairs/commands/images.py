@@ -431,7 +431,8 @@ def read_class_names(path: str | Path, number: int) -> ClassNames:
         raise ValueError(f"{option} is not valid JSON ({error})") from error
     if len(entries) != number:
         raise ValueError(
-            f"{option} must hold a name for each of {number} outputs in order, not {len(entries)}"
+            f"{option} holds {len(entries)} names, but the model has {number} outputs: give one "
+            "for each, in the order of the outputs"
         )
     return ClassNames(tuple(entries))
 

@@ -365,7 +365,7 @@ def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: 
         number, reason = None, str(error)
     if number is None:
         console.note(
-            f"number of concepts cannot be estimated ({reason}): {USUAL_NUMBER} are learned"
+            f"the number of concepts cannot be estimated ({reason}): {USUAL_NUMBER} are learned"
         )
         return USUAL_NUMBER
     console.note(f"{number} concepts: {reason}")

@@ -174,8 +174,8 @@ def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: 
             others.append(f"{name!r} ({_size(own)})")
     if others:
         raise ValueError(
-            "extractors must be of the network and layer of the split "
-            f"({_size(activations)}), unlike {', '.join(others)}: compare those of each layer alone"
+            f"all extractors must belong to the layer of the split ({_size(activations)}), unlike "
+            f"{', '.join(others)}: compare the extractors of each layer separately"
         )
 
 
@@ -225,14 +225,14 @@ def images_to_fit(
         return as_images(fit_images)
     missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
     if missing:
-        raise ValueError(f"extractors are not fitted: {missing}: fit them, or pass fit_images")
+        raise ValueError(f"extractors {missing} are not fitted: fit them, or pass fit_images")
     known = fitted_images(extractors.values())
     if known and all(np.array_equal(known[0], other) for other in known[1:]):
         return known[0]
     if controls:
         reason = "the extractors were fitted on different images" if known else "none are known"
         raise ValueError(
-            f"the controls need images, but {reason}: pass fit_images, or controls=False"
+            f"the controls need images to fit, but {reason}: pass fit_images, or controls=False"
         )
     return None
 

@@ -338,7 +338,7 @@ class Comparison:
         self.check_belongs_to(other)
         twice = [n for n in other.results if n in self.results and n not in CONTROLS]
         if twice:
-            raise ValueError(f"{twice} have results in both comparisons: rename or remove one")
+            raise ValueError(f"both comparisons have {twice}: rename or remove one of each")
         results = other.results | self.results
         ordered = [*self.results, *other.results]
         interrupted = [each for each in (self, other) if each.interrupted]

@@ -57,7 +57,8 @@ def as_images(images: ArrayLike) -> Array:
         array = array[None]
     if array.ndim != 4:
         raise ValueError(
-            f"images must have shape ([N, ]height, width, channels), not {array.shape}"
+            "images must have shape (N, height, width, channels) or (height, width, channels), "
+            f"not {array.shape}"
         )
     if array.size == 0:
         raise ValueError(f"there are no images: shape {array.shape}")
@@ -330,7 +331,8 @@ def check_labels(
         array = array.argmax(axis=1)
     if array.shape != (count,):
         raise ValueError(
-            f"{name} must be one for each of {count} images, not of shape {np.shape(labels)}"
+            f"{name} must be one for each of {count} images, class indices ({count},) or one-hot "
+            f"rows, not of shape {np.shape(labels)}"
         )
     indices = array.astype(int)
     if (indices != array).any():

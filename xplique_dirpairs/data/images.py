@@ -165,7 +165,8 @@ def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
     """Return ``patch_size``, or the image's shorter side if that is smaller, which is logged."""
     patch = min(patch_size, *image_shape[:2])
     if patch < patch_size:
-        logger.info("patch_size %d is larger than the images: %d is used", patch_size, patch)
+        message = "patch_size %d is larger than the images (%d x %d): %d is used"
+        logger.info(message, patch_size, *image_shape[:2], patch)
     return patch
 
 
@@ -227,7 +228,8 @@ def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
         rows = round(((tokens - skipped) * height / width) ** 0.5)
         if rows and rows * round(rows * width / height) == tokens - skipped:
             return np.asarray(values[:, skipped:].reshape(len(values), rows, -1, values.shape[-1]))
-    logger.warning("%d tokens form no grid: concepts are shown without a place", tokens)
+    message = "%d tokens form no grid over images of %d x %d: concepts are shown without a place"
+    logger.warning(message, tokens, height, width)
     return np.asarray(values.mean(axis=1)[:, None, None, :])
 
 

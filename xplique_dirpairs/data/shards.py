@@ -185,7 +185,8 @@ class ActivationShards:
         """Write batches (n, *spatial, D) that have been checked."""
         if workers() > 1:
             raise ValueError(
-                "several workers cannot write to one folder: write outside the strategy's scope"
+                "several workers cannot write to one folder: write the shards in one process, "
+                "outside the strategy's scope; a fit under the strategy can read them"
             )
         check_number("megabytes", megabytes, above=0)
         with _reserved(folder) as path:
@@ -339,7 +340,7 @@ def _of_files(batches: Iterable[Array], megabytes: float) -> Iterator[Array]:
     for array in batches:
         if held and array.shape[1:] != held[0].shape[1:]:
             shape = held[0].shape[1:]
-            raise ValueError(f"activations of shape {array.shape[1:]} after others of {shape}")
+            raise ValueError(f"activations must have one shape, not {shape} and {array.shape[1:]}")
         per_file = max(1, int(megabytes * 1e6 / array[0].nbytes))
         for part in slices(len(array), per_file):
             if held and sum(map(len, held)) + part.stop - part.start > per_file:
@@ -369,7 +370,8 @@ def _batches(batches: Any, unbatched_ranks: tuple[int, ...] = ()) -> Iterable[An
             )
     if isinstance(batches, str) or not hasattr(batches, "__iter__"):
         raise TypeError(
-            f"batches must be an iterable of arrays (such as a list or dataset), not {batches!r}"
+            "batches must be an iterable of arrays (a list, generator or tf.data.Dataset), not "
+            f"{batches!r}"
         )
     iterable: Iterable[Any] = batches
     return iterable

@@ -23,12 +23,7 @@ from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.datasets.digit_scenes import (
-    CLASS_NAMES,
-    digit_masks,
-    digit_scenes,
-    small_cnn,
-)
+from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_masks, digit_scenes, small_cnn
 from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf

@@ -163,7 +163,7 @@ def compare_predictions(
             f"{second.score_name}: pass the same class_id and against to explain_prediction"
         )
     if first.concept_names != second.concept_names:
-        raise ValueError("both explanations must use the same concepts, by their names")
+        raise ValueError("both explanations must use the same concepts, but their names differ")
     return PredictionComparison(first, second)
 
 

@@ -173,7 +173,8 @@ class ConceptLayer:
         """
         if self.pairs is None:
             raise TypeError(
-                f"direction pairs are needed, not the concepts of a {type(self.fitted).__name__}"
+                "direction pairs are needed, whose detectors tell where a concept is, but the "
+                f"concepts are those of a {type(self.fitted).__name__}"
             )
         return self.pairs
 
@@ -432,7 +433,8 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
         return factorizer.encode(positions)
     if factorizer.requires_positive_activations and activations.min() < 0:
         raise ValueError(
-            f"{type(factorizer).__name__} needs non-negative activations, such as those of a ReLU"
+            f"{type(factorizer).__name__} needs non-negative activations, but some are negative: "
+            "choose a layer after a ReLU, or another factorizer"
         )
     result = factorizer.fit(positions)
     if not isinstance(result, tuple) or len(result) != 2:
@@ -459,7 +461,8 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     halves = split_of(extractor) if split is None else SplitModel.of(split)
     if halves is None:
         raise ValueError(
-            f"{type(fitted).__name__} does not know the network: give split_model(model, layer)"
+            f"{type(fitted).__name__} does not know the network: give ConceptLayer.of(concepts, "
+            "split_model(model, layer))"
         )
     if not is_fitted(extractor):
         raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
@@ -499,12 +502,15 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     )
 
 
-def check_channels(channels: int, of_network: int | None) -> None:
-    """Raise a ValueError if the network's layer has another number of channels than concepts."""
-    if of_network not in (None, channels):
+def check_channels(channels: int, given: int | None) -> None:
+    """Raise a ValueError if concepts with a number of channels are used with another number.
+
+    A number that is not known yet, None, is accepted.
+    """
+    if given not in (None, channels):
         raise ValueError(
             f"the concepts were learned at a layer with {channels} channels, but the given layer "
-            f"has {of_network}: split the network at the layer of the concepts"
+            f"has {given}: use the layer of the concepts, or its activations"
         )
 
 
@@ -534,7 +540,8 @@ def _check_affine(factorizer: ConceptFactorizer, bank: Array, constant: Array) -
     difference = np.linalg.norm(decoded - (coefficients @ bank + constant))
     if difference > _AFFINE_TOLERANCE * max(float(np.linalg.norm(decoded)), 1e-12):
         raise ValueError(
-            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant"
+            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant, so "
+            "that each concept can be switched off independently: use an affine decoder"
         )
 
 

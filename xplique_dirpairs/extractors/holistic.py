@@ -303,7 +303,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         coefficients = self.transform(images) if coeffs_u is None else np.asarray(coeffs_u)
         if coefficients.shape[-1] != self.number_of_concepts:
             raise ValueError(
-                f"coeffs_u must end in {self.number_of_concepts} concepts, not {coefficients.shape}"
+                f"coeffs_u must have {self.number_of_concepts} concepts on the last axis, "
+                f"not shape {coefficients.shape}"
             )
         shape = self._to_numpy_image_batch(images).shape[1:]
         encode_shown = shown_encoder(self.factorizer)

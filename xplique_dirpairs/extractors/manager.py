@@ -254,9 +254,8 @@ class DirectionPairsManagerTf(CraftManagerTf):
     def _instance(self, class_id: int) -> DirectionPairsTf:
         """Return the fitted extractor of a class."""
         if class_id not in self.craft_instances:
-            raise ValueError(
-                f"class_id must be one of {list(self.craft_instances)}, not {class_id}"
-            )
+            classes = list(self.craft_instances)
+            raise ValueError(f"class_id must be a class of interest, of {classes}, not {class_id}")
         if class_id not in self._fitted():
             raise NotFittedError(f"class {class_id} is not fitted: it is predicted for no image")
         return self.craft_instances[class_id]

@@ -22,7 +22,7 @@ from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
-from xplique_dirpairs.learning.coordinates import TOO_LARGE
+from xplique_dirpairs.learning.coordinates import CONSTANT, TOO_LARGE
 
 #: Convergence warnings of scikit-learn's models, as a regular expression.
 _NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations"
@@ -178,12 +178,9 @@ class AffineFactorizer(DirectionsFactorizer):
         """
         check_integer("number_of_concepts", self.number_of_concepts)
         x = check_flat(activations)
-        if len(x) < self.number_of_concepts:
-            raise ValueError(
-                f"{len(x)} positions are too few for {self.number_of_concepts} concepts: give more"
-            )
+        check_enough(len(x), self.number_of_concepts)
         if not np.ptp(x, axis=0).any():
-            raise ValueError("the activations must not be constant: check images and layer")
+            raise ValueError(CONSTANT)
         squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in iter_blocks(x))
         if squares > float(np.finfo(np.float32).max):
             raise ValueError(TOO_LARGE)
@@ -359,6 +356,15 @@ class IterativeFactorizer(AffineFactorizer):
                 "if this is accurate enough",
                 ConvergenceWarning,
             )
+
+
+def check_enough(positions: int, concepts: int) -> None:
+    """Raise a ValueError if there are fewer positions than concepts to learn."""
+    if positions < concepts:
+        raise ValueError(
+            f"{concepts} concepts cannot be learned from {positions} positions: give more images, "
+            "or lower number_of_concepts"
+        )
 
 
 def check_flat(activations: ArrayLike, channels: int | None = None) -> Array:

@@ -12,7 +12,7 @@ from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
-from xplique_dirpairs.factorizers.base import LinearFactorizer, check_flat
+from xplique_dirpairs.factorizers.base import LinearFactorizer, check_enough, check_flat
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.signals import measure_pairs
@@ -157,10 +157,7 @@ def clustered_detectors(x: Array, concepts: int, rng: np.random.Generator) -> tu
     ValueError
         If there are fewer positions than concepts.
     """
-    if len(x) < concepts:
-        raise ValueError(
-            f"{len(x)} positions are too few for {concepts} concepts: give more images"
-        )
+    check_enough(len(x), concepts)
     clustering = MiniBatchKMeans(concepts, n_init=4, random_state=int(rng.integers(2**31)))
     filters = unit_rows(clustering.fit(x).cluster_centers_.astype(np.float64))
     if concepts == 1:  # the only centroid is the mean, which is zero, so the first axis is used

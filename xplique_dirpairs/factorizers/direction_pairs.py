@@ -153,7 +153,8 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         """
         self._check_off()
         if head is None:
-            logger.info("without the network term, which needs latent_to_logit_model and map_shape")
+            advice = "give latent_to_logit_model and map_shape to include it"
+            logger.info("direction pairs are learned without the network term: %s", advice)
         self.pairs_, self.history_ = learn_pairs(
             activations,
             self.number_of_concepts,

@@ -214,7 +214,7 @@ def report_correction(
         classes = first.shape[1]
         if second.shape[1] != classes:
             raise ValueError(
-                f"both models must have as many classes, not {classes} and {second.shape[1]}"
+                f"both models must have equally many classes, not {classes} and {second.shape[1]}"
             )
         indices = check_labels(labels, len(images), classes, name=f"labels of {name!r}")
         changes[name] = GroupChange(indices, first, second)

@@ -29,11 +29,7 @@ from xplique_dirpairs.interventions.counterfactual_result import (
 )
 from xplique_dirpairs.interventions.distance import TrainingDistance
 from xplique_dirpairs.interventions.least_changes import Goal, LeastChanges, first_near
-from xplique_dirpairs.interventions.moved_features import (
-    CoefficientRange,
-    MovedFeatures,
-    flat_maps,
-)
+from xplique_dirpairs.interventions.moved_features import CoefficientRange, MovedFeatures, flat_maps
 
 Moves = Literal["any", "remove", "add"]
 

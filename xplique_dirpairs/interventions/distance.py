@@ -100,7 +100,7 @@ class TrainingDistance:
     def __init__(self, activations: ArrayLike, random_state: int | None = 0) -> None:
         x = check_activations(activations)
         if len(x) < 2:
-            raise ValueError("distances need at least 2 training images: give more")
+            raise ValueError("give at least 2 training images: each is compared with the others")
         rng = check_random_state(random_state)
         self._mean, self._whitening = _whitening(as_positions(x))
         sample = np.arange(len(x))

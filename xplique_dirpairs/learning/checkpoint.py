@@ -188,10 +188,11 @@ class Checkpoint:
             self._replace(*_saved(state))
         except OSError as error:
             failed_before = self.failure is not None
-            self.failure = f"the fit could not be saved in {self._path.parent} ({error})"
+            self.failure = f"the fit's state could not be saved in {self._path.parent} ({error})"
             logger.warning(self.failure)
             if not failed_before:
-                warn_caller(f"{self.failure}: the next epoch tries again", LearningWarning)
+                again = "learning continues, and saving is tried again after every epoch"
+                warn_caller(f"{self.failure}: {again}", LearningWarning)
 
     def _replace(self, data: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Write a new file and put it in the place of the previous one."""

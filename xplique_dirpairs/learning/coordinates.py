@@ -30,6 +30,10 @@ _DROP = 2.0
 #: Largest ratio of the first and the last eigenvalue of a floor of noise.
 _FLAT = 3.0
 
+#: Error message for activations that do not vary.
+CONSTANT = (
+    "the activations must not be constant: check the images, their preprocessing and the layer"
+)
 #: Error message for activations whose squares are not finite in float32.
 TOO_LARGE = (
     "the activations are too large: their squares overflow. Check the images' preprocessing and "
@@ -94,7 +98,7 @@ class Moments:
         if not np.isfinite(covariance).all():
             raise ValueError(TOO_LARGE)
         if covariance.diagonal().max() <= 1e-12 * float(np.square(mean).max()):
-            raise ValueError("the activations are constant: check the images and the layer")
+            raise ValueError(CONSTANT)
         return cls(mean, covariance, len(features), order)
 
     @cached_property

@@ -17,12 +17,7 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.progress import KeepOnInterrupt, quiet, warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_random_state
-from xplique_dirpairs.data.devices import (
-    as_on_chief,
-    check_alike,
-    check_strategy,
-    is_chief,
-)
+from xplique_dirpairs.data.devices import as_on_chief, check_alike, check_strategy, is_chief
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
 from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal
@@ -435,7 +430,8 @@ def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> lis
     coordinates = problem.coordinates(recipe.stages[-1].coordinates)
     if concepts > coordinates.axes:
         doubts.append(
-            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions, too few for {concepts} concepts"
+            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions: at most {coordinates.axes} "
+            f"directions can be told apart, not {concepts}"
         )
     has_floor = rank_of_signal(problem.moments, concepts) is not None
     if has_floor and (recipe.is_sharp or state.switches):
@@ -455,8 +451,9 @@ def _doubts_of_model(problem: Problem, state: FitState) -> list[str]:
     doubts, concepts = [], problem.number_of_concepts
     if state.switches:
         doubts.append(
-            "features have a floor of noise, but no signals and distractors were found: directions "
-            "are cluster centres and thresholds fixed shares of the positions, perhaps no concepts"
+            "features fit the model of signals and distractors (their spectrum has a floor of "
+            "noise), but no such concepts were found: directions are cluster centres and "
+            "thresholds are fixed shares of the positions, so neither need belong to a concept"
         )
     rng = np.random.default_rng(0)
     sample = problem.features.sample(problem.coordinates("whitened"), _ASKED, rng)

@@ -25,11 +25,7 @@ from xplique_dirpairs.learning import losses
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import Batches
 from xplique_dirpairs.learning.recipe import Stage
-from xplique_dirpairs.learning.signals import (
-    excess_covariance,
-    joint_signals,
-    positives_covariance,
-)
+from xplique_dirpairs.learning.signals import excess_covariance, joint_signals, positives_covariance
 from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head
 

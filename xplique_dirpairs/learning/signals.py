@@ -278,12 +278,7 @@ def measure_pairs(
     at_mean = filters @ moments.mean
     absent = sums.absent_levels() + at_mean
     pairs = DirectionPairs(filters, biases + at_mean, signals, moments.mean, absent)
-    return MeasuredPairs(
-        pairs,
-        sums.count / sums.positions,
-        sums.overlaps(),
-        surplus.tolist(),
-    )
+    return MeasuredPairs(pairs, sums.count / sums.positions, sums.overlaps(), surplus.tolist())
 
 
 class _Sums:
@@ -397,7 +392,8 @@ def estimate_signals(
     features = as_features(activations)
     if features.shape[-1] != pairs.channels:
         raise ValueError(
-            f"activations must have the pairs' {pairs.channels} channels, not {features.shape[-1]}"
+            f"the pairs are of a layer of {pairs.channels} channels, but the activations have "
+            f"{features.shape[-1]}: give activations of the layer of the pairs"
         )
     moments = Moments.of(features)
     biases = pairs.biases - pairs.filters.astype(np.float64) @ moments.mean

@@ -451,11 +451,7 @@ def _far_images(features: Features, concepts: int) -> Array:
     return np.flatnonzero((distances > limits[:, None]).any(axis=0))
 
 
-def _distances(
-    features: Features,
-    typical: Features,
-    concepts: int,
-) -> Array:
+def _distances(features: Features, typical: Features, concepts: int) -> Array:
     """Return mean and largest squared norm of each image's positions, whitened and raw, (4, N)."""
     moments = Moments.of(typical)
     axes, deviations = signal_axes(moments, concepts)

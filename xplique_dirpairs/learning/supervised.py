@@ -158,7 +158,8 @@ def supervised_pairs(
     names = flat_concepts(annotated.concepts)
     if not len(kept):
         raise ValueError(
-            f"no concept has {least} positions with and without it: lower least or coverage"
+            f"no concept has {least} positions with it and {least} without it: lower coverage or "
+            "least, or give more images"
         )
     sample = _sampled_positions(features, wanted, kept, positions, random_state)
     means, mean, spread, sampled = _read_features(features, wanted, kept, sample)

@@ -125,10 +125,10 @@ def measure_firing(
             f"images must be one for each of the {len(chosen)} concepts, not {len(images)}"
         )
     if scales is not None:
-        scales = np.asarray(scales, np.float64)
-        if scales.shape != (len(pairs.biases),) or not (np.isfinite(scales) & (scales > 0)).all():
+        scales, count = np.asarray(scales, np.float64), pairs.number_of_concepts
+        if scales.shape != (count,) or not (np.isfinite(scales) & (scales > 0)).all():
             raise ValueError(
-                f"scales must be {len(pairs.biases)} positive numbers, one a concept, not {scales}"
+                f"scales must be {count} positive numbers, one for each concept, not {scales}"
             )
     excess = pairs.project(layer.activations(images, batch_size)) - pairs.biases
     unit = "margins" if scales is None else "units of the scales"

@@ -193,7 +193,8 @@ def maximise(
     result = np.concatenate(images)
     if not np.isfinite(result).all():
         raise ValueError(
-            f"the images became NaN: check the network's activations in values_range={values_range}"
+            "the images became NaN: check that the network's activations are finite for inputs in "
+            f"values_range={values_range}"
         )
     return np.asarray(np.clip(result, low, high))  # removes rounding errors
 
@@ -217,7 +218,8 @@ def _encoder_of_images(
         )
     if "float" not in str(wanted.dtype):
         raise ValueError(
-            f"the network takes {wanted.dtype} images, without gradients: split it after the cast"
+            f"the network takes {wanted.dtype} images, which have no gradients: split only the "
+            "part of the network after the cast to floats"
         )
     images = keras.Input(shape)
     return keras.Model(images, encoder(images))

@@ -153,7 +153,7 @@ def _check_settings(
 ) -> None:
     """Raise a ValueError if the settings of the validation part are invalid."""
     if dict(validation.concepts) != concepts:
-        raise ValueError("both parts must have the same concepts, named alike")
+        raise ValueError("training and validation part must have the same concepts, named alike")
     check_shift(shift)
 
 

@@ -333,10 +333,7 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
             "Sparsity of the coefficients at a position, each multiplied by the length of its "
             "direction, in [0, 1]; Hoyer 2004",
         ),
-        "l0": (
-            "L0",
-            "Mean number of concepts that are on at a position, in [0, I]",
-        ),
+        "l0": ("L0", "Mean number of concepts that are on at a position, in [0, I]"),
         "dead": (
             "dead ↓",
             "Number of concepts whose contribution to the features never exceeds 1e-3 of that of "
@@ -383,10 +380,7 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
             "[0, C] for C concepts; Doumanoglou et al. 2024",
         ),
         **{
-            f"label_{key}": (
-                f"{name} ↑",
-                f"Mean over the detectors of the {definition}, in [0, 1]",
-            )
+            f"label_{key}": (f"{name} ↑", f"Mean over the detectors of the {definition}, in [0, 1]")
             for key, name, definition in (
                 ("precision", "precision", "share of their pixels that belong to their label"),
                 ("recall", "recall", "share of their label's pixels where they fire"),

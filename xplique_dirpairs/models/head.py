@@ -28,10 +28,7 @@ from xplique_dirpairs.models.graph import (
     nodes_before,
 )
 
-_POOLINGS = (
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-)
+_POOLINGS = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
 #: Layers that do nothing after training.
 _IDLE = (
     keras.layers.Identity,

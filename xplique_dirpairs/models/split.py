@@ -95,7 +95,8 @@ class SplitModel:
         check_keras_model("input_to_latent_model", first)
         if second is None:
             raise TypeError(
-                "the second half of the network is missing: give split_model(model, layer)"
+                "the second half of the network is missing: give split_model(model, layer), or "
+                "both input_to_latent_model and latent_to_logit_model"
             )
         head = Head(second)
         outputs = getattr(first, "outputs", None)
@@ -128,7 +129,8 @@ class SplitModel:
         outputs = getattr(self.input_to_latent_model, "outputs", None)
         if not outputs:
             raise ValueError(
-                "the first half has no graph: build the extractor with split_model(model, layer)"
+                "the layer is unknown because the first half has no graph: build the extractor "
+                "with split_model(model, layer)"
             )
         layer = self.layer or node_of(outputs[0]).operation.name
         layer_output(model, layer)

@@ -38,10 +38,7 @@ LOSS_NAMES = {
 
 #: For each panel title, the columns of the scan that are drawn and their names in the legend.
 _PANELS = {
-    "stability (cosine)": {
-        "signal_stability": "signal vectors",
-        "filter_stability": "filters",
-    },
+    "stability (cosine)": {"signal_stability": "signal vectors", "filter_stability": "filters"},
     "occupancy (relative to 1/I)": {"occupancy_median": "median", "occupancy_min": "minimum"},
     "number in a fit": {"dead": "dead concepts", "duplicates": "duplicate pairs"},
     "sparsity L^s (relative to log2 I)": {"sparsity": ""},

@@ -84,7 +84,7 @@ def check_place(path: Path, single_file: bool) -> None:
             )
         return
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"path must be a folder, but {path} is a file: set single_file")
+        raise NotADirectoryError(f"{path} is a file: choose a folder, or use single_file=True")
     beside = path / BESIDE
     if beside.exists() and not (beside / MARKER).exists():
         raise FileExistsError(f"{beside} was not written by a report: choose another folder")
