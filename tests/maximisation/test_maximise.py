@@ -253,10 +253,7 @@ def test_xpliques_difference_of_two_objectives_is_minus_their_sum(colors):
         ({"along": "filter"}, "along must be"),
         ({"steps": 0}, "steps must be"),
         ({"batch_size": 0}, "batch_size must be"),
-        ({"settings": MaximisationSettings(shift=-1)}, "shift must be"),
         ({"against_rival": -1.0}, "against_rival must be at least 0"),
-        ({"settings": MaximisationSettings(fft_decay=np.nan)}, "fft_decay must be a finite"),
-        ({"settings": MaximisationSettings(contrast=0.0)}, "contrast must be more than 0"),
         ({"values_range": (1.0, 0.0)}, "values_range must be in order"),
         ({"values_range": (None, 1.0)}, "values_range must be two finite numbers"),
         ({"values_range": 1.0}, "values_range must be"),
@@ -268,6 +265,19 @@ def test_xpliques_difference_of_two_objectives_is_minus_their_sum(colors):
 def test_invalid_arguments_are_refused(colors, options, message):
     with pytest.raises(ValueError, match=message):
         quickly(colors, color_pairs([RED, GREEN, BLUE]), **options)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"shift": -1}, "shift must be"),
+        ({"fft_decay": np.nan}, "fft_decay must be a finite"),
+        ({"contrast": 0.0}, "contrast must be more than 0"),
+    ],
+)
+def test_settings_refuse_invalid_values(setting, message):
+    with pytest.raises(ValueError, match=message):
+        MaximisationSettings(**setting)
 
 
 def test_networks_and_concepts_of_another_kind_are_refused(colors):

@@ -78,11 +78,25 @@ class MaximisationSettings:
         Largest random shift of an image before each step, in pixels. Shifts make the image
         independent of the network's grid of positions. None: 1/16 of the side. 0: no shifts, which
         gives more activation and more noise.
+
+    Raises
+    ------
+    ValueError
+        If a value is invalid.
     """
 
     contrast: float = 1.0
     fft_decay: float = 1.2
     shift: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("contrast", self.contrast, above=0)
+        check_number("fft_decay", self.fft_decay, minimum=0)
+        if self.shift is not None:
+            check_integer("shift", self.shift, minimum=0)
+
+
+_DEFAULT = MaximisationSettings()
 
 
 def maximise(
@@ -94,7 +108,7 @@ def maximise(
     values_range: tuple[float, float] = (0.0, 1.0),
     image_shape: tuple[int, int, int] | None = None,
     steps: int = 128,
-    settings: MaximisationSettings = MaximisationSettings(),
+    settings: MaximisationSettings = _DEFAULT,
     batch_size: int = 8,
     random_state: int | None = None,
     verbose: int = 1,
@@ -158,8 +172,6 @@ def maximise(
     check_integer("steps", steps)
     check_integer("batch_size", batch_size)
     check_number("against_rival", against_rival, minimum=0)
-    check_number("fft_decay", settings.fft_decay, minimum=0)
-    check_number("contrast", settings.contrast, above=0)
     low, high = check_limits(values_range, "values_range")
     if low is None or high is None:
         raise ValueError(f"values_range must be two finite numbers, not {values_range!r}")
@@ -168,7 +180,6 @@ def maximise(
     if side < 2:
         raise ValueError("images must have more than one pixel: use larger images")
     shift = int(_SHIFT * side) if settings.shift is None else settings.shift
-    check_integer("shift", shift, minimum=0)
     seed = int(check_random_state(random_state).integers(2**31))
 
     batches = [chosen[part] for part in slices(len(chosen), batch_size)]
