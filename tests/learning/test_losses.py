@@ -141,11 +141,11 @@ def test_inactive_loss_is_one_for_dead_concepts_and_excessive_loss_for_omniprese
     assert value("ic", half_dead) == pytest.approx(0.5)
 
 
-def test_rho_is_capped_at_nine_tenths():
+def test_only_activities_above_rho_count_as_excessive():
     activities = tf.constant([0.95, 0.2], tf.float64)
-    for rho in (0.9, 1.0, 3.0):
+    for rho, expected in ((0.9, 0.5), (0.95, 0.0), (0.5, 0.9)):
         loss = losses.excessively_active_classifier(activities, rho)
-        assert float(loss) == pytest.approx(0.5)
+        assert float(loss) == pytest.approx(expected)
 
 
 def test_maximum_margin_equals_the_mean_length_of_the_filters(rng):

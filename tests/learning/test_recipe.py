@@ -105,6 +105,7 @@ def test_a_stage_without_signal_vectors_refuses_losses_that_need_them(loss):
         dict(learning_rate="fast"),
         dict(sharpness=10.0),
         dict(sharpness=(1.0, 2.0, 3.0)),
+        dict(sharpness=(50.0, 20.0)),
         dict(kappa=(2, 1)),
         dict(kappa=(-0.5, 1)),
         dict(kappa=3),
@@ -112,6 +113,7 @@ def test_a_stage_without_signal_vectors_refuses_losses_that_need_them(loss):
         dict(tau=-1),
         dict(per_position=0),
         dict(rho=0),
+        dict(largest_rho=1.0),
     ],
     ids=str,
 )

@@ -182,21 +182,19 @@ def inactive_classifier(activities: tf.Tensor, tau: float | tf.Tensor) -> tf.Ten
 def excessively_active_classifier(activities: tf.Tensor, rho: float | tf.Tensor) -> tf.Tensor:
     """Compute L^eac = R_SW({ReLU(E_p[y^γ] − ρ) / (1 − ρ)}_i) (EDDP), between 0 and 1.
 
-    R_SW is `soft_maximum`. ρ is capped at 0.9, because a multiple of τ/I may exceed 1 if there are
-    few concepts.
+    R_SW is `soft_maximum`.
 
     Parameters
     ----------
     activities : tf.Tensor of shape (..., I)
         E_p[y^γ], from `activity`.
     rho : float or scalar tf.Tensor
-        ρ, the highest activity that costs nothing.
+        ρ < 1, the highest activity that costs nothing: see `Stage.rho_of`.
 
     Returns
     -------
     loss : tf.Tensor of shape (...)
     """
-    rho = tf.minimum(tf.convert_to_tensor(rho, activities.dtype), 0.9)
     return soft_maximum(tf.nn.relu(activities - rho) / (1.0 - rho))
 
 

@@ -24,15 +24,13 @@ from xplique_dirpairs.data.devices import average, compiled_steps, own_part, rep
 from xplique_dirpairs.learning import losses
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import Batches
-from xplique_dirpairs.learning.recipe import Stage
+from xplique_dirpairs.learning.recipe import NETWORK_LOSSES, SIGNAL_LOSSES, Stage
 from xplique_dirpairs.learning.signals import excess_covariance, joint_signals, positives_covariance
 from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head
 
 #: Share of a running mean that one minibatch replaces.
 _RENEWAL = 0.1
-#: The losses that pass features through the head, and those that need signal vectors.
-_NETWORK, _WITH_SIGNALS = ("uur", "cur", "fired"), {"fso", "cur"}
 #: Share of a stage's steps during which the sharpness rises.
 _RISE = 0.7
 #: Share of the learning rate at which the cosine schedule ends.
@@ -113,7 +111,7 @@ class Objective(keras.Model):
         self._stage, self._coordinates, self._gamma = stage, coordinates, gamma
         self._head, self._full_batch, self._network_every = head, full_batch, network_every
         self.terms = terms_of(stage, head)
-        self._network_terms = tuple(name for name in self.terms if name in _NETWORK)
+        self._network_terms = tuple(name for name in self.terms if name in NETWORK_LOSSES)
         self.uses_network = bool(self._network_terms)
         self._weighted = tuple(name for name in self.terms if name in stage.weights)
         self._bounded = tuple(name for name in self.terms if name in stage.constraints)
@@ -305,7 +303,7 @@ class Objective(keras.Model):
         logits = tf.matmul(x, scaled, transpose_b=True) - biases[:, None, :]
         values = self._detector_losses(losses.log_detections(logits), scaled)
         raw_signals = None
-        if _WITH_SIGNALS & set(self.terms):
+        if SIGNAL_LOSSES & set(self.terms):
             signals = self._signals(x, logits, directions, margins)
             raw_signals = tf.math.l2_normalize(tf.matmul(signals, _value(self._backward)), axis=-1)
         if "fso" in self.terms:
@@ -505,4 +503,4 @@ def _value(variable: Any) -> tf.Tensor:
 
 def terms_of(stage: Stage, head: Head | None) -> tuple[str, ...]:
     """Return the names of a stage's losses, without a head only those that do not need one."""
-    return tuple(name for name in stage.terms if head is not None or name not in _NETWORK)
+    return tuple(name for name in stage.terms if head is not None or name not in NETWORK_LOSSES)

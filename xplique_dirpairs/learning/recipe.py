@@ -18,6 +18,8 @@ StartName = Literal["skewness", "consensus", "random"]
 
 #: Names of the losses in `losses`; a stage computes those with a weight or a constraint.
 LOSSES = ("s", "sb", "ma", "mm", "ic", "eac", "fso", "uur", "cur", "fired")
+#: The losses that pass features through the head, and those that need signal vectors.
+NETWORK_LOSSES, SIGNAL_LOSSES = {"uur", "cur", "fired"}, {"fso", "cur"}
 
 #: Largest sharpness in units of 1/noise [measured: on fresh data, the IoU is .83 with 1.7, .86 with
 #: 2.5 and .72 without a limit; the best possible IoU is .89].
@@ -48,7 +50,8 @@ class Stage:
         Whether all concepts share one margin and one bias.
     sharpness : tuple of float or None, default=None
         First and last sharpness 1/M, the inverse margin, in these coordinates. It rises
-        geometrically during the first 70 % of the steps. None: margins are learned.
+        geometrically during the first 70 % of the steps, so the last must not be below the first.
+        None: margins are learned.
     signals : str, default="none"
         Where signal vectors come from. "none": there are none; "positives" or "joint": they are
         computed from the detections in every step, with gradients, by
@@ -76,7 +79,7 @@ class Stage:
     rho : float, default=1.5
         Factor in the highest activity of a concept, ρ = rho · τ/I (L^eac).
     largest_rho : float, default=0.9
-        Upper limit of ρ.
+        Upper limit of ρ, between 0 and 1.
     per_position : int, default=1
         Number of concepts that a position should carry: L^s is 0 for that number.
     meant_for_axes : int or None, default=None
@@ -115,8 +118,9 @@ class Stage:
         unknown = sorted((set(self.weights) | set(self.constraints)) - set(LOSSES))
         if unknown:
             raise ValueError(f"unknown losses {unknown}: use {', '.join(LOSSES)}")
-        if self.signals == "none" and {"fso", "cur"} & (set(self.weights) | set(self.constraints)):
-            raise ValueError("L^fso and L^cur need signal vectors: set signals='joint'")
+        needing = sorted(SIGNAL_LOSSES & set(self.terms))
+        if self.signals == "none" and needing:
+            raise ValueError(f"the losses {needing} need signal vectors: set signals='joint'")
         if not self.weights:
             raise ValueError(f"stage {self.name!r} has no loss to minimise: give weights")
         check_choice("coordinates", self.coordinates, get_args(CoordinatesName))
@@ -129,14 +133,14 @@ class Stage:
                 check_integer(name, getattr(self, name))
         for name in ("learning_rate", "tau", "rho", "largest_rho"):
             check_number(name, getattr(self, name), above=0)
+        if self.largest_rho >= 1:
+            raise ValueError(f"largest_rho must be less than 1, not {self.largest_rho!r}")
         for name, value in (*self.weights.items(), *self.constraints.items()):
             check_number(f"weight or bound of {name!r}", value)
         if self.sharpness is not None:
-            _check_pair("sharpness", self.sharpness)
-            check_number("sharpness", min(self.sharpness), above=0)
-        _check_pair("kappa", self.kappa)
-        if not 0 <= self.kappa[0] <= self.kappa[1]:
-            raise ValueError(f"kappa must be (low, high) with 0 <= low <= high, not {self.kappa!r}")
+            _check_range("sharpness", self.sharpness)
+            check_number("sharpness", self.sharpness[0], above=0)
+        _check_range("kappa", self.kappa)
 
     def in_axes(self, axes: int) -> Stage:
         """Return this stage adapted to ``axes`` axes, as described under ``meant_for_axes``."""
@@ -279,12 +283,14 @@ class Recipe:
         return "joint" if self.stages[-1].signals == "joint" else "positives"
 
 
-def _check_pair(name: str, value: tuple[float, float]) -> None:
-    """Raise a ValueError unless ``value`` is a sequence of two numbers."""
+def _check_range(name: str, value: tuple[float, float]) -> None:
+    """Raise a ValueError unless a value is two numbers in ascending order, of at least 0."""
     if not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"{name} must be two numbers, not {value!r}")
     for number in value:
-        check_number(name, number)
+        check_number(name, number, minimum=0)
+    if value[0] > value[1]:
+        raise ValueError(f"{name} must be in order, the lower number first, not {value!r}")
 
 
 # ------------------------------------------------------------------ the recipes by name
