@@ -309,7 +309,7 @@ def test_the_better_half_of_restarts_survives_unless_their_number_was_set(restar
     )
     kept = state.survivors()
     losses = kept.records["a"][0]["s"], kept.violations["a"]["ic"]
-    for array in (kept.detectors.filters.ravel(), kept.detectors.biases.ravel(), *losses):
+    for array in (kept.detectors.filters.ravel(), kept.detectors.centred_biases.ravel(), *losses):
         assert array.tolist() == surviving
 
 

@@ -114,7 +114,7 @@ def test_every_loss_equals_the_reference_on_raw_features(pools, activations, sta
     assert set(values) == set(EVERYTHING)
     scale = np.sqrt(activations.reshape(-1, D).var(axis=0).mean())
     for r in range(R):
-        one = (start.filters[r], start.biases[r], start.signals[r])
+        one = (start.filters[r], start.centred_biases[r], start.signals[r])
         slow = slow_losses(activations, *one, rest.model, scale)
         for name in EVERYTHING:
             # The ridge of the pseudo-inverses changes the results by a few per mille.
@@ -126,7 +126,7 @@ def test_the_loss_fired_of_cbe_equals_the_reference_on_raw_features(pools, activ
     rest, stage = head(pools), Stage("a", {"fired": 1.0}, kappa=(KAPPA, KAPPA))
     model, batch = objective(activations, start, head=rest, stage=stage)
     batch["maps"] = tf.constant(activations)  # the ReLU of "fired" does not commute with pooling
-    one = (start.filters[0], start.biases[0], start.signals[0])
+    one = (start.filters[0], start.centred_biases[0], start.signals[0])
     slow = slow_losses(activations, *one, rest.model, 1.0)["fired"]
     assert float(model.losses_of(batch)["fired"][0]) == pytest.approx(slow, rel=1e-4)
 
@@ -148,7 +148,7 @@ def test_a_stage_begins_with_the_given_detectors(coordinates, activations, start
     model, _ = objective(activations, start, coordinates)
     initial = model.detectors()
     np.testing.assert_allclose(initial.filters, start.filters, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(initial.biases, start.biases, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(initial.centred_biases, start.centred_biases, rtol=1e-4, atol=1e-5)
     cosines = np.sum(initial.signals * start.signals, axis=-1)
     cosines /= np.linalg.norm(initial.signals, axis=-1) * np.linalg.norm(start.signals, axis=-1)
     np.testing.assert_allclose(cosines, 1.0, rtol=1e-5)
@@ -162,7 +162,9 @@ def test_margins_and_biases_are_equal_in_a_shared_stage(activations, start):
     for r in range(R):
         gram = standardised_filters[r] @ standardised_filters[r].T
         np.testing.assert_allclose(gram, gram[0, 0] * np.eye(I), atol=1e-3 * gram[0, 0])
-        np.testing.assert_allclose(detectors.biases[r], detectors.biases[r, 0], rtol=1e-5)
+        np.testing.assert_allclose(
+            detectors.centred_biases[r], detectors.centred_biases[r, 0], rtol=1e-5
+        )
 
 
 def trained(activations, start, stage, steps=5, **settings):
@@ -267,7 +269,7 @@ def test_running_activities_move_by_a_tenth_with_the_gradient_of_the_minibatch(a
 
 
 def test_sharpness_stays_below_the_limit_of_each_concept(activations, start):
-    limits = np.full(start.biases.shape, 1000.0)
+    limits = np.full(start.centred_biases.shape, 1000.0)
     limits[0, 1] = 10.0
     stage = Stage("a", {"s": 1.0}, sharpness=(4.0, 64.0))
     limited = dataclasses.replace(start, sharpest=limits)

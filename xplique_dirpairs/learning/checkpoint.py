@@ -233,7 +233,7 @@ def _saved(state: FitState) -> tuple[dict[str, Any], dict[str, Array]]:
         "violations": {name: _as_lists(broken) for name, broken in state.violations.items()},
     }
     data |= {name: getattr(state, name) for name in _PLAIN}
-    arrays = {**running.variables, "filters": detectors.filters, "biases": detectors.biases}
+    arrays = {**running.variables, "filters": detectors.filters, "biases": detectors.centred_biases}
     if detectors.signals is not None:
         arrays["signals"] = detectors.signals
     return data, arrays

@@ -378,7 +378,7 @@ def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitStat
         problem.features,
         problem.moments,
         detectors.filters[best],
-        detectors.biases[best],
+        detectors.centred_biases[best],
         signals,
         problem.coordinates(stage.coordinates),
         _DEMANDED * stage.tau if state.recipe.is_sharp else 0.0,

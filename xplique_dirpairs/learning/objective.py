@@ -188,7 +188,7 @@ class Objective(keras.Model):
         filters = coordinates.filters_from_raw(start.filters)
         lengths = np.linalg.norm(filters, axis=-1, keepdims=True)
         margins = 1.0 / lengths[..., 0]
-        thresholds = start.biases * margins
+        thresholds = start.centred_biases * margins
         if stage.shared:
             margins = np.exp(np.log(margins).mean(axis=-1, keepdims=True))
             thresholds = thresholds.mean(axis=-1, keepdims=True)

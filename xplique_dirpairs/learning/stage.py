@@ -240,7 +240,7 @@ def _measured_signals(problem: Problem, detectors: Detectors) -> Array:
     return np.stack(
         [
             problem.agree(measure_pairs(problem.features, problem.moments, *detector).pairs.signals)
-            for detector in zip(detectors.filters, detectors.biases, strict=True)
+            for detector in zip(detectors.filters, detectors.centred_biases, strict=True)
         ]
     )
 
@@ -258,7 +258,8 @@ def _sharpest(
     )
     filters = coordinates.filters_from_raw(detectors.filters).astype(np.float32)
     shares = [
-        (sample @ w.T > b).mean(axis=0) for w, b in zip(filters, detectors.biases, strict=True)
+        (sample @ w.T > b).mean(axis=0)
+        for w, b in zip(filters, detectors.centred_biases, strict=True)
     ]
     detections = np.array(shares) * len(problem.features)
     limits = np.maximum(_SHARPNESS_PER_DETECTION * detections / coordinates.axes, least)

@@ -184,8 +184,8 @@ class Detectors:
     Attributes
     ----------
     filters : ndarray of shape (R, I, D)
-    biases : ndarray of shape (R, I)
-        Thresholds of wᵀ(x − E[x]), for centred features.
+    centred_biases : ndarray of shape (R, I)
+        Thresholds b of wᵀ(x − E[x]); those of wᵀx are `DirectionPairs.biases`.
     signals : ndarray of shape (R, I, D) or None, default=None
         Signal vectors.
     sharpest : ndarray of shape (R, I) or None, default=None
@@ -193,14 +193,14 @@ class Detectors:
     """
 
     filters: Array
-    biases: Array
+    centred_biases: Array
     signals: Array | None = None
     sharpest: Array | None = None
 
     def keep(self, restarts: Array) -> Detectors:
         """Return the detectors of the restarts with these indices, without ``sharpest``."""
         signals = None if self.signals is None else self.signals[restarts]
-        return Detectors(self.filters[restarts], self.biases[restarts], signals)
+        return Detectors(self.filters[restarts], self.centred_biases[restarts], signals)
 
 
 #: Detectors of a fit that has not begun.
