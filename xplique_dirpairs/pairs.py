@@ -218,8 +218,9 @@ class DirectionPairs:
         Returns
         -------
         coefficients : ndarray of shape (..., I)
-            Concept coefficients. Adding ``combine(coefficients)`` to the residual
-            ``x − combine(coefficients)`` restores x exactly.
+            Concept coefficients. What they do not explain, the residual
+            ``x − combine(coefficients, off)``, is kept when coefficients are changed: the changed
+            features are ``combine(changed, off)`` plus this residual.
 
         Raises
         ------

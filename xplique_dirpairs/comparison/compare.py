@@ -86,8 +86,9 @@ def compare(
         The network's halves, from `split_model`. Default: None, those of the first extractor that
         has them.
     fit_images : array-like of shape (M, height, width, channels), optional
-        Images on which the controls and the extractors that are not fitted are fitted. Default:
-        None, the images on which every `CraftTf` was fitted, if these are the same.
+        Images on which the controls and the extractors that are not fitted are fitted. None: the
+        images on which every `CraftTf` was fitted. If these differ or are not known, there are no
+        such images, and ``controls`` must be False.
     controls : bool, default=True
         Whether to measure random directions and detectors without learning as well, with the most
         frequent number of concepts.

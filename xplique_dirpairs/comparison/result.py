@@ -92,7 +92,8 @@ class Comparison:
         ----------
         kind : str, optional
             Kind of the metrics to show, as in `METRICS`: "curves", "all off", "reconstruction" or
-            "dictionary". Default: None, the metrics of all kinds.
+            "dictionary". The table of kind "interpretability" has no metrics, because `compare`
+            measures none of them. None: the metrics of all kinds.
 
         Returns
         -------

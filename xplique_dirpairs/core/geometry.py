@@ -72,14 +72,14 @@ def upsampled_bands(
     shape : tuple of (int, int)
         Height H and width W of the image in pixels.
     shift : float or tuple of float, default=0.0
-        Offset of the map on the image in pixels.
+        Number of pixels by which the cells lie farther down and to the right.
 
     Yields
     ------
     rows : slice
-        Rows of the band.
-    values : ndarray of shape (rows * W, I), float32
-        Upsampled values of the band.
+        The n rows of the band.
+    values : ndarray of shape (n * W, I), float32
+        Upsampled values of the band, row by row.
     """
     (height, width), (down, right) = shape, check_shift(shift)
     h, w, concepts = maps.shape

@@ -97,9 +97,9 @@ def explain_model(
 
     Notes
     -----
-    Memory is needed for a few numbers for each image and concept, for pooled features, and for
-    activations up to 512 MB. If the activations need more than that, the images that contributions
-    are computed on are read a second time.
+    Memory is needed for a few numbers for each image and concept, for pooled features, and for at
+    most 512 MB of activations (`extractors.scan.KEPT_BYTES`). If the activations need more than
+    that, the images that contributions are computed on are read a second time.
     """
     check_integer("nb_crops", nb_crops)
     check_integer("path_images", path_images)

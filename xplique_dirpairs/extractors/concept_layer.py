@@ -56,11 +56,13 @@ class ConceptLayer:
         Function from features (P, D) to the coefficients (P, I) that plots show: 0 where a concept
         is absent.
     bank : ndarray of shape (I, D)
-        Change of the features for one unit of each coefficient.
+        What one unit of each coefficient adds to the features. That of direction pairs changes the
+        projection of one concept and no other: see `DirectionPairs.bank`.
     constant : ndarray of shape (D,)
         Features decoded from coefficients of 0; 0 for most methods.
     encoding : ndarray of shape (I, D)
-        Encoding directions: the change of the features along each concept.
+        Encoding directions, along which the features change with each concept in the data: the
+        signal vectors of direction pairs, and the bank of most other methods.
     decoding : ndarray of shape (I, D) or None
         Linear filters that read the concepts; None if reading is not linear.
     pairs : DirectionPairs or None

@@ -78,7 +78,8 @@ def counterfactuals(
         found within it is returned, or the least change of all if there is none. None: always the
         least change of all.
     quantile : float, default=0.99
-        Share of the training images that the range of coefficients covers.
+        Coefficients are moved only within the range that they have in this share of the training
+        images: see `CoefficientRange`.
     verbose : int, default=1
         0: silent. Otherwise, a progress bar is shown.
 
@@ -122,7 +123,7 @@ class CounterfactualSearch:
     training_activations : array-like of shape (M, *S, D)
         Features of M training images.
     quantile : float, default=0.99
-        See `CoefficientRange.of`.
+        See `counterfactuals`.
 
     Attributes
     ----------

@@ -50,9 +50,11 @@ class Distances:
     Attributes
     ----------
     positions : ndarray of shape (N,)
-        Root mean square of the positions' Mahalanobis distances; see the module.
+        Root mean square, over the positions of an image, of the Mahalanobis distance to the
+        training positions.
     image : ndarray of shape (N,)
-        Distance to the nearest training image; see the module.
+        Euclidean distance from the mean over the positions of an image to the nearest such mean of
+        a training image.
     positions_percentile : ndarray of shape (N,)
         Share of the training images with a smaller ``positions``, in percent.
     image_percentile : ndarray of shape (N,)
@@ -75,7 +77,12 @@ class Distances:
 
 
 class TrainingDistance:
-    """Distance of features to the training features of a layer.
+    """Distances of features to the training features of a layer, by position and by image.
+
+    By position: the root mean square, over the positions of an image, of the Mahalanobis distance
+    to the training positions. By image: the Euclidean distance from the mean over an image's
+    positions to the nearest such mean of a training image. Both come with their percentile among
+    the training images' own distances (see `Distances`).
 
     The shape ``*S`` is that of the positions, such as (H, W).
 

@@ -84,7 +84,7 @@ def learn_pairs(
         The rest of the network, from the layer to the class scores. Without it the network terms
         L^uur and L^cur of the objective are left out.
     recipe : str or Recipe, default="default"
-        Name of a recipe (see `presets.RECIPES`) or a Recipe.
+        Name of a recipe (see `recipe.RECIPES`) or a Recipe.
     n_init : int or None, default=None
         Number of restarts R, which are learned side by side, each to the end. The restart with the
         smallest objective plus ten times its constraint violations is kept;

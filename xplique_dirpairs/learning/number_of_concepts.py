@@ -94,8 +94,8 @@ def count_skewed_sources(
     contrast u² finds directions on each half, and their skewness is measured on the other half. The
     sorted skewnesses drop sharply after the last concept. Then every direction is optimised freely,
     without orthogonality to the others: directions of concepts are maxima of skewness and stay
-    where they are. A concept that orthogonality excluded is found by starting from the absence of
-    all others.
+    where they are. A concept that orthogonality excluded is found by starting from minus the sum
+    of the other filters, which is large where all other concepts are absent.
 
     Parameters
     ----------

@@ -195,7 +195,7 @@ class Recipe:
         Initial filters: "skewness", "consensus" or "random" (see `starts`). The "consensus" depends
         on the features alone; the seed then only decides the order of the positions in learning.
     restarts : int or None, default=None
-        Number of starts that are learned side by side to the end; the best is kept. None: as many
+        Number of restarts that are learned side by side to the end; the best is kept. None: as many
         as are cheap, up to 8, and after every stage only the better half goes on.
     gamma : float, default=1.1
         Exponent γ of the activity E_p[y^γ].

@@ -412,8 +412,8 @@ def leave_out_far(
         Moments of these features.
     left_out : ndarray of shape (n,)
         Indices of the images that were left out.
-    kept : int
-        Number of images that are far, but too many to be left out.
+    far : int
+        Number of images that are far and yet kept, because they are too many to be outliers.
     """
     far = _far_images(features, concepts)
     is_far = np.zeros(features.shape[0])

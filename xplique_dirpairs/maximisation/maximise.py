@@ -115,10 +115,11 @@ def maximise(
 ) -> Array:
     """Generate an image for each concept by gradient ascent on the concept's score.
 
-    The score along a **filter** is the mean over positions of the excess z_i − b_i, in margins. The
-    score along a **signal vector** is the mean over positions of ŝᵢᵀ(x − E[x]) / M_i times the
-    square of the cosine between x − E[x] and ŝ_i, so that features must point in its direction and
-    not just be large. From either, ``against_rival`` times the mean of
+    With projections z_i = wᵢᵀx, the score along a **filter** is the mean over positions of the
+    excess of the projection over the threshold, z_i − b_i, in margins. The score along a **signal
+    vector** is the mean over positions of ŝᵢᵀ(x − E[x]) / M_i times the square of the cosine
+    between x − E[x] and ŝ_i, so that features must point in its direction and not just be large.
+    From either, ``against_rival`` times the mean of
     ReLU(max_{j≠i} z_j − b_j), the excess of the strongest other detector, is subtracted.
 
     Parameters

@@ -6,8 +6,7 @@ on the rows' lengths. Signs matter where data or class weights are involved: a d
 used with either sign, like those of PCA, is first given the sign with which it is mostly used, by
 `oriented`. A zero row has cosine 0 with every row.
 
-Higher is better for stability, stable rank, Hoyer sparsity and plausibility; lower is better for
-coherence, L0, OOD score, cross-talk and the number of dead concepts.
+Which direction is better, if either is, is declared in `registry`.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def max_coherence(dictionary: Array) -> float:
 
 
 def stable_rank(dictionary: Array) -> float:
-    """Compute ‖D‖_F² / ‖D‖_2² of unit directions, in [1, min(I, D)]; higher is better.
+    """Compute ‖D‖_F² / ‖D‖_2² of unit directions, in [1, min(I, D)].
 
     The stable rank counts the directions, less their overlap: I if all are orthogonal, 1 if all are
     parallel, 0 if all are zero. M. Rudelson, R. Vershynin, "Sampling from large matrices", 2007.
@@ -119,7 +118,7 @@ def stable_rank(dictionary: Array) -> float:
     Returns
     -------
     rank : float
-        Value in [1, min(I, D)], or 0.
+        Value in [1, min(I, D)]; 0 if all directions are zero.
     """
     gram = cosines(dictionary, dictionary)
     largest = np.linalg.eigvalsh(gram)[-1]
@@ -130,7 +129,7 @@ def stable_rank(dictionary: Array) -> float:
 
 
 def hoyer_sparsity(coefficients: Array) -> Array:
-    """Compute (√I − ‖u‖₁/‖u‖₂) / (√I − 1) of each sample, in [0, 1]; higher is better.
+    """Compute (√I − ‖u‖₁/‖u‖₂) / (√I − 1) of each sample, in [0, 1].
 
     The sparsity is 1 where a single concept is on, and 0 where all |u_i| are equal. It depends on
     the units of the coefficients: if the directions differ in length, multiply the coefficients by
@@ -159,7 +158,7 @@ def hoyer_sparsity(coefficients: Array) -> Array:
 
 
 def l0(coefficients: Array) -> Array:
-    """Count the concepts that are on in each sample, in [0, I]; lower is sparser.
+    """Count the concepts that are on in each sample, in [0, I].
 
     A concept is on if |u_i| is above 1e-3 of the largest |u_i| of that concept over all samples.
 

@@ -326,7 +326,8 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "stable_rank": (
             "stable rank",
-            "‖D‖_F² / ‖D‖_2² of unit encoding directions, in [1, I]; Rudelson and Vershynin 2007",
+            "‖D‖_F² / ‖D‖_2² of unit encoding directions, in [1, min(I, D)]; Rudelson and "
+            "Vershynin 2007",
         ),
         "hoyer": (
             "Hoyer",
