@@ -54,7 +54,7 @@ class DirectionPairs:
         Mean E[x] of the features that the pairs were learned from.
     absent_levels : array-like of shape (I,)
         Mean m_i of wᵢᵀx over the positions where concept i is not detected.
-    recurrence : array-like of shape (I,), default=None
+    recurrence : array-like of shape (I,), optional
         Share of the learner's other restarts (those that reached its last stage) in which the
         concept was found again. None if there was only one restart.
 

@@ -32,9 +32,9 @@ class Console:
         Print the result as one JSON object, and nothing else on stdout.
     verbose : bool, default=False
         Also print other libraries' warnings that are meant for developers.
-    notes : list of str
+    notes : list of str, default=[]
         The notes printed so far.
-    skipped : list of str
+    skipped : list of str, default=[]
         Path of each file that could not be read, with the reason; printed with the result.
     """
 

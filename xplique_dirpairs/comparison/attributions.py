@@ -42,9 +42,9 @@ class Attributions:
         For each image, the class whose logit is attributed.
     measure : str
         One of `MEASURES`.
-    error : ndarray of shape (N, I) or None, default=None
+    error : ndarray of shape (N, I), optional
         Standard errors of Shapley values; None for the other measures, which are not sampled.
-    gap : ndarray of shape (N,) or None, default=None
+    gap : ndarray of shape (N,), optional
         For integrated gradients, the sum of the values minus the difference above; otherwise None.
     """
 
@@ -75,8 +75,8 @@ def attribute(
     images : array-like of shape (N, height, width, channels)
         Images to explain.
     class_ids : array-like of shape (N,) or (N, K), optional
-        Classes whose logits are attributed, in the form of the labels of `compare`. Default: None,
-        the predicted classes.
+        Classes whose logits are attributed, in the form of the labels of `compare`. None: the
+        predicted classes.
     measure : str, default="shapley"
         One of "shapley", "leave-one-out", "gradient x coefficient" and "integrated gradients";
         `metrics.attribution` defines these measures and states their costs.

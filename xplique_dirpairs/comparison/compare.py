@@ -80,11 +80,9 @@ def compare(
         True classes, as class indices or one-hot rows. They are the classes whose score is
         measured, and the truth for completeness. If the network's outputs are independent, rows may
         hold several 1s, and the score of the likeliest of these classes is measured; with class
-        indices there is then no completeness. Default: None, the predicted classes, and no
-        completeness.
+        indices there is then no completeness. None: the predicted classes, and no completeness.
     split : SplitModel or (keras.Model, keras.Model), optional
-        The network's halves, from `split_model`. Default: None, those of the first extractor that
-        has them.
+        The network's halves, from `split_model`. None: those of the first extractor that has them.
     fit_images : array-like of shape (M, height, width, channels), optional
         Images on which the controls and the extractors that are not fitted are fitted. None: the
         images on which every `CraftTf` was fitted. If these differ or are not known, there are no

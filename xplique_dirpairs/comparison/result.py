@@ -69,7 +69,7 @@ class Comparison:
         For each image, the class whose score was measured.
     interrupted : bool, default=False
         Whether Ctrl-C ended the comparison, so that later extractors are missing.
-    settings : Settings or None, default=None
+    settings : Settings, optional
         Settings of the comparison; None if they are not known.
     missing : tuple of str, default=()
         Names, if they are known, of the extractors that are missing because of an interruption.

@@ -16,7 +16,7 @@ def plain_data(value: Any, as_text: Callable[[object], str], digits: int | None 
         Value to convert. Arrays become lists; NaN and infinity, which JSON lacks, become None.
     as_text : callable
         Applied to strings, to keys, and to any other object that is not a number or a collection.
-    digits : int or None, default=None
+    digits : int, optional
         Number of significant digits of floats; None keeps all digits.
 
     Returns

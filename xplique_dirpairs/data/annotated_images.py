@@ -56,9 +56,9 @@ class AnnotatedImages:
         Masks by category: 0 for unlabelled pixels, c for the category's concept number c.
     concepts : dict of str to sequence of str
         Names of the concepts by category; concept number c is ``names[c - 1]``.
-    labels : array-like of shape (N,) or None, default=None
+    labels : array-like of shape (N,), optional
         Class index of each image.
-    class_names : sequence of str or None, default=None
+    class_names : sequence of str, optional
         Names of the classes.
     exhaustive : bool, default=False
         Whether the masks are complete, so that an image without a label of a category contains
@@ -116,7 +116,7 @@ class AnnotatedImages:
             Name of the only category.
         background : int or None, default=0
             Number of pixels without a label; None if all pixels have a label.
-        labels : array-like of shape (N,) or None, default=None
+        labels : array-like of shape (N,), optional
             Class index of each image.
 
         Returns
@@ -202,7 +202,7 @@ class AnnotatedImages:
         ----------
         share : float, default=0.5
             Share of the images (or groups) in the first set, in (0, 1).
-        groups : array-like of shape (N,) or None, default=None
+        groups : array-like of shape (N,), optional
             Group of each image. Images of a group, such as crops of one photograph, stay together.
         random_state : int, default=0
             Seed of the split.

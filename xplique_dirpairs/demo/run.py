@@ -70,7 +70,7 @@ class Steps:
     ----------
     verbose : int, default=1
         If 0, nothing is printed.
-    seconds : dict of str to float
+    seconds : dict of str to float, default={}
         Step → wall time in seconds.
     """
 

@@ -62,7 +62,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     latent_to_logit_model : keras.Model, optional
         The second half, from activations to logits or probabilities (N, K). Required unless
         ``input_to_latent_model`` is a `SplitModel`.
-    factorizer : DirectionsFactorizer
+    factorizer : DirectionsFactorizer, optional
         The method that finds the concepts.
     batch_size : int, default=64
         Number of images, or of masked feature maps, in a batch.

@@ -33,9 +33,9 @@ class DirectionPairsManagerTf(CraftManagerTf):
         See `DirectionPairsTf`.
     latent_to_logit_model : keras.Model, optional
         See `DirectionPairsTf`.
-    inputs : array-like of shape (N, height, width, C)
+    inputs : array-like of shape (N, height, width, C), optional
         Images, preprocessed for the network. Required.
-    labels : array-like of shape (N,) or (N, K)
+    labels : array-like of shape (N,) or (N, K), optional
         Class indices or one-hot rows. Required.
     list_of_class_of_interest : sequence of int, optional
         Classes to explain; by default all classes that occur in the labels.

@@ -49,10 +49,10 @@ class Scan:
         Labels if they were given, or else predicted classes.
     logits : ndarray of shape (N, K)
         Logits of the images.
-    pooled : ndarray of shape (N, D) or None
+    pooled : ndarray of shape (N, D), optional
         Features averaged over positions, if the head starts with this average, or features of a
         layer without positions; None otherwise.
-    pooled_coefficients : ndarray of shape (N, I) or None
+    pooled_coefficients : ndarray of shape (N, I), optional
         Coefficients u of ``pooled``.
     detected : ndarray of shape (N, I)
         Share of the positions where a concept is detected.

@@ -129,7 +129,7 @@ class AffineFactorizer(DirectionsFactorizer):
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I.
-    random_state : int, default=None
+    random_state : int, optional
         Seed.
 
     Attributes

@@ -32,7 +32,7 @@ class RandomFactorizer(LinearFactorizer):
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
-    random_state : int, default=None
+    random_state : int, optional
         Seed of the directions.
     """
 
@@ -56,7 +56,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         Number of concepts, I. It may exceed the number of channels.
     off : {"absent", "undecided"}, default="absent"
         See `DirectionPairsFactorizer`.
-    random_state : int, default=None
+    random_state : int, optional
         Seed of the clustering.
     """
 
@@ -84,7 +84,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
             Features of N images.
         head : Head or None
             Ignored.
-        resume : str or os.PathLike, default=None
+        resume : str or os.PathLike, optional
             Ignored.
 
         Returns

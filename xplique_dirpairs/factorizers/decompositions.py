@@ -35,7 +35,7 @@ class PCAFactorizer(LinearFactorizer):
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I, at most D.
-    random_state : int, default=None
+    random_state : int, optional
         Ignored, because the result is exact. Present so that all factorizers have this parameter.
     """
 
@@ -71,7 +71,7 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
         row in the previous iteration is at most this.
     max_iter : int, default=1000
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
-    random_state : int, default=None
+    random_state : int, optional
         Seed of the initial unmixing matrix.
 
     Attributes
@@ -126,7 +126,7 @@ class KMeansFactorizer(IterativeFactorizer):
         Tolerance, as in `sklearn.cluster.KMeans`.
     max_iter : int, default=300
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
-    random_state : int, default=None
+    random_state : int, optional
         Seed of the initialisations.
 
     Attributes

@@ -32,20 +32,20 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
-    latent_to_logit_model : callable, default=None
+    latent_to_logit_model : callable, optional
         The rest of the network, from activations to logits or probabilities. The network term of
         the learning needs it together with ``map_shape``. If one of them is missing, pairs are
         learned without this term, and a log message says so.
-    map_shape : tuple of int, default=None
+    map_shape : tuple of int, optional
         Spatial shape of the activations before they were flattened: ``(7, 7)`` for maps, ``(197,)``
         for tokens, ``()`` for vectors.
     off : {"absent", "undecided"}, default="absent"
         Meaning of a coefficient of zero; see `DirectionPairs.coefficients`.
     recipe : str or object, default="default"
         See `learn_pairs`.
-    n_init : int, default=None
+    n_init : int, optional
         See `learn_pairs`.
-    random_state : int, default=None
+    random_state : int, optional
         Seed of the learning.
     verbose : int, default=0
         0: silent. See `learn_pairs`.
@@ -143,7 +143,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             Features of N images.
         head : Head or None
             The rest of the network, for the network term. None: there is no such term.
-        resume : str or os.PathLike, default=None
+        resume : str or os.PathLike, optional
             See `learn_pairs`.
 
         Returns

@@ -49,7 +49,7 @@ class NMFFactorizer(IterativeFactorizer):
         iteration, as in `sklearn.decomposition.NMF`.
     max_iter : int, default=1000
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
-    random_state : int, default=None
+    random_state : int, optional
         Seed of the initialisation (NNDSVD with zeros replaced by the mean; random if I = 1 or
         I > D).
 
@@ -102,7 +102,7 @@ class SemiNMFFactorizer(IterativeFactorizer):
         features' total variance.
     max_iter : int, default=500
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
-    random_state : int, default=None
+    random_state : int, optional
         Seed of K-Means.
 
     Attributes

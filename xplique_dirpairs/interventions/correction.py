@@ -66,12 +66,12 @@ def correct(
     off : {"undecided", "absent"}, default="undecided"
         Where detected concepts are moved to. "undecided": their hyperplanes. "absent": the mean
         level where they are not detected, for a shortcut that must have no effect at all.
-    k : float, default=None
+    k : float, optional
         If given, the formula of the paper is used with this k > 0, in the features' units.
-    validation : tuple of (images, labels), default=None
+    validation : tuple of (images, labels), optional
         If given, the formula of the paper is used with the k that `choose_k` finds on these images.
         Include images that the shortcut misleads: on other images, no k is better than another.
-    limits : tuple of (float or None, float or None), default=None
+    limits : tuple of (float or None, float or None), optional
         Range of the layer's output. None: the range of its activation (ReLU, ReLU6, sigmoid,
         tanh, ...; unlimited for others). For a measured range, pass
         ``limits=(x.min(), x.max())``.
@@ -142,10 +142,10 @@ def choose_k(
         Validation images.
     labels : array-like of shape (N,) or (N, K)
         Classes, as indices or one-hot rows. For a model with one output: 0 (no) and 1 (yes).
-    candidates : sequence of float, default=None
+    candidates : sequence of float, optional
         Values of k to try. None: `SHARES` of the mean distance, along the signal vectors, from
         positions where the concepts are detected to their absent levels.
-    limits : tuple of (float or None, float or None), default=None
+    limits : tuple of (float or None, float or None), optional
         See `correct`.
     batch_size : int, default=64
         Number of images in one pass.

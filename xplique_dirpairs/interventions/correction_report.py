@@ -141,7 +141,7 @@ class CorrectionReport:
 
         Parameters
         ----------
-        groups : sequence of str, default=None
+        groups : sequence of str, optional
             Names of the groups to plot. None: all.
 
         Returns
@@ -182,7 +182,7 @@ def report_correction(
     groups : dict of str to tuple of (images, labels)
         Images and labels by name, such as "clean" and "marked". Labels are class indices or one-hot
         rows.
-    class_names : sequence of str, default=None
+    class_names : sequence of str, optional
         Names of the K classes. None: their numbers.
     batch_size : int, default=64
         Number of images in one pass.

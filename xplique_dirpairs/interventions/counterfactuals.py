@@ -62,14 +62,14 @@ def counterfactuals(
         Images as the network takes them.
     training_images : array-like of shape (M, height, width, channels)
         M images that show the usual amounts of the concepts and the usual features.
-    target : int, default=None
+    target : int, optional
         The class to change to. None: any other class. A single output has two classes, no (0) and
         yes (1).
     max_concepts : int, default=3
         Largest number of concepts that may be moved together.
     moves : {"any", "remove", "add"}, default="any"
         "remove": coefficients may only fall. "add": they may only rise.
-    only : array-like of int, default=None
+    only : array-like of int, optional
         The concepts that may be moved. None: all.
     margin : float, default=0.0
         Lead of the new class that is required, in logits. 0: the decision boundary.
@@ -187,19 +187,19 @@ class CounterfactualSearch:
         ----------
         activations : array-like of shape (N, *S, D)
             Features of N images.
-        target : int, default=None
+        target : int, optional
             See `counterfactuals`.
         max_concepts : int, default=3
             See `counterfactuals`.
         moves : {"any", "remove", "add"}, default="any"
             See `counterfactuals`.
-        only : array-like of int, default=None
+        only : array-like of int, optional
             See `counterfactuals`.
         margin : float, default=0.0
             See `counterfactuals`.
         stay_within : float or None, default=99.0
             See `counterfactuals`.
-        images : ndarray of shape (N, height, width, channels), default=None
+        images : ndarray of shape (N, height, width, channels), optional
             The images, to be shown in plots.
         verbose : int, default=1
             See `counterfactuals`.
@@ -252,7 +252,7 @@ class CounterfactualSearch:
         levels : dict of int to float
             For each concept to set, the new mean of its coefficients over the positions of an
             image; 0 removes it. All positions are moved by the same shift, within their range.
-        images : ndarray of shape (N, height, width, channels), default=None
+        images : ndarray of shape (N, height, width, channels), optional
             The images, to be shown in plots.
 
         Returns

@@ -63,7 +63,7 @@ class Goal:
 
     Attributes
     ----------
-    target : int or None, default=None
+    target : int, optional
         The class that is to win. None: any class except the one that was predicted.
     margin : float, default=0.0
         Lead of the new class that is required, in logits.

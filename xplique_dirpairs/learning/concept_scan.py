@@ -68,7 +68,7 @@ class ScannedNumber:
         Wall time of one fit.
     problems : tuple of str, default=()
         Problems of the fits, without repetitions.
-    error : str or None, default=None
+    error : str, optional
         Why fits are missing; None if all ran to their end.
     """
 
@@ -106,7 +106,7 @@ class ConceptScan:
     ----------
     numbers : tuple of ScannedNumber
         One entry for each number, in increasing order.
-    interrupted : bool
+    interrupted : bool, default=False
         Whether Ctrl-C ended the scan, so that later numbers are missing.
     """
 
@@ -137,7 +137,7 @@ class ConceptScan:
 
         Parameters
         ----------
-        count : SkewnessCount or None, default=None
+        count : SkewnessCount, optional
             Result of `count_skewed_sources`, whose skewnesses are plotted in another panel.
         title : str, default=""
             Title above the suggested number.
@@ -196,7 +196,7 @@ def scan_number_of_concepts(
         See `learn_pairs`.
     numbers : iterable of int
         Candidates for the number of concepts I.
-    head : Head or None, default=None
+    head : Head, optional
         See `learn_pairs`.
     recipe : str or Recipe, default="default"
         See `learn_pairs`.

@@ -54,23 +54,23 @@ class History:
         Pairs of concepts that are detected at the same positions.
     condition_number : float
         Condition number of ŴᵀŜ; see `DirectionPairs.condition_number`.
-    surplus : list of int
+    surplus : list of int, default=[]
         Concepts that are detected hardly more often than L^ic demands: they have no meaning.
-    missing : list of int
+    missing : list of int, default=[]
         Concepts that were not found again in any other restart; empty with fewer than three
         restarts.
-    cut_short : list of str
+    cut_short : list of str, default=[]
         Stages that did not run to their end, and the reason: NaN or Ctrl-C.
-    doubts : list of str
+    doubts : list of str, default=[]
         Reasons why detections and signal vectors may be unreliable: where features do not follow
         the model of signals and distractors.
-    interrupted : bool
+    interrupted : bool, default=False
         Whether Ctrl-C ended the fit, so that a loop over fits should end, too.
-    notes : list of str
+    notes : list of str, default=[]
         Decisions that were taken during the fit.
-    seconds : dict of str to float
+    seconds : dict of str to float, default={}
         Wall time of each stage.
-    restarts : list of float, of length R
+    restarts : list of float, of length R, default=[]
         Objective plus ten times the violations, of each restart that was learned to the end. The
         pairs are those of the restart with the smallest value.
     """

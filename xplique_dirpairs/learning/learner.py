@@ -80,21 +80,21 @@ def learn_pairs(
         not grow with N.
     number_of_concepts : int
         Number of concepts I.
-    head : Head or None, default=None
+    head : Head, optional
         The rest of the network, from the layer to the class scores. Without it the network terms
         L^uur and L^cur of the objective are left out.
     recipe : str or Recipe, default="default"
         Name of a recipe (see `recipe.RECIPES`) or a Recipe.
-    n_init : int or None, default=None
+    n_init : int, optional
         Number of restarts R, which are learned side by side, each to the end. The restart with the
         smallest objective plus ten times its constraint violations is kept;
         `DirectionPairs.recurrence` is the share of the other restarts in which each of its concepts
         was found again. None uses the recipe's number.
-    random_state : int or None, default=None
+    random_state : int, optional
         Seed. The same seed on the same machine gives the same pairs; None draws a random seed.
     verbose : int, default=1
         0 is silent, 1 shows a progress bar for each stage.
-    resume : str, path-like or None, default=None
+    resume : str or path-like, optional
         Folder in which the state of the fit is saved after every epoch. If it already holds the
         state of a fit with the same settings, that fit is continued. None saves nothing.
 

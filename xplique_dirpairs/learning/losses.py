@@ -112,7 +112,7 @@ def sparsity_bound(log_y: tf.Tensor, average: Average = lambda sums: sums) -> tf
     Parameters
     ----------
     log_y : tf.Tensor of shape (..., P, I)
-    average : callable, optional
+    average : callable, default=identity
         Averages sums over the replicas that share a batch; the identity by default.
 
     Returns
@@ -225,7 +225,7 @@ def soft_maximum(values: tf.Tensor, n: int = 4, average: Average = lambda sums: 
     values : tf.Tensor of shape (..., number of values)
         ℓ ≥ 0.
     n : int, default=4
-    average : callable, optional
+    average : callable, default=identity
         Averages sums over the replicas that share a batch, so that the result is that of the values
         of all replicas; the identity by default.
 

@@ -37,7 +37,7 @@ class Stage:
         vectors and learns nothing.
     weights : dict of str to float
         Name of a loss (see `LOSSES`) → its weight; the weighted sum is minimised.
-    constraints : dict of str to float, optional
+    constraints : dict of str to float, default={}
         Name of a loss → the bound that it must stay below (augmented Lagrangian). No constraints
         by default.
     coordinates : str, default="whitened"
@@ -48,7 +48,7 @@ class Stage:
         more concepts than axes, I > A.
     shared : bool, default=False
         Whether all concepts share one margin and one bias.
-    sharpness : tuple of float or None, default=None
+    sharpness : tuple of float, optional
         First and last sharpness 1/M, the inverse margin, in these coordinates. It rises
         geometrically during the first 70 % of the steps, so the last must not be below the first.
         None: margins are learned.
@@ -82,7 +82,7 @@ class Stage:
         Upper limit of ρ, between 0 and 1.
     per_position : int, default=1
         Number of concepts that a position should carry: L^s is 0 for that number.
-    meant_for_axes : int or None, default=None
+    meant_for_axes : int, optional
         Number of axes that ``learning_rate`` and ``epochs`` are meant for. With fewer axes A, where
         slow learning would end too early and steps are cheap, both are multiplied by
         ``meant_for_axes / A``, but at most by 3. None: they are never changed.
@@ -194,7 +194,7 @@ class Recipe:
     start : str, default="skewness"
         Initial filters: "skewness", "consensus" or "random" (see `starts`). The "consensus" depends
         on the features alone; the seed then only decides the order of the positions in learning.
-    restarts : int or None, default=None
+    restarts : int, optional
         Number of restarts that are learned side by side to the end; the best is kept. None: as many
         as are cheap, up to 8, and after every stage only the better half goes on.
     gamma : float, default=1.1
@@ -209,7 +209,7 @@ class Recipe:
     network_every : int, default=5
         A head that does not begin with a pooling is evaluated only in every n-th step, with n times
         the gradient.
-    otherwise : Recipe or None, default=None
+    otherwise : Recipe, optional
         The recipe to use instead where positions carry overlapping concepts, as in real networks,
         because sharp detectors have too few positions to learn from there. It is used from the
         start if the spectrum of the features has no floor of noise, and after the first stage if

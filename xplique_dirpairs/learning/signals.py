@@ -51,7 +51,7 @@ def positives_covariance(
         Projections.
     positive : tensor of shape (..., P, I)
         1 where the concept is detected, 0 otherwise.
-    average : callable, optional
+    average : callable, default=identity
         Averages over the replicas that share a batch; the identity by default.
 
     Returns
@@ -81,7 +81,7 @@ def excess_covariance(
         Features.
     excess : tensor of shape (..., P, I)
         z − b, by how much projections exceed the detectors' thresholds; r is `rectified` of it.
-    average : callable, optional
+    average : callable, default=identity
         Averages over the replicas that share a batch; the identity by default.
 
     Returns
@@ -248,7 +248,7 @@ def measure_pairs(
         Signal vectors, or how they are estimated. ``"positives"``: ŝ_i ∝ cov[x, z_i] over the
         positives of concept i, or over all positions if there are too few positives; ``"joint"``:
         `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives).
-    coordinates : Coordinates or None, default=None
+    coordinates : Coordinates, optional
         Coordinates that the detectors were learned in. Estimated signal vectors keep only their
         part along the axes of these coordinates, as in learning: the rest is estimation noise.
         None: they are kept as they are.

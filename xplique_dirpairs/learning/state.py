@@ -36,7 +36,7 @@ class Problem:
         Moments of ``features``.
     number_of_concepts : int
         I.
-    head : Head or None, default=None
+    head : Head, optional
         The part of the network after the layer.
     verbose : int, default=0
         1: each stage shows a progress bar.
@@ -186,9 +186,9 @@ class Detectors:
     filters : ndarray of shape (R, I, D)
     centred_biases : ndarray of shape (R, I)
         Thresholds b of wᵀ(x − E[x]); those of wᵀx are `DirectionPairs.biases`.
-    signals : ndarray of shape (R, I, D) or None, default=None
+    signals : ndarray of shape (R, I, D), optional
         Signal vectors.
-    sharpest : ndarray of shape (R, I) or None, default=None
+    sharpest : ndarray of shape (R, I), optional
         Upper limit of a scheduled sharpness 1/M; None: no limit.
     """
 
@@ -223,11 +223,11 @@ class FitState:
     values : ndarray of shape (R,)
         Objective of each restart plus ten times its violations after the last finished stage; NaN
         for a restart that is not finite. Empty before the first stage.
-    records : dict of str to tuple of dict
+    records : dict of str to tuple of dict, default={}
         Name of a stage → a dict for each epoch: name of a loss → its values (R,).
-    violations : dict of str to dict
+    violations : dict of str to dict, default={}
         Name of a stage → name of a constrained loss → by how much it exceeds its bound, (R,).
-    seconds : dict of str to float
+    seconds : dict of str to float, default={}
         Name of a stage → its wall time.
     notes : tuple of str, default=()
         Decisions that were made during the fit, as text.
@@ -241,7 +241,7 @@ class FitState:
         How many times the recipe was replaced by its ``otherwise``.
     interrupted : bool, default=False
         Whether the last stage was interrupted.
-    running : Running or None, default=None
+    running : Running, optional
         The stage that is being learned; None between two stages.
     """
 

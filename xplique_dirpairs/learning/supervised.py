@@ -115,9 +115,9 @@ def supervised_pairs(
     ----------
     annotated : Annotated
         Images and masks; see `dissect`.
-    compute : callable or None, default=None
+    compute : callable, optional
         Maps images (n, H, W, …) to activations (n, h, w, D). Not needed with ``activations``.
-    activations : array-like of shape (N, h, w, D) or None, default=None
+    activations : array-like of shape (N, h, w, D), optional
         Activations of the same images in the same order.
     coverage : float, default=0.5
         Share of a cell that a concept must cover, in (0, 1]. It is lowered to a half, a quarter or

@@ -98,9 +98,9 @@ def measure_firing(
         See `maximise`.
     images : array-like of shape (N, height, width, channels)
         Images in the network's input range.
-    indices : int or sequence of int, default=None
+    indices : int or sequence of int, optional
         The concept of each image. None: there is one image for each concept, in order.
-    scales : array-like of shape (I,), default=None
+    scales : array-like of shape (I,), optional
         Units of the excess, such as standard deviations of the projections. None: margins.
     batch_size : int, default=64
         Number of images in one pass.

@@ -74,7 +74,7 @@ class MaximisationSettings:
         Standard deviation of the pixels around grey, before the sigmoid.
     fft_decay : float, default=1.2
         Preference for coarse structure: amplitudes fall as frequency to the power −fft_decay.
-    shift : int, default=None
+    shift : int, optional
         Largest random shift of an image before each step, in pixels. Shifts make the image
         independent of the network's grid of positions. None: 1/16 of the side. 0: no shifts, which
         gives more activation and more noise.
@@ -127,7 +127,7 @@ def maximise(
     concepts : ConceptLayer or object
         Direction pairs at a layer of a network, as a `ConceptLayer` or as anything that
         `ConceptLayer.of` accepts as its only argument.
-    indices : int or sequence of int, default=None
+    indices : int or sequence of int, optional
         Concepts to generate images for. None: all.
     along : {"filters", "signals"}, default="filters"
         "filters": show what makes the detector fire. "signals": show what the presence of the
@@ -139,7 +139,7 @@ def maximise(
     values_range : tuple of (float, float), default=(0.0, 1.0)
         Lowest and highest value of the network's input; (−1, 1) for many networks. Every square
         image contains both values; other images are resized and may not.
-    image_shape : tuple of (int, int, int), default=None
+    image_shape : tuple of (int, int, int), optional
         (height, width, channels); required if the network accepts images of several sizes.
     steps : int, default=128
         Number of steps of the ascent.
@@ -147,7 +147,7 @@ def maximise(
         Contrast, smoothness and shifts.
     batch_size : int, default=8
         Number of images that are generated at once.
-    random_state : int, default=None
+    random_state : int, optional
         Seed. The same integer gives the same images for the same arguments. The initial images
         depend only on the seed and the concept, but the ascent amplifies rounding errors, so that
         results differ a little between batch sizes. TensorFlow's global seed is not changed.

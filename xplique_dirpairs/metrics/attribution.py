@@ -126,7 +126,7 @@ def permutation_design(
         Number of concepts, I.
     nb_permutations : int
         Number of orders, n: even, and at least 4, because standard errors need two pairs.
-    random_state : int, Generator or None, default=None
+    random_state : int or Generator, optional
         Seed or generator of the orders.
 
     Returns

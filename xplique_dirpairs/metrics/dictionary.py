@@ -334,9 +334,9 @@ def dictionary_values(
     features : ndarray of shape (P, D)
         Features of these positions, less the constant part of the decoding.
     head_rows : ndarray of shape (K, D), optional
-        Class weights of a linear head. Default: None, no plausibility.
+        Class weights of a linear head. None: no plausibility.
     filters : ndarray of shape (I, D), optional
-        Decoding directions. Default: None, no cross-talk.
+        Decoding directions. None: no cross-talk.
 
     Returns
     -------

@@ -154,8 +154,8 @@ def dissect(
     thresholds : array-like of shape (I,)
         Thresholds b_i: detector i fires where its upsampled map is above b_i.
     activations : ndarray of shape (N, …), optional
-        Activations of the same images in the same order. They are given to ``read`` in place of
-        the images, which saves a pass through the network for every extractor. Default: None.
+        Activations of the same images in the same order. They are given to ``read`` in place of the
+        images, which saves a pass through the network for every extractor.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0

@@ -108,9 +108,9 @@ def fidelity(
     reading : Reading
         The coefficients that the extractor reads in the images, and the rest of the network.
     reconstructions : ndarray of shape (N, *S, D), optional
-        Reconstructions decode(u) without the residual. Default: None, no reconstruction metrics.
+        Reconstructions decode(u) without the residual. None: no reconstruction metrics.
     labels : ndarray of shape (N,) or (N, K), optional
-        True classes, as `reconstruction` takes them. Default: None, no completeness.
+        True classes, as `reconstruction` takes them. None: no completeness.
     random_state : int, Generator or None, default=0
         Seed or generator of the subsets of concepts for μ-fidelity.
 
@@ -167,7 +167,7 @@ def random_orders(
         Number of images, N.
     concepts : int
         Number of concepts, I.
-    random_state : int, Generator or None, default=None
+    random_state : int or Generator, optional
         Seed or generator of the orders.
 
     Returns
@@ -264,7 +264,7 @@ def random_subsets(
         Number of concepts, I.
     count : int
         Number of subsets, M.
-    random_state : int, Generator or None, default=None
+    random_state : int or Generator, optional
         Seed or generator of the subsets.
 
     Returns
@@ -338,7 +338,7 @@ def reconstruction(
         Reconstructions decode(encode(x)) of any extractor.
     labels : ndarray of shape (N,) or (N, K), int, optional
         True classes, for completeness: class indices for a softmax, or 0 or 1 for each output of
-        sigmoids. Chance is 1/K for a softmax and ½ for sigmoids. Default: None, no completeness.
+        sigmoids. Chance is 1/K for a softmax and ½ for sigmoids. None: no completeness.
 
     Returns
     -------

@@ -73,9 +73,9 @@ def firing(excess: ArrayLike, concepts: ArrayLike, scales: ArrayLike | None = No
     concepts : array-like of shape (n,), int
         The concept of each image.
     scales : array-like of shape (I,), optional
-        Unit of each detector's excess, such as the standard deviation of its projections. Default:
-        None, units of 1, which is the margin of a detector of direction pairs (their projections z
-        are in units of the margin M_i).
+        Unit of each detector's excess, such as the standard deviation of its projections. None:
+        units of 1, which is the margin of a detector of direction pairs (their projections z are in
+        units of the margin M_i).
 
     Returns
     -------

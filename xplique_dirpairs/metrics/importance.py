@@ -75,7 +75,7 @@ def sobol_designs(
         Number of concepts, I.
     nb_design : int
         Number n of masks in each of the blocks A and B.
-    random_state : int, Generator or None, default=None
+    random_state : int or Generator, optional
         Seed or generator of the scrambling.
 
     Yields

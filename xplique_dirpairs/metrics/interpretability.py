@@ -271,8 +271,8 @@ class Interpretability:
         ----------
         groups : array-like of shape (N,), optional
             Group of each image of the validation part, in their order. Images of a group, such as
-            crops of one photograph or consecutive frames, are drawn together. Default: None, each
-            image is a group.
+            crops of one photograph or consecutive frames, are drawn together. None: each image is a
+            group.
         resamples : int, default=200
             Number B of bootstrap samples; 0 for none.
         random_state : int, SeedSequence or None, default=0
@@ -330,7 +330,7 @@ class Interpretability:
         confidence : float, default=0.95
             Share of the bootstrap figures that lie within an interval, in (0, 1).
         groups : array-like of shape (N,), optional
-            Group of each image; see `resampled_iou`. Default: None, each image is a group.
+            Group of each image; see `resampled_iou`. None: each image is a group.
         resamples : int, default=200
             Number of bootstrap samples; 0 for none, with intervals of NaN.
         random_state : int, SeedSequence or None, default=0
@@ -413,7 +413,7 @@ def paired_interval(
     groups : array-like of shape (N,), optional
         Group of each image of the validation part. Images of a group, such as crops of one
         photograph or consecutive frames, are drawn together; if they were drawn one by one,
-        intervals would be too narrow. Default: None, each image is a group.
+        intervals would be too narrow. None: each image is a group.
     resamples : int, default=1000
         Number of bootstrap samples.
     random_state : int, SeedSequence or None, default=0

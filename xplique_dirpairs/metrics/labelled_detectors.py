@@ -64,12 +64,12 @@ def interpretability(
     read : callable
         Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
     thresholds : array-like of shape (I,), optional
-        Biases of the detectors. Default: None, the top 1/I or the top 0.5 % of the positions of the
-        training part, whichever is better there (`choose_thresholds`).
+        Biases of the detectors. None: the top 1/I or the top 0.5 % of the positions of the training
+        part, whichever is better there (`choose_thresholds`).
     training_activations : ndarray of shape (N, …), optional
-        Activations of the training images, given to ``read`` in their place. Default: None.
+        Activations of the training images, given to ``read`` in their place.
     validation_activations : ndarray of shape (N, …), optional
-        Activations of the validation images, given to ``read`` in their place. Default: None.
+        Activations of the validation images, given to ``read`` in their place.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
@@ -121,9 +121,9 @@ def score_labels(
         Result of the training part: thresholds, ranges, and labels unless these are given.
     labels : array-like of shape (I,), optional
         Indices among the concepts of all categories, if the labels are known (supervised
-        detectors); −1 for no label. Default: None, the labels of ``dissection``.
+        detectors); −1 for no label. None: the labels of ``dissection``.
     activations : ndarray of shape (N, …), optional
-        Activations of the images, given to ``read`` in their place. Default: None.
+        Activations of the images, given to ``read`` in their place.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
@@ -279,7 +279,7 @@ def quantile_thresholds(
     shares : sequence of float
         Shares of the positions, in (0, 1).
     activations : ndarray of shape (N, …), optional
-        Activations of the images, given to ``read`` in their place. Default: None.
+        Activations of the images, given to ``read`` in their place.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
 
@@ -334,7 +334,7 @@ def choose_thresholds(
     read : callable
         Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
     activations : ndarray of shape (N, …), optional
-        Activations of the images, given to ``read`` in their place. Default: None.
+        Activations of the images, given to ``read`` in their place.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0

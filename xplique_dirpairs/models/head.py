@@ -56,10 +56,10 @@ class Head:
     model : keras.Model or callable
         Activations (N, *spatial, D) to logits or probabilities (N, K). Its graph shows which of the
         two it returns.
-    ends_in : {"softmax", "sigmoid", "linear"}, default=None
+    ends_in : {"softmax", "sigmoid", "linear"}, optional
         The final activation of ``model``. None: it is read from the graph, never from outputs. Give
         it if the graph does not show it; see `split_model`.
-    multilabel : bool, default=None
+    multilabel : bool, optional
         Whether outputs are independent of each other. None: only those of a sigmoid are, and logits
         that `split_model` made from one. Give it for other logits to which sigmoids apply.
 
@@ -67,7 +67,7 @@ class Head:
     ----------
     model : keras.Model or callable
         As given.
-    ends_in : str
+    ends_in : str, optional
         "softmax", "sigmoid" or "linear".
 
     Raises

@@ -37,11 +37,11 @@ class SplitModel:
     head : Head
         The second half as used by this package. It knows whether outputs are independent of each
         other.
-    layer : str or None, default=None
+    layer : str, optional
         Name of the layer. None if the halves were given.
     limits : tuple of (float or None, float or None), default=(None, None)
         Lowest and highest possible value of the layer's features. None: no bound.
-    model : keras.Model or None, default=None
+    model : keras.Model, optional
         The whole classifier. None if the halves were given.
     """
 
@@ -71,7 +71,7 @@ class SplitModel:
         ----------
         first : SplitModel, tuple of two models, or keras.Model
             A split model, both halves, or the first half.
-        second : keras.Model or callable, default=None
+        second : keras.Model or callable, optional
             The second half, if ``first`` is the first half.
 
         Returns
@@ -153,10 +153,10 @@ def split_model(
     layer : str, int or keras.layers.Layer
         The layer's name, its index in ``model.layers``, or the layer itself. The classes must
         depend on the input only through this layer's output.
-    ends_in : {"softmax", "sigmoid", "linear"}, default=None
+    ends_in : {"softmax", "sigmoid", "linear"}, optional
         The final activation of the model. None: it is read from the graph. Give it if it is hidden
         in a ``Lambda`` or a custom layer, or followed by arithmetic (an average of two softmaxes).
-    multilabel : bool, default=None
+    multilabel : bool, optional
         Whether outputs are independent of each other. None: only those of a sigmoid are. Give it if
         the model ends in logits to which sigmoids apply, because its graph does not show this.
 
