@@ -185,7 +185,8 @@ def _chosen_classes(classes: Sequence[int] | None, ids: Array) -> Array:
     chosen = np.unique(np.asarray(classes))
     missing = np.setdiff1d(chosen, with_images).tolist()
     if missing or not len(chosen):
-        raise ValueError(f"classes must be some with images, {with_images.tolist()}, not {missing}")
+        known = with_images.tolist()
+        raise ValueError(f"classes must be some of {known}, which have images, not {missing}")
     return chosen.astype(int)
 
 

@@ -255,7 +255,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         """Return the fitted extractor of a class."""
         if class_id not in self.craft_instances:
             classes = list(self.craft_instances)
-            raise ValueError(f"class_id must be a class of interest, of {classes}, not {class_id}")
+            raise ValueError(f"class_id must be a class of interest ({classes}), not {class_id}")
         if class_id not in self._fitted():
             raise NotFittedError(f"class {class_id} is not fitted: it is predicted for no image")
         return self.craft_instances[class_id]
