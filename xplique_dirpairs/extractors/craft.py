@@ -224,7 +224,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """Return activations (N, *spatial, D): the given ones, checked, or those of the images."""
         if activations is None:
             if inputs is None:
-                raise ValueError("inputs and activations are both missing: give one of them")
+                raise ValueError("inputs and activations are missing: give images, or activations")
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
         activations = check_activations(activations)
         check_channels(self.factorization.concept_bank_w.shape[1], activations.shape[-1])
