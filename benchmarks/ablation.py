@@ -133,7 +133,6 @@ def measured(
         scores = interpretability(
             data.training, data.validation, pairs.project, pairs.biases,
             training_activations=data.x_training, validation_activations=data.x_validation,
-            resamples=0,
         )  # fmt: skip
         figures = {"S¹": scores.s1, "S²": scores.s2}
         for test, found in of_pairs(data, pairs, how).items():

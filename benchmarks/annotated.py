@@ -44,6 +44,8 @@ class AnnotatedLayer:
         Activations.
     about
         Source of data and network, for the settings of kept files.
+    groups : (N,) or None
+        Photograph of each image of the validation part, if several are of one photograph.
     """
 
     name: str
@@ -54,6 +56,7 @@ class AnnotatedLayer:
     x_training: NDArray
     x_validation: NDArray
     about: dict[str, Any]
+    groups: NDArray | None = None
 
 
 def add_scene_options(parser) -> None:
@@ -114,12 +117,16 @@ def clothing_layers(folder: Path, layers: list[str], seed: int = 0) -> Iterator[
     data = load_data(folder)
     images, masks, names = data.clothing()
     paths = sorted((folder / "clothing" / "images").glob("*.jpg"))
-    annotated = AnnotatedImages.from_one_mask(images, masks, names, category="clothing")
-    groups = [path.stem.split("_")[0] for path in paths]
+    groups = np.unique([path.stem.split("_")[0] for path in paths], return_inverse=True)[1]
+    # There are no classes: the photograph takes the place of the label, so that it is split, too.
+    annotated = AnnotatedImages.from_one_mask(
+        images, masks, names, category="clothing", labels=groups
+    )
     parts = annotated.split(0.5, groups=groups, random_state=seed)
     model = data.model()
     for layer in layers:
         g, h = split_model(model, layer)
         activations = [compute_activations(g, data.preprocess(part.images)) for part in parts]
         about = {"layer": layer, "photographs": len(parts[0])}
-        yield AnnotatedLayer(layer, model, Head(h), *parts, *activations, about)
+        groups = parts[1].labels
+        yield AnnotatedLayer(layer, model, Head(h), *parts, *activations, about, groups)

@@ -45,9 +45,10 @@ from sklearn.exceptions import ConvergenceWarning
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.compare import SeededCraft
+from xplique_dirpairs.comparison.average import average
 from xplique_dirpairs.comparison.compare import compare
 from xplique_dirpairs.comparison.extractor_result import CONTROLS
-from xplique_dirpairs.comparison.result import Comparison, average
+from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.datasets.digit_scenes import digit_scenes, small_cnn
 from xplique_dirpairs.factorizers.controls import RandomFactorizer

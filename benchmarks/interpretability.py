@@ -49,6 +49,7 @@ from extractors import (
     fitted,
 )
 from kept import Measured, kept, learned, mean_and_spread, slug
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs.core.tables import Cell, Table
@@ -93,7 +94,7 @@ def measure(
     read, said, dissection = dissected(factorizer, data.training, x)
     scores = score_labels(
         data.validation, read, dissection, labels,
-        activations=data.x_validation, resamples=arguments.resamples,
+        activations=data.x_validation,
     )  # fmt: skip
     print(f"{data.name}, seed {seed}, {name}: fit {seconds:.1f} s, S¹ {scores.s1:.2f}", flush=True)
     if seed == 0:
@@ -120,7 +121,6 @@ def measured(
         "validation": len(data.validation),
         "concepts": concepts,
         "positions": arguments.positions,
-        "resamples": arguments.resamples,
         "recipe": str(get_recipe(RECIPES[name])) if name in RECIPES else "",
     }
     path = arguments.output / data.name / f"{slug(name)}_{concepts}_{seed}.npz"
@@ -135,10 +135,10 @@ def measured(
 def scores_table(found: Found) -> Table:
     """Return a table of extractors × metrics."""
     metrics = [metric for metric in METRICS.values() if metric.kind == "interpretability"]
-    values = {
-        name: {m.key: [s.summaries()[m.key].value for s, _ in results] for m in metrics}
-        for name, results in found.items()
-    }
+    values = {}
+    for name, results in found.items():
+        summaries = [scores.summaries(resamples=0) for scores, _ in results]
+        values[name] = {m.key: [summary[m.key].value for summary in summaries] for m in metrics}
     best = {
         m.key: max((np.mean(v[m.key]) for n, v in values.items() if n != SUPERVISED), default=None)
         for m in metrics
@@ -158,17 +158,28 @@ def scores_table(found: Found) -> Table:
     return Table([*headers, "s"], rows, [note])
 
 
-def differences_table(found: Found) -> Table:
-    """Return S¹ and S² of the pairs minus those of the others, with intervals over images."""
+def differences_table(found: Found, groups: NDArray | None, resamples: int) -> Table:
+    """Return S¹ and S² of the pairs minus those of the others, with intervals over images.
+
+    Images of a group are drawn together.
+    """
     of_iou = (lambda iou, scores: s1(iou), lambda iou, scores: s2(iou, scores.labels))
+    drawn_iou = {
+        name: [scores.resampled_iou(groups, resamples) for scores, _ in results]
+        for name, results in found.items()
+    }
     rows = []
     for name, results in found.items():
         if name in (OURS, SUPERVISED):
             continue
         cells, pairs = [], [(a, b) for (a, _), (b, _) in zip(found[OURS], results, strict=True)]
+        both_drawn = list(zip(drawn_iou[OURS], drawn_iou[name], strict=True))
         for score in of_iou:
             values = np.array([score(a.iou, a) - score(b.iou, b) for a, b in pairs])
-            drawn = [score(a.resampled_iou, a) - score(b.resampled_iou, b) for a, b in pairs]
+            drawn = [
+                score(drawn_a, a) - score(drawn_b, b)
+                for (drawn_a, drawn_b), (a, b) in zip(both_drawn, pairs, strict=True)
+            ]
             low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
             mean, above = float(values.mean()), int((values > 0).sum())
             cells.append(Cell(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", numbers=(mean, low, high)))
@@ -177,7 +188,8 @@ def differences_table(found: Found) -> Table:
     headers = [f"{OURS} minus", "S¹", "seeds above", "S²", "seeds above"]
     note = (
         "Means over seeds; in brackets the 95 % bootstrap interval over the images of the "
-        "validation part, which are drawn alike for both and for all seeds."
+        "validation part, which are drawn alike for both and for all seeds, crops of one "
+        "photograph together."
     )
     return Table(headers, rows, [note])
 
@@ -205,15 +217,15 @@ def save(figure, folder: Path, name: str) -> None:
     plt.close(figure)
 
 
-def report(data: AnnotatedLayer, found: Found, folder: Path) -> None:
+def report(data: AnnotatedLayer, found: Found, folder: Path, resamples: int) -> None:
     seeds = len(next(iter(found.values())))
     print(
         f"\n{data.name}: {len(data.training)} training and {len(data.validation)} validation "
         f"images, {len(flat_concepts(data.training.concepts))} concepts, {seeds} seed(s)\n"
     )
     tables = {"scores": scores_table(found), "categories": categories_table(found)}
-    if OURS in found and len(found) > 1 and len(found[OURS][0][0].resampled_iou):
-        tables["differences"] = differences_table(found)
+    if OURS in found and len(found) > 1 and resamples:
+        tables["differences"] = differences_table(found, data.groups, resamples)
     for name, table in tables.items():
         print(table.formatted("markdown"), "\n", flush=True)
         (folder / f"{name}.csv").write_text(table.formatted("csv"), encoding="utf-8")
@@ -260,7 +272,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             for name, results in found.items():
                 results.append(measured(data, name, concepts, seed, arguments))
-        report(data, found, arguments.output / data.name)
+        report(data, found, arguments.output / data.name, arguments.resamples)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ import numpy as np
 from recovery import ROWS, Problem
 
 from xplique_dirpairs.datasets.synthetic import synthetic_signals
+from xplique_dirpairs.learning.concept_scan import scan_number_of_concepts
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.number_of_concepts import (
-    count_skewed_sources,
-    scan_number_of_concepts,
-)
+from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 
 REFERENCE = "reference experiment"
 PROBLEMS: dict[str, Problem | None] = {

@@ -36,9 +36,10 @@ import numpy as np
 import tensorflow as tf
 
 from xplique_dirpairs.learning.coordinates import Coordinates
-from xplique_dirpairs.learning.objective import Detectors, Objective
+from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import DEFAULT, SOFT, Stage
 from xplique_dirpairs.learning.signals import damped_inverse, excess_covariance, joint_signals
+from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head
 
 CLASSES, DISTRACTORS = 1000, 16

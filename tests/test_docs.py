@@ -3,6 +3,7 @@
 import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -83,7 +84,7 @@ def test_the_code_on_interpretability_and_influence_runs():
     text = "".join((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in pages)
     marked = r"<!-- test: (\S+) -->\n```python\n(.*?)```\n"
     blocks = dict(re.findall(marked, text, flags=re.DOTALL))
-    assert list(blocks) == ["interpretability", "influence", "maximise"]
+    assert list(blocks) == ["interpretability", "groups", "influence", "maximise"]
     assert text.count("```python") == len(blocks)
 
     keras.utils.set_random_seed(0)
@@ -93,8 +94,10 @@ def test_the_code_on_interpretability_and_influence_runs():
     masks = np.random.default_rng(0).integers(0, 3, images.shape[:3])
     names = {"model": model, "layer": layer, "g": g, "pairs": make_pairs(8, 3), "images": images}
     names |= {"masks": masks, "labels": np.arange(12) % 3, "training_images": images[:5]}
+    names |= {"craft": SimpleNamespace(transform=g), "photographs": [0, 0, 1, 1, 2, 2]}
     for block in blocks.values():
         exec(block.replace("random_state=0)  # (I", "steps=1, verbose=0)  # (I"), names)
     assert 0 < names["scores"].s2 <= names["scores"].s1
+    assert names["difference"].value == names["scores"].s1 - names["others"].s1
     assert names["found"].scores.shape == (3, 3)
     assert names["pictures"].shape == (3, *shape)

@@ -1,8 +1,8 @@
 from .comparison.attributions import Attributions as Attributions
 from .comparison.attributions import attribute as attribute
+from .comparison.average import average as average
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
-from .comparison.result import average as average
 from .data.shards import ActivationShards as ActivationShards
 from .explanations.model import explain_model as explain_model
 from .explanations.model_explanation import ModelExplanation as ModelExplanation
@@ -35,11 +35,11 @@ from .interventions.counterfactual_result import Counterfactuals as Counterfactu
 from .interventions.counterfactuals import CounterfactualSearch as CounterfactualSearch
 from .interventions.counterfactuals import counterfactuals as counterfactuals
 from .interventions.distance import TrainingDistance as TrainingDistance
+from .learning.concept_scan import scan_number_of_concepts as scan_number_of_concepts
 from .learning.history import History as History
 from .learning.history import LearningWarning as LearningWarning
 from .learning.learner import learn_pairs as learn_pairs
 from .learning.number_of_concepts import count_skewed_sources as count_skewed_sources
-from .learning.number_of_concepts import scan_number_of_concepts as scan_number_of_concepts
 from .learning.recipe import Recipe as Recipe
 from .learning.recipe import Stage as Stage
 from .learning.signals import estimate_signals as estimate_signals

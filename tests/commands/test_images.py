@@ -243,7 +243,7 @@ def test_class_names_are_read_from_text_and_json(tmp_path, text):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"cat\ndog", "holds 2 names, but the model has 3 outputs"),
+        (b"cat\ndog", "a name for each of 3 outputs in order, not 2"),
         (b"[1, 2, 3]", "must be a list of names"),
         (b'["cat", ', "is not valid JSON"),
         (b'{"1": "cat", "2": "dog", "3": "cow"}', "starting at 0"),
@@ -298,5 +298,5 @@ def test_class_folders_are_matched_to_classes(imagenet):
 
 
 def test_two_folders_of_one_class_are_refused(imagenet):
-    with pytest.raises(ValueError, match="'tench' and 'n01' belong to the same class, tench"):
+    with pytest.raises(ValueError, match="'tench' and 'n01' are the same class, tench"):
         imagenet.of_folders(["tench", "n01"])

@@ -99,7 +99,7 @@ def test_a_function_of_the_user_preprocesses_pixels(model, pixels, module):
     ("source", "error", "complaint"),
     [
         ("f = 3", UsageError, "has no function 'f'"),
-        ("import there_is_none", UsageError, "cannot be imported .ModuleNotFoundError"),
+        ("import there_is_none", UsageError, "cannot be imported: ModuleNotFoundError"),
         ("def f(x):\n    raise KeyError('no')", ValueError, "failed on pixels of shape .*KeyError"),
         ("def f(x):\n    return x[:1]", ValueError, "one for each of 2; it returned"),
         ("def f(x):\n    return x * float('nan')", ValueError, "must return finite images"),

@@ -106,5 +106,5 @@ def test_comparisons_of_different_images_or_numbers_of_concepts_are_not_averaged
     with pytest.raises(ValueError, match="same images and classes"):
         average([seeds[0], other])
     larger = run({"PCA": PCAFactorizer(3)}, controls=False)
-    with pytest.raises(ValueError, match="'PCA' has 2 and 3 concepts"):
+    with pytest.raises(ValueError, match="fits of 'PCA' must have the same number of concepts"):
         average([seeds[0], larger])

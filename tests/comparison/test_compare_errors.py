@@ -129,7 +129,9 @@ def test_one_error_names_all_extractors_that_belong_to_another_layer(run, halves
         "pairs elsewhere": make_pairs(5, 2),
         "craft elsewhere": CraftTf(*halves("vectors"), 2),
     }
-    message = r"layer .*\(8 x 8 x 8\), but 'pairs elsewhere' \(5 channels\), 'craft elsewhere' \(10"
+    message = (
+        r"layer .*\(8 x 8 x 8\), unlike 'pairs elsewhere' \(5 channels\), 'craft elsewhere' \(10"
+    )
     with pytest.raises(ValueError, match=message):
         run(extractors)
 
@@ -142,7 +144,7 @@ def test_a_copy_of_the_network_is_accepted_but_not_another_network(run):
     other = split_model(maker(shape), layer)
     comparison = run({"same": DirectionPairsTf(*same, 2, verbose=0)}, controls=False)
     assert list(comparison.results) == ["same"]
-    with pytest.raises(ValueError, match=r"'other' .* belongs to another one"):
+    with pytest.raises(ValueError, match=r"network and layer of the split .*, unlike 'other'"):
         run({"other": DirectionPairsTf(*other, 2, verbose=0)})
 
 
@@ -181,8 +183,8 @@ def test_invalid_labels_are_refused(run, labels, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"fit_images": None}, "extractors are not fitted: 'a'"),
-        ({"split": None}, "none of the extractors knows the network"),
+        ({"fit_images": None}, "extractors are not fitted: .'a'"),
+        ({"split": None}, "no extractor knows the network"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"nb_design": 1}, "nb_design must be"),
         ({"importance_images": 0.5}, "importance_images must be"),

@@ -158,7 +158,7 @@ def test_comparisons_with_different_settings_are_neither_joined_nor_averaged(
     with pytest.raises(ValueError, match=r"random_state \(0 and 1\)"):
         one.joined(seed)
     assert average([loaded, seed]).settings.random_state == [0, 1]
-    with pytest.raises(ValueError, match="settings of one of the comparisons are not known"):
+    with pytest.raises(ValueError, match="settings of one comparison are not known"):
         one.joined(replace(seed, settings=None))
 
 

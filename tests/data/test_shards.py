@@ -210,7 +210,7 @@ def test_nan_in_a_file_is_reported_with_the_name_of_the_file(tmp_path, activatio
         ({"megabytes": 0}, ValueError, "megabytes must be more than 0, not 0"),
         ({"megabytes": -1.0}, ValueError, "megabytes"),
         ({"megabytes": np.nan}, ValueError, "megabytes"),
-        ({"folder": 3}, TypeError, "folder must be a path, not 3"),
+        ({"folder": 3}, TypeError, "folder must be a path, not int"),
         ({"batches": None}, TypeError, "batches must be an iterable of arrays .* not None"),
         ({"batches": "activations.npy"}, TypeError, "batches must be an iterable of arrays"),
         ({"batches": np.array(3.0)}, ValueError, "batch 0: activations must be"),

@@ -197,8 +197,8 @@ def test_signal_vectors_can_be_correlated(cosine):
         ({"map_shape": (0, 2)}, "map_shape must be an integer of at least 1, not 0"),
         ({"concepts_per_pixel": 0}, "concepts_per_pixel must be an integer of at least 1, not 0"),
         ({"concepts_per_pixel": 21}, "concepts_per_pixel must be at most 20, not 21"),
-        ({"directions": (DIRECTIONS[0], DIRECTIONS[1][:, :5])}, r"not \(20, 32\) and \(4, 5\)"),
-        ({"directions": (DIRECTIONS[0][0], DIRECTIONS[1])}, r"signals must have shape \(I, D\)"),
+        ({"directions": (DIRECTIONS[0], DIRECTIONS[1][:, :5])}, r"not \(20, 32\), \(4, 5\)"),
+        ({"directions": (DIRECTIONS[0][0], DIRECTIONS[1])}, r"signals must be \(I, D\)"),
     ],
 )
 def test_invalid_arguments_are_refused(options, message):

@@ -105,7 +105,7 @@ def test_the_seed_determines_the_data():
 def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"signals must have shape \(3, D\), not \(2, 16\)"):
         synthetic_signals(signals=TABLE6_SIGNALS[:2])
-    with pytest.raises(ValueError, match=r"distractors \(F, D\), not \(3, 16\) and"):
+    with pytest.raises(ValueError, match=r"distractors \(F, D\), not \(3, 16\)"):
         synthetic_signals(distractors=np.ones((2, 5)))
     with pytest.raises(ValueError, match="images_per_class must be an integer of at least 1"):
         synthetic_signals(0)

@@ -297,7 +297,7 @@ def test_an_explanation_is_read_only_and_can_be_converted_to_plain_data(network)
         ({"image": np.full((32, 32, 3), np.nan)}, ValueError, "NaN"),
         ({"class_id": 3}, ValueError, "class_id 3 is out of range for 3 classes"),
         ({"class_id": 1.5}, TypeError, "integer"),
-        ({"against": 1}, ValueError, "not the same"),
+        ({"against": 1}, ValueError, "another class than"),
         ({"against": -1}, ValueError, "out of range"),
         ({"tolerance": 0}, ValueError, "tolerance"),
         ({"max_steps": 1}, ValueError, "max_steps"),

@@ -183,7 +183,7 @@ def test_importances_are_printed_on_request(ready, shows, capsys):
 
 def test_importances_of_another_length_are_refused(ready):
     pairs, _ = ready()
-    with pytest.raises(ValueError, match=r"shape \(5,\)"):
+    with pytest.raises(ValueError, match="5 finite numbers"):
         pairs.plot_concepts_importances(np.ones(4))
     with pytest.raises(ValueError, match="at least 1"):
         pairs.plot_concepts_crops(nb_most_important_concepts=0)

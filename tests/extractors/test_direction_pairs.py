@@ -254,16 +254,16 @@ def test_a_class_that_is_never_predicted_is_left_out_with_a_warning(manager):
         several.fit()
     several.estimate_importance(nb_design=4)
     assert several.plot_concepts_crops(0, nb_crops=3).axes
-    with pytest.raises(NotFittedError, match="class 2 was not fitted: the network predicts"):
+    with pytest.raises(NotFittedError, match="class 2 is not fitted"):
         several.plot_concepts_crops(2)
 
 
 def test_classes_that_are_not_fitted_are_refused(manager):
-    with pytest.raises(ValueError, match=r"none of the classes \[2\] for any of the 8 images"):
+    with pytest.raises(ValueError, match=r"none of the classes \[2\] for any image"):
         manager(classes=[2])
     with pytest.raises(ValueError, match="out of range"):
         manager(classes=[7])
-    with pytest.raises(ValueError, match="must be one of the classes of interest"):
+    with pytest.raises(ValueError, match="class_id must be one of"):
         manager(classes=[0]).plot_concepts_crops(1)
     with pytest.raises(NotFittedError, match="call fit"):
         _ = manager(fit=False).pairs
@@ -273,7 +273,7 @@ def test_classes_that_are_not_fitted_are_refused(manager):
     "classes, error, message",
     [
         ([1.7], TypeError, "class_id must be an integer, not 1.7"),
-        (1, TypeError, "list_of_class_of_interest must be a list of integers, not 1"),
+        (1, TypeError, "list_of_class_of_interest must be integers, not 1"),
         ([0, -1], ValueError, "class_id -1 is out of range for 3 classes"),
     ],
 )

@@ -51,7 +51,7 @@ def test_given_pairs_are_used_without_learning(tmp_path, halves, images):
     assert second.pairs is loaded and second.history_ is None
     assert second.number_of_concepts == 4
     other = DirectionPairsTf(*halves("vectors"), patch_size=16, pairs=loaded)
-    with pytest.raises(ValueError, match="must end in the 8 channels"):
+    with pytest.raises(ValueError, match="8 channels"):
         other.fit(images("vectors", 12))
 
 

@@ -145,7 +145,7 @@ def test_invalid_activations_and_settings_are_refused(activations, options, mess
 
 
 def test_a_map_shape_is_a_tuple():
-    with pytest.raises(TypeError, match=r"map_shape must be a tuple such as .*not 16"):
+    with pytest.raises(TypeError, match=r"map_shape must be a tuple such as .*not int"):
         DirectionPairsFactorizer(3, latent_to_logit_model=conv_gap, map_shape=16).fit(
             np.zeros((32, 8))
         )

@@ -413,7 +413,7 @@ def test_k_cannot_be_chosen_where_no_concept_is_detected(networks, pictures):
     model = networks["convolutions"]
     pairs = pairs_of(features(model, pictures))
     never = replace(pairs, biases=pairs.biases + 1e6)
-    with pytest.raises(ValueError, match="not detected in any validation image"):
+    with pytest.raises(ValueError, match="detected in no validation image"):
         choose_k(concepts_of(model, never), 0, pictures, [0] * 6)
     with pytest.raises(ValueError, match="candidates are empty"):
         choose_k(concepts_of(model, pairs), 0, pictures, [0] * 6, candidates=[])

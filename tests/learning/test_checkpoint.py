@@ -18,9 +18,9 @@ from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.objective import Detectors, Objective
+from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import Stage, get_recipe
-from xplique_dirpairs.learning.state import FitState, Pace, Running
+from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Running
 from xplique_dirpairs.models.head import Head
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -402,9 +402,11 @@ def test_a_full_disk_does_not_end_a_fit(tmp_path, monkeypatch):
         keep(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(LearningWarning, match="No space left .* learning continues") as warned:
+    with pytest.warns(
+        LearningWarning, match="No space left .* the next epoch tries again"
+    ) as warned:
         pairs, history = learn("default", tmp_path)
-    assert sum("learning continues" in str(one.message) for one in warned) == 1
+    assert sum("the next epoch tries again" in str(one.message) for one in warned) == 1
     assert any("could not be saved in" in note for note in history.notes)
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
     np.testing.assert_array_equal(learn("default", tmp_path)[0].filters, pairs.filters)
@@ -418,5 +420,5 @@ def test_a_deleted_folder_does_not_end_a_fit(tmp_path, monkeypatch):
         proceed(self)
 
     monkeypatch.setattr(Objective, "update_multipliers", update_multipliers)
-    with pytest.warns(LearningWarning, match="No such file .* learning continues"):
+    with pytest.warns(LearningWarning, match="No such file .* the next epoch tries again"):
         assert learn("default", folder)[0].number_of_concepts == 3

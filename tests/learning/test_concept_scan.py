@@ -7,14 +7,15 @@ from conftest import fake_learn_pairs
 
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head
-from xplique_dirpairs.learning import number_of_concepts
-from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.number_of_concepts import (
+from xplique_dirpairs.learning import concept_scan
+from xplique_dirpairs.learning.concept_scan import (
     ConceptScan,
     ScannedNumber,
     scan_number_of_concepts,
 )
+from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.metrics.dictionary import stability_of
 from xplique_dirpairs.models.head import Head
 
 
@@ -42,7 +43,7 @@ def learned(monkeypatch):
         return pairs, dataclasses.replace(history, **learn.history)
 
     learn.before, learn.history, learn.calls, learn.seen = lambda *_: None, {}, calls, []
-    monkeypatch.setattr(number_of_concepts, "learn_pairs", learn)
+    monkeypatch.setattr(concept_scan, "learn_pairs", learn)
     return learn
 
 
@@ -111,9 +112,9 @@ def test_compared_fits_share_no_image(features, learned):
 def test_stability_ignores_order_sign_and_length_of_directions(rng):
     a = rng.normal(size=(5, 8))
     again = -3.0 * a[rng.permutation(5)]
-    assert number_of_concepts.stability_of([a, again, a]) == pytest.approx(1.0)
-    assert number_of_concepts.stability_of([np.eye(8)[:4], np.eye(8)[4:]]) == 0.0
-    assert np.isnan(number_of_concepts.stability_of([a]))
+    assert stability_of([a, again, a]) == pytest.approx(1.0)
+    assert stability_of([np.eye(8)[:4], np.eye(8)[4:]]) == 0.0
+    assert np.isnan(stability_of([a]))
 
 
 def test_losses_are_taken_from_the_last_stage_and_sparsity_is_relative(features, learned):
@@ -212,7 +213,7 @@ def test_a_scan_of_shards_uses_the_same_images_as_a_scan_in_memory(tmp_path, fea
         seen.append(activations if held else np.concatenate(list(activations)))
         return fake_learn_pairs(seen[-1], number, **settings)
 
-    monkeypatch.setattr(number_of_concepts, "learn_pairs", learn)
+    monkeypatch.setattr(concept_scan, "learn_pairs", learn)
     shards = ActivationShards.write(tmp_path, features, megabytes=1e-4)
     scans = [scan_number_of_concepts(x, [2, 3], verbose=0) for x in (features, shards)]
     np.testing.assert_array_equal(seen[:4], seen[4:])

@@ -104,7 +104,7 @@ def test_more_concepts_than_dimensions_are_reported_without_other_problems(monke
     recipe = replace(get_recipe("default"), otherwise=recipe)
     _, history = learn(signals(200).features, 10, recipe=recipe)
     text = "; ".join(history.problems() + history.notes)
-    assert "vary in 6 dimensions: at most 6 directions can be told apart, not 10" in text
+    assert "vary in 6 dimensions, too few for 10 concepts" in text
     assert "ill-conditioned" not in text and "floor of noise" not in text
 
 

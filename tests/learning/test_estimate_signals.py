@@ -77,7 +77,7 @@ def test_wrong_arguments_are_refused(problem):
     activations, pairs, _ = problem
     with pytest.raises(ValueError, match="must be one of"):
         estimate_signals(pairs, activations, "best")
-    with pytest.raises(ValueError, match="32 channels, but the activations have 31"):
+    with pytest.raises(ValueError, match="the pairs' 32 channels, not 31"):
         estimate_signals(pairs, activations[..., :31])
     with pytest.raises(TypeError, match="must be DirectionPairs, not ndarray"):
         estimate_signals(activations, pairs)

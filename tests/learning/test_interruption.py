@@ -15,7 +15,7 @@ from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.learner import begin_fit
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.stage import run_stage
+from xplique_dirpairs.learning.stage import stage_run
 from xplique_dirpairs.learning.state import FitState, Problem
 from xplique_dirpairs.models.head import Head
 
@@ -138,6 +138,14 @@ def test_one_ctrl_c_while_pairs_are_completed_loses_nothing(data, learned_quickl
     interrupt_once(monkeypatch, learner, "measure_pairs")
     with pytest.raises(KeyboardInterrupt):
         learn(data.features)
+
+
+def run_stage(problem, state):
+    """Return the state after the next stage."""
+    with stage_run(problem, state) as run:
+        for _ in run.epochs():
+            pass
+        return run.result()
 
 
 def test_running_a_stage_does_not_change_the_given_state(data):

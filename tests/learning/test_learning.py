@@ -24,9 +24,9 @@ from xplique_dirpairs.learning.history import (
     share_of_returns,
 )
 from xplique_dirpairs.learning.learner import begin_fit, learn_pairs
-from xplique_dirpairs.learning.objective import Detectors, Objective
+from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage, get_recipe
-from xplique_dirpairs.learning.state import FitState, Problem
+from xplique_dirpairs.learning.state import Detectors, FitState, Problem
 from xplique_dirpairs.metrics.recovery import detector_iou, recovery
 from xplique_dirpairs.models.head import Head
 

@@ -10,8 +10,9 @@ from keras import layers
 
 from xplique_dirpairs.learning.coordinates import Moments, centred, standardised, whitened
 from xplique_dirpairs.learning.features import RandomBatches
-from xplique_dirpairs.learning.objective import Detectors, Objective
+from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.recipe import Stage
+from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head
 
 N, H, W, D, I, R, K = 12, 2, 3, 6, 3, 2, 4

@@ -305,7 +305,7 @@ def test_a_constant_channel_has_no_weight(data):
         ({"random_state": "a"}, "random_state must be"),
         ({"compute": None}, "give compute"),
         ({"shift": (1, 2, 3)}, "shift must be"),
-        ({"activations": np.zeros((5, 4, 5, 12))}, "those of the 60 annotated images, not of 5"),
+        ({"activations": np.zeros((5, 4, 5, 12))}, "those of 60 images, not of 5"),
     ],
 )
 def test_invalid_arguments_are_refused(data, wrong, words):

@@ -209,7 +209,7 @@ def test_the_table_lists_every_detector_best_first(data, thresholds):
 
 @pytest.mark.parametrize("limits", [0.5, np.zeros((2, 5)), [], [np.nan] * 5])
 def test_thresholds_that_are_not_one_number_per_detector_are_refused(data, limits):
-    with pytest.raises(ValueError, match="one number for each detector"):
+    with pytest.raises(ValueError, match="thresholds must be numbers"):
         dissect(data, identity, limits)
 
 
@@ -220,9 +220,9 @@ def test_invalid_arguments_are_refused(data, thresholds):
         dissect(data, lambda x: x.reshape(len(x), -1, 5), thresholds)
     with pytest.raises(ValueError, match="NaN"):
         dissect(data, lambda x: x * np.nan, thresholds)
-    with pytest.raises(ValueError, match="those of the 6 annotated images, not of 5"):
+    with pytest.raises(ValueError, match="those of 6 images, not of 5"):
         dissect(data, identity, thresholds, activations=data.maps[:5])
-    with pytest.raises(ValueError, match="those of the 6 annotated images, not of 7"):
+    with pytest.raises(ValueError, match="those of 6 images, not of 7"):
         dissect(data, identity, thresholds, activations=np.zeros((7, 3, 4, 5)))
     with pytest.raises(ValueError, match="no annotated images"):
         dissect(data.subset(slice(0)), identity, thresholds)

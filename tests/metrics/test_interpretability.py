@@ -12,7 +12,6 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from xplique_dirpairs.metrics.dissection import NO_LABEL, dissect
 from xplique_dirpairs.metrics.interpretability import (
     average_precision,
-    paired_interval,
     s1,
     s2,
 )
@@ -141,15 +140,15 @@ def test_linear_or_is_the_iou_of_the_union_of_detectors_of_a_label(
     assert scores.summaries()["linear_or"].value == pytest.approx(sum(scores.linear_or.values()))
 
 
-def test_the_bootstrap_counts_each_image_the_number_of_times_it_is_drawn(
-    training, validation, thresholds
-):
+def test_counts_of_images_are_those_of_each_image_alone(scores, training, validation, thresholds):
     dissection = dissect(training, identity, thresholds)
-    scores = score_labels(validation, identity, dissection, resamples=3, random_state=7)
-    weights = np.array([np.random.default_rng(7).poisson(1.0, (5, 3))])[0].T
-    for drawn, times in zip(scores.resampled_iou, weights, strict=True):
-        again = validation.subset(np.repeat(np.arange(5), times))
-        np.testing.assert_array_equal(drawn, score_labels(again, identity, dissection).iou)
+    for n, (counts, judged) in enumerate(zip(scores.image_counts, scores.judged, strict=True)):
+        alone = score_labels(validation.subset([n]), identity, dissection)
+        sums = alone.intersection, alone.detector_area, alone.concept_area
+        np.testing.assert_array_equal(counts, sums)
+        np.testing.assert_array_equal(judged, alone.images == 1)
+    assert scores.judged.any() and not scores.judged.all()
+    assert scores.intersection.dtype == scores.images.dtype == np.int64
 
 
 # ------------------------------------------------------------------ the ends of the range
@@ -211,7 +210,7 @@ def test_scores_that_the_validation_part_does_not_determine_are_nan(
     summaries = scores.summaries()
     assert summaries["s1"].undefined == 1
     assert summaries["label_recall"].value == pytest.approx(scores.recall[2:].mean())
-    assert np.isnan(scores.resampled_iou[:, 0]).all()
+    assert np.isnan(scores.resampled_iou()[:, 0]).all()
 
 
 def test_interpretable_detectors_are_counted_by_the_category_of_their_label(scores):
@@ -231,23 +230,6 @@ def test_order_and_batches_of_images_do_not_matter(training, validation, thresho
     for name in PER_DETECTOR:
         np.testing.assert_array_equal(getattr(other, name), getattr(scores, name), err_msg=name)
     assert other.linear_or == scores.linear_or
-
-
-def test_batches_do_not_change_what_the_bootstrap_draws(training, validation, thresholds, scores):
-    other = interpretability(training, validation, identity, thresholds, batch_size=2)
-    np.testing.assert_array_equal(other.resampled_iou, scores.resampled_iou)
-
-
-def test_the_bootstrap_draws_the_same_images_for_any_labels(training, validation, thresholds):
-    # Images that do not count for the labels of some detectors are drawn nevertheless.
-    dissection = dissect(training, identity, thresholds)
-    parts, houses = (
-        score_labels(validation, identity, dissection, np.array([label, NO_LABEL, 0, 0, 0]))
-        for label in (5, 0)
-    )
-    alone = score_labels(validation, identity, dissection, np.array([5, *[NO_LABEL] * 4]))
-    np.testing.assert_array_equal(parts.resampled_iou[:, 2:], houses.resampled_iou[:, 2:])
-    np.testing.assert_array_equal(alone.resampled_iou[:, 0], parts.resampled_iou[:, 0])
 
 
 @pytest.mark.parametrize("limits", [None, [0.3] * 5], ids=["quantile", "given"])
@@ -299,13 +281,6 @@ def test_every_metric_of_its_kind_has_a_summary(scores):
     assert list(scores.summaries()) == keys
 
 
-def test_an_interval_contains_its_figure_and_grows_with_the_confidence(scores):
-    narrow, wide = scores.summaries(0.5)["s1"], scores.summaries(0.95)["s1"]
-    assert wide.low < narrow.low < wide.value < narrow.high < wide.high
-    with pytest.raises(ValueError, match="confidence must"):
-        scores.summaries(1.0)
-
-
 def test_the_table_has_a_row_for_each_detector_best_first(scores):
     table = scores.table()
     values = [row[5].numbers[0] for row in table.rows]
@@ -317,17 +292,6 @@ def test_the_table_has_a_row_for_each_detector_best_first(scores):
 def test_a_detector_without_a_label_has_a_dash_in_the_table(training, validation):
     table = interpretability(training, validation, identity, np.full(5, 1e6)).table()
     assert all(row[1].text == "–" for row in table.rows)
-
-
-def test_the_difference_of_a_result_to_itself_is_zero(training, validation, thresholds, scores):
-    same = paired_interval(scores, scores)
-    assert same["s1"][:3] == same["s2"][:3] == (0.0, 0.0, 0.0)
-    other = interpretability(training, validation, identity, thresholds + 2)
-    difference = paired_interval(scores, other)["s1"]
-    assert difference.low <= difference.value <= difference.high
-    assert difference.value == pytest.approx(scores.s1 - other.s1)
-    with pytest.raises(ValueError, match="same number of bootstrap samples"):
-        paired_interval(scores, interpretability(training, validation, identity, resamples=3))
 
 
 def test_invalid_arguments_are_refused(training, validation, thresholds):
@@ -342,29 +306,16 @@ def test_invalid_arguments_are_refused(training, validation, thresholds):
             score_labels(validation, identity, dissection, labels)
     with pytest.raises(ValueError, match="must have the same concepts"):
         score_labels(dataclasses.replace(validation, concepts={"a": ("b",)}), identity, dissection)
-    for settings, message in (
-        ({"resamples": -1}, "resamples must be"),
-        ({"resamples": 2.5}, "resamples must be"),
-        ({"random_state": "a"}, "random_state must be"),
-        ({"random_state": -1}, "random_state must be"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            score_labels(validation, identity, dissection, **settings)
     with pytest.raises(ValueError, match="maps of 5 detectors, one per threshold, not of 4"):
         score_labels(validation, lambda x: x[..., :4], dissection)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"resamples": 2.5}, {"random_state": "a"}, {"shift": (1, 2, 3)}]
-)
-def test_invalid_settings_are_refused_before_the_training_part_is_read(
-    training, validation, settings
-):
+def test_invalid_settings_are_refused_before_the_training_part_is_read(training, validation):
     def read(maps):
         raise AssertionError("read")
 
     with pytest.raises(ValueError, match="must be"):
-        interpretability(training, validation, read, np.zeros(5), **settings)
+        interpretability(training, validation, read, np.zeros(5), shift=(1, 2, 3))
     other = dataclasses.replace(validation, concepts={"a": ("b",)})
     with pytest.raises(ValueError, match="must have the same concepts"):
         interpretability(training, other, read, np.zeros(5))
@@ -395,18 +346,25 @@ class Stream:
             yield rng.normal(size=(count, *self.shape)).astype(np.float32), masks
 
 
-def test_memory_does_not_grow_with_the_number_of_images():
-    def peak(images):
-        stream = Stream(images, cells=4, side=32, detectors=8)
+def test_a_result_holds_13_bytes_for_each_image_and_detector(scores):
+    assert scores.image_counts.nbytes + scores.judged.nbytes == 13 * 5 * 5
+
+
+def test_images_are_not_kept_in_memory():
+    few, many = (Stream(images, cells=4, side=64, detectors=8) for images in (8, 108))
+    dissection = dissect(few, identity, np.zeros(8))
+
+    def peak(stream):
         tracemalloc.start()
         try:
-            interpretability(stream, stream, identity, batch_size=4, resamples=20)
+            score_labels(stream, identity, dissection, batch_size=4)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
-    peak(4)  # The first run allocates memory that is not freed.
-    assert peak(64) < 1.2 * peak(8)
+    peak(few)  # The first run allocates memory that is not freed.
+    masks_of_an_image = 2 * 64**2
+    assert peak(many) - peak(few) < 100 * masks_of_an_image / 8
 
 
 @pytest.mark.slow

@@ -226,7 +226,7 @@ def test_counterparts_undo_a_permutation_at_any_scale_of_the_maps(rng):
 
 
 def test_counterparts_among_fewer_concepts_are_refused(rng):
-    with pytest.raises(ValueError, match="at least the 4 concepts of maps, not 3"):
+    with pytest.raises(ValueError, match="at least 4 concepts, not 3"):
         counterparts(rng.random((2, 4, 4, 4)), rng.random((2, 4, 4, 3)))
 
 

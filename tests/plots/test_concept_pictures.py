@@ -209,7 +209,7 @@ def test_every_concept_needs_pictures_and_crops(rng):
         (pictures_of_two, [np.zeros((0, 4, 4, 3))] * 3, [0, 1, 2]),
         ({}, [], []),
     ):
-        with pytest.raises(ValueError, match="expected one picture and one set of crops"):
+        with pytest.raises(ValueError, match="expected a picture and a set of crops"):
             plot_maximised(pictures, crops, concepts)
 
 

@@ -223,13 +223,14 @@ def test_shared_concepts_list_their_classes_and_the_number_of_classes_left_out(r
 def prediction_rows(rng, count, crops=True, shape=(5, 4)):
     rows = [
         PredictionRow(
-            str(k), concept_colors(60)[k], rng.normal(), random_crops(rng, 3) if crops else None,
+            str(k), concept_colors(60)[k], random_crops(rng, 3) if crops else None, rng.normal(),
             np.maximum(rng.normal(size=shape), 0.0) * (k != 1), rng.normal(size=shape),
         )
         for k in range(count)
     ]  # fmt: skip
     grey = (0.3, 0.3, 0.3)
-    return [*rows, PredictionRow("20 others", grey, -0.4), PredictionRow("residual", grey, 2.5)]
+    rows.append(PredictionRow("20 others", grey, None, -0.4))
+    return [*rows, PredictionRow("residual", grey, None, 2.5)]
 
 
 def waterfall_bars(figure):
@@ -274,13 +275,13 @@ def test_plot_waterfall_draws_bars_from_the_residual_to_the_score(rng):
 def test_maps_of_two_predictions_have_the_same_colour_scale(count, crops, rng):
     rows = [
         ComparisonRow(
-            str(k), concept_colors(60)[k], (rng.normal(), rng.normal()),
-            random_crops(rng, 3) if crops else None,
+            str(k), concept_colors(60)[k], random_crops(rng, 3) if crops else None,
+            (rng.normal(), rng.normal()),
             (rng.normal(size=(3, 4)), 10 * rng.normal(size=(3, 4))),
         )
         for k in range(count)
     ]  # fmt: skip
-    rows.append(ComparisonRow("residual", (0.3, 0.3, 0.3), (1.0, 3.0)))
+    rows.append(ComparisonRow("residual", (0.3, 0.3, 0.3), None, (1.0, 3.0)))
     pictures = rng.random((30, 50, 3)), rng.random((30, 30, 3))
     figure = plot_two_predictions(
         pictures, f"logit of {LONG}", (1.0, 2.0), ((LONG, 0.9), ("b", 0.2)), rows
@@ -294,11 +295,11 @@ def test_maps_of_two_predictions_have_the_same_colour_scale(count, crops, rng):
 @pytest.mark.parametrize("values", [np.zeros((3, 3)), np.full((1, 1), 2.0), -np.ones((2, 2))])
 def test_constant_and_zero_maps_are_drawn(values, rng):
     row = PredictionRow(
-        "1", (1.0, 0.0, 0.0), float(values.sum()), None, np.maximum(values, 0), values
+        "1", (1.0, 0.0, 0.0), None, float(values.sum()), np.maximum(values, 0), values
     )
     figure = plot_prediction(
         rng.random((8, 8, 3)), [("a", 1.0)], "logit of a", float(values.sum()),
-        [row, PredictionRow("residual", (0.3,) * 3, 0.0)],
+        [row, PredictionRow("residual", (0.3,) * 3, None, 0.0)],
     )  # fmt: skip
     check_texts(figure)
     maps = [ax.images[1] for ax in figure.axes if len(ax.images) == 2]

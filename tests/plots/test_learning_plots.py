@@ -4,7 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from xplique_dirpairs.learning.number_of_concepts import ConceptScan, ScannedNumber, SkewnessCount
+from xplique_dirpairs.learning.concept_scan import ConceptScan, ScannedNumber
+from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
 from xplique_dirpairs.learning.recipe import LOSSES
 from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
 

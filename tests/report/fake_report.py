@@ -3,7 +3,8 @@
 import numpy as np
 
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation
+from xplique_dirpairs.explanations.contributions import Confusion
+from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.report.content import (
     Change,
     ConceptPages,

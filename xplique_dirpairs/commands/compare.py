@@ -94,13 +94,9 @@ def divide(
     """
     to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
     learned, measured = len(to_fit.images), len(to_measure.images)
+    text = f"learned from {learned} images, measured on {measured} others"
     if to_fit is to_measure:
-        text = (
-            f"the concepts are learned from all {learned} images and measured on the same ones: "
-            "there are too few to divide, or --held-out is 0"
-        )
-    else:
-        text = f"learned from {learned} images, measured on {measured} others"
+        text = f"learned from all {learned} images and measured on the same ones, not divided"
     console.note(text)
     return to_fit, to_measure
 
@@ -178,9 +174,7 @@ def compare_extractors(
     else:
         count = given.number_of_concepts
         if len(names) > 1:
-            console.note(
-                "the pairs of --pairs may have been learned from some of the measured images"
-            )
+            console.note("--pairs may have been learned from some of the measured images")
     split, seed = to_fit.split, arguments.seed
     patch_size = default_patch(to_fit.images.shape[1:])
 

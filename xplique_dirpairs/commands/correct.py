@@ -55,10 +55,7 @@ def _report(
 ) -> CorrectionReport:
     """Report the changes on the images: a group for each large class, one for all others."""
     if subject.labels is None:
-        console.note(
-            "the classes of the images are not known: the predictions of the original model are "
-            "taken as correct"
-        )
+        console.note("the classes of the images are not known: predictions count as correct")
     class_ids, names = subject.class_ids, subject.class_names.shown
     largest = subject.largest_classes(_ROWS)
     members = {names[k]: class_ids == k for k in largest}

@@ -78,10 +78,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         classes = explain_classes(subject, pairs, arguments.seed)
         others = len(np.unique(subject.class_ids)) - len(classes)
         if others:
-            console.note(
-                f"importances are computed for the {len(classes)} classes with the most images; "
-                f"{others} others are left out: choose classes with --classes"
-            )
+            console.note(f"{others} classes with fewer images are left out: see --classes")
         console.step("draw the pictures")
         written = ["pairs.npz", *_write(arguments, subject, history, classes)]
     results = {
@@ -224,7 +221,14 @@ def _figures(
     subject: Subject, history: History, classes: list[ClassConcepts]
 ) -> dict[str, tuple[str, Figure]]:
     """Return file name → (caption, figure); no file name contains the name of a class."""
-    figures = {"importances": ("What each class uses.", _overview(subject, classes))}
+    drawn = subject.largest_classes(IN_OVERVIEW)
+    chosen = [one for one in classes if one.class_id in drawn]
+    overview = plot_importances_of_classes(
+        [one.extractor for one in chosen],
+        [plain(one.name, 24) for one in chosen],
+        "Importances of the concepts",
+    )
+    figures = {"importances": ("What each class uses.", overview)}
     for one in classes:
         if one.class_id in subject.largest_classes(PICTURED):
             caption = f"{one.name}: best crops of its most important concepts."
@@ -233,12 +237,3 @@ def _figures(
     if history.stages:
         figures["learning"] = ("The learning.", plot_learning(history.stages, "How the fit went"))
     return figures
-
-
-def _overview(subject: Subject, classes: list[ClassConcepts]) -> Figure:
-    """Draw the importances of the concepts for each of the largest classes."""
-    drawn = subject.largest_classes(IN_OVERVIEW)
-    chosen = [one for one in classes if one.class_id in drawn]
-    names = [plain(one.name, 24) for one in chosen]
-    extractors = [one.extractor for one in chosen]
-    return plot_importances_of_classes(extractors, names, "Importances of the concepts")

@@ -362,8 +362,7 @@ class ClassNames:
             own = [repr(printable(folder)) for folder in folders if classes[folder] == k]
             if k is not None and len(own) > 1:
                 raise ValueError(
-                    f"folders {' and '.join(own)} belong to the same class, {self.shown[k]}: "
-                    "merge them"
+                    f"folders {' and '.join(own)} are the same class, {self.shown[k]}: merge them"
                 )
         return classes
 
@@ -432,8 +431,7 @@ def read_class_names(path: str | Path, number: int) -> ClassNames:
         raise ValueError(f"{option} is not valid JSON ({error})") from error
     if len(entries) != number:
         raise ValueError(
-            f"{option} holds {len(entries)} names, but the model has {number} outputs: give one "
-            "for each, in the order of the outputs"
+            f"{option} must hold a name for each of {number} outputs in order, not {len(entries)}"
         )
     return ClassNames(tuple(entries))
 

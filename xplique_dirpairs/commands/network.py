@@ -115,9 +115,7 @@ def imported_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # the user's module may raise anything
-        raise UsageError(
-            f"module {name!r} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
+        raise UsageError(f"module {name!r} cannot be imported: {error!r}") from error
 
 
 # -------------------------------------------------------------------- preprocessing
@@ -172,8 +170,7 @@ class Preprocessing:
             images = np.asarray(self.function(pixels.astype(np.float32)), np.float32)
         except Exception as error:
             raise ValueError(
-                f"--preprocessing {self.name} failed on pixels of shape {pixels.shape}: "
-                f"{type(error).__name__}: {error}"
+                f"--preprocessing {self.name} failed on pixels of shape {pixels.shape}: {error!r}"
             ) from error
         if images.ndim != 4 or len(images) != len(pixels) or not np.isfinite(images).all():
             raise ValueError(
@@ -205,9 +202,8 @@ def preprocessing(name: str | None, model: keras.Model) -> Preprocessing:
         if scales_its_input(model):
             return Preprocessing("none")
         raise UsageError(
-            "the model does not scale its input (it has no Rescaling or Normalization layer at its "
-            "beginning): give the preprocessing that it was trained with, with --preprocessing. "
-            f"Choices: {CHOICES}"
+            "the model has no Rescaling or Normalization layer at its beginning: give the "
+            f"preprocessing that it was trained with, with --preprocessing. Choices: {CHOICES}"
         )
     if ":" in name:
         return Preprocessing(name, function=_imported_function(name))

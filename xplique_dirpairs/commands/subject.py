@@ -305,8 +305,7 @@ def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tup
     shape = model.input_shape
     if len(shape) != 4 or shape[-1] not in (1, 3):
         raise ValueError(
-            "the model must take images (N, height, width, channels) of 1 or 3 channels, not "
-            f"{shape}"
+            f"the model must take images (N, height, width, 1 or 3 channels), not {shape}"
         )
     height, width, channels = shape[1:]
     if wanted is None:
@@ -366,7 +365,7 @@ def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: 
         number, reason = None, str(error)
     if number is None:
         console.note(
-            f"the number of concepts cannot be estimated ({reason}): {USUAL_NUMBER} are learned"
+            f"number of concepts cannot be estimated ({reason}): {USUAL_NUMBER} are learned"
         )
         return USUAL_NUMBER
     console.note(f"{number} concepts: {reason}")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.images import concept_maps
-from xplique_dirpairs.metrics.dictionary import dictionary_stability, main_signs
+from xplique_dirpairs.metrics.dictionary import main_signs
 from xplique_dirpairs.metrics.fidelity import FRACTIONS, Curves, Fidelity, probabilities_at
 from xplique_dirpairs.metrics.importance import SobolIndices
 from xplique_dirpairs.metrics.registry import METRICS, Metric, Summary, ratio_of_means, summary
@@ -119,62 +118,6 @@ class ExtractorResult:
             [np.mean([_mean_at(part, change) for part in self.parts]) for change in changes]
         )
 
-    @staticmethod
-    def mean_of(seeds: Sequence[ExtractorResult]) -> ExtractorResult:
-        """Return the mean over several seeds of one extractor, with the stability of its concepts.
-
-        Parameters
-        ----------
-        seeds : sequence of ExtractorResult
-            Results of the same extractor, fitted with different seeds.
-
-        Returns
-        -------
-        result : ExtractorResult
-
-        Raises
-        ------
-        ValueError
-            If the numbers of concepts differ.
-        """
-        first = seeds[0]
-        numbers = sorted({len(seed.encoding) for seed in seeds})
-        if len(numbers) > 1:
-            raise ValueError(
-                f"{first.name!r} has {' and '.join(map(str, numbers))} concepts: only fits with "
-                "the same number can be averaged"
-            )
-        common = set.intersection(*(set(seed.values) for seed in seeds))
-        values = {
-            key: np.asarray(np.mean([seed.values[key] for seed in seeds], axis=0))
-            for key in first.values
-            if key in common
-        }
-        for part in ("encoding", "decoding"):
-            directions = [getattr(seed, part) for seed in seeds]
-            if all(rows is not None for rows in directions):
-                stabilities = [dictionary_stability(*pair) for pair in combinations(directions, 2)]
-                values[f"stability_{part}"] = np.asarray(np.mean(stabilities))
-        fidelity = replace(
-            first.fidelity,
-            values=values,
-            deletion=_mean_curves([seed.fidelity.deletion for seed in seeds]),
-            insertion=_mean_curves([seed.fidelity.insertion for seed in seeds]),
-            crossed=np.all([seed.fidelity.crossed for seed in seeds], axis=0),
-        )
-        steps = dict.fromkeys(step for seed in seeds for step in seed.seconds)
-        seconds = {
-            step: float(np.mean([seed.seconds.get(step, 0.0) for seed in seeds])) for step in steps
-        }
-        return replace(
-            first,
-            values=values,
-            fidelity=fidelity,
-            seconds=seconds,
-            remarks=tuple(dict.fromkeys(remark for seed in seeds for remark in seed.remarks)),
-            seeds=tuple(seeds),
-        )
-
     # ------------------------------------------------------------ files
 
     def to_archive(self, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
@@ -247,14 +190,6 @@ def _mean_at(result: ExtractorResult, change: float) -> float:
     if change <= 0:
         return float(deletion.probabilities[:, 0].mean())
     return float(np.nanmean(probabilities_at(deletion, change)[0]))
-
-
-def _mean_curves(curves: Sequence[Curves]) -> Curves:
-    """Return the mean of several sets of curves, point by point."""
-    return Curves(
-        np.mean([curve.probabilities for curve in curves], axis=0),
-        np.mean([curve.changed for curve in curves], axis=0),
-    )
 
 
 def upright_maps(shown: Array, image_shape: tuple[int, ...]) -> Array:

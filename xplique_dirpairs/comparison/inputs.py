@@ -144,9 +144,7 @@ def find_split(extractors: Iterable[Any], split: Split | None) -> SplitModel:
         return SplitModel.of(split)
     known = [halves for halves in map(split_of, extractors) if halves is not None]
     if not known:
-        raise ValueError(
-            "none of the extractors knows the network: pass split=split_model(model, layer)"
-        )
+        raise ValueError("no extractor knows the network: pass split=split_model(model, layer)")
     return known[0]
 
 
@@ -176,10 +174,8 @@ def check_same_layer(extractors: Mapping[str, Any], images: Array, activations: 
             others.append(f"{name!r} ({_size(own)})")
     if others:
         raise ValueError(
-            f"all extractors must belong to the layer where the network is split "
-            f"({_size(activations)}), but {', '.join(others)} "
-            f"{'belong' if len(others) > 1 else 'belongs'} to another one: compare the extractors "
-            "of each layer separately"
+            "extractors must be of the network and layer of the split "
+            f"({_size(activations)}), unlike {', '.join(others)}: compare those of each layer alone"
         )
 
 
@@ -203,8 +199,7 @@ def controls_for(extractors: Mapping[str, Extractor], random_state: int) -> dict
     known = [number for number in numbers if number is not None]
     if not known:
         raise ValueError(
-            "the controls need a number of concepts, which is known for none of the extractors: "
-            "fit one of them, or pass controls=False"
+            "the controls need a number of concepts: fit an extractor, or pass controls=False"
         )
     concepts = max(sorted(set(known), reverse=True), key=known.count)
     return {
@@ -230,18 +225,14 @@ def images_to_fit(
         return as_images(fit_images)
     missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
     if missing:
-        raise ValueError(
-            f"extractors are not fitted: {', '.join(map(repr, missing))}: fit them, or pass "
-            "fit_images"
-        )
+        raise ValueError(f"extractors are not fitted: {missing}: fit them, or pass fit_images")
     known = fitted_images(extractors.values())
     if known and all(np.array_equal(known[0], other) for other in known[1:]):
         return known[0]
     if controls:
         reason = "the extractors were fitted on different images" if known else "none are known"
         raise ValueError(
-            f"the controls need images to be fitted on, but {reason}: pass fit_images, or "
-            "controls=False"
+            f"the controls need images, but {reason}: pass fit_images, or controls=False"
         )
     return None
 
@@ -344,9 +335,7 @@ def _scored_classes(
         one_hot = np.eye(classes, dtype=int)[indices]
         return indices, one_hot if head.has_exclusive_classes else None
     if not np.isin(rows, (0, 1)).all():
-        raise ValueError(
-            f"{name} of shape {rows.shape} must be rows of 0 and 1, but hold other values"
-        )
+        raise ValueError(f"{name} of shape {rows.shape} must be rows of 0 and 1 only")
     rows = rows.astype(int)
     # If no class of an image is true, the likeliest of all classes is measured.
     candidates = np.where(rows.any(axis=1, keepdims=True), rows == 1, True)

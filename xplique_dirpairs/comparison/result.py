@@ -1,4 +1,4 @@
-"""The result of a comparison: tables, figures, files, and averages over seeds."""
+"""The result of a comparison: tables, figures and files."""
 
 from __future__ import annotations
 
@@ -158,10 +158,7 @@ class Comparison:
             If no extractor has a result, so that there is nothing to draw.
         """
         if not self.results:
-            raise ValueError(
-                "there is nothing to draw, because no extractor has a result: "
-                f"{self.errors or 'interrupted'}"
-            )
+            raise ValueError(f"no extractor has a result to draw: {self.errors or 'interrupted'}")
         return extractor_styles(list(self.results), CONTROLS)
 
     def plot(self, metrics: Sequence[str] = BARS) -> Figure:
@@ -255,10 +252,7 @@ class Comparison:
         check_integer("n", n)
         check_integer("image", image, minimum=0)
         if image >= len(self.images):
-            raise ValueError(
-                f"image must be an index below the number of images, {len(self.images)}, not "
-                f"{image}"
-            )
+            raise ValueError(f"image must be an index below {len(self.images)}, not {image}")
         for name, result in self.results.items():
             maps = upright_maps(result.shown[image : image + 1], self.images.shape[1:])[0]
             contributions = result.fidelity.contributions[image]
@@ -311,19 +305,13 @@ class Comparison:
         partners, correlations = counterparts(*((theirs, ours) if swapped else (ours, theirs)))
         order = np.argsort(-correlations, kind="stable")[:n]
         first, second = (partners[order], order) if swapped else (order, partners[order])
-        limits = pixel_limits(self.images)
+        images, limits = self.images, pixel_limits(self.images)
         pictures = [
-            [
-                as_picture(crops, limits)
-                for crops in best_crops_of_images(self.images, maps, nb_crops)
-            ]
+            [as_picture(crops, limits) for crops in best_crops_of_images(images, maps, nb_crops)]
             for maps in (ours[..., first], theirs[..., second])
         ]
         matches = zip(first, second, correlations[order], *pictures, strict=True)
-        aligned = [
-            AlignedConcept(int(i), int(j), float(correlation), our_crops, their_crops)
-            for i, j, correlation, our_crops, their_crops in matches
-        ]
+        aligned = [AlignedConcept(*match) for match in matches]
         return plot_aligned_concepts(a, b, aligned, nb_crops, self._styles)
 
     # ------------------------------------------------------------ with other comparisons
@@ -350,9 +338,7 @@ class Comparison:
         self.check_belongs_to(other)
         twice = [n for n in other.results if n in self.results and n not in CONTROLS]
         if twice:
-            raise ValueError(
-                f"{twice} have results in both comparisons: rename them, or remove them from one"
-            )
+            raise ValueError(f"{twice} have results in both comparisons: rename or remove one")
         results = other.results | self.results
         ordered = [*self.results, *other.results]
         interrupted = [each for each in (self, other) if each.interrupted]
@@ -388,9 +374,7 @@ class Comparison:
         if ours is None or theirs is None:
             if ours is theirs:
                 return
-            raise ValueError(
-                "the settings of one of the comparisons are not known: measure it again"
-            )
+            raise ValueError("the settings of one comparison are not known: measure it again")
         if seeds_may_differ:
             theirs = replace(theirs, random_state=ours.random_state)
         differences = ours.differences(theirs)
@@ -503,62 +487,6 @@ class Comparison:
                 figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
             plt.close(figure)
         return paths
-
-
-def average(comparisons: Sequence[Comparison]) -> Comparison:
-    """Return the mean of comparisons of the same extractors, fitted with several seeds.
-
-    Values of every image, curves and times are means over the seeds, and the table shows how much
-    they vary from seed to seed. Two metrics are added, the stability of encoding and of decoding
-    directions: the mean `dictionary_stability` over all pairs of seeds. Concepts of different seeds
-    do not correspond to each other, so plots of single concepts show those of the first seed.
-
-    Parameters
-    ----------
-    comparisons : sequence of Comparison
-        Two or more comparisons of the same images and classes, with the same settings except for
-        ``random_state``. An extractor that is missing in one of them is missing in the average.
-
-    Returns
-    -------
-    comparison : Comparison
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two comparisons, their images, classes or settings differ, or the
-        numbers of concepts of an extractor differ.
-    """
-    comparisons = list(comparisons)
-    if len(comparisons) < 2:
-        raise ValueError(f"an average needs at least two comparisons, not {len(comparisons)}")
-    first = comparisons[0]
-    for other in comparisons[1:]:
-        first.check_belongs_to(other, seeds_may_differ=True)
-    results, errors = {}, {}
-    names = dict.fromkeys(name for c in comparisons for name in (*c.results, *c.errors))
-    for name in sorted(names, key=lambda name: name in CONTROLS):
-        seeds = [c.results[name] for c in comparisons if name in c.results]
-        if len(seeds) == len(comparisons):
-            results[name] = ExtractorResult.mean_of(seeds)
-        else:
-            reasons = dict.fromkeys(c.errors[name] for c in comparisons if name in c.errors)
-            errors[name] = (
-                f"missing in {len(comparisons) - len(seeds)} of {len(comparisons)}: "
-                f"{'; '.join(reasons) or 'not compared'}"
-            )
-    settings = first.settings
-    if settings is not None:
-        states = [c.settings.random_state for c in comparisons if c.settings is not None]
-        settings = replace(settings, random_state=states)
-    return replace(
-        first,
-        results=results,
-        errors=errors,
-        interrupted=any(comparison.interrupted for comparison in comparisons),
-        settings=settings,
-        missing=tuple(dict.fromkeys(name for c in comparisons for name in c.missing)),
-    )
 
 
 def _file_name(name: str) -> str:

@@ -57,8 +57,7 @@ def as_images(images: ArrayLike) -> Array:
         array = array[None]
     if array.ndim != 4:
         raise ValueError(
-            "images must have shape (N, height, width, channels) or (height, width, channels), "
-            f"not {array.shape}"
+            f"images must have shape ([N, ]height, width, channels), not {array.shape}"
         )
     if array.size == 0:
         raise ValueError(f"there are no images: shape {array.shape}")
@@ -331,17 +330,14 @@ def check_labels(
         array = array.argmax(axis=1)
     if array.shape != (count,):
         raise ValueError(
-            f"{name} must be one for each of {count} images, class indices ({count},) or one-hot "
-            f"rows, not of shape {np.shape(labels)}"
+            f"{name} must be one for each of {count} images, not of shape {np.shape(labels)}"
         )
     indices = array.astype(int)
     if (indices != array).any():
         raise ValueError(f"{name} must be integer class indices")
     if number_of_classes is None:
         if count and indices.min() < 0:
-            raise ValueError(
-                f"{name} must be class indices of at least 0, but the smallest is {indices.min()}"
-            )
+            raise ValueError(f"{name} must be class indices of at least 0, not {indices.min()}")
     elif count and (indices.min() < 0 or indices.max() >= number_of_classes):
         raise ValueError(
             f"{name} must be classes 0 to {number_of_classes - 1}, but go from {indices.min()} to "

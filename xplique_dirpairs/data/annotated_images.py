@@ -223,9 +223,7 @@ class AnnotatedImages:
         kinds, member = np.unique(groups, return_inverse=True)
         first = round(share * len(kinds))
         if not 0 < first < len(kinds):
-            raise ValueError(
-                f"share {share} of {len(kinds)} images or groups leaves one of the two sets empty"
-            )
+            raise ValueError(f"share {share} of {len(kinds)} images or groups leaves one set empty")
         in_first = np.zeros(len(kinds), bool)
         in_first[np.random.default_rng(random_state).permutation(len(kinds))[:first]] = True
         return self.subset(in_first[member]), self.subset(~in_first[member])
@@ -321,8 +319,7 @@ def _checked_batch(
     images = np.asarray(given)
     if images.ndim != 4 or images.dtype.kind not in "uif":
         raise ValueError(
-            "images must be numbers of shape (N, height, width, channels), "
-            f"not {images.dtype} {images.shape}"
+            f"images must be numbers (N, height, width, C), not {images.dtype} {images.shape}"
         )
     if images.size == 0:
         raise ValueError(f"there are no images: shape {images.shape}")
@@ -330,8 +327,7 @@ def _checked_batch(
     shape = next(iter(checked.values())).shape
     if shape != images.shape[:3]:
         raise ValueError(
-            f"masks must have shape {images.shape[:3]}, not {shape}, for images of shape "
-            f"{images.shape}"
+            f"masks of images {images.shape} must have shape {images.shape[:3]}, not {shape}"
         )
     return images, checked
 
@@ -364,16 +360,13 @@ def check_masks(
     advice = "AnnotatedImages.from_one_mask takes one mask for each image"
     check_type("masks", masks, Mapping, "a dict of category → (N, height, width)", advice)
     if set(masks) != set(concepts):
-        raise ValueError(
-            f"masks have the categories {sorted(masks)}, but concepts have {sorted(concepts)}"
-        )
+        raise ValueError(f"masks must have the categories {sorted(concepts)}, not {sorted(masks)}")
     checked = {}
     for category, names in concepts.items():
         mask = _integers(f"masks[{category!r}]", masks[category])
         if mask.ndim != 3 or len(mask) != count:
             raise ValueError(
-                f"masks[{category!r}] must have shape (n, H, W) for {count} images, not "
-                f"{mask.shape}"
+                f"masks[{category!r}] must have shape ({count}, height, width), not {mask.shape}"
             )
         low, high = int(mask.min()), int(mask.max())
         if low < 0 or high > len(names):

@@ -94,9 +94,7 @@ def check_strategy(images: int, random_state: int | None) -> None:
             f"{images} images cannot be shared by {replicas()} replicas: every replica needs one"
         )
     if workers() > 1 and random_state is None:
-        raise ValueError(
-            f"{workers()} workers need the same random_state: give an integer, not None"
-        )
+        raise ValueError(f"{workers()} workers need the same random_state, an integer")
 
 
 def check_alike(**given: Any) -> None:
@@ -123,8 +121,7 @@ def check_alike(**given: Any) -> None:
     other = [name for name, same in zip(given, alike, strict=True) if not same]
     if other:
         raise ValueError(
-            f"the workers have different {', '.join(other)}: give every worker the same "
-            "activations, settings and resume folder"
+            f"the workers differ in {', '.join(other)}: give all of them the same arguments"
         )
 
 

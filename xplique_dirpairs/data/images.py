@@ -165,12 +165,7 @@ def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
     """Return ``patch_size``, or the image's shorter side if that is smaller, which is logged."""
     patch = min(patch_size, *image_shape[:2])
     if patch < patch_size:
-        logger.info(
-            "patch_size %d is larger than the images (%d x %d): %d is used",
-            patch_size,
-            *image_shape[:2],
-            patch,
-        )
+        logger.info("patch_size %d is larger than the images: %d is used", patch_size, patch)
     return patch
 
 
@@ -232,12 +227,7 @@ def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
         rows = round(((tokens - skipped) * height / width) ** 0.5)
         if rows and rows * round(rows * width / height) == tokens - skipped:
             return np.asarray(values[:, skipped:].reshape(len(values), rows, -1, values.shape[-1]))
-    logger.warning(
-        "%d tokens form no grid over images of %d x %d: concepts are shown without a place",
-        tokens,
-        height,
-        width,
-    )
+    logger.warning("%d tokens form no grid: concepts are shown without a place", tokens)
     return np.asarray(values.mean(axis=1)[:, None, None, :])
 
 

@@ -23,6 +23,7 @@ from xplique_dirpairs.core.validation import (
     check_images,
     check_images_fit,
     check_number,
+    check_type,
 )
 from xplique_dirpairs.data.devices import workers
 from xplique_dirpairs.data.images import outputs_of
@@ -184,8 +185,7 @@ class ActivationShards:
         """Write batches (n, *spatial, D) that have been checked."""
         if workers() > 1:
             raise ValueError(
-                "several workers cannot write to one folder: write the shards in one process, "
-                "outside the strategy's scope; a fit under the strategy can read them"
+                "several workers cannot write to one folder: write outside the strategy's scope"
             )
         check_number("megabytes", megabytes, above=0)
         with _reserved(folder) as path:
@@ -283,10 +283,8 @@ def _name(number: int) -> str:
 
 def _path(folder: str | os.PathLike[str]) -> Path:
     """Return the folder as a Path, or raise a TypeError."""
-    try:
-        return Path(folder)
-    except TypeError as error:
-        raise TypeError(f"folder must be a path, not {folder!r}") from error
+    check_type("folder", folder, (str, os.PathLike), "a path")
+    return Path(folder)
 
 
 @contextmanager
@@ -341,9 +339,7 @@ def _of_files(batches: Iterable[Array], megabytes: float) -> Iterator[Array]:
     for array in batches:
         if held and array.shape[1:] != held[0].shape[1:]:
             shape = held[0].shape[1:]
-            raise ValueError(
-                f"activations of shape {array.shape[1:]} after others of shape {shape}"
-            )
+            raise ValueError(f"activations of shape {array.shape[1:]} after others of {shape}")
         per_file = max(1, int(megabytes * 1e6 / array[0].nbytes))
         for part in slices(len(array), per_file):
             if held and sum(map(len, held)) + part.stop - part.start > per_file:
@@ -373,8 +369,7 @@ def _batches(batches: Any, unbatched_ranks: tuple[int, ...] = ()) -> Iterable[An
             )
     if isinstance(batches, str) or not hasattr(batches, "__iter__"):
         raise TypeError(
-            f"batches must be an iterable of arrays (a list, generator or tf.data.Dataset), not "
-            f"{batches!r}"
+            f"batches must be an iterable of arrays (such as a list or dataset), not {batches!r}"
         )
     iterable: Iterable[Any] = batches
     return iterable

@@ -114,8 +114,7 @@ def check_directions(signals: ArrayLike, distractors: ArrayLike) -> tuple[Array,
     distractors = np.asarray(distractors, dtype=np.float64)
     if signals.ndim != 2 or distractors.ndim != 2 or signals.shape[1] != distractors.shape[1]:
         raise ValueError(
-            "signals must have shape (I, D) and distractors (F, D), not "
-            f"{signals.shape} and {distractors.shape}"
+            f"signals must be (I, D), distractors (F, D), not {signals.shape}, {distractors.shape}"
         )
     return signals, distractors
 

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from xplique_dirpairs.core.batching import as_positions, chunk_size, slices
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.models.head import Head
 
@@ -65,6 +66,54 @@ class Contributions:
     def by_concept(self) -> Array:
         """Contribution of each concept, summed over positions, (I,)."""
         return np.asarray(as_positions(self.values).sum(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """What pushes the images of a class a towards a class b.
+
+    Attributes
+    ----------
+    source : int
+        Number of class a.
+    target : int
+        Number of class b.
+    names : tuple of (str, str)
+        Names of a and b.
+    images : int
+        Number of images of class a.
+    confused : int
+        Number of images of class a that the network predicts as b.
+    contributions : ndarray of shape (I,)
+        Contribution of each concept to logit_b − logit_a, mean over the images of a: a concept
+        above 0 pushes towards b. Together with the residual they sum to the difference, up to
+        rounding if the head is linear.
+    residual : float
+        Mean of logit_b − logit_a with every concept off.
+    difference : float
+        Mean of logit_b − logit_a in the images as they are.
+    changes : ndarray of shape (I,)
+        Mean change of log p_b − log p_a by more of the concept, measured as for the influence.
+    confused_contributions : ndarray of shape (I,)
+        Like ``contributions``, over the confused images only; NaN if there are none.
+    confused_residual : float
+        Like ``residual``, over the confused images only.
+    confused_difference : float
+        Like ``difference``, over the confused images only.
+    """
+
+    source: int
+    target: int
+    names: tuple[str, str]
+    images: int
+    confused: int
+    contributions: Array
+    residual: float
+    difference: float
+    changes: Array
+    confused_contributions: Array
+    confused_residual: float
+    confused_difference: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +210,34 @@ def score_and_gradient(head: Head, weights: Array, features: Array) -> tuple[Arr
         scores.append(score.numpy().astype(np.float64))
         gradients.append(tape.gradient(score, x).numpy())
     return np.concatenate(scores), np.concatenate(gradients)
+
+
+def strongest(values: Array, count: int) -> tuple[Array, Array]:
+    """Return the indices of the largest values above 0, and of the lowest values below 0.
+
+    Parameters
+    ----------
+    values : ndarray of shape (I,)
+        Signed values.
+    count : int
+        Upper limit on the number of indices on each side.
+
+    Returns
+    -------
+    up : ndarray of int
+        Indices of values above 0, the largest first.
+    down : ndarray of int
+        Indices of values below 0, the lowest first.
+
+    Raises
+    ------
+    ValueError
+        If ``count`` is not a positive integer.
+    """
+    check_integer("count", count)
+    order = np.argsort(-values, kind="stable")
+    up, down = order[values[order] > 0], order[values[order] < 0][::-1]
+    return up[:count], down[:count]
 
 
 def parts_of_score(

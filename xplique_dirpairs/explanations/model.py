@@ -12,8 +12,13 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_class, check_integer
-from xplique_dirpairs.explanations.contributions import ClassScore, Contributions
-from xplique_dirpairs.explanations.model_explanation import Confusion, ModelExplanation, strongest
+from xplique_dirpairs.explanations.contributions import (
+    ClassScore,
+    Confusion,
+    Contributions,
+    strongest,
+)
+from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.extractors.scan import Scan, scan
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_in_scan
 from xplique_dirpairs.sensitivity.responses import sensitivity
@@ -180,10 +185,7 @@ def _chosen_classes(classes: Sequence[int] | None, ids: Array) -> Array:
     chosen = np.unique(np.asarray(classes))
     missing = np.setdiff1d(chosen, with_images).tolist()
     if missing or not len(chosen):
-        raise ValueError(
-            f"classes must have images: there are none of classes {missing}, only of classes "
-            f"{with_images.tolist()}"
-        )
+        raise ValueError(f"classes must have images: there are none of classes {missing}")
     return chosen.astype(int)
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
-from xplique_dirpairs.explanations.contributions import parts_of_score
+from xplique_dirpairs.explanations.contributions import Confusion, parts_of_score, strongest
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     PushRow,
@@ -31,54 +31,6 @@ _MARKS = ("", " (before correction)", " (significant)")
 _SIDES = ("for", "against")
 #: Gaps larger than this, in logits, are noted under tables.
 _VISIBLE_GAP = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Confusion:
-    """What pushes the images of a class a towards a class b.
-
-    Attributes
-    ----------
-    source : int
-        Number of class a.
-    target : int
-        Number of class b.
-    names : tuple of (str, str)
-        Names of a and b.
-    images : int
-        Number of images of class a.
-    confused : int
-        Number of images of class a that the network predicts as b.
-    contributions : ndarray of shape (I,)
-        Contribution of each concept to logit_b − logit_a, mean over the images of a: a concept
-        above 0 pushes towards b. Together with the residual they sum to the difference, up to
-        rounding if the head is linear.
-    residual : float
-        Mean of logit_b − logit_a with every concept off.
-    difference : float
-        Mean of logit_b − logit_a in the images as they are.
-    changes : ndarray of shape (I,)
-        Mean change of log p_b − log p_a by more of the concept, measured as for the influence.
-    confused_contributions : ndarray of shape (I,)
-        Like ``contributions``, over the confused images only; NaN if there are none.
-    confused_residual : float
-        Like ``residual``, over the confused images only.
-    confused_difference : float
-        Like ``difference``, over the confused images only.
-    """
-
-    source: int
-    target: int
-    names: tuple[str, str]
-    images: int
-    confused: int
-    contributions: Array
-    residual: float
-    difference: float
-    changes: Array
-    confused_contributions: Array
-    confused_residual: float
-    confused_difference: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -634,31 +586,3 @@ def _in_several_classes(sides: Array) -> Array:
     classes = np.count_nonzero(sides, axis=0)
     order = np.argsort(-classes, kind="stable")
     return np.asarray(order[classes[order] > 1])
-
-
-def strongest(values: Array, count: int) -> tuple[Array, Array]:
-    """Return the indices of the largest values above 0, and of the lowest values below 0.
-
-    Parameters
-    ----------
-    values : ndarray of shape (I,)
-        Signed values.
-    count : int
-        Upper limit on the number of indices on each side.
-
-    Returns
-    -------
-    up : ndarray of int
-        Indices of values above 0, the largest first.
-    down : ndarray of int
-        Indices of values below 0, the lowest first.
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is not a positive integer.
-    """
-    check_integer("count", count)
-    order = np.argsort(-values, kind="stable")
-    up, down = order[values[order] > 0], order[values[order] < 0][::-1]
-    return up[:count], down[:count]

@@ -104,9 +104,7 @@ def explain_prediction(
             check_class(given, len(logits))
     chosen = int(logits.argmax()) if class_id is None else int(class_id)
     if against == chosen:
-        raise ValueError(
-            f"against must be another class than the explained class {chosen}, not the same"
-        )
+        raise ValueError(f"against must be another class than the explained class {chosen}")
 
     u, shown = layer.read(activations)
     score = ClassScore(layer, chosen, len(logits), against, tolerance, max_steps)
@@ -165,9 +163,7 @@ def compare_predictions(
             f"{second.score_name}: pass the same class_id and against to explain_prediction"
         )
     if first.concept_names != second.concept_names:
-        raise ValueError(
-            "both explanations must use the same concepts, but the names of these differ"
-        )
+        raise ValueError("both explanations must use the same concepts, by their names")
     return PredictionComparison(first, second)
 
 
@@ -364,7 +360,7 @@ class PredictionExplanation:
         parts = _parts(self, self.ranked, count)
         if abs(self.gap) >= _VISIBLE_GAP:
             parts.insert(-1, ("gap", self.gap))
-        rows = [PredictionRow(name, GREY, value) for name, value in parts]
+        rows = [PredictionRow(name, GREY, None, value) for name, value in parts]
         for k, i in enumerate(self.ranked[:count].tolist()):
             rows[k] = replace(
                 rows[k], color=self.colors[i], crops=None if self.crops is None else self.crops[i],
@@ -463,7 +459,7 @@ class PredictionComparison:
         """
         first, second = self.first, self.second
         maps = first.contribution_maps, second.contribution_maps
-        rows = [ComparisonRow(name, GREY, values) for name, values in self._parts(count)]
+        rows = [ComparisonRow(name, GREY, None, values) for name, values in self._parts(count)]
         for k, i in enumerate(self.ranked[:count].tolist()):
             rows[k] = replace(
                 rows[k], color=first.colors[i], maps=(maps[0][..., i], maps[1][..., i]),

@@ -157,9 +157,8 @@ class ConceptLayer:
         """
         if self.split.model is None:
             raise ValueError(
-                "the whole network is needed, but only its two halves are known: give "
-                "ConceptLayer.of(extractor, model=model), or build the extractor on "
-                "split_model(model, layer)"
+                "the whole network is needed, but only its halves are known: build the extractor "
+                "on split_model(model, layer), or give ConceptLayer.of(extractor, model=model)"
             )
         return self.split.model
 
@@ -174,8 +173,7 @@ class ConceptLayer:
         """
         if self.pairs is None:
             raise TypeError(
-                "direction pairs are needed, whose detectors tell where a concept is, but the "
-                f"concepts are those of a {type(self.fitted).__name__}"
+                f"direction pairs are needed, not the concepts of a {type(self.fitted).__name__}"
             )
         return self.pairs
 
@@ -234,7 +232,7 @@ class ConceptLayer:
         """
         activations = compute_activations(self.split.input_to_latent_model, images, batch_size)
         self.head.check_takes(activations.shape[1:])
-        _check_channels(self.channels, activations.shape[-1])
+        check_channels(self.channels, activations.shape[-1])
         return activations
 
     def coefficients(self, activations: Array) -> Array:
@@ -284,17 +282,7 @@ class ConceptLayer:
 def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
     """Return the extractor or factorizer that holds the concepts of an object.
 
-    Parameters
-    ----------
-    fitted : object
-        A `ConceptLayer`, `DirectionPairs`, an extractor, a factorizer, or a manager.
-    name : str, default="the extractor"
-        Name of the object in error messages.
-
-    Returns
-    -------
-    extractor : CraftTf, HolisticCraftTf or ConceptFactorizer
-        For `DirectionPairs`, a factorizer that holds them.
+    For `DirectionPairs` it is a factorizer. ``name`` is the name of the object in error messages.
 
     Raises
     ------
@@ -444,8 +432,7 @@ def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head
         return factorizer.encode(positions)
     if factorizer.requires_positive_activations and activations.min() < 0:
         raise ValueError(
-            f"{type(factorizer).__name__} needs non-negative activations, but some are negative: "
-            "choose a layer after a ReLU, or another factorizer"
+            f"{type(factorizer).__name__} needs non-negative activations, such as those of a ReLU"
         )
     result = factorizer.fit(positions)
     if not isinstance(result, tuple) or len(result) != 2:
@@ -472,15 +459,14 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     halves = split_of(extractor) if split is None else SplitModel.of(split)
     if halves is None:
         raise ValueError(
-            f"{type(fitted).__name__} does not know the network: give ConceptLayer.of(concepts, "
-            "split_model(model, layer))"
+            f"{type(fitted).__name__} does not know the network: give split_model(model, layer)"
         )
     if not is_fitted(extractor):
         raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
     bank, factorizer = _bank_of(extractor), factorizer_of(extractor)
     output_shape = getattr(halves.input_to_latent_model, "output_shape", None)
     if isinstance(output_shape, tuple):
-        _check_channels(bank.shape[1], output_shape[-1])
+        check_channels(bank.shape[1], output_shape[-1])
     encoding, decoding, pairs = bank, None, None
     constant = np.zeros(bank.shape[1], np.float32)
     if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
@@ -513,7 +499,7 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     )
 
 
-def _check_channels(channels: int, of_network: int | None) -> None:
+def check_channels(channels: int, of_network: int | None) -> None:
     """Raise a ValueError if the network's layer has another number of channels than concepts."""
     if of_network not in (None, channels):
         raise ValueError(
@@ -548,8 +534,7 @@ def _check_affine(factorizer: ConceptFactorizer, bank: Array, constant: Array) -
     difference = np.linalg.norm(decoded - (coefficients @ bank + constant))
     if difference > _AFFINE_TOLERANCE * max(float(np.linalg.norm(decoded)), 1e-12):
         raise ValueError(
-            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant, so "
-            "that each concept can be switched off independently: use an affine decoder"
+            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant"
         )
 
 

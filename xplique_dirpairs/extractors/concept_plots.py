@@ -21,6 +21,7 @@ from xplique_dirpairs.core.validation import (
     check_images,
     check_integer,
     check_number,
+    check_type,
 )
 from xplique_dirpairs.data.images import best_crops
 from xplique_dirpairs.plots.concepts import (
@@ -255,9 +256,7 @@ class ConceptPlots(ChecksFit):
             Numbers of the concepts; the first one is drawn on top.
         nb_most_important_concepts : int, default=5
             Maximum number of concepts drawn.
-        filter_percentile : int, default=90
-            See `plot_concept_attribution_maps`.
-        clip_percentile : float or None, default=10
+        filter_percentile, clip_percentile : float, default=90 and 10
             See `plot_concept_attribution_maps`.
         alpha : float, default=0.65
             Opacity of the maps.
@@ -313,9 +312,7 @@ class ConceptPlots(ChecksFit):
             Whether concepts are chosen by their global importance or by that for this image.
         nb_most_important_concepts : int, default=5
             Number of concepts.
-        filter_percentile : int, default=90
-            See `plot_concept_attribution_maps`.
-        clip_percentile : float or None, default=10
+        filter_percentile, clip_percentile : float, default=90 and 10
             See `plot_concept_attribution_maps`.
         alpha : float, default=0.65
             Opacity of the maps.
@@ -407,23 +404,18 @@ class ConceptPlots(ChecksFit):
     # ---------------------------------------------------------------- private methods
 
     def _importances(self, importances: Array | None = None) -> Array:
-        """Return checked importances (I,), by default the global ones.
-
-        The global importances must have been estimated in any case, because they hold the colours.
-        """
+        """Return checked importances (I,), by default the global ones, which hold the colours."""
         self.check_if_fitted()
         if self.sensitivity is None:
             raise NotFittedError(
-                "there are no global importances to order and colour the concepts by: "
-                "call estimate_importance() first"
+                "there are no global importances yet: call estimate_importance() first"
             )
         if importances is None:
             return np.asarray(self.sensitivity.importances)
         importances = np.asarray(importances)
         if importances.shape != (self.number_of_concepts,) or not np.isfinite(importances).all():
             raise ValueError(
-                f"importances must be finite and have shape ({self.number_of_concepts},), "
-                f"not {importances}"
+                f"importances must be {self.number_of_concepts} finite numbers, not {importances}"
             )
         return importances
 
@@ -462,10 +454,8 @@ class ConceptPlots(ChecksFit):
 
 def _title(order: DisplayImportancesOrder) -> str:
     """Return the title of a plot of global or local importances."""
-    if not isinstance(order, DisplayImportancesOrder):
-        raise TypeError(
-            f"display_importance_order must be a DisplayImportancesOrder, not {order!r}"
-        )
+    wanted = "a DisplayImportancesOrder"
+    check_type("display_importance_order", order, DisplayImportancesOrder, wanted)
     kind = "Global" if order == DisplayImportancesOrder.GLOBAL else "Local"
     return f"{kind} Concept Importance"
 

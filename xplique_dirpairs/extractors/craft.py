@@ -29,7 +29,7 @@ from xplique_dirpairs.data.images import (
     fitting_patch,
     unchecked_activations,
 )
-from xplique_dirpairs.extractors.concept_layer import fit_factorizer
+from xplique_dirpairs.extractors.concept_layer import check_channels, fit_factorizer
 from xplique_dirpairs.extractors.concept_plots import ChecksFit, ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
@@ -224,12 +224,10 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         """Return activations (N, *spatial, D): the given ones, checked, or those of the images."""
         if activations is None:
             if inputs is None:
-                raise ValueError(
-                    "inputs and activations are both missing: give images, or their activations"
-                )
+                raise ValueError("inputs and activations are missing: give images, or activations")
             return compute_activations(self.input_to_latent_model, inputs, self.batch_size)
         activations = check_activations(activations)
-        check_channels(activations, self.factorization.concept_bank_w.shape[1])
+        check_channels(self.factorization.concept_bank_w.shape[1], activations.shape[-1])
         return activations
 
     def _shown_maps(self, image: Array) -> Array:
@@ -397,8 +395,13 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         if pairs is not None:
             factorizer = DirectionPairsFactorizer.from_pairs(pairs, off)
         else:
-            factorizer = new_factorizer(
-                number_of_concepts, recipe, off, n_init, random_state, verbose
+            factorizer = DirectionPairsFactorizer(
+                number_of_concepts,
+                recipe=get_recipe(recipe),
+                off=off,
+                n_init=n_init,
+                random_state=random_state,
+                verbose=verbose,
             )
         self._learns = pairs is None
         super().__init__(
@@ -446,7 +449,7 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         if self._learns:
             self.factorizer.fit_maps(activations, self.head, resume=resume)
         else:
-            check_channels(check_activations(activations), self.factorizer.pairs_.channels)
+            check_activations(activations)
 
     def detect(self, inputs: ArrayLike | None, activations: ArrayLike | None = None) -> Array:
         """Compute the concept detections of images.
@@ -474,25 +477,6 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         return by_position(self.factorizer.detect, self._activations(inputs, activations))
 
 
-def new_factorizer(
-    number_of_concepts: int,
-    recipe: str | Recipe,
-    off: Off,
-    n_init: int | None,
-    random_state: int | None,
-    verbose: int,
-) -> DirectionPairsFactorizer:
-    """Return an unfitted factorizer with these settings; check the recipe."""
-    return DirectionPairsFactorizer(
-        number_of_concepts,
-        recipe=get_recipe(recipe),
-        off=off,
-        n_init=n_init,
-        random_state=random_state,
-        verbose=verbose,
-    )
-
-
 def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> SplitModel:
     """Return the first two arguments of an extractor as a `SplitModel`.
 
@@ -506,15 +490,6 @@ def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> 
     if second is not None:
         check_keras_model("latent_to_logit_model", second)
     return SplitModel.of(first, second)
-
-
-def check_channels(activations: Array, channels: int) -> None:
-    """Raise a ValueError unless activations (N, *spatial, D) have the given number of channels."""
-    if activations.shape[-1] != channels:
-        raise ValueError(
-            f"activations must end in the {channels} channels the concepts were learned in, "
-            f"but have shape {activations.shape}"
-        )
 
 
 def sensitivity_of(importances: Array) -> Sensitivity:

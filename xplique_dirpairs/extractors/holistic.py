@@ -34,8 +34,9 @@ from xplique_dirpairs.extractors.concept_layer import (
     fit_factorizer,
     shown_encoder,
 )
-from xplique_dirpairs.extractors.craft import HoldsPairs, new_factorizer
-from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.extractors.craft import HoldsPairs
+from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
@@ -98,8 +99,13 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         check_type("latent_extractor", latent_extractor, TfLatentExtractor, wanted, advice)
         check_integer("number_of_concepts", number_of_concepts)
         if factorizer is None:
-            factorizer = new_factorizer(
-                number_of_concepts, recipe, off, n_init, random_state, verbose
+            factorizer = DirectionPairsFactorizer(
+                number_of_concepts,
+                recipe=get_recipe(recipe),
+                off=off,
+                n_init=n_init,
+                random_state=random_state,
+                verbose=verbose,
             )
         elif getattr(factorizer, "number_of_concepts", number_of_concepts) != number_of_concepts:
             raise ValueError(
@@ -297,8 +303,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         coefficients = self.transform(images) if coeffs_u is None else np.asarray(coeffs_u)
         if coefficients.shape[-1] != self.number_of_concepts:
             raise ValueError(
-                f"coeffs_u must have {self.number_of_concepts} concepts on the last axis, "
-                f"not shape {coefficients.shape}"
+                f"coeffs_u must end in {self.number_of_concepts} concepts, not {coefficients.shape}"
             )
         shape = self._to_numpy_image_batch(images).shape[1:]
         encode_shown = shown_encoder(self.factorizer)
@@ -347,8 +352,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
             heatmap = heatmap[..., 0]
         if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
             raise ValueError(
-                "concept_heatmap must be finite and have shape (H, W) or (H, W, 1), "
-                f"not {heatmap.shape}"
+                f"concept_heatmap must be finite, of shape (H, W) or (H, W, 1), not {heatmap.shape}"
             )
         picture = as_picture(image)
         draw_picture(ax, picture)

@@ -100,9 +100,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         if classes is None:
             classes = np.unique(labels).tolist()
         elif np.ndim(classes) != 1:
-            raise TypeError(
-                f"list_of_class_of_interest must be a list of integers, not {classes!r}"
-            )
+            raise TypeError(f"list_of_class_of_interest must be integers, not {classes!r}")
         for class_id in classes:
             check_class(class_id, split.head.number_of_classes)
         super().__init__(
@@ -184,15 +182,13 @@ class DirectionPairsManagerTf(CraftManagerTf):
         chosen = {class_id: indices for class_id, indices in assigned.items() if indices.size}
         if not chosen:
             raise ValueError(
-                f"the network predicts none of the classes {list(self.craft_instances)} for any of "
-                f"the {len(predictions)} images, but {np.unique(predictions).tolist()}: give other "
-                "images or classes"
+                f"the network predicts none of the classes {list(self.craft_instances)} for any "
+                f"image, but {np.unique(predictions).tolist()}: give other images or classes"
             )
         missing = [class_id for class_id in assigned if class_id not in chosen]
         if missing:
             warnings.warn(
                 f"classes {missing} are not fitted: the network predicts them for no image",
-                UserWarning,
                 stacklevel=2,
             )
         for instance in self.craft_instances.values():
@@ -259,13 +255,10 @@ class DirectionPairsManagerTf(CraftManagerTf):
         """Return the fitted extractor of a class."""
         if class_id not in self.craft_instances:
             raise ValueError(
-                f"class_id must be one of the classes of interest, {list(self.craft_instances)}, "
-                f"not {class_id}"
+                f"class_id must be one of {list(self.craft_instances)}, not {class_id}"
             )
         if class_id not in self._fitted():
-            raise NotFittedError(
-                f"class {class_id} was not fitted: the network predicts it for none of the images"
-            )
+            raise NotFittedError(f"class {class_id} is not fitted: it is predicted for no image")
         return self.craft_instances[class_id]
 
     def plot_concepts_importances(

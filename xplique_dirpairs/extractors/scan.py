@@ -356,9 +356,8 @@ class _Reading:
     def _best_crops(self, shown: Array) -> dict[str, Array]:
         """Return value and number of the best crop, (B, I) each, of every image and concept."""
         maps = concept_maps(shown, self.image_shape)
-        if (
-            maps[0, ..., 0].size == 1
-        ):  # without positions, the crop is the largest square in the image
+        # Without positions, the crop is the largest square in the image.
+        if maps[0, ..., 0].size == 1:
             self.patch = min(self.image_shape[:2])
         values = crop_coefficients(maps, self.image_shape, self.patch)
         values = values.reshape(len(maps), -1, maps.shape[-1])

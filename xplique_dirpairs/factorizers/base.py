@@ -180,14 +180,10 @@ class AffineFactorizer(DirectionsFactorizer):
         x = check_flat(activations)
         if len(x) < self.number_of_concepts:
             raise ValueError(
-                f"{self.number_of_concepts} concepts cannot be learned from {len(x)} positions: "
-                "give more images, or lower number_of_concepts"
+                f"{len(x)} positions are too few for {self.number_of_concepts} concepts: give more"
             )
         if not np.ptp(x, axis=0).any():
-            raise ValueError(
-                "the activations must not be constant: check the images, their preprocessing and "
-                "the layer"
-            )
+            raise ValueError("the activations must not be constant: check images and layer")
         squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in iter_blocks(x))
         if squares > float(np.finfo(np.float32).max):
             raise ValueError(TOO_LARGE)

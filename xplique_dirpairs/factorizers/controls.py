@@ -159,8 +159,7 @@ def clustered_detectors(x: Array, concepts: int, rng: np.random.Generator) -> tu
     """
     if len(x) < concepts:
         raise ValueError(
-            f"{concepts} concepts cannot be found in {len(x)} positions: give more images, or "
-            "lower number_of_concepts"
+            f"{len(x)} positions are too few for {concepts} concepts: give more images"
         )
     clustering = MiniBatchKMeans(concepts, n_init=4, random_state=int(rng.integers(2**31)))
     filters = unit_rows(clustering.fit(x).cluster_centers_.astype(np.float64))

@@ -14,8 +14,8 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_activations, check_choice, check_integer, check_type
-from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.core.validation import check_choice, check_integer, check_type
+from xplique_dirpairs.factorizers.base import DirectionsFactorizer, check_flat
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.models.head import Head
@@ -121,11 +121,8 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             If the activations are not flat and finite, or P is not a multiple of the number of
             positions of ``map_shape``.
         """
-        pixels = np.asarray(activations)
-        if pixels.ndim != 2:
-            raise ValueError(f"activations must be flat, (P, D), not of shape {pixels.shape}")
-        pixels = as_activations(pixels)
-        maps, head = pixels, None
+        maps = pixels = check_flat(activations)
+        head = None
         if self.latent_to_logit_model is not None and self.map_shape is not None:
             maps, head = _as_maps_of(pixels, self.map_shape), Head(self.latent_to_logit_model)
         self.fit_maps(maps, head)
@@ -156,10 +153,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         """
         self._check_off()
         if head is None:
-            logger.info(
-                "direction pairs are learned without the network term: give latent_to_logit_model "
-                "and map_shape to include it"
-            )
+            logger.info("without the network term, which needs latent_to_logit_model and map_shape")
         self.pairs_, self.history_ = learn_pairs(
             activations,
             self.number_of_concepts,
@@ -300,13 +294,11 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
 def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
     """Return positions (P, D), reshaped to maps (N, *map_shape, D)."""
-    if not isinstance(map_shape, (tuple, list)):
-        raise TypeError(f"map_shape must be a tuple such as (7, 7) or (197,), not {map_shape!r}")
+    check_type("map_shape", map_shape, (tuple, list), "a tuple such as (7, 7) or (197,)")
     for length in map_shape:
         check_integer("map_shape", length)
     if len(pixels) % math.prod(map_shape):
         raise ValueError(
-            f"the number of positions must be a multiple of those of map_shape={map_shape}, not "
-            f"{len(pixels)}"
+            f"{len(pixels)} positions are not a multiple of those of map_shape={map_shape}"
         )
     return pixels.reshape(-1, *map_shape, pixels.shape[-1])

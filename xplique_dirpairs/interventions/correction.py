@@ -97,9 +97,7 @@ def correct(
     if k is not None and validation is not None:
         raise ValueError("give either k or validation images to choose it on, not both")
     if off == "absent" and (k is not None or validation is not None):
-        raise ValueError(
-            "off='absent' does not use k: leave out k and validation, or leave out off"
-        )
+        raise ValueError("off='absent' does not use k: leave out k and validation")
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise ValueError("validation must be (images, labels)")
@@ -210,8 +208,7 @@ def _mean_distance(pairs: DirectionPairs, z: Array) -> float:
     is_detected = z > pairs.biases
     if not is_detected.any():
         raise ValueError(
-            "the concepts are not detected in any validation image: give images that contain them, "
-            "or give candidates"
+            "the concepts are detected in no validation image: give others, or candidates"
         )
     gain = np.einsum("id,id->i", pairs.filters, pairs.signals)
     distances = np.abs((z - pairs.absent_levels) / gain)
@@ -305,7 +302,6 @@ def _with_inserted(
                 copied.get_layer(layer.name).set_weights(layer.get_weights())
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
-            "the model cannot be rebuilt: add get_config and from_config to its custom layers "
-            f"({error})"
+            f"the model cannot be rebuilt: its layers need get_config and from_config ({error})"
         ) from error
     return copied

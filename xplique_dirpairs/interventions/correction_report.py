@@ -157,9 +157,7 @@ class CorrectionReport:
         names = list(self.groups) if groups is None else list(groups)
         unknown = [name for name in names if name not in self.groups]
         if unknown or not names:
-            raise ValueError(
-                f"groups must be some of {', '.join(self.groups)}, not {unknown or names}"
-            )
+            raise ValueError(f"groups must be some of {list(self.groups)}, not {unknown or names}")
         confusions = {name: self.groups[name].confusions for name in names}
         return plot_correction(confusions, self.class_names)
 
@@ -216,8 +214,7 @@ def report_correction(
         classes = first.shape[1]
         if second.shape[1] != classes:
             raise ValueError(
-                f"both models must have the same number of classes, not {classes} and "
-                f"{second.shape[1]}"
+                f"both models must have as many classes, not {classes} and {second.shape[1]}"
             )
         indices = check_labels(labels, len(images), classes, name=f"labels of {name!r}")
         changes[name] = GroupChange(indices, first, second)

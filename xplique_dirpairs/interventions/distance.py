@@ -100,9 +100,7 @@ class TrainingDistance:
     def __init__(self, activations: ArrayLike, random_state: int | None = 0) -> None:
         x = check_activations(activations)
         if len(x) < 2:
-            raise ValueError(
-                "distances need at least 2 training images: each is compared with the others"
-            )
+            raise ValueError("distances need at least 2 training images: give more")
         rng = check_random_state(random_state)
         self._mean, self._whitening = _whitening(as_positions(x))
         sample = np.arange(len(x))
@@ -139,8 +137,7 @@ class TrainingDistance:
         x = check_activations(activations)
         if x.shape[-1] != len(self._mean):
             raise ValueError(
-                f"activations must have {len(self._mean)} channels, as the training features have, "
-                f"but their shape is {x.shape}"
+                f"activations must have {len(self._mean)} channels, as in training, not {x.shape}"
             )
         return self.of_moved(len(x), lambda rows: x[rows], x[0].size)
 

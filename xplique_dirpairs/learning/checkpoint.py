@@ -27,9 +27,8 @@ from xplique_dirpairs.core.validation import check_type
 from xplique_dirpairs.data.devices import is_chief
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe
-from xplique_dirpairs.learning.state import FitState, Pace, Running
+from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Running
 from xplique_dirpairs.models.head import Head
 
 logger = logging.getLogger("xplique_dirpairs")
@@ -142,11 +141,15 @@ class Checkpoint:
         """
         if not self._path.exists():
             return None
+        parts = [field.name for field in dataclasses.fields(Fingerprint)]
         try:
             with open(self._path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             info = json.loads(str(arrays.pop("info")))
             version = info["version"]
+            if version == _VERSION:
+                settings = info["settings"]
+                fingerprint = Fingerprint(**{name: arrays[f"fingerprint_{name}"] for name in parts})
         except Exception as error:
             raise ValueError(f"{self._path} {_FOREIGN}") from error
         if version != _VERSION:
@@ -154,12 +157,6 @@ class Checkpoint:
                 f"{self._path} was written by another version of xplique_dirpairs (layout "
                 f"{version}, not {_VERSION}): finish the fit with that version, {_ANEW}"
             )
-        try:
-            settings = info["settings"]
-            parts = [field.name for field in dataclasses.fields(Fingerprint)]
-            fingerprint = Fingerprint(**{name: arrays[f"fingerprint_{name}"] for name in parts})
-        except Exception as error:
-            raise ValueError(f"{self._path} {_FOREIGN}") from error
         other = [name for name, value in self._settings.items() if settings.get(name) != value]
         other += [
             name
@@ -191,16 +188,10 @@ class Checkpoint:
             self._replace(*_saved(state))
         except OSError as error:
             failed_before = self.failure is not None
-            self.failure = (
-                f"the state of the fit could not be saved in {self._path.parent} ({error})"
-            )
+            self.failure = f"the fit could not be saved in {self._path.parent} ({error})"
             logger.warning(self.failure)
             if not failed_before:
-                warn_caller(
-                    f"{self.failure}: learning continues, and saving is tried again after every "
-                    "epoch",
-                    LearningWarning,
-                )
+                warn_caller(f"{self.failure}: the next epoch tries again", LearningWarning)
 
     def _replace(self, data: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Write a new file and put it in the place of the previous one."""

@@ -94,10 +94,7 @@ class Moments:
         if not np.isfinite(covariance).all():
             raise ValueError(TOO_LARGE)
         if covariance.diagonal().max() <= 1e-12 * float(np.square(mean).max()):
-            raise ValueError(
-                "the activations are constant: there is nothing to learn from. Check the images, "
-                "their preprocessing and the layer"
-            )
+            raise ValueError("the activations are constant: check the images and the layer")
         return cls(mean, covariance, len(features), order)
 
     @cached_property

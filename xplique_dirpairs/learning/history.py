@@ -115,9 +115,7 @@ class History:
             messages.append(f"the bound on L^{name} is exceeded by {excess:.3g}")
         crowded = np.flatnonzero(self.occupancy > 0.5)
         if crowded.size and len(self.occupancy) > 2:
-            messages.append(
-                f"concepts {crowded.tolist()} are detected on more than half of the positions"
-            )
+            messages.append(f"concepts {crowded.tolist()} are on more than half of the positions")
         is_explained = any(doubt.startswith(MORE_THAN_DIMENSIONS) for doubt in self.doubts)
         if self.condition_number > WELL_CONDITIONED and not is_explained:
             messages.append(

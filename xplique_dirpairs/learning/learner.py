@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.progress import KeepOnInterrupt, quiet, warn_caller
@@ -38,7 +35,6 @@ from xplique_dirpairs.learning.history import (
     find_problems,
     share_of_returns,
 )
-from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.learning.signals import MeasuredPairs, measure_pairs
 from xplique_dirpairs.learning.stage import stage_run
@@ -49,7 +45,7 @@ from xplique_dirpairs.learning.starts import (
     make_start,
     positions_for,
 )
-from xplique_dirpairs.learning.state import FitState, Problem
+from xplique_dirpairs.learning.state import Detectors, FitState, Problem
 from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -150,25 +146,22 @@ def learn_pairs(
         "head": "none" if head is None else "given",
         "activations": str(features.shape),
     }
-    agree: Callable[[Any], Any] = _identity
-    if tf.distribute.has_strategy():
-        check_strategy(features.shape[0], random_state)
-        agree = as_on_chief
-        verbose = verbose if is_chief() else 0
+    check_strategy(features.shape[0], random_state)
     moments = Moments.of(features)
-    if tf.distribute.has_strategy():
-        magnitude = float(np.abs(moments.mean).sum())
-        check_alike(**settings, resume=str(resume is None), values=magnitude)
-    features, moments, left_out, far = leave_out_far(features, moments, number_of_concepts, agree)
+    magnitude = float(np.abs(moments.mean).sum())
+    check_alike(**settings, resume=str(resume is None), values=magnitude)
+    features, moments, left_out, far = leave_out_far(
+        features, moments, number_of_concepts, as_on_chief
+    )
     problem = Problem(
         features,
-        agree(moments),
+        as_on_chief(moments),
         number_of_concepts,
         head,
-        verbose,
+        verbose if is_chief() else 0,
         tuple(left_out.tolist()),
         far,
-        agree,
+        as_on_chief,
     )
     checkpoint = None
     if folder is not None:
@@ -187,11 +180,6 @@ def learn_pairs(
 # ------------------------------------------------------------------ around the stages
 
 
-def _identity(value: Any) -> Any:
-    """Return the value unchanged: a single process has no other worker to agree with."""
-    return value
-
-
 def _learned(
     problem: Problem,
     recipe: Recipe,
@@ -203,11 +191,10 @@ def _learned(
     complete: FitState | None = None  # the state after the last completed stage
     with KeepOnInterrupt(lambda: complete is not None) as block:
         state = None if checkpoint is None else checkpoint.load(recipe)
-        if tf.distribute.has_strategy():
-            place = None
-            if state is not None and state.running is not None:
-                place = state.number, state.running.epoch
-            check_alike(state_in_resume=str(place))
+        place = None
+        if state is not None and state.running is not None:
+            place = state.number, state.running.epoch
+        check_alike(state_in_resume=str(place))
         if state is None:
             state = begin_fit(problem, recipe, generator)
         while not state.is_complete and not state.interrupted:
@@ -220,10 +207,7 @@ def _learned(
         return state
     assert complete is not None
     stage = complete.recipe.stages[complete.number - 1].name
-    cut_short = (
-        f"recipe {complete.recipe.name} was interrupted after stage {stage}: the result of that "
-        "stage is kept"
-    )
+    cut_short = f"recipe {complete.recipe.name} was interrupted after stage {stage}, which is kept"
     return replace(complete, interrupted=True, cut_short=(*complete.cut_short, cut_short))
 
 
@@ -321,11 +305,8 @@ def _started(problem: Problem, state: FitState) -> FitState:
     recipe, concepts = state.recipe, problem.number_of_concepts
     coordinates = problem.coordinates(recipe.stages[0].coordinates)
     if concepts > coordinates.axes:
-        note = (
-            f"{concepts} concepts, but features vary in {coordinates.axes} dimensions: the filters "
-            "cannot be orthonormal, and the surplus ones start at random"
-        )
-        state = _noted(state, note)
+        note = f"{concepts} concepts, but features vary in {coordinates.axes} dimensions"
+        state = _noted(state, f"{note}: the surplus ones start at random")
     rng = state.random_generator()
     generators = [rng] * problem.restarts(recipe)
     if recipe.start == "consensus":  # this start must not depend on the seed
@@ -454,8 +435,7 @@ def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> lis
     coordinates = problem.coordinates(recipe.stages[-1].coordinates)
     if concepts > coordinates.axes:
         doubts.append(
-            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions: at most {coordinates.axes} "
-            f"directions can be told apart, not {concepts}"
+            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions, too few for {concepts} concepts"
         )
     has_floor = rank_of_signal(problem.moments, concepts) is not None
     if has_floor and (recipe.is_sharp or state.switches):
@@ -475,9 +455,8 @@ def _doubts_of_model(problem: Problem, state: FitState) -> list[str]:
     doubts, concepts = [], problem.number_of_concepts
     if state.switches:
         doubts.append(
-            "features fit the model of signals and distractors (their spectrum has a floor of "
-            "noise), but no such concepts were found: directions are cluster centres and "
-            "thresholds are fixed shares of the positions, so neither need belong to a concept"
+            "features have a floor of noise, but no signals and distractors were found: directions "
+            "are cluster centres and thresholds fixed shares of the positions, perhaps no concepts"
         )
     rng = np.random.default_rng(0)
     sample = problem.features.sample(problem.coordinates("whitened"), _ASKED, rng)

@@ -152,11 +152,8 @@ def activity(log_y: tf.Tensor, gamma: float) -> tf.Tensor:
     """
 
     @tf.custom_gradient
-    def share(
-        log_y: tf.Tensor,
-    ) -> tuple[
-        tf.Tensor, Any
-    ]:  # the gradient γ y^γ / P takes one pass; automatic differentiation takes three
+    def share(log_y: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        # The gradient γ y^γ / P takes one pass; automatic differentiation takes three.
         powers = tf.exp(gamma * log_y)
         rate = gamma / tf.cast(tf.shape(log_y)[-2], log_y.dtype)
         return tf.reduce_mean(powers, axis=-2), lambda g: powers * (rate * g)[..., None, :]

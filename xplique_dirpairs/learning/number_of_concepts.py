@@ -1,30 +1,19 @@
-"""Choose the number of concepts by the skewness of features or by fits with several numbers."""
+"""Count the concepts of features by their skewness."""
 
 from __future__ import annotations
 
-import logging
-import time
-import warnings
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.core.progress import KeepOnInterrupt
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_integer, check_random_state
-from xplique_dirpairs.data.devices import check_strategy
+from xplique_dirpairs.core.validation import check_random_state
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
 from xplique_dirpairs.learning.features import Features, as_features
-from xplique_dirpairs.learning.history import History, LearningWarning
-from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.learning.starts import (
     GAP,
     SAME,
@@ -33,15 +22,8 @@ from xplique_dirpairs.learning.starts import (
     nearest_maxima,
     skewness_filters,
 )
-from xplique_dirpairs.metrics.dictionary import dictionary_stability
-from xplique_dirpairs.models.head import Head, check_head
-from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
 from xplique_dirpairs.plots.learning import SkewnessCurve, plot_number_of_concepts
 
-logger = logging.getLogger("xplique_dirpairs")
-
-#: Mean cosine between fits from which concepts count as found again.
-_STABLE = 0.98
 #: Smallest number of images that shows the errors of a skewness, and number of positions used.
 _IMAGES, _POSITIONS = 40, 60_000
 #: Number of splits of the images, which must all agree, and smallest number that is reported.
@@ -183,9 +165,7 @@ def count_in_halves(
     errors = np.mean([result.errors for result in results], axis=0) / np.sqrt(2.0)
     above, threshold = _gap(skewnesses, errors) if has_floor else (0, float("nan"))
     if not above:
-        reason = (
-            "the spectrum of the features has no floor of noise: skewed sources cannot be counted"
-        )
+        reason = "the spectrum has no floor of noise: skewed sources cannot be counted"
         if has_floor:
             reason = "the sorted skewnesses have no gap between concepts and distractors"
         return SkewnessCount(None, reason, skewnesses, errors)
@@ -263,280 +243,3 @@ def _gap(skewnesses: Array, errors: Array) -> tuple[int, float]:
     if ratios[last] < GAP:
         return 0, float("nan")
     return last + 1, float(np.sqrt(skewnesses[last] * below[last]))
-
-
-# ------------------------------------------------------------------ fits with several numbers
-
-
-@dataclass(frozen=True)
-class ScannedNumber:
-    """Measures of the fits with one number of concepts, averaged over fits.
-
-    Attributes
-    ----------
-    number : int
-        Number of concepts I.
-    fits : int, default=0
-        Number of fits that ran to their end.
-    signal_stability : float, default=nan
-        Absolute cosine of matched signal vectors, averaged over concepts and pairs of fits, in
-        [0, 1]; NaN with fewer than two fits.
-    filter_stability : float, default=nan
-        The same for filters.
-    occupancy_min : float, default=nan
-        Smallest share of positions on which a concept is detected, in units of 1/I.
-    occupancy_median : float, default=nan
-        Median of these shares over concepts, in units of 1/I.
-    dead : float, default=nan
-        Number of dead concepts.
-    duplicates : float, default=nan
-        Number of pairs of concepts that are detected at the same positions.
-    sparsity : float, default=nan
-        Final L^s divided by its largest value log2 I, comparable across I. NaN if the recipe's last
-        stage does not compute L^s, and for I = 1.
-    objective : float, default=nan
-        Final objective of the last stage, comparable within one recipe; terms in bits grow with I.
-    condition_number : float, default=nan
-        Condition number of ŴᵀŜ, the largest of all fits.
-    seconds : float, default=nan
-        Wall time of one fit.
-    problems : tuple of str, default=()
-        Problems of the fits, without repetitions.
-    error : str or None, default=None
-        Why fits are missing; None if all ran to their end.
-    """
-
-    number: int
-    fits: int = 0
-    signal_stability: float = float("nan")
-    filter_stability: float = float("nan")
-    occupancy_min: float = float("nan")
-    occupancy_median: float = float("nan")
-    dead: float = float("nan")
-    duplicates: float = float("nan")
-    sparsity: float = float("nan")
-    objective: float = float("nan")
-    condition_number: float = float("nan")
-    seconds: float = float("nan")
-    problems: tuple[str, ...] = ()
-    error: str | None = None
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether all fits find the same, distinct, living concepts and are well-conditioned."""
-        return (
-            min(self.signal_stability, self.filter_stability) >= _STABLE
-            and self.dead == self.duplicates == 0
-            and self.condition_number <= WELL_CONDITIONED
-            and not self.error
-        )
-
-
-@dataclass(frozen=True)
-class ConceptScan:
-    """Comparison of fits with several numbers of concepts.
-
-    Attributes
-    ----------
-    numbers : tuple of ScannedNumber
-        One entry for each number, in increasing order.
-    interrupted : bool
-        Whether Ctrl-C ended the scan, so that later numbers are missing.
-    """
-
-    numbers: tuple[ScannedNumber, ...]
-    interrupted: bool = False
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the entries as dictionaries, for a table.
-
-        Returns
-        -------
-        rows : list of dict
-        """
-        return [asdict(entry) for entry in self.numbers]
-
-    @property
-    def suggested(self) -> int | None:
-        """The largest sound number if a larger one was tried and is not sound, None otherwise."""
-        return self._suggestion()[0]
-
-    @property
-    def reason(self) -> str:
-        """Explanation of the suggested number, or of why there is none."""
-        return self._suggestion()[1]
-
-    def plot(self, count: SkewnessCount | None = None, title: str = "") -> Figure:
-        """Plot a panel for each measure.
-
-        Parameters
-        ----------
-        count : SkewnessCount or None, default=None
-            Result of `count_skewed_sources`, whose skewnesses are plotted in another panel.
-        title : str, default=""
-            Title above the suggested number.
-
-        Returns
-        -------
-        figure : matplotlib.figure.Figure
-        """
-        suggested, reason = self._suggestion()
-        number = "cannot tell" if suggested is None else suggested
-        lines = [title, "" if count is None else count.verdict, f"scan: {number} ({reason})"]
-        return plot_number_of_concepts(
-            self.rows(),
-            suggested,
-            None if count is None else count.curve,
-            [line for line in lines if line],
-        )
-
-    def _suggestion(self) -> tuple[int | None, str]:
-        """Return the suggested number and the reason."""
-        sound = [entry.number for entry in self.numbers if entry.is_sound]
-        measured = [e.number for e in self.numbers if np.isfinite(e.signal_stability)]
-        if not measured:
-            return None, "no number was fitted with two seeds: there is nothing to compare"
-        if not sound:
-            return None, "with no number did all fits find the same, distinct, living concepts"
-        if sound[-1] == measured[-1]:
-            return None, f"{sound[-1]}, the largest number tried, is still sound: try larger ones"
-        following = measured[measured.index(sound[-1]) + 1]
-        reason = f"with {sound[-1]} concepts all fits find the same ones, with {following} not"
-        if following > sound[-1] + 1:
-            reason += ", and numbers between them were not tried"
-        return sound[-1], reason
-
-
-def scan_number_of_concepts(
-    activations: ArrayLike | ActivationShards,
-    numbers: Iterable[int],
-    *,
-    head: Head | None = None,
-    recipe: str | Recipe = "default",
-    seeds: int = 2,
-    random_state: int | None = 0,
-    verbose: int = 1,
-) -> ConceptScan:
-    """Learn direction pairs with several numbers of concepts and compare the fits.
-
-    Every fit has its own seed and its own half of the images, because a start that does not depend
-    on the seed (recipe ``soft``) would agree with itself whatever the number. If the fits with a
-    number fail, the error is recorded and the scan continues. Ctrl-C ends the scan and keeps
-    complete fits.
-
-    Parameters
-    ----------
-    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D), or ActivationShards
-        See `learn_pairs`.
-    numbers : iterable of int
-        Candidates for the number of concepts I.
-    head : Head or None, default=None
-        See `learn_pairs`.
-    recipe : str or Recipe, default="default"
-        See `learn_pairs`.
-    seeds : int, default=2
-        Number of fits for each number.
-    random_state : int or None, default=0
-        Seed of the first fit; the following fits have ``random_state + 1``, …. None draws a seed.
-    verbose : int, default=1
-        See `learn_pairs`.
-
-    Returns
-    -------
-    scan : ConceptScan
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``numbers`` is empty or not integers, if there is only one image, or if `learn_pairs`
-        would refuse an argument whatever the number.
-    """
-    features, recipe = as_features(activations), get_recipe(recipe)
-    if not isinstance(numbers, Iterable):
-        raise TypeError(
-            f"numbers must be a list of numbers of concepts, such as [8, 10, 12], not {numbers!r}"
-        )
-    candidates = sorted(set(numbers))
-    if not candidates:
-        raise ValueError("numbers is empty: give the numbers of concepts to compare")
-    for number in candidates:
-        check_integer("each of numbers", number)
-    check_integer("seeds", seeds)
-    if random_state is not None:
-        check_integer("random_state", random_state, minimum=0)
-    # An error that every fit would raise is raised here instead of being recorded for every number.
-    check_head(head, features.shape)
-    if features.shape[0] < 2:
-        raise ValueError("there is only one image: give several, since halves are compared")
-    check_strategy(features.shape[0] // 2, random_state)
-    Moments.of(features)
-    if random_state is None:
-        random_state = int(np.random.default_rng().integers(2**31))
-    settings = {"head": head, "recipe": recipe, "verbose": verbose}
-    entries: list[ScannedNumber] = []
-    for number in candidates:
-        fits: list[tuple[DirectionPairs, History, float]] = []
-        error = None
-        with KeepOnInterrupt() as block:
-            try:
-                for seed in range(seeds):
-                    fits.append(_fit_half(features, number, seed, random_state, settings))
-            except Exception as exception:  # fits with another number may succeed
-                error = f"{type(exception).__name__}: {exception}"
-                logger.warning("%d concepts: %s", number, error)
-        entries.append(_compare(number, fits, "interrupted" if block.interrupted else error))
-        if block.interrupted:
-            break
-    return ConceptScan(tuple(entries), block.interrupted)
-
-
-def _fit_half(
-    features: Features, number: int, seed: int, random_state: int, settings: dict[str, Any]
-) -> tuple[DirectionPairs, History, float]:
-    """Return pairs, history and wall time of a fit to one half of the images."""
-    order = np.random.default_rng((random_state, seed // 2)).permutation(features.shape[0])
-    half = np.sort(order[seed % 2 :: 2])  # seeds 0 and 1 share no image, nor do 2 and 3
-    activations = features.only(half).activations
-    began = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LearningWarning)
-        pairs, history = learn_pairs(
-            activations, number, random_state=random_state + seed, **settings
-        )
-    if history.interrupted:  # an interrupted fit does not count
-        raise KeyboardInterrupt
-    return pairs, history, time.perf_counter() - began
-
-
-def _compare(
-    number: int, fits: list[tuple[DirectionPairs, History, float]], error: str | None
-) -> ScannedNumber:
-    """Return the measures of the fits (pairs, history, seconds) with one number of concepts."""
-    if not fits:
-        return ScannedNumber(number, error=error)
-    histories = [history for _, history, _ in fits]
-    occupancies = np.array([history.occupancy for history in histories]) * number
-    last = [list(history.stages.values())[-1] if history.stages else {} for history in histories]
-    bits = np.log2(number) if number > 1 else float("nan")
-    return ScannedNumber(
-        number,
-        len(fits),
-        stability_of([pairs.signals for pairs, _, _ in fits]),
-        stability_of([pairs.filters for pairs, _, _ in fits]),
-        float(occupancies.min(axis=1).mean()),
-        float(np.median(occupancies, axis=1).mean()),
-        float(np.mean([len(history.dead) for history in histories])),
-        float(np.mean([len(history.duplicates) for history in histories])),
-        float(np.mean([s.get("s", [np.nan])[-1] for s in last]) / bits),
-        float(np.mean([s.get("objective", [np.nan])[-1] for s in last])),
-        float(max(history.condition_number for history in histories)),
-        float(np.mean([seconds for _, _, seconds in fits])),
-        tuple(dict.fromkeys(p for history in histories for p in history.problems())),
-        error,
-    )
-
-
-def stability_of(directions: list[Array]) -> float:
-    """Return the mean `dictionary_stability` of directions (I, D) over pairs of fits; else NaN."""
-    cosines = [dictionary_stability(*two) for two in combinations(directions, 2)]
-    return float(np.mean(cosines)) if cosines else float("nan")

@@ -13,7 +13,6 @@ same graph (see `Objective.begin`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -31,6 +30,7 @@ from xplique_dirpairs.learning.signals import (
     joint_signals,
     positives_covariance,
 )
+from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head
 
 #: Share of a running mean that one minibatch replaces.
@@ -41,32 +41,6 @@ _NETWORK, _WITH_SIGNALS = ("uur", "cur", "fired"), {"fso", "cur"}
 _RISE = 0.7
 #: Share of the learning rate at which the cosine schedule ends.
 _LAST_RATE = 0.02
-
-
-@dataclass(frozen=True)
-class Detectors:
-    """The detectors of all restarts, y = σ(wᵀ(x − E[x]) − b), in raw features.
-
-    Attributes
-    ----------
-    filters : ndarray of shape (R, I, D)
-    biases : ndarray of shape (R, I)
-        Thresholds of wᵀ(x − E[x]), for centred features.
-    signals : ndarray of shape (R, I, D) or None, default=None
-        Signal vectors.
-    sharpest : ndarray of shape (R, I) or None, default=None
-        Upper limit of a scheduled sharpness 1/M; None: no limit.
-    """
-
-    filters: Array
-    biases: Array
-    signals: Array | None = None
-    sharpest: Array | None = None
-
-    def keep(self, restarts: Array) -> Detectors:
-        """Return the detectors of the restarts with these indices, without ``sharpest``."""
-        signals = None if self.signals is None else self.signals[restarts]
-        return Detectors(self.filters[restarts], self.biases[restarts], signals)
 
 
 class _Rate(keras.optimizers.schedules.LearningRateSchedule):
@@ -215,19 +189,7 @@ class Objective(keras.Model):
     def begin(
         self, stage: Stage, coordinates: Coordinates, start: Detectors, *, steps: int, seed: int
     ) -> None:
-        """Begin another stage that has the same graph.
-
-        Parameters
-        ----------
-        stage : Stage
-        coordinates : Coordinates
-        start : Detectors
-            Initial detectors.
-        steps : int
-            Number of steps of the whole stage.
-        seed : int
-            Seed of the random κ.
-        """
+        """Begin another stage that has the same graph; the parameters are those of the class."""
         self._stage, self._coordinates = stage, coordinates
         filters = coordinates.filters_from_raw(start.filters)
         lengths = np.linalg.norm(filters, axis=-1, keepdims=True)
@@ -339,18 +301,7 @@ class Objective(keras.Model):
         return current + tf.stop_gradient(_value(mean) - current)
 
     def losses_of(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Compute the losses of the stage on a batch.
-
-        Parameters
-        ----------
-        batch : dict of str to tf.Tensor
-            ``"positions"`` of shape (P, A) and, with losses that evaluate the network, ``"maps"``.
-
-        Returns
-        -------
-        values : dict of str to tf.Tensor of shape (R,)
-            By name of the loss.
-        """
+        """Compute the losses of the stage on a batch, name → (R,); see the class for batches."""
         x = batch["positions"]
         directions, margins = self.unit_directions(), self.margins()
         scaled = directions / margins[..., None]
@@ -425,16 +376,14 @@ class Objective(keras.Model):
         head, restarts, channels = self._head, directions.shape[0], self._forward.shape[0]
         assert head is not None, "network terms are left out without a head"
         filters = tf.matmul(directions, _value(self._forward), transpose_b=True)
+        thresholds = _value(self.thresholds) + tf.zeros_like(filters[..., 0])
         shape = tf.shape(features)
         images = shape[0]
-        thresholds = _value(self.thresholds)
-        thresholds = thresholds + tf.zeros_like(filters[..., 0])
         x = tf.reshape(features, (-1, channels))
         centred = (x - _value(self._mean))[None]
-        images_of_all = images * replicas()
         low, high = tf.unstack(_value(self._kappa))
-        kappa = own_part(keras.random.uniform((images_of_all,), low, high, seed=self._seed))
-        kappa = tf.reshape(kappa, tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
+        kappa = keras.random.uniform((images * replicas(),), low, high, seed=self._seed)
+        kappa = tf.reshape(own_part(kappa), tf.concat([[images], tf.ones_like(shape[1:])], axis=0))
         moves = {
             "uur": lambda: losses.unconstrained_displacement(centred, filters, thresholds),
             "cur": lambda: losses.constrained_displacement(centred, filters, thresholds, signals),

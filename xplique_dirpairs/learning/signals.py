@@ -397,8 +397,7 @@ def estimate_signals(
     features = as_features(activations)
     if features.shape[-1] != pairs.channels:
         raise ValueError(
-            f"the pairs are of a layer of {pairs.channels} channels, but the activations have "
-            f"{features.shape[-1]}: give activations of the layer of the pairs"
+            f"activations must have the pairs' {pairs.channels} channels, not {features.shape[-1]}"
         )
     moments = Moments.of(features)
     biases = pairs.biases - pairs.filters.astype(np.float64) @ moments.mean

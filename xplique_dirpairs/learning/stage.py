@@ -1,6 +1,6 @@
 """One stage of a fit, from the state before it to the state after it, epoch by epoch.
 
-`run_stage` computes the state after a stage from the state before it, which it does not change.
+`stage_run` leads from the state before a stage, which it does not change, to the state after it.
 Checkpoints, Ctrl-C and several workers are handled around a `StageRun`, in `learner`.
 """
 
@@ -21,11 +21,11 @@ import tensorflow as tf
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import Batches
-from xplique_dirpairs.learning.objective import Detectors, Objective, terms_of
+from xplique_dirpairs.learning.objective import Objective, terms_of
 from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import measure_pairs
 from xplique_dirpairs.learning.starts import positions_for
-from xplique_dirpairs.learning.state import FitState, Pace, Problem, Running
+from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Problem, Running
 from xplique_dirpairs.models.head import Head
 
 #: Largest 1/M, in whitened units, per detection and axis [measured with I = 128 and Zipf's law:
@@ -37,31 +37,6 @@ _VIOLATION_PRICE = 10.0
 _POOLED_MAPS = 32
 #: Number of compiled objectives that are kept for later stages with the same graph.
 _KEPT_OBJECTIVES = 8
-
-
-def run_stage(problem: Problem, state: FitState) -> FitState:
-    """Run the next stage of a fit, or the rest of a stage that was running.
-
-    Parameters
-    ----------
-    problem : Problem
-    state : FitState
-        State before the stage, or between two of its epochs.
-
-    Returns
-    -------
-    state : FitState
-        State after the stage.
-
-    Raises
-    ------
-    ValueError
-        If the features can no longer be read.
-    """
-    with stage_run(problem, state) as run:
-        for _ in run.epochs():
-            pass
-        return run.result()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.coordinates import Moments, signal_axes
-from xplique_dirpairs.learning.features import Features
+from xplique_dirpairs.learning.features import Features, random_subset
 
 #: Number of positions that a start is computed from: for each concept, and at least.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000
@@ -283,9 +283,7 @@ def consensus_filters(features: Array, concepts: int, rng: np.random.Generator) 
     directions = clustered / np.maximum(lengths, np.finfo(np.float32).tiny)
     centroids = []
     for _ in range(CLUSTERINGS):
-        seen = directions
-        if len(directions) > _POSITIONS_SEEN:
-            seen = directions[rng.choice(len(directions), _POSITIONS_SEEN, replace=False)]
+        seen = random_subset(directions, _POSITIONS_SEEN, rng)
         clustering = MiniBatchKMeans(
             concepts, n_init=1, compute_labels=False, random_state=int(rng.integers(2**31))
         )

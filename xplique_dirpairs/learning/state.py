@@ -12,7 +12,6 @@ import numpy as np
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.coordinates import COORDINATES, Coordinates, Moments
 from xplique_dirpairs.learning.features import Features
-from xplique_dirpairs.learning.objective import Detectors
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.models.head import Head
 
@@ -23,8 +22,6 @@ _IMPROVEMENT, _LEAST_RATE = 1e-4, 1e-7
 #: Share of the epochs before which a "cosine" schedule does not stop a stage, because the sharpness
 #: still rises, and the number of epochs without improvement after which it does.
 _NOT_BEFORE, _COSINE_PATIENCE = 0.7, 5
-#: Detectors of a fit that has not begun.
-_NO_DETECTORS = Detectors(np.zeros((0, 0, 0)), np.zeros((0, 0)))
 
 
 @dataclass(frozen=True)
@@ -178,6 +175,36 @@ class Running:
     stopped: bool
     nan_in: int | None
     variables: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Detectors:
+    """The detectors of all restarts, y = σ(wᵀ(x − E[x]) − b), in raw features.
+
+    Attributes
+    ----------
+    filters : ndarray of shape (R, I, D)
+    biases : ndarray of shape (R, I)
+        Thresholds of wᵀ(x − E[x]), for centred features.
+    signals : ndarray of shape (R, I, D) or None, default=None
+        Signal vectors.
+    sharpest : ndarray of shape (R, I) or None, default=None
+        Upper limit of a scheduled sharpness 1/M; None: no limit.
+    """
+
+    filters: Array
+    biases: Array
+    signals: Array | None = None
+    sharpest: Array | None = None
+
+    def keep(self, restarts: Array) -> Detectors:
+        """Return the detectors of the restarts with these indices, without ``sharpest``."""
+        signals = None if self.signals is None else self.signals[restarts]
+        return Detectors(self.filters[restarts], self.biases[restarts], signals)
+
+
+#: Detectors of a fit that has not begun.
+_NO_DETECTORS = Detectors(np.zeros((0, 0, 0)), np.zeros((0, 0)))
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,7 @@ def supervised_pairs(
     names = flat_concepts(annotated.concepts)
     if not len(kept):
         raise ValueError(
-            f"no concept has {least} positions with it and {least} without it: lower coverage or "
-            "least, or give more images"
+            f"no concept has {least} positions with and without it: lower least or coverage"
         )
     sample = _sampled_positions(features, wanted, kept, positions, random_state)
     means, mean, spread, sampled = _read_features(features, wanted, kept, sample)
@@ -390,9 +389,8 @@ def _fit(
     """Return filter (D,), bias and absent level of a concept from positions (n, D) and (m, D)."""
     from sklearn.linear_model import LogisticRegression
 
-    scale = np.where(
-        spread > 1e-6 * spread.max(), spread, np.inf
-    )  # a constant channel gets no weight
+    # A constant channel gets no weight.
+    scale = np.where(spread > 1e-6 * spread.max(), spread, np.inf)
     x = (np.concatenate([with_it, without]) - mean) / scale
     t = np.arange(len(x)) < len(with_it)
     model = LogisticRegression(C=regularisation, class_weight="balanced", max_iter=1000)

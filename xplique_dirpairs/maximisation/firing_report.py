@@ -128,8 +128,7 @@ def measure_firing(
         scales = np.asarray(scales, np.float64)
         if scales.shape != (len(pairs.biases),) or not (np.isfinite(scales) & (scales > 0)).all():
             raise ValueError(
-                f"scales must be {len(pairs.biases)} positive numbers, one for each concept, not "
-                f"{scales}"
+                f"scales must be {len(pairs.biases)} positive numbers, one a concept, not {scales}"
             )
     excess = pairs.project(layer.activations(images, batch_size)) - pairs.biases
     unit = "margins" if scales is None else "units of the scales"

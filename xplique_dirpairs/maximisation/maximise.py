@@ -193,8 +193,7 @@ def maximise(
     result = np.concatenate(images)
     if not np.isfinite(result).all():
         raise ValueError(
-            "the images became NaN: check that the network's activations are finite for inputs in "
-            f"values_range={values_range}"
+            f"the images became NaN: check the network's activations in values_range={values_range}"
         )
     return np.asarray(np.clip(result, low, high))  # removes rounding errors
 
@@ -214,13 +213,11 @@ def _encoder_of_images(
     check_images_fit(shape, encoder)
     if len(shape) != 3 or None in shape:
         raise ValueError(
-            f"the network takes images of several sizes, {shape}: give image_shape=(height, "
-            "width, channels)"
+            f"the network takes images of any size, {shape}: give image_shape=(height, width, C)"
         )
     if "float" not in str(wanted.dtype):
         raise ValueError(
-            f"the network takes {wanted.dtype} images, which have no gradients: split only the "
-            "part of the network after the cast to floats"
+            f"the network takes {wanted.dtype} images, without gradients: split it after the cast"
         )
     images = keras.Input(shape)
     return keras.Model(images, encoder(images))

@@ -141,9 +141,7 @@ def permutation_design(
     """
     check_integer("nb_permutations", nb_permutations, minimum=4)
     if nb_permutations % 2:
-        raise ValueError(
-            f"nb_permutations must be even, not {nb_permutations}: orders are drawn in pairs"
-        )
+        raise ValueError(f"nb_permutations must be even, for pairs, not {nb_permutations}")
     rng = np.random.default_rng(random_state)
     half = np.tile(np.arange(number_of_concepts), (nb_permutations // 2, 1))
     forwards = rng.permuted(half, axis=1)

@@ -12,6 +12,8 @@ coherence, L0, OOD score, cross-talk and the number of dead concepts.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 
 from xplique_dirpairs.core.batching import as_positions, iter_blocks
@@ -73,6 +75,12 @@ def dictionary_stability(a: Array, b: Array) -> float:
         Value in [0, 1].
     """
     return float(np.nanmean(matched_cosines(a, b)))
+
+
+def stability_of(directions: list[Array]) -> float:
+    """Return the mean `dictionary_stability` of directions (I, D) over pairs of fits; else NaN."""
+    stabilities = [dictionary_stability(*two) for two in combinations(directions, 2)]
+    return float(np.mean(stabilities)) if stabilities else float("nan")
 
 
 # ------------------------------------------------------------------------------ one dictionary

@@ -174,8 +174,7 @@ def dissect(
     limits = np.asarray(thresholds, np.float32)
     if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
         raise ValueError(
-            f"thresholds must be an array (I,) of one number for each detector, not {limits.dtype} "
-            f"{limits.shape}{' with NaN' if np.isnan(limits).any() else ''}"
+            f"thresholds must be numbers (I,) without NaN, not {limits.dtype} {limits.shape}"
         )
     check_shift(shift)
     concepts = dict(annotated.concepts)
@@ -361,9 +360,7 @@ def read_batches(
     if not done:
         raise ValueError("there are no annotated images: give at least one")
     if activations is not None and len(activations) != done:
-        raise ValueError(
-            f"activations must be those of the {done} annotated images, not of {len(activations)}"
-        )
+        raise ValueError(f"activations must be those of {done} images, not of {len(activations)}")
 
 
 def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:

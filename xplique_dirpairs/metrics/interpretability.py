@@ -20,8 +20,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import check_integer, check_random_state, check_seed
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.metrics.dissection import NO_LABEL
 from xplique_dirpairs.metrics.registry import Summary, nan_mean, percentile_interval
@@ -89,6 +91,9 @@ def average_precision(positive: ArrayLike, total: ArrayLike) -> Array:
 class Interpretability:
     """Scores of detectors on the labels they were given: the result of `interpretability`.
 
+    The counts of every image are kept for the bootstrap: 12·I bytes an image (24·I if an image has
+    2³¹ pixels or more), and I more for ``judged``.
+
     Attributes
     ----------
     concepts : dict of str to tuple of str
@@ -99,70 +104,92 @@ class Interpretability:
         Threshold of each detector.
     training_iou : ndarray of shape (I,)
         IoU of each detector with its label on the training part; NaN if it is not known.
-    intersection : ndarray of shape (I,), int64
-        Number of pixels of the label where the detector fires, in the images of the validation part
-        that count for the label's category.
-    detector_area : ndarray of shape (I,), int64
-        Number of pixels of these images where the detector fires.
-    concept_area : ndarray of shape (I,), int64
-        Number of pixels of the label in these images.
-    images : ndarray of shape (I,), int64
-        Number of these images.
+    image_counts : ndarray of shape (N, 3, I), int32 or int64
+        Numbers of pixels in each of the N images of the validation part: where the detector fires
+        on its label, where it fires at all, and of the label; 0 in images that are not ``judged``.
+    judged : ndarray of shape (N, I), bool
+        Whether the image counts for the category of the detector's label.
     average_precision : ndarray of shape (I,)
         Average precision of each detector's maps for its label; higher is better.
-    groups : ndarray of shape (L,), int
-        The L distinct labels.
-    group_intersection : ndarray of shape (L,), int64
+    distinct_labels : ndarray of shape (L,), int
+        The labels, each of them once.
+    joint_intersection : ndarray of shape (L,), int64
         Number of pixels of the label where any detector with this label fires (Linear-OR).
-    group_area : ndarray of shape (L,), int64
+    joint_area : ndarray of shape (L,), int64
         Number of pixels where any detector with this label fires.
-    resampled_iou : ndarray of shape (B, I)
-        IoU over B bootstrap samples of the images; NaN where no image of the sample counts for the
-        category.
     """
 
     concepts: dict[str, tuple[str, ...]]
     labels: Array
     thresholds: Array
     training_iou: Array
-    intersection: Array
-    detector_area: Array
-    concept_area: Array
-    images: Array
+    image_counts: Array
+    judged: Array
     average_precision: Array
-    groups: Array
-    group_intersection: Array
-    group_area: Array
-    resampled_iou: Array
+    distinct_labels: Array
+    joint_intersection: Array
+    joint_area: Array
+
+    # ---------------------------------------------------------------- all images
+
+    @cached_property
+    def _counts(self) -> Array:
+        """Sums of ``image_counts`` over the images, (3, I)."""
+        return np.asarray(self.image_counts.sum(axis=0, dtype=np.int64))
+
+    @property
+    def intersection(self) -> Array:
+        """Number of pixels of its label where each detector fires, (I,), int64."""
+        return np.asarray(self._counts[0])
+
+    @property
+    def detector_area(self) -> Array:
+        """Number of pixels where each detector fires, in the images that count, (I,), int64."""
+        return np.asarray(self._counts[1])
+
+    @property
+    def concept_area(self) -> Array:
+        """Number of pixels of each detector's label, (I,), int64."""
+        return np.asarray(self._counts[2])
+
+    @cached_property
+    def images(self) -> Array:
+        """Number of images that count for the category of each detector's label, (I,), int64."""
+        return np.asarray(self.judged.sum(axis=0, dtype=np.int64))
 
     # ---------------------------------------------------------------- per detector
 
     @cached_property
     def iou(self) -> Array:
         """IoU φ_i(c*_i) of each detector with its label, (I,) in [0, 1]; higher is better."""
-        union = self.detector_area + self.concept_area - self.intersection
-        return self._judged(_ratio(self.intersection, union))
+        return self._iou(self._counts, self.images)
 
     @cached_property
     def precision(self) -> Array:
         """Share of the detector's pixels that belong to its label, (I,); 0 if it never fires."""
-        return self._judged(_ratio(self.intersection, self.detector_area))
+        return self._scores(_ratio(self.intersection, self.detector_area), self.images == 0)
 
     @cached_property
     def recall(self) -> Array:
         """Share of its label's pixels where the detector fires, (I,)."""
-        return self._judged(_ratio(self.intersection, self.concept_area), self.concept_area == 0)
+        return self._scores(_ratio(self.intersection, self.concept_area), self.concept_area == 0)
 
     @cached_property
     def f1(self) -> Array:
         """Harmonic mean of precision and recall, (I,)."""
         areas = self.detector_area + self.concept_area
-        return self._judged(_ratio(2 * self.intersection, areas), self.concept_area == 0)
+        return self._scores(_ratio(2 * self.intersection, areas), self.concept_area == 0)
 
-    def _judged(self, values: Array, undefined: Array | bool = False) -> Array:
-        """Return values (I,) with 0 for unlabelled detectors and NaN for undefined scores, (I,)."""
+    def _iou(self, counts: Array, images: Array) -> Array:
+        """Return the IoU (…, I) from counts (…, 3, I) over numbers of judged images (…, I)."""
+        intersection, detector_area, concept_area = np.moveaxis(counts, -2, 0)
+        union = detector_area + concept_area - intersection
+        return self._scores(_ratio(intersection, union), images == 0)
+
+    def _scores(self, values: Array, undefined: Array) -> Array:
+        """Return values (…, I) with 0 for detectors without a label and NaN where undefined."""
         labelled = self.labels != NO_LABEL
-        return np.where(labelled & ((self.images == 0) | undefined), np.nan, labelled * values)
+        return np.where(labelled & undefined, np.nan, labelled * values)
 
     # ---------------------------------------------------------------- all detectors
 
@@ -179,15 +206,15 @@ class Interpretability:
     @property
     def linear_or(self) -> dict[tuple[str, str], float]:
         """IoU of each label with the union of the detectors that have it, by (category, name)."""
-        names = flat_concepts(self.concepts)
-        return {names[c]: float(iou) for c, iou in zip(self.groups, self._group_iou, strict=True)}
+        names, joint_iou = flat_concepts(self.concepts), self._joint_iou.tolist()
+        return {names[c]: iou for c, iou in zip(self.distinct_labels, joint_iou, strict=True)}
 
     @property
-    def _group_iou(self) -> Array:
+    def _joint_iou(self) -> Array:
         """IoU of each distinct label with the union of its detectors, (L,)."""
-        first = [int(np.flatnonzero(self.labels == c)[0]) for c in self.groups]
-        union = self.group_area + self.concept_area[first] - self.group_intersection
-        return np.where(self.images[first] == 0, np.nan, _ratio(self.group_intersection, union))
+        first = [int(np.flatnonzero(self.labels == c)[0]) for c in self.distinct_labels]
+        union = self.joint_area + self.concept_area[first] - self.joint_intersection
+        return np.where(self.images[first] == 0, np.nan, _ratio(self.joint_intersection, union))
 
     def interpretable(self, least: float = INTERPRETABLE) -> dict[str, int]:
         """Count the detectors with an IoU of at least ``least``, by category of their label.
@@ -225,7 +252,74 @@ class Interpretability:
         categories = [names[label][0] for label in labels]
         return {category: categories.count(category) for category in self.concepts}
 
-    def summaries(self, confidence: float = 0.95) -> dict[str, Summary]:
+    # ---------------------------------------------------------------- bootstrap
+
+    def resampled_iou(
+        self,
+        groups: ArrayLike | None = None,
+        resamples: int = 200,
+        random_state: int | np.random.SeedSequence | None = 0,
+    ) -> Array:
+        """Compute the IoU over bootstrap samples of the groups of images.
+
+        Every group gets a weight from the Poisson distribution with mean 1, by which the counts of
+        its images are multiplied (Hanley and MacGibbon 2006). With the same groups, ``resamples``
+        and ``random_state``, the weights are the same for all results on the same images. Which
+        names the groups have does not matter.
+
+        Parameters
+        ----------
+        groups : array-like of shape (N,), optional
+            Group of each image of the validation part, in their order. Images of a group, such as
+            crops of one photograph or consecutive frames, are drawn together. Default: None, each
+            image is a group.
+        resamples : int, default=200
+            Number B of bootstrap samples; 0 for none.
+        random_state : int, SeedSequence or None, default=0
+            Seed of the bootstrap.
+
+        Returns
+        -------
+        iou : ndarray of shape (B, I)
+            NaN where no image of the sample counts for the category.
+
+        Raises
+        ------
+        ValueError
+            If there is not one group for each image, or settings are out of range.
+        """
+        count = len(self.judged)
+        group_of_image, number_of_groups = _numbered(groups, count)
+        check_integer("resamples", resamples, minimum=0)
+        rng = check_random_state(random_state)
+        iou = np.empty((resamples, len(self.labels)))
+        for part in slices(resamples, chunk_size(count)):
+            weights = rng.poisson(1.0, (part.stop - part.start, number_of_groups))
+            iou[part] = self._weighted_iou(weights[:, group_of_image].astype(float))
+        return iou
+
+    def _weighted_iou(self, weights: Array) -> Array:
+        """Return the IoU (b, I) over images with integer weights (b, N) in double precision.
+
+        Sums are exact up to 2⁵³ pixels.
+        """
+        detectors = len(self.labels)
+        counts = np.zeros((len(weights), 3 * detectors))
+        images = np.zeros((len(weights), detectors))
+        for part in slices(len(self.judged), chunk_size(3 * detectors)):
+            flat = self.image_counts[part].reshape(-1, 3 * detectors)
+            counts += weights[:, part] @ flat.astype(float)
+            images += weights[:, part] @ self.judged[part].astype(float)
+        return self._iou(counts.reshape(-1, 3, detectors), images)
+
+    def summaries(
+        self,
+        confidence: float = 0.95,
+        *,
+        groups: ArrayLike | None = None,
+        resamples: int = 200,
+        random_state: int | np.random.SeedSequence | None = 0,
+    ) -> dict[str, Summary]:
         """Return every metric of kind "interpretability" with its bootstrap interval.
 
         The images of the validation part are resampled, while the labels stay fixed. Only metrics
@@ -235,6 +329,12 @@ class Interpretability:
         ----------
         confidence : float, default=0.95
             Share of the bootstrap figures that lie within an interval, in (0, 1).
+        groups : array-like of shape (N,), optional
+            Group of each image; see `resampled_iou`. Default: None, each image is a group.
+        resamples : int, default=200
+            Number of bootstrap samples; 0 for none, with intervals of NaN.
+        random_state : int, SeedSequence or None, default=0
+            Seed of the bootstrap.
 
         Returns
         -------
@@ -244,13 +344,15 @@ class Interpretability:
         Raises
         ------
         ValueError
-            If ``confidence`` does not lie between 0 and 1.
+            If ``confidence`` does not lie between 0 and 1, there is not one group for each image,
+            or settings are out of range.
         """
-        drawn_iou, empty = self.resampled_iou[_complete_draws(self)], np.zeros(0)
+        drawn_iou, empty = self.resampled_iou(groups, resamples, random_state), np.zeros(0)
+        drawn_iou = drawn_iou[_complete(drawn_iou, self.iou)]
         figures = {
             "s1": (self.s1, s1(drawn_iou)),
             "s2": (self.s2, s2(drawn_iou, self.labels)),
-            "linear_or": (float(np.nansum(self._group_iou)), empty),
+            "linear_or": (float(np.nansum(self._joint_iou)), empty),
             "label_precision": (nan_mean(self.precision), empty),
             "label_recall": (nan_mean(self.recall), empty),
             "label_f1": (nan_mean(self.f1), empty),
@@ -288,7 +390,13 @@ class Interpretability:
 
 
 def paired_interval(
-    ours: Interpretability, theirs: Interpretability, confidence: float = 0.95
+    ours: Interpretability,
+    theirs: Interpretability,
+    confidence: float = 0.95,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 1000,
+    random_state: int | np.random.SeedSequence | None = 0,
 ) -> dict[str, Summary]:
     """Return the differences of S¹ and S², ours − theirs, with bootstrap intervals.
 
@@ -299,10 +407,17 @@ def paired_interval(
     ours : Interpretability
         Scores of one set of detectors.
     theirs : Interpretability
-        Scores of another set of detectors on the same images, with the same ``resamples`` and
-        ``random_state``.
+        Scores of another set of detectors on the same images in the same order.
     confidence : float, default=0.95
         Share of the bootstrap figures that lie within an interval, in (0, 1).
+    groups : array-like of shape (N,), optional
+        Group of each image of the validation part. Images of a group, such as crops of one
+        photograph or consecutive frames, are drawn together; if they were drawn one by one,
+        intervals would be too narrow. Default: None, each image is a group.
+    resamples : int, default=1000
+        Number of bootstrap samples.
+    random_state : int, SeedSequence or None, default=0
+        Seed of the bootstrap.
 
     Returns
     -------
@@ -312,16 +427,21 @@ def paired_interval(
     Raises
     ------
     ValueError
-        If the results do not have the same number of bootstrap samples, or have none.
+        If the results do not have the same number of images, there is not one group for each image,
+        or settings are out of range.
     """
-    if len(ours.resampled_iou) != len(theirs.resampled_iou) or not len(ours.resampled_iou):
+    if len(ours.judged) != len(theirs.judged):
         raise ValueError(
-            "both results must have the same number of bootstrap samples, at least one, not "
-            f"{len(ours.resampled_iou)} and {len(theirs.resampled_iou)}: score them on the same "
-            "images, with the same resamples and random_state"
+            "both results must be of the same images, not of "
+            f"{len(ours.judged)} and {len(theirs.judged)}: score them on the same validation part"
         )
-    complete = _complete_draws(ours) & _complete_draws(theirs)
-    drawn, others = ours.resampled_iou[complete], theirs.resampled_iou[complete]
+    check_integer("resamples", resamples)
+    # If the seed is None, it is drawn here, once for both.
+    seed = check_seed(random_state)
+    drawn = ours.resampled_iou(groups, resamples, seed)
+    others = theirs.resampled_iou(groups, resamples, seed)
+    complete = _complete(drawn, ours.iou) & _complete(others, theirs.iou)
+    drawn, others = drawn[complete], others[complete]
     differences = {
         "s1": (ours.s1 - theirs.s1, s1(drawn) - s1(others)),
         "s2": (ours.s2 - theirs.s2, s2(drawn, ours.labels) - s2(others, theirs.labels)),
@@ -332,10 +452,27 @@ def paired_interval(
     }
 
 
-def _complete_draws(result: Interpretability) -> Array:
-    """Return which bootstrap samples determine every IoU that all images determine, (B,) bool."""
-    missing = np.isnan(result.resampled_iou) & ~np.isnan(result.iou)
+def _complete(drawn_iou: Array, iou: Array) -> Array:
+    """Return which samples (B, I) determine every IoU (I,) that all images determine, (B,) bool."""
+    missing = np.isnan(drawn_iou) & ~np.isnan(iou)
     return np.asarray(~missing.any(axis=1))
+
+
+def _numbered(groups: ArrayLike | None, images: int) -> tuple[Array, int]:
+    """Return the number of each image's group, (N,), and the number of groups.
+
+    Groups are numbered in the order of their first images, so that their names do not matter.
+    """
+    if groups is None:
+        return np.arange(images), images
+    names = np.asarray(groups)
+    if names.shape != (images,):
+        raise ValueError(
+            f"groups must have shape {(images,)}, one group for each image of the validation part, "
+            f"not {names.shape}"
+        )
+    _, first, member = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[member], len(first)
 
 
 def _ratio(above: Array, below: Array) -> Array:

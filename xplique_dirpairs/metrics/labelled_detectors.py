@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.geometry import Shift, check_shift, upsampled_bands
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.annotated_images import Annotated, flat_concepts
 from xplique_dirpairs.metrics.dissection import (
     NO_LABEL,
@@ -53,8 +52,6 @@ def interpretability(
     validation_activations: Any = None,
     batch_size: int = 32,
     shift: Shift = 0.0,
-    resamples: int = 200,
-    random_state: int = 0,
 ) -> Interpretability:
     """Label detectors on the training part, score them on the validation part.
 
@@ -77,10 +74,6 @@ def interpretability(
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
         Number of pixels by which the cells lie farther down and to the right; see `dissect`.
-    resamples : int, default=200
-        Number of bootstrap samples; 0 for none.
-    random_state : int, default=0
-        Seed of the bootstrap.
 
     Returns
     -------
@@ -92,22 +85,14 @@ def interpretability(
         If the two parts have different concepts, settings are out of range, or maps, masks,
         thresholds and activations do not match. Settings are checked before any image is read.
     """
-    _check_settings(validation, dict(training.concepts), shift, resamples, random_state)
+    _check_settings(validation, dict(training.concepts), shift)
     options: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
     training_options = options | {"activations": training_activations}
     if thresholds is None:
         _, dissection = choose_thresholds(training, read, **training_options)
     else:
         dissection = dissect(training, read, thresholds, **training_options)
-    return score_labels(
-        validation,
-        read,
-        dissection,
-        activations=validation_activations,
-        resamples=resamples,
-        random_state=random_state,
-        **options,
-    )
+    return score_labels(validation, read, dissection, activations=validation_activations, **options)
 
 
 def score_labels(
@@ -119,16 +104,12 @@ def score_labels(
     activations: Any = None,
     batch_size: int = 32,
     shift: Shift = 0.0,
-    resamples: int = 200,
-    random_state: int = 0,
 ) -> Interpretability:
     """Score detectors on given labels.
 
     Average precision is computed from histograms with `AP_LEVELS` equal steps over each detector's
-    range on the training part; values outside this range are moved to its ends. The bootstrap
-    weights every image, as it is read, by a draw from the Poisson distribution with mean 1 (Hanley
-    and MacGibbon 2006). Nothing has to be stored per image, and with the same seed, images have the
-    same weights for every extractor.
+    range on the training part; values outside this range are moved to its ends. The result holds
+    12·I bytes of counts for each image, and I more (`Interpretability`).
 
     Parameters
     ----------
@@ -147,10 +128,6 @@ def score_labels(
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
         Number of pixels by which the cells lie farther down and to the right; see `dissect`.
-    resamples : int, default=200
-        Number of bootstrap samples; 0 for none.
-    random_state : int, default=0
-        Seed of the bootstrap.
 
     Returns
     -------
@@ -162,9 +139,9 @@ def score_labels(
         If the concepts differ from those of ``dissection``, labels are not indices of concepts,
         settings are out of range, or maps, masks and activations do not match.
     """
-    _check_settings(annotated, dissection.concepts, shift, resamples, random_state)
+    _check_settings(annotated, dissection.concepts, shift)
     chosen = dissection.labels if labels is None else np.asarray(labels)
-    counts = _LabelCounts(dissection, _checked_labels(chosen, dissection), resamples, random_state)
+    counts = _LabelCounts(dissection, _checked_labels(chosen, dissection))
     detectors = len(dissection.thresholds)
     for image, maps in labelled_images(annotated, read, activations, batch_size, detectors):
         counts.add(image, maps, shift)
@@ -172,21 +149,12 @@ def score_labels(
 
 
 def _check_settings(
-    validation: Annotated,
-    concepts: dict[str, tuple[str, ...]],
-    shift: Shift,
-    resamples: int,
-    random_state: int,
+    validation: Annotated, concepts: dict[str, tuple[str, ...]], shift: Shift
 ) -> None:
     """Raise a ValueError if the settings of the validation part are invalid."""
     if dict(validation.concepts) != concepts:
-        raise ValueError(
-            "the validation part must have the same concepts as the training part: name the "
-            "concepts of both alike"
-        )
+        raise ValueError("both parts must have the same concepts, named alike")
     check_shift(shift)
-    check_integer("resamples", resamples, minimum=0)
-    check_random_state(random_state)
 
 
 def _checked_labels(labels: Array, dissection: Dissection) -> Array:
@@ -206,23 +174,24 @@ def _checked_labels(labels: Array, dissection: Dissection) -> Array:
 
 
 class _LabelCounts:
-    """Running pixel counts of single detectors and of groups of detectors with the same label.
+    """Pixel counts of detectors in each image, and of all detectors of a label in all images.
 
-    The columns of the counts are the I detectors, followed by the L groups.
+    The columns of the counts are the I detectors, followed by the L distinct labels.
     """
 
-    def __init__(self, dissection: Dissection, labels: Array, resamples: int, random_state: int):
+    def __init__(self, dissection: Dissection, labels: Array):
         self._dissection, self._labels = dissection, labels
-        self._groups = np.unique(labels[labels != NO_LABEL])
-        self._members = (labels[:, None] == self._groups).astype(np.float32)
-        self._column_labels = np.concatenate([labels, self._groups])
+        self._distinct = np.unique(labels[labels != NO_LABEL])
+        self._members = (labels[:, None] == self._distinct).astype(np.float32)
+        self._column_labels = np.concatenate([labels, self._distinct])
         # The label `NO_LABEL`, -1, is given a category that no image has: the last entry.
         categories = np.append(category_of(dissection.concepts), NO_LABEL)
         self._categories = categories[self._column_labels]
-        # Rows: pixels of the intersection, of the detector and of the concept; number of images.
-        self._counts = np.zeros((4, len(self._column_labels)), np.int64)
-        self._drawn = np.zeros((resamples, *self._counts.shape), np.int64)
-        self._rng = check_random_state(random_state)
+        # For each image, counts (3, I) and whether it is judged (I,): see `Interpretability`.
+        self._image_counts: list[Array] = []
+        self._judged: list[Array] = []
+        # Rows: pixels of the intersection and of the detectors.
+        self._joint_counts = np.zeros((2, len(self._distinct)), np.int64)
         # Histograms of the pixels of the label, and of all pixels.
         self._levels = np.zeros((2, len(labels), AP_LEVELS), np.int64)
         span = dissection.highest - dissection.lowest
@@ -231,7 +200,6 @@ class _LabelCounts:
 
     def add(self, image: LabelledImage, maps: Array, shift: Shift) -> None:
         """Add one image with maps (h, w, I) to the counts."""
-        weights = self._rng.poisson(1.0, len(self._drawn))
         # For each column, the row of its label among the concepts that are present in the image. A
         # label that is not present gets the row of ones, whose counts are masked below.
         rows_of = {label: row for row, label in enumerate(image.present)}
@@ -242,14 +210,17 @@ class _LabelCounts:
         for rows, values in upsampled_bands(maps, image.shape, shift):
             where = image.indicators(rows)
             fires = values > self._dissection.thresholds
-            groups = fires.astype(np.float32) @ self._members > 0
-            overlaps += count_overlaps(where, np.concatenate([fires, groups], axis=1))
+            joint = fires.astype(np.float32) @ self._members > 0
+            overlaps += count_overlaps(where, np.concatenate([fires, joint], axis=1))
             self._count_levels(values, where[own].T & present, judged)
         both = overlaps[own, np.arange(len(own))]
         areas = np.append(image.areas, 0)[own]
-        counted = np.stack([both * present, overlaps[-1] * judged, areas, judged])
-        self._counts += counted
-        self._drawn += weights[:, None, None] * counted
+        counts = np.stack([both * present, overlaps[-1] * judged, areas])
+        detectors = len(self._labels)
+        self._joint_counts += counts[:2, detectors:]
+        kind = np.int32 if counts.max() <= np.iinfo(np.int32).max else np.int64
+        self._image_counts.append(counts[:, :detectors].astype(kind))
+        self._judged.append(judged[:detectors].copy())
 
     def _count_levels(self, values: Array, has_label: Array, judged: Array) -> None:
         """Add the values (P, I) of the judged detectors to the histograms.
@@ -265,26 +236,18 @@ class _LabelCounts:
     def result(self) -> Interpretability:
         """Return the scores over all images that were added."""
         dissection, labels, detectors = self._dissection, self._labels, len(self._labels)
-        both, area, concept, images = self._counts
-        inside, fired, labelled, drawn = np.moveaxis(self._drawn[..., :detectors], 1, 0)
-        union = fired + labelled - inside
-        resampled = np.divide(inside, union, out=np.zeros(union.shape), where=union > 0)
-        resampled[(drawn == 0) & (labels != NO_LABEL)] = np.nan
         training_iou = dissection.iou[np.arange(detectors), labels]
         return Interpretability(
             concepts=dissection.concepts,
             labels=labels,
             thresholds=dissection.thresholds,
             training_iou=np.where(labels == NO_LABEL, 0.0, training_iou),
-            intersection=both[:detectors],
-            detector_area=area[:detectors],
-            concept_area=concept[:detectors],
-            images=images[:detectors],
+            image_counts=np.stack(self._image_counts),
+            judged=np.stack(self._judged),
             average_precision=np.where(labels == NO_LABEL, 0.0, average_precision(*self._levels)),
-            groups=self._groups,
-            group_intersection=both[detectors:],
-            group_area=area[detectors:],
-            resampled_iou=resampled,
+            distinct_labels=self._distinct,
+            joint_intersection=self._joint_counts[0],
+            joint_area=self._joint_counts[1],
         )
 
 

@@ -117,9 +117,7 @@ def summary(
     if rows.ndim == 0 or len(rows) == 0:
         raise ValueError(f"values must have one row per image, but have shape {rows.shape}")
     if np.isinf(rows).any():
-        raise ValueError(
-            "values must be finite, or NaN where they are undefined, but some are infinite"
-        )
+        raise ValueError("values must be finite or NaN (undefined), but some are infinite")
     check_fraction("confidence", confidence)
     check_integer("resamples", resamples)
     defined = rows[~np.isnan(rows).any(axis=tuple(range(1, rows.ndim)))]
@@ -263,8 +261,7 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
             f"p_at_{fraction}": (
                 f"P@{fraction} ↓",
                 f"Class probability where deletion has first changed the features by {fraction} of "
-                "their norm (or after the last step, if it never does), in [0, 1]; defined by this "
-                "project",
+                "their norm (or after the last step, if it never does), in [0, 1]",
             )
             for fraction in (0.1, 0.2, 0.3)
         },
@@ -277,47 +274,43 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
     "all off": {
         "all_off_norm": (
             "all-off norm",
-            "Change of the features with every concept off, as a fraction of their norm, ≥ 0; "
-            "defined by this project",
+            "Change of the features with every concept off, as a fraction of their norm, ≥ 0",
         ),
         "all_off_negative_mass": (
             "all-off negative mass ↓",
             "Mass of the features that lies outside the layer's range with every concept off, "
-            "before clipping, as a fraction of their total mass, ≥ 0; defined by this project",
+            "before clipping, as a fraction of their total mass, ≥ 0",
         ),
         "all_off_probability": (
             "all-off probability",
             "Probability of the class with every concept off, where insertion begins: the class "
-            "evidence that remains in the residual, in [0, 1]; defined by this project",
+            "evidence that remains in the residual, in [0, 1]",
         ),
         "all_off_entropy": (
             "all-off entropy",
-            "Entropy of the prediction with every concept off, in bits, in [0, log2 K]; "
-            "defined by this project",
+            "Entropy of the prediction with every concept off, in bits, in [0, log2 K]",
         ),
     },
     "reconstruction": {
         "agreement": (
             "agreement ↑",
             "Share of the images whose predicted class stays the same when the network is given "
-            "the reconstruction without residual, in [0, 1]; defined by this project",
+            "the reconstruction without residual, in [0, 1]",
         ),
         "kl": (
             "KL ↓",
             "Divergence between the prediction p and the prediction p̂ from the reconstruction "
-            "without residual, KL(p ‖ p̂) in bits, ≥ 0; defined by this project",
+            "without residual, KL(p ‖ p̂) in bits, ≥ 0",
         ),
         "logit_r2": (
             "logit R² ↑",
             "Share of the logits' variance over the images that the reconstruction without "
-            "residual explains: 0 for predicting the mean, 1 for a perfect reconstruction; "
-            "defined by this project",
+            "residual explains: 0 for predicting the mean, 1 for a perfect reconstruction",
         ),
         "activation_r2": (
             "activation R² ↑",
             "Share of the features' variance that the reconstruction without residual explains: "
-            "0 for predicting the mean of each feature, 1 for a perfect reconstruction; defined "
-            "by this project",
+            "0 for predicting the mean of each feature, 1 for a perfect reconstruction",
         ),
         "completeness": (
             "completeness ↑",
@@ -342,12 +335,12 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "l0": (
             "L0",
-            "Mean number of concepts that are on at a position, in [0, I]; defined by this project",
+            "Mean number of concepts that are on at a position, in [0, I]",
         ),
         "dead": (
             "dead ↓",
             "Number of concepts whose contribution to the features never exceeds 1e-3 of that of "
-            "the strongest concept, in [0, I]; defined by this project",
+            "the strongest concept, in [0, I]",
         ),
         "ood": (
             "OOD ↓",
@@ -362,7 +355,7 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         "cross_talk": (
             "cross-talk ↓",
             "Mean |cosine| between filters and the encoding directions of other concepts, in "
-            "[0, 1]; defined by this project",
+            "[0, 1]",
         ),
         **{
             f"stability_{directions}": (
@@ -392,7 +385,7 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         **{
             f"label_{key}": (
                 f"{name} ↑",
-                f"Mean over the detectors of the {definition}, in [0, 1]; defined by this project",
+                f"Mean over the detectors of the {definition}, in [0, 1]",
             )
             for key, name, definition in (
                 ("precision", "precision", "share of their pixels that belong to their label"),
@@ -423,7 +416,7 @@ METRICS: dict[str, Metric] = {
         key,
         header.rstrip(" ↑↓"),
         {"↑": True, "↓": False}.get(header[-1]),
-        description,
+        description if "; " in description else f"{description}; defined by this project",
         kind,
         ratio_of_means if key in _RATIOS else mean,
         _DECIMALS.get(key, 3),

@@ -88,17 +88,14 @@ class SplitModel:
         """
         if isinstance(first, SplitModel):
             if second is not None:
-                raise TypeError(
-                    "a SplitModel already has both halves: leave out latent_to_logit_model"
-                )
+                raise TypeError("a SplitModel has both halves: leave out latent_to_logit_model")
             return first
         if isinstance(first, tuple) and len(first) == 2 and second is None:
             first, second = first
         check_keras_model("input_to_latent_model", first)
         if second is None:
             raise TypeError(
-                "the second half of the network is missing: give split_model(model, layer), or "
-                "both input_to_latent_model and latent_to_logit_model"
+                "the second half of the network is missing: give split_model(model, layer)"
             )
         head = Head(second)
         outputs = getattr(first, "outputs", None)
@@ -131,8 +128,7 @@ class SplitModel:
         outputs = getattr(self.input_to_latent_model, "outputs", None)
         if not outputs:
             raise ValueError(
-                "the layer is unknown because the first half has no graph: build the extractor "
-                "with split_model(model, layer)"
+                "the first half has no graph: build the extractor with split_model(model, layer)"
             )
         layer = self.layer or node_of(outputs[0]).operation.name
         layer_output(model, layer)

@@ -334,8 +334,7 @@ def counterparts(maps: Array, other_maps: Array) -> tuple[Array, Array]:
     """
     if other_maps.shape[-1] < maps.shape[-1]:
         raise ValueError(
-            f"other_maps must hold at least the {maps.shape[-1]} concepts of maps, not "
-            f"{other_maps.shape[-1]}: pass the maps of fewer concepts first"
+            f"other_maps must hold at least {maps.shape[-1]} concepts, not {other_maps.shape[-1]}"
         )
     ours, theirs = (_standardised(as_positions(m)) for m in (maps, other_maps))
     correlations = theirs.T @ ours / len(ours)

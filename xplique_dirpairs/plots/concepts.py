@@ -291,8 +291,7 @@ def plot_maximised(
     counts = {name: len(images) for name, images in shown.items()} | {"crops": len(crops)}
     if not shown or not len(concepts) or set(counts.values()) != {len(concepts)}:
         raise ValueError(
-            f"expected one picture and one set of crops for each of {len(concepts)} concepts, "
-            f"got {counts}"
+            f"expected a picture and a set of crops for each of {len(concepts)} concepts: {counts}"
         )
     # A concept keeps the colour of its number even if only a few concepts are drawn.
     by_number = concept_colors(int(concepts.max()) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_crop_sheet
-from xplique_dirpairs.plots.palette import signed_colors
+from xplique_dirpairs.plots.palette import Color, signed_colors
 
 #: Gap between two columns, and between two rows, in inches.
 _GUTTER, _GAP = 0.14, 0.07
@@ -43,6 +44,25 @@ class Sheet:
         """Write text, unless it is empty; ``style`` holds keyword arguments of ``Figure.text``."""
         if text:
             self.figure.text(left / self.width, 1.0 - top / self.height, text, **style)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a figure, for a concept or for something else with a name.
+
+    Attributes
+    ----------
+    name : str
+        Name of the row.
+    color : (float, float, float)
+        Colour of the row.
+    crops : ndarray of shape (k, patch, patch, 3) or None
+        Best crops of the concept, where k may be 0; None if the row is not a single concept.
+    """
+
+    name: str
+    color: Color
+    crops: Array | None
 
 
 class RowGrid(Sheet):
@@ -122,10 +142,10 @@ class RowGrid(Sheet):
         self.text(0.12, 0.1, text, va="top", fontsize=12, fontweight="bold")
         self.text(0.12, 0.36, details, va="top", fontsize=9, color="0.25")
 
-    def names(self, column: int, rows: Sequence[Any]) -> Axes:
+    def names(self, column: int, rows: Sequence[Row]) -> Axes:
         """Write the names of concepts in their colours, and return the axes that hold them.
 
-        ``rows`` holds an object with ``name`` and ``color`` for each of the last rows of the grid.
+        ``rows`` are the last rows of the grid.
         """
         words = self.words(column)
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
@@ -135,12 +155,10 @@ class RowGrid(Sheet):
             )  # fmt: skip
         return words
 
-    def crops(self, column: int, rows: Sequence[Any], nb_crops: int) -> None:
+    def crops(self, column: int, rows: Sequence[Row], nb_crops: int) -> None:
         """Draw up to ``nb_crops`` crops of each concept in a frame of its colour.
 
-        ``rows`` holds an object with ``color`` and ``crops`` for each of the last rows of the grid.
-        ``crops`` has shape (k, patch, patch, 3), where k may be 0, or is None to leave the cell
-        empty.
+        ``rows`` are the last rows of the grid; the cell of a row without crops stays empty.
         """
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
             if row.crops is not None:

@@ -18,7 +18,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_picture, framed
-from xplique_dirpairs.plots.layout import RowGrid, Sheet, draw_signed_bars, plain, signed
+from xplique_dirpairs.plots.layout import Row, RowGrid, Sheet, draw_signed_bars, plain, signed
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, Color
 
 #: Lengths in inches: heights of a row with crops and of a row without, widths of a column of names
@@ -30,17 +30,11 @@ _INFLUENCE = "influence of an increase"
 
 
 @dataclass(frozen=True, eq=False)
-class ConceptRow:
+class ConceptRow(Row):
     """A concept in the report on a class.
 
     Attributes
     ----------
-    name : str
-        Name of the concept.
-    color : (float, float, float)
-        Colour of the concept.
-    crops : ndarray of shape (k, patch, patch, 3)
-        Best crops of the concept.
     elsewhere : bool
         Whether the crops are from images of other classes, because the concept is in no image of
         this class.
@@ -56,9 +50,6 @@ class ConceptRow:
         Share of the other images in which the concept is detected.
     """
 
-    name: str
-    color: Color
-    crops: Array
     elsewhere: bool
     contribution: float
     change: float
@@ -118,7 +109,7 @@ def plot_class_report(
         top = grid.tops[first] - 0.08
         words.text(0.0, top, text, fontsize=9.5, color=color, va="bottom", fontweight="bold")
     for low, row in zip(grid.tops + grid.heights, rows, strict=True):
-        if row.elsewhere and len(row.crops):
+        if row.elsewhere and row.crops is not None and len(row.crops):
             words.text(1.0, low, "from other classes", fontsize=7, color="0.4", ha="right")
     grid.heading(1, "best crops in the class's images")
     bars = grid.span(2, "contribution", "logits")
@@ -150,19 +141,13 @@ def _draw_rates(ax: Axes, middles: Array, rows: Sequence[ConceptRow]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class PushRow:
+class PushRow(Row):
     """A contribution to the confusion of a class with another one.
 
     It is that of a concept, of the remaining concepts together, or of the residual.
 
     Attributes
     ----------
-    name : str
-        Name of the row.
-    color : (float, float, float)
-        Colour of the row.
-    crops : ndarray of shape (k, patch, patch, 3) or None
-        Best crops of the concept; None if the row is not a single concept.
     contribution : float
         Mean contribution to the difference of the two logits over all images of the class.
     confused : float
@@ -173,9 +158,6 @@ class PushRow:
         is not a single concept.
     """
 
-    name: str
-    color: Color
-    crops: Array | None
     contribution: float
     confused: float
     change: float
@@ -227,25 +209,16 @@ _NAMED, _LINE = 8, 6.4
 
 
 @dataclass(frozen=True, eq=False)
-class SharedRow:
+class SharedRow(Row):
     """A concept that several classes share.
 
     Attributes
     ----------
-    name : str
-        Name of the concept.
-    color : (float, float, float)
-        Colour of the concept.
-    crops : ndarray of shape (k, patch, patch, 3)
-        Best crops of the concept.
     classes : sequence of (str, float)
         Name of each class that shares the concept, and its contribution to the logit of that class,
         largest first.
     """
 
-    name: str
-    color: Color
-    crops: Array
     classes: Sequence[tuple[str, float]]
 
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from xplique_dirpairs.core.geometry import upsample
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import draw_lit, draw_note, draw_picture
-from xplique_dirpairs.plots.layout import RowGrid, draw_signed_bars, label_bars, plain
+from xplique_dirpairs.plots.layout import Row, RowGrid, draw_signed_bars, label_bars, plain
 from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
 
 _SIGNED = "RdBu_r"
@@ -29,31 +29,22 @@ _FIRST, _SECOND = concept_colors(2)
 
 
 @dataclass(frozen=True, eq=False)
-class PredictionRow:
+class PredictionRow(Row):
     """A contribution to the score of an image.
 
     It is that of a concept or, without maps, of the remaining concepts together or the residual.
 
     Attributes
     ----------
-    name : str
-        Name of the row.
-    color : (float, float, float)
-        Colour of the row.
     contribution : float
         Contribution to the logit.
-    crops : ndarray of shape (k, patch, patch, 3), optional
-        Best crops of the concept.
     presence : ndarray of shape (H, W), optional
         Map of the concept, with values of at least 0.
     contributions : ndarray of shape (H, W), optional
         Contribution of the concept at each position.
     """
 
-    name: str
-    color: Color
     contribution: float
-    crops: Array | None = None
     presence: Array | None = None
     contributions: Array | None = None
 
@@ -143,7 +134,7 @@ def plot_waterfall(score_name: str, score: float, rows: Sequence[PredictionRow])
     return grid.figure
 
 
-def _crops_width(rows: Sequence[PredictionRow | ComparisonRow], nb_crops: int) -> float:
+def _crops_width(rows: Sequence[Row], nb_crops: int) -> float:
     """Return the width of the column of crops, which is narrow if no row has crops."""
     return 0.75 * _ROW * nb_crops if any(row.crops is not None for row in rows) else 0.05
 
@@ -210,29 +201,20 @@ def _draw_scale(grid: RowGrid, column: int, limit: float) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class ComparisonRow:
+class ComparisonRow(Row):
     """A contribution to the scores of two images.
 
     It is that of a concept or, without maps, of the remaining concepts together or the residual.
 
     Attributes
     ----------
-    name : str
-        Name of the row.
-    color : (float, float, float)
-        Colour of the row.
     values : (float, float)
         Contributions to the logits of the first and of the second image.
-    crops : ndarray of shape (k, patch, patch, 3), optional
-        Best crops of the concept.
     maps : (ndarray of shape (H, W), ndarray of shape (H, W)), optional
         Contribution of the concept at each position of the first and of the second image.
     """
 
-    name: str
-    color: Color
     values: tuple[float, float]
-    crops: Array | None = None
     maps: tuple[Array, Array] | None = None
 
 

@@ -84,14 +84,10 @@ def check_place(path: Path, single_file: bool) -> None:
             )
         return
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(
-            f"path must be a folder, but {path} is a file: choose another, or use single_file=True"
-        )
+        raise NotADirectoryError(f"path must be a folder, but {path} is a file: set single_file")
     beside = path / BESIDE
     if beside.exists() and not (beside / MARKER).exists():
-        raise FileExistsError(
-            f"{beside} was not written by a report: choose another folder, or move it"
-        )
+        raise FileExistsError(f"{beside} was not written by a report: choose another folder")
 
 
 def _write_beside(payload: Payload, folder: Path) -> None:
