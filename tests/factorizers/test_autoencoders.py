@@ -105,7 +105,7 @@ def test_a_fixed_number_of_signed_atoms_at_a_position_is_recovered_without_a_war
     factorizer.fit(x)
     assert recovered_atoms(factorizer, atoms) >= 7
     assert factorizer.history_.final_r2 > 0.99
-    assert np.linalg.norm(factorizer.constant_) < 0.5
+    assert np.linalg.norm(factorizer.constant_) < 2.0  # it was 3 to 4.5 where no atom came back
     assert factorizer.history_.problems() == []
 
 
