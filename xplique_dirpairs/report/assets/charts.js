@@ -24,11 +24,44 @@ function shareBar(value, color) {
 
 /** Returns a symbol for a grade of significance, with text for screen readers. */
 function stars(grade) {
-  if (!grade) return el('span', { class: 'stars' });
+  if (grade < 1) return el('span', { class: 'stars' });
   const words = grade === 2 ? 'significant' : 'significant only without correction';
   return el('span', { class: 'stars', title: words },
     el('span', { 'aria-hidden': 'true' }, grade === 2 ? '\u25cf' : '\u25cb'),
     el('span', { class: 'hidden' }, ' (' + words + ')'));
+}
+
+/** Returns the effect of a concept on a class in logits, its interval and its significance. */
+function effectOf(one, i, most) {
+  const half = one.intervals[i];
+  return [signedBar(one.effects[i], most),
+    half === null ? null : el('span', { class: 'muted' }, ' \u00b1\u202f' + fixed(half, 2)),
+    stars(one.significance[i])];
+}
+
+/** Returns the p-value of a concept for a class, or why there is none. */
+function testOf(one, i) {
+  return i in one.untested ? 'not tested: ' + one.untested[i] : pValue(one.p[i]);
+}
+
+/** Returns the columns of a table that `effectCells` fills. */
+function effectColumns() {
+  return [
+    { title: 'effect', hint: 'on the logit less the mean over classes: unit effect \u00d7 ' +
+      'coefficient, mean over the images of the class, with its 95\u00a0% interval' },
+    { title: 'unit effect', hint: 'change of this logit for one unit of length' },
+    { title: 'p', hint: report.influence.test, rising: true },
+    { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
+  ];
+}
+
+function effectCells(one, i, mostEffect, mostContribution) {
+  return [
+    { node: effectOf(one, i, mostEffect), value: one.effects[i] },
+    { node: signed(one.units[i], 3), value: one.units[i] },
+    { node: testOf(one, i), value: one.p[i] },
+    { node: signedBar(one.contributions[i], mostContribution), value: one.contributions[i] },
+  ];
 }
 
 /** Returns a histogram on a logarithmic scale, on which rare values are visible. */

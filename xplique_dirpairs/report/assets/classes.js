@@ -11,7 +11,7 @@ function classesPage(main) {
       { node: percent(one.accuracy), value: one.accuracy },
       { node: fixed(one.logit, 2), value: one.logit },
       { node: fixed(one.residual, 2), value: one.residual },
-      { node: one.significance.filter((grade) => grade === 2).length,
+      { node: significantConcepts(one),
         value: one.significance.filter((grade) => grade === 2).length },
       { node: best(up), value: value(up) },
       { node: best(down), value: value(down) },
@@ -28,7 +28,7 @@ function classesPage(main) {
       { title: 'accuracy', hint: 'share of its images that are predicted correctly' },
       { title: 'logit', hint: 'mean over its images' },
       { title: 'without concepts', hint: 'mean logit with every concept off' },
-      { title: 'influential concepts', hint: 'number of concepts with significant influence' },
+      { title: 'significant concepts', hint: 'number of concepts whose direction is significant' },
       { title: 'strongest for it', type: 'text' },
       { title: 'strongest against it', type: 'text' },
     ], found) : emptyNote('No class has this text in its name.'));
@@ -39,6 +39,13 @@ function classesPage(main) {
     announce(fill(input.value) + ' of ' + rows.length + ' classes') });
   add(main, [heading('Classes'), el('div', { class: 'filters' }, field('Filter classes', input)),
     place]);
+}
+
+/** Returns the number of significant concepts of those tested; a dash if none was tested. */
+function significantConcepts(one) {
+  const tested = one.significance.filter((grade) => grade >= 0).length;
+  if (!tested || !report.influence.reachable) return 'not tested';
+  return one.significance.filter((grade) => grade === 2).length + ' of ' + tested;
 }
 
 function classPage(main, id) {
@@ -75,8 +82,10 @@ function classConcept(one, i, most) {
     crops(i, 3),
     el('span', { class: 'what' }, conceptLink(i), labelNote(i),
       signedBar(one.contributions[i], most),
-      el('span', { class: 'muted' }, 'influence ' + signed(one.changes[i]),
-        one.significance[i] ? stars(one.significance[i]) : null, ' \u00b7 in ' + percent(one.presence[i]) +
+      el('span', { class: 'muted' }, 'effect ' + signed(one.effects[i]) +
+        (one.intervals[i] === null ? '' : ' \u00b1\u202f' + fixed(one.intervals[i], 2)),
+        one.significance[i] > 0 ? stars(one.significance[i]) : null,
+        i in one.untested ? ' (not tested)' : null, ' \u00b7 in ' + percent(one.presence[i]) +
         ' of its images, ' + percent(one.outside[i]) + ' of the others')));
 }
 
@@ -119,22 +128,15 @@ function extractorsOf(one) {
 
 function classTable(one) {
   const most = largest(one.contributions);
-  const furthest = largest(one.changes);
+  const furthest = largest(one.effects);
   return sortableTable('All concepts and ' + className(one.id), [
     { title: 'concept', type: 'text', rising: true },
-    { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
-    { title: 'influence', hint: 'mean change of log p by more of the concept' },
-    { title: 'SC', hint: 'share of images where the concept helps minus share where it hurts' },
-    { title: 'p', hint: 'p-value against noise directions', rising: true },
+    ...effectColumns(),
     { title: 'in its images', hint: 'share of its images with the concept' },
     { title: 'in other images', hint: 'share of the images of other classes with the concept' },
   ], report.concepts.map((_, i) => [
     { node: conceptLink(i), value: i },
-    { node: signedBar(one.contributions[i], most), value: one.contributions[i] },
-    { node: [signedBar(one.changes[i], furthest), stars(one.significance[i])],
-      value: one.changes[i] },
-    { node: signed(one.scores[i]), value: one.scores[i] },
-    { node: pValue(one.p[i]), value: one.p[i] },
+    ...effectCells(one, i, furthest, most),
     { node: percent(one.presence[i]), value: one.presence[i] },
     { node: percent(one.outside[i]), value: one.outside[i] },
   ]), { sortBy: 1 });

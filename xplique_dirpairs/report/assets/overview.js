@@ -81,8 +81,8 @@ function whenAsked(make) {
 }
 
 const SHOWN = {
-  influence: ['Influence', 'effect of more of a concept on a class (mean change of log p)',
-    (one) => one.changes],
+  influence: ['Effect', 'of a concept\u2019s direction on a class, in logits (mean)',
+    (one) => one.effects],
   contribution: ['Contribution', 'part of a class\u2019s logit that is due to a concept (mean)',
     (one) => one.contributions],
 };
