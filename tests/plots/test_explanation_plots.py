@@ -136,7 +136,7 @@ def test_concepts_that_are_left_out_are_counted(rng):
     grades[:3] = 0
     figure = diagram(changes, grades, list("abcd"), [str(i) for i in range(count)])
     words = " ".join(t.get_text() for t in texts_of(figure))
-    assert "3 concepts have no significant effect" in words
+    assert "3 concepts are significant for no tested class" in words
     assert "4 weaker concepts are left out" in words
     given = changes, 0 * grades, list("abcd"), list(map(str, range(count)))
     without_discs = diagram(*given, [random_crops(rng)] * count)

@@ -324,7 +324,7 @@ def plot_influence_diagram(
     """Draw a disc for each influence of a concept (column) on a class (row).
 
     Columns are sorted by the class that each concept raises most. Concepts without any significant
-    influence are left out, and their number is reported. From nine classes on, rows are sorted by
+    effect are left out, and their number is reported. From nine classes on, rows are sorted by
     similarity.
 
     Parameters
@@ -371,7 +371,7 @@ def plot_influence_diagram(
         notes.append("pale: not significant, or not tested")
     left_out = int((~marked.any(axis=1)).sum())
     if left_out:
-        notes.append(f"{left_out} concepts have no significant effect")
+        notes.append(f"{left_out} concepts are significant for no tested class")
     if beyond:
         notes.append(f"{beyond} weaker concepts are left out")
     _draw_legend(figure, values, "; ".join(notes))
