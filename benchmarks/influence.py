@@ -56,6 +56,7 @@ from scene_influence import (
     known_concepts,
     known_concepts_table,
     known_signs,
+    logits_table,
     of_pairs,
     s3_of,
     tcav_table,
@@ -180,6 +181,7 @@ def on_scenes(arguments: argparse.Namespace) -> None:
         print(tcav_table(data, supervised, names).formatted("markdown"), "\n", flush=True)
         print(f"{known_signs(names, by_test[UNIFORM])}.\n")
         print(effects_table(names, by_test[UNIFORM]).formatted("markdown"), "\n", flush=True)
+        print(logits_table(data, supervised, names).formatted("markdown"), "\n", flush=True)
     if "random" in arguments.parts:
         table = false_positives_table(
             arguments.random_networks, arguments.training_images, arguments.validation_images,

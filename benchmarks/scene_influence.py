@@ -13,11 +13,16 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.datasets.annotated_scenes import CLASS_NAMES, random_scene_network
 from xplique_dirpairs.datasets.scene_settings import CLASSES, DISTRACTOR
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.supervised import SupervisedPairs, cell_coverage, supervised_pairs
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
+from xplique_dirpairs.sensitivity.influence import (
+    InfluenceSettings,
+    influence,
+    influence_of_directions,
+)
 from xplique_dirpairs.sensitivity.influence_result import Influence
 from xplique_dirpairs.sensitivity.influence_summary import s3
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, trained_filter_noise
@@ -151,6 +156,22 @@ def effects_table(names: list[str], found: Influence) -> Table:
         "Unit effects (logits). Bold: the concept defines the class. *: significant "
         f"(Benjamini–Hochberg over the table), °: p ≤ {found.level:g}, not corrected."
     )
+    return Table(["Pattern-CAV", *CLASS_NAMES], rows, [note])
+
+
+def logits_table(data: AnnotatedLayer, supervised: SupervisedPairs, names: list[str]) -> Table:
+    """Return a table of the effect in logits of each concept on each class, in its images."""
+    concepts = ConceptLayer.of(supervised.pairs, split_model(data.model, data.name))
+    found = influence(concepts, data.validation.images, data.validation.labels, verbose=0)
+    rows = []
+    for name in names:
+        i, cells = supervised.index("object", name), [Cell(name)]
+        for k in range(len(CLASS_NAMES)):
+            cell = Cell.interval(found.effects[i, k], found.intervals[i, k])
+            defines = name in DEFINING and DEFINES[DEFINING.index(name), k]
+            cells.append(Cell(cell.text, bool(defines), cell.numbers))
+        rows.append(cells)
+    note = "Effect in logits ± 95 % interval. Bold: the concept defines the class."
     return Table(["Pattern-CAV", *CLASS_NAMES], rows, [note])
 
 
