@@ -77,7 +77,8 @@ class InfluenceSettings:
         Significant then means: more than if the weights of the class had nothing to do with this
         direction. "permuted labels", as in the paper: signal vectors that are estimated from
         permuted detections. Significant then means: more than what the features vary along anyway;
-        in a trained network, whose features vary along what its classes need, hardly anything is.
+        in a trained network, whose features vary along what its classes need, no concept that helps
+        a class may be.
     noise_vectors : int, optional
         Number of noise vectors; a linear head needs no uniform ones. None: 300 uniform directions,
         or for each direction 1000 vectors from permuted labels, 100 if the head does not pool
@@ -87,7 +88,7 @@ class InfluenceSettings:
         where the class is not certain already and can still be helped. "class": in its own images.
     min_images : int, default=10
         If the head is not linear, the effect of uniform directions depends on the images: a class
-        is only tested if at least so many images are predicted as it.
+        is only tested if at least this number of images is predicted as it.
     level : float, default=0.05
         Level of significance θ, in (0, 1).
     tie : float, default=1e-6

@@ -16,8 +16,8 @@ from xplique_dirpairs.sensitivity.responses import Sensitivity
 #: What being significant means, by the noise that directions are compared with.
 NOISES = {
     "uniform": "more than if the weights of the class had nothing to do with the direction",
-    "permuted labels": "more than what the features vary along anyway, which hardly anything is on "
-    "trained networks",
+    "permuted labels": "more than what the features vary along anyway, as they do along what the "
+    "classes of a trained network need",
 }
 #: Table headers of the entries of `InfluenceSummary`.
 _COLUMNS = (
