@@ -31,35 +31,33 @@ function stars(grade) {
     el('span', { class: 'hidden' }, ' (' + words + ')'));
 }
 
-/** Returns the effect of a concept on a class in logits, its interval and its significance. */
-function effectOf(one, i, most) {
-  const half = one.intervals[i];
-  return [signedBar(one.effects[i], most),
-    half === null ? null : el('span', { class: 'muted' }, ' \u00b1\u202f' + fixed(half, 2)),
-    stars(one.significance[i])];
-}
-
-/** Returns the p-value of a concept for a class, or why there is none. */
-function testOf(one, i) {
-  return i in one.untested ? 'not tested: ' + one.untested[i] : pValue(one.p[i]);
+/** Returns half the length of the interval of an effect, as text. */
+function plusMinus(half) {
+  return half === null ? '\u2013' : '\u00b1\u202f' + fixed(half, 2);
 }
 
 /** Returns the columns of a table that `effectCells` fills. */
 function effectColumns() {
   return [
     { title: 'effect', hint: 'on the logit less the mean over classes: unit effect \u00d7 ' +
-      'coefficient, mean over the images of the class, with its 95\u00a0% interval' },
+      'coefficient, mean over the images of the class' },
+    { title: '\u00b1', hint: '95\u00a0% interval of the effect over the images of the class' },
     { title: 'unit effect', hint: 'change of this logit for one unit of length' },
     { title: 'p', hint: report.influence.test, rising: true },
     { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
   ];
 }
 
+/** Returns the cells of a concept's effect on a class: why it was not tested in place of its p. */
 function effectCells(one, i, mostEffect, mostContribution) {
+  const reason = one.untested[i];
   return [
-    { node: effectOf(one, i, mostEffect), value: one.effects[i] },
+    { node: [signedBar(one.effects[i], mostEffect), stars(one.significance[i])],
+      value: one.effects[i] },
+    { node: plusMinus(one.intervals[i]), value: one.intervals[i] },
     { node: signed(one.units[i], 3), value: one.units[i] },
-    { node: testOf(one, i), value: one.p[i] },
+    { node: reason ? el('span', { class: 'reason' }, 'not tested: ' + reason) : pValue(one.p[i]),
+      value: one.p[i] },
     { node: signedBar(one.contributions[i], mostContribution), value: one.contributions[i] },
   ];
 }

@@ -2,9 +2,9 @@
 
 function classesPage(main) {
   const rows = report.classes.map((one) => {
-    const [up, down] = strongest(one.contributions, 1);
+    const [up, down] = strongest(one.effects, 1);
     const best = (found) => (found.length ? conceptLink(found[0]) : '\u2013');
-    const value = (found) => (found.length ? one.contributions[found[0]] : null);
+    const value = (found) => (found.length ? one.effects[found[0]] : null);
     return [
       { node: classLink(one.id), value: className(one.id) },
       { node: one.images, value: one.images },
@@ -51,8 +51,8 @@ function significantConcepts(one) {
 function classPage(main, id) {
   const one = report.classes[placeOfClass(id)];
   const ids = report.classes.map((other) => other.id);
-  const [up, down] = strongest(one.contributions, 6);
-  const most = largest(one.contributions);
+  const [up, down] = strongest(one.effects, 6);
+  const most = largest(one.effects);
   const sum = one.contributions.reduce((total, value) => total + (value || 0), 0);
   const list = (found, nothing) => (found.length
     ? el('ol', { class: 'ranking' }, found.map((i) => classConcept(one, i, most)))
@@ -81,11 +81,11 @@ function classConcept(one, i, most) {
   return el('li', {},
     crops(i, 3),
     el('span', { class: 'what' }, conceptLink(i), labelNote(i),
-      signedBar(one.contributions[i], most),
-      el('span', { class: 'muted' }, 'effect ' + signed(one.effects[i]) +
-        (one.intervals[i] === null ? '' : ' \u00b1\u202f' + fixed(one.intervals[i], 2)),
+      signedBar(one.effects[i], most),
+      el('span', { class: 'muted' }, plusMinus(one.intervals[i]),
         one.significance[i] > 0 ? stars(one.significance[i]) : null,
-        i in one.untested ? ' (not tested)' : null, ' \u00b7 in ' + percent(one.presence[i]) +
+        i in one.untested ? ' (not tested)' : null, ' \u00b7 contribution ' +
+        signed(one.contributions[i]) + ' \u00b7 in ' + percent(one.presence[i]) +
         ' of its images, ' + percent(one.outside[i]) + ' of the others')));
 }
 
