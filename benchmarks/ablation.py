@@ -44,7 +44,7 @@ _SPARSITY, _BOUND, _ORTHOGONALITY = 0.85, 2.6, 1.0
 
 #: Columns of the first table, and their decimals: by the paper's test.
 MEASURES = {"S¹": 2, "S²": 2}
-MEASURES |= {f"{n}, trained filter, change": 1 for n in ("SDC", "SCDP")}
+MEASURES |= {f"{n}, trained filter": 1 for n in ("SDC", "SCDP")}
 MEASURES |= {"cond": 1, "s": 0}
 
 
@@ -108,7 +108,7 @@ def switched(recipe: Recipe, row: Row) -> Recipe:
 
 def test_name(test: Test) -> str:
     """Return how SDC and SCDP were tested, in words."""
-    return f", {test.noise}, {test.statistic}"
+    return f", {test.noise}"
 
 
 def measured(
@@ -117,7 +117,7 @@ def measured(
     """Return the figures of one fit."""
     recipe, concepts = switched(RECIPES[arguments.base], row), arguments.concepts
     folder = arguments.output / data.name
-    how = {"permutations": arguments.permutations, "amount": arguments.amount}
+    how = {"noise_vectors": arguments.permutations, "amount": arguments.amount}
     settings = {
         "data": data.about,
         "validation": len(data.validation),

@@ -8,23 +8,22 @@ Without --data, on the annotated scenes: direction pairs learned from the traini
 network terms and without, SDC, SCDP and S³ (against Pattern-CAVs), mean and standard deviation over
 seeds; the influence of Pattern-CAVs of concepts that define classes, and of the distractor, which
 defines none (Xplique's own TCAV scores beside it); how often directions are significant on networks
-with random weights: which of the tests are valid. SC is over the validation images of each class,
-or ("any") over all of them. Noise vectors are differences of the means of permuted labels (the
-default of `influence`) or the signal vectors of filters trained on them (the paper's). The encoding
-directions of the other extractors, with detectors as in interpretability.py, are tested, too. The
-network and the pairs are kept in --output.
+with random weights: which of the tests are valid. Noise vectors are uniform directions (the default
+of `influence`, exact here), differences of the means of permuted labels, or the signal vectors of
+filters trained on them (the paper's); for the last two, changes are over the validation images of
+each class, or over all of them. The encoding directions of the other extractors, with detectors as
+in interpretability.py, are tested, too. The network and the pairs are kept in --output.
 
 With --data, times on a real network: DIR is laid out as for benchmarks/real_network.py. Directions
 are learned from the "train" photographs; images of the classes are the "val" photographs. Two runs
 on the layer:
 
-    own     SC over each class's own photographs, for the classes that have any
-    any     SC over all photographs, for every class of the network
+    uniform     against uniform directions, for every class of the network
+    permuted    against signal vectors of permuted labels, over each class's own photographs
 
-The noise signal vectors are of the detections on the "train" photographs, whose features are drawn
-again for every direction. Each run is timed as it is by default, and, with --full, without early
-stopping. A --share below 1 uses this share of the directions; seconds are then extrapolated, except
-for the fixed part (activations, learning).
+The labels are those of the detections on the "train" photographs, whose features are drawn again
+for every direction. A --share below 1 uses this share of the directions; seconds are then
+extrapolated, except for the fixed part (activations, learning).
 """
 
 from __future__ import annotations
@@ -49,15 +48,15 @@ from kept import learned, mean_and_spread
 from numpy.typing import NDArray
 from real_network import load_data
 from scene_influence import (
-    IMAGES,
-    OWN_TESTS,
+    UNIFORM,
     Test,
-    changes_table,
+    effects_table,
     false_positives_table,
     influences,
     known_concepts,
     known_concepts_table,
     known_signs,
+    logits_table,
     of_pairs,
     s3_of,
     tcav_table,
@@ -74,18 +73,25 @@ from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
-from xplique_dirpairs.sensitivity.influence_result import STATISTICS, Influence, influence_table
+from xplique_dirpairs.sensitivity.influence_result import Influence, influence_table
 
 #: Extractors that are compared; positions for those that do not use the network.
 EXTRACTORS = (OURS, NO_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)
 _POSITIONS = 50_000
 
 COLUMNS = (
-    "run", "directions", "classes", "images", "permutations", "compared", "s", "s for all",
+    "run", "directions", "classes", "images", "noise vectors", "s", "s for all",
 )  # fmt: skip
+
+#: What is measured on the scenes.
+PARTS = ("pairs", "extractors", "known", "random")
+#: Runs on a real network.
+RUNS = ("uniform", "permuted")
 
 #: Decimals of the columns of SDC, SCDP (twice) and S³.
 DECIMALS = (1, 1, 1, 1, 3)
+COUNTS = ("SDC, BH", "SCDP, BH", "SDC, Bonferroni", "SCDP, Bonferroni")
+CORRECTIONS = ("benjamini-hochberg", "bonferroni", "none")
 
 
 def no_learning(activations: NDArray, concepts: int, seed: int) -> DirectionPairs:
@@ -114,14 +120,12 @@ def timed(head, activations, labels, pairs, features, count, **how) -> tuple[Inf
 
 
 def row(name: str, found: Influence, images: int, seconds: float, directions: int) -> str:
-    tested = found.compared[found.compared > 0]
     cells = (
         name,
         f"{len(found.scores)} of {directions}",
-        str(int((found.images > 0).sum())),
+        str(int(found.tested.any(axis=0).sum())),
         str(images),
-        str(found.permutations),
-        f"{tested.mean():.0f}",
+        "none, p is exact" if found.is_exact else str(found.noise_vectors),
         f"{seconds:.1f}",
         f"{seconds * directions / len(found.scores):.0f}",
     )
@@ -140,16 +144,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_scene_options(parser)
     parser.add_argument("--seeds", type=int, default=3, help="of the pairs, on the scenes")
-    parser.add_argument("--random-networks", type=int, default=5, metavar="N")
+    parser.add_argument("--random-networks", type=int, default=10, metavar="N")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the scenes")
     parser.add_argument("--layer", default="out_relu")
     parser.add_argument("--images", type=int, default=50, help="photographs of a class")
     parser.add_argument("--train-images", type=int, default=50, help="of a class, to learn from")
-    parser.add_argument("--permutations", type=int, default=1000, help="of the run 'own'")
-    parser.add_argument("--any-permutations", type=int, default=100, help="of the run 'any'")
-    parser.add_argument("--statistic", choices=tuple(STATISTICS), default="change")
+    parser.add_argument("--permutations", type=int, default=1000, help="of permuted labels")
     parser.add_argument("--share", type=float, default=1.0, help="of the directions, timed")
-    parser.add_argument("--runs", nargs="+", choices=("own", "any"), default=["own", "any"])
-    parser.add_argument("--full", action="store_true", help="without early stopping as well")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--no-learning", action="store_true", help="directions in a second")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -165,20 +167,22 @@ def on_scenes(arguments: argparse.Namespace) -> None:
     data = scene_layer(arguments)
     supervised = supervised_pairs(data.training, activations=data.x_training)
     for amount in arguments.amounts:
-        how = {"permutations": arguments.permutations, "amount": amount}
+        how = {"noise_vectors": arguments.permutations, "amount": amount}
         print(f"\na = {amount:g}\n")
-        learned_directions(data, supervised, how, arguments)
-        table = every_extractor(data, supervised, how, arguments)
-        print(table.formatted("markdown"), "\n", flush=True)
+        if "pairs" in arguments.parts:
+            learned_directions(data, supervised, how, arguments)
+        if "extractors" in arguments.parts:
+            table = every_extractor(data, supervised, how, arguments)
+            print(table.formatted("markdown"), "\n", flush=True)
+        if "known" not in arguments.parts:
+            continue
         names, by_test = known_concepts(data, supervised, how)
         print(known_concepts_table(names, by_test).formatted("markdown"), "\n")
         print(tcav_table(data, supervised, names).formatted("markdown"), "\n", flush=True)
-        for images in IMAGES:
-            test = Test(images, "mean difference", "signed change")
-            print(f"{images} images: {known_signs(names, by_test[test])}.\n")
-            print(f"{', '.join(test)}:\n")
-            print(changes_table(names, by_test[test]).formatted("markdown"), "\n", flush=True)
-    if arguments.random_networks:
+        print(f"{known_signs(names, by_test[UNIFORM])}.\n")
+        print(effects_table(names, by_test[UNIFORM]).formatted("markdown"), "\n", flush=True)
+        print(logits_table(data, supervised, names).formatted("markdown"), "\n", flush=True)
+    if "random" in arguments.parts:
         table = false_positives_table(
             arguments.random_networks, arguments.training_images, arguments.validation_images,
             arguments.directions, how,
@@ -201,24 +205,27 @@ def learned_directions(data, supervised, how: dict, arguments: argparse.Namespac
             )
             of_cavs = s3_of(data, pairs.signals, dissection.labels, supervised, how["amount"])
             for test, found in of_pairs(data, pairs, how).items():
-                bh, paper = found.summary(), found.summary("paper")
-                values = [bh.sdc, bh.scdp, paper.sdc, paper.scdp, of_cavs]
-                figures.setdefault((name, test), []).append(values)
-                first.setdefault(f"{name}, {test.noise}, {test.statistic}", found)
+                figures.setdefault((name, test), []).append([*counts(found), of_cavs])
+                first.setdefault(f"{name}, {test.noise}", found)
     rows = [
-        [Cell(name), Cell(test.noise), Cell(test.statistic)]
+        [Cell(name), Cell(test.noise)]
         + [mean_and_spread(v, k) for v, k in zip(np.transpose(values), DECIMALS, strict=True)]
         for (name, test), values in figures.items()
     ]
     note = (
         f"Mean ± standard deviation over {arguments.seeds} seed(s); I = {arguments.directions}, "
-        f"a = {how['amount']:g}, {how['permutations']} noise vectors. S³ is of SC: it does not "
-        "depend on the statistic."
+        f"a = {how['amount']:g}, {how['noise_vectors']} noise vectors of permuted labels. S³ is of "
+        "SC: it does not depend on the noise."
     )
-    headers = ["directions", "noise", "statistic", "SDC", "SCDP", "SDC, paper", "SCDP, paper", "S³"]
+    headers = ["directions", "noise", *COUNTS, "S³"]
     print(Table(headers, rows, [note]).formatted("markdown"), "\n", flush=True)
-    corrections = ("benjamini-hochberg", "none", "paper")
-    print("Seed 0:\n\n" + influence_table(first, corrections).formatted("markdown"), "\n")
+    print("Seed 0:\n\n" + influence_table(first, CORRECTIONS).formatted("markdown"), "\n")
+
+
+def counts(found: Influence) -> list[int]:
+    """Return SDC and SCDP after Benjamini–Hochberg, and after Bonferroni."""
+    summaries = (found.summary(correction) for correction in CORRECTIONS[:2])
+    return [count for summary in summaries for count in (summary.sdc, summary.scdp)]
 
 
 def every_extractor(data, supervised, how: dict, arguments: argparse.Namespace) -> Table:
@@ -240,21 +247,20 @@ def every_extractor(data, supervised, how: dict, arguments: argparse.Namespace) 
             read, _, dissection = dissected(factorizer, data.training, data.x_training)
             directions = ConceptLayer.of(factorizer, split_model(data.model, data.name)).encoding
             detections = read(data.x_training) > dissection.thresholds
-            (found,) = influences(data, directions, detections, how, OWN_TESTS[:1]).values()
-            bh, paper = found.summary(), found.summary("paper")
+            (found,) = influences(data, directions, detections, how, [UNIFORM]).values()
             of_cavs = s3_of(data, directions, dissection.labels, supervised, how["amount"])
-            size = float(np.nanmean(np.abs(found.changes)))
-            figures.append([bh.sdc, bh.scdp, paper.sdc, paper.scdp, of_cavs, size])
+            size = float(np.abs(found.unit_effects).mean())
+            figures.append([*counts(found), of_cavs, size])
         cells = [
             mean_and_spread(values, decimals)
             for values, decimals in zip(np.transpose(figures), (*DECIMALS, 2), strict=True)
         ]
         rows.append([Cell(name), *cells])
     note = (
-        f"Encoding directions, a = {how['amount']:g}, {how['permutations']} noise vectors "
-        f"({', '.join(OWN_TESTS[0])}); mean ± standard deviation over {arguments.seeds} seed(s)."
+        "Encoding directions against uniform ones; mean ± standard deviation over "
+        f"{arguments.seeds} seed(s)."
     )
-    headers = ["extractor", "SDC", "SCDP", "SDC, paper", "SCDP, paper", "S³", "mean |mean Δ|"]
+    headers = ["extractor", *COUNTS, "S³", "mean |unit effect|"]
     return Table(headers, rows, [note])
 
 
@@ -293,18 +299,14 @@ def main() -> None:
     count = max(1, round(arguments.share * arguments.directions))
     found = {}
     for run in arguments.runs:
-        permutations = arguments.permutations if run == "own" else arguments.any_permutations
-        of_images = labels if run == "own" else None
-        for early in (True, False) if arguments.full else (True,):
-            name = run if early else f"{run}, not stopped"
-            found[name], seconds = timed(
-                head, activations, of_images, pairs, features, count,
-                permutations=permutations, early_stopping=early, statistic=arguments.statistic,
-                amount=arguments.amounts[0],
-            )  # fmt: skip
-            print(row(name, found[name], len(labels), seconds, arguments.directions), flush=True)
+        how = {"amount": arguments.amounts[0]}
+        if run == "permuted":
+            how |= {"noise": "permuted labels", "noise_vectors": arguments.permutations}
+            how["images"] = "class"
+        found[run], seconds = timed(head, activations, labels, pairs, features, count, **how)
+        print(row(run, found[run], len(labels), seconds, arguments.directions), flush=True)
     print()
-    print(influence_table(found, ("benjamini-hochberg", "none", "paper")).formatted("markdown"))
+    print(influence_table(found, CORRECTIONS).formatted("markdown"))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,18 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.datasets.annotated_scenes import CLASS_NAMES, random_scene_network
 from xplique_dirpairs.datasets.scene_settings import CLASSES, DISTRACTOR
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.supervised import SupervisedPairs, cell_coverage, supervised_pairs
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
-from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
-from xplique_dirpairs.sensitivity.influence_result import Influence, s3
+from xplique_dirpairs.sensitivity.influence import (
+    InfluenceSettings,
+    influence,
+    influence_of_directions,
+)
+from xplique_dirpairs.sensitivity.influence_result import Influence
+from xplique_dirpairs.sensitivity.influence_summary import s3
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise, trained_filter_noise
 from xplique_dirpairs.sensitivity.responses import sensitivity, tcav_scores
 
@@ -28,16 +34,19 @@ class Test(NamedTuple):
 
     images: str
     noise: str
-    statistic: str
 
 
-#: Choices of the tests: images of SC, noise vectors, statistic.
-IMAGES = ("own", "any")
-NOISE = {"mean difference": mean_difference_noise, "trained filter": trained_filter_noise}
-STATISTICS = ("change", "signed change")
-#: The paper's test: its score over each class's own images.
-OWN_TESTS = tuple(Test("own", noise, statistic) for noise in NOISE for statistic in STATISTICS)
-ALL_TESTS = tuple(Test(im, noise, st) for im in IMAGES for _, noise, st in OWN_TESTS)
+#: Settings of each kind of noise. Uniform directions are compared by the effect on the centred
+#: logit, whatever the images are; the others by |mean Δ|.
+NOISE: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "mean difference": {"noise": "permuted labels", "estimator": mean_difference_noise},
+    "trained filter": {"noise": "permuted labels", "estimator": trained_filter_noise},
+}
+UNIFORM = Test("all", "uniform")
+#: The paper's test: over each class's own images.
+OWN_TESTS = (UNIFORM, *(Test("class", noise) for noise in list(NOISE)[1:]))
+ALL_TESTS = (*OWN_TESTS, *(Test("all", noise) for noise in list(NOISE)[1:]))
 
 #: What is on the ground of each setting, and of no other.
 _GROUNDS = {"water": "sea", "meadow": "grass", "town": "road", "room": "wall"}
@@ -64,12 +73,11 @@ def influences(
     tests: Sequence[Test] = OWN_TESTS,
 ) -> Found:
     """Return the influence of directions on validation images, against noise of training images."""
-    labels = {"own": data.validation.labels, "any": None}
     by_test = {}
     for test in tests:
-        settings = InfluenceSettings(statistic=test.statistic, estimator=NOISE[test.noise], **how)
+        settings = InfluenceSettings(images=test.images, **NOISE[test.noise], **how)
         found = influence_of_directions(
-            data.head, data.x_validation, labels[test.images], directions, detections,
+            data.head, data.x_validation, data.validation.labels, directions, detections,
             data.x_training, settings=settings, verbose=0,
         )  # fmt: skip
         if found.interrupted:
@@ -134,38 +142,54 @@ def known_concepts(
     return names, of_references(data, supervised, rows, how)
 
 
-def changes_table(names: list[str], found: Influence) -> Table:
-    """Return a table of the mean Δ of each concept on each class."""
+def effects_table(names: list[str], found: Influence) -> Table:
+    """Return a table of the unit effect of each concept on each class."""
     rows, marked = [], found.significant()
     for i, name in enumerate(names):
         cells = [Cell(name)]
-        for k, change in enumerate(found.changes[i]):
+        for k, effect in enumerate(found.unit_effects[i]):
             mark = "*" if marked[i, k] else "°" * bool(found.p_values[i, k] <= found.level)
             defines = name in DEFINING and DEFINES[DEFINING.index(name), k]
-            cells.append(Cell(f"{change:+.2f}{mark}", bool(defines), (change,)))
+            cells.append(Cell(f"{effect:+.2f}{mark}", bool(defines), (effect,)))
         rows.append(cells)
     note = (
-        "Mean Δ (nats). Bold: the concept defines the class. *: significant (Benjamini–Hochberg "
-        f"over the table), °: p ≤ {found.level:g}, not corrected."
+        "Unit effects (logits). Bold: the concept defines the class. *: significant "
+        f"(Benjamini–Hochberg over the table), °: p ≤ {found.level:g}, not corrected."
     )
     return Table(["Pattern-CAV", *CLASS_NAMES], rows, [note])
 
 
+def logits_table(data: AnnotatedLayer, supervised: SupervisedPairs, names: list[str]) -> Table:
+    """Return a table of the effect in logits of each concept on each class, in its images."""
+    concepts = ConceptLayer.of(supervised.pairs, split_model(data.model, data.name))
+    found = influence(concepts, data.validation.images, data.validation.labels, verbose=0)
+    rows = []
+    for name in names:
+        i, cells = supervised.index("object", name), [Cell(name)]
+        for k in range(len(CLASS_NAMES)):
+            cell = Cell.interval(found.effects[i, k], found.intervals[i, k])
+            defines = name in DEFINING and DEFINES[DEFINING.index(name), k]
+            cells.append(Cell(cell.text, bool(defines), cell.numbers))
+        rows.append(cells)
+    note = "Effect in logits ± 95 % interval. Bold: the concept defines the class."
+    return Table(["Pattern-CAV", *CLASS_NAMES], rows, [note])
+
+
 def known_signs(names: list[str], found: Influence) -> str:
-    """Return the mean Δ where it must be positive, elsewhere, and of the distractor."""
+    """Return the unit effects where they must be positive, elsewhere, and of the distractor."""
     rows = [i for i, name in enumerate(names) if name in DEFINING]
     defines = DEFINES[[DEFINING.index(names[i]) for i in rows]]
-    changes = found.changes[rows]
+    effects = found.unit_effects[rows]
     said = (
-        f"mean Δ is positive for {int((changes[defines] > 0).sum())} of {defines.sum()} pairs of a "
-        f"concept and a class that it defines, {changes[defines].mean():+.2f} on average; of the "
-        f"same concepts on other classes {changes[~defines].mean():+.2f}"
+        f"the unit effect is positive for {int((effects[defines] > 0).sum())} of {defines.sum()} "
+        f"pairs of a concept and a class that it defines, {effects[defines].mean():+.2f} on "
+        f"average; of the same concepts on other classes {effects[~defines].mean():+.2f}"
     )
     if DISTRACTOR in names:
-        of_distractor = found.changes[names.index(DISTRACTOR)]
+        of_distractor = found.unit_effects[names.index(DISTRACTOR)]
         said += (
-            f"; of the {DISTRACTOR} {of_distractor.mean():+.2f}, |mean Δ| "
-            f"{np.abs(of_distractor).mean():.2f}, of the others {np.abs(changes).mean():.2f}"
+            f"; of the {DISTRACTOR} {of_distractor.mean():+.2f}, by size "
+            f"{np.abs(of_distractor).mean():.2f}, of the others {np.abs(effects).mean():.2f}"
         )
     return said
 
@@ -184,19 +208,20 @@ def known_concepts_table(names: list[str], by_test: Found) -> Table:
                 continue
             significant = found.significant(correction)
             marked = significant & defines
-            counts = [int((marked & (sign * found.changes > 0)).sum()) for sign in (1, -1)]
+            effects = found.unit_effects
+            counts = [int((marked & (sign * effects > 0)).sum()) for sign in (1, -1)]
             text = f"{counts[0]} help, {counts[1]} hurt"
             cells.append(Cell(text, numbers=tuple(map(float, counts))))
             ignored = int(significant[names.index(DISTRACTOR)].sum()) if DISTRACTOR in names else 0
             cells.append(Cell(str(ignored), numbers=(ignored,)))
         rows.append(cells)
-    headers = ["images", "noise", "statistic"]
+    headers = ["images", "noise"]
     for short in corrections.values():
         headers += [f"defining, {short}", f"{DISTRACTOR}, {short}"]
     note = (
         f"Of {defines.sum()} pairs of a concept and a class that it defines, those significant; of "
-        f"{len(CLASS_NAMES)} classes, those for which the {DISTRACTOR} is. Images: the class's "
-        "own, or any."
+        f"{len(CLASS_NAMES)} classes, those for which the {DISTRACTOR} is. Images: of the "
+        "class, or all."
     )
     return Table(headers, rows, [note])
 
@@ -264,7 +289,7 @@ def false_positives_table(
         cells = [Cell(kind), *map(Cell, test), Cell(f"{int(tests.sum())}")]
         cells += [Cell(f"{s.mean():.3f} ({s.max():.3f})", numbers=(s.mean(),)) for s in shares]
         rows.append([*cells, networks_cell(any_of_network)])
-    headers = ["directions", "images", "noise", "statistic", "tests"]
+    headers = ["directions", "images", "noise", "tests"]
     note = (
         f"Shares of the tests, mean (largest) over {networks} networks with random weights, and "
         "networks with any; nominal level: 0.05. Tests of one network share its weights: shares "

@@ -198,10 +198,12 @@ def test_networks_with_too_few_permutations_are_reported_as_unreachable(load):
     script = load("scene_influence")
 
     def any_at_all(permutations, exceeded):
-        shape = (10, 8)
+        values, classes = np.ones((10, 8)), np.full(8, 12)
         influence = Influence(
-            np.ones(shape), np.ones(shape), np.ones(8, int), np.full(shape, exceeded),
-            np.full(shape, permutations), permutations, "change", 0.05,
+            scores=values, changes=values, logit_changes=values, images=classes, effects=values,
+            intervals=values, predicted=classes, amount=5.0, statistic="change", min_images=10,
+            p_values=(1 + exceeded) / (1 + permutations) * values, level=0.05,
+            noise="permuted labels", noise_vectors=permutations,
         )  # fmt: skip
         return script.any_at_all(influence)
 

@@ -112,7 +112,7 @@ def test_an_earlier_fit_that_was_cut_short_is_a_remark(run, halves):
 
 
 def test_problems_of_earlier_fits_are_remarks(run, halves):
-    sae = fit_on_positions(TopKFactorizer(2, k=1, steps=2, random_state=0), halves)
+    sae = fit_on_positions(TopKFactorizer(2, k=1, steps=2, n_init=1, random_state=0), halves)
     sae.history_ = replace(sae.history_, cut_short=["the training was interrupted"])
     pairs = DirectionPairsTf(*halves("conv_gap"), 2, patch_size=16, random_state=0, verbose=0)
     pairs.fit(FIT_IMAGES)

@@ -25,7 +25,8 @@ from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise
 from xplique_dirpairs.sensitivity.responses import sensitivity
 
-SETTINGS = InfluenceSettings(permutations=200, amount=1.0)
+SETTINGS = InfluenceSettings(amount=1.0)
+PERMUTED = InfluenceSettings(noise="permuted labels", noise_vectors=20)
 QUICK = {"settings": SETTINGS, "verbose": 0}
 
 
@@ -56,11 +57,10 @@ def singles(layer, data):
 
 
 def test_progress_is_shown_unless_verbose_is_0(layer, data, capsys):
-    few = replace(SETTINGS, permutations=20)
     capsys.readouterr()
-    explain_model(layer, *data, settings=few, verbose=0)
+    explain_model(layer, *data, settings=PERMUTED, verbose=0)
     assert capsys.readouterr().out == ""
-    explain_model(layer, *data, settings=few)
+    explain_model(layer, *data, settings=PERMUTED)
     shown = capsys.readouterr().out
     for title in ("images", "influence", "contributions", "confusions"):
         assert f"{title}\n" in shown
@@ -94,6 +94,21 @@ def test_the_own_concept_of_each_class_has_positive_influence_and_grades_are_0_1
     assert set(np.unique(explained.significance)) <= {0, 1, 2}
 
 
+def test_a_class_that_is_not_tested_is_said_not_to_be_and_its_effects_are_shown(data):
+    images, labels = data
+    layer = planted_layer(planted_halves(hidden=True), concept_names=NAMES)
+    settings = InfluenceSettings(min_images=46)  # there are 45 images
+    explanation = explain_model(layer, images, labels, settings=settings, verbose=0)
+    assert (explanation.significance == -1).all() and not explanation.influence.tests
+    row = explanation.class_table(2).rows[0]
+    assert row[4].text == "not tested: fewer than 46 images predicted as the class"
+    assert row[2].numbers[0] > 0 and "±" in row[2].text
+    texts = [text.get_text() for axes in explanation.plot().axes for text in axes.texts]
+    assert any("nothing was tested" in text for text in texts)
+    explanation = explain_model(layer, images, labels, verbose=0)
+    assert explanation.influence.noise_vectors == 300 and explanation.influence.tests
+
+
 def test_grades_of_significance_count_p_below_the_level_before_and_after_correction(explained):
     p, level = explained.influence.p_values, explained.influence.level
     order = np.sort(p.ravel())
@@ -118,7 +133,7 @@ def test_crops_show_the_concept_where_it_is_strongest(explained, data):
             r, c = -best[n][1], -best[n][2]
             pixels = images[n, r : r + 3, c : c + 3].mean(axis=-1)  # mean of the six channels
             np.testing.assert_allclose(crop[..., 0] / 255, pixels, atol=0.003)
-    assert not len(explained.class_crops[2, 3])  # class 2 has no images with D
+    assert (2, 3) not in explained.class_crops  # class 2 has no images with D
     np.testing.assert_array_equal(explained.crops_of(3, 2), explained.crops[3])
     assert len(explained.class_crops[2, 2]) == 5 and len(labels) == 45
 
@@ -171,7 +186,7 @@ def test_a_head_that_takes_maps_is_explained_from_evenly_spaced_images_of_each_c
     layer = planted_layer(SplitModel.of(first, keras.Model(latent, outputs)))
     explanation = explain_model(
         layer, images, labels, path_images=2, confusions=[(1, 0)],
-        settings=InfluenceSettings(permutations=8), verbose=0,
+        settings=InfluenceSettings(noise_vectors=20, min_images=1), verbose=0,
     )  # fmt: skip
     first_and_last = images[labels == 1][[0, -1]]
     own = [explain_prediction(layer, image, 1) for image in first_and_last]
@@ -202,8 +217,7 @@ def test_influence_equals_that_of_the_signal_vectors(layer, data, over):
     settings = replace(SETTINGS, images=over)
     explanation = explain_model(layer, images, labels, settings=settings, verbose=0)
     wanted = influence_of_directions(
-        layer.head, images, labels if over == "class" else None, layer.encoding,
-        layer.pairs.detect(images) > 0.5, settings=settings, verbose=0,
+        layer.head, images, labels, layer.encoding, settings=settings, verbose=0,
     )  # fmt: skip
     for name in ("scores", "changes", "p_values", "images"):
         np.testing.assert_allclose(
@@ -308,7 +322,7 @@ def test_presence_outside_is_nan_if_there_are_no_images_of_other_classes(layer, 
     images, labels = data
     explanation = explain_model(layer, images[labels == 0], labels[labels == 0], **QUICK)
     assert np.isnan(explanation.presence_outside).all()
-    assert explanation.class_table(0).rows[0][7].text == "–"
+    assert explanation.class_table(0).rows[0][9].text == "–"
     assert explanation.plot_class(0) and explanation.plot()
 
 
@@ -322,7 +336,12 @@ def test_tables_hold_the_numbers_of_the_explanation(explained):
     assert logit == pytest.approx(residual + concepts, abs=1e-5)
     rows = explained.class_table(2).rows
     assert [(r[0].text, r[1].text) for r in rows] == [("C", "for"), ("A", "against")]
-    assert rows[0][2].numbers[0] == explained.contributions[2, 2]
+    found = explained.influence
+    effect, low, high = rows[0][2].numbers
+    assert effect == found.effects[2, 2] and low < effect < high
+    assert rows[0][3].numbers[0] == found.unit_effects[2, 2]
+    assert rows[0][4].numbers[0] == found.p_values[2, 2]
+    assert rows[0][5].numbers[0] == explained.contributions[2, 2]
     confusion = explained.confusions[0]
     table = explained.confusion_table(confusion.source, confusion.target)
     assert {r[1].text for r in table.rows} <= {"pushes", "holds"}
@@ -400,4 +419,4 @@ def test_an_interruption_ends_the_explanation(layer, data):
         return mean_difference_noise(*arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        explain_model(layer, *data, settings=replace(SETTINGS, estimator=interrupting), verbose=0)
+        explain_model(layer, *data, settings=replace(PERMUTED, estimator=interrupting), verbose=0)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from sklearn.exceptions import NotFittedError
 from sparse_mixtures import sparse_mixtures
 
+from xplique_dirpairs.core.linear_algebra import cosines, match
 from xplique_dirpairs.factorizers.autoencoders import (
     ArchetypalFactorizer,
     RelaxedArchetypalFactorizer,
@@ -22,11 +23,35 @@ CHANNELS, CONCEPTS = 12, 6
 FITTED = {"number_of_concepts": CONCEPTS, "k": 2, "steps": 150, "random_state": 0}
 
 
+def make(kind, *arguments, **settings):
+    """Make a factorizer of one start: after few steps, several would differ and cause a warning."""
+    if kind is TopKFactorizer:
+        settings = {"n_init": 1} | settings
+    return kind(*arguments, **settings)
+
+
 def relu_features(positions, channels, seed=0):
     """Non-negative and heavy-tailed, most of them zero."""
     rng = np.random.default_rng(seed)
     mixed = rng.standard_t(3, (positions, 8)) @ rng.normal(size=(8, channels))
     return np.maximum(mixed - 1.0, 0.0).astype(np.float32)
+
+
+def planted(weakest, each):
+    """Exactly ``each`` of 8 atoms at a position, with coefficients from ``weakest`` to 2."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(8, 16))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((4000, 8))
+    for row in codes:
+        row[rng.choice(8, each, replace=False)] = rng.uniform(weakest, 2, each)
+    return (codes @ atoms).astype(np.float32), atoms
+
+
+def recovered_atoms(factorizer, atoms):
+    """Count the atoms that have a learned one of their own with a cosine above 0.95."""
+    similarities = cosines(factorizer.encoding_directions, atoms)
+    return (similarities[match(similarities), np.arange(len(atoms))] > 0.95).sum()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +66,7 @@ def fitted(x):
 
     def get(kind):
         if kind not in factorizers:
-            factorizers[kind] = kind(**FITTED)
+            factorizers[kind] = make(kind, **FITTED)
             factorizers[kind].fit(x)
         return factorizers[kind]
 
@@ -64,10 +89,54 @@ def test_the_true_dictionary_is_recovered(recovered):
     factorizer, atoms = recovered
     cosines = atoms @ factorizer.encoding_directions.T
     assert cosines.max(axis=1).mean() > 0.9
-    # one start in two or so ends with one atom missed and another found twice
     assert len(set(cosines.argmax(axis=1))) >= 11
     assert factorizer.history_.final_r2 > 0.85
     assert factorizer.history_.dead == []
+
+
+@pytest.mark.parametrize("weakest, each", [(0.0, 2), (1.0, 1)], ids=["two down to zero", "one"])
+def test_a_fixed_number_of_signed_atoms_at_a_position_is_recovered_without_a_warning(weakest, each):
+    x, atoms = planted(weakest, each)
+    factorizer = TopKFactorizer(8, k=each, random_state=0)
+    factorizer.fit(x)
+    assert recovered_atoms(factorizer, atoms) >= 7
+    assert factorizer.history_.final_r2 > 0.99
+    assert factorizer.history_.problems() == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::xplique_dirpairs.learning.history.LearningWarning")
+def test_two_signed_atoms_with_coefficients_far_from_zero_are_recovered_or_cause_a_warning():
+    x, atoms = planted(1.0, 2)
+    recovered, warned = [], []
+    for seed in range(3):
+        factorizer = TopKFactorizer(8, k=2, random_state=seed)
+        factorizer.fit(x)
+        recovered.append(recovered_atoms(factorizer, atoms))
+        warned.append(bool(factorizer.history_.problems()))
+    assert np.median(recovered) >= 7
+    assert all(warning for count, warning in zip(recovered, warned, strict=True) if count < 7)
+    assert sum(warning for count, warning in zip(recovered, warned, strict=True) if count == 8) <= 1
+
+
+def test_starts_that_find_different_atoms_cause_a_warning():
+    rng = np.random.default_rng(0)
+    without_structure = rng.normal(size=(500, 10))
+    factorizer = TopKFactorizer(8, k=2, steps=100, n_init=3, random_state=0)
+    with pytest.warns(LearningWarning, match="depend on the start"):
+        factorizer.fit(without_structure)
+    history = factorizer.history_
+    assert len(history.start_r2) == len(history.agreeing) == 3
+    assert max(history.start_r2) == pytest.approx(history.final_r2, abs=1e-4)
+    assert max(history.agreeing) == history.agreeing[int(np.argmax(history.start_r2))] == 8
+    assert sorted(history.agreeing)[1] == history.confirmed_atoms < 8
+
+
+def test_a_single_start_says_nothing_about_others(fitted):
+    history = fitted(TopKFactorizer).history_
+    assert len(history.start_r2) == 1
+    assert history.confirmed_atoms is None
+    assert history.problems() == []
 
 
 def test_each_filter_reads_its_own_atom(recovered):
@@ -79,10 +148,11 @@ def test_each_filter_reads_its_own_atom(recovered):
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_reduces_the_loss(fitted, kind):
     history = fitted(kind).history_
+    first = 25 if kind is TopKFactorizer else 0  # the first epoch with the final k
     for name in ("objective", "reconstruction"):
         assert len(history.losses[name]) == 50
-        assert history.losses[name][-1] < 0.95 * history.losses[name][0]
-    assert history.r2[-1] > history.r2[0]
+        assert history.losses[name][-1] < 0.95 * history.losses[name][first]
+    assert history.r2[-1] > history.r2[first]
     assert history.final_r2 == pytest.approx(history.r2[-1], abs=0.05)
     assert 0 < history.final_l0 <= 2
     assert f"R² {history.final_r2:.3f}" in history.summary()
@@ -91,7 +161,7 @@ def test_training_reduces_the_loss(fitted, kind):
 @pytest.mark.parametrize("kind", TWO_KINDS)
 def test_features_of_a_relu_layer_are_explained(kind):
     x = relu_features(800, 20)
-    factorizer = kind(8, steps=400, random_state=0)
+    factorizer = make(kind, 8, steps=400, random_state=0)
     factorizer.fit(x)
     assert factorizer.history_.final_r2 > 0.4
     assert len(factorizer.history_.dead) <= 1
@@ -102,12 +172,12 @@ def test_the_same_seed_gives_the_same_dictionary_whatever_the_global_one(fitted,
     known = fitted(kind).get_concept_bank()
     tf.random.set_seed(123)
     np.random.seed(123)  # noqa: NPY002
-    np.testing.assert_array_equal(kind(**FITTED).fit(x)[0], known)
+    np.testing.assert_array_equal(make(kind, **FITTED).fit(x)[0], known)
 
 
 def test_another_seed_gives_another_dictionary(fitted, x):
     known = fitted(TopKFactorizer).get_concept_bank()
-    other, _ = TopKFactorizer(**FITTED | {"random_state": 1}).fit(x)
+    other, _ = make(TopKFactorizer, **FITTED | {"random_state": 1}).fit(x)
     assert np.abs(other - known).max() > 1e-3
 
 
@@ -117,7 +187,7 @@ def test_an_interrupted_training_leaves_a_usable_factorizer(x, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(NaNGuard, "on_epoch_end", interrupt)
-    factorizer = TopKFactorizer(CONCEPTS, steps=100, random_state=0)
+    factorizer = make(TopKFactorizer, CONCEPTS, steps=100, random_state=0)
     with pytest.warns(LearningWarning, match="interrupted"):
         factorizer.fit(x)
     assert factorizer.history_.interrupted
@@ -130,7 +200,7 @@ def test_an_interruption_before_the_first_step_keeps_the_initial_state(x, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SparseAutoencoder, "train_step", interrupt)
-    factorizer = TopKFactorizer(CONCEPTS, random_state=0)
+    factorizer = make(TopKFactorizer, CONCEPTS, random_state=0)
     with pytest.warns(LearningWarning, match="interrupted"):
         factorizer.fit(x)
     assert factorizer.history_.r2 == []
@@ -147,7 +217,7 @@ def test_nan_ends_the_training_on_finite_values(x):
 
 def test_many_dead_concepts_cause_a_warning():
     two_points = np.repeat([[0.0, 1.0], [1.0, 0.0]], 50, axis=0)
-    factorizer = TopKFactorizer(10, k=1, steps=50, random_state=0)
+    factorizer = make(TopKFactorizer, 10, k=1, steps=50, random_state=0)
     with pytest.warns(LearningWarning, match="never fire"):
         factorizer.fit(two_points)
     assert len(factorizer.history_.dead) >= 5
@@ -178,7 +248,7 @@ def test_the_constraints_hold_after_every_step(x, kind, monkeypatch):
     monkeypatch.setattr(NaNGuard, "on_epoch_end", look)
     only_relaxed = {"delta": 0.05} if kind is RelaxedArchetypalFactorizer else {}
     # 50 epochs of one step each, long enough for the bound to bind
-    kind(CONCEPTS, steps=50, learning_rate=0.05, random_state=0, **only_relaxed).fit(x)
+    make(kind, CONCEPTS, steps=50, learning_rate=0.05, random_state=0, **only_relaxed).fit(x)
     if kind is RelaxedArchetypalFactorizer:
         assert seen[-1] > 0.04
 
@@ -290,7 +360,7 @@ def test_gradients_flow_through_encoding_and_decoding(fitted, kind, x):
 
 @pytest.mark.parametrize("kind", TWO_KINDS)
 def test_a_single_concept_can_be_learned(x, kind):
-    factorizer = kind(1, steps=20, random_state=0)
+    factorizer = make(kind, 1, steps=20, random_state=0)
     bank, u = factorizer.fit(x)
     assert bank.shape == (1, CHANNELS)
     assert u.shape == (len(x), 1)
@@ -300,14 +370,14 @@ def test_a_single_concept_can_be_learned(x, kind):
 @pytest.mark.parametrize("kind", TWO_KINDS)
 def test_more_concepts_than_channels_can_be_learned(kind):
     x, _ = sparse_mixtures(300, 4, 10)
-    factorizer = kind(10, steps=20, random_state=0)
+    factorizer = make(kind, 10, steps=20, random_state=0)
     bank, _ = factorizer.fit(x)
     assert bank.shape == factorizer.decoding_directions.shape == (10, 4)
     assert_identity(factorizer, x)
 
 
 def test_float64_and_lists_are_accepted(fitted, x):
-    single, double = fitted(TopKFactorizer), TopKFactorizer(**FITTED)
+    single, double = fitted(TopKFactorizer), make(TopKFactorizer, **FITTED)
     bank, u = double.fit(x.astype(np.float64).tolist())
     np.testing.assert_array_equal(bank, single.get_concept_bank())
     np.testing.assert_array_equal(u, single.encode(x.astype(np.float64)))
@@ -318,15 +388,15 @@ def test_by_default_a_position_has_a_fifth_of_the_concepts_rounded_up(recovered,
     factorizer, _ = recovered
     assert (factorizer.number_of_concepts, factorizer.k, factorizer.k_) == (12, None, 3)
     for concepts, k in ((1, 1), (5, 1), (6, 2), (20, 4)):
-        few_steps = TopKFactorizer(concepts, steps=1, random_state=0)
+        few_steps = make(TopKFactorizer, concepts, steps=1, random_state=0)
         few_steps.fit(x)
         assert few_steps.k_ == k
 
 
 def test_the_progress_bar_shows_the_objective_of_the_last_epoch_and_the_default_no_bar(x, capsys):
-    TopKFactorizer(CONCEPTS, steps=5, random_state=0).fit(x)
+    make(TopKFactorizer, CONCEPTS, steps=5, random_state=0).fit(x)
     assert capsys.readouterr().out == ""
-    factorizer = TopKFactorizer(CONCEPTS, steps=5, random_state=0, verbose=1)
+    factorizer = make(TopKFactorizer, CONCEPTS, steps=5, random_state=0, verbose=1)
     factorizer.fit(x)
     text = capsys.readouterr().out
     assert text.startswith("Learning 6 concepts")
@@ -340,6 +410,7 @@ def test_the_progress_bar_shows_the_objective_of_the_last_epoch_and_the_default_
         (TopKFactorizer, {"k": 7}, "k must be at most number_of_concepts=6, not 7"),
         (TopKFactorizer, {"k": 0}, "k must be an integer of at least 1"),
         (TopKFactorizer, {"steps": 0}, "steps must be"),
+        (TopKFactorizer, {"n_init": 0}, "n_init must be an integer of at least 1"),
         (TopKFactorizer, {"batch_size": 2.5}, "batch_size must be"),
         (TopKFactorizer, {"learning_rate": 0}, "learning_rate must be more than 0"),
         (RelaxedArchetypalFactorizer, {"delta": -0.1}, "delta must be at least 0"),

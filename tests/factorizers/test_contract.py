@@ -43,7 +43,7 @@ FACTORIZERS = {
     "random": RandomFactorizer,
     "no learning": NoLearningFactorizer,
     "direction pairs": DirectionPairsFactorizer,
-    "TopK": functools.partial(TopKFactorizer, steps=8),
+    "TopK": functools.partial(TopKFactorizer, steps=8, n_init=1),
     "A-SAE": functools.partial(ArchetypalFactorizer, steps=8),
     "RA-SAE": functools.partial(RelaxedArchetypalFactorizer, steps=8),
 }

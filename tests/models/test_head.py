@@ -147,13 +147,9 @@ NOT_POOLING = {
         ]
     ),
     "maximum": lambda x: layers.Dense(K)(layers.GlobalMaxPooling2D()(x)),
-    "kept axes": lambda x: layers.Flatten()(
-        layers.Dense(K)(layers.GlobalAveragePooling2D(keepdims=True)(x))
-    ),
-    "pooling only": lambda x: layers.GlobalAveragePooling2D()(x),
-    "other axes": lambda x: layers.Dense(K)(
-        layers.GlobalAveragePooling2D(data_format="channels_first")(x)
-    ),
+    "normalised positions": lambda x: pooled_dense(layers.LayerNormalization()(x), None),
+    "borders": lambda x: pooled_dense(layers.Conv2D(3, 3, padding="same")(x), None),
+    "a bent position": lambda x: pooled_dense(layers.ReLU(threshold=300.0)(x) + x, None),
 }
 
 
@@ -279,16 +275,116 @@ def test_a_linear_head_has_a_row_of_weights_for_every_class():
     assert Head(keras.Model(inputs, keras.layers.Dense(5)(hidden))).class_rows is None
 
 
-def test_a_head_with_dropout_is_linear_unless_the_dropout_is_always_active():
-    inputs = keras.Input((3, 3, 4))
-    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
-    x = np.random.default_rng(0).normal(size=(7, 3, 3, 4)).astype(np.float32)
-    for training, linear in ((None, True), (False, True), (True, False)):
-        dropped = keras.layers.Dropout(0.5)(keras.layers.Identity()(pooled), training=training)
-        head = Head(keras.Model(inputs, keras.layers.Dense(5)(dropped)))
-        assert (head.class_rows is not None) == linear
-        if linear:
-            np.testing.assert_allclose(head.pool(x) @ head.class_rows.T, head.predict(x), atol=1e-5)
+LINEAR = {
+    "kept axes": lambda x: layers.Reshape((5,))(
+        layers.Conv2D(5, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    ),
+    "pooling only": lambda x: layers.GlobalAveragePooling2D()(x),
+    "a window as large as the map": lambda x: layers.Dense(5)(
+        layers.Flatten()(layers.AveragePooling2D((4, 6))(x))
+    ),
+    "a convolution of positions": lambda x: pooled_dense(layers.Conv2D(6, 1)(x), None),
+    "a fixed normalisation": lambda x: pooled_dense(
+        layers.BatchNormalization(
+            moving_mean_initializer="random_normal", moving_variance_initializer="ones", epsilon=0.5
+        )(x),
+        None,
+    ),
+    "dropout, which predictions leave out": lambda x: pooled_dense(
+        layers.Dropout(0.5)(x, training=True), None
+    ),
+    "two linear layers": lambda x: layers.Dense(5)(layers.Dense(7)(keras.ops.mean(x, axis=(1, 2)))),
+    "a sum over positions": lambda x: layers.Dense(5)(keras.ops.sum(x, axis=(1, 2))),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_head_that_is_linear_after_pooling_is_recognised_whatever_its_layers(name):
+    head = head_of(LINEAR[name], (4, 6, 8))
+    x = features(7, (4, 6, 8))
+    assert head.pools_first
+    offset = head.predict(0 * x[:1])
+    wanted = head.model(x, training=False)
+    np.testing.assert_allclose(head.pool(x) @ head.class_rows.T + offset, wanted, atol=1e-5)
+    np.testing.assert_allclose(head.predict(head.pool(x)), wanted, rtol=1e-4, atol=1e-5)
+    features_again = tf.Variable(head.pool(x))
+    with tf.GradientTape() as tape:
+        first = head.outputs(features_again)[:, 0]
+    np.testing.assert_allclose(
+        tape.gradient(first, features_again)[0], head.class_rows[0], atol=1e-6
+    )
+
+
+def test_the_head_of_the_mobilenet_of_keras_is_linear_after_pooling():
+    model = keras.applications.MobileNet((96, 96, 3), alpha=0.25, weights=None)
+    head = Head(split_model(model, "conv_pw_13_relu")[1])
+    x = features(3, (3, 3, 256))
+    assert head.pools_first and head.class_rows.shape == (1000, 256)
+    logits = head.model(x)
+    np.testing.assert_allclose(head.pool(x) @ head.class_rows.T, logits, atol=1e-5)
+    np.testing.assert_allclose(
+        head.class_scores(tf.constant(head.pool(x)), tf.constant(7)), logits[:, 7], atol=1e-5
+    )
+
+
+def hidden(activation, **how):
+    return lambda x: layers.Dense(5)(
+        layers.Dense(8, activation=activation, **how)(layers.GlobalAveragePooling2D()(x))
+    )
+
+
+NOT_LINEAR = {
+    "a hidden layer": hidden("relu"),
+    "a smooth hidden layer": hidden("gelu"),
+    "units that fire only far out": hidden(
+        "relu", bias_initializer=keras.initializers.Constant(-200.0)
+    ),
+    "units that are off only far out": hidden(
+        "relu", bias_initializer=keras.initializers.Constant(200.0)
+    ),
+    "units that saturate": hidden("tanh"),
+    "units that saturate far out": hidden("relu6"),
+    "a normalisation of each image": lambda x: layers.Dense(5)(
+        layers.LayerNormalization()(layers.GlobalAveragePooling2D()(x))
+    ),
+    "probabilities": lambda x: pooled_dense(x, "softmax"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_a_head_that_is_bent_anywhere_is_not_linear_though_it_pools_first(name):
+    head = head_of(NOT_LINEAR[name], (4, 6, 8))
+    assert head.pools_first and head.class_rows is None
+
+
+def test_a_head_of_vectors_can_be_linear_and_a_head_that_tells_positions_apart_is_not():
+    assert head_of(layers.Dense(5), (6,)).class_rows.shape == (5, 6)
+    assert head_of(lambda x: layers.Dense(5, "relu")(x), (6,)).class_rows is None
+    assert head_of(lambda x: layers.Dense(5)(layers.Flatten()(x))).class_rows is None
+    assert Head(lambda x: tf.reduce_mean(x, axis=(1, 2))).class_rows is None
+
+
+def test_a_head_with_random_outputs_is_neither_pooled_nor_linear():
+    def noisy(x):
+        return x + tf.random.normal(tf.shape(x))
+
+    head = head_of(lambda x: pooled_dense(layers.Lambda(noisy, output_shape=x.shape[1:])(x), None))
+    assert not head.pools_first and head.class_rows is None
+
+
+def test_a_head_that_leaves_the_size_of_maps_open_is_recognised():
+    head = head_of(lambda x: pooled_dense(x, None), (None, None, 4))
+    assert head.pools_first and head.class_rows.shape == (K, 4)
+    half = head_of(lambda x: pooled_dense(layers.MaxPooling2D(5)(x), None), (None, None, 4))
+    assert not half.pools_first
+
+
+@pytest.mark.usefixtures("mixed_precision")
+def test_a_linear_head_in_half_precision_is_linear_up_to_its_rounding():
+    head = head_of(lambda x: layers.Dense(K)(layers.GlobalAveragePooling2D()(x)))
+    assert head.pools_first
+    np.testing.assert_allclose(head.class_rows.T, head.model.layers[-1].kernel, atol=2e-3)
+    assert head_of(hidden("relu")).class_rows is None
 
 
 def test_pooled_features_and_maps_can_both_be_predicted_in_any_order_and_number():

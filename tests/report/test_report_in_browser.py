@@ -238,10 +238,10 @@ def test_filters_select_images_and_concepts_and_are_restored_by_going_back(brows
         page.get_by_label("Name or label").fill("label 3")
         assert visit.texts(".card h3") == ["concept 3"]
         page.get_by_label("Name or label").fill("")
-        page.get_by_label("Influences class").select_option("class 2")
+        page.get_by_label("Significant for class").select_option("class 2")
         moved = [i for i in range(CONCEPTS) if report.explanation.significance[i, 2] == 2]
         assert visit.texts(".card h3") == [f"concept {i}" for i in moved]
-        page.get_by_label("Influences class").select_option("")
+        page.get_by_label("Significant for class").select_option("")
         page.get_by_label("Order by").select_option("presence")
         order = sorted(range(CONCEPTS), key=lambda i: -report.concepts.presence[i])
         assert visit.texts(".card h3") == [f"concept {i}" for i in order]

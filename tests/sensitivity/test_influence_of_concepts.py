@@ -37,11 +37,10 @@ def layer():
 
 @pytest.mark.parametrize("over", ["all", "class"])
 def test_influence_of_concepts_equals_that_of_their_signal_vectors(layer, images, over):
-    settings = InfluenceSettings(permutations=20, images=over)
-    labels = LABELS if over == "class" else None
+    settings = InfluenceSettings(noise="permuted labels", noise_vectors=20, images=over)
     of_concepts = influence(layer, images, LABELS, settings=settings, verbose=0)
     of_directions = influence_of_directions(
-        layer.head, images, labels, layer.encoding, layer.pairs.detect(images) > 0.5,
+        layer.head, images, LABELS, layer.encoding, layer.pairs.detect(images) > 0.5,
         settings=settings, verbose=0,
     )  # fmt: skip
     for name in ("scores", "changes", "p_values", "images"):
@@ -51,7 +50,7 @@ def test_influence_of_concepts_equals_that_of_their_signal_vectors(layer, images
 
 
 def test_without_labels_each_image_counts_for_its_predicted_class(layer, images):
-    settings = InfluenceSettings(permutations=5, images="class")
+    settings = InfluenceSettings(images="class")
     predicted = layer.head.logits(images).argmax(axis=1)
     without_labels, with_predicted = (
         influence(layer, images, labels, settings=settings, verbose=0)
@@ -59,3 +58,16 @@ def test_without_labels_each_image_counts_for_its_predicted_class(layer, images)
     )
     np.testing.assert_array_equal(without_labels.images, np.bincount(predicted, minlength=K))
     np.testing.assert_array_equal(without_labels.changes, with_predicted.changes)
+
+
+def test_the_effect_in_logits_is_that_of_the_coefficients_along_the_signal_vectors(layer, images):
+    result = influence(layer, images, LABELS, verbose=0)
+    u = layer.coefficients(images)
+    rows = layer.head.class_rows - layer.head.class_rows.mean(axis=0)
+    for i, (bank, signal) in enumerate(zip(layer.bank, layer.encoding, strict=True)):
+        unit = signal / np.linalg.norm(signal)
+        for k in range(3):
+            own = [n for n in range(12) if LABELS[n] == k]
+            lengths = [u[n, ..., i].mean() * (bank @ unit) for n in own]
+            wanted = np.mean(lengths) * (rows[k] @ unit)
+            assert result.effects[i, k] == pytest.approx(wanted, abs=1e-5)

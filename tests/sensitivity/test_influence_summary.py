@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xplique_dirpairs.sensitivity.influence_result import (
+from xplique_dirpairs.sensitivity.influence_summary import (
     InfluenceSummary,
     s3,
     summarise_influence,

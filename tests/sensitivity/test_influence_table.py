@@ -1,4 +1,4 @@
-"""Tables of influence hold the counts, and mark corrections that permutations cannot reach."""
+"""Tables of influence hold effects and counts, and mark what could not have been significant."""
 
 import csv
 import io
@@ -9,16 +9,30 @@ import pytest
 from xplique_dirpairs.sensitivity.influence_result import Influence, influence_table
 
 
+def influence_with(p, noise="uniform", noise_vectors=0, **changed):
+    """Return an influence with given p-values (I, K); effects have the sign of 0.5 − p."""
+    p = np.asarray(p, float)
+    signed, classes = 0.5 - np.nan_to_num(p), np.full(p.shape[1], 12)
+    values = {
+        "scores": np.sign(signed), "changes": signed, "logit_changes": 5 * signed,
+        "images": classes, "effects": 2 * signed, "intervals": np.full(p.shape, 0.25),
+        "predicted": classes, "p_values": p, "noise": noise, "noise_vectors": noise_vectors,
+        "amount": 5.0, "statistic": "logit" if noise == "uniform" else "change",
+        "min_images": 10, "level": 0.05,
+    }  # fmt: skip
+    return Influence(**values | changed)
+
+
 def random_influence(permutations=999, untested=()):
     """Return the influence of 6 directions on 4 classes, of which the last has no images."""
     rng = np.random.default_rng(0)
+    p = np.where(rng.random((6, 4)) < 0.5, 1, permutations // 2) / (permutations + 1)
+    p[:, 3] = np.nan
+    p[list(untested)] = np.nan
     scores = rng.choice([-1.0, -0.5, 0.5, 1.0], (6, 4))
     scores[:, 3] = np.nan
-    exceeded = np.where(rng.random((6, 4)) < 0.5, 0, permutations // 2)
-    compared = np.where(np.isnan(scores), 0, permutations)
-    compared[list(untested)] = 0
-    return Influence(
-        scores, 2 * scores, np.array([5, 5, 5, 0]), exceeded, compared, permutations, "change", 0.05
+    return influence_with(
+        p, "permuted labels", permutations, scores=scores, images=np.array([12, 12, 12, 0])
     )
 
 
@@ -29,9 +43,9 @@ def read(table):
 
 def test_a_row_holds_the_counts_of_an_extractor_under_a_correction():
     influence = random_influence()
-    (row,) = read(influence_table({"pairs": influence}, ["paper"]))
-    summary = influence.summary("paper")
-    assert row["extractor"] == "pairs" and row["significant"] == "paper"
+    (row,) = read(influence_table({"pairs": influence}, ["none"]))
+    summary = influence.summary("none")
+    assert row["extractor"] == "pairs" and row["significant"] == "none"
     numbers = {name: float(text) for name, text in row.items() if name[0] not in "es"}
     assert numbers.pop("directions") == 6 and numbers.pop("tests") == 18
     assert list(numbers.values()) == [float(value) for value in summary]
@@ -43,16 +57,20 @@ def test_a_correction_that_the_permutations_cannot_reach_is_marked_as_unreachabl
     table = influence_table({"few": few, "many": many}, ["bonferroni", "none"])
     text = table.formatted("plain").splitlines()
     assert text[2].count("unreachable") == 10 and "unreachable" not in "".join(text[3:6])
-    assert "unreachable: with so few permutations" in str(table)
+    assert "unreachable: with so few noise vectors" in str(table)
     assert "unreachable" not in str(influence_table({"many": many}, ["bonferroni"]))
     rows = read(table)
     assert rows[0]["SDC"] == "" and rows[2]["SDC"] != ""
 
 
-def test_notes_name_the_noise_the_statistic_and_untested_directions():
+def test_notes_tell_the_noise_what_significance_means_and_what_is_not_tested():
     text = str(influence_table({"a": random_influence(99, untested=[2])}))
-    assert "99" in text and "|mean Δ|" in text and "directions [2] of a" in text
-    assert "or at least 3 of them at once" in text  # 15 tests, p of at least 1/100, level 1/20
+    assert "99 noise vectors" in text and "|mean Δ|" in text
+    assert "more than what the features vary along anyway" in text
+    assert "3 pairs (detected everywhere or nowhere)" in text
+    assert "6 pairs (no images of the class)" in text
+    exact = str(influence_table({"a": influence_with([[0.01]])}))
+    assert "exact p" in exact and "had nothing to do with the direction" in exact
 
 
 def test_the_table_method_equals_the_table_of_a_single_influence():
@@ -65,27 +83,32 @@ def test_a_table_without_influences_is_refused():
         influence_table({})
 
 
-def counted_influence(exceeded, permutations):
-    """Return an influence with given numbers of stronger noise vectors, (I, K)."""
-    exceeded = np.asarray(exceeded)
-    compared = np.full(exceeded.shape, permutations)
-    scores = np.where(exceeded % 2 == 0, 1.0, -1.0)
-    images = np.ones(exceeded.shape[1], int)
-    return Influence(scores, scores, images, exceeded, compared, permutations, "change", 0.05)
-
-
-def test_nothing_is_significant_with_too_few_permutations():
-    influence = counted_influence(np.zeros((10, 5), int), 99)
-    assert influence.significant("paper").all() and influence.significant("none").all()
-    assert not influence.reachable("bonferroni") and not influence.significant("bonferroni").any()
-    assert influence.reachable() and influence.significant().all()
-    assert influence.least_rejections() == 10 and influence.least_rejections("bonferroni") == 51
-    assert counted_influence(np.zeros((10, 5), int), 999).reachable("bonferroni")
+def test_nothing_can_be_significant_with_too_few_permutations_but_any_p_is_exact_otherwise():
+    p = np.full((10, 5), 1 / 100)
+    permuted = influence_with(p, "permuted labels", 99)
+    assert not permuted.reachable("bonferroni") and permuted.reachable()
+    assert influence_with(p / 10, "permuted labels", 999).reachable("bonferroni")
+    assert influence_with(p).reachable("bonferroni") and influence_with(p).is_exact
+    assert influence_with(p, noise_vectors=30).reachable("bonferroni")
+    assert not influence_with(np.full((2, 2), np.nan)).reachable()
     for correction in ("none", "benjamini-hochberg"):
-        assert not counted_influence(np.zeros((10, 5), int), 18).reachable(correction)
-        assert counted_influence(np.zeros((10, 5), int), 19).reachable(correction)
-    exceeded = np.ones((10, 5), int) * 50
-    exceeded.flat[:9] = 0
-    assert not counted_influence(exceeded, 99).significant().any()  # ten strong pairs are needed
-    exceeded.flat[9] = 0
-    assert counted_influence(exceeded, 99).significant().sum() == 10
+        assert not influence_with(p, "permuted labels", 18).reachable(correction)
+        assert influence_with(p, "permuted labels", 19).reachable(correction)
+
+
+def test_every_effect_has_a_row_with_its_interval_and_a_verdict():
+    influence = influence_with(
+        [[1e-6, 0.9, np.nan]], noise_vectors=300, predicted=np.array([12, 12, 3])
+    )
+    rows = read(influence.effects_table(["sea"], ["lake", "street", "kitchen"]))
+    assert [row["verdict"] for row in rows] == [
+        "significant",
+        "not significant",
+        "not tested: fewer than 10 images predicted as the class",
+    ]
+    assert [row["class"] for row in rows] == ["lake", "street", "kitchen"]
+    text = influence.effects_table().formatted("plain")
+    assert "+1.00 ± 0.25" in text and "-0.80 ± 0.25" in text
+    few = influence_with([[0.1]], "permuted labels", 3)
+    assert few.verdicts()[0, 0] == "not tested: too few noise vectors for this number of tests"
+    assert influence_with([[np.nan]], interrupted=True).reason(0, 0) == "the tests were interrupted"

@@ -132,20 +132,3 @@ def test_statistics_are_right_for_shifts_whose_exponentials_overflow(rng, labels
         np.testing.assert_allclose(result.changes[:, k], own.mean(axis=1))
         signs = (own > TIE) * 1.0 - (own < -TIE)
         np.testing.assert_allclose(result.scores[:, k], signs.mean(axis=1))
-
-
-def test_only_images_of_live_classes_pass_through_the_network(rng):
-    problem, batch_sizes = Problem(rng), []
-
-    def predict(x):
-        batch_sizes.append(len(x))
-        return problem.predict(x)
-
-    response = PassedResponse(
-        problem.predict(problem.x), problem.labels, TIE, "softmax", problem.x, predict
-    )
-    live = np.arange(K) == 1
-    result = response.statistics(problem.shifts, live)
-    assert sum(batch_sizes) == M * (problem.labels == 1).sum()
-    complete = problem.linear(problem.labels).statistics(problem.shifts)
-    np.testing.assert_array_equal(result.scores[:, 1], complete.scores[:, 1])

@@ -62,6 +62,13 @@ class Cell:
         return cls.number(value, ".0%")
 
     @classmethod
+    def interval(cls, value: float, half: float) -> Cell:
+        """Return a cell with a signed number ± half the length of its interval, if it has one."""
+        if not np.isfinite([value, half]).all():
+            return cls.signed(value)
+        return cls(f"{value:+.2f} ± {half:.2f}", numbers=(value, value - half, value + half))
+
+    @classmethod
     def number(cls, value: float, format_spec: str) -> Cell:
         """Return a cell with a formatted number; a dash for NaN."""
         if not np.isfinite(value):

@@ -46,7 +46,7 @@ def explain_model(
     """Explain each class: which concepts speak for it and against it, and by how much.
 
     The images are read in one pass. Three things are measured for each class and concept, over the
-    images of the class: the *influence* of more of the concept (see `influence`), the
+    images of the class: the *influence* of the concept's direction (see `influence`), the
     *contribution* of the concept to the class's logit (mean of `explain_prediction`, summed over
     positions), and how often the concept is *detected*, in the images of the class and in those of
     all other classes.
@@ -77,7 +77,8 @@ def explain_model(
     path_images : int, default=8
         For a head that is not linear, contributions are means over at most this many evenly spaced
         images of each class, since each image needs gradients along a path. For a head that does
-        not pool first, this also limits the images in which influence is measured.
+        not pool first, influence is measured in this number of images of each class, or in twice
+        ``settings.min_images`` if that is more.
     batch_size : int, default=64
         Number of images that pass through the network at a time.
     random_state : int or None, default=0
@@ -132,8 +133,10 @@ def explain_scan(
     members = {k: np.flatnonzero(ids == k) for k in chosen.tolist()}
     others = [np.flatnonzero(ids != k) for k in chosen]
 
-    # A head that takes maps is evaluated for every pair of a noise vector and an image: few images.
-    indices = np.concatenate([_on_paths(seen, own, path_images) for own in members.values()])
+    # A head that takes maps is evaluated for every pair of a noise vector and an image: few images,
+    # but enough for classes to be tested.
+    few = max(path_images, 2 * settings.min_images)
+    indices = np.concatenate([_on_paths(seen, own, few) for own in members.values()])
     influence = influence_in_scan(seen, indices, settings, random_state, verbose)
     if influence.interrupted:
         raise KeyboardInterrupt
@@ -145,11 +148,14 @@ def explain_scan(
         _confusion(seen, a, b, (names[a], names[b]), settings.amount, path_images)
         for a, b in progress(pairs, len(pairs), "confusions", verbose, "pair")
     )
-    columns = "scores", "changes", "images", "exceeded", "compared"
-    of_classes = {name: getattr(influence, name)[..., chosen] for name in columns}
+    of_classes: dict[str, Any] = {
+        name: value[..., chosen]
+        for name, value in vars(influence).items()
+        if isinstance(value, np.ndarray)
+    }
     class_crops = {}
     for (k, own), mean in zip(members.items(), means, strict=True):
-        rankings = [mean.by_concept, influence.changes[:, k]]
+        rankings = [mean.by_concept, influence.effects[:, k]]
         rankings += [push.contributions for push in pushes if push.source == k]
         sides = [side for values in rankings for side in strongest(values, _LISTED)]
         for i in np.unique(np.concatenate(sides)).tolist():

@@ -24,10 +24,10 @@ from xplique_dirpairs.plots.model_explanation import (
     plot_shared_concepts,
 )
 from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
-from xplique_dirpairs.sensitivity.influence_result import Influence
+from xplique_dirpairs.sensitivity.influence_result import Influence, described_test
 
-#: Text that follows a p-value in tables, by grade of significance (0, 1 or 2).
-_MARKS = ("", " (before correction)", " (significant)")
+#: Text that follows a p-value in tables, by grade of significance.
+_MARKS = {0: "", 1: " (before correction)", 2: " (significant)"}
 _SIDES = ("for", "against")
 #: Gaps larger than this, in logits, are noted under tables.
 _VISIBLE_GAP = 1e-3
@@ -48,8 +48,9 @@ class ModelExplanation:
     accuracy : ndarray of shape (C,)
         Share of the images of each class that the network predicts right.
     influence : Influence
-        Influence of each concept on these classes, arrays of shape (I, C): SC, mean Δ, p-values.
-        It is measured in the images of all explained classes, or in each class's own images.
+        Influence of each concept on these classes, arrays of shape (I, C): effects in logits, unit
+        effects, p-values, SC, mean Δ. Where the last four depend on images, they are measured in
+        those of all explained classes, or in each class's own images.
     contributions : ndarray of shape (C, I)
         Contribution of each concept to the logit of each class, mean over the class's images.
     residuals : ndarray of shape (C,)
@@ -114,11 +115,12 @@ class ModelExplanation:
     def significance(self) -> Array:
         """Grade of the significance of each influence, (I, C), int.
 
-        2: significant after the correction by Benjamini–Hochberg; 1: p ≤ level only; 0: neither.
+        2: significant after the correction by Benjamini–Hochberg; 1: p ≤ level only; 0: neither;
+        −1: not tested.
         """
         names = "none", "benjamini-hochberg"
         uncorrected, corrected = (self.influence.significant(name) for name in names)
-        return np.where(corrected, 2, uncorrected)
+        return np.where(self.influence.tested, np.where(corrected, 2, uncorrected), -1)
 
     @property
     def colors(self) -> list[Color]:
@@ -138,7 +140,7 @@ class ModelExplanation:
             Upper limit on the number of concepts on each side.
         by : {"contribution", "influence"}, default="contribution"
             "contribution" ranks concepts by what they add to the logit in the class's images,
-            "influence" by the effect of more of the concept.
+            "influence" by their effect in logits (`Influence.effects`).
 
         Returns
         -------
@@ -155,7 +157,7 @@ class ModelExplanation:
         """
         c = self._row(class_id)
         check_choice("by", by, ("contribution", "influence"))
-        values = self.contributions[c] if by == "contribution" else self.influence.changes[:, c]
+        values = self.contributions[c] if by == "contribution" else self.influence.effects[:, c]
         return strongest(values, count)
 
     def shared(self, at_least: float = 0.05) -> Array:
@@ -298,26 +300,29 @@ class ModelExplanation:
             [
                 Cell(self.concept_names[i]),
                 Cell(side),
+                Cell.interval(influence.effects[i, c], influence.intervals[i, c]),
+                Cell.signed(influence.unit_effects[i, c], 3),
+                self._p_value(i, c),
                 Cell.signed(self.contributions[c, i]),
                 Cell.signed(influence.changes[i, c], 3),
                 Cell.signed(influence.scores[i, c]),
-                self._p_value(i, c),
                 *(Cell.share(rate[c, i]) for rate in rates),
             ]
             for side, concepts in zip(_SIDES, self.ranked(class_id, count, by), strict=True)
             for i in concepts
         ]
         headers = [
-            "concept", "side", "contribution", "mean Δ (nats)", "SC", "p", "images",
-            "images outside", "positions", "positions outside",
+            "concept", "side", "effect (logits)", "unit effect", "p", "contribution",
+            "mean Δ (nats)", "SC", "images", "images outside", "positions", "positions outside",
         ]  # fmt: skip
         note = (
-            f"{self.class_names[c]}, {self.images[c]} images: contribution to its logit "
-            f"({self.logits[c]:.2f}; with every concept off {self.residuals[c]:.2f}); influence of "
-            f"a step of {self.amount:g} along the signal vector; share of the images, and of the "
-            "positions, where the concept is detected."
+            f"{self.class_names[c]}, {self.images[c]} images: effect on its centred logit, unit "
+            "effect × coefficient, mean ± 95 % interval over these images; contribution to its "
+            f"logit ({self.logits[c]:.2f}; with every concept off {self.residuals[c]:.2f}); mean Δ "
+            f"and SC of a step of {self.amount:g} along the signal vector; share of the images, "
+            "and of the positions, where the concept is detected."
         )
-        return Table(headers, rows, [note])
+        return Table(headers, rows, [note, f"p: {described_test(influence)}."])
 
     def shared_table(self, at_least: float = 0.05) -> Table:
         """Return a table of the concepts that matter to several classes, with these classes.
@@ -407,7 +412,7 @@ class ModelExplanation:
         figure : matplotlib.figure.Figure
         """
         return plot_influence_diagram(
-            self.influence.changes, self.significance, self.class_names, self.concept_names,
+            self.influence.effects, self.significance, self.class_names, self.concept_names,
             self.crops, colors=self.colors, title=title, significant_only=significant_only,
         )  # fmt: skip
 
@@ -537,7 +542,7 @@ class ModelExplanation:
         data : dict
         """
         data = asdict(self)
-        data["influence"]["p_values"] = self.influence.p_values
+        data["influence"]["unit_effects"] = self.influence.unit_effects
         data["influence"]["significance"] = self.significance
         data["class_crops"] = {f"{k}:{i}": crops for (k, i), crops in self.class_crops.items()}
         return data | {"shared": self.shared(), "colors": self.colors}
@@ -562,6 +567,9 @@ class ModelExplanation:
 
     def _p_value(self, i: int, c: int) -> Cell:
         """Return a cell with the p-value of concept ``i`` for row ``c``, marked by significance."""
+        reason = self.influence.reason(i, c)
+        if reason:
+            return Cell(f"not tested: {reason}", numbers=(np.nan,))
         cell = Cell.number(self.influence.p_values[i, c], ".2g")
         return replace(cell, text=cell.text + _MARKS[self.significance[i, c]])
 
@@ -574,7 +582,8 @@ class ModelExplanation:
             crops=self.crops_of(i, class_id),
             elsewhere=not len(self.class_crops.get((class_id, i), ())),
             contribution=float(self.contributions[c, i]),
-            change=float(self.influence.changes[i, c]),
+            effect=float(self.influence.effects[i, c]),
+            interval=float(self.influence.intervals[i, c]),
             significance=int(self.significance[i, c]),
             presence=float(self.presence[c, i]),
             presence_outside=float(self.presence_outside[c, i]),

@@ -11,6 +11,7 @@ the share of the variance that is lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.batching import iter_blocks
+from xplique_dirpairs.core.linear_algebra import cosines, match
 from xplique_dirpairs.core.types import Array
 
 #: Weight of the auxiliary loss, α in Gao et al.
@@ -28,6 +31,12 @@ AUXILIARY_WEIGHT = 1 / 32
 LOSSES = ("objective", "reconstruction", "auxiliary")
 #: Share of dead concepts above which a warning is issued.
 _MANY_DEAD = 0.1
+#: Cosine from which two atoms count as the same, and share of such atoms from which two
+#: dictionaries do.
+_SAME_ATOM, _SAME_SHARE = 0.95, 0.9
+#: R² from which a single start is believed: dictionaries that were far from a known one had an R²
+#: of at most .994 without noise, and the known one 1 [measured, 8 atoms in 16 channels].
+_EXACT = 0.998
 
 
 class FreeDictionary(keras.layers.Layer):
@@ -100,7 +109,7 @@ class SparseAutoencoder(keras.Model):
     dictionary : FreeDictionary or ArchetypalDictionary
         The dictionary. Its ``project()`` is called after every step.
     top_k : int
-        Largest number k of concepts at a position.
+        Largest number k of concepts at a position. `KSchedule` changes it during a training.
     centre : ndarray of shape (D,)
         Centre of the features.
     scale : float
@@ -120,7 +129,7 @@ class SparseAutoencoder(keras.Model):
     ):
         super().__init__(name="autoencoder")
         self.dictionary = dictionary
-        self._top_k, self._patience = top_k, patience
+        self._patience = patience
         self._centre, self._scale = tf.constant(centre, tf.float32), scale
         atoms = dictionary.atoms().numpy()
         # The encoder starts at the atoms, scaled so that each atom alone gets a coefficient of 1.
@@ -131,6 +140,9 @@ class SparseAutoencoder(keras.Model):
             self, "offset", np.zeros(len(centre)), trainable=dictionary.frees_offset
         )
         self.idle = _variable(self, "idle", np.zeros(len(atoms)), trainable=False)
+        self.top_k = self.add_weight(
+            shape=(), initializer=lambda *_, **__: top_k, dtype="int32", name="k", trainable=False
+        )
         self._means = {name: keras.metrics.Mean(name) for name in (*LOSSES, "l0")}
         self._finite = _variable(self, "finite", 1.0, trainable=False)
         self.built = True
@@ -152,7 +164,7 @@ class SparseAutoencoder(keras.Model):
         x = (features - self._centre) / self._scale
         atoms = self.dictionary.atoms()
         z = tf.matmul(x - self.offset, self.encoder, transpose_b=True) + self.shift
-        u = top_k(tf.nn.relu(z), self._top_k)
+        u = top_k(tf.nn.relu(z), tf.convert_to_tensor(self.top_k))
         left = x - self.offset - tf.matmul(u, atoms)
         dead = self.dead()
         again = _relu_with_gradient(z) * tf.cast(dead, z.dtype)
@@ -163,6 +175,14 @@ class SparseAutoencoder(keras.Model):
         objective = reconstruction + AUXILIARY_WEIGHT * auxiliary
         losses = {"objective": objective, "reconstruction": reconstruction, "auxiliary": auxiliary}
         return losses, u
+
+    def share_lost(self, features: Array) -> float:
+        """Compute the share of the variance of features (P, D) that the reconstruction loses."""
+        lost = [
+            len(block) * float(self.terms(tf.constant(block))[0]["reconstruction"])
+            for block in iter_blocks(features)
+        ]
+        return sum(lost) / len(features)
 
     def dead(self) -> tf.Tensor:
         """Return which concepts have not fired for ``patience`` steps, (I,) bool."""
@@ -191,6 +211,31 @@ class SparseAutoencoder(keras.Model):
     def is_finite(self) -> bool:
         """Return whether the last step's objective and variables are finite."""
         return bool(self._finite.numpy() > 0)
+
+
+class KSchedule(keras.callbacks.Callback):
+    """Callback that lowers k from all concepts to its final value.
+
+    With few concepts at a position from the first step on, trainings often end far from the best
+    dictionary, with a part of every concept in the offset.
+
+    Parameters
+    ----------
+    concepts : int
+        Number of concepts, I, the first k.
+    k : int
+        Final k.
+    epochs : int
+        Number of epochs in which k falls from I to k in equal steps.
+    """
+
+    def __init__(self, concepts: int, k: int, epochs: int):
+        super().__init__()
+        self._ks = np.linspace(concepts, k, epochs + 1).round().astype(int)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set k for this epoch."""
+        self.model.top_k.assign(self._ks[min(epoch, len(self._ks) - 1)])
 
 
 class NaNGuard(keras.callbacks.Callback):
@@ -224,14 +269,14 @@ def _relu_with_gradient(z: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], 
     return tf.nn.relu(z), lambda upstream: upstream
 
 
-def top_k(coefficients: tf.Tensor, k: int) -> tf.Tensor:
+def top_k(coefficients: tf.Tensor, k: int | tf.Tensor) -> tf.Tensor:
     """Set all but the k largest values of every row (P, I) to zero; of equal ones, keep the first.
 
     Parameters
     ----------
     coefficients : tf.Tensor of shape (P, I)
         Coefficients.
-    k : int
+    k : int or tf.Tensor
         Number of values to keep in every row.
 
     Returns
@@ -259,6 +304,18 @@ def onto_simplex(rows: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(rows - theta[:, None])
 
 
+def enough(concepts: int) -> int:
+    """Return how many of the atoms must be alike for two dictionaries to count as the same."""
+    return math.ceil(_SAME_SHARE * concepts)
+
+
+def shared_atoms(atoms: Array, others: Array) -> int:
+    """Count the atoms (I, D) that have a partner of their own among others (I, D)."""
+    similarities = cosines(others, atoms)
+    partners = match(similarities)
+    return int((similarities[partners, np.arange(len(atoms))] > _SAME_ATOM).sum())
+
+
 def _variable(owner: Any, name: str, value: ArrayLike, trainable: bool = True) -> keras.Variable:
     value = np.asarray(value, np.float32)
     return owner.add_weight(
@@ -274,7 +331,8 @@ class AutoencoderHistory:
     ----------
     losses : dict of str to list of float
         Means over the steps of every epoch of "objective", "reconstruction" (share of the variance
-        that is lost) and "auxiliary".
+        that is lost) and "auxiliary". `TopKFactorizer` starts with a k of I, so the reconstruction
+        gets worse in the first half, while k falls.
     l0 : list of float
         Mean number of concepts that fire at a position, in every epoch.
     dead_share : list of float
@@ -283,6 +341,11 @@ class AutoencoderHistory:
         Share of the positions at which each concept fires.
     final_r2 : float
         R² of the reconstruction of all positions.
+    start_r2 : list of float, default=[]
+        Final R² of every start. The best one is kept.
+    agreeing : list of int, default=[]
+        For every start, the number of its atoms that the kept dictionary has, too (cosine above
+        0.95). It is I for the start that was kept.
     cut_short : list of str, default=[]
         Reasons why the training stopped early: NaN or Ctrl-C. Empty if it did not.
     interrupted : bool, default=False
@@ -296,6 +359,8 @@ class AutoencoderHistory:
     dead_share: list[float]
     occupancy: Array
     final_r2: float
+    start_r2: list[float] = field(default_factory=list)
+    agreeing: list[int] = field(default_factory=list)
     cut_short: list[str] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
@@ -323,7 +388,23 @@ class AutoencoderHistory:
                 f"concepts {self.dead} of {len(self.occupancy)} never fire: fewer concepts may be "
                 "enough"
             )
+        is_exact = self.final_r2 >= _EXACT
+        confirmed = self.confirmed_atoms
+        if not is_exact and confirmed is not None and confirmed < enough(len(self.occupancy)):
+            problems.append(
+                f"no other of the {len(self.agreeing)} starts has more than "
+                f"{confirmed} of the {len(self.occupancy)} atoms of the best one: they "
+                "depend on the start, and may not be those of a better dictionary. Raise n_init or "
+                "steps, or change k or number_of_concepts"
+            )
         return problems
+
+    @property
+    def confirmed_atoms(self) -> int | None:
+        """Largest number of atoms that one other start has, too; None after a single start."""
+        if len(self.agreeing) < 2:
+            return None
+        return sorted(self.agreeing)[-2]
 
     def summary(self) -> str:
         """Return a summary of a few lines."""

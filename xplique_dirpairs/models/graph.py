@@ -106,7 +106,7 @@ def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) 
     """Return an error message for a layer that is not one of the layers of a model."""
     name = getattr(wanted, "name", wanted)
     for outer in layers:
-        if any(wanted in (inner, inner.name) for inner in _inner_layers(outer)):
+        if any(wanted in (inner, inner.name) for inner in inner_layers(outer)):
             return (
                 f"layer {name!r} is inside {outer.name!r}, a model that is used as one layer: "
                 f"split at {outer.name!r}, or build the classifier from the input and output of "
@@ -117,11 +117,11 @@ def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) 
     return f"the model has no layer {name!r}; it has: {shown}"
 
 
-def _inner_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+def inner_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Yield all layers inside a model that is used as a layer, at any depth."""
     for inner in getattr(layer, "layers", ()):
         yield inner
-        yield from _inner_layers(inner)
+        yield from inner_layers(inner)
 
 
 def output_limits(output: keras.KerasTensor) -> Limits:

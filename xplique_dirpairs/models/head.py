@@ -1,9 +1,9 @@
 """Evaluate the head of a network, the part from the studied layer to the classes.
 
-`Head` computes outputs, logits and the entropy of predictions. It is compiled once. If it begins
-with a global average pooling, it also accepts pooled features, because pooling commutes with linear
-changes of the features. It is the only place that converts outputs to logits and treats a single
-output as two classes.
+`Head` computes outputs, logits and the entropy of predictions. It is compiled once. If its outputs
+depend on the features only through their means over positions, it also accepts pooled features,
+because pooling commutes with linear changes of the features. It is the only place that converts
+outputs to logits and treats a single output as two classes.
 """
 
 from __future__ import annotations
@@ -23,19 +23,15 @@ from xplique_dirpairs.core.validation import check_choice, check_type, shape_fit
 from xplique_dirpairs.models.graph import (
     ends_in_sigmoid_logits,
     final_activation,
-    is_linear_activation,
-    node_of,
-    nodes_before,
+)
+from xplique_dirpairs.models.linearity import (
+    AffineMap,
+    PooledFunction,
+    affine_map,
+    input_shape,
+    pooled_function,
 )
 
-_POOLINGS = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
-#: Layers that do nothing after training.
-_IDLE = (
-    keras.layers.Identity,
-    keras.layers.Dropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-)
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -109,7 +105,7 @@ class Head:
         Gradients flow to the features.
         """
         model: Callable[..., Any] = self.model
-        if self.after_pooling is not None and len(features.shape) == 2:
+        if len(features.shape) == 2 and self.after_pooling is not None:
             model = self.after_pooling
         is_layer = isinstance(model, keras.layers.Layer)
         outputs = model(features, training=False) if is_layer else model(features)
@@ -220,54 +216,43 @@ class Head:
     def class_rows(self) -> Array | None:
         """Weights of each class over the channels, (K, D), or None if the head is not linear.
 
-        A linear head may begin with a global average pooling and contain dropout.
+        A head is linear if its outputs are affine in the features or in their means over positions.
+        This, and the weights, are found by evaluating it once.
         """
-        if self._class_layer is None or not isinstance(self._class_layer[0], keras.layers.Identity):
+        if self._affine is None:
             return None
-        rows = np.asarray(self._class_layer[1].kernel).T
+        rows = self._affine.rows
         return np.concatenate([-rows, rows]) if self._has_no_and_yes else rows
 
     def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
         """Compute the column of `outputs` for one class, (N,) float32, for features from `pool`.
 
-        If the last layer is linear and dense, it is evaluated for this class alone.
+        If the head is linear, no other column is computed.
         """
         unpooled = self.pools_first and len(features.shape) > 2
-        if self._class_layer is None or unpooled or self._has_no_and_yes:
+        if self._affine is None or unpooled or self._has_no_and_yes:
             return tf.cast(tf.gather(self.outputs(features), class_id, axis=1), tf.float32)
-        before, dense = self._class_layer
-        kernel = tf.gather(dense.kernel, class_id, axis=1)
-        hidden = tf.cast(
-            before(features, training=False), kernel.dtype
-        )  # float16 with mixed precision
-        scores = tf.linalg.matvec(hidden, kernel)
-        return scores if dense.bias is None else scores + tf.gather(dense.bias, class_id)
+        row, offset = (tf.gather(tf.constant(part), class_id) for part in self._affine)
+        return tf.linalg.matvec(tf.cast(features, tf.float32), row) + offset
 
     # ------------------------------------------------------------ features
 
     @cached_property
-    def after_pooling(self) -> keras.Model | None:
-        """The head after its global average pooling, or None if it does not begin with one."""
-        if not isinstance(self.model, keras.Model) or not getattr(self.model, "inputs", None):
-            return None
-        source, target = self.model.inputs[0], self.model.outputs[0]
-        consumers = [
-            node
-            for node in nodes_before(target)
-            if any(tensor is source for tensor in node.input_tensors)
-        ]
-        if len(consumers) != 1 or not _averages_positions(consumers[0].operation):
-            return None
-        pooled = consumers[0].output_tensors[0]
-        return None if pooled is target else keras.Model(pooled, target, name="after_pooling")
+    def after_pooling(self) -> PooledFunction | None:
+        """The head as a function of pooled features, or None if it depends on more than these.
+
+        This is found by evaluating the head once: see `models.linearity`.
+        """
+        with tf.init_scope():  # numbers are needed, even while a function is traced
+            return pooled_function(self.model)
 
     @property
     def pools_first(self) -> bool:
-        """Whether the head begins with a global average pooling."""
+        """Whether the outputs depend on the features only through their means over positions."""
         return self.after_pooling is not None
 
     def pool(self, activations: Array) -> Array:
-        """Return activations averaged over positions, (N, D), if the head begins by doing so.
+        """Return activations averaged over positions, (N, D), if these are all the head needs.
 
         Otherwise activations (N, *spatial, D) are returned unchanged. `outputs` accepts both.
         """
@@ -289,50 +274,20 @@ class Head:
             )
 
     @cached_property
-    def _class_layer(self) -> tuple[Callable[..., Any], Any] | None:
-        """The model before the last layer, and this layer if it is linear and dense; else None."""
-        model = self.after_pooling or self.model
-        if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
+    def _affine(self) -> AffineMap | None:
+        """The outputs of the model as an affine map of vectors, or None if they are not affine."""
+        shape = input_shape(self.model)
+        if shape is None:
             return None
-        source = model.inputs[0]
-        node = _last_acting_node(model.outputs[0], source)
-        if node is None or not _is_linear_dense(node.operation):
-            return None
-        hidden = node.input_tensors[0]
-        if _last_acting_node(hidden, source) is None:
-            return keras.layers.Identity(), node.operation
-        return keras.Model(source, hidden), node.operation
+        function = self.model if len(shape) == 1 else self.after_pooling
+        with tf.init_scope():
+            return None if function is None else affine_map(function, shape[-1], self.model)
 
     @cached_property
     def _compiled_outputs(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
         # Pooled features and maps need separate functions: one function that is retraced for both
         # would accept features of any rank and could not tell whether to pool them.
         return [tf.function(self.outputs, reduce_retracing=True) for _ in range(2)]
-
-
-def _averages_positions(layer: Any) -> bool:
-    """Return whether a layer maps (N, *spatial, D) to its means over positions, (N, D)."""
-    is_average = isinstance(layer, _POOLINGS)
-    return is_average and layer.data_format == "channels_last" and not layer.keepdims
-
-
-def _is_linear_dense(layer: Any) -> bool:
-    """Return whether a layer is a plain, unquantized Dense layer with linear activation."""
-    is_dense = type(layer) is keras.layers.Dense
-    is_linear = is_dense and layer.activation is keras.activations.linear
-    return is_linear and layer.quantization_mode is None
-
-
-def _last_acting_node(tensor: keras.KerasTensor, source: keras.KerasTensor) -> Any:
-    """Return the last node between ``source`` and a tensor that changes values, or None."""
-    while tensor is not source:
-        node = node_of(tensor)
-        # A dropout layer that was called with training=True is always active.
-        is_idle = type(node.operation) in _IDLE and not node.arguments.kwargs.get("training")
-        if not is_idle and not is_linear_activation(node.operation):
-            return node
-        tensor = node.input_tensors[0]
-    return None
 
 
 def check_head(head: Any, shape: tuple[int | None, ...]) -> None:

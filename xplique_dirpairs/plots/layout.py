@@ -171,6 +171,7 @@ def draw_signed_bars(
     values: Array,
     filled: Array | None = None,
     marks: Array | None = None,
+    halves: Array | None = None,
 ) -> None:
     """Draw horizontal bars, red for values from 0 on and blue below 0, labelled with their values.
 
@@ -186,6 +187,8 @@ def draw_signed_bars(
         Whether each bar is filled; by default all are.
     marks : ndarray of shape (n,), optional
         Second value of each row, drawn as a diamond; NaN draws none.
+    halves : ndarray of shape (n,), optional
+        Half the length of the interval of each value, drawn as a line; NaN draws none.
     """
     colors = signed_colors(values)
     solid = np.ones(len(values), bool) if filled is None else filled
@@ -196,6 +199,10 @@ def draw_signed_bars(
     if marks is not None:
         ax.plot(marks, middles, "D", color="white", markeredgecolor="0.1", markersize=4.5)
         ends = np.concatenate([ends, np.nan_to_num(marks)[None]])
+    if halves is not None:
+        known = np.nan_to_num(halves)
+        ax.hlines(middles, values - known, values + known, color="0.1", linewidth=1.0, zorder=3)
+        ends = np.concatenate([ends, [values - known, values + known]])
     distance = 4 if marks is None else 7
     label_bars(ax, middles, ends.min(axis=0), ends.max(axis=0), values, distance)
 

@@ -24,7 +24,6 @@ from xplique_dirpairs.plots.palette import LOWERS, RAISES, Color
 #: Lengths in inches: heights of a row with crops and of a row without, widths of a column of names
 #: and of a column of bars, space for a heading.
 _ROW, _THIN, _LABEL, _BARS, _HEADING = 0.62, 0.34, 1.1, 1.75, 0.3
-_INFLUENCE = "influence of an increase"
 
 # ------------------------------------------------------------------ a class
 
@@ -40,10 +39,13 @@ class ConceptRow(Row):
         this class.
     contribution : float
         Mean contribution to the logit of the class.
-    change : float
-        Mean change Δ of the class's log probability when the concept is increased, in nats.
+    effect : float
+        Effect on the centred logit of the class, mean over its images.
+    interval : float
+        Half the length of the interval of the effect over these images; NaN for a single image.
     significance : int
-        2: significant after correction for multiple tests, 1: only before it, 0: not significant.
+        2: significant after correction for multiple tests, 1: only before it, 0: not significant,
+        −1: not tested.
     presence : float
         Share of the images of the class in which the concept is detected.
     presence_outside : float
@@ -52,7 +54,8 @@ class ConceptRow(Row):
 
     elsewhere: bool
     contribution: float
-    change: float
+    effect: float
+    interval: float
     significance: int
     presence: float
     presence_outside: float
@@ -67,7 +70,7 @@ def plot_class_report(
 ) -> Figure:
     """Draw the concepts that support a class and those that oppose it.
 
-    The columns are crops, contribution, influence and detection rates.
+    The columns are crops, contribution, effect and detection rates.
 
     Parameters
     ----------
@@ -114,11 +117,11 @@ def plot_class_report(
     grid.heading(1, "best crops in the class's images")
     bars = grid.span(2, "contribution", "logits")
     draw_signed_bars(bars, grid.middles, np.array([row.contribution for row in rows]))
-    unit = "Δ log p (nats); filled: significant,\n★: also after correction"
-    bars = grid.span(3, _INFLUENCE, unit)
+    unit = "logits ± 95 % interval\nfilled: significant, ★: corrected"
+    bars = grid.span(3, "effect", unit)
     significance = np.array([row.significance for row in rows])
-    changes = np.array([row.change for row in rows])
-    draw_signed_bars(bars, grid.middles, changes, significance > 0)
+    effects, halves = np.array([(row.effect, row.interval) for row in rows]).T
+    draw_signed_bars(bars, grid.middles, effects, significance > 0, halves=halves)
     stars = grid.middles[significance == 2]
     bars.plot(np.zeros(len(stars)), stars, "*", color="0.1", markersize=7, zorder=3)
     _draw_rates(grid.span(4, "detected in"), grid.middles, rows)
@@ -197,7 +200,7 @@ def plot_confusion(
     draw_signed_bars(bars, grid.middles, np.array([row.contribution for row in rows]), marks=marks)
     changes = np.array([row.change for row in rows])
     shown = ~np.isnan(changes)
-    bars = grid.span(3, _INFLUENCE, "mean change of the log odds (nats)")
+    bars = grid.span(3, "influence of an increase", "mean change of the log odds (nats)")
     draw_signed_bars(bars, grid.middles[shown], changes[shown])
     return grid.figure
 
@@ -308,7 +311,7 @@ _LEGEND = 0.75
 
 
 def plot_influence_diagram(
-    changes: Array,
+    effects: Array,
     significance: Array,
     class_names: Sequence[str],
     concept_names: Sequence[str],
@@ -321,16 +324,16 @@ def plot_influence_diagram(
     """Draw a disc for each influence of a concept (column) on a class (row).
 
     Columns are sorted by the class that each concept raises most. Concepts without any significant
-    influence are left out, and their number is reported. From nine classes on, rows are sorted by
+    effect are left out, and their number is reported. From nine classes on, rows are sorted by
     similarity.
 
     Parameters
     ----------
-    changes : ndarray of shape (I, K)
-        Mean change Δ of the class's log probability in nats; NaN if it was not measured.
+    effects : ndarray of shape (I, K)
+        Effect on the class's centred logit; NaN if it was not measured.
     significance : ndarray of shape (I, K), int
         2: significant after correction for multiple tests (a disc), 1: only before it (a ring), 0:
-        not significant (not drawn).
+        not significant, −1: not tested (both not drawn).
     class_names : sequence of K str
         Names of the classes.
     concept_names : sequence of I str
@@ -342,14 +345,14 @@ def plot_influence_diagram(
     title : str, default=""
         Title of the figure.
     significant_only : bool, default=True
-        If False, influences that are not significant are drawn as pale discs.
+        If False, effects that are not significant, or not tested, are drawn as pale discs.
 
     Returns
     -------
     figure : Figure
     """
-    least = 1 if significant_only else 0
-    marked = np.where(significance >= least, np.nan_to_num(changes), 0.0)
+    shown = (significance > 0) | (not significant_only)
+    marked = np.where(shown, np.nan_to_num(effects), 0.0)
     columns, beyond = _strongest(marked)
     rows = _similar_side_by_side(marked[columns])
     columns = _in_order_of_classes(marked, columns, rows)
@@ -364,17 +367,19 @@ def plot_influence_diagram(
         title,
     )
     notes = []
-    if ((grades == 0) & (values != 0)).any():
-        notes.append("pale: not significant")
+    if ((grades < 1) & (values != 0)).any():
+        notes.append("pale: not significant, or not tested")
     left_out = int((~marked.any(axis=1)).sum())
     if left_out:
-        notes.append(f"{left_out} concepts change no class significantly")
+        notes.append(f"{left_out} concepts are significant for no tested class")
     if beyond:
         notes.append(f"{beyond} weaker concepts are left out")
     _draw_legend(figure, values, "; ".join(notes))
     if not len(columns):
         middle = ax.get_ylim()[0] / 2
-        ax.text(0.0, middle, "  no influence is significant", va="center", color="0.4")
+        tested = (significance >= 0).any()
+        nothing = "no effect is significant" if tested else "nothing was tested"
+        ax.text(0.0, middle, f"  {nothing}", va="center", color="0.4")
     return figure
 
 
@@ -461,10 +466,10 @@ def _draw_discs(ax: Axes, values: Array, grades: Array, cell: float, row: float)
     discs = []
     for k, j in np.argwhere(values):
         color, grade = RAISES if values[k, j] > 0 else LOWERS, grades[k, j]
-        least = 0.22 if grade else 0.05
+        least = 0.22 if grade > 0 else 0.05
         radius = half * max(least, float(np.sqrt(abs(values[k, j]) / largest)))
         line = min(1.6, 16 * radius) if grade == 1 else 0.0
-        if grade == 0:
+        if grade < 1:
             red, green, blue = (1.0 - _PALE * (1.0 - part) for part in color)
             color = red, green, blue
         inside = (1.0, 1.0, 1.0) if grade == 1 else color
@@ -487,6 +492,6 @@ def _draw_legend(figure: Figure, values: Array, notes: str) -> None:
         ax.add_patch(Circle((x, 0.45), 0.07, facecolor=inside, edgecolor=edge, linewidth=1.3))
         ax.text(x + 0.13, 0.45, text, va="center", fontsize=8)
     largest = np.abs(values).max(initial=0.0)
-    scale = f"area: |mean Δ of log p|, up to {largest:.2g} nats" if largest else ""
+    scale = f"area: |effect on the centred logit|, up to {largest:.2g}" if largest else ""
     ax.text(0.02, 0.25, scale, va="center", fontsize=8, color="0.25")
     ax.text(0.02, 0.07, notes, va="center", fontsize=8, color="0.25")

@@ -20,6 +20,7 @@ from xplique_dirpairs.core.plain_data import plain_data
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.report.content import Report
 from xplique_dirpairs.report.pictures import SMALL, encoded
+from xplique_dirpairs.sensitivity.influence_result import described_test
 from xplique_dirpairs.version import __version__
 
 #: Number of images whose maps are written to one file.
@@ -68,9 +69,8 @@ class Payload:
             "tables": [asdict(table) for table in report.tables],
             "metrics": report.metrics,
             "influence": {
-                "level": explained.influence.level,
-                "permutations": explained.influence.permutations,
-                "amount": explained.amount,
+                "reachable": explained.influence.reachable(),
+                "test": described_test(explained.influence),
             },
             "imagesOfAll": explained.images.sum(),
             "histogramOf": report.concepts.histogram_of,
@@ -132,9 +132,13 @@ class Payload:
             "logit": explained.logits[c],
             "residual": explained.residuals[c],
             "contributions": explained.contributions[c],
-            "changes": influence.changes[:, c],
-            "scores": influence.scores[:, c],
+            "effects": influence.effects[:, c],
+            "intervals": influence.intervals[:, c],
+            "units": influence.unit_effects[:, c],
             "p": influence.p_values[:, c],
+            "untested": {
+                i: influence.reason(i, c) for i in np.flatnonzero(~influence.tested[:, c]).tolist()
+            },
             "significance": explained.significance[:, c],
             "presence": explained.presence[c],
             "outside": explained.presence_outside[c],

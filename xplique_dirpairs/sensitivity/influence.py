@@ -1,9 +1,9 @@
-"""Influence of concepts on classes by RCAV, and its significance against noise signal vectors.
+"""Influence of concepts on classes: the effect of a concept's direction, and its significance.
 
-By default the mean Δ is compared with that of noise signal vectors from permuted labels, and not
-the score SC, since |SC| saturates at 1. But log p cannot exceed 0: where a class is almost certain,
-the help of a concept is smaller than the harm of noise, and shows only against noise of the same
-sign ("signed change").
+By default the effect on a class's centred logit is compared with that of directions that are
+uniform on the sphere. If the head is linear, p is exact and costs nothing: see
+`metrics.significance.uniform_p_values`. Otherwise some hundred directions pass through the head,
+and their tail is extrapolated: see `metrics.significance.tail_p_values`.
 
 If the head pools first, its features can be passed pooled (`Head.pool`), so that any number of
 images fits into memory. If the head is linear, nothing passes through the network at all.
@@ -11,33 +11,37 @@ images fits into memory. If the head is linear, nothing passes through the netwo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
-from xplique_dirpairs.core.batching import as_positions
+from xplique_dirpairs.core.batching import as_positions, slices
+from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.progress import KeepOnInterrupt, progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_choice,
+    check_float32,
     check_fraction,
     check_integer,
+    check_labels,
     check_number,
     check_seed,
 )
 from xplique_dirpairs.extractors.scan import Scan, scan
-from xplique_dirpairs.metrics.significance import compare_with_noise, hopeless_count
+from xplique_dirpairs.metrics.significance import p_values, tail_p_values, uniform_p_values
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.sensitivity.influence_result import STATISTICS, Influence, sides
+from xplique_dirpairs.sensitivity.influence_result import NOISES, Influence
 from xplique_dirpairs.sensitivity.noise_vectors import (
     NoiseEstimator,
     balanced_sample,
     mean_difference_noise,
     noise_vectors,
+    uniform_directions,
 )
 from xplique_dirpairs.sensitivity.responses import (
     LinearResponse,
@@ -48,9 +52,15 @@ from xplique_dirpairs.sensitivity.responses import (
     shifts_along,
 )
 
-#: Default number of noise vectors of each direction: for a head that pools first, and for a head
-#: that has to be evaluated for every pair of a noise vector and an image.
+#: Default number of uniform directions that pass through a head that is not linear.
+_UNIFORM = 300
+#: Default number of noise vectors of each direction from permuted labels: for a head that pools
+#: first, and for a head that is evaluated on maps.
 _PERMUTATIONS = (1000, 100)
+#: Number of noise vectors in a block.
+_AT_ONCE = 64
+#: Confidence of the intervals of effects over images.
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -60,32 +70,39 @@ class InfluenceSettings:
     Attributes
     ----------
     amount : float, default=5.0
-        Length a of the step along the signal vector that is taken at every position.
-    permutations : int, optional
-        Number of noise vectors of each direction. None: 1000, or 100 for a head that does not pool
-        first, since every noise vector then passes through it.
+        Length a of the step along the signal vector that is taken at every position. For a linear
+        head the test does not depend on it.
+    noise : {"uniform", "permuted labels"}, default="uniform"
+        What a direction is compared with. "uniform": directions that are uniform on the sphere.
+        Significant then means: more than if the weights of the class had nothing to do with this
+        direction. "permuted labels", as in the paper: signal vectors that are estimated from
+        permuted detections. Significant then means: more than what the features vary along anyway;
+        in a trained network, whose features vary along what its classes need, no concept that helps
+        a class may be.
+    noise_vectors : int, optional
+        Number of noise vectors; a linear head needs no uniform ones. None: 300 uniform directions,
+        or for each direction 1000 vectors from permuted labels, 100 if the head does not pool
+        first.
     images : {"all", "class"}, default="all"
-        Images in which the log p of a class is measured. "all": in all images, which include those
+        Images in which changes of a class are measured. "all": in all images, which include those
         where the class is not certain already and can still be helped. "class": in its own images.
-    statistic : {"change", "signed change", "score"}, default="signed change"
-        What is compared with noise. "change": |mean Δ|. "score": |SC|. "signed change": the mean Δ,
-        compared with noise of its own sign, with p doubled. Since log p has an upper limit, nothing
-        can help a class that is almost certain as much as noise hurts it, and "change" would not
-        find the help significant. "signed change", defined by this project, needs noise that is
-        equally likely to be positive and negative, as that of the default ``estimator`` is, but not
-        that of `trained_filter_noise`.
+    min_images : int, default=10
+        If the head is not linear, the effect of uniform directions depends on the images: a class
+        is only tested if at least this number of images is predicted as it.
     level : float, default=0.05
         Level of significance θ, in (0, 1).
     tie : float, default=1e-6
-        ε: values of |Δ|, and of the compared statistic, up to it count as 0.
+        ε: values of |Δ|, and of the statistic that is compared, up to it count as 0.
+    statistic : {"change", "score"}, default="change"
+        What is compared with vectors from permuted labels: |mean Δ|, or |SC|, which saturates at 1.
+        With uniform directions it is the change of the centred logit.
     estimator : callable, optional
-        `trained_filter_noise`, or another function of a sample (S, D) and permuted labels (B, S)
-        that returns noise signal vectors (B, D). None: `mean_difference_noise`.
+        For permuted labels: `trained_filter_noise`, or another function of a sample (S, D) and
+        permuted labels (B, S) that returns noise signal vectors (B, D). None:
+        `mean_difference_noise`.
     positions : int, default=5000
-        Upper limit on the size of the balanced sample of positions whose labels are permuted.
-    early_stopping : bool, default=True
-        Whether to stop tests whose p can no longer be at most ``level``. This changes no decision,
-        and no p up to the level: see `metrics.significance.compare_with_noise`.
+        For permuted labels: upper limit on the size of the balanced sample of positions whose
+        labels are permuted.
 
     Raises
     ------
@@ -94,26 +111,35 @@ class InfluenceSettings:
     """
 
     amount: float = 5.0
-    permutations: int | None = None
+    noise: str = "uniform"
+    noise_vectors: int | None = None
     images: Literal["all", "class"] = "all"
-    statistic: str = "signed change"
+    min_images: int = 10
     level: float = 0.05
     tie: float = 1e-6
+    statistic: str = "change"
     estimator: NoiseEstimator | None = None
     positions: int = 5000
-    early_stopping: bool = True
 
     def __post_init__(self) -> None:
         check_amount(self.amount)
-        if self.permutations is not None:
-            check_integer("permutations", self.permutations)
+        check_choice("noise", self.noise, tuple(NOISES))
+        if self.noise_vectors is not None:
+            # the fewest that `tail_p_values` can extrapolate
+            check_integer("noise_vectors", self.noise_vectors, 20 if self.is_uniform else 1)
         check_choice("images", self.images, ("all", "class"))
-        check_choice("statistic", self.statistic, tuple(STATISTICS))
+        check_integer("min_images", self.min_images)
         check_fraction("level", self.level)
         check_number("tie", self.tie, minimum=0.0)
+        check_choice("statistic", self.statistic, ("change", "score"))
         if self.estimator is not None and not callable(self.estimator):
             raise TypeError(f"estimator must be callable, not {type(self.estimator).__name__}")
         check_integer("positions", self.positions, 2)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether directions are compared with uniform ones."""
+        return self.noise == "uniform"
 
 
 _DEFAULT = InfluenceSettings()
@@ -129,7 +155,7 @@ def influence(
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> Influence:
-    """Measure how classes respond to more of each concept, and test the response against noise.
+    """Measure how each concept moves each class, and test its direction against noise.
 
     Parameters
     ----------
@@ -138,8 +164,8 @@ def influence(
     images : array-like of shape (N, height, width, C)
         Images as the network takes them.
     labels : array-like of shape (N,), optional
-        Class of each image; None: the class that the network predicts. Labels are used only if
-        ``settings.images`` is "class".
+        Class of each image; None: the class that the network predicts. The effect in logits is
+        measured in the images of each class.
     settings : InfluenceSettings, default=InfluenceSettings()
         How influence is measured and tested.
     batch_size : int, default=64
@@ -176,10 +202,13 @@ def influence_in_scan(
     verbose: int,
 ) -> Influence:
     """Measure `influence` in the scanned images at ``indices``."""
-    labels = seen.class_ids[indices] if settings.images == "class" else None
+    layer, u = seen.layer, seen.coefficients(indices)
+    means = u.mean(axis=tuple(range(1, u.ndim - 1)))
+    # How far one unit of a coefficient moves the features along the direction that is tested.
+    lengths = (layer.bank * unit_rows(layer.encoding.astype(np.float64))).sum(axis=1)
     return influence_of_directions(
-        seen.layer.head, seen.features(indices), labels, seen.layer.encoding,
-        seen.sample_detections, seen.sample,
+        layer.head, seen.features(indices), seen.class_ids[indices], layer.encoding,
+        seen.sample_detections, seen.sample, coefficients=means * lengths,
         settings=settings, random_state=random_state, verbose=verbose,
     )  # fmt: skip
 
@@ -189,19 +218,15 @@ def influence_of_directions(
     activations: ArrayLike,
     labels: ArrayLike | None,
     directions: ArrayLike,
-    detections: ArrayLike,
+    detections: ArrayLike | None = None,
     features: ArrayLike | None = None,
     *,
+    coefficients: ArrayLike | None = None,
     settings: InfluenceSettings = _DEFAULT,
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> Influence:
-    """Measure the influence of directions, and test it against noise signal vectors.
-
-    For each direction a balanced sample of positions with and without its concept is drawn. Their
-    labels are permuted ``settings.permutations`` times, and a noise signal vector is estimated from
-    each permutation: see `noise_vectors`. A noise vector of length zero, which results from a
-    single position or from features that are all the same, counts as stronger than the direction.
+    """Measure the influence of directions, and test it against noise.
 
     Parameters
     ----------
@@ -210,20 +235,23 @@ def influence_of_directions(
     activations : array-like of shape (N, *spatial, D) or (N, D)
         Activations of the images; pooled activations (N, D) if the head pools first.
     labels : array-like of shape (N,), or None
-        Class of each image. A network with one output has two classes, no (0) and yes (1). None:
-        all images count for every class, whatever ``settings.images`` is.
+        Class of each image; None: the class that the head predicts. A network with one output has
+        two classes, no (0) and yes (1).
     directions : array-like of shape (I, D)
         Signal vectors or other directions; their length does not matter.
-    detections : array-like of shape (n, *spatial, I), bool
-        Positions where the concept of each direction is detected:
-        ``pairs.detect(features) > 0.5``.
+    detections : array-like of shape (n, *spatial, I), bool, optional
+        Positions where the concept of each direction is detected,
+        ``pairs.detect(features) > 0.5``. They are needed for permuted labels only.
     features : array-like of shape (n, *spatial, D), optional
         Features that the detections belong to, from any images or from a sample of positions. None:
         ``activations``.
+    coefficients : array-like of shape (N, I), optional
+        How far each image lies along each direction, mean over its positions. None: effects in
+        logits are not measured.
     settings : InfluenceSettings, default=InfluenceSettings()
         How influence is measured and tested.
     random_state : int or None, default=0
-        Seed of the noise; every direction has a generator of its own.
+        Seed of the noise; with permuted labels every direction has a generator of its own.
     verbose : int, default=1
         Progress bars are shown unless this is 0.
 
@@ -234,63 +262,165 @@ def influence_of_directions(
     Raises
     ------
     TypeError, ValueError
-        If shapes do not fit, or values are not finite.
+        If shapes do not fit, values are not finite, or detections are missing.
     """
-    response = shift_response(head, activations, labels, settings.tie)
+    response = shift_response(head, activations, None, settings.tie)
     shifts = shifts_along(directions, settings.amount, np.shape(activations)[-1])
-    x = check_activations(activations if features is None else features)
-    detected = _check_detections(detections, x, shifts)
-    x = as_positions(x)
-    seeds = check_seed(random_state).spawn(len(shifts))
-    permutations = settings.permutations or _PERMUTATIONS[response.passes_maps]
-    estimator = settings.estimator or mean_difference_noise
-    level = settings.level / sides(settings.statistic)
-    stop_at = hopeless_count(permutations, level) if settings.early_stopping else None
-
+    logits = response.logits
+    classes = logits.argmax(axis=1) if labels is None else check_labels(labels, *logits.shape)
+    if settings.images == "class":
+        response = replace(response, labels=classes)
+    effects, intervals = _effects_in_logits(
+        response, shifts, settings.amount, classes, coefficients
+    )
     measured = response.statistics(shifts)
-    signs = np.sign(measured.changes)
-    observed = _strengths(measured, settings, signs)
-    exceeded, compared = np.zeros((2, *observed.shape), int)
+    if settings.is_uniform:
+        tests = _against_uniform(response, measured, shifts, settings, random_state, verbose)
+    else:
+        x = check_activations(activations if features is None else features)
+        detected = _check_detections(detections, x, shifts)
+        tests = _against_permuted_labels(
+            response, measured, as_positions(x), detected, settings, random_state, verbose
+        )
+    return Influence(
+        **vars(measured), **tests, effects=effects, intervals=intervals,
+        predicted=response.predicted, amount=settings.amount, noise=settings.noise,
+        level=settings.level,
+        statistic="logit" if settings.is_uniform else settings.statistic,
+        min_images=settings.min_images,
+    )  # fmt: skip
+
+
+def _effects_in_logits(
+    response: LinearResponse | PassedResponse,
+    shifts: Array,
+    amount: float,
+    classes: Array,
+    coefficients: ArrayLike | None,
+) -> tuple[Array, Array]:
+    """Return the mean effect of each direction on each class, and its interval over images.
+
+    The effect in an image is the change of its class's centred logit per unit of length, times how
+    far the image lies along the direction.
+    """
+    shape = len(shifts), response.logits.shape[1]
+    means, halves = np.full((2, *shape), np.nan)
+    if coefficients is not None:
+        amounts = check_float32("coefficients", coefficients)
+        if amounts.shape != (len(classes), len(shifts)):
+            raise ValueError(
+                f"coefficients must have shape {(len(classes), len(shifts))}, one for each image "
+                f"and direction, not {amounts.shape}"
+            )
+        values = response.own_changes(shifts, classes) / amount * amounts.T
+        for k in np.unique(classes):
+            means[:, k], halves[:, k] = _mean_and_interval(values[:, classes == k])
+    return means, halves
+
+
+def _mean_and_interval(values: Array) -> tuple[Array, Array]:
+    """Return the mean of values (I, n) and half the length of its confidence interval, (I,) each.
+
+    The interval is Student's; it is NaN for a single value.
+    """
+    count = values.shape[1]
+    if count < 2:
+        return values.mean(axis=1), np.full(len(values), np.nan)
+    quantile = stats.t.ppf((1.0 + _CONFIDENCE) / 2.0, count - 1)
+    return values.mean(axis=1), quantile * values.std(axis=1, ddof=1) / np.sqrt(count)
+
+
+# ------------------------------------------------------------ uniform directions
+
+
+def _against_uniform(
+    response: LinearResponse | PassedResponse,
+    measured: Sensitivity,
+    shifts: Array,
+    settings: InfluenceSettings,
+    random_state: int | None,
+    verbose: int,
+) -> dict[str, Any]:
+    """Return p-values against uniform directions, and the number of these that were evaluated."""
+    channels = shifts.shape[1]
+    if isinstance(response, LinearResponse):
+        p = uniform_p_values(response.cosines(shifts), channels)
+        return {"p_values": p, "noise_vectors": 0}
+    count = settings.noise_vectors or _UNIFORM
+    rng = np.random.default_rng(check_seed(random_state))
+    noise = settings.amount * uniform_directions(count, channels, rng)
+    parts = list(slices(count, _AT_ONCE))
+    changes = []
+    with KeepOnInterrupt() as tests:
+        for part in progress(parts, len(parts), "influence", verbose, "directions"):
+            changes.append(response.statistics(noise[part]).logit_changes)
+    p = np.full(measured.logit_changes.shape, np.nan)
+    tested = (response.predicted >= settings.min_images) & (response.images > 0)
+    if not tests.interrupted:
+        of_noise = np.concatenate(changes)[:, tested]
+        p[:, tested] = tail_p_values(measured.logit_changes[:, tested], of_noise)
+    return {"p_values": p, "noise_vectors": count, "interrupted": tests.interrupted}
+
+
+# ------------------------------------------------------------ permuted labels
+
+
+def _against_permuted_labels(
+    response: LinearResponse | PassedResponse,
+    measured: Sensitivity,
+    x: Array,
+    detected: Array,
+    settings: InfluenceSettings,
+    random_state: int | None,
+    verbose: int,
+) -> dict[str, Any]:
+    """Return p-values against signal vectors that are estimated from permuted labels.
+
+    For each direction a balanced sample of positions with and without its concept is drawn, and a
+    noise signal vector is estimated from each permutation of their labels: see `noise_vectors`. A
+    noise vector of length zero, which results from a single position or from features that are all
+    the same, counts as stronger than the direction.
+    """
+    observed = _strengths(measured, settings)
+    seeds = check_seed(random_state).spawn(len(observed))
+    count = settings.noise_vectors or _PERMUTATIONS[response.passes_maps]
+    estimator = settings.estimator or mean_difference_noise
+    exceeded = np.full(observed.shape, np.nan)
     with KeepOnInterrupt() as tests:
         for i, seed in progress(enumerate(seeds), len(seeds), "influence", verbose, "direction"):
             rng = np.random.default_rng(seed)
             sample = balanced_sample(x, detected[:, i], settings.positions, rng)
             if len(sample):
-                noise = noise_vectors(sample, permutations, response.at_once, estimator, rng)
-                strength = partial(_strengths_of_noise, response, settings, signs[i])
-                exceeded[i], compared[i] = compare_with_noise(observed[i], noise, strength, stop_at)
-    return Influence(
-        measured.scores, measured.changes, measured.images, exceeded, compared, permutations,
-        settings.statistic, settings.level, tests.interrupted,
-    )  # fmt: skip
+                stronger = np.zeros(observed.shape[1])
+                for noise in noise_vectors(sample, count, _AT_ONCE, estimator, rng):
+                    strengths = _strengths(response.statistics(settings.amount * noise), settings)
+                    strengths[~noise.any(axis=1)] = np.inf
+                    # noise that is weaker by rounding only counts as equally strong
+                    stronger += (strengths >= observed[i] * (1.0 - 1e-9)).sum(axis=0)
+                exceeded[i] = stronger
+    exceeded[np.isnan(observed)] = np.nan
+    return {
+        "p_values": p_values(exceeded, count),
+        "noise_vectors": count,
+        "interrupted": tests.interrupted,
+    }
 
 
-def _strengths(measured: Sensitivity, settings: InfluenceSettings, signs: Array) -> Array:
-    """Return the strength ≥ 0 of the compared statistic, (I, K), or NaN for classes without images.
+def _strengths(measured: Sensitivity, settings: InfluenceSettings) -> Array:
+    """Return the strength ≥ 0 of the compared statistic, (M, K), or NaN for classes without images.
 
-    ``signs`` (I, K) or (K,) are those of the mean changes that the data have.
+    Those up to `InfluenceSettings.tie` are 0.
     """
-    values = measured.scores if settings.statistic == "score" else measured.changes
-    sizes = signs * values if settings.statistic == "signed change" else np.abs(values)
+    sizes = np.abs(measured.scores if settings.statistic == "score" else measured.changes)
     return np.where(sizes <= settings.tie, 0.0, sizes)
 
 
-def _strengths_of_noise(
-    response: LinearResponse | PassedResponse,
-    settings: InfluenceSettings,
-    signs: Array,
-    vectors: Array,
-    live: Array,
-) -> Array:
-    """Return strengths (B, K) of noise vectors (B, D): infinite for a vector of length zero."""
-    measured = response.statistics(settings.amount * vectors, live)
-    strengths = _strengths(measured, settings, signs)
-    strengths[~vectors.any(axis=1)] = np.inf
-    return strengths
-
-
-def _check_detections(detections: ArrayLike, x: Array, shifts: Array) -> Array:
+def _check_detections(detections: ArrayLike | None, x: Array, shifts: Array) -> Array:
     """Return detections (P, I) at all positions of features (n, *spatial, D), for shifts (I, D)."""
+    if detections is None:
+        raise ValueError(
+            "detections must be given if labels are permuted: pass pairs.detect(features) > 0.5"
+        )
     detected = np.asarray(detections)
     if detected.dtype != bool:
         raise TypeError(

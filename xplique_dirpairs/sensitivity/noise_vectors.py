@@ -1,8 +1,9 @@
-"""Noise signal vectors: estimates of a concept's signal vector from labels without meaning.
+"""Noise vectors: uniform directions, and signal vectors estimated from labels without meaning.
 
-Positions are labelled by whether the concept is detected there. The labels are permuted, and a
-direction is estimated from the permuted labels (Pfau et al., "Robust Semantic Interpretability:
-Revisiting Concept Activation Vectors", 2020).
+A uniform direction has nothing to do with the weights of a class, nor with the features. For the
+other kind, positions are labelled by whether the concept is detected there. The labels are
+permuted, and a direction is estimated from the permuted labels (Pfau et al., "Robust Semantic
+Interpretability: Revisiting Concept Activation Vectors", 2020). It lies where the features vary.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ NoiseEstimator = Callable[[Array, Array], Array]
 
 #: Ridge penalty of the noise filters, relative to the mean variance of the features.
 _RIDGE = 1e-2
+
+
+def uniform_directions(count: int, channels: int, rng: np.random.Generator) -> Array:
+    """Return directions that are uniform on the sphere, (count, channels) unit rows."""
+    return unit_rows(rng.standard_normal((count, channels)))
 
 
 def mean_difference_noise(sample: Array, labels: Array) -> Array:
@@ -49,9 +55,8 @@ def trained_filter_noise(sample: Array, labels: Array) -> Array:
     vector is cov[x, z] over the positions where the filter's output z = w · x is above 0.
 
     If features are skewed, as after a ReLU, the mean of these vectors is not zero, whatever the
-    labels are. Use them with the statistics "change" and "score", which ignore the sign. The
-    vectors of `mean_difference_noise` change sign when the labels are swapped, so that both signs
-    are equally likely.
+    labels are, and too much is significant on networks with random weights. The vectors of
+    `mean_difference_noise` change sign when the labels are swapped: both signs are equally likely.
 
     Parameters
     ----------

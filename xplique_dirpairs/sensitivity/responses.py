@@ -8,12 +8,14 @@ RCAV adds a vector v to the features X of an image at every position,
 in nats, where log p is a log-softmax of the logits, or a log-sigmoid if the outputs are independent
 of each other (Pfau et al., "Robust Semantic Interpretability: Revisiting Concept Activation
 Vectors", 2020; Doumanoglou et al., arXiv 2509.23926; that ties up to ε count as 0 is defined by
-this project). Two classes compute the response:
+this project). The *centred logit* of a class is its logit less the mean over classes; if outputs
+are independent of each other, it is the logit itself. Its change has no ceiling, as that of log p
+has, and does not depend on a constant that the softmax ignores. Two classes compute the response:
 
 - `LinearResponse` is a closed form for a head that is linear in its features, whether it pools
   first or not. With the weights V of the classes, the logits of every image change by δ = V v, and
   Δ_k = δ_k − log Σ_j p_j(X) e^{δ_j}. The sum is one matrix product for all images and vectors, and
-  nothing passes through the network.
+  nothing passes through the network. The change of centred logits is the same for all images.
 - `PassedResponse` is for any other head: one pass of the shifted features gives all classes.
 
 Each image counts for its own class or, without labels, for every class.
@@ -21,7 +23,7 @@ Each image counts for its own class or, without labels, for every class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -62,12 +64,16 @@ class Sensitivity:
         where it hurts.
     changes : ndarray of shape (I, K)
         Mean Δ, the change of log p, in nats.
+    logit_changes : ndarray of shape (I, K)
+        Mean change of the centred logit. For a linear head it does not depend on images, and is
+        known for all classes.
     images : ndarray of shape (K,), int
         Number of images that count for each class.
     """
 
     scores: Array
     changes: Array
+    logit_changes: Array
     images: Array
 
 
@@ -80,7 +86,7 @@ def sensitivity(
     amount: float = 5.0,
     tie: float = 1e-6,
 ) -> Sensitivity:
-    """Compute SC and the mean Δ of each class for a step along each direction.
+    """Compute SC, the mean Δ and the change of the centred logit for a step along each direction.
 
     Parameters
     ----------
@@ -228,11 +234,28 @@ class ShiftResponse:
         """Return 1(Δ > tie) − 1(Δ < −tie) of each change."""
         return np.where(changes > self.tie, 1.0, 0.0) - (changes < -self.tie)
 
-    def means(self, signs: Array, changes: Array) -> Sensitivity:
-        """Divide the sums over the images of each class, (M, K), by the number of these images."""
-        images = self.counted.sum(axis=0)
-        count = np.where(images > 0, images, np.nan)
-        return Sensitivity(signs / count, changes / count, images)
+    def centred(self, logits: Array) -> Array:
+        """Return logits (..., K) less their mean over classes, unless these are independent."""
+        if self.final_activation == "sigmoid":
+            return logits
+        return np.asarray(logits - logits.mean(axis=-1, keepdims=True))
+
+    @cached_property
+    def images(self) -> Array:
+        """Number of images that count for each class, (K,) int."""
+        return np.asarray(self.counted.sum(axis=0))
+
+    @cached_property
+    def predicted(self) -> Array:
+        """Number of images that are predicted as each class, (K,) int."""
+        classes = self.logits.shape[1]
+        if self.final_activation == "sigmoid":
+            return np.asarray((self.logits > 0).sum(axis=0))
+        return np.bincount(self.logits.argmax(axis=1), minlength=classes)
+
+    def means(self, sums: Array) -> Array:
+        """Divide sums over the images of each class, (..., K), by the number of these images."""
+        return np.asarray(sums / np.where(self.images > 0, self.images, np.nan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,20 +270,29 @@ class LinearResponse(ShiftResponse):
 
     class_rows: Array
 
-    #: Number of noise shifts in a block: many, since the matrix product is efficient for many.
-    at_once = 64
     #: Whether the head is evaluated on maps, and not on features averaged over positions.
     passes_maps = False
 
-    def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
-        """Return SC and mean Δ, (M, K) each, of shifts (M, D).
-
-        All classes are computed; ``live`` is there for the interface of `PassedResponse`.
-        """
-        moves = np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64)
+    def statistics(self, shifts: Array) -> Sensitivity:
+        """Return the response to shifts (M, D), arrays of shape (M, K)."""
+        moves = self._moves(shifts)
         step = chunk_size(max(self.logits.shape))
         sums = [self._sums(moves[part]) for part in slices(len(moves), step)]
-        return self.means(*np.concatenate(sums, axis=1))
+        scores, changes = self.means(np.concatenate(sums, axis=1))
+        return Sensitivity(scores, changes, self.centred(moves), self.images)
+
+    def own_changes(self, shifts: Array, class_ids: Array) -> Array:
+        """Return the change of the centred logit of each image's class (N,) by shifts, (M, N)."""
+        return np.asarray(self.centred(self._moves(shifts))[:, class_ids])
+
+    def cosines(self, shifts: Array) -> Array:
+        """Return the cosine of shifts (M, D) with the centred weights of each class, (M, K)."""
+        weights = self.centred(self.class_rows.astype(np.float64).T).T
+        return np.asarray(unit_rows(np.asarray(shifts, np.float64)) @ unit_rows(weights).T)
+
+    def _moves(self, shifts: Array) -> Array:
+        """Return δ, the change of all images' logits by shifts (M, D), (M, K)."""
+        return np.asarray(np.asarray(shifts, np.float64) @ self.class_rows.T.astype(np.float64))
 
     def _sums(self, moves: Array) -> Array:
         """Return sums of signs and of Δ over the images of each class, (2, M, K), for δ (M, K)."""
@@ -329,38 +361,42 @@ class PassedResponse(ShiftResponse):
     features: Array
     predict: Callable[[Array], Array]
 
-    #: Number of noise shifts in a block: few, since passes after a test has ended are wasted.
-    at_once = 16
-
     @property
     def passes_maps(self) -> bool:
         """Whether the head is evaluated on maps, and not on features averaged over positions."""
         return self.features.ndim > 2
 
-    def statistics(self, shifts: Array, live: Array | None = None) -> Sensitivity:
-        """Return SC and mean Δ, (M, K) each, of shifts (M, D).
+    def statistics(self, shifts: Array) -> Sensitivity:
+        """Return the response to shifts (M, D), arrays of shape (M, K)."""
+        sums = np.zeros((3, len(shifts), self.logits.shape[1]))
+        for vector, image, logits in self._passed(shifts):
+            changes = self.log_probabilities(logits) - self.log_p[image]
+            moves = self.centred(logits - self.logits[image])
+            by_vector = (np.arange(len(shifts))[:, None] == vector).astype(np.float64)
+            for total, values in zip(sums, (self.signs(changes), changes, moves), strict=True):
+                total += by_vector @ (values * self.counted[image])
+        scores, changes, logit_changes = self.means(sums)
+        return Sensitivity(scores, changes, logit_changes, self.images)
 
-        If ``live`` (K,) is given and images have labels, images of the other classes do not pass
-        through the network, and the values of these classes are 0.
-        """
+    def own_changes(self, shifts: Array, class_ids: Array) -> Array:
+        """Return the change of the centred logit of each image's class (N,) by shifts, (M, N)."""
+        own = np.empty((len(shifts), len(self.features)))
+        for vector, image, logits in self._passed(shifts):
+            moves = self.centred(logits - self.logits[image])
+            own[vector, image] = moves[np.arange(len(image)), class_ids[image]]
+        return own
+
+    def _passed(self, shifts: Array) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield shift (B,), image (B,) and logits (B, K) of each pair of the two, in batches."""
         shifts = np.asarray(shifts, np.float32)
-        images = np.arange(len(self.features))
-        if self.labels is not None and live is not None:
-            images = images[live[self.labels]]
-        sums = np.zeros((2, len(shifts), self.logits.shape[1]))
+        images = len(self.features)
         positions = [1] * (self.features.ndim - 2)
         at_once = chunk_size(max(self.features[0].size, self.logits.shape[1]))
-        for part in slices(len(shifts) * len(images), at_once):
-            vector, place = np.divmod(np.arange(part.start, part.stop), len(images))
-            image = images[place]
+        for part in slices(len(shifts) * images, at_once):
+            vector, image = np.divmod(np.arange(part.start, part.stop), images)
             moved = self.features[image]
             moved += shifts[vector].reshape(len(image), *positions, shifts.shape[1])
-            logits = np.asarray(self.predict(moved), np.float64)
-            changes = self.log_probabilities(logits) - self.log_p[image]
-            by_vector = (np.arange(len(shifts))[:, None] == vector).astype(np.float64)
-            for total, values in zip(sums, (self.signs(changes), changes), strict=True):
-                total += by_vector @ (values * self.counted[image])
-        return self.means(*sums)
+            yield vector, image, np.asarray(self.predict(moved), np.float64)
 
 
 # ------------------------------------------------------------ slopes

@@ -24,11 +24,42 @@ function shareBar(value, color) {
 
 /** Returns a symbol for a grade of significance, with text for screen readers. */
 function stars(grade) {
-  if (!grade) return el('span', { class: 'stars' });
+  if (grade < 1) return el('span', { class: 'stars' });
   const words = grade === 2 ? 'significant' : 'significant only without correction';
   return el('span', { class: 'stars', title: words },
     el('span', { 'aria-hidden': 'true' }, grade === 2 ? '\u25cf' : '\u25cb'),
     el('span', { class: 'hidden' }, ' (' + words + ')'));
+}
+
+/** Returns half the length of the interval of an effect, as text. */
+function plusMinus(half) {
+  return half === null ? '\u2013' : '\u00b1\u202f' + fixed(half, 2);
+}
+
+/** Returns the columns of a table that `effectCells` fills. */
+function effectColumns() {
+  return [
+    { title: 'effect', hint: 'on the logit less the mean over classes: unit effect \u00d7 ' +
+      'coefficient, mean over the images of the class' },
+    { title: '\u00b1', hint: '95\u00a0% interval of the effect over the images of the class' },
+    { title: 'unit effect', hint: 'change of this logit for one unit of length' },
+    { title: 'p', hint: report.influence.test, rising: true },
+    { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
+  ];
+}
+
+/** Returns the cells of a concept's effect on a class: why it was not tested in place of its p. */
+function effectCells(one, i, mostEffect, mostContribution) {
+  const reason = one.untested[i];
+  return [
+    { node: [signedBar(one.effects[i], mostEffect), stars(one.significance[i])],
+      value: one.effects[i] },
+    { node: plusMinus(one.intervals[i]), value: one.intervals[i] },
+    { node: signed(one.units[i], 3), value: one.units[i] },
+    { node: reason ? el('span', { class: 'reason' }, 'not tested: ' + reason) : pValue(one.p[i]),
+      value: one.p[i] },
+    { node: signedBar(one.contributions[i], mostContribution), value: one.contributions[i] },
+  ];
 }
 
 /** Returns a histogram on a logarithmic scale, on which rare values are visible. */

@@ -2,16 +2,16 @@
 
 function classesPage(main) {
   const rows = report.classes.map((one) => {
-    const [up, down] = strongest(one.contributions, 1);
+    const [up, down] = strongest(one.effects, 1);
     const best = (found) => (found.length ? conceptLink(found[0]) : '\u2013');
-    const value = (found) => (found.length ? one.contributions[found[0]] : null);
+    const value = (found) => (found.length ? one.effects[found[0]] : null);
     return [
       { node: classLink(one.id), value: className(one.id) },
       { node: one.images, value: one.images },
       { node: percent(one.accuracy), value: one.accuracy },
       { node: fixed(one.logit, 2), value: one.logit },
       { node: fixed(one.residual, 2), value: one.residual },
-      { node: one.significance.filter((grade) => grade === 2).length,
+      { node: significantConcepts(one),
         value: one.significance.filter((grade) => grade === 2).length },
       { node: best(up), value: value(up) },
       { node: best(down), value: value(down) },
@@ -28,7 +28,7 @@ function classesPage(main) {
       { title: 'accuracy', hint: 'share of its images that are predicted correctly' },
       { title: 'logit', hint: 'mean over its images' },
       { title: 'without concepts', hint: 'mean logit with every concept off' },
-      { title: 'influential concepts', hint: 'number of concepts with significant influence' },
+      { title: 'significant concepts', hint: 'number of concepts whose direction is significant' },
       { title: 'strongest for it', type: 'text' },
       { title: 'strongest against it', type: 'text' },
     ], found) : emptyNote('No class has this text in its name.'));
@@ -41,11 +41,18 @@ function classesPage(main) {
     place]);
 }
 
+/** Returns the number of significant concepts of those tested; a dash if none was tested. */
+function significantConcepts(one) {
+  const tested = one.significance.filter((grade) => grade >= 0).length;
+  if (!tested || !report.influence.reachable) return 'not tested';
+  return one.significance.filter((grade) => grade === 2).length + ' of ' + tested;
+}
+
 function classPage(main, id) {
   const one = report.classes[placeOfClass(id)];
   const ids = report.classes.map((other) => other.id);
-  const [up, down] = strongest(one.contributions, 6);
-  const most = largest(one.contributions);
+  const [up, down] = strongest(one.effects, 6);
+  const most = largest(one.effects);
   const sum = one.contributions.reduce((total, value) => total + (value || 0), 0);
   const list = (found, nothing) => (found.length
     ? el('ol', { class: 'ranking' }, found.map((i) => classConcept(one, i, most)))
@@ -74,9 +81,11 @@ function classConcept(one, i, most) {
   return el('li', {},
     crops(i, 3),
     el('span', { class: 'what' }, conceptLink(i), labelNote(i),
-      signedBar(one.contributions[i], most),
-      el('span', { class: 'muted' }, 'influence ' + signed(one.changes[i]),
-        one.significance[i] ? stars(one.significance[i]) : null, ' \u00b7 in ' + percent(one.presence[i]) +
+      signedBar(one.effects[i], most),
+      el('span', { class: 'muted' }, plusMinus(one.intervals[i]),
+        one.significance[i] > 0 ? stars(one.significance[i]) : null,
+        i in one.untested ? ' (not tested)' : null, ' \u00b7 contribution ' +
+        signed(one.contributions[i]) + ' \u00b7 in ' + percent(one.presence[i]) +
         ' of its images, ' + percent(one.outside[i]) + ' of the others')));
 }
 
@@ -119,22 +128,15 @@ function extractorsOf(one) {
 
 function classTable(one) {
   const most = largest(one.contributions);
-  const furthest = largest(one.changes);
+  const furthest = largest(one.effects);
   return sortableTable('All concepts and ' + className(one.id), [
     { title: 'concept', type: 'text', rising: true },
-    { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
-    { title: 'influence', hint: 'mean change of log p by more of the concept' },
-    { title: 'SC', hint: 'share of images where the concept helps minus share where it hurts' },
-    { title: 'p', hint: 'p-value against noise directions', rising: true },
+    ...effectColumns(),
     { title: 'in its images', hint: 'share of its images with the concept' },
     { title: 'in other images', hint: 'share of the images of other classes with the concept' },
   ], report.concepts.map((_, i) => [
     { node: conceptLink(i), value: i },
-    { node: signedBar(one.contributions[i], most), value: one.contributions[i] },
-    { node: [signedBar(one.changes[i], furthest), stars(one.significance[i])],
-      value: one.changes[i] },
-    { node: signed(one.scores[i]), value: one.scores[i] },
-    { node: pValue(one.p[i]), value: one.p[i] },
+    ...effectCells(one, i, furthest, most),
     { node: percent(one.presence[i]), value: one.presence[i] },
     { node: percent(one.outside[i]), value: one.outside[i] },
   ]), { sortBy: 1 });

@@ -5,11 +5,28 @@ const CONCEPT_ORDERS = {
   presence: ['share of images with it', (i) => -report.concepts[i].presence],
   most: ['largest contribution', (i) => -largest(report.classes.map((one) =>
     one.contributions[i]))],
-  classes: ['number of classes it influences', (i) => -movedClasses(i).length],
+  effect: ['largest effect', (i) => -largest(report.classes.map((one) => one.effects[i]))],
+  classes: ['number of classes it is significant for', (i) => -movedClasses(i).length],
 };
 
 function movedClasses(i) {
   return report.classes.filter((one) => one.significance[i] === 2);
+}
+
+/** Returns for how many classes a concept is significant, or why none could be. */
+function significanceOf(i) {
+  const tested = report.classes.filter((one) => !(i in one.untested)).length;
+  if (!tested) return 'not tested';
+  if (!report.influence.reachable) return 'not tested: too few noise vectors';
+  return 'significant for ' + movedClasses(i).length + ' of ' + count(tested, 'tested class',
+    'tested classes');
+}
+
+/** Returns the effect of a concept that is largest in size, over all classes. */
+function largestEffect(i) {
+  const effects = report.classes.map((one) => one.effects[i]).filter((value) => value !== null);
+  const [first] = effects.sort((one, other) => Math.abs(other) - Math.abs(one));
+  return first === undefined ? '\u2013' : signed(first) + ' logits';
 }
 
 function conceptsPage(main, query) {
@@ -37,7 +54,7 @@ function conceptsPage(main, query) {
     heading('Concepts'),
     el('div', { class: 'filters' },
       field('Name or label', input),
-      field('Influences class', choice([['', 'any or none'], ...report.classes.map((one) =>
+      field('Significant for class', choice([['', 'any or none'], ...report.classes.map((one) =>
         [one.id, className(one.id)])], state.class, set('class'))),
       field('Order by', choice(Object.entries(CONCEPT_ORDERS).map(([key, [text]]) => [key, text]),
         state.order, set('order')))),
@@ -53,13 +70,12 @@ function conceptWords(i) {
 
 function conceptCard(i) {
   const concept = report.concepts[i];
-  const moved = movedClasses(i);
   return el('article', { class: 'card' },
     el('h3', {}, conceptLink(i)),
     concept.label ? el('p', {}, 'labelled ', bdi(concept.label.name)) : null,
     crops(i, 4),
-    el('p', { class: 'muted' }, 'in ' + percent(concept.presence) + ' of the images; influences ' +
-      count(moved.length, 'class', 'classes')));
+    el('p', { class: 'muted' }, 'in ' + percent(concept.presence) + ' of the images; largest ' +
+      'effect ' + largestEffect(i) + '; ' + significanceOf(i)));
 }
 
 function conceptPage(main, i) {
@@ -71,7 +87,8 @@ function conceptPage(main, i) {
     section('How often it is detected', facts([
       ['at positions', percent(concept.occupancy)],
       ['in images', percent(concept.presence)],
-      ['significant for', count(movedClasses(i).length, 'class', 'classes')],
+      ['largest effect', largestEffect(i)],
+      ['test of its direction', significanceOf(i)],
     ]), el('figure', { class: 'chart' },
       histogram(concept.histogram, concept.color, report.histogramOf),
       el('figcaption', {}, report.histogramOf === 'detection'
@@ -108,30 +125,22 @@ function strongestPlaces(i) {
 
 function conceptClasses(i) {
   const most = largest(report.classes.map((one) => one.contributions[i]));
-  const furthest = largest(report.classes.map((one) => one.changes[i]));
-  const { level, permutations, amount } = report.influence;
+  const furthest = largest(report.classes.map((one) => one.effects[i]));
   return [
-    sortableTable('Contribution to and influence on each class', [
+    sortableTable('Effect on and contribution to each class', [
       { title: 'class', type: 'text', rising: true },
-      { title: 'contribution', hint: 'to the logit, mean over the images of the class' },
-      { title: 'influence', hint: 'mean change of log p by more of the concept' },
-      { title: 'SC', hint: 'share of images where the concept helps minus share where it hurts' },
-      { title: 'p', hint: 'p-value against noise directions', rising: true },
+      ...effectColumns(),
       { title: 'in its images', hint: 'share of the images of the class with the concept' },
       { title: 'in other images', hint: 'share of the images of other classes with the concept' },
     ], report.classes.map((one) => [
       { node: classLink(one.id), value: className(one.id) },
-      { node: signedBar(one.contributions[i], most), value: one.contributions[i] },
-      { node: [signedBar(one.changes[i], furthest), stars(one.significance[i])],
-        value: one.changes[i] },
-      { node: signed(one.scores[i]), value: one.scores[i] },
-      { node: pValue(one.p[i]), value: one.p[i] },
+      ...effectCells(one, i, furthest, most),
       { node: percent(one.presence[i]), value: one.presence[i] },
       { node: percent(one.outside[i]), value: one.outside[i] },
     ]), { sortBy: 1 }),
-    el('p', { class: 'muted' }, '\u25cf: significant at level ' + level + ' after correction for ' +
-      'all tests (Benjamini\u2013Hochberg); \u25cb: only without correction. ' + permutations +
-      ' noise directions; influence of a step of ' + amount + ' along the signal vector.'),
+    el('p', { class: 'muted' }, '\u25cf: significant after correction for all tests ' +
+      '(Benjamini\u2013Hochberg); \u25cb: only without correction. p: ' + report.influence.test +
+      '.'),
   ];
 }
 

@@ -8,13 +8,15 @@ const WORDS = [
   ['Map', 'Where a concept is in an image, and how strong it is. The rest of the image is dark.'],
   ['Contribution', 'The part of a class\u2019s logit that is due to the concept in the images. ' +
     'The contributions and the logit without any concept sum to the logit.'],
-  ['Influence', 'What more of a concept would do: the mean change of log p when features are moved ' +
-    'along its signal vector. It is a property of the network, also for concepts that are not in ' +
-    'the images.'],
-  ['SC', 'Share of the images where more of the concept helps the class, minus the share where ' +
-    'it hurts.'],
-  ['Significant', 'Noise directions, estimated in the same way from permuted detections, do not ' +
-    'have such an influence. \u25cf: corrected for the number of tests; \u25cb: not corrected.'],
+  ['Effect', 'What the direction of a concept does to a class: its unit effect times the ' +
+    'coefficient of the concept, mean over the images of the class, in logits. The logit of the ' +
+    'class is taken less the mean over all classes. \u00b1: 95\u00a0% interval over the images.'],
+  ['Unit effect', 'The change of this logit when features move by one unit of length along the ' +
+    'concept\u2019s signal vector. It is a property of the network, also for concepts that are ' +
+    'not in the images.'],
+  ['Significant', () => report.influence.test + '. Benjamini\u2013Hochberg: \u25cf: corrected for the ' +
+    'number of tests; \u25cb: not corrected. An effect can be small and significant, or large ' +
+    'and not: read its size first.'],
   ['Signal vector', 'The change of the features where the concept is present (encoding).'],
   ['Filter', 'The direction that detects whether the concept is present (decoding).'],
   ['Without concepts', 'The logit with every concept off. It consists of the residual, which the ' +
@@ -32,7 +34,7 @@ function helpPage(main) {
   add(main, [
     heading('How to read this report'),
     el('dl', { class: 'words' }, WORDS.map(([word, text]) =>
-      [el('dt', {}, word), el('dd', {}, text)])),
+      [el('dt', {}, word), el('dd', {}, typeof text === 'function' ? text() : text)])),
     section('Keys', el('p', {}, el('kbd', {}, '/'), ' goes to the search, ', el('kbd', {}, '\u2190'),
       ' and ', el('kbd', {}, '\u2192'), ' go to the previous and the next page.')),
     el('p', { class: 'muted' }, 'Written by xplique-dirpairs ' + report.version +

@@ -58,14 +58,14 @@ function largest(values) {
 }
 
 function classCard(one) {
-  const [up, down] = strongest(one.contributions, 3);
-  const most = largest(one.contributions);
+  const [up, down] = strongest(one.effects, 3);
+  const most = largest(one.effects);
   return el('article', { class: 'card' },
     el('h3', {}, classLink(one.id)),
     el('p', { class: 'muted' }, percent(one.accuracy) + ' of ' + count(one.images, 'image') +
       ' predicted correctly'),
     [...up, ...down.slice(0, 2)].map((i) => el('div', { class: 'row' },
-      crops(i, 1), conceptLink(i), signedBar(one.contributions[i], most))));
+      crops(i, 1), conceptLink(i), signedBar(one.effects[i], most))));
 }
 
 /** Returns whether the table of all concepts and classes is small enough to be shown at once. */
@@ -81,8 +81,8 @@ function whenAsked(make) {
 }
 
 const SHOWN = {
-  influence: ['Influence', 'effect of more of a concept on a class (mean change of log p)',
-    (one) => one.changes],
+  influence: ['Effect', 'of a concept\u2019s direction on a class, in logits (mean)',
+    (one) => one.effects],
   contribution: ['Contribution', 'part of a class\u2019s logit that is due to a concept (mean)',
     (one) => one.contributions],
 };

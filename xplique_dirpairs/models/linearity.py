@@ -1,0 +1,226 @@
+"""Find by evaluation whether a head averages its features over positions, and whether it is linear.
+
+Both are properties of the function that a head computes, and many graphs compute the same function:
+a pooling that keeps its axes before a 1×1 convolution, a normalisation before the pooling. The
+function is evaluated at random features of both signs and at several scales, since a head can be
+flat, or linear, in one region and not in the next. A head that fails the first comparison, as most
+heads that do not begin with a pooling do, costs two small evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.models.graph import inner_layers
+
+#: A function from pooled features (N, D) to outputs (N, K), through which gradients flow.
+PooledFunction: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
+
+#: Typical sizes of the random features, the most telling one first.
+_SCALES = (1.0, 100.0, 0.01, 10.0, 0.1, 1000.0)
+#: Number of random feature maps at each scale. The least number is compared first.
+_IMAGES = (2, 8)
+#: Lengths of axes that the head leaves open.
+_OPEN_AXES = (5, 8)
+#: Largest relative difference of outputs that are equal up to rounding, by the coarsest precision
+#: that a layer computes in, and the largest scale at which that precision does not overflow.
+_PRECISIONS = {"bfloat16": (6e-2, 100.0), "float16": (1e-2, 100.0)}
+_FLOAT32 = (1e-4, 1000.0)
+#: Rounding of outputs, relative to their own size and the tolerance, and the share of the outputs'
+#: average spread that each of them has at least.
+_ROUNDING, _LEAST_SPREAD = 1e-2, 0.1
+#: Length of the unit vectors that weights are read with: a power of two, which weights dominate.
+_STEP = 64.0
+
+
+class AffineMap(NamedTuple):
+    """The function x ↦ rows x + offset.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (K, D)
+    offset : ndarray of shape (K,)
+    """
+
+    rows: Array
+    offset: Array
+
+
+def pooled_function(model: Any) -> PooledFunction | None:
+    """Return a head as a function of its features' means over positions, if it is one.
+
+    Parameters
+    ----------
+    model : keras.Model or callable
+        Activations (N, *spatial, D) to outputs (N, K).
+
+    Returns
+    -------
+    function : callable or None
+        Pooled features (N, D) to the outputs (N, K) of ``model``. None if these depend on more than
+        the means, if ``model`` does not tell the shape of its input, or if it can neither be
+        evaluated on maps of a single position nor is affine.
+    """
+    shape = input_shape(model)
+    if shape is None or len(shape) < 2:
+        return None
+    on_maps = _Repeated(model, tuple(_OPEN_AXES[0] if n is None else n for n in shape[:-1]))
+    if not _averages(model, shape, on_maps, _IMAGES[0], _SCALES[:1]):
+        return None
+    at_one_position = _at_one_position(model, shape)
+    if at_one_position and _averages(model, shape, at_one_position, _IMAGES[1], _SCALES):
+        return at_one_position
+    if not _averages(model, shape, on_maps, _IMAGES[1], _SCALES):
+        return None
+    affine = affine_map(on_maps, shape[-1], model)  # maps would take the time that pooling saves
+    return None if affine is None else _affine_function(affine)
+
+
+def affine_map(function: PooledFunction, channels: int, model: Any) -> AffineMap | None:
+    """Return the weights of a function of vectors, or None if it is not affine.
+
+    Parameters
+    ----------
+    function : callable
+        Features (N, D) to outputs (N, K).
+    channels : int
+        D.
+    model : keras.Model or callable
+        The head that ``function`` belongs to, whose precision bounds what rounding explains.
+
+    Returns
+    -------
+    affine : AffineMap or None
+    """
+    units = _STEP * np.eye(channels, dtype=np.float32)
+    ends = [_evaluated(function, sign * units).astype(np.float64) for sign in (1.0, -1.0)]
+    rows = (ends[0] - ends[1]).T / (2.0 * _STEP)
+    offset = _evaluated(function, np.zeros((1, channels), np.float32))[0].astype(np.float64)
+    rng = np.random.default_rng(0)
+    for scale in _scales(model):
+        x = _random_maps(rng, _IMAGES[1], (channels,), scale)
+        if not _equal(_evaluated(function, x), x @ rows.T + offset, model):
+            return None
+    return AffineMap(rows.astype(np.float32), offset.astype(np.float32))
+
+
+class _Repeated:
+    """A head as a function of pooled features, which are repeated at every position of a map."""
+
+    def __init__(self, model: Any, positions: tuple[int, ...]) -> None:
+        self.model, self.positions = model, positions
+
+    def __call__(self, pooled: tf.Tensor) -> tf.Tensor:
+        shape = (len(pooled), *[1] * len(self.positions), pooled.shape[-1])
+        maps = tf.tile(tf.reshape(pooled, shape), (1, *self.positions, 1))
+        return _call(self.model, maps)
+
+
+def _at_one_position(model: Any, shape: tuple[int | None, ...]) -> PooledFunction | None:
+    """Return a model, with its own layers, on maps of one position; None if it takes no such."""
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        return None
+    source = keras.Input((*[1] * (len(shape) - 1), shape[-1]), dtype=model.inputs[0].dtype)
+    try:
+        one = keras.models.clone_model(
+            model, input_tensors=source, clone_function=lambda layer: layer
+        )
+    except (TypeError, ValueError, RuntimeError, tf.errors.OpError):
+        return None  # for example, a pooling window that is larger than one position
+
+    def function(pooled: tf.Tensor) -> tf.Tensor:
+        return _call(one, tf.reshape(pooled, (-1, *source.shape[1:])))
+
+    return function
+
+
+def _affine_function(affine: AffineMap) -> PooledFunction:
+    """Return an affine map as a function of tensors."""
+
+    def function(pooled: tf.Tensor) -> tf.Tensor:
+        rows, offset = (tf.cast(tf.constant(part), pooled.dtype) for part in affine)
+        return tf.matmul(pooled, rows, transpose_b=True) + offset
+
+    return function
+
+
+def _averages(
+    model: Any,
+    shape: tuple[int | None, ...],
+    function: PooledFunction,
+    images: int,
+    scales: tuple[float, ...],
+) -> bool:
+    """Return whether a function of the means gives the outputs of a model for random maps."""
+    rng = np.random.default_rng(0)
+    for scale in _scales(model, scales):
+        for length in _OPEN_AXES if None in shape else _OPEN_AXES[:1]:
+            x = _random_maps(rng, images, tuple(length if n is None else n for n in shape), scale)
+            means = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=np.float64)
+            of_means = _evaluated(function, means.astype(np.float32))
+            if not _equal(_evaluated(model, x), of_means, model):
+                return False
+    return True
+
+
+def _random_maps(
+    rng: np.random.Generator, images: int, shape: tuple[int, ...], scale: float
+) -> Array:
+    """Return random maps (images, *shape) whose means over positions are as large as the rest."""
+    means = rng.normal(size=(images, *[1] * (len(shape) - 1), shape[-1]))
+    return (scale * (means + rng.normal(size=(images, *shape)))).astype(np.float32)
+
+
+def _evaluated(function: PooledFunction, x: Array) -> Array:
+    """Return the outputs of a function for features (N, ..., D), computed in chunks."""
+    parts = [
+        np.asarray(tf.cast(_call(function, tf.constant(x[part])), tf.float32))
+        for part in slices(len(x), chunk_size(x[0].size, 8))
+    ]
+    return np.concatenate(parts)
+
+
+def _equal(outputs: Array, others: Array, model: Any) -> bool:
+    """Return whether outputs (N, K) are finite and equal to others up to rounding.
+
+    Differences count relative to how much each output varies, so that a large bias hides nothing,
+    and relative to how much outputs vary on average, since one may happen to vary little.
+    """
+    if not (np.isfinite(outputs).all() and np.isfinite(others).all()):
+        return False
+    tolerance = _precision(model)[0]
+    spread = np.abs(outputs - outputs.mean(axis=0)).max(axis=0)
+    typical = _LEAST_SPREAD * spread.mean() + _ROUNDING * np.abs(outputs).max(axis=0)
+    return bool((np.abs(outputs - others) <= tolerance * (spread + typical)).all())
+
+
+def _call(model: Any, x: tf.Tensor) -> tf.Tensor:
+    """Return the outputs of a model or function in inference."""
+    return model(x, training=False) if isinstance(model, keras.layers.Layer) else model(x)
+
+
+def input_shape(model: Any) -> tuple[Any, ...] | None:
+    """Return the shape (*spatial, D) of a model's single input; None if it is unknown."""
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or shape[-1] is None:
+        return None
+    return shape[1:]
+
+
+def _precision(model: Any) -> tuple[float, float]:
+    """Return the tolerance and the largest scale of the coarsest precision in a model."""
+    layers = [model, *inner_layers(model)]
+    used = {getattr(layer, "compute_dtype", "float32") for layer in layers}
+    return next((values for name, values in _PRECISIONS.items() if name in used), _FLOAT32)
+
+
+def _scales(model: Any, scales: tuple[float, ...] = _SCALES) -> list[float]:
+    """Return the scales at which the precision of a model does not overflow."""
+    return [scale for scale in scales if scale <= _precision(model)[1]]
