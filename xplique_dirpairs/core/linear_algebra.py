@@ -10,8 +10,10 @@ from xplique_dirpairs.core.types import Array
 
 #: Row index of a column that is not matched with any row.
 UNMATCHED = -1
-#: Ridge of the regularised inverse, for products of unit rows.
-RIDGE = 1e-4
+#: Ridge of the regularised inverse, for products of unit rows: singular values below 1/30 are
+#: damped [measured on a real network with 64 concepts and a condition number of 1361: switching all
+#: concepts off changes features by 1.25 of their norm with a ridge of 1e-4, and by 0.39 with this].
+RIDGE = 1.0 / 900.0
 
 
 def unit_rows(rows: ArrayLike) -> Array:
