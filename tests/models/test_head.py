@@ -347,7 +347,6 @@ NOT_LINEAR = {
     "a normalisation of each image": lambda x: layers.Dense(5)(
         layers.LayerNormalization()(layers.GlobalAveragePooling2D()(x))
     ),
-    "probabilities": lambda x: pooled_dense(x, "softmax"),
 }
 
 

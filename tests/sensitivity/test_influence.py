@@ -139,8 +139,9 @@ def test_scores_and_mean_changes_equal_plain_loops(heads, data, maker, regardles
 
 
 def test_only_a_linear_head_has_a_response_in_closed_form(heads, data):
-    kinds = {maker: type(shift_response(heads[maker], data.x, None, TIE)) for maker in HEADS}
+    kinds = {maker: type(shift_response(heads[maker], data.x, None, TIE, 5.0)) for maker in HEADS}
     assert kinds.pop(pooled_dense) is LinearResponse
+    assert kinds.pop(ending_in_softmax) is LinearResponse  # linear but for a constant of each image
     assert set(kinds.values()) == {PassedResponse}
 
 

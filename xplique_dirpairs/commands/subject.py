@@ -87,7 +87,7 @@ class Subject:
     @cached_property
     def predicted(self) -> Array:
         """The predicted class of each image, ndarray of shape (N,)."""
-        head = self.split.head
+        head = self.split.head.checked_on(self.activations)
         classes: Array = head.predict(head.pool(self.activations)).argmax(axis=1)
         return classes
 

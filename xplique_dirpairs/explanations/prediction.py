@@ -96,7 +96,7 @@ def explain_prediction(
     count = layer.number_of_concepts
     shown_crops = layer.crops_of_fit() if crops is None else _check_crops(crops, count)
     activations = layer.activations(images)
-    layer = replace(layer, head=layer.head.by_class(activations))
+    layer = replace(layer, head=layer.head.by_class(activations).checked_on(activations))
     logits = layer.head.few_logits(activations)[0]
     names = layer.names_of_classes(len(logits))
     for given in (class_id, against):

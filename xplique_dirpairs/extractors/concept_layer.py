@@ -210,7 +210,7 @@ class ConceptLayer:
     def linear_rows(self, activations: Array) -> Array | None:
         """Return class weights (K, D) if logits are linear in averaged features, or else None."""
         pooled = activations.ndim == 2 or self.head.pools_first
-        return self.head.class_rows if pooled and self.head.ends_in == "linear" else None
+        return self.head.class_rows if pooled and self.head.has_linear_outputs else None
 
     # ------------------------------------------------------------ reading images
 

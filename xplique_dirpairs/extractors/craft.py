@@ -176,6 +176,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
         self.sensitivity = None
         for derived in ("_pixel_limits", "_scores"):
             self.__dict__.pop(derived, None)
+        self.head = self.split.head.checked_on(activations)
         # Pooled features are small; keeping them saves another pass through the network.
         pool = self.head.pool
         self._pooled = (pool(activations), pool(coefficients)) if self._pools else None

@@ -138,7 +138,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     def _predictions(self, activations: Array) -> Array:
         """Return predicted classes (N,) of activations (N, *spatial, D)."""
-        head = self.split.head
+        head = self.split.head.checked_on(activations)
         return np.asarray(head.predict(head.pool(activations)).argmax(axis=-1))
 
     def fit(

@@ -325,7 +325,8 @@ class _Reading:
         """
         if not self.by_image:
             # If the head is a function, its number of classes is only known after a call.
-            self.layer = replace(self.layer, head=self.layer.head.by_class(x))
+            head = self.layer.head.by_class(x).checked_on(x)
+            self.layer = replace(self.layer, head=head)
         head = self.layer.head
         u, shown = self.layer.read(x)
         features = head.pool(x)

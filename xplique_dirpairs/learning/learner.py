@@ -132,6 +132,8 @@ def learn_pairs(
     check_integer("number_of_concepts", number_of_concepts)
     features = as_features(activations)
     check_head(head, features.shape)
+    if head is not None:
+        head = head.checked_on(features.first(PROBES))
     generator = check_random_state(random_state)
     folder = None if resume is None else Checkpoint.folder_for(resume)
     settings = {

@@ -292,7 +292,9 @@ def _borrowed_objective(
         (stage.signals, stage.shared, stage.orthonormal, stage.sharpness is None),
         (stage.per_position, start.filters.shape, coordinates.axes),
         tuple(settings[name] for name in ("gamma", "full_batch", "network_every")),
-        None if head is None else (id(head.model), head.ends_in, head.is_multilabel),
+        None
+        if head is None
+        else (id(head.model), head.ends_in, head.is_multilabel, head.pools_first),
     )
     # An objective in use is not in the cache, so that fits in several threads do not share it.
     objective = _objectives.pop(key, None)

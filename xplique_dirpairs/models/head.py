@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -23,13 +23,17 @@ from xplique_dirpairs.core.validation import check_choice, check_type, shape_fit
 from xplique_dirpairs.models.graph import (
     ends_in_sigmoid_logits,
     final_activation,
+    without_final_activation,
 )
 from xplique_dirpairs.models.linearity import (
     AffineMap,
     PooledFunction,
     affine_map,
+    equal_up_to_rounding,
+    evaluated,
     input_shape,
     pooled_function,
+    probes_around,
 )
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -42,6 +46,14 @@ def check_output_shape(name: str, shape: Any) -> None:
             f"{name} must have one output for K classes, (N, K), but its output has shape "
             f"{shape}: reduce it to (N, K), for example by pooling over positions"
         )
+
+
+class _LinearLogits(NamedTuple):
+    """Logits that are affine in the features or in their means over positions."""
+
+    of_maps: Callable[..., Any]
+    of_vectors: PooledFunction
+    affine: AffineMap
 
 
 class Head:
@@ -216,13 +228,20 @@ class Head:
     def class_rows(self) -> Array | None:
         """Weights of each class over the channels, (K, D), or None if the head is not linear.
 
-        A head is linear if its outputs are affine in the features or in their means over positions.
-        This, and the weights, are found by evaluating it once.
+        A head is linear if its logits are affine in the features or in their means over positions,
+        up to a constant for each image if a softmax follows, which does not depend on it. This, and
+        the weights, are found by evaluating it once, before its final activation if its graph shows
+        it: after weights have changed, a new `Head` is needed.
         """
-        if self._affine is None:
+        if self._linear_logits is None:
             return None
-        rows = self._affine.rows
+        rows = self._linear_logits.affine.rows
         return np.concatenate([-rows, rows]) if self._has_no_and_yes else rows
+
+    @property
+    def has_linear_outputs(self) -> bool:
+        """Whether the outputs themselves are affine, and `class_rows` are their weights."""
+        return self._affine is not None
 
     def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
         """Compute the column of `outputs` for one class, (N,) float32, for features from `pool`.
@@ -245,6 +264,50 @@ class Head:
         """
         with tf.init_scope():  # numbers are needed, even while a function is traced
             return pooled_function(self.model)
+
+    def checked_on(self, activations: Array, step: float | None = None) -> Head:
+        """Return the head, or a copy that no longer pools first, or is linear, if it is not here.
+
+        Both verdicts are reached at random features, and no choice of these covers everything that
+        a network may see. Here they are checked at a few of the activations, and at the same moved
+        in random directions. This costs a small number of evaluations.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (N, *spatial, D) or (N, D)
+            Activations that the head will be used with. Of pooled ones it can only be checked
+            whether the head is linear.
+        step : float, optional
+            Length of the steps that the head will be used with.
+
+        Returns
+        -------
+        head : Head
+        """
+        linear = self._linear_logits
+        if linear is None and (activations.ndim == 2 or not self.pools_first):
+            return self
+        x = probes_around(activations, step)
+        vectors = self.pool(x)
+        terms: Array | float = 0.0 if linear is None else linear.affine.terms(vectors)
+        pools = self.after_pooling
+        if pools is not None and x.ndim > 2:
+            from_maps, from_means = evaluated(self.model, x), evaluated(pools, vectors)
+            size = terms if self.has_linear_outputs else 0.0
+            if not equal_up_to_rounding(from_maps, from_means, self.model, size):
+                pools = None
+        holds = linear is not None and (pools is not None or vectors is x)
+        if linear is not None and holds:
+            logits = evaluated(linear.of_vectors if x.ndim == 2 else linear.of_maps, x)
+            holds = equal_up_to_rounding(logits, linear.affine(vectors), self.model, terms)
+        if holds == (linear is not None) and pools is self.after_pooling:
+            return self
+        head = copy.copy(self)
+        head.__dict__.pop("_compiled_outputs", None)  # because these call the original head
+        head.after_pooling = pools
+        if not holds:
+            head._affine = head._linear_logits = None
+        return head
 
     @property
     def pools_first(self) -> bool:
@@ -276,10 +339,38 @@ class Head:
     @cached_property
     def _affine(self) -> AffineMap | None:
         """The outputs of the model as an affine map of vectors, or None if they are not affine."""
+        if self.ends_in != "linear":
+            return None
+        return self._affine_map(self.model, self.after_pooling)
+
+    @cached_property
+    def _linear_logits(self) -> _LinearLogits | None:
+        """The logits, as the head computes them from maps and vectors; None if it is not linear."""
+        model, pooled, affine = self.model, self.after_pooling, self._affine
+        if self.ends_in != "linear":
+            shows_it = isinstance(model, keras.Model) and getattr(model, "outputs", None)
+            if not shows_it or final_activation(model) != self.ends_in:
+                return None
+            model = without_final_activation(model)
+            with tf.init_scope():
+                pooled = None if pooled is None else pooled_function(model)
+            affine = self._affine_map(model, pooled)
+        elif affine is None and not self._multilabel:
+            # such as log p, whose constant for each image is not linear
+            model, pooled = _Centred(model), None if pooled is None else _Centred(pooled)
+            affine = self._affine_map(model, pooled)
+        if affine is None:
+            return None
+        return _LinearLogits(model, model if pooled is None else pooled, affine)
+
+    def _affine_map(
+        self, model: Callable[..., Any], pooled: PooledFunction | None
+    ) -> AffineMap | None:
+        """Return a function of maps, and of pooled features, as an affine map if it is one."""
         shape = input_shape(self.model)
         if shape is None:
             return None
-        function = self.model if len(shape) == 1 else self.after_pooling
+        function = model if len(shape) == 1 else pooled
         with tf.init_scope():
             return None if function is None else affine_map(function, shape[-1], self.model)
 
@@ -288,6 +379,18 @@ class Head:
         # Pooled features and maps need separate functions: one function that is retraced for both
         # would accept features of any rank and could not tell whether to pool them.
         return [tf.function(self.outputs, reduce_retracing=True) for _ in range(2)]
+
+
+class _Centred:
+    """A function whose outputs (N, K) are taken less their mean over classes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        is_layer = isinstance(self.function, keras.layers.Layer)
+        outputs = self.function(x, training=False) if is_layer else self.function(x)
+        return outputs - tf.reduce_mean(outputs, axis=-1, keepdims=True)
 
 
 def check_head(head: Any, shape: tuple[int | None, ...]) -> None:

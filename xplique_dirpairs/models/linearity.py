@@ -2,9 +2,11 @@
 
 Both are properties of the function that a head computes, and many graphs compute the same function:
 a pooling that keeps its axes before a 1×1 convolution, a normalisation before the pooling. The
-function is evaluated at random features of both signs and at several scales, since a head can be
-flat, or linear, in one region and not in the next. A head that fails the first comparison, as most
-heads that do not begin with a pooling do, costs two small evaluations.
+function is evaluated at random features of both signs, non-negative ones and ones with empty
+positions, at several scales, since a head can be flat, or linear, in one region and not in the
+next. A head that fails the first comparison, as most heads that do not begin with a pooling do,
+costs two small evaluations. No choice of random features covers all regions: `probes_around` are
+features around given ones, on which `Head.checked_on` compares again.
 """
 
 from __future__ import annotations
@@ -26,18 +28,31 @@ PooledFunction: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 #: Typical sizes of the random features, the most telling one first.
 _SCALES = (1.0, 100.0, 0.01, 10.0, 0.1, 1000.0)
 #: Number of random feature maps at each scale. The least number is compared first.
-_IMAGES = (2, 8)
+_IMAGES = (2, 12)
 #: Lengths of axes that the head leaves open.
 _OPEN_AXES = (5, 8)
-#: Largest relative difference of outputs that are equal up to rounding, by the coarsest precision
-#: that a layer computes in, and the largest scale at which that precision does not overflow.
-_PRECISIONS = {"bfloat16": (6e-2, 100.0), "float16": (1e-2, 100.0)}
-_FLOAT32 = (1e-4, 1000.0)
-#: Rounding of outputs, relative to their own size and the tolerance, and the share of the outputs'
-#: average spread that each of them has at least.
-_ROUNDING, _LEAST_SPREAD = 1e-2, 0.1
+#: Share of the outputs' average spread that each of them has at least.
+_LEAST_SPREAD = 0.1
+#: Number of given features that `probes_around` takes.
+_GIVEN = 4
 #: Length of the unit vectors that weights are read with: a power of two, which weights dominate.
 _STEP = 64.0
+
+
+class _Precision(NamedTuple):
+    """What rounding explains in outputs, and the largest scale of features without overflow."""
+
+    tolerance: float  # relative to how much an output varies
+    rounding: float  # relative to its size, and to that of the terms that it is the sum of
+    largest_scale: float
+
+
+#: By the coarsest precision that a layer computes in.
+_PRECISIONS = {
+    "bfloat16": _Precision(6e-2, 4 * 2.0**-8, 100.0),
+    "float16": _Precision(1e-2, 4 * 2.0**-10, 100.0),
+}
+_FLOAT32 = _Precision(1e-4, 1e-6, 1000.0)
 
 
 class AffineMap(NamedTuple):
@@ -51,6 +66,15 @@ class AffineMap(NamedTuple):
 
     rows: Array
     offset: Array
+
+    def __call__(self, x: Array) -> Array:
+        """Compute rows x + offset of vectors (N, D), (N, K) float64."""
+        return np.asarray(np.asarray(x, np.float64) @ self.rows.T + self.offset)
+
+    def terms(self, x: Array) -> Array:
+        """Return the typical size of the terms that the outputs (N, K) are the sums of."""
+        squares = np.square(np.asarray(x, np.float64)) @ np.square(self.rows.T, dtype=np.float64)
+        return np.asarray(np.sqrt(squares) + np.abs(self.offset))
 
 
 def pooled_function(model: Any) -> PooledFunction | None:
@@ -100,15 +124,51 @@ def affine_map(function: PooledFunction, channels: int, model: Any) -> AffineMap
     affine : AffineMap or None
     """
     units = _STEP * np.eye(channels, dtype=np.float32)
-    ends = [_evaluated(function, sign * units).astype(np.float64) for sign in (1.0, -1.0)]
+    ends = [evaluated(function, sign * units).astype(np.float64) for sign in (1.0, -1.0)]
     rows = (ends[0] - ends[1]).T / (2.0 * _STEP)
-    offset = _evaluated(function, np.zeros((1, channels), np.float32))[0].astype(np.float64)
+    offset = evaluated(function, np.zeros((1, channels), np.float32))[0].astype(np.float64)
+    affine = AffineMap(rows, offset)
     rng = np.random.default_rng(0)
     for scale in _scales(model):
         x = _random_maps(rng, _IMAGES[1], (channels,), scale)
-        if not _equal(_evaluated(function, x), x @ rows.T + offset, model):
+        if not equal_up_to_rounding(evaluated(function, x), affine(x), model, affine.terms(x)):
             return None
     return AffineMap(rows.astype(np.float32), offset.astype(np.float32))
+
+
+def probes_around(x: Array, step: float | None = None) -> Array:
+    """Return a few of given features, and the same moved in random directions.
+
+    They are moved by the same vector at every position, both ways, as far as they typically lie
+    from zero and by ``step``, and by a vector of each position's own.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, *spatial, D)
+        Features.
+    step : float, optional
+        Length of a further move.
+
+    Returns
+    -------
+    probes : ndarray of shape (n, *spatial, D), float32
+    """
+    places = np.linspace(0, len(x) - 1, min(_GIVEN, len(x))).round().astype(int)
+    given = np.asarray(x[places], np.float32)
+    rng = np.random.default_rng(0)
+    typical = float(np.sqrt(np.square(given, dtype=np.float64).sum(axis=-1).mean()))
+    of_all = (len(given), *[1] * (given.ndim - 2), given.shape[-1])
+    probes: list[Array] = [given, given + typical * _unit_vectors(rng, given.shape)]
+    for length in (typical, abs(step or typical / 4.0)):
+        move = length * _unit_vectors(rng, of_all)
+        probes += [given + move, given - move]
+    return np.concatenate(probes).astype(np.float32)
+
+
+def _unit_vectors(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Return random vectors of unit length, which lie along the last axis."""
+    vectors = rng.normal(size=shape)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 
 class _Repeated:
@@ -164,8 +224,8 @@ def _averages(
         for length in _OPEN_AXES if None in shape else _OPEN_AXES[:1]:
             x = _random_maps(rng, images, tuple(length if n is None else n for n in shape), scale)
             means = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=np.float64)
-            of_means = _evaluated(function, means.astype(np.float32))
-            if not _equal(_evaluated(model, x), of_means, model):
+            of_means = evaluated(function, means.astype(np.float32))
+            if not equal_up_to_rounding(evaluated(model, x), of_means, model):
                 return False
     return True
 
@@ -173,13 +233,24 @@ def _averages(
 def _random_maps(
     rng: np.random.Generator, images: int, shape: tuple[int, ...], scale: float
 ) -> Array:
-    """Return random maps (images, *shape) whose means over positions are as large as the rest."""
+    """Return random maps (images, *shape) whose means over positions are as large as the rest.
+
+    A quarter of them is above 0 everywhere. Another quarter is as after a ReLU, and half of its
+    positions are empty.
+    """
     means = rng.normal(size=(images, *[1] * (len(shape) - 1), shape[-1]))
-    return (scale * (means + rng.normal(size=(images, *shape)))).astype(np.float32)
+    maps = means + rng.normal(size=(images, *shape))
+    quarter = images // 4
+    above, rectified = maps[:quarter], maps[quarter : 2 * quarter]
+    above[:] = np.abs(above)
+    rectified[:] = np.maximum(rectified, 0.0)
+    if len(shape) > 1:
+        rectified *= rng.random((*rectified.shape[:-1], 1)) < 0.5
+    return (scale * maps).astype(np.float32)
 
 
-def _evaluated(function: PooledFunction, x: Array) -> Array:
-    """Return the outputs of a function for features (N, ..., D), computed in chunks."""
+def evaluated(function: PooledFunction, x: Array) -> Array:
+    """Return the outputs (N, K) of a model or function for features (N, ..., D), in chunks."""
     parts = [
         np.asarray(tf.cast(_call(function, tf.constant(x[part])), tf.float32))
         for part in slices(len(x), chunk_size(x[0].size, 8))
@@ -187,18 +258,35 @@ def _evaluated(function: PooledFunction, x: Array) -> Array:
     return np.concatenate(parts)
 
 
-def _equal(outputs: Array, others: Array, model: Any) -> bool:
+def equal_up_to_rounding(
+    outputs: Array, others: Array, model: Any, terms: Array | float = 0.0
+) -> bool:
     """Return whether outputs (N, K) are finite and equal to others up to rounding.
 
     Differences count relative to how much each output varies, so that a large bias hides nothing,
     and relative to how much outputs vary on average, since one may happen to vary little.
+
+    Parameters
+    ----------
+    outputs, others : ndarray of shape (N, K)
+        Outputs to compare.
+    model : keras.Model or callable
+        The head that computes them, whose precision bounds what rounding explains.
+    terms : ndarray of shape (N, K) or float
+        Size of the terms that outputs are sums of, which are rounded too.
+
+    Returns
+    -------
+    equal : bool
     """
     if not (np.isfinite(outputs).all() and np.isfinite(others).all()):
         return False
-    tolerance = _precision(model)[0]
+    precision = _precision(model)
     spread = np.abs(outputs - outputs.mean(axis=0)).max(axis=0)
-    typical = _LEAST_SPREAD * spread.mean() + _ROUNDING * np.abs(outputs).max(axis=0)
-    return bool((np.abs(outputs - others) <= tolerance * (spread + typical)).all())
+    varies = spread + _LEAST_SPREAD * spread.mean()
+    rounded = np.abs(outputs).max(axis=0) + terms
+    allowed = precision.tolerance * varies + precision.rounding * rounded
+    return bool((np.abs(outputs - others) <= allowed).all())
 
 
 def _call(model: Any, x: tf.Tensor) -> tf.Tensor:
@@ -214,8 +302,8 @@ def input_shape(model: Any) -> tuple[Any, ...] | None:
     return shape[1:]
 
 
-def _precision(model: Any) -> tuple[float, float]:
-    """Return the tolerance and the largest scale of the coarsest precision in a model."""
+def _precision(model: Any) -> _Precision:
+    """Return the coarsest precision in a model."""
     layers = [model, *inner_layers(model)]
     used = {getattr(layer, "compute_dtype", "float32") for layer in layers}
     return next((values for name, values in _PRECISIONS.items() if name in used), _FLOAT32)
@@ -223,4 +311,4 @@ def _precision(model: Any) -> tuple[float, float]:
 
 def _scales(model: Any, scales: tuple[float, ...] = _SCALES) -> list[float]:
     """Return the scales at which the precision of a model does not overflow."""
-    return [scale for scale in scales if scale <= _precision(model)[1]]
+    return [scale for scale in scales if scale <= _precision(model).largest_scale]

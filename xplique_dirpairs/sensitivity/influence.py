@@ -264,7 +264,7 @@ def influence_of_directions(
     TypeError, ValueError
         If shapes do not fit, values are not finite, or detections are missing.
     """
-    response = shift_response(head, activations, None, settings.tie)
+    response = shift_response(head, activations, None, settings.tie, settings.amount)
     shifts = shifts_along(directions, settings.amount, np.shape(activations)[-1])
     logits = response.logits
     classes = logits.argmax(axis=1) if labels is None else check_labels(labels, *logits.shape)

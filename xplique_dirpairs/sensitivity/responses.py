@@ -113,7 +113,7 @@ def sensitivity(
     TypeError, ValueError
         If shapes do not fit, or values are not finite.
     """
-    response = shift_response(head, activations, labels, tie)
+    response = shift_response(head, activations, labels, tie, amount)
     return response.statistics(shifts_along(directions, amount, np.shape(activations)[-1]))
 
 
@@ -155,13 +155,17 @@ def check_amount(amount: float) -> None:
 
 
 def shift_response(
-    head: Head, activations: ArrayLike, labels: ArrayLike | None, tie: float
+    head: Head, activations: ArrayLike, labels: ArrayLike | None, tie: float, amount: float
 ) -> LinearResponse | PassedResponse:
-    """Return the response of a head's classes to shifts of images: see `sensitivity`."""
+    """Return the response of a head's classes to shifts of images: see `sensitivity`.
+
+    That the head pools first, or is linear, is checked at the images and at steps of ``amount``.
+    """
     x = check_activations(activations)
     check_head(head, x.shape)
     check_number("tie", tie, minimum=0.0)
-    head = head.by_class(x)
+    check_amount(amount)
+    head = head.by_class(x).checked_on(x, amount)
     x = head.pool(x)
     # Small maps and pooled features need little memory: many of them pass in one call.
     batch_size = min(_BATCH[1], chunk_size(x[0].size, _BATCH[0]))
@@ -173,7 +177,7 @@ def shift_response(
             "of the network"
         )
     ids = None if labels is None else check_labels(labels, *logits.shape)
-    if head.class_rows is not None and x.ndim == 2 and head.ends_in == "linear":
+    if head.class_rows is not None and x.ndim == 2:
         return LinearResponse(logits, ids, tie, head.class_activation, head.class_rows)
     return PassedResponse(logits, ids, tie, head.class_activation, x, predict)
 
