@@ -21,7 +21,11 @@ from xplique_dirpairs.explanations.model import explain_model
 from xplique_dirpairs.explanations.prediction import explain_prediction
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.split import SplitModel
-from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_of_directions
+from xplique_dirpairs.sensitivity.influence import (
+    InfluenceSettings,
+    influence,
+    influence_of_directions,
+)
 from xplique_dirpairs.sensitivity.noise_vectors import mean_difference_noise
 from xplique_dirpairs.sensitivity.responses import sensitivity
 
@@ -54,6 +58,16 @@ def singles(layer, data):
         explain_prediction(layer, image, int(label))
         for image, label in zip(images[:9], labels[:9], strict=True)
     ]
+
+
+def layer_with_maps(shape):
+    """Return the planted concepts in a network whose head takes maps."""
+    keras.utils.set_random_seed(0)
+    inputs, latent = keras.Input(shape), keras.Input(shape)
+    x = keras.layers.Conv2D(4, 4, 4, activation="relu", bias_initializer="ones")(latent)
+    outputs = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))
+    first = keras.Model(inputs, keras.layers.Identity()(inputs))
+    return planted_layer(SplitModel.of(first, keras.Model(latent, outputs)))
 
 
 def test_progress_is_shown_unless_verbose_is_0(layer, data, capsys):
@@ -105,8 +119,41 @@ def test_a_class_that_is_not_tested_is_said_not_to_be_and_its_effects_are_shown(
     assert row[2].numbers[0] > 0 and "±" in row[2].text
     texts = [text.get_text() for axes in explanation.plot().axes for text in axes.texts]
     assert any("nothing was tested" in text for text in texts)
+    assert not any("significant for no tested class" in text for text in texts)
     explanation = explain_model(layer, images, labels, verbose=0)
     assert explanation.influence.noise_vectors == 300 and explanation.influence.tests
+
+
+def test_what_too_few_noise_vectors_cannot_make_significant_is_not_said_to_be_tested(layer, data):
+    few = replace(PERMUTED, noise_vectors=9)
+    explanation = explain_model(layer, *data, settings=few, verbose=0)
+    assert explanation.influence.tested.any() and not explanation.influence.reachable()
+    assert (explanation.significance == -1).all()
+    cells = [row[4].text for row in explanation.class_table(0).rows]
+    assert all("not tested: too few noise vectors" in text for text in cells)
+
+
+def test_verdicts_do_not_depend_on_which_classes_are_explained(layer, data):
+    images, labels = data
+    whole = influence(layer, images, labels, settings=SETTINGS, verbose=0)
+    kept = labels != 1  # a class without images is tested too, since p is exact
+    for explanation in (
+        explain_model(layer, images[kept], labels[kept], **QUICK),
+        explain_model(layer, images, labels, classes=[0, 2], **QUICK),
+    ):
+        assert explanation.influence.tests == whole.tests == CONCEPTS * CLASSES
+        np.testing.assert_array_equal(explanation.significance == 2, whole.significant()[:, [0, 2]])
+
+
+def test_predictions_are_counted_in_all_images_where_influence_is_measured_in_some(data):
+    images, labels = data
+    layer = layer_with_maps(images.shape[1:])
+    settings = InfluenceSettings(min_images=5)  # ten images of each class are measured
+    explanation = explain_model(layer, images, labels, settings=settings, verbose=0)
+    assert not explanation.influence.is_exact
+    assert explanation.influence.images.max() < len(images)
+    predicted = np.bincount(layer.head.logits(images).argmax(axis=1), minlength=CLASSES)
+    assert explanation.influence.predicted.tolist() == predicted.tolist()
 
 
 def test_grades_of_significance_count_p_below_the_level_before_and_after_correction(explained):
@@ -178,12 +225,7 @@ def test_contributions_to_a_nonlinear_head_are_means_over_a_few_single_explanati
 
 def test_a_head_that_takes_maps_is_explained_from_evenly_spaced_images_of_each_class(data):
     images, labels = data[0][:12], data[1][:12]
-    inputs, latent = keras.Input(images.shape[1:]), keras.Input(images.shape[1:])
-    keras.utils.set_random_seed(0)
-    x = keras.layers.Conv2D(4, 4, 4, activation="relu", bias_initializer="ones")(latent)
-    outputs = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))
-    first = keras.Model(inputs, keras.layers.Identity()(inputs))
-    layer = planted_layer(SplitModel.of(first, keras.Model(latent, outputs)))
+    layer = layer_with_maps(images.shape[1:])
     explanation = explain_model(
         layer, images, labels, path_images=2, confusions=[(1, 0)],
         settings=InfluenceSettings(noise_vectors=20, min_images=1), verbose=0,

@@ -112,3 +112,39 @@ def test_every_effect_has_a_row_with_its_interval_and_a_verdict():
     few = influence_with([[0.1]], "permuted labels", 3)
     assert few.verdicts()[0, 0] == "not tested: too few noise vectors for this number of tests"
     assert influence_with([[np.nan]], interrupted=True).reason(0, 0) == "the tests were interrupted"
+
+
+def test_where_there_was_no_test_no_table_says_that_there_were_too_few_noise_vectors():
+    untested = influence_with(
+        [[np.nan, np.nan, np.nan]], noise_vectors=300, predicted=np.array([1, 1, 1])
+    )
+    table = untested.table()
+    assert all(row["SDC"] == "" for row in read(table))
+    assert table.formatted("plain").count("not tested") == 20
+    assert "unreachable" not in str(table)
+    assert "3 pairs (fewer than 10 images predicted as the class)" in str(table)
+
+
+def test_the_influence_on_some_classes_is_corrected_for_the_tests_of_all(rng):
+    p = rng.uniform(size=(5, 8)) ** 4
+    p[2, 3] = np.nan
+    whole = influence_with(p)
+    some = whole.of_classes([1, 3])
+    assert some.p_values.shape == (5, 2) and some.tests == whole.tests == 39
+    assert len(some.unlisted_p_values) == 39 - 9
+    for correction in ("none", "bonferroni", "benjamini-hochberg"):
+        wanted = whole.significant(correction)[:, [1, 3]]
+        np.testing.assert_array_equal(some.significant(correction), wanted)
+        np.testing.assert_array_equal(some.of_classes([1]).significant(correction), wanted[:, [1]])
+    assert whole.significant().any() and some.effects.shape == (5, 2)
+
+
+def test_two_classes_that_are_each_others_opposite_are_one_hypothesis_of_a_direction():
+    p = np.array([[0.02, 0.02], [0.03, 0.03], [0.9, 0.9]])
+    changes = np.array([[1.0, -1.0], [2.0, -2.0], [0.1, -0.1]])
+    both = influence_with(p, logit_changes=changes)
+    assert both.tests == 3 and both.of_classes([1]).tests == 3
+    assert both.significant("bonferroni").tolist() == [[False, False]] * 3
+    assert influence_with(p / 2, logit_changes=changes).significant("bonferroni")[:2].all()
+    independent = influence_with(p / 2, logit_changes=changes + [[0.0, 5.0]])
+    assert independent.tests == 6 and not independent.significant("bonferroni")[1].any()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,11 +147,6 @@ def explain_scan(
         _confusion(seen, a, b, (names[a], names[b]), settings.amount, path_images)
         for a, b in progress(pairs, len(pairs), "confusions", verbose, "pair")
     )
-    of_classes: dict[str, Any] = {
-        name: value[..., chosen]
-        for name, value in vars(influence).items()
-        if isinstance(value, np.ndarray)
-    }
     class_crops = {}
     for (k, own), mean in zip(members.items(), means, strict=True):
         rankings = [mean.by_concept, influence.effects[:, k]]
@@ -166,7 +160,7 @@ def explain_scan(
         concept_names=layer.concept_names,
         images=np.array([len(own) for own in members.values()]),
         accuracy=np.array([(seen.predicted == ids)[own].mean() for own in members.values()]),
-        influence=replace(influence, **of_classes),
+        influence=influence.of_classes(chosen),
         contributions=np.stack([mean.by_concept for mean in means]),
         residuals=np.array([mean.residual for mean in means]),
         logits=np.array([mean.score for mean in means]),

@@ -27,7 +27,12 @@ from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
 from xplique_dirpairs.sensitivity.influence_result import Influence, described_test
 
 #: Text that follows a p-value in tables, by grade of significance.
-_MARKS = {0: "", 1: " (before correction)", 2: " (significant)"}
+_MARKS = {
+    -1: " (not tested: too few noise vectors)",
+    0: " (not significant)",
+    1: " (only before correction)",
+    2: " (significant)",
+}
 _SIDES = ("for", "against")
 #: Gaps larger than this, in logits, are noted under tables.
 _VISIBLE_GAP = 1e-3
@@ -115,12 +120,14 @@ class ModelExplanation:
     def significance(self) -> Array:
         """Grade of the significance of each influence, (I, C), int.
 
-        2: significant after the correction by Benjamini–Hochberg; 1: p ≤ level only; 0: neither;
-        −1: not tested.
+        2: significant after the correction by Benjamini–Hochberg for all tests, those of the
+        network's other classes included; 1: p ≤ level only; 0: neither; −1: not tested, or with too
+        few noise vectors for anything to be significant.
         """
         names = "none", "benjamini-hochberg"
         uncorrected, corrected = (self.influence.significant(name) for name in names)
-        return np.where(self.influence.tested, np.where(corrected, 2, uncorrected), -1)
+        counts = self.influence.tested & self.influence.reachable()
+        return np.where(counts, np.where(corrected, 2, uncorrected), -1)
 
     @property
     def colors(self) -> list[Color]:

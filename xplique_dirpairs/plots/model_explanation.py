@@ -369,16 +369,18 @@ def plot_influence_diagram(
     notes = []
     if ((grades < 1) & (values != 0)).any():
         notes.append("pale: not significant, or not tested")
-    left_out = int((~marked.any(axis=1)).sum())
+    tested = (significance >= 0).any(axis=1)
+    left_out = int((tested & ~marked.any(axis=1)).sum())
     if left_out:
         notes.append(f"{left_out} concepts are significant for no tested class")
+    if tested.any() and not tested.all():
+        notes.append(f"{int((~tested).sum())} concepts were not tested")
     if beyond:
         notes.append(f"{beyond} weaker concepts are left out")
     _draw_legend(figure, values, "; ".join(notes))
     if not len(columns):
         middle = ax.get_ylim()[0] / 2
-        tested = (significance >= 0).any()
-        nothing = "no effect is significant" if tested else "nothing was tested"
+        nothing = "no effect is significant" if tested.any() else "nothing was tested"
         ax.text(0.0, middle, f"  {nothing}", va="center", color="0.4")
     return figure
 

@@ -137,7 +137,8 @@ class Payload:
             "units": influence.unit_effects[:, c],
             "p": influence.p_values[:, c],
             "untested": {
-                i: influence.reason(i, c) for i in np.flatnonzero(~influence.tested[:, c]).tolist()
+                i: influence.reason(i, c) or "too few noise vectors"
+                for i in np.flatnonzero(explained.significance[:, c] < 0).tolist()
             },
             "significance": explained.significance[:, c],
             "presence": explained.presence[c],

@@ -35,7 +35,7 @@ from xplique_dirpairs.core.validation import (
 from xplique_dirpairs.extractors.scan import Scan, scan
 from xplique_dirpairs.metrics.significance import p_values, tail_p_values, uniform_p_values
 from xplique_dirpairs.models.head import Head
-from xplique_dirpairs.sensitivity.influence_result import NOISES, Influence
+from xplique_dirpairs.sensitivity.influence_result import NOISES, Influence, are_opposite
 from xplique_dirpairs.sensitivity.noise_vectors import (
     NoiseEstimator,
     balanced_sample,
@@ -48,6 +48,7 @@ from xplique_dirpairs.sensitivity.responses import (
     PassedResponse,
     Sensitivity,
     check_amount,
+    count_predicted,
     shift_response,
     shifts_along,
 )
@@ -201,14 +202,18 @@ def influence_in_scan(
     random_state: int | None,
     verbose: int,
 ) -> Influence:
-    """Measure `influence` in the scanned images at ``indices``."""
+    """Measure `influence` in the scanned images at ``indices``.
+
+    Which classes are tested depends on the predictions of all scanned images.
+    """
     layer, u = seen.layer, seen.coefficients(indices)
     means = u.mean(axis=tuple(range(1, u.ndim - 1)))
     # How far one unit of a coefficient moves the features along the direction that is tested.
     lengths = (layer.bank * unit_rows(layer.encoding.astype(np.float64))).sum(axis=1)
+    predicted = count_predicted(seen.logits, layer.head.class_activation)
     return influence_of_directions(
         layer.head, seen.features(indices), seen.class_ids[indices], layer.encoding,
-        seen.sample_detections, seen.sample, coefficients=means * lengths,
+        seen.sample_detections, seen.sample, coefficients=means * lengths, predicted=predicted,
         settings=settings, random_state=random_state, verbose=verbose,
     )  # fmt: skip
 
@@ -222,6 +227,7 @@ def influence_of_directions(
     features: ArrayLike | None = None,
     *,
     coefficients: ArrayLike | None = None,
+    predicted: ArrayLike | None = None,
     settings: InfluenceSettings = _DEFAULT,
     random_state: int | None = 0,
     verbose: int = 1,
@@ -248,6 +254,9 @@ def influence_of_directions(
     coefficients : array-like of shape (N, I), optional
         How far each image lies along each direction, mean over its positions. None: effects in
         logits are not measured.
+    predicted : array-like of shape (K,), int, optional
+        Number of images predicted as each class, if the activations are those of some images out of
+        many. None: it is counted in the activations.
     settings : InfluenceSettings, default=InfluenceSettings()
         How influence is measured and tested.
     random_state : int or None, default=0
@@ -274,8 +283,16 @@ def influence_of_directions(
         response, shifts, settings.amount, classes, coefficients
     )
     measured = response.statistics(shifts)
+    counts = response.predicted if predicted is None else np.asarray(predicted)
+    if counts.shape != logits.shape[1:]:
+        raise ValueError(
+            f"predicted must have shape {logits.shape[1:]}, a number for each class, not "
+            f"{counts.shape}"
+        )
     if settings.is_uniform:
-        tests = _against_uniform(response, measured, shifts, settings, random_state, verbose)
+        tests = _against_uniform(
+            response, measured, shifts, counts, settings, random_state, verbose
+        )
     else:
         x = check_activations(activations if features is None else features)
         detected = _check_detections(detections, x, shifts)
@@ -284,7 +301,7 @@ def influence_of_directions(
         )
     return Influence(
         **vars(measured), **tests, effects=effects, intervals=intervals,
-        predicted=response.predicted, amount=settings.amount, noise=settings.noise,
+        predicted=counts, amount=settings.amount, noise=settings.noise,
         level=settings.level,
         statistic="logit" if settings.is_uniform else settings.statistic,
         min_images=settings.min_images,
@@ -337,6 +354,7 @@ def _against_uniform(
     response: LinearResponse | PassedResponse,
     measured: Sensitivity,
     shifts: Array,
+    predicted: Array,
     settings: InfluenceSettings,
     random_state: int | None,
     verbose: int,
@@ -355,7 +373,9 @@ def _against_uniform(
         for part in progress(parts, len(parts), "influence", verbose, "directions"):
             changes.append(response.statistics(noise[part]).logit_changes)
     p = np.full(measured.logit_changes.shape, np.nan)
-    tested = (response.predicted >= settings.min_images) & (response.images > 0)
+    if are_opposite(measured.logit_changes):  # one test, for which the images of both count
+        predicted = np.repeat(predicted.max(), 2)
+    tested = (predicted >= settings.min_images) & (response.images > 0)
     if not tests.interrupted:
         of_noise = np.concatenate(changes)[:, tested]
         p[:, tested] = tail_p_values(measured.logit_changes[:, tested], of_noise)

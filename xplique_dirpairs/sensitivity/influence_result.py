@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
@@ -67,6 +69,9 @@ class Influence(Sensitivity):
         Level of significance θ.
     interrupted : bool, default=False
         Whether Ctrl-C ended the tests, so that some directions are not tested.
+    unlisted_p_values : ndarray of shape (n,)
+        p-values of further tests that were made, for classes that `of_classes` left out. Those of
+        the listed classes are corrected for all tests.
     """
 
     effects: Array
@@ -80,6 +85,7 @@ class Influence(Sensitivity):
     min_images: int
     level: float
     interrupted: bool = False
+    unlisted_p_values: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def unit_effects(self) -> Array:
@@ -93,8 +99,43 @@ class Influence(Sensitivity):
 
     @property
     def tests(self) -> int:
-        """Number of tests, which p-values are corrected for."""
-        return int(self.tested.sum())
+        """Number of tests, which p-values are corrected for.
+
+        For one output, or two classes under a softmax, a direction has a single test: what raises
+        the centred logit of one class lowers that of the other as much.
+        """
+        return int((~np.isnan(self._separate_p_values)).sum()) + len(self.unlisted_p_values)
+
+    @property
+    def _separate_p_values(self) -> Array:
+        """p-values of separate hypotheses, (I, K), or (I, 1) if two classes share each of them."""
+        shared = self.noise == "uniform" and are_opposite(self.logit_changes)
+        return self.p_values[:, :1] if shared else self.p_values
+
+    def of_classes(self, class_ids: ArrayLike) -> Influence:
+        """Return the influence on some classes, whose p-values are still corrected for all tests.
+
+        Parameters
+        ----------
+        class_ids : array-like of int
+            Numbers of the classes.
+
+        Returns
+        -------
+        influence : Influence
+            Arrays of shape (I, C).
+        """
+        chosen = np.asarray(class_ids)
+        left_out = np.setdiff1d(np.arange(self.p_values.shape[1]), chosen)
+        arrays: dict[str, Any] = {
+            name: value[..., chosen]
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray) and name != "unlisted_p_values"
+        }
+        separate = self._separate_p_values
+        others = separate[:, left_out] if separate.shape == self.p_values.shape else separate[:, :0]
+        unlisted = [self.unlisted_p_values, others[~np.isnan(others)]]
+        return replace(self, **arrays, unlisted_p_values=np.concatenate(unlisted))
 
     @property
     def is_exact(self) -> bool:
@@ -143,7 +184,10 @@ class Influence(Sensitivity):
         ValueError
             If the correction is unknown.
         """
-        return significant(self.p_values, self.level, correction)
+        separate = self._separate_p_values
+        p = np.concatenate([separate.ravel(), self.unlisted_p_values])
+        marked = significant(p, self.level, correction)[: separate.size].reshape(separate.shape)
+        return np.asarray(marked & self.tested)
 
     def reachable(self, correction: str = "benjamini-hochberg") -> bool:
         """Return whether any test could have been significant.
@@ -292,7 +336,8 @@ def influence_table(
         Influence of the concepts of each extractor, by the extractor's name.
     corrections : sequence of str, default=("benjamini-hochberg", "bonferroni")
         Corrections, which have a row each: see `Influence.significant`. The row is marked
-        "unreachable" if there were too few permutations for anything to be significant.
+        "unreachable" if there were too few permutations for anything to be significant, and "not
+        tested" if there was no test.
 
     Returns
     -------
@@ -325,6 +370,14 @@ def influence_table(
     return Table(["extractor", "significant", "directions", "tests", *_COLUMNS], rows, notes)
 
 
+def are_opposite(logit_changes: Array) -> bool:
+    """Return whether changes (I, K) are those of two classes, each the other's with a minus."""
+    if logit_changes.shape[1] != 2:
+        return False
+    no, yes = logit_changes.T
+    return bool(np.allclose(no, -yes, rtol=1e-6, atol=1e-9))
+
+
 def described_test(influence: Influence) -> str:
     """Return what directions were compared with, what was compared, and what significance means."""
     count = influence.noise_vectors
@@ -351,6 +404,7 @@ def _summary_row(name: str, influence: Influence, correction: str) -> list[Cell]
     counts = len(influence.scores), influence.tests
     cells = [Cell(name), Cell(correction), *(Cell.figure(count, 0) for count in counts)]
     if not influence.reachable(correction):
-        return cells + [Cell("unreachable", numbers=(np.nan,))] * len(_COLUMNS)
+        why = "unreachable" if influence.tests else "not tested"
+        return cells + [Cell(why, numbers=(np.nan,))] * len(_COLUMNS)
     summary = influence.summary(correction)
     return cells + [Cell.figure(value, 0 if isinstance(value, int) else 2) for value in summary]

@@ -182,6 +182,16 @@ def shift_response(
     return PassedResponse(logits, ids, tie, head.class_activation, x, predict)
 
 
+def count_predicted(logits: Array, final_activation: str) -> Array:
+    """Return how many images with logits (N, K) are predicted as each class, (K,) int.
+
+    With independent outputs, an image counts for every class whose logit is above 0.
+    """
+    if final_activation == "sigmoid":
+        return np.asarray((logits > 0).sum(axis=0))
+    return np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
+
+
 def _check_directions(directions: ArrayLike, channels: int) -> Array:
     """Return directions as a float32 array of shape (I, channels)."""
     vectors = check_float32("directions", directions)
@@ -252,10 +262,7 @@ class ShiftResponse:
     @cached_property
     def predicted(self) -> Array:
         """Number of images that are predicted as each class, (K,) int."""
-        classes = self.logits.shape[1]
-        if self.final_activation == "sigmoid":
-            return np.asarray((self.logits > 0).sum(axis=0))
-        return np.bincount(self.logits.argmax(axis=1), minlength=classes)
+        return count_predicted(self.logits, self.final_activation)
 
     def means(self, sums: Array) -> Array:
         """Divide sums over the images of each class, (..., K), by the number of these images."""

@@ -22,10 +22,16 @@ function shareBar(value, color) {
     el('span', { class: 'number' }, percent(value)));
 }
 
+/** Returns what a grade of significance means, in words. */
+function gradeWords(grade) {
+  if (grade < 0) return 'not tested';
+  return ['not significant', 'significant only without correction', 'significant'][grade];
+}
+
 /** Returns a symbol for a grade of significance, with text for screen readers. */
 function stars(grade) {
   if (grade < 1) return el('span', { class: 'stars' });
-  const words = grade === 2 ? 'significant' : 'significant only without correction';
+  const words = gradeWords(grade);
   return el('span', { class: 'stars', title: words },
     el('span', { 'aria-hidden': 'true' }, grade === 2 ? '\u25cf' : '\u25cb'),
     el('span', { class: 'hidden' }, ' (' + words + ')'));
@@ -56,7 +62,9 @@ function effectCells(one, i, mostEffect, mostContribution) {
       value: one.effects[i] },
     { node: plusMinus(one.intervals[i]), value: one.intervals[i] },
     { node: signed(one.units[i], 3), value: one.units[i] },
-    { node: reason ? el('span', { class: 'reason' }, 'not tested: ' + reason) : pValue(one.p[i]),
+    { node: reason ? el('span', { class: 'reason' }, 'not tested: ' + reason)
+      : [pValue(one.p[i]), one.significance[i] === 0
+        ? el('span', { class: 'reason' }, ' not significant') : null],
       value: one.p[i] },
     { node: signedBar(one.contributions[i], mostContribution), value: one.contributions[i] },
   ];

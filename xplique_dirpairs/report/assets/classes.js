@@ -84,7 +84,8 @@ function classConcept(one, i, most) {
       signedBar(one.effects[i], most),
       el('span', { class: 'muted' }, plusMinus(one.intervals[i]),
         one.significance[i] > 0 ? stars(one.significance[i]) : null,
-        i in one.untested ? ' (not tested)' : null, ' \u00b7 contribution ' +
+        one.significance[i] === 0 ? ' (not significant)' : null,
+        i in one.untested ? ' (not tested: ' + one.untested[i] + ')' : null, ' \u00b7 contribution ' +
         signed(one.contributions[i]) + ' \u00b7 in ' + percent(one.presence[i]) +
         ' of its images, ' + percent(one.outside[i]) + ' of the others')));
 }

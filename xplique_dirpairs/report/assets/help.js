@@ -12,8 +12,9 @@ const WORDS = [
     'coefficient of the concept, mean over the images of the class, in logits. The logit of the ' +
     'class is taken less the mean over all classes. \u00b1: 95\u00a0% interval over the images.'],
   ['Unit effect', 'The change of this logit when features move by one unit of length along the ' +
-    'concept\u2019s signal vector. It is a property of the network, also for concepts that are ' +
-    'not in the images.'],
+    'concept\u2019s signal vector. If the network is linear after this layer, it is the same for ' +
+    'all images; otherwise it is a mean over them. Where a coefficient is below 0, the effect ' +
+    'has the other sign.'],
   ['Significant', () => report.influence.test + '. Benjamini\u2013Hochberg: \u25cf: corrected for the ' +
     'number of tests; \u25cb: not corrected. An effect can be small and significant, or large ' +
     'and not: read its size first.'],

@@ -92,7 +92,8 @@ function matrix() {
   function fill(which) {
     const [title, what, values] = SHOWN[which];
     const most = Math.max(...report.classes.map((one) => largest(values(one)))) || 1;
-    const caption = title + ': ' + what + (which === 'influence' ? '. \u25cf significant' : '');
+    const caption = title + ': ' + what + (which === 'influence'
+      ? '. \u25cf significant, \u2013 not tested, no mark: not significant' : '');
     const head = el('tr', {}, el('th', { scope: 'col' }, 'class'), report.concepts.map((_, i) =>
       el('th', { scope: 'col' }, el('a', { href: '#/concept/' + i, title: conceptName(i),
         'aria-label': conceptName(i) }, swatch(i), el('span', {}, i)))));
@@ -112,12 +113,12 @@ function matrix() {
 
 function matrixCell(one, i, value, most, which) {
   const share = value === null ? 0 : Math.abs(value) / most;
-  const grade = which === 'influence' ? one.significance[i] : 0;
-  const words = conceptName(i) + ', ' + className(one.id) + ': ' + signed(value, 3) +
-    (grade === 2 ? ', significant' : '');
+  const verdict = which === 'influence' ? ', ' + gradeWords(one.significance[i]) : '';
+  const words = conceptName(i) + ', ' + className(one.id) + ': ' + signed(value, 3) + verdict;
+  const mark = which === 'influence' ? { '-1': '\u2013', 2: '\u25cf' }[one.significance[i]] : null;
   return el('td', {
     class: value >= 0 ? 'for' : 'against', title: words,
     style: { '--share': Math.round(100 * Math.sqrt(share)) + '%' },
-  }, el('span', { 'aria-hidden': 'true' }, grade === 2 ? '\u25cf' : ''),
-  el('span', { class: 'hidden' }, signed(value, 3) + (grade === 2 ? ' significant' : '')));
+  }, el('span', { 'aria-hidden': 'true' }, mark || ''),
+  el('span', { class: 'hidden' }, signed(value, 3) + verdict));
 }
