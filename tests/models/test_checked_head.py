@@ -137,6 +137,16 @@ def test_a_trained_normalisation_is_linear_in_half_precision(policy, rng):
     assert hidden.pools_first and hidden.class_rows is None
 
 
+def test_weights_that_changed_since_are_read_again_before_they_are_used(rng):
+    head = head_of(lambda x: layers.Dense(K)(pooled(x)))
+    x = np.abs(rng.normal(size=(20, *SHAPE))).astype(np.float32)
+    before = head.class_rows
+    kernel, bias = head.model.get_weights()
+    head.model.set_weights([kernel[:, ::-1], bias])
+    for given in (x, head.pool(x)):
+        np.testing.assert_allclose(head.checked_on(given).class_rows, before[::-1], atol=1e-5)
+
+
 # ------------------------------------------------------------ final activations
 
 ENDS = {

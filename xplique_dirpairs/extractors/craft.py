@@ -276,6 +276,10 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
             coefficients = by_position(self.factorizer.encode, features)
             if self._pools:
                 features, coefficients = self.head.pool(features), self.head.pool(coefficients)
+        head = self.head.checked_on(features)
+        if head is not self.head:  # as after a change of its weights
+            self.head = head
+            self.__dict__.pop("_scores", None)
         concepts = self.number_of_concepts
         designs = sobol_designs(concepts, nb_design, self.random_state)
         importances = np.zeros(concepts)

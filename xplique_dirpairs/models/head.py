@@ -231,7 +231,7 @@ class Head:
         A head is linear if its logits are affine in the features or in their means over positions,
         up to a constant for each image if a softmax follows, which does not depend on it. This, and
         the weights, are found by evaluating it once, before its final activation if its graph shows
-        it: after weights have changed, a new `Head` is needed.
+        it: after weights have changed, `checked_on` returns a head that is evaluated again.
         """
         if self._linear_logits is None:
             return None
@@ -284,30 +284,35 @@ class Head:
         -------
         head : Head
         """
-        linear = self._linear_logits
-        if linear is None and (activations.ndim == 2 or not self.pools_first):
+        if self.class_rows is None and (activations.ndim == 2 or not self.pools_first):
             return self
-        x = probes_around(activations, step)
-        vectors = self.pool(x)
-        terms: Array | float = 0.0 if linear is None else linear.affine.terms(vectors)
-        pools = self.after_pooling
-        if pools is not None and x.ndim > 2:
-            from_maps, from_means = evaluated(self.model, x), evaluated(pools, vectors)
-            size = terms if self.has_linear_outputs else 0.0
-            if not equal_up_to_rounding(from_maps, from_means, self.model, size):
-                pools = None
-        holds = linear is not None and (pools is not None or vectors is x)
-        if linear is not None and holds:
-            logits = evaluated(linear.of_vectors if x.ndim == 2 else linear.of_maps, x)
-            holds = equal_up_to_rounding(logits, linear.affine(vectors), self.model, terms)
-        if holds == (linear is not None) and pools is self.after_pooling:
+        probes = probes_around(activations, step)
+        if all(self._holds_at(probes)):
             return self
         head = copy.copy(self)
-        head.__dict__.pop("_compiled_outputs", None)  # because these call the original head
-        head.after_pooling = pools
-        if not holds:
+        for found in ("_compiled_outputs", "after_pooling", "_affine", "_linear_logits"):
+            head.__dict__.pop(found, None)  # the weights may have changed since
+        pools, linear = head._holds_at(probes)
+        if not pools:
+            head.after_pooling = None
+        if not linear:
             head._affine = head._linear_logits = None
         return head
+
+    def _holds_at(self, x: Array) -> tuple[bool, bool]:
+        """Return whether the head pools first, and is linear, at features, as far as it claims."""
+        linear, pools = self._linear_logits, self.after_pooling
+        vectors = self.pool(x)
+        terms: Array | float = 0.0 if linear is None else linear.affine.terms(vectors)
+        if pools is not None and x.ndim > 2:
+            size = terms if self.has_linear_outputs else 0.0
+            from_maps, from_means = evaluated(self.model, x), evaluated(pools, vectors)
+            if not equal_up_to_rounding(from_maps, from_means, self.model, size):
+                return False, linear is None
+        if linear is None:
+            return True, True
+        logits = evaluated(linear.of_vectors if x.ndim == 2 else linear.of_maps, x)
+        return True, equal_up_to_rounding(logits, linear.affine(vectors), self.model, terms)
 
     @property
     def pools_first(self) -> bool:
