@@ -189,6 +189,24 @@ def test_the_effects_on_a_head_with_a_final_activation_are_those_of_moved_logits
     np.testing.assert_allclose(found.unit_effects, change, atol=1e-4)
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_an_activation_after_a_nested_head_hides_nothing(activation, rng):
+    inner = head_of(lambda x: layers.Dense(K)(pooled(x))).model
+    head = head_of(lambda x: layers.Activation(activation)(inner(x)))
+    x = np.abs(rng.normal(size=(20, *SHAPE))).astype(np.float32)
+    assert head.pools_first and head.class_rows is not None and head.checked_on(x) is head
+    np.testing.assert_allclose(head.predict(head.pool(x)), head.model(x), atol=1e-5)
+
+
+def test_a_bent_class_beside_much_larger_ones_is_found():
+    def build(x):
+        large = layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(stddev=1e4))
+        bent = layers.Dense(1)(layers.Dense(32, "relu")(pooled(x)))
+        return layers.Concatenate()([large(pooled(x)), bent])
+
+    assert not head_of(build).has_linear_outputs
+
+
 def test_a_bent_head_is_not_linear_before_its_softmax():
     bent = head_of(lambda x: layers.Dense(K, "softmax")(layers.Dense(8, "relu")(pooled(x))))
     assert bent.pools_first and bent.class_rows is None

@@ -263,7 +263,10 @@ class Head:
         This is found by evaluating the head once: see `models.linearity`.
         """
         with tf.init_scope():  # numbers are needed, even while a function is traced
-            return pooled_function(self.model)
+            function = pooled_function(self.model)
+        if function is None and self._pooled_logits is not None:
+            return _Activated(self._pooled_logits, self.ends_in)
+        return function
 
     def checked_on(self, activations: Array, step: float | None = None) -> Head:
         """Return the head, or a copy that no longer pools first, or is linear, if it is not here.
@@ -290,8 +293,9 @@ class Head:
         if all(self._holds_at(probes)):
             return self
         head = copy.copy(self)
-        for found in ("_compiled_outputs", "after_pooling", "_affine", "_linear_logits"):
-            head.__dict__.pop(found, None)  # the weights may have changed since
+        for name in list(vars(head)):  # the weights may have changed since
+            if isinstance(getattr(Head, name, None), cached_property):
+                head.__dict__.pop(name)
         pools, linear = head._holds_at(probes)
         if not pools:
             head.after_pooling = None
@@ -349,16 +353,29 @@ class Head:
         return self._affine_map(self.model, self.after_pooling)
 
     @cached_property
+    def _logit_model(self) -> keras.Model | None:
+        """The model before its final activation; None without one, or if the graph hides it."""
+        model = self.model
+        if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
+            return None
+        if self.ends_in == "linear" or final_activation(model) != self.ends_in:
+            return None
+        return without_final_activation(model)
+
+    @cached_property
+    def _pooled_logits(self) -> PooledFunction | None:
+        """The model before its final activation as a function of pooled features."""
+        with tf.init_scope():
+            return None if self._logit_model is None else pooled_function(self._logit_model)
+
+    @cached_property
     def _linear_logits(self) -> _LinearLogits | None:
         """The logits, as the head computes them from maps and vectors; None if it is not linear."""
         model, pooled, affine = self.model, self.after_pooling, self._affine
         if self.ends_in != "linear":
-            shows_it = isinstance(model, keras.Model) and getattr(model, "outputs", None)
-            if not shows_it or final_activation(model) != self.ends_in:
+            if self._logit_model is None:
                 return None
-            model = without_final_activation(model)
-            with tf.init_scope():
-                pooled = None if pooled is None else pooled_function(model)
+            model, pooled = self._logit_model, self._pooled_logits
             affine = self._affine_map(model, pooled)
         elif affine is None and not self._multilabel:
             # such as log p, whose constant for each image is not linear
@@ -384,6 +401,17 @@ class Head:
         # Pooled features and maps need separate functions: one function that is retraced for both
         # would accept features of any rank and could not tell whether to pool them.
         return [tf.function(self.outputs, reduce_retracing=True) for _ in range(2)]
+
+
+class _Activated:
+    """A function of features, followed by a softmax or a sigmoid."""
+
+    def __init__(self, logits: PooledFunction, activation: str) -> None:
+        self.logits, self.activation = logits, activation
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        logits = self.logits(x)
+        return tf.nn.softmax(logits) if self.activation == "softmax" else tf.nn.sigmoid(logits)
 
 
 class _Centred:

@@ -32,7 +32,7 @@ _IMAGES = (2, 12)
 #: Lengths of axes that the head leaves open.
 _OPEN_AXES = (5, 8)
 #: Share of the outputs' average spread that each of them has at least.
-_LEAST_SPREAD = 0.1
+_LEAST_SPREAD = 0.01
 #: Number of given features that `probes_around` takes.
 _GIVEN = 4
 #: Length of the unit vectors that weights are read with: a power of two, which weights dominate.
@@ -49,8 +49,8 @@ class _Precision(NamedTuple):
 
 #: By the coarsest precision that a layer computes in.
 _PRECISIONS = {
-    "bfloat16": _Precision(6e-2, 4 * 2.0**-8, 100.0),
-    "float16": _Precision(1e-2, 4 * 2.0**-10, 100.0),
+    "bfloat16": _Precision(6e-2, 3 * 2.0**-8, 100.0),
+    "float16": _Precision(1e-2, 3 * 2.0**-10, 100.0),
 }
 _FLOAT32 = _Precision(1e-4, 1e-6, 1000.0)
 
