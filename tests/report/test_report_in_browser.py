@@ -284,6 +284,22 @@ def test_the_page_of_an_image_shows_what_would_change_its_prediction(browser, pl
         assert visit.wrong == []
 
 
+def test_effects_that_are_not_tested_and_not_significant_are_told_apart(browser, plain_page):
+    with Visit(browser, plain_page) as visit:
+        rows = visit.page.locator(".matrix tbody tr")
+        marks = [
+            set(rows.nth(k).locator("td [aria-hidden]").all_inner_texts())
+            for k in range(rows.count())
+        ]
+        assert marks[0] == {"–"}  # the first class has too few images
+        others = set().union(*marks[1:])
+        assert "" in others and "–" not in others
+        visit.go("/class/0")
+        assert "not tested: fewer than 10 images" in " ".join(visit.texts(".ranking li"))
+        visit.go("/class/1")
+        assert "not significant" in " ".join(visit.texts("td .reason"))
+
+
 @pytest.mark.parametrize("viewport", [WIDE, PHONE])
 def test_numbers_fit_beside_their_bars(browser, tmp_path, viewport):
     report = fake_report(3, 4, 4, 48, cells=4)

@@ -28,11 +28,13 @@ from xplique_dirpairs.models.graph import (
 from xplique_dirpairs.models.linearity import (
     AffineMap,
     PooledFunction,
+    Precision,
     affine_map,
     equal_up_to_rounding,
     evaluated,
     input_shape,
     pooled_function,
+    precision_of,
     probes_around,
 )
 
@@ -311,12 +313,12 @@ class Head:
         if pools is not None and x.ndim > 2:
             size = terms if self.has_linear_outputs else 0.0
             from_maps, from_means = evaluated(self.model, x), evaluated(pools, vectors)
-            if not equal_up_to_rounding(from_maps, from_means, self.model, size):
+            if not equal_up_to_rounding(from_maps, from_means, self._precision, size):
                 return False, linear is None
         if linear is None:
             return True, True
         logits = evaluated(linear.of_vectors if x.ndim == 2 else linear.of_maps, x)
-        return True, equal_up_to_rounding(logits, linear.affine(vectors), self.model, terms)
+        return True, equal_up_to_rounding(logits, linear.affine(vectors), self._precision, terms)
 
     @property
     def pools_first(self) -> bool:
@@ -351,6 +353,11 @@ class Head:
         if self.ends_in != "linear":
             return None
         return self._affine_map(self.model, self.after_pooling)
+
+    @cached_property
+    def _precision(self) -> Precision:
+        """What rounding explains in outputs of the model."""
+        return precision_of(self.model)
 
     @cached_property
     def _logit_model(self) -> keras.Model | None:

@@ -39,7 +39,7 @@ _GIVEN = 4
 _STEP = 64.0
 
 
-class _Precision(NamedTuple):
+class Precision(NamedTuple):
     """What rounding explains in outputs, and the largest scale of features without overflow."""
 
     tolerance: float  # relative to how much an output varies
@@ -49,10 +49,10 @@ class _Precision(NamedTuple):
 
 #: By the coarsest precision that a layer computes in.
 _PRECISIONS = {
-    "bfloat16": _Precision(6e-2, 3 * 2.0**-8, 100.0),
-    "float16": _Precision(1e-2, 3 * 2.0**-10, 100.0),
+    "bfloat16": Precision(6e-2, 3 * 2.0**-8, 100.0),
+    "float16": Precision(1e-2, 3 * 2.0**-10, 100.0),
 }
-_FLOAT32 = _Precision(1e-4, 1e-6, 1000.0)
+_FLOAT32 = Precision(1e-4, 1e-6, 1000.0)
 
 
 class AffineMap(NamedTuple):
@@ -127,11 +127,11 @@ def affine_map(function: PooledFunction, channels: int, model: Any) -> AffineMap
     ends = [evaluated(function, sign * units).astype(np.float64) for sign in (1.0, -1.0)]
     rows = (ends[0] - ends[1]).T / (2.0 * _STEP)
     offset = evaluated(function, np.zeros((1, channels), np.float32))[0].astype(np.float64)
-    affine = AffineMap(rows, offset)
+    affine, precision = AffineMap(rows, offset), precision_of(model)
     rng = np.random.default_rng(0)
     for scale in _scales(model):
         x = _random_maps(rng, _IMAGES[1], (channels,), scale)
-        if not equal_up_to_rounding(evaluated(function, x), affine(x), model, affine.terms(x)):
+        if not equal_up_to_rounding(evaluated(function, x), affine(x), precision, affine.terms(x)):
             return None
     return AffineMap(rows.astype(np.float32), offset.astype(np.float32))
 
@@ -219,13 +219,13 @@ def _averages(
     scales: tuple[float, ...],
 ) -> bool:
     """Return whether a function of the means gives the outputs of a model for random maps."""
-    rng = np.random.default_rng(0)
+    rng, precision = np.random.default_rng(0), precision_of(model)
     for scale in _scales(model, scales):
         for length in _OPEN_AXES if None in shape else _OPEN_AXES[:1]:
             x = _random_maps(rng, images, tuple(length if n is None else n for n in shape), scale)
             means = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=np.float64)
             of_means = evaluated(function, means.astype(np.float32))
-            if not equal_up_to_rounding(evaluated(model, x), of_means, model):
+            if not equal_up_to_rounding(evaluated(model, x), of_means, precision):
                 return False
     return True
 
@@ -259,7 +259,7 @@ def evaluated(function: PooledFunction, x: Array) -> Array:
 
 
 def equal_up_to_rounding(
-    outputs: Array, others: Array, model: Any, terms: Array | float = 0.0
+    outputs: Array, others: Array, precision: Precision, terms: Array | float = 0.0
 ) -> bool:
     """Return whether outputs (N, K) are finite and equal to others up to rounding.
 
@@ -270,8 +270,8 @@ def equal_up_to_rounding(
     ----------
     outputs, others : ndarray of shape (N, K)
         Outputs to compare.
-    model : keras.Model or callable
-        The head that computes them, whose precision bounds what rounding explains.
+    precision : Precision
+        That of the head that computes them, from `precision_of`.
     terms : ndarray of shape (N, K) or float
         Size of the terms that outputs are sums of, which are rounded too.
 
@@ -281,7 +281,6 @@ def equal_up_to_rounding(
     """
     if not (np.isfinite(outputs).all() and np.isfinite(others).all()):
         return False
-    precision = _precision(model)
     spread = np.abs(outputs - outputs.mean(axis=0)).max(axis=0)
     varies = spread + _LEAST_SPREAD * spread.mean()
     rounded = np.abs(outputs).max(axis=0) + terms
@@ -302,7 +301,7 @@ def input_shape(model: Any) -> tuple[Any, ...] | None:
     return shape[1:]
 
 
-def _precision(model: Any) -> _Precision:
+def precision_of(model: Any) -> Precision:
     """Return the coarsest precision in a model."""
     layers = [model, *inner_layers(model)]
     used = {getattr(layer, "compute_dtype", "float32") for layer in layers}
@@ -311,4 +310,4 @@ def _precision(model: Any) -> _Precision:
 
 def _scales(model: Any, scales: tuple[float, ...] = _SCALES) -> list[float]:
     """Return the scales at which the precision of a model does not overflow."""
-    return [scale for scale in scales if scale <= _precision(model).largest_scale]
+    return [scale for scale in scales if scale <= precision_of(model).largest_scale]
