@@ -207,6 +207,14 @@ def test_a_bent_class_beside_much_larger_ones_is_found():
     assert not head_of(build).has_linear_outputs
 
 
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+def test_the_softmax_of_one_output_does_not_depend_on_its_logit(rng):
+    head = head_of(lambda x: layers.Dense(1, activation="softmax")(pooled(x)))
+    x = np.abs(rng.normal(size=(20, *SHAPE))).astype(np.float32)
+    found = influence_of_directions(head, x, None, rng.normal(size=(3, 16)), verbose=0)
+    assert not found.unit_effects.any() and not found.significant("none").any()
+
+
 def test_a_bent_head_is_not_linear_before_its_softmax():
     bent = head_of(lambda x: layers.Dense(K, "softmax")(layers.Dense(8, "relu")(pooled(x))))
     assert bent.pools_first and bent.class_rows is None

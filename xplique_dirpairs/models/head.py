@@ -367,6 +367,8 @@ class Head:
             return None
         if self.ends_in == "linear" or final_activation(model) != self.ends_in:
             return None
+        if self.ends_in == "softmax" and self.number_of_classes == 1:
+            return None  # the softmax of a single logit is always 1
         return without_final_activation(model)
 
     @cached_property
