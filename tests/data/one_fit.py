@@ -27,9 +27,9 @@ CASES = {
     "default": ("default", {"start": "random", "restarts": 2}, {"epochs": 4}, True),
     # minibatches, and a head without pooling, which is used in every fifth step
     "batches": (
-        "soft",
-        {"batch": 128, "start": "random"},
-        {"epochs": 6, "meant_for_axes": None, "learning_rate": 1e-2},
+        "default",
+        {"batch": 128, "batch_per_concept": 1, "start": "random", "restarts": 1},
+        {"epochs": 6, "sharpness": (1.0, 2.0)},
         False,
     ),
     # constraints, a bound on the worst position, and free signals

@@ -14,14 +14,14 @@ from xplique_dirpairs.pairs import DirectionPairs
 
 
 def short(stages="ad"):
-    """Return a recipe of few steps with the given stages."""
-    recipe = get_recipe("soft")
+    """Return a recipe of few steps with the given stages and all losses of the default."""
+    recipe = get_recipe("default")
     stages = [
         dataclasses.replace(stage, epochs=2, steps_per_epoch=3)
         for stage in recipe.stages
         if stage.name in stages
     ]
-    return dataclasses.replace(recipe, stages=tuple(stages))
+    return dataclasses.replace(recipe, stages=tuple(stages), otherwise=None)
 
 
 @pytest.mark.parametrize("network", ["conv_gap", "conv_flatten", "class_token", "vectors"])
