@@ -307,31 +307,29 @@ _DETECTORS = {"s": 2.6, "ma": 0.85, "ic": 5.0, "eac": 150.0}
 
 _SOFT_DETECTORS = Stage(
     "a",
-    {**_DETECTORS, "ic": 15.0},
+    {**_DETECTORS, "uur": 4.0},
     sharpness=(1.0, 2.0),
     epochs=10,
     steps_per_epoch=30,
     learning_rate=1e-3,
+    kappa=_TO_THE_END,
     largest_rho=_AT_MOST_HALF,
     meant_for_axes=128,
 )
 
 #: For activations of real networks: soft detectors, learned slowly from a start that does not
-#: depend on the seed. With faster learning, different seeds find different concepts. There are no
-#: network terms: the large weights that move detectors cost interpretability, and with the paper's
-#: 0.25 for L^cur the network is not more uncertain with all concepts off than without [measured].
-#: γ is large so that only detections count as activity: with γ = 2 a detector that is a quarter on
-#: everywhere satisfies L^ic without ever firing.
+#: depend on the seed. With faster learning, different seeds find different concepts.
 SOFT = Recipe(
     "soft",
     start="consensus",
     restarts=1,
-    gamma=8.0,
+    gamma=2.0,
     stages=(
         _SOFT_DETECTORS,
         replace(
             _SOFT_DETECTORS,
             name="d",
+            weights={**_DETECTORS, "cur": 10.0},
             sharpness=(1.0, 2.5),
             signals="joint",
             epochs=12,
