@@ -109,12 +109,14 @@ def kept_fit(
 
 
 def arrays_of(factorizer: Any) -> dict[str, NDArray]:
-    """Return the arrays that a fit has set."""
+    """Return the arrays and numbers that a fit has set, as arrays."""
     if isinstance(factorizer, DirectionPairsFactorizer):
         pairs = factorizer.pairs_
         values = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
         return {name: value for name, value in values.items() if value is not None}
-    return {k: v for k, v in vars(factorizer).items() if isinstance(v, np.ndarray)}
+    kinds = (np.ndarray, int, float)
+    fitted_values = {k: v for k, v in vars(factorizer).items() if k.endswith("_")}
+    return {k: np.asarray(v) for k, v in fitted_values.items() if isinstance(v, kinds)}
 
 
 def factorizer_of(name: str, concepts: int, arrays: dict[str, NDArray]) -> Any:
@@ -123,7 +125,7 @@ def factorizer_of(name: str, concepts: int, arrays: dict[str, NDArray]) -> Any:
         return DirectionPairsFactorizer.from_pairs(DirectionPairs(**arrays))
     factorizer = ON_POSITIONS[name](concepts, 0)
     for attribute, value in arrays.items():
-        setattr(factorizer, attribute, value)
+        setattr(factorizer, attribute, value if value.ndim else value.item())
     return factorizer
 
 

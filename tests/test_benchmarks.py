@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,6 +170,22 @@ def test_the_recipe_without_network_has_no_loss_that_evaluates_it(load):
         left = {k: v for k, v in before.weights.items() if k not in ("uur", "cur", "fired")}
         assert len(left) == len(before.weights) - 1
         assert dataclasses.replace(before, weights=left) == stage
+
+
+def test_the_panel_restores_a_fit_of_every_extractor_that_needs_no_network(load, rng):
+    panel = load("panel")
+    x = np.abs(rng.normal(size=(80, 6))).astype(np.float32)
+    for name, make in load("extractors").ON_POSITIONS.items():
+        factorizer = make(3, 0)
+        if hasattr(factorizer, "steps"):
+            factorizer.steps = 4
+        if hasattr(factorizer, "n_init"):
+            factorizer.n_init = 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            factorizer.fit(x)
+        restored = panel.factorizer_of(name, 3, panel.arrays_of(factorizer))
+        np.testing.assert_array_equal(restored.encode(x), factorizer.encode(x), err_msg=name)
 
 
 @pytest.mark.parametrize("base", [SOFT, DEFAULT], ids=["soft", "default"])
