@@ -60,7 +60,8 @@ class Comparison:
     Attributes
     ----------
     results : dict of str to ExtractorResult
-        Results by name of the extractor, in the order given, with the controls last.
+        Results by name of the extractor, in the order given, with the controls (random
+        directions, detectors without learning) last.
     errors : dict of str to str
         Reasons by name of the extractors that failed and have no result.
     images : ndarray of shape (N, height, width, channels)

@@ -276,11 +276,12 @@ class TopKFactorizer(AutoencoderFactorizer):
     directions (k-means++), so that few concepts are dead. Coefficients have the units of the
     features.
 
-    The problem is not convex. With k concepts from the first step on, many starts end far from a
-    known dictionary, with a part of every atom in the offset and an R² that is only a few
-    hundredths lower. Two things here are not in the paper: k falls from I to its final value
-    during the first half of the training, and the best of a few starts is kept. If no other start
-    finds the same atoms, ``history_.problems()`` says so. It cannot tell when all starts agree on
+    The problem is not convex. As the paper trains, with k concepts from the first step on, many
+    starts miss the atoms of planted data: a part of every atom ends in the offset, and R² is only a
+    few hundredths below that of the true atoms. Two things here are not in the paper: k falls from
+    I to its final value during the first half of the training, and the best of a few starts is
+    kept. If no other start finds the same atoms, and R² is below 0.998, ``history_.problems()``
+    says so. It cannot tell when all starts agree on
     wrong atoms: with exactly k atoms at every position and much noise (an R² of 0.7), a shift of
     all atoms is nearly made up for by one of the offset, and their cosine with the true ones falls
     below 0.95.

@@ -36,8 +36,8 @@ class NMFFactorizer(IterativeFactorizer):
 
     x + shift ≈ U W with U, W ≥ 0, by scikit-learn's coordinate descent. The shift of a channel is
     minus its lowest value in the activations of `fit`, or zero if it is never negative there. Later
-    values below the lowest one are clipped to it. Decoding subtracts the shift again: ``constant_``
-    is −shift. Rows of W have unit length, so that coefficients have the units of the features.
+    values below −shift are clipped to −shift. Decoding subtracts the shift again: ``constant_`` is
+    −shift. Rows of W have unit length, so that coefficients have the units of the features.
     There are no decoding directions, because coefficients are not computed by linear filters.
 
     Parameters

@@ -166,7 +166,8 @@ class Counterfactuals:
     after : ndarray of int of shape (N,)
         Classes predicted for the moved features.
     shifts : ndarray of shape (N, I)
-        Shift of each concept's coefficients, before they are clipped to their range.
+        Shift of each concept's coefficients, before they are clipped to their range over the
+        training images.
     means_before : ndarray of shape (N, I)
         Means of the coefficients over the positions of an image, before the move.
     means_after : ndarray of shape (N, I)
@@ -181,7 +182,8 @@ class Counterfactuals:
     training_distances : Distances
         Distances of the training images themselves.
     stay_within : float or None
-        The percentile of the training distances that moves stayed within where possible.
+        The percentile of the training images' distances that moves stayed within, as far as there
+        were such moves. None: distances were not limited. See `counterfactuals`.
     concepts : ConceptLayer
         The concepts and their network.
     class_names : tuple of str

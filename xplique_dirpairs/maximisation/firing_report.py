@@ -26,14 +26,17 @@ _HEADERS = (
 
 @dataclass(frozen=True, eq=False)
 class FiringReport:
-    """Report of which detectors fire in images of one concept each.
+    """Report of which detectors fire in images that each should show one concept.
+
+    `measure_firing` creates it, from maximised images or others.
 
     Attributes
     ----------
     firing : Firing
         The measurements of each image.
     unit : str, default="margins"
-        Unit of the excess of a projection over the bias.
+        Unit of the excess z_i − b_i of a projection over the detector's bias: "margins" are
+        1/‖w_i‖, as in `DirectionPairs.margins`.
     """
 
     firing: Firing

@@ -41,12 +41,15 @@ Read = Callable[[Array], ArrayLike]
 
 @dataclass(frozen=True, eq=False)
 class Dissection:
-    """Pixel counts of detectors, of concepts and of their overlaps over a data set.
+    """Pixel counts of detectors, of annotated concepts and of their overlaps over a data set.
+
+    There are I detectors, and C annotated concepts in G categories. Concepts are numbered through
+    all categories, in the order of ``concepts``.
 
     Attributes
     ----------
     concepts : dict of str to tuple of str
-        Names of the concepts, by category.
+        Names of the annotated concepts, by category.
     thresholds : ndarray of shape (I,)
         A detector fires where its upsampled map is above its threshold.
     intersection : ndarray of shape (I, C), int64

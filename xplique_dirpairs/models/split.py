@@ -165,8 +165,9 @@ def split_model(
     split : SplitModel
         The halves. It unpacks into ``input_to_latent_model, latent_to_logit_model``. A final
         softmax or sigmoid is removed from the second half, even if layers that only cast or reshape
-        follow it. For a sigmoid, a marker is left in the graph for `Head`, because logits do not
-        show whether they are K independent outputs or K classes.
+        follow it; one that is hidden stays, and logits are then computed from the probabilities.
+        For a sigmoid, a marker is left in the graph for `Head`, because logits do not show whether
+        they are K independent outputs or K classes.
 
     Raises
     ------
