@@ -47,7 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extractors import CONTROLS, NO_NETWORK, ON_POSITIONS, OURS, RECIPES, dissected, fitted
+from extractors import CONTROLS, ON_POSITIONS, OURS, RECIPES, WITH_NETWORK, dissected, fitted
 from kept import Measured, kept, slug
 from numpy.typing import NDArray
 from panel_cells import CELLS, HALVES, Material, PanelCell
@@ -67,8 +67,8 @@ from xplique_dirpairs.metrics.registry import percentile_interval
 from xplique_dirpairs.pairs import DirectionPairs
 
 #: Extractors of the cells with at least `MANY` concepts, and of the others.
-OF_MANY = (OURS, NO_NETWORK, "NMF", "K-Means", "FastICA", "TopK SAE")
-OF_FEW = (OURS, NO_NETWORK, "UIBE", "CBE", "NMF", "semi-NMF", "FastICA", "PCA", "K-Means",
+OF_MANY = (OURS, WITH_NETWORK, "NMF", "K-Means", "FastICA", "TopK SAE")
+OF_FEW = (OURS, WITH_NETWORK, "UIBE", "CBE", "NMF", "semi-NMF", "FastICA", "PCA", "K-Means",
           "TopK SAE", "RA-SAE", *CONTROLS)  # fmt: skip
 MANY = 64
 #: Positions that extractors without a network are fitted on.

@@ -215,7 +215,8 @@ def _prepared(problem: Problem, state: FitState) -> tuple[Stage, Coordinates, Fi
     """Return the next stage adapted to the features, its coordinates, initial state and seed."""
     stage = state.recipe.stages[state.number]
     coordinates = problem.coordinates(stage.coordinates)
-    stage = stage.in_axes(coordinates.axes).for_noise(coordinates.noise)
+    stage = stage.in_axes(coordinates.axes).for_concepts(problem.number_of_concepts)
+    stage = stage.for_noise(coordinates.noise)
     if state.per_position > 1:
         stage = replace(stage, per_position=state.per_position)
     if state.running is not None:
