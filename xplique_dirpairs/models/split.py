@@ -206,9 +206,12 @@ def split_model(
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     rest = keras.Model(cut, outputs[0], name="latent_to_logit")
-    second = without_final_activation(rest)
-    if final_activation(rest) == "sigmoid":
+    second, removed = without_final_activation(rest), final_activation(rest)
+    if removed == "sigmoid":
+        # Logits do not show whether they are those of K independent outputs or of K classes.
         second = with_sigmoid_marker(second)
+    if ends_in == removed:
+        ends_in = None  # this was the final activation of the model; the second half has no such
     return SplitModel(
         first,
         second,
