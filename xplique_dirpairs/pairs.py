@@ -57,7 +57,7 @@ class DirectionPairs:
         Mean m_i of wᵢᵀx over the positions where concept i is not detected.
     recurrence : array-like of shape (I,), optional
         Share, 0 to 1, of the other restarts of the learning (those that ran to its end) with a
-        concept whose projections wᵀx correlate with this one's by at least 0.9. None: unknown.
+        concept whose projections wᵀx correlate with this one's by 0.9 or more. None: no others.
 
     Raises
     ------
@@ -242,10 +242,10 @@ class DirectionPairs:
         return self._coefficients(self.project(x), off)
 
     def read(self, x: Array, off: Off = "absent") -> tuple[Array, Array]:
-        """Compute `coefficients` and `detect` of features (..., D) together, which is faster.
+        """Compute `coefficients` and `detect` together, which is faster, without checking ``x``.
 
-        Returns coefficients and detections of the I concepts, (..., I) each. Whether ``x`` is
-        finite and ``off`` one of its values is not checked.
+        Features ``x`` of D channels have shape (..., D); returned are the coefficients, as ``off``
+        says, and the detections, in [0, 1], of I concepts, (..., I) each.
         """
         z = self._as_features(x) @ self.filters.T
         return self._coefficients(z, off), self._detections(z)
@@ -396,7 +396,7 @@ class DirectionPairs:
 
     @cached_property
     def condition_number(self) -> float:
-        """Condition number of ŴᵀŜ, (I, I); infinite for more concepts I than channels.
+        """Condition number of ŴᵀŜ, (I, I) for I concepts; infinite if I exceeds the channels.
 
         The columns of Ŵ are the filters scaled to unit length, those of Ŝ the signal vectors. Above
         30, concepts cannot be switched off fully independently of each other: see `bank_error`.
@@ -407,7 +407,7 @@ class DirectionPairs:
 
     @cached_property
     def bank_error(self) -> float:
-        """Largest entry of |WᵀB − 1|, where the columns of W and B are filters and rows of `bank`.
+        """Largest entry of |WᵀB − 1|: the columns of W are the filters, those of B `bank`'s rows.
 
         It is 0, up to rounding, if switching one concept off changes no other projection.
         """

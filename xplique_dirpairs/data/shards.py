@@ -104,10 +104,10 @@ class ActivationShards:
         folder : str or os.PathLike
             Folder to write to, which is created if necessary. It must not hold activations yet.
         batches : iterable of array-like of shape (n, *spatial, D)
-            Activations of n images each, with any n: (n, H, W, D) feature maps, (n, T, D) tokens or
-            (n, D) vectors of D channels. Any iterable of arrays or tensors, such as a batched
-            `tf.data.Dataset`, of which one batch at a time is in memory. A single array is one
-            batch.
+            Activations of n images each, with any n: (n, H, W, D) feature maps, (n, T, D) for T
+            tokens, or (n, D) vectors, of D channels. Any iterable of arrays or tensors, such as a
+            batched `tf.data.Dataset`, of which one batch at a time is in memory. A single array is
+            one batch.
         megabytes : float, default=32.0
             Size of a file in MB (10⁶ bytes), which is exceeded only if one image needs more.
         tokens : bool, default=False
@@ -163,10 +163,10 @@ class ActivationShards:
         model : keras.Model
             Model from images to activations, such as the ``input_to_latent_model`` of
             `split_model`.
-        batches : iterable of array-like of shape (n, height, width, C)
-            Batches of n images with C colour channels, preprocessed for the network, such as a
-            batched `tf.data.Dataset` without labels. A single array holds all images, which are
-            computed 64 at a time.
+        batches : iterable of array-like of shape (n, height, width, channels)
+            Batches of n images, preprocessed for the network, such as a batched `tf.data.Dataset`
+            without labels. A single array holds all images, of which 64 at a time pass through the
+            model.
         megabytes : float, default=32.0
             Size of a file in MB (10⁶ bytes), which is exceeded only if one image needs more.
 
@@ -228,8 +228,8 @@ class ActivationShards:
         Parameters
         ----------
         images : ndarray of shape (n,), int
-            Indices of the images, from 0 to N − 1 for N images, each at most once. Their order does
-            not matter.
+            Indices of n of the N images, from 0 to N − 1, each at most once. Their order does not
+            matter.
 
         Returns
         -------
@@ -271,7 +271,8 @@ class ActivationShards:
         Returns
         -------
         activations : ndarray of shape (n, *spatial, D), float32
-            Activations of the ``counts[number]`` images of the file.
+            Activations of the n = ``counts[number]`` images of the file in D channels;
+            ``*spatial`` is (H, W) for feature maps, (T,) for T tokens, and empty for vectors.
 
         Raises
         ------

@@ -59,8 +59,9 @@ def explain_model(
     concepts : ConceptLayer or fitted extractor
         Anything that `ConceptLayer.of` accepts as its only argument. Concepts other than direction
         pairs have no detectors: they count as detected where their coefficient is above 0.
-    images : array-like of shape (N, height, width, C)
-        Images as the network takes them, preferably not those that the concepts were learned from.
+    images : array-like of shape (N, height, width, channels)
+        N images as the network takes them, preferably not those that the concepts were learned
+        from.
     labels : array-like of shape (N,) or (N, K), optional
         Class of each image, as an index or a one-hot row over K classes. None: the class that the
         network predicts.

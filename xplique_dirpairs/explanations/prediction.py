@@ -59,14 +59,14 @@ def explain_prediction(
     ----------
     concepts : ConceptLayer or fitted extractor
         Anything that `ConceptLayer.of` accepts as its only argument, with I concepts.
-    image : array-like of shape (height, width, C) or (1, height, width, C)
+    image : array-like of shape (height, width, channels) or (1, height, width, channels)
         An image as the network takes it.
     class_id : int, optional
         Index of the class to explain. None: the class that the network predicts.
     against : int, optional
         Index of a second class: what is explained is then the logit of ``class_id`` minus that of
         ``against``, which decides between the two. None: the logit of ``class_id`` alone.
-    crops : sequence of I array-like of shape (k, patch, patch, C), optional
+    crops : sequence of I array-like of shape (k, patch, patch, channels), optional
         k crops that show what each concept is, uint8 or in [0, 1], such as ``explanation.crops`` of
         `explain_model`. None: crops from the extractor's own fit, if it has any.
     tolerance : float, default=5e-5
@@ -166,11 +166,11 @@ def compare_predictions(
 
 
 def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[Array, ...]:
-    """Return crops as arrays (k, patch, patch, C), one for each of ``count`` concepts."""
+    """Return crops as arrays (k, patch, patch, channels), one for each of ``count`` concepts."""
     arrays = tuple(np.asarray(concept_crops) for concept_crops in crops)
     if len(arrays) != count or any(array.ndim != 4 for array in arrays):
         raise ValueError(
-            f"crops must be {count} arrays of shape (k, patch, patch, C), one for each concept, "
+            f"crops must be {count} arrays (k, patch, patch, channels), one for each concept, "
             f"not {len(arrays)} of shapes {[array.shape for array in arrays][:3]}, …"
         )
     return arrays
@@ -184,7 +184,7 @@ class PredictionExplanation:
 
     Attributes
     ----------
-    image : ndarray of shape (height, width, C)
+    image : ndarray of shape (height, width, channels)
         The image as the network takes it.
     class_id : int
         Index of the explained class.
@@ -210,8 +210,8 @@ class PredictionExplanation:
         Names of the concepts.
     steps : int
         Number of gradients that were integrated; 0 if the contributions are exact.
-    crops : tuple of I ndarray of shape (k, patch, patch, C), or None
-        Crops that show what each concept is; None: there are none.
+    crops : tuple of I ndarray of shape (k, patch, patch, channels), or None
+        The k crops that show what each concept is; None: there are none.
     """
 
     image: Array
@@ -248,12 +248,12 @@ class PredictionExplanation:
 
     @property
     def contribution_maps(self) -> Array:
-        """Contributions as maps (H, W, I), in logits; a class token, without place, is left out."""
+        """Contributions of I concepts as maps (H, W, I), in logits, without a class token's."""
         return np.asarray(concept_maps(self.contributions[None], self.image.shape)[0])
 
     @property
     def presence_maps(self) -> Array:
-        """The attribute ``presence`` as maps (H, W, I); a class token is left out."""
+        """The ``presence`` of I concepts as maps (H, W, I), without a class token's."""
         return np.asarray(concept_maps(self.presence[None], self.image.shape)[0])
 
     @property
@@ -264,7 +264,7 @@ class PredictionExplanation:
 
     @cached_property
     def ranked(self) -> Array:
-        """Indices of the concepts by the size of their contribution, largest first, (I,)."""
+        """Indices of the I concepts by the size of their contribution, largest first, (I,)."""
         return np.argsort(-np.abs(self.concept_contributions), kind="stable")
 
     @property
@@ -415,7 +415,7 @@ class PredictionComparison:
 
     @cached_property
     def ranked(self) -> Array:
-        """Indices of the concepts by the size of the difference, largest first, (I,)."""
+        """Indices of the I concepts by the size of the difference, largest first, (I,)."""
         return np.argsort(-np.abs(self.differences), kind="stable")
 
     def table(self, count: int = 10) -> Table:

@@ -218,8 +218,9 @@ class ConceptLayer:
     def linear_rows(self, activations: Array) -> Array | None:
         """Return the weights of the K classes over the D channels, (K, D), if the head is linear.
 
-        None if logits are not affine in the features averaged over positions. ``activations`` have
-        shape (N, *spatial, D), or (N, D) if they are averaged already; only the shape matters.
+        None if logits are not affine in the features averaged over positions. ``activations`` of N
+        images have shape (N, *spatial, D), or (N, D) if they are averaged already; only the number
+        of axes matters.
         """
         pooled = activations.ndim == 2 or self.head.pools_first
         return self.head.class_rows if pooled and self.head.has_linear_outputs else None
@@ -231,8 +232,8 @@ class ConceptLayer:
 
         Parameters
         ----------
-        images : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network.
+        images : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network.
         batch_size : int, default=64
             Number of images in a batch.
 
@@ -255,37 +256,43 @@ class ConceptLayer:
     def coefficients(self, activations: Array) -> Array:
         """Return the coefficients of I concepts, (N, *spatial, I), in activations of N images.
 
-        ``activations`` have shape (N, *spatial, D), as `activations` returns them.
+        ``activations`` have shape (N, *spatial, D) with D channels, as the method `activations`
+        returns them.
         """
         return by_position(self.encode, activations)
 
     def shown(self, activations: Array) -> Array:
-        """Return coefficients (N, *spatial, I) as plots show them, ≥ 0.
+        """Return the coefficients of I concepts as plots show them, (N, *spatial, I), ≥ 0.
 
         They are those of `coefficients`, but 0 where they are negative and, for direction pairs,
-        where a concept is not detected. ``activations`` have shape (N, *spatial, D).
+        where a concept is not detected. ``activations`` of N images have shape (N, *spatial, D)
+        with D channels.
         """
         return np.maximum(by_position(self.encode_shown, activations), 0.0)
 
     def read(self, activations: Array) -> tuple[Array, Array]:
-        """Return `coefficients` and `shown`, (N, *spatial, I) each, of activations of N images."""
+        """Return `coefficients` and `shown` of I concepts, (N, *spatial, I) each.
+
+        ``activations`` of N images have shape (N, *spatial, D) with D channels.
+        """
         u = self.coefficients(activations)
         if self.encode_shown is self.encode:
             return u, np.maximum(u, 0.0)
         return u, self.shown(activations)
 
     def reconstructions(self, coefficients: Array) -> Array:
-        """Return features (N, *spatial, D) decoded from coefficients (N, *spatial, I) of N images.
+        """Return what I concepts explain of the features of N images, without the residual.
 
-        They are what the concepts explain of the features: the residual is not added.
+        Coefficients (N, *spatial, I) are decoded to features of D channels, (N, *spatial, D).
         """
         return (coefficients @ self.bank + self.constant).astype(np.float32)
 
     def detections(self, positions: Array) -> Array | None:
-        """Return how surely each of I concepts is detected, (P, I), in features (P, D).
+        """Return how surely each of I concepts is detected at P positions, (P, I).
 
-        Values are in [0, 1]: a concept is detected at a position where its value is above 0.5. None
-        if the concepts are not direction pairs, since only these have detectors.
+        ``positions`` are their features in D channels, (P, D). Values are in [0, 1]: a concept is
+        detected where its value is above 0.5. None if the concepts are not direction pairs, since
+        only these have detectors.
         """
         return None if self.pairs is None else self.pairs.detect(positions)
 

@@ -182,8 +182,8 @@ class ConceptPlots(ChecksFit):
 
         Parameters
         ----------
-        images : array-like of shape (N, height, width, C) or (height, width, C)
-            Images, preprocessed for the network.
+        images : array-like of shape (N, height, width, channels) or (height, width, channels)
+            N images, preprocessed for the network.
         importances : ndarray of shape (I,), optional
             Importances of the I concepts, which choose those in the maps. None: those for the
             images of `fit`, which always choose the concepts of the legend.
@@ -250,7 +250,7 @@ class ConceptPlots(ChecksFit):
 
         Parameters
         ----------
-        image : array-like of shape (height, width, C)
+        image : array-like of shape (height, width, channels)
             Image, preprocessed for the network.
         most_important_concepts : array-like of int
             Numbers of the concepts; the first one is drawn on top.
@@ -307,7 +307,7 @@ class ConceptPlots(ChecksFit):
 
         Parameters
         ----------
-        img : array-like of shape (height, width, C)
+        img : array-like of shape (height, width, channels)
             Image, preprocessed for the network.
         display_importance_order : DisplayImportancesOrder, default=DisplayImportancesOrder.GLOBAL
             GLOBAL: concepts are chosen by importance in the images of `fit`; LOCAL: in this image.
@@ -364,7 +364,7 @@ class ConceptPlots(ChecksFit):
 
         Parameters
         ----------
-        images : ndarray of shape (N, height, width, C)
+        images : ndarray of shape (N, height, width, channels)
             The images, of any aspect ratio; only the shape is used.
         cols : int, default=5
             Number of images in a row.

@@ -124,14 +124,14 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
-            Images, preprocessed for ``input_to_latent_model``; uint8 is accepted.
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for ``input_to_latent_model``; uint8 is accepted.
         class_id : int, default=0
             Class whose score is used by `estimate_importance`.
 
         Returns
         -------
-        crops : tf.Tensor of shape (n, patch, patch, C)
+        crops : tf.Tensor of shape (n, patch, patch, channels)
             All n square crops of the images on CRAFT's grid, ``int(0.8 * patch)`` pixels apart,
             where ``patch`` is the side in pixels: image by image, then row by row.
         crops_u : ndarray of shape (n, I)
@@ -213,8 +213,9 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C) or (height, width, C), or None
-            Images, preprocessed for the network; None if activations are given.
+        inputs : array-like of shape (N, height, width, channels) or None
+            N images, or a single one without the first axis, preprocessed for the network. None if
+            activations are given.
         activations : array-like of shape (N, *spatial, D), optional
             Activations of the N images in the D channels of the layer, which are then used instead
             of ``inputs``. None: they are computed.
@@ -265,7 +266,7 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C), optional
+        inputs : array-like of shape (N, height, width, channels), optional
             Images for local importances, which are only returned. None: importances for the images
             of `fit` are estimated and also kept in ``sensitivity``, where plots find them.
         nb_design : int, default=32
@@ -375,10 +376,10 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         Both halves of the network, from `split_model`; or the first half, from images to
         activations.
     latent_to_logit_model : keras.Model, optional
-        The second half, from activations to logits or probabilities (N, K). Required unless
-        ``input_to_latent_model`` is a `SplitModel`.
+        The second half, from activations to logits or probabilities of N images and K classes,
+        (N, K). Required unless ``input_to_latent_model`` is a `SplitModel`.
     number_of_concepts : int, default=20
-        Number of concepts I, which may exceed the number of channels D.
+        Number of concepts, which may exceed the number of channels of the layer.
     batch_size : int, default=64
         Number of images, or of masked feature maps, that pass through the network at a time.
     patch_size : int, default=64
@@ -388,9 +389,9 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         Losses, stages and step sizes of the learning: a `Recipe` or the name of one, "default",
         "soft", "constrained", "paper-deep", "paper-synthetic", "uibe" or "cbe".
     off : {"absent", "undecided"}, default="absent"
-        State of a concept whose coefficient is 0. "absent": its projection is at most at its mean
-        level where it is not detected. "undecided": if all coefficients are 0, all detections are
-        0.5 (the constrained uncertainty region of the paper).
+        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
+        is at most at its mean level where the concept is not detected. "undecided": if all
+        coefficients are 0, all detections are 0.5 (the paper's constrained uncertainty region).
     n_init : int, optional
         Number of restarts of the learning, of which the best is kept. None: as the recipe says, for
         "default" from 1 to 8, the more the cheaper a step is.
@@ -406,9 +407,12 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
     Attributes
     ----------
     factorization : xplique.concepts.craft.Factorization or None
-        What `fit` found: see `FactorizerCraftTf`. None before `fit`.
+        What `fit` returned, as attributes ``crops``, ``crops_u`` and ``concept_bank_w``, beside its
+        ``inputs`` and ``class_id``. None before `fit`.
     sensitivity : xplique.concepts.craft.Sensitivity or None
-        Importances of the concepts: see `FactorizerCraftTf`. None before ``estimate_importance()``.
+        ``importances`` of the concepts over the images of `fit`, and
+        ``most_important_concepts``, their indices in that order. None before
+        ``estimate_importance()``.
 
     Raises
     ------
@@ -461,8 +465,8 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network; uint8 is accepted.
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network; uint8 is accepted.
         class_id : int, default=0
             Class whose score is used by `estimate_importance`.
         resume : str or os.PathLike, optional
@@ -472,7 +476,7 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
 
         Returns
         -------
-        crops : tf.Tensor of shape (n, patch, patch, C)
+        crops : tf.Tensor of shape (n, patch, patch, channels)
             All n square crops of the images on CRAFT's grid, ``int(0.8 * patch)`` pixels apart,
             where ``patch`` is the side in pixels: image by image, then row by row.
         crops_u : ndarray of shape (n, I)
@@ -514,8 +518,9 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C) or (height, width, C), or None
-            Images, preprocessed for the network; None if activations are given.
+        inputs : array-like of shape (N, height, width, channels) or None
+            N images, or a single one without the first axis, preprocessed for the network. None if
+            activations are given.
         activations : array-like of shape (N, *spatial, D), optional
             Activations of the N images in the D channels of the layer, which are then used instead
             of ``inputs``. None: they are computed.

@@ -55,7 +55,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         Xplique's object with the two parts of the network, such as one that Xplique's
         `LayeredModelExtractorBuilder` built.
     number_of_concepts : int, default=20
-        Number of concepts I, which may exceed the number of channels of the layer.
+        Number of concepts, which may exceed the number of channels of the layer.
     factorizer : ConceptFactorizer, optional
         Another method that finds the concepts, to which the parameters after
         ``latent_to_logit_model`` do not apply. None: direction pairs are learned.
@@ -68,9 +68,9 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         Losses, stages and step sizes of the learning: a `Recipe` or the name of one, such as
         "default", "soft" or "paper-deep".
     off : {"absent", "undecided"}, default="absent"
-        State of a concept whose coefficient is 0. "absent": its projection is at most at its mean
-        level where it is not detected. "undecided": if all coefficients are 0, all detections are
-        0.5.
+        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
+        is at most at its mean level where the concept is not detected. "undecided": if all
+        coefficients are 0, all detections are 0.5.
     n_init : int, optional
         Number of restarts of the learning, of which the best is kept. None: as the recipe says.
     random_state : int, optional
@@ -83,8 +83,9 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
     factorizer : ConceptFactorizer
         The method that finds the concepts, fitted by `fit`.
     factorization : xplique.concepts.craft.Factorization or None
-        What `fit` found: ``concept_bank_w`` (I, D), whose row i is what one unit of coefficient i
-        adds to the D channels, and ``coeffs_u``, the coefficients of the images. None before `fit`.
+        What `fit` found: ``concept_bank_w`` (I, D) of I concepts, whose row i is what one unit of
+        coefficient i adds to the D channels, and ``coeffs_u``, the coefficients of the images. None
+        before `fit`.
 
     Raises
     ------
@@ -138,7 +139,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
+        inputs : array-like of shape (N, height, width, channels)
             N images, preprocessed for the network.
         class_id : int, default=0
             Index of a class, only recorded as ``factorization.class_id``.
@@ -216,7 +217,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
+        inputs : array-like of shape (N, height, width, channels)
             N images, preprocessed for the network.
         resize : (int, int), optional
             Height and width, in pixels, that images are resized to first. None: they are not.
@@ -246,8 +247,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network.
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network.
 
         Returns
         -------
@@ -302,7 +303,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
         Parameters
         ----------
-        images : array-like of shape (N, height, width, C)
+        images : array-like of shape (N, height, width, channels)
             N images, preprocessed for the network.
         operator : callable
             Xplique's operator: function from model, inputs and targets to scores.
@@ -377,7 +378,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
         Parameters
         ----------
-        image : ndarray of shape (height, width, C)
+        image : ndarray of shape (height, width, channels)
             The image.
         concept_heatmap : ndarray of shape (H, W) or (H, W, 1)
             Map of the concept, of any size: it is enlarged to the image.

@@ -35,7 +35,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
     latent_to_logit_model : keras.Model, optional
         The second half, from activations to logits or probabilities of K classes, (N, K). Required
         unless ``input_to_latent_model`` is a `SplitModel`.
-    inputs : array-like of shape (N, height, width, C)
+    inputs : array-like of shape (N, height, width, channels)
         N images, preprocessed for the network. Required.
     labels : array-like of shape (N,) or (N, K)
         Classes of the images, as indices or one-hot rows. Required, but only used to find the
@@ -56,9 +56,9 @@ class DirectionPairsManagerTf(CraftManagerTf):
         Losses, stages and step sizes of the learning: a `Recipe` or the name of one, such as
         "default", "soft" or "paper-deep".
     off : {"absent", "undecided"}, default="absent"
-        State of a concept whose coefficient is 0. "absent": its projection is at most at its mean
-        level where it is not detected. "undecided": if all coefficients are 0, all detections are
-        0.5.
+        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
+        is at most at its mean level where the concept is not detected. "undecided": if all
+        coefficients are 0, all detections are 0.5.
     n_init : int, optional
         Number of restarts of the learning, of which the best is kept. None: as the recipe says.
     random_state : int, optional

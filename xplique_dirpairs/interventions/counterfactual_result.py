@@ -67,7 +67,7 @@ class Counterfactual:
         Distances of this image to the training features after the move.
     training_distances : Distances
         Distances of the training images themselves.
-    image : ndarray of shape (height, width, C) or None
+    image : ndarray of shape (height, width, channels) or None
         The image, if it was given.
     class_names : tuple of str
         Names of the K classes.
@@ -200,7 +200,7 @@ class Counterfactuals:
         Object that computes moved features and the logits for them from shifts; internal.
     activations : ndarray of shape (N, *S, D)
         Features of the images in D channels.
-    images : ndarray of shape (N, height, width, C) or None
+    images : ndarray of shape (N, height, width, channels) or None
         The images, if they were given.
     """
 

@@ -119,10 +119,10 @@ class Head:
     # ------------------------------------------------------------ outputs, logits, entropy
 
     def outputs(self, features: tf.Tensor) -> tf.Tensor:
-        """Compute the outputs of the model for N images, (N, K): logits or probabilities.
+        """Compute the model's outputs for N images and K classes, (N, K): logits or probabilities.
 
-        Features have shape (N, *spatial, D), or (N, D) as returned by `pool`. Gradients flow to
-        them.
+        Features of D channels have shape (N, *spatial, D), or (N, D) as returned by `pool`.
+        Gradients flow to them.
         """
         model: Callable[..., Any] = self.model
         if len(features.shape) == 2 and self.after_pooling is not None:
@@ -136,10 +136,11 @@ class Head:
         return outputs
 
     def logits_of(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Compute logits (N, K) from `outputs` (N, K) of N images; gradients flow to the outputs.
+        """Compute logits of N images and K classes, (N, K), from `outputs`, (N, K).
 
-        For a sigmoid they are log(p / (1 − p)), with the probability p. A softmax determines logits
-        only up to a constant for each image: log p is returned, whose softmax is p.
+        They are the outputs themselves if the head returns logits. For a sigmoid they are
+        log(p / (1 − p)), with the probability p. A softmax determines logits only up to a constant
+        for each image: log p is returned, whose softmax is p. Gradients flow to the outputs.
         """
         if self.ends_in == "linear":
             return outputs
@@ -149,21 +150,25 @@ class Head:
         return logits
 
     def logits(self, features: Array, batch_size: int = 64) -> Array:
-        """Compute the logits of N images, (N, K) float64, even if the head ends in probabilities.
+        """Compute the logits of N images and K classes, (N, K) float64.
 
-        ``features`` have shape (N, *spatial, D), or (N, D) as returned by `pool`; the head takes
-        ``batch_size`` images at a time.
+        They are computed from probabilities if the head returns these. ``features`` of D channels
+        have shape (N, *spatial, D), or (N, D) as returned by `pool`; the head takes ``batch_size``
+        images at a time.
         """
         outputs = self.predict(features, batch_size).astype(np.float64)
         return np.asarray(self.logits_of(tf.constant(outputs)))
 
     def few_logits(self, features: Array) -> Array:
-        """Compute the `logits` of a few images, (N, K) float64, without compiling the head."""
+        """Compute the `logits` of N images and K classes, (N, K) float64.
+
+        The head is not compiled, which is faster for a few images.
+        """
         outputs = tf.cast(self.outputs(tf.constant(features, tf.float32)), tf.float32)
         return np.asarray(self.logits_of(outputs), np.float64)
 
     def predict(self, features: Array, batch_size: int = 64) -> Array:
-        """Compute the `outputs` of N images as an ndarray (N, K), ``batch_size`` at a time."""
+        """Compute `outputs` of N images and K classes, ndarray (N, K), ``batch_size`` at a time."""
         run = self._compiled_outputs[features.ndim > 2]
         batches = [
             run(tf.convert_to_tensor(features[part])).numpy()
@@ -172,10 +177,11 @@ class Head:
         return np.concatenate(batches)
 
     def entropy(self, features: tf.Tensor) -> tf.Tensor:
-        """Compute the entropy of the predicted class probabilities of N images, (N,), in bits.
+        """Compute the entropy H(f⁺(x)) of the predictions for N images, (N,), in bits.
 
-        Features have shape (N, *spatial, D), or (N, D) as returned by `pool`; gradients flow to
-        them. For a multilabel head it is the mean entropy of the K yes/no decisions.
+        f⁺(x) are the probabilities of K classes that the head computes from features x. These have
+        D channels and shape (N, *spatial, D), or (N, D) as returned by `pool`; gradients flow to
+        them. For a multilabel head the result is the mean entropy of the K yes/no decisions.
         """
         logits = self.logits_of(tf.cast(self.outputs(features), tf.float32))
         if self.ends_in != "softmax" and (self.is_multilabel or logits.shape[-1] == 1):
@@ -221,8 +227,8 @@ class Head:
         Parameters
         ----------
         features : ndarray of shape (n, *spatial, D)
-            Any features that the head takes. If the number of outputs is not known yet, the model
-            is called on the first of them.
+            Activations of any n images, in D channels. If the number of outputs is not known yet,
+            the model is called on those of the first image.
 
         Returns
         -------
@@ -271,9 +277,10 @@ class Head:
 
     @cached_property
     def after_pooling(self) -> PooledFunction | None:
-        """Function from pooled features (N, D) to outputs (N, K); None if these do not suffice.
+        """Function from features averaged over positions to outputs; None if there is none.
 
-        Whether they do is found by evaluating the head at random features, once.
+        It takes features of N images in D channels, (N, D), and returns outputs for K classes,
+        (N, K). Whether averages suffice is found by evaluating the head at random features, once.
         """
         with tf.init_scope():  # numbers are needed, even while a function is traced
             function = pooled_function(self.model)
@@ -291,10 +298,11 @@ class Head:
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D) or (N, D)
-            Activations that the head will be used with. From pooled ones, (N, D), only linearity
-            can be checked.
+            Activations of N images in D channels that the head will be used with. From those
+            averaged over positions, (N, D), only linearity can be checked.
         step : float, optional
-            Length of the steps by which features will be moved; None: a quarter of their length.
+            Length of the steps by which features will be moved. None: a quarter of their typical
+            length.
 
         Returns
         -------
@@ -338,16 +346,20 @@ class Head:
         return self.after_pooling is not None
 
     def pool(self, activations: Array) -> Array:
-        """Return activations averaged over positions, (N, D), if the head `pools_first`.
+        """Return activations of N images averaged over positions, if these averages suffice.
 
-        Otherwise activations (N, *spatial, D) are returned unchanged. `outputs` accepts both.
+        With D channels, activations (N, *spatial, D) become (N, D) if the head `pools_first`, and
+        are returned unchanged otherwise. `outputs` accepts both.
         """
         if not self.pools_first or activations.ndim == 2:
             return activations
         return np.asarray(activations.mean(axis=tuple(range(1, activations.ndim - 1))))
 
     def check_takes(self, shape: tuple[int | None, ...]) -> None:
-        """Raise a ValueError unless the head takes activations of this shape, (*spatial, D)."""
+        """Raise a ValueError unless the head takes activations of this shape.
+
+        ``shape`` is that for a single image, (*spatial, D), with D channels.
+        """
         wanted = getattr(self.model, "input_shape", None)
         if not isinstance(wanted, tuple) or shape_fits(shape, wanted[1:]):
             return

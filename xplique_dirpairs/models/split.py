@@ -90,8 +90,8 @@ class SplitModel:
             If the first half is not a Keras model, the second half is missing or cannot be called,
             or is given in addition to a `SplitModel`.
         ValueError
-            If the second half does not accept the output of the first half, or its own output does
-            not have shape (N, K).
+            If the second half does not accept the output of the first half, or its own output is
+            not one array with a row for each image.
         """
         if isinstance(first, SplitModel):
             if second is not None:
