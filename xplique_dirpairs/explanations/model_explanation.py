@@ -55,9 +55,10 @@ class ModelExplanation:
     accuracy : ndarray of shape (C,)
         Share of the images of each class that the network predicts right.
     influence : Influence
-        What a step along the encoding direction of each concept changes, and whether it is
-        significant, in arrays of shape (I, C): ``effects``, ``unit_effects`` and ``p_values``, the
-        paper's SC (``scores``), and the mean change of the log-probability (``changes``).
+        Influence of the encoding direction of each concept, in arrays of shape (I, C): ``effects``,
+        what it adds to the class's logit (less the mean logit) in its images; ``unit_effects``, the
+        same per unit of length; ``p_values``; ``scores``, the paper's sensitivity score SC; and
+        ``changes``, the mean change of the log-probability, in nats, by a step along it.
     contributions : ndarray of shape (C, I)
         Contribution of each concept to the logit of each class, mean over the class's images.
     residuals : ndarray of shape (C,)
@@ -155,7 +156,7 @@ class ModelExplanation:
             Upper limit on the number of concepts for it, and on those against it.
         by : {"contribution", "influence"}, default="contribution"
             "contribution" ranks concepts by what they add to the class's logit in its images,
-            "influence" by `Influence.effects`, what their encoding directions add there.
+            "influence" by `Influence.effects`: the same for their encoding directions.
 
         Returns
         -------
@@ -308,7 +309,8 @@ class ModelExplanation:
         -------
         table : Table
             For each concept: effect and unit effect with p-value, contribution, mean change of the
-            log-probability and SC, and how often it is detected, in the class and outside.
+            log-probability and sensitivity score SC (attributes of ``influence``), and how often it
+            is detected, in the class and outside.
 
         Raises
         ------

@@ -397,7 +397,7 @@ class PredictionComparison:
 
     @property
     def residual(self) -> float:
-        """Residual (score with all concepts off) of the first image minus that of the second.
+        """Residual (score with coefficients of 0) of the first image minus that of the second.
 
         `differences`, this residual and `gap` sum to `score`.
         """

@@ -151,7 +151,7 @@ def choose_k(
     indices : int or array-like of int
         Indices of the concepts to suppress.
     images : array-like of shape (N, height, width, channels)
-        N validation images, some of which the suppressed concepts mislead.
+        N validation images, some of which are classified wrongly because of the concepts.
     labels : array-like of shape (N,) or (N, K)
         Their classes, as indices or one-hot rows over K classes. For a model with one output: 0
         (no) and 1 (yes).
