@@ -39,29 +39,31 @@ WELL_CONDITIONED = 30.0
 class DirectionPairs:
     """Filters, biases and signal vectors of I concepts in a layer of D channels; immutable.
 
-    Each row is a concept. The formulas are those of "What is learned" in docs/method.md
-    (Doumanoglou et al., arXiv 2509.23926).
+    Features x are the D activations of the layer at one position. The model is that of Doumanoglou
+    et al. (arXiv 2509.23926); the absent levels, and what is computed with them, are added here.
+    Row or entry i of an array belongs to concept i.
 
     Parameters
     ----------
     filters : array-like of shape (I, D)
-        Decoding directions w_i. The length of each is 1 / margin.
+        Decoding directions w_i. The length of w_i sets how sharp the detector is: see `margins`.
     biases : array-like of shape (I,)
         Thresholds b_i: concept i is detected where ``wᵢᵀx > bᵢ``.
     signals : array-like of shape (I, D)
-        Encoding directions ŝ_i. Rows are normalised to unit length.
+        Signal vectors ŝ_i, the encoding directions. Rows are normalised to unit length.
     mean : array-like of shape (D,)
         Mean E[x] of the features that the pairs were learned from.
     absent_levels : array-like of shape (I,)
         Mean m_i of wᵢᵀx over the positions where concept i is not detected.
     recurrence : array-like of shape (I,), optional
-        Share of the learner's other restarts (those that reached its last stage) in which the
-        concept was found again. None if there was only one restart.
+        Share, 0 to 1, of the other restarts of the learning (those that ran to its end) with a
+        concept whose projections wᵀx correlate with this one's by 0.9 or more. None: no others.
 
     Raises
     ------
     ValueError
-        If shapes disagree, a value is not finite, or a filter or signal vector is zero.
+        If shapes disagree, a value is not a finite real number, or a filter or signal vector is
+        zero.
     """
 
     filters: Array
@@ -130,28 +132,31 @@ class DirectionPairs:
 
     @cached_property
     def margins(self) -> Array:
-        """Half-width M_i = 1/‖w_i‖ of each detector's transition, in feature units, (I,)."""
+        """Margins M_i = 1/‖w_i‖ of the I detectors with filters w_i, (I,), in feature units.
+
+        A step of length M_i along w_i raises a detection from 0.5 to σ(1) = 0.73.
+        """
         return _frozen(1.0 / np.linalg.norm(self.filters, axis=1))
 
     # ---------------------------------------------------------------- reading
 
     def project(self, x: ArrayLike) -> Array:
-        """Compute the projections z = Wᵀx.
+        """Compute the projections of features on the filters, z_i = wᵢᵀx for concept i.
 
         Parameters
         ----------
         x : array-like of shape (..., D)
-            Features.
+            Features of D channels, with any leading axes.
 
         Returns
         -------
         z : ndarray of shape (..., I)
-            Projections.
+            Projection on the filter of each of the I concepts.
 
         Raises
         ------
         ValueError
-            If the last axis of ``x`` does not have length D, or a value is NaN or infinite.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D.
         """
         return self._project(self._as_features(x))
 
@@ -163,42 +168,44 @@ class DirectionPairs:
         return z
 
     def detect(self, x: ArrayLike) -> Array:
-        """Compute the detections y = σ(Wᵀx − b).
+        """Compute the detections y_i = σ(wᵢᵀx − bᵢ), with filter w_i and bias b_i of concept i.
 
         Parameters
         ----------
         x : array-like of shape (..., D)
-            Features.
+            Features of D channels, with any leading axes.
 
         Returns
         -------
         y : ndarray of shape (..., I)
-            Values in [0, 1]. A concept is detected where y > 0.5.
+            Detections of the I concepts, in [0, 1]. Concept i is detected where y_i > 0.5.
 
         Raises
         ------
         ValueError
-            As raised by `project`.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D.
         """
         return self._detections(self.project(x))
 
     def signal_values(self, x: ArrayLike) -> Array:
-        """Compute the signal values, centred on their mean: α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝ_i).
+        """Estimate how much of each signal vector the features hold, relative to their mean E[x].
+
+        For concept i, with filter w_i and signal vector ŝ_i: α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝᵢ).
 
         Parameters
         ----------
         x : array-like of shape (..., D)
-            Features.
+            Features of D channels, with any leading axes.
 
         Returns
         -------
         values : ndarray of shape (..., I)
-            Centred signal values.
+            Signal values α̂ of the I concepts, in feature units; 0 at the mean features.
 
         Raises
         ------
         ValueError
-            As raised by `project`.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D.
         """
         gain = np.einsum("id,id->i", self.filters, self.signals)
         return np.asarray(self._project(self._as_features(x) - self.mean) / gain)
@@ -206,34 +213,39 @@ class DirectionPairs:
     def coefficients(self, x: ArrayLike, off: Off = "absent") -> Array:
         """Compute the concept coefficients: how far each concept is from being switched off.
 
+        Concept i has filter w_i, bias b_i, absent level m_i and signal vector ŝ_i; the columns of W
+        and Ŝ are all filters and all signal vectors.
+
         Parameters
         ----------
         x : array-like of shape (..., D)
-            Features.
+            Features of D channels, with any leading axes.
         off : {"absent", "undecided"}, default="absent"
-            What it means to switch off concept i. ``"absent"``: its projection falls to its mean
-            level where it is not detected, u_i = ReLU(wᵢᵀx − m_i) ≥ 0. ``"undecided"``: all
-            detectors are on their hyperplanes at once, v = (WᵀŜ)⁺(Wᵀx − b), which is signed.
+            What a coefficient of 0 means. ``"absent"``: the projection wᵢᵀx is at most at its mean
+            level where concept i is not detected, u_i = ReLU(wᵢᵀx − mᵢ) ≥ 0. ``"undecided"``: if
+            all are 0, all detections are 0.5; v = (WᵀŜ)⁺(Wᵀx − b), of both signs.
 
         Returns
         -------
         coefficients : ndarray of shape (..., I)
-            Concept coefficients. What they do not explain, the residual
+            Coefficients of the I concepts. What they do not explain, the residual
             ``x − combine(coefficients, off)``, is kept when coefficients are changed: the changed
             features are ``combine(changed, off)`` plus this residual.
 
         Raises
         ------
         ValueError
-            As raised by `project`, or if ``off`` is not one of its values.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D,
+            or if ``off`` is not one of its values.
         """
         check_choice("off", off, get_args(Off))
         return self._coefficients(self.project(x), off)
 
     def read(self, x: Array, off: Off = "absent") -> tuple[Array, Array]:
-        """Compute coefficients and detections, (..., I) each, without checking that x is finite.
+        """Compute `coefficients` and `detect` together, which is faster, without checking ``x``.
 
-        The features are projected only once.
+        Features ``x`` of D channels have shape (..., D); returned are the coefficients, as ``off``
+        says, and the detections, in [0, 1], of I concepts, (..., I) each.
         """
         z = self._as_features(x) @ self.filters.T
         return self._coefficients(z, off), self._detections(z)
@@ -250,20 +262,21 @@ class DirectionPairs:
     # ---------------------------------------------------------------- writing
 
     def bank(self, off: Off = "absent") -> Array:
-        """Return the concept bank, the matrix with ``combine(u) = u @ bank``.
+        """Return the concept bank: row i is what one unit of coefficient i adds to the features.
 
-        Moving along column i of B = Ŝ(WᵀŜ)⁻¹ changes projection i and no other. If WᵀŜ is
-        ill-conditioned (see `condition_number`) or I > D, a regularised inverse is used.
+        The columns of W and Ŝ are the I filters and signal vectors. A move along column i of
+        B = Ŝ(WᵀŜ)⁻¹ changes the projection on filter i and on no other. If `condition_number` is
+        above 30, a regularised inverse is used, and this holds only up to `bank_error`.
 
         Parameters
         ----------
         off : {"absent", "undecided"}, default="absent"
-            The form of the coefficients; see `coefficients`.
+            State of a concept whose coefficient is 0, as given to the method `coefficients`.
 
         Returns
         -------
         bank : ndarray of shape (I, D)
-            Bᵀ for ``"absent"``, Ŝᵀ for ``"undecided"``.
+            In the D channels: Bᵀ for ``"absent"``, the signal vectors for ``"undecided"``.
 
         Raises
         ------
@@ -279,14 +292,14 @@ class DirectionPairs:
         Parameters
         ----------
         coefficients : array-like of shape (..., I)
-            As returned by the method `coefficients`; any of them may have been set to zero.
+            Coefficients of the I concepts, from the method `coefficients` and possibly changed.
         off : {"absent", "undecided"}, default="absent"
-            The form in which the coefficients were computed.
+            The value with which the coefficients were computed.
 
         Returns
         -------
         features : ndarray of shape (..., D)
-            ``coefficients @ bank(off)``.
+            ``coefficients @ bank(off)``, in the D channels; the residual is not added.
 
         Raises
         ------
@@ -305,14 +318,15 @@ class DirectionPairs:
     ) -> Array:
         """Move features onto the hyperplanes of the given concepts wherever these are detected.
 
-        Computes x − B_C ReLU(W_Cᵀx − b_C) for the set C of given concepts. Suppressing one concept
-        of C leaves the projections of the others unchanged, and positions where none of them is
-        detected stay as they are.
+        On its hyperplane, a concept has detection 0.5. For the set C of given concepts, with
+        filters W_C, biases b_C and signal vectors Ŝ_C, x − B_C ReLU(W_Cᵀx − b_C) is computed, where
+        B_C = Ŝ_C(W_CᵀŜ_C)⁻¹. Suppressing one concept of C does not change the detections of the
+        others, and positions where none of them is detected stay as they are.
 
         Parameters
         ----------
         x : array-like of shape (..., D)
-            Features.
+            Features of D channels, with any leading axes.
         concepts : int or sequence of int
             Indices of the concepts to suppress. Repeated indices count once.
         limits : tuple of (float or None, float or None), default=(None, None)
@@ -322,12 +336,13 @@ class DirectionPairs:
         Returns
         -------
         moved : ndarray of shape (..., D)
-            Features without the given concepts.
+            Features in which the given concepts have detections of at most 0.5, before clipping.
 
         Raises
         ------
         ValueError
-            As raised by `project`, or if an index is not that of a concept.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D,
+            or if an index is not that of a concept.
         """
         given = np.atleast_1d(concepts)
         features = self._as_features(x)
@@ -341,12 +356,12 @@ class DirectionPairs:
         return moved if limits == (None, None) else np.clip(moved, *limits)
 
     def steer(self, x: ArrayLike, concept: int, amount: float) -> Array:
-        """Add a multiple of a concept's signal vector at every position: x + amount · ŝ_concept.
+        """Add a multiple of a concept's unit signal vector ŝ at every position: x + amount · ŝ.
 
         Parameters
         ----------
         x : array-like of shape (..., D)
-            Features.
+            Features of D channels, with any leading axes.
         concept : int
             Index of the concept.
         amount : float
@@ -355,12 +370,13 @@ class DirectionPairs:
         Returns
         -------
         moved : ndarray of shape (..., D)
-            Features after the step.
+            Features after the step, not clipped to the layer's range.
 
         Raises
         ------
         ValueError
-            As raised by `project`, or if ``concept`` or ``amount`` is invalid.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D,
+            if ``concept`` is not the index of a concept, or ``amount`` is not a finite number.
         """
         check_concepts(concept, self.number_of_concepts)
         check_number("amount", amount)
@@ -370,16 +386,20 @@ class DirectionPairs:
 
     @cached_property
     def cross_inverse(self) -> Array:
-        """Matrix (WᵀŜ)⁺, (I, I) float64, from projections to coordinates along signal vectors."""
+        """Matrix (WᵀŜ)⁺, (I, I) float64, where the columns of W and Ŝ are filters and signals.
+
+        It turns projections on the I filters into amounts of the signal vectors that have them.
+        """
         return _frozen(_cross_inverse(self.filters, self.signals))
 
     # ---------------------------------------------------------------- quality
 
     @cached_property
     def condition_number(self) -> float:
-        """Condition number of ŴᵀŜ (unit filters, unit signal vectors); infinite if I > D.
+        """Condition number of ŴᵀŜ, (I, I) for I concepts; infinite if I exceeds the channels.
 
-        It ignores the margins, because they cancel in everything that is computed from WᵀŜ.
+        The columns of Ŵ are the filters scaled to unit length, those of Ŝ the signal vectors. Above
+        30, concepts cannot be switched off fully independently of each other: see `bank_error`.
         """
         if self.number_of_concepts > self.channels:
             return float("inf")
@@ -387,7 +407,10 @@ class DirectionPairs:
 
     @cached_property
     def bank_error(self) -> float:
-        """Largest entry of |WᵀB − identity|: how much a move along B changes other projections."""
+        """Largest entry of |WᵀB − 1|: the columns of W are the filters, those of B `bank`'s rows.
+
+        It is 0, up to rounding, if switching one concept off changes no other projection.
+        """
         product = self.filters.astype(np.float64) @ self._absent_bank.astype(np.float64).T
         return float(np.abs(product - np.eye(self.number_of_concepts)).max())
 

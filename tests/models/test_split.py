@@ -287,6 +287,15 @@ def test_ends_in_and_multilabel_can_be_given_to_split_model():
         split_model(model, "cut", ends_in="softmax", multilabel=True)
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_naming_an_activation_that_the_graph_shows_changes_nothing(activation):
+    model = functional(activation)
+    found, named = split_model(model, "cut"), split_model(model, "cut", ends_in=activation)
+    activations = np.random.default_rng(0).random((2, *found[0].output_shape[1:]), np.float32)
+    np.testing.assert_array_equal(named.head.logits(activations), found.head.logits(activations))
+    assert named.head.is_multilabel == found.head.is_multilabel
+
+
 def test_halves_become_a_split_model():
     split = split_model(functional(), "cut")
     assert SplitModel.of(split) is split

@@ -39,7 +39,10 @@ _AGAIN = "write the activations again, to another folder or to this one after de
 
 
 class ActivationShards:
-    """Activations ``(N, *spatial, D)`` in the files of a folder, read one file at a time.
+    """Activations of N images in the files of a folder, read one file at a time.
+
+    Iterating yields an array of shape (n, *spatial, D) for each file of n images. ``*spatial`` is
+    (H, W) for feature maps, (T,) for T tokens, and empty for vectors; D is the number of channels.
 
     Parameters
     ----------
@@ -51,14 +54,17 @@ class ActivationShards:
     folder : Path
         The folder.
     shape : tuple of int
-        Shape of all activations, (N, *spatial, D).
+        Shape of the activations of all images, (N, *spatial, D).
     counts : list of int
-        Number of images in each file.
+        Number of images in each file; they sum to N.
 
     Raises
     ------
+    TypeError
+        If ``folder`` is not a path.
     ValueError
-        If the folder does not hold complete activations.
+        If the folder holds no activations, or `write` or `compute` has not finished writing them,
+        or their index is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -98,18 +104,21 @@ class ActivationShards:
         folder : str or os.PathLike
             Folder to write to, which is created if necessary. It must not hold activations yet.
         batches : iterable of array-like of shape (n, *spatial, D)
-            Arrays or tensors, such as a batched `tf.data.Dataset`; read one by one. A single array
-            is one batch.
+            Activations of n images each, with any n: (n, H, W, D) feature maps, (n, T, D) for T
+            tokens, or (n, D) vectors, of D channels. Any iterable of arrays or tensors, such as a
+            batched `tf.data.Dataset`, of which one batch at a time is in memory. A single array is
+            one batch.
         megabytes : float, default=32.0
-            Approximate size of a file.
+            Size of a file in MB (10⁶ bytes), which is exceeded only if one image needs more.
         tokens : bool, default=False
-            Whether elements of rank 3 of an iterable are batches of token sequences ``(n, T, D)``,
-            which cannot be distinguished from the map ``(H, W, D)`` of one image. Not needed for a
-            single array or a batched `tf.data.Dataset` of known rank.
+            Set this to True if ``batches`` is a list or generator of token sequences (n, T, D),
+            since these cannot be told from the feature map (H, W, D) of a single image. Not needed
+            for a single array or a batched `tf.data.Dataset` of known rank.
 
         Returns
         -------
         shards : ActivationShards
+            The activations, in the order of the batches, as float32.
 
         Raises
         ------
@@ -118,7 +127,7 @@ class ActivationShards:
         ValueError
             If there are no batches; if batches are not finite, differ in shape, or have rank 3
             without ``tokens``; if the folder holds activations already, or is being written to; or
-            under a strategy with several workers.
+            under a `tf.distribute` strategy with several workers.
         """
         is_dataset = isinstance(batches, tf.data.Dataset)
         has_rank = is_dataset and _element_shape(batches).rank is not None
@@ -150,22 +159,30 @@ class ActivationShards:
         Parameters
         ----------
         folder : str or os.PathLike
-            See `write`.
+            Folder to write to, which is created if necessary. It must not hold activations yet.
         model : keras.Model
-            First half of a split network, ``input_to_latent_model``.
-        batches : iterable of array-like of shape (n, height, width, C)
-            Images, such as a batched `tf.data.Dataset`. A single array holds all images.
+            Model from images to activations, such as the ``input_to_latent_model`` of
+            `split_model`.
+        batches : iterable of array-like of shape (n, height, width, channels)
+            Batches of n images, preprocessed for the network, such as a batched `tf.data.Dataset`
+            without labels. A single array holds all images, of which 64 at a time pass through the
+            model.
         megabytes : float, default=32.0
-            Approximate size of a file.
+            Size of a file in MB (10⁶ bytes), which is exceeded only if one image needs more.
 
         Returns
         -------
         shards : ActivationShards
+            The activations, in the order of the images, as float32.
 
         Raises
         ------
-        TypeError, ValueError
-            See `write`; also if images do not fit the model's input.
+        TypeError
+            If ``folder`` is not a path, or ``batches`` is not iterable.
+        ValueError
+            If there are no images, or they do not fit the model's input; if images or activations
+            are not finite; if the folder holds activations already, or is being written to; or
+            under a `tf.distribute` strategy with several workers.
         """
 
         def activations(batch: ArrayLike) -> Array:
@@ -206,21 +223,23 @@ class ActivationShards:
         return cls(path)
 
     def part(self, images: Array) -> ActivationShards:
-        """Return some of the images, in increasing order of their indices, without copying files.
+        """Return the activations of some of the images, without copying or changing files.
 
         Parameters
         ----------
         images : ndarray of shape (n,), int
-            Indices of the images, each once.
+            Indices of n of the N images, from 0 to N − 1, each at most once. Their order does not
+            matter.
 
         Returns
         -------
         part : ActivationShards
+            The activations of these images, in increasing order of the indices.
 
         Raises
         ------
         ValueError
-            If these are not distinct indices of images, or there are none.
+            If there are no indices, one of them occurs twice, or is not that of an image.
         """
         numbers = np.asarray(images)
         chosen = np.unique(numbers)
@@ -247,14 +266,18 @@ class ActivationShards:
         Parameters
         ----------
         number : int
-            Index of the file.
+            Index of the file, from 0 to ``len(counts) - 1``.
 
         Returns
         -------
-        activations : ndarray of shape (n, *spatial, D)
+        activations : ndarray of shape (n, *spatial, D), float32
+            Activations of the n = ``counts[number]`` images of the file in D channels;
+            ``*spatial`` is (H, W) for feature maps, (T,) for T tokens, and empty for vectors.
 
         Raises
         ------
+        IndexError
+            If there is no file of this number.
         ValueError
             If the file is missing or was changed, or holds NaN or infinite values.
         """

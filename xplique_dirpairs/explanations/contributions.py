@@ -85,15 +85,16 @@ class Confusion:
     confused : int
         Number of images of class a that the network predicts as b.
     contributions : ndarray of shape (I,)
-        Contribution of each concept to logit_b − logit_a, mean over the images of a: a concept
-        above 0 pushes towards b. Together with the residual they sum to the difference, up to
-        rounding if the head is linear.
+        Contribution of each of I concepts to logit_b − logit_a, mean over the images of a: a
+        concept above 0 pushes towards b. Together with the residual they sum to the difference, up
+        to rounding if the head is linear.
     residual : float
-        Mean of logit_b − logit_a with every concept off.
+        Mean of logit_b − logit_a with the coefficients of all concepts set to 0.
     difference : float
         Mean of logit_b − logit_a in the images as they are.
     changes : ndarray of shape (I,)
-        Mean change of log p_b − log p_a by more of the concept, measured as for the influence.
+        Mean change of log p_b − log p_a, in nats, by a step along each concept's encoding
+        direction, of the length that the influence was measured with.
     confused_contributions : ndarray of shape (I,)
         Like ``contributions``, over the confused images only; NaN if there are none.
     confused_residual : float

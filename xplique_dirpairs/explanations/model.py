@@ -44,24 +44,30 @@ def explain_model(
 ) -> ModelExplanation:
     """Explain each class: which concepts speak for it and against it, and by how much.
 
-    The images are read in one pass. Three things are measured for each class and concept, over the
-    images of the class: the *influence* of the concept's direction (see `influence`), the
-    *contribution* of the concept to the class's logit (mean of `explain_prediction`, summed over
-    positions), and how often the concept is *detected*, in the images of the class and in those of
-    all other classes.
+    For each class and concept three things are measured:
+
+    - the *influence* of the concept's encoding direction: by how much a step along it changes the
+      class's logit less the mean logit, and whether this is more than chance (see `influence`);
+    - the *contribution* of the concept: the part of the class's logit that its coefficients make up
+      (that of `explain_prediction`, summed over positions), mean over the images of the class;
+    - how often the concept is *detected*, in the images of the class and in those of all others.
+
+    Below, the *head* is the part of the network from the layer of the concepts to the classes.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Anything that `ConceptLayer.of` accepts as its only argument. Without detectors a concept
-        counts as detected where its coefficient is above 0.
-    images : array-like of shape (N, height, width, C)
-        Images as the network takes them, preferably not those that the concepts were learned from.
-    labels : array-like of shape (N,), optional
-        Class of each image. None: the class that the network predicts.
+        Anything that `ConceptLayer.of` accepts as its only argument. Concepts other than direction
+        pairs have no detectors: they count as detected where their coefficient is above 0.
+    images : array-like of shape (N, height, width, channels)
+        N images as the network takes them, preferably not those that the concepts were learned
+        from.
+    labels : array-like of shape (N,) or (N, K), optional
+        Class of each image, as an index or a one-hot row over K classes. None: the class that the
+        network predicts.
     classes : sequence of int, optional
-        Classes to explain; None: all classes that have images. The images of the other classes
-        still count as "outside".
+        Indices of the classes to explain. None: all classes that have images. The images of the
+        classes that are not explained still count among those "of all others".
     confusions : sequence of (int, int), optional
         Pairs (a, b) of classes: for each pair, measure what pushes the images of class a towards
         class b. None: each class a is paired with the class that its images are most often
@@ -70,18 +76,19 @@ def explain_model(
         How influence is measured. With ``settings.images="all"`` it is measured in the images of
         all explained classes.
     nb_crops : int, default=5
-        Number of crops of each concept.
+        Number of image crops that show each concept.
     patch_size : int, optional
-        Side of the crops in pixels; None: 0.3 of the images' shorter side.
+        Side of the square crops in pixels. None: 0.3 of the images' shorter side.
     path_images : int, default=8
-        For a head that is not linear, contributions are means over at most this many evenly spaced
-        images of each class, since each image needs gradients along a path. For a head that does
-        not pool first, influence is measured in this number of images of each class, or in twice
-        ``settings.min_images`` if that is more.
+        If the head is not an average over positions followed by a linear map, contributions are
+        means over at most this number of evenly spaced images of each class, because each image
+        needs gradients along a path. If it does not even begin with such an average, influence is
+        measured in this number of images of each class, or in twice ``settings.min_images`` if that
+        is more.
     batch_size : int, default=64
         Number of images that pass through the network at a time.
     random_state : int or None, default=0
-        Seed of the noise.
+        Seed of the noise directions that influence is tested against.
     verbose : int, default=1
         Progress bars are shown unless this is 0.
 
@@ -92,14 +99,22 @@ def explain_model(
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If an argument is invalid.
+    TypeError
+        If ``concepts`` holds no concepts, or ``classes`` is not a list of integers.
+    ValueError
+        If images and labels do not match, a class does not exist or has no images, or another
+        argument is out of range.
+    NotFittedError
+        If ``concepts`` is not fitted.
+    KeyboardInterrupt
+        If Ctrl-C is pressed: nothing is returned.
 
     Notes
     -----
-    Memory is needed for a few numbers for each image and concept, for pooled features, and for at
-    most 512 MB of activations (`extractors.scan.KEPT_BYTES`). If the activations need more than
-    that, the images that contributions are computed on are read a second time.
+    The images pass through the network once. Memory is needed for a few numbers for each image and
+    concept, for features averaged over positions, and for at most 512 MB of activations. If all
+    activations need more than that, those images that contributions are computed on pass through
+    the network a second time.
     """
     check_integer("nb_crops", nb_crops)
     check_integer("path_images", path_images)

@@ -40,46 +40,51 @@ _VISIBLE_GAP = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class ModelExplanation:
-    """Which of I concepts drive C explained classes of a model.
+    """Which of I concepts drive C explained classes of a model: the result of `explain_model`.
 
     Attributes
     ----------
     class_ids : ndarray of shape (C,), int
-        Numbers of the explained classes.
+        Indices of the explained classes among all classes of the network.
     class_names : tuple of C str
+        Names of the explained classes.
     concept_names : tuple of I str
+        Names of the concepts.
     images : ndarray of shape (C,), int
         Number of images of each class.
     accuracy : ndarray of shape (C,)
         Share of the images of each class that the network predicts right.
     influence : Influence
-        Influence of each concept on these classes, arrays of shape (I, C): effects in logits, unit
-        effects, p-values, SC, mean Δ. Where the last four depend on images, they are measured in
-        those of all explained classes, or in each class's own images.
+        Influence of the encoding direction of each concept, in arrays of shape (I, C): ``effects``,
+        what it adds to the class's logit (less the mean logit) in its images; ``unit_effects``, the
+        same per unit of length; ``p_values``; ``scores``, the paper's sensitivity score SC; and
+        ``changes``, the mean change of the log-probability, in nats, by a step along it.
     contributions : ndarray of shape (C, I)
         Contribution of each concept to the logit of each class, mean over the class's images.
     residuals : ndarray of shape (C,)
-        Mean logit of each class in its images with every concept off.
+        Mean logit of each class in its images with the coefficients of all concepts set to 0.
     logits : ndarray of shape (C,)
         Mean logit of each class in its images. It is the sum of the contributions and the residual,
-        up to `gaps`.
+        up to `gaps`. If the head is not linear, all three are means over the same few images.
     presence : ndarray of shape (C, I)
         Share of the images of the class in which the concept is detected at any position.
     presence_outside : ndarray of shape (C, I)
-        The same share of the images of all other classes; NaN if there are none.
+        The same for the images of all other classes; NaN if there are none.
     occupancy : ndarray of shape (C, I)
         Share of the positions in the images of the class at which the concept is detected.
     occupancy_outside : ndarray of shape (C, I)
-        The same share in the images of all other classes; NaN if there are none.
+        The same for the images of all other classes; NaN if there are none.
     confusions : tuple of Confusion
-        What pushes the images of a class towards another class.
+        What pushes the images of a class towards another class: one for each pair of classes, which
+        the method `confusion` returns by their names.
     crops : tuple of I ndarray of shape (k, patch, patch, 3), uint8
-        Best crops of each concept.
+        The k square crops in which each concept is strongest, of side ``patch`` pixels.
     class_crops : dict of (int, int) to ndarray of shape (k, patch, patch, 3), uint8
-        Best crops from the class's own images by (class, concept), for the strongest concepts for
-        and against each class.
+        Such crops from the class's own images, by (index of class, index of concept), for the up to
+        8 strongest concepts for and against each class.
     amount : float
-        Length a of the step along the signal vector that influence was measured with.
+        Length of the step along the encoding direction that influence was measured with, in units
+        of the features.
     """
 
     class_ids: Array
@@ -113,16 +118,20 @@ class ModelExplanation:
 
     @property
     def gaps(self) -> Array:
-        """logits − residuals − Σ contributions, (C,): 0 up to rounding if the head is linear."""
+        """logits − residuals − Σ contributions of the C classes, (C,), in logits.
+
+        0 up to rounding if the head (the network after the layer) is linear; otherwise the mean
+        error of the integrated gradients that contributions are computed with.
+        """
         return np.asarray(self.logits - self.residuals - self.contributions.sum(axis=1))
 
     @cached_property
     def significance(self) -> Array:
-        """Grade of the significance of each influence, (I, C), int.
+        """Grade of significance of the influence of I concepts on C classes, (I, C), int.
 
         2: significant after the correction by Benjamini–Hochberg for all tests, those of the
-        network's other classes included; 1: p ≤ level only; 0: neither; −1: not tested, or with too
-        few noise vectors for anything to be significant.
+        network's other classes included; 1: only before it (p ≤ ``influence.level``); 0: not
+        significant; −1: not tested, or with too few noise vectors for anything to be significant.
         """
         names = "none", "benjamini-hochberg"
         uncorrected, corrected = (self.influence.significant(name) for name in names)
@@ -142,12 +151,12 @@ class ModelExplanation:
         Parameters
         ----------
         class_id : int or str
-            Number or name of the class.
+            Index or name of the class.
         count : int, default=6
-            Upper limit on the number of concepts on each side.
+            Upper limit on the number of concepts for it, and on those against it.
         by : {"contribution", "influence"}, default="contribution"
-            "contribution" ranks concepts by what they add to the logit in the class's images,
-            "influence" by their effect in logits (`Influence.effects`).
+            "contribution" ranks concepts by what they add to the class's logit in its images,
+            "influence" by `Influence.effects`: the same for their encoding directions.
 
         Returns
         -------
@@ -168,21 +177,19 @@ class ModelExplanation:
         return strongest(values, count)
 
     def shared(self, at_least: float = 0.05) -> Array:
-        """Return which concepts matter to which classes.
-
-        A concept is shared if its column has more than one entry that is not 0.
+        """Return which of I concepts matter to which of C classes.
 
         Parameters
         ----------
         at_least : float, default=0.05
-            A concept matters to a class if the size of its contribution is at least this share of
-            Σ_i |c_i|.
+            A concept matters to a class if its contribution, without sign, is at least this share
+            of the sum of all concepts' contributions to the class, without signs.
 
         Returns
         -------
         sides : ndarray of shape (C, I), int
             1 where the concept speaks for the class, −1 where it speaks against it, 0 where it does
-            not matter.
+            not matter. Concepts with several entries other than 0 are shared by classes.
 
         Raises
         ------
@@ -196,23 +203,26 @@ class ModelExplanation:
         return np.where(matters, np.sign(self.contributions), 0).astype(int)
 
     def confusion(self, source: int | str, target: int | str) -> Confusion:
-        """Return the confusion of one class with another.
+        """Return what pushes the images of one class towards another.
 
         Parameters
         ----------
         source : int or str
-            Number or name of the class of the images.
+            Index or name of the class of the images.
         target : int or str
-            Number or name of the class that they are pushed towards.
+            Index or name of the class that they are pushed towards.
 
         Returns
         -------
         confusion : Confusion
+            Its attributes ``contributions``, ``residual`` and ``difference`` divide the mean of
+            logit(target) − logit(source) over all images of the class; ``confused_contributions``,
+            … over those predicted as the target.
 
         Raises
         ------
         ValueError
-            If this confusion was not measured.
+            If this pair of classes was not measured.
         """
         for confusion in self.confusions:
             a, b = confusion.names
@@ -225,18 +235,20 @@ class ModelExplanation:
         )
 
     def crops_of(self, concept: int, class_id: int | None = None) -> Array:
-        """Return the best crops of a concept, from the images of a class if there are any.
+        """Return the crops in which a concept is strongest.
 
         Parameters
         ----------
         concept : int
             Index of the concept.
         class_id : int, optional
-            Number of the class whose images are preferred; None: crops from all images.
+            Index of a class. Crops are from its images if ``class_crops`` has any of the concept,
+            otherwise from all images. None: from all images.
 
         Returns
         -------
         crops : ndarray of shape (k, patch, patch, 3), uint8
+            RGB crops of side ``patch`` pixels, best first; k may be 0.
         """
         own = None if class_id is None else self.class_crops.get((class_id, concept))
         return self.crops[concept] if own is None or not len(own) else own
@@ -244,16 +256,18 @@ class ModelExplanation:
     # ------------------------------------------------------------ tables
 
     def table(self, count: int = 3) -> Table:
-        """Return a table of the classes: accuracy, mean logit, strongest concepts.
+        """Return a table of the classes, ranking concepts by their contributions.
 
         Parameters
         ----------
         count : int, default=3
-            Upper limit on the number of concepts for, and against, each class.
+            Upper limit on the number of concepts listed for, and against, each class.
 
         Returns
         -------
         table : Table
+            For each class: number of images, accuracy, mean logit, its two parts (residual and sum
+            of the contributions), and the strongest concepts for and against the class.
 
         Raises
         ------
@@ -285,15 +299,18 @@ class ModelExplanation:
         Parameters
         ----------
         class_id : int or str
-            Number or name of the class.
+            Index or name of the class.
         count : int, default=6
-            Upper limit on the number of concepts on each side.
+            Upper limit on the number of concepts for the class, and on those against it.
         by : {"contribution", "influence"}, default="contribution"
-            See `ranked`.
+            Whether concepts are ranked by their contributions, or by `Influence.effects`.
 
         Returns
         -------
         table : Table
+            For each concept: effect and unit effect with p-value, contribution, mean change of the
+            log-probability and sensitivity score SC (attributes of ``influence``), and how often it
+            is detected, in the class and outside.
 
         Raises
         ------
@@ -337,11 +354,13 @@ class ModelExplanation:
         Parameters
         ----------
         at_least : float, default=0.05
-            Least share of a class's contributions at which a concept matters: see `shared`.
+            A concept matters to a class if its contribution, without sign, is at least this share
+            of the sum of all concepts' contributions to the class, without signs.
 
         Returns
         -------
         table : Table
+            For each concept: number of classes, and the classes that it speaks for and against.
 
         Raises
         ------
@@ -364,20 +383,23 @@ class ModelExplanation:
         Parameters
         ----------
         source : int or str
-            Number or name of the class of the images.
+            Index or name of the class of the images.
         target : int or str
-            Number or name of the class that they are pushed towards.
+            Index or name of the class that they are pushed towards.
         count : int, default=6
-            Upper limit on the number of concepts on each side.
+            Upper limit on the number of concepts that push, and on those that hold back.
 
         Returns
         -------
         table : Table
+            For each concept: its contribution to logit(target) − logit(source), mean over the
+            images of the class and over those predicted as the target, and the change of the log
+            odds by a step along its encoding direction.
 
         Raises
         ------
         ValueError
-            If the confusion was not measured, or ``count`` is not a positive integer.
+            If this pair of classes was not measured, or ``count`` is not a positive integer.
         """
         confusion = self.confusion(source, target)
         sides = strongest(confusion.contributions, count)
@@ -405,12 +427,12 @@ class ModelExplanation:
     # ------------------------------------------------------------ figures
 
     def plot(self, significant_only: bool = True, title: str = "Concept influence") -> Figure:
-        """Draw the concept influence diagram: classes × concepts.
+        """Draw the effect of each concept (column) on each class (row): `Influence.effects`.
 
         Parameters
         ----------
         significant_only : bool, default=True
-            Whether to leave out influence that is not significant; False: it is drawn pale.
+            True: effects that are not significant are left out. False: they are drawn pale.
         title : str, default="Concept influence"
             Title of the figure.
 
@@ -426,18 +448,18 @@ class ModelExplanation:
     def plot_class(
         self, class_id: int | str, count: int = 5, by: str = "contribution", nb_crops: int = 5
     ) -> Figure:
-        """Draw the concepts for and against a class: crops, contributions, influence, presence.
+        """Draw the concepts for and against a class: crops, contributions, effects, presence.
 
         Parameters
         ----------
         class_id : int or str
-            Number or name of the class.
+            Index or name of the class.
         count : int, default=5
-            Upper limit on the number of concepts on each side.
+            Upper limit on the number of concepts for the class, and on those against it.
         by : {"contribution", "influence"}, default="contribution"
-            See `ranked`.
+            Whether concepts are ranked by their contributions, or by `Influence.effects`.
         nb_crops : int, default=5
-            Number of crops of each concept.
+            Maximum number of crops of each concept.
 
         Returns
         -------
@@ -468,11 +490,12 @@ class ModelExplanation:
         Parameters
         ----------
         at_least : float, default=0.05
-            Least share of a class's contributions at which a concept matters: see `shared`.
+            A concept matters to a class if its contribution, without sign, is at least this share
+            of the sum of all concepts' contributions to the class, without signs.
         count : int, default=12
-            Upper limit on the number of concepts.
+            Upper limit on the number of concepts; those that matter to most classes come first.
         nb_crops : int, default=4
-            Number of crops of each concept.
+            Maximum number of crops of each concept.
 
         Returns
         -------
@@ -481,7 +504,7 @@ class ModelExplanation:
         Raises
         ------
         ValueError
-            If ``at_least`` or ``count`` is out of range.
+            If ``at_least`` is not above 0 and at most 1, or ``count`` is not a positive integer.
         """
         check_integer("count", count)
         sides = self.shared(at_least)
@@ -502,13 +525,13 @@ class ModelExplanation:
         Parameters
         ----------
         source : int or str
-            Number or name of the class of the images.
+            Index or name of the class of the images.
         target : int or str
-            Number or name of the class that they are pushed towards.
+            Index or name of the class that they are pushed towards.
         count : int, default=4
-            Upper limit on the number of concepts on each side.
+            Upper limit on the number of concepts that push, and on those that hold back.
         nb_crops : int, default=5
-            Number of crops of each concept.
+            Maximum number of crops of each concept.
 
         Returns
         -------
@@ -517,7 +540,7 @@ class ModelExplanation:
         Raises
         ------
         ValueError
-            If the confusion was not measured, or ``count`` is not a positive integer.
+            If this pair of classes was not measured, or ``count`` is not a positive integer.
         """
         confusion = self.confusion(source, target)
         pushes, holds = strongest(confusion.contributions, count)
@@ -542,11 +565,14 @@ class ModelExplanation:
     # ------------------------------------------------------------ plain data
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as nested dictionaries of numbers, strings and arrays.
+        """Return all attributes as plain data.
 
         Returns
         -------
         data : dict
+            Numbers, strings and arrays by the name of the attribute, ``influence`` and
+            ``confusions`` as dicts; also ``shared`` and ``colors``. The keys of ``class_crops`` are
+            "class:concept".
         """
         data = asdict(self)
         data["influence"]["unit_effects"] = self.influence.unit_effects

@@ -47,29 +47,27 @@ def explain_prediction(
 ) -> PredictionExplanation:
     """Divide a class's logit in one image over positions and concepts.
 
-    The contributions of all concepts at all positions and the residual's share sum to the logit. If
-    the head is a global average pooling and a dense layer, the sum is exact up to rounding. For any
-    other head the contributions are integrated gradients, computed up to the tolerance; the rest is
-    the explanation's ``gap``.
-
-    **The baseline** is x − u B, the image's own features with every concept off. In the "absent"
-    form this leaves each concept at most at its usual level where it is not detected. The baseline
-    is not clipped to the layer's range. Its logit is the residual's share, which includes the
-    class's bias.
+    The **baseline** is x − u @ bank, the image's own features x with the coefficients u of all
+    concepts set to 0; it is not clipped to the layer's range. The logit of the baseline is the
+    *residual*, which includes the class's bias. The rise from there to the logit of the image is
+    the sum of the contributions of all concepts at all positions: exactly, up to rounding, if the
+    head (the network after the layer) is a global average pooling and a dense layer. For any other
+    head they are integrated gradients (Sundararajan et al. 2017), and what these miss is the
+    explanation's ``gap``.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Anything that `ConceptLayer.of` accepts as its only argument.
-    image : array-like of shape (height, width, C) or (1, height, width, C)
+        Anything that `ConceptLayer.of` accepts as its only argument, with I concepts.
+    image : array-like of shape (height, width, channels) or (1, height, width, channels)
         An image as the network takes it.
     class_id : int, optional
-        The class to explain; None: the class that the network predicts.
+        Index of the class to explain. None: the class that the network predicts.
     against : int, optional
-        A second class. The explained score is then the difference of the two logits, that of
-        ``class_id`` minus that of ``against``, which decides between the two classes.
-    crops : sequence of I array-like of shape (k, patch, patch, C), optional
-        Crops that show what each concept is, uint8 or in [0, 1], such as ``explanation.crops`` of
+        Index of a second class: what is explained is then the logit of ``class_id`` minus that of
+        ``against``, which decides between the two. None: the logit of ``class_id`` alone.
+    crops : sequence of I array-like of shape (k, patch, patch, channels), optional
+        k crops that show what each concept is, uint8 or in [0, 1], such as ``explanation.crops`` of
         `explain_model`. None: crops from the extractor's own fit, if it has any.
     tolerance : float, default=5e-5
         Largest accepted gap of integrated gradients, in logits.
@@ -85,7 +83,7 @@ def explain_prediction(
     Raises
     ------
     TypeError, ValueError, NotFittedError
-        If an argument is invalid.
+        If ``concepts`` is not fitted or holds no concepts, or another argument is invalid.
     """
     check_number("tolerance", tolerance, above=0.0)
     check_integer("max_steps", max_steps, 2)
@@ -132,7 +130,7 @@ def explain_prediction(
 def compare_predictions(
     first: PredictionExplanation, second: PredictionExplanation
 ) -> PredictionComparison:
-    """Find what makes a class's score higher in one image than in another.
+    """Find what makes a class's score (its logit) higher in one image than in another.
 
     Parameters
     ----------
@@ -144,7 +142,7 @@ def compare_predictions(
     Returns
     -------
     comparison : PredictionComparison
-        Contributions to the first score minus those to the second.
+        Contributions to the first score minus those to the second, in logits.
 
     Raises
     ------
@@ -168,11 +166,11 @@ def compare_predictions(
 
 
 def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[Array, ...]:
-    """Return crops as arrays (k, patch, patch, C), one for each of ``count`` concepts."""
+    """Return crops as arrays (k, patch, patch, channels), one for each of ``count`` concepts."""
     arrays = tuple(np.asarray(concept_crops) for concept_crops in crops)
     if len(arrays) != count or any(array.ndim != 4 for array in arrays):
         raise ValueError(
-            f"crops must be {count} arrays of shape (k, patch, patch, C), one for each concept, "
+            f"crops must be {count} arrays (k, patch, patch, channels), one for each concept, "
             f"not {len(arrays)} of shapes {[array.shape for array in arrays][:3]}, …"
         )
     return arrays
@@ -180,37 +178,40 @@ def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[Array, ...]:
 
 @dataclass(frozen=True, eq=False)
 class PredictionExplanation:
-    """A class score of one image, divided over positions and I concepts.
+    """The score of a class in one image (in logits), divided over positions and I concepts.
+
+    ``*spatial`` is (H, W) at a layer of feature maps, (T,) for T tokens, and empty for vectors.
 
     Attributes
     ----------
-    image : ndarray of shape (height, width, C)
+    image : ndarray of shape (height, width, channels)
         The image as the network takes it.
     class_id : int
-        Number of the explained class.
+        Index of the explained class.
     class_name : str
         Name of the explained class.
     against : int or None
-        Number of the class whose logit is subtracted; None: the score is a single logit.
+        Index of the class whose logit is subtracted; None: the score is a single logit.
     against_name : str or None
         Name of that class.
     probability : float
         Probability of the explained class.
     likeliest : tuple of (str, float)
-        Names and probabilities of the likeliest classes.
+        Names and probabilities of the (up to 5) likeliest classes, likeliest first.
     score : float
         The logit of the class, or the difference of the two logits.
     residual : float
-        The score with every concept off, which includes the bias.
+        The score with the coefficients of all concepts set to 0; it includes the class's bias.
     contributions : ndarray of shape (*spatial, I), float64
-        Signed contribution of each concept to the score at each position: *contribution maps*.
+        Signed contribution of each concept to the score at each position, in logits.
     presence : ndarray of shape (*spatial, I)
-        Coefficients where the concept is detected, otherwise 0: *presence maps*.
+        Coefficients where the concept is detected, otherwise 0.
     concept_names : tuple of I str
+        Names of the concepts.
     steps : int
-        Number of gradients taken along the path; 0 if the contributions are exact.
-    crops : tuple of I ndarray of shape (k, patch, patch, C), or None
-        Crops that show what each concept is.
+        Number of gradients that were integrated; 0 if the contributions are exact.
+    crops : tuple of I ndarray of shape (k, patch, patch, channels), or None
+        The k crops that show what each concept is; None: there are none.
     """
 
     image: Array
@@ -237,22 +238,22 @@ class PredictionExplanation:
 
     @property
     def gap(self) -> float:
-        """score − residual − Σ contributions: error of rounding, or of integrated gradients."""
+        """score − residual − Σ contributions, in logits: the error of the division."""
         return self.score - self.residual - float(self.contributions.sum())
 
     @property
     def concept_contributions(self) -> Array:
-        """Contributions summed over positions, (I,)."""
+        """Contribution of each of the I concepts, summed over positions, (I,), in logits."""
         return np.asarray(as_positions(self.contributions).sum(axis=0))
 
     @property
     def contribution_maps(self) -> Array:
-        """Contributions as maps (H, W, I); a class token, which has no place, is left out."""
+        """Contributions of I concepts as maps (H, W, I), in logits, without a class token's."""
         return np.asarray(concept_maps(self.contributions[None], self.image.shape)[0])
 
     @property
     def presence_maps(self) -> Array:
-        """Presence as maps (H, W, I); a class token is left out."""
+        """The ``presence`` of I concepts as maps (H, W, I), without a class token's."""
         return np.asarray(concept_maps(self.presence[None], self.image.shape)[0])
 
     @property
@@ -263,7 +264,7 @@ class PredictionExplanation:
 
     @cached_property
     def ranked(self) -> Array:
-        """Indices of the concepts by the size of their contribution, largest first, (I,)."""
+        """Indices of the I concepts by the size of their contribution, largest first, (I,)."""
         return np.argsort(-np.abs(self.concept_contributions), kind="stable")
 
     @property
@@ -272,16 +273,18 @@ class PredictionExplanation:
         return concept_colors(len(self.concept_names))
 
     def table(self, count: int = 10) -> Table:
-        """Return a table of the strongest concepts, the others, residual, gap and score.
+        """Return a table of the largest contributions, and all that sums to the score with them.
 
         Parameters
         ----------
         count : int, default=10
-            Number of concepts with a row of their own.
+            Number of concepts with a row of their own, those of the largest contributions.
 
         Returns
         -------
         table : Table
+            Rows: these concepts, all others together, residual, gap and score, in logits; columns:
+            contribution, and share of the positions where the concept is detected.
 
         Raises
         ------
@@ -301,14 +304,14 @@ class PredictionExplanation:
         return Table(["concept", "contribution", "positions with it"], rows, [note])
 
     def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
-        """Draw the image, crops and maps of its strongest concepts, and the waterfall.
+        """Draw the image, its strongest concepts with crops and maps, and their contributions.
 
         Parameters
         ----------
         count : int, default=5
-            Number of concepts that are drawn with maps.
+            Number of concepts that are drawn with maps, those of the largest contributions.
         nb_crops : int, default=3
-            Number of crops of each concept, if it has any.
+            Number of crops of each concept, if ``crops`` holds any.
 
         Returns
         -------
@@ -330,7 +333,7 @@ class PredictionExplanation:
         Parameters
         ----------
         count : int, default=12
-            Number of concepts with a bar of their own.
+            Number of concepts with a bar of their own, those of the largest contributions.
 
         Returns
         -------
@@ -344,11 +347,12 @@ class PredictionExplanation:
         return plot_waterfall(self.score_name, self.score, self._rows(count))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as a dictionary of numbers, strings and arrays.
+        """Return attributes and properties as plain data.
 
         Returns
         -------
         data : dict
+            Numbers, strings and arrays by the name of the attribute or property.
         """
         names = [field.name for field in fields(self)] + ["gap", "score_name"]
         names += ["concept_contributions", "contribution_maps", "presence_maps"]
@@ -371,12 +375,12 @@ class PredictionExplanation:
 
 @dataclass(frozen=True, eq=False)
 class PredictionComparison:
-    """What makes the score of a class higher in a first image than in a second.
+    """What makes the score of a class higher in a first image than in a second; all in logits.
 
     Attributes
     ----------
-    first : PredictionExplanation
-    second : PredictionExplanation
+    first, second : PredictionExplanation
+        Explanations of the same score, by the same I concepts, in the two images.
     """
 
     first: PredictionExplanation
@@ -388,12 +392,12 @@ class PredictionComparison:
 
     @property
     def differences(self) -> Array:
-        """Contributions of the concepts in the first image minus those in the second, (I,)."""
+        """Contributions of the I concepts in the first image minus those in the second, (I,)."""
         return self.first.concept_contributions - self.second.concept_contributions
 
     @property
     def residual(self) -> float:
-        """Residual of the first minus that of the second.
+        """Residual (score with coefficients of 0) of the first image minus that of the second.
 
         `differences`, this residual and `gap` sum to `score`.
         """
@@ -401,21 +405,21 @@ class PredictionComparison:
 
     @property
     def gap(self) -> float:
-        """Gap of the first minus that of the second."""
+        """Gap (score − residual − Σ contributions) of the first image minus that of the second."""
         return self.first.gap - self.second.gap
 
     @property
     def score(self) -> float:
-        """Score of the first minus that of the second."""
+        """Score of the first image minus that of the second."""
         return self.first.score - self.second.score
 
     @cached_property
     def ranked(self) -> Array:
-        """Indices of the concepts by the size of the difference, largest first, (I,)."""
+        """Indices of the I concepts by the size of the difference, largest first, (I,)."""
         return np.argsort(-np.abs(self.differences), kind="stable")
 
     def table(self, count: int = 10) -> Table:
-        """Return a table of the concepts that differ most, the others, residual and score.
+        """Return a table of the concepts whose contributions differ most.
 
         Parameters
         ----------
@@ -425,6 +429,8 @@ class PredictionComparison:
         Returns
         -------
         table : Table
+            Rows: these concepts, all others together, residual and score, in logits; columns: both
+            images and the difference.
 
         Raises
         ------
@@ -439,7 +445,7 @@ class PredictionComparison:
         return Table(["concept", "first", "second", "difference"], rows)
 
     def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
-        """Draw both images with the concepts in which they differ most.
+        """Draw both images with the concepts whose contributions differ most.
 
         Parameters
         ----------
@@ -471,12 +477,7 @@ class PredictionComparison:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both explanations and their differences as a dictionary of plain data.
-
-        Returns
-        -------
-        data : dict
-        """
+        """Return the dicts of both explanations, and their differences, in one dict."""
         names = "differences", "residual", "gap", "score"
         explanations = {"first": self.first.to_dict(), "second": self.second.to_dict()}
         return explanations | {name: getattr(self, name) for name in names}

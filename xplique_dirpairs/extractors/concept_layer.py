@@ -39,7 +39,11 @@ _AFFINE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class ConceptLayer:
-    """Concepts fitted at a layer of a network: x = u @ bank + constant + residual.
+    """I concepts fitted at a layer with D channels, and the network that the layer belongs to.
+
+    At every position of an image the features x of the layer are u @ bank + constant + residual,
+    with one coefficient u_i for each concept; the residual is what the concepts do not explain.
+    Below, P is a number of positions.
 
     Create one with `ConceptLayer.of`. Functions that take a ``ConceptLayer`` also take any object
     that `ConceptLayer.of` accepts as its only argument.
@@ -47,32 +51,32 @@ class ConceptLayer:
     Attributes
     ----------
     split : SplitModel
-        The two halves of the network.
+        The two halves of the network, before and after the layer.
     head : Head
-        The second half, with an output for each class: see `Head.by_class`.
+        The second half, with one output for each class: a single output became no (0) and yes (1).
     encode : callable
         Function from features (P, D) to coefficients u (P, I).
     encode_shown : callable
         Function from features (P, D) to the coefficients (P, I) that plots show: 0 where a concept
         is absent.
     bank : ndarray of shape (I, D)
-        What one unit of each coefficient adds to the features. That of direction pairs changes the
-        projection of one concept and no other: see `DirectionPairs.bank`.
+        Concept bank: row i is what one unit of coefficient i adds to the features. For direction
+        pairs this is `DirectionPairs.bank`.
     constant : ndarray of shape (D,)
-        Features decoded from coefficients of 0; 0 for most methods.
+        Features decoded from coefficients of 0; for most methods it is 0.
     encoding : ndarray of shape (I, D)
         Encoding directions, along which the features change with each concept in the data: the
         signal vectors of direction pairs, and the bank of most other methods.
     decoding : ndarray of shape (I, D) or None
-        Linear filters that read the concepts; None if reading is not linear.
+        Decoding directions: linear filters that read the concepts. None if reading is not linear.
     pairs : DirectionPairs or None
         The direction pairs; None if the concepts are of another kind.
     concept_names : tuple of I str
         Names of the concepts.
     class_names : sequence of str, dict of int to str, or None
-        Class names as given by the user: see `names_of_classes`.
+        Class names as given to `of`, perhaps not of all classes. None: none were given.
     fitted : object
-        The object that the layer was created from.
+        The fitted extractor or factorizer, or the `DirectionPairs`, that the layer was made from.
     """
 
     split: SplitModel
@@ -104,18 +108,21 @@ class ConceptLayer:
         ----------
         fitted : object
             A `ConceptLayer`; a fitted CRAFT or holistic extractor of this package or of Xplique; or
-            a `DirectionPairsManagerTf` with shared pairs. With ``split`` also a fitted
-            `ConceptFactorizer`, or `DirectionPairs`, which are read with ``off="absent"``.
+            a `DirectionPairsManagerTf` with shared pairs. If ``split`` is given, also a fitted
+            `ConceptFactorizer`, or `DirectionPairs`, whose coefficients are then those of
+            ``off="absent"``.
         split : SplitModel or (keras.Model, keras.Model), optional
-            The two halves of the network, from `split_model`; by default those of the extractor.
+            The two halves of the network, from `split_model`. None: those that the extractor was
+            built on.
         model : keras.Model, optional
-            The whole classifier. It is only needed by `correct`, and only if the network was cut
-            into two halves by hand: a `SplitModel` holds it.
+            The whole classifier. Only `correct` needs it, and only if the extractor was built on
+            two halves made by hand: a `SplitModel` from `split_model` holds it. None: as the
+            halves have it.
         class_names : sequence of K str or dict of int to str, optional
-            Names of all K classes, or of some. A network with one output has two classes: class 0
-            for low and class 1 for high outputs.
+            Names of all K classes, or of some by their index. A network with one output has two
+            classes: class 0 for low and class 1 for high outputs. None: "class 0", "class 1", …
         concept_names : sequence of I str, optional
-            Names of the concepts; by default their numbers.
+            Names of the I concepts. None: their numbers, "0", "1", …
 
         Returns
         -------
@@ -124,10 +131,11 @@ class ConceptLayer:
         Raises
         ------
         TypeError
-            If ``fitted`` is not one of these objects.
+            If ``fitted`` is not one of these objects, or ``model`` is not a Keras model.
         ValueError
-            If the network is not known, if it has another number of channels than the concepts, or
-            if decoding is not affine, so that a concept cannot be switched off independently of the
+            If the network is not known; if its layer has another number of channels than the
+            concepts; if names do not match classes or concepts; if ``model`` lacks the layer; or if
+            decoding is not affine, so that a concept cannot be switched off independently of the
             others.
         NotFittedError
             If the extractor is not fitted.
@@ -166,12 +174,12 @@ class ConceptLayer:
 
     @property
     def direction_pairs(self) -> DirectionPairs:
-        """Direction pairs of the concepts.
+        """Direction pairs of the concepts, like ``pairs``, but never None.
 
         Raises
         ------
         TypeError
-            If the concepts are of another kind.
+            If the concepts are not direction pairs.
         """
         if self.pairs is None:
             raise TypeError(
@@ -182,7 +190,7 @@ class ConceptLayer:
 
     @property
     def layer(self) -> str | None:
-        """Name of the layer; None if the network was given as two halves."""
+        """Name of the layer in the whole classifier; None if only the two halves are known."""
         return self.split.layer
 
     @property
@@ -196,11 +204,11 @@ class ConceptLayer:
         return int(self.bank.shape[1])
 
     def names_of_classes(self, number_of_classes: int) -> tuple[str, ...]:
-        """Return the names of all K classes; "class 3" if class 3 has no name."""
+        """Return the names of all ``number_of_classes`` classes; "class 3" for 3 without a name."""
         return check_class_names(self.class_names, number_of_classes)
 
     def class_name(self, class_id: int) -> str:
-        """Return the name of a class; "class 3" if class 3 has no name."""
+        """Return the name of the class with index ``class_id``; "class 3" for 3 without a name."""
         if self.class_names is None:
             return f"class {class_id}"
         if isinstance(self.class_names, Sequence):
@@ -208,7 +216,12 @@ class ConceptLayer:
         return str(self.class_names.get(class_id, f"class {class_id}"))
 
     def linear_rows(self, activations: Array) -> Array | None:
-        """Return class weights (K, D) if logits are linear in averaged features, or else None."""
+        """Return the weights of the K classes over the D channels, (K, D), if the head is linear.
+
+        None if logits are not affine in the features averaged over positions. ``activations`` of N
+        images have shape (N, *spatial, D), or (N, D) if they are averaged already; only the number
+        of axes matters.
+        """
         pooled = activations.ndim == 2 or self.head.pools_first
         return self.head.class_rows if pooled and self.head.has_linear_outputs else None
 
@@ -219,14 +232,16 @@ class ConceptLayer:
 
         Parameters
         ----------
-        images : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network.
+        images : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network.
         batch_size : int, default=64
             Number of images in a batch.
 
         Returns
         -------
-        activations : ndarray of shape (N, *spatial, D)
+        activations : ndarray of shape (N, *spatial, D), float32
+            Features of the N images in D channels: ``*spatial`` is (H, W) for feature maps, (T,)
+            for T tokens, and empty for vectors.
 
         Raises
         ------
@@ -239,32 +254,53 @@ class ConceptLayer:
         return activations
 
     def coefficients(self, activations: Array) -> Array:
-        """Return the coefficients u, (N, *spatial, I), of activations (N, *spatial, D)."""
+        """Return the coefficients of I concepts, (N, *spatial, I), in activations of N images.
+
+        ``activations`` have shape (N, *spatial, D) with D channels, as the method `activations`
+        returns them.
+        """
         return by_position(self.encode, activations)
 
     def shown(self, activations: Array) -> Array:
-        """Return coefficients (N, *spatial, I) as plots show them: 0 where a concept is absent."""
+        """Return the coefficients of I concepts as plots show them, (N, *spatial, I), ≥ 0.
+
+        They are those of `coefficients`, but 0 where they are negative and, for direction pairs,
+        where a concept is not detected. ``activations`` of N images have shape (N, *spatial, D)
+        with D channels.
+        """
         return np.maximum(by_position(self.encode_shown, activations), 0.0)
 
     def read(self, activations: Array) -> tuple[Array, Array]:
-        """Return `coefficients` and `shown` of activations, both of shape (N, *spatial, I)."""
+        """Return `coefficients` and `shown` of I concepts, (N, *spatial, I) each.
+
+        ``activations`` of N images have shape (N, *spatial, D) with D channels.
+        """
         u = self.coefficients(activations)
         if self.encode_shown is self.encode:
             return u, np.maximum(u, 0.0)
         return u, self.shown(activations)
 
     def reconstructions(self, coefficients: Array) -> Array:
-        """Return features (N, *spatial, D) decoded from coefficients, without the residual."""
+        """Return what I concepts explain of the features of N images, without the residual.
+
+        Coefficients (N, *spatial, I) are decoded to features of D channels, (N, *spatial, D).
+        """
         return (coefficients @ self.bank + self.constant).astype(np.float32)
 
     def detections(self, positions: Array) -> Array | None:
-        """Return detections y in [0, 1], (P, I), of positions (P, D); None without detectors."""
+        """Return how surely each of I concepts is detected at P positions, (P, I).
+
+        ``positions`` are their features in D channels, (P, D). Values are in [0, 1]: a concept is
+        detected where its value is above 0.5. None if the concepts are not direction pairs, since
+        only these have detectors.
+        """
         return None if self.pairs is None else self.pairs.detect(positions)
 
     def crops_of_fit(self, count: int = 3) -> tuple[Array, ...] | None:
-        """Return up to ``count`` best crops (k, patch, patch, 3) of each concept, or None.
+        """Return the image crops in which each concept is strongest, from the extractor's own fit.
 
-        They are those of the images that the extractor was fitted on; None if it kept no crops.
+        The result has an array (k, patch, patch, 3) for each concept: k ≤ ``count`` square RGB
+        crops of side ``patch`` pixels, in [0, 1], best first. None if the extractor kept no crops.
         """
         factorization = getattr(self.fitted, "factorization", None)
         if factorization is None or factorization.crops is None:

@@ -53,10 +53,10 @@ class ChecksFit:
 
 
 class ConceptPlots(ChecksFit):
-    """Mixin with the plots of a fitted `FactorizerCraftTf`; each method returns its figure.
+    """Mixin with the plots of a fitted `FactorizerCraftTf` of I concepts.
 
     A concept has the same colour in all plots, chosen by its number. Maps show a concept only where
-    it is detected.
+    it is detected. Global importances are those of the images of `fit`.
     """
 
     sensitivity: Any  # Xplique's Sensitivity, None before estimate_importance
@@ -71,19 +71,19 @@ class ConceptPlots(ChecksFit):
         nb_most_important_concepts: int | None = None,
         verbose: bool = False,
     ) -> Figure:
-        """Draw the concepts' importances as bars, on the current axes if they are empty.
+        """Draw the importances of the I concepts as bars, on the current axes if they are empty.
 
         Parameters
         ----------
         importances : ndarray of shape (I,), optional
-            Importances, as returned by `estimate_importance`; by default the global ones.
+            Importances, as `estimate_importance` returns them. None: those of the images of `fit`.
         display_importance_order : DisplayImportancesOrder, default=DisplayImportancesOrder.GLOBAL
-            Whether the title calls the importances global or local.
+            Whether the title calls the importances global or local; it changes nothing else.
         nb_most_important_concepts : int, optional
-            Number of concepts drawn, the most important one first; by default all concepts are
-            drawn in the order of their numbers.
+            Number of concepts drawn, the most important one first. None: all concepts, in the order
+            of their numbers.
         verbose : bool, default=False
-            Whether to print the importances.
+            Whether to print the importances of the concepts drawn.
 
         Returns
         -------
@@ -92,7 +92,7 @@ class ConceptPlots(ChecksFit):
         Raises
         ------
         NotFittedError
-            If `fit` or `estimate_importance` was not called.
+            If ``fit()`` or ``estimate_importance()`` was not called.
         """
         concepts = self._ranked(self._importances(importances), nb_most_important_concepts)
         if verbose:
@@ -109,19 +109,18 @@ class ConceptPlots(ChecksFit):
         nb_most_important_concepts: int | None = None,
         verbose: bool = False,
     ) -> Figure:
-        """Draw a row of the crops with the largest coefficients for each concept.
+        """Draw, in a row for each concept, the crops of the images of `fit` where it is strongest.
 
-        The most important concept is at the top. A row has fewer crops if the concept is detected
-        in fewer.
+        The most important concept is at the top. Crops without the concept are left out.
 
         Parameters
         ----------
         nb_crops : int, default=10
             Maximum number of crops of a concept.
         nb_most_important_concepts : int, optional
-            Number of concepts; by default all.
+            Number of concepts that have a row, the most important ones. None: all.
         verbose : bool, default=False
-            Whether to print the importances.
+            Whether to print the importances of these concepts.
 
         Returns
         -------
@@ -143,12 +142,12 @@ class ConceptPlots(ChecksFit):
     def plot_concept_attribution_legend(
         self, nb_most_important_concepts: int = 6, border_width: int = 5
     ) -> Figure:
-        """Draw the best crop of each concept in a frame of the concept's colour.
+        """Draw the crop in which each concept is strongest, in a frame of the concept's colour.
 
         Parameters
         ----------
         nb_most_important_concepts : int, default=6
-            Number of concepts.
+            Number of concepts, the most important ones for the images of `fit`.
         border_width : int, default=5
             Width of the frame, in pixels of the crop.
 
@@ -183,30 +182,31 @@ class ConceptPlots(ChecksFit):
 
         Parameters
         ----------
-        images : array-like of shape (N, height, width, C) or (height, width, C)
-            Images, preprocessed for the network.
+        images : array-like of shape (N, height, width, channels) or (height, width, channels)
+            N images, preprocessed for the network.
         importances : ndarray of shape (I,), optional
-            Importances by which the concepts are chosen; by default the global ones.
+            Importances of the I concepts, which choose those in the maps. None: those for the
+            images of `fit`, which always choose the concepts of the legend.
         nb_most_important_concepts : int, default=5
-            Number of concepts.
+            Number of concepts in the maps, and in the legend.
         filter_percentile : int, default=90
-            Cells below this percentile of a concept's map are not shown.
+            Cells below this percentile (0 to 100) of a concept's map are not shown.
         clip_percentile : float or None, default=10
             Percentage of the shown pixels, the brightest ones, that are clipped to the same value.
             None: no clipping.
         alpha : float, default=0.65
-            Opacity of the maps.
+            Opacity of the maps, from 0 to 1.
         cols : int, default=5
             Number of images in a row.
         img_size : float, default=2
             Width of an image, in inches.
         **plot_kwargs : Any
-            Keyword arguments of ``Axes.imshow``.
+            Keyword arguments of ``Axes.imshow``, for images and maps.
 
         Returns
         -------
         figure : Figure
-            The figure of the images.
+            The figure of the images; that of the legend is shown, not returned.
 
         Raises
         ------
@@ -250,18 +250,19 @@ class ConceptPlots(ChecksFit):
 
         Parameters
         ----------
-        image : array-like of shape (height, width, C)
+        image : array-like of shape (height, width, channels)
             Image, preprocessed for the network.
         most_important_concepts : array-like of int
             Numbers of the concepts; the first one is drawn on top.
         nb_most_important_concepts : int, default=5
-            Maximum number of concepts drawn.
+            Maximum number of concepts drawn, from the first one on.
         filter_percentile, clip_percentile : float, default=90 and 10
-            See `plot_concept_attribution_maps`.
+            Percentile of a map below which its cells are not shown, and percentage of the shown
+            pixels, the brightest ones, that are clipped to the same value.
         alpha : float, default=0.65
-            Opacity of the maps.
+            Opacity of the maps, from 0 to 1.
         **plot_kwargs : Any
-            Keyword arguments of ``Axes.imshow``.
+            Keyword arguments of ``Axes.imshow``, for images and maps.
 
         Returns
         -------
@@ -306,20 +307,21 @@ class ConceptPlots(ChecksFit):
 
         Parameters
         ----------
-        img : array-like of shape (height, width, C)
+        img : array-like of shape (height, width, channels)
             Image, preprocessed for the network.
         display_importance_order : DisplayImportancesOrder, default=DisplayImportancesOrder.GLOBAL
-            Whether concepts are chosen by their global importance or by that for this image.
+            GLOBAL: concepts are chosen by importance in the images of `fit`; LOCAL: in this image.
         nb_most_important_concepts : int, default=5
-            Number of concepts.
+            Number of concepts, the most important ones.
         filter_percentile, clip_percentile : float, default=90 and 10
-            See `plot_concept_attribution_maps`.
+            Percentile of a map below which its cells are not shown, and percentage of the shown
+            pixels, the brightest ones, that are clipped to the same value.
         alpha : float, default=0.65
-            Opacity of the maps.
+            Opacity of the maps, from 0 to 1.
         filepath : str, optional
-            File that the figure is saved to; if None, the figure is shown instead.
+            File that the figure is saved to. None: the figure is shown instead.
         **plot_kwargs : Any
-            Keyword arguments of ``Axes.imshow``.
+            Keyword arguments of ``Axes.imshow``, for images and maps.
 
         Returns
         -------
@@ -358,12 +360,12 @@ class ConceptPlots(ChecksFit):
         margin: float = 0.3,
         spacing: float = 0.3,
     ) -> tuple[dict[str, float], int, float, float]:
-        """Compute the layout of a figure with a grid of images.
+        """Compute the layout of a figure with N images in rows of ``cols`` images.
 
         Parameters
         ----------
-        images : ndarray of shape (N, height, width, C)
-            Images, which may have any aspect ratio.
+        images : ndarray of shape (N, height, width, channels)
+            The images, of any aspect ratio; only the shape is used.
         cols : int, default=5
             Number of images in a row.
         img_size : float, default=2.0
@@ -379,10 +381,8 @@ class ConceptPlots(ChecksFit):
             Keyword arguments of ``Figure.subplots_adjust``.
         rows : int
             Number of rows.
-        width : float
-            Width of the figure, in inches.
-        height : float
-            Height of the figure, in inches.
+        width, height : float
+            Size of the figure, in inches.
         """
         check_integer("cols", cols)
         check_number("img_size", img_size, above=0)

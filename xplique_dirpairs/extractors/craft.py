@@ -47,12 +47,15 @@ _FEATURES_AT_ONCE = 2**23
 
 
 class FactorizerCraftTf(ConceptPlots, CraftTf):
-    """`CraftTf` with the concepts of any `DirectionsFactorizer`.
+    """Xplique's `CraftTf` with another method that finds the concepts.
 
     Methods, arguments and shapes are those of `CraftTf`. There are two differences. Concepts are
-    learned from all positions of whole images, which pass through the network once. The residual,
-    the part of the features that the concepts do not explain, is added to decoded features, so that
-    importances refer to the network's own output.
+    learned from all positions of whole images instead of crops, and each image passes through the
+    network once. The residual, the part of the features that the concepts do not explain, is added
+    to decoded features, so that importances refer to the network's own output.
+
+    Shapes: N images; D channels; I concepts; K classes. ``*spatial`` is (H, W) for feature maps,
+    (T,) for T tokens, and empty for vectors.
 
     Parameters
     ----------
@@ -62,21 +65,26 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     latent_to_logit_model : keras.Model, optional
         The second half, from activations to logits or probabilities (N, K). Required unless
         ``input_to_latent_model`` is a `SplitModel`.
-    factorizer : DirectionsFactorizer, optional
-        The method that finds the concepts.
+    factorizer : DirectionsFactorizer
+        The method that finds the concepts, such as ``PCAFactorizer(12)``. Required.
     batch_size : int, default=64
-        Number of images, or of masked feature maps, in a batch.
+        Number of images, or of masked feature maps, that pass through the network at a time.
     patch_size : int, default=64
-        Side of the square crops shown for the concepts, in pixels.
+        Side of the square crops shown for the concepts, in pixels; the shorter side of the images
+        if that is smaller.
     random_state : int or numpy.random.Generator, optional
-        Seed of the masks of `estimate_importance`.
+        Seed of the masks of `estimate_importance`. None: other masks at every call.
 
     Attributes
     ----------
     factorization : xplique.concepts.craft.Factorization or None
-        Results of `fit`, whose ``reducer`` is the factorizer; None before.
+        What `fit` found: its attributes ``crops``, ``crops_u`` and ``concept_bank_w`` are the
+        results of `fit`, ``inputs`` and ``class_id`` its arguments, and ``reducer`` is the
+        factorizer. None before `fit`.
     sensitivity : xplique.concepts.craft.Sensitivity or None
-        Results of ``estimate_importance()``; None before.
+        ``importances`` (I,) of the concepts over the images of `fit`, and
+        ``most_important_concepts`` (I,), their indices in that order. None before
+        ``estimate_importance()``.
 
     Raises
     ------
@@ -116,20 +124,21 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
-            Images, preprocessed for ``input_to_latent_model``; uint8 is accepted.
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for ``input_to_latent_model``; uint8 is accepted.
         class_id : int, default=0
             Class whose score is used by `estimate_importance`.
 
         Returns
         -------
-        crops : tf.Tensor of shape (n, patch, patch, C)
-            Crops on CRAFT's grid: whole patches, ``int(0.8 * patch)`` pixels apart.
+        crops : tf.Tensor of shape (n, patch, patch, channels)
+            All n square crops of the images on CRAFT's grid, ``int(0.8 * patch)`` pixels apart,
+            where ``patch`` is the side in pixels: image by image, then row by row.
         crops_u : ndarray of shape (n, I)
-            Coefficients of each crop: the mean of the concept maps over its area, where a map is
-            zero wherever its concept is not detected.
+            Coefficients of the I concepts in each crop, averaged over its area. Those of direction
+            pairs count as 0 at positions where the concept is not detected.
         concept_bank_w : ndarray of shape (I, D), float32
-            Change of the features for one unit of each coefficient.
+            Concept bank: row i is what one unit of coefficient i adds to the D channels.
 
         Raises
         ------
@@ -189,7 +198,10 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
     @property
     def concept_bank_w(self) -> Array:
-        """Concept bank, (I, D) float32: the change of the features per unit of each coefficient."""
+        """Concept bank of I concepts and D channels, (I, D) float32.
+
+        Row i is what one unit of coefficient i adds to the features.
+        """
         self.check_if_fitted()
         bank: Array = self.factorization.concept_bank_w
         return bank
@@ -201,15 +213,18 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C) or (height, width, C), or None
-            Images, preprocessed for the network; None if activations are given.
+        inputs : array-like of shape (N, height, width, channels) or None
+            N images, or a single one without the first axis, preprocessed for the network. None if
+            activations are given.
         activations : array-like of shape (N, *spatial, D), optional
-            Activations of the images, if they are known.
+            Activations of the N images in the D channels of the layer, which are then used instead
+            of ``inputs``. None: they are computed.
 
         Returns
         -------
         coeffs_u : ndarray of shape (N, *spatial, I)
-            Coefficients: (N, H, W, I) for maps, (N, T, I) for tokens, (N, I) for vectors.
+            Coefficients of the I concepts: (N, H, W, I) for feature maps, (N, T, I) for T tokens,
+            (N, I) for vectors.
 
         Raises
         ------
@@ -240,33 +255,36 @@ class FactorizerCraftTf(ConceptPlots, CraftTf):
     # ---------------------------------------------------------------- importance
 
     def estimate_importance(self, inputs: ArrayLike | None = None, nb_design: int = 32) -> Array:
-        """Estimate the total Sobol index of each concept for the class score.
+        """Estimate the importance of each concept for the class of `fit`: its total Sobol index.
 
-        A mask m ∈ [0, 1]^I scales the coefficients u of an image at all positions: the features x
-        become r + decode(m · u), with the residual r = x − decode(u), so that m = 1 gives the
-        network's own output. Every image has its own masks, so that errors due to the small number
-        of masks average out over images.
+        A mask m in [0, 1]^I scales the coefficients u of the I concepts at all positions of an
+        image: its features x become r + decode(m · u), with the residual r = x − decode(u), so that
+        m = 1 gives the network's own output. A concept's index is the share of the variance of the
+        class's output (its logit if the network ends in logits or was split by `split_model`) under
+        random masks that the concept is involved in, alone or in interactions (estimator of Jansen,
+        1999). Every image has its own masks, so that their errors average out over images.
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C), optional
-            Images for local importances. By default, importances for the images of `fit` are
-            estimated and kept in `sensitivity`.
+        inputs : array-like of shape (N, height, width, channels), optional
+            Images for local importances, which are only returned. None: importances for the images
+            of `fit` are estimated and also kept in ``sensitivity``, where plots find them.
         nb_design : int, default=32
-            Number n of base masks: the head is evaluated n · (I + 2) times for each image. For a
-            single image, whose errors do not average out, 128 is recommended.
+            Number n ≥ 2 of base masks: the head is evaluated n · (I + 2) times for each image. For
+            a single image, whose errors do not average out, 128 is recommended.
 
         Returns
         -------
         importances : ndarray of shape (I,)
-            Mean indices over the images, at least 0; 0 if the score does not depend on the masks.
+            Mean index of each concept over the images, at least 0. They sum to 1 if the score is
+            additive in the concepts, and to more with interactions.
 
         Raises
         ------
         NotFittedError
             If `fit` was not called.
         ValueError
-            If the images are invalid.
+            If the images are invalid, or ``nb_design`` is not an integer of at least 2.
         """
         self.check_if_fitted()
         if inputs is None and self._pooled is not None:
@@ -330,21 +348,27 @@ class HoldsPairs(ChecksFit):
 
     @property
     def pairs(self) -> DirectionPairs:
-        """The learned direction pairs."""
+        """The direction pairs, learned by `fit` or given; `NotFittedError` before `fit`."""
         self.check_if_fitted()
         pairs: DirectionPairs = self.factorizer.pairs_
         return pairs
 
     @property
     def history_(self) -> History | None:
-        """Course of the fit; None if the pairs were given."""
+        """Losses, decisions and problems of the learning; None if the pairs were given.
+
+        `NotFittedError` is raised before `fit`.
+        """
         self.check_if_fitted()
         history: History | None = self.factorizer.history_
         return history
 
 
 class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
-    """Encoding–decoding direction pairs with the interface of `CraftTf`.
+    """Encoding–decoding direction pairs with the interface of Xplique's `CraftTf`.
+
+    It is used like `CraftTf`, and differs from it as `FactorizerCraftTf` does: concepts are learned
+    from whole images, and the part of the features that they do not explain is kept.
 
     Parameters
     ----------
@@ -352,27 +376,43 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         Both halves of the network, from `split_model`; or the first half, from images to
         activations.
     latent_to_logit_model : keras.Model, optional
-        The second half, from activations to logits or probabilities (N, K). Required unless
-        ``input_to_latent_model`` is a `SplitModel`.
+        The second half, from activations to logits or probabilities of N images and K classes,
+        (N, K). Required unless ``input_to_latent_model`` is a `SplitModel`.
     number_of_concepts : int, default=20
-        Number of concepts I, which may exceed the number of channels D.
+        Number of concepts, which may exceed the number of channels of the layer.
     batch_size : int, default=64
-        Number of images, or of masked feature maps, in a batch.
+        Number of images, or of masked feature maps, that pass through the network at a time.
     patch_size : int, default=64
-        Side of the square crops shown for the concepts, in pixels.
+        Side of the square crops shown for the concepts, in pixels; the shorter side of the images
+        if that is smaller.
     recipe : str or Recipe, default="default"
-        Recipe by which the pairs are learned: see `learn_pairs`.
+        Losses, stages and step sizes of the learning: a `Recipe` or the name of one, "default",
+        "soft", "constrained", "paper-deep", "paper-synthetic", "uibe" or "cbe".
     off : {"absent", "undecided"}, default="absent"
-        State of a concept that is switched off: see `DirectionPairs.coefficients`.
+        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
+        is at most at its mean level where the concept is not detected. "undecided": if all
+        coefficients are 0, all detections are 0.5 (the paper's constrained uncertainty region).
     n_init : int, optional
-        Number of restarts, of which the best is kept: see `learn_pairs`.
+        Number of restarts of the learning, of which the best is kept. None: as the recipe says, for
+        "default" from 1 to 8, the more the cheaper a step is.
     random_state : int, optional
-        Seed of the learning and of the masks of `estimate_importance`.
+        Seed of the learning and of the masks of `estimate_importance`. None: a random seed.
     verbose : int, default=1
         0 disables progress messages.
     pairs : DirectionPairs, optional
         Existing pairs. `fit` then learns no pairs and only reads the images, and
-        ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are ignored.
+        ``number_of_concepts``, ``recipe``, ``n_init`` and ``verbose`` are ignored. None: `fit`
+        learns them.
+
+    Attributes
+    ----------
+    factorization : xplique.concepts.craft.Factorization or None
+        What `fit` returned, as attributes ``crops``, ``crops_u`` and ``concept_bank_w``, beside its
+        ``inputs`` and ``class_id``. None before `fit`.
+    sensitivity : xplique.concepts.craft.Sensitivity or None
+        ``importances`` of the concepts over the images of `fit`, and
+        ``most_important_concepts``, their indices in that order. None before
+        ``estimate_importance()``.
 
     Raises
     ------
@@ -425,27 +465,44 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network; uint8 is accepted.
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network; uint8 is accepted.
         class_id : int, default=0
             Class whose score is used by `estimate_importance`.
         resume : str or os.PathLike, optional
             Folder in which the state of the learning is saved after every epoch. If it holds the
-            state of a fit to the same images with the same settings, that fit is resumed.
+            state of a fit to the same images with the same settings, that fit is resumed. None:
+            nothing is saved.
 
         Returns
         -------
-        crops : tf.Tensor of shape (n, patch, patch, C)
-            See `FactorizerCraftTf.fit`.
+        crops : tf.Tensor of shape (n, patch, patch, channels)
+            All n square crops of the images on CRAFT's grid, ``int(0.8 * patch)`` pixels apart,
+            where ``patch`` is the side in pixels: image by image, then row by row.
         crops_u : ndarray of shape (n, I)
-            Coefficients of the crops.
+            Coefficients of the I concepts in each crop, averaged over its area; they count as 0 at
+            positions where the concept is not detected.
         concept_bank_w : ndarray of shape (I, D), float32
-            Change of the features for one unit of each coefficient.
+            Concept bank: row i is what one unit of coefficient i adds to the D channels.
+
+        Warns
+        -----
+        LearningWarning
+            If the learned pairs have problems, which ``history_.problems()`` lists.
 
         Raises
         ------
-        TypeError, ValueError
-            See `FactorizerCraftTf.fit`.
+        TypeError
+            If ``class_id`` is not an integer.
+        ValueError
+            If there are no images, if images or activations are not finite or have a shape that the
+            models do not take, if ``class_id`` is out of range, or if ``resume`` cannot be written
+            to or holds the state of another fit.
+
+        Notes
+        -----
+        Ctrl-C ends the learning and keeps the pairs learned so far; ``history_.interrupted`` is
+        then True.
         """
         return self._fit(inputs, class_id, resume=resume)
 
@@ -461,15 +518,19 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C) or (height, width, C), or None
-            Images, preprocessed for the network; None if activations are given.
+        inputs : array-like of shape (N, height, width, channels) or None
+            N images, or a single one without the first axis, preprocessed for the network. None if
+            activations are given.
         activations : array-like of shape (N, *spatial, D), optional
-            Activations of the images, if they are known.
+            Activations of the N images in the D channels of the layer, which are then used instead
+            of ``inputs``. None: they are computed.
 
         Returns
         -------
         detections : ndarray of shape (N, *spatial, I)
-            Detections y in [0, 1]; a concept is present where y > 0.5.
+            Detections of the I concepts, in [0, 1]: a concept is detected at a position where its
+            value is above 0.5. ``*spatial`` is (H, W) for feature maps, (T,) for T tokens, and
+            empty for vectors.
 
         Raises
         ------

@@ -45,33 +45,47 @@ from xplique_dirpairs.plots.palette import concept_colors
 
 
 class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
-    """Encoding–decoding direction pairs with the interface of `HolisticCraftTf`.
+    """Encoding–decoding direction pairs with the interface of Xplique's `HolisticCraftTf`.
 
     Decoding adds the residual: the part of the features that the concepts do not explain.
 
     Parameters
     ----------
     latent_extractor : TfLatentExtractor
-        Xplique's extractor, which holds the two parts of the network.
+        Xplique's object with the two parts of the network, such as one that Xplique's
+        `LayeredModelExtractorBuilder` built.
     number_of_concepts : int, default=20
-        Number of concepts I, which may exceed the number of channels D.
+        Number of concepts, which may exceed the number of channels of the layer.
     factorizer : ConceptFactorizer, optional
-        Another method that finds the concepts; by default direction pairs are learned.
+        Another method that finds the concepts, to which the parameters after
+        ``latent_to_logit_model`` do not apply. None: direction pairs are learned.
     latent_to_logit_model : callable, optional
-        Function from activations to logits or probabilities (N, K), used by the network term of the
-        learning. By default that of the extractor if it was built by Xplique's
-        `LayeredModelExtractorBuilder`; otherwise the network term is left out, and a message is
-        logged.
+        Function from activations to logits or probabilities (N, K) of N images and K classes, which
+        the learning needs to make the network undecided where concepts are off. None: the second
+        part of the extractor if `LayeredModelExtractorBuilder` built it; otherwise these losses are
+        left out of the learning, and a message is logged.
     recipe : str or Recipe, default="default"
-        See `DirectionPairsTf`; ignored if a factorizer is given, as are the following parameters.
+        Losses, stages and step sizes of the learning: a `Recipe` or the name of one, such as
+        "default", "soft" or "paper-deep".
     off : {"absent", "undecided"}, default="absent"
-        See `DirectionPairsTf`.
+        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
+        is at most at its mean level where the concept is not detected. "undecided": if all
+        coefficients are 0, all detections are 0.5.
     n_init : int, optional
-        See `DirectionPairsTf`.
+        Number of restarts of the learning, of which the best is kept. None: as the recipe says.
     random_state : int, optional
-        Seed of the learning.
+        Seed of the learning. None: a random seed.
     verbose : int, default=1
         0 disables progress messages.
+
+    Attributes
+    ----------
+    factorizer : ConceptFactorizer
+        The method that finds the concepts, fitted by `fit`.
+    factorization : xplique.concepts.craft.Factorization or None
+        What `fit` found: ``concept_bank_w`` (I, D) of I concepts, whose row i is what one unit of
+        coefficient i adds to the D channels, and ``coeffs_u``, the coefficients of the images. None
+        before `fit`.
 
     Raises
     ------
@@ -125,17 +139,23 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network.
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network.
         class_id : int, default=0
-            Class that is recorded in ``factorization``; the learning does not depend on it.
+            Index of a class, only recorded as ``factorization.class_id``.
 
         Raises
         ------
         TypeError
             If ``class_id`` is not an integer.
         ValueError
-            If images or activations are invalid, or ``class_id`` is out of range.
+            If images or activations are not finite or have the wrong shape, or ``class_id`` is out
+            of range.
+
+        Warns
+        -----
+        LearningWarning
+            If learned pairs have problems, which ``history_.problems()`` lists.
         """
         check_class(class_id, self._number_of_classes())
         activations = check_activations(self._activations(inputs))
@@ -193,21 +213,23 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         resize: tuple[int, int] | None = None,
         differentiable: bool = False,
     ) -> list[EncodedData]:
-        """Compute latent data and coefficients of images in batches: see `HolisticCraft.encode`.
+        """Compute the activations of images, and the coefficients of the concepts in them.
 
         Parameters
         ----------
-        inputs : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network.
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network.
         resize : (int, int), optional
-            Height and width that images are resized to.
+            Height and width, in pixels, that images are resized to first. None: they are not.
         differentiable : bool, default=False
-            Whether gradients of the coefficients can be computed.
+            If True, coefficients are tensors through which gradients flow; otherwise arrays.
 
         Returns
         -------
-        batches : list of EncodedData
-            Latent data and coefficients of each batch.
+        batches : list of xplique.concepts.EncodedData
+            For each batch of n images, ``latent_data``, Xplique's object with the activations, and
+            ``coeffs_u``, the coefficients of the I concepts, (n, *spatial, I): ``*spatial`` is
+            (H, W) for feature maps, (T,) for T tokens, and empty for vectors.
 
         Raises
         ------
@@ -221,7 +243,27 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         return batches
 
     def detect(self, inputs: ArrayLike) -> Array:
-        """Return concept detections y in [0, 1], of shape (N, *spatial, I), of images."""
+        """Compute the concept detections of N images; only if the concepts are direction pairs.
+
+        Parameters
+        ----------
+        inputs : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network.
+
+        Returns
+        -------
+        detections : ndarray of shape (N, *spatial, I)
+            Detections of the I concepts, in [0, 1]: a concept is detected at a position where its
+            value is above 0.5. ``*spatial`` is (H, W) for feature maps, (T,) for T tokens, and
+            empty for vectors.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If the images are invalid.
+        """
         return self.pairs.detect(self._activations(inputs))
 
     def _decode_coefficients(self, latent_data: LatentData, coeffs_u: Array | tf.Tensor) -> Any:
@@ -254,24 +296,30 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         *args: Any,
         **kwargs: Any,
     ) -> Array:
-        """Estimate the importances of the concepts: see `HolisticCraft.estimate_importance`.
+        """Estimate the importance of each concept with one of Xplique's attribution methods.
+
+        This is `estimate_importance` of Xplique's `HolisticCraft`, where the network's second part
+        is evaluated on decoded features plus the residual.
 
         Parameters
         ----------
-        images : array-like of shape (N, height, width, C)
-            Images, preprocessed for the network.
+        images : array-like of shape (N, height, width, channels)
+            N images, preprocessed for the network.
         operator : callable
             Xplique's operator: function from model, inputs and targets to scores.
         class_id : int
-            Class whose score is explained.
-        method : str, default="gradient_input"
-            Xplique's attribution method.
+            Index of the class whose score is explained.
+        method : {"gradient_input", "sobol"}, default="gradient_input"
+            Coefficients times the gradients of the score by them, or Sobol indices of the score
+            under masks on the concept maps.
         *args, **kwargs : Any
-            Further arguments of `HolisticCraft.estimate_importance`.
+            Further arguments of `HolisticCraft.estimate_importance`: how values are reduced over
+            positions and images (by default, means of absolute values), and those of the method.
 
         Returns
         -------
         importances : ndarray of shape (I,)
+            Importance of each of the I concepts, in units of the score for "gradient_input".
 
         Raises
         ------
@@ -330,16 +378,16 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
 
         Parameters
         ----------
-        image : ndarray of shape (height, width, C)
+        image : ndarray of shape (height, width, channels)
             The image.
         concept_heatmap : ndarray of shape (H, W) or (H, W, 1)
-            Map of the concept.
+            Map of the concept, of any size: it is enlarged to the image.
         concept_idx : int
             Number of the concept, which sets its colour.
         ax : Axes
             Axes to draw on.
         filter_percentile : int, default=80
-            Cells below this percentile of the map are not shown.
+            Cells below this percentile (0 to 100) of the map are not shown.
         clip_percentile : int, default=5
             Percentage of the shown pixels, the brightest ones, that are clipped to the same value.
 

@@ -25,45 +25,51 @@ from xplique_dirpairs.pairs import DirectionPairs, Off
 
 
 class DirectionPairsManagerTf(CraftManagerTf):
-    """Direction pairs of several classes, with the interface of `CraftManagerTf`.
+    """Direction pairs of several classes, with the interface of Xplique's `CraftManagerTf`.
 
     Parameters
     ----------
     input_to_latent_model : SplitModel or keras.Model
-        See `DirectionPairsTf`.
+        Both halves of the network, from `split_model`; or the first half, from images to
+        activations.
     latent_to_logit_model : keras.Model, optional
-        See `DirectionPairsTf`.
-    inputs : array-like of shape (N, height, width, C), optional
-        Images, preprocessed for the network. Required.
-    labels : array-like of shape (N,) or (N, K), optional
-        Class indices or one-hot rows. Required.
+        The second half, from activations to logits or probabilities of K classes, (N, K). Required
+        unless ``input_to_latent_model`` is a `SplitModel`.
+    inputs : array-like of shape (N, height, width, channels)
+        N images, preprocessed for the network. Required.
+    labels : array-like of shape (N,) or (N, K)
+        Classes of the images, as indices or one-hot rows. Required, but only used to find the
+        classes of interest: `fit` goes by the predictions of the network.
     list_of_class_of_interest : sequence of int, optional
-        Classes to explain; by default all classes that occur in the labels.
+        Indices of the classes to explain. None: all classes that occur in the labels.
     number_of_concepts : int, default=20
-        Number of concepts I, in all or, if not shared, of each class.
+        Number of concepts, of all classes together or, with ``shared=False``, of each class.
     batch_size : int, default=64
-        See `DirectionPairsTf`.
+        Number of images, or of masked feature maps, that pass through the network at a time.
     patch_size : int, default=64
-        See `DirectionPairsTf`.
+        Side of the square crops shown for the concepts, in pixels.
     shared : bool, default=True
         If True, one set of pairs is learned from the images of all classes of interest, and
         importances are estimated for each class. If False, a set of pairs is learned for each
         class, as CRAFT does.
     recipe : str or Recipe, default="default"
-        See `DirectionPairsTf`.
+        Losses, stages and step sizes of the learning: a `Recipe` or the name of one, such as
+        "default", "soft" or "paper-deep".
     off : {"absent", "undecided"}, default="absent"
-        See `DirectionPairsTf`.
+        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
+        is at most at its mean level where the concept is not detected. "undecided": if all
+        coefficients are 0, all detections are 0.5.
     n_init : int, optional
-        See `DirectionPairsTf`.
+        Number of restarts of the learning, of which the best is kept. None: as the recipe says.
     random_state : int, optional
-        See `DirectionPairsTf`.
+        Seed of the learning and of the masks of `estimate_importance`. None: a random seed.
     verbose : int, default=1
-        0 disables progress messages.
+        0 disables progress messages of the learning.
 
     Attributes
     ----------
     craft_instances : dict of int to DirectionPairsTf
-        Extractor of each class of interest.
+        Extractor of each class of interest, by the index of the class.
 
     Raises
     ------
@@ -129,7 +135,7 @@ class DirectionPairsManagerTf(CraftManagerTf):
         }
 
     def compute_predictions(self) -> Array:
-        """Return the class that the network predicts for each image, (N,)."""
+        """Return the index of the class that the network predicts for each of N images, (N,)."""
         return self._predictions(self._activations())
 
     def _activations(self) -> Array:
@@ -153,22 +159,31 @@ class DirectionPairsManagerTf(CraftManagerTf):
         Parameters
         ----------
         nb_samples_per_class : int, optional
-            Maximum number of images of each class; by default all are used.
+            Maximum number of images of each class, the first ones. None: all are used.
         verbose : bool, default=False
             Whether to print the class being fitted.
         resume : str or os.PathLike, optional
-            Folder that keeps the state of the learning: see `DirectionPairsTf.fit`. If pairs are
-            not shared, it holds a folder for each class.
+            Folder in which the state of the learning is saved after every epoch, and from which the
+            same fit is resumed. With ``shared=False`` it holds a folder for each class. None:
+            nothing is saved.
 
         Raises
         ------
         ValueError
-            If the network predicts none of the classes for any image.
+            If the network predicts none of the classes for any image, if images or activations are
+            not finite, or if ``resume`` cannot be written to or holds the state of another fit.
 
         Warns
         -----
+        LearningWarning
+            If learned pairs have problems, which ``history_.problems()`` lists.
         UserWarning
             If the network predicts a class for none of the images; that class is not fitted.
+
+        Notes
+        -----
+        Ctrl-C ends the learning and keeps the pairs learned so far. With ``shared=False`` classes
+        whose learning had not begun are then not fitted.
         """
         if nb_samples_per_class is not None:
             check_integer("nb_samples_per_class", nb_samples_per_class)
@@ -218,26 +233,35 @@ class DirectionPairsManagerTf(CraftManagerTf):
 
     @property
     def pairs(self) -> DirectionPairs | dict[int, DirectionPairs]:
-        """Shared pairs or, if they are not shared, the pairs of each fitted class."""
+        """The direction pairs of all classes or, with ``shared=False``, a dict of those by class.
+
+        `NotFittedError` is raised before `fit`.
+        """
         by_class = {class_id: craft.pairs for class_id, craft in self._fitted().items()}
         return next(iter(by_class.values())) if self.shared else by_class
 
     @property
     def history_(self) -> History | dict[int, History | None] | None:
-        """Course of the fit or, if pairs are not shared, of the fit of each class."""
+        """Losses, decisions and problems of the fit; with ``shared=False`` a dict of them by class.
+
+        `NotFittedError` is raised before `fit`.
+        """
         by_class = {class_id: craft.history_ for class_id, craft in self._fitted().items()}
         return next(iter(by_class.values())) if self.shared else by_class
 
     def estimate_importance(self, nb_design: int = 32, verbose: bool = False) -> None:
-        """Estimate the importances of the concepts for every fitted class: see `DirectionPairsTf`.
+        """Estimate the importance of each concept for every fitted class: its total Sobol index.
 
-        A concept's colour is chosen by its number, so that a shared concept has the same colour in
-        every class.
+        The index for a class is the mean over the images that `fit` used of this class, as in
+        `DirectionPairsTf.estimate_importance`. The results are in the ``sensitivity`` of each of
+        `craft_instances`, where the plots find them. A shared concept has the same colour in every
+        class.
 
         Parameters
         ----------
         nb_design : int, default=32
-            See `FactorizerCraftTf.estimate_importance`.
+            Number n ≥ 2 of base masks: for I concepts the head is evaluated n · (I + 2) times for
+            each image.
         verbose : bool, default=False
             Whether to print the class being processed.
 
@@ -263,7 +287,12 @@ class DirectionPairsManagerTf(CraftManagerTf):
     def plot_concepts_importances(
         self, class_id: int, nb_most_important_concepts: int = 5, verbose: bool = False
     ) -> Figure:
-        """Draw the importances of concepts to a class: see `DirectionPairsTf`."""
+        """Draw the importances of concepts for the class with index ``class_id`` as bars.
+
+        The ``nb_most_important_concepts`` most important ones are drawn, and printed if ``verbose``
+        is True. The figure is returned. `NotFittedError` is raised before `fit` and
+        `estimate_importance`.
+        """
         return self._instance(class_id).plot_concepts_importances(
             nb_most_important_concepts=nb_most_important_concepts, verbose=verbose
         )
@@ -271,7 +300,12 @@ class DirectionPairsManagerTf(CraftManagerTf):
     def plot_concepts_crops(
         self, class_id: int, nb_crops: int = 10, nb_most_important_concepts: int | None = None
     ) -> Figure:
-        """Draw the best crops of each concept in images of a class: see `DirectionPairsTf`."""
+        """Draw, for each concept, the crops of the images of a class where it is strongest.
+
+        ``class_id`` is the index of the class. At most ``nb_crops`` crops are drawn for each of the
+        ``nb_most_important_concepts`` most important concepts (None: of all). The figure is
+        returned. `NotFittedError` is raised before `fit` and `estimate_importance`.
+        """
         return self._instance(class_id).plot_concepts_crops(
             nb_crops=nb_crops, nb_most_important_concepts=nb_most_important_concepts
         )
@@ -287,7 +321,12 @@ class DirectionPairsManagerTf(CraftManagerTf):
         alpha: float = 0.65,
         filepath: str | None = None,
     ) -> Figure:
-        """Draw an image with the concepts of a class: see `DirectionPairsTf`."""
+        """Draw an image with the most important concepts of the class with index ``class_id``.
+
+        Arguments and result are those of `DirectionPairsTf.plot_image_concepts`, where "the images
+        of `fit`" are those that the network predicts as this class. `NotFittedError` is raised
+        before `fit` and `estimate_importance`.
+        """
         return self._instance(class_id).plot_image_concepts(
             img,
             display_importance_order=display_importance_order,

@@ -49,12 +49,13 @@ def correct(
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     limits: Limits | None = None,
 ) -> keras.Model:
-    """Return a copy of the model that suppresses concepts wherever they are detected.
+    """Return a copy of a classifier that suppresses concepts wherever they are detected.
 
-    Nothing is trained. Every layer that used the output of the studied layer receives the corrected
-    features. The model is rebuilt from its layers' configurations and **copies** of their weights,
-    so the original stays as it is. Only stock Keras layers are added, so the result can be saved,
-    loaded (without this package) and converted like any other model. It is not compiled.
+    Nothing is trained. Layers are inserted after the layer of the concepts, and every layer that
+    used its output receives the corrected features. The model is rebuilt from its layers'
+    configurations and **copies** of their weights, so the original stays as it is. Only stock Keras
+    layers are added, so the result can be saved, loaded (without this package) and converted like
+    any other model. It is not compiled.
 
     Parameters
     ----------
@@ -62,32 +63,40 @@ def correct(
         Anything that `ConceptLayer.of` accepts as its only argument. It must have direction pairs
         and the whole classifier: ``ConceptLayer.of(pairs, split_model(model, layer))``.
     indices : int or array-like of int
-        Concepts to suppress. Their order does not matter, and repeated indices count once.
+        Indices of the concepts to suppress. Their order does not matter, and repeated indices count
+        once.
     off : {"undecided", "absent"}, default="undecided"
-        Where detected concepts are moved to. "undecided": their hyperplanes. "absent": the mean
-        level where they are not detected, for a shortcut that must have no effect at all.
+        Where features are moved at positions at which a concept is detected, if no ``k`` is used.
+        "undecided": onto the concept's hyperplane, where its detection is 0.5. "absent": further,
+        to the mean level of its projection where it is not detected, for a shortcut that must have
+        no effect at all.
     k : float, optional
-        If given, the formula of the paper is used with this k > 0, in the features' units.
+        If given, features x are moved by the formula of the paper, x − Σ k σ(wᵀx − b) ŝ over the
+        suppressed concepts, with their filters w, biases b and unit signal vectors ŝ, whether a
+        concept is detected or not. This k > 0 is a length in the units of the features. None: see
+        ``off`` and ``validation``.
     validation : tuple of (images, labels), optional
         If given, the formula of the paper is used with the k that `choose_k` finds on these images.
         Include images that the shortcut misleads: on other images, no k is better than another.
     limits : tuple of (float or None, float or None), optional
-        Range of the layer's output. None: the range of its activation (ReLU, ReLU6, sigmoid,
-        tanh, ...; unlimited for others). For a measured range, pass
-        ``limits=(x.min(), x.max())``.
+        Lowest and highest value, to which corrected features are clipped; None for either: no
+        bound. None: the range of the layer's activation function (ReLU, ReLU6, sigmoid, tanh, ...;
+        unlimited for others). For a measured range, pass ``limits=(x.min(), x.max())``.
 
     Returns
     -------
     corrected : keras.Model
-        The new model. Its layer ``"<layer>_corrected"`` returns the corrected features.
+        The new model. Its layer ``"<layer>_corrected"`` (``"<layer>_again_corrected"`` if that
+        exists already) returns the corrected features.
 
     Raises
     ------
     TypeError
         If the concepts are not direction pairs.
     ValueError
-        If the whole classifier is not known, or ``indices``, ``off``, ``k``, ``validation`` or
-        ``limits`` is invalid.
+        If only the halves of the classifier are known, or it has custom layers that cannot be
+        rebuilt; if both ``k`` and ``validation`` are given, or one of them with ``off="absent"``;
+        or if one of the arguments is invalid.
     """
     layer = ConceptLayer.of(concepts)
     pairs = _chosen_pairs(layer, indices)
@@ -130,36 +139,45 @@ def choose_k(
     limits: Limits | None = None,
     batch_size: int = 64,
 ) -> float:
-    """Return the k of the paper's formula with the highest accuracy on validation images.
+    """Choose k of the paper's correction by the accuracy on validation images.
+
+    The correction moves features x to x − Σ k σ(wᵀx − b) ŝ, summed over the suppressed concepts
+    with filters w, biases b and unit signal vectors ŝ; `correct` builds a model with it.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        See `correct`.
+        Anything that `ConceptLayer.of` accepts as its only argument. It must have direction pairs.
     indices : int or array-like of int
-        Concepts to suppress.
+        Indices of the concepts to suppress.
     images : array-like of shape (N, height, width, channels)
-        Validation images.
+        N validation images, some of which are classified wrongly because of the concepts.
     labels : array-like of shape (N,) or (N, K)
-        Classes, as indices or one-hot rows. For a model with one output: 0 (no) and 1 (yes).
+        Their classes, as indices or one-hot rows over K classes. For a model with one output: 0
+        (no) and 1 (yes).
     candidates : sequence of float, optional
-        Values of k to try. None: `SHARES` of the mean distance, along the signal vectors, from
-        positions where the concepts are detected to their absent levels.
+        Values of k to try, above 0. None: ten values from 0.25 to 30 times the mean distance, along
+        the signal vectors, from positions where the concepts are detected to the mean levels of
+        their projections where they are not.
     limits : tuple of (float or None, float or None), optional
-        See `correct`.
+        Lowest and highest value, to which corrected features are clipped; None for either: no
+        bound. None: the range of the layer's activation function.
     batch_size : int, default=64
-        Number of images in one pass.
+        Number of images that pass through the network at a time.
 
     Returns
     -------
     k : float
-        The best candidate; the smallest one if several are equally good.
+        The candidate with the highest accuracy, in the units of the features; the smallest one if
+        several are equally good.
 
     Raises
     ------
-    TypeError, ValueError
-        As raised by `correct`; also if the labels are invalid, or if no concept is detected in any
-        image and no candidates are given.
+    TypeError
+        If the concepts are not direction pairs.
+    ValueError
+        If an argument is invalid, or if the concepts are not detected in any image and no
+        candidates are given.
     """
     layer = ConceptLayer.of(concepts)
     pairs = _chosen_pairs(layer, indices)

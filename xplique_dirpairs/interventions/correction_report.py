@@ -22,7 +22,7 @@ from xplique_dirpairs.plots.interventions import plot_correction
 
 @dataclass(frozen=True, eq=False)
 class GroupChange:
-    """Predictions for one group of N images, before and after a correction.
+    """Predictions of K classes for one group of N images, before and after a correction.
 
     Attributes
     ----------
@@ -110,7 +110,9 @@ class CorrectionReport:
     Attributes
     ----------
     groups : dict of str to GroupChange
-        The groups by name, in the order in which they were given.
+        For each group, by its name: true classes ``labels`` (N,) of its N images, class
+        probabilities ``before`` and ``after`` the correction, (N, K) each, and properties computed
+        from them, such as ``accuracies``.
     class_names : tuple of str
         Names of the K classes.
     """
@@ -125,7 +127,15 @@ class CorrectionReport:
         return self.table().formatted("html")
 
     def table(self) -> Table:
-        """Return a table with a row for each group, and one for all images of several groups."""
+        """Return a table with a row for each group and, if there are several, one for all images.
+
+        Returns
+        -------
+        table : Table
+            Number of images; accuracy before and after; numbers of images that only the corrected
+            model classifies right ("fixed"), that only the original does ("broken"), and whose
+            prediction changed; mean and largest share of probability that moved to other classes.
+        """
         rows = [group.row(name) for name, group in self.groups.items()]
         if len(rows) > 1:
             rows.append(GroupChange.joined(self.groups.values()).row("all of them"))
@@ -137,17 +147,17 @@ class CorrectionReport:
         return Table(headers, rows, [note])
 
     def plot(self, groups: Sequence[str] | None = None) -> Figure:
-        """Plot the confusion matrices of groups, before and after the correction.
+        """Draw the confusion matrices of groups, before and after the correction.
 
         Parameters
         ----------
         groups : sequence of str, optional
-            Names of the groups to plot. None: all.
+            Names of the groups to draw. None: all.
 
         Returns
         -------
         figure : matplotlib.figure.Figure
-            The figure of `plot_correction`.
+            Two matrices for each group; rows are true classes, columns are predictions.
 
         Raises
         ------
@@ -175,29 +185,30 @@ def report_correction(
     Parameters
     ----------
     before : keras.Model
-        The original classifier, with output of shape (N, K). A single output counts as two classes,
-        no (0) and yes (1).
+        The original classifier, with outputs (N, K) for N images and K classes: logits or
+        probabilities. A single output counts as two classes, no (0) and yes (1).
     after : keras.Model
-        The classifier to compare, such as a corrected or retrained one.
+        The classifier to compare, such as a corrected or retrained one, with the same classes.
     groups : dict of str to tuple of (images, labels)
-        Images and labels by name, such as "clean" and "marked". Labels are class indices or one-hot
-        rows.
+        Groups of images with their labels, by names such as "clean" and "marked". Images have shape
+        (N, height, width, channels), labels are class indices (N,) or one-hot rows (N, K).
     class_names : sequence of str, optional
         Names of the K classes. None: their numbers.
     batch_size : int, default=64
-        Number of images in one pass.
+        Number of images that pass through the models at a time.
 
     Returns
     -------
     report : CorrectionReport
-        The comparison, by group.
+        The comparison, by group; ``print(report)`` shows it as a table.
 
     Raises
     ------
     TypeError
         If the models are not Keras models.
     ValueError
-        If the models have different numbers of classes, or images and labels do not match.
+        If the models have different numbers of classes, there are no groups, or images, labels or
+        names do not match.
     """
     for name, model in (("before", before), ("after", after)):
         check_keras_model(name, model)

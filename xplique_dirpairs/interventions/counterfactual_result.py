@@ -23,47 +23,51 @@ _PATH = 21
 
 @dataclass(frozen=True, eq=False)
 class Counterfactual:
-    """Counterfactual of one image, in which k concepts were moved.
+    """Counterfactual of one image: k of I concepts were moved, which may change the prediction.
 
-    The shape ``*S`` is that of the positions, such as (H, W).
+    A move adds the same amount to a concept's coefficients at all positions of the image, within
+    limits, and changes the features x of a layer to x'. The shape ``*S`` is that of the positions:
+    (H, W) for feature maps, (T,) for T tokens, and empty for vectors.
 
     Attributes
     ----------
     status : str
-        "changed", "already the target" or "not found". The last means that no change of this many
-        concepts within the limits changes the prediction; the nearest attempt is given.
+        "changed": the prediction changed as requested. "already the target": the requested class
+        was predicted from the start, so nothing was moved. "not found": no such change was found
+        within the limits; the attempt that came nearest is given.
     before : int
-        Class predicted for the original features.
+        Index of the class predicted for the original features.
     after : int
-        Class predicted for the moved features.
+        Index of the class predicted for the moved features.
     concepts : ndarray of int of shape (k,)
-        The concepts that were moved, the largest change of features first.
+        Indices of the concepts that were moved, the largest change of features first.
     means_before : ndarray of shape (k,)
         Means of their coefficients over the image's positions before the move.
     means_after : ndarray of shape (k,)
         The same means after the move.
     range_of_means : ndarray of shape (2, k)
-        Lowest and highest of these means among the training images.
+        Lowest and highest of these means among the training images, without the outermost ones:
+        see ``quantile`` of `counterfactuals`.
     words : tuple of str
         What happened to each moved concept: "removed" (nothing is left), "lowered", "raised" or
-        "added" (its mean was below a hundredth of the highest mean).
+        "added" (its mean before was at most a hundredth of the highest in ``range_of_means``).
     maps_before : ndarray of shape (*S, k)
         Coefficients of the moved concepts before the move.
     maps_after : ndarray of shape (*S, k)
         Coefficients of the moved concepts after the move.
     path : ndarray of shape (steps,)
-        Shares of the move, from 0 to 1.
+        Shares of the move, from 0 (no move) to 1 (all of it).
     probabilities : ndarray of shape (steps, K)
-        Class probabilities along the path, computed by the network's head on clipped features.
+        Probabilities of the K classes after each of these shares of the move.
     changed : float
-        Relative change of the features, ‖x' − x‖_F / ‖x‖_F.
+        Relative change of the features, ‖x' − x‖_F / ‖x‖_F. NaN if all features are 0.
     distances_before : Distances
-        Distances of this image to the training features before the move.
+        Distances of this image to the training features before the move: see `TrainingDistance`.
     distances_after : Distances
         Distances of this image to the training features after the move.
     training_distances : Distances
         Distances of the training images themselves.
-    image : ndarray or None
+    image : ndarray of shape (height, width, channels) or None
         The image, if it was given.
     class_names : tuple of str
         Names of the K classes.
@@ -93,7 +97,7 @@ class Counterfactual:
 
     @property
     def found(self) -> bool:
-        """Whether the prediction changed as requested."""
+        """Whether the prediction changed as requested: whether ``status`` is "changed"."""
         return self.status == CHANGED
 
     def __str__(self) -> str:
@@ -117,7 +121,7 @@ class Counterfactual:
         Returns
         -------
         figure : matplotlib.figure.Figure
-            The figure.
+            The figure, which is not shown.
         """
         start, end = (plain(self.class_names[k]) for k in (self.before, self.after))
         headline = f"{start}: {self.status}; nearest attempt"
@@ -152,22 +156,26 @@ class Counterfactual:
 
 @dataclass(frozen=True, eq=False)
 class Counterfactuals:
-    """Counterfactuals of N images.
+    """Counterfactuals of N images, in each of which some of I concepts were moved.
 
-    Indexing with i returns the `Counterfactual` of image i. The shape ``*S`` is that of the
-    positions, such as (H, W).
+    Indexing with i returns the `Counterfactual` of image i. A move adds the same amount, the
+    *shift*, to a concept's coefficients at all positions of an image, and changes the features x of
+    a layer to x'. The shape ``*S`` is that of the positions: (H, W) for feature maps, (T,) for T
+    tokens, and empty for vectors.
 
     Attributes
     ----------
     status : ndarray of str of shape (N,)
-        See `Counterfactual`.
+        "changed": the prediction changed as requested. "already the target": the requested class
+        was predicted from the start, so nothing was moved. "not found": no such change was found
+        within the limits; the attempt that came nearest is given.
     before : ndarray of int of shape (N,)
-        Classes predicted for the original features.
+        Indices of the classes predicted for the original features.
     after : ndarray of int of shape (N,)
-        Classes predicted for the moved features.
+        Indices of the classes predicted for the moved features.
     shifts : ndarray of shape (N, I)
-        Shift of each concept's coefficients, before they are clipped to their range over the
-        training images.
+        Shift of each concept's coefficients; 0 if it was not moved. Where a shifted coefficient
+        would leave its range over the training images, it is clipped to that range.
     means_before : ndarray of shape (N, I)
         Means of the coefficients over the positions of an image, before the move.
     means_after : ndarray of shape (N, I)
@@ -176,23 +184,23 @@ class Counterfactuals:
         Relative change of the features, ‖x' − x‖_F / ‖x‖_F. NaN for an image whose features are
         all 0.
     distances_before : Distances
-        Distances of these images to the training features before the move.
+        Distances of these images to the training features before the move: see `TrainingDistance`.
     distances_after : Distances
         Distances of these images to the training features after the move.
     training_distances : Distances
         Distances of the training images themselves.
     stay_within : float or None
-        The percentile of the training images' distances that moves stayed within, as far as there
-        were such moves. None: distances were not limited. See `counterfactuals`.
+        Percentile of the training images' distances, 0 to 100, within which moves were preferred to
+        shorter ones beyond. None: the shortest moves were taken.
     concepts : ConceptLayer
         The concepts and their network.
     class_names : tuple of str
-        Names of the K classes.
+        Names of the classes.
     moved : MovedFeatures
-        The network's outputs as functions of shifts.
+        Object that computes moved features and the logits for them from shifts; internal.
     activations : ndarray of shape (N, *S, D)
-        Features of the images.
-    images : ndarray or None
+        Features of the images in D channels.
+    images : ndarray of shape (N, height, width, channels) or None
         The images, if they were given.
     """
 
@@ -253,12 +261,12 @@ class Counterfactuals:
 
     @property
     def found(self) -> Array:
-        """Whether each prediction changed as requested, (N,) bool."""
+        """Whether the prediction of each of N images changed as requested, (N,) bool."""
         return np.asarray(self.status == CHANGED)
 
     @property
     def number_moved(self) -> Array:
-        """Number of concepts that were moved in each image, (N,)."""
+        """Number of concepts that were moved in each of N images, (N,)."""
         return np.asarray((self.shifts != 0).sum(axis=1))
 
     @property
@@ -268,21 +276,26 @@ class Counterfactuals:
 
     @property
     def range_of_means(self) -> Array:
-        """Lowest and highest mean coefficient among the training images, (2, I)."""
+        """Range within which moves keep the mean coefficient of each of I concepts, (2, I).
+
+        These are its lowest and highest mean over the positions of a training image, without the
+        outermost images: see ``quantile`` of `counterfactuals`.
+        """
         return np.stack([self.moved.bounds.low_mean, self.moved.bounds.high_mean])
 
     def within(self, percentile: float = 99.0) -> Array:
-        """Return whether both distances of the moved features are within a percentile.
+        """Return which images have moved features that are as near to the data as most images.
 
         Parameters
         ----------
         percentile : float, default=99.0
-            Percentile of the training images' distances, 0 to 100.
+            Percentage, 0 to 100: at most this share of the training images may have smaller
+            distances to the training features (see `TrainingDistance`), by position and by image.
 
         Returns
         -------
         is_within : ndarray of bool of shape (N,)
-            Whether each image stays within the percentile.
+            Whether this holds for each of the N images.
         """
         return np.asarray(self.distances_after.percentile <= percentile)
 
@@ -313,12 +326,13 @@ class Counterfactuals:
         Parameters
         ----------
         at_most : int, default=20
-            Largest number of rows.
+            Largest number of rows: those of the first images.
 
         Returns
         -------
         table : Table
-            The table.
+            Predictions before and after, concepts that were raised (+) or lowered (−), relative
+            change of the features, and the percentile of their distance to the training features.
         """
         headers = ["image", "before", "after", "concepts", "changed", "distance percentile"]
         rows = []
@@ -339,10 +353,10 @@ class Counterfactuals:
         return Table(headers, rows, self._notes(at_most))
 
     def plot_moves(self, title: str = "", at_most: int = 25) -> Figure:
-        """Plot which concepts changed which predictions, with a row for each change of class.
+        """Plot which concepts were moved, with a row for each change from one class to another.
 
-        Colours show the mean change of a concept's mean coefficient in an image, as a share of its
-        range among the training images: red for a rise, blue for a fall.
+        Colours show by how much a concept's mean coefficient in an image rose (red) or fell (blue),
+        as a share of `range_of_means`, averaged over the images whose prediction changed this way.
 
         Parameters
         ----------

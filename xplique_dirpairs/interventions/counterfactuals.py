@@ -51,35 +51,42 @@ def counterfactuals(
     quantile: float = 0.99,
     verbose: int = 1,
 ) -> Counterfactuals:
-    """Find the least change in concept coefficients that changes each image's prediction.
+    """Find the least change of a few concepts that changes each image's prediction.
+
+    The features x of an image at the layer of the concepts are x = decode(u) + residual, with
+    coefficients u. To *move* a concept is to add the same amount to its coefficients at all
+    positions of the image; the residual is kept. This gives features x'. Among the moves that
+    change the prediction, the one with the smallest ‖x' − x‖_F is sought.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Anything that `ConceptLayer.of` accepts as its only argument. Features are
-        x = decode(u) + residual, with coefficients u.
+        Anything that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, channels)
-        Images as the network takes them.
+        N images as the network takes them.
     training_images : array-like of shape (M, height, width, channels)
-        M images that show the usual amounts of the concepts and the usual features.
+        M ≥ 2 images that show the usual amounts of the concepts and the usual features.
     target : int, optional
-        The class to change to. None: any other class. A single output has two classes, no (0) and
-        yes (1).
+        Index of the class to change to. None: any class other than the predicted one. A single
+        output has two classes, no (0) and yes (1).
     max_concepts : int, default=3
         Largest number of concepts that may be moved together.
     moves : {"any", "remove", "add"}, default="any"
-        "remove": coefficients may only fall. "add": they may only rise.
+        "remove": coefficients may only fall. "add": they may only rise. "any": both.
     only : array-like of int, optional
-        The concepts that may be moved. None: all.
+        Indices of the concepts that may be moved. None: all.
     margin : float, default=0.0
-        Lead of the new class that is required, in logits. 0: the decision boundary.
-    stay_within : float, default=99.0
-        Percentile of the training images' distances (see `TrainingDistance`). The least change
-        found within it is returned, or the least change of all if there is none. None: always the
-        least change of all.
+        Amount, in logits, by which the new class must lead all others (with ``target=None``: the
+        original class). 0: up to the decision boundary.
+    stay_within : float or None, default=99.0
+        Percentile, up to 100, of the training images' distances to each other (see
+        `TrainingDistance`) within which x' should stay. If no change that was found does, the least
+        change of all is returned, as it always is with None.
     quantile : float, default=0.99
-        Coefficients are moved only within the range that they have in this share of the training
-        images: see `CoefficientRange`.
+        Coefficients, and their means over an image, are moved only up to a highest value, which
+        this share of the training images does not exceed, and down to a lowest one: 0 or, for a
+        concept with negative coefficients, the value that the same share does not fall below.
+        Above 0.5, at most 1.
     verbose : int, default=1
         0: silent. Otherwise, a progress bar is shown.
 
@@ -91,8 +98,13 @@ def counterfactuals(
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If `ConceptLayer.of` or `CounterfactualSearch` rejects the arguments.
+    TypeError
+        If ``concepts`` holds no concepts.
+    ValueError
+        If the network's outputs are independent yes/no decisions (multilabel), or an argument is
+        invalid.
+    NotFittedError
+        If ``concepts`` is not fitted.
     """
     layer = ConceptLayer.of(concepts)
     pictures = check_images(images)
@@ -114,32 +126,42 @@ def counterfactuals(
 class CounterfactualSearch:
     """Search for counterfactuals of activations; many searches share the training features.
 
-    The shape ``*S`` is that of the positions, such as (H, W).
+    It does what `counterfactuals` does, with activations instead of images. These have D channels
+    at positions of shape ``*S``: (H, W) for feature maps, (T,) for T tokens, empty for vectors.
 
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
         Anything that `ConceptLayer.of` accepts as its only argument.
     training_activations : array-like of shape (M, *S, D)
-        Features of M training images.
+        Activations of M ≥ 2 training images, which show the usual amounts of the concepts.
     quantile : float, default=0.99
-        See `counterfactuals`.
+        Coefficients, and their means over an image, are moved only up to a highest value, which
+        this share of the training images does not exceed, and down to a lowest one: 0 or, for a
+        concept with negative coefficients, the value that the same share does not fall below.
 
     Attributes
     ----------
     concepts : ConceptLayer
         The concepts and their network.
     class_names : tuple of str
-        Names of the K classes.
+        Names of the classes.
     distance : TrainingDistance
-        Distance of features to the training features.
+        Measures the distance of features to the training features.
     moved : MovedFeatures
-        The network's outputs as functions of shifts. ``moved.bounds`` is the range of coefficients.
+        Object that computes moved features and the logits for them; internal. Its ``bounds`` hold,
+        for I concepts, the lowest and highest coefficients, ``low`` and ``high``, (I,), and the
+        lowest and highest of their means over an image, ``low_mean`` and ``high_mean``, (I,).
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If the network has several independent outputs, or an argument is invalid.
+    TypeError
+        If ``concepts`` holds no concepts.
+    ValueError
+        If the network's outputs are independent yes/no decisions (multilabel), or an argument is
+        invalid.
+    NotFittedError
+        If ``concepts`` is not fitted.
     """
 
     def __init__(
@@ -181,38 +203,41 @@ class CounterfactualSearch:
         images: Array | None = None,
         verbose: int = 1,
     ) -> Counterfactuals:
-        """Find the least change of concepts that changes each prediction.
+        """Find the least change of a few concepts that changes each prediction.
 
         Parameters
         ----------
         activations : array-like of shape (N, *S, D)
-            Features of N images.
+            Activations of N images: D channels at positions of shape ``*S``.
         target : int, optional
-            See `counterfactuals`.
+            Index of the class to change to. None: any class other than the predicted one.
         max_concepts : int, default=3
-            See `counterfactuals`.
+            Largest number of concepts that may be moved together.
         moves : {"any", "remove", "add"}, default="any"
-            See `counterfactuals`.
+            "remove": coefficients may only fall. "add": they may only rise. "any": both.
         only : array-like of int, optional
-            See `counterfactuals`.
+            Indices of the concepts that may be moved. None: all.
         margin : float, default=0.0
-            See `counterfactuals`.
+            Amount, in logits, by which the new class must lead all others (with ``target=None``:
+            the original class). 0: up to the decision boundary.
         stay_within : float or None, default=99.0
-            See `counterfactuals`.
+            Percentile, up to 100, of the training images' distances to each other within which the
+            moved features should stay. If no change that was found does, the least change of all is
+            returned, as it always is with None.
         images : ndarray of shape (N, height, width, channels), optional
-            The images, to be shown in plots.
+            The images, to be shown in plots. None: plots show no images.
         verbose : int, default=1
-            See `counterfactuals`.
+            0: silent. Otherwise, a progress bar is shown.
 
         Returns
         -------
         result : Counterfactuals
-            The change found for each image.
+            The change found for each image: ``result.status`` says whether it is as requested.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is invalid.
+            If an argument is invalid, or there is not one image for each entry of activations.
         """
         x = self._check(activations, images)
         if target is not None:
@@ -243,27 +268,29 @@ class CounterfactualSearch:
     def set_levels(
         self, activations: ArrayLike, levels: Mapping[int, float], images: Array | None = None
     ) -> Counterfactuals:
-        """Set concepts to given levels and return what this changes.
+        """Set the mean coefficients of concepts to given levels and return what this changes.
 
         Parameters
         ----------
         activations : array-like of shape (N, *S, D)
-            Features of N images.
+            Activations of N images: D channels at positions of shape ``*S``.
         levels : dict of int to float
-            For each concept to set, the new mean of its coefficients over the positions of an
-            image; 0 removes it. All positions are moved by the same shift, within their range.
+            By index of the concept, the new mean of its coefficients over the positions of every
+            image; 0 removes a concept without negative coefficients. The same amount is added to
+            the coefficients at all positions, within their range over the training images.
         images : ndarray of shape (N, height, width, channels), optional
-            The images, to be shown in plots.
+            The images, to be shown in plots. None: plots show no images.
 
         Returns
         -------
         result : Counterfactuals
-            The change of each image.
+            The change of each image; its status is "changed" if another class is predicted.
 
         Raises
         ------
         ValueError
-            If a concept does not exist, or a level is outside the range of the training images.
+            If a concept does not exist, or a level is outside the range of mean coefficients of the
+            training images.
         """
         x = self._check(activations, images)
         bounds, number_of_concepts = self.moved.bounds, self.concepts.number_of_concepts

@@ -79,24 +79,31 @@ class Distances:
 class TrainingDistance:
     """Distances of features to the training features of a layer, by position and by image.
 
-    By position: the root mean square, over the positions of an image, of the Mahalanobis distance
-    to the training positions. By image: the Euclidean distance from the mean over an image's
-    positions to the nearest such mean of a training image. Both come with their percentile among
-    the training images' own distances (see `Distances`).
+    Calling it with the activations of images returns their `Distances`, an object with two
+    distances, arrays of shape (N,) for N images:
 
-    The shape ``*S`` is that of the positions, such as (H, W).
+    - ``positions``: the root mean square, over the positions of an image, of the Mahalanobis
+      distance to the training positions;
+    - ``image``: the Euclidean distance from the mean over an image's positions to the nearest such
+      mean of a training image.
+
+    ``positions_percentile`` and ``image_percentile`` say what percentage of the training images
+    have smaller distances (each measured to the other training images), and ``percentile`` is the
+    larger of the two. Below, D is the number of channels, and ``*S`` the shape of the positions:
+    (H, W) for feature maps, (T,) for T tokens, and empty for vectors.
 
     Parameters
     ----------
-    activations : array-like of shape (N, *S, D)
-        Features of at least 2 training images.
+    activations : array-like of shape (M, *S, D)
+        Features of M ≥ 2 training images.
     random_state : int or None, default=0
-        Seed of the sample of images that is drawn if there are more than `MOST_NEIGHBOURS`.
+        Seed of the sample of 2000 training images whose own distances are measured, and which serve
+        as nearest neighbours, if there are more. None: a random seed.
 
     Attributes
     ----------
     training : Distances
-        Distances of the training images themselves (at most `MOST_NEIGHBOURS` of them).
+        Distances of the training images themselves (of at most 2000).
 
     Raises
     ------
@@ -129,12 +136,12 @@ class TrainingDistance:
         Parameters
         ----------
         activations : array-like of shape (N, *S, D)
-            Features of N images.
+            Features of N images, with the channels and positions of the training images.
 
         Returns
         -------
         distances : Distances
-            Distances of the N images.
+            Distances of the N images, with the attributes that the class describes.
 
         Raises
         ------
@@ -149,21 +156,23 @@ class TrainingDistance:
         return self.of_moved(len(x), lambda rows: x[rows], x[0].size)
 
     def of_moved(self, count: int, features: Callable[[slice], Array], size: int) -> Distances:
-        """Compute the distances of features that are produced part by part.
+        """Compute the distances of features that do not fit in memory together.
 
         Parameters
         ----------
         count : int
             Number of images, N.
         features : callable
-            Function that returns the features (n, *S, D) of a slice of n images.
+            Function that takes a slice of the N images and returns their features, (n, *S, D): n
+            images, positions of shape ``*S``, D channels.
         size : int
-            Number of values in the features of one image.
+            Number of values in the features of one image, which sets how many images are asked for
+            at a time.
 
         Returns
         -------
         distances : Distances
-            Distances of the N images.
+            Distances of the N images, with the attributes that the class describes.
         """
         positions, image = np.empty(count), np.empty(count)
         for rows in slices(count, chunk_size(size)):

@@ -59,34 +59,39 @@ class _LinearLogits(NamedTuple):
 
 
 class Head:
-    """The head of a network, from the studied layer to the classes.
+    """The head of a network: the part from the studied layer to the K classes.
+
+    Activations (features) of N images have shape (N, *spatial, D): D channels at the positions of a
+    feature map, ``*spatial`` = (H, W), at T tokens, (T,), or without positions. *Pooled* features
+    (N, D) are their means over positions.
 
     Parameters
     ----------
     model : keras.Model or callable
-        Activations (N, *spatial, D) to logits or probabilities (N, K). Its graph shows which of the
-        two it returns.
+        Function from activations (N, *spatial, D) to logits or probabilities (N, K).
     ends_in : {"softmax", "sigmoid", "linear"}, optional
-        The final activation of ``model``. None: it is read from the graph, never from outputs. Give
-        it if the graph does not show it; see `split_model`.
+        The final activation of ``model``; "linear" if it returns logits. None: it is read from the
+        graph of a Keras model, and any other callable is taken to return logits. Give it if a
+        ``Lambda``, a custom layer or arithmetic hides the activation from the graph.
     multilabel : bool, optional
-        Whether outputs are independent of each other. None: only those of a sigmoid are, and logits
-        that `split_model` made from one. Give it for other logits to which sigmoids apply.
+        Whether several classes can be true of an image, so that each output is a yes/no decision of
+        its own. None: True for a sigmoid, and for logits that `split_model` made from one; False
+        otherwise. Give True for other logits to which sigmoids apply.
 
     Attributes
     ----------
     model : keras.Model or callable
         As given.
-    ends_in : str, optional
-        "softmax", "sigmoid" or "linear".
+    ends_in : str
+        "softmax", "sigmoid" or "linear": as given, or as found.
 
     Raises
     ------
     TypeError
         If ``model`` is not callable.
     ValueError
-        If its output does not have shape (N, K), ``ends_in`` is invalid, or ``multilabel``
-        contradicts ``ends_in``.
+        If the output of ``model`` does not have shape (N, K), ``ends_in`` is invalid, or
+        ``multilabel`` contradicts ``ends_in``.
     """
 
     def __init__(
@@ -114,9 +119,10 @@ class Head:
     # ------------------------------------------------------------ outputs, logits, entropy
 
     def outputs(self, features: tf.Tensor) -> tf.Tensor:
-        """Compute the outputs (N, K) of the model for features, which `pool` may have pooled.
+        """Compute the model's outputs for N images and K classes, (N, K): logits or probabilities.
 
-        Gradients flow to the features.
+        Features of D channels have shape (N, *spatial, D), or (N, D) as returned by `pool`.
+        Gradients flow to them.
         """
         model: Callable[..., Any] = self.model
         if len(features.shape) == 2 and self.after_pooling is not None:
@@ -130,10 +136,11 @@ class Head:
         return outputs
 
     def logits_of(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Compute logits (N, K) from outputs (N, K); gradients flow to the outputs.
+        """Compute logits of N images and K classes, (N, K), from `outputs`, (N, K).
 
-        A softmax determines logits up to a constant for each image. log p is used, whose softmax
-        is p.
+        They are the outputs themselves if the head returns logits. For a sigmoid they are
+        log(p / (1 − p)), with the probability p. A softmax determines logits only up to a constant
+        for each image: log p is returned, whose softmax is p. Gradients flow to the outputs.
         """
         if self.ends_in == "linear":
             return outputs
@@ -143,17 +150,25 @@ class Head:
         return logits
 
     def logits(self, features: Array, batch_size: int = 64) -> Array:
-        """Compute logits (N, K), float64, in batches, even if the head ends in probabilities."""
+        """Compute the logits of N images and K classes, (N, K) float64.
+
+        They are computed from probabilities if the head returns these. ``features`` of D channels
+        have shape (N, *spatial, D), or (N, D) as returned by `pool`; the head takes ``batch_size``
+        images at a time.
+        """
         outputs = self.predict(features, batch_size).astype(np.float64)
         return np.asarray(self.logits_of(tf.constant(outputs)))
 
     def few_logits(self, features: Array) -> Array:
-        """Compute the `logits` of a small number of features, without compiling the head."""
+        """Compute the `logits` of N images and K classes, (N, K) float64.
+
+        The head is not compiled, which is faster for a few images.
+        """
         outputs = tf.cast(self.outputs(tf.constant(features, tf.float32)), tf.float32)
         return np.asarray(self.logits_of(outputs), np.float64)
 
     def predict(self, features: Array, batch_size: int = 64) -> Array:
-        """Compute `outputs` for any number of features, in batches, as an ndarray (N, K)."""
+        """Compute `outputs` of N images and K classes, ndarray (N, K), ``batch_size`` at a time."""
         run = self._compiled_outputs[features.ndim > 2]
         batches = [
             run(tf.convert_to_tensor(features[part])).numpy()
@@ -162,10 +177,11 @@ class Head:
         return np.concatenate(batches)
 
     def entropy(self, features: tf.Tensor) -> tf.Tensor:
-        """Compute the entropy H(f⁺(x)) of the predictions in bits, (N,).
+        """Compute the entropy H(f⁺(x)) of the predictions for N images, (N,), in bits.
 
-        Features may have been pooled by `pool`, and gradients flow to them. If outputs are
-        independent of each other, their entropies are averaged.
+        f⁺(x) are the probabilities of K classes that the head computes from features x. These have
+        D channels and shape (N, *spatial, D), or (N, D) as returned by `pool`; gradients flow to
+        them. For a multilabel head the result is the mean entropy of the K yes/no decisions.
         """
         logits = self.logits_of(tf.cast(self.outputs(features), tf.float32))
         if self.ends_in != "softmax" and (self.is_multilabel or logits.shape[-1] == 1):
@@ -187,7 +203,7 @@ class Head:
 
     @property
     def is_multilabel(self) -> bool:
-        """Whether outputs are independent of each other. A single output counts as independent."""
+        """Whether each output is a yes/no decision of its own, as is a single output."""
         return self._multilabel or self.number_of_classes == 1
 
     @property
@@ -201,22 +217,23 @@ class Head:
         return "sigmoid" if self.is_multilabel else "softmax"
 
     def by_class(self, features: Array) -> Head:
-        """Return the head with a column for each class; one output becomes no (0) and yes (1).
+        """Return the head with one output for each class; a single output becomes two.
 
-        The logits of the two classes are −z and z, and their probabilities 1 − p and p. The logit
-        of a class is thus the log of its odds, and the sigmoid of the logit its probability. In
-        Xplique's interface, such as ``CraftTf.estimate_importance``, the index of the single output
-        remains 0.
+        From a single output with logit z and probability p, class 0 (no) has logit −z and
+        probability 1 − p, class 1 (yes) has z and p. So the logit of a class is its log odds, and
+        the sigmoid of the logit its probability. Methods of Xplique that take a class, such as
+        ``CraftTf.estimate_importance``, still count the single output as class 0.
 
         Parameters
         ----------
         features : ndarray of shape (n, *spatial, D)
-            Features on which a model whose number of outputs is unknown is called once.
+            Activations of any n images, in D channels. If the number of outputs is not known yet,
+            the model is called on those of the first image.
 
         Returns
         -------
         head : Head
-            This head, or a copy with two columns.
+            This head, or a copy with two outputs if it has a single one.
         """
         count = self.number_of_classes or self.few_logits(features[:1]).shape[1]
         if count != 1 or self.ends_in == "softmax":
@@ -228,12 +245,12 @@ class Head:
 
     @property
     def class_rows(self) -> Array | None:
-        """Weights of each class over the channels, (K, D), or None if the head is not linear.
+        """Weights of the K classes over the D channels, (K, D), or None if the head is not linear.
 
-        A head is linear if its logits are affine in the features or in their means over positions,
-        up to a constant for each image if a softmax follows, which does not depend on it. This, and
-        the weights, are found by evaluating it once, before its final activation if its graph shows
-        it: after weights have changed, `checked_on` returns a head that is evaluated again.
+        A head is linear if its logits are affine in the features or in their means over positions.
+        For exclusive classes a constant for each image may be added to all logits, since it does
+        not change the softmax. This, and the weights, are found by evaluating the head at random
+        features, once. After a change of the network's weights use the result of `checked_on`.
         """
         if self._linear_logits is None:
             return None
@@ -242,13 +259,13 @@ class Head:
 
     @property
     def has_linear_outputs(self) -> bool:
-        """Whether the outputs themselves are affine, and `class_rows` are their weights."""
+        """Whether `outputs` are logits, affine in the features, with the weights `class_rows`."""
         return self._affine is not None
 
     def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
-        """Compute the column of `outputs` for one class, (N,) float32, for features from `pool`.
+        """Compute `outputs` of N images for one class only, (N,) float32.
 
-        If the head is linear, no other column is computed.
+        ``features`` are as returned by `pool`. If the head is linear, no other class is computed.
         """
         unpooled = self.pools_first and len(features.shape) > 2
         if self._affine is None or unpooled or self._has_no_and_yes:
@@ -260,9 +277,10 @@ class Head:
 
     @cached_property
     def after_pooling(self) -> PooledFunction | None:
-        """The head as a function of pooled features, or None if it depends on more than these.
+        """Function from features averaged over positions to outputs; None if there is none.
 
-        This is found by evaluating the head once: see `models.linearity`.
+        It takes features of N images in D channels, (N, D), and returns outputs for K classes,
+        (N, K). Whether averages suffice is found by evaluating the head at random features, once.
         """
         with tf.init_scope():  # numbers are needed, even while a function is traced
             function = pooled_function(self.model)
@@ -271,23 +289,25 @@ class Head:
         return function
 
     def checked_on(self, activations: Array, step: float | None = None) -> Head:
-        """Return the head, or a copy that no longer pools first, or is linear, if it is not here.
+        """Check that `pools_first` and `class_rows` are right for given activations.
 
-        Both verdicts are reached at random features, and no choice of these covers everything that
-        a network may see. Here they are checked at a few of the activations, and at the same moved
-        in random directions. This costs a small number of evaluations.
+        Whether the head pools first, and whether it is linear, is found at random features, which
+        cannot cover all that a network may see. This method compares again, at four of the given
+        activations and at the same moved in random directions.
 
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D) or (N, D)
-            Activations that the head will be used with. Of pooled ones it can only be checked
-            whether the head is linear.
+            Activations of N images in D channels that the head will be used with. From those
+            averaged over positions, (N, D), only linearity can be checked.
         step : float, optional
-            Length of the steps that the head will be used with.
+            Length of the steps by which features will be moved. None: a quarter of their typical
+            length.
 
         Returns
         -------
         head : Head
+            This head, or a copy with what was found corrected.
         """
         if self.class_rows is None and (activations.ndim == 2 or not self.pools_first):
             return self
@@ -326,16 +346,20 @@ class Head:
         return self.after_pooling is not None
 
     def pool(self, activations: Array) -> Array:
-        """Return activations averaged over positions, (N, D), if these are all the head needs.
+        """Return activations of N images averaged over positions, if these averages suffice.
 
-        Otherwise activations (N, *spatial, D) are returned unchanged. `outputs` accepts both.
+        With D channels, activations (N, *spatial, D) become (N, D) if the head `pools_first`, and
+        are returned unchanged otherwise. `outputs` accepts both.
         """
         if not self.pools_first or activations.ndim == 2:
             return activations
         return np.asarray(activations.mean(axis=tuple(range(1, activations.ndim - 1))))
 
     def check_takes(self, shape: tuple[int | None, ...]) -> None:
-        """Raise a ValueError unless the model takes activations (*spatial, D) of this shape."""
+        """Raise a ValueError unless the head takes activations of this shape.
+
+        ``shape`` is that for a single image, (*spatial, D), with D channels.
+        """
         wanted = getattr(self.model, "input_shape", None)
         if not isinstance(wanted, tuple) or shape_fits(shape, wanted[1:]):
             return

@@ -24,25 +24,28 @@ from xplique_dirpairs.models.head import Head, check_output_shape
 
 @dataclass(frozen=True, eq=False)
 class SplitModel:
-    """The two halves of a classifier.
+    """The two halves of a classifier with K classes, split at the output of a layer.
 
-    It unpacks into its halves: ``input_to_latent_model, latent_to_logit_model = split``.
+    Create one with `split_model`, or from existing halves with `SplitModel.of`. It unpacks into its
+    halves: ``input_to_latent_model, latent_to_logit_model = split``.
 
     Attributes
     ----------
     input_to_latent_model : keras.Model
-        Images to activations, (N, height, width, channels) → (N, *spatial, D).
+        First half: N images (N, height, width, channels) to the layer's activations
+        (N, *spatial, D). These have D channels; ``*spatial`` is (H, W) for feature maps, (T,) for T
+        tokens, and empty for vectors.
     latent_to_logit_model : keras.Model or callable
-        Activations to logits, (N, *spatial, D) → (N, K).
+        Second half: activations (N, *spatial, D) to logits or probabilities (N, K).
     head : Head
-        The second half as used by this package. It knows whether outputs are independent of each
-        other.
-    layer : str, optional
-        Name of the layer. None if the halves were given.
+        The second half with methods for logits, class probabilities and their entropy.
+    layer : str or None, default=None
+        Name of the layer. None: the halves were given, and the whole classifier was not.
     limits : tuple of (float or None, float or None), default=(None, None)
-        Lowest and highest possible value of the layer's features. None: no bound.
-    model : keras.Model, optional
-        The whole classifier. None if the halves were given.
+        Lowest and highest value that the layer's activation function allows, such as (0, None) for
+        a ReLU. None: no bound is known.
+    model : keras.Model or None, default=None
+        The whole classifier. None: the halves were given without it.
     """
 
     input_to_latent_model: keras.Model
@@ -70,21 +73,25 @@ class SplitModel:
         Parameters
         ----------
         first : SplitModel, tuple of two models, or keras.Model
-            A split model, both halves, or the first half.
+            A split model, both halves, or the first half, from images to activations.
         second : keras.Model or callable, optional
-            The second half, if ``first`` is the first half.
+            The second half, from activations to logits or probabilities. Required if ``first`` is
+            only the first half; None otherwise.
 
         Returns
         -------
         split : SplitModel
-            The split model.
+            The given one, or a new one that knows neither the whole classifier nor the layer's
+            name.
 
         Raises
         ------
         TypeError
-            If the halves are not models, or only one half is given.
+            If the first half is not a Keras model, the second half is missing or cannot be called,
+            or is given in addition to a `SplitModel`.
         ValueError
-            If the second half does not accept the output of the first half.
+            If the second half does not accept the output of the first half, or its own output is
+            not one array with a row for each image.
         """
         if isinstance(first, SplitModel):
             if second is not None:
@@ -123,7 +130,8 @@ class SplitModel:
         TypeError
             If ``model`` is not a Keras model.
         ValueError
-            If ``model`` has no layer with the name of the first half's last layer.
+            If ``model`` has no layer with the name of the first half's last layer, or if the first
+            half is a subclassed model, whose graph is unknown.
         """
         check_keras_model("model", model)
         outputs = getattr(self.input_to_latent_model, "outputs", None)
@@ -149,33 +157,36 @@ def split_model(
     Parameters
     ----------
     model : keras.Model
-        A built classifier with one input and one output.
+        A built functional or sequential classifier with one input and one output of shape (N, K)
+        for N images and K classes.
     layer : str, int or keras.layers.Layer
         The layer's name, its index in ``model.layers``, or the layer itself. The classes must
         depend on the input only through this layer's output.
     ends_in : {"softmax", "sigmoid", "linear"}, optional
-        The final activation of the model. None: it is read from the graph. Give it if it is hidden
-        in a ``Lambda`` or a custom layer, or followed by arithmetic (an average of two softmaxes).
+        The final activation of the model; "linear" if it returns logits. None: it is read from the
+        graph. Give it if it is hidden in a ``Lambda`` or a custom layer, or followed by arithmetic
+        (an average of two softmaxes).
     multilabel : bool, optional
-        Whether outputs are independent of each other. None: only those of a sigmoid are. Give it if
-        the model ends in logits to which sigmoids apply, because its graph does not show this.
+        Whether several classes can be true of an image, so that each output is a yes/no decision of
+        its own. None: True if the model ends in a sigmoid, False otherwise. Give True if the model
+        ends in logits to which sigmoids apply, because its graph does not show this.
 
     Returns
     -------
     split : SplitModel
-        The halves. It unpacks into ``input_to_latent_model, latent_to_logit_model``. A final
-        softmax or sigmoid is removed from the second half, even if layers that only cast or reshape
-        follow it; one that is hidden stays, and logits are then computed from the probabilities.
-        For a sigmoid, a marker is left in the graph for `Head`, because logits do not show whether
-        they are K independent outputs or K classes.
+        The halves. It unpacks into ``input_to_latent_model, latent_to_logit_model``. They use the
+        layers of ``model``, but a last layer that applies a softmax or sigmoid is replaced by a
+        copy that returns logits, even if layers that only cast or reshape follow it. An activation
+        that is hidden stays, and logits are computed from the probabilities.
 
     Raises
     ------
     TypeError
         If ``model`` is not a Keras model.
     ValueError
-        If the model is not built, has several inputs or outputs, has an output of a shape other
-        than (N, K), has no such layer, or has a branch that bypasses the layer.
+        If the model is not built, is a subclassed one, has several inputs or outputs, has an output
+        of a shape other than (N, K), has no such layer, or has a branch that bypasses the layer;
+        or if ``ends_in`` is not one of its values, or contradicts ``multilabel``.
     """
     check_keras_model("model", model)
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
@@ -195,9 +206,12 @@ def split_model(
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     rest = keras.Model(cut, outputs[0], name="latent_to_logit")
-    second = without_final_activation(rest)
-    if final_activation(rest) == "sigmoid":
+    second, removed = without_final_activation(rest), final_activation(rest)
+    if removed == "sigmoid":
+        # Logits do not show whether they are those of K independent outputs or of K classes.
         second = with_sigmoid_marker(second)
+    if ends_in == removed:
+        ends_in = None  # this was the final activation of the model; the second half has no such
     return SplitModel(
         first,
         second,
