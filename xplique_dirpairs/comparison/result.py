@@ -281,7 +281,7 @@ class Comparison:
         n : int, default=8
             Number of pairs of concepts to draw, those with the largest correlation first.
         nb_crops : int, default=5
-            Number of best crops of each concept, all from different images.
+            Number of crops of each concept, the parts of different images in which it is strongest.
 
         Returns
         -------
@@ -325,7 +325,7 @@ class Comparison:
         other : Comparison
             Comparison of the same images and classes, with the same settings. It may hold results
             of extractors that failed in this one or are missing because of an interruption. If
-            both hold a control, the control of this one is kept.
+            both hold a control (random directions, no learning), that of this one is kept.
 
         Returns
         -------

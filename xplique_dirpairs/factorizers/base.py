@@ -55,15 +55,15 @@ class DirectionsFactorizer(ConceptFactorizer):
 
     @property
     def decoding_directions(self) -> Array | None:
-        """Linear filters that compute coefficients from features, (I, D); None if there are none.
+        """Linear filters that compute coefficients of I concepts from D channels, (I, D).
 
-        A method whose coefficients are not computed by linear filters has no decoding directions.
+        None for a method whose coefficients are not computed by linear filters.
         """
         return None
 
     @property
     def requires_positive_activations(self) -> bool:
-        """Whether activations must be positive; False unless a subclass overrides it."""
+        """Whether activations must not be negative; False unless a subclass overrides it."""
         return False
 
     def residual(self, activations: Array) -> Array:
@@ -124,7 +124,10 @@ class DirectionsFactorizer(ConceptFactorizer):
 
     @property
     def components_(self) -> Array:
-        """Concept bank, (I, D) float32, under the name that it has in scikit-learn's NMF."""
+        """Concept bank of I concepts in D channels, (I, D) float32, by its name in scikit-learn.
+
+        Row i is the change of the features for one unit of concept i's coefficient.
+        """
         return np.asarray(self.get_concept_bank(), np.float32)
 
     def transform(self, activations: Array) -> Array:
@@ -138,7 +141,7 @@ class DirectionsFactorizer(ConceptFactorizer):
         Returns
         -------
         coefficients : ndarray of shape (P, I)
-            Concept coefficients.
+            Coefficients of I concepts.
         """
         return np.asarray(self.encode(activations))
 
@@ -196,7 +199,7 @@ class AffineFactorizer(DirectionsFactorizer):
         concept_bank_w : ndarray of shape (I, D)
             Concept bank: the change of the features for one unit of each concept's coefficient.
         coeffs_u : ndarray of shape (P, I)
-            Coefficients of the activations, as `encode` computes them.
+            Coefficients of the I concepts at the P positions, as `encode` computes them.
 
         Raises
         ------
@@ -294,9 +297,9 @@ class AffineFactorizer(DirectionsFactorizer):
         return u @ tf.constant(self.bank_, u.dtype) + tf.constant(self.constant_, u.dtype)
 
     def get_concept_bank(self) -> Array:
-        """Return a copy of the concept bank, (I, D).
+        """Return a copy of the concept bank of I concepts in D channels, (I, D).
 
-        Row i is the change of the features, in D channels, for one unit of concept i's coefficient.
+        Row i is the change of the features for one unit of concept i's coefficient.
 
         Raises
         ------
@@ -308,7 +311,10 @@ class AffineFactorizer(DirectionsFactorizer):
 
     @property
     def encoding_directions(self) -> Array:
-        """Directions along which features change with each concept: the concept bank, (I, D)."""
+        """Directions in D channels along which features change with each of I concepts, (I, D).
+
+        They are the rows of the concept bank.
+        """
         return self.get_concept_bank()
 
     @property
@@ -345,7 +351,7 @@ class LinearFactorizer(AffineFactorizer):
 
     @property
     def decoding_directions(self) -> Array:
-        """Linear filters that compute the coefficients from features, (I, D) for D channels."""
+        """Linear filters that compute coefficients of I concepts from D channels, (I, D)."""
         self._check_is_fitted()
         return self.filters_.copy()
 

@@ -318,23 +318,29 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return coefficients, np.maximum(coefficients, 0.0) * (detections > 0.5)
 
     def get_concept_bank(self) -> Array:
-        """Return a copy of the concept bank, (I, D): `DirectionPairs.bank` for this ``off``.
+        """Return a copy of the concept bank of I concepts in D channels, (I, D).
 
-        Row i is the change of the features, in D channels, for one unit of concept i's coefficient:
-        for "absent", the vector that changes the projection on filter i by 1 and those on the other
-        filters by 0 (nearly, if the pairs are ill-conditioned); for "undecided", the unit signal
-        vector.
+        Row i is the change of the features for one unit of concept i's coefficient. For
+        ``off="absent"`` it is the combination of signal vectors that changes the projection on
+        filter i by 1 and those on the other filters by 0 (nearly, if the pairs are
+        ill-conditioned); for "undecided", the unit signal vector.
         """
         return self._fitted().bank(self.off).copy()
 
     @property
     def encoding_directions(self) -> Array:
-        """Signal vectors of the pairs, along which features change with each concept, (I, D)."""
+        """Unit signal vectors of I concepts in D channels, (I, D).
+
+        Features change along them with each concept.
+        """
         return self._fitted().signals
 
     @property
     def decoding_directions(self) -> Array:
-        """Filters of the pairs, which detect each concept, (I, D)."""
+        """Filters of I concepts in D channels, (I, D).
+
+        A concept is detected where the projection of the features on its filter exceeds its bias.
+        """
         return self._fitted().filters
 
     @property

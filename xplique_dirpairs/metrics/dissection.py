@@ -90,19 +90,21 @@ class Dissection:
 
     @property
     def union(self) -> Array:
-        """Number of pixels where detector i fires or concept c is annotated, (I, C) int64.
+        """Number of pixels where a detector fires or a concept is annotated, (I, C) int64.
 
-        Only the images that count for the concept's category are included.
+        There is a row for each of I detectors and a column for each of C concepts. Only the images
+        that are annotated for the concept's category are included.
         """
         area = self.detector_area[:, category_of(self.concepts)]
         return np.asarray(area + self.concept_area - self.intersection)
 
     @property
     def iou(self) -> Array:
-        """Intersection over union φ_i(c) of detector i and concept c, (I, C) in [0, 1].
+        """Intersection over union of the pixels of a detector and a concept, (I, C) in [0, 1].
 
-        Higher is better. It is 0 if the detector never fires and the concept never occurs, and NaN
-        for the concepts of a category for which no image counts.
+        There is a row for each of I detectors and a column for each of C concepts. Higher is
+        better. It is 0 if the detector never fires and the concept never occurs, and NaN for the
+        concepts of a category for which no image is annotated.
         """
         union = self.union
         iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
@@ -111,7 +113,7 @@ class Dissection:
 
     @property
     def labels(self) -> Array:
-        """Label of each detector: the index of the concept with the largest IoU, (I,) int.
+        """Label of each of I detectors, (I,) int: the index of the concept with the largest `iou`.
 
         It is −1 for a detector that overlaps with no concept.
         """
@@ -121,7 +123,8 @@ class Dissection:
     def table(self, best: int = 1) -> Table:
         """Return a table of the detectors, highest IoU first, with their best concepts.
 
-        A row holds the detector's index and threshold, and name, category and IoU of each concept.
+        A row holds the detector's index and threshold, and the name, category and intersection over
+        union (IoU) of each concept.
 
         Parameters
         ----------

@@ -144,50 +144,50 @@ class Interpretability:
 
     @property
     def intersection(self) -> Array:
-        """Number of pixels of its label where each detector fires, (I,) int64."""
+        """Number of pixels of its label where each of I detectors fires, (I,) int64."""
         return np.asarray(self._counts[0])
 
     @property
     def detector_area(self) -> Array:
-        """Number of pixels where each detector fires, in its ``judged`` images, (I,) int64."""
+        """Number of pixels where each of I detectors fires in its `judged` images, (I,) int64."""
         return np.asarray(self._counts[1])
 
     @property
     def concept_area(self) -> Array:
-        """Number of pixels of each detector's label, (I,) int64."""
+        """Number of annotated pixels of the label of each of I detectors, (I,) int64."""
         return np.asarray(self._counts[2])
 
     @cached_property
     def images(self) -> Array:
-        """Number of images annotated for the category of each detector's label, (I,) int64."""
+        """Number of images annotated for the label's category, of each of I detectors, (I,)."""
         return np.asarray(self.judged.sum(axis=0, dtype=np.int64))
 
     # ---------------------------------------------------------------- per detector
 
     @cached_property
     def iou(self) -> Array:
-        """Intersection over union of each detector with its label, (I,) in [0, 1].
+        """Intersection over union of each of I detectors with its label, (I,) in [0, 1].
 
-        Higher is better; NaN if no image counts for the detector.
+        Higher is better. NaN if no image is annotated for the label's category.
         """
         return self._iou(self._counts, self.images)
 
     @cached_property
     def precision(self) -> Array:
-        """Share of each detector's pixels that belong to its label, (I,) in [0, 1].
+        """Share of its pixels that belong to the label, of each of I detectors, (I,) in [0, 1].
 
-        It is 0 for a detector that never fires, and NaN if no image counts for it.
+        It is 0 for a detector that never fires, and NaN if no image is annotated for its label.
         """
         return self._scores(_ratio(self.intersection, self.detector_area), self.images == 0)
 
     @cached_property
     def recall(self) -> Array:
-        """Share of its label's pixels where each detector fires, (I,); NaN without such pixels."""
+        """Share of the label's pixels where each of I detectors fires, (I,); NaN without any."""
         return self._scores(_ratio(self.intersection, self.concept_area), self.concept_area == 0)
 
     @cached_property
     def f1(self) -> Array:
-        """Harmonic mean of precision and recall, (I,); NaN without pixels of the label."""
+        """Harmonic mean of `precision` and `recall` of I detectors, (I,); NaN without any pixel."""
         areas = self.detector_area + self.concept_area
         return self._scores(_ratio(2 * self.intersection, areas), self.concept_area == 0)
 
@@ -206,12 +206,12 @@ class Interpretability:
 
     @property
     def s1(self) -> float:
-        """S¹, the sum of ``iou`` over the detectors, in [0, I]; higher is better."""
+        """S¹, the sum of `iou` over I detectors, in [0, I]; NaN counts as 0; higher is better."""
         return float(s1(self.iou))
 
     @property
     def s2(self) -> float:
-        """S², the sum over labels of the best ``iou`` with each, in [0, L]; higher is better."""
+        """S², the sum over L labels of the best `iou` with each, in [0, L]; higher is better."""
         return float(s2(self.iou, self.labels))
 
     @property

@@ -107,12 +107,16 @@ class Influence(Sensitivity):
 
     @property
     def unit_effects(self) -> Array:
-        """Mean change of the class's centred logit per unit length of a step, (I, K), in logits."""
+        """Mean change of a class's centred logit per unit length of a step, (I, K), in logits.
+
+        There is a row for each of I directions and a column for each of K classes. The centred
+        logit is the logit less the mean over the classes (the logit itself for sigmoid outputs).
+        """
         return np.asarray(self.logit_changes / self.amount)
 
     @property
     def tested(self) -> Array:
-        """Whether each direction was tested for each class, (I, K) bool."""
+        """Whether each of I directions was tested for each of K classes, (I, K) bool."""
         return ~np.isnan(self.p_values)
 
     @property
@@ -141,7 +145,7 @@ class Influence(Sensitivity):
         Returns
         -------
         influence : Influence
-            With arrays of shape (I, C), in the order of ``class_ids``.
+            With arrays of shape (I, C) for I directions, in the order of ``class_ids``.
         """
         chosen = np.asarray(class_ids)
         left_out = np.setdiff1d(np.arange(self.p_values.shape[1]), chosen)
@@ -198,7 +202,7 @@ class Influence(Sensitivity):
         Returns
         -------
         significant : ndarray of shape (I, K), bool
-            False where there was no test.
+            For each of I directions and K classes; False where there was no test.
 
         Raises
         ------
@@ -268,7 +272,8 @@ class Influence(Sensitivity):
         Returns
         -------
         verdicts : ndarray of shape (I, K), str
-            "significant", "not significant", or "not tested: " with the reason.
+            For each of I directions and K classes: "significant", "not significant", or
+            "not tested: " with the reason.
 
         Raises
         ------
@@ -290,6 +295,9 @@ class Influence(Sensitivity):
         correction: str = _BOTH[0],
     ) -> Table:
         """Return a table with the effect of every direction on every class, p and a verdict.
+
+        There is a row for each direction and class. The columns are the effect in logits
+        (``effects`` ± ``intervals``), the unit effect (`unit_effects`), p and the verdict.
 
         Parameters
         ----------
@@ -335,6 +343,9 @@ class Influence(Sensitivity):
 
     def table(self, corrections: Sequence[str] = _BOTH) -> Table:
         """Return a table of the counts of `summary`, with a row for each correction.
+
+        Its notes say what was tested, against which noise, and which pairs of a direction and a
+        class were not tested.
 
         Parameters
         ----------
