@@ -369,7 +369,7 @@ class Comparison:
         """
         same_images = np.array_equal(self.images, other.images)
         if not same_images or not np.array_equal(self.class_ids, other.class_ids):
-            raise ValueError("the comparisons must be of the same images and classes")
+            raise ValueError("comparisons must be of the same images and classes: measure again")
         ours, theirs = self.settings, other.settings
         if ours is None or theirs is None:
             if ours is theirs:

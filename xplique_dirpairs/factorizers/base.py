@@ -420,7 +420,9 @@ def check_flat(activations: ArrayLike, channels: int | None = None) -> Array:
     """
     x = check_activations(activations)
     if x.ndim != 2:
-        raise ValueError(f"activations must be flat, (P, D), not of shape {x.shape}")
+        raise ValueError(
+            f"activations must be flat, (P, D), not of shape {x.shape}: reshape them to (-1, D)"
+        )
     if channels is not None:
         _check_width("activations", x, channels, "channels")
     return x

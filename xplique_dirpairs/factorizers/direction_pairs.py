@@ -364,6 +364,7 @@ def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
         check_integer("map_shape", length)
     if len(pixels) % math.prod(map_shape):
         raise ValueError(
-            f"{len(pixels)} positions are not a multiple of those of map_shape={map_shape}"
+            f"the {len(pixels)} positions must be those of whole maps, but are not a multiple of "
+            f"map_shape={map_shape}: give all positions of each image, or change map_shape"
         )
     return pixels.reshape(-1, *map_shape, pixels.shape[-1])

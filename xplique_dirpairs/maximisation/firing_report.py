@@ -134,10 +134,10 @@ def measure_firing(
     Raises
     ------
     TypeError
-        If ``concepts`` is not an extractor.
+        If ``concepts`` is not an extractor, or holds no direction pairs.
     ValueError
-        If the concepts are not direction pairs; if the images are not valid inputs of the network;
-        if there is not one image for each concept; or if scales are not I positive numbers.
+        If the images are not valid inputs of the network; if there is not one image for each
+        concept; if an index is not that of a concept; or if scales are not I positive numbers.
     """
     layer = ConceptLayer.of(concepts)
     pairs, images = layer.direction_pairs, as_images(images)
@@ -145,7 +145,8 @@ def measure_firing(
     chosen = check_concepts(indices, pairs.number_of_concepts)
     if len(chosen) != len(images):
         raise ValueError(
-            f"images must be one for each of the {len(chosen)} concepts, not {len(images)}"
+            f"images must be one for each of the {len(chosen)} concepts, not {len(images)}: give "
+            "the concept of each image as indices"
         )
     if scales is not None:
         scales, count = np.asarray(scales, np.float64), pairs.number_of_concepts

@@ -86,7 +86,7 @@ class MaximisationSettings:
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If a value is not a number, or is out of range.
     """
 
@@ -171,11 +171,10 @@ def maximise(
     Raises
     ------
     TypeError
-        If ``concepts`` is not an extractor, or an argument has the wrong type.
+        If ``concepts`` is not an extractor, or holds no direction pairs.
     ValueError
-        If the concepts are not direction pairs; if the network does not take float images, or takes
-        several sizes and ``image_shape`` is missing; if an argument is out of range; or if the
-        images become NaN.
+        If the network does not take float images, or takes several sizes and ``image_shape`` is
+        missing; if an argument is out of range; or if the images become NaN.
     """
     layer = ConceptLayer.of(concepts)
     pairs = layer.direction_pairs

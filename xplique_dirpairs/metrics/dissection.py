@@ -198,7 +198,8 @@ def dissect(
     limits = np.asarray(thresholds, np.float32)
     if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
         raise ValueError(
-            f"thresholds must be numbers (I,) without NaN, not {limits.dtype} {limits.shape}"
+            "thresholds must be numbers of shape (I,), one for each detector, without NaN, but "
+            f"have shape {limits.shape} and {np.isnan(limits).sum()} NaN"
         )
     check_shift(shift)
     concepts = dict(annotated.concepts)
@@ -384,7 +385,10 @@ def read_batches(
     if not done:
         raise ValueError("there are no annotated images: give at least one")
     if activations is not None and len(activations) != done:
-        raise ValueError(f"activations must be those of {done} images, not of {len(activations)}")
+        raise ValueError(
+            f"activations must be those of {done} images, not of {len(activations)}: give one "
+            "entry for each annotated image, in their order"
+        )
 
 
 def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:

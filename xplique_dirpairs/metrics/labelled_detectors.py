@@ -166,7 +166,10 @@ def _check_settings(
 ) -> None:
     """Raise a ValueError if the settings of the validation part are invalid."""
     if dict(validation.concepts) != concepts:
-        raise ValueError("training and validation part must have the same concepts, named alike")
+        raise ValueError(
+            "training and validation images must have the same concepts in the same order, not "
+            f"{concepts} and {dict(validation.concepts)}"
+        )
     check_shift(shift)
 
 

@@ -51,7 +51,7 @@ class ReportSettings:
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If ``max_images``, ``nb_crops``, ``picture_side`` or ``batch_size`` is not a positive
         integer, or ``memory`` is not an integer of at least 0.
     """

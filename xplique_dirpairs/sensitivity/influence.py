@@ -113,8 +113,10 @@ class InfluenceSettings:
 
     Raises
     ------
-    TypeError, ValueError
-        If a value has the wrong type, is out of range, or is not one of the choices.
+    TypeError
+        If ``estimator`` is not callable.
+    ValueError
+        If another value is out of range or not one of the choices.
     """
 
     amount: float = 5.0
