@@ -61,7 +61,8 @@ class Comparison:
     ----------
     results : dict of str to ExtractorResult
         Results by name of the extractor, in the order given, with the controls "random directions"
-        and "no learning" last. ``results[name].values`` holds every metric by image.
+        and "no learning" last. ``results[name].values`` holds the metrics, for each image or as a
+        single figure.
     errors : dict of str to str
         By name of each extractor that failed and has no result: the error message.
     images : ndarray of shape (N, height, width, channels)

@@ -67,8 +67,8 @@ class History:
         Concepts that are detected hardly more often than L^ic demands of every concept. They stand
         for nothing in the data.
     missing : list of int, default=[]
-        Concepts that were not found again in any other restart; empty with fewer than three
-        restarts.
+        Concepts that were not found again in any other restart (fit from other initial filters);
+        empty with fewer than three restarts.
     cut_short : list of str, default=[]
         Stages that did not run to their end, with the reason: NaN or Ctrl-C.
     doubts : list of str, default=[]

@@ -68,8 +68,8 @@ _SHIFT = 1 / 16
 class MaximisationSettings:
     """Settings of the images that `maximise` generates.
 
-    An image is given by its Fourier coefficients, as in Xplique's feature visualisation; its pixels
-    pass through a sigmoid, which brings them into the range of the network's input.
+    An image is given by its Fourier coefficients, as in Xplique's feature visualisation. Its pixels
+    pass through a sigmoid and are stretched to the range of the network's input.
 
     Attributes
     ----------

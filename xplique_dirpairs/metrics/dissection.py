@@ -187,7 +187,8 @@ def dissect(
     Returns
     -------
     dissection : Dissection
-        The counts, with the IoU of every detector and concept, and the label of every detector.
+        The counts, with the intersection over union (IoU) of every detector and concept, and the
+        label of every detector.
 
     Raises
     ------

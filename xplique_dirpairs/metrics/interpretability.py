@@ -108,7 +108,8 @@ class Interpretability:
     thresholds : ndarray of shape (I,)
         Threshold of each detector, in the units of its map.
     training_iou : ndarray of shape (I,)
-        IoU of each detector with its label on the training part; NaN if it is not known.
+        Intersection over union (IoU) of each detector with its label in the training images; NaN
+        if it is not known.
     image_counts : ndarray of shape (N, 3, I), int32 or int64
         Numbers of pixels in each validation image: where the detector fires on its label, where it
         fires at all, and of the label; 0 in images that are not ``judged``.

@@ -75,8 +75,9 @@ def interpretability(
         fires at its highest 1/I of the cells of all training maps, or at the highest 0.5 %,
         whichever gives the larger sum of IoUs with the labels in the training images.
     training_activations : ndarray of shape (N, …), optional
-        Activations of the training images, given to ``read`` in their place.
-    validation_activations : ndarray of shape (N, …), optional
+        Activations of the N training images, given to ``read`` in their place. None, here and for
+        the M validation images: ``read`` gets the images.
+    validation_activations : ndarray of shape (M, …), optional
         Activations of the validation images, given to ``read`` in their place.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.

@@ -69,9 +69,9 @@ class InfluenceSettings:
     """Settings of how `influence` measures the effect of signal vectors, and tests it.
 
     The *head* is the second half of the network, from the layer to the classes. It is linear if it
-    is a dense layer, with or without average pooling before it. A step of length a along a signal
-    vector changes the log-probability of a class by Δ, in nats (RCAV, Pfau et al. 2020), and its
-    *centred logit*, the logit less the mean logit over classes.
+    is a dense layer, with or without average pooling before it and a softmax or sigmoid after it. A
+    step of length a along a signal vector changes the log-probability of a class by Δ, in nats
+    (RCAV, Pfau et al. 2020), and its *centred logit*, the logit less the mean logit over classes.
 
     Attributes
     ----------
