@@ -31,21 +31,27 @@ MEASURES = ("shapley", "leave-one-out", "gradient x coefficient", "integrated gr
 
 @dataclass(frozen=True, eq=False)
 class Attributions:
-    """Signed attributions of a class's logit to concepts, in units of the logit.
+    """Signed contributions of I concepts to the logit of a class, for each of N images.
+
+    `attribute` returns it. The logit with all concepts off is that of the features from which all
+    concepts are removed, while the residual (what no concept explains) is kept.
 
     Attributes
     ----------
     values : ndarray of shape (N, I)
-        Attributions; the concept raises the score if the value is above 0. With "shapley" and
-        "integrated gradients" the values sum to score(intact) − score(all concepts off).
+        Contributions, in logits: above 0 where the concept raises the logit. For "shapley" they sum
+        to the logit of the unchanged image minus the logit with all concepts off; for "integrated
+        gradients" they do up to ``gap``.
     class_ids : ndarray of shape (N,), int
         For each image, the class whose logit is attributed.
-    measure : str
-        One of `MEASURES`.
+    measure : {"shapley", "leave-one-out", "gradient x coefficient", "integrated gradients"}
+        How the contributions were computed: see `attribute`.
     error : ndarray of shape (N, I), optional
-        Standard errors of Shapley values; None for the other measures, which are not sampled.
+        Standard errors of Shapley values, in logits; None for the other measures, which are not
+        sampled.
     gap : ndarray of shape (N,), optional
-        For integrated gradients, the sum of the values minus the difference above; otherwise None.
+        For integrated gradients, the sum of the values minus the difference that it approximates,
+        in logits; None for the other measures.
     """
 
     values: Array
@@ -66,20 +72,27 @@ def attribute(
     batch_size: int = 64,
     random_state: int = 0,
 ) -> Attributions:
-    """Attribute the score of a class to concepts, while the residual is kept.
+    """Compute how much each concept contributes to the logit of a class, for every image.
+
+    Features are x = Σ_i u_i · bank_i + residual, with a coefficient u_i for each of I concepts at
+    every position. Switching concept i off means u_i = 0 at all positions; the residual is kept.
 
     Parameters
     ----------
-    concepts : ConceptLayer or object
-        A `ConceptLayer`, or any object that `ConceptLayer.of` accepts without a second argument.
+    concepts : ConceptLayer or fitted extractor
+        Anything that `ConceptLayer.of` accepts as its only argument, such as a fitted CRAFT.
     images : array-like of shape (N, height, width, channels)
-        Images to explain.
+        Images to explain, as the network takes them.
     class_ids : array-like of shape (N,) or (N, K), optional
-        Classes whose logits are attributed, in the form of the labels of `compare`. None: the
-        predicted classes.
+        Class whose logit is attributed in each image, as an index or as a one-hot row of K classes.
+        None: the predicted classes.
     measure : str, default="shapley"
-        One of "shapley", "leave-one-out", "gradient x coefficient" and "integrated gradients";
-        `metrics.attribution` defines these measures and states their costs.
+        "shapley": mean gain of the logit when the concept is switched on, over random orders of the
+        concepts; takes ``nb_permutations`` · (I − 1) + 2 passes through the second half of the
+        network. "leave-one-out": drop of the logit when the concept alone is switched off; takes
+        I + 1 passes. "gradient x coefficient": Σ u_i · ∂logit/∂u_i over positions; takes one
+        gradient. "integrated gradients": the same with the mean gradient on the straight path
+        from all concepts off to the image; takes ``steps`` gradients.
     nb_permutations : int, default=16
         Number of orders over which Shapley values are averaged; even, and at least 4.
     steps : int, default=32
@@ -87,13 +100,14 @@ def attribute(
     batch_size : int, default=64
         Number of images in a batch.
     random_state : int, default=0
-        Seed of the orders.
+        Seed of the orders of Shapley values.
 
     Returns
     -------
     attributions : Attributions
-        Features are clipped to the range that the layer has in these images, which makes integrated
-        gradients slightly incomplete; ``gap`` holds the difference.
+        Contributions in logits, of shape (N, I). Changed features are clipped to the range that the
+        layer has in these images. Integrated gradients therefore miss their sum slightly: ``gap``
+        holds the difference.
 
     Raises
     ------
@@ -102,8 +116,8 @@ def attribute(
     TypeError
         If ``concepts`` is not an extractor.
     ValueError
-        If an argument is out of range, the network is not known, or images and classes do not
-        match.
+        If an argument is out of range; if ``concepts`` does not know its network; or if classes are
+        not one for each image or not classes of the network.
     """
     check_choice("measure", measure, MEASURES)
     check_integer("batch_size", batch_size)

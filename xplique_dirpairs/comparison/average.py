@@ -16,10 +16,11 @@ from xplique_dirpairs.metrics.fidelity import Curves
 def average(comparisons: Sequence[Comparison]) -> Comparison:
     """Return the mean of comparisons of the same extractors, fitted with several seeds.
 
-    Values of every image, curves and times are means over the seeds, and the table shows how much
+    Metrics of every image, curves and times are means over the seeds, and the table shows how much
     they vary from seed to seed. Two metrics are added, the stability of encoding and of decoding
-    directions: the mean `dictionary_stability` over all pairs of seeds. Concepts of different seeds
-    do not correspond to each other, so plots of single concepts show those of the first seed.
+    directions: concepts of two seeds are matched one to one, and the |cosine| of their directions
+    is averaged over the concepts and over all pairs of seeds. Concept i of one seed is not concept
+    i of another, so plots of single concepts show those of the first seed.
 
     Parameters
     ----------
@@ -30,12 +31,13 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
     Returns
     -------
     comparison : Comparison
+        Its results hold those of the single seeds as ``seeds``.
 
     Raises
     ------
     ValueError
-        If there are fewer than two comparisons, their images, classes or settings differ, or the
-        numbers of concepts of an extractor differ.
+        If there are fewer than two comparisons; if their images, classes or settings differ; or if
+        an extractor has different numbers of concepts in them.
     """
     comparisons = list(comparisons)
     if len(comparisons) < 2:

@@ -69,56 +69,69 @@ def compare(
 ) -> Comparison:
     """Measure several concept extractors on the same images at the same layer of a network.
 
+    Measured are the class probability as concepts are switched off or on one after the other
+    (deletion, insertion), what remains with all of them off, how well they reconstruct features and
+    predictions, and properties of their directions. ``print(comparison)`` shows a table for each.
+
     Parameters
     ----------
     extractors : dict of str to object
-        Extractors by name: each a `ConceptLayer`, or an object that `ConceptLayer.of` accepts.
-        Extractors that are not fitted are fitted on ``fit_images``, and stay fitted.
+        Extractors by name. Each is anything that `ConceptLayer.of` accepts, such as a CRAFT
+        extractor, a factorizer of Xplique or of this package, or `DirectionPairs`. Those that are
+        not fitted are fitted on ``fit_images``, and stay fitted.
     images : array-like of shape (N, height, width, channels)
         Images to measure on; they should differ from those on which the extractors were fitted.
     labels : array-like of shape (N,) or (N, K), optional
-        True classes, as class indices or one-hot rows. They are the classes whose score is
-        measured, and the truth for completeness. If the network's outputs are independent, rows may
-        hold several 1s, and the score of the likeliest of these classes is measured; with class
-        indices there is then no completeness. None: the predicted classes, and no completeness.
+        True classes, as indices or as one-hot rows of K classes. The score of the true class is
+        measured in each image, and the metric "completeness" (accuracy that the reconstruction
+        keeps) is added. For a network with independent sigmoid outputs, rows may hold several 1s,
+        and the score of the likeliest of these classes is measured; completeness then needs rows.
+        None: the score of the predicted class is measured, without completeness.
     split : SplitModel or (keras.Model, keras.Model), optional
         The network's halves, from `split_model`. None: those of the first extractor that has them.
     fit_images : array-like of shape (M, height, width, channels), optional
         Images on which the controls and the extractors that are not fitted are fitted. None: the
-        images on which every `CraftTf` was fitted. If these differ or are not known, there are no
-        such images, and ``controls`` must be False.
+        images on which the CRAFT extractors were fitted, if these are the same for all of them;
+        otherwise ``controls`` must be False. Extractors that are not fitted need ``fit_images``.
     controls : bool, default=True
-        Whether to measure random directions and detectors without learning as well, with the most
-        frequent number of concepts.
+        Whether to measure two baselines as well: `RandomFactorizer` and `NoLearningFactorizer`,
+        with the number of concepts that most extractors have.
     importance_images : int, default=20
-        Number of evenly spaced images over which Sobol indices are averaged.
+        Number of images, evenly spaced among ``images``, over which the concepts' total Sobol
+        indices (as in CRAFT: shares of the variance of the class's logit) are averaged.
     nb_design : int, default=16
-        Size n of the Sobol design, which takes n · (I + 2) passes for each of those images.
+        Size n ≥ 2 of the design of random masks for Sobol indices. For an extractor with I
+        concepts, n · (I + 2) passes through the second half of the network are needed for each of
+        those images.
     batch_size : int, default=64
         Number of images in a batch.
     random_state : int, default=0
-        Seed of the controls, subsets and masks.
+        Seed of the controls, of the subsets of concepts for μ-fidelity and of the random masks.
     verbose : int, default=1
         0 prints nothing; any other value prints a line for each extractor.
 
     Returns
     -------
     comparison : Comparison
-        An extractor that fails has no result; ``errors`` holds the reason. After Ctrl-C, the
-        comparison holds the results so far.
+        Tables and figures. An extractor that fails has no result; ``comparison.errors`` holds the
+        reason. After Ctrl-C, the comparison holds the results so far.
 
     Raises
     ------
     TypeError
         If ``extractors`` is not a dictionary of names to extractors.
     ValueError
-        If there is nothing to compare, extractors belong to different layers, an argument is out
-        of range, or the images, labels or halves do not match.
+        If there are no extractors; if extractors belong to different layers; if ``split`` or
+        ``fit_images`` is missing and needed; if an argument is out of range; or if the images,
+        labels and halves do not match.
 
     Notes
     -----
-    The mean of the residual over ``fit_images`` is added to the reconstructions of every extractor,
-    so that all of them have a constant part, whether their decoder has one or not.
+    The residual x − decode(encode(x)) of features x is kept when concepts are switched off, so that
+    every extractor starts from the network's own output, and changed features are clipped to the
+    range that the layer has in all of these images. Reconstructions are decode(encode(x)) plus the
+    mean of the residual over ``fit_images``, so that every extractor has a constant part, whether
+    its decoder has one or not.
     """
     compared = check_extractors(extractors)
     check_integer("importance_images", importance_images)

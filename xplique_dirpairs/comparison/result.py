@@ -55,15 +55,16 @@ FORMAT = ArchiveFormat(
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The measurements of several extractors on the same images.
+    """The measurements of several extractors on the same images, as `compare` returns them.
 
     Attributes
     ----------
     results : dict of str to ExtractorResult
-        Results by name of the extractor, in the order given, with the controls (random
-        directions, detectors without learning) last.
+        Results by name of the extractor, in the order given, with the controls "random directions"
+        and "no learning" last. ``results[name].values`` holds the metrics, for each image or as a
+        single figure.
     errors : dict of str to str
-        Reasons by name of the extractors that failed and have no result.
+        By name of each extractor that failed and has no result: the error message.
     images : ndarray of shape (N, height, width, channels)
         Images on which the extractors were measured.
     class_ids : ndarray of shape (N,), int
@@ -71,7 +72,8 @@ class Comparison:
     interrupted : bool, default=False
         Whether Ctrl-C ended the comparison, so that later extractors are missing.
     settings : Settings, optional
-        Settings of the comparison; None if they are not known.
+        Seed, sizes, layer and logits of the comparison, by which `joined` and `average` see whether
+        comparisons belong together; None for a file of a first version, which does not hold them.
     missing : tuple of str, default=()
         Names, if they are known, of the extractors that are missing because of an interruption.
     """
@@ -92,9 +94,10 @@ class Comparison:
         Parameters
         ----------
         kind : str, optional
-            Kind of the metrics to show, as in `METRICS`: "curves", "all off", "reconstruction" or
-            "dictionary". The table of kind "interpretability" has no metrics, because `compare`
-            measures none of them. None: the metrics of all kinds.
+            "curves": deletion, insertion and μ-fidelity. "all off": what remains with all concepts
+            switched off. "reconstruction": features and predictions without the residual.
+            "dictionary": properties of directions and coefficients. None: all metrics.
+            ("interpretability" is allowed, but `compare` measures none of its metrics.)
 
         Returns
         -------
@@ -130,10 +133,7 @@ class Comparison:
         return notes
 
     def _tables(self) -> list[Table]:
-        """Return a table for each kind of metrics, narrow enough for a screen.
-
-        The notes are those of all tables and stand below the last one.
-        """
+        """Return a table for each kind of metrics; the notes of all stand below the last one."""
         *groups, last = [metrics for kind in KINDS if (metrics := self._metrics(kind))] or [[]]
         tables = [comparison_table(self.results, metrics) for metrics in groups]
         return [*tables, comparison_table(self.results, last, self._caption(self._metrics()))]
@@ -152,13 +152,7 @@ class Comparison:
 
     @cached_property
     def _styles(self) -> dict[str, ExtractorStyle]:
-        """Colour and line style of each extractor.
-
-        Raises
-        ------
-        ValueError
-            If no extractor has a result, so that there is nothing to draw.
-        """
+        """Colour and line style of each extractor; raise a ValueError if none has a result."""
         if not self.results:
             raise ValueError(f"no extractor has a result to draw: {self.errors or 'interrupted'}")
         return extractor_styles(list(self.results), CONTROLS)
@@ -166,10 +160,13 @@ class Comparison:
     def plot(self, metrics: Sequence[str] = BARS) -> Figure:
         """Draw deletion, insertion, deletion at equal change of the features, and bars of metrics.
 
+        The curves show the mean probability of the class: by the share of the concepts that are
+        switched off or on, and by the relative change of the features that deletion has caused.
+
         Parameters
         ----------
         metrics : sequence of str, default=("deletion", "insertion", "p_at_0.2", "mu_fidelity", …)
-            Keys of the `METRICS` to draw as bars; those that no extractor has are left out.
+            Keys of `metrics.registry.METRICS` to draw as bars; those not measured are left out.
 
         Returns
         -------
@@ -178,7 +175,7 @@ class Comparison:
         Raises
         ------
         ValueError
-            If a key is not in `METRICS`, or no extractor has a result.
+            If a key is unknown, or no extractor has a result.
         """
         styles = self._styles
         unknown = [key for key in metrics if key not in METRICS]
@@ -203,6 +200,9 @@ class Comparison:
 
     def plot_importances(self, n: int = 10) -> Figure:
         """Draw the largest total Sobol indices of every extractor, with standard errors.
+
+        The total index is the share of the variance of the class's logit, under random masks of the
+        concepts, in which a concept is involved; mean over some of the images.
 
         Parameters
         ----------
@@ -229,9 +229,9 @@ class Comparison:
     def plot_maps(self, image: int, n: int = 5) -> Figure:
         """Draw one image with the concepts of every extractor that contribute most to its class.
 
-        Concepts are ordered by their leave-one-out contribution to the class's logit, which is
-        shown above each map beside the number of the concept. Maps whose coefficients are mostly
-        negative change sign.
+        The contribution of a concept is the drop of the class's logit when the concept alone is
+        switched off; it is shown above each map beside the number of the concept. Maps whose
+        coefficients are mostly negative change sign.
 
         Parameters
         ----------
@@ -282,7 +282,7 @@ class Comparison:
         n : int, default=8
             Number of pairs of concepts to draw, those with the largest correlation first.
         nb_crops : int, default=5
-            Number of best crops of each concept, all from different images.
+            Number of crops of each concept, the parts of different images in which it is strongest.
 
         Returns
         -------
@@ -326,7 +326,7 @@ class Comparison:
         other : Comparison
             Comparison of the same images and classes, with the same settings. It may hold results
             of extractors that failed in this one or are missing because of an interruption. If
-            both hold a control, the control of this one is kept.
+            both hold a control (random directions, no learning), that of this one is kept.
 
         Returns
         -------
@@ -355,23 +355,22 @@ class Comparison:
         )
 
     def check_belongs_to(self, other: Comparison, seeds_may_differ: bool = False) -> None:
-        """Raise a ValueError if images, classes, the network or settings differ.
+        """Raise a ValueError if another comparison cannot be joined with this one.
 
         Parameters
         ----------
         other : Comparison
-            Another comparison.
         seeds_may_differ : bool, default=False
-            Whether the settings may have different seeds.
+            Whether the settings may have different ``random_state``.
 
         Raises
         ------
         ValueError
-            With a list of the differences.
+            If images, classes, the network or settings differ; the message lists what differs.
         """
         same_images = np.array_equal(self.images, other.images)
         if not same_images or not np.array_equal(self.class_ids, other.class_ids):
-            raise ValueError("the comparisons must be of the same images and classes")
+            raise ValueError("comparisons must be of the same images and classes: measure again")
         ours, theirs = self.settings, other.settings
         if ours is None or theirs is None:
             if ours is theirs:
@@ -391,7 +390,7 @@ class Comparison:
         Parameters
         ----------
         path : str or path
-            File to write.
+            File to write. No suffix is added.
         """
         settings, arrays = None, {"images": self.images, "class_ids": self.class_ids}
         if self.settings is not None:
@@ -451,6 +450,9 @@ class Comparison:
 
     def save_report(self, folder: str | Path) -> list[Path]:
         """Write ``table.md``, ``table.csv`` and all figures as PNG and SVG.
+
+        The figures are `plot`, `plot_importances`, `plot_maps` of the first image, and
+        `plot_aligned` of the first extractor with each other one; without results, only tables.
 
         Parameters
         ----------

@@ -61,25 +61,8 @@ class _Run:
 class AutoencoderFactorizer(LinearFactorizer):
     """Base class of sparse autoencoders with a linear encoder.
 
-    Coefficients are u = TopK(ReLU(F x − b)), and the reconstruction is x̂ = u D + offset. The
-    parameters are described in `TopKFactorizer`.
-
-    Attributes
-    ----------
-    bank_ : ndarray of shape (I, D)
-        The dictionary D, whose rows are atoms.
-    filters_ : ndarray of shape (I, D)
-        Filters F of the encoder.
-    biases_ : ndarray of shape (I,)
-        Biases b of the encoder. A concept can fire at x only if filters_ @ x > biases_.
-    constant_ : ndarray of shape (D,)
-        The offset: the reconstruction where no concept fires.
-    k_ : int
-        The k that was used.
-    scale_ : float
-        RMS distance of the features from their mean, by which features were divided for training.
-    history_ : AutoencoderHistory
-        Curves and results of the training.
+    Coefficients are u = TopK(ReLU(F x − b)), and the reconstruction is x̂ = u A + offset.
+    Parameters and attributes are described in `TopKFactorizer`.
     """
 
     k: int | None = None
@@ -103,12 +86,12 @@ class AutoencoderFactorizer(LinearFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D)
-            Features at P positions.
+            Features at P positions with D channels.
 
         Returns
         -------
         concept_bank_w : ndarray of shape (I, D)
-            Concept bank.
+            Concept bank: the atoms of the I concepts.
         coeffs_u : ndarray of shape (P, I)
             Coefficients of the activations.
 
@@ -270,38 +253,37 @@ class AutoencoderFactorizer(LinearFactorizer):
 class TopKFactorizer(AutoencoderFactorizer):
     """TopK sparse autoencoder, in which only the k strongest concepts fire at every position.
 
-    Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093): unit atoms, a
-    learned offset, and an auxiliary loss for concepts that do not fire (see
-    `SparseAutoencoder.terms`). Atoms are initialised at positions of the data in different
-    directions (k-means++), so that few concepts are dead. Coefficients have the units of the
-    features.
+    Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093). Each of I
+    concepts has a filter and a bias, which give its coefficient, and an atom, a row of the concept
+    bank A. Features x have the coefficients u = TopK(ReLU(filters · x − biases)), where TopK sets
+    all but the k largest to 0; a concept *fires* where its coefficient is above 0. They are
+    reconstructed as u A + offset, with unit atoms and a learned offset, so that coefficients have
+    the units of the features. Concepts that have stopped firing are trained to reconstruct what the
+    others miss (the paper's auxiliary loss). Atoms are initialised at positions of the data in
+    different directions (k-means++), so that few concepts never fire.
 
     The problem is not convex. As the paper trains, with k concepts from the first step on, many
-    starts miss the atoms of planted data: a part of every atom ends in the offset, and R² is only a
-    few hundredths below that of the true atoms. Two things here are not in the paper: k falls from
-    I to its final value during the first half of the training, and the best of a few starts is
-    kept. If no other start finds the same atoms, and R² is below 0.998, ``history_.problems()``
-    says so. It cannot tell when all starts agree on
-    wrong atoms: with exactly k atoms at every position and much noise (an R² of 0.7), a shift of
-    all atoms is nearly made up for by one of the offset, and their cosine with the true ones falls
-    below 0.95.
+    starts miss the atoms of data with known ones: a part of every atom ends in the offset, and R²
+    (the share of the features' variance that is reconstructed) is only a few hundredths below that
+    of the true atoms. Two things here are not in the paper: k falls from I to its final value
+    during the first half of the training, and the best of a few starts is kept. If no other start
+    finds the same atoms, and R² is below 0.998, ``history_.problems()`` says so. Starts can also
+    agree on wrong atoms, which is not noticed, if there is much noise (an R² of 0.7) and exactly k
+    atoms at every position.
 
-    As in the paper, the offset is subtracted before the encoder, added after the decoder, and
-    learned. The authors' code initialises it at the geometric median, which resists outliers of
-    language models. Here it starts at the mean, by which features are centred anyway; on known
-    dictionaries the geometric median was not better.
+    The offset is initialised at the mean of the features, not at their geometric median as in the
+    authors' code; on known dictionaries the median was not better.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
     k : int, default=None
-        Largest number of concepts that fire at a position, 1 to I. None: I/5, rounded up.
-        Dictionaries of language models have thousands of concepts and k far below a hundredth of
-        that. The ten to thirty concepts used here must represent a whole layer, and with k = 1
-        they would be clusters.
+        Largest number of concepts that fire at a position, 1 to I. None: I/5, rounded up. (Language
+        models are given thousands of concepts and a k far below a hundredth of that. Ten to thirty
+        concepts must represent a whole layer, and with k = 1 they would be clusters.)
     steps : int, default=2000
-        Number of steps of Adam. The learning rate decays along a cosine.
+        Number of steps of Adam. The learning rate decays along a cosine to 2 % of its first value.
     batch_size : int, default=512
         Number of positions per step.
     learning_rate : float, default=1e-2
@@ -313,6 +295,21 @@ class TopKFactorizer(AutoencoderFactorizer):
     n_init : int, default=6
         Largest number of starts. The one with the best R² is kept. No further start is made once
         another start has nine tenths of its atoms, too (cosine above 0.95).
+
+    Attributes
+    ----------
+    bank_, filters_ : ndarray of shape (I, D)
+        Atoms and filters of the concepts, for D channels.
+    biases_ : ndarray of shape (I,)
+        Biases: a concept can fire at x only if ``filters_ @ x > biases_``.
+    constant_ : ndarray of shape (D,)
+        The offset: the reconstruction where no concept fires.
+    k_ : int
+        The k that was used.
+    scale_ : float
+        RMS distance of the features from their mean, by which features are divided for training.
+    history_ : AutoencoderHistory
+        Losses by epoch, R², how often concepts fire, and ``problems()`` in words.
     """
 
     n_init: int = 6
@@ -354,39 +351,43 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     """Archetypal sparse autoencoder (A-SAE), with atoms in the convex hull of K-Means centroids.
 
     Fel et al. 2025, "Archetypal SAE: adaptive and stable dictionary learning for concept extraction
-    in large vision models" (arXiv 2502.12892): D = W C, where the rows of W are non-negative and
-    sum to 1, by a projection after every step. The paper has no offset. Here, features and
-    centroids are centred, D = W C − E[x] and x̂ = u D + E[x], because features of a ReLU layer are
-    far from zero and all atoms of an uncentred dictionary would be similar to the mean.
-    Coefficients have no unit: a coefficient of 1 moves from the mean to the archetype.
+    in large vision models" (arXiv 2502.12892). It is a `TopKFactorizer` with one start and a fixed
+    offset, whose atoms are mixtures W C of centroids C: the rows of W are non-negative and sum to
+    1, by a projection after every step. The paper has no offset. Here, features and centroids are
+    centred: the concept bank is A = W C − E[x], and features x are reconstructed as u A + E[x] from
+    their coefficients u. Features of a ReLU layer are far from zero, and all atoms of a bank that
+    is not centred would be similar to the mean E[x]. Coefficients have no unit: a coefficient of 1
+    moves from the mean to the archetype, the row of W C. Attributes of `TopKFactorizer` that are
+    not listed here are the same.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        See `TopKFactorizer`.
+        Number of concepts, I. It may exceed the number of channels.
     k : int, default=None
-        See `TopKFactorizer`.
+        Largest number of concepts that fire at a position, 1 to I. None: I/5, rounded up.
     steps : int, default=2000
-        See `TopKFactorizer`.
+        Number of steps of Adam. The learning rate decays along a cosine to 2 % of its first value.
     batch_size : int, default=512
-        See `TopKFactorizer`.
+        Number of positions per step.
     learning_rate : float, default=1e-2
-        See `TopKFactorizer`.
+        Learning rate of the first step.
     random_state : int, default=None
-        See `TopKFactorizer`. It is also the seed of the centroids.
+        Seed of the centroids, of the initialisation and of the order of the positions.
     verbose : int, default=0
-        See `TopKFactorizer`.
+        0: silent. 1: a progress bar is shown.
     n_centroids : int, default=None
-        Number of centroids, from I to P. None: the larger of 10 I and 100, but at most P.
+        Number of centroids, from I to the number of positions P. None: the larger of 10 I and 100,
+        but at most P.
 
     Attributes
     ----------
     centroids_ : ndarray of shape (n_centroids, D)
-        Centroids C, in raw features.
+        Centroids C, in the units of the features.
     mixture_ : ndarray of shape (I, n_centroids)
         Weights W of the centroids in each archetype.
     relaxation_ : ndarray of shape (I, D)
-        Λ, in raw features; zero in this class.
+        Zero in this class; what `RelaxedArchetypalFactorizer` adds to the atoms:
         ``bank_ = mixture_ @ centroids_ − constant_ + relaxation_``.
     """
 
@@ -437,15 +438,16 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class RelaxedArchetypalFactorizer(ArchetypalFactorizer):
-    """Relaxed archetypal sparse autoencoder (RA-SAE), with atoms within δ of the convex hull.
+    """Relaxed archetypal sparse autoencoder (RA-SAE; Fel et al. 2025, arXiv 2502.12892).
 
-    The dictionary is D = W C + Λ, with a learned Λ that is projected to ‖Λ_i‖ ≤ δ after every step.
-    Other parameters and attributes are those of `ArchetypalFactorizer`.
+    It is an `ArchetypalFactorizer`, with the same parameters and attributes, whose atoms may lie up
+    to a distance δ outside the convex hull of the centroids: a learned vector of length at most δ
+    (a row of ``relaxation_``) is added to each atom.
 
     Parameters
     ----------
     delta : float, default=0.1
-        δ ≥ 0, in units of `scale_`, the RMS distance of the features from their mean, so that a
+        δ ≥ 0, in units of ``scale_``, the RMS distance of the features from their mean, so that a
         value has the same meaning for every layer. With 0, this is `ArchetypalFactorizer`.
     """
 

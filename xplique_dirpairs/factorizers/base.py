@@ -31,8 +31,10 @@ _NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations"
 class DirectionsFactorizer(ConceptFactorizer):
     """A `ConceptFactorizer` with named directions and a residual.
 
-    Activations have shape ``(P, D)``, flattened as by Xplique; coefficients have shape ``(P, I)``.
-    ``decode(encode(x)) + residual(x) = x`` holds for every subclass.
+    Activations at P positions with D channels have shape ``(P, D)``, flattened as by Xplique; the
+    coefficients of I concepts have shape ``(P, I)``. ``decode(encode(x)) + residual(x) = x`` holds
+    for every subclass. The concept bank has a row for each concept, the change of the features for
+    one unit of its coefficient.
 
     Attributes
     ----------
@@ -49,16 +51,19 @@ class DirectionsFactorizer(ConceptFactorizer):
     @property
     @abstractmethod
     def encoding_directions(self) -> Array:
-        """Directions in which features change with each concept, (I, D)."""
+        """Directions in D channels along which features change with each of I concepts, (I, D)."""
 
     @property
     def decoding_directions(self) -> Array | None:
-        """Linear filters that read the concepts, (I, D), or None if reading is not linear."""
+        """Linear filters that compute coefficients of I concepts from D channels, (I, D).
+
+        None for a method whose coefficients are not computed by linear filters.
+        """
         return None
 
     @property
     def requires_positive_activations(self) -> bool:
-        """Whether activations must be positive; False unless a subclass overrides it."""
+        """Whether activations must not be negative; False unless a subclass overrides it."""
         return False
 
     def residual(self, activations: Array) -> Array:
@@ -67,12 +72,12 @@ class DirectionsFactorizer(ConceptFactorizer):
         Parameters
         ----------
         activations : ndarray of shape (P, D)
-            Features x.
+            Features x at P positions with D channels.
 
         Returns
         -------
         residual : ndarray of shape (P, D)
-            The residual.
+            The residual, in the units of the features.
         """
         return np.asarray(activations - self.decode(self.encode(activations)))
 
@@ -85,17 +90,30 @@ class DirectionsFactorizer(ConceptFactorizer):
         Parameters
         ----------
         activations : ndarray of shape (P, D)
-            Features.
+            Features at P positions with D channels.
 
         Returns
         -------
         coefficients : ndarray of shape (P, I)
-            The coefficients to show.
+            The coefficients of I concepts to show.
         """
         return np.asarray(self.encode(activations))
 
     def read(self, activations: Array) -> tuple[Array, Array]:
-        """Compute `encode` and `shown_coefficients`, (P, I) each, of checked features (P, D)."""
+        """Compute the results of `encode` and `shown_coefficients` together.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (P, D)
+            Features at P positions with D channels; finite values.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (P, I)
+            The coefficients of I concepts.
+        shown : ndarray of shape (P, I)
+            The coefficients that plots show.
+        """
         coefficients = self.encode(activations)
         if type(self).shown_coefficients is DirectionsFactorizer.shown_coefficients:
             return coefficients, coefficients
@@ -106,11 +124,25 @@ class DirectionsFactorizer(ConceptFactorizer):
 
     @property
     def components_(self) -> Array:
-        """Concept bank, (I, D) float32."""
+        """Concept bank of I concepts in D channels, (I, D) float32, by its name in scikit-learn.
+
+        Row i is the change of the features for one unit of concept i's coefficient.
+        """
         return np.asarray(self.get_concept_bank(), np.float32)
 
     def transform(self, activations: Array) -> Array:
-        """Compute coefficients, (P, D) → (P, I), like `encode`, under scikit-learn's name."""
+        """Compute coefficients: `encode` under the name that it has in scikit-learn.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (P, D)
+            Features at P positions with D channels.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (P, I)
+            Coefficients of I concepts.
+        """
         return np.asarray(self.encode(activations))
 
     def _check_is_fitted(self) -> None:
@@ -160,21 +192,21 @@ class AffineFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D)
-            Features at P positions.
+            Features at P positions with D channels.
 
         Returns
         -------
         concept_bank_w : ndarray of shape (I, D)
-            Concept bank.
+            Concept bank: the change of the features for one unit of each concept's coefficient.
         coeffs_u : ndarray of shape (P, I)
-            Coefficients of the activations.
+            Coefficients of the I concepts at the P positions, as `encode` computes them.
 
         Raises
         ------
         ValueError
             If the activations are not flat and finite, are constant, or are too large for float32;
-            if there are fewer positions than concepts; or (PCA and ICA) if there are more concepts
-            than dimensions along which the features vary.
+            if there are fewer positions than concepts; or if there are more concepts than channels
+            (PCA) or than axes along which the features vary (FastICA).
         """
         check_integer("number_of_concepts", self.number_of_concepts)
         x = check_flat(activations)
@@ -190,17 +222,17 @@ class AffineFactorizer(DirectionsFactorizer):
         return self.get_concept_bank(), self._read_in_blocks(x)
 
     def encode(self, activations: ArrayLike) -> Array:
-        """Compute concept coefficients.
+        """Compute the coefficients of the concepts at every position.
 
         Parameters
         ----------
         activations : array-like of shape (P, D)
-            Features.
+            Features at P positions with D channels.
 
         Returns
         -------
         coefficients : ndarray of float32 of shape (P, I)
-            Concept coefficients.
+            Coefficients of I concepts.
 
         Raises
         ------
@@ -213,17 +245,17 @@ class AffineFactorizer(DirectionsFactorizer):
         return self._read_in_blocks(check_flat(activations, self.bank_.shape[1]))
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """Compute concept coefficients as a tensor; gradients flow to the activations.
+        """Compute the coefficients of the concepts as a tensor; gradients flow to the activations.
 
         Parameters
         ----------
         activations : tf.Tensor of shape (P, D)
-            Features.
+            Features at P positions with D channels.
 
         Returns
         -------
         coefficients : tf.Tensor of shape (P, I)
-            The values of `encode`.
+            The values of `encode`, for I concepts.
 
         Raises
         ------
@@ -238,17 +270,17 @@ class AffineFactorizer(DirectionsFactorizer):
         return self._read(x)
 
     def decode(self, coefficients: Array | tf.Tensor) -> Array | tf.Tensor:
-        """Compute the features that coefficients represent, ``u @ bank_ + constant_``.
+        """Compute the features that coefficients u represent, ``u @ bank_ + constant_``.
 
         Parameters
         ----------
         coefficients : ndarray or tf.Tensor of shape (P, I)
-            Concept coefficients u.
+            Coefficients u of I concepts at P positions.
 
         Returns
         -------
         features : ndarray or tf.Tensor of shape (P, D)
-            Features, of the same type as the coefficients.
+            Features with D channels: an array for an array, a tensor for a tensor.
 
         Raises
         ------
@@ -265,18 +297,29 @@ class AffineFactorizer(DirectionsFactorizer):
         return u @ tf.constant(self.bank_, u.dtype) + tf.constant(self.constant_, u.dtype)
 
     def get_concept_bank(self) -> Array:
-        """Return a copy of the concept bank, (I, D)."""
+        """Return a copy of the concept bank of I concepts in D channels, (I, D).
+
+        Row i is the change of the features for one unit of concept i's coefficient.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
+        """
         self._check_is_fitted()
         return self.bank_.copy()
 
     @property
     def encoding_directions(self) -> Array:
-        """Rows of the concept bank, (I, D)."""
+        """Directions in D channels along which features change with each of I concepts, (I, D).
+
+        They are the rows of the concept bank.
+        """
         return self.get_concept_bank()
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the factorizer is fitted."""
+        """Whether `fit` has ended, so that there are concepts."""
         return hasattr(self, "bank_")
 
     def _read_in_blocks(self, x: Array) -> Array:
@@ -308,7 +351,7 @@ class LinearFactorizer(AffineFactorizer):
 
     @property
     def decoding_directions(self) -> Array:
-        """Filters that compute the coefficients, (I, D)."""
+        """Linear filters that compute coefficients of I concepts from D channels, (I, D)."""
         self._check_is_fitted()
         return self.filters_.copy()
 
@@ -377,7 +420,9 @@ def check_flat(activations: ArrayLike, channels: int | None = None) -> Array:
     """
     x = check_activations(activations)
     if x.ndim != 2:
-        raise ValueError(f"activations must be flat, (P, D), not of shape {x.shape}")
+        raise ValueError(
+            f"activations must be flat, (P, D), not of shape {x.shape}: reshape them to (-1, D)"
+        )
     if channels is not None:
         _check_width("activations", x, channels, "channels")
     return x

@@ -22,11 +22,12 @@ from xplique_dirpairs.pairs import Off
 
 
 class RandomFactorizer(LinearFactorizer):
-    """Random directions, the lowest baseline.
+    """Random directions, the lowest baseline for other extractors.
 
-    Bank rows are orthonormal with uniformly random orientation; if I > D, they are independent and
-    of unit length. Coefficients are the least-squares solution of smallest norm for the centred
-    features, u = (x − mean) B⁺. ``constant_`` is the mean.
+    The I directions in D channels are orthonormal with uniformly random orientation; if I > D, they
+    are independent and of unit length. They are the rows of the concept bank B. Coefficients u of
+    features x are the least-squares solution of smallest norm of x − mean ≈ u B, with either sign;
+    decoding gives u B + mean.
 
     Parameters
     ----------
@@ -46,18 +47,28 @@ class RandomFactorizer(LinearFactorizer):
 class NoLearningFactorizer(DirectionPairsFactorizer):
     """Direction pairs from a clustering, a baseline for learned direction pairs.
 
-    Filters and biases are those of `clustered_detectors`. Signal vectors are estimated once, in the
-    same way as in the default recipe (`learning.signals.joint_signals`). No loss is minimised, and
-    the network is not used. Coefficients, bank and detections are those of direction pairs.
+    Filters point to the centroids of K-Means in whitened features (orthogonalised, if there are not
+    more concepts than axes), and biases let each of the I concepts be detected on a share 1/I of
+    the positions. Signal vectors are estimated once from these detections, as `estimate_signals`
+    does with "joint". No loss is minimised, and the network is not used. Coefficients, concept bank
+    and detections are those of `DirectionPairsFactorizer`.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
     off : {"absent", "undecided"}, default="absent"
-        See `DirectionPairsFactorizer`.
+        What a coefficient of 0 means. "absent": the concept is at its mean level of positions where
+        it is not detected. "undecided": its detector is at its threshold, neither on nor off.
     random_state : int, optional
-        Seed of the clustering.
+        Seed of the clustering. None draws a seed.
+
+    Attributes
+    ----------
+    pairs_ : DirectionPairs
+        The pairs.
+    history_ : None
+        There is no record of a learning.
     """
 
     def __init__(
@@ -81,16 +92,22 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D)
-            Features of N images.
+            Features of N images with D channels.
         head : Head or None
-            Ignored.
+            Ignored, because the network is not used.
         resume : str or os.PathLike, optional
-            Ignored.
+            Ignored, because there are no states to save.
 
         Returns
         -------
         self : NoLearningFactorizer
             The fitted factorizer.
+
+        Raises
+        ------
+        ValueError
+            If the activations are not finite, or have fewer positions than there are concepts; or
+            if ``off`` is not one of its values.
         """
         self._check_off()
         concepts = self.number_of_concepts
@@ -108,17 +125,17 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         return self
 
     def encode(self, activations: ArrayLike) -> Array:
-        """Compute concept coefficients.
+        """Compute the coefficients of the concepts at every position.
 
         Parameters
         ----------
         activations : array-like of shape (P, D)
-            Features.
+            Features at P positions with D channels.
 
         Returns
         -------
         coefficients : ndarray of shape (P, I)
-            Concept coefficients.
+            Coefficients of I concepts.
 
         Raises
         ------

@@ -26,15 +26,16 @@ from xplique_dirpairs.learning.coordinates import Moments, signal_axes
 class PCAFactorizer(LinearFactorizer):
     """Principal components (Pearson 1901): orthonormal axes of largest variance.
 
-    The same axes encode and decode: u = (x − mean) Vᵀ and x̂ = u V + mean. Of all affine maps to I
-    dimensions and back, this one loses the least variance. Coefficients are signed: a component is
-    one concept and is not split into a positive and a negative one. A coefficient of 0 is the mean.
-    By convention, the largest loading of a component is positive.
+    With the I axes as rows of V, features x have coefficients u = (x − mean) Vᵀ and are
+    reconstructed as u V + mean. Of all affine maps to I dimensions and back, this one loses the
+    least variance. Coefficients are signed: a component is one concept and is not split into a
+    positive and a negative one. A coefficient of 0 is the mean. By convention, the largest entry of
+    an axis (in absolute value) is positive.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
-        Number of concepts, I, at most D.
+        Number of concepts, I, at most the number of channels.
     random_state : int, optional
         Ignored, because the result is exact. Present so that all factorizers have this parameter.
     """
@@ -53,11 +54,11 @@ class PCAFactorizer(LinearFactorizer):
 class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
     """Independent components (Hyvärinen & Oja 2000), by scikit-learn's symmetric FastICA.
 
-    The features are first projected on I principal axes and whitened. In x − mean = A s, the
-    columns of the mixing matrix A are encoding directions, and the rows of the unmixing matrix A⁺
-    are decoding directions. Columns are scaled to unit length, so that coefficients have the units
-    of the features. Coefficients are signed. By convention, the largest loading of an encoding
-    direction is positive.
+    The features x are first projected on I principal axes and whitened. In x − mean ≈ A s, with
+    independent components s, the columns of the mixing matrix A are encoding directions, and the
+    rows of the unmixing matrix A⁺ are decoding directions. Columns of A are scaled to unit length,
+    so that the coefficients s have the units of the features. They are signed, and 0 at the mean.
+    By convention, the largest entry of an encoding direction (in absolute value) is positive.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
         Number of concepts, I, at most the number of axes along which the features vary (with a
         standard deviation above a thousandth of the largest).
     fun : {"logcosh", "exp", "cube"}, default="logcosh"
-        Contrast function.
+        Contrast function by which independence is measured, as in
+        `sklearn.decomposition.FastICA`.
     tol : float, default=1e-4
         The fit has converged when 1 − |cosine| between each row of the unmixing matrix and the same
         row in the previous iteration is at most this.
@@ -108,13 +110,14 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
 class KMeansFactorizer(IterativeFactorizer):
     """K-Means (Lloyd 1982): a concept is a cluster, its coefficient 1 in the cluster and 0 outside.
 
-    x̂ = centroid = mean + Σ_i u_i (centroid_i − mean): bank rows are *centroid − mean*, not
-    normalised, and the constant is the mean. With centroids as rows and no constant, decoding would
-    be the same, but switching a concept off would move features to the origin, which is far outside
-    the data. Here it moves them to the mean.
+    Features are reconstructed as the nearest centroid, mean + Σ_i u_i (centroid_i − mean) with the
+    coefficients u_i: the rows of the concept bank are *centroid − mean*, not normalised, and the
+    constant is the mean. With centroids as rows and no constant, decoding would be the same, but
+    switching a concept off would move features to the origin, which is far outside the data. Here
+    it moves them to the mean.
 
-    There are no decoding directions, because the nearest centroid is not found by linear filters.
-    The gradient of the coefficients is zero.
+    ``decoding_directions`` is None, because the nearest centroid is not found by linear filters.
+    The gradient of the coefficients with respect to the features is zero.
 
     Parameters
     ----------
@@ -123,7 +126,8 @@ class KMeansFactorizer(IterativeFactorizer):
     n_init : int, default=4
         Number of clusterings from different initialisations (k-means++). The best one is kept.
     tol : float, default=1e-4
-        Tolerance, as in `sklearn.cluster.KMeans`.
+        The fit has converged when the squared distances that the centroids move sum to at most this
+        share of the channels' mean variance, as in `sklearn.cluster.KMeans`.
     max_iter : int, default=300
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
     random_state : int, optional

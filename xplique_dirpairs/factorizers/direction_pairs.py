@@ -26,36 +26,42 @@ logger = logging.getLogger("xplique_dirpairs")
 
 @dataclass(eq=False, repr=False)
 class DirectionPairsFactorizer(DirectionsFactorizer):
-    """Encoding-decoding direction pairs, learned from activations.
+    """Encoding–decoding direction pairs (`learn_pairs`) as a factorizer for CRAFT.
+
+    Concept i has a filter w_i with a bias, which detects the concept in features x, and a signal
+    vector ŝ_i, along which features change with the concept. Features are coefficients @ concept
+    bank + residual.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
     latent_to_logit_model : callable, optional
-        The rest of the network, from activations to logits or probabilities. The network term of
-        the learning needs it together with ``map_shape``. If one of them is missing, pairs are
-        learned without this term, and a log message says so.
+        The rest of the network, from activations to logits or probabilities. The loss terms that
+        evaluate the network need it together with ``map_shape``. None for one of them: `fit` learns
+        pairs without these terms, and a log message says so.
     map_shape : tuple of int, optional
         Spatial shape of the activations before they were flattened: ``(7, 7)`` for maps, ``(197,)``
         for tokens, ``()`` for vectors.
     off : {"absent", "undecided"}, default="absent"
-        Meaning of a coefficient of zero; see `DirectionPairs.coefficients`.
-    recipe : str or object, default="default"
-        See `learn_pairs`.
+        What a coefficient of 0 means. "absent": the projection wᵢᵀx is at most at its mean level
+        where the concept is not detected; coefficients are not negative. "undecided": all detectors
+        are at their thresholds; coefficients are signed.
+    recipe : str or Recipe, default="default"
+        What the learning minimises, and how: the ``recipe`` of `learn_pairs`.
     n_init : int, optional
-        See `learn_pairs`.
+        Number of restarts, of which the best is kept. None: the number of the recipe.
     random_state : int, optional
-        Seed of the learning.
+        Seed of the learning. None draws a seed.
     verbose : int, default=0
-        0: silent. See `learn_pairs`.
+        0: silent. 1: a progress bar is shown for each stage of the learning.
 
     Attributes
     ----------
     pairs_ : DirectionPairs
         The learned pairs.
     history_ : History or None
-        Record of the fit. None if the pairs were given (`from_pairs`).
+        Losses and problems of the fit. None if the pairs were given (`from_pairs`).
     """
 
     number_of_concepts: int = 20
@@ -79,7 +85,8 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         pairs : DirectionPairs
             Pairs that were learned elsewhere, or loaded from a file.
         off : {"absent", "undecided"}, default="absent"
-            Meaning of a coefficient of zero.
+            What a coefficient of 0 means. "absent": the concept is at its mean level of positions
+            where it is not detected. "undecided": its detector is at its threshold.
 
         Returns
         -------
@@ -106,20 +113,21 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D)
-            Features at the positions of all images, one image after the other.
+            Features, with D channels, at the P positions of all images, one image after the other.
 
         Returns
         -------
         concept_bank_w : ndarray of shape (I, D)
-            Concept bank.
+            Concept bank: the change of the features for one unit of each concept's coefficient.
         coeffs_u : ndarray of shape (P, I)
             Coefficients of the activations.
 
         Raises
         ------
-        ValueError
-            If the activations are not flat and finite, or P is not a multiple of the number of
-            positions of ``map_shape``.
+        TypeError, ValueError
+            If the activations are not flat and finite, or are constant; if P is not a multiple of
+            the number of positions of ``map_shape``; or if a parameter of the factorizer is
+            invalid.
         """
         maps = pixels = check_flat(activations)
         head = None
@@ -140,16 +148,25 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D)
-            Features of N images.
+            Features of N images with D channels.
         head : Head or None
-            The rest of the network, for the network term. None: there is no such term.
+            The rest of the network, for the loss terms that evaluate it. None: pairs are learned
+            without these terms.
         resume : str or os.PathLike, optional
-            See `learn_pairs`.
+            Folder in which the state of the fit is saved after every epoch, and from which a fit
+            with the same settings is continued. None: nothing is saved.
 
         Returns
         -------
         self : DirectionPairsFactorizer
             The fitted factorizer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the activations are constant, not finite or of the wrong rank; if the head does not
+            fit them; if ``resume`` holds the state of another fit; or if a parameter of the
+            factorizer is invalid.
         """
         self._check_off()
         if head is None:
@@ -168,17 +185,17 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return self
 
     def encode(self, activations: Array) -> Array:
-        """Compute concept coefficients.
+        """Compute the coefficients of the concepts at every position.
 
         Parameters
         ----------
         activations : ndarray of shape (P, D)
-            Features.
+            Features at P positions with D channels.
 
         Returns
         -------
         coefficients : ndarray of shape (P, I)
-            Concept coefficients.
+            Coefficients of I concepts; at least 0 for ``off="absent"``, signed for "undecided".
 
         Raises
         ------
@@ -190,17 +207,22 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return self._fitted().coefficients(activations, off=self.off)
 
     def encode_differentiable(self, activations: tf.Tensor) -> tf.Tensor:
-        """Compute concept coefficients as a tensor; gradients flow to the activations.
+        """Compute the coefficients of the concepts as a tensor; gradients flow to the activations.
 
         Parameters
         ----------
         activations : tf.Tensor of shape (P, D)
-            Features.
+            Features at P positions with D channels.
 
         Returns
         -------
         coefficients : tf.Tensor of shape (P, I)
-            The values of `encode`.
+            The values of `encode`, for I concepts.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
         """
         pairs = self._fitted()
         x = tf.convert_to_tensor(activations)
@@ -211,17 +233,24 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return tf.matmul(z - tf.constant(pairs.biases, x.dtype), inverse, transpose_b=True)
 
     def decode(self, coefficients: Array | tf.Tensor) -> Array | tf.Tensor:
-        """Compute the part of the features that coefficients represent.
+        """Compute the part of the features that coefficients represent, coefficients @ bank.
 
         Parameters
         ----------
         coefficients : ndarray or tf.Tensor of shape (P, I)
-            Concept coefficients.
+            Coefficients of I concepts at P positions.
 
         Returns
         -------
         features : ndarray or tf.Tensor of shape (P, D)
-            Features, of the same type as the coefficients.
+            Features with D channels: an array for an array, a tensor for a tensor.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
+        ValueError
+            If an array of coefficients does not have I columns.
         """
         pairs = self._fitted()
         if tf.is_tensor(coefficients):
@@ -229,59 +258,94 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return pairs.combine(coefficients, off=self.off)
 
     def detect(self, activations: Array) -> Array:
-        """Compute detections.
+        """Compute how surely each concept is detected, sigmoid(wᵢᵀx − b_i) for features x.
 
         Parameters
         ----------
         activations : ndarray of shape (..., D)
-            Features.
+            Features with D channels, with any leading axes.
 
         Returns
         -------
         detections : ndarray of shape (..., I)
-            Values in [0, 1]. A concept is detected where they exceed 0.5.
+            Values in [0, 1] of I concepts. A concept is detected where its value exceeds 0.5, which
+            is where the projection on its filter w_i is above its bias b_i.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
+        ValueError
+            If the activations are not finite, or do not have the channels of `fit`.
         """
         return self._fitted().detect(activations)
 
     def shown_coefficients(self, activations: Array) -> Array:
-        """Compute the coefficients that plots show, which are zero where no concept is detected.
+        """Compute the coefficients that plots show, which are 0 where the concept is not detected.
 
-        A positive coefficient alone only means that the projection is above the mean absent level.
+        With ``off="absent"`` a coefficient is positive wherever the projection on the filter is
+        above its mean over positions without the concept; detection asks for more. Negative
+        coefficients are shown as 0.
 
         Parameters
         ----------
         activations : ndarray of shape (P, D)
-            Features.
+            Features at P positions with D channels.
 
         Returns
         -------
         coefficients : ndarray of shape (P, I)
-            The coefficients to show.
+            The coefficients of I concepts to show.
         """
         return self.read(activations)[1]
 
     def read(self, activations: Array) -> tuple[Array, Array]:
-        """Compute `encode` and `shown_coefficients`, (P, I) each, of checked features (P, D)."""
+        """Compute the results of `encode` and `shown_coefficients` together.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (P, D)
+            Features at P positions with D channels; they are not checked to be finite.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (P, I)
+            The coefficients of I concepts.
+        shown : ndarray of shape (P, I)
+            The coefficients that plots show.
+        """
         coefficients, detections = self._fitted().read(activations, self.off)
         return coefficients, np.maximum(coefficients, 0.0) * (detections > 0.5)
 
     def get_concept_bank(self) -> Array:
-        """Return a copy of the concept bank, (I, D): Bᵀ for off="absent", else Ŝᵀ."""
+        """Return a copy of the concept bank of I concepts in D channels, (I, D).
+
+        Row i is the change of the features for one unit of concept i's coefficient. For
+        ``off="absent"`` it is the combination of signal vectors that changes the projection on
+        filter i by 1 and those on the other filters by 0 (nearly, if the pairs are
+        ill-conditioned); for "undecided", the unit signal vector.
+        """
         return self._fitted().bank(self.off).copy()
 
     @property
     def encoding_directions(self) -> Array:
-        """Signal vectors ŝ_i, (I, D)."""
+        """Unit signal vectors of I concepts in D channels, (I, D).
+
+        Features change along them with each concept.
+        """
         return self._fitted().signals
 
     @property
     def decoding_directions(self) -> Array:
-        """Filters w_i, (I, D)."""
+        """Filters of I concepts in D channels, (I, D).
+
+        A concept is detected where the projection of the features on its filter exceeds its bias.
+        """
         return self._fitted().filters
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the factorizer is fitted."""
+        """Whether there are pairs, by `fit`, `fit_maps` or `from_pairs`."""
         return hasattr(self, "pairs_")
 
     def _fitted(self) -> DirectionPairs:
@@ -300,6 +364,7 @@ def _as_maps_of(pixels: Array, map_shape: tuple[int, ...]) -> Array:
         check_integer("map_shape", length)
     if len(pixels) % math.prod(map_shape):
         raise ValueError(
-            f"{len(pixels)} positions are not a multiple of those of map_shape={map_shape}"
+            f"the {len(pixels)} positions must be those of whole maps, but are not a multiple of "
+            f"map_shape={map_shape}: give all positions of each image, or change map_shape"
         )
     return pixels.reshape(-1, *map_shape, pixels.shape[-1])

@@ -34,11 +34,12 @@ _BLOCK = 2048
 class NMFFactorizer(IterativeFactorizer):
     """Non-negative matrix factorization (Lee & Seung 1999), as in CRAFT, but run to convergence.
 
-    x + shift ≈ U W with U, W ≥ 0, by scikit-learn's coordinate descent. The shift of a channel is
-    minus its lowest value in the activations of `fit`, or zero if it is never negative there. Later
-    values below −shift are clipped to −shift. Decoding subtracts the shift again: ``constant_`` is
-    −shift. Rows of W have unit length, so that coefficients have the units of the features.
-    There are no decoding directions, because coefficients are not computed by linear filters.
+    Features x + shift ≈ u W, with coefficients u ≥ 0 and a concept bank W ≥ 0, by scikit-learn's
+    coordinate descent. The shift of a channel is minus its lowest value in the activations of
+    `fit`, or zero if it is never negative there. Later values below −shift are clipped to −shift.
+    Decoding subtracts the shift again: ``constant_`` is −shift. Rows of W have unit length, so that
+    coefficients have the units of the features. ``decoding_directions`` is None, because
+    coefficients are found by non-negative least squares and not by linear filters.
 
     Parameters
     ----------
@@ -50,13 +51,13 @@ class NMFFactorizer(IterativeFactorizer):
     max_iter : int, default=1000
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
     random_state : int, optional
-        Seed of the initialisation (NNDSVD with zeros replaced by the mean; random if I = 1 or
-        I > D).
+        Seed of the initialisation: NNDSVD, a non-negative singular value decomposition, with zeros
+        replaced by the mean; random for one concept or for more concepts than channels.
 
     Attributes
     ----------
     shift_ : ndarray of shape (D,)
-        The shift.
+        The shift of each of the D channels.
     converged_ : bool
         Whether the fit has converged.
     n_iter_ : int
@@ -85,13 +86,15 @@ class NMFFactorizer(IterativeFactorizer):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class SemiNMFFactorizer(IterativeFactorizer):
-    """Semi-NMF (Ding, Li & Jordan 2010): x ≈ u W with u ≥ 0 and W of any sign.
+    """Semi-NMF (Ding, Li & Jordan 2010): features x ≈ u W with u ≥ 0 and W of any sign.
 
-    U is initialised with the K-Means labels (one-hot) + 0.2. Then the factors are updated in turn:
-    W by least squares (eq. 10 of the paper), U by coordinate descent on the non-negative least
-    squares [ours: instead of the multiplicative update of the paper; both lower the same objective
-    ‖X − UW‖², but this one needs fewer steps]. Rows of W have unit length, so that coefficients
-    have the units of the features. Features are neither shifted nor centred: ``constant_`` is 0.
+    u are the coefficients, and W is the concept bank; X and U hold the x and u of all positions in
+    rows. U is initialised with the K-Means labels (one-hot) + 0.2. Then the factors are updated in
+    turn: W by least squares (eq. 10 of the paper), U by coordinate descent on the non-negative
+    least squares. (The paper has a multiplicative update, which lowers the same objective
+    ‖X − UW‖², but needs more steps.) Rows of W have unit length, so that coefficients have the
+    units of the features. Features are neither shifted nor centred: ``constant_`` is 0.
+    ``decoding_directions`` is None, because coefficients are not computed by linear filters.
 
     Parameters
     ----------
@@ -108,7 +111,8 @@ class SemiNMFFactorizer(IterativeFactorizer):
     Attributes
     ----------
     objective_ : ndarray of shape (n_iter_,)
-        ‖X − UW‖² after each iteration. It never rises.
+        Squared error of the reconstruction, summed over all positions, after each iteration. It
+        never rises.
     converged_ : bool
         Whether the fit has converged.
     n_iter_ : int

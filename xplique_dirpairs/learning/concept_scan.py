@@ -36,7 +36,7 @@ _STABLE = 0.98
 
 @dataclass(frozen=True)
 class ScannedNumber:
-    """Measures of the fits with one number of concepts, averaged over fits.
+    """Measures of the fits with one number I of concepts, averaged over the fits.
 
     Attributes
     ----------
@@ -45,8 +45,8 @@ class ScannedNumber:
     fits : int, default=0
         Number of fits that ran to their end.
     signal_stability : float, default=nan
-        Absolute cosine of matched signal vectors, averaged over concepts and pairs of fits, in
-        [0, 1]; NaN with fewer than two fits.
+        Concepts of two fits are matched one to one: absolute cosine of their signal vectors,
+        averaged over concepts and pairs of fits, in [0, 1]; NaN with fewer than two fits.
     filter_stability : float, default=nan
         The same for filters.
     occupancy_min : float, default=nan
@@ -54,20 +54,22 @@ class ScannedNumber:
     occupancy_median : float, default=nan
         Median of these shares over concepts, in units of 1/I.
     dead : float, default=nan
-        Number of dead concepts.
+        Number of concepts that are hardly ever detected, on less than 0.02/I of the positions.
     duplicates : float, default=nan
-        Number of pairs of concepts that are detected at the same positions.
+        Number of pairs of concepts that are detected at the same positions (IoU above 0.8).
     sparsity : float, default=nan
-        Final L^s divided by its largest value log2 I, comparable across I. NaN if the recipe's last
-        stage does not compute L^s, and for I = 1.
+        Final sparsity loss L^s, the mean entropy of the detections at a position, divided by its
+        largest value log2 I, so that it can be compared across I. NaN if the recipe's last stage
+        does not compute L^s, and for I = 1.
     objective : float, default=nan
-        Final objective of the last stage, comparable within one recipe; terms in bits grow with I.
+        Final objective of the last stage. It grows with I, because some losses are in bits.
     condition_number : float, default=nan
-        Condition number of ŴᵀŜ, the largest of all fits.
+        Condition number of the scalar products of unit filters and signal vectors, the largest of
+        all fits.
     seconds : float, default=nan
         Wall time of one fit.
     problems : tuple of str, default=()
-        Problems of the fits, without repetitions.
+        What `History.problems` returned for the fits, without repetitions.
     error : str, optional
         Why fits are missing; None if all ran to their end.
     """
@@ -89,7 +91,11 @@ class ScannedNumber:
 
     @property
     def is_sound(self) -> bool:
-        """Whether all fits find the same, distinct, living concepts and are well-conditioned."""
+        """Whether all fits ended and found the same, distinct concepts that are really detected.
+
+        Both stabilities are at least 0.98, no concept is dead or a duplicate, and the condition
+        number is at most 30.
+        """
         return (
             min(self.signal_stability, self.filter_stability) >= _STABLE
             and self.dead == self.duplicates == 0
@@ -100,7 +106,7 @@ class ScannedNumber:
 
 @dataclass(frozen=True)
 class ConceptScan:
-    """Comparison of fits with several numbers of concepts.
+    """Comparison of fits with several numbers of concepts: the result of a scan.
 
     Attributes
     ----------
@@ -124,7 +130,10 @@ class ConceptScan:
 
     @property
     def suggested(self) -> int | None:
-        """The largest sound number if a larger one was tried and is not sound, None otherwise."""
+        """The largest sound number if a larger one was tried and is not sound, None otherwise.
+
+        Sound (`ScannedNumber.is_sound`) is a number with which all fits find the same concepts.
+        """
         return self._suggestion()[0]
 
     @property
@@ -183,39 +192,47 @@ def scan_number_of_concepts(
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> ConceptScan:
-    """Learn direction pairs with several numbers of concepts and compare the fits.
+    """Learn direction pairs with several numbers of concepts, and compare the fits.
 
-    Every fit has its own seed and its own half of the images, because a start that does not depend
-    on the seed (recipe ``soft``) would agree with itself whatever the number. If the fits with a
-    number fail, the error is recorded and the scan continues. Ctrl-C ends the scan and keeps
-    complete fits.
+    For each number, pairs are learned ``seeds`` times with `learn_pairs`, every time with another
+    seed and on one half of the images: fits 0 and 1 on the two halves of one random split, fits 2
+    and 3 on those of another, and so on. (The "soft" recipe does not depend on the seed, so that
+    fits of the same images would agree whatever the number.) With the right number, different fits
+    should find the same concepts. If a fit fails, the error is recorded and the scan continues with
+    the next number. Ctrl-C ends the scan and keeps complete fits.
 
     Parameters
     ----------
     activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D), or ActivationShards
-        See `learn_pairs`.
+        Activations of N images, at least two, with D channels: maps of H × W positions, T tokens,
+        or vectors.
     numbers : iterable of int
         Candidates for the number of concepts I.
     head : Head, optional
-        See `learn_pairs`.
+        The rest of the network, from the layer to the class scores. None: the terms of the
+        objective that evaluate the network are left out.
     recipe : str or Recipe, default="default"
-        See `learn_pairs`.
+        How pairs are learned: the ``recipe`` of `learn_pairs`.
     seeds : int, default=2
-        Number of fits for each number.
+        Number of fits for each number. With 1 there is nothing to compare.
     random_state : int or None, default=0
-        Seed of the first fit; the following fits have ``random_state + 1``, …. None draws a seed.
+        Seed of the first fit with each number; the following fits have ``random_state + 1``, ….
+        None draws a seed.
     verbose : int, default=1
-        See `learn_pairs`.
+        0 is silent, 1 shows a progress bar for each stage of every fit.
 
     Returns
     -------
     scan : ConceptScan
+        ``scan.suggested`` is the largest number with which all fits find the same concepts, or
+        None; ``scan.reason`` explains it, ``scan.plot()`` draws the measures, and ``scan.rows()``
+        returns them.
 
     Raises
     ------
     TypeError, ValueError
-        If ``numbers`` is empty or not integers, if there is only one image, or if `learn_pairs`
-        would refuse an argument whatever the number.
+        If ``numbers`` is empty or not positive integers, if there is only one image, or if
+        activations, head, recipe or another argument are invalid for any number of concepts.
     """
     features, recipe = as_features(activations), get_recipe(recipe)
     check_type("numbers", numbers, Iterable, "a list of numbers of concepts, such as [8, 10, 12]")

@@ -29,50 +29,60 @@ MORE_THAN_DIMENSIONS = "features vary in"
 
 
 class LearningWarning(UserWarning):
-    """Warn of a problem of the learned pairs: dead or duplicate concepts, a broken constraint, …"""
+    """Warning that a fit ended with problems, such as dead concepts or a broken constraint.
+
+    The message lists the problems. `learn_pairs` issues it for what `History.problems` returns, and
+    the sparse autoencoders (`TopKFactorizer` and others) for problems of their training.
+    """
 
 
 @dataclass(frozen=True)
 class History:
-    """The course of a fit, stage by stage, and the problems of its result.
+    """The course of a fit of I concepts, stage by stage, and the problems of its result.
+
+    `learn_pairs` returns it; ``print(history.summary())`` shows the most important parts. Losses
+    have the names of the paper (Doumanoglou et al., arXiv 2509.23926) without the L: "s" is the
+    sparsity loss L^s, "ic" the loss L^ic of concepts that are detected too rarely, and so on.
 
     Attributes
     ----------
     recipe : str
         Name of the recipe that was used in the end.
     stages : dict of str to dict of str to list of float
-        For each stage, the value of each loss and of "objective" in every epoch, of the restart
-        that was kept.
+        By name of the stage and of the loss: the loss in every epoch, of the restart that was kept.
+        "objective" is the weighted sum of the losses, with the penalties of constraints.
     violations : dict of str to dict of str to float
-        For each stage, the constrained losses that exceed their bound by more than 1 % at the end
-        of the stage, and by how much.
+        By name of the stage and of the loss: by how much a constrained loss exceeds its bound at
+        the end of the stage. Losses that exceed it by at most 1 % are left out.
     occupancy : ndarray of shape (I,)
-        Share of the positions on which each concept is detected.
+        Share of the positions on which each concept is detected, in [0, 1].
     dead : list of int
-        Concepts that are hardly ever detected.
+        Concepts that are detected on less than 0.02/I of the positions.
     duplicates : list of tuple of (int, int)
-        Pairs of concepts that are detected at the same positions.
+        Pairs of concepts whose detections have an intersection over union above 0.8.
     condition_number : float
-        Condition number of ŴᵀŜ; see `DirectionPairs.condition_number`.
+        Condition number of the (I, I) matrix of scalar products of unit filters and signal vectors,
+        at least 1. Above 30, switching one concept off changes others a little.
     surplus : list of int, default=[]
-        Concepts that are detected hardly more often than L^ic demands: they have no meaning.
+        Concepts that are detected hardly more often than L^ic demands of every concept. They stand
+        for nothing in the data.
     missing : list of int, default=[]
-        Concepts that were not found again in any other restart; empty with fewer than three
-        restarts.
+        Concepts that were not found again in any other restart (fit from other initial filters);
+        empty with fewer than three restarts.
     cut_short : list of str, default=[]
-        Stages that did not run to their end, and the reason: NaN or Ctrl-C.
+        Stages that did not run to their end, with the reason: NaN or Ctrl-C.
     doubts : list of str, default=[]
-        Reasons why detections and signal vectors may be unreliable: where features do not follow
-        the model of signals and distractors.
+        Reasons why detections and signal vectors may be unreliable, such as outlier images, or
+        features that do not follow the paper's model of signals and distractors.
     interrupted : bool, default=False
         Whether Ctrl-C ended the fit, so that a loop over fits should end, too.
     notes : list of str, default=[]
-        Decisions that were taken during the fit.
+        Decisions that were taken during the fit, such as a change to another recipe.
     seconds : dict of str to float, default={}
         Wall time of each stage.
-    restarts : list of float, of length R, default=[]
-        Objective plus ten times the violations, of each restart that was learned to the end. The
-        pairs are those of the restart with the smallest value.
+    restarts : list of float, default=[]
+        For each restart that was learned to the end, its objective plus ten times its violations.
+        The pairs are those of the restart with the smallest value.
     """
 
     recipe: str
@@ -92,11 +102,14 @@ class History:
     restarts: list[float] = field(default_factory=list)
 
     def problems(self) -> list[str]:
-        """Return the problems of the result, one sentence each; an empty list if there are none.
+        """Return the problems of the result in words, an empty list if there are none.
 
         Returns
         -------
         problems : list of str
+            One sentence for each: stages that were cut short, doubts, dead, duplicate, surplus and
+            missing concepts, violations of the last stage, concepts that are detected on most
+            positions, and a condition number above 30.
         """
         messages = [*self.cut_short, *self.doubts]
         if self.dead:
@@ -127,6 +140,9 @@ class History:
 
     def summary(self) -> str:
         """Return the history as a few lines of text, for a terminal or a notebook.
+
+        They hold the duration and final losses of each stage, the range of the occupancy, the
+        condition number, notes and problems.
 
         Returns
         -------

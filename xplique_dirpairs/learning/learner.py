@@ -70,38 +70,46 @@ def learn_pairs(
     verbose: int = 1,
     resume: str | os.PathLike[str] | None = None,
 ) -> tuple[DirectionPairs, History]:
-    """Learn direction pairs from activations.
+    """Learn encoding–decoding direction pairs from activations.
+
+    The method is that of Doumanoglou, Driessens and Zarpalas, arXiv 2509.23926. A pair is a filter
+    with a bias, which detects a concept at a position, and a signal vector, along which features
+    change with the concept. Signal vectors are computed from detections by default, not learned.
 
     Parameters
     ----------
     activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
-        Activations of N unlabelled images at the layer under study, of shape (N, T, D) for T
-        tokens; or `ActivationShards`, which are read from disk file by file, so that memory does
-        not grow with N.
+        Activations of N unlabelled images at the layer under study: maps of H × W positions, T
+        tokens, or vectors, with D channels. Or `ActivationShards`, which are read from disk file by
+        file, so that memory does not grow with N.
     number_of_concepts : int
         Number of concepts I.
     head : Head, optional
-        The rest of the network, from the layer to the class scores. Without it the network terms
-        L^uur and L^cur of the objective are left out.
+        The rest of the network, from the layer to the class scores. None: the terms of the
+        objective that evaluate the network (L^uur and L^cur in the paper) are left out.
     recipe : str or Recipe, default="default"
-        Name of a recipe (see `recipe.RECIPES`) or a Recipe.
+        What the stages of the learning minimise, and how. "default" changes to "soft" where the
+        features of real networks need it; "constrained" is for small networks and few concepts;
+        "paper-deep" and "paper-synthetic" are the paper's own, slow settings; "uibe" and "cbe" are
+        its predecessors.
     n_init : int, optional
-        Number of restarts R, which are learned side by side, each to the end. The restart with the
+        Number of restarts, which are learned side by side, each to the end. The restart with the
         smallest objective plus ten times its constraint violations is kept;
         `DirectionPairs.recurrence` is the share of the other restarts in which each of its concepts
-        was found again. None uses the recipe's number.
+        was found again. None: the number of the recipe (8 for "constrained", 1 for most others; for
+        "default", as many as are cheap, up to 8).
     random_state : int, optional
         Seed. The same seed on the same machine gives the same pairs; None draws a random seed.
     verbose : int, default=1
         0 is silent, 1 shows a progress bar for each stage.
     resume : str or path-like, optional
         Folder in which the state of the fit is saved after every epoch. If it already holds the
-        state of a fit with the same settings, that fit is continued. None saves nothing.
+        state of a fit with the same settings, that fit is continued. None: nothing is saved.
 
     Returns
     -------
     pairs : DirectionPairs
-        Filters, biases and signal vectors of the I concepts.
+        Filters, biases and signal vectors of the I concepts, for the activations as given.
     history : History
         Losses of every epoch, decisions and problems of the fit.
 
@@ -122,8 +130,9 @@ def learn_pairs(
     ------
     TypeError, ValueError
         If the activations are constant, not finite, or of the wrong rank; if the number of
-        concepts is not a positive integer; if the head is not a Head, or expects activations of
-        another shape; if ``resume`` cannot be written to, or holds the state of another fit.
+        concepts is not a positive integer; if there is no such recipe; if the head is not a Head,
+        or expects activations of another shape; if ``resume`` cannot be written to, or holds the
+        state of another fit.
     """
     recipe = get_recipe(recipe)
     if n_init is not None:

@@ -34,7 +34,9 @@ _ERRORS = 4.0
 
 @dataclass(frozen=True)
 class SkewnessCount:
-    """Number of skewed sources in features.
+    """Number of skewed sources in features: the result of `count_skewed_sources`.
+
+    A is the number of directions in which features vary more than noise does.
 
     Attributes
     ----------
@@ -65,7 +67,7 @@ class SkewnessCount:
 
     @property
     def curve(self) -> SkewnessCurve:
-        """The sorted skewnesses in the form that plots need."""
+        """The sorted skewnesses with errors, threshold and number, as plots take them."""
         return SkewnessCurve(self.skewnesses, self.errors, self.threshold, self.number)
 
     def plot(self, title: str = "") -> Figure:
@@ -87,35 +89,40 @@ class SkewnessCount:
 def count_skewed_sources(
     activations: ArrayLike | ActivationShards, *, random_state: int | None = 0
 ) -> SkewnessCount:
-    """Count the concepts of features x = Sα + Dβ + μ by the skewness of α [ours].
+    """Count the concepts that features consist of, by skewness, without learning them.
 
-    In whitened features concepts are the skewed sources (rarely present, never negative), and
-    distractors are not skewed. Images are split in halves three times; a symmetric ICA with
-    contrast u² finds directions on each half, and their skewness is measured on the other half. The
-    sorted skewnesses drop sharply after the last concept. Then every direction is optimised freely,
-    without orthogonality to the others: directions of concepts are maxima of skewness and stay
-    where they are. A concept that orthogonality excluded is found by starting from minus the sum
-    of the other filters, which is large where all other concepts are absent.
+    Features are taken to be x = Sα + Dβ + μ: amounts α of the concepts along signal vectors S,
+    amounts β of distractors (variation that belongs to no concept) along D, and a constant μ. The
+    paper's model; the way of counting is this project's. Concepts are rarely present and never
+    negative, so that their amounts are skewed; those of distractors are assumed to be symmetric.
+
+    Images are split in halves three times. An independent component analysis that maximises
+    skewness finds directions on one half, and their skewness is measured on the other: sorted, it
+    drops sharply after the last concept. Every direction above the drop is then optimised freely,
+    without orthogonality to the others: those of concepts stay where they are. A concept that
+    orthogonality excluded is found by starting from minus the sum of the other directions.
 
     Parameters
     ----------
-    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
-        Activations of at least 40 images, or `ActivationShards`. About 60 000 positions of random
-        images are used; outlier images are left out as in `learn_pairs`.
+    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D), or ActivationShards
+        Activations of N images with D channels: maps of H × W positions, T tokens, or vectors. With
+        fewer than 40 images there is no number. About 60 000 positions of random images are used;
+        images far from all others are left out.
     random_state : int or None, default=0
-        Seed of the choice of images, the halves and the initial directions.
+        Seed of the choice of images, the halves and the initial directions. None draws a seed.
 
     Returns
     -------
     count : SkewnessCount
-        It has no number if the spectrum has no floor of noise (as in every real network so far), if
-        the skewnesses have no gap, if directions do not stay apart, if halves disagree, or if there
-        are fewer than four sources, one of which may be the absence of the others.
+        ``count.number`` is the number of concepts, and ``count.reason`` explains it. The number is
+        None if the eigenvalues of the features' covariance do not end in a flat floor of noise (as
+        in every real network so far), if the skewnesses have no gap, if directions do not stay
+        apart, if halves disagree, or if there are fewer than four sources, one of which may be the
+        absence of the others.
 
     Notes
     -----
-    Distractors are assumed to be symmetric and concepts are not; a concept that is present on about
-    half of all positions is symmetric, too, and is not counted.
+    A concept that is present on about half of all positions is symmetric, too, and is not counted.
 
     Raises
     ------

@@ -359,25 +359,33 @@ def estimate_signals(
 ) -> DirectionPairs:
     """Estimate the signal vectors of direction pairs anew, with the same filters and biases.
 
+    For features x at a position, concept i has the projection z_i = wᵢᵀx on its filter w_i. The
+    position is a positive of the concept if z_i is above the concept's bias b_i, else a negative.
+
     Parameters
     ----------
     pairs : DirectionPairs
+        Pairs whose detections are used.
     activations : array-like of shape (N, *spatial, D) or ActivationShards
-        Activations of the layer of the pairs.
+        Activations of N images at the layer of the pairs, with D channels.
     estimator : {"mean-difference", "positives", "joint"}, default="mean-difference"
-        "mean-difference": mean(positives) − mean(negatives). It is correct if the detections are,
-        and if other concepts are about as frequent among positives as among negatives.
-        "positives", the paper's: ŝ_i ∝ cov[x, z_i] over the positives. It needs thousands of
-        positives. "joint": cov[x, r] cov[z, r]⁻¹ with r = ReLU(z − b). It is correct if the
-        features consist of these concepts and independent distractors.
+        How the signal vector ŝ_i of concept i is computed.
+        "mean-difference" (Pattern-CAV, Pahde et al. 2024): mean(positives) − mean(negatives). It is
+        correct if the detections are, and if other concepts are about as frequent among positives
+        as among negatives.
+        "positives" (Doumanoglou et al., arXiv 2509.23926): covariance of x and z_i over the
+        positives. It needs thousands of positives.
+        "joint" (this project's): all signal vectors at once, as the columns of
+        cov[x, r] cov[z, r]⁻¹ with r_i = ReLU(z_i − b_i). It is correct if the features consist of
+        these concepts and independent distractors.
 
     Returns
     -------
     pairs : DirectionPairs
-        A concept that is detected everywhere or nowhere keeps its signal vector. Filters and signal
-        vectors that were not learned together may fit each other badly: check
-        ``condition_number`` before you switch off several concepts at once, and do not use
-        ``off="undecided"``.
+        New pairs, with signal vectors of unit length. A concept that is detected everywhere or
+        nowhere keeps its signal vector. Filters and signal vectors that were not learned together
+        may fit each other badly: check that ``condition_number`` is below about 30 before you
+        switch off several concepts at once, and do not use ``off="undecided"``.
 
     Raises
     ------

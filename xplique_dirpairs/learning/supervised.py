@@ -40,22 +40,24 @@ _NEGATIVES = 4
 
 @dataclass(frozen=True, eq=False)
 class SupervisedPairs:
-    """Direction pairs of annotated concepts.
+    """Direction pairs of I annotated concepts, as `supervised_pairs` returns them.
 
     Attributes
     ----------
     pairs : DirectionPairs
-        Filters and biases of the logistic regressions, Pattern-CAVs as signal vectors.
+        Filters and biases of a logistic regression for each concept; as signal vectors the
+        Pattern-CAVs, mean of the positions with the concept − mean of those without it.
     concepts : tuple of (category, name)
         Concepts of the pairs, in the same order.
-    labels : ndarray of shape (I,)
+    labels : ndarray of shape (I,), int
         Indices of these concepts among all concepts of the data set, for `score_labels`.
-    positives : ndarray of shape (I,)
+    positives : ndarray of shape (I,), int
         Number of positions with each concept.
     coverage : ndarray of shape (I,)
-        Share of a cell from which each concept counts as present.
+        Share of a position's part of the image, in (0, 1], that each concept must cover to count as
+        present there.
     left_out : tuple of (category, name)
-        Concepts that have no pair because they have too few positions.
+        Concepts that have no pair because too few positions are with or without them.
     """
 
     pairs: DirectionPairs
@@ -82,7 +84,7 @@ class SupervisedPairs:
         Raises
         ------
         ValueError
-            If the concept has no pair.
+            If the concept has no pair: it was left out, or is not a concept of the data set.
         """
         if (category, name) in self.concepts:
             return self.concepts.index((category, name))
@@ -103,48 +105,56 @@ def supervised_pairs(
     shift: Shift = 0.0,
     random_state: int | None = 0,
 ) -> SupervisedPairs:
-    """Learn direction pairs of the annotated concepts.
+    """Learn direction pairs of annotated concepts, as a reference for pairs learned without labels.
 
-    The masks are read twice and the activations once. Means are computed over all positions. A fit
-    uses at most ``positions`` random positives and four times as many negatives. The bias is the
-    threshold with the largest IoU, the sample being weighted to represent all positions: at a
-    probability of one half of the balanced fit, a rare concept would have far too many false
-    detections.
+    Each position of the h × w feature map has a cell of the image. It is a positive of a concept if
+    the concept covers enough of the cell, and otherwise a negative; images without any label of the
+    concept's category are not used, unless ``annotated.exhaustive`` is true. Signal vectors are
+    Pattern-CAVs (Pahde et al. 2024), mean(positives) − mean(negatives) over all positions. Filters
+    are logistic regressions, as in Interpretable Basis Decomposition (B. Zhou et al., ECCV 2018),
+    on at most ``positions`` random positives and four times as many negatives, both with the same
+    total weight. The bias is the threshold with the largest intersection over union (IoU) over all
+    positions, as estimated from this sample.
 
     Parameters
     ----------
-    annotated : Annotated
-        Images and masks; see `dissect`.
+    annotated : AnnotatedImages, AnnotatedStream or object with their interface
+        N images with a mask for each category, as in `data.annotated_images`. The masks are read
+        twice.
     compute : callable, optional
-        Maps images (n, H, W, …) to activations (n, h, w, D). Not needed with ``activations``.
+        Function of a batch of n images (n, H, W, …) that returns their activations (n, h, w, D).
+        None: ``activations`` must be given.
     activations : array-like of shape (N, h, w, D), optional
-        Activations of the same images in the same order.
+        Activations of the same images in the same order, in place of ``compute``.
     coverage : float, default=0.5
         Share of a cell that a concept must cover, in (0, 1]. It is lowered to a half, a quarter or
         an eighth of this value for a concept that reaches it in fewer than ``least`` cells.
     least : int, default=20
-        Concepts with fewer positive or fewer negative positions are left out.
+        Concepts with fewer positives or fewer negatives are left out.
     positions : int, default=500
-        Largest number of positives in a fit.
+        Largest number of positives in the fit of a filter.
     regularisation : float, default=0.01
-        Parameter C of scikit-learn's `LogisticRegression`, on standardised features.
+        Parameter C of scikit-learn's `LogisticRegression` (smaller: stronger regularisation), on
+        features of unit variance.
     batch_size : int, default=32
         Number of images in a batch.
     shift : float or tuple of float, default=0.0
-        Offset of the feature map on the image in pixels, of rows and columns alike or of each; see
-        `dissect`.
+        Offset of the feature map on the image in pixels, as one number or as (down, right). 0: the
+        cells divide the image into equal parts.
     random_state : int or None, default=0
-        Seed of the sample of positions.
+        Seed of the sample of positions. None draws a seed.
 
     Returns
     -------
     supervised : SupervisedPairs
+        The pairs, and which concepts they stand for.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, if no concept has enough positions, or if `dissect` would
-        refuse the data.
+        If an argument is out of range; if neither ``compute`` nor ``activations`` is given; if no
+        concept has enough positions; or if the shapes of masks and activations do not match, or
+        activations are not finite.
     """
     _check_settings(coverage, least, positions, regularisation)
     check_shift(shift)

@@ -26,17 +26,20 @@ _HEADERS = (
 
 @dataclass(frozen=True, eq=False)
 class FiringReport:
-    """Report of which detectors fire in images that each should show one concept.
+    """Report of which detectors fire in n images, each of which should show one concept.
 
-    `measure_firing` creates it, from maximised images or others.
+    `measure_firing` returns it; ``print(report)`` shows the table. The detector of a concept fires
+    at the positions where its *excess*, the projection of the features on the concept's filter
+    minus the concept's bias, is positive.
 
     Attributes
     ----------
     firing : Firing
-        The measurements of each image.
+        The measurements as arrays of shape (n,): ``own_share`` and ``own_excess`` of the concept's
+        own detector, ``others_firing``, ``others_share`` and ``rival`` of the other detectors.
     unit : str, default="margins"
-        Unit of the excess z_i − b_i of a projection over the detector's bias: "margins" are
-        1/‖w_i‖, as in `DirectionPairs.margins`.
+        Unit of the excess, for the table's caption. A concept's margin is 1 / (length of its
+        filter), so that the excess in margins is a number without a unit.
     """
 
     firing: Firing
@@ -44,7 +47,12 @@ class FiringReport:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Means over the images of every measurement, by name; shares are in [0, 1]."""
+        """Mean over the images of each measurement, a dictionary of str to float in [0, 1].
+
+        The keys are the share of the images where the concept's own detector fires at all, fires
+        alone, or has the largest excess; the share of positions where it fires; and the same for
+        other detectors: the share of them that fire at all, and their share of positions.
+        """
         columns = {
             "the concept's detector fires": self.firing.fires,
             "the concept's detector: share of positions": self.firing.own_share,
@@ -56,7 +64,12 @@ class FiringReport:
         return {name: float(values.mean()) for name, values in columns.items()}
 
     def table(self) -> Table:
-        """Return a table with a row for each image, and the means in the last row."""
+        """Return a table with a row for each image, and the means in the last row.
+
+        The columns are, for the concept's own detector, the share of positions where it fires and
+        its largest excess; for the other detectors, the share of them that fire at all, their mean
+        share of positions, and the index of the one with the largest excess.
+        """
         rivals = ["–" if rival < 0 else str(rival) for rival in self.firing.rival]
         for k in np.flatnonzero(self.firing.stronger):
             rivals[k] += " (stronger)"
@@ -93,31 +106,38 @@ def measure_firing(
 ) -> FiringReport:
     """Measure which detectors fire in images of one concept each.
 
-    Use the images of `maximise` or, for comparison, photographs chosen for the concepts.
+    Use the images of `maximise` or, for comparison, photographs chosen for the concepts. A good
+    image makes its concept's own detector fire, and no other.
 
     Parameters
     ----------
-    concepts : ConceptLayer or object
-        See `maximise`.
+    concepts : ConceptLayer or fitted extractor
+        Direction pairs of I concepts at a layer of a network, as a `ConceptLayer` or as anything
+        that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, channels)
         Images in the network's input range.
-    indices : int or sequence of int, optional
-        The concept of each image. None: there is one image for each concept, in order.
+    indices : int or sequence of N int, optional
+        Index of the concept that each image should show. None: there is one image for each of the I
+        concepts, in order.
     scales : array-like of shape (I,), optional
-        Units of the excess, such as standard deviations of the projections. None: margins.
+        Units in which the excess of each detector (projection minus bias) is reported, such as
+        standard deviations of the projections; positive. None: the margins 1/‖w_i‖ of the filters
+        w_i, in which projections are measured anyway.
     batch_size : int, default=64
         Number of images in one pass.
 
     Returns
     -------
     report : FiringReport
-        The measurements, with a table.
+        The measurements of each image, with a table.
 
     Raises
     ------
-    TypeError, ValueError
-        If the concepts are not direction pairs, the images are not valid inputs of the network, or
-        the number of images is not that of the concepts.
+    TypeError
+        If ``concepts`` is not an extractor, or holds no direction pairs.
+    ValueError
+        If the images are not valid inputs of the network; if there is not one image for each
+        concept; if an index is not that of a concept; or if scales are not I positive numbers.
     """
     layer = ConceptLayer.of(concepts)
     pairs, images = layer.direction_pairs, as_images(images)
@@ -125,7 +145,8 @@ def measure_firing(
     chosen = check_concepts(indices, pairs.number_of_concepts)
     if len(chosen) != len(images):
         raise ValueError(
-            f"images must be one for each of the {len(chosen)} concepts, not {len(images)}"
+            f"images must be one for each of the {len(chosen)} concepts, not {len(images)}: give "
+            "the concept of each image as indices"
         )
     if scales is not None:
         scales, count = np.asarray(scales, np.float64), pairs.number_of_concepts

@@ -66,23 +66,28 @@ _SHIFT = 1 / 16
 
 @dataclass(frozen=True)
 class MaximisationSettings:
-    """Settings for the parametrisation of the images of `maximise`.
+    """Settings of the images that `maximise` generates.
+
+    An image is given by its Fourier coefficients, as in Xplique's feature visualisation. Its pixels
+    pass through a sigmoid and are stretched to the range of the network's input.
 
     Attributes
     ----------
     contrast : float, default=1.0
-        Standard deviation of the pixels around grey, before the sigmoid.
+        Standard deviation of the pixels before the sigmoid; positive. Larger: more pixels near the
+        ends of the range.
     fft_decay : float, default=1.2
-        Preference for coarse structure: amplitudes fall as frequency to the power −fft_decay.
+        Preference for coarse structure, at least 0: amplitudes are scaled by
+        frequency^(−``fft_decay``).
     shift : int, optional
-        Largest random shift of an image before each step, in pixels. Shifts make the image
-        independent of the network's grid of positions. None: 1/16 of the side. 0: no shifts, which
-        gives more activation and more noise.
+        Largest random shift of an image before each step, in pixels, at least 0. Shifts make the
+        image independent of how positions of the layer lie on it. None: 1/16 of the longer side.
+        0: no shifts, which gives more activation and more noise.
 
     Raises
     ------
     ValueError
-        If a value is invalid.
+        If a value is not a number, or is out of range.
     """
 
     contrast: float = 1.0
@@ -115,42 +120,45 @@ def maximise(
 ) -> Array:
     """Generate an image for each concept by gradient ascent on the concept's score.
 
-    With projections z_i = wᵢᵀx, the score along a **filter** is the mean over positions of the
-    excess of the projection over the threshold, z_i − b_i, in margins. The score along a **signal
-    vector** is the mean over positions of ŝᵢᵀ(x − E[x]) / M_i times the square of the cosine
-    between x − E[x] and ŝ_i, so that features must point in its direction and not just be large.
-    From either, ``against_rival`` times the mean of
-    ReLU(max_{j≠i} z_j − b_j), the excess of the strongest other detector, is subtracted.
+    At a position with features x, whose mean over the training data is E[x], concept i has a filter
+    w_i of length 1/M_i (M_i is its margin), a bias b_i and a unit signal vector ŝ_i. Its detector
+    fires where the excess wᵢᵀx − b_i is positive. The score along the **filter** is this excess,
+    averaged over positions. The score along the **signal vector** is ŝᵢᵀ(x − E[x]) / M_i times the
+    square of the cosine between x − E[x] and ŝ_i (at least 0.1), averaged over positions: features
+    must point in its direction and not just be large. From either, ``against_rival`` times the mean
+    of the largest excess of all other detectors, where it is positive, is subtracted.
 
     Parameters
     ----------
-    concepts : ConceptLayer or object
+    concepts : ConceptLayer or fitted extractor
         Direction pairs at a layer of a network, as a `ConceptLayer` or as anything that
         `ConceptLayer.of` accepts as its only argument.
     indices : int or sequence of int, optional
-        Concepts to generate images for. None: all.
+        Indices of the concepts to generate images for. None: all concepts.
     along : {"filters", "signals"}, default="filters"
         "filters": show what makes the detector fire. "signals": show what the presence of the
         concept adds to the features.
     against_rival : float, default=1.0
-        Weight of the strongest other detector. 0: maximise the direction alone. The image then
-        often shows features that several concepts share, and another detector fires more than the
-        concept's own.
+        Weight, at least 0, of the strongest other detector. 0: maximise the direction alone. The
+        image then often shows features that several concepts share, and another detector fires more
+        than the concept's own.
     values_range : tuple of (float, float), default=(0.0, 1.0)
-        Lowest and highest value of the network's input; (−1, 1) for many networks. Every square
-        image contains both values; other images are resized and may not.
+        Lowest and highest value of the network's input; (−1, 1) for many networks. Square images
+        are stretched until they contain both values; others are resized afterwards and may not.
     image_shape : tuple of (int, int, int), optional
-        (height, width, channels); required if the network accepts images of several sizes.
+        (height, width, channels); required if the network accepts images of several sizes. None:
+        the network's own input shape.
     steps : int, default=128
         Number of steps of the ascent.
     settings : MaximisationSettings, default=MaximisationSettings()
-        Contrast, smoothness and shifts.
+        Contrast (1), smoothness and random shifts (1/16 of the side) of the images.
     batch_size : int, default=8
         Number of images that are generated at once.
     random_state : int, optional
-        Seed. The same integer gives the same images for the same arguments. The initial images
-        depend only on the seed and the concept, but the ascent amplifies rounding errors, so that
-        results differ a little between batch sizes. TensorFlow's global seed is not changed.
+        Seed of the initial images and shifts; None draws a seed. The same integer gives the same
+        images for the same arguments. The initial images depend only on the seed and the concept,
+        but the ascent amplifies rounding errors, so that results differ a little between batch
+        sizes. TensorFlow's global seed is not changed.
     verbose : int, default=1
         0: silent. Otherwise, a progress bar is shown.
 
@@ -162,8 +170,11 @@ def maximise(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument is invalid, or the network's activations become NaN.
+    TypeError
+        If ``concepts`` is not an extractor, or holds no direction pairs.
+    ValueError
+        If the network does not take float images, or takes several sizes and ``image_shape`` is
+        missing; if an argument is out of range; or if the images become NaN.
     """
     layer = ConceptLayer.of(concepts)
     pairs = layer.direction_pairs

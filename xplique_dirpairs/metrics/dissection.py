@@ -43,20 +43,24 @@ Read = Callable[[Array], ArrayLike]
 class Dissection:
     """Pixel counts of detectors, of annotated concepts and of their overlaps over a data set.
 
-    There are I detectors, and C annotated concepts in G categories. Concepts are numbered through
-    all categories, in the order of ``concepts``.
+    `dissect` returns it. A detector is a map over each image with a threshold: it fires at the
+    pixels where the map, enlarged to the size of the masks, is above the threshold. There are I
+    detectors, and C annotated concepts in G categories, such as "object" and "colour". Concepts are
+    numbered from 0 to C − 1 through all categories, in the order of ``concepts``.
+
+    An image *counts for* a category if any of its pixels has a label of the category; if the masks
+    are declared exhaustive, every image counts for every category.
 
     Attributes
     ----------
     concepts : dict of str to tuple of str
         Names of the annotated concepts, by category.
     thresholds : ndarray of shape (I,)
-        A detector fires where its upsampled map is above its threshold.
+        Threshold of each detector, in the units of its map.
     intersection : ndarray of shape (I, C), int64
         Number of pixels of the concept where the detector fires.
     detector_area : ndarray of shape (I, G), int64
-        Number of pixels where the detector fires, in the images that count for the category: those
-        with a label of the category, or all if the masks are exhaustive.
+        Number of pixels where the detector fires, in the images that count for the category.
     concept_area : ndarray of shape (C,), int64
         Number of pixels of the concept.
     pixels : ndarray of shape (G,), int64
@@ -64,9 +68,9 @@ class Dissection:
     images : ndarray of shape (G,), int64
         Number of images that count for the category.
     lowest : ndarray of shape (I,)
-        Smallest value of the detector's maps over all images.
+        Smallest value of the detector's maps over all images, before they are enlarged.
     highest : ndarray of shape (I,)
-        Largest value of the detector's maps over all images.
+        Largest value of the detector's maps over all images, before they are enlarged.
     """
 
     concepts: dict[str, tuple[str, ...]]
@@ -81,21 +85,26 @@ class Dissection:
 
     @property
     def flat_concepts(self) -> list[tuple[str, str]]:
-        """The pair (category, name) of every concept, a list of length C."""
+        """The tuple (category, name) of every annotated concept, a list of length C."""
         return flat_concepts(self.concepts)
 
     @property
     def union(self) -> Array:
-        """Number of pixels where the detector fires or the concept is, (I, C)."""
+        """Number of pixels where a detector fires or a concept is annotated, (I, C) int64.
+
+        There is a row for each of I detectors and a column for each of C concepts. Only the images
+        that are annotated for the concept's category are included.
+        """
         area = self.detector_area[:, category_of(self.concepts)]
         return np.asarray(area + self.concept_area - self.intersection)
 
     @property
     def iou(self) -> Array:
-        """Intersection over union φ_i(c), (I, C) in [0, 1]; higher is better.
+        """Intersection over union of the pixels of a detector and a concept, (I, C) in [0, 1].
 
-        It is 0 if the detector never fires and the concept never occurs, and NaN for the concepts
-        of a category for which no image counts.
+        There is a row for each of I detectors and a column for each of C concepts. Higher is
+        better. It is 0 if the detector never fires and the concept never occurs, and NaN for the
+        concepts of a category for which no image is annotated.
         """
         union = self.union
         iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
@@ -104,9 +113,9 @@ class Dissection:
 
     @property
     def labels(self) -> Array:
-        """Index c*_i = argmax_c φ_i(c) of each detector's label among the concepts, (I,).
+        """Label of each of I detectors, (I,) int: the index of the concept with the largest `iou`.
 
-        It is `NO_LABEL` for a detector that overlaps with no concept.
+        It is −1 for a detector that overlaps with no concept.
         """
         iou = np.nan_to_num(self.iou)
         return np.where(iou.max(axis=1) > 0, iou.argmax(axis=1), NO_LABEL)
@@ -114,10 +123,13 @@ class Dissection:
     def table(self, best: int = 1) -> Table:
         """Return a table of the detectors, highest IoU first, with their best concepts.
 
+        A row holds the detector's index and threshold, and the name, category and intersection over
+        union (IoU) of each concept.
+
         Parameters
         ----------
         best : int, default=1
-            Number of concepts to show for each detector.
+            Number of concepts to show for each detector, those with the largest IoU first.
 
         Returns
         -------
@@ -147,37 +159,48 @@ def dissect(
 ) -> Dissection:
     """Count the pixels where detectors fire and where concepts are, over annotated images.
 
+    This is Network Dissection (Bau et al., CVPR 2017): the maps of I detectors are enlarged
+    bilinearly to the size of the masks, and compared with the thresholds there.
+
     Parameters
     ----------
-    annotated : Annotated
-        Images and their masks.
+    annotated : AnnotatedImages, AnnotatedStream or object with their interface
+        N images with a mask for each category, as in `data.annotated_images`. An image without any
+        label of a category is left out for its concepts, unless ``annotated.exhaustive`` is true.
     read : callable
-        Function of images (n, H, W, …) that returns maps (n, h, w, I), such as
-        ``lambda images: pairs.project(g(images))`` for a network g up to the layer.
+        Function of a batch of n images (n, H, W, …) that returns the detectors' maps (n, h, w, I),
+        such as ``lambda images: pairs.project(g(images))`` for a network g up to the layer.
     thresholds : array-like of shape (I,)
-        Thresholds b_i: detector i fires where its upsampled map is above b_i.
+        Detector i fires where its enlarged map is above ``thresholds[i]``; ``pairs.biases`` for
+        projections of direction pairs.
     activations : ndarray of shape (N, …), optional
         Activations of the same images in the same order. They are given to ``read`` in place of the
-        images, which saves a pass through the network for every extractor.
+        images, which saves a pass through the network for every extractor. None: ``read`` gets the
+        images.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
-        Number of pixels by which the cells lie farther down and to the right than usual; see
-        `core.geometry`.
+        Offset of the map on the image in pixels, as one number or as (down, right). 0: the cells
+        divide the image into equal parts. Strided convolutions with padding move them down and to
+        the right.
 
     Returns
     -------
     dissection : Dissection
+        The counts, with the intersection over union (IoU) of every detector and concept, and the
+        label of every detector.
 
     Raises
     ------
     ValueError
-        If maps, thresholds, masks and activations do not match, or maps are not finite.
+        If there are no images; if thresholds contain NaN; if the shapes of maps, thresholds, masks
+        and activations do not match; or if maps are not finite.
     """
     limits = np.asarray(thresholds, np.float32)
     if limits.ndim != 1 or not limits.size or np.isnan(limits).any():
         raise ValueError(
-            f"thresholds must be numbers (I,) without NaN, not {limits.dtype} {limits.shape}"
+            "thresholds must be numbers of shape (I,), one for each detector, without NaN, but "
+            f"have shape {limits.shape} and {np.isnan(limits).sum()} NaN"
         )
     check_shift(shift)
     concepts = dict(annotated.concepts)
@@ -363,7 +386,10 @@ def read_batches(
     if not done:
         raise ValueError("there are no annotated images: give at least one")
     if activations is not None and len(activations) != done:
-        raise ValueError(f"activations must be those of {done} images, not of {len(activations)}")
+        raise ValueError(
+            f"activations must be those of {done} images, not of {len(activations)}: give one "
+            "entry for each annotated image, in their order"
+        )
 
 
 def _checked_maps(maps: ArrayLike, count: int, detectors: int | None) -> Array:

@@ -19,6 +19,8 @@ from xplique_dirpairs.core.types import Array
 class Firing:
     """Which detectors fire in n images, each of one concept.
 
+    A detector fires where its excess, projection minus bias, is positive.
+
     Attributes
     ----------
     concepts : ndarray of shape (n,), int

@@ -89,32 +89,38 @@ def average_precision(positive: ArrayLike, total: ArrayLike) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Interpretability:
-    """Scores of detectors on the labels they were given: the result of `interpretability`.
+    """Scores of I detectors on their labels, in N validation images.
 
-    The counts of every image are kept for the bootstrap: 12·I bytes an image (24·I if an image has
-    2³¹ pixels or more), and I more for ``judged``.
+    `interpretability` and `score_labels` return it. A detector fires where its map, enlarged to the
+    size of the masks, is above its threshold; its label is an annotated concept. An image counts
+    for a detector if it is annotated for the category of the label. A detector without a label
+    scores 0. Scores that the validation images do not determine are NaN.
+
+    The counts of each image take 13·I bytes (25·I if an image has 2³¹ pixels or more).
 
     Attributes
     ----------
     concepts : dict of str to tuple of str
         Names of the concepts, by category.
     labels : ndarray of shape (I,), int
-        Index c*_i of each detector's label among the concepts of all categories, or `NO_LABEL`.
+        Index of each detector's label among the concepts of all categories, in the order of
+        ``concepts``; −1 for a detector without a label.
     thresholds : ndarray of shape (I,)
-        Threshold of each detector.
+        Threshold of each detector, in the units of its map.
     training_iou : ndarray of shape (I,)
-        IoU of each detector with its label on the training part; NaN if it is not known.
+        Intersection over union (IoU) of each detector with its label in the training images; NaN
+        if it is not known.
     image_counts : ndarray of shape (N, 3, I), int32 or int64
-        Numbers of pixels in each of the N images of the validation part: where the detector fires
-        on its label, where it fires at all, and of the label; 0 in images that are not ``judged``.
+        Numbers of pixels in each validation image: where the detector fires on its label, where it
+        fires at all, and of the label; 0 in images that are not ``judged``.
     judged : ndarray of shape (N, I), bool
-        Whether the image counts for the category of the detector's label.
+        Whether the image counts for the detector.
     average_precision : ndarray of shape (I,)
-        Average precision of each detector's maps for its label; higher is better.
+        Average precision of each detector's maps for its label, in [0, 1]; higher is better.
     distinct_labels : ndarray of shape (L,), int
-        The labels, each of them once.
+        The L labels that any detector has, each of them once.
     joint_intersection : ndarray of shape (L,), int64
-        Number of pixels of the label where any detector with this label fires (Linear-OR).
+        Number of pixels of the label where any detector with this label fires.
     joint_area : ndarray of shape (L,), int64
         Number of pixels where any detector with this label fires.
     """
@@ -139,44 +145,50 @@ class Interpretability:
 
     @property
     def intersection(self) -> Array:
-        """Number of pixels of its label where each detector fires, (I,), int64."""
+        """Number of pixels of its label where each of I detectors fires, (I,) int64."""
         return np.asarray(self._counts[0])
 
     @property
     def detector_area(self) -> Array:
-        """Number of pixels where each detector fires, in the images that count, (I,), int64."""
+        """Number of pixels where each of I detectors fires in its `judged` images, (I,) int64."""
         return np.asarray(self._counts[1])
 
     @property
     def concept_area(self) -> Array:
-        """Number of pixels of each detector's label, (I,), int64."""
+        """Number of annotated pixels of the label of each of I detectors, (I,) int64."""
         return np.asarray(self._counts[2])
 
     @cached_property
     def images(self) -> Array:
-        """Number of images that count for the category of each detector's label, (I,), int64."""
+        """Number of images annotated for the label's category, of each of I detectors, (I,)."""
         return np.asarray(self.judged.sum(axis=0, dtype=np.int64))
 
     # ---------------------------------------------------------------- per detector
 
     @cached_property
     def iou(self) -> Array:
-        """IoU φ_i(c*_i) of each detector with its label, (I,) in [0, 1]; higher is better."""
+        """Intersection over union of each of I detectors with its label, (I,) in [0, 1].
+
+        Higher is better. NaN if no image is annotated for the label's category.
+        """
         return self._iou(self._counts, self.images)
 
     @cached_property
     def precision(self) -> Array:
-        """Share of the detector's pixels that belong to its label, (I,); 0 if it never fires."""
+        """Share of its pixels that belong to the label, of each of I detectors, (I,) in [0, 1].
+
+        It is 0 for a detector that never fires, and NaN if no image is annotated for its label.
+        """
         return self._scores(_ratio(self.intersection, self.detector_area), self.images == 0)
 
     @cached_property
     def recall(self) -> Array:
-        """Share of its label's pixels where the detector fires, (I,)."""
+        """Share of the label's pixels where each of I detectors fires, (I,); NaN without any."""
         return self._scores(_ratio(self.intersection, self.concept_area), self.concept_area == 0)
 
     @cached_property
     def f1(self) -> Array:
-        """Harmonic mean of precision and recall, (I,)."""
+        """Harmonic mean of `precision` and `recall` of I detectors, (I,); NaN without any pixel."""
         areas = self.detector_area + self.concept_area
         return self._scores(_ratio(2 * self.intersection, areas), self.concept_area == 0)
 
@@ -195,17 +207,20 @@ class Interpretability:
 
     @property
     def s1(self) -> float:
-        """S¹ = Σ_i φ_i, in [0, I]; higher is better."""
+        """S¹, the sum of `iou` over I detectors, in [0, I]; NaN counts as 0; higher is better."""
         return float(s1(self.iou))
 
     @property
     def s2(self) -> float:
-        """S² = Σ_c max_{i : c*_i = c} φ_i; higher is better."""
+        """S², the sum over L labels of the best `iou` with each, in [0, L]; higher is better."""
         return float(s2(self.iou, self.labels))
 
     @property
     def linear_or(self) -> dict[tuple[str, str], float]:
-        """IoU of each label with the union of the detectors that have it, by (category, name)."""
+        """IoU of each label with the area where any detector that has it fires.
+
+        A dictionary by (category, name); "Linear-OR" in Doumanoglou et al., VISAPP 2024.
+        """
         names, joint_iou = flat_concepts(self.concepts), self._joint_iou.tolist()
         return {names[c]: iou for c, iou in zip(self.distinct_labels, joint_iou, strict=True)}
 
@@ -260,28 +275,28 @@ class Interpretability:
         resamples: int = 200,
         random_state: int | np.random.SeedSequence | None = 0,
     ) -> Array:
-        """Compute the IoU over bootstrap samples of the groups of images.
+        """Compute the IoU of each detector with its label over bootstrap samples of the images.
 
-        Every group gets a weight from the Poisson distribution with mean 1, by which the counts of
-        its images are multiplied (Hanley and MacGibbon 2006). With the same groups, ``resamples``
-        and ``random_state``, the weights are the same for all results on the same images. Which
-        names the groups have does not matter.
+        Every group of images gets a weight from the Poisson distribution with mean 1, by which the
+        counts of its images are multiplied (Hanley and MacGibbon 2006). With the same groups,
+        ``resamples`` and ``random_state``, the weights are the same for all results on the same
+        images, so that results can be compared in pairs.
 
         Parameters
         ----------
         groups : array-like of shape (N,), optional
-            Group of each image of the validation part, in their order. Images of a group, such as
-            crops of one photograph or consecutive frames, are drawn together. None: each image is a
+            Name or number of the group of each validation image. Images of a group, such as crops
+            of one photograph or consecutive frames, are drawn together. None: each image is a
             group.
         resamples : int, default=200
             Number B of bootstrap samples; 0 for none.
         random_state : int, SeedSequence or None, default=0
-            Seed of the bootstrap.
+            Seed of the bootstrap. None draws a seed.
 
         Returns
         -------
         iou : ndarray of shape (B, I)
-            NaN where no image of the sample counts for the category.
+            NaN where no image of the sample counts for the detector.
 
         Raises
         ------
@@ -320,17 +335,18 @@ class Interpretability:
         resamples: int = 200,
         random_state: int | np.random.SeedSequence | None = 0,
     ) -> dict[str, Summary]:
-        """Return every metric of kind "interpretability" with its bootstrap interval.
+        """Return the scores over all detectors with their bootstrap intervals.
 
-        The images of the validation part are resampled, while the labels stay fixed. Only metrics
-        that are functions of the IoU have an interval; the others have NaN.
+        The validation images are resampled, while the labels stay fixed. Only "s1", "s2" and
+        "interpretable" have an interval; the interval of the others is NaN.
 
         Parameters
         ----------
         confidence : float, default=0.95
             Share of the bootstrap figures that lie within an interval, in (0, 1).
         groups : array-like of shape (N,), optional
-            Group of each image; see `resampled_iou`. None: each image is a group.
+            Group of each validation image; images of a group are drawn together. None: each image
+            is a group.
         resamples : int, default=200
             Number of bootstrap samples; 0 for none, with intervals of NaN.
         random_state : int, SeedSequence or None, default=0
@@ -339,7 +355,10 @@ class Interpretability:
         Returns
         -------
         summaries : dict of str to Summary
-            By key of `registry.METRICS`.
+            Tuples (value, low, high, number of detectors with an undefined IoU) of "s1"; "s2";
+            "linear_or", the sum of `linear_or`; the means over detectors "label_precision",
+            "label_recall", "label_f1" and "label_ap"; and "interpretable", the number of detectors
+            with an IoU of at least 0.04.
 
         Raises
         ------

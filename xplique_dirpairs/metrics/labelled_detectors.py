@@ -53,37 +53,49 @@ def interpretability(
     batch_size: int = 32,
     shift: Shift = 0.0,
 ) -> Interpretability:
-    """Label detectors on the training part, score them on the validation part.
+    """Label detectors with annotated concepts on training images, and score them on others.
+
+    The label of a detector is the concept with the largest intersection over union (IoU) of their
+    pixels in the training images, as in Network Dissection (Bau et al., CVPR 2017).
 
     Parameters
     ----------
-    training : Annotated
-        Annotated images that give the labels.
-    validation : Annotated
-        Annotated images that give the scores; they should differ from those of the training part.
+    training : AnnotatedImages, AnnotatedStream or object with their interface
+        Images with masks that give the labels, as in `data.annotated_images`.
+    validation : AnnotatedImages, AnnotatedStream or object with their interface
+        Images with masks of the same concepts that give the scores; they should differ from the
+        training images.
     read : callable
-        Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
+        Function of a batch of n images (n, H, W, …) that returns the maps (n, h, w, I) of I
+        detectors, such as ``lambda images: pairs.project(g(images))`` for a network g up to the
+        layer.
     thresholds : array-like of shape (I,), optional
-        Biases of the detectors. None: the top 1/I or the top 0.5 % of the positions of the training
-        part, whichever is better there (`choose_thresholds`).
+        Detector i fires where its map, enlarged to the size of the masks, is above
+        ``thresholds[i]``; ``pairs.biases`` for projections of direction pairs. None: each detector
+        fires at its highest 1/I of the cells of all training maps, or at the highest 0.5 %,
+        whichever gives the larger sum of IoUs with the labels in the training images.
     training_activations : ndarray of shape (N, …), optional
-        Activations of the training images, given to ``read`` in their place.
-    validation_activations : ndarray of shape (N, …), optional
+        Activations of the N training images, given to ``read`` in their place. None, here and for
+        the M validation images: ``read`` gets the images.
+    validation_activations : ndarray of shape (M, …), optional
         Activations of the validation images, given to ``read`` in their place.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
-        Number of pixels by which the cells lie farther down and to the right; see `dissect`.
+        Offset of the map on the image in pixels, as one number or as (down, right). 0: the cells
+        divide the image into equal parts.
 
     Returns
     -------
     scores : Interpretability
+        IoU, precision, recall, F1 and average precision of every detector on its label, and sums
+        over all detectors.
 
     Raises
     ------
     ValueError
-        If the two parts have different concepts, settings are out of range, or maps, masks,
-        thresholds and activations do not match. Settings are checked before any image is read.
+        If the two parts have different concepts; if ``shift`` is invalid; or if the shapes of maps,
+        masks, thresholds and activations do not match.
     """
     _check_settings(validation, dict(training.concepts), shift)
     options: dict[str, Any] = {"batch_size": batch_size, "shift": shift}
@@ -105,29 +117,31 @@ def score_labels(
     batch_size: int = 32,
     shift: Shift = 0.0,
 ) -> Interpretability:
-    """Score detectors on given labels.
+    """Score detectors on labels that are known: the second half of `interpretability`.
 
-    Average precision is computed from histograms with `AP_LEVELS` equal steps over each detector's
-    range on the training part; values outside this range are moved to its ends. The result holds
-    12·I bytes of counts for each image, and I more (`Interpretability`).
+    Average precision is computed from histograms with 4096 equal steps over each detector's range
+    in the training images; values outside this range are moved to its ends. The result holds 13·I
+    bytes of counts for each image and I detectors.
 
     Parameters
     ----------
-    annotated : Annotated
-        The validation part, with the same concepts as ``dissection``.
+    annotated : AnnotatedImages, AnnotatedStream or object with their interface
+        N validation images with masks of the same concepts as ``dissection``.
     read : callable
-        Function of images (n, H, W, …) that returns maps (n, h, w, I); see `dissect`.
+        Function of a batch of n images (n, H, W, …) that returns the detectors' maps (n, h, w, I).
     dissection : Dissection
-        Result of the training part: thresholds, ranges, and labels unless these are given.
+        What `dissect` returned for the training images: thresholds, ranges of the maps, and labels
+        unless ``labels`` is given.
     labels : array-like of shape (I,), optional
-        Indices among the concepts of all categories, if the labels are known (supervised
-        detectors); −1 for no label. None: the labels of ``dissection``.
+        For each detector, the index of its label among the concepts of all categories, such as
+        ``SupervisedPairs.labels``; −1 for no label. None: the labels of ``dissection``.
     activations : ndarray of shape (N, …), optional
         Activations of the images, given to ``read`` in their place.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
-        Number of pixels by which the cells lie farther down and to the right; see `dissect`.
+        Offset of the map on the image in pixels, as one number or as (down, right). 0: the cells
+        divide the image into equal parts.
 
     Returns
     -------
@@ -136,8 +150,8 @@ def score_labels(
     Raises
     ------
     ValueError
-        If the concepts differ from those of ``dissection``, labels are not indices of concepts,
-        settings are out of range, or maps, masks and activations do not match.
+        If the concepts differ from those of ``dissection``; if labels are not indices of concepts;
+        if ``shift`` is invalid; or if the shapes of maps, masks and activations do not match.
     """
     _check_settings(annotated, dissection.concepts, shift)
     chosen = dissection.labels if labels is None else np.asarray(labels)
@@ -153,7 +167,10 @@ def _check_settings(
 ) -> None:
     """Raise a ValueError if the settings of the validation part are invalid."""
     if dict(validation.concepts) != concepts:
-        raise ValueError("training and validation part must have the same concepts, named alike")
+        raise ValueError(
+            "training and validation images must have the same concepts in the same order, not "
+            f"{concepts} and {dict(validation.concepts)}"
+        )
     check_shift(shift)
 
 

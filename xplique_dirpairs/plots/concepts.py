@@ -262,15 +262,17 @@ def plot_maximised(
     Parameters
     ----------
     pictures : mapping of str to array-like of shape (n, height, width, C)
-        Pictures of the n concepts, one for each, in columns headed by the keys: the directions
-        that they were optimised for, such as "filter" and "signal vector".
+        Columns of the figure by their headings, such as "filter" and "signal vector": in each, a
+        picture of each of the n concepts, as `maximise` returns them.
     crops : sequence of n ndarray of shape (k, patch, patch, C)
-        Best crops of each concept, best first; k may be 0.
-    concepts : sequence of int
-        Numbers of the n concepts.
+        For each concept, the k crops of photographs in which its coefficients are largest, best
+        first, such as those of `ConceptLayer.crops_of_fit`; k may be 0.
+    concepts : sequence of n int
+        Indices of the concepts, which are written beside the rows and decide their colours.
     limits : (float, float), optional
-        Pixel values shown as black and white; by default `pixel_limits` of each set of pictures or
-        crops.
+        Pixel values shown as black and white. None: for each set of pictures or crops, 0 and 255 if
+        it holds integers, 0 and 1 if its values lie between these, and otherwise its minimum and
+        maximum.
     nb_crops : int, default=5
         Maximum number of crops shown for each concept.
     title : str, default=""
@@ -283,8 +285,8 @@ def plot_maximised(
     Raises
     ------
     ValueError
-        If there are no concepts or no pictures, or if the number of pictures or crops is not the
-        number of concepts.
+        If there are no concepts or no pictures, or if a column of pictures, or ``crops``, does not
+        have n entries.
     """
     concepts = np.asarray(concepts)
     shown = {name: as_picture(images, limits) for name, images in pictures.items()}

@@ -17,7 +17,7 @@ from xplique_dirpairs.extractors.scan import KEPT_BYTES
 
 @dataclass(frozen=True, eq=False)
 class ReportSettings:
-    """Settings of a report: its title, what it shows of the images, and how they are read.
+    """Settings of `write_report`: title, what is shown of the N images, and how they are read.
 
     Attributes
     ----------
@@ -26,29 +26,34 @@ class ReportSettings:
     notes : sequence of str, default=()
         Paragraphs for the front page.
     image_names : sequence of N str, optional
-        Names of the images, such as file names; None: their numbers.
+        Names of the images, such as file names. None: "image 0", "image 1", ….
     pictures : sequence of N array-like of shape (height, width, C), optional
-        Pictures that are shown instead of the images, of any size but of the same scene: uint8, or
-        in the range of the images. None: the images themselves, scaled from their lowest value
-        (black) to their highest.
+        Pictures that are shown instead of the images, such as the photographs before they were
+        preprocessed: of any size, but of the same scene. None: the images themselves. Black and
+        white are 0 and 255 for integers, 0 and 1 for values between these, and otherwise the lowest
+        and the highest value.
     max_images : int, default=500
-        Upper limit on the number of images that have a page: first those of the best crops, then
-        images of all classes in turn. Numbers in the report are computed from all images.
+        Upper limit on the number of images that have a page: first those in which a concept is
+        strongest, then images of all classes in turn. Numbers in the report are computed from all
+        images.
     nb_crops : int, default=8
-        Number of crops of each concept.
+        Largest number of crops of each concept, the parts of images in which it is strongest.
     picture_side : int, default=320
-        Longest side of the pictures, in pixels.
+        Longest side of the pictures, in pixels; smaller pictures are not enlarged.
     batch_size : int, default=64
         Number of images that pass through the network at a time.
     memory : int, default=2**29
-        Bytes of activations that are kept: see `scan`.
+        Largest size, in bytes, of the activations that are kept (2**29 are 512 MB). Other images
+        pass through the network again when their activations are needed.
     random_state : int or None, default=0
-        Seed of the noise of `explain_model`.
+        Seed of the sampled positions, and of the noise that influence is tested against. None draws
+        a seed.
 
     Raises
     ------
     ValueError
-        If a number is invalid.
+        If ``max_images``, ``nb_crops``, ``picture_side`` or ``batch_size`` is not a positive
+        integer, or ``memory`` is not an integer of at least 0.
     """
 
     title: str = "Concepts of a model"
@@ -232,24 +237,28 @@ class ExtractorConcepts:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Content of a report, which `save_report` writes.
+    """Content of a report as plain arrays and names, which `save_report` writes.
+
+    `report.write.build_report` returns it; `write_report` builds and writes it in one call.
 
     Attributes
     ----------
     title : str
         Title of the report.
     explanation : ModelExplanation
-        Explanation of each class.
+        Result of `explain_model`: contributions and influence of the concepts, for each class.
     concepts : ConceptPages
-        Data of the pages of concepts.
+        For the page of each concept: best crops, where it is detected, cosines and overlaps with
+        other concepts, and its label.
     images : ImagePages
-        Data of the pages of images.
+        For the page of each shown image: picture, prediction, contributions and maps of the
+        concepts, and its counterfactual.
     class_names : dict of int to str
-        Names of all classes of the network, by number.
+        Names of all classes of the network, by index.
     extractors : tuple of ExtractorConcepts, default=()
-        Other extractors, whose concepts are shown on class pages.
+        Other extractors, whose concepts are shown on the pages of classes.
     tables : tuple of Table, default=()
-        Tables of a comparison of extractors.
+        Tables of a comparison of extractors, one for each kind of metrics.
     metrics : dict of str to str, default={}
         Description of each column of the tables, by its header.
     notes : tuple of str, default=()

@@ -23,14 +23,15 @@ _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 def save_report(report: Report, path: str | Path, single_file: bool = False) -> Path:
-    """Write a report to disk.
+    """Write a report to disk, as HTML that opens in a browser without a server.
 
     Parameters
     ----------
     report : Report
         Content of the report.
     path : str or Path
-        A folder, which is created if needed; with ``single_file``, an HTML file.
+        A folder, which is created if needed; an earlier report in it is replaced. With
+        ``single_file``, an HTML file.
     single_file : bool, default=False
         Whether to write everything to one HTML file, which is about a third larger.
 
@@ -41,8 +42,12 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
 
     Raises
     ------
-    NotADirectoryError, IsADirectoryError, FileExistsError
-        If a report cannot be written to the path: see `check_place`.
+    NotADirectoryError
+        If the path is a file, and ``single_file`` is False.
+    IsADirectoryError
+        If the path is a folder, and ``single_file`` is True.
+    FileExistsError
+        If the folder holds a ``report_files`` that is not part of a report.
     """
     path = Path(path)
     check_place(path, single_file)

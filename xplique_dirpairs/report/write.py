@@ -75,29 +75,36 @@ def write_report(
 ) -> Path:
     """Write a report of a model, its concepts and some images, in one pass over the images.
 
+    It has a page for every class, for every concept, and for up to ``settings.max_images`` images.
+
     Parameters
     ----------
     path : str or Path
-        A folder, which is created if needed; with ``single_file``, an HTML file.
+        A folder, which is created if needed; an earlier report in it is replaced. With
+        ``single_file``, an HTML file.
     concepts : ConceptLayer or fitted extractor
         Anything that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, C), or Scan
-        Images as the network takes them, or the result of `scan` for them and these concepts.
-    labels : array-like of shape (N,), optional
-        Class of each image. None: the class that the network predicts, or that of the scan.
+        Images as the network takes them, or what `extractors.scan.scan` returned for them and these
+        concepts.
+    labels : array-like of shape (N,) or (N, K), optional
+        Class of each image, as an index or as a one-hot row of K classes; ignored for a scan, which
+        has its own. None: the class that the network predicts.
     explanation : ModelExplanation, optional
-        Result of `explain_model` for the same concepts; None: computed with the default arguments.
+        Result of `explain_model` for the same concepts. None: it is computed with default settings.
     comparison : Comparison, optional
         A comparison of extractors. Its tables get a page, and the concepts of the other extractors
-        are shown on the class pages.
+        are shown on the pages of classes. None: there is neither.
     interpretability : Interpretability, optional
-        Labels of the concepts.
+        Result of `interpretability` for these concepts, whose labels are shown with their scores.
+        None: concepts have no labels.
     counterfactuals : Counterfactuals or int, optional
-        Counterfactuals of these images, in the same order. An integer: the number of concepts that
-        may be changed together in a search for counterfactuals of the images that have a page.
+        Counterfactuals of all N images, in the same order, for the pages of images. An integer: the
+        largest number of concepts that may be changed together, in a search for counterfactuals of
+        the images that have a page. None: there are no counterfactuals.
     training_activations : ndarray of shape (M, *spatial, D), optional
-        Activations of M training images for this search: see `CounterfactualSearch`. None: those of
-        the images themselves, as far as they are kept.
+        Activations of M training images, which show this search what features and amounts of the
+        concepts are usual. None: the activations of the images themselves.
     settings : ReportSettings, default=ReportSettings()
         Title of the report, what it shows of the images, and how they are read.
     single_file : bool, default=False
@@ -108,14 +115,20 @@ def write_report(
     Returns
     -------
     page : Path
-        The file to open in a browser.
+        The file to open in a browser: ``index.html`` in the folder, or the single file.
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If an argument is invalid.
+    TypeError
+        If ``concepts`` is not an extractor, or an argument has the wrong type.
+    ValueError
+        If explanation, counterfactuals, names or other parts belong to other images or concepts, or
+        an argument is out of range.
+    NotFittedError
+        If ``concepts`` is not fitted.
     NotADirectoryError, IsADirectoryError, FileExistsError
-        If a report cannot be written to the path.
+        If the path is a file and a folder is needed, or the reverse, or the folder holds a
+        ``report_files`` that is not part of a report. This is checked before anything is computed.
     """
     path = Path(path)
     check_place(path, single_file)  # Fail now, and not after minutes of computation.

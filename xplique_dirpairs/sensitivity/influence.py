@@ -66,49 +66,57 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class InfluenceSettings:
-    """Settings of how influence is measured and tested.
+    """Settings of how `influence` measures the effect of signal vectors, and tests it.
+
+    The *head* is the second half of the network, from the layer to the classes. It is linear if it
+    is a dense layer, with or without average pooling before it and a softmax or sigmoid after it. A
+    step of length a along a signal vector changes the log-probability of a class by Δ, in nats
+    (RCAV, Pfau et al. 2020), and its *centred logit*, the logit less the mean logit over classes.
 
     Attributes
     ----------
     amount : float, default=5.0
-        Length a of the step along the signal vector that is taken at every position. For a linear
+        Length a of the step, in units of the features. It is taken at every position. For a linear
         head the test does not depend on it.
     noise : {"uniform", "permuted labels"}, default="uniform"
-        What a direction is compared with. "uniform": directions that are uniform on the sphere.
-        Significant then means: more than if the weights of the class had nothing to do with this
-        direction. "permuted labels", as in the paper: signal vectors that are estimated from
-        permuted detections. Significant then means: more than what the features vary along anyway;
-        in a trained network, whose features vary along what its classes need, no concept that helps
-        a class may be.
+        What signal vectors are compared with. "uniform": random directions, uniform on the sphere.
+        Significant then means: more than if the weights of the class had nothing to do with the
+        signal vector. "permuted labels", as in the paper (Doumanoglou et al., arXiv 2509.23926):
+        signal vectors estimated from detections that were assigned to random positions. Significant
+        then means: more than what the features vary along anyway. In a trained network features
+        vary along what its classes need, so that possibly no concept is significant.
     noise_vectors : int, optional
-        Number of noise vectors; a linear head needs no uniform ones. None: 300 uniform directions,
-        or for each direction 1000 vectors from permuted labels, 100 if the head does not pool
-        first.
+        Number of noise vectors. None: 300 uniform directions for all concepts together (none for a
+        linear head, whose p-values are exact); or 1000 vectors from permuted labels for each
+        concept, 100 if the head does not start with pooling.
     images : {"all", "class"}, default="all"
         Images in which changes of a class are measured. "all": in all images, which include those
         where the class is not certain already and can still be helped. "class": in its own images.
     min_images : int, default=10
-        If the head is not linear, the effect of uniform directions depends on the images: a class
-        is only tested if at least this number of images is predicted as it.
+        With uniform noise and a head that is not linear, a class is only tested if it is the
+        predicted class of at least this number of images.
     level : float, default=0.05
         Level of significance θ, in (0, 1).
     tie : float, default=1e-6
-        ε: values of |Δ|, and of the statistic that is compared, up to it count as 0.
+        Changes |Δ| up to this value count as 0, and so do values of ``statistic``.
     statistic : {"change", "score"}, default="change"
-        What is compared with vectors from permuted labels: |mean Δ|, or |SC|, which saturates at 1.
-        With uniform directions it is the change of the centred logit.
+        What is compared with permuted labels. "change": |mean Δ|. "score": |SC|, where the score SC
+        is the share of images with Δ > 0 less that with Δ < 0; it cannot exceed 1. With uniform
+        noise the change of the centred logit is compared, whatever this is.
     estimator : callable, optional
-        For permuted labels: `trained_filter_noise`, or another function of a sample (S, D) and
-        permuted labels (B, S) that returns noise signal vectors (B, D). None:
-        `mean_difference_noise`.
+        For permuted labels: function of features (S, D) at S positions and of B permutations of
+        their labels ±1, (B, S), that returns B noise vectors of unit length, (B, D). None: the mean
+        difference between both labels. `sensitivity.noise_vectors.trained_filter_noise` is that of
+        the paper.
     positions : int, default=5000
-        For permuted labels: upper limit on the size of the balanced sample of positions whose
-        labels are permuted.
+        For permuted labels: largest number S of sampled positions, half of them with the concept.
 
     Raises
     ------
-    TypeError, ValueError
-        If a value is invalid.
+    TypeError
+        If ``estimator`` is not callable.
+    ValueError
+        If another value is out of range or not one of the choices.
     """
 
     amount: float = 5.0
@@ -156,7 +164,12 @@ def influence(
     random_state: int | None = 0,
     verbose: int = 1,
 ) -> Influence:
-    """Measure how each concept moves each class, and test its direction against noise.
+    """Measure how each concept changes the score of each class, and test it against noise.
+
+    Features are moved along the concept's encoding direction (the signal vector of direction pairs)
+    at every position of an image, and the change of the classes' logits is compared with the change
+    that random directions cause: RCAV (Pfau et al. 2020; Doumanoglou et al., arXiv 2509.23926),
+    with this project's test by default.
 
     Parameters
     ----------
@@ -164,28 +177,33 @@ def influence(
         Anything that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, C)
         Images as the network takes them.
-    labels : array-like of shape (N,), optional
-        Class of each image; None: the class that the network predicts. The effect in logits is
-        measured in the images of each class.
+    labels : array-like of shape (N,) or (N, K), optional
+        Class of each image, as an index or as a one-hot row of K classes. None: the class that the
+        network predicts. `Influence.effects` of a class are measured in its images.
     settings : InfluenceSettings, default=InfluenceSettings()
-        How influence is measured and tested.
+        Length of the step, kind of noise and level of significance. By default: steps of length 5,
+        uniform random directions, 5 %.
     batch_size : int, default=64
         Number of images that pass through the network at a time.
     random_state : int or None, default=0
-        Seed of the noise; every direction has a generator of its own.
+        Seed of the noise and of the sample of positions. None draws a seed.
     verbose : int, default=1
         Progress bars are shown unless this is 0.
 
     Returns
     -------
     influence : Influence
-        A result is also returned after Ctrl-C: `Influence.interrupted` is then true, and p is NaN
-        for the directions that were not tested.
+        Effects in logits, p-values, and tables of both. After Ctrl-C during the tests,
+        ``interrupted`` is True, and p is NaN for the concepts that were not tested.
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If an argument is invalid.
+    TypeError
+        If ``concepts`` is not an extractor.
+    ValueError
+        If images, labels or another argument do not fit the network or are out of range.
+    NotFittedError
+        If ``concepts`` is not fitted.
     """
     seen = scan(
         concepts, images, labels,

@@ -40,38 +40,56 @@ _BOTH = ("benjamini-hochberg", "bonferroni")
 
 @dataclass(frozen=True, eq=False)
 class Influence(Sensitivity):
-    """Effects of directions on classes, and their significance against noise.
+    """Effects of I directions on K classes, and their significance against noise.
+
+    `influence` returns it; the directions are the concepts' encoding directions. Changes are those
+    that a step along a direction, at every position of an image, causes. The *centred logit* of a
+    class is its logit less the mean logit over the classes; for independent sigmoid outputs it is
+    the logit itself.
 
     Attributes
     ----------
+    scores : ndarray of shape (I, K)
+        RCAV's score SC in [−1, 1]: the share of the images in which the step raises the probability
+        of the class, less the share in which the step lowers it.
+    changes : ndarray of shape (I, K)
+        Mean change Δ of the log-probability of the class over the images, in nats.
+    logit_changes : ndarray of shape (I, K)
+        Mean change of the centred logit of the class over the images, in logits.
+    images : ndarray of shape (K,), int
+        Number of images in which these three were measured, for each class.
     effects : ndarray of shape (I, K)
-        Effect in logits: the unit effect in an image of the class times how far the image lies
-        along the direction, mean over the images of the class. NaN for classes without images, or
-        if no coefficients were given.
+        What the concept contributes to the centred logit in the images of the class, in logits:
+        change of the logit per unit length of the direction, times the length by which the
+        concept's coefficients move the features along the direction; mean over the images. NaN for
+        a class without images, or if coefficients are not known.
     intervals : ndarray of shape (I, K)
         Half the length of the 95 % confidence interval of ``effects`` over the images of the class;
         NaN for fewer than two images.
     predicted : ndarray of shape (K,), int
         Number of images that are predicted as each class.
     p_values : ndarray of shape (I, K)
-        NaN where there was no test: see `reason`.
+        p-values, not corrected for the number of tests; NaN where there was no test: `reason` says
+        why.
     noise : {"uniform", "permuted labels"}
-        What directions were compared with: see `InfluenceSettings`.
+        What directions were compared with: random directions, or signal vectors estimated from
+        permuted detections (`InfluenceSettings`).
     noise_vectors : int
-        Number of noise vectors that were evaluated; 0 if p is exact.
+        Number of noise vectors (for each direction, with permuted labels); 0 if p is exact.
     amount : float
-        Length a of the step that changes were measured with.
+        Length of the step, in units of the features.
     statistic : {"logit", "change", "score"}
-        What was compared: the change of the centred logit, |mean Δ| or |SC|.
+        What was compared with noise: ``logit_changes``, |``changes``| or |``scores``|.
     min_images : int
-        Least number of images predicted as a class for a test that depends on the images.
+        With uniform noise and a head that is not linear: number of images that must be predicted as
+        a class for a test.
     level : float
-        Level of significance θ.
+        Level of significance, in (0, 1).
     interrupted : bool, default=False
         Whether Ctrl-C ended the tests, so that some directions are not tested.
     unlisted_p_values : ndarray of shape (n,)
-        p-values of further tests that were made, for classes that `of_classes` left out. Those of
-        the listed classes are corrected for all tests.
+        p-values of the n tests of classes that `of_classes` left out. p-values of the other classes
+        are still corrected for these tests.
     """
 
     effects: Array
@@ -89,20 +107,24 @@ class Influence(Sensitivity):
 
     @property
     def unit_effects(self) -> Array:
-        """Mean change of the centred logit per unit length of the direction, (I, K), in logits."""
+        """Mean change of a class's centred logit per unit length of a step, (I, K), in logits.
+
+        There is a row for each of I directions and a column for each of K classes. The centred
+        logit is the logit less the mean over the classes (the logit itself for sigmoid outputs).
+        """
         return np.asarray(self.logit_changes / self.amount)
 
     @property
     def tested(self) -> Array:
-        """Whether there was a test, (I, K) bool."""
+        """Whether each of I directions was tested for each of K classes, (I, K) bool."""
         return ~np.isnan(self.p_values)
 
     @property
     def tests(self) -> int:
-        """Number of tests, which p-values are corrected for.
+        """Number of tests for which p-values are corrected.
 
-        For one output, or two classes under a softmax, a direction has a single test: what raises
-        the centred logit of one class lowers that of the other as much.
+        For two classes under a softmax or a single output, a direction has one test against uniform
+        noise, not two: what raises the centred logit of one class lowers that of the other as much.
         """
         return int((~np.isnan(self._separate_p_values)).sum()) + len(self.unlisted_p_values)
 
@@ -117,13 +139,13 @@ class Influence(Sensitivity):
 
         Parameters
         ----------
-        class_ids : array-like of int
-            Numbers of the classes.
+        class_ids : array-like of shape (C,), int
+            Indices of C of the K classes.
 
         Returns
         -------
         influence : Influence
-            Arrays of shape (I, C).
+            With arrays of shape (I, C) for I directions, in the order of ``class_ids``.
         """
         chosen = np.asarray(class_ids)
         left_out = np.setdiff1d(np.arange(self.p_values.shape[1]), chosen)
@@ -139,7 +161,7 @@ class Influence(Sensitivity):
 
     @property
     def is_exact(self) -> bool:
-        """Whether p is exact, because the head is linear, so that no noise was sampled."""
+        """Whether p-values are exact: uniform noise and a linear head, so that none is sampled."""
         return self.noise == "uniform" and not self.noise_vectors
 
     def reason(self, direction: int, class_id: int) -> str:
@@ -168,16 +190,19 @@ class Influence(Sensitivity):
         return "detected everywhere or nowhere"
 
     def significant(self, correction: str = "benjamini-hochberg") -> Array:
-        """Return which entries are significant at the level, (I, K) bool.
+        """Return which directions are significant for which classes, at ``level``.
 
         Parameters
         ----------
         correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
-            See `metrics.significance.significant`.
+            "benjamini-hochberg": at most a share ``level`` of the significant tests is expected to
+            be false. "bonferroni": with probability 1 − ``level`` at least, none of them is false.
+            "none": p ≤ ``level`` is significant, whatever the number of tests.
 
         Returns
         -------
         significant : ndarray of shape (I, K), bool
+            For each of I directions and K classes; False where there was no test.
 
         Raises
         ------
@@ -190,33 +215,43 @@ class Influence(Sensitivity):
         return np.asarray(marked & self.tested)
 
     def reachable(self, correction: str = "benjamini-hochberg") -> bool:
-        """Return whether any test could have been significant.
+        """Return whether any test could have been significant with this number of noise vectors.
 
-        With permuted labels p is at least 1/(n + 1) for n noise vectors; otherwise any p can occur.
+        With permuted labels p is at least 1/(n + 1) for n noise vectors, which a correction for
+        many tests may put above the level. With uniform noise any p can occur.
 
         Parameters
         ----------
-        correction : str, default="benjamini-hochberg"
-            See `significant`.
+        correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
+            Correction for many tests: see `significant`.
 
         Returns
         -------
         reachable : bool
+            False also if there was no test.
+
+        Raises
+        ------
+        ValueError
+            If the correction is unknown.
         """
         needed = permutations_needed(self.tests, self.level, correction) if self.tests else 0
         return self.tests > 0 and (self.noise == "uniform" or self.noise_vectors >= needed)
 
     def summary(self, correction: str = "benjamini-hochberg") -> InfluenceSummary:
-        """Return SDC, SCDP and the other counts over the significant influences.
+        """Return the paper's counts of significant directions and classes.
 
         Parameters
         ----------
-        correction : str, default="benjamini-hochberg"
-            See `significant`.
+        correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
+            Correction for many tests: see `significant`.
 
         Returns
         -------
         summary : InfluenceSummary
+            ``sdc``, the number of directions that are significant for at least one class; ``scdp``,
+            the number of significant pairs of class and direction; and counts of those that help or
+            hurt a class, by the sign of ``logit_changes`` (uniform noise) or ``scores``.
 
         Raises
         ------
@@ -227,16 +262,18 @@ class Influence(Sensitivity):
         return summarise_influence(signed, self.significant(correction))
 
     def verdicts(self, correction: str = _BOTH[0]) -> Array:
-        """Return "significant", "not significant", or "not tested" with the reason, for each pair.
+        """Return a verdict in words for each pair of a direction and a class.
 
         Parameters
         ----------
-        correction : str, default="benjamini-hochberg"
-            See `significant`.
+        correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
+            Correction for many tests: see `significant`.
 
         Returns
         -------
         verdicts : ndarray of shape (I, K), str
+            For each of I directions and K classes: "significant", "not significant", or
+            "not tested: " with the reason.
 
         Raises
         ------
@@ -257,16 +294,19 @@ class Influence(Sensitivity):
         class_names: Sequence[str] | None = None,
         correction: str = _BOTH[0],
     ) -> Table:
-        """Return a table of the effect of every direction on every class.
+        """Return a table with the effect of every direction on every class, p and a verdict.
+
+        There is a row for each direction and class. The columns are the effect in logits
+        (``effects`` ± ``intervals``), the unit effect (`unit_effects`), p and the verdict.
 
         Parameters
         ----------
         concept_names : sequence of I str, optional
-            Names of the directions; None: their numbers.
+            Names of the directions; None: their indices.
         class_names : sequence of K str, optional
-            Names of the classes; None: their numbers.
+            Names of the classes; None: their indices.
         correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
-            Correction for many tests.
+            Correction for many tests that verdicts depend on: see `significant`.
 
         Returns
         -------
@@ -302,12 +342,16 @@ class Influence(Sensitivity):
         return Table(headers, rows, notes)
 
     def table(self, corrections: Sequence[str] = _BOTH) -> Table:
-        """Return a table of the counts over the significant influences: see `influence_table`.
+        """Return a table of the counts of `summary`, with a row for each correction.
+
+        Its notes say what was tested, against which noise, and which pairs of a direction and a
+        class were not tested.
 
         Parameters
         ----------
         corrections : sequence of str, default=("benjamini-hochberg", "bonferroni")
-            Corrections, which have a row each: see `significant`.
+            Corrections for many tests: see `significant`. A row says "unreachable" if there were
+            too few noise vectors for anything to be significant, and "not tested" without a test.
 
         Returns
         -------

@@ -12,10 +12,11 @@ from xplique_dirpairs.core.validation import check_fraction
 
 
 class InfluenceSummary(NamedTuple):
-    """Counts over the significant pairs (Doumanoglou et al., arXiv 2509.23926, Table 8).
+    """Counts of significant pairs of a direction and a class.
 
-    A direction helps a class if its influence is significant and above 0, and hurts it if its
-    influence is significant and below 0.
+    They are those of Doumanoglou et al., arXiv 2509.23926, Table 8. A direction helps a class if
+    its influence on the class is significant and above 0, and hurts the class if it is significant
+    and below 0.
 
     Attributes
     ----------
