@@ -79,7 +79,7 @@ CELLS = (
     PanelCell("scenes-40", "a small network with eight classes", LAYER, "scenes", 40,
               ("scenes",), 200),
     PanelCell("general-last-64", "many concepts of everything", LAST, "general", 64),
-    PanelCell("general-last-256", "more concepts", LAST, "general", 256),
+    PanelCell("general-last-256", "more concepts", LAST, "general", 256, photographs=4),
     PanelCell("general-last-25", "few concepts", LAST, "general", 25),
     PanelCell("general-middle-64", "an earlier layer", MIDDLE, "general", 64, photographs=8),
     PanelCell("general-middle-256", "an earlier layer, more concepts", MIDDLE, "general", 256,
