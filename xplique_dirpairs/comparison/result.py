@@ -73,7 +73,7 @@ class Comparison:
         Whether Ctrl-C ended the comparison, so that later extractors are missing.
     settings : Settings, optional
         Seed, sizes, layer and logits of the comparison, by which `joined` and `average` see whether
-        comparisons belong together; None for a file of a first version, which does not hold them.
+        comparisons belong together. None if it was loaded from a file that holds none.
     missing : tuple of str, default=()
         Names, if they are known, of the extractors that are missing because of an interruption.
     """
@@ -433,7 +433,7 @@ class Comparison:
     @classmethod
     def _of_archive(cls, arrays: dict[str, Array], header: dict[str, Any]) -> Comparison:
         """Return the comparison from the arrays and the header of a file."""
-        settings = header.get("settings")  # Files of the first versions hold no settings.
+        settings = header.get("settings")  # early files hold no settings
         results = [
             ExtractorResult.from_archive(entry, f"{k}", arrays)
             for k, entry in enumerate(header["results"])

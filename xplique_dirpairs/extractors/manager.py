@@ -57,8 +57,9 @@ class DirectionPairsManagerTf(CraftManagerTf):
         "default", "soft" or "paper-deep".
     off : {"absent", "undecided"}, default="absent"
         State of a concept whose coefficient is 0. "absent": the features' projection on its filter
-        is at most at its mean level where the concept is not detected. "undecided": if all
-        coefficients are 0, all detections are 0.5.
+        is at most at its mean over the positions where the concept is not detected. "undecided":
+        the detectors are at their thresholds if all coefficients are 0; with some of them at 0,
+        the detections also depend on the others.
     n_init : int, optional
         Number of restarts of the learning, of which the best is kept. None: as the recipe says.
     random_state : int, optional

@@ -47,8 +47,8 @@ class RandomFactorizer(LinearFactorizer):
 class NoLearningFactorizer(DirectionPairsFactorizer):
     """Direction pairs from a clustering, a baseline for learned direction pairs.
 
-    Filters point to the centroids of K-Means in whitened features (orthogonalised, if there are not
-    more concepts than axes), and biases let each of the I concepts be detected on a share 1/I of
+    Filters point to the centroids of K-Means in the leading principal axes of the features, scaled
+    to unit variance (orthogonalised if there are at most as many concepts as axes), and biases let each of the I concepts be detected on a share 1/I of
     the positions. Signal vectors are estimated once from these detections, as `estimate_signals`
     does with "joint". No loss is minimised, and the network is not used. Coefficients, concept bank
     and detections are those of `DirectionPairsFactorizer`.
@@ -58,8 +58,9 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
     off : {"absent", "undecided"}, default="absent"
-        What a coefficient of 0 means. "absent": the concept is at its mean level of positions where
-        it is not detected. "undecided": its detector is at its threshold, neither on nor off.
+        What a coefficient of 0 means. "absent": the projection on the concept's filter is at most
+        at its mean over the positions where it is not detected. "undecided": if all coefficients
+        are 0, every detector is at its threshold.
     random_state : int, optional
         Seed of the clustering. None draws a seed.
 

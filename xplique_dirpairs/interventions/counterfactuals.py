@@ -83,10 +83,11 @@ def counterfactuals(
         `TrainingDistance`) within which x' should stay. If no change that was found does, the least
         change of all is returned, as it always is with None.
     quantile : float, default=0.99
-        Coefficients, and their means over an image, are moved only up to a highest value, which
-        this share of the training images does not exceed, and down to a lowest one: 0 or, for a
-        concept with negative coefficients, the value that the same share does not fall below.
-        Above 0.5, at most 1.
+        How far a concept may be moved, as a quantile over the training images, above 0.5 and at
+        most 1. A coefficient stays below this quantile of the images' largest coefficients of the
+        concept, and the mean over an image below the same quantile of the images' means. The lower
+        limits are 0 or, for a concept with negative coefficients, the quantiles at 1 − `quantile`
+        of the smallest coefficients and of the means.
     verbose : int, default=1
         0: silent. Otherwise, a progress bar is shown.
 
@@ -136,9 +137,11 @@ class CounterfactualSearch:
     training_activations : array-like of shape (M, *S, D)
         Activations of M ≥ 2 training images, which show the usual amounts of the concepts.
     quantile : float, default=0.99
-        Coefficients, and their means over an image, are moved only up to a highest value, which
-        this share of the training images does not exceed, and down to a lowest one: 0 or, for a
-        concept with negative coefficients, the value that the same share does not fall below.
+        How far a concept may be moved, as a quantile over the training images, above 0.5 and at
+        most 1. A coefficient stays below this quantile of the images' largest coefficients of the
+        concept, and the mean over an image below the same quantile of the images' means. The lower
+        limits are 0 or, for a concept with negative coefficients, the quantiles at 1 − `quantile`
+        of the smallest coefficients and of the means.
 
     Attributes
     ----------

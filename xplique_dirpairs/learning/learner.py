@@ -88,8 +88,9 @@ def learn_pairs(
         The rest of the network, from the layer to the class scores. None: the terms of the
         objective that evaluate the network (L^uur and L^cur in the paper) are left out.
     recipe : str or Recipe, default="default"
-        What the stages of the learning minimise, and how. "default" changes to "soft" where the
-        features of real networks need it; "constrained" is for small networks and few concepts;
+        What the stages of the learning minimise, and how. "default" is for features that are
+        concepts plus noise; where the features are not, as in most real networks, it goes on as
+        "soft", whose detectors are less sharp. "constrained" is for small networks and few concepts;
         "paper-deep" and "paper-synthetic" are the paper's own, slow settings; "uibe" and "cbe" are
         its predecessors.
     n_init : int, optional

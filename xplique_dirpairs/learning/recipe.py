@@ -273,7 +273,7 @@ class Recipe:
                     )
 
     def batch_for(self, concepts: int) -> int:
-        """Return how many positions a step sees, max(``batch``, I × ``batch_per_concept``)."""
+        """Return how many positions a step sees with a number of concepts."""
         return max(self.batch, self.batch_per_concept * concepts)
 
     def with_restarts(self, restarts: int | None) -> Recipe:

@@ -123,9 +123,9 @@ def maximise(
     At a position with features x, whose mean over the training data is E[x], concept i has a filter
     w_i of length 1/M_i (M_i is its margin), a bias b_i and a unit signal vector ŝ_i. Its detector
     fires where the excess wᵢᵀx − b_i is positive. The score along the **filter** is this excess,
-    averaged over positions. The score along the **signal vector** is ŝᵢᵀ(x − E[x]) / M_i times the
-    square of the cosine between x − E[x] and ŝ_i (at least 0.1), averaged over positions: features
-    must point in its direction and not just be large. From either, ``against_rival`` times the mean
+    averaged over positions. The score along the **signal vector** is c² ŝᵢᵀ(x − E[x]) / M_i,
+    averaged over positions, with c the cosine between x − E[x] and ŝ_i, or 0.1 if it is below 0.1:
+    features must point in its direction and not just be large. From either, ``against_rival`` times the mean
     of the largest excess of all other detectors, where it is positive, is subtracted.
 
     Parameters
