@@ -48,10 +48,11 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
     """Direction pairs from a clustering, a baseline for learned direction pairs.
 
     Filters point to the centroids of K-Means in the leading principal axes of the features, scaled
-    to unit variance (orthogonalised if there are at most as many concepts as axes), and biases let each of the I concepts be detected on a share 1/I of
-    the positions. Signal vectors are estimated once from these detections, as `estimate_signals`
-    does with "joint". No loss is minimised, and the network is not used. Coefficients, concept bank
-    and detections are those of `DirectionPairsFactorizer`.
+    to unit variance (orthogonalised if there are at most as many concepts as axes), and biases let
+    each of the I concepts be detected on a share 1/I of the positions. Signal vectors are estimated
+    once from these detections, as `estimate_signals` does with "joint". No loss is minimised, and
+    the network is not used. Coefficients, concept bank and detections are those of
+    `DirectionPairsFactorizer`.
 
     Parameters
     ----------

@@ -85,9 +85,9 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         pairs : DirectionPairs
             Pairs that were learned elsewhere, or loaded from a file.
         off : {"absent", "undecided"}, default="absent"
-            What a coefficient of 0 means. "absent": the projection on the concept's filter is at most
-            at its mean over the positions where it is not detected. "undecided": if all coefficients
-            are 0, every detector is at its threshold.
+            What a coefficient of 0 means. "absent": the projection on the concept's filter is at
+            most at its mean over the positions where it is not detected. "undecided": if all
+            coefficients are 0, every detector is at its threshold.
 
         Returns
         -------

@@ -125,8 +125,8 @@ def maximise(
     fires where the excess wᵢᵀx − b_i is positive. The score along the **filter** is this excess,
     averaged over positions. The score along the **signal vector** is c² ŝᵢᵀ(x − E[x]) / M_i,
     averaged over positions, with c the cosine between x − E[x] and ŝ_i, or 0.1 if it is below 0.1:
-    features must point in its direction and not just be large. From either, ``against_rival`` times the mean
-    of the largest excess of all other detectors, where it is positive, is subtracted.
+    features must point in its direction and not just be large. From either, ``against_rival`` times
+    the mean of the largest excess of all other detectors, where it is positive, is subtracted.
 
     Parameters
     ----------
