@@ -127,9 +127,9 @@ def arrays_of(factorizer: Any) -> dict[str, NDArray]:
 
 def factorizer_of(name: str, concepts: int, arrays: dict[str, NDArray]) -> Any:
     """Return the fitted factorizer of `arrays_of`."""
-    if name in RECIPES or name in CONTROLS:
+    if "signals" in arrays:
         return DirectionPairsFactorizer.from_pairs(DirectionPairs(**arrays))
-    factorizer = ON_POSITIONS[name](concepts, 0)
+    factorizer = (ON_POSITIONS | CONTROLS)[name](concepts, 0)
     for attribute, value in arrays.items():
         setattr(factorizer, attribute, value if value.ndim else value.item())
     return factorizer

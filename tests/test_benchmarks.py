@@ -174,7 +174,8 @@ def test_the_recipe_with_other_network_terms_differs_in_nothing_else(load):
 def test_the_panel_restores_a_fit_of_every_extractor_that_needs_no_network(load, rng):
     panel = load("panel")
     x = np.abs(rng.normal(size=(80, 6))).astype(np.float32)
-    for name, make in load("extractors").ON_POSITIONS.items():
+    extractors = load("extractors")
+    for name, make in (extractors.ON_POSITIONS | extractors.CONTROLS).items():
         factorizer = make(3, 0)
         if hasattr(factorizer, "steps"):
             factorizer.steps = 4

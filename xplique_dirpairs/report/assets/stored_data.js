@@ -37,13 +37,21 @@ function fetched(key) {
   });
 }
 
+/** Returns the bytes of a base64 text; a loop is several times as fast as Uint8Array.from. */
+function decoded(text) {
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let n = 0; n < letters.length; n++) bytes[n] = letters.charCodeAt(n);
+  return bytes;
+}
+
 /** Returns the URL of a picture of the report, for the `src` of an <img>. */
 function pictureUrl(path) {
   const script = document.getElementById('stored-' + path);
   if (!script) return FILES + path;
   if (!pictureUrls.has(path)) {
     const [head, coded] = script.textContent.split(',');
-    const bytes = Uint8Array.from(atob(coded), (letter) => letter.charCodeAt(0));
+    const bytes = decoded(coded);
     const type = head.slice('data:'.length).split(';')[0];
     pictureUrls.set(path, URL.createObjectURL(new Blob([bytes], { type })));
   }
@@ -59,6 +67,6 @@ async function mapsOf(n) {
     height: part.height,
     width: part.width,
     concepts: found.concepts,
-    cells: Uint8Array.from(atob(found.cells), (letter) => letter.charCodeAt(0)),
+    cells: decoded(found.cells),
   };
 }
