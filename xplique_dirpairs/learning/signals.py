@@ -26,7 +26,7 @@ from xplique_dirpairs.pairs import DirectionPairs
 #: A function that averages a tensor, or several at once, over the replicas that share a batch.
 Average: TypeAlias = Callable[[Any], Any]
 #: Names of the estimators.
-ESTIMATORS = ("mean-difference", "positives", "joint")
+ESTIMATORS = ("mean-difference", "regression", "positives", "joint")
 #: Slope of the rectified excess where a concept is not detected.
 _SLOPE = 0.01
 #: Ridge of the pseudo-inverses, for filters and signal vectors of unit length [ours].
@@ -247,7 +247,9 @@ def measure_pairs(
     signals : ndarray of shape (I, D) or str, default="positives"
         Signal vectors, or how they are estimated. ``"positives"``: ŝ_i ∝ cov[x, z_i] over the
         positives of concept i, or over all positions if there are too few positives; ``"joint"``:
-        `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives).
+        `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives);
+        ``"regression"``: the same of all concepts at once, the linear regression of x on the
+        detections.
     coordinates : Coordinates, optional
         Coordinates that the detectors were learned in. Estimated signal vectors keep only their
         part along the axes of these coordinates, as in learning: the rest is estimation noise.
@@ -271,6 +273,8 @@ def measure_pairs(
             signals = sums.joint_signals(surplus)
         elif signals == "mean-difference":
             signals = sums.mean_difference(everywhere=filters @ moments.covariance)
+        elif signals == "regression":
+            signals = sums.regression(everywhere=filters @ moments.covariance)
         else:
             signals = sums.positives_covariance(everywhere=filters @ moments.covariance)
         if coordinates is not None:
@@ -330,6 +334,22 @@ class _Sums:
         both = (self.count > 0) & (self.count < self.positions)
         return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
 
+    def regression(self, everywhere: Array) -> Array:
+        """Return the coefficients (I, D) of a regression of x on the detections.
+
+        A concept that is detected everywhere or nowhere has its row of ``everywhere``.
+        """
+        share = self.count / self.positions
+        scale = np.sqrt(share * (1 - share))
+        known = np.flatnonzero(scale > 0)
+        scale, share = scale[known], share[known]
+        together = self._both[np.ix_(known, known)] / self.positions - np.outer(share, share)
+        correlations = together / np.outer(scale, scale) + RIDGE * np.eye(len(known))
+        with_x = self._x_on[known] / self.positions - np.outer(share, self._x / self.positions)
+        signals = np.array(everywhere)
+        signals[known] = np.linalg.solve(correlations, with_x / scale[:, None]) / scale[:, None]
+        return signals
+
     def joint_signals(self, surplus: Array) -> Array:
         """Return `joint_signals` (I, D); surplus concepts do not enter those of the others."""
         with_x, with_z = self._xr, self._zr - np.outer(self._r, self._z) / self.positions
@@ -368,11 +388,13 @@ def estimate_signals(
         Pairs whose detections are used.
     activations : array-like of shape (N, *spatial, D) or ActivationShards
         Activations of N images at the layer of the pairs, with D channels.
-    estimator : {"mean-difference", "positives", "joint"}, default="mean-difference"
+    estimator : {"mean-difference", "regression", "positives", "joint"}, default="mean-difference"
         How the signal vector ŝ_i of concept i is computed.
         "mean-difference" (Pattern-CAV, Pahde et al. 2024): mean(positives) − mean(negatives). It is
         correct if the detections are, and if other concepts are about as frequent among positives
         as among negatives.
+        "regression" (this project's): linear regression of x on the detections of all concepts. It
+        is correct if the detections are, also where concepts come together.
         "positives" (Doumanoglou et al., arXiv 2509.23926): covariance of x and z_i over the
         positives. It needs thousands of positives.
         "joint" (this project's): all signal vectors at once, as the columns of
