@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.stats import gamma, kstest, lognorm, uniform
+from scipy.stats import foldnorm, gamma, kstest, lognorm, uniform
 
 from xplique_dirpairs.datasets.planted_dictionary import (
     Coefficients,
@@ -242,7 +242,9 @@ def test_synthsae_small_has_the_ingredients_of_the_benchmark():
     assert max_coherence(data.atoms) < max_coherence(make(n=1, channels=128, atoms=192).atoms)
     parents = data.source.firing.parents
     np.testing.assert_array_equal(np.bincount(parents + 1)[[0, 1, 16, 17, 44]], [16, 4, 4, 4, 4])
-    assert data.source.firing.loadings.shape == (192, 10)
+    loadings = data.source.firing.loadings
+    assert loadings.shape == (192, 10)
+    assert loadings.std() == pytest.approx(0.1, abs=4 * 0.1 / np.sqrt(2 * loadings.size))
     assert data.present.sum(axis=1).mean() == pytest.approx(5.7, abs=0.2)
     roots = data.present[:, :16].mean(axis=0)
     error = np.sqrt(data.probability[:16] * (1 - data.probability[:16]) / 20_000)
@@ -256,6 +258,12 @@ def test_the_coefficients_of_the_roots_of_synthsae_small_have_their_means():
         error = values.std() / np.sqrt(len(values))
         # values below 0, of the widest distributions, are cut off
         assert mean - 4.0 * error <= values.mean() <= mean + 4.0 * error + 0.02
+
+
+def test_the_deviations_of_synthsae_small_are_folded_normal():
+    sizes = synthsae_small(1, seed=3).source.sizes
+    deviations = sizes.draw(np.random.default_rng(0), (5000, 192)).std(axis=0)
+    assert kstest(deviations, foldnorm(1.0, scale=0.5).cdf).pvalue > 1e-3
 
 
 # ------------------------------------------------------------------ invalid arguments

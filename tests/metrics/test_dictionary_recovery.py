@@ -120,8 +120,8 @@ def test_mirrored_directions_find_no_atom_although_their_mcc_is_one(rng):
     assert (found.uniqueness, found.f1) == pytest.approx((1, 1))
 
 
-@pytest.mark.parametrize(("cosine", "share"), [(0.96, 1), (0.94, 0)])
-def test_an_atom_is_found_from_a_cosine_of_0_95(cosine, share):
+@pytest.mark.parametrize(("cosine", "share"), [(0.96, 1), (0.94, 0), (-1.0, 0)])
+def test_an_atom_is_found_from_a_signed_cosine_of_0_95(cosine, share):
     truth = Known(np.eye(2)[:1], np.array([[True], [False]]))
     found = dictionary_recovery([[cosine, np.sqrt(1 - cosine**2)]], truth.present, truth)
     assert found.share == share
