@@ -248,8 +248,7 @@ def measure_pairs(
         Signal vectors, or how they are estimated. ``"positives"``: ŝ_i ∝ cov[x, z_i] over the
         positives of concept i, or over all positions if there are too few positives; ``"joint"``:
         `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives);
-        ``"regression"``: the same of all concepts at once, the linear regression of x on the
-        detections.
+        ``"regression"``: linear regression of x on the amounts z − m of all detected concepts.
     coordinates : Coordinates, optional
         Coordinates that the detectors were learned in. Estimated signal vectors keep only their
         part along the axes of these coordinates, as in learning: the rest is estimation noise.
@@ -264,7 +263,7 @@ def measure_pairs(
     measured : MeasuredPairs
     """
     filters = filters.astype(np.float64)
-    sums = _Sums(filters, biases, moments.mean)
+    sums = _Sums(filters, biases, moments.mean, signals == "regression")
     for block in iter_blocks(features):
         sums.add(block)
     surplus = np.flatnonzero(sums.count < least_share / len(filters) * sums.positions)
@@ -288,13 +287,15 @@ def measure_pairs(
 class _Sums:
     """Sums over positions in float64, of centred features x and z = Wᵀx − b."""
 
-    def __init__(self, filters: Array, biases: Array, mean: Array):
+    def __init__(self, filters: Array, biases: Array, mean: Array, of_amounts: bool = False):
         concepts, channels = filters.shape
         self._filters, self._biases = filters.astype(np.float32), biases.astype(np.float32)
         self._mean = mean.astype(np.float32)
         self.positions = 0
         self.count = np.zeros(concepts)
         self._both = np.zeros((concepts, concepts))
+        self._of_amounts = of_amounts
+        self._z_with_z, self._on_with_z = np.zeros((2, concepts, concepts))
         # Sums over all positions, over positives ("on"), and weighted by the rectified excess r.
         self._z, self._z_on, self._r = np.zeros((3, concepts))
         self._x = np.zeros(channels)
@@ -310,6 +311,9 @@ class _Sums:
         self.positions += len(x)
         self.count += on.sum(axis=0, dtype=np.float64)
         self._both += on.T @ on
+        if self._of_amounts:
+            self._z_with_z += z_on.T @ z_on
+            self._on_with_z += on.T @ z_on
         self._z += z.sum(axis=0, dtype=np.float64)
         self._z_on += z_on.sum(axis=0, dtype=np.float64)
         self._r += r.sum(axis=0, dtype=np.float64)
@@ -335,19 +339,27 @@ class _Sums:
         return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
 
     def regression(self, everywhere: Array) -> Array:
-        """Return the coefficients (I, D) of a regression of x on the detections.
+        """Return the coefficients (I, D) of a regression of x on the amounts of all concepts.
 
-        A concept that is detected everywhere or nowhere has its row of ``everywhere``.
+        The amount is z − m where a concept is detected, 0 elsewhere. A concept without detections
+        has its row of ``everywhere``.
         """
-        share = self.count / self.positions
-        scale = np.sqrt(share * (1 - share))
-        known = np.flatnonzero(scale > 0)
-        scale, share = scale[known], share[known]
-        together = self._both[np.ix_(known, known)] / self.positions - np.outer(share, share)
-        correlations = together / np.outer(scale, scale) + RIDGE * np.eye(len(known))
-        with_x = self._x_on[known] / self.positions - np.outer(share, self._x / self.positions)
+        # z counts from the biases: an amount is z + gap where a concept is detected.
+        gap = self._biases.astype(np.float64) - self.absent_levels()
+        mixed = gap[:, None] * self._on_with_z
+        squares = self._z_with_z + mixed + mixed.T + np.outer(gap, gap) * self._both
+        total = self._z_on + gap * self.count
+        covariance = squares - np.outer(total, total) / self.positions
+        with_x = self._xz_on + gap[:, None] * self._x_on
+        with_x = with_x - np.outer(total, self._x) / self.positions
+        scale = np.sqrt(covariance.diagonal())
+        known = np.flatnonzero(np.nan_to_num(scale) > 0)
+        scale = scale[known]
+        correlations = covariance[np.ix_(known, known)] / np.outer(scale, scale)
+        correlations += RIDGE * np.eye(len(known))
         signals = np.array(everywhere)
-        signals[known] = np.linalg.solve(correlations, with_x / scale[:, None]) / scale[:, None]
+        solved = np.linalg.solve(correlations, with_x[known] / scale[:, None])
+        signals[known] = solved / scale[:, None]
         return signals
 
     def joint_signals(self, surplus: Array) -> Array:
@@ -393,8 +405,9 @@ def estimate_signals(
         "mean-difference" (Pattern-CAV, Pahde et al. 2024): mean(positives) − mean(negatives). It is
         correct if the detections are, and if other concepts are about as frequent among positives
         as among negatives.
-        "regression" (this project's): linear regression of x on the detections of all concepts. It
-        is correct if the detections are, also where concepts come together.
+        "regression" (this project's): linear regression of x on the amounts of all concepts: by how
+        much z_i exceeds its mean over the negatives where concept i is detected, 0 elsewhere. It is
+        correct if the detections are, also where concepts come together.
         "positives" (Doumanoglou et al., arXiv 2509.23926): covariance of x and z_i over the
         positives. It needs thousands of positives.
         "joint" (this project's): all signal vectors at once, as the columns of

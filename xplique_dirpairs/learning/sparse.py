@@ -32,15 +32,15 @@ _STEPS, _LAST_STEPS = 15, 5
 _ABOVE = 1.0
 #: Cosine, in whitened features, from which two directions count as the same.
 _SAME = 0.9
-#: Share of the median count of the chosen filters from which others count as found, too.
-_OFTEN = 0.1
-#: Alternating updates of thresholds and filters.
-_ROUNDS = 2
-#: Smallest cosine between the filters that two functions of the projections lead to, the smallest
-#: kurtosis of the projections of absent concepts (3 if they are normal, 1.8 if they are uniform),
-#: and the smallest share of detections on one side: medians over concepts [measured: the cosine is
-#: .98 to 1 for planted concepts and at most .93 in two layers of a real network].
-_ALIGNED, _PEAKED, _ONE_SIDED = 0.95, 2.6, 0.5
+#: A direction counts as found if it was reached this often, and this share of the median count.
+_REACHED, _OFTEN = 2, 0.1
+#: Largest number of alternating updates of detections and filters, and smallest change.
+_ROUNDS, _CONVERGED = 30, 1e-4
+#: Smallest cosine between the filters that the excess and the amounts lead to, the smallest kurtosis
+#: of the projections of absent concepts (3 if they are normal, 1.8 if they are uniform), and the
+#: smallest share of detections on one side: medians over concepts [measured: the cosine is .98 to 1
+#: for planted concepts, and .93 to .96 in three layers of two networks].
+_ALIGNED, _PEAKED, _ONE_SIDED = 0.97, 2.6, 0.5
 #: Bins of a histogram of projections, steps of the expectation–maximisation, and points of a grid
 #: between the centres of absence and presence.
 _BINS, _UPDATES, _GRID = 400, 80, 2000
@@ -58,26 +58,13 @@ class SparseStart:
         Unit rows, in whitened coordinates.
     presence : Presence
         Where the concepts are present, from the projections on the filters.
-    alignment : ndarray of shape (I,)
-        Cosine between the filters that the detections and the squares of the excess lead to.
     found : int
-        Number of distinct filters that were found more than once, possibly more than I.
+        Number of distinct filters that were found, possibly more or fewer than I.
     """
 
     filters: Array
     presence: Presence
-    alignment: Array
     found: int
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether the features follow the model of sparse concepts."""
-        presence = self.presence
-        return bool(
-            np.median(self.alignment) >= _ALIGNED
-            and np.median(presence.kurtosis) >= _PEAKED
-            and np.median(presence.one_sided) >= _ONE_SIDED
-        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +73,8 @@ class Presence:
 
     Attributes
     ----------
+    absent : ndarray of shape (I,)
+        Projections where a concept is absent.
     thresholds : ndarray of shape (I,)
         Projections from which presence is more likely than absence.
     slopes : ndarray of shape (I,)
@@ -99,6 +88,7 @@ class Presence:
         symmetric noise.
     """
 
+    absent: Array
     thresholds: Array
     slopes: Array
     phi: Array
@@ -106,7 +96,9 @@ class Presence:
     one_sided: Array
 
 
-def sparse_start(features: Array, concepts: int, rng: np.random.Generator) -> SparseStart:
+def sparse_start(
+    features: Array, concepts: int, rng: np.random.Generator, backward: Array
+) -> SparseStart:
     """Find the filters and thresholds of sparse concepts in whitened features.
 
     Parameters
@@ -117,6 +109,9 @@ def sparse_start(features: Array, concepts: int, rng: np.random.Generator) -> Sp
         Number of concepts I; it may exceed A.
     rng : numpy.random.Generator
         Source of random numbers.
+    backward : ndarray of shape (A, D)
+        Maps vectors back to raw features, where concepts are compared: if more than I are found,
+        those that explain most of the variance are taken.
 
     Returns
     -------
@@ -126,20 +121,18 @@ def sparse_start(features: Array, concepts: int, rng: np.random.Generator) -> Sp
     features = features.astype(np.float32)
     sample = _spread(features, _SEARCHED)
     directions = excess_maxima(sample, _positions(features, _DIRECTIONS * concepts, rng), _STEPS)
-    filters, counts = _distinct(sample, directions)
-    filters = filters[:concepts]
-    missing = concepts - len(filters)
-    if missing:
-        extra = rng.standard_normal((missing, features.shape[1])).astype(np.float32)
+    filters = _distinct(sample, directions)
+    found = len(filters)
+    if found > concepts:
+        filters = filters[np.argsort(-_explained(sample, filters, backward))[:concepts]]
+    else:
+        extra = rng.standard_normal((concepts - found, features.shape[1])).astype(np.float32)
         filters = np.concatenate([filters, unit_rows(extra)])
     filters = excess_maxima(features, filters, _LAST_STEPS)
     if concepts <= features.shape[1]:
-        for _ in range(_ROUNDS):
-            projections = features @ filters.T
-            thresholds = presence_of(projections).thresholds.astype(np.float32)
-            filters = _covariance_filters(features, np.maximum(projections - thresholds, 0.0))
-    often = max(2.0, _OFTEN * float(np.median(counts[:concepts]))) if len(counts) else 2.0
-    return _judged(features, filters, int((counts >= often).sum()))
+        # With more concepts than axes, traces of the others would be amplified.
+        filters = _refined(features, filters)
+    return SparseStart(filters, presence_of(features @ filters.T), found)
 
 
 def follows_the_model(features: Array, rng: np.random.Generator) -> bool:
@@ -148,21 +141,49 @@ def follows_the_model(features: Array, rng: np.random.Generator) -> bool:
     They are searched for in one half of the positions and judged on the other half.
     """
     sample = rng.permutation(_spread(features.astype(np.float32), 2 * _SEARCHED))
-    found, judged = np.array_split(sample, 2)
+    searched, judged = np.array_split(sample, 2)
     if len(judged) < _FEWEST:
         return False
-    directions = excess_maxima(found, _positions(found, _TESTED, rng), _STEPS)
-    return _judged(judged, directions, 0).is_sparse
+    filters = excess_maxima(searched, _positions(searched, _TESTED, rng), _STEPS)
+    presence = presence_of(judged @ filters.T)
+    alignment = (_covariance_filters(judged, _amounts(judged, filters)) * filters).sum(axis=1)
+    return bool(
+        np.median(alignment) >= _ALIGNED
+        and np.median(presence.kurtosis) >= _PEAKED
+        and np.median(presence.one_sided) >= _ONE_SIDED
+    )
 
 
-def _judged(features: Array, filters: Array, found: int) -> SparseStart:
-    """Return the filters with their thresholds and with how well they fit the model."""
+def _refined(features: Array, filters: Array) -> Array:
+    """Return the filters after updating detections and filters alternately until both agree.
+
+    The maxima of the excess are those of the largest values; where concepts come together, these
+    are values of several of them. The amounts of what is detected count alike.
+    """
+    for _ in range(_ROUNDS):
+        updated = _covariance_filters(features, _amounts(features, filters))
+        change = float((1 - (updated * filters).sum(axis=1)).max())
+        filters = updated
+        if change < _CONVERGED:
+            break
+    return filters
+
+
+def _amounts(features: Array, filters: Array) -> Array:
+    """Return by how much projections exceed their value of absence where concepts are detected."""
     projections = features @ filters.T
     presence = presence_of(projections)
-    excess = np.maximum(projections - presence.thresholds.astype(np.float32), 0.0)
-    by_detections = _covariance_filters(features, (excess > 0).astype(np.float32))
-    alignment = (by_detections * _covariance_filters(features, excess * excess)).sum(axis=1)
-    return SparseStart(filters, presence, alignment, found)
+    amounts = projections - presence.absent.astype(np.float32)
+    amounts[projections <= presence.thresholds] = 0.0
+    return np.asarray(amounts)
+
+
+def _explained(features: Array, filters: Array, backward: Array) -> Array:
+    """Return the variance of raw features that the amounts of each concept explain, (I,)."""
+    amounts = _amounts(features, filters)
+    amounts -= amounts.mean(axis=0)
+    raw = amounts.T @ features @ backward / len(features)
+    return np.asarray((raw**2).sum(axis=1) / np.maximum(amounts.var(axis=0), 1e-12))
 
 
 def _spread(features: Array, count: int) -> Array:
@@ -179,8 +200,7 @@ def _positions(features: Array, count: int, rng: np.random.Generator) -> Array:
 
 def _covariance_filters(features: Array, values: Array) -> Array:
     """Return the covariances of values (P, I) with whitened features (P, A), unit rows (I, A)."""
-    covariances: Array = unit_rows((values - values.mean(axis=0)).T @ features)
-    return covariances
+    return unit_rows((values - values.mean(axis=0)).T @ features)
 
 
 def excess_maxima(features: Array, directions: Array, steps: int) -> Array:
@@ -212,8 +232,8 @@ def excess_maxima(features: Array, directions: Array, steps: int) -> Array:
     return np.concatenate(parts)
 
 
-def _distinct(features: Array, directions: Array) -> tuple[Array, Array]:
-    """Return the distinct directions and how often each was found, the most frequent first."""
+def _distinct(features: Array, directions: Array) -> Array:
+    """Return the distinct directions that were reached often, those of the largest excess first."""
     excess = np.concatenate(
         [
             (np.maximum(features @ part.T - np.float32(_ABOVE), 0.0) ** 3).mean(axis=0)
@@ -228,8 +248,8 @@ def _distinct(features: Array, directions: Array) -> tuple[Array, Array]:
         chosen.append(left[0])
         counts.append(int(same.sum()))
         left = left[~same]
-    order = np.argsort(-np.array(counts), kind="stable")
-    return directions[np.array(chosen)[order]], np.array(counts)[order]
+    often = np.array(counts, float) >= max(_REACHED, _OFTEN * float(np.median(counts or [0])))
+    return directions[np.array(chosen, int)[often]]
 
 
 # ------------------------------------------------------------------ present or absent?
@@ -274,7 +294,7 @@ def presence_of(projections: Array) -> Presence:
     above, mirrored = projections > thresholds, projections < 2 * absent - thresholds
     one_sided = 1 - mirrored.sum(axis=0) / np.maximum(above.sum(axis=0), 1)
     slopes = np.clip(slopes, 1 / reach, 100 / reach)
-    return Presence(thresholds, slopes, (hits - fired * share) / scale, kurtosis, one_sided)
+    return Presence(absent, thresholds, slopes, (hits - fired * share) / scale, kurtosis, one_sided)
 
 
 def _absence(z: Array) -> tuple[float, float, float]:

@@ -124,7 +124,7 @@ def make_start(
     if name == "consensus" and len(features) < concepts:
         name = "random"
     if name == "sparse":
-        sparse = sparse_start(features, concepts, rng)
+        sparse = sparse_start(features, concepts, rng, backward)
         slopes = sparse.presence.slopes
         filters, thresholds = slopes[:, None] * sparse.filters, slopes * sparse.presence.thresholds
         return Start(filters, thresholds, clear=True, found=sparse.found)
