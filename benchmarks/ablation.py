@@ -41,8 +41,8 @@ from xplique_dirpairs.metrics.labelled_detectors import interpretability
 
 #: The paper's λ of L^s and L^sb where both are on, and of L^fso.
 _SPARSITY, _BOUND, _ORTHOGONALITY = 0.85, 2.6, 1.0
-#: λ of L^uur in recipes that have none, as in the paper.
-_UUR = 0.25
+#: λ of L^uur and L^cur in recipes that have none: large, so that their effect shows.
+_UUR, _CUR = 4.0, 10.0
 
 #: Columns of the first table, and their decimals: by the paper's test.
 MEASURES = {"S¹": 2, "S²": 2}
@@ -83,10 +83,10 @@ def switched(recipe: Recipe, row: Row) -> Recipe:
     Raises
     ------
     ValueError
-        If the recipe does not have stages "a" and "d" with L^eac, and L^cur in "d".
+        If the recipe does not have stages "a" and "d" with L^eac each.
     """
     first, last = recipe.stages
-    if not ("eac" in first.weights and "eac" in last.weights and "cur" in last.weights):
+    if not ("eac" in first.weights and "eac" in last.weights):
         raise ValueError(f"recipe {recipe.name!r} has not the losses that are switched here")
 
     def kept_losses(stage: Stage) -> dict[str, float]:
@@ -95,14 +95,15 @@ def switched(recipe: Recipe, row: Row) -> Recipe:
 
     asked = {"uur", "cur"} & set(row.on)
     early, late = kept_losses(first), kept_losses(last)
-    if "uur" in row.on or (asked and "uur" in first.weights):
-        early["uur"] = first.weights.get("uur", _UUR)
     if asked:
-        late["cur" if "cur" in row.on else "uur"] = last.weights["cur"]
+        early["uur"] = first.weights.get("uur", _UUR)
+        late["cur" if "cur" in row.on else "uur"] = last.weights.get("cur", _CUR)
     if "sb" in row.on:
         late |= {"s": _SPARSITY, "sb": _BOUND}
     if "fso" in row.on:
         late["fso"] = _ORTHOGONALITY
+    if asked:
+        first, last = replace(first, kappa=(0.8, 1.0)), replace(last, kappa=(0.8, 1.0))
     stages = (replace(first, weights=early), replace(last, weights=late, signals=row.signals))
     name = f"{recipe.name} {' '.join(row.on)} {row.signals}"
     otherwise = None if recipe.otherwise is None else switched(recipe.otherwise, row)

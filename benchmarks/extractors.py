@@ -24,25 +24,33 @@ from xplique_dirpairs.factorizers.decompositions import (
 )
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
-from xplique_dirpairs.learning.recipe import DEFAULT, Recipe
+from xplique_dirpairs.learning.recipe import DEFAULT, Recipe, Stage
 from xplique_dirpairs.metrics.dissection import Dissection, dissect
 from xplique_dirpairs.metrics.labelled_detectors import choose_thresholds
 from xplique_dirpairs.models.head import Head
 
 Read = Callable[[NDArray], NDArray]
-#: The losses that use the network.
-NETWORK_TERMS = ("uur", "cur", "fired")
-OURS, NO_NETWORK = "direction pairs", "direction pairs, no network term"
+OURS, WITH_NETWORK = "direction pairs", "direction pairs, network terms"
 
 
-def without_network(recipe: Recipe) -> Recipe:
-    """Return a recipe without network terms, also in the recipe that it may switch to."""
-    stages = tuple(
-        replace(s, weights={k: v for k, v in s.weights.items() if k not in NETWORK_TERMS})
-        for s in recipe.stages
-    )
-    otherwise = None if recipe.otherwise is None else without_network(recipe.otherwise)
-    return replace(recipe, name=f"{recipe.name}, no network", stages=stages, otherwise=otherwise)
+def with_network(recipe: Recipe, uur: float, cur: float) -> Recipe:
+    """Return a recipe, and the one it may switch to, with other weights of the network terms.
+
+    L^uur has its weight in the first stage and L^cur in the last one; 0 leaves the term out.
+    """
+    first, *between, last = recipe.stages
+    stages = (_weighted(first, "uur", uur), *between, _weighted(last, "cur", cur))
+    otherwise = None if recipe.otherwise is None else with_network(recipe.otherwise, uur, cur)
+    name = f"{recipe.name}, uur {uur:g}, cur {cur:g}"
+    return replace(recipe, name=name, stages=stages, otherwise=otherwise)
+
+
+def _weighted(stage: Stage, term: str, weight: float) -> Stage:
+    """Return a stage in which a network term has this weight, moving nearly to the hyperplanes."""
+    weights = {name: value for name, value in stage.weights.items() if name != term}
+    if weight:
+        weights[term] = weight
+    return replace(stage, weights=weights, kappa=(0.8, 1.0))
 
 
 #: Name → factorizer of (I, seed), fitted on positions alone.
@@ -58,7 +66,8 @@ ON_POSITIONS: dict[str, Callable[[int, int], Any]] = {
 }
 #: Name → recipe of our learner.
 RECIPES: dict[str, str | Recipe] = {OURS: "default", "UIBE": "uibe", "CBE": "cbe"}
-RECIPES |= {NO_NETWORK: without_network(DEFAULT)}
+#: L^cur alone, with the weight of the paper: L^uur costs interpretability.
+RECIPES |= {WITH_NETWORK: with_network(DEFAULT, 0.0, 0.25)}
 #: Baselines.
 CONTROLS: dict[str, Callable[[int, int], Any]] = {
     "no learning": lambda i, seed: NoLearningFactorizer(i, random_state=seed),

@@ -37,10 +37,10 @@ import numpy as np
 from annotated import add_scene_options, scene_layer
 from extractors import (
     CONTROLS,
-    NO_NETWORK,
     ON_POSITIONS,
     OURS,
     RECIPES,
+    WITH_NETWORK,
     dissected,
     fitted,
 )
@@ -76,7 +76,7 @@ from xplique_dirpairs.sensitivity.influence import InfluenceSettings, influence_
 from xplique_dirpairs.sensitivity.influence_result import Influence, influence_table
 
 #: Extractors that are compared; positions for those that do not use the network.
-EXTRACTORS = (OURS, NO_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)
+EXTRACTORS = (OURS, WITH_NETWORK, "UIBE", "CBE", *ON_POSITIONS, *CONTROLS)
 _POSITIONS = 50_000
 
 COLUMNS = (
@@ -194,7 +194,7 @@ def learned_directions(data, supervised, how: dict, arguments: argparse.Namespac
     """Print SDC, SCDP and S³ of direction pairs, with the network terms and without."""
     figures: dict[tuple[str, Test], list[list[float]]] = {}
     first = {}
-    for name in (OURS, NO_NETWORK):
+    for name in (OURS, WITH_NETWORK):
         for seed in range(arguments.seeds):
             pairs, _ = learned(
                 arguments.output / data.name, data.about, data.x_training, data.head,

@@ -40,10 +40,10 @@ from detector_plots import plot_above, plot_best_detectors, plot_labels
 from detector_views import strongest_images
 from extractors import (
     CONTROLS,
-    NO_NETWORK,
     ON_POSITIONS,
     OURS,
     RECIPES,
+    WITH_NETWORK,
     Read,
     dissected,
     fitted,
@@ -63,7 +63,7 @@ from xplique_dirpairs.metrics.labelled_detectors import score_labels
 from xplique_dirpairs.metrics.registry import METRICS
 
 SUPERVISED = "supervised"
-NAMES = [OURS, NO_NETWORK, "UIBE", "CBE", *(n for n in ON_POSITIONS if n != "semi-NMF")]
+NAMES = [OURS, WITH_NETWORK, "UIBE", "CBE", *(n for n in ON_POSITIONS if n != "semi-NMF")]
 NAMES += [*CONTROLS, SUPERVISED]
 
 #: An extractor's scores and further results, one for each seed.

@@ -336,18 +336,16 @@ _SOFT_DETECTORS = Stage(
     epochs=10,
     steps_per_epoch=30,
     learning_rate=1e-3,
-    kappa=_TO_THE_END,
     largest_rho=_AT_MOST_HALF,
     meant_for_axes=128,
     meant_for_concepts=64,
 )
 
 #: For activations of real networks: soft detectors, learned slowly from a start that does not
-#: depend on the seed. With faster learning, different seeds find different concepts. γ is large so
-#: that only detections count as activity: with γ = 2 a detector that is a quarter on everywhere
-#: satisfies L^ic without ever firing. L^cur costs no interpretability and shortens the way to where
-#: all concepts are off; L^uur, and L^cur with a larger weight, cost some
-#: [measured: benchmarks/panel.py].
+#: depend on the seed. With faster learning, different seeds find different concepts. There are no
+#: network terms: on real networks they cost interpretability and gain nothing else
+#: [measured: benchmarks/panel.py]. γ is large so that only detections count as activity: with γ = 2
+#: a detector that is a quarter on everywhere satisfies L^ic without ever firing.
 SOFT = Recipe(
     "soft",
     start="consensus",
@@ -358,7 +356,6 @@ SOFT = Recipe(
         replace(
             _SOFT_DETECTORS,
             name="d",
-            weights={**_DETECTORS, "ic": 15.0, "cur": 0.25},
             sharpness=(1.0, 2.5),
             signals="joint",
             epochs=12,
