@@ -36,10 +36,10 @@ _SAME = 0.9
 _REACHED, _OFTEN = 2, 0.1
 #: Largest number of alternating updates of detections and filters, and smallest change.
 _ROUNDS, _CONVERGED = 30, 1e-4
-#: Smallest cosine between the filters that the excess and the amounts lead to, the smallest kurtosis
-#: of the projections of absent concepts (3 if they are normal, 1.8 if they are uniform), and the
-#: smallest share of detections on one side: medians over concepts [measured: the cosine is .98 to 1
-#: for planted concepts, and .93 to .96 in three layers of two networks].
+#: Smallest cosine between the filters that the excess and the amounts lead to, the smallest
+#: kurtosis of the projections of absent concepts (3 if they are normal, 1.8 if they are uniform),
+#: and the smallest share of detections on one side: medians over concepts [measured: the cosine is
+#: .98 to 1 for planted concepts, and .93 to .96 in three layers of two networks].
 _ALIGNED, _PEAKED, _ONE_SIDED = 0.97, 2.6, 0.5
 #: Bins of a histogram of projections, steps of the expectation–maximisation, and points of a grid
 #: between the centres of absence and presence.
@@ -188,7 +188,8 @@ def _explained(features: Array, filters: Array, backward: Array) -> Array:
 
 def _spread(features: Array, count: int) -> Array:
     """Return at most ``count`` positions, evenly spread."""
-    return features[np.linspace(0, len(features) - 1, min(len(features), count)).astype(int)]
+    places = np.linspace(0, len(features) - 1, min(len(features), count)).astype(int)
+    return np.asarray(features[places])
 
 
 def _positions(features: Array, count: int, rng: np.random.Generator) -> Array:
@@ -249,7 +250,7 @@ def _distinct(features: Array, directions: Array) -> Array:
         counts.append(int(same.sum()))
         left = left[~same]
     often = np.array(counts, float) >= max(_REACHED, _OFTEN * float(np.median(counts or [0])))
-    return directions[np.array(chosen, int)[often]]
+    return np.asarray(directions[np.array(chosen, int)[often]])
 
 
 # ------------------------------------------------------------------ present or absent?
