@@ -263,7 +263,8 @@ def measure_pairs(
     measured : MeasuredPairs
     """
     filters = filters.astype(np.float64)
-    sums = _Sums(filters, biases, moments.mean, signals == "regression")
+    of_amounts = isinstance(signals, str) and signals == "regression"
+    sums = _Sums(filters, biases, moments.mean, of_amounts)
     for block in iter_blocks(features):
         sums.add(block)
     surplus = np.flatnonzero(sums.count < least_share / len(filters) * sums.positions)
