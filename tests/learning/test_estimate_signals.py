@@ -33,7 +33,9 @@ def test_every_estimator_finds_the_signal_vectors_of_true_detectors(estimator, p
     estimated = estimate_signals(pairs, activations, estimator)
     cosines = (estimated.signals * truth).sum(axis=1)
     # Concepts exclude one another: the cosine of the mean difference is at most 1/sqrt(1 + 1/15).
-    least = {"mean-difference": 0.95, "positives": 0.9, "joint": 0.97}[estimator]
+    least = {"mean-difference": 0.95, "positives": 0.9, "joint": 0.97, "regression": 0.97}[
+        estimator
+    ]
     assert cosines.min() > least, cosines
     assert (pairs.signals * truth).sum(axis=1).max() < 0.9, "the signal vectors before were wrong"
     for name in ("filters", "biases", "mean", "absent_levels"):
@@ -48,6 +50,20 @@ def test_the_default_estimator_is_the_mean_difference_of_positives_and_negatives
         expected = x[on[:, i] > 0.5].mean(axis=0) - x[on[:, i] < 0.5].mean(axis=0)
         expected /= np.linalg.norm(expected)
         np.testing.assert_allclose(estimated.signals[i], expected, atol=1e-5)
+
+
+def test_the_regression_is_the_least_squares_solution_for_the_amounts_of_all_concepts(problem):
+    activations, pairs, _ = problem
+    estimated = estimate_signals(pairs, activations, "regression")
+    x = activations.reshape(-1, 32).astype(float)
+    z = x @ pairs.filters.T.astype(float)
+    on = z > pairs.biases
+    levels = np.array([z[~on[:, i], i].mean() for i in range(16)])
+    amounts = np.where(on, z - levels, 0.0)
+    design = np.column_stack([amounts, np.ones(len(x))])
+    expected = np.linalg.lstsq(design, x, rcond=None)[0][:16]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(estimated.signals, expected, atol=1e-3)
 
 
 @every_estimator

@@ -319,7 +319,7 @@ def test_a_single_restart_has_no_recurrence(data):
 
 
 def test_n_init_applies_to_the_alternative_recipe():
-    features = np.random.default_rng(0).standard_exponential((600, 2, 12)).astype(np.float32)
+    features = np.random.default_rng(0).standard_normal((600, 2, 12)).astype(np.float32)
     features = features @ np.diag(0.8 ** np.arange(12)).astype(np.float32)
     recipe = dataclasses.replace(quicker(), otherwise=dataclasses.replace(quicker(), name="other"))
     with warnings.catch_warnings():

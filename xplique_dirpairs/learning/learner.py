@@ -30,8 +30,9 @@ from xplique_dirpairs.learning.history import (
     find_problems,
     share_of_returns,
 )
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.recipe import SPARSE, Recipe, get_recipe
 from xplique_dirpairs.learning.signals import MeasuredPairs, measure_pairs
+from xplique_dirpairs.learning.sparse import follows_the_model
 from xplique_dirpairs.learning.stage import stage_run
 from xplique_dirpairs.learning.starts import (
     count_maxima,
@@ -251,6 +252,9 @@ def begin_fit(problem: Problem, recipe: Recipe, generator: np.random.Generator) 
     state = FitState(recipe, generator.bit_generator.state)
     if problem.head is None:
         state = _noted(state, "no head was given: the network terms are left out")
+    if recipe.otherwise and _is_sparse(problem):
+        note = "concepts are rare and independent of one another: recipe 'sparse'"
+        return _started(problem, replace(_noted(state, note), recipe=SPARSE))
     if recipe.otherwise and rank_of_signal(problem.moments, problem.number_of_concepts) is None:
         axes = problem.coordinates("whitened").axes
         reason = "the spectrum of the features has no floor of noise"
@@ -258,6 +262,13 @@ def begin_fit(problem: Problem, recipe: Recipe, generator: np.random.Generator) 
             reason = f"{MORE_THAN_DIMENSIONS} {axes} dimensions"
         state = _switched(state, reason)
     return _started(problem, state)
+
+
+def _is_sparse(problem: Problem) -> bool:
+    """Return whether the features follow the model of sparse concepts."""
+    coordinates, rng = problem.coordinates("whitened"), np.random.default_rng(0)
+    sample = problem.features.sample(coordinates, positions_for(problem.number_of_concepts), rng)
+    return bool(problem.agree(np.array(follows_the_model(sample, rng))))
 
 
 def hand_over(problem: Problem, state: FitState) -> FitState:
@@ -311,13 +322,13 @@ def _switched(state: FitState, reason: str) -> FitState:
 def _started(problem: Problem, state: FitState) -> FitState:
     """Return the state with the initial detectors of R restarts, in raw coordinates."""
     recipe, concepts = state.recipe, problem.number_of_concepts
-    coordinates = problem.coordinates(recipe.stages[0].coordinates)
-    if concepts > coordinates.axes:
+    coordinates = problem.coordinates(recipe.coordinates_of(0))
+    if concepts > coordinates.axes and recipe.start != "sparse":
         note = f"{concepts} concepts, but features vary in {coordinates.axes} dimensions"
         state = _noted(state, f"{note}: the surplus ones start at random")
     rng = state.random_generator()
     generators = [rng] * problem.restarts(recipe)
-    if recipe.start == "consensus":  # this start must not depend on the seed
+    if recipe.start in ("consensus", "sparse"):  # these must not depend on the seed
         generators = [np.random.default_rng(restart) for restart in range(len(generators))]
     starts = []
     for generator in generators:
@@ -327,6 +338,12 @@ def _started(problem: Problem, state: FitState) -> FitState:
     per_position = int(np.median([start.per_position for start in starts]))
     if per_position > 1:
         state = _noted(state, f"positions carry {per_position} concepts each: L^s allows that many")
+    found = starts[0].found
+    if found is not None and found > concepts:
+        state = _noted(state, f"about {found} concepts were found, of which {concepts} are learned")
+    if found is not None and found < concepts:
+        doubt = f"only {found} distinct concepts were found: others of the {concepts} are random"
+        state = replace(state, doubts=(*state.doubts, doubt))
     filters = coordinates.filters_to_raw(np.stack([start.filters for start in starts]))
     return replace(
         state,
@@ -383,8 +400,8 @@ def _finished(problem: Problem, state: FitState) -> tuple[DirectionPairs, Histor
 
 def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitState]:
     """Return the completed pairs of the best restart; one Ctrl-C repeats the computation."""
-    stage, best, detectors = state.recipe.stages[-1], state.best, state.detectors
-    signals: Array | str = state.recipe.estimator
+    recipe, best, detectors = state.recipe, state.best, state.detectors
+    signals: Array | str = recipe.estimator
     if detectors.signals is not None:
         signals = detectors.signals[best]
     arguments = (
@@ -393,8 +410,8 @@ def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitStat
         detectors.filters[best],
         detectors.centred_biases[best],
         signals,
-        problem.coordinates(stage.coordinates),
-        _DEMANDED * stage.tau if state.recipe.is_sharp else 0.0,
+        problem.coordinates(recipe.coordinates_of(-1)),
+        _DEMANDED * recipe.stages[-1].tau if recipe.is_sharp else 0.0,
     )
     measured = None
     with KeepOnInterrupt(lambda: not state.interrupted) as block:
@@ -426,7 +443,7 @@ def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> lis
     -------
     doubts : list of str
     """
-    doubts = []
+    doubts = list(state.doubts)
     if problem.left_out:
         indices = list(problem.left_out)
         shown = indices if len(indices) <= 10 else f"{indices[:10]} and more"
@@ -440,8 +457,14 @@ def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> lis
     if images - distinct > _COPIES * images:
         doubts.append(f"{images - distinct} of {images} images are copies of other images")
     recipe, concepts = state.recipe, problem.number_of_concepts
-    coordinates = problem.coordinates(recipe.stages[-1].coordinates)
-    if concepts > coordinates.axes:
+    coordinates = problem.coordinates(recipe.coordinates_of(-1))
+    if concepts > coordinates.axes and recipe.start == "sparse":
+        doubts.append(
+            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions, fewer than {concepts} "
+            "concepts: detections and signal vectors hold, but concepts cannot be switched off one "
+            "by one, so coefficients and counterfactuals with all concepts off are approximate"
+        )
+    elif concepts > coordinates.axes:
         doubts.append(
             f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions: at most {coordinates.axes} "
             f"directions can be told apart, not {concepts}"

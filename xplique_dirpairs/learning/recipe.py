@@ -14,7 +14,7 @@ from xplique_dirpairs.core.validation import check_choice, check_integer, check_
 CoordinatesName = Literal["standardised", "whitened", "centred"]
 SignalsName = Literal["none", "positives", "joint", "free"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
-StartName = Literal["skewness", "consensus", "random"]
+StartName = Literal["skewness", "consensus", "random", "sparse"]
 
 #: Names of the losses in `losses`; a stage computes those with a weight or a constraint.
 LOSSES = ("s", "sb", "ma", "mm", "ic", "eac", "fso", "uur", "cur", "fired")
@@ -204,10 +204,12 @@ class Recipe:
     ----------
     name : str
     stages : tuple of Stage
-        Stages in the order in which they are run.
+        Stages in the order in which they are run. Only with ``start="sparse"`` there may be none:
+        its detectors are then the result.
     start : str, default="skewness"
-        Initial filters: "skewness", "consensus" or "random" (see `starts`). The "consensus" depends
-        on the features alone; the seed then only decides the order of the positions in learning.
+        Initial filters: "skewness", "consensus" or "random" (see `starts`), or "sparse" (see
+        `sparse`). "consensus" and "sparse" depend on the features alone; the seed then only decides
+        the order of the positions in learning.
     restarts : int, optional
         Number of restarts that are learned side by side to the end; the best is kept. None: as many
         as are cheap, up to 8, and after every stage only the better half goes on.
@@ -227,15 +229,17 @@ class Recipe:
         The recipe to use instead where positions carry overlapping concepts, as in real networks,
         because sharp detectors have too few positions to learn from there. It is used from the
         start if the spectrum of the features has no floor of noise, and after the first stage if
-        that stage ends with L^s above ``clear_below`` bits. None: this recipe is always used.
+        that stage ends with L^s above ``clear_below`` bits. Where concepts are sparse (see
+        `sparse`), recipe "sparse" is used instead of both. None: this recipe is always used.
     clear_below : float, default=0.1
         Largest L^s, in bits, after the first stage with which this recipe goes on.
 
     Raises
     ------
     ValueError
-        If there are no stages, two of them have the same name, a setting has a wrong type or value,
-        or ``otherwise`` is given and the first or last stage does not compute L^s.
+        If there are no stages without ``start="sparse"``, two of them have the same name, a setting
+        has a wrong type or value, or ``otherwise`` is given and the first or last stage does not
+        compute L^s.
     """
 
     name: str
@@ -251,7 +255,7 @@ class Recipe:
     clear_below: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.stages:
+        if not self.stages and self.start != "sparse":
             raise ValueError(f"recipe {self.name!r} has no stages: give at least one")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
@@ -291,9 +295,15 @@ class Recipe:
         """Whether this recipe is meant for features that follow the signal–distractor model."""
         return self.otherwise is not None
 
+    def coordinates_of(self, stage: int) -> CoordinatesName:
+        """Return the coordinates of the first (0) or last (-1) stage; "whitened" without stages."""
+        return self.stages[stage].coordinates if self.stages else "whitened"
+
     @property
     def estimator(self) -> str:
-        """Estimator of the final signal vectors, "joint" or "positives"."""
+        """Estimator of the final signal vectors: "joint", "positives" or "regression"."""
+        if not self.stages:
+            return "regression"
         return "joint" if self.stages[-1].signals == "joint" else "positives"
 
 
@@ -366,8 +376,13 @@ _SHARP_DETECTORS = Stage(
     largest_rho=_AT_MOST_HALF,
 )
 
+#: For sparse concepts: rare, and present or absent independently of one another. The losses ask
+#: for one concept, or a fixed number, at a position; here any number may be present, and the start
+#: shows where each concept is.
+SPARSE = Recipe("sparse", start="sparse", restarts=1, stages=())
+
 #: Sharp detectors that start from an ICA by skewness, where the signal–distractor model holds; soft
-#: detectors otherwise.
+#: detectors otherwise, and the detectors of `SPARSE` where concepts are sparse.
 DEFAULT = Recipe(
     "default",
     batch_per_concept=64,
@@ -528,7 +543,7 @@ CBE = Recipe(
 
 RECIPES = {
     recipe.name: recipe
-    for recipe in (DEFAULT, SOFT, CONSTRAINED, PAPER_DEEP, PAPER_SYNTHETIC, UIBE, CBE)
+    for recipe in (DEFAULT, SOFT, SPARSE, CONSTRAINED, PAPER_DEEP, PAPER_SYNTHETIC, UIBE, CBE)
 }
 
 

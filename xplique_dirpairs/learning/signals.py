@@ -26,7 +26,7 @@ from xplique_dirpairs.pairs import DirectionPairs
 #: A function that averages a tensor, or several at once, over the replicas that share a batch.
 Average: TypeAlias = Callable[[Any], Any]
 #: Names of the estimators.
-ESTIMATORS = ("mean-difference", "positives", "joint")
+ESTIMATORS = ("mean-difference", "regression", "positives", "joint")
 #: Slope of the rectified excess where a concept is not detected.
 _SLOPE = 0.01
 #: Ridge of the pseudo-inverses, for filters and signal vectors of unit length [ours].
@@ -247,7 +247,8 @@ def measure_pairs(
     signals : ndarray of shape (I, D) or str, default="positives"
         Signal vectors, or how they are estimated. ``"positives"``: ŝ_i ∝ cov[x, z_i] over the
         positives of concept i, or over all positions if there are too few positives; ``"joint"``:
-        `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives).
+        `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives);
+        ``"regression"``: linear regression of x on the amounts z − m of all detected concepts.
     coordinates : Coordinates, optional
         Coordinates that the detectors were learned in. Estimated signal vectors keep only their
         part along the axes of these coordinates, as in learning: the rest is estimation noise.
@@ -262,7 +263,8 @@ def measure_pairs(
     measured : MeasuredPairs
     """
     filters = filters.astype(np.float64)
-    sums = _Sums(filters, biases, moments.mean)
+    of_amounts = isinstance(signals, str) and signals == "regression"
+    sums = _Sums(filters, biases, moments.mean, of_amounts)
     for block in iter_blocks(features):
         sums.add(block)
     surplus = np.flatnonzero(sums.count < least_share / len(filters) * sums.positions)
@@ -271,6 +273,8 @@ def measure_pairs(
             signals = sums.joint_signals(surplus)
         elif signals == "mean-difference":
             signals = sums.mean_difference(everywhere=filters @ moments.covariance)
+        elif signals == "regression":
+            signals = sums.regression(everywhere=filters @ moments.covariance)
         else:
             signals = sums.positives_covariance(everywhere=filters @ moments.covariance)
         if coordinates is not None:
@@ -284,13 +288,15 @@ def measure_pairs(
 class _Sums:
     """Sums over positions in float64, of centred features x and z = Wᵀx − b."""
 
-    def __init__(self, filters: Array, biases: Array, mean: Array):
+    def __init__(self, filters: Array, biases: Array, mean: Array, of_amounts: bool = False):
         concepts, channels = filters.shape
         self._filters, self._biases = filters.astype(np.float32), biases.astype(np.float32)
         self._mean = mean.astype(np.float32)
         self.positions = 0
         self.count = np.zeros(concepts)
         self._both = np.zeros((concepts, concepts))
+        self._of_amounts = of_amounts
+        self._z_with_z, self._on_with_z = np.zeros((2, concepts, concepts))
         # Sums over all positions, over positives ("on"), and weighted by the rectified excess r.
         self._z, self._z_on, self._r = np.zeros((3, concepts))
         self._x = np.zeros(channels)
@@ -306,6 +312,9 @@ class _Sums:
         self.positions += len(x)
         self.count += on.sum(axis=0, dtype=np.float64)
         self._both += on.T @ on
+        if self._of_amounts:
+            self._z_with_z += z_on.T @ z_on
+            self._on_with_z += on.T @ z_on
         self._z += z.sum(axis=0, dtype=np.float64)
         self._z_on += z_on.sum(axis=0, dtype=np.float64)
         self._r += r.sum(axis=0, dtype=np.float64)
@@ -329,6 +338,30 @@ class _Sums:
         off = np.maximum(self.positions - self.count, 1.0)[:, None]
         both = (self.count > 0) & (self.count < self.positions)
         return np.where(both[:, None], self._x_on / on - (self._x - self._x_on) / off, everywhere)
+
+    def regression(self, everywhere: Array) -> Array:
+        """Return the coefficients (I, D) of a regression of x on the amounts of all concepts.
+
+        The amount is z − m where a concept is detected, 0 elsewhere. A concept without detections
+        has its row of ``everywhere``.
+        """
+        # z counts from the biases: an amount is z + gap where a concept is detected.
+        gap = self._biases.astype(np.float64) - self.absent_levels()
+        mixed = gap[:, None] * self._on_with_z
+        squares = self._z_with_z + mixed + mixed.T + np.outer(gap, gap) * self._both
+        total = self._z_on + gap * self.count
+        covariance = squares - np.outer(total, total) / self.positions
+        with_x = self._xz_on + gap[:, None] * self._x_on
+        with_x = with_x - np.outer(total, self._x) / self.positions
+        scale = np.sqrt(covariance.diagonal())
+        known = np.flatnonzero(np.nan_to_num(scale) > 0)
+        scale = scale[known]
+        correlations = covariance[np.ix_(known, known)] / np.outer(scale, scale)
+        correlations += RIDGE * np.eye(len(known))
+        signals = np.array(everywhere)
+        solved = np.linalg.solve(correlations, with_x[known] / scale[:, None])
+        signals[known] = solved / scale[:, None]
+        return signals
 
     def joint_signals(self, surplus: Array) -> Array:
         """Return `joint_signals` (I, D); surplus concepts do not enter those of the others."""
@@ -368,11 +401,14 @@ def estimate_signals(
         Pairs whose detections are used.
     activations : array-like of shape (N, *spatial, D) or ActivationShards
         Activations of N images at the layer of the pairs, with D channels.
-    estimator : {"mean-difference", "positives", "joint"}, default="mean-difference"
+    estimator : {"mean-difference", "regression", "positives", "joint"}, default="mean-difference"
         How the signal vector ŝ_i of concept i is computed.
         "mean-difference" (Pattern-CAV, Pahde et al. 2024): mean(positives) − mean(negatives). It is
         correct if the detections are, and if other concepts are about as frequent among positives
         as among negatives.
+        "regression" (this project's): linear regression of x on the amounts of all concepts: by how
+        much z_i exceeds its mean over the negatives where concept i is detected, 0 elsewhere. It is
+        correct if the detections are, also where concepts come together.
         "positives" (Doumanoglou et al., arXiv 2509.23926): covariance of x and z_i over the
         positives. It needs thousands of positives.
         "joint" (this project's): all signal vectors at once, as the columns of

@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.coordinates import Moments, signal_axes
 from xplique_dirpairs.learning.features import Features, random_subset
+from xplique_dirpairs.learning.sparse import sparse_start
 
 #: Number of positions that a start is computed from: for each concept, and at least.
 _POSITIONS_PER_CONCEPT, _POSITIONS = 1500, 25_000
@@ -80,6 +81,8 @@ class Start:
         Number of concepts that a position carries, if the start is clear.
     separation : float, default=0.0
         Mean IoU of the detections with the positions where a concept is among the largest.
+    found : int, optional
+        Number of sparse concepts that were found, possibly more than I; None for other starts.
     """
 
     filters: Array
@@ -87,6 +90,7 @@ class Start:
     clear: bool = False
     per_position: int = 1
     separation: float = 0.0
+    found: int | None = None
 
 
 def positions_for(concepts: int) -> int:
@@ -101,8 +105,9 @@ def make_start(
 
     Parameters
     ----------
-    name : {"skewness", "consensus", "random"}
-        Kind of start. Random filters replace a consensus if P < I.
+    name : {"skewness", "consensus", "random", "sparse"}
+        Kind of start. Random filters replace a consensus if P < I. The filters of "sparse" are not
+        of unit length but of length 1/M.
     features : ndarray of shape (P, A)
         Positions in the learned coordinates.
     concepts : int
@@ -118,6 +123,11 @@ def make_start(
     """
     if name == "consensus" and len(features) < concepts:
         name = "random"
+    if name == "sparse":
+        sparse = sparse_start(features, concepts, rng, backward)
+        slopes = sparse.presence.slopes
+        filters, thresholds = slopes[:, None] * sparse.filters, slopes * sparse.presence.thresholds
+        return Start(filters, thresholds, clear=True, found=sparse.found)
     if name == "skewness":
         all_filters = skewness_filters(features, max(concepts, features.shape[1]), rng)
         filters = all_filters[:concepts]

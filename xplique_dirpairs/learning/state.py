@@ -237,6 +237,8 @@ class FitState:
         Whether the initial concepts stand out from everything else that varies.
     per_position : int, default=1
         Number of concepts that a position carries.
+    doubts : tuple of str, default=()
+        Reasons why the initial detectors may be unreliable, as text.
     switches : int, default=0
         How many times the recipe was replaced by its ``otherwise``.
     interrupted : bool, default=False
@@ -257,6 +259,7 @@ class FitState:
     cut_short: tuple[str, ...] = ()
     clear_start: bool = False
     per_position: int = 1
+    doubts: tuple[str, ...] = ()
     switches: int = 0
     interrupted: bool = False
     running: Running | None = None
@@ -268,7 +271,9 @@ class FitState:
 
     @property
     def best(self) -> int:
-        """Index of the restart with the smallest value."""
+        """Index of the restart with the smallest value; 0 if no stage was finished."""
+        if not self.values.size:
+            return 0
         return int(np.argmin(np.where(np.isfinite(self.values), self.values, np.inf)))
 
     def random_generator(self) -> np.random.Generator:

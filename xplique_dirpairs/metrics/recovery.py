@@ -1,7 +1,8 @@
 """How well true concepts are recovered, for data in which they are known.
 
-The numbers of detectors and concepts may differ: every true concept is matched to at most one
-detector, and every detector to at most one concept.
+`recovery` is for signals and signal values, `dictionary_recovery` for the atoms of a planted sparse
+dictionary. The numbers of detectors and concepts may differ: every true concept is matched to at
+most one detector, and every detector to at most one concept.
 
 Shapes: ``(..., J)`` for J detectors and ``(..., I)`` for I true concepts; the leading axes are the
 pixels. Directions have D channels.
@@ -10,12 +11,17 @@ pixels. Directions have D channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.metrics.dictionary import dictionary_stability
+
+#: Least cosine of a direction with the atom that it has found.
+FOUND = 0.95
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,140 @@ def recovery(
             signal_value_rmse(signal_values[..., detectors], alpha[..., concepts]), np.nan
         ),
     )
+
+
+class Truth(Protocol):
+    """What is known of a dictionary: a `datasets.planted_dictionary.PlantedDictionary` has it.
+
+    ``atoms`` has shape (I, D); ``present``, of shape (..., I), says where each atom is on.
+    """
+
+    @property
+    def atoms(self) -> Array:
+        """Return the true directions, (I, D)."""
+
+    @property
+    def present(self) -> Array:
+        """Return where each atom is on, (..., I) bool."""
+
+
+@dataclass(frozen=True)
+class DictionaryRecovery:
+    """How well the atoms of a dictionary are recovered by J concepts.
+
+    φ is the correlation of two binary variables; 0 for a variable that does not vary.
+
+    Attributes
+    ----------
+    share : float
+        Share of the atoms whose concept has a (signed) cosine of 0.95 or more, after one-to-one
+        matching by cosine, in [0, 1]; higher is better.
+    phi : float
+        Mean φ of atoms and detections after one-to-one matching by φ, 0 for an atom without a
+        concept, in [−1, 1]; higher is better.
+    mcc : float
+        Mean |cosine| of the min(J, I) pairs of concepts and atoms, matched one to one, in [0, 1];
+        higher is better.
+    uniqueness : float
+        Number of different atoms among the best atoms of the concepts, divided by J, in (0, 1]; 1
+        if no two concepts have the same. The best atom of a concept has the largest |cosine|.
+    precision, recall, f1 : float
+        Means over the concepts of how well each one's detections agree with its best atom, in
+        [0, 1]; higher is better. 0 where undefined, as for a concept that never fires.
+    l0 : float
+        Mean number of detections at a position, in [0, J].
+    dead : int
+        Number of concepts that never fire.
+    """
+
+    share: float
+    phi: float
+    mcc: float
+    uniqueness: float
+    precision: float
+    recall: float
+    f1: float
+    l0: float
+    dead: int
+
+
+def dictionary_recovery(
+    directions: ArrayLike, detections: ArrayLike, truth: Truth
+) -> DictionaryRecovery:
+    """Measure how well learned concepts recover the atoms of a planted dictionary.
+
+    ``mcc``, ``uniqueness``, ``precision``, ``recall``, ``f1``, ``l0`` and ``dead`` are defined as
+    in SynthSAEBench (arXiv 2602.14687; sae-lens 6.54).
+
+    Parameters
+    ----------
+    directions : array-like of shape (J, D)
+        Learned directions: encoding directions of pairs, atoms of another dictionary.
+    detections : array-like of shape (..., J), bool
+        Where each concept fires, at the positions of the truth.
+    truth : PlantedDictionary
+        Or anything else that has ``atoms`` (I, D) and ``present`` (..., I).
+
+    Returns
+    -------
+    recovery : DictionaryRecovery
+
+    Raises
+    ------
+    ValueError
+        If detections or the truth hold values other than 0 and 1, or the shapes do not belong
+        together.
+    """
+    detected = _as_boolean(
+        detections, "detections must be boolean, as pairs.detect(x) > 0.5 or codes != 0 are"
+    )
+    present = _as_boolean(truth.present, "truth.present must be boolean")
+    directions, atoms = np.asarray(directions, np.float64), np.asarray(truth.atoms, np.float64)
+    fits = directions.ndim == 2 and len(directions) and directions.shape[1] == atoms.shape[1]
+    if not fits or detected.shape != (*present.shape[:-1], len(directions)):
+        raise ValueError(
+            "directions must have shape (J, D) and detections (..., J), for atoms (I, D) and truth "
+            f"(..., I), not {directions.shape} and {detected.shape} for {atoms.shape} and "
+            f"{present.shape}"
+        )
+    detected = detected.reshape(-1, len(directions)).astype(np.float64)
+    present = present.reshape(-1, len(atoms)).astype(np.float64)
+    both, fires, is_on = detected.T @ present, detected.sum(axis=0), present.sum(axis=0)
+    similarity = cosines(directions, atoms)
+    best = np.abs(similarity).argmax(axis=1)
+    hits = both[np.arange(len(best)), best]
+    precision, recall = _ratio(hits, fires), _ratio(hits, is_on[best])
+    phi = _phi(both, fires, is_on, len(detected))
+    return DictionaryRecovery(
+        share=float(np.sum(_matched(similarity) >= FOUND) / len(atoms)),
+        phi=float(np.sum(_matched(phi)) / len(atoms)),
+        mcc=dictionary_stability(directions, atoms),
+        uniqueness=len(np.unique(best)) / len(best),
+        precision=float(precision.mean()),
+        recall=float(recall.mean()),
+        f1=float(_ratio(2.0 * precision * recall, precision + recall).mean()),
+        l0=float(fires.sum() / len(detected)),
+        dead=int(np.sum(fires == 0)),
+    )
+
+
+def _matched(scores: Array) -> Array:
+    """Return the scores of the pairs of rows and columns, matched one to one, (min(J, I),)."""
+    matching = match(scores)
+    columns = np.flatnonzero(matching != UNMATCHED)
+    return np.asarray(scores[matching[columns], columns])
+
+
+def _phi(both: Array, fires: Array, is_on: Array, positions: int) -> Array:
+    """Return φ of J and I binary variables (J, I) from how often both, and each of them, are 1."""
+    spread = fires * (positions - fires), is_on * (positions - is_on)
+    scale = np.sqrt(spread[0])[:, None] * np.sqrt(spread[1])
+    return _ratio(positions * both - fires[:, None] * is_on, scale)
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Return a quotient, which is 0 where the denominator is."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def _as_boolean(values: ArrayLike, wanted: str) -> Array:
