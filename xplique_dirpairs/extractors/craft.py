@@ -387,7 +387,7 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         if that is smaller.
     recipe : str or Recipe, default="default"
         Losses, stages and step sizes of the learning: a `Recipe` or the name of one, "default",
-        "soft", "constrained", "paper-deep", "paper-synthetic", "uibe" or "cbe".
+        "soft", "sparse", "constrained", "paper-deep", "paper-synthetic", "uibe" or "cbe".
     off : {"absent", "undecided"}, default="absent"
         State of a concept whose coefficient is 0. "absent": the features' projection on its filter
         is at most at its mean over the positions where the concept is not detected. "undecided":

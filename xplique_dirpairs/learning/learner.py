@@ -91,8 +91,8 @@ def learn_pairs(
     recipe : str or Recipe, default="default"
         What the stages of the learning minimise, and how. "default" is for features that are
         concepts plus noise; where the features are not, as in most real networks, it goes on as
-        "soft", whose detectors are less sharp. "constrained" is for small networks and few
-        concepts;
+        "soft", whose detectors are less sharp; where they are rare concepts, any number of them at
+        a position, as "sparse". "constrained" is for small networks and few concepts;
         "paper-deep" and "paper-synthetic" are the paper's own, slow settings; "uibe" and "cbe" are
         its predecessors.
     n_init : int, optional
