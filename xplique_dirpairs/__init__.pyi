@@ -24,6 +24,7 @@ from .factorizers.decompositions import FastICAFactorizer as FastICAFactorizer
 from .factorizers.decompositions import KMeansFactorizer as KMeansFactorizer
 from .factorizers.decompositions import PCAFactorizer as PCAFactorizer
 from .factorizers.direction_pairs import DirectionPairsFactorizer as DirectionPairsFactorizer
+from .factorizers.nonnegative import DictionaryLearningFactorizer as DictionaryLearningFactorizer
 from .factorizers.nonnegative import NMFFactorizer as NMFFactorizer
 from .factorizers.nonnegative import SemiNMFFactorizer as SemiNMFFactorizer
 from .interventions.correction import choose_k as choose_k

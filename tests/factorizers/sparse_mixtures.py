@@ -1,4 +1,4 @@
-"""Features with a known sparse dictionary, for the tests of the autoencoders."""
+"""Features with a known sparse dictionary, for the tests of several factorizers."""
 
 import numpy as np
 

@@ -31,7 +31,11 @@ from xplique_dirpairs.factorizers.decompositions import (
     PCAFactorizer,
 )
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+from xplique_dirpairs.factorizers.nonnegative import (
+    DictionaryLearningFactorizer,
+    NMFFactorizer,
+    SemiNMFFactorizer,
+)
 
 #: Name → what makes an unfitted factorizer of (number_of_concepts, random_state=...).
 FACTORIZERS = {
@@ -40,6 +44,7 @@ FACTORIZERS = {
     "FastICA": FastICAFactorizer,
     "K-Means": KMeansFactorizer,
     "semi-NMF": SemiNMFFactorizer,
+    "dictionary learning": DictionaryLearningFactorizer,
     "random": RandomFactorizer,
     "no learning": NoLearningFactorizer,
     "direction pairs": DirectionPairsFactorizer,

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.optimize import nnls
+from sklearn.decomposition import MiniBatchDictionaryLearning, sparse_encode
 from sklearn.exceptions import ConvergenceWarning
+from sparse_mixtures import sparse_mixtures
 from threadpoolctl import threadpool_limits
 
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
@@ -19,6 +21,7 @@ from xplique_dirpairs.factorizers.decompositions import (
     PCAFactorizer,
 )
 from xplique_dirpairs.factorizers.nonnegative import (
+    DictionaryLearningFactorizer,
     NMFFactorizer,
     SemiNMFFactorizer,
     differentiable_least_squares,
@@ -83,6 +86,7 @@ def test_with_all_components_off_the_features_are_the_mean(mixed):
         FastICAFactorizer(3),
         RandomFactorizer(3),
         KMeansFactorizer(3),
+        DictionaryLearningFactorizer(3),
     ):
         factorizer.fit(x)
         off = factorizer.decode(np.zeros((1, 3), np.float32))[0]
@@ -204,19 +208,23 @@ def test_nmf_shifts_the_channels_that_need_it_and_takes_the_shift_back(parts):
     np.testing.assert_allclose(restored, lowest - 5, atol=1e-5)
 
 
-def test_an_interrupted_fit_does_not_change_a_fitted_nmf(parts, monkeypatch):
+@pytest.mark.parametrize(
+    "kind, model",
+    [(NMFFactorizer, "NMF"), (DictionaryLearningFactorizer, "MiniBatchDictionaryLearning")],
+)
+def test_an_interrupted_fit_does_not_change_a_fitted_factorizer(kind, model, parts, monkeypatch):
     x = parts[-1]
-    nmf = NMFFactorizer(3, random_state=0)
-    nmf.fit(x)
-    before = nmf.encode(x)
+    factorizer = kind(3, random_state=0)
+    factorizer.fit(x)
+    before = factorizer.encode(x)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xplique_dirpairs.factorizers.nonnegative.NMF.fit", interrupted)
+    monkeypatch.setattr(f"xplique_dirpairs.factorizers.nonnegative.{model}.fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        nmf.fit(x - 2.0)
-    np.testing.assert_array_equal(nmf.encode(x), before)
+        factorizer.fit(2.0 * x - 2.0)
+    np.testing.assert_array_equal(factorizer.encode(x), before)
 
 
 # ---------------------------------------------------------------- semi-NMF
@@ -251,6 +259,97 @@ def test_directions_of_any_sign_lose_no_more_than_non_negative_ones(parts, rng):
     nmf.fit(x)
     semi.fit(x)
     assert squared_error(semi, x) <= squared_error(nmf, x)
+
+
+# ---------------------------------------------------------------- dictionary learning
+
+
+@pytest.mark.parametrize("concepts", [16, 36])  # fewer than channels, and more
+def test_dictionary_learning_finds_the_atoms_of_sparse_mixtures(concepts):
+    x, atoms = sparse_mixtures(3000, 24, concepts)
+    factorizer = DictionaryLearningFactorizer(concepts, random_state=0)
+    bank, u = factorizer.fit(x)
+    random_bank, _ = RandomFactorizer(concepts, random_state=0).fit(x)
+    assert np.median(matched_cosines(bank, atoms)) > 0.9
+    assert np.median(matched_cosines(random_bank, atoms)) < 0.5
+    assert factorizer.converged_ and bank.min() < -0.1 and (u >= 0).all()
+    assert 0 < (u > 0).mean() < 0.5
+    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")  # where all channels are zero
+def test_a_dictionary_and_its_codes_are_those_of_scikit_learn(mixed):
+    x = mixed[2] - 3.0
+    factorizer = DictionaryLearningFactorizer(4, alpha=0.8, centred=False, random_state=0)
+    bank, u = factorizer.fit(x)
+    deviation = np.sqrt(x.var(axis=0).mean())
+    model = MiniBatchDictionaryLearning(
+        4,
+        alpha=0.8,
+        fit_algorithm="cd",
+        positive_code=True,
+        transform_algorithm="lasso_cd",
+        tol=1e-4,
+        random_state=0,
+    ).fit(x / deviation)
+    assert matched_cosines(bank, model.components_).min() > 0.9999
+    assert np.abs(u - model.transform(x / deviation) * deviation).max() < 0.02 * u.max()
+    np.testing.assert_array_equal(factorizer.constant_, 0)
+
+
+def test_without_centring_most_atoms_point_along_a_large_mean():
+    x, atoms = sparse_mixtures(3000, 16, 8, offset=3.0)
+    banks = {
+        centred: DictionaryLearningFactorizer(8, centred=centred, random_state=0).fit(x)[0]
+        for centred in (True, False)
+    }
+    along = {key: cosines(bank, x.mean(axis=0)[None]).ravel() for key, bank in banks.items()}
+    assert np.median(along[False]) > 0.8 > 0.5 > np.median(np.abs(along[True]))
+    found = {key: np.median(matched_cosines(bank, atoms)) for key, bank in banks.items()}
+    assert found[True] > found[False]
+
+
+def test_codes_are_the_exact_solution_of_the_non_negative_lasso(mixed):
+    x = mixed[2]
+    factorizer = DictionaryLearningFactorizer(6, random_state=0)
+    bank, u = factorizer.fit(x)
+    slow = sparse_encode(
+        (x - factorizer.constant_).astype(np.float64),
+        bank.astype(np.float64),
+        algorithm="lasso_lars",
+        alpha=factorizer.penalty_,
+        positive=True,
+    )
+    np.testing.assert_allclose(u, slow, atol=1e-3)
+    np.testing.assert_allclose(factorizer.constant_, x.mean(axis=0), atol=1e-5)
+
+
+def test_a_larger_alpha_leaves_fewer_coefficients_and_a_larger_residual(mixed):
+    x = mixed[2]
+    shares, errors = [], []
+    for alpha in (0.1, 1.0, 2.0):
+        factorizer = DictionaryLearningFactorizer(6, alpha=alpha, random_state=0)
+        shares.append((factorizer.fit(x)[1] > 0).mean())
+        errors.append(squared_error(factorizer, x))
+    assert shares[0] > shares[1] > shares[2] > 0
+    assert errors[0] < errors[1] < errors[2]
+
+
+def test_other_units_of_the_features_change_the_units_of_the_codes_alone(mixed):
+    x = mixed[2]
+    factorizer = DictionaryLearningFactorizer(4, random_state=0)
+    bank, u = factorizer.fit(x)
+    factorizer_of_larger = DictionaryLearningFactorizer(4, random_state=0)
+    larger_bank, larger_u = factorizer_of_larger.fit(64 * x)
+    np.testing.assert_allclose(larger_bank, bank, atol=1e-4)
+    np.testing.assert_allclose(larger_u, 64 * u, atol=1e-2)
+    assert factorizer_of_larger.penalty_ == pytest.approx(64 * factorizer.penalty_)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, np.nan])
+def test_dictionary_learning_refuses_an_alpha_that_is_not_positive(alpha, mixed):
+    with pytest.raises(ValueError, match="alpha must be"):
+        DictionaryLearningFactorizer(3, alpha=alpha).fit(mixed[2])
 
 
 # ---------------------------------------------------------------- non-negative least squares
@@ -297,6 +396,7 @@ def test_the_gradient_of_positive_coefficients_is_that_of_least_squares_on_them(
     [
         (NMFFactorizer, {"max_iter": 2, "tol": 1e-8}),
         (SemiNMFFactorizer, {"max_iter": 2, "tol": 1e-9}),
+        (DictionaryLearningFactorizer, {"max_iter": 1}),
         (FastICAFactorizer, {"max_iter": 1, "tol": 1e-8}),
         (KMeansFactorizer, {"max_iter": 1, "n_init": 1}),
     ],

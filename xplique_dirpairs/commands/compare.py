@@ -35,7 +35,11 @@ from xplique_dirpairs.factorizers.decompositions import (
     KMeansFactorizer,
     PCAFactorizer,
 )
-from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
+from xplique_dirpairs.factorizers.nonnegative import (
+    DictionaryLearningFactorizer,
+    NMFFactorizer,
+    SemiNMFFactorizer,
+)
 from xplique_dirpairs.metrics.registry import METRICS
 
 #: Name in `EXTRACTORS` → factorizer, for all but the direction pairs and CRAFT.
@@ -45,6 +49,7 @@ _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "K-Means": KMeansFactorizer,
     "NMF": NMFFactorizer,
     "semi-NMF": SemiNMFFactorizer,
+    "dictionary learning": DictionaryLearningFactorizer,
     "TopK SAE": TopKFactorizer,
     "A-SAE": ArchetypalFactorizer,
     "RA-SAE": RelaxedArchetypalFactorizer,

@@ -25,7 +25,7 @@ from xplique_dirpairs.core.validation import check_activations, check_integer
 from xplique_dirpairs.learning.coordinates import CONSTANT, TOO_LARGE
 
 #: Convergence warnings of scikit-learn's models, as a regular expression.
-_NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations"
+_NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations|Objective did not converge"
 
 
 class DirectionsFactorizer(ConceptFactorizer):
@@ -386,7 +386,7 @@ class IterativeFactorizer(AffineFactorizer):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", _NOT_CONVERGED, ConvergenceWarning)
             model.fit(x)
-        self._finish(model.n_iter_, model.n_iter_ < self.max_iter)
+        self._finish(int(model.n_iter_), model.n_iter_ < self.max_iter)
 
     def _finish(self, iterations: int, converged: bool) -> None:
         """Store how the fit ended, and warn if it has not converged."""

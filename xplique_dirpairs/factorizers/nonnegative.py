@@ -1,7 +1,7 @@
-"""Factorizations with non-negative coefficients: NMF and semi-NMF.
+"""Factorizations with non-negative coefficients: NMF, semi-NMF and dictionary learning.
 
-Both compute coefficients by non-negative least squares at each position, independently of the other
-positions.
+All compute coefficients by non-negative least squares at each position, independently of the other
+positions; in dictionary learning with a penalty on their sum.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import tensorflow as tf
 from sklearn.cluster import KMeans
-from sklearn.decomposition import NMF
+from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 
 from xplique_dirpairs.core.batching import chunk_size, iter_blocks, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
 from xplique_dirpairs.factorizers.base import IterativeFactorizer
+from xplique_dirpairs.learning.coordinates import Moments
 
 #: Values below this share of the largest value at a position count as zero.
 _TOLERANCE = 1e-8
@@ -149,8 +150,77 @@ class SemiNMFFactorizer(IterativeFactorizer):
         return differentiable_least_squares(x, self.bank_)
 
 
-def nonnegative_least_squares(x: Array, bank: Array) -> Array:
-    """Minimise ‖x − u W‖² over u ≥ 0 at each position.
+@dataclass(eq=False, repr=False, kw_only=True)
+class DictionaryLearningFactorizer(IterativeFactorizer):
+    """Sparse dictionary learning (Mairal et al. 2009), by scikit-learn's mini-batches.
+
+    Features x ≈ u W + mean, with sparse coefficients u ≥ 0 and a concept bank W whose rows, the
+    atoms, have unit length and any sign. At each position the coefficients minimise
+    ½‖x − mean − u W‖² + ``penalty_`` Σ_i u_i. ``transform`` of
+    `sklearn.decomposition.MiniBatchDictionaryLearning`, with ``"lasso_cd"`` and
+    ``positive_code=True``, approximates them; here they are exact. The penalty makes them smaller
+    than those of least squares. ``decoding_directions`` is None, because coefficients are not
+    computed by linear filters.
+
+    scikit-learn does not subtract the mean. Positive coefficients then describe the features
+    themselves and not how they differ from the mean, which suits features after a ReLU; but where
+    the mean is large, most atoms point along it.
+
+    Parameters
+    ----------
+    number_of_concepts : int, default=20
+        Number of concepts, I. It may exceed the number of channels.
+    alpha : float, default=1.0
+        Weight of the sum of the coefficients, more than 0, relative to the features' standard
+        deviation (the root of the channels' mean variance): scikit-learn's ``alpha`` for features
+        divided by it. The larger, the fewer coefficients are positive.
+    centred : bool, default=True
+        Whether the mean is subtracted, so that features are the mean with all concepts switched
+        off. If False, the mean in the formulas above is replaced by 0, as in scikit-learn.
+    tol : float, default=1e-4
+        The fit has converged when a mini-batch changes W by at most I times this (Frobenius norm),
+        or when ten mini-batches in a row do not lower the smoothed objective, as in scikit-learn,
+        whose default of 1e-3 is often met after the first iteration.
+    max_iter : int, default=1000
+        Largest number of iterations, each over all positions. If the fit has not converged by then,
+        a warning is issued.
+    random_state : int, optional
+        Seed of the initialisation, of the order of the positions, and of the positions that replace
+        unused atoms.
+
+    Attributes
+    ----------
+    penalty_ : float
+        `alpha` times the standard deviation of the features.
+    converged_ : bool
+        Whether the fit has converged.
+    n_iter_ : int
+        Number of iterations; one that was begun counts.
+    """
+
+    alpha: float = 1.0
+    centred: bool = True
+    penalty_: float = field(init=False)
+
+    def _learn(self, x: Array) -> tuple[Array, Array]:
+        check_number("alpha", self.alpha, above=0.0)
+        moments = Moments.of(x)
+        constant = moments.mean if self.centred else np.zeros_like(moments.mean)
+        deviation = float(np.sqrt(moments.covariance.diagonal().mean()))
+        model = MiniBatchDictionaryLearning(
+            self.number_of_concepts, alpha=self.alpha, fit_algorithm="cd", positive_code=True
+        )
+        self._fit_model(model, (x - constant.astype(np.float32)) / np.float32(deviation))
+        # The penalty is set last, so that an interrupted fit does not change a fitted factorizer.
+        self.penalty_ = self.alpha * deviation
+        return unit_rows(model.components_), constant
+
+    def _read(self, x: tf.Tensor) -> tf.Tensor:
+        return differentiable_least_squares(self._centred(x), self.bank_, self.penalty_)
+
+
+def nonnegative_least_squares(x: Array, bank: Array, penalty: float = 0.0) -> Array:
+    """Minimise ½‖x − u W‖² + penalty Σ_i u_i over u ≥ 0 at each position.
 
     Coordinate descent finds nearly all coefficients that are positive. Block principal pivoting
     (Kim & Park 2011) then finds the exact solution, because descent alone is slow if rows of W are
@@ -163,6 +233,9 @@ def nonnegative_least_squares(x: Array, bank: Array) -> Array:
         Features.
     bank : ndarray of shape (I, D)
         Concept bank W.
+    penalty : float, default=0.0
+        Weight of the sum of the coefficients, not negative. If it is more than 0, the problem is
+        that of the non-negative lasso (Tibshirani 1996).
 
     Returns
     -------
@@ -172,6 +245,7 @@ def nonnegative_least_squares(x: Array, bank: Array) -> Array:
     w = bank.astype(np.float64)
     gram = w @ w.T + _RIDGE * np.eye(len(w))
     target = np.concatenate([block.astype(np.float64) @ w.T for block in iter_blocks(x, _BLOCK)])
+    target -= penalty  # the slope of the penalty is constant where u ≥ 0
     u = np.zeros_like(target.T)
     _descend(u, gram, target.T, _SWEEPS)
     for part in slices(len(x), chunk_size(gram.size)):
@@ -229,12 +303,12 @@ def _descend(u: Array, gram: Array, target: Array, sweeps: int) -> None:
         u[:, part] = block
 
 
-def differentiable_least_squares(x: tf.Tensor, bank: Array) -> tf.Tensor:
+def differentiable_least_squares(x: tf.Tensor, bank: Array, penalty: float = 0.0) -> tf.Tensor:
     """Compute `nonnegative_least_squares` of a tensor, with its exact gradient.
 
     While the set F of positive coefficients does not change, they are an ordinary least-squares
-    solution, u_F = (W_F W_Fᵀ)⁻¹ W_F x, which is linear in x. Where the set changes, there is a
-    kink, as in a ReLU. Therefore no iterations need to be unrolled.
+    solution, u_F = (W_F W_Fᵀ)⁻¹ (W_F x − penalty), which is affine in x. Where the set changes,
+    there is a kink, as in a ReLU. Therefore no iterations need to be unrolled.
 
     Parameters
     ----------
@@ -242,6 +316,8 @@ def differentiable_least_squares(x: tf.Tensor, bank: Array) -> tf.Tensor:
         Features.
     bank : ndarray of shape (I, D)
         Concept bank W.
+    penalty : float, default=0.0
+        Weight of the sum of the coefficients, not negative.
 
     Returns
     -------
@@ -250,7 +326,7 @@ def differentiable_least_squares(x: tf.Tensor, bank: Array) -> tf.Tensor:
     """
 
     def values(x: Array) -> Array:
-        return nonnegative_least_squares(x.astype(np.float32), bank)
+        return nonnegative_least_squares(x.astype(np.float32), bank, penalty)
 
     @tf.custom_gradient
     def solve(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
