@@ -21,8 +21,10 @@ Only direction pairs and K-Means have detectors. Elsewhere a concept is detected
 above 0, if codes are 0 where a concept is absent: autoencoders, dictionary learning. Codes of NMF
 and FastICA are not: each has the threshold with the best φ on the fresh data, chosen with the
 truth, an advantage that nobody has outside of a benchmark. Autoencoders have another one: their k
-is the mean number of atoms that are on, rounded. NMF's features are shifted to be non-negative
-where they are not. Signed codes are turned, with their directions, to a positive skewness.
+is the mean number of atoms that are on, rounded. NMF is scikit-learn's with at most 200 iterations,
+of features that are shifted to be non-negative where they are not. Signed codes are turned, with
+their directions, to a positive skewness. *share* and *phi* are over all atoms: where fewer concepts
+are asked for than there are atoms, they cannot exceed the ratio of the two.
 
 A file that --export writes holds ``learning`` and ``fresh`` (positions, channels), the number
 ``concepts`` that is asked for, ``mean_on``, and the truth: ``truth_atoms``, and ``truth_present``
@@ -48,6 +50,7 @@ import keras
 import numpy as np
 from kept import Measured, kept, mean_and_spread, slug
 from numpy.typing import NDArray
+from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
 import xplique_dirpairs
@@ -62,7 +65,6 @@ from xplique_dirpairs.datasets.planted_dictionary import (
 from xplique_dirpairs.datasets.planted_firing import Together, Trees, zipf_probabilities
 from xplique_dirpairs.factorizers.autoencoders import RelaxedArchetypalFactorizer, TopKFactorizer
 from xplique_dirpairs.factorizers.decompositions import FastICAFactorizer, KMeansFactorizer
-from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.metrics.recovery import dictionary_recovery
@@ -173,26 +175,44 @@ class Fitted:
 
 
 def direction_pairs(data: PlantedDictionary, concepts: int, seed: int) -> Fitted:
-    pairs, history = learn_pairs(data.features, concepts, random_state=seed, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearningWarning)  # history.problems()
+        pairs, history = learn_pairs(data.features, concepts, random_state=seed, verbose=0)
     if history.interrupted:
         raise KeyboardInterrupt
     return Fitted(pairs.signals, lambda x: pairs.detect(x) > 0.5, history.problems())
 
 
-def factorizer(make: Callable[..., Any], data: PlantedDictionary, concepts: int, seed: int):
-    """Fit a factorizer, and return it with its warnings."""
-    model = make(concepts, random_state=seed)
+def warned(model: Any, x: NDArray) -> list[str]:
+    """Fit a model to positions (P, D), and return what it warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(positions_of(data.features))
+        model.fit(x)
+    kinds = LearningWarning, ConvergenceWarning
+    return [str(warning.message) for warning in caught if issubclass(warning.category, kinds)]
+
+
+def factorizer(
+    make: Callable[..., Any], data: PlantedDictionary, concepts: int, seed: int
+) -> Fitted:
+    model = make(concepts, random_state=seed)
+    said = warned(model, positions_of(data.features))
     if getattr(getattr(model, "history_", None), "interrupted", False):
         raise KeyboardInterrupt
-    kinds = LearningWarning, ConvergenceWarning
-    said = [str(warning.message) for warning in caught if issubclass(warning.category, kinds)]
     return Fitted(np.asarray(model.encoding_directions), model.encode, said)
 
 
-def autoencoder(make: Callable[..., Any], data: PlantedDictionary, concepts: int, seed: int):
+def nmf(data: PlantedDictionary, concepts: int, seed: int) -> Fitted:
+    """Fit scikit-learn's NMF: the exact codes of the package's are slow for I > D."""
+    model, x = NMF(concepts, random_state=seed), positions_of(data.features)
+    lowest = np.minimum(x.min(axis=0), 0.0)
+    said = warned(model, x - lowest)
+    return Fitted(model.components_, lambda y: model.transform(np.maximum(y - lowest, 0.0)), said)
+
+
+def autoencoder(
+    make: Callable[..., Any], data: PlantedDictionary, concepts: int, seed: int
+) -> Fitted:
     """Fit an autoencoder whose k is the mean number of atoms that are on."""
     k = min(concepts, max(1, round(mean_on(data))))
     return factorizer(functools.partial(make, k=k), data, concepts, seed)
@@ -203,7 +223,7 @@ METHODS: dict[str, Callable[[PlantedDictionary, int, int], Fitted]] = {
     PAIRS: direction_pairs,
     "TopK SAE": functools.partial(autoencoder, TopKFactorizer),
     "RA-SAE": functools.partial(autoencoder, RelaxedArchetypalFactorizer),
-    "NMF": functools.partial(factorizer, NMFFactorizer),
+    "NMF": nmf,
     "FastICA": functools.partial(factorizer, FastICAFactorizer),
     "K-Means": functools.partial(factorizer, KMeansFactorizer),
 }
@@ -300,7 +320,9 @@ def measured(name: str, method: str, positions: int, seed: int) -> Measured:
     start = time.perf_counter()
     fitted = METHODS[method](data, PROBLEMS[name].concepts, seed)
     seconds = time.perf_counter() - start
-    codes = fitted.codes(positions_of(fresh.features))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of NMF, which iterates for codes, too
+        codes = fitted.codes(positions_of(fresh.features))
     scores, recovered = scored(fitted.directions, codes, method in DENSE, fresh)
     keras.utils.clear_session()  # many fits in one process
     about = {"scores": scores, "recovered": recovered, "seconds": seconds, "said": fitted.said}
@@ -434,7 +456,6 @@ def main() -> None:
                 positions = arguments.positions or PROBLEMS[name].positions
                 export(arguments.export, name, seed, positions)
         return
-    warnings.simplefilter("ignore", LearningWarning)  # counted
     table, failed = run(arguments)
     print(table.formatted("markdown"))
     print("\nThe problems:\n")

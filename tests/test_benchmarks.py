@@ -270,6 +270,19 @@ def test_planted_dictionaries_are_measured_once_for_every_method(planted, tmp_pa
     assert str(planted(*words)[0]) == str(first)
 
 
+def test_direction_pairs_and_nmf_are_scored_on_planted_dictionaries(planted):
+    table, failed = planted("--methods", "direction pairs", "NMF")
+    rows = cells(table)
+    assert not failed and set(rows) == {"direction pairs", "NMF"}
+    for scores in rows.values():
+        for name in ("share", "mcc", "f1", "precision", "recall", "uniqueness"):
+            assert 0.0 <= float(scores[name]) <= 1.0, name
+        assert scores["said"] in ("0 of 1", "1 of 1") and float(scores["s"]) > 0
+    share = float(rows["direction pairs"]["share"])
+    assert (": 1; a problem" in table.caption[0]) == (share < 0.8)
+    assert (": 1; none" in table.caption[1]) == (share == 1.0)
+
+
 def test_a_method_that_cannot_be_fitted_to_planted_data_is_named_with_the_reason(planted):
     table, failed = planted("--problems", "64/96 p .02", "--methods", "FastICA")
     assert not table.rows
