@@ -228,3 +228,129 @@ def test_networks_with_too_few_permutations_are_reported_as_unreachable(load):
     assert script.networks_cell(reached).text == "1 of 2"
     too_few = np.array([any_at_all(1999, 0), any_at_all(999, 0)])
     assert script.networks_cell(too_few).text == "unreachable"
+
+
+@pytest.fixture
+def planted(load, tmp_path):
+    """``planted(*words)`` runs benchmarks/planted.py on few positions of a small problem."""
+    script = load("planted")
+
+    def run(*words):
+        small = ["--problems", "32/20 p .08", "--positions", "600"]
+        return script.run(script.parsed([*small, *words]))
+
+    run.script = script
+    return run
+
+
+def cells(table):
+    """Return the texts of a table's rows by method and header."""
+    return {
+        row[1].text: {header: cell.text for header, cell in zip(table.headers, row, strict=True)}
+        for row in table.rows
+    }
+
+
+def test_planted_problems_are_of_their_size_and_fresh_data_have_the_same_atoms(load):
+    for name, problem in load("planted").PROBLEMS.items():
+        data, fresh = problem.draw(98, 0)
+        assert data.features.size == 98 * problem.channels, name
+        assert data.atoms.shape == (problem.atoms, problem.channels), name
+        assert problem.concepts <= problem.atoms and problem.purpose, name
+        np.testing.assert_array_equal(fresh.atoms, data.atoms)
+        assert not np.array_equal(fresh.features, data.features), name
+
+
+def test_planted_dictionaries_are_measured_once_for_every_method(planted, tmp_path, monkeypatch):
+    words = "--methods", "K-Means", "FastICA", "--output", str(tmp_path), "--seeds", "2"
+    first, failed = planted(*words)
+    assert not failed and set(cells(first)) == {"K-Means", "FastICA"}
+    assert float(cells(first)["K-Means"]["l0"].split(" ")[0]) == 1.0
+    for method in ("K-Means", "FastICA"):
+        monkeypatch.setitem(planted.script.METHODS, method, None)
+    assert str(planted(*words)[0]) == str(first)
+
+
+def test_direction_pairs_and_nmf_are_scored_on_planted_dictionaries(planted):
+    table, failed = planted("--methods", "direction pairs", "NMF")
+    rows = cells(table)
+    assert not failed and set(rows) == {"direction pairs", "NMF"}
+    for scores in rows.values():
+        for name in ("share", "mcc", "f1", "precision", "recall", "uniqueness"):
+            assert 0.0 <= float(scores[name]) <= 1.0, name
+        assert scores["said"] in ("0 of 1", "1 of 1") and float(scores["s"]) > 0
+    share = float(rows["direction pairs"]["share"])
+    assert (": 1; a problem" in table.caption[0]) == (share < 0.8)
+    assert (": 1; none" in table.caption[1]) == (share == 1.0)
+
+
+def test_a_method_that_cannot_be_fitted_to_planted_data_is_named_with_the_reason(planted):
+    table, failed = planted("--problems", "64/96 p .02", "--methods", "FastICA")
+    assert not table.rows
+    assert len(failed) == 1 and "FastICA: number_of_concepts" in failed[0]
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["zero where absent", "signed"])
+def test_dictionaries_of_other_software_are_scored_on_the_exported_problems(
+    signed, planted, tmp_path
+):
+    exported, found = tmp_path / "exported", tmp_path / "found" / "oracle"
+    name = "32/20 p .08"
+    planted.script.export(exported, name, 0, 600)
+    (path,) = exported.iterdir()
+    with np.load(path, allow_pickle=False) as archive:
+        data = dict(archive)
+    assert data["concepts"] == 20 and data["mean_on"] == pytest.approx(1.6, abs=0.2)
+    assert data["learning"].shape == data["fresh"].shape == (600, 32)
+    codes = data["fresh"] @ np.linalg.pinv(data["truth_atoms"])
+    if not signed:
+        codes = np.where(data["truth_present"], np.abs(codes), 0.0)
+    sign = -1.0 if signed else 1.0
+    found.mkdir(parents=True)
+    arrays = {"directions": sign * data["truth_atoms"], "codes": sign * codes}
+    np.savez(found / path.name, **arrays, name="Oracle", version="1.0")
+    row = cells(planted("--methods", "--read", str(found.parent))[0])["Oracle 1.0"]
+    assert row["share"] == "1.000" and row["said"] == row["s"] == "–"
+    assert float(row["phi"]) >= (0.95 if signed else 1.0)
+
+
+def test_files_of_other_software_without_what_is_needed_are_refused(planted, tmp_path):
+    planted.script.export(tmp_path, "32/20 p .08", 0, 600)
+    with pytest.raises(
+        ValueError, match=r"does not hold \['codes', 'directions', 'name', 'version'"
+    ):
+        planted("--methods", "--read", str(tmp_path))
+    (path,) = tmp_path.iterdir()
+    np.savez(path, directions=np.eye(4, 32), codes=np.zeros((7, 4)), name="a", version="1")
+    with pytest.raises(ValueError, match=r"does not belong to these data: "):
+        planted("--methods", "--read", str(tmp_path))
+
+
+def test_best_detections_are_right_where_a_threshold_separates_and_none_without_one(load, rng):
+    present = rng.random((500, 3)) < [0.02, 0.1, 0.3]
+    codes = present + 0.4 * rng.random((500, 3))
+    detected = load("planted").best_detections(np.column_stack([codes, np.ones(500)]), present)
+    for column in range(3):  # numbers of detections are in ratios of 1.03
+        agreement = np.corrcoef(detected[:, column], present[:, column])[0, 1]
+        assert agreement > 0.97
+    assert not detected[:, 3].any()
+
+
+def test_warnings_are_counted_for_fits_that_fall_short_and_fits_that_find_all(load):
+    script = load("planted")
+    fits = [(0.5, ["doubt"]), (0.7, []), (0.9, ["doubt"]), (1.0, []), (1.0, []), (1.0, ["doubt"])]
+    short, good = script.warned_rightly(
+        [script.Result({}, share, 1.0, said) for share, said in fits]
+    )
+    assert short.endswith(": 2; a problem was said in 1.")
+    assert good.endswith(": 3; none was said in 2.")
+
+
+def test_the_best_k_of_other_autoencoders_is_that_of_the_most_similar_concepts(load, rng):
+    script = load("planted_sae_lens")
+    atoms = np.linalg.qr(rng.normal(size=(8, 8)))[0][:4]
+    data = {"truth_atoms": atoms, "truth_present": rng.random((300, 4)) < 0.2}
+    codes = data["truth_present"].astype(float)
+    assert script.likeness(3.0 * atoms, codes, data) == pytest.approx(2.0)
+    assert script.likeness(atoms, np.ones((300, 4)), data) == pytest.approx(1.0)
+    assert script.levels(20) == [5, 10, 20] and script.levels(1) == [1]
