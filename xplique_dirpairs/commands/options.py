@@ -187,7 +187,8 @@ _LEARNING = (
     ),
     _option(
         "--recipe",
-        "how pairs are learned: default, soft, constrained, paper-deep, paper-synthetic, uibe, cbe",
+        "how pairs are learned: default, soft, sparse, constrained, paper-deep, "
+        "paper-synthetic, uibe, cbe",
         default="default",
         metavar="NAME",
     ),
