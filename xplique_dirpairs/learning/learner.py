@@ -32,7 +32,7 @@ from xplique_dirpairs.learning.history import (
 )
 from xplique_dirpairs.learning.recipe import SPARSE, Recipe, get_recipe
 from xplique_dirpairs.learning.signals import MeasuredPairs, measure_pairs
-from xplique_dirpairs.learning.sparse import follows_the_model
+from xplique_dirpairs.learning.sparse import follows_the_model, sparse_start
 from xplique_dirpairs.learning.stage import stage_run
 from xplique_dirpairs.learning.starts import (
     count_maxima,
@@ -268,7 +268,10 @@ def _is_sparse(problem: Problem) -> bool:
     """Return whether the features follow the model of sparse concepts."""
     coordinates, rng = problem.coordinates("whitened"), np.random.default_rng(0)
     sample = problem.features.sample(coordinates, positions_for(problem.number_of_concepts), rng)
-    return bool(problem.agree(np.array(follows_the_model(sample, rng))))
+    concepts, backward = problem.number_of_concepts, coordinates.backward
+    is_sparse = follows_the_model(sample, rng)
+    is_sparse = is_sparse and sparse_start(sample, concepts, rng, backward).is_plausible
+    return bool(problem.agree(np.array(is_sparse)))
 
 
 def hand_over(problem: Problem, state: FitState) -> FitState:

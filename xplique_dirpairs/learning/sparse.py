@@ -41,6 +41,9 @@ _ROUNDS, _CONVERGED = 30, 1e-4
 #: and the smallest share of detections on one side: medians over concepts [measured: the cosine is
 #: .98 to 1 for planted concepts, and .93 to .96 in three layers of two networks].
 _ALIGNED, _PEAKED, _ONE_SIDED = 0.97, 2.6, 0.5
+#: Largest share of filters that may become equal [measured: at most .25 for planted concepts, and
+#: .7 for features of a small network that pass the other tests].
+_MERGED = 0.4
 #: Bins of a histogram of projections, steps of the expectation–maximisation, and points of a grid
 #: between the centres of absence and presence.
 _BINS, _UPDATES, _GRID = 400, 80, 2000
@@ -60,11 +63,19 @@ class SparseStart:
         Where the concepts are present, from the projections on the filters.
     found : int
         Number of distinct filters that were found, possibly more or fewer than I.
+    merged : float
+        Share of the filters that were found and became equal to another one afterwards.
     """
 
     filters: Array
     presence: Presence
     found: int
+    merged: float
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether most filters stayed distinct, as those of sparse concepts do."""
+        return self.merged <= _MERGED
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,10 @@ def sparse_start(
     if concepts <= features.shape[1]:
         # With more concepts than axes, traces of the others would be amplified.
         filters = _refined(features, filters)
-    return SparseStart(filters, presence_of(features @ filters.T), found)
+    known = filters[:found]
+    equal = np.triu(known @ known.T, 1) > _SAME
+    merged = float(equal.any(axis=0).mean()) if len(known) else 1.0
+    return SparseStart(filters, presence_of(features @ filters.T), found, merged)
 
 
 def follows_the_model(features: Array, rng: np.random.Generator) -> bool:
