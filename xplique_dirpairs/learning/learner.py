@@ -32,7 +32,7 @@ from xplique_dirpairs.learning.history import (
 )
 from xplique_dirpairs.learning.recipe import SPARSE, Recipe, get_recipe
 from xplique_dirpairs.learning.signals import MeasuredPairs, measure_pairs
-from xplique_dirpairs.learning.sparse import follows_the_model, sparse_start
+from xplique_dirpairs.learning.sparse import follows_the_model
 from xplique_dirpairs.learning.stage import stage_run
 from xplique_dirpairs.learning.starts import (
     count_maxima,
@@ -254,7 +254,9 @@ def begin_fit(problem: Problem, recipe: Recipe, generator: np.random.Generator) 
         state = _noted(state, "no head was given: the network terms are left out")
     if recipe.otherwise and _is_sparse(problem):
         note = "concepts are rare and independent of one another: recipe 'sparse'"
-        return _started(problem, replace(_noted(state, note), recipe=SPARSE))
+        sparse = _started(problem, replace(_noted(state, note), recipe=SPARSE))
+        if sparse.clear_start:
+            return sparse
     if recipe.otherwise and rank_of_signal(problem.moments, problem.number_of_concepts) is None:
         axes = problem.coordinates("whitened").axes
         reason = "the spectrum of the features has no floor of noise"
@@ -268,10 +270,7 @@ def _is_sparse(problem: Problem) -> bool:
     """Return whether the features follow the model of sparse concepts."""
     coordinates, rng = problem.coordinates("whitened"), np.random.default_rng(0)
     sample = problem.features.sample(coordinates, positions_for(problem.number_of_concepts), rng)
-    concepts, backward = problem.number_of_concepts, coordinates.backward
-    is_sparse = follows_the_model(sample, rng)
-    is_sparse = is_sparse and sparse_start(sample, concepts, rng, backward).is_plausible
-    return bool(problem.agree(np.array(is_sparse)))
+    return bool(problem.agree(np.array(follows_the_model(sample, rng))))
 
 
 def hand_over(problem: Problem, state: FitState) -> FitState:
@@ -347,12 +346,18 @@ def _started(problem: Problem, state: FitState) -> FitState:
     if found is not None and found < concepts:
         doubt = f"only {found} distinct concepts were found: others of the {concepts} are random"
         state = replace(state, doubts=(*state.doubts, doubt))
+    clear = any(start.clear for start in starts)
+    if found is not None and not clear:
+        doubt = (
+            "many filters became equal: the concepts are not rare and independent of one another"
+        )
+        state = replace(state, doubts=(*state.doubts, doubt))
     filters = coordinates.filters_to_raw(np.stack([start.filters for start in starts]))
     return replace(
         state,
         generator=rng.bit_generator.state,
         detectors=Detectors(filters, np.stack([start.thresholds for start in starts])),
-        clear_start=any(start.clear for start in starts),
+        clear_start=clear,
         per_position=per_position,
     )
 

@@ -343,9 +343,9 @@ _SOFT_DETECTORS = Stage(
 
 #: For activations of real networks: soft detectors, learned slowly from a start that does not
 #: depend on the seed. With faster learning, different seeds find different concepts. There are no
-#: network terms: on real networks they cost interpretability and gain nothing else
-#: [measured: benchmarks/panel.py]. γ is large so that only detections count as activity: with γ = 2
-#: a detector that is a quarter on everywhere satisfies L^ic without ever firing.
+#: network terms: none passed the rule in benchmarks/panel.py, which says what they cost and gain.
+#: γ is large so that only detections count as activity: with γ = 2 a detector that is a quarter on
+#: everywhere satisfies L^ic without ever firing.
 SOFT = Recipe(
     "soft",
     start="consensus",

@@ -76,7 +76,8 @@ class Start:
     thresholds : ndarray of shape (I,)
         A concept is detected where the projection exceeds its threshold.
     clear : bool, default=False
-        Whether these concepts stand out from everything else that varies, or are separate.
+        Whether these concepts stand out from everything else that varies, or are separate; of
+        sparse ones, whether most stayed distinct.
     per_position : int, default=1
         Number of concepts that a position carries, if the start is clear.
     separation : float, default=0.0
@@ -127,7 +128,7 @@ def make_start(
         sparse = sparse_start(features, concepts, rng, backward)
         slopes = sparse.presence.slopes
         filters, thresholds = slopes[:, None] * sparse.filters, slopes * sparse.presence.thresholds
-        return Start(filters, thresholds, clear=True, found=sparse.found)
+        return Start(filters, thresholds, sparse.is_plausible, found=sparse.found)
     if name == "skewness":
         all_filters = skewness_filters(features, max(concepts, features.shape[1]), rng)
         filters = all_filters[:concepts]
