@@ -57,8 +57,9 @@ class ConceptLayer:
     encode : callable
         Function from features (P, D) to coefficients u (P, I).
     encode_shown : callable
-        Function from features (P, D) to the coefficients (P, I) that plots show: 0 where a concept
-        is absent.
+        Function from features (P, D) to the coefficients (P, I) that plots show, which take
+        negative ones for 0: of direction pairs, 0 where the concept is not detected; of other
+        methods, those of ``encode``.
     bank : ndarray of shape (I, D)
         Concept bank: row i is what one unit of coefficient i adds to the features. For direction
         pairs this is `DirectionPairs.bank`.

@@ -82,10 +82,11 @@ class DirectionsFactorizer(ConceptFactorizer):
         return np.asarray(activations - self.decode(self.encode(activations)))
 
     def shown_coefficients(self, activations: Array) -> Array:
-        """Compute the coefficients that plots show, which are zero where a concept is absent.
+        """Compute the coefficients that plots show.
 
-        These are the coefficients of `encode`. A subclass whose coefficients can be positive where
-        a concept is absent overrides this method.
+        These are the coefficients of `encode`, with their signs; plots take negative ones for 0. A
+        subclass with detectors, whose coefficients can be positive where a concept is not detected,
+        overrides this method: they are 0 there.
 
         Parameters
         ----------

@@ -36,7 +36,8 @@ class Stage:
         "a", "b" or "d" in the recipes of this module, as in the paper; its stage c computes signal
         vectors and learns nothing.
     weights : dict of str to float
-        Name of a loss (see `LOSSES`) → its weight; the weighted sum is minimised.
+        Name of a loss → its weight; the weighted sum is minimised. Names are those of the paper
+        without L: "s" is L^s; the table in docs/method.md has all of them. "fired" is CBE's.
     constraints : dict of str to float, default={}
         Name of a loss → the bound that it must stay below (augmented Lagrangian). No constraints
         by default.
@@ -68,16 +69,16 @@ class Stage:
         How the learning rate changes. "constant": not at all; "cosine": it falls along a cosine to
         2 % of its value, and the stage stops early if the objective does not improve for 5 epochs
         among the last 30 %; "plateau": it is halved when the objective has not improved for
-        ``patience`` epochs, and the stage stops after 5 × ``patience`` such epochs.
+        ``patience`` epochs, and the stage stops after 5 × ``patience`` such epochs in a row.
     patience : int, default=10
         Epochs without improvement before a "plateau" schedule halves the learning rate.
     kappa : tuple of float, default=(0.5, 0.9)
         Range from which κ is drawn: how far features are moved towards the hyperplanes (1: onto
         them) for the losses that evaluate the network.
     tau : float, default=0.8
-        τ in the least activity of a concept, ν = τ/I (L^ic).
+        τ in ν = τ/I, the activity E_p[y^γ] below which a concept is penalised (L^ic).
     rho : float, default=1.5
-        Factor in the highest activity of a concept, ρ = rho · τ/I (L^eac).
+        Factor in ρ = rho · τ/I, the activity above which a concept is penalised (L^eac).
     largest_rho : float, default=0.9
         Upper limit of ρ, between 0 and 1.
     per_position : int, default=1

@@ -35,11 +35,14 @@ class FiringReport:
     Attributes
     ----------
     firing : Firing
-        The measurements as arrays of shape (n,): ``own_share`` and ``own_excess`` of the concept's
-        own detector, ``others_firing``, ``others_share`` and ``rival`` of the other detectors.
+        The measurements, arrays of shape (n,). Of the concept's own detector: ``own_share``, the
+        share of the positions where it fires, and ``own_excess``, its largest excess. Of the other
+        detectors: ``others_firing``, the share of them that fire anywhere in the image,
+        ``others_share``, the share of the positions where one fires, averaged over them, and
+        ``rival``, the index of the one with the largest excess (−1 if there are no others).
     unit : str, default="margins"
-        Unit of the excess, for the table's caption. A concept's margin is 1 / (length of its
-        filter), so that the excess in margins is a number without a unit.
+        Unit of the excess, for the table's caption. "margins": the excess wᵀx − b itself, which is
+        the distance from the detector's hyperplane in units of the concept's margin 1/‖w‖.
     """
 
     firing: Firing

@@ -60,8 +60,9 @@ class Influence(Sensitivity):
         Number of images in which these three were measured, for each class.
     effects : ndarray of shape (I, K)
         What the concept contributes to the centred logit in the images of the class, in logits:
-        change of the logit per unit length of the direction, times the length by which the
-        concept's coefficients move the features along the direction; mean over the images. NaN for
+        for each image, the change of the centred logit for a step along the direction, divided by
+        ``amount``, times the length by which the concept's coefficients move this image's features
+        along the direction; mean over the images. NaN for
         a class without images, or if coefficients are not known.
     intervals : ndarray of shape (I, K)
         Half the length of the 95 % confidence interval of ``effects`` over the images of the class;
@@ -79,7 +80,8 @@ class Influence(Sensitivity):
     amount : float
         Length of the step, in units of the features.
     statistic : {"logit", "change", "score"}
-        What was compared with noise: ``logit_changes``, |``changes``| or |``scores``|.
+        What was compared with noise: |``logit_changes``|, |``changes``| or |``scores``|. All
+        tests are two-sided.
     min_images : int
         With uniform noise and a head that is not linear: number of images that must be predicted as
         a class for a test.
