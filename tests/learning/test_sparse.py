@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from xplique_dirpairs.datasets.planted_dictionary import planted_dictionary
+from xplique_dirpairs.datasets.planted_dictionary import planted_dictionary, synthsae_small
 from xplique_dirpairs.datasets.planted_firing import Together, Trees, zipf_probabilities
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
+from xplique_dirpairs.learning.presence import presence_of
+from xplique_dirpairs.learning.signals import regression
 from xplique_dirpairs.learning.sparse import (
+    energy_maxima,
     excess_maxima,
     follows_the_model,
-    presence_of,
     sparse_start,
 )
 from xplique_dirpairs.metrics.recovery import dictionary_recovery
@@ -201,3 +203,53 @@ def test_each_step_of_the_search_raises_the_mean_cube_of_the_excess():
         np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0, atol=1e-5)
         values.append((np.maximum(features @ directions.T - 1.0, 0.0) ** 3).mean(axis=0))
     assert (np.diff(np.array(values), axis=0) > -1e-4).all()
+
+
+# ------------------------------------------------------------------ what rare concepts hide
+
+
+def test_a_concept_on_many_positions_is_found_beside_rare_ones():
+    probability = [0.4, 0.3, *[0.05] * 14]
+    data = planted(20_000, probability=probability)
+    pairs, _ = fit_with_warnings(data, 16)
+    assert scores(pairs, data).share == 1.0
+
+
+def test_parents_that_their_children_hide_are_found():
+    data = synthsae_small(30_000)
+    pairs, history = fit_with_warnings(data, 64)
+    recovered = scores(pairs, data)
+    assert history.recipe == "sparse" and recovered.f1 > 0.7 and recovered.mcc > 0.7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_concepts_that_often_come_together_are_not_found_a_third_time(seed):
+    data = planted(probability=0.05, together=Together(partner=0.5), seed=seed)
+    features, backward = whitened_features(data.features, 16)
+    start = sparse_start(features, 16, np.random.default_rng(0), backward)
+    assert start.found == 16
+
+
+def test_each_step_towards_energy_stays_on_the_sphere_and_ends_at_a_fixed_point():
+    x = planted().features
+    x = (x - x.mean(axis=0)).astype(np.float32)
+    start = np.random.default_rng(0).normal(size=(6, x.shape[1])).astype(np.float32)
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    found = energy_maxima(x, start, 60)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose((found * energy_maxima(x, found, 1)).sum(axis=1), 1.0, atol=1e-3)
+    for u, after in zip(start, energy_maxima(x, start, 1), strict=True):
+        z = x @ u
+        slow = sum((max(v - z.std(), 0.0)) * row for v, row in zip(z, x, strict=True))
+        slow -= np.maximum(z - z.std(), 0.0).mean() * x.sum(axis=0)
+        np.testing.assert_allclose(after, slow / np.linalg.norm(slow), atol=1e-4)
+
+
+def test_regression_is_least_squares_of_centred_values(rng):
+    amounts = rng.random((500, 5)) * [1, 10, 0.1, 1, 0]
+    x = amounts @ rng.normal(size=(5, 7)) + rng.normal(size=(500, 7)) + 3.0
+    centred = amounts - amounts.mean(axis=0)
+    expected = np.linalg.lstsq(centred[:, :4], x - x.mean(axis=0), rcond=None)[0]
+    found = regression(amounts, x)
+    np.testing.assert_allclose(found[:4], expected, rtol=1e-2, atol=1e-2)
+    assert not found[4].any()

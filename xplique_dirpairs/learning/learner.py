@@ -353,10 +353,13 @@ def _started(problem: Problem, state: FitState) -> FitState:
         )
         state = replace(state, doubts=(*state.doubts, doubt))
     filters = coordinates.filters_to_raw(np.stack([start.filters for start in starts]))
+    signals = None
+    if not recipe.stages and starts[0].signals is not None:
+        signals = coordinates.signals_to_raw(np.stack([start.signals for start in starts]))
     return replace(
         state,
         generator=rng.bit_generator.state,
-        detectors=Detectors(filters, np.stack([start.thresholds for start in starts])),
+        detectors=Detectors(filters, np.stack([start.thresholds for start in starts]), signals),
         clear_start=clear,
         per_position=per_position,
     )

@@ -353,15 +353,7 @@ class _Sums:
         covariance = squares - np.outer(total, total) / self.positions
         with_x = self._xz_on + gap[:, None] * self._x_on
         with_x = with_x - np.outer(total, self._x) / self.positions
-        scale = np.sqrt(covariance.diagonal())
-        known = np.flatnonzero(np.nan_to_num(scale) > 0)
-        scale = scale[known]
-        correlations = covariance[np.ix_(known, known)] / np.outer(scale, scale)
-        correlations += RIDGE * np.eye(len(known))
-        signals = np.array(everywhere)
-        solved = np.linalg.solve(correlations, with_x[known] / scale[:, None])
-        signals[known] = solved / scale[:, None]
-        return signals
+        return _regression(covariance, with_x, everywhere)
 
     def joint_signals(self, surplus: Array) -> Array:
         """Return `joint_signals` (I, D); surplus concepts do not enter those of the others."""
@@ -383,6 +375,40 @@ class _Sums:
         """Return the IoU of the detections of every two concepts, (I, I)."""
         union = self.count[:, None] + self.count - self._both
         return np.divide(self._both, union, out=np.zeros_like(union), where=union > 0)
+
+
+def regression(amounts: Array, features: Array) -> Array:
+    """Return the coefficients (I, D) of a regression of features (P, D) on amounts (P, I).
+
+    Those of a constant amount are 0.
+    """
+    centred = (amounts - amounts.mean(axis=0)).astype(np.float32)
+    with_x = (centred.T @ features).astype(np.float64)
+    covariance = (centred.T @ centred).astype(np.float64)
+    return _regression(covariance, with_x, np.zeros_like(with_x)).astype(np.float32)
+
+
+def _regression(covariance: Array, with_x: Array, otherwise: Array) -> Array:
+    """Return the coefficients (I, D) of a ridge regression on standardised amounts.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (I, I)
+        Of the amounts, times any factor.
+    with_x : ndarray of shape (I, D)
+        Their covariance with the features, times the same factor.
+    otherwise : ndarray of shape (I, D)
+        Coefficients of amounts that are constant.
+    """
+    scale = np.sqrt(covariance.diagonal())
+    known = np.flatnonzero(np.nan_to_num(scale) > 0)
+    scale = scale[known]
+    correlations = covariance[np.ix_(known, known)] / np.outer(scale, scale)
+    correlations += RIDGE * np.eye(len(known))
+    signals = np.array(otherwise)
+    solved = np.linalg.solve(correlations, with_x[known] / scale[:, None])
+    signals[known] = solved / scale[:, None]
+    return signals
 
 
 def estimate_signals(

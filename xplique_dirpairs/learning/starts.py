@@ -84,6 +84,8 @@ class Start:
         Mean IoU of the detections with the positions where a concept is among the largest.
     found : int, optional
         Number of sparse concepts that were found, possibly more than I; None for other starts.
+    signals : ndarray of shape (I, A), optional
+        Signal vectors, if the start has better ones than can be estimated from I detectors.
     """
 
     filters: Array
@@ -92,6 +94,7 @@ class Start:
     per_position: int = 1
     separation: float = 0.0
     found: int | None = None
+    signals: Array | None = None
 
 
 def positions_for(concepts: int) -> int:
@@ -128,7 +131,9 @@ def make_start(
         sparse = sparse_start(features, concepts, rng, backward)
         slopes = sparse.presence.slopes
         filters, thresholds = slopes[:, None] * sparse.filters, slopes * sparse.presence.thresholds
-        return Start(filters, thresholds, sparse.is_plausible, found=sparse.found)
+        return Start(
+            filters, thresholds, sparse.is_plausible, found=sparse.found, signals=sparse.signals
+        )
     if name == "skewness":
         all_filters = skewness_filters(features, max(concepts, features.shape[1]), rng)
         filters = all_filters[:concepts]
