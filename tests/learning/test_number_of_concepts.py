@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.data.shards import ActivationShards
+from xplique_dirpairs.datasets.planted_dictionary import planted_dictionary
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import number_of_concepts
 from xplique_dirpairs.learning.number_of_concepts import SkewnessCount, count_skewed_sources
@@ -80,11 +81,20 @@ def test_gaussian_features_have_no_gap(rng):
 
 
 def test_no_number_is_given_for_a_smooth_spectrum(rng):
-    """Skewed sources of decreasing strength in all directions."""
+    """Sources of decreasing strength in all directions; rare ones are counted as sparse."""
     scales = np.exp(-np.arange(20) / 5)
-    features = rng.gamma(0.3, size=(4000, 20)) * scales
+    features = rng.normal(size=(4000, 20)) * scales
     count = count_skewed_sources(features.astype(np.float32))
     assert count.number is None and "floor" in count.reason
+    features = rng.gamma(0.3, size=(4000, 20)) * scales
+    count = count_skewed_sources(features.astype(np.float32))
+    assert count.number == 20 and "sparse" in count.reason and "floor" in count.reason
+
+
+def test_more_sparse_concepts_than_channels_are_counted():
+    data = planted_dictionary(8000, 24, 36, probability=0.03, noise=0.01, seed=0)
+    count = count_skewed_sources(data.features)
+    assert 31 <= count.number <= 41 and "sparse concepts" in count.verdict
     assert len(count.skewnesses) == 20, "the skewnesses can be plotted nevertheless"
 
 

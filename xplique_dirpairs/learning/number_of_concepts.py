@@ -14,6 +14,7 @@ from xplique_dirpairs.core.validation import check_random_state
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
 from xplique_dirpairs.learning.features import Features, as_features
+from xplique_dirpairs.learning.sparse import count_sparse
 from xplique_dirpairs.learning.starts import (
     GAP,
     SAME,
@@ -102,6 +103,10 @@ def count_skewed_sources(
     without orthogonality to the others: those of concepts stay where they are. A concept that
     orthogonality excluded is found by starting from minus the sum of the other directions.
 
+    Where this shows no number, but concepts are rare and present or absent independently of one
+    another (see `sparse`), the number is about that of the distinct maxima of a search for them.
+    It can exceed the number of channels.
+
     Parameters
     ----------
     activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D), or ActivationShards
@@ -114,11 +119,11 @@ def count_skewed_sources(
     Returns
     -------
     count : SkewnessCount
-        ``count.number`` is the number of concepts, and ``count.reason`` explains it. The number is
-        None if the eigenvalues of the features' covariance do not end in a flat floor of noise (as
-        in every real network so far), if the skewnesses have no gap, if directions do not stay
-        apart, if halves disagree, or if there are fewer than four sources, one of which may be the
-        absence of the others.
+        ``count.number`` is the number of concepts, and ``count.reason`` explains it. Unless
+        concepts are sparse, the number is None if the eigenvalues of the features' covariance do
+        not end in a flat floor of noise (as in every real network so far), if the skewnesses have
+        no gap, if directions do not stay apart, if halves disagree, or if there are fewer than four
+        sources, one of which may be the absence of the others.
 
     Notes
     -----
@@ -145,13 +150,21 @@ def count_skewed_sources(
     for _ in range(_SPLITS):
         counts.append(count_in_halves(images, coordinates, per_image, has_floor, rng))
         if counts[-1].number is None:
-            return counts[-1]
+            break
         images = images[rng.permutation(len(images))]
     numbers = sorted({count.number for count in counts if count.number is not None})
-    if len(numbers) > 1:
+    if len(numbers) == 1 and counts[-1].number is not None:
+        return counts[0]
+    undecided = counts[-1]
+    if undecided.number is not None:
         reason = f"halves of the images disagree: {', '.join(map(str, numbers))}"
-        return replace(counts[0], number=None, reason=reason)
-    return counts[0]
+        undecided = replace(counts[0], number=None, reason=reason)
+    positions = coordinates.features(as_positions(images))
+    sparse = count_sparse(positions, np.random.default_rng(0), coordinates.backward)
+    if sparse is None or sparse < _FEWEST:
+        return undecided
+    reason = f"about {sparse} sparse concepts; by the drop of the skewness: {undecided.reason}"
+    return replace(undecided, number=sparse, reason=reason)
 
 
 def count_in_halves(

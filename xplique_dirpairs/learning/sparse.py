@@ -43,6 +43,10 @@ _ROUNDS, _CONVERGED = 30, 1e-4
 #: Largest number of filters for each axis with which they are refined: with more, traces of the
 #: others would be amplified. A few too many are concepts that were found twice.
 _CROWDED = 1.2
+#: First and last number of directions from which concepts are counted; growth that ends it.
+_FIRST_COUNT, _LAST_COUNT, _GROWTH = 256, 8192, 1.02
+#: Number of directions from which hidden concepts are counted.
+_HIDDEN_COUNT = 512
 #: Number of first directions for each concept, and of updates, in the search for hidden concepts.
 _HIDDEN_DIRECTIONS, _HIDDEN_ROUNDS = 8, 6
 #: A hidden concept must explain this share of the variance that the median concept explains
@@ -157,6 +161,27 @@ def follows_the_model(features: Array, rng: np.random.Generator) -> bool:
     )
 
 
+def count_sparse(features: Array, rng: np.random.Generator, backward: Array) -> int | None:
+    """Return about how many sparse concepts whitened features (P, A) have; None if they have none.
+
+    The number of first directions is doubled until hardly more concepts are found.
+    """
+    if not follows_the_model(features, rng):
+        return None
+    sample = _spread(features.astype(np.float32), _SEARCHED)
+    count, rare = _FIRST_COUNT, np.zeros((0, features.shape[1]), np.float32)
+    while count <= _LAST_COUNT:
+        before = len(rare)
+        rare = _distinct(sample, excess_maxima(sample, _positions(sample, count, rng), _STEPS))
+        if len(rare) <= _GROWTH * before:
+            break
+        count *= 2
+    hidden = _hidden(sample, rare, _HIDDEN_COUNT, rng, backward)
+    if len(rare) <= _CROWDED * features.shape[1] and _refined_apart(sample, rare)[1] > _MERGED:
+        return None
+    return len(rare) + len(hidden)
+
+
 def _refined(features: Array, filters: Array, rounds: int) -> Array:
     """Return the filters after updating detections and filters alternately until both agree.
 
@@ -172,7 +197,9 @@ def _refined(features: Array, filters: Array, rounds: int) -> Array:
     return filters
 
 
-def _refined_apart(features: Array, filters: Array, found: int) -> tuple[Array, float]:
+def _refined_apart(
+    features: Array, filters: Array, found: int | None = None
+) -> tuple[Array, float]:
     """Return refined filters, and the share of the first ``found`` that became equal to another.
 
     A child can become its parent, which is present wherever the child is. It stays as it was.
@@ -181,7 +208,7 @@ def _refined_apart(features: Array, filters: Array, found: int) -> tuple[Array, 
     known = refined[:found]
     equal = np.flatnonzero((np.triu(known @ known.T, 1) > _SAME).any(axis=0))
     refined[equal] = filters[equal]
-    return refined, len(equal) / max(found, 1)
+    return refined, len(equal) / max(len(known), 1)
 
 
 def _hidden(
