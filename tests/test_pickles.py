@@ -16,7 +16,11 @@ from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtra
 import xplique_dirpairs as xd
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 
-pytestmark = pytest.mark.usefixtures("quick_learning")
+pytestmark = [
+    pytest.mark.usefixtures("quick_learning"),
+    # Keras causes this warning when it saves.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 IMAGES, LABELS = make_images(9, NETWORKS["conv_gap"][1]), np.arange(9) % 3
 
 

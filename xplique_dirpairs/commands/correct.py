@@ -29,7 +29,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         subject = open_subject(arguments, console)
         concepts = subject.concepts(DirectionPairs.load(arguments.pairs))
         console.step(f"suppress concepts {', '.join(map(str, arguments.suppress))}")
-        corrected = correct(concepts, arguments.suppress, off=arguments.off, k=arguments.k)
+        corrected = correct(
+            concepts,
+            arguments.suppress,
+            off=arguments.off,
+            k=arguments.k,
+            images=subject.preprocessing.model_inputs(subject.images[:4]),
+        )
         arguments.output.mkdir(parents=True, exist_ok=True)
         corrected.save(arguments.output / "corrected.keras")
         # What is reported is what the file does.

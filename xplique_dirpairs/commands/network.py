@@ -154,6 +154,10 @@ class Preprocessing:
         pixels = keras.Input(model.input_shape[1:], name="pixels")
         return keras.Model(pixels, model(self.layers(pixels)), name=f"{model.name}_of_pixels")
 
+    def model_inputs(self, images: Array) -> Array:
+        """Return the inputs (N, ...) of the model itself for what `apply` returns, (N, ...)."""
+        return images if self.layers is None else np.asarray(self.layers(images))
+
     def apply(self, pixels: Array) -> Array:
         """Return the input of the model of `before`.
 

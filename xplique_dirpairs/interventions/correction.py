@@ -27,13 +27,20 @@ from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
     check_images,
+    check_images_fit,
     check_labels,
     check_limits,
     check_number,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.models.copies import copied_model, reloaded_model
-from xplique_dirpairs.models.graph import Limits, layer_output, node_of
+from xplique_dirpairs.models.graph import (
+    Limits,
+    inputs_and_outputs,
+    layer_output,
+    node_of,
+    plain_model,
+)
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 #: Strengths that `choose_k` tries by default, as shares of the mean distance from detected
@@ -224,7 +231,9 @@ def _images_for(
     if images is None and validation is not None:
         images = validation[0]
     if images is not None:
-        return check_images(images)
+        images = check_images(images)
+        check_images_fit(images.shape[1:], plain_model(layer.model))
+        return images
     factorization = getattr(layer.fitted, "factorization", None)
     return getattr(factorization, "inputs", None)
 
@@ -346,6 +355,7 @@ def _with_inserted(
     # Layers of the copy also belong to the graph without the insertion; those of this one do not.
     inserted = reloaded_model(inserted)
     pack = keras.tree.pack_sequence_as  # files hold lists in place of tuples
+    inputs, outputs = inputs_and_outputs(model)
     return keras.Model(
-        pack(model.input, inserted.inputs), pack(model.output, inserted.outputs), name=model.name
+        pack(inputs, inserted.inputs), pack(outputs, inserted.outputs), name=model.name
     )

@@ -19,13 +19,15 @@ import numpy as np
 
 from xplique_dirpairs.core.pickling import ComputesAgain
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.models.graph import node_of, nodes_before
+from xplique_dirpairs.models.graph import inputs_and_outputs, node_of, nodes_before
 from xplique_dirpairs.models.noise import OPEN_AXES, are_equal, noise_for, tolerance_of
 
 #: Number of the given images that a copy is compared on.
 _IMAGES = 4
 #: Names of layers that Keras does not load in safe mode, beside layers that hold a lambda.
 _UNSAFE = {"Lambda", "TFSMLayer", "JaxLayer", "TorchModuleWrapper"}
+#: Attributes of layers with functions that configurations name.
+_FUNCTIONS = ("activation", "recurrent_activation", "function")
 #: Packages whose objects Keras finds by itself.
 _KNOWN = {"keras", "tensorflow", "numpy", "builtins", "jax", "torch"}
 
@@ -58,7 +60,7 @@ def copied_model(model: keras.Model, images: Array | None = None) -> keras.Model
         the copy cannot be compared.
     """
     # Without the optimizer and losses of the model, which need not be copied.
-    functional = keras.Model(model.input, model.output, name=model.name)
+    functional = keras.Model(*inputs_and_outputs(model), name=model.name)
     unsafe = [_described(layer) for layer in _layers(functional) if _is_unsafe(layer)]
     try:
         copied = reloaded_model(functional)
@@ -135,13 +137,15 @@ def check_picklable(model: keras.Model, compare: bool = False) -> None:
 
 def own_objects(model: keras.Model) -> dict[str, Any]:
     """Return classes and functions of a model that Keras cannot find by itself, by name."""
-    objects = {}
+    objects: dict[str, Any] = {}
     for layer in _layers(model):
-        for value in (layer, *vars(layer).values()):
-            kind = value if isinstance(value, FunctionType) else type(value)
-            if kind.__module__.split(".")[0] in _KNOWN or kind.__name__ == "<lambda>":
-                continue
-            if keras.saving.get_registered_name(kind) == kind.__name__:  # it is not registered
+        settings = [value for value in vars(layer).values() if hasattr(value, "get_config")]
+        functions = [getattr(layer, name, None) for name in _FUNCTIONS]
+        named = [each for each in functions if isinstance(each, FunctionType)]
+        for kind in (*map(type, (layer, *settings)), *named):
+            is_keras = kind.__module__.split(".")[0] in _KNOWN
+            is_registered = keras.saving.get_registered_name(kind) != kind.__name__
+            if not (is_keras or is_registered or kind.__name__ == "<lambda>"):
                 objects[kind.__name__] = kind
     return objects
 

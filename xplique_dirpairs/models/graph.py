@@ -75,6 +75,16 @@ def check_single(model: keras.Model) -> None:
         )
 
 
+def inputs_and_outputs(model: keras.Model) -> tuple[Any, Any]:
+    """Return the inputs and the outputs of a model as it takes and returns them.
+
+    Each is a tensor of the graph, or a list, tuple or dict of them.
+    """
+    if isinstance(model, keras.Sequential):  # which has no `input` before it is called
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
 def plain_model(model: keras.Model) -> keras.Model:
     """Return a model that takes and returns one tensor, where lists or dicts hold it in the given.
 
@@ -82,7 +92,7 @@ def plain_model(model: keras.Model) -> keras.Model:
     """
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         return model  # a subclassed model
-    if isinstance(model.input, keras.KerasTensor) and isinstance(model.output, keras.KerasTensor):
+    if all(isinstance(each, keras.KerasTensor) for each in inputs_and_outputs(model)):
         return model
     check_single(model)
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
