@@ -200,3 +200,11 @@ def test_a_network_that_would_be_another_one_is_refused(restored):
     layer.factor = 3.0
     with pytest.raises(TypeError, match=r"layer 'forgetful'.*pairs\.save"):
         restored(replace(split))
+
+
+def test_a_latent_extractor_with_local_functions_is_refused_with_what_to_do(restored, halves):
+    extractor = LayeredModelExtractorBuilder.build(halves("conv_gap").model, 2)
+    whole = extractor.input_to_latent_model
+    extractor.input_to_latent_model = lambda images: whole(images)
+    with pytest.raises(TypeError, match=r"functions are local.*pairs\.save"):
+        restored(xd.HolisticDirectionPairsTf(extractor, 3))

@@ -178,7 +178,12 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"latent_extractor": _Rebuilt(self.latent_extractor)}
+        state = vars(self) | {"latent_extractor": _Rebuilt(self.latent_extractor)}
+        del state["_framework_module"]  # Xplique keeps a module, which cannot be pickled
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _framework_module=tf)
 
     def _head(self) -> Head | None:
         """Return the second part of the network, for the network term; None if it is not known."""
@@ -442,9 +447,6 @@ class _Rebuilt:
     def __init__(self, extractor: TfLatentExtractor) -> None:
         self.extractor = extractor
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TfLatentExtractor:
-        return copy.deepcopy(self.extractor, memo)
-
     def __reduce__(self) -> tuple[Any, ...]:
         extractor = self.extractor
         functions = (extractor.input_to_latent_model, extractor.latent_to_logit_model)
@@ -453,7 +455,7 @@ class _Rebuilt:
         first = inspect.getclosurevars(functions[0]).nonlocals.get("g_model")
         if extractor.latent_data_class is not LayeredLatentData or first is None:
             raise TypeError(
-                "this latent extractor cannot be pickled, because its functions are local: keep "
+                "this latent extractor cannot be copied, because its functions are local: keep "
                 "what was learned, extractor.pairs.save(path) or joblib.dump(extractor.factorizer, "
                 "path)"
             )
