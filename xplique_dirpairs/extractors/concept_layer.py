@@ -512,7 +512,8 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     encoding, decoding, pairs = bank, None, None
     constant = np.zeros(bank.shape[1], np.float32)
     if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
-        encode = encode_shown = _NMFEncoder(factorizer)
+        encode: Callable[[Array], Array] = _NMFEncoder(factorizer)
+        encode_shown = encode
     else:
         encode = factorizer.encode
         encode_shown = shown_encoder(factorizer) or encode

@@ -183,7 +183,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _framework_module=tf)
+        self.__dict__.update(state, _framework_module=tf)
 
     def _head(self) -> Head | None:
         """Return the second part of the network, for the network term; None if it is not known."""

@@ -142,7 +142,8 @@ def own_objects(model: keras.Model) -> dict[str, Any]:
         settings = [value for value in vars(layer).values() if hasattr(value, "get_config")]
         functions = [getattr(layer, name, None) for name in _FUNCTIONS]
         named = [each for each in functions if isinstance(each, FunctionType)]
-        for kind in (*map(type, (layer, *settings)), *named):
+        kinds: list[Any] = [*map(type, (layer, *settings)), *named]
+        for kind in kinds:
             is_keras = kind.__module__.split(".")[0] in _KNOWN
             is_registered = keras.saving.get_registered_name(kind) != kind.__name__
             if not (is_keras or is_registered or kind.__name__ == "<lambda>"):
