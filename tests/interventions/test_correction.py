@@ -14,6 +14,7 @@ from xplique_dirpairs.extractors.craft import FactorizerCraftTf
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.interventions.correction import choose_k, correct
+from xplique_dirpairs.interventions.correction_report import report_correction
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -213,7 +214,8 @@ def test_functions_in_the_model_are_kept(pictures):
 
     behind = keras.Model(model.get_layer("features").output, outputs)
     wanted = behind(pairs.suppress(x, 1, (0, None))).numpy()
-    outputs = correct(concepts_of(model, pairs), 1)(pictures).numpy()
+    with pytest.warns(UserWarning, match="safe_mode=False"):
+        outputs = correct(concepts_of(model, pairs), 1)(pictures).numpy()
     np.testing.assert_allclose(outputs, wanted, atol=1e-5)
 
 
@@ -417,3 +419,60 @@ def test_k_cannot_be_chosen_where_no_concept_is_detected(networks, pictures):
         choose_k(concepts_of(model, never), 0, pictures, [0] * 6)
     with pytest.raises(ValueError, match="candidates are empty"):
         choose_k(concepts_of(model, pairs), 0, pictures, [0] * 6, candidates=[])
+
+
+# ------------------------------------------------------------ copies
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_where_no_concept_is_detected_an_adapted_normalization_is_kept(pictures, nested):
+    normalization = keras.layers.Normalization()
+    normalization.adapt(pictures + 5)
+    inputs, inner = keras.Input(SHAPE), keras.Input(SHAPE)
+    x = keras.Model(inner, normalization(inner))(inputs) if nested else normalization(inputs)
+    x = keras.layers.Conv2D(6, 3, 2, activation="relu", name="features")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    pairs = pairs_of(features(model, pictures))
+    never = replace(pairs, biases=pairs.biases + 1e6)
+    corrected = correct(concepts_of(model, never), [0, 1], images=pictures)
+
+    np.testing.assert_allclose(corrected(pictures), model(pictures), atol=1e-5)
+    last = corrected.layers[-1].name
+    np.testing.assert_array_equal(features(corrected, pictures, last), corrected(pictures))
+
+
+STRUCTURES = {
+    "dict": (lambda t: {"pixels": t}, lambda t: {"scores": t}),
+    "list": (lambda t: [t], lambda t: [t]),
+    "tuple": (lambda t: (t,), lambda t: (t,)),
+}
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_inputs_and_outputs_keep_their_structure(pictures, kind):
+    pack_input, pack_output = STRUCTURES[kind]
+    inputs = keras.Input(SHAPE, name="pixels")
+    x = keras.layers.Conv2D(6, 3, 2, activation="relu", name="features")(inputs)
+    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    plain, model = keras.Model(inputs, x), keras.Model(pack_input(inputs), pack_output(x))
+    pairs = pairs_of(features(plain, pictures))
+    corrected = correct(concepts_of(model, pairs), 1)
+
+    got = corrected(pack_input(pictures))
+    keras.tree.assert_same_structure(got, model(pack_input(pictures)))
+    wanted = correct(concepts_of(plain, pairs), 1)(pictures)
+    np.testing.assert_allclose(keras.tree.flatten(got)[0], wanted, atol=1e-6)
+    report = report_correction(model, corrected, {"all": (pictures, [0] * 6)})
+    assert report.groups["all"].moved.max() > 0
+
+
+def test_a_model_with_two_outputs_is_refused(networks, pictures):
+    plain = networks["convolutions"]
+    model = keras.Model(plain.input, [plain.output, plain.get_layer("features").output])
+    halves = tuple(split_model(plain, "features"))
+    pairs = pairs_of(features(plain, pictures))
+    with pytest.raises(ValueError, match="one input and one output, not 1 and 2"):
+        ConceptLayer.of(pairs, halves, model=model)
+    with pytest.raises(ValueError, match="one input and one output, not 1 and 2"):
+        report_correction(model, plain, {"all": (pictures, [0] * 6)})

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.network import load_model
 from xplique_dirpairs.commands.subject import Subject, open_subject
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import (
@@ -28,9 +29,17 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         subject = open_subject(arguments, console)
         concepts = subject.concepts(DirectionPairs.load(arguments.pairs))
         console.step(f"suppress concepts {', '.join(map(str, arguments.suppress))}")
-        corrected = correct(concepts, arguments.suppress, off=arguments.off, k=arguments.k)
+        corrected = correct(
+            concepts,
+            arguments.suppress,
+            off=arguments.off,
+            k=arguments.k,
+            images=subject.preprocessing.model_inputs(subject.images[:4]),
+        )
         arguments.output.mkdir(parents=True, exist_ok=True)
         corrected.save(arguments.output / "corrected.keras")
+        # What is reported is what the file does.
+        corrected = load_model(arguments.output / "corrected.keras", arguments.imports)
         report = _report(subject, concepts.model, corrected, console)
         written = ["corrected.keras", *_write(arguments, report)]
     groups = {

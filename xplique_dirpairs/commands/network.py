@@ -21,7 +21,13 @@ import numpy as np
 from xplique_dirpairs.commands.console import Console, UsageError, printable
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.models.graph import check_is_cut, layer_output, nodes_before, output_limits
+from xplique_dirpairs.models.graph import (
+    check_is_cut,
+    layer_output,
+    nodes_before,
+    output_limits,
+    plain_model,
+)
 from xplique_dirpairs.models.split import split_model
 
 #: Modules of `keras.applications` with a ``preprocess_input``.
@@ -144,8 +150,13 @@ class Preprocessing:
         """Return the model with the layers in front; its input is what `apply` returns."""
         if self.layers is None:
             return model
+        model = plain_model(model)
         pixels = keras.Input(model.input_shape[1:], name="pixels")
         return keras.Model(pixels, model(self.layers(pixels)), name=f"{model.name}_of_pixels")
+
+    def model_inputs(self, images: Array) -> Array:
+        """Return the inputs (N, ...) of the model itself for what `apply` returns, (N, ...)."""
+        return images if self.layers is None else np.asarray(self.layers(images))
 
     def apply(self, pixels: Array) -> Array:
         """Return the input of the model of `before`.

@@ -512,7 +512,8 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     encoding, decoding, pairs = bank, None, None
     constant = np.zeros(bank.shape[1], np.float32)
     if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
-        encode = encode_shown = _encode_by_nmf(factorizer)
+        encode: Callable[[Array], Array] = _NMFEncoder(factorizer)
+        encode_shown = encode
     else:
         encode = factorizer.encode
         encode_shown = shown_encoder(factorizer) or encode
@@ -584,12 +585,13 @@ def _check_affine(factorizer: ConceptFactorizer, bank: Array, constant: Array) -
         )
 
 
-def _encode_by_nmf(nmf: Any) -> Callable[[Array], Array]:
-    """Return the encoder of Xplique's CRAFT: scikit-learn's non-negative least squares."""
+class _NMFEncoder:
+    """The encoder of Xplique's CRAFT: scikit-learn's non-negative least squares."""
 
-    def encode(positions: Array) -> Array:
+    def __init__(self, nmf: Any) -> None:
+        self.nmf = nmf
+
+    def __call__(self, positions: Array) -> Array:
         if positions.min() < 0:
             raise ValueError("CRAFT needs non-negative activations, but some are negative")
-        return np.asarray(nmf.transform(positions.astype(nmf.components_.dtype)))
-
-    return encode
+        return np.asarray(self.nmf.transform(positions.astype(self.nmf.components_.dtype)))

@@ -36,6 +36,7 @@ from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorize
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
+from xplique_dirpairs.models.copies import HoldsModels
 from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
@@ -46,7 +47,7 @@ from xplique_dirpairs.plots.palette import concept_colors
 _FEATURES_AT_ONCE = 2**23
 
 
-class FactorizerCraftTf(ConceptPlots, CraftTf):
+class FactorizerCraftTf(HoldsModels, ConceptPlots, CraftTf):
     """Xplique's `CraftTf` with another method that finds the concepts.
 
     Methods, arguments and shapes are those of `CraftTf`. There are two differences. Concepts are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,10 @@ from xplique.concepts.craft import Factorization, Sensitivity
 from xplique.concepts.factorizer import ConceptFactorizer
 from xplique.concepts.latent_extractor import LatentData
 from xplique.concepts.tf.latent_extractor import TfLatentExtractor
-from xplique.concepts.tf.layered_model_latent_extractor import LayeredLatentData
+from xplique.concepts.tf.layered_model_latent_extractor import (
+    LayeredLatentData,
+    LayeredModelExtractorBuilder,
+)
 
 from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.types import Array
@@ -37,6 +41,8 @@ from xplique_dirpairs.extractors.concept_layer import (
 from xplique_dirpairs.extractors.craft import HoldsPairs
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.models.copies import check_picklable
+from xplique_dirpairs.models.graph import node_of
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import Off
 from xplique_dirpairs.plots.images import as_picture, draw_heatmap, draw_picture
@@ -170,6 +176,14 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
             concept_bank_w=self.factorizer.get_concept_bank().astype(np.float32),
             coeffs_u=coefficients.reshape(*activations.shape[:-1], -1),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self) | {"latent_extractor": _Rebuilt(self.latent_extractor)}
+        del state["_framework_module"]  # Xplique keeps a module, which cannot be pickled
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _framework_module=tf)
 
     def _head(self) -> Head | None:
         """Return the second part of the network, for the network term; None if it is not known."""
@@ -422,3 +436,35 @@ def _copy(latent_data: LatentData) -> LatentData:
         if isinstance(value, (list, dict)):
             setattr(twin, name, copy.copy(value))
     return twin
+
+
+class _Rebuilt:
+    """A latent extractor of Xplique, pickled as the model and the layer that it was built from.
+
+    It holds local functions, which cannot be pickled.
+    """
+
+    def __init__(self, extractor: TfLatentExtractor) -> None:
+        self.extractor = extractor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        extractor = self.extractor
+        functions = (extractor.input_to_latent_model, extractor.latent_to_logit_model)
+        if not any("<locals>" in getattr(each, "__qualname__", "") for each in functions):
+            return _same, (extractor,)
+        first = inspect.getclosurevars(functions[0]).nonlocals.get("g_model")
+        if extractor.latent_data_class is not LayeredLatentData or first is None:
+            raise TypeError(
+                "this latent extractor cannot be copied, because its functions are local: keep "
+                "what was learned, extractor.pairs.save(path) or joblib.dump(extractor.factorizer, "
+                "path)"
+            )
+        check_picklable(extractor.model, compare=True)
+        layer = node_of(first.outputs[0]).operation
+        index = list(extractor.model.layers).index(layer)
+        return LayeredModelExtractorBuilder.build, (extractor.model, index, extractor.batch_size)
+
+
+def _same(extractor: TfLatentExtractor) -> TfLatentExtractor:
+    """Return a latent extractor, which was pickled as it is."""
+    return extractor

@@ -20,11 +20,12 @@ from xplique_dirpairs.extractors.craft import DirectionPairsTf, check_split
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe
+from xplique_dirpairs.models.copies import HoldsModels
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 
-class DirectionPairsManagerTf(CraftManagerTf):
+class DirectionPairsManagerTf(HoldsModels, CraftManagerTf):
     """Direction pairs of several classes, with the interface of Xplique's `CraftManagerTf`.
 
     Parameters

@@ -27,12 +27,20 @@ from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
     check_images,
+    check_images_fit,
     check_labels,
     check_limits,
     check_number,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.models.graph import Limits, layer_output, node_of
+from xplique_dirpairs.models.copies import copied_model, reloaded_model
+from xplique_dirpairs.models.graph import (
+    Limits,
+    inputs_and_outputs,
+    layer_output,
+    node_of,
+    plain_model,
+)
 from xplique_dirpairs.pairs import DirectionPairs, Off
 
 #: Strengths that `choose_k` tries by default, as shares of the mean distance from detected
@@ -48,14 +56,16 @@ def correct(
     k: float | None = None,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     limits: Limits | None = None,
+    images: ArrayLike | None = None,
 ) -> keras.Model:
     """Return a copy of a classifier that suppresses concepts wherever they are detected.
 
     Nothing is trained. Layers are inserted after the layer of the concepts, and every layer that
-    used its output receives the corrected features. The model is rebuilt from its layers'
-    configurations and **copies** of their weights, so the original stays as it is. Only stock Keras
-    layers are added, so the result can be saved, loaded (without this package) and converted like
-    any other model. It is not compiled.
+    used its output receives the corrected features. The model is **copied** as saving and loading
+    it does, so the original stays as it is, and before anything is suppressed the copy is compared
+    with it, layer by layer, on noise and on images. Only stock Keras layers are added, so the
+    result can be saved, loaded (without this package) and converted like any other model. Where
+    the model takes or returns a list or a dict, so does the result. It is not compiled.
 
     Parameters
     ----------
@@ -82,6 +92,9 @@ def correct(
         Lowest and highest value, to which corrected features are clipped; None for either: no
         bound. None: the range of the layer's activation function (ReLU, ReLU6, sigmoid, tanh, ...;
         unlimited for others). For a measured range, pass ``limits=(x.min(), x.max())``.
+    images : array-like of shape (N, height, width, channels), optional
+        Images on which the copy is compared with the model, beside noise; the first four are used.
+        None: those of ``validation``, or those that the extractor was fitted on.
 
     Returns
     -------
@@ -94,9 +107,16 @@ def correct(
     TypeError
         If the concepts are not direction pairs.
     ValueError
-        If only the halves of the classifier are known, or it has custom layers that cannot be
-        rebuilt; if both ``k`` and ``validation`` are given, or one of them with ``off="absent"``;
-        or if one of the arguments is invalid.
+        If only the halves of the classifier are known, or it has layers that cannot be saved and
+        loaded, or that lose something then; if both ``k`` and ``validation`` are given, or one of
+        them with ``off="absent"``; or if one of the arguments is invalid.
+
+    Warns
+    -----
+    UserWarning
+        If files of the result load with ``safe_mode=False`` only, because of a ``Lambda`` or
+        another layer that Keras calls unsafe; or if the model is random in inference, so that its
+        copy cannot be compared with it.
     """
     layer = ConceptLayer.of(concepts)
     pairs = _chosen_pairs(layer, indices)
@@ -126,6 +146,7 @@ def correct(
         model,
         layer_output(model, layer.layer),
         lambda x, name: _suppressed(x, name, readings, rows, bounds),
+        _images_for(layer, images, validation),
     )
 
 
@@ -201,6 +222,20 @@ def choose_k(
         return float(np.mean(head.logits(moved, batch_size).argmax(axis=1) == labels))
 
     return float(max(sorted(candidates), key=accuracy))
+
+
+def _images_for(
+    layer: ConceptLayer, images: ArrayLike | None, validation: tuple[ArrayLike, ArrayLike] | None
+) -> Array | None:
+    """Return images to compare a copy of the model on: given ones, or those of the fit."""
+    if images is None and validation is not None:
+        images = validation[0]
+    if images is not None:
+        images = check_images(images)
+        check_images_fit(images.shape[1:], plain_model(layer.model))
+        return images
+    factorization = getattr(layer.fitted, "factorization", None)
+    return getattr(factorization, "inputs", None)
 
 
 def _chosen_pairs(layer: ConceptLayer, indices: int | ArrayLike) -> DirectionPairs:
@@ -293,34 +328,34 @@ def _clipped(x: Any, name: str, limits: Limits) -> Any:
 
 
 def _with_inserted(
-    model: keras.Model, target: keras.KerasTensor, insert: Callable[[Any, str], Any]
+    model: keras.Model,
+    target: keras.KerasTensor,
+    insert: Callable[[Any, str], Any],
+    images: Array | None,
 ) -> keras.Model:
     """Return a copy of the model in which ``insert(target, name)`` replaces the tensor ``target``.
 
-    The tensor is replaced for every layer that uses it.
+    The tensor is replaced for every layer that uses it. The copy is compared with the model on
+    noise and on ``images``.
     """
     changed = node_of(target).operation.name
     name, taken = changed, {layer.name for layer in model.layers}
     while f"{name}_corrected" in taken:
         name += "_again"
 
-    def twin(layer: Any) -> Any:
-        # Safe mode is not needed: the function of this Lambda layer is already in use here.
-        trusted = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
-        return type(layer).from_config(layer.get_config(), **trusted)
+    copied = copied_model(model, images)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         output = layer(*args, **kwargs)
         return insert(output, name) if layer.name == changed else output
 
-    functional = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    try:
-        copied = keras.models.clone_model(functional, clone_function=twin, call_function=call)
-        for layer in functional.layers:
-            if layer.weights:
-                copied.get_layer(layer.name).set_weights(layer.get_weights())
-    except (NotImplementedError, TypeError) as error:
-        raise ValueError(
-            f"the model cannot be rebuilt: custom layers need get_config and from_config ({error})"
-        ) from error
-    return copied
+    inserted = keras.models.clone_model(
+        copied, clone_function=lambda layer: layer, call_function=call
+    )
+    # Layers of the copy also belong to the graph without the insertion; those of this one do not.
+    inserted = reloaded_model(inserted)
+    pack = keras.tree.pack_sequence_as  # files hold lists in place of tuples
+    inputs, outputs = inputs_and_outputs(model)
+    return keras.Model(
+        pack(inputs, inserted.inputs), pack(outputs, inserted.outputs), name=model.name
+    )

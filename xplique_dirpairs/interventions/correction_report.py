@@ -15,7 +15,7 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_class_names, check_images, check_labels
 from xplique_dirpairs.metrics.manipulation import class_probabilities
-from xplique_dirpairs.models.graph import check_keras_model
+from xplique_dirpairs.models.graph import check_keras_model, plain_model
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.plots.interventions import plot_correction
 
@@ -186,7 +186,8 @@ def report_correction(
     ----------
     before : keras.Model
         The original classifier, with outputs (N, K) for N images and K classes: logits or
-        probabilities. A single output counts as two classes, no (0) and yes (1).
+        probabilities. A single output counts as two classes, no (0) and yes (1). Models may hold
+        their one input and their one output in a list or a dict.
     after : keras.Model
         The classifier to compare, such as a corrected or retrained one, with the same classes.
     groups : dict of str to tuple of (images, labels)
@@ -207,14 +208,14 @@ def report_correction(
     TypeError
         If the models are not Keras models.
     ValueError
-        If the models have different numbers of classes, there are no groups, or images, labels or
-        names do not match.
+        If a model has several inputs or outputs, the models have different numbers of classes,
+        there are no groups, or images, labels or names do not match.
     """
     for name, model in (("before", before), ("after", after)):
         check_keras_model(name, model)
     if not groups:
         raise ValueError("give at least one group of images: {'clean': (images, labels)}")
-    heads, changes, classes = (Head(before), Head(after)), {}, 0
+    heads, changes, classes = (Head(plain_model(before)), Head(plain_model(after))), {}, 0
     for name, pair in groups.items():
         try:
             images, labels = pair

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from xplique_dirpairs.core.batching import chunk_size, slices
+from xplique_dirpairs.core.pickling import ComputesAgain
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.images import any_number
 from xplique_dirpairs.models.head import Head
@@ -146,7 +148,7 @@ class CoefficientRange:
         return bisected(is_above, lowest, highest, HALVINGS)[0]
 
 
-class MovedFeatures:
+class MovedFeatures(ComputesAgain):
     """The network's outputs as functions of shifts, evaluated in compiled batches.
 
     The shape ``*S`` is that of the positions, such as (H, W).
@@ -179,9 +181,6 @@ class MovedFeatures:
         self.gram = bank.astype(np.float64) @ bank.astype(np.float64).T
         self._bank = tf.constant(bank, tf.float32)
         self._limits = limits
-        self._run = tf.function(self._outcomes, reduce_retracing=True)
-        self._run_slopes = tf.function(self._leads_and_slopes, reduce_retracing=True)
-        self._run_features = tf.function(self._moved, reduce_retracing=True)
 
     # ------------------------------------------------------------ arrays
 
@@ -254,6 +253,18 @@ class MovedFeatures:
             results = any_number(function, x[image[rows]], u[image[rows]], *moves)
             parts.append([result.numpy() for result in tf.nest.flatten(results)])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    @cached_property
+    def _run(self) -> Any:
+        return tf.function(self._outcomes, reduce_retracing=True)
+
+    @cached_property
+    def _run_slopes(self) -> Any:
+        return tf.function(self._leads_and_slopes, reduce_retracing=True)
+
+    @cached_property
+    def _run_features(self) -> Any:
+        return tf.function(self._moved, reduce_retracing=True)
 
     # ------------------------------------------------------------ tensors
 

@@ -7,6 +7,9 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import tensorflow as tf
+
+from xplique_dirpairs.models.noise import are_equal, noise_for, tolerance_of
 
 #: Lowest and highest value of a range; None if there is no bound.
 Limits: TypeAlias = tuple[float | None, float | None]
@@ -56,6 +59,43 @@ def check_keras_model(name: str, model: object) -> None:
     if type(model).__module__.split(".")[0] == "tf_keras":
         received = f"a tf_keras (Keras 2) {received}: build or load it with Keras 3"
     raise TypeError(f"{name} must be a keras.Model, not {received}")
+
+
+def check_single(model: keras.Model) -> None:
+    """Raise a ValueError unless a model has a graph with one input and one output."""
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        raise ValueError(
+            "model must be a functional Keras model or a built sequential one (call it on a batch "
+            "to build it), not a subclassed one, which has no graph to split"
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            f"model must have one input and one output, not {len(inputs)} and {len(outputs)}"
+        )
+
+
+def inputs_and_outputs(model: keras.Model) -> tuple[Any, Any]:
+    """Return the inputs and the outputs of a model as it takes and returns them.
+
+    Each is a tensor of the graph, or a list, tuple or dict of them.
+    """
+    if isinstance(model, keras.Sequential):  # which has no `input` before it is called
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
+def plain_model(model: keras.Model) -> keras.Model:
+    """Return a model that takes and returns one tensor, where lists or dicts hold it in the given.
+
+    A ValueError is raised for a model with several inputs or outputs.
+    """
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        return model  # a subclassed model
+    if all(isinstance(each, keras.KerasTensor) for each in inputs_and_outputs(model)):
+        return model
+    check_single(model)
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 # ------------------------------------------------------------ a layer
@@ -221,7 +261,18 @@ def without_final_activation(model: keras.Model) -> keras.Model:
         twin = type(last).from_config(last.get_config() | changes)
         logits = twin(before)
         twin.set_weights(last.get_weights())
+        if not _is_logits_of(twin, last, before):
+            return model  # the layer does more than its configuration and its weights say
     return keras.Model(source, logits, name=model.name)
+
+
+def _is_logits_of(twin: Any, last: Any, before: keras.KerasTensor) -> bool:
+    """Return whether a layer's activation of a copy without it gives the layer's outputs."""
+    with tf.init_scope():  # numbers are needed, even while a function is traced
+        return all(
+            are_equal(last(x), last.activation(twin(x)), tolerance_of([last]))
+            for x in noise_for(before)
+        )
 
 
 def _last_layers(model: keras.Model) -> Iterator[Any]:

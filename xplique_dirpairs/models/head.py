@@ -20,6 +20,7 @@ import tensorflow as tf
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_type, shape_fits
+from xplique_dirpairs.models.copies import HoldsModels
 from xplique_dirpairs.models.graph import (
     ends_in_sigmoid_logits,
     final_activation,
@@ -58,7 +59,7 @@ class _LinearLogits(NamedTuple):
     affine: AffineMap
 
 
-class Head:
+class Head(HoldsModels):
     """The head of a network: the part from the studied layer to the K classes.
 
     Activations (features) of N images have shape (N, *spatial, D): D channels at the positions of a

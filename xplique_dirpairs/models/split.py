@@ -8,10 +8,12 @@ from typing import Any
 
 import keras
 
+from xplique_dirpairs.models.copies import HoldsModels, check_picklable
 from xplique_dirpairs.models.graph import (
     Limits,
     check_is_cut,
     check_keras_model,
+    check_single,
     final_activation,
     layer_output,
     node_of,
@@ -23,7 +25,7 @@ from xplique_dirpairs.models.head import Head, check_output_shape
 
 
 @dataclass(frozen=True, eq=False)
-class SplitModel:
+class SplitModel(HoldsModels):
     """The two halves of a classifier with K classes, split at the output of a layer.
 
     Create one with `split_model`, or from existing halves with `SplitModel.of`. It unpacks into its
@@ -54,6 +56,11 @@ class SplitModel:
     layer: str | None = None
     limits: Limits = (None, None)
     model: keras.Model | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.model is not None:
+            check_picklable(self.model, compare=True)
+        return super().__getstate__()
 
     def __iter__(self) -> Iterator[keras.Model]:
         yield self.input_to_latent_model
@@ -130,8 +137,8 @@ class SplitModel:
         TypeError
             If ``model`` is not a Keras model.
         ValueError
-            If ``model`` has no layer with the name of the first half's last layer, or if the first
-            half is a subclassed model, whose graph is unknown.
+            If ``model`` has several inputs or outputs, or no layer with the name of the first
+            half's last layer, or if the first half is a subclassed model, whose graph is unknown.
         """
         check_keras_model("model", model)
         outputs = getattr(self.input_to_latent_model, "outputs", None)
@@ -142,6 +149,7 @@ class SplitModel:
             )
         layer = self.layer or node_of(outputs[0]).operation.name
         layer_output(model, layer)
+        check_single(model)
         return replace(self, model=model, layer=layer)
 
 
@@ -189,16 +197,8 @@ def split_model(
         or if ``ends_in`` is not one of its values, or contradicts ``multilabel``.
     """
     check_keras_model("model", model)
-    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
-    if not inputs or not outputs:
-        raise ValueError(
-            "model must be a functional Keras model or a built sequential one (call it on a batch "
-            "to build it), not a subclassed one, which has no graph to split"
-        )
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(
-            f"model must have one input and one output, not {len(inputs)} and {len(outputs)}"
-        )
+    check_single(model)
+    inputs, outputs = model.inputs, model.outputs
     check_output_shape("model", outputs[0].shape)
     cut = layer_output(model, layer)
     if cut is outputs[0]:
@@ -206,7 +206,8 @@ def split_model(
     check_is_cut(cut, outputs[0])
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     rest = keras.Model(cut, outputs[0], name="latent_to_logit")
-    second, removed = without_final_activation(rest), final_activation(rest)
+    second = without_final_activation(rest)
+    removed = "linear" if second is rest else final_activation(rest)
     if removed == "sigmoid":
         # Logits do not show whether they are those of K independent outputs or of K classes.
         second = with_sigmoid_marker(second)
