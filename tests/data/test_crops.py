@@ -69,9 +69,20 @@ def test_a_patch_larger_than_the_image_is_reduced_and_logged(caplog):
 )
 def test_tokens_form_a_grid_without_the_class_token(tokens, image, expected):
     values = np.arange(tokens, dtype=float).reshape(1, tokens, 1)
-    maps = concept_maps(values, image)
+    maps = concept_maps(values, image, (0,) if tokens % 2 else ())
     assert maps.shape == (1, *expected, 1)
     assert maps[0, -1, -1, 0] == tokens - 1 and maps[0, 0, 0, 0] == tokens - np.prod(expected)
+
+
+def test_tokens_outside_the_image_may_stand_anywhere_in_the_sequence():
+    values = np.arange(19, dtype=float).reshape(1, 19, 1)
+    maps = concept_maps(values, (32, 32), (0, 9, -1))
+    assert maps.ravel().tolist() == [n for n in range(19) if n not in (0, 9, 18)]
+
+
+def test_one_token_more_than_a_grid_is_not_taken_for_a_class_token(caplog):
+    maps = concept_maps(np.ones((2, 17, 3)), (32, 32))
+    assert maps.shape == (2, 1, 1, 3) and "extra_tokens=(0,)" in caplog.text
 
 
 def test_tokens_that_form_no_grid_become_one_cell_and_are_logged(caplog):

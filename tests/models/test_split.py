@@ -276,7 +276,7 @@ def test_ends_in_and_multilabel_can_be_given_to_split_model():
     x = layers.Conv2D(4, 3, name="cut")(inputs)
     hidden = layers.Lambda(keras.ops.softmax)(pooled_dense(x, None))
     model = keras.Model(inputs, hidden)
-    assert split_model(model, "cut").head.ends_in == "linear"
+    assert split_model(model, "cut", ends_in="linear").head.ends_in == "linear"
     assert split_model(model, "cut", ends_in="softmax").head.ends_in == "softmax"
     logits = functional(None)
     assert not split_model(logits, "cut").head.is_multilabel

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from xplique_dirpairs.commands.console import Console, UsageError
 from xplique_dirpairs.commands.options import COMMANDS
+from xplique_dirpairs.core.settings import check_settings
 from xplique_dirpairs.version import __version__
 
 OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -37,8 +38,9 @@ STATUS = (
     "exit status: 0 success, 1 an error (one line on stderr says which), 2 wrong usage,\n"
     "130 interrupted."
 )
-#: Name of an option that takes a path → what must be at the path.
-PATHS = {"model": "file", "pairs": "file", "class_names": "file", "images": "folder"}
+#: Name of an option that takes a path → what must be at the path. (Of a folder that holds a model,
+#: loading says what to do.)
+PATHS = {"model": "file or folder", "pairs": "file", "class_names": "file", "images": "folder"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +117,8 @@ def _help_of(command: Callable[..., object]) -> tuple[str, str]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Check the paths of a command, import its module and run it."""
+    """Check settings and paths of a command, import its module and run it."""
+    check_settings()
     _check_paths(arguments)
     if not arguments.verbose:  # before TensorFlow is imported
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -157,16 +160,16 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name, None)
         option = f"--{name.replace('_', '-')}"
         if path is not None and not path.exists():
-            raise FileNotFoundError(f"{option}: there is no {kind} {path}")
+            raise FileNotFoundError(f"{option}: there is no {kind.split()[0]} {path}")
         _check_kind(option, path, kind)
     is_file = getattr(arguments, "single_file", False)
     _check_kind("--output", getattr(arguments, "output", None), "file" if is_file else "folder")
 
 
 def _check_kind(option: str, path: Path | None, wanted: str) -> None:
-    """Raise an OSError if a path exists and is not of the wanted kind, "file" or "folder"."""
+    """Raise an OSError if a path exists and is not of the wanted kind, such as "file"."""
     if path is None or not path.exists():
         return
     kind = "folder" if path.is_dir() else "file"
-    if kind != wanted:
+    if kind not in wanted:
         raise OSError(f"{option} must be a {wanted}, but {path} is a {kind}")

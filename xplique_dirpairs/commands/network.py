@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from xplique_dirpairs.commands.console import Console, UsageError, printable
+from xplique_dirpairs.commands.model_file import why_not_loaded
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.models.graph import (
@@ -93,10 +94,9 @@ def load_model(path: str | Path, imports: Sequence[str] = ()) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds of errors
-        reason = printable(" ".join(str(error).split()))[:400]
+        reason = why_not_loaded(Path(path), error)
         raise ValueError(
-            f"--model: {printable(path)} cannot be loaded as a Keras model ({reason}). If it "
-            "has layers of your own, register them with --import MODULE"
+            f"--model: {printable(path)} cannot be loaded as a Keras model: {reason}"
         ) from error
 
 

@@ -29,7 +29,7 @@ from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer
-from xplique_dirpairs.data.images import compute_activations
+from xplique_dirpairs.data.images import compute_activations, without_extra_tokens
 from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
     Extractor,
@@ -230,7 +230,7 @@ class _Measurer:
             name,
             concepts.encoding,
             concepts.decoding,
-            shown,
+            without_extra_tokens(shown, self.split.extra_tokens),
             measured.values,
             measured,
             importances,

@@ -141,9 +141,25 @@ def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
 
     A subclassed model without a known input shape accepts any images.
     """
+    check_takes_images(model)
     wanted = getattr(model, "input_shape", None)
     if isinstance(wanted, tuple) and not shape_fits(shape, wanted[1:]):
         raise ValueError(f"images have shape {tuple(shape)}, but the network takes {wanted[1:]}")
+
+
+def check_takes_images(model: object) -> None:
+    """Raise a ValueError if the input of a model is known, and is not images with channels."""
+    wanted = getattr(model, "input_shape", None)
+    if isinstance(wanted, tuple) and len(wanted) != 4:
+        begin = (
+            f"let it begin with keras.Input({(*wanted[1:], 1)}) and keras.layers.Reshape("
+            f"{wanted[1:]}), or "
+        )
+        raise ValueError(
+            f"the network takes inputs of shape {wanted[1:]}, but images have shape (height, "
+            f"width, channels): {begin if len(wanted) == 3 else ''}learn from activations alone, "
+            "as learn_pairs and the factorizers do"
+        )
 
 
 def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> Array:

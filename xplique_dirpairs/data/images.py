@@ -211,26 +211,38 @@ def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> 
     return np.asarray(means.reshape(-1, maps.shape[-1]))
 
 
-def concept_maps(values: Array, image_shape: tuple[int, ...]) -> Array:
+def concept_maps(
+    values: Array, image_shape: tuple[int, ...], extra_tokens: tuple[int, ...] | None = None
+) -> Array:
     """Arrange coefficients ``(N, *spatial, I)`` as maps over the image, ``(N, H, W, I)``.
 
-    Tokens form a grid with the proportions of the image; a class token in front of them is left
-    out. If tokens do not form such a grid, their places are unknown: they are averaged to one cell,
-    which is logged.
+    Tokens form a grid with the proportions of the image. Tokens that are no part of the image, such
+    as a class token, are left out: those of `SplitModel.extra_tokens`. If the others do not form
+    such a grid, their places are unknown: they are averaged to one cell, which is logged.
     """
+    values = without_extra_tokens(values, extra_tokens)
     if values.ndim == 4:
         return values
     if values.ndim == 2:  # vectors have no spatial axes: they become maps of one cell
         return values[:, None, None, :]
     tokens = values.shape[1]
     height, width = image_shape[:2]
-    for skipped in (0, 1):
-        rows = round(((tokens - skipped) * height / width) ** 0.5)
-        if rows and rows * round(rows * width / height) == tokens - skipped:
-            return np.asarray(values[:, skipped:].reshape(len(values), rows, -1, values.shape[-1]))
-    message = "%d tokens form no grid over images of %d x %d: concepts are shown without a place"
+    rows = round((tokens * height / width) ** 0.5)
+    if rows and rows * round(rows * width / height) == tokens:
+        return np.asarray(values.reshape(len(values), rows, -1, values.shape[-1]))
+    message = (
+        "%d tokens form no grid over images of %d x %d: concepts are shown without a place. If "
+        "some are no part of the image, say which, such as extra_tokens=(0,)"
+    )
     logger.warning(message, tokens, height, width)
     return np.asarray(values.mean(axis=1)[:, None, None, :])
+
+
+def without_extra_tokens(values: Array, extra_tokens: tuple[int, ...] | None) -> Array:
+    """Return coefficients ``(N, *spatial, I)`` without those of tokens outside the image."""
+    if values.ndim != 3 or not extra_tokens:
+        return values
+    return np.delete(values, list(extra_tokens), axis=1)
 
 
 def best_crops(values: Array, number_of_images: int, count: int) -> Array:

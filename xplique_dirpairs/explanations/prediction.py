@@ -124,6 +124,7 @@ def explain_prediction(
         concept_names=layer.concept_names,
         steps=contributions.steps,
         crops=shown_crops,
+        extra_tokens=layer.split.extra_tokens,
     )
 
 
@@ -212,6 +213,8 @@ class PredictionExplanation:
         Number of gradients that were integrated; 0 if the contributions are exact.
     crops : tuple of I ndarray of shape (k, patch, patch, channels), or None
         The k crops that show what each concept is; None: there are none.
+    extra_tokens : tuple of int or None, default=None
+        Tokens that are no part of the image, as in `SplitModel`.
     """
 
     image: Array
@@ -228,6 +231,7 @@ class PredictionExplanation:
     concept_names: tuple[str, ...]
     steps: int
     crops: tuple[Array, ...] | None
+    extra_tokens: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.contributions.setflags(write=False)
@@ -249,12 +253,16 @@ class PredictionExplanation:
     @property
     def contribution_maps(self) -> Array:
         """Contributions of I concepts as maps (H, W, I), in logits, without a class token's."""
-        return np.asarray(concept_maps(self.contributions[None], self.image.shape)[0])
+        return self._maps(self.contributions)
 
     @property
     def presence_maps(self) -> Array:
         """The ``presence`` of I concepts as maps (H, W, I), without a class token's."""
-        return np.asarray(concept_maps(self.presence[None], self.image.shape)[0])
+        return self._maps(self.presence)
+
+    def _maps(self, values: Array) -> Array:
+        """Return values (*spatial, I) as maps (H, W, I)."""
+        return np.asarray(concept_maps(values[None], self.image.shape, self.extra_tokens)[0])
 
     @property
     def score_name(self) -> str:

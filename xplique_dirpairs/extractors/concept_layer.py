@@ -121,7 +121,8 @@ class ConceptLayer:
             halves have it.
         class_names : sequence of K str or dict of int to str, optional
             Names of all K classes, or of some by their index. A network with one output has two
-            classes: class 0 for low and class 1 for high outputs. None: "class 0", "class 1", …
+            classes: class 0 for low and class 1 for high outputs. None: "class 0", "class 1", …;
+            for one output `Head.class_names`.
         concept_names : sequence of I str, optional
             Names of the I concepts. None: their numbers, "0", "1", …
 
@@ -526,9 +527,10 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
             decoding = np.asarray(factorizer.decoding_directions, np.float32)
     if isinstance(factorizer, DirectionPairsFactorizer):
         pairs = factorizer.pairs_
+    head = _head_by_class(halves)
     return cls(
         split=halves,
-        head=_head_by_class(halves),
+        head=head,
         encode=encode,
         encode_shown=encode_shown,
         bank=bank,
@@ -537,7 +539,7 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
         decoding=decoding,
         pairs=pairs,
         concept_names=check_concept_names(None, len(bank)),
-        class_names=None,
+        class_names=head.class_names,
         fitted=fitted if isinstance(fitted, DirectionPairs) else extractor,
     )
 

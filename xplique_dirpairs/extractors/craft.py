@@ -20,6 +20,7 @@ from xplique_dirpairs.core.validation import (
     check_activations,
     check_class,
     check_integer,
+    check_takes_images,
 )
 from xplique_dirpairs.data.images import (
     compute_activations,
@@ -173,7 +174,7 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, CraftTf):
         shape = images.shape[1:]
         patch = fitting_patch(self.patch_size, shape)
         coefficients, shown = np.split(by_position(self._read, activations), 2, axis=-1)
-        maps = concept_maps(shown, shape)
+        maps = concept_maps(shown, shape, self.split.extra_tokens)
         self.number_of_concepts = maps.shape[-1]
         self.factorization = Factorization(
             inputs=images,
@@ -251,7 +252,8 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, CraftTf):
         """Return the concept maps (H, W, I) of an image as plots show them."""
         activations = self._activations(image)
         shown = by_position(self.factorizer.shown_coefficients, activations)
-        return np.asarray(concept_maps(shown, as_images(image).shape[1:])[0])
+        shape = as_images(image).shape[1:]
+        return np.asarray(concept_maps(shown, shape, self.split.extra_tokens)[0])
 
     # ---------------------------------------------------------------- importance
 
@@ -553,11 +555,13 @@ def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> 
     TypeError
         If the halves are not Keras models, or the second half is missing.
     ValueError
-        If the halves do not belong together.
+        If the halves do not belong together, or the first one does not take images.
     """
     if second is not None:
         check_keras_model("latent_to_logit_model", second)
-    return SplitModel.of(first, second)
+    split = SplitModel.of(first, second)
+    check_takes_images(split.input_to_latent_model)
+    return split
 
 
 def sensitivity_of(importances: Array) -> Sensitivity:

@@ -84,6 +84,9 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         Seed of the learning. None: a random seed.
     verbose : int, default=1
         0 disables progress messages.
+    extra_tokens : tuple of int, optional
+        For a layer of tokens, the places in the sequence of those that are no part of the image,
+        such as ``(0,)`` for a class token: pictures leave them out. None: there are none.
 
     Attributes
     ----------
@@ -114,6 +117,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         n_init: int | None = None,
         random_state: int | None = None,
         verbose: int = 1,
+        extra_tokens: tuple[int, ...] | None = None,
     ):
         advice = "create one with LayeredModelExtractorBuilder.build(model, layer_index)"
         wanted = "a TfLatentExtractor of Xplique"
@@ -135,6 +139,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
             )
         super().__init__(latent_extractor, number_of_concepts, factorizer)
         self.latent_to_logit_model = latent_to_logit_model
+        self.extra_tokens = extra_tokens
         # Xplique's plots assign colours in reverse order.
         colors = concept_colors(number_of_concepts)[::-1]
         self.cmaps = [Sensitivity._get_alpha_cmap(color) for color in colors]
@@ -376,7 +381,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
             shown = by_position(encode_shown, self._activations(images))
             if shown.shape == coefficients.shape:
                 coefficients = np.where(shown > 0, np.maximum(coefficients, 0.0), 0.0)
-        return concept_maps(coefficients, shape)
+        return concept_maps(coefficients, shape, self.extra_tokens)
 
     def display_concept_heatmap(
         self,

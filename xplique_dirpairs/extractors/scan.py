@@ -356,7 +356,7 @@ class _Reading:
 
     def _best_crops(self, shown: Array) -> dict[str, Array]:
         """Return value and number of the best crop, (B, I) each, of every image and concept."""
-        maps = concept_maps(shown, self.image_shape)
+        maps = concept_maps(shown, self.image_shape, self.layer.split.extra_tokens)
         # Without positions, the crop is the largest square in the image.
         if maps[0, ..., 0].size == 1:
             self.patch = min(self.image_shape[:2])

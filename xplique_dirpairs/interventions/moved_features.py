@@ -294,7 +294,8 @@ class MovedFeatures(ComputesAgain):
         with tf.GradientTape() as tape:
             tape.watch(shifts)
             logits = self._logits(self._moved(x, u, shifts))
-            highest = tf.reduce_max(tf.where(classes, logits[:, None], -np.inf), axis=-1)
+            others = tf.where(classes, logits[:, None], logits.dtype.min)
+            highest = tf.reduce_max(others, axis=-1)
             leads = highest[:, 0] - highest[:, 1]
         return leads, tape.gradient(leads, shifts)
 

@@ -7,9 +7,6 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
-import tensorflow as tf
-
-from xplique_dirpairs.models.noise import are_equal, noise_for, tolerance_of
 
 #: Lowest and highest value of a range; None if there is no bound.
 Limits: TypeAlias = tuple[float | None, float | None]
@@ -46,6 +43,20 @@ _KEEPS_RANGE = (
     keras.layers.Permute,
     keras.layers.UpSampling2D,
 )
+#: Layers that apply their activation last.
+_WITH_ACTIVATION = (
+    keras.layers.Activation,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
+#: Activations of Keras, beside softmax and sigmoid, whose outputs may be meant as probabilities.
+_OTHER_PROBABILITIES = ("hard_sigmoid", "sparse_sigmoid", "sparsemax")
 #: Class names of operations that often follow a softmax. Names are needed because the classes that
 #: ``keras.ops.cast`` and similar functions add to a graph are not public.
 _PASSING_ON = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "ExpandDims"}
@@ -223,12 +234,52 @@ def check_is_cut(cut: keras.KerasTensor, target: keras.KerasTensor) -> None:
 
 
 def final_activation(model: keras.Model) -> str:
-    """Return the final activation of the model's graph: 'softmax', 'sigmoid' or 'linear'."""
+    """Return the final activation of the model's graph: 'softmax', 'sigmoid' or 'linear'.
+
+    It is 'linear' also if the graph hides the activation, as a ``Lambda``, a subclassed model or a
+    wrapper does.
+    """
     *_, last = _last_layers(model)
+    return _activation_of(last)
+
+
+def shows_its_end(model: keras.Model) -> bool:
+    """Return whether the graph of a model shows what it ends in, rather than hides it."""
+    *_, last = _last_layers(model)
+    if type(last) not in _WITH_ACTIVATION or not _is_of_keras(last.activation):
+        return False
+    return getattr(last.activation, "__name__", "") not in _OTHER_PROBABILITIES
+
+
+def _activation_of(layer: Any) -> str:
+    """Return 'softmax' or 'sigmoid' if a layer ends in it and shows this, 'linear' otherwise."""
     # The activation may be a function of Keras or TensorFlow, a layer, or the operation itself.
-    activation = getattr(last, "activation", None) or last
+    activation = getattr(layer, "activation", None) or layer
     name = getattr(activation, "__name__", type(activation).__name__).lower()
-    return next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
+    kind = next((kind for kind in ("softmax", "sigmoid") if name.startswith(kind)), "linear")
+    if kind == "linear" or not _is_of_keras(activation):
+        return "linear"
+    is_known = activation is layer or type(layer) in _WITH_ACTIVATION
+    return kind if is_known or _ends_in_its_activation(layer, kind) else "linear"
+
+
+def _is_of_keras(function: Any) -> bool:
+    """Return whether a function, layer or operation is one of Keras or TensorFlow."""
+    module = getattr(function, "__module__", "") or ""
+    return module.split(".")[0] in ("keras", "tensorflow")
+
+
+def _ends_in_its_activation(layer: Any, kind: str) -> bool:
+    """Return whether a custom layer applies its ``activation`` last, by evaluating its twin."""
+    try:
+        shape = [5 if n is None else n for n in layer.input.shape]
+        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        outputs = layer(x, training=False)
+        finish = getattr(keras.ops, kind)
+        finished = finish(_logits_twin(layer)(x, training=False))
+        return bool(np.allclose(outputs, finished, rtol=1e-2, atol=1e-4))
+    except Exception:  # a custom layer may raise anything: its activation counts as hidden
+        return False
 
 
 def with_sigmoid_marker(model: keras.Model) -> keras.Model:
@@ -257,22 +308,17 @@ def without_final_activation(model: keras.Model) -> keras.Model:
     elif getattr(last, "activation", None) is None or isinstance(last, keras.layers.Activation):
         logits = before
     else:
-        changes = {"activation": "linear", "name": f"{last.name}_logits"}
-        twin = type(last).from_config(last.get_config() | changes)
-        logits = twin(before)
-        twin.set_weights(last.get_weights())
-        if not _is_logits_of(twin, last, before):
-            return model  # the layer does more than its configuration and its weights say
+        logits = _logits_twin(last)(before)
     return keras.Model(source, logits, name=model.name)
 
 
-def _is_logits_of(twin: Any, last: Any, before: keras.KerasTensor) -> bool:
-    """Return whether a layer's activation of a copy without it gives the layer's outputs."""
-    with tf.init_scope():  # numbers are needed, even while a function is traced
-        return all(
-            are_equal(last(x), last.activation(twin(x)), tolerance_of([last]))
-            for x in noise_for(before)
-        )
+def _logits_twin(layer: Any) -> keras.layers.Layer:
+    """Return a copy of a layer, with its weights, whose activation is linear."""
+    changes = {"activation": "linear", "name": f"{layer.name}_logits"}
+    twin = type(layer).from_config(layer.get_config() | changes)
+    twin(layer.input)  # which makes its weights
+    twin.set_weights(layer.get_weights())
+    return twin
 
 
 def _last_layers(model: keras.Model) -> Iterator[Any]:
@@ -283,8 +329,9 @@ def _last_layers(model: keras.Model) -> Iterator[Any]:
             yield node.operation
             node = node_of(node.input_tensors[0])
         layer = node.operation
-    else:  # a model without a graph
-        layer = model.layers[-1] if model.layers else keras.layers.Identity()
+    else:  # a model without a graph: which of its layers is the last one is unknown
+        yield model
+        return
     if isinstance(layer, keras.Model):
         yield from _last_layers(layer)
     else:

@@ -21,6 +21,7 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_type, shape_fits
 from xplique_dirpairs.models.copies import HoldsModels
+from xplique_dirpairs.models.endings import what_it_ends_in
 from xplique_dirpairs.models.graph import (
     ends_in_sigmoid_logits,
     final_activation,
@@ -72,8 +73,10 @@ class Head(HoldsModels):
         Function from activations (N, *spatial, D) to logits or probabilities (N, K).
     ends_in : {"softmax", "sigmoid", "linear"}, optional
         The final activation of ``model``; "linear" if it returns logits. None: it is read from the
-        graph of a Keras model, and any other callable is taken to return logits. Give it if a
-        ``Lambda``, a custom layer or arithmetic hides the activation from the graph.
+        graph of a Keras model. If a ``Lambda``, a custom layer, a subclassed model or arithmetic
+        hides it there, the model is evaluated at random features, and a warning says what its
+        outputs look like. A callable that does not tell the shape of its input is taken to return
+        logits.
     multilabel : bool, optional
         Whether several classes can be true of an image, so that each output is a yes/no decision of
         its own. None: True for a sigmoid, and for logits that `split_model` made from one; False
@@ -107,7 +110,7 @@ class Head(HoldsModels):
         self.model = model
         is_model = isinstance(model, keras.Model)
         if ends_in is None:
-            ends_in = final_activation(model) if is_model else "linear"
+            ends_in = what_it_ends_in(model)
         check_choice("ends_in", ends_in, ("softmax", "sigmoid", "linear"))
         self.ends_in = ends_in
         if multilabel is not None and ends_in in (("softmax",) if multilabel else ("sigmoid",)):
@@ -116,6 +119,7 @@ class Head(HoldsModels):
             multilabel = ends_in == "sigmoid" or (is_model and ends_in_sigmoid_logits(model))
         self._multilabel = multilabel
         self._has_no_and_yes = False
+        self._class_names: tuple[str, ...] | None = None
 
     # ------------------------------------------------------------ outputs, logits, entropy
 
@@ -241,8 +245,20 @@ class Head(HoldsModels):
             return self
         head = copy.copy(self)
         head.__dict__.pop("_compiled_outputs", None)  # because these call the original head
+        # One output that was no sigmoid need not be of a class: it may be a number, in a regression
+        head._class_names = ("no", "yes") if self._multilabel else ("low output", "high output")
         head._has_no_and_yes = head._multilabel = True
         return head
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the two classes of a single output are called; None for other heads.
+
+        They are "no" and "yes" for a sigmoid. For a single output without an activation, which may
+        be a logit or the number that a regression predicts, they are "low output" and "high
+        output", unless ``multilabel`` says that it is a decision.
+        """
+        return self._class_names
 
     @property
     def class_rows(self) -> Array | None:

@@ -249,6 +249,25 @@ def _random_maps(
     return (scale * maps).astype(np.float32)
 
 
+def random_features(model: Any, shape: tuple[int | None, ...]) -> list[Array]:
+    """Return random features (n, *spatial, D) for a head, at each scale that it takes.
+
+    Parameters
+    ----------
+    model : keras.Model or callable
+        The head.
+    shape : tuple of (int or None)
+        Shape (*spatial, D) of the features; a length that is None is chosen.
+
+    Returns
+    -------
+    features : list of ndarray
+    """
+    rng = np.random.default_rng(0)
+    lengths = tuple(_OPEN_AXES[0] if n is None else n for n in shape)
+    return [_random_maps(rng, _IMAGES[1], lengths, scale) for scale in _scales(model)]
+
+
 def evaluated(function: PooledFunction, x: Array) -> Array:
     """Return the outputs (N, K) of a model or function for features (N, ..., D), in chunks."""
     parts = [

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import numpy as np
 
+from xplique_dirpairs.core.settings import check_settings
 from xplique_dirpairs.models.copies import HoldsModels, check_picklable
+from xplique_dirpairs.models.endings import what_it_ends_in
 from xplique_dirpairs.models.graph import (
     Limits,
     check_is_cut,
@@ -22,6 +25,7 @@ from xplique_dirpairs.models.graph import (
     without_final_activation,
 )
 from xplique_dirpairs.models.head import Head, check_output_shape
+from xplique_dirpairs.models.layout import check_channels_last, find_extra_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,9 @@ class SplitModel(HoldsModels):
         a ReLU. None: no bound is known.
     model : keras.Model or None, default=None
         The whole classifier. None: the halves were given without it.
+    extra_tokens : tuple of int or None, default=None
+        Places in the sequence of the tokens that are no part of the image, such as class and
+        register tokens: pictures leave them out. None: there are no tokens, or it is not known.
     """
 
     input_to_latent_model: keras.Model
@@ -56,6 +63,7 @@ class SplitModel(HoldsModels):
     layer: str | None = None
     limits: Limits = (None, None)
     model: keras.Model | None = None
+    extra_tokens: tuple[int, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         if self.model is not None:
@@ -100,6 +108,7 @@ class SplitModel(HoldsModels):
             If the second half does not accept the output of the first half, or its own output is
             not one array with a row for each image.
         """
+        check_settings()
         if isinstance(first, SplitModel):
             if second is not None:
                 raise TypeError("a SplitModel has both halves: leave out latent_to_logit_model")
@@ -112,12 +121,20 @@ class SplitModel(HoldsModels):
                 "the second half of the network is missing: give split_model(model, layer), or "
                 "both input_to_latent_model and latent_to_logit_model"
             )
-        head = Head(second)
         outputs = getattr(first, "outputs", None)
         if not outputs:
-            return cls(first, second, head)
+            return cls(first, second, Head(second))
+        check_channels_last(first)
+        ends_in = what_it_ends_in(second, outputs[0].shape[1:]) if callable(second) else None
+        head = Head(second, ends_in)
         head.check_takes(outputs[0].shape[1:])
-        return cls(first, second, head, limits=output_limits(outputs[0]))
+        return cls(
+            first,
+            second,
+            head,
+            limits=output_limits(outputs[0]),
+            extra_tokens=find_extra_tokens(first, outputs[0]),
+        )
 
     def with_model(self, model: keras.Model) -> SplitModel:
         """Return the same halves, with the whole classifier that they come from.
@@ -159,6 +176,7 @@ def split_model(
     *,
     ends_in: str | None = None,
     multilabel: bool | None = None,
+    extra_tokens: tuple[int, ...] | None = None,
 ) -> SplitModel:
     """Split a classifier in two at a layer's output.
 
@@ -172,12 +190,19 @@ def split_model(
         depend on the input only through this layer's output.
     ends_in : {"softmax", "sigmoid", "linear"}, optional
         The final activation of the model; "linear" if it returns logits. None: it is read from the
-        graph. Give it if it is hidden in a ``Lambda`` or a custom layer, or followed by arithmetic
-        (an average of two softmaxes).
+        graph. Where a ``Lambda``, a custom layer, a subclassed model or arithmetic (an average of
+        two softmaxes) hides it, the model is evaluated at random features, and a warning says what
+        its outputs look like.
     multilabel : bool, optional
         Whether several classes can be true of an image, so that each output is a yes/no decision of
         its own. None: True if the model ends in a sigmoid, False otherwise. Give True if the model
         ends in logits to which sigmoids apply, because its graph does not show this.
+    extra_tokens : tuple of int, optional
+        For a layer of tokens, the places in the sequence of those that are no part of the image,
+        such as ``(0,)`` for a class token in front; ``()`` if there are none. None: they are the
+        tokens that do not depend on the image where the sequence is formed. Where the network does
+        not show this, all tokens count as parts of the image; pictures are drawn without places,
+        with a warning, if they then form no grid.
 
     Returns
     -------
@@ -194,16 +219,24 @@ def split_model(
     ValueError
         If the model is not built, is a subclassed one, has several inputs or outputs, has an output
         of a shape other than (N, K), has no such layer, or has a branch that bypasses the layer;
-        or if ``ends_in`` is not one of its values, or contradicts ``multilabel``.
+        if it takes batches of one size only;
+        if its images, or the features at the layer, do not have their channels last; or if
+        ``ends_in`` is not one of its values, or contradicts ``multilabel``; or if ``extra_tokens``
+        are no places in the sequence.
+    RuntimeError
+        If a global setting of Keras or TensorFlow prevents the package from working.
     """
+    check_settings()
     check_keras_model("model", model)
     check_single(model)
     inputs, outputs = model.inputs, model.outputs
     check_output_shape("model", outputs[0].shape)
+    _check_any_batch(inputs[0].shape[0], outputs[0].shape[0])
     cut = layer_output(model, layer)
     if cut is outputs[0]:
         raise ValueError("the layer must not be the model's output: choose an earlier layer")
     check_is_cut(cut, outputs[0])
+    check_channels_last(model, cut)
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     rest = keras.Model(cut, outputs[0], name="latent_to_logit")
     second = without_final_activation(rest)
@@ -211,7 +244,7 @@ def split_model(
     if removed == "sigmoid":
         # Logits do not show whether they are those of K independent outputs or of K classes.
         second = with_sigmoid_marker(second)
-    if ends_in == removed:
+    if ends_in == removed != "linear":
         ends_in = None  # this was the final activation of the model; the second half has no such
     return SplitModel(
         first,
@@ -220,4 +253,35 @@ def split_model(
         layer=node_of(cut).operation.name,
         limits=output_limits(cut),
         model=model,
+        extra_tokens=_extra_tokens(first, cut, extra_tokens),
     )
+
+
+def _check_any_batch(*lengths: int | None) -> None:
+    """Raise a ValueError if the number of images of a batch is fixed."""
+    fixed = next((length for length in lengths if length is not None), None)
+    if fixed is not None:
+        raise ValueError(
+            f"the model takes batches of {fixed} images only: make one for any number, "
+            "twin = keras.models.clone_model(model, input_tensors=keras.Input("
+            "model.input_shape[1:])), and give it the weights, "
+            "twin.set_weights(model.get_weights())"
+        )
+
+
+def _extra_tokens(
+    first: keras.Model, cut: keras.KerasTensor, given: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    """Return the given places of extra tokens, checked, or those that the network shows."""
+    if given is None:
+        return find_extra_tokens(first, cut)
+    count = cut.shape[1] if len(cut.shape) == 3 else 0
+    places = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    are_numbers = all(isinstance(n, (int, np.integer)) for n in places)
+    if not are_numbers or (count is not None and any(not -count <= n < count for n in places)):
+        received = "no sequence of tokens" if not count else f"{count} tokens"
+        raise ValueError(
+            f"extra_tokens must be places in the sequence, such as (0,), not {given!r}: the layer "
+            f"has {received}"
+        )
+    return tuple(int(n) for n in places)

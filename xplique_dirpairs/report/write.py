@@ -280,7 +280,8 @@ def _image_pages(
     for part in progress(parts, len(parts), "pages of images", verbose, "batch"):
         x = seen.activations(shown[part])
         u, present = layer.read(x)
-        maps.append(_reduced(concept_maps(present, seen.images.shape[1:])))
+        placed = concept_maps(present, seen.images.shape[1:], layer.split.extra_tokens)
+        maps.append(_reduced(placed))
         contributions += [
             scores[k].contributions(features, coefficients)
             for k, features, coefficients in zip(likeliest[part, 0].tolist(), x, u, strict=True)

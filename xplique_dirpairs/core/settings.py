@@ -1,0 +1,76 @@
+"""Check the settings of Keras and TensorFlow that hold for the whole process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Values of TF_USE_LEGACY_KERAS with which TensorFlow uses Keras 2.
+_TRUE = ("1", "true")
+#: Values of ``keras.config.floatx()`` in which learning is not accurate.
+_TOO_COARSE = ("float16", "bfloat16")
+
+
+def check_settings() -> None:
+    """Raise a RuntimeError if a global setting prevents the package from working.
+
+    Keras and TensorFlow are asked only if they were imported before; the environment decides what
+    they will be otherwise.
+
+    Raises
+    ------
+    RuntimeError
+        If the backend of Keras is not TensorFlow, ``TF_USE_LEGACY_KERAS`` is set, the default type
+        of floats is too coarse to learn in, eager execution was disabled, or TensorFlow converts
+        floats as numpy does.
+    """
+    if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in _TRUE:
+        raise RuntimeError(
+            "the environment variable TF_USE_LEGACY_KERAS is set, so that Xplique takes Keras 2 "
+            "only: unset it before TensorFlow is imported, and build the model with Keras 3"
+        )
+    keras, tensorflow = (_imported(name) for name in ("keras", "tensorflow"))
+    backend = keras.config.backend() if keras else _chosen_backend()
+    if backend != "tensorflow":
+        raise RuntimeError(
+            f"the backend of Keras is {backend!r}, but Xplique needs TensorFlow: set the "
+            "environment variable KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+    if keras and keras.config.floatx() in _TOO_COARSE:
+        raise RuntimeError(
+            f"keras.config.floatx() is {keras.config.floatx()!r}, in which concepts cannot be "
+            "learned: call keras.config.set_floatx('float32'); models that exist keep their type"
+        )
+    if tensorflow and not tensorflow.compat.v1.executing_eagerly_outside_functions():
+        raise RuntimeError(
+            "eager execution of TensorFlow was disabled: do not call "
+            "tf.compat.v1.disable_eager_execution() or tf.compat.v1.disable_v2_behavior()"
+        )
+    if tensorflow and (tensorflow.constant(1.0) * np.float64(1.0)).dtype != tensorflow.float32:
+        raise RuntimeError(
+            "tf.experimental.numpy.experimental_enable_numpy_behavior() makes float64 of float32: "
+            "call it with prefer_float32=True"
+        )
+
+
+def _chosen_backend() -> str:
+    """Return the backend that Keras will use: that of the environment, or of its settings file."""
+    if os.environ.get("KERAS_BACKEND"):
+        return os.environ["KERAS_BACKEND"]
+    folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        settings = json.loads((folder / "keras.json").read_text(encoding="utf-8"))
+        return str(settings.get("backend", "tensorflow"))
+    except (OSError, ValueError, AttributeError):  # Keras ignores such a file, too
+        return "tensorflow"
+
+
+def _imported(name: str) -> Any:
+    """Return a module that was imported completely; None if it was not."""
+    module = sys.modules.get(name)
+    return module if hasattr(module, "config") else None
