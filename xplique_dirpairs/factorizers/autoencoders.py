@@ -8,6 +8,7 @@ import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.factorizers.base import LinearFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
     LOSSES,
@@ -33,7 +35,7 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     shared_atoms,
     top_k,
 )
-from xplique_dirpairs.learning.features import RandomBatches
+from xplique_dirpairs.learning.features import Features, RandomBatches, sample_of
 from xplique_dirpairs.learning.history import LearningWarning
 
 #: Number of points of the history, for any number of steps.
@@ -41,6 +43,8 @@ _EPOCHS = 50
 #: Numbers of positions from which initial atoms of a free dictionary are chosen, and which are
 #: clustered by K-Means.
 _START_SAMPLE, _CLUSTER_SAMPLE = 2_000, 20_000
+#: Size of the sample of shards that batches are drawn from.
+_SAMPLE_MEGABYTES = 256.0
 #: Default number of centroids per concept, and smallest default number of centroids.
 _CENTROIDS_PER_CONCEPT, _FEWEST_CENTROIDS = 10, 100
 
@@ -80,13 +84,14 @@ class AutoencoderFactorizer(LinearFactorizer):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, activations: ArrayLike) -> tuple[Array, Array]:
+    def fit(self, activations: ArrayLike | ActivationShards) -> tuple[Array, Array]:
         """Train on flat activations; Ctrl-C ends the training and keeps what was learned.
 
         Parameters
         ----------
-        activations : array-like of shape (P, D)
-            Features at P positions with D channels.
+        activations : array-like of shape (P, D), or ActivationShards
+            Features at P positions with D channels. From shards, the training draws its batches
+            from a random sample of 256 MB of the positions.
 
         Returns
         -------
@@ -106,11 +111,12 @@ class AutoencoderFactorizer(LinearFactorizer):
         kept, runs = self._training
         del self._training  # weights of every start
         curves, last = kept.curves, runs[-1]
-        x = np.asarray(activations, np.float32)
-        lost = sum(
-            float(np.square(block - self.decode(u), dtype=np.float64).sum())
-            for block, u in zip(iter_blocks(x), iter_blocks(coefficients), strict=True)
-        )
+        is_streamed = isinstance(activations, ActivationShards)
+        x: Any = Features(activations) if is_streamed else np.asarray(activations, np.float32)
+        lost, rows = 0.0, 0
+        for block in x.blocks() if is_streamed else iter_blocks(x):
+            u, rows = coefficients[rows : rows + len(block)], rows + len(block)
+            lost += float(np.square(block - self.decode(u), dtype=np.float64).sum())
         self.history_ = AutoencoderHistory(
             losses={name: curves.get(name, []) for name in LOSSES},
             l0=curves.get("l0", []),
@@ -150,6 +156,10 @@ class AutoencoderFactorizer(LinearFactorizer):
         self._training = kept, runs
         self.k_, self.scale_ = k, scale
         return self._keep(model, centre, scale)
+
+    def _learn_from_shards(self, features: Features) -> tuple[Array, Array]:
+        count = max(1, int(_SAMPLE_MEGABYTES * 1e6 / (4 * features.shape[-1])))
+        return self._learn(sample_of(features, count, np.random.default_rng(self.random_state)))
 
     def _keep(self, model: SparseAutoencoder, centre: Array, scale: float) -> tuple[Array, Array]:
         """Store the encoder for raw features x, and return bank (I, D) and constant (D,) for them.
