@@ -206,10 +206,17 @@ class DirectionPairs:
         Raises
         ------
         ValueError
-            If ``x`` holds NaN or infinite values, or its last axis does not have length D.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D; or if a
+            filter is orthogonal to its signal vector.
         """
         gain = np.einsum("id,id->i", self.filters, self.signals)
-        return np.asarray(self._project(self._as_features(x) - self.mean) / gain)
+        z = self._project(self._as_features(x) - self.mean)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            values = np.asarray(z / gain)
+        lost = np.flatnonzero(~np.isfinite(values.reshape(-1, len(gain))).all(axis=0))
+        if lost.size:
+            raise ValueError(f"filters {lost.tolist()} are orthogonal to their signal vectors")
+        return values
 
     def coefficients(self, x: ArrayLike, off: Off = "absent") -> Array:
         """Compute the concept coefficients: how far each concept is from being switched off.

@@ -44,14 +44,20 @@ FROM_SHARDS = {
     "K-Means": KMeansFactorizer,
     "NMF": NMFFactorizer,
     "dictionary learning": lambda *a, **k: DictionaryLearningFactorizer(*a, alpha=0.1, **k),
-    "TopK": lambda *a, **k: TopKFactorizer(*a, steps=200, n_init=1, **k),
+    "TopK": lambda *a, **k: TopKFactorizer(*a, steps=60, n_init=1, **k),
     "archetypal": lambda *a, **k: ArchetypalFactorizer(*a, steps=50, **k),
     "relaxed archetypal": lambda *a, **k: RelaxedArchetypalFactorizer(*a, steps=50, **k),
 }
 
 
 @pytest.mark.filterwarnings("ignore::xplique_dirpairs.LearningWarning")
-@pytest.mark.parametrize("name", FROM_SHARDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "archetypal" in name else name
+        for name in FROM_SHARDS
+    ],
+)
 def test_a_fit_to_shards_explains_what_a_fit_to_the_array_explains(name, mixtures, shards):
     assert len(shards.counts) > 3
     x = mixtures.reshape(-1, 6)

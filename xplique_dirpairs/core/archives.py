@@ -120,6 +120,13 @@ class ArchiveFormat:
         if not zipfile.is_zipfile(path):
             raise ValueError(f"{foreign}, or it is damaged")
         try:
+            with zipfile.ZipFile(path) as archive:
+                is_ours = "header.npy" in archive.namelist()
+        except Exception as error:  # as below
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if not is_ours:
+            raise ValueError(foreign)
+        try:
             arrays = read_arrays(path, self.compressed)
         except Exception as error:  # zlib, zipfile and numpy raise different errors
             raise ValueError(f"{path} is damaged: {error}") from error

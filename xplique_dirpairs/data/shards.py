@@ -314,9 +314,9 @@ class ActivationShards:
         except Exception as error:  # numpy parses the header as Python
             raise ValueError(f"{path} is missing or damaged: {_AGAIN}") from error
         array = stored if rows is None else np.asarray(stored[rows])
+        check_finite(f"the activations in {path}", array)
         if rows is None and self._checksums and _checksum(array) != self._checksums[file]:
             raise ValueError(f"{path} is damaged: {_AGAIN}")
-        check_finite(f"the activations in {path}", array)
         return array
 
     def __iter__(self) -> Iterator[Array]:
