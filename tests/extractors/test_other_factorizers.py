@@ -20,7 +20,9 @@ from xplique_dirpairs import (
 def network():
     keras.utils.set_random_seed(0)
     maker, shape, _ = NETWORKS["conv_gap"]
-    return LayeredModelExtractorBuilder.build(maker(shape), layer_index="features")
+    model = maker(shape)
+    index = [layer.name for layer in model.layers].index("features")
+    return LayeredModelExtractorBuilder.build(model, index, batch_size=4)
 
 
 IMAGES = make_images(6, NETWORKS["conv_gap"][1])
