@@ -8,7 +8,6 @@ import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
@@ -111,10 +110,12 @@ class AutoencoderFactorizer(LinearFactorizer):
         kept, runs = self._training
         del self._training  # weights of every start
         curves, last = kept.curves, runs[-1]
-        is_streamed = isinstance(activations, ActivationShards)
-        x: Any = Features(activations) if is_streamed else np.asarray(activations, np.float32)
+        if isinstance(activations, ActivationShards):
+            blocks = Features(activations).blocks()
+        else:
+            blocks = iter_blocks(np.asarray(activations, np.float32))
         lost, rows = 0.0, 0
-        for block in x.blocks() if is_streamed else iter_blocks(x):
+        for block in blocks:
             u, rows = coefficients[rows : rows + len(block)], rows + len(block)
             lost += float(np.square(block - self.decode(u), dtype=np.float64).sum())
         self.history_ = AutoencoderHistory(
@@ -122,7 +123,7 @@ class AutoencoderFactorizer(LinearFactorizer):
             l0=curves.get("l0", []),
             dead_share=curves.get("dead", []),
             occupancy=(coefficients > 0).mean(axis=0),
-            final_r2=1.0 - lost / (len(x) * self.scale_**2),
+            final_r2=1.0 - lost / (rows * self.scale_**2),
             start_r2=[1.0 - run.lost for run in runs],
             agreeing=[shared_atoms(kept.atoms, run.atoms) for run in runs],
             cut_short=kept.cut_short + (last.cut_short if last is not kept else []),

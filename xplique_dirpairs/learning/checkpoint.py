@@ -144,7 +144,7 @@ class Checkpoint:
             return None
         parts = [field.name for field in dataclasses.fields(Fingerprint)]
         try:
-            arrays = read_arrays(self._path)
+            arrays: dict[str, Any] = dict(read_arrays(self._path))
             info = json.loads(str(arrays.pop("info")))
             version = info["version"]
             if version == _VERSION:
