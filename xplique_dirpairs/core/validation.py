@@ -328,7 +328,10 @@ def check_labels(
         If there is not one label for each image, or labels are neither integers nor one-hot, or are
         out of range.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"{name} must be one array, (N,) or (N, K): {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be class indices or one-hot rows, not {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:
