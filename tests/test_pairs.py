@@ -365,3 +365,21 @@ def test_features_coefficients_and_concepts_that_do_not_fit_are_refused(pairs):
             call(values, off="of")
     with pytest.raises(ValueError, match="not None"):
         pairs.bank(None)
+
+
+def test_filters_and_signals_of_any_length_have_finite_margins():
+    for length in (1e-25, 1e25):
+        pairs = DirectionPairs([[0, length]], [0], [[0, length]], [0, 0], [0])
+        np.testing.assert_allclose(pairs.margins, 1 / length, rtol=1e-5)
+        np.testing.assert_array_equal(pairs.signals, [[0, 1]])
+
+
+def test_a_filter_that_ignores_its_signal_vector_has_no_signal_values():
+    pairs = DirectionPairs([[1, 0], [1, 1]], [0, 0], [[0, 1], [1, 1]], [0, 0], [0, 0])
+    with pytest.raises(ValueError, match=r"filters \[0\] are orthogonal"):
+        pairs.signal_values([[1, 2]])
+
+
+def test_values_beyond_float32_are_refused_without_a_warning():
+    with pytest.raises(ValueError, match="mean must be finite"):
+        DirectionPairs([[1, 0]], [0], [[1, 0]], [1e39, 0], [0])

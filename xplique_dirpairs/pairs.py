@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.archives import ArchiveFormat
-from xplique_dirpairs.core.linear_algebra import regularised_inverse
+from xplique_dirpairs.core.linear_algebra import lengths_of, regularised_inverse
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
@@ -79,13 +79,14 @@ class DirectionPairs:
             if value is None and field.name == "recurrence":
                 continue
             dtype = np.float64 if field.name == "signals" else np.float32
-            array = _as_real(field.name, value).astype(dtype)
+            with np.errstate(over="ignore"):  # overflow is found below
+                array = _as_real(field.name, value).astype(dtype)
             if not np.isfinite(array).all():
                 raise ValueError(f"{field.name} must be finite, but holds NaN or infinite values")
             object.__setattr__(self, field.name, array)
             array.setflags(write=False)
         self._check_shapes()
-        lengths = np.linalg.norm(self.signals, axis=1, keepdims=True)
+        lengths = lengths_of(self.signals)[:, None]
         is_unit = np.abs(lengths - 1.0) < 1e-6  # these rows are kept bit for bit
         signals = np.where(is_unit, self.signals, self.signals / lengths)
         object.__setattr__(self, "signals", _frozen(signals.astype(np.float32)))
@@ -109,7 +110,7 @@ class DirectionPairs:
                     f"{self.filters.shape}, not {array.shape}"
                 )
         for name in ("filters", "signals"):
-            zero = np.flatnonzero(np.linalg.norm(getattr(self, name), axis=1) == 0)
+            zero = np.flatnonzero(lengths_of(getattr(self, name)) == 0)
             if zero.size:
                 raise ValueError(f"{name} must have no zero row, but rows {zero.tolist()} are zero")
 
@@ -136,7 +137,7 @@ class DirectionPairs:
 
         A step of length M_i along w_i raises a detection from 0.5 to σ(1) = 0.73.
         """
-        return _frozen(1.0 / np.linalg.norm(self.filters, axis=1))
+        return _frozen((1.0 / lengths_of(self.filters)).astype(np.float32))
 
     # ---------------------------------------------------------------- reading
 
@@ -205,10 +206,17 @@ class DirectionPairs:
         Raises
         ------
         ValueError
-            If ``x`` holds NaN or infinite values, or its last axis does not have length D.
+            If ``x`` holds NaN or infinite values, or its last axis does not have length D; or if a
+            filter is orthogonal to its signal vector.
         """
         gain = np.einsum("id,id->i", self.filters, self.signals)
-        return np.asarray(self._project(self._as_features(x) - self.mean) / gain)
+        z = self._project(self._as_features(x) - self.mean)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            values = np.asarray(z / gain)
+        lost = np.flatnonzero(~np.isfinite(values.reshape(-1, len(gain))).all(axis=0))
+        if lost.size:
+            raise ValueError(f"filters {lost.tolist()} are orthogonal to their signal vectors")
+        return values
 
     def coefficients(self, x: ArrayLike, off: Off = "absent") -> Array:
         """Compute the concept coefficients: how far each concept is from being switched off.
@@ -463,13 +471,12 @@ class DirectionPairs:
 
 def _unit_gram(filters: Array, signals: Array) -> Array:
     """Compute ŴᵀŜ, (I, I) float64, of unit filters and signal vectors, from (I, D) each."""
-    lengths = np.linalg.norm(filters.astype(np.float64), axis=1, keepdims=True)
-    return np.asarray((filters / lengths) @ signals.astype(np.float64).T)
+    return np.asarray((filters / lengths_of(filters)[:, None]) @ signals.astype(np.float64).T)
 
 
 def _cross_inverse(filters: Array, signals: Array) -> Array:
     """Compute (WᵀŜ)⁺, (I, I); the inverse is regularised if WᵀŜ is ill-conditioned or I > D."""
-    margins = 1.0 / np.linalg.norm(filters.astype(np.float64), axis=1)
+    margins = 1.0 / lengths_of(filters)
     gram = _unit_gram(filters, signals)
     concepts, channels = filters.shape
     plain = concepts <= channels and np.linalg.cond(gram) <= WELL_CONDITIONED

@@ -8,7 +8,12 @@ import pytest
 import tensorflow as tf
 
 from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.core.validation import check_activations, check_images, check_random_state
+from xplique_dirpairs.core.validation import (
+    check_activations,
+    check_images,
+    check_labels,
+    check_random_state,
+)
 from xplique_dirpairs.data.images import compute_activations, outputs_of
 
 
@@ -202,3 +207,16 @@ def test_many_models_are_traced_once_each_without_warnings(rng, caplog):
         np.testing.assert_allclose(outputs_of(model, x, 2), expected, atol=1e-6)
         assert len(traced) == 1
     assert not [record for record in caplog.records if "retracing" in record.getMessage()]
+
+
+@pytest.mark.parametrize("value", [1e300, -1e39, np.inf, np.nan])
+def test_activations_and_images_beyond_float32_are_refused_without_a_warning(value):
+    with pytest.raises(ValueError, match="activations hold NaN or infinite"):
+        check_activations(np.full((2, 3), value))
+    with pytest.raises(ValueError, match="images hold NaN or infinite"):
+        check_images(np.full((1, 2, 2, 3), value))
+
+
+def test_labels_of_several_lengths_are_refused_by_name():
+    with pytest.raises(ValueError, match="labels must be one array"):
+        check_labels([[], [0.0]], 2, 3)

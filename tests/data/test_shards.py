@@ -414,3 +414,39 @@ def test_learning_from_shards_recovers_the_true_signals(tmp_path, monkeypatch):
         pairs, _ = learn_pairs(activations, 3, head=head, recipe=recipe, random_state=0, verbose=0)
         cosines = np.sort(np.abs(pairs.signals @ signals.T).max(axis=0))
         assert cosines[0] > 0.97, cosines
+
+
+@pytest.mark.parametrize("change", ["insert", "append", "flip"])
+def test_a_file_with_other_bytes_than_were_written_is_refused(change, tmp_path):
+    x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype(np.float32)
+    shards = ActivationShards.write(tmp_path / "shards", [x])
+    path = tmp_path / "shards" / "000000.npy"
+    data = bytearray(path.read_bytes())
+    if change == "insert":  # all values behind it would be other ones
+        data[200:200] = b"\0"
+    elif change == "append":
+        data += b"\0"
+    else:
+        data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        list(shards)
+
+
+def test_folders_that_were_written_without_checksums_are_read(tmp_path):
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    ActivationShards.write(tmp_path / "shards", [x])
+    index = tmp_path / "shards" / "index.json"
+    content = json.loads(index.read_text())
+    del content["checksums"]
+    index.write_text(json.dumps(content))
+    np.testing.assert_array_equal(next(iter(ActivationShards(tmp_path / "shards"))), x)
+
+
+@pytest.mark.parametrize("change", [{"counts": [-1]}, {"shape": [2.5]}, {"checksums": [1, 2]}])
+def test_an_index_of_impossible_lengths_is_damaged(change, tmp_path):
+    ActivationShards.write(tmp_path / "shards", [np.ones((4, 3))])
+    index = tmp_path / "shards" / "index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | change))
+    with pytest.raises(ValueError, match="damaged"):
+        ActivationShards(tmp_path / "shards")

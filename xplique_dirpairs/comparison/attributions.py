@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from xplique_dirpairs.metrics.attribution import (
 )
 from xplique_dirpairs.metrics.fidelity import leave_one_out
 from xplique_dirpairs.metrics.manipulation import Reading, outcomes
+from xplique_dirpairs.models.tracing import any_number
 
 #: Ways to attribute a score to concepts (`metrics.attribution`).
 MEASURES = ("shapley", "leave-one-out", "gradient x coefficient", "integrated gradients")
@@ -154,7 +154,7 @@ def _class_scores(
     """
     head = subject.head
 
-    @functools.partial(tf.function, reduce_retracing=True)
+    @tf.function
     def score(u: tf.Tensor, residual: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
         features = tf.clip_by_value(residual + tf.linalg.matmul(u, reading.bank), *limits)
         logits = tf.cast(head.logits_of(head.outputs(features)), tf.float32)
@@ -164,4 +164,8 @@ def _class_scores(
         u = reading.coefficients[rows]
         residual = tf.constant(reading.activations[rows] - u @ reading.bank)
         class_ids = tf.constant(reading.class_ids[rows])
-        yield functools.partial(score, residual=residual, class_ids=class_ids), u
+
+        def score_of(u: tf.Tensor, residual: Any = residual, class_ids: Any = class_ids) -> Any:
+            return any_number(score, u, residual, class_ids)
+
+        yield score_of, u

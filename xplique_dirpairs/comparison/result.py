@@ -433,6 +433,9 @@ class Comparison:
     @classmethod
     def _of_archive(cls, arrays: dict[str, Array], header: dict[str, Any]) -> Comparison:
         """Return the comparison from the arrays and the header of a file."""
+        images, class_ids = arrays["images"], arrays["class_ids"]
+        if images.ndim < 3 or class_ids.shape != images.shape[:1]:
+            raise ValueError(f"images {images.shape} have classes {class_ids.shape}")
         settings = header.get("settings")  # early files hold no settings
         results = [
             ExtractorResult.from_archive(entry, f"{k}", arrays)
@@ -441,8 +444,8 @@ class Comparison:
         return cls(
             {result.name: result for result in results},
             header["errors"],
-            arrays["images"],
-            arrays["class_ids"],
+            images,
+            class_ids,
             header["interrupted"],
             None if settings is None else Settings.from_json(settings, arrays["logits"]),
             tuple(header.get("missing", ())),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -119,8 +120,14 @@ class ArchiveFormat:
         if not zipfile.is_zipfile(path):
             raise ValueError(f"{foreign}, or it is damaged")
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            with zipfile.ZipFile(path) as archive:
+                is_ours = "header.npy" in archive.namelist()
+        except Exception as error:  # as below
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if not is_ours:
+            raise ValueError(foreign)
+        try:
+            arrays = read_arrays(path, self.compressed)
         except Exception as error:  # zlib, zipfile and numpy raise different errors
             raise ValueError(f"{path} is damaged: {error}") from error
         try:
@@ -140,3 +147,51 @@ class ArchiveFormat:
         if sorted(arrays) != header.get("arrays"):
             raise ValueError(f"{path} is damaged: it does not hold the arrays its header names")
         return arrays, header
+
+
+def read_arrays(path: str | Path, compressed: bool = False) -> dict[str, Array]:
+    """Return the arrays of a numpy archive, whose members must have the sizes that they state.
+
+    Nothing is unpacked before: an archive of a few kilobytes could state, or unpack to, terabytes.
+
+    Parameters
+    ----------
+    path : str or Path
+        The archive.
+    compressed : bool, default=False
+        Whether its members may be compressed.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+
+    Raises
+    ------
+    Exception
+        Of any kind, because zlib, zipfile and numpy raise different ones.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not compressed and member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is compressed")
+            with archive.open(member) as stream:
+                size = member.file_size
+                _, _, stated = stated_array(stream)
+            if stated != size:
+                raise ValueError(f"{member.filename} has {size} bytes, and states {stated}")
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def stated_array(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return the shape and dtype that the header of a numpy file states, and its size in bytes.
+
+    Raises
+    ------
+    ValueError
+        If the stream is not a numpy file.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0
+    shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
+    return shape, dtype, stream.tell() + math.prod(shape) * dtype.itemsize

@@ -29,6 +29,11 @@ def unit_rows(rows: ArrayLike) -> Array:
     return unit
 
 
+def lengths_of(rows: Array) -> Array:
+    """Return the lengths of rows (I, D), (I,) float64; in float32, squares could overflow."""
+    return np.asarray(np.linalg.norm(rows.astype(np.float64), axis=1))
+
+
 def cosines(rows: ArrayLike, others: ArrayLike) -> Array:
     """Return the cosines (J, I) of rows (J, D) with other rows (I, D); 0 for a zero vector."""
     return unit_rows(np.asarray(rows, np.float64)) @ unit_rows(np.asarray(others, np.float64)).T

@@ -23,6 +23,12 @@ _STREAM = (
     "or ActivationShards.compute (from images): learn_pairs, scan_number_of_concepts and "
     "count_skewed_sources accept them"
 )
+#: The same for images, which extractors keep in memory.
+_DATASET = (
+    ". Give one array: images = np.concatenate(list(dataset)) for a dataset of batches without "
+    "labels; np.concatenate([x for x, y in dataset]) for one with labels. For data larger than "
+    "memory, use ActivationShards.compute and learn_pairs"
+)
 
 
 # ------------------------------------------------------------ images and activations
@@ -45,14 +51,14 @@ def check_images(images: ArrayLike) -> Array:
     ValueError
         If there are no images, the rank is wrong, or a value is not finite.
     """
-    array = as_images(images).astype(np.float32, copy=False)
+    array = _as_float32(as_images(images))
     check_finite("images", array, advice="")
     return array
 
 
 def as_images(images: ArrayLike) -> Array:
     """Return images (N, height, width, C) of unchanged dtype; values are not checked."""
-    array = _as_array("images", images)
+    array = _as_array("images", images, _DATASET)
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4:
@@ -96,7 +102,13 @@ def as_activations(activations: ArrayLike) -> Array:
         )
     if array.size == 0:
         raise ValueError(f"there are no activations: shape {array.shape}")
-    return array.astype(np.float32, copy=False)
+    return _as_float32(array)
+
+
+def _as_float32(array: Array) -> Array:
+    """Return an array as float32; values that are too large become infinite."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
 
 
 def check_finite(
@@ -332,7 +344,10 @@ def check_labels(
         If there is not one label for each image, or labels are neither integers nor one-hot, or are
         out of range.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"{name} must be one array, (N,) or (N, K): {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be class indices or one-hot rows, not {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:

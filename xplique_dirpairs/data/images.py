@@ -25,6 +25,7 @@ from xplique_dirpairs.core.validation import (
     check_images_fit,
 )
 from xplique_dirpairs.data.devices import workers
+from xplique_dirpairs.models.tracing import any_number
 
 # ------------------------------------------------------------ activations
 
@@ -75,17 +76,6 @@ def outputs_of(model: keras.Model, images: Array, batch_size: int) -> Array:
     run = _compiled(model)
     parts = slices(len(images), batch_size)
     return np.concatenate([any_number(run, images[part]).numpy() for part in parts])
-
-
-def any_number(function: tf.types.experimental.PolymorphicFunction, *batch: Array) -> Any:
-    """Call a compiled function of arrays (n, ...) with a single trace for any batch size n.
-
-    A direct call would trace the function for the first n and again for any n, and TensorFlow
-    would warn of too many traces after several networks.
-    """
-    tensors = [tf.constant(array) for array in batch]
-    any_batch = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in tensors]
-    return function.get_concrete_function(*any_batch)(*tensors)
 
 
 def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.archives import stated_array
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
@@ -81,6 +83,13 @@ class ActivationShards:
                 raise KeyError("format")
             self.counts: list[int] = index["counts"]
             self.shape = (sum(self.counts), *index["shape"])
+            # those of early folders are not known
+            self._checksums: list[int] = index.get("checksums", [])
+            lengths = [*self.counts, *index["shape"]]
+            if not lengths or any(type(n) is not int or n < 1 for n in lengths):
+                raise ValueError("lengths")
+            if self._checksums and len(self._checksums) != len(self.counts):
+                raise ValueError("checksums")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.folder} holds no complete activations: {_INDEX} is damaged, or from "
@@ -208,14 +217,17 @@ class ActivationShards:
         check_number("megabytes", megabytes, above=0)
         with _reserved(folder) as path:
             counts: list[int] = []
+            checksums: list[int] = []
             for array in _of_files(batches, megabytes):
                 _check_vacant(path)  # the user may have deleted the marker too early
                 np.save(path / _name(len(counts)), array, allow_pickle=False)
                 counts.append(len(array))
+                checksums.append(_checksum(array))
             if not counts:
                 raise ValueError("there are no activations: the batches are empty")
             shape = array.shape[1:]
-            index = {"format": _FORMAT, "version": _VERSION, "shape": shape, "counts": counts}
+            index = {"format": _FORMAT, "version": _VERSION, "shape": shape}
+            index |= {"counts": counts, "checksums": checksums}
             beside = path / f"{_INDEX}.new"
             beside.write_text(json.dumps(index))
             _check_vacant(path)
@@ -284,20 +296,41 @@ class ActivationShards:
         file, rows = self._files[number]
         path = self.folder / _name(file)
         try:
+            with open(path, "rb") as opened:
+                shape, dtype, size = stated_array(opened)
+            is_whole = path.stat().st_size == size
+            count = shape[0] if shape else 0
+            enough = count == self.counts[number] if rows is None else count > rows[-1]
+            if is_whole and (dtype != np.float32 or shape[1:] != self.shape[1:] or not enough):
+                raise _OtherContent(
+                    f"{path} holds other activations than the index describes: {_AGAIN}"
+                )
+            if not is_whole:
+                raise ValueError(f"it has {path.stat().st_size} bytes, and states {size}")
             # with memory mapping, only the images of the part are read
             stored: Array = np.load(path, mmap_mode=None if rows is None else "r")
-        except (OSError, ValueError, EOFError) as error:
+        except _OtherContent:
+            raise
+        except Exception as error:  # numpy parses the header as Python
             raise ValueError(f"{path} is missing or damaged: {_AGAIN}") from error
-        enough = len(stored) == self.counts[number] if rows is None else len(stored) > rows[-1]
-        if stored.dtype != np.float32 or stored.shape[1:] != self.shape[1:] or not enough:
-            raise ValueError(f"{path} holds other activations than the index describes: {_AGAIN}")
         array = stored if rows is None else np.asarray(stored[rows])
         check_finite(f"the activations in {path}", array)
+        if rows is None and self._checksums and _checksum(array) != self._checksums[file]:
+            raise ValueError(f"{path} is damaged: {_AGAIN}")
         return array
 
     def __iter__(self) -> Iterator[Array]:
         """Yield the activations (n, *spatial, D) of each file."""
         return map(self.read, range(len(self.counts)))
+
+
+class _OtherContent(ValueError):
+    """An intact file that is not the one of the index."""
+
+
+def _checksum(array: Array) -> int:
+    """Return a checksum of the values of an array."""
+    return zlib.crc32(np.ascontiguousarray(array).data)
 
 
 def _name(number: int) -> str:

@@ -411,8 +411,17 @@ def own_activations(fitted: Any, images: Array) -> Array | None:
 
 def activations_of_latents(latent_extractor: LatentExtractor, images: Array) -> Array:
     """Return activations (N, *spatial, D) of images, computed by Xplique's latent extractor."""
-    batches = latent_extractor.input_to_latent_generator(images)
-    return np.concatenate([batch.get_activations(as_numpy=True) for batch in batches])
+    batches = [
+        batch.get_activations(as_numpy=True)
+        for batch in latent_extractor.input_to_latent_generator(images)
+    ]
+    rows = sum(map(len, batches))
+    if rows != len(images):
+        raise ValueError(
+            f"the latent extractor yielded activations of {rows} images for {len(images)} images: "
+            "its input_to_latent_generator must yield all batches, one row for each image"
+        )
+    return np.concatenate(batches)
 
 
 def fitted_images(extractors: Iterable[Extractor]) -> list[Array]:

@@ -47,8 +47,9 @@ class ChecksFit:
     factorization: Any
 
     def check_if_fitted(self) -> None:
-        """Raise scikit-learn's `NotFittedError` if `fit` was not called."""
-        if self.factorization is None:
+        """Raise scikit-learn's `NotFittedError` if `fit` was not called, or has not ended."""
+        factorizer = getattr(self, "factorizer", None)  # a manager has none of its own
+        if self.factorization is None or not getattr(factorizer, "is_fitted", True):
             raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
 
 

@@ -321,9 +321,12 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, CraftTf):
         size = chunk_size(x.size, self.batch_size, _FEATURES_AT_ONCE)
         x, u = tf.constant(x), tf.constant(u, tf.float32)
         class_id = tf.constant(self.factorization.class_id)
+        # one trace for every number of masks, since that of the last part differs
+        run = self._scores.get_concrete_function(
+            x, u, tf.TensorSpec((None, masks.shape[1]), masks.dtype), class_id
+        )
         scores = [
-            self._scores(x, u, tf.constant(masks[part]), class_id)
-            for part in slices(len(masks), size)
+            run(x, u, tf.constant(masks[part]), class_id) for part in slices(len(masks), size)
         ]
         return np.concatenate(scores)
 
@@ -351,19 +354,29 @@ class HoldsPairs(ChecksFit):
 
     @property
     def pairs(self) -> DirectionPairs:
-        """The direction pairs, learned by `fit` or given; `NotFittedError` before `fit`."""
+        """The direction pairs, learned by `fit` or given; `NotFittedError` before `fit`.
+
+        `TypeError` is raised if another factorizer found the concepts.
+        """
         self.check_if_fitted()
-        pairs: DirectionPairs = self.factorizer.pairs_
+        pairs: DirectionPairs | None = getattr(self.factorizer, "pairs_", None)
+        if pairs is None:
+            raise TypeError(
+                f"the concepts are those of a {type(self.factorizer).__name__}, which has no "
+                "direction pairs and no detections: leave out factorizer to learn direction pairs, "
+                "or use encode and transform"
+            )
         return pairs
 
     @property
     def history_(self) -> History | None:
         """Losses, decisions and problems of the learning; None if the pairs were given.
 
+        None as well if another factorizer found the concepts and keeps no history.
         `NotFittedError` is raised before `fit`.
         """
         self.check_if_fitted()
-        history: History | None = self.factorizer.history_
+        history: History | None = getattr(self.factorizer, "history_", None)
         return history
 
 

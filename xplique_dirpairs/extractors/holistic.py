@@ -281,6 +281,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         ------
         NotFittedError
             If `fit` was not called.
+        TypeError
+            If another factorizer found the concepts, so that there are no detectors.
         ValueError
             If the images are invalid.
         """

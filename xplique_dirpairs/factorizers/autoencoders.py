@@ -20,6 +20,7 @@ from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.factorizers.base import LinearFactorizer
 from xplique_dirpairs.factorizers.sparse_autoencoder import (
     LOSSES,
@@ -33,7 +34,7 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     shared_atoms,
     top_k,
 )
-from xplique_dirpairs.learning.features import RandomBatches
+from xplique_dirpairs.learning.features import Features, RandomBatches, sample_of
 from xplique_dirpairs.learning.history import LearningWarning
 
 #: Number of points of the history, for any number of steps.
@@ -41,6 +42,8 @@ _EPOCHS = 50
 #: Numbers of positions from which initial atoms of a free dictionary are chosen, and which are
 #: clustered by K-Means.
 _START_SAMPLE, _CLUSTER_SAMPLE = 2_000, 20_000
+#: Size of the sample of shards that batches are drawn from.
+_SAMPLE_MEGABYTES = 256.0
 #: Default number of centroids per concept, and smallest default number of centroids.
 _CENTROIDS_PER_CONCEPT, _FEWEST_CENTROIDS = 10, 100
 
@@ -80,13 +83,14 @@ class AutoencoderFactorizer(LinearFactorizer):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, activations: ArrayLike) -> tuple[Array, Array]:
+    def fit(self, activations: ArrayLike | ActivationShards) -> tuple[Array, Array]:
         """Train on flat activations; Ctrl-C ends the training and keeps what was learned.
 
         Parameters
         ----------
-        activations : array-like of shape (P, D)
-            Features at P positions with D channels.
+        activations : array-like of shape (P, D), or ActivationShards
+            Features at P positions with D channels. From shards, the training draws its batches
+            from a random sample of 256 MB of the positions.
 
         Returns
         -------
@@ -106,17 +110,20 @@ class AutoencoderFactorizer(LinearFactorizer):
         kept, runs = self._training
         del self._training  # weights of every start
         curves, last = kept.curves, runs[-1]
-        x = np.asarray(activations, np.float32)
-        lost = sum(
-            float(np.square(block - self.decode(u), dtype=np.float64).sum())
-            for block, u in zip(iter_blocks(x), iter_blocks(coefficients), strict=True)
-        )
+        if isinstance(activations, ActivationShards):
+            blocks = Features(activations).blocks()
+        else:
+            blocks = iter_blocks(np.asarray(activations, np.float32))
+        lost, rows = 0.0, 0
+        for block in blocks:
+            u, rows = coefficients[rows : rows + len(block)], rows + len(block)
+            lost += float(np.square(block - self.decode(u), dtype=np.float64).sum())
         self.history_ = AutoencoderHistory(
             losses={name: curves.get(name, []) for name in LOSSES},
             l0=curves.get("l0", []),
             dead_share=curves.get("dead", []),
             occupancy=(coefficients > 0).mean(axis=0),
-            final_r2=1.0 - lost / (len(x) * self.scale_**2),
+            final_r2=1.0 - lost / (rows * self.scale_**2),
             start_r2=[1.0 - run.lost for run in runs],
             agreeing=[shared_atoms(kept.atoms, run.atoms) for run in runs],
             cut_short=kept.cut_short + (last.cut_short if last is not kept else []),
@@ -150,6 +157,10 @@ class AutoencoderFactorizer(LinearFactorizer):
         self._training = kept, runs
         self.k_, self.scale_ = k, scale
         return self._keep(model, centre, scale)
+
+    def _learn_from_shards(self, features: Features) -> tuple[Array, Array]:
+        count = max(1, int(_SAMPLE_MEGABYTES * 1e6 / (4 * features.shape[-1])))
+        return self._learn(sample_of(features, count, np.random.default_rng(self.random_state)))
 
     def _keep(self, model: SparseAutoencoder, centre: Array, scale: float) -> tuple[Array, Array]:
         """Store the encoder for raw features x, and return bank (I, D) and constant (D,) for them.

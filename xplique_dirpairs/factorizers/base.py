@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -22,10 +23,15 @@ from xplique_dirpairs.core.batching import iter_blocks
 from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_activations, check_integer
+from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import CONSTANT, TOO_LARGE
+from xplique_dirpairs.learning.features import Features
 
 #: Convergence warnings of scikit-learn's models, as a regular expression.
 _NOT_CONVERGED = "FastICA did not converge|Maximum number of iterations|Objective did not converge"
+
+#: Relative change of the components in a pass over files at which a fit has converged.
+_CHANGE_IN_PASS = 1e-2
 
 
 class DirectionsFactorizer(ConceptFactorizer):
@@ -183,17 +189,28 @@ class AffineFactorizer(DirectionsFactorizer):
     def _learn(self, x: Array) -> tuple[Array, Array]:
         """Learn bank (I, D) and constant (D,) from features (P, D), which are finite and vary."""
 
+    def _learn_from_shards(self, features: Features) -> tuple[Array, Array]:
+        """Learn as `_learn` does, in passes over files; a TypeError unless a subclass can."""
+        raise TypeError(
+            f"{type(self).__name__} needs all positions in memory at once, so it cannot learn from "
+            "ActivationShards: give the activations of fewer images as an array, "
+            "as_array.reshape(-1, D), or use PCAFactorizer, KMeansFactorizer, NMFFactorizer, "
+            "DictionaryLearningFactorizer, TopKFactorizer or direction pairs"
+        )
+
     @abstractmethod
     def _read(self, x: tf.Tensor) -> tf.Tensor:
         """Compute coefficients (P, I) of features (P, D); gradients flow to the features."""
 
-    def fit(self, activations: ArrayLike) -> tuple[Array, Array]:
+    def fit(self, activations: ArrayLike | ActivationShards) -> tuple[Array, Array]:
         """Learn the concepts from flat activations.
 
         Parameters
         ----------
-        activations : array-like of shape (P, D)
-            Features at P positions with D channels.
+        activations : array-like of shape (P, D), or ActivationShards
+            Features at P positions with D channels. Shards are read file by file by the methods
+            that can learn so: PCA, K-Means, NMF, dictionary learning and the autoencoders. Only
+            the coefficients of all positions are then in memory.
 
         Returns
         -------
@@ -204,12 +221,18 @@ class AffineFactorizer(DirectionsFactorizer):
 
         Raises
         ------
+        TypeError
+            If shards are given to a method that needs all positions at once.
         ValueError
             If the activations are not flat and finite, are constant, or are too large for float32;
             if there are fewer positions than concepts; or if there are more concepts than channels
             (PCA) or than axes along which the features vary (FastICA).
         """
         check_integer("number_of_concepts", self.number_of_concepts)
+        if isinstance(activations, ActivationShards):
+            features = Features(activations)
+            check_enough(len(features), self.number_of_concepts)
+            return self._keep_learned(*self._learn_from_shards(features), features.blocks())
         x = check_flat(activations)
         check_enough(len(x), self.number_of_concepts)
         if not np.ptp(x, axis=0).any():
@@ -217,10 +240,15 @@ class AffineFactorizer(DirectionsFactorizer):
         squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in iter_blocks(x))
         if squares > float(np.finfo(np.float32).max):
             raise ValueError(TOO_LARGE)
-        bank, constant = self._learn(x)
+        return self._keep_learned(*self._learn(x), iter_blocks(x))
+
+    def _keep_learned(
+        self, bank: Array, constant: Array, blocks: Iterator[Array]
+    ) -> tuple[Array, Array]:
+        """Store bank and constant; return the bank, and the coefficients of blocks of positions."""
         self.bank_ = bank.astype(np.float32)
         self.constant_ = constant.astype(np.float32)
-        return self.get_concept_bank(), self._read_in_blocks(x)
+        return self.get_concept_bank(), np.concatenate([self._read_in_blocks(x) for x in blocks])
 
     def encode(self, activations: ArrayLike) -> Array:
         """Compute the coefficients of the concepts at every position.
@@ -388,6 +416,23 @@ class IterativeFactorizer(AffineFactorizer):
             warnings.filterwarnings("ignore", _NOT_CONVERGED, ConvergenceWarning)
             model.fit(x)
         self._finish(int(model.n_iter_), model.n_iter_ < self.max_iter)
+
+    def _fit_in_passes(self, model: Any, blocks: Callable[[], Iterator[Array]]) -> None:
+        """Fit a scikit-learn model by ``partial_fit``, until a pass changes its components little.
+
+        ``blocks()`` yields the positions (n, D) of one pass.
+        """
+        model.set_params(random_state=self.random_state)
+        converged, passes = False, 0
+        while not converged and passes < self.max_iter:
+            before = model.components_.copy() if passes else None
+            for block in blocks():
+                model.partial_fit(block)
+            passes += 1
+            if before is not None:
+                change = np.linalg.norm(model.components_ - before)
+                converged = bool(change <= _CHANGE_IN_PASS * np.linalg.norm(before))
+        self._finish(passes, converged)
 
     def _finish(self, iterations: int, converged: bool) -> None:
         """Store how the fit ended, and warn if it has not converged."""

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
+from sklearn.metrics import pairwise_distances_argmin
 
 from xplique_dirpairs.core.linear_algebra import largest_entry_signs, principal_axes, unit_rows
 from xplique_dirpairs.core.types import Array
@@ -20,6 +21,10 @@ from xplique_dirpairs.factorizers.base import (
     LinearFactorizer,
 )
 from xplique_dirpairs.learning.coordinates import Moments, signal_axes
+from xplique_dirpairs.learning.features import Features, sample_of
+
+#: Number of positions of shards that K-Means is started from.
+_START_SAMPLE = 20_000
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -40,14 +45,17 @@ class PCAFactorizer(LinearFactorizer):
         Ignored, because the result is exact. Present so that all factorizers have this parameter.
     """
 
-    def _learn(self, x: Array) -> tuple[Array, Array]:
-        if self.number_of_concepts > x.shape[1]:
-            raise _too_many(self, x.shape[1])
+    def _learn(self, x: Array | Features) -> tuple[Array, Array]:
+        if self.number_of_concepts > x.shape[-1]:
+            raise _too_many(self, x.shape[-1])
         moments = Moments.of(x)
         axes = principal_axes(moments.covariance)[0][: self.number_of_concepts]
         bank = axes * largest_entry_signs(axes)
         self.filters_ = bank.astype(np.float32)
         return bank, moments.mean
+
+    def _learn_from_shards(self, features: Features) -> tuple[Array, Array]:
+        return self._learn(features)  # which needs sums over the positions only
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -130,6 +138,8 @@ class KMeansFactorizer(IterativeFactorizer):
         share of the channels' mean variance, as in `sklearn.cluster.KMeans`.
     max_iter : int, default=300
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
+        Each iteration reads all files if `fit` is given shards, of which a sample of 20,000
+        positions is clustered first.
     random_state : int, optional
         Seed of the initialisations.
 
@@ -149,6 +159,29 @@ class KMeansFactorizer(IterativeFactorizer):
         mean = x.mean(axis=0, dtype=np.float64)
         self._fit_model(model, x - mean.astype(np.float32))
         return model.cluster_centers_, mean
+
+    def _learn_from_shards(self, features: Features) -> tuple[Array, Array]:
+        """Cluster a sample; then move the centroids by Lloyd's iterations, each a pass."""
+        moments = Moments.of(features)
+        mean = moments.mean.astype(np.float32)
+        enough = self.tol * moments.covariance.diagonal().mean()
+        rng = np.random.default_rng(self.random_state)
+        model = KMeans(self.number_of_concepts, n_init=self.n_init, random_state=self.random_state)
+        centroids = model.fit(sample_of(features, _START_SAMPLE, rng) - mean).cluster_centers_
+        moved, passes = np.inf, 0
+        while moved > enough and passes < self.max_iter:
+            sums, counts = np.zeros(centroids.shape), np.zeros(len(centroids))
+            for block in features.blocks():
+                x = block - mean
+                labels = pairwise_distances_argmin(x, centroids)
+                np.add.at(sums, labels, x)
+                counts += np.bincount(labels, minlength=len(centroids))
+            filled = counts[:, None] > 0
+            means = np.where(filled, sums / np.maximum(counts, 1)[:, None], centroids)
+            moved = float(np.square(means - centroids).sum())
+            centroids, passes = means.astype(np.float32), passes + 1
+        self._finish(passes, moved <= enough)
+        return centroids, moments.mean
 
     def _read(self, x: tf.Tensor) -> tf.Tensor:
         bank = tf.constant(self.bank_, x.dtype)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from sklearn.cluster import KMeans
-from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
+from sklearn.decomposition import NMF, MiniBatchDictionaryLearning, MiniBatchNMF
 
 from xplique_dirpairs.core.batching import chunk_size, iter_blocks, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
@@ -20,6 +21,7 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_number
 from xplique_dirpairs.factorizers.base import IterativeFactorizer
 from xplique_dirpairs.learning.coordinates import Moments
+from xplique_dirpairs.learning.features import Features
 
 #: Values below this share of the largest value at a position count as zero.
 _TOLERANCE = 1e-8
@@ -77,6 +79,19 @@ class NMFFactorizer(IterativeFactorizer):
         )
         self._fit_model(model, np.maximum(x + shift, 0.0))
         # The shift is set last, so that an interrupted fit does not change a fitted factorizer.
+        self.shift_ = shift
+        return unit_rows(model.components_), -shift
+
+    def _learn_from_shards(self, features: Features) -> tuple[Array, Array]:
+        moments = Moments.of(features)  # refuses what `fit` refuses of arrays
+        lowest = np.min([block.min(axis=0) for block in features.blocks()], axis=0)
+        shift = np.maximum(-lowest, 0.0)
+        model = MiniBatchNMF(self.number_of_concepts)
+        # The solver does not start from large or small values by itself.
+        unit = np.float32(np.sqrt(moments.covariance.diagonal().mean()))
+        self._fit_in_passes(
+            model, lambda: (np.maximum(x + shift, 0.0) / unit for x in features.blocks())
+        )
         self.shift_ = shift
         return unit_rows(model.components_), -shift
 
@@ -203,14 +218,27 @@ class DictionaryLearningFactorizer(IterativeFactorizer):
     penalty_: float = field(init=False)
 
     def _learn(self, x: Array) -> tuple[Array, Array]:
+        return self._learned(x, lambda model, scaled: self._fit_model(model, scaled(x)))
+
+    def _learn_from_shards(self, features: Features) -> tuple[Array, Array]:
+        def fit(model: MiniBatchDictionaryLearning, scaled: Callable[[Array], Array]) -> None:
+            self._fit_in_passes(model, lambda: map(scaled, features.blocks()))
+
+        return self._learned(features, fit)
+
+    def _learned(
+        self, features: Array | Features, fit: Callable[[Any, Callable[[Array], Array]], None]
+    ) -> tuple[Array, Array]:
+        """Return bank and constant after ``fit`` of a model and a function that scales features."""
         check_number("alpha", self.alpha, above=0.0)
-        moments = Moments.of(x)
+        moments = Moments.of(features)
         constant = moments.mean if self.centred else np.zeros_like(moments.mean)
         deviation = float(np.sqrt(moments.covariance.diagonal().mean()))
         model = MiniBatchDictionaryLearning(
             self.number_of_concepts, alpha=self.alpha, fit_algorithm="cd", positive_code=True
         )
-        self._fit_model(model, (x - constant.astype(np.float32)) / np.float32(deviation))
+        offset = constant.astype(np.float32)
+        fit(model, lambda x: (x - offset) / np.float32(deviation))
         # The penalty is set last, so that an interrupted fit does not change a fitted factorizer.
         self.penalty_ = self.alpha * deviation
         return unit_rows(model.components_), constant

@@ -21,8 +21,8 @@ import tensorflow as tf
 from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.pickling import ComputesAgain
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.data.images import any_number
 from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.tracing import any_number
 
 #: Number of halvings of an interval of shifts, which is more than float32 can resolve.
 HALVINGS = 40

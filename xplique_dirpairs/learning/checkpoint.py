@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xplique_dirpairs.core.archives import read_arrays
 from xplique_dirpairs.core.progress import warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_type
@@ -143,8 +144,7 @@ class Checkpoint:
             return None
         parts = [field.name for field in dataclasses.fields(Fingerprint)]
         try:
-            with open(self._path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays: dict[str, Any] = dict(read_arrays(self._path))
             info = json.loads(str(arrays.pop("info")))
             version = info["version"]
             if version == _VERSION:
@@ -167,7 +167,10 @@ class Checkpoint:
             raise ValueError(
                 f"{self._path} is the state of a fit with other {', '.join(other)}: {_ANEW}"
             )
-        return _state_of(info["data"], arrays, recipe)
+        try:
+            return _state_of(info["data"], arrays, recipe)
+        except Exception as error:
+            raise ValueError(f"{self._path} {_FOREIGN}") from error
 
     def save(self, state: FitState) -> None:
         """Save a state after an epoch, replacing the previous one.

@@ -367,3 +367,13 @@ def shuffled(count: int, seed: int, first: int, passes: int) -> tf.Tensor:
         first + tf.range(passes),
         fn_output_signature=tf.int32,
     )
+
+
+def sample_of(features: Features, count: int, rng: np.random.Generator) -> Array:
+    """Return random positions (n, D), n at most ``count``, in their order, in one pass."""
+    size = len(features)
+    if size <= count:
+        return np.concatenate(list(features.blocks()))
+    return np.concatenate(
+        list(_rows(np.sort(rng.choice(size, count, replace=False)), features.blocks()))
+    )

@@ -39,6 +39,7 @@ from xplique_dirpairs.models.linearity import (
     precision_of,
     probes_around,
 )
+from xplique_dirpairs.models.tracing import any_number
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -176,8 +177,7 @@ class Head(HoldsModels):
         """Compute `outputs` of N images and K classes, ndarray (N, K), ``batch_size`` at a time."""
         run = self._compiled_outputs[features.ndim > 2]
         batches = [
-            run(tf.convert_to_tensor(features[part])).numpy()
-            for part in slices(len(features), batch_size)
+            any_number(run, features[part]).numpy() for part in slices(len(features), batch_size)
         ]
         return np.concatenate(batches)
 
