@@ -187,7 +187,11 @@ class Subject:
         }
 
     def write_summary(
-        self, arguments: argparse.Namespace, results: Mapping[str, Any], written: Sequence[str]
+        self,
+        arguments: argparse.Namespace,
+        results: Mapping[str, Any],
+        written: Sequence[str],
+        console: Console,
     ) -> dict[str, Any]:
         """Write the summary of a command to ``summary.json`` in its output folder.
 
@@ -197,7 +201,9 @@ class Subject:
         results : mapping of str to object
             Results of the command, which `plain_data` must be able to convert to JSON.
         written : sequence of str
-            Names of the files that the command has written.
+            Names of the files of the command.
+        console : Console
+            Knows which of them could not be written; the summary does not list these.
 
         Returns
         -------
@@ -205,8 +211,11 @@ class Subject:
             The settings (see `summary`), the results and the names of the files.
         """
         summary = self.summary(arguments, self.class_ids) | dict(results)
-        summary |= {"output": arguments.output, "written": [*written, SUMMARY]}
-        (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
+        present = [name for name in written if not console.has_failed(arguments.output / name)]
+        summary |= {"output": arguments.output, "written": [*present, SUMMARY]}
+        path = arguments.output / SUMMARY
+        with console.writing(path):
+            path.write_text(as_json(summary) + "\n", encoding="utf-8")
         return summary
 
 
