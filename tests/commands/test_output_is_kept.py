@@ -42,7 +42,7 @@ class Encoded(io.TextIOWrapper):
 
 
 @pytest.fixture(params=["cp1252", "cp437", "ascii", "cp932", "utf-8", "utf-16"])
-def streams(request, monkeypatch):
+def streams(request, call, monkeypatch):
     """Streams of an encoding in place of stdout and stderr."""
     out, err = Encoded(request.param), Encoded(request.param)
     monkeypatch.setattr(sys, "stdout", out)
@@ -50,19 +50,22 @@ def streams(request, monkeypatch):
     return out, err
 
 
-def test_results_can_be_read_from_a_stdout_of_any_encoding(streams, call):
+def test_json_can_be_read_from_a_stdout_of_any_encoding(streams, call, place, tmp_path):
     out, err = streams
-    assert call("fit", "--concepts", 2, "--json").status == 0, err.text
-    data = json.loads(out.text)
-    assert "$\\frac$ & Größe 日本" in data["classes"].values()
+    (tmp_path / "Łukasz Größe 日本").mkdir()
+    model = tmp_path / "Łukasz Größe 日本" / "m.keras"
+    model.write_bytes((place / "m.keras").read_bytes())
+    assert call("layers", "--model", model, "--json", prepared=False).status == 0, err.text
+    assert json.loads(out.text)["model"] == str(model)
     assert (out.errors, err.errors) == ("strict", "strict")
 
 
-def test_tables_are_printed_to_a_stdout_of_any_encoding(streams, call, place):
+@pytest.mark.parametrize("streams", ["cp1252"], indirect=True)
+def test_tables_are_printed_to_a_stdout_that_lacks_characters(streams, call, place):
     out, err = streams
     given = ["--pairs", place / "given.npz", "--suppress", 0]
     assert call("correct", *given).status == 0, err.text
-    assert "Everything is in corrected/" in out.text and "frac" in out.text
+    assert "Everything is in corrected/" in out.text and "\\u65e5\\u672c" in out.text
 
 
 @pytest.mark.parametrize("command", ["fit", "correct", "report"])

@@ -25,8 +25,9 @@ def check_can_write(folder: Path) -> None:
     OSError
         If the folder cannot be created, or a file in it cannot be written.
     """
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing: list[Path] = []
     try:
+        missing += [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 4096)
