@@ -22,6 +22,7 @@ import argparse
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import cleandoc
@@ -29,6 +30,8 @@ from pathlib import Path
 
 from xplique_dirpairs.commands.console import Console, UsageError
 from xplique_dirpairs.commands.options import COMMANDS
+from xplique_dirpairs.commands.outputs import check_can_write
+from xplique_dirpairs.commands.streams import discard_stdout, safe_streams
 from xplique_dirpairs.core.settings import check_settings
 from xplique_dirpairs.version import __version__
 
@@ -56,10 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     status : int
         0 success, 1 an error, 2 wrong usage, 130 interrupted.
     """
-    try:
-        arguments = parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has printed the error, or the help
-        return int(stop.code or OK)
+    with safe_streams():
+        try:
+            arguments = parser().parse_args(argv)
+        except SystemExit as stop:  # argparse has printed the error, or the help
+            return int(stop.code or OK)
+        return _status(arguments)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    """Run a command and return its exit status; an error is printed in one line."""
     try:
         _run(arguments)
         return OK
@@ -67,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nxplique-dirpairs: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader has closed the pipe: nobody can be told
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it at exit)
+        discard_stdout()
         return ERROR
     except Exception as error:
         if arguments.verbose:
@@ -160,10 +169,23 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name, None)
         option = f"--{name.replace('_', '-')}"
         if path is not None and not path.exists():
-            raise FileNotFoundError(f"{option}: there is no {kind.split()[0]} {path}")
+            path = _in_other_form(path)
+            if path is None:
+                missing = getattr(arguments, name)
+                raise FileNotFoundError(f"{option}: there is no {kind.split()[0]} {missing}")
+            setattr(arguments, name, path)
         _check_kind(option, path, kind)
-    is_file = getattr(arguments, "single_file", False)
-    _check_kind("--output", getattr(arguments, "output", None), "file" if is_file else "folder")
+    output = getattr(arguments, "output", None)
+    if output is not None:
+        is_file = getattr(arguments, "single_file", False)
+        _check_kind("--output", output, "file" if is_file else "folder")
+        check_can_write(output.parent if is_file else output)
+
+
+def _in_other_form(path: Path) -> Path | None:
+    """Return a path that exists and is the same text in a Unicode form; None if none does."""
+    forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return next((form for form in forms if form.exists()), None)
 
 
 def _check_kind(option: str, path: Path | None, wanted: str) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import (
     Subject,
     given_concepts,
@@ -69,8 +70,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             arguments.extractors, to_fit, to_measure, given, arguments, console
         )
         console.step("draw the figures")
-        written = [path.name for path in comparison.save_report(arguments.output)]
-        comparison.save(arguments.output / "comparison.npz")
+        written = ["comparison.npz"]
+        keep(comparison.save, arguments.output / written[0], console)
+        with console.writing(arguments.output):
+            written += [path.name for path in comparison.save_report(arguments.output)]
         if comparison.interrupted:
             console.note(f"the results measured so far are in {arguments.output}")
             raise KeyboardInterrupt
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "metrics": metrics_of(comparison),
         "errors": comparison.errors,
     }
-    summary = subject.write_summary(arguments, results, [*written, "comparison.npz"])
+    summary = subject.write_summary(arguments, results, written, console)
     text = f"{comparison}\n\nEverything is in {arguments.output}/: start with table.md"
     console.result(text, summary)
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from xplique_dirpairs.commands.streams import can_encode, discard_stdout
 from xplique_dirpairs.core.plain_data import plain_data
 
 #: Maximum number of entries of a list that a terminal shows; JSON has all of them.
 SHOWN = 20
+#: Errors after which a file is left half written: a full disk, a quota, a limit, a broken device.
+_HALF_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class UsageError(Exception):
@@ -36,6 +41,8 @@ class Console:
         The notes printed so far.
     skipped : list of str, default=[]
         Path of each file that could not be read, with the reason; printed with the result.
+    unwritten : dict of str to str, default={}
+        Path of each file that could not be written → the reason.
     """
 
     quiet: bool = False
@@ -43,6 +50,7 @@ class Console:
     verbose: bool = False
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    unwritten: dict[str, str] = field(default_factory=dict)
 
     @property
     def progress(self) -> int:
@@ -68,15 +76,49 @@ class Console:
             return []
         return [f"{len(self.skipped)} files could not be read: {listed(self.skipped)}"]
 
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Go on if a file cannot be written in the block: it is listed in `unwritten`."""
+        try:
+            yield
+        except OSError as error:
+            self.unwritten[str(path)] = error.strerror or " ".join(str(error).split())
+            if error.errno in _HALF_WRITTEN and path.is_file():
+                with suppress(OSError):
+                    path.unlink()
+
+    def has_failed(self, path: Path) -> bool:
+        """Return whether a file could not be written."""
+        return str(path) in self.unwritten
+
     def result(self, text: str, data: Mapping[str, Any]) -> None:
-        """Print the result of the command as text, or its data and all notes as JSON."""
+        """Print the result of the command as text, or its data and all notes as JSON.
+
+        Raises
+        ------
+        BrokenPipeError
+            If nobody reads stdout.
+        OSError
+            If stdout cannot be written, or files could not be written.
+        """
         if self.skipped and not self.quiet:
             files = listed(self.skipped, separator="\n    ")
             print(f"{len(self.skipped)} files could not be read:\n    {files}", file=sys.stderr)
-        if self.as_json:
-            print(as_json({**data, "notes": self.notes}))
-        elif not self.quiet:
-            print(text)
+        try:
+            if self.as_json:
+                print(as_json({**data, "notes": self.notes}, for_stdout=True), flush=True)
+            elif not self.quiet:
+                print(text, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            discard_stdout()
+            kept = f": everything is in {data['output']}/" if "output" in data else ""
+            reason = error.strerror or error
+            raise OSError(f"the result cannot be written to stdout ({reason}){kept}") from error
+        if self.unwritten:
+            files = listed([f"{printable(path)} ({why})" for path, why in self.unwritten.items()])
+            raise OSError(f"{len(self.unwritten)} files could not be written: {files}")
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -98,9 +140,16 @@ class Console:
             yield
 
 
-def as_json(data: Any) -> str:
-    """Return standard JSON: arrays as lists, NaN as null, unprintable characters escaped."""
-    return json.dumps(plain_data(data, printable), ensure_ascii=False, allow_nan=False, indent=2)
+def as_json(data: Any, for_stdout: bool = False) -> str:
+    """Return standard JSON: arrays as lists, NaN as null, unprintable characters escaped.
+
+    For a stdout whose encoding lacks a character, all beyond ASCII are escaped.
+    """
+    plain = plain_data(data, printable)
+    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=2)
+    if for_stdout and not can_encode(text):
+        return json.dumps(plain, allow_nan=False, indent=2)
+    return text
 
 
 def printable(name: object) -> str:

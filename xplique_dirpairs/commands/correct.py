@@ -10,6 +10,7 @@ import numpy as np
 
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.network import load_model
+from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import Subject, open_subject
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import (
@@ -36,12 +37,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             k=arguments.k,
             images=subject.preprocessing.model_inputs(subject.images[:4]),
         )
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        corrected.save(arguments.output / "corrected.keras")
-        # What is reported is what the file does.
-        corrected = load_model(arguments.output / "corrected.keras", arguments.imports)
+        path = arguments.output / "corrected.keras"
+        keep(corrected.save, path, console)
+        if path.exists():  # what is reported is what the file does
+            corrected = load_model(path, arguments.imports)
         report = _report(subject, concepts.model, corrected, console)
-        written = ["corrected.keras", *_write(arguments, report)]
+        written = ["corrected.keras", *_write(arguments, report, console)]
     groups = {
         name: {
             "images": len(group.labels),
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         for name, group in report.groups.items()
     }
     results = {"suppressed": arguments.suppress, "groups": groups}
-    summary = subject.write_summary(arguments, results, written)
+    summary = subject.write_summary(arguments, results, written, console)
     text = f"{report}\n\nEverything is in {arguments.output}/: the model is corrected.keras"
     console.result(text, summary)
 
@@ -79,16 +80,20 @@ def _report(
     )
 
 
-def _write(arguments: argparse.Namespace, report: CorrectionReport) -> list[str]:
+def _write(arguments: argparse.Namespace, report: CorrectionReport, console: Console) -> list[str]:
     """Write tables and, for few classes, confusion matrices; return the names of the files."""
     table = report.table()
     for name, form in {"correction.md": "markdown", "correction.csv": "csv"}.items():
-        (arguments.output / name).write_text(table.formatted(form) + "\n", encoding="utf-8")
+        path = arguments.output / name
+        with console.writing(path):
+            path.write_text(table.formatted(form) + "\n", encoding="utf-8")
     if len(report.class_names) > _DRAWN:
         return ["correction.md", "correction.csv"]
     # The rows of a confusion matrix are classes, so one matrix covers all groups.
     joined = GroupChange.joined(report.groups.values())
     figure = CorrectionReport({"all images": joined}, report.class_names).plot()
-    figure.savefig(arguments.output / "confusion.png", dpi=110, bbox_inches="tight")
+    path = arguments.output / "confusion.png"
+    with console.writing(path):
+        figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
     return ["correction.md", "correction.csv", "confusion.png"]

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, as_json
+from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
@@ -69,10 +70,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         subject = open_subject(arguments, console)
         pairs, history = learn(arguments, subject, console)
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        pairs.save(arguments.output / "pairs.npz")
+        keep(pairs.save, arguments.output / "pairs.npz", console)
         if history.interrupted:
-            console.note(f"the pairs learned so far are in {arguments.output / 'pairs.npz'}")
+            if not console.unwritten:
+                console.note(f"the pairs learned so far are in {arguments.output / 'pairs.npz'}")
             raise KeyboardInterrupt
         console.step("importances of the concepts for each class")
         classes = explain_classes(subject, pairs, arguments.seed)
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             text = f"importances are computed for the {len(classes)} classes with the most images"
             console.note(f"{text}; {others} others are left out: choose classes with --classes")
         console.step("draw the pictures")
-        written = ["pairs.npz", *_write(arguments, subject, history, classes)]
+        written = ["pairs.npz", *_write(arguments, subject, history, classes, console)]
     results = {
         "concepts": pairs.number_of_concepts,
         "problems": history.problems(),
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         f"{len(subject.images)} images.\n\n{importance_table(classes)}\n\n{history.summary()}\n\n"
         f"Everything is in {arguments.output}/: start with importances.md"
     )
-    console.result(text, subject.write_summary(arguments, results, written))
+    console.result(text, subject.write_summary(arguments, results, written, console))
 
 
 def learn(
@@ -190,7 +191,11 @@ def full_importance_table(classes: list[ClassConcepts]) -> Table:
 
 
 def _write(
-    arguments: argparse.Namespace, subject: Subject, history: History, classes: list[ClassConcepts]
+    arguments: argparse.Namespace,
+    subject: Subject,
+    history: History,
+    classes: list[ClassConcepts],
+    console: Console,
 ) -> list[str]:
     """Write the tables, the history and the pictures; return the names of the files."""
     page = [
@@ -205,7 +210,9 @@ def _write(
         escaped = Table([caption], []).formatted("markdown").splitlines()[0].strip("| ")
         page += [escaped, f"![{name}]({name}.png)"]
         pictures.append(f"{name}.png")
-        figure.savefig(arguments.output / pictures[-1], dpi=110, bbox_inches="tight")
+        path = arguments.output / pictures[-1]
+        with console.writing(path):
+            figure.savefig(path, dpi=110, bbox_inches="tight")
         plt.close(figure)
     texts = {
         "history.txt": history.summary(),
@@ -214,7 +221,9 @@ def _write(
         "importances.md": "\n\n".join(page),
     }
     for name, text in texts.items():
-        (arguments.output / name).write_text(text + "\n", encoding="utf-8")
+        path = arguments.output / name
+        with console.writing(path):
+            path.write_text(text + "\n", encoding="utf-8")
     return [*texts, *pictures]
 
 

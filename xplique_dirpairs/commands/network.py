@@ -1,59 +1,24 @@
-"""The network of a command: its file, its preprocessing, and the layers where it can be cut.
-
-A preprocessing that has a name is put in front of the network as layers. Images therefore stay
-uint8 pixels everywhere else: they need a quarter of the memory, and are drawn in their own colours.
-"""
+"""The network of a command: its file, and the layers where it can be cut."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import keras
-import numpy as np
 
 from xplique_dirpairs.commands.console import Console, UsageError, printable
 from xplique_dirpairs.commands.model_file import why_not_loaded
 from xplique_dirpairs.core.tables import Cell, Table
-from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.models.graph import (
-    check_is_cut,
-    layer_output,
-    nodes_before,
-    output_limits,
-    plain_model,
-)
+from xplique_dirpairs.models.graph import check_is_cut, layer_output, nodes_before, output_limits
 from xplique_dirpairs.models.split import split_model
 
-#: Modules of `keras.applications` with a ``preprocess_input``.
-NETWORKS = (
-    "convnext", "densenet", "efficientnet", "efficientnet_v2", "inception_resnet_v2",
-    "inception_v3", "mobilenet", "mobilenet_v2", "mobilenet_v3", "nasnet", "resnet", "resnet50",
-    "resnet_v2", "vgg16", "vgg19", "xception",
-)  # fmt: skip
-#: The values of --preprocessing, as text.
-CHOICES = (
-    "none (the model takes pixels, 0 to 255), unit (0 to 1), symmetric (-1 to 1), one of "
-    f"keras.applications ({', '.join(NETWORKS)}), or module:function, a function of your own from "
-    "a batch of pixels to what the model takes"
-)
-#: Layers, and operations of `keras.ops`, that scale values.
-_SCALING = {
-    "Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add",
-    "RandomContrast",
-}  # fmt: skip
-#: Layers and operations that do not scale values, and may come before one that does.
-_NOT_SCALING = {
-    "InputLayer", "Identity", "Resizing", "CenterCrop", "RandomCrop", "RandomFlip",
-    "RandomRotation", "RandomZoom", "RandomTranslation", "ZeroPadding2D", "Cropping2D", "Cast",
-    "GetItem", "Stack", "Reshape", "Permute",
-}  # fmt: skip
 _POOLINGS = {
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
 }  # fmt: skip
@@ -124,156 +89,21 @@ def imported_module(name: str) -> ModuleType:
         raise UsageError(f"module {name!r} cannot be imported: {error!r}") from error
 
 
-# -------------------------------------------------------------------- preprocessing
+# -------------------------------------------------------------------- layers
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """The step from pixels to the input of a network.
-
-    Attributes
-    ----------
-    name : str
-        The value of ``--preprocessing``.
-    layers : callable, optional
-        Maps a symbolic tensor of pixels to the input of the network. If None, no layers are put in
-        front of the network.
-    function : callable, optional
-        Maps an array of pixels to the input of the network. If None, pixels are passed as they are.
-    """
-
-    name: str
-    layers: Callable[[Any], Any] | None = None
-    function: Callable[[Array], Any] | None = None
-
-    def before(self, model: keras.Model) -> keras.Model:
-        """Return the model with the layers in front; its input is what `apply` returns."""
-        if self.layers is None:
-            return model
-        model = plain_model(model)
-        pixels = keras.Input(model.input_shape[1:], name="pixels")
-        return keras.Model(pixels, model(self.layers(pixels)), name=f"{model.name}_of_pixels")
-
-    def model_inputs(self, images: Array) -> Array:
-        """Return the inputs (N, ...) of the model itself for what `apply` returns, (N, ...)."""
-        return images if self.layers is None else np.asarray(self.layers(images))
-
-    def apply(self, pixels: Array) -> Array:
-        """Return the input of the model of `before`.
-
-        Parameters
-        ----------
-        pixels : ndarray of shape (N, height, width, C), uint8
-
-        Returns
-        -------
-        images : ndarray of shape (N, height, width, C)
-            The pixels, or float32 values if there is a function.
-
-        Raises
-        ------
-        ValueError
-            If the function fails, or does not return one finite image for each.
-        """
-        if self.function is None:
-            return pixels
-        try:
-            images = np.asarray(self.function(pixels.astype(np.float32)), np.float32)
-        except Exception as error:
-            raise ValueError(
-                f"--preprocessing {self.name} failed on pixels of shape {pixels.shape}: {error!r}"
-            ) from error
-        if images.ndim != 4 or len(images) != len(pixels) or not np.isfinite(images).all():
-            raise ValueError(
-                f"--preprocessing {self.name} must return finite images (N, height, width, "
-                f"channels), one for each of {len(pixels)}; it returned {images.shape}"
-            )
-        return images
-
-
-def preprocessing(name: str | None, model: keras.Model) -> Preprocessing:
-    """Return the preprocessing of a name.
-
-    Parameters
-    ----------
-    name : str or None
-        One of `CHOICES`. None stands for "none" if the model scales its input itself.
-    model : keras.Model
-
-    Returns
-    -------
-    preprocessing : Preprocessing
-
-    Raises
-    ------
-    UsageError
-        If the name is None and the model does not scale its input, or the name is unknown.
-    """
-    if name is None:
-        if scales_its_input(model):
-            return Preprocessing("none")
-        raise UsageError(
-            "the model has no Rescaling or Normalization layer at its beginning: give the "
-            f"preprocessing that it was trained with, with --preprocessing. Choices: {CHOICES}"
-        )
-    if ":" in name:
-        return Preprocessing(name, function=_imported_function(name))
-    if name in NETWORKS:
-        module = importlib.import_module(f"keras.applications.{name}")
-        return Preprocessing(name, module.preprocess_input)
-    scales = {
-        "none": None,
-        "unit": keras.layers.Rescaling(1 / 255),
-        "symmetric": keras.layers.Rescaling(1 / 127.5, offset=-1.0),
-    }
-    if name not in scales:
-        raise UsageError(f"--preprocessing: there is no {name!r}. Choices: {CHOICES}")
-    return Preprocessing(name, scales[name])
-
-
-def scales_its_input(model: keras.Model) -> bool:
-    """Return whether a model scales its input before any layer that computes features."""
-    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
-        return False
-    consumers = _consumers(model.outputs[0])
-    pending = list(model.inputs)
-    while pending:
-        for node in consumers.get(id(pending.pop()), []):
-            layer = node.operation
-            if _kinds(layer) & _SCALING:
-                return True
-            if isinstance(layer, keras.Model):
-                if scales_its_input(layer):
-                    return True
-            elif _kinds(layer) & _NOT_SCALING:
-                pending += node.output_tensors
-    return False
-
-
-def _kinds(layer: Any) -> set[str]:
+def kinds_of(layer: Any) -> set[str]:
     """Return the names of a layer's class and of all its base classes."""
     return {kind.__name__ for kind in type(layer).__mro__}
 
 
-def _consumers(output: keras.KerasTensor) -> dict[int, list[Any]]:
+def consumers_of(output: keras.KerasTensor) -> dict[int, list[Any]]:
     """Return id of a tensor → the nodes that take it, for all tensors that lead to an output."""
     consumers: dict[int, list[Any]] = {}
     for node in nodes_before(output):
         for tensor in node.input_tensors:
             consumers.setdefault(id(tensor), []).append(node)
     return consumers
-
-
-def _imported_function(name: str) -> Any:
-    """Return the function that "module:function" names."""
-    module_name, _, function_name = name.partition(":")
-    function: Any = getattr(imported_module(module_name), function_name, None)
-    if not callable(function):
-        raise UsageError(f"{name!r}: module {module_name!r} has no function {function_name!r}")
-    return function
-
-
-# -------------------------------------------------------------------- layers
 
 
 @dataclass(frozen=True)
@@ -321,7 +151,7 @@ def candidates(model: keras.Model) -> list[Candidate]:
     if not len(getattr(model, "inputs", [])) == len(getattr(model, "outputs", [])) == 1:
         split_model(model, 0)  # raises an error that says why the model cannot be cut
     target = model.outputs[0]
-    consumers = _consumers(target)
+    consumers = consumers_of(target)
     layers = []
     for layer in model.layers:
         try:
@@ -334,8 +164,8 @@ def candidates(model: keras.Model) -> list[Candidate]:
             layers.append(Candidate(layer.name, shape, False, obstacle, False))
             continue
         nodes = consumers.get(id(output), [])
-        following = {kind for node in nodes for kind in _kinds(node.operation)}
-        ends_step = not _kinds(layer) & _STEPS and not following & _ENDINGS
+        following = {kind for node in nodes for kind in kinds_of(node.operation)}
+        ends_step = not kinds_of(layer) & _STEPS and not following & _ENDINGS
         is_pooled = bool(following & _POOLINGS)
         remark = "; ".join(_remarks(layer, output, is_pooled))
         layers.append(Candidate(layer.name, shape, True, remark, is_pooled or ends_step))

@@ -151,7 +151,7 @@ _SUBJECT = (
         "--preprocessing",
         "input that the model expects: none (0 to 255), unit (0 to 1), symmetric (-1 to 1), a "
         "network of keras.applications such as mobilenet_v2 or resnet50, or module:function, a "
-        "function of your own. Not needed if the model itself scales its input",
+        "function of your own. Needed only if the model and the images do not tell it",
         metavar="NAME",
     ),
     _option(
@@ -170,8 +170,8 @@ _SUBJECT = (
     _option(
         "--class-names",
         "names of the model's outputs, in order: one per line, or a JSON list. Class folders are "
-        "matched to them. Without this option the folders in sorted order are the outputs, if "
-        "there are as many folders as outputs",
+        "matched to them. Without this option the folders are the outputs of their numbers, "
+        "ImageNet's classes, or in sorted order the outputs, if there are as many",
         **_FILE,
     ),
     _option("--classes", "use only these classes (names or numbers)", nargs="+", metavar="CLASS"),

@@ -10,6 +10,7 @@ from xplique_dirpairs.commands.compare import compare_extractors, divide, metric
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
+from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import Subject, given_concepts, open_subject
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -78,7 +79,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.result(f"Open {page} in a browser", summary)
 
 
-def _saved(pairs: DirectionPairs, subject: Subject, arguments: argparse.Namespace) -> ConceptLayer:
+def _saved(
+    pairs: DirectionPairs, subject: Subject, arguments: argparse.Namespace, console: Console
+) -> ConceptLayer:
     """Save learned pairs and return them as concepts.
 
     The pairs are saved at once, so that they are not lost if a later step fails. The file is in the
@@ -87,8 +90,7 @@ def _saved(pairs: DirectionPairs, subject: Subject, arguments: argparse.Namespac
     path = arguments.output / "pairs.npz"
     if arguments.single_file:
         path = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pairs.save(path)
+    keep(pairs.save, path, console)
     return subject.concepts(pairs)
 
 
@@ -97,7 +99,7 @@ def _learned(arguments: argparse.Namespace, to_fit: Subject, console: Console) -
     pairs, history = learn(arguments, to_fit, console)
     if history.interrupted:
         raise KeyboardInterrupt
-    return _saved(pairs, to_fit, arguments)
+    return _saved(pairs, to_fit, arguments, console)
 
 
 def _compared(
@@ -115,7 +117,8 @@ def _compared(
         raise KeyboardInterrupt
     if ours not in comparison.results:
         raise ValueError(comparison.errors[ours])
-    return given or _saved(extractors[ours].pairs, to_fit, arguments), comparison
+    saved = given or _saved(extractors[ours].pairs, to_fit, arguments, console)
+    return saved, comparison
 
 
 def _changes(arguments: argparse.Namespace, to_fit: Subject, console: Console) -> int | None:

@@ -13,22 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from xplique_dirpairs.commands.class_folders import Matching, matchings, settled
+from xplique_dirpairs.commands.class_names import ClassNames
 from xplique_dirpairs.commands.console import Console, UsageError, as_json, listed, printable
-from xplique_dirpairs.commands.images import (
-    ClassNames,
-    FolderImages,
-    ImageFiles,
-    find_images,
-    read_class_names,
-    read_images,
-)
-from xplique_dirpairs.commands.network import (
-    Preprocessing,
-    candidates,
-    layers_text,
-    load_model,
-    preprocessing,
-)
+from xplique_dirpairs.commands.images import FolderImages, find_images, read_images
+from xplique_dirpairs.commands.network import candidates, layers_text, load_model
+from xplique_dirpairs.commands.pixel_range import find_preprocessing
+from xplique_dirpairs.commands.pixels import Preprocessing, preprocessing
+from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.images import compute_activations
@@ -187,7 +179,11 @@ class Subject:
         }
 
     def write_summary(
-        self, arguments: argparse.Namespace, results: Mapping[str, Any], written: Sequence[str]
+        self,
+        arguments: argparse.Namespace,
+        results: Mapping[str, Any],
+        written: Sequence[str],
+        console: Console,
     ) -> dict[str, Any]:
         """Write the summary of a command to ``summary.json`` in its output folder.
 
@@ -197,7 +193,9 @@ class Subject:
         results : mapping of str to object
             Results of the command, which `plain_data` must be able to convert to JSON.
         written : sequence of str
-            Names of the files that the command has written.
+            Names of the files of the command.
+        console : Console
+            Knows which of them could not be written; the summary does not list these.
 
         Returns
         -------
@@ -205,8 +203,11 @@ class Subject:
             The settings (see `summary`), the results and the names of the files.
         """
         summary = self.summary(arguments, self.class_ids) | dict(results)
-        summary |= {"output": arguments.output, "written": [*written, SUMMARY]}
-        (arguments.output / SUMMARY).write_text(as_json(summary) + "\n", encoding="utf-8")
+        present = [name for name in written if not console.has_failed(arguments.output / name)]
+        summary |= {"output": arguments.output, "written": [*present, SUMMARY]}
+        path = arguments.output / SUMMARY
+        with console.writing(path):
+            path.write_text(as_json(summary) + "\n", encoding="utf-8")
         return summary
 
 
@@ -236,15 +237,19 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     fitted = _summary_of_fit(getattr(arguments, "pairs", None))
     split = _split(model, arguments, fitted)
     learned_with = fitted.get("preprocessing")
-    prepared = preprocessing(arguments.preprocessing or learned_with, model)
-    if fitted and prepared.name != learned_with:
-        console.note(f"--preprocessing {prepared.name}: the pairs were learned with {learned_with}")
+    known = arguments.preprocessing or learned_with
+    prepared = None if known is None else preprocessing(known)
+    if fitted and known != learned_with:
+        console.note(f"--preprocessing {known}: the pairs were learned with {learned_with}")
     size, channels = _input_size(model, arguments.size)
 
     files = find_images(arguments.images)
     for note in files.notes:
         console.note(note)
-    class_names, class_of = _classes(arguments, files, split, console)
+    number = split.head.number_of_classes
+    assert number is not None  # it is always known for a Keras model
+    choices = matchings(files.classes, number, arguments.class_names, console)
+    class_names, class_of = choices[0].names, choices[0].classes
     chosen = class_names.chosen(arguments.classes or [])
     wanted = listed([class_names.shown[k] for k in chosen])
     if class_of is not None and chosen:
@@ -257,11 +262,14 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     console.step(f"read images of {printable(arguments.images)}")
     read = read_images(files, size, channels, arguments.max_images, arguments.seed)
     console.skipped = [f"{name}: {reason}" for name, reason in read.skipped]
-    labels = None if class_of is None else np.array([class_of[name] for name in read.folders])
-    first = prepared.before(split.input_to_latent_model)
-    split = replace(split, input_to_latent_model=first)
-    subject = Subject(split, prepared, read, prepared.apply(read.pixels), labels, class_names)
-    if not chosen or class_of is not None:
+    if prepared is None:
+        console.step("find out what pixels the model takes")
+        prepared, reason = _found_preprocessing(model, split, read, choices)
+        console.note(reason)
+    subject = _subject(split, prepared, read, choices[0])
+    if class_of is not None:
+        return _settled(subject, choices, arguments.classes or [], console)
+    if not chosen:
         return subject
     members = np.flatnonzero(np.isin(subject.predicted, chosen))
     if not len(members):
@@ -317,27 +325,52 @@ def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tup
     return wanted, channels
 
 
-def _classes(
-    arguments: argparse.Namespace, files: ImageFiles, split: SplitModel, console: Console
-) -> tuple[ClassNames, dict[str, int | None] | None]:
-    """Return the names of the classes, and folder → class.
+def _subject(
+    split: SplitModel, prepared: Preprocessing, read: FolderImages, matching: Matching
+) -> Subject:
+    """Return the subject of images as they were read."""
+    split = replace(split, input_to_latent_model=prepared.before(split.input_to_latent_model))
+    images, labels = prepared.apply(read.pixels), matching.labels(read.folders)
+    return Subject(split, prepared, read, images, labels, matching.names)
 
-    The second is None if there are no class folders, or they cannot be matched to the outputs.
+
+def _found_preprocessing(
+    model: keras.Model, split: SplitModel, read: FolderImages, choices: Sequence[Matching]
+) -> tuple[Preprocessing, str]:
+    """Find the preprocessing by the network's layers, or else by how often it is right."""
+
+    def predict(prepared: Preprocessing, chosen: Array) -> Array:
+        return _subject(split, prepared, read.part(chosen), choices[0]).predicted
+
+    labellings = [one.labels(read.folders) for one in choices]
+    known = [labels for labels in labellings if labels is not None]
+    with quiet():
+        return find_preprocessing(model, read.pixels, known, predict)
+
+
+def _settled(
+    subject: Subject, choices: Sequence[Matching], classes: Sequence[str], console: Console
+) -> Subject:
+    """Return the subject with the labels that the network's predictions agree with.
+
+    Raises
+    ------
+    ValueError
+        If --classes names other folders by these labels.
     """
-    number, folders = split.head.number_of_classes, files.classes
-    assert number is not None  # it is always known for a Keras model
-    if arguments.class_names is not None:
-        names = read_class_names(arguments.class_names, number)
-        return names, names.of_folders(folders) if folders else None
-    if len(folders) == number:
-        names = ClassNames(tuple((name,) for name in folders))
-        return names, {name: k for k, name in enumerate(folders)}
-    if folders:
-        console.note(
-            f"{len(folders)} class folders for {number} outputs: the classes are those that the "
-            "network predicts. To match folders to outputs, give --class-names FILE"
+    if not choices[0].how:
+        return subject
+    folders = subject.folder_images.folders
+    best = choices[settled(choices, folders, subject.predicted, console)]
+    labels = best.labels(folders)
+    if classes and not np.isin(np.asarray(labels), best.names.chosen(classes)).all():
+        raise ValueError(
+            f"--classes: the class folders are matched to outputs {best.how}: give the names of "
+            "the folders, or --class-names FILE"
         )
-    return ClassNames(((),) * number), None
+    new = replace(subject, labels=labels, class_names=best.names)
+    new.__dict__.update({name: subject.__dict__[name] for name in ("activations", "predicted")})
+    return new
 
 
 def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
