@@ -337,7 +337,8 @@ def _classes(
             f"{len(folders)} class folders for {number} outputs: the classes are those that the "
             "network predicts. To match folders to outputs, give --class-names FILE"
         )
-    return ClassNames(((),) * number), None
+    known = split.head.class_names
+    return ClassNames(tuple((name,) for name in known) if known else ((),) * number), None
 
 
 def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
