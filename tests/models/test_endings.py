@@ -105,7 +105,6 @@ HIDDEN = {
     "a wrapper": on_pooled(lambda x: Wrapped(layers.Dense(K, activation="softmax"))(x)),
     "the average of two": average_of_two,
     "an average over positions": averaged_over_positions,
-    "sparsemax": on_pooled(lambda x: layers.Activation("sparsemax")(layers.Dense(K)(x))),
 }
 
 

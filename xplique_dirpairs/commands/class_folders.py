@@ -60,7 +60,11 @@ class Matching:
 
 
 def matchings(
-    folders: Sequence[str], number: int, path: Path | None, console: Console
+    folders: Sequence[str],
+    number: int,
+    path: Path | None,
+    console: Console,
+    own_names: Sequence[str] | None = None,
 ) -> list[Matching]:
     """Return the ways in which class folders may match the outputs of a model.
 
@@ -74,6 +78,8 @@ def matchings(
         File with the names of the outputs.
     console : Console
         Takes a note of what was concluded.
+    own_names : sequence of str, optional
+        Names that the network itself gives to its outputs, `Head.class_names`.
 
     Returns
     -------
@@ -83,7 +89,7 @@ def matchings(
     if path is not None:
         names = read_class_names(path, number)
         return [Matching(names, names.of_folders(folders) if folders else None)]
-    names = ClassNames(((),) * number)
+    names = ClassNames(tuple((name,) for name in own_names) if own_names else ((),) * number)
     if number == _IMAGENET:
         names = imagenet_names()
         found = _of_imagenet(names, folders)

@@ -248,7 +248,8 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
         console.note(note)
     number = split.head.number_of_classes
     assert number is not None  # it is always known for a Keras model
-    choices = matchings(files.classes, number, arguments.class_names, console)
+    own_names = split.head.class_names
+    choices = matchings(files.classes, number, arguments.class_names, console, own_names)
     class_names, class_of = choices[0].names, choices[0].classes
     chosen = class_names.chosen(arguments.classes or [])
     wanted = listed([class_names.shown[k] for k in chosen])

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 #: Values of TF_USE_LEGACY_KERAS with which TensorFlow uses Keras 2.
 _TRUE = ("1", "true")
 #: Values of ``keras.config.floatx()`` in which learning is not accurate.
@@ -51,7 +49,7 @@ def check_settings() -> None:
             "eager execution of TensorFlow was disabled: do not call "
             "tf.compat.v1.disable_eager_execution() or tf.compat.v1.disable_v2_behavior()"
         )
-    if tensorflow and (tensorflow.constant(1.0) * np.float64(1.0)).dtype != tensorflow.float32:
+    if tensorflow and _widens_floats(tensorflow):
         raise RuntimeError(
             "tf.experimental.numpy.experimental_enable_numpy_behavior() makes float64 of float32: "
             "call it with prefer_float32=True"
@@ -68,6 +66,12 @@ def _chosen_backend() -> str:
         return str(settings.get("backend", "tensorflow"))
     except (OSError, ValueError, AttributeError):  # Keras ignores such a file, too
         return "tensorflow"
+
+
+def _widens_floats(tensorflow: Any) -> bool:
+    """Return whether the product of a float32 tensor and a float64 number of numpy is float64."""
+    number = tensorflow.float64.as_numpy_dtype(1.0)
+    return bool((tensorflow.constant(1.0) * number).dtype == tensorflow.float64)
 
 
 def _imported(name: str) -> Any:
