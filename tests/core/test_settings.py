@@ -82,7 +82,6 @@ def test_the_command_line_says_it_in_one_line():
 @pytest.mark.parametrize(
     "setting",
     [
-        "import keras; keras.config.set_floatx('float64')",
         *(
             f"import keras; keras.config.set_dtype_policy('{policy}')"
             for policy in ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "float64")
@@ -105,6 +104,7 @@ def test_the_package_works_under_a_setting(setting):
     ("setting", "named"),
     [
         ("import keras; keras.config.set_floatx('float16')", "floatx"),
+        ("import keras; keras.config.set_floatx('float64')", "floatx"),
         ("import tensorflow as tf; tf.compat.v1.disable_eager_execution()", "eager"),
         (
             "import tensorflow as tf; tf.experimental.numpy.experimental_enable_numpy_behavior()",

@@ -41,9 +41,8 @@ STATUS = (
     "exit status: 0 success, 1 an error (one line on stderr says which), 2 wrong usage,\n"
     "130 interrupted."
 )
-#: Name of an option that takes a path → what must be at the path. (Of a folder that holds a model,
-#: loading says what to do.)
-PATHS = {"model": "file or folder", "pairs": "file", "class_names": "file", "images": "folder"}
+#: Name of an option that takes a path → what must be at the path.
+PATHS = {"model": "file", "pairs": "file", "class_names": "file", "images": "folder"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,9 +171,10 @@ def _check_paths(arguments: argparse.Namespace) -> None:
             path = _in_other_form(path)
             if path is None:
                 missing = getattr(arguments, name)
-                raise FileNotFoundError(f"{option}: there is no {kind.split()[0]} {missing}")
+                raise FileNotFoundError(f"{option}: there is no {kind} {missing}")
             setattr(arguments, name, path)
-        _check_kind(option, path, kind)
+        if path is None or not (path / "saved_model.pb").exists():  # loading says what to do
+            _check_kind(option, path, kind)
     output = getattr(arguments, "output", None)
     if output is not None:
         is_file = getattr(arguments, "single_file", False)
@@ -189,9 +189,9 @@ def _in_other_form(path: Path) -> Path | None:
 
 
 def _check_kind(option: str, path: Path | None, wanted: str) -> None:
-    """Raise an OSError if a path exists and is not of the wanted kind, such as "file"."""
+    """Raise an OSError if a path exists and is not of the wanted kind, "file" or "folder"."""
     if path is None or not path.exists():
         return
     kind = "folder" if path.is_dir() else "file"
-    if kind not in wanted:
+    if kind != wanted:
         raise OSError(f"{option} must be a {wanted}, but {path} is a {kind}")

@@ -10,8 +10,6 @@ from typing import Any
 
 #: Values of TF_USE_LEGACY_KERAS with which TensorFlow uses Keras 2.
 _TRUE = ("1", "true")
-#: Values of ``keras.config.floatx()`` in which learning is not accurate.
-_TOO_COARSE = ("float16", "bfloat16")
 
 
 def check_settings() -> None:
@@ -24,7 +22,7 @@ def check_settings() -> None:
     ------
     RuntimeError
         If the backend of Keras is not TensorFlow, ``TF_USE_LEGACY_KERAS`` is set, the default type
-        of floats is too coarse to learn in, eager execution was disabled, or TensorFlow converts
+        of floats is not float32, eager execution was disabled, or TensorFlow converts
         floats as numpy does.
     """
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in _TRUE:
@@ -39,7 +37,7 @@ def check_settings() -> None:
             f"the backend of Keras is {backend!r}, but Xplique needs TensorFlow: set the "
             "environment variable KERAS_BACKEND=tensorflow before Keras is imported"
         )
-    if keras and keras.config.floatx() in _TOO_COARSE:
+    if keras and keras.config.floatx() != "float32":
         raise RuntimeError(
             f"keras.config.floatx() is {keras.config.floatx()!r}, in which concepts cannot be "
             "learned: call keras.config.set_floatx('float32'); models that exist keep their type"
