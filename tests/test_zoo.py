@@ -27,8 +27,6 @@ EVERY_DAY = ("residual", "class_token", "single_sigmoid", "with_normalization")
 NOT_YET = {
     "with_normalization": "the corrected copy loses what Normalization keeps beside its weights",
     "channels_first": "features are read as if their last axis held the channels",
-    "signals": "signals count as images without the first axis",
-    "recurrent": "sequences count as images without the first axis",
 }
 
 

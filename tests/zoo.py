@@ -249,6 +249,8 @@ def without_positions():
 
 
 _MULTI_LABEL = {"counterfactual": (ValueError, "independent yes/no decisions")}
+_NOT_LAST = {"split": (ValueError, "channels on axis 1, but they must be last")}
+_NO_IMAGES = {"fit": (ValueError, "the network takes")}
 
 #: Name of a family → its member.
 ZOO = {
@@ -262,14 +264,14 @@ ZOO = {
     "depthwise": Member(depthwise),
     "residual": Member(residual),
     "gelu": Member(gelu),
-    "channels_first": Member(channels_first, channels=12),
+    "channels_first": Member(channels_first, channels=12, refused=_NOT_LAST),
     "single_sigmoid": Member(lambda: functional(units=1, activation="sigmoid")),
     "multi_label": Member(lambda: functional(activation="sigmoid"), refused=_MULTI_LABEL),
     "wrapped_softmax": Member(wrapped_softmax),
     "mixed_precision": Member(mixed_precision, tolerance=2e-2),
     "any_size": Member(any_size),
-    "signals": Member(signals, (32, 2)),
-    "recurrent": Member(recurrent, (12, 4)),
+    "signals": Member(signals, (32, 2), refused=_NO_IMAGES),
+    "recurrent": Member(recurrent, (12, 4), refused=_NO_IMAGES),
     "custom_layer": Member(custom_layer),
     "batch_statistics": Member(batch_statistics),
     "without_positions": Member(without_positions, channels=10),
