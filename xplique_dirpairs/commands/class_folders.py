@@ -183,6 +183,8 @@ def settled(choices: Sequence[Matching], folders: Array, predicted: Array, conso
     -------
     index : int
     """
+    if choices[0].classes is None or not choices[0].how:
+        return 0
     right = [np.asarray(one.labels(folders)) == predicted for one in choices]
     best = int(np.argmax([np.sum(hits) for hits in right]))
     if len(choices) > 1:

@@ -45,7 +45,9 @@ _NOT_SCALING = {
 _USUAL = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 #: Maximum number of images that are tried.
 _TRIED = 100
-#: Distance from mean 0 and deviation 1, in units of the deviation, that a normalised image may
+#: Deviations of normalised images: 1, or that of pixels of which only the mean was subtracted.
+_DEVIATIONS = (1.0, 64.0)
+#: Distance from mean 0 and such a deviation, in units of the deviation, that a normalised image may
 #: have, and by how much a range must be nearer to them than any other.
 _NEAR, _NEARER = 3.0, 1.5
 #: Divergence of the features from the moving averages of a batch normalisation, in nats per
@@ -163,7 +165,7 @@ def _by_layers(
 def _passes_on(front: _Front, shape: tuple[int, ...]) -> bool:
     """Return whether the first layers change no value: they scale by 1, or were never adapted."""
     plain = (np.full((1, *shape), value, np.float32) for value in (0, 255))
-    return all(np.allclose(front.apply(images), images.flat[0], atol=1e-3) for images in plain)
+    return all(np.allclose(front.apply(images), images.flat[0], rtol=0.01) for images in plain)
 
 
 def _by_ends(
@@ -188,14 +190,19 @@ def _by_ends(
 def _by_moments(
     front: _Front, inputs: dict[str, Array], prepared: dict[str, Preprocessing]
 ) -> str | None:
-    """Return the range that the first layers bring nearest to mean 0 and deviation 1."""
+    """Return the range that the first layers bring nearest to mean 0 and a usual deviation."""
     distances = {}
     for name, images in inputs.items():
         values = np.asarray(front.apply(images), np.float64)
         axes = tuple(range(values.ndim - 1))
         means, deviations = values.mean(axis=axes), values.std(axis=axes)
-        spread = np.abs(np.log(np.maximum(deviations, 1e-9))).mean()
-        distances[name] = float(np.sqrt((means**2).mean()) + spread)
+        distances[name] = min(
+            float(
+                np.sqrt((means**2).mean()) / unit
+                + np.abs(np.log(np.maximum(deviations / unit, 1e-9))).mean()
+            )
+            for unit in _DEVIATIONS
+        )
     nearest, second = sorted(distances, key=lambda name: distances[name])[:2]
     is_clear = distances[nearest] + _NEARER < distances[second]
     return nearest if distances[nearest] < _NEAR and is_clear else None
