@@ -23,11 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 CONCEPTS, IMAGES = 3, 12
 EVERY_DAY = ("residual", "class_token", "single_sigmoid", "with_normalization")
-#: Family → why it is neither right nor refused yet.
-NOT_YET = {
-    "with_normalization": "the corrected copy loses what Normalization keeps beside its weights",
-    "channels_first": "features are read as if their last axis held the channels",
-}
 
 
 def short_recipe():
@@ -134,8 +129,6 @@ STEPS = ("split", "fit", "importance", "explain", "counterfactual", "correct", "
 
 def marks_of(name):
     marks = [] if name in EVERY_DAY else [pytest.mark.slow]
-    if name in NOT_YET:
-        marks.append(pytest.mark.xfail(reason=NOT_YET[name], strict=True))
     return marks
 
 

@@ -238,7 +238,8 @@ def test_a_last_layer_that_its_configuration_does_not_describe_keeps_its_activat
     last = Tempered(3, activation="softmax")
     model = keras.Model(inputs, last(layers.GlobalAveragePooling2D()(features)))
     last.temperature = 7.0
-    split = split_model(model, "features")
+    with pytest.warns(UserWarning, match="outputs sum to 1"):
+        split = split_model(model, "features")
     logits = split.head.logits(np.asarray(split.input_to_latent_model(x)))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(p, model(x), atol=1e-5)
