@@ -167,7 +167,6 @@ def with_value(value):
     [
         (with_value(np.nan), 3, ValueError, "NaN"),
         (with_value(np.inf), 3, ValueError, "infinite"),
-        (np.full((20, 4), 3.3), 3, ValueError, "constant"),
         (vectors(1), 3, ValueError, "only one position"),
         (np.ones(5), 3, ValueError, "must be numeric with shape"),
         (np.ones((0, 5)), 3, ValueError, "no activations"),
@@ -262,3 +261,11 @@ def test_one_extreme_position_does_not_break_the_start(eight):
 def test_rounded_features_are_not_reported_as_noisy(eight):
     rounded = np.round(10 * eight.features) / 10
     assert with_problems(rounded, 8, brief_default())[1].problems() == []
+
+
+def test_constant_activations_give_pairs_that_are_never_detected_and_a_warning():
+    activations = np.full((6, 4, 4, 5), 2.5, np.float32)
+    with pytest.warns(LearningWarning, match="must not be constant.*no concept is ever detected"):
+        pairs, history = learn_pairs(activations, 7, verbose=0)
+    assert not (pairs.detect(activations) > 0.5).any() and history.dead == list(range(7))
+    np.testing.assert_allclose(pairs.coefficients(activations), 0.0, atol=1e-5)

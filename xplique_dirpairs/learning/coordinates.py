@@ -62,7 +62,7 @@ class Moments:
     order: Array
 
     @classmethod
-    def of(cls, features: Any) -> Moments:
+    def of(cls, features: Any, constant: bool = False) -> Moments:
         """Compute the moments of features.
 
         The covariance is computed in a second pass, so that a large mean costs no precision.
@@ -71,6 +71,8 @@ class Moments:
         ----------
         features : ndarray of shape (P, D) or Features
             Or any object with a length and a method ``blocks()`` that yields positions (n, D).
+        constant : bool, default=False
+            Whether constant features are taken, too.
 
         Returns
         -------
@@ -79,8 +81,8 @@ class Moments:
         Raises
         ------
         ValueError
-            If there is only one position, if the features are constant, or if their squares are
-            not finite.
+            If there is only one position, if the features are constant (without ``constant``), or
+            if their squares are not finite.
         """
         mean = sum(x.sum(axis=0, dtype=np.float64) for x in iter_blocks(features, BLOCK))
         mean = np.asarray(mean) / len(features)
@@ -97,9 +99,16 @@ class Moments:
             raise ValueError("there is only one position: give more images, or a layer of maps")
         if not np.isfinite(covariance).all():
             raise ValueError(TOO_LARGE)
-        if covariance.diagonal().max() <= 1e-12 * float(np.square(mean).max()):
+        moments = cls(mean, covariance, len(features), order)
+        if moments.are_constant and not constant:
             raise ValueError(CONSTANT)
-        return cls(mean, covariance, len(features), order)
+        return moments
+
+    @property
+    def are_constant(self) -> bool:
+        """Whether the features are the same at all positions, up to rounding."""
+        least = 1e-12 * float(np.square(self.mean).max())
+        return bool(self.covariance.diagonal().max() <= least)
 
     @cached_property
     def principal(self) -> tuple[Array, Array]:

@@ -14,13 +14,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.progress import KeepOnInterrupt, quiet, warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.devices import as_on_chief, check_alike, check_strategy, is_chief
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
-from xplique_dirpairs.learning.coordinates import Moments, rank_of_signal
+from xplique_dirpairs.learning.coordinates import CONSTANT, Moments, rank_of_signal
 from xplique_dirpairs.learning.features import as_features
 from xplique_dirpairs.learning.history import (
     MORE_THAN_DIMENSIONS,
@@ -126,16 +127,17 @@ def learn_pairs(
     Warns
     -----
     LearningWarning
-        If the result has problems (see `History.problems`), or if the state can no longer be saved
-        in ``resume`` (learning continues without saving).
+        If the result has problems (see `History.problems`); if the activations are constant, so
+        that no concept is ever detected; or if the state can no longer be saved in ``resume``
+        (learning continues without saving).
 
     Raises
     ------
     TypeError, ValueError
-        If the activations are constant, not finite, or of the wrong rank; if the number of
-        concepts is not a positive integer; if there is no such recipe; if the head is not a Head,
-        or expects activations of another shape; if ``resume`` cannot be written to, or holds the
-        state of another fit.
+        If the activations are not finite, or of the wrong rank; if the number of concepts is not a
+        positive integer; if there is no such recipe; if the head is not a Head, or expects
+        activations of another shape; if ``resume`` cannot be written to, or holds the state of
+        another fit.
     """
     recipe = get_recipe(recipe)
     if n_init is not None:
@@ -156,9 +158,13 @@ def learn_pairs(
         "activations": str(features.shape),
     }
     check_strategy(features.shape[0], random_state)
-    moments = Moments.of(features)
+    moments = Moments.of(features, constant=True)
     magnitude = float(np.abs(moments.mean).sum())
     check_alike(**settings, resume=str(resume is None), values=magnitude)
+    if moments.are_constant:
+        pairs, history = _without_concepts(moments.mean, number_of_concepts, recipe.name)
+        warn_caller("; ".join(history.problems()), LearningWarning)
+        return pairs, history
     features, moments, left_out, far = leave_out_far(
         features, moments, number_of_concepts, as_on_chief
     )
@@ -183,6 +189,27 @@ def learn_pairs(
         history.notes.append(checkpoint.failure)
     if problems := history.problems():
         warn_caller("; ".join(problems), LearningWarning)
+    return pairs, history
+
+
+def _without_concepts(
+    mean: Array, number_of_concepts: int, recipe: str
+) -> tuple[DirectionPairs, History]:
+    """Return pairs that are never detected, for features that are the same everywhere."""
+    rng = np.random.default_rng(0)
+    filters = unit_rows(rng.standard_normal((number_of_concepts, len(mean))))
+    at_mean = filters @ mean
+    pairs = DirectionPairs(filters, at_mean + 1.0, filters, mean, at_mean)
+    history = History(
+        recipe,
+        stages={},
+        violations={},
+        occupancy=np.zeros(number_of_concepts),
+        dead=list(range(number_of_concepts)),
+        duplicates=[],
+        condition_number=pairs.condition_number,
+        doubts=[f"{CONSTANT}. Nothing was learned: no concept is ever detected"],
+    )
     return pairs, history
 
 
