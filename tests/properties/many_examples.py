@@ -13,7 +13,7 @@ def holds_in(examples, **strategies):
     """Turn a function of examples into one that checks it for many of them."""
     limits = settings(
         max_examples=examples,
-        derandomize=examples <= EVERY_DAY,
+        derandomize=True,
         deadline=None,
         database=None,
         print_blob=True,
@@ -23,7 +23,7 @@ def holds_in(examples, **strategies):
 
 
 def holds_for(every_day=EVERY_DAY, thorough=THOROUGH, **strategies):
-    """Turn a function of examples into a test: a few fixed ones, or many random ones if slow."""
+    """Turn a function of examples into a test: a few fixed ones, or many if it is slow."""
 
     def decorate(check):
         @pytest.mark.parametrize(
