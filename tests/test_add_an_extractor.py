@@ -40,6 +40,7 @@ def test_the_files_and_names_on_the_page_exist():
     assert "class AffineFactorizer" in source and "class LinearFactorizer" in source
 
 
+@pytest.mark.slow
 def test_with_its_line_in_the_table_the_example_passes_the_contract(written):
     tests = written / "tests"
     (tests / "factorizers").mkdir(parents=True)

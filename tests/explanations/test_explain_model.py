@@ -6,7 +6,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from planted import (
+from planted_networks import (
     BIASES,
     CLASSES,
     CONCEPTS,

@@ -94,6 +94,7 @@ def test_the_true_dictionary_is_recovered(recovered):
     assert factorizer.history_.dead == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weakest, each", [(0.0, 2), (1.0, 1)], ids=["two down to zero", "one"])
 def test_a_fixed_number_of_signed_atoms_at_a_position_is_recovered_without_a_warning(weakest, each):
     x, atoms = planted(weakest, each)

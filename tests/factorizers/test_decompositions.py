@@ -325,6 +325,7 @@ def test_codes_are_the_exact_solution_of_the_non_negative_lasso(mixed):
     np.testing.assert_allclose(factorizer.constant_, x.mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_larger_alpha_leaves_fewer_coefficients_and_a_larger_residual(mixed):
     x = mixed[2]
     shares, errors = [], []

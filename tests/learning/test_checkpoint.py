@@ -121,6 +121,7 @@ def test_a_fit_is_resumed_after_its_process_was_killed(name, at, tmp_path, reque
     assert_resumed_fit_equals_uninterrupted_fit(name, at, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, at", ANY_STAGE)
 def test_a_resumed_fit_gives_the_result_of_an_uninterrupted_fit(name, at, tmp_path, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Killed):

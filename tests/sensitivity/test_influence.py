@@ -236,6 +236,7 @@ def uniform(count, seed=0, channels=SHAPE[-1]):
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", [pooled_hidden, convolution])
 def test_extrapolated_p_values_agree_with_a_full_count_of_uniform_directions(rng, maker):
     head, x = head_of(maker, (*SHAPE[:2], 64)), rng.normal(size=(6, *SHAPE[:2], 64))
