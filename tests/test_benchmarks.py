@@ -38,6 +38,7 @@ def test_every_benchmark_can_be_imported(script, load):
     assert load(script).__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [False, True], ids=["array", "shards"])
 def test_performance_times_every_epoch_of_a_fit(shards, load, monkeypatch):
     script = load("performance")

@@ -38,7 +38,7 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=["pickle", "copy", pytest.param("joblib", marks=pytest.mark.slow)])
 def restored(request):
     return WAYS[request.param]
 

@@ -105,6 +105,7 @@ def test_invalid_arguments_are_refused():
         digit_scenes(3, split="val")
 
 
+@pytest.mark.slow
 def test_the_network_has_maps_of_8_by_8_and_soon_recognises_the_photograph():
     images, labels, _ = digit_scenes(300)
     model = small_cnn(images, labels, epochs=4, verbose=0)

@@ -47,6 +47,7 @@ def test_the_seed_determines_the_random_weights():
     assert not np.array_equal(one[0], other[0])
 
 
+@pytest.mark.slow
 def test_the_seed_determines_the_training():
     scenes = annotated_scenes(32, seed=1)
     first, again = (

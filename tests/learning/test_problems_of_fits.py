@@ -196,6 +196,7 @@ def test_a_stage_of_network_terms_only_needs_a_head(data):
         learn(data.features, recipe=recipe)
 
 
+@pytest.mark.slow
 def test_doubts_about_sharp_detectors_are_reported():
     def doubts(features, concepts, recipe=None):
         return with_problems(features, concepts, recipe=recipe or brief_default())[1].doubts
