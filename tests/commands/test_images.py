@@ -209,3 +209,5 @@ def test_hostile_names_are_read_and_can_be_printed(tmp_path):
     assert len(read.names) == 6 and not read.skipped
     assert all(name.isprintable() and name.encode("utf-8") for name in read.names)
     assert printable("two\nlines") == r"two\nlines"
+    ascii_only = "Łukasz".encode().decode("ascii", "surrogateescape")
+    assert printable(ascii_only) == "Łukasz" and printable("\ud800") == "\\ud800"

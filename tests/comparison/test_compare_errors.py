@@ -169,6 +169,7 @@ def test_extractors_that_cannot_be_compared_are_refused(run, extractors, error, 
     [
         ([0, 1], "labels must be one for each of 6 images"),
         ([0.5, 1, 2, 0, 1, 2], "labels must be integer class indices"),
+        ([2.0**63, 1, 2, 0, 1, 2], "labels must be integer class indices"),
         ([0, 1, 2, 3, 0, 0], "labels must be classes 0 to 2"),
         ([0, 1, -1, 0, 0, 0], "labels must be classes 0 to 2"),
         (np.ones((6, 3)), "rows of labels must be one-hot"),

@@ -139,6 +139,7 @@ def test_files_pickles_and_copies_hold_the_same_pairs(case):
 )
 def test_values_that_are_no_finite_numbers_are_refused(case, place, bad):
     arguments = [np.array(values) for values in case[0]]
+    assume(not (bad == 1e39 and place == 2))  # signal vectors are normalised in float64
     if isinstance(bad, float):
         arguments[place].flat[0] = bad
     else:

@@ -154,7 +154,11 @@ def as_json(data: Any, for_stdout: bool = False) -> str:
 
 def printable(name: object) -> str:
     """Return a name with control characters and bytes that are not UTF-8 escaped."""
-    text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = str(name)
+    try:  # where the locale knows ASCII only, Python keeps the other bytes of a name apart
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

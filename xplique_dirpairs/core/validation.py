@@ -23,6 +23,8 @@ _STREAM = (
     "or ActivationShards.compute (from images): learn_pairs, scan_number_of_concepts and "
     "count_skewed_sources accept them"
 )
+#: Numbers from here on are no class indices: floating-point numbers are not exact.
+_LARGEST_INDEX = 2.0**53
 #: The same for images, which extractors keep in memory.
 _DATASET = (
     ". Give one array: images = np.concatenate(list(dataset)) for a dataset of batches without "
@@ -365,8 +367,9 @@ def check_labels(
             f"{name} must be one for each of {count} images, class indices ({count},) or one-hot "
             f"rows, not of shape {np.shape(labels)}"
         )
-    indices = array.astype(int)
-    if (indices != array).any():
+    with np.errstate(invalid="ignore"):  # numbers that are no 64-bit integers are found below
+        indices = array.astype(int)
+    if (indices != array).any() or (np.abs(array.astype(np.float64)) >= _LARGEST_INDEX).any():
         raise ValueError(f"{name} must be integer class indices")
     if number_of_classes is None:
         if count and indices.min() < 0:
