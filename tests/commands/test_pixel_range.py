@@ -75,7 +75,7 @@ L = keras.layers
         ),
         (lambda: begins_with(L.Normalization(mean=[120.0] * 3, variance=[4000.0] * 3)), "none"),
         (lambda: begins_with(L.Resizing(8, 8), L.Rescaling(2.0, -1)), "unit"),
-        (lambda: begins_with(L.RandomContrast(0.2, value_range=(0, 1))), "unit"),
+        (lambda: begins_with(L.RandomBrightness(0.2, value_range=(0, 1))), "unit"),
         (lambda: begins_with(L.RandomBrightness(0.2, value_range=(-1, 1))), "symmetric"),
         (lambda: begins_with(trained_normalisation(1.0)), "none"),
         (lambda: begins_with(trained_normalisation(1 / 255)), "unit"),
@@ -117,7 +117,7 @@ def test_moving_averages_after_the_first_convolution_tell_the_range(wanted, phot
     [
         lambda: begins_with(),
         lambda: begins_with(L.Rescaling(1.0)),
-        lambda: begins_with(L.Normalization(mean=0.0, variance=1.0)),
+        lambda: begins_with(L.Normalization(mean=[0.0] * 3, variance=[1.0] * 3)),
         lambda: begins_with(L.Conv2D(3, 3), L.Rescaling(2.0)),
         lambda: begins_with(L.BatchNormalization()),
         lambda: begins_with(L.RandomContrast(0.2)),  # value_range is the default

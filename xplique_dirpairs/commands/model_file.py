@@ -66,7 +66,7 @@ def why_not_loaded(path: Path, error: Exception) -> str:
     if version.startswith(("1.", "2.")):
         last = _last_words(said)
         return f"Keras 2 saved it (version {version}), and Keras 3 says {last!r}: {_FROM_KERAS_2}"
-    if "Lambda" in said and "disallowed" in said:
+    if "Lambda" in said and ("disallowed" in said or "unsafe" in said):
         return (
             "a Lambda layer holds Python code, which Keras does not load: replace it by a layer "
             "class, or, if you trust the file, call keras.config.enable_unsafe_deserialization() "
