@@ -50,7 +50,7 @@ _HIDDEN_COUNT = 512
 #: Number of first directions for each concept, and of updates, in the search for hidden concepts.
 _HIDDEN_DIRECTIONS, _HIDDEN_ROUNDS = 8, 6
 #: A hidden concept must explain this share of the variance that the median concept explains
-#: [measured: at most .01 in nine planted problems whose concepts come independently of each other,
+#: [measured: at most .01 in six planted problems whose concepts come independently of each other,
 #: and .13 to 13 for parents in trees and for a concept at 40 % of the positions].
 _EXPLAINS = 0.1
 #: It is not a new one if what it explains lies in the span of two signal vectors that were found,
