@@ -13,16 +13,18 @@ from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
     as_extractor,
-    factorizer_of,
-    fit_extractor,
-    fitted_images,
-    is_fitted,
-    number_of_concepts,
     own_activations,
     split_of,
 )
 from xplique_dirpairs.extractors.craft import DirectionPairsTf, FactorizerCraftTf
 from xplique_dirpairs.extractors.holistic import HolisticDirectionPairsTf
+from xplique_dirpairs.extractors.kinds import (
+    factorizer_of,
+    fit_extractor,
+    fitted_images,
+    is_fitted,
+    number_of_concepts,
+)
 from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.factorizers.controls import RandomFactorizer
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFactorizer

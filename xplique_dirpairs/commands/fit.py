@@ -16,7 +16,8 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.images import default_patch
 from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
-from xplique_dirpairs.extractors.craft import DirectionPairsTf, sensitivity_of
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
+from xplique_dirpairs.extractors.importance import sensitivity_of
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.pairs import DirectionPairs

@@ -30,10 +30,9 @@ from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_integer
 from xplique_dirpairs.data.images import compute_activations, without_extra_tokens
-from xplique_dirpairs.extractors.concept_layer import (
-    ConceptLayer,
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer, Split
+from xplique_dirpairs.extractors.kinds import (
     Extractor,
-    Split,
     fit_extractor,
     is_fitted,
     problems_of_fit,

@@ -17,15 +17,17 @@ from xplique_dirpairs.core.validation import as_images, check_labels, check_type
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
-    Extractor,
     Split,
     as_extractor,
+    own_activations,
+    split_of,
+)
+from xplique_dirpairs.extractors.kinds import (
+    Extractor,
     channels_of,
     fitted_images,
     is_fitted,
     number_of_concepts,
-    own_activations,
-    split_of,
 )
 from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
 from xplique_dirpairs.metrics.manipulation import Reading

@@ -1,12 +1,12 @@
 """`ConceptLayer`: concepts fitted at a layer of a network.
 
 All analyses of what concepts do to a network work with this object. `ConceptLayer.of` creates it
-from any kind of fitted concepts; only this module distinguishes kinds of extractors.
+from any kind of fitted concepts; only this module and `kinds` distinguish kinds of extractors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -15,12 +15,22 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
-from xplique.concepts.latent_extractor import LatentExtractor
 
-from xplique_dirpairs.core.batching import as_positions, by_position
+from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import Names, check_class_names, check_concept_names
 from xplique_dirpairs.data.images import best_crops, compute_activations
+from xplique_dirpairs.extractors.kinds import (
+    Extractor,
+    NMFEncoder,
+    activations_of_latents,
+    bank_of,
+    check_affine,
+    check_channels,
+    factorizer_of,
+    is_fitted,
+    shown_encoder,
+)
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.models.head import Head
@@ -28,13 +38,8 @@ from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
-#: An object that holds one set of concepts: an extractor or factorizer of Xplique or this package.
-Extractor: TypeAlias = CraftTf | HolisticCraftTf | ConceptFactorizer
 #: The two halves of a network.
 Split: TypeAlias = SplitModel | tuple[keras.Model, keras.Model]
-
-#: Maximum deviation of decode(u) from u @ bank + constant, relative to the norm of decode(u).
-_AFFINE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,36 +361,6 @@ def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
     )
 
 
-def factorizer_of(extractor: Extractor) -> Any:
-    """Return an extractor's factorizer: for Xplique's CRAFT its NMF, or None before the fit."""
-    if isinstance(extractor, ConceptFactorizer):
-        return extractor
-    factorizer = getattr(extractor, "factorizer", None)
-    return factorizer or getattr(extractor.factorization, "reducer", None)
-
-
-def is_fitted(extractor: Extractor) -> bool:
-    """Return whether an extractor or a factorizer is fitted."""
-    if isinstance(extractor, ConceptFactorizer):
-        return bool(extractor.is_fitted)
-    return extractor.factorization is not None
-
-
-def number_of_concepts(extractor: Extractor) -> int | None:
-    """Return the number of concepts I; before the fit the requested number, or None if unknown."""
-    if is_fitted(extractor):
-        return len(_bank_of(extractor))
-    # Extractors and the factorizers of this package have the first attribute, Xplique's factorizers
-    # the second.
-    names = ("number_of_concepts", "n_components")
-    return next((getattr(extractor, name) for name in names if hasattr(extractor, name)), None)
-
-
-def channels_of(extractor: Extractor) -> int | None:
-    """Return the number of channels D; None before the fit."""
-    return _bank_of(extractor).shape[1] if is_fitted(extractor) else None
-
-
 def split_of(fitted: Any) -> SplitModel | None:
     """Return the halves of the network that an extractor was built on; None if it has none."""
     if isinstance(fitted, ConceptLayer):
@@ -409,98 +384,6 @@ def own_activations(fitted: Any, images: Array) -> Array | None:
     return None
 
 
-def activations_of_latents(latent_extractor: LatentExtractor, images: Array) -> Array:
-    """Return activations (N, *spatial, D) of images, computed by Xplique's latent extractor."""
-    batches = [
-        batch.get_activations(as_numpy=True)
-        for batch in latent_extractor.input_to_latent_generator(images)
-    ]
-    rows = sum(map(len, batches))
-    if rows != len(images):
-        raise ValueError(
-            f"the latent extractor yielded activations of {rows} images for {len(images)} images: "
-            "its input_to_latent_generator must yield all batches, one row for each image"
-        )
-    return np.concatenate(batches)
-
-
-def fitted_images(extractors: Iterable[Extractor]) -> list[Array]:
-    """Return the images that each fitted CRAFT extractor in ``extractors`` was fitted on."""
-    return [
-        np.asarray(extractor.factorization.inputs)
-        for extractor in extractors
-        if isinstance(extractor, CraftTf) and extractor.factorization is not None
-    ]
-
-
-def fit_extractor(extractor: Extractor, images: Array, activations: Array, head: Head) -> None:
-    """Fit an extractor on images whose activations (N, *spatial, D) are known.
-
-    Raises
-    ------
-    ValueError
-        If the factorizer needs non-negative activations, and some are negative.
-    KeyboardInterrupt
-        If the fit is interrupted by Ctrl-C; also for direction pairs, whose own fit catches the
-        interruption and keeps the pairs learned so far.
-    """
-    if isinstance(extractor, ConceptFactorizer):
-        fit_factorizer(extractor, activations, head)
-    else:
-        extractor.fit(images)
-    if getattr(getattr(factorizer_of(extractor), "history_", None), "interrupted", False):
-        raise KeyboardInterrupt
-
-
-def problems_of_fit(extractor: Extractor) -> list[str]:
-    """Return descriptions of the problems that occurred when an extractor was fitted."""
-    factorizer = factorizer_of(extractor)
-    history = getattr(factorizer, "history_", None)
-    if history is not None and hasattr(history, "problems"):  # direction pairs, autoencoders
-        return list(history.problems())
-    converged = getattr(factorizer, "converged_", None)
-    if converged is None and not isinstance(factorizer, ConceptFactorizer):  # CRAFT's NMF
-        converged = factorizer.n_iter_ < factorizer.max_iter
-    if converged is False:
-        return [f"its fit was cut short after {factorizer.n_iter_} iterations"]
-    return []
-
-
-def fit_factorizer(factorizer: ConceptFactorizer, activations: Array, head: Head | None) -> Array:
-    """Fit a factorizer on activations (N, *spatial, D), and return coefficients (P, I).
-
-    Raises
-    ------
-    TypeError
-        If the factorizer's ``fit`` does not return a concept bank and coefficients.
-    ValueError
-        If the factorizer needs non-negative activations, and some are negative.
-    """
-    positions = as_positions(activations)
-    if isinstance(factorizer, DirectionPairsFactorizer):
-        factorizer.fit_maps(activations, head)
-        return factorizer.encode(positions)
-    if factorizer.requires_positive_activations and activations.min() < 0:
-        raise ValueError(
-            f"{type(factorizer).__name__} needs non-negative activations, but some are negative: "
-            "choose a layer after a ReLU, or another factorizer"
-        )
-    result = factorizer.fit(positions)
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(
-            f"{type(factorizer).__name__}.fit must return (concept_bank, coefficients), as "
-            f"documented for Xplique's ConceptFactorizer, not {type(result).__name__}"
-        )
-    return np.asarray(result[1])
-
-
-def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[Array], Array] | None:
-    """Return a factorizer's function for coefficients in plots; None if it is ``encode``."""
-    inherited = DirectionsFactorizer.shown_coefficients
-    own: Callable[[Array], Array] | None = getattr(factorizer, "shown_coefficients", None)
-    return None if getattr(own, "__func__", inherited) is inherited else own
-
-
 # ------------------------------------------------------------ making a layer
 
 
@@ -515,21 +398,21 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
         )
     if not is_fitted(extractor):
         raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
-    bank, factorizer = _bank_of(extractor), factorizer_of(extractor)
+    bank, factorizer = bank_of(extractor), factorizer_of(extractor)
     output_shape = getattr(halves.input_to_latent_model, "output_shape", None)
     if isinstance(output_shape, tuple):
         check_channels(bank.shape[1], output_shape[-1])
     encoding, decoding, pairs = bank, None, None
     constant = np.zeros(bank.shape[1], np.float32)
     if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
-        encode: Callable[[Array], Array] = _NMFEncoder(factorizer)
+        encode: Callable[[Array], Array] = NMFEncoder(factorizer)
         encode_shown = encode
     else:
         encode = factorizer.encode
         encode_shown = shown_encoder(factorizer) or encode
         origin = np.zeros((1, len(bank)), np.float32)
         constant = np.asarray(factorizer.decode(origin), np.float32)[0]
-        _check_affine(factorizer, bank, constant)
+        check_affine(factorizer, bank, constant)
     if isinstance(factorizer, DirectionsFactorizer):
         encoding = np.asarray(factorizer.encoding_directions, np.float32)
         if factorizer.decoding_directions is not None:
@@ -553,18 +436,6 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
     )
 
 
-def check_channels(channels: int, given: int | None) -> None:
-    """Raise a ValueError if concepts with a number of channels are used with another number.
-
-    A number that is not known yet, None, is accepted.
-    """
-    if given not in (None, channels):
-        raise ValueError(
-            f"the concepts were learned at a layer with {channels} channels, but the given layer "
-            f"has {given}: use the layer of the concepts, or its activations"
-        )
-
-
 def _head_by_class(split: SplitModel) -> Head:
     """Return the head with an output for each class, as far as its output is known."""
     shape = getattr(split.input_to_latent_model, "output_shape", None)
@@ -572,37 +443,3 @@ def _head_by_class(split: SplitModel) -> Head:
         return split.head  # the number of classes is not known before the head is called
     lengths = [length or 1 for length in (shape or ())[1:]]
     return split.head.by_class(np.zeros((1, *lengths), np.float32))
-
-
-def _bank_of(extractor: Extractor) -> Array:
-    """Return the concept bank (I, D) of a fitted extractor."""
-    if isinstance(extractor, ConceptFactorizer):
-        return np.asarray(extractor.get_concept_bank(), np.float32)
-    return np.asarray(extractor.factorization.concept_bank_w, np.float32)
-
-
-def _check_affine(factorizer: ConceptFactorizer, bank: Array, constant: Array) -> None:
-    """Raise a ValueError unless decode(u) = u @ bank + constant for random coefficients u."""
-    rng = np.random.default_rng(0)
-    size = float(np.linalg.norm(constant)) / max(float(np.linalg.norm(bank)), 1e-12)
-    coefficients = max(1.0, size) * rng.random((64, len(bank)), dtype=np.float32)
-    coefficients[::2] *= rng.random(coefficients[::2].shape) < 0.2  # most concepts are switched off
-    decoded = np.asarray(factorizer.decode(coefficients), np.float32)
-    difference = np.linalg.norm(decoded - (coefficients @ bank + constant))
-    if difference > _AFFINE_TOLERANCE * max(float(np.linalg.norm(decoded)), 1e-12):
-        raise ValueError(
-            f"{type(factorizer).__name__}.decode(u) must be u @ get_concept_bank() + constant, so "
-            "that each concept can be switched off independently: use an affine decoder"
-        )
-
-
-class _NMFEncoder:
-    """The encoder of Xplique's CRAFT: scikit-learn's non-negative least squares."""
-
-    def __init__(self, nmf: Any) -> None:
-        self.nmf = nmf
-
-    def __call__(self, positions: Array) -> Array:
-        if positions.min() < 0:
-            raise ValueError("CRAFT needs non-negative activations, but some are negative")
-        return np.asarray(self.nmf.transform(positions.astype(self.nmf.components_.dtype)))

@@ -24,6 +24,7 @@ from xplique_dirpairs.core.validation import (
     check_type,
 )
 from xplique_dirpairs.data.images import best_crops
+from xplique_dirpairs.extractors.base import ChecksFit
 from xplique_dirpairs.plots.concepts import (
     RankedConcept,
     draw_concept_map,
@@ -39,18 +40,6 @@ from xplique_dirpairs.plots.palette import concept_colors
 
 #: Number of crops of each concept in `plot_image_concepts`.
 CROPS_BESIDE_IMAGE = 6
-
-
-class ChecksFit:
-    """Mixin for classes with Xplique's attribute ``factorization``, which is None before `fit`."""
-
-    factorization: Any
-
-    def check_if_fitted(self) -> None:
-        """Raise scikit-learn's `NotFittedError` if `fit` was not called, or has not ended."""
-        factorizer = getattr(self, "factorizer", None)  # a manager has none of its own
-        if self.factorization is None or not getattr(factorizer, "is_fitted", True):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit() first")
 
 
 class ConceptPlots(ChecksFit):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -11,16 +10,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 from xplique.concepts import CraftTf
-from xplique.concepts.craft import Factorization, Sensitivity
+from xplique.concepts.craft import Factorization
 
-from xplique_dirpairs.core.batching import by_position, chunk_size, slices
+from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_images,
     check_activations,
     check_class,
     check_integer,
-    check_takes_images,
 )
 from xplique_dirpairs.data.images import (
     compute_activations,
@@ -30,25 +28,19 @@ from xplique_dirpairs.data.images import (
     fitting_patch,
     unchecked_activations,
 )
-from xplique_dirpairs.extractors.concept_layer import check_channels, fit_factorizer
-from xplique_dirpairs.extractors.concept_plots import ChecksFit, ConceptPlots
+from xplique_dirpairs.extractors.base import HoldsPairs, check_split
+from xplique_dirpairs.extractors.concept_plots import ConceptPlots
+from xplique_dirpairs.extractors.importance import ConceptImportance
+from xplique_dirpairs.extractors.kinds import check_channels, fit_factorizer
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
-from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 from xplique_dirpairs.models.copies import HoldsModels
-from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs, Off
-from xplique_dirpairs.plots.palette import concept_colors
-
-#: Maximum number of floats in the masked copies of an image's features that pass through the head
-#: together. Many copies of small features form one batch, so that the head is called less often.
-_FEATURES_AT_ONCE = 2**23
 
 
-class FactorizerCraftTf(HoldsModels, ConceptPlots, CraftTf):
+class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
     """Xplique's `CraftTf` with another method that finds the concepts.
 
     Methods, arguments and shapes are those of `CraftTf`. There are two differences. Concepts are
@@ -255,130 +247,6 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, CraftTf):
         shape = as_images(image).shape[1:]
         return np.asarray(concept_maps(shown, shape, self.split.extra_tokens)[0])
 
-    # ---------------------------------------------------------------- importance
-
-    def estimate_importance(self, inputs: ArrayLike | None = None, nb_design: int = 32) -> Array:
-        """Estimate the importance of each concept for the class of `fit`: its total Sobol index.
-
-        A mask m in [0, 1]^I scales the coefficients u of the I concepts at all positions of an
-        image: its features x become r + decode(m · u), with the residual r = x − decode(u), so that
-        m = 1 gives the network's own output. A concept's index is the share of the variance of the
-        class's output (its logit if the network ends in logits or was split by `split_model`) under
-        random masks that the concept is involved in, alone or in interactions (estimator of Jansen,
-        1999). Every image has its own masks, so that their errors average out over images.
-
-        Parameters
-        ----------
-        inputs : array-like of shape (N, height, width, channels), optional
-            Images for local importances, which are only returned. None: importances for the images
-            of `fit` are estimated and also kept in ``sensitivity``, where plots find them.
-        nb_design : int, default=32
-            Number n ≥ 2 of base masks: the head is evaluated n · (I + 2) times for each image. For
-            a single image, whose errors do not average out, 128 is recommended.
-
-        Returns
-        -------
-        importances : ndarray of shape (I,)
-            Mean index of each concept over the images, at least 0. They sum to 1 if the score is
-            additive in the concepts, and to more with interactions.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called.
-        ValueError
-            If the images are invalid, or ``nb_design`` is not an integer of at least 2.
-        """
-        self.check_if_fitted()
-        if inputs is None and self._pooled is not None:
-            features, coefficients = self._pooled
-        else:
-            features = self._activations(self.factorization.inputs if inputs is None else inputs)
-            coefficients = by_position(self.factorizer.encode, features)
-            if self._pools:
-                features, coefficients = self.head.pool(features), self.head.pool(coefficients)
-        head = self.head.checked_on(features)
-        if head is not self.head:  # as after a change of its weights
-            self.head = head
-            self.__dict__.pop("_scores", None)
-        concepts = self.number_of_concepts
-        designs = sobol_designs(concepts, nb_design, self.random_state)
-        importances = np.zeros(concepts)
-        for x, u, masks in zip(features, coefficients, designs, strict=False):
-            scores = self._masked_scores(x, u, masks)
-            importances += sobol_indices(scores, masks, degree=0).total / len(features)
-        if inputs is None:
-            self.sensitivity = sensitivity_of(importances)
-        return importances
-
-    @property
-    def _pools(self) -> bool:
-        """Whether pooled features suffice, because averaging commutes with an affine decoder."""
-        return self.head.pools_first and self.factorizer.decodes_affinely
-
-    def _masked_scores(self, x: Array, u: Array, masks: Array) -> Array:
-        """Return class scores (M,) of features x with coefficients u under masks (M, I)."""
-        size = chunk_size(x.size, self.batch_size, _FEATURES_AT_ONCE)
-        x, u = tf.constant(x), tf.constant(u, tf.float32)
-        class_id = tf.constant(self.factorization.class_id)
-        # one trace for every number of masks, since that of the last part differs
-        run = self._scores.get_concrete_function(
-            x, u, tf.TensorSpec((None, masks.shape[1]), masks.dtype), class_id
-        )
-        scores = [
-            run(x, u, tf.constant(masks[part]), class_id) for part in slices(len(masks), size)
-        ]
-        return np.concatenate(scores)
-
-    @cached_property
-    def _scores(self) -> tf.types.experimental.PolymorphicFunction:
-        """`_scores_of_batch` as a compiled function."""
-        return tf.function(self._scores_of_batch, reduce_retracing=True)
-
-    def _scores_of_batch(
-        self, x: tf.Tensor, u: tf.Tensor, masks: tf.Tensor, class_id: tf.Tensor
-    ) -> tf.Tensor:
-        """Return class scores (B,) of x + decode(m · u) − decode(u) for masks m, (B, I)."""
-        concepts = u.shape[-1]
-        masks = tf.reshape(masks, [-1, *[1] * (len(u.shape) - 1), concepts])
-        intact = tf.reshape(self.factorizer.decode(tf.reshape(u, [-1, concepts])), x.shape)
-        dimmed = self.factorizer.decode(tf.reshape(masks * u, [-1, concepts]))
-        features = tf.reshape(dimmed, [-1, *x.shape]) + (x - intact)
-        return self.head.class_scores(features, class_id)
-
-
-class HoldsPairs(ChecksFit):
-    """Mixin for extractors whose factorizer learns direction pairs."""
-
-    factorizer: Any
-
-    @property
-    def pairs(self) -> DirectionPairs:
-        """The direction pairs, learned by `fit` or given; `NotFittedError` before `fit`.
-
-        `TypeError` is raised if another factorizer found the concepts.
-        """
-        self.check_if_fitted()
-        pairs: DirectionPairs | None = getattr(self.factorizer, "pairs_", None)
-        if pairs is None:
-            raise TypeError(
-                f"the concepts are those of a {type(self.factorizer).__name__}, which has no "
-                "direction pairs and no detections: leave out factorizer to learn direction pairs, "
-                "or use encode and transform"
-            )
-        return pairs
-
-    @property
-    def history_(self) -> History | None:
-        """Losses, decisions and problems of the learning; None if the pairs were given.
-
-        None as well if another factorizer found the concepts and keeps no history.
-        `NotFittedError` is raised before `fit`.
-        """
-        self.check_if_fitted()
-        history: History | None = getattr(self.factorizer, "history_", None)
-        return history
-
 
 class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
     """Encoding–decoding direction pairs with the interface of Xplique's `CraftTf`.
@@ -558,27 +426,3 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         """
         self.check_if_fitted()
         return by_position(self.factorizer.detect, self._activations(inputs, activations))
-
-
-def check_split(first: SplitModel | keras.Model, second: keras.Model | None) -> SplitModel:
-    """Return the first two arguments of an extractor as a `SplitModel`.
-
-    Raises
-    ------
-    TypeError
-        If the halves are not Keras models, or the second half is missing.
-    ValueError
-        If the halves do not belong together, or the first one does not take images.
-    """
-    if second is not None:
-        check_keras_model("latent_to_logit_model", second)
-    split = SplitModel.of(first, second)
-    check_takes_images(split.input_to_latent_model)
-    return split
-
-
-def sensitivity_of(importances: Array) -> Sensitivity:
-    """Return Xplique's record of importances (I,), with each concept's colour by its number."""
-    order = np.argsort(-importances, kind="stable")
-    colors = concept_colors(len(importances))
-    return Sensitivity(importances, order, cmaps=[colors[i] for i in order])

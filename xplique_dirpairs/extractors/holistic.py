@@ -33,12 +33,12 @@ from xplique_dirpairs.core.validation import (
     check_type,
 )
 from xplique_dirpairs.data.images import concept_maps
-from xplique_dirpairs.extractors.concept_layer import (
+from xplique_dirpairs.extractors.base import HoldsPairs
+from xplique_dirpairs.extractors.kinds import (
     activations_of_latents,
     fit_factorizer,
     shown_encoder,
 )
-from xplique_dirpairs.extractors.craft import HoldsPairs
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.recipe import Recipe, get_recipe
 from xplique_dirpairs.models.copies import check_picklable

@@ -16,7 +16,8 @@ from xplique.concepts import CraftManagerTf, DisplayImportancesOrder
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_class, check_integer, check_labels
 from xplique_dirpairs.data.images import compute_activations
-from xplique_dirpairs.extractors.craft import DirectionPairsTf, check_split
+from xplique_dirpairs.extractors.base import check_split
+from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.learning.checkpoint import Checkpoint
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.learning.recipe import Recipe
