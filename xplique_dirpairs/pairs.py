@@ -39,14 +39,15 @@ WELL_CONDITIONED = 30.0
 class DirectionPairs:
     """Filters, biases and signal vectors of I concepts in a layer of D channels; immutable.
 
-    Features x are the D activations of the layer at one position. The model is that of Doumanoglou
-    et al. (arXiv 2509.23926); the absent levels, and what is computed with them, are added here.
-    Row or entry i of an array belongs to concept i.
+    Features x are the D activations of the layer at one position. This model of the features is
+    that of Doumanoglou et al. (arXiv 2509.23926). The absent levels, and the coefficients computed
+    from them, are additions of this package. Row or entry i of an array belongs to concept i.
 
     Parameters
     ----------
     filters : array-like of shape (I, D)
-        Decoding directions w_i. The length of w_i sets how sharp the detector is: see `margins`.
+        Decoding directions w_i. The longer w_i, the faster the detection changes across the
+        threshold: see `margins`.
     biases : array-like of shape (I,)
         Thresholds b_i: concept i is detected where ``wᵢᵀx > bᵢ``.
     signals : array-like of shape (I, D)
@@ -56,8 +57,9 @@ class DirectionPairs:
     absent_levels : array-like of shape (I,)
         Mean m_i of wᵢᵀx over the positions where concept i is not detected.
     recurrence : array-like of shape (I,), optional
-        Share, 0 to 1, of the other restarts of the learning (those that ran to its end) with a
-        concept whose projections wᵀx correlate with this one's by 0.9 or more. None: no others.
+        Share, 0 to 1, of the other restarts of the learning that found the concept again, with
+        projections wᵀx that correlate with its own by 0.9 or more. Restarts that were stopped early
+        do not count. None: there were no other restarts.
 
     Raises
     ------
@@ -139,8 +141,6 @@ class DirectionPairs:
         """
         return _frozen((1.0 / lengths_of(self.filters)).astype(np.float32))
 
-    # ---------------------------------------------------------------- reading
-
     def project(self, x: ArrayLike) -> Array:
         """Compute the projections of features on the filters, z_i = wᵢᵀx for concept i.
 
@@ -179,7 +179,8 @@ class DirectionPairs:
         Returns
         -------
         y : ndarray of shape (..., I)
-            Detections of the I concepts, in [0, 1]. Concept i is detected where y_i > 0.5.
+            Detections in [0, 1], with the logistic function σ. Concept i is detected where y_i >
+            0.5.
 
         Raises
         ------
@@ -189,9 +190,10 @@ class DirectionPairs:
         return self._detections(self.project(x))
 
     def signal_values(self, x: ArrayLike) -> Array:
-        """Estimate how much of each signal vector the features hold, relative to their mean E[x].
+        """Estimate how much more of each signal vector features hold than the mean features E[x].
 
-        For concept i, with filter w_i and signal vector ŝ_i: α̂_i = wᵢᵀ(x − E[x]) / (wᵢᵀŝᵢ).
+        For filter w_i, signal vector ŝ_i and the attribute ``mean``, E[x]: α̂_i = wᵢᵀ(x − E[x]) /
+        (wᵢᵀŝᵢ).
 
         Parameters
         ----------
@@ -201,7 +203,7 @@ class DirectionPairs:
         Returns
         -------
         values : ndarray of shape (..., I)
-            Signal values α̂ of the I concepts, in feature units; 0 at the mean features.
+            Signal values α̂ of the I concepts, in feature units; 0 for x = E[x].
 
         Raises
         ------
@@ -229,22 +231,23 @@ class DirectionPairs:
         x : array-like of shape (..., D)
             Features of D channels, with any leading axes.
         off : {"absent", "undecided"}, default="absent"
-            What a coefficient of 0 means. ``"absent"``: the projection wᵢᵀx is at most at its mean
-            level where concept i is not detected, u_i = ReLU(wᵢᵀx − mᵢ) ≥ 0. ``"undecided"``: if
-            all are 0, all detections are 0.5; v = (WᵀŜ)⁺(Wᵀx − b), of both signs.
+            What a coefficient of 0 means. ``"absent"``: the projection wᵢᵀx is not above m_i, its
+            mean over positions where concept i is not detected; the coefficient is u_i = ReLU(wᵢᵀx
+            − mᵢ) ≥ 0. ``"undecided"``: if all coefficients are 0, all detections are 0.5;
+            coefficients are v = (WᵀŜ)⁺(Wᵀx − b), of either sign, with the matrix `cross_inverse`.
 
         Returns
         -------
         coefficients : ndarray of shape (..., I)
-            Coefficients of the I concepts. What they do not explain, the residual
-            ``x − combine(coefficients, off)``, is kept when coefficients are changed: the changed
-            features are ``combine(changed, off)`` plus this residual.
+            Coefficients of the I concepts. The residual ``x − combine(coefficients, off)`` is what
+            they do not explain; features with changed coefficients are ``combine(changed, off)``
+            plus the same residual.
 
         Raises
         ------
         ValueError
-            If ``x`` holds NaN or infinite values, or its last axis does not have length D,
-            or if ``off`` is not one of its values.
+            If ``x`` holds NaN or infinite values, its last axis is not D long, or ``off`` is
+            invalid.
         """
         check_choice("off", off, get_args(Off))
         return self._coefficients(self.project(x), off)
@@ -252,8 +255,8 @@ class DirectionPairs:
     def read(self, x: Array, off: Off = "absent") -> tuple[Array, Array]:
         """Compute `coefficients` and `detect` together, which is faster, without checking ``x``.
 
-        Features ``x`` of D channels have shape (..., D); returned are the coefficients, as ``off``
-        says, and the detections, in [0, 1], of I concepts, (..., I) each.
+        Features ``x`` of D channels have shape (..., D); both results have shape (..., I) for I
+        concepts. ``off`` says what a coefficient of 0 means, as in the method `coefficients`.
         """
         z = self._as_features(x) @ self.filters.T
         return self._coefficients(z, off), self._detections(z)
@@ -267,14 +270,12 @@ class DirectionPairs:
         # This form of σ overflows neither for large nor for small values.
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * (z - self.biases))))
 
-    # ---------------------------------------------------------------- writing
-
     def bank(self, off: Off = "absent") -> Array:
         """Return the concept bank: row i is what one unit of coefficient i adds to the features.
 
         The columns of W and Ŝ are the I filters and signal vectors. A move along column i of
         B = Ŝ(WᵀŜ)⁻¹ changes the projection on filter i and on no other. If `condition_number` is
-        above 30, a regularised inverse is used, and this holds only up to `bank_error`.
+        above 30, a regularised inverse is used, with errors of up to `bank_error`.
 
         Parameters
         ----------
@@ -312,8 +313,7 @@ class DirectionPairs:
         Raises
         ------
         ValueError
-            If the last axis of ``coefficients`` does not have length I, or ``off`` is not one of
-            its values.
+            If the last axis of ``coefficients`` is not I long, or ``off`` is not one of its values.
         """
         u = _as_real("coefficients", coefficients, self.number_of_concepts, "concepts")
         return np.asarray(u @ self.bank(off))
@@ -349,8 +349,8 @@ class DirectionPairs:
         Raises
         ------
         ValueError
-            If ``x`` holds NaN or infinite values, or its last axis does not have length D,
-            or if an index is not that of a concept.
+            If ``x`` holds NaN or infinite values, its last axis is not D long, or an index is
+            invalid.
         """
         given = np.atleast_1d(concepts)
         features = self._as_features(x)
@@ -396,18 +396,17 @@ class DirectionPairs:
     def cross_inverse(self) -> Array:
         """Matrix (WᵀŜ)⁺, (I, I) float64, where the columns of W and Ŝ are filters and signals.
 
-        It turns projections on the I filters into amounts of the signal vectors that have them.
+        It turns projections on the I filters into the amounts of the I signal vectors whose sum has
+        these projections. If `condition_number` is above 30, the inverse is regularised.
         """
         return _frozen(_cross_inverse(self.filters, self.signals))
-
-    # ---------------------------------------------------------------- quality
 
     @cached_property
     def condition_number(self) -> float:
         """Condition number of ŴᵀŜ, (I, I) for I concepts; infinite if I exceeds the channels.
 
-        The columns of Ŵ are the filters scaled to unit length, those of Ŝ the signal vectors. Above
-        30, concepts cannot be switched off fully independently of each other: see `bank_error`.
+        Ŵ has the filters, scaled to unit length, as columns; Ŝ has the signal vectors. If it is
+        above 30, switching one concept off also changes others: see `bank_error`.
         """
         if self.number_of_concepts > self.channels:
             return float("inf")
@@ -415,9 +414,10 @@ class DirectionPairs:
 
     @cached_property
     def bank_error(self) -> float:
-        """Largest entry of |WᵀB − 1|: the columns of W are the filters, those of B `bank`'s rows.
+        """Largest entry of |WᵀB − 1|: W has the filters as columns, B the rows of ``bank()``.
 
-        It is 0, up to rounding, if switching one concept off changes no other projection.
+        Here 1 is the identity matrix. The result is 0, up to rounding, if a unit of each
+        coefficient changes the projection on the filter of its concept by 1, and no other.
         """
         product = self.filters.astype(np.float64) @ self._absent_bank.astype(np.float64).T
         return float(np.abs(product - np.eye(self.number_of_concepts)).max())
@@ -425,8 +425,6 @@ class DirectionPairs:
     @cached_property
     def _absent_bank(self) -> Array:
         return _frozen(_absent_bank(self.filters, self.signals).astype(np.float32))
-
-    # ---------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
         """Write the pairs to a numpy archive, without pickle.
@@ -451,14 +449,11 @@ class DirectionPairs:
         Returns
         -------
         pairs : DirectionPairs
-            The pairs that were saved.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no file at ``path``.
-        IsADirectoryError
-            If ``path`` is a folder.
+        FileNotFoundError, IsADirectoryError
+            If there is no file at ``path``, or a folder.
         ValueError
             If the file is damaged, of another kind, or of a format newer than this version reads.
         """

@@ -49,9 +49,9 @@ class HoldsPairs(ChecksFit):
 
     @property
     def history_(self) -> History | None:
-        """Losses, decisions and problems of the learning; None if the pairs were given.
+        """History of the learning, with its losses and problems; None if the pairs were given.
 
-        None as well if another factorizer found the concepts and keeps no history.
+        It is also None if another factorizer, which keeps no history, found the concepts.
         `NotFittedError` is raised before `fit`.
         """
         self.check_if_fitted()

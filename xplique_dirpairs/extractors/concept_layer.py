@@ -58,13 +58,14 @@ class ConceptLayer:
     split : SplitModel
         The two halves of the network, before and after the layer.
     head : Head
-        The second half, with one output for each class: a single output became no (0) and yes (1).
+        The second half, with one output for each class: a single output is turned into two, for
+        class 0 (no) and class 1 (yes), by `Head.by_class`.
     encode : callable
         Function from features (P, D) to coefficients u (P, I).
     encode_shown : callable
-        Function from features (P, D) to the coefficients (P, I) that plots show, which take
-        negative ones for 0: of direction pairs, 0 where the concept is not detected; of other
-        methods, those of ``encode``.
+        Function from features (P, D) to the coefficients (P, I) that plots show, where negative
+        ones count as 0. For direction pairs they are 0 where the concept is not detected; for other
+        methods this function is ``encode``.
     bank : ndarray of shape (I, D)
         Concept bank: row i is what one unit of coefficient i adds to the features. For direction
         pairs this is `DirectionPairs.bank`.
@@ -122,12 +123,13 @@ class ConceptLayer:
             built on.
         model : keras.Model, optional
             The whole classifier. Only `correct` needs it, and only if the extractor was built on
-            two halves made by hand: a `SplitModel` from `split_model` holds it. None: as the
-            halves have it.
+            two halves made by hand: a `SplitModel` from `split_model` holds it. None: the one that
+            the `SplitModel` holds, if any.
         class_names : sequence of K str or dict of int to str, optional
             Names of all K classes, or of some by their index. A network with one output has two
             classes: class 0 for low and class 1 for high outputs. None: "class 0", "class 1", …;
-            for one output `Head.class_names`.
+            for one output "no" and "yes", or "low output" and "high output", as `Head.class_names`
+            says.
         concept_names : sequence of I str, optional
             Names of the I concepts. None: their numbers, "0", "1", …
 
@@ -225,9 +227,9 @@ class ConceptLayer:
     def linear_rows(self, activations: Array) -> Array | None:
         """Return the weights of the K classes over the D channels, (K, D), if the head is linear.
 
-        None if logits are not affine in the features averaged over positions. ``activations`` of N
-        images have shape (N, *spatial, D), or (N, D) if they are averaged already; only the number
-        of axes matters.
+        None if the head's outputs are not logits, or not affine in the features averaged over
+        positions. ``activations`` of N images have shape (N, *spatial, D), or (N, D) if they are
+        averaged already; only the number of axes matters.
         """
         pooled = activations.ndim == 2 or self.head.pools_first
         return self.head.class_rows if pooled and self.head.has_linear_outputs else None

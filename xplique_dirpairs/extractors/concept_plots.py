@@ -45,8 +45,8 @@ CROPS_BESIDE_IMAGE = 6
 class ConceptPlots(ChecksFit):
     """Mixin with the plots of a fitted `FactorizerCraftTf` of I concepts.
 
-    A concept has the same colour in all plots, chosen by its number. Maps show a concept only where
-    it is detected. Global importances are those of the images of `fit`.
+    A concept has the same colour in all plots, chosen by its number. Maps of direction pairs show a
+    concept only where it is detected. Global importances are those for the images of `fit`.
     """
 
     sensitivity: Any  # Xplique's Sensitivity, None before estimate_importance
@@ -175,8 +175,9 @@ class ConceptPlots(ChecksFit):
         images : array-like of shape (N, height, width, channels) or (height, width, channels)
             N images, preprocessed for the network.
         importances : ndarray of shape (I,), optional
-            Importances of the I concepts, which choose those in the maps. None: those for the
-            images of `fit`, which always choose the concepts of the legend.
+            Importances of the I concepts; maps show the most important ones. None: the importances
+            for the images of `fit`. The legend shows the concepts most important for these images
+            in any case.
         nb_most_important_concepts : int, default=5
             Number of concepts in the maps, and in the legend.
         filter_percentile : int, default=90
@@ -247,8 +248,9 @@ class ConceptPlots(ChecksFit):
         nb_most_important_concepts : int, default=5
             Maximum number of concepts drawn, from the first one on.
         filter_percentile, clip_percentile : float, default=90 and 10
-            Percentile of a map below which its cells are not shown, and percentage of the shown
-            pixels, the brightest ones, that are clipped to the same value.
+            Percentile of a map (0 to 100) below which its cells are not shown, and percentage of
+            the shown pixels, the brightest ones, that are clipped to the same value (None: no
+            clipping).
         alpha : float, default=0.65
             Opacity of the maps, from 0 to 1.
         **plot_kwargs : Any
@@ -304,8 +306,9 @@ class ConceptPlots(ChecksFit):
         nb_most_important_concepts : int, default=5
             Number of concepts, the most important ones.
         filter_percentile, clip_percentile : float, default=90 and 10
-            Percentile of a map below which its cells are not shown, and percentage of the shown
-            pixels, the brightest ones, that are clipped to the same value.
+            Percentile of a map (0 to 100) below which its cells are not shown, and percentage of
+            the shown pixels, the brightest ones, that are clipped to the same value (None: no
+            clipping).
         alpha : float, default=0.65
             Opacity of the maps, from 0 to 1.
         filepath : str, optional

@@ -62,12 +62,15 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
     factorizer : DirectionsFactorizer
         The method that finds the concepts, such as ``PCAFactorizer(12)``. Required.
     batch_size : int, default=64
-        Number of images, or of masked feature maps, that pass through the network at a time.
+        Number of images that pass through the network at a time. `estimate_importance` evaluates
+        the second half on this many masked copies of an image's features at a time, or on more if
+        they are small.
     patch_size : int, default=64
         Side of the square crops shown for the concepts, in pixels; the shorter side of the images
         if that is smaller.
     random_state : int or numpy.random.Generator, optional
-        Seed of the masks of `estimate_importance`. None: other masks at every call.
+        Seed of the masks on coefficients that `estimate_importance` draws. None: other masks at
+        every call.
 
     Attributes
     ----------
@@ -77,8 +80,8 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
         factorizer. None before `fit`.
     sensitivity : xplique.concepts.craft.Sensitivity or None
         ``importances`` (I,) of the concepts over the images of `fit`, and
-        ``most_important_concepts`` (I,), their indices in that order. None before
-        ``estimate_importance()``.
+        ``most_important_concepts`` (I,), their indices from the most to the least important. None
+        before ``estimate_importance()``.
 
     Raises
     ------
@@ -121,7 +124,8 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
         inputs : array-like of shape (N, height, width, channels)
             N images, preprocessed for ``input_to_latent_model``; uint8 is accepted.
         class_id : int, default=0
-            Class whose score is used by `estimate_importance`.
+            Index of the class whose score `estimate_importance` explains; a single output is class
+            0.
 
         Returns
         -------
@@ -194,7 +198,8 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
     def concept_bank_w(self) -> Array:
         """Concept bank of I concepts and D channels, (I, D) float32.
 
-        Row i is what one unit of coefficient i adds to the features.
+        Row i is what one unit of coefficient i adds to the features. `NotFittedError` is raised
+        before `fit`.
         """
         self.check_if_fitted()
         bank: Array = self.factorization.concept_bank_w
@@ -265,7 +270,9 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
     number_of_concepts : int, default=20
         Number of concepts, which may exceed the number of channels of the layer.
     batch_size : int, default=64
-        Number of images, or of masked feature maps, that pass through the network at a time.
+        Number of images that pass through the network at a time. `estimate_importance` evaluates
+        the second half on this many masked copies of an image's features at a time, or on more if
+        they are small.
     patch_size : int, default=64
         Side of the square crops shown for the concepts, in pixels; the shorter side of the images
         if that is smaller.
@@ -273,15 +280,17 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         Losses, stages and step sizes of the learning: a `Recipe` or the name of one, "default",
         "soft", "sparse", "constrained", "paper-deep", "paper-synthetic", "uibe" or "cbe".
     off : {"absent", "undecided"}, default="absent"
-        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
-        is at most at its mean over the positions where the concept is not detected. "undecided":
-        the detectors are at their thresholds if all coefficients are 0 (the paper's constrained
-        uncertainty region); with some of them at 0, the detections also depend on the others.
+        State of a concept whose coefficient is 0. "absent": the projection of the features on its
+        filter does not exceed the mean of this projection over positions where the concept is not
+        detected. "undecided": all detections are 0.5 if all coefficients are 0 (the constrained
+        uncertainty region of Doumanoglou et al., arXiv 2509.23926); if only some are 0, the
+        detections of these concepts also depend on the others.
     n_init : int, optional
-        Number of restarts of the learning, of which the best is kept. None: as the recipe says, for
-        "default" from 1 to 8, the more the cheaper a step is.
+        Number of restarts of the learning, of which the best is kept. None: as the recipe says;
+        "default" has 1 to 8 restarts, more of them if a step of the learning is cheap.
     random_state : int, optional
-        Seed of the learning and of the masks of `estimate_importance`. None: a random seed.
+        Seed of the learning and of the masks on coefficients that `estimate_importance` draws.
+        None: a random seed.
     verbose : int, default=1
         0 disables progress messages.
     pairs : DirectionPairs, optional
@@ -292,12 +301,13 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
     Attributes
     ----------
     factorization : xplique.concepts.craft.Factorization or None
-        What `fit` returned, as attributes ``crops``, ``crops_u`` and ``concept_bank_w``, beside its
-        ``inputs`` and ``class_id``. None before `fit`.
+        What `fit` found: its attributes ``crops``, ``crops_u`` and ``concept_bank_w`` are the
+        results of `fit`, ``inputs`` and ``class_id`` its arguments, and ``reducer`` is the
+        factorizer. None before `fit`.
     sensitivity : xplique.concepts.craft.Sensitivity or None
-        ``importances`` of the concepts over the images of `fit`, and
-        ``most_important_concepts``, their indices in that order. None before
-        ``estimate_importance()``.
+        ``importances`` (I,) of the I concepts over the images of `fit`, and
+        ``most_important_concepts`` (I,), their indices from the most to the least important. None
+        before ``estimate_importance()``.
 
     Raises
     ------
@@ -353,7 +363,8 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         inputs : array-like of shape (N, height, width, channels)
             N images, preprocessed for the network; uint8 is accepted.
         class_id : int, default=0
-            Class whose score is used by `estimate_importance`.
+            Index of the class whose score `estimate_importance` explains; a single output is class
+            0.
         resume : str or os.PathLike, optional
             Folder in which the state of the learning is saved after every epoch. If it holds the
             state of a fit to the same images with the same settings, that fit is resumed. None:

@@ -53,7 +53,8 @@ from xplique_dirpairs.plots.palette import concept_colors
 class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
     """Encoding–decoding direction pairs with the interface of Xplique's `HolisticCraftTf`.
 
-    Decoding adds the residual: the part of the features that the concepts do not explain.
+    Differently from `HolisticCraftTf`, the residual, the part of the features that the concepts do
+    not explain, is added to decoded features.
 
     Parameters
     ----------
@@ -63,21 +64,21 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
     number_of_concepts : int, default=20
         Number of concepts, which may exceed the number of channels of the layer.
     factorizer : ConceptFactorizer, optional
-        Another method that finds the concepts, to which the parameters after
-        ``latent_to_logit_model`` do not apply. None: direction pairs are learned.
+        Another method that finds the concepts; ``recipe``, ``off``, ``n_init``, ``random_state``
+        and ``verbose`` are then ignored. None: direction pairs are learned.
     latent_to_logit_model : callable, optional
-        Function from activations to logits or probabilities (N, K) of N images and K classes, which
-        the learning needs to make the network undecided where concepts are off. None: the second
-        part of the extractor if `LayeredModelExtractorBuilder` built it; otherwise these losses are
-        left out of the learning, and a message is logged.
+        Function from activations to logits or probabilities (N, K) of N images and K classes, for
+        losses that make the network's predictions uncertain where all concepts are switched off.
+        None: the second part of ``latent_extractor`` if `LayeredModelExtractorBuilder` built it;
+        otherwise these losses are left out, and a message is logged.
     recipe : str or Recipe, default="default"
         Losses, stages and step sizes of the learning: a `Recipe` or the name of one, such as
         "default", "soft" or "paper-deep".
     off : {"absent", "undecided"}, default="absent"
-        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
-        is at most at its mean over the positions where the concept is not detected. "undecided":
-        the detectors are at their thresholds if all coefficients are 0; with some of them at 0,
-        the detections also depend on the others.
+        State of a concept whose coefficient is 0. "absent": the projection of the features on its
+        filter does not exceed the mean of this projection over positions where the concept is not
+        detected. "undecided": all detections are 0.5 if all coefficients are 0; if only some are 0,
+        the detections of these concepts also depend on the others.
     n_init : int, optional
         Number of restarts of the learning, of which the best is kept. None: as the recipe says.
     random_state : int, optional
@@ -332,8 +333,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         class_id : int
             Index of the class whose score is explained.
         method : {"gradient_input", "sobol"}, default="gradient_input"
-            Coefficients times the gradients of the score by them, or Sobol indices of the score
-            under masks on the concept maps.
+            "gradient_input": coefficients times the gradients of the score with respect to them.
+            "sobol": Sobol indices of the score under masks on the concept maps.
         *args, **kwargs : Any
             Further arguments of `HolisticCraft.estimate_importance`: how values are reduced over
             positions and images (by default, means of absolute values), and those of the method.
@@ -396,7 +397,7 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
     ) -> None:
         """Draw the map of a concept over an image.
 
-        Absolute values of the map are drawn; where it is 0, only the image is visible.
+        Absolute values of the map are drawn; where the map is 0, only the image is visible.
 
         Parameters
         ----------

@@ -40,9 +40,9 @@ class ConceptImportance(ChecksFit):
 
         A mask m in [0, 1]^I scales the coefficients u of the I concepts at all positions of an
         image: its features x become r + decode(m · u), with the residual r = x − decode(u), so that
-        m = 1 gives the network's own output. A concept's index is the share of the variance of the
-        class's output (its logit if the network ends in logits or was split by `split_model`) under
-        random masks that the concept is involved in, alone or in interactions (estimator of Jansen,
+        m = 1 gives the network's own output. Under random masks, the class's output varies (its
+        logit if the second half of the network returns logits). A concept's index is the share of
+        this variance that it causes, alone or in interactions with others (estimator of Jansen,
         1999). Every image has its own masks, so that their errors average out over images.
 
         Parameters
@@ -57,8 +57,8 @@ class ConceptImportance(ChecksFit):
         Returns
         -------
         importances : ndarray of shape (I,)
-            Mean index of each concept over the images, at least 0. They sum to 1 if the score is
-            additive in the concepts, and to more with interactions.
+            Mean index of each concept over the images, at least 0. They sum to 1 if the class's
+            output is a sum of functions of one concept each, and to more if concepts interact.
 
         Raises
         ------

@@ -40,16 +40,20 @@ class DirectionPairsManagerTf(HoldsModels, CraftManagerTf):
     inputs : array-like of shape (N, height, width, channels)
         N images, preprocessed for the network. Required.
     labels : array-like of shape (N,) or (N, K)
-        Classes of the images, as indices or one-hot rows. Required, but only used to find the
-        classes of interest: `fit` goes by the predictions of the network.
+        Classes of the images, as indices or one-hot rows. Required, but only used if
+        ``list_of_class_of_interest`` is None: `fit` assigns images to the classes that the network
+        predicts.
     list_of_class_of_interest : sequence of int, optional
         Indices of the classes to explain. None: all classes that occur in the labels.
     number_of_concepts : int, default=20
         Number of concepts, of all classes together or, with ``shared=False``, of each class.
     batch_size : int, default=64
-        Number of images, or of masked feature maps, that pass through the network at a time.
+        Number of images that pass through the network at a time. `estimate_importance` evaluates
+        the second half on this many masked copies of an image's features at a time, or on more if
+        they are small.
     patch_size : int, default=64
-        Side of the square crops shown for the concepts, in pixels.
+        Side of the square crops shown for the concepts, in pixels; the shorter side of the images
+        if that is smaller.
     shared : bool, default=True
         If True, one set of pairs is learned from the images of all classes of interest, and
         importances are estimated for each class. If False, a set of pairs is learned for each
@@ -58,14 +62,15 @@ class DirectionPairsManagerTf(HoldsModels, CraftManagerTf):
         Losses, stages and step sizes of the learning: a `Recipe` or the name of one, such as
         "default", "soft" or "paper-deep".
     off : {"absent", "undecided"}, default="absent"
-        State of a concept whose coefficient is 0. "absent": the features' projection on its filter
-        is at most at its mean over the positions where the concept is not detected. "undecided":
-        the detectors are at their thresholds if all coefficients are 0; with some of them at 0,
-        the detections also depend on the others.
+        State of a concept whose coefficient is 0. "absent": the projection of the features on its
+        filter does not exceed the mean of this projection over positions where the concept is not
+        detected. "undecided": all detections are 0.5 if all coefficients are 0; if only some are 0,
+        the detections of these concepts also depend on the others.
     n_init : int, optional
         Number of restarts of the learning, of which the best is kept. None: as the recipe says.
     random_state : int, optional
-        Seed of the learning and of the masks of `estimate_importance`. None: a random seed.
+        Seed of the learning and of the masks on coefficients that `estimate_importance` draws.
+        None: a random seed.
     verbose : int, default=1
         0 disables progress messages of the learning.
 
@@ -245,7 +250,7 @@ class DirectionPairsManagerTf(HoldsModels, CraftManagerTf):
 
     @property
     def history_(self) -> History | dict[int, History | None] | None:
-        """Losses, decisions and problems of the fit; with ``shared=False`` a dict of them by class.
+        """History of the learning, with losses and problems; if not ``shared``, a dict by class.
 
         `NotFittedError` is raised before `fit`.
         """
@@ -255,8 +260,8 @@ class DirectionPairsManagerTf(HoldsModels, CraftManagerTf):
     def estimate_importance(self, nb_design: int = 32, verbose: bool = False) -> None:
         """Estimate the importance of each concept for every fitted class: its total Sobol index.
 
-        The index for a class is the mean over the images that `fit` used of this class, as in
-        `DirectionPairsTf.estimate_importance`. The results are in the ``sensitivity`` of each of
+        The index for a class is that of `DirectionPairsTf.estimate_importance`, averaged over the
+        images of this class that `fit` used. The results are in the ``sensitivity`` of each of
         `craft_instances`, where the plots find them. A shared concept has the same colour in every
         class.
 

@@ -78,20 +78,23 @@ def correct(
     off : {"undecided", "absent"}, default="undecided"
         Where features are moved at positions at which a concept is detected, if no ``k`` is used.
         "undecided": onto the concept's hyperplane, where its detection is 0.5. "absent": further,
-        to the mean level of its projection where it is not detected, for a shortcut that must have
-        no effect at all.
+        to the mean of its projection over positions where it is not detected, for a concept that
+        must have no effect at all.
     k : float, optional
-        If given, features x are moved by the formula of the paper, x − Σ k σ(wᵀx − b) ŝ over the
-        suppressed concepts, with their filters w, biases b and unit signal vectors ŝ, whether a
-        concept is detected or not. This k > 0 is a length in the units of the features. None: see
-        ``off`` and ``validation``.
+        If given, features x are moved to x − Σ k σ(wᵀx − b) ŝ, the formula of Doumanoglou et al.
+        (arXiv 2509.23926), whether a concept is detected or not. The sum is over the suppressed
+        concepts, with filters w, biases b and unit signal vectors ŝ; σ is the logistic function.
+        This positive k is a length in the units of the features. None: features are moved as
+        ``off`` says, or with the k found on ``validation``.
     validation : tuple of (images, labels), optional
-        If given, the formula of the paper is used with the k that `choose_k` finds on these images.
-        Include images that the shortcut misleads: on other images, no k is better than another.
+        If given, the formula of ``k`` is used with the k that `choose_k` finds on these images.
+        Include images that the model classifies wrongly because of the concepts: on other images,
+        no k is better than another. None: ``k`` or ``off`` is used.
     limits : tuple of (float or None, float or None), optional
         Lowest and highest value, to which corrected features are clipped; None for either: no
-        bound. None: the range of the layer's activation function (ReLU, ReLU6, sigmoid, tanh, ...;
-        unlimited for others). For a measured range, pass ``limits=(x.min(), x.max())``.
+        bound. If ``limits`` is None: the range of the layer's activation function (ReLU, ReLU6,
+        sigmoid, tanh, ...; unlimited for others). For a measured range, pass
+        ``limits=(x.min(), x.max())``.
     images : array-like of shape (N, height, width, channels), optional
         Images on which the copy is compared with the model, beside noise; the first four are used.
         None: those of ``validation``, or those that the extractor was fitted on.
@@ -160,10 +163,10 @@ def choose_k(
     limits: Limits | None = None,
     batch_size: int = 64,
 ) -> float:
-    """Choose k of the paper's correction by the accuracy on validation images.
+    """Choose the k of `correct` that gives the highest accuracy on validation images.
 
-    The correction moves features x to x − Σ k σ(wᵀx − b) ŝ, summed over the suppressed concepts
-    with filters w, biases b and unit signal vectors ŝ; `correct` builds a model with it.
+    With k, `correct` moves features x to x − Σ k σ(wᵀx − b) ŝ, summed over the suppressed concepts
+    with filters w, biases b and unit signal vectors ŝ; σ is the logistic function.
 
     Parameters
     ----------
@@ -174,15 +177,15 @@ def choose_k(
     images : array-like of shape (N, height, width, channels)
         N validation images, some of which are classified wrongly because of the concepts.
     labels : array-like of shape (N,) or (N, K)
-        Their classes, as indices or one-hot rows over K classes. For a model with one output: 0
-        (no) and 1 (yes).
+        True classes of the images, as indices or one-hot rows over K classes. For a model with one
+        output: 0 (no) and 1 (yes).
     candidates : sequence of float, optional
         Values of k to try, above 0. None: ten values from 0.25 to 30 times the mean distance, along
         the signal vectors, from positions where the concepts are detected to the mean levels of
         their projections where they are not.
     limits : tuple of (float or None, float or None), optional
         Lowest and highest value, to which corrected features are clipped; None for either: no
-        bound. None: the range of the layer's activation function.
+        bound. If ``limits`` is None: the range of the layer's activation function.
     batch_size : int, default=64
         Number of images that pass through the network at a time.
 

@@ -29,9 +29,9 @@ class GroupChange:
     labels : ndarray of int of shape (N,)
         True classes.
     before : ndarray of shape (N, K)
-        Class probabilities of the original model.
+        Class probabilities p of the original model.
     after : ndarray of shape (N, K)
-        Class probabilities of the corrected model.
+        Class probabilities p' of the corrected model.
     """
 
     labels: Array
@@ -134,7 +134,8 @@ class CorrectionReport:
         table : Table
             Number of images; accuracy before and after; numbers of images that only the corrected
             model classifies right ("fixed"), that only the original does ("broken"), and whose
-            prediction changed; mean and largest share of probability that moved to other classes.
+            prediction changed; mean over the images and largest value of the probability, 0 to 1,
+            that moved to other classes.
         """
         rows = [group.row(name) for name, group in self.groups.items()]
         if len(rows) > 1:
@@ -189,12 +190,13 @@ def report_correction(
         probabilities. A single output counts as two classes, no (0) and yes (1). Models may hold
         their one input and their one output in a list or a dict.
     after : keras.Model
-        The classifier to compare, such as a corrected or retrained one, with the same classes.
+        The classifier to compare with it, such as a corrected or retrained one, with the same
+        classes.
     groups : dict of str to tuple of (images, labels)
         Groups of images with their labels, by names such as "clean" and "marked". Images have shape
         (N, height, width, channels), labels are class indices (N,) or one-hot rows (N, K).
     class_names : sequence of str, optional
-        Names of the K classes. None: their numbers.
+        Names of the K classes. None: their numbers, "0", "1", …
     batch_size : int, default=64
         Number of images that pass through the models at a time.
 

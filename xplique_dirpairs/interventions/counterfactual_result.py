@@ -25,29 +25,30 @@ _PATH = 21
 class Counterfactual:
     """Counterfactual of one image: k of I concepts were moved, which may change the prediction.
 
-    A move adds the same amount to a concept's coefficients at all positions of the image, within
-    limits, and changes the features x of a layer to x'. The shape ``*S`` is that of the positions:
-    (H, W) for feature maps, (T,) for T tokens, and empty for vectors.
+    A move adds the same amount to a concept's coefficients at all positions of the image, but clips
+    them to their range over the training images. It changes the features x of a layer to x'. The
+    shape ``*S`` is that of the positions: (H, W) for feature maps, (T,) for T tokens, and empty for
+    vectors.
 
     Attributes
     ----------
     status : str
         "changed": the prediction changed as requested. "already the target": the requested class
         was predicted from the start, so nothing was moved. "not found": no such change was found
-        within the limits; the attempt that came nearest is given.
+        with the allowed moves, and the attempt that came nearest to it is given.
     before : int
         Index of the class predicted for the original features.
     after : int
         Index of the class predicted for the moved features.
     concepts : ndarray of int of shape (k,)
-        Indices of the concepts that were moved, the largest change of features first.
+        Indices of the concepts that were moved; the one that changes the features most is first.
     means_before : ndarray of shape (k,)
-        Means of their coefficients over the image's positions before the move.
+        Means of the moved concepts' coefficients over the image's positions before the move.
     means_after : ndarray of shape (k,)
         The same means after the move.
     range_of_means : ndarray of shape (2, k)
-        Lowest and highest of these means among the training images, without the outermost ones:
-        see ``quantile`` of `counterfactuals`.
+        Lowest and highest mean of the coefficients over an image's positions to which a move may
+        lead: see ``quantile`` of `counterfactuals`.
     words : tuple of str
         What happened to each moved concept: "removed" (nothing is left), "lowered", "raised" or
         "added" (its mean before was at most a hundredth of the highest in ``range_of_means``).
@@ -58,7 +59,7 @@ class Counterfactual:
     path : ndarray of shape (steps,)
         Shares of the move, from 0 (no move) to 1 (all of it).
     probabilities : ndarray of shape (steps, K)
-        Probabilities of the K classes after each of these shares of the move.
+        Probabilities of the K classes after each share of the move in ``path``.
     changed : float
         Relative change of the features, ‖x' − x‖_F / ‖x‖_F. NaN if all features are 0.
     distances_before : Distances
@@ -66,7 +67,7 @@ class Counterfactual:
     distances_after : Distances
         Distances of this image to the training features after the move.
     training_distances : Distances
-        Distances of the training images themselves.
+        Distances of the training images, each measured to the other ones.
     image : ndarray of shape (height, width, channels) or None
         The image, if it was given.
     class_names : tuple of str
@@ -168,7 +169,7 @@ class Counterfactuals:
     status : ndarray of str of shape (N,)
         "changed": the prediction changed as requested. "already the target": the requested class
         was predicted from the start, so nothing was moved. "not found": no such change was found
-        within the limits; the attempt that came nearest is given.
+        with the allowed moves, and the attempt that came nearest to it is given.
     before : ndarray of int of shape (N,)
         Indices of the classes predicted for the original features.
     after : ndarray of int of shape (N,)
@@ -188,10 +189,10 @@ class Counterfactuals:
     distances_after : Distances
         Distances of these images to the training features after the move.
     training_distances : Distances
-        Distances of the training images themselves.
+        Distances of the training images, each measured to the other ones.
     stay_within : float or None
-        Percentile of the training images' distances, 0 to 100, within which moves were preferred to
-        shorter ones beyond. None: the shortest moves were taken.
+        Percentile, 0 to 100, of the distances of the training images. Moves to features within it
+        were preferred to shorter moves to features beyond it. None: the shortest moves were taken.
     concepts : ConceptLayer
         The concepts and their network.
     class_names : tuple of str
@@ -278,24 +279,25 @@ class Counterfactuals:
     def range_of_means(self) -> Array:
         """Range within which moves keep the mean coefficient of each of I concepts, (2, I).
 
-        These are its lowest and highest mean over the positions of a training image, without the
-        outermost images: see ``quantile`` of `counterfactuals`.
+        The rows are the lowest and the highest mean over the positions of an image, which are
+        quantiles over the training images or 0: see ``quantile`` of `counterfactuals`.
         """
         return np.stack([self.moved.bounds.low_mean, self.moved.bounds.high_mean])
 
     def within(self, percentile: float = 99.0) -> Array:
-        """Return which images have moved features that are as near to the data as most images.
+        """Return whether the moved features of each image are as near to the data as most images.
 
         Parameters
         ----------
         percentile : float, default=99.0
-            Percentage, 0 to 100: at most this share of the training images may have smaller
-            distances to the training features (see `TrainingDistance`), by position and by image.
+            Largest allowed percentage, 0 to 100, of training images with smaller distances to the
+            training features, for each of the two distances of `TrainingDistance`.
 
         Returns
         -------
         is_within : ndarray of bool of shape (N,)
-            Whether this holds for each of the N images.
+            Whether at most ``percentile`` percent of the training images have smaller distances,
+            for each of the N images after its move.
         """
         return np.asarray(self.distances_after.percentile <= percentile)
 
@@ -310,7 +312,7 @@ class Counterfactuals:
         Returns
         -------
         concepts : ndarray of int of shape (k,)
-            Indices of the k moved concepts, the largest change of features first.
+            Indices of the k moved concepts; the one that changes the features most is first.
         """
         concepts = np.flatnonzero(self.shifts[index])
         change = np.abs(self.means_after[index] - self.means_before[index])
@@ -332,7 +334,8 @@ class Counterfactuals:
         -------
         table : Table
             Predictions before and after, concepts that were raised (+) or lowered (−), relative
-            change of the features, and the percentile of their distance to the training features.
+            change of the features (``changed``), and the percentage of training images with smaller
+            distances to the training features.
         """
         headers = ["image", "before", "after", "concepts", "changed", "distance percentile"]
         rows = []

@@ -65,7 +65,7 @@ def counterfactuals(
     images : array-like of shape (N, height, width, channels)
         N images as the network takes them.
     training_images : array-like of shape (M, height, width, channels)
-        M ≥ 2 images that show the usual amounts of the concepts and the usual features.
+        M ≥ 2 images that show which amounts of the concepts, and which features, are usual.
     target : int, optional
         Index of the class to change to. None: any class other than the predicted one. A single
         output has two classes, no (0) and yes (1).
@@ -77,11 +77,11 @@ def counterfactuals(
         Indices of the concepts that may be moved. None: all.
     margin : float, default=0.0
         Amount, in logits, by which the new class must lead all others (with ``target=None``: the
-        original class). 0: up to the decision boundary.
+        original class). 0: the move ends just beyond the decision boundary.
     stay_within : float or None, default=99.0
         Percentile, up to 100, of the training images' distances to each other (see
-        `TrainingDistance`) within which x' should stay. If no change that was found does, the least
-        change of all is returned, as it always is with None.
+        `TrainingDistance`) within which x' should stay. If no change that was found does so, the
+        least change is returned. None: the least change is always returned.
     quantile : float, default=0.99
         How far a concept may be moved, as a quantile over the training images, above 0.5 and at
         most 1. A coefficient stays below this quantile of the images' largest coefficients of the
@@ -125,10 +125,11 @@ def counterfactuals(
 
 
 class CounterfactualSearch:
-    """Search for counterfactuals of activations; many searches share the training features.
+    """Search for counterfactuals of activations, many times with the same training features.
 
-    It does what `counterfactuals` does, with activations instead of images. These have D channels
-    at positions of shape ``*S``: (H, W) for feature maps, (T,) for T tokens, empty for vectors.
+    It does what `counterfactuals` does, with activations instead of images. Activations have D
+    channels at positions of shape ``*S``: (H, W) for feature maps, (T,) for T tokens, empty for
+    vectors.
 
     Parameters
     ----------
@@ -222,11 +223,11 @@ class CounterfactualSearch:
             Indices of the concepts that may be moved. None: all.
         margin : float, default=0.0
             Amount, in logits, by which the new class must lead all others (with ``target=None``:
-            the original class). 0: up to the decision boundary.
+            the original class). 0: the move ends just beyond the decision boundary.
         stay_within : float or None, default=99.0
             Percentile, up to 100, of the training images' distances to each other within which the
-            moved features should stay. If no change that was found does, the least change of all is
-            returned, as it always is with None.
+            moved features should stay. If no change that was found does so, the least change is
+            returned. None: the least change is always returned.
         images : ndarray of shape (N, height, width, channels), optional
             The images, to be shown in plots. None: plots show no images.
         verbose : int, default=1
@@ -235,7 +236,8 @@ class CounterfactualSearch:
         Returns
         -------
         result : Counterfactuals
-            The change found for each image: ``result.status`` says whether it is as requested.
+            The change found for each image; ``result.status`` says whether the prediction changed
+            as requested.
 
         Raises
         ------
@@ -280,7 +282,8 @@ class CounterfactualSearch:
         levels : dict of int to float
             By index of the concept, the new mean of its coefficients over the positions of every
             image; 0 removes a concept without negative coefficients. The same amount is added to
-            the coefficients at all positions, within their range over the training images.
+            the coefficients at all positions, but they are clipped to their range over the training
+            images.
         images : ndarray of shape (N, height, width, channels), optional
             The images, to be shown in plots. None: plots show no images.
 

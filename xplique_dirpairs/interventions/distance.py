@@ -4,8 +4,9 @@ There are two distances, because features can differ from the data in two ways:
 
 ``positions``
     Root mean square, over the positions of an image, of the Mahalanobis distance to the training
-    positions. It is large if single positions differ from all training positions: if they were
-    moved across the principal axes along which features vary, or far along them.
+    positions, divided by √D for D channels. It is large if single positions differ from all
+    training positions: if they were moved across the principal axes along which features vary, or
+    far along them.
 ``image``
     Euclidean distance from the mean over an image's positions to the nearest such mean of a
     training image. It is large if the image as a whole differs from all training images, even if
@@ -45,20 +46,20 @@ VARIANCE_FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Distances:
-    """Distances of N images to the training features, and their rank among training images.
+    """Distances of N images to the training features, and how many training images are nearer.
 
     Attributes
     ----------
     positions : ndarray of shape (N,)
         Root mean square, over the positions of an image, of the Mahalanobis distance to the
-        training positions.
+        training positions, divided by √D for D channels.
     image : ndarray of shape (N,)
         Euclidean distance from the mean over the positions of an image to the nearest such mean of
         a training image.
     positions_percentile : ndarray of shape (N,)
-        Share of the training images with a smaller ``positions``, in percent.
+        Percentage of the training images whose distance ``positions`` is smaller.
     image_percentile : ndarray of shape (N,)
-        Share of the training images with a smaller ``image``, in percent.
+        Percentage of the training images whose distance ``image`` is smaller.
     """
 
     positions: Array
@@ -83,14 +84,15 @@ class TrainingDistance:
     distances, arrays of shape (N,) for N images:
 
     - ``positions``: the root mean square, over the positions of an image, of the Mahalanobis
-      distance to the training positions;
+      distance to the training positions, divided by √D;
     - ``image``: the Euclidean distance from the mean over an image's positions to the nearest such
       mean of a training image.
 
-    ``positions_percentile`` and ``image_percentile`` say what percentage of the training images
-    have smaller distances (each measured to the other training images), and ``percentile`` is the
-    larger of the two. Below, D is the number of channels, and ``*S`` the shape of the positions:
-    (H, W) for feature maps, (T,) for T tokens, and empty for vectors.
+    ``positions_percentile`` and ``image_percentile`` are the percentages of the training images
+    with smaller distances (those of a training image are measured to the other ones), and
+    ``percentile`` is the larger of the two percentages. Below, D is the number of channels, and
+    ``*S`` the shape of the positions: (H, W) for feature maps, (T,) for T tokens, and empty for
+    vectors.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ class TrainingDistance:
     Attributes
     ----------
     training : Distances
-        Distances of the training images themselves (of at most 2000).
+        Distances of the training images (of at most 2000), each measured to the other ones.
 
     Raises
     ------

@@ -38,11 +38,13 @@ class FiringReport:
         The measurements, arrays of shape (n,). Of the concept's own detector: ``own_share``, the
         share of the positions where it fires, and ``own_excess``, its largest excess. Of the other
         detectors: ``others_firing``, the share of them that fire anywhere in the image,
-        ``others_share``, the share of the positions where one fires, averaged over them, and
-        ``rival``, the index of the one with the largest excess (−1 if there are no others).
+        ``others_share``, the share of the positions where a detector fires, averaged over these
+        detectors, and ``rival``, the index of the one with the largest excess (−1 if there are no
+        others).
     unit : str, default="margins"
         Unit of the excess, for the table's caption. "margins": the excess wᵀx − b itself, which is
-        the distance from the detector's hyperplane in units of the concept's margin 1/‖w‖.
+        the distance from the detector's hyperplane in units of the concept's margin 1/‖w‖. "units
+        of the scales": the excess divided by ``scales`` of `measure_firing`.
     """
 
     firing: Firing
@@ -52,9 +54,10 @@ class FiringReport:
     def figures(self) -> dict[str, float]:
         """Mean over the images of each measurement, a dictionary of str to float in [0, 1].
 
-        The keys are the share of the images where the concept's own detector fires at all, fires
-        alone, or has the largest excess; the share of positions where it fires; and the same for
-        other detectors: the share of them that fire at all, and their share of positions.
+        The keys are the shares of the images where the concept's own detector fires at all, fires
+        alone, or has the largest excess; the share of positions where it fires; the share of the
+        other detectors that fire at all; and the share of positions where another detector fires,
+        averaged over these detectors.
         """
         columns = {
             "the concept's detector fires": self.firing.fires,
@@ -124,8 +127,8 @@ def measure_firing(
         concepts, in order.
     scales : array-like of shape (I,), optional
         Units in which the excess of each detector (projection minus bias) is reported, such as
-        standard deviations of the projections; positive. None: the margins 1/‖w_i‖ of the filters
-        w_i, in which projections are measured anyway.
+        standard deviations of the projections; positive. None: the excess wᵢᵀx − b_i is reported as
+        it is, which is in units of the margin 1/‖w_i‖ of filter w_i.
     batch_size : int, default=64
         Number of images in one pass.
 

@@ -69,7 +69,8 @@ class MaximisationSettings:
     """Settings of the images that `maximise` generates.
 
     An image is given by its Fourier coefficients, as in Xplique's feature visualisation. Its pixels
-    pass through a sigmoid and are stretched to the range of the network's input.
+    pass through a sigmoid and are stretched to the range of the network's input, ``values_range``
+    of `maximise`.
 
     Attributes
     ----------
@@ -81,8 +82,8 @@ class MaximisationSettings:
         frequency^(−``fft_decay``).
     shift : int, optional
         Largest random shift of an image before each step, in pixels, at least 0. Shifts make the
-        image independent of how positions of the layer lie on it. None: 1/16 of the longer side.
-        0: no shifts, which gives more activation and more noise.
+        image independent of where exactly the positions of the layer lie on it. None: 1/16 of the
+        longer side. 0: no shifts, which gives more activation and more noise.
 
     Raises
     ------
@@ -125,8 +126,9 @@ def maximise(
     fires where the excess wᵢᵀx − b_i is positive. The score along the **filter** is this excess,
     averaged over positions. The score along the **signal vector** is c² ŝᵢᵀ(x − E[x]) / M_i,
     averaged over positions, with c the cosine between x − E[x] and ŝ_i, or 0.1 if it is below 0.1:
-    features must point in its direction and not just be large. From either, ``against_rival`` times
-    the mean of the largest excess of all other detectors, where it is positive, is subtracted.
+    features must point in its direction and not just be large. From either score, ``against_rival``
+    times the mean over positions of max(0, r) is subtracted, with the largest excess r among all
+    other detectors at the position.
 
     Parameters
     ----------
@@ -139,23 +141,25 @@ def maximise(
         "filters": show what makes the detector fire. "signals": show what the presence of the
         concept adds to the features.
     against_rival : float, default=1.0
-        Weight, at least 0, of the strongest other detector. 0: maximise the direction alone. The
-        image then often shows features that several concepts share, and another detector fires more
-        than the concept's own.
+        Weight, at least 0, of the strongest other detector in the score. With 0, images often show
+        features that several concepts share, and another detector fires more than the concept's
+        own.
     values_range : tuple of (float, float), default=(0.0, 1.0)
-        Lowest and highest value of the network's input; (−1, 1) for many networks. Square images
-        are stretched until they contain both values; others are resized afterwards and may not.
+        Lowest and highest value of the network's input; (−1, 1) for many networks. Pixels of square
+        images are stretched so that both values occur; other images are then resized, after which
+        their values may span less.
     image_shape : tuple of (int, int, int), optional
         (height, width, channels); required if the network accepts images of several sizes. None:
         the network's own input shape.
     steps : int, default=128
         Number of steps of the ascent.
     settings : MaximisationSettings, default=MaximisationSettings()
-        Contrast (1), smoothness and random shifts (1/16 of the side) of the images.
+        Contrast (default 1), preference for coarse structure (1.2) and largest random shift (1/16
+        of the longer side) of the images.
     batch_size : int, default=8
         Number of images that are generated at once.
     random_state : int, optional
-        Seed of the initial images and shifts; None draws a seed. The same integer gives the same
+        Seed of the initial images and shifts. None: a random seed. The same integer gives the same
         images for the same arguments. The initial images depend only on the seed and the concept,
         but the ascent amplifies rounding errors, so that results differ a little between batch
         sizes. TensorFlow's global seed is not changed.

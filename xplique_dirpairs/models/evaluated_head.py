@@ -63,9 +63,10 @@ class EvaluatedHead(HoldsModels):
         """Weights of the K classes over the D channels, (K, D), or None if the head is not linear.
 
         A head is linear if its logits are affine in the features or in their means over positions.
-        For exclusive classes a constant for each image may be added to all logits, since it does
-        not change the softmax. This, and the weights, are found by evaluating the head at random
-        features, once. After a change of the network's weights use the result of `checked_on`.
+        For exclusive classes it is enough that they are affine after subtracting a number for each
+        image from all of them, which does not change the softmax. Whether the head is linear, and
+        its weights, are found by evaluating it at random features, once. After a change of the
+        network's weights use the result of `checked_on`.
         """
         if self._linear_logits is None:
             return None
@@ -79,7 +80,7 @@ class EvaluatedHead(HoldsModels):
 
     @cached_property
     def after_pooling(self) -> PooledFunction | None:
-        """Function from features averaged over positions to outputs; None if there is none.
+        """Function from features averaged over positions to outputs, or None if these need more.
 
         It takes features of N images in D channels, (N, D), and returns outputs for K classes,
         (N, K). Whether averages suffice is found by evaluating the head at random features, once.
@@ -94,8 +95,8 @@ class EvaluatedHead(HoldsModels):
         """Check that `pools_first` and `class_rows` are right for given activations.
 
         Whether the head pools first, and whether it is linear, is found at random features, which
-        cannot cover all that a network may see. This method compares again, at four of the given
-        activations and at the same moved in random directions.
+        cannot cover all that a network may see. This method checks both again, at up to four of the
+        given activations and at these activations moved in random directions.
 
         Parameters
         ----------
@@ -103,13 +104,13 @@ class EvaluatedHead(HoldsModels):
             Activations of N images in D channels that the head will be used with. From those
             averaged over positions, (N, D), only linearity can be checked.
         step : float, optional
-            Length of the steps by which features will be moved. None: a quarter of their typical
-            length.
+            Length of the steps by which the caller will move features. None: a quarter of their
+            typical length (the root mean square norm over positions).
 
         Returns
         -------
         head : Head
-            This head, or a copy with what was found corrected.
+            This head if both are right; otherwise a copy in which they are corrected.
         """
         if self.class_rows is None and (activations.ndim == 2 or not self.pools_first):
             return self

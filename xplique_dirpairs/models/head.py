@@ -54,8 +54,8 @@ class Head(EvaluatedHead):
         logits.
     multilabel : bool, optional
         Whether several classes can be true of an image, so that each output is a yes/no decision of
-        its own. None: True for a sigmoid, and for logits that `split_model` made from one; False
-        otherwise. Give True for other logits to which sigmoids apply.
+        its own. None: True for a sigmoid, and for logits of a model from which `split_model`
+        removed one; False otherwise. Give True for other logits to which sigmoids apply.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class Head(EvaluatedHead):
     def logits_of(self, outputs: tf.Tensor) -> tf.Tensor:
         """Compute logits of N images and K classes, (N, K), from `outputs`, (N, K).
 
-        They are the outputs themselves if the head returns logits. For a sigmoid they are
+        If the head returns logits, they are the outputs themselves. For a sigmoid they are
         log(p / (1 − p)), with the probability p. A softmax determines logits only up to a constant
         for each image: log p is returned, whose softmax is p. Gradients flow to the outputs.
         """
@@ -148,7 +148,11 @@ class Head(EvaluatedHead):
         return np.asarray(self.logits_of(outputs), np.float64)
 
     def predict(self, features: Array, batch_size: int = 64) -> Array:
-        """Compute `outputs` of N images and K classes, ndarray (N, K), ``batch_size`` at a time."""
+        """Compute `outputs` for N images and K classes, as an ndarray (N, K).
+
+        ``features`` of D channels have shape (N, *spatial, D), or (N, D) as returned by `pool`; the
+        head takes ``batch_size`` images at a time.
+        """
         run = self._compiled_outputs[features.ndim > 2]
         batches = [
             any_number(run, features[part]).numpy() for part in slices(len(features), batch_size)
@@ -158,9 +162,10 @@ class Head(EvaluatedHead):
     def entropy(self, features: tf.Tensor) -> tf.Tensor:
         """Compute the entropy H(f⁺(x)) of the predictions for N images, (N,), in bits.
 
-        f⁺(x) are the probabilities of K classes that the head computes from features x. These have
-        D channels and shape (N, *spatial, D), or (N, D) as returned by `pool`; gradients flow to
-        them. For a multilabel head the result is the mean entropy of the K yes/no decisions.
+        f⁺(x) are the probabilities of K classes that the head computes from features x. The
+        features of D channels have shape (N, *spatial, D), or (N, D) as returned by `pool`;
+        gradients flow to them. For a multilabel head the result is the mean entropy of the K yes/no
+        decisions.
         """
         logits = self.logits_of(tf.cast(self.outputs(features), tf.float32))
         if self.ends_in != "softmax" and (self.is_multilabel or logits.shape[-1] == 1):
@@ -212,7 +217,8 @@ class Head(EvaluatedHead):
         Returns
         -------
         head : Head
-            This head, or a copy with two outputs if it has a single one.
+            A copy with two outputs if this head has a single one that is no softmax; otherwise this
+            head.
         """
         count = self.number_of_classes or self.few_logits(features[:1]).shape[1]
         if count != 1 or self.ends_in == "softmax":
@@ -226,18 +232,20 @@ class Head(EvaluatedHead):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the two classes of a single output are called; None for other heads.
+        """Names of the two classes of a head that `by_class` returned for a single output, or None.
 
-        They are "no" and "yes" for a sigmoid. For a single output without an activation, which may
-        be a logit or the number that a regression predicts, they are "low output" and "high
-        output", unless ``multilabel`` says that it is a decision.
+        None: the head has other outputs, or `by_class` was not called. The names are "no" and "yes"
+        for a sigmoid or with ``multilabel=True``. For any other single output, which may be a logit
+        or the number that a regression predicts, they are "low output" and "high output".
         """
         return self._class_names
 
     def class_scores(self, features: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
         """Compute `outputs` of N images for one class only, (N,) float32.
 
-        ``features`` are as returned by `pool`. If the head is linear, no other class is computed.
+        ``features`` of D channels have shape (N, *spatial, D), or (N, D) as returned by `pool`, and
+        ``class_id`` is an integer tensor without axes. If the head has linear outputs and gets
+        pooled features, no other class is computed.
         """
         unpooled = self.pools_first and len(features.shape) > 2
         if self._affine is None or unpooled or self._has_no_and_yes:

@@ -46,15 +46,16 @@ class SplitModel(HoldsModels):
     head : Head
         The second half with methods for logits, class probabilities and their entropy.
     layer : str or None, default=None
-        Name of the layer. None: the halves were given, and the whole classifier was not.
+        Name of the layer. None: the halves were given without the whole classifier.
     limits : tuple of (float or None, float or None), default=(None, None)
         Lowest and highest value that the layer's activation function allows, such as (0, None) for
-        a ReLU. None: no bound is known.
+        a ReLU. None for either: no bound is known.
     model : keras.Model or None, default=None
         The whole classifier. None: the halves were given without it.
     extra_tokens : tuple of int or None, default=None
         Places in the sequence of the tokens that are no part of the image, such as class and
-        register tokens: pictures leave them out. None: there are no tokens, or it is not known.
+        register tokens: pictures leave them out. None: the layer has no tokens, or it is not known
+        which of them are no part of the image.
     """
 
     input_to_latent_model: keras.Model
@@ -105,8 +106,9 @@ class SplitModel(HoldsModels):
             If the first half is not a Keras model, the second half is missing or cannot be called,
             or is given in addition to a `SplitModel`.
         ValueError
-            If the second half does not accept the output of the first half, or its own output is
-            not one array with a row for each image.
+            If the second half does not accept the output of the first half, or its own output does
+            not have shape (N, K) for N images and K classes; or if features do not have their
+            channels last.
         """
         check_settings()
         if isinstance(first, SplitModel):
@@ -186,8 +188,8 @@ def split_model(
         A built functional or sequential classifier with one input and one output of shape (N, K)
         for N images and K classes.
     layer : str, int or keras.layers.Layer
-        The layer's name, its index in ``model.layers``, or the layer itself. The classes must
-        depend on the input only through this layer's output.
+        The layer's name, its index in ``model.layers``, or the layer itself. The model's output
+        must depend on its input only through this layer's output.
     ends_in : {"softmax", "sigmoid", "linear"}, optional
         The final activation of the model; "linear" if it returns logits. None: it is read from the
         graph. Where a ``Lambda``, a custom layer, a subclassed model or arithmetic (an average of
@@ -199,18 +201,19 @@ def split_model(
         ends in logits to which sigmoids apply, because its graph does not show this.
     extra_tokens : tuple of int, optional
         For a layer of tokens, the places in the sequence of those that are no part of the image,
-        such as ``(0,)`` for a class token in front; ``()`` if there are none. None: they are the
-        tokens that do not depend on the image where the sequence is formed. Where the network does
-        not show this, all tokens count as parts of the image; pictures are drawn without places,
-        with a warning, if they then form no grid.
+        such as ``(0,)`` for a class token in front; ``()`` if there are none. None: the tokens that
+        are the same for all images where the network forms the sequence, as a learned class token
+        is. Where the network's graph does not show this, all tokens count as parts of the image; if
+        they then form no grid, plots show their mean as one cell, and a warning is logged.
 
     Returns
     -------
     split : SplitModel
         The halves. It unpacks into ``input_to_latent_model, latent_to_logit_model``. They use the
         layers of ``model``, but a last layer that applies a softmax or sigmoid is replaced by a
-        copy that returns logits, even if layers that only cast or reshape follow it. An activation
-        that is hidden stays, and logits are computed from the probabilities.
+        copy that returns logits, even if layers that only cast or reshape follow it. A final
+        activation that the graph hides stays in the second half, and `Head` computes logits from
+        its probabilities.
 
     Raises
     ------
