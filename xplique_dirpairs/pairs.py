@@ -246,8 +246,7 @@ class DirectionPairs:
         Raises
         ------
         ValueError
-            If ``x`` holds NaN or infinite values, its last axis is not D long, or ``off`` is
-            invalid.
+            If ``x`` is not finite, its last axis is not D long, or ``off`` is invalid.
         """
         check_choice("off", off, get_args(Off))
         return self._coefficients(self.project(x), off)
@@ -349,8 +348,7 @@ class DirectionPairs:
         Raises
         ------
         ValueError
-            If ``x`` holds NaN or infinite values, its last axis is not D long, or an index is
-            invalid.
+            If ``x`` is not finite, its last axis is not D long, or an index is no concept's.
         """
         given = np.atleast_1d(concepts)
         features = self._as_features(x)

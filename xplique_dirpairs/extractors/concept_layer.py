@@ -213,11 +213,11 @@ class ConceptLayer:
         return int(self.bank.shape[1])
 
     def names_of_classes(self, number_of_classes: int) -> tuple[str, ...]:
-        """Return the names of all ``number_of_classes`` classes; "class 3" for 3 without a name."""
+        """Return the names of all ``number_of_classes`` classes: "class 3" if class 3 has none."""
         return check_class_names(self.class_names, number_of_classes)
 
     def class_name(self, class_id: int) -> str:
-        """Return the name of the class with index ``class_id``; "class 3" for 3 without a name."""
+        """Return the name of the class with index ``class_id``: "class 3" if class 3 has none."""
         if self.class_names is None:
             return f"class {class_id}"
         if isinstance(self.class_names, Sequence):

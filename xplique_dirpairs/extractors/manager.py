@@ -167,7 +167,7 @@ class DirectionPairsManagerTf(HoldsModels, CraftManagerTf):
         Parameters
         ----------
         nb_samples_per_class : int, optional
-            Maximum number of images of each class, the first ones. None: all are used.
+            Maximum number of images of each class; the first ones are used. None: all are used.
         verbose : bool, default=False
             Whether to print the class being fitted.
         resume : str or os.PathLike, optional

@@ -111,8 +111,8 @@ def correct(
         If the concepts are not direction pairs.
     ValueError
         If only the halves of the classifier are known, or it has layers that cannot be saved and
-        loaded, or that lose something then; if both ``k`` and ``validation`` are given, or one of
-        them with ``off="absent"``; or if one of the arguments is invalid.
+        loaded, or that compute something else afterwards; if both ``k`` and ``validation`` are
+        given, or one of them with ``off="absent"``; or if one of the arguments is invalid.
 
     Warns
     -----

@@ -63,7 +63,7 @@ def counterfactuals(
     concepts : ConceptLayer or fitted extractor
         Anything that `ConceptLayer.of` accepts as its only argument.
     images : array-like of shape (N, height, width, channels)
-        N images as the network takes them.
+        N images, preprocessed for the network.
     training_images : array-like of shape (M, height, width, channels)
         M ≥ 2 images that show which amounts of the concepts, and which features, are usual.
     target : int, optional
@@ -84,10 +84,10 @@ def counterfactuals(
         least change is returned. None: the least change is always returned.
     quantile : float, default=0.99
         How far a concept may be moved, as a quantile over the training images, above 0.5 and at
-        most 1. A coefficient stays below this quantile of the images' largest coefficients of the
-        concept, and the mean over an image below the same quantile of the images' means. The lower
-        limits are 0 or, for a concept with negative coefficients, the quantiles at 1 − `quantile`
-        of the smallest coefficients and of the means.
+        most 1. Each training image has a largest coefficient of the concept and a mean: no
+        coefficient is moved above this quantile of the former, and no image's mean above this
+        quantile of the latter. The lower limits are 0 or, for a concept with negative coefficients,
+        the quantiles at 1 − `quantile` of the images' smallest coefficients and of their means.
     verbose : int, default=1
         0: silent. Otherwise, a progress bar is shown.
 
@@ -139,10 +139,10 @@ class CounterfactualSearch:
         Activations of M ≥ 2 training images, which show the usual amounts of the concepts.
     quantile : float, default=0.99
         How far a concept may be moved, as a quantile over the training images, above 0.5 and at
-        most 1. A coefficient stays below this quantile of the images' largest coefficients of the
-        concept, and the mean over an image below the same quantile of the images' means. The lower
-        limits are 0 or, for a concept with negative coefficients, the quantiles at 1 − `quantile`
-        of the smallest coefficients and of the means.
+        most 1. Each training image has a largest coefficient of the concept and a mean: no
+        coefficient is moved above this quantile of the former, and no image's mean above this
+        quantile of the latter. The lower limits are 0 or, for a concept with negative coefficients,
+        the quantiles at 1 − `quantile` of the images' smallest coefficients and of their means.
 
     Attributes
     ----------
