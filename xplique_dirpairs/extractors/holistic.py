@@ -95,8 +95,8 @@ class HolisticDirectionPairsTf(HoldsPairs, HolisticCraftTf):
         The method that finds the concepts, fitted by `fit`.
     factorization : xplique.concepts.craft.Factorization or None
         What `fit` found: ``concept_bank_w`` (I, D) of I concepts, whose row i is what one unit of
-        coefficient i adds to the D channels, and ``coeffs_u``, the coefficients of the images. None
-        before `fit`.
+        coefficient i adds to the D channels, and ``coeffs_u`` (N, *spatial, I), the coefficients of
+        the N images of `fit` at positions of shape ``*spatial``. None before `fit`.
 
     Raises
     ------

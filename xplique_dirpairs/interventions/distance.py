@@ -99,8 +99,8 @@ class TrainingDistance:
     activations : array-like of shape (M, *S, D)
         Features of M ≥ 2 training images.
     random_state : int or None, default=0
-        Seed of the sample of 2000 training images whose own distances are measured, and which serve
-        as nearest neighbours, if there are more. None: a random seed.
+        If there are more than 2000 training images: seed of the random sample of 2000 that serve as
+        nearest neighbours and whose own distances are measured. None: a random seed.
 
     Attributes
     ----------

@@ -75,8 +75,8 @@ class MaximisationSettings:
     Attributes
     ----------
     contrast : float, default=1.0
-        Standard deviation of the pixels before the sigmoid; positive. Larger: more pixels near the
-        ends of the range.
+        Standard deviation of the pixels before the sigmoid; positive. With a larger value, more
+        pixels are near the ends of the range.
     fft_decay : float, default=1.2
         Preference for coarse structure, at least 0: amplitudes are scaled by
         frequency^(−``fft_decay``).

@@ -149,10 +149,10 @@ class EvaluatedHead(HoldsModels):
         return self.after_pooling is not None
 
     def pool(self, activations: Array) -> Array:
-        """Return activations of N images averaged over positions, if these averages suffice.
+        """Return activations averaged over positions, if the outputs depend on nothing else.
 
-        With D channels, activations (N, *spatial, D) become (N, D) if the head `pools_first`, and
-        are returned unchanged otherwise. `outputs` accepts both.
+        Activations (N, *spatial, D) of N images in D channels become (N, D) if the head
+        `pools_first`, and are returned unchanged otherwise. `outputs` accepts both.
         """
         if not self.pools_first or activations.ndim == 2:
             return activations
