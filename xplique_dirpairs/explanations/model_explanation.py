@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,9 @@ from matplotlib.figure import Figure
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_choice, check_integer
-from xplique_dirpairs.explanations.contributions import Confusion, parts_of_score, strongest
+from xplique_dirpairs.core.validation import check_integer
+from xplique_dirpairs.explanations.contributions import parts_of_score, strongest
+from xplique_dirpairs.explanations.model_measurements import ModelMeasurements
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     PushRow,
@@ -24,7 +23,7 @@ from xplique_dirpairs.plots.model_explanation import (
     plot_shared_concepts,
 )
 from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
-from xplique_dirpairs.sensitivity.influence_result import Influence, described_test
+from xplique_dirpairs.sensitivity.influence_result import described_test
 
 #: Text that follows a p-value in tables, by grade of significance.
 _MARKS = {
@@ -39,7 +38,7 @@ _VISIBLE_GAP = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class ModelExplanation:
+class ModelExplanation(ModelMeasurements):
     """Which of I concepts drive C explained classes of a model: the result of `explain_model`.
 
     Attributes
@@ -87,29 +86,6 @@ class ModelExplanation:
         of the features.
     """
 
-    class_ids: Array
-    class_names: tuple[str, ...]
-    concept_names: tuple[str, ...]
-    images: Array
-    accuracy: Array
-    influence: Influence
-    contributions: Array
-    residuals: Array
-    logits: Array
-    presence: Array
-    presence_outside: Array
-    occupancy: Array
-    occupancy_outside: Array
-    confusions: tuple[Confusion, ...]
-    crops: tuple[Array, ...]
-    class_crops: Mapping[tuple[int, int], Array]
-    amount: float
-
-    def __post_init__(self) -> None:
-        for value in vars(self).values():
-            if isinstance(value, np.ndarray):
-                value.setflags(write=False)
-
     def __repr__(self) -> str:
         return (
             f"ModelExplanation({len(self.class_ids)} classes, {len(self.concept_names)} concepts, "
@@ -117,141 +93,9 @@ class ModelExplanation:
         )
 
     @property
-    def gaps(self) -> Array:
-        """logits − residuals − Σ contributions of the C classes, (C,), in logits.
-
-        0 up to rounding if the head (the network after the layer) is linear; otherwise the mean
-        error of the integrated gradients that contributions are computed with.
-        """
-        return np.asarray(self.logits - self.residuals - self.contributions.sum(axis=1))
-
-    @cached_property
-    def significance(self) -> Array:
-        """Grade of significance of the influence of I concepts on C classes, (I, C), int.
-
-        2: significant after the correction by Benjamini–Hochberg for all tests, those of the
-        network's other classes included; 1: only before it (p ≤ ``influence.level``); 0: not
-        significant; −1: not tested, or with too few noise vectors for anything to be significant.
-        """
-        names = "none", "benjamini-hochberg"
-        uncorrected, corrected = (self.influence.significant(name) for name in names)
-        counts = self.influence.tested & self.influence.reachable()
-        return np.where(counts, np.where(corrected, 2, uncorrected), -1)
-
-    @property
     def colors(self) -> list[Color]:
         """Color of each of the I concepts, the same as in explanations of predictions."""
         return concept_colors(len(self.concept_names))
-
-    def ranked(
-        self, class_id: int | str, count: int = 6, by: str = "contribution"
-    ) -> tuple[Array, Array]:
-        """Return the concepts that speak for a class, and those against it, strongest first.
-
-        Parameters
-        ----------
-        class_id : int or str
-            Index or name of the class.
-        count : int, default=6
-            Upper limit on the number of concepts for it, and on those against it.
-        by : {"contribution", "influence"}, default="contribution"
-            "contribution" ranks concepts by what they add to the class's logit in its images,
-            "influence" by `Influence.effects`: the same for their encoding directions.
-
-        Returns
-        -------
-        supporting : ndarray of int
-            Indices of the concepts for the class.
-        opposing : ndarray of int
-            Indices of the concepts against it.
-
-        Raises
-        ------
-        ValueError
-            If the class was not explained, ``by`` is unknown, or ``count`` is not a positive
-            integer.
-        """
-        c = self._row(class_id)
-        check_choice("by", by, ("contribution", "influence"))
-        values = self.contributions[c] if by == "contribution" else self.influence.effects[:, c]
-        return strongest(values, count)
-
-    def shared(self, at_least: float = 0.05) -> Array:
-        """Return which of I concepts matter to which of C classes.
-
-        Parameters
-        ----------
-        at_least : float, default=0.05
-            A concept matters to a class if its contribution, without sign, is at least this share
-            of the sum of all concepts' contributions to the class, without signs.
-
-        Returns
-        -------
-        sides : ndarray of shape (C, I), int
-            1 where the concept speaks for the class, −1 where it speaks against it, 0 where it does
-            not matter. Concepts with several entries other than 0 are shared by classes.
-
-        Raises
-        ------
-        ValueError
-            If ``at_least`` is not above 0 and at most 1.
-        """
-        if not 0 < at_least <= 1:
-            raise ValueError(f"at_least must be a share above 0 and at most 1, not {at_least!r}")
-        size = np.abs(self.contributions)
-        matters = (size >= at_least * size.sum(axis=1, keepdims=True)) & (size > 0)
-        return np.where(matters, np.sign(self.contributions), 0).astype(int)
-
-    def confusion(self, source: int | str, target: int | str) -> Confusion:
-        """Return what pushes the images of one class towards another.
-
-        Parameters
-        ----------
-        source : int or str
-            Index or name of the class of the images.
-        target : int or str
-            Index or name of the class that they are pushed towards.
-
-        Returns
-        -------
-        confusion : Confusion
-            Its attributes ``contributions``, ``residual`` and ``difference`` divide the mean of
-            logit(target) − logit(source) over all images of the class; ``confused_contributions``,
-            … over those predicted as the target.
-
-        Raises
-        ------
-        ValueError
-            If this pair of classes was not measured.
-        """
-        for confusion in self.confusions:
-            a, b = confusion.names
-            if source in (confusion.source, a) and target in (confusion.target, b):
-                return confusion
-        measured = [confusion.names for confusion in self.confusions]
-        raise ValueError(
-            f"the confusion ({source!r}, {target!r}) was not measured, only {measured}: call "
-            "explain_model with confusions=[(a, b), …]"
-        )
-
-    def crops_of(self, concept: int, class_id: int | None = None) -> Array:
-        """Return the crops in which a concept is strongest.
-
-        Parameters
-        ----------
-        concept : int
-            Index of the concept.
-        class_id : int, optional
-            Index of a class. Crops are from its images if ``class_crops`` has any of the concept,
-            otherwise from all images. None: from all images.
-
-        Returns
-        -------
-        crops : ndarray of shape (k, patch, patch, 3), uint8
-            RGB crops of side ``patch`` pixels, best first; k may be 0.
-        """
-        own = None if class_id is None else self.class_crops.get((class_id, concept))
-        return self.crops[concept] if own is None or not len(own) else own
 
     # ------------------------------------------------------------ tables
 
@@ -581,14 +425,6 @@ class ModelExplanation:
         return data | {"shared": self.shared(), "colors": self.colors}
 
     # ------------------------------------------------------------ helpers
-
-    def _row(self, class_id: int | str) -> int:
-        """Return the row of a class, given by number or name, in arrays of shape (C, …)."""
-        explained = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
-        for c, number_and_name in enumerate(explained.items()):
-            if class_id in number_and_name:
-                return c
-        raise ValueError(f"class {class_id!r} is not among the explained classes, {explained}")
 
     def _listed(self, c: int, count: int) -> list[Cell]:
         """Return a cell that lists the concepts for a class, and one for those against it."""
