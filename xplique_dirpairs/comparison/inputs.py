@@ -53,7 +53,7 @@ class Settings:
     importance_images : int
         Number of images over which Sobol indices are averaged.
     nb_design : int
-        Size of the Sobol design.
+        Number of random masks in each block of the Sobol design: see `compare`.
     random_state : int or list of int
         Seed of the comparison; for an average, the seeds of all its comparisons.
     """
@@ -67,7 +67,10 @@ class Settings:
     random_state: Any
 
     def differences(self, other: Settings) -> list[str]:
-        """Return a text for each setting that differs, with both values if they are short."""
+        """Return a text for each setting that differs, with both values if they are short.
+
+        Logits and limits count as equal if they differ by at most 0.1 % of the largest of them.
+        """
         differences = []
         if not _are_close(self.logits, other.logits):
             differences.append("logits of the intact network (the networks differ)")

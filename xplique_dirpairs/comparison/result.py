@@ -58,15 +58,15 @@ class Comparison:
     Attributes
     ----------
     results : dict of str to ExtractorResult
-        Results by name of the extractor, in the order given, with the controls "random directions"
-        and "no learning" last. ``results[name].values`` holds the metrics, for each image or as a
-        single figure.
+        Results by name of the extractor, in the order given to `compare`, with its two baselines,
+        the controls "random directions" and "no learning", last. ``results[name].values`` holds the
+        metrics, as a value for each image or as a single figure.
     errors : dict of str to str
         By name of each extractor that failed and has no result: the error message.
     images : ndarray of shape (N, height, width, channels)
         Images on which the extractors were measured.
     class_ids : ndarray of shape (N,), int
-        For each image, the class whose score was measured.
+        For each image, the class whose score (probability or logit) was measured.
     interrupted : bool, default=False
         Whether Ctrl-C ended the comparison, so that later extractors are missing.
     settings : Settings, optional
@@ -92,8 +92,9 @@ class Comparison:
         Parameters
         ----------
         kind : str, optional
-            "curves": deletion, insertion and μ-fidelity. "all off": what remains with all concepts
-            switched off. "reconstruction": features and predictions without the residual.
+            Which metrics to show. "curves": deletion, insertion and μ-fidelity. "all off": the
+            predictions that remain with all concepts switched off. "reconstruction": how well
+            features and predictions are rebuilt from the concepts, without the residual.
             "dictionary": properties of directions and coefficients. None: all metrics.
             ("interpretability" is allowed, but `compare` measures none of its metrics.)
 
@@ -164,7 +165,8 @@ class Comparison:
         Parameters
         ----------
         metrics : sequence of str, default=("deletion", "insertion", "p_at_0.2", "mu_fidelity", …)
-            Keys of `metrics.registry.METRICS` to draw as bars; those not measured are left out.
+            Keys of `metrics.registry.METRICS` to draw as bars, by default also "agreement" and
+            "activation_r2"; metrics that were not measured are left out.
 
         Returns
         -------
@@ -200,12 +202,13 @@ class Comparison:
         """Draw the largest total Sobol indices of every extractor, with standard errors.
 
         The total index is the share of the variance of the class's logit, under random masks of the
-        concepts, in which a concept is involved; mean over some of the images.
+        concepts, in which a concept is involved. It is averaged over the ``importance_images`` of
+        `compare`.
 
         Parameters
         ----------
         n : int, default=10
-            Number of concepts of each extractor.
+            Number of concepts of each extractor: those with the largest indices.
 
         Returns
         -------
@@ -228,8 +231,8 @@ class Comparison:
         """Draw one image with the concepts of every extractor that contribute most to its class.
 
         The contribution of a concept is the drop of the class's logit when the concept alone is
-        switched off; it is shown above each map beside the number of the concept. Maps whose
-        coefficients are mostly negative change sign.
+        switched off; it is shown above each map beside the number of the concept. A map whose
+        coefficients are mostly negative is shown with the opposite sign.
 
         Parameters
         ----------
@@ -268,8 +271,8 @@ class Comparison:
         """Draw matching concepts of two extractors side by side.
 
         Concepts are matched one to one such that the sum of the correlations of their maps, over
-        all positions of all images, is largest (Hungarian method). Maps whose coefficients are
-        mostly negative change sign.
+        all positions of all images, is largest (Hungarian method). A map whose coefficients are
+        mostly negative counts with the opposite sign.
 
         Parameters
         ----------
@@ -345,8 +348,9 @@ class Comparison:
         Parameters
         ----------
         other : Comparison
+            The other comparison.
         seeds_may_differ : bool, default=False
-            Whether the settings may have different ``random_state``.
+            Whether the comparisons may have been made with different ``random_state``.
 
         Raises
         ------

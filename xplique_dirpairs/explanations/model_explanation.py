@@ -52,35 +52,44 @@ class ModelExplanation(ModelMeasurements):
     images : ndarray of shape (C,), int
         Number of images of each class.
     accuracy : ndarray of shape (C,)
-        Share of the images of each class that the network predicts right.
+        Share of the images of each class that the network predicts as this class.
     influence : Influence
-        Influence of the encoding direction of each concept, in arrays of shape (I, C): ``effects``,
-        what it adds to the class's logit (less the mean logit) in its images; ``unit_effects``, the
-        same per unit of length; ``p_values``; ``scores``, the paper's sensitivity score SC; and
-        ``changes``, the mean change of the log-probability, in nats, by a step along it.
+        Influence of the encoding direction of each concept, along which the features change with
+        the concept, in arrays of shape (I, C). The centred logit of a class is its logit minus the
+        mean logit of all classes. ``effects``: what the direction adds to the centred logit in the
+        images of the class, in logits; ``unit_effects``: change of the centred logit by a step
+        along the direction, per unit of its length; ``p_values``; ``scores``: sensitivity score SC
+        in [−1, 1] of Doumanoglou et al. (arXiv 2509.23926); ``changes``: mean change of the
+        log-probability, in nats, by a step of length ``amount``.
     contributions : ndarray of shape (C, I)
-        Contribution of each concept to the logit of each class, mean over the class's images.
+        Contribution of each concept to the logit of each class, in logits, mean over the class's
+        images.
     residuals : ndarray of shape (C,)
         Mean logit of each class in its images with the coefficients of all concepts set to 0.
     logits : ndarray of shape (C,)
         Mean logit of each class in its images. It is the sum of the contributions and the residual,
-        up to `gaps`. If the head is not linear, all three are means over the same few images.
+        up to `gaps`. If the head (the network after the layer) is not an average over positions
+        followed by a linear map, contributions, residuals and logits are means over the same few
+        images of the class: see ``path_images`` of `explain_model`.
     presence : ndarray of shape (C, I)
-        Share of the images of the class in which the concept is detected at any position.
+        Share of the images of the class in which the concept is detected at one position or more:
+        where the detection of its direction pair is above 0.5 or, for concepts of other methods,
+        where its coefficient is above 0.
     presence_outside : ndarray of shape (C, I)
-        The same for the images of all other classes; NaN if there are none.
+        The same share of the images of all other classes; NaN if there are no such images.
     occupancy : ndarray of shape (C, I)
         Share of the positions in the images of the class at which the concept is detected.
     occupancy_outside : ndarray of shape (C, I)
-        The same for the images of all other classes; NaN if there are none.
+        The same share in the images of all other classes; NaN if there are no such images.
     confusions : tuple of Confusion
-        What pushes the images of a class towards another class: one for each pair of classes, which
-        the method `confusion` returns by their names.
+        What pushes the images of a class towards another class: one object for each measured pair
+        of classes. The method `confusion` returns that of two given classes.
     crops : tuple of I ndarray of shape (k, patch, patch, 3), uint8
-        The k square crops in which each concept is strongest, of side ``patch`` pixels.
+        For each concept, the k square crops in which it is strongest, of side ``patch`` pixels.
     class_crops : dict of (int, int) to ndarray of shape (k, patch, patch, 3), uint8
-        Such crops from the class's own images, by (index of class, index of concept), for the up to
-        8 strongest concepts for and against each class.
+        The same for crops from the class's own images, by (index of class, index of concept). Only
+        concepts that are among the 8 strongest for, or against, the class have such crops, whether
+        by contribution, by influence or by their push towards another class.
     amount : float
         Length of the step along the encoding direction that influence was measured with, in units
         of the features.
@@ -94,7 +103,7 @@ class ModelExplanation(ModelMeasurements):
 
     @property
     def colors(self) -> list[Color]:
-        """Color of each of the I concepts, the same as in explanations of predictions."""
+        """Color of each of the I concepts in all figures, as (red, green, blue) in [0, 1]."""
         return concept_colors(len(self.concept_names))
 
     # ------------------------------------------------------------ tables
@@ -110,8 +119,9 @@ class ModelExplanation(ModelMeasurements):
         Returns
         -------
         table : Table
-            For each class: number of images, accuracy, mean logit, its two parts (residual and sum
-            of the contributions), and the strongest concepts for and against the class.
+            A row for each class: number of images, accuracy, mean logit, the two terms that sum to
+            it (the residual, and the sum of the contributions), and the concepts with the largest
+            contributions for and against the class.
 
         Raises
         ------
@@ -152,9 +162,11 @@ class ModelExplanation(ModelMeasurements):
         Returns
         -------
         table : Table
-            For each concept: effect and unit effect with p-value, contribution, mean change of the
-            log-probability and sensitivity score SC (attributes of ``influence``), and how often it
-            is detected, in the class and outside.
+            A row for each concept: effect and unit effect of its encoding direction on the class,
+            in logits, with their p-value; contribution, in logits; mean change of the
+            log-probability, in nats; sensitivity score SC; and the shares of the images and of the
+            positions where it is detected, in the class and in all other classes. Effects, p, mean
+            change and SC are explained in `Influence`.
 
         Raises
         ------
@@ -222,7 +234,7 @@ class ModelExplanation(ModelMeasurements):
         return Table(["concept", "classes", *_SIDES], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
-        """Return a table of the concepts that push a class towards another, or hold it back.
+        """Return a table of the concepts that push images towards another class, or hold them back.
 
         Parameters
         ----------
@@ -236,9 +248,10 @@ class ModelExplanation(ModelMeasurements):
         Returns
         -------
         table : Table
-            For each concept: its contribution to logit(target) − logit(source), mean over the
-            images of the class and over those predicted as the target, and the change of the log
-            odds by a step along its encoding direction.
+            A row for each concept: its contribution to logit(target) − logit(source), mean over all
+            images of the source class, and mean over those of them that are predicted as the
+            target; and the mean change of log p(target) − log p(source), in nats, by a step of
+            length ``amount`` along its encoding direction.
 
         Raises
         ------
@@ -271,12 +284,14 @@ class ModelExplanation(ModelMeasurements):
     # ------------------------------------------------------------ figures
 
     def plot(self, significant_only: bool = True, title: str = "Concept influence") -> Figure:
-        """Draw the effect of each concept (column) on each class (row): `Influence.effects`.
+        """Draw the effect of each concept (column) on each class (row), `Influence.effects`.
 
         Parameters
         ----------
         significant_only : bool, default=True
-            True: effects that are not significant are left out. False: they are drawn pale.
+            True: only effects with p ≤ ``influence.level`` are drawn, as discs if they are
+            significant after the correction for many tests, and as rings otherwise. False: all
+            other effects are drawn as well, as pale discs.
         title : str, default="Concept influence"
             Title of the figure.
 
@@ -292,7 +307,9 @@ class ModelExplanation(ModelMeasurements):
     def plot_class(
         self, class_id: int | str, count: int = 5, by: str = "contribution", nb_crops: int = 5
     ) -> Figure:
-        """Draw the concepts for and against a class: crops, contributions, effects, presence.
+        """Draw the concepts for and against a class, with crops and measurements.
+
+        The measurements are contribution, influence (`Influence.effects`) and presence.
 
         Parameters
         ----------
@@ -364,7 +381,7 @@ class ModelExplanation(ModelMeasurements):
     def plot_confusion(
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
-        """Draw the concepts that push a class towards another, and those that hold it back.
+        """Draw the concepts that push images towards another class, and those that hold them back.
 
         Parameters
         ----------
@@ -414,9 +431,10 @@ class ModelExplanation(ModelMeasurements):
         Returns
         -------
         data : dict
-            Numbers, strings and arrays by the name of the attribute, ``influence`` and
-            ``confusions`` as dicts; also ``shared`` and ``colors``. The keys of ``class_crops`` are
-            "class:concept".
+            Numbers, strings and arrays by the name of the attribute. ``influence`` and each of the
+            ``confusions`` are dicts of the same kind. ``shared`` is what the method `shared`
+            returns, and ``colors`` the property. The keys of ``class_crops`` are texts of two
+            indices, "class:concept".
         """
         data = asdict(self)
         data["influence"]["unit_effects"] = self.influence.unit_effects

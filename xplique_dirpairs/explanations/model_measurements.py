@@ -46,10 +46,10 @@ class ModelMeasurements:
 
     @property
     def gaps(self) -> Array:
-        """logits − residuals − Σ contributions of the C classes, (C,), in logits.
+        """Mean logits − residuals − Σ contributions of the C classes, (C,), in logits.
 
-        0 up to rounding if the head (the network after the layer) is linear; otherwise the mean
-        error of the integrated gradients that contributions are computed with.
+        They are 0 up to rounding if the head (the network after the layer) is linear. Otherwise
+        they are the mean errors of the integrated gradients by which contributions are computed.
         """
         return np.asarray(self.logits - self.residuals - self.contributions.sum(axis=1))
 
@@ -78,8 +78,9 @@ class ModelMeasurements:
         count : int, default=6
             Upper limit on the number of concepts for it, and on those against it.
         by : {"contribution", "influence"}, default="contribution"
-            "contribution" ranks concepts by what they add to the class's logit in its images,
-            "influence" by `Influence.effects`: the same for their encoding directions.
+            "contribution" ranks concepts by ``contributions``, what their coefficients add to the
+            class's logit in its images; "influence" by `Influence.effects`, what their encoding
+            directions add to the class's centred logit (its logit minus the mean logit).
 
         Returns
         -------
@@ -111,8 +112,9 @@ class ModelMeasurements:
         Returns
         -------
         sides : ndarray of shape (C, I), int
-            1 where the concept speaks for the class, −1 where it speaks against it, 0 where it does
-            not matter. Concepts with several entries other than 0 are shared by classes.
+            1 where the concept speaks for the class (its contribution is above 0), −1 where it
+            speaks against it, 0 where it does not matter. A concept whose column has several
+            entries other than 0 is shared by these classes.
 
         Raises
         ------
@@ -138,14 +140,15 @@ class ModelMeasurements:
         Returns
         -------
         confusion : Confusion
-            Its attributes ``contributions``, ``residual`` and ``difference`` divide the mean of
-            logit(target) − logit(source) over all images of the class; ``confused_contributions``,
-            … over those predicted as the target.
+            Its ``contributions`` and ``residual`` sum to ``difference``, the mean of
+            logit(target) − logit(source) over all images of the source class.
+            ``confused_contributions`` and ``confused_residual`` sum to ``confused_difference``, the
+            same mean over only those of the images that are predicted as the target.
 
         Raises
         ------
         ValueError
-            If this pair of classes was not measured.
+            If this pair of classes was not measured: see ``confusions`` of `explain_model`.
         """
         for confusion in self.confusions:
             a, b = confusion.names
@@ -165,8 +168,9 @@ class ModelMeasurements:
         concept : int
             Index of the concept.
         class_id : int, optional
-            Index of a class. Crops are from its images if ``class_crops`` has any of the concept,
-            otherwise from all images. None: from all images.
+            Index of a class. If ``class_crops`` holds crops for this class and concept, they are
+            returned: all are from images of the class. Otherwise, and with None, the crops are
+            those of ``crops``, from images of any class.
 
         Returns
         -------

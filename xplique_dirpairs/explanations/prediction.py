@@ -35,13 +35,14 @@ def explain_prediction(
 ) -> PredictionExplanation:
     """Divide a class's logit in one image over positions and concepts.
 
-    The **baseline** is x − u @ bank, the image's own features x with the coefficients u of all
-    concepts set to 0; it is not clipped to the layer's range. The logit of the baseline is the
-    *residual*, which includes the class's bias. The rise from there to the logit of the image is
-    the sum of the contributions of all concepts at all positions: exactly, up to rounding, if the
-    head (the network after the layer) is a global average pooling and a dense layer. For any other
-    head they are integrated gradients (Sundararajan et al. 2017), and what these miss is the
-    explanation's ``gap``.
+    The **baseline** is x − u @ bank: the image's features x at the layer without what the concepts
+    add to them, where u are the coefficients of the concepts at each position, and row i of the
+    bank is what one unit of coefficient i adds to the features. It is not clipped to the layer's
+    range. The logit of the baseline is the *residual*, which includes the class's bias. The logit
+    of the image minus the residual is the sum of the contributions of all concepts at all
+    positions: exactly, up to rounding, if the head (the network after the layer) is a global
+    average pooling and a dense layer. For any other head the contributions are integrated gradients
+    (Sundararajan et al. 2017), and the error of their sum is the explanation's ``gap``.
 
     Parameters
     ----------
@@ -58,20 +59,27 @@ def explain_prediction(
         k crops that show what each concept is, uint8 or in [0, 1], such as ``explanation.crops`` of
         `explain_model`. None: crops from the extractor's own fit, if it has any.
     tolerance : float, default=5e-5
-        Largest accepted gap of integrated gradients, in logits.
+        Largest accepted ``gap``, in logits: gradients are added until it is reached. It has no
+        effect if the contributions are exact.
     max_steps : int, default=256
-        Upper limit on the number of gradients. For a head with many layers a few hundred may not
-        reach the tolerance: see the explanation's ``gap``.
+        Upper limit on the number of gradients, of which at least 16 are computed. If the head has
+        many layers, the tolerance may not be reached with a few hundred: see the ``gap``.
 
     Returns
     -------
     explanation : PredictionExplanation
-        Contributions and presence of the concepts, with methods for tables and figures.
+        Contributions of the concepts, and where they are detected, with methods for tables and
+        figures.
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If ``concepts`` is not fitted or holds no concepts, or another argument is invalid.
+    TypeError
+        If ``concepts`` is not an extractor.
+    ValueError
+        If ``image`` is not a single image, a class does not exist, ``against`` is the explained
+        class, ``crops`` are not one array for each concept, or a number is out of range.
+    NotFittedError
+        If ``concepts`` is not fitted.
     """
     check_number("tolerance", tolerance, above=0.0)
     check_integer("max_steps", max_steps, 2)

@@ -46,9 +46,9 @@ class PredictionExplanation:
     against : int or None
         Index of the class whose logit is subtracted; None: the score is a single logit.
     against_name : str or None
-        Name of that class.
+        Name of the class whose logit is subtracted; None: the score is a single logit.
     probability : float
-        Probability of the explained class.
+        Probability of the explained class in the image.
     likeliest : tuple of (str, float)
         Names and probabilities of the (up to 5) likeliest classes, likeliest first.
     score : float
@@ -58,7 +58,9 @@ class PredictionExplanation:
     contributions : ndarray of shape (*spatial, I), float64
         Signed contribution of each concept to the score at each position, in logits.
     presence : ndarray of shape (*spatial, I)
-        Coefficients where the concept is detected, otherwise 0.
+        Coefficient of each concept where it is detected, otherwise 0. A direction pair is detected
+        where its detection is above 0.5, a concept of another method where its coefficient is above
+        0.
     concept_names : tuple of I str
         Names of the concepts.
     steps : int
@@ -66,7 +68,8 @@ class PredictionExplanation:
     crops : tuple of I ndarray of shape (k, patch, patch, channels), or None
         The k crops that show what each concept is; None: there are none.
     extra_tokens : tuple of int or None, default=None
-        Tokens that are no part of the image, as in `SplitModel`.
+        Places in the sequence of the tokens that are no part of the image, such as class tokens:
+        maps leave them out. None: there are no tokens, or it is not known.
     """
 
     image: Array
@@ -94,7 +97,7 @@ class PredictionExplanation:
 
     @property
     def gap(self) -> float:
-        """score − residual − Σ contributions, in logits: the error of the division."""
+        """Error of the division, in logits: score − residual − Σ contributions."""
         return self.score - self.residual - float(self.contributions.sum())
 
     @property
@@ -104,12 +107,12 @@ class PredictionExplanation:
 
     @property
     def contribution_maps(self) -> Array:
-        """Contributions of I concepts as maps (H, W, I), in logits, without a class token's."""
+        """Contributions of I concepts as maps (H, W, I), in logits, without ``extra_tokens``."""
         return self._maps(self.contributions)
 
     @property
     def presence_maps(self) -> Array:
-        """The ``presence`` of I concepts as maps (H, W, I), without a class token's."""
+        """The ``presence`` of I concepts as maps (H, W, I), without ``extra_tokens``."""
         return self._maps(self.presence)
 
     def _maps(self, values: Array) -> Array:
@@ -129,22 +132,24 @@ class PredictionExplanation:
 
     @property
     def colors(self) -> list[Color]:
-        """Color of each of the I concepts, the same in the explanations of all images."""
+        """Color of each of the I concepts in all figures, as (red, green, blue) in [0, 1]."""
         return concept_colors(len(self.concept_names))
 
     def table(self, count: int = 10) -> Table:
-        """Return a table of the largest contributions, and all that sums to the score with them.
+        """Return a table of the largest contributions, and of all other terms of the score.
 
         Parameters
         ----------
         count : int, default=10
-            Number of concepts with a row of their own, those of the largest contributions.
+            Number of concepts with a row of their own: those of the largest contributions, without
+            sign.
 
         Returns
         -------
         table : Table
-            Rows: these concepts, all others together, residual, gap and score, in logits; columns:
-            contribution, and share of the positions where the concept is detected.
+            Rows: these concepts, the sum of all other concepts, residual, gap and, as the sum of
+            all rows above it, the score. Columns: contribution, in logits, and share of the
+            positions where the concept is detected.
 
         Raises
         ------
@@ -169,7 +174,8 @@ class PredictionExplanation:
         Parameters
         ----------
         count : int, default=5
-            Number of concepts that are drawn with maps, those of the largest contributions.
+            Number of concepts that are drawn with maps: those of the largest contributions, without
+            sign.
         nb_crops : int, default=3
             Number of crops of each concept, if ``crops`` holds any.
 
@@ -193,7 +199,8 @@ class PredictionExplanation:
         Parameters
         ----------
         count : int, default=12
-            Number of concepts with a bar of their own, those of the largest contributions.
+            Number of concepts with a bar of their own: those of the largest contributions, without
+            sign.
 
         Returns
         -------
@@ -235,7 +242,10 @@ class PredictionExplanation:
 
 @dataclass(frozen=True, eq=False)
 class PredictionComparison:
-    """What makes the score of a class higher in a first image than in a second; all in logits.
+    """What makes the score of a class higher in a first image than in a second.
+
+    `compare_predictions` returns it. All numbers are in logits, and the *score* is the logit of the
+    class, or the difference of two logits if the explanations have ``against``.
 
     Attributes
     ----------
@@ -257,9 +267,10 @@ class PredictionComparison:
 
     @property
     def residual(self) -> float:
-        """Residual (score with coefficients of 0) of the first image minus that of the second.
+        """Residual of the first image minus that of the second.
 
-        `differences`, this residual and `gap` sum to `score`.
+        The residual of an image is its score with the coefficients of all concepts set to 0.
+        `differences`, this difference of residuals, and `gap` sum to `score`.
         """
         return self.first.residual - self.second.residual
 
@@ -289,8 +300,8 @@ class PredictionComparison:
         Returns
         -------
         table : Table
-            Rows: these concepts, all others together, residual and score, in logits; columns: both
-            images and the difference.
+            Rows: these concepts, the sum of all other concepts, residual, and score, in logits.
+            Columns: their values in the first image and in the second, and the difference.
 
         Raises
         ------
@@ -310,7 +321,7 @@ class PredictionComparison:
         Parameters
         ----------
         count : int, default=5
-            Number of concepts that are drawn with maps.
+            Number of concepts that are drawn with maps: those that differ most.
         nb_crops : int, default=3
             Number of crops of each concept, if the first explanation has any.
 
@@ -337,7 +348,14 @@ class PredictionComparison:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the dicts of both explanations, and their differences, in one dict."""
+        """Return the dicts of both explanations, and their differences, in one dict.
+
+        Returns
+        -------
+        data : dict
+            "first" and "second": what `PredictionExplanation.to_dict` returns for each; and the
+            properties "differences", "residual", "gap" and "score".
+        """
         names = "differences", "residual", "gap", "score"
         explanations = {"first": self.first.to_dict(), "second": self.second.to_dict()}
         return explanations | {name: getattr(self, name) for name in names}
