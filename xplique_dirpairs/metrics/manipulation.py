@@ -30,16 +30,16 @@ from xplique_dirpairs.core.validation import check_float32
 
 
 class Outcomes(NamedTuple):
-    """Predictions under M masks of each of N images.
+    """Predictions for N images, each under M masks that switch concepts off.
 
     Attributes
     ----------
     logits : ndarray of shape (N, M)
         Logit of the image's class.
     probabilities : ndarray of shape (N, M)
-        Probability of that class.
+        Probability of the image's class.
     entropies : ndarray of shape (N, M)
-        Entropy of the whole prediction, in bits.
+        Entropy of the prediction over all classes, in bits: see `entropy_bits`.
     changed : ndarray of shape (N, M)
         Change of the features x, ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
     """
@@ -52,7 +52,7 @@ class Outcomes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The coefficients that an extractor reads in N images, and the rest of the network.
+    """The coefficients that an extractor reads in N images, and the network's second half.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
     Parameters
     ----------
     reading : Reading
-        The coefficients that the extractor reads in the images, and the rest of the network.
+        The coefficients that the extractor reads in the images, and the network's second half.
     masks : ndarray of shape (M, I) or (N, M, I)
         Values in [0, 1] for each concept, from 0 (off) to 1 (on): M masks for all images, or M
         masks for each image.

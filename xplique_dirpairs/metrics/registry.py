@@ -198,7 +198,8 @@ class Metric:
     description : str
         One line with the definition, the unit or range, and the source.
     kind : str
-        The table that shows the metric: "curves", "all off", "reconstruction", …
+        The table that shows the metric: "curves", "all off", "reconstruction", "dictionary" or
+        "interpretability".
     statistic : callable, default=mean
         Function that reduces the values per image to one figure.
     decimals : int, default=3

@@ -249,7 +249,7 @@ class ShiftResponse:
         return np.where(changes > self.tie, 1.0, 0.0) - (changes < -self.tie)
 
     def centred(self, logits: Array) -> Array:
-        """Return logits (..., K) less their mean over classes, unless these are independent."""
+        """Return logits (..., K) minus their mean over classes; unchanged for sigmoid outputs."""
         if self.final_activation == "sigmoid":
             return logits
         return np.asarray(logits - logits.mean(axis=-1, keepdims=True))
