@@ -146,7 +146,20 @@ class ExtractorResult:
     # ------------------------------------------------------------ files
 
     def to_archive(self, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
-        """Add the arrays to ``arrays`` under names with a prefix, and return the rest for JSON."""
+        """Add the arrays to ``arrays`` under names with a prefix, and return the rest for JSON.
+
+        Parameters
+        ----------
+        prefix : str
+            Beginning of the names of this result's arrays.
+        arrays : dict of str to ndarray
+            Arrays of a file by name, to which those of this result are added.
+
+        Returns
+        -------
+        header : dict
+            Names, times and remarks, which can be written as JSON.
+        """
         fidelity = self.fidelity
         parts = {
             "shown": self.shown,
@@ -178,7 +191,21 @@ class ExtractorResult:
     def from_archive(
         cls, header: dict[str, Any], prefix: str, arrays: Mapping[str, Array]
     ) -> ExtractorResult:
-        """Return the result whose parts `to_archive` returned and added to ``arrays``."""
+        """Return the result whose parts `to_archive` returned and added to ``arrays``.
+
+        Parameters
+        ----------
+        header : dict
+            What `to_archive` returned.
+        prefix : str
+            Beginning of the names of the result's arrays.
+        arrays : dict of str to ndarray
+            Arrays of a file by name.
+
+        Returns
+        -------
+        result : ExtractorResult
+        """
 
         def curves(name: str) -> Curves:
             return Curves(arrays[f"{prefix}.{name}"], arrays[f"{prefix}.{name}_changed"])

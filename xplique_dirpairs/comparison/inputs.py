@@ -70,6 +70,16 @@ class Settings:
         """Return a text for each setting that differs, with both values if they are short.
 
         Logits and limits count as equal if they differ by at most 0.1 % of the largest of them.
+
+        Parameters
+        ----------
+        other : Settings
+            Settings of another comparison.
+
+        Returns
+        -------
+        differences : list of str
+            Empty if all settings are equal.
         """
         differences = []
         if not _are_close(self.logits, other.logits):
@@ -85,12 +95,30 @@ class Settings:
         return differences
 
     def to_json(self) -> dict[str, Any]:
-        """Return all settings but the logits, in a form that can be written as JSON."""
+        """Return all settings but the logits, in a form that can be written as JSON.
+
+        Returns
+        -------
+        values : dict
+            The settings by name.
+        """
         return {name: value for name, value in vars(self).items() if name != "logits"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], logits: Array) -> Settings:
-        """Return the settings from what `to_json` returned, and the logits."""
+        """Return the settings from what `to_json` returned, and the logits.
+
+        Parameters
+        ----------
+        values : dict
+            What `to_json` returned.
+        logits : ndarray of shape (N, K)
+            The network's logits for the unchanged images.
+
+        Returns
+        -------
+        settings : Settings
+        """
         arrays = {"shape": tuple(values["shape"]), "limits": tuple(values["limits"])}
         return cls(**values | arrays, logits=logits)
 

@@ -103,7 +103,7 @@ class ModelExplanation(ModelMeasurements):
 
     @property
     def colors(self) -> list[Color]:
-        """Color of each of the I concepts in all figures, as (red, green, blue) in [0, 1]."""
+        """Colors of I concepts, (red, green, blue) in [0, 1]; each depends on its index only."""
         return concept_colors(len(self.concept_names))
 
     # ------------------------------------------------------------ tables

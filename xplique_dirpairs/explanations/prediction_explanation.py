@@ -132,7 +132,7 @@ class PredictionExplanation:
 
     @property
     def colors(self) -> list[Color]:
-        """Color of each of the I concepts in all figures, as (red, green, blue) in [0, 1]."""
+        """Colors of I concepts, (red, green, blue) in [0, 1]; each depends on its index only."""
         return concept_colors(len(self.concept_names))
 
     def table(self, count: int = 10) -> Table:

@@ -147,13 +147,34 @@ def fidelity(
 
 
 def leave_one_out(reading: Reading) -> Array:
-    """Compute the drop of the class's logit when each concept alone is switched off, (N, I)."""
+    """Compute the drop of the class's logit when each concept alone is switched off.
+
+    Parameters
+    ----------
+    reading : Reading
+        The coefficients that the extractor reads in the images, and the network's second half.
+
+    Returns
+    -------
+    drops : ndarray of shape (N, I)
+        Logit of the intact image minus logit without the concept.
+    """
     without = 1.0 - np.eye(reading.number_of_concepts, dtype=np.float32)
     return reading.intact.logits - outcomes(reading, without).logits
 
 
 def contribution_orders(contributions: ArrayLike) -> Array:
-    """Return the concepts of every image in order of contribution, largest first, (N, I) int."""
+    """Return the concepts of every image in order of contribution, largest first.
+
+    Parameters
+    ----------
+    contributions : array-like of shape (N, I)
+        Signed contribution of each concept in each image.
+
+    Returns
+    -------
+    orders : ndarray of shape (N, I), int
+    """
     return np.argsort(-np.asarray(contributions), axis=1, kind="stable")
 
 

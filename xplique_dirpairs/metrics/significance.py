@@ -129,7 +129,21 @@ def _pareto_tail(observed: Array, noise: Array) -> Array:
 
 
 def p_values(exceeded: ArrayLike, count: int) -> Array:
-    """Compute p = (1 + exceeded)/(1 + count) in (0, 1]: ``exceeded`` of ``count`` are stronger."""
+    """Compute p = (1 + exceeded)/(1 + count) of a permutation test.
+
+    Parameters
+    ----------
+    exceeded : array-like
+        Number of noise values that are at least as strong as the observed value, in an array of any
+        shape; NaN for no test.
+    count : int
+        Number of noise values.
+
+    Returns
+    -------
+    p : ndarray of the shape of ``exceeded``
+        Values in (0, 1]; NaN for no test.
+    """
     return np.asarray((1.0 + np.asarray(exceeded, float)) / (1.0 + count))
 
 

@@ -17,7 +17,7 @@ from xplique_dirpairs.extractors.scan import KEPT_BYTES
 
 @dataclass(frozen=True, eq=False)
 class ReportSettings:
-    """Settings of `write_report`: title, what is shown of the N images, and how they are read.
+    """Settings of `write_report`: its title, what it shows of N images, and how it is computed.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class ReportSettings:
         Names of the images, such as file names. None: "image 0", "image 1", ….
     pictures : sequence of N array-like of shape (height, width, C), optional
         Pictures that are shown instead of the images, such as the photographs before they were
-        preprocessed: of any size, but of the same scene. None: the images themselves. Black and
-        white are 0 and 255 for integers, 0 and 1 for values between these, and otherwise the lowest
-        and the highest value.
+        preprocessed: of any size, but of the same scene. None: the images themselves. Integers
+        are shown with 0 as black and 255 as white; other values with 0 and 1 if all lie between
+        these, and otherwise with the lowest and the highest value.
     max_images : int, default=500
         Upper limit on the number of images that have a page: first those in which a concept is
         strongest, then images of all classes in turn. Numbers in the report are computed from all
@@ -124,9 +124,10 @@ class ConceptPages:
         Values that the histogram counts: detections of direction pairs or, for an extractor without
         detectors, coefficients as a share of the largest coefficient.
     signal_cosines : ndarray of shape (I, I)
-        Cosines of the encoding directions.
+        Cosines between the encoding directions of all pairs of concepts.
     filter_cosines : ndarray of shape (I, I) or None
-        Cosines of the filters; None for an extractor without filters.
+        Cosines between the filters (decoding directions) of all pairs of concepts; None for an
+        extractor without filters.
     overlaps : ndarray of shape (I, I)
         Number of positions where both of two concepts are detected, as a share of the positions
         where at least one of them is.
@@ -188,9 +189,9 @@ class ImagePages:
     names : tuple of n str
         Names of the images.
     labels : ndarray of shape (n,), int
-        Class of each image.
+        Index of the class of each image, as given to `write_report` or else as predicted.
     likeliest : ndarray of shape (n, m), int
-        The m likeliest classes of each image, the predicted class first.
+        Indices of the m likeliest classes of each image, the predicted class first.
     probabilities : ndarray of shape (n, m)
         Probabilities of the likeliest classes.
     scores : ndarray of shape (n,)
@@ -252,8 +253,8 @@ class Report:
     explanation : ModelExplanation
         Result of `explain_model`: contributions and influence of the concepts, for each class.
     concepts : ConceptPages
-        For the page of each concept: best crops, where it is detected, cosines and overlaps with
-        other concepts, and its label.
+        For the page of each concept: best crops, where it is detected, cosines of its directions
+        with those of other concepts, overlaps of its detections with theirs, and its label.
     images : ImagePages
         For the page of each shown image: picture, prediction, contributions and maps of the
         concepts, and its counterfactual.

@@ -109,7 +109,7 @@ def write_report(
         search which features and coefficients are usual. None: the activations of ``images``, or of
         a part of them if all are larger than ``settings.memory``.
     settings : ReportSettings, default=ReportSettings()
-        Title of the report, what it shows of the images, and how they are read.
+        Title of the report, what it shows of the images, and how it is computed.
     single_file : bool, default=False
         Whether to write everything to one HTML file, which is about a third larger.
     verbose : int, default=1
