@@ -87,9 +87,9 @@ class ModelExplanation(ModelMeasurements):
     crops : tuple of I ndarray of shape (k, patch, patch, 3), uint8
         For each concept, the k square crops in which it is strongest, of side ``patch`` pixels.
     class_crops : dict of (int, int) to ndarray of shape (k, patch, patch, 3), uint8
-        The same for crops from the class's own images, by (index of class, index of concept). Only
-        concepts that are among the 8 strongest for, or against, the class have such crops, whether
-        by contribution, by influence or by their push towards another class.
+        Crops of the same kind from the class's own images only, by (index of class, index of
+        concept). There are such crops of the concepts that are among the 8 strongest for, or
+        against, the class by contribution, by influence, or by their push towards another class.
     amount : float
         Length of the step along the encoding direction that influence was measured with, in units
         of the features.
